@@ -61,7 +61,7 @@ class Status(Struct, frozen=True):
     live: Annotated[
         LiveCounts | UnsetType,
         Meta(
-            description="Only for pushes that the live channel carries: how many deliveries were acknowledged, are "
+            description="Only for apps with the live channel: how many deliveries were acknowledged, are "
             "carried on by the provider, and wait for their devices. All of them are in `counts` too."
         ),
     ] = UNSET
@@ -183,7 +183,7 @@ def status(
     created, updated = instant(push.created_at), instant(push.updated_at)
     send_at = UNSET if push.send_at is None else instant(push.send_at)
     waits = dict(held) if held else UNSET
-    live = UNSET if push.live is None else push.live
+    live = push.live or (LiveCounts() if events is not UNSET else UNSET)
     return encode(
         Status(push.id, push.app, push.state, created, updated, push.counts, live, events, send_at, waits, warnings)
     )

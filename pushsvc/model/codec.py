@@ -32,6 +32,9 @@ from .status import DeliveryRow, FeedbackEvent
 VERSION = b"\x01"
 PACKED = b"\x81"
 """The version of a packed chunk."""
+HOMED: Final = {VERSION: b"\x02", PACKED: b"\x82"}
+"""The versions of chunks that a device may acknowledge. An older reader would take their channel for the platform of
+their targets, so it must set them aside."""
 FEW: Final = 32
 """Pushes of up to this many deliveries are small: their content stands in their entries, their rows in their hash."""
 T = TypeVar("T")
@@ -112,9 +115,9 @@ _packed = msgspec.msgpack.Decoder(_Packed)
 
 def encode_chunk(chunk: Chunk) -> bytes:
     if not chunk.variant or not is_large(chunk.total):
-        return VERSION + _encode(chunk)
+        return (HOMED[VERSION] if chunk.home else VERSION) + _encode(chunk)
     columns = _columns_of(chunk.targets)
-    return PACKED + _encode(
+    return (HOMED[PACKED] if chunk.home else PACKED) + _encode(
         (
             *(chunk.push_id, chunk.app, chunk.channel, chunk.lane, chunk.total, chunk.starts_at, chunk.expires_at),
             *(chunk.attempt, chunk.turn, chunk.dry_run, chunk.part, chunk.topic, chunk.counted, chunk.variant),
@@ -166,9 +169,10 @@ def _bytes_of(tokens: Sequence[str]) -> bytes:
 
 def decode_chunk(blob: bytes) -> Chunk:
     """Decode a chunk. That of a large push lacks its content."""
-    if blob[:1] != PACKED:
-        return read(_chunk, blob, "a chunk")
-    it = read(_packed, blob, "a chunk", version=PACKED)
+    version = blob[:1]
+    if version not in (PACKED, HOMED[PACKED]):
+        return read(_chunk, blob, "a chunk", version=version if version == HOMED[VERSION] else VERSION)
+    it = read(_packed, blob, "a chunk", version=version)
     targets = it.rows if it.columns is None else _targets_of(it.columns)
     return Chunk(
         push_id=it.push_id,

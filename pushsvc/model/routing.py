@@ -14,7 +14,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Final, TypeAlias, get_args
 
 from .devices import Environment
-from .push import Platform
+from .push import Chunk, Platform
 
 _ENDINGS = tuple(f"_{environment}" for environment in get_args(Environment))
 
@@ -52,6 +52,12 @@ def path_of(name: Platform) -> tuple[Platform, list[Platform]]:
 def reachable(path: Platform, channels: Container[Platform]) -> bool:
     """Return whether any channel of a path is among these."""
     return path in channels or any(name in channels for name in path_of(path)[1])
+
+
+def is_carried_on(chunk: Chunk) -> bool:
+    """Return whether a provider carries on what no device has acknowledged."""
+    following = (each.channel for each in chunk.fallbacks)
+    return bool(chunk.home) and chunk.channel not in CARRIERS and not any(name in CARRIERS for name in following)
 
 
 def table_of(environments: Mapping[Platform, Environment]) -> RouteTable:

@@ -8,8 +8,6 @@ import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from itertools import groupby
-from operator import attrgetter
 from typing import Final
 
 from msgspec import structs
@@ -121,13 +119,10 @@ def fitting(config: LiveConfig, files: int) -> LiveConfig:
 
 
 def confirming(arrivals: Arrivals) -> Confirm:
-    """Return the function that ends acknowledged deliveries, and counts those that it ended."""
+    """Return the function that ends acknowledged deliveries."""
 
     async def confirm(app: str, acknowledged: Sequence[Acknowledged]) -> None:
-        by_platform = attrgetter("reference.platform")
-        for platform, some in groupby(sorted(acknowledged, key=by_platform), by_platform):
-            ended = await arrivals.arrived(app, [_arrival(each) for each in some])
-            telemetry.count_ended(app, platform, "sent", "", ended)
+        await arrivals.arrived(app, [_arrival(each) for each in acknowledged])
 
     return confirm
 

@@ -25,7 +25,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | <encoded rows>`, from that index on                   |
 | `ps:T:t:<id>`              | hash   | field: until it ends   | index -> turn, of deliveries that were retried and    |
 |                            |        |                        | have not ended; 1 where there is none. Of what a      |
-|                            |        |                        | device may acknowledge `<turn> <channel>:<lane>`      |
+|                            |        |                        | device may acknowledge also where: see fence.lua      |
 | `ps:T:x:<id>`              | hash   | until all are found    | the expansion of a push from its audience: `push`     |
 |                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
 |                            |        |                        | and `faults` that it met                              |
@@ -135,6 +135,8 @@ each index that has ended its encoded DeliveryRow: that the field is there *is* 
 is queued is not stored but computed, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
 because each is kept once a push for a week. A push that was cancelled has `cx` its entry in `revoked`, `fi` how many of
 it the dispatchers had in flight then and have not settled since, and `ck` 1 once every dispatcher has confirmed that.
+Of what the live channel carries, `la` is how many devices have acknowledged, `lw` how many wait for that, and `lf` how
+many a provider has carried on.
 
 Of a larger push the marks are bits and the rows stand beside it. Each that did not end as `sent` is a member of its
 own, since a replay takes it out again; those that were sent share one for each time that something was recorded of

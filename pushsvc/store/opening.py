@@ -69,7 +69,7 @@ class Store:
         """Set when this Redis came back empty and other processes have initialised it: this process must be
         restarted."""
         self.pushes = RedisPushes(link, config, revocations, clock)
-        self.queue = self.arrivals = RedisQueue(
+        self.queue = RedisQueue(
             link,
             config,
             suppression,

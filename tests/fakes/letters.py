@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pushsvc.model.codec import decode_chunk
+from pushsvc.model.routing import is_carried_on
 from pushsvc.ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
 from pushsvc.store.letters.listing import fits, parse_cursor, row_of_letter
 from pushsvc.store.letters.reopening import grouped, reopened
@@ -103,6 +104,8 @@ class MemoryDeadLetters:
                 del record.ended[index], state.dead[app][int(entry)]
                 record.rows.pop(index)
                 record.turns[index] = reopening.chunk.turn
+                if is_carried_on(reopening.chunk):
+                    record.marks[index] = "f"
             record.state = "sending" if record.state == "done" else record.state
             state.lanes[app, head.channel, head.lane].add(reopening.chunk)
             moved += len(group)

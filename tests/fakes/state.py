@@ -32,7 +32,7 @@ from pushsvc.rules.freeze import Answers
 from pushsvc.store.config import StoreConfig
 from pushsvc.store.keys import SMALL
 from pushsvc.store.link.clock import Clock
-from pushsvc.store.pushes.status import counts_of, state_of
+from pushsvc.store.pushes.status import counts_of, live_of, state_of
 from pushsvc.store.queue.letter import DeadLetter
 from pushsvc.store.registry.changes import Kept
 from pushsvc.store.revoke.revocations import PATIENCE
@@ -64,6 +64,12 @@ class Record:
     turns: dict[int, int] = field(default_factory=dict)
     places: dict[int, Platform] = field(default_factory=dict)
     """The channel that carries a delivery, by index."""
+    marks: dict[int, str] = field(default_factory=dict)
+    """How the status counts what the live channel has carried, by index: `w` waits for its device, `f` goes on."""
+    acked: int = 0
+    fallback: int = 0
+    carried: bool = False
+    """Whether any of these was ever counted."""
     launched: bool = False
     """Its chunks were put into the lanes: a push that is cancelled before its time never is."""
     walk: Walk | None = None
@@ -87,10 +93,19 @@ class Record:
         push = self.push
         self.ended[index] = row.outcome
         self.turns.pop(index, None)
+        self.marks.pop(index, None)
         if push.total <= SMALL or row.outcome != "sent" or (push.audience and index < SMALL):
             self.rows[index] = row
         if len(self.ended) == push.total and self.state == "sending":
             self.state = "done"
+
+    def mark(self, index: int, mark: str) -> None:
+        """Count a delivery that goes on."""
+        before = self.marks.pop(index, "")
+        if mark:
+            self.marks[index] = mark
+        self.fallback += before != mark == "f"
+        self.carried = self.carried or bool(mark)
 
     def status(self) -> PushStatus:
         ended: dict[str, int] = {end: sum(1 for own in self.ended.values() if own == end) for end in ENDS}
@@ -103,6 +118,9 @@ class Record:
             updated_at=self.updated_at,
             counts=counts,
             send_at=self.push.send_at,
+            live=live_of(counts, self.acked, self.fallback, list(self.marks.values()).count("w"))
+            if self.carried
+            else None,
         )
 
 

@@ -27,6 +27,7 @@ from pushsvc.model.delivery import (
     Settlement,
     TokenDead,
     TokenSuspect,
+    Unconfirmed,
 )
 from pushsvc.model.push import (
     LANES,
@@ -37,7 +38,7 @@ from pushsvc.model.push import (
     Route,
     Target,
 )
-from pushsvc.model.routing import platform_of
+from pushsvc.model.routing import CARRIERS, platform_of
 from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from pushsvc.ports.figures import Gauges
@@ -52,7 +53,7 @@ from pushsvc.store.link.clock import Clock, wall_clock
 from pushsvc.store.pushes.pushes import after_cursor, page
 from pushsvc.store.queue.arrivals import ARRIVED, REPLACED, EndOfAny, row_of_arrival
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
-from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, receipt_of, row_of
+from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, mark_of_retry, receipt_of, row_of
 from pushsvc.store.revoke.supersession import SUPERSEDED, order_of, place_of, was_accepted
 
 from .erasure import MemoryErasures
@@ -248,7 +249,7 @@ class MemoryQueue:
             self._supersede(settlement)
         applied = 0
         lost: set[str] = set()
-        again: dict[tuple[int, Retry, bool], tuple[Chunk, list[Target]]] = {}
+        again: dict[tuple[int, Retry, bool, bool], tuple[Chunk, list[Target]]] = {}
         for settlement in settlements:
             delivery, verdict = settlement.delivery, settlement.verdict
             chunk, target = delivery.chunk, delivery.target
@@ -274,11 +275,15 @@ class MemoryQueue:
             else:
                 record.turns[target.index] = chunk.turn + 1
                 at_once = bool(verdict.channel) and verdict.due_at <= settlement.at
-                again.setdefault((id(chunk), verdict, at_once), (chunk, []))[1].append(target)
-        for (_, retry, at_once), (chunk, targets) in again.items():
+                unconfirmed = isinstance(settlement.outcome, Unconfirmed)
+                again.setdefault((id(chunk), verdict, at_once, unconfirmed), (chunk, []))[1].append(target)
+        for (_, retry, at_once, unconfirmed), (chunk, targets) in again.items():
             following = again_as(chunk, targets, retry)
+            record = state.pushes[app, chunk.push_id]
+            mark = mark_of_retry(following, 0 if at_once else retry.due_at, unconfirmed=unconfirmed)
             for target in targets:
-                state.pushes[app, chunk.push_id].places[target.index] = following.channel
+                record.places[target.index] = following.channel
+                record.mark(target.index, mark if chunk.home else "")
             if at_once:
                 state.lanes[app, following.channel, following.lane].add(following)
             else:
@@ -311,10 +316,16 @@ class MemoryQueue:
         ended = 0
         for arrival in arrivals:
             record = state.pushes.get((app, arrival.push_id))
-            if record is not None and record.state != "cancelled" and arrival.index not in record.ended:
-                record.end(arrival.index, row_of_arrival(arrival, how))
-                record.updated_at = state.clock()
-                ended += 1
+            if record is None or record.state == "cancelled" or arrival.index in record.ended:
+                continue
+            mark = record.marks.get(arrival.index, "")
+            if how is ARRIVED:
+                record.acked, record.fallback, record.carried = record.acked + 1, record.fallback - (mark == "f"), True
+            elif arrival.index in record.turns and mark != "w":
+                continue
+            record.end(arrival.index, row_of_arrival(arrival, how))
+            record.updated_at = state.clock()
+            ended += 1
         for route, waiting in state.retries.items():
             if route.app == app:
                 waiting[:] = [(due_at, chunk) for due_at, chunk in waiting if self._left(chunk)]
@@ -331,6 +342,11 @@ class MemoryQueue:
             cancelled = self._state.pushes[chunk.app, chunk.push_id].state == "cancelled"
             if due_at <= now or (chunk.home and cancelled):
                 due.append(chunk)
+                if route.platform not in CARRIERS and not cancelled:
+                    record = self._state.pushes[chunk.app, chunk.push_id]
+                    for target in chunk.targets:
+                        if record.open(target.index, chunk.turn) and record.marks.get(target.index) == "w":
+                            record.mark(target.index, "f")
             else:
                 later.append((due_at, chunk))
         self._state.retries[route] = later

@@ -95,6 +95,14 @@ async def rows_of(store: AnyStore, push_id: str) -> list[DeliveryRow]:
     return found[0]
 
 
+async def live(store: AnyStore, push_id: str = "p") -> tuple[int, int, int] | None:
+    """What the live channel has carried: acknowledged, carried on by a provider, waiting."""
+    status = await store.pushes.status("shop", push_id)
+    assert status is not None
+    found = status.live
+    return None if found is None else (found.acked, found.fallback, found.waiting)
+
+
 async def pending(store: AnyStore) -> dict[str, int]:
     """By channel what has not ended, and what waits in retry sets; what is 0 is left out."""
     figures = (await store.gauges({"shop": ("apns", "live")})).apps["shop"]
@@ -118,6 +126,7 @@ def test_nobody_is_there_and_the_provider_is_asked_at_once(server: Server | None
             assert await store.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT)) == len(chunk.targets)
             assert await store.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT)) == 0
         assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
+        assert await live(store) == (0, total, 0)
         assert await pending(store) == {"apns": total}
         found = await take_all(store)  # nothing had to be promoted
         assert indexes_of(found) == list(range(total))
@@ -151,6 +160,7 @@ def test_an_acknowledgement_ends_it_whenever_it_comes(server: Server | None, tot
             assert await store.queue.settle("shop", *all_of(each, LATER, WRITTEN)) == (
                 0 if when == "before" else len(each.chunk.targets)
             )
+        assert await live(store) == ((total, 0, 0) if when == "before" else (0, 0, total))
         if when == "waiting":
             assert await pending(store) == {"apns": total, "apns:retry": total}
             assert await store.queue.arrived("shop", arrivals) == total
@@ -158,6 +168,7 @@ def test_an_acknowledgement_ends_it_whenever_it_comes(server: Server | None, tot
         if when in ("promoted", "taken"):
             while await store.queue.promote(ROUTE, DUE):
                 pass
+            assert await live(store) == (0, total, 0)
         held = await take_all(store) if when == "taken" else []
         if when in ("promoted", "taken"):
             assert await store.queue.arrived("shop", arrivals) == total
@@ -168,6 +179,7 @@ def test_an_acknowledgement_ends_it_whenever_it_comes(server: Server | None, tot
         status = await store.pushes.status("shop", "p")
         assert status is not None
         assert (status.state, counts(status)) == ("done", {"sent": total})
+        assert await live(store) == (total, 0, 0)
         assert await pending(store) == {}
         rows = await rows_of(store, "p")
         expected = DeliveryRow("apns", "device-0", "", "sent", "", 0, 1, "", NOW + 7, channel="live")
@@ -203,9 +215,11 @@ def test_an_acknowledgement_ends_its_own_delivery_and_the_others_go_on(server: S
         assert (await pending(store))["apns"] == len(left) + 2
         found = await sent_on(store, DUE)
         assert indexes_of(found) == [*left, total, total + 1]
+        assert await live(store) == (total - len(left), len(left), 0)
         for each in found:
             await store.queue.settle("shop", *all_of(each))
         assert counts(await store.pushes.status("shop", "p")) == {"sent": total + 2}
+        assert await live(store) == (total - len(left), len(left), 0)
         assert await pending(store) == {}
         channels = Counter(row.channel for row in await rows_of(store, "p"))
         if total <= 1000:
@@ -222,6 +236,7 @@ def test_what_only_live_reaches_waits_until_it_expires(server: Server | None) ->
         for each in await take_live(store):
             waits = Retry(each.chunk.expires_at, 1)
             await store.queue.settle("shop", *all_of(each, waits, WRITTEN))
+            assert await live(store, each.chunk.push_id) == (0, 0, 2)
             assert await store.queue.arrived("shop", ack(each.chunk, 1)) == 1
         for now in (NOW, NOW + 60_006, NOW + 3_599_999):
             assert await store.queue.promote(LIVE, now) == 0
@@ -233,6 +248,7 @@ def test_what_only_live_reaches_waits_until_it_expires(server: Server | None) ->
             await store.queue.settle("shop", *all_of(each, Ended("expired"), None))
         for name in ("p", "q"):
             assert counts(await store.pushes.status("shop", name)) == {"sent": 1, "expired": 1}
+            assert await live(store, name) == (1, 0, 0)
         assert await pending(store) == {}
         assert {row.platform for row in await rows_of(store, "q")} == {"live"}
 
@@ -308,6 +324,7 @@ def test_a_cancelled_push_has_no_arrivals_any_more(server: Server | None) -> Non
             status = await store.pushes.status("shop", name)
             assert status is not None
             assert (status.state, counts(status)) == ("cancelled", expected)
+            assert await live(store, name) == (expected.get("sent", 0), 0, 0)
         assert await pending(store) == {}
 
     play(server, story)
@@ -371,12 +388,51 @@ def test_a_replay_keeps_apart_what_a_device_may_acknowledge(server: Server | Non
             ("", total, total + 1),
         }
         arrivals = [arrival for each in again if each.chunk.home for arrival in ack(each.chunk, *range(total))]
+        assert await live(store) == (0, total, 0)
         assert await store.queue.arrived("shop", arrivals) == total
+        assert await live(store) == (total, 0, 0)
         assert await pending(store) == {"apns": 2}
         for each in again:
             await store.queue.settle("shop", *all_of(each))
         assert counts(await store.pushes.status("shop", "p")) == {"sent": total + 2}
         assert await pending(store) == {}
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [1, 3, 40, 1001])
+def test_what_a_later_push_has_replaced_ends_unless_a_provider_is_asked(server: Server | None, total: int) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        for name, path in (("new", FIRST_LIVE), ("waits", FIRST_LIVE), ("only", ONLY_LIVE), ("asked", FIRST_LIVE)):
+            await store.pushes.accept(push_of(name, total, path=path))
+        taken = await take_live(store)
+        for each in taken:
+            chunk = each.chunk
+            later = Retry(chunk.expires_at, 1) if chunk.push_id == "only" else LATER
+            verdict, outcome = (AT_ONCE, ABSENT) if chunk.push_id == "asked" else (later, WRITTEN)
+            if chunk.push_id != "new":
+                await store.queue.settle("shop", *all_of(each, verdict, outcome))
+        gone = {
+            name: [a for each in taken if each.chunk.push_id == name for a in ack(each.chunk, *indexes_of([each]))]
+            for name in ("new", "waits", "only", "asked")
+        }
+        for name, ended in (("new", total), ("waits", total), ("only", total), ("asked", 0)):
+            assert await store.queue.replaced("shop", gone[name]) == ended, name
+            assert await store.queue.replaced("shop", gone[name]) == 0
+            expected = {"suppressed": total} if ended else {"retrying": total}
+            assert counts(await store.pushes.status("shop", name)) == expected
+            rows = await rows_of(store, name)
+            assert {(row.outcome, row.reason, row.channel) for row in rows} == (
+                {("suppressed", "superseded", "live")} if ended else set()
+            )
+            assert len(rows) == ended
+            assert await live(store, name) == ({"new": None, "asked": (0, total, 0)}.get(name, (0, 0, 0)))
+        assert (await pending(store))["apns"] == total
+        for each in taken:
+            if each.chunk.push_id == "new":  # what was thought of it before
+                assert await store.queue.settle("shop", *all_of(each, LATER, WRITTEN)) == 0
+        assert indexes_of(await sent_on(store, DUE)) == list(range(total))
 
     play(server, story)
 

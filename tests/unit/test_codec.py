@@ -25,7 +25,7 @@ from pushsvc.model.codec import (
     decode_rows,
     encode_chunk,
 )
-from pushsvc.model.push import Chunk, Message, Target
+from pushsvc.model.push import Chunk, Fallback, Message, Target
 from pushsvc.store.queue.letter import decode_dead
 
 DECODERS = (
@@ -55,7 +55,7 @@ def test_any_bytes_are_a_value_or_refused(decode: Callable[[bytes], object], blo
 @pytest.mark.parametrize("decode", DECODERS)
 def test_another_version_is_refused(decode: Callable[[bytes], object]) -> None:
     with pytest.raises(CodecError, match="newer pushsvc"):
-        decode(b"\x02\x90")
+        decode(b"\x03\x90")
 
 
 TOKENS = st.sampled_from(
@@ -95,6 +95,24 @@ def test_a_chunk_comes_back_and_of_a_large_push_without_its_message(targets: lis
     expected = msgspec.structs.replace(chunk, message=Message("apns", b"")) if large else chunk
     assert decode_chunk(encode_chunk(chunk)) == expected
     assert (expected.lacks_content, expected.unreachable) == (large, False)
+
+
+@pytest.mark.parametrize(("total", "version", "plain"), [(1, b"\x02", VERSION), (100, b"\x82", PACKED)])
+def test_what_a_device_may_acknowledge_is_nothing_that_an_older_reader_knows(
+    total: int, version: bytes, plain: bytes
+) -> None:
+    message = Message("live", b"{}")
+    chunk = msgspec.structs.replace(
+        chunk_of([Target(0, "0f" * 32, "d")], total, "live"),
+        channel="live",
+        message=Message("live", b"") if total > FEW else message,
+        home="apns",
+        fallbacks=(Fallback("apns", Message("apns", b"")),),
+    )
+    blob = encode_chunk(chunk)
+    assert blob[:1] == version
+    assert decode_chunk(blob) == chunk
+    assert encode_chunk(msgspec.structs.replace(chunk, home=""))[:1] == plain
 
 
 def test_targets_that_no_route_reaches_travel_with_their_empty_message() -> None:

@@ -29,8 +29,8 @@ from pushsvc.model.delivery import (
     Unavailable,
     Verdict,
 )
-from pushsvc.model.push import LANES, Lane, Route
-from pushsvc.stages.dispatch.metrics import RouteMetrics, count_ended, snake
+from pushsvc.model.push import LANES, Fallback, Lane, Message, Route
+from pushsvc.stages.dispatch.metrics import RouteMetrics, count_ended, live_result, snake
 
 from .dispatch_fakes import chunk
 
@@ -158,3 +158,24 @@ def test_a_held_route_shows_its_reasons_and_the_series_of_what_is_over_ends() ->
     assert held() == {"THIRD_PARTY_AUTH_ERROR": 1, "unreachable": 1}
     metrics.held(set())
     assert held() == {}
+
+
+@pytest.mark.parametrize(
+    ("channels", "verdict", "result"),
+    [
+        (("live", "apns"), Retry(0, 1, channel="apns"), "fallback"),
+        (("live", "apns"), Retry(10_000, 1, channel="apns"), ""),  # counted when it goes on
+        (("live", "apns", "live"), Retry(0, 1, channel="apns"), ""),  # the provider comes first
+        (("live",), Retry(10_000, 1), ""),
+        (("live",), Ended("expired"), "expired"),
+        (("live", "apns"), Ended("suppressed"), "dropped"),
+        (("live",), Ended("cancelled"), "dropped"),
+        (("live",), Ended("sent"), ""),  # a dry run
+        (("apns", "live"), Ended("failed"), ""),
+    ],
+)
+def test_what_becomes_of_a_delivery_at_the_live_channel(channels: Sequence[str], verdict: Verdict, result: str) -> None:
+    first, *following = channels
+    fallbacks = tuple(Fallback(name, Message(name, b"{}")) for name in following)
+    own = msgspec.structs.replace(chunk("t"), channel=first, home="apns", fallbacks=fallbacks)
+    assert live_result(Settlement(Delivery(own, own.targets[0]), None, verdict, 5, "")) == result

@@ -14,7 +14,18 @@ from msgspec.structs import replace
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Delivery, Expired, Obsolete, Outcome, Sent, Unavailable, Unconfirmed
 from pushsvc.model.devices import Device
-from pushsvc.model.push import Chunk, Content, Fallback, LiveActivity, Message, Notification, Push, Route, Target
+from pushsvc.model.push import (
+    Chunk,
+    Content,
+    Fallback,
+    LiveActivity,
+    Message,
+    Notification,
+    Platform,
+    Push,
+    Route,
+    Target,
+)
 from pushsvc.ports.live import Appended, LiveRoute, Poke, Position
 from pushsvc.ports.provider import RenderError
 from pushsvc.providers.live import RENDERER, open_provider
@@ -217,7 +228,7 @@ def test_a_later_push_takes_the_place_of_an_earlier_one() -> None:
 
 
 def _accepted(name: str) -> Push:
-    targets = {"apns:live": (Target(0, "token-0", "phone-1"),)}
+    targets: dict[Platform, tuple[Target, ...]] = {"apns:live": (Target(0, "token-0", "phone-1"),)}
     return Push(name, "shop", "normal", NOW, NOW + 60_000, {"live": Message("live", b"{}")}, targets)
 
 

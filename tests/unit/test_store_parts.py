@@ -20,7 +20,7 @@ from pushsvc.model.address import NO_ADDRESSES
 from pushsvc.model.codec import CodecError
 from pushsvc.model.delivery import ENDS
 from pushsvc.model.push import Target
-from pushsvc.model.status import Counts
+from pushsvc.model.status import Counts, LiveCounts
 from pushsvc.ports.letters import DeadFilter
 from pushsvc.store import StoreConfig, keys, token_hash
 from pushsvc.store.erase.subjects import ErasureRecord, Subjects
@@ -135,19 +135,25 @@ def test_counts_always_balance(ended: dict[str, int], queued: int, retrying: int
 
 
 def test_status_from_the_fields_of_a_hash() -> None:
-    values: list[bytes | None] = [b"sending", b"5", b"100", b"200", None, b"1", *[None] * 2, b"2", *[None] * 5]
+    values: list[bytes | None] = [b"sending", b"5", b"100", b"200", None, b"1", *[None] * 2, b"2", *[None] * 8]
     assert len(values) == len(FIELDS)
     status = status_of("shop", "p", values)
     assert status is not None
     assert (status.created_at, status.updated_at) == (100, 200)
     assert status.counts == Counts(total=5, queued=2, retrying=1, sent=2)
-    assert status.send_at is None
-    scheduled = status_of("shop", "p", [b"scheduled", b"5", b"100", b"100", b"900", *[None] * 9])
+    assert (status.send_at, status.live) == (None, None)
+    live = status_of("shop", "p", [*values[:-3], b"1", None, b"2"])
+    assert live is not None
+    assert live.live == LiveCounts(acked=1, fallback=0, waiting=2)
+    scheduled = status_of("shop", "p", [b"scheduled", b"5", b"100", b"100", b"900", *[None] * 12])
     assert scheduled is not None
     assert (scheduled.state, scheduled.send_at, scheduled.counts) == ("scheduled", 900, Counts(total=5, queued=5))
-    cancelled = status_of("shop", "p", [b"cancelled", b"9", b"1", b"2", None, b"1", b"3", b"1", b"2", *[None] * 5])
+    cancelled = status_of(
+        "shop", "p", [b"cancelled", b"9", b"1", b"2", None, b"1", b"3", b"1", b"2", *([None] * 5), None, None, b"7"]
+    )
     assert cancelled is not None
     assert (cancelled.state, cancelled.counts) == ("sending", Counts(total=9, queued=3, sent=2, cancelled=4))
+    assert cancelled.live == LiveCounts(waiting=3)
     assert status_of("shop", "p", [None] * len(FIELDS)) is None
     assert status_of("shop", "p", None) is None
 

@@ -15,7 +15,7 @@ from prometheus_client import Histogram
 from ... import telemetry
 from ...model.delivery import End, Ended, Outcome, Settlement
 from ...model.push import LANES, Lane, Platform, Route
-from ...model.routing import platform_of
+from ...model.routing import CARRIERS, platform_of
 
 
 class RouteMetrics:
@@ -73,13 +73,29 @@ def count_ended(settlements: Iterable[Settlement]) -> None:
     there. So a kill costs the counters one batch at most.
     """
     ended: Counter[tuple[str, Platform, End, str]] = Counter()
+    live: Counter[tuple[str, str]] = Counter()
     for settlement in settlements:
-        verdict = settlement.verdict
+        verdict, chunk = settlement.verdict, settlement.delivery.chunk
         if type(verdict) is Ended:
-            chunk = settlement.delivery.chunk
             ended[chunk.app, chunk.platform, verdict.end, settlement.reason] += 1
+        if chunk.home and (result := live_result(settlement)):
+            live[chunk.app, result] += 1
+    for (app, result), count in live.items():
+        telemetry.LIVE_MESSAGES.labels(app, result).inc(count)
     for (app, route, end, reason), count in ended.items():
         telemetry.count_ended(app, route, end, reason, count)
+
+
+def live_result(settlement: Settlement) -> str:
+    """Return what became of a delivery at the live channel, or an empty text if that is not known yet. Those that are
+    not acknowledged in time are counted when they go on."""
+    verdict, chunk = settlement.verdict, settlement.delivery.chunk
+    if chunk.channel not in CARRIERS:
+        return ""
+    if isinstance(verdict, Ended):
+        return {"sent": "", "expired": "expired"}.get(verdict.end, "dropped")
+    returns = any(following.channel in CARRIERS for following in chunk.fallbacks)
+    return "fallback" if verdict.channel and verdict.due_at <= settlement.at and not returns else ""
 
 
 class _Gathered:

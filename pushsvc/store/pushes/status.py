@@ -13,9 +13,11 @@ from typing import Any, cast
 
 from ...model.delivery import ENDS
 from ...model.push import PushState
-from ...model.status import Counts, PushStatus
+from ...model.status import Counts, LiveCounts, PushStatus
 
 FIELDS: tuple[str, ...] = ("st", "n", "at", "up", "due", "rt", "fi", "ck", *(f"n:{end}" for end in ENDS))
+LIVE: tuple[str, ...] = ("la", "lf", "lw")
+FIELDS += LIVE
 
 
 def counts_of(
@@ -31,6 +33,11 @@ def counts_of(
     return Counts(total=total, queued=left - retrying, retrying=retrying, **ended)
 
 
+def live_of(counts: Counts, acked: int, fallback: int, waiting: int) -> LiveCounts:
+    """Return what the live channel has carried. Of a cancelled push nothing is waited for."""
+    return LiveCounts(acked, fallback, min(waiting, counts.queued + counts.retrying))
+
+
 def state_of(state: PushState, counts: Counts) -> PushState:
     """Return the state to show: a push is `cancelled` when none of it is open any more."""
     return "sending" if state == "cancelled" and counts.queued + counts.retrying else state
@@ -41,7 +48,8 @@ def status_of(app: str, push_id: str, values: Sequence[Any] | None) -> PushStatu
     if not values or values[0] is None:
         return None
     state = cast(PushState, values[0].decode())
-    total, created, updated, due, retrying, flying, confirmed, *ends = (int(value or 0) for value in values[1:])
+    total, created, updated, due, retrying, flying, confirmed, *rest = (int(value or 0) for value in values[1:])
+    ends, live = rest[: -len(LIVE)], rest[-len(LIVE) :]
     ended: dict[str, int] = dict(zip(ENDS, ends, strict=True))
     counts = counts_of(state, total, retrying, ended, flying if confirmed else None)
     return PushStatus(
@@ -52,4 +60,5 @@ def status_of(app: str, push_id: str, values: Sequence[Any] | None) -> PushStatu
         updated_at=updated,
         counts=counts,
         send_at=due or None,
+        live=None if values[-len(LIVE) :].count(None) == len(LIVE) else live_of(counts, *live),
     )

@@ -6,7 +6,8 @@
 -- which is proof that it has arrived, whatever became of it meanwhile. It ends what is open, unless its push was cancelled.
 --
 -- A recorded turn is a number; where a device may acknowledge the delivery, `<turn> <channel>:<lane>`, which says where it
--- is counted as pending.
+-- is counted as pending. ` w` follows while it waits for that, and ` f` once a provider carries it on: so it is counted
+-- in the status.
 --
 -- A push of more than FEW deliveries is large: it has a bit a delivery instead of a row under its index. So is a push
 -- with a total of 0: it is made from an audience, page by page, and nobody knew its total when the chunk was written.
@@ -54,10 +55,15 @@ local function turn_of(recorded)
   return tonumber(recorded or 1) or tonumber(string.match(recorded, '^%d+'))
 end
 
+-- `w`, `f` or '': how a delivery with this record is counted in the status.
+local function mark_of(recorded)
+  return recorded and string.match(recorded, ' (%a)$') or ''
+end
+
 -- Returns head, open, bytes, recorded. `head` is nil when the status of the push has run out: then nothing is known, and
 -- everything is open but for turn 0. Else it is st, rt, n:sent, n:failed, n:invalid, n:expired, n:suppressed,
 -- n:cancelled. `open` is true when everything is, else it has for each place in `index` true, false where the delivery
--- has ended, or nil where another turn is recorded. `recorded` has what is recorded, for turn 0. No index may come twice.
+-- has ended, or nil where another turn is recorded. `recorded` has what is recorded. No index may come twice.
 -- `mask` is '' or, from byte `first` of the bitmap on, the bits of all of `index`: the quick way, and where everything
 -- is open by it `bytes` is what the bitmap must have there when all of them have ended.
 local function fence(prefix, id, total, turn, index, first, mask)
@@ -92,9 +98,8 @@ local function fence(prefix, id, total, turn, index, first, mask)
       local turns = redis.call('HMGET', prefix .. 't:' .. id, unpack(index, from, math.min(from + SLICE - 1, #index)))
       for at = 1, #turns do
         local place = from + at - 1
-        if turn == 0 then
-          recorded[place] = turns[at]
-        elseif open[place] and turn_of(turns[at]) ~= turn then
+        recorded[place] = turns[at]
+        if turn ~= 0 and open[place] and turn_of(turns[at]) ~= turn then
           open[place] = nil
         end
       end

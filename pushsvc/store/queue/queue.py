@@ -28,7 +28,7 @@ from ... import telemetry
 from ...errors import StoreError
 from ...model.delivery import Arrival, Settlement
 from ...model.push import LANES, Lane, Platform, Route
-from ...model.routing import platform_of
+from ...model.routing import CARRIERS, platform_of
 from ...ports.entries import EntryRef, News, Taken
 from .. import keys
 from ..config import StoreConfig
@@ -353,9 +353,13 @@ class RedisQueue:
         places = [keys.retries(app, shard, channel), keys.pending(app, shard), keys.quarantine(app, shard)]
         moved, more = 0, 1
         while not moved and more:  # of what was acknowledged nothing is moved
-            moved, more = await self._link.script(
-                "promote", places, [keys.prefix(app, shard), channel, now, _PROMOTE, _STEP_TARGETS]
+            moved, more, late = await self._link.script(
+                "promote",
+                places,
+                [keys.prefix(app, shard), channel, now, _PROMOTE, _STEP_TARGETS, int(channel not in CARRIERS)],
             )
+            if late:
+                telemetry.LIVE_MESSAGES.labels(app, "fallback").inc(late)
         return moved
 
     async def launch(self, app: str, now: int) -> int:

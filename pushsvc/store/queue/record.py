@@ -50,6 +50,8 @@ class RetryOf(Struct, frozen=True, array_like=True, gc=False):
     """The channel that carries them then."""
     guard: str
     """What waiting.lua reads in front of what an acknowledgement may end; empty: none may."""
+    mark: str
+    """How they are counted in the status: see fence.lua."""
 
 
 class Note(Struct, frozen=True, array_like=True, gc=False):

@@ -20,7 +20,7 @@
 --   Group     { push_id, channel, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted,
 --               entry }
 --   EndOf     { name, count, rows, together, flew }
---   RetryOf   { due, count, chunk, flew, channel, guard }
+--   RetryOf   { due, count, chunk, flew, channel, guard, mark }
 --   Note      { place, blob }
 --   ReceiptOf { place, blob, dead }
 --   Single    { channel, lane, name, turn, list }
@@ -50,7 +50,7 @@ end
 
 -- What is counted as pending of `counted_as` was counted where the recorded turn says.
 local function count_elsewhere(recorded, counted_as)
-  local place = recorded and string.match(recorded, ' (.+)')
+  local place = recorded and string.match(recorded, ' (%S+)')
   if place and place ~= counted_as then
     count_pending(place, -1)
     count_pending(counted_as, 1)
@@ -100,12 +100,31 @@ local function is_whole(id, index, open, ends, retries)
   return whole
 end
 
+-- A delivery is marked otherwise from now on, or not any more. What a provider has carried on remains so counted, unless
+-- its device is the one that ends it.
+local function count_mark(marks, was, is, turn)
+  if was ~= is then
+    marks.w = marks.w - (was == 'w' and 1 or 0) + (is == 'w' and 1 or 0)
+    marks.f = marks.f - (was == 'f' and turn == 0 and 1 or 0) + (is == 'f' and 1 or 0)
+  end
+end
+
+-- What the live channel has carried, in the status: acknowledged, waiting for that, carried on by a provider.
+local function account_live(push, acked, marks)
+  for field, change in pairs({ la = acked, lw = marks.w, lf = marks.f }) do
+    if change ~= 0 then
+      redis.call('HINCRBY', push, field, change)
+    end
+  end
+end
+
 -- The turn that is recorded for the delivery goes when it ends. Of one that ends in any turn it says where it is counted.
 local function forget_turn(work, p)
   local was = work.recorded and work.recorded[p]
   if work.turn > 1 or was then
     work.turns[#work.turns + 1] = work.index[p]
     count_elsewhere(was, work.counted_as)
+    count_mark(work.marks, mark_of(was), '', work.turn)
   end
 end
 
@@ -180,14 +199,20 @@ end
 local function retry(work, retries, place, lane)
   local turns = work.next_turns
   for r = 1, #retries do
-    local due, count, chunk, flew, channel, guard = unpack(retries[r])
+    local due, count, chunk, flew, channel, guard, mark = unpack(retries[r])
     local counted_as, before = channel .. ':' .. lane, work.retried
     local turn = guard == '' and work.turn + 1 or string.format('%d %s', work.turn + 1, counted_as)
+    if mark ~= '' then
+      turn = turn .. ' ' .. mark
+    end
     for p = place + 1, place + count do
       if work.all or work.open[p] then
         local at = #turns
         turns[at + 1], turns[at + 2] = work.index[p], turn
         work.retried = work.retried + 1
+        if guard ~= '' then
+          count_mark(work.marks, mark_of(work.recorded and work.recorded[p]), mark, work.turn)
+        end
       end
     end
     local moved = work.retried - before
@@ -239,6 +264,7 @@ local function account(work, total, first, counted)
   local id, head, fields = work.id, work.head, work.fields
   local push = prefix .. 'p:' .. id
   account_turns(work)
+  account_live(push, work.turn == 0 and work.hits.sent or 0, work.marks)
   if work.large then
     account_marks(work, first)
   end
@@ -329,6 +355,12 @@ local function settle(group)
     unpack(group)
   local status, open, bytes, recorded = fence(prefix, push_id, total, turn, indexes, first, mask)
   local stream = prefix .. 'q:' .. channel .. ':' .. lane
+  if turn == 0 and recorded and ends[1][1] ~= 'sent' then
+    -- No acknowledgement will come; where a provider carries it on, its answer is the end.
+    for p = 1, #indexes do
+      open[p] = open[p] and (not recorded[p] or mark_of(recorded[p]) == 'w')
+    end
+  end
   if status and entry ~= '' and #retries > 0 and not is_ours(stream, entry) then
     open = open_ends(open, ends)
     lost[#lost + 1], lost[#lost + 2] = stream, entry
@@ -340,7 +372,7 @@ local function settle(group)
     id = push_id, turn = turn, index = indexes, large = is_large(total), head = status,
     open = open, all = open == true, bytes = bytes, recorded = recorded, counted_as = channel .. ':' .. lane,
     fields = { 'HSET', prefix .. 'p:' .. push_id, 'up', now }, bits = {}, rows = {}, turns = {}, next_turns = {},
-    hits = {}, ended = 0, retried = 0, landed = 0,
+    hits = {}, marks = { w = 0, f = 0 }, ended = 0, retried = 0, landed = 0,
   }
   local place = finish(work, ends)
   retry(work, retries, place, lane)
@@ -379,6 +411,7 @@ local function settle_singles(name, turn, list, counted_as)
         open = turn == 0 or turn_of(recorded) == turn
       end
       open = open and (turn > 0 or state ~= 'cancelled')
+        and (turn > 0 or name == 'sent' or not recorded or mark_of(recorded) == 'w')
     end
     if open then
       ended = ended + 1
@@ -397,6 +430,11 @@ local function settle_singles(name, turn, list, counted_as)
       end
       if turn == 0 then
         count_elsewhere(recorded, counted_as)
+      end
+      if state and (turn == 0 or recorded) then
+        local marks = { w = 0, f = 0 }
+        count_mark(marks, mark_of(recorded), '', turn)
+        account_live(push, turn == 0 and name == 'sent' and 1 or 0, marks)
       end
     end
   end

@@ -25,18 +25,19 @@ from ...model.delivery import (
     Settlement,
     TokenDead,
     TokenSuspect,
+    Unconfirmed,
 )
 from ...model.push import Chunk, Lane, Platform, Target
-from ...model.routing import platform_of
+from ...model.routing import is_carried_on, platform_of
 from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
 from ..keys import SMALL, is_large
 from .letter import DeadLetter, encode_dead
 from .record import EndOf, Finished, Group, Note, ReceiptOf, RetryOf, Single, lua_string
 
-Again: TypeAlias = tuple[int, str, bool, str, bool]
-"""What retries in one chunk have in common: the fields of a `Retry` other than its time, and whether they were
-submitted."""
+Again: TypeAlias = tuple[int, str, bool, str, bool, bool]
+"""What retries in one chunk have in common: the fields of a `Retry` other than its time, whether they were submitted,
+and whether a device has yet to acknowledge them."""
 STEP_MS: Final = 100
 """Retries that fall due within the same step of this many milliseconds share a chunk."""
 Segment: TypeAlias = tuple[str, bool]
@@ -104,13 +105,14 @@ class _Group:
             ends.append(end.packed(segment[0], int(segment[1]), large=large))
         first, mask = mask_of(indexes) if large and not self.retries else (0, b"")
         retries = []
-        for (attempt, part, counted, channel, flew), waiting in self.retries.items():
+        for (attempt, part, counted, channel, flew, unconfirmed), waiting in self.retries.items():
             for due_at, targets in together(waiting):
                 indexes += [target.index for target in targets]
                 again = again_as(chunk, targets, Retry(due_at, attempt, part, counted, channel))
                 guard = guard_of(again, due_at) if chunk.home else ""
                 blob = lua_string(encode_chunk(again))
-                retries.append(RetryOf(due_at, len(targets), blob, int(flew), again.channel, guard))
+                mark = mark_of_retry(again, due_at, unconfirmed=unconfirmed) if guard else ""
+                retries.append(RetryOf(due_at, len(targets), blob, int(flew), again.channel, guard, mark))
         # Few deliveries have either, so this is seldom made.
         places = {index: place for place, index in enumerate(indexes, 1)} if self.dead or self.receipts else {}
         return Group(
@@ -205,7 +207,8 @@ def pack(
                     group.dead.append((target.index, lua_string(encode_dead(letter))))
         else:
             retry = cast(Retry, verdict)
-            again = (retry.attempt, retry.part, retry.counted, retry.channel, flew)
+            unconfirmed = type(outcome) is Unconfirmed
+            again = (retry.attempt, retry.part, retry.counted, retry.channel, flew, unconfirmed)
             due_at = 0 if retry.channel and retry.due_at <= settlement.at else retry.due_at
             group.retries.setdefault(again, []).append((due_at, target))
         if spoken:
@@ -258,9 +261,18 @@ def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
     )
 
 
+def mark_of_retry(again: Chunk, due_at: int, *, unconfirmed: bool) -> str:
+    """Return how deliveries that go on as `again` are counted in the status: as fence.lua marks them. They are due at
+    `due_at`, or at once if that is 0; `unconfirmed` are those that a device may acknowledge until then."""
+    if unconfirmed and due_at:
+        return "w"
+    return "f" if is_carried_on(again) else ""
+
+
 def recorded_turn(chunk: Chunk) -> str:
     """Return the turn of these deliveries as fence.lua records it."""
-    return f"{chunk.turn} {chunk.channel}:{chunk.lane}" if chunk.home else str(chunk.turn)
+    mark = " f" if is_carried_on(chunk) else ""
+    return f"{chunk.turn} {chunk.channel}:{chunk.lane}{mark}" if chunk.home else str(chunk.turn)
 
 
 def guard_of(chunk: Chunk, due_at: int) -> str:

@@ -19,8 +19,9 @@ local function parts_of(member)
   end
 end
 
--- Returns when what stands behind a guard is due, and how many of its deliveries are open. Of a push that was cancelled
--- it is due at once: nothing is acknowledged any more, and who takes it ends it.
+-- Returns when what stands behind a guard is due, and how many of its deliveries are open; then its push, and index and
+-- record of those. Of a push that was cancelled it is due at once: nothing is acknowledged any more, and who takes it
+-- ends it.
 local function read_guard(prefix, guard)
   local due, total, turn, spans, id = string.match(guard, '^@(%d+),(%d+),(%d+),([%d;-]*),(.+)$')
   local index = {}
@@ -29,14 +30,34 @@ local function read_guard(prefix, guard)
       index[#index + 1] = i
     end
   end
-  local head, open = fence(prefix, id, tonumber(total), tonumber(turn), index, 0, '')
+  local head, open, _, recorded = fence(prefix, id, tonumber(total), tonumber(turn), index, 0, '')
   due = head and head[1] == 'cancelled' and 0 or due
   if open == true then
-    return tonumber(due), #index
+    return tonumber(due), #index, id, {}, {}
   end
-  local count = 0
+  local left, records = {}, {}
   for place = 1, #index do
-    count = count + (open[place] and 1 or 0)
+    if open[place] then
+      left[#left + 1], records[#left + 1] = index[place], recorded[place]
+    end
   end
-  return tonumber(due), count
+  return tonumber(due), #left, id, left, records
+end
+
+-- Deliveries that no device has acknowledged in time go on to a provider. Returns how many.
+local function carry_on(prefix, id, index, records)
+  local turns, count = { 'HSET', prefix .. 't:' .. id }, 0
+  for place = 1, #index do
+    local was = records[place]
+    if mark_of(was) == 'w' then
+      turns[#turns + 1], turns[#turns + 2] = index[place], string.sub(was, 1, -2) .. 'f'
+      count = count + 1
+    end
+  end
+  if count > 0 then
+    redis.call(unpack(turns))
+    redis.call('HINCRBY', prefix .. 'p:' .. id, 'lw', -count)
+    redis.call('HINCRBY', prefix .. 'p:' .. id, 'lf', count)
+  end
+  return count
 end

@@ -1,0 +1,170 @@
+"""The decision between the live channel and the providers, through the whole service: the API, the dispatcher and the
+gateway on a real store, the simulator as APNs, and the official client as the phone.
+
+Who is online and acknowledges costs no request to the provider; who is silent costs one after `ack_within`; who is away
+costs one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
+    Client,
+    ClientEventHandler,
+    ConnectedContext,
+    ServerPublicationContext,
+)
+
+from pushsvc import runtime
+from pushsvc.lab.simulator import apns_token
+from pushsvc.live.protocol.tokens import issue
+
+from .harness import Service, running_service
+
+SECRET = "s" * 40
+WITHIN = 0.5
+LIVE = f"""
+[live]
+port = 0
+[apps.shop.live]
+secret = "{SECRET}"
+ack_within = {WITHIN}
+resend = 0
+[[apps.shop.live.rules]]
+where = "app_version < '2.0'"
+order = "provider"
+[[apps.shop.live.rules]]
+where = "tags.order == 'provider, live'"
+order = "provider, live"
+"""
+
+
+class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
+    """A device with the official client, which acknowledges what it gets, or is silent."""
+
+    def __init__(self, name: str, url: str, *, acks: bool) -> None:
+        self.shown: list[dict[str, Any]] = []
+        self._acks = acks
+        self._connected = asyncio.Event()
+        token = issue("shop", name, SECRET, now=time.time(), ttl=3600.0, token_id=name)
+        self.client = Client(f"{url.replace('http', 'ws')}/connection/websocket", token=token, events=self)
+
+    async def connect(self) -> None:
+        await self.client.connect()
+        await self._connected.wait()
+
+    async def on_connected(self, ctx: ConnectedContext) -> None:
+        self._connected.set()
+
+    async def on_publication(self, ctx: ServerPublicationContext) -> None:
+        self.shown.append(ctx.pub.data | {"offset": ctx.pub.offset})
+        if self._acks:
+            asyncio.get_running_loop().create_task(self.ack())  # its answer comes by this very handler
+
+    async def ack(self) -> None:
+        await self.client.rpc("ack", {"ack": self.shown[-1]["offset"]})
+
+    @property
+    def ids(self) -> list[str]:
+        return [each["id"] for each in self.shown]
+
+
+class Town(Service):
+    """A service with its gateway, and phones."""
+
+    url: str
+
+    async def register(self, name: str, platform: str = "apns", **fields: Any) -> None:
+        token = {"token": apns_token("ok", name)} if platform == "apns" else {}
+        document = {"platform": platform, **token, **fields}
+        async with self.session.put(f"/v1/devices/{name}", json=document) as answer:
+            assert answer.status in (200, 201), await answer.text()
+
+    @asynccontextmanager
+    async def phone(self, name: str, *, acks: bool = True) -> AsyncIterator[Phone]:
+        phone = Phone(name, self.url, acks=acks)
+        await phone.connect()
+        try:
+            yield phone
+        finally:
+            await phone.client.disconnect()
+
+    async def send(self, *devices: str, **fields: Any) -> str:
+        """Push to these devices; its id."""
+        document = {"to": {"devices": list(devices)}, "notification": {"title": "hello"}, **fields}
+        status, body = await self.post(document)
+        assert status == 202, body
+        return str(body["id"])
+
+    def requests(self, *devices: str) -> list[int]:
+        """How often the provider was asked for each of these devices."""
+        return [self.simulator.record.apns.requests_of(apns_token("ok", name)) for name in devices]
+
+    async def outcomes(self, push: str) -> dict[str, tuple[str, str, str]]:
+        """By device its end, reason and channel."""
+        rows = await self.rows(push)
+        return {row["device_id"]: (row["outcome"], row.get("reason", ""), row.get("channel", "")) for row in rows}
+
+
+@asynccontextmanager
+async def town(folder: Path, extra: str = LIVE) -> AsyncIterator[Town]:
+    async with running_service(folder, extra=extra) as service:
+        service.__class__ = Town
+        assert isinstance(service, Town)
+        stop = asyncio.Event()
+        listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        gateway = asyncio.create_task(runtime.run_live(service.settings, stop, listening=listening.set_result))
+        started: list[asyncio.Future[Any]] = [gateway, listening]
+        await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
+        service.url = listening.result()
+        try:
+            yield service
+        finally:
+            stop.set()
+            await gateway
+
+
+def play(folder: Path, story: Callable[[Town], Awaitable[None]], extra: str = LIVE) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(90), town(folder, extra) as opened:
+            await story(opened)
+
+    uvloop.run(main())
+
+
+def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        for name in ("acks", "silent", "away"):
+            await town.register(name)
+        async with town.phone("acks") as acks, town.phone("silent", acks=False) as silent:
+            began = time.monotonic()
+            push = await town.send("acks", "silent", "away", collapse="c")
+            await town.until("the provider is asked for who is away", lambda: town.requests("away") == [1])
+            assert town.requests("acks", "silent") == [0, 0]
+            assert await town.done(push) == {"total": 3, "sent": 3}
+            assert time.monotonic() - began >= WITHIN
+            assert town.requests("acks", "silent", "away") == [0, 1, 1]
+            assert acks.ids == silent.ids == [push]
+            assert await town.outcomes(push) == {
+                "acks": ("sent", "", "live"),
+                "silent": ("sent", "", "provider"),
+                "away": ("sent", "", "provider"),
+            }
+            # It says so too late: the same push and collapse, counted once.
+            (asked,) = town.simulator.record.apns.requests(token=apns_token("ok", "silent"))
+            assert asked.fields["apns-collapse-id"] == "c" == silent.shown[0]["collapse"]
+            await silent.ack()
+            status = await town.status(push)
+            assert (status["counts"]["sent"], status["live"]) == (3, {"acked": 1, "fallback": 2, "waiting": 0})
+        # Who comes back finds it in its stream.
+        async with town.phone("away") as away:
+            await town.until("it is shown", lambda: away.ids == [push])
+
+    play(tmp_path, story)
