@@ -26,7 +26,7 @@ from .plans import live_endpoints
 SOON: Final = 14 * 86400
 """Seconds before the end of a certificate from which on it is a warning: renewals by ACME come a month before it."""
 _SPARE_FILES: Final = 256
-"""Files that a gateway needs besides its connections."""
+"""Files that a gateway needs besides its connections, and an eighth of them that it tells to come later."""
 
 
 def check_live(settings: Settings) -> Iterator[tuple[str, Finding]]:
@@ -78,9 +78,10 @@ def check_origins(live: LiveSettings) -> Iterator[tuple[str, Finding]]:
 
 def check_files(live: LiveSettings, most: int) -> Iterator[tuple[str, Finding]]:
     """Yield a finding where a process may open at most `most` files, and needs more for its connections. Pure."""
-    if most != resource.RLIM_INFINITY and most < live.max_connections + _SPARE_FILES:
+    needed = live.max_connections + live.max_connections // 8 + _SPARE_FILES
+    if most != resource.RLIM_INFINITY and most < needed:
         what = f"a process may open {most:,} files here: too few for {live.max_connections:,} connections"
-        fix = f"allow {live.max_connections + _SPARE_FILES:,}: LimitNOFILE= of systemd, ulimit -n; or lower it"
+        fix = f"allow {needed:,}: LimitNOFILE= of systemd, ulimit -n; or lower it"
         yield "live.max_connections", Finding("warning", what, fix)
 
 
