@@ -31,7 +31,7 @@ from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 
 from ..integration.ports import free_ports
-from ..integration.servers import find_binary, wait_for_answer
+from ..integration.servers import ask, find_binary, wait_for_answer
 
 DELIVERIES = int(os.environ.get("PUSHSVC_CHAOS_DELIVERIES", "4000"))
 """Deliveries of one fault's load."""
@@ -63,11 +63,11 @@ UNRECORDED = 2000
 class StoreServer:
     """A Valkey with an append-only file, on a socket that stays where it is."""
 
-    def __init__(self, folder: Path, fsync: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.socket = folder / "socket"
         self.url = f"unix://{self.socket}"
         self._folder = folder
-        self._fsync = fsync
+        self._fsync = "everysec"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -78,6 +78,11 @@ class StoreServer:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen([find_binary("valkey"), *words], stdout=log, stderr=log)
         wait_for_answer(self.socket, self._process, 60)
+
+    def sync(self, fsync: str) -> None:
+        """Write to the disk so from now on."""
+        self._fsync = fsync
+        assert ask(self.socket, f"CONFIG SET appendfsync {fsync}") == b"+OK\r\n"
 
     def stop(self, number: int = signal.SIGKILL) -> None:
         """Send the signal and wait until the process is gone."""
@@ -339,7 +344,6 @@ def child_pids(parent: int, part: str) -> list[int]:
 async def open_rig(
     *,
     seed: str,
-    fsync: str = "everysec",
     serve: int = 1,
     dispatch: int = 1,
     url: str = "",
@@ -359,7 +363,7 @@ async def open_rig(
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         store_folder = folder / "redis"
         store_folder.mkdir()
-        store = StoreServer(store_folder, fsync)
+        store = StoreServer(store_folder)
         store.start()
         stack.callback(store.stop)
         port = free_ports(2)

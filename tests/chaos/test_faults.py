@@ -15,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -79,8 +80,37 @@ def play(name: str, act: Callable[[Rig], Coroutine[Any, Any, None]], **setup: An
     asyncio.run(main())
 
 
-def test_each_kind_of_process_killed() -> None:
+async def roll(rig: Rig) -> None:
+    """Every process is stopped, one after the other."""
+    for part in ("serve", "dispatch", "feedback"):
+        for _ in range(len(rig.pids(part))):
+            await rig.kill(part, signal.SIGTERM)
+
+
+async def reload(rig: Rig) -> None:
+    """SIGHUP to the supervisor, with connections of another window in the file each time."""
+    file = rig.playground.config_file
+    senders = len(rig.pids("dispatch"))
+    connections = (await asyncio.to_thread(rig.playground.simulator.state))["apns"]["connections"]
+    wanted = 3 if connections == 2 * senders else 2
+    text = file.read_text().replace("connections = 3\n", "")
+    file.write_text(text.replace(".apns]\n", ".apns]\nconnections = 3\n") if wanted == 3 else text)
+    before = {part: rig.pids(part) for part in ("serve", "dispatch", "feedback")}
+    os.kill(os.getpid(), signal.SIGHUP)
+
+    async def exchanged() -> bool:
+        state = await asyncio.to_thread(rig.playground.simulator.state)
+        return bool(state["apns"]["connections"] == wanted * senders)
+
+    await rig.until("the new connections have taken the old ones' place", exchanged)
+    assert {part: rig.pids(part) for part in before} == before, "a reload ends no process"
+
+
+def test_processes_killed_stopped_and_reloaded() -> None:
     async def act(rig: Rig) -> None:
+        await under_load(rig, reload)
+        await account(rig, "SIGHUP", repeats=0)
+        await rig.begin()
         await under_load(rig, lambda rig: rig.kill("serve"))
         await account(rig, "kill -9 serve", repeats=0)
         await rig.begin()
@@ -94,8 +124,11 @@ def test_each_kind_of_process_killed() -> None:
             return set(await rig.feedback_tokens()) >= rig.ledger.dead
 
         await rig.until("feedback tells each dead token", all_told)
+        await rig.begin()
+        await under_load(rig, roll)
+        await account(rig, "rolling restart", repeats=0)
 
-    play("processes", act, dispatch=2)
+    play("processes", act, serve=2, dispatch=2)
 
 
 async def storm(rig: Rig) -> None:
@@ -103,21 +136,6 @@ async def storm(rig: Rig) -> None:
     for _ in range(10):
         await rig.control("goaway", graceful=rig.rng.random() < 0.5)
         await asyncio.sleep(0.05)
-
-
-def test_connections_in_trouble() -> None:
-    async def act(rig: Rig) -> None:
-        await under_load(rig, lambda rig: rig.control("drop"), 3 * BLOWS)
-        # What was on the wire may have been accepted: its answer went down with the connection.
-        await account(rig, "connections cut", repeats=3 * BLOWS * IN_FLIGHT)
-        await rig.begin()
-        await under_load(rig, storm, 2 * BLOWS)
-        await account(rig, "GOAWAY storm", repeats=0)
-        await rig.begin()
-        await under_load(rig, lambda rig: rig.control("unavailable", seconds=SPAN), 1)
-        await account(rig, f"503 for {SPAN:.0f} s", repeats=0)
-
-    play("connections", act)
 
 
 async def silence(rig: Rig) -> None:
@@ -134,8 +152,18 @@ async def refuse(rig: Rig) -> None:
     await rig.control("credentials", refuse=False)
 
 
-def test_providers_in_trouble() -> None:
+def test_connections_and_providers_in_trouble() -> None:
     async def act(rig: Rig) -> None:
+        await under_load(rig, lambda rig: rig.control("drop"), 3 * BLOWS)
+        # What was on the wire may have been accepted: its answer went down with the connection.
+        await account(rig, "connections cut", repeats=3 * BLOWS * IN_FLIGHT)
+        await rig.begin()
+        await under_load(rig, storm, 2 * BLOWS)
+        await account(rig, "GOAWAY storm", repeats=0)
+        await rig.begin()
+        await under_load(rig, lambda rig: rig.control("unavailable", seconds=SPAN), 1)
+        await account(rig, f"503 for {SPAN:.0f} s", repeats=0)
+        await rig.begin()
         await under_load(rig, silence, 1)
         # The simulator judges at the end what it held and nobody waits for any more.
         await account(rig, "silent provider", repeats=IN_FLIGHT)
@@ -146,53 +174,19 @@ def test_providers_in_trouble() -> None:
     play("providers", act)
 
 
-@pytest.mark.parametrize(("number", "fsync"), [(signal.SIGKILL, "always"), (signal.SIGTERM, "everysec")])
-def test_redis_goes_and_comes_back(number: signal.Signals, fsync: str) -> None:
-    async def restart(rig: Rig) -> None:
+def test_redis_goes_and_comes_back() -> None:
+    """What it has answered is on its disk at SIGKILL if it syncs always, and at SIGTERM in any case."""
+
+    async def restart(rig: Rig, number: signal.Signals) -> None:
         await asyncio.to_thread(rig.store.stop, number)
         await asyncio.sleep(0.5 * BLOWS)
         await asyncio.to_thread(rig.store.start)
 
     async def act(rig: Rig) -> None:
-        await under_load(rig, restart)
-        await account(rig, f"Redis {number.name}", repeats=0)
+        for number, fsync in ((signal.SIGKILL, "always"), (signal.SIGTERM, "everysec")):
+            await asyncio.to_thread(rig.store.sync, fsync)
+            await rig.begin()
+            await under_load(rig, partial(restart, number=number))
+            await account(rig, f"Redis {number.name}", repeats=0)
 
-    play(f"redis {number}", act, fsync=fsync)
-
-
-def test_rolling_restart() -> None:
-    async def roll(rig: Rig) -> None:
-        for part in ("serve", "dispatch", "feedback"):
-            for _ in range(len(rig.pids(part))):
-                await rig.kill(part, signal.SIGTERM)
-
-    async def act(rig: Rig) -> None:
-        await under_load(rig, roll)
-        await account(rig, "rolling restart", repeats=0)
-
-    play("roll", act, serve=2, dispatch=2)
-
-
-def test_hang_up_reaches_every_process_and_loses_nothing() -> None:
-    async def reload(rig: Rig) -> None:
-        """SIGHUP to the supervisor, with connections of another window in the file each time."""
-        file = rig.playground.config_file
-        connections = (await asyncio.to_thread(rig.playground.simulator.state))["apns"]["connections"]
-        wanted = 3 if connections == 2 else 2
-        text = file.read_text().replace("connections = 3\n", "")
-        file.write_text(text.replace(".apns]\n", ".apns]\nconnections = 3\n") if wanted == 3 else text)
-        before = {part: rig.pids(part) for part in ("serve", "dispatch", "feedback")}
-        os.kill(os.getpid(), signal.SIGHUP)
-
-        async def exchanged() -> bool:
-            state = await asyncio.to_thread(rig.playground.simulator.state)
-            return bool(state["apns"]["connections"] == wanted)
-
-        await rig.until("the new connections have taken the old ones' place", exchanged)
-        assert {part: rig.pids(part) for part in before} == before, "a reload ends no process"
-
-    async def act(rig: Rig) -> None:
-        await under_load(rig, reload)
-        await account(rig, "SIGHUP", repeats=0)
-
-    play("hangup", act)
+    play("redis", act)
