@@ -188,8 +188,8 @@ class Queue:
         return removed, tuple(still)
 
     async def _remove(self, app: str, at: _Busy, found: _Found, removed: Counts) -> bool:
-        """End the deliveries, and let the entry continue without them: whoever reads it next asks what else of it has
-        ended, since the dispatcher that had it may still answer. Returns False where a dispatcher works on it."""
+        """End the deliveries, and let the entry continue without them: its next reader asks what else of it has ended,
+        since the dispatcher that had it may still answer. Returns False where a dispatcher works on it."""
         key = keys.lane(app, at.shard, at.platform, at.lane)
         owner, left = "", found.left
         while True:
