@@ -120,6 +120,18 @@ def test_it_is_as_durable_and_as_private_as_it_says(tmp_path: Path) -> None:
         assert (tmp_path / "store" / "store.sock").stat().st_mode & 0o777 == 0o700
 
 
+def test_its_allocator_is_tuned_unless_the_operator_has_tuned_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+    assert embedded._environment(os.environ)["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    assert embedded._environment(os.environ) == {**os.environ, "GLIBC_TUNABLES": embedded._TUNABLES}
+    with open_embedded(tmp_path / "store") as url:
+        of_server = Path(f"/proc/{server_pid(url)}/environ")
+        assert not of_server.exists() or f"GLIBC_TUNABLES={embedded._TUNABLES}".encode() in of_server.read_bytes()
+
+
 @pytest.mark.parametrize(("other", "folder_mode"), [("", 0o700), ("notes.txt", 0o755)])
 def test_nobody_else_reads_what_is_in_a_folder_that_everybody_could_read(
     tmp_path: Path, other: str, folder_mode: int

@@ -397,8 +397,9 @@ end
 local function settle_singles(name, turn, list, counted_as)
   local ended = 0
   local first, tally = prefix .. 'p:', 'n:' .. name
-  for at = 1, #list, 2 do
-    local id = list[at]
+  local at, lifetime = string.format('%.0f', now), string.format('%.0f', ttl) -- the server formats a number more slowly
+  for p = 1, #list, 2 do
+    local id = list[p]
     local push = first .. id
     local head = redis.call('HMGET', push, 'st', 'rt', '0')
     local state, retrying = head[1], head[2]
@@ -416,13 +417,13 @@ local function settle_singles(name, turn, list, counted_as)
     if open then
       ended = ended + 1
       if state == 'cancelled' then
-        redis.call('HSET', push, 'up', now, tally, 1, '0', list[at + 1])
+        redis.call('HSET', push, 'up', at, tally, '1', '0', list[p + 1])
         redis.call('ZREM', prefix .. 'cancelled', id)
       elseif state then
-        redis.call('HSET', push, 'up', now, tally, 1, '0', list[at + 1], 'st', 'done')
+        redis.call('HSET', push, 'up', at, tally, '1', '0', list[p + 1], 'st', 'done')
       end
       if state then
-        redis.call('PEXPIRE', push, ttl)
+        redis.call('PEXPIRE', push, lifetime)
         if recorded then
           redis.call('HSET', push, 'rt', 0)
           redis.call('DEL', prefix .. 't:' .. id)

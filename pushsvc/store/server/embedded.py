@@ -30,7 +30,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -48,6 +48,9 @@ _READY = 60.0
 _STOP = 30.0
 _SILENCE = 2.0
 """Seconds after which a server that accepted the connection and does not answer counts as stuck."""
+
+_TUNABLES = "glibc.malloc.tcache_count=16384"
+"""https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html"""
 
 _OURS = frozenset({_OWNER, _SERVER, _PID, _SOCKET, _LOG, "appendonlydir", "playground"})
 """The names in a data folder that is used for nothing else."""
@@ -274,6 +277,13 @@ def _command(server: str, folder: Path, path: Path, fsync: Fsync) -> list[str]:
     return [server, *(word for key, value in options.items() for word in (f"--{key}", value))]
 
 
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Return the server's environment. A script that settles hundreds of deliveries frees many thousands of small
+    values at its end, of which glibc's allocator keeps 7 of a size at hand by default and sorts the rest into its
+    heap; with more of them at hand the server needs a tenth fewer instructions. Other allocators ignore this."""
+    return {"GLIBC_TUNABLES": _TUNABLES, **own}
+
+
 def _start(folder: Path, path: Path, fsync: Fsync) -> Server:
     lock = _lock_server(folder)
     if lock is None:  # _adopt has seen that it is free, and only the owner starts servers
@@ -290,6 +300,7 @@ def _start(folder: Path, path: Path, fsync: Fsync) -> Server:
                 start_new_session=True,
                 pass_fds=(lock,),
                 umask=0o077,
+                env=_environment(os.environ),
             )
     except OSError as error:
         raise ConfigError("store.data_dir", f"the embedded server does not start: {error}") from None
