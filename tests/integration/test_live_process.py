@@ -9,11 +9,12 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pushsvc import runtime
-from pushsvc.live.protocol.codes import SHUTDOWN
+from pushsvc.live.protocol.codes import REVOKED, SHUTDOWN
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.model.devices import Device
 
@@ -66,7 +67,15 @@ class Shop:
         self.environ = {"PUSHSVC_CONFIG": str(self.file)}
 
     def token(self, device: str, *, ttl: float = 3600.0) -> str:
-        return issue("shop", device, SECRET, now=time.time(), ttl=ttl, token_id="t")
+        status, answer = self.api.call("POST", f"/v1/devices/{device}/token", {"ttl": int(ttl)})
+        assert status == 200, answer
+        assert answer["endpoints"][0]["endpoint"] == self.url.replace("http", "ws") + "/connection/websocket"
+        return str(answer["token"])
+
+    def read(self, path: str) -> Any:
+        status, answer = self.api.call("GET", path)
+        assert status == 200, answer
+        return answer
 
     def register(self, *names: str) -> None:
         for name in names:
@@ -91,9 +100,23 @@ def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, pr
     def connections() -> float:
         return total(read(shop.port), "pushsvc_live_connections", app="shop", transport="websocket")
 
+    def shows_it(push: str) -> None:
+        """The API tells who is online, and what has become of a push."""
+        assert shop.read("/v1/devices/phone-1").keys() >= {"online", "connected_at", "unacked"}
+        presence = shop.read("/v1/users/ann/presence")
+        assert [(each["id"], each["online"], each["unacked"]) for each in presence["items"]] == [
+            ("phone-1", True, 0),
+            ("phone-2", False, 0),
+        ]
+        assert shop.read("/v1/live")["connections"] == 1
+        status = shop.read(f"/v1/push/{push}")
+        assert (status["live"], status["events"]["opened"]) == ({"acked": 1, "fallback": 0, "waiting": 0}, 1)
+        (row,) = shop.read(f"/v1/push/{push}/deliveries")["items"]
+        assert (row["outcome"], row["channel"]) == ("sent", "live")
+
     async def story() -> None:
-        phone, other = Phone(shop, "phone-1", protobuf=True), Phone(shop, "phone-2", protobuf=False)
         await asyncio.to_thread(shop.register, "phone-1", "phone-2")
+        phone, other = Phone(shop, "phone-1", protobuf=True), Phone(shop, "phone-2", protobuf=False)
         await phone.client.connect()
         await phone.until(lambda: bool(phone.connects))
         first = await asyncio.to_thread(shop.push, "phone-1")
@@ -101,6 +124,8 @@ def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, pr
         assert await phone.call("ack", {"ack": phone.shown[0]["offset"]}) == {}
         await asyncio.to_thread(shop.until_sent, first)
         await asyncio.to_thread(until, lambda: "the metric shows it", lambda: connections() == 1)
+        assert await phone.call("event", {"id": first, "event": "opened"}) == {"counted": True}
+        await asyncio.to_thread(shows_it, first)
 
         os.kill(processes.find_one("live --processes 1"), signal.SIGKILL)
         second = await asyncio.to_thread(shop.push, "phone-1")
@@ -112,10 +137,11 @@ def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, pr
 
         await other.client.connect()
         await other.until(lambda: bool(other.connects))
+        assert (await asyncio.to_thread(shop.api.call, "DELETE", "/v1/devices/phone-2/token"))[0] == 204
+        await other.until(lambda: other.ends == [REVOKED.code])
         up.process.send_signal(signal.SIGTERM)
-        for each in (phone, other):
-            await each.until(lambda each=each: each.breaks[-1] == SHUTDOWN.code)  # type: ignore[misc]  # bound at once
-            await each.client.disconnect()
+        await phone.until(lambda: phone.breaks[-1] == SHUTDOWN.code)
+        await phone.client.disconnect()
         assert await asyncio.to_thread(up.wait) == 0, up.output()
 
     asyncio.run(story())
@@ -127,7 +153,7 @@ def test_two_gateways_share_a_port_and_a_poll_is_answered_at_their_end(tmp_path:
     until(lambda: f"both are ready: {live.output()}", lambda: live.output().count('"ready"') == 2)
 
     async def story() -> None:
-        device = Api(shop.url, shop.token("phone-1"))
+        device = Api(shop.url, issue("shop", "phone-1", SECRET, now=time.time(), ttl=3600, token_id="t"))
         settings = runtime.load_settings(shop.file, {})
         async with runtime.open_running_store(settings) as store:
             phone = Device(id="phone-1", platform="live", token="phone-1", user="a", registered_at=1, last_seen_at=1)
