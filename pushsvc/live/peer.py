@@ -62,6 +62,9 @@ class Transport(Protocol):
     def paused(self) -> bool:
         """Whether too many bytes wait, so that the session should write no more until `Peer.resumed`."""
 
+    def known(self) -> None:
+        """Take note that the client has shown who it is: until then it is one of a few of its network."""
+
     def write(self, data: bytes) -> None:
         """Send one message: replies in JSON joined by newlines, or in Protobuf each after its length.
 

@@ -96,6 +96,10 @@ class Store(Figures, Protocol):
         process must be restarted."""
         ...
 
+    def secret(self, purpose: bytes) -> bytes:
+        """Return a key for one purpose, of up to 16 bytes, which all processes of this store derive alike."""
+        ...
+
     def token_hash(self, route: Platform) -> Callable[[str], str]:
         """Return the function that makes of a token of a route or platform the 16 hex characters that logs, metrics and
         status documents show instead."""

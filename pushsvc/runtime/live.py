@@ -32,6 +32,10 @@ from .workers import reporting
 
 SPARE_FILES: Final = 200
 """Files that a process opens beside the connections of devices: those to Redis, its metrics, its log."""
+STRANGERS: Final = 1024
+"""Connections of one network without a valid token that a gateway bears at least; a large one a sixteenth of its own,
+since devices behind a proxy that is not named in `live.proxies` all come from one address. A proxy on this machine
+needs no name for that."""
 PACE: Final = 200.0
 """Connections that a gateway which stops lets go in a second, if that does not take longer than `live.drain`: so few
 do not need to be spread any further, and a gateway without any ends at once."""
@@ -55,7 +59,13 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
         )
         gateway = await stack.enter_async_context(opened)
         listener = serve(
-            sockets_config(config, gateway.id, reuse_port=settings.live.processes > 1, tls=tls),
+            sockets_config(
+                config,
+                gateway.id,
+                session_key=store.secret(b"live sessions"),
+                reuse_port=settings.live.processes > 1,
+                tls=tls,
+            ),
             gateway.make_peer,
             routes(gateway),
             wheel=wheel,
@@ -92,7 +102,12 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
 
 
 def sockets_config(
-    config: LiveConfig, node: str, *, reuse_port: bool = False, tls: ssl.SSLContext | None = None
+    config: LiveConfig,
+    node: str,
+    *,
+    session_key: bytes = b"",
+    reuse_port: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> SocketsConfig:
     """Return the sockets' part of the configuration. `node` is the name of this gateway."""
     return SocketsConfig(
@@ -101,7 +116,9 @@ def sockets_config(
         reuse_port=reuse_port,
         tls=tls,
         node=node,
+        session_key=session_key,
         max_connections=config.max_connections,
+        strangers=max(STRANGERS, config.max_connections // 16),
         allowed_origins=config.allowed_origins,
         proxies=config.proxies,
         deny_networks=config.deny_networks,
@@ -109,7 +126,7 @@ def sockets_config(
 
 
 def fitting(config: LiveConfig, files: int) -> LiveConfig:
-    """Return the configuration with as many connections as a process can hold that may open so many files: what it
+    """Return the configuration with as many connections as a process with `files` open files at most can hold: what it
     cannot accept would wait in vain, and no device would be told to try again."""
     most = (files - SPARE_FILES) * 8 // 9  # an eighth above it is accepted, and answered with a temporary error
     if config.max_connections <= most:

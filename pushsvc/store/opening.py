@@ -8,6 +8,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from hashlib import blake2b
 
 from ..errors import StoreError
 from ..model.push import Platform, Route
@@ -133,6 +134,10 @@ class Store:
     async def memory_ratio(self) -> float:
         """Return the used memory of Redis as a share of its `maxmemory`, or NaN where none is set."""
         return await read_memory(self.link)
+
+    def secret(self, purpose: bytes) -> bytes:
+        """Return a key for one purpose, which all processes of this Redis derive alike."""
+        return blake2b(key=self.hash_key, person=purpose, digest_size=32).digest()
 
     def token_hash(self, route: Platform) -> Callable[[str], str]:
         """Return the function that hashes the tokens of a route or platform; see `hashing.token_hasher`."""

@@ -58,8 +58,10 @@ class Session:
 class Gateway:
     """A running gateway with all sessions that it has made."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, known: bool) -> None:
         self.sessions: list[Session] = []
+        self.known = known
+        """Whether clients are known from the start; otherwise they are strangers."""
         self.sockets: Sockets
         self.host = "127.0.0.1"
         self.port = 0
@@ -68,6 +70,8 @@ class Gateway:
 
     def make(self, transport: Transport, request: Request) -> Session:
         session = Session(transport, request)
+        if self.known:
+            transport.known()
         self.sessions.append(session)
         self._made.set()
         return session
@@ -168,9 +172,9 @@ class Client:
 
 @asynccontextmanager
 async def gateway(
-    routes: Sequence[HttpRoute] = (), *, forward: Forward | None = None, **settings: Any
+    routes: Sequence[HttpRoute] = (), *, forward: Forward | None = None, known: bool = True, **settings: Any
 ) -> AsyncIterator[Gateway]:
-    made = Gateway()
+    made = Gateway(known=known)
     with running_wheel() as wheel:
         config = SocketsConfig(**{"port": 0, "node": "here", **settings})
         async with serve(config, made.make, routes, wheel=wheel, forward=forward) as made.sockets:

@@ -14,7 +14,9 @@ from structlog.testing import capture_logs
 from pushsvc.errors import InvalidRequest
 from pushsvc.live.peer import Request
 from pushsvc.live.sockets.connection import HttpConnection
+from pushsvc.live.sockets.emulation import new_session
 from pushsvc.live.sockets.http import HttpAnswer, HttpRoute
+from pushsvc.live.sockets.strangers import Strangers
 from pushsvc.model.live import denied
 
 from .live_rig import Client, gateway, in_a_loop, masked, upgrade_request
@@ -436,18 +438,23 @@ async def test_emulation_is_forwarded_to_the_gateway_of_the_session() -> None:
         forwarded.append((node, session, data))
         return node == "there"
 
-    async with gateway(forward=forward) as live:
+    genuine, forged = new_session(b"of all gateways"), new_session(b"of nobody")
+    async with gateway(forward=forward, session_key=b"of all gateways") as live:
         client = await live.connect()
         for node, session, status in [
-            ("there", "s", 204),
-            ("gone", "s", 404),
-            ("here", "s", 404),
-            ("", "s", 404),
+            ("there", genuine, 204),
+            ("gone", genuine, 404),
+            ("here", genuine, 404),
+            ("", genuine, 404),
             ("there", "", 404),
+            ("there", "s", 404),
+            ("there", "\u00e4", 404),
+            ("there", forged, 404),
+            ("there", genuine[:-1], 404),
         ]:
             body = json.dumps({"session": session, "node": node, "data": "{}"}).encode()
             assert (await client.ask("POST", "/emulation", body))[0] == status
-        assert forwarded == [("there", "s", b"{}"), ("gone", "s", b"{}")]
+        assert forwarded == [("there", genuine, b"{}"), ("gone", genuine, b"{}")]
         assert live.sessions == []
 
 
@@ -759,3 +766,85 @@ async def test_a_place_that_is_taken_is_said() -> None:
         with pytest.raises(ConfigError, match="in use"):
             async with gateway(port=taken.getsockname()[1]):
                 pass
+
+
+@in_a_loop
+async def test_strangers_of_one_network_leave_room_for_others() -> None:
+    async with gateway(known=False, local_strangers=3) as live:
+        clients = [await live.upgrade() for _ in range(2)] + [await live.connect()]
+        assert await (await live.connect()).closed()
+        live.sessions[0].transport.known()
+        clients.append(await live.upgrade())
+        assert await (await live.connect()).closed()
+        for client in clients:
+            client.abort()
+        for session in live.sessions:
+            await session.end.wait()
+        await live.upgrade()
+
+
+@in_a_loop
+async def test_strangers_behind_a_proxy_are_counted_by_their_own_addresses() -> None:
+    async with gateway(known=False, strangers=1, proxies=denied(["127.0.0.1"]).networks) as live:
+        await live.upgrade(X_Forwarded_For="198.51.100.1")
+        await live.upgrade(X_Forwarded_For="198.51.100.2")
+        client = await live.connect()
+        client.send(upgrade_request(X_Forwarded_For="198.51.100.1"))
+        assert (await client.answer())[0] == 429
+
+
+@in_a_loop
+async def test_a_stranger_sends_short_messages_only() -> None:
+    async with gateway(known=False, first_bytes=100) as live:
+        client = await live.upgrade()
+        session = await live.session()
+        session.transport.known()
+        client.send(masked(1, b"x" * 101))
+        assert (await client.frame())[1] == b"x" * 101
+        stranger = await live.upgrade()
+        stranger.send(masked(1, b"x" * 101))
+        assert await stranger.close_code() == 1009
+
+
+@in_a_loop
+async def test_bodies_that_are_read_slowly_have_a_bound_together() -> None:
+    async with gateway(bodies=150, request_within=60.0) as live:
+        slow, other = await live.connect(), await live.connect()
+        head = b"POST /emulation HTTP/1.1\r\nHost: g\r\nContent-Length: 200\r\n\r\n"
+        slow.send(head + b"x" * 100)
+        while not live.sockets._shared.bodies:
+            await asyncio.sleep(0)
+        other.send(head + b"x" * 100)
+        assert (await other.answer())[0] == 503
+        slow.abort()
+        while live.sockets._shared.bodies:
+            await asyncio.sleep(0)
+        body = json.dumps({"session": "s", "data": ""}).encode()
+        assert (await (await live.connect()).ask("POST", "/emulation", body))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1:2:3:4", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", "unknown"),
+        ("not:an:address", "not:an:address"),
+    ],
+)
+def test_strangers_are_counted_by_network(address: str, network: str) -> None:
+    strangers = Strangers(1, 2)
+    assert strangers.meet(address) == network
+    assert strangers.meet(address) == ""
+    strangers.leave(network)
+    assert len(strangers) == 0
+    assert strangers.meet(address) == network
+
+
+def test_a_proxy_of_this_machine_has_the_strangers_of_many_networks() -> None:
+    strangers = Strangers(1, 2)
+    for address in ("127.0.0.1", "::1", "192.0.2.1"):
+        own = [bool(strangers.meet(address)) for _ in range(3)]
+        assert own == ([True, False, False] if address == "192.0.2.1" else [True, True, False])

@@ -139,6 +139,9 @@ class Line:
     def write(self, data: bytes) -> None:
         self.written += [msgspec.json.decode(line) for line in data.splitlines()]
 
+    def known(self) -> None:
+        self.is_known = True
+
     def close(self, code: int, reason: str) -> None:
         self.code = code
 

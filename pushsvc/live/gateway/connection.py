@@ -300,6 +300,7 @@ class Connection:
             gateway.remove(self)
             await self._refuse_late(ask.id, codes.REVOKED if result.why == "revoked" else codes.INVALID_TOKEN)
             return
+        self._transport.known()
         gateway.slowdown.accepted(self._keys)
         replaced = result.replaced
         if replaced is not None and replaced.gateway == gateway.id:

@@ -19,12 +19,22 @@ class SocketsConfig(Struct, frozen=True, kw_only=True):
     tls: ssl.SSLContext | None = None
     node: str = ""
     """The name of this gateway, which clients of HTTP streaming and SSE send back with their commands."""
+    session_key: bytes = b""
+    """The key by which all gateways know their sessions of HTTP streaming and SSE; empty: one of its own."""
     max_connections: int = 100_000
     """Above it new connections are answered with a temporary error; an eighth above it they are closed unread."""
+    strangers: int = 1024
+    """Connections of one network whose clients have not shown who they are; further ones are closed unread."""
+    local_strangers: int = 1_000_000
+    """The same of this machine's own addresses: a proxy, which has the clients of many networks."""
+    first_bytes: int = 16_384
+    """The largest message of a client that is not known yet."""
     header_bytes: int = 16_384
     """The largest request line with its headers. SSE has the connect command in its URL."""
     body_bytes: int = 131_072
     """The largest body. `/emulation` carries a message as a string in JSON, up to twice as long."""
+    bodies: int = 64 * 1024 * 1024
+    """Bytes of bodies that are being read on all connections together."""
     message_bytes: int = 65_536
     """The largest message of a client."""
     request_within: float = 10.0

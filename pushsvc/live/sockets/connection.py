@@ -18,7 +18,7 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from ...errors import ContentTooLarge, MethodNotAllowed, RequestError, StoreUnavailable, Unavailable
+from ...errors import ContentTooLarge, MethodNotAllowed, RequestError, StoreUnavailable, TooManyRequests, Unavailable
 from ...net.websocket import handshake
 from ...problems import HeadersTooLarge, InternalError, MalformedRequest, RequestTimeout
 from ..peer import Format, Request
@@ -85,6 +85,7 @@ class HttpConnection(asyncio.Protocol):
         "_shared",
         "_size",
         "_started",
+        "_stranger",
         "_task",
         "_url",
     )
@@ -103,13 +104,16 @@ class HttpConnection(asyncio.Protocol):
         """What followed a request for an upgrade."""
         self._paused = False
         self._address = ""
+        self._stranger = ""
+        """As what the client is counted; empty for a proxy."""
+        self._body: bytearray | None = None
+        """None while the head of a request is read."""
         self._reset()
 
     def _reset(self) -> None:
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._body: bytearray | None = None
-        """None while the head of a request is read."""
+        self._drop_body()
         self._size = 0
         self._fed = 0
         self._started = False
@@ -123,14 +127,27 @@ class HttpConnection(asyncio.Protocol):
         shared.opened(self)
         peer = transport.get_extra_info("peername")
         self._address = peer[0] if peer else ""
-        if shared.is_refused(self._address):
+        is_proxy = shared.is_proxy(self._address)
+        if shared.is_refused(self._address) or not (is_proxy or self._meet(self._address)):
             self.abort()
         else:
             self._parser = httptools.HttpRequestParser(self)
 
+    def _meet(self, address: str) -> bool:
+        """Count the client as a stranger; False if its network has too many."""
+        self._stranger = self._shared.strangers.meet(address)
+        return self._stranger != ""
+
+    def _drop_body(self) -> None:
+        if self._body is not None:
+            self._shared.bodies -= len(self._body)
+            self._body = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()
         self._shared.closed(self)
+        self._shared.strangers.leave(self._stranger)
+        self._drop_body()
         self._parser = None
         self._queue.clear()
         if self._task is not None:
@@ -220,7 +237,10 @@ class HttpConnection(asyncio.Protocol):
         assert self._body is not None
         if len(self._body) + len(body) > self._shared.config.body_bytes:
             self._refuse(_too_large(self._shared.config.body_bytes))
+        if self._shared.bodies + len(body) > self._shared.config.bodies:
+            self._refuse(Unavailable("Too many requests with large bodies are being read. Try again.", retry_after=1))
         self._body += body
+        self._shared.bodies += len(body)
 
     def on_message_complete(self) -> None:
         parser = self._parser
@@ -337,13 +357,15 @@ class HttpConnection(asyncio.Protocol):
             is_protobuf = request.headers.get("content-type") == PROTOBUF
             long = HttpStreamTransport(shared, io, "protobuf" if is_protobuf else "json", chunked=pending.is_1_1)
             opening = _stream_head(PROTOBUF if is_protobuf else "application/x-ndjson", pending, origin)
+        if not self._stranger and not self._meet(request.address):
+            raise TooManyRequests("Too many connections of this network show no valid token.", retry_after=5)
         self._forget_deadline()
         self._queue.clear()
         self._parser = self._refusal = None
         if shared.is_full:
             request = msgspec.structs.replace(request, full=True)
         shared.closed(self)
-        long.start(request, opening)
+        long.start(request, opening, self._stranger)
         if request.path != WEBSOCKET:
             long.receive(first)
         elif first:

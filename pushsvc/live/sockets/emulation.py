@@ -6,6 +6,9 @@ Source: `emulation.go` of https://github.com/centrifugal/centrifuge
 
 from __future__ import annotations
 
+import base64
+import hmac
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
@@ -18,6 +21,8 @@ from .http import HttpAnswer, HttpRoute
 
 PATH: Final = "/emulation"
 PROTOBUF: Final = "application/octet-stream"
+_NONCE: Final = 12
+"""Bytes of the random part of a session, and of its authentication."""
 
 Deliver: TypeAlias = Callable[[str, bytes], bool]
 Forward: TypeAlias = Callable[[str, str, bytes], Awaitable[bool]]
@@ -33,10 +38,30 @@ class _Command(Struct):
 _decode = msgspec.json.Decoder(_Command).decode
 
 
-def emulation_route(deliver: Deliver, node: str, forward: Forward | None, most: int) -> HttpRoute:
+def new_session(key: bytes) -> str:
+    """Return a session that cannot be guessed, and that `is_session` knows by the same key."""
+    nonce = secrets.token_bytes(_NONCE)
+    return base64.urlsafe_b64encode(nonce + _mac(key, nonce)).decode()
+
+
+def is_session(key: bytes, session: str) -> bool:
+    """Whether a gateway with this key has made the session, which may have ended since."""
+    try:
+        content = base64.urlsafe_b64decode(session)
+    except ValueError:
+        return False
+    return hmac.compare_digest(content[_NONCE:], _mac(key, content[:_NONCE]))
+
+
+def _mac(key: bytes, nonce: bytes) -> bytes:
+    return hmac.digest(key, nonce, "sha256")[:_NONCE]
+
+
+def emulation_route(deliver: Deliver, node: str, forward: Forward | None, most: int, key: bytes) -> HttpRoute:
     """Return the route that hands messages to their sessions: of this gateway by `deliver`, else by `forward`.
 
-    A message of more than `most` bytes is refused.
+    A message of more than `most` bytes is refused. What is forwarded costs another gateway: only sessions that were
+    made with `key` are, so that strangers cannot fill its inbox.
     """
 
     async def emulate(request: Request) -> HttpAnswer:
@@ -45,7 +70,10 @@ def emulation_route(deliver: Deliver, node: str, forward: Forward | None, most: 
         if len(data) > most:
             raise ContentTooLarge(f"The message is larger than {most:,} bytes.")
         if not deliver(session, data) and (
-            forward is None or home in ("", node) or not session or not await forward(home, session, data)
+            forward is None
+            or home in ("", node)
+            or not is_session(key, session)
+            or not await forward(home, session, data)
         ):
             raise NotFound("There is no such session.")
         return HttpAnswer(status=204)

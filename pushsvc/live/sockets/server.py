@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
+
+import msgspec
 
 from ...errors import ConfigError
 from ..peer import MakePeer
@@ -90,7 +93,9 @@ async def serve(
     def deliver(session: str, data: bytes) -> bool:
         return shared.deliver(session, data)
 
-    emulation = emulation_route(deliver, config.node, forward, config.message_bytes)
+    key = config.session_key or secrets.token_bytes(32)
+    config = msgspec.structs.replace(config, session_key=key)
+    emulation = emulation_route(deliver, config.node, forward, config.message_bytes, key)
     shared = Shared(config, wheel, make_peer, [*routes, emulation])
     try:
         listener = await asyncio.get_running_loop().create_server(

@@ -13,6 +13,7 @@ from ..wheel import Wheel
 from .config import SocketsConfig
 from .http import HttpRoute, Router
 from .origins import origin_rule
+from .strangers import Strangers
 
 if TYPE_CHECKING:
     from .connection import HttpConnection
@@ -41,6 +42,9 @@ class Shared:
         self.router = Router(routes)
         self.open: set[HttpConnection | LongConnection] = set()
         self.sessions: dict[str, StreamTransport] = {}
+        self.strangers = Strangers(config.strangers, config.local_strangers)
+        self.bodies = 0
+        """Bytes of the bodies that are being read."""
         self.draining = False
         self._emptied = asyncio.Event()
         self._most = config.max_connections + config.max_connections // 8
@@ -67,6 +71,10 @@ class Shared:
     def is_full(self) -> bool:
         """Whether there are more connections than there should be."""
         return len(self.open) > self.config.max_connections
+
+    def is_proxy(self, peer: str) -> bool:
+        """Return whether the other end is a proxy, which has the connections of many clients."""
+        return bool(self.config.proxies) and is_in(peer, self.config.proxies)
 
     def is_refused(self, peer: str) -> bool:
         """Return whether a new connection is closed unread: there is no room, or its network is denied."""

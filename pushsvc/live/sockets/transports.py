@@ -7,7 +7,6 @@ read the HTTP request is dropped when the connection becomes one of these.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import traceback
 from collections.abc import Callable
 from typing import ClassVar
@@ -18,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from ...net.websocket import frames
 from ..peer import Format, Peer, Request, TransportName
 from ..wheel import Deadline
+from .emulation import new_session
 from .shared import Shared
 
 SLOW = 3008
@@ -29,7 +29,7 @@ _log: FilteringBoundLogger = structlog.get_logger("live")
 class LongConnection(asyncio.Protocol):
     """What the transports have in common: the end of a connection, and a client that reads slowly."""
 
-    __slots__ = ("_closing", "_io", "_peer", "_shared", "code", "format", "paused")
+    __slots__ = ("_closing", "_io", "_peer", "_shared", "_stranger", "code", "format", "paused")
 
     name: ClassVar[TransportName]
     session: str
@@ -41,11 +41,14 @@ class LongConnection(asyncio.Protocol):
         self.format = format
         self._peer: Peer | None = None
         self._closing: Deadline | None = None
+        self._stranger = ""
+        """As what the client is counted, until it is known."""
         self.code = 0
         self.paused = False
 
-    def start(self, request: Request, head: bytes) -> None:
-        """Take over the socket: answer `head` and make the session."""
+    def start(self, request: Request, head: bytes, stranger: str) -> None:
+        """Take over the socket of a client that is counted as `stranger`: answer `head` and make the session."""
+        self._stranger = stranger
         shared, io = self._shared, self._io
         shared.opened(self)
         io.set_protocol(self)
@@ -60,6 +63,11 @@ class LongConnection(asyncio.Protocol):
     def buffered(self) -> int:
         """Bytes that the kernel has not taken yet."""
         return self._io.get_write_buffer_size()
+
+    def known(self) -> None:
+        """Take note that the client has shown who it is: it may send messages of any size."""
+        self._shared.strangers.leave(self._stranger)
+        self._stranger = ""
 
     def write(self, data: bytes) -> None:
         """Send one message."""
@@ -107,6 +115,8 @@ class LongConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.closed(self)
+        self._shared.strangers.leave(self._stranger)
+        self._stranger = ""
         self.code = self.code or frames.ABNORMAL
         if self._closing is not None:
             self._closing.cancel()
@@ -148,8 +158,12 @@ class WebSocketTransport(LongConnection):
     def __init__(self, shared: Shared, io: asyncio.Transport, format: Format, *, frame_pings: bool) -> None:  # noqa: A002
         super().__init__(shared, io, format)
         self._opcode = frames.BINARY if format == "protobuf" else frames.TEXT
-        self._reader = frames.MessageReader(shared.config.message_bytes)
+        self._reader = frames.MessageReader(min(shared.config.first_bytes, shared.config.message_bytes))
         self.frame_pings = frame_pings
+
+    def known(self) -> None:
+        super().known()
+        self._reader.allow(self._shared.config.message_bytes)
 
     def ping(self) -> None:
         """Send a ping of WebSocket."""
@@ -208,7 +222,7 @@ class StreamTransport(LongConnection):
     def __init__(self, shared: Shared, io: asyncio.Transport, format: Format, *, chunked: bool) -> None:  # noqa: A002
         super().__init__(shared, io, format)
         self._chunked = chunked
-        self.session = session = secrets.token_urlsafe(18)
+        self.session = session = new_session(shared.config.session_key)
         shared.sessions[session] = self
 
     def connection_lost(self, exc: Exception | None) -> None:

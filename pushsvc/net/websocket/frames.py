@@ -59,6 +59,10 @@ class MessageReader:
         """The fragments of an unfinished message, and in `_kind` its opcode."""
         self._kind = 0
 
+    def allow(self, limit: int) -> None:
+        """Refuse only messages above this many bytes from now on."""
+        self._limit = limit
+
     def feed(self, data: bytes) -> list[Event]:
         """Return what ends within `data`, in order."""
         events: list[Event] = []
