@@ -11,10 +11,12 @@ from ..model.rates import Rate
 
 
 class LiveAppConfig(Struct, frozen=True, kw_only=True):
-    """The live channel of one app. Spans are seconds. Its `repr` does not show the secret."""
+    """The live channel of one app. Spans are seconds. Its `repr` does not show the secrets."""
 
     secret: str = ""
     """Signs and verifies connect tokens (HS256)."""
+    old_secret: str = ""
+    """Verifies connect tokens as well, while they run out after a change of the secret."""
     public_key: str = ""
     """Verifies connect tokens that others sign (ES256 or RS256), in PEM."""
     ack_within: float = 10.0

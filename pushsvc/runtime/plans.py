@@ -240,6 +240,7 @@ def _live_app(name: str, live: AppLive) -> LiveAppConfig:
     key = live.public_key_file
     return LiveAppConfig(
         secret=live.secret,
+        old_secret=live.old_secret,
         public_key=read_public_key(key, f"apps.{name}.live.public_key_file") if key else "",
         ack_within=live.ack_within,
         window=live.window,

@@ -103,6 +103,8 @@ class AppLive(Struct, frozen=True, kw_only=True):
 
     secret: str = ""
     """Signs and verifies connect tokens (HS256)."""
+    old_secret: str = ""
+    """Verifies tokens as well, while those that it signed run out after a change of `secret`."""
     public_key_file: str = ""
     """The public key (PEM) of connect tokens that are signed elsewhere (ES256 or RS256)."""
     token_ttl: Annotated[int, Meta(ge=60, le=366 * 86400)] = 86400
@@ -122,9 +124,12 @@ class AppLive(Struct, frozen=True, kw_only=True):
     """The first one that selects a device decides."""
 
     def __post_init__(self) -> None:
-        if self.secret:
-            _check_secret(self.secret)
-        elif not self.public_key_file:
+        for name in ("secret", "old_secret"):
+            if secret := getattr(self, name):
+                _check_secret(name, secret)
+        if self.old_secret and not self.secret:
+            raise ValueError("secret: needed beside `old_secret`, which only verifies")
+        if not self.secret and not self.public_key_file:
             raise ValueError(
                 "secret: needed for connect tokens, unless `public_key_file` verifies those that you sign yourself; "
                 "`openssl rand -hex 32` makes one"
@@ -134,12 +139,12 @@ class AppLive(Struct, frozen=True, kw_only=True):
         return f"AppLive(secret_set={bool(self.secret)}, order={self.order!r}, rules={self.rules!r})"
 
 
-def _check_secret(secret: str) -> None:
+def _check_secret(name: str, secret: str) -> None:
     """Check that a text can be a key for HS256. Raises `ValueError`, which does not quote it."""
     if "-----BEGIN" in secret or secret.startswith("ssh-"):
-        raise ValueError("secret: expected a random text, found a key pair's key: its file is `public_key_file`")
+        raise ValueError(f"{name}: expected a random text, found a key pair's key: its file is `public_key_file`")
     if secret != secret.strip():
-        raise ValueError("secret: begins or ends with a space or a line break: remove it, also where tokens are signed")
+        raise ValueError(f"{name}: begins or ends with a space or a line break: remove it, and where tokens are signed")
     # https://www.rfc-editor.org/rfc/rfc7518#section-3.2
     if len(secret.encode()) < 32:
-        raise ValueError("secret: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one")
+        raise ValueError(f"{name}: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one")

@@ -111,6 +111,8 @@ def test_a_valid_token(token: str, claims: Claims) -> None:
         signed(RSA_KEY, "PS256", app="rsa"),
         signed(EC_KEY, "ES256"),
         signed(headers={"crit": ["b64"], "b64": False}),
+        signed(headers={"crit": None}),
+        signed(headers={"kid": None}),
         jwt.encode(PAYLOAD, SECRET * 2, algorithm="HS512"),
     ],
 )
@@ -131,6 +133,18 @@ def test_clocks_may_differ() -> None:
     assert isinstance(verifier.verify(signed(exp=NOW - 4, iat=NOW + 4), NOW), Claims)
     assert isinstance(verifier.verify(signed(exp=NOW - 6), NOW), Rejected)
     assert isinstance(verifier.verify(signed(iat=NOW + 6), NOW), Rejected)
+
+
+def test_a_secret_that_was_changed_verifies_what_it_signed_for_as_long_as_it_is_named() -> None:
+    changed = Verifier({"shop": LiveAppConfig(secret=OTHER, old_secret=SECRET)})
+    forgotten = Verifier({"shop": LiveAppConfig(secret=OTHER)})
+    for token, verifier, passes in [
+        (signed(), changed, True),
+        (signed(OTHER), changed, True),
+        (signed("a third secret, also as long as it must be"), changed, False),
+        (signed(), forgotten, False),
+    ]:
+        assert isinstance(verifier.verify(token, NOW), Claims) == passes
 
 
 def test_a_refresh_is_of_the_same_device() -> None:

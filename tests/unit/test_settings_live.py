@@ -59,8 +59,10 @@ FAULTS = [
     ("[apps.a]\nlive = 3", "apps.a.live: expected a section, found the number 3"),
     ("[apps.a.live]", "apps.a.live.secret: needed for connect tokens, unless `public_key_file` verifies those that you sign yourself; `openssl rand -hex 32` makes one"),
     ("[apps.a.live]\nsecret = 'hunter22'", "apps.a.live.secret: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one"),
+    ("[apps.a.live]\nold_secret = 'hunter22'", "apps.a.live.old_secret: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one"),
+    ("[apps.a.live]\npublic_key_file = 'k'\nold_secret = '%s'" % ("hunter22" * 4), "apps.a.live.secret: needed beside `old_secret`, which only verifies"),
     ("[apps.a.live]\nsecret = 12", "apps.a.live.secret: expected a string, found a number"),
-    ("[apps.a.live]\nsecret = '%s '" % ("hunter22" * 4), "apps.a.live.secret: begins or ends with a space or a line break: remove it, also where tokens are signed"),
+    ("[apps.a.live]\nsecret = '%s '" % ("hunter22" * 4), "apps.a.live.secret: begins or ends with a space or a line break: remove it, and where tokens are signed"),
     ("[apps.a.live]\nsecret = '-----BEGIN PUBLIC KEY-----%s'" % ("hunter22" * 4), "apps.a.live.secret: expected a random text, found a key pair's key: its file is `public_key_file`"),
     (LIVE + "order = 'provider,live'", 'apps.a.live.order: expected one of "live, provider", "provider", "provider, live", "live", found "provider,live"'),
     (LIVE + "order = 'provider'", 'apps.a.live.order: "provider" reaches nobody: the app has none; add [apps.a.apns] or .fcm'),
@@ -154,6 +156,7 @@ def test_every_key_reaches_the_gateway(tmp_path: Path) -> None:
         tls_key = "/k"
         [apps.a.live]
         secret = "{SECRET}"
+        old_secret = "{SECRET}, before"
         public_key_file = "key.pem"
         ack_within = 17
         window = 18
@@ -182,7 +185,11 @@ def test_every_key_reaches_the_gateway(tmp_path: Path) -> None:
         proxies=(ip_network("10.0.0.0/8"), ip_network("::1")),
         tls_cert="/c",
         tls_key="/k",
-        apps={"a": LiveAppConfig(secret=SECRET, public_key=pem, ack_within=17, window=18, resend=3)},
+        apps={
+            "a": LiveAppConfig(
+                secret=SECRET, old_secret=f"{SECRET}, before", public_key=pem, ack_within=17, window=18, resend=3
+            )
+        },
     )
     assert SECRET not in repr(config)
     store = runtime.store_config(settings)

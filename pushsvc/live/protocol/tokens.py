@@ -13,7 +13,7 @@ import base64
 import hmac
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final, TypeAlias, TypeGuard
 
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import Algorithm
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from ..config import LiveAppConfig
 from .codes import EXPIRED, INVALID_TOKEN, REVOKED, TOKEN_EXPIRED, Refusal
@@ -60,9 +60,11 @@ _INVALID: Final = Rejected(INVALID_TOKEN)
 
 class _Header(Struct, frozen=True, gc=False):
     alg: str
-    crit: object = None
+    kid: str = ""
+    """Which key it is, where there are several: a string. Source: RFC 7515, section 4.1.4"""
+    crit: object = UNSET
     """What a reader must understand: nothing is understood here. Source: RFC 7515, section 4.1.11"""
-    b64: object = None
+    b64: object = UNSET
 
 
 Verify: TypeAlias = Callable[[bytes, str], bool]
@@ -153,7 +155,8 @@ def _verifies(config: LiveAppConfig) -> dict[str, Verify]:
     """Return what verifies the tokens of an app, by the algorithm."""
     found: dict[str, Verify] = {}
     if config.secret:
-        found["HS256"] = partial(_is_hs256, config.secret.encode())
+        secrets = [secret.encode() for secret in (config.secret, config.old_secret) if secret]
+        found["HS256"] = partial(_is_hs256, secrets)
     if config.public_key:
         key = public_key(config.public_key)
         name = "RS256" if isinstance(key, RSAPublicKey) else "ES256"
@@ -161,13 +164,17 @@ def _verifies(config: LiveAppConfig) -> dict[str, Verify]:
     return found
 
 
-def _is_hs256(secret: bytes, signed: bytes, signature: str) -> bool:
-    """Whether a signature is the one of HS256, which has one form only.
+def _is_hs256(secrets: Sequence[bytes], signed: bytes, signature: str) -> bool:
+    """Whether a signature is the one of HS256 by any of the secrets, which has one form only.
 
     Source: RFC 7515, appendix A.1. PyJWT takes many times as long, and a gateway verifies a token for each connect.
     """
-    digest = hmac.digest(secret, signed, "sha256")
-    return hmac.compare_digest(base64.urlsafe_b64encode(digest).rstrip(b"="), signature.encode())
+    given = signature.encode()
+    for secret in secrets:
+        digest = hmac.digest(secret, signed, "sha256")
+        if hmac.compare_digest(base64.urlsafe_b64encode(digest).rstrip(b"="), given):
+            return True
+    return False
 
 
 def _is_signed(algorithm: Algorithm, key: RSAPublicKey | EllipticCurvePublicKey, signed: bytes, signature: str) -> bool:
@@ -199,7 +206,7 @@ def _algorithm(header: str) -> str:
     """Return the algorithm that a header names; most tokens have the same one. Raises what `_header` does, and
     `ValueError` for extensions."""
     found = _header(_decoded(header))
-    if found.crit is not None or found.b64 is not None:
+    if found.crit is not UNSET or found.b64 is not UNSET:
         raise ValueError("The header has extensions.")
     return found.alg
 
