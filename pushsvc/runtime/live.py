@@ -78,15 +78,16 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
         async def change(newer: Settings) -> None:
             current.settings = newer
             try:
-                # The section [live] is applied by a restart; a certificate that was renewed at its place is not in it.
-                apps = live_config(newer).apps
+                changed = live_config(newer)
+                # A certificate that was renewed at its place is read; the other keys of [live] need a restart.
                 if tls is not None:
                     live_tls(settings.live)
                     tls.load_cert_chain(settings.live.tls_cert, settings.live.tls_key or settings.live.tls_cert)
             except (ConfigError, OSError) as error:
                 log.error("live_reload_refused", error=str(error), running="the previous keys")
                 return
-            gateway.use(apps)
+            sockets.deny(changed.deny_networks)
+            gateway.use(changed)
             await report()
 
         async with (

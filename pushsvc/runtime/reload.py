@@ -64,8 +64,8 @@ async def versions(
     every: float = EVERY,
 ) -> AsyncIterator[Settings]:
     """Yield each later version of the configuration until `stop`, loaded on SIGHUP or when a file changes. Only `apps`
-    (without `live.history` and `live.history_age`), `feedback`, `queue.max_pending` and `queue.app_share` can change in
-    a running process; for all else the log asks for a restart."""
+    (without `live.history` and `live.history_age`), `feedback`, `queue.max_pending`, `queue.app_share` and `live.deny`
+    can change in a running process; for all else the log asks for a restart."""
     log = get_logger("reload")
     _note(accepted=True)
     # The files may have changed between being read at the start and this first check, and a SIGHUP may have come
@@ -130,7 +130,7 @@ def _fixed(old: Settings, new: Settings) -> list[str]:
     """Return the sections that differ, also in part, and are read only at the start."""
     names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
     queue = structs.replace(new.queue, max_pending=old.queue.max_pending, app_share=old.queue.app_share)
-    new = structs.replace(new, queue=queue)
+    new = structs.replace(new, queue=queue, live=structs.replace(new.live, deny=old.live.deny))
     found = [name for name in names if getattr(old, name) != getattr(new, name)]
     kept = {name: _kept(app.live) for name, app in old.apps.items() if app.live}
     return found + [

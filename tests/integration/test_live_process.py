@@ -152,8 +152,18 @@ def test_two_gateways_share_a_port_and_a_poll_is_answered_at_their_end(tmp_path:
     live = processes.start("live", "--processes", "2", **shop.environ)
     until(lambda: f"both are ready: {live.output()}", lambda: live.output().count('"ready"') == 2)
 
+    def holder(device: str) -> Api:
+        return Api(shop.url, issue("shop", device, SECRET, now=time.time(), ttl=3600, token_id="t"))
+
+    def denied_by_both() -> bool:
+        """Each of the two reads the changed file within seconds."""
+        return {holder("phone-2").call("GET", "/v1/live/history")[0] for _ in range(8)} == {403}
+
+    assert holder("phone-2").call("GET", "/v1/live/history")[0] == 401, "nobody knows it"
+    shop.file.write_text(shop.file.read_text().replace("drain = 2.0", 'drain = 2.0\ndeny = ["phone-2"]'))
+
     async def story() -> None:
-        device = Api(shop.url, issue("shop", "phone-1", SECRET, now=time.time(), ttl=3600, token_id="t"))
+        device = holder("phone-1")
         settings = runtime.load_settings(shop.file, {})
         async with runtime.open_running_store(settings) as store:
             phone = Device(id="phone-1", platform="live", token="phone-1", user="a", registered_at=1, last_seen_at=1)
@@ -161,6 +171,7 @@ def test_two_gateways_share_a_port_and_a_poll_is_answered_at_their_end(tmp_path:
             workers = await store.workers.living()
             assert [(each.part, each.serves) for each in workers] == [("live", frozenset({"shop"}))] * 2
             assert len(await store.live.gateways("shop")) == 2
+            await asyncio.to_thread(until, lambda: live.output(), denied_by_both)
             poll = asyncio.create_task(asyncio.to_thread(device.call, "GET", "/v1/live/poll?wait=50"))
             while not (await store.live.presence("shop", ["phone-1"]))[0].route:  # type: ignore[union-attr]  # registered
                 await asyncio.sleep(0.01)

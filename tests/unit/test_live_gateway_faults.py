@@ -24,6 +24,7 @@ from pushsvc.live.peer import Request
 from pushsvc.live.protocol import codes
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.wheel import Wheel
+from pushsvc.model.live import denied
 from pushsvc.model.rates import Rate
 from pushsvc.ports.live import (
     Acked,
@@ -596,15 +597,27 @@ def test_events_are_counted_by_platform_and_their_time_is_bounded() -> None:
     play(story)
 
 
-def test_an_app_that_is_not_served_any_more_loses_its_connections() -> None:
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"apps": {"other": LiveAppConfig(secret=SECRET)}}, codes.INVALID_TOKEN),
+        ({"deny_ids": frozenset({"phone"})}, codes.REVOKED),
+        ({"deny_networks": denied(["192.0.2.0/24"]).networks}, codes.REVOKED),
+        ({"deny_networks": denied(["10.0.0.0/8"]).networks, "deny_ids": frozenset({"phon"})}, None),
+    ],
+)
+def test_another_configuration_ends_the_connections_that_it_refuses(
+    change: dict[str, Any], code: codes.Disconnect | None
+) -> None:
     async def story(world: World) -> None:
         _, line = world.ask()
         await world.done()
-        world.gateway.use({"other": LiveAppConfig(secret=SECRET)})
-        assert line.code == codes.INVALID_TOKEN.code
-        _, line = world.ask()
-        await world.done()
-        assert line.code == codes.INVALID_TOKEN.code
+        world.gateway.use(msgspec.structs.replace(world.gateway.config, **change))
+        assert line.code == (code.code if code else 0)
+        if "deny_ids" in change and code:
+            _, line = world.ask()
+            await world.done()
+            assert line.written[-1]["error"]["code"] == codes.PERMISSION_DENIED.code
 
     play(story)
 

@@ -57,7 +57,6 @@ class Connection:
 
     __slots__ = (
         "_acks",
-        "_address",
         "_agreed",
         "_agreed_at",
         "_deadline",
@@ -67,6 +66,7 @@ class Connection:
         "_gateway",
         "_session",
         "_transport",
+        "address",
         "app",
         "connected_at",
         "device_id",
@@ -79,7 +79,7 @@ class Connection:
         self.connected_at = 0.0
         self._gateway = gateway
         self._transport = transport
-        self._address = request.address
+        self.address = request.address
         self._full = request.full
         self._agreed = 0.0
         self._agreed_at = 0.0
@@ -333,7 +333,7 @@ class Connection:
     @property
     def _keys(self) -> list[str]:
         """What refusals are counted by."""
-        return [self._address, f"{self.app}/{self.device_id}"] if self.device_id else [self._address]
+        return [self.address, f"{self.app}/{self.device_id}"] if self.device_id else [self.address]
 
     async def _refresh(self, ask: RefreshAsked) -> None:
         gateway = self._gateway

@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from ... import telemetry
 from ...errors import StoreUnavailable
+from ...model.live import is_in
 from ...model.rates import Rate
 from ...ports.live import (
     Acked,
@@ -39,7 +40,7 @@ from ...ports.live import (
     Reference,
     Unread,
 )
-from ..config import LiveAppConfig, LiveConfig
+from ..config import LiveConfig
 from ..peer import Peer, Request, Transport
 from ..protocol import codes
 from ..protocol.codec import Rendered
@@ -104,6 +105,7 @@ class _Ack(NamedTuple):
 class Member(Protocol):
     """What a gateway knows of a connection, or of a poll that waits."""
 
+    address: str
     app: str
     device_id: str
     number: int
@@ -190,13 +192,18 @@ class Gateway:
         self._verifier = Verifier(config.apps)
         self.metrics.show(config.apps)
 
-    def use(self, apps: Mapping[str, LiveAppConfig]) -> None:
-        """Serve these apps by their present configuration from the next connect on; connections of others end."""
+    def use(self, newer: LiveConfig) -> None:
+        """Serve the apps of this configuration from the next connect on, and refuse whom it denies; connections of
+        others end. Everything else needs another gateway."""
+        apps, ids, networks = newer.apps, newer.deny_ids, newer.deny_networks
         self._verifier = Verifier(apps)
-        self.config = msgspec.structs.replace(self.config, apps=apps)
-        for connection in [each for each in self.connections.values() if each.app not in apps]:
+        self.config = msgspec.structs.replace(self.config, apps=apps, deny_ids=ids, deny_networks=networks)
+        for connection in list(self.connections.values()):
             with self.contained(connection):
-                connection.end(codes.INVALID_TOKEN)
+                if connection.app not in apps:
+                    connection.end(codes.INVALID_TOKEN)
+                elif connection.device_id in ids or (networks and is_in(connection.address, networks)):
+                    connection.end(codes.REVOKED)
         self.metrics.show(apps)
         self._beat_now.set()  # before the first connection of a new app
 

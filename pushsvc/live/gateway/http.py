@@ -105,7 +105,7 @@ class HttpCalls:
         since, epoch = _number(query, "since", 0, 2**53 - 1), query.get("epoch", "")
         wait = _number(query, "wait", 0, LONGEST_POLL)
         seconds = 0 if gateway.draining else WAIT if wait is None else wait
-        waiting = WaitingPoll(device)
+        waiting = WaitingPoll(device, request.address)
         position = None if since is None or not epoch else Position(epoch, since)
         gateway.add(waiting)
         try:
@@ -227,7 +227,8 @@ class WaitingPoll:
     transport = POLL
     epoch = ""
 
-    def __init__(self, device: Claims) -> None:
+    def __init__(self, device: Claims, address: str) -> None:
+        self.address = address
         self.app, self.device_id = device.app, device.device_id
         self.number = 0
         self.connected_at = 0.0

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from ...errors import ConfigError
+from ...model.live import Network
 from ..peer import MakePeer
 from ..wheel import Wheel
 from .config import SocketsConfig
@@ -47,6 +48,10 @@ class Sockets:
     def deliver(self, session: str, data: bytes) -> bool:
         """Hand over a message that another gateway received; return False if the session is not here."""
         return self._shared.deliver(session, data)
+
+    def deny(self, networks: Sequence[Network]) -> None:
+        """Close new connections from these networks unread from now on."""
+        self._shared.denied = networks
 
     async def drain(self, seconds: float) -> None:
         """Accept nothing more, and end all sessions evenly over `seconds`; then wait until they are gone."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import Forbidden
-from ...model.live import client_address, is_in
+from ...model.live import Network, client_address, is_in
 from ..peer import MakePeer, Request
 from ..wheel import Wheel
 from .config import SocketsConfig
@@ -49,7 +49,7 @@ class Shared:
         self._emptied = asyncio.Event()
         self._most = config.max_connections + config.max_connections // 8
         self._may = origin_rule(config.allowed_origins)
-        self._denied = config.deny_networks
+        self.denied: Sequence[Network] = config.deny_networks
 
     def opened(self, connection: HttpConnection | LongConnection) -> None:
         """Count a connection."""
@@ -89,7 +89,7 @@ class Shared:
         return address
 
     def _is_denied(self, address: str) -> bool:
-        return bool(self._denied) and is_in(address, self._denied)
+        return bool(self.denied) and is_in(address, self.denied)
 
     def origin_headers(self, request: Request) -> dict[str, str]:
         """Return the headers by which a web page may read the answer. Raises `OriginRefused`."""
