@@ -93,8 +93,8 @@ class Rig:
 
     def drawn(self) -> list[str]:
         tokens = []
-        while (drawn := self.ready.draw(1000)) is not None:
-            tokens += [target.token for target in drawn[1]]
+        while drawn := self.ready.draw(1000):
+            tokens += [target.token for _, targets in drawn for target in targets]
         return tokens
 
 
@@ -152,9 +152,7 @@ def test_it_asks_for_little_more_than_is_sent_next() -> None:
         rig.add("now", lane="urgent")
         rig.woken.clear()
         await rig.woken.wait()
-        drawn = rig.ready.draw(10)
-        assert drawn is not None
-        assert [target.token for target in drawn[1]] == ["now"]
+        assert [target.token for _, targets in rig.ready.draw(10) for target in targets] == ["now"]
         total = 0
         while rig.gate.size["bulk"]:
             rig.woken.clear()

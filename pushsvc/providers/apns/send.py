@@ -218,13 +218,18 @@ class ApnsProvider:
         """Build what the deliveries of the chunk share."""
         if self._token is not None and self._token.refresh():
             self._authorization = field("authorization", self._token.header)
-        headers = _headers_of(chunk)
+        headers, dated = chunk.message.headers, chunk.message.dated
         key = (headers.get("apns-push-type"), headers.get("apns-priority"), headers.get("apns-topic"))
         common = self._common.get(key)
         if common is None:
             common = self._remember(key)
-        own = b"".join([_field(name, value) for name, value in headers.items() if name not in _COMMON_NAMES])
-        self._tail = self._authorization + common + own
+        tail = self._authorization + common
+        if len(headers) + key.count(None) > len(_COMMON_NAMES):
+            own = [_field(*each) for each in headers.items() if each[0] not in _COMMON_NAMES and each[0] != dated]
+            tail += b"".join(own)
+        if dated:
+            tail += _field(dated, str(chunk.expires_at // 1000))
+        self._tail = tail
         self._sha = hashlib.sha1(_NAMESPACE + f"{chunk.push_id}:".encode(), usedforsecurity=False)
         self._chunk = chunk
 

@@ -20,6 +20,9 @@ SHARE: Final[dict[Lane, float]] = {"urgent": 0.0, "normal": 0.15, "bulk": 0.05}
 SLICE: Final = 32
 """Targets that a lane gives up the line for at most."""
 
+Drawn: TypeAlias = "tuple[OpenEntry, tuple[Target, ...]]"
+"""An entry, and those of its targets that are to be sent now."""
+
 
 class OpenEntry:
     """A stream entry with unsettled targets.
@@ -101,26 +104,35 @@ class Lanes:
         lean: int | None = None,
         overtaken: Sequence[Lane] = (),
         permits: int | None = None,
-    ) -> tuple[OpenEntry, tuple[Target, ...]] | None:
-        """Return the next slice: at most `limit` targets of one entry, or None if nothing waits that may be sent.
+    ) -> list[Drawn]:
+        """Return the next slice: at most `limit` targets of one lane, or nothing if nothing waits that may be sent.
 
         Other lanes than urgent get at most `spare`, and at most `lean` if the lane is one of the `overtaken` and has
         not enough credit. At most `permits` targets that the limits have not counted yet are returned.
         """
         lane, limit = self._next_lane(limit, limit if spare is None else spare, lean, overtaken, permits)
         if lane is None:
-            return None
-        entry = self._queues[lane][0]
-        end = min(entry.cursor + min(limit, SLICE), len(entry.targets))
-        drawn = entry.targets[entry.cursor : end]
-        entry.cursor = end
-        if end == len(entry.targets):
-            self._queues[lane].popleft()
-        self.size[lane] -= len(drawn)
-        if entry.chunk.counted:
-            self.counted -= len(drawn)
-        self._settle_credit(lane, len(drawn))
-        return entry, drawn
+            return []
+        queue = self._queues[lane]
+        counted = queue[0].chunk.counted
+        room = whole = min(limit, SLICE)
+        drawn = []
+        while room and queue:
+            entry = queue[0]
+            if entry.chunk.counted != counted:
+                break  # what applies to the permits of one does not to those of the other
+            targets, start = entry.targets, entry.cursor
+            end = min(start + room, len(targets))
+            entry.cursor = end
+            if end == len(targets):
+                queue.popleft()
+            room -= end - start
+            drawn.append((entry, targets[start:end]))
+        self.size[lane] -= whole - room
+        if counted:
+            self.counted -= whole - room
+        self._settle_credit(lane, whole - room)
+        return drawn
 
     def draw_probe(self, avoid: Collection[str], *, only_others: bool) -> tuple[OpenEntry, Target] | None:
         """Return one target for a probe, the most urgent first: of a push that is not to be avoided, where one waits;

@@ -72,12 +72,13 @@ def count_ended(settlements: Iterable[Settlement]) -> None:
     Not when they are answered: what a process that is killed had not recorded is recorded by another one, and counted
     there. So a kill costs the counters one batch at most.
     """
-    ended: Counter[tuple[str, Platform, End, str]] = Counter()
+    ended: dict[tuple[str, Platform, End, str], int] = {}
     live: Counter[tuple[str, str]] = Counter()
     for settlement in settlements:
         verdict, chunk = settlement.verdict, settlement.delivery.chunk
         if type(verdict) is Ended:
-            ended[chunk.app, chunk.platform, verdict.end, settlement.reason] += 1
+            kind = (chunk.app, chunk.home or chunk.channel, verdict.end, settlement.reason)
+            ended[kind] = ended.get(kind, 0) + 1
         if chunk.home and (result := live_result(settlement)):
             live[chunk.app, result] += 1
     for (app, result), count in live.items():

@@ -280,25 +280,26 @@ class RouteWorker:
                 overtaken=overtaken,
                 permits=permits,
             )
-            if drawn is None:
+            if not drawn:
                 break
-            entry, targets = drawn
-            chunk = entry.chunk
-            if entry.ref.history != history:
-                # Read from a server that is no longer the primary: it is read again from the new one.
-                self._settler.drop([(entry, targets)])
-                continue
-            if chunk.expires_at <= now:
-                self._expire(entry, targets, now)
-                continue
-            for target in targets:
-                submit(Flight(chunk, target, entry, started, False), on_outcome)
-            self._in_flight += len(targets)
-            budget -= len(targets)
-            room -= len(targets)
-            if permits is not None and not chunk.counted:
-                permits -= len(targets)
-                fresh += len(targets)
+            for entry, targets in drawn:
+                chunk = entry.chunk
+                if entry.ref.history != history:
+                    # Read from a server that is no longer the primary: it is read again from the new one.
+                    self._settler.drop([(entry, targets)])
+                    continue
+                if chunk.expires_at <= now:
+                    self._expire(entry, targets, now)
+                    continue
+                for target in targets:
+                    submit(Flight(chunk, target, entry, started, False), on_outcome)
+                sent = len(targets)
+                self._in_flight += sent
+                budget -= sent
+                room -= sent
+                if permits is not None and not chunk.counted:
+                    permits -= sent
+                    fresh += sent
         self._holdings.signal_space()
         if pacer:
             pacer.spend(fresh, granted - budget - fresh)

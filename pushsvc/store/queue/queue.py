@@ -267,7 +267,7 @@ class RedisQueue:
     ) -> int:
         applied = 0
         for batch, last in batches(settlements, _SETTLE):
-            refs = pack_finished(ref for ref in finished if place_of(ref) not in self._lost) if last else []
+            refs = pack_finished(self._not_lost(finished)) if last else []
             closed: Closed = set()
             while True:
                 count, dropped, lost, *more = await self._settle_once(app, shard, batch, closed, refs)
@@ -282,6 +282,9 @@ class RedisQueue:
                 # Another consumer has settled some of a retry's targets: repeat without them. See settle.lua.
                 closed |= {(push_id.decode(), index) for push_id, index in zip(more[::2], more[1::2], strict=True)}
         return applied
+
+    def _not_lost(self, finished: Sequence[EntryRef]) -> Sequence[EntryRef]:
+        return [ref for ref in finished if place_of(ref) not in self._lost] if self._lost else finished
 
     async def _settle_once(
         self, app: str, shard: int, settlements: Sequence[Settlement], closed: Closed, refs: list[Finished]
