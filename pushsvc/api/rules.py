@@ -74,7 +74,7 @@ class Rules:
         given = fields.given(target)
         if not (given or kinds or kinds is None):
             yield "", f"{platform} has no addresses: name its devices in `to.devices`"
-        elif not given and all(kind.field for kind in (kinds or {}).values()):
+        elif not given and all(kind.field for kind in fields.kinds.get(platform, {}).values()):
             yield next(iter(kinds or fields.names), ""), "is missing"
         if len(given) > 1:
             many = "both" if len(given) == 2 else "all of them"

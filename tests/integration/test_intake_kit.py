@@ -290,7 +290,7 @@ class Service:
         apps = {
             "shop": ApiApp(
                 "shop",
-                frozenset({"apns", "fcm"}),
+                frozenset({"apns", "fcm"} | ({"live"} if self.live is not None else set())),
                 (
                     api_key("pusher", "shop", "push"),
                     api_key("reader", "shop", "feedback"),
@@ -322,7 +322,7 @@ class Service:
             suppressions=self.memory.suppressions,
             channels=self.channels,
             live=self.memory.live,
-            renderers={"apns": Apns(), "fcm": Fcm()},
+            renderers={"apns": Apns(), "fcm": Fcm(), "live": runtime.renderers()["live"]},
             addresses=runtime.addresses(),
             conditions=self,
             config=config,

@@ -191,3 +191,45 @@ def test_a_status_tells_what_devices_have_reported_and_what_the_channel_has_carr
         assert msgspec.json.decode(answers.status(replace(known, live=LiveCounts(**live))))["live"] == live
 
     play(act)
+
+
+def test_a_push_chooses_its_channels_alone_and_in_a_batch() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        headers = {"Authorization": "Bearer full"}
+        to: dict[str, Any] = {"to": {"devices": ["a"]}, "data": {"order": "7"}}
+        chosen = ({"via": "live", "ack_within": 2.5}, {"via": "provider"}, {"via": None})
+        want = [
+            ("live", ["live"], "apns:live"),
+            ("provider", ["apns", "fcm"], "apns"),
+            ("auto", ["apns", "fcm", "live"], "apns"),
+        ]
+        for fields in chosen:
+            assert (await ask(session, "POST", "/v1/push", {**to, **fields}, headers=headers))[0] == 202
+        batch = [{**to, **fields} for fields in chosen]
+        assert (await ask(session, "POST", "/v1/push/batch", batch, headers=headers))[0] == 200
+        made = list(service.store.pushes.values())
+        assert [(push.via, sorted(push.messages), *push.targets) for push in made] == [*want, *want]
+        assert {push.messages["live"].headers.get("ack-within") for push in made[::3]} == {"2.5"}
+
+    play(act)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"via": "live", "data": {"a": "x" * 65_500}}, 202),
+        ({"via": "live", "data": {"a": "x" * 65_530}}, 413),
+        ({"via": "auto", "data": {"a": "x" * 5_000}}, 413),
+        ({"via": "live", "overrides": {"apns": {"payload": {"aps": {}}}}}, 422),
+        ({"via": "live", "to": {"tokens": [{"platform": "apns", "token": "ab"}]}, "data": {"a": "b"}}, 422),
+        ({"via": "live", "live_activity": {"event": "end"}}, 422),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_only_the_live_channel_carries_may_be_larger(fields: dict[str, Any], status: int) -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        document = {"to": {"all": True}, **fields}
+        headers = {"Authorization": "Bearer full"}
+        assert (await ask(session, "POST", "/v1/push", document, headers=headers))[0] == status
+
+    play(act)

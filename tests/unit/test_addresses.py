@@ -182,6 +182,13 @@ def test_a_fault_of_a_device_names_its_place(document: dict[str, Any], path: str
     assert refused.value.faults[0].path == path
 
 
+def test_a_device_that_needs_no_address_is_refused_for_its_platform_alone() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_device(b'{"platform": "bare"}', "d", Rules("shop", {"apns"}, ADDRESSES), NOW)
+    message = "bare is not configured for the app shop: add [apps.shop.bare] to the configuration"
+    assert [(fault.path, fault.message) for fault in refused.value.faults] == [("platform", message)]
+
+
 @pytest.mark.parametrize("form", ["csv", "ndjson"])
 def test_what_is_written_to_a_file_is_read_again(form: Format) -> None:
     devices = [read_line({"id": "d", **document}, RULES, NOW) for document, _, _ in DEVICES]
@@ -230,6 +237,7 @@ def test_the_openapi_document_has_the_fields_of_every_provider() -> None:
         assert "device" not in properties
     assert "channel" in schemas["TokenTarget"]["properties"]
     assert "channel" not in schemas["DeviceDocument"]["properties"]
-    assert "bare" in schemas["TokenTarget"]["properties"]["platform"]["enum"]
+    enums = [schemas[name]["properties"]["platform"]["enum"] for name in ("TokenTarget", "DeviceDocument")]
+    assert ["bare" in enum for enum in enums] == [False, True]
     assert "RegisteredDevice" in str(schemas["DeviceList"])
     assert schemas["Keys"]["properties"].keys() == {"p256dh", "auth"}
