@@ -94,6 +94,9 @@ def bench(
 def require_simulator(settings: Settings) -> None:
     """Raise `ConfigError` if a provider is not on this machine."""
     settings.require_apps()
+    simulated = "name the configuration of `pushsvc up --simulator`: --config var/playground/pushsvc.toml"
+    if not any(each.providers for each in settings.apps.values()):
+        raise ConfigError("apps", "no app has a provider, to which a benchmark sends", simulated)
     for name, each in settings.apps.items():
         for platform, config in each.providers.items():
             host = urlsplit(getattr(config, "endpoint", "")).hostname or ""
@@ -101,7 +104,7 @@ def require_simulator(settings: Settings) -> None:
                 raise ConfigError(
                     f"apps.{name}.{platform}.endpoint",
                     "a benchmark sends to tokens that do not exist, so the provider must be the simulator",
-                    "name the configuration of `pushsvc up --simulator`: --config var/playground/pushsvc.toml",
+                    simulated,
                 )
 
 

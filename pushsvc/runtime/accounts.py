@@ -23,6 +23,7 @@ from .. import telemetry
 from ..errors import CredentialError
 from ..model.delivery import Delivery
 from ..model.push import Route
+from ..model.routing import CARRIERS
 from ..ports.provider import CREDENTIAL, REMOVED, OnOutcome, Provider
 from ..ports.removed import RemovedRoute
 from ..ports.store import Store
@@ -75,10 +76,8 @@ def removal_of(each: RemovedRoute, apps: Container[str]) -> Removal:
             f", and of the app {each.pushes:,} {'push' if each.pushes == 1 else 'pushes'} scheduled or for audiences"
         )
     if app in apps:
-        what, remedy = (
-            f"the app has no account `{platform}`",
-            f"add [apps.{app}.{platform}] again, or cancel the pushes",
-        )
+        lacks = "live channel" if platform in CARRIERS else f"account `{platform}`"
+        what, remedy = f"the app has no {lacks}", f"add [apps.{app}.{platform}] again, or cancel the pushes"
     else:
         what, remedy = f"the configuration has no app `{app}`", f"add [apps.{app}] and [apps.{app}.{platform}] again"
     return Removal(f"{what} any more, {waits}", f"{remedy}; what is still there when its ttl is over expires")

@@ -20,13 +20,12 @@ from ..live.protocol.tokens import public_key
 from ..model.finding import Finding
 from ..providers.files import check_private
 from ..settings import AppLive, AppSettings, LiveSettings, Settings
+from .live import SPARE_FILES
 from .live_files import live_tls, read_public_key
 from .plans import live_endpoints
 
 SOON: Final = 14 * 86400
 """Seconds before the end of a certificate from which on it is a warning: renewals by ACME come a month before it."""
-_SPARE_FILES: Final = 256
-"""Files that a gateway needs besides its connections, and an eighth of them that it tells to come later."""
 
 
 def check_live(settings: Settings) -> Iterator[tuple[str, Finding]]:
@@ -78,7 +77,7 @@ def check_origins(live: LiveSettings) -> Iterator[tuple[str, Finding]]:
 
 def check_files(live: LiveSettings, most: int) -> Iterator[tuple[str, Finding]]:
     """Yield a finding where a process may open at most `most` files, and needs more for its connections. Pure."""
-    needed = live.max_connections + live.max_connections // 8 + _SPARE_FILES
+    needed = live.max_connections + live.max_connections // 8 + SPARE_FILES
     if most != resource.RLIM_INFINITY and most < needed:
         what = f"a process may open {most:,} files here: too few for {live.max_connections:,} connections"
         fix = f"allow {needed:,}: LimitNOFILE= of systemd, ulimit -n; or lower it"

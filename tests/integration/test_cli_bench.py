@@ -52,6 +52,8 @@ def test_real_providers_are_left_alone() -> None:
     example = Path(__file__).parents[2] / "config" / "example.toml"
     with pytest.raises(ConfigError, match=r"apps\.shop\.apns\.endpoint"):
         require_simulator(load_settings(example, {}))
+    with pytest.raises(ConfigError, match=r"^apps: no app has a provider, to which a benchmark sends \(name the"):
+        require_simulator(load_settings(None, {"PUSHSVC__APPS__SHOP__LIVE__SECRET": "x" * 32}))
 
 
 def test_percentiles() -> None:

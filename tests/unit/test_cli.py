@@ -454,3 +454,6 @@ def test_a_check_names_what_waits_for_accounts_that_the_configuration_lacks() ->
     assert (row.part, row.level) == ("apps.shop.fcm", "warning")
     assert row.what == "the app has no account `fcm` any more, 20 deliveries wait"
     assert row.fix.startswith("add [apps.shop.fcm] again, or cancel the pushes;")
+    (row,) = judge_removed(settings, [RemovedRoute(Route("shop", "live"), 1)])
+    assert row.what == "the app has no live channel any more, 1 delivery waits"
+    assert row.fix.startswith("add [apps.shop.live] again, or cancel the pushes;")
