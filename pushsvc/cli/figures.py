@@ -58,6 +58,8 @@ class ServiceFigures(Struct, frozen=True, kw_only=True):
     """Routes whose pruning is frozen, with the reason."""
     unserved: dict[str, str] = field(default_factory=dict)
     """Routes and parts of the service that no running process serves, with the reason."""
+    connections: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Connections of devices by app, if it has a live channel, and gateway."""
     webhooks: dict[str, str] = field(default_factory=dict)
     """Apps whose webhooks are in trouble, with the problem and its remedy."""
     reload_refused: bool = False
@@ -101,6 +103,7 @@ def figures(
     frozen: Mapping[str, str] | None = None,
     workers: Sequence[Worker] = (),
     unserved: Mapping[str, str] | None = None,
+    connections: Mapping[str, dict[str, int]] | None = None,
     webhooks: Mapping[str, str] | None = None,
 ) -> ServiceFigures:
     """Return the figures of a sample of the store and of `/metrics`.
@@ -145,6 +148,7 @@ def figures(
         held=dict(held),
         frozen=dict(frozen or {}),
         unserved=dict(unserved or {}),
+        connections=dict(connections or {}),
         webhooks=dict(webhooks or {}),
         reload_refused=bool(_REFUSED.search(metrics or "")),
         api=api,

@@ -69,6 +69,7 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[S
     from ..runtime import frozen_routes, open_running_store, read_unserved, webhook_troubles
 
     platforms = {app: tuple(each.accounts) for app, each in settings.apps.items()}
+    online = [app for app, each in settings.apps.items() if each.live]
     last: ServiceFigures | None = None
     timeout = aiohttp.ClientTimeout(total=5)
     key = os.environ.get("PUSHSVC_KEY")
@@ -88,6 +89,7 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[S
                 frozen=frozen,
                 workers=workers,
                 unserved=await read_unserved(settings, store, workers),
+                connections={app: await store.live.gateways(app) for app in online},
                 webhooks=await webhook_troubles(settings, store),
             )
             yield last
@@ -129,6 +131,9 @@ def summary(look: ServiceFigures) -> list[str]:
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
         f"dead      {sum(look.dead_letters.values()):,} dead letters",
     ]
+    if look.connections:
+        gateways = {name for each in look.connections.values() for name in each}
+        lines.append(f"live      {_online(look):,} connections, {len(gateways)} gateway{'s' * (len(gateways) != 1)}")
     lines += [f"held      {route}: {why}" for route, why in look.held.items()]
     lines += [f"unserved  {what}: {why}" for what, why in look.unserved.items()]
     lines += [f"frozen    {route}: {why}; nothing is pruned" for route, why in look.frozen.items()]
@@ -149,11 +154,12 @@ def plain(look: ServiceFigures) -> str:
     held += "".join(f" frozen={route}" for route in look.frozen)
     held += "".join(f" unserved={what}" for what in look.unserved)
     held += "".join(f" webhook={app}" for app in look.webhooks)
+    online = f" connections={_online(look)}" if look.connections else ""
     lanes = " ".join(f"{lane}={count}" for lane, count in look.pending.items())
     return (
         f"{lanes} retrying={look.retrying} scheduled={look.scheduled}"
         f" accepted/s={_number(look.accepted_rate)} sent/s={_number(look.sent_rate)}"
-        f" dead={sum(look.dead_letters.values())}{held}"
+        f" dead={sum(look.dead_letters.values())}{online}{held}"
     )
 
 
@@ -172,6 +178,10 @@ def rows(look: ServiceFigures) -> list[list[str]]:
         ]
         for route in look.routes
     ]
+
+
+def _online(look: ServiceFigures) -> int:
+    return sum(sum(each.values()) for each in look.connections.values())
 
 
 def _number(rate: float | None) -> str:

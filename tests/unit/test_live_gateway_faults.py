@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from pushsvc import telemetry
 from pushsvc.errors import InvalidRequest, NotFound, StoreUnavailable, TooManyRequests, Unauthorized, Unreadable
 from pushsvc.live.config import LiveAppConfig, LiveConfig
-from pushsvc.live.gateway import Acknowledged, Gateway
+from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
 from pushsvc.live.gateway.admission import Admission
 from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.gateway import CALLS_AT_ONCE, CONNECTING
@@ -618,6 +618,17 @@ def test_another_configuration_ends_the_connections_that_it_refuses(
             _, line = world.ask()
             await world.done()
             assert line.written[-1]["error"]["code"] == codes.PERMISSION_DENIED.code
+
+    play(story)
+
+
+def test_an_error_beside_a_gateway_is_not_taken_for_its_end() -> None:
+    async def story(world: World) -> None:
+        gateway, config = world.gateway, world.gateway.config
+        opened = open_gateway(config, world.streams, world.confirm, gateway.wheel, wall=time.time, version="")  # type: ignore[arg-type]  # scripted
+        with pytest.raises(StoreUnavailable):
+            async with opened:
+                raise AWAY
 
     play(story)
 

@@ -122,3 +122,12 @@ def test_what_nobody_serves_is_told() -> None:
     )
     assert summary(look)[-1] == "unserved  shop/apns: no `pushsvc dispatch` runs, or it hangs: nothing is sent"
     assert plain(look).endswith(" unserved=shop/apns")
+
+
+def test_connections_are_shown_where_an_app_has_a_live_channel() -> None:
+    assert not any(line.startswith("live") for line in summary(figures(gauges(), {}, "", now=1.0)))
+    look = figures(gauges(), {}, "", connections={"shop": {"a": 1200, "b": 34}, "news": {"a": 0}}, now=1.0)
+    assert "live      1,234 connections, 2 gateways" in summary(look)
+    assert plain(look).endswith(" connections=1234")
+    none = figures(gauges(), {}, "", connections={"shop": {}}, now=1.0)
+    assert "live      0 connections, 0 gateways" in summary(none)

@@ -477,7 +477,7 @@ class Gateway:
     async def finish(self) -> None:
         """Do what connections have asked for and leave, after the last one has ended."""
         self._finishing.set()
-        if self._tasks:
+        while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.live.leave(self.id, list(self.config.apps))
 
