@@ -371,6 +371,10 @@ class LiveStreams(Protocol):
         """Store the contents of several pushes, in one round trip."""
         ...
 
+    async def withdraw(self, app: str, push_id: str, at: int) -> None:
+        """Let a push that was to be sent at `at` (Unix ms) expire now, for the devices that have not received it."""
+        ...
+
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the contents that are still stored."""
         ...

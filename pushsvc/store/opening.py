@@ -69,7 +69,8 @@ class Store:
         self.replaced = asyncio.Event()
         """Set when this Redis came back empty and other processes have initialised it: this process must be
         restarted."""
-        self.pushes = RedisPushes(link, config, revocations, clock)
+        self.live = RedisLive(link, config, hash_key, registry, clock)
+        self.pushes = RedisPushes(link, config, revocations, self.live, clock)
         self.queue = RedisQueue(
             link,
             config,
@@ -90,7 +91,6 @@ class Store:
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = registry
         self.presence = presence
-        self.live = RedisLive(link, config, hash_key, registry, clock)
         self.locks = RedisLocks(link)
         self.expansions = RedisExpansions(link, config, clock)
         self.erasures = RedisErasures(

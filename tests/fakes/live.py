@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from msgspec.structs import replace
+
 from pushsvc.model.push import Platform
 from pushsvc.ports.live import (
     EVENTS,
@@ -198,6 +200,16 @@ class MemoryLive:
     async def keep_all(self, app: str, contents: Sequence[tuple[LivePush, bytes]]) -> None:
         for push, body in contents:
             self._live.contents.setdefault((app, push.id), body)
+
+    async def withdraw(self, app: str, push_id: str, at: int) -> None:
+        now = self._state.clock()
+        for (owner, _), stream in self._live.streams.items():
+            stream.entries[:] = [
+                replace(each, push=replace(each.push, expires_at=now))
+                if (owner, each.push.id) == (app, push_id)
+                else each
+                for each in stream.entries
+            ]
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         return {name: self._live.contents[app, name] for name in push_ids if (app, name) in self._live.contents}

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from pushsvc.model.devices import Device
 from pushsvc.ports.live import (
     Acked,
+    Append,
     Appended,
     Connected,
     Cut,
@@ -113,6 +114,46 @@ def test_a_stream_holds_what_was_appended_to_it(server: Server | None) -> None:
         assert not await live.holds("shop", "x", "")
 
     play(server, story)
+
+
+def test_several_pushes_are_appended_in_their_order_and_now_or_never_where_a_device_is(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y", "z")).live
+        await connected(live, "x")
+        await append(live, push_of("p0"), "z")
+        everyone = [Receiver(name, index) for index, name in enumerate(("x", "y", "z", "nobody"))]
+        first = Append(push_of("p1"), everyone[:2], "fcm")
+        found = await live.append_all(
+            "shop", [first, Append(push_of("p2"), [], "fcm"), Append(push_of("p3"), everyone, "fcm", True), first]
+        )
+        assert [[(each.status, each.offset) for each in results] for results in found] == [
+            [("new", 1), ("new", 1)],
+            [],
+            [("new", 2), ("away", 0), ("away", 0), ("absent", 0)],
+            [("known", 1), ("known", 1)],
+        ]
+        assert [each.route for each in found[2]] == [A, None, None, None]
+        assert [offsets(await live.history("shop", name)) for name in "xyz"] == [[(1, 0), (2, 1)], [(1, 0)], [(1, 0)]]
+        bodies = [(push_of(name), name.encode()) for name in ("p1", "p3")]
+        await live.keep_all("shop", [*bodies, (push_of("p1"), b"other")])
+        assert await live.contents("shop", ["p1", "p2", "p3"]) == {"p1": b"p1", "p3": b"p3"}
+
+    play(server, story, LASTING)
+
+
+def test_what_is_withdrawn_is_shown_to_no_device_any_more(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y")).live
+        for name in ("p1", "p2", "p3"):
+            await append(live, push_of(name), "x", "y")
+        await live.withdraw("shop", "p2", push_of("p2").at)
+        await live.withdraw("shop", "p9", push_of("p9").at)
+        assert offsets(await live.history("shop", "x", since=0)) == [(1, 0), (3, 1)]
+        back = await connected(live, "y")
+        assert [(each.push.id, each.prev) for each in back.page.publications] == [("p1", 0), ("p3", 1)]
+        assert (await ack(live, "y", 3)).fault == ""
+
+    play(server, story, LASTING)
 
 
 def test_a_push_stands_in_each_stream_and_a_repeat_appends_nothing(server: Server | None) -> None:

@@ -83,6 +83,7 @@ class Town(Service):
 
     async def register(self, name: str, platform: str = "apns", **fields: Any) -> None:
         token = {"token": apns_token("ok", name)} if platform == "apns" else {}
+        fields = {"app_version": "3.0", **fields}
         document = {"platform": platform, **token, **fields}
         async with self.session.put(f"/v1/devices/{name}", json=document) as answer:
             assert answer.status in (200, 201), await answer.text()
@@ -107,6 +108,12 @@ class Town(Service):
         """How often the provider was asked for each of these devices."""
         return [self.simulator.record.apns.requests_of(apns_token("ok", name)) for name in devices]
 
+    async def is_idle(self) -> bool:
+        """Whether the dispatcher has recorded everything, and nothing waits for a provider."""
+        async with runtime.open_running_store(self.settings) as store:
+            figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+        return not sum(figures.entries["apns"].values()) + figures.retry_pending["apns"]
+
     async def outcomes(self, push: str) -> dict[str, tuple[str, str, str]]:
         """By device its end, reason and channel."""
         rows = await self.rows(push)
@@ -114,8 +121,8 @@ class Town(Service):
 
 
 @asynccontextmanager
-async def town(folder: Path, extra: str = LIVE) -> AsyncIterator[Town]:
-    async with running_service(folder, extra=extra) as service:
+async def town(folder: Path, **more: Any) -> AsyncIterator[Town]:
+    async with running_service(folder, extra=LIVE, **more) as service:
         service.__class__ = Town
         assert isinstance(service, Town)
         stop = asyncio.Event()
@@ -131,9 +138,9 @@ async def town(folder: Path, extra: str = LIVE) -> AsyncIterator[Town]:
             await gateway
 
 
-def play(folder: Path, story: Callable[[Town], Awaitable[None]], extra: str = LIVE) -> None:
+def play(folder: Path, story: Callable[[Town], Awaitable[None]], **more: Any) -> None:
     async def main() -> None:
-        async with asyncio.timeout(90), town(folder, extra) as opened:
+        async with asyncio.timeout(90), town(folder, **more) as opened:
             await story(opened)
 
     uvloop.run(main())
@@ -166,5 +173,99 @@ def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp_path:
         # Who comes back finds it in its stream.
         async with town.phone("away") as away:
             await town.until("it is shown", lambda: away.ids == [push])
+
+    play(tmp_path, story)
+
+
+def test_the_rules_of_the_app_and_the_push_choose_the_channels(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        await town.register("old", app_version="1.9", locale="en")
+        await town.register("second", tags={"order": "provider, live"})
+        await town.register("new", app_version="2.0")
+        async with town.phone("old") as old, town.phone("second") as second, town.phone("new") as new:
+            push = await town.send("old", "second", "new")
+            assert await town.done(push) == {"total": 3, "sent": 3}
+            assert town.requests("old", "second", "new") == [1, 1, 0]
+            assert await town.outcomes(push) == {
+                "old": ("sent", "", "provider"),
+                "second": ("sent", "", "provider"),
+                "new": ("sent", "", "live"),
+            }
+            # What the provider was asked for first stands in the stream, and nothing was poked for it.
+            page = await second.client.history("device", limit=10)
+            assert [each.data["id"] for each in page.publications] == [push]
+            assert (old.ids, second.ids, new.ids) == ([], [], [push])
+            # The push is above the rules.
+            only = await town.send("old", "new", via="live")
+            never = await town.send("old", "new", via="provider")
+            assert await town.done(only, never) == {"total": 4, "sent": 4}
+            assert town.requests("old", "new") == [2, 1]
+            assert (old.ids, new.ids) == ([only], [push, only])
+
+    play(tmp_path, story)
+
+
+def test_an_acknowledgement_just_after_the_provider_was_asked_is_counted_once(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        await town.register("slow", token=apns_token("stall.1", "slow"))
+        async with town.phone("slow", acks=False) as slow:
+            push = await town.send("slow")
+            requests_of = town.simulator.record.apns.requests_of
+            await town.until("the provider is asked", lambda: requests_of(apns_token("stall.1", "slow")) == 1)
+            assert (await town.status(push))["live"] == {"acked": 0, "fallback": 1, "waiting": 0}
+            await slow.ack()
+            assert await town.done(push) == {"total": 1, "sent": 1}
+            assert (await town.status(push))["live"] == {"acked": 1, "fallback": 0, "waiting": 0}
+            assert await town.outcomes(push) == {"slow": ("sent", "", "live")}
+            # The request ends without an answer, and nothing follows.
+            await town.until("nothing is in flight", town.is_idle)
+            assert requests_of(apns_token("stall.1", "slow")) == 1
+            assert await town.done(push) == {"total": 1, "sent": 1}
+
+    play(tmp_path, story, request_timeout=1.0)
+
+
+def test_what_only_the_live_channel_carries_waits_for_the_device_until_it_expires(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        for name in ("here", "there"):
+            await town.register(name, "live", user=name)
+        async with town.phone("here") as here:
+            never = await town.send("here", "there", ttl=0)
+            short = await town.send("there", ttl=1)
+            gone = await town.send("there")
+            replaced, later = [await town.send("there", collapse="c", data={"n": str(n)}) for n in range(2)]
+            assert await town.done(never, short) == {"total": 3, "sent": 1, "expired": 2}
+            await town.until("it waits", lambda: _waits(town, gone))
+            assert await town.done(replaced) == {"total": 1, "suppressed": 1}
+            async with town.session.delete(f"/v1/push/{gone}") as answer:
+                assert (await answer.json())["counts"]["cancelled"] == 1
+            assert here.ids == [never]
+            # Now or never, expired, cancelled, replaced: of all of these nothing is shown.
+            async with town.phone("there") as there:
+                assert await town.done(later) == {"total": 1, "sent": 1}
+                assert there.ids == [later]
+            assert (await town.status(later))["live"] == {"acked": 1, "fallback": 0, "waiting": 0}
+
+    async def _waits(town: Town, push: str) -> bool:
+        status = await town.status(push)
+        return bool(status["live"] == {"acked": 0, "fallback": 0, "waiting": 1})
+
+    play(tmp_path, story)
+
+
+def test_who_is_erased_is_waited_for_no_more(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        for name, platform in (("anna-web", "live"), ("anna-phone", "apns")):
+            await town.register(name, platform, user="anna")
+        push = await town.send("anna-web", "anna-phone", via="live")
+        await town.until("they wait", lambda: _waiting(town, push))
+        async with town.session.delete("/v1/users/anna") as answer:
+            assert answer.status == 200, await answer.text()
+        assert await town.done(push) == {"total": 2, "cancelled": 2}
+        assert {outcome[1] for outcome in (await town.outcomes(push)).values()} == {"erased"}
+        assert town.requests("anna-phone") == [0]
+
+    async def _waiting(town: Town, push: str) -> bool:
+        return bool((await town.status(push))["live"]["waiting"] == 2)
 
     play(tmp_path, story)

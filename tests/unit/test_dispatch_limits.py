@@ -85,10 +85,10 @@ class Rig:
         self.refused.append((target.token, wait))
         self.by.append(limits)
 
-    def add(self, *tokens: str, lane: Lane = "normal", body: bytes = b"{}") -> None:
+    def add(self, *tokens: str, lane: Lane = "normal", body: bytes = b"{}", **fields: Any) -> None:
         targets = tuple(Target(index, token) for index, token in enumerate(tokens))
         chunk = Chunk("p", "shop", "fcm", lane, len(targets), 0, 1 << 50, Message("fcm", body), targets)
-        self.gate.add(OpenEntry(EntryRef("shop", 0, "fcm", lane, "1-0"), chunk, targets))
+        self.gate.add(OpenEntry(EntryRef("shop", 0, "fcm", lane, "1-0"), replace(chunk, **fields), targets))
         self.gate.refill()
 
     def drawn(self) -> list[str]:
@@ -229,6 +229,19 @@ def test_the_apps_rate_may_drop_the_rest() -> None:
         assert rig.refused == [("d", 20), ("e", 20)]
 
     play(RouteLimits(per_app=RATE, on_exceed="drop"), limiter, act)
+
+
+def test_what_the_live_channel_could_not_deliver_was_counted_for_the_app_there() -> None:
+    async def act(rig: Rig) -> None:
+        rig.add("a", "b")
+        rig.add("c", "over", home="fcm", turn=2)
+        await rig.woken.wait()
+        assert rig.refused == [("over", 1000), ("a", 20), ("b", 20)]
+        assert (rig.ready.size["normal"], rig.ready.counted) == (1, 1)
+        assert rig.drawn() == ["c"]
+
+    limits = RouteLimits(per_token=RATE, per_app=Rate(1, 1), on_exceed="drop")
+    play(limits, FakeLimiter(over=["over"], permits=0), act)
 
 
 def test_an_urgent_push_does_not_wait_for_the_answer_to_a_question_about_others() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeAlias
 
 from ...model.push import LANES, Chunk, Lane, Target
+from ...model.routing import CARRIERS
 from ...ports.entries import EntryRef
 
 SHARE: Final[dict[Lane, float]] = {"urgent": 0.0, "normal": 0.15, "bulk": 0.05}
@@ -31,11 +32,13 @@ class OpenEntry:
     more is sent of an entry that is `revoked`.
     """
 
-    __slots__ = ("chunk", "cursor", "dropped", "ref", "revoked", "targets", "unsettled")
+    __slots__ = ("chunk", "counted", "cursor", "dropped", "ref", "revoked", "targets", "unsettled")
 
     def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...]) -> None:
         self.ref = ref
         self.chunk = chunk
+        # What comes from the live channel to a provider was counted there.
+        self.counted = chunk.counted or bool(chunk.home and chunk.turn > 1 and chunk.channel not in CARRIERS)
         self.targets = targets
         self.cursor = 0
         self.unsettled = len(chunk.targets)
@@ -93,7 +96,7 @@ class Lanes:
             lane = entry.chunk.lane
             self._queues[lane].append(entry)
             self.size[lane] += len(entry.targets)
-            if entry.chunk.counted:
+            if entry.counted:
                 self.counted += len(entry.targets)
 
     def draw(
@@ -114,12 +117,12 @@ class Lanes:
         if lane is None:
             return []
         queue = self._queues[lane]
-        counted = queue[0].chunk.counted
+        counted = queue[0].counted
         room = whole = min(limit, SLICE)
         drawn = []
         while room and queue:
             entry = queue[0]
-            if entry.chunk.counted != counted:
+            if entry.counted != counted:
                 break  # what applies to the permits of one does not to those of the other
             targets, start = entry.targets, entry.cursor
             end = min(start + room, len(targets))
@@ -151,7 +154,7 @@ class Lanes:
         entry.cursor += 1
         lane = entry.chunk.lane
         self.size[lane] -= 1
-        self.counted -= entry.chunk.counted
+        self.counted -= entry.counted
         if entry.cursor == len(entry.targets):
             self._queues[lane].remove(entry)
         return entry, target
@@ -166,7 +169,7 @@ class Lanes:
         for lane, queue in self._queues.items():
             own = sift(queue, choose)
             self.size[lane] -= sum(len(gone) for _, gone in own)
-            self.counted -= sum(len(gone) for entry, gone in own if entry.chunk.counted)
+            self.counted -= sum(len(gone) for entry, gone in own if entry.counted)
             found += own
         return found
 
@@ -181,7 +184,7 @@ class Lanes:
             room = limit if lane == "urgent" else min(limit, spare)
             if lean is not None and lane in overtaken and lane not in due:
                 room = min(room, lean)
-            if permits is not None and permits < room and not self._queues[lane][0].chunk.counted:
+            if permits is not None and permits < room and not self._queues[lane][0].counted:
                 room = permits
             if room > 0:
                 return lane, room

@@ -206,7 +206,8 @@ class Gate:
             if collapsible:
                 await self._ask(lane, collapsible, limits, account.collapsible, "collapsible")
         if limits.per_app is not None and limits.on_exceed == "drop":
-            await self._draw_on_the_app(lane, entries, limits, app_bucket(self._route.app, limits.per_app))
+            fresh = [entry for entry in entries if not entry.counted]
+            await self._draw_on_the_app(lane, fresh, limits, app_bucket(self._route.app, limits.per_app))
 
     async def _ask(
         self, lane: Lane, entries: Sequence[OpenEntry], limits: RouteLimits, rate: Rate, family: str

@@ -297,7 +297,7 @@ class RouteWorker:
                 self._in_flight += sent
                 budget -= sent
                 room -= sent
-                if permits is not None and not chunk.counted:
+                if permits is not None and not entry.counted:
                     permits -= sent
                     fresh += sent
         self._holdings.signal_space()

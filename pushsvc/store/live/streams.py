@@ -157,6 +157,10 @@ class RedisStreams:
             ]
         )
 
+    async def withdraw(self, app: str, push_id: str, at: int) -> None:
+        args = (keys.devices(app), self._clock(), hour_of(at), digest_of(push_id), push_id)
+        await self._link.script(*self._call(app, "live_withdraw", *args))
+
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         distinct = list(dict.fromkeys(push_ids))
         commands = [("GET", keys.live_content(app, self._shard(app, name), name)) for name in distinct]

@@ -21,6 +21,7 @@ from ...model.codec import (
 from ...model.delivery import End
 from ...model.push import LANES, Push
 from ...model.status import DeliveryRow, PushStatus
+from ...ports.live import LiveStreams
 from .. import keys
 from ..config import OPEN_MOST, StoreConfig
 from ..link.clock import Clock
@@ -43,8 +44,11 @@ _LOOK = 20_000
 class RedisPushes:
     """`PushStore` over Redis."""
 
-    def __init__(self, link: Link, config: StoreConfig, revocations: Revocations, clock: Clock) -> None:
+    def __init__(
+        self, link: Link, config: StoreConfig, revocations: Revocations, streams: LiveStreams, clock: Clock
+    ) -> None:
         self._link = link
+        self._streams = streams
         self._revocations = revocations
         self._config = config
         self._clock = clock
@@ -169,10 +173,14 @@ class RedisPushes:
             telemetry.count_ended(app, platform.decode(), "cancelled", "cancelled", count)
         if place:
             await self._revocations.heard(app, shard, place.decode(), push_id)
-            return await self.status(app, push_id)
-        status = status_of(app, push_id, values)
+            status = await self.status(app, push_id)
+        else:
+            status = status_of(app, push_id, values)
         if status is not None and status.state == "done":
             raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
+        if status is not None and status.live is not None:
+            # A device that was away finds it in its stream no more.
+            await self._streams.withdraw(app, push_id, status.send_at or status.created_at)
         return status
 
     async def deliveries(
