@@ -18,6 +18,7 @@ import pytest
 
 from pushsvc.lab.simulator import simulator_process
 
+from ..node import needs_node, node
 from .ports import free_ports
 from .processes import Api, Command, Processes, own_processes, until
 from .servers import skip_or_fail
@@ -64,7 +65,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
 def test_the_curls_and_the_scenarios_work_as_they_stand(played: Played) -> None:
     blocks = [block for block in re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if "curl" in block]
     # But for the port, which may be taken on this machine, they run as a reader would paste them.
-    post, get = [block.replace("http://127.0.0.1:8080", played.api.url) for block in blocks]
+    post, get, _ = [block.replace("http://127.0.0.1:8080", played.api.url) for block in blocks]
 
     accepted = played.run(post)
     assert set(accepted) == {"id", "state", "deliveries"}
@@ -90,6 +91,58 @@ def test_the_curl_that_up_prints_works_too(played: Played) -> None:
     accepted = played.run(played.up.output().partition("\nTry:\n")[2])
     assert "id" in accepted, accepted
     assert played.api.until_done(accepted["id"]) == {"total": 1, "sent": 1}
+
+
+SURROUNDINGS = """
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+const kept = new Map();
+globalThis.localStorage = { getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => kept.set(key, value) };
+globalThis.WebSocket ??= createRequire(import.meta.url)("ws");
+globalThis.fetch = async (path) => ({ json: async () => JSON.parse(readFileSync("." + path, "utf8")) });
+globalThis.show = (id, notification) => console.log(JSON.stringify([id, notification]));
+"""
+"""What an app and its server have around the lines of the page."""
+AS_INSTALLED = """
+import { readFileSync } from "node:fs";
+import vm from "node:vm";
+vm.runInThisContext(readFileSync("SDK", "utf8"));
+export const Centrifuge = Object.getPrototypeOf(globalThis.Centrifuge);
+"""
+SDK = Path(__file__).parents[1] / "vendor" / "centrifuge-js" / "centrifuge.protobuf.js"
+
+
+@needs_node
+def test_the_app_of_the_page_gets_what_is_pushed(played: Played) -> None:
+    section = README[README.index("## In the app") : README.index("## Audiences\n")]
+    (register,) = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    (app,) = re.findall(r"^```js\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    folder = played.processes.folder
+    token = played.run(register.replace("http://127.0.0.1:8080", played.api.url))
+    package = folder / "node_modules" / "centrifuge"
+    package.mkdir(parents=True)
+    for path, text in {
+        package / "index.js": AS_INSTALLED.replace("SDK", str(SDK)),
+        package / "package.json": '{"type": "module", "main": "index.js"}',
+        folder / "package.json": '{"type": "module"}',
+        folder / "surroundings.js": SURROUNDINGS,
+        folder / "app.js": app,
+        folder / "live-token": json.dumps(token),
+    }.items():
+        path.write_text(text)
+    out, err = folder / "app.out", folder / "app.err"
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        command = [*node(), "--import", "./surroundings.js", "app.js"]
+        running = subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=stderr)
+    try:
+        document = {"to": {"users": ["ann"]}, "notification": {"title": "Order 7 shipped"}}
+        _, accepted = played.api.call("POST", "/v1/push", document)
+        assert played.api.until_done(accepted["id"]) == {"total": 1, "sent": 1}, err.read_text()
+        assert json.loads(out.read_text()) == [accepted["id"], {"title": "Order 7 shipped"}]
+        assert running.poll() is None, err.read_text()
+    finally:
+        running.kill()
+        running.wait()
 
 
 def without_figures(text: str) -> list[str]:
