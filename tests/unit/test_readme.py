@@ -31,6 +31,7 @@ from pushsvc.decoding import is_struct
 from pushsvc.errors import RequestError
 from pushsvc.model.delivery import Ended, Outcome, Retry, Unavailable
 from pushsvc.model.devices import Device
+from pushsvc.model.live import Order
 from pushsvc.model.push import Chunk, Message
 from pushsvc.ports import cleanup
 from pushsvc.problems import TYPE_BASE
@@ -168,6 +169,18 @@ def test_every_key_of_the_configuration_with_its_default() -> None:
         assert reported == _written(default), name
         assert type(reported) is type(_written(default)), name
         assert meaning, name
+
+
+def test_the_live_channel_of_the_page_loads(tmp_path: Path) -> None:
+    (text,) = _blocks("toml", _section("Configuration"))
+    account = "\n[apps.shop.apns]\ntopic = 't'\nkey_file = 'k.p8'\nkey_id = 'KEY1234567'\nteam_id = 'TEAM123456'\n"
+    (tmp_path / "pushsvc.toml").write_text(text + account)
+    (tmp_path / "secret").write_text("x" * 32)
+    environ = {"PUSHSVC__APPS__SHOP__LIVE__SECRET_FILE": str(tmp_path / "secret")}
+    loaded = runtime.load_settings(tmp_path / "pushsvc.toml", environ).apps["shop"].live
+    assert loaded is not None
+    assert loaded.secret == "x" * 32
+    assert {loaded.order, loaded.rules[0].order} < set(_names("order")) == set(get_args(Order))
 
 
 def test_the_example_has_the_keys_of_the_table() -> None:
