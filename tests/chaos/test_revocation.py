@@ -12,13 +12,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pushsvc.lab.simulator import apns_token
 
-from .rig import Rig, cases, open_rig
+from .rig import LONG, Rig, cases, open_rig
 
 pytestmark = pytest.mark.chaos
 
@@ -35,10 +36,14 @@ SETTLING = 400
 """Answered deliveries that a dispatcher has not recorded when it is stopped, at most: a batch."""
 
 
-def play(act: Callable[[Rig], Coroutine[Any, Any, None]], **setup: Any) -> None:
+def play(*acts: Callable[[Rig], Coroutine[Any, Any, None]], **setup: Any) -> None:
+    """One after the other on one service, each with an account of its own."""
+
     async def main() -> None:
         async with open_rig(seed="revocation", **setup) as rig:
-            await act(rig)
+            for act in acts:
+                await rig.begin()
+                await act(rig)
 
     asyncio.run(main())
 
@@ -65,118 +70,120 @@ async def accepted(rig: Rig) -> int:
     return int((await rig.record())["accepted"])
 
 
-@pytest.mark.parametrize(("latency", "rate"), cases((2.0, ""), (0.02, "600/min"), (0.4, ""), (0.02, "")))
-def test_after_the_answer_of_a_cancel_at_most_what_was_in_flight_goes_out(latency: float, rate: str) -> None:
-    async def act(rig: Rig) -> None:
-        await rig.control("latency", seconds=latency)
-        push = await post(rig, *(f"{latency}-{number}" for number in range(CANCEL)))
-        seen: list[dict[str, int]] = []
+async def cancels(rig: Rig, latency: float, *, limited: bool) -> None:
+    """After the answer of a cancel, at most what was in flight goes out."""
+    await rig.control("latency", seconds=latency)
+    push = await post(rig, *(f"{latency}-{number}" for number in range(CANCEL)))
+    seen: list[dict[str, int]] = []
 
-        async def look() -> None:
-            while True:
-                seen.append((await status(rig, push))["counts"])
-                await asyncio.sleep(0.01)
+    async def look() -> None:
+        while True:
+            seen.append((await status(rig, push))["counts"])
+            await asyncio.sleep(0.01)
 
-        looking = asyncio.create_task(look())
+    looking = asyncio.create_task(look())
 
-        async def begun() -> bool:
-            return await accepted(rig) > 0
+    async def begun() -> bool:
+        return await accepted(rig) > 0
 
-        await rig.until("some have arrived", begun)
-        began = time.monotonic()
-        reported = await status(rig, push, "DELETE")
-        took = time.monotonic() - began
-        at_answer = await accepted(rig)
-        in_flight = reported["counts"]["queued"]
+    await rig.until("some have arrived", begun)
+    began = time.monotonic()
+    reported = await status(rig, push, "DELETE")
+    took = time.monotonic() - began
+    at_answer = await accepted(rig)
+    in_flight = reported["counts"]["queued"]
 
-        async def ended() -> bool:
-            return bool((await status(rig, push))["state"] == "cancelled")
+    async def ended() -> bool:
+        return bool((await status(rig, push))["state"] == "cancelled")
 
-        await rig.until("nothing of the push is open", ended)
-        await asyncio.sleep(max(1.0, 2 * latency))
-        looking.cancel()
-        counts = (await status(rig, push))["counts"]
-        after = await accepted(rig) - at_answer
-        print(
-            f"\ncancel of {CANCEL:,} at {latency} s {rate}: {took:.3f} s; then {in_flight:,} in flight; accepted"
-            f" {at_answer:,} by then and {after:,} more; {counts}"
-        )
-        assert reported["state"] == ("sending" if in_flight else "cancelled")
-        assert after <= in_flight
-        assert counts["sent"] + counts["cancelled"] == CANCEL
-        if latency >= 2 or rate:  # there are more than go at once, however late the cancel comes on a busy machine
-            assert counts["cancelled"] > 0
-        assert counts["sent"] == at_answer + after
-        for end in ENDS:
-            numbers = [each[end] for each in seen]
-            assert numbers == sorted(numbers), end
-
-    limits = {"APPS__DEMO__LIMITS__PER_APP": rate} if rate else {}
-    play(act, dispatch=2, **limits)
+    await rig.until("nothing of the push is open", ended)
+    await asyncio.sleep(max(1.0, 2 * latency))
+    looking.cancel()
+    counts = (await status(rig, push))["counts"]
+    after = await accepted(rig) - at_answer
+    print(
+        f"\ncancel of {CANCEL:,} at {latency} s: {took:.3f} s; then {in_flight:,} in flight; accepted"
+        f" {at_answer:,} by then and {after:,} more; {counts}"
+    )
+    assert reported["state"] == ("sending" if in_flight else "cancelled")
+    assert after <= in_flight
+    assert counts["sent"] + counts["cancelled"] == CANCEL
+    if latency >= 2 or limited:  # there are more than go at once, however late the cancel comes on a busy machine
+        assert counts["cancelled"] > 0
+    assert counts["sent"] == at_answer + after
+    for end in ENDS:
+        numbers = [each[end] for each in seen]
+        assert numbers == sorted(numbers), end
 
 
-def test_many_single_pushes_cancelled_at_once() -> None:
-    async def act(rig: Rig) -> None:
-        gate = asyncio.Semaphore(64)
+async def cancels_many(rig: Rig) -> None:
+    """Many single pushes are cancelled at once."""
+    gate = asyncio.Semaphore(64)
 
-        async def one(number: int) -> str:
-            async with gate:
-                return await post(rig, f"one-{number}")
+    async def one(number: int) -> str:
+        async with gate:
+            return await post(rig, f"one-{number}")
 
-        pushes = await asyncio.gather(*(one(number) for number in range(SINGLES)))
+    pushes = await asyncio.gather(*(one(number) for number in range(SINGLES)))
 
-        async def cancel(push: str) -> dict[str, int] | None:
-            async with gate, rig.session.delete(f"/v1/push/{push}") as answer:
-                assert answer.status in (200, 409)  # it has been sent before
-                return (await answer.json())["counts"] if answer.status == 200 else None
+    async def cancel(push: str) -> dict[str, int] | None:
+        async with gate, rig.session.delete(f"/v1/push/{push}") as answer:
+            assert answer.status in (200, 409)  # it has been sent before
+            return (await answer.json())["counts"] if answer.status == 200 else None
 
-        before = await accepted(rig)
-        began = time.monotonic()
-        reported = [counts for counts in await asyncio.gather(*(cancel(push) for push in pushes)) if counts]
-        took = time.monotonic() - began
-        between = await accepted(rig) - before
-        cancelled = sum(each["cancelled"] for each in reported)
-        await rig.drained()
-        at_the_end = [(await status(rig, push))["counts"] for push in pushes]
-        arrived = await accepted(rig)
-        after = arrived - before - between
-        print(
-            f"\n{SINGLES:,} singles: {before:,} sent before; {len(reported):,} cancelled in {took:.2f} s, {cancelled:,}"
-            f" confirmed with the answer; {between:,} accepted meanwhile and {after:,} more"
-        )
-        assert after <= sum(each["queued"] for each in reported)
-        assert sum(each["sent"] + each["cancelled"] for each in at_the_end) == SINGLES
-        assert sum(each["sent"] for each in at_the_end) == arrived
-        assert sum(each["cancelled"] for each in at_the_end) >= cancelled
-
-    play(act, dispatch=2, APPS__DEMO__LIMITS__PER_APP="600/min")
+    before = await accepted(rig)
+    began = time.monotonic()
+    reported = [counts for counts in await asyncio.gather(*(cancel(push) for push in pushes)) if counts]
+    took = time.monotonic() - began
+    between = await accepted(rig) - before
+    cancelled = sum(each["cancelled"] for each in reported)
+    await rig.drained()
+    at_the_end = [(await status(rig, push))["counts"] for push in pushes]
+    arrived = await accepted(rig)
+    after = arrived - before - between
+    print(
+        f"\n{SINGLES:,} singles: {before:,} sent before; {len(reported):,} cancelled in {took:.2f} s, {cancelled:,}"
+        f" confirmed with the answer; {between:,} accepted meanwhile and {after:,} more"
+    )
+    assert after <= sum(each["queued"] for each in reported)
+    assert sum(each["sent"] + each["cancelled"] for each in at_the_end) == SINGLES
+    assert sum(each["sent"] for each in at_the_end) == arrived
+    assert sum(each["cancelled"] for each in at_the_end) >= cancelled
 
 
-def test_a_dispatcher_that_was_stopped_sends_nothing_that_another_has_taken_over() -> None:
-    async def act(rig: Rig) -> None:
-        takeover = 3.0
-        await rig.control("latency", seconds=0.2)
-        # Little is in flight at once, and much waits in memory: what is sent twice says which of them it was.
-        await rig.control("streams", limit=STREAMS, platform="apns")
-        size = 1000
-        for number in range(PAUSE // size):
-            await post(rig, *(f"{number}-{target}" for target in range(size)), lane="bulk")
+async def stops_a_dispatcher(rig: Rig) -> None:
+    """It sends nothing that another one has taken over."""
+    takeover = 3.0
+    await rig.control("latency", seconds=0.2)
+    # Little is in flight at once, and much waits in memory: what is sent twice says which of them it was.
+    await rig.control("streams", limit=STREAMS, platform="apns")
+    size = 1000
+    for number in range(PAUSE // size):
+        await post(rig, *(f"{number}-{target}" for target in range(size)), lane="bulk")
 
-        async def begun() -> bool:
-            return await accepted(rig) > PAUSE / 20
+    async def begun() -> bool:
+        return await accepted(rig) > PAUSE / 20
 
-        await rig.until("some have arrived", begun)
-        victim = rig.pids("dispatch")[0]
-        os.kill(victim, signal.SIGSTOP)
-        await asyncio.sleep(2 * takeover)
-        os.kill(victim, signal.SIGCONT)
-        await rig.drained()
-        await asyncio.sleep(2.0)
-        record = await rig.record()
-        twice = record["accepted"] - record["distinct"]
-        bound = 2 * STREAMS + SETTLING
-        print(f"\nSIGSTOP for {2 * takeover:.0f} s of {PAUSE:,}: {twice:,} repeats (bound {bound:,})")
-        assert record["distinct"] == PAUSE // size * size
-        assert twice <= bound
+    await rig.until("some have arrived", begun)
+    victim = rig.pids("dispatch")[0]
+    os.kill(victim, signal.SIGSTOP)
+    await asyncio.sleep(2 * takeover)
+    os.kill(victim, signal.SIGCONT)
+    await rig.drained()
+    await asyncio.sleep(2.0)
+    record = await rig.record()
+    twice = record["accepted"] - record["distinct"]
+    bound = 2 * STREAMS + SETTLING
+    print(f"\nSIGSTOP for {2 * takeover:.0f} s of {PAUSE:,}: {twice:,} repeats (bound {bound:,})")
+    assert record["distinct"] == PAUSE // size * size
+    assert twice <= bound
 
-    play(act, dispatch=2)
+
+def test_what_was_cancelled_or_taken_over_is_not_sent() -> None:
+    latencies = cases(2.0, 0.4, 0.02)
+    play(*(partial(cancels, latency=each, limited=False) for each in latencies), stops_a_dispatcher, dispatch=2)
+
+
+def test_what_waits_for_a_limit_is_cancelled() -> None:
+    limited = [partial(cancels, latency=0.02, limited=True)] if LONG else []
+    play(*limited, cancels_many, dispatch=2, APPS__DEMO__LIMITS__PER_APP="600/min")

@@ -47,7 +47,7 @@ from .dispatch_fakes import (
     taken,
     wall_clock,
 )
-from .virtual_time import run, until
+from .virtual_time import pace, run, until
 
 REFUSED = Misconfigured(status=403, reason="InvalidProviderToken")
 PATIENT = RetryPolicy(attempts=3, base=1.0, server_error={}, throttled={})
@@ -84,10 +84,10 @@ async def working(
 async def until_ended(store: MemoryStore, name: str, seconds: float = 600.0) -> dict[str, int]:
     """Wait until nothing of a push is under way; its counts, without the zeros."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    began = loop.time()
     while (reported := await counts(store, name)).keys() & {"queued", "retrying"}:
-        assert loop.time() < deadline, reported
-        await asyncio.sleep(0.02)
+        assert loop.time() < began + seconds, reported
+        await asyncio.sleep(pace(began))
     return reported
 
 

@@ -68,10 +68,16 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def until(reached: Callable[[], Any], seconds: float = 600.0) -> None:
-    """Let time pass, in steps of ten milliseconds, until something is so. Raises when it never is."""
+    """Let time pass, in the steps of `pace`, until something is so. Raises when it never is."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    began = loop.time()
     while not reached():
-        if loop.time() > deadline:
+        if loop.time() > began + seconds:
             raise AssertionError(f"still not so after {seconds:.0f} virtual seconds")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pace(began))
+
+
+def pace(began: float) -> float:
+    """Return the time to the next look at what was awaited first at `began`: ten milliseconds for a minute, and later a
+    hundredth of what has passed since, so that hours do not take a million looks."""
+    return max(0.01, (asyncio.get_running_loop().time() - began - 60.0) / 100)
