@@ -89,6 +89,9 @@ def _field(name: str, value: str) -> bytes:
     return field(name, value)
 
 
+_APNS_ID: Final = _opening("apns-id", 36)
+
+
 def _path(token: str) -> bytes:
     if token.isascii() and token.isalnum():
         return _opening(":path", 10 + len(token)) + b"/3/device/" + token.encode()
@@ -193,7 +196,7 @@ class ApnsProvider:
                     fields, chunk.message.body, (delivery, on_outcome, own_id, self._renewed), on_answer
                 )
                 return
-            fields = self._head + _path(target.token) + self._tail + _opening("apns-id", 36) + own_id.encode()
+            fields = self._head + _path(target.token) + self._tail + _APNS_ID + own_id.encode()
             self._pool.submit(fields, chunk.message.body, (delivery, on_outcome, own_id, self._renewed), on_answer)
         except ValueError:
             # A field that HTTP/2 cannot carry. Intake lets none through, but a store may outlive its rules.

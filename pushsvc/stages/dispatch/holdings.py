@@ -175,7 +175,7 @@ class Holdings:
 
     async def revoke(self, revoked: Revoked) -> None:
         """Remove what is revoked: afterwards none of it waits here. The caller has added it to `heard` just before."""
-        held = [entry for push_id in revoked.pushes for entry in self._settler.held(push_id)]
+        held = self._settler.held(revoked.pushes)
         if not held and not revoked.tokens and not revoked.entries:
             return
         for entry in held:

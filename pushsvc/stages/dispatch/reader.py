@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ...model.push import LANES, Lane, Route
+from ...ports.entries import Taken
 from ...ports.queue import DeliveryQueue
 from ..outage import Patience
 from .config import DispatchConfig
@@ -72,7 +73,7 @@ class Reader:
             mark = self._holdings.mark()
             async with patience:
                 taken = await self._queue.take(self._route, lane, targets=wanted, wait_ms=wait_ms)
-                if taken and self._holdings.held(lane) + sum(len(t.chunk.targets) for t in taken) <= TRICKLE:
+                if 0 < len(taken) <= TRICKLE and self._holdings.held(lane) + size_of(taken) <= TRICKLE:
                     self._preemption.note(self._route, lane, self._loop.time())
                 self._holdings.admit(taken, mark)
 
@@ -112,3 +113,8 @@ class Reader:
         mark = self._holdings.mark()
         if self._lease.holds and self._history == self._queue.history:
             self._holdings.admit(await self._queue.reclaim(self._route), mark)
+
+
+def size_of(taken: Sequence[Taken]) -> int:
+    """Return the number of targets of these entries."""
+    return sum(len(each.chunk.targets) for each in taken)

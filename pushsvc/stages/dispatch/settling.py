@@ -11,7 +11,7 @@ flight, between two batches: that is the moment in which a revocation is acknowl
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
@@ -47,7 +47,7 @@ class Settler:
         self.recorded = 0
         """The number of settlements, from the first on, that are recorded."""
         self._waiting: deque[tuple[Settlement | None, OpenEntry]] = deque()
-        self._held: dict[str, list[OpenEntry]] = {}
+        self._held: set[OpenEntry] = set()
         self._news: deque[tuple[News, asyncio.Future[None]]] = deque()
         self._more = asyncio.Event()
         self._idle = asyncio.Event()
@@ -66,15 +66,12 @@ class Settler:
 
     def hold(self, entry: OpenEntry) -> None:
         """Register an entry that was taken and of which some targets may be sent."""
-        held = self._held.get(entry.chunk.push_id)
-        if held is None:
-            self._held[entry.chunk.push_id] = [entry]
-        else:
-            held.append(entry)
+        self._held.add(entry)
 
-    def held(self, push_id: str) -> Sequence[OpenEntry]:
-        """Return the entries of a push that are not settled."""
-        return self._held.get(push_id, ())
+    def held(self, pushes: Collection[str]) -> Sequence[OpenEntry]:
+        """Return the entries of these pushes that are not settled. It looks at all that are held: revocations are rare,
+        and an index by push would cost every entry more."""
+        return [entry for entry in self._held if entry.chunk.push_id in pushes] if pushes else ()
 
     def drop(self, given_up: Withdrawn) -> None:
         """Give up these targets, whose entries another dispatcher may have by now. Those in flight are still recorded;
@@ -84,7 +81,7 @@ class Settler:
             entry.dropped = True
             entry.unsettled -= len(targets)
             if not entry.unsettled:
-                self._release(entry)
+                self._held.discard(entry)
                 over.append(entry.ref)
         self._queue.forget(over)
 
@@ -168,25 +165,15 @@ class Settler:
 
     def _in_flight(self, pushes: Collection[str]) -> dict[str, int]:
         """Return the number of deliveries that were submitted and are not recorded, of each of these pushes."""
-        counts = {
-            push_id: sum(entry.unsettled - len(entry.left) for entry in self._held[push_id])
-            for push_id in pushes
-            if push_id in self._held
-        }
+        counts: Counter[str] = Counter()
+        for entry in self.held(pushes):
+            counts[entry.chunk.push_id] += entry.unsettled - len(entry.left)
         if counts:
             for settlement, entry in self._waiting:
                 push_id = entry.chunk.push_id
                 if push_id in counts and settlement is not None and settlement.outcome is None:
                     counts[push_id] -= 1
         return counts
-
-    def _release(self, entry: OpenEntry) -> None:
-        held = self._held.get(entry.chunk.push_id)
-        if held is not None:
-            if len(held) == 1:
-                del self._held[entry.chunk.push_id]
-            else:
-                held.remove(entry)
 
     def _next_batch(self) -> tuple[list[Settlement], list[EntryRef], list[EntryRef]]:
         """Return what is recorded next, the entries that it ends, and those to take again."""
@@ -203,7 +190,7 @@ class Settler:
                 entry.unsettled -= 1
             if not entry.unsettled:
                 (forgotten if entry.dropped else finished).append(entry.ref)
-                self._release(entry)
+                self._held.discard(entry)
         return settlements, finished, forgotten
 
     async def _record(self, settlements: list[Settlement], finished: list[EntryRef]) -> None:
