@@ -24,7 +24,8 @@ from pushsvc.model.devices import Device
 from pushsvc.store import open_store
 
 from ..integration.ports import free_ports
-from .neighbours import LATENCY, Pair, Stopwatch, compared, in_turns, open_pair, p99, says, targets
+from .neighbours import Pair, Stopwatch, compared, in_turns, open_pair, p99, says, targets
+from .rig import LATENCY
 
 pytestmark = pytest.mark.chaos
 
