@@ -18,7 +18,7 @@ class LiveAppConfig(Struct, frozen=True, kw_only=True):
     old_secret: str = ""
     """Verifies connect tokens as well, while they run out after a change of the secret."""
     public_key: str = ""
-    """Verifies connect tokens that others sign (ES256 or RS256), in PEM."""
+    """The keys, in PEM, that verify connect tokens which others sign (ES256 or RS256)."""
     ack_within: float = 10.0
     """How long a written publication waits for its acknowledgement."""
     window: int = 32

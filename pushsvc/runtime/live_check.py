@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import load_pem_x509_certificates
 
 from ..errors import ConfigError
-from ..live.protocol.tokens import public_key
+from ..live.protocol.tokens import public_keys
 from ..model.finding import Finding
 from ..providers.files import check_private
 from ..settings import AppLive, AppSettings, LiveSettings, Settings
@@ -104,13 +104,13 @@ def _tokens(part: str, live: AppLive) -> Iterator[tuple[str, Finding]]:
         return
     place = f"{part}.public_key_file"
     try:
-        key = public_key(read_public_key(live.public_key_file, place))
+        keys = public_keys(read_public_key(live.public_key_file, place))
     except ConfigError as error:
         yield error.path, Finding("error", error.message, error.remedy)
         return
-    kind = f"RS256 with {key.key_size:,} bits" if isinstance(key, RSAPublicKey) else "ES256"
+    kinds = [f"RS256 with {key.key_size:,} bits" if isinstance(key, RSAPublicKey) else "ES256" for key in keys]
     alone = "" if live.secret else "; without a `secret` the API issues none"
-    yield place, Finding("ok", f"connect tokens of others are verified by {kind}{alone}")
+    yield place, Finding("ok", f"connect tokens of others are verified by {' and '.join(kinds)}{alone}")
 
 
 def _tls(live: LiveSettings, now: float) -> Iterator[tuple[str, Finding]]:

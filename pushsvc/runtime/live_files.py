@@ -6,13 +6,13 @@ import ssl
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..live.protocol.tokens import public_key
+from ..live.protocol.tokens import public_keys
 from ..net.tls import server_context
 from ..settings import LiveSettings
 
 
 def read_public_key(file: str, part: str) -> str:
-    """Return the public key (PEM) that the key `part` of the configuration names. Raises `ConfigError`."""
+    """Return the public keys (PEM) of the file that the key `part` of the configuration names. Raises `ConfigError`."""
     try:
         pem = Path(file).read_text(encoding="utf-8")
     except OSError as error:
@@ -20,7 +20,7 @@ def read_public_key(file: str, part: str) -> str:
     except UnicodeDecodeError:
         raise ConfigError(part, f"{file} is no text", "name a public key in PEM") from None
     try:
-        public_key(pem)
+        public_keys(pem)
     except ValueError as error:
         raise ConfigError(part, f"{file} {error}", "name a public key in PEM, RSA or P-256") from None
     return pem

@@ -106,7 +106,7 @@ class AppLive(Struct, frozen=True, kw_only=True):
     old_secret: str = ""
     """Verifies tokens as well, while those that it signed run out after a change of `secret`."""
     public_key_file: str = ""
-    """The public key (PEM) of connect tokens that are signed elsewhere (ES256 or RS256)."""
+    """The public keys (PEM) of connect tokens that are signed elsewhere (ES256 or RS256)."""
     token_ttl: Annotated[int, Meta(ge=60, le=366 * 86400)] = 86400
     ack_within: Annotated[float, Meta(gt=0, le=3600)] = 10.0
     """How long the acknowledgement of a device is awaited, before the next channel is used."""

@@ -156,6 +156,16 @@ def test_a_refresh_is_of_the_same_device() -> None:
     assert VERIFIER.verify_refresh(signed(exp=NOW), NOW, connected) == Rejected(codes.EXPIRED, "shop", "d1")
 
 
+def test_every_key_of_a_file_verifies() -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    file = f"the old one\n{public(EC_KEY)}\n{public(RSA_KEY)}{public(other)}"
+    verifier = Verifier({"shop": LiveAppConfig(public_key=file)})
+    for key, algorithm in ((EC_KEY, "ES256"), (other, "ES256"), (RSA_KEY, "RS256")):
+        assert isinstance(verifier.verify(signed(key, algorithm), NOW), Claims)
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    assert verifier.verify(signed(stranger, "ES256"), NOW) == Rejected(codes.INVALID_TOKEN)
+
+
 PRIVATE = EC_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
@@ -167,6 +177,8 @@ PRIVATE = EC_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         (public(rsa.generate_private_key(65537, 1024)), "is an RSA key of 1,024 bits: RS256 needs 2,048"),  # refused
         (PRIVATE, "is a private key: give the gateway the public one"),
         (public(EC_KEY).replace("PUBLIC KEY", "CERTIFICATE"), "is no public key in PEM"),
+        (public(EC_KEY) + public(ec.generate_private_key(ec.SECP384R1())), "nor one of the curve P-256"),
+        (public(EC_KEY) + "-----BEGIN PUBLIC KEY-----", "is no public key in PEM"),
         ("ssh-ed25519 AAAA", "is no public key in PEM"),
         (" ", "is no public key in PEM"),
     ],

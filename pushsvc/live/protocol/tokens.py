@@ -67,6 +67,7 @@ class _Header(Struct, frozen=True, gc=False):
     b64: object = UNSET
 
 
+PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey
 Verify: TypeAlias = Callable[[bytes, str], bool]
 """Return whether a signature, as the token has it, is that of the bytes."""
 
@@ -88,7 +89,7 @@ class Verifier:
     ) -> None:
         """Read the keys. `leeway` is by how many seconds other clocks may differ; `revoked` judges valid tokens.
 
-        Raises `ValueError` for what `public_key` refuses.
+        Raises `ValueError` for what `public_keys` refuses.
         """
         self._keys = {app: _verifies(config) for app, config in apps.items()}
         self._leeway = leeway
@@ -157,10 +158,10 @@ def _verifies(config: LiveAppConfig) -> dict[str, Verify]:
     if config.secret:
         secrets = [secret.encode() for secret in (config.secret, config.old_secret) if secret]
         found["HS256"] = partial(_is_hs256, secrets)
-    if config.public_key:
-        key = public_key(config.public_key)
-        name = "RS256" if isinstance(key, RSAPublicKey) else "ES256"
-        found[name] = partial(_is_signed, jwt.get_algorithm_by_name(name), key)
+    keys = public_keys(config.public_key) if config.public_key else []
+    for name, kind in (("RS256", RSAPublicKey), ("ES256", EllipticCurvePublicKey)):
+        if own := [key for key in keys if isinstance(key, kind)]:
+            found[name] = partial(_is_signed, jwt.get_algorithm_by_name(name), own)
     return found
 
 
@@ -177,14 +178,24 @@ def _is_hs256(secrets: Sequence[bytes], signed: bytes, signature: str) -> bool:
     return False
 
 
-def _is_signed(algorithm: Algorithm, key: RSAPublicKey | EllipticCurvePublicKey, signed: bytes, signature: str) -> bool:
-    return algorithm.verify(signed, key, _decoded(signature))
+def _is_signed(algorithm: Algorithm, keys: Sequence[PublicKey], signed: bytes, signature: str) -> bool:
+    """Whether a signature was made with the private half of any of the keys."""
+    decoded = _decoded(signature)
+    return any(algorithm.verify(signed, key, decoded) for key in keys)
 
 
-def public_key(pem: str) -> RSAPublicKey | EllipticCurvePublicKey:
-    """Return the key that verifies RS256 or ES256. Raises `ValueError` with what it is instead."""
+def public_keys(pem: str) -> list[PublicKey]:
+    """Return the keys of a file that verify RS256 or ES256: several, while one takes the place of another. Raises
+    `ValueError` with what is there instead."""
     if "PRIVATE KEY-----" in pem:
         raise ValueError("is a private key: give the gateway the public one, as `openssl pkey -pubout` writes it")
+    return [_public_key(block) for block in _BLOCK.findall(pem) or [pem]]
+
+
+_BLOCK: Final = re.compile(r"-----BEGIN [^-]*-----.*?(?:-----END [^-]*-----|\Z)", re.DOTALL)
+
+
+def _public_key(pem: str) -> PublicKey:
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
