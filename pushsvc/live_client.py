@@ -76,7 +76,7 @@ class Handle:
 
 @dataclass(frozen=True)
 class Retry:
-    """Call `retried` later: the handler has failed so many times."""
+    """Call `retried` later: the handler has failed `attempt` times."""
 
     id: str
     attempt: int
@@ -100,7 +100,7 @@ class History:
 
 @dataclass(frozen=True)
 class Missing:
-    """Tell the app that so many messages at most cannot be had any more. None: nobody knows how many."""
+    """Tell the app that up to `count` messages are lost. None: how many is not known."""
 
     count: int | None
 
@@ -123,7 +123,7 @@ Step: TypeAlias = Handle | Retry | Ack | History | Missing | Show | Drop
 
 
 class Sequencer:
-    """Decides, without I/O, what is to be done with what has come.
+    """Decides, without I/O, which steps follow from an event.
 
     Each method returns steps, to be done in their order.
     """
@@ -373,7 +373,7 @@ class LiveClient:
 
     `on_message` shows or stores one message, and is called for one at a time. Where it raises, it is called again,
     after 1 s at first and 60 s at most, and nothing behind the message is handled meanwhile; to give a message up,
-    return. `on_missing` is told how many messages at most cannot be had any more (None: nobody knows), `on_unread` the
+    return. `on_missing` is told how many messages at most are lost (None: that is not known), `on_unread` the
     number of the user's unread messages, `on_error` what failed and is tried again. Without `storage` only the
     server's own position keeps a restarted app from showing a message again.
     """

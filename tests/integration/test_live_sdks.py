@@ -355,7 +355,7 @@ async def in_chromium(origin: str) -> AsyncIterator[NewPhone]:
     }
     page_text = '<script src="/centrifuge.js"></script><script type="module" src="/live_page.mjs"></script>'
 
-    async def serve(request: web.Request) -> web.Response:
+    async def serve(request: web.BaseRequest) -> web.StreamResponse:
         if request.path not in files:
             return web.Response(text=page_text, content_type="text/html")
         path, media = files[request.path]

@@ -18,7 +18,7 @@ const BAD_REQUEST = 107;
 const NOT_FOUND = 404;
 
 /**
- * Decides, without I/O, what is to be done with what has come. Each method returns a list of steps, to be done in
+ * Decides, without I/O, which steps follow from an event. Each method returns a list of steps, to be done in
  * their order: `{do: "handle", message}`, `{do: "retry", id, attempt}`, `{do: "ack", offset, epoch}`,
  * `{do: "history", since, epoch}`, `{do: "missing", count}` (null: the number is not known).
  */
@@ -214,7 +214,7 @@ export class Sequencer {
  * - `onMessage(message)`: shows or stores one message: `id`, `offset`, `data` (`notification`, `data`, `at`, ..). It is
  *   called for one message at a time. What it rejects is tried again, after 1 s at first and 60 s at most, and nothing
  *   behind it is handled meanwhile; to give a message up, resolve.
- * - `onMissing(count)`: so many messages at most cannot be had any more (`null`: nobody knows how many).
+ * - `onMissing(count)`: up to `count` messages are lost (`null`: how many is not known).
  * - `onUnread(count)`: the number of messages of the user that are unread.
  * - `onError(error)`: what failed and is tried again.
  * - `storage`: `{load(): state | null, save(state)}`, which may return promises; see `webStorage`. Without it,
