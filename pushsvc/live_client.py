@@ -549,41 +549,36 @@ class LiveClient:
         await _pause(attempt)
         self._run(self._sequencer.retried(push_id))
 
-    async def _ack(self, ack: Ack, generation: int) -> None:
+    async def _ack(self, ack: Ack, generation: int, attempt: int = 0) -> None:
         assert self._sequencer is not None
-        attempt = 0
+        await _pause(attempt)
+        if generation != self._generation:
+            return
         await self._save()
-        while generation == self._generation:
-            try:
-                await self._call("ack", {"ack": {"offset": ack.offset, "epoch": ack.epoch}})
-            except Exception as error:
-                self._refused(error)
-                if getattr(error, "code", None) in (_UNRECOVERABLE_POSITION, _BAD_REQUEST):
-                    return
-                attempt += 1
-                await _pause(attempt)
-            else:
-                if generation == self._generation:
-                    self._run(self._sequencer.acknowledged(ack.offset, succeeded=True))
-                return
+        try:
+            await self._call("ack", {"ack": {"offset": ack.offset, "epoch": ack.epoch}})
+        except Exception as error:
+            self._refused(error)
+            if getattr(error, "code", None) not in (_UNRECOVERABLE_POSITION, _BAD_REQUEST):
+                self._spawn(self._ack(ack, generation, attempt + 1))
+            return
+        if generation == self._generation:
+            self._run(self._sequencer.acknowledged(ack.offset, succeeded=True))
 
-    async def _fill(self, asked: History, generation: int) -> None:
+    async def _fill(self, asked: History, generation: int, attempt: int = 0) -> None:
         assert self._sequencer is not None
-        attempt = 0
-        while generation == self._generation:
-            try:
-                page = await self._client.history(CHANNEL, limit=PAGE, since=Position(asked.epoch, asked.since))
-            except Exception as error:
-                self._refused(error)
-                if getattr(error, "code", None) == _UNRECOVERABLE_POSITION:
-                    return  # The gateway ends the connection, and the next one says it.
-                attempt += 1
-                await _pause(attempt)
-            else:
-                if generation == self._generation:
-                    found = [self._publication(each) for each in page.publications]
-                    self._run(self._sequencer.history(found))
-                return
+        await _pause(attempt)
+        if generation != self._generation:
+            return
+        try:
+            page = await self._client.history(CHANNEL, limit=PAGE, since=Position(asked.epoch, asked.since))
+        except Exception as error:
+            self._refused(error)
+            if getattr(error, "code", None) != _UNRECOVERABLE_POSITION:
+                self._spawn(self._fill(asked, generation, attempt + 1))
+            return  # With another epoch the gateway ends the connection, and the next one says it.
+        if generation == self._generation:
+            self._run(self._sequencer.history([self._publication(each) for each in page.publications]))
 
     # --- Parts -------------------------------------------------------------------------------------------------------
 
@@ -657,7 +652,9 @@ def _decode(data: Any) -> Any:
 
 
 async def _pause(attempt: int) -> None:
-    await asyncio.sleep(min(2 ** (attempt - 1), 60))
+    """Wait before another attempt; 0 is the first one."""
+    if attempt:
+        await asyncio.sleep(min(2 ** (attempt - 1), 60))
 
 
 def _tell(listener: Callable[[_T], None] | None, value: _T) -> None:

@@ -6,22 +6,28 @@ order. What it has played in Python is played again in JavaScript.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushsvc import live_client
 from pushsvc.live_client import (
     Ack,
     Drop,
+    FileStorage,
     Handle,
     History,
+    LiveClient,
+    Message,
     Missing,
     Publication,
     Retry,
@@ -29,6 +35,7 @@ from pushsvc.live_client import (
     Show,
     State,
     Step,
+    connect_data,
 )
 
 from ..node import needs_node, node
@@ -374,3 +381,179 @@ def test_javascript_does_the_same(tmp_path: Path) -> None:
         [*node(), HERE / "live_client_golden.mjs", MODULE, scenarios], capture_output=True, text=True, check=True
     )
     assert said.stdout == 'a wrong expectation is seen: play 0, received "a": ["show a"]\n'
+
+
+class Refusal(Exception):
+    """An error as the SDK raises it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+class Sdk:
+    """A client as the SDK has it, whose answers are given."""
+
+    def __init__(self) -> None:
+        self.events: Any = SimpleNamespace(
+            on_connected=self._nothing, on_subscribed=self._nothing, on_publication=self._nothing
+        )
+        self.state = SimpleNamespace(value="connected")
+        self.calls: list[tuple[str, Any]] = []
+        self.answers: dict[str, list[Any]] = {}
+
+    async def _nothing(self, _: Any) -> None:
+        pass
+
+    async def connect(self) -> None:
+        self.calls.append(("connect", None))
+
+    async def disconnect(self) -> None:
+        self.calls.append(("disconnect", None))
+
+    async def rpc(self, method: str, data: Any) -> Any:
+        return SimpleNamespace(data=self._answer(method, data, {}))
+
+    async def history(self, channel: str, *, limit: int, since: Any, reverse: bool = False) -> Any:
+        return SimpleNamespace(publications=self._answer("history", since.offset, []))
+
+    def _answer(self, method: str, data: Any, otherwise: Any) -> Any:
+        self.calls.append((method, data))
+        answers = self.answers.get(method)
+        answer = answers.pop(0) if answers else otherwise
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def subscribed(self, acked: int = 0) -> None:
+        await self.events.on_connected(SimpleNamespace(data={"acked": acked, "unread": 1}))
+        position = SimpleNamespace(epoch="e", offset=acked)
+        await self.events.on_subscribed(SimpleNamespace(channel="device", stream_position=position, recovered=False))
+
+    async def published(self, *numbers: int, prev: int | None = None, **more: Any) -> None:
+        for n in numbers:
+            await self.events.on_publication(SimpleNamespace(channel="device", pub=sent(n, prev, **more)))
+
+    def acks(self) -> list[int]:
+        return [data["ack"]["offset"] for method, data in self.calls if method == "ack"]
+
+
+def sent(n: int, prev: int | None = None, **more: Any) -> Any:
+    return SimpleNamespace(offset=n, data={"id": f"p{n}", "prev": n - 1 if prev is None else prev, **more})
+
+
+def driven(story: Callable[[Sdk, LiveClient, dict[str, list[Any]]], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        sdk, seen = Sdk(), dict[str, list[Any]](message=[], missing=[], error=[], unread=[])
+
+        async def show(message: Message) -> None:
+            seen["message"].append(message)
+
+        live = LiveClient(
+            sdk,
+            show,
+            on_missing=seen["missing"].append,
+            on_error=seen["error"].append,
+            on_unread=seen["unread"].append,
+            **options,
+        )
+        await live.connect()
+        async with asyncio.timeout(30):
+            await story(sdk, live, seen)
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Attempts do not wait for one another; the list has their numbers."""
+    attempts: list[int] = []
+
+    async def pause(attempt: int) -> None:
+        attempts.append(attempt)
+
+    monkeypatch.setattr(live_client, "_pause", pause)
+    return attempts
+
+
+def test_another_client_than_the_sdks_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"pip install centrifuge-python.*not object"):
+        LiveClient(object(), lambda _: asyncio.sleep(0))
+
+
+def test_a_notice_is_fetched_and_one_whose_content_is_gone_is_missing(hasty: list[int]) -> None:
+    async def story(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+        content = {"id": "p1", "notification": {"title": "long"}}
+        sdk.answers["fetch"] = [Refusal(100), content, Refusal(404)]
+        await sdk.subscribed()
+        await sdk.published(1, 2, notice=True, size=9000)
+        await live.settled()
+        await asyncio.sleep(0)
+        (message,) = seen["message"]
+        assert (message.id, message.data["notification"], message.data["notice"]) == ("p1", {"title": "long"}, False)
+        assert (seen["missing"], [each.code for each in seen["error"]], sdk.acks()) == ([1], [100], [1, 2])
+
+    driven(story)
+
+
+def test_an_acknowledgement_is_repeated_until_it_is_taken_or_void(hasty: list[int]) -> None:
+    async def story(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+        sdk.answers["ack"] = [Refusal(100), Refusal(111), {}, Refusal(112)]
+        await sdk.subscribed()
+        await sdk.published(1)
+        await live.settled()
+        assert (sdk.acks(), hasty) == ([1, 1, 1], [0, 1, 2])
+        await sdk.published(2)
+        while len(sdk.acks()) < 4:
+            await asyncio.sleep(0)
+        await live.disconnect()
+        assert (sdk.acks(), sdk.calls[-1][0]) == ([1, 1, 1, 2], "disconnect")
+        assert [each.code for each in seen["error"]] == [100, 111, 112]
+
+    driven(story)
+
+
+def test_a_hole_is_filled_though_history_fails_at_first(hasty: list[int]) -> None:
+    async def story(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+        sdk.answers["history"] = [Refusal(100), [sent(2), sent(3)]]
+        await sdk.subscribed()
+        await sdk.published(1, 3)
+        await live.settled()
+        assert [each.id for each in seen["message"]] == ["p1", "p2", "p3"]
+        assert [data for method, data in sdk.calls if method == "history"] == [1, 1]
+        assert sdk.acks()[-1] == 3
+
+    driven(story)
+
+
+def test_a_restarted_app_shows_nothing_again(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path / "live.json")
+
+    async def first(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+        await sdk.subscribed()
+        await sdk.published(1, 2)
+        await live.settled()
+        assert await live.received("p4") is True
+
+    async def second(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+        await sdk.subscribed()  # None of the acknowledgements has arrived.
+        await sdk.published(1, 2, 3, 4)
+        await live.settled()
+        assert [each.id for each in seen["message"]] == ["p3"]
+        assert [await live.received(each) for each in ("p1", "p3", "p4", "p5")] == [False, False, False, True]
+        assert (sdk.acks()[0], sdk.acks()[-1]) == (2, 4)
+
+    driven(first, storage=storage)
+    driven(second, storage=storage)
+
+
+def test_what_the_sdk_is_told_at_its_connect() -> None:
+    assert connect_data(heartbeat=240, foreground=False) == {"heartbeat": 240, "foreground": False}
+    assert connect_data(app_version="3.1", protobuf=True) == b'{"app_version": "3.1"}'
+
+
+@needs_node
+def test_the_client_in_javascript_is_driven_in_the_same_way() -> None:
+    command = [*node(), HERE / "live_client_driven.mjs", MODULE]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout.split()) == (0, ["notices", "acks", "holes", "restart"]), said.stderr
