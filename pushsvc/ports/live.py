@@ -349,8 +349,8 @@ class LiveStreams(Protocol):
         """Refuse tokens of this device that were issued before now, and end its connection and its route. Returns the
         instant, in Unix ms.
 
-        The registry ends the connection of each device that is gone, and refuses no token: if a device is removed
-        because somebody asked for it, call this first, or the tokens are valid again if its id is registered again.
+        The registry ends the connection of each device that is gone, and refuses no token. Before a removal that a
+        caller has requested, call this: otherwise the tokens are valid again when the id is registered again.
         """
         ...
 

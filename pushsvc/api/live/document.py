@@ -38,7 +38,7 @@ class DeviceToken(Struct, frozen=True):
         return f"DeviceToken(expires_at={self.expires_at!r})"
 
 
-class DevicePresence(Struct, frozen=True):
+class PresentDevice(Struct, frozen=True):
     """A device in the live channel."""
 
     id: str
@@ -53,7 +53,7 @@ class UserPresence(Struct, frozen=True):
     """The devices of a user in the live channel."""
 
     online: Annotated[bool, Meta(description="Whether any of them is online.")]
-    items: list[DevicePresence]
+    items: list[PresentDevice]
 
 
 class GatewayConnections(Struct, frozen=True):
@@ -95,7 +95,7 @@ def presence_fields(presence: Presence | None) -> dict[str, Any]:
     return fields
 
 
-def shown_presence(device: Device, presence: Presence | None) -> DevicePresence:
+def shown_presence(device: Device, presence: Presence | None) -> PresentDevice:
     """Return a device as the API shows it in the live channel."""
     unread = 0 if presence is None else presence.unread
-    return DevicePresence(id=device.id, platform=device.platform, unread=unread, **presence_fields(presence))
+    return PresentDevice(id=device.id, platform=device.platform, unread=unread, **presence_fields(presence))

@@ -100,7 +100,7 @@ class RedisRegistry:
         *,
         poke: Poke,
     ) -> None:
-        """`poke` puts items into the inboxes of the gateways of the live channel."""
+        """Work on the registries of this Redis. `poke` puts items into the inboxes of gateways of the live channel."""
         self._link = link
         self._poke = poke
         self._clock = clock
