@@ -18,6 +18,7 @@ from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere
 from pushsvc.model.push import Message, Platform, Push
 from pushsvc.model.routing import RouteTable, platform_of, table_of
 from pushsvc.ports.registry import Members
+from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from pushsvc.stages.expand import fanout
 from pushsvc.stages.expand.fanout import Run, expand
 
@@ -71,6 +72,7 @@ class Desk:
         self.devices = devices
         self.audience = audience or ToAll()
         self.routes: RouteTable = table_of({"apns": "production"})
+        self.channels = NO_LIVE
         self.go_on: Callable[[], bool] = lambda: True
         self.has_room: Callable[[int], Coroutine[Any, Any, bool]] = always
 
@@ -85,6 +87,7 @@ class Desk:
             "p",
             **{"expansions": self.store.expansions, "registry": self.registry, **parts},
             routes=self.routes,
+            channels=self.channels,
             lease=15_000,
             go_on=self.go_on,
             has_room=self.has_room,
@@ -168,6 +171,30 @@ def test_each_goes_by_the_account_of_its_environment(
                 found[chunk.unreachable] += [(chunk.platform, target.device_id) for target in chunk.targets]
         assert sorted(found[False]) == sent
         assert found[True] == [("apns", device_id) for device_id in (*unreachable, "d5")]
+
+    asyncio.run(story())
+
+
+def test_the_channels_of_each_device_are_chosen_when_it_is_found() -> None:
+    async def story() -> None:
+        web = Device(id="d7", platform="live", token="d7", kind="id")
+        desk = Desk([ANNA, BERT, CLEO, web])
+        desk.channels = ChannelRules("live, provider", (ChannelRule("platform == 'fcm'", "provider"),))
+        messages = {name: Message(name, b"{}") for name in ("apns", "fcm", "live")}
+        await desk.accept(msgspec.structs.replace(PUSH, messages=messages))
+        assert await desk.expand() == Run(4, "done")
+        found = {
+            target.device_id: (chunk.channel, chunk.platform, [each.channel for each in chunk.fallbacks])
+            for stream in desk.store._state.lanes.values()
+            for chunk in stream.entries.values()
+            for target in chunk.targets
+        }
+        assert found == {
+            "d1": ("live", "apns", ["apns"]),
+            "d2": ("fcm", "fcm", []),
+            "d3": ("live", "apns_sandbox", []),  # whose account the app does not have
+            "d7": ("live", "live", []),
+        }
 
     asyncio.run(story())
 

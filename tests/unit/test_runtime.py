@@ -22,6 +22,7 @@ from pushsvc.model.routing import table_of
 from pushsvc.ports.figures import AppGauges, Gauges
 from pushsvc.ports.webhooks import Standing
 from pushsvc.providers import REGISTRY as PROVIDERS
+from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
 from pushsvc.runtime.live import fitting, sockets_config
@@ -179,6 +180,29 @@ def test_intake_knows_each_app_its_platforms_and_its_keys(tmp_path: Path) -> Non
         ),
         "news": ApiApp(name="news", accounts=frozenset({"fcm"}), keys=()),
     }
+
+
+def test_a_live_channel_is_a_route_like_any_other(tmp_path: Path) -> None:
+    text = f"""
+    [apps.shop.live]
+    secret = "{SHA}"
+    order = "provider, live"
+    [[apps.shop.live.rules]]
+    where = "platform == 'apns'"
+    order = "live"
+    [apps.only.live]
+    secret = "{SHA[::-1]}"
+    """
+    settings = load(tmp_path, CONFIG + text)
+    settings.require_apps()
+    assert [route.name for route in runtime.routes_of(settings)] == ["shop/apns", "shop/live", "news/fcm", "only/live"]
+    apps = runtime.api_apps(settings)
+    assert apps["shop"].channels == ChannelRules("provider, live", (ChannelRule("platform == 'apns'", "live"),))
+    assert apps["only"].channels == ChannelRules("live, provider")
+    assert apps["news"].channels == NO_LIVE == runtime.channel_rules(settings, "gone")
+    assert (apps["shop"].accounts, apps["only"].platforms) == ({"apns", "live"}, {"live"})
+    limits = runtime.route_limits(settings.apps)
+    assert limits[Route("shop", "live")].per_token == limits[Route("shop", "apns")].per_token
 
 
 def test_intake_signs_tokens_where_the_app_has_a_secret(tmp_path: Path) -> None:
