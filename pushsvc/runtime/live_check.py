@@ -20,6 +20,7 @@ from ..live.protocol.tokens import public_keys
 from ..model.finding import Finding
 from ..providers.files import check_private
 from ..settings import AppLive, AppSettings, LiveSettings, Settings
+from ..settings.schema import PARTS
 from .live import SPARE_FILES
 from .live_files import live_tls, read_public_key
 from .plans import live_endpoints
@@ -33,6 +34,7 @@ def check_live(settings: Settings) -> Iterator[tuple[str, Finding]]:
     apps = {name: app for name, app in settings.apps.items() if app.live is not None}
     if not apps:
         return
+    yield from check_port(settings)
     yield from check_endpoints(settings)
     yield from _tls(settings.live, time.time())
     yield from check_origins(settings.live)
@@ -41,6 +43,21 @@ def check_live(settings: Settings) -> Iterator[tuple[str, Finding]]:
         assert app.live is not None
         yield from _tokens(f"apps.{name}.live", app.live)
         yield from check_channels(f"apps.{name}.live", app, app.live)
+
+
+def check_port(settings: Settings) -> Iterator[tuple[str, Finding]]:
+    """Yield a finding where another part of the service listens on the gateway's port. Pure."""
+    port, metrics = settings.live.port, settings.metrics.port
+    if not port:
+        return
+    others = {
+        "the port of the API (server.port)": port == settings.server.port,
+        "among those of `/metrics` (metrics.port and the next ones)": metrics <= port < metrics + len(PARTS),
+    }
+    for which, is_the_same in others.items():
+        if is_the_same:
+            what = f"{port} is {which}: on one machine the second to start ends with an error"
+            yield "live.port", Finding("warning", what, "choose another port")
 
 
 def check_endpoints(settings: Settings) -> Iterator[tuple[str, Finding]]:

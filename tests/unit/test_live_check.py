@@ -30,6 +30,7 @@ from pushsvc.runtime.live_check import (
     check_files,
     check_live,
     check_origins,
+    check_port,
     judge_certificate,
 )
 from pushsvc.settings import AppLive, AppSettings, LiveRule, LiveSettings, Settings
@@ -64,6 +65,24 @@ def test_a_proxy_that_is_not_named_hides_the_addresses_of_devices() -> None:
 @pytest.mark.parametrize(("live", "line"), ENDPOINTS)
 def test_the_addresses_that_devices_are_told(live: LiveSettings, line: str) -> None:
     assert written(check_endpoints(Settings(live=live))) == [line]
+
+
+@pytest.mark.parametrize(
+    ("port", "which"),
+    [
+        (8081, []),
+        (8080, ["the port of the API (server.port)"]),
+        (9463, []),
+        (9464, ["among those of `/metrics` (metrics.port and the next ones)"]),
+        (9467, ["among those of `/metrics` (metrics.port and the next ones)"]),
+        (9468, []),
+        (0, []),
+    ],
+)
+def test_a_port_that_another_part_listens_on(port: int, which: list[str]) -> None:
+    assert written(check_port(Settings(live=LiveSettings(port=port)))) == [
+        f"warning live.port: {port} is {each}: on one machine the second to start ends with an error" for each in which
+    ]
 
 
 def test_the_pages_that_may_connect() -> None:
