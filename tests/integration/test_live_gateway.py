@@ -24,21 +24,24 @@ from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
     ServerSubscribedContext,
 )
 from msgspec.structs import replace
+from prometheus_client import REGISTRY
 
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
 from pushsvc.live.gateway.http import routes
 from pushsvc.live.protocol.codes import INSUFFICIENT_STATE as INSUFFICIENT
-from pushsvc.live.protocol.codes import SHUTDOWN
+from pushsvc.live.protocol.codes import SHUTDOWN, SLOW
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.sockets.config import SocketsConfig
 from pushsvc.live.sockets.server import Sockets, serve
+from pushsvc.live.sockets.transports import LongConnection
 from pushsvc.live.wheel import running_wheel
 from pushsvc.model.devices import Device
 from pushsvc.ports.live import Appended, LivePush, Receiver, pokes_of
 from pushsvc.ports.store import Store
 from pushsvc.store import open_store
 
+from .live_rig import masked, upgrade_request
 from .servers import Server, running_server
 from .test_store_kit import make_push
 
@@ -390,3 +393,49 @@ def test_what_fails_beside_a_gateway_is_not_taken_for_its_end(server: Server) ->
 
     with pytest.raises(TimeoutError, match="of the story"):
         play(server, story)
+
+
+def test_a_device_that_asks_and_does_not_read_is_cut_off_and_holds_no_memory(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 0
+    write = LongConnection.write
+
+    def noted(self: LongConnection, data: bytes) -> None:
+        nonlocal most
+        write(self, data)
+        most = max(most, self.buffered)
+
+    monkeypatch.setattr(LongConnection, "write", noted)
+
+    async def story(world: World) -> None:
+        for _ in range(60):
+            await world.push("phone-1", body=msgspec.json.encode({"id": "x", "data": {"text": "x" * 3000}}))
+        host, port = world.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        writer.write(upgrade_request())
+        writer.write(masked(1, msgspec.json.encode({"id": 1, "connect": {"token": world.token("phone-1")}})))
+        await reader.readuntil(b'"connect":')  # and nothing more
+        asked = 1
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while world.gateway.connections:
+                    asked += 1
+                    ask = {"id": asked, "history": {"channel": "device", "limit": 100}}
+                    writer.write(masked(1, msgspec.json.encode(ask)))
+                    await asyncio.sleep(0.001)
+        except ConnectionError:
+            pass
+        while world.gateway.connections:
+            await asyncio.sleep(0.001)
+        writer.transport.abort()
+        assert 1_048_576 < most < 1_048_576 + 2 * 60 * 3100, "the bound, and the answer that was over it"
+
+    before = ended(SLOW.code)
+    play(server, story)
+    assert ended(SLOW.code) == before + 1
+
+
+def ended(code: int) -> float:
+    labels = {"app": "shop", "code": str(code)}
+    return REGISTRY.get_sample_value("pushsvc_live_disconnects_total", labels) or 0.0
