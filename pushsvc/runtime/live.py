@@ -137,10 +137,12 @@ def fitting(config: LiveConfig, files: int) -> LiveConfig:
 
 
 def confirming(arrivals: Arrivals) -> Confirm:
-    """Return the function that ends acknowledged deliveries."""
+    """Return the function that ends acknowledged deliveries. What had ended already is counted: another channel has
+    carried it as well."""
 
     async def confirm(app: str, acknowledged: Sequence[Acknowledged]) -> None:
-        await arrivals.arrived(app, [_arrival(each) for each in acknowledged])
+        ended = await arrivals.arrived(app, [_arrival(each) for each in acknowledged])
+        telemetry.LIVE_DUPLICATES.labels(app).inc(max(0, len(acknowledged) - ended))
 
     return confirm
 

@@ -106,6 +106,16 @@ LIVE_ACK_SECONDS = Histogram(
 LIVE_RESENDS = Counter(
     "pushsvc_live_resends_total", "Publications that were sent again, because no acknowledgement came.", ["app"]
 )
+LIVE_DUPLICATES = Counter(
+    "pushsvc_live_duplicates_total",
+    "Acknowledged deliveries that had ended already, because another channel has carried them as well.",
+    ["app"],
+)
+LIVE_MISSING = Counter(
+    "pushsvc_live_missing_total",
+    "Deliveries of which a device that came back was told that they left its stream before it had them.",
+    ["app"],
+)
 LIVE_RECOVERIES = Counter(
     "pushsvc_live_recoveries_total",
     "Connects from a position in the stream: `recovered`, or `lost` where something is missing.",

@@ -78,6 +78,7 @@ class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
         self.errors: list[Any] = []
         self.shown: list[dict[str, Any]] = []
         self.changed = asyncio.Event()
+        self.patience = PATIENCE
         self._world = world
         url = world.url.replace("http", "ws") + "/connection/websocket"
         self.client = Client(
@@ -103,7 +104,7 @@ class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
         return self.data(result.data)
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self.patience):
             while not reached():
                 self.changed.clear()
                 await self.changed.wait()

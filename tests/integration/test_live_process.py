@@ -20,7 +20,7 @@ from pushsvc.model.devices import Device
 
 from .harness import KEY
 from .ports import free_ports
-from .processes import Api, Processes, own_processes, until
+from .processes import PATIENCE, Api, Processes, own_processes, until
 from .test_live_gateway import Phone
 from .test_parts import read, total
 
@@ -109,6 +109,10 @@ def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, pr
             ("phone-2", False, 0),
         ]
         assert shop.read("/v1/live")["connections"] == 1
+        metrics = read(shop.port)
+        assert total(metrics, "pushsvc_deliveries_total", outcome="sent") == 1, "counted once, by the store"
+        assert total(metrics, "pushsvc_live_messages_total", app="shop", result="acked") == 1
+        assert total(metrics, "pushsvc_live_duplicates_total", app="shop") == 0
         status = shop.read(f"/v1/push/{push}")
         assert (status["live"], status["events"]["opened"]) == ({"acked": 1, "fallback": 0, "waiting": 0}, 1)
         (row,) = shop.read(f"/v1/push/{push}/deliveries")["items"]
@@ -117,6 +121,7 @@ def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, pr
     async def story() -> None:
         await asyncio.to_thread(shop.register, "phone-1", "phone-2")
         phone, other = Phone(shop, "phone-1", protobuf=True), Phone(shop, "phone-2", protobuf=False)
+        phone.patience = other.patience = PATIENCE  # of a machine on which processes start slowly
         await phone.client.connect()
         await phone.until(lambda: bool(phone.connects))
         first = await asyncio.to_thread(shop.push, "phone-1")

@@ -318,7 +318,7 @@ class Connection:
         gateway.metrics.connected(self.app, recovery)
         if ask.position == Position(result.page.epoch, result.since):
             # Without a position the same ones are missing at each connect.
-            gateway.metrics.dropped(self.app, result.page.missing)
+            gateway.metrics.missing(self.app, result.page.missing)
         ttl = max(1.0, claims.expires_at - gateway.wall())
         self._run(self._session.connected(ask.id, result, rendered, app, heartbeat=self._agreed, ttl=ttl, now=now))
 

@@ -33,6 +33,8 @@ class GatewayMetrics:
         """Begin the series of apps, so that each is there before it counts anything."""
         for app in apps:
             telemetry.LIVE_RESENDS.labels(app)
+            telemetry.LIVE_DUPLICATES.labels(app)
+            telemetry.LIVE_MISSING.labels(app)
             for result in ("ok", "refused", "busy"):
                 telemetry.LIVE_CONNECTS.labels(app, result)
             for code in sorted({1000, 1006, *_OWN}):
@@ -74,9 +76,9 @@ class GatewayMetrics:
         telemetry.LIVE_MESSAGES.labels(app, "acked").inc()
         telemetry.LIVE_ACK_SECONDS.observe(seconds)
 
-    def dropped(self, app: str, count: int) -> None:
+    def missing(self, app: str, count: int) -> None:
         """Count deliveries that left a stream before its device had them."""
-        telemetry.LIVE_MESSAGES.labels(app, "dropped").inc(count)
+        telemetry.LIVE_MISSING.labels(app).inc(count)
 
     def reported(self, app: str, platform: Platform, event: Event, late: float | None) -> None:
         """Count an event. `late` is the number of seconds to its report by the device's clock, if it says."""
