@@ -31,6 +31,9 @@ from .codes import EXPIRED, INVALID_TOKEN, REVOKED, TOKEN_EXPIRED, Refusal
 
 MAX_LENGTH: Final = 4096
 """A longer token is invalid, and is not looked at."""
+LEEWAY: Final = 30.0
+"""Seconds by which a token may be issued in the future. An invalid token ends an official client for good, and a clock
+that is a second ahead is common."""
 _is_base64url: Final = re.compile(r"[A-Za-z0-9_-]*").fullmatch
 
 
@@ -84,10 +87,11 @@ class Verifier:
         self,
         apps: Mapping[str, LiveAppConfig],
         *,
-        leeway: float = 0.0,
+        leeway: float = LEEWAY,
         revoked: Callable[[Claims], bool] = lambda claims: False,
     ) -> None:
-        """Read the keys. `leeway` is by how many seconds other clocks may differ; `revoked` judges valid tokens.
+        """Read the keys. `leeway` is by how many seconds the clocks of those who sign may be ahead; `revoked` judges
+        valid tokens.
 
         Raises `ValueError` for what `public_keys` refuses.
         """
@@ -111,7 +115,7 @@ class Verifier:
         claims = Claims(app, device_id, expires_at, round(issued_at * 1000), token_id)
         if self._revoked(claims):
             return Rejected(REVOKED, app, device_id)
-        if expires_at <= now - self._leeway:
+        if expires_at <= now:  # without leeway: the device then asks for another one
             return Rejected(TOKEN_EXPIRED, app, device_id)
         return claims
 
