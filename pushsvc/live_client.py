@@ -490,6 +490,8 @@ class LiveClient:
     # --- What the SDK says -------------------------------------------------------------------------------------------
 
     def _connected(self, data: Any) -> None:
+        if self._sequencer is None:
+            raise RuntimeError("call `connect` of the LiveClient, not of the SDK's client")
         self._protobuf = self._protobuf or isinstance(data, bytes)
         self._reply = _decode(data) or {}
         self._tell_unread(self._reply)

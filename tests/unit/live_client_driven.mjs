@@ -4,7 +4,7 @@ import { deepStrictEqual as same } from "node:assert";
 import { readFileSync } from "node:fs";
 
 // Old versions of Node take a file of this name for a script.
-const { LiveClient, webStorage } = await import(
+const { LiveClient, emulation, lastGoodFirst, webStorage } = await import(
   `data:text/javascript,${encodeURIComponent(readFileSync(process.argv[2], "utf8"))}`
 );
 const pauses = [];
@@ -31,7 +31,7 @@ class Sdk {
   }
 
   subscribed() {
-    this.listeners.connected({ data: { acked: 0, unread: 1 } });
+    this.listeners.connected({ transport: "sse", data: { acked: 0, unread: 1 } });
     // The offset as old versions of the SDK give it with Protobuf.
     const streamPosition = { epoch: "e", offset: { low: 0, high: 0, unsigned: true } };
     this.listeners.subscribed({ channel: "device", streamPosition, recovered: false });
@@ -111,3 +111,16 @@ const second = async (sdk, live, seen) => {
   same([shown, sdk.acks()[0], sdk.acks().at(-1)], [[false, false, false, true], 2, 4]);
 };
 await driven("restart", second, { storage: webStorage("live", items) });
+
+const endpoints = ["websocket", "http_stream", "sse"].map((transport) => ({
+  transport,
+  endpoint: `https://push.example.com/a/connection/${transport}`,
+}));
+const order = async (storage) => (await lastGoodFirst(endpoints, storage)).map(({ transport }) => transport);
+same(await order(webStorage("live", items)), ["sse", "websocket", "http_stream"]);
+same(await order(webStorage("other", items)), ["websocket", "http_stream", "sse"]);
+Date.now = () => Number.MAX_SAFE_INTEGER;
+same(await order(webStorage("live", items)), ["websocket", "http_stream", "sse"]);
+same(emulation(endpoints), "https://push.example.com/a/emulation");
+same(emulation(endpoints.slice(0, 1)), undefined);
+console.log("endpoints");

@@ -476,9 +476,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return attempts
 
 
-def test_another_client_than_the_sdks_is_refused() -> None:
+def test_wrong_use_is_refused() -> None:
     with pytest.raises(TypeError, match=r"pip install centrifuge-python.*not object"):
         LiveClient(object(), lambda _: asyncio.sleep(0))
+    sdk = Sdk()
+    LiveClient(sdk, lambda _: asyncio.sleep(0))
+    with pytest.raises(RuntimeError, match="call `connect` of the LiveClient"):
+        asyncio.run(sdk.subscribed())
 
 
 def test_a_notice_is_fetched_and_one_whose_content_is_gone_is_missing(hasty: list[int]) -> None:
@@ -554,6 +558,8 @@ def test_what_the_sdk_is_told_at_its_connect() -> None:
 
 @needs_node
 def test_the_client_in_javascript_is_driven_in_the_same_way() -> None:
-    command = [*node(), HERE / "live_client_driven.mjs", MODULE]
+    command = [*node(), str(HERE / "live_client_driven.mjs"), str(MODULE)]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (said.returncode, said.stdout.split()) == (0, ["notices", "acks", "holes", "restart"]), said.stderr
+    assert (said.returncode, said.stdout.split()) == (0, ["notices", "acks", "holes", "restart", "endpoints"]), (
+        said.stderr
+    )

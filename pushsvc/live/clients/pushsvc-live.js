@@ -229,6 +229,7 @@ export class LiveClient {
   #sequencer;
   #loaded;
   #reply = {};
+  #good; // The transport that connected last, and when.
   #generation = 0; // Of the connection, so that late answers of an earlier one are dropped.
   #waiting = []; // Those who wait until everything is settled.
   #saving = Promise.resolve();
@@ -330,7 +331,10 @@ export class LiveClient {
   }
 
   #connected(context) {
+    if (!this.#sequencer) throw new Error("LiveClient: call its `connect()`, not that of the SDK's client");
     this.#protobuf ||= context.data instanceof Uint8Array;
+    this.#good = { transport: context.transport, at: Date.now() };
+    this.#save();
     this.#reply = this.#decode(context.data) ?? {};
     this.#unread(this.#reply);
   }
@@ -421,7 +425,7 @@ export class LiveClient {
   #save() {
     const { storage } = this.#options;
     if (storage) {
-      const state = this.#sequencer.state;
+      const state = { ...this.#sequencer.state, good: this.#good };
       this.#saving = this.#saving.then(() => storage.save(state)).catch((error) => this.#failed(error));
     }
     return this.#saving;
@@ -465,6 +469,14 @@ export class LiveClient {
 export function emulation(endpoints) {
   const found = endpoints.find(({ transport }) => transport === "http_stream" || transport === "sse");
   return found?.endpoint.replace(/\/connection\/[^/]*$/, "/emulation");
+}
+
+/** The endpoints in the server's order, but first the transport that has connected in the last day. */
+export async function lastGoodFirst(endpoints, storage) {
+  const good = (await storage.load())?.good;
+  if (!good || Date.now() - good.at > 86_400_000) return endpoints;
+  const first = endpoints.filter(({ transport }) => transport === good.transport);
+  return [...first, ...endpoints.filter((each) => !first.includes(each))];
 }
 
 /** Keeps the state in `localStorage`, or another storage like it. */
