@@ -116,7 +116,7 @@ def simulate(
     devices that are registered already. WORDS of --kind: ack=SECONDS or ack=never; stay and away, the mean SECONDS
     until a phone leaves and until it is back from another address; vanish (it leaves without a word); nat=SECONDS (its
     network forgets an idle connection); read=BYTES a second; torn, doubled (its frames); heartbeat=SECONDS, background,
-    foreground. Exit with 1 if a phone missed something that nobody told it of, or showed something out of order.
+    foreground. Exit with 1 if a phone missed something that was not announced, or showed something out of order.
     """
     if phones:
         _simulate_phones(

@@ -138,7 +138,7 @@ _ADDRESS_LIKE: Final = re.compile(
 
 def client_address(peer: str, forwarded_for: str, proxies: Sequence[Network]) -> str:
     """Return the address from which a client connects: that of the other end, or, where this is one of our proxies, the
-    last one in `X-Forwarded-For` that is none of them. What stands before it may have been written by anybody."""
+    last one in `X-Forwarded-For` that is none of them. What stands before it may have been written by the client."""
     address = peer
     for entry in reversed(forwarded_for.split(",")):
         if not is_in(address, proxies):

@@ -157,7 +157,7 @@ def judge_certificate(file: str, pem: bytes, now: float) -> Finding:
 
 
 def _is_local(host: str) -> bool:
-    """Return whether only this machine reaches a host, or nobody does: the address on which all are listened on."""
+    """Return whether only this machine reaches a host, or none does: the address on which all are listened on."""
     try:
         address = ip_address(host)
     except ValueError:

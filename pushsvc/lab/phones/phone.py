@@ -329,7 +329,7 @@ class Phone(asyncio.Protocol):
         self._disconnected(Disconnect(code, ""))
 
     def _disconnected(self, why: Disconnect) -> None:
-        # As the official clients have it, where a message that is too large is repeated for ever otherwise.
+        # As in the official clients: a message that is too large would be repeated endlessly otherwise.
         if why.reconnect and why.code != frames.TOO_BIG:
             self._fleet.ended(why.code)
             self.code = why.code

@@ -1,7 +1,7 @@
 """What a phone has shown its user, and the verdict on it. Pure.
 
 A phone drops a push that it has shown before, and it acknowledges only what it has without a hole: `prev` of a
-publication is the offset before it in the stream, so whoever has everything up to there has missed nothing.
+publication is the offset before it in the stream, so a phone that has everything up to there has missed nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...ports.live import Position
 
 
 class Hole(Struct, frozen=True, gc=False):
-    """Offsets of a stream that did not come, though nobody said so: those after `after` and before `before`."""
+    """Offsets of a stream that did not come and were not announced as lost: those after `after` and before `before`."""
 
     epoch: str
     after: int
@@ -88,7 +88,7 @@ class Shown:
 
 
 class Verdict(Struct, frozen=True):
-    """Whether a phone has shown what it was sent: each push once, in order, and no hole that nobody told it of."""
+    """Whether a phone has shown what it was sent: each push once, in order, and no hole that was not announced."""
 
     missing: tuple[str, ...] = ()
     """Pushes that were not shown."""

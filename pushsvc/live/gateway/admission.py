@@ -38,7 +38,7 @@ class Turns:
         self._tats: dict[tuple[str, str], int] = {}
 
     def admit(self, device: tuple[str, str], now: float) -> bool:
-        """Whether it is the turn of a device. `now` is in seconds."""
+        """Return whether it is the turn of a device. `now` is in seconds."""
         tat = self._tats.pop(device, 0)
         decision = gcra.admit(tat, int(now * gcra.US), interval=self._interval, burst=self._burst)
         self._tats[device] = decision.tat

@@ -45,7 +45,7 @@ def new_session(key: bytes) -> str:
 
 
 def is_session(key: bytes, session: str) -> bool:
-    """Whether a gateway with this key has made the session, which may have ended since."""
+    """Return whether a gateway with this key has made the session, which may have ended since."""
     try:
         content = base64.urlsafe_b64decode(session)
     except ValueError:
