@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -28,14 +29,16 @@ from prometheus_client import REGISTRY
 
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
+from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.http import routes
 from pushsvc.live.protocol.codes import INSUFFICIENT_STATE as INSUFFICIENT
 from pushsvc.live.protocol.codes import SHUTDOWN, SLOW
+from pushsvc.live.protocol.session import Session
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.sockets.config import SocketsConfig
 from pushsvc.live.sockets.server import Sockets, serve
 from pushsvc.live.sockets.transports import LongConnection
-from pushsvc.live.wheel import running_wheel
+from pushsvc.live.wheel import Deadline, running_wheel
 from pushsvc.model.devices import Device
 from pushsvc.ports.live import Appended, LivePush, Receiver, pokes_of
 from pushsvc.ports.store import Store
@@ -440,3 +443,46 @@ def test_a_device_that_asks_and_does_not_read_is_cut_off_and_holds_no_memory(
 def ended(code: int) -> float:
     labels = {"app": "shop", "code": str(code)}
     return REGISTRY.get_sample_value("pushsvc_live_disconnects_total", labels) or 0.0
+
+
+def test_what_a_connection_held_is_freed_at_its_end_without_a_collection(server: Server) -> None:
+    kinds = (Connection, Session, LongConnection, Deadline)
+
+    def alive() -> list[int]:
+        found = gc.get_objects()
+        return [sum(isinstance(each, kind) for each in found) for kind in kinds]
+
+    async def story(world: World) -> None:
+        world.gateway.pause = lambda _: asyncio.sleep(0)  # type: ignore[method-assign]  # refusals are not late
+        host, port = world.url.removeprefix("http://").split(":")
+
+        async def comes_and_goes(number: int) -> None:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            token = world.token("phone-1") if number % 2 else "x.y.z"
+            ask = msgspec.json.encode({"id": 1, "connect": {"token": token}})
+            if is_stream := number % 8 > 3:
+                head = b"POST /connection/http_stream HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % len(ask)
+                writer.write(head + ask)
+            else:
+                writer.write(upgrade_request() + masked(1, ask))
+            await reader.readuntil(b'"connect":' if number % 2 else b"invalid token")
+            if number % 4 < 2 and not is_stream:
+                writer.write(masked(8, b"\x03\xe8"))
+                await reader.read()
+            writer.transport.abort()
+
+        for first in (0, 8):
+            for number in range(first, first + 8):
+                await comes_and_goes(number)
+            while world.sockets.connections or world.gateway._tasks:
+                await asyncio.sleep(0.001)
+            if not first:
+                gc.collect()
+                gc.disable()
+                before = alive()
+        try:
+            assert alive() == before
+        finally:
+            gc.enable()
+
+    play(server, story)

@@ -41,6 +41,7 @@ from ..protocol.effects import (
 )
 from ..protocol.session import Session
 from ..protocol.tokens import Claims, Rejected
+from ..wheel import Deadline
 from .faults import report
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Connection:
             emulation=transport.session,
             frame_pings=transport.frame_pings,
         )
-        self._deadline = gateway.wheel.after(self._session.due - now, self._tick)
+        self._deadline: Deadline | None = gateway.wheel.after(self._session.due - now, self._tick)
 
     @property
     def transport(self) -> str:
@@ -132,7 +133,10 @@ class Connection:
     def lost(self, clean: bool) -> None:
         """Take the end of the connection."""
         self._ended = True
-        self._deadline.cancel()
+        if self._deadline is not None:
+            # It calls back: the two would keep each other, and all of the connection, until the garbage is collected.
+            self._deadline.cancel()
+            self._deadline = None
         self._session.disconnect(codes.STALE)
         gateway = self._gateway
         if not self.number:
@@ -179,11 +183,13 @@ class Connection:
                 self._transport.write(effect.data)
             else:
                 self._do(effect)
-        due = self._session.due
-        if due == math.inf:
-            self._deadline.cancel()
-        elif not self._ended:
-            self._deadline.move(max(0.0, due - self._gateway.now()))
+        deadline = self._deadline
+        if deadline is not None:
+            due = self._session.due
+            if due == math.inf:
+                deadline.cancel()
+            else:
+                deadline.move(max(0.0, due - self._gateway.now()))
 
     def _do(self, effect: Effect) -> None:
         gateway, session = self._gateway, self._session

@@ -120,6 +120,7 @@ class LongConnection(asyncio.Protocol):
         self.code = self.code or frames.ABNORMAL
         if self._closing is not None:
             self._closing.cancel()
+            self._closing = None
         self._report()
 
     def _framed(self, data: bytes) -> bytes:
