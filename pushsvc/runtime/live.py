@@ -13,7 +13,6 @@ from typing import Final
 from msgspec import structs
 
 from .. import telemetry
-from ..errors import ConfigError
 from ..live.config import LiveConfig
 from ..live.gateway import Acknowledged, Confirm, open_gateway
 from ..live.gateway.http import routes
@@ -24,7 +23,7 @@ from ..model.delivery import Arrival
 from ..ports.queue import Arrivals
 from ..settings import Settings
 from .figures import Current, serve_part_metrics
-from .live_files import live_tls
+from .live_files import live_tls, renew_tls
 from .parts import ending_with, following, quiet_gc, raise_file_limit
 from .plans import live_config
 from .store import open_configured_store
@@ -48,7 +47,6 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
     raise_file_limit()
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     config, tls = fitting(live_config(settings), files), live_tls(settings.live)
-    log = telemetry.get_logger("live")
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
         current = Current(settings)
@@ -75,17 +73,17 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
         gateway.deliver = sockets.deliver
         quiet_gc()
 
+        changed = config
+
+        def check(newer: Settings) -> None:
+            nonlocal changed
+            changed = live_config(newer)
+            if tls is not None:
+                renew_tls(tls, settings.live)
+
         async def change(newer: Settings) -> None:
+            # Whom to serve and whom to refuse; the other keys of [live] need a restart.
             current.settings = newer
-            try:
-                changed = live_config(newer)
-                # A certificate that was renewed at its place is read; the other keys of [live] need a restart.
-                if tls is not None:
-                    live_tls(settings.live)
-                    tls.load_cert_chain(settings.live.tls_cert, settings.live.tls_key or settings.live.tls_cert)
-            except (ConfigError, OSError) as error:
-                log.error("live_reload_refused", error=str(error), running="the previous keys")
-                return
             sockets.deny(changed.deny_networks)
             gateway.use(changed)
             await report()
@@ -93,7 +91,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
         async with (
             ending_with(store, stop),
             reporting(store, "live", lambda: gateway.config.apps) as report,
-            following(settings, stop, change),
+            following(settings, stop, change, check=check),
         ):
             listening(sockets.url)
             await stop.wait()

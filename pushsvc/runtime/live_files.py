@@ -40,9 +40,22 @@ def live_tls(live: LiveSettings) -> ssl.SSLContext | None:
     try:
         return server_context(live.tls_cert, live.tls_key or live.tls_cert)
     except OSError as error:
-        reason = getattr(error, "reason", None) or "no certificate, or no key"
-        fix = "name a certificate (PEM) and its private key"
-        raise ConfigError("live.tls_cert", f"{live.tls_cert} and its key cannot be used: {reason}", fix) from None
+        raise _unusable(live, error) from None
+
+
+def renew_tls(context: ssl.SSLContext, live: LiveSettings) -> None:
+    """Let new connections of a gateway have the certificate that is now in its files. Raises `ConfigError`."""
+    live_tls(live)  # before what is in use is touched
+    try:
+        context.load_cert_chain(live.tls_cert, live.tls_key or live.tls_cert)
+    except OSError as error:
+        raise _unusable(live, error) from None
+
+
+def _unusable(live: LiveSettings, error: OSError) -> ConfigError:
+    reason = getattr(error, "reason", None) or "no certificate, or no key"
+    fix = "name a certificate (PEM) and its private key"
+    return ConfigError("live.tls_cert", f"{live.tls_cert} and its key cannot be used: {reason}", fix)
 
 
 def _unreadable(part: str, file: str, error: OSError) -> ConfigError:

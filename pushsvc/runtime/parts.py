@@ -230,12 +230,17 @@ async def ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def following(
-    settings: Settings, stop: asyncio.Event, change: Callable[[Settings], Awaitable[None]]
+    settings: Settings,
+    stop: asyncio.Event,
+    change: Callable[[Settings], Awaitable[None]],
+    *,
+    check: Callable[[Settings], object] = lambda newer: None,
 ) -> AsyncIterator[None]:
-    """Call `change` with each later version of the configuration while the block lasts."""
+    """Call `change` with each later version of the configuration while the block lasts. Those for which `check` raises
+    `ConfigError` are refused."""
 
     async def follow() -> None:
-        async for newer in versions(settings, partial(load_settings, settings.file), stop):
+        async for newer in versions(settings, partial(load_settings, settings.file), stop, check=check):
             await change(newer)
 
     async with in_background(follow(), "reload"):

@@ -62,28 +62,32 @@ async def versions(
     stop: asyncio.Event,
     *,
     every: float = EVERY,
+    check: Callable[[Settings], object] = lambda newer: None,
 ) -> AsyncIterator[Settings]:
     """Yield each later version of the configuration until `stop`, loaded on SIGHUP or when a file changes. Only `apps`
     (without `live.history` and `live.history_age`), `feedback`, `queue.max_pending`, `queue.app_share` and `live.deny`
-    can change in a running process; for all else the log asks for a restart."""
+    can change in a running process; for all else the log asks for a restart. `check` raises `ConfigError` for a version
+    that this process cannot use, which is refused like one that cannot be read."""
     log = get_logger("reload")
     _note(accepted=True)
     # The files may have changed between being read at the start and this first check, and a SIGHUP may have come
     # before the handler was installed: so the first check reloads at once, without a log line where nothing differs.
     first = settings.file is not None
-    started = settings
-    seen = stamp_of(all_files(settings))
+    started = watched = settings
+    seen = stamp_of(all_files(watched))
     with _hang_ups() as asked:
         while not await _wait(stop, asked, 0.0 if first else every):
-            now = stamp_of(all_files(settings))
+            now = stamp_of(all_files(watched))
             if now == seen and not asked.is_set() and not first:
                 continue
             quiet, first = first and now == seen and not asked.is_set(), False
             asked.clear()
             seen = now
             try:
-                newer = load()
+                newer = watched = load()
+                seen = stamp_of(all_files(watched))  # It may depend on other files, which are read from here on.
                 newer.require_apps()
+                check(newer)
             except ConfigError as error:
                 log.error("reload_refused", error=str(error), running="the previous configuration")
                 _note(accepted=False)
@@ -93,8 +97,6 @@ async def versions(
             if (fixed := _fixed(settings, newer)) and not quiet:
                 log.warning("reload_needs_restart", sections=fixed)
             settings = newer
-            # The new version may depend on other files.
-            seen = stamp_of(all_files(settings))
             if not quiet:
                 log.info("reloaded", apps=sorted(settings.apps))
             yield settings

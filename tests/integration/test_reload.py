@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import structs
 
 from pushsvc import runtime
@@ -377,6 +379,33 @@ def test_only_what_is_read_at_the_start_asks_for_a_restart() -> None:
     assert _fixed(old, structs.replace(larger, queue=structs.replace(larger.queue, durability="fsync"))) == ["queue"]
     assert _fixed(old, structs.replace(larger, retry=structs.replace(old.retry, attempts=2))) == ["retry"]
     assert _fixed(old, structs.replace(larger, live=structs.replace(old.live, heartbeat=30.0))) == ["live"]
+
+
+def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_used(tmp_path: Path) -> None:
+    """Also where it is a file that the version before did not name."""
+    file, key = tmp_path / "pushsvc.toml", tmp_path / "key.pem"
+    file.write_text(f"[apps.shop.live]\nsecret = '{'x' * 32}'")
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        settings = runtime.load_settings(file, {})
+        versions = runtime.reload.versions(
+            settings, lambda: runtime.load_settings(file, {}), stop, every=0.01, check=runtime.live_config
+        )
+        assert await anext(versions) == settings
+        file.write_text("[apps.shop.live]\npublic_key_file = 'key.pem'")
+        newer = asyncio.ensure_future(anext(versions))
+        while runtime.reload.refused_since() is None:
+            await asyncio.sleep(0.01)
+        assert not newer.done()
+        key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        assert (await newer).apps["shop"].live == AppLive(public_key_file=str(key))
+        assert runtime.reload.refused_since() is None
+        stop.set()
+        assert [each async for each in versions] == []
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_how_long_streams_are_kept_is_read_when_the_store_is_opened() -> None:
