@@ -214,6 +214,31 @@ def test_a_push_chooses_its_channels_alone_and_in_a_batch() -> None:
     play(act)
 
 
+def test_a_device_of_the_live_channel_has_no_token_and_no_provider() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        status, shown = await ask(session, "PUT", "/v1/devices/web", {"platform": "live"})
+        assert (status, shown["platform"], "token" in shown) == (201, "live", False)
+        document = {"platform": "live", "token": "ab"}
+        assert await faults(session, "PUT", "/v1/devices/web", document) == {
+            "token": "live knows no address, not `token`"
+        }
+        headers = {"Authorization": "Bearer full"}
+        made = {}
+        for via in ("auto", "live", "provider"):
+            push = {"to": {"devices": ["web"]}, "data": {"a": "b"}, "via": via}
+            _, made[via] = await ask(session, "POST", "/v1/push", push, headers=headers)
+        assert [each["deliveries"] for each in made.values()] == [1, 1, 0]
+        assert (made["provider"]["unreached"], made["provider"]["warnings"][0]["path"]) == (1, "to")
+
+    play(act)
+    play(lambda service, session: refused(session), live=None)
+
+
+async def refused(session: aiohttp.ClientSession) -> None:
+    message = "live is not configured for the app shop: add [apps.shop.live] to the configuration"
+    assert await faults(session, "PUT", "/v1/devices/web", {"platform": "live"}) == {"platform": message}
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
