@@ -147,6 +147,7 @@ class ApnsProvider:
         # Of the chunk at hand.
         self._chunk: Chunk | None = None
         self._tail = b""
+        self._named = b""
         self._sha = hashlib.sha1(usedforsecurity=False)
 
     @property
@@ -187,9 +188,7 @@ class ApnsProvider:
                 self._loop.call_soon(on_outcome, delivery, _DRY_RUN)
                 return
             target = delivery.target
-            sha = self._sha.copy()
-            sha.update(b"%d" % target.index)
-            own_id = _format(sha.hexdigest())
+            own_id = self._id_of(target.index, chunk.total)
             if target.kind == CHANNEL:
                 fields = self._broadcast_fields(chunk, target.token, own_id)
                 self._broadcasts.submit(
@@ -233,8 +232,18 @@ class ApnsProvider:
         if dated:
             tail += _field(dated, str(chunk.expires_at // 1000))
         self._tail = tail
-        self._sha = hashlib.sha1(_NAMESPACE + f"{chunk.push_id}:".encode(), usedforsecurity=False)
+        self._named = _NAMESPACE + f"{chunk.push_id}:".encode()
+        if chunk.total != 1:
+            self._sha = hashlib.sha1(self._named, usedforsecurity=False)
         self._chunk = chunk
+
+    def _id_of(self, index: int, total: int) -> str:
+        """Return `apns_id` of a target of the chunk at hand, one of `total` of its push."""
+        if total == 1:
+            return _format(hashlib.sha1(self._named + b"%d" % index, usedforsecurity=False).hexdigest())
+        sha = self._sha.copy()
+        sha.update(b"%d" % index)
+        return _format(sha.hexdigest())
 
     def _remember(self, key: tuple[str | None, str | None, str | None]) -> bytes:
         push_type, priority, topic = key

@@ -140,7 +140,7 @@ class Holdings:
                     if revoked is not None and chunk.push_id in revoked.pushes:
                         verdict, reason = CANCELLED, CANCELLED.end
                     self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
-            if chunk.unreachable:
+            if not chunk.message.body and chunk.unreachable:
                 for target in targets:
                     self._recorder.settle(Delivery(chunk, target), entry, None, UNREACHABLE, now, NO_ROUTE)
                 continue

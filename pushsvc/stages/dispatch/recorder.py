@@ -37,8 +37,9 @@ class Recorder:
     ) -> None:
         """Record the verdict on a delivery. `outcome` is None if the provider was not asked."""
         # A broadcast keeps no row for what was sent, so the hash would never be read.
-        silent = verdict is SENT and entry.chunk.total > ROWS_FOR_ALL
-        hashed = "" if silent else self._hasher_of(entry.chunk.platform)(delivery.target.token)
+        chunk = entry.chunk
+        silent = verdict is SENT and chunk.total > ROWS_FOR_ALL
+        hashed = "" if silent else self._hasher_of(chunk.home or chunk.channel)(delivery.target.token)
         settlement = Settlement(delivery, outcome, verdict, now, hashed, reason, asked_at, entry.ref.entry_id)
         self._settler.add(settlement, entry)
 

@@ -69,12 +69,12 @@ class RedisReceipts:
             stream = keys.receipts(app, shard)
             history = self._link.history
             flat = await self._link.script("receipts", [stream], [keys.FEEDBACK, self._config.consumer, room])
-            for entry_id, blob in entries_of(flat):
+            for entry in entries_of(flat):
                 try:
-                    found.append((f"{shard}:{entry_id}:{history}", decode_receipt(blob)))
+                    found.append((f"{shard}:{entry.id}:{history}", decode_receipt(entry.blob)))
                 except CodecError as error:
                     quarantine = keys.quarantine(app, shard)
-                    await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry_id, error, history=history)
+                    await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry.id, error, history=history)
         return found
 
     async def _wait(self, app: str, wait_ms: int) -> None:

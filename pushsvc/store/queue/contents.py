@@ -63,7 +63,7 @@ class Contents:
 
     async def of(self, app: str, shard: int, decoded: list[Decoded]) -> Looked:
         """Look up the messages of the chunks of one app shard; those that are not cached are read in one round trip."""
-        wanted = [chunk for _, chunk in decoded if chunk.lacks_content]
+        wanted = [chunk for _, chunk in decoded if not chunk.message.body and chunk.lacks_content]
         if not wanted:
             return Looked(decoded, [])
         known = await self._messages(app, shard, wanted)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
+from msgspec import Struct
 
 from ...model.codec import CodecError, decode_chunk
 from ...model.delivery import End
@@ -26,7 +27,7 @@ from .quarantine import set_aside
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True, gc=False):
     """An entry of the stream."""
 
     id: str
@@ -136,7 +137,7 @@ class Opener:
                 if ref.entry_id in state.held or ref.history != self._link.history:
                     continue
                 state.held.add(ref.entry_id)
-                lacks_content = chunk.lacks_content
+                lacks_content = not chunk.message.body and chunk.lacks_content
                 if nothing_known and not cancelled and not lacks_content:
                     taken.append(Taken(ref=ref, chunk=chunk, again=again))
                     continue
@@ -173,10 +174,10 @@ class Opener:
     async def _decode(self, read: LaneRead) -> list[Decoded]:
         app, shard, platform, lane = read.state.place
         decoded = []
-        for entry_id, blob in read.entries:
-            ref = EntryRef(app, shard, platform, lane, entry_id, read.history)
+        for entry in read.entries:
+            ref = EntryRef(app, shard, platform, lane, entry.id, read.history)
             try:
-                decoded.append((ref, decode_chunk(blob)))
+                decoded.append((ref, decode_chunk(entry.blob)))
             except CodecError as error:
                 await self._set_aside(read.state, ref, error)
         return decoded
