@@ -176,7 +176,7 @@ async def gateway(
 ) -> AsyncIterator[Gateway]:
     made = Gateway(known=known)
     with running_wheel() as wheel:
-        config = SocketsConfig(**{"port": 0, "node": "here", **settings})
+        config = SocketsConfig(**{"port": 0, "node": "here", "messages": 10**9, **settings})
         async with serve(config, made.make, routes, wheel=wheel, forward=forward) as made.sockets:
             made.port = int(made.sockets.url.rpartition(":")[2])
             try:

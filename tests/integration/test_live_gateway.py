@@ -453,7 +453,7 @@ def test_what_a_connection_held_is_freed_at_its_end_without_a_collection(server:
         return [sum(isinstance(each, kind) for each in found) for kind in kinds]
 
     async def story(world: World) -> None:
-        world.gateway.pause = lambda _: asyncio.sleep(0)  # type: ignore[method-assign]  # refusals are not late
+        world.gateway.pause = lambda _: asyncio.sleep(0)  # type: ignore[method-assign,assignment]  # not late
         host, port = world.url.removeprefix("http://").split(":")
 
         async def comes_and_goes(number: int) -> None:

@@ -848,3 +848,29 @@ def test_a_proxy_of_this_machine_has_the_strangers_of_many_networks() -> None:
     for address in ("127.0.0.1", "::1", "192.0.2.1"):
         own = [bool(strangers.meet(address)) for _ in range(3)]
         assert own == ([True, False, False] if address == "192.0.2.1" else [True, True, False])
+
+
+@in_a_loop
+async def test_a_client_that_sends_without_end_is_read_with_pauses_and_others_are_not() -> None:
+    async with gateway(messages=50) as live:
+        loud, other = await live.upgrade(), await live.upgrade()
+        for session in live.sessions:
+            session.echo = False
+        loud.send(b"".join(masked(1, b"%d" % each) for each in range(120)))
+        first = await live.session()
+        while len(first.messages) < 120:
+            await asyncio.sleep(0)
+        loud.send(masked(1, b"later") * 100)
+        other.send(masked(1, b"now"))
+        while not live.sessions[1].messages:
+            await asyncio.sleep(0)
+        assert len(first.messages) == 120, "what was read at once is handled, and nothing is read for a second"
+        while len(first.messages) < 220:
+            await asyncio.sleep(0.01)
+        loud.send(masked(1, b"x" * 30_000))
+        while len(first.messages) < 221:
+            await asyncio.sleep(0.01)
+        first.transport.abort()
+        await first.end.wait()
+        while len(live.sockets._shared.wheel):  # the end of the pause, which finds the connection gone
+            await asyncio.sleep(0.01)

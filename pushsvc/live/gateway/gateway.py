@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from ... import telemetry
-from ...errors import StoreUnavailable
+from ...errors import StoreUnavailable, TooManyRequests
 from ...model.live import is_in
 from ...model.rates import Rate
 from ...ports.live import (
@@ -318,7 +318,10 @@ class Gateway:
         return counted
 
     async def forward(self, node: str, session: str, data: bytes) -> bool:
-        """Hand a message to the gateway that has its session. Return False if that gateway does not live."""
+        """Hand a message to the gateway that has its session. Return False if that gateway does not live. Raises
+        `TooManyRequests`, because what a session sends to one gateway costs two."""
+        if not self.calls.admit((node, session), self.now()):
+            raise TooManyRequests("This session sends too often.", retry_after=1)
         for app in self.config.apps:
             if node in await self.live.gateways(app):
                 await self.live.poke({node: [Forwarded(session, data)]})

@@ -35,6 +35,8 @@ class SocketsConfig(Struct, frozen=True, kw_only=True):
     """The largest body. `/emulation` carries a message as a string in JSON, up to twice as long."""
     bodies: int = 64 * 1024 * 1024
     """Bytes of bodies that are being read on all connections together."""
+    messages: int = 2000
+    """Messages of one WebSocket that are read in a second, each 256 bytes counting as one: more wait in the network."""
     message_bytes: int = 65_536
     """The largest message of a client."""
     request_within: float = 10.0

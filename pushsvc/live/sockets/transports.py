@@ -151,7 +151,7 @@ class LongConnection(asyncio.Protocol):
 class WebSocketTransport(LongConnection):
     """A WebSocket."""
 
-    __slots__ = ("_opcode", "_reader", "frame_pings")
+    __slots__ = ("_heard", "_opcode", "_reader", "_second", "frame_pings")
 
     name = "websocket"
     session = ""
@@ -161,6 +161,9 @@ class WebSocketTransport(LongConnection):
         self._opcode = frames.BINARY if format == "protobuf" else frames.TEXT
         self._reader = frames.MessageReader(min(shared.config.first_bytes, shared.config.message_bytes))
         self.frame_pings = frame_pings
+        self._second = 0
+        """The second of the wheel in which the last messages were read, and in `_heard` their number."""
+        self._heard = 0
 
     def known(self) -> None:
         super().known()
@@ -172,7 +175,9 @@ class WebSocketTransport(LongConnection):
             self._io.write(frames.frame(frames.PING, b""))
 
     def data_received(self, data: bytes) -> None:
-        for kind, payload in self._reader.feed(data):
+        events = self._reader.feed(data)
+        self._count(len(events) + len(data) // 256)
+        for kind, payload in events:
             if kind <= frames.BINARY:
                 self.receive(payload)
             elif kind == frames.CLOSE:
@@ -189,6 +194,22 @@ class WebSocketTransport(LongConnection):
             else:
                 self.close(frames.close_code(payload), payload[2:].decode())
                 self._end_sending()
+
+    def _count(self, heard: int) -> None:
+        """Read nothing more for a second once the client has sent more than its share, so that others have theirs."""
+        wheel = self._shared.wheel
+        second = int(wheel.now())
+        if second != self._second:
+            self._second, self._heard = second, 0
+        self._heard += heard
+        if self._heard > self._shared.config.messages:
+            self._heard = 0
+            self._io.pause_reading()
+            wheel.after(1.0, self._listen)
+
+    def _listen(self) -> None:
+        if not self._io.is_closing():
+            self._io.resume_reading()
 
     def _end_sending(self) -> None:
         """Close this side of the socket: no close frame is waited for from a client that broke the protocol."""
