@@ -269,3 +269,45 @@ def test_who_is_erased_is_waited_for_no_more(tmp_path: Path) -> None:
         return bool((await town.status(push))["live"]["waiting"] == 2)
 
     play(tmp_path, story)
+
+
+def test_the_channels_follow_the_configuration_while_the_service_runs(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        file = tmp_path / "pushsvc.toml"
+        text = file.read_text()
+
+        async def write(changed: str, what: str, reached: Callable[[], Awaitable[bool]]) -> None:
+            file.write_text(changed)
+            await town.until(what, reached)
+
+        async def goes_by(channel: str) -> bool:
+            push = await town.send("phone")
+            await town.done(push)
+            return (await town.outcomes(push))["phone"][2] == channel
+
+        async def is_held(name: str) -> bool:
+            async with town.session.get("/readyz") as answer:
+                return name in (await answer.json()).get("held", {})
+
+        await town.register("phone")
+        await town.register("web", "live")
+        async with town.phone("phone"):
+            assert await goes_by("live")
+            section = f'[apps.shop.live]\nsecret = "{SECRET}"'
+            changed = text.replace(section, f'{section}\norder = "provider"')
+            await write(changed, "the provider carries it", lambda: goes_by("provider"))
+        waits = await town.send("web", ttl=2)
+        # Its route is gone: it is held for as long as something waits there, which expires all the same.
+        await write(text[: text.index("[live]")], "the route is held", lambda: is_held("shop/live"))
+        assert await town.done(waits) == {"total": 1, "expired": 1}
+        await town.until("nothing is held", lambda: _not(is_held("shop/live")))
+        await write(text, "the live channel carries it", lambda: _waits(town))
+
+    async def _not(held: Awaitable[bool]) -> bool:
+        return not await held
+
+    async def _waits(town: Town) -> bool:
+        push = await town.send("web", ttl=0)
+        return await town.done(push) == {"total": 1, "expired": 1}
+
+    play(tmp_path, story)

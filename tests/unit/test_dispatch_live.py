@@ -1,0 +1,158 @@
+"""The live channel and a provider in one dispatcher, in virtual time: when the provider is asked, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pushsvc.model.delivery import Arrival, BadNotification, Outcome, Sent
+from pushsvc.model.devices import Device
+from pushsvc.model.push import Message, Push, Route, Target
+from pushsvc.model.routing import path_name
+from pushsvc.ports.live import LiveRoute, Poke
+from pushsvc.providers.live import open_provider
+from pushsvc.rules.audience import owner_of
+
+from ..fakes import MemoryStore
+from .dispatch_fakes import FakeProvider, memory_store, now_ms
+from .test_dispatch_dispatcher import dispatcher, running
+from .virtual_time import run, until
+
+WITHIN = 10.0
+PHONE = Device(id="phone", platform="apns", token="0f" * 32, user="ann")
+LIVE_FIRST = path_name("apns", ("live", "apns"))
+PROVIDER_FIRST = path_name("apns", ("live", "apns", "live"))
+ONLY_LIVE = path_name("apns", ("live",))
+
+
+class Scene:
+    """A dispatcher with a live route and a provider that says `answer`; one phone, online or not."""
+
+    def __init__(self, store: MemoryStore, *, online: bool, answer: Outcome) -> None:
+        self.store = store
+        self.online = online
+        self.asked_at: list[float] = []
+        self.provider = FakeProvider()
+        self.provider.says = lambda delivery: self._note(answer)
+
+    def _note(self, answer: Outcome) -> Outcome:
+        self.asked_at.append(round(self.now, 1))
+        return answer
+
+    @property
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def push(self, path: str, ttl: float = 3600.0) -> None:
+        target = Target(0, PHONE.token, PHONE.id, PHONE.kind, owner_of(PHONE))
+        messages = {"live": Message("live", b'{"data":{}}'), "apns": Message("apns", b"{}")}
+        push = Push("p", "shop", "normal", now_ms(), now_ms() + int(ttl * 1000), messages, {path: (target,)})
+        await self.store.pushes.accept(push)
+
+    async def pokes(self) -> Sequence[Poke]:
+        received = await self.store.live.inbox("g").receive(0)
+        return [item for item in received.items if isinstance(item, Poke)]
+
+    async def ack(self) -> None:
+        (entry,) = [each for stream in self.store._state.live.streams.values() for each in stream.entries]
+        arrival = Arrival(entry.push.id, entry.index, 1, "normal", entry.platform, PHONE.id, now_ms())
+        assert await self.store.arrivals.arrived("shop", [arrival]) in (0, 1)
+
+    async def counts(self) -> tuple[dict[str, int], tuple[int, int, int]]:
+        status = await self.store.pushes.status("shop", "p")
+        assert status is not None
+        assert status.live is not None
+        counts = {name: getattr(status.counts, name) for name in status.counts.__struct_fields__ if name != "total"}
+        live = (status.live.acked, status.live.fallback, status.live.waiting)
+        return {name: count for name, count in counts.items() if count}, live
+
+    @property
+    def state(self) -> str:
+        return self.store._state.pushes["shop", "p"].state
+
+
+@asynccontextmanager
+async def scene(*, online: bool, answer: Outcome = Sent(status=200)) -> AsyncIterator[Scene]:  # noqa: B008  # frozen
+    store = memory_store()
+    await store.registry.put_many("shop", [PHONE])
+    if online:
+        store._state.live.gateways["shop", "g"] = (1 << 60, 1)
+        await store.live.connect("shop", PHONE.id, LiveRoute("g", 1), issued_at=0)
+    found = Scene(store, online=online, answer=answer)
+    opened = open_provider(
+        Route("shop", "live"), live=store.live, arrivals=store.arrivals, ack_within=WITHIN, clock=now_ms
+    )
+    async with opened as live:
+        own = dispatcher(store.queue, found.provider)
+        own._providers.append(live)
+        async with running(own):
+            yield found
+
+
+@pytest.mark.parametrize("path", [LIVE_FIRST, ONLY_LIVE])
+def test_online_and_acknowledged_the_provider_is_never_asked(path: str) -> None:
+    async def main() -> None:
+        async with scene(online=True) as own:
+            await own.push(path)
+            await asyncio.sleep(3.0)
+            assert len(await own.pokes()) == 1
+            assert await own.counts() == ({"retrying": 1}, (0, 0, 1))
+            await own.ack()
+            await asyncio.sleep(4000.0)
+            assert await own.counts() == ({"sent": 1}, (1, 0, 0))
+            assert own.asked_at == []
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("online", "ttl", "at"),
+    [(False, 3600.0, 0.0), (True, 3600.0, WITHIN), (True, 4.0, 2.0)],
+    ids=["away", "silent", "short"],
+)
+def test_the_provider_is_asked_once(online: bool, ttl: float, at: float) -> None:
+    async def main() -> None:
+        async with scene(online=online) as own:
+            await own.push(LIVE_FIRST, ttl)
+            await until(lambda: own.state == "done")
+            await own.ack()  # too late: counted once
+            await asyncio.sleep(4000.0)
+            (asked,) = own.asked_at
+            assert at <= asked <= at + 0.5
+            assert await own.counts() == ({"sent": 1}, (0, 1, 0))
+
+    run(main())
+
+
+def test_the_provider_comes_first_and_what_it_cannot_deliver_is_left_to_the_device() -> None:
+    async def main() -> None:
+        async with scene(online=True, answer=BadNotification(status=400, reason="BadTopic")) as own:
+            await own.push(PROVIDER_FIRST)
+            await until(lambda: bool(own.asked_at))
+            await asyncio.sleep(60.0)
+            assert own.asked_at[0] <= 0.5
+            assert len(await own.pokes()) == 1
+            assert await own.counts() == ({"retrying": 1}, (0, 0, 1))
+            await own.ack()
+            assert await own.counts() == ({"sent": 1}, (1, 0, 0))
+            await asyncio.sleep(4000.0)
+            assert len(own.asked_at) == 1
+
+    run(main())
+
+
+def test_what_only_the_live_channel_carries_expires() -> None:
+    async def main() -> None:
+        for online in (True, False):
+            async with scene(online=online) as own:
+                await own.push(ONLY_LIVE, 30.0)
+                began = own.now
+                await until(lambda own=own: own.state == "done")  # type: ignore[misc]  # bound for the loop
+                assert 30.0 <= own.now - began <= 31.0
+                assert await own.counts() == ({"expired": 1}, (0, 0, 0))
+                assert own.asked_at == []
+
+    run(main())
