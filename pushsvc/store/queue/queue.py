@@ -35,6 +35,7 @@ from ..config import StoreConfig
 from ..figures.answers import ANSWERS_TTL, slot_of
 from ..link.clock import Clock
 from ..link.link import Link
+from ..link.together import all_of
 from ..revoke.presence import DevicePresence, newest_command, newest_of
 from ..revoke.revocations import Following
 from ..revoke.supersession import Supersession
@@ -136,14 +137,9 @@ class RedisQueue:
     async def _read(self, route: Route, states: Sequence[LaneState], targets: int) -> list[Taken]:
         history = self._link.history
         share = max(1, -(-targets // len(states)))
-        asked = [self._read_one(route, state, share) for state in states]
-        # All are waited for, so that no read is still under way when the caller asks again after a fault.
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        answers = await all_of(self._read_one(route, state, share) for state in states)
         reads, sizes, newest = [], [], []
-        for state, answer in zip(states, answers, strict=True):
-            if isinstance(answer, BaseException):
-                raise answer
-            entries, epoch, size, mark, again = answer
+        for state, (entries, epoch, size, mark, again) in zip(states, answers, strict=True):
             reads.append(LaneRead(state, entries_of(entries), history, int(epoch), [each.decode() for each in again]))
             sizes.append(size)
             newest.append(newest_of(mark))
@@ -249,9 +245,7 @@ class RedisQueue:
                 by_shard.setdefault(shard, ([], []))[0].append(settlement)
             for ref in finished:
                 by_shard.setdefault(ref.shard, ([], []))[1].append(ref)
-        applied = await asyncio.gather(
-            *(self._settle_shard(app, shard, own, refs) for shard, (own, refs) in by_shard.items())
-        )
+        applied = await all_of(self._settle_shard(app, shard, own, refs) for shard, (own, refs) in by_shard.items())
         for ref in finished:
             state = self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
             if state is not None:
@@ -335,12 +329,10 @@ class RedisQueue:
             return ended
 
         return sum(
-            await asyncio.gather(
-                *(
-                    end(*place, own[start : start + _SETTLE])
-                    for place, own in places.items()
-                    for start in range(0, len(own), _SETTLE)
-                )
+            await all_of(
+                end(*place, own[start : start + _SETTLE])
+                for place, own in places.items()
+                for start in range(0, len(own), _SETTLE)
             )
         )
 
@@ -349,7 +341,7 @@ class RedisQueue:
     async def promote(self, route: Route, now: int) -> int:
         """Move up to 500 chunks or about 20,000 deliveries a call and shard; call it again while it returns any."""
         shards = range(self._config.shards_of(route.app))
-        return sum(await asyncio.gather(*(self._promote_in(route, shard, now) for shard in shards)))
+        return sum(await all_of(self._promote_in(route, shard, now) for shard in shards))
 
     async def _promote_in(self, route: Route, shard: int, now: int) -> int:
         app, channel = route.app, route.platform
@@ -367,15 +359,13 @@ class RedisQueue:
 
     async def launch(self, app: str, now: int) -> int:
         """Move about 200 chunks a call and shard; call it again while it returns any."""
-        launched = await asyncio.gather(
-            *(
-                self._link.script(
-                    "launch",
-                    [keys.scheduled(app, shard), keys.pending(app, shard)],
-                    [keys.prefix(app, shard), now, _LAUNCH],
-                )
-                for shard in range(self._config.shards_of(app))
+        launched = await all_of(
+            self._link.script(
+                "launch",
+                [keys.scheduled(app, shard), keys.pending(app, shard)],
+                [keys.prefix(app, shard), now, _LAUNCH],
             )
+            for shard in range(self._config.shards_of(app))
         )
         return sum(launched)
 
