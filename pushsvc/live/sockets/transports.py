@@ -23,6 +23,11 @@ from .shared import Shared
 SLOW = 3008
 """The code of Centrifuge for a client that reads too slowly."""
 
+ENDS_AFTER = 0.5
+"""Seconds between the last message of an HTTP response and its end, which a client brings about before. Old versions of
+centrifuge-js that see the end together with the message that announces it never come back: the end begins a reconnect,
+and the message, which they handle a turn later, cancels it."""
+
 _log: FilteringBoundLogger = structlog.get_logger("live")
 
 
@@ -259,9 +264,13 @@ class StreamTransport(LongConnection):
         raise NotImplementedError
 
     def _say_end(self, code: int, reason: str) -> None:
-        if self._chunked:
-            self._io.write(b"0\r\n\r\n")
-        self._io.close()
+        self._shared.wheel.after(ENDS_AFTER, self._end)
+
+    def _end(self) -> None:
+        if not self._io.is_closing():
+            if self._chunked:
+                self._io.write(b"0\r\n\r\n")
+            self._io.close()
 
 
 class HttpStreamTransport(StreamTransport):
