@@ -21,6 +21,7 @@ BENCHES = (
     "devices",
     "live_sockets",
     "live_heartbeats",
+    "live_many",
 )
 
 if __name__ == "__main__":

@@ -103,16 +103,20 @@ class Scene:
     async def until_online(self) -> None:
         await self.rig.until("all phones are online", lambda: self.fleet.online == len(self.fleet.phones))
 
+    async def until_shown(self) -> None:
+        phones = self.fleet.phones
+        await self.rig.until(
+            "every phone has shown what it was sent",
+            lambda: all(len(phones[device].shown.pushes) >= len(sent) for device, sent in self.sent.items()),
+        )
+
     async def account(self, name: str, *, repeats: int = 0) -> None:
         """Everything that must be true afterwards; at most `repeats` deliveries may have reached FCM twice."""
         rig, phones = self.rig, self.fleet.phones
         for phone in phones.values():
             phone.behaviour = ORDINARY
         await self.until_online()
-        await rig.until(
-            "every phone has shown what it was sent",
-            lambda: all(len(phone.shown.pushes) >= len(self.sent[device]) for device, phone in phones.items()),
-        )
+        await self.until_shown()
         counts = await rig.balance()
         documents = [await self.document(push) for push in rig.ledger.pushes]
         acked = sum(document["live"]["acked"] for document in documents if "live" in document)
