@@ -16,6 +16,7 @@ from pushsvc.lab.demo.view import SHOWN, open_view
 
 from .processes import Processes, own_processes
 from .terminal import at_terminal
+from .test_readme import README, without_figures
 
 LINE = re.compile(r" *(\d+\.\d\d)s  (\w+) +(\S.*)")
 
@@ -37,10 +38,14 @@ def scratch(tmp_path: Path) -> Iterator[dict[str, str]]:
     assert left == []
 
 
-def test_piped_it_tells_the_story_in_plain_lines(processes: Processes, scratch: dict[str, str]) -> None:
+def test_piped_it_tells_the_story_in_plain_lines_as_the_page_shows_it(
+    processes: Processes, scratch: dict[str, str]
+) -> None:
+    (shown, *_) = re.findall(r"^```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     code, out, err = processes.run("demo", "--once", **scratch)
     assert code == 0, (out, err)
     assert "\x1b" not in out
+    assert without_figures(out) == without_figures(shown)
     lines = [LINE.fullmatch(line) for line in out.splitlines()]
     assert all(lines), out
     assert max(map(len, out.splitlines())) <= 80, out

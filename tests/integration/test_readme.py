@@ -151,14 +151,6 @@ def without_figures(text: str) -> list[str]:
     return [re.sub(r"[0-9][0-9.,:]*", "N", line).strip() for line in text.splitlines()]
 
 
-def test_the_demo_prints_what_the_page_shows(tmp_path: Path) -> None:
-    (shown, *_) = re.findall(r"^```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    with own_processes(tmp_path) as processes:
-        code, out, err = processes.run("demo", "--once")
-        assert code == 0, err
-        assert without_figures(out) == without_figures(shown)
-
-
 def test_the_installation_works_letter_by_letter(tmp_path: Path) -> None:
     """But for the virtual environment, which is this one, and for an account's files, which are the simulator's."""
     section = README[README.index("## Install it for real") : README.index("## Configuration\n")]
