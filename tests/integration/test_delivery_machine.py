@@ -566,8 +566,13 @@ class DeliveryMachine(RuleBasedStateMachine):
         for end in ENDS:
             assert counts[end] >= model.reported[end], (name, end, counts, model.reported)
             model.reported[end] = counts[end]
+        if (live := status.live) is not None:
+            assert min(live.acked, live.fallback, live.waiting) >= 0, (name, status)
+            assert live.acked + live.fallback + live.waiting <= counts["total"], (name, status)
+            assert live.acked <= counts["sent"], (name, status)
         if status.state in ("done", "cancelled"):
             assert counts["queued"] == counts["retrying"] == 0, (name, status)
+            assert live is None or not live.waiting, (name, status)
 
     def gauges_agree(self) -> None:
         gauges = self.world.call(self.store.gauges({"shop": CHANNELS}))
