@@ -103,6 +103,13 @@ LIVE_ACK_SECONDS = Histogram(
     "Seconds from the time at which a push was to be sent to the acknowledgement of a device.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
 )
+STAGE_SECONDS = Histogram(
+    "pushsvc_stage_seconds",
+    "Seconds of each stage of a delivery that the live channel carries: until it is `queued`, `taken` by a dispatcher, "
+    "`written` to its stream, and `acked` by its device or `answered` by the provider.",
+    ["stage"],
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+)
 LIVE_RESENDS = Counter(
     "pushsvc_live_resends_total", "Publications that were sent again, because no acknowledgement came.", ["app"]
 )

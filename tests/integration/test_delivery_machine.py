@@ -568,7 +568,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             model.reported[end] = counts[end]
         if (live := status.live) is not None:
             assert min(live.acked, live.fallback, live.waiting) >= 0, (name, status)
-            assert live.acked + live.fallback + live.waiting <= counts["total"], (name, status)
+            assert live.acked + live.fallback + live.waiting <= total, (name, status)
             assert live.acked <= counts["sent"], (name, status)
         if status.state in ("done", "cancelled"):
             assert counts["queued"] == counts["retrying"] == 0, (name, status)

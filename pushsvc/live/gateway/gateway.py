@@ -60,6 +60,8 @@ INBOX_WAIT: Final = 1000
 """Milliseconds of one wait for the inbox."""
 COMPARED: Final = 200
 """Connections that are compared with their streams in one step."""
+POKED: Final = 4096
+"""The number of pushes that the gateway remembers having been told of."""
 ACKS: Final = 400
 """Acknowledgements of one step."""
 AGAIN: Final = 0.5
@@ -163,6 +165,8 @@ class Gateway:
         self._numbers = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._acks: list[_Ack] = []
+        self._poked: dict[tuple[str, str], int] = {}
+        """When the gateway was told of the latest pushes, by app and id, in Unix ms."""
         self._more = asyncio.Event()
         self._left: set[tuple[str, str, int]] = set()
         self._unsure: set[str] = set()
@@ -366,7 +370,9 @@ class Gateway:
         positions = [(each.device_id, each.position) for each in accepted]
         for each, acked in zip(accepted, await self.live.ack(app, positions), strict=True):
             for reference in acked.newly:
-                self.metrics.acked(app, max(0.0, (at - reference.push.at) / 1000))
+                poked_at = self._poked.get((app, reference.push.id))
+                since = None if poked_at is None else (at - poked_at) / 1000
+                self.metrics.acked(app, (at - reference.push.at) / 1000, since)
             _answer(each, acked)
 
     async def run_beating(self) -> None:
@@ -424,6 +430,9 @@ class Gateway:
             return
         if isinstance(item, Poke):
             push_id = item.push.id
+            self._poked[item.app, push_id] = int(self.wall() * 1000)
+            while len(self._poked) > POKED:
+                del self._poked[next(iter(self._poked))]
             if item.body:
                 rendered = self.contents.add(item.app, push_id, item.body)
             else:

@@ -71,10 +71,13 @@ class GatewayMetrics:
         """Count the end of a connection. A code that a client has made up is `other`."""
         telemetry.LIVE_DISCONNECTS.labels(app, str(code) if code in _CODES else "other").inc()
 
-    def acked(self, app: str, seconds: float) -> None:
-        """Count an acknowledged delivery, `seconds` after its push was to be sent."""
+    def acked(self, app: str, seconds: float, since_written: float | None) -> None:
+        """Count an acknowledged delivery, `seconds` after its push was to be sent, and as long `since_written` to the
+        stream, if that is known."""
         telemetry.LIVE_MESSAGES.labels(app, "acked").inc()
-        telemetry.LIVE_ACK_SECONDS.observe(seconds)
+        telemetry.LIVE_ACK_SECONDS.observe(max(0.0, seconds))
+        if since_written is not None:
+            telemetry.STAGE_SECONDS.labels("acked").observe(max(0.0, since_written))
 
     def missing(self, app: str, count: int) -> None:
         """Count deliveries that left a stream before its device had them."""

@@ -132,6 +132,7 @@ class Holdings:
             if not entry.unsettled:
                 self._settler.finish(entry)
                 continue
+            entry.taken_at = now
             self._settler.hold(entry)
             for target in chunk.targets if skip else ():
                 if target.index in skip:

@@ -26,13 +26,13 @@ Drawn: TypeAlias = "tuple[OpenEntry, tuple[Target, ...]]"
 
 
 class OpenEntry:
-    """A stream entry with unsettled targets.
+    """A stream entry with unsettled targets, which was `taken_at` an instant in Unix ms.
 
     When `unsettled` is 0 it may be acknowledged, unless it was `dropped`: then another process may have it. Nothing
     more is sent of an entry that is `revoked`.
     """
 
-    __slots__ = ("chunk", "counted", "cursor", "dropped", "ref", "revoked", "targets", "unsettled")
+    __slots__ = ("chunk", "counted", "cursor", "dropped", "ref", "revoked", "taken_at", "targets", "unsettled")
 
     def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...]) -> None:
         self.ref = ref
@@ -43,6 +43,7 @@ class OpenEntry:
         self.cursor = 0
         self.unsettled = len(chunk.targets)
         self.revoked = False
+        self.taken_at = 0
         self.dropped = False
 
     @property

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from prometheus_client import Histogram
 
@@ -16,6 +17,7 @@ from ... import telemetry
 from ...model.delivery import End, Ended, Outcome, Settlement
 from ...model.push import LANES, Lane, Platform, Route
 from ...model.routing import CARRIERS, platform_of
+from .lanes import OpenEntry
 
 
 class RouteMetrics:
@@ -29,6 +31,7 @@ class RouteMetrics:
         self._delivery: dict[Lane, _Gathered] = {
             lane: _Gathered(telemetry.DELIVERY_SECONDS.labels(*self._labels, lane)) for lane in LANES
         }
+        self._stages: dict[str, _Gathered] = {}
         self._held_reasons: set[str] = set()
         self._limited = 0
 
@@ -37,6 +40,14 @@ class RouteMetrics:
         self._attempts[type(outcome)] += 1
         self._provider.observe(provider_seconds)
         self._delivery[lane].observe(delivery_seconds)
+
+    def staged(self, stages: Mapping[str, float]) -> None:
+        """Observe the seconds of some stages of a delivery."""
+        for stage, seconds in stages.items():
+            gathered = self._stages.get(stage)
+            if gathered is None:
+                gathered = self._stages[stage] = _Gathered(telemetry.STAGE_SECONDS.labels(stage))
+            gathered.observe(max(0.0, seconds))
 
     def limited(self) -> None:
         """Count a delivery that was over one of our limits and was not attempted."""
@@ -62,7 +73,7 @@ class RouteMetrics:
             self._limited = 0
         self._attempts.clear()
         self._provider.flush()
-        for gathered in self._delivery.values():
+        for gathered in (*self._delivery.values(), *self._stages.values()):
             gathered.flush()
 
 
@@ -85,6 +96,18 @@ def count_ended(settlements: Iterable[Settlement]) -> None:
         telemetry.LIVE_MESSAGES.labels(app, result).inc(count)
     for (app, route, end, reason), count in ended.items():
         telemetry.count_ended(app, route, end, reason, count)
+
+
+def stages_of(entry: OpenEntry, seconds: float, now: int) -> dict[str, float]:
+    """Return the seconds of the stages that end with an outcome, of a delivery that the live channel carries: first
+    there, and then `seconds` for the provider that carries it on. `now` is in Unix ms."""
+    chunk = entry.chunk
+    if chunk.turn > 1:
+        return {} if chunk.channel in CARRIERS else {"answered": seconds}
+    queued_at = int(entry.ref.entry_id.partition("-")[0])  # the instant of an entry in a stream of Redis
+    instants = (chunk.starts_at, queued_at, entry.taken_at, now)
+    spans = ((later - earlier) / 1000 for earlier, later in pairwise(instants))
+    return dict(zip(("queued", "taken", "written"), spans, strict=True))
 
 
 def live_result(settlement: Settlement) -> str:

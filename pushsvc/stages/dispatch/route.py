@@ -22,7 +22,7 @@ from .holdings import CANCELLED, Holdings
 from .lanes import SLICE, OpenEntry
 from .lease import Lease, unlimited
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
-from .metrics import RouteMetrics
+from .metrics import RouteMetrics, stages_of
 from .preemption import Preemption
 from .reader import Reader
 from .recorder import Recorder, waits
@@ -408,6 +408,8 @@ class RouteWorker:
         seconds = now_monotonic - delivery.started
         self._congestion.answered(seconds, self._in_flight, now_monotonic)
         self._metrics.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
+        if chunk.home:
+            self._metrics.staged(stages_of(delivery.entry, seconds, now))
         asked_at = now - int(seconds * 1000)
         self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason, asked_at)
         self.wake()
