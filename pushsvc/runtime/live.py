@@ -96,6 +96,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
             listening(sockets.url)
             await stop.wait()
             seconds = min(config.drain, sockets.connections / PACE)
+            telemetry.get_logger("live").info("draining", connections=sockets.connections, seconds=round(seconds, 1))
             gateway.drain(seconds)
             await sockets.drain(seconds)
 
