@@ -474,7 +474,7 @@ def test_what_a_connection_held_is_freed_at_its_end_without_a_collection(server:
         for first in (0, 8):
             for number in range(first, first + 8):
                 await comes_and_goes(number)
-            while world.sockets.connections or world.gateway._tasks:
+            while world.sockets.connections or world.gateway._tasks or len(world.gateway.wheel):
                 await asyncio.sleep(0.001)
             if not first:
                 gc.collect()
