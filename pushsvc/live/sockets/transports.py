@@ -90,7 +90,6 @@ class LongConnection(asyncio.Protocol):
         if not self.code:
             self.code = code
             self._say_end(code, reason)
-            self._closing = self._shared.wheel.after(self._shared.config.close_within, self._io.abort)
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -133,6 +132,10 @@ class LongConnection(asyncio.Protocol):
 
     def _say_end(self, code: int, reason: str) -> None:
         raise NotImplementedError
+
+    def _abort_later(self) -> None:
+        """End the connection, unless it has ended in time."""
+        self._closing = self._shared.wheel.after(self._shared.config.close_within, self._io.abort)
 
     def _report(self) -> None:
         """Report the end to the session, once."""
@@ -228,7 +231,7 @@ class WebSocketTransport(LongConnection):
         if not self.code:
             self.code = frames.close_code(payload)
             self._io.write(frames.frame(frames.CLOSE, payload[:2]))
-            self._closing = self._shared.wheel.after(self._shared.config.close_within, self._io.abort)
+            self._abort_later()
         self._io.close()
         self._report()
 
@@ -237,6 +240,7 @@ class WebSocketTransport(LongConnection):
 
     def _say_end(self, code: int, reason: str) -> None:
         self._io.write(frames.frame(frames.CLOSE, frames.close_payload(code, reason)))
+        self._abort_later()
 
 
 class StreamTransport(LongConnection):
@@ -264,13 +268,13 @@ class StreamTransport(LongConnection):
         raise NotImplementedError
 
     def _say_end(self, code: int, reason: str) -> None:
-        self._shared.wheel.after(ENDS_AFTER, self._end)
+        self._closing = self._shared.wheel.after(ENDS_AFTER, self._end)
 
     def _end(self) -> None:
-        if not self._io.is_closing():
-            if self._chunked:
-                self._io.write(b"0\r\n\r\n")
-            self._io.close()
+        if self._chunked:
+            self._io.write(b"0\r\n\r\n")
+        self._io.close()
+        self._abort_later()
 
 
 class HttpStreamTransport(StreamTransport):
