@@ -145,7 +145,8 @@ class Link:
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run `<name>.lua`."""
-        return await self._run(self._client, name, keys, args)
+        with store_faults():
+            return await self._run(self._client, name, keys, args)
 
     async def read(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run `<name>.lua`, which hands out entries of a stream, exactly once.
@@ -159,11 +160,10 @@ class Link:
 
     async def _run(self, client: Client, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script, names = self._prepared(name, keys)
-        with store_faults():
-            try:
-                return await client.execute_command("EVALSHA", script.sha, len(names), *names, *args)
-            except NoScriptError:
-                return await client.execute_command("EVAL", script.text, len(names), *names, *args)
+        try:
+            return await client.execute_command("EVALSHA", script.sha, len(names), *names, *args)
+        except NoScriptError:
+            return await client.execute_command("EVAL", script.text, len(names), *names, *args)
 
     def _prepared(self, name: str, keys: Sequence[str]) -> tuple[scripts.Script, Sequence[str]]:
         """Return the script and its keys.
