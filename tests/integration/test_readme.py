@@ -86,6 +86,23 @@ def test_the_curls_and_the_scenarios_work_as_they_stand(played: Played) -> None:
     assert "UNREGISTERED" in err
 
 
+def test_phones_connect_and_show_as_the_page_says(played: Played) -> None:
+    environ = {"PUSHSVC_CONFIG": "var/playground/pushsvc.toml", "PUSHSVC_KEY": played.api.key}
+    words = ("simulate", "--phones", "10", "--kind", "10%:ack=never", "--json")
+    phones = played.processes.start(*words, **environ)
+
+    def online(name: str) -> bool:
+        return bool(played.api.call("GET", f"/v1/devices/{name}")[1].get("online"))
+
+    until(lambda: "both phones are online", lambda: online("phone-7") and online("phone-8"))
+    document = {"to": {"devices": ["phone-7", "phone-8"]}, "notification": {"title": "hi"}}
+    _, accepted = played.api.call("POST", "/v1/push", document)
+    assert played.api.until_done(accepted["id"]) == {"total": 2, "sent": 2}
+    assert phones.end() == 0
+    seen = json.loads(phones.out.read_text())
+    assert (seen["phones"], seen["shown"], seen["holes"], seen["late"]) == (10, 2, {}, {})
+
+
 def test_the_curl_that_up_prints_works_too(played: Played) -> None:
     played.up.until(r"(?s)\nTry:\n.*\}'\n")
     accepted = played.run(played.up.output().partition("\nTry:\n")[2])
