@@ -146,7 +146,7 @@ def test_who_reads_slowly_is_cut_and_disturbs_nobody(server: Server) -> None:
         for _ in range(30):
             await scene.push(size=30_000)
         await scene.until(lambda: scene.fleet.figures.unanswered["online"] > 0)
-        assert {len(each.shown.pushes) for each in others} == {30}
+        await scene.until(lambda: all(len(each.shown.pushes) == 30 for each in others))
         slow.behaviour = ORDINARY
         await scene.until_shown()
         assert scene.verdicts() == []

@@ -13,6 +13,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final, cast
 
+from ...live.protocol.codec import CHANNEL
 from ...live.protocol.codes import TOKEN_EXPIRED, Disconnect
 from ...live.protocol.protobuf import MalformedMessage
 from ...live.wheel import Deadline
@@ -196,8 +197,10 @@ class Phone(asyncio.Protocol):
             self._again()
 
     def _leave(self) -> None:
-        """Go to another network, and connect from there after a while."""
+        """Go to another network, and connect from there after a while, unless the phone is to stay now."""
         behaviour = self.behaviour
+        if behaviour.stay == math.inf:
+            return
         self.leave(vanish=behaviour.vanish)
         self.state = State.WAITING
         self._source += 1
@@ -381,7 +384,7 @@ class Phone(asyncio.Protocol):
             self._end(error.code)
 
     def _take_connected(self, answer: Connected) -> None:
-        stream = answer.subs.get("device")
+        stream = answer.subs.get(CHANNEL)
         if stream is None:
             self._fleet.figures.faults["no subs.device"] += 1
             self._again()
