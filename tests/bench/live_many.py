@@ -73,12 +73,18 @@ async def away(scene: Scene, count: int) -> None:
     await scene.rig.begin()
     now = int(time.time() * 1000)
     async with open_store(scene.rig.store.url) as store:
-        for start in range(0, count, 500):
-            some = [
-                Device(id=f"a{n}", platform="live", token=f"a{n}", topics=("all",), registered_at=now, last_seen_at=now)
-                for n in range(start, min(count, start + 500))
-            ]
-            await store.registry.put_many(APP, some)
+        starts = iter(range(0, count, 500))
+
+        async def register() -> None:
+            for start in starts:
+                names = [f"a{number}" for number in range(start, min(count, start + 500))]
+                new = [
+                    Device(id=name, platform="live", token=name, topics=("all",), registered_at=now, last_seen_at=now)
+                    for name in names
+                ]
+                await store.registry.put_many(APP, new)
+
+        await asyncio.gather(*(register() for _ in range(8)))
         before = await memory(scene)
         document: dict[str, object] = {
             "to": {"topic": "all"},
