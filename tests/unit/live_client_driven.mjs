@@ -112,6 +112,20 @@ const second = async (sdk, live, seen) => {
 };
 await driven("restart", second, { storage: webStorage("live", items) });
 
+const page = Object.assign(new EventTarget(), { visibilityState: "visible" });
+globalThis.document = page;
+await driven("visibility", async (sdk, live) => {
+  page.visibilityState = "hidden";
+  page.dispatchEvent(new Event("visibilitychange"));
+  await turn();
+  same(sdk.calls.filter(([method]) => method === "heartbeat"), [["heartbeat", { foreground: false }]]);
+  const told = sdk.calls.filter(([method]) => method === "data").map(([, { foreground }]) => foreground);
+  same(told, [true, false]);
+  await live.disconnect();
+  page.dispatchEvent(new Event("visibilitychange"));
+  same(sdk.calls.at(-1)[0], "disconnect");
+});
+
 const endpoints = ["websocket", "http_stream", "sse"].map((transport) => ({
   transport,
   endpoint: `https://push.example.com/a/connection/${transport}`,

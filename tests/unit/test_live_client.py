@@ -560,6 +560,7 @@ def test_what_the_sdk_is_told_at_its_connect() -> None:
 def test_the_client_in_javascript_is_driven_in_the_same_way() -> None:
     command = [*node(), str(HERE / "live_client_driven.mjs"), str(MODULE)]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (said.returncode, said.stdout.split()) == (0, ["notices", "acks", "holes", "restart", "endpoints"]), (
-        said.stderr
-    )
+    assert (said.returncode, said.stdout.split()) == (
+        0,
+        ["notices", "acks", "holes", "restart", "visibility", "endpoints"],
+    ), said.stderr

@@ -235,7 +235,8 @@ export class LiveClient {
   #saving = Promise.resolve();
   #acking = Promise.resolve();
   #heartbeat;
-  #follow;
+  #page; // Whose visibility says whether the app is seen.
+  #follow = () => this.heartbeat({ foreground: this.#page.visibilityState === "visible" }).catch(() => {});
 
   constructor(client, options) {
     if (typeof options?.onMessage !== "function") throw new TypeError("LiveClient: `onMessage` is missing");
@@ -243,12 +244,7 @@ export class LiveClient {
     this.#options = options;
     this.#protobuf = options.protobuf ?? false;
     this.#heartbeat = { seconds: options.heartbeat, foreground: options.foreground };
-    const page = typeof document === "undefined" || options.foreground !== undefined ? null : document;
-    if (page) {
-      this.#heartbeat.foreground = page.visibilityState === "visible";
-      this.#follow = () => this.heartbeat({ foreground: page.visibilityState === "visible" }).catch(() => {});
-      page.addEventListener("visibilitychange", this.#follow);
-    }
+    if (options.foreground === undefined) this.#page = globalThis.document;
     client.on("connected", (context) => this.#connected(context));
     client.on("subscribed", (context) => this.#subscribed(context));
     client.on("publication", (context) => this.#published(context));
@@ -258,6 +254,8 @@ export class LiveClient {
   /** Loads what was stored, and connects. */
   async connect() {
     await this.#load();
+    this.#page?.addEventListener("visibilitychange", this.#follow);
+    if (this.#page) this.#heartbeat.foreground = this.#page.visibilityState === "visible";
     this.#describe();
     this.#client.connect();
   }
@@ -265,6 +263,7 @@ export class LiveClient {
   /** Waits for the acknowledgement that is on its way, and disconnects. */
   async disconnect() {
     await this.#acking;
+    this.#page?.removeEventListener("visibilitychange", this.#follow);
     this.#generation += 1;
     this.#client.disconnect();
   }
