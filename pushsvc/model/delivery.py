@@ -19,6 +19,8 @@ class Delivery(Struct, frozen=True, gc=False):
 
     chunk: Chunk
     target: Target
+    passed: tuple[int, int] | None = None
+    """When it was queued, and when it was taken from there to be sent, in Unix ms; None where that is not known."""
 
 
 class _Answer(Struct, frozen=True, kw_only=True, gc=False):

@@ -21,6 +21,7 @@ class EntryRef(Struct, frozen=True, gc=False):
     platform: Platform
     lane: Lane
     entry_id: str
+    """The server's name of the entry: when it was put into its lane, in Unix ms, a hyphen, and a number."""
     history: int = 0
     """The value of `DeliveryQueue.history` when the entry was read: it identifies the server that it was read from."""
 

@@ -205,6 +205,8 @@ class Poke(Struct, frozen=True, array_like=True, tag="p"):
     recipients: list[Recipient]
     body: bytes = b""
     """The content, where the sender had it at hand."""
+    passed: tuple[int, int, int] | None = None
+    """When it was queued, taken and written into the streams, in ms after the push was to be sent, if that is known."""
 
 
 class Cut(Struct, frozen=True, array_like=True, tag="c"):
@@ -436,7 +438,12 @@ class Live(LiveStreams, LiveGateways, LiveEvents, Protocol):
 
 
 def pokes_of(
-    app: str, push: LivePush, receivers: Sequence[Receiver], appended: Sequence[Appended], body: bytes = b""
+    app: str,
+    push: LivePush,
+    receivers: Sequence[Receiver],
+    appended: Sequence[Appended],
+    body: bytes = b"",
+    passed: tuple[int, int, int] | None = None,
 ) -> dict[str, list[InboxItem]]:
     """Return what to send to the gateways after an append: one `Poke` for each gateway."""
     found: dict[str, list[Recipient]] = {}
@@ -445,4 +452,4 @@ def pokes_of(
             found.setdefault(each.route.gateway, []).append(
                 Recipient(each.route.connection, each.epoch, each.offset, each.prev, each.unread, receiver.index)
             )
-    return {gateway: [Poke(app, push, recipients, body)] for gateway, recipients in found.items()}
+    return {gateway: [Poke(app, push, recipients, body, passed)] for gateway, recipients in found.items()}

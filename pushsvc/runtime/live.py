@@ -82,7 +82,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
                 renew_tls(tls, settings.live)
 
         async def change(newer: Settings) -> None:
-            # Whom to serve and whom to refuse; the other keys of [live] need a restart.
+            # Who is served and who is refused; the other keys of [live] need a restart.
             current.settings = newer
             sockets.deny(changed.deny_networks)
             gateway.use(changed)

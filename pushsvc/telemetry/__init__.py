@@ -4,6 +4,7 @@
 `states.py` the log of a lasting state. This package exports what others use.
 """
 
+from .gathered import STAGES, Gathered, StageSeconds
 from .logs import LEVELS, configure_logging, get_logger, redact
 from .metrics import (
     ACCEPTED,
@@ -102,6 +103,9 @@ __all__ = [
     "WEBHOOK_DEAD",
     "PROVIDER_SECONDS",
     "DELIVERY_SECONDS",
+    "STAGES",
+    "StageSeconds",
+    "Gathered",
     "ROUTE_HELD",
     "PRUNED",
     "PRUNING_FROZEN",

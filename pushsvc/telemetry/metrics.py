@@ -105,10 +105,11 @@ LIVE_ACK_SECONDS = Histogram(
 )
 STAGE_SECONDS = Histogram(
     "pushsvc_stage_seconds",
-    "Seconds of each stage of a delivery that the live channel carries: until it is `queued`, `taken` by a dispatcher, "
-    "`written` to its stream, and `acked` by its device or `answered` by the provider.",
+    "Seconds that a delivery spends on its way: from the time at which it was to be sent until it is `queued`, then "
+    "until it is `taken` by a dispatcher, until it is `written` to the provider or the device, and until the provider "
+    "has `answered` or the device has `acked`. The four of a delivery add up to the whole.",
     ["stage"],
-    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
 )
 LIVE_RESENDS = Counter(
     "pushsvc_live_resends_total", "Publications that were sent again, because no acknowledgement came.", ["app"]

@@ -30,9 +30,7 @@ from pushsvc.model.delivery import (
     Verdict,
 )
 from pushsvc.model.push import LANES, Fallback, Lane, Message, Route
-from pushsvc.ports.entries import EntryRef
-from pushsvc.stages.dispatch.lanes import OpenEntry
-from pushsvc.stages.dispatch.metrics import RouteMetrics, count_ended, live_result, snake, stages_of
+from pushsvc.stages.dispatch.metrics import RouteMetrics, count_ended, live_result, snake
 
 from .dispatch_fakes import chunk
 
@@ -181,18 +179,3 @@ def test_what_becomes_of_a_delivery_at_the_live_channel(channels: Sequence[str],
     fallbacks = tuple(Fallback(name, Message(name, b"{}")) for name in following)
     own = msgspec.structs.replace(chunk("t"), channel=first, home="apns", fallbacks=fallbacks)
     assert live_result(Settlement(Delivery(own, own.targets[0]), None, verdict, 5, "")) == result
-
-
-def test_the_stages_of_a_delivery_that_the_live_channel_carries() -> None:
-    own = msgspec.structs.replace(chunk("t"), channel="live", home="apns", starts_at=1_000)
-    entry = OpenEntry(EntryRef("shop", 0, "live", "normal", "1250-3"), own, own.targets)
-    entry.taken_at = 1_500
-    assert stages_of(entry, 0.0, 2_500) == {"queued": 0.25, "taken": 0.25, "written": 1.0}
-    for channel, stages in (("apns", {"answered": 0.5}), ("live", {})):
-        entry.chunk = msgspec.structs.replace(own, channel=channel, turn=2)
-        assert stages_of(entry, 0.5, 9_000) == stages
-    metrics = RouteMetrics(Route("stages", "live"))
-    before = REGISTRY.get_sample_value("pushsvc_stage_seconds_sum", {"stage": "taken"}) or 0.0
-    metrics.staged({"taken": 0.25, "written": -1.0})
-    metrics.flush()
-    assert REGISTRY.get_sample_value("pushsvc_stage_seconds_sum", {"stage": "taken"}) == before + 0.25

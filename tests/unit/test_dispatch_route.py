@@ -25,6 +25,7 @@ from pushsvc.model.delivery import (
     Unavailable,
 )
 from pushsvc.model.push import LANES
+from pushsvc.ports.provider import Provider
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch.config import DispatchConfig
@@ -55,7 +56,7 @@ PATIENT = RetryPolicy(attempts=3, base=1.0, server_error={}, throttled={})
 
 @asynccontextmanager
 async def working(
-    queue: DeliveryQueue, provider: FakeProvider, config: DispatchConfig | None = None, *, spread: bool = False
+    queue: DeliveryQueue, provider: Provider, config: DispatchConfig | None = None, *, spread: bool = False
 ) -> AsyncIterator[RouteWorker]:
     """A worker at work, with a settler of its own. Every jitter is a half, unless they are to `spread`."""
     settler = Settler("shop", queue, lambda: worker.wake())

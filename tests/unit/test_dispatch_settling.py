@@ -25,7 +25,7 @@ from .virtual_time import run, until
 
 def entry(name: str, count: int) -> OpenEntry:
     own = chunk(*many(name, count), name=name)
-    return OpenEntry(EntryRef("shop", 0, "apns", "normal", name), own, own.targets)
+    return OpenEntry(EntryRef("shop", 0, "apns", "normal", f"1-{name}"), own, own.targets)
 
 
 def add(settler: Settler, entry: OpenEntry, index: int) -> None:
@@ -49,7 +49,7 @@ def recorded(queue: FakeQueue) -> list[str]:
 def test_a_token_has_the_hash_of_its_own_platform_whichever_channel_carries_it() -> None:
     queue = FakeQueue()
     own = msgspec.structs.replace(chunk("token", name="p"), channel="live", home="webpush")
-    carried = OpenEntry(EntryRef("shop", 0, "live", "normal", "p"), own, own.targets)
+    carried = OpenEntry(EntryRef("shop", 0, "live", "normal", "1-0"), own, own.targets)
 
     def act(settler: Settler) -> None:
         recorder = Recorder(settler, lambda platform: lambda token: f"{platform} {token}")

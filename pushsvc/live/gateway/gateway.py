@@ -60,10 +60,11 @@ INBOX_WAIT: Final = 1000
 """Milliseconds of one wait for the inbox."""
 COMPARED: Final = 200
 """Connections that are compared with their streams in one step."""
-POKED: Final = 4096
-"""The number of pushes that the gateway remembers having been told of."""
 ACKS: Final = 400
 """Acknowledgements of one step."""
+CLOCKED: Final = 65_536
+"""Deliveries of which a gateway remembers when they passed the stages before it, until they are acknowledged: the first
+ones are forgotten where more wait."""
 AGAIN: Final = 0.5
 """Seconds between two attempts while Redis is away."""
 CONNECTS: Final = Rate(1, 1)
@@ -165,9 +166,9 @@ class Gateway:
         self._numbers = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._acks: list[_Ack] = []
-        self._poked: dict[tuple[str, str], int] = {}
-        """When the gateway was told of the latest pushes, by app and id, in Unix ms."""
         self._more = asyncio.Event()
+        self._passed: dict[tuple[str, int], tuple[int, int, int]] = {}
+        """When deliveries, by push and index, were queued, taken and written, in ms after they were to be sent."""
         self._left: set[tuple[str, str, int]] = set()
         self._unsure: set[str] = set()
         """Apps in which something may have been missed, until their connections are compared."""
@@ -369,11 +370,21 @@ class Gateway:
             await self._confirm(app, list(ending.values()))
         positions = [(each.device_id, each.position) for each in accepted]
         for each, acked in zip(accepted, await self.live.ack(app, positions), strict=True):
-            for reference in acked.newly:
-                poked_at = self._poked.get((app, reference.push.id))
-                since = None if poked_at is None else (at - poked_at) / 1000
-                self.metrics.acked(app, (at - reference.push.at) / 1000, since)
+            if acked.newly:
+                self._count_acked(app, acked.newly, at)
             _answer(each, acked)
+        self.metrics.flush()
+
+    def _count_acked(self, app: str, references: Iterable[Reference], at: int) -> None:
+        known = []
+        for reference in references:
+            start = reference.push.at
+            self.metrics.acked(app, max(0.0, (at - start) / 1000))
+            passed = self._passed.pop((reference.push.id, reference.index), None)
+            if passed is not None:
+                queued, taken, written = passed
+                known.append((start, start + queued, start + taken, start + written, at))
+        self.metrics.passed(known)
 
     async def run_beating(self) -> None:
         """Give signs of life until the gateway ends."""
@@ -430,9 +441,6 @@ class Gateway:
             return
         if isinstance(item, Poke):
             push_id = item.push.id
-            self._poked[item.app, push_id] = int(self.wall() * 1000)
-            while len(self._poked) > POKED:
-                del self._poked[next(iter(self._poked))]
             if item.body:
                 rendered = self.contents.add(item.app, push_id, item.body)
             else:
@@ -443,6 +451,8 @@ class Gateway:
             for recipient in item.recipients:
                 connection = self.connections.get(recipient.connection)
                 if connection is not None and connection.app == item.app:
+                    if item.passed is not None:
+                        self._remember(push_id, recipient.index, item.passed)
                     try:
                         connection.published(recipient, rendered)
                     except Exception as error:
@@ -459,6 +469,11 @@ class Gateway:
                 if item.why == "replaced":
                     del self.connections[item.connection]
                 connection.end(_CUTS[item.why])
+
+    def _remember(self, push_id: str, index: int, passed: tuple[int, int, int]) -> None:
+        if len(self._passed) >= CLOCKED:
+            del self._passed[next(iter(self._passed))]
+        self._passed[push_id, index] = passed
 
     async def compare(self, apps: Iterable[str]) -> None:
         """Compare every connection of these apps with its stream, and bring it up to date."""

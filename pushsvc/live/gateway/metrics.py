@@ -26,6 +26,10 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self._shown: set[tuple[str, str]] = set()
+        self._ack_seconds = telemetry.Gathered(telemetry.LIVE_ACK_SECONDS)
+        self._stages = telemetry.StageSeconds()
+        for result in ("refused", "busy"):
+            telemetry.LIVE_CONNECTS.labels("", result)
         for kind in get_args(FaultKind):
             telemetry.LIVE_FAULTS.labels(kind)
 
@@ -37,7 +41,7 @@ class GatewayMetrics:
             telemetry.LIVE_MISSING.labels(app)
             for result in ("ok", "refused", "busy"):
                 telemetry.LIVE_CONNECTS.labels(app, result)
-            for code in sorted({1000, 1006, *_OWN}):
+            for code in (*sorted({1000, 1001, 1006, *_OWN}), "other"):
                 telemetry.LIVE_DISCONNECTS.labels(app, str(code))
             for result in ("acked", "fallback", "expired", "dropped"):
                 telemetry.LIVE_MESSAGES.labels(app, result)
@@ -71,13 +75,19 @@ class GatewayMetrics:
         """Count the end of a connection. A code that a client has made up is `other`."""
         telemetry.LIVE_DISCONNECTS.labels(app, str(code) if code in _CODES else "other").inc()
 
-    def acked(self, app: str, seconds: float, since_written: float | None) -> None:
-        """Count an acknowledged delivery, `seconds` after its push was to be sent, and as long `since_written` to the
-        stream, if that is known."""
+    def acked(self, app: str, seconds: float) -> None:
+        """Count an acknowledged delivery, `seconds` after its push was to be sent."""
         telemetry.LIVE_MESSAGES.labels(app, "acked").inc()
-        telemetry.LIVE_ACK_SECONDS.observe(max(0.0, seconds))
-        if since_written is not None:
-            telemetry.STAGE_SECONDS.labels("acked").observe(max(0.0, since_written))
+        self._ack_seconds.observe(seconds)
+
+    def passed(self, deliveries: Iterable[tuple[int, int, int, int, int]]) -> None:
+        """Take when acknowledged deliveries passed each stage, as `telemetry.StageSeconds` does."""
+        self._stages.passed(deliveries, "acked")
+
+    def flush(self) -> None:
+        """Make what `acked` and `passed` have gathered visible."""
+        self._ack_seconds.flush()
+        self._stages.flush()
 
     def missing(self, app: str, count: int) -> None:
         """Count deliveries that left a stream before its device had them."""

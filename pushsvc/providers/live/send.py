@@ -73,6 +73,12 @@ class _Part(NamedTuple):
         now_or_never = NOW_OR_NEVER in self.chunk.message.headers
         return Append(self.push, receivers, platform_of(self.chunk.platform), now_or_never)
 
+    def passed(self, now: int) -> tuple[int, int, int] | None:
+        """Return when they were queued, taken and written, which is `now`, in ms after the push was to be sent; None
+        if that is not known."""
+        passed, at = self.submitted[0][0].passed, self.push.at
+        return None if passed is None else (passed[0] - at, passed[1] - at, now - at)
+
 
 class LiveProvider:
     """`ports.provider.Provider` for the live channel of one app. Belongs to one event loop."""
@@ -163,11 +169,13 @@ class LiveProvider:
         self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]], contents: Mapping[str, bytes]
     ) -> None:
         found: dict[str, list[InboxItem]] = {}
+        now = self._clock()
         for part, results in zip(parts, appended, strict=True):
             if not _comes_again(part.chunk, self.route):
                 body = contents[part.push.id]
                 body = body if len(body) <= POKED_BODY else b""
-                for gateway, items in pokes_of(self.route.app, part.push, part.append.receivers, results, body).items():
+                pokes = pokes_of(self.route.app, part.push, part.append.receivers, results, body, part.passed(now))
+                for gateway, items in pokes.items():
                     found.setdefault(gateway, []).extend(items)
         if found:
             await self._live.poke(found)

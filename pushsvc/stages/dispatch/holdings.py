@@ -128,11 +128,10 @@ class Holdings:
         for each in taken:
             ref, chunk, skip = each.ref, each.chunk, each.skip
             targets = tuple(t for t in chunk.targets if t.index not in skip) if skip else chunk.targets
-            entry = OpenEntry(ref, chunk, targets)
+            entry = OpenEntry(ref, chunk, targets, now)
             if not entry.unsettled:
                 self._settler.finish(entry)
                 continue
-            entry.taken_at = now
             self._settler.hold(entry)
             for target in chunk.targets if skip else ():
                 if target.index in skip:

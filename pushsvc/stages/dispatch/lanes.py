@@ -26,24 +26,25 @@ Drawn: TypeAlias = "tuple[OpenEntry, tuple[Target, ...]]"
 
 
 class OpenEntry:
-    """A stream entry with unsettled targets, which was `taken_at` an instant in Unix ms.
+    """A stream entry with unsettled targets.
 
     When `unsettled` is 0 it may be acknowledged, unless it was `dropped`: then another process may have it. Nothing
     more is sent of an entry that is `revoked`.
     """
 
-    __slots__ = ("chunk", "counted", "cursor", "dropped", "ref", "revoked", "taken_at", "targets", "unsettled")
+    __slots__ = ("chunk", "counted", "cursor", "dropped", "passed", "ref", "revoked", "targets", "unsettled")
 
-    def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...]) -> None:
+    def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...], taken_at: int = 0) -> None:
         self.ref = ref
         self.chunk = chunk
         # What comes from the live channel to a provider was counted there.
         self.counted = chunk.counted or bool(chunk.home and chunk.turn > 1 and chunk.channel not in CARRIERS)
         self.targets = targets
+        self.passed = (int(ref.entry_id.partition("-")[0]), taken_at)
+        """When it was queued, and when it was taken from there, in Unix ms."""
         self.cursor = 0
         self.unsettled = len(chunk.targets)
         self.revoked = False
-        self.taken_at = 0
         self.dropped = False
 
     @property

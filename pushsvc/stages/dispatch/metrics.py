@@ -6,18 +6,13 @@ What is gathered here and not yet flushed is at most a quarter of a second old.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
-
-from prometheus_client import Histogram
+from collections.abc import Iterable
 
 from ... import telemetry
 from ...model.delivery import End, Ended, Outcome, Settlement
 from ...model.push import LANES, Lane, Platform, Route
 from ...model.routing import CARRIERS, platform_of
-from .lanes import OpenEntry
 
 
 class RouteMetrics:
@@ -27,27 +22,21 @@ class RouteMetrics:
         self._route = (route.app, route.platform)
         self._labels = (route.app, platform_of(route.platform))
         self._attempts: Counter[type[Outcome]] = Counter()
-        self._provider = _Gathered(telemetry.PROVIDER_SECONDS.labels(*self._labels))
-        self._delivery: dict[Lane, _Gathered] = {
-            lane: _Gathered(telemetry.DELIVERY_SECONDS.labels(*self._labels, lane)) for lane in LANES
+        self._provider = telemetry.Gathered(telemetry.PROVIDER_SECONDS.labels(*self._labels))
+        self._delivery: dict[Lane, telemetry.Gathered] = {
+            lane: telemetry.Gathered(telemetry.DELIVERY_SECONDS.labels(*self._labels, lane)) for lane in LANES
         }
-        self._stages: dict[str, _Gathered] = {}
         self._held_reasons: set[str] = set()
         self._limited = 0
+        if route.platform in CARRIERS:
+            for result in ("fallback", "expired", "dropped"):
+                telemetry.LIVE_MESSAGES.labels(route.app, result)
 
     def answered(self, outcome: Outcome, lane: Lane, provider_seconds: float, delivery_seconds: float) -> None:
         """Count an attempt and its outcome."""
         self._attempts[type(outcome)] += 1
         self._provider.observe(provider_seconds)
         self._delivery[lane].observe(delivery_seconds)
-
-    def staged(self, stages: Mapping[str, float]) -> None:
-        """Observe the seconds of some stages of a delivery."""
-        for stage, seconds in stages.items():
-            gathered = self._stages.get(stage)
-            if gathered is None:
-                gathered = self._stages[stage] = _Gathered(telemetry.STAGE_SECONDS.labels(stage))
-            gathered.observe(max(0.0, seconds))
 
     def limited(self) -> None:
         """Count a delivery that was over one of our limits and was not attempted."""
@@ -73,7 +62,7 @@ class RouteMetrics:
             self._limited = 0
         self._attempts.clear()
         self._provider.flush()
-        for gathered in (*self._delivery.values(), *self._stages.values()):
+        for gathered in self._delivery.values():
             gathered.flush()
 
 
@@ -98,16 +87,19 @@ def count_ended(settlements: Iterable[Settlement]) -> None:
         telemetry.count_ended(app, route, end, reason, count)
 
 
-def stages_of(entry: OpenEntry, seconds: float, now: int) -> dict[str, float]:
-    """Return the seconds of the stages that end with an outcome, of a delivery that the live channel carries: first
-    there, and then `seconds` for the provider that carries it on. `now` is in Unix ms."""
-    chunk = entry.chunk
-    if chunk.turn > 1:
-        return {} if chunk.channel in CARRIERS else {"answered": seconds}
-    queued_at = int(entry.ref.entry_id.partition("-")[0])  # the instant of an entry in a stream of Redis
-    instants = (chunk.starts_at, queued_at, entry.taken_at, now)
-    spans = ((later - earlier) / 1000 for earlier, later in pairwise(instants))
-    return dict(zip(("queued", "taken", "written"), spans, strict=True))
+def passed(settlements: Iterable[Settlement]) -> list[tuple[int, int, int, int, int]]:
+    """Return when each delivery that a provider has answered was to be sent, was queued, taken, written and answered.
+
+    An answer that is not the last one counts as well: the retry that follows is queued later. At the live channel the
+    gateway knows of the end.
+    """
+    return [
+        (delivery.chunk.starts_at, *own, settlement.asked_at, settlement.at)
+        for settlement in settlements
+        if settlement.asked_at is not None
+        and (own := (delivery := settlement.delivery).passed) is not None
+        and delivery.chunk.channel not in CARRIERS
+    ]
 
 
 def live_result(settlement: Settlement) -> str:
@@ -120,33 +112,6 @@ def live_result(settlement: Settlement) -> str:
         return {"sent": "", "expired": "expired"}.get(verdict.end, "dropped")
     returns = any(following.channel in CARRIERS for following in chunk.fallbacks)
     return "fallback" if verdict.channel and verdict.due_at <= settlement.at and not returns else ""
-
-
-class _Gathered:
-    """Observations for one child of a histogram."""
-
-    __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
-
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
-        self._bounds = histogram._upper_bounds
-        self._counts = [0] * len(self._bounds)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._sum += value
-        self._counts[bisect_left(self._bounds, value)] += 1
-
-    def flush(self) -> None:
-        # prometheus_client has no way to observe many at once: these are the fields that its `observe` adds to.
-        if not any(self._counts):
-            return
-        self._histogram._sum.inc(self._sum)
-        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
-            if count:
-                bucket.inc(count)
-        self._counts = [0] * len(self._bounds)
-        self._sum = 0.0
 
 
 def snake(name: str) -> str:

@@ -22,7 +22,7 @@ from .holdings import CANCELLED, Holdings
 from .lanes import SLICE, OpenEntry
 from .lease import Lease, unlimited
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
-from .metrics import RouteMetrics, stages_of
+from .metrics import RouteMetrics
 from .preemption import Preemption
 from .reader import Reader
 from .recorder import Recorder, waits
@@ -43,6 +43,7 @@ DROPPED: Final = Ended("suppressed")
 class Flight(Delivery, frozen=True, gc=False):
     """A delivery on its way: what the callback must know again."""
 
+    passed: tuple[int, int]
     entry: OpenEntry
     started: float
     probe: bool
@@ -191,7 +192,7 @@ class RouteWorker:
             await asyncio.sleep(seconds)
 
     async def _promote(self) -> None:
-        self._metrics.flush()
+        self.flush_metrics()
         self._look()
         await self._queue.promote(self.route, int(self._wall_clock() * 1000))
 
@@ -213,6 +214,7 @@ class RouteWorker:
     def flush_metrics(self) -> None:
         """Make the last figures visible."""
         self._metrics.flush()
+        self._settler.flush_metrics()
 
     def forget_metrics(self) -> None:
         """Remove the series of the route, which is gone."""
@@ -291,8 +293,9 @@ class RouteWorker:
                 if chunk.expires_at <= now:
                     self._expire(entry, targets, now)
                     continue
+                passed = entry.passed
                 for target in targets:
-                    submit(Flight(chunk, target, entry, started, False), on_outcome)
+                    submit(Flight(chunk, target, passed, entry, started, False), on_outcome)
                 sent = len(targets)
                 self._in_flight += sent
                 budget -= sent
@@ -332,7 +335,7 @@ class RouteWorker:
             return
         health.spend(1, started)
         self._in_flight += 1
-        self._provider.submit(Flight(entry.chunk, target, entry, started, True), self._on_outcome)
+        self._provider.submit(Flight(entry.chunk, target, entry.passed, entry, started, True), self._on_outcome)
         self._holdings.signal_space()
 
     def _wake_at(self, when: float) -> None:
@@ -408,8 +411,6 @@ class RouteWorker:
         seconds = now_monotonic - delivery.started
         self._congestion.answered(seconds, self._in_flight, now_monotonic)
         self._metrics.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
-        if chunk.home:
-            self._metrics.staged(stages_of(delivery.entry, seconds, now))
         asked_at = now - int(seconds * 1000)
         self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason, asked_at)
         self.wake()

@@ -18,9 +18,10 @@ from typing import Final
 from ...model.delivery import Ended, Settlement
 from ...ports.entries import EntryRef, News
 from ...ports.queue import DeliveryQueue
+from ...telemetry import StageSeconds
 from ..outage import Patience
 from .lanes import OpenEntry, Withdrawn
-from .metrics import count_ended
+from .metrics import count_ended, passed
 
 BATCH: Final = 400
 """Settlements of a step: enough to share its cost, few enough that Redis serves others in between."""
@@ -53,6 +54,7 @@ class Settler:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._stages = StageSeconds()
 
     @property
     def congested(self) -> bool:
@@ -105,6 +107,10 @@ class Settler:
         self._waiting.append((None, entry))
         self._more.set()
         self._idle.clear()
+
+    def flush_metrics(self) -> None:
+        """Make the last figures visible."""
+        self._stages.flush()
 
     async def drain(self) -> None:
         """Wait until everything that was added has been recorded."""
@@ -197,6 +203,7 @@ class Settler:
         async def settle() -> None:
             await self._queue.settle(self._app, settlements, finished)
             count_ended(settlements)
+            self._stages.passed(passed(settlements), "answered")
 
         await self._until_told(settle)
 

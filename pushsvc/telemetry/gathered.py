@@ -1,0 +1,84 @@
+"""Observations gathered in plain numbers, and passed to prometheus_client together: each of its own takes a lock."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final, Literal, TypeAlias
+
+from prometheus_client import Histogram
+
+from .metrics import STAGE_SECONDS
+
+Stage: TypeAlias = Literal["queued", "taken", "written", "answered", "acked"]
+STAGES: Final[tuple[Stage, ...]] = ("queued", "taken", "written", "answered", "acked")
+
+
+class Gathered:
+    """Observations for one child of a histogram."""
+
+    __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._bounds = histogram._upper_bounds
+        self._counts = [0] * len(self._bounds)
+        self._sum = 0.0
+
+    def observe(self, value: float, count: int = 1) -> None:
+        """Take the same value `count` times."""
+        self._sum += value * count
+        self._counts[bisect_left(self._bounds, value)] += count
+
+    def flush(self) -> None:
+        """Hand what was gathered to prometheus_client."""
+        # prometheus_client has no way to observe many at once: these are the fields that its `observe` adds to.
+        if not any(self._counts):
+            return
+        self._histogram._sum.inc(self._sum)
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._counts = [0] * len(self._bounds)
+        self._sum = 0.0
+
+
+class StageSeconds:
+    """The time that deliveries spend in each stage, gathered in milliseconds, of which many are the same."""
+
+    def __init__(self) -> None:
+        self._gathered = {stage: Gathered(STAGE_SECONDS.labels(stage)) for stage in STAGES}
+        self._spans: dict[Stage, Counter[int]] = {stage: Counter() for stage in STAGES}
+
+    def passed(self, deliveries: Iterable[tuple[int, int, int, int, int]], last: Stage) -> None:
+        """Take when each of some deliveries was to be sent, was queued, taken and written, and its `last` stage was
+        over, in Unix ms. An instant of another clock that lies before the one of the stage before it counts as that
+        one, so that the stages of a delivery add up to the whole."""
+        queued, taken, written, ended = [], [], [], []
+        for start, queued_at, taken_at, written_at, ended_at in deliveries:
+            if queued_at < start:
+                queued_at = start
+            if taken_at < queued_at:
+                taken_at = queued_at
+            if written_at < taken_at:
+                written_at = taken_at
+            queued.append(queued_at - start)
+            taken.append(taken_at - queued_at)
+            written.append(written_at - taken_at)
+            ended.append(ended_at - written_at if ended_at > written_at else 0)
+        spans = self._spans
+        spans["queued"].update(queued)
+        spans["taken"].update(taken)
+        spans["written"].update(written)
+        spans[last].update(ended)
+
+    def flush(self) -> None:
+        """Hand what was gathered to prometheus_client."""
+        for stage, spans in self._spans.items():
+            if spans:
+                gathered = self._gathered[stage]
+                for span, count in spans.items():
+                    gathered.observe(span / 1000, count)
+                spans.clear()
+                gathered.flush()
