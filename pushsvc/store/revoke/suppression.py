@@ -133,7 +133,8 @@ class Suppression:
         return await self._revocations.tell_tokens(app, [token for _, token in tokens], wait=wait)
 
     async def erased(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> None:
-        """End the erasure: pushes that are accepted from now on are sent.
+        """End the erasure: pushes that are accepted from the next millisecond on are sent. In this one, those that were
+        accepted before cannot be told from those that come after.
 
         A token that was registered meanwhile keeps the time of its registration. Outdated marks are removed from the
         lists.
@@ -144,7 +145,7 @@ class Suppression:
         commands: list[tuple[Any, ...]] = []
         for (key, digest), score in zip(places, scores, strict=True):
             if score is None or not ERASED_AT <= float(score) < ERASING_AT:
-                commands.append(("ZADD", key, ERASED_AT + now, digest))
+                commands.append(("ZADD", key, ERASED_AT + now + 1, digest))
         await self._link.many([*commands, *(outlived(key, now) for key in {key: None for key, _ in places})])
 
     def _places(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> Iterable[tuple[str, bytes]]:
