@@ -341,6 +341,19 @@ def test_what_was_heard_is_known_by_its_number_and_forgotten_in_time() -> None:
 # --- an old lease -----------------------------------------------------------------------------------
 
 
+def test_who_waits_for_the_lease_goes_on_as_soon_as_it_holds() -> None:
+    async def main() -> None:
+        lease = Lease(15.0, lambda: 100.0)
+        waiting = asyncio.create_task(lease.regained())
+        for asked_at, goes_on in ((80.0, False), (100.0, True)):
+            lease.renew(asked_at)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert waiting.done() == goes_on
+
+    asyncio.run(main())
+
+
 def test_a_lease_runs_from_before_the_sign_of_life_and_lapses_once() -> None:
     now = 100.0
     lease = Lease(15.0, lambda: now)

@@ -8,6 +8,7 @@ in the store.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +32,7 @@ class Lease:
         self._until = float("-inf")
         self._lapsed = True
         self._on_lapse: list[Callable[[], None]] = []
+        self._renewed = asyncio.Event()
 
     def on_lapse(self, give_up: Callable[[], None]) -> None:
         """Call this at once when it is found to have run out."""
@@ -53,6 +55,14 @@ class Lease:
         _ = self.holds  # what was held when it lapsed is not held again by the renewal
         self._until = max(self._until, asked_at + self._span)
         self._lapsed = self.clock() >= self._until
+        if not self._lapsed:
+            self._renewed.set()
+
+    async def regained(self) -> None:
+        """Wait until something may be submitted: at the start for the first sign of life, later for the next one."""
+        while not self.holds:
+            self._renewed.clear()
+            await self._renewed.wait()
 
 
 def unlimited() -> Lease:

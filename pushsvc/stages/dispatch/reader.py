@@ -16,9 +16,6 @@ from .lease import Lease
 from .preemption import TRICKLE, Preemption
 from .settling import Settler
 
-LAPSED_LOOK: Final = 0.1
-"""Seconds between two checks of a lease that has expired."""
-
 LANDING: Final = 5.0
 """Seconds that requests in flight at a failover have to end before their entries are read from the new primary."""
 LANDING_LOOK: Final = 0.02
@@ -65,7 +62,7 @@ class Reader:
                 await space.wait()
                 continue
             if not self._lease.holds:
-                await asyncio.sleep(LAPSED_LOOK)
+                await self._lease.regained()
                 continue
             if self._history != self._queue.history:
                 await self._land()
