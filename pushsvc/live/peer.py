@@ -1,4 +1,5 @@
-"""The two sides of a connection: `Transport`, which the sockets make, and `Peer`, the session that is behind it."""
+"""The two sides of a connection: `Transport`, which the sockets make, and `Peer`, the session that is behind it; and
+the kinds of faults that both count."""
 
 from __future__ import annotations
 
@@ -9,6 +10,26 @@ from msgspec import Struct
 
 TransportName: TypeAlias = Literal["websocket", "http_stream", "sse"]
 Format: TypeAlias = Literal["json", "protobuf"]
+FaultKind: TypeAlias = Literal[
+    "malformed",
+    "oversized",
+    "before_connect",
+    "second_connect",
+    "connect_data",
+    "pong",
+    "doubled_id",
+    "method",
+    "channel",
+    "request",
+    "epoch",
+    "position",
+    "flood",
+    "frame",
+    "handshake",
+    "http",
+    "session",
+]
+"""What was wrong with what a client has sent: the label `kind` of `pushsvc_live_faults_total`."""
 
 
 class Request(Struct, frozen=True, kw_only=True):

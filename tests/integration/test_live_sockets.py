@@ -6,11 +6,14 @@ import asyncio
 import gc
 import json
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 import pytest
 from structlog.testing import capture_logs
 
+from pushsvc import telemetry
 from pushsvc.errors import InvalidRequest
 from pushsvc.live.peer import Request
 from pushsvc.live.sockets.connection import HttpConnection
@@ -44,6 +47,21 @@ ROUTES = [
     HttpRoute("POST", "/refuse", _refuse),
     HttpRoute("POST", "/crash", _crash),
 ]
+
+
+@asynccontextmanager
+async def counting(kind: str, times: int = 1) -> AsyncIterator[None]:
+    """Check that the block counts a kind of fault so many times, and no other; none where `kind` is empty."""
+
+    def counted() -> dict[str, float]:
+        (metric,) = telemetry.LIVE_FAULTS.collect()
+        return {each.labels["kind"]: each.value for each in metric.samples if each.name.endswith("_total")}
+
+    before = counted()
+    yield
+    after = counted()
+    added = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+    assert added == ({kind: times} if kind else {})
 
 
 # --- WebSocket ------------------------------------------------------------------------------------------
@@ -177,19 +195,19 @@ async def test_a_client_that_does_not_answer_the_close_frame_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"),
+    ("sent", "code", "kind"),
     [
-        (b"\x81\x00", 1002),
-        (b"\xc1\x80\x00\x00\x00\x00", 1002),
-        (masked(1, b"\xff"), 1007),
-        (b"\x82\xff" + (1 << 40).to_bytes(8), 1009),
-        (masked(1, b"fail: very-secret"), 1011),
+        (b"\x81\x00", 1002, "frame"),
+        (b"\xc1\x80\x00\x00\x00\x00", 1002, "frame"),
+        (masked(1, b"\xff"), 1007, "frame"),
+        (b"\x82\xff" + (1 << 40).to_bytes(8), 1009, "oversized"),
+        (masked(1, b"fail: very-secret"), 1011, ""),  # ours
     ],
 )
-def test_a_fault_ends_its_own_connection_only(sent: bytes, code: int) -> None:
+def test_a_fault_ends_its_own_connection_only(sent: bytes, code: int, kind: str) -> None:
     @in_a_loop
     async def test() -> None:
-        async with gateway() as live:
+        async with gateway() as live, counting(kind):
             other = await live.upgrade()
             client = await live.upgrade()
             with capture_logs() as logs:
@@ -284,7 +302,7 @@ async def test_pongs_do_not_pile_up_for_a_client_that_does_not_read() -> None:
 def test_a_wrong_upgrade_is_answered_with_a_problem(sent: bytes, status: int) -> None:
     @in_a_loop
     async def test() -> None:
-        async with gateway() as live:
+        async with gateway() as live, counting("" if status in (403, 405) else "handshake"):
             client = await live.connect()
             client.send(sent)
             answered, headers, body = await client.answer()
@@ -443,7 +461,7 @@ async def test_emulation_is_forwarded_to_the_gateway_of_the_session() -> None:
         return node == "there"
 
     genuine, forged = new_session(b"of all gateways"), new_session(b"of nobody")
-    async with gateway(forward=forward, session_key=b"of all gateways") as live:
+    async with gateway(forward=forward, session_key=b"of all gateways") as live, counting("session", 8):
         client = await live.connect()
         for node, session, status in [
             ("there", genuine, 204),
@@ -464,7 +482,7 @@ async def test_emulation_is_forwarded_to_the_gateway_of_the_session() -> None:
 
 @in_a_loop
 async def test_a_message_that_is_too_large_is_refused_on_every_way() -> None:
-    async with gateway(message_bytes=100) as live:
+    async with gateway(message_bytes=100) as live, counting("oversized", 3):
         stream = await live.connect()
         stream.send(b"POST /connection/http_stream HTTP/1.1\r\nHost: g\r\nContent-Length: 42\r\n\r\n" + CONNECT)
         session = await live.session()
@@ -481,7 +499,7 @@ async def test_a_message_that_is_too_large_is_refused_on_every_way() -> None:
 def test_a_body_that_is_no_emulation_is_refused(body: bytes) -> None:
     @in_a_loop
     async def test() -> None:
-        async with gateway() as live:
+        async with gateway() as live, counting("request", 2):
             client = await live.connect()
             assert (await client.ask("POST", "/emulation", body))[0] == 400
             octets = {"Content_Type": "application/octet-stream"}
@@ -585,7 +603,7 @@ def test_what_cannot_be_read_is_said_and_ends_the_connection(name: str) -> None:
 
     @in_a_loop
     async def test() -> None:
-        async with gateway(ROUTES) as live:
+        async with gateway(ROUTES) as live, counting("http" if status == 400 else "oversized"):
             client = await live.connect()
             client.send(sent)
             answered, body = 200, b""

@@ -689,3 +689,46 @@ def test_a_device_that_calls_too_often_is_told_to_wait() -> None:
         await calls.history(world.request("GET", "/history"))
 
     play(story)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "code"),
+    [
+        (b"{", "malformed", 3501),
+        (b" " * 65_537, "oversized", 3501),
+        (b'{"id":2,"connect":{}}', "second_connect", 3501),
+        (b"{}", "pong", 3501),
+        (b'{"id":2,"history":{}}', "channel", 3501),
+        (b'{"id":2,"rpc":{"method":"fetch","data":{"id":"p"}}}\n' * 2, "doubled_id", 107),
+        (b'{"id":2,"of_a_later_version":{}}', "method", 104),
+        (b'{"id":2,"rpc":{"method":"later"}}', "method", 104),
+        (b'{"id":2,"publish":{"channel":"device","data":{}}}', "channel", 103),
+        (b'{"id":2,"rpc":{"method":"ack","data":{"ack":-1}}}', "request", 107),
+        (b'{"id":2,"rpc":{"method":"ack","data":{"ack":{"offset":1,"epoch":"old"}}}}', "epoch", 112),
+        (b'{"id":2,"history":{"channel":"device","since":{"offset":1,"epoch":"old"}}}', "epoch", 112),
+        (b'{"id":2,"history":{"channel":"device","since":{"offset":9007199254740992}}}', "position", 107),
+    ],
+)
+def test_a_fault_has_its_answer_and_its_counter_and_disturbs_no_other_connection(
+    sent: bytes, kind: str, code: int
+) -> None:
+    def counted() -> dict[str, float]:
+        (metric,) = telemetry.LIVE_FAULTS.collect()
+        return {each.labels["kind"]: each.value for each in metric.samples if each.name.endswith("_total")}
+
+    async def story(world: World) -> None:
+        faulty, line = world.ask(device="faulty")
+        other, others = world.ask(device="other")
+        await world.done()
+        before, written = counted(), len(line.written)
+        faulty.received(sent)
+        after = counted()
+        assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == {kind: 1}
+        answers = [each["error"]["code"] for each in line.written[written:] if "error" in each]
+        assert (line.code, answers) == ((code, []) if code >= 3000 else (0, [code]))
+        other.received(b'{"id":2,"rpc":{"method":"heartbeat","data":{"seconds":60}}}')
+        await world.done()
+        assert others.code == 0
+        assert [each["id"] for each in others.written if "rpc" in each] == [2]
+
+    play(story)

@@ -153,7 +153,7 @@ class HttpCalls:
         position = _position(request.body)
         async with _away():
             acked = await self._gateway.ack(device.app, device.device_id, position)
-        _refuse(acked.fault)
+        self._refuse(acked.fault)
         return HttpAnswer(_encode({"acked": acked.acked, "unacked": acked.unacked}))
 
     async def read(self, request: Request) -> HttpAnswer:
@@ -162,7 +162,7 @@ class HttpCalls:
         position = _position(request.body)
         async with _away():
             read = await self._gateway.live.read(device.app, device.device_id, position)
-        _refuse(read.fault)
+        self._refuse(read.fault)
         return HttpAnswer(_encode({"unread": read.unread.get(device.device_id, 0)}))
 
     async def events(self, request: Request) -> HttpAnswer:
@@ -185,6 +185,13 @@ class HttpCalls:
         if refused is not None:
             raise Unauthorized(_REFUSED)
         return device
+
+    def _refuse(self, fault: str) -> None:
+        if fault == "offset":
+            raise InvalidRequest(faults=[Fault("offset", "is beyond the end of the stream")])
+        if fault:
+            self._gateway.metrics.fault("epoch")
+            raise Conflict("The position is not of this stream: read the history to find where it stands.")
 
     def _bearer(self, request: Request) -> Claims:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -290,10 +297,3 @@ def _number(query: dict[str, str], name: str, least: int, most: int) -> int | No
     if len(text) > 16 or not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
         raise InvalidRequest(faults=[Fault(name, f"expected a number from {least} to {most}")])
     return int(text)
-
-
-def _refuse(fault: str) -> None:
-    if fault == "offset":
-        raise InvalidRequest(faults=[Fault("offset", "is beyond the end of the stream")])
-    if fault:
-        raise Conflict("The position is not of this stream: read the history to find where it stands.")

@@ -9,8 +9,9 @@ from typing import Final, get_args
 from ... import telemetry
 from ...model.push import Platform
 from ...ports.live import EVENTS, Event
+from ..peer import FaultKind
 from ..protocol import codes
-from ..protocol.codes import Disconnect, FaultKind
+from ..protocol.codes import Disconnect
 
 _OWN: Final = {each.code for each in vars(codes).values() if isinstance(each, Disconnect)}
 _CODES: Final = {*range(1000, 1016), *_OWN}

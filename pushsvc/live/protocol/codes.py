@@ -1,30 +1,13 @@
-"""The codes of the client protocol: errors of a reply, ends of a connection, and the kinds of faults that are counted.
+"""The codes of the client protocol: errors of a reply, and ends of a connection.
 
 Source: https://centrifugal.dev/docs/server/codes
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 from msgspec import Struct
-
-FaultKind: TypeAlias = Literal[
-    "malformed",
-    "oversized",
-    "before_connect",
-    "second_connect",
-    "connect_data",
-    "pong",
-    "doubled_id",
-    "method",
-    "channel",
-    "request",
-    "epoch",
-    "position",
-    "flood",
-]
-"""What was wrong with a message of a client: the label `kind` of `pushsvc_live_faults_total`."""
 
 
 class ReplyError(Struct, frozen=True, gc=False):

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from ...ports.live import Event, Position
-from .codes import FaultKind
+from ..peer import FaultKind
 
 
 class Bytes(Struct, frozen=True, gc=False):

@@ -16,9 +16,10 @@ from msgspec import Raw, Struct
 
 from ...ports.live import Connected, Page, Position, Recipient
 from ..config import LiveAppConfig
+from ..peer import FaultKind
 from . import codes
 from .codec import CHANNEL, Codec, ConnectResult, Rendered
-from .codes import Disconnect, FaultKind, Refusal, ReplyError
+from .codes import Disconnect, Refusal, ReplyError
 from .commands import (
     MAX_OFFSET,
     Command,

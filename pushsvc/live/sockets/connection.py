@@ -18,11 +18,20 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from ...errors import ContentTooLarge, MethodNotAllowed, RequestError, StoreUnavailable, TooManyRequests, Unavailable
+from ...errors import (
+    ContentTooLarge,
+    InvalidRequest,
+    MalformedBody,
+    MethodNotAllowed,
+    RequestError,
+    StoreUnavailable,
+    TooManyRequests,
+    Unavailable,
+)
 from ...net.websocket import handshake
 from ...problems import HeadersTooLarge, InternalError, MalformedRequest, RequestTimeout
-from ..peer import Format, Request
-from .emulation import PROTOBUF
+from ..peer import FaultKind, Format, Request
+from .emulation import PROTOBUF, NoSession
 from .http import Handler, HttpAnswer, HttpRoute, answer_bytes, head, problem_answer, read_query
 from .shared import Shared
 from .transports import HttpStreamTransport, LongConnection, SseTransport, WebSocketTransport
@@ -56,6 +65,17 @@ class UpgradeRequired(RequestError):
 
 
 _REFUSED: Final[dict[int, type[RequestError]]] = {426: UpgradeRequired, 405: MethodNotAllowed}
+
+
+_FAULTS: Final[dict[type[RequestError], FaultKind]] = {
+    ContentTooLarge: "oversized",
+    HeadersTooLarge: "oversized",
+    MalformedRequest: "http",
+    MalformedBody: "request",
+    InvalidRequest: "request",
+    NoSession: "session",
+}
+"""The errors that are faults of what a client has sent."""
 
 
 class _Pending(NamedTuple):
@@ -302,6 +322,7 @@ class HttpConnection(asyncio.Protocol):
             self._handle(self._queue.pop(0))
         if self._refusal is not None and not self._queue and self._task is None:
             error, self._refusal = self._refusal, None
+            _note(self._shared, error)
             self._io.write(answer_bytes(problem_answer(error), headers={}, keep_alive=False, has_body=True))
             self._end(linger=_LINGER)
 
@@ -323,12 +344,14 @@ class HttpConnection(asyncio.Protocol):
                 raise MalformedRequest("A request with a body asks for no upgrade.")
             else:
                 route, request = shared.router.find(request)
-                self._task = asyncio.get_running_loop().create_task(_run(route.handler, request))
+                self._task = asyncio.get_running_loop().create_task(_run(shared, route.handler, request))
                 self._task.add_done_callback(lambda task: self._answered(task, pending, route, origin))
         except handshake.HandshakeRefused as refused:
+            shared.fault("handshake")
             error = _REFUSED.get(refused.status, MalformedRequest)(refused.detail)
             self._send(pending, problem_answer(error, headers=refused.headers), origin)
         except RequestError as error:
+            _note(shared, error)
             self._send(pending, problem_answer(error, headers=extra), origin)
 
     def _open(self, pending: _Pending, origin: dict[str, str]) -> None:
@@ -405,11 +428,19 @@ class HttpConnection(asyncio.Protocol):
             self._io.close()
 
 
-async def _run(handler: Handler, request: Request) -> HttpAnswer:
+def _note(shared: Shared, error: RequestError) -> None:
+    """Count a refused request, if the fault is in what was sent."""
+    kind = _FAULTS.get(type(error))
+    if kind is not None:
+        shared.fault(kind)
+
+
+async def _run(shared: Shared, handler: Handler, request: Request) -> HttpAnswer:
     """Return the handler's answer, or the one that says what it raised."""
     try:
         return await handler(request)
     except RequestError as error:
+        _note(shared, error)
         return problem_answer(error)
     except StoreUnavailable:
         return problem_answer(Unavailable("Redis cannot be reached, or its answer was lost. Try again."))

@@ -29,6 +29,10 @@ Forward: TypeAlias = Callable[[str, str, bytes], Awaitable[bool]]
 """Hand a message to another gateway, by its node, the session and the message; False if the session is not there."""
 
 
+class NoSession(NotFound):
+    """The session has ended, or never existed."""
+
+
 class _Command(Struct):
     session: str
     data: str
@@ -75,7 +79,7 @@ def emulation_route(deliver: Deliver, node: str, forward: Forward | None, most: 
             or not is_session(key, session)
             or not await forward(home, session, data)
         ):
-            raise NotFound("There is no such session.")
+            raise NoSession("There is no such session.")
         return HttpAnswer(status=204)
 
     return HttpRoute("POST", PATH, emulate)

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ... import telemetry
 from ...errors import Forbidden
 from ...model.live import Network, client_address, is_in
-from ..peer import MakePeer, Request
+from ..peer import FaultKind, MakePeer, Request
 from ..wheel import Wheel
 from .config import SocketsConfig
 from .http import HttpRoute, Router
@@ -97,6 +98,10 @@ class Shared:
         if not self._may(origin, request.headers.get("host", "")):
             raise OriginRefused("Name the origin of this page in live.allowed_origins to let it in.")
         return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"} if origin else {}
+
+    def fault(self, kind: FaultKind) -> None:
+        """Count a fault of a client."""
+        telemetry.LIVE_FAULTS.labels(kind).inc()
 
     def deliver(self, session: str, data: bytes) -> bool:
         """Hand a message of `POST /emulation` to its session; return False if the session is not of this process."""

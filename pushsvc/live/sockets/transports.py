@@ -200,6 +200,7 @@ class WebSocketTransport(LongConnection):
                 if self._peer is not None:
                     self._call(self._peer.ponged)
             else:
+                self._shared.fault("oversized" if frames.close_code(payload) == frames.TOO_BIG else "frame")
                 self.close(frames.close_code(payload), payload[2:].decode())
                 self._end_sending()
 
