@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
 from pushsvc import telemetry
-from pushsvc.errors import InvalidRequest, NotFound, StoreUnavailable, TooManyRequests, Unauthorized, Unreadable
+from pushsvc.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    StoreUnavailable,
+    TooManyRequests,
+    Unauthorized,
+    Unreadable,
+)
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
 from pushsvc.live.gateway.admission import Admission
@@ -20,7 +28,7 @@ from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.gateway import CALLS_AT_ONCE, CONNECTING
 from pushsvc.live.gateway.http import HttpCalls
 from pushsvc.live.gateway.metrics import GatewayMetrics
-from pushsvc.live.peer import Request
+from pushsvc.live.peer import FaultKind, Request
 from pushsvc.live.protocol import codes
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.wheel import Wheel
@@ -732,3 +740,47 @@ def test_a_fault_has_its_answer_and_its_counter_and_disturbs_no_other_connection
         assert [each["id"] for each in others.written if "rpc" in each] == [2]
 
     play(story)
+
+
+def test_an_acknowledgement_by_http_with_another_epoch_is_counted() -> None:
+    async def story(world: World) -> None:
+        world.streams.looked = [Acked("epoch")]
+        acking = asyncio.create_task(world.gateway.run_acking())
+        before = REGISTRY.get_sample_value("pushsvc_live_faults_total", {"kind": "epoch"}) or 0.0
+        with pytest.raises(Conflict):
+            await HttpCalls(world.gateway).ack(world.request("POST", "/v1/live/ack", b'{"offset":1,"epoch":"old"}'))
+        acking.cancel()
+        assert REGISTRY.get_sample_value("pushsvc_live_faults_total", {"kind": "epoch"}) == before + 1
+
+    play(story)
+
+
+def test_every_series_of_an_app_is_there_before_it_counts_anything() -> None:
+    GatewayMetrics().show(["of-no-push"])
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for metric in REGISTRY.collect():
+        for sample in metric.samples:
+            if sample.labels.get("app") == "of-no-push" and not sample.name.endswith("_created"):
+                labels = tuple(value for name, value in sorted(sample.labels.items()) if name != "app")
+                found.setdefault(sample.name, set()).add(labels)
+                assert sample.value == 0
+    ends = ("1000", "1001", "1006", "3001", "3008", "3012", "3500", "3503", "4501", "other")
+    assert found.pop("pushsvc_live_disconnects_total") >= {(code,) for code in ends}
+    assert found == {
+        "pushsvc_live_connections": {("websocket",), ("http_stream",), ("sse",), ("poll",)},
+        "pushsvc_live_connects_total": {("ok",), ("refused",), ("busy",)},
+        "pushsvc_live_messages_total": {("acked",), ("fallback",), ("expired",), ("dropped",)},
+        "pushsvc_live_recoveries_total": {("recovered",), ("lost",)},
+        "pushsvc_live_resends_total": {()},
+        "pushsvc_live_duplicates_total": {()},
+        "pushsvc_live_missing_total": {()},
+        "pushsvc_events_total": {
+            (event, platform)
+            for event in ("arrived", "shown", "opened", "dismissed")
+            for platform in ("apns", "fcm", "live")
+        },
+    }
+    kinds = {sample.labels["kind"] for metric in telemetry.LIVE_FAULTS.collect() for sample in metric.samples}
+    assert kinds == set(get_args(FaultKind))
+    stages = {sample.labels["stage"] for metric in telemetry.STAGE_SECONDS.collect() for sample in metric.samples}
+    assert stages == set(telemetry.STAGES)
