@@ -16,7 +16,7 @@ from ..model.documents import Feedback, Time, feedback_document
 from ..model.instants import instant
 from ..model.push import PushState
 from ..model.routing import CARRIERS
-from ..model.status import Counts, DeliveryRow, LiveCounts, PushStatus
+from ..model.status import Counts, DeliveryRow, FeedbackEvent, LiveCounts, PushStatus
 from ..ports.live import EventCounts
 from ..ports.receipts import EventPage
 from ..problems import ProblemFault
@@ -210,7 +210,7 @@ def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
     return encode(Deliveries(items, cursor))
 
 
-def feedback(page: EventPage, after: str | None) -> bytes:
+def feedback(page: EventPage[FeedbackEvent], after: str | None) -> bytes:
     """Return the body of a page of feedback events that follow `after`."""
     items = [feedback_document(event_id, event) for event_id, event in page.events]
     cursor = items[-1].id if items else page.missing_to or after

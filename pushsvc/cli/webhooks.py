@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -23,6 +24,8 @@ from .output import Json, going_on, print_json, print_table
 from .running import run
 
 if TYPE_CHECKING:
+    from ..model.status import EventKind
+    from ..ports.store import Store
     from ..ports.webhooks import Webhooks
     from ..settings import Settings
     from ..stages.webhooks import WebhookConfig
@@ -53,20 +56,26 @@ Until = Annotated[
     str, typer.Option("--until", help="Only batches whose last event is before this time.", metavar="TIME")
 ]
 
-STANDING = ("app", "host", "state", "waiting since", "failures", "reason", "next call", "given up")
+STANDING = ("app", "host", "state", "waiting since", "failures", "reason", "next call", "given up", "kind")
 DEAD = ("app", "batch", "events", "attempts", "reason", "given up at")
 
 
 @webhooks.command("list")
 def list_webhooks(context: typer.Context, app: Apps = "", json: Json = False) -> None:
-    """Show the state of each webhook."""
+    """Show the state of each webhook, for each kind of events that it is sent."""
     settings: Settings = context.obj.settings()
     found = run(_standings(settings, apps_of(settings, app)))
     if json:
         print_json(
             [
-                {"app": name, "host": config.host, "state": state_of(standing), **msgspec.structs.asdict(standing)}
-                for name, config, standing in found
+                {
+                    "app": name,
+                    "kind": kind,
+                    "host": config.host,
+                    "state": state_of(standing),
+                    **msgspec.structs.asdict(standing),
+                }
+                for name, kind, config, standing in found
             ]
         )
         return
@@ -82,8 +91,9 @@ def list_webhooks(context: typer.Context, app: Apps = "", json: Json = False) ->
                 standing.reason,
                 f"in {standing.due_in / 1000:,.0f} s" if standing.due_in and standing.failures else "",
                 str(standing.dead),
+                kind,
             ]
-            for name, config, standing in found
+            for name, kind, config, standing in found
         ],
         marks={"ok": "green", "failing": "yellow", "off": "bold red"},
     )
@@ -190,27 +200,37 @@ def _shown(batch: DeadBatch) -> dict[str, object]:
 Span = tuple[int | None, int | None]
 
 
-async def _standings(settings: Settings, apps: list[str]) -> list[tuple[str, WebhookConfig, Standing]]:
+def _all(store: Store) -> tuple[Webhooks, ...]:
+    return store.webhooks, store.event_webhooks
+
+
+async def _standings(settings: Settings, apps: list[str]) -> list[tuple[str, EventKind, WebhookConfig, Standing]]:
     from ..runtime import open_running_store, webhook_configs, webhook_standings
 
     configs = webhook_configs(settings)
     async with open_running_store(settings) as store:
-        standings = await webhook_standings(settings, store)
-    return [(app, configs[app], standings[app]) for app in apps if app in standings]
+        found = [(each.kind, await webhook_standings(settings, each)) for each in _all(store)]
+    return [(app, kind, configs[app], standings[app]) for app in apps for kind, standings in found if app in standings]
 
 
 async def _dead(settings: Settings, apps: list[str], span: Span) -> dict[str, list[DeadBatch]]:
     from ..runtime import open_running_store
 
     async with open_running_store(settings) as store:
-        return {app: await store.webhooks.dead(app, since=span[0], until=span[1]) for app in apps}
+        return {app: [batch for _, batch in await _dead_of(store, app, span)] for app in apps}
+
+
+async def _dead_of(store: Store, app: str, span: Span) -> list[tuple[Webhooks, DeadBatch]]:
+    """Return the dead batches of an app with the webhooks of their logs."""
+    return [(each, batch) for each in _all(store) for batch in await each.dead(app, since=span[0], until=span[1])]
 
 
 async def _resume(settings: Settings, app: str) -> None:
     from ..runtime import open_existing_store
 
     async with open_existing_store(settings) as store:
-        await store.webhooks.resume(app)
+        for each in _all(store):
+            await each.resume(app)
 
 
 async def _call(config: WebhookConfig, app: str) -> tuple[int, str]:
@@ -228,16 +248,17 @@ async def _redeliver(
     from ..runtime import open_running_store
 
     async with open_running_store(settings) as store:
-        found = {app: await store.webhooks.dead(app, since=span[0], until=span[1]) for app in apps}
-        wanted = {app: batches for app, batches in found.items() if batches}
+        found = {app: await _dead_of(store, app, span) for app in apps}
+        wanted = {app: [batch for _, batch in own] for app, own in found.items() if own}
         told: dict[str, int] = {}
         if not dry_run:
-            for app, dead in wanted.items():
+            for app in wanted:
                 _config_of(settings, app)
-                await store.webhooks.ask_again(app, dead)
+                for each in _all(store):
+                    await each.ask_again(app, [batch for of, batch in found[app] if of is each])
         if not dry_run and not detach:
             with going_on(lambda: "`pushsvc jobs` continues it"):
-                told = {app: await _follow(store.webhooks, app, dead) for app, dead in wanted.items()}
+                told = {app: await _follow(_all(store), app, dead) for app, dead in wanted.items()}
     batches = sum(map(len, wanted.values()))
     if json:
         shown = {app: [_shown(batch) for batch in dead] for app, dead in wanted.items()}
@@ -250,14 +271,14 @@ async def _redeliver(
     return dry_run or detach or sum(told.values()) == batches
 
 
-async def _follow(store: Webhooks, app: str, batches: list[DeadBatch]) -> int:
+async def _follow(logs: Sequence[Webhooks], app: str, batches: list[DeadBatch]) -> int:
     """Wait until each batch has been tried. Returns the number of batches that were delivered."""
     loop = asyncio.get_running_loop()
     ids = {batch.id for batch in batches}
     began, warned = loop.time(), False
-    while left := ids.intersection(await store.asked(app)):
+    while left := ids.intersection([asked for each in logs for asked in await each.asked(app)]):
         if left == ids and not warned and loop.time() - began > PATIENCE:
             warned = True
             typer.echo("nothing has started yet: is `pushsvc jobs` running?", err=True)
         await asyncio.sleep(LOOK)
-    return len(ids - {batch.id for batch in await store.dead(app)})
+    return len(ids - {batch.id for each in logs for batch in await each.dead(app)})

@@ -55,7 +55,7 @@ LAPSED = 5.0
 PAUSE = 1.0
 GRACE = 2.0
 """Seconds that the companion has to end by itself."""
-THREADS = 2 * MOST + 8
+THREADS = 4 * MOST + 8
 """The maximum number of threads of the companion's loop. It resolves the names of receivers there, and a resolver that
 does not answer can block a thread for longer than a call: it must take none from other receivers or from the
 schedule."""
@@ -190,15 +190,16 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
             following = asyncio.create_task(_follow(current, stop), name="reload")
             stack.callback(following.cancel)
-            hooks = WebhookTasks(store.webhooks, current)
-            stack.push_async_callback(hooks.close)
-            webhook_tasks.append(hooks)
+            for each in (store.webhooks, store.event_webhooks):
+                hooks = WebhookTasks(each, current)
+                stack.push_async_callback(hooks.close)
+                webhook_tasks.append(hooks)
             ready.set_result(url)
             periodics = [
                 Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
                 Periodic("expansions", SOON, lambda: enqueue_expansions(store, queue, current.settings)),
                 Periodic("lapsed", LAPSED, lambda: enqueue_lapsed(store, queue, current.settings)),
-                Periodic("webhooks", SWEEP, hooks.start_due),
+                *(Periodic(f"webhooks-{hooks.kind}", SWEEP, hooks.start_due) for hooks in webhook_tasks),
                 Periodic("erasures", SWEEP, lambda: enqueue_erasures(store, queue, current.settings)),
                 Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
             ]

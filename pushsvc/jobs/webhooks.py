@@ -1,10 +1,10 @@
 """The webhooks of all apps, concurrently in the companion's loop: a slow receiver delays no other app's events.
 
 A call waits for another party's server for up to half a minute. So none is made in an rq worker, where everything after
-it would wait as well: audiences, replays, cleanups, the other webhooks. An app has one task at most, because its events
-are sent in order. The tasks of a process are bounded; where more apps wait than it has room for, each ends after a
-slice and the app that has waited longest is next. A wait after a failure is a due time in the store (`ports.webhooks`)
-and occupies no task. Several processes share the apps by the lease of each.
+it would wait as well: audiences, replays, cleanups, the other webhooks. An app has one task at most for
+each log, because its events are sent in order. The tasks of a process are bounded; where more apps wait than it has
+room for, each ends after a slice and the app that has waited longest is next. A wait after a failure is a due time in
+the store (`ports.webhooks`) and occupies no task. Several processes share the apps by the lease of each.
 
 This is not in `feedback`, because pruning must go on whatever receivers do, and because this process already has a loop
 beside its worker that checks for due work.
@@ -38,12 +38,13 @@ with the same id."""
 
 
 class WebhookTasks:
-    """A task for each app with events to send, while it has any. A task ends between two calls when the process is to
-    end or the configuration was reloaded; then it is started again with the new one. A killed webhook continues with
-    its current batch."""
+    """A task for each app with events of one log to send, while it has any. A task ends between two calls when the
+    process is to end or the configuration was reloaded; then it is started again with the new one. A killed webhook
+    continues with its current batch."""
 
     def __init__(self, store: Webhooks, current: Current, *, most: int = MOST) -> None:
         """Call the receivers of up to `most` apps at the same time."""
+        self.kind = store.kind
         self._store = store
         self._current = current
         self._most = most
@@ -56,7 +57,7 @@ class WebhookTasks:
         """Start a task for each app with events to send that no process works on, as far as there is room. Raises
         `StoreError`."""
         settings = self._current.settings
-        configs = webhook_configs(settings)
+        configs = webhook_configs(settings, self.kind)
         idle = [app for app in configs if app not in self._tasks]
         due = await asyncio.gather(*(self._store.due(app, configs[app].place) for app in idle))
         ready = [app for app, now in zip(idle, due, strict=True) if now]
@@ -66,7 +67,7 @@ class WebhookTasks:
         self._crowded = len(ready) > room
         for app in ready[: 0 if self._closing else room]:
             self._began[app] = time.monotonic()
-            task = asyncio.create_task(self._work(app, configs[app], settings), name=f"webhooks:{app}")
+            task = asyncio.create_task(self._work(app, configs[app], settings), name=f"webhooks:{self.kind}:{app}")
             self._tasks[app] = task
             task.add_done_callback(partial(self._ended, app))
 

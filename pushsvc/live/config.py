@@ -25,6 +25,8 @@ class LiveAppConfig(Struct, frozen=True, kw_only=True):
     """Publications that a connection may have unacknowledged."""
     resend: int = 1
     """How often an unacknowledged publication is written again."""
+    log_events: bool = False
+    """Whether what devices report is logged, for the app's webhook."""
 
     def __repr__(self) -> str:
         return f"LiveAppConfig(ack_within={self.ack_within}, window={self.window}, resend={self.resend})"

@@ -27,7 +27,7 @@ from .delivery import Receipt
 from .devices import Audience, ByTopic
 from .push import Chunk, Fallback, Lane, Message, Platform, Push, Target
 from .routing import CARRIERS, path_of, platform_of
-from .status import DeliveryRow, FeedbackEvent
+from .status import DeliveryRow, DeviceEvent, FeedbackEvent
 
 VERSION = b"\x01"
 PACKED = b"\x81"
@@ -46,6 +46,7 @@ _row = msgspec.msgpack.Decoder(DeliveryRow)
 _rows: msgspec.msgpack.Decoder[list[tuple[int, DeliveryRow]]] = msgspec.msgpack.Decoder(list[tuple[int, DeliveryRow]])
 _receipt = msgspec.msgpack.Decoder(Receipt)
 _event = msgspec.msgpack.Decoder(FeedbackEvent)
+_reported = msgspec.msgpack.Decoder(DeviceEvent)
 _push = msgspec.msgpack.Decoder(Push)
 _audience: msgspec.msgpack.Decoder[Audience] = msgspec.msgpack.Decoder(Audience)
 
@@ -252,6 +253,14 @@ def encode_event(event: FeedbackEvent) -> bytes:
 
 def decode_event(blob: bytes) -> FeedbackEvent:
     return read(_event, blob, "a feedback event")
+
+
+def encode_reported(event: DeviceEvent) -> bytes:
+    return VERSION + _encode(event)
+
+
+def decode_reported(blob: bytes) -> DeviceEvent:
+    return read(_reported, blob, "an event of a device")
 
 
 def encode_push(push: Push) -> bytes:

@@ -1,6 +1,6 @@
 """Public JSON documents that several parts share. Pure.
 
-`GET /v1/feedback` and webhooks present a feedback event as the same document.
+`GET /v1/feedback` and webhooks present a feedback event as the same document; what devices report is sent by webhooks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from .instants import instant
-from .status import Action, FeedbackEvent
+from .status import Action, DeviceEvent, Event, FeedbackEvent
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00.000Z"])]
 
@@ -40,4 +40,28 @@ def feedback_document(event_id: str, event: FeedbackEvent) -> Feedback:
         token=event.token,
         reason=event.reason,
         action=event.action,
+    )
+
+
+class Reported(Struct, frozen=True):
+    """What a device has reported of a push. `at` is when it was recorded."""
+
+    id: str
+    at: Time
+    push_id: str
+    device_id: str
+    platform: str
+    event: Event
+
+
+def reported_document(event_id: str, event: DeviceEvent) -> Reported:
+    """Return the document of an event of a device. `event_id` is its id in its log; that of the document, by which
+    repeats are recognised, differs from that of every feedback event."""
+    return Reported(
+        id=f"event_{event_id}",
+        at=instant(event.at),
+        push_id=event.push_id,
+        device_id=event.device_id,
+        platform=event.platform,
+        event=event.event,
     )

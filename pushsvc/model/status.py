@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -13,6 +13,9 @@ ROWS_FOR_ALL = 1000
 """The size of a push, in deliveries, up to which every delivery has a row. Larger pushes keep only those not `sent`."""
 
 Action = Literal["suppressed", "pruned", "suspected", "kept"]
+Event: TypeAlias = Literal["arrived", "shown", "opened", "dismissed"]
+EventKind: TypeAlias = Literal["feedback", "event"]
+"""The logs of events, each with a webhook of its own: feedback events, and what devices report of pushes."""
 
 
 class FeedbackEvent(Struct, frozen=True, array_like=True):
@@ -27,6 +30,17 @@ class FeedbackEvent(Struct, frozen=True, array_like=True):
 
     def __repr__(self) -> str:
         return f"FeedbackEvent({self.platform} {self.reason} {self.action} at={self.at})"
+
+
+class DeviceEvent(Struct, frozen=True, array_like=True, gc=False):
+    """What a device has reported of a push first, as webhooks of kind `event` send it."""
+
+    at: int
+    """When it was recorded."""
+    push_id: str
+    device_id: str
+    event: Event
+    platform: Platform
 
 
 class Counts(Struct, frozen=True):

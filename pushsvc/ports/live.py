@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 from ..model.push import Lane, Platform
+from ..model.status import Event as Event
 
 MAX_CONNECTION = 2**32 - 1
 """The highest number of a connection; a gateway numbers its connections from 1."""
@@ -22,7 +23,6 @@ MAX_BATCH = 500
 MAX_INDEX = 2**28 - 1
 """The highest index of a delivery in its push."""
 
-Event: TypeAlias = Literal["arrived", "shown", "opened", "dismissed"]
 EVENTS: tuple[Event, ...] = ("arrived", "shown", "opened", "dismissed")
 
 
@@ -419,9 +419,10 @@ class LiveGateways(Protocol):
 class LiveEvents(Protocol):
     """What devices report about pushes."""
 
-    async def report(self, app: str, reports: Sequence[EventReport]) -> list[Platform | None]:
+    async def report(self, app: str, reports: Sequence[EventReport], *, log: bool = False) -> list[Platform | None]:
         """Count the reports of devices. Returns for each the platform of its device where it was counted: it was the
-        first of its push, device and event, and both are known."""
+        first of its push, device and event, and both are known. With `log`, each that counts is appended to the log of
+        the webhooks of kind `event` in the same atomic step."""
         ...
 
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:

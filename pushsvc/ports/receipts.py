@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -13,11 +13,13 @@ from .entries import EntryRef as EntryRef
 from .entries import News as News
 from .entries import Taken as Taken
 
+E = TypeVar("E")
 
-class EventPage(Struct, frozen=True):
-    """Feedback events in order, each with its id."""
 
-    events: list[tuple[str, FeedbackEvent]]
+class EventPage(Struct, Generic[E], frozen=True):
+    """Events of one log in order, each with its id."""
+
+    events: list[tuple[str, E]]
     missing_to: str = ""
     """The id of the last event after the cursor that retention has removed, or empty."""
 
@@ -35,4 +37,4 @@ class ReceiptLog(Protocol):
         step."""
         ...
 
-    async def events(self, app: str, *, after: str, limit: int) -> EventPage: ...
+    async def events(self, app: str, *, after: str, limit: int) -> EventPage[FeedbackEvent]: ...

@@ -1,4 +1,7 @@
-"""Webhooks: the feedback events to send next, the process that sends them, and the batches that failed."""
+"""Webhooks: the events to send next, the process that sends them, and the batches that failed.
+
+Feedback events and what devices report (`event`) have a log each, and a webhook of its own for each log: neither can
+hold up or push out the other. Both call the same receiver."""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ..model.status import FeedbackEvent
+from ..model.status import DeviceEvent, EventKind, FeedbackEvent
 
 
 class Batch(Struct, frozen=True):
@@ -16,7 +19,7 @@ class Batch(Struct, frozen=True):
 
     id: str
     """The id by which the receiver recognises a repeat. It contains no full stop."""
-    events: Sequence[tuple[str, FeedbackEvent]]
+    events: Sequence[tuple[str, FeedbackEvent]] | Sequence[tuple[str, DeviceEvent]]
     attempts: int = 0
     """Calls that were made for this batch so far."""
     failures: int = 0
@@ -31,7 +34,7 @@ class Batch(Struct, frozen=True):
 
 
 class DeadBatch(Struct, frozen=True):
-    """A batch that failed permanently. Its events are not copied: they are kept as long as all feedback events."""
+    """A batch that failed permanently. Its events are not copied: they are kept as long as all events."""
 
     id: str
     after: str
@@ -113,8 +116,11 @@ class WebhookClaim(Protocol):
 
 
 class Webhooks(Protocol):
-    """The webhooks of all apps. `place` identifies the receiver: when it changes, the state of the old receiver
-    (switched off, or a requested wait) does not apply to the new one."""
+    """The webhooks of all apps for one log of events. `place` identifies the receiver: when it changes, the state of
+    the old receiver (switched off, or a requested wait) does not apply to the new one."""
+
+    @property
+    def kind(self) -> EventKind: ...
 
     async def due(self, app: str, place: str) -> bool:
         """Return whether events wait and no process works on them."""

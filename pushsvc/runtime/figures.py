@@ -16,7 +16,7 @@ from ..model.push import LANES
 from ..ports.cleanup import CleanupRecord
 from ..ports.figures import Gauges
 from ..ports.store import Store
-from ..ports.webhooks import Standing
+from ..ports.webhooks import Standing, Webhooks
 from ..ports.workers import Worker
 from ..settings import Settings
 from ..stages import feedback, webhooks
@@ -96,7 +96,9 @@ class StoreFigures:
         show_gauges(await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()}))
         show_workers(settings, await store.workers.living())
         show_frozen(settings, await frozen_routes(settings, store))
-        show_webhooks(await webhook_standings(settings, store))
+        show_webhooks(
+            await webhook_standings(settings, store.webhooks), await webhook_standings(settings, store.event_webhooks)
+        )
         show_cleanups(await store.cleanups.record())
         telemetry.show(telemetry.REDIS_MEMORY, {(): await store.memory_ratio()})
 
@@ -122,15 +124,17 @@ def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
     telemetry.show(telemetry.PRUNING_FROZEN, alarms)
 
 
-def show_webhooks(standings: Mapping[str, Standing]) -> None:
-    """Set the metrics of each app's webhook; those of a removed webhook end."""
+def show_webhooks(*logs: Mapping[str, Standing]) -> None:
+    """Set the metrics of each app's webhook from its standings in each log; those of a removed webhook end."""
     now = time.time()
-    lags = {
-        (app,): 0.0 if each.waiting_since is None else max(0.0, now - each.waiting_since / 1000)
-        for app, each in standings.items()
-    }
+    lags: dict[tuple[str], float] = {}
+    dead: Counter[tuple[str]] = Counter()
+    for app, each in (item for standings in logs for item in standings.items()):
+        lag = 0.0 if each.waiting_since is None else now - each.waiting_since / 1000
+        lags[app,] = max(lags.get((app,), 0.0), lag)
+        dead[app,] += each.dead
     telemetry.show(telemetry.WEBHOOK_LAG, lags)
-    telemetry.show(telemetry.WEBHOOK_DEAD, {(app,): each.dead for app, each in standings.items()})
+    telemetry.show(telemetry.WEBHOOK_DEAD, dead)
 
 
 def show_cleanups(record: CleanupRecord) -> None:
@@ -145,16 +149,20 @@ async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
     return {route.name: freeze.why for route, freeze in frozen.items()}
 
 
-async def webhook_standings(settings: Settings, store: Store) -> dict[str, Standing]:
-    """Return the state of each configured webhook, by app."""
-    return await store.webhooks.standings({app: config.place for app, config in webhook_configs(settings).items()})
+async def webhook_standings(settings: Settings, of: Webhooks) -> dict[str, Standing]:
+    """Return the state of each configured webhook in one log of events, by app."""
+    return await of.standings({app: config.place for app, config in webhook_configs(settings, of.kind).items()})
 
 
 async def webhook_troubles(settings: Settings, store: Store) -> dict[str, str]:
     """Return the apps whose webhooks are in trouble, with a text of the trouble and its remedy."""
     now = store.clock()
-    standings = await webhook_standings(settings, store)
-    return {app: text for app, each in standings.items() if (text := webhooks.trouble_of(app, each, now))}
+    found: dict[str, list[str]] = {}
+    for of in (store.webhooks, store.event_webhooks):
+        for app, each in (await webhook_standings(settings, of)).items():
+            if text := webhooks.trouble_of(app, each, now):
+                found.setdefault(app, []).append(text if of.kind == "feedback" else f"for events of devices: {text}")
+    return {app: "; ".join(texts) for app, texts in found.items()}
 
 
 async def serve_part_metrics(stack: AsyncExitStack, current: Current, part: str, store: Store) -> None:

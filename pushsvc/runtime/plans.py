@@ -17,6 +17,7 @@ from ..model.push import Platform, Route
 from ..model.rates import AccountLimits
 from ..model.routing import RouteTable, table_of
 from ..model.signing import parse_secret
+from ..model.status import EventKind
 from ..ports.store import Store
 from ..providers import REGISTRY
 from ..rules.channels import NO_LIVE, ChannelRule, ChannelRules
@@ -180,12 +181,12 @@ def feedback_config(settings: Settings) -> feedback.FeedbackConfig:
     )
 
 
-def webhook_configs(settings: Settings) -> dict[str, webhooks.WebhookConfig]:
-    """Return the webhook of each app that has one."""
+def webhook_configs(settings: Settings, kind: EventKind | None = None) -> dict[str, webhooks.WebhookConfig]:
+    """Return the webhook of each app that has one; with `kind` only where it is sent events of this kind."""
     found = {}
     for app, each in settings.apps.items():
         hook = each.webhook
-        if hook.url:
+        if hook.url and (kind is None or kind in hook.kinds):
             found[app] = webhooks.WebhookConfig(
                 url=hook.url,
                 keys=tuple(parse_secret(secret) for secret in (hook.secret, hook.old_secret) if secret),
@@ -232,11 +233,11 @@ def live_config(settings: Settings) -> LiveConfig:
         proxies=tuple(map(network, live.proxies)),
         tls_cert=live.tls_cert,
         tls_key=live.tls_key,
-        apps={name: _live_app(name, app.live) for name, app in settings.apps.items() if app.live is not None},
+        apps={name: _live_app(name, app, app.live) for name, app in settings.apps.items() if app.live is not None},
     )
 
 
-def _live_app(name: str, live: AppLive) -> LiveAppConfig:
+def _live_app(name: str, app: AppSettings, live: AppLive) -> LiveAppConfig:
     key = live.public_key_file
     return LiveAppConfig(
         secret=live.secret,
@@ -245,6 +246,7 @@ def _live_app(name: str, live: AppLive) -> LiveAppConfig:
         ack_within=live.ack_within,
         window=live.window,
         resend=live.resend,
+        log_events=bool(app.webhook.url) and "event" in app.webhook.kinds,
     )
 
 

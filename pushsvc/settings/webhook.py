@@ -11,16 +11,19 @@ from msgspec import Meta, Struct
 
 from ..decoding import Rule
 from ..model.signing import parse_secret
+from ..model.status import EventKind
 from .values import Positive
 
 
 class WebhookSettings(Struct, frozen=True, kw_only=True):
-    """`[apps.NAME.webhook]`: the receiver of feedback events. URL, headers and secrets are left out of `repr`."""
+    """`[apps.NAME.webhook]`: the receiver of events. URL, headers and secrets are left out of `repr`."""
 
     url: str = ""
     secret: str = ""
     old_secret: str = ""
     """An additional secret to sign with, while receivers change to a new `secret`."""
+    kinds: tuple[EventKind, ...] = ("feedback",)
+    """Which events are sent: feedback events, and what devices report of pushes (`event`)."""
     headers: Annotated[dict[str, str], Rule(secret=True)] = {}
     """Headers that are sent with each call; their values are secrets."""
     allow_private: bool = False
@@ -50,6 +53,8 @@ class WebhookSettings(Struct, frozen=True, kw_only=True):
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         _check_headers(self.headers)
+        if not self.kinds:
+            raise ValueError("kinds: expected `feedback`, `event` or both; an empty `url` switches the webhook off")
         if self.base > self.cap:
             raise ValueError("base: must not be greater than `cap`")
 

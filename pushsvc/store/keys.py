@@ -53,6 +53,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:gone`                | string | permanent              | id of the last event that retention has removed       |
+| `ps:T:reported`            | stream | entry: events TTL      | `e` encoded DeviceEvent; capped                       |
+| `ps:T:gone:reported`       | string | permanent              | as `gone`, of `reported`                              |
 | `ps:T:sup:<platform>`      | zset   | member: suppression TTL| by route: 16-byte digest of a token that is dead      |
 |                            |        |                        | there; score recorded at ms; of one that was erased,  |
 |                            |        |                        | for 29 days: see suppression.py                       |
@@ -74,6 +76,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
 | `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be sent again;     |
 |                            |        |                        | score last event recorded at ms                       |
+| `ps:T:hook:reported`       | hash   | permanent              | as `hook`, of the webhook that reads `reported`; it   |
+|                            |        |                        | has `hook:reported:dead` and `hook:reported:asked`    |
 | `ps:T:erase`               | hash   | field: until done      | in shard 0: digest of a user -> erasure under way,    |
 |                            |        |                        | with ids and tokens; `pass`: where the present one is |
 | `ps:T:erased:<digest>`     | string | 3600 seconds           | in shard 0: what an erasure has removed, as JSON      |
@@ -185,7 +189,7 @@ from ..model.codec import FEW as FEW
 from ..model.codec import is_large as is_large
 from ..model.push import Lane, Platform
 from ..model.routing import platform_of
-from ..model.status import ROWS_FOR_ALL
+from ..model.status import ROWS_FOR_ALL, EventKind
 
 DISPATCH = "dispatch"
 """The consumer group of every lane."""
@@ -338,20 +342,20 @@ def replay(app: str, shard: int, job: str) -> str:
     return f"{prefix(app, shard)}replay:{job}"
 
 
-def gone(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}gone"
+def gone(app: str, shard: int, kind: EventKind = "feedback") -> str:
+    return f"{prefix(app, shard)}{'gone' if kind == 'feedback' else 'gone:reported'}"
 
 
-def hook(app: str) -> str:
-    return f"{prefix(app, 0)}hook"
+def hook(app: str, kind: EventKind = "feedback") -> str:
+    return f"{prefix(app, 0)}{'hook' if kind == 'feedback' else 'hook:reported'}"
 
 
-def hook_dead(app: str) -> str:
-    return f"{prefix(app, 0)}hook:dead"
+def hook_dead(app: str, kind: EventKind = "feedback") -> str:
+    return f"{hook(app, kind)}:dead"
 
 
-def hook_asked(app: str) -> str:
-    return f"{prefix(app, 0)}hook:asked"
+def hook_asked(app: str, kind: EventKind = "feedback") -> str:
+    return f"{hook(app, kind)}:asked"
 
 
 def lock(name: str) -> str:
@@ -366,8 +370,9 @@ def receipts(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}receipts"
 
 
-def events(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}events"
+def events(app: str, shard: int, kind: EventKind = "feedback") -> str:
+    """Return the key of a log of events of a shard."""
+    return f"{prefix(app, shard)}{'events' if kind == 'feedback' else 'reported'}"
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 
 from ..errors import StoreError
+from ..model.codec import decode_event, decode_reported
 from ..model.push import Platform, Route
 from ..ports.figures import Gauges
 from ..ports.queue import NOTE
@@ -20,6 +21,7 @@ from .cleanup.cleanups import RedisCleanups
 from .cleanup.leftovers import RedisLeftovers
 from .config import StoreConfig, with_consumer
 from .erase import RedisErasures
+from .feedback.log import EventLog
 from .feedback.receipts import RedisReceipts
 from .figures.answers import RedisAnswers
 from .figures.gauges import read_gauges, read_memory
@@ -82,12 +84,15 @@ class Store:
             clock,
         )
         self.arrivals = self.queue
-        self.receipts = RedisReceipts(link, config, suppression, liveness, clock)
+        feedback = EventLog(link, config, "feedback", decode_event, clock)
+        self.receipts = RedisReceipts(link, config, suppression, liveness, feedback, clock)
+        self.reported = EventLog(link, config, "event", decode_reported, clock)
         self.answers = RedisAnswers(link, config)
         self.suppressions = suppression
         self.keys = RedisKeyRing(link)
         self.dead = RedisReplays(link, config, presence, clock)
-        self.webhooks = RedisWebhooks(link, config, self.receipts, clock)
+        self.webhooks = RedisWebhooks(link, config, feedback, clock)
+        self.event_webhooks = RedisWebhooks(link, config, self.reported, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
         self.registry = registry
         self.presence = presence

@@ -89,6 +89,10 @@ class MemoryErasures:
         kept = [(place, event) for place, event in events if not who.of(event.device_id, event.platform, event.token)]
         removed["events"] += len(events) - len(kept)
         events[:] = kept
+        reported = state.reported[app]
+        own = [(place, event) for place, event in reported if not who.of_id(event.device_id)]
+        removed["events"] += len(reported) - len(own)
+        reported[:] = own
         for platform, token in who.tokens:
             for name in self._state.config.addresses.routes_of(platform):
                 removed["suppressions"] += state.suppressed.pop((app, name, token), None) is not None

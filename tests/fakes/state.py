@@ -24,7 +24,7 @@ from pushsvc.model.delivery import (
 )
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Chunk, Lane, Platform, Push, PushState, Route
-from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
+from pushsvc.model.status import DeliveryRow, DeviceEvent, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import Revoked
 from pushsvc.ports.erasure import Erasure
 from pushsvc.ports.letters import ReplayStatus
@@ -157,6 +157,7 @@ class State:
         self.retries: dict[Route, list[tuple[int, Chunk]]] = defaultdict(list)
         self.receipts: dict[str, Stream[Receipt]] = defaultdict(lambda: Stream(self.numbers))
         self.events: dict[str, list[tuple[str, FeedbackEvent]]] = defaultdict(list)
+        self.reported: dict[str, list[tuple[str, DeviceEvent]]] = defaultdict(list)
         self.answers: dict[Route, dict[int, Answers]] = defaultdict(lambda: defaultdict(Answers))
         self.dead: dict[str, dict[int, DeadLetter]] = defaultdict(dict)
         self.replays: dict[tuple[str, str], ReplayStatus] = {}

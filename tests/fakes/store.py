@@ -39,13 +39,13 @@ from pushsvc.model.push import (
     Target,
 )
 from pushsvc.model.routing import CARRIERS, platform_of
-from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
+from pushsvc.model.status import DeliveryRow, DeviceEvent, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from pushsvc.ports.figures import Gauges
 from pushsvc.ports.receipts import EventPage
 from pushsvc.rules.audience import present
 from pushsvc.store.config import StoreConfig
-from pushsvc.store.feedback.receipts import parse_event_id
+from pushsvc.store.feedback.log import parse_event_id
 from pushsvc.store.figures.answers import slot_of
 from pushsvc.store.hashing import token_digest
 from pushsvc.store.keys import SMALL
@@ -458,9 +458,20 @@ class MemoryReceipts:
                     self._state.suppressed[app, receipt.platform, receipt.token] = receipt.at
                     self._state.revoke(app, Revoked(tokens=frozenset((token_mark(receipt.token),))))
 
-    async def events(self, app: str, *, after: str, limit: int) -> EventPage:
+    async def events(self, app: str, *, after: str, limit: int) -> EventPage[FeedbackEvent]:
         start = parse_event_id(after)[:2]
         return EventPage([entry for entry in self._state.events[app] if parse_event_id(entry[0])[:2] > start][:limit])
+
+
+class MemoryReported:
+    """The log of what devices report, as it is read, in memory."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def events(self, app: str, *, after: str, limit: int) -> EventPage[DeviceEvent]:
+        start = parse_event_id(after)[:2]
+        return EventPage([entry for entry in self._state.reported[app] if parse_event_id(entry[0])[:2] > start][:limit])
 
 
 class MemoryKeyRing:
@@ -512,6 +523,7 @@ class MemoryStore:
         self.erasures = MemoryErasures(self._state, self.registry, self.hash_key)
         self.expansions = MemoryExpansions(self._state)
         self.live = MemoryLive(self._state)
+        self.reported = MemoryReported(self._state)
 
     def as_consumer(self, consumer: str) -> MemoryStore:
         """What a process of that name would see that has just started."""

@@ -176,7 +176,7 @@ class Store:
     async def record(self, app: str, done: Any) -> None:
         raise AssertionError("intake records no receipts")
 
-    async def events(self, app: str, *, after: str, limit: int) -> EventPage:
+    async def events(self, app: str, *, after: str, limit: int) -> EventPage[FeedbackEvent]:
         self._come()
         self.asked.append((after, limit))
         found = [(number, event) for number, event in self.feedback if number > after][:limit]

@@ -40,6 +40,7 @@ from pushsvc.live.sockets.server import Sockets, serve
 from pushsvc.live.sockets.transports import LongConnection
 from pushsvc.live.wheel import Deadline, running_wheel
 from pushsvc.model.devices import Device
+from pushsvc.model.status import DeviceEvent
 from pushsvc.ports.live import Appended, LivePush, Receiver, pokes_of
 from pushsvc.ports.store import Store
 from pushsvc.store import open_store
@@ -211,7 +212,9 @@ async def opened(server: Server, config: LiveConfig, devices: int = 4) -> AsyncI
 
 def play(server: Server, story: Callable[[World], Awaitable[None]], *, devices: int = 4, **more: Any) -> None:
     app = LiveAppConfig(
-        secret=SECRET, **{key: more.pop(key) for key in ("ack_within", "window", "resend") if key in more}
+        secret=SECRET,
+        log_events=True,
+        **{key: more.pop(key) for key in ("ack_within", "window", "resend") if key in more},
     )
     config = LiveConfig(apps={"shop": app}, **more)
 
@@ -377,6 +380,12 @@ def test_plain_http_for_a_short_connection(server: Server) -> None:
         event = {"id": push, "event": "opened"}
         assert await world.http("POST", "/v1/live/events", token, json=event) == (200, {"counted": 1})
         assert await world.http("POST", "/v1/live/events", token, json={"events": [event]}) == (200, {"counted": 0})
+        async with world.store.event_webhooks.claimed("shop", "place", lease=30) as claim:
+            batch = claim and await claim.next(9)
+            assert batch
+            ((_, logged),) = batch.events
+            assert isinstance(logged, DeviceEvent)
+            assert (logged.push_id, logged.device_id, logged.event) == (push, "phone-1", "opened")
         wrong = [
             ("POST", "/v1/live/ack", {"ack": 9}, 422),
             ("POST", "/v1/live/ack", {"ack": {"offset": 1, "epoch": "other"}}, 409),

@@ -29,7 +29,7 @@ from pushsvc.ports.live import EventReport, LivePush, LiveRoute, Receiver
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Prune
 from pushsvc.store import Store, StoreConfig, keys, open_store
-from pushsvc.store.feedback import receipts
+from pushsvc.store.feedback import log
 from pushsvc.store.link.link import Link
 from pushsvc.store.link.replicas import ReplicatedLink
 from pushsvc.store.queue.letter import decode_dead
@@ -564,7 +564,11 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await live.keep("shop", at_hand, b"{}")
         await live.append("shop", at_hand, [Receiver("living", 0)], platform="apns")
         await live.connect("shop", "living", LiveRoute("gate", 1), issued_at=NOW)
-        assert await live.report("shop", [EventReport("scheduled", "living", "shown")]) == ["apns"]
+        await store.link.call("XADD", keys.events("shop", 0, "event"), "1-1", "e", "?")
+        report = EventReport("scheduled", "living", "shown")
+        assert await live.report("shop", [report], log=True) == ["apns"]
+        async with store.event_webhooks.claimed("shop", "place", lease=30):
+            pass
         await live.revoke("shop", "living")
 
         await store.cleanups.finish({})
@@ -906,7 +910,7 @@ def test_an_app_over_several_shards(server: Server, monkeypatch: pytest.MonkeyPa
         _urls[id(store)] = server.url
         await _whole_life(store)
 
-    monkeypatch.setattr(receipts, "SETTLED", 2)
+    monkeypatch.setattr(log, "SETTLED", 2)
     play(server, story, SHARDED)
 
 
@@ -920,7 +924,7 @@ def test_every_step_stays_in_one_slot(kind: Any, monkeypatch: pytest.MonkeyPatch
             _urls[id(store)] = url
             await _whole_life(store)
 
-    monkeypatch.setattr(receipts, "SETTLED", 2)
+    monkeypatch.setattr(log, "SETTLED", 2)
     with running_server(kind, tcp=True, cluster=True) as server:
         asyncio.run(main(server))
 

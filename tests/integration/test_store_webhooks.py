@@ -12,12 +12,15 @@ from pushsvc import telemetry
 from pushsvc.errors import Gone
 from pushsvc.model.codec import encode_event, encode_receipt
 from pushsvc.model.delivery import Receipt
-from pushsvc.model.status import FeedbackEvent
+from pushsvc.model.devices import Device
+from pushsvc.model.status import DeviceEvent, FeedbackEvent
+from pushsvc.ports.live import EVENTS, EventReport
 from pushsvc.ports.webhooks import Batch, DeadBatch
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.webhooks.claim import RedisWebhookClaim, batch_id
 
 from .servers import KINDS, Server, running_server
+from .test_store_kit import eraser, make_push
 
 PLACE = "somewhere"
 APP = "shop"
@@ -510,7 +513,7 @@ def test_more_events_than_are_kept_leave_their_last_id(server: Server) -> None:
 
 
 def test_of_several_shards_the_last_that_is_missing_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.store.feedback.receipts.SETTLED", 2)
+    monkeypatch.setattr("pushsvc.store.feedback.log.SETTLED", 2)
 
     async def story(store: Store) -> None:
         old = store.clock() - OLD * 1000
@@ -558,7 +561,7 @@ def test_the_last_event_of_a_batch_may_be_erased_while_it_is_told(server: Server
 
 
 def test_events_of_several_shards_keep_one_order(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.store.feedback.receipts.SETTLED", 2)
+    monkeypatch.setattr("pushsvc.store.feedback.log.SETTLED", 2)
     monkeypatch.setattr("pushsvc.store.webhooks.webhooks.SETTLED", 2)
 
     async def story(store: Store) -> None:
@@ -589,5 +592,69 @@ def test_an_event_that_cannot_be_read_does_not_stop_whoever_looks(server: Server
         await store.link.call("XADD", keys.events(APP, 0), "*", "e", b"\xff")
         assert await store.webhooks.due(APP, PLACE)
         assert (await store.webhooks.standing(APP, PLACE)).waiting_since is not None
+
+    play(server, story)
+
+
+def test_events_of_devices_have_a_log_and_a_webhook_of_their_own(server: Server) -> None:
+    """However many there are, no feedback event is removed or waits for them; the reader of their log is told of what
+    went before it had it."""
+
+    async def story(store: Store) -> None:
+        names = [f"d{number}" for number in range(8)]
+        devices = [Device(id=name, platform="fcm", token=f"token of {name}", user=name) for name in names]
+        await store.registry.put_many(APP, devices)
+        pushes = [f"p{number}" for number in range(40)]
+        for push in pushes:
+            await store.pushes.accept(make_push(push))
+        feedback = await record(store, 0, 1, 2)
+
+        async def report(*ids: str) -> None:
+            for push in ids:
+                reports = [EventReport(push, name, "shown") for name in names]
+                assert await store.live.report(APP, [*reports, *reports], log=True) == ["fcm"] * 8 + [None] * 8
+
+        await report(pushes[0])
+        events = store.event_webhooks
+        async with events.claimed(APP, PLACE, lease=30) as claim, store.webhooks.claimed(APP, PLACE, lease=30) as other:
+            first = await mine(claim).next(6)
+            assert first is not None
+            shown = [(event.push_id, event.device_id) for _, event in first.events if isinstance(event, DeviceEvent)]
+            assert shown == [("p0", name) for name in names[:6]]
+            assert first.id == batch_id(APP, first.events[-1][0], "event")
+            assert await mine(claim).delivered(first)
+            await report(*pushes[1:])
+            kept = (await store.reported.events(APP, after="", limit=1000)).events
+            assert 100 <= len(kept) < 200
+            rest = await mine(claim).next(1000)
+            assert rest is not None
+            assert list(rest.events) == kept
+            assert kept[0][1].push_id != "p0"
+            assert kept[-1][1].push_id == "p39"
+            assert await mine(claim).bury(rest, "http_400")
+            assert await all_of(mine(other), 50) == [[0, 1, 2]]
+        assert (await store.webhooks.standing(APP, PLACE)).cursor == feedback[-1]
+        (dead,) = await events.dead(APP)
+        assert (dead.id, await store.webhooks.dead(APP)) == (rest.id, [])
+        assert await events.ask_again(APP, [dead]) == 1
+        async with events.claimed(APP, PLACE, lease=30) as claim:
+            again = await mine(claim).next(1000)
+            assert again is not None
+            assert (again.id, list(again.events)) == (rest.id, kept)
+
+    play(server, story, StoreConfig(consumer="a", events_max=100))
+
+
+def test_nothing_is_left_of_an_erased_user_among_events_of_devices(server: Server) -> None:
+    async def story(store: Store) -> None:
+        for name in ("his", "hers"):
+            await store.registry.put(APP, Device(id=name, platform="fcm", token=f"token of {name}", user=name))
+        await store.pushes.accept(make_push("p"))
+        reports = [EventReport("p", name, event) for name in ("his", "hers") for event in EVENTS]
+        assert await store.live.report(APP, reports, log=True) == ["fcm"] * 8
+        found = await eraser(store).erase(APP, "hers", wait=30.0)
+        assert (found.done, found.removed["events"]) == (True, 4)
+        left = (await store.reported.events(APP, after="", limit=10)).events
+        assert [(event.device_id, event.event) for _, event in left] == [("his", event) for event in EVENTS]
 
     play(server, story)

@@ -62,6 +62,8 @@ RECORDS: dict[str, str] = {
     "ps:T:receipts": "XADD",
     "ps:T:events": "XADD",
     "ps:T:gone": "(an id)",
+    "ps:T:reported": "XADD",
+    "ps:T:gone:reported": "(an id)",
     "ps:T:latest:<slot>": "(ids and numbers)",
     "ps:T:c:<digest>": "(ids and numbers)",
     "ps:T:sup:<platform>": "(digests)",
@@ -70,6 +72,7 @@ RECORDS: dict[str, str] = {
     "ps:{owner}:bucket:<name>": "(a number)",
     "ps:{owner}:asked:<who>": "(what this very process was answered less than a minute ago)",
     "ps:T:hook": "(ids and numbers)",
+    "ps:T:hook:reported": "(ids and numbers)",
     "ps:T:hook:dead": "HSET",
     "ps:T:hook:asked": "(ids)",
     "ps:T:i:<digest>": "(the answer itself; another form is another call, and refused)",
@@ -260,6 +263,10 @@ def test_everything_else(server: Server) -> None:
             await call("ZADD", keys.hook_asked("shop"), 0, "newer")
             assert await claim.next(10) is None
         assert await call("HEXISTS", keys.hook_dead("shop"), "newer") == 1
+        await call("XADD", keys.events("shop", 0, "event"), "*", "e", NEWER)
+        async with store.event_webhooks.claimed("shop", "place", lease=30) as claim:
+            assert claim is not None
+            assert await claim.next(10) is None
         assert not await store.webhooks.due("shop", "place")
         assert (await store.webhooks.standing("shop", "place")).waiting_since is None
 
@@ -284,7 +291,7 @@ def test_everything_else(server: Server) -> None:
         kept = [fields[b"b"] for _, fields in await call("XRANGE", keys.quarantine("shop", 0), "-", "+")]
         whole = [blob for blob in kept if blob != NEWER]  # the entry whose content it is
         assert [decode_chunk(blob).push_id for blob in whole] == ["content"]
-        assert len(kept) == 9
+        assert len(kept) == 10
 
     play(server, story)
 
@@ -314,7 +321,7 @@ def test_nothing_is_set_aside_by_an_id_that_another_server_gave(
         monkeypatch.setattr(store.link, "many", partial(fails_over, many))
         monkeypatch.setattr(store.link, "read", partial(fails_over, read))
         assert await store.receipts.take("shop", limit=10, wait_ms=0) == []
-        assert await store.receipts._events("shop", "", 10) == (EventPage([]), True)
+        assert await store.receipts._log._events("shop", "", 10) == (EventPage([]), True)
         assert await store.queue.take(ROUTE, "normal", targets=10, wait_ms=0) == []
         assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 0
         assert [await store.link.call("XLEN", key) for key in (receipts, events, lane)] == [1, 1, 1]

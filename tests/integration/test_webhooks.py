@@ -20,8 +20,10 @@ import pytest
 
 from pushsvc import cli
 from pushsvc.model.codec import encode_event
+from pushsvc.model.devices import Device
 from pushsvc.model.signing import write_secret
 from pushsvc.model.status import FeedbackEvent
+from pushsvc.ports.live import EventReport
 from pushsvc.ports.webhooks import Standing
 from pushsvc.stages.webhooks import WebhookConfig
 from pushsvc.store import Store, StoreConfig, keys, open_store
@@ -30,6 +32,7 @@ from .harness import apns, fcm
 from .ports import free_ports
 from .processes import open_site, own_processes, until
 from .servers import KINDS, Server, running_server
+from .test_store_kit import make_push
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 RECEIVER = Path(__file__).with_name("webhook_receiver.py")
@@ -256,6 +259,42 @@ def test_down_slow_failing_and_killed_in_between(
         assert sum(repeated.values()) - len(repeated) <= lost + kills
 
     play(server, tmp_path, capsys, story)
+
+
+def test_what_devices_report_is_sent_beside_feedback_events(
+    valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def story(rig: Rig) -> None:
+        rig.configure('kinds = ["feedback", "event"]\nattempts = 1\nretry_for = 0\n')
+        await rig.store.registry.put("shop", Device(id="phone", platform="apns", token="secret-token-0"))
+        pushes = [f"p{number}" for number in range(25)]
+        for push in pushes:
+            await rig.store.pushes.accept(make_push(push))
+        reports = [EventReport(push, "phone", "opened") for push in pushes]
+        assert await rig.store.live.report("shop", reports, log=True) == ["apns"] * 25
+        async with rig.receiver(400, 400), rig.jobs():
+
+            async def given_up() -> bool:
+                return len(await rig.store.event_webhooks.dead("shop")) == 2
+
+            await rig.until("both were given up", given_up)
+            await rig.events(0, 3)
+            await rig.until_had(3)
+            code, out = await rig.command("webhooks", "list", "--json")
+            assert [(row["kind"], row["state"], row["dead"]) for row in json.loads(out)] == [
+                ("feedback", "ok", 0),
+                ("event", "failing", 2),
+            ]
+            code, out = await rig.command("webhooks", "redeliver")
+            assert (code, out) == (0, "2 of 2 batches of 25 events were delivered\n")
+        calls = [call for call in rig.calls() if "new" in call]
+        assert [(call["type"], len(call["new"])) for call in calls] == [("feedback", 3), ("event", 20), ("event", 5)]
+        told = [event for call in calls[1:] for event in call["new"]]
+        assert [(each["push_id"], each["device_id"], each["platform"], each["event"]) for each in told] == [
+            (push, "phone", "apns", "opened") for push in pushes
+        ]
+
+    play(valkey, tmp_path, capsys, story)
 
 
 def test_a_redelivered_batch_and_one_that_is_refused_hold_nobody_up(

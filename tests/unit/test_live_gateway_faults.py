@@ -102,7 +102,7 @@ class Streams:
     async def holds(self, app: str, device_id: str, push_id: str) -> bool:
         return push_id in self.held
 
-    async def report(self, app: str, reports: Sequence[EventReport]) -> list[str | None]:
+    async def report(self, app: str, reports: Sequence[EventReport], *, log: bool = False) -> list[str | None]:
         self.reported += reports
         return ["fcm" if each.push_id in self.held else None for each in reports]
 

@@ -245,6 +245,10 @@ FAULTS = [
         "[apps.a.webhook]\ntimeout = 31.0",
         "apps.a.webhook.timeout: expected a number greater than 0 and of at most 30, found the number 31.0 (in FILE)",
     ),
+    (
+        "[apps.a.webhook]\nkinds = []",
+        "apps.a.webhook.kinds: expected `feedback`, `event` or both; an empty `url` switches the webhook off (in FILE)",
+    ),
     ("[apps.a.webhook]\nbatch = 0", "apps.a.webhook.batch: expected a whole number from 1 to 1,000, found the number 0 (in FILE)"),
     ("[apps.a.webhook]\nbase = 9\ncap = 3", "apps.a.webhook.base: must not be greater than `cap` (in FILE)"),
     (
@@ -395,7 +399,7 @@ def test_the_example_documents_every_key_with_its_default() -> None:
     assert shop["keys"][0]["intake"] == "0"
     limits = {"per_token": "240/min", "per_app": "0", "intake": "0", "max_pending": 0, "on_exceed": "delay"}
     assert shop["limits"] == limits
-    assert WebhookSettings(**shop["webhook"]) == WebhookSettings()
+    assert WebhookSettings(**shop["webhook"] | {"kinds": tuple(shop["webhook"]["kinds"])}) == WebhookSettings()
     assert set(shop["webhook"]) == set(WebhookSettings.__struct_fields__)
     for platform, kind in ((kind.platform, kind) for kind in REGISTRY.values()):
         written_there = text.partition(f"[apps.shop.{platform}]\n")[2].partition("\n[")[0]

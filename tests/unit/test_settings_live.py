@@ -397,3 +397,23 @@ def test_whatever_is_forwarded_is_an_address(forwarded: str) -> None:
 def test_an_origin_that_is_taken_lets_its_pages_in(tmp_path: Path, allowed: str, origin: str) -> None:
     settings = loaded(tmp_path, f"[live]\nallowed_origins = ['{allowed}']")
     assert origin_rule(settings.live.allowed_origins)(origin, "push.example")
+
+
+@pytest.mark.parametrize(
+    ("webhook", "logged"),
+    [
+        ("", False),
+        ("url = 'https://example.com/'", False),
+        ("url = 'https://example.com/'\nkinds = ['event']", True),
+        ("url = 'https://example.com/'\nkinds = ['feedback', 'event']", True),
+        ("kinds = ['event']", False),  # to nobody
+    ],
+)
+def test_events_of_devices_are_logged_where_a_webhook_is_sent_them(tmp_path: Path, webhook: str, logged: bool) -> None:
+    secret = "whsec_" + "QUJD" * 10
+    text = f"[apps.a.live]\nsecret = '{SECRET}'\n[apps.a.webhook]\nsecret = '{secret}'\n{webhook}"
+    settings = loaded(tmp_path, text)
+    assert runtime.live_config(settings).apps["a"].log_events == logged
+    assert ("a" in runtime.webhook_configs(settings, "event")) == logged
+    assert ("a" in runtime.webhook_configs(settings, "feedback")) == ("url" in webhook and "['event']" not in webhook)
+    assert ("a" in runtime.webhook_configs(settings)) == ("url" in webhook)

@@ -24,7 +24,7 @@ from pushsvc.model.status import Counts, LiveCounts
 from pushsvc.ports.letters import DeadFilter
 from pushsvc.store import StoreConfig, keys, token_hash
 from pushsvc.store.erase.subjects import ErasureRecord, Subjects
-from pushsvc.store.feedback.receipts import parse_event_id, start_of
+from pushsvc.store.feedback.log import parse_event_id, start_of
 from pushsvc.store.letters.listing import LOOK, STEP, RedisLetters
 from pushsvc.store.link import scripts
 from pushsvc.store.link.commit import GroupCommit

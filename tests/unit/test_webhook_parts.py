@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from pushsvc.api import answers
 from pushsvc.model.documents import feedback_document
-from pushsvc.model.status import FeedbackEvent
+from pushsvc.model.status import DeviceEvent, FeedbackEvent
 from pushsvc.net.public_address import is_public
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.webhooks import Batch, Standing
 from pushsvc.stages.webhooks import WebhookConfig, trial_body, trouble_of
-from pushsvc.stages.webhooks.body import feedback_body
+from pushsvc.stages.webhooks.body import batch_body
 from pushsvc.stages.webhooks.verdict import Delivered, GivenUp, Halved, Later, SwitchedOff, Verdict, WebhookReply, judge
 from pushsvc.store.webhooks.claim import batch_id
 
@@ -171,20 +171,40 @@ def test_whether_the_receiver_is_in_trouble(status: int, trouble: bool) -> None:
 
 def test_the_events_are_the_documents_of_the_api() -> None:
     events = [("1-0", EVENT), ("2-0.3", EVENT)]
-    document = json.loads(feedback_body("shop", Batch("b", events)))
+    document = json.loads(batch_body("shop", Batch("b", events)))
     assert document == {
         "type": "feedback",
         "timestamp": "2026-12-01T08:59:59.995Z",
         "app": "shop",
         "events": json.loads(answers.feedback(EventPage(events), None))["items"],
     }
-    assert feedback_body("shop", Batch("b", events)) == feedback_body("shop", Batch("b", events, attempts=3))
+    assert batch_body("shop", Batch("b", events)) == batch_body("shop", Batch("b", events, attempts=3))
     assert json.loads(trial_body("shop", NOW)) == {
         "type": "test",
         "timestamp": "2026-12-01T09:00:00.000Z",
         "app": "shop",
         "events": [],
     }
+
+
+def test_what_a_device_reports_is_an_event() -> None:
+    event = DeviceEvent(NOW - 5, "01push", "d1", "opened", "live")
+    assert json.loads(batch_body("shop", Batch("b", [("1-0", event)]))) == {
+        "type": "event",
+        "timestamp": "2026-12-01T08:59:59.995Z",
+        "app": "shop",
+        "events": [
+            {
+                "id": "event_1-0",  # no feedback event has this one
+                "at": "2026-12-01T08:59:59.995Z",
+                "push_id": "01push",
+                "device_id": "d1",
+                "platform": "live",
+                "event": "opened",
+            }
+        ],
+    }
+    assert batch_id("shop", "17-3", "event") == "event_shop_17-000000000003_00000"
 
 
 def test_ids_have_no_full_stop_and_the_order_of_their_events() -> None:

@@ -314,7 +314,8 @@ class Gateway:
         """Count what a device reports of pushes, each with the instant that its clock shows. Returns how many of it
         were counted: each counts once."""
         counted = 0
-        reported = await self.live.report(app, [event for event, _ in events])
+        log = app in self.config.apps and self.config.apps[app].log_events
+        reported = await self.live.report(app, [event for event, _ in events], log=log)
         for (event, at), platform in zip(events, reported, strict=True):
             if platform is not None:
                 counted += 1

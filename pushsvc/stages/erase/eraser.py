@@ -25,7 +25,7 @@ LOOK: Final = 0.02
 
 ORDER: Final = (
     *("audiences", "letters", "queue", "later letters"),
-    *("receipts", "events", "quarantine", "rows", "late"),
+    *("receipts", "events", "reported", "quarantine", "rows", "late"),
 )
 """Each before those that its data may still move to: audiences and, by a replay, letters go into the queue; a delivery
 that was on its way becomes a letter, a receipt, a row; a receipt becomes an event. Rows stay where they are. `late`

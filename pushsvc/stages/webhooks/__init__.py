@@ -1,4 +1,4 @@
-"""Feedback events sent to a receiver over HTTP: signed, in order, in batches, at least once.
+"""Feedback events, and what devices report, sent to a receiver over HTTP: signed, in order, in batches, at least once.
 
     verdict.py    what follows from an answer: pure
     body.py       the content of a call: pure

@@ -14,7 +14,7 @@ from typing import assert_never
 
 from ... import telemetry
 from ...ports.webhooks import Batch, WebhookClaim
-from .body import feedback_body
+from .body import batch_body
 from .caller import WebhookCaller
 from .config import WebhookConfig
 from .verdict import Delivered, GivenUp, Halved, Later, SwitchedOff, Verdict, WebhookReply, judge
@@ -36,7 +36,7 @@ async def deliver(
     """
     events = 0
     while not over() and (batch := await claim.next(config.batch)) is not None:
-        answer = await caller.post(batch.id, feedback_body(app, batch))
+        answer = await caller.post(batch.id, batch_body(app, batch))
         verdict = judge(answer, batch, config, now=int(clock() * 1000), jitter=jitter())
         held = await _record(claim, batch, answer, verdict)
         _report(app, config, batch, answer, verdict)

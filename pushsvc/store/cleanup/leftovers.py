@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ...model.status import EventKind
 from ...ports.cleanup import Swept
 from .. import keys
 from ..config import OPEN_MOST, StoreConfig
@@ -36,8 +37,16 @@ _LIFETIMES: dict[str, str | int] = {
     "bucket": "bucket",
     "i": KEEP_RECORD * 1000,
 }
-_WHAT = {"dead": "dead_letters", "events": "events", "sup": "suppressions", "cancelled": "cancelled"}
+_WHAT = {
+    "dead": "dead_letters",
+    "events": "events",
+    "reported": "events",
+    "sup": "suppressions",
+    "cancelled": "cancelled",
+}
 """The kinds of keys whose entries expire, with the name under which they are counted."""
+_LOGS: dict[str, EventKind] = {"events": "feedback", "reported": "event"}
+"""The kinds of keys that are logs of events."""
 
 
 class _Bucket(Cursor, frozen=True, array_like=True):
@@ -133,7 +142,8 @@ class RedisLeftovers:
         what = "orphans"
         if name.part != keys.DEVICES:
             what = _WHAT[name.kind]
-            read = [keys.gone(name.app, int(name.part))] if name.kind == "events" else []
+            log = _LOGS.get(name.kind)
+            read = [keys.gone(name.app, int(name.part), log)] if log else []
             found, following = await self._link.script(
                 "aged", [key, *read], [self._oldest(name.kind, now), _AGED, int(dry_run), position]
             )
@@ -161,6 +171,7 @@ class RedisLeftovers:
         ttl = {
             "dead": config.dead_ttl,
             "events": config.events_ttl,
+            "reported": config.events_ttl,
             "sup": config.suppression_ttl,
             "cancelled": OPEN_MOST // 1000,
         }

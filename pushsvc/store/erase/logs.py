@@ -1,4 +1,4 @@
-"""Streams with entries about deliveries: dead letters, receipts, feedback events, and entries that could not be read.
+"""Streams with entries about deliveries: dead letters, receipts, events, and entries that could not be read.
 An entry about a subject is removed completely. Content that only dead letters name is removed with the last of them."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from ...model.codec import CodecError, decode_event, decode_receipt
+from ...model.codec import CodecError, decode_event, decode_receipt, decode_reported
 from ...ports.erasure import KeeperStep
 from .. import keys
 from ..config import StoreConfig
@@ -101,6 +101,14 @@ def of_event(who: Subjects, fields: Fields) -> str | None:
     except CodecError:
         return None
     return who.of(event.device_id, event.platform, event.token)
+
+
+def of_reported(who: Subjects, fields: Fields) -> str | None:
+    try:
+        event = decode_reported(fields.get(b"e", b""))
+    except CodecError:
+        return None
+    return who.of_id(event.device_id)
 
 
 def of_bytes(who: Subjects, fields: Fields) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from .. import keys
@@ -13,7 +14,7 @@ from ..revoke.revocations import Revocations
 from ..work.liveness import Liveness
 from .audiences import Audiences
 from .keepers import Keeper
-from .logs import Letters, Log, of_bytes, of_event, of_receipt
+from .logs import Letters, Log, of_bytes, of_event, of_receipt, of_reported
 from .queue import Queue
 from .rows import Rows
 
@@ -44,6 +45,8 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:receipts": "receipts",
     "ps:T:events": "events",
     "ps:T:gone": "(an id of an event)",
+    "ps:T:reported": "reported",
+    "ps:T:gone:reported": "(an id of an event)",
     "ps:T:sup:<platform>": "(keyed digests: of erased tokens for 29 days)",
     "ps:T:moved:<platform>": "(keyed digests, for 29 days)",
     "ps:T:lim:<platform>:<family>:<kind>:<number>": "rows",
@@ -52,6 +55,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:hook": "(ids of events)",
     "ps:T:hook:dead": "(ids of events)",
     "ps:T:hook:asked": "(ids of events)",
+    "ps:T:hook:reported": "(ids of events)",
     "ps:T:i:<digest>": "(a digest, and an answer of ids)",
     "ps:T:quarantine": "quarantine",
     "ps:D:mark": "(a number)",
@@ -107,6 +111,7 @@ def keepers(
         "late": Queue(link, config, queue, liveness, revocations, clock, looks=1),
         "receipts": Log(link, config, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),
         "events": Log(link, config, "events", keys.events, of_event),
+        "reported": Log(link, config, "events", partial(keys.events, kind="event"), of_reported),
         "quarantine": Log(link, config, "quarantined", keys.quarantine, of_bytes),
         "rows": Rows(link, hash_key),
     }

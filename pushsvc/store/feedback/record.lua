@@ -2,14 +2,13 @@
 --
 -- A receipt that is acknowledged already changes nothing, so that the step may run twice.
 --
--- Whoever reads the events by a cursor is to see when some went before it had them: what retention removes leaves the
--- id of the last one. Up to a hundred more than are to be kept may stand there, and a thousand go in one step.
---
 -- KEYS  1 ps:T:receipts; 2 ps:T:events; 3 ps:T:gone
 -- ARGV  1 prefix `ps:T:`; 2 group; 3 most events to keep, about; 4 the oldest event to keep, ms;
 --       5 the oldest suppression to keep, ms; then for each receipt:
 --         entry id, encoded event or '', route to suppress on or '', token digest, at ms
 -- Returns how many receipts were recorded.
+
+-- include: event_log
 
 local recorded = 0
 local touched = {}
@@ -28,18 +27,7 @@ for at = 6, #ARGV, 5 do
   end
 end
 if recorded > 0 then
-  local oldest = string.format('%.0f', math.max(0, ARGV[4] - 1))
-  local last = redis.call('XREVRANGE', KEYS[2], oldest, '-', 'COUNT', 1)[1]
-  local over = redis.call('XLEN', KEYS[2]) - ARGV[3]
-  if not last and over >= 100 then
-    local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', math.min(over, 1000))
-    last = first[#first]
-  end
-  if last then
-    local ms, sequence = last[1]:match('^(%d+)-(%d+)$')
-    redis.call('XTRIM', KEYS[2], 'MINID', ms .. '-' .. string.format('%.0f', sequence + 1))
-    redis.call('SET', KEYS[3], last[1])
-  end
+  trim_events(KEYS[2], KEYS[3], ARGV[3], ARGV[4])
   for route in pairs(touched) do
     redis.call('ZREMRANGEBYSCORE', ARGV[1] .. 'sup:' .. route, '-inf', '(' .. ARGV[5])
   end

@@ -2,7 +2,9 @@
 
 Each device is counted once for a push and an event, exactly. The devices are the bits of their ordinals, so that a push
 to a million devices takes 125 KB for each event and one to a single device 2 bytes; see live_report.lua. They are kept
-for as long as the push's status, and nothing is counted of a push that has none.
+for as long as the push's status, and nothing is counted of a push that has none. For webhooks, the step that counts a
+report also appends it to a log of its own, apart from that of feedback events: however many there are, they push none
+of these out.
 """
 
 from __future__ import annotations
@@ -10,10 +12,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from ...model.codec import encode_reported
 from ...model.push import Platform
+from ...model.status import DeviceEvent
 from ...ports.live import EVENTS, EventCounts, EventReport
 from .. import keys
 from ..config import StoreConfig
+from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
 from ..registry.documents import decode_device
@@ -23,12 +28,20 @@ from ..registry.wire import Digests
 class RedisEvents:
     """See `ports.live.LiveEvents`."""
 
-    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
+    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
         self._link = link
         self._config = config
+        self._now = clock
         self._digest = Digests(hash_key).of
 
-    async def report(self, app: str, reports: Sequence[EventReport]) -> list[Platform | None]:
+    async def report(self, app: str, reports: Sequence[EventReport], *, log: bool = False) -> list[Platform | None]:
+        now = self._now()
+        oldest = max(0, now - self._config.events_ttl * 1000)
+
+        def entry(each: EventReport) -> bytes:
+            platform = platforms[each.device_id]
+            return encode_reported(DeviceEvent(now, each.push_id, each.device_id, each.event, platform)) if log else b""
+
         distinct = list(dict.fromkeys(each.device_id for each in reports))
         args = [keys.devices(app), *map(self._digest, distinct)]
         found = await self._link.script("live_ordinals", [keys.device_counts(app)], args)
@@ -45,13 +58,13 @@ class RedisEvents:
         calls = [
             (
                 "live_report",
-                [keys.seen(app, shard)],
+                [keys.seen(app, shard), keys.events(app, shard, "event"), keys.gone(app, shard, "event")],
                 [
-                    *(keys.prefix(app, shard), self._config.status_ttl * 1000),
+                    *(keys.prefix(app, shard), self._config.status_ttl * 1000, self._config.events_max, oldest),
                     *(
                         part
                         for each in (reports[place] for place in places)
-                        for part in (each.push_id, each.event, ordinals[each.device_id])
+                        for part in (each.push_id, each.event, ordinals[each.device_id], entry(each))
                     ),
                 ],
             )

@@ -16,5 +16,5 @@ class RedisLive(RedisStreams, RedisGateways, RedisEvents):
 
     def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, registry: Registry, clock: Clock) -> None:
         RedisGateways.__init__(self, link, config, clock)
-        RedisEvents.__init__(self, link, config, hash_key)
+        RedisEvents.__init__(self, link, config, hash_key, clock)
         RedisStreams.__init__(self, link, config, hash_key, registry=registry, gateways=self, clock=clock)

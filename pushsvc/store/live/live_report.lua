@@ -3,12 +3,14 @@
 -- The devices that have reported an event are kept as the registry keeps the members of a topic: in containers of 4,096
 -- ordinals, each a list of 2-byte numbers, or a bitmap where that is shorter.
 --
--- KEYS  1 ps:T:seen
--- ARGV  1 prefix `ps:T:`; 2 lifetime ms of a push whose status has none yet; then for each report push id, event,
---       ordinal of the device
+-- KEYS  1 ps:T:seen; 2 ps:T:reported; 3 ps:T:gone:reported
+-- ARGV  1 prefix `ps:T:`; 2 lifetime ms of a push whose status has none yet; 3 most events to keep in the log, about;
+--       4 the oldest event to keep, ms; then for each report push id, event, ordinal of the device, and the encoded
+--       event for the log or ''
 -- Returns for each 1 where it was counted, 0 where it was not the first or there is no such push
 
 -- layout: CONTAINER DENSE
+-- include: event_log
 
 local call, byte, sub, floor = redis.call, string.byte, string.sub, math.floor
 local prefix = ARGV[1]
@@ -43,8 +45,8 @@ local function with(members, low)
   return with_bit(bitmap, low)
 end
 
-local answer = {}
-for i = 3, #ARGV, 3 do
+local answer, logged = {}, false
+for i = 5, #ARGV, 4 do
   local push, event, n = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   local key, counted = prefix .. 'seen:' .. push, 0
   local left = call('PTTL', prefix .. 'p:' .. push)
@@ -56,9 +58,16 @@ for i = 3, #ARGV, 3 do
       call('HINCRBY', key, event, 1)
       call('HINCRBY', KEYS[1], event, 1)
       call('PEXPIRE', key, left > 0 and left or ARGV[2])
+      if ARGV[i + 3] ~= '' then
+        call('XADD', KEYS[2], '*', 'e', ARGV[i + 3])
+        logged = true
+      end
       counted = 1
     end
   end
   answer[#answer + 1] = counted
+end
+if logged then
+  trim_events(KEYS[2], KEYS[3], ARGV[3], ARGV[4])
 end
 return answer

@@ -8,7 +8,7 @@ from .. import keys
 from ..link.link import Link
 
 log = get_logger("store")
-_RECORDS = {"q": "delivery", "receipts": "receipt", "events": "event"}
+_RECORDS = {"q": "delivery", "receipts": "receipt", "events": "event", "reported": "event"}
 """The contents of the streams, by their kind."""
 
 

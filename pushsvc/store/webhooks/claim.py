@@ -6,26 +6,25 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from ...model.status import FeedbackEvent
-from ...ports.receipts import EventPage
+from ...model.status import EventKind
 from ...ports.webhooks import Batch, DeadBatch
 from ...telemetry import FEEDBACK_GAPS, get_logger
-from ..feedback.receipts import parse_event_id
-from .record import RecordChange, WebhookRecords
+from ..feedback.log import parse_event_id
+from .record import Page, RecordChange, WebhookRecords
 
 log = get_logger("webhooks")
 _UNDER_WAY = ("last", "n", "tries")
 """The fields of the batch that is under way."""
 
 
-def batch_id(app: str, last: str) -> str:
+def batch_id(app: str, last: str, kind: EventKind = "feedback") -> str:
     """Return the id of the batch that ends with the event `last`. No two batches end with the same.
 
     It omits the full stop of an event id, which would make a signature's id and time ambiguous. As text, ids have the
     order of the events, by which Redis orders those that were recorded in the same millisecond.
     """
     ms, sequence, shard = parse_event_id(last)
-    return f"feedback_{app}_{ms}-{sequence:012}_{shard:05}"
+    return f"{kind}_{app}_{ms}-{sequence:012}_{shard:05}"
 
 
 class _Span(Struct, frozen=True):
@@ -79,7 +78,7 @@ class RedisWebhookClaim:
                 if not await self._change(over):
                     return None
             elif last:
-                self._span = _Span(batch_id(self._app, last), after, last, int(count))
+                self._span = _Span(batch_id(self._app, last, self._records.kind), after, last, int(count))
                 page = await self._events()
                 if page.missing_to:
                     if not await self._pass_over(page, last):
@@ -105,7 +104,7 @@ class RedisWebhookClaim:
                 if not await self._change(RecordChange(self._lease, put=put)):
                     return None
 
-    async def _pass_over(self, page: EventPage, last: str) -> bool:
+    async def _pass_over(self, page: Page, last: str) -> bool:
         """Continue behind the events that retention has removed, or behind the batch that ends with `last` if all of
         it is gone.
         """
@@ -116,10 +115,16 @@ class RedisWebhookClaim:
             self._say_missing(page)
         return held
 
-    def _say_missing(self, page: EventPage) -> None:
+    def _say_missing(self, page: Page) -> None:
         if page.missing_to:
             FEEDBACK_GAPS.labels(self._app, "webhook").inc()
-            log.warning("feedback_events_missing", app=self._app, reader="webhook", missing_to=page.missing_to)
+            log.warning(
+                "feedback_events_missing",
+                app=self._app,
+                reader="webhook",
+                kind=self._records.kind,
+                missing_to=page.missing_to,
+            )
 
     async def delivered(self, batch: Batch) -> bool:
         if batch.again:
@@ -155,7 +160,7 @@ class RedisWebhookClaim:
         span, last, now = self._span, half[-1][0], self._records.now()
         tried = batch.attempts + 1
         both = [
-            DeadBatch(batch_id(self._app, last), span.after, last, len(half), tried, reason, now),
+            DeadBatch(batch_id(self._app, last, self._records.kind), span.after, last, len(half), tried, reason, now),
             DeadBatch(span.id, last, span.last, len(batch.events) - len(half), tried, reason, now),
         ]
         return await self._change(RecordChange(self._lease, bury=both, ask=both))
@@ -169,14 +174,14 @@ class RedisWebhookClaim:
     async def rest(self, wait: float, reason: str = "") -> bool:
         return await self._change(RecordChange(wait, stays=False, put={"why": reason} if reason else {}))
 
-    async def _events(self) -> EventPage:
+    async def _events(self) -> Page:
         return await self._records.events(self._app, self._span.after, self._span.last, self._span.events)
 
     async def _change(self, what: RecordChange) -> bool:
         return await self._records.change(self._app, self._owner, what)
 
 
-def _pinned(events: Sequence[tuple[str, FeedbackEvent]]) -> dict[str, str | int]:
+def _pinned(events: Sequence[tuple[str, object]]) -> dict[str, str | int]:
     """Return the fields of the batch under way that has these."""
     return {"last": events[-1][0], "n": len(events)}
 

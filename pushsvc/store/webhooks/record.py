@@ -1,4 +1,5 @@
-"""The records of webhooks in Redis, one for each app, and the batches that were given up: read, and changed as a whole.
+"""The records of webhooks in Redis, one for each app and log of events, and the batches that were given up: read, and
+changed as a whole.
 
 Every change names the owner of the record: if a process was assumed dead and is not, its later changes are ignored
 (see webhook.lua).
@@ -7,21 +8,26 @@ Every change names the owner of the record: if a process was assumed dead and is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ...ports.receipts import EventPage, ReceiptLog
+from ...model.status import DeviceEvent, EventKind, FeedbackEvent
+from ...ports.receipts import EventPage
 from ...ports.webhooks import DeadBatch
 from .. import keys
 from ..config import StoreConfig
-from ..feedback.receipts import parse_event_id
+from ..feedback.log import EventLog, parse_event_id
 from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
 
 _pack = msgspec.msgpack.Encoder().encode
 _decode_dead = msgspec.json.Decoder(DeadBatch).decode
+Log: TypeAlias = EventLog[FeedbackEvent] | EventLog[DeviceEvent]
+Page: TypeAlias = EventPage[FeedbackEvent] | EventPage[DeviceEvent]
 _FIELDS = ("after", "last", "n", "tries", "fails", "why", "off", "most", "at")
 
 
@@ -46,33 +52,37 @@ def recorded_at(event_id: str) -> int:
 
 
 class WebhookRecords:
-    """The records of all apps. `clock` is the clock of Redis."""
+    """The records of all apps for one log of events. `clock` is the clock of Redis."""
 
-    def __init__(self, link: Link, config: StoreConfig, receipts: ReceiptLog, clock: Clock) -> None:
+    def __init__(self, link: Link, config: StoreConfig, log: Log, clock: Clock) -> None:
         self._link = link
         self._config = config
-        self._receipts = receipts
+        self._log = log
         self.now = clock
+
+    @property
+    def kind(self) -> EventKind:
+        return self._log.kind
 
     async def look(self, app: str) -> tuple[list[str], str]:
         """Return the fields of the record, and the id of the first batch that was asked for, if any."""
         fields, asked = await self._link.many(
-            [("HMGET", keys.hook(app), *_FIELDS), ("ZRANGE", keys.hook_asked(app), 0, 0)]
+            [("HMGET", keys.hook(app, self.kind), *_FIELDS), ("ZRANGE", keys.hook_asked(app, self.kind), 0, 0)]
         )
         return [text(field) for field in fields], text(asked[0] if asked else None)
 
     async def dead_one(self, app: str, batch_id: str) -> tuple[DeadBatch | None, bool]:
         """Return the batch, and whether there is one: what cannot be read is kept, and not called again."""
-        blob = await self._link.call("HGET", keys.hook_dead(app), batch_id)
+        blob = await self._link.call("HGET", keys.hook_dead(app, self.kind), batch_id)
         return None if blob is None else readable(_decode_dead, blob, "dead_batch", app), blob is not None
 
-    async def events(self, app: str, after: str, last: str, limit: int) -> EventPage:
+    async def events(self, app: str, after: str, last: str, limit: int) -> Page:
         """Return up to `limit` events after one, up to and including `last`, or to the end if it is empty."""
-        page = await self._receipts.events(app, after=after, limit=limit)
+        page = await self._log.events(app, after=after, limit=limit)
         if not last:
             return page
         end = parse_event_id(last)
-        return EventPage([pair for pair in page.events if parse_event_id(pair[0]) <= end], page.missing_to)
+        return replace(page, events=[pair for pair in page.events if parse_event_id(pair[0]) <= end])
 
     async def expired(self, app: str) -> list[str]:
         """Return the dead batches whose events are no longer stored."""
@@ -92,15 +102,19 @@ class WebhookRecords:
             what.answered,
             asking(what.ask),
         )
-        return bool(await self._link.script("webhook", keys_of(app), [_pack(change)]))
+        return bool(await self._link.script("webhook", self.keys_of(app), [_pack(change)]))
+
+    def keys_of(self, app: str) -> list[str]:
+        """Return the keys that ask.lua and webhook.lua take."""
+        return [key(app, self.kind) for key in (keys.hook, keys.hook_dead, keys.hook_asked)]
 
     async def asked(self, app: str) -> list[str]:
-        return [member.decode() for member in await self._link.call("ZRANGE", keys.hook_asked(app), 0, -1)]
+        return [member.decode() for member in await self._link.call("ZRANGE", keys.hook_asked(app, self.kind), 0, -1)]
 
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
         read = [
             readable(_decode_dead, blob, "dead_batch", app)
-            for blob in await self._link.call("HVALS", keys.hook_dead(app))
+            for blob in await self._link.call("HVALS", keys.hook_dead(app, self.kind))
         ]
         return sorted(
             (
@@ -112,11 +126,6 @@ class WebhookRecords:
             ),
             key=lambda batch: parse_event_id(batch.last),
         )
-
-
-def keys_of(app: str) -> list[str]:
-    """Return the keys that ask.lua and webhook.lua take."""
-    return [keys.hook(app), keys.hook_dead(app), keys.hook_asked(app)]
 
 
 def asking(batches: Sequence[DeadBatch]) -> list[str | int]:

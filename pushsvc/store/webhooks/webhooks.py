@@ -1,9 +1,9 @@
-"""Webhooks over Redis: their progress in the feedback events, the current batch, and batches that were given up.
+"""Webhooks over Redis: their progress in a log of events, the current batch, and batches that were given up.
 
-The events themselves are those of `GET /v1/feedback`, merged over the shards in one order; a webhook is a cursor into
-them, and a batch a pair of ids. Nothing is copied, so that nothing has to be erased twice.
+The events themselves are those of a log, such as that of `GET /v1/feedback`, merged over the shards in one order; a
+webhook is a cursor into them, and a batch a pair of ids. Nothing is copied, so that nothing has to be erased twice.
 
-There is one record per app (record.py). A worker claims it under a lease, by the clock of Redis (claim.py).
+There is one record per app and log (record.py). A worker claims it under a lease, by the clock of Redis (claim.py).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 from ...background import lease_kept
 from ...ports.webhooks import DeadBatch, Standing
 from .. import keys
-from ..feedback.receipts import SETTLED, parse_event_id, start_of
+from ..feedback.log import SETTLED, parse_event_id, start_of
 from .claim import RedisWebhookClaim
-from .record import WebhookRecords, asking, keys_of, recorded_at, text
+from .record import WebhookRecords, asking, recorded_at, text
 
 _SHOWN = ("after", "tries", "fails", "why", "since", "off", "at", "own", "until")
 
@@ -30,9 +30,12 @@ class RedisWebhooks(WebhookRecords):
 
     async def due(self, app: str, place: str) -> bool:
         left, (fields, asked) = await asyncio.gather(
-            self._link.script("claim", [keys.hook(app)], ["", 0, place]),
+            self._link.script("claim", [keys.hook(app, self.kind)], ["", 0, place]),
             self._link.many(
-                [("HMGET", keys.hook(app), "after", "last", "off"), ("EXISTS", keys.hook_asked(app))],
+                [
+                    ("HMGET", keys.hook(app, self.kind), "after", "last", "off"),
+                    ("EXISTS", keys.hook_asked(app, self.kind)),
+                ],
             ),
         )
         after, last, off = map(text, fields)
@@ -49,11 +52,11 @@ class RedisWebhooks(WebhookRecords):
     @asynccontextmanager
     async def claimed(self, app: str, place: str, *, lease: float) -> AsyncIterator[RedisWebhookClaim | None]:
         owner = secrets.token_hex(8)
-        if await self._link.script("claim", [keys.hook(app)], [owner, int(lease * 1000), place]):
+        if await self._link.script("claim", [keys.hook(app, self.kind)], [owner, int(lease * 1000), place]):
             yield None
             return
         claim = RedisWebhookClaim(self, app, place, owner, lease)
-        async with lease_kept(claim.renew, partial(claim.rest, 0.0), lease=lease, name=f"webhook:{app}"):
+        async with lease_kept(claim.renew, partial(claim.rest, 0.0), lease=lease, name=f"webhook:{self.kind}:{app}"):
             yield claim
 
     async def standings(self, places: Mapping[str, str]) -> dict[str, Standing]:
@@ -64,9 +67,9 @@ class RedisWebhooks(WebhookRecords):
                 command
                 for app in places
                 for command in (
-                    ("HMGET", keys.hook(app), *_SHOWN),
-                    ("HLEN", keys.hook_dead(app)),
-                    ("ZCARD", keys.hook_asked(app)),
+                    ("HMGET", keys.hook(app, self.kind), *_SHOWN),
+                    ("HLEN", keys.hook_dead(app, self.kind)),
+                    ("ZCARD", keys.hook_asked(app, self.kind)),
                 )
             ]
         )
@@ -89,7 +92,7 @@ class RedisWebhooks(WebhookRecords):
             ms, sequence, behind = parse_event_id(after)
             for shard in range(self._config.shards_of(app)):
                 start = start_of(ms, sequence, shard <= behind)
-                commands.append(("XRANGE", keys.events(app, shard), start, "+", "COUNT", 1))
+                commands.append(("XRANGE", keys.events(app, shard, self.kind), start, "+", "COUNT", 1))
                 asked.append(app)
         found: dict[str, list[int]] = {app: [] for app in cursors}
         for app, entries in zip(asked, await self._link.many(commands), strict=True):
@@ -97,11 +100,11 @@ class RedisWebhooks(WebhookRecords):
         return {app: min(instants, default=None) for app, instants in found.items()}
 
     async def ask_again(self, app: str, batches: Sequence[DeadBatch]) -> int:
-        asked: int = await self._link.script("ask", keys_of(app), asking(batches))
+        asked: int = await self._link.script("ask", self.keys_of(app), asking(batches))
         return asked
 
     async def resume(self, app: str) -> None:
-        await self._link.script("ask", keys_of(app), [])
+        await self._link.script("ask", self.keys_of(app), [])
 
 
 def _standing(
