@@ -302,7 +302,10 @@ class LiveStreams(Protocol):
         position: Position | None = None,
         limit: int = 100,
     ) -> Connected | Refused:
-        """Make this the connection of the device from now on. `issued_at` is the instant of its token, in Unix ms."""
+        """Make this the connection of the device from now on. `issued_at` is the instant of its token, in Unix ms.
+
+        A sign of life, as are `disconnect` and `admits`: see `rules/life.py`.
+        """
         ...
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:

@@ -270,5 +270,11 @@ def cleanup_plan(
 ) -> list[cleanup.Sweep]:
     """Return the sweeps of a cleanup of every configured app, by the clock of `store.cleanups`."""
     return cleanup.sweeps(
-        store.registry, store.leftovers, list(settings.apps), ages(settings.cleanup), clock=clock, dry_run=dry_run
+        store.registry,
+        store.leftovers,
+        store.live,
+        list(settings.apps),
+        ages(settings.cleanup),
+        clock=clock,
+        dry_run=dry_run,
     )

@@ -201,6 +201,8 @@ SMALL = ROWS_FOR_ALL
 
 BLOCK = 128
 """Devices in one list of device documents."""
+SEEN_EVERY = 3_600_000
+"""Milliseconds between two signs of life that a device's document notes."""
 BUCKETS = 1 << 16
 """The number of hashes of one index of devices."""
 CONTAINER = 4096

@@ -36,9 +36,12 @@ from pushsvc.ports.live import (
     Refused,
     Unread,
 )
+from pushsvc.rules.life import seen
+from pushsvc.store.keys import SEEN_EVERY
 from pushsvc.store.live.facts import hour_of
 
 if TYPE_CHECKING:
+    from .registry import MemoryRegistry
     from .state import State
 
 
@@ -116,9 +119,10 @@ class LiveState:
 class MemoryLive:
     """`Live` in memory."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, registry: MemoryRegistry) -> None:
         self._state = state
         self._live = state.live
+        self._registry = registry
 
     def lose_streams(self) -> None:
         """Lose what a flushed server loses first."""
@@ -257,6 +261,8 @@ class MemoryLive:
         if stream is None or stream.route != route:
             return False
         stream.route = None
+        if self._state.devices[app][device_id].device.state == "active":
+            await self._note_life(app, device_id)
         return True
 
     async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
@@ -369,7 +375,15 @@ class MemoryLive:
     async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:
         if self._ordinal(app, device_id) is None:
             return Refused("unknown")
-        return Refused("revoked") if issued_at < self._live.refused.get((app, device_id), 0) else None
+        if issued_at < self._live.refused.get((app, device_id), 0):
+            return Refused("revoked")
+        await self._note_life(app, device_id)
+        return None
+
+    async def _note_life(self, app: str, device_id: str) -> None:
+        now = self._state.clock()
+        if now - self._state.devices[app][device_id].device.last_seen_at >= SEEN_EVERY:
+            await self._registry.revise(app, [device_id], lambda device: seen(device, now))
 
     async def holds(self, app: str, device_id: str, push_id: str) -> bool:
         stream = self._stream(app, device_id)

@@ -522,7 +522,7 @@ class MemoryStore:
         self.registry = MemoryRegistry(self._state)
         self.erasures = MemoryErasures(self._state, self.registry, self.hash_key)
         self.expansions = MemoryExpansions(self._state)
-        self.live = MemoryLive(self._state)
+        self.live = MemoryLive(self._state, self.registry)
         self.reported = MemoryReported(self._state)
 
     def as_consumer(self, consumer: str) -> MemoryStore:

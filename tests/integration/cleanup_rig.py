@@ -30,7 +30,7 @@ Removed = Counter[tuple[str, str]]
 
 async def run(store: Store, *, dry_run: bool = False, apps: tuple[str, ...] = ("shop",)) -> Removed:
     """A whole cleanup, without rests."""
-    plan = sweeps(store.registry, store.leftovers, apps, AGES, clock=lambda: NOW, dry_run=dry_run)
+    plan = sweeps(store.registry, store.leftovers, store.live, apps, AGES, clock=lambda: NOW, dry_run=dry_run)
     cleaned: Cleaned = await clean(plan, share=1.0)
     assert cleaned.place is None
     return Counter(cleaned.removed)

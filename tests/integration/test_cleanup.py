@@ -152,7 +152,9 @@ def test_much_goes_in_many_small_steps(server: Server) -> None:
         expected += Counter({("shop", "orphans"): orphans})
         steps: list[int] = []
         for dry_run in (True, False):
-            plan = sweeps(store.registry, store.leftovers, ["shop"], AGES, clock=lambda: NOW, dry_run=dry_run)
+            plan = sweeps(
+                store.registry, store.leftovers, store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=dry_run
+            )
 
             async def note(progress: Any) -> None:
                 steps.append(sum(progress.removed.values()))
@@ -212,7 +214,7 @@ def test_a_device_that_is_seen_meanwhile_stays(server: Server) -> None:
             async def scan(self, app: str, *, after: str, limit: int) -> Any:
                 return page
 
-        plan = sweeps(Behind(), store.leftovers, ["shop"], AGES, clock=lambda: NOW, dry_run=False)  # type: ignore[arg-type]  # all that is asked of it
+        plan = sweeps(Behind(), store.leftovers, store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=False)  # type: ignore[arg-type]  # all that is asked of it
         assert (await clean(plan, share=1.0)).removed[("shop", "stale")] == 4
         assert await store.registry.get("shop", "stale-0-0") == fresh
 
@@ -317,7 +319,7 @@ def test_redis_clock_decides_and_a_wrong_one_removes_nothing(server: Server, apa
             else:
                 clock = await store.cleanups.clock()
                 assert abs(clock() - wall_clock()) < 5_000
-                plan = sweeps(store.registry, store.leftovers, ["shop"], AGES, clock=clock, dry_run=False)
+                plan = sweeps(store.registry, store.leftovers, store.live, ["shop"], AGES, clock=clock, dry_run=False)
                 assert (await clean(plan, share=1.0)).removed == {}
             # And `pushsvc jobs` leaves it at a line in the log, until the next one is due.
             settings = structs.replace(Settings(), apps={"shop": AppSettings(name="shop")})

@@ -296,6 +296,24 @@ def test_cleanup_takes_what_is_too_old_and_streams_of_devices_that_are_gone(serv
     play(server.url, story)
 
 
+def test_cleanup_notes_that_a_device_which_stays_connected_lives(server: Server) -> None:
+    async def story(store: Store) -> None:
+        long_ago = [replace(phone(name), registered_at=1, last_seen_at=1) for name in ("open", "away")]
+        await store.registry.put_many("shop", long_ago)
+        for name in ("open", "away"):
+            await connected(store.live, name, A)
+        await store.live.disconnect("shop", "away", A)
+        await store.registry.put_many("shop", long_ago)
+        assert await sweep(store, dry_run=True) == {}
+        assert [await store.registry.get("shop", device.id) for device in long_ago] == long_ago
+        assert await sweep(store) == {}
+        found = [await store.registry.get("shop", device.id) for device in long_ago]
+        assert found == [replace(long_ago[0], last_seen_at=NOW), long_ago[1]]
+
+    server.flush()
+    play(server.url, story)
+
+
 def test_an_erasure_takes_streams_tokens_and_contents(server: Server) -> None:
     async def story(store: Store) -> None:
         live, call = store.live, store.link.call

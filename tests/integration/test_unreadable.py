@@ -178,7 +178,7 @@ def test_devices(server: Server) -> None:
         assert await registry.restore("shop", PrunedFilter(), limit=100) == 1
         assert await registry.prune("shop", [Prune("stone", "token of stone", "Unregistered", NOW + 1)]) == [True]
         assert await registry.remove("shop", "stone")
-        plan = sweeps(registry, store.leftovers, ["shop"], Ages(), clock=lambda: NOW, dry_run=False)
+        plan = sweeps(registry, store.leftovers, store.live, ["shop"], Ages(), clock=lambda: NOW, dry_run=False)
         assert (await clean(plan, share=1.0)).removed == {}
         # A place in a form that nobody knows is no place.
         for name in ("shop devices", "shop indexes", "keys"):

@@ -69,6 +69,15 @@ def test_an_old_tombstone_goes() -> None:
     assert revise(pruned(31, "stale"), NOW, AGES) is None
 
 
+def test_a_device_that_is_online_neither_ages_nor_goes() -> None:
+    for device in (GOOD, pruned(31)):
+        assert revise(device, NOW, AGES, online=True) is device
+    for device in (seen(271), seen(100, strikes=1, struck_at=NOW - 91 * DAY)):
+        assert revise(device, NOW, AGES, online=True) == replace(device, last_seen_at=NOW)
+    for why in ("stale", "suspect"):
+        assert revise(pruned(31, why), NOW, AGES, online=True) == replace(GOOD, last_seen_at=NOW)
+
+
 # --- from step to step ------------------------------------------------------------------------------
 
 
@@ -157,17 +166,18 @@ def test_devices_are_revised_page_by_page_and_counted() -> None:
             return Swept({}, None, 1.0)
 
     async def main() -> None:
-        registry = MemoryStore().registry
+        store = MemoryStore()
+        registry = store.registry
         many = [seen(300, id=f"stale-{n}", token=f"s{n}") for n in range(700)]
         many += [replace(pruned(40), id=f"old-{n}", token=f"o{n}") for n in range(3)]
         many += [seen(1, id="good", token="g")]
         await registry.put_many("shop", many)
         for dry_run in (True, False):
-            plan = sweeps(registry, Nothing(), ["shop"], AGES, clock=lambda: NOW, dry_run=dry_run)
+            plan = sweeps(registry, Nothing(), store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=dry_run)
             cleaned = await clean(plan, share=1.0)
             assert cleaned.removed == {("shop", "stale"): 700, ("shop", "tombstones"): 3}
         assert await registry.count("shop") == 1
-        plan = sweeps(registry, Nothing(), ["shop"], AGES, clock=lambda: NOW, dry_run=False)
+        plan = sweeps(registry, Nothing(), store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=False)
         assert (await clean(plan, share=1.0)).removed == {}
 
     asyncio.run(main())

@@ -5,6 +5,7 @@
     not seen for longer than its platform's `stale`         a tombstone, reason `stale`
     struck, and not seen since for longer than `suspects`   a tombstone, reason `suspect`
     anything else                                           what it was
+    any of these, but online in the live channel            seen now; see `rules/life.py`
 
 A device in use is never deleted at once: a tombstone keeps all its data, can be restored by a command, and becomes a
 device again when its app registers it.
@@ -19,9 +20,7 @@ from msgspec.structs import replace
 
 from ...model.devices import Device
 from ...model.push import Platform
-
-STALE = "stale"
-SUSPECT = "suspect"
+from ...rules.life import STALE, SUSPECT, seen
 
 
 class Ages(Struct, frozen=True):
@@ -35,9 +34,14 @@ class Ages(Struct, frozen=True):
     """The span of all other platforms."""
 
 
-def revise(device: Device, now: int, ages: Ages) -> Device | None:
-    """Return the same device where nothing is to be done, else a tombstone in its place, or None to remove it. `now` is
-    in Unix ms."""
+def revise(device: Device, now: int, ages: Ages, *, online: bool = False) -> Device | None:
+    """Return the same device where nothing is to be done, else a tombstone in its place, or None to remove it. A device
+    that is online is neither: it was seen now. `now` is in Unix ms."""
+    revised = _aged(device, now, ages)
+    return revised if revised is device or not online else seen(device, now)
+
+
+def _aged(device: Device, now: int, ages: Ages) -> Device | None:
     if device.state == "pruned":
         return None if _over(device.pruned_at, ages.tombstones, now) else device
     if _over(device.last_seen_at, ages.stale.get(device.platform, ages.stale_else), now):

@@ -8,10 +8,13 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
+from ...model.devices import Device
 from ...ports.cleanup import Leftovers, Removed, Swept
+from ...ports.live import LiveStreams
 from ...ports.registry import Registry
+from ...rules.life import STALE, SUSPECT
 from ..walk import Leg, walk
-from .ageing import STALE, SUSPECT, Ages, revise
+from .ageing import Ages, revise
 
 LOCK: Final = "cleanup"
 """The name of the lock by which one of several processes cleans up."""
@@ -49,6 +52,7 @@ class Cleaned(Struct, frozen=True):
 def sweeps(
     registry: Registry,
     leftovers: Leftovers,
+    live: LiveStreams,
     apps: Sequence[str],
     ages: Ages,
     *,
@@ -61,7 +65,7 @@ def sweeps(
         return lambda cursor: leftovers.indexes(app, cursor=cursor, dry_run=dry_run)
 
     def devices(app: str) -> Step:
-        return lambda cursor: _devices(registry, app, cursor, ages, clock, dry_run=dry_run)
+        return lambda cursor: _devices(registry, live, app, cursor, ages, clock, dry_run=dry_run)
 
     found = []
     for app in apps:
@@ -93,12 +97,32 @@ async def clean(
 
 
 async def _devices(
-    registry: Registry, app: str, cursor: str, ages: Ages, clock: Callable[[], int], *, dry_run: bool
+    registry: Registry,
+    live: LiveStreams,
+    app: str,
+    cursor: str,
+    ages: Ages,
+    clock: Callable[[], int],
+    *,
+    dry_run: bool,
 ) -> Swept:
-    """Examine a page of devices: expired ones become tombstones, and old tombstones are removed."""
+    """Examine a page of devices: expired ones become tombstones, and old tombstones are removed, unless they are
+    online. One that connects meanwhile is seen when it is revised."""
     now = clock()
     page = await registry.scan(app, after=cursor, limit=_PAGE)
     old = [device.id for device in page.devices if revise(device, now, ages) is not device]
-    changes = await registry.revise(app, old, lambda device: revise(device, now, ages), dry_run=dry_run) if old else []
-    removed = Counter((app, "tombstones" if after is None else WHAT[after.pruned_for]) for _, after in changes)
+    if not old:
+        return Swept({}, page.cursor, page.done)
+    found = zip(old, await live.presence(app, old), strict=True)
+    online = {device_id for device_id, presence in found if presence is not None and presence.route is not None}
+
+    def judge(device: Device) -> Device | None:
+        return revise(device, now, ages, online=device.id in online)
+
+    changes = await registry.revise(app, old, judge, dry_run=dry_run)
+    removed = Counter(
+        (app, "tombstones" if after is None else WHAT[after.pruned_for])
+        for _, after in changes
+        if after is None or after.state == "pruned"
+    )
     return Swept(removed, page.cursor, page.done)

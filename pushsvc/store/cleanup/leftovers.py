@@ -161,7 +161,7 @@ class RedisLeftovers:
     async def _sweep_streams(
         self, app: str, key: str, number: int, now: int, *, dry_run: bool
     ) -> dict[tuple[str, str], int]:
-        args = [keys.devices(app), number, hour_of(now), self._config.history_hours(app), int(dry_run)]
+        args = [keys.devices(app), number, hour_of(now), self._config.history_hours(app), int(dry_run), now]
         gone, aged = await self._link.script("live_sweep", [key], args)
         return {(app, what): count for what, count in (("orphans", gone), ("publications", aged)) if count}
 

@@ -1,13 +1,18 @@
--- Says whether a token of a device is good.
+-- Says whether a token of a device is good; a call with a good one is a sign of life.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 digest of the device's id; 3 when the token was issued, ms
--- Returns '', 'unknown' or 'revoked'
+-- ARGV  1 prefix `ps:D:`; 2 digest of the device's id; 3 when the token was issued, ms; 4 now ms
+-- Returns { '', 1 if the device is a tombstone }, { 'unknown' } or { 'revoked' }
 
 -- include: live_stream
+-- include: document
+-- include: device_seen
 
 local prefix, digest = ARGV[1], ARGV[2]
-if not ordinal_of(prefix, digest) then
-  return 'unknown'
+local n = ordinal_of(prefix, digest)
+if not n then
+  return { 'unknown' }
+elseif is_refused(prefix, digest, ARGV[3]) then
+  return { 'revoked' }
 end
-return is_refused(prefix, digest, ARGV[3]) and 'revoked' or ''
+return { '', note_life(prefix, n, tonumber(ARGV[4])) }

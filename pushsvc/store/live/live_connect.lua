@@ -6,11 +6,13 @@
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 digest of the device's id; 4 gateway; 5 connection; 6 when the token was issued,
 --       ms; 7 epoch of the position, or -1; 8 its offset; 9 most publications; 10 the present hour; 11 hours for which
 --       streams are kept; 12 a random number of 32 bits
--- Returns { 'unknown' }, { 'revoked' }, { 'unreadable' } or { '', epoch, top, offset behind which the publications
+-- Returns { 'unknown' }, { 'revoked' }, { 'unreadable' } or { '', 1 if the device is a tombstone, epoch, top, offset behind which the publications
 -- begin, 1 if the position was valid, missing, acked, unread, 1 if more follow, gateway and connection that were
 -- replaced, or '' and 0, { offset, prev, index, facts, .. } }
 
 -- include: live_stream
+-- include: document
+-- include: device_seen
 
 local prefix, now, digest = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local gateway, connection = ARGV[4], tonumber(ARGV[5])
@@ -62,6 +64,6 @@ end
 s.records = table.concat(kept)
 write_stream(prefix, n, format_stream(s))
 return {
-  '', s.epoch, s.top, since, valid and 1 or 0, missing_behind(s, since), s.acked, count_after(s, s.read), more,
+  '', note_life(prefix, n, now), s.epoch, s.top, since, valid and 1 or 0, missing_behind(s, since), s.acked, count_after(s, s.read), more,
   other_gateway, other, found,
 }

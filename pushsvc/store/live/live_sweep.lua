@@ -1,13 +1,17 @@
--- Takes out of some streams what is too old, and the streams of devices that are gone.
+-- Takes out of some streams what is too old, and the streams of devices that are gone, and notes that those which are
+-- connected live.
 --
 -- KEYS  1 a list of streams
--- ARGV  1 prefix `ps:D:`; 2 number of the list; 3 the present hour; 4 hours for which streams are kept; 5 1 to count only
+-- ARGV  1 prefix `ps:D:`; 2 number of the list; 3 the present hour; 4 hours for which streams are kept; 5 1 to count only;
+--       6 now ms
 -- Returns { streams of devices that are gone, records that were too old }
 
 -- include: live_stream
 -- include: document
+-- include: device_seen
 
 local prefix, number, hour, hours, count_only = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
+local now = tonumber(ARGV[6])
 local gone, aged, left = 0, 0, 0
 for place, value in ipairs(call('LRANGE', KEYS[1], 0, -1)) do
   local n = number * STREAMS + place - 1
@@ -22,6 +26,10 @@ for place, value in ipairs(call('LRANGE', KEYS[1], 0, -1)) do
     left = left + 1
   end
   if s then
+    local _, _, gateway = route_of(prefix, s, now)
+    if gateway ~= '' and not count_only then
+      note_life(prefix, n, now)
+    end
     local kept = {}
     for record = 0, #s.records / s.width - 1 do
       if is_aged(key_at(s, record), hour, hours) then

@@ -69,6 +69,7 @@ from ...ports.live import (
     Unread,
 )
 from ...ports.registry import Registry
+from ...rules.life import seen
 from .. import keys
 from ..config import DAY, StoreConfig
 from ..link.clock import Clock
@@ -187,7 +188,9 @@ class RedisStreams:
             raise Unreadable("The stream of the device", device_ids=[device_id])
         if fault:
             return Refused(fault.decode())
-        epoch, top, since, valid, missing, acked, unread, more, gateway, connection, found = answer
+        tombstone, epoch, top, since, valid, missing, acked, unread, more, gateway, connection, found = answer
+        if tombstone:
+            await self._revive(app, device_id)
         replaced = LiveRoute(gateway.decode(), connection) if gateway else None
         if replaced is not None and replaced.gateway != route.gateway:
             await self._gateways.poke({replaced.gateway: [Cut(app, replaced.connection, "replaced")]})
@@ -211,7 +214,7 @@ class RedisStreams:
 
     def disconnect_call(self, app: str, device_id: str, route: LiveRoute) -> ScriptCall:
         """Return the step that ends a connection, if it is that of the device."""
-        args = (keys.devices(app), self._digest(device_id), route.gateway, route.connection)
+        args = (keys.devices(app), self._digest(device_id), route.gateway, route.connection, self._clock())
         return self._call(app, "live_disconnect", *args)
 
     async def presence(self, app: str, device_ids: Sequence[str]) -> list[Presence | None]:
@@ -225,8 +228,15 @@ class RedisStreams:
         return now
 
     async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:
-        call = self._call(app, "live_admits", keys.devices(app), self._digest(device_id), issued_at)
-        return _REFUSED[(await self._link.script(*call)).decode()]
+        args = (keys.devices(app), self._digest(device_id), issued_at, self._clock())
+        fault, *tombstone = await self._link.script(*self._call(app, "live_admits", *args))
+        if tombstone == [1]:
+            await self._revive(app, device_id)
+        return _REFUSED[fault.decode()]
+
+    async def _revive(self, app: str, device_id: str) -> None:
+        """Let a tombstone that has given a sign of life be a device again, if it was pruned for silence."""
+        await self._registry.revise(app, [device_id], lambda device: seen(device, self._clock()))
 
     async def holds(self, app: str, device_id: str, push_id: str) -> bool:
         args = (keys.devices(app), self._digest(device_id), digest_of(push_id), push_id)

@@ -1,4 +1,4 @@
-"""The binary format of a device in the registry, which only this module knows. Pure.
+"""The binary format of a device in the registry, which this module knows and, of `last_seen_at`, device_seen.lua. Pure.
 
 MessagePack by position, preceded by the version of the format, as in `codec.py`. The largest parts are shortened: an
 APNs token is 64 hexadecimal digits for 32 bytes, and ids are often UUIDs, 36 letters for 16 bytes. Both are stored as

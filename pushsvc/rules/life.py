@@ -1,0 +1,33 @@
+"""Decides what a sign of life makes of a device. Pure; the clock is an argument.
+
+Signs of life are registrations, connects and ends of connections in the live channel, and calls with a device's token.
+
+    the device                                           becomes
+    active                                               seen now
+    a tombstone because it was silent (`SILENT`)         active, seen now, without strikes
+    a tombstone because the provider called its token    what it was: its app registers the new token, or an operator
+    dead                                                 restores it
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from ..model.devices import Device
+
+STALE: Final = "stale"
+SUSPECT: Final = "suspect"
+SILENT: Final = frozenset((STALE, SUSPECT))
+"""Reasons for a tombstone that one sign of life refutes."""
+
+
+def seen(device: Device, now: int) -> Device:
+    """Return the device after a sign of life at `now`, in Unix ms; the same where it changes nothing."""
+    last = max(device.last_seen_at, now)
+    if device.state == "active":
+        return device if last == device.last_seen_at else replace(device, last_seen_at=last)
+    if device.pruned_for not in SILENT:
+        return device
+    return replace(device, state="active", pruned_at=0, pruned_for="", strikes=0, struck_at=0, last_seen_at=last)
