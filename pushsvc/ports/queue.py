@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from ..model.delivery import Arrival, Settlement
-from ..model.push import Lane, Route
+from ..model.push import Chunk, Lane, Route
 from .entries import EntryRef, News, Taken
 
 NOTE: Final = "note:"
@@ -19,6 +19,10 @@ class DeliveryQueue(Protocol):
     async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         """Read entries with up to about `targets` targets of one lane, and wait up to `wait_ms` for the first. An entry
         stays with this consumer until `settle`."""
+        ...
+
+    async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
+        """Return for each of these chunks which of its targets, by index, still await an outcome in its turn."""
         ...
 
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:

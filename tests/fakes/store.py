@@ -243,6 +243,12 @@ class MemoryQueue:
             if state.behind.get(place, order) < order:
                 state.revoke(chunk.app, Revoked(tokens=frozenset((token_mark(target.token),))))
 
+    async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
+        return [
+            [t.index for t in chunk.targets if self._state.pushes[app, chunk.push_id].open(t.index, chunk.turn)]
+            for chunk in chunks
+        ]
+
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
         state = self._state
         for settlement in settlements:

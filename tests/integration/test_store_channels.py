@@ -170,8 +170,14 @@ def test_an_acknowledgement_ends_it_whenever_it_comes(server: Server | None, tot
                 pass
             assert await live(store) == (0, total, 0)
         held = await take_all(store) if when == "taken" else []
+        chunks = [each.chunk for each in held]
+        assert await store.queue.outstanding("shop", chunks) == [indexes_of([each]) for each in held]
         if when in ("promoted", "taken"):
-            assert await store.queue.arrived("shop", arrivals) == total
+            assert await store.queue.arrived("shop", arrivals[1:]) == total - 1
+            first = await store.queue.outstanding("shop", chunks)
+            assert [index for indexes in first for index in indexes] == [arrivals[0].index for _ in chunks[:1]]
+            assert await store.queue.arrived("shop", arrivals[:1]) == 1
+            assert await store.queue.outstanding("shop", chunks) == [[] for _ in chunks]
         assert await store.queue.arrived("shop", arrivals) == 0  # said twice
         assert await sent_on(store, DUE) == []
         for each in held:  # the provider was asked before: counted once

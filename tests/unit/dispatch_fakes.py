@@ -160,6 +160,9 @@ class FakeQueue:
             self.away -= 1
             raise StoreUnavailable("connection refused")
 
+    async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
+        return [[target.index for target in chunk.targets] for chunk in chunks]
+
     async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
         self.attempts.append(list(settlements))
         await asyncio.sleep(self.seconds)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pushsvc.model.delivery import Arrival, BadNotification, Outcome, Sent
+from pushsvc.model.delivery import Arrival, BadNotification, Misconfigured, Outcome, Sent
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Message, Push, Route, Target
 from pushsvc.model.routing import path_name
@@ -46,28 +46,36 @@ class Scene:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def push(self, path: str, ttl: float = 3600.0) -> None:
+    async def push(self, path: str, ttl: float = 3600.0, *, name: str = "p", plain: int = 0) -> None:
+        """A push to the phone, and to so many tokens that only the provider reaches."""
         target = Target(0, PHONE.token, PHONE.id, PHONE.kind, owner_of(PHONE))
+        targets = {path: (target,), "apns": tuple(Target(number, f"{number:064x}") for number in range(1, plain + 1))}
         messages = {"live": Message("live", b'{"data":{}}'), "apns": Message("apns", b"{}")}
-        push = Push("p", "shop", "normal", now_ms(), now_ms() + int(ttl * 1000), messages, {path: (target,)})
+        push = Push(name, "shop", "normal", now_ms(), now_ms() + int(ttl * 1000), messages, targets)
         await self.store.pushes.accept(push)
 
     async def pokes(self) -> Sequence[Poke]:
         received = await self.store.live.inbox("g").receive(0)
         return [item for item in received.items if isinstance(item, Poke)]
 
-    async def ack(self) -> None:
-        (entry,) = [each for stream in self.store._state.live.streams.values() for each in stream.entries]
+    async def ack(self, name: str = "p") -> None:
+        entries = [each for stream in self.store._state.live.streams.values() for each in stream.entries]
+        (entry,) = [each for each in entries if each.push.id == name]
         arrival = Arrival(entry.push.id, entry.index, 1, "normal", entry.platform, PHONE.id, now_ms())
         assert await self.store.arrivals.arrived("shop", [arrival]) in (0, 1)
 
-    async def counts(self) -> tuple[dict[str, int], tuple[int, int, int]]:
-        status = await self.store.pushes.status("shop", "p")
+    async def counts(self, name: str = "p") -> tuple[dict[str, int], tuple[int, int, int]]:
+        status = await self.store.pushes.status("shop", name)
         assert status is not None
         assert status.live is not None
         counts = {name: getattr(status.counts, name) for name in status.counts.__struct_fields__ if name != "total"}
         live = (status.live.acked, status.live.fallback, status.live.waiting)
         return {name: count for name, count in counts.items() if count}, live
+
+    @property
+    def left(self) -> list[str]:
+        """Entries that are not acknowledged."""
+        return [entry_id for stream in self.store._state.lanes.values() for entry_id in stream.entries]
 
     @property
     def state(self) -> str:
@@ -123,6 +131,47 @@ def test_the_provider_is_asked_once(online: bool, ttl: float, at: float) -> None
             (asked,) = own.asked_at
             assert at <= asked <= at + 0.5
             assert await own.counts() == ({"sent": 1}, (0, 1, 0))
+
+    run(main())
+
+
+def test_what_is_acknowledged_while_the_provider_is_full_is_not_sent_by_it() -> None:
+    async def main() -> None:
+        async with scene(online=False) as own:
+            own.provider.widen(0)
+            await own.push(LIVE_FIRST, name="read", plain=2)
+            await own.push(PROVIDER_FIRST, name="shown")
+            await own.push(LIVE_FIRST, name="unread")
+            await asyncio.sleep(1800.0)
+            assert await own.counts("read") == ({"queued": 2, "retrying": 1}, (0, 1, 0))
+            await own.ack("read")
+            await own.ack("shown")
+            own.provider.widen(1000)
+            await asyncio.sleep(60.0)
+            names = [(delivery.chunk.push_id, delivery.target.index) for delivery in own.provider.submitted]
+            assert sorted(names) == [("read", 1), ("read", 2), ("unread", 0)]
+            assert await own.counts("read") == ({"sent": 3}, (1, 0, 0))
+            assert await own.counts("shown") == ({"sent": 1}, (1, 0, 0))
+            assert await own.counts("unread") == ({"sent": 1}, (0, 1, 0))
+            assert own.left == []
+
+    run(main())
+
+
+def test_nothing_that_is_acknowledged_goes_as_a_probe_of_a_held_route() -> None:
+    async def main() -> None:
+        async with scene(online=False, answer=Misconfigured(status=403, reason="InvalidProviderToken")) as own:
+            await own.push(LIVE_FIRST, name="first")
+            await until(lambda: bool(own.asked_at))  # the route is held from here on
+            for name in ("second", "third"):
+                await own.push(LIVE_FIRST, name=name)
+            await asyncio.sleep(1.0)
+            for name in ("first", "second", "third"):
+                await own.ack(name)
+            asked = len(own.asked_at)
+            await asyncio.sleep(600.0)
+            assert len(own.asked_at) == asked
+            assert own.left == []
 
     run(main())
 

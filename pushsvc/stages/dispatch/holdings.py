@@ -21,6 +21,7 @@ from .lanes import Choice, Lanes, OpenEntry, Withdrawn
 from .lease import Lease
 from .limits import Gate, Passed
 from .parts import Parts
+from .rechecks import Rechecks
 from .recorder import Recorder, waits
 from .revoking import Heard, chosen_by, everything
 from .settling import Settler
@@ -50,6 +51,7 @@ class Holdings:
 
     def __init__(
         self,
+        app: str,
         queue: DeliveryQueue,
         settler: Settler,
         recorder: Recorder,
@@ -80,6 +82,13 @@ class Holdings:
         self._wall_clock = wall_clock
         self._random = random
         self._wake = wake
+        self.rechecks = Rechecks(
+            app, queue, self.lanes, settler, clock=lambda: int(wall_clock() * 1000), answered=self._answered
+        )
+
+    def _answered(self) -> None:
+        self.signal_space()
+        self._wake()
 
     def ask_first(self) -> None:
         """Ask the gate for what is admitted from now on. Once it has been needed the gate stays in the way, so that
@@ -133,6 +142,8 @@ class Holdings:
                 self._settler.finish(entry)
                 continue
             self._settler.hold(entry)
+            if chunk.home:
+                self.rechecks.needed = True
             for target in chunk.targets if skip else ():
                 if target.index in skip:
                     end = skip[target.index]

@@ -32,7 +32,9 @@ class OpenEntry:
     more is sent of an entry that is `revoked`.
     """
 
-    __slots__ = ("chunk", "counted", "cursor", "dropped", "passed", "ref", "revoked", "targets", "unsettled")
+    __slots__ = (
+        *("chunk", "counted", "cursor", "dropped", "passed", "ref", "revoked", "sure_at", "targets", "unsettled"),
+    )
 
     def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...], taken_at: int = 0) -> None:
         self.ref = ref
@@ -42,6 +44,8 @@ class OpenEntry:
         self.targets = targets
         self.passed = (int(ref.entry_id.partition("-")[0]), taken_at)
         """When it was queued, and when it was taken from there, in Unix ms."""
+        self.sure_at = taken_at
+        """When the store last said that its targets were open, in Unix ms."""
         self.cursor = 0
         self.unsettled = len(chunk.targets)
         self.revoked = False
@@ -51,6 +55,10 @@ class OpenEntry:
     def left(self) -> tuple[Target, ...]:
         """The targets that were not drawn."""
         return self.targets[self.cursor :]
+
+    def is_stale(self, before: int) -> bool:
+        """Return whether a device may have acknowledged any of it unnoticed: nobody has looked since `before`."""
+        return self.sure_at < before and bool(self.chunk.home) and self.chunk.turn > 1
 
     def without(self, gone: Sequence[Target]) -> None:
         """Take targets out that were not drawn."""
@@ -88,6 +96,8 @@ class Lanes:
         self._queues: dict[Lane, deque[OpenEntry]] = {lane: deque() for lane in LANES}
         self._credit: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
         self.size: dict[Lane, int] = dict.fromkeys(LANES, 0)
+        self.resting: set[Lane] = set()
+        """Lanes of which nothing is drawn until the store has said what of them is still open."""
 
     def __bool__(self) -> bool:
         return any(self.size.values())
@@ -139,17 +149,31 @@ class Lanes:
         self._settle_credit(lane, whole - room)
         return drawn
 
-    def draw_probe(self, avoid: Collection[str], *, only_others: bool) -> tuple[OpenEntry, Target] | None:
+    def stale(self, lane: Lane, before: int, *, reach: int, most: int) -> list[OpenEntry]:
+        """Return what is stale among the next `most` targets of a lane, or nothing where the next `reach` are not."""
+        found: list[OpenEntry] = []
+        passed = 0
+        for entry in self._queues[lane]:
+            if passed >= (most if found else reach):
+                break
+            if entry.is_stale(before):
+                found.append(entry)
+            passed += len(entry.targets) - entry.cursor
+        return found
+
+    def draw_probe(
+        self, avoid: Collection[str], *, only_others: bool, is_fresh: Callable[[OpenEntry], bool]
+    ) -> tuple[OpenEntry, Target] | None:
         """Return one target for a probe, the most urgent first: of a push that is not to be avoided, where one waits;
-        else, unless `only_others`, of any.
+        else, unless `only_others`, of any. Nothing is returned if its entry is not fresh.
         """
         choice: OpenEntry | None = None
         for lane in LANES:
             for entry in self._queues[lane]:
                 if entry.chunk.push_id not in avoid:
-                    return self._draw_one(entry)
+                    return self._draw_one(entry) if is_fresh(entry) else None
                 choice = choice or entry
-        return None if only_others or choice is None else self._draw_one(choice)
+        return None if only_others or choice is None or not is_fresh(choice) else self._draw_one(choice)
 
     def _draw_one(self, entry: OpenEntry) -> tuple[OpenEntry, Target]:
         target = entry.targets[entry.cursor]
@@ -181,7 +205,7 @@ class Lanes:
         """Return the next lane, and how much of it may be sent."""
         due = [lane for lane in LANES if self._credit[lane] >= SLICE]
         for lane in (*due, *LANES):
-            if not self.size[lane]:
+            if not self.size[lane] or lane in self.resting:
                 continue
             room = limit if lane == "urgent" else min(limit, spare)
             if lean is not None and lane in overtaken and lane not in due:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from ...errors import StoreUnavailable
@@ -90,6 +91,7 @@ class RouteWorker:
         recorder = Recorder(settler, hash_token)
         self._settle, self._expire = recorder.settle, recorder.expire
         self._holdings = Holdings(
+            self.route.app,
             queue,
             settler,
             recorder,
@@ -103,6 +105,7 @@ class RouteWorker:
             wake=self.wake,
         )
         self._lanes = self._holdings.lanes
+        self._rechecks = self._holdings.rechecks
         self._reader = Reader(
             self.route,
             queue,
@@ -144,6 +147,7 @@ class RouteWorker:
             for part in (self._gate, self._pacer):
                 if part is not None:
                     tasks.create_task(part.run())
+            tasks.create_task(self._rechecks.run())
             tasks.create_task(self._every(self._config.promote_every, self._promote))
             tasks.create_task(self._every(self._config.reclaim_every, self._reader.reclaim))
             tasks.create_task(self._every(self._config.lapse_every, self._lapse))
@@ -263,6 +267,8 @@ class RouteWorker:
             budget, permits = self._paced(pacer, budget)
         granted, fresh = budget, 0
         now = int(self._wall_clock() * 1000)
+        if self._rechecks.needed:
+            self._rechecks.look(budget, now)
         history = self._queue.history
         submit, on_outcome = self._provider.submit, self._on_outcome
         overtaken = self._preemption.overtaken(self.route, started)
@@ -318,17 +324,20 @@ class RouteWorker:
         if not due and not health.wants_others(started):
             self._wake_at(health.look_at(started))
             return
-        drawn = self._lanes.draw_probe(health.suspects, only_others=not due) if room > 0 else None
+        now = int(self._wall_clock() * 1000)
+        is_fresh = partial(self._rechecks.is_fresh, now=now)
+        drawn = None
+        if room > 0:
+            drawn = self._lanes.draw_probe(health.suspects, only_others=not due, is_fresh=is_fresh)
         if drawn is None:
             if not due:
                 self._wake_at(health.look_at(started))
-            return  # The pump is woken when there is room, or something to send.
+            return  # The pump is woken when there is room, something to send, or an answer of the store.
         entry, target = drawn
         if entry.ref.history != self._queue.history:
             self._settler.drop([(entry, (target,))])
             self.wake()
             return
-        now = int(self._wall_clock() * 1000)
         if entry.chunk.expires_at <= now:
             self._expire(entry, (target,), now)
             self.wake()

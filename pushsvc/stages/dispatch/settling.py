@@ -87,6 +87,12 @@ class Settler:
                 over.append(entry.ref)
         self._queue.forget(over)
 
+    def spare(self, entry: OpenEntry, targets: int) -> None:
+        """Record nothing of this many targets of an entry, which have ended meanwhile and were not submitted."""
+        entry.unsettled -= targets
+        if not entry.unsettled:
+            self.finish(entry)
+
     async def acknowledge(self, news: News) -> None:
         """Wait until the store knows that nothing of these revocations will be submitted any more, and how many
         deliveries of the cancelled pushes are in flight."""

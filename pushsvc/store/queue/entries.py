@@ -205,13 +205,7 @@ class Opener:
         """Return the chunks with their open targets; entries without any are finished here."""
         if not decoded:
             return []
-        app, shard = state.place[:2]
-        asked = [
-            (chunk.push_id, chunk.total, chunk.turn, [target.index for target in chunk.targets]) for _, chunk in decoded
-        ]
-        answers = await self._link.script(
-            "outstanding", [keys.pending(app, shard)], [keys.prefix(app, shard), _pack(asked)]
-        )
+        answers = await self.open_of(*state.place[:2], [chunk for _, chunk in decoded])
         left, over = [], []
         for (ref, chunk), indexes in zip(decoded, answers, strict=True):
             if not indexes:
@@ -227,6 +221,16 @@ class Opener:
             # In this order: what is deleted and still pending is forgotten at its next read.
             await self._link.many([("XDEL", state.key, *over), ("XACK", state.key, keys.DISPATCH, *over)])
         return left
+
+    async def open_of(self, app: str, shard: int, chunks: Sequence[Chunk]) -> list[list[int]]:
+        """Return the indexes of the open targets of each of these chunks."""
+        asked = [
+            (chunk.push_id, chunk.total, chunk.turn, [target.index for target in chunk.targets]) for chunk in chunks
+        ]
+        answer: list[list[int]] = await self._link.script(
+            "outstanding", [keys.pending(app, shard)], [keys.prefix(app, shard), _pack(asked)]
+        )
+        return answer
 
     async def _cancelled_of(self, state: LaneState, epoch: int) -> frozenset[str]:
         """Return the ids of the shard's cancelled pushes, which are read only when the epoch has changed."""

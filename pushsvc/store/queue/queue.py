@@ -27,7 +27,7 @@ from redis.exceptions import ResponseError
 from ... import telemetry
 from ...errors import StoreError
 from ...model.delivery import Arrival, Settlement
-from ...model.push import LANES, Lane, Platform, Route
+from ...model.push import LANES, Chunk, Lane, Platform, Route
 from ...model.routing import CARRIERS, platform_of
 from ...ports.entries import EntryRef, News, Taken
 from .. import keys
@@ -226,6 +226,20 @@ class RedisQueue:
             state.cursor = entries[-1].id
             if taken:
                 return taken
+
+    async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
+        """See `DeliveryQueue.outstanding`; one atomic step a shard."""
+        shards = self._config.shards_of(app)
+        places: dict[int, list[int]] = {}
+        for place, chunk in enumerate(chunks):
+            places.setdefault(keys.shard_of(chunk.push_id, shards), []).append(place)
+        answers = await all_of(
+            self._opener.open_of(app, shard, [chunks[place] for place in own]) for shard, own in places.items()
+        )
+        found: dict[int, list[int]] = {}
+        for own, answer in zip(places.values(), answers, strict=True):
+            found.update(zip(own, answer, strict=True))
+        return [found[place] for place in range(len(chunks))]
 
     # --- settling ---------------------------------------------------------------------------------
 
