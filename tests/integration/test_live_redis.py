@@ -16,10 +16,13 @@ from pushsvc.ports.live import (
     Connected,
     Cut,
     EventReport,
+    InboxItem,
     LivePush,
     LiveRoute,
+    Poke,
     Position,
     Received,
+    Recipient,
 )
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.live import gateways
@@ -170,6 +173,26 @@ def test_an_inbox_that_was_read_in_vain_is_read_again(server: Server, monkeypatc
             with pytest.raises(StoreUnavailable):
                 await inbox.receive(0)
         assert await inbox.receive(0) == Received([Cut("shop", 1, "replaced")])
+
+    server.flush()
+    play(server.url, story)
+
+
+def test_what_is_large_is_spread_over_entries_of_an_inbox(server: Server) -> None:
+    items: list[InboxItem] = [
+        Poke("shop", push_of("p"), [Recipient(number, "e", number, 0, 1, number)], b"x" * 4096) for number in range(200)
+    ]
+    large: InboxItem = Poke("shop", push_of("p"), [], b"x" * 500_000)
+
+    async def story(store: Store) -> None:
+        await store.live.poke({"gate-a": [*items, large, *items[:1]], "gate-b": items[:2], "gate-c": []})
+        entries = await store.link.call("XRANGE", keys.inbox("gate-a"), "-", "+")
+        sizes = [len(fields[b"i"]) for _, fields in entries]
+        assert len(sizes) == 6
+        assert all(size < 1 << 18 for size in sizes[:4] + sizes[5:])
+        assert await store.live.inbox("gate-a").receive(0) == Received([*items, large, *items[:1]])
+        assert await store.link.call("XLEN", keys.inbox("gate-b")) == 1
+        assert await store.link.call("EXISTS", keys.inbox("gate-c")) == 0
 
     server.flush()
     play(server.url, story)

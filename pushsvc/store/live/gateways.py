@@ -29,6 +29,8 @@ FORGOTTEN: Final = 3_600_000
 """Milliseconds after which a gateway that gives no sign of life is removed from the hash."""
 _AT_ONCE: Final = 100
 """Entries that are read at once."""
+_ENTRY: Final = 256 << 10
+"""The bytes of one entry at which further items begin another one."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[InboxItem]).decode
@@ -76,9 +78,9 @@ class RedisGateways:
 
     async def poke(self, items: Mapping[str, Sequence[InboxItem]]) -> None:
         calls = [
-            ("live_poke", [keys.inbox(gateway)], [MOST, LIFETIME, _encode(list(own))])
+            ("live_poke", [keys.inbox(gateway)], [MOST, LIFETIME, entry])
             for gateway, own in items.items()
-            if own
+            for entry in entries_of(own)
         ]
         if calls:
             await self._link.scripts(calls)
@@ -113,6 +115,20 @@ class RedisInbox:
             await self._link.call("XTRIM", self._key, "MINID", place)
             self._place, self._number = place, last
         return Received(found, lost)
+
+
+def entries_of(items: Sequence[InboxItem]) -> list[bytes]:
+    """Return the entries of an inbox that carry these items."""
+    found: list[list[msgspec.Raw]] = []
+    size = _ENTRY
+    for item in items:
+        raw = msgspec.Raw(_encode(item))
+        if size + len(raw) > _ENTRY:
+            found.append([])
+            size = 0
+        found[-1].append(raw)
+        size += len(raw)
+    return [_encode(entry) for entry in found]
 
 
 def _read(word: bytes) -> tuple[int, int]:
