@@ -10,6 +10,7 @@ from typing import Final
 from ...errors import StoreUnavailable
 from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Verdict
 from ...model.push import LANES, Platform, Route, Target
+from ...model.routing import CARRIERS
 from ...ports.entries import Revoked
 from ...ports.limits import Limiter
 from ...ports.provider import Provider
@@ -384,7 +385,9 @@ class RouteWorker:
         """Let a target that is over its limit wait in Redis, without costing an attempt, or end it."""
         now = int(self._wall_clock() * 1000)
         chunk = entry.chunk
-        drops = limits.on_exceed == "drop" and chunk.turn == 1
+        # Nothing was asked of this provider before: what comes from the live channel has one turn behind it.
+        first = 1 + (bool(chunk.home) and chunk.channel not in CARRIERS)
+        drops = limits.on_exceed == "drop" and chunk.turn == first
         verdict = DROPPED if drops else waits(chunk, now, wait_ms, counted=False)
         self._metrics.limited()
         self._settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
