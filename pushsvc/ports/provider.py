@@ -64,7 +64,8 @@ class Provider(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Return why no connection is up (`connection refused`, `bad certificate`), or the empty string."""
+        """Return why no connection is up (`connection refused`, `bad certificate`), or the empty string. Prefixes:
+        `CREDENTIAL`, `REMOVED`, `STREAMS`."""
         ...
 
     @property
@@ -87,3 +88,7 @@ CREDENTIAL: Final = "credential: "
 
 REMOVED: Final = "removed: "
 """The prefix of the `trouble` of a provider that represents an account no longer in the configuration."""
+
+STREAMS: Final = "streams: "
+"""The prefix of the `trouble` of a live channel that cannot write the streams of devices. It takes deliveries all the
+same, since they may go on at another channel."""

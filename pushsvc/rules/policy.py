@@ -23,6 +23,8 @@ device and its token. No other module decides this.
                        its life
                        no channel is left: waits until it expires     no
     any end as `failed` or `invalid` goes on at the next channel at once, while one is left
+    Unavailable at the live channel goes on likewise from its second turn on, or if the wait would pass half of what is
+    left of its life: an acknowledgement still ends it, and the provider needs time as well
     any wait that would pass the expiry ends `expired`; any that would pass the attempts ends `failed`, kept
 
 The cause of a failure, `blame`, is determined by the dispatcher, which sees the whole route (`dispatch/health.py`).
@@ -71,7 +73,7 @@ from ..model.delivery import (
 )
 from ..model.devices import Device, Environment
 from ..model.push import Chunk, Platform
-from ..model.routing import platform_of
+from ..model.routing import CARRIERS, platform_of
 from ..model.status import Action
 from .freeze import AnswerHealth
 
@@ -122,9 +124,16 @@ def decide(
     `now` in Unix milliseconds, `jitter` from 0 to 1, one a delivery.
     """
     verdict = _judge(chunk, outcome, now, jitter, policy, blame)
-    if chunk.fallbacks and verdict in (INVALID, FAILED):
+    if chunk.fallbacks and (verdict in (INVALID, FAILED) or _waits_too_long(chunk, outcome, verdict, now)):
         return _go_on(chunk, now, 0.0)
     return verdict
+
+
+def _waits_too_long(chunk: Chunk, outcome: Outcome, verdict: Verdict, now: int) -> bool:
+    """Return whether the next channel is not to wait until the live channel is available."""
+    if not isinstance(outcome, Unavailable) or chunk.channel not in CARRIERS:
+        return False
+    return chunk.turn > 1 or not isinstance(verdict, Retry) or verdict.due_at - now > (chunk.expires_at - now) // 2
 
 
 def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: RetryPolicy, blame: Blame) -> Verdict:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
+from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Arrival, BadNotification, Misconfigured, Outcome, Sent
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Message, Push, Route, Target
@@ -15,10 +17,12 @@ from pushsvc.model.routing import path_name
 from pushsvc.ports.live import LiveRoute, Poke
 from pushsvc.providers.live import open_provider
 from pushsvc.rules.audience import owner_of
+from pushsvc.stages.dispatch import Dispatcher
+from pushsvc.stages.dispatch.limits import RouteLimits
 
 from ..fakes import MemoryStore
 from .dispatch_fakes import FakeProvider, memory_store, now_ms
-from .test_dispatch_dispatcher import dispatcher, running
+from .test_dispatch_dispatcher import HOURLY, Counting, limited, running
 from .virtual_time import run, until
 
 WITHIN = 10.0
@@ -37,6 +41,10 @@ class Scene:
         self.asked_at: list[float] = []
         self.provider = FakeProvider()
         self.provider.says = lambda delivery: self._note(answer)
+        self.limiter = Counting()
+        self.dispatcher: Dispatcher = limited(
+            store.queue, self.limiter, RouteLimits(per_token=HOURLY, on_exceed="drop"), self.provider
+        )
 
     def _note(self, answer: Outcome) -> Outcome:
         self.asked_at.append(round(self.now, 1))
@@ -72,6 +80,17 @@ class Scene:
         live = (status.live.acked, status.live.fallback, status.live.waiting)
         return {name: count for name, count in counts.items() if count}, live
 
+    def lose_streams(self) -> Any:
+        """Make appends fail. Returns the method to put back."""
+        live: Any = self.store.live
+        works = live.append_all
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("Redis is away")
+
+        live.append_all = away
+        return works
+
     @property
     def left(self) -> list[str]:
         """Entries that are not acknowledged."""
@@ -94,9 +113,8 @@ async def scene(*, online: bool, answer: Outcome = Sent(status=200)) -> AsyncIte
         Route("shop", "live"), live=store.live, arrivals=store.arrivals, ack_within=WITHIN, clock=now_ms
     )
     async with opened as live:
-        own = dispatcher(store.queue, found.provider)
-        own._providers.append(live)
-        async with running(own):
+        found.dispatcher._providers.append(live)
+        async with running(found.dispatcher):
             yield found
 
 
@@ -203,5 +221,78 @@ def test_what_only_the_live_channel_carries_expires() -> None:
                 assert 30.0 <= own.now - began <= 31.0
                 assert await own.counts() == ({"expired": 1}, (0, 0, 0))
                 assert own.asked_at == []
+
+    run(main())
+
+
+@pytest.mark.parametrize(("ttl", "at"), [(3600.0, 0.5), (0.9, 0.0)], ids=["long", "short"])
+@pytest.mark.parametrize("path", [LIVE_FIRST, PROVIDER_FIRST])
+def test_trouble_at_the_live_channel_keeps_nothing_from_the_provider(path: str, ttl: float, at: float) -> None:
+    async def main() -> None:
+        async with scene(online=True) as own:
+            own.lose_streams()
+            await own.push(path, ttl)
+            await until(lambda: own.state == "done")
+            (asked,) = own.asked_at
+            assert at <= asked <= at + 0.6
+            status = await own.store.pushes.status("shop", "p")
+            assert status is not None
+            assert status.counts.sent == 1
+            await until(lambda: bool(own.dispatcher.held()))
+            (why,) = own.dispatcher.held().values()
+            assert why.startswith("streams: cannot be written (Redis is away)")
+
+    run(main())
+
+
+def test_an_acknowledgement_ends_what_stands_in_a_stream_though_the_live_channel_failed_after_that() -> None:
+    async def main() -> None:
+        async with scene(online=True) as own:
+            live: Any = own.store.live
+            append_all = own.lose_streams()
+
+            async def halfway(*args: Any) -> Any:
+                await append_all(*args)
+                raise StoreUnavailable("Redis is away")
+
+            live.append_all = halfway
+            own.provider.says = None
+            await own.push(LIVE_FIRST)
+            await until(lambda: bool(own.provider.open))
+            await own.ack()
+            assert await own.counts() == ({"sent": 1}, (1, 0, 0))
+            own.provider.answer(Sent(status=200))
+            await asyncio.sleep(10.0)
+            assert await own.counts() == ({"sent": 1}, (1, 0, 0))
+
+    run(main())
+
+
+def test_what_only_the_live_channel_carries_waits_until_its_trouble_is_over() -> None:
+    async def main() -> None:
+        async with scene(online=True) as own:
+            append_all = own.lose_streams()
+            await own.push(ONLY_LIVE)
+            await asyncio.sleep(60.0)
+            assert list(own.dispatcher.held()) == ["shop/live"]
+            assert await own.pokes() == []
+            own.store.live.append_all = append_all  # type: ignore[method-assign]  # as it was
+            await asyncio.sleep(120.0)
+            assert own.dispatcher.held() == {}
+            assert len(await own.pokes()) == 1
+            await own.ack()
+            assert await own.counts() == ({"sent": 1}, (1, 0, 0))
+
+    run(main())
+
+
+def test_a_provider_that_carries_on_what_no_device_took_drops_it_over_the_limit() -> None:
+    async def main() -> None:
+        async with scene(online=False) as own:
+            own.limiter.wait_ms = 3_600_000
+            await own.push(LIVE_FIRST)
+            await until(lambda: own.state == "done", 10.0)
+            assert await own.counts() == ({"suppressed": 1}, (0, 1, 0))
+            assert own.asked_at == []
 
     run(main())

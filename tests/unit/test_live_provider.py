@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,12 +28,13 @@ from pushsvc.model.push import (
     Target,
 )
 from pushsvc.ports.live import Appended, LiveRoute, Poke, Position
-from pushsvc.ports.provider import RenderError
+from pushsvc.ports.provider import STREAMS, RenderError
 from pushsvc.providers.live import RENDERER, open_provider
 from pushsvc.providers.live.render import LIMIT
-from pushsvc.providers.live.send import LiveProvider
+from pushsvc.providers.live.send import CONTENTS, KEPT_FOR, LASTS, QUIET, WINDOW, LiveProvider
 
 from ..fakes import MemoryStore
+from .virtual_time import run, until
 
 NOW = 1_750_000_000_000
 ROUTE = Route("shop", "live")
@@ -93,10 +95,10 @@ async def desk() -> AsyncIterator[Desk]:
 
 def play(story: Callable[[Desk], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(10), desk() as opened:
+        async with desk() as opened:
             await story(opened)
 
-    asyncio.run(main())
+    run(main())
 
 
 def chunk(
@@ -223,6 +225,40 @@ def test_a_later_push_takes_the_place_of_an_earlier_one() -> None:
         status = await desk.store.pushes.status("shop", "p")
         assert status is not None
         assert status.counts.suppressed == 1
+        found = await desk.store.pushes.deliveries("shop", "p", outcome=None, cursor="", limit=10)
+        assert found is not None
+        assert [(row.device_id, row.reason) for row in found[0]] == [("phone-1", "superseded")]
+
+    play(story)
+
+
+def test_what_was_replaced_ends_also_where_the_poke_fails_or_redis_does_not_take_it_at_once() -> None:
+    async def story(desk: Desk) -> None:
+        await desk.online("phone-1")
+        for name in ("p", "q"):
+            await desk.store.pushes.accept(_accepted(name))
+        ended: list[str] = []
+        live: Any = desk.store.live
+        arrivals: Any = desk.provider._arrivals
+        poke, replaced = live.poke, arrivals.replaced
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("away")
+
+        async def noted(app: str, found: Sequence[Any]) -> int:
+            ended.extend(each.push_id for each in found)
+            return int(await replaced(app, found))
+
+        assert await desk.send(chunk("phone-1", collapse="c")) == [WRITTEN]
+        live.poke, arrivals.replaced = away, noted
+        newer = chunk("phone-1", name="q", collapse="c", at=NOW + 1)
+        assert await desk.send(newer) == [Unavailable(reason="store_away")]
+        assert ended == ["p"]
+        live.poke, arrivals.replaced = poke, away
+        assert await desk.send(newer, chunk("phone-1", name="r", collapse="c", at=NOW + 2)) == [WRITTEN, WRITTEN]
+        arrivals.replaced = noted
+        assert await desk.send(chunk("phone-2", name="s")) == [AWAY]
+        assert ended == ["p", "q"]
 
     play(story)
 
@@ -238,7 +274,7 @@ def test_a_device_that_is_gone_is_not_waited_for() -> None:
         # Its stream is there, and this version cannot read it.
         live: Any = desk.store.live
         live.presence = _present
-        assert await desk.send(chunk("phone-9", then=[THEN])) == [Unconfirmed(reason="unreadable")]
+        assert await desk.send(chunk("phone-9", then=[THEN])) == [Unavailable(reason="unreadable")]
 
     async def _present(app: str, ids: Sequence[str]) -> list[Any]:
         return [Position("e", 0) for _ in ids]
@@ -267,14 +303,117 @@ def test_while_redis_is_away_nobody_is_to_blame_and_a_repeat_is_harmless(step: s
     play(story)
 
 
-def test_an_unexpected_error_ends_no_other_batch() -> None:
+@pytest.mark.parametrize("step", ["keep_all", "append_all"])
+def test_an_error_of_one_push_fails_no_other(step: str) -> None:
     async def story(desk: Desk) -> None:
         live: Any = desk.store.live
-        works, live.append_all = live.append_all, None
-        (outcome,) = await desk.send(chunk("phone-1"))
-        assert outcome == Unavailable(reason="internal_error")
-        live.append_all = works
+        works, calls = getattr(live, step), Counter[str]()
+
+        async def broken(app: str, given: Sequence[Any]) -> Any:
+            names = [each[0].id if step == "keep_all" else each.push.id for each in given]
+            calls.update(["tries"])
+            if "p2" in names:
+                raise ValueError("secret")
+            return await works(app, given)
+
+        setattr(live, step, broken)
+        failed = Unavailable(reason="internal_error")
+        sent = [chunk("phone-0", "phone-1", name=f"p{n}") for n in range(5)]
+        assert await desk.send(*sent) == [AWAY] * 4 + [failed] * 2 + [AWAY] * 4
+        assert calls["tries"] <= 7
+        assert await desk.stream("phone-0") == ["p0", "p1", "p3", "p4"]
+        assert desk.provider.trouble.startswith(f"{STREAMS}cannot be written (an internal error, ValueError)")
+        setattr(live, step, works)
+        assert await desk.send(sent[2]) == [AWAY, AWAY]
+
+    play(story)
+
+
+def test_a_caller_that_fails_keeps_no_other_from_its_outcome() -> None:
+    async def story(desk: Desk) -> None:
+        sent = chunk("phone-0", "phone-1")
+        found: list[Outcome] = []
+        woken = asyncio.Event()
+        desk.provider.on_room(woken.set)
+
+        def fails(delivery: Delivery, outcome: Outcome) -> None:
+            raise ValueError("a fault")
+
+        desk.provider.submit(Delivery(sent, sent.targets[0]), fails)
+        while desk.provider.room:
+            desk.provider.submit(Delivery(sent, sent.targets[1]), lambda _, outcome: found.append(outcome))
+        await woken.wait()
+        assert len(found) == WINDOW - 1
+        assert await desk.send(sent) == [AWAY, AWAY]
+        desk.provider.submit(Delivery(sent, sent.targets[0]), fails)
+        await desk.provider.aclose()
+        assert set(found) == {AWAY}
+
+    play(story)
+
+
+def test_trouble_is_shown_until_the_store_has_worked_for_a_while() -> None:
+    async def story(desk: Desk) -> None:
+        loop = asyncio.get_running_loop()
+        live: Any = desk.store.live
+        append_all, presence = live.append_all, live.presence
+
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("Redis is away")
+
+        live.append_all = live.presence = away
+        assert desk.provider.trouble == ""
+        assert await desk.send(chunk("phone-1")) == [Unavailable(reason="store_away")]
+        await asyncio.sleep(2 * QUIET)
+        assert "Redis is away" in desk.provider.trouble
+        # It is looked for without any push. That the store answers does not say that it takes appends.
+        live.presence = presence
+        await until(lambda: not desk.provider.trouble, LASTS + 1)
+        await desk.send(chunk("phone-1"))
+        await asyncio.sleep(QUIET - 1)
+        assert desk.provider.trouble
+        await desk.send(chunk("phone-1"))
+        # One success among failures does not end it.
+        live.append_all = append_all
         assert await desk.send(chunk("phone-1")) == [AWAY]
+        assert desk.provider.trouble
+        began = loop.time()
+        await until(lambda: not desk.provider.trouble, LASTS + 1)
+        assert LASTS <= loop.time() - began <= LASTS + 0.5
+
+    play(story)
+
+
+def test_a_batch_ends_at_its_bytes_as_well_and_a_content_is_stored_once() -> None:
+    async def story(desk: Desk) -> None:
+        kept: list[list[str]] = []
+        appended: list[list[str]] = []
+        live: Any = desk.store.live
+        keep_all, append_all = live.keep_all, live.append_all
+
+        async def keeps(app: str, contents: Sequence[Any]) -> None:
+            kept.append([push.id for push, _ in contents])
+            await keep_all(app, contents)
+
+        async def appends(app: str, given: Sequence[Any]) -> Any:
+            appended.append([each.push.id for each in given])
+            return await append_all(app, given)
+
+        live.keep_all, live.append_all = keeps, appends
+        large = [
+            replace(chunk("phone-0", name=f"p{n}"), message=Message("live", b'{"d":"' + b"x" * size + b'"}'))
+            for n, size in enumerate([CONTENTS + 1, CONTENTS // 2, CONTENTS // 3, CONTENTS // 3])
+        ]
+        assert await desk.send(*large, replace(large[3], starts_at=NOW)) == [AWAY] * 5
+        assert appended == [["p0"], ["p1", "p2"], ["p3", "p3"]]
+        assert kept == [["p0"], ["p1", "p2"], ["p3"]]
+        # The next part of a broadcast a moment later, and much later.
+        assert await desk.send(large[1]) == [AWAY]
+        assert len(kept) == 3
+        await asyncio.sleep(KEPT_FOR)
+        assert await desk.send(large[1]) == [AWAY]
+        assert kept[3:] == [["p1"]]
+        assert await desk.stream("phone-0") == ["p0", "p1", "p2", "p3"]
 
     play(story)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,13 @@ def chunk(
         home="apns" if then else "",
         fallbacks=tuple(Fallback(name, Message(name, b"{}")) for name in then),
     )
+
+
+def live(**fields: Any) -> Chunk:
+    return chunk(platform="live", **fields)
+
+
+AWAY = Unavailable(reason="store_away")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +185,18 @@ def test_a_retry_is_in_the_future_and_before_the_expiry(
         (chunk(then=("live",)), Sent(status=200), Ended("sent")),
         (chunk(then=("live",)), Expired(), Ended("expired")),
         (chunk(then=("live",)), Unavailable(reason="unreachable"), Retry(NOW + 500, 1)),
+        # The live channel is unavailable: one wait by back-off, then the next channel; none that leaves it too little.
+        (live(then=("apns",)), AWAY, Retry(NOW + 500, 1)),
+        (live(then=("apns",), turn=2), AWAY, Retry(NOW, 1, counted=False, channel="apns")),
+        (live(then=("apns", "live"), turn=9, attempt=3), AWAY, Retry(NOW, 3, counted=False, channel="apns")),
+        (live(then=("apns",), expires_at=NOW + 1_000), AWAY, Retry(NOW + 500, 1)),
+        (live(then=("apns",), expires_at=NOW + 998), AWAY, Retry(NOW, 1, counted=False, channel="apns")),
+        (live(then=("apns",), expires_at=NOW + 400), AWAY, Retry(NOW, 1, counted=False, channel="apns")),
+        (live(then=("apns",), expires_at=NOW), AWAY, Ended("expired")),
+        # No other channel is left: it waits by back-off.
+        (live(turn=2), AWAY, Retry(NOW + 1_000, 1)),
+        (live(turn=12), AWAY, Retry(NOW + 450_000, 1)),
+        (live(turn=12, expires_at=NOW + 100_000), AWAY, Ended("expired")),
     ],
 )
 def test_the_next_channel_is_a_verdict(of: Chunk, outcome: Outcome, verdict: Verdict) -> None:

@@ -2,7 +2,8 @@
 
 Deliveries that are submitted while a batch is under way form the next one. A batch keeps the contents, appends, and
 pokes: three round trips, however many deliveries and pushes it has. Batches follow one another, so that pushes stand in
-a stream in the order in which they were submitted.
+a stream in the order in which they were submitted. A batch that fails is sent again in halves, down to the part that is
+to blame: a repeat of what stands in a stream appends nothing.
 
     the append says                                                the outcome
     written to a connected device                                  unconfirmed, until the time to acknowledge is over
@@ -11,8 +12,11 @@ a stream in the order in which they were submitted.
     now or never, not connected, and no channel follows            expired
     a later push of its `collapse` is there                        obsolete
     there is no such device any more                               obsolete
-    its stream cannot be read by this version                      unconfirmed: the same as not connected
-    Redis is away                                                  unavailable, which costs no attempt
+    its stream cannot be read by this version                      unavailable, which costs no attempt
+    Redis is away, or this part of the batch fails                 the same
+
+`rules.policy` decides when what is unavailable here goes on at the next channel, so the route takes deliveries whatever
+its `trouble`.
 
 A push that replaced an older one of its `collapse` in a stream ends the older one's delivery, which no
 device can acknowledge any more.
@@ -21,9 +25,10 @@ device can acknowledge any more.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Final, NamedTuple, TypeAlias
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -33,7 +38,7 @@ from ...model.instants import instant
 from ...model.push import Chunk, Route
 from ...model.routing import platform_of
 from ...ports.live import Append, Appended, InboxItem, Live, LivePush, Receiver, pokes_of
-from ...ports.provider import OnOutcome
+from ...ports.provider import STREAMS, OnOutcome
 from ...ports.queue import Arrivals
 from ...telemetry import get_logger
 from .render import ACK_WITHIN, NOW_OR_NEVER
@@ -42,18 +47,29 @@ WINDOW: Final = 4000
 """The maximum number of deliveries that wait for their batch or are in it."""
 BATCH: Final = 2000
 """The maximum number of deliveries of one batch."""
+CONTENTS: Final = 4 << 20
+"""The contents in bytes with which a batch takes no further push."""
 POKED_BODY: Final = 4096
 """The largest content in bytes that travels to the gateways with the poke; they read a larger one from the store."""
+KEPT: Final = 1024
+KEPT_FOR: Final = 10.0
+"""The number of pushes, and the seconds, for which a content that was stored is not sent to the store again."""
+REPLACED: Final = 10_000
+"""The number of replaced deliveries that are kept while they cannot be recorded."""
+LASTS: Final = 5.0
+"""The least seconds for which trouble is shown, and those between two looks whether it is over."""
+QUIET: Final = 60.0
+"""Seconds after a failure for which trouble is shown if nothing was appended since, though the store answers."""
 
 _Submitted: TypeAlias = tuple[Delivery, OnOutcome]
 _encode = msgspec.json.Encoder().encode
 
 AWAY: Final = Unconfirmed(reason="away")
 FIRST: Final = Unconfirmed(reason="provider_first")
-UNREADABLE: Final = Unconfirmed(reason="unreadable")
 NEVER: Final = Expired(reason="ttl")
 SUPERSEDED: Final = Obsolete(reason="superseded")
 MOVED: Final = Obsolete(reason="moved")
+UNREADABLE: Final = Unavailable(reason="unreadable")
 STORE_AWAY: Final = Unavailable(reason="store_away")
 FAILED: Final = Unavailable(reason="internal_error")
 DRY_RUN: Final = Sent(reason="dry_run")
@@ -96,8 +112,14 @@ class LiveProvider:
         self._waiting: list[_Submitted] = []
         self._in_batch = 0
         self._more = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._closing = False
+        self._failed_at = 0.0
+        self._works_again = False
+        """Whether a batch has worked since then."""
+        self._kept: OrderedDict[str, float] = OrderedDict()
+        """The pushes whose contents were stored lately, and when."""
+        self._replaced: list[Arrival] = []
+        """Deliveries that were replaced in a stream and are not recorded as ended."""
         self._wakes: list[Callable[[], None]] = []
         self._sending = asyncio.create_task(self._send_all(), name=f"live:{route.app}")
 
@@ -112,7 +134,6 @@ class LiveProvider:
             return
         self._waiting.append((delivery, on_outcome))
         self._more.set()
-        self._idle.clear()
 
     def on_room(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
@@ -121,49 +142,122 @@ class LiveProvider:
         return ""
 
     async def aclose(self) -> None:
-        await self._idle.wait()
-        self._sending.cancel()
-        await asyncio.gather(self._sending, return_exceptions=True)
+        self._closing = True
+        self._more.set()
+        await asyncio.wait([self._sending])
 
     async def _send_all(self) -> None:
-        while True:
-            await self._more.wait()
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+        """Send until closed. No error ends it: one of the store is an outcome, and one of a callback is logged."""
+        while await self._has_more():
+            batch = self._next_batch()
             self._in_batch = len(batch)
-            if not self._waiting:
-                self._more.clear()
+            outcomes = await self._outcomes(_parts_of(batch))
             had_room = self.room > 0
-            try:
-                outcomes = await self._send(batch)
-            except StoreUnavailable:
-                outcomes = [STORE_AWAY] * len(batch)
-            except Exception as error:
-                get_logger("live").error("live_batch_failed", app=self.route.app, error=type(error).__name__)
-                outcomes = [FAILED] * len(batch)
             self._in_batch = 0
-            for (delivery, on_outcome), outcome in zip(batch, outcomes, strict=True):
-                on_outcome(delivery, outcome)
-            if not self._waiting:
-                self._idle.set()
-            if not had_room:
-                for wake in self._wakes:
-                    wake()
+            calls: list[tuple[Callable[..., None], tuple[Any, ...]]]
+            calls = [(on_outcome, (delivery, outcomes[id(delivery)])) for delivery, on_outcome in batch]
+            self._call(calls if had_room else [*calls, *((wake, ()) for wake in self._wakes)])
 
-    async def _send(self, batch: Sequence[_Submitted]) -> list[Outcome]:
-        """Send a batch and return the outcomes in its order. Raises `StoreUnavailable`."""
-        parts = _parts_of(batch)
+    async def _has_more(self) -> bool:
+        """Wait until a delivery waits, and return False once there is none and this is closed. In trouble, look
+        meanwhile whether it is over."""
+        while not (self._waiting or self._closing):
+            self._more.clear()
+            try:
+                async with asyncio.timeout(LASTS if self.trouble else None):
+                    await self._more.wait()
+            except TimeoutError:
+                with suppress(Exception):
+                    await self._live.presence(self.route.app, ["-"])
+                    self._recovers()
+        return bool(self._waiting)
+
+    def _next_batch(self) -> list[_Submitted]:
+        """Remove the next batch from what waits: at least one push, however large it is."""
+        count = size = 0
+        pushes: set[str] = set()
+        for delivery, _ in self._waiting[:BATCH]:
+            chunk = delivery.chunk
+            if chunk.push_id not in pushes:
+                size += len(chunk.message.body)
+                if pushes and size > CONTENTS:
+                    break
+                pushes.add(chunk.push_id)
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
+    def _call(self, calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+        """Call each of these, also after one that fails."""
+        faults: Counter[str] = Counter()
+        for call, args in calls:
+            try:
+                call(*args)
+            except Exception as error:
+                faults[type(error).__name__] += 1
+        for error_name, times in faults.items():
+            get_logger("live").error("live_outcome_failed", app=self.route.app, error=error_name, times=times)
+
+    async def _outcomes(self, parts: Sequence[_Part]) -> dict[int, Outcome]:
+        """Send a batch and return the outcomes by the `id` of the delivery."""
+        found: dict[int, Outcome] = {}
+        left = [parts]
+        while left:
+            some = left.pop()
+            try:
+                found |= await self._send(some)
+                if self.trouble:
+                    self._works_again = True
+                    self._recovers()
+            except StoreUnavailable as error:
+                # The others would wait for it as long.
+                for each in (some, *left):
+                    found |= _all_of(each, STORE_AWAY)
+                left.clear()
+                self._fails(str(error))
+            except Exception as error:
+                middle = len(some) // 2
+                if middle:
+                    left += (some[middle:], some[:middle])
+                else:
+                    found |= _all_of(some, FAILED)
+                    self._fails(f"an internal error, {type(error).__name__}")
+        return found
+
+    def _fails(self, why: str) -> None:
+        self.trouble = f"{STREAMS}cannot be written ({why}): what has another channel goes on there, the rest waits"
+        self._failed_at, self._works_again = self._loop.time(), False
+        self._kept.clear()
+
+    def _recovers(self) -> None:
+        if self._loop.time() - self._failed_at >= (LASTS if self._works_again else QUIET):
+            self.trouble = ""
+
+    async def _send(self, parts: Sequence[_Part]) -> dict[int, Outcome]:
+        """Send these parts and return the outcomes by the `id` of the delivery. Raises `StoreUnavailable`."""
         contents = {part.push.id: (part.push, _content(part)) for part in parts}
         # Before anything refers to them. What is stored already is not changed.
-        await self._live.keep_all(self.route.app, list(contents.values()))
+        await self._keep(contents)
         appended = await self._live.append_all(self.route.app, [part.append for part in parts])
+        self._note_replaced(parts, appended)
+        # Before the poke: a repeat of the append does not name them again.
+        await self._close_replaced()
         await self._poke(parts, appended, {name: body for name, (_, body) in contents.items()})
-        await self._close_replaced(appended)
         absent = await self._absent(parts, appended)
-        outcomes: dict[int, Outcome] = {}
-        for part, results in zip(parts, appended, strict=True):
-            for (delivery, _), result in zip(part.submitted, results, strict=True):
-                outcomes[id(delivery)] = self._outcome(part.chunk, delivery, result, absent)
-        return [outcomes[id(delivery)] for delivery, _ in batch]
+        return {
+            id(delivery): self._outcome(part.chunk, delivery, result, absent)
+            for part, results in zip(parts, appended, strict=True)
+            for (delivery, _), result in zip(part.submitted, results, strict=True)
+        }
+
+    async def _keep(self, contents: Mapping[str, tuple[LivePush, bytes]]) -> None:
+        now, kept = self._loop.time(), self._kept
+        while kept and (len(kept) > KEPT or next(iter(kept.values())) <= now - KEPT_FOR):
+            kept.popitem(last=False)
+        fresh = {name: content for name, content in contents.items() if name not in kept}
+        if fresh:
+            await self._live.keep_all(self.route.app, list(fresh.values()))
+            kept.update(dict.fromkeys(fresh, now))
 
     async def _poke(
         self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]], contents: Mapping[str, bytes]
@@ -180,16 +274,23 @@ class LiveProvider:
         if found:
             await self._live.poke(found)
 
-    async def _close_replaced(self, appended: Sequence[Sequence[Appended]]) -> None:
+    def _note_replaced(self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]]) -> None:
         now = self._clock()
-        replaced = [
-            Arrival(each.push.id, each.index, each.push.total, each.push.lane, each.platform, None, now)
-            for results in appended
-            for result in results
-            if (each := result.replaced) is not None
+        self._replaced += [
+            Arrival(old.push.id, old.index, old.push.total, old.push.lane, old.platform, receiver.device_id, now)
+            for part, results in zip(parts, appended, strict=True)
+            for receiver, result in zip(part.append.receivers, results, strict=True)
+            if (old := result.replaced) is not None
         ]
+
+    async def _close_replaced(self) -> None:
+        """End what was replaced. While Redis does not take it, it is tried again with the next batch."""
+        replaced, self._replaced = self._replaced[-REPLACED:], []
         if replaced:
-            await self._arrivals.replaced(self.route.app, replaced)
+            try:
+                await self._arrivals.replaced(self.route.app, replaced)
+            except StoreUnavailable:
+                self._replaced = replaced
 
     async def _absent(self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]]) -> set[str]:
         """Return those ids without a stream that the registry does not know; the streams of others are unreadable."""
@@ -236,6 +337,10 @@ def _parts_of(batch: Sequence[_Submitted]) -> list[_Part]:
             part = parts[id(chunk)] = _Part(chunk, _push_of(chunk), [])
         part.submitted.append((delivery, on_outcome))
     return list(parts.values())
+
+
+def _all_of(parts: Sequence[_Part], outcome: Outcome) -> dict[int, Outcome]:
+    return {id(delivery): outcome for part in parts for delivery, _ in part.submitted}
 
 
 def _push_of(chunk: Chunk) -> LivePush:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from ...model.delivery import Misconfigured, Outcome, Throttled, Unavailable
 from ...model.push import Route
 from ...model.routing import platform_of
-from ...ports.provider import CREDENTIAL, REMOVED
+from ...ports.provider import CREDENTIAL, REMOVED, STREAMS
 from ...rules.policy import Blame, RetryPolicy
 from ...telemetry import get_logger
 from .evidence import cause_of, text_of
@@ -103,7 +103,7 @@ class RouteWatch:
 
     def tick(self, provider: Knows, now: float) -> None:
         """Check the connections and publish changes. To be called a few times a second."""
-        if not provider.trouble or _shut(provider.trouble):
+        if not provider.trouble or _label(provider.trouble):
             self._away_since = None
         elif self._away_since is None:
             self._away_since = now
@@ -124,7 +124,7 @@ class RouteWatch:
         route = self._route.name
         found: dict[str, tuple[str, str]] = {}
         trouble = self.health.spoken_of(now)
-        if label := _shut(provider.trouble):
+        if label := _label(provider.trouble):
             found[route] = (label, provider.trouble)
         elif provider.refused:
             found[route] = (provider.refused, _with(provider.trouble, provider.remedy(provider.refused)))
@@ -155,9 +155,9 @@ class _LogLine:
         return True
 
 
-def _shut(trouble: str) -> str:
-    """Return the label of a trouble in which no connection is even tried, or an empty text."""
-    return next((begin.rstrip(": ") for begin in (CREDENTIAL, REMOVED) if trouble.startswith(begin)), "")
+def _label(trouble: str) -> str:
+    """Return the label of a trouble that has one of its own, since it is not about connections; else an empty text."""
+    return next((begin.rstrip(": ") for begin in (CREDENTIAL, REMOVED, STREAMS) if trouble.startswith(begin)), "")
 
 
 def _with(reason: str, remedy: str) -> str:
