@@ -29,12 +29,17 @@ class Liveness:
             await self.beat()
 
     async def beat(self) -> None:
-        """Renew our sign of life."""
+        """Give our sign of life, or renew it.
+
+        Several parts may give the first one at once, whose answers come in any order: whether it had been given is
+        asked before, not after.
+        """
+        renews = self._alive
         before = await self._link.call(
             *("SET", keys.alive(self._config.consumer), self._clock()),
             *("PX", int(self._config.alive_ttl * 1000), "GET"),
         )
-        if self._alive and before is None:
+        if renews and before is None:
             self._blind_until = asyncio.get_running_loop().time() + self._config.alive_ttl
         self._alive = True
 
@@ -47,8 +52,8 @@ class Liveness:
     async def gone(self, consumers: set[str]) -> set[str]:
         """Return which of these consumers show no sign of life.
 
-        Returns None while our own sign of life expired a moment ago: Redis was away, or we were, and the others may
-        have been unable to renew theirs either. Otherwise all would take over from all when Redis returns.
+        Returns none of them while our own sign of life expired a moment ago: Redis was away, or we were, and the others
+        may have been unable to renew theirs either. Otherwise all would take over from all when Redis returns.
         """
         others = sorted(consumers - {self._config.consumer})
         if not others:

@@ -1,0 +1,54 @@
+"""Signs of life: when a process takes the others for gone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from pushsvc.store import StoreConfig, keys
+from pushsvc.store.link.link import Link
+from pushsvc.store.work.liveness import Liveness
+
+
+class Signs:
+    """Redis, which executes commands in their order; the test decides when their answers arrive."""
+
+    def __init__(self) -> None:
+        self.signs: dict[str, int] = {}
+        self.answers: list[asyncio.Future[None]] = []
+
+    async def call(self, name: str, key: str, value: int, *_: Any) -> int | None:
+        before = self.signs.get(key)
+        self.signs[key] = value
+        self.answers.append(asyncio.get_running_loop().create_future())
+        await self.answers[-1]
+        return before
+
+    async def many(self, commands: list[tuple[str, str]]) -> list[int]:
+        return [int(key in self.signs) for _, key in commands]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "crossed"])
+def test_only_one_that_was_silent_itself_lets_others_renew_first(order: tuple[int, ...]) -> None:
+    """At the start two parts give the first sign of life at once, and it is no sign of an outage that there was none
+    before; of two that renew it after an outage, one finds that it had expired."""
+
+    async def twice(redis: Signs, liveness: Liveness) -> set[str]:
+        redis.answers.clear()
+        beats = [asyncio.create_task(liveness.beat()) for _ in order]
+        await asyncio.sleep(0)
+        for place in order:
+            redis.answers[place].set_result(None)
+            await beats[place]
+        return await liveness.gone({"a", "b"})
+
+    async def story() -> None:
+        redis = Signs()
+        liveness = Liveness(cast(Link, redis), StoreConfig(consumer="a"), lambda: 1)
+        assert await twice(redis, liveness) == {"b"}
+        del redis.signs[keys.alive("a")]
+        assert await twice(redis, liveness) == set()
+
+    asyncio.run(story())
