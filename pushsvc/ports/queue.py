@@ -25,10 +25,12 @@ class DeliveryQueue(Protocol):
         """Return for each of these chunks which of its targets, by index, still await an outcome in its turn."""
         ...
 
-    async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
+    async def settle(
+        self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]
+    ) -> Sequence[Settlement]:
         """Record outcomes, retries, dead letters, receipts and counts, and acknowledge `finished`, in one atomic step a
-        shard. Idempotent: a delivery that has ended, or moved on to a later turn, does not change. Returns the number
-        of settlements that took effect."""
+        shard. Idempotent: a delivery that has ended, or moved on to a later turn, does not change. Returns those
+        that took effect."""
         ...
 
     async def promote(self, route: Route, now: int) -> int:

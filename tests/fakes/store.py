@@ -249,11 +249,13 @@ class MemoryQueue:
             for chunk in chunks
         ]
 
-    async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
+    async def settle(
+        self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]
+    ) -> Sequence[Settlement]:
         state = self._state
         for settlement in settlements:
             self._supersede(settlement)
-        applied = 0
+        took = []
         lost: set[str] = set()
         again: dict[tuple[int, Retry, bool, bool], tuple[Chunk, list[Target]]] = {}
         for settlement in settlements:
@@ -266,7 +268,7 @@ class MemoryQueue:
             if settlement.entry_id and owner != self._consumer and not isinstance(verdict, Ended):
                 lost.add(settlement.entry_id)
                 continue
-            applied += 1
+            took.append(settlement)
             if self._counted[app, chunk.push_id] and settlement.outcome is not None:
                 self._counted[app, chunk.push_id] -= 1
                 record.flying -= 1
@@ -299,7 +301,7 @@ class MemoryQueue:
                 state.lanes[ref.app, ref.platform, ref.lane].remove(ref.entry_id)
             self._held.discard(ref.entry_id)
         state.change()
-        return applied
+        return took
 
     def _end(self, record: Record, settlement: Settlement, verdict: Ended) -> None:
         push = record.push

@@ -644,7 +644,7 @@ def test_what_a_dead_dispatcher_held_goes_on_without_her(real: Server, waits: bo
         await nothing_left(store, ANNA)
         assert await balance(store, "held") == {"queued": 3, "sent": 1, "cancelled": 1}
         # The dead one was only slow.
-        assert await dispatcher.queue.settle("shop", [settlement(taken.chunk, 2)], []) == 1
+        assert len(await dispatcher.queue.settle("shop", [settlement(taken.chunk, 2)], [])) == 1
         (again,) = await (reading or take(store))
         assert [target.index for target in again.chunk.targets] == ([1, 2, 4] if waits else [1, 4])
 

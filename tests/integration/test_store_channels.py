@@ -123,8 +123,8 @@ def test_nobody_is_there_and_the_provider_is_asked_at_once(server: Server | None
             chunk = taken.chunk
             assert (chunk.channel, chunk.platform, chunk.message.body) == ("live", "apns", b'{"live":1}')
             assert [following.channel for following in chunk.fallbacks] == ["apns"]
-            assert await store.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT)) == len(chunk.targets)
-            assert await store.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT)) == 0
+            assert len(await store.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT))) == len(chunk.targets)
+            assert len(await store.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT))) == 0
         assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
         assert await live(store) == (0, total, 0)
         assert await pending(store) == {"apns": total}
@@ -157,7 +157,7 @@ def test_an_acknowledgement_ends_it_whenever_it_comes(server: Server | None, tot
         if when == "before":
             assert await store.queue.arrived("shop", arrivals) == total
         for each in taken:
-            assert await store.queue.settle("shop", *all_of(each, LATER, WRITTEN)) == (
+            assert len(await store.queue.settle("shop", *all_of(each, LATER, WRITTEN))) == (
                 0 if when == "before" else len(each.chunk.targets)
             )
         assert await live(store) == ((total, 0, 0) if when == "before" else (0, 0, total))
@@ -181,7 +181,7 @@ def test_an_acknowledgement_ends_it_whenever_it_comes(server: Server | None, tot
         assert await store.queue.arrived("shop", arrivals) == 0  # said twice
         assert await sent_on(store, DUE) == []
         for each in held:  # the provider was asked before: counted once
-            assert await store.queue.settle("shop", *all_of(each)) == 0
+            assert len(await store.queue.settle("shop", *all_of(each))) == 0
         status = await store.pushes.status("shop", "p")
         assert status is not None
         assert (status.state, counts(status)) == ("done", {"sent": total})
@@ -360,7 +360,7 @@ def test_a_provider_that_fails_hands_on_and_the_last_channel_keeps_a_dead_letter
         (again,) = await take_live(store)
         assert (indexes_of([again]), again.chunk.channel, again.chunk.platform) == ([1], "live", "apns")
         assert await store.queue.arrived("shop", ack(taken.chunk, 0, 1)) == 2
-        assert await store.queue.settle("shop", *all_of(again, FAILED, BadNotification(status=400))) == 0
+        assert len(await store.queue.settle("shop", *all_of(again, FAILED, BadNotification(status=400)))) == 0
         assert counts(await store.pushes.status("shop", "p")) == {"sent": 2}
         assert await store.queue.promote(LIVE, int(time.time() * 1000) + 61_000) == 0
         assert await pending(store) == {}
@@ -437,7 +437,7 @@ def test_what_a_later_push_has_replaced_ends_unless_a_provider_is_asked(server: 
         assert (await pending(store))["apns"] == total
         for each in taken:
             if each.chunk.push_id == "new":  # what was thought of it before
-                assert await store.queue.settle("shop", *all_of(each, LATER, WRITTEN)) == 0
+                assert len(await store.queue.settle("shop", *all_of(each, LATER, WRITTEN))) == 0
         assert indexes_of(await sent_on(store, DUE)) == list(range(total))
 
     play(server, story)
@@ -481,9 +481,9 @@ def test_whoever_takes_over_finds_what_was_acknowledged(server: Server | None) -
         await world.kill("a")
         (left,) = await two.queue.reclaim(LIVE)
         assert indexes_of([left]) == [0, 2]
-        assert await two.queue.settle("shop", *all_of(left, LATER, WRITTEN)) == 2
+        assert len(await two.queue.settle("shop", *all_of(left, LATER, WRITTEN))) == 2
         # The first one was thought dead, and speaks now.
-        assert await one.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT)) == 0
+        assert len(await one.queue.settle("shop", *all_of(taken, AT_ONCE, ABSENT))) == 0
         assert await two.queue.arrived("shop", ack(taken.chunk, 0)) == 1
         assert indexes_of(await sent_on(two, DUE)) == [2]
         assert counts(await two.pushes.status("shop", "p")) == {"sent": 3, "retrying": 1}
@@ -502,9 +502,10 @@ def test_retries_of_several_hands_never_send_twice(server: Server | None) -> Non
             chunk = taken.chunk
             total = chunk.total
             part = [settlement(chunk, index, LATER, WRITTEN) for index in range(0, total, 2)]
-            assert await store.queue.settle("shop", part, []) == len(part)
+            assert len(await store.queue.settle("shop", part, [])) == len(part)
             await store.queue.arrived("shop", ack(chunk, 0, 1))
-            assert await store.queue.settle("shop", *all_of(taken, LATER, WRITTEN)) == total // 2 - 1
+            took = await store.queue.settle("shop", *all_of(taken, LATER, WRITTEN))
+            assert [each.delivery.target.index for each in took] == list(range(3, total, 2))
         found = await sent_on(store, DUE)
         for name, total in (("p", 6), ("q", 60)):
             own = [each for each in found if each.chunk.push_id == name]
@@ -531,10 +532,11 @@ def test_ten_thousand_deliveries_are_acknowledged_or_sent_and_never_both(server:
         luck.shuffle(acks)
         luck.shuffle(taken)
         in_time = set[tuple[str, int]]()
+        ended = 0
         steps = len(taken)
         for each in taken:
             share, acks = acks[: len(acks) // steps], acks[len(acks) // steps :]
-            await store.queue.arrived("shop", share)
+            ended += await store.queue.arrived("shop", share)
             in_time |= {(arrival.push_id, arrival.index) for arrival in share}
             verdicts = {False: (LATER, WRITTEN), True: (AT_ONCE, ABSENT)}
             chunk = each.chunk
@@ -544,16 +546,17 @@ def test_ten_thousand_deliveries_are_acknowledged_or_sent_and_never_both(server:
         late, acks = acks[: len(acks) // 2], acks[len(acks) // 2 :]
         at_once = await take_all(store)
         asked = [(each.chunk.push_id, index) for each in at_once for index in indexes_of([each])]
-        await store.queue.arrived("shop", late)
+        ended += await store.queue.arrived("shop", late)
         in_time |= {(arrival.push_id, arrival.index) for arrival in late} - set(asked)
         found = await sent_on(store, DUE)
         asked += [(each.chunk.push_id, index) for each in found for index in indexes_of([each])]
         assert len(asked) == len(set(asked))  # one request a delivery
         assert not in_time & set(asked) - {(arrival.push_id, arrival.index) for arrival in late}
-        await store.queue.arrived("shop", acks[: len(acks) // 2])  # just after the provider was asked
+        ended += await store.queue.arrived("shop", acks[: len(acks) // 2])  # just after the provider was asked
         for each in (*at_once, *found):
-            await store.queue.settle("shop", *all_of(each))
-        await store.queue.arrived("shop", acks)
+            ended += len(await store.queue.settle("shop", *all_of(each)))
+        ended += await store.queue.arrived("shop", acks)
+        assert ended == sum(sizes)
         everything = {(push.id, index) for push, size in zip(pushes, sizes, strict=True) for index in range(size)}
         assert in_time | set(asked) == everything
         for push, size in zip(pushes, sizes, strict=True):

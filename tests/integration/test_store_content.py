@@ -159,7 +159,7 @@ def test_an_entry_whose_content_was_lost_is_set_aside_unless_it_is_over(server: 
                 {"expired"},
                 {"ttl"},
             )
-            assert await other.queue.settle("shop", *all_of(taken)) == 100
+            assert len(await other.queue.settle("shop", *all_of(taken))) == 100
         assert await store.link.call("XLEN", quarantine) == 1
         status = await store.pushes.status("shop", "lost")
         assert status is not None

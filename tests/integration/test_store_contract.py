@@ -80,7 +80,7 @@ def test_a_push_travels_from_accept_to_done(server: Server | None) -> None:
         assert taken.chunk.message == make_push("p").messages["apns"]
         assert await take(store, "urgent") == []
 
-        assert await store.queue.settle("shop", *all_of(taken)) == 2
+        assert len(await store.queue.settle("shop", *all_of(taken))) == 2
         status = await store.pushes.status("shop", "p")
         assert status is not None
         assert status.state == "done"
@@ -279,9 +279,9 @@ def test_settling_twice_counts_once(server: Server | None) -> None:
         for push in (make_push("one"), make_push("three", 3), make_push("large", 1001)):
             await store.pushes.accept(push)
         for taken in await take_all(store):
-            assert await store.queue.settle("shop", *all_of(taken)) == len(taken.chunk.targets)
-            assert await store.queue.settle("shop", *all_of(taken)) == 0
-            assert await store.queue.settle("shop", *all_of(taken, INVALID, TokenDead(status=410))) == 0
+            assert len(await store.queue.settle("shop", *all_of(taken))) == len(taken.chunk.targets)
+            assert len(await store.queue.settle("shop", *all_of(taken))) == 0
+            assert len(await store.queue.settle("shop", *all_of(taken, INVALID, TokenDead(status=410)))) == 0
         for push_id, total in (("one", 1), ("three", 3), ("large", 1001)):
             assert counts(await store.pushes.status("shop", push_id)) == {"sent": total}
         gauges = (await store.gauges({"shop": ("apns",)})).apps["shop"]
@@ -297,7 +297,7 @@ def test_the_same_delivery_twice_in_one_batch_counts_once(server: Server | None,
         await store.pushes.accept(make_push("p", total))
         taken = (await take_all(store))[0]
         settlements = [settlement(taken.chunk, 0), settlement(taken.chunk, 0)]
-        assert await store.queue.settle("shop", settlements, []) == 1
+        assert len(await store.queue.settle("shop", settlements, [])) == 1
         assert counts(await store.pushes.status("shop", "p"))["sent"] == 1
 
     play(server, story)
@@ -317,7 +317,7 @@ def test_every_end_is_counted_and_has_its_row(server: Server | None) -> None:
             settlement(chunk, 4, Ended("suppressed"), None),
             settlement(chunk, 5, Ended("cancelled"), None),
         ]
-        assert await store.queue.settle("shop", settlements, []) == 6
+        assert len(await store.queue.settle("shop", settlements, [])) == 6
         status = await store.pushes.status("shop", "p")
         assert status is not None
         assert status.state == "sending"
@@ -354,7 +354,7 @@ def test_rows_come_page_by_page_in_order(server: Server | None, total: int) -> N
                 else settlement(taken.chunk, target.index)
                 for target in reversed(taken.chunk.targets)
             ]
-            assert await store.queue.settle("shop", ends, [taken.ref]) == len(ends)
+            assert len(await store.queue.settle("shop", ends, [taken.ref])) == len(ends)
         seen: list[str] = []
         cursor: str | None = ""
         while cursor is not None:
@@ -399,7 +399,7 @@ def test_a_retry_goes_again_when_it_is_due(server: Server | None, total: int) ->
         for taken in await take_all(store):
             again = Retry(due_at=NOW + 60_000, attempt=2)
             outcome = Unavailable(status=503, reason="ServiceUnavailable")
-            assert await store.queue.settle("shop", *all_of(taken, again, outcome)) == len(taken.chunk.targets)
+            assert len(await store.queue.settle("shop", *all_of(taken, again, outcome))) == len(taken.chunk.targets)
         assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
         assert (await store.gauges({"shop": ("apns",)})).retry_pending == total
         assert await take_all(store) == []
@@ -445,14 +445,14 @@ def test_a_settlement_of_an_older_turn_changes_nothing(server: Server | None, to
         for taken in first:
             await store.queue.settle("shop", *all_of(taken, Retry(NOW, 2), Throttled(status=429)))
         for taken in first:
-            assert await store.queue.settle("shop", *all_of(taken)) == 0
-            assert await store.queue.settle("shop", *all_of(taken, Retry(NOW, 2), Throttled(status=429))) == 0
+            assert len(await store.queue.settle("shop", *all_of(taken))) == 0
+            assert len(await store.queue.settle("shop", *all_of(taken, Retry(NOW, 2), Throttled(status=429)))) == 0
         assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
         assert await store.queue.promote(ROUTE, NOW) == total
         for taken in await take_all(store):
-            assert await store.queue.settle("shop", *all_of(taken)) == len(taken.chunk.targets)
+            assert len(await store.queue.settle("shop", *all_of(taken))) == len(taken.chunk.targets)
         for taken in first:
-            assert await store.queue.settle("shop", *all_of(taken)) == 0
+            assert len(await store.queue.settle("shop", *all_of(taken))) == 0
         assert counts(await store.pushes.status("shop", "p")) == {"sent": total}
 
     play(server, story)
@@ -474,11 +474,11 @@ def test_a_retry_of_which_some_have_ended_elsewhere(server: Server | None, total
 
     async def story(world: World) -> None:
         a, held, b, taken = await taken_twice(world, total)
-        assert await b.queue.settle("shop", [settlement(taken.chunk, 1), settlement(taken.chunk, 4)], []) == 2
+        assert len(await b.queue.settle("shop", [settlement(taken.chunk, 1), settlement(taken.chunk, 4)], [])) == 2
         indexes = [0, 1, 2, 4]
         again = [settlement(held.chunk, index, Retry(NOW, 2), Unavailable(status=503)) for index in indexes]
-        assert await a.queue.settle("shop", [*again, settlement(held.chunk, 3)], []) == 3
-        assert await a.queue.settle("shop", [*again, settlement(held.chunk, 3)], []) == 0
+        assert len(await a.queue.settle("shop", [*again, settlement(held.chunk, 3)], [])) == 3
+        assert len(await a.queue.settle("shop", [*again, settlement(held.chunk, 3)], [])) == 0
         assert await b.queue.promote(ROUTE, NOW) == 2
         (retried,) = await take_all(b)
         assert [target.index for target in retried.chunk.targets] == [0, 2]
@@ -495,10 +495,10 @@ def test_what_was_sent_of_which_some_have_ended_elsewhere(server: Server | None,
     async def story(world: World) -> None:
         a, held, b, taken = await taken_twice(world, total)
         first = [settlement(taken.chunk, 4), settlement(taken.chunk, 1, Ended("expired"), None)]
-        assert await b.queue.settle("shop", first, []) == 2
+        assert len(await b.queue.settle("shop", first, [])) == 2
         late = [settlement(held.chunk, index) for index in (4, 0, 1, 2)]
-        assert await a.queue.settle("shop", late, []) == 2
-        assert await a.queue.settle("shop", late, []) == 0
+        assert len(await a.queue.settle("shop", late, [])) == 2
+        assert len(await a.queue.settle("shop", late, [])) == 0
         found = await a.pushes.deliveries("shop", "p", outcome=None, cursor="", limit=10)
         assert found is not None
         of_large = [("expired", 1)]
@@ -554,13 +554,13 @@ def test_what_was_in_flight_at_the_cancelling_moves_over(server: Server | None, 
         assert counts(await store.pushes.cancel("shop", "p")) == {"cancelled": total}
         await store.queue.settle("shop", [settlement(taken.chunk, 1)], [])
         late = [settlement(taken.chunk, 2, Retry(NOW, 2), Unavailable())]
-        assert await store.queue.settle("shop", late, []) == 1
+        assert len(await store.queue.settle("shop", late, [])) == 1
         assert counts(await store.pushes.status("shop", "p")) == {"cancelled": total - 1, "sent": 1}
         # Retries of a cancelled push are not sent either.
         assert await store.queue.promote(ROUTE, NOW) == 2
         for again in await take_all(store):
             assert set(again.skip.values()) == {"cancelled"}
-            assert await store.queue.settle("shop", *all_of(again)) == len(again.chunk.targets)
+            assert len(await store.queue.settle("shop", *all_of(again))) == len(again.chunk.targets)
         status = await store.pushes.status("shop", "p")
         assert status is not None
         assert status.state == "cancelled"
@@ -596,7 +596,7 @@ def test_entries_of_the_dead_are_taken_over_at_their_open_targets(server: Server
             await b.queue.settle("shop", *all_of(each))
         # The dead one was only slow: what it says now is too late.
         for each in held:
-            assert await a.queue.settle("shop", *all_of(each, FAILED, BadNotification(status=400))) == 0
+            assert len(await a.queue.settle("shop", *all_of(each, FAILED, BadNotification(status=400)))) == 0
         assert counts(await a.pushes.status("shop", "p")) == {"sent": 7, "retrying": 1}
         assert counts(await a.pushes.status("shop", "large")) == {"sent": 1001}
 
@@ -615,15 +615,15 @@ def test_a_late_retry_of_an_entry_that_was_taken_over_is_void(server: Server | N
             settlements[0] = settlement(held.chunk, held.chunk.targets[0].index)
         settlements = [msgspec.structs.replace(each, entry_id=held.ref.entry_id) for each in settlements]
         # In two steps, so that what the first one finds is known when the entry is finished.
-        assert await a.queue.settle("shop", settlements[:-1], []) == ended
-        assert await a.queue.settle("shop", settlements[-1:], refs) == 0
+        assert len(await a.queue.settle("shop", settlements[:-1], [])) == ended
+        assert len(await a.queue.settle("shop", settlements[-1:], refs)) == 0
         assert counts(await a.pushes.status("shop", "p")).get("retrying", 0) == 0
         # The entry stays its successor's: another one finds it should that die, too.
         await world.kill("b")
         heir = await world.store("heir")
         left = [each for each in await heir.queue.reclaim(ROUTE) if each.ref == taken.ref]
         assert [len(each.chunk.targets) for each in left] == [len(taken.chunk.targets) - ended]
-        assert await b.queue.settle("shop", *all_of(taken)) == len(taken.chunk.targets) - ended
+        assert len(await b.queue.settle("shop", *all_of(taken))) == len(taken.chunk.targets) - ended
 
     play(server, story)
 
@@ -829,7 +829,7 @@ def test_what_has_expired_is_taken_from_behind_what_is_not_read(server: Server |
         assert await one.queue.lapsed(ROUTE, "normal", NOW + 1_000) == []
         assert await two.queue.lapsed(ROUTE, "normal", NOW + 1_000) == []
         for each in found:
-            assert await one.queue.settle("shop", *all_of(each, Ended("expired"), None)) == 2
+            assert len(await one.queue.settle("shop", *all_of(each, Ended("expired"), None))) == 2
         assert [each.chunk.push_id for each in await take_all(one)] == ["p1", "p3", "p5"]
         status = await one.pushes.status("shop", "p2")
         assert status is not None

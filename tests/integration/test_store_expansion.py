@@ -109,7 +109,7 @@ def test_a_push_grows_page_by_page_while_it_is_sent(server: Server | None) -> No
         (taken,) = await take(store)
         assert taken.chunk.total == 0
         assert taken.chunk.targets == tuple(page(0, 3)["apns"])
-        assert await store.queue.settle("shop", *all_of(taken)) == 3
+        assert len(await store.queue.settle("shop", *all_of(taken))) == 3
         assert await standing(store) == ("expanding", {"total": 5, "sent": 3, "queued": 2})
         (other,) = await take(store, route=Route("shop", "fcm"))
         assert [target.index for target in other.chunk.targets] == [3, 4]
@@ -182,7 +182,7 @@ def test_a_cancelled_push_stops_where_it_is(server: Server | None) -> None:
         assert await store.expansions.advance(at, page(4, 3), cursor=None, lease=LEASE) is None
         assert await store.expansions.due(["shop"]) == []
         rest = [settlement(taken.chunk, index, Ended("cancelled"), None) for index in (1, 2, 3)]
-        assert await store.queue.settle("shop", rest, [taken.ref]) == 3
+        assert len(await store.queue.settle("shop", rest, [taken.ref])) == 3
         assert await standing(store) == ("cancelled", {"total": 4, "sent": 1, "cancelled": 3})
         assert await store.pushes.cancel("shop", "p") is not None
 
@@ -215,8 +215,8 @@ def test_retries_dead_letters_and_receipts_are_as_of_any_push(server: Server | N
             settlement(chunk, 2, Ended("invalid"), gone),
             settlement(chunk, 3),
         ]
-        assert await store.queue.settle("shop", ended, [taken.ref]) == 4
-        assert await store.queue.settle("shop", ended, [taken.ref]) == 0
+        assert len(await store.queue.settle("shop", ended, [taken.ref])) == 4
+        assert len(await store.queue.settle("shop", ended, [taken.ref])) == 0
         whole = {"total": 4, "retrying": 1, "failed": 1, "invalid": 1, "sent": 1}
         assert await standing(store) == ("expanding", whole)
         (row,), _ = await store.dead.page("shop", DeadFilter(), cursor="", limit=10)

@@ -252,19 +252,20 @@ class StoreMachine(RuleBasedStateMachine):
             self.record(store, settlements, [holding.taken.ref for holding in own])
 
     def record(self, store: AnyStore, settlements: list[Settlement], finished: list[EntryRef]) -> None:
-        effective = 0
+        effective = []
         for each in settlements:
             chunk, index = each.delivery.chunk, each.delivery.target.index
             model = self.pushes[chunk.push_id]
             if model.open(index, chunk.turn):
-                effective += 1
+                effective.append((chunk.push_id, index, each.verdict))
                 if isinstance(each.verdict, Ended):
                     model.ended[index] = each.verdict.end
                     if each.verdict.dead_letter:
                         model.dead[index] = chunk.turn
                 else:
                     model.turns[index] = chunk.turn + 1
-        assert self.run(store.queue.settle("shop", settlements, finished)) == effective
+        took = self.run(store.queue.settle("shop", settlements, finished))
+        assert [(each.delivery.chunk.push_id, each.delivery.target.index, each.verdict) for each in took] == effective
         for push_id in {each.delivery.chunk.push_id for each in settlements}:
             self.rows_are_what_happened(push_id)
 

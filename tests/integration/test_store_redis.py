@@ -240,7 +240,7 @@ def test_settling_whose_answer_was_lost_counts_once(server: Server, monkeypatch:
         ends = [settlement(taken.chunk, index, INVALID, DEAD) for index in range(3)]
         with pytest.raises(StoreUnavailable):
             await store.queue.settle("shop", ends, [taken.ref])
-        assert await store.queue.settle("shop", ends, [taken.ref]) == 0
+        assert len(await store.queue.settle("shop", ends, [taken.ref])) == 0
         assert len(await store.receipts.take("shop", limit=10, wait_ms=0)) == 3
         figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
         assert (figures.total_pending, figures.entries["apns"]["normal"]) == (0, 0)
@@ -644,7 +644,7 @@ def test_an_audience_that_waits_longer_than_a_status_is_kept_whole(server: Serve
         found = {"apns": [Target(0, "t", "d")]}
         assert await store.expansions.advance(at, found, cursor=None, lease=0) is not None
         for taken in await take_all(store):
-            assert await store.queue.settle("shop", *all_of(taken)) == 1
+            assert len(await store.queue.settle("shop", *all_of(taken))) == 1
         for push_id in ("p", "q"):
             status = await store.pushes.status("shop", push_id)
             assert status is not None
@@ -675,11 +675,11 @@ def test_deliveries_outlive_their_status(server: Server, total: int) -> None:
         for taken in await take_all(store):
             await store.link.call("DEL", keys.push("shop", 0, "p"))
             ends, refs = all_of(taken, Retry(NOW, 2), Unavailable())
-            assert await store.queue.settle("shop", ends, refs) == len(ends)
+            assert len(await store.queue.settle("shop", ends, refs)) == len(ends)
         assert await store.queue.promote(ROUTE, NOW) == total
         for taken in await take_all(store):
             ends, refs = all_of(taken, INVALID, DEAD)
-            assert await store.queue.settle("shop", ends, refs) == len(ends)
+            assert len(await store.queue.settle("shop", ends, refs)) == len(ends)
         assert await store.pushes.status("shop", "p") is None
         figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
         assert (figures.total_pending, figures.retry_pending["apns"], figures.receipts) == (0, 0, total)
@@ -798,7 +798,7 @@ def test_a_push_to_a_hundred_thousand(server: Server) -> None:
                     else settlement(each.chunk, target.index)
                     for target in each.chunk.targets
                 ]
-                assert await store.queue.settle("shop", ends, [each.ref]) == len(ends)
+                assert len(await store.queue.settle("shop", ends, [each.ref])) == len(ends)
         status = await store.pushes.status("shop", "p")
         assert status is not None
         assert (status.state, status.counts.sent, status.counts.invalid) == ("done", 99_000, 1000)
@@ -850,7 +850,7 @@ async def _whole_life(store: Store) -> None:
             ]
         settlements += ends
         finished.append(each.ref)
-    assert await store.queue.settle("shop", settlements, finished) == 60
+    assert len(await store.queue.settle("shop", settlements, finished)) == 60
     assert await store.queue.promote(ROUTE, NOW) == 29
     for each in await take_all(store):
         await store.queue.settle("shop", *all_of(each, FAILED, BadNotification(status=400)))
@@ -935,7 +935,7 @@ def test_a_master_that_sentinels_know() -> None:
         async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
             await store.pushes.accept(make_push("p"))
             (taken,) = await take(store, wait_ms=1000)
-            assert await store.queue.settle("shop", *all_of(taken)) == 1
+            assert len(await store.queue.settle("shop", *all_of(taken))) == 1
         assert b"ps:keys" not in server.command("KEYS", "*")
         assert b"ps:{shop.0}:p:p" in server.command("KEYS", "*")
 

@@ -172,18 +172,18 @@ def test_what_fails_again_can_be_replayed_again_and_old_voices_are_not_heard(ser
         await replay(store)
         (second,) = await take(store)
         # A process that was thought dead says once more what it had said, or something else.
-        assert await store.queue.settle("shop", *all_of(first)) == 0
+        assert len(await store.queue.settle("shop", *all_of(first))) == 0
         retry = [settlement(second.chunk, 0, Retry(NOW, 2), Unavailable(status=503))]
         await store.queue.settle("shop", [*retry, settlement(second.chunk, 1, FAILED, BAD)], [second.ref])
         assert counts(await store.pushes.status("shop", "p")) == {"retrying": 1, "failed": 1}
         assert await replay(store) == (1, 0)
         assert counts(await store.pushes.status("shop", "p")) == {"retrying": 2}
-        assert await store.queue.settle("shop", *all_of(second)) == 0
+        assert len(await store.queue.settle("shop", *all_of(second))) == 0
         await store.queue.promote(ROUTE, NOW + 1)
         taken = await take_all(store)
         assert sorted((each.chunk.turn, each.chunk.targets[0].index) for each in taken) == [(3, 0), (3, 1)]
         for each in taken:
-            assert await store.queue.settle("shop", *all_of(each)) == 1
+            assert len(await store.queue.settle("shop", *all_of(each))) == 1
         assert counts(await store.pushes.status("shop", "p")) == {"sent": 2}
 
     play(server, story)

@@ -333,7 +333,7 @@ def test_a_push_outlives_its_status(redis: Server, total: int) -> None:
         assert await launch_all(store) == 1
         assert await store.pushes.status("shop", "p") is None
         for taken in await take_all(store):
-            assert await store.queue.settle("shop", *all_of(taken)) == len(taken.chunk.targets)
+            assert len(await store.queue.settle("shop", *all_of(taken))) == len(taken.chunk.targets)
         assert await store.pushes.status("shop", "p") is None
         assert await figures(store) == (0, 0, 0)
 

@@ -158,7 +158,7 @@ def test_what_was_accepted_itself_goes_again_where_that_was_not_recorded(server:
         assert not superseded(again)
         # Its acceptance is recorded before its end, and a process may die in between: nothing is behind itself.
         other = msgspec.structs.replace(again.chunk, turn=7)
-        assert await store.queue.settle("shop", [settlement(other, 0)], []) == 0
+        assert len(await store.queue.settle("shop", [settlement(other, 0)], [])) == 0
         store.queue.forget([again.ref])
         (again,) = await take(store)
         assert not superseded(again)

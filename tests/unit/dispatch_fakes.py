@@ -154,6 +154,8 @@ class FakeQueue:
     acknowledged: list[tuple[News, dict[str, int]]] = field(default_factory=list)
     forgotten: list[EntryRef] = field(default_factory=list)
     enrolled: list[str] = field(default_factory=list)
+    void: set[str] = field(default_factory=set)
+    """Tokens of which no settlement takes effect."""
 
     def _come(self) -> None:
         if self.away:
@@ -163,14 +165,16 @@ class FakeQueue:
     async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
         return [[target.index for target in chunk.targets] for chunk in chunks]
 
-    async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
+    async def settle(
+        self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]
+    ) -> Sequence[Settlement]:
         self.attempts.append(list(settlements))
         await asyncio.sleep(self.seconds)
         if self.fault is not None:
             raise self.fault
         self._come()
         self.settled.append((list(settlements), list(finished)))
-        return len(settlements)
+        return [each for each in settlements if each.delivery.target.token not in self.void]
 
     async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         self._come()

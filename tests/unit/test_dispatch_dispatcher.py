@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model.delivery import Misconfigured, Sent
+from pushsvc.model.delivery import Misconfigured, Sent, Settlement
 from pushsvc.model.push import Lane, Route
 from pushsvc.model.rates import Rate
-from pushsvc.ports.entries import Taken
+from pushsvc.ports.entries import EntryRef, Taken
 from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
@@ -225,9 +225,11 @@ class FaultyQueue(FakeQueue):
         self._bug("beat")
         await super().beat(held, worked)
 
-    async def settle(self, app: str, settlements: Sequence[object], finished: Sequence[object]) -> int:
+    async def settle(
+        self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]
+    ) -> Sequence[Settlement]:
         self._bug("settle")
-        return len(settlements)
+        return settlements
 
 
 @pytest.mark.parametrize("method", ["take", "promote", "launch", "beat", "settle"])

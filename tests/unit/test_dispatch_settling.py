@@ -73,6 +73,25 @@ def test_many_share_a_step_and_keep_their_order() -> None:
     assert [finished for _, finished in queue.settled] == [[], [], [large.ref]]
 
 
+@pytest.mark.parametrize("away", [0, 1])
+def test_what_took_no_effect_is_not_counted(away: int) -> None:
+    """A device has acknowledged it meanwhile, say. After an attempt that failed it may be this batch itself."""
+    queue = FakeQueue(away=away, void={"both-1"})
+    both = entry("both", 2)
+
+    def act(settler: Settler) -> None:
+        add(settler, both, 0)
+        add(settler, both, 1)
+
+    def counted() -> float:
+        labels = {"app": "shop", "platform": "apns", "outcome": "sent", "reason": ""}
+        return REGISTRY.get_sample_value("pushsvc_deliveries_total", labels) or 0.0
+
+    before = counted()
+    run(settle(queue, act))
+    assert counted() == before + (1 if not away else 2)
+
+
 def test_one_alone_waits_a_moment_for_others() -> None:
     queue = FakeQueue()
 

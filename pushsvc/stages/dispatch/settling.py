@@ -206,9 +206,14 @@ class Settler:
         return settlements, finished, forgotten
 
     async def _record(self, settlements: list[Settlement], finished: list[EntryRef]) -> None:
+        attempts = 0
+
         async def settle() -> None:
-            await self._queue.settle(self._app, settlements, finished)
-            count_ended(settlements)
+            nonlocal attempts
+            attempts += 1
+            took = await self._queue.settle(self._app, settlements, finished)
+            # An attempt whose answer was lost may have recorded what takes no effect now.
+            count_ended(took if attempts == 1 else settlements)
             self._stages.passed(passed(settlements), "answered")
 
         await self._until_told(settle)

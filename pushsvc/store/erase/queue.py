@@ -212,9 +212,10 @@ class Queue:
             Settlement(Delivery(found.chunk, Target(target.index, "")), None, CANCELLED, now, "", ERASED)
             for target, _ in found.gone
         ]
-        ended = await self._queue.settle(app, settlements, [])
-        telemetry.count_ended(app, found.chunk.platform, CANCELLED.end, ERASED, ended)
-        removed.update((key, "deliveries") for _, key in found.gone[:ended])
+        took = await self._queue.settle(app, settlements, [])
+        ended = {settlement.delivery.target.index for settlement in took}
+        telemetry.count_ended(app, found.chunk.platform, CANCELLED.end, ERASED, len(ended))
+        removed.update((key, "deliveries") for target, key in found.gone if target.index in ended)
 
     async def _recall(self, app: str, at: _Busy) -> None:
         """Recall an entry, and repeat that from time to time: a dispatcher may have read it after the first recall."""

@@ -48,7 +48,7 @@ from .lanes import LaneState
 from .lapses import take_lapsed
 from .letter import note_dropped
 from .record import Finished, Group, Record, Single, encode_record
-from .settling import Closed, batches, pack, pack_finished
+from .settling import Closed, Place, among, batches, pack, pack_finished, places_of, without
 
 _SETTLE = 1000
 """Settlements in one atomic step, which blocks the server for some milliseconds."""
@@ -243,7 +243,9 @@ class RedisQueue:
 
     # --- settling ---------------------------------------------------------------------------------
 
-    async def settle(self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]) -> int:
+    async def settle(
+        self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]
+    ) -> Sequence[Settlement]:
         """Settle deliveries. Entries are acknowledged with the last settlements of their shard, never before."""
         if app in self._supersession.apps:
             await self._supersession.record(app, settlements)
@@ -259,7 +261,7 @@ class RedisQueue:
                 by_shard.setdefault(shard, ([], []))[0].append(settlement)
             for ref in finished:
                 by_shard.setdefault(ref.shard, ([], []))[1].append(ref)
-        applied = await all_of(self._settle_shard(app, shard, own, refs) for shard, (own, refs) in by_shard.items())
+        void = await all_of(self._settle_shard(app, shard, own, refs) for shard, (own, refs) in by_shard.items())
         for ref in finished:
             state = self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
             if state is not None:
@@ -268,18 +270,19 @@ class RedisQueue:
             self._landed(settlements)
         if self._lost:
             self.forget([ref for ref in finished if place_of(ref) in self._lost])
-        return sum(applied)
+        return without(settlements, void) if any(void) else settlements
 
     async def _settle_shard(
         self, app: str, shard: int, settlements: Sequence[Settlement], finished: Sequence[EntryRef]
-    ) -> int:
-        applied = 0
+    ) -> list[Place]:
+        """Return what took no effect."""
+        found: list[Place] = []
         for batch, last in batches(settlements, _SETTLE):
-            refs = pack_finished(self._not_lost(finished)) if last else []
             closed: Closed = set()
             while True:
-                count, dropped, lost, *more = await self._settle_once(app, shard, batch, closed, refs)
-                applied += count
+                refs = pack_finished(self._not_lost(finished)) if last else []
+                _, dropped, lost, void, *more = await self._settle_once(app, shard, batch, closed, refs)
+                found += places_of(void)
                 self._lost.update(
                     (key.decode(), entry.decode()) for key, entry in zip(lost[::2], lost[1::2], strict=True)
                 )
@@ -287,9 +290,11 @@ class RedisQueue:
                     note_dropped(app, dropped)
                 if not more:
                     break
-                # Another consumer has settled some of a retry's targets: repeat without them. See settle.lua.
-                closed |= {(push_id.decode(), index) for push_id, index in zip(more[::2], more[1::2], strict=True)}
-        return applied
+                # Another consumer has settled some of what goes together: repeat that without them. See settle.lua.
+                batch = among(batch, others := set(places_of(more)))
+                found += others
+                closed |= others
+        return found
 
     def _not_lost(self, finished: Sequence[EntryRef]) -> Sequence[EntryRef]:
         return [ref for ref in finished if place_of(ref) not in self._lost] if self._lost else finished

@@ -26,7 +26,8 @@
 --   Single    { channel, lane, name, turn, list }
 --   Finished  { platform, lane, entry_ids }
 -- Returns the number of settlements that took effect and of dead letters that had to make room, the oldest; the entries
--- that are not the consumer's any more, as stream, id, ..; then for each closed target of a retry: push id, index.
+-- that are not the consumer's any more, as stream, id, ..; what of a known turn took no effect, as push id, index, ..;
+-- then for each closed target of what was left untouched: push id, index.
 
 -- include: fence
 -- include: retire
@@ -41,6 +42,7 @@ local pending = {}
 local answers = {} -- channel -> kind -> count
 local closed = {}
 local lost = {} -- entries of others
+local void = {} -- what took no effect
 local applied = 0
 local buried = false
 
@@ -376,10 +378,18 @@ local function settle(group)
   }
   local place = finish(work, ends)
   retry(work, retries, place, lane)
-  if work.ended + work.retried == 0 then
+  local took = work.ended + work.retried
+  if took < #indexes and turn > 0 then
+    for p = 1, #indexes do
+      if not open[p] then
+        void[#void + 1], void[#void + 2] = push_id, indexes[p]
+      end
+    end
+  end
+  if took == 0 then
     return
   end
-  applied = applied + work.ended + work.retried
+  applied = applied + took
   bury(work, dead)
   if status then
     account(work, total, first, counted)
@@ -437,6 +447,8 @@ local function settle_singles(name, turn, list, counted_as)
         count_mark(marks, mark_of(recorded), '', turn)
         account_live(push, turn == 0 and name == 'sent' and 1 or 0, marks)
       end
+    elseif turn > 0 then
+      void[#void + 1], void[#void + 2] = id, 0
     end
   end
   return ended
@@ -500,4 +512,4 @@ local dropped = 0
 if buried and redis.call('XLEN', prefix .. 'dead') > dead_most then
   dropped = redis.call('XTRIM', prefix .. 'dead', 'MAXLEN', '~', dead_most)
 end
-return { applied, dropped, lost, unpack(closed) }
+return { applied, dropped, lost, void, unpack(closed) }

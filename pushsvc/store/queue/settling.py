@@ -10,6 +10,7 @@ sent before it is due. All others are separate: their content is stored once bes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias, cast
 
@@ -45,8 +46,10 @@ Segment: TypeAlias = tuple[str, bool]
 WIDEST = 1024
 """The maximum number of bytes of a mask."""
 
-Closed: TypeAlias = set[tuple[str, int]]
-"""Push id and index of deliveries that the store has closed."""
+Place: TypeAlias = tuple[str, int]
+"""Push id and index of a delivery."""
+Closed: TypeAlias = set[Place]
+"""Deliveries that the store has closed."""
 
 
 class _End:
@@ -159,6 +162,7 @@ def pack(
     """Return the `groups` and the `singles` of one app shard, without deliveries that are known to be closed. `counted`
     are the cancelled pushes whose deliveries in flight were reported."""
     groups: dict[int, _Group] = {}
+    made: list[_Group] = []
     singles: dict[tuple[Platform, Lane, End, int], list[Any]] = {}
     for settlement in settlements:
         delivery = settlement.delivery
@@ -185,10 +189,10 @@ def pack(
             single.append(lua_string(encode_row(row_of(settlement, verdict))))
             continue
         group = groups.get(id(chunk))
-        if group is None:
+        if group is None or target.index in group.seen:
+            # What is said of a delivery first counts: the script finds it closed in a later group.
             group = groups[id(chunk)] = _Group(chunk, settlement.entry_id, chunk.push_id in counted)
-        if target.index in group.seen:
-            continue  # what was said of it first counts
+            made.append(group)
         group.seen.add(target.index)
         if not group.asked and outcome is not None and outcome.status:
             group.asked = True  # a dry run that the provider has a word for
@@ -214,7 +218,7 @@ def pack(
         if spoken:
             receipt = receipt_of(settlement, cast(TokenDead | TokenSuspect, outcome))
             group.receipts.append((target.index, lua_string(encode_receipt(receipt)), int(receipt.kind == "dead")))
-    return [group.packed() for group in groups.values()], [Single(*kind, flat) for kind, flat in singles.items()]
+    return [group.packed() for group in made], [Single(*kind, flat) for kind, flat in singles.items()]
 
 
 def pack_finished(refs: Iterable[EntryRef]) -> list[Finished]:
@@ -223,6 +227,37 @@ def pack_finished(refs: Iterable[EntryRef]) -> list[Finished]:
     for ref in refs:
         found.setdefault((ref.platform, ref.lane), []).append(ref.entry_id)
     return [Finished(*place, ids) for place, ids in found.items()]
+
+
+def places_of(flat: Sequence[Any]) -> list[Place]:
+    """Return the deliveries of a script's answer: push id, index, push id, index, .."""
+    return [(push_id.decode(), index) for push_id, index in zip(flat[::2], flat[1::2], strict=True)]
+
+
+def place_of(settlement: Settlement) -> Place:
+    """Return the delivery of a settlement."""
+    delivery = settlement.delivery
+    return delivery.chunk.push_id, delivery.target.index
+
+
+def among(settlements: Iterable[Settlement], closed: Closed) -> list[Settlement]:
+    """Return the settlements of the chunks that have any of these deliveries."""
+    settlements = list(settlements)
+    chunks = {id(each.delivery.chunk) for each in settlements if place_of(each) in closed}
+    return [each for each in settlements if id(each.delivery.chunk) in chunks]
+
+
+def without(settlements: Sequence[Settlement], void: Iterable[Iterable[Place]]) -> list[Settlement]:
+    """Return the settlements less those of these deliveries. Of one that was settled twice the last goes."""
+    left = Counter(place for places in void for place in places)
+    took = []
+    for settlement in reversed(settlements):
+        place = place_of(settlement)
+        if left[place]:
+            left[place] -= 1
+        else:
+            took.append(settlement)
+    return took[::-1]
 
 
 def batches(settlements: Sequence[Settlement], size: int) -> Iterator[tuple[Sequence[Settlement], bool]]:
