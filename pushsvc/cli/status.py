@@ -14,7 +14,6 @@ from .running import run
 
 COLUMNS = (
     "platform",
-    "channel",
     "outcome",
     "reason",
     "status",
@@ -23,6 +22,7 @@ COLUMNS = (
     "device_id",
     "provider_id",
     "at",
+    "channel",
 )
 
 
