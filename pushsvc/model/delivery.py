@@ -93,7 +93,10 @@ class Unconfirmed(_Answer, frozen=True):
 
 
 class Obsolete(_Answer, frozen=True):
-    """Nothing is to be sent any more: a later push has taken its place, or its device is gone."""
+    """Nothing is to be sent any more: a later push has taken its place, its device is gone, or it was cancelled."""
+
+    end: Literal["suppressed", "cancelled"] = "suppressed"
+    """How the delivery ends."""
 
 
 Outcome: TypeAlias = (

@@ -79,10 +79,10 @@ class Reference(Struct, frozen=True, gc=False):
 class Appended(Struct, frozen=True, gc=False):
     """The result of one delivery of an `append`."""
 
-    status: Literal["new", "known", "superseded", "absent", "away"]
+    status: Literal["new", "known", "superseded", "absent", "away", "withdrawn"]
     """`known`: it stood there already, at this offset. `superseded`: a later push with its `collapse` stands there, and
     nothing was appended. `absent`: there is no such device, or this version cannot read its stream. `away`: it was now
-    or never, and the device is not connected."""
+    or never, and the device is not connected. `withdrawn`: the push was, and nothing was appended."""
     offset: int = 0
     prev: int = 0
     unread: int = 0
@@ -283,7 +283,7 @@ class LiveStreams(Protocol):
         """Append a push to the streams of some hundred devices of a platform, and return the results in their order.
 
         Offset and route are determined in one step: a device that connects after it finds the push in its stream. A
-        repeat of a push and a device appends nothing. Then `poke` the gateways.
+        repeat of a push, which is known by its id, and a device appends nothing. Then `poke` the gateways.
         """
         ...
 
@@ -365,7 +365,7 @@ class LiveStreams(Protocol):
         ...
 
     async def holds(self, app: str, device_id: str, push_id: str) -> bool:
-        """Return whether a push stands in the stream of the device."""
+        """Return whether a push stands in the stream of the device and has not expired."""
         ...
 
     async def keep(self, app: str, push: LivePush, body: bytes) -> None:
@@ -377,7 +377,8 @@ class LiveStreams(Protocol):
         ...
 
     async def withdraw(self, app: str, push_id: str, at: int) -> None:
-        """Let a push that was to be sent at `at` (Unix ms) expire now, for the devices that have not received it."""
+        """Let a push that was to be sent at `at` (Unix ms) expire now, for the devices that have not received it, and
+        be appended to no stream any more."""
         ...
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:

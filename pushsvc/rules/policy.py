@@ -6,7 +6,7 @@ device and its token. No other module decides this.
     Outcome            the delivery                                   costs an attempt
     Sent               ends `sent`
     Expired            ends `expired`
-    Obsolete           ends `suppressed`
+    Obsolete           ends `suppressed`, or `cancelled` if that is why
     TokenDead          ends `invalid`
     TokenSuspect       ends `failed`, kept as a dead letter: our identity may be wrong
     BadNotification    ends `failed`, kept as a dead letter
@@ -80,7 +80,6 @@ from .freeze import AnswerHealth
 SENT = Ended("sent")
 INVALID = Ended("invalid")
 EXPIRED = Ended("expired")
-SUPPRESSED = Ended("suppressed")
 FAILED = Ended("failed", dead_letter=True)
 
 
@@ -144,8 +143,8 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
             return INVALID
         case Expired():
             return EXPIRED
-        case Obsolete():
-            return SUPPRESSED
+        case Obsolete(end=end):
+            return Ended(end)
         case BadNotification() | TokenSuspect():
             return FAILED
         case Misconfigured(part=part) if part:

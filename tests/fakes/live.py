@@ -38,7 +38,7 @@ from pushsvc.ports.live import (
 )
 from pushsvc.rules.life import seen
 from pushsvc.store.keys import SEEN_EVERY
-from pushsvc.store.live.facts import hour_of
+from pushsvc.store.live.facts import WITHDRAWN, hour_of
 
 if TYPE_CHECKING:
     from .registry import MemoryRegistry
@@ -91,11 +91,21 @@ class LiveState:
         self.gateways: dict[tuple[str, str], tuple[int, int]] = {}
         """By app and gateway, until when its sign of life is valid, and its connections."""
         self.inboxes: dict[str, list[InboxItem]] = defaultdict(list)
+        self.pushes: dict[tuple[str, str], LivePush] = {}
+        """What streams know of each push, by app and id."""
         self.contents: dict[tuple[str, str], bytes] = {}
         self.seen: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)
         self.totals: dict[str, Counter[str]] = defaultdict(Counter)
         self.epochs = itertools.count(1)
         self.poked = asyncio.Event()
+
+    def withdraw(self, app: str, push_id: str, at: int) -> None:
+        known = self.pushes.get((app, push_id), LivePush(push_id, at, WITHDRAWN, "normal"))
+        push = self.pushes[app, push_id] = replace(known, expires_at=WITHDRAWN)
+        for (owner, _), stream in self.streams.items():
+            stream.entries[:] = [
+                replace(each, push=push) if (owner, each.push.id) == (app, push_id) else each for each in stream.entries
+            ]
 
     def new_epoch(self) -> str:
         return f"{next(self.epochs):08x}"
@@ -160,10 +170,16 @@ class MemoryLive:
         return (await self.append_all(app, [Append(push, receivers, platform)]))[0]
 
     async def append_all(self, app: str, appends: Sequence[Append]) -> list[list[Appended]]:
-        return [[self._append(app, each, receiver) for receiver in each.receivers] for each in appends]
+        return [
+            [self._append(app, each, push, receiver) for receiver in each.receivers]
+            for each in appends
+            for push in [self._live.pushes.setdefault((app, each.push.id), each.push)]
+        ]
 
-    def _append(self, app: str, append: Append, receiver: Receiver) -> Appended:
-        push, platform = append.push, append.platform
+    def _append(self, app: str, append: Append, push: LivePush, receiver: Receiver) -> Appended:
+        if push.expires_at == WITHDRAWN:
+            return Appended("withdrawn")
+        platform = append.platform
         name = receiver.device_id
         if append.now_or_never and self._ordinal(app, name) is not None and self._stream(app, name) is None:
             return Appended("away")
@@ -207,14 +223,7 @@ class MemoryLive:
             self._live.contents.setdefault((app, push.id), body)
 
     async def withdraw(self, app: str, push_id: str, at: int) -> None:
-        now = self._state.clock()
-        for (owner, _), stream in self._live.streams.items():
-            stream.entries[:] = [
-                replace(each, push=replace(each.push, expires_at=now))
-                if (owner, each.push.id) == (app, push_id)
-                else each
-                for each in stream.entries
-            ]
+        self._live.withdraw(app, push_id, at)
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         return {name: self._live.contents[app, name] for name in push_ids if (app, name) in self._live.contents}
@@ -387,7 +396,10 @@ class MemoryLive:
 
     async def holds(self, app: str, device_id: str, push_id: str) -> bool:
         stream = self._stream(app, device_id)
-        return stream is not None and any(entry.push.id == push_id for entry in stream.entries)
+        now = self._state.clock()
+        return stream is not None and any(
+            each.push.id == push_id and each.push.expires_at > now for each in stream.entries
+        )
 
     # --- gateways ---------------------------------------------------------------------------------
 

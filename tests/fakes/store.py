@@ -133,6 +133,8 @@ class MemoryPushes:
         if record.state == "done":
             raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
         if record.state != "cancelled":
+            if record.state != "scheduled":
+                self._state.live.withdraw(app, push_id, record.push.starts_at)
             record.in_flight = 0 if record.state == "scheduled" else None
             record.state = "cancelled"
             record.walk = None

@@ -143,15 +143,50 @@ def test_several_pushes_are_appended_in_their_order_and_now_or_never_where_a_dev
 
 def test_what_is_withdrawn_is_shown_to_no_device_any_more(server: Server | None) -> None:
     async def story(world: World) -> None:
-        live = (await opened(world, "x", "y")).live
+        live = (await opened(world, "x", "y", "z")).live
         for name in ("p1", "p2", "p3"):
             await append(live, push_of(name), "x", "y")
-        await live.withdraw("shop", "p2", push_of("p2").at)
-        await live.withdraw("shop", "p9", push_of("p9").at)
+        await append(live, push_of("over", expires_at=NOW), "x", "y")
+        for name in ("p2", "p9", "p2"):
+            await live.withdraw("shop", name, push_of(name).at)
         assert offsets(await live.history("shop", "x", since=0)) == [(1, 0), (3, 1)]
+        assert [await live.holds("shop", "x", name) for name in ("p1", "p2", "p3", "over")] == [
+            True,
+            False,
+            True,
+            False,
+        ]
+        # What was on its way to the streams, also for the first time, or comes again.
+        for name in ("p2", "p9"):
+            assert await append(live, push_of(name), "x", "z", "nobody") == [Appended("withdrawn")] * 3
+        assert await live.history("shop", "z") is None
         back = await connected(live, "y")
         assert [(each.push.id, each.prev) for each in back.page.publications] == [("p1", 0), ("p3", 1)]
         assert (await ack(live, "y", 3)).fault == ""
+        assert [each.push.id for each in (await ack(live, "x", 3)).newly] == ["p1", "p2", "p3"]
+        # Another one of its hour is not concerned.
+        assert [each.status for each in await append(live, push_of("p4"), "x", "z")] == ["new", "new"]
+
+    play(server, story, LASTING)
+
+
+def test_a_cancelled_push_is_in_no_stream_and_comes_into_none(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await opened(world, "x", "y")
+        live, pushes = store.live, store.pushes
+        await pushes.accept(make_push("p1", 2))
+        await pushes.accept(make_push("p2", 2))
+        await pushes.accept(make_push("later", send_at=NOW + HOUR))
+        await append(live, push_of("p1"), "x")
+        for name in ("p1", "p2", "later"):
+            status = await pushes.cancel("shop", name)
+            assert status is not None
+            assert status.live is None
+        for name in ("p1", "p2"):
+            assert await append(live, push_of(name), "x", "y") == [Appended("withdrawn")] * 2
+        assert [(await connected(live, name)).page.publications for name in ("x", "y")] == [[], []]
+        # What was cancelled before its time was never on its way, and costs nothing.
+        assert [each.status for each in await append(live, push_of("later", at=NOW + HOUR), "x")] == ["new"]
 
     play(server, story, LASTING)
 

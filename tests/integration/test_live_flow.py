@@ -252,6 +252,31 @@ def test_what_only_the_live_channel_carries_waits_for_the_device_until_it_expire
     play(tmp_path, story)
 
 
+def test_what_is_cancelled_while_the_provider_is_asked_first_is_not_shown(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        tags = {"order": "provider, live"}
+        await town.register("slow", token=apns_token("stall.9", "slow"), tags=tags)
+        push = await town.send("slow")
+        requests_of = town.simulator.record.apns.requests_of
+        # Before that it was appended to the stream, of which the status knows nothing yet.
+        await town.until("the provider is asked", lambda: requests_of(apns_token("stall.9", "slow")) == 1)
+        async with town.session.delete(f"/v1/push/{push}") as answer:
+            assert answer.status == 200, await answer.text()
+        async with town.phone("slow") as phone:
+            later = await town.send("slow", via="live")
+            assert await town.done(later) == {"total": 1, "sent": 1}
+            assert phone.ids == [later]
+            page = await phone.client.history("device", limit=10)
+            assert [each.data["id"] for each in page.publications] == [later]
+        # The request ends without an answer, and nothing follows.
+        await town.until("nothing is in flight", town.is_idle)
+        status = await town.status(push)
+        assert (status["state"], status["counts"]["cancelled"]) == ("cancelled", 1)
+        assert requests_of(apns_token("stall.9", "slow")) == 1
+
+    play(tmp_path, story, request_timeout=1.0)
+
+
 def test_who_is_erased_is_waited_for_no_more(tmp_path: Path) -> None:
     async def story(town: Town) -> None:
         for name, platform in (("anna-web", "live"), ("anna-phone", "apns")):

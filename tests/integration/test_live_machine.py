@@ -30,7 +30,7 @@ T = TypeVar("T")
 DEVICES = ("d0", "d1", "d2", "d3")
 USERS = {"d0": "ann", "d1": "ann", "d2": "bob", "d3": None}
 GATEWAYS = ("gate-a", "gate-b", "dead")
-KINDS_OF_PUSH = ("good", "good", "good", "expired", "old")
+KINDS_OF_PUSH = ("good", "good", "good", "expired", "old", "withdrawn")
 CONFIG = StoreConfig(history=4, alive_ttl=3600.0)
 
 
@@ -76,6 +76,7 @@ class LiveMachine(RuleBasedStateMachine):
         """Of Redis, by those of the twin."""
         self.clients = {name: Client() for name in DEVICES}
         self.pushes: list[LivePush] = []
+        self.withdrawn: set[str] = set()
         self.acked: set[tuple[str, str, str]] = set()
         for each in (self.store, self.twin):
             self.run(each.registry.put_many("shop", [phone(name, USERS[name]) for name in DEVICES]))
@@ -127,12 +128,26 @@ class LiveMachine(RuleBasedStateMachine):
         expires_at = NOW - 1 if kind == "expired" else NOW + 24 * HOUR
         push = push_of(f"p{number}", at=at + number, expires_at=expires_at, collapse=collapse)
         self.pushes.append(push)
+        if kind == "withdrawn":
+            self._withdraw(push)
         self._append(push, names, arrives)
 
     @rule(data=st.data(), names=st.lists(st.sampled_from(DEVICES), min_size=1, unique=True))
     def append_again(self, data: st.DataObject, names: list[str]) -> None:
         if self.pushes:
             self._append(data.draw(st.sampled_from(self.pushes)), names, True)
+
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        if self.pushes:
+            self._withdraw(data.draw(st.sampled_from(self.pushes)))
+
+    def _withdraw(self, push: LivePush) -> None:
+        for each in (self.store, self.twin):
+            self.run(each.live.withdraw("shop", push.id, push.at))
+        self.withdrawn.add(push.id)
+        for client in self.clients.values():
+            client.wanted.discard(push.id)
 
     def _append(self, push: LivePush, names: list[str], arrives: bool) -> None:
         receivers = [Receiver(name, index) for index, name in enumerate(names)]
@@ -143,6 +158,7 @@ class LiveMachine(RuleBasedStateMachine):
 
     def _appended(self, name: str, push: LivePush, found: Appended, arrives: bool) -> None:
         client = self.clients[name]
+        assert (found.status == "withdrawn") == (push.id in self.withdrawn)
         if found.replaced is not None:
             client.wanted.discard(found.replaced.push.id)
         if found.status == "new" and push.expires_at > NOW and push.at > NOW - 2 * HOUR:
@@ -158,6 +174,9 @@ class LiveMachine(RuleBasedStateMachine):
         else:
             self._page(name, position.offset)
 
+    def _shown(self, publications: list[Publication]) -> None:
+        assert not self.withdrawn & {each.push.id for each in publications}
+
     def _page(self, name: str, since: int) -> None:
         """Read what follows an offset, a page at a time."""
         client, missing, more = self.clients[name], 0, True
@@ -167,6 +186,7 @@ class LiveMachine(RuleBasedStateMachine):
             twin = self.run(self.twin.live.history("shop", name, **asked))  # type: ignore[arg-type]  # as above
             page = self.same(real, twin)
             assert page is not None
+            self._shown(page.publications)
             missing, more = missing + page.missing, page.more
             if missing:
                 client.begin({each.push.id for each in page.publications})
@@ -198,6 +218,7 @@ class LiveMachine(RuleBasedStateMachine):
         )
         found = self.same(real, twin)
         assert isinstance(found, Connected)
+        self._shown(found.page.publications)
         client.route = None if gateway == "dead" else route
         if not found.recovered:
             client.begin({each.push.id for each in found.page.publications})

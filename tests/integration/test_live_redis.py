@@ -159,6 +159,11 @@ def test_two_pushes_of_one_digest_stay_apart(server: Server, monkeypatch: pytest
         assert page is not None
         assert [each.push.id for each in page.publications] == ["p1", "p2", "p3", "p4", "p5"]
         assert [await store.live.holds("shop", "x", name) for name in ("p1", "p3", "p5", "p6")] == [True] * 3 + [False]
+        for name in ("p2", "p6"):
+            await store.live.withdraw("shop", name, NOW)
+            assert (await append(store.live, push_of(name), "x"))[0].status == "withdrawn"
+        assert (await append(store.live, push_of("p7"), "x"))[0].status == "new"
+        assert offsets(await store.live.history("shop", "x", since=0)) == [(1, 0), (3, 1), (4, 3), (5, 4), (6, 5)]
 
     server.flush()
     play(server.url, story)
@@ -237,6 +242,9 @@ def test_lifetimes(server: Server) -> None:
         facts = facts_of(push)
         for key in (keys.live_pushes("shop", facts.hour, facts.digest[0]), keys.live_content("shop", 0, "p1")):
             assert kept < await call("PTTL", key) <= kept + 2 * HOUR, key
+        gone = facts_of(push_of("cancelled", at=NOW - 30 * 24 * HOUR))
+        await store.live.withdraw("shop", "cancelled", NOW - 30 * 24 * HOUR)
+        assert 0 < await call("PTTL", keys.live_pushes("shop", gone.hour, gone.digest[0])) <= HOUR
         assert 6 * 24 * HOUR < await call("PTTL", keys.seen("shop", 0, "p1")) <= kept
         # A push that began long ago is too old for a stream, and its traces go soon.
         old = push_of("old", at=NOW - 30 * 24 * HOUR)
@@ -347,10 +355,18 @@ def test_an_erasure_takes_streams_tokens_and_contents(server: Server) -> None:
         await append(live, single, "hers")
         await append(live, double, "hers", "hers too")
         await append(live, shared, "hers", "hers too", "his")
-        for push in (single, double, shared):
+        # Of an audience the number of deliveries stands beside the push, once all of them are there.
+        for name, members in (("hers alone", 2), ("everyone", 3), ("growing", 2)):
+            await store.pushes.accept(make_push(name, members))
+            await append(live, replace(push_of(name), total=0), "hers", "hers too")
+        await call("HSET", keys.push("shop", 0, "growing"), "st", "expanding")
+        audiences = [replace(push_of(name), total=0) for name in ("hers alone", "everyone", "growing", "forgotten")]
+        await append(live, audiences[-1], "hers")
+        for push in (single, double, shared, *audiences):
             await live.keep("shop", push, b"body")
         assert (await eraser(store).erase("shop", "ann", wait=30.0)).devices == 2
-        assert set(await live.contents("shop", ["one", "two", "all"])) == {"all"}
+        left = await live.contents("shop", ["one", "two", "all", *(push.id for push in audiences)])
+        assert set(left) == {"all", "everyone", "growing", "forgotten"}
         assert (await live.inbox("gate-a").receive(0)).items == [Cut("shop", 1, "revoked")]
         assert [bool(each) for each in await call("LRANGE", keys.streams("shop", 0), 0, -1)].count(True) == 1
         await registered(store, "hers")

@@ -263,6 +263,24 @@ def test_what_was_replaced_ends_also_where_the_poke_fails_or_redis_does_not_take
     play(story)
 
 
+def test_what_was_cancelled_on_its_way_to_the_streams_ends_so() -> None:
+    async def story(desk: Desk) -> None:
+        await desk.online("phone-1")
+        assert await desk.send(chunk("phone-1")) == [WRITTEN]
+        for name in ("p", "q"):
+            await desk.store.live.withdraw("shop", name, NOW)
+        cancelled = Obsolete(reason="cancelled", end="cancelled")
+        again, first = (
+            chunk("phone-1", "phone-2", then=[THEN]),
+            chunk("phone-1", name="q", headers={"now-or-never": "1"}),
+        )
+        assert await desk.send(again, first) == [cancelled] * 3
+        assert [poke.push.id for poke in await desk.pokes()] == ["p"]
+        assert [await desk.stream(f"phone-{n}") for n in (1, 2)] == [[], []]
+
+    play(story)
+
+
 def _accepted(name: str) -> Push:
     targets: dict[Platform, tuple[Target, ...]] = {"apns:live": (Target(0, "token-0", "phone-1"),)}
     return Push(name, "shop", "normal", NOW, NOW + 60_000, {"live": Message("live", b"{}")}, targets)

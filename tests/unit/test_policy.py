@@ -179,6 +179,7 @@ def test_a_retry_is_in_the_future_and_before_the_expiry(
         (chunk(expires_at=NOW), Unconfirmed(within=10), Ended("expired")),
         # A later push has taken its place, at whichever channel.
         (chunk(then=("apns",)), Obsolete(reason="superseded"), Ended("suppressed")),
+        (chunk(then=("apns",)), Obsolete(reason="cancelled", end="cancelled"), Ended("cancelled")),
         # What would fail goes on; what was sent, or expired, or waits, does not.
         (chunk(then=("live",)), TokenDead(status=410), Retry(NOW, 1, counted=False, channel="live")),
         (chunk(then=("live",)), BadNotification(status=400), Retry(NOW, 1, counted=False, channel="live")),

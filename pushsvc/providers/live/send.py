@@ -11,6 +11,7 @@ to blame: a repeat of what stands in a stream appends nothing.
     a provider comes first, and this channel again at last         unconfirmed: the same, and nothing is poked
     now or never, not connected, and no channel follows            expired
     a later push of its `collapse` is there                        obsolete
+    it was cancelled                                               obsolete, and ends as cancelled
     there is no such device any more                               obsolete
     its stream cannot be read by this version                      unavailable, which costs no attempt
     Redis is away, or this part of the batch fails                 the same
@@ -70,6 +71,7 @@ NEVER: Final = Expired(reason="ttl")
 SUPERSEDED: Final = Obsolete(reason="superseded")
 MOVED: Final = Obsolete(reason="moved")
 UNREADABLE: Final = Unavailable(reason="unreadable")
+CANCELLED: Final = Obsolete(reason="cancelled", end="cancelled")
 STORE_AWAY: Final = Unavailable(reason="store_away")
 FAILED: Final = Unavailable(reason="internal_error")
 DRY_RUN: Final = Sent(reason="dry_run")
@@ -309,6 +311,8 @@ class LiveProvider:
         match appended.status:
             case "superseded":
                 return SUPERSEDED
+            case "withdrawn":
+                return CANCELLED
             case "absent":
                 target = delivery.target
                 return MOVED if (target.device_id or target.token) in absent else UNREADABLE

@@ -84,9 +84,10 @@ class RedisErasures:
         suppressed = await self._suppression.known(app, tokens)
         key = key_of(user, self._hash_key)
         await self._change(app, key, partial(joined, user=user, devices=devices, suppressed=suppressed))
-        # Before the registry lets go of the devices, and of their streams with them.
+        told = await self._suppression.erasing(app, tokens, wait=True)
+        # After dispatchers were told, which append to the streams, and before the registry lets go of these.
         await self._live.forget(app, [device.id for device in devices])
-        return await self._suppression.erasing(app, tokens, wait=True)
+        return told
 
     async def hides(self, app: str, user: str) -> bool:
         return await self._registry.hides_of_user(app, user)

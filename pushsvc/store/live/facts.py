@@ -17,6 +17,8 @@ from ...ports.live import LivePush
 
 HOUR = 3_600_000
 """Milliseconds of the time of pushes that is one part of the table; its number has 16 bits."""
+WITHDRAWN = 0
+"""The expiry of a push that was withdrawn."""
 _VERSION = 1
 _HEAD = Layout(">BHIHIBIB")
 """Version, expiry and instant as their high 2 and low 4 bytes, lane, total, length of the id."""

@@ -3,12 +3,15 @@
 -- A stream whose last record was appended before this server was started may have lost what came after it: then its
 -- offsets go on far behind all that may have been given out.
 --
+-- A push is known by its id. One that was withdrawn is appended nowhere any more.
+--
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 hour of the push; 5 its digest, 4 bytes; 6 its facts;
 --       7 until when the facts are kept, ms; 8 digest of its collapse, 4 bytes, or ''; 9 its platform; 10 a random
 --       number of 32 bits; 11 seconds since the beginning of offsets; 12 1 to append only where the device is
 --       connected; then for each device the digest of its id, and the index of its delivery
--- Returns { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway },
+-- Returns { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of
+-- the status alone where there is no stream to name },
 -- { for each that replaced another: place of the device, offset, index, platform, facts }
 
 -- include: live_stream
@@ -16,7 +19,7 @@
 local prefix, now, most, facts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
 local collapse, seed, since_beginning = ARGV[8], tonumber(ARGV[10]), tonumber(ARGV[11])
 local now_or_never = ARGV[12] == '1'
-local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY = 0, 1, 2, 3, 4
+local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY, WITHDRAWN = 0, 1, 2, 3, 4, 5
 local FIRST = 13 -- argument of the first device
 local JUMP = 4096
 -- A stream of fewer bytes than this has room for another record, also where fewer than 40 are kept.
@@ -32,27 +35,19 @@ local function platform_code(name)
   return tonumber(code)
 end
 
--- The key of the push in records: hour and digest, or the next one that no other push of the hour has.
-local function key_of_push()
-  local hour, digest = pack('>I2', ARGV[4]), ARGV[5]
-  while true do
-    local key = hour .. digest
-    local kept = facts_of(prefix, key)
-    if not kept then
-      call('HSET', facts_key(prefix, key), digest, facts)
-      call('PEXPIREAT', facts_key(prefix, key), ARGV[7])
-    end
-    if not kept or kept == facts then
-      return key
-    end
-    digest = pack('>I4', (unpack_bytes('>I4', digest) + 1) % 4294967296)
+local id, at, collapse_text = read_facts(facts)
+local key, kept = find_push(prefix, ARGV[4], ARGV[5], id)
+if not kept then
+  keep_facts(prefix, key, facts, ARGV[7])
+elseif expires_at(kept) == WITHDRAWN_AT then
+  local answer = {}
+  for i = FIRST, #ARGV, 2 do
+    answer[#answer + 1] = string.char(WITHDRAWN)
   end
+  return { answer, {} }
 end
 
-local run, key = current_run(prefix), key_of_push()
-local code = platform_code(ARGV[9]) * INDEXES
-local _, _, at, _, _, _, rest = unpack_bytes('>BI6I6BI4Bc0', facts)
-local collapse_text = sub(facts, rest)
+local run, code = current_run(prefix), platform_code(ARGV[9]) * INDEXES
 
 -- The records with the collapse of the push: place, its facts, instant.
 local function rivals(s)
@@ -65,9 +60,9 @@ local function rivals(s)
     if place % WIDE_RECORD == NARROW_RECORD + 1 then
       local record = floor(place / WIDE_RECORD)
       local own = facts_of(prefix, key_at(s, record))
-      if own and byte(own, 1) == 1 then
-        local _, _, instant, _, _, _, own_rest = unpack_bytes('>BI6I6BI4Bc0', own)
-        if sub(own, own_rest) == collapse_text then
+      if own then
+        local _, instant, text = read_facts(own)
+        if text == collapse_text then
           found[#found + 1] = { record, own, instant }
         end
       end
@@ -154,7 +149,7 @@ for i = FIRST, #ARGV, 2 do
     end
     answer[#answer + 1] = pack('>BI4I4I4I4I4', status, offset, prev, count_after(s, s.read), s.epoch, connection) .. gateway
   elseif #answer <= (i - FIRST) / 2 then
-    answer[#answer + 1] = ''
+    answer[#answer + 1] = string.char(ABSENT)
   end
 end
 return { answer, replaced }

@@ -1,7 +1,7 @@
--- Says whether a push stands in the stream of a device.
+-- Says whether a push stands in the stream of a device and has not expired.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 digest of the device's id; 3 digest of the push's id, 4 bytes; 4 the push's id
+-- ARGV  1 prefix `ps:D:`; 2 digest of the device's id; 3 digest of the push's id, 4 bytes; 4 the push's id; 5 now ms
 -- Returns 1 or 0
 
 -- include: live_stream
@@ -17,11 +17,8 @@ for record = 0, s and #s.records / s.width - 1 or -1 do
   local key = key_at(s, record)
   if (unpack_bytes('>I4', key, 3) - wanted) % 4294967296 < BESIDE then
     local facts = facts_of(prefix, key)
-    if facts and byte(facts, 1) == 1 then
-      local _, _, _, _, _, id = unpack_bytes('>BI6I6BI4Bc0', facts)
-      if id == ARGV[4] then
-        return 1
-      end
+    if facts and read_facts(facts) == ARGV[4] then
+      return expires_at(facts) > tonumber(ARGV[5]) and 1 or 0
     end
   end
 end

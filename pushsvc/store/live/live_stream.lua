@@ -153,6 +153,37 @@ local function expires_at(facts)
   return byte(facts, 1) == 1 and (unpack_bytes('>I6', facts, 2)) or math.huge
 end
 
+-- The expiry of a push that was withdrawn.
+local WITHDRAWN_AT = 0
+
+-- The id of a push, when it was to be sent, and its collapse; nil where this version cannot read its facts.
+local function read_facts(facts)
+  if byte(facts, 1) ~= 1 then
+    return nil
+  end
+  local _, _, at, _, _, id, rest = unpack_bytes('>BI6I6BI4Bc0', facts)
+  return id, at, sub(facts, rest)
+end
+
+-- The key of a push, and what streams know of it or false. The key is its hour and the digest of its id, or the next one
+-- that no other push of the hour has.
+local function find_push(prefix, hour, digest, id)
+  hour = pack('>I2', hour)
+  while true do
+    local key = hour .. digest
+    local facts = facts_of(prefix, key)
+    if not facts or read_facts(facts) == id then
+      return key, facts
+    end
+    digest = pack('>I4', (unpack_bytes('>I4', digest) + 1) % 4294967296)
+  end
+end
+
+local function keep_facts(prefix, key, facts, till)
+  call('HSET', facts_key(prefix, key), sub(key, 3), facts)
+  call('PEXPIREAT', facts_key(prefix, key), till)
+end
+
 -- Whether a record is older than streams are kept; both in hours, and the hour of a record has 16 bits.
 local function is_aged(key, hour, most)
   local age = (hour - unpack_bytes('>I2', key)) % 65536

@@ -1,21 +1,14 @@
--- Makes a push expire at once in every stream that refers to it.
+-- Makes a push expire at once in every stream that refers to it, and in those that it is yet to be appended to.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 now ms; 3 hour of the push; 4 its digest, 4 bytes; 5 its id
+-- ARGV  1 prefix `ps:D:`; 2 hour of the push; 3 its digest, 4 bytes; 4 its id; 5 the facts to keep where it was appended to
+--       no stream so far; 6 until when they are kept, ms
 
 -- include: live_stream
 
-local prefix, hour, digest = ARGV[1], pack('>I2', tonumber(ARGV[3])), ARGV[4]
-while true do
-  local key = hour .. digest
-  local facts = facts_of(prefix, key)
-  if not facts then
-    return 0
-  end
-  local _, _, _, _, _, id = unpack_bytes('>BI6I6BI4Bc0', facts)
-  if byte(facts, 1) == 1 and id == ARGV[5] then
-    call('HSET', facts_key(prefix, key), digest, sub(facts, 1, 1) .. pack('>I6', tonumber(ARGV[2])) .. sub(facts, 8))
-    return 1
-  end
-  digest = pack('>I4', (unpack_bytes('>I4', digest) + 1) % 4294967296)
+local prefix = ARGV[1]
+local key, facts = find_push(prefix, ARGV[2], ARGV[3], ARGV[4])
+if facts then
+  facts = sub(facts, 1, 1) .. pack('>I6', WITHDRAWN_AT) .. sub(facts, 8)
 end
+keep_facts(prefix, key, facts or ARGV[5], ARGV[6])

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from struct import Struct as Layout
 from typing import Any, Final
@@ -76,7 +76,7 @@ from ..link.clock import Clock
 from ..link.link import Link, ScriptCall
 from ..link.unreadable import readable
 from ..registry.wire import Digests
-from .facts import HOUR, decode_facts, digest_of, facts_of, hour_of
+from .facts import HOUR, WITHDRAWN, decode_facts, digest_of, facts_of, hour_of
 from .gateways import RedisGateways
 
 BEGINNING: Final = 1_767_225_600
@@ -86,7 +86,7 @@ REFUSED: Final = 400 * DAY * 1000
 _AT_ONCE: Final = 16
 """Connects under way at a time. Each has a connection to Redis, since it must not be repeated."""
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
-_STATUS: Final = ("absent", "new", "known", "superseded", "away")
+_STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn")
 _APPENDED: Final = Layout(">BIIIII")
 
 
@@ -132,8 +132,8 @@ class RedisStreams:
         return found
 
     def _append_call(self, app: str, append: Append, start: int, now: int) -> ScriptCall:
-        push, facts = append.push, facts_of(append.push)
-        until = max(self._kept_until(app, push), now + HOUR)
+        facts = facts_of(append.push)
+        until = self._facts_until(app, append.push, now)
         batch = append.receivers[start : start + MAX_BATCH]
         return self._call(
             app,
@@ -159,8 +159,10 @@ class RedisStreams:
         )
 
     async def withdraw(self, app: str, push_id: str, at: int) -> None:
-        args = (keys.devices(app), self._clock(), hour_of(at), digest_of(push_id), push_id)
-        await self._link.script(*self._call(app, "live_withdraw", *args))
+        push = LivePush(push_id, at, WITHDRAWN, "normal")
+        facts, until = facts_of(push), self._facts_until(app, push, self._clock())
+        args = (keys.devices(app), facts.hour, facts.digest, push_id, facts.blob, until)
+        await self._link.guarded(keys.mark_beside(keys.devices(app)), [self._call(app, "live_withdraw", *args)])
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         distinct = list(dict.fromkeys(push_ids))
@@ -239,16 +241,23 @@ class RedisStreams:
         await self._registry.revise(app, [device_id], lambda device: seen(device, self._clock()))
 
     async def holds(self, app: str, device_id: str, push_id: str) -> bool:
-        args = (keys.devices(app), self._digest(device_id), digest_of(push_id), push_id)
+        args = (keys.devices(app), self._digest(device_id), digest_of(push_id), push_id, self._clock())
         return bool(await self._link.script(*self._call(app, "live_holds", *args)))
 
     async def forget(self, app: str, device_ids: Sequence[str]) -> None:
         """Revoke the tokens of devices that are being erased, and remove the contents that were for them alone."""
-        found: dict[str, list[LivePush]] = defaultdict(list)
-        for push in await self._revoke(app, device_ids, self._clock(), named=True):
-            found[push.id].append(push)
-        own = [name for name, pushes in found.items() if pushes[0].total == len(pushes)]
+        pushes = await self._revoke(app, device_ids, self._clock(), named=True)
+        found, totals = Counter(push.id for push in pushes), {push.id: push.total for push in pushes}
+        audiences = [name for name, total in totals.items() if not total]
+        totals |= zip(audiences, await self._totals(app, audiences), strict=True)
+        own = [name for name, count in found.items() if totals[name] == count]
         await self._link.many([("DEL", keys.live_content(app, self._shard(app, name), name)) for name in own])
+
+    async def _totals(self, app: str, push_ids: Sequence[str]) -> list[int]:
+        """Return the number of deliveries of pushes to audiences; 0 where it is not known yet, or not any more."""
+        names = [keys.push(app, self._shard(app, name), name) for name in push_ids]
+        rows = await self._link.many([("HMGET", name, "st", "n") for name in names])
+        return [0 if state in (None, b"expanding") else int(total) for state, total in rows]
 
     async def _revoke(self, app: str, device_ids: Sequence[str], now: int, *, named: bool = False) -> list[LivePush]:
         """Return the pushes of their streams, if they are to be `named`."""
@@ -354,6 +363,10 @@ class RedisStreams:
         """Return the end of the time in which a stream may refer to the push, and an hour."""
         return (push.at // HOUR + self._config.history_hours(app) + 2) * HOUR
 
+    def _facts_until(self, app: str, push: LivePush, now: int) -> int:
+        """Return how long is kept what streams know of a push, and that it was withdrawn."""
+        return max(self._kept_until(app, push), now + HOUR)
+
     def _push(self, app: str, blob: bytes) -> LivePush | None:
         return readable(decode_facts, blob, "live_push", app)
 
@@ -377,8 +390,8 @@ class RedisStreams:
 
 
 def _appended(text: bytes, replaced: Reference | None) -> Appended:
-    if not text:
-        return Appended("absent")
+    if len(text) == 1:
+        return Appended(_STATUS[text[0]])
     status, offset, prev, unread, epoch, connection = _APPENDED.unpack_from(text)
     gateway = text[_APPENDED.size :]
     route = LiveRoute(gateway.decode(), connection) if gateway else None

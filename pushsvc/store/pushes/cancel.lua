@@ -10,7 +10,8 @@
 -- ARGV  1 push id; 2 now ms; 3 status TTL ms; 4 ms for which a delivery may be open; 5 lifetime of a revocation ms;
 --       then the fields to return
 -- Returns the values of those fields after the step; of a push that was scheduled platform, count, platform, count,
--- .. of what has ended here; and the revocation to wait for, or ''. Or false for a push that is not known.
+-- .. of what has ended here; the revocation to wait for, or ''; and 1 if some of it may have been taken to be sent. Or false
+-- for a push that is not known.
 
 -- include: retire
 
@@ -57,4 +58,4 @@ if state ~= 'done' and state ~= 'cancelled' then
     retire(prefix, ARGV[1], true, ARGV[3])
   end
 end
-return { redis.call('HMGET', KEYS[1], unpack(ARGV, 6)), ended, not confirmed and place or '' }
+return { redis.call('HMGET', KEYS[1], unpack(ARGV, 6)), ended, not confirmed and place or '', place and 1 or 0 }

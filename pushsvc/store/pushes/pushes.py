@@ -168,19 +168,18 @@ class RedisPushes:
             ],
             [push_id, self._clock(), self._config.status_ttl * 1000, OPEN_MOST, LIFETIME, *FIELDS],
         )
-        values, ended, place = answer or (None, [], b"")
+        values, ended, place, launched = answer or (None, [], b"", 0)
         for platform, count in zip(ended[::2], ended[1::2], strict=True):
             telemetry.count_ended(app, platform.decode(), "cancelled", "cancelled", count)
+        status = status_of(app, push_id, values)
+        if status is not None and status.state == "done":
+            raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
+        if status is not None and launched:
+            # Whatever is on its way to the streams: what a dispatcher appends from now on is appended nowhere.
+            await self._streams.withdraw(app, push_id, status.send_at or status.created_at)
         if place:
             await self._revocations.heard(app, shard, place.decode(), push_id)
             status = await self.status(app, push_id)
-        else:
-            status = status_of(app, push_id, values)
-        if status is not None and status.state == "done":
-            raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
-        if status is not None and status.live is not None:
-            # A device that was away finds it in its stream no more.
-            await self._streams.withdraw(app, push_id, status.send_at or status.created_at)
         return status
 
     async def deliveries(
