@@ -25,6 +25,8 @@ from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
 from pushsvc import runtime
 from pushsvc.lab.simulator import apns_token
 from pushsvc.live.protocol.tokens import issue
+from pushsvc.runtime.store import running_store_url
+from pushsvc.store import keys, open_store
 
 from .harness import Service, running_service
 
@@ -172,6 +174,19 @@ def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp_path:
         # Who comes back finds it in its stream.
         async with town.phone("away") as away:
             await town.until("it is shown", lambda: away.ids == [push])
+        # No stream can be written: the provider is asked, and this is said.
+        async with open_store(await running_store_url(town.settings) or "") as store:
+            await store.link.call("SET", f"{keys.devices('shop')}live", "of another kind")
+        unwritten = await town.send("acks", "away")
+        assert await town.done(unwritten) == {"total": 2, "sent": 2}
+        assert town.requests("acks", "away") == [1, 2]
+        await town.until("it is said", lambda: _says(town, "streams: cannot be written (Redis refused: "))
+
+    async def _says(town: Town, why: str) -> bool:
+        async with town.session.get("/readyz") as answer:
+            assert answer.status == 200
+            held: dict[str, str] = (await answer.json()).get("held", {})
+        return held.get("shop/live", "").startswith(why)
 
     play(tmp_path, story)
 

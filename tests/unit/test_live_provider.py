@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.errors import StoreUnavailable
+from pushsvc.errors import StoreError, StoreUnavailable
 from pushsvc.model.delivery import Delivery, Expired, Obsolete, Outcome, Sent, Unavailable, Unconfirmed
 from pushsvc.model.devices import Device
 from pushsvc.model.push import (
@@ -31,7 +31,7 @@ from pushsvc.ports.live import Appended, LiveRoute, Poke, Position
 from pushsvc.ports.provider import STREAMS, RenderError
 from pushsvc.providers.live import RENDERER, open_provider
 from pushsvc.providers.live.render import LIMIT
-from pushsvc.providers.live.send import CONTENTS, KEPT_FOR, LASTS, QUIET, WINDOW, LiveProvider
+from pushsvc.providers.live.send import CONTENTS, KEPT_FOR, LASTS, QUIET, TRIES, WINDOW, LiveProvider
 
 from ..fakes import MemoryStore
 from .virtual_time import run, until
@@ -322,7 +322,15 @@ def test_while_redis_is_away_nobody_is_to_blame_and_a_repeat_is_harmless(step: s
 
 
 @pytest.mark.parametrize("step", ["keep_all", "append_all"])
-def test_an_error_of_one_push_fails_no_other(step: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason", "said"),
+    [
+        (ValueError("secret"), "internal_error", "a fault, ValueError"),
+        (StoreError("Redis refused: no"), "internal_error", "Redis refused: no"),
+        (StoreUnavailable("Redis refused: WRONGTYPE"), "store_away", "Redis refused: WRONGTYPE"),
+    ],
+)
+def test_an_error_of_one_push_fails_no_other(step: str, error: Exception, reason: str, said: str) -> None:
     async def story(desk: Desk) -> None:
         live: Any = desk.store.live
         works, calls = getattr(live, step), Counter[str]()
@@ -331,18 +339,38 @@ def test_an_error_of_one_push_fails_no_other(step: str) -> None:
             names = [each[0].id if step == "keep_all" else each.push.id for each in given]
             calls.update(["tries"])
             if "p2" in names:
-                raise ValueError("secret")
+                raise error
             return await works(app, given)
 
         setattr(live, step, broken)
-        failed = Unavailable(reason="internal_error")
+        failed = Unavailable(reason=reason)
         sent = [chunk("phone-0", "phone-1", name=f"p{n}") for n in range(5)]
         assert await desk.send(*sent) == [AWAY] * 4 + [failed] * 2 + [AWAY] * 4
         assert calls["tries"] <= 7
         assert await desk.stream("phone-0") == ["p0", "p1", "p3", "p4"]
-        assert desk.provider.trouble.startswith(f"{STREAMS}cannot be written (an internal error, ValueError)")
+        assert desk.provider.trouble.startswith(f"{STREAMS}cannot be written ({said})")
         setattr(live, step, works)
         assert await desk.send(sent[2]) == [AWAY, AWAY]
+
+    play(story)
+
+
+@pytest.mark.parametrize(("seconds", "tries"), [(0.0, TRIES), (5.0, 1)])
+def test_where_everything_fails_a_batch_is_given_up(seconds: float, tries: int) -> None:
+    async def story(desk: Desk) -> None:
+        calls = 0
+        live: Any = desk.store.live
+
+        async def away(*_: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            await asyncio.sleep(seconds)
+            raise StoreUnavailable("Redis is away")
+
+        live.append_all = away
+        sent = [chunk("phone-0", name=f"p{n}") for n in range(100)]
+        assert await desk.send(*sent) == [Unavailable(reason="store_away")] * 100
+        assert calls == tries
 
     play(story)
 

@@ -2,8 +2,8 @@
 
 Deliveries that are submitted while a batch is under way form the next one. A batch keeps the contents, appends, and
 pokes: three round trips, however many deliveries and pushes it has. Batches follow one another, so that pushes stand in
-a stream in the order in which they were submitted. A batch that fails is sent again in halves, down to the part that is
-to blame: a repeat of what stands in a stream appends nothing.
+a stream in the order in which they were submitted. A batch that fails at once is sent again in halves, down to the part
+that is to blame: a repeat of what stands in a stream appends nothing.
 
     the append says                                                the outcome
     written to a connected device                                  unconfirmed, until the time to acknowledge is over
@@ -33,7 +33,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from ...errors import StoreUnavailable
+from ...errors import StoreError, StoreUnavailable
 from ...model.delivery import Arrival, Delivery, Expired, Obsolete, Outcome, Sent, Unavailable, Unconfirmed
 from ...model.instants import instant
 from ...model.push import Chunk, Route
@@ -55,6 +55,10 @@ POKED_BODY: Final = 4096
 KEPT: Final = 1024
 KEPT_FOR: Final = 10.0
 """The number of pushes, and the seconds, for which a content that was stored is not sent to the store again."""
+TRIES: Final = 32
+"""The number of failures at which the rest of a batch is not sent again in halves. To find one part takes 12."""
+QUICK: Final = 0.5
+"""The seconds of a failure after which it is not either."""
 REPLACED: Final = 10_000
 """The number of replaced deliveries that are kept while they cannot be recorded."""
 LASTS: Final = 5.0
@@ -203,27 +207,27 @@ class LiveProvider:
     async def _outcomes(self, parts: Sequence[_Part]) -> dict[int, Outcome]:
         """Send a batch and return the outcomes by the `id` of the delivery."""
         found: dict[int, Outcome] = {}
-        left = [parts]
+        left, tries = [parts], TRIES
         while left:
-            some = left.pop()
+            some, began = left.pop(), self._loop.time()
             try:
                 found |= await self._send(some)
                 if self.trouble:
                     self._works_again = True
                     self._recovers()
-            except StoreUnavailable as error:
-                # The others would wait for it as long.
-                for each in (some, *left):
-                    found |= _all_of(each, STORE_AWAY)
-                left.clear()
-                self._fails(str(error))
             except Exception as error:
+                outcome = STORE_AWAY if isinstance(error, StoreUnavailable) else FAILED
+                self._fails(str(error) if isinstance(error, StoreError) else f"a fault, {type(error).__name__}")
+                tries -= 1
                 middle = len(some) // 2
-                if middle:
+                if not tries or self._loop.time() - began > QUICK:
+                    # It is not about a part of them, or the others would wait for it as long.
+                    found |= _all_of([*some, *(part for each in left for part in each)], outcome)
+                    left.clear()
+                elif middle:
                     left += (some[middle:], some[:middle])
                 else:
-                    found |= _all_of(some, FAILED)
-                    self._fails(f"an internal error, {type(error).__name__}")
+                    found |= _all_of(some, outcome)
         return found
 
     def _fails(self, why: str) -> None:
