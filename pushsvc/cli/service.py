@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 from msgspec import Struct
@@ -33,7 +34,8 @@ class Service(Struct, frozen=True):
 async def open_service(
     settings: Settings, config: Path | None, environ: Mapping[str, str], stop: asyncio.Event | None = None
 ) -> AsyncIterator[Service]:
-    """Start store, API, dispatchers and feedback. Yields once the API is ready, or `stop` is set before that.
+    """Start store, API, dispatchers and feedback. Yields once the API is ready and the gateway, if there is one,
+    listens, or `stop` is set before that.
 
     They stop in the order in which pushes travel: the API first, so that what it accepted can still be sent. Raises
     `ConfigError`, `StoreOwned`.
@@ -75,6 +77,8 @@ async def open_service(
         await _until_ready(url, stop or asyncio.Event())
         scheme = "wss" if settings.live.tls_cert else "ws"
         live_url = local_url(settings.live.host, settings.live.port, scheme) if has_live else ""
+        if live_url:
+            await _until_listening(live_url, stop or asyncio.Event())
         yield Service(url, store_url, live_url)
 
 
@@ -110,6 +114,21 @@ async def _until_free(part: str, host: str, port: int, seconds: float = 5.0) -> 
         if loop.time() > deadline:
             raise ConfigError(part, f"{host}:{port} is in use by another process", "choose another host or port")
         await asyncio.sleep(0.1)
+
+
+async def _until_listening(url: str, stop: asyncio.Event, seconds: float = 90.0) -> None:
+    """Wait until the gateway listens: nobody else did before it was started."""
+    loop, address = asyncio.get_running_loop(), urlsplit(url)
+    deadline = loop.time() + seconds
+    while not stop.is_set():
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(5.0):
+                _, writer = await asyncio.open_connection(address.hostname, address.port)
+            writer.close()
+            return
+        if loop.time() > deadline:
+            raise ConfigError("live", f"the gateway does not listen after {seconds:.0f} s", "see the log lines above")
+        await asyncio.sleep(0.05)
 
 
 async def _until_ready(url: str, stop: asyncio.Event, seconds: float = 90.0) -> None:

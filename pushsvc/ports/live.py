@@ -136,7 +136,7 @@ class Connected(Struct, frozen=True):
     acked: int
     unread: int
     replaced: LiveRoute | None
-    """The older connection, which this one has ended. Its gateway was sent a `Cut`, unless it is the same gateway."""
+    """The older connection, which this one has replaced; also one that a revocation was to end."""
 
 
 class Refused(Struct, frozen=True):
@@ -303,6 +303,7 @@ class LiveStreams(Protocol):
         limit: int = 100,
     ) -> Connected | Refused:
         """Make this the connection of the device from now on. `issued_at` is the instant of its token, in Unix ms.
+        Then end the connection that it has replaced: one of another gateway by a `Cut`.
 
         A sign of life, as are `disconnect` and `admits`: see `rules/life.py`.
         """
@@ -346,13 +347,15 @@ class LiveStreams(Protocol):
         None where the device has no stream."""
         ...
 
-    async def presence(self, app: str, device_ids: Sequence[str]) -> list[Presence | None]:
-        """Return the state of each of these devices; None where the registry has no such device."""
+    async def presence(self, app: str, device_ids: Sequence[str], *, gateway: str = "") -> list[Presence | None]:
+        """Return the state of each of these devices; None where the registry has no such device. A `gateway` that asks
+        for its own connections sees its routes also where its last report is over."""
         ...
 
     async def revoke(self, app: str, device_id: str) -> int:
-        """Refuse tokens of this device that were issued before now, and end its connection and its route. Returns the
-        instant, in Unix ms.
+        """Refuse tokens of this device that were issued before now, and end its connection: nothing is sent there any
+        more, and its gateway gets a `Cut`. A repeat sends it again, until `disconnect` has confirmed the end. Returns
+        the instant, in Unix ms.
 
         The registry ends the connection of each device that is gone, and refuses no token. Before a removal that a
         caller has requested, call this: otherwise the tokens are valid again when the id is registered again.

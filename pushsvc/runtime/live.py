@@ -77,12 +77,14 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
 
         def check(newer: Settings) -> None:
             nonlocal changed
-            changed = live_config(newer)
+            own = settings.live  # It goes on listening where it does.
+            kept = structs.replace(newer.live, host=own.host, port=own.port, tls_cert=own.tls_cert)
+            changed = live_config(structs.replace(newer, live=kept))
             if tls is not None:
                 renew_tls(tls, settings.live)
 
         async def change(newer: Settings) -> None:
-            # Who is served and who is refused; the other keys of [live] need a restart.
+            # Who is served, who is refused and which endpoints are told; the other keys of [live] need a restart.
             current.settings = newer
             sockets.deny(changed.deny_networks)
             gateway.use(changed)

@@ -65,9 +65,9 @@ async def versions(
     check: Callable[[Settings], object] = lambda newer: None,
 ) -> AsyncIterator[Settings]:
     """Yield each later version of the configuration until `stop`, loaded on SIGHUP or when a file changes. Only `apps`
-    (without `live.history` and `live.history_age`), `feedback`, `queue.max_pending`, `queue.app_share` and `live.deny`
-    can change in a running process; for all else the log asks for a restart. `check` raises `ConfigError` for a version
-    that this process cannot use, which is refused like one that cannot be read."""
+    (without `live.history` and `live.history_age`), `feedback`, `queue.max_pending`, `queue.app_share`, `live.deny`
+    and `live.endpoints` can change in a running process; for all else the log asks for a restart. `check` raises
+    `ConfigError` for a version that this process cannot use, which is refused like one that cannot be read."""
     log = get_logger("reload")
     _note(accepted=True)
     # The files may have changed between being read at the start and this first check, and a SIGHUP may have come
@@ -132,7 +132,8 @@ def _fixed(old: Settings, new: Settings) -> list[str]:
     """Return the sections that differ, also in part, and are read only at the start."""
     names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
     queue = structs.replace(new.queue, max_pending=old.queue.max_pending, app_share=old.queue.app_share)
-    new = structs.replace(new, queue=queue, live=structs.replace(new.live, deny=old.live.deny))
+    live = structs.replace(new.live, deny=old.live.deny, endpoints=old.live.endpoints)
+    new = structs.replace(new, queue=queue, live=live)
     found = [name for name in names if getattr(old, name) != getattr(new, name)]
     kept = {name: _kept(app.live) for name, app in old.apps.items() if app.live}
     return found + [

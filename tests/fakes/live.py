@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from .registry import MemoryRegistry
     from .state import State
 
+CUT = 0
+"""The instant of a connection that is to be ended."""
+
 
 @dataclass
 class Stream:
@@ -155,10 +158,16 @@ class MemoryLive:
             return None
         return self._live.streams.setdefault((app, ordinal), Stream(self._live.new_epoch()))
 
-    def _route(self, app: str, stream: Stream) -> LiveRoute | None:
+    def _connection(self, app: str, stream: Stream) -> LiveRoute | None:
+        """Where the device has a connection, also one that is to be ended."""
         route = stream.route
         until, _ = self._live.gateways.get((app, route.gateway), (0, 0)) if route else (0, 0)
         return route if until > self._state.clock() else None
+
+    def _route(self, app: str, stream: Stream, gateway: str = "") -> LiveRoute | None:
+        if stream.route is None or stream.since == CUT:
+            return None
+        return stream.route if stream.route.gateway == gateway else self._connection(app, stream)
 
     def _aged(self, app: str, entry: Reference) -> bool:
         age = (hour_of(self._state.clock()) - hour_of(entry.push.at)) % 65536
@@ -242,12 +251,10 @@ class MemoryLive:
             return refused
         stream = self._begun(app, device_id)
         assert stream is not None
-        replaced = self._route(app, stream)
+        replaced = self._connection(app, stream)
         stream.route, stream.since = route, self._state.clock() // 1000 * 1000
         if replaced == route:
             replaced = None
-        if replaced is not None and replaced.gateway != route.gateway:
-            await self.poke({replaced.gateway: [Cut(app, replaced.connection, "replaced")]})
         valid = position is not None and position.epoch == stream.epoch and position.offset <= stream.top
         since = position.offset if position is not None and valid else stream.acked
         shown: list[Publication] = []
@@ -356,7 +363,7 @@ class MemoryLive:
                 copy.entries.remove(entry)
         return Page(copy.epoch, copy.top, shown[:limit], len(shown) > limit, 0 if reverse else copy.missing(since or 0))
 
-    async def presence(self, app: str, device_ids: Sequence[str]) -> list[Presence | None]:
+    async def presence(self, app: str, device_ids: Sequence[str], *, gateway: str = "") -> list[Presence | None]:
         found: list[Presence | None] = []
         for name in device_ids:
             stream = self._stream(app, name)
@@ -365,7 +372,7 @@ class MemoryLive:
             elif stream is None:
                 found.append(Presence("", 0, 0, 0, 0, None, 0))
             else:
-                route = self._route(app, stream)
+                route = self._route(app, stream, gateway)
                 unacked = len(stream.after(stream.acked))
                 since = stream.since if route else 0
                 found.append(Presence(stream.epoch, stream.top, stream.acked, unacked, stream.unread, route, since))
@@ -376,9 +383,9 @@ class MemoryLive:
         self._live.refused[app, device_id] = now
         stream = self._stream(app, device_id)
         if stream is not None:
-            if route := self._route(app, stream):
+            route, stream.since = self._connection(app, stream), CUT
+            if route:
                 await self.poke({route.gateway: [Cut(app, route.connection, "revoked")]})
-            stream.route = None
         return now
 
     async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:

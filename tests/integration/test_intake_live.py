@@ -132,7 +132,7 @@ def test_revoking_and_removing_end_the_connection(path: str) -> None:
         inbox = service.memory.live.inbox("gate")
         assert isinstance(await connect(service, "a", 1), Connected)
         assert await ask(session, "DELETE", path) == (204, {})
-        assert (await inbox.receive(0)).items == [Cut("shop", 1, "revoked")]
+        assert set((await inbox.receive(0)).items) == {Cut("shop", 1, "revoked")}
         assert await connect(service, "a", 2, issued_at=NOW - 1)
 
     play(act)

@@ -420,12 +420,51 @@ def test_unknown_devices_and_revoked_tokens_are_refused(server: Server | None) -
     play(server, story, LASTING)
 
 
+def test_a_revoked_connection_is_found_until_its_end_is_confirmed(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        await connected(live, "x", A)
+        inbox = live.inbox("gate-a")
+        for _ in range(2):
+            await live.revoke("shop", "x")
+            assert (await inbox.receive(0)).items == [Cut("shop", 1, "revoked")]
+            assert (await append(live, push_of("p1"), "x"))[0].route is None, "nothing is sent there any more"
+            for gateway in ("", "gate-a"):
+                (presence,) = await live.presence("shop", ["x"], gateway=gateway)
+                assert presence is not None
+                assert (presence.route, presence.connected_at) == (None, 0)
+        assert await live.disconnect("shop", "x", A) is True
+        instant = await live.revoke("shop", "x")
+        assert (await inbox.receive(0)).items == []
+        assert isinstance(await live.connect("shop", "x", A, issued_at=instant), Connected)
+        instant = await live.revoke("shop", "x")
+        newer = await live.connect("shop", "x", B, issued_at=instant)
+        assert isinstance(newer, Connected)
+        assert newer.replaced == A
+        assert (await append(live, push_of("p2"), "x"))[0].route == B
+
+    play(server, story, LASTING)
+
+
+def test_a_gateway_sees_its_own_routes_though_its_sign_of_life_is_over(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        await connected(live, "x", LiveRoute("silent", 7))
+        routes = []
+        for gateway in ("", "gate-a", "silent"):
+            (presence,) = await live.presence("shop", ["x"], gateway=gateway)
+            assert presence is not None
+            routes.append(presence.route)
+        assert routes == [None, None, LiveRoute("silent", 7)]
+
+    play(server, story, LASTING)
+
+
 def test_a_second_connection_ends_the_first_and_only_its_own_end_counts(server: Server | None) -> None:
     async def story(world: World) -> None:
         live = (await opened(world, "x")).live
         await connected(live, "x", A)
         assert (await connected(live, "x", B)).replaced == A
-        assert (await live.inbox("gate-a").receive(0)).items == [Cut("shop", 1, "replaced")]
         assert await live.disconnect("shop", "x", A) is False
         assert (await append(live, push_of("p1"), "x"))[0].route == B
         assert await live.disconnect("shop", "x", LiveRoute("gate-b", 2)) is False

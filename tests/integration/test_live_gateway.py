@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -27,12 +28,13 @@ from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
+from pushsvc.errors import StoreUnavailable
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
 from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.http import routes
 from pushsvc.live.protocol.codes import INSUFFICIENT_STATE as INSUFFICIENT
-from pushsvc.live.protocol.codes import SHUTDOWN, SLOW
+from pushsvc.live.protocol.codes import REVOKED, SHUTDOWN, SLOW
 from pushsvc.live.protocol.session import Session
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.sockets.config import SocketsConfig
@@ -41,9 +43,10 @@ from pushsvc.live.sockets.transports import LongConnection
 from pushsvc.live.wheel import Deadline, running_wheel
 from pushsvc.model.devices import Device
 from pushsvc.model.status import DeviceEvent
-from pushsvc.ports.live import Appended, LivePush, Receiver, pokes_of
+from pushsvc.ports.live import Appended, LivePush, Receiver, Unread, pokes_of
 from pushsvc.ports.store import Store
 from pushsvc.store import open_store
+from pushsvc.store.config import StoreConfig
 
 from .live_rig import masked, upgrade_request
 from .servers import Server, running_server
@@ -182,9 +185,11 @@ class World:
 
 
 @asynccontextmanager
-async def opened(server: Server, config: LiveConfig, devices: int = 4) -> AsyncIterator[World]:
+async def opened(
+    server: Server, config: LiveConfig, devices: int = 4, store_config: StoreConfig | None = None
+) -> AsyncIterator[World]:
     server.flush()
-    async with open_store(server.url) as store:
+    async with open_store(server.url, store_config) as store:
         phones = [
             Device(id=f"phone-{n}", platform="fcm", token=f"t{n}", user="ann", registered_at=1, last_seen_at=1)
             for n in range(devices)
@@ -210,7 +215,14 @@ async def opened(server: Server, config: LiveConfig, devices: int = 4) -> AsyncI
                 await world.sockets.drain(world.drain)
 
 
-def play(server: Server, story: Callable[[World], Awaitable[None]], *, devices: int = 4, **more: Any) -> None:
+def play(
+    server: Server,
+    story: Callable[[World], Awaitable[None]],
+    *,
+    devices: int = 4,
+    store_config: StoreConfig | None = None,
+    **more: Any,
+) -> None:
     app = LiveAppConfig(
         secret=SECRET,
         log_events=True,
@@ -219,7 +231,7 @@ def play(server: Server, story: Callable[[World], Awaitable[None]], *, devices: 
     config = LiveConfig(apps={"shop": app}, **more)
 
     async def main() -> None:
-        async with asyncio.timeout(90), opened(server, config, devices) as world:
+        async with asyncio.timeout(90), opened(server, config, devices, store_config) as world:
             await story(world)
 
     uvloop.run(main())
@@ -352,6 +364,98 @@ def test_a_shutdown_says_so_and_the_device_comes_back(server: Server) -> None:
         await phone.client.disconnect()
 
     play(server, story)
+
+
+@pytest.mark.parametrize("how", ["at once", "repeated", "compared"])
+def test_a_revoked_device_is_cut_off_also_where_the_gateway_was_not_told(server: Server, how: str) -> None:
+    async def story(world: World) -> None:
+        phone, live = Phone(world, "phone-1", protobuf=False), world.store.live
+        await phone.client.connect()
+        await phone.until(lambda: bool(phone.connects))
+
+        async def lost(_: object) -> None:
+            raise StoreUnavailable("Redis is away.")
+
+        if how != "at once":
+            poke, live.poke = live.poke, lost  # type: ignore[method-assign,assignment]  # between the two calls
+            with pytest.raises(StoreUnavailable):
+                await live.revoke("shop", "phone-1")
+            live.poke = poke  # type: ignore[method-assign]  # as it was
+            assert phone.ends == []
+        if how != "compared":
+            await live.revoke("shop", "phone-1")
+        else:
+            world.gateway._beat_now.set()
+        phone.patience = 5.0
+        await phone.until(lambda: phone.ends == [REVOKED.code])
+        inbox = live.inbox(world.gateway.id)
+        while world.gateway.connections or world.gateway._tasks:
+            await asyncio.sleep(0.01)
+        await inbox.receive(0)
+        await live.revoke("shop", "phone-1")
+        assert (await inbox.receive(0)).items == [], "the end is confirmed"
+
+    play(server, story)
+
+
+def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(server: Server) -> None:
+    async def story(world: World) -> None:
+        phones = [Phone(world, f"phone-{n}", protobuf=False) for n in range(3)]
+        for phone in phones:
+            await phone.client.connect()
+            await phone.until(lambda phone=phone: bool(phone.connects))  # type: ignore[misc]  # a default
+        live, compared = world.store.live, asyncio.Event()
+        beat, presence = live.beat, live.presence
+
+        async def late(*told: Any) -> set[str]:
+            await asyncio.sleep(0.8)  # the inbox answers first
+            return await beat(*told)
+
+        async def noted(*asked: Any, **more: Any) -> Any:
+            found = await presence(*asked, **more)
+            compared.set()
+            return found
+
+        live.beat, live.presence = late, noted  # type: ignore[method-assign,assignment]  # in the order that is bad
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(1.5)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        compared.clear()
+        await live.poke({world.gateway.id: [Unread("shop", 0, 0)]})
+        await compared.wait()
+        push, _ = await world.push(*(phone.name for phone in phones))
+        for phone in phones:
+            await phone.until(lambda phone=phone: bool(phone.shown))  # type: ignore[misc]  # a default
+            assert (phone.breaks, phone.ends, [each["id"] for each in phone.shown]) == ([0], [], [push])
+            await phone.client.disconnect()
+
+    play(server, story, store_config=StoreConfig(alive_ttl=0.9, timeout=0.3))
+
+
+@both
+def test_messages_are_bounded_in_bytes_however_large_the_contents(server: Server, protobuf: bool) -> None:
+    """The official client ends a connection at a message of 1 MB."""
+    count = 20
+
+    async def story(world: World) -> None:
+        phone = Phone(world, "phone-1", protobuf=protobuf)
+        for turn in (1, 2):
+            for _ in range(count):
+                await world.push("phone-1", size=60_000)
+            await phone.client.connect()
+            await phone.until(lambda turn=turn: len(phone.shown) == turn * count)  # type: ignore[misc]  # a default
+            page = await phone.client.history("device", limit=100)
+            assert 0 < len(page.publications) < count
+            await phone.call("ack", {"ack": turn * count})
+            await phone.client.disconnect()
+        assert [each["offset"] for each in phone.shown] == list(range(1, 2 * count + 1))
+        assert (phone.recoveries[-1], phone.breaks) == (True, [0, 0])
+        _, page = await world.http("GET", "/v1/live/history", world.token("phone-1"))
+        assert (0 < len(page["publications"]) < count, page["more"]) == (True, True)
+
+    play(server, story, inline=65_536, ack_within=60.0)
 
 
 def test_plain_http_for_a_short_connection(server: Server) -> None:

@@ -379,6 +379,8 @@ def test_only_what_is_read_at_the_start_asks_for_a_restart() -> None:
     assert _fixed(old, structs.replace(larger, queue=structs.replace(larger.queue, durability="fsync"))) == ["queue"]
     assert _fixed(old, structs.replace(larger, retry=structs.replace(old.retry, attempts=2))) == ["retry"]
     assert _fixed(old, structs.replace(larger, live=structs.replace(old.live, heartbeat=30.0))) == ["live"]
+    told = structs.replace(old.live, endpoints=["wss://push.example.com"])
+    assert _fixed(old, structs.replace(larger, live=told)) == []
 
 
 def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_used(tmp_path: Path) -> None:

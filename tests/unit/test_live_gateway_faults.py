@@ -16,23 +16,25 @@ from pushsvc.errors import (
     Conflict,
     InvalidRequest,
     NotFound,
+    StoreError,
     StoreUnavailable,
     TooManyRequests,
     Unauthorized,
+    Unavailable,
     Unreadable,
 )
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
 from pushsvc.live.gateway.admission import Admission
 from pushsvc.live.gateway.connection import Connection
-from pushsvc.live.gateway.gateway import CALLS_AT_ONCE, CONNECTING
+from pushsvc.live.gateway.gateway import CALLS_AT_ONCE, COMPARED, CONNECTING
 from pushsvc.live.gateway.http import HttpCalls
 from pushsvc.live.gateway.metrics import GatewayMetrics
 from pushsvc.live.peer import FaultKind, Request
 from pushsvc.live.protocol import codes
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.wheel import Wheel
-from pushsvc.model.live import denied
+from pushsvc.model.live import denied, own_endpoints
 from pushsvc.model.rates import Rate
 from pushsvc.ports.live import (
     Acked,
@@ -77,6 +79,11 @@ class Streams:
         self.refused: Refused | None = None
         self.held: dict[str, bytes] = {}
         self.reported: list[EventReport] = []
+        self.compared: list[list[str]] = []
+        self.poked: list[Mapping[str, Sequence[InboxItem]]] = []
+        self.pokes: list[Any] = []
+        self.gone: list[tuple[str, int]] = []
+        self.goings: list[Any] = []
 
     def _answer(self, name: str, answer: Any) -> Any:
         self.calls.append(name)
@@ -88,7 +95,8 @@ class Streams:
         return self._answer("connect", self.connected)
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
-        return bool(self._answer("disconnect", True))
+        self.gone.append((device_id, route.connection))
+        return bool(self._answer("disconnect", self.goings.pop(0) if self.goings else True))
 
     async def history(self, app: str, device_id: str, **more: Any) -> Any:
         return self._answer("history", self.pages.pop(0))
@@ -116,8 +124,13 @@ class Streams:
         self.acknowledged.append(positions)
         return [Acked("") for _ in positions]
 
-    async def presence(self, app: str, device_ids: Sequence[str]) -> Any:
+    async def presence(self, app: str, device_ids: Sequence[str], *, gateway: str) -> Any:
+        self.compared.append(list(device_ids))
         return self._answer("presence", self.routes.pop(0))
+
+    async def poke(self, items: Mapping[str, Sequence[InboxItem]]) -> None:
+        self.poked.append(items)
+        self._answer("poke", self.pokes.pop(0))
 
     async def beat(self, gateway: str, connections: Mapping[str, int]) -> set[str]:
         return self.lapsed.pop(0)
@@ -166,6 +179,7 @@ class World:
         config = LiveConfig(apps={"shop": LiveAppConfig(secret=SECRET)})
         self.gateway = Gateway(config, self.streams, self.confirm, Wheel(lambda: self.now))  # type: ignore[arg-type]  # scripted
         self.gateway.settled = True
+        self.gateway._signed = self.now
         self.gateway.pause = self.pause  # type: ignore[method-assign]  # waits for nothing
 
     async def confirm(self, app: str, ended: Sequence[Acknowledged]) -> None:
@@ -357,29 +371,149 @@ def test_a_comparison_that_failed_is_made_again() -> None:
         await world.done()
         world.streams.calls.clear()
         present = Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)
-        world.streams.lapsed, world.streams.routes = [{"shop"}, set(), set()], [AWAY, [present]]
+        world.streams.lapsed, world.streams.routes = [{"shop"}, set()], [AWAY, [present], [present]]
         with pytest.raises(StoreUnavailable):
             await world.gateway.beat()
         await world.gateway.beat()
-        await world.gateway.beat()
-        assert world.streams.calls == ["presence", "presence"]
+        assert world.streams.calls == ["presence"] * 3, "and once more since its turn has come"
 
     play(story)
 
 
-def test_what_an_inbox_may_have_lost_is_compared() -> None:
+@pytest.mark.parametrize("received", [[Received([], lost=True)], [AWAY, Received([])]], ids=["lost", "away"])
+def test_what_an_inbox_may_have_lost_is_compared_after_a_sign_of_life_alone(received: list[Any]) -> None:
     async def story(world: World) -> None:
-        world.ask()
+        _, line = world.ask()
         await world.done()
         world.streams.calls.clear()
-        present = Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)
-        unread: list[InboxItem] = [Unread("shop", 1, 5)]
-        world.streams.received = [AWAY, Received([], lost=True), Received(unread), Received([])]
-        world.streams.routes = [AWAY, [present]]
+        world.streams.received = received
         loop = asyncio.create_task(world.gateway.run_receiving())
-        await world.until(lambda: not world.streams.received)
+        await world.until(lambda: world.gateway._beat_now.is_set())
+        assert world.streams.calls.count("presence") == 0, "without a sign of life no connection has a route"
+        away, sign = [AWAY], world.streams.beat
+
+        async def beat(*told: Any) -> set[str]:
+            if away:
+                raise away.pop()
+            world.streams.calls.append("sign")
+            return await sign(*told)
+
+        world.streams.beat = beat  # type: ignore[method-assign,assignment]  # scripted
+        world.streams.lapsed = [set()]
+        world.streams.routes = [[Presence("e", 9, 0, 9, 9, LiveRoute(world.gateway.id, 1), 1)]] * 2
+        world.streams.pages = [Page("e", 9, [], False, 0)]
+        with pytest.raises(StoreUnavailable):
+            await world.gateway.beat()
+        await world.gateway.beat()
+        await world.done()
         loop.cancel()
-        assert world.streams.calls.count("presence") == 2
+        assert [each for each in world.streams.calls if each != "receive"][:2] == ["sign", "presence"]
+        assert line.code == 0
+
+    play(story)
+
+
+def test_each_connection_has_its_turn_to_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushsvc.live.gateway.gateway.ROUND", 3.0)
+
+    async def story(world: World) -> None:
+        lines = [world.ask(device=f"phone-{n}")[1] for n in range(5)]
+        await world.done()
+        world.streams.lapsed = [set()] * 4
+        present = [Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, n + 1), 1) for n in range(5)]
+        cut = msgspec.structs.replace(present[3], route=None)
+        world.streams.routes = [present[:2], [present[2], cut], [present[4]], present[:2]]
+        for _ in range(4):
+            await world.gateway.beat()
+        assert world.streams.compared == [
+            ["phone-0", "phone-1"],
+            ["phone-2", "phone-3"],
+            ["phone-4"],
+            ["phone-0", "phone-1"],
+        ]
+        assert [line.code for line in lines] == [0, 0, 0, codes.INSUFFICIENT_STATE.code, 0]
+
+    play(story)
+
+
+def test_a_sign_of_life_is_given_within_a_long_comparison() -> None:
+    async def story(world: World) -> None:
+        for n in range(COMPARED + 1):
+            world.ask(device=f"phone-{n}")
+        await world.done()
+        signs, looks = [], []
+
+        async def beat(*_: Any) -> set[str]:
+            signs.append(world.now)
+            return set()
+
+        async def presence(app: str, device_ids: Sequence[str], *, gateway: str) -> list[Presence]:
+            looks.append(world.now)
+            world.now += world.streams.lifetime
+            routes = [LiveRoute(gateway, each.number) for each in world.gateway.connections.values()]
+            return [Presence("e", 0, 0, 0, 0, routes.pop(0), 1) for _ in device_ids]
+
+        world.streams.beat, world.streams.presence = beat, presence  # type: ignore[method-assign,assignment]  # scripted
+        await world.gateway.compare(list(world.gateway.connections.values()))
+        assert (looks, signs) == ([1000.0, 1003.0], [1003.0])
+
+    play(story)
+
+
+def test_the_end_of_a_replaced_connection_is_told_until_its_gateway_has_it() -> None:
+    async def story(world: World) -> None:
+        world.streams.connected = Connected(0, False, EMPTY, 0, 0, LiveRoute("other", 7))
+        world.streams.pokes, world.streams.lapsed = [AWAY, AWAY, None], [set()] * 3
+        _, line = world.ask()
+        await world.done()
+        assert "connect" in line.written[0], "the device is connected all the same"
+        world.streams.routes = [[Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)]] * 2
+        with pytest.raises(StoreUnavailable):
+            await world.gateway.beat()
+        await world.gateway.beat()
+        await world.gateway.beat()
+        assert world.streams.poked == [{"other": [Cut("shop", 7, "replaced")]}] * 3
+
+    play(story)
+
+
+FAULT = StoreError("A script has failed.")
+
+
+@pytest.mark.parametrize("fault", [AWAY, FAULT], ids=["away", "fault"])
+def test_a_route_that_could_not_be_taken_away_is_taken_away_later(fault: Exception) -> None:
+    async def story(world: World) -> None:
+        connection, _ = world.ask()
+        await world.done()
+        world.streams.goings, world.streams.lapsed = [fault, fault], [set()] * 3
+        connection.lost(False)
+        await world.done()
+        for _ in range(3):
+            await world.gateway.beat()
+        assert world.streams.gone == [("phone", 1)] * 3
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Poke("shop", PUSH, [Recipient(1, "e", 1, 0, 1, 0), Recipient(9, "e", 1, 0, 1, 0)], b'{"id":"p1"}'),
+        Cut("shop", 1, "revoked"),
+        Unread("shop", 1, 5),
+    ],
+    ids=["poke", "cut", "unread"],
+)
+def test_a_route_that_outlived_its_connection_is_taken_away_when_it_is_used(item: InboxItem) -> None:
+    async def story(world: World) -> None:
+        connection, _ = world.ask()
+        await world.done()
+        connection.lost(True)
+        await world.done()
+        for _ in range(2):
+            await world.gateway._take(item)
+            await world.done()
+        assert world.streams.gone == [("phone", 1)] * 2, "at its end, and once more"
 
     play(story)
 
@@ -389,8 +523,8 @@ def test_a_comparison_leaves_a_connect_that_is_under_way_alone() -> None:
         connection, line = world.ask()
         world.gateway.add(connection)
         world.streams.routes = [[Presence("e", 0, 0, 0, 0, None, 0)], [None]]
-        await world.gateway.compare(["shop"])
-        await world.gateway.compare(["shop"])
+        await world.gateway.compare([connection])
+        await world.gateway.compare([connection])
         assert line.code == 0
         await world.done()
 
@@ -626,6 +760,40 @@ def test_another_configuration_ends_the_connections_that_it_refuses(
             _, line = world.ask()
             await world.done()
             assert line.written[-1]["error"]["code"] == codes.PERMISSION_DENIED.code
+
+    play(story)
+
+
+def test_a_connect_after_a_reload_tells_the_present_endpoints() -> None:
+    async def story(world: World) -> None:
+        told = []
+        for host in ("a", "b"):
+            endpoints = own_endpoints(host, 9090, secure=False)
+            world.gateway.use(msgspec.structs.replace(world.gateway.config, endpoints=endpoints))
+            _, line = world.ask(device=host)
+            await world.done()
+            told.append(line.written[0]["connect"]["data"]["endpoints"][0]["endpoint"])
+        assert told == ["ws://a:9090/connection/websocket", "ws://b:9090/connection/websocket"]
+
+    play(story)
+
+
+def test_a_device_of_an_app_that_is_not_known_yet_is_asked_to_come_again() -> None:
+    async def story(world: World) -> None:
+        config = world.gateway.config
+        world.gateway.use(msgspec.structs.replace(config, apps={}))
+        _, line = world.ask()
+        await world.done()
+        assert (line.code, line.written[-1]["error"]) == (
+            0,
+            {"code": 100, "message": "internal server error", "temporary": True},
+        )
+        with pytest.raises(Unavailable):
+            await HttpCalls(world.gateway).history(world.request("GET", "/history"))
+        world.gateway.use(config)
+        _, line = world.ask()
+        await world.done()
+        assert "connect" in line.written[0]
 
     play(story)
 

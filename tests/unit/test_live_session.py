@@ -32,7 +32,7 @@ from pushsvc.live.protocol.effects import (
     ResendAsked,
     Resent,
 )
-from pushsvc.live.protocol.session import PENDING, Limits, Session
+from pushsvc.live.protocol.session import MESSAGE, PENDING, Limits, Session
 from pushsvc.ports.live import Connected, LivePush, Page, Position, Publication, Recipient
 
 from . import centrifuge_schema as schema
@@ -646,6 +646,22 @@ def test_what_is_not_acknowledged_is_sent_again_once() -> None:
     assert others(effects) == [Resent(2)]
     assert session.due > 400.0
     assert session.waiting == 2
+
+
+def test_what_does_not_fit_in_one_message_is_sent_again_later() -> None:
+    session = new()
+    connect(session, result(0, False, page()), heartbeat=900.0)
+    for offset in (1, 2, 3):
+        session.published(recipient(offset), CONTENT, 0.0)
+    large = dict.fromkeys(FULL, Rendered(CONTENT + b',"text":"' + b"x" * (MESSAGE // 2) + b'"'))
+    given = []
+    for now in (5.0, 10.0, 15.0):
+        assert session.due == now
+        session.tick(now)
+        given.append(offsets(session.resend(page(1, 2, 3), large, now)))
+    assert given == [[1], [2], [3]]
+    assert session.due > 400.0
+    assert session.waiting == 3
 
 
 def test_what_is_acknowledged_is_not_sent_again() -> None:

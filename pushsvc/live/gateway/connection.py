@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from ...errors import PushsvcError, StoreUnavailable
 from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient
@@ -42,6 +43,7 @@ from ..protocol.effects import (
 from ..protocol.session import Session
 from ..protocol.tokens import Claims, Rejected
 from ..wheel import Deadline
+from .contents import bounded
 from .faults import report
 
 if TYPE_CHECKING:
@@ -308,15 +310,14 @@ class Connection:
             return
         self._transport.known()
         gateway.slowdown.accepted(self._keys)
-        replaced = result.replaced
-        if replaced is not None and replaced.gateway == gateway.id:
-            gateway.replace(replaced.connection, self)
+        await gateway.replace(result.replaced, self)
         rendered = await gateway.contents.of(self.app, (each.push.id for each in result.page.publications))
         if self._ended:
             # The route may have come after `lost` took it away.
             gateway.remove(self)
             await gateway.disconnect(self)
             return
+        result = replace(result, page=bounded(result.page, rendered))
         now = gateway.now()
         self.connected_at = now
         self._begin(self._agree(ask.heartbeat, ask.foreground))
@@ -430,11 +431,13 @@ class Connection:
         )
         ids = () if page is None or not limit else (each.push.id for each in page.publications)
         rendered = await gateway.contents.of(self.app, ids)
-        self._run(self._session.history(ask, page, rendered))
+        self._run(self._session.history(ask, page and bounded(page, rendered), rendered))
 
     async def _more(self, since: int, limit: int) -> None:
         page, rendered = await self._page(since, limit)
-        self._run(self._session.more(page, rendered, self._gateway.now()))
+        if self._transport.paused:
+            self._session.pause()
+        self._run(self._session.more(page and bounded(page, rendered), rendered, self._gateway.now()))
 
     async def _resend(self, since: int, limit: int) -> None:
         page, rendered = await self._page(since, limit)

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ...ports.live import LiveStreams
+from msgspec.structs import replace
+
+from ...ports.live import LiveStreams, Page
 from ..protocol.codec import Rendered, render
+from ..protocol.session import MESSAGE
 
 KEPT: Final = 32 * 1024 * 1024
 """Bytes of contents that a process keeps."""
+
+
+def bounded(page: Page, rendered: Mapping[str, Rendered]) -> Page:
+    """Return a page that fits in one message: what is beyond follows as `more`."""
+    size = 0
+    for count, each in enumerate(page.publications):
+        size += len(rendered.get(each.push.id, b""))
+        if count and size > MESSAGE:
+            return replace(page, publications=page.publications[:count], more=True)
+    return page
 
 
 class RenderedContents:

@@ -9,10 +9,11 @@ deliveries end as sent, then the streams have them, so that no delivery is ackno
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
@@ -23,11 +24,12 @@ import msgspec
 from msgspec import Struct
 
 from ... import telemetry
-from ...errors import StoreUnavailable, TooManyRequests
+from ...errors import StoreError, StoreUnavailable, TooManyRequests
 from ...model.live import is_in
 from ...model.rates import Rate
 from ...ports.live import (
     Acked,
+    Cut,
     EventReport,
     Forwarded,
     Inbox,
@@ -60,6 +62,13 @@ INBOX_WAIT: Final = 1000
 """Milliseconds of one wait for the inbox."""
 COMPARED: Final = 200
 """Connections that are compared with their streams in one step."""
+ROUND: Final = 180.0
+"""Seconds within which each connection is compared once, though nothing is known to be missed: a message to the gateway
+may have been lost with the process that was to send it."""
+ENDED: Final = 16_384
+"""Ended connections of which a gateway remembers whose they were, should anything still be sent to them."""
+LEFT_AT_ONCE: Final = 100
+"""Routes of ended connections that are taken away at a time, where that has failed before."""
 ACKS: Final = 400
 """Acknowledgements of one step."""
 CLOCKED: Final = 65_536
@@ -169,9 +178,20 @@ class Gateway:
         self._more = asyncio.Event()
         self._passed: dict[tuple[str, int], tuple[int, int, int]] = {}
         """When deliveries, by push and index, were queued, taken and written, in ms after they were to be sent."""
-        self._left: set[tuple[str, str, int]] = set()
+        self._ended: OrderedDict[int, tuple[str, str]] = OrderedDict()
+        """App and device of the connections that ended last, by number."""
+        self._left: dict[int, tuple[str, str]] = {}
+        """Those whose routes could not be taken away."""
+        self._owed: list[tuple[str, Cut]] = []
+        """Connections of other gateways that could not be ended."""
         self._unsure: set[str] = set()
         """Apps in which something may have been missed, until their connections are compared."""
+        self._round: list[int] = []
+        """The connections whose turn to be compared is still to come."""
+        self._share = 0
+        """How many of them have their turn with one sign of life."""
+        self._signed = -math.inf
+        """When the last sign of life was given, in seconds of the wheel."""
         self._missed = False
         """Whether items of the inbox may have been missed."""
         self._beat_now = asyncio.Event()
@@ -198,11 +218,14 @@ class Gateway:
         self.metrics.show(config.apps)
 
     def use(self, newer: LiveConfig) -> None:
-        """Serve the apps of this configuration from the next connect on, and refuse what it denies; connections of
-        others end. Everything else needs another gateway."""
+        """Serve the apps of this configuration from the next connect on, tell its endpoints, and refuse what it denies;
+        connections of others end. Everything else needs another gateway."""
         apps, ids, networks = newer.apps, newer.deny_ids, newer.deny_networks
         self._verifier = Verifier(apps)
-        self.config = msgspec.structs.replace(self.config, apps=apps, deny_ids=ids, deny_networks=networks)
+        self.config = msgspec.structs.replace(
+            self.config, apps=apps, deny_ids=ids, deny_networks=networks, endpoints=newer.endpoints
+        )
+        self.limits = msgspec.structs.replace(self.limits, endpoints=msgspec.json.encode(newer.endpoints))
         for connection in list(self.connections.values()):
             with self.contained(connection):
                 if connection.app not in apps:
@@ -276,23 +299,48 @@ class Gateway:
 
     def remove(self, connection: Member) -> bool:
         """Forget a connection. Return False if it was forgotten already, as when another one has replaced it."""
-        return self.connections.pop(connection.number, None) is not None
+        if self.connections.pop(connection.number, None) is None:
+            return False
+        self._ended[connection.number] = connection.app, connection.device_id
+        if len(self._ended) > ENDED:
+            self._ended.popitem(last=False)
+        return True
 
-    def replace(self, number: int, newer: Member) -> None:
-        """End an older connection of a device."""
-        older = self.connections.get(number)
-        if older is not None and older is not newer:
-            del self.connections[number]
-            with self.contained(older):
-                older.end(codes.REPLACED)
+    async def replace(self, older: LiveRoute | None, newer: Member) -> None:
+        """End the older connection of a device, here or at another gateway; if that cannot be told now, later."""
+        if older is None:
+            return
+        if older.gateway != self.id:
+            cut = Cut(newer.app, older.connection, "replaced")
+            try:
+                await self.live.poke({older.gateway: [cut]})
+            except StoreError as error:
+                report(error)
+                self._owed.append((older.gateway, cut))
+            return
+        connection = self.connections.get(older.connection)
+        if connection is not None and connection is not newer:
+            self.remove(connection)
+            with self.contained(connection):
+                connection.end(codes.REPLACED)
 
     async def disconnect(self, connection: Member) -> None:
-        """Take the route of a connection that has ended away; while Redis is away, later."""
-        place = (connection.app, connection.device_id, connection.number)
+        """Take the route of a connection that has ended away; if that fails, later."""
+        await self._disconnect(connection.number, (connection.app, connection.device_id))
+
+    async def _disconnect(self, number: int, place: tuple[str, str]) -> None:
         try:
-            await self.live.disconnect(connection.app, connection.device_id, self._route(connection.number))
-        except StoreUnavailable:
-            self._left.add(place)
+            await self.live.disconnect(*place, self._route(number))
+        except StoreError as error:
+            report(error)
+            self._left[number] = place
+
+    def _outlived(self, number: int) -> None:
+        """Take the route of a connection away that has ended long since: others send there, and wait in vain for the
+        device to acknowledge it. A connect whose answer was lost may have taken place after its end."""
+        place = self._ended.pop(number, None)
+        if place is not None:
+            self.spawn(self._disconnect(number, place))
 
     async def ack(self, app: str, device_id: str, position: Position) -> Acked:
         """Acknowledge everything up to a position, together with what other devices acknowledge at the same time.
@@ -402,21 +450,55 @@ class Gateway:
             self._beat_now.clear()
 
     async def beat(self) -> None:
-        """Give a sign of life, and compare the connections of apps in which the last one had run out."""
-        counts = Counter(connection.app for connection in self.connections.values())
-        self._unsure |= await self.live.beat(self.id, {app: counts[app] for app in self.config.apps})
-        self.settled = True
+        """Give a sign of life. Then, since Redis is there, do what could not be done before, and compare the
+        connections of apps in which something may have been missed, and a share of all others."""
+        await self._sign()
         self.metrics.connections(Counter((each.app, each.transport) for each in self.connections.values()))
-        for app, device_id, number in list(self._left):
-            await self.live.disconnect(app, device_id, self._route(number))
-            self._left.discard((app, device_id, number))
+        await self._settle()
         for app in list(self._unsure):
             self._unsure.discard(app)
             try:
-                await self.compare([app])
+                await self.compare([each for each in self.connections.values() if each.app == app])
             except BaseException:
                 self._unsure.add(app)
                 raise
+        await self.compare(self._next())
+
+    async def _sign(self) -> None:
+        """Give a sign of life, and note the apps in which the last one was over."""
+        now = self.now()
+        counts = Counter(connection.app for connection in self.connections.values())
+        self._unsure |= await self.live.beat(self.id, {app: counts[app] for app in self.config.apps})
+        self._signed = now
+        self.settled = True
+
+    async def _sign_if_due(self) -> None:
+        """Give a sign of life within work that may take longer than one is good for."""
+        if self.now() - self._signed >= self.live.lifetime / 3:
+            await self._sign()
+
+    async def _settle(self) -> None:
+        """End connections of other gateways and take routes away, where that has failed before."""
+        while self._owed:
+            gateway, cut = self._owed[-1]
+            await self.live.poke({gateway: [cut]})
+            self._owed.pop()
+        places = list(self._left.items())
+        for start in range(0, len(places), LEFT_AT_ONCE):
+            await self._sign_if_due()
+            for number, _ in (some := places[start : start + LEFT_AT_ONCE]):
+                del self._left[number]
+            await asyncio.gather(*(self._disconnect(*each) for each in some))
+            if some[0][0] in self._left:
+                break
+
+    def _next(self) -> list[Member]:
+        """Return the connections whose turn it is to be compared. A poll that waits is soon over without that."""
+        if not self._round:
+            self._round = [number for number, each in self.connections.items() if each.transport != POLL]
+            self._share = math.ceil(len(self._round) * self.live.lifetime / 3 / ROUND)
+        turn, self._round = self._round[: self._share], self._round[self._share :]
+        return [self.connections[number] for number in turn if number in self.connections]
 
     async def run_receiving(self) -> None:
         """Take what others have for these devices, until the gateway ends."""
@@ -427,9 +509,10 @@ class Gateway:
                 for item in received.items:
                     await self._take(item)
                 if received.lost or self._missed:
-                    self._missed = True
-                    await self.compare(self.config.apps)
+                    # Compared after the next sign of life: without one, no connection has a route.
+                    self._unsure |= self.config.apps.keys()
                     self._missed = False
+                    self._beat_now.set()
             except Exception as error:
                 # The items that were read are not read again: the streams have what they were about.
                 self._missed = True
@@ -451,7 +534,9 @@ class Gateway:
                 rendered = found[push_id]
             for recipient in item.recipients:
                 connection = self.connections.get(recipient.connection)
-                if connection is not None and connection.app == item.app:
+                if connection is None:
+                    self._outlived(recipient.connection)
+                elif connection.app == item.app:
                     if item.passed is not None:
                         self._remember(push_id, recipient.index, item.passed)
                     try:
@@ -461,14 +546,17 @@ class Gateway:
             await asyncio.sleep(0)  # Others have their turn between two pushes to many.
             return
         connection = self.connections.get(item.connection)
-        if connection is None or connection.app != item.app:
+        if connection is None:
+            self._outlived(item.connection)
+            return
+        if connection.app != item.app:
             return
         with self.contained(connection):
             if isinstance(item, Unread):
                 connection.unread(item.unread)
             else:
                 if item.why == "replaced":
-                    del self.connections[item.connection]
+                    self.remove(connection)
                 connection.end(_CUTS[item.why])
 
     def _remember(self, push_id: str, index: int, passed: tuple[int, int, int]) -> None:
@@ -476,15 +564,18 @@ class Gateway:
             del self._passed[next(iter(self._passed))]
         self._passed[push_id, index] = passed
 
-    async def compare(self, apps: Iterable[str]) -> None:
-        """Compare every connection of these apps with its stream, and bring it up to date."""
-        for app in apps:
-            own = [each for each in self.connections.values() if each.app == app]
+    async def compare(self, connections: Iterable[Member]) -> None:
+        """Compare connections with their streams, and bring them up to date."""
+        by_app: dict[str, list[Member]] = {}
+        for each in connections:
+            by_app.setdefault(each.app, []).append(each)
+        for app, own in by_app.items():
             for start in range(0, len(own), COMPARED):
+                await self._sign_if_due()
                 some = own[start : start + COMPARED]
                 # The stream may not have the route yet of one whose connect is under way.
                 connected = [bool(each.connected_at) for each in some]
-                found = await self.live.presence(app, [each.device_id for each in some])
+                found = await self.live.presence(app, [each.device_id for each in some], gateway=self.id)
                 for connection, presence, is_connected in zip(some, found, connected, strict=True):
                     with self.contained(connection):
                         if presence is not None and presence.route == self._route(connection.number):

@@ -29,8 +29,9 @@ from ..peer import Request
 from ..protocol import codes
 from ..protocol.codec import Rendered
 from ..protocol.commands import EventBody, OffsetBody
-from ..protocol.tokens import Claims
+from ..protocol.tokens import UNKNOWN_APP, Claims
 from ..sockets.http import HttpAnswer, HttpRoute
+from .contents import bounded
 from .gateway import POLL, Gateway
 
 WAIT: Final = 25
@@ -120,8 +121,7 @@ class HttpCalls:
                 )
             if isinstance(result, RefusedDevice):
                 raise Unauthorized(_REFUSED)
-            if result.replaced is not None and result.replaced.gateway == gateway.id:
-                gateway.replace(result.replaced.connection, waiting)
+            await gateway.replace(result.replaced, waiting)
             if result.page.publications or not seconds:
                 return await self._show(device, result.page, recovered=result.recovered)
             try:
@@ -131,6 +131,7 @@ class HttpCalls:
                 pass
             if waiting.replaced:
                 raise Conflict("Another connection of this device has replaced this one.")
+            await self._admit(device)  # it may have been revoked meanwhile
             page = await self._page(device, result.since, result.page.epoch, 100, reverse=False)
             same = page is not None and page.epoch == result.page.epoch and not page.missing
             return await self._show(device, page, recovered=result.recovered and same)
@@ -180,11 +181,15 @@ class HttpCalls:
     async def _device(self, request: Request) -> Claims:
         """Return whose call it is; each call asks Redis whether the token was revoked."""
         device = self._bearer(request)
+        await self._admit(device)
+        return device
+
+    async def _admit(self, device: Claims) -> None:
+        """Raise `Unauthorized` if the token was revoked."""
         async with _away():
             refused = await self._gateway.live.admits(device.app, device.device_id, issued_at=device.issued_at)
         if refused is not None:
             raise Unauthorized(_REFUSED)
-        return device
 
     def _refuse(self, fault: str) -> None:
         if fault == "offset":
@@ -196,6 +201,8 @@ class HttpCalls:
     def _bearer(self, request: Request) -> Claims:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         verdict = self._gateway.verify(token.strip()) if scheme.lower() == "bearer" else None
+        if verdict == UNKNOWN_APP:
+            raise Unavailable("This gateway does not know the app of the token yet. Try again.", retry_after=1)
         if not isinstance(verdict, Claims):
             expired = verdict is not None and verdict.refusal == codes.TOKEN_EXPIRED
             raise Unauthorized("The token has expired." if expired else "Send the device's token as bearer.")
@@ -216,6 +223,7 @@ class HttpCalls:
             raise NotFound("This device has no stream yet: it begins with the first connect or the first push.")
         async with _away():
             rendered = await self._gateway.contents.of(device.app, (each.push.id for each in page.publications))
+        page = bounded(page, rendered)
         shown = [
             Raw(b'{"offset":%d,"data":%b,"prev":%d}}' % (each.offset, rendered[each.push.id], each.prev))
             for each in page.publications

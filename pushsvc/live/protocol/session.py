@@ -56,6 +56,9 @@ from .protobuf import MalformedMessage
 
 PAGE: Final = 100
 """The most publications of one page of history."""
+MESSAGE: Final = 512 * 1024
+"""Bytes of contents of one message, unless the first alone has more: some clients end a connection at a message of
+1 MB."""
 PENDING: Final = 64
 """Commands of one connection that may wait for their results."""
 _NEVER: Final = math.inf
@@ -564,13 +567,17 @@ class Session:
             return []
         effects: list[Effect] = []
         again: list[bytes] = []
-        owed = False
+        owed, size = False, 0
         for each in page.publications:
             left = self._flight[each.offset][1] if each.offset in self._flight else 0
             if self._acked < each.offset <= self._handed and each.offset not in self._flight:
                 left = self._app.resend if self._room > 0 else 0
                 owed = owed or not left
             if left and each.push.id in rendered:
+                if again and size + len(rendered[each.push.id]) > MESSAGE:
+                    owed = True  # The next time: those that come before it have fewer resends left then.
+                    continue
+                size += len(rendered[each.push.id])
                 left -= 1
                 due = now + self._resend_after if left else _NEVER
                 self._flight[each.offset] = due, left

@@ -27,7 +27,7 @@ from jwt.algorithms import Algorithm
 from msgspec import UNSET, Struct
 
 from ..config import LiveAppConfig
-from .codes import EXPIRED, INVALID_TOKEN, REVOKED, TOKEN_EXPIRED, Refusal
+from .codes import EXPIRED, INTERNAL, INVALID_TOKEN, REVOKED, TOKEN_EXPIRED, Refusal
 
 MAX_LENGTH: Final = 4096
 """A longer token is invalid, and is not looked at."""
@@ -59,6 +59,10 @@ class Rejected(Struct, frozen=True, gc=False):
 
 
 _INVALID: Final = Rejected(INVALID_TOKEN)
+UNKNOWN_APP: Final = Rejected(INTERNAL)
+"""A token of an app that is not configured here, whose signature nothing can verify. It may be configured soon: the API
+issues tokens of a new app as soon as it has read the configuration, and gateways read it a moment later. An invalid
+token ends an official client for good, so it is asked to try again."""
 
 
 class _Header(Struct, frozen=True, gc=False):
@@ -102,8 +106,8 @@ class Verifier:
     def verify(self, token: str, now: float) -> Claims | Rejected:
         """Return what a token says, or why it is refused at the instant `now`."""
         payload = self._payload(token)
-        if payload is None:
-            return _INVALID
+        if isinstance(payload, Rejected):
+            return payload
         app, device_id, expires_at = payload["app"], payload.get("sub"), payload.get("exp")
         issued_at, not_before, token_id = payload.get("iat", 0), payload.get("nbf", 0), payload.get("jti", "")
         if not (isinstance(device_id, str) and device_id and isinstance(token_id, str)):
@@ -132,19 +136,22 @@ class Verifier:
             return Rejected(EXPIRED, claims.app, claims.device_id)
         return claims
 
-    def _payload(self, token: str) -> dict[str, Any] | None:
+    def _payload(self, token: str) -> dict[str, Any] | Rejected:
         """Return the payload of a token whose signature is that of its app."""
         if not token or len(token) > MAX_LENGTH:
-            return None
+            return _INVALID
         signed, _, signature = token.rpartition(".")
         header, _, claims = signed.partition(".")
         try:
             payload = _payload(_decoded(claims))
-            verify = self._keys.get(payload["app"], {}).get(_algorithm(header))
+            algorithm, app = _algorithm(header), payload["app"]
+            if isinstance(app, str) and app not in self._keys:
+                return UNKNOWN_APP
+            verify = self._keys[app].get(algorithm)
             if verify is None or not verify(signed.encode(), signature):
-                return None
+                return _INVALID
         except (msgspec.MsgspecError, KeyError, ValueError, TypeError, RecursionError):
-            return None
+            return _INVALID
         return payload
 
 

@@ -32,7 +32,7 @@ if not s then
   return { 'unreadable' }
 end
 
-local other, _, other_gateway = route_of(prefix, s, now)
+local other, _, other_gateway = connection_of(prefix, s, now)
 if other_gateway == gateway and other == connection then
   other, other_gateway = 0, ''
 end

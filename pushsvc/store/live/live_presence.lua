@@ -1,7 +1,8 @@
 -- Says how devices stand in the live channel.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 now ms; then the digests of the devices' ids
+-- ARGV  1 prefix `ps:D:`; 2 now ms; 3 a gateway that asks for its own connections, or '': it lives, though its last sign
+--       of life may be over; then the digests of the devices' ids
 -- Returns for each { } without a device, { -1 } without a stream, { -2 } with one that this version cannot read, or
 -- { epoch, top, acked, unacked, unread, connection, connected at in seconds, gateway }
 
@@ -9,7 +10,8 @@
 
 local prefix, now = ARGV[1], tonumber(ARGV[2])
 local answer = {}
-for i = 3, #ARGV do
+lives[ARGV[3]] = true
+for i = 4, #ARGV do
   local n = ordinal_of(prefix, ARGV[i])
   local value = n and read_stream(prefix, n) or ''
   local s = value ~= '' and parse_stream(value)

@@ -1,5 +1,6 @@
--- Refuses the tokens of devices that were issued before now, and says where the devices were connected. They are not
--- any more, so that a gateway which misses the message finds it out when it compares its connections.
+-- Refuses the tokens of devices that were issued before now, and says which connections are to be ended. Nothing is sent
+-- there any more, and a gateway which misses the message finds it out when it compares its connections. Until a gateway
+-- has confirmed the end (live_disconnect.lua), a repeat finds the same connection again.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 the oldest revocation that is kept, ms; 4 1 to name the pushes of their streams;
@@ -21,10 +22,10 @@ for i = 5, #ARGV do
   local s = value ~= '' and parse_stream(value)
   local own = { 0, '' }
   if s then
-    local connection, _, gateway = route_of(prefix, s, now)
+    local connection, _, gateway = connection_of(prefix, s, now)
     own[1], own[2] = connection, gateway
-    if s.gateway then
-      s.gateway = nil
+    if s.gateway and s.since ~= CUT then
+      s.since = CUT
       write_stream(prefix, n, format_stream(s))
     end
     for record = 0, ARGV[4] == '1' and #s.records / s.width - 1 or -1 do

@@ -7,6 +7,7 @@ local pack, unpack_bytes = struct.pack, struct.unpack
 
 local VERSION, CURSORS, ROUTE, WIDE = 16, 1, 2, 4
 local NARROW_RECORD, WIDE_RECORD, KEY = 14, 18, 6
+local CUT = 0
 
 -- The ordinal of the device with that digest of its id, or nil.
 local function ordinal_of(prefix, digest)
@@ -223,12 +224,21 @@ local function alive(prefix, gateway, now)
   return lives[gateway]
 end
 
--- Where the device is connected, as connection, instant and gateway; 0, 0 and '' where it is not.
-local function route_of(prefix, s, now)
+-- Where the device has a connection, as connection, instant and gateway, also one that is to be ended, whose instant is
+-- CUT; 0, 0 and '' where it has none.
+local function connection_of(prefix, s, now)
   if s.gateway and alive(prefix, s.gateway, now) then
     return s.connection, s.since, s.gateway
   end
   return 0, 0, ''
+end
+
+-- Where the device is connected, and gets what is appended; 0, 0 and '' where it is not.
+local function route_of(prefix, s, now)
+  if s.since == CUT then
+    return 0, 0, ''
+  end
+  return connection_of(prefix, s, now)
 end
 
 -- Whether tokens of the device that were issued at that instant are refused.
@@ -237,7 +247,7 @@ local function is_refused(prefix, digest, issued_at)
   return refused and tonumber(issued_at) < tonumber(refused)
 end
 
--- The device is gone, or has another id. Returns where it was connected, as `route_of` does.
+-- The device is gone, or has another id. Returns where it has a connection, as `connection_of` does.
 local function drop_stream(prefix, n, now)
   local value = read_stream(prefix, n)
   if value == '' then
@@ -248,7 +258,7 @@ local function drop_stream(prefix, n, now)
   if not s then
     return 0, 0, ''
   end
-  return route_of(prefix, s, now)
+  return connection_of(prefix, s, now)
 end
 
 -- The device has another user, for whom nothing of this is: another stream begins, on the same connection.

@@ -14,7 +14,7 @@ A stream is one element of a list of 32, so that a million devices that are away
 | 4, 4            | epoch, top offset                                                                              |
 | 4, 4, 4, 4      | where any is not 0: offset that was acknowledged, that was read, up to which something is lost; |
 |                 | how many were lost                                                                             |
-| 4, 4, 1, name   | of a connected device: connection, seconds since when, gateway                                 |
+| 4, 4, 1, name   | of a connected device: connection, seconds since when, gateway; 0 s: it is to be ended          |
 | 14 each         | references: hour (2) and digest (4) of the push, platform and index (4), offset (4)            |
 | or 18 each      | the same, and a digest of the collapse (4), once any of them has one                           |
 
@@ -194,8 +194,6 @@ class RedisStreams:
         if tombstone:
             await self._revive(app, device_id)
         replaced = LiveRoute(gateway.decode(), connection) if gateway else None
-        if replaced is not None and replaced.gateway != route.gateway:
-            await self._gateways.poke({replaced.gateway: [Cut(app, replaced.connection, "replaced")]})
         page = Page(_text(epoch), top, self._publications(app, found), bool(more), missing)
         return Connected(since, bool(valid) and not missing, page, acked, unread, replaced)
 
@@ -219,8 +217,8 @@ class RedisStreams:
         args = (keys.devices(app), self._digest(device_id), route.gateway, route.connection, self._clock())
         return self._call(app, "live_disconnect", *args)
 
-    async def presence(self, app: str, device_ids: Sequence[str]) -> list[Presence | None]:
-        args = (keys.devices(app), self._clock(), *map(self._digest, device_ids))
+    async def presence(self, app: str, device_ids: Sequence[str], *, gateway: str = "") -> list[Presence | None]:
+        args = (keys.devices(app), self._clock(), gateway, *map(self._digest, device_ids))
         answer = await self._link.script(*self._call(app, "live_presence", *args))
         return [_presence(each) for each in answer]
 
