@@ -211,6 +211,38 @@ def test_the_provider_comes_first_and_what_it_cannot_deliver_is_left_to_the_devi
     run(main())
 
 
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("path", [LIVE_FIRST, PROVIDER_FIRST, ONLY_LIVE])
+def test_what_is_cancelled_on_its_way_to_the_stream_is_shown_to_nobody_and_ends_so(path: str, online: bool) -> None:
+    async def main() -> None:
+        async with scene(online=online) as own:
+            live: Any = own.store.live
+            works, begun, goes = live.append_all, asyncio.Event(), asyncio.Event()
+
+            async def slow(app: str, appends: Sequence[Any]) -> Any:
+                begun.set()
+                await goes.wait()
+                return await works(app, appends)
+
+            live.append_all = slow
+            await own.push(path)
+            await begun.wait()
+            status = await own.store.pushes.cancel("shop", "p")
+            assert status is not None
+            assert (status.state, status.counts.queued) == ("sending", 1)
+            goes.set()
+            await until(lambda: not own.left)
+            connected = await live.connect("shop", PHONE.id, LiveRoute("g", 2), issued_at=0)
+            assert connected.page.publications == []
+            await asyncio.sleep(4000.0)
+            status = await own.store.pushes.status("shop", "p")
+            assert status is not None
+            assert (status.state, status.counts.cancelled, status.live) == ("cancelled", 1, None)
+            assert (own.asked_at, await own.pokes()) == ([], [])
+
+    run(main())
+
+
 def test_what_only_the_live_channel_carries_expires() -> None:
     async def main() -> None:
         for online in (True, False):
