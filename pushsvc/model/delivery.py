@@ -170,6 +170,9 @@ class Arrival(Struct, frozen=True, gc=False):
     """When it was acknowledged, in Unix milliseconds."""
     channel: Platform = "live"
     """The channel that the device acknowledges on, which was the first to carry it if no turn is recorded for it."""
+    collapse: str = ""
+    since: int = 0
+    """Both as in its message: nothing older with the same `collapse` is sent to the device after it."""
 
 
 class Receipt(Struct, frozen=True, array_like=True):

@@ -106,7 +106,8 @@ class Arrivals(Protocol):
     """Acknowledgements of devices, which end deliveries."""
 
     async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
-        """End as `sent` the deliveries that devices have acknowledged, one atomic step a shard.
+        """End as `sent` the deliveries that devices have acknowledged, one atomic step a shard. Nothing older with
+        their `collapse` is sent to their devices any more.
 
         Their turn does not matter: every reader of them finds them ended. Deliveries that have ended, and those of a
         cancelled push, do not change. Returns the number of deliveries that ended.

@@ -150,4 +150,8 @@ def confirming(arrivals: Arrivals) -> Confirm:
 
 def _arrival(each: Acknowledged) -> Arrival:
     reference, push = each.reference, each.reference.push
-    return Arrival(push.id, reference.index, push.total, push.lane, reference.platform, each.device_id, each.at)
+    return Arrival(
+        *(push.id, reference.index, push.total, push.lane, reference.platform, each.device_id, each.at),
+        collapse=push.collapse,
+        since=push.at,
+    )

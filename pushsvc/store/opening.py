@@ -80,7 +80,7 @@ class Store:
             presence,
             liveness,
             Following(link, config, liveness),
-            Supersession(link, config, hash_key, revocations, clock),
+            Supersession(link, config, hash_key, revocations, registry, clock),
             clock,
         )
         self.arrivals = self.queue

@@ -54,7 +54,7 @@ from pushsvc.store.pushes.pushes import after_cursor, page
 from pushsvc.store.queue.arrivals import ARRIVED, REPLACED, EndOfAny, row_of_arrival
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
 from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, mark_of_retry, receipt_of, row_of
-from pushsvc.store.revoke.supersession import SUPERSEDED, order_of, place_of, was_accepted
+from pushsvc.store.revoke.supersession import SUPERSEDED, order_at, order_of, place_at, place_of, was_accepted
 
 from .erasure import MemoryErasures
 from .expansions import MemoryExpansions
@@ -241,9 +241,13 @@ class MemoryQueue:
         if not isinstance(verdict, Ended) or verdict.dead_letter:
             state.behind[place] = min(order, state.behind.get(place, order))
         if was_accepted(settlement):
-            state.superseding[place] = max(order, state.superseding.get(place, ""))
-            if state.behind.get(place, order) < order:
-                state.revoke(chunk.app, Revoked(tokens=frozenset((token_mark(target.token),))))
+            self._accept(place, order, target.token)
+
+    def _accept(self, place: tuple[str, ...], order: str, token: str) -> None:
+        state = self._state
+        state.superseding[place] = max(order, state.superseding.get(place, ""))
+        if state.behind.get(place, order) < order:
+            state.revoke(place[0], Revoked(tokens=frozenset((token_mark(token),))))
 
     async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
         return [
@@ -316,6 +320,14 @@ class MemoryQueue:
                 note_dropped(push.app, 1)
 
     async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        for arrival in arrivals:
+            kept = self._state.devices[app].get(arrival.device_id or "")
+            if arrival.collapse and kept is not None:
+                device = kept.device
+                place = place_at(
+                    device.platform, device.kind, device.token, arrival.collapse, self._state.config.addresses
+                )
+                self._accept((app, *place), order_at(arrival.since, arrival.push_id), device.token)
         return self._end_any(app, arrivals, ARRIVED)
 
     async def replaced(self, app: str, arrivals: Sequence[Arrival]) -> int:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pushsvc.model.delivery import Ended, Retry, Unavailable
-from pushsvc.model.push import Message, Push, Target
+from pushsvc.model.delivery import Arrival, Ended, Retry, Unavailable, Unconfirmed
+from pushsvc.model.devices import Device
+from pushsvc.model.push import Message, Push, Route, Target
+from pushsvc.model.routing import path_name
 from pushsvc.ports.entries import Taken, token_mark
 from pushsvc.ports.letters import ReplaySpec
 from pushsvc.store import Store, StoreConfig, keys
@@ -26,6 +28,7 @@ from .test_store_kit import (
     play,
     settlement,
     take,
+    take_all,
 )
 
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
@@ -185,6 +188,31 @@ def test_who_holds_what_has_been_superseded_is_told(server: Server | None) -> No
             assert await holder.queue.revoked({"shop"}, 1) == []
 
     play(server, story)
+
+
+def test_what_a_device_has_acknowledged_stands_for_accepted(server: Server | None) -> None:
+    """Both were left to the provider, since nobody was there; the device comes and shows the later one."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.registry.put_many("shop", [Device(id="phone", platform="apns", token="t")])
+        for number, name in enumerate("ab"):
+            push = order_push(name, since=NOW + number)
+            live = Message("live", b"{}", collapse="order-7", since=NOW + number)
+            target = Target(0, "t", "phone")
+            push = msgspec.structs.replace(
+                push, messages=push.messages | {"live": live}, targets={path_name("apns", ("live", "apns")): (target,)}
+            )
+            await store.pushes.accept(push)
+            (taken,) = await take_all(store, route=Route("shop", "live"))
+            settled = settlement(taken.chunk, 0, Retry(NOW, 1, channel="apns"), Unconfirmed())
+            await store.queue.settle("shop", [settled], [taken.ref])
+        arrival = Arrival("b", 0, 1, "normal", "apns", "phone", NOW, collapse="order-7", since=NOW + 1)
+        assert await store.queue.arrived("shop", [arrival]) == 1
+        (left,) = await take_all(store)
+        assert (left.chunk.push_id, superseded(left)) == ("a", True)
+
+    play(server, story, SHARDS)
 
 
 def test_a_dead_letter_that_is_replayed_is_no_later_one() -> None:

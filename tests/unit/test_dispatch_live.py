@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from pushsvc.errors import StoreUnavailable
@@ -54,11 +55,14 @@ class Scene:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def push(self, path: str, ttl: float = 3600.0, *, name: str = "p", plain: int = 0) -> None:
+    async def push(
+        self, path: str, ttl: float = 3600.0, *, name: str = "p", plain: int = 0, collapse: str = ""
+    ) -> None:
         """A push to the phone, and to so many tokens that only the provider reaches."""
         target = Target(0, PHONE.token, PHONE.id, PHONE.kind, owner_of(PHONE))
         targets = {path: (target,), "apns": tuple(Target(number, f"{number:064x}") for number in range(1, plain + 1))}
-        messages = {"live": Message("live", b'{"data":{}}'), "apns": Message("apns", b"{}")}
+        bodies = {"live": b'{"data":{}}', "apns": b"{}"}
+        messages = {key: Message(key, body, collapse=collapse, since=now_ms()) for key, body in bodies.items()}
         push = Push(name, "shop", "normal", now_ms(), now_ms() + int(ttl * 1000), messages, targets)
         await self.store.pushes.accept(push)
 
@@ -69,7 +73,9 @@ class Scene:
     async def ack(self, name: str = "p") -> None:
         entries = [each for stream in self.store._state.live.streams.values() for each in stream.entries]
         (entry,) = [each for each in entries if each.push.id == name]
-        arrival = Arrival(entry.push.id, entry.index, 1, "normal", entry.platform, PHONE.id, now_ms())
+        push = entry.push
+        arrival = Arrival(push.id, entry.index, 1, "normal", entry.platform, PHONE.id, now_ms())
+        arrival = msgspec.structs.replace(arrival, collapse=push.collapse, since=push.at)
         assert await self.store.arrivals.arrived("shop", [arrival]) in (0, 1)
 
     async def counts(self, name: str = "p") -> tuple[dict[str, int], tuple[int, int, int]]:
@@ -172,6 +178,24 @@ def test_what_is_acknowledged_while_the_provider_is_full_is_not_sent_by_it() -> 
             assert await own.counts("shown") == ({"sent": 1}, (1, 0, 0))
             assert await own.counts("unread") == ({"sent": 1}, (0, 1, 0))
             assert own.left == []
+
+    run(main())
+
+
+def test_nothing_older_of_its_collapse_follows_what_was_acknowledged() -> None:
+    async def main() -> None:
+        async with scene(online=False) as own:
+            own.provider.widen(0)
+            for name in ("v1", "v2", "v3"):
+                await own.push(LIVE_FIRST, name=name, collapse="score" if name != "v3" else "")
+                await asyncio.sleep(10.0)
+            await own.ack("v2")
+            await asyncio.sleep(10.0)
+            own.provider.widen(1000)
+            await asyncio.sleep(60.0)
+            assert [delivery.chunk.push_id for delivery in own.provider.submitted] == ["v3"]
+            assert (await own.counts("v1"))[0] == {"suppressed": 1}
+            assert await own.counts("v2") == ({"sent": 1}, (1, 0, 0))
 
     run(main())
 

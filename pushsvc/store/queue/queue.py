@@ -327,6 +327,7 @@ class RedisQueue:
 
     async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
         """See `Arrivals.arrived`; up to 1,000 in one atomic step."""
+        await self._supersession.arrived(app, arrivals)
         return await self._end_any(app, arrivals, ARRIVED)
 
     async def replaced(self, app: str, arrivals: Sequence[Arrival]) -> int:

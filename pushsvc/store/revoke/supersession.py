@@ -1,9 +1,9 @@
 """Supersession: a later push with the same `collapse` replaces an earlier one, even if the earlier one is retried.
 
 The provider sees them in the order of their arrival: A is refused for the moment, B is accepted, and A, retried after
-its wait, would replace B on the phone. So A ends here without another request once B was accepted, as a push service
-treats messages that it has not delivered yet ("replaces the stored message", RFC 8030 section 5.4): `suppressed`, with
-the reason `superseded`.
+its wait, would replace B on the phone. So A ends here without another request once B was accepted, or acknowledged by
+the device, as a push service treats messages that it has not delivered yet ("replaces the stored message", RFC 8030
+section 5.4): `suppressed`, with the reason `superseded`.
 
 The later one is determined by the time from which on each was to be sent (its acceptance or its `send_at`), then by
 its id; a replay of a dead letter keeps its place. The key is app, target and `collapse`, as a keyed digest, in the app
@@ -22,16 +22,17 @@ Messages without `collapse` take no part in this: they cost no command and no lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from ...model.address import Addresses
-from ...model.delivery import Ended, Settlement, Unconfirmed
+from ...model.delivery import Arrival, Ended, Settlement, Unconfirmed
 from ...model.push import Chunk, Platform, Target
 from ...model.routing import platform_of
+from ...ports.registry import Holding, Registry
 from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock
@@ -48,6 +49,9 @@ SLOTS: Final = 3
 GRACE: Final = 3_600_000
 """Milliseconds for which a wait is remembered after the delivery has expired."""
 
+Place: TypeAlias = tuple[Platform, str, str, str]
+"""Platform, kind of the token, the token in the form that equal ones share, and `collapse`."""
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -55,9 +59,16 @@ class Supersession:
     """The records and look-ups of one process."""
 
     def __init__(
-        self, link: Link, config: StoreConfig, hash_key: bytes, revocations: Revocations, clock: Clock
+        self,
+        link: Link,
+        config: StoreConfig,
+        hash_key: bytes,
+        revocations: Revocations,
+        registry: Registry,
+        clock: Clock,
     ) -> None:
         self._link = link
+        self._registry = registry
         self._config = config
         self._hash_key = hash_key
         self._revocations = revocations
@@ -76,7 +87,7 @@ class Supersession:
                 continue
             verdict, target = settlement.verdict, settlement.delivery.target
             if was_accepted(settlement):
-                shard, digest = self._locate(chunk, target)
+                shard, digest = self._locate(app, place_of(chunk, target, self._config.addresses))
                 accepted.setdefault(shard, []).append((digest, order_of(chunk), target.token))
             if type(verdict) is not Ended:
                 until = chunk.expires_at
@@ -84,8 +95,30 @@ class Supersession:
                 until = now + self._config.dead_ttl * 1000
             else:
                 continue
-            shard, digest = self._locate(chunk, target)
+            shard, digest = self._locate(app, place_of(chunk, target, self._config.addresses))
             waiting.setdefault(shard, []).extend((digest, order_of(chunk), max(0, until - now) + GRACE))
+        await self._note(app, accepted, waiting)
+
+    async def arrived(self, app: str, arrivals: Iterable[Arrival]) -> None:
+        """Note what devices have acknowledged, which stands for accepted. Call it before that is recorded."""
+        named = [arrival for arrival in arrivals if arrival.collapse and arrival.device_id is not None]
+        if not named:
+            return
+        wanted = [Holding(arrival.device_id, platform_of(arrival.platform), "") for arrival in named]
+        accepted: dict[int, list[tuple[str, str, str]]] = {}
+        for arrival, device in zip(named, await self._registry.holders(app, wanted), strict=True):
+            if device is not None:
+                place = place_at(device.platform, device.kind, device.token, arrival.collapse, self._config.addresses)
+                shard, digest = self._locate(app, place)
+                accepted.setdefault(shard, []).append((digest, order_at(arrival.since, arrival.push_id), device.token))
+        await self._note(app, accepted, {})
+
+    async def _note(
+        self,
+        app: str,
+        accepted: Mapping[int, list[tuple[str, str, str]]],
+        waiting: Mapping[int, list[str | int]],
+    ) -> None:
         behind: set[str] = set()
         for shard in accepted.keys() | waiting.keys():
             own = accepted.get(shard, [])
@@ -111,7 +144,7 @@ class Supersession:
                 self.apps.add(app)
                 if again or chunk.turn > 1:
                     for target in chunk.targets:
-                        shard, digest = self._locate(chunk, target)
+                        shard, digest = self._locate(app, place_of(chunk, target, self._config.addresses))
                         asked.setdefault(shard, []).append((chunk, target, digest))
         found: dict[int, set[int]] = {}
         for shard, own in asked.items():
@@ -128,10 +161,9 @@ class Supersession:
         )
         return answer
 
-    def _locate(self, chunk: Chunk, target: Target) -> tuple[int, str]:
-        place = "\0".join(place_of(chunk, target, self._config.addresses))
-        digest = blake2b(place.encode(), digest_size=10, key=self._hash_key)
-        return keys.token_shard(digest.digest(), self._config.shards_of(chunk.app)), digest.hexdigest()
+    def _locate(self, app: str, place: Place) -> tuple[int, str]:
+        digest = blake2b("\0".join(place).encode(), digest_size=10, key=self._hash_key)
+        return keys.token_shard(digest.digest(), self._config.shards_of(app)), digest.hexdigest()
 
 
 def was_accepted(settlement: Settlement) -> bool:
@@ -142,12 +174,22 @@ def was_accepted(settlement: Settlement) -> bool:
     return isinstance(outcome, Unconfirmed) and outcome.within > 0
 
 
-def place_of(chunk: Chunk, target: Target, addresses: Addresses) -> tuple[Platform, str, str, str]:
+def place_of(chunk: Chunk, target: Target, addresses: Addresses) -> Place:
     """Return what two messages must have in common for one to replace the other."""
-    platform = platform_of(chunk.platform)
-    return platform, target.kind, addresses.same_of(platform)(target.token), chunk.message.collapse
+    return place_at(chunk.platform, target.kind, target.token, chunk.message.collapse, addresses)
+
+
+def place_at(route: Platform, kind: str, token: str, collapse: str, addresses: Addresses) -> Place:
+    """Return the same from its parts."""
+    platform = platform_of(route)
+    return platform, kind, addresses.same_of(platform)(token), collapse
 
 
 def order_of(chunk: Chunk) -> str:
     """Return a key that orders pushes by the time at which they were to be sent."""
-    return f"{chunk.message.since:014d}{chunk.push_id}"
+    return order_at(chunk.message.since, chunk.push_id)
+
+
+def order_at(since: int, push_id: str) -> str:
+    """Return the same from its parts."""
+    return f"{since:014d}{push_id}"
