@@ -404,11 +404,11 @@ def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(server: Ser
         for phone in phones:
             await phone.client.connect()
             await phone.until(lambda phone=phone: bool(phone.connects))  # type: ignore[misc]  # a default
-        live, compared = world.store.live, asyncio.Event()
+        live, compared, answered = world.store.live, asyncio.Event(), asyncio.Event()
         beat, presence = live.beat, live.presence
 
         async def late(*told: Any) -> set[str]:
-            await asyncio.sleep(0.8)  # the inbox answers first
+            await answered.wait()
             return await beat(*told)
 
         async def noted(*asked: Any, **more: Any) -> Any:
@@ -416,14 +416,16 @@ def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(server: Ser
             compared.set()
             return found
 
-        live.beat, live.presence = late, noted  # type: ignore[method-assign,assignment]  # in the order that is bad
+        live.beat, live.presence = late, noted  # type: ignore[method-assign,assignment]  # the inbox answers first
         server.process.send_signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(1.5)
         finally:
             server.process.send_signal(signal.SIGCONT)
-        compared.clear()
         await live.poke({world.gateway.id: [Unread("shop", 0, 0)]})
+        while not (world.gateway._unsure or compared.is_set()):
+            await asyncio.sleep(0.01)
+        answered.set()
         await compared.wait()
         push, _ = await world.push(*(phone.name for phone in phones))
         for phone in phones:
