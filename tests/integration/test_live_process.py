@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -95,6 +97,8 @@ def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, pr
     shop = Shop(tmp_path)
     up = processes.start("up", **shop.environ)
     assert up.until(r"devices +(\S+)")[1] == shop.url.replace("http", "ws")
+    address = urlsplit(shop.url)
+    socket.create_connection((address.hostname, address.port)).close()  # it listens by then
     assert shop.api.call("GET", "/readyz")[0] == 200
 
     def connections() -> float:

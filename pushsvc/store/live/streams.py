@@ -264,7 +264,10 @@ class RedisStreams:
         for at in range(0, len(device_ids), MAX_BATCH):
             digests = map(self._digest, device_ids[at : at + MAX_BATCH])
             args = (keys.devices(app), now, now - REFUSED, int(named), *digests)
-            for connection, gateway, *blobs in await self._link.script(*self._call(app, "live_revoke", *args)):
+            call = self._call(app, "live_revoke", *args)
+            # What a caller was told is refused stays so after a failover.
+            (answer,) = await self._link.guarded(keys.mark_beside(keys.devices(app)), [call])
+            for connection, gateway, *blobs in answer:
                 if gateway:
                     cuts[gateway.decode()].append(Cut(app, connection, "revoked"))
                 pushes += [push for blob in blobs if (push := self._push(app, blob))]
