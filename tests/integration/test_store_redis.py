@@ -756,6 +756,34 @@ def test_nobody_takes_over_from_the_living_when_redis_was_away(server: Server) -
     play(server, story)
 
 
+def test_what_is_forgotten_while_the_lane_is_looked_through_is_found_by_the_same_look(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dispatcher whose lease had lapsed reads again while late answers of what it had sent are being recorded: the
+    rest of their entries is given up when the look has already passed over them."""
+
+    async def story(store: Store) -> None:
+        await store.pushes.accept(make_push("p"))
+        (taken,) = await take(store)
+        given_up = [taken.ref]
+        ask = store.link.call
+
+        async def call(*command: Any) -> Any:
+            answer = await ask(*command)
+            if command[0] == "XREADGROUP" and command[-1] != "0":
+                store.queue.forget(given_up)
+                given_up.clear()
+            return answer
+
+        store.queue._states(ROUTE, "normal")[0].lost(0.0)  # as where an entry is given up of which nothing is in flight
+        monkeypatch.setattr(store.link, "call", call)
+        (again,) = await take(store)
+        assert again.ref == taken.ref
+        assert await take(store) == []
+
+    play(server, story)
+
+
 # --- dead letters ---------------------------------------------------------------------------------
 
 

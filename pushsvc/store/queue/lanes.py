@@ -15,7 +15,10 @@ was acknowledged on the old one, and no other consumer takes it over while this 
 class LaneState:
     """One stream from the view of one consumer."""
 
-    __slots__ = ("cursor", "drained", "expected", "held", "key", "look_at", "looked", "place", "sure_after", "unsure")
+    __slots__ = (
+        *("cursor", "drained", "expected", "held", "key", "look_at", "looked", "losses", "place", "sure_after"),
+        "unsure",
+    )
 
     def __init__(self, route: Route, shard: int, lane: Lane) -> None:
         self.place = (route.app, shard, route.platform, lane)
@@ -25,6 +28,8 @@ class LaneState:
         self.unsure = True
         """Whether entries may be pending for this consumer that were never returned."""
         self.sure_after = 0.0
+        self.losses = 0
+        """How often answers were lost: what was looked at before the latest time says nothing about now."""
         self.drained = False
         """Whether the latest wait returned everything, so that the next read may begin with a wait, too."""
         self.look_at = 0.0
@@ -38,6 +43,7 @@ class LaneState:
     def lost(self, grace: float) -> None:
         """Note that an answer was lost. The server may serve the abandoned read for up to `grace` seconds from now."""
         self.unsure, self.drained = True, False
+        self.losses += 1
         self.sure_after = asyncio.get_running_loop().time() + grace
         self.cursor = "0"
 

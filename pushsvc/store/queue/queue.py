@@ -204,7 +204,7 @@ class RedisQueue:
         """Read entries pending for this consumer that it does not work on, with the targets without an outcome."""
         while True:
             count = min(max(1, int(targets / state.expected)), _BURST)
-            history = self._link.history
+            history, losses = self._link.history, state.losses
             try:
                 answer = await self._link.call(
                     *("XREADGROUP", "GROUP", keys.DISPATCH, self._config.consumer, "COUNT", count),
@@ -217,13 +217,14 @@ class RedisQueue:
                 raise
             entries = entries_read(answer[0][1]) if answer else []
             if not entries:
+                if losses != state.losses:
+                    continue  # from the beginning: what was held and passed over may have been forgotten since
                 state.empty()
                 return []
             unheld = [entry for entry in entries if entry.id not in state.held]
             taken = await self._opener.open_again(route, [LaneRead(state, unheld, history)])
-            if history != self._link.history:
-                continue  # from the beginning, on the server that is the primary now
-            state.cursor = entries[-1].id
+            if losses == state.losses:  # else the next look begins in front, perhaps on another server
+                state.cursor = entries[-1].id
             if taken:
                 return taken
 
