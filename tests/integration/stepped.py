@@ -3,7 +3,7 @@
 A process that is not turned stands still as after SIGSTOP, with its sockets open; one whose sockets are shut and that
 is never turned again was killed. All share one clock, which stands while anything has something to do and is moved by
 the test, from timer to timer: back-offs and leases of many seconds take milliseconds. Only Redis is in real time; a
-wait on its side ends when something comes, as everywhere.
+wait on its side ends when something comes, as everywhere, and at the latest when `WAIT` seconds of our clock are over.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ MOST_TURNS = 1_000_000
 MOST_PINGS = 10_000
 """Answers of Redis to questions that were asked later, after which an open question is taken for lost. Redis answers in
 the order of the questions, so this says nothing of how fast the machine is."""
+WAIT = 2.0
+"""Seconds of our clock after which no wait on the side of Redis goes on, as long as dispatchers wait there."""
 ASKS = ("call", "many", "script", "read", "scripts", "pinned")
 """What is asked of Redis and answered at once. A wait (`Link.wait`) is no sign that something is under way."""
 
@@ -166,6 +168,7 @@ class SteppedWorld:
         self.processes: list[Process] = []
         self._redis = Redis.from_url(url)
         self.faults: list[str] = []
+        self._waits_ended = 0.0
         self.luck: Random | None = None
         """Who goes on when; None: all at once."""
         self.caller = self.start("caller", _serve)
@@ -211,6 +214,7 @@ class SteppedWorld:
             self.clock.now = max(self.clock.now, at)
             self.settle()
         self._silence()
+        self._end_waits()
 
     def _silence(self) -> None:
         """The signs of life of those that stand still run out by our clock; of several with one name the last one's."""
@@ -218,6 +222,16 @@ class SteppedWorld:
             since = process.paused_at
             if since is not None and self.clock.now - since >= self.config.alive_ttl:
                 self.call(self.caller.store.link.call("DEL", f"ps:alive:{name}"))
+
+    def _end_waits(self) -> None:
+        """Waits run out by our clock: else a process that waits in real time would not look at anything for minutes of
+        it."""
+        if self.clock.now - self._waits_ended >= WAIT:
+            self._waits_ended = self.clock.now
+            for client in self._redis.client_list():
+                if "b" in client["flags"]:
+                    self._redis.client_unblock(int(client["id"]))
+            self.settle()
 
     def begin(self, step: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A call of the caller's, which goes on while time passes."""
