@@ -21,6 +21,7 @@ from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
     ConnectedContext,
     ServerPublicationContext,
 )
+from prometheus_client import REGISTRY
 
 from pushsvc import runtime
 from pushsvc.lab.simulator import apns_token
@@ -220,7 +221,12 @@ def test_the_rules_of_the_app_and_the_push_choose_the_channels(tmp_path: Path) -
 
 
 def test_an_acknowledgement_just_after_the_provider_was_asked_is_counted_once(tmp_path: Path) -> None:
+    def counted() -> float:
+        labels = {"app": "shop", "platform": "apns", "outcome": "sent", "reason": ""}
+        return REGISTRY.get_sample_value("pushsvc_deliveries_total", labels) or 0.0
+
     async def story(town: Town) -> None:
+        before = counted()
         await town.register("slow", token=apns_token("stall.1", "slow"))
         async with town.phone("slow", acks=False) as slow:
             push = await town.send("slow")
@@ -235,6 +241,17 @@ def test_an_acknowledgement_just_after_the_provider_was_asked_is_counted_once(tm
             await town.until("nothing is in flight", town.is_idle)
             assert requests_of(apns_token("stall.1", "slow")) == 1
             assert await town.done(push) == {"total": 1, "sent": 1}
+            # Where the provider accepts it as well.
+            late = apns_token("slow-800", "late")
+            await town.register("late", token=late)
+            push = await town.send("late")
+            await town.until("the provider is asked", lambda: requests_of(late) == 1)
+            async with town.phone("late", acks=False) as phone:
+                await town.until("it is shown", lambda: phone.ids == [push])
+                await phone.ack()
+            assert await town.done(push) == {"total": 1, "sent": 1}
+            await town.until("nothing is in flight", town.is_idle)
+            assert counted() == before + 2
 
     play(tmp_path, story, request_timeout=1.0)
 

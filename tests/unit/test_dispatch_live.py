@@ -13,7 +13,7 @@ import pytest
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Arrival, BadNotification, Misconfigured, Outcome, Sent
 from pushsvc.model.devices import Device
-from pushsvc.model.push import Message, Push, Route, Target
+from pushsvc.model.push import Chunk, Message, Push, Route, Target
 from pushsvc.model.routing import path_name
 from pushsvc.ports.live import LiveRoute, Poke
 from pushsvc.providers.live import open_provider
@@ -23,6 +23,7 @@ from pushsvc.stages.dispatch.limits import RouteLimits
 
 from ..fakes import MemoryStore
 from .dispatch_fakes import FakeProvider, memory_store, now_ms
+from .dispatch_fakes import push as plain_push
 from .test_dispatch_dispatcher import HOURLY, Counting, limited, running
 from .virtual_time import run, until
 
@@ -196,6 +197,34 @@ def test_nothing_older_of_its_collapse_follows_what_was_acknowledged() -> None:
             assert [delivery.chunk.push_id for delivery in own.provider.submitted] == ["v3"]
             assert (await own.counts("v1"))[0] == {"suppressed": 1}
             assert await own.counts("v2") == ({"sent": 1}, (1, 0, 0))
+
+    run(main())
+
+
+def test_while_redis_is_away_what_may_be_acknowledged_waits_and_other_lanes_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with scene(online=False) as own:
+            own.provider.widen(0)
+            await own.push(LIVE_FIRST, name="carried")
+            await asyncio.sleep(10.0)
+            queue, away = own.store.queue, True
+            outstanding = queue.outstanding
+
+            async def ask(app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
+                if away:
+                    raise StoreUnavailable("connection refused")
+                return await outstanding(app, chunks)
+
+            monkeypatch.setattr(queue, "outstanding", ask)
+            own.provider.widen(1000)
+            await own.store.pushes.accept(plain_push("other", "token", lane="urgent"))
+            await asyncio.sleep(10.0)
+            assert [delivery.chunk.push_id for delivery in own.provider.submitted] == ["other"]
+            away = False
+            await asyncio.sleep(10.0)
+            assert [delivery.chunk.push_id for delivery in own.provider.submitted] == ["other", "carried"]
 
     run(main())
 
