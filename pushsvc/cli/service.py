@@ -117,7 +117,7 @@ async def _until_free(part: str, host: str, port: int, seconds: float = 5.0) -> 
 
 
 async def _until_listening(url: str, stop: asyncio.Event, seconds: float = 90.0) -> None:
-    """Wait until the gateway listens: nobody else did before it was started."""
+    """Wait until the gateway listens: before it was started nothing did."""
     loop, address = asyncio.get_running_loop(), urlsplit(url)
     deadline = loop.time() + seconds
     while not stop.is_set():

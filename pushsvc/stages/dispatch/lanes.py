@@ -57,7 +57,7 @@ class OpenEntry:
         return self.targets[self.cursor :]
 
     def is_stale(self, before: int) -> bool:
-        """Return whether a device may have acknowledged any of it unnoticed: nobody has looked since `before`."""
+        """Return whether a device may have acknowledged any of it unnoticed: it was last looked up before `before`."""
         return self.sure_at < before and bool(self.chunk.home) and self.chunk.turn > 1
 
     def without(self, gone: Sequence[Target]) -> None:

@@ -1,9 +1,9 @@
 """Asks the store again whether what has waited here for long is still open, before it is sent.
 
-A device may acknowledge a delivery that a provider is to carry on, and nothing tells the dispatcher that has it in
-memory: nearly always it has been sent by then. Where it waits, because its route is held, or paced, or has a backlog,
-it is asked for again when its turn comes. Its lane rests until the answer is there, for one round trip; the other lanes
-go on. Entries stay in their places meanwhile, so that revocations and expiries find them as ever.
+A device may acknowledge a delivery that a provider is to carry on, and the dispatcher that has it in memory does not
+learn of it: nearly always it has been sent by then. Where it waits, because its route is held, or paced, or has a
+backlog, it is asked for again when its turn comes. Its lane rests until the answer is there, for one round trip; the
+other lanes go on. Entries stay in their places meanwhile, so that revocations and expiries find them as ever.
 """
 
 from __future__ import annotations
