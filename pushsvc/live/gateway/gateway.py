@@ -68,7 +68,8 @@ may have been lost with the process that was to send it."""
 ENDED: Final = 16_384
 """Ended connections of which a gateway remembers whose they were, should anything still be sent to them."""
 LEFT_AT_ONCE: Final = 100
-"""Routes of ended connections that are taken away at a time, where that has failed before."""
+"""Routes that are taken away, and connections of other gateways that are ended, at a time where that has failed
+before."""
 ACKS: Final = 400
 """Acknowledgements of one step."""
 CLOCKED: Final = 65_536
@@ -479,10 +480,13 @@ class Gateway:
 
     async def _settle(self) -> None:
         """End connections of other gateways and take routes away, where that has failed before."""
-        while self._owed:
-            gateway, cut = self._owed[-1]
-            await self.live.poke({gateway: [cut]})
-            self._owed.pop()
+        while owed := self._owed[:LEFT_AT_ONCE]:
+            await self._sign_if_due()
+            cuts: dict[str, list[InboxItem]] = {}
+            for gateway, cut in owed:
+                cuts.setdefault(gateway, []).append(cut)
+            await self.live.poke(cuts)
+            del self._owed[: len(owed)]
         places = list(self._left.items())
         for start in range(0, len(places), LEFT_AT_ONCE):
             await self._sign_if_due()
