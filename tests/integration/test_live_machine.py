@@ -27,6 +27,8 @@ from .test_live_contract import HOUR, phone, push_of
 from .test_store_kit import NOW, World
 
 T = TypeVar("T")
+LATE = NOW + 10**12
+"""When all tokens were issued: after any revocation."""
 DEVICES = ("d0", "d1", "d2", "d3")
 USERS = {"d0": "ann", "d1": "ann", "d2": "bob", "d3": None}
 GATEWAYS = ("gate-a", "gate-b", "dead")
@@ -44,10 +46,11 @@ class Client:
         """What a client must have that misses nothing."""
         self.route: LiveRoute | None = None
 
-    def take(self, epoch: str, publications: list[Publication], since: int) -> None:
-        """Receive publications that follow `since` without a hole."""
+    def take(self, epoch: str, publications: list[Publication], since: int, *, missing: int = 0) -> None:
+        """Receive publications that follow `since` without a hole, unless it was said that something is missing."""
         for each in publications:
-            assert each.prev <= since < each.offset
+            assert since < each.offset
+            assert each.prev <= since or missing
             since = each.offset
             self.has.add(each.push.id)
         self.position = Position(epoch, since)
@@ -110,9 +113,14 @@ class LiveMachine(RuleBasedStateMachine):
             return [self._without_epochs(*pair) for pair in zip(value, twin, strict=True)]
         return value
 
-    def twin_position(self, position: Position | None) -> Position | None:
-        back = {real: twin for twin, real in self.epochs.items()}
-        return position and Position(back.get(position.epoch, "ffffffff"), position.offset)
+    def twin_position(self, name: str, position: Position | None) -> Position | None:
+        if position is None:
+            return None
+        (row,) = self.run(self.twin.live.presence("shop", [name]))
+        # Streams of two devices may have the same epoch in Redis.
+        same = [twin for twin, real in self.epochs.items() if real == position.epoch]
+        epoch = row.epoch if row and row.epoch in same else "ffffffff"
+        return Position(epoch, position.offset)
 
     # --- what may happen --------------------------------------------------------------------------
 
@@ -210,10 +218,10 @@ class LiveMachine(RuleBasedStateMachine):
         position = None if how == "none" else client.position
         if how == "beyond" and position is not None:
             position = Position(position.epoch, position.offset + 1000)
-        real = self.run(self.store.live.connect("shop", name, route, issued_at=NOW, position=position, limit=limit))
+        real = self.run(self.store.live.connect("shop", name, route, issued_at=LATE, position=position, limit=limit))
         twin = self.run(
             self.twin.live.connect(
-                "shop", name, route, issued_at=NOW, position=self.twin_position(position), limit=limit
+                "shop", name, route, issued_at=LATE, position=self.twin_position(name, position), limit=limit
             )
         )
         found = self.same(real, twin)
@@ -222,7 +230,8 @@ class LiveMachine(RuleBasedStateMachine):
         client.route = None if gateway == "dead" else route
         if not found.recovered:
             client.begin({each.push.id for each in found.page.publications})
-        client.take(found.page.epoch, found.page.publications, max(found.since, self._floor(found)))
+        page = found.page
+        client.take(page.epoch, page.publications, max(found.since, self._floor(found)), missing=page.missing)
         if found.page.more:
             self._page(name, client.position.offset if client.position else 0)
         assert not found.recovered or client.wanted <= client.has
@@ -245,6 +254,13 @@ class LiveMachine(RuleBasedStateMachine):
         )
         if self.clients[name].route == route:
             self.clients[name].route = None
+
+    @rule(name=st.sampled_from(DEVICES))
+    def revoke(self, name: str) -> None:
+        """Nothing is sent to the connection from now on; the next connect, or another revocation, finds it again."""
+        for each in (self.store, self.twin):
+            self.run(each.live.revoke("shop", name))
+        self.clients[name].route = None
 
     @rule(name=st.sampled_from(DEVICES), offset=st.integers(0, 12))
     def ack(self, name: str, offset: int) -> None:
