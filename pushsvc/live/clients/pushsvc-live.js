@@ -480,6 +480,7 @@ export async function lastGoodFirst(endpoints, storage) {
 
 /** Keeps the state in `localStorage`, or another storage like it. */
 export function webStorage(key = "pushsvc-live", storage = globalThis.localStorage) {
+  if (!storage) throw new Error("webStorage: no localStorage here; pass a storage of your own: { load(), save(state) }");
   return {
     load: () => JSON.parse(storage.getItem(key)),
     save: (state) => storage.setItem(key, JSON.stringify(state)),
