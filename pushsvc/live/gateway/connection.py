@@ -145,7 +145,7 @@ class Connection:
             return
         if self.connected_at:
             gateway.metrics.disconnected(self.app, self._transport.code)
-            self._learn(clean=clean and self._transport.code != codes.NO_PONG.code)
+            self._learn(clean=clean, silent=self._transport.code == codes.NO_PONG.code)
         if gateway.remove(self):
             gateway.spawn(gateway.disconnect(self))
 
@@ -355,10 +355,15 @@ class Connection:
         """Note the interval of heartbeats that is in use from now on."""
         self._agreed, self._agreed_at = interval, self._gateway.now()
 
-    def _learn(self, *, clean: bool) -> None:
-        """Learn from the time for which the present interval of heartbeats was in use."""
+    def _learn(self, *, clean: bool, silent: bool = False) -> None:
+        """Learn from the time for which the present interval of heartbeats was in use.
+
+        An end without a close frame within the first interval says nothing of the network, unless a ping was not
+        answered: the connection was not idle for so long, and an app may have crashed.
+        """
         gateway = self._gateway
         lived = gateway.now() - self._agreed_at
+        clean = not silent and (clean or lived < self._agreed)
         gateway.heartbeats.ended((self.app, self.device_id), self._agreed, lived, clean=clean)
 
     def _agree(self, wish: float | None, foreground: bool | None) -> float:
