@@ -71,7 +71,8 @@ def simulate(
         typer.Option(metavar="SCENARIO", help="Print tokens that play SCENARIO (Unregistered, stall.1) and exit."),
     ] = None,
     phones: Annotated[
-        int, typer.Option(min=0, help="Simulate so many phones of the live channel, and no providers.", metavar="N")
+        int,
+        typer.Option(min=0, help="Simulate this number of phones of the live channel, and no providers.", metavar="N"),
     ] = 0,
     kind: Annotated[
         list[str] | None,

@@ -52,7 +52,7 @@ class Subscription(Struct, frozen=True, gc=False):
     publications: list[Publication] = []
 
 
-class Told(Struct, frozen=True, gc=False):
+class ConnectData(Struct, frozen=True, gc=False):
     """`data` of the answer to a connect."""
 
     missing: int = 0
@@ -63,7 +63,7 @@ class Connected(Struct, frozen=True, gc=False):
     """The answer to a connect."""
 
     subs: dict[str, Subscription] = {}
-    data: Told = Told()
+    data: ConnectData = ConnectData()
     ttl: int = 0
     ping: int = 0
 
@@ -133,7 +133,7 @@ class Wire(Protocol):
 _encode: Final = msgspec.json.Encoder().encode
 _decode_reply: Final = msgspec.json.Decoder(Reply).decode
 _decode_content: Final = msgspec.json.Decoder(Content).decode
-_decode_told: Final = msgspec.json.Decoder(Told).decode
+_decode_connect_data: Final = msgspec.json.Decoder(ConnectData).decode
 
 
 class JsonWire:
@@ -194,7 +194,7 @@ def _subs(value: bytes) -> dict[str, Subscription]:
 
 _connected = message_reader(
     Connected,
-    {0x20: ("ttl", _number), 0x2A: ("data", _decode_told), 0x32: ("subs", _subs), 0x38: ("ping", _number)},
+    {0x20: ("ttl", _number), 0x2A: ("data", _decode_connect_data), 0x32: ("subs", _subs), 0x38: ("ping", _number)},
 )
 _ended = message_reader(Ended, {0x08: ("code", _number), 0x12: ("message", _text), 0x18: ("temporary", bool)})
 _push = message_reader(Push, {0x12: ("channel", _text), 0x22: ("pub", _publication), 0x5A: ("disconnect", _ended)})

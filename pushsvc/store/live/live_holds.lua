@@ -6,7 +6,7 @@
 
 -- include: live_stream
 
--- A digest that another push of the hour had is counted on from; so many have never been met.
+-- A digest that another push of the hour has takes the next free number; more than this are not looked at.
 local BESIDE = 16
 
 local prefix, wanted = ARGV[1], unpack_bytes('>I4', ARGV[3])
