@@ -348,8 +348,9 @@ class LiveStreams(Protocol):
         ...
 
     async def presence(self, app: str, device_ids: Sequence[str], *, gateway: str = "") -> list[Presence | None]:
-        """Return the state of each of these devices; None where the registry has no such device. A `gateway` that asks
-        for its own connections sees its routes also where its last report is over."""
+        """Return the state of each of these devices; None where the registry has no such device. What has expired or
+        was withdrawn is neither unacknowledged nor unread. A `gateway` that asks for its own connections sees its
+        routes also where its last report is over."""
         ...
 
     async def revoke(self, app: str, device_id: str) -> int:
@@ -434,10 +435,6 @@ class LiveEvents(Protocol):
 
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
         """Return the counts of each push."""
-        ...
-
-    async def event_totals(self, app: str) -> EventCounts:
-        """Return the sums over all pushes of an app."""
         ...
 
 

@@ -113,7 +113,6 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:live:<id>`           | string | the streams' TTL       | the content of a push in the live channel             |
 | `ps:T:seen:<id>`           | hash   | status TTL, renewed    | event -> devices that have reported it;               |
 |                            |        |                        | `<event>:<n / 4096>` -> which, as in a topic          |
-| `ps:T:seen`                | hash   | for good               | event -> reports that were counted, of all pushes     |
 | `ps:{gateway}:inbox`       | stream | 60 seconds, renewed    | what a gateway is to do: `n` number of the entry, `i` |
 |                            |        |                        | encoded items                                         |
 | `ps:replays`               | zset   | until done             | `<app> <job>` of replays that are not done; score the |
@@ -439,17 +438,12 @@ def refused(app: str) -> str:
     return f"{devices(app)}refused"
 
 
-def live_pushes(app: str, hour: int, bucket: int) -> str:
-    return f"{devices(app)}pushes:{hour}:{bucket}"
-
-
 def live_content(app: str, shard: int, push_id: str) -> str:
     return f"{prefix(app, shard)}live:{push_id}"
 
 
-def seen(app: str, shard: int, push_id: str = "") -> str:
-    """Return the key of the events of a push, or without one of all pushes of the shard."""
-    return f"{prefix(app, shard)}seen:{push_id}" if push_id else f"{prefix(app, shard)}seen"
+def seen(app: str, shard: int, push_id: str) -> str:
+    return f"{prefix(app, shard)}seen:{push_id}"
 
 
 def inbox(gateway: str) -> str:

@@ -98,7 +98,6 @@ class LiveState:
         """What streams know of each push, by app and id."""
         self.contents: dict[tuple[str, str], bytes] = {}
         self.seen: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)
-        self.totals: dict[str, Counter[str]] = defaultdict(Counter)
         self.epochs = itertools.count(1)
         self.poked = asyncio.Event()
 
@@ -373,9 +372,12 @@ class MemoryLive:
                 found.append(Presence("", 0, 0, 0, 0, None, 0))
             else:
                 route = self._route(app, stream, gateway)
-                unacked = len(stream.after(stream.acked))
-                since = stream.since if route else 0
-                found.append(Presence(stream.epoch, stream.top, stream.acked, unacked, stream.unread, route, since))
+                now, since = self._state.clock(), stream.since if route else 0
+                unacked, unread = (
+                    sum(each.push.expires_at > now for each in stream.after(offset))
+                    for offset in (stream.acked, stream.read)
+                )
+                found.append(Presence(stream.epoch, stream.top, stream.acked, unacked, unread, route, since))
         return found
 
     async def revoke(self, app: str, device_id: str) -> int:
@@ -457,15 +459,11 @@ class MemoryLive:
         if ordinal is None or (app, report.push_id) not in self._state.pushes or (report.event, ordinal) in seen:
             return None
         seen.add((report.event, ordinal))
-        self._live.totals[app][report.event] += 1
         return self._state.devices[app][report.device_id].device.platform
 
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
         found = [Counter(event for event, _ in self._live.seen[app, name]) for name in push_ids]
         return [EventCounts(*(counts[event] for event in EVENTS)) for counts in found]
-
-    async def event_totals(self, app: str) -> EventCounts:
-        return EventCounts(*(self._live.totals[app][event] for event in EVENTS))
 
 
 class MemoryInbox:

@@ -94,7 +94,6 @@ RECORDS: dict[str, str] = {
     "ps:D:live": "(names and numbers)",
     "ps:T:live:<id>": "(the bytes of the caller)",
     "ps:T:seen:<id>": "(numbers)",
-    "ps:T:seen": "(counts)",
     "ps:{gateway}:inbox": "(test_live_redis.py has it)",
     "ps:T:erase": "HSET",
     "ps:T:erased:<digest>": "SET",

@@ -75,7 +75,6 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:D:live": "(names of platforms, and numbers)",
     "ps:T:live:<id>": "erasures",
     "ps:T:seen:<id>": "(numbers of devices, never given again)",
-    "ps:T:seen": "(counts)",
     "ps:{gateway}:inbox": "(ids of pushes and numbers of connections, for a minute)",
     "ps:T:erase": "erasures",
     "ps:T:erased:<digest>": "(a keyed digest, and counts)",

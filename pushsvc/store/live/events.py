@@ -58,7 +58,7 @@ class RedisEvents:
         calls = [
             (
                 "live_report",
-                [keys.seen(app, shard), keys.events(app, shard, "event"), keys.gone(app, shard, "event")],
+                [keys.events(app, shard, "event"), keys.gone(app, shard, "event")],
                 [
                     *(keys.prefix(app, shard), self._config.status_ttl * 1000, self._config.events_max, oldest),
                     *(
@@ -79,12 +79,4 @@ class RedisEvents:
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
         shards = self._config.shards_of(app)
         commands = [("HMGET", keys.seen(app, keys.shard_of(name, shards), name), *EVENTS) for name in push_ids]
-        return [_counts([found]) for found in await self._link.many(commands)]
-
-    async def event_totals(self, app: str) -> EventCounts:
-        shards = range(self._config.shards_of(app))
-        return _counts(await self._link.many([("HMGET", keys.seen(app, shard), *EVENTS) for shard in shards]))
-
-
-def _counts(found: Sequence[Sequence[bytes | None]]) -> EventCounts:
-    return EventCounts(*(sum(int(count or 0) for count in column) for column in zip(*found, strict=True)))
+        return [EventCounts(*(int(count or 0) for count in found)) for found in await self._link.many(commands)]

@@ -1,4 +1,4 @@
--- Says how devices stand in the live channel.
+-- Says how devices stand in the live channel. What has expired or was withdrawn is neither unacknowledged nor unread.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 a gateway that asks for its own connections, or '': it lives, though its last sign
@@ -11,6 +11,16 @@
 local prefix, now = ARGV[1], tonumber(ARGV[2])
 local answer = {}
 lives[ARGV[3]] = true
+
+local function open_after(s, offset)
+  local count = 0
+  for record = count_to(s, offset), #s.records / s.width - 1 do
+    local facts = facts_of(prefix, key_at(s, record))
+    count = count + (facts and expires_at(facts) > now and 1 or 0)
+  end
+  return count
+end
+
 for i = 4, #ARGV do
   local n = ordinal_of(prefix, ARGV[i])
   local value = n and read_stream(prefix, n) or ''
@@ -18,7 +28,7 @@ for i = 4, #ARGV do
   if s then
     local connection, since, gateway = route_of(prefix, s, now)
     answer[#answer + 1] = {
-      s.epoch, s.top, s.acked, count_after(s, s.acked), count_after(s, s.read), connection, since, gateway,
+      s.epoch, s.top, s.acked, open_after(s, s.acked), open_after(s, s.read), connection, since, gateway,
     }
   else
     answer[#answer + 1] = (not n and {}) or (value == '' and { -1 }) or { -2 }

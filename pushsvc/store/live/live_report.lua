@@ -3,7 +3,7 @@
 -- The devices that have reported an event are kept as the registry keeps the members of a topic: in containers of 4,096
 -- ordinals, each a list of 2-byte numbers, or a bitmap where that is shorter.
 --
--- KEYS  1 ps:T:seen; 2 ps:T:reported; 3 ps:T:gone:reported
+-- KEYS  1 ps:T:reported; 2 ps:T:gone:reported
 -- ARGV  1 prefix `ps:T:`; 2 lifetime ms of a push whose status has none yet; 3 most events to keep in the log, about;
 --       4 the oldest event to keep, ms; then for each report push id, event, ordinal of the device, and the encoded
 --       event for the log or ''
@@ -56,10 +56,9 @@ for i = 5, #ARGV, 4 do
     if members then
       call('HSET', key, field, members)
       call('HINCRBY', key, event, 1)
-      call('HINCRBY', KEYS[1], event, 1)
       call('PEXPIRE', key, left > 0 and left or ARGV[2])
       if ARGV[i + 3] ~= '' then
-        call('XADD', KEYS[2], '*', 'e', ARGV[i + 3])
+        call('XADD', KEYS[1], '*', 'e', ARGV[i + 3])
         logged = true
       end
       counted = 1
@@ -68,6 +67,6 @@ for i = 5, #ARGV, 4 do
   answer[#answer + 1] = counted
 end
 if logged then
-  trim_events(KEYS[2], KEYS[3], ARGV[3], ARGV[4])
+  trim_events(KEYS[1], KEYS[2], ARGV[3], ARGV[4])
 end
 return answer
