@@ -109,6 +109,7 @@ def store_config(settings: Settings) -> StoreConfig:
         events_ttl=settings.queue.feedback_retention,
         alive_ttl=settings.dispatch.takeover,
         history={name: app.live.history for name, app in settings.apps.items() if app.live},
+        window={name: app.live.window for name, app in settings.apps.items() if app.live},
         history_age={name: app.live.history_age for name, app in settings.apps.items() if app.live},
         fsync=settings.queue.durability == "fsync",
         replicas={"auto": None, "replicas": settings.queue.replicas}.get(settings.queue.durability, 0),

@@ -115,7 +115,7 @@ class AppLive(Struct, frozen=True, kw_only=True):
     resend: Annotated[int, Meta(ge=0, le=10)] = 1
     """How often an unacknowledged push is sent again on its connection."""
     history: Annotated[int, Meta(ge=1, le=10_000)] = 200
-    """The most pushes that are kept for a device."""
+    """The most pushes that are kept for a device; more than `window`, which may be on their way to it."""
     history_age: Annotated[int, Meta(ge=1, le=366 * 86400)] = 7 * 86400
     """How long they are kept."""
     order: Order = "live, provider"
@@ -133,6 +133,10 @@ class AppLive(Struct, frozen=True, kw_only=True):
             raise ValueError(
                 "secret: needed for connect tokens, unless `public_key_file` verifies those that you sign yourself; "
                 "`openssl rand -hex 32` makes one"
+            )
+        if self.history <= self.window:
+            raise ValueError(
+                f"history: must be greater than `window`, {self.window}, which may be on their way to a device"
             )
 
     def __repr__(self) -> str:

@@ -45,6 +45,8 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     """The most publications that the stream of a device keeps, for all apps or by name."""
     history_age: int | dict[str, int] = 7 * DAY
     """How long a stream keeps a publication, in seconds from the beginning of its push, and up to two hours longer."""
+    window: int | dict[str, int] = 32
+    """The most publications that are on their way to a connected device: a full stream keeps them."""
     fsync: bool = False
     """Answer for a push only when the server's disk has it; see durable.py."""
     replicas: int | None = None
@@ -60,6 +62,9 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
 
     def history_of(self, app: str) -> int:
         return self.history if isinstance(self.history, int) else self.history.get(app, 200)
+
+    def window_of(self, app: str) -> int:
+        return self.window if isinstance(self.window, int) else self.window.get(app, 32)
 
     def history_hours(self, app: str) -> int:
         """Return `history_age` of an app in whole hours."""

@@ -201,15 +201,19 @@ class MemoryLive:
             status, offset = "known", known.offset
         elif append.now_or_never and self._route(app, stream) is None:
             return Appended("away", 0, 0, stream.unread, stream.epoch)
-        elif any(rival.push.at > push.at for rival in rivals):
+        elif any((rival.push.at, rival.push.id) > (push.at, push.id) for rival in rivals):
             return Appended("superseded", 0, 0, stream.unread, stream.epoch, self._route(app, stream))
         else:
             for rival in rivals:
                 if rival.offset > stream.acked:
                     replaced = rival
                     stream.entries.remove(rival)
-            while len(stream.entries) >= self._state.config.history_of(app):
-                stream.lose(stream.entries[0])
+            over = len(stream.entries) - self._state.config.history_of(app) + 1
+            acked = len(stream.entries) - len(stream.after(stream.acked))
+            online = self._route(app, stream) is not None and acked < over
+            first = min(acked + self._state.config.window_of(app), len(stream.entries) - over) if online else 0
+            for entry in stream.entries[first : first + max(over, 0)]:
+                stream.lose(entry)
             stream.top += 1
             stream.entries.append(Reference(stream.top, receiver.index, platform, push))
             status, offset = "new", stream.top

@@ -291,10 +291,27 @@ def test_a_later_push_with_the_same_collapse_replaces_what_waits(server: Server 
     play(server, story, LASTING)
 
 
+def test_of_one_instant_the_later_id_replaces_the_earlier_one_in_every_order(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        found = []
+        for _ in range(2):  # a batch, and its repeat
+            found += await append(live, push_of("p1", collapse="order"), "x")
+            found += await append(live, push_of("p2", collapse="order"), "x")
+        assert [(each.status, each.replaced is not None) for each in found] == [
+            *(("new", False), ("new", True)),
+            *(("superseded", False), ("known", False)),
+        ]
+        assert offsets(await live.history("shop", "x")) == [(2, 0)]
+
+    play(server, story, LASTING)
+
+
 def test_a_full_stream_says_how_many_are_missing(server: Server | None) -> None:
     async def story(world: World) -> None:
         live = (await opened(world, "x")).live
         start = await connected(live, "x")
+        assert await live.disconnect("shop", "x", A)
         for number in range(8):
             await append(live, push_of(f"p{number}"), "x")
         found = await connected(live, "x", B, Position(start.page.epoch, 1))
@@ -307,6 +324,28 @@ def test_a_full_stream_says_how_many_are_missing(server: Server | None) -> None:
         assert (row.top, row.unacked, row.unread) == (8, 5, 5)
 
     play(server, story, StoreConfig(history=5, alive_ttl=3600.0))
+
+
+def test_a_full_stream_keeps_what_is_on_its_way_to_a_connected_device(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        start = await connected(live, "x")
+        for number in range(8):
+            await append(live, push_of(f"p{number}"), "x")
+        page = await live.history("shop", "x", since=2, epoch=start.page.epoch)
+        assert page is not None
+        # The first two are its window: it acknowledges them, and is told of the hole behind them.
+        assert (offsets(page), page.missing) == ([(6, 5), (7, 6), (8, 7)], 3)
+        assert [each.push.id for each in (await ack(live, "x", 2)).newly] == ["p0", "p1"]
+        # What is acknowledged leaves first, and the hole stays where it was.
+        await append(live, push_of("p8"), "x")
+        assert offsets(await live.history("shop", "x")) == [(2, 0), (6, 5), (7, 6), (8, 7), (9, 8)]
+        found = await connected(live, "x", B, Position(start.page.epoch, 2))
+        assert (found.recovered, found.page.missing, len(found.page.publications)) == (False, 3, 4)
+        found = await connected(live, "x", B, Position(start.page.epoch, 5))
+        assert (found.recovered, found.page.missing, len(found.page.publications)) == (True, 0, 4)
+
+    play(server, story, StoreConfig(history=5, window=2, alive_ttl=3600.0))
 
 
 def test_what_is_too_old_is_missing_and_what_has_expired_is_not(server: Server | None) -> None:

@@ -54,8 +54,11 @@ def test_ids_are_in_the_order_of_their_time(instants: list[int]) -> None:
     assert ids == sorted(ids)
 
 
-def test_ids_of_one_instant_differ() -> None:
-    assert len({new_push_id(1) for _ in range(1000)}) == 1000
+def test_ids_of_one_instant_differ_and_are_in_their_order() -> None:
+    ids = [new_push_id(1) for _ in range(2000)]
+    assert ids == sorted(set(ids))
+    assert len({new_push_id(1) for _ in range(5000)}) == 5000
+    assert new_push_id(2)[14:18] < "7800" <= "7fff"
 
 
 def test_instants_are_rfc_3339_in_utc() -> None:

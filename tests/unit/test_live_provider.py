@@ -486,6 +486,20 @@ def test_deliveries_of_one_turn_of_the_loop_are_one_batch_in_their_order() -> No
     play(story)
 
 
+def test_a_device_gets_what_is_drawn_of_several_pushes_in_turn_in_that_order() -> None:
+    async def story(desk: Desk) -> None:
+        first, second = chunk("phone-0", "phone-1", "phone-2", name="a"), chunk("phone-1", "phone-3", name="b")
+        drawn = [(first, 0), (second, 0), (first, 1), (second, 1), (first, 2)]
+        answered: list[Outcome] = []
+        for each, place in drawn:
+            desk.provider.submit(Delivery(each, each.targets[place]), lambda _, outcome: answered.append(outcome))
+        await until(lambda: len(answered) == len(drawn), 1)
+        assert await desk.stream("phone-1") == ["b", "a"]
+        assert await desk.stream("phone-2") == ["a"]
+
+    play(story)
+
+
 def test_a_dry_run_is_appended_nowhere() -> None:
     async def story(desk: Desk) -> None:
         assert await desk.send(chunk("phone-1", dry_run=True)) == [Sent(reason="dry_run")]

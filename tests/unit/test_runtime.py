@@ -161,13 +161,14 @@ def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> N
         alive_ttl=9.0,
         addresses=config.addresses,
         history={},
+        window={},
         history_age={},
     )
 
 
 def test_the_defaults_of_configuration_and_store_agree() -> None:
     config = runtime.store_config(Settings())
-    assert config == StoreConfig(addresses=config.addresses, history={}, history_age={})
+    assert config == StoreConfig(addresses=config.addresses, history={}, window={}, history_age={})
 
 
 def test_intake_knows_each_app_its_platforms_and_its_keys(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ FAULTS = [
     (LIVE + "window = 501", "apps.a.live.window: expected a whole number from 1 to 500, found the number 501"),
     (LIVE + "resend = -1", "apps.a.live.resend: expected a whole number from 0 to 10, found the number -1"),
     (LIVE + "history = 0", "apps.a.live.history: expected a whole number from 1 to 10,000, found the number 0"),
+    (LIVE + "history = 32", "apps.a.live.history: must be greater than `window`, 32, which may be on their way to a device"),
     (LIVE + "token_ttl = 59", "apps.a.live.token_ttl: expected a whole number from 60 to 31,622,400, found the number 59"),
     (LIVE + "rules = 'x'", 'apps.a.live.rules: expected a list, found "x"'),
     (LIVE + "[[apps.a.live.rules]]\norder = 'live'", "apps.a.live.rules[0].where: is missing: expected a string"),

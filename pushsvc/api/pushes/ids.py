@@ -10,6 +10,8 @@ from typing import Final
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 """The pattern of every push id; other paths cannot name a push."""
+_MOST: Final = 0xFFF
+"""The highest count of the ids of one instant; further ones are unique, and in no order."""
 
 
 def uuid7(unix_ms: int, random: bytes) -> str:
@@ -22,9 +24,25 @@ def uuid7(unix_ms: int, random: bytes) -> str:
     return f"{text[:8]}-{text[8:]}-{high:04x}-{tail[:4]}-{tail[4:]}"
 
 
-def new_push_id(unix_ms: int) -> str:
-    """Return a new id, with the push's time of acceptance as `unix_ms`."""
-    return uuid7(unix_ms, os.urandom(10))
+class PushIds:
+    """Makes ids. Those of one instant are in the order in which they were made: of two pushes of a batch with one
+    `collapse`, the second is the later one. https://www.rfc-editor.org/rfc/rfc9562#name-monotonicity-and-counters"""
+
+    def __init__(self) -> None:
+        self._instant = -1
+        self._count = 0
+
+    def __call__(self, unix_ms: int) -> str:
+        """Return a new id, with the push's time of acceptance as `unix_ms`."""
+        bits = int.from_bytes(os.urandom(10), "big")
+        if unix_ms == self._instant:
+            self._count = min(self._count + 1, _MOST)
+        else:
+            self._instant, self._count = unix_ms, bits >> 69  # in the lower half, so that it has room to grow
+        return uuid7(unix_ms, (self._count << 68 | bits & (1 << 68) - 1).to_bytes(10, "big"))
+
+
+new_push_id: Final = PushIds()
 
 
 def now_ms() -> int:

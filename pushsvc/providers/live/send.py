@@ -336,15 +336,20 @@ def _comes_again(chunk: Chunk, route: Route) -> bool:
 
 
 def _parts_of(batch: Sequence[_Submitted]) -> list[_Part]:
-    """Return a batch by chunk. A device that is in it twice gets both pushes in their order, since chunks keep it."""
-    parts: dict[int, _Part] = {}
+    """Return a batch by chunk. A device that is in it twice gets its pushes in the order of their submission: where
+    that needs it, a chunk has several parts."""
+    parts: list[_Part] = []
+    place_of: dict[int, int] = {}
+    latest: dict[str, int] = {}
     for delivery, on_outcome in batch:
-        chunk = delivery.chunk
-        part = parts.get(id(chunk))
-        if part is None:
-            part = parts[id(chunk)] = _Part(chunk, _push_of(chunk), [])
-        part.submitted.append((delivery, on_outcome))
-    return list(parts.values())
+        chunk, device_id = delivery.chunk, delivery.target.device_id or delivery.target.token
+        place = place_of.get(id(chunk), -1)
+        if place < latest.get(device_id, 0):
+            place = place_of[id(chunk)] = len(parts)
+            parts.append(_Part(chunk, _push_of(chunk), []))
+        latest[device_id] = place
+        parts[place].submitted.append((delivery, on_outcome))
+    return parts
 
 
 def _all_of(parts: Sequence[_Part], outcome: Outcome) -> dict[int, Outcome]:

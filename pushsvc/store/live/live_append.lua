@@ -9,7 +9,8 @@
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 hour of the push; 5 its digest, 4 bytes; 6 its facts;
 --       7 until when the facts are kept, ms; 8 digest of its collapse, 4 bytes, or ''; 9 its platform; 10 a random
 --       number of 32 bits; 11 seconds since the beginning of offsets; 12 1 to append only where the device is
---       connected; then for each device the digest of its id, and the index of its delivery
+--       connected; 13 most publications that are on their way to a connected device; then for each device the digest of
+--       its id, and the index of its delivery
 -- Returns { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of
 -- the status alone where there is no stream to name },
 -- { for each that replaced another: place of the device, offset, index, platform, facts }
@@ -18,9 +19,9 @@
 
 local prefix, now, most, facts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
 local collapse, seed, since_beginning = ARGV[8], tonumber(ARGV[10]), tonumber(ARGV[11])
-local now_or_never = ARGV[12] == '1'
+local now_or_never, window = ARGV[12] == '1', tonumber(ARGV[13])
 local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY, WITHDRAWN = 0, 1, 2, 3, 4, 5
-local FIRST = 13 -- argument of the first device
+local FIRST = 14 -- argument of the first device
 local JUMP = 4096
 -- A stream of fewer bytes than this has room for another record, also where fewer than 40 are kept.
 local SHORT = 10 + NARROW_RECORD * math.min(most, 40)
@@ -49,7 +50,7 @@ end
 
 local run, code = current_run(prefix), platform_code(ARGV[9]) * INDEXES
 
--- The records with the collapse of the push: place, its facts, instant.
+-- The records with the collapse of the push: place, its facts, whether it is later. Of one instant, ids say so.
 local function rivals(s)
   local found, start = {}, 1
   while s.width == WIDE_RECORD do
@@ -61,9 +62,9 @@ local function rivals(s)
       local record = floor(place / WIDE_RECORD)
       local own = facts_of(prefix, key_at(s, record))
       if own then
-        local _, instant, text = read_facts(own)
+        local other, instant, text = read_facts(own)
         if text == collapse_text then
-          found[#found + 1] = { record, own, instant }
+          found[#found + 1] = { record, own, instant > at or instant == at and other > id }
         end
       end
     end
@@ -87,7 +88,7 @@ local answer, replaced = {}, {}
 local function is_superseded(s, device)
   local own = rivals(s)
   for _, rival in ipairs(own) do
-    if rival[3] > at then
+    if rival[3] then
       return true
     end
   end
@@ -100,6 +101,15 @@ local function is_superseded(s, device)
     end
   end
   return false
+end
+
+-- The oldest records leave a full stream. Where the device is connected, some of those that it has not acknowledged are
+-- on their way to it, and their acknowledgements come: the oldest behind these leave it.
+local function make_room(s, over, online)
+  local count, acked = #s.records / s.width, count_to(s, s.acked)
+  local first = online and acked < over and math.min(acked + window, count - over) or 0
+  s.floor, s.lost = math.max(s.floor, offset_at(s, first + over - 1)), s.lost + over
+  s.records = sub(s.records, 1, first * s.width) .. sub(s.records, (first + over) * s.width + 1)
 end
 
 for i = FIRST, #ARGV, 2 do
@@ -130,9 +140,8 @@ for i = FIRST, #ARGV, 2 do
     else
       local count = #s.records / s.width
       if count >= most then
-        local over = count - most + 1
-        s.floor, s.lost = offset_at(s, over - 1), s.lost + over
-        s.records, count = sub(s.records, over * s.width + 1), most - 1
+        make_room(s, count - most + 1, gateway ~= '')
+        count = #s.records / s.width
       end
       prev = before(s, count, s.top + 1)
       if s.run ~= run then

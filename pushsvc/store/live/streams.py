@@ -140,7 +140,8 @@ class RedisStreams:
             "live_append",
             *(keys.devices(app), now, self._config.history_of(app), facts.hour, facts.digest, facts.blob, until),
             *(facts.collapse, append.platform, secrets.randbits(32), max(0, now // 1000 - BEGINNING)),
-            *(int(append.now_or_never), *(part for r in batch for part in (self._digest(r.device_id), r.index))),
+            *(int(append.now_or_never), self._config.window_of(app)),
+            *(part for r in batch for part in (self._digest(r.device_id), r.index)),
         )
 
     async def keep(self, app: str, push: LivePush, body: bytes) -> None:
