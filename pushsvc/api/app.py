@@ -32,6 +32,7 @@ def build_app(ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool = Tru
     app[_DISPATCHER] = dispatcher
 
     async def stop_waiting(_: web.Application) -> None:
+        ports.closing.set()
         await ports.waits.aclose()
 
     # Before the server waits for the requests in progress.

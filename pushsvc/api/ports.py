@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from .. import telemetry
@@ -90,6 +92,10 @@ class ApiPorts:
     """Returns a push id for an instant in Unix ms."""
     monotonic: Callable[[], float] = time.monotonic
     """Returns seconds, for caches and limits."""
+    session_secret: bytes = field(default_factory=lambda: os.urandom(16), repr=False)
+    """The secret with which sessions of the console are signed, the same in all processes."""
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server stops: answers without an end then end."""
     openapi: bytes = b""
     """The OpenAPI document, which `build_app` makes, like `page`."""
     page: bytes = b""

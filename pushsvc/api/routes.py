@@ -9,6 +9,7 @@ from ..problems import InternalError
 from .answers import Health
 from .call import Answer, Call
 from .channels.routes import CALLS as CHANNELS
+from .console.routes import CALLS as CONSOLE
 from .devices.routes import CALLS as DEVICES
 from .letters.routes import CALLS as LETTERS
 from .live.routes import CALLS as LIVE
@@ -80,5 +81,5 @@ _SERVICE: Final = (
     ),
 )
 
-CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *LIVE, *_SERVICE)
+CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *LIVE, *CONSOLE, *_SERVICE)
 """Every call of the API."""

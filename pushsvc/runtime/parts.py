@@ -92,6 +92,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             limiter=store.limiter,
             backlog=backlog,
             clock=store.clock,
+            session_secret=store.secret(b"console"),
         )
         app = api.build_app(ports, api_apps(settings), public=api_is_open(settings))
 

@@ -592,7 +592,7 @@ def test_the_module_for_apps_is_served_and_kept_by_browsers() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/push/", "/v2/push", "/v1/push/batch/x", "/v1/devices/d1", "/v1//push", "/healthz/"],
+    ["/x", "/v1", "/v1/push/", "/v2/push", "/v1/push/batch/x", "/v1/devices/d1", "/v1//push", "/healthz/"],
 )
 def test_unknown_paths_are_404(path: str) -> None:
     async def main(service: Service) -> None:

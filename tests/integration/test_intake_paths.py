@@ -39,7 +39,7 @@ def test_a_name_that_can_be_given_can_be_used_on_every_path(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [each for each in CALLS if "{" in each.path], ids=[each.name for each in CALLS if "{" in each.path]
+    "asked", [each for each in NAMED if each.keyed], ids=[each.name for each in NAMED if each.keyed]
 )
 def test_every_path_with_a_name_takes_braces(asked: Call) -> None:
     async def main(service: Service) -> None:

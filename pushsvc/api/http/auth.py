@@ -82,7 +82,10 @@ class BearerKeys:
         text = text.strip()
         if not text or scheme.lower() != "bearer":
             raise NoKey("Send the API key in the header `Authorization: Bearer <key>`.")
-        sha256 = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        return await self.owner(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
+
+    async def owner(self, sha256: str, *, session: bool = False) -> Caller:
+        """Return the owner of the key with this hash. Raises `Unauthorized` with its challenge where no app has it."""
         found = self._configured.get(sha256)
         if found is None:
             key = await self._find(sha256)
@@ -96,7 +99,7 @@ class BearerKeys:
                 )
         else:
             app, key = found
-        return Caller(app, key)
+        return Caller(app, key, session=session)
 
     async def _find(self, sha256: str) -> ApiKey | None:
         now = self._monotonic()

@@ -8,7 +8,8 @@ Its reply is sent with the media type and the headers of the row for its status.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 
@@ -17,6 +18,7 @@ from aiohttp import hdrs, web
 
 from ..call import Answer, Call, Document
 from ..config import ApiApp
+from ..console.session import Sessions, log_act
 from ..ports import ApiPorts, ServedApp
 from .auth import Authentication, BearerKeys, admit
 from .exchange import Caller, Reply, Request
@@ -24,7 +26,7 @@ from .idempotency import PARAM as IDEMPOTENCY_KEY
 from .idempotency import REPLAYED, Once
 from .incoming import receive
 from .limits import ApiLimits
-from .problems import SERVER
+from .problems import REQUEST_ID, SERVER, request_id_of
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -42,20 +44,23 @@ class CallDispatcher:
         served = {name: ServedApp.of(app, ports.addresses, ports.config) for name, app in apps.items()}
         rates = {name: app.limit for name, app in apps.items() if app.limit is not None}
         self._public = public
-        self._authentication: Authentication = BearerKeys(
+        keys = BearerKeys(
             served,
             ports.keys,
             monotonic=ports.monotonic,
             cache_seconds=ports.config.key_cache_seconds,
             cache_size=ports.config.key_cache_size,
         )
+        self._authentication: Authentication = Sessions(keys, ports.session_secret, ports.clock)
         self._limits = ApiLimits(ports.limiter, rates, monotonic=ports.monotonic) if ports.limiter is not None else None
 
-    def endpoint(self, call: Call) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def endpoint(self, call: Call) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """Return the request handler of a call, for aiohttp's router."""
         return partial(self._answer, call, {answer.status: _head(answer) for answer in call.answers})
 
-    async def _answer(self, call: Call, heads: Mapping[int, dict[str, str]], request: web.Request) -> web.Response:
+    async def _answer(
+        self, call: Call, heads: Mapping[int, dict[str, str]], request: web.Request
+    ) -> web.StreamResponse:
         caller = await admit(call, request, self._authentication, public=self._public)
         limits = self._limits
         if limits is None or not call.limited or not limits.apply_to(caller.key):
@@ -68,6 +73,10 @@ class CallDispatcher:
             reply = await limits.counted(caller.key, 1, perform)
         head = heads[reply.status]
         body = reply.body
+        if caller.session and call.method != "GET":
+            log_act(call, request, caller, reply.status)
+        if reply.pieces is not None:
+            return await _stream(request, reply.pieces, web.StreamResponse(headers={**head, **reply.headers}))
         if reply.repeated:
             head = {**head, **REPLAYED}
         return web.Response(
@@ -92,6 +101,8 @@ class CallDispatcher:
             trusted=caller.trusted,
             once=None if key is None else Once.of(key, request.path, body),
             lines=lines,
+            key=caller.key,
+            session=caller.session,
         )
         does = call.does
         if not isinstance(does, Document):
@@ -104,6 +115,19 @@ class CallDispatcher:
         if limits is None:
             return await does.handle(ports, asked, document)
         return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
+
+
+async def _stream(
+    request: web.Request, pieces: AsyncGenerator[bytes], response: web.StreamResponse
+) -> web.StreamResponse:
+    """Send the pieces until there are no more, or the client has left."""
+    response.headers[REQUEST_ID] = request_id_of(request)
+    async with aclosing(pieces):
+        with suppress(ConnectionError):
+            await response.prepare(request)
+            async for piece in pieces:
+                await response.write(piece)
+    return response
 
 
 def _head(answer: Answer) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
@@ -20,6 +20,8 @@ class Caller(Struct, frozen=True):
     key: ApiKey
     trusted: bool = True
     """Whether the key has a scope of the call. A caller without one is only admitted where a call then answers less."""
+    session: bool = False
+    """Whether it is a person who has signed in to the console with the key."""
 
 
 KEYLESS: Final = Caller(NO_APP, ApiKey("", "", "", ()))
@@ -46,6 +48,10 @@ class Request(Struct, frozen=True):
     """The idempotency key of the call."""
     lines: bool = False
     """Whether the body has one document a line."""
+    key: ApiKey = KEYLESS.key
+    """The key of the caller."""
+    session: bool = False
+    """Whether the caller has signed in to the console with it."""
 
 
 class Reply(Struct, frozen=True):
@@ -59,6 +65,8 @@ class Reply(Struct, frozen=True):
     """The number of refused pushes of the call, which do not count against its limits."""
     repeated: bool = False
     """Whether it repeats the answer to an earlier call with the same idempotency key, so that nothing counts."""
+    pieces: AsyncGenerator[bytes] | None = None
+    """A body without an end: each piece is sent when it is there, until the client leaves or the server stops."""
 
 
 NO_CONTENT: Final = Reply(status=204)

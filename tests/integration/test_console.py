@@ -1,0 +1,228 @@
+"""The console's page, files and sessions, without a browser: who gets in, from which page, and for how long."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from pushsvc.api.console.files import FOLDER
+from pushsvc.api.console.session import ACT, COOKIE, LIFE, read, sign
+from pushsvc.api.routes import CALLS
+from pushsvc.model.access import ApiKey
+
+from .test_intake_kit import ALERT, NOW, Answer, Service, api_key, call, run
+
+FROM_PAGE = {"Sec-Fetch-Site": "same-origin", ACT: "1"}
+
+
+async def sign_in(service: Service, key: str = "full", **headers: str) -> str:
+    """The cookie of a new session."""
+    answer = await call(service, "POST", "/console/session", key=key, headers=headers)
+    assert answer.status == 200, answer.body
+    return answer.headers["set-cookie"].split(";")[0]
+
+
+async def by_session(
+    service: Service, cookie: str, method: str, path: str, body: Any = None, headers: Mapping[str, str] = FROM_PAGE
+) -> Answer:
+    return await call(service, method, path, body, key=None, headers={"Cookie": cookie, **headers})
+
+
+def test_a_session_is_begun_with_a_key_and_opens_what_the_key_opens() -> None:
+    async def main(service: Service) -> None:
+        cookie = await sign_in(service)
+        session = (await by_session(service, cookie, "GET", "/console/session")).json
+        assert (session["app"], session["key"], session["live"]) == ("shop", "full", False)
+        pushed = await by_session(service, cookie, "POST", "/v1/push", ALERT)
+        assert pushed.status == 202
+        assert (await by_session(service, cookie, "GET", f"/v1/push/{pushed.json['id']}")).status == 200
+
+        # Scopes stay those of the key: one without `push` sends nothing by way of the console either.
+        reader = await sign_in(service, "admin")
+        refused = await by_session(service, reader, "POST", "/v1/push", ALERT)
+        assert refused.status == 403
+        assert "`push`" in refused.json["detail"]
+        for key in ("pusher", "reader", "newsie"):
+            assert (await call(service, "POST", "/console/session", key=key)).status == 403
+        assert (await call(service, "POST", "/console/session", key="unknown")).status == 401
+
+    run(main)
+
+
+def test_the_cookie_is_for_this_site_alone_and_no_script_reads_it() -> None:
+    async def main(service: Service) -> None:
+        plain = await call(service, "POST", "/console/session", headers={"Origin": service.url})
+        assert {part.strip() for part in plain.headers["set-cookie"].split(";")[1:]} == {
+            "Path=/",
+            f"Max-Age={LIFE}",
+            "HttpOnly",
+            "SameSite=Strict",
+        }
+        # The browser says that it speaks TLS, whatever the proxy before us speaks with us.
+        tls = await call(service, "POST", "/console/session", headers={"Origin": "https://push.example.com"})
+        assert tls.headers["set-cookie"].endswith("; Secure")
+        ended = await by_session(service, await sign_in(service), "DELETE", "/console/session")
+        assert (ended.status, ended.headers["set-cookie"].split(";")[:3]) == (
+            204,
+            [f"{COOKIE}=", " Path=/", " Max-Age=0"],
+        )
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (FROM_PAGE, 202),
+        ({"Sec-Fetch-Site": "same-origin"}, 403),  # a form or an image sends no header of ours
+        ({}, 403),
+        ({"Sec-Fetch-Site": "cross-site", ACT: "1"}, 403),
+        ({"Sec-Fetch-Site": "same-site", ACT: "1"}, 403),  # another port or a sibling of the domain
+        ({"Origin": "{url}", ACT: "1"}, 202),  # plain HTTP: browsers name no site there
+        ({"Origin": "http://evil.example", ACT: "1"}, 403),
+        ({"Origin": "null", ACT: "1"}, 403),
+    ],
+)
+def test_no_page_of_others_acts_with_a_session(headers: dict[str, str], status: int) -> None:
+    async def main(service: Service) -> None:
+        cookie = await sign_in(service)
+        sent = {name: value.format(url=service.url) for name, value in headers.items()}
+        assert (await by_session(service, cookie, "POST", "/v1/push", ALERT, sent)).status == status
+        assert len(service.store.pushes) == (status == 202)
+        # Nor does it read.
+        reading = 200 if sent.get("Sec-Fetch-Site", "same-origin") == "same-origin" else 403
+        if sent.get("Origin", service.url) == service.url:
+            assert (await by_session(service, cookie, "GET", "/console/session", headers=sent)).status == reading
+
+    run(main)
+
+
+def test_no_origin_may_send_the_header_of_acts() -> None:
+    """A page of another origin needs the leave of a preflight for it, and none is given."""
+
+    async def main(service: Service) -> None:
+        asked = {"Origin": "https://evil.example", "Access-Control-Request-Headers": ACT}
+        for row in CALLS:
+            path = re.sub(r"\{\w+\}", "x", row.path)
+            answer = await call(service, "OPTIONS", path, key=None, headers=asked)
+            assert not [name for name in answer.headers if name.startswith("access-control")], row.name
+
+    run(main)
+
+
+def test_a_session_ends_with_its_time_with_its_key_and_with_another_secret() -> None:
+    secret, sha256 = b"s" * 16, "ab" * 32
+    value = sign(secret, sha256, 1000)
+    assert read(secret, value, 999.9) == sha256
+    assert read(secret, value, 1000) is None
+    assert read(b"t" * 16, value, 0) is None
+    for broken in ("", ".", "..", value[:-1], value.replace("1000", "9000"), "x" + value, f"{value}é"):
+        assert read(secret, broken, 0) is None
+
+    async def main(service: Service) -> None:
+        key: ApiKey = api_key("operator", "shop", "admin")
+        await service.store.add(key)
+        cookie = await sign_in(service, "operator")
+        assert (await by_session(service, cookie, "GET", "/console/session")).status == 200
+        del service.store.keys[key.sha256]
+        service.now += 5.1  # for so long what a key may do is remembered
+        ended = await by_session(service, cookie, "GET", "/console/session")
+        assert ended.status == 401
+
+        # A session makes no other session, so that none lasts longer than it was signed for.
+        cookie = await sign_in(service)
+        assert (await by_session(service, cookie, "POST", "/console/session")).status == 403
+        stale = f"{COOKIE}={sign(b'x' * 16, sha256, NOW)}"
+        gone = await by_session(service, stale, "GET", "/console/session")
+        assert (gone.status, "sign in again" in gone.json["detail"]) == (401, True)
+
+    run(main)
+
+
+def test_a_session_sees_its_own_app_alone() -> None:
+    async def main(service: Service) -> None:
+        theirs = (await call(service, "POST", "/v1/push", {**ALERT, "to": {"tokens": [FCM]}}, key="newsie")).json["id"]
+        cookie = await sign_in(service)
+        for method, path in (
+            ("GET", f"/v1/push/{theirs}"),
+            ("GET", f"/v1/push/{theirs}/deliveries"),
+            ("DELETE", f"/v1/push/{theirs}"),
+        ):
+            assert (await by_session(service, cookie, method, path)).status == 404
+
+    run(main)
+
+
+FCM = {"platform": "fcm", "token": "dQw4w9WgXcQ:APA91b" + "x" * 122}
+
+
+def test_every_act_leaves_a_line_with_who_and_how_many_and_no_token() -> None:
+    async def main(service: Service) -> None:
+        cookie = await sign_in(service)
+        with capture_logs() as logs:
+            await by_session(service, cookie, "POST", "/v1/push", ALERT, {**FROM_PAGE, ACT: "41208"})
+            await by_session(service, cookie, "GET", "/v1/topics")
+            await by_session(service, cookie, "DELETE", f"/v1/suppressions/apns/{'8f3c' * 16}")
+            await call(service, "POST", "/v1/push", ALERT)  # not by the console
+        acts = [line for line in logs if line["event"] == "console_act"]
+        assert [(line["key"], line["act"], line["count"]) for line in acts] == [("full", "post_push", "41208")]
+        assert "8f3c8f3c" not in repr(logs)
+
+    run(main)
+
+
+def test_the_page_is_framed_by_none_and_runs_nothing_but_its_files() -> None:
+    async def main(service: Service) -> None:
+        root = await call(service, "GET", "/", key=None)
+        assert (root.status, root.headers["location"]) == (303, "/console")
+        pages = [
+            await call(service, "GET", path, key=None)
+            for path in ("/console", "/console/pushes?state=sending", "/console/devices/a%2Fb", "/console/x/%7B%22")
+        ]
+        assert {page.body for page in pages} == {pages[0].body}
+        for page in pages:
+            policy = page.headers["content-security-policy"]
+            assert page.status == 200
+            assert "default-src 'none'" in policy
+            assert "frame-ancestors 'none'" in policy
+            assert "unsafe" not in policy
+            assert (page.headers["x-frame-options"], page.headers["cache-control"]) == ("DENY", "no-store")
+        text = pages[0].body.decode()
+        assert not re.search(r"<script(?! type=\"module\" src=)|\son\w+=|style=", text)
+        for place in re.findall(r'(?:src|href)="(/console/static/[^"]+)"', text):
+            file = await call(service, "GET", place, key=None, headers={"Accept-Encoding": "gzip"})
+            assert (file.status, "immutable" in file.headers["cache-control"]) == (200, True), place
+
+    run(main)
+
+
+def test_every_file_is_served_by_the_hash_of_all_and_says_what_it_is() -> None:
+    async def main(service: Service) -> None:
+        shell = (await call(service, "GET", "/console", key=None)).body.decode()
+        base = re.search(r"/console/static/[0-9a-f]{16}", shell)
+        assert base is not None
+        kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
+        for path in sorted(FOLDER.rglob("*")):
+            if path.is_dir() or path.name == "index.html":
+                continue
+            for coding in ("gzip", "identity"):
+                sent = {"Accept-Encoding": coding}
+                file = await call(service, "GET", f"{base[0]}/{path.relative_to(FOLDER)}", key=None, headers=sent)
+                assert file.headers.get("content-encoding", "identity") == coding
+                assert file.body == path.read_bytes()  # the client inflates it
+            assert file.headers["content-type"].startswith(kinds[path.suffix])
+            assert file.headers["x-content-type-options"] == "nosniff"
+        for wrong in ("/console/static/0/main.js", f"{base[0]}/index.html", f"{base[0]}/..%2Fsession.py"):
+            assert (await call(service, "GET", wrong, key=None)).status == 404
+        # What is kept beside what was taken from others.
+        assert {path.stem for path in (FOLDER / "vendor").glob("*.txt")} == {
+            "htm.LICENSE",
+            "preact.LICENSE",
+            "uplot.LICENSE",
+        }
+
+    run(main)
