@@ -6,43 +6,57 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
 
 from ..errors import ConfigError
 from .config import ApiConfig
 from .http.connections import Connections
+from .http.dispatch import CallDispatcher
 
 
 @asynccontextmanager
-async def serve(app: web.Application, config: ApiConfig) -> AsyncIterator[str]:
+async def serve(app: CallDispatcher, config: ApiConfig) -> AsyncIterator[str]:
     """Serve `app` while the block lasts; then stop listening, let requests in progress end, and close. Yields the base
     URL, with the actual port where 0 was given: `http://127.0.0.1:8080`. Raises `ConfigError` when the address cannot
     be bound."""
     loop = asyncio.get_running_loop()
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=config.shutdown_timeout)
-    await runner.setup()
+
+    def make_request(
+        message: RawRequestMessage,
+        content: StreamReader,
+        connection: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        return web.BaseRequest(message, content, connection, writer, task, loop, client_max_size=config.body_limit)
+
+    # Of a response aiohttp's connections use only what `Response` has.
+    handle: Any = app.handle
+    server = web.Server(handle, request_factory=make_request)
+    connections = Connections(server, config)
     try:
-        server = runner.server
-        assert server is not None
-        connections = Connections(server, config)
-        try:
-            listener = await loop.create_server(
-                connections.make,
-                config.host,
-                config.port,
-                reuse_port=config.reuse_port or None,
-                backlog=config.backlog,
-            )
-        except OSError as error:
-            raise ConfigError("server.port", _why(error, config), "choose another host or port") from None
-        try:
-            host, port = listener.sockets[0].getsockname()[:2]
-            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        finally:
-            listener.close()
+        listener = await loop.create_server(
+            connections.make,
+            config.host,
+            config.port,
+            reuse_port=config.reuse_port or None,
+            backlog=config.backlog,
+        )
+    except OSError as error:
+        raise ConfigError("server.port", _why(error, config), "choose another host or port") from None
+    try:
+        host, port = listener.sockets[0].getsockname()[:2]
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
-        await runner.cleanup()
+        listener.close()
+        await asyncio.sleep(0)  # What has arrived is begun before idle connections are closed.
+        server.pre_shutdown()
+        await app.aclose()
+        await server.shutdown(config.shutdown_timeout)
 
 
 def _why(error: OSError, config: ApiConfig) -> str:

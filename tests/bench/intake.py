@@ -30,6 +30,7 @@ from aiohttp import web
 
 from pushsvc import runtime, telemetry
 from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Waits, build_app, serve
+from pushsvc.api.http.dispatch import CallDispatcher
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Push
 from pushsvc.providers import REGISTRY
@@ -61,14 +62,23 @@ async def bare(request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def application(kind: str, redis: str, store_config: StoreConfig | None = None) -> AsyncIterator[web.Application]:
-    """The application that is measured."""
-    if kind == "bare":
-        app = web.Application(client_max_size=4 << 20)
-        app.router.add_post("/v1/push", bare)
-        yield app
-        return
+async def bare_server() -> AsyncIterator[str]:
+    """Serve the peer while the block lasts."""
+    app = web.Application(client_max_size=4 << 20)
+    app.router.add_post("/v1/push", bare)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
+
+@asynccontextmanager
+async def application(kind: str, redis: str, store_config: StoreConfig | None = None) -> AsyncIterator[CallDispatcher]:
+    """The application that is measured."""
     async with AsyncExitStack() as stack:
         store: Any = Nothing()
         keys: Any = store
@@ -106,7 +116,12 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
 async def run_server(kind: str, redis: str, store_config: StoreConfig | None = None) -> None:
     """Serve until stdin closes."""
     telemetry.configure_logging("info")
-    async with application(kind, redis, store_config) as app, serve(app, ApiConfig(port=0)) as url:
+    async with AsyncExitStack() as stack:
+        if kind == "bare":
+            url = await stack.enter_async_context(bare_server())
+        else:
+            app = await stack.enter_async_context(application(kind, redis, store_config))
+            url = await stack.enter_async_context(serve(app, ApiConfig(port=0)))
         print(url, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 

@@ -31,6 +31,7 @@ import uvloop
 
 from pushsvc import runtime
 from pushsvc.api import ApiApp, ApiConfig, ApiLive, ApiPorts, Backlog, Waits, build_app, serve
+from pushsvc.api.http.dispatch import CallDispatcher
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
 from pushsvc.model.access import ApiKey, Scope
 from pushsvc.model.delivery import End, Receipt
@@ -286,7 +287,7 @@ class Service:
     async def metrics(self) -> bytes:
         return b"# HELP x y\n"
 
-    def app(self, config: ApiConfig) -> aiohttp.web.Application:
+    def app(self, config: ApiConfig) -> CallDispatcher:
         apps = {
             "shop": ApiApp(
                 "shop",

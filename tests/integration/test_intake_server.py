@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 
 import msgspec
 import pytest
@@ -315,3 +317,41 @@ def test_ipv6_addresses_are_bracketed() -> None:
             assert (await call(service, "GET", "/healthz", key=None)).status == 200
 
     run_loop(main())
+
+
+@pytest.mark.parametrize(
+    ("line", "headers", "status", "connection", "length"),
+    [
+        ("GET /healthz HTTP/1.1", "", "HTTP/1.1 200 OK", None, "15"),
+        ("GET /healthz HTTP/1.1", "Connection: close\r\n", "HTTP/1.1 200 OK", "close", "15"),
+        ("GET /healthz HTTP/1.0", "", "HTTP/1.0 200 OK", None, "15"),
+        ("GET /healthz HTTP/1.0", "Connection: keep-alive\r\n", "HTTP/1.0 200 OK", "keep-alive", "15"),
+        ("HEAD /healthz HTTP/1.1", "", "HTTP/1.1 200 OK", None, "15"),
+        ("OPTIONS /healthz HTTP/1.1", "", "HTTP/1.1 204 No Content", None, None),
+    ],
+)
+def test_the_head_of_an_answer(
+    line: str, headers: str, status: str, connection: str | None, length: str | None
+) -> None:
+    """As RFC 9110 and RFC 9112 have it: the version of the request, the length of what follows, what becomes of the
+    connection, the date."""
+
+    async def main(service: Service) -> None:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(f"{line}\r\nHost: x\r\n{headers}\r\n".encode())
+        async with asyncio.timeout(20):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            if "HEAD" not in line and length:
+                assert await reader.readexactly(int(length)) == b'{"status":"ok"}'
+        first, *lines = head.strip().split("\r\n")
+        found = dict(each.split(": ", 1) for each in lines)
+        assert (first, found.get("Connection"), found.get("Content-Length")) == (status, connection, length)
+        assert abs(parsedate_to_datetime(found["Date"]).timestamp() - time.time()) < 60
+        assert found["Server"] == "pushsvc"
+        if first.startswith("HTTP/1.1") and connection is None:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await answer(reader)).status == 200
+        writer.close()
+        await writer.wait_closed()
+
+    run(main)

@@ -20,6 +20,7 @@ SHARED = {
     "LiveActivity": "a part of a push, and the document of the API that asks for one",
     "Notification": "a part of a push, and the document of the API that asks for one",
     "Request": "what the HTTP/2 client sends, and what the API receives",
+    "Response": "what the HTTP/2 client receives, and what the API sends",
     "Store": "the port, and Redis behind it",
     "Unavailable": "an outcome of a delivery, and the HTTP error of the same name",
 }

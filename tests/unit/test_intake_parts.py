@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 from collections.abc import Collection, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -18,6 +20,8 @@ from pushsvc import runtime
 from pushsvc.api import ApiConfig, new_push_id, uuid7
 from pushsvc.api.docs import render as render_page
 from pushsvc.api.http.params import QueryParam, read_query
+from pushsvc.api.http.response import Response
+from pushsvc.api.http.table import Table
 from pushsvc.api.openapi import EXAMPLES, SHOWN, build
 from pushsvc.api.pushes.audiences import platforms_of
 from pushsvc.api.pushes.document import Draft, read
@@ -29,6 +33,40 @@ from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
 from pushsvc.model.instants import instant
 from pushsvc.model.push import Content, Message, Target
 from pushsvc.ports.provider import Renderer, RenderError
+
+# --- calls and answers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "methods", "names"),
+    [
+        ("/v1/push", {"POST"}, {}),
+        ("/v1/push/batch", {"POST"}, {}),
+        ("/v1/push/7", {"GET", "HEAD", "DELETE"}, {"id": "7"}),
+        ("/v1/push/a%2Fb%25/deliveries", {"GET", "HEAD"}, {"id": "a/b%"}),
+        ("/v1/push/", set(), {}),
+        ("/v1/push/7/", set(), {}),
+        ("/v1/push/7/others", set(), {}),
+        ("", set(), {}),
+    ],
+)
+def test_a_path_without_names_comes_first_and_a_name_is_anything_but_a_slash(
+    path: str, methods: set[str], names: dict[str, str]
+) -> None:
+    found, values = Table((call.method, call.path, call) for call in CALLS).find(path)
+    assert (set(found), dict(values)) == (methods, names)
+
+
+@pytest.mark.parametrize("value", ["1\r\nX-Other: 2", "1\n", "1\r"])
+def test_a_header_of_an_answer_cannot_begin_another(value: str) -> None:
+    async def send() -> None:
+        response = Response(200, b"", {"X-One": value})
+        await response.prepare(make_mocked_request("GET", "/"))
+        await response.write_eof()
+
+    with pytest.raises(ValueError, match="end of a line"):
+        asyncio.run(send())
+
 
 # --- ids --------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ def own_page(method: str, headers: Mapping[str, str]) -> bool:
     return origin is None or urlsplit(origin).netloc == headers.get(hdrs.HOST)
 
 
-def log_act(call: Call, request: web.Request, caller: Caller, status: int) -> None:
+def log_act(call: Call, request: web.BaseRequest, names: Mapping[str, str], caller: Caller, status: int) -> None:
     """Log what an operator has done: with which key, on what, and the number that was confirmed. Tokens are left
     out."""
     _log.info(
@@ -81,7 +81,7 @@ def log_act(call: Call, request: web.Request, caller: Caller, status: int) -> No
         count=request.headers[ACT][:20],
         status=status,
         request_id=request_id_of(request),
-        **{name: value for name, value in request.match_info.items() if name != "token"},
+        **{name: value for name, value in names.items() if name != "token"},
     )
 
 
@@ -93,7 +93,7 @@ class Sessions:
         self._secret = secret
         self._clock = clock
 
-    async def caller(self, request: web.Request) -> Caller:
+    async def caller(self, request: web.BaseRequest) -> Caller:
         """Return the owner of the request's key, or of its session where it has no key. Raises `Unauthorized` with its
         challenge, or `Foreign`."""
         if hdrs.AUTHORIZATION in request.headers or (value := request.cookies.get(COOKIE)) is None:

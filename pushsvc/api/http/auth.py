@@ -20,9 +20,12 @@ from ...ports.keyring import KeyRing
 from ..call import Call
 from ..ports import ServedApp
 from .exchange import KEYLESS, UNTRUSTED, Caller
-from .problems import APP, Challenge
+from .problems import Challenge
 
 REALM: Final = 'Bearer realm="pushsvc"'
+
+APP: Final = web.RequestKey("pushsvc.app", str)
+"""Where authentication stores the app's name on the request, for the log and the metric."""
 
 
 class NoKey(Challenge, Unauthorized):
@@ -46,7 +49,7 @@ class MissingScope(Challenge, Forbidden):
 class Authentication(Protocol):
     """A way to authenticate callers."""
 
-    async def caller(self, request: web.Request) -> Caller:
+    async def caller(self, request: web.BaseRequest) -> Caller:
         """Return the caller of a request. Raises `Unauthorized` with its challenge."""
         ...
 
@@ -76,7 +79,7 @@ class BearerKeys:
         self._cache_size = cache_size
         self._cache: dict[str, _Known] = {}
 
-    async def caller(self, request: web.Request) -> Caller:
+    async def caller(self, request: web.BaseRequest) -> Caller:
         """Return the owner of the request's key. Raises `Unauthorized` with its challenge."""
         scheme, _, text = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         text = text.strip()
@@ -115,7 +118,7 @@ class BearerKeys:
         return key
 
 
-async def admit(call: Call, request: web.Request, authentication: Authentication, *, public: bool) -> Caller:
+async def admit(call: Call, request: web.BaseRequest, authentication: Authentication, *, public: bool) -> Caller:
     """Return the caller if the call is allowed: `KEYLESS` or `UNTRUSTED` where it needs no key. Raises the refusal
     otherwise. `public`: figures and details of the service need no key."""
     if not call.scopes or (public and not call.keyed):

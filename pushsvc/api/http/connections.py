@@ -158,7 +158,7 @@ class Connection(web.RequestHandler):
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,
-    ) -> web.StreamResponse:
+    ) -> Any:
         if request.writer.output_size > 0:
             # A part of an answer was sent already, so no other can be.
             raise ConnectionError

@@ -1,41 +1,80 @@
 """Processes every request in the same steps, as its row of the route table defines.
 
-    authentication -> scope -> limits -> parameters -> body -> repeat of a first call? -> document -> handler -> answer
+    call -> authentication -> scope -> limits -> parameters -> body -> repeat of a first call? -> document -> handler
 
 A step refuses what the row does not allow, and the handler receives values: the request without HTTP, and the document.
-Its reply is sent with the media type and the headers of the row for its status.
+Its reply is sent with the media type and the headers of the row for its status, a refusal as a problem document. Every
+answer has the id of its request, and is counted and logged here.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+import time
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
 import msgspec
+import structlog
 from aiohttp import hdrs, web
+from structlog.typing import FilteringBoundLogger
 
+from ... import telemetry
+from ...errors import RequestError, StoreUnavailable
 from ..call import Answer, Call, Document
 from ..config import ApiApp
 from ..console.session import Sessions, log_act
 from ..ports import ApiPorts, ServedApp
-from .auth import Authentication, BearerKeys, admit
+from .auth import APP, Authentication, BearerKeys, admit
+from .connections import Connection
 from .exchange import Caller, Reply, Request
 from .idempotency import PARAM as IDEMPOTENCY_KEY
 from .idempotency import REPLAYED, Once
 from .incoming import receive
 from .limits import ApiLimits
-from .problems import REQUEST_ID, SERVER, request_id_of
+from .problems import (
+    REQUEST_ID,
+    SERVER,
+    ExpectationFailed,
+    away,
+    check_path,
+    crash,
+    no_such_call,
+    request_id_of,
+    respond,
+)
+from .response import Response
+from .table import Table
 
 _encode: Final = msgspec.json.Encoder().encode
+_log: FilteringBoundLogger = structlog.get_logger("intake")
+
+
+class _Row:
+    """A row of the route table, as requests are processed by it."""
+
+    def __init__(self, call: Call | None = None) -> None:
+        self.call = call
+        self.route = "unmatched" if call is None else f"{call.method} {call.path}"
+        """Its name in metrics and logs. Unknown paths are one route, or a scanner would make a metric of each."""
+        self.heads = {} if call is None else {answer.status: _head(answer) for answer in call.answers}
+        self._counters: dict[tuple[str, int], Callable[[], None]] = {}
+
+    def count(self, app: str, status: int) -> None:
+        """Count a request."""
+        counter = self._counters.get((app, status))
+        if counter is None:
+            counter = self._counters[app, status] = telemetry.REQUESTS.labels(app, self.route, str(status)).inc
+        counter()
 
 
 class CallDispatcher:
-    """Calls the handlers of all calls."""
+    """Answers the requests of all calls."""
 
-    def __init__(self, ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool) -> None:
+    def __init__(self, ports: ApiPorts, calls: Iterable[Call], apps: Mapping[str, ApiApp], *, public: bool) -> None:
         self._ports = ports
+        self._unmatched = _Row()
+        self._table = Table((call.method, call.path, _Row(call)) for call in calls)
         self.serve(apps, public=public)
 
     def serve(self, apps: Mapping[str, ApiApp], *, public: bool) -> None:
@@ -54,43 +93,91 @@ class CallDispatcher:
         self._authentication: Authentication = Sessions(keys, ports.session_secret, ports.clock)
         self._limits = ApiLimits(ports.limiter, rates, monotonic=ports.monotonic) if ports.limiter is not None else None
 
-    def endpoint(self, call: Call) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Return the request handler of a call, for aiohttp's router."""
-        return partial(self._answer, call, {answer.status: _head(answer) for answer in call.answers})
+    async def aclose(self) -> None:
+        """End the requests that have no end of their own, or wait for that of their push. Others are completed."""
+        self._ports.closing.set()
+        await self._ports.waits.aclose()
+
+    async def handle(self, request: web.BaseRequest) -> Response:
+        """Return the answer to a request."""
+        started = time.perf_counter()
+        request_id = request_id_of(request)
+        row = self._unmatched
+        names: Mapping[str, str] = {}
+        try:
+            methods = plain = self._table.plain.get(request.raw_path)
+            if methods is None:
+                methods, names = self._table.find(request.rel_url.path_safe)
+            row = methods.get(request.method, row)
+            if methods is not plain:
+                check_path(request.raw_path)
+            if hdrs.EXPECT in request.headers:
+                await _expect(request)
+            if row.call is None:
+                response = no_such_call(request.method, methods)
+            else:
+                response = await self._answer(row.call, row.heads, names, request)
+        except RequestError as error:
+            response = respond(error)
+            if isinstance(error, ExpectationFailed):
+                response.force_close()
+        except StoreUnavailable:
+            response = respond(away())
+        except Exception as error:
+            response = crash(request, error, request_id)
+            if request.writer.output_size > 0:
+                # A part of an answer was sent already, so no other can be.
+                raise ConnectionResetError from None
+        app = request.get(APP, "")
+        status = response.status
+        row.count(app, status)
+        say = _log.debug if status < 400 else _log.info
+        ms = (time.perf_counter() - started) * 1000
+        say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request_id)
+        response.headers[REQUEST_ID] = request_id
+        if not request.content.is_eof() and isinstance(request.protocol, Connection):
+            request.protocol.leave(request.content)
+        return response
 
     async def _answer(
-        self, call: Call, heads: Mapping[int, dict[str, str]], request: web.Request
-    ) -> web.StreamResponse:
+        self, call: Call, heads: Mapping[int, dict[str, str]], names: Mapping[str, str], request: web.BaseRequest
+    ) -> Response:
         caller = await admit(call, request, self._authentication, public=self._public)
         limits = self._limits
         if limits is None or not call.limited or not limits.apply_to(caller.key):
-            reply = await self._perform(call, request, caller)
+            reply = await self._perform(call, names, request, caller)
         elif call.many:
-            reply = await self._perform(call, request, caller, limits)
+            reply = await self._perform(call, names, request, caller, limits)
         else:
             # Before its body is read: a caller over the limit costs next to nothing.
-            perform = partial(self._perform, call, request, caller)
+            perform = partial(self._perform, call, names, request, caller)
             reply = await limits.counted(caller.key, 1, perform)
-        head = heads[reply.status]
-        body = reply.body
         if caller.session and call.method != "GET":
-            log_act(call, request, caller, reply.status)
-        if reply.pieces is not None:
-            return await _stream(request, reply.pieces, web.StreamResponse(headers={**head, **reply.headers}))
+            log_act(call, request, names, caller, reply.status)
+        body = reply.body
+        if body is None:
+            body = b""
+        elif not isinstance(body, bytes):
+            body = _encode(body)
+        response = Response(reply.status, body, {**heads[reply.status], **reply.headers})
         if reply.repeated:
-            head = {**head, **REPLAYED}
-        return web.Response(
-            status=reply.status,
-            body=body if body is None or isinstance(body, bytes) else _encode(body),
-            headers={**head, **reply.headers} if reply.headers else head,
-        )
+            response.headers |= REPLAYED
+        if reply.pieces is not None:
+            response.headers[REQUEST_ID] = request_id_of(request)
+            await response.stream(request, reply.pieces)
+        return response
 
     async def _perform(
-        self, call: Call, request: web.Request, caller: Caller, limits: ApiLimits | None = None
+        self,
+        call: Call,
+        names: Mapping[str, str],
+        request: web.BaseRequest,
+        caller: Caller,
+        limits: ApiLimits | None = None,
     ) -> Reply:
         """Read the request and return the handler's reply. With `limits` the documents of a batch are counted."""
         ports = self._ports
-        params, body, lines = await receive(call, request, ports.config)
+        params, body, lines = await receive(call, names, request, ports.config)
         key: bytes | None = params.get(IDEMPOTENCY_KEY.name)
         asked = Request(
             app=caller.app,
@@ -117,19 +204,6 @@ class CallDispatcher:
         return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
 
 
-async def _stream(
-    request: web.Request, pieces: AsyncGenerator[bytes], response: web.StreamResponse
-) -> web.StreamResponse:
-    """Send the pieces until there are no more, or the client has left."""
-    response.headers[REQUEST_ID] = request_id_of(request)
-    async with aclosing(pieces):
-        with suppress(ConnectionError):
-            await response.prepare(request)
-            async for piece in pieces:
-                await response.write(piece)
-    return response
-
-
 def _head(answer: Answer) -> dict[str, str]:
     """Return the headers of every answer of this kind."""
     head: dict[str, str] = {hdrs.SERVER: SERVER}
@@ -138,3 +212,12 @@ def _head(answer: Answer) -> dict[str, str]:
     if answer.no_store:
         head[hdrs.CACHE_CONTROL] = "no-store"
     return head
+
+
+async def _expect(request: web.BaseRequest) -> None:
+    """Answer `Expect: 100-continue`. Raises `ExpectationFailed` for any other expectation."""
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        raise ExpectationFailed("Only `Expect: 100-continue` is understood.")
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    # The body of the final answer has not begun.
+    request.writer.output_size = 0

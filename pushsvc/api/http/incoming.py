@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import hdrs, web
@@ -32,7 +33,9 @@ _MEMBERS: Final = 256
 """The maximum number of members of one gzip body; `bgzip` makes one of each 64 KB."""
 
 
-async def receive(call: Call, request: web.Request, config: ApiConfig) -> tuple[dict[str, Any], bytes, bool]:
+async def receive(
+    call: Call, names: Mapping[str, str], request: web.BaseRequest, config: ApiConfig
+) -> tuple[dict[str, Any], bytes, bool]:
     """Return the values of path, query and declared headers by name, the body, and whether it has one document a line.
     Raises `InvalidRequest` or `NotFound` for parameters, `UnsupportedMediaType`, and what reading the body raises."""
     params: dict[str, Any] = {}
@@ -40,7 +43,7 @@ async def receive(call: Call, request: web.Request, config: ApiConfig) -> tuple[
     if (query or call.params) and call.keyed:
         params = read_query(request.query.items() if query else (), call.params)
     if call.names:
-        params |= read_path(request.match_info, call.names)
+        params |= read_path(names, call.names)
     document, headers = call.document, request.headers
     if document is None:
         return params | _declared(call, headers), b"", False
@@ -57,7 +60,7 @@ def _declared(call: Call, headers: CIMultiDictProxy[str]) -> dict[str, Any]:
     return {param.name: param.parse(headers.getall(param.name)) for param in call.headers if param.name in headers}
 
 
-def _check_type(request: web.Request) -> None:
+def _check_type(request: web.BaseRequest) -> None:
     """Raise `UnsupportedMediaType` for a body that is not JSON."""
     if request.headers.get(hdrs.CONTENT_TYPE) is not None:
         kind, charset = request.content_type, request.charset
@@ -69,7 +72,7 @@ def _check_type(request: web.Request) -> None:
             raise UnsupportedMediaType("Send the JSON as UTF-8.")
 
 
-async def _read_body(request: web.Request, config: ApiConfig) -> bytes:
+async def _read_body(request: web.BaseRequest, config: ApiConfig) -> bytes:
     """Return the whole body, inflated. Raises `ContentTooLarge`, `UnsupportedCoding`, `RequestTimeout`, `MalformedBody`
     or `ClientGone`."""
     limit = config.body_limit
@@ -81,11 +84,15 @@ async def _read_body(request: web.Request, config: ApiConfig) -> bytes:
     return body if coding is None else await _inflate(body, coding, limit)
 
 
-async def _read(request: web.Request, config: ApiConfig) -> bytes:
+async def _read(request: web.BaseRequest, config: ApiConfig) -> bytes:
+    content = request.content
     try:
-        if request.content.is_eof():
+        if content.is_eof():
             # It came with the headers: there is nothing to wait for, so no timer is needed.
-            return await request.read()
+            body = content.read_nowait()
+            if len(body) > config.body_limit:
+                raise _too_large(config.body_limit)
+            return body
         async with asyncio.timeout(config.body_timeout):
             return await request.read()
     except TimeoutError:

@@ -1,18 +1,15 @@
-"""Sends every refusal as an RFC 9457 problem document. `boundary` is the one middleware: it turns errors into problems,
-counts the request and logs it. Handlers raise errors; they never build an error answer. An unexpected error answers 500
-with an id that is in the log too, and neither contains anything of the body."""
+"""Makes an RFC 9457 problem document of every refusal. Handlers raise errors; they never build an error answer. An
+unexpected error answers 500 with an id that is in the log too, and neither contains anything of the body."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
-import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -20,19 +17,15 @@ from aiohttp import web
 from multidict import istr
 from structlog.typing import FilteringBoundLogger
 
-from ... import telemetry
 from ...errors import (
-    ContentTooLarge,
     MalformedBody,
     MethodNotAllowed,
     NotFound,
     RequestError,
-    StoreUnavailable,
     Unavailable,
 )
 from ...problems import (
     MEDIA_TYPE,
-    TYPE_BASE,
     HeadersTooLarge,
     InternalError,
     MalformedRequest,
@@ -40,6 +33,7 @@ from ...problems import (
     encode,
     problem,
 )
+from .response import Response
 
 SERVER: Final = "pushsvc"
 ACCEPT_ENCODING: Final = "gzip, deflate"
@@ -79,13 +73,13 @@ class Challenge(RequestError):
     challenge: str
 
 
-def answer(problem: Problem, headers: dict[str, str]) -> web.Response:
+def answer(problem: Problem, headers: Mapping[str, str]) -> Response:
     """Return the response with `problem`."""
     sent = {"Content-Type": MEDIA_TYPE, "Server": SERVER, "Cache-Control": "no-store", **headers}
-    return web.Response(status=problem.status, body=encode(problem), headers=sent)
+    return Response(problem.status, encode(problem), sent)
 
 
-def respond(error: RequestError, *, headers: dict[str, str] | None = None, instance: str | None = None) -> web.Response:
+def respond(error: RequestError, *, headers: Mapping[str, str] | None = None, instance: str | None = None) -> Response:
     """Return the response for `error`, with its headers."""
     sent = dict(headers or {})
     if isinstance(error, Challenge):
@@ -106,26 +100,17 @@ def away() -> Unavailable:
     )
 
 
-def translate(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
-    """Return a refusal of aiohttp as a problem; `OPTIONS` of a known path is answered with the allowed methods."""
-    match error:
-        case web.HTTPMethodNotAllowed():
-            methods = sorted({*error.allowed_methods, "OPTIONS"})
-            allow = {"Allow": ", ".join(methods)}
-            if request.method == "OPTIONS":
-                return web.Response(status=204, headers={**allow, "Server": SERVER})
-            return respond(MethodNotAllowed(f"Allowed here: {allow['Allow']}."), headers=allow)
-        case web.HTTPNotFound():
-            return respond(NotFound("There is nothing at this path; see /docs."))
-        case web.HTTPRequestEntityTooLarge():
-            return respond(ContentTooLarge("The body is too large."))
-        case _:
-            # Other refusals of aiohttp have their status, with the phrase of HTTP for it.
-            title = HTTPStatus(error.status).phrase
-            return answer(Problem(TYPE_BASE + title.lower().replace(" ", "-"), title, error.status, title), {})
+def no_such_call(method: str, allowed: Collection[str]) -> Response:
+    """Return the answer at a path without this method; `OPTIONS` of a known path is answered with its methods."""
+    if not allowed:
+        return respond(NotFound("There is nothing at this path; see /docs."))
+    allow = {"Allow": ", ".join(sorted({*allowed, "OPTIONS"}))}
+    if method == "OPTIONS":
+        return Response(204, headers={**allow, "Server": SERVER})
+    return respond(MethodNotAllowed(f"Allowed here: {allow['Allow']}."), headers=allow)
 
 
-def crash(request: web.BaseRequest, error: BaseException, request_id: str) -> web.Response:
+def crash(request: web.BaseRequest, error: BaseException, request_id: str) -> Response:
     """Log an error without its text, which may quote the body, and answer 500."""
     instance = f"urn:uuid:{uuid.uuid4()}"
     _log.error(
@@ -137,66 +122,6 @@ def crash(request: web.BaseRequest, error: BaseException, request_id: str) -> we
         where="".join(traceback.format_tb(error.__traceback__)[-8:]),
     )
     return respond(InternalError("An internal error occurred; it is in the log with this id."), instance=instance)
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-APP: Final = web.RequestKey("pushsvc.app", str)
-"""Where authentication stores the app's name on the request, for the log and the metric."""
-
-
-def boundary(unread: Callable[[web.Request], None]) -> Any:
-    """Return the middleware around every call. aiohttp's own type for it is private. `unread` is called with each
-    request whose body was not read completely when it is answered."""
-    children: dict[tuple[str, str, int], Any] = {}
-    names: dict[tuple[str, Any], str] = {}
-    clock = time.perf_counter
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        started = clock()
-        request_id = request_id_of(request)
-        response: web.StreamResponse
-        try:
-            raw = request.raw_path
-            if "%" in raw or not raw.isascii():
-                check_path(raw)
-            response = await handler(request)
-        except RequestError as error:
-            response = respond(error)
-        except StoreUnavailable:
-            response = respond(away())
-        except web.HTTPException as error:
-            response = translate(request, error)
-        except Exception as error:
-            response = crash(request, error, request_id)
-        resource = request.match_info.route.resource
-        # Unknown paths are one route, or a scanner would make a metric of each.
-        route = names.get((request.method, resource))
-        if route is None:
-            route = f"{_method(request)} {resource.canonical}" if resource is not None else "unmatched"
-            if resource is not None:
-                names[request.method, resource] = route
-        app = request.get(APP, "")
-        status = response.status
-        child = children.get((app, route, status))
-        if child is None:
-            child = children[app, route, status] = telemetry.REQUESTS.labels(app, route, str(status))
-        child.inc()
-        say = _log.debug if status < 400 else _log.info
-        ms = (clock() - started) * 1000
-        say("request", method=request.method, route=route, status=status, ms=ms, app=app, request_id=request_id)
-        response.headers[REQUEST_ID] = request_id
-        if not request.content.is_eof():
-            unread(request)
-        return response
-
-    return middleware
-
-
-def _method(request: web.Request) -> str:
-    # aiohttp answers HEAD where GET is served: it is the same call.
-    return "GET" if request.method == "HEAD" else request.method
 
 
 # --- the request's id and path ------------------------------------------------------------------------
