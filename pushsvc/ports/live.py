@@ -9,7 +9,7 @@ in Unix ms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -20,6 +20,8 @@ MAX_CONNECTION = 2**32 - 1
 """The highest number of a connection; a gateway numbers its connections from 1."""
 MAX_BATCH = 500
 """The maximum number of devices of one step of `append`; more of them take several steps."""
+MAX_NAMED = 32
+"""The maximum number of devices that are named beside the content of a push."""
 MAX_INDEX = 2**28 - 1
 """The highest index of a delivery in its push."""
 
@@ -37,6 +39,15 @@ class LivePush(Struct, frozen=True, array_like=True, gc=False):
     total: int = 0
     """The number of deliveries of the push; 0 for an audience."""
     collapse: str = ""
+
+
+class LiveContent(NamedTuple):
+    """The content of a push for the devices of streams."""
+
+    push: LivePush
+    body: bytes
+    device_ids: Sequence[str] = ()
+    """The devices that it is for, where these are at most `MAX_NAMED`; empty for more."""
 
 
 class Receiver(Struct, frozen=True, gc=False):
@@ -372,12 +383,9 @@ class LiveStreams(Protocol):
         """Return whether a push stands in the stream of the device and has not expired."""
         ...
 
-    async def keep(self, app: str, push: LivePush, body: bytes) -> None:
-        """Store the content of a push, for as long as a stream may refer to it. A repeat changes nothing."""
-        ...
-
-    async def keep_all(self, app: str, contents: Sequence[tuple[LivePush, bytes]]) -> None:
-        """Store the contents of several pushes, in one round trip."""
+    async def keep_all(self, app: str, contents: Sequence[LiveContent]) -> None:
+        """Store contents, for as long as a stream may refer to their pushes. A repeat changes none, and adds the
+        devices that it names. A content leaves with the erasure of the last device that it is for."""
         ...
 
     async def withdraw(self, app: str, push_id: str, at: int) -> None:

@@ -110,7 +110,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:D:live`                | hash   | for good               | `server` its run id, `run` number of its run; `codes` |
 |                            |        |                        | of platforms in streams, `code:<name>`,               |
 |                            |        |                        | `platform:<code>`                                     |
-| `ps:T:live:<id>`           | string | the streams' TTL       | the content of a push in the live channel             |
+| `ps:T:live:<id>`           | hash   | the streams' TTL       | `b` the content of a push in the live channel; beside |
+|                            |        |                        | it a digest of each device that it is for, or `*`     |
+|                            |        |                        | where these are more than FEW                         |
 | `ps:T:seen:<id>`           | hash   | status TTL, renewed    | event -> devices that have reported it;               |
 |                            |        |                        | `<event>:<n / 4096>` -> which, as in a topic          |
 | `ps:{gateway}:inbox`       | stream | 60 seconds, renewed    | what a gateway is to do: `n` number of the entry, `i` |

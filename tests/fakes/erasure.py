@@ -93,6 +93,7 @@ class MemoryErasures:
         own = [(place, event) for place, event in reported if not who.of_id(event.device_id)]
         removed["events"] += len(reported) - len(own)
         reported[:] = own
+        state.live.erase(app, who.device_ids)
         for platform, token in who.tokens:
             for name in self._state.config.addresses.routes_of(platform):
                 removed["suppressions"] += state.suppressed.pop((app, name, token), None) is not None

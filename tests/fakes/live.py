@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ from pushsvc.model.push import Platform
 from pushsvc.model.status import DeviceEvent
 from pushsvc.ports.live import (
     EVENTS,
+    MAX_NAMED,
     Acked,
     Append,
     Appended,
@@ -23,6 +24,7 @@ from pushsvc.ports.live import (
     EventCounts,
     EventReport,
     InboxItem,
+    LiveContent,
     LivePush,
     LiveRoute,
     Page,
@@ -97,6 +99,8 @@ class LiveState:
         self.pushes: dict[tuple[str, str], LivePush] = {}
         """What streams know of each push, by app and id."""
         self.contents: dict[tuple[str, str], bytes] = {}
+        self.readers: dict[tuple[str, str], set[str] | None] = {}
+        """The devices that each content is for; None where these are many."""
         self.seen: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)
         self.epochs = itertools.count(1)
         self.poked = asyncio.Event()
@@ -108,6 +112,14 @@ class LiveState:
             stream.entries[:] = [
                 replace(each, push=push) if (owner, each.push.id) == (app, push_id) else each for each in stream.entries
             ]
+
+    def erase(self, app: str, device_ids: Collection[str]) -> None:
+        """Remove the contents that were for these devices alone."""
+        for (owner, name), readers in self.readers.items():
+            if owner == app and readers and readers <= set(device_ids):
+                self.contents.pop((owner, name), None)
+            elif owner == app and readers:
+                readers.difference_update(device_ids)
 
     def new_epoch(self) -> str:
         return f"{next(self.epochs):08x}"
@@ -227,12 +239,14 @@ class MemoryLive:
             replaced,
         )
 
-    async def keep(self, app: str, push: LivePush, body: bytes) -> None:
-        await self.keep_all(app, [(push, body)])
-
-    async def keep_all(self, app: str, contents: Sequence[tuple[LivePush, bytes]]) -> None:
-        for push, body in contents:
+    async def keep_all(self, app: str, contents: Sequence[LiveContent]) -> None:
+        for push, body, device_ids in contents:
             self._live.contents.setdefault((app, push.id), body)
+            known = self._live.readers.setdefault((app, push.id), set())
+            if known is not None:
+                known.update(device_ids)
+                if not device_ids or len(known) > MAX_NAMED:
+                    self._live.readers[app, push.id] = None
 
     async def withdraw(self, app: str, push_id: str, at: int) -> None:
         self._live.withdraw(app, push_id, at)

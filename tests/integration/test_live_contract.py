@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from pushsvc.model.devices import Device
 from pushsvc.ports.live import (
+    MAX_NAMED,
     Acked,
     Append,
     Appended,
@@ -18,6 +19,7 @@ from pushsvc.ports.live import (
     EventCounts,
     EventReport,
     Live,
+    LiveContent,
     LivePush,
     LiveRoute,
     Page,
@@ -34,7 +36,7 @@ from pushsvc.ports.live import (
 from pushsvc.store import StoreConfig
 
 from .servers import Server
-from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, make_push, play
+from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, eraser, make_push, play
 
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 HOUR = 3_600_000
@@ -71,6 +73,10 @@ async def opened(world: World, *names: str, user: str | None = "ann") -> AnyStor
 async def append(live: Live, push: LivePush, *names: str) -> list[Appended]:
     receivers = [Receiver(name, index) for index, name in enumerate(names)]
     return await live.append("shop", push, receivers, platform="fcm")
+
+
+async def keep(live: Live, push: LivePush, body: bytes, *names: str) -> None:
+    await live.keep_all("shop", [LiveContent(push, body, names)])
 
 
 async def connected(
@@ -134,8 +140,8 @@ def test_several_pushes_are_appended_in_their_order_and_now_or_never_where_a_dev
         ]
         assert [each.route for each in found[2]] == [A, None, None, None]
         assert [offsets(await live.history("shop", name)) for name in "xyz"] == [[(1, 0), (2, 1)], [(1, 0)], [(1, 0)]]
-        bodies = [(push_of(name), name.encode()) for name in ("p1", "p3")]
-        await live.keep_all("shop", [*bodies, (push_of("p1"), b"other")])
+        bodies = [LiveContent(push_of(name), name.encode()) for name in ("p1", "p3")]
+        await live.keep_all("shop", [*bodies, LiveContent(push_of("p1"), b"other")])
         assert await live.contents("shop", ["p1", "p2", "p3"]) == {"p1": b"p1", "p3": b"p3"}
 
     play(server, story, LASTING)
@@ -702,14 +708,50 @@ def test_a_stream_ends_with_its_device_and_another_user_gets_another_one(server:
 def test_content_is_kept_once_a_push(server: Server | None) -> None:
     async def story(world: World) -> None:
         live = (await opened(world)).live
-        await live.keep("shop", push_of("p1"), b"body")
-        await live.keep("shop", push_of("p1"), b"another")
-        await live.keep("shop", push_of("p2"), b"\0" * 65_536)
+        await keep(live, push_of("p1"), b"body")
+        await keep(live, push_of("p1"), b"another")
+        await keep(live, push_of("p2"), b"\0" * 65_536)
         assert await live.contents("shop", ["p1", "gone", "p2", "p1"]) == {"p1": b"body", "p2": b"\0" * 65_536}
         assert await live.contents("other", ["p1"]) == {}
         assert await live.contents("shop", []) == {}
 
     play(server, story, StoreConfig(shards=3, alive_ttl=3600.0) if server else None)
+
+
+def test_contents_go_with_the_erasure_of_the_last_device_that_they_are_for(server: Server | None) -> None:
+    """Whatever became of the references to them, and whether the other devices of their pushes use the channel."""
+
+    async def story(world: World) -> None:
+        store = await opened(world, "hers", "hers too")
+        live, users = store.live, eraser(store)
+        await store.registry.put("shop", phone("his", "bob"))
+        old, new = push_of("old", collapse="order"), push_of("new", at=NOW + 1, collapse="order")
+        for push in (old, new):
+            await keep(live, push, b"body", "hers")
+            await append(live, push, "hers")
+        for number in range(4):
+            push = push_of(f"over-{number}")
+            await keep(live, push, b"body", "hers too")
+            await append(live, push, "hers too")
+        await keep(live, push_of("of two", total=2), b"body", "hers")  # the other one is outside the channel
+        await keep(live, push_of("audience", total=0), b"body", "hers")
+        await keep(live, push_of("audience", total=0), b"body", "hers too")
+        await keep(live, push_of("shared", total=0), b"body", "hers")
+        await keep(live, push_of("shared", total=0), b"body", "his")
+        many = [f"d{number}" for number in range(MAX_NAMED)]
+        await keep(live, push_of("many", total=0), b"body", "hers")
+        await keep(live, push_of("many", total=0), b"body", *many)
+        await keep(live, push_of("many", total=0), b"body", "hers")
+        await keep(live, push_of("large", total=0), b"body")
+        await keep(live, push_of("large", total=0), b"body", "hers")
+        names = ["old", "new", "of two", "audience", *(f"over-{number}" for number in range(4))]
+        assert set(await live.contents("shop", names)) == set(names)
+        assert (await users.erase("shop", "ann", wait=30.0)).devices == 2
+        assert set(await live.contents("shop", [*names, "shared", "many", "large"])) == {"shared", "many", "large"}
+        assert (await users.erase("shop", "bob", wait=30.0)).devices == 1
+        assert set(await live.contents("shop", ["shared", "many", "large"])) == {"many", "large"}
+
+    play(server, story, StoreConfig(history=2, alive_ttl=3600.0))
 
 
 def test_an_inbox_hands_out_everything_in_order_and_waits_for_the_next(server: Server | None) -> None:

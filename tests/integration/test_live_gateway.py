@@ -43,7 +43,7 @@ from pushsvc.live.sockets.transports import LongConnection
 from pushsvc.live.wheel import Deadline, running_wheel
 from pushsvc.model.devices import Device
 from pushsvc.model.status import DeviceEvent
-from pushsvc.ports.live import Appended, LivePush, Receiver, Unread, pokes_of
+from pushsvc.ports.live import Appended, LiveContent, LivePush, Receiver, Unread, pokes_of
 from pushsvc.ports.store import Store
 from pushsvc.store import open_store
 from pushsvc.store.config import StoreConfig
@@ -169,7 +169,7 @@ class World:
         await self.store.pushes.accept(make_push(push.id, len(devices), created_at=now))
         content = body or msgspec.json.encode({"id": push.id, "notification": {"title": "hi" + "x" * size}})
         receivers = [Receiver(name, index) for index, name in enumerate(devices)]
-        await self.store.live.keep("shop", push, content)
+        await self.store.live.keep_all("shop", [LiveContent(push, content)])
         appended = await self.store.live.append("shop", push, receivers, platform="fcm")
         await self.store.live.poke(pokes_of("shop", push, receivers, appended))
         return push.id, appended

@@ -25,7 +25,7 @@ from pushsvc.model.rates import Rate
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.limits import Bucket, Question
-from pushsvc.ports.live import EventReport, LivePush, LiveRoute, Receiver
+from pushsvc.ports.live import EventReport, LiveContent, LivePush, LiveRoute, Receiver
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Prune
 from pushsvc.store import Store, StoreConfig, keys, open_store
@@ -561,7 +561,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
 
         live, at_hand = store.live, LivePush("scheduled", NOW, NOW + 60_000, "normal", 1)
         await live.beat("gate", {"shop": 0})
-        await live.keep("shop", at_hand, b"{}")
+        await live.keep_all("shop", [LiveContent(at_hand, b"{}")])
         await live.append("shop", at_hand, [Receiver("living", 0)], platform="apns")
         await live.connect("shop", "living", LiveRoute("gate", 1), issued_at=NOW)
         await store.link.call("XADD", keys.events("shop", 0, "event"), "1-1", "e", "?")

@@ -107,7 +107,8 @@ def chunk(
     headers = fields.pop("headers", {})
     message = Message("live", b'{"data":{"a":"1"}}', headers, collapse=collapse, since=at if collapse else 0)
     targets = tuple(Target(index, f"token-{index}", device) for index, device in enumerate(devices))
-    made = Chunk(name, "shop", "live", "normal", len(devices), at, NOW + 60_000, message, targets)
+    total = fields.pop("total", len(devices))
+    made = Chunk(name, "shop", "live", "normal", total, at, NOW + 60_000, message, targets)
     return replace(made, home="apns", fallbacks=tuple(then), **fields)
 
 
@@ -438,7 +439,7 @@ def test_a_batch_ends_at_its_bytes_as_well_and_a_content_is_stored_once() -> Non
         keep_all, append_all = live.keep_all, live.append_all
 
         async def keeps(app: str, contents: Sequence[Any]) -> None:
-            kept.append([push.id for push, _ in contents])
+            kept.append([each.push.id for each in contents])
             await keep_all(app, contents)
 
         async def appends(app: str, given: Sequence[Any]) -> Any:
@@ -447,7 +448,7 @@ def test_a_batch_ends_at_its_bytes_as_well_and_a_content_is_stored_once() -> Non
 
         live.keep_all, live.append_all = keeps, appends
         large = [
-            replace(chunk("phone-0", name=f"p{n}"), message=Message("live", b'{"d":"' + b"x" * size + b'"}'))
+            replace(chunk("phone-0", name=f"p{n}"), total=100, message=Message("live", b'{"d":"' + b"x" * size + b'"}'))
             for n, size in enumerate([CONTENTS + 1, CONTENTS // 2, CONTENTS // 3, CONTENTS // 3])
         ]
         assert await desk.send(*large, replace(large[3], starts_at=NOW)) == [AWAY] * 5
@@ -459,7 +460,15 @@ def test_a_batch_ends_at_its_bytes_as_well_and_a_content_is_stored_once() -> Non
         await asyncio.sleep(KEPT_FOR)
         assert await desk.send(large[1]) == [AWAY]
         assert kept[3:] == [["p1"]]
-        assert await desk.stream("phone-0") == ["p0", "p1", "p2", "p3"]
+        # Of a small push, or one whose number of deliveries is unknown, each part names its devices.
+        await desk.send(*[chunk(f"phone-{n}", name="p9", total=total) for n, total in ((1, 4), (2, 4), (3, 0))])
+        await desk.send(chunk("phone-0", name="p9", total=0))
+        assert kept[4:] == [["p9"], ["p9"]]
+        desk.store.live._live.erase("shop", ["phone-1", "phone-2", "phone-3"])
+        assert await live.contents("shop", ["p9"])
+        desk.store.live._live.erase("shop", ["phone-0"])
+        assert not await live.contents("shop", ["p9"])
+        assert await desk.stream("phone-0") == ["p0", "p1", "p2", "p3", "p9"]
 
     play(story)
 

@@ -38,7 +38,7 @@ from ...model.delivery import Arrival, Delivery, Expired, Obsolete, Outcome, Sen
 from ...model.instants import instant
 from ...model.push import Chunk, Route
 from ...model.routing import platform_of
-from ...ports.live import Append, Appended, InboxItem, Live, LivePush, Receiver, pokes_of
+from ...ports.live import MAX_NAMED, Append, Appended, InboxItem, Live, LiveContent, LivePush, Receiver, pokes_of
 from ...ports.provider import STREAMS, OnOutcome
 from ...ports.queue import Arrivals
 from ...telemetry import get_logger
@@ -241,14 +241,14 @@ class LiveProvider:
 
     async def _send(self, parts: Sequence[_Part]) -> dict[int, Outcome]:
         """Send these parts and return the outcomes by the `id` of the delivery. Raises `StoreUnavailable`."""
-        contents = {part.push.id: (part.push, _content(part)) for part in parts}
+        contents = _contents(parts)
         # Before anything refers to them. What is stored already is not changed.
         await self._keep(contents)
         appended = await self._live.append_all(self.route.app, [part.append for part in parts])
         self._note_replaced(parts, appended)
         # Before the poke: a repeat of the append does not name them again.
         await self._close_replaced()
-        await self._poke(parts, appended, {name: body for name, (_, body) in contents.items()})
+        await self._poke(parts, appended, {name: content.body for name, content in contents.items()})
         absent = await self._absent(parts, appended)
         return {
             id(delivery): self._outcome(part.chunk, delivery, result, absent)
@@ -256,11 +256,12 @@ class LiveProvider:
             for (delivery, _), result in zip(part.submitted, results, strict=True)
         }
 
-    async def _keep(self, contents: Mapping[str, tuple[LivePush, bytes]]) -> None:
+    async def _keep(self, contents: Mapping[str, LiveContent]) -> None:
         now, kept = self._loop.time(), self._kept
         while kept and (len(kept) > KEPT or next(iter(kept.values())) <= now - KEPT_FOR):
             kept.popitem(last=False)
-        fresh = {name: content for name, content in contents.items() if name not in kept}
+        # What is for few devices gets those that are new.
+        fresh = {name: content for name, content in contents.items() if content.device_ids or name not in kept}
         if fresh:
             await self._live.keep_all(self.route.app, list(fresh.values()))
             kept.update(dict.fromkeys(fresh, now))
@@ -360,6 +361,22 @@ def _push_of(chunk: Chunk) -> LivePush:
     message = chunk.message
     at = message.since or chunk.starts_at
     return LivePush(chunk.push_id, at, chunk.expires_at, chunk.lane, chunk.total, message.collapse)
+
+
+def _contents(parts: Sequence[_Part]) -> dict[str, LiveContent]:
+    """Return the content of each push, by id, with the devices that it is for if these may be few."""
+    found: dict[str, LiveContent] = {}
+    for part in parts:
+        device_ids = [each.device_id for each in part.append.receivers]
+        if part.push.id in found:
+            known = found[part.push.id]
+            found[part.push.id] = known._replace(device_ids=[*known.device_ids, *device_ids])
+        else:
+            found[part.push.id] = LiveContent(part.push, _content(part), device_ids)
+    return {
+        name: each._replace(device_ids=()) if max(each.push.total, len(each.device_ids)) > MAX_NAMED else each
+        for name, each in found.items()
+    }
 
 
 def _content(part: _Part) -> bytes:

@@ -1,6 +1,6 @@
-"""Rows of statuses, and counts of rate limits, which a pass through every key of an app finds. There is no index from a
-device to its pushes, so this examines everything. A row stays, because it is the mark that its delivery ended, but
-without the user's data."""
+"""Rows of statuses, counts of rate limits, and contents of the live channel, which a pass through every key of an app
+finds. There is no index from a device to its pushes, so this examines everything. A row stays, because it is the mark
+that its delivery ended, but without the user's data. A content that is for devices of the user alone is removed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .. import keys
 from ..cursors import ListingCursor
 from ..hashing import limiter_digests
 from ..link.link import Link
+from ..registry.wire import Digests
 from ..revoke.suppression import ERASED
 from .subjects import Counts, Subjects
 
@@ -37,11 +38,12 @@ class _Cursor(ListingCursor, frozen=True, array_like=True):
 
 
 class Rows:
-    """A `Keeper` of rows and rate limits."""
+    """A `Keeper` of rows, rate limits and contents of the live channel."""
 
     def __init__(self, link: Link, hash_key: bytes) -> None:
         self._link = link
         self._digests = limiter_digests(hash_key)
+        self._digest = Digests(hash_key).of
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
         at = _Cursor.read(cursor)
@@ -61,6 +63,7 @@ class Rows:
         """Examine some keys, and return those of the rows of large pushes, which are examined later."""
         later: list[str] = []
         slots: dict[str, list[str]] = {}
+        contents: dict[str, list[str]] = {}
         commands: list[tuple[Any, ...]] = []
         for key in names:
             name = keys.parse(key)
@@ -70,6 +73,8 @@ class Rows:
                 slots.setdefault(name.part, []).append(key)
             elif name.kind == "r":
                 later.append(key)
+            elif name.kind == "live":
+                contents.setdefault(name.part, []).append(key)
             elif name.kind == "lim":
                 commands.append(("HDEL", key, *self._digests(who.identities, str)))
         for pushes in slots.values():
@@ -82,6 +87,10 @@ class Rows:
                         continue
                 await self._disown(key, who, found, lambda rows: encode_row(rows[0][1]), removed)
         await self._link.many(commands)
+        devices = sorted(map(self._digest, who.device_ids))
+        for of_part in contents.values():
+            for at in range(0, len(devices), _MEMBERS):
+                await self._link.script("live_disown", of_part, devices[at : at + _MEMBERS])
         return later
 
     async def _look_at_large(self, key: str, who: Subjects, rank: int, removed: Counts) -> int:

@@ -3,16 +3,15 @@
 -- has confirmed the end (live_disconnect.lua), a repeat finds the same connection again.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 now ms; 3 the oldest revocation that is kept, ms; 4 1 to name the pushes of their streams;
---       then the digests of the devices' ids
--- Returns for each { connection and gateway, or 0 and '', facts .. }
+-- ARGV  1 prefix `ps:D:`; 2 now ms; 3 the oldest revocation that is kept, ms; then the digests of the devices' ids
+-- Returns for each { connection, gateway }, or { 0, '' }
 
 -- include: live_stream
 
 local prefix, now = ARGV[1], tonumber(ARGV[2])
 local answer, key = {}, prefix .. 'refused'
 call('ZREMRANGEBYSCORE', key, '-inf', '(' .. ARGV[3])
-for i = 5, #ARGV do
+for i = 4, #ARGV do
   local last = tonumber(call('ZSCORE', key, ARGV[i]) or 0)
   if last < now then
     call('ZADD', key, ARGV[2], ARGV[i])
@@ -27,9 +26,6 @@ for i = 5, #ARGV do
     if s.gateway and s.since ~= CUT then
       s.since = CUT
       write_stream(prefix, n, format_stream(s))
-    end
-    for record = 0, ARGV[4] == '1' and #s.records / s.width - 1 or -1 do
-      own[#own + 1] = facts_of(prefix, key_at(s, record)) or nil
     end
   end
   answer[#answer + 1] = own

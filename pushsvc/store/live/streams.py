@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from struct import Struct as Layout
 from typing import Any, Final
@@ -56,6 +56,7 @@ from ...ports.live import (
     Connected,
     Cut,
     InboxItem,
+    LiveContent,
     LivePush,
     LiveRoute,
     Page,
@@ -144,20 +145,21 @@ class RedisStreams:
             *(part for r in batch for part in (self._digest(r.device_id), r.index)),
         )
 
-    async def keep(self, app: str, push: LivePush, body: bytes) -> None:
-        await self.keep_all(app, [(push, body)])
-
-    async def keep_all(self, app: str, contents: Sequence[tuple[LivePush, bytes]]) -> None:
+    async def keep_all(self, app: str, contents: Sequence[LiveContent]) -> None:
         now = self._clock()
-        await self._link.many(
-            [
-                (
-                    *("SET", keys.live_content(app, self._shard(app, push.id), push.id), body),
-                    *("PX", max(self._kept_until(app, push) - now, HOUR), "NX"),
-                )
-                for push, body in contents
-            ]
-        )
+        shards: dict[int, list[Any]] = defaultdict(list)
+        for push, body, device_ids in contents:
+            until = max(self._kept_until(app, push), now + HOUR)
+            shards[self._shard(app, push.id)] += (push.id, until, body, len(device_ids), *map(self._digest, device_ids))
+        calls: list[ScriptCall] = [
+            ("live_keep", [keys.live_content(app, shard, args[0])], [keys.prefix(app, shard), *args])
+            for shard, args in shards.items()
+        ]
+        if self._link.cluster:
+            # Each slot has replicas of its own. Elsewhere an append, which comes later, waits for this as well.
+            await asyncio.gather(*(self._link.guarded(keys.mark_beside(call[1][0]), [call]) for call in calls))
+        elif calls:
+            await self._link.scripts(calls)
 
     async def withdraw(self, app: str, push_id: str, at: int) -> None:
         push = LivePush(push_id, at, WITHDRAWN, "normal")
@@ -167,7 +169,7 @@ class RedisStreams:
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         distinct = list(dict.fromkeys(push_ids))
-        commands = [("GET", keys.live_content(app, self._shard(app, name), name)) for name in distinct]
+        commands = [("HGET", keys.live_content(app, self._shard(app, name), name), "b") for name in distinct]
         bodies = await self._link.many(commands)
         return {name: body for name, body in zip(distinct, bodies, strict=True) if body is not None}
 
@@ -244,36 +246,20 @@ class RedisStreams:
         return bool(await self._link.script(*self._call(app, "live_holds", *args)))
 
     async def forget(self, app: str, device_ids: Sequence[str]) -> None:
-        """Revoke the tokens of devices that are being erased, and remove the contents that were for them alone."""
-        pushes = await self._revoke(app, device_ids, self._clock(), named=True)
-        found, totals = Counter(push.id for push in pushes), {push.id: push.total for push in pushes}
-        audiences = [name for name, total in totals.items() if not total]
-        totals |= zip(audiences, await self._totals(app, audiences), strict=True)
-        own = [name for name, count in found.items() if totals[name] == count]
-        await self._link.many([("DEL", keys.live_content(app, self._shard(app, name), name)) for name in own])
+        """Revoke the tokens of devices that are being erased."""
+        await self._revoke(app, device_ids, self._clock())
 
-    async def _totals(self, app: str, push_ids: Sequence[str]) -> list[int]:
-        """Return the number of deliveries of pushes to audiences; 0 where it is not known yet, or not any more."""
-        names = [keys.push(app, self._shard(app, name), name) for name in push_ids]
-        rows = await self._link.many([("HMGET", name, "st", "n") for name in names])
-        return [0 if state in (None, b"expanding") else int(total) for state, total in rows]
-
-    async def _revoke(self, app: str, device_ids: Sequence[str], now: int, *, named: bool = False) -> list[LivePush]:
-        """Return the pushes of their streams, if they are to be `named`."""
-        pushes: list[LivePush] = []
+    async def _revoke(self, app: str, device_ids: Sequence[str], now: int) -> None:
         cuts: dict[str, list[InboxItem]] = defaultdict(list)
         for at in range(0, len(device_ids), MAX_BATCH):
             digests = map(self._digest, device_ids[at : at + MAX_BATCH])
-            args = (keys.devices(app), now, now - REFUSED, int(named), *digests)
-            call = self._call(app, "live_revoke", *args)
+            call = self._call(app, "live_revoke", keys.devices(app), now, now - REFUSED, *digests)
             # What a caller was told is refused stays so after a failover.
             (answer,) = await self._link.guarded(keys.mark_beside(keys.devices(app)), [call])
-            for connection, gateway, *blobs in answer:
+            for connection, gateway in answer:
                 if gateway:
                     cuts[gateway.decode()].append(Cut(app, connection, "revoked"))
-                pushes += [push for blob in blobs if (push := self._push(app, blob))]
         await self._gateways.poke(cuts)
-        return pushes
 
     # --- what a device has ------------------------------------------------------------------------
 
