@@ -120,6 +120,7 @@ class ServedApp:
     @classmethod
     def of(cls, app: ApiApp, addresses: Addresses, config: ApiConfig) -> ServedApp:
         """Return a configured app with its rules."""
+        telemetry.begin_app(app.name)
         return cls(
             name=app.name,
             keys=app.keys,

@@ -86,7 +86,7 @@ def read_counters(text: str) -> tuple[dict[tuple[str, ...], float], dict[tuple[s
             if sample.name == "pushsvc_deliveries_total":
                 key: tuple[str, ...] = (labels["app"], labels["platform"], labels["outcome"])
                 ended[key] = ended.get(key, 0.0) + sample.value
-            elif sample.name == "pushsvc_accepted_total":
+            elif sample.name == "pushsvc_deliveries_accepted_total":
                 key = (labels["app"],)
                 accepted[key] = accepted.get(key, 0.0) + sample.value
     return ended, accepted

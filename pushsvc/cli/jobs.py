@@ -43,6 +43,6 @@ async def _many(context: typer.Context, settings: Settings, processes: int) -> N
                 [Child("jobs", ("jobs", "--processes", "1"), copies=processes)],
                 environ=child_environ(context, url, folder),
                 grace=GRACE,
-                on_exit=lambda pid: telemetry.mark_process_dead(pid, folder),
+                metrics=telemetry.SharedFolder(folder),
             ):
                 await stop.wait()

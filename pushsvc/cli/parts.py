@@ -99,7 +99,7 @@ def _run_part(
                     children,
                     environ=environ,
                     grace=grace_of(settings),
-                    on_exit=lambda pid: telemetry.mark_process_dead(pid, folder),
+                    metrics=telemetry.SharedFolder(folder),
                 ):
                     await stop.wait()
 

@@ -70,7 +70,7 @@ async def open_service(
                 children(settings),
                 environ=environ,
                 grace=grace_of(settings),
-                on_exit=lambda pid: telemetry.mark_process_dead(pid, metrics),
+                metrics=telemetry.SharedFolder(metrics),
             )
         )
         url = local_url(settings.server.host, settings.server.port)

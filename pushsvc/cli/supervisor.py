@@ -14,7 +14,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ from typing import Self
 from msgspec import Struct
 
 from ..runtime.reload import on_hang_up
-from ..telemetry import get_logger
+from ..telemetry import SharedFolder, get_logger
 from .process import LISTENS, PID_BYTES
 
 LIFELINE = "PUSHSVC_LIFELINE"
@@ -47,7 +47,7 @@ class Child(Struct, frozen=True):
 class Supervisor:
     """Keeps children running while its `async with` block lasts.
 
-    `grace` is the time that a stop may take, in seconds.
+    `grace` is the time that a stop may take, in seconds. `metrics` is the folder where the children have theirs.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Supervisor:
         *,
         environ: Mapping[str, str],
         grace: float,
-        on_exit: Callable[[int], None] = lambda pid: None,
+        metrics: SharedFolder | None = None,
     ) -> None:
         self._children = children
         self._environ = environ
         self._grace = grace
-        self._on_exit = on_exit
+        self._metrics = metrics
         self._keepers: dict[int, list[asyncio.Task[None]]] = {}
         self._processes: dict[int, set[asyncio.subprocess.Process]] = {}
         self._stopping: dict[int, asyncio.Event] = {child.stage: asyncio.Event() for child in children}
@@ -172,7 +172,10 @@ class Supervisor:
             self._listening.discard(process.pid)
         if not stopping.is_set():
             self._log.error("child_ended", child=child.name, pid=process.pid, status=status)
-        self._on_exit(process.pid)
+        if self._metrics is not None:
+            self._metrics.ended(process.pid)
+            if not stopping.is_set():
+                self._metrics.restarted(child.name)
 
 
 def _terminate(process: asyncio.subprocess.Process) -> None:

@@ -182,7 +182,8 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             connection = runtime.open_sync_redis(settings.jobs.url or url, name=f"{name}:schedule")
             stack.callback(connection.close)
             store = await stack.enter_async_context(runtime.connect(url, settings))
-            await runtime.serve_part_metrics(stack, current, "jobs", store)
+            telemetry.begin_jobs(FUNCTIONS, [name for name, app in settings.apps.items() if app.webhook.url])
+            await runtime.serve_part_metrics(stack, settings, "jobs")
             reporting = runtime.reporting(
                 store, "jobs", lambda: current.settings.apps, lambda: runtime.routes_of(current.settings)
             )

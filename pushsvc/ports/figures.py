@@ -35,6 +35,9 @@ class AppGauges(Struct, frozen=True):
     """Entries that could not be decoded."""
     by_shard: list[int]
     """Deliveries that have not ended, in each shard, including scheduled ones."""
+    oldest: dict[Lane, float] = {}
+    """The age in seconds of the oldest delivery in each lane that could be sent now; a retry counts from when it is
+    due. Lanes without one are left out."""
 
     @property
     def total_pending(self) -> int:
@@ -51,6 +54,11 @@ class Gauges(Struct, frozen=True):
         """Deliveries of all apps that have not ended, by lane."""
         everything = [lanes for app in self.apps.values() for lanes in app.pending.values()]
         return {lane: sum(lanes[lane] for lanes in everything) for lane in LANES}
+
+    @property
+    def oldest(self) -> dict[Lane, float]:
+        """The age in seconds of the oldest delivery of all apps in each lane that could be sent now, or 0."""
+        return {lane: max((app.oldest.get(lane, 0.0) for app in self.apps.values()), default=0.0) for lane in LANES}
 
     @property
     def retry_pending(self) -> int:

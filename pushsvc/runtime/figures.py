@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
-from prometheus_client import Gauge
-
 from .. import telemetry
 from ..errors import StoreUnavailable
 from ..model.push import LANES
@@ -24,15 +22,17 @@ from .plans import feedback_config, routes_of, webhook_configs
 
 PARTS = ("serve", "dispatch", "feedback", "jobs")
 """The parts of every service, each of one process or more. `live` is one where an app has a live channel."""
-GAUGES_EVERY = 2.0
+GAUGES_EVERY = 1.0
 """Seconds for which figures read from Redis are used, however often `/metrics` is scraped."""
 
 
-_FROM_REDIS: Final[Mapping[Gauge, Sequence[tuple[str, ...]]]] = {
+_FROM_REDIS: Final[Mapping[telemetry.Figure, Sequence[tuple[str, ...]]]] = {
     telemetry.QUEUE_PENDING: [(lane,) for lane in LANES],
+    telemetry.OLDEST_PENDING: [(lane,) for lane in LANES],
     telemetry.RETRY_PENDING: [()],
     telemetry.DEAD_LETTERS: [],
     telemetry.SCHEDULED: [],
+    telemetry.RECEIPTS_WAITING: [],
     telemetry.WORKERS: [(part,) for part in PARTS],
     telemetry.PRUNING_FROZEN: [],
     telemetry.WEBHOOK_LAG: [],
@@ -41,7 +41,7 @@ _FROM_REDIS: Final[Mapping[Gauge, Sequence[tuple[str, ...]]]] = {
     telemetry.CLEANUP_ENDED: [()],
     telemetry.REDIS_MEMORY: [()],
 }
-"""The gauges that `StoreFigures` sets, each with the series that always exist."""
+"""The figures that are read from Redis, each with the series that always exist."""
 
 
 class Current:
@@ -52,7 +52,7 @@ class Current:
 
 
 class StoreFigures:
-    """The gauges that are read from Redis on request, at most every `GAUGES_EVERY` seconds. While Redis is away they
+    """The figures that are read from Redis on request, at most every `GAUGES_EVERY` seconds. While Redis is away they
     are NaN, so that old figures are not taken for present ones."""
 
     def __init__(self, current: Current, store: Store) -> None:
@@ -62,7 +62,7 @@ class StoreFigures:
 
     async def refresh(self) -> None:
         """Read the figures, unless the last ones are still valid. Where Redis is away they become NaN."""
-        telemetry.QUEUE_LIMIT.set(self._current.settings.queue.max_pending)
+        telemetry.QUEUE_LIMIT.show({(): self._current.settings.queue.max_pending})
         if time.monotonic() < self._good_until:
             return
         try:
@@ -72,7 +72,7 @@ class StoreFigures:
             telemetry.REDIS.begin("gauges", error=str(error))
             return
         self._good_until = time.monotonic() + GAUGES_EVERY
-        telemetry.REDIS_UP.set(1)
+        telemetry.REDIS_UP.show({(): 1})
         telemetry.REDIS.end("gauges")
 
     async def away(self) -> str:
@@ -82,14 +82,14 @@ class StoreFigures:
         except StoreUnavailable as error:
             self._away()
             return str(error)
-        telemetry.REDIS_UP.set(1)
+        telemetry.REDIS_UP.show({(): 1})
         return ""
 
     def _away(self) -> None:
         self._good_until = 0.0
-        telemetry.REDIS_UP.set(0)
-        for gauge, always in _FROM_REDIS.items():
-            telemetry.unknown(gauge, always)
+        telemetry.REDIS_UP.show({(): 0})
+        for figure, always in _FROM_REDIS.items():
+            figure.unknown(always)
 
     async def _read(self) -> None:
         settings, store = self._current.settings, self._store
@@ -100,28 +100,30 @@ class StoreFigures:
             await webhook_standings(settings, store.webhooks), await webhook_standings(settings, store.event_webhooks)
         )
         show_cleanups(await store.cleanups.record())
-        telemetry.show(telemetry.REDIS_MEMORY, {(): await store.memory_ratio()})
+        telemetry.REDIS_MEMORY.show({(): await store.memory_ratio()})
 
 
 def show_gauges(gauges: Gauges) -> None:
     """Set the metrics of the queue."""
-    telemetry.show(telemetry.QUEUE_PENDING, {(lane,): count for lane, count in gauges.pending.items()})
-    telemetry.show(telemetry.RETRY_PENDING, {(): gauges.retry_pending})
-    telemetry.show(telemetry.DEAD_LETTERS, {(app,): each.dead_letters for app, each in gauges.apps.items()})
-    telemetry.show(telemetry.SCHEDULED, {(app,): each.scheduled for app, each in gauges.apps.items()})
+    telemetry.QUEUE_PENDING.show({(lane,): count for lane, count in gauges.pending.items()})
+    telemetry.OLDEST_PENDING.show({(lane,): age for lane, age in gauges.oldest.items()})
+    telemetry.RECEIPTS_WAITING.show({(app,): each.receipts for app, each in gauges.apps.items()})
+    telemetry.RETRY_PENDING.show({(): gauges.retry_pending})
+    telemetry.DEAD_LETTERS.show({(app,): each.dead_letters for app, each in gauges.apps.items()})
+    telemetry.SCHEDULED.show({(app,): each.scheduled for app, each in gauges.apps.items()})
 
 
 def show_workers(settings: Settings, workers: Iterable[Worker]) -> None:
     """Set the number of living processes of each part."""
     living = Counter(worker.part for worker in workers)
     parts = (*PARTS, "live") if any(app.live for app in settings.apps.values()) else PARTS
-    telemetry.show(telemetry.WORKERS, {(part,): living[part] for part in parts})
+    telemetry.WORKERS.show({(part,): living[part] for part in parts})
 
 
 def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
     """Set the alarm of each route; that of a removed route ends."""
     alarms = {(route.app, route.platform): float(route.name in frozen) for route in routes_of(settings)}
-    telemetry.show(telemetry.PRUNING_FROZEN, alarms)
+    telemetry.PRUNING_FROZEN.show(alarms)
 
 
 def show_webhooks(*logs: Mapping[str, Standing]) -> None:
@@ -133,14 +135,14 @@ def show_webhooks(*logs: Mapping[str, Standing]) -> None:
         lag = 0.0 if each.waiting_since is None else now - each.waiting_since / 1000
         lags[app,] = max(lags.get((app,), 0.0), lag)
         dead[app,] += each.dead
-    telemetry.show(telemetry.WEBHOOK_LAG, lags)
-    telemetry.show(telemetry.WEBHOOK_DEAD, dead)
+    telemetry.WEBHOOK_LAG.show(lags)
+    telemetry.WEBHOOK_DEAD.show(dead)
 
 
 def show_cleanups(record: CleanupRecord) -> None:
     """Set the metrics of all cleanups, whichever process ran them."""
-    telemetry.show(telemetry.CLEANUP_REMOVED, record.total)
-    telemetry.show(telemetry.CLEANUP_ENDED, {(): record.ended_at / 1000})
+    telemetry.CLEANUP_REMOVED.show(record.total)
+    telemetry.CLEANUP_ENDED.show({(): record.ended_at / 1000})
 
 
 async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
@@ -165,11 +167,9 @@ async def webhook_troubles(settings: Settings, store: Store) -> dict[str, str]:
     return {app: "; ".join(texts) for app, texts in found.items()}
 
 
-async def serve_part_metrics(stack: AsyncExitStack, current: Current, part: str, store: Store) -> None:
-    """Start the listener for `/metrics` of a part without an HTTP API, where one is configured."""
-    settings = current.settings
-    port = settings.metrics.port_of(part)  # type: ignore[arg-type]  # all callers pass a literal
+async def serve_part_metrics(stack: AsyncExitStack, settings: Settings, part: str) -> None:
+    """Start the listener for `/metrics` of a part without an HTTP API, where one is configured. It shows what its
+    processes count; figures of the whole service are the API's."""
+    port = settings.metrics.port_of(part)
     if port is not None:
-        await stack.enter_async_context(
-            telemetry.serve_metrics(settings.metrics.host, port, refresh=StoreFigures(current, store).refresh)
-        )
+        await stack.enter_async_context(telemetry.serve_metrics(settings.metrics.host, port))

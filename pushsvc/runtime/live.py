@@ -50,7 +50,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
         current = Current(settings)
-        await serve_part_metrics(stack, current, "live", store)
+        await serve_part_metrics(stack, settings, "live")
         wheel = stack.enter_context(running_wheel())
         opened = open_gateway(
             config, store.live, confirming(store.arrivals), wheel, wall=store.seconds, version=version("pushsvc")

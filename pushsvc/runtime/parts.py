@@ -109,6 +109,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             ending_with(store, stop),
             backlog.watching(),
             reporting(store, "serve", lambda: current.settings.apps, lambda: routes_of(current.settings)) as report,
+            telemetry.HTTP.flushing(),
             api.serve(app, config) as at,
             following(settings, stop, change),
             watching(store, current),
@@ -135,7 +136,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             limits=route_limits(settings.apps),
         )
         current = Current(settings)
-        await serve_part_metrics(stack, current, "dispatch", store)
+        await serve_part_metrics(stack, settings, "dispatch")
         listening(f"{len(accounts.providers)} routes as {socket.gethostname()}:{os.getpid()}")
         quiet_gc()
 
@@ -190,7 +191,7 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
             clock=store.clock,
         )
         current = Current(settings)
-        await serve_part_metrics(stack, current, "feedback", store)
+        await serve_part_metrics(stack, settings, "feedback")
         listening(f"{len(settings.apps)} app{'s' * (len(settings.apps) != 1)} as {socket.gethostname()}:{os.getpid()}")
         restart = asyncio.Event()
 

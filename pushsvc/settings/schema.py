@@ -96,7 +96,7 @@ class MetricsSettings(Struct, frozen=True, kw_only=True):
     public: bool = False
     """Whether the API shows `/metrics` and the details of `/readyz` without a key, whatever address it listens on."""
 
-    def port_of(self, part: Literal["dispatch", "feedback", "jobs", "live"]) -> int | None:
+    def port_of(self, part: str) -> int | None:
         """Return the port of a part, or None where the listener is off. Each part has its own port, so that all can run
         on one machine."""
         return self.port + PARTS.index(part) if self.port else None

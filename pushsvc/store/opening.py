@@ -131,7 +131,7 @@ class Store:
         routes = dict(routes)
         for each in await self.removed([Route(app, platform) for app in routes for platform in routes[app]]):
             routes[each.route.app] = (*routes.get(each.route.app, ()), each.route.platform)
-        gauges = await read_gauges(self.link, self.config, routes)
+        gauges = await read_gauges(self.link, self.config, routes, self.clock())
         for app, figures in gauges.apps.items():
             tell(app, figures.by_shard)
         return gauges

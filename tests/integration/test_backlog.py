@@ -181,7 +181,7 @@ def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatc
         service.simulator.restore_credentials("apns")
         await service.until("the queue takes more when it is emptied", lambda: is_taken(service, document))
         async with service.session.get("/metrics") as answer:
-            assert 'pushsvc_refused_total{app="shop",limit="queue"}' in await answer.text()
+            assert 'pushsvc_pushes_refused_total{app="shop",limit="queue"}' in await answer.text()
 
     async def is_taken(service: WholeService, document: Any) -> bool:
         return (await service.post(document))[0] == 202

@@ -521,8 +521,8 @@ def test_each_request_is_logged_and_counted_without_its_secrets() -> None:
         assert TOKEN not in repr(logs)
         assert "secret-key" not in repr(logs)
         exposition = telemetry.exposition().decode()
-        assert 'pushsvc_requests_total{app="shop",route="POST /v1/push",status="422"}' in exposition
-        assert 'pushsvc_requests_total{app="",route="unmatched",status="404"}' in exposition
+        assert 'pushsvc_http_requests_total{app="shop",code="422",method="POST",route="/v1/push"}' in exposition
+        assert 'pushsvc_http_requests_total{app="",code="404",method="GET",route="unmatched"}' in exposition
         assert "wp-login" not in exposition
 
     run(main)

@@ -92,12 +92,13 @@ def test_three_commands_started_at_once_share_one_embedded_store(processes: Proc
         until(lambda: f"{name}{labels} is {wanted}:\n{read(at)}", lambda: total(read(at), name, **labels) == wanted)
 
     served = int(api.url.rpartition(":")[2])
-    shows(served, "pushsvc_accepted_total", 31)
+    shows(served, "pushsvc_deliveries_accepted_total", 31)
     shows(port, "pushsvc_deliveries_total", 20, platform="apns", outcome="sent")
     shows(port, "pushsvc_deliveries_total", 10, platform="fcm", outcome="sent")
     shows(port, "pushsvc_attempts_total", 1, platform="apns", result="token_dead")
-    shows(port, "pushsvc_delivery_seconds_count", 31)
-    shows(port, "pushsvc_queue_pending", 0)
+    shows(port, "pushsvc_delivery_duration_seconds_count", 31)
+    shows(served, "pushsvc_queue_pending", 0)
+    assert "pushsvc_queue_pending" not in read(port), "figures of the whole service are the API's"
     shows(port + 1, "pushsvc_pruned_total", 1, reason="Unregistered")
     for each in (served, port, port + 1):
         assert "ok" in read(each, "/healthz")

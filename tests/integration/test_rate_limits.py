@@ -189,7 +189,7 @@ def test_a_key_has_a_limit_of_its_own_beside_the_apps(tmp_path: Path) -> None:
         assert (await post("slow", "/v1/push/batch", [document]))[0] == 429
 
         async def counted() -> bool:
-            refused = 'pushsvc_refused_total{app="shop",limit='
+            refused = 'pushsvc_pushes_refused_total{app="shop",limit='
             # Counters are of this test's process, in which other tests may have refused something. The batch is over
             # both limits: which of them a process knows to be used up changes when it reloads its configuration.
             key, app = await metric(service, refused + '"key"}'), await metric(service, refused + '"app"}')

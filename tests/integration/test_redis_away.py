@@ -66,11 +66,11 @@ def document(*tokens: object) -> dict[str, Any]:
 
 Headers = dict[str, str]
 FROM_REDIS = {
-    *(f'pushsvc_queue_pending{{lane="{lane}"}}' for lane in LANES),
+    *(f'pushsvc_{name}{{lane="{lane}"}}' for name in ("queue_pending", "oldest_pending_age_seconds") for lane in LANES),
     *(f'pushsvc_workers{{part="{part}"}}' for part in ("serve", "dispatch", "feedback", "jobs")),
-    *(f'pushsvc_{name}{{app="shop"}}' for name in ("dead_letters", "scheduled")),
+    *(f'pushsvc_{name}{{app="shop"}}' for name in ("dead_letters", "scheduled", "receipts_waiting")),
     *(f'pushsvc_pruning_frozen{{app="shop",platform="{platform}"}}' for platform in ("apns", "fcm")),
-    *(f"pushsvc_{name}" for name in ("retry_pending", "cleanup_ended_seconds", "redis_memory_ratio")),
+    *(f"pushsvc_{name}" for name in ("retry_pending", "cleanup_last_end_timestamp_seconds", "redis_memory_ratio")),
 }
 
 

@@ -106,7 +106,7 @@ def test_one_command_serves(played: Played) -> None:
         lambda: "the dispatcher's figures",
         lambda: (t := api.call("GET", "/metrics")[1]) and "_deliveries_total{" in t and t,
     )
-    assert "pushsvc_accepted_total{" in text
+    assert "pushsvc_deliveries_accepted_total{" in text
     assert Api(api.url, "wrong").call("GET", f"/v1/push/{push}")[0] == 401
 
 

@@ -529,7 +529,7 @@ def test_from_a_dead_token_to_the_receiver(tmp_path: Path) -> None:
             assert page["items"] == had()
             assert {event["token"] for event in had()} == {each["token"] for each in dead}
             _, text = site.api.call("GET", "/metrics")
-            assert 'pushsvc_webhooks_total{app="shop",result="failed"} 1.0' in text
+            assert 'pushsvc_webhook_calls_total{app="shop",result="failed"} 1.0' in text
 
             def reported() -> str:
                 return str(site.api.call("GET", "/metrics")[1])

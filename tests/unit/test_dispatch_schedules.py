@@ -30,9 +30,12 @@ def willing(route: Route | None = None) -> FakeProvider:
 
 
 def latencies(lane: str = "normal") -> tuple[float, float]:
-    """How many deliveries `pushsvc_delivery_seconds` has counted, and the sum of their seconds."""
+    """How many deliveries `pushsvc_delivery_duration_seconds` has counted, and the sum of their seconds."""
     labels = {"app": "shop", "platform": "apns", "lane": lane}
-    found = [REGISTRY.get_sample_value(f"pushsvc_delivery_seconds_{name}", labels) or 0.0 for name in ("count", "sum")]
+    found = [
+        REGISTRY.get_sample_value(f"pushsvc_delivery_duration_seconds_{name}", labels) or 0.0
+        for name in ("count", "sum")
+    ]
     return found[0], found[1]
 
 

@@ -60,7 +60,7 @@ def test_the_stages_of_a_delivery_by_a_provider_add_up_to_the_whole() -> None:
     async def main() -> None:
         queue, provider = FakeQueue(entries=[queued("apns", "a", "b")]), FakeProvider(room=0)
         labels = {"app": "shop", "platform": "apns", "lane": "normal"}
-        before = seconds(), REGISTRY.get_sample_value("pushsvc_delivery_seconds_sum", labels) or 0.0
+        before = seconds(), REGISTRY.get_sample_value("pushsvc_delivery_duration_seconds_sum", labels) or 0.0
         await asyncio.sleep(3.0)
         async with working(queue, provider) as worker:
             await asyncio.sleep(1.5)
@@ -77,7 +77,7 @@ def test_the_stages_of_a_delivery_by_a_provider_add_up_to_the_whole() -> None:
             "written": (2, 3.0),
             "answered": (2, 3.0),
         }
-        whole = REGISTRY.get_sample_value("pushsvc_delivery_seconds_sum", labels)
+        whole = REGISTRY.get_sample_value("pushsvc_delivery_duration_seconds_sum", labels)
         assert round((whole or 0.0) - before[1], 3) == 12.0
 
     run(main())

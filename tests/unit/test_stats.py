@@ -19,8 +19,8 @@ TEXT = """\
 pushsvc_deliveries_total{{app="shop",outcome="sent",platform="apns",reason=""}} {sent}
 pushsvc_deliveries_total{{app="shop",outcome="failed",platform="apns",reason="BadTopic"}} 1
 pushsvc_deliveries_total{{app="shop",outcome="failed",platform="apns",reason="BadPriority"}} 2
-# TYPE pushsvc_accepted_total counter
-pushsvc_accepted_total{{app="shop"}} {accepted}
+# TYPE pushsvc_deliveries_accepted_total counter
+pushsvc_deliveries_accepted_total{{app="shop"}} {accepted}
 """
 
 

@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pushsvc import telemetry
 from pushsvc.cli import supervisor
 from pushsvc.cli.process import LISTENS, PID_BYTES
 from pushsvc.cli.supervisor import LIFELINE, Child, Supervisor, watch_lifeline
+from pushsvc.telemetry import SharedFolder
 
 from .virtual_time import run, until
 
@@ -168,22 +170,37 @@ def test_stages_stop_one_after_the_other(system: System) -> None:
     ]
 
 
+class Metrics(SharedFolder):
+    """Writes down what it is called with."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.gone: list[int] = []
+        self.again: list[str] = []
+
+    def ended(self, pid: int) -> None:
+        self.gone.append(pid)
+
+    def restarted(self, part: str) -> None:
+        self.again.append(part)
+
+
 def test_a_child_that_ends_is_started_again_and_its_exit_is_told(system: System) -> None:
-    gone: list[int] = []
+    metrics = Metrics(Path())
 
     async def main() -> None:
-        async with supervise(SERVE, FEEDBACK, on_exit=gone.append):
+        async with supervise(SERVE, FEEDBACK, metrics=metrics):
             await until(lambda: len(system.started) == 2)
             await asyncio.sleep(60.0)
             (first,) = system.living("serve")
             first.end(-9)
             await until(lambda: system.living("serve"), 1.0)
-            assert gone == [first.pid]
+            assert (metrics.gone, metrics.again) == ([first.pid], ["serve"])
             assert len(system.of("feedback")) == 1
 
     run(main())
     assert len(system.of("serve")) == 2
-    assert len(gone) == 3
+    assert (len(metrics.gone), metrics.again) == (3, ["serve"])
 
 
 def test_one_that_falls_over_at_once_is_started_less_and_less_often(system: System) -> None:
@@ -220,11 +237,12 @@ def test_a_start_that_the_system_refuses_is_tried_again(system: System) -> None:
 
 
 def test_a_fault_in_what_is_told_of_an_exit_does_not_end_the_keeping(system: System) -> None:
-    def fault(pid: int) -> None:
-        raise FileNotFoundError("gone already")
+    class Fault(Metrics):
+        def ended(self, pid: int) -> None:
+            raise FileNotFoundError("gone already")
 
     async def main() -> None:
-        async with supervise(SERVE, on_exit=fault):
+        async with supervise(SERVE, metrics=Fault(Path())):
             await until(lambda: system.living("serve"))
             system.living("serve")[0].end(1)
             await until(lambda: system.living("serve"), 60.0)

@@ -122,7 +122,7 @@ def test_it_ends_where_somebody_else_has_taken_over() -> None:
 
 def test_calls_are_counted_by_what_followed() -> None:
     def count(result: str) -> float:
-        return float(telemetry.WEBHOOKS.labels("shop", result)._value.get())
+        return float(telemetry.WEBHOOK_CALLS.labels("shop", result)._value.get())
 
     before = {result: count(result) for result in ("told", "failed", "given_up", "gone")}
     run(Claim([batch("a"), batch("b", attempts=1), batch("c"), batch("d")]), OK, BAD, AWAY)

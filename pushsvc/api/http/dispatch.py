@@ -10,7 +10,7 @@ answer has the id of its request, and is counted and logged here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -55,17 +55,23 @@ class _Row:
 
     def __init__(self, call: Call | None = None) -> None:
         self.call = call
-        self.route = "unmatched" if call is None else f"{call.method} {call.path}"
-        """Its name in metrics and logs. Unknown paths are one route, or a scanner would make a metric of each."""
+        self.route = telemetry.UNMATCHED if call is None else f"{call.method} {call.path}"
+        """Its name in logs. Unknown paths are one route, or a scanner would make a metric of each."""
         self.heads = {} if call is None else {answer.status: _head(answer) for answer in call.answers}
-        self._counters: dict[tuple[str, int], Callable[[], None]] = {}
+        self._answered: dict[tuple[str, int], telemetry.Answered] = {}
 
-    def count(self, app: str, status: int) -> None:
-        """Count a request."""
-        counter = self._counters.get((app, status))
-        if counter is None:
-            counter = self._counters[app, status] = telemetry.REQUESTS.labels(app, self.route, str(status)).inc
-        counter()
+    def count(self, app: str, method: str, status: int, seconds: float) -> None:
+        """Count a request, which was answered after `seconds`."""
+        answered = self._answered.get((app, status))
+        if answered is None:
+            call = self.call
+            if call is None:
+                answered = telemetry.HTTP.answered(app, method, telemetry.UNMATCHED, status)
+            else:
+                answered = telemetry.HTTP.answered(app, call.method, call.path, status)
+                self._answered[app, status] = answered
+        answered.count += 1
+        answered.seconds.observe(seconds)
 
 
 class CallDispatcher:
@@ -74,6 +80,8 @@ class CallDispatcher:
     def __init__(self, ports: ApiPorts, calls: Iterable[Call], apps: Mapping[str, ApiApp], *, public: bool) -> None:
         self._ports = ports
         self._unmatched = _Row()
+        calls = list(calls)
+        telemetry.HTTP.show((call.method, call.path) for call in calls)
         self._table = Table((call.method, call.path, _Row(call)) for call in calls)
         self.serve(apps, public=public)
 
@@ -130,9 +138,10 @@ class CallDispatcher:
                 raise ConnectionResetError from None
         app = request.get(APP, "")
         status = response.status
-        row.count(app, status)
+        seconds = time.perf_counter() - started
+        row.count(app, request.method, status, seconds)
         say = _log.debug if status < 400 else _log.info
-        ms = (time.perf_counter() - started) * 1000
+        ms = seconds * 1000
         say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request_id)
         response.headers[REQUEST_ID] = request_id
         if not request.content.is_eof() and isinstance(request.protocol, Connection):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final, get_args
 
 from ... import telemetry
 from ...model.delivery import End, Ended, Outcome, Settlement
@@ -28,6 +29,7 @@ class RouteMetrics:
         }
         self._held_reasons: set[str] = set()
         self._limited = 0
+        telemetry.begin_route(*self._labels, _RESULTS)
         if route.platform in CARRIERS:
             for result in ("fallback", "expired", "dropped"):
                 telemetry.LIVE_MESSAGES.labels(route.app, result)
@@ -64,6 +66,14 @@ class RouteMetrics:
         self._provider.flush()
         for gathered in self._delivery.values():
             gathered.flush()
+
+
+def snake(name: str) -> str:
+    """Return a class name in snake case, as labels use it: `token_dead` for `TokenDead`."""
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+_RESULTS: Final = (*(snake(kind.__name__) for kind in get_args(Outcome)), "rate_limited")
 
 
 def count_ended(settlements: Iterable[Settlement]) -> None:
@@ -112,8 +122,3 @@ def live_result(settlement: Settlement) -> str:
         return {"sent": "", "expired": "expired"}.get(verdict.end, "dropped")
     returns = any(following.channel in CARRIERS for following in chunk.fallbacks)
     return "fallback" if verdict.channel and verdict.due_at <= settlement.at and not returns else ""
-
-
-def snake(name: str) -> str:
-    """Return a class name in snake case, as labels use it: `token_dead` for `TokenDead`."""
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

@@ -93,4 +93,4 @@ def _report(app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply,
             log.error("webhook_switched_off", reason=answer.reason)
         case _:
             assert_never(verdict)
-    telemetry.WEBHOOKS.labels(app, result).inc()
+    telemetry.WEBHOOK_CALLS.labels(app, result).inc()

@@ -24,8 +24,8 @@ def pending_of(counters: Mapping[bytes, Any]) -> int:
     return sum(int(count) for field, count in counters.items() if not field.endswith(b":retry"))
 
 
-async def read_gauges(link: Link, config: StoreConfig, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
-    """Return the present figures of these apps and platforms."""
+async def read_gauges(link: Link, config: StoreConfig, routes: Mapping[str, Sequence[Platform]], now: int) -> Gauges:
+    """Return the present figures of these apps and platforms. `now` is in Unix ms."""
     asked = [
         (app, _questions(app, shard, platforms))
         for app, platforms in routes.items()
@@ -35,7 +35,35 @@ async def read_gauges(link: Link, config: StoreConfig, routes: Mapping[str, Sequ
     read: dict[str, list[list[Any]]] = {app: [] for app in routes}
     for app, commands in asked:
         read[app].append([next(answers) for _ in commands])
-    return Gauges(apps={app: _sum_up(read[app], platforms) for app, platforms in routes.items()})
+    oldest = await _oldest(link, config, routes, now)
+    return Gauges(apps={app: _sum_up(read[app], platforms, oldest[app]) for app, platforms in routes.items()})
+
+
+async def _oldest(
+    link: Link, config: StoreConfig, routes: Mapping[str, Sequence[Platform]], now: int
+) -> dict[str, dict[Lane, float]]:
+    """Return the age in seconds of the oldest delivery in each lane of each app."""
+    places = [(app, shard) for app, platforms in routes.items() if platforms for shard in range(config.shards_of(app))]
+    found: dict[str, dict[Lane, float]] = {app: {} for app in routes}
+    answers = await link.scripts(
+        [("oldest", _waiting(app, shard, routes[app]), [now, *LANES]) for app, shard in places]
+    )
+    for (app, _), since in zip(places, answers, strict=True):
+        for lane, at in zip(LANES, since, strict=True):
+            if at:
+                found[app][lane] = max(found[app].get(lane, 0.0), (now - int(at)) / 1000)
+    return found
+
+
+def _waiting(app: str, shard: int, platforms: Sequence[Platform]) -> list[str]:
+    return [
+        key
+        for platform in platforms
+        for key in (
+            *(keys.lane(app, shard, platform, lane) for lane in LANES),
+            keys.retries(app, shard, platform),
+        )
+    ]
 
 
 async def read_memory(link: Link) -> float:
@@ -65,7 +93,7 @@ def _questions(app: str, shard: int, platforms: Sequence[Platform]) -> list[tupl
     ]
 
 
-def _sum_up(shards: Sequence[Sequence[Any]], platforms: Sequence[Platform]) -> AppGauges:
+def _sum_up(shards: Sequence[Sequence[Any]], platforms: Sequence[Platform], oldest: dict[Lane, float]) -> AppGauges:
     def numbers(place: int) -> list[int]:
         return [0 if isinstance(shard[place], Exception) else int(shard[place]) for shard in shards]
 
@@ -102,5 +130,6 @@ def _sum_up(shards: Sequence[Sequence[Any]], platforms: Sequence[Platform]) -> A
         receipts=sum(numbers(2)),
         events=sum(numbers(3)),
         quarantined=sum(numbers(4)),
+        oldest=oldest,
         by_shard=[pending_of(shard[0]) if isinstance(shard[0], dict) else 0 for shard in shards],
     )

@@ -32,6 +32,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry as SyncRetry
 
 from ...errors import ConfigError, StoreError, StoreUnavailable
+from ...telemetry import REDIS_ERRORS
 from .packed import packed
 from .sentinels import Sentinels, primary_client
 from .sync_sentinels import SyncSentinels, sync_primary_client
@@ -89,15 +90,18 @@ def store_faults() -> Iterator[None]:
         yield
     except _UNAVAILABLE as error:
         _heed_cancellation(task, before)
+        REDIS_ERRORS.inc()
         raise StoreUnavailable(f"Redis is not available: {_short(error)}", _fix(error)) from error
     except faults.RedisError as error:
         _heed_cancellation(task, before)
+        REDIS_ERRORS.inc()
         kind = StoreUnavailable if _UNAVAILABLE_CODE.search(_told(error)) else StoreError
         raise kind(f"Redis refused: {_short(error)}") from error
     except (RuntimeError, AttributeError, LookupError, TypeError) as error:
         _heed_cancellation(task, before)
         if not _of_driver(error):
             raise
+        REDIS_ERRORS.inc()
         raise StoreUnavailable(f"Redis is not available: the connection went ({type(error).__name__})") from error
     _heed_cancellation(task, before)
 

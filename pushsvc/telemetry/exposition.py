@@ -1,0 +1,119 @@
+"""The exposition of all metrics, and a small HTTP listener for processes without another server.
+
+If the environment names a folder in `PROMETHEUS_MULTIPROC_DIR` before this module is imported, each process stores its
+values in files there, and `exposition()` in any of them returns the sum over all: so one scrape of the API shows a
+whole `pushsvc up` (https://prometheus.github.io/client_python/multiprocess/). Gauges cover running processes only, so
+the parent of the processes must call `SharedFolder.ended` when one of them has ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Gauge, generate_latest, multiprocess
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+from ..errors import ConfigError
+from .figures import FIGURES
+from .metrics import CHILD_RESTARTS
+from .requests import HTTP
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+"""The `Content-Type` of `exposition()`."""
+
+MULTIPROCESS_ENV: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+# prometheus_client decides where values live when it is imported, and never again.
+_MULTIPROCESS = MULTIPROCESS_ENV in os.environ
+
+
+def exposition() -> bytes:
+    """Return every metric in Prometheus' text format: of this process, or of all that share the multiprocess folder."""
+    HTTP.flush()
+    if not _MULTIPROCESS:
+        return generate_latest(REGISTRY)
+    # A registry of its own each time: it holds only what the files say now.
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+    for figure in FIGURES:
+        registry.register(figure)
+    return generate_latest(registry)
+
+
+def prepare_multiprocess(folder: Path) -> dict[str, str]:
+    """Remove the values of an earlier run from `folder` and return the environment that the processes need.
+
+    Files of dead processes are kept during a run, because their counters still count; across runs they would give the
+    counters of a reused process id an arbitrary start value.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for file in folder.glob("*.db"):
+        file.unlink(missing_ok=True)
+    return {MULTIPROCESS_ENV: str(folder)}
+
+
+def forget(gauge: Gauge, *labels: str, value: float = 0.0) -> None:
+    """Remove a series of something that has ended. If processes share a folder, set it to `value` instead.
+
+    The files of a shared folder cannot lose a series.
+    """
+    gauge.labels(*labels).set(value)
+    if not _MULTIPROCESS:
+        gauge.remove(*labels)
+
+
+class SharedFolder:
+    """The folder of processes that share their metrics, for the parent that runs them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def ended(self, pid: int) -> None:
+        """Forget the gauges of a process that has ended; its counters stay."""
+        multiprocess.mark_process_dead(pid, str(self.path))  # type: ignore[no-untyped-call]  # as above
+
+    def restarted(self, part: str) -> None:
+        """Count that a process of a part ended by itself and is started again."""
+        # The parent was started without the folder, so it writes the file of its counters itself.
+        (family,) = CHILD_RESTARTS.describe()
+        key = mmap_key(family.name, f"{family.name}_total", ["part"], [part], family.documentation)
+        values = MmapedDict(str(self.path / f"counter_{os.getpid()}.db"))  # type: ignore[no-untyped-call]  # as above
+        try:
+            count, _ = values.read_value(key)  # type: ignore[no-untyped-call]  # as above
+            values.write_value(key, count + 1.0, 0.0)  # type: ignore[no-untyped-call]  # as above
+        finally:
+            values.close()  # type: ignore[no-untyped-call]  # as above
+
+
+@asynccontextmanager
+async def serve_metrics(host: str, port: int) -> AsyncIterator[int]:
+    """Serve `/metrics` and `/healthz` while the block lasts. Yields the port (`port` 0 takes a free one). Raises
+    `ConfigError` if the address cannot be bound."""
+    # Commands that serve nothing do not pay for this import.
+    from aiohttp import web
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                "metrics.port", f"cannot listen on {host}:{port}: {error.strerror}", "choose another port, 0 for none"
+            ) from None
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,91 @@
+"""The metrics of HTTP requests, gathered in plain numbers: a request costs one look-up and a few additions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from http import HTTPMethod
+from typing import Final
+
+from ..background import in_background
+from .gathered import Gathered
+from .metrics import HTTP_REQUESTS, HTTP_SECONDS
+
+FLUSH_EVERY: Final = 0.5
+"""Seconds between two flushes, for the exposition by another process."""
+UNMATCHED: Final = "unmatched"
+"""The route of all unknown paths, or a scanner would make a metric of each."""
+_METHODS: Final = frozenset(HTTPMethod)
+
+
+class Answered:
+    """The answers of one app, call and code since the last flush."""
+
+    __slots__ = ("_counter", "count", "seconds")
+
+    def __init__(self, app: str, method: str, route: str, code: int, seconds: Gathered) -> None:
+        self._counter = HTTP_REQUESTS.labels(app, method, route, str(code))
+        self.count = 0
+        self.seconds = seconds
+
+    def flush(self) -> None:
+        """Hand the count to prometheus_client."""
+        if self.count:
+            self._counter.inc(self.count)
+            self.count = 0
+
+
+class RequestMetrics:
+    """The answers of this process."""
+
+    def __init__(self) -> None:
+        self._answered: dict[tuple[str, str, str, int], Answered] = {}
+        self._seconds: dict[tuple[str, str], Gathered] = {}
+
+    def show(self, calls: Iterable[tuple[str, str]]) -> None:
+        """Begin the durations of these calls, each a method and a route, so that all are there from the start."""
+        for call in calls:
+            self._of(*call)
+
+    def answered(self, app: str, method: str, route: str, code: int) -> Answered:
+        """Return where the answers of an app (empty without one) to a call are counted. `route` is the path as it is
+        documented, or `UNMATCHED`. Keep the value where it is used often."""
+        # HEAD is answered where GET is served: it is the same call. Any text may be sent as a method.
+        method = "GET" if method == "HEAD" else method if method in _METHODS else "other"
+        key = (app, method, route, code)
+        found = self._answered.get(key)
+        if found is None:
+            found = self._answered[key] = Answered(*key, self._of(method, route))
+        return found
+
+    def _of(self, method: str, route: str) -> Gathered:
+        found = self._seconds.get((method, route))
+        if found is None:
+            found = self._seconds[method, route] = Gathered(HTTP_SECONDS.labels(method, route))
+        return found
+
+    def flush(self) -> None:
+        """Hand what was gathered to prometheus_client."""
+        for answered in self._answered.values():
+            answered.flush()
+        for seconds in self._seconds.values():
+            seconds.flush()
+
+    @asynccontextmanager
+    async def flushing(self) -> AsyncIterator[None]:
+        """Flush regularly while the block lasts, and at its end."""
+
+        async def keep_flushing() -> None:
+            while True:
+                await asyncio.sleep(FLUSH_EVERY)
+                self.flush()
+
+        try:
+            async with in_background(keep_flushing(), "metrics"):
+                yield
+        finally:
+            self.flush()
+
+
+HTTP: Final = RequestMetrics()
