@@ -20,6 +20,7 @@ BENCHES = (
     "audience",
     "devices",
     "live_sockets",
+    "live_beside",
     "live_heartbeats",
     "live_many",
 )
