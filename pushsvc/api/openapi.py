@@ -11,7 +11,17 @@ import msgspec
 from .. import __version__
 from ..errors import RequestError
 from ..model.address import Addresses
+from ..ports.admin import (
+    CheckAnswer,
+    CleanupAnswer,
+    CleanupCount,
+    Redelivery,
+    Stats,
+    WebhookStates,
+    WebhookTest,
+)
 from ..problems import MEDIA_TYPE, Problem
+from .admin.document import CleanupDocument, KeyDocument, KeyList, NewKey, PushPage, SpanDocument
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .call import Answer, Call
 from .channels.document import Channel, ChannelDocument, ChannelList
@@ -43,6 +53,8 @@ STRUCTS: Final = (
     *(RestoreDocument, Restored),
     *(ChannelDocument, Channel, ChannelList),
     *(TokenDocument, DeviceToken, UserPresence, LiveConnections),
+    *(Stats, PushPage, KeyDocument, KeyList, NewKey, SpanDocument, WebhookStates, WebhookTest, Redelivery),
+    *(CleanupDocument, CleanupAnswer, CleanupCount, CheckAnswer),
 )
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
@@ -139,6 +151,13 @@ _EXAMPLES_OF: Final = {
             "value": {"platform": "apns", "since": "2026-12-01T09:00:00Z", "until": "2026-12-01T10:00:00Z"},
         },
     },
+    "post_admin_key": {
+        "backend": {"summary": "For a backend", "value": {"name": "backend", "scopes": ["push", "devices"]}},
+    },
+    "post_admin_webhook_redeliver": {
+        "outage": {"summary": "What was given up since an outage", "value": {"since": "2026-12-01T09:00:00Z"}},
+    },
+    "post_admin_cleanup": {"count": {"summary": "Only count", "value": {"dry_run": True}}},
 }
 
 _INTRODUCTION: Final = """\
@@ -323,6 +342,7 @@ _TAGS: Final = {
     "push": "Send, follow and cancel pushes.",
     "feedback": "Tokens that the providers reported as dead or suspect.",
     "failed": "Dead letters and their replay.",
+    "admin": "The state of an app, its lists, and the acts of its operator.",
     "devices": "Registered devices.",
     "users": "Devices of a user, and their erasure.",
     "topics": "Topics and their subscribers.",

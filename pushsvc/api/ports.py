@@ -14,6 +14,7 @@ from ..model.access import ApiKey
 from ..model.address import Addresses
 from ..model.push import Platform
 from ..model.routing import RouteTable, platform_of
+from ..ports.admin import Administration
 from ..ports.channels import Channels
 from ..ports.erasure import Erasures
 from ..ports.feedback import Suppressions
@@ -79,6 +80,7 @@ class ApiPorts:
     addresses: Addresses
     """The kinds of addresses of these platforms."""
     conditions: Conditions
+    admin: Administration
     config: ApiConfig
     waits: Waits
     """The requests that wait for the end of their push."""

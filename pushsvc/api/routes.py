@@ -6,6 +6,7 @@ from typing import Final
 
 from ..errors import Unavailable
 from ..problems import InternalError
+from .admin.routes import CALLS as ADMIN
 from .answers import Health
 from .call import Answer, Call
 from .channels.routes import CALLS as CHANNELS
@@ -81,5 +82,5 @@ _SERVICE: Final = (
     ),
 )
 
-CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *LIVE, *CONSOLE, *_SERVICE)
+CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *LIVE, *ADMIN, *CONSOLE, *_SERVICE)
 """Every call of the API."""

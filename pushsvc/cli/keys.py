@@ -6,8 +6,6 @@ The text of a key is generated here and printed once; the store keeps its SHA-25
 from __future__ import annotations
 
 import difflib
-import hashlib
-import secrets
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +16,7 @@ from ..errors import ConfigError, NotFound, PushsvcError
 from ..model.access import SCOPES, ApiKey
 from ..model.instants import instant
 from ..model.rates import parse_rate
+from ..ports.keyring import make_key
 from .output import Json, print_json, print_table
 from .running import run
 
@@ -30,9 +29,6 @@ keys = typer.Typer(
 
 AppName = Annotated[str, typer.Option("--app", help="The app it belongs to.", metavar="APP")]
 KeyName = Annotated[str, typer.Option("--name", help="The name of the key.", metavar="NAME")]
-
-PREFIX = "pushsvc_"
-"""Lets secret scanners recognize a key that was committed somewhere."""
 
 
 class KeyExists(PushsvcError):
@@ -63,15 +59,8 @@ def new(
         raise typer.BadParameter(f"--scope: unknown scope {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
     settings = context.obj.settings()
     _require_app(settings, app)
-    text = PREFIX + secrets.token_urlsafe(32)
-    key = ApiKey(
-        name=name,
-        app=app,
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
-        scopes=tuple(each for each in SCOPES if each in wanted),
-        created_at=int(time.time() * 1000),
-        intake=rate,
-    )
+    scopes = tuple(each for each in SCOPES if each in wanted)
+    text, key = make_key(app, name, scopes, rate, now=int(time.time() * 1000))
     _check_name(settings, key)
     run(_add(settings, key))
     if json:

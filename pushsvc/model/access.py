@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from .rates import Rate
 
 Scope = Literal["push", "devices", "feedback", "admin"]
+
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"
+"""The pattern of the names of apps and of keys."""
+NAME_RULE: Final = "1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit"
 
 SCOPES: tuple[Scope, ...] = ("push", "devices", "feedback", "admin")
 

@@ -173,6 +173,8 @@ class Push(Struct, frozen=True):
     only: tuple[Platform, ...] = ()
     """The platforms that it has content for; empty: all."""
     via: Via = "auto"
+    key: str = ""
+    """The name of the API key that it was posted with."""
 
     @property
     def starts_at(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -69,6 +69,30 @@ class Gauges(Struct, frozen=True):
     def scheduled(self) -> int:
         """Deliveries of all apps that wait for the time of their push."""
         return sum(app.scheduled for app in self.apps.values())
+
+
+SLOT: Final = 10
+"""The seconds in which the flow of an app is counted together."""
+KEPT: Final = 7200
+"""The seconds for which the flow of an app is kept."""
+
+
+class Flow(Protocol):
+    """What flows through the service, counted by all processes together, for the rates of the last hours. Names are
+    texts with colons, such as `ended:apns:sent`."""
+
+    async def note(self, counted: Mapping[str, Mapping[str, int]]) -> None:
+        """Add counts to the present slot, by app and name."""
+        ...
+
+    async def note_waiting(self, apps: Collection[str]) -> None:
+        """Note in the present slot how many deliveries of these apps wait in each lane now, as `waiting:<lane>`."""
+        ...
+
+    async def read(self, app: str, first: int, last: int) -> dict[int, dict[str, int]]:
+        """Return what was noted in the slots from `first` to `last`, both included, by slot and name. The number of a
+        slot is its instant in Unix seconds, divided by `SLOT`."""
+        ...
 
 
 class Figures(Protocol):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import hashlib
+import secrets
+from typing import Final, Protocol
 
-from ..model.access import ApiKey
+from ..model.access import ApiKey, Scope
+from ..model.rates import Rate
 from .entries import EntryRef as EntryRef
 from .entries import News as News
 from .entries import Taken as Taken
@@ -20,3 +23,14 @@ class KeyRing(Protocol):
     async def find(self, sha256: str) -> ApiKey | None: ...
 
     async def revoke(self, name: str, app: str) -> bool: ...
+
+
+PREFIX: Final = "pushsvc_"
+"""Lets secret scanners recognize a key that was committed somewhere."""
+
+
+def make_key(app: str, name: str, scopes: tuple[Scope, ...], intake: Rate | None, *, now: int) -> tuple[str, ApiKey]:
+    """Return the text of a new key, which is kept nowhere, and the key. `now` is in Unix ms."""
+    text = PREFIX + secrets.token_urlsafe(32)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return text, ApiKey(name=name, app=app, sha256=sha256, scopes=scopes, created_at=now, intake=intake)

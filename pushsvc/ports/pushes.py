@@ -5,15 +5,58 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from msgspec import Struct
+
 from ..model.delivery import End
-from ..model.push import Push
+from ..model.push import Lane, Push, PushState
 from ..model.status import DeliveryRow, PushStatus
 from .entries import EntryRef as EntryRef
 from .entries import News as News
 from .entries import Taken as Taken
 
 
-class PushStore(Protocol):
+class PushFilter(Struct, frozen=True):
+    """Selects pushes; an empty field does not narrow. Instants of acceptance are in Unix ms, `until` is exclusive."""
+
+    state: PushState | None = None
+    lane: Lane | None = None
+    collapse: str = ""
+    key: str = ""
+    since: int | None = None
+    until: int | None = None
+
+
+class ListedPush(Struct, frozen=True):
+    """A push in a list."""
+
+    status: PushStatus
+    lane: Lane | None = None
+    """None where it is not known."""
+    key: str = ""
+    """The name of the API key that it was posted with; empty where it is not known."""
+
+
+class PushLists(Protocol):
+    """The pushes of an app, listed as far as their statuses are kept."""
+
+    async def recent(
+        self, app: str, which: PushFilter, *, cursor: str, limit: int
+    ) -> tuple[list[ListedPush], str | None]:
+        """Return pushes, the latest accepted first, and the cursor of the next page, or None after the last one. A page
+        may be short or empty and still have a next one."""
+        ...
+
+    async def schedules(self, app: str, *, cursor: str, limit: int) -> tuple[list[ListedPush], str | None]:
+        """Return the pushes that wait for their time, the next first, and the cursor of the next page, or None after
+        the last one."""
+        ...
+
+    async def due(self, app: str, until: int) -> int:
+        """Return the number of pushes that wait for a time before `until`, in Unix ms."""
+        ...
+
+
+class PushStore(PushLists, Protocol):
     """The queue as intake sees it."""
 
     @property

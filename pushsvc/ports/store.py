@@ -13,7 +13,7 @@ from .cleanup import Cleanups, Leftovers
 from .erasure import ErasureSteps
 from .expansion import Expansions
 from .feedback import RecentAnswers, Suppressions
-from .figures import Figures
+from .figures import Figures, Flow
 from .keyring import KeyRing
 from .letters import Replays
 from .limits import Limiter
@@ -55,6 +55,8 @@ class Store(Figures, Protocol):
     def erasures(self) -> ErasureSteps: ...
     @property
     def expansions(self) -> Expansions: ...
+    @property
+    def flow(self) -> Flow: ...
     @property
     def keys(self) -> KeyRing: ...
     @property

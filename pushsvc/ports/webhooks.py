@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -75,6 +75,21 @@ class Standing(Struct, frozen=True):
     """The number of dead batches whose redelivery was requested."""
 
 
+class WebhookCallNote(Struct, frozen=True):
+    """A call of a webhook, as it is kept for the operator."""
+
+    at: int
+    """When it was made, in Unix ms."""
+    id: str
+    events: int
+    attempt: int
+    status: int
+    """HTTP's; 0 where there was no answer."""
+    reason: str
+    seconds: float
+    result: Literal["delivered", "failed", "halved", "given_up", "off"]
+
+
 class WebhookClaim(Protocol):
     """The webhook of one app, while this process alone works on it. Each method that changes something returns False,
     and changes nothing, where another process has taken the webhook over."""
@@ -107,6 +122,10 @@ class WebhookClaim(Protocol):
 
     async def switch_off(self, reason: str) -> bool:
         """Stop all calls to this place, until the place changes or the webhook is resumed."""
+        ...
+
+    async def note(self, call: WebhookCallNote) -> None:
+        """Keep a call for the operator, with the last ones before it."""
         ...
 
     async def rest(self, wait: float, reason: str = "") -> bool:
@@ -142,6 +161,10 @@ class Webhooks(Protocol):
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
         """Return dead batches in order: those whose last event was recorded from `since` until before `until`, in Unix
         ms."""
+        ...
+
+    async def calls(self, app: str) -> list[WebhookCallNote]:
+        """Return the last calls of an app, the newest first."""
         ...
 
     async def ask_again(self, app: str, batches: Sequence[DeadBatch]) -> int:

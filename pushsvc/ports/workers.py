@@ -18,6 +18,8 @@ class Worker(Struct, frozen=True):
     consumer: str
     serves: frozenset[str]
     """A dispatcher's routes as `app/platform`; the apps of other parts."""
+    last_sign: int = 0
+    """When it last reported, in Unix ms."""
 
 
 class Workers(Protocol):

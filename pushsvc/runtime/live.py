@@ -23,14 +23,12 @@ from ..model.delivery import Arrival
 from ..ports.queue import Arrivals
 from ..settings import Settings
 from .figures import Current, serve_part_metrics
-from .live_files import live_tls, renew_tls
+from .live_files import SPARE_FILES, live_tls, renew_tls
 from .parts import ending_with, following, quiet_gc, raise_file_limit
 from .plans import live_config
 from .store import open_configured_store
 from .workers import reporting
 
-SPARE_FILES: Final = 200
-"""Files that a process opens beside the connections of devices: those to Redis, its metrics, its log."""
 STRANGERS: Final = 1024
 """Connections of one network without a valid token that a gateway bears at least; a large one a sixteenth of its own,
 since devices behind a proxy that is not named in `live.proxies` all come from one address. A proxy on this machine

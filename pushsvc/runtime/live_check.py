@@ -21,8 +21,7 @@ from ..model.finding import Finding
 from ..providers.files import check_private
 from ..settings import AppLive, AppSettings, LiveSettings, Settings
 from ..settings.schema import PARTS
-from .live import SPARE_FILES
-from .live_files import live_tls, read_public_key
+from .live_files import SPARE_FILES, live_tls, read_public_key
 from .plans import live_endpoints
 
 SOON: Final = 14 * 86400

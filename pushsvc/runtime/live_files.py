@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Final
 
 from ..errors import ConfigError
 from ..live.protocol.tokens import public_keys
 from ..net.tls import server_context
 from ..settings import LiveSettings
+
+SPARE_FILES: Final = 200
+"""Files that a process opens beside the connections of devices: those to Redis, its metrics, its log."""
 
 
 def read_public_key(file: str, part: str) -> str:

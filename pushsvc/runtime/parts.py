@@ -23,6 +23,7 @@ from ..settings import Settings
 from ..stages import feedback
 from ..stages.dispatch import Dispatcher
 from .accounts import Accounts, removal_of
+from .admin import StoreAdministration
 from .channels import OpenedChannels
 from .conditions import StoreConditions
 from .configuration import load_settings
@@ -74,6 +75,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
         backlog = api.Backlog(
             store.pushes, settings.queue.max_pending, settings.queue_shares(), monotonic=time.monotonic
         )
+        conditions = StoreConditions(current, store)
         ports = api.ApiPorts(
             pushes=store.pushes,
             receipts=store.receipts,
@@ -86,7 +88,8 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             live=store.live,
             renderers=renderers(),
             addresses=addresses(),
-            conditions=StoreConditions(current, store),
+            conditions=conditions,
+            admin=StoreAdministration(current, store, conditions),
             config=config,
             waits=api.Waits(store.pushes, most=config.max_waiting),
             limiter=store.limiter,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address
 
 from .. import api
@@ -266,14 +266,20 @@ def eraser(store: Store) -> Eraser:
 
 
 def cleanup_plan(
-    settings: Settings, store: Store, clock: Callable[[], int], *, dry_run: bool = False
+    settings: Settings,
+    store: Store,
+    clock: Callable[[], int],
+    *,
+    apps: Collection[str] | None = None,
+    dry_run: bool = False,
 ) -> list[cleanup.Sweep]:
-    """Return the sweeps of a cleanup of every configured app, by the clock of `store.cleanups`."""
+    """Return the sweeps of a cleanup of these apps, by default of every configured one, by the clock of
+    `store.cleanups`."""
     return cleanup.sweeps(
         store.registry,
         store.leftovers,
         store.live,
-        list(settings.apps),
+        list(settings.apps if apps is None else apps),
         ages(settings.cleanup),
         clock=clock,
         dry_run=dry_run,

@@ -105,11 +105,17 @@ async def versions(
 _refused_at: float | None = None
 """When the configuration on disk was refused, in Unix seconds; None while the one on disk is in use."""
 _unapplied: list[str] = []
+_applied_at: float | None = None
 
 
 def refused_since() -> float | None:
     """Return since when this process uses an older configuration than that on disk, in Unix seconds, or None."""
     return _refused_at
+
+
+def applied_at() -> float | None:
+    """Return when this process read the configuration that it uses, in Unix seconds; None before that."""
+    return _applied_at
 
 
 def unapplied() -> list[str]:
@@ -118,13 +124,14 @@ def unapplied() -> list[str]:
 
 
 def _note(*, accepted: bool, unapplied: list[str] | None = None) -> None:
-    global _refused_at, _unapplied  # global for the process, like its metrics
+    global _applied_at, _refused_at, _unapplied  # global for the process, like its metrics
     if unapplied is not None:
         _unapplied = unapplied
     now = time.time()
     _refused_at = None if accepted else (_refused_at or now)
     RELOAD_SUCCESSFUL.set(accepted)
     if accepted:
+        _applied_at = now
         RELOAD_TIMESTAMP.set(now)
 
 

@@ -22,6 +22,7 @@ from ..ports.workers import Worker
 from ..settings import Settings
 from .accounts import removal_of
 from .figures import Current
+from .flow import noting
 from .plans import routes_of
 
 _WITHOUT: Final = {
@@ -86,6 +87,9 @@ async def reporting(
     configuration. The first report precedes the block; the yielded function reports a change at once."""
     every = store.workers.lifetime / 4
 
+    def apps() -> Collection[str]:
+        return list(serves()) if part == "serve" else ()
+
     async def report() -> None:
         with suppress(StoreError):  # a report that could not be written is the same as none
             await store.workers.report(part, serves(), routes())
@@ -97,7 +101,7 @@ async def reporting(
 
     await report()
     try:
-        async with in_background(keep_reporting(), "reporting"):
+        async with in_background(keep_reporting(), "reporting"), noting(store.flow, apps):
             yield report
     finally:
         with suppress(StoreError, TimeoutError):

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta
 
 from ..decoding import Rule
+from ..model.access import NAME, NAME_RULE
 from ..model.rates import RATE_HELP, Rate, parse_rate
 
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
@@ -16,8 +17,8 @@ Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Name: TypeAlias = Annotated[
     str,
-    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"),
-    Rule("1 to 64 letters, digits, `-` or `_`, beginning with a letter or digit"),
+    Meta(pattern=NAME),
+    Rule(NAME_RULE),
 ]
 RateText: TypeAlias = Annotated[Rate | None, Rule(RATE_HELP, parse=parse_rate, secret=False, numbers=True)]
 """A rate as text, see `parse_rate`. None is no limit."""

@@ -18,6 +18,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
 |                            |        |                        | lane, number of targets, encoded Chunk, and so on     |
 | `ps:T:p:<id>`              | hash   | once done: status TTL  | one push: see below                                   |
+| `ps:T:recent`              | stream | status TTL, renewed;   | the accepted pushes in their order: `p` the pushes of |
+|                            |        | 100,000 entries        | one write, see listing.py                             |
 | `ps:T:v:<id>`              | hash   | its own TTL            | pushes of > 32: name of a variant -> encoded Message, |
 |                            |        |                        | which its entries name; `#` dead letters that do      |
 | `ps:T:b:<id>`              | string | once done: status TTL  | pushes of > 32: a bit a delivery that has ended       |
@@ -50,6 +52,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | and `due` ms of the next step of one with a rate      |
 | `ps:T:answers:<platform>:<minute>` | hash | 24 h           | `sent:<s>`, `dead:<s>`, `suspect:<s>`: what was       |
 |                            |        |                        | answered of tokens in ten seconds from second s on    |
+| `ps:T:flow:<minute>`       | hash   | 7500 s                 | in shard 0: `<s>:<name>` what was counted in the ten  |
+|                            |        |                        | seconds from second s on: see flow.py                 |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:gone`                | string | permanent              | id of the last event that retention has removed       |
@@ -76,8 +80,10 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
 | `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be sent again;     |
 |                            |        |                        | score last event recorded at ms                       |
+| `ps:T:hook:calls`          | list   | 7 days, renewed        | in shard 0: the last 50 calls, the newest first, each |
+|                            |        |                        | a WebhookCallNote as JSON                             |
 | `ps:T:hook:reported`       | hash   | permanent              | as `hook`, of the webhook that reads `reported`; it   |
-|                            |        |                        | has `hook:reported:dead` and `hook:reported:asked`    |
+|                            |        |                        | has `hook:reported:dead`, `:asked` and `:calls`       |
 | `ps:T:erase`               | hash   | field: until done      | in shard 0: digest of a user -> erasure under way,    |
 |                            |        |                        | with ids and tokens; `pass`: where the present one is |
 | `ps:T:erased:<digest>`     | string | 3600 seconds           | in shard 0: what an erasure has removed, as JSON      |
@@ -305,6 +311,10 @@ def push(app: str, shard: int, push_id: str) -> str:
     return f"{prefix(app, shard)}p:{push_id}"
 
 
+def recent(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}recent"
+
+
 def scheduled(app: str, shard: int) -> str:
     return f"{prefix(app, shard)}scheduled"
 
@@ -357,6 +367,10 @@ def hook_dead(app: str, kind: EventKind = "feedback") -> str:
     return f"{hook(app, kind)}:dead"
 
 
+def hook_calls(app: str, kind: EventKind = "feedback") -> str:
+    return f"{hook(app, kind)}:calls"
+
+
 def hook_asked(app: str, kind: EventKind = "feedback") -> str:
     return f"{hook(app, kind)}:asked"
 
@@ -367,6 +381,10 @@ def lock(name: str) -> str:
 
 def answers(app: str, shard: int, platform: Platform, minute: int) -> str:
     return f"{prefix(app, shard)}answers:{platform}:{minute}"
+
+
+def flow(app: str, minute: int) -> str:
+    return f"{prefix(app, 0)}flow:{minute}"
 
 
 def receipts(app: str, shard: int) -> str:

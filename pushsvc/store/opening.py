@@ -24,6 +24,7 @@ from .erase import RedisErasures
 from .feedback.log import EventLog
 from .feedback.receipts import RedisReceipts
 from .figures.answers import RedisAnswers
+from .figures.flow import RedisFlow
 from .figures.gauges import read_gauges, read_memory
 from .hashing import token_hasher
 from .keyring import RedisKeyRing, keep_hash_key, load_hash_key
@@ -89,6 +90,7 @@ class Store:
         self.reported = EventLog(link, config, "event", decode_reported, clock)
         self.answers = RedisAnswers(link, config)
         self.suppressions = suppression
+        self.flow = RedisFlow(link, config, clock)
         self.keys = RedisKeyRing(link)
         self.dead = RedisReplays(link, config, presence, clock)
         self.webhooks = RedisWebhooks(link, config, feedback, clock)

@@ -107,6 +107,7 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
             channels=OpenedChannels(dict, request_timeout=10.0),
             live=live,
             conditions=store,
+            admin=store,
             config=ApiConfig(),
             waits=Waits(store, most=0),
         )

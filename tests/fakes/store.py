@@ -42,6 +42,7 @@ from pushsvc.model.routing import CARRIERS, platform_of
 from pushsvc.model.status import DeliveryRow, DeviceEvent, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from pushsvc.ports.figures import Gauges
+from pushsvc.ports.pushes import ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
 from pushsvc.rules.audience import present
 from pushsvc.store.config import StoreConfig
@@ -111,6 +112,17 @@ class MemoryPushes:
 
     async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
         return [await self.status(*push) for push in pushes]
+
+    async def recent(
+        self, app: str, which: PushFilter, *, cursor: str, limit: int
+    ) -> tuple[list[ListedPush], str | None]:
+        raise NotImplementedError
+
+    async def schedules(self, app: str, *, cursor: str, limit: int) -> tuple[list[ListedPush], str | None]:
+        raise NotImplementedError
+
+    async def due(self, app: str, until: int) -> int:
+        raise NotImplementedError
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int

@@ -42,10 +42,12 @@ from pushsvc.model.status import Counts, DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.channels import Channel, Storage
 from pushsvc.ports.limits import Limiter
 from pushsvc.ports.provider import RenderError
+from pushsvc.ports.pushes import ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Registry
 
 from ..fakes import MemoryStore
+from ..fakes.admin import FixedAdministration
 from ..fakes.letters import MemoryDeadLetters
 
 TOKEN = "8f3c" * 16
@@ -150,6 +152,19 @@ class Store:
     async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
         return [await self.status(*push) for push in pushes]
 
+    async def recent(
+        self, app: str, which: PushFilter, *, cursor: str, limit: int
+    ) -> tuple[list[ListedPush], str | None]:
+        own = [push for push in self.pushes.values() if push.app == app and which.key in ("", push.key)]
+        found = [(await self.status(app, push.id), push) for push in reversed(own)]
+        return [ListedPush(status, push.lane, push.key) for status, push in found if status is not None][:limit], None
+
+    async def schedules(self, app: str, *, cursor: str, limit: int) -> tuple[list[ListedPush], str | None]:
+        return [], None
+
+    async def due(self, app: str, until: int) -> int:
+        return 0
+
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
     ) -> tuple[list[DeliveryRow], str | None] | None:
@@ -195,7 +210,10 @@ class Store:
         return self.keys.get(sha256)
 
     async def revoke(self, name: str, app: str) -> bool:
-        raise AssertionError("intake revokes no keys")
+        own = [key.sha256 for key in self.keys.values() if (key.name, key.app) == (name, app)]
+        for sha256 in own:
+            del self.keys[sha256]
+        return bool(own)
 
 
 @dataclass
@@ -326,6 +344,7 @@ class Service:
             renderers={"apns": Apns(), "fcm": Fcm(), "live": runtime.renderers()["live"]},
             addresses=runtime.addresses(),
             conditions=self,
+            admin=FixedAdministration(),
             config=config,
             waits=self.waits or Waits(self.store, most=config.max_waiting),
             clock=lambda: NOW,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.cli.check import judge_permissions
 from pushsvc.errors import StoreUnavailable
+from pushsvc.runtime.check import judge_permissions
 from pushsvc.store import open_store
 from pushsvc.store.link import permissions, scripts
 

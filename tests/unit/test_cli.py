@@ -18,7 +18,6 @@ import pytest
 import typer
 
 from pushsvc import cli
-from pushsvc.cli.check import NOBODYS, judge_clocks, judge_keys, judge_removed, judge_server
 from pushsvc.cli.client import Access, access
 from pushsvc.cli.follow import ended, verdict
 from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
@@ -32,6 +31,7 @@ from pushsvc.model.status import Counts
 from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.ports.removed import RemovedRoute
 from pushsvc.ports.store import Inspection
+from pushsvc.runtime.check import NOBODYS, judge_clocks, judge_keys, judge_removed, judge_server
 from pushsvc.settings import Settings
 from pushsvc.settings.schema import AppSettings, KeySettings
 

@@ -11,7 +11,7 @@ import pytest
 
 from pushsvc import telemetry
 from pushsvc.model.status import FeedbackEvent
-from pushsvc.ports.webhooks import Batch
+from pushsvc.ports.webhooks import Batch, WebhookCallNote
 from pushsvc.stages.webhooks import WebhookConfig, deliver
 from pushsvc.stages.webhooks.caller import WebhookCaller
 from pushsvc.stages.webhooks.verdict import WebhookReply
@@ -28,6 +28,7 @@ class Claim:
     batches: list[Batch]
     lost: bool = False
     said: list[str] = field(default_factory=list)
+    calls: list[WebhookCallNote] = field(default_factory=list)
 
     async def next(self, most: int) -> Batch | None:
         return self.batches.pop(0) if self.batches else None
@@ -53,6 +54,9 @@ class Claim:
 
     async def switch_off(self, reason: str) -> bool:
         return self._say(f"off {reason}")
+
+    async def note(self, call: WebhookCallNote) -> None:
+        self.calls.append(call)
 
     async def rest(self, wait: float, reason: str = "") -> bool:
         return self._say(f"rest {wait}")

@@ -60,7 +60,7 @@ async def _prepare_all(
             await asyncio.sleep(0)
         try:
             draft = read(document, app.rules, request.now)
-            prepared, warnings = prepare(ports, app, draft, request.now, request.once)
+            prepared, warnings = prepare(ports, request, draft)
             push, (unreached, found) = await look_up(ports.registry, prepared, app)
         except RequestError as error:
             results.append(refused(error))

@@ -22,7 +22,7 @@ from .preparing import prepare
 async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
     """Accept a push: 202 once Redis has it, or 200 once it has ended, for a caller that waits for that."""
     app, once = request.app, request.once
-    push, warnings = prepare(ports, app, draft, request.now, once)
+    push, warnings = prepare(ports, request, draft)
     unreached = 0
     if push.audience or push.targets.keys() - push.messages.keys():
         push, (unreached, found) = await look_up(ports.registry, push, app)

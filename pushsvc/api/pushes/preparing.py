@@ -10,9 +10,9 @@ from ...model.codec import encode_audience
 from ...model.push import MAX_TTL, Content, Message, Platform, Push
 from ...ports.provider import Renderer, RenderError
 from ...problems import ProblemFault
-from ..http.idempotency import Once
+from ..http.exchange import Request
 from ..http.refusal import LIMIT, summary
-from ..ports import ApiPorts, ServedApp
+from ..ports import ApiPorts
 from .audiences import only_of, platforms_of
 from .document import Draft
 
@@ -22,11 +22,10 @@ NOW_OR_NEVER: Final = 30
 """Seconds for which the service tries to send a push with `ttl` 0."""
 
 
-def prepare(
-    ports: ApiPorts, app: ServedApp, draft: Draft, now: int, once: Once | None
-) -> tuple[Push, list[ProblemFault]]:
-    """Return the requested push at `now` (Unix ms), and the warnings of the providers' documentation about it. Its id
-    places it beside the record of its idempotency key. Raises what `render` and `platforms_of` raise."""
+def prepare(ports: ApiPorts, request: Request, draft: Draft) -> tuple[Push, list[ProblemFault]]:
+    """Return the requested push, and the warnings of the providers' documentation about it. Its id places it beside the
+    record of its idempotency key. Raises what `render` and `platforms_of` raise."""
+    app, now, once = request.app, request.now, request.once
     starts_at = now if draft.send_at is None else draft.send_at
     push_id = ports.new_id(now)
     while once is not None and not ports.pushes.beside(app.name, push_id, once.key):
@@ -47,6 +46,7 @@ def prepare(
         audience=b"" if draft.audience is None else encode_audience(draft.audience),
         only=only_of(draft, app.rules, platforms),
         via=draft.via,
+        key=request.key.name,
     )
     found = [ProblemFault(fault.path, fault.message) for fault in draft.warnings]
     for platform, message in rendered.items():

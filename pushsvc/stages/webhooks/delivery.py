@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, assert_never
 
 from ... import telemetry
-from ...ports.webhooks import Batch, WebhookClaim
+from ...ports.webhooks import Batch, WebhookCallNote, WebhookClaim
 from .body import batch_body
 from .caller import WebhookCaller
 from .config import WebhookConfig
 from .verdict import Delivered, GivenUp, Halved, Later, SwitchedOff, Verdict, WebhookReply, judge
+
+RESULTS: Final[Mapping[type[Verdict], Literal["delivered", "failed", "halved", "given_up", "off"]]] = {
+    Delivered: "delivered",
+    Later: "failed",
+    Halved: "halved",
+    GivenUp: "given_up",
+    SwitchedOff: "off",
+}
 
 
 async def deliver(
@@ -36,10 +44,16 @@ async def deliver(
     """
     events = 0
     while not over() and (batch := await claim.next(config.batch)) is not None:
+        began, at = time.monotonic(), int(clock() * 1000)
         answer = await caller.post(batch.id, batch_body(app, batch))
+        seconds = round(time.monotonic() - began, 3)
         verdict = judge(answer, batch, config, now=int(clock() * 1000), jitter=jitter())
         held = await _record(claim, batch, answer, verdict)
         _report(app, config, batch, answer, verdict)
+        attempt, result = batch.attempts + 1, RESULTS[type(verdict)]
+        await claim.note(
+            WebhookCallNote(at, batch.id, len(batch.events), attempt, answer.status, answer.reason, seconds, result)
+        )
         if not held:
             telemetry.get_logger("webhooks").warning("webhook_is_run_elsewhere", app=app)
             break

@@ -2,17 +2,19 @@
 --
 -- The arguments from ARGV[at] on are for each push: id, total, created at ms, due ms or 0 for at once, status TTL in
 -- ms, '' or `<lane> <encoded push>`, '' or MessagePack of the content that its entries name (lifetime in ms, then name
--- and encoded message of each variant), number of chunks, and for each chunk: platform, lane, number of targets, blob.
+-- and encoded message of each variant), its place in the list of pushes (listing.py), number of chunks, and for each chunk:
+-- platform, lane, number of targets, blob.
 -- A push whose id is known already does not change. The chunks of a scheduled push wait beside the lanes until
 -- launch.lua moves them there; until then its deliveries are counted as `scheduled`. An encoded push has an audience:
 -- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
--- deliveries of its push are open: the step that ends the last of them sets it.
+-- deliveries of its push are open: the step that ends the last of them sets it. The pushes of a step are one entry of
+-- the list of pushes.
 
 local function enqueue(prefix, at)
-  local added = {}
+  local added, listed, life = {}, {}, nil
   while at <= #ARGV do
     local id, total, created, due, ttl = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-    local whole, content, chunks = ARGV[at + 5], ARGV[at + 6], tonumber(ARGV[at + 7])
+    local whole, content, chunks = ARGV[at + 5], ARGV[at + 6], tonumber(ARGV[at + 8])
     local push = prefix .. 'p:' .. id
     local new = redis.call('EXISTS', push) == 0
     local later = due ~= '0' and total ~= '0'
@@ -44,7 +46,10 @@ local function enqueue(prefix, at)
       redis.call('HSET', prefix .. 'v:' .. id, unpack(parts, 2))
       redis.call('PEXPIRE', prefix .. 'v:' .. id, string.format('%.0f', parts[1]))
     end
-    at = at + 8
+    if new then
+      listed[#listed + 1], life = ARGV[at + 7], ttl
+    end
+    at = at + 9
     for _ = 1, chunks do
       local platform, name, count, blob = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
       if new and later then
@@ -59,5 +64,9 @@ local function enqueue(prefix, at)
   end
   for field, count in pairs(added) do
     redis.call('HINCRBY', KEYS[1], field, count)
+  end
+  if life then
+    redis.call('XADD', prefix .. 'recent', 'MAXLEN', '~', 100000, '*', 'p', table.concat(listed))
+    redis.call('PEXPIRE', prefix .. 'recent', life)
   end
 end

@@ -30,6 +30,7 @@ from ..link.unreadable import readable
 from ..queue.contents import packed
 from ..revoke.revocations import LIFETIME, Revocations
 from .accepting import Accepting, Args, Part
+from .listing import PushLists, listed
 from .status import FIELDS, status_of
 
 _PAGE = 500
@@ -41,17 +42,15 @@ _LOOK = 20_000
 """Rows examined in one call: a filter that matches few of them returns early with a cursor."""
 
 
-class RedisPushes:
+class RedisPushes(PushLists):
     """`PushStore` over Redis."""
 
     def __init__(
         self, link: Link, config: StoreConfig, revocations: Revocations, streams: LiveStreams, clock: Clock
     ) -> None:
-        self._link = link
+        super().__init__(link, config, clock)
         self._streams = streams
         self._revocations = revocations
-        self._config = config
-        self._clock = clock
         self._accepting = Accepting(link, config)
         self._lock = asyncio.Semaphore(1)
         """Allows one reader of rows of large pushes at a time to read a page, so that several readers delay no other
@@ -97,7 +96,9 @@ class RedisPushes:
         ttl = self._config.status_ttl * 1000
         whole = b"%s %s" % (push.lane.encode(), encode_push(without_contents(push))) if push.audience else b""
         content = packed(contents_of(push, chunks), expires_at=push.expires_at, now=self._clock())
-        args: Args = [push.id, push.total, push.created_at, push.send_at or 0, ttl, whole, content, len(chunks)]
+        args: Args = [
+            *(push.id, push.total, push.created_at, push.send_at or 0, ttl, whole, content, listed(push), len(chunks)),
+        ]
         size = len(whole) + len(content)
         for chunk in chunks:
             blob = encode_chunk(chunk)
@@ -143,16 +144,6 @@ class RedisPushes:
         shard = keys.shard_of(push_id, self._config.shards_of(app))
         values = await self._link.call("HMGET", keys.push(app, shard, push_id), *FIELDS)
         return status_of(app, push_id, values)
-
-    async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
-        shards = self._config.shards_of
-        answers = await self._link.many(
-            [
-                ("HMGET", keys.push(app, keys.shard_of(push_id, shards(app)), push_id), *FIELDS)
-                for app, push_id in pushes
-            ]
-        )
-        return [status_of(*push, values) for push, values in zip(pushes, answers, strict=True)]
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         """Cancel what has not been sent. Raises `Conflict` when every delivery has ended already. Scheduled deliveries

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from ...model.status import EventKind
-from ...ports.webhooks import Batch, DeadBatch
+from ...ports.webhooks import Batch, DeadBatch, WebhookCallNote
 from ...telemetry import FEEDBACK_GAPS, get_logger
 from ..feedback.log import parse_event_id
 from .record import Page, RecordChange, WebhookRecords
@@ -170,6 +170,9 @@ class RedisWebhookClaim:
 
     async def switch_off(self, reason: str) -> bool:
         return await self._change(RecordChange(0.0, stays=False, put={"off": self._place, "why": reason}))
+
+    async def note(self, call: WebhookCallNote) -> None:
+        await self._records.note(self._app, call)
 
     async def rest(self, wait: float, reason: str = "") -> bool:
         return await self._change(RecordChange(wait, stays=False, put={"why": reason} if reason else {}))

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from ...model.status import DeviceEvent, EventKind, FeedbackEvent
 from ...ports.receipts import EventPage
-from ...ports.webhooks import DeadBatch
+from ...ports.webhooks import DeadBatch, WebhookCallNote
 from .. import keys
 from ..config import StoreConfig
 from ..feedback.log import EventLog, parse_event_id
@@ -26,6 +26,11 @@ from ..link.unreadable import readable
 
 _pack = msgspec.msgpack.Encoder().encode
 _decode_dead = msgspec.json.Decoder(DeadBatch).decode
+_decode_call = msgspec.json.Decoder(WebhookCallNote).decode
+CALLS = 50
+"""The number of calls that are kept."""
+CALLS_TTL = 7 * 86_400
+"""Seconds for which they are kept after the last one."""
 Log: TypeAlias = EventLog[FeedbackEvent] | EventLog[DeviceEvent]
 Page: TypeAlias = EventPage[FeedbackEvent] | EventPage[DeviceEvent]
 _FIELDS = ("after", "last", "n", "tries", "fails", "why", "off", "most", "at")
@@ -110,6 +115,22 @@ class WebhookRecords:
 
     async def asked(self, app: str) -> list[str]:
         return [member.decode() for member in await self._link.call("ZRANGE", keys.hook_asked(app, self.kind), 0, -1)]
+
+    async def note(self, app: str, call: WebhookCallNote) -> None:
+        """Keep a call, and the last ones before it."""
+        key = keys.hook_calls(app, self.kind)
+        await self._link.many(
+            [
+                ("LPUSH", key, msgspec.json.encode(call)),
+                ("LTRIM", key, 0, CALLS - 1),
+                ("EXPIRE", key, CALLS_TTL),
+            ]
+        )
+
+    async def calls(self, app: str) -> list[WebhookCallNote]:
+        blobs = await self._link.call("LRANGE", keys.hook_calls(app, self.kind), 0, -1)
+        read = (readable(_decode_call, blob, "webhook_call", app) for blob in blobs)
+        return [call for call in read if call is not None]
 
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
         read = [

@@ -56,7 +56,7 @@ class RedisWorkers:
         """Return the processes whose report is valid."""
         now, told = await self._read()
         return [
-            Worker(part, consumer, frozenset(serves))
+            Worker(part, consumer, frozenset(serves), until - int(self._config.alive_ttl * 1000))
             for name, (until, serves) in sorted(told.items())
             for part, _, consumer in [name.partition(" ")]
             if until >= now

@@ -1,0 +1,125 @@
+"""The handlers of administration. Each shows and changes what belongs to the app of its key."""
+
+from __future__ import annotations
+
+from ... import telemetry
+from ...errors import Conflict, Forbidden, NotFound
+from ...model.access import Scope
+from ...model.rates import Rate
+from ...ports.admin import CheckAnswer, key_row
+from ...ports.keyring import make_key
+from ..http.exchange import NO_CONTENT, Reply, Request
+from ..ports import ApiPorts
+from .document import KeyList, NewKey, PushPage, key_rows, push_filter, shown_push
+
+
+async def get_stats(ports: ApiPorts, request: Request) -> Reply:
+    """Return the state of the app."""
+    return Reply(await ports.admin.stats(request.app.name))
+
+
+async def get_pushes(ports: ApiPorts, request: Request) -> Reply:
+    """Return a page of the pushes, the newest first."""
+    query, app = request.params, _own_app(request)
+    found, cursor = await ports.pushes.recent(
+        app, push_filter(query), cursor=query["cursor"] or "", limit=query["limit"]
+    )
+    return Reply(PushPage([shown_push(each) for each in found], cursor))
+
+
+async def get_schedules(ports: ApiPorts, request: Request) -> Reply:
+    """Return a page of the pushes that wait for their time."""
+    query = request.params
+    found, cursor = await ports.pushes.schedules(request.app.name, cursor=query["cursor"] or "", limit=query["limit"])
+    return Reply(PushPage([shown_push(each) for each in found], cursor))
+
+
+async def get_keys(ports: ApiPorts, request: Request) -> Reply:
+    """Return the keys of the app, without their texts."""
+    app = request.app
+    stored = [key for key in await ports.keys.all() if key.app == app.name]
+    return Reply(KeyList(key_rows(app.keys, stored)))
+
+
+async def post_key(ports: ApiPorts, request: Request, asked: tuple[str, tuple[Scope, ...], Rate | None]) -> Reply:
+    """Make a key, and return its text once."""
+    name, scopes, intake = asked
+    app = request.app
+    taken = [key.name for key in app.keys] + [key.name for key in await ports.keys.all() if key.app == app.name]
+    if name in taken:
+        raise Conflict(f"{app.name} has a key {name!r} already: revoke it first, or choose another name.")
+    text, key = make_key(app.name, name, scopes, intake, now=request.now)
+    await ports.keys.add(key)
+    _log(request, "key_made", name=name, scopes=list(scopes))
+    row = key_row(key, "store")
+    made = NewKey(text, key.sha256, row.app, row.name, row.scopes, row.intake, row.created_at, row.kept_in)
+    return Reply(made, 201, {"Location": f"/v1/admin/keys/{name}"})
+
+
+async def delete_key(ports: ApiPorts, request: Request) -> Reply:
+    """Revoke a key of the store."""
+    app, name = request.app, request.params["name"]
+    if any(key.name == name for key in app.keys):
+        raise Conflict(
+            f"The key {name!r} is in the configuration: remove it from [[apps.{app.name}.keys]]; running servers stop "
+            "accepting it within seconds."
+        )
+    if name == request.key.name:
+        raise Conflict("This is the key of this call: revoke it with another one.")
+    if not await ports.keys.revoke(name, app.name):
+        raise NotFound(f"{app.name} has no key {name!r}.")
+    _log(request, "key_revoked", name=name)
+    return NO_CONTENT
+
+
+async def get_webhooks(ports: ApiPorts, request: Request) -> Reply:
+    """Return the state of the webhooks of the app, with their last calls."""
+    return Reply(await ports.admin.webhooks(request.app.name))
+
+
+async def test_webhook(ports: ApiPorts, request: Request) -> Reply:
+    """Call the webhook of the app without events."""
+    return Reply(await ports.admin.test_webhook(request.app.name))
+
+
+async def resume_webhooks(ports: ApiPorts, request: Request) -> Reply:
+    """Continue the webhooks of the app, and return their state."""
+    await ports.admin.resume_webhooks(request.app.name)
+    _log(request, "webhooks_resumed")
+    return await get_webhooks(ports, request)
+
+
+async def redeliver(ports: ApiPorts, request: Request, asked: tuple[int | None, int | None, bool]) -> Reply:
+    """Ask for batches that were given up to be delivered again."""
+    since, until, dry_run = asked
+    found = await ports.admin.redeliver(request.app.name, since=since, until=until, dry_run=dry_run)
+    if not dry_run:
+        _log(request, "webhook_redelivery", batches=found.batches, events=found.events)
+    return Reply(found, 202)
+
+
+async def post_cleanup(ports: ApiPorts, request: Request, dry_run: bool) -> Reply:
+    """Request a cleanup, or count what it would remove."""
+    if dry_run:
+        return Reply(await ports.admin.count_cleanup(request.app.name))
+    _log(request, "cleanup_requested")
+    return Reply(await ports.admin.clean_up(), 202)
+
+
+async def get_check(ports: ApiPorts, request: Request) -> Reply:
+    """Check the configuration of the app, the store and the credentials."""
+    found = await ports.admin.check(request.app.name, online=request.params["online"] == "true")
+    return Reply(CheckAnswer(all(finding.level != "error" for finding in found), list(found)))
+
+
+def _own_app(request: Request) -> str:
+    """Return the app of the key. Raises `Forbidden` where another one is asked for."""
+    asked = request.params["app"]
+    if asked not in (None, request.app.name):
+        raise Forbidden(f"The key belongs to the app {request.app.name}: use a key of {asked}.")
+    return request.app.name
+
+
+def _log(request: Request, event: str, **values: object) -> None:
+    """Log an act with the key that it was done with."""
+    telemetry.get_logger("admin").info(event, app=request.app.name, by=request.key.name, **values)

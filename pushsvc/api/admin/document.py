@@ -1,0 +1,153 @@
+"""The documents of administration that are not those of `ports.admin`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from ...decoding import Rule
+from ...errors import Fault, InvalidRequest
+from ...model.access import NAME, NAME_RULE, SCOPES, ApiKey, Scope
+from ...model.documents import Time
+from ...model.instants import instant
+from ...model.push import Lane, PushState
+from ...model.rates import RATE_HELP, Rate, parse_rate
+from ...model.status import Counts
+from ...ports.admin import KeyRow, key_row
+from ...ports.pushes import ListedPush, PushFilter
+from ..http.instants import Instant, instant_fault, parse_instant
+from ..http.refusal import read_document
+
+
+class PushRow(Struct, frozen=True):
+    """A push in a list."""
+
+    id: Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+    state: PushState
+    created_at: Time
+    updated_at: Time
+    lane: Annotated[Lane | None, Meta(description="Null where it is not known.")]
+    key: Annotated[str, Meta(description="The name of the API key that it was posted with, if this is known.")]
+    counts: Counts
+    send_at: Annotated[Time | UnsetType, Meta(description="Only for pushes that are or were scheduled.")] = UNSET
+
+
+class PushPage(Struct, frozen=True):
+    """Pushes, and the cursor of the next page, null on the last. A page may be short without being the last."""
+
+    items: list[PushRow]
+    cursor: str | None
+
+
+class KeyList(Struct, frozen=True):
+    """The API keys of the app."""
+
+    keys: list[KeyRow]
+
+
+class NewKey(Struct, frozen=True):
+    """A new key. Its text is not shown again."""
+
+    key: Annotated[str, Meta(description="The text of the key.")]
+    sha256: str
+    app: str
+    name: str
+    scopes: tuple[Scope, ...]
+    intake: str | None
+    created_at: Time | None
+    kept_in: str
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.name!r})"
+
+
+def _rate_fault(text: str) -> str | None:
+    try:
+        parse_rate(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+class KeyDocument(Struct, forbid_unknown_fields=True):
+    """A key to make."""
+
+    name: Annotated[str, Meta(pattern=NAME), Rule(NAME_RULE)]
+    scopes: Annotated[
+        Annotated[list[Scope], Meta(min_length=1)] | None, Meta(description="What it allows; default: `push`.")
+    ] = None
+    intake: Annotated[
+        Annotated[str, Rule(RATE_HELP, fault=_rate_fault)] | None,
+        Meta(description="The limit for pushes that are posted with it; default: none.", examples=["600/min"]),
+    ] = None
+
+
+class SpanDocument(Struct, forbid_unknown_fields=True):
+    """Selects batches of events by when their last event was recorded; a field that is left out does not narrow."""
+
+    since: Annotated[Instant | None, Meta(description="At this instant or later.")] = None
+    until: Annotated[Instant | None, Meta(description="Before this instant.")] = None
+    dry_run: Annotated[bool | None, Meta(description="Only count them.")] = None
+
+
+class CleanupDocument(Struct, forbid_unknown_fields=True):
+    """A cleanup to run."""
+
+    dry_run: Annotated[bool | None, Meta(description="Only count what would be removed of this app.")] = None
+
+
+def shown_push(each: ListedPush) -> PushRow:
+    """Return a push as lists show it."""
+    status = each.status
+    return PushRow(
+        id=status.id,
+        state=status.state,
+        created_at=instant(status.created_at),
+        updated_at=instant(status.updated_at),
+        lane=each.lane,
+        key=each.key,
+        counts=status.counts,
+        send_at=UNSET if status.send_at is None else instant(status.send_at),
+    )
+
+
+def push_filter(values: Mapping[str, Any]) -> PushFilter:
+    """Return the filter of query parameters. Raises `InvalidRequest` with every fault."""
+    span, faults = [], []
+    for name in ("since", "until"):
+        text = values[name]
+        if text is not None and (fault := instant_fault(text)) is not None:
+            faults.append(Fault(name, fault))
+            text = None
+        span.append(None if text is None else parse_instant(text))
+    if faults:
+        raise InvalidRequest("The query parameters do not validate.", faults=faults)
+    return PushFilter(values["state"], values["lane"], values["collapse"] or "", values["key"] or "", *span)
+
+
+def key_rows(configured: Sequence[ApiKey], stored: Sequence[ApiKey]) -> list[KeyRow]:
+    """Return the keys of an app in the order of their names."""
+    both = [key_row(key, "configuration") for key in configured] + [key_row(key, "store") for key in stored]
+    return sorted(both, key=lambda row: row.name)
+
+
+def read_key(body: bytes) -> tuple[str, tuple[Scope, ...], Rate | None]:
+    """Return name, scopes and limit of the key to make."""
+    asked = read_document(body, KeyDocument)
+    wanted = set(asked.scopes or ("push",))
+    rate = None if asked.intake is None else parse_rate(asked.intake)
+    return asked.name, tuple(scope for scope in SCOPES if scope in wanted), rate
+
+
+def read_span(body: bytes) -> tuple[int | None, int | None, bool]:
+    """Return the span in Unix ms, and whether it is a dry run. An empty body selects everything."""
+    asked = read_document(body, SpanDocument) if body.strip() else SpanDocument()
+    since, until = (None if text is None else parse_instant(text) for text in (asked.since, asked.until))
+    return since, until, asked.dry_run or False
+
+
+def read_cleanup(body: bytes) -> bool:
+    """Return whether it is a dry run."""
+    return bool(body.strip()) and (read_document(body, CleanupDocument).dry_run or False)

@@ -1,0 +1,252 @@
+"""What a check finds: everything that would keep the service from working, with the fix beside each fault.
+
+Configuration, store, files of credentials and of the live channel, and the host names of webhooks are looked at; no
+provider is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+from ..errors import ConfigError, PushsvcError, StoreError, StoreUnavailable
+from ..model.access import ApiKey
+from ..ports.admin import CheckFinding
+from ..ports.provider import REMOVED
+from ..ports.removed import RemovedRoute
+from ..ports.store import Inspection, Store
+from ..settings import Settings
+from ..stages import webhooks
+from .accounts import removal_of
+from .live_check import check_live
+from .plans import routes_of, webhook_configs
+from .providers import check_credentials
+from .store import open_running_store, open_trial_store, running_store_url
+
+NOBODYS: Final = "0" * 64
+"""The SHA-256 of the key in `config/example.toml`."""
+
+
+async def check_running(settings: Settings, store: Store) -> list[CheckFinding]:
+    """Return everything that a check finds while this store is open."""
+    try:
+        found = await check_store(settings, store, shown(settings), runs=True)
+    except StoreError as error:
+        found = [_unusable(settings, shown(settings), error), *judge_keys(settings, None)]
+    return [_configuration(settings), *found, *await check_files(settings)]
+
+
+async def check_all(settings: Settings, folder: Callable[[], AbstractContextManager[Path]]) -> list[CheckFinding]:
+    """Return everything that a check finds. Where no store runs, an embedded one is tried in a temporary `folder`, so
+    that nothing is left behind."""
+    rows = [_configuration(settings)]
+    try:
+        settings.require_apps()
+    except ConfigError as error:
+        rows.append(CheckFinding(error.path, "error", error.message, error.remedy))
+    return [*rows, *await _try_store(settings, folder), *await check_files(settings)]
+
+
+async def _try_store(settings: Settings, folder: Callable[[], AbstractContextManager[Path]]) -> list[CheckFinding]:
+    """Return the findings about the store: the running one, or a temporary embedded one."""
+    where = shown(settings)
+    try:
+        async with AsyncExitStack() as opened:
+            runs = bool(await running_store_url(settings))
+            if runs:
+                opening = open_running_store(settings)
+            else:
+                where += ", not running"
+                opening = open_trial_store(settings, opened.enter_context(folder()))
+            store = await opened.enter_async_context(opening)
+            return await check_store(settings, store, where, runs=runs)
+    except ConfigError as error:
+        return [CheckFinding(error.path, "error", error.message, error.remedy)]
+    except StoreError as error:
+        return [_unusable(settings, where, error), *judge_keys(settings, None)]
+    except PushsvcError as error:  # no folder can be made
+        return [CheckFinding("store.data_dir", "error", f"no store can be tried: {error}", "name another folder")]
+
+
+async def check_store(settings: Settings, store: Store, where: str, *, runs: bool) -> list[CheckFinding]:
+    """Return the findings about an open store. Raises `StoreError`. `runs`: it is that of the running service."""
+    server = await store.inspect()
+    durable = await _durable(store, settings)
+    removed = judge_removed(settings, await store.removed(routes_of(settings), anywhere=False))
+    held = {name: why for name, why in (await store.held()).items() if not why.startswith(REMOVED)}
+    keys = judge_keys(settings, await store.keys.all() if runs else None)
+    return [
+        *judge_server(where, server),
+        *judge_permissions(server.forbidden),
+        *judge_clocks(server.ahead),
+        durable,
+        *_data_dir(settings),
+        *keys,
+        *judge_held(held),
+        *removed,
+    ]
+
+
+async def check_files(settings: Settings) -> list[CheckFinding]:
+    """Return the findings about credentials, the live channel and webhooks."""
+    found = [
+        CheckFinding(part, finding.level, finding.what, finding.remedy, finding.expires)
+        for part, finding in (*check_credentials(settings), *check_live(settings))
+    ]
+    for app, config in webhook_configs(settings).items():
+        part = f"apps.{app}.webhook"
+        found += [CheckFinding(part, each.level, each.what, each.remedy) for each in await webhooks.check(config, app)]
+    return found
+
+
+def shown(settings: Settings) -> str:
+    """Return where the store is, as people read it."""
+    return settings.redis.shown or f"embedded under {settings.store.data_dir}"
+
+
+def _configuration(settings: Settings) -> CheckFinding:
+    where = str(settings.file) if settings.file else "no file: defaults and environment"
+    return CheckFinding("configuration", "ok", where)
+
+
+def _unusable(settings: Settings, where: str, error: StoreError) -> CheckFinding:
+    fix = "is Redis running there, and may this user run COMMAND, INFO and EVAL?" if settings.redis.url else ""
+    fix = (isinstance(error, StoreUnavailable) and error.fix) or fix
+    return CheckFinding("redis", "error", f"{where}: {error}", fix)
+
+
+def judge_permissions(forbidden: Sequence[str]) -> Iterator[CheckFinding]:
+    """Yield a row if this Redis user lacks permission for a command that the service runs. Pure."""
+    if forbidden:
+        yield CheckFinding(
+            "redis",
+            "error",
+            f"this user may not run {', '.join(forbidden)} on `ps:*`: a script that is stopped half-way leaves what it "
+            "had written",
+            f"allow them: ACL SETUSER .. ~ps:* {' '.join(f'+{name.lower()}' for name in forbidden)}",
+        )
+
+
+def judge_clocks(apart: float) -> Iterator[CheckFinding]:
+    """Yield a row if the clocks of Redis and of this machine differ, so that one of them is wrong. Pure."""
+    if abs(apart) > 5:
+        yield CheckFinding(
+            "clock",
+            "error" if abs(apart) > 60 else "warning",
+            f"Redis' clock and this machine's differ by {abs(apart):,.0f} s; with a wrong one pushes expire too early "
+            "or too late, and APNs and Google refuse our credentials (InvalidProviderToken, invalid_grant)",
+            "synchronize the clocks, as by NTP (timedatectl)",
+        )
+
+
+def judge_held(held: Mapping[str, str]) -> Iterator[CheckFinding]:
+    """Yield a row for each route that the running service currently holds.
+
+    `held` maps `app/platform` to the reason. Pure.
+    """
+    for name, why in held.items():
+        app, _, route = name.partition("/")
+        yield CheckFinding(f"apps.{app}.{route.replace('/', '.')}", "warning", f"the route is currently held: {why}")
+
+
+def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterator[CheckFinding]:
+    """Yield a row for each route with waiting deliveries that this configuration does not contain. Pure."""
+    for each in removed:
+        yield CheckFinding(f"apps.{each.route.app}.{each.route.platform}", "warning", *removal_of(each, settings.apps))
+
+
+def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[CheckFinding]:
+    """Yield a row for each app without an API key, and for each key of the example configuration.
+
+    `stored` are the keys of the store, or None if it does not answer. Pure.
+    """
+    for name, app in settings.apps.items():
+        part, makes = f"apps.{name}.keys", f"`pushsvc keys new --app {name} --name NAME` makes one in the store"
+        usable = [key for key in app.keys if key.sha256 != NOBODYS]
+        if len(usable) < len(app.keys):
+            yield CheckFinding(part, "warning", "the configuration contains the key of the example", "remove it")
+        count = sum(key.app == name for key in stored or ())
+        if count:
+            yield CheckFinding(part, "ok", f"{count:,} API key{'s' * (count != 1)} in the store")
+        elif not usable and stored is None:
+            yield CheckFinding(part, "ok", "no API key in the configuration; the store was not asked", makes)
+        elif not usable:
+            yield CheckFinding(part, "warning", "no API key: nobody can push", makes)
+
+
+async def _durable(store: Store, settings: Settings) -> CheckFinding:
+    """Return the row about durability: whether the server flushes to disk on request and how long this takes, or its
+    replicas.
+    """
+    if settings.queue.durability != "fsync":
+        try:
+            await store.pushes.ping()
+        except StoreUnavailable as error:
+            return CheckFinding("queue.durability", "error", str(error), "see the README on Redis that fails over")
+        return CheckFinding("queue.durability", "ok", store.promise)
+    try:
+        seconds = await store.require_durable(settings.apps or ("check",))
+    except ConfigError as error:
+        return CheckFinding(error.path, "error", error.message, error.remedy)
+    return CheckFinding(
+        "queue.durability", "ok", f"fsync: a flush takes {seconds:.2f} s here, so much later answers a POST"
+    )
+
+
+def _data_dir(settings: Settings) -> Iterator[CheckFinding]:
+    """Yield a row if the embedded store cannot write to its folder."""
+    if settings.redis.url:
+        return
+    folder = settings.store.data_dir
+    there = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        yield CheckFinding(
+            "store.data_dir", "error", f"{there} cannot be written to", "change its owner, or name another folder"
+        )
+
+
+def judge_server(where: str, server: Inspection) -> Iterator[CheckFinding]:
+    """Yield rows for the INFO of a server and the commands that it lacks. Pure."""
+    if server.info is None or server.missing is None:
+        what = (
+            f"{where}: this user may not run INFO or COMMAND: its version, memory policy and files were not looked at"
+        )
+        yield CheckFinding("redis", "warning", what, "allow them: ACL SETUSER .. +info +command")
+        return
+    # A cluster may answer once a node: {node: its INFO}.
+    nodes = (each for each in server.info.values() if isinstance(each, dict) and "redis_version" in each)
+    info = next(nodes, server.info)
+    name = "Valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "Redis"
+    version = info.get("valkey_version") or info.get("redis_version") or "of unknown version"
+    if server.missing:
+        names = ", ".join(server.missing)
+        yield CheckFinding(
+            "redis", "error", f"{where}: {name} {version} lacks {names}", "use Redis 6.2 or newer, or Valkey"
+        )
+    else:
+        yield CheckFinding("redis", "ok", f"{where}: {name} {version}")
+    if info.get("maxmemory") and info.get("maxmemory_policy") not in (None, "noeviction"):
+        yield CheckFinding(
+            "redis",
+            "warning",
+            f"a full {name} drops keys ({info['maxmemory_policy']}): accepted pushes could vanish",
+            "set maxmemory-policy noeviction",
+        )
+    # INFO says of good replicas only where min-replicas-to-write is set.
+    if info.get("connected_slaves") and "min_slaves_good_slaves" not in info:
+        yield CheckFinding(
+            "redis",
+            "warning",
+            f"{name} has replicas and takes writes without them: a failover loses what none of them has",
+            "set min-replicas-to-write 1 and min-replicas-max-lag 10 on the primary and its replicas",
+        )
+    if str(info.get("aof_enabled", 1)) == "0":
+        yield CheckFinding(
+            "redis",
+            "warning",
+            f"{name} keeps no append-only file: a restart loses what was accepted since the last snapshot",
+            "set appendonly yes",
+        )

@@ -1,0 +1,73 @@
+"""The flow of each app in slots of ten seconds, from which the rates of the last hours are made.
+
+Processes count in their own memory and add the increase here every few seconds, so that nothing that a push passes
+through pays for it. An increase belongs to the slot in which it is noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from ...model.push import LANES
+from ...ports.figures import KEPT, SLOT
+from .. import keys
+from ..config import StoreConfig
+from ..link.clock import Clock
+from ..link.link import Link
+
+LIFETIME: Final = KEPT + 300
+"""Seconds after which a minute expires."""
+
+
+class RedisFlow:
+    """`Flow` over a hash a minute."""
+
+    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
+        self._link = link
+        self._config = config
+        self._clock = clock
+
+    async def note(self, counted: Mapping[str, Mapping[str, int]]) -> None:
+        minute, second = self._now()
+        commands: list[tuple[Any, ...]] = []
+        for app, counts in counted.items():
+            key = keys.flow(app, minute)
+            commands += [("HINCRBY", key, f"{second}:{name}", count) for name, count in counts.items()]
+            commands.append(("EXPIRE", key, LIFETIME))
+        if commands:
+            await self._link.many(commands)
+
+    async def note_waiting(self, apps: Collection[str]) -> None:
+        places = [(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
+        answers = await self._link.many([("HGETALL", keys.pending(*place)) for place in places])
+        waiting = {app: dict.fromkeys(LANES, 0) for app in apps}
+        for (app, _), counters in zip(places, answers, strict=True):
+            for field, count in counters.items():
+                lane = field.decode().rpartition(":")[2]
+                if lane in waiting[app]:
+                    waiting[app][lane] += int(count)
+        minute, second = self._now()
+        commands: list[tuple[Any, ...]] = []
+        for app, lanes in waiting.items():
+            key = keys.flow(app, minute)
+            fields = [part for lane, count in lanes.items() for part in (f"{second}:waiting:{lane}", count)]
+            commands += [("HSET", key, *fields), ("EXPIRE", key, LIFETIME)]
+        await self._link.many(commands)
+
+    def _now(self) -> tuple[int, int]:
+        """Return the present minute, and the second in it at which the present slot begins."""
+        return divmod(self._clock() // (1000 * SLOT) * SLOT, 60)
+
+    async def read(self, app: str, first: int, last: int) -> dict[int, dict[str, int]]:
+        """Return the slots in one round trip."""
+        minutes = range(first * SLOT // 60, last * SLOT // 60 + 1)
+        hashes = await self._link.many([("HGETALL", keys.flow(app, minute)) for minute in minutes])
+        found: dict[int, dict[str, int]] = {}
+        for minute, fields in zip(minutes, hashes, strict=True):
+            for field, count in fields.items():
+                second, _, name = field.decode().partition(":")
+                slot = (minute * 60 + int(second)) // SLOT
+                if first <= slot <= last:
+                    found.setdefault(slot, {})[name] = int(count)
+        return found

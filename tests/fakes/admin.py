@@ -1,0 +1,71 @@
+"""Administration with fixed answers, for tests of what is above it."""
+
+from __future__ import annotations
+
+from pushsvc.errors import Conflict
+from pushsvc.ports.admin import (
+    CheckFinding,
+    CleanupAnswer,
+    CleanupCount,
+    CleanupState,
+    QueueState,
+    Rates,
+    Redelivery,
+    ReloadState,
+    Stats,
+    Verdict,
+    WebhookStates,
+    WebhookTest,
+)
+
+AT = "2026-12-01T09:00:00.000Z"
+
+
+class FixedAdministration:
+    """`Administration` of an app without a webhook."""
+
+    async def stats(self, app: str) -> Stats:
+        return Stats(
+            app=app,
+            at=AT,
+            verdict=Verdict("ok", "All is well.", []),
+            lanes=[],
+            routes=[],
+            workers=[],
+            queue=QueueState(0, 1, ""),
+            retrying=0,
+            scheduled=0,
+            scheduled_next_hour=0,
+            dead_letters=0,
+            receipts=0,
+            events=0,
+            quarantined=0,
+            suppressed=0,
+            devices=0,
+            rates=Rates(None, None, None, None),
+            live=None,
+            webhooks=[],
+            cleanup=CleanupState(False, None, None, {}),
+            reload=ReloadState(True, None, None, []),
+        )
+
+    async def webhooks(self, app: str) -> WebhookStates:
+        return WebhookStates([])
+
+    async def test_webhook(self, app: str) -> WebhookTest:
+        raise Conflict(f"{app} has no webhook.")
+
+    async def resume_webhooks(self, app: str) -> None:
+        raise Conflict(f"{app} has no webhook.")
+
+    async def redeliver(self, app: str, *, since: int | None, until: int | None, dry_run: bool) -> Redelivery:
+        return Redelivery(0, 0)
+
+    async def clean_up(self) -> CleanupAnswer:
+        return CleanupAnswer("requested", None)
+
+    async def count_cleanup(self, app: str) -> CleanupCount:
+        return CleanupCount("counted", {}, 0, True)
+
+    async def check(self, app: str, *, online: bool) -> list[CheckFinding]:
+        return [CheckFinding(f"apps.{app}", "ok", "as it should be")]

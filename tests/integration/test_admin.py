@@ -1,0 +1,201 @@
+"""Administration over HTTP against the whole service: each call sees its own app, and needs the scope `admin`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushsvc.api.admin.routes import CALLS
+from pushsvc.lab.simulator import Simulator
+from pushsvc.runtime import flow
+
+from .harness import Service, apns, fcm, running_service
+
+DESK, PUSHER = "desk-of-news", "pusher-of-news"
+
+
+def extra(simulator: Simulator, folder: Path) -> str:
+    """A second app, and a webhook of the first that no one answers."""
+    account = simulator.write_credentials(folder / "simulator")
+    return f"""
+[apps.shop.webhook]
+url = "http://127.0.0.1:9/in"
+secret = "whsec_{"A" * 44}"
+allow_private = true
+[apps.news]
+[[apps.news.keys]]
+name = "desk"
+sha256 = "{hashlib.sha256(DESK.encode()).hexdigest()}"
+scopes = ["push", "admin"]
+[[apps.news.keys]]
+name = "pusher"
+sha256 = "{hashlib.sha256(PUSHER.encode()).hexdigest()}"
+scopes = ["push", "devices", "feedback"]
+[apps.news.fcm]
+service_account_file = "{account.service_account_file}"
+endpoint = "{simulator.fcm_url}"
+ca_file = "{account.ca_file}"
+"""
+
+
+async def ask(service: Service, method: str, path: str, body: Any = None, *, key: str = "") -> tuple[int, Any]:
+    """One call with the key of the shop, or with another one; status and body."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with service.session.request(method, path, json=body, headers=headers) as answer:
+        assert answer.headers["X-Request-Id"]
+        return answer.status, await answer.json(content_type=None) if answer.content_length else None
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+def test_each_call_needs_the_scope_admin(call: Any) -> None:
+    assert (call.scopes, call.others) == (("admin",), "refused")
+
+
+def test_two_apps_each_see_and_change_their_own(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_service(tmp_path, extra=lambda simulator: extra(simulator, tmp_path)) as service:
+            await lists(service)
+            await keys(service)
+            await state(service)
+            await acts(service)
+            for call in CALLS:
+                path = call.path.replace("{name}", "x")
+                assert (await ask(service, call.method, path, {}, key=PUSHER))[0] == 403, path
+                assert (await ask(service, call.method, path, {}, key="unknown"))[0] == 401, path
+
+    asyncio.run(main())
+
+
+async def lists(service: Service) -> None:
+    """Pushes, the newest first, and schedules."""
+    first = await service.push(apns("ok", "a"), notification={"title": "1"}, collapse="order-7", lane="urgent")
+    second = await service.push(fcm("ok", "b"), notification={"title": "2"})
+    failed = await service.push(apns("payload", "c") or apns("ok", "c"), notification={"title": "3"})
+    await service.done(first, second, failed)
+    later = (datetime.now(UTC) + timedelta(minutes=30)).isoformat()
+    waits = await service.push(apns("ok", "d"), notification={"title": "4"}, send_at=later)
+    alien = (await ask(service, "POST", "/v1/push", {"to": {"tokens": fcm("ok", "e")}, "data": {"a": "b"}}, key=DESK))[
+        1
+    ]
+
+    async def ids(query: str, key: str = "") -> list[str]:
+        status, page = await ask(service, "GET", f"/v1/admin/pushes{query}", key=key)
+        assert status == 200, page
+        assert page["cursor"] is None
+        return [item["id"] for item in page["items"]]
+
+    assert await ids("") == [waits, failed, second, first]
+    assert await ids("", DESK) == [alien["id"]]
+    assert await ids("?state=scheduled") == [waits]
+    assert await ids("?lane=urgent") == await ids("?collapse=order-7") == [first]
+    assert await ids("?collapse=order") == await ids("?key=other") == []
+    assert await ids("?key=test&state=done&app=shop") == [failed, second, first]
+    items = (await ask(service, "GET", "/v1/admin/pushes?limit=2"))[1]
+    assert [item["id"] for item in items["items"]] == [waits, failed]
+    page = (await ask(service, "GET", f"/v1/admin/pushes?limit=2&cursor={items['cursor']}"))[1]
+    assert ([item["id"] for item in page["items"]], page["cursor"]) == ([second, first], None)
+    assert page["items"][1].items() >= {"lane": "urgent", "key": "test", "state": "done"}.items()
+    assert page["items"][1]["counts"]["sent"] == 1
+    since = items["items"][1]["created_at"]
+    assert waits in await ids(f"?since={since}")
+    assert first in await ids(f"?until={since}")
+    for query, where in (("?cursor=x", "cursor"), ("?since=yesterday", "since"), ("?state=new", "state")):
+        status, problem = await ask(service, "GET", f"/v1/admin/pushes{query}")
+        assert (status, problem["errors"][0]["path"]) == (422, where)
+    assert (await ask(service, "GET", "/v1/admin/pushes?app=news"))[0] == 403
+
+    schedules = (await ask(service, "GET", "/v1/admin/schedules"))[1]
+    assert [item["id"] for item in schedules["items"]] == [waits]
+    assert schedules["items"][0]["send_at"]
+    assert (await ask(service, "GET", "/v1/admin/schedules", key=DESK))[1] == {"items": [], "cursor": None}
+    audience = {"to": {"all": True}, "data": {"a": "b"}, "send_at": later}
+    audience_id = (await service.post(audience))[1]["id"]
+    status, page = await ask(service, "GET", "/v1/admin/schedules?limit=1")
+    more = (await ask(service, "GET", f"/v1/admin/schedules?limit=1&cursor={page['cursor']}"))[1]
+    assert {item["id"] for item in page["items"] + more["items"]} == {waits, audience_id}
+    assert more["cursor"] is None
+
+
+async def keys(service: Service) -> None:
+    """Keys are shown once, work, and are revoked."""
+    status, made = await ask(service, "POST", "/v1/admin/keys", {"name": "ci", "scopes": ["push", "admin"]})
+    assert status == 201
+    assert hashlib.sha256(made["key"].encode()).hexdigest() == made["sha256"]
+    assert (await ask(service, "GET", "/v1/admin/stats", key=made["key"]))[1]["app"] == "shop"
+    listed = (await ask(service, "GET", "/v1/admin/keys"))[1]["keys"]
+    assert [(key["name"], key["kept_in"]) for key in listed] == [("ci", "store"), ("test", "configuration")]
+    assert made["key"] not in str(listed)
+    assert made["sha256"] not in str(listed)
+    others = (await ask(service, "GET", "/v1/admin/keys", key=DESK))[1]["keys"]
+    assert [key["name"] for key in others] == ["desk", "pusher"]
+    assert (await ask(service, "POST", "/v1/admin/keys", {"name": "ci"}))[0] == 409
+    assert (await ask(service, "DELETE", "/v1/admin/keys/ci", key=DESK))[0] == 404
+    assert (await ask(service, "DELETE", "/v1/admin/keys/ci", key=made["key"]))[0] == 409
+    assert (await ask(service, "DELETE", "/v1/admin/keys/test"))[0] == 409
+    for document in ({"name": "a b"}, {"name": "a", "scopes": []}, {"name": "a", "intake": "much"}, {}):
+        assert (await ask(service, "POST", "/v1/admin/keys", document))[0] == 422, document
+    assert (await ask(service, "DELETE", "/v1/admin/keys/ci"))[0] == 204
+    assert (await ask(service, "DELETE", "/v1/admin/keys/ci"))[0] == 404
+
+
+async def state(service: Service) -> None:
+    """The state of an app: what waits, what was sent, and why it is not."""
+
+    async def counted() -> bool:
+        rates = (await ask(service, "GET", "/v1/admin/stats"))[1]["rates"]
+        return bool(rates["sent"] and rates["accepted"])
+
+    await service.until("the rates are known", counted)
+    stats = (await ask(service, "GET", "/v1/admin/stats"))[1]
+    assert [lane["lane"] for lane in stats["lanes"]] == ["urgent", "normal", "bulk"]
+    routes = {route["route"]: route for route in stats["routes"]}
+    assert list(routes) == ["shop/apns", "shop/fcm"]
+    assert routes["shop/apns"].items() >= {"state": "sending", "workers": 1, "waiting": 0}.items()
+    assert routes["shop/apns"]["answers"]["sent"] >= 1
+    assert routes["shop/apns"]["p99"] is not None
+    assert {part["part"]: part["count"] for part in stats["workers"]} == {
+        "serve": 1,
+        "dispatch": 1,
+        "feedback": 1,
+        "jobs": 0,
+    }
+    assert stats["scheduled"] == 1
+    assert stats["scheduled_next_hour"] == 2
+    assert stats["verdict"]["state"] == "critical", "no jobs run here"
+    assert "jobs" in stats["verdict"]["text"]
+    other = (await ask(service, "GET", "/v1/admin/stats", key=DESK))[1]
+    assert "shop" not in str(other)
+    assert other["scheduled"] == 0
+
+
+async def acts(service: Service) -> None:
+    """Webhooks, cleanup and check."""
+    (webhook,) = (await ask(service, "GET", "/v1/admin/webhooks"))[1]["webhooks"]
+    assert webhook.items() >= {"kind": "feedback", "host": "127.0.0.1", "state": "ok", "calls": []}.items()
+    assert (await ask(service, "GET", "/v1/admin/webhooks", key=DESK))[1] == {"webhooks": []}
+    status, answer = await ask(service, "POST", "/v1/admin/webhooks/test")
+    assert (status, answer["ok"], answer["reason"]) == (200, False, "unreachable")
+    assert (await ask(service, "POST", "/v1/admin/webhooks/resume"))[0] == 200
+    assert (await ask(service, "POST", "/v1/admin/webhooks/redeliver", {}))[1] == {"batches": 0, "events": 0}
+    for act in ("test", "resume", "redeliver"):
+        assert (await ask(service, "POST", f"/v1/admin/webhooks/{act}", key=DESK))[0] == 409
+    status, counted = await ask(service, "POST", "/v1/admin/cleanup", {"dry_run": True})
+    assert (status, counted["state"], counted["complete"]) == (200, "counted", True)
+    assert [(await ask(service, "POST", "/v1/admin/cleanup"))[1]["state"] for _ in range(2)] == ["requested", "running"]
+    assert (await ask(service, "GET", "/v1/admin/stats"))[1]["cleanup"]["running"]
+    found = (await ask(service, "GET", "/v1/admin/check"))[1]["findings"]
+    assert any(finding["part"] == "apps.shop.apns" and finding["level"] == "ok" for finding in found)
+    assert not any("news" in finding["part"] for finding in found)
+
+
+def test_percentiles_are_estimated_within_their_bucket() -> None:
+    counts = {"took:apns:0:0.1": 50, "took:apns:0.1:0.2": 49, "took:apns:30.0:+Inf": 1, "took:fcm:0:0.1": 7}
+    assert flow.quantile(counts, "apns", 0.5) == pytest.approx(0.1)
+    assert flow.quantile(counts, "apns", 0.99) == pytest.approx(0.2)
+    assert flow.quantile(counts, "apns", 1.0) == 30.0
+    assert flow.quantile(counts, "live", 0.5) is None
