@@ -274,7 +274,7 @@ class StoreAdministration:
 
     # --- checks -----------------------------------------------------------------------------------
 
-    async def check(self, app: str, *, online: bool) -> list[CheckFinding]:
+    async def check(self, app: str) -> list[CheckFinding]:
         found = await check_running(self._settings, self._store)
         return [each for each in found if _concerns(each.part, app)]
 

@@ -80,8 +80,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
 | `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be sent again;     |
 |                            |        |                        | score last event recorded at ms                       |
-| `ps:T:hook:calls`          | list   | 7 days, renewed        | in shard 0: the last 50 calls, the newest first, each |
-|                            |        |                        | a WebhookCallNote as JSON                             |
+| `ps:T:hook:calls`          | stream | 7 days, renewed        | in shard 0: the last 50 calls: `c` WebhookCallNote as |
+|                            |        |                        | JSON                                                  |
 | `ps:T:hook:reported`       | hash   | permanent              | as `hook`, of the webhook that reads `reported`; it   |
 |                            |        |                        | has `hook:reported:dead`, `:asked` and `:calls`       |
 | `ps:T:erase`               | hash   | field: until done      | in shard 0: digest of a user -> erasure under way,    |

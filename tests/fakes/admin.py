@@ -67,5 +67,5 @@ class FixedAdministration:
     async def count_cleanup(self, app: str) -> CleanupCount:
         return CleanupCount("counted", {}, 0, True)
 
-    async def check(self, app: str, *, online: bool) -> list[CheckFinding]:
+    async def check(self, app: str) -> list[CheckFinding]:
         return [CheckFinding(f"apps.{app}", "ok", "as it should be")]

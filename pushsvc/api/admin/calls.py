@@ -108,7 +108,7 @@ async def post_cleanup(ports: ApiPorts, request: Request, dry_run: bool) -> Repl
 
 async def get_check(ports: ApiPorts, request: Request) -> Reply:
     """Check the configuration of the app, the store and the credentials."""
-    found = await ports.admin.check(request.app.name, online=request.params["online"] == "true")
+    found = await ports.admin.check(request.app.name)
     return Reply(CheckAnswer(all(finding.level != "error" for finding in found), list(found)))
 
 
@@ -121,5 +121,5 @@ def _own_app(request: Request) -> str:
 
 
 def _log(request: Request, event: str, **values: object) -> None:
-    """Log an act with the key that it was done with."""
+    """Log an act with the name of its key."""
     telemetry.get_logger("admin").info(event, app=request.app.name, by=request.key.name, **values)

@@ -169,10 +169,5 @@ CALLS: Final = (
         get_check,
         "Check configuration, store and credentials, with the fix beside each fault.",
         Answer(200, "The findings.", CheckAnswer),
-        params=(
-            QueryParam(
-                "online", "`true` asks the providers as well, which takes some seconds.", options=("true", "false")
-            ),
-        ),
     ),
 )

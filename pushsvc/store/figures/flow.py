@@ -16,8 +16,8 @@ from ..config import StoreConfig
 from ..link.clock import Clock
 from ..link.link import Link
 
-LIFETIME: Final = KEPT + 300
-"""Seconds after which a minute expires."""
+LIFETIME: Final = (KEPT + 300) * 1000
+"""Milliseconds after which a minute expires."""
 
 
 class RedisFlow:
@@ -34,7 +34,7 @@ class RedisFlow:
         for app, counts in counted.items():
             key = keys.flow(app, minute)
             commands += [("HINCRBY", key, f"{second}:{name}", count) for name, count in counts.items()]
-            commands.append(("EXPIRE", key, LIFETIME))
+            commands.append(("PEXPIRE", key, LIFETIME))
         if commands:
             await self._link.many(commands)
 
@@ -52,7 +52,7 @@ class RedisFlow:
         for app, lanes in waiting.items():
             key = keys.flow(app, minute)
             fields = [part for lane, count in lanes.items() for part in (f"{second}:waiting:{lane}", count)]
-            commands += [("HSET", key, *fields), ("EXPIRE", key, LIFETIME)]
+            commands += [("HSET", key, *fields), ("PEXPIRE", key, LIFETIME)]
         await self._link.many(commands)
 
     def _now(self) -> tuple[int, int]:

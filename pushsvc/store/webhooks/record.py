@@ -118,18 +118,13 @@ class WebhookRecords:
 
     async def note(self, app: str, call: WebhookCallNote) -> None:
         """Keep a call, and the last ones before it."""
-        key = keys.hook_calls(app, self.kind)
-        await self._link.many(
-            [
-                ("LPUSH", key, msgspec.json.encode(call)),
-                ("LTRIM", key, 0, CALLS - 1),
-                ("EXPIRE", key, CALLS_TTL),
-            ]
-        )
+        key, blob = keys.hook_calls(app, self.kind), msgspec.json.encode(call)
+        added = ("XADD", key, "MAXLEN", CALLS, "*", "c", blob)
+        await self._link.many([added, ("PEXPIRE", key, CALLS_TTL * 1000)])
 
     async def calls(self, app: str) -> list[WebhookCallNote]:
-        blobs = await self._link.call("LRANGE", keys.hook_calls(app, self.kind), 0, -1)
-        read = (readable(_decode_call, blob, "webhook_call", app) for blob in blobs)
+        entries = await self._link.call("XREVRANGE", keys.hook_calls(app, self.kind), "+", "-", "COUNT", CALLS)
+        read = (readable(_decode_call, fields.get(b"c", b""), "webhook_call", app) for _, fields in entries)
         return [call for call in read if call is not None]
 
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
