@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 from msgspec.structs import replace
 
 from ...errors import PushsvcError, StoreUnavailable
-from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient
+from ...ports.live import Acked, EventReport, LiveRoute, Page, Position, Recipient
 from ...ports.live import Refused as RefusedDevice
 from ..peer import Request, Transport
 from ..protocol import codes
@@ -214,7 +215,8 @@ class Connection:
                 self._answer(id, self._refresh(effect))
             case AckAsked(id=id):
                 if id:
-                    self._answer(id, self._ack(effect))
+                    position = Position(effect.epoch, effect.offset)
+                    gateway.take_ack(self.app, self.device_id, position, partial(self._acked, id))
                 else:
                     self._ack_later(effect)
             case ReadAsked(id=id):
@@ -252,11 +254,12 @@ class Connection:
         """Do the work of a command; where that fails the answer is a temporary error."""
         try:
             await work
-        except StoreUnavailable:
-            self._run(self._session.error(command_id, codes.INTERNAL))
         except PushsvcError as error:
-            report(error)
-            self._run(self._session.error(command_id, codes.INTERNAL))
+            self._fails(command_id, error)
+
+    def _fails(self, command_id: int, error: PushsvcError) -> None:
+        report(error)
+        self._run(self._session.error(command_id, codes.INTERNAL))
 
     # --- Connecting ------------------------------------------------------------------------------------------------
 
@@ -373,10 +376,15 @@ class Connection:
 
     # --- The stream ------------------------------------------------------------------------------------------------
 
-    async def _ack(self, ask: AckAsked) -> None:
-        gateway = self._gateway
-        acked = await gateway.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
-        self._run(self._session.acked(ask.id, acked.fault))
+    def _acked(self, command_id: int, result: Acked | Exception) -> None:
+        """Answer an acknowledgement."""
+        with self._gateway.contained(self):
+            if isinstance(result, Acked):
+                self._run(self._session.acked(command_id, result.fault))
+            elif isinstance(result, PushsvcError):
+                self._fails(command_id, result)
+            else:
+                raise result
 
     def _ack_later(self, ask: AckAsked) -> None:
         """Take an acknowledgement that has no answer. Later ones stand for earlier ones, so that two wait at most,
@@ -396,7 +404,8 @@ class Connection:
         while self._acks:
             inside, ask = self._acks.popitem()
             try:
-                await self._ack(ask)
+                acked = await self._gateway.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
+                self._run(self._session.acked(ask.id, acked.fault))
             except StoreUnavailable:
                 if self._ended:
                     break

@@ -112,7 +112,8 @@ class _Ack(NamedTuple):
     app: str
     device_id: str
     position: Position
-    answer: asyncio.Future[Acked]
+    done: Callable[[Acked | Exception], None]
+    """Is called with what has become of it."""
 
 
 class Member(Protocol):
@@ -177,6 +178,8 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._acks: list[_Ack] = []
         self._more = asyncio.Event()
+        self._all_acked = asyncio.Event()
+        self._all_acked.set()
         self._passed: dict[tuple[str, int], tuple[int, int, int]] = {}
         """When deliveries, by push and index, were queued, taken and written, in ms after they were to be sent."""
         self._ended: OrderedDict[int, tuple[str, str]] = OrderedDict()
@@ -344,14 +347,26 @@ class Gateway:
             self.spawn(self._disconnect(number, place))
 
     async def ack(self, app: str, device_id: str, position: Position) -> Acked:
-        """Acknowledge everything up to a position, together with what other devices acknowledge at the same time.
-
-        Raises `StoreUnavailable`; the device repeats it then.
-        """
+        """Acknowledge everything up to a position. Raises `StoreUnavailable`; the device repeats it then."""
         answer: asyncio.Future[Acked] = asyncio.get_running_loop().create_future()
-        self._acks.append(_Ack(app, device_id, position, answer))
-        self._more.set()
+
+        def done(result: Acked | Exception) -> None:
+            if answer.done():
+                return
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+        self.take_ack(app, device_id, position, done)
         return await answer
+
+    def take_ack(self, app: str, device_id: str, position: Position, done: Callable[[Acked | Exception], None]) -> None:
+        """Acknowledge everything up to a position, together with what other devices acknowledge at the same time, and
+        call `done`: a task for each acknowledgement would cost as much as all that it does."""
+        self._acks.append(_Ack(app, device_id, position, done))
+        self._all_acked.clear()
+        self._more.set()
 
     async def content(self, app: str, device_id: str, push_id: str) -> bytes | None:
         """Return the content of a push that stands in the stream of the device, if it is still stored."""
@@ -396,34 +411,36 @@ class Gateway:
                 for each in batch:
                     by_app.setdefault(each.app, []).append(each)
                 for app, own in by_app.items():
+                    results: Sequence[Acked | Exception]
                     try:
-                        await self._ack_all(app, own)
+                        results = await self._ack_all(app, own)
                     except Exception as error:  # Each device is answered with it, and the others go on.
-                        for each in own:
-                            if not each.answer.done():
-                                each.answer.set_exception(error)
+                        results = [error] * len(own)
+                    for each, result in zip(own, results, strict=True):
+                        each.done(result)
+            self._all_acked.set()
 
-    async def _ack_all(self, app: str, acks: Sequence[_Ack]) -> None:
+    async def _ack_all(self, app: str, acks: Sequence[_Ack]) -> list[Acked]:
         at = int(self.wall() * 1000)
         ending: dict[tuple[str, int], Acknowledged] = {}
-        accepted: list[_Ack] = []
         positions = [(each.device_id, each.position) for each in acks]
-        for each, found in zip(acks, await self.live.acking(app, positions), strict=True):
-            if found.fault:
-                # Not asked again: what is appended by then would be acknowledged without having ended.
-                _answer(each, found)
-            else:
-                accepted.append(each)
+        results = await self.live.acking(app, positions)
+        for each, found in zip(acks, results, strict=True):
+            if not found.fault:
                 for reference in found.newly:
                     ending[each.device_id, reference.offset] = Acknowledged(each.device_id, reference, at)
         if ending:
             await self._confirm(app, list(ending.values()))
-        positions = [(each.device_id, each.position) for each in accepted]
-        for each, acked in zip(accepted, await self.live.ack(app, positions), strict=True):
+        # The others are not asked again: what is appended by then would be acknowledged without having ended.
+        accepted = [place for place, found in enumerate(results) if not found.fault]
+        for place, acked in zip(
+            accepted, await self.live.ack(app, [positions[each] for each in accepted]), strict=True
+        ):
             if acked.newly:
                 self._count_acked(app, acked.newly, at)
-            _answer(each, acked)
+            results[place] = acked
         self.metrics.flush()
+        return results
 
     def _count_acked(self, app: str, references: Iterable[Reference], at: int) -> None:
         known = []
@@ -602,12 +619,8 @@ class Gateway:
         self._finishing.set()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._all_acked.wait()
         await self.live.leave(self.id, list(self.config.apps))
-
-
-def _answer(waiting: _Ack, acked: Acked) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_result(acked)
 
 
 @asynccontextmanager

@@ -15,8 +15,14 @@ for i = 3, #ARGV, 3 do
   local fault = (not s and 'unknown') or (epoch >= 0 and epoch ~= s.epoch and 'epoch') or (offset > s.top and 'offset') or ''
   local own = { fault, s and s.acked or 0, 0 }
   if s then
+    local through = count_to(s, fault == '' and math.max(offset, s.acked) or s.acked)
     if fault == '' and offset > s.acked then
-      for record = count_to(s, s.acked), count_to(s, offset) - 1 do
+      -- Looked for from the end: many may stand before it that were acknowledged long ago.
+      local first = through
+      while first > 0 and offset_at(s, first - 1) > s.acked do
+        first = first - 1
+      end
+      for record = first, through - 1 do
         local facts = facts_of(prefix, key_at(s, record))
         if facts then
           local index, platform = index_and_platform(s, record)
@@ -29,7 +35,7 @@ for i = 3, #ARGV, 3 do
         write_stream(prefix, n, format_stream(s))
       end
     end
-    own[2], own[3] = s.acked, count_after(s, s.acked)
+    own[2], own[3] = s.acked, #s.records / s.width - through
   end
   answer[#answer + 1] = own
 end
