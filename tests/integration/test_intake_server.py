@@ -220,6 +220,26 @@ def test_requests_in_one_segment_are_answered_in_order() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_bodies_beyond_what_is_buffered_are_read_to_their_ends(chunked: bool) -> None:
+    """Reading pauses and goes on in the middle of each."""
+    body = BODY + b" " * 3_000_000
+    framed = sized(body)
+    if chunked:
+        pieces = [body[start : start + 1000] for start in range(0, len(body), 1000)]
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+        framed = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+
+    async def main(service: Service) -> None:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(framed * 3 + sized(BODY))
+        assert [(await answer(reader)).status for _ in range(4)] == [202] * 4
+        writer.close()
+        await writer.wait_closed()
+
+    run(main)
+
+
 def test_a_refusal_before_the_body_leaves_the_connection_usable() -> None:
     async def main(service: Service) -> None:
         reader, writer = await asyncio.open_connection(*service.address)

@@ -72,7 +72,7 @@ class BearerKeys:
         cache_size: int,
     ) -> None:
         self._apps = apps
-        self._configured = {key.sha256.lower(): (app, key) for app in apps.values() for key in app.keys}
+        self._configured = {key.sha256.lower(): Caller(app, key) for app in apps.values() for key in app.keys}
         self._ring = ring
         self._monotonic = monotonic
         self._cache_seconds = cache_seconds
@@ -85,7 +85,8 @@ class BearerKeys:
         text = text.strip()
         if not text or scheme.lower() != "bearer":
             raise NoKey("Send the API key in the header `Authorization: Bearer <key>`.")
-        return await self.owner(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
+        sha256 = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        return self._configured.get(sha256) or await self.owner(sha256)
 
     async def owner(self, sha256: str, *, session: bool = False) -> Caller:
         """Return the owner of the key with this hash. Raises `Unauthorized` with its challenge where no app has it."""
@@ -101,7 +102,7 @@ class BearerKeys:
                     challenge=f'{REALM}, error="invalid_token"',
                 )
         else:
-            app, key = found
+            app, key = found.app, found.key
         return Caller(app, key, session=session)
 
     async def _find(self, sha256: str) -> ApiKey | None:

@@ -89,7 +89,7 @@ class Connections:
 class Connection(web.RequestHandler):
     """A connection of the server."""
 
-    __slots__ = ("_connections", "_first_request", "_left", "_linger", "_unread")
+    __slots__ = ("_connections", "_first_request", "_held", "_left", "_linger", "_unread")
 
     def __init__(self, connections: Connections, server: web.Server, config: ApiConfig) -> None:
         super().__init__(
@@ -104,6 +104,8 @@ class Connection(web.RequestHandler):
         self._linger = config.body_limit
         self._unread: StreamReader | None = None
         self._left = 0
+        self._held = False
+        """Whether the parser has kept what it was given when reading was paused."""
         self._first_request = self._loop.call_later(config.first_request, self._close_silent)
 
     @property
@@ -135,6 +137,13 @@ class Connection(web.RequestHandler):
                     self.force_close()
                     return
         _receive(self, data)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, if reading was paused: aiohttp calls this for each piece of a body, and then parses nothing and
+        starts the transport once more."""
+        if self._reading_paused or self._held:
+            self._held = not resume_parser
+            super().resume_reading(resume_parser)
 
     def leave(self, body: StreamReader) -> None:
         """Read and discard a bounded rest of the body of a request that was answered."""

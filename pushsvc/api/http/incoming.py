@@ -76,33 +76,30 @@ async def _read_body(request: web.BaseRequest, config: ApiConfig) -> bytes:
     """Return the whole body, inflated. Raises `ContentTooLarge`, `UnsupportedCoding`, `RequestTimeout`, `MalformedBody`
     or `ClientGone`."""
     limit = config.body_limit
-    if (request.content_length or 0) > limit:
+    content = request.content
+    arrived = content.is_eof()
+    if not arrived and (request.content_length or 0) > limit:
         raise _too_large(limit)
     header = request.headers.get(hdrs.CONTENT_ENCODING)
     coding = None if header is None else _coding_of(header)
-    body = await _read(request, config)
-    return body if coding is None else await _inflate(body, coding, limit)
-
-
-async def _read(request: web.BaseRequest, config: ApiConfig) -> bytes:
-    content = request.content
     try:
-        if content.is_eof():
+        if arrived:
             # It came with the headers: there is nothing to wait for, so no timer is needed.
             body = content.read_nowait()
-            if len(body) > config.body_limit:
-                raise _too_large(config.body_limit)
-            return body
-        async with asyncio.timeout(config.body_timeout):
-            return await request.read()
+        else:
+            async with asyncio.timeout(config.body_timeout):
+                body = await request.read()
     except TimeoutError:
         raise RequestTimeout(f"The body did not arrive within {config.body_timeout:g} seconds.") from None
     except web.HTTPRequestEntityTooLarge:
-        raise _too_large(config.body_limit) from None
+        raise _too_large(limit) from None
     except ConnectionError:
         raise ClientGone from None
     except web.RequestPayloadError as error:
         raise body_error(error) from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body if coding is None else await _inflate(body, coding, limit)
 
 
 def _coding_of(header: str) -> str | None:

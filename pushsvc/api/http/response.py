@@ -4,7 +4,7 @@ took a tenth of the time of a push for this."""
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from email.utils import formatdate
 from functools import lru_cache
@@ -23,10 +23,10 @@ class Response:
 
     __slots__ = ("_request", "_sent", "body", "headers", "keep_alive", "status")
 
-    def __init__(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         self.status = status
         self.body = body
-        self.headers = {} if headers is None else dict(headers)
+        self.headers = {} if headers is None else headers
         self.keep_alive: bool | None = None
         """Whether the connection is kept; None: as the client asks for."""
         self._sent = False

@@ -10,18 +10,27 @@ from typing import Final
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 """The pattern of every push id; other paths cannot name a push."""
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The digit with the variant of RFC 9562 in its two upper bits, by a random one."""
 _MOST: Final = 0xFFF
 """The highest count of the ids of one instant; further ones are unique, and in no order."""
 
 
 def uuid7(unix_ms: int, random: bytes) -> str:
     """Return the UUIDv7 of an instant in Unix ms and 10 random bytes: 36 characters, lower case."""
-    bits = int.from_bytes(random, "big")
-    text = f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}"
-    high = 0x7000 | bits >> 68
-    low = 0x8000_0000_0000_0000 | bits & 0x3FFF_FFFF_FFFF_FFFF
-    tail = f"{low:016x}"
-    return f"{text[:8]}-{text[8:]}-{high:04x}-{tail[:4]}-{tail[4:]}"
+    digits = random.hex()
+    return f"{_begin(unix_ms)}{digits[:3]}{_end(digits)}"
+
+
+def _begin(unix_ms: int) -> str:
+    """Return what the ids of an instant begin with: it, and the version."""
+    digits = f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7"
+
+
+def _end(digits: str) -> str:
+    """Return what follows 3 random digits, from 20 of which the last 16 lose two bits to the variant."""
+    return f"-{_VARIANT[digits[4]]}{digits[5:8]}-{digits[8:]}"
 
 
 class PushIds:
@@ -31,15 +40,17 @@ class PushIds:
     def __init__(self) -> None:
         self._instant = -1
         self._count = 0
+        self._begin = ""
 
     def __call__(self, unix_ms: int) -> str:
         """Return a new id, with the push's time of acceptance as `unix_ms`."""
-        bits = int.from_bytes(os.urandom(10), "big")
+        digits = os.urandom(10).hex()
         if unix_ms == self._instant:
             self._count = min(self._count + 1, _MOST)
         else:
-            self._instant, self._count = unix_ms, bits >> 69  # in the lower half, so that it has room to grow
-        return uuid7(unix_ms, (self._count << 68 | bits & (1 << 68) - 1).to_bytes(10, "big"))
+            # In the lower half, so that it has room to grow.
+            self._instant, self._count, self._begin = unix_ms, int(digits[:3], 16) >> 1, _begin(unix_ms)
+        return f"{self._begin}{self._count:03x}{_end(digits)}"
 
 
 new_push_id: Final = PushIds()
