@@ -31,6 +31,7 @@ from aiohttp import web
 from pushsvc import runtime, telemetry
 from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Waits, build_app, serve
 from pushsvc.api.http.dispatch import CallDispatcher
+from pushsvc.cli.up import free_port
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Push
 from pushsvc.providers import REGISTRY
@@ -206,10 +207,8 @@ def request(targets: int) -> bytes:
 @asynccontextmanager
 async def redis_server(cores: set[int]) -> AsyncIterator[str]:
     """A `redis-server` from the PATH on a free port, append-only as in service."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
         options = ["--port", str(port), "--dir", folder, "--appendonly", "yes", "--save", "", "--loglevel", "warning"]
         command = ["redis-server", *options]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: ASYNC220  # nothing else runs yet
@@ -220,6 +219,7 @@ async def redis_server(cores: set[int]) -> AsyncIterator[str]:
                     socket.create_connection(("127.0.0.1", port), 1).close()
                     break
                 except OSError:
+                    assert process.poll() is None, "redis-server has ended"
                     await asyncio.sleep(0.05)
             yield f"redis://127.0.0.1:{port}/0"
         finally:

@@ -303,14 +303,13 @@ class Figures:
         self._found[words][server.name].append(value)
 
     def show(self) -> None:
-        """Print the medians, each beside the other server's, and begin anew."""
+        """Print the medians, each beside the other server's."""
         for words, by_name in self._found.items():
             line = "  ".join(f"{name} {median(values):>11,.1f}" for name, values in by_name.items())
             ours, theirs = by_name.get("pushsvc"), by_name.get("Centrifugo")
             if ours and theirs and median(theirs):
                 line += f"  ratio {median(ours) / median(theirs):6.2f}"
             print(f"{words:<58} {line}", flush=True)
-        self._found.clear()
 
 
 async def connect(server: Server, phones: Sequence[Phones], count: int) -> float:
@@ -363,6 +362,7 @@ async def idle(name: str, phones_count: int, seconds: float, figures: Figures, c
         memory, resident, objects = await used(server), server.resident(), kernel()
         cpu, redis_cpu = server.gateway_cpu(), cpu_seconds(server.redis_pid)
         took = await connect(server, phones, phones_count)
+        print(f"{server.name}: {phones_count:,} are connected", flush=True)
         cpu, redis_cpu = server.gateway_cpu() - cpu, cpu_seconds(server.redis_pid) - redis_cpu
         await asyncio.sleep(2)
         figures.add(server, "connections", phones_count)
@@ -377,7 +377,6 @@ async def idle(name: str, phones_count: int, seconds: float, figures: Figures, c
         beats = phones_count * seconds / 25.0
         figures.add(server, "CPU of a heartbeat (25 s), us", (await spent(server, seconds) - 2 * resting) / beats * 1e6)
         figures.add(server, "process memory after the heartbeats", (server.resident() - resident) / phones_count)
-        await asyncio.gather(*(each.call(close=True) for each in phones))
 
 
 async def spent(server: Server, seconds: float) -> float:
@@ -511,14 +510,15 @@ async def main() -> None:
     telemetry.configure_logging("error", json=False)
     names = [options.only] if options.only else [name for name in OPEN if name == "pushsvc" or centrifugo()]
     every = sorted(os.sched_getaffinity(0))
-    cores, figures = (every[0], every[-1]), Figures()
+    cores = (every[0], every[-1])
     pin(0, {cores[1]})
     for what in options.what or ("idle", "traffic", "away"):
         print(f"--- {what}", flush=True)
+        figures = Figures()
         if what == "idle":
             for name in names:
                 await idle(name, options.phones, options.beats, figures, cores)
-            figures.show()
+                figures.show()
         elif what == "traffic":
             await traffic(names, options.online, options.rounds, figures, cores)
         else:

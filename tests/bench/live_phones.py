@@ -7,7 +7,6 @@ an RPC. A command is a line of JSON on standard input, and its answer is one on 
 
     {"connect": [first, count, host, port]}   answers when all are connected
     {"watch": count}                          answers when so many more publications were acknowledged
-    {"close": true}                           answers when all are gone
 
 Tokens hold the claims of both servers. A publication has in its data `"t"`, the nanoseconds of the machine's monotonic
 clock at its POST.
@@ -25,7 +24,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
 
 import msgspec
@@ -192,14 +191,6 @@ class Fleet:
         self.acked -= count
         return {"delays": delays, "last": time.monotonic_ns()}
 
-    async def close(self) -> dict[str, Any]:
-        """Cut all phones."""
-        for phone in list(self.phones):
-            phone.io.abort()
-        while self.phones:
-            await self._change()
-        return {}
-
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
@@ -220,10 +211,8 @@ async def obey(app: str, secret: str) -> None:
         match name:
             case "connect":
                 answer = await fleet.connect(*value)
-            case "watch":
-                answer = await fleet.watch(value)
             case _:
-                answer = await fleet.close()
+                answer = await fleet.watch(value)
         print(json.dumps(answer), flush=True)
 
 
@@ -265,9 +254,8 @@ async def open_phones(app: str, secret: str, count: int = 1) -> AsyncIterator[Se
         yield [Phones(process) for process in processes]
     finally:
         for process in processes:
-            assert process.stdin is not None
-            process.stdin.close()
-            await process.wait()
+            with suppress(ProcessLookupError):
+                process.kill()
 
 
 if __name__ == "__main__":
