@@ -56,6 +56,8 @@ class Receiver(Struct, frozen=True, gc=False):
     device_id: str
     index: int
     """The index of the delivery in its push."""
+    owner: bytes | None = None
+    """`audience.owner_of` the device that the push is for; None for whichever user it has."""
 
 
 class Append(Struct, frozen=True):
@@ -90,10 +92,11 @@ class Reference(Struct, frozen=True, gc=False):
 class Appended(Struct, frozen=True, gc=False):
     """The result of one delivery of an `append`."""
 
-    status: Literal["new", "known", "superseded", "absent", "away", "withdrawn"]
+    status: Literal["new", "known", "superseded", "absent", "away", "withdrawn", "moved"]
     """`known`: it stood there already, at this offset. `superseded`: a later push with its `collapse` stands there, and
     nothing was appended. `absent`: there is no such device, or this version cannot read its stream. `away`: it was now
-    or never, and the device is not connected. `withdrawn`: the push was, and nothing was appended."""
+    or never, and the device is not connected. `withdrawn`: the push was, and nothing was appended. `moved`: the device
+    has another user than the receiver's `owner`, and nothing was appended."""
     offset: int = 0
     prev: int = 0
     unread: int = 0

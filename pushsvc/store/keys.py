@@ -113,7 +113,12 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        | its end                | is valid, ms, and its connections                     |
 | `ps:D:refused`             | zset   | member: 400 days       | digest of a device's id; score the instant before     |
 |                            |        |                        | which its tokens were issued that are refused, ms     |
-| `ps:D:live`                | hash   | for good               | `server` its run id, `run` number of its run; `codes` |
+| `ps:D:moved`               | zset   | 10 minutes, renewed    | ordinal of a device that has got another user; score  |
+|                            |        |                        | the number of the change                              |
+| `ps:D:live`                | hash   | for good               | `moves` number of the last of these; `young` ordinal  |
+|                            |        |                        | from which on devices are new, for two minutes from   |
+|                            |        |                        | `born_at` ms on, and the next, `born`;                |
+|                            |        |                        | `server` its run id, `run` number of its run; `codes` |
 |                            |        |                        | of platforms in streams, `code:<name>`,               |
 |                            |        |                        | `platform:<code>`                                     |
 | `ps:T:live:<id>`           | hash   | the streams' TTL       | `b` the content of a push in the live channel; beside |

@@ -38,6 +38,7 @@ from pushsvc.ports.live import (
     Refused,
     Unread,
 )
+from pushsvc.rules.audience import owner_of
 from pushsvc.rules.life import seen
 from pushsvc.store.keys import SEEN_EVERY
 from pushsvc.store.live.facts import WITHDRAWN, hour_of
@@ -203,6 +204,9 @@ class MemoryLive:
         name = receiver.device_id
         if append.now_or_never and self._ordinal(app, name) is not None and self._stream(app, name) is None:
             return Appended("away")
+        kept = self._state.devices[app].get(name)
+        if kept is not None and receiver.owner not in (None, owner_of(kept.device)):
+            return Appended("moved")
         stream = self._begun(app, receiver.device_id)
         if stream is None:
             return Appended("absent")

@@ -33,6 +33,7 @@ from pushsvc.ports.live import (
     Unread,
     pokes_of,
 )
+from pushsvc.rules.audience import owner_of
 from pushsvc.store import StoreConfig
 
 from .servers import Server
@@ -221,6 +222,38 @@ def test_a_push_stands_in_each_stream_and_a_repeat_appends_nothing(server: Serve
         ]
         assert (await append(live, push_of("p3"), "x"))[0].offset == 3
         assert await append(live, push_of("p4")) == []
+
+    play(server, story, LASTING)
+
+
+def test_what_was_for_the_user_before_is_not_appended(server: Server | None) -> None:
+    """A device has another user, by a change or by another registration, while a push is on its way to the stream."""
+
+    async def story(world: World) -> None:
+        store = await opened(world, "x", "y", "z")
+        live, ann, bob = store.live, owner_of(phone("x", "ann")), owner_of(phone("x", "bob"))
+        await connected(live, "x")
+        await append(live, push_of("p0"), "x")
+
+        async def send(name: str, *owners: bytes | None) -> list[str]:
+            receivers = [
+                Receiver(device, place, owner) for place, (device, owner) in enumerate(zip("xyz", owners, strict=True))
+            ]
+            return [each.status for each in await live.append("shop", push_of(name), receivers, platform="fcm")]
+
+        assert await send("before", ann, ann, ann) == ["new", "new", "new"]
+        await store.registry.put("shop", phone("x", "bob"))
+        assert await store.registry.remove("shop", "y")
+        await store.registry.put("shop", phone("y", "bob"))
+        assert await send("p1", ann, ann, ann) == ["moved", "moved", "new"]
+        assert await send("p2", bob, bob, b"") == ["new", "new", "moved"]
+        assert await send("p3", None, None, None) == ["new", "new", "new"]
+        assert await store.registry.remove("shop", "z")
+        assert (await send("p4", bob, bob, ann))[:2] == ["new", "new"]
+        for name in "xy":
+            page = await live.history("shop", name)
+            assert page is not None
+            assert [each.push.id for each in page.publications] == ["p2", "p3", "p4"]
 
     play(server, story, LASTING)
 

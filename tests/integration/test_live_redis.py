@@ -24,8 +24,10 @@ from pushsvc.ports.live import (
     Poke,
     Position,
     Received,
+    Receiver,
     Recipient,
 )
+from pushsvc.rules.audience import owner_of
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.live import gateways
 from pushsvc.store.live.facts import Facts, decode_facts, facts_of
@@ -365,6 +367,33 @@ def test_an_erasure_takes_streams_and_tokens(server: Server) -> None:
         await registered(store, "hers")
         refused = await live.connect("shop", "hers", A, issued_at=NOW - 1000)
         assert not isinstance(refused, Connected)
+
+    server.flush()
+    play(server.url, story)
+
+
+def test_a_device_that_moves_between_the_look_and_the_append_is_looked_at_again(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await registered(store, "x")
+        ann = owner_of(phone("x", "ann"))
+        registry: Any = store.registry
+        holders, looks = registry.holders, []
+
+        async def moves_then(app: str, wanted: Any) -> Any:
+            found = await holders(app, wanted)
+            looks.append([each.user for each in found])
+            if len(looks) == 1:
+                await registered(store, "x", user="bob")
+            return found
+
+        registry.holders = moves_then
+        (found,) = await store.live.append("shop", push_of("p1"), [Receiver("x", 0, ann)], platform="fcm")
+        assert (found.status, looks) == ("moved", [["ann"], ["bob"]])
+        # Who has been there for a while, and has not moved lately, is not looked at.
+        await store.link.call("DEL", "ps:{shop.devices}:moved")
+        await store.link.call("HSET", "ps:{shop.devices}:live", "born_at", NOW - 120_001)
+        (found,) = await store.live.append("shop", push_of("p2"), [Receiver("x", 0, ann)], platform="fcm")
+        assert (found.status, len(looks)) == ("new", 2)
 
     server.flush()
     play(server.url, story)

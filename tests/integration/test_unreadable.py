@@ -91,6 +91,7 @@ RECORDS: dict[str, str] = {
     "ps:D:pushes:<hour>:<b>": "(test_live_redis.py has it)",
     "ps:D:gateways": "(test_live_redis.py has it)",
     "ps:D:refused": "(digests)",
+    "ps:D:moved": "(numbers)",
     "ps:D:live": "(names and numbers)",
     "ps:T:live:<id>": "(the bytes of the caller)",
     "ps:T:seen:<id>": "(numbers)",

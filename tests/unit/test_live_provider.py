@@ -32,12 +32,14 @@ from pushsvc.ports.provider import STREAMS, RenderError
 from pushsvc.providers.live import RENDERER, open_provider
 from pushsvc.providers.live.render import LIMIT
 from pushsvc.providers.live.send import CONTENTS, KEPT_FOR, LASTS, QUIET, TRIES, WINDOW, LiveProvider
+from pushsvc.rules.audience import owner_of
 
 from ..fakes import MemoryStore
 from .virtual_time import run, until
 
 NOW = 1_750_000_000_000
 ROUTE = Route("shop", "live")
+ANN = owner_of(Device(id="", platform="apns", token="", user="ann"))
 THEN = Fallback("apns", Message("apns", b'{"aps":{}}'))
 AGAIN = Fallback("live", Message("live", b"{}"))
 WRITTEN = Unconfirmed(reason="written", within=10.0)
@@ -106,7 +108,7 @@ def chunk(
 ) -> Chunk:
     headers = fields.pop("headers", {})
     message = Message("live", b'{"data":{"a":"1"}}', headers, collapse=collapse, since=at if collapse else 0)
-    targets = tuple(Target(index, f"token-{index}", device) for index, device in enumerate(devices))
+    targets = tuple(Target(index, f"token-{index}", device, owner=ANN) for index, device in enumerate(devices))
     total = fields.pop("total", len(devices))
     made = Chunk(name, "shop", "live", "normal", total, at, NOW + 60_000, message, targets)
     return replace(made, home="apns", fallbacks=tuple(then), **fields)
@@ -289,6 +291,9 @@ def _accepted(name: str) -> Push:
 
 def test_a_device_that_is_gone_is_not_waited_for() -> None:
     async def story(desk: Desk) -> None:
+        await desk.store.registry.put("shop", Device(id="phone-3", platform="apns", token=f"{3:064x}", user="bob"))
+        assert await desk.send(chunk("phone-3", name="of ann")) == [Obsolete(reason="moved")]
+        assert await desk.stream("phone-3") == []
         assert await desk.send(chunk("phone-9", then=[THEN])) == [Obsolete(reason="moved")]
         # Its stream is there, and this version cannot read it.
         live: Any = desk.store.live

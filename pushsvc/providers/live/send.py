@@ -12,7 +12,7 @@ that is to blame: a repeat of what stands in a stream appends nothing.
     now or never, not connected, and no channel follows            expired
     a later push of its `collapse` is there                        obsolete
     it was cancelled                                               obsolete, and ends as cancelled
-    there is no such device any more                               obsolete
+    there is no such device any more, or it has another user       obsolete
     its stream cannot be read by this version                      unavailable, which costs no attempt
     Redis is away, or this part of the batch fails                 the same
 
@@ -91,7 +91,11 @@ class _Part(NamedTuple):
     @property
     def append(self) -> Append:
         """What is appended for them."""
-        receivers = [Receiver(d.target.device_id or d.target.token, d.target.index) for d, _ in self.submitted]
+        targets = [delivery.target for delivery, _ in self.submitted]
+        receivers = [
+            Receiver(each.device_id or each.token, each.index, each.owner if each.device_id else None)
+            for each in targets
+        ]
         now_or_never = NOW_OR_NEVER in self.chunk.message.headers
         return Append(self.push, receivers, platform_of(self.chunk.platform), now_or_never)
 
@@ -318,6 +322,8 @@ class LiveProvider:
                 return SUPERSEDED
             case "withdrawn":
                 return CANCELLED
+            case "moved":
+                return MOVED
             case "absent":
                 target = delivery.target
                 return MOVED if (target.device_id or target.token) in absent else UNREADABLE

@@ -72,6 +72,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:D:pushes:<hour>:<b>": "(ids of pushes)",
     "ps:D:gateways": "(names of processes)",
     "ps:D:refused": "(keyed digests, for 400 days)",
+    "ps:D:moved": "(numbers)",
     "ps:D:live": "(names of platforms, and numbers)",
     "ps:T:live:<id>": "rows",
     "ps:T:seen:<id>": "(numbers of devices, never given again)",

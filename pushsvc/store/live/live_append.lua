@@ -9,19 +9,21 @@
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 hour of the push; 5 its digest, 4 bytes; 6 its facts;
 --       7 until when the facts are kept, ms; 8 digest of its collapse, 4 bytes, or ''; 9 its platform; 10 a random
 --       number of 32 bits; 11 seconds since the beginning of offsets; 12 1 to append only where the device is
---       connected; 13 most publications that are on their way to a connected device; then for each device the digest of
---       its id, and the index of its delivery
+--       connected; 13 most publications that are on their way to a connected device; 14, 15 numbers of the changes of
+--       users and of the devices that the caller knows of, or -1; then for each device the digest of its id, and the
+--       index of its delivery
 -- Returns { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of
 -- the status alone where there is no stream to name },
--- { for each that replaced another: place of the device, offset, index, platform, facts }
+-- { for each that replaced another: place of the device, offset, index, platform, facts }, and the numbers of the changes
+-- and of the devices now: the caller appends again to devices of status MOVED that the push is for, as of these
 
 -- include: live_stream
 
 local prefix, now, most, facts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
 local collapse, seed, since_beginning = ARGV[8], tonumber(ARGV[10]), tonumber(ARGV[11])
 local now_or_never, window = ARGV[12] == '1', tonumber(ARGV[13])
-local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY, WITHDRAWN = 0, 1, 2, 3, 4, 5
-local FIRST = 14 -- argument of the first device
+local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY, WITHDRAWN, MOVED = 0, 1, 2, 3, 4, 5, 6
+local FIRST = 16 -- argument of the first device
 local JUMP = 4096
 -- A stream of fewer bytes than this has room for another record, also where fewer than 40 are kept.
 local SHORT = 10 + NARROW_RECORD * math.min(most, 40)
@@ -45,7 +47,7 @@ elseif expires_at(kept) == WITHDRAWN_AT then
   for i = FIRST, #ARGV, 2 do
     answer[#answer + 1] = string.char(WITHDRAWN)
   end
-  return { answer, {} }
+  return { answer, {}, 0, 0 }
 end
 
 local run, code = current_run(prefix), platform_code(ARGV[9]) * INDEXES
@@ -103,6 +105,18 @@ local function is_superseded(s, device)
   return false
 end
 
+local moves, births = tonumber(ARGV[14]), tonumber(ARGV[15])
+local lately = call('HMGET', prefix .. 'live', 'moves', 'young', 'born_at')
+local any_moved = call('EXISTS', prefix .. 'moved') == 1
+if births < 0 then
+  births = lately[2] and now < lately[3] + 2 * LATELY and tonumber(lately[2]) or math.huge
+end
+
+-- Whether the device may have another user than the caller knows.
+local function may_have_moved(n)
+  return n >= births or any_moved and tonumber(call('ZSCORE', prefix .. 'moved', n) or -1) > moves
+end
+
 -- The oldest records leave a full stream. Where the device is connected, some of those that it has not acknowledged are
 -- on their way to it, and their acknowledgements come: the oldest behind these leave it.
 local function make_room(s, over, online)
@@ -115,6 +129,10 @@ end
 for i = FIRST, #ARGV, 2 do
   local status, offset, prev, s = ABSENT, 0, 0, nil
   local n = ordinal_of(prefix, ARGV[i])
+  if n and may_have_moved(n) then
+    answer[#answer + 1] = string.char(MOVED)
+    n = nil
+  end
   local value = n and read_stream(prefix, n)
   if value and collapse == '' and not now_or_never and byte(value, 1) == VERSION and #value < SHORT and byte(value, 2) == run
     and not find(value, key, 11, true) then
@@ -161,4 +179,4 @@ for i = FIRST, #ARGV, 2 do
     answer[#answer + 1] = string.char(ABSENT)
   end
 end
-return { answer, replaced }
+return { answer, replaced, tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0) }

@@ -247,6 +247,25 @@ local function is_refused(prefix, digest, issued_at)
   return refused and tonumber(issued_at) < tonumber(refused)
 end
 
+-- Who has the user of a push may be another one by the time of its append. Changes of users are numbered, and devices
+-- that came lately are known by their ordinals: of these the caller asks the registry before it appends.
+local LATELY, MOST_MOVED = 60000, 50000 -- ms, devices
+
+local function note_moved(prefix, n)
+  local key = prefix .. 'moved'
+  call('ZADD', key, call('HINCRBY', prefix .. 'live', 'moves', 1), n)
+  call('ZREMRANGEBYRANK', key, 0, -MOST_MOVED - 1)
+  call('PEXPIRE', key, 10 * LATELY)
+end
+
+-- Devices from this ordinal on are new. Their span is twice as long as what is noted, or up to that.
+local function note_born(prefix, first, now)
+  local known = call('HMGET', prefix .. 'live', 'born_at', 'born')
+  if not known[1] or now - known[1] >= LATELY then
+    call('HSET', prefix .. 'live', 'born_at', format('%.0f', now), 'young', known[2] or first, 'born', first)
+  end
+end
+
 -- The device is gone, or has another id. Returns where it has a connection, as `connection_of` does.
 local function drop_stream(prefix, n, now)
   local value = read_stream(prefix, n)
@@ -263,6 +282,7 @@ end
 
 -- The device has another user, for whom nothing of this is: another stream begins, on the same connection.
 local function renew_stream(prefix, n, now)
+  note_moved(prefix, n)
   local value = read_stream(prefix, n)
   local s = value ~= '' and parse_stream(value)
   if s then

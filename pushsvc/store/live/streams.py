@@ -44,7 +44,9 @@ import secrets
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from struct import Struct as Layout
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+from msgspec.structs import replace
 
 from ...errors import Unreadable
 from ...model.push import Platform
@@ -69,7 +71,8 @@ from ...ports.live import (
     Refused,
     Unread,
 )
-from ...ports.registry import Registry
+from ...ports.registry import Holding, Registry
+from ...rules.audience import owner_of
 from ...rules.life import seen
 from .. import keys
 from ..config import DAY, StoreConfig
@@ -87,8 +90,10 @@ REFUSED: Final = 400 * DAY * 1000
 _AT_ONCE: Final = 16
 """Connects under way at a time. Each has a connection to Redis, since it must not be repeated."""
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
-_STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn")
+_STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn", "moved")
 _APPENDED: Final = Layout(">BIIIII")
+_Places: TypeAlias = list[tuple[int, list[int]]]
+"""Places of some appends, and of receivers in each."""
 
 
 class RedisStreams:
@@ -119,20 +124,49 @@ class RedisStreams:
         return (await self.append_all(app, [Append(push, receivers, platform)]))[0]
 
     async def append_all(self, app: str, appends: Sequence[Append]) -> list[list[Appended]]:
+        found, known = await self._append_all(app, appends, (-1, -1))
+        places = _moved(found)
+        while places := await self._still_ours(app, appends, places):
+            again = [replace(appends[at], receivers=[appends[at].receivers[n] for n in own]) for at, own in places]
+            answers, known = await self._append_all(app, again, known)
+            for (at, own), results in zip(places, answers, strict=True):
+                for place, result in zip(own, results, strict=True):
+                    found[at][place] = result
+            places = [(places[at][0], [places[at][1][n] for n in own]) for at, own in _moved(answers)]
+        return found
+
+    async def _still_ours(self, app: str, appends: Sequence[Append], places: _Places) -> _Places:
+        """Return those of these receivers whose device has the user that the push is for."""
+        receivers = [appends[at].receivers[place] for at, own in places for place in own]
+        wanted = [Holding(each.device_id, "live", "") for each in receivers]
+        devices = iter(await self._registry.holders(app, wanted) if wanted else ())
+        ours: _Places = []
+        for at, own in places:
+            pairs = [(place, appends[at].receivers[place].owner, next(devices)) for place in own]
+            if left := [n for n, owner, device in pairs if owner is None or (device and owner_of(device) == owner)]:
+                ours.append((at, left))
+        return ours
+
+    async def _append_all(
+        self, app: str, appends: Sequence[Append], known: tuple[int, int]
+    ) -> tuple[list[list[Appended]], tuple[int, int]]:
+        """Append, and return the results beside the numbers of changes of users and of devices by now. `known` are such
+        numbers: devices that came or moved since then are `moved`; (-1, -1) stands for some time ago."""
         now, calls, owners = self._clock(), [], []
         for place, each in enumerate(appends):
             for start in range(0, len(each.receivers), MAX_BATCH):
-                calls.append(self._append_call(app, each, start, now))
+                calls.append(self._append_call(app, each, start, now, known))
                 owners.append(place)
         # No publication is shown before the replicas have it: after a failover its offset would be another one's.
         answers = await self._link.guarded(keys.mark_beside(keys.devices(app)), calls) if calls else []
         found: list[list[Appended]] = [[] for _ in appends]
-        for owner, (texts, flat) in zip(owners, answers, strict=True):
+        for owner, (texts, flat, *_) in zip(owners, answers, strict=True):
             replaced = {place: self._reference(app, *rest) for place, *rest in flat}
             found[owner] += [_appended(text, replaced.get(place)) for place, text in enumerate(texts)]
-        return found
+        moves, births = zip(*(answer[2:] for answer in answers), strict=True) if answers else ((0,), (0,))
+        return found, (max(moves), max(births))
 
-    def _append_call(self, app: str, append: Append, start: int, now: int) -> ScriptCall:
+    def _append_call(self, app: str, append: Append, start: int, now: int, known: tuple[int, int]) -> ScriptCall:
         facts = facts_of(append.push)
         until = self._facts_until(app, append.push, now)
         batch = append.receivers[start : start + MAX_BATCH]
@@ -141,7 +175,7 @@ class RedisStreams:
             "live_append",
             *(keys.devices(app), now, self._config.history_of(app), facts.hour, facts.digest, facts.blob, until),
             *(facts.collapse, append.platform, secrets.randbits(32), max(0, now // 1000 - BEGINNING)),
-            *(int(append.now_or_never), self._config.window_of(app)),
+            *(int(append.now_or_never), self._config.window_of(app), *known),
             *(part for r in batch for part in (self._digest(r.device_id), r.index)),
         )
 
@@ -375,6 +409,12 @@ class RedisStreams:
             found.append(Publication(offset, prev if skipped is None else skipped, index, push))
             skipped = None
         return found
+
+
+def _moved(found: Sequence[Sequence[Appended]]) -> _Places:
+    """Return the places of what may be for another user."""
+    moved = [(at, [n for n, each in enumerate(results) if each.status == "moved"]) for at, results in enumerate(found)]
+    return [(at, own) for at, own in moved if own]
 
 
 def _appended(text: bytes, replaced: Reference | None) -> Appended:

@@ -272,6 +272,7 @@ end
 
 if following > first then
   call('HSET', KEYS[1], 'next', text(following))
+  note_born(prefix, first, now)
 end
 if active ~= 0 then
   call('HINCRBY', KEYS[1], 'active', active)
