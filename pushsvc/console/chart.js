@@ -46,7 +46,7 @@ export function Chart({ label, unit, times, series, height = 160 }) {
         width: box.current.clientWidth, height,
         tzDate: zone() === "UTC" ? (ts) => uPlot.tzDate(new Date(ts * 1000), "Etc/UTC") : undefined,
         axes: [{ ...axis, size: 28, values: times.at(-1) - times[0] < 600 ? "{HH}:{mm}:{ss}" : "{HH}:{mm}", space: 72 }, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => `${measure(tick)}`) }],
-        scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1e-3)] } },
+        scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
         cursor: { points: { size: 6 }, drag: { x: false, y: false } },
         series: [{ label: zone(), value: "{HH}:{mm}:{ss}" }, ...series.map((each) => ({ label: each.label, stroke: color(each.color), width: 2, dash: each.dash, spanGaps: false, points: { show: false }, value: (_, value) => (value === null || value === undefined ? "-" : `${measure(value)} ${unit}`) }))],
       hooks: { setCursor: [(u) => { if (u.cursor.idx === null || u.cursor.idx === undefined) latest(u); }] },

@@ -37,6 +37,7 @@ function connect() {
 function disconnect() {
   source?.close();
   source = null;
+  change({ connected: false });
 }
 
 function follow() {

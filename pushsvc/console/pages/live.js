@@ -18,10 +18,10 @@ export default function Live() {
     <section class="stack tight"><h2>Gateways</h2><${Table} label="gateways" rows=${live.gateways} rowKey=${(row) => row.gateway} empty=${html`<div class="note is-slow"><p><${State} of="unserved">No gateway runs:<//> devices cannot connect, and pushes go by the provider. Start <code>pushsvc live</code> (it is part of <code>pushsvc up</code>).</p></div>`} columns=${[
       { label: "gateway", cell: (row) => html`<code>${row.gateway}</code>` },
       { label: "connections", num: true, cell: (row) => number(row.connections) },
-      { label: "transports", cell: (row) => row.transports && Object.entries(row.transports).map(([name, count]) => `${number(count)} ${name}`).join(", ") },
-      { label: "version", cell: (row) => row.version },
+      live.gateways.some((row) => row.transports) && { label: "transports", cell: (row) => row.transports && Object.entries(row.transports).map(([name, count]) => `${number(count)} ${name}`).join(", ") },
+      live.gateways.some((row) => row.version) && { label: "version", cell: (row) => row.version },
       { label: "last sign", num: true, cell: (row) => html`<${Age} of=${row.last_sign} />` },
       { label: "", tight: true, cell: (row) => html`<${Act} title=${`Drain ${row.gateway}`} unit="connections are moved" text="The app's devices there are told to connect elsewhere. Do this before you stop the gateway." count=${async () => row.connections} run=${(count) => act("POST", "/v1/admin/live/drain", { gateway: row.gateway }, count)} done=${(answer) => `${plural(answer?.connections ?? 0, "device is", "devices are")} told to connect elsewhere.`} changed=${asked.reload}>Drain<//>` },
-    ]} /></section>`}<//>
+    ].filter(Boolean)} /></section>`}<//>
     <section class="panel stack tight"><h2>A device's session</h2><form class="filter" onSubmit=${search}><label class="field"><span>device</span><input name="id" autocomplete="off" spellcheck=${false} /></label><button>Show</button></form><p class="soft">Its page shows its connection, its stream and what it has not acknowledged, and cuts it.</p></section></div>`;
 }

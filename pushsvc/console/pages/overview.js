@@ -2,7 +2,6 @@
 
 import { html, useState } from "../vendor/preact-htm.js";
 import { Chart } from "../chart.js";
-import { at } from "../api.js";
 import { measure, number, plural, secondsSince, span } from "../format.js";
 import { Age, Asked, Command, Facts, Prose, Refusal, State, Table, Tile, Time, tone, useDocument, useNow } from "../parts.js";
 import { to } from "../router.js";
@@ -21,12 +20,12 @@ function Cause({ cause, said }) {
   </div>`;
 }
 
-function Verdict({ stats, check }) {
+function Verdict({ stats, check, age }) {
   const { verdict } = stats;
-  const kind = tone(verdict.state === "ok" ? "ok" : verdict.state);
+  const kind = age !== null ? "idle" : tone(verdict.state);
   const sign = { ok: "●", slow: "▲", bad: "■" }[kind] ?? "○";
   return html`<section class="verdict is-${kind}" aria-label="verdict">
-    <div class="head"><h1 tabindex="-1" aria-live="polite"><span class="sign ${kind}" aria-hidden="true">${sign}</span><span><${Prose} text=${verdict.text} /></span></h1>
+    <div class="head"><h1 tabindex="-1" aria-live="polite"><span class="sign ${kind}" aria-hidden="true">${sign}</span><span>${age !== null && `${span(age)} ago: `}<${Prose} text=${verdict.text} /></span></h1>
       <button type="button" onClick=${check.run} disabled=${check.busy}>${check.busy ? "Checking…" : "Check now"}</button></div>
     ${verdict.causes.map((cause) => html`<${Cause} cause=${cause} said=${verdict.text.includes(cause.cause)} />`)}
   </section>`;
@@ -64,7 +63,7 @@ function RatesChart() {
 
 function LatencyChart({ stats }) {
   const routes = stats.routes.filter((route) => history.some((each) => each.routes.find((one) => one.route === route.route)?.p99 != null)).slice(0, 3);
-  if (!routes.length) return html`<div class="stack tight"><span class="strong">Time to answer</span><p class="soft">No provider has answered in the last minutes.</p></div>`;
+  if (!routes.length || history.length < 3) return html`<div class="stack tight"><span class="strong">Time to answer</span><p class="soft">${routes.length ? "Drawn while this page is open." : "No provider has answered in the last minutes."}</p></div>`;
   const tokens = ["--text", "--soft", "--slow"];
   return html`<${Chart} label="Time to answer (p99), while this page is open" unit="ms" times=${history.map((each) => each.at)} series=${routes.map((route, index) => ({
     label: route.route, color: tokens[index], dash: index ? [4, 4] : undefined, values: history.map((each) => { const p99 = each.routes.find((one) => one.route === route.route)?.p99; return p99 == null ? null : p99 * 1000; }),
@@ -83,9 +82,10 @@ function First({ stats }) {
 
 export default function Overview({ session }) {
   useNow();
-  const { stats, problem } = useStream();
+  const { stats, problem, at: came, connected } = useStream();
+  const age = Math.round((Date.now() - came) / 1000);
   const [online, check] = useState(null);
-  const asked = useDocument(online && "/v1/admin/check", { online: "true", at: undefined });
+  const asked = useDocument(online && "/v1/admin/check", { online: "true" });
   if (problem && !stats) return html`<${Refusal} problem=${problem} />`;
   if (!stats) return html`<div class="stack"><h1 class="soft" aria-busy="true">Reading the figures…</h1></div>`;
   const oldest = stats.lanes.map((lane) => lane.oldest_age).filter((age) => age !== null);
@@ -94,7 +94,7 @@ export default function Overview({ session }) {
   const parts = stats.workers.map((each) => `${each.count} ${each.part}`).join(", ");
   return html`<div class="stack">
     ${problem && html`<${Refusal} problem=${problem} />`}
-    <${Verdict} stats=${stats} check=${{ run: () => (online ? asked.reload() : check(true)), busy: asked.loading }} />
+    <${Verdict} stats=${stats} age=${age > 10 || !connected || problem ? age : null} check=${{ run: () => (online ? asked.reload() : check(true)), busy: asked.loading }} />
     ${online && html`<${Check} asked=${asked} close=${() => check(null)} />`}
     <section class="tiles" aria-label="figures">
       <${Tile} label="accepted /s" value=${measure(stats.rates.accepted)} note="deliveries" href=${to("pushes")} />

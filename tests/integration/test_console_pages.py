@@ -1,0 +1,311 @@
+"""The console in a real browser: each page empty, full, stale and refused, on a phone and on a desk, in the light and
+in the dark; and each act, from the count to the line that it leaves.
+
+One browser for all. With `PUSHSVC_TEST_PICTURES` the pages are left there as pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+from .chromium import PATIENCE, Page, browser, needs_browser
+from .console_rig import PUSH, Rig, State
+
+pytestmark = needs_browser
+
+AXE = (Path(__file__).parents[1] / "vendor" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+PICTURES = os.environ.get("PUSHSVC_TEST_PICTURES")
+
+PAGES = {
+    "overview": "/console",
+    "pushes": "/console/pushes",
+    "schedules": "/console/pushes?tab=schedules",
+    "push": f"/console/pushes/{PUSH}",
+    "devices": "/console/devices?where=tags.plan%20%3D%3D%20'pro'",
+    "device": "/console/devices/phone-1",
+    "failed": "/console/failed",
+    "feedback": "/console/feedback",
+    "live": "/console/live",
+    "webhooks": "/console/webhooks",
+    "send": "/console/send",
+    "keys": "/console/keys",
+}
+LOOKS = [(1280, "light"), (360, "dark")]
+ALL_LOOKS = [*LOOKS, (1280, "dark"), (360, "light")]
+
+SETTLED = "!!document.querySelector('main h1, .login h1') && !document.querySelector('[aria-busy]')"
+FAULTS = """
+axe.run(document, {resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']})
+  .then(({violations}) => violations.map(each => [each.id, ...each.nodes.slice(0, 3).map(node => node.target[0])]))
+"""
+"""What axe-core finds, with the places."""
+WIDE = """
+[...document.querySelectorAll('main *')].filter(each => !each.closest('pre, .chart, .sr, thead')
+  && each.getBoundingClientRect().right > innerWidth + 1).map(each => each.outerHTML.slice(0, 120))
+"""
+
+
+@asynccontextmanager
+async def console(**rig: Any) -> AsyncIterator[tuple[Page, Rig]]:
+    async with Rig(**rig).running() as service, browser() as page:
+        await page.size(1280, 900)
+        yield page, service
+
+
+async def until(page: Page, script: str) -> None:
+    """Wait until a JavaScript expression is true."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while not await page.look(script):
+        assert asyncio.get_running_loop().time() < deadline, (script, await page.look("document.body.innerText"))
+        await asyncio.sleep(0.02)
+
+
+async def visit(page: Page, address: str) -> None:
+    """Go to a page as a link within the console does."""
+    await page.look(f"history.pushState(null, '', {json.dumps(address)}); dispatchEvent(new PopStateEvent('popstate'))")
+    await asyncio.sleep(0)
+    await page.look("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    await until(page, SETTLED)
+
+
+async def text(page: Page, of: str = "main") -> str:
+    found: str = await page.look(f"document.querySelector({json.dumps(of)})?.innerText ?? ''")
+    return found
+
+
+async def press(page: Page, label: str, of: str = "document") -> None:
+    """Click the button or link of this name."""
+    found = f"[...{of}.querySelectorAll('button, a')].find(each => each.innerText.trim() === {json.dumps(label)})"
+    await until(page, f"!!{found}")
+    await page.look(f"(({found}).focus(), ({found}).click())")
+
+
+async def write(page: Page, selector: str, value: str) -> None:
+    await until(page, f"!!document.querySelector({json.dumps(selector)})")
+    await page.look(
+        f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.focus();"
+        f" field.value = {json.dumps(value)}; field.dispatchEvent(new Event('input', {{bubbles: true}}));"
+        f" field.dispatchEvent(new Event('change', {{bubbles: true}})); }})()"
+    )
+
+
+async def key(page: Page, name: str) -> None:
+    character = {"text": name} if len(name) == 1 else {}
+    code = {"Enter": 13, "Escape": 27, "ArrowDown": 40}.get(name, 0)
+    for kind in ("keyDown", "keyUp"):
+        more = character if kind == "keyDown" else {}
+        await page.call("Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=code, **more)
+
+
+def browse(act: Callable[[Page, Rig], Awaitable[None]], **rig: Any) -> None:
+    async def main() -> None:
+        async with console(**rig) as (page, service):
+            await act(page, service)
+
+    asyncio.run(main())
+
+
+def test_every_page_in_every_state_and_look() -> None:
+    async def act(page: Page, rig: Rig) -> None:
+        for state in get_args(State):
+            rig.state = state
+            await page.size(1280, 900)
+            await page.open(f"{rig.url}/console")
+            await until(page, SETTLED)
+            await page.look(f"{AXE}; true")
+            for name, address in PAGES.items():
+                await visit(page, address)
+                for width, scheme in ALL_LOOKS if state == "full" else LOOKS:
+                    await page.scheme(scheme)
+                    await page.size(width, 900)
+                    where = (name, state, width, scheme)
+                    assert await page.look("document.documentElement.scrollWidth") <= width, where
+                    assert await page.look(WIDE) == [], where
+                    assert await page.look(FAULTS) == [], where
+                    if PICTURES:
+                        tall = await page.look("document.documentElement.scrollHeight")
+                        await page.size(width, min(tall, 3000))
+                        await page.picture(Path(PICTURES) / f"console-{name}-{state}-{width}-{scheme}.png")
+                seen = await text(page)
+                if state == "refused" and name != "send":
+                    assert "Redis cannot be reached" in seen, where
+                else:
+                    assert "undefined" not in seen, where
+                    assert "NaN" not in seen, where
+                    assert "[object" not in seen, where
+            if state != "refused":
+                assert page.complaints == []
+            page.complaints.clear()
+        assert [url for url in page.requests if not url.startswith((rig.url, "data:", "about:"))] == []
+
+    browse(act)
+
+
+def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_is() -> None:
+    async def act(page: Page, rig: Rig) -> None:
+        await page.open(f"{rig.url}/console")
+        await until(page, SETTLED)
+        loaded = "performance.getEntriesByType('resource').filter(each => !each.name.includes('/vendor/uplot'))"
+        assert await page.look(f"{loaded}.reduce((sum, each) => sum + each.decodedBodySize, 0)") < 100_000
+        assert "Apple refuses the signing key" in await text(page, "main h1")
+        assert "Check key_id and team_id" in await text(page)
+        # One cause is said once, and every other page leads back to it.
+        assert (await text(page)).count("Apple refuses the signing key") == 1
+        await visit(page, "/console/keys")
+        await press(page, (await text(page, ".strip")).strip())
+        await until(page, "location.pathname === '/console'")
+        # A lost stream is said, and the verdict is no longer that of now.
+        rig.state = "stale"
+        await until(page, "document.querySelector('header').innerText.includes('connecting again')")
+        assert " ago: " in await text(page, "main h1")
+
+    browse(act, state="alarm")
+
+
+def test_acts_count_first_and_are_confirmed_by_the_count() -> None:
+    async def act(page: Page, rig: Rig) -> None:
+        await page.open(f"{rig.url}/console/failed?reason=BadTopic")
+        await press(page, "Replay what matches")
+        await until(page, "document.querySelector('dialog').innerText.includes('3,412 dead letters match')")
+        assert rig.calls == [("POST", "/v1/failed/replay", "0", {"reason": "BadTopic", "dry_run": True})]
+        start = "[...document.querySelectorAll('dialog button')].find(each => each.classList.contains('primary'))"
+        assert await page.look(f"{start}.disabled")
+        await write(page, "dialog input[name=typed]", "3411")
+        assert await page.look(f"{start}.disabled")
+        await write(page, "dialog input[name=typed]", "3412")
+        await write(page, "dialog input[name=rate]", "50")
+        await until(page, f"!{start}.disabled")
+        await page.look(f"{start}.click()")
+        await until(page, "document.querySelector('dialog').innerText.includes('Done.')")
+        body = {"reason": "BadTopic", "limit": 3412, "rate": 50}
+        assert rig.calls[1:] == [("POST", "/v1/failed/replay", "3412", body)]
+        assert "3,400 of 3,412" in await text(page, "dialog")
+        await key(page, "Escape")
+        await until(page, "!document.querySelector('dialog')")
+
+        # What cannot be undone is confirmed by its name, and leaving it does nothing.
+        rig.calls.clear()
+        await visit(page, "/console/devices/phone-1")
+        await press(page, "Erase user")
+        await write(page, "dialog input[name=typed]", "user-")
+        assert await page.look(f"{start}.disabled")
+        await press(page, "Leave it")
+        await until(page, "!document.querySelector('dialog')")
+        assert rig.calls == []
+        assert await page.look("document.activeElement.innerText") == "Erase user"
+
+        await visit(page, f"/console/pushes/{PUSH}")
+        await press(page, "Cancel the rest")
+        await write(page, "dialog input[name=typed]", "151")
+        await page.look(f"{start}.click()")
+        await until(page, "document.querySelector('dialog')?.innerText.includes('Done.') ?? true")
+        assert rig.calls == [("DELETE", f"/v1/push/{PUSH}", "151", None)]
+
+    browse(act)
+
+
+def test_a_push_is_written_as_a_form_or_as_json_and_seen_before_it_is_sent() -> None:
+    async def act(page: Page, rig: Rig) -> None:
+        await page.open(f"{rig.url}/console/send")
+        await write(page, "input[placeholder='u1 u2']", "u1 u2")
+        await until(page, "JSON.parse(document.querySelector('textarea').value).to.users.length === 2")
+        document = {"to": {"topic": "news"}, "notification": {"title": "Rain tonight"}, "ttl": 60}
+        await write(page, "textarea", json.dumps(document))
+        await until(page, "document.querySelector('input[placeholder=news]')?.value === 'news'")
+        await until(page, "document.querySelector('main').innerText.includes('3,812 of 4,096 bytes')")
+        assert ("POST", "/v1/admin/preview", "0", document) in rig.calls
+        assert "APNs shows no image" in await text(page)
+        await press(page, "Send")
+        await write(page, "dialog input[name=typed]", "2")
+        await press(page, "Send", "document.querySelector('dialog')")
+        await until(page, f"location.pathname === '/console/pushes/{PUSH}'")
+        assert rig.calls[-1] == ("POST", "/v1/push", "2", document)
+        await visit(page, "/console/send")
+        await write(page, "textarea", "{")
+        await until(page, "!!document.querySelector('textarea[aria-invalid=true]')")
+
+    browse(act)
+
+
+def test_the_address_is_the_state_and_the_keyboard_is_enough() -> None:
+    async def act(page: Page, rig: Rig) -> None:
+        await page.open(f"{rig.url}/console/pushes")
+        await press(page, "sending")
+        await until(page, "location.search === '?state=sending'")
+        await until(page, SETTLED)
+        await press(page, "Next page")
+        await until(page, "location.search.includes('cursor=next')")
+        await page.look("history.back()")
+        await until(page, "location.search === '?state=sending'")
+        await until(page, "document.querySelector('[aria-pressed=true]').innerText !== ''")
+
+        await page.look("document.activeElement.blur()")
+        await key(page, "ArrowDown")
+        await key(page, "ArrowDown")
+        assert await page.look("document.activeElement.closest('tr').rowIndex") == 2
+        await key(page, "?")
+        await until(page, "!!document.querySelector('dialog')")
+        await key(page, "Escape")
+        await until(page, "!document.querySelector('dialog')")
+        await key(page, "/")
+        await until(page, "document.activeElement.id === 'search'")
+        await write(page, "#search", PUSH)
+        await key(page, "Enter")
+        await until(page, f"location.pathname === '/console/pushes/{PUSH}'")
+
+    browse(act)
+
+
+def test_a_session_is_begun_and_ended_and_the_page_asked_for_is_found_again() -> None:
+    async def act(page: Page, rig: Rig) -> None:
+        await page.open(f"{rig.url}/console/keys")
+        await until(page, SETTLED)
+        await page.look(f"{AXE}; true")
+        assert await page.look(FAULTS) == []
+        if PICTURES:
+            await page.picture(Path(PICTURES) / "console-login.png")
+        await write(page, "input[name=key]", "wrong")
+        await press(page, "Sign in")
+        await until(page, "document.body.innerText.includes('The API key is not known.')")
+        await write(page, "input[name=key]", "right")
+        await press(page, "Sign in")
+        await until(page, "document.querySelector('h1')?.innerText === 'Keys of shop'")
+
+        # A key is shown once, and nowhere is it kept.
+        await write(page, "input[name=name]", "new")
+        await press(page, "Make the key")
+        await until(page, "document.body.innerText.includes('pushsvc_xxx')")
+        await visit(page, "/console/pushes")
+        await visit(page, "/console/keys")
+        assert "pushsvc_xxx" not in await text(page, "body")
+        assert "pushsvc_xxx" not in await page.look("JSON.stringify({...localStorage})")
+
+        # Where the session ends elsewhere, the next call leads to the sign-in.
+        rig.signed_in = False
+        await page.open(f"{rig.url}/console/pushes")
+        await until(page, "!!document.querySelector('input[name=key]')")
+
+    browse(act, signed_in=False)
+
+
+def test_a_hidden_tab_stops_asking() -> None:
+    async def act(page: Page, rig: Rig) -> None:
+        await page.open(f"{rig.url}/console")
+        await until(page, SETTLED)
+        hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+        hide += "document.dispatchEvent(new Event('visibilitychange'))"
+        await page.look(hide % "true")
+        await until(page, "document.querySelector('header').innerText.includes('connecting')")
+        page.requests.clear()
+        await asyncio.sleep(2.5)  # longer than two figures are apart
+        assert [url for url in page.requests if "/static/" not in url] == []
+        await page.look(hide % "false")
+        await until(page, "document.querySelector('header').innerText.includes('updated')")
+
+    browse(act)
