@@ -57,7 +57,7 @@ function Verdict({ page }) {
   const { stats } = useStream();
   const verdict = stats?.verdict;
   if (!verdict || verdict.state === "ok" || page === "overview") return null;
-  return html`<a class="strip is-${tone(verdict.state)}" href="/console">${verdict.state === "alarm" ? "■" : "▲"} <${Prose} text=${verdict.text} /></a>`;
+  return html`<a class="strip is-${tone(verdict.state)}" href="/console">${verdict.state === "critical" ? "■" : "▲"} <${Prose} text=${verdict.text} /></a>`;
 }
 
 function Header({ session, page, leave }) {

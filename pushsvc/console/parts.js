@@ -46,7 +46,7 @@ export const Age = ({ of, ending = " ago" }) => (of ? html`<time datetime=${of} 
 const STATES = {
   ok: ["ok", "●"], sending: ["ok", "●"], active: ["ok", "●"], sent: ["ok", "●"], online: ["ok", "●"], delivered: ["ok", "●"], running: ["ok", "●"],
   expanding: ["slow", "▲"], slow: ["slow", "▲"], throttled: ["slow", "▲"], retrying: ["slow", "▲"], warning: ["slow", "▲"], failing: ["slow", "▲"], frozen: ["slow", "▲"], suspect: ["slow", "▲"], requested: ["slow", "▲"],
-  held: ["bad", "■"], unserved: ["bad", "■"], failed: ["bad", "■"], invalid: ["bad", "■"], off: ["bad", "■"], error: ["bad", "■"], critical: ["bad", "■"], alarm: ["bad", "■"],
+  held: ["bad", "■"], unserved: ["bad", "■"], failed: ["bad", "■"], invalid: ["bad", "■"], off: ["bad", "■"], error: ["bad", "■"], critical: ["bad", "■"], given_up: ["bad", "■"], halved: ["slow", "▲"],
 };
 export const tone = (state) => (STATES[state] ?? ["soft", "○"])[0];
 /** A state: its colour, and a sign and a word for those who do not see it. */

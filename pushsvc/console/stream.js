@@ -25,13 +25,13 @@ function connect() {
     change({ stats, at: Date.now(), connected: true, problem: null });
   });
   source.addEventListener("problem", (event) => change({ connected: true, problem: JSON.parse(event.data) }));
-  source.onerror = () => {
-    change({ connected: false });
-    if (source?.readyState === EventSource.CLOSED) {
-      disconnect();
-      setTimeout(connect, 3000);
-    }
-  };
+  // The server ends a stream after a minute, and the browser opens another: only a longer silence is one.
+  const own = source;
+  source.onerror = () => setTimeout(() => {
+    if (source !== own || own.readyState === EventSource.OPEN) return;
+    disconnect();
+    setTimeout(connect, 2000);
+  }, 1500);
 }
 
 function disconnect() {

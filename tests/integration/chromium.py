@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 CHROMIUM = shutil.which("chromium")
-PATIENCE = 60.0
+PATIENCE = 15.0
 FLAGS = (
     "--headless",
     "--no-sandbox",

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from aiohttp import web
@@ -20,6 +20,7 @@ from pushsvc.api.console.calls import POLICY
 from pushsvc.api.console.files import FOLDER, STATIC, Folder
 
 State = Literal["empty", "full", "stale", "refused", "alarm"]
+STATES: tuple[State, ...] = get_args(State)
 
 PUSH = "019adf3c-7a10-7cc3-98c4-dc0c0c07398f"
 LETTER = "018f22e2-79b0-7cc3-98c4-{:012x}"
@@ -43,36 +44,30 @@ def _counts(total: int, **parts: int) -> dict[str, int]:
     return {"total": total, **counts}
 
 
-CAUSES: list[dict[str, Any]] = [
-    {
-        "kind": "held",
-        "level": "alarm",
-        "cause": "Apple refuses the signing key (`InvalidProviderToken`)",
-        "since": "SINCE",
-        "remedy": "Check `key_id` and `team_id` of [apps.shop.apns], then reload.",
-        "routes": ["shop/apns"],
-        "part": "",
-        "lane": "",
-        "waiting": 41_208,
-    },
-    {
-        "kind": "webhook",
-        "level": "warning",
-        "cause": "backend.example.com answers 502",
-        "since": "SINCE",
-        "remedy": "See why it answers so; calls go on by themselves.",
-        "routes": [],
-        "part": "webhook",
-        "lane": "",
-        "waiting": 0,
-    },
-]
+def _cause(kind: str, severity: str, what: str, cause: str, remedy: str, **more: Any) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "severity": severity,
+        "what": what,
+        "cause": cause,
+        "remedy": remedy,
+        "since": ago(540),
+        **more,
+    }
+
+
+def _causes() -> list[dict[str, Any]]:
+    why = "Apple refuses the signing key (`InvalidProviderToken`)"
+    remedy = "check `key_id` and `team_id` of [apps.shop.apns], then reload"
+    return [
+        _cause("held", "critical", "shop/apns", why, remedy, app="shop", routes=["shop/apns"], waiting=41_208),
+        _cause("webhook", "warning", "shop", "backend.example.com answers 502", "see why it does", app="shop"),
+    ]
 
 
 def stats(state: State) -> dict[str, Any]:
     empty, alarm = state == "empty", state == "alarm"
     busy = not empty
-    causes = [{**cause, "since": ago(540)} for cause in CAUSES] if alarm else []
     text = {
         "alarm": "shop/apns stands still since 9 min: Apple refuses the signing key (`InvalidProviderToken`). "
         "41,208 deliveries wait, none is lost.",
@@ -105,7 +100,7 @@ def stats(state: State) -> dict[str, Any]:
     return {
         "app": "shop",
         "at": ago(0),
-        "verdict": {"state": "alarm" if alarm else "ok", "text": text, "causes": causes},
+        "verdict": {"state": "critical" if alarm else "ok", "text": text, "causes": _causes() if alarm else []},
         "lanes": [
             {"lane": "urgent", "waiting": 0, "oldest_age": None, "in_rate": 12.0, "out_rate": 12.0, "through_in": None},
             {
@@ -170,12 +165,10 @@ def _push(number: int) -> dict[str, Any]:
     counts = _counts(total, **waits, failed=total // 10, cancelled=total // 2 if state == "cancelled" else 0)
     return {
         "id": PUSH if number == 0 else f"019adf3c-7a10-7cc3-98c4-{number:012x}",
-        "app": "shop",
         "state": state,
         "created_at": ago(60 * number + 40),
         "updated_at": ago(60 * number + 12),
         "lane": ("urgent", "normal", "bulk")[number % 3],
-        "collapse": "order-7" if number % 3 == 0 else None,
         "key": "backend",
         "counts": counts,
     }
@@ -301,14 +294,20 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
             span, step = int(query["span"]), int(query["step"])
             return _rates(step, span // step, empty)
         case "GET", ["admin", "pushes"]:
-            return page([_push(n) for n in range(20)], oldest=ago(86400 * 7))
+            return page([_push(n) for n in range(20)])
         case "GET", ["admin", "pushes", _]:
             return None
         case "GET", ["admin", "schedules"]:
             return page([{**_push(n), "state": "scheduled", "send_at": ago(-600 * (n + 1))} for n in range(4)])
-        case "GET", ["push", _]:
+        case "GET" | "DELETE", ["push", _]:
             live = {"acked": 3, "fallback": 40, "waiting": 0}
-            return {**_push(0), "counts": _counts(41_208, queued=120, retrying=31, failed=9, invalid=12), "live": live}
+            push = {name: value for name, value in _push(0).items() if name not in ("lane", "key")}
+            return {
+                **push,
+                "app": "shop",
+                "counts": _counts(41_208, queued=120, retrying=31, failed=9, invalid=12),
+                "live": live,
+            }
         case "GET", ["push", _, "deliveries"]:
             return page(
                 [
@@ -358,7 +357,8 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
         case "POST", ["failed", "replay"]:
             return {"job": "abc", "matched": 3412}
         case "GET", ["failed", "replay", _]:
-            return {"job": "abc", "state": "done", "matched": 3412, "moved": 3400, "skipped": 12, "error": ""}
+            counts = {"matched": 3412, "moved": 3400, "skipped": 12}
+            return {"job": "abc", "state": "done", "created_at": ago(9), "updated_at": ago(1), "error": "", **counts}
         case "GET", ["admin", "feedback"]:
             routes = [
                 {
@@ -406,18 +406,19 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
             return {
                 "keys": [
                     {
+                        "app": "shop",
                         "name": name,
                         "scopes": scopes,
                         "intake": None,
                         "created_at": ago(86400 * 30),
                         "kept_in": "configuration" if name == "backend" else "store",
-                        "last_used_at": None,
                     }
                     for name, scopes in (keys[1:2] if empty else keys)
                 ]
             }
         case "POST", ["admin", "keys"]:
-            return {"key": "pushsvc_" + "x" * 43, "name": "new", "scopes": ["push"], "sha256": "ab" * 32}
+            more = {"intake": None, "created_at": ago(0), "kept_in": "store", "app": "shop", "sha256": "ab" * 32}
+            return {"key": "pushsvc_" + "x" * 43, "name": "new", "scopes": ["push"], **more}
         case "GET", ["admin", "check"]:
             finding = {
                 "part": "apps.shop.apns",

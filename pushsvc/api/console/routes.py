@@ -19,6 +19,7 @@ from .calls import (
     get_session,
     post_session,
 )
+from .events import get_stream
 from .files import STATIC
 
 _call: Final = partial(Call, in_document=False)
@@ -74,6 +75,14 @@ CALLS: Final = (
         "End the session.",
         Answer(204, "The session has ended in this browser."),
         headers=(ORIGIN,),
+    ),
+    _admin(
+        "get_stream",
+        "GET",
+        "/console/stream",
+        get_stream,
+        "Get the figures of the app, again and again.",
+        Answer(200, "The figures, as server-sent events.", media="text/event-stream"),
     ),
     _file(
         name="get_console_file",

@@ -14,7 +14,7 @@ const LEADS = {
 function Cause({ cause, said }) {
   const lead = LEADS[cause.kind];
   return html`<div class="cause">
-    <div><p><${State} of=${cause.level}>${[...(cause.routes ?? []), cause.part].filter(Boolean).join(", ") || cause.kind}<//>${cause.since && html` since <${Time} of=${cause.since} /> (<${Age} of=${cause.since} ending="" />)`}${said ? "." : ": "}${said ? "" : html`<b class="strong"><${Prose} text=${cause.cause} /></b>${/[.!?]$/.test(cause.cause) ? "" : "."}`}</p>
+    <div><p><${State} of=${cause.severity}>${cause.routes?.length ? cause.routes.join(", ") : cause.what || cause.kind}<//>${cause.since && html` since <${Time} of=${cause.since} /> (<${Age} of=${cause.since} ending="" />)`}${said ? "." : ": "}${said ? "" : html`<b class="strong"><${Prose} text=${cause.cause} /></b>${/[.!?]$/.test(cause.cause) ? "" : "."}`}</p>
       <p>${cause.waiting && !said ? `${plural(cause.waiting, "delivery waits", "deliveries wait")}; none is lost. ` : ""}<${Prose} text=${cause.remedy} /></p></div>
     <div class="row">${lead && html`<a class="button" href=${lead[1]}>${lead[0]}</a>`}</div>
   </div>`;
@@ -85,8 +85,8 @@ export default function Overview({ session }) {
   const { stats, problem, at: came, connected } = useStream();
   const age = Math.round((Date.now() - came) / 1000);
   const [online, check] = useState(null);
-  const asked = useDocument(online && "/v1/admin/check", { online: "true" });
-  if (problem && !stats) return html`<${Refusal} problem=${problem} />`;
+  const asked = useDocument(online && "/v1/admin/check");
+  if (problem && !stats) return html`<div class="stack"><h1>There are no figures now</h1><${Refusal} problem=${problem} /></div>`;
   if (!stats) return html`<div class="stack"><h1 class="soft" aria-busy="true">Reading the figures…</h1></div>`;
   const oldest = stats.lanes.map((lane) => lane.oldest_age).filter((age) => age !== null);
   const untouched = !stats.devices && !stats.queue.waiting && !stats.dead_letters && stats.routes.every((route) => !Object.values(route.answers).some(Boolean)) && !stats.rates.accepted;
