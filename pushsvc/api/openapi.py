@@ -15,13 +15,28 @@ from ..ports.admin import (
     CheckAnswer,
     CleanupAnswer,
     CleanupCount,
+    FeedbackState,
+    LiveState,
+    RateHistory,
     Redelivery,
     Stats,
     WebhookStates,
     WebhookTest,
 )
 from ..problems import MEDIA_TYPE, Problem
-from .admin.document import CleanupDocument, KeyDocument, KeyList, NewKey, PushPage, SpanDocument
+from .admin.devices import AdminDevice, AdminDevicePage, CutDocument, DeviceCount, DrainDocument, Drained
+from .admin.document import (
+    CleanupDocument,
+    FailedGroups,
+    KeepDocument,
+    KeyDocument,
+    KeyList,
+    NewKey,
+    PushPage,
+    PushPreview,
+    ReleaseDocument,
+    SpanDocument,
+)
 from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .call import Answer, Call
 from .channels.document import Channel, ChannelDocument, ChannelList
@@ -54,7 +69,9 @@ STRUCTS: Final = (
     *(ChannelDocument, Channel, ChannelList),
     *(TokenDocument, DeviceToken, UserPresence, LiveConnections),
     *(Stats, PushPage, KeyDocument, KeyList, NewKey, SpanDocument, WebhookStates, WebhookTest, Redelivery),
-    *(CleanupDocument, CleanupAnswer, CleanupCount, CheckAnswer),
+    *(CleanupDocument, CleanupAnswer, CleanupCount, CheckAnswer, RateHistory, PushPreview, FailedGroups),
+    *(FeedbackState, ReleaseDocument, KeepDocument, LiveState),
+    *(AdminDevice, AdminDevicePage, DeviceCount, CutDocument, DrainDocument, Drained),
 )
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
@@ -157,6 +174,11 @@ _EXAMPLES_OF: Final = {
     "post_admin_webhook_redeliver": {
         "outage": {"summary": "What was given up since an outage", "value": {"since": "2026-12-01T09:00:00Z"}},
     },
+    "post_admin_preview": EXAMPLES,
+    "post_admin_release": {"hour": {"summary": "For an hour", "value": {"route": "shop/apns", "for": 3600}}},
+    "post_admin_keep": {"route": {"summary": "Of one route", "value": {"route": "shop/apns"}}},
+    "post_admin_cut": {"phone": {"summary": "One device", "value": {"device_id": "phone-7"}}},
+    "post_admin_drain": {"gateway": {"summary": "One gateway", "value": {"gateway": "host-4711-1f"}}},
     "post_admin_cleanup": {"count": {"summary": "Only count", "value": {"dry_run": True}}},
 }
 

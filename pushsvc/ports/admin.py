@@ -7,15 +7,15 @@ figures of the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, Protocol
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct, field
 
 from ..model.access import ApiKey, Scope
 from ..model.documents import Time
 from ..model.instants import instant
-from ..model.push import Lane, Platform
+from ..model.push import Lane, Platform, Push, Route
 
 Seconds = Annotated[float, Meta(description="Seconds.")]
 Rate = Annotated[float | None, Meta(description="Per second, over the last half minute; null while it is not known.")]
@@ -130,6 +130,11 @@ class LiveState(Struct, frozen=True):
 
     connections: int
     gateways: list[GatewayState]
+
+
+def live_state(gateways: Mapping[str, int]) -> LiveState:
+    """Return the connections of an app by gateway."""
+    return LiveState(sum(gateways.values()), [GatewayState(*each) for each in sorted(gateways.items())])
 
 
 class CleanupState(Struct, frozen=True):
@@ -307,16 +312,89 @@ class Series(Struct, frozen=True):
 class RateHistory(Struct, frozen=True):
     """Counts of the last hours in steps, the oldest first. Divide by `step` for a rate."""
 
-    from_: Time
+    from_: Time = field(name="from")
     step: int
     points: int
     series: list[Series]
+
+
+class PreviewedMessage(Struct, frozen=True):
+    """A request to a provider as it would be sent, without credentials, or the content for the live channel."""
+
+    route: str
+    platform: Platform
+    method: str
+    path: Annotated[str, Meta(description="`<token>` stands for the address of a target.")]
+    headers: dict[str, str]
+    body: Annotated[Raw, Meta(description="The JSON.")]
+    bytes: Annotated[int, Meta(description="What counts against the limit.")]
+    limit: int | None
+    deliveries: Annotated[int | None, Meta(description="The targets of this route; null for an audience.")]
+
+
+class FreezeShare(Struct, frozen=True):
+    """Shares, or numbers, of dead and of suspect answers."""
+
+    dead: float
+    suspect: float
+
+
+class GuardState(Struct, frozen=True, kw_only=True):
+    """The guard of a route against mass pruning."""
+
+    route: str
+    frozen: bool
+    why: str
+    answers: Annotated[Answered, Meta(description="Within the window.")]
+    share: Annotated[FreezeShare, Meta(description="Of these answers, from 0 to 1.")]
+    limit: Annotated[FreezeShare, Meta(description="The shares above which pruning freezes.")]
+    least: Annotated[FreezeShare, Meta(description="The numbers of answers below which it does not.")]
+    window: Seconds
+    prune_anyway_until: Annotated[Time | None, Meta(description="Until when it prunes nevertheless.")]
+    waits_for: Annotated[str, Meta(description="What ends the freeze; empty without one.")]
+
+
+class PruneCount(Struct, frozen=True):
+    """Feedback events of one day, platform, reason and action."""
+
+    day: str
+    platform: Platform
+    reason: str
+    action: str
+    count: int
+
+
+class FeedbackState(Struct, frozen=True):
+    """The guards of the app's routes, and what was pruned in the last week."""
+
+    routes: list[GuardState]
+    days: list[PruneCount]
+    complete: Annotated[bool, Meta(description="Whether all events of the week were counted.")]
+    receipts: Annotated[int, Meta(description="Answers that `pushsvc feedback` has not processed yet.")]
 
 
 class Administration(Protocol):
     """The state of the service, as one app may see it, and the acts of its operator."""
 
     async def stats(self, app: str) -> Stats: ...
+
+    async def rates(self, app: str, *, span: int, step: int) -> RateHistory:
+        """Return what was counted in the last `span` seconds, in steps of `step` seconds, a multiple of ten."""
+        ...
+
+    async def preview(self, push: Push) -> list[PreviewedMessage]:
+        """Return what each route of a push would be sent."""
+        ...
+
+    async def feedback(self, app: str) -> FeedbackState: ...
+
+    async def release(self, route: Route, until: int) -> None:
+        """Let a route prune until an instant (Unix ms) though too many of its answers are bad; 0 ends that."""
+        ...
+
+    def token_hash(self, platform: Platform) -> Callable[[str], str]:
+        """Return the function that makes of a token what is shown instead."""
+        ...
 
     async def webhooks(self, app: str) -> WebhookStates: ...
 

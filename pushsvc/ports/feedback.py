@@ -18,6 +18,14 @@ class RecentAnswers(Protocol):
         day."""
         ...
 
+    async def release(self, app: str, platform: Platform, until: int) -> None:
+        """Let a route prune until an instant, in Unix ms, whatever its answers are; 0 ends that."""
+        ...
+
+    async def released(self, app: str) -> dict[Platform, int]:
+        """Return the routes that may prune whatever their answers are, each with the instant at which that ends."""
+        ...
+
 
 class Suppressions(Protocol):
     """Tokens that nothing is sent to."""

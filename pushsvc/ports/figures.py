@@ -73,7 +73,7 @@ class Gauges(Struct, frozen=True):
 
 SLOT: Final = 10
 """The seconds in which the flow of an app is counted together."""
-KEPT: Final = 7200
+KEPT: Final = 86_400
 """The seconds for which the flow of an app is kept."""
 
 

@@ -36,6 +36,18 @@ class DeadRow(Struct, frozen=True):
     at: int
 
 
+class DeadGroup(Struct, frozen=True):
+    """Dead letters of one platform and reason."""
+
+    platform: Platform
+    reason: str
+    count: int
+    first_at: int
+    last_at: int
+    sample: list[DeadRow]
+    """Up to three of them."""
+
+
 class ReplaySpec(Struct, frozen=True, omit_defaults=True):
     """What a replay does: `limit` is in deliveries (0: all), `rate` in deliveries a second (0: unbounded)."""
 
@@ -71,6 +83,11 @@ class DeadLetters(Protocol):
         ...
 
     async def count(self, app: str, which: DeadFilter) -> int: ...
+
+    async def groups(self, app: str, which: DeadFilter) -> tuple[list[DeadGroup], bool]:
+        """Return dead letters by platform and reason, those that are most first, and whether all were examined: a call
+        has a bound."""
+        ...
 
     async def request(self, spec: ReplaySpec) -> ReplayStatus:
         """Request a replay of the dead letters that exist now, which a worker then runs."""

@@ -228,8 +228,15 @@ class Cut(Struct, frozen=True, array_like=True, tag="c"):
 
     app: str
     connection: int
-    why: Literal["replaced", "revoked", "moved"]
-    """`moved`: its stream has ended, and the device may connect again."""
+    why: Literal["replaced", "revoked", "moved", "asked"]
+    """`moved`: its stream has ended, and the device may connect again. `asked`: an operator wants it to."""
+
+
+class Drain(Struct, frozen=True, array_like=True, tag="d"):
+    """All connections of an app at the gateway are to connect again, spread over some seconds."""
+
+    app: str
+    seconds: float
 
 
 class Unread(Struct, frozen=True, array_like=True, tag="u"):
@@ -250,7 +257,7 @@ class Forwarded(Struct, frozen=True, array_like=True, tag="f"):
         return "Forwarded()"
 
 
-InboxItem: TypeAlias = Poke | Cut | Unread | Forwarded
+InboxItem: TypeAlias = Poke | Cut | Unread | Forwarded | Drain
 
 
 class Received(Struct, frozen=True):

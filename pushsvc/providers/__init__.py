@@ -1,9 +1,9 @@
 """The providers, by the names of their routes. A new one is a package with the same fixed names, and one line here.
 
-The fixed names: `PLATFORM`, `ADDRESSES`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O) and
-`check`; where the provider has them `DEFAULTS` (least waits and stale age), `account_limits`, `environment`,
-`open_channels` (I/O), and `MORE`: the sections of further accounts that an app may have there, by the names of their
-routes.
+The fixed names: `PLATFORM`, `ADDRESSES`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O),
+`check` and `preview`; where the provider has them `DEFAULTS` (least waits and stale age), `account_limits`,
+`environment`, `open_channels` (I/O), and `MORE`: the sections of further accounts that an app may have there, by the
+names of their routes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def kinds_of(package: ModuleType) -> dict[Platform, ProviderKind]:
     sections: dict[Platform, type[Struct]] = {package.PLATFORM: package.Config, **getattr(package, "MORE", {})}
     return {
         route: ProviderKind(
-            *(package.PLATFORM, config, package.RENDERER, package.open_provider, package.check),
+            *(package.PLATFORM, config, package.RENDERER, package.open_provider, package.check, package.preview),
             addresses=package.ADDRESSES,
             defaults=getattr(package, "DEFAULTS", Defaults()),
             account_limits=getattr(package, "account_limits", no_limits),

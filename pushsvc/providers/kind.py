@@ -12,9 +12,10 @@ from ..model.address import Kinds
 from ..model.defaults import Defaults
 from ..model.devices import Environment
 from ..model.finding import Finding
-from ..model.push import Platform, Route
+from ..model.push import Message, Platform, Route
 from ..model.rates import AccountLimits
 from ..ports.channels import ChannelAccount
+from ..ports.preview import Preview
 from ..ports.provider import Provider, Renderer
 
 
@@ -30,6 +31,12 @@ class OpenChannels(Protocol):
     """Opens the management of broadcast channels, where the provider has them. Raises `CredentialError`."""
 
     def __call__(self, config: Any, *, request_timeout: float) -> AbstractAsyncContextManager[ChannelAccount]: ...
+
+
+class MakePreview(Protocol):
+    """Returns the request that a message becomes, for people to look at. `expires_at` is in Unix ms."""
+
+    def __call__(self, config: Any, message: Message, *, push_id: str, expires_at: int, dry_run: bool) -> Preview: ...
 
 
 def no_limits(config: Any) -> AccountLimits:
@@ -51,6 +58,7 @@ class ProviderKind(Struct, frozen=True):
     open_provider: OpenProvider
     check: Callable[[Any], list[Finding]]
     """Reads the files that the config names and returns findings about them, without using the network."""
+    preview: MakePreview
     account_limits: Callable[[Any], AccountLimits] = no_limits
     """Returns the limits that the provider grants to the account of a config."""
     addresses: Kinds = {}

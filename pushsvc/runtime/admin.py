@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from msgspec import structs
+from msgspec import Raw, structs
 
 from ..errors import Conflict
 from ..model.instants import instant
-from ..model.push import LANES, Route
-from ..model.routing import platform_of
+from ..model.push import LANES, Platform, Push, Route
+from ..model.routing import CARRIERS, path_of, platform_of
 from ..ports.admin import (
     Answered,
     Cause,
@@ -22,11 +22,14 @@ from ..ports.admin import (
     CleanupCount,
     CleanupState,
     DeadBatchRow,
-    GatewayState,
+    FeedbackState,
+    FreezeShare,
+    GuardState,
     LaneState,
-    LiveState,
     PartState,
+    PreviewedMessage,
     Process,
+    PruneCount,
     QueueState,
     RateHistory,
     Rates,
@@ -39,21 +42,25 @@ from ..ports.admin import (
     WebhookState,
     WebhookStates,
     WebhookTest,
+    live_state,
 )
 from ..ports.cleanup import CleanupRecord
 from ..ports.figures import SLOT, AppGauges
+from ..ports.preview import Preview
 from ..ports.store import Store
 from ..ports.webhooks import DeadBatch, Standing, WebhookCallNote, Webhooks
 from ..ports.workers import Worker
-from ..rules.freeze import SLOT_MS, Answers
+from ..providers import REGISTRY
+from ..providers.live.render import LIMIT as LIVE_LIMIT
+from ..rules.freeze import SLOT_MS, Answers, slots_around
 from ..settings import Settings
-from ..stages import cleanup, webhooks
+from ..stages import cleanup, feedback, webhooks
 from ..stages.webhooks import WebhookConfig
 from .check import check_running
 from .conditions import StoreConditions
 from .figures import PARTS, Current
 from .flow import quantile, summed
-from .plans import cleanup_plan, webhook_configs
+from .plans import cleanup_plan, feedback_config, routes_of, webhook_configs
 from .reload import applied_at, refused_since, unapplied
 from .verdict import verdict_of
 
@@ -68,7 +75,12 @@ NEWEST: Final = 20
 COUNTING: Final = 5.0
 """Seconds that a call may count what a cleanup would remove."""
 
+PAGE: Final = 1000
+MOST_PAGES: Final = 20
+"""Pages of feedback events that one call reads."""
+
 _HOUR: Final = 3_600_000
+_WEEK: Final = 7 * 24 * _HOUR
 
 
 class StoreAdministration:
@@ -136,7 +148,7 @@ class StoreAdministration:
             suppressed=sum(own.suppressed.values()),
             devices=devices,
             rates=rates,
-            live=None if live is None else live_of(live),
+            live=None if live is None else live_state(live),
             webhooks=hooks,
             cleanup=cleanup_of(record, app),
             reload=reload_of(),
@@ -207,6 +219,81 @@ class StoreAdministration:
         first = last - points * (step // SLOT)
         flow = await self._store.flow.read(app, first, last - 1)
         return history_of(flow, first, step, points)
+
+    async def preview(self, push: Push) -> list[PreviewedMessage]:
+        accounts = self._settings.apps[push.app].accounts
+        found = []
+        for route, message in push.messages.items():
+            if route in CARRIERS:
+                shown = Preview("", "", message.headers, message.body, LIVE_LIMIT, len(message.body))
+            else:
+                shown = REGISTRY[route].preview(
+                    accounts[route], message, push_id=push.id, expires_at=push.expires_at, dry_run=push.dry_run
+                )
+            targets = [len(own) for path, own in push.targets.items() if route in (path_of(path)[0], *path_of(path)[1])]
+            found.append(
+                PreviewedMessage(
+                    *(route, platform_of(route), shown.method, shown.path, shown.headers, Raw(shown.body)),
+                    *(shown.size, shown.limit, None if push.audience else sum(targets)),
+                )
+            )
+        return found
+
+    # --- feedback ---------------------------------------------------------------------------------
+
+    async def feedback(self, app: str) -> FeedbackState:
+        store, now = self._store, self._store.clock()
+        config = feedback_config(self._settings)
+        policy = config.freeze
+        routes = [route for route in routes_of(self._settings) if route.app == app and route.platform not in CARRIERS]
+        frozen = await feedback.frozen_routes(store.answers, routes, config, now)
+        released = await store.answers.released(app)
+        guards = []
+        for route in routes:
+            span = slots_around(now, now, policy)
+            answers = sum((await store.answers.read(app, route.platform, *span)).values(), Answers())
+            until = max(config.prune_anyway.get(route, 0), released.get(route.platform, 0))
+            freeze, total = frozen.get(route), max(1, answers.total)
+            guards.append(
+                GuardState(
+                    route=route.name,
+                    frozen=freeze is not None,
+                    why="" if freeze is None else freeze.why,
+                    answers=Answered(answers.sent, answers.dead, answers.suspect),
+                    share=FreezeShare(answers.dead / total, answers.suspect / total),
+                    limit=FreezeShare(policy.dead, policy.suspect),
+                    least=FreezeShare(policy.dead_answers, policy.suspect_answers),
+                    window=policy.window,
+                    prune_anyway_until=instant(until) if until > now else None,
+                    waits_for=""
+                    if freeze is None
+                    else f"a share of `{freeze.cause}` answers of at most {getattr(policy, freeze.cause):.0%}",
+                )
+            )
+        days, complete = await self._pruned_by_day(app, now - _WEEK)
+        receipts = (await store.gauges({app: ()})).apps[app].receipts
+        return FeedbackState(guards, days, complete, receipts)
+
+    async def _pruned_by_day(self, app: str, since: int) -> tuple[list[PruneCount], bool]:
+        """Return the feedback events from an instant on by day, and whether all of them were counted."""
+        counts: Counter[tuple[str, str, str, str]] = Counter()
+        after = f"{since}-0"
+        for _ in range(MOST_PAGES):
+            page = await self._store.receipts.events(app, after=after, limit=PAGE)
+            for _, event in page.events:
+                counts[instant(event.at)[:10], event.platform, event.reason, event.action] += 1
+            if len(page.events) < PAGE:
+                break
+            after = page.events[-1][0]
+        else:
+            return [PruneCount(*key, count) for key, count in sorted(counts.items())], False
+        return [PruneCount(*key, count) for key, count in sorted(counts.items())], True
+
+    def token_hash(self, platform: Platform) -> Callable[[str], str]:
+        return self._store.token_hash(platform)
+
+    async def release(self, route: Route, until: int) -> None:
+        await self._store.answers.release(route.app, route.platform, until)
 
     # --- webhooks ---------------------------------------------------------------------------------
 
@@ -338,11 +425,6 @@ def parts_of(settings: Settings, workers: Sequence[Worker]) -> list[PartState]:
     for worker in workers:
         found.setdefault(worker.part, []).append(Process(worker.consumer, instant(worker.last_sign)))
     return [PartState(part, len(processes), processes) for part, processes in found.items()]
-
-
-def live_of(gateways: Mapping[str, int]) -> LiveState:
-    """Return the connections of an app by gateway."""
-    return LiveState(sum(gateways.values()), [GatewayState(*each) for each in sorted(gateways.items())])
 
 
 def cleanup_of(record: CleanupRecord, app: str) -> CleanupState:

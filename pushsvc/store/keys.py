@@ -52,7 +52,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | and `due` ms of the next step of one with a rate      |
 | `ps:T:answers:<platform>:<minute>` | hash | 24 h           | `sent:<s>`, `dead:<s>`, `suspect:<s>`: what was       |
 |                            |        |                        | answered of tokens in ten seconds from second s on    |
-| `ps:T:flow:<minute>`       | hash   | 7500 s                 | in shard 0: `<s>:<name>` what was counted in the ten  |
+| `ps:T:released`            | hash   | permanent              | in shard 0: platform of a route -> until when it may  |
+|                            |        |                        | prune whatever its answers are, ms                    |
+| `ps:T:flow:<minute>`       | hash   | a day                  | in shard 0: `<s>:<name>` what was counted in the ten  |
 |                            |        |                        | seconds from second s on: see flow.py                 |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
@@ -386,6 +388,10 @@ def lock(name: str) -> str:
 
 def answers(app: str, shard: int, platform: Platform, minute: int) -> str:
     return f"{prefix(app, shard)}answers:{platform}:{minute}"
+
+
+def released(app: str) -> str:
+    return f"{prefix(app, 0)}released"
 
 
 def flow(app: str, minute: int) -> str:

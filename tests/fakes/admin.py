@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pushsvc.errors import Conflict
+from pushsvc.model.push import Push, Route
 from pushsvc.ports.admin import (
     CheckFinding,
     CleanupAnswer,
     CleanupCount,
     CleanupState,
+    FeedbackState,
+    PreviewedMessage,
     QueueState,
+    RateHistory,
     Rates,
     Redelivery,
     ReloadState,
@@ -48,6 +54,21 @@ class FixedAdministration:
             cleanup=CleanupState(False, None, None, {}),
             reload=ReloadState(True, None, None, []),
         )
+
+    async def rates(self, app: str, *, span: int, step: int) -> RateHistory:
+        return RateHistory(AT, step, 0, [])
+
+    async def preview(self, push: Push) -> list[PreviewedMessage]:
+        return []
+
+    async def feedback(self, app: str) -> FeedbackState:
+        return FeedbackState([], [], True, 0)
+
+    async def release(self, route: Route, until: int) -> None:
+        return
+
+    def token_hash(self, platform: str) -> Callable[[str], str]:
+        return lambda token: "0" * 16
 
     async def webhooks(self, app: str) -> WebhookStates:
         return WebhookStates([])

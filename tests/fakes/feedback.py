@@ -22,6 +22,12 @@ class MemoryAnswers:
         counts = self._state.answers[Route(app, platform)]
         return {slot: answers for slot, answers in counts.items() if first <= slot <= last}
 
+    async def release(self, app: str, platform: Platform, until: int) -> None:
+        raise NotImplementedError
+
+    async def released(self, app: str) -> dict[Platform, int]:
+        return {}
+
 
 class MemorySuppressions:
     """`Suppressions` in memory."""

@@ -6,7 +6,7 @@ import msgspec
 
 from pushsvc.model.codec import decode_chunk
 from pushsvc.model.routing import is_carried_on
-from pushsvc.ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
+from pushsvc.ports.letters import DeadFilter, DeadGroup, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
 from pushsvc.store.letters.listing import fits, parse_cursor, row_of_letter
 from pushsvc.store.letters.reopening import grouped, reopened
 from pushsvc.store.letters.replays import ENDED
@@ -32,6 +32,12 @@ class MemoryDeadLetters:
 
     async def count(self, app: str, which: DeadFilter) -> int:
         return sum(1 for letter in self._state.dead[app].values() if fits(letter, which))
+
+    async def groups(self, app: str, which: DeadFilter) -> tuple[list[DeadGroup], bool]:
+        found: dict[tuple[str, str], list[DeadRow]] = {}
+        for row in (await self.page(app, which, cursor="", limit=1000))[0]:
+            found.setdefault((row.platform, row.reason), []).append(row)
+        return [DeadGroup(*key, len(rows), rows[0].at, rows[-1].at, rows[:3]) for key, rows in found.items()], True
 
     async def request(self, spec: ReplaySpec) -> ReplayStatus:
         now = self._state.clock()

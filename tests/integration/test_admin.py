@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pushsvc import runtime
 from pushsvc.api.admin.routes import CALLS
 from pushsvc.lab.simulator import Simulator
+from pushsvc.ports.registry import Prune
 from pushsvc.runtime import flow
 
 from .harness import Service, apns, fcm, running_service
@@ -63,8 +66,11 @@ def test_two_apps_each_see_and_change_their_own(tmp_path: Path) -> None:
             await keys(service)
             await state(service)
             await acts(service)
+            await previews(service)
+            await devices(service)
+            await guards(service)
             for call in CALLS:
-                path = call.path.replace("{name}", "x")
+                path = call.path.replace("{name}", "x").replace("{device_id}", "x")
                 assert (await ask(service, call.method, path, {}, key=PUSHER))[0] == 403, path
                 assert (await ask(service, call.method, path, {}, key="unknown"))[0] == 401, path
 
@@ -190,12 +196,95 @@ async def acts(service: Service) -> None:
     for act in ("test", "resume", "redeliver"):
         assert (await ask(service, "POST", f"/v1/admin/webhooks/{act}", key=DESK))[0] == 409
     status, counted = await ask(service, "POST", "/v1/admin/cleanup", {"dry_run": True})
-    assert (status, counted["state"], counted["complete"]) == (200, "counted", True)
+    assert (status, counted["state"]) == (200, "counted")
     assert [(await ask(service, "POST", "/v1/admin/cleanup"))[1]["state"] for _ in range(2)] == ["requested", "running"]
     assert (await ask(service, "GET", "/v1/admin/stats"))[1]["cleanup"]["running"]
     found = (await ask(service, "GET", "/v1/admin/check"))[1]["findings"]
     assert any(finding["part"] == "apps.shop.apns" and finding["level"] == "ok" for finding in found)
     assert not any("news" in finding["part"] for finding in found)
+
+
+async def previews(service: Service) -> None:
+    """A preview is what the provider then gets, and sends nothing."""
+    both = {
+        "to": {"tokens": [*apns("ok", "f"), *fcm("ok", "f")]},
+        "notification": {"title": "Order 7"},
+        "collapse": "o7",
+    }
+    record = service.simulator.record
+    before = record.apns.total, record.fcm.total
+    status, preview = await ask(service, "POST", "/v1/admin/preview", both)
+    assert (status, preview["deliveries"], preview["audience"]) == (200, 2, None)
+    assert (record.apns.total, record.fcm.total) == before
+    shown = {message["route"]: message for message in preview["messages"]}
+    assert [shown[route]["deliveries"] for route in ("apns", "fcm")] == [1, 1]
+    await service.done((await service.post(both))[1]["id"])
+    sent = {own.platform: own.requests()[-1] for own in (record.apns, record.fcm)}
+    own = {name: text for name, text in sent["apns"].fields.items() if name.startswith("apns-")}
+    assert own.keys() == shown["apns"]["headers"].keys()
+    stable = own.keys() - {"apns-id", "apns-expiration"}
+    assert {name: own[name] for name in stable} == {name: shown["apns"]["headers"][name] for name in stable}
+    assert json.loads(sent["apns"].body) == shown["apns"]["body"]
+    token = both["to"]["tokens"][1]["token"]
+    assert sent["fcm"].fields[":path"] == shown["fcm"]["path"]
+    assert json.loads(sent["fcm"].body.decode().replace(token, "<token>")) == shown["fcm"]["body"]
+    everything = (await ask(service, "POST", "/v1/admin/preview", {"to": {"all": True}, "data": {"a": "b"}}))[1]
+    assert everything["audience"] == {"kind": "all", "devices": 0, "complete": True}
+    assert (await ask(service, "POST", "/v1/admin/preview", {"to": {}}))[0] == 422
+
+
+async def devices(service: Service) -> None:
+    """Devices are found by an expression, without tokens, and restored."""
+    token = apns("ok", "phone")[0]["token"]
+    for name, plan in (("phone-1", "pro"), ("phone-2", "free")):
+        document = {"platform": "apns", "token": token + name[-1] * 2, "tags": {"plan": plan}, "user": "u1"}
+        assert (await ask(service, "PUT", f"/v1/devices/{name}", document))[0] == 201
+    page = (await ask(service, "GET", "/v1/admin/devices?where=tags.plan%20%3D%3D%20%27pro%27"))[1]
+    assert [device["id"] for device in page["items"]] == ["phone-1"]
+    assert token not in str(page)
+    assert page["items"][0]["token_end"] == (token + "11")[-4:]
+    counted = (await ask(service, "GET", "/v1/admin/devices/count?where=user%20%3D%3D%20%27u1%27"))[1]
+    assert counted == {"devices": 2, "complete": True}
+    assert (await ask(service, "GET", "/v1/admin/devices/count", key=DESK))[1]["devices"] == 0
+    assert (await ask(service, "GET", "/v1/admin/devices", key=DESK))[1]["items"] == []
+    assert (await ask(service, "GET", "/v1/admin/devices/phone-1", key=DESK))[0] == 404
+    status, problem = await ask(service, "GET", "/v1/admin/devices?where=tags.plan%20%3D")
+    assert (status, problem["errors"][0]["path"]) == (422, "where")
+    assert (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]["user"] == "u1"
+    assert (await ask(service, "POST", "/v1/admin/devices/phone-1/restore"))[0] == 409
+    async with runtime.open_running_store(service.settings) as store:
+        later = store.clock() + 1000
+        pruned = Prune("phone-1", token + "11", "Unregistered", later)
+        assert await store.registry.prune("shop", [pruned]) == [True]
+    shown = (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]
+    assert (shown["state"], shown["pruned_for"]) == ("pruned", "Unregistered")
+    assert (await ask(service, "POST", "/v1/admin/devices/phone-1/restore", key=DESK))[0] == 404
+    assert (await ask(service, "POST", "/v1/admin/devices/phone-1/restore"))[1]["state"] == "active"
+
+
+async def guards(service: Service) -> None:
+    """Dead letters by reason, rates, guards of pruning, and the live channel that this app does not have."""
+    groups = (await ask(service, "GET", "/v1/admin/failed"))[1]
+    assert [(group["platform"], group["reason"], group["count"]) for group in groups["groups"]] == [
+        ("apns", "PayloadEmpty", 1)
+    ]
+    assert (await ask(service, "GET", "/v1/admin/failed", key=DESK))[1]["total"] == 0
+    rates = (await ask(service, "GET", "/v1/admin/rates?span=600&step=60"))[1]
+    series = {(each["name"], each["platform"], each["lane"]): each["values"] for each in rates["series"]}
+    assert len(series["accepted", "", ""]) == rates["points"] == 10
+    assert ("waiting", "", "urgent") in series
+    guard = (await ask(service, "GET", "/v1/admin/feedback"))[1]
+    assert [(route["route"], route["frozen"]) for route in guard["routes"]] == [
+        ("shop/apns", False),
+        ("shop/fcm", False),
+    ]
+    assert (await ask(service, "POST", "/v1/admin/feedback/release", {"route": "shop/apns"}, key=DESK))[0] == 404
+    released = (await ask(service, "POST", "/v1/admin/feedback/release", {"route": "shop/apns", "for": 60}))[1]
+    assert [bool(route["prune_anyway_until"]) for route in released["routes"]] == [True, False]
+    kept = (await ask(service, "POST", "/v1/admin/feedback/keep", {"route": "shop/apns"}))[1]
+    assert not any(route["prune_anyway_until"] for route in kept["routes"])
+    assert (await ask(service, "GET", "/v1/admin/live"))[0] == 409
+    assert (await ask(service, "POST", "/v1/admin/live/cut", {"device_id": "phone-1"}))[0] == 409
 
 
 def test_percentiles_are_estimated_within_their_bucket() -> None:

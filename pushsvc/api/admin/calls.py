@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ... import telemetry
 from ...errors import Conflict, Forbidden, NotFound
 from ...model.access import Scope
+from ...model.codec import decode_audience
+from ...model.devices import ByDevices, ByTopic, ByUsers, ByWhere, ToAll
+from ...model.push import Route
 from ...model.rates import Rate
 from ...ports.admin import CheckAnswer, key_row
+from ...ports.figures import SLOT
 from ...ports.keyring import make_key
+from ...ports.letters import DeadFilter
+from ...rules.where import compile_where
 from ..http.exchange import NO_CONTENT, Reply, Request
 from ..ports import ApiPorts
-from .document import KeyList, NewKey, PushPage, key_rows, push_filter, shown_push
+from ..pushes.audiences import look_up
+from ..pushes.document import Draft
+from ..pushes.preparing import prepare
+from .devices import count_where
+from .document import (
+    AudienceCount,
+    KeepDocument,
+    KeyList,
+    NewKey,
+    PushPage,
+    PushPreview,
+    ReleaseDocument,
+    key_rows,
+    push_filter,
+    read_instants,
+    shown_groups,
+    shown_push,
+)
+
+RELEASED: Final = 3600
+"""Seconds for which a route is released, if the call names none."""
 
 
 async def get_stats(ports: ApiPorts, request: Request) -> Reply:
@@ -123,3 +151,82 @@ def _own_app(request: Request) -> str:
 def _log(request: Request, event: str, **values: object) -> None:
     """Log an act with the name of its key."""
     telemetry.get_logger("admin").info(event, app=request.app.name, by=request.key.name, **values)
+
+
+async def get_rates(ports: ApiPorts, request: Request) -> Reply:
+    """Return what was counted in the last hours."""
+    query = request.params
+    step = max(SLOT, query["step"] // SLOT * SLOT)
+    return Reply(await ports.admin.rates(request.app.name, span=max(step, query["span"]), step=step))
+
+
+async def get_failed_groups(ports: ApiPorts, request: Request) -> Reply:
+    """Return dead letters by platform and reason."""
+    since, until = read_instants(request.params)
+    which = DeadFilter(platform=request.params["platform"] or "", since=since, until=until)
+    return Reply(shown_groups(*await ports.dead.groups(request.app.name, which)))
+
+
+async def get_feedback_state(ports: ApiPorts, request: Request) -> Reply:
+    """Return the guards against mass pruning, and what was pruned."""
+    return Reply(await ports.admin.feedback(request.app.name))
+
+
+async def release_route(ports: ApiPorts, request: Request, asked: ReleaseDocument) -> Reply:
+    """Let a route prune for a while, whatever its answers are."""
+    seconds = int(asked.for_ or RELEASED)
+    await ports.admin.release(_own_route(request, asked.route), request.now + 1000 * seconds)
+    _log(request, "pruning_released", route=asked.route, seconds=seconds)
+    return await get_feedback_state(ports, request)
+
+
+async def keep_route(ports: ApiPorts, request: Request, asked: KeepDocument) -> Reply:
+    """End the release of a route."""
+    await ports.admin.release(_own_route(request, asked.route), 0)
+    _log(request, "pruning_guarded", route=asked.route)
+    return await get_feedback_state(ports, request)
+
+
+async def post_preview(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
+    """Return what each route would be sent for a push. Nothing is stored or sent."""
+    app = request.app
+    push, warnings = prepare(ports, request, draft)
+    unreached = 0
+    if push.audience or push.targets.keys() - push.messages.keys():
+        push, (unreached, found) = await look_up(ports.registry, push, app)
+        warnings += found
+    shown = PushPreview(
+        state=push.first_state,
+        deliveries=None if push.audience else push.total,
+        warnings=warnings,
+        unreached=unreached,
+        audience=await _audience(ports, request, push.audience) if push.audience else None,
+        messages=await ports.admin.preview(push),
+    )
+    return Reply(shown)
+
+
+async def _audience(ports: ApiPorts, request: Request, blob: bytes) -> AudienceCount:
+    """Return the number of devices that an audience selects now."""
+    app = request.app.name
+    match decode_audience(blob):
+        case ByWhere(text):
+            fits = compile_where(text, now=request.now, platforms=sorted(request.app.rules.platforms))
+            return AudienceCount("where", *await count_where(ports, app, lambda device: bool(fits(device))))
+        case ByTopic(topic):
+            return AudienceCount("topic", await ports.registry.topic_size(app, topic) or 0, True)
+        case ToAll():
+            return AudienceCount("all", await ports.registry.count(app), True)
+        case ByDevices():
+            return AudienceCount("devices", None, False)
+        case ByUsers():
+            return AudienceCount("users", None, False)
+
+
+def _own_route(request: Request, name: str) -> Route:
+    """Return a route of the app. Raises `NotFound`."""
+    app, _, platform = name.partition("/")
+    if app != request.app.name or platform not in {route for route, _ in request.app.accounts}:
+        known = ", ".join(f"{request.app.name}/{route}" for route, _ in request.app.accounts)
+        raise NotFound(f"The app has no route {name!r}; it has {known}.")
+    return Route(app, platform)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from ...decoding import Rule
+from ...decoding import Rule, fraction
 from ...errors import Fault, InvalidRequest
 from ...model.access import NAME, NAME_RULE, SCOPES, ApiKey, Scope
 from ...model.documents import Time
@@ -15,10 +15,13 @@ from ...model.instants import instant
 from ...model.push import Lane, PushState
 from ...model.rates import RATE_HELP, Rate, parse_rate
 from ...model.status import Counts
-from ...ports.admin import KeyRow, key_row
+from ...ports.admin import KeyRow, PreviewedMessage, key_row
+from ...ports.letters import DeadGroup
 from ...ports.pushes import ListedPush, PushFilter
+from ...problems import ProblemFault
 from ..http.instants import Instant, instant_fault, parse_instant
 from ..http.refusal import read_document
+from ..letters.document import DeadLetter, shown
 
 
 class PushRow(Struct, frozen=True):
@@ -98,6 +101,73 @@ class CleanupDocument(Struct, forbid_unknown_fields=True):
     dry_run: Annotated[bool | None, Meta(description="Only count what would be removed of this app.")] = None
 
 
+class FailedGroup(Struct, frozen=True):
+    """Dead letters of one platform and reason."""
+
+    platform: str
+    reason: str
+    count: int
+    first_at: Time
+    last_at: Time
+    sample: Annotated[list[DeadLetter], Meta(description="Up to three of them.")]
+
+
+class FailedGroups(Struct, frozen=True):
+    """Dead letters by platform and reason, those that are most first."""
+
+    groups: list[FailedGroup]
+    total: int
+    complete: Annotated[bool, Meta(description="Whether all dead letters were examined.")]
+
+
+class AudienceCount(Struct, frozen=True):
+    """The devices that an audience selects now."""
+
+    kind: Literal["devices", "users", "topic", "where", "all"]
+    devices: int | None
+    complete: bool
+
+
+class PushPreview(Struct, frozen=True):
+    """What would be sent for a push. Nothing is sent and nothing is stored."""
+
+    state: PushState
+    deliveries: Annotated[int | None, Meta(description="Null while the audience is not expanded.")]
+    warnings: list[ProblemFault]
+    unreached: int
+    audience: AudienceCount | None
+    messages: list[PreviewedMessage]
+
+
+class ReleaseDocument(Struct, forbid_unknown_fields=True):
+    """A route that is to prune though too many of its answers are bad."""
+
+    route: Annotated[str, Meta(min_length=1, max_length=128, description="As in `app/platform`.")]
+    for_: Annotated[
+        Annotated[int, Meta(ge=1, le=86_400)] | Annotated[float, Meta(ge=1, le=86_400)] | None,
+        Rule("a whole number from 1 to 86,400", fault=fraction),
+        Meta(description="Seconds; default: 3600."),
+    ] = field(default=None, name="for")
+
+
+class KeepDocument(Struct, forbid_unknown_fields=True):
+    """A route whose release is to end."""
+
+    route: Annotated[str, Meta(min_length=1, max_length=128, description="As in `app/platform`.")]
+
+
+def shown_groups(groups: Sequence[DeadGroup], complete: bool) -> FailedGroups:
+    """Return groups of dead letters as the API shows them."""
+    found = [
+        FailedGroup(
+            *(group.platform, group.reason, group.count, instant(group.first_at), instant(group.last_at)),
+            [shown(row) for row in group.sample],
+        )
+        for group in groups
+    ]
+    return FailedGroups(found, sum(group.count for group in groups), complete)
+
+
 def shown_push(each: ListedPush) -> PushRow:
     """Return a push as lists show it."""
     status = each.status
@@ -115,16 +185,18 @@ def shown_push(each: ListedPush) -> PushRow:
 
 def push_filter(values: Mapping[str, Any]) -> PushFilter:
     """Return the filter of query parameters. Raises `InvalidRequest` with every fault."""
-    span, faults = [], []
-    for name in ("since", "until"):
-        text = values[name]
-        if text is not None and (fault := instant_fault(text)) is not None:
-            faults.append(Fault(name, fault))
-            text = None
-        span.append(None if text is None else parse_instant(text))
+    span = read_instants(values)
+    return PushFilter(values["state"], values["lane"], values["collapse"] or "", values["key"] or "", *span)
+
+
+def read_instants(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return `since` and `until` of query parameters in Unix ms. Raises `InvalidRequest` with every fault."""
+    given = [(name, values[name]) for name in ("since", "until")]
+    faults = [Fault(name, fault) for name, text in given if text is not None and (fault := instant_fault(text))]
     if faults:
         raise InvalidRequest("The query parameters do not validate.", faults=faults)
-    return PushFilter(values["state"], values["lane"], values["collapse"] or "", values["key"] or "", *span)
+    since, until = (None if text is None else parse_instant(text) for _, text in given)
+    return since, until
 
 
 def key_rows(configured: Sequence[ApiKey], stored: Sequence[ApiKey]) -> list[KeyRow]:

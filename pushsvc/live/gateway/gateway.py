@@ -30,6 +30,7 @@ from ...model.rates import Rate
 from ...ports.live import (
     Acked,
     Cut,
+    Drain,
     EventReport,
     Forwarded,
     Inbox,
@@ -90,7 +91,9 @@ LEAVING: Final = 10.0
 POLL: Final = "poll"
 """The name of the transport of a poll that waits."""
 
-_CUTS: Final = {"replaced": codes.REPLACED, "revoked": codes.REVOKED, "moved": codes.INSUFFICIENT_STATE}
+_CUTS: Final = {"replaced": codes.REPLACED, "revoked": codes.REVOKED, "moved": codes.INSUFFICIENT_STATE} | {
+    "asked": codes.FORCE_RECONNECT
+}
 
 
 class Acknowledged(Struct, frozen=True, gc=False):
@@ -565,6 +568,11 @@ class Gateway:
                     except Exception as error:
                         self._failed(connection, error)
             await asyncio.sleep(0)  # Others have their turn between two pushes to many.
+            return
+        if isinstance(item, Drain):
+            for member in list(self.connections.values()):
+                if member.app == item.app:
+                    self.wheel.after(self.random() * item.seconds, partial(member.end, codes.FORCE_RECONNECT))
             return
         connection = self.connections.get(item.connection)
         if connection is None:

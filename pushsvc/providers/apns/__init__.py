@@ -18,6 +18,7 @@ from .channels import open_channels
 from .check import check
 from .classify import classify
 from .config import DEFAULTS, MORE, Config, environment
+from .preview import preview
 from .render import RENDERER
 from .send import open_provider
 from .targets import ADDRESSES
@@ -33,6 +34,7 @@ __all__ = [
     "classify",
     "open_provider",
     "check",
+    "preview",
     "open_channels",
     "environment",
 ]

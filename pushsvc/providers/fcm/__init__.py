@@ -16,6 +16,7 @@ from .addresses import ADDRESSES
 from .check import check
 from .classify import classify
 from .config import DEFAULTS, Config
+from .preview import preview
 from .quota import account_limits
 from .render import PLATFORM, RENDERER
 from .send import open_provider
@@ -29,5 +30,6 @@ __all__ = [
     "classify",
     "open_provider",
     "check",
+    "preview",
     "account_limits",
 ]

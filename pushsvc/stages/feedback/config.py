@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ...model.delivery import Receipt
 from ...model.devices import Environment
-from ...model.push import Route
+from ...model.push import Platform, Route
 from ...ports.feedback import RecentAnswers, Suppressions
 from ...ports.receipts import ReceiptLog
 from ...ports.registry import Registry
@@ -31,9 +31,10 @@ class FeedbackConfig(Struct, frozen=True):
         """Return the environment of the account that gave the answer, or None if it has none or was removed."""
         return self.environments.get(Route(receipt.app, receipt.platform))
 
-    def freezes(self, route: Route, now: int) -> bool:
-        """Return whether the route may be frozen now."""
-        return now >= self.prune_anyway.get(route, 0)
+    def freezes(self, route: Route, now: int, released: Mapping[Platform, int]) -> bool:
+        """Return whether the route may be frozen now. `released` are those of its app that an operator has released,
+        each until an instant."""
+        return now >= max(self.prune_anyway.get(route, 0), released.get(route.platform, 0))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,10 @@ async def frozen_routes(
     answers: RecentAnswers, routes: Iterable[Route], config: FeedbackConfig, now: int
 ) -> dict[Route, Freeze]:
     """Return the routes whose pruning is frozen at `now` (Unix ms)."""
-    asked = [route for route in routes if config.freezes(route, now)]
+    routes = list(routes)
+    apps = list(dict.fromkeys(route.app for route in routes))
+    released = dict(zip(apps, await asyncio.gather(*map(answers.released, apps)), strict=True))
+    asked = [route for route in routes if config.freezes(route, now, released[route.app])]
     span = slots_around(now, now, config.freeze)
     read = await asyncio.gather(*(answers.read(route.app, route.platform, *span) for route in asked))
     found = {route: health(slots, now, config.freeze).freeze for route, slots in zip(asked, read, strict=True)}
@@ -43,10 +46,11 @@ class Watch:
             slots.setdefault(receipt.platform, set()).add(receipt.at // SLOT_MS)
         found: dict[tuple[Platform, int], AnswerHealth] = {}
         now, policy = self._ports.clock(), self._config.freeze
+        released = await self._ports.answers.released(self._app)
         for platform, own in slots.items():
             span = slots_around(min(own) * SLOT_MS, max(own) * SLOT_MS, policy)
             counts = await self._ports.answers.read(self._app, platform, *span)
-            freezes = self._config.freezes(Route(self._app, platform), now)
+            freezes = self._config.freezes(Route(self._app, platform), now, released)
             for slot in own:
                 each = health(counts, slot * SLOT_MS, policy)
                 found[platform, slot] = each if freezes else msgspec.structs.replace(each, freeze=None, proven=True)

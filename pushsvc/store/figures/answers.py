@@ -49,6 +49,14 @@ class RedisAnswers:
                     found[slot] = found.get(slot, Answers()) + answers
         return found
 
+    async def release(self, app: str, platform: Platform, until: int) -> None:
+        key = keys.released(app)
+        await self._link.call(*(("HSET", key, platform, until) if until else ("HDEL", key, platform)))
+
+    async def released(self, app: str) -> dict[Platform, int]:
+        fields = await self._link.call("HGETALL", keys.released(app))
+        return {name.decode(): int(until) for name, until in fields.items()}
+
 
 def _read(minute: int, fields: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[int, Answers]]:
     for field, count in fields:

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from ...errors import Fault, InvalidRequest
 from ...model.routing import platform_of
-from ...ports.letters import DeadFilter, DeadRow
+from ...ports.letters import DeadFilter, DeadGroup, DeadRow
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link
@@ -24,6 +24,9 @@ STEP = 250
 """The same for callers that share the process with others: some milliseconds."""
 LOOK = 20_000
 """Dead letters examined in one call: a filter that matches few of them returns early with a cursor."""
+GROUPED = 100_000
+"""Dead letters of a shard that a call which groups them examines: about a second."""
+SAMPLE = 3
 SLACK = 3_600_000
 """Milliseconds by which the clocks of a dispatcher and of Redis may differ. The id of an entry is Redis' time of its
 recording, never long before the failure, but as long after it as Redis was away."""
@@ -136,6 +139,27 @@ class RedisLetters:
                 if looked >= LOOK and found:
                     return rows, f"{shard}-{found[-1][0]}"
         return rows, None
+
+    async def groups(self, app: str, which: DeadFilter) -> tuple[list[DeadGroup], bool]:
+        found: dict[tuple[str, str], list[DeadRow]] = {}
+        spans: dict[tuple[str, str], tuple[int, int, int]] = {}
+        looked, complete = 0, True
+        for shard in shards_meant(app, which, self._config):
+            async for page in self._steps(app, shard, "", which):
+                for entry_id, letter in page:
+                    if not fits(letter, which):
+                        continue
+                    key = platform_of(letter.platform), letter.reason
+                    count, first, last = spans.get(key, (0, letter.at, letter.at))
+                    spans[key] = count + 1, min(first, letter.at), max(last, letter.at)
+                    if len(sample := found.setdefault(key, [])) < SAMPLE:
+                        sample.append(row_of_letter(f"{shard}-{entry_id}", letter))
+                looked += len(page)
+                if looked >= GROUPED:
+                    complete = False
+                    break
+        groups = [DeadGroup(*key, *spans[key], sample) for key, sample in found.items()]
+        return sorted(groups, key=lambda group: -group.count), complete
 
     def _steps(
         self, app: str, shard: int, after: str, which: DeadFilter

@@ -15,7 +15,7 @@ import msgspec
 
 from ...errors import Unreadable
 from ...model.codec import decode_chunk, encode_chunk
-from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
+from ...ports.letters import DeadFilter, DeadGroup, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
 from .. import keys
 from ..config import DAY, StoreConfig
 from ..link.clock import Clock
@@ -52,6 +52,9 @@ class RedisReplays:
 
     async def count(self, app: str, which: DeadFilter) -> int:
         return await self._letters.count(app, which)
+
+    async def groups(self, app: str, which: DeadFilter) -> tuple[list[DeadGroup], bool]:
+        return await self._letters.groups(app, which)
 
     # --- records --------------------------------------------------------------------------------
 

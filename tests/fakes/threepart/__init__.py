@@ -27,6 +27,7 @@ from .provider import (
     check,
     classify,
     open_provider,
+    preview,
 )
 from .simulated import HALF, subscription
 
@@ -38,6 +39,7 @@ __all__ = [
     "RENDERER",
     "classify",
     "open_provider",
+    "preview",
     "check",
     "account_limits",
     "Subscription",

@@ -31,6 +31,7 @@ from pushsvc.model.push import Content, Message, Platform, Route
 from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.net.http2.transport import HTTPS, POST, Answer, Pool, Response, authority, field, path
 from pushsvc.net.retry_after import retry_after
+from pushsvc.ports.preview import Preview
 from pushsvc.ports.provider import OnOutcome, RenderError
 from pushsvc.providers.endpoint import authority as authority_of
 from pushsvc.providers.endpoint import check_ca, tls_context
@@ -153,6 +154,11 @@ def account_limits(config: Config) -> AccountLimits:
 def check(config: Config) -> list[Finding]:
     """What can be said without a network."""
     return [*check_ca(config.ca_file), Finding("ok", f"sends by {config.endpoint}")]
+
+
+def preview(config: Config, message: Message, *, push_id: str, expires_at: int, dry_run: bool) -> Preview:
+    """The request without its keys."""
+    return Preview("POST", urlsplit(config.endpoint).path, dict(message.headers), message.body)
 
 
 # --- sending ----------------------------------------------------------------------------------------

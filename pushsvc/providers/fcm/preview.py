@@ -1,0 +1,25 @@
+"""The request to FCM that a message becomes, for people to look at."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...errors import CredentialError
+from ...model.push import Message
+from ...ports.preview import TARGET, Preview
+from .config import Config
+from .credentials import load_service_account
+from .limits import LIMIT, size_of
+
+
+def preview(config: Config, message: Message, *, push_id: str, expires_at: int, dry_run: bool) -> Preview:
+    """Return the request for the first target of a push as of its acceptance, without its authorization."""
+    try:
+        project = load_service_account(config).project_id
+    except CredentialError:
+        project = "<project>"
+    content = msgspec.json.decode(message.body)
+    whole = {"validate_only": True} if dry_run else {}
+    body = msgspec.json.encode({**whole, "message": {"token": TARGET, **content}})
+    headers = {"content-type": "application/json; charset=UTF-8"}
+    return Preview("POST", f"/v1/projects/{project}/messages:send", headers, body, LIMIT, size_of(content))
