@@ -158,6 +158,20 @@ class Link:
             async with asyncio.timeout(self._timeout):
                 return await self._run(self._waiting, name, keys, args)
 
+    async def read_all(self, key: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run scripts on the node of `key` in one round trip, each exactly once as `read` does. Errors of single ones
+        are among the answers."""
+        known = [(*self._prepared(name, keys), args) for name, keys, args in calls]
+        by_digest = [("EVALSHA", script.sha, len(names), *names, *args) for script, names, args in known]
+        answers = await self.pinned(key, by_digest, 0, repeat=False)
+        unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            texts = [("EVAL", script.text, len(names), *names, *args) for script, names, args in known]
+            again = await self.pinned(key, [texts[place] for place in unknown], 0, repeat=False)
+            for place, answer in zip(unknown, again, strict=True):
+                answers[place] = answer
+        return answers
+
     async def _run(self, client: Client, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script, names = self._prepared(name, keys)
         try:

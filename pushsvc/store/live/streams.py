@@ -77,6 +77,7 @@ from ...rules.life import seen
 from .. import keys
 from ..config import DAY, StoreConfig
 from ..link.clock import Clock
+from ..link.commit import GroupCommit
 from ..link.link import Link, ScriptCall
 from ..link.unreadable import readable
 from ..registry.wire import Digests
@@ -87,13 +88,24 @@ BEGINNING: Final = 1_767_225_600
 """Unix seconds of 2026: offsets that follow a new start of the server are at least the seconds since then."""
 REFUSED: Final = 400 * DAY * 1000
 """Milliseconds for which a revocation is kept: longer than any token is valid."""
-_AT_ONCE: Final = 16
-"""Connects under way at a time. Each has a connection to Redis, since it must not be repeated."""
+_AT_ONCE: Final = 32
+"""Connects of one round trip: those that come while one is under way share the next. More would keep Redis from others
+for milliseconds."""
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
 _STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn", "moved")
 _APPENDED: Final = Layout(">BIIIII")
 _Places: TypeAlias = list[tuple[int, list[int]]]
 """Places of some appends, and of receivers in each."""
+
+
+class _Connect:
+    """A connect that waits for its round trip, and then has its answer."""
+
+    __slots__ = ("answer", "call")
+
+    def __init__(self, call: ScriptCall) -> None:
+        self.call = call
+        self.answer: Any = None
 
 
 class RedisStreams:
@@ -114,7 +126,7 @@ class RedisStreams:
         self._registry = registry
         self._gateways = gateways
         self._clock = clock
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._connects: dict[str, GroupCommit[_Connect]] = {}
 
     # --- appending --------------------------------------------------------------------------------
 
@@ -219,10 +231,12 @@ class RedisStreams:
         position: Position | None = None,
         limit: int = 100,
     ) -> Connected | Refused:
-        # Never repeated: the connection of this device may be another one by then.
-        async with self._turns:
-            call = self.connect_call(app, device_id, route, issued_at=issued_at, position=position, limit=limit)
-            fault, *answer = await self._link.read(*call)
+        connect = _Connect(
+            self.connect_call(app, device_id, route, issued_at=issued_at, position=position, limit=limit)
+        )
+        await self._connects_of(app).add(connect, 0)
+        (answer,) = self._link.raised([connect.answer])
+        fault, *answer = answer
         if fault == b"unreadable":
             raise Unreadable("The stream of the device", device_ids=[device_id])
         if fault:
@@ -233,6 +247,21 @@ class RedisStreams:
         replaced = LiveRoute(gateway.decode(), connection) if gateway else None
         page = Page(_text(epoch), top, self._publications(app, found), bool(more), missing)
         return Connected(since, bool(valid) and not missing, page, acked, unread, replaced)
+
+    def _connects_of(self, app: str) -> GroupCommit[_Connect]:
+        """Return the connects of an app that wait for their round trip: in a cluster, those of one node."""
+        if app not in self._connects:
+
+            async def write(connects: list[_Connect]) -> None:
+                # Never repeated: the connection of a device may be another one by then.
+                answers = await self._link.read_all(
+                    keys.mark_beside(keys.devices(app)), [each.call for each in connects]
+                )
+                for connect, answer in zip(connects, answers, strict=True):
+                    connect.answer = answer
+
+            self._connects[app] = GroupCommit(write, most=_AT_ONCE)
+        return self._connects[app]
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
         return bool(await self._link.script(*self.disconnect_call(app, device_id, route)))
