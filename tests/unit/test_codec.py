@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
@@ -125,6 +126,26 @@ def test_a_target_of_a_large_push_costs_little_more_than_the_bytes_of_its_token(
     targets = [Target(index, f"{index:064x}") for index in range(500)]
     assert len(encode_chunk(chunk_of(targets, 1000))) < 500 * 32 + 100
     assert len(encode_chunk(chunk_of(targets[:1], 1000))) < 32 + 100
+
+
+NAMES = st.uuids().map(str) | st.sampled_from(["", "web-1", "ü" * 36, str(UUID(int=7)).upper(), "0" * 36, "-" * 36])
+
+
+@given(st.lists(st.tuples(NAMES, st.sampled_from([b"", b"12345678"])), min_size=1, max_size=6), st.booleans())
+def test_targets_that_are_named_by_their_devices_come_back(found: list[tuple[str, bytes]], uuids: bool) -> None:
+    names = [str(UUID(int=index << 90)) if uuids else name for index, (name, _) in enumerate(found)]
+    targets = [Target(index, name, name, owner=found[index][1]) for index, name in enumerate(names)]
+    blob = encode_chunk(chunk_of(targets, 100))
+    assert list(decode_chunk(blob).targets) == targets
+    with suppress(CodecError):
+        decode_chunk(blob[:-1] + b"\xff")
+
+
+def test_a_device_of_a_large_push_costs_its_id_and_the_digest_of_its_user() -> None:
+    targets = [Target(index, name, name, owner=b"12345678") for index in range(500) for name in [str(uuid4())]]
+    assert len(encode_chunk(chunk_of(targets, 1000))) < 500 * (16 + 8) + 100
+    short = [Target(index, name, name, owner=b"12345678") for index in range(500) for name in [f"web-{index:05}"]]
+    assert len(encode_chunk(chunk_of(short, 1000))) < 500 * (10 + 8) + 100
 
 
 @given(st.binary(max_size=80))
