@@ -327,28 +327,29 @@ def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int
     Targets that no route of the app reaches are put into the lane of another route, without a message: its dispatcher
     records that they failed. So they are counted and have their rows like all others.
     """
-    topic = topic_of(push)
-    return [
-        Chunk(
-            push_id=push.id,
-            app=push.app,
-            channel=channel,
-            lane=push.lane,
-            total=total,
-            starts_at=push.starts_at,
-            expires_at=push.expires_at,
-            message=message,
-            targets=tuple(targets[start : start + size]),
-            dry_run=push.dry_run,
-            topic=topic,
-            variant=variant,
-            home=home,
-            fallbacks=fallbacks,
-        )
-        for path, targets in found.items()
-        for channel, variant, message, home, fallbacks in (_carried(push, path),)
-        for start in range(0, len(targets), size)
-    ]
+    topic, starts_at = topic_of(push), push.starts_at
+    chunks = []
+    for path, targets in found.items():
+        channel, variant, message, home, fallbacks = _carried(push, path)
+        for start in range(0, len(targets), size):
+            chunk = Chunk(
+                push_id=push.id,
+                app=push.app,
+                channel=channel,
+                lane=push.lane,
+                total=total,
+                starts_at=starts_at,
+                expires_at=push.expires_at,
+                message=message,
+                targets=tuple(targets[start : start + size]),
+                dry_run=push.dry_run,
+                topic=topic,
+                variant=variant,
+                home=home,
+                fallbacks=fallbacks,
+            )
+            chunks.append(chunk)
+    return chunks
 
 
 def topic_of(push: Push) -> str:

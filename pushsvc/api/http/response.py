@@ -14,8 +14,17 @@ from typing import Final
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
-_date: Final = lru_cache(maxsize=1)(formatdate)
-"""Returns a second as HTTP has it; the last one is kept."""
+
+
+@lru_cache(maxsize=1)
+def _dated(second: int) -> str:
+    """Return the header `Date`."""
+    return f"Date: {formatdate(second, usegmt=True)}\r\n"
+
+
+@lru_cache(maxsize=256)
+def _first_line(version: tuple[int, int], status: int) -> str:
+    return f"HTTP/{version[0]}.{version[1]} {status} {_PHRASES.get(status, '')}\r\n"
 
 
 class Response:
@@ -72,7 +81,7 @@ class Response:
 
     def _head(self, request: web.BaseRequest, framing: str) -> bytes:
         """Return the head of the answer. Raises `ValueError` for a header that contains the end of a line."""
-        status, headers, version = self.status, self.headers, request.version
+        headers, version = self.headers, request.version
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
             raise ValueError("a header of the answer contains the end of a line")
@@ -80,6 +89,5 @@ class Response:
             closing = "" if version == HttpVersion10 else "Connection: close\r\n"
         else:
             closing = "Connection: keep-alive\r\n" if version == HttpVersion10 else ""
-        first = f"HTTP/{version[0]}.{version[1]} {status} {_PHRASES.get(status, '')}\r\n"
-        date = _date(int(time.time()), usegmt=True)
-        return f"{first}{lines}{framing}Date: {date}\r\n{closing}\r\n".encode()
+        first = _first_line(version, self.status)
+        return f"{first}{lines}{framing}{_dated(int(time.time()))}{closing}\r\n".encode()

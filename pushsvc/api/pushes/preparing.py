@@ -48,11 +48,10 @@ def prepare(ports: ApiPorts, request: Request, draft: Draft) -> tuple[Push, list
         via=draft.via,
         key=request.key.name,
     )
-    found = [ProblemFault(fault.path, fault.message) for fault in draft.warnings]
+    found = list(draft.warnings)
     for platform, message in rendered.items():
-        said = ports.renderers[platform].warnings(content, message, platforms[platform])
-        found += [ProblemFault(fault.path, fault.message) for fault in said]
-    return push, found[:MOST_WARNINGS]
+        found += ports.renderers[platform].warnings(content, message, platforms[platform])
+    return push, [ProblemFault(fault.path, fault.message) for fault in found[:MOST_WARNINGS]]
 
 
 def lifetime(ttl: int | None) -> int:

@@ -60,6 +60,7 @@ _DIGITS: Final = re.compile(r"[0-9]{1,15}").fullmatch
 _HEADERS: Final = "overrides.apns.headers"
 _PAYLOAD: Final = "overrides.apns.payload"
 _SEEN: Final = ("alert", "badge", "sound")
+_SHOWN: Final = frozenset(_SEEN)
 _OURS: Final = {
     "apns-id": "is made for each delivery; it cannot be given",
     "apns-request-id": "is made for each delivery; it cannot be given",
@@ -116,8 +117,9 @@ class ApnsRenderer:
         push_type = _push_type(content, headers, payload, faults)
         event = _event_of(payload)
         result = _headers(content, push_type, event, push_id, start, faults)
-        result.update(headers)
-        _judge(result, push_type, faults)
+        if headers:
+            result.update(headers)
+            _judge(result, push_type, faults)
         if broadcast:
             _judge_broadcast(content, headers, faults)
         judge(kinds, push_type, event, faults, neutral=content.live_activity is not None)
@@ -154,7 +156,7 @@ def _payload(content: Content, start: int, faults: list[Fault]) -> dict[str, Any
             notification = None
     if notification is None and activity is None and not data and not content.silent:
         return None
-    shows = activity is not None or any(key in aps for key in _SEEN)
+    shows = activity is not None or not _SHOWN.isdisjoint(aps)
     if content.silent and shows:
         faults.append(Fault("silent", "a silent push shows nothing: leave out `silent`, or what is seen"))
     elif not shows and content.push_type in (None, BACKGROUND):

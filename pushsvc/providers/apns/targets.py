@@ -63,14 +63,17 @@ ADDRESSES: Final = {
 case. The id of a broadcast channel is base64, in which case matters."""
 
 
+_USUAL: Final = frozenset({TOKEN})
+
+
 def judge(kinds: Collection[str], push_type: str, event: object, faults: list[Fault], *, neutral: bool) -> None:
     """Add the faults of a push of this type to targets of these kinds.
 
     `event` is the value of `aps.event` in the payload; `neutral` says that the push has a `live_activity`.
     """
-    own = sorted(set(kinds) - {TOKEN})
-    if not own and not neutral:
+    if not neutral and _USUAL.issuperset(kinds):
         return
+    own = sorted(set(kinds) - _USUAL)
     wrong = [kind for kind in own if (kind == PUSH_TO_START) != (event == "start")]
     if neutral and TOKEN in kinds:
         text = "a Live Activity goes to `push_to_start`, `activity` or `channel` targets, not to device tokens"

@@ -8,6 +8,7 @@ accept_once ─┴─ one group a shard ── one round trip, a script for the 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -32,11 +33,15 @@ class Part:
     """One caller's share of a group: pushes as `enqueue.lua` reads them, with or without the record of a key. A part
     without pushes asks for the record of its key, and waits until that is on the disk or on replicas."""
 
-    __slots__ = ("args", "deliveries", "kept", "key", "record")
+    __slots__ = ("args", "deliveries", "kept", "key", "record", "size")
 
-    def __init__(self, args: Args, deliveries: int, *, key: bytes | None = None, record: bytes = b"") -> None:
+    def __init__(
+        self, args: Args, deliveries: int, size: int, *, key: bytes | None = None, record: bytes = b""
+    ) -> None:
         self.args = args
         self.deliveries = deliveries
+        self.size = size
+        """About how many bytes it has."""
         self.key = key
         self.record = record
         self.kept: bytes | None = None
@@ -67,14 +72,14 @@ class Accepting:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    async def write(self, app: str, shard: int, part: Part, size: int) -> None:
-        """Write a part, of about `size` bytes, together with others for the same shard."""
+    def write(self, app: str, shard: int, part: Part) -> asyncio.Future[None]:
+        """Write a part together with others for the same shard."""
         self._under_way += part.deliveries
         self._of_app[app] += part.deliveries
         group = self._groups.get((app, shard))
         if group is None:
             group = self._groups[app, shard] = self._group(app, shard)
-        await group.add(part, size)
+        return group.add(part, part.size)
 
     def _group(self, app: str, shard: int) -> GroupCommit[Part]:
         async def write(parts: list[Part]) -> None:

@@ -40,7 +40,8 @@ _LANE_NUMBERS: Final = {lane: number for number, lane in enumerate(LANES)}
 
 def listed(push: Push) -> bytes:
     """Return what the list has of a push."""
-    collapse = next((message.collapse for message in push.messages.values()), "")
+    first = next(iter(push.messages.values()), None)
+    collapse = "" if first is None else first.collapse
     lane, name = _LANE_NUMBERS[push.lane], push.id
     try:
         shown = bytes.fromhex(name.replace("-", ""))
@@ -48,8 +49,9 @@ def listed(push: Push) -> bytes:
         shown = b""
     if len(shown) != 16 or name.count("-") != 4:
         lane, shown = lane | _TEXT, name.encode()
-    rest = b"%c%s%c%s%s" % (lane, _digest(collapse), len(shown), shown, push.key.encode())
-    return b"%c%s" % (len(rest), rest)
+    size = len(shown)
+    shown += push.key.encode()
+    return bytes((6 + len(shown), lane)) + _digest(collapse) + bytes((size,)) + shown
 
 
 def _digest(collapse: str) -> bytes:

@@ -87,24 +87,23 @@ class RedisPushes(PushLists):
     async def accept(self, push: Push) -> None:
         """Write the push durably, completely or not at all. A repeat with the same push changes nothing."""
         shard = keys.shard_of(push.id, self._config.shards_of(push.app))
-        args, size = self._pack(push)
-        await self._accepting.write(push.app, shard, Part(args, push.total), size)
+        await self._accepting.write(push.app, shard, self._pack(push))
 
-    def _pack(self, push: Push) -> tuple[Args, int]:
-        """Return the arguments of `enqueue.lua` for a push, and its size in bytes."""
-        chunks = split(push, self._config.chunk_size)
-        ttl = self._config.status_ttl * 1000
+    def _pack(self, push: Push) -> Part:
+        """Return a push as its part of a group."""
+        config = self._config
+        chunks = split(push, config.chunk_size)
+        total = chunks[0].total if chunks else 0
         whole = b"%s %s" % (push.lane.encode(), encode_push(without_contents(push))) if push.audience else b""
         content = packed(contents_of(push, chunks), expires_at=push.expires_at, now=self._clock())
-        args: Args = [
-            *(push.id, push.total, push.created_at, push.send_at or 0, ttl, whole, content, listed(push), len(chunks)),
-        ]
+        args: Args = [push.id, total, push.created_at, push.send_at or 0, config.status_ttl * 1000]
+        args += (whole, content, listed(push), len(chunks))
         size = len(whole) + len(content)
         for chunk in chunks:
             blob = encode_chunk(chunk)
             args += (chunk.channel, chunk.lane, len(chunk.targets), blob)
             size += len(blob)
-        return args, size
+        return Part(args, total, size)
 
     def beside(self, app: str, push_id: str, key: bytes) -> bool:
         """Return whether the push is stored in the shard of the idempotency key's record."""
@@ -119,8 +118,8 @@ class RedisPushes(PushLists):
             return record
         # The call that wrote it may have ended without an answer, because the disk or a replica was slow. The wait
         # must be for the server where the record was read: another one may be the primary by now, and not have it.
-        part = Part([], 0, key=key)
-        await self._accepting.write(app, shard, part, 0)
+        part = Part([], 0, 0, key=key)
+        await self._accepting.write(app, shard, part)
         return part.kept
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
@@ -130,14 +129,11 @@ class RedisPushes(PushLists):
         shard = keys.token_shard(key, self._config.shards_of(app))
         if not all(self.beside(app, push.id, key) for push in pushes):
             raise ValueError("the pushes of an idempotent call live in the shard of its key")
-        args: Args = []
-        size = len(record)
-        for push in pushes:
-            own, own_size = self._pack(push)
-            args += own
-            size += own_size
-        part = Part(args, sum(push.total for push in pushes), key=key, record=record)
-        await self._accepting.write(app, shard, part, size)
+        packed_pushes = [self._pack(push) for push in pushes]
+        args = [arg for own in packed_pushes for arg in own.args]
+        size = len(record) + sum(own.size for own in packed_pushes)
+        part = Part(args, sum(own.deliveries for own in packed_pushes), size, key=key, record=record)
+        await self._accepting.write(app, shard, part)
         return part.kept
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:
