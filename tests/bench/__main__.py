@@ -23,6 +23,7 @@ BENCHES = (
     "live_beside",
     "live_heartbeats",
     "live_many",
+    "live_cut",
 )
 
 if __name__ == "__main__":
