@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from ..errors import Fault, PushsvcError
 from ..model.delivery import Delivery, Outcome
@@ -39,7 +39,8 @@ class Renderer(Protocol):
         ...
 
 
-OnOutcome: TypeAlias = Callable[[Delivery, Outcome], None]
+OnOutcome: TypeAlias = Callable[[Any, Outcome], None]
+"""Called with the very object that was submitted, of whichever class of delivery its submitter made it."""
 
 
 class Provider(Protocol):

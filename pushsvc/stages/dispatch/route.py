@@ -394,8 +394,7 @@ class RouteWorker:
 
     # --- judging ------------------------------------------------------------
 
-    def _on_outcome(self, delivery: Delivery, outcome: Outcome) -> None:
-        assert isinstance(delivery, Flight)
+    def _on_outcome(self, delivery: Flight, outcome: Outcome) -> None:
         self._in_flight -= 1
         chunk = delivery.chunk
         now_monotonic = self._loop.time()
