@@ -10,7 +10,7 @@ values to its handler, which uses the ports (`ports.py`). Every refusal is sent 
 
 from .app import build_app, reload_app
 from .config import ApiApp, ApiConfig, ApiLive
-from .ports import ApiPorts, Conditions
+from .ports import ApiPorts
 from .pushes.backlog import Backlog
 from .pushes.ids import new_push_id, now_ms, uuid7
 from .pushes.waits import Waits
@@ -26,7 +26,6 @@ __all__ = [
     "ApiConfig",
     "ApiLive",
     "ApiPorts",
-    "Conditions",
     "new_push_id",
     "now_ms",
     "uuid7",

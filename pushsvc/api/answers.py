@@ -5,7 +5,7 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from ..model.instants import instant
 from ..model.push import PushState
 from ..model.routing import CARRIERS
 from ..model.status import Counts, DeliveryRow, FeedbackEvent, LiveCounts, PushStatus
+from ..ports.conditions import Condition
 from ..ports.live import EventCounts
 from ..ports.receipts import EventPage
 from ..problems import ProblemFault
@@ -130,6 +131,13 @@ class Health(Struct, frozen=True):
     """The health of a process and what an operator should know."""
 
     status: Literal["ok", "ready"]
+    conditions: Annotated[
+        Sequence[Condition] | UnsetType,
+        Meta(
+            description="What an operator should know, with cause and remedy, the critical first. The other properties "
+            "have the same as texts."
+        ),
+    ] = UNSET
     held: Annotated[
         dict[str, str] | UnsetType,
         Meta(description="Routes that currently do not send (`app/platform`), with the reason."),

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from .. import telemetry
 from ..errors import Fault, Unavailable
+from ..ports.conditions import Condition, Kind, texts
 from .answers import Health
 from .http.exchange import Reply, Request
 from .http.params import HeaderParam
@@ -41,14 +42,17 @@ async def get_readyz(ports: ApiPorts, request: Request) -> Reply:
         raise Unavailable(f"Not ready: {', '.join(failing)}.", faults=faults, retry_after=RETRY_AFTER)
     if not request.trusted:
         return Reply(Health("ready"))
-    details: dict[str, Any] = {
-        "held": await conditions.held(),
-        "frozen": await conditions.frozen(),
-        "unserved": await conditions.unserved(),
-        "full": ports.backlog.full() if ports.backlog is not None else {},
-        "notes": await conditions.notes(),
-    }
+    found = await conditions.now()
+    maps: tuple[Kind, ...] = ("held", "frozen", "unserved", "full")
+    details: dict[str, Any] = {"conditions": found, **{kind: texts(found, kind) for kind in maps}}
+    details["notes"] = [_note(each) for each in found if each.kind not in maps]
     return Reply(Health("ready", **{name: state for name, state in details.items() if state}))
+
+
+def _note(condition: Condition) -> str:
+    of = {"account": f"{condition.what}: ", "webhook": f"webhook of {condition.what}: "}
+    since = f", since {condition.since}" if condition.kind == "reload" else ""
+    return f"{of.get(condition.kind, '')}{condition.text}{since}"
 
 
 async def get_metrics(ports: ApiPorts, _: Request) -> Reply:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from .. import telemetry
 from ..model.access import ApiKey
@@ -16,6 +16,7 @@ from ..model.push import Platform
 from ..model.routing import RouteTable, platform_of
 from ..ports.admin import Administration
 from ..ports.channels import Channels
+from ..ports.conditions import Conditions
 from ..ports.erasure import Erasures
 from ..ports.feedback import Suppressions
 from ..ports.keyring import KeyRing
@@ -32,34 +33,6 @@ from .pushes.backlog import Backlog
 from .pushes.ids import new_push_id, now_ms
 from .pushes.waits import Waits
 from .rules import Rules
-
-
-class Conditions(Protocol):
-    """The conditions of the service. Parts, and routes as `app/platform`, are returned with the reason."""
-
-    async def ready(self) -> Mapping[str, str]:
-        """Return the parts that are not ready; empty means ready."""
-        ...
-
-    async def held(self) -> Mapping[str, str]:
-        """Return the routes that do not send now."""
-        ...
-
-    async def frozen(self) -> Mapping[str, str]:
-        """Return the routes that prune no device now."""
-        ...
-
-    async def unserved(self) -> Mapping[str, str]:
-        """Return the routes and parts that no living process serves."""
-        ...
-
-    async def notes(self) -> list[str]:
-        """Return other conditions that an operator should look at."""
-        ...
-
-    async def metrics(self) -> bytes:
-        """Return the metrics in the text format of Prometheus."""
-        ...
 
 
 @dataclass(frozen=True)

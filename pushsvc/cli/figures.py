@@ -4,13 +4,14 @@ samples.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 from prometheus_client.parser import text_string_to_metric_families
+
+from ..ports.conditions import Condition
 
 if TYPE_CHECKING:
     from ..ports.figures import Gauges
@@ -62,13 +63,13 @@ class ServiceFigures(Struct, frozen=True, kw_only=True):
     """Connections of devices by app, if it has a live channel, and gateway."""
     webhooks: dict[str, str] = field(default_factory=dict)
     """Apps whose webhooks are in trouble, with the problem and its remedy."""
+    conditions: list[Condition] = field(default_factory=list)
+    """All conditions of the service, with cause and remedy; the fields above have the same as texts."""
     reload_refused: bool = False
     """Whether a process has refused the configuration on disk and runs with an older one."""
     api: str = ""
     """Why the counters are missing because the API does not answer; empty if they are not."""
 
-
-_REFUSED = re.compile(r"^pushsvc_config_last_reload_successful(\{.*\})? 0(\.0)?$", re.MULTILINE)
 
 Counters = Mapping[tuple[str, ...], float]
 
@@ -105,6 +106,7 @@ def figures(
     unserved: Mapping[str, str] | None = None,
     connections: Mapping[str, dict[str, int]] | None = None,
     webhooks: Mapping[str, str] | None = None,
+    conditions: Sequence[Condition] = (),
 ) -> ServiceFigures:
     """Return the figures of a sample of the store and of `/metrics`.
 
@@ -150,7 +152,8 @@ def figures(
         unserved=dict(unserved or {}),
         connections=dict(connections or {}),
         webhooks=dict(webhooks or {}),
-        reload_refused=bool(_REFUSED.search(metrics or "")),
+        reload_refused=any(each.kind == "reload" for each in conditions),
+        conditions=list(conditions),
         api=api,
     )
 

@@ -26,7 +26,16 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Update continuously;
 
 TITLES = ("app", "platform", "urgent", "normal", "bulk", "retrying", "workers", "sent/s", *OUTCOMES, "held")
 
-ALARMS = ("held", "frozen", "unserved", "webhook", "config")
+OTHERS = {
+    "full": "full",
+    "memory": "memory",
+    "silent": "silent",
+    "account": "account",
+    "reload": "config",
+    "restart": "config",
+}
+"""The first words of summary lines about conditions that have no figure of their own, by their kinds."""
+ALARMS = ("held", "frozen", "unserved", "webhook", *OTHERS.values())
 """The first words of summary lines that need attention."""
 
 
@@ -66,7 +75,8 @@ async def _stats(settings: Settings, url: str, *, watch: bool, every: float, jso
 
 async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[ServiceFigures, None]:
     """Yield samples, one after the other."""
-    from ..runtime import frozen_routes, open_running_store, read_unserved, webhook_troubles
+    from ..ports.conditions import texts
+    from ..runtime import open_running_store, read_conditions
 
     platforms = {app: tuple(each.accounts) for app, each in settings.apps.items()}
     online = [app for app, each in settings.apps.items() if each.live]
@@ -78,19 +88,21 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[S
     async with session, open_running_store(settings) as store:
         while True:
             metrics, why = await _metrics(session, url)
-            held, frozen = await store.held(), await frozen_routes(settings, store)
+            gauges = await store.gauges(platforms)
+            conditions = await read_conditions(settings, store, gauges)
             workers = await store.workers.living()
             last = figures(
-                await store.gauges(platforms),
-                held,
+                gauges,
+                texts(conditions, "held"),
                 metrics,
                 last,
                 api=why,
-                frozen=frozen,
+                frozen=texts(conditions, "frozen"),
                 workers=workers,
-                unserved=await read_unserved(settings, store, workers),
+                unserved=texts(conditions, "unserved"),
                 connections={app: await store.live.gateways(app) for app in online},
-                webhooks=await webhook_troubles(settings, store),
+                webhooks=texts(conditions, "webhook"),
+                conditions=conditions,
             )
             yield last
             await asyncio.sleep(every)
@@ -136,13 +148,10 @@ def summary(look: ServiceFigures) -> list[str]:
         lines.append(f"live      {_online(look):,} connections, {len(gateways)} gateway{'s' * (len(gateways) != 1)}")
     lines += [f"held      {route}: {why}" for route, why in look.held.items()]
     lines += [f"unserved  {what}: {why}" for what, why in look.unserved.items()]
-    lines += [f"frozen    {route}: {why}; nothing is pruned" for route, why in look.frozen.items()]
+    lines += [f"frozen    {route}: {why}" for route, why in look.frozen.items()]
     lines += [f"webhook   {app}: {trouble}" for app, trouble in look.webhooks.items()]
-    if look.reload_refused:
-        lines.append(
-            "config    the changed configuration was refused, the earlier one is in use: see the log, or "
-            "`pushsvc check`"
-        )
+    others = [each for each in look.conditions if each.kind in OTHERS]
+    lines += [f"{OTHERS[each.kind]:<9} {each.what}: {each.text}" for each in others]
     if look.api:
         lines.append(f"counters  missing: {look.api}")
     return lines

@@ -95,6 +95,16 @@ class Flow(Protocol):
         ...
 
 
+class Held(Struct, frozen=True):
+    """What a dispatcher reports of a route."""
+
+    why: str
+    since: int
+    """In Unix ms."""
+    note: bool = False
+    """Whether the route does send, and this is a note for the operator."""
+
+
 class Figures(Protocol):
     """Figures and states of the whole service, from the store."""
 
@@ -106,8 +116,8 @@ class Figures(Protocol):
         """Return the routes that a dispatcher holds now, as `app/platform` with the reason."""
         ...
 
-    async def notes(self) -> dict[str, str]:
-        """Return what living dispatchers report about routes that do send, as `app/platform` with the text."""
+    async def reports(self) -> dict[str, Held]:
+        """Return all that dispatchers report of routes, by `app/platform`, or `app/platform/part`."""
         ...
 
     async def removed(self, configured: Collection[Route], *, anywhere: bool = True) -> list[RemovedRoute]:

@@ -8,12 +8,14 @@
     live.py           and that of the gateway
     figures.py        what `/metrics` shows of Redis
     workers.py        which processes live, and what no process serves
+    conditions.py     what an operator should know now, for `/readyz`, `stats`, metrics and the log
 
 Lifetimes are context managers: what was opened last is closed first.
 """
 
 from __future__ import annotations
 
+from .conditions import read_conditions
 from .configuration import configured_type, load_settings
 from .figures import (
     GAUGES_EVERY,
@@ -26,7 +28,6 @@ from .figures import (
     show_gauges,
     show_webhooks,
     webhook_standings,
-    webhook_troubles,
 )
 from .live import run_live
 from .live_check import check_live
@@ -65,7 +66,7 @@ from .store import (
     running_store_url,
     store_config,
 )
-from .workers import read_unserved, reporting, unserved
+from .workers import reporting, unserved
 
 __all__ = [
     "check_live",
@@ -74,7 +75,6 @@ __all__ = [
     "live_tls",
     "reporting",
     "unserved",
-    "read_unserved",
     "EMBEDDED_START",
     "EMBEDDED_LOOK",
     "redis_url",
@@ -111,9 +111,9 @@ __all__ = [
     "show_frozen",
     "show_webhooks",
     "webhook_standings",
-    "webhook_troubles",
     "show_cleanups",
     "frozen_routes",
+    "read_conditions",
     "serve_part_metrics",
     "quiet_gc",
     "raise_file_limit",

@@ -193,25 +193,11 @@ class StoreAdministration:
 
     async def _causes(self, app: str) -> list[Cause]:
         """Return the conditions that concern the app, or the whole service."""
-        conditions = self._conditions
-        held, frozen, unserved = await asyncio.gather(conditions.held(), conditions.frozen(), conditions.unserved())
-        own = f"{app}/"
-        found = [
-            Cause(kind="held", severity="critical", what=name, app=app, cause=why, routes=[name])
-            for name, why in held.items()
-            if name.startswith(own)
+        return [
+            Cause(**structs.asdict(each), routes=[each.what] if each.what.startswith(f"{app}/") else [])
+            for each in await self._conditions.now()
+            if each.app in ("", app)
         ]
-        for name, why in unserved.items():
-            part, _, of = name.partition(" ")
-            if (of or part.partition("/")[0]) in (app, part):
-                routes = [name] if name.startswith(own) else []
-                found.append(Cause(kind="unserved", severity="critical", what=name, cause=why, routes=routes))
-        found += [
-            Cause(kind="frozen", severity="warning", what=name, app=app, cause=why, routes=[name])
-            for name, why in frozen.items()
-            if name.startswith(own)
-        ]
-        return found
 
     async def rates(self, app: str, *, span: int, step: int) -> RateHistory:
         last = self._store.clock() // (1000 * step) * (step // SLOT)
@@ -443,7 +429,7 @@ def reload_of() -> ReloadState:
     return ReloadState(
         since is None,
         None if at is None else instant(int(at * 1000)),
-        None if since is None else instant(int(since * 1000)),
+        None if since is None else instant(since),
         list(unapplied()),
     )
 
@@ -473,7 +459,7 @@ def webhook_state(
         cursor=standing.cursor,
         dead=standing.dead,
         asked=standing.asked,
-        trouble=webhooks.trouble_of(app, standing, now),
+        trouble="; ".join(each.text for each in webhooks.troubles_of(app, standing, now)),
         dead_batches=[
             DeadBatchRow(each.id, each.events, each.attempts, each.reason, instant(each.at), each.after, each.last)
             for each in dead

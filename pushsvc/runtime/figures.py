@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -12,12 +12,13 @@ from .. import telemetry
 from ..errors import StoreUnavailable
 from ..model.push import LANES
 from ..ports.cleanup import CleanupRecord
+from ..ports.conditions import SEVERITIES, Condition
 from ..ports.figures import Gauges
 from ..ports.store import Store
 from ..ports.webhooks import Standing, Webhooks
 from ..ports.workers import Worker
 from ..settings import Settings
-from ..stages import feedback, webhooks
+from ..stages import feedback
 from .plans import feedback_config, routes_of, webhook_configs
 
 PARTS = ("serve", "dispatch", "feedback", "jobs")
@@ -35,6 +36,7 @@ _FROM_REDIS: Final[Mapping[telemetry.Figure, Sequence[tuple[str, ...]]]] = {
     telemetry.RECEIPTS_WAITING: [],
     telemetry.WORKERS: [(part,) for part in PARTS],
     telemetry.PRUNING_FROZEN: [],
+    telemetry.CONDITIONS: [],
     telemetry.WEBHOOK_LAG: [],
     telemetry.WEBHOOK_DEAD: [],
     telemetry.CLEANUP_REMOVED: [],
@@ -55,9 +57,13 @@ class StoreFigures:
     """The figures that are read from Redis on request, at most every `GAUGES_EVERY` seconds. While Redis is away they
     are NaN, so that old figures are not taken for present ones."""
 
-    def __init__(self, current: Current, store: Store) -> None:
+    def __init__(
+        self, current: Current, store: Store, conditions: Callable[[Gauges], Awaitable[Sequence[Condition]]]
+    ) -> None:
+        """Take the function that reads all conditions."""
         self._current = current
         self._store = store
+        self._conditions = conditions
         self._good_until = 0.0
 
     async def refresh(self) -> None:
@@ -93,9 +99,12 @@ class StoreFigures:
 
     async def _read(self) -> None:
         settings, store = self._current.settings, self._store
-        show_gauges(await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()}))
+        gauges = await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()})
+        show_gauges(gauges)
         show_workers(settings, await store.workers.living())
-        show_frozen(settings, await frozen_routes(settings, store))
+        conditions = await self._conditions(gauges)
+        show_conditions(settings, conditions)
+        show_frozen(settings, {each.what for each in conditions if each.kind == "frozen"})
         show_webhooks(
             await webhook_standings(settings, store.webhooks), await webhook_standings(settings, store.event_webhooks)
         )
@@ -120,10 +129,17 @@ def show_workers(settings: Settings, workers: Iterable[Worker]) -> None:
     telemetry.WORKERS.show({(part,): living[part] for part in parts})
 
 
-def show_frozen(settings: Settings, frozen: Mapping[str, str]) -> None:
+def show_frozen(settings: Settings, frozen: Collection[str]) -> None:
     """Set the alarm of each route; that of a removed route ends."""
     alarms = {(route.app, route.platform): float(route.name in frozen) for route in routes_of(settings)}
     telemetry.PRUNING_FROZEN.show(alarms)
+
+
+def show_conditions(settings: Settings, found: Iterable[Condition]) -> None:
+    """Set the number of conditions of each kind, of the service and of each app."""
+    counts = Counter((each.kind, each.severity, each.app) for each in found)
+    known = {(kind, severity, app) for kind, severity in SEVERITIES.items() for app in ("", *settings.apps)}
+    telemetry.CONDITIONS.show({labels: counts[labels] for labels in known | counts.keys()})
 
 
 def show_webhooks(*logs: Mapping[str, Standing]) -> None:
@@ -154,17 +170,6 @@ async def frozen_routes(settings: Settings, store: Store) -> dict[str, str]:
 async def webhook_standings(settings: Settings, of: Webhooks) -> dict[str, Standing]:
     """Return the state of each configured webhook in one log of events, by app."""
     return await of.standings({app: config.place for app, config in webhook_configs(settings, of.kind).items()})
-
-
-async def webhook_troubles(settings: Settings, store: Store) -> dict[str, str]:
-    """Return the apps whose webhooks are in trouble, with a text of the trouble and its remedy."""
-    now = store.clock()
-    found: dict[str, list[str]] = {}
-    for of in (store.webhooks, store.event_webhooks):
-        for app, each in (await webhook_standings(settings, of)).items():
-            if text := webhooks.trouble_of(app, each, now):
-                found.setdefault(app, []).append(text if of.kind == "feedback" else f"for events of devices: {text}")
-    return {app: "; ".join(texts) for app, texts in found.items()}
 
 
 async def serve_part_metrics(stack: AsyncExitStack, settings: Settings, part: str) -> None:

@@ -25,7 +25,7 @@ from ..stages.dispatch import Dispatcher
 from .accounts import Accounts, removal_of
 from .admin import StoreAdministration
 from .channels import OpenedChannels
-from .conditions import StoreConditions
+from .conditions import StoreConditions, watching
 from .configuration import load_settings
 from .figures import Current, serve_part_metrics
 from .plans import (
@@ -41,7 +41,7 @@ from .plans import (
 from .providers import addresses, renderers
 from .reload import versions
 from .store import connect, log_durability, open_configured_store, redis_url, require_durability
-from .workers import reporting, watching
+from .workers import reporting
 
 REMOVED_EVERY = 1.0
 """Seconds between two checks for removed routes with waiting deliveries."""

@@ -108,9 +108,9 @@ _unapplied: list[str] = []
 _applied_at: float | None = None
 
 
-def refused_since() -> float | None:
-    """Return since when this process uses an older configuration than that on disk, in Unix seconds, or None."""
-    return _refused_at
+def refused_since() -> int | None:
+    """Return since when this process uses an older configuration than that on disk, in Unix ms, or None."""
+    return None if _refused_at is None else int(_refused_at * 1000)
 
 
 def applied_at() -> float | None:

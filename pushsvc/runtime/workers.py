@@ -12,18 +12,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from .. import telemetry
 from ..background import in_background
 from ..errors import StoreError
+from ..model.instants import instant
 from ..model.push import Route
+from ..ports.conditions import Condition
 from ..ports.removed import RemovedRoute
 from ..ports.store import Store
-from ..ports.workers import Worker
+from ..ports.workers import Configured, Worker
 from ..settings import Settings
 from .accounts import removal_of
-from .figures import Current
 from .flow import noting
 from .plans import routes_of
+from .reload import refused_since, unapplied
 
 _WITHOUT: Final = {
     "dispatch": "nothing is sent",
@@ -31,49 +32,63 @@ _WITHOUT: Final = {
     "jobs": "audiences, replays, webhooks and cleanups wait",
     "live": "no device is online",
 }
+_START: Final = "start it, or restart the one that hangs"
 LEAVING: Final = 2.0
 """Seconds within which a process that ends reports it: without Redis its last report expires by itself."""
-_LOG: Final = telemetry.StateLog("serve", "unserved", "unserved_still", "served_again", level="error")
 
 
-def unserved(settings: Settings, workers: Collection[Worker], removed: Iterable[RemovedRoute] = ()) -> dict[str, str]:
-    """Return what is configured and no living process serves, with the reason, by `app/platform`, or by part and app.
-    Where no dispatcher lives, `removed` routes are not held, so they are included."""
-    found: dict[str, str] = {}
+def unserved(
+    settings: Settings, processes: Collection[Worker], removed: Iterable[RemovedRoute] = ()
+) -> list[Condition]:
+    """Return what is configured and no living process serves: routes, parts, and parts for an app. Where no dispatcher
+    lives, `removed` routes are not held, so they are included."""
+    workers = [worker for worker in processes if worker.lives]
+    found: list[Condition] = []
+
+    def add(what: str, cause: str, remedy: str, app: str = "", since: int | None = None) -> None:
+        at = None if since is None else instant(since)
+        found.append(
+            Condition(kind="unserved", severity="critical", what=what, app=app, cause=cause, remedy=remedy, since=at)
+        )
+
     if not _dispatched(workers):
-        found = {each.route.name: str(removal_of(each, settings.apps)) for each in removed}
+        for each in removed:
+            add(each.route.name, *removal_of(each, settings.apps), app=each.route.app)
     names = {
-        "dispatch": [route.name for route in routes_of(settings)],
-        "live": [name for name, app in settings.apps.items() if app.live],
+        "dispatch": {route.name: route.app for route in routes_of(settings)},
+        "live": {name: name for name, app in settings.apps.items() if app.live},
     }
     for part, without in _WITHOUT.items():
         if part == "live" and not names[part]:
             continue
         served = [worker.serves for worker in workers if worker.part == part]
+        last = max((worker.last_sign for worker in processes if worker.part == part), default=None)
+        absent = f"no `pushsvc {part}` runs, or it hangs: {without}"
         if not served and part != "dispatch":
-            found[part] = f"no `pushsvc {part}` runs, or it hangs: {without}"
+            add(part, absent, _START, since=last)
             continue
-        why = (
-            f"no `pushsvc {part}` that runs knows it: start them all with the same configuration"
-            if served
-            else f"no `pushsvc {part}` runs, or it hangs: {without}"
-        )
         everything = frozenset[str]().union(*served)
-        for name in names.get(part, settings.apps):
-            if name not in everything:
-                found[name if part == "dispatch" else f"{part} {name}"] = why
+        for name, app in names.get(part, dict(zip(settings.apps, settings.apps, strict=True))).items():
+            if name in everything:
+                continue
+            what = name if part == "dispatch" else f"{part} {name}"
+            if served:
+                cause = f"no `pushsvc {part}` that runs knows it: {without}"
+                add(what, cause, "start them all with the same configuration", app)
+            else:
+                add(what, absent, _START, app, last)
     return found
 
 
-async def read_unserved(settings: Settings, store: Store, workers: Collection[Worker]) -> dict[str, str]:
+async def read_unserved(settings: Settings, store: Store, processes: Collection[Worker]) -> list[Condition]:
     """Return what is unserved (see `unserved`), reading removed routes where they are needed. Raises
     `StoreUnavailable`."""
-    removed = () if _dispatched(workers) else await store.removed(routes_of(settings))
-    return unserved(settings, workers, removed)
+    removed = () if _dispatched(processes) else await store.removed(routes_of(settings))
+    return unserved(settings, processes, removed)
 
 
 def _dispatched(workers: Collection[Worker]) -> bool:
-    return any(worker.part == "dispatch" for worker in workers)
+    return any(worker.part == "dispatch" and worker.lives for worker in workers)
 
 
 @asynccontextmanager
@@ -92,7 +107,7 @@ async def reporting(
 
     async def report() -> None:
         with suppress(StoreError):  # a report that could not be written is the same as none
-            await store.workers.report(part, serves(), routes())
+            await store.workers.report(part, serves(), routes(), Configured(refused_since(), tuple(unapplied())))
 
     async def keep_reporting() -> None:
         while True:
@@ -107,25 +122,3 @@ async def reporting(
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVING):
                 await store.workers.leave(part)
-
-
-@asynccontextmanager
-async def watching(store: Store, current: Current) -> AsyncIterator[None]:
-    """Log while the block lasts what no process serves for longer than a start takes."""
-    every = store.workers.lifetime / 3
-
-    async def watch() -> None:
-        before: dict[str, str] = {}
-        while True:
-            await asyncio.sleep(every)
-            with suppress(StoreError):
-                found = await read_unserved(current.settings, store, await store.workers.living())
-                lasting = {name: why for name, why in found.items() if name in before}
-                before = found
-                if lasting:
-                    _LOG.begin(unserved=lasting)
-                else:
-                    _LOG.end()
-
-    async with in_background(watch(), "unserved"):
-        yield

@@ -13,8 +13,7 @@ from hashlib import blake2b
 from ..errors import StoreError
 from ..model.codec import decode_event, decode_reported
 from ..model.push import Platform, Route
-from ..ports.figures import Gauges
-from ..ports.queue import NOTE
+from ..ports.figures import Gauges, Held
 from ..ports.removed import RemovedRoute
 from ..ports.store import Inspection
 from .cleanup.cleanups import RedisCleanups
@@ -165,13 +164,11 @@ class Store:
 
     async def held(self) -> dict[str, str]:
         """Return the routes that a dispatcher holds, as `app/platform` with the reason."""
-        found = await read_held(self.link, self.clock)
-        return {name: why for name, why in found.items() if not name.startswith(NOTE)}
+        return {name: each.why for name, each in (await self.reports()).items() if not each.note}
 
-    async def notes(self) -> dict[str, str]:
-        """Return what living dispatchers report about routes that do send, as `app/platform` with the text."""
-        found = await read_held(self.link, self.clock)
-        return {name.removeprefix(NOTE): text for name, text in found.items() if name.startswith(NOTE)}
+    async def reports(self) -> dict[str, Held]:
+        """Return all that dispatchers report of routes."""
+        return await read_held(self.link, self.clock)
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from .exposition import (
 from .figures import (
     CLEANUP_ENDED,
     CLEANUP_REMOVED,
+    CONDITIONS,
     DEAD_LETTERS,
     OLDEST_PENDING,
     PRUNING_FROZEN,
@@ -104,6 +105,7 @@ __all__ = [
     "DELIVERIES",
     "ATTEMPTS",
     "Figure",
+    "CONDITIONS",
     "QUEUE_LIMIT",
     "QUEUE_PENDING",
     "OLDEST_PENDING",

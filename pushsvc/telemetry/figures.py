@@ -70,6 +70,11 @@ PRUNING_FROZEN = Figure(
     "1 while too many answers of the route are bad for any device to be pruned.",
     ["app", "platform"],
 )
+CONDITIONS = Figure(
+    "pushsvc_conditions",
+    "Conditions that an operator should know, as /readyz has them; without `app`: of the whole service.",
+    ["kind", "severity", "app"],
+)
 WEBHOOK_LAG = Figure(
     "pushsvc_webhook_lag_seconds", "Age of the oldest event that a webhook has yet to receive.", ["app"]
 )

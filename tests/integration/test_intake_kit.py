@@ -40,6 +40,7 @@ from pushsvc.model.rates import Rate
 from pushsvc.model.routing import table_of
 from pushsvc.model.status import Counts, DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.channels import Channel, Storage
+from pushsvc.ports.conditions import Condition
 from pushsvc.ports.limits import Limiter
 from pushsvc.ports.provider import RenderError
 from pushsvc.ports.pushes import ListedPush, PushFilter
@@ -257,6 +258,29 @@ CONFIG = ApiConfig(port=0, shutdown_timeout=5.0, body_timeout=5.0)
 
 
 @dataclass
+class Reported:
+    """Conditions that a test has set."""
+
+    failing: dict[str, str]
+    holding: dict[str, str]
+
+    async def ready(self) -> Mapping[str, str]:
+        return self.failing
+
+    async def held(self) -> Mapping[str, str]:
+        return self.holding
+
+    async def now(self) -> list[Condition]:
+        return [
+            Condition(kind="held", severity="critical", what=route, cause=why, remedy="look")
+            for route, why in self.holding.items()
+        ]
+
+    async def metrics(self) -> bytes:
+        return b"# HELP x y\n"
+
+
+@dataclass
 class Service:
     """A running server, its store, and what it says of its readiness. `now` is its clock in seconds, for key caches."""
 
@@ -286,24 +310,6 @@ class Service:
     def address(self) -> tuple[str, int]:
         host, _, port = self.url.removeprefix("http://").rpartition(":")
         return host, int(port)
-
-    async def ready(self) -> Mapping[str, str]:
-        return self.failing
-
-    async def held(self) -> Mapping[str, str]:
-        return self.holding
-
-    async def frozen(self) -> Mapping[str, str]:
-        return {}
-
-    async def unserved(self) -> Mapping[str, str]:
-        return {}
-
-    async def notes(self) -> list[str]:
-        return []
-
-    async def metrics(self) -> bytes:
-        return b"# HELP x y\n"
 
     def app(self, config: ApiConfig) -> CallDispatcher:
         apps = {
@@ -343,7 +349,7 @@ class Service:
             live=self.memory.live,
             renderers={"apns": Apns(), "fcm": Fcm(), "live": runtime.renderers()["live"]},
             addresses=runtime.addresses(),
-            conditions=self,
+            conditions=Reported(self.failing, self.holding),
             admin=FixedAdministration(),
             config=config,
             waits=self.waits or Waits(self.store, most=config.max_waiting),

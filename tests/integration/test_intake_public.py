@@ -11,6 +11,13 @@ from pushsvc.settings import MetricsSettings, ServerSettings, Settings
 from .test_intake_kit import CONFIG, Service, Store, call, run_loop
 
 HELD = {"shop/apns": "InvalidProviderToken"}
+CONDITION = {"kind": "held", "severity": "critical", "what": "shop/apns", "app": "", "reason": ""} | {
+    "cause": "InvalidProviderToken",
+    "remedy": "look",
+    "since": None,
+    "waiting": None,
+}
+READY = {"status": "ready", "held": {"shop/apns": "InvalidProviderToken: look"}, "conditions": [CONDITION]}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +55,7 @@ def test_without_the_admins_key_there_is_no_more_than_ready_or_not() -> None:
         for key in (None, "pusher", "nobody"):
             found = await call(service, "GET", "/readyz", key=key)
             assert (found.status, found.json) == (200, {"status": "ready"})
-        assert (await call(service, "GET", "/readyz", key="admin")).json == {"status": "ready", "held": HELD}
+        assert (await call(service, "GET", "/readyz", key="admin")).json == READY
         for key, status in ((None, 401), ("nobody", 401), ("pusher", 403), ("admin", 200)):
             assert (await call(service, "GET", "/metrics", key=key)).status == status
         service.failing["redis"] = "connection refused to 10.0.0.7"
@@ -65,7 +72,7 @@ def test_without_the_admins_key_there_is_no_more_than_ready_or_not() -> None:
 
 def test_where_it_is_open_nobody_needs_a_key() -> None:
     async def main(service: Service) -> None:
-        assert (await call(service, "GET", "/readyz", key=None)).json == {"status": "ready", "held": HELD}
+        assert (await call(service, "GET", "/readyz", key=None)).json == READY
         assert (await call(service, "GET", "/metrics", key=None)).status == 200
 
     play(True, CONFIG, main)

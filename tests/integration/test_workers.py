@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
+from msgspec import Struct, structs
 from structlog.testing import capture_logs
 
 from pushsvc import runtime
@@ -18,10 +18,10 @@ from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.queue import NOTE
 from pushsvc.ports.removed import RemovedRoute
 from pushsvc.ports.workers import Worker
+from pushsvc.runtime.conditions import watching
 from pushsvc.runtime.figures import Current
-from pushsvc.runtime.workers import watching
 from pushsvc.settings import AppLive, AppSettings, Settings
-from pushsvc.store import StoreConfig, open_store
+from pushsvc.store import Store, StoreConfig, open_store
 
 from .harness import running_service
 from .servers import KINDS, Server, running_server
@@ -36,38 +36,52 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield running
 
 
+class Section(Struct):
+    """A provider's section, as far as anybody reads it here."""
+
+    environment: str = "production"
+
+
 def settings(*apps: str) -> Settings:
-    return Settings(apps={name: AppSettings(name=name, providers={"apns": object()}) for name in apps})  # type: ignore[dict-item]  # a section that nobody reads here
+    return Settings(apps={name: AppSettings(name=name, providers={"apns": Section()}) for name in apps})
 
 
 def workers(**parts: str) -> list[Worker]:
     return [Worker(part, "a", frozenset(serves.split())) for part, serves in parts.items()]
 
 
+async def notes(store: Store) -> dict[str, str]:
+    return {name: each.why for name, each in (await store.reports()).items() if each.note}
+
+
+def unserved(*arguments: Any) -> dict[str, str]:
+    return {each.what: each.text for each in runtime.unserved(*arguments)}
+
+
 def test_whoever_serves_it_is_enough() -> None:
     everything = workers(dispatch="shop/apns", feedback="shop", jobs="shop other")
-    assert runtime.unserved(settings("shop"), everything) == {}
+    assert unserved(settings("shop"), everything) == {}
     shared = [*workers(dispatch="shop/apns"), *workers(dispatch="news/apns", feedback="shop news", jobs="shop news")]
-    assert runtime.unserved(settings("shop", "news"), shared) == {}
+    assert unserved(settings("shop", "news"), shared) == {}
 
 
 def test_what_nobody_serves_has_its_reason() -> None:
-    found = runtime.unserved(settings("shop", "news"), workers(dispatch="shop/apns", jobs="news"))
+    found = unserved(settings("shop", "news"), workers(dispatch="shop/apns", jobs="news"))
     assert list(found) == ["news/apns", "feedback", "jobs shop"]
     assert "same configuration" in found["news/apns"]
     assert found["feedback"].startswith("no `pushsvc feedback` runs")
-    assert list(runtime.unserved(settings("shop"), [])) == ["shop/apns", "feedback", "jobs"]
+    assert list(unserved(settings("shop"), [])) == ["shop/apns", "feedback", "jobs"]
     online = structs.replace(settings("shop", "news").apps["news"], live=AppLive(secret="s" * 40))
     both = structs.replace(settings("shop"), apps={**settings("shop").apps, "news": online})
     served = workers(dispatch="shop/apns news/apns news/live", feedback="shop news", jobs="shop news")
-    assert list(runtime.unserved(both, served)) == ["live"]
-    assert list(runtime.unserved(both, [*served, *workers(live="shop")])) == ["live news"]
-    assert runtime.unserved(both, [*served, *workers(live="news")]) == {}
+    assert list(unserved(both, served)) == ["live"]
+    assert list(unserved(both, [*served, *workers(live="shop")])) == ["live news"]
+    assert unserved(both, [*served, *workers(live="news")]) == {}
 
 
 def test_a_removed_route_has_its_remedy() -> None:
     removed = [RemovedRoute(Route("shop", "fcm"), 1), RemovedRoute(Route("old", "apns"), 0, 1200)]
-    found = runtime.unserved(settings("shop"), workers(feedback="shop", jobs="shop"), removed)
+    found = unserved(settings("shop"), workers(feedback="shop", jobs="shop"), removed)
     assert found["shop/fcm"].startswith(
         "the app has no account `fcm` any more, 1 delivery waits: add [apps.shop.fcm] again, or cancel the pushes"
     )
@@ -77,9 +91,7 @@ def test_a_removed_route_has_its_remedy() -> None:
         "add [apps.old] and [apps.old.apns] again"
     )
     # A dispatcher that lives holds them, and says so itself.
-    assert (
-        runtime.unserved(settings("shop"), workers(dispatch="shop/apns", feedback="shop", jobs="shop"), removed) == {}
-    )
+    assert unserved(settings("shop"), workers(dispatch="shop/apns", feedback="shop", jobs="shop"), removed) == {}
 
 
 def test_a_held_route_outlives_who_said_so_until_another_sees_it_work_or_it_is_old(server: Server) -> None:
@@ -100,7 +112,7 @@ def test_a_held_route_outlives_who_said_so_until_another_sees_it_work_or_it_is_o
         async with open_store(server.url, config, clock=lambda: now) as heir:
             async with open_store(server.url, config, clock=lambda: now) as stopped:
                 await stopped.queue.beat(trouble)
-                assert [await heir.held(), await heir.notes()] == [
+                assert [await heir.held(), await notes(heir)] == [
                     {name: trouble[name] for name in sorted(trouble) if not name.startswith(NOTE)},
                     {"a/apns": "n"},
                 ]
@@ -108,7 +120,7 @@ def test_a_held_route_outlives_who_said_so_until_another_sees_it_work_or_it_is_o
                 # Others that work, or worked earlier, prove nothing against one that lives.
                 await heir.queue.beat({}, {"shop/apns": 1.0})
                 assert "shop/apns" in await heir.held()
-            assert await heir.notes() == {}, "they go with who stops in order"
+            assert await notes(heir) == {}, "they go with who stops in order"
             now += 10_000
             await heir.queue.beat({}, {"shop/fcm": 1.0, "shop/apns": 13.0})
             assert await heir.held() == {"shop/apns": refused, "shop/fcm/apple": apple}, "it worked before, not since"

@@ -149,7 +149,6 @@ def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:
             await own.admit("shop", 1)
         assert caught.value.detail.startswith("60 deliveries of the app wait; its maximum is 60 (")
         await own.admit("news", 40)
-        assert own.full() == {"shop": caught.value.detail.rstrip(".")}
         with pytest.raises(ContentTooLarge):
             await own.admit("news", 61)
         store.heard = store.waits = 100
@@ -160,7 +159,6 @@ def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:
         with pytest.raises(TooManyRequests) as caught:
             await own.admit("shop", 10)
         assert caught.value.detail.startswith("100 deliveries wait, 40 of them for apps that were removed (see `held`")
-        assert "queue" in own.full()
 
     run(main())
 

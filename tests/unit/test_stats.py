@@ -7,8 +7,9 @@ import pytest
 from pushsvc.cli.figures import figures, read_counters
 from pushsvc.cli.stats import ALARMS, plain, rows, summary
 from pushsvc.model.push import Lane
-from pushsvc.ports.figures import AppGauges, Gauges
+from pushsvc.ports.figures import AppGauges, Gauges, Held
 from pushsvc.ports.workers import Worker
+from pushsvc.runtime.conditions import configuration
 from pushsvc.store.work.held import still_held
 
 LANES: dict[Lane, int] = {"urgent": 1, "normal": 2, "bulk": 3000}
@@ -61,7 +62,7 @@ def test_rates_are_those_between_two_looks() -> None:
 
 def test_frozen_routes_are_told() -> None:
     look = figures(gauges(), {}, "", frozen={"shop/apns": "300 of 300 answers within 10 s were `dead`"}, now=1.0)
-    assert summary(look)[3:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`; nothing is pruned"]
+    assert summary(look)[3:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`"]
     assert plain(look).endswith(" frozen=shop/apns")
 
 
@@ -73,9 +74,15 @@ def test_a_webhook_in_trouble_is_told() -> None:
 
 
 def test_a_refused_configuration_is_told() -> None:
-    for value, reported in (("0.0", True), ("1.0", False)):
-        look = figures(gauges(), {}, f"pushsvc_config_last_reload_successful {value}\n", now=1.0)
-        assert any(line.startswith("config ") for line in summary(look)) == reported
+    refused = configuration([Worker("jobs", "b", frozenset(), refused_since=5000)])
+    look = figures(gauges(), {}, "", conditions=list(refused), now=1.0)
+    assert look.reload_refused
+    (line,) = summary(look)[3:]
+    assert line.startswith(
+        "config    configuration: the changed configuration was refused and an older one runs (jobs)"
+    )
+    assert line.startswith(ALARMS)
+    assert not figures(gauges(), {}, "", now=1.0).reload_refused
 
 
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
@@ -100,20 +107,25 @@ def test_held_routes_and_a_silent_api_are_told() -> None:
 @pytest.mark.parametrize(
     ("reported", "believed"),
     [
-        (b"900 1000 bad key", {"a/apns": "bad key"}),
-        (b"900 999 bad key", {}),
+        (b"900 1000 800 bad key", {"a/apns": Held("bad key", 800)}),
+        (b"900 1000 bad key", {"a/apns": Held("bad key", 900)}),
+        (b"900 999 800 bad key", {}),
         (b"nonsense", {}),
-        (b"900 1000 ", {"a/apns": ""}),
-        (b"900 1000", {"a/apns": ""}),
+        (b"900 1000 ", {"a/apns": Held("", 900)}),
+        (b"900 1000", {"a/apns": Held("", 900)}),
     ],
 )
-def test_what_a_dead_dispatcher_said_is_not_believed_for_ever(reported: bytes, believed: dict[str, str]) -> None:
+def test_what_a_dead_dispatcher_said_is_not_believed_for_ever(reported: bytes, believed: dict[str, Held]) -> None:
     assert still_held({b"me a/apns": reported}, 1000) == believed
 
 
 def test_of_several_dispatchers_the_last_word_counts() -> None:
-    fields = {b"b a/apns": b"700 2000 later", b"a a/apns": b"600 2000 earlier", b"c a/fcm/apple": b"1 2000 a part"}
-    assert still_held(fields, 1000) == {"a/apns": "later", "a/fcm/apple": "a part"}
+    fields = {
+        b"b a/apns": b"700 2000 650 later",
+        b"a a/apns": b"600 2000 500 earlier",
+        b"c a/fcm/apple": b"1 2000 1 a part",
+    }
+    assert still_held(fields, 1000) == {"a/apns": Held("later", 500), "a/fcm/apple": Held("a part", 1)}
 
 
 def test_what_nobody_serves_is_told() -> None:

@@ -15,7 +15,7 @@ from pushsvc.model.status import DeviceEvent, FeedbackEvent
 from pushsvc.net.public_address import is_public
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.webhooks import Batch, Standing
-from pushsvc.stages.webhooks import WebhookConfig, trial_body, trouble_of
+from pushsvc.stages.webhooks import WebhookConfig, trial_body, troubles_of
 from pushsvc.stages.webhooks.body import batch_body
 from pushsvc.stages.webhooks.verdict import Delivered, GivenUp, Halved, Later, SwitchedOff, Verdict, WebhookReply, judge
 from pushsvc.store.webhooks.claim import batch_id
@@ -252,4 +252,5 @@ RESUME = (
     ],
 )
 def test_trouble_names_its_reason_and_its_remedy(standing: Standing, trouble: str) -> None:
-    assert trouble_of("shop", standing, NOW) == trouble
+    found = troubles_of("shop", standing, NOW)
+    assert "; ".join(f"{each.cause}: {each.remedy}" for each in found) == trouble

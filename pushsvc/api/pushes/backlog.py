@@ -30,6 +30,7 @@ from ... import telemetry
 from ...background import in_background
 from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
 from ...ports.pushes import PushStore
+from ...rules.bound import Bound
 
 EVERY: Final = 1.0
 """Seconds between two counts of all shards."""
@@ -48,29 +49,6 @@ class _Look(NamedTuple):
     at: float
     waiting: dict[str, int]
     """The waiting deliveries by app; those of all apps have the empty name."""
-
-
-class _Bound(NamedTuple):
-    """A bound that a push would exceed. `who` is the app, or empty for all together."""
-
-    who: str
-    waits: int
-    most: int
-    removed: int = 0
-    """The part of `waits` whose apps are no longer in the configuration."""
-
-    @property
-    def text(self) -> str:
-        """Return the bound as a text with its numbers."""
-        if self.who:
-            return (
-                f"{self.waits:,} deliveries of the app wait; its maximum is {self.most:,} "
-                "(limits.max_pending, or queue.app_share of queue.max_pending)"
-            )
-        removed = (
-            f", {self.removed:,} of them for apps that were removed (see `held` of /readyz)" if self.removed else ""
-        )
-        return f"{self.waits:,} deliveries wait{removed}; the maximum is {self.most:,} (queue.max_pending)"
 
 
 class Backlog:
@@ -98,14 +76,6 @@ class Backlog:
             await self._look(EVERY)
             yield
 
-    def full(self) -> dict[str, str]:
-        """Return the apps whose pushes are refused now, `queue` for all of them, with the reason."""
-        found = {"queue": everything.text} if (everything := self._all()).waits >= everything.most else {}
-        for app in self._shares:
-            if (bound := self._own(app)).waits >= bound.most < self._most:
-                found[app] = bound.text
-        return found
-
     async def admit(self, app: str, deliveries: int, *, beside: int = 0, path: str = "to") -> None:
         """Return when the deliveries, and `beside` others that are not in the store yet, may wait. Pass them to the
         store before anything else is awaited. `path` is their place in the request. Raises `TooManyRequests`,
@@ -125,7 +95,7 @@ class Backlog:
             missing = passed.waits + deliveries + beside - passed.most
             raise TooManyRequests(f"{passed.text}.", retry_after=self._seconds_until(missing, passed.who))
 
-    def _passed(self, app: str, deliveries: int) -> _Bound | None:
+    def _passed(self, app: str, deliveries: int) -> Bound | None:
         if self._pushes.pending + deliveries > self._most:
             return self._all()
         share = self._shares.get(app)
@@ -133,12 +103,12 @@ class Backlog:
             return self._own(app)
         return None
 
-    def _all(self) -> _Bound:
+    def _all(self) -> Bound:
         pending = self._pushes.pending
-        return _Bound("", pending, self._most, pending - sum(map(self._pushes.pending_of, self._shares)))
+        return Bound("", pending, self._most, pending - sum(map(self._pushes.pending_of, self._shares)))
 
-    def _own(self, app: str) -> _Bound:
-        return _Bound(app, self._pushes.pending_of(app), self._shares[app])
+    def _own(self, app: str) -> Bound:
+        return Bound(app, self._pushes.pending_of(app), self._shares[app])
 
     def _seconds_until(self, fewer: int, who: str) -> int:
         """Estimate in how many seconds that number of places is free, from the recent speed of the queue."""

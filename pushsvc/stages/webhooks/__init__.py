@@ -15,6 +15,6 @@ from .caller import open_caller
 from .check import check
 from .config import WebhookConfig
 from .delivery import deliver
-from .trouble import trouble_of
+from .trouble import troubles_of
 
-__all__ = ["WebhookConfig", "open_caller", "deliver", "check", "trial_body", "trouble_of"]
+__all__ = ["WebhookConfig", "open_caller", "deliver", "check", "trial_body", "troubles_of"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec import Struct
+
 from ...model.instants import instant
 from ...ports.webhooks import Standing
 
@@ -11,23 +13,37 @@ LASTING: Final = 300.0
 """Seconds of failures in a row after which they are a trouble: a restart of the receiver is none."""
 
 
-def trouble_of(app: str, standing: Standing, now: int) -> str:
-    """Return what is wrong with the webhook of this app at `now`, in Unix ms, and the remedy; empty where
-    nothing is.
-    """
-    said = []
+class WebhookTrouble(Struct, frozen=True):
+    """What is wrong with a webhook, and the remedy."""
+
+    reason: str
+    """`off`, `failing` or `given_up`."""
+    cause: str
+    remedy: str
+    since: int | None = None
+    """In Unix ms."""
+
+    @property
+    def text(self) -> str:
+        """Return cause and remedy as one line."""
+        return f"{self.cause}: {self.remedy}"
+
+
+def troubles_of(app: str, standing: Standing, now: int) -> list[WebhookTrouble]:
+    """Return what is wrong with the webhook of this app at `now`, in Unix ms."""
+    found = []
     since = standing.failing_since
     if standing.off:
-        said.append(
-            "it is switched off because its receiver answered 410, the events wait: "
-            f"`pushsvc webhooks resume --app {app}` when it takes calls again"
+        cause = "it is switched off because its receiver answered 410, the events wait"
+        found.append(
+            WebhookTrouble("off", cause, f"`pushsvc webhooks resume --app {app}` when it takes calls again", since)
         )
     elif since is not None and now - since > LASTING * 1000:
         calls = f", {standing.failures:,} calls in a row" if standing.failures > 1 else ""
-        said.append(f"fails since {instant(since)}{calls}, with {standing.reason}: `pushsvc webhooks test --app {app}`")
+        cause = f"fails since {instant(since)}{calls}, with {standing.reason}"
+        found.append(WebhookTrouble("failing", cause, f"`pushsvc webhooks test --app {app}`", since))
     if standing.dead:
         what = "1 batch was" if standing.dead == 1 else f"{standing.dead:,} batches were"
-        said.append(
-            f"{what} given up: `pushsvc webhooks failed --app {app}`, then `pushsvc webhooks redeliver --app {app}`"
-        )
-    return "; ".join(said)
+        remedy = f"`pushsvc webhooks failed --app {app}`, then `pushsvc webhooks redeliver --app {app}`"
+        found.append(WebhookTrouble("given_up", f"{what} given up", remedy))
+    return found

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from ...ports.figures import Held
 from ...ports.provider import CREDENTIAL, REMOVED
 from ...ports.queue import NOTE
 from .. import keys
@@ -39,6 +40,8 @@ class _Said(Struct, frozen=True):
     """When it was reported, in ms."""
     until: int
     """Until when it is valid, in ms."""
+    since: int
+    """Since when its dispatcher has reported it, in ms."""
     why: str
 
 
@@ -49,7 +52,7 @@ class HeldRoutes:
         self._link = link
         self._config = config
         self._clock = clock
-        self._told: set[str] = set()
+        self._told: dict[str, int] = {}
 
     async def tell(self, held: Mapping[str, str], worked: Mapping[str, float]) -> None:
         """Report the routes that this process holds now, `app/platform` with the reason, and withdraw its other
@@ -61,8 +64,8 @@ class HeldRoutes:
         fields: list[str] = []
         for name, why in held.items():
             until = now + life * (1 if name.startswith(NOTE) or why.startswith((CREDENTIAL, REMOVED)) else LASTS)
-            fields += (self._field(name), f"{now} {until} {why}")
-        over: list[str | bytes] = [self._field(name) for name in sorted(self._told - set(held))]
+            fields += (self._field(name), f"{now} {until} {self._told.setdefault(name, now)} {why}")
+        over: list[str | bytes] = [self._field(name) for name in sorted(self._told.keys() - held.keys())]
         for said in _read(await self._link.call("HGETALL", keys.HELD)):
             silent = said.told + life < now
             if said.until < now or (silent and (now - said.told) / 1000 > worked.get(said.name, float("inf"))):
@@ -73,28 +76,34 @@ class HeldRoutes:
         if fields:
             commands.append(("HSET", keys.HELD, *fields))
         await self._link.many(commands)
-        self._told = set(held)
+        self._told = {name: since for name, since in self._told.items() if name in held}
 
     async def leave(self) -> None:
         """Withdraw the notes of this process, which ends. Its reports of trouble remain valid."""
         notes = [self._field(name) for name in sorted(self._told) if name.startswith(NOTE)]
         if notes:
             await self._link.call("HDEL", keys.HELD, *notes)
-        self._told = set()
+        self._told = {}
 
     def _field(self, name: str) -> str:
         return f"{self._config.consumer} {name}"
 
 
-async def read_held(link: Link, clock: Clock) -> dict[str, str]:
-    """Return the held routes, `app/platform` with the reason."""
+async def read_held(link: Link, clock: Clock) -> dict[str, Held]:
+    """Return the reports of dispatchers by `app/platform`."""
     return still_held(await link.call("HGETALL", keys.HELD), clock())
 
 
-def still_held(fields: Mapping[bytes, bytes], now: int) -> dict[str, str]:
-    """Return the reports that are valid at `now` (ms), the latest one of each route."""
+def still_held(fields: Mapping[bytes, bytes], now: int) -> dict[str, Held]:
+    """Return the reports that are valid at `now` (ms): the latest one of each route, since the first of them."""
     said = sorted((each for each in _read(fields) if each.until >= now), key=lambda each: (each.name, each.told))
-    return {each.name: each.why for each in said}
+    found: dict[str, Held] = {}
+    for each in said:
+        name = each.name.removeprefix(NOTE)
+        before = found.get(name)
+        since = min(each.since, before.since if before else each.since)
+        found[name] = Held(each.why, since, note=each.name.startswith(NOTE))
+    return found
 
 
 def _read(fields: Mapping[bytes, bytes]) -> Iterator[_Said]:
@@ -102,4 +111,6 @@ def _read(fields: Mapping[bytes, bytes]) -> Iterator[_Said]:
         _, _, name = field.decode(errors="replace").partition(" ")
         told, until, why, *_ = (*value.decode(errors="replace").split(" ", 2), "", "")
         if name and told.isdecimal() and until.isdecimal():
-            yield _Said(field, name, int(told), int(until), why)
+            since, _, rest = why.partition(" ")
+            known = since.isdecimal()  # an older version does not write it
+            yield _Said(field, name, int(told), int(until), int(since) if known else int(told), rest if known else why)

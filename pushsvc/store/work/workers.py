@@ -7,14 +7,75 @@ so that the clocks of the machines do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
 
 from ...model.push import Route
-from ...ports.workers import Worker
+from ...ports.workers import FRESH, Configured, Worker
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link
+
+LASTS: Final = 5.0
+"""The most seconds for which a report is valid: what nothing serves must show within ten."""
+KEPT: Final = 10
+"""The number of such times for which a process that has fallen silent is remembered."""
+
+
+def _machine() -> str:
+    """Return a name for the processes whose ids this one can look up: those of the same host and container."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+_MACHINE: Final = _machine()
+
+
+class _More(Struct, frozen=True):
+    """What a report has beside the time of its end and what is served, which older versions read alone."""
+
+    at: int
+    machine: str
+    pid: int
+    configured: Configured
+
+
+class _Report(Struct, frozen=True):
+    """A field of the hash."""
+
+    field: str
+    until: int
+    serves: frozenset[str]
+    more: _More
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is of a process of this machine that does not exist any more."""
+        if not _MACHINE or self.more.machine != _MACHINE:
+            return False
+        try:
+            os.kill(self.more.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def worker(self, now: int) -> Worker:
+        part, _, consumer = self.field.partition(" ")
+        configured = self.more.configured
+        return Worker(
+            *(part, consumer, self.serves, self.more.at or self.until, self.until >= now),
+            refused_since=configured.refused_since,
+            restart=configured.restart,
+        )
 
 
 class RedisWorkers:
@@ -26,20 +87,25 @@ class RedisWorkers:
 
     @property
     def lifetime(self) -> float:
-        """See `StoreConfig.alive_ttl`."""
-        return self._config.alive_ttl
+        """Return `LASTS`, or the time of a takeover where that is shorter."""
+        return min(LASTS, self._config.alive_ttl)
 
-    async def report(self, part: str, serves: Iterable[str], routes: Iterable[Route] = ()) -> None:
+    async def report(
+        self, part: str, serves: Iterable[str], routes: Iterable[Route] = (), configured: Configured = FRESH
+    ) -> None:
         """Report that this process is alive and what it serves, with the `routes` of its configuration.
 
-        The report is valid as long as a sign of life. Removes processes that have long been silent.
+        Removes processes that have been silent for `KEPT`, and those of this machine that do not exist any more.
         """
-        now, told = await self._read()
-        span = int(self._config.alive_ttl * 1000)
-        field = f"{part} {self._config.consumer}"
-        commands: list[tuple[Any, ...]] = [("HSET", keys.WORKERS, field, " ".join([str(now + span), *sorted(serves)]))]
-        if silent := [name for name, (until, _) in told.items() if until + 10 * span < now and name != field]:
-            commands.append(("HDEL", keys.WORKERS, *silent))
+        now, reports = await self._read()
+        span = int(self.lifetime * 1000)
+        own = f"{part} {self._config.consumer}"
+        more = msgspec.json.encode(_More(now, _MACHINE, os.getpid(), configured)).decode()
+        report = " ".join([str(now + span), *sorted(serves)]) + f"\n{more}"
+        commands: list[tuple[Any, ...]] = [("HSET", keys.WORKERS, own, report)]
+        kept = span * KEPT
+        if gone := [each.field for each in reports if each.field != own and (each.until + kept < now or each.ended)]:
+            commands.append(("HDEL", keys.WORKERS, *gone))
         if names := sorted(route.name for route in routes):
             commands.append(("SADD", keys.ROUTES, *names))
         await self._link.many(commands)
@@ -52,23 +118,29 @@ class RedisWorkers:
         """Return every route that a process has reported."""
         return routes_named(await self._link.call("SMEMBERS", keys.ROUTES))
 
+    async def known(self) -> list[Worker]:
+        """Return the processes that have reported, also those whose report is no longer valid."""
+        now, reports = await self._read()
+        return [each.worker(now) for each in sorted(reports, key=lambda each: each.field) if not each.ended]
+
     async def living(self) -> list[Worker]:
         """Return the processes whose report is valid."""
-        now, told = await self._read()
-        return [
-            Worker(part, consumer, frozenset(serves), until - int(self._config.alive_ttl * 1000))
-            for name, (until, serves) in sorted(told.items())
-            for part, _, consumer in [name.partition(" ")]
-            if until >= now
-        ]
+        return [worker for worker in await self.known() if worker.lives]
 
-    async def _read(self) -> tuple[int, dict[str, tuple[int, Collection[str]]]]:
+    async def _read(self) -> tuple[int, list[_Report]]:
         (seconds, micros), flat = await self._link.many([("TIME",), ("HGETALL", keys.WORKERS)])
-        told: dict[str, tuple[int, Collection[str]]] = {}
-        for field, value in flat.items():
-            until, *serves = value.decode(errors="replace").split(" ")
-            told[field.decode(errors="replace")] = (int(until) if until.isdecimal() else 0, serves)
-        return int(seconds) * 1000 + int(micros) // 1000, told
+        now = int(seconds) * 1000 + int(micros) // 1000
+        return now, [_read_report(field.decode(errors="replace"), value) for field, value in flat.items()]
+
+
+def _read_report(field: str, value: bytes) -> _Report:
+    head, _, tail = value.decode(errors="replace").partition("\n")
+    until, *serves = head.split(" ")
+    try:
+        more = msgspec.json.decode(tail, type=_More)
+    except msgspec.MsgspecError:
+        more = _More(0, "", 0, FRESH)
+    return _Report(field, int(until) if until.isdecimal() else 0, frozenset(serves), more)
 
 
 def routes_named(names: Iterable[bytes]) -> set[Route]:

@@ -1,0 +1,28 @@
+"""A bound on the deliveries that wait, of all apps together or of one, and how it is named to callers and operators."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Bound(NamedTuple):
+    """A bound. `who` is the app, or empty for all together."""
+
+    who: str
+    waits: int
+    most: int
+    removed: int = 0
+    """The part of `waits` whose apps are no longer in the configuration."""
+
+    @property
+    def text(self) -> str:
+        """Return the bound as a text with its numbers."""
+        if self.who:
+            return (
+                f"{self.waits:,} deliveries of the app wait; its maximum is {self.most:,} "
+                "(limits.max_pending, or queue.app_share of queue.max_pending)"
+            )
+        removed = (
+            f", {self.removed:,} of them for apps that were removed (see `held` of /readyz)" if self.removed else ""
+        )
+        return f"{self.waits:,} deliveries wait{removed}; the maximum is {self.most:,} (queue.max_pending)"
