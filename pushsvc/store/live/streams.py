@@ -88,9 +88,10 @@ BEGINNING: Final = 1_767_225_600
 """Unix seconds of 2026: offsets that follow a new start of the server are at least the seconds since then."""
 REFUSED: Final = 400 * DAY * 1000
 """Milliseconds for which a revocation is kept: longer than any token is valid."""
-_AT_ONCE: Final = 32
-"""Connects of one round trip: those that come while one is under way share the next. More would keep Redis from others
-for milliseconds."""
+_AT_ONCE: Final = 256
+"""Connects of one round trip: those that come while one is under way share the next. When all devices come back at once
+a round trip takes as long as it takes to greet those that have come meanwhile, so it must bear as many. Redis serves
+others in between: it reads 16 KB of a client at a time."""
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
 _STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn", "moved")
 _APPENDED: Final = Layout(">BIIIII")
