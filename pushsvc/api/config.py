@@ -27,6 +27,8 @@ class ApiLive(Struct, frozen=True):
     and the id of the token. None where others sign them, and the app has only their public key."""
     endpoints: tuple[Endpoint, ...] = ()
     """Where devices connect, in their order."""
+    history_age: int = 0
+    """For how many seconds a push is kept for a device that is away; 0: without limit."""
 
 
 class ApiApp(Struct, frozen=True):

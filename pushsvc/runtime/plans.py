@@ -75,7 +75,7 @@ def _api_live(settings: Settings, name: str, live: AppLive) -> api.ApiLive:
     def sign(device_id: str, now: float, ttl: float, token_id: str) -> str:
         return issue(name, device_id, secret, now=now, ttl=ttl, token_id=token_id)
 
-    return api.ApiLive(live.token_ttl, sign if secret else None, live_endpoints(settings))
+    return api.ApiLive(live.token_ttl, sign if secret else None, live_endpoints(settings), live.history_age)
 
 
 def api_config(settings: Settings) -> api.ApiConfig:

@@ -214,6 +214,21 @@ def test_a_push_chooses_its_channels_alone_and_in_a_batch() -> None:
     play(act)
 
 
+def test_a_push_of_the_live_channel_alone_is_warned_of_a_life_longer_than_that_of_streams() -> None:
+    async def act(service: Service, session: aiohttp.ClientSession) -> None:
+        headers, to = {"Authorization": "Bearer full"}, {"to": {"devices": ["a"]}, "data": {"a": "b"}}
+        said = []
+        for fields in ({"via": "live"}, {"via": "live", "ttl": 3601}, {"via": "live", "ttl": 3600}, {}):
+            status, made = await ask(session, "POST", "/v1/push", {**to, **fields}, headers=headers)
+            assert status == 202
+            said.append([(each["path"], each["message"]) for each in made.get("warnings", ())])
+        text = "a device that is away for longer than 3,600 seconds (`live.history_age`) does not get it: no other"
+        warning = [("ttl", f"{text} channel carries it. Give a `ttl` of at most that")]
+        assert said == [warning, warning, [], []]
+
+    play(act, live=ApiLive(3600, sign, history_age=3600))
+
+
 def test_a_device_of_the_live_channel_has_no_token_and_no_provider() -> None:
     async def act(service: Service, session: aiohttp.ClientSession) -> None:
         status, shown = await ask(session, "PUT", "/v1/devices/web", {"platform": "live"})

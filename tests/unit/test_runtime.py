@@ -225,7 +225,7 @@ def test_intake_signs_tokens_where_the_app_has_a_secret(tmp_path: Path) -> None:
     assert claims == Claims("shop", "phone", 67, 7000, "id")
     assert SHA not in repr(shop)
     endpoints = endpoints_of("wss://push.example")
-    assert (shop.token_ttl, shop.endpoints, news) == (600, endpoints, ApiLive(86400, None, endpoints))
+    assert (shop.token_ttl, shop.endpoints, news) == (600, endpoints, ApiLive(86400, None, endpoints, 604_800))
 
 
 def test_each_platform_reads_its_own_section(tmp_path: Path) -> None:

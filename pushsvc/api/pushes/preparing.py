@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from ...errors import ContentTooLarge, InvalidRequest
+from ...errors import ContentTooLarge, Fault, InvalidRequest
 from ...model.codec import encode_audience
 from ...model.push import MAX_TTL, Content, Message, Platform, Push
 from ...ports.provider import Renderer, RenderError
 from ...problems import ProblemFault
+from ...rules.channels import LIVE
 from ..http.exchange import Request
 from ..http.refusal import LIMIT, summary
 from ..ports import ApiPorts
@@ -51,6 +52,9 @@ def prepare(ports: ApiPorts, request: Request, draft: Draft) -> tuple[Push, list
     found = list(draft.warnings)
     for platform, message in rendered.items():
         found += ports.renderers[platform].warnings(content, message, platforms[platform])
+    if app.live is not None and rendered.keys() == {LIVE} and 0 < app.live.history_age < lifetime(content.ttl):
+        text = f"a device that is away for longer than {app.live.history_age:,} seconds (`live.history_age`) does not"
+        found.append(Fault("ttl", f"{text} get it: no other channel carries it. Give a `ttl` of at most that"))
     return push, [ProblemFault(fault.path, fault.message) for fault in found[:MOST_WARNINGS]]
 
 
