@@ -26,8 +26,10 @@ class RouteFigures(Struct, frozen=True, kw_only=True):
     app: str
     platform: str
     pending: dict[str, int]
-    """Deliveries that have not ended, by lane, including those that wait for a retry."""
+    """Deliveries that have not ended, by lane, including those that wait for a retry or for their phones."""
     retrying: int
+    awaiting: int
+    """Deliveries that wait until their phones acknowledge them."""
     consumers: int
     """The number of running dispatchers that serve the route."""
     outcomes: dict[str, int]
@@ -44,6 +46,9 @@ class ServiceFigures(Struct, frozen=True, kw_only=True):
     pending: dict[str, int]
     """Deliveries that have not ended, by lane, over all apps."""
     retrying: int
+    """Those of them that wait for the time of their retry."""
+    awaiting: int
+    """Those of them that wait until their phones acknowledge them."""
     scheduled: int
     """Deliveries of scheduled pushes. They are not pending yet."""
     dead_letters: dict[str, int]
@@ -127,6 +132,7 @@ def figures(
                     platform=platform,
                     pending={str(lane): count for lane, count in lanes.items()},
                     retrying=each.retry_pending[platform],
+                    awaiting=each.ack_pending[platform],
                     consumers=sum(
                         worker.part == "dispatch" and f"{app}/{platform}" in worker.serves for worker in workers
                     ),
@@ -141,6 +147,7 @@ def figures(
         at=now,
         pending={str(lane): count for lane, count in gauges.pending.items()},
         retrying=gauges.retry_pending,
+        awaiting=gauges.ack_pending,
         scheduled=gauges.scheduled,
         dead_letters={app: each.dead_letters for app, each in gauges.apps.items()},
         accepted=taken,

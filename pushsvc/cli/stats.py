@@ -145,7 +145,11 @@ def summary(look: ServiceFigures) -> list[str]:
     ]
     if look.connections:
         gateways = {name for each in look.connections.values() for name in each}
-        lines.append(f"live      {_online(look):,} connections, {len(gateways)} gateway{'s' * (len(gateways) != 1)}")
+        waits = "waits for its phone" if look.awaiting == 1 else "wait for their phones"
+        lines.append(
+            f"live      {_online(look):,} connections, {len(gateways)} gateway{'s' * (len(gateways) != 1)}; "
+            f"{look.awaiting:,} of the queued {waits}"
+        )
     lines += [f"held      {route}: {why}" for route, why in look.held.items()]
     lines += [f"unserved  {what}: {why}" for what, why in look.unserved.items()]
     lines += [f"frozen    {route}: {why}" for route, why in look.frozen.items()]
@@ -163,7 +167,7 @@ def plain(look: ServiceFigures) -> str:
     held += "".join(f" frozen={route}" for route in look.frozen)
     held += "".join(f" unserved={what}" for what in look.unserved)
     held += "".join(f" webhook={app}" for app in look.webhooks)
-    online = f" connections={_online(look)}" if look.connections else ""
+    online = f" connections={_online(look)} awaiting={look.awaiting}" if look.connections else ""
     lanes = " ".join(f"{lane}={count}" for lane, count in look.pending.items())
     return (
         f"{lanes} retrying={look.retrying} scheduled={look.scheduled}"

@@ -15,9 +15,11 @@ class AppGauges(Struct, frozen=True):
     """The figures of one app over all its shards. Platforms and lanes without deliveries are included, with 0."""
 
     pending: dict[Platform, dict[Lane, int]]
-    """Deliveries accepted and not ended, by lane, including those that wait for a retry."""
+    """Deliveries accepted and not ended, by lane, including those that wait for a retry or for a device."""
     retry_pending: dict[Platform, int]
     """Deliveries that wait for the time of their retry."""
+    ack_pending: dict[Platform, int]
+    """Deliveries that wait until a device acknowledges them, by the channel that is to carry them on, if any."""
     scheduled: int
     """Deliveries of pushes that wait for their time; these are not pending yet."""
     entries: dict[Platform, dict[Lane, int]]
@@ -64,6 +66,11 @@ class Gauges(Struct, frozen=True):
     def retry_pending(self) -> int:
         """Deliveries of all apps that wait for the time of their retry."""
         return sum(count for app in self.apps.values() for count in app.retry_pending.values())
+
+    @property
+    def ack_pending(self) -> int:
+        """Deliveries of all apps that wait until a device acknowledges them."""
+        return sum(count for app in self.apps.values() for count in app.ack_pending.values())
 
     @property
     def scheduled(self) -> int:

@@ -31,6 +31,7 @@ _FROM_REDIS: Final[Mapping[telemetry.Figure, Sequence[tuple[str, ...]]]] = {
     telemetry.QUEUE_PENDING: [(lane,) for lane in LANES],
     telemetry.OLDEST_PENDING: [(lane,) for lane in LANES],
     telemetry.RETRY_PENDING: [()],
+    telemetry.LIVE_WAITING: [()],
     telemetry.DEAD_LETTERS: [],
     telemetry.SCHEDULED: [],
     telemetry.RECEIPTS_WAITING: [],
@@ -118,6 +119,7 @@ def show_gauges(gauges: Gauges) -> None:
     telemetry.OLDEST_PENDING.show({(lane,): age for lane, age in gauges.oldest.items()})
     telemetry.RECEIPTS_WAITING.show({(app,): each.receipts for app, each in gauges.apps.items()})
     telemetry.RETRY_PENDING.show({(): gauges.retry_pending})
+    telemetry.LIVE_WAITING.show({(): gauges.ack_pending})
     telemetry.DEAD_LETTERS.show({(app,): each.dead_letters for app, each in gauges.apps.items()})
     telemetry.SCHEDULED.show({(app,): each.scheduled for app, each in gauges.apps.items()})
 

@@ -12,7 +12,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`, and|
 |                            |        |                        | of what a device may acknowledge see waiting.lua      |
 | `ps:T:pending`             | hash   | permanent              | `<platform>:<lane>` deliveries that have not ended;   |
-|                            |        |                        | `<platform>:retry` those of them that wait in `retry`;|
+|                            |        |                        | of them `<platform>:ack` wait in `retry` for a device,|
+|                            |        |                        | and `<platform>:retry` for the time of their retry;   |
 |                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
 | `ps:T:scheduled`           | zset   | member: until due      | ids of scheduled pushes; score due ms                 |
 | `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
@@ -27,7 +28,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | <encoded rows>`, from that index on                   |
 | `ps:T:t:<id>`              | hash   | field: until it ends   | index -> turn, of deliveries that were retried and    |
 |                            |        |                        | have not ended; 1 where there is none. Of what a      |
-|                            |        |                        | device may acknowledge also where: see fence.lua      |
+|                            |        |                        | device may acknowledge also where: see fence.lua. And |
+|                            |        |                        | where in `retry` it waits: see waiting.lua            |
 | `ps:T:x:<id>`              | hash   | until all are found    | the expansion of a push from its audience: `push`     |
 |                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
 |                            |        |                        | and `faults` that it met                              |
@@ -35,6 +37,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | at which one without a worker is taken up             |
 | `ps:T:cancelled`           | zset   | member: until it ends  | ids of cancelled pushes that still have deliveries    |
 |                            |        |                        | not ended; score cancelled at ms                      |
+| `ps:T:recalled`            | hash   | field: a moment        | id of a cancelled push whose retries are to be due at |
+|                            |        |                        | once -> how far that is done: see promote.lua         |
 | `ps:T:latest:<slot>`       | hash   | 90 seconds             | digest of a target and a `collapse` -> the latest push|
 |                            |        |                        | that was accepted of it: see supersession.py          |
 | `ps:T:c:<digest>`          | hash   | a wait's TTL, renewed  | of a target and a `collapse` with a delivery that     |
@@ -344,6 +348,10 @@ def expansion(app: str, shard: int, push_id: str) -> str:
 
 def expansions(app: str, shard: int, lane: Lane) -> str:
     return f"{prefix(app, shard)}expansions:{lane}"
+
+
+def recalled(app: str, shard: int) -> str:
+    return f"{prefix(app, shard)}recalled"
 
 
 def epoch(app: str, shard: int) -> str:

@@ -61,6 +61,7 @@ OLDEST_PENDING = Figure(
     ["lane"],
 )
 RETRY_PENDING = Figure("pushsvc_retry_pending", "Deliveries that wait for their retry.")
+LIVE_WAITING = Figure("pushsvc_live_waiting", "Deliveries that wait until their device acknowledges them.")
 SCHEDULED = Figure("pushsvc_scheduled", "Deliveries of pushes that wait for their time.", ["app"])
 DEAD_LETTERS = Figure("pushsvc_dead_letters", "Dead letters kept.", ["app"])
 RECEIPTS_WAITING = Figure("pushsvc_receipts_waiting", "Outcomes that feedback has yet to judge.", ["app"])

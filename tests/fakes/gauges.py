@@ -30,12 +30,11 @@ def figures(state: State, app: str, platforms: Sequence[Platform]) -> AppGauges:
             entries[platform][lane] = len(stream.entries)
             in_flight[platform][lane] = len(owners)
             consumers[platform][lane] = len(set(owners))
+    waiting = {platform: _marks_of(state, Route(app, platform)) for platform in platforms}
     return AppGauges(
         pending=pending,
-        retry_pending={
-            platform: sum(len(chunk.targets) for _, chunk in state.retries[Route(app, platform)])
-            for platform in platforms
-        },
+        retry_pending={platform: marks.count("") for platform, marks in waiting.items()},
+        ack_pending={platform: marks.count("w") for platform, marks in waiting.items()},
         scheduled=sum(record.left for record in records if record.state == "scheduled"),
         entries=entries,
         in_flight=in_flight,
@@ -49,3 +48,13 @@ def figures(state: State, app: str, platforms: Sequence[Platform]) -> AppGauges:
         quarantined=0,
         by_shard=[sum(record.left for record in records)],
     )
+
+
+def _marks_of(state: State, route: Route) -> list[str]:
+    """For each open delivery in the retry set of a route, `w` where it waits for its device, else nothing."""
+    found = []
+    for _, chunk in state.retries[route]:
+        record = state.pushes[chunk.app, chunk.push_id]
+        open_ones = [target.index for target in chunk.targets if record.open(target.index, chunk.turn)]
+        found += [record.marks.get(index, "").strip("f") for index in open_ones]
+    return found

@@ -309,7 +309,7 @@ class MemoryQueue:
             mark = mark_of_retry(following, 0 if at_once else retry.due_at, unconfirmed=unconfirmed)
             for target in targets:
                 record.places[target.index] = following.channel
-                record.mark(target.index, mark if chunk.home else "")
+                record.mark(target.index, mark.rstrip("r") if chunk.home else "")
             if at_once:
                 state.lanes[app, following.channel, following.lane].add(following)
             else:
@@ -374,13 +374,12 @@ class MemoryQueue:
         due, later = [], []
         for due_at, chunk in self._state.retries[route]:
             cancelled = self._state.pushes[chunk.app, chunk.push_id].state == "cancelled"
-            if due_at <= now or (chunk.home and cancelled):
+            if due_at <= now or cancelled:
                 due.append(chunk)
-                if route.platform not in CARRIERS and not cancelled:
-                    record = self._state.pushes[chunk.app, chunk.push_id]
-                    for target in chunk.targets:
-                        if record.open(target.index, chunk.turn) and record.marks.get(target.index) == "w":
-                            record.mark(target.index, "f")
+                record = self._state.pushes[chunk.app, chunk.push_id]
+                for target in chunk.targets:
+                    if record.open(target.index, chunk.turn) and record.marks.get(target.index) == "w":
+                        record.mark(target.index, "" if cancelled or route.platform in CARRIERS else "f")
             else:
                 later.append((due_at, chunk))
         self._state.retries[route] = later

@@ -70,7 +70,10 @@ FROM_REDIS = {
     *(f'pushsvc_workers{{part="{part}"}}' for part in ("serve", "dispatch", "feedback", "jobs")),
     *(f'pushsvc_{name}{{app="shop"}}' for name in ("dead_letters", "scheduled", "receipts_waiting")),
     *(f'pushsvc_pruning_frozen{{app="shop",platform="{platform}"}}' for platform in ("apns", "fcm")),
-    *(f"pushsvc_{name}" for name in ("retry_pending", "cleanup_last_end_timestamp_seconds", "redis_memory_ratio")),
+    *(
+        f"pushsvc_{name}"
+        for name in ("retry_pending", "live_waiting", "cleanup_last_end_timestamp_seconds", "redis_memory_ratio")
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pushsvc.model.delivery import Arrival, BadNotification, Ended, Retry, TokenDead, Unconfirmed
+from pushsvc.model.delivery import Arrival, BadNotification, Ended, Retry, TokenDead, Unavailable, Unconfirmed
 from pushsvc.model.push import Chunk, Message, Push, Route, Target
 from pushsvc.model.routing import path_name
 from pushsvc.model.status import DeliveryRow
@@ -104,10 +104,11 @@ async def live(store: AnyStore, push_id: str = "p") -> tuple[int, int, int] | No
 
 
 async def pending(store: AnyStore) -> dict[str, int]:
-    """By channel what has not ended, and what waits in retry sets; what is 0 is left out."""
+    """By channel what has not ended, what waits in retry sets, and for a device; what is 0 is left out."""
     figures = (await store.gauges({"shop": ("apns", "live")})).apps["shop"]
     found = {channel: sum(lanes.values()) for channel, lanes in figures.pending.items()}
     found |= {f"{channel}:retry": count for channel, count in figures.retry_pending.items()}
+    found |= {f"{channel}:ack": count for channel, count in figures.ack_pending.items()}
     assert figures.total_pending == found["apns"] + found["live"]
     return {name: count for name, count in found.items() if count}
 
@@ -162,8 +163,11 @@ def test_an_acknowledgement_ends_it_whenever_it_comes(server: Server | None, tot
             )
         assert await live(store) == ((total, 0, 0) if when == "before" else (0, 0, total))
         if when == "waiting":
-            assert await pending(store) == {"apns": total, "apns:retry": total}
-            assert await store.queue.arrived("shop", arrivals) == total
+            assert await pending(store) == {"apns": total, "apns:ack": total}
+            assert await store.queue.arrived("shop", arrivals[1:]) == total - 1
+            assert await pending(store) == {"apns": 1, "apns:ack": 1}  # at once, though the entry has others
+            assert await store.queue.arrived("shop", arrivals[:1]) == 1
+            assert await pending(store) == {}
         assert await sent_on(store, DUE - 1) == []
         if when in ("promoted", "taken"):
             while await store.queue.promote(ROUTE, DUE):
@@ -271,7 +275,7 @@ def test_what_is_acknowledged_leaves_the_retries_long_before_it_expires(server: 
         arrivals = [arrival for each in taken[1:] for arrival in ack(each.chunk, 0)]
         assert await store.queue.arrived("shop", arrivals) == 699
         assert await store.queue.promote(LIVE, int(time.time() * 1000) + 61_000) == 0
-        assert await pending(store) == {"live": 1, "live:retry": 1}
+        assert await pending(store) == {"live": 1, "live:ack": 1}
 
     play(server, story)
 
@@ -356,7 +360,7 @@ def test_a_provider_that_fails_hands_on_and_the_last_channel_keeps_a_dead_letter
         spec = ReplaySpec("shop", DeadFilter())
         status = await store.dead.request(spec)
         assert (await store.dead.step("shop", status.job, most=10)).moved == 1
-        assert await pending(store) == {"live": 2, "live:retry": 1}
+        assert await pending(store) == {"live": 2, "live:ack": 1}
         (again,) = await take_live(store)
         assert (indexes_of([again]), again.chunk.channel, again.chunk.platform) == ([1], "live", "apns")
         assert await store.queue.arrived("shop", ack(taken.chunk, 0, 1)) == 2
@@ -444,18 +448,64 @@ def test_what_a_later_push_has_replaced_ends_unless_a_provider_is_asked(server: 
 
 
 @pytest.mark.parametrize("total", [1, 3, 40])
-def test_a_cancelled_push_does_not_wait_for_devices_until_it_expires(server: Server | None, total: int) -> None:
+@pytest.mark.parametrize("path", ["live", "provider", "carried on"])
+@pytest.mark.parametrize("order", ["waits", "is on its way"])
+def test_what_waits_of_a_cancelled_push_ends_at_once(server: Server | None, total: int, path: str, order: str) -> None:
+    """It waits for its devices, or for a provider's retry: cancelled before that is recorded, or after."""
+
     async def story(world: World) -> None:
         store = await world.store()
-        await store.pushes.accept(push_of("p", total, path=ONLY_LIVE))
-        for each in await take_live(store):
-            await store.queue.settle("shop", *all_of(each, Retry(each.chunk.expires_at, 1), WRITTEN))
-        await store.pushes.cancel("shop", "p")
-        assert await store.queue.promote(LIVE, int(time.time() * 1000) + 61_000) == total
-        for each in await take_live(store):
+        route = LIVE if path == "live" else ROUTE
+        names = {"live": ONLY_LIVE, "provider": "apns", "carried on": FIRST_LIVE}
+        for push_id in ("other", "p"):
+            await store.pushes.accept(push_of(push_id, total, path=names[path]))
+        if path == "carried on":
+            for each in await take_live(store):
+                await store.queue.settle("shop", *all_of(each, AT_ONCE, ABSENT))
+        taken = await take_all(store, route=route)
+        verdict = Retry(NOW + 3_600_000 if path == "live" else NOW + 900_000, 2)
+        outcome = WRITTEN if path == "live" else Unavailable(status=503)
+        kind = "live:ack" if path == "live" else "apns:retry"
+        for each in taken:
+            if order == "is on its way" and each.chunk.push_id == "p":
+                await store.pushes.cancel("shop", "p")
+            await store.queue.settle("shop", *all_of(each, verdict, outcome))
+        if order == "waits":
+            assert await pending(store) == {route.platform: 2 * total, kind: 2 * total}
+            await store.pushes.cancel("shop", "p")
+        now = int(time.time() * 1000)
+        assert await store.queue.promote(route, now) == total
+        assert await pending(store) == {route.platform: 2 * total, kind: total}
+        for each in await take_all(store, route=route):
+            assert each.skip == {target.index: "cancelled" for target in each.chunk.targets}
             await store.queue.settle("shop", *all_of(each))
         assert counts(await store.pushes.status("shop", "p")) == {"cancelled": total}
+        assert await pending(store) == {route.platform: total, kind: total}
+        assert await store.queue.promote(route, now) == 0
+
+    play(server, story)
+
+
+def test_many_retries_of_a_cancelled_push_are_recalled_step_by_step(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(push_of("p", 3000, path="apns"))
+        for each in await take_all(store):
+            settlements = [
+                settlement(each.chunk, target.index, Retry(NOW + 900_000 + 100 * target.index, 2), Unavailable(503))
+                for target in each.chunk.targets
+            ]
+            await store.queue.settle("shop", settlements, [each.ref])
+        await store.pushes.cancel("shop", "p")
+        ended = 0
+        while await store.queue.promote(ROUTE, int(time.time() * 1000)):
+            for each in await take_all(store):
+                ended += len(await store.queue.settle("shop", *all_of(each)))
+        assert ended == 3000
         assert await pending(store) == {}
+        if isinstance(store, Store):
+            names = await store.link.call("KEYS", "ps:{shop.0}:*")
+            assert not {name.split(b":")[2] for name in names} & {b"t", b"retry", b"recalled"}
 
     play(server, story)
 

@@ -52,6 +52,7 @@ RECORDS: dict[str, str] = {
     "ps:T:x:<id>": "(test_jobs_audiences.py has it)",
     "ps:T:expansions:<lane>": "(ids)",
     "ps:T:cancelled": "(ids)",
+    "ps:T:recalled": "(ids)",
     "ps:T:epoch": "(a number)",
     "ps:T:revoked": "(ids and numbers; an unknown field is passed over)",
     "ps:T:heard": "(ids of entries)",

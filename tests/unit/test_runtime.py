@@ -258,6 +258,7 @@ def test_figures_of_redis_become_metrics() -> None:
         return AppGauges(
             pending={"apns": lanes, "fcm": dict.fromkeys(lanes, 1)},
             retry_pending={"apns": retries},
+            ack_pending={"apns": retries + 1},
             scheduled=scheduled,
             entries={},
             in_flight={},
@@ -275,6 +276,7 @@ def test_figures_of_redis_become_metrics() -> None:
     assert {lane: value("pushsvc_queue_pending", lane=lane) for lane in gauges.pending} == gauges.pending
     assert gauges.pending == {"urgent": 4, "normal": 32, "bulk": 2}
     assert value("pushsvc_retry_pending") == 5
+    assert value("pushsvc_live_waiting") == 7
     assert value("pushsvc_dead_letters", app="runtime-a") == 3
     assert value("pushsvc_dead_letters", app="runtime-b") == 0
     assert value("pushsvc_scheduled", app="runtime-a") == 7

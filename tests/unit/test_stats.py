@@ -29,6 +29,7 @@ def gauges() -> Gauges:
     app = AppGauges(
         pending={"apns": LANES},
         retry_pending={"apns": 5},
+        ack_pending={"apns": 4},
         scheduled=40,
         entries={"apns": NONE},
         in_flight={"apns": NONE},
@@ -139,7 +140,7 @@ def test_what_nobody_serves_is_told() -> None:
 def test_connections_are_shown_where_an_app_has_a_live_channel() -> None:
     assert not any(line.startswith("live") for line in summary(figures(gauges(), {}, "", now=1.0)))
     look = figures(gauges(), {}, "", connections={"shop": {"a": 1200, "b": 34}, "news": {"a": 0}}, now=1.0)
-    assert "live      1,234 connections, 2 gateways" in summary(look)
-    assert plain(look).endswith(" connections=1234")
+    assert "live      1,234 connections, 2 gateways; 4 of the queued wait for their phones" in summary(look)
+    assert plain(look).endswith(" connections=1234 awaiting=4")
     none = figures(gauges(), {}, "", connections={"shop": {}}, now=1.0)
-    assert "live      0 connections, 0 gateways" in summary(none)
+    assert any(line.startswith("live      0 connections, 0 gateways; ") for line in summary(none))

@@ -33,6 +33,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:x:<id>": "audiences",
     "ps:T:expansions:<lane>": "(ids of pushes)",
     "ps:T:cancelled": "(ids of pushes)",
+    "ps:T:recalled": "(ids of pushes)",
     "ps:T:latest:<slot>": "(keyed digests, for 90 seconds)",
     "ps:T:c:<digest>": "(a keyed digest, and ids of pushes)",
     "ps:T:epoch": "(a number)",

@@ -12,5 +12,7 @@ redis.call('ZREM', KEYS[1], ARGV[2])
 if ARGV[3] ~= '' then
   redis.call('ZADD', KEYS[1], due, ARGV[3])
 end
-redis.call('HINCRBY', KEYS[2], ARGV[1] .. ':retry', -ARGV[4])
+if not string.find(ARGV[2], '^%a+@') then -- what a device may acknowledge is counted with its end
+  redis.call('HINCRBY', KEYS[2], ARGV[1] .. ':retry', -ARGV[4])
+end
 return 1

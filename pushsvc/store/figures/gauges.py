@@ -18,10 +18,10 @@ from ..revoke.suppression import Suppression
 
 
 def pending_of(counters: Mapping[bytes, Any]) -> int:
-    """Return the number of deliveries that have not ended: the sum of all fields but `<platform>:retry`, which is a
-    part of them.
+    """Return the number of deliveries that have not ended: the sum of all fields but `<platform>:retry` and
+    `<platform>:ack`, which are a part of them.
     """
-    return sum(int(count) for field, count in counters.items() if not field.endswith(b":retry"))
+    return sum(int(count) for field, count in counters.items() if not field.endswith((b":retry", b":ack")))
 
 
 async def read_gauges(link: Link, config: StoreConfig, routes: Mapping[str, Sequence[Platform]], now: int) -> Gauges:
@@ -121,6 +121,7 @@ def _sum_up(shards: Sequence[Sequence[Any]], platforms: Sequence[Platform], olde
     return AppGauges(
         pending=by_lane([counted(f"{platform}:{lane}") for platform, lane in lanes]),
         retry_pending={platform: counted(f"{platform}:retry") for platform in platforms},
+        ack_pending={platform: counted(f"{platform}:ack") for platform in platforms},
         scheduled=counted("scheduled"),
         entries=by_lane([sum(numbers(lengths + at)) for at in range(len(lanes))]),
         in_flight=by_lane([sum(of_group(groups + at, b"pending")) for at in range(len(lanes))]),

@@ -17,7 +17,7 @@
 
 local prefix = string.match(KEYS[1], '^ps:%b{}:')
 
-local state, total, place, confirmed = unpack(redis.call('HMGET', KEYS[1], 'st', 'n', 'cx', 'ck'))
+local state, total, place, confirmed, retrying = unpack(redis.call('HMGET', KEYS[1], 'st', 'n', 'cx', 'ck', 'rt'))
 if not state then
   return false
 end
@@ -44,6 +44,9 @@ if state ~= 'done' and state ~= 'cancelled' then
   else
     redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
     redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2] - ARGV[4])
+    if tonumber(retrying or 0) > 0 then
+      redis.call('HSET', prefix .. 'recalled', ARGV[1], 0) -- what waits for its retry is due now: see promote.lua
+    end
     redis.call('INCR', KEYS[3])
     local oldest = string.format('%.0f', ARGV[2] - ARGV[5])
     place = redis.call('XADD', KEYS[8], 'MINID', '~', oldest, '*', 'p', ARGV[1])

@@ -6,8 +6,9 @@
 -- which is proof that it has arrived, whatever became of it meanwhile. It ends what is open, unless its push was cancelled.
 --
 -- A recorded turn is a number; where a device may acknowledge the delivery, `<turn> <channel>:<lane>`, which says where it
--- is counted as pending. ` w` follows while it waits for that, and ` f` once a provider carries it on: so it is counted
--- in the status.
+-- is counted as pending. Behind that stands ` w` while it waits in the retry set for that; else ` f` once a provider
+-- carries it on, and with it or alone `r` while it waits there for its time. So it is counted in the status, and as
+-- waiting.
 --
 -- A push of more than FEW deliveries is large: it has a bit a delivery instead of a row under its index. So is a push
 -- with a total of 0: it is made from an audience, page by page, and nobody knew its total when the chunk was written.
@@ -55,9 +56,20 @@ local function turn_of(recorded)
   return tonumber(recorded or 1) or tonumber(string.match(recorded, '^%d+'))
 end
 
--- `w`, `f` or '': how a delivery with this record is counted in the status.
+-- `w`, `f`, `fr`, `r` or '': how a delivery with this record is counted.
 local function mark_of(recorded)
-  return recorded and string.match(recorded, ' (%a)$') or ''
+  return recorded and string.match(recorded, ' (%a+)$') or ''
+end
+
+-- As what the deliveries of a retry with this mark are counted while they wait in a retry set.
+local function wait_of(mark)
+  return mark == 'w' and 'ack' or 'retry'
+end
+
+-- The field of `pending` in which a delivery with this record is counted as waiting, or nil where it does not wait.
+local function waiting_field(recorded)
+  local channel, mark = string.match(recorded or '', ' ([^ ]+):%a+ (%a+)$')
+  return channel and mark ~= 'f' and channel .. ':' .. wait_of(mark)
 end
 
 -- Returns head, open, bytes, recorded. `head` is nil when the status of the push has run out: then nothing is known, and

@@ -1,9 +1,10 @@
 -- Moves retries that are due back into their lanes. Several processes may do so at once: each member moves once.
 --
 -- What a device may acknowledge is looked at now and then before it is due: it leaves the set once all of it has ended.
--- A step ends behind the member with which it has seen enough targets.
+-- What waits of a push that was cancelled is due at once. A step ends behind the member with which it has seen enough
+-- targets.
 --
--- KEYS  1 ps:T:retry:<channel>; 2 ps:T:pending; 3 ps:T:quarantine
+-- KEYS  1 ps:T:retry:<channel>; 2 ps:T:pending; 3 ps:T:quarantine; 4 ps:T:recalled
 -- ARGV  1 prefix `ps:T:`; 2 channel; 3 now ms; 4 how many members at most; 5 how many targets, about; 6 1 where the channel
 --       is a provider
 -- Returns how many deliveries were moved, 1 where more may be due, and how many were not acknowledged in time.
@@ -11,35 +12,75 @@
 -- include: fence
 -- include: waiting
 
-local prefix, now, room = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[5])
-local moved, gone, seen, late = 0, 0, 0, 0
-local members = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'LIMIT', 0, ARGV[4])
-while seen < #members and room > 0 do
+local PUSHES, FIELDS = 20, 1000 -- of cancelled pushes, in one step
+
+local prefix, channel, now, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
+local moved, seen, late, waited = 0, 0, 0, { ack = 0, retry = 0 }
+
+-- What waits of a push that was cancelled is due now, in every retry set, from a cursor of its turns on.
+local function recall(id, cursor)
+  local turns = prefix .. 't:' .. id
+  local found = redis.call('HSCAN', turns, cursor, 'MATCH', '@*', 'COUNT', FIELDS)
+  for at = 1, #found[2], 2 do
+    local place, score = string.match(found[2][at], '^@(%S+) (%d+)$')
+    local key = prefix .. 'retry:' .. place
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, score, score)) do
+      local lane, guard, _, chunk = parts_of(member)
+      if lane and push_of(guard, chunk) == id then
+        redis.call('ZADD', key, 0, member)
+      end
+    end
+    redis.call('HDEL', turns, found[2][at])
+  end
+  if found[1] == '0' then
+    redis.call('HDEL', KEYS[4], id)
+  else
+    redis.call('HSET', KEYS[4], id, found[1])
+  end
+end
+
+local recalled = redis.call('HSCAN', KEYS[4], 0, 'COUNT', PUSHES)[2]
+for at = 1, math.min(#recalled, 2 * PUSHES), 2 do
+  recall(recalled[at], recalled[at + 1])
+end
+
+local members = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[4])
+local count_of_members = #members / 2
+while seen < count_of_members and room > 0 do
+  local member, score = members[2 * seen + 1], string.format('%.0f', members[2 * seen + 2])
   seen = seen + 1
-  local member = members[seen]
   local lane, guard, count, chunk = parts_of(member)
   room = room - (count or 1)
-  local due, open, id, index, records = now, count
+  local due, open, id, index, records = now, count, nil, {}, {}
   if not lane then
     redis.call('XADD', KEYS[3], '*', 'b', member, 'from', KEYS[1], 'id', '', 'why', 'not a retry')
   elseif guard ~= '' then
     due, open, id, index, records = read_guard(prefix, guard)
   end
+  local turns = lane and prefix .. 't:' .. (id or push_of(guard, chunk))
   if lane and open > 0 and due > now then
-    redis.call('ZADD', KEYS[1], look_at(due, guard, now + LATER_LOOK), member)
+    local look = look_at(due, guard, now + LATER_LOOK)
+    redis.call('ZADD', KEYS[1], look, member)
+    redis.call('HDEL', turns, place_field(channel, score))
+    redis.call('HSET', turns, place_field(channel, look), 1)
   else
     redis.call('ZREM', KEYS[1], member)
-    gone = gone + (count or 0)
+    if lane then
+      redis.call('HDEL', turns, place_field(channel, score))
+    end
     if lane and open > 0 then
-      redis.call('XADD', prefix .. 'q:' .. ARGV[2] .. ':' .. lane, '*', 'c', chunk, 'n', count)
+      redis.call('XADD', prefix .. 'q:' .. channel .. ':' .. lane, '*', 'c', chunk, 'n', count)
+      local carried_on = due > 0 and ARGV[6] == '1'
+      local acks = id and leave(prefix, id, index, records, carried_on) or 0
+      waited.ack, waited.retry = waited.ack + acks, waited.retry + open - acks
       moved = moved + open
-      if id and due > 0 and ARGV[6] == '1' then
-        late = late + carry_on(prefix, id, index, records)
-      end
+      late = late + (carried_on and acks or 0)
     end
   end
 end
-if gone > 0 then
-  redis.call('HINCRBY', KEYS[2], ARGV[2] .. ':retry', -gone)
+for kind, count in pairs(waited) do
+  if count > 0 then
+    redis.call('HINCRBY', KEYS[2], channel .. ':' .. kind, -count)
+  end
 end
-return { moved, (seen < #members or seen == tonumber(ARGV[4])) and 1 or 0, late }
+return { moved, (seen < count_of_members or seen == tonumber(ARGV[4])) and 1 or 0, late }

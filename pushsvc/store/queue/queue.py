@@ -366,7 +366,10 @@ class RedisQueue:
 
     async def _promote_in(self, route: Route, shard: int, now: int) -> int:
         app, channel = route.app, route.platform
-        places = [keys.retries(app, shard, channel), keys.pending(app, shard), keys.quarantine(app, shard)]
+        places = [
+            *(keys.retries(app, shard, channel), keys.pending(app, shard)),
+            *(keys.quarantine(app, shard), keys.recalled(app, shard)),
+        ]
         moved, more = 0, 1
         while not moved and more:  # of what was acknowledged nothing is moved
             moved, more, late = await self._link.script(

@@ -38,12 +38,20 @@ end
 
 local retries = retries_of(prefix .. 'retry:' .. platform)
 if retries then
-  local waiting, all = { urgent = 0, normal = 0, bulk = 0 }, 0
+  local waiting, all = { urgent = 0, normal = 0, bulk = 0 }, { ack = 0, retry = 0 }
   for r = 1, #retries do
     local lane, guard, count = unpack(retries[r])
     if waiting[lane] then
-      waiting[lane] = waiting[lane] + (guard == '' and count or select(2, read_guard(prefix, guard)))
-      all = all + count
+      local _, open, records = nil, count, {}
+      if guard ~= '' then
+        _, open, _, _, records = read_guard(prefix, guard)
+      end
+      local acks = 0
+      for p = 1, #records do
+        acks = acks + (mark_of(records[p]) == 'w' and 1 or 0)
+      end
+      waiting[lane] = waiting[lane] + open
+      all.ack, all.retry = all.ack + acks, all.retry + open - acks
     end
   end
   for lane, count in pairs(waiting) do
@@ -51,7 +59,8 @@ if retries then
       set(platform .. ':' .. lane, count)
     end
   end
-  set(platform .. ':retry', all)
+  set(platform .. ':ack', all.ack)
+  set(platform .. ':retry', all.retry)
 end
 if redis.call('ZCARD', prefix .. 'scheduled') == 0 then
   set('scheduled', 0)

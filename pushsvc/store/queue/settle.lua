@@ -35,6 +35,8 @@
 
 local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in the status
 
+local F = string.byte('f')
+
 local prefix = ARGV[1]
 local now, ttl, dead_ttl, groups, singles, finished, slot, answers_ttl, dead_most, consumer =
   unpack(cmsgpack.unpack(ARGV[2]))
@@ -50,12 +52,15 @@ local function count_pending(field, change)
   pending[field] = (pending[field] or 0) + change
 end
 
--- What is counted as pending of `counted_as` was counted where the recorded turn says.
+-- What is counted as pending of `counted_as` was counted where the recorded turn says, and waits no more.
 local function count_elsewhere(recorded, counted_as)
-  local place = recorded and string.match(recorded, ' (%S+)')
+  local place, waits = recorded and string.match(recorded, ' (%S+)'), waiting_field(recorded)
   if place and place ~= counted_as then
     count_pending(place, -1)
     count_pending(counted_as, 1)
+  end
+  if waits then
+    count_pending(waits, -1)
   end
 end
 
@@ -105,9 +110,12 @@ end
 -- A delivery is marked otherwise from now on, or not any more. What a provider has carried on remains so counted, unless
 -- its device is the one that ends it.
 local function count_mark(marks, was, is, turn)
-  if was ~= is then
-    marks.w = marks.w - (was == 'w' and 1 or 0) + (is == 'w' and 1 or 0)
-    marks.f = marks.f - (was == 'f' and turn == 0 and 1 or 0) + (is == 'f' and 1 or 0)
+  local carried, carries = string.byte(was) == F, string.byte(is) == F
+  marks.w = marks.w - (was == 'w' and 1 or 0) + (is == 'w' and 1 or 0)
+  if carries and not carried then
+    marks.f = marks.f + 1
+  elseif carried and not carries and turn == 0 then
+    marks.f = marks.f - 1
   end
 end
 
@@ -203,6 +211,9 @@ local function retry(work, retries, place, lane)
   for r = 1, #retries do
     local due, count, chunk, flew, channel, guard, mark = unpack(retries[r])
     local counted_as, before = channel .. ':' .. lane, work.retried
+    if due > 0 and work.head and work.head[1] == 'cancelled' then
+      due = now -- whoever takes it ends it
+    end
     local turn = guard == '' and work.turn + 1 or string.format('%d %s', work.turn + 1, counted_as)
     if mark ~= '' then
       turn = turn .. ' ' .. mark
@@ -222,9 +233,10 @@ local function retry(work, retries, place, lane)
     if moved > 0 and due == 0 then
       redis.call('XADD', prefix .. 'q:' .. counted_as, '*', 'c', chunk, 'n', count)
     elseif moved > 0 then
-      local member = lane .. guard .. ' ' .. string.format('%d ', count) .. chunk
-      redis.call('ZADD', prefix .. 'retry:' .. channel, look_at(due, guard, now + FIRST_LOOK), member)
-      count_pending(channel .. ':retry', count)
+      local member, look = lane .. guard .. ' ' .. string.format('%d ', count) .. chunk, look_at(due, guard, now + FIRST_LOOK)
+      redis.call('ZADD', prefix .. 'retry:' .. channel, look, member)
+      turns[#turns + 1], turns[#turns + 2] = place_field(channel, look), 1
+      count_pending(channel .. ':' .. wait_of(mark), moved)
     end
     if counted_as ~= work.counted_as then
       count_pending(work.counted_as, -moved)
@@ -293,6 +305,9 @@ local function account(work, total, first, counted)
   end
   if over == whole then
     local failed = tonumber(head[ENDS.failed] or 0) > 0
+    if head[2] then
+      redis.call('DEL', prefix .. 't:' .. id)
+    end
     -- A replay opens the delivery again, and needs to know what has ended.
     retire(prefix, id, work.large, failed and math.max(ttl, dead_ttl) or ttl)
   end
@@ -439,7 +454,7 @@ local function settle_singles(name, turn, list, counted_as)
           redis.call('DEL', prefix .. 't:' .. id)
         end
       end
-      if turn == 0 then
+      if recorded then
         count_elsewhere(recorded, counted_as)
       end
       if state and (turn == 0 or recorded) then

@@ -297,11 +297,11 @@ def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
 
 
 def mark_of_retry(again: Chunk, due_at: int, *, unconfirmed: bool) -> str:
-    """Return how deliveries that go on as `again` are counted in the status: as fence.lua marks them. They are due at
-    `due_at`, or at once if that is 0; `unconfirmed` are those that a device may acknowledge until then."""
+    """Return how deliveries that go on as `again` are counted: as fence.lua marks them. They are due at `due_at`, or at
+    once if that is 0; `unconfirmed` are those that a device may acknowledge until then."""
     if unconfirmed and due_at:
         return "w"
-    return "f" if is_carried_on(again) else ""
+    return ("f" if is_carried_on(again) else "") + ("r" if due_at else "")
 
 
 def recorded_turn(chunk: Chunk) -> str:

@@ -3,12 +3,32 @@
 -- A member is `<lane> <number of targets> <encoded chunk>`, and its score the time at which it is due. Where a device may
 -- acknowledge its deliveries, `@<due>,<total>,<turn>,<indexes>,<push id>` follows the lane: it is looked at before it is
 -- due, so that what was acknowledged leaves the set, and does not go into a lane when it is due.
+--
+-- The turns of a push name the place of each of its members, `@<channel> <score>`, so that a cancel finds them.
 
 local FIRST_LOOK, LATER_LOOK = 60000, 3600000 -- ms
 
 -- When to look at a member that is due then: with a guard, at `later` at the latest.
 local function look_at(due, guard, later)
   return string.format('%.0f', guard ~= '' and math.min(due, later) or due)
+end
+
+local function place_field(channel, score)
+  return '@' .. channel .. ' ' .. score
+end
+
+-- The id of the push of a member: its guard has it, or its chunk, which begins with a version and a list that begins with
+-- the id (see model/codec.py).
+local function push_of(guard, chunk)
+  if guard ~= '' then
+    return string.match(guard, '^@[^,]+,[^,]+,[^,]+,[^,]*,(.+)$')
+  end
+  local at = string.byte(chunk, 2) == 0xdc and 5 or 3
+  local size = (string.byte(chunk, at) or 0) - 0xa0
+  if size == 0xd9 - 0xa0 then
+    at, size = at + 1, string.byte(chunk, at + 1) or 0
+  end
+  return string.sub(chunk, at + 1, at + size)
 end
 
 -- Returns lane, guard, count, chunk; nothing where it is no member of a retry set.
@@ -44,20 +64,27 @@ local function read_guard(prefix, guard)
   return tonumber(due), #left, id, left, records
 end
 
--- Deliveries that no device has acknowledged in time go on to a provider. Returns how many.
-local function carry_on(prefix, id, index, records)
-  local turns, count = { 'HSET', prefix .. 't:' .. id }, 0
+-- Deliveries wait in a retry set no more, and those that no device has acknowledged in time go on to a provider, where
+-- there is one. Returns how many waited for that.
+local function leave(prefix, id, index, records, carried_on)
+  local turns, acks = {}, 0
   for place = 1, #index do
     local was = records[place]
-    if mark_of(was) == 'w' then
-      turns[#turns + 1], turns[#turns + 2] = index[place], string.sub(was, 1, -2) .. 'f'
-      count = count + 1
+    local mark = mark_of(was)
+    if mark ~= '' and mark ~= 'f' then
+      local is = (mark == 'fr' or mark == 'w' and carried_on) and ' f' or ''
+      turns[#turns + 1], turns[#turns + 2] = index[place], string.sub(was, 1, -2 - #mark) .. is
+      acks = acks + (mark == 'w' and 1 or 0)
     end
   end
-  if count > 0 then
-    redis.call(unpack(turns))
-    redis.call('HINCRBY', prefix .. 'p:' .. id, 'lw', -count)
-    redis.call('HINCRBY', prefix .. 'p:' .. id, 'lf', count)
+  for from = 1, #turns, SLICE do
+    redis.call('HSET', prefix .. 't:' .. id, unpack(turns, from, math.min(from + SLICE - 1, #turns)))
   end
-  return count
+  if acks > 0 then
+    redis.call('HINCRBY', prefix .. 'p:' .. id, 'lw', -acks)
+    if carried_on then
+      redis.call('HINCRBY', prefix .. 'p:' .. id, 'lf', acks)
+    end
+  end
+  return acks
 end
