@@ -54,6 +54,11 @@ def reachable(path: Platform, channels: Container[Platform]) -> bool:
     return path in channels or any(name in channels for name in path_of(path)[1])
 
 
+def carries(path: Platform) -> bool:
+    """Return whether a channel of a path delivers to devices of every platform."""
+    return any(name in CARRIERS for name in path_of(path)[1])
+
+
 def is_carried_on(chunk: Chunk) -> bool:
     """Return whether a provider carries on what no device has acknowledged."""
     following = (each.channel for each in chunk.fallbacks)

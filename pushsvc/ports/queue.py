@@ -122,3 +122,8 @@ class Arrivals(Protocol):
         Returns the number of deliveries that ended.
         """
         ...
+
+    async def moved(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
+        """The same for deliveries that wait in the stream of a device that has changed, with the reason in their
+        rows."""
+        ...

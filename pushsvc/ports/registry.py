@@ -174,11 +174,12 @@ class Registry(Protocol):
         ...
 
     async def revise(
-        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
+        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False, erases: bool = False
     ) -> list[tuple[Device, Device | None]]:
         """Judge up to some hundred devices in their present state and apply the judgement, in one step. Returns the
         changes that took place, or with `dry_run` would: each device before and after. The caller has chosen the
-        devices by an earlier state; the judgement of the present one counts."""
+        devices by an earlier state; the judgement of the present one counts. A caller that `erases` devices ends what
+        waits in their streams itself."""
         ...
 
     # --- tombstones -----------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from ..model.devices import Audience, ByWhere, Device
-from ..model.push import Platform, Push, Target
+from ..model.push import Chunk, Platform, Push, Target
+from ..model.routing import CARRIERS, carries, platform_of
 from .channels import PathOf, own_platform
+from .life import lives_on
 from .where import Predicate, compile_where
 
 
@@ -32,8 +34,14 @@ def reached(push: Push, audience: Audience) -> Predicate:
     return lambda device: addressed(device) and fits(device)
 
 
+def is_served(device: Device, path_of: PathOf) -> bool:
+    """Return whether the push reaches a device that the registry found, by its path: of a tombstone that lives on the
+    provider is out, and only the live channel is left."""
+    return device.state == "active" or carries(path_of(device))
+
+
 MOVED: Final = "moved"
-"""The device was removed, or belongs to another user by now."""
+"""The device was removed, belongs to another user by now, or has another platform."""
 PRUNED: Final = "pruned"
 UNSUBSCRIBED: Final = "unsubscribed"
 
@@ -49,16 +57,17 @@ def owner_of(device: Device) -> bytes:
     return b"" if user is None else blake2b(user.encode(), digest_size=8).digest()
 
 
-def present(target: Target, device: Device | None, topic: str) -> Target | str:
+def present(target: Target, device: Device | None, chunk: Chunk) -> Target | str:
     """Return the target as the registry has it now, or the reason why nothing is sent to it.
 
-    It is the same target, or one with the current token of its device. `device` is the device of its id; `topic` is
-    the topic of its push, if the push has one.
+    It is the same target, or one with the current token of its device. `device` is the device of its id; `chunk` names
+    the channel, and the topic if the push has one.
     """
-    if device is None or owner_of(device) != target.owner:
+    if device is None or owner_of(device) != target.owner or device.platform != platform_of(chunk.platform):
         return MOVED
-    if device.state == "pruned":
+    if device.state == "pruned" and not (chunk.channel in CARRIERS and lives_on(device)):
         return PRUNED
+    topic = chunk.topic
     if topic and topic not in device.topics:
         return UNSUBSCRIBED
     if (device.token, device.kind) != (target.token, target.kind):

@@ -5,8 +5,9 @@ Signs of life are registrations, connects and ends of connections in the live ch
     the device                                           becomes
     active                                               seen now
     a tombstone because it was silent (`SILENT`)         active, seen now, without strikes
-    a tombstone because the provider called its token    what it was: its app registers the new token, or an operator
-    dead                                                 restores it
+    a tombstone because the provider called its token    a tombstone, seen now, that lives on: the provider is out, and
+    dead                                                 the live channel reaches it, until its app registers the new
+                                                         token, or an operator restores it
 """
 
 from __future__ import annotations
@@ -29,5 +30,11 @@ def seen(device: Device, now: int) -> Device:
     if device.state == "active":
         return device if last == device.last_seen_at else replace(device, last_seen_at=last)
     if device.pruned_for not in SILENT:
-        return device
+        return replace(device, last_seen_at=last)
     return replace(device, state="active", pruned_at=0, pruned_for="", strikes=0, struck_at=0, last_seen_at=last)
+
+
+def lives_on(device: Device) -> bool:
+    """Return whether a device is a tombstone that has given a sign of life since its provider called its token dead:
+    its app runs, and the live channel reaches it."""
+    return device.state == "pruned" and device.pruned_for not in SILENT and device.last_seen_at > device.pruned_at

@@ -22,7 +22,8 @@ device and its token. No other module decides this.
                        it, which is at most half of what is left of
                        its life
                        no channel is left: waits until it expires     no
-    any end as `failed` or `invalid` goes on at the next channel at once, while one is left
+    any end as `failed` or `invalid` goes on at the next channel at once, while one is left; so does what is not sent
+    because its token is dead
     Unavailable at the live channel goes on likewise from its second turn on, or if the wait would pass half of what is
     left of its life: an acknowledgement still ends it, and the provider needs time as well
     any wait that would pass the expiry ends `expired`; any that would pass the attempts ends `failed`, kept
@@ -56,6 +57,7 @@ from msgspec import Struct
 
 from ..model.delivery import (
     BadNotification,
+    End,
     Ended,
     Expired,
     Misconfigured,
@@ -75,6 +77,7 @@ from ..model.devices import Device, Environment
 from ..model.push import Chunk, Platform
 from ..model.routing import CARRIERS, platform_of
 from ..model.status import Action
+from .audience import PRUNED
 from .freeze import AnswerHealth
 
 SENT = Ended("sent")
@@ -168,6 +171,14 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
             return _go_on(chunk, now, within)
         case _:
             assert_never(outcome)
+
+
+def left_out(chunk: Chunk, end: End, reason: str, now: int) -> Verdict:
+    """Return the verdict on a delivery that is not sent at this channel. Where only the token is out, the next channel
+    carries it on, which needs none."""
+    if chunk.fallbacks and chunk.fallbacks[0].channel in CARRIERS and reason in (PRUNED, "suppressed"):
+        return _go_on(chunk, now, 0.0)
+    return Ended(end)
 
 
 def look_again(chunk: Chunk, *, now: int, jitter: float, policy: RetryPolicy, part: str) -> Verdict:

@@ -34,6 +34,7 @@ from .link.inspection import inspect
 from .link.link import Link
 from .link.replicas import open_link
 from .live import RedisGateways, RedisLive
+from .live.departures import end_moved
 from .pushes.expansions import RedisExpansions
 from .pushes.pushes import RedisPushes
 from .queue.queue import RedisQueue
@@ -58,7 +59,11 @@ class Store:
         suppression = Suppression(link, config, hash_key, revocations, clock)
         marks = Marks(link, suppression, revocations, clock)
         gateways = RedisGateways(link, config, clock)
-        registry = RedisRegistry(link, config, hash_key, suppression, marks, clock, poke=gateways.poke)
+        registry = RedisRegistry(
+            *(link, config, hash_key, suppression, marks, clock),
+            poke=gateways.poke,
+            end_moved=lambda app, waiting: end_moved(self.arrivals, app, waiting, clock()),
+        )
         presence = DevicePresence(marks, registry)
         liveness = Liveness(link, config, clock)
         self.clock = clock

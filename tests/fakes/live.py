@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
+from pushsvc.model.delivery import Arrival
 from pushsvc.model.push import Platform
 from pushsvc.model.status import DeviceEvent
 from pushsvc.ports.live import (
@@ -39,7 +40,7 @@ from pushsvc.ports.live import (
     Unread,
 )
 from pushsvc.rules.audience import owner_of
-from pushsvc.rules.life import seen
+from pushsvc.rules.life import SILENT, seen
 from pushsvc.store.keys import SEEN_EVERY
 from pushsvc.store.live.facts import WITHDRAWN, hour_of
 
@@ -132,6 +133,20 @@ class LiveState:
         if route is not None and self.gateways.get((app, route.gateway), (0, 0))[0] > now:
             self.inboxes[route.gateway].append(Cut(app, route.connection, "moved" if stays else "revoked"))
             self.poked.set()
+
+    def is_connected(self, app: str, ordinal: int, now: int) -> bool:
+        stream = self.streams.get((app, ordinal))
+        route = None if stream is None or stream.since == CUT else stream.route
+        return route is not None and self.gateways.get((app, route.gateway), (0, 0))[0] > now
+
+    def waiting(self, app: str, ordinal: int, device_id: str, now: int) -> list[Arrival]:
+        """What its device has not acknowledged."""
+        stream = self.streams.get((app, ordinal))
+        left = [] if stream is None else [each for each in stream.after(stream.acked) if each.push.expires_at > now]
+        return [
+            Arrival(each.push.id, each.index, each.push.total, each.push.lane, each.platform, device_id, now)
+            for each in left
+        ]
 
     def renew(self, app: str, ordinal: int) -> None:
         """A device has another user."""
@@ -298,7 +313,7 @@ class MemoryLive:
         if stream is None or stream.route != route:
             return False
         stream.route = None
-        if self._state.devices[app][device_id].device.state == "active":
+        if self._state.devices[app][device_id].device.pruned_for not in SILENT:
             await self._note_life(app, device_id)
         return True
 
@@ -422,7 +437,8 @@ class MemoryLive:
 
     async def _note_life(self, app: str, device_id: str) -> None:
         now = self._state.clock()
-        if now - self._state.devices[app][device_id].device.last_seen_at >= SEEN_EVERY:
+        device = self._state.devices[app][device_id].device
+        if now - device.last_seen_at >= SEEN_EVERY or device.last_seen_at <= device.pruned_at:
             await self._registry.revise(app, [device_id], lambda device: seen(device, now))
 
     async def holds(self, app: str, device_id: str, push_id: str) -> bool:

@@ -10,9 +10,13 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+from pushsvc.model.delivery import Arrival
 from pushsvc.model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
+from pushsvc.rules.audience import MOVED, PRUNED
+from pushsvc.rules.life import lives_on, seen
 from pushsvc.store.hashing import token_digest
+from pushsvc.store.queue.arrivals import EndOfAny
 from pushsvc.store.registry.changes import (
     Desk,
     DeviceChange,
@@ -23,7 +27,7 @@ from pushsvc.store.registry.changes import (
     unsettling,
     written_place,
 )
-from pushsvc.store.registry.wire import DeviceQuery, held_by, is_meant, label_of
+from pushsvc.store.registry.wire import DeviceQuery, fate_of_stream, held_by, is_meant, label_of
 
 from .state import State
 
@@ -81,12 +85,12 @@ class MemoryRegistry:
         return len(_active(kept.device for kept in self._kept(app)))
 
     async def revise(
-        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
+        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False, erases: bool = False
     ) -> list[tuple[Device, Device | None]]:
         about = DeviceQuery(ids=device_ids)
         if dry_run:
             return self._desk(app, about).revise(device_ids, judge)
-        return self._change(app, about, lambda desk: desk.revise(device_ids, judge))
+        return self._change(app, about, lambda desk: desk.revise(device_ids, judge), erases=erases)
 
     # --- paging -----------------------------------------------------------------------------------
 
@@ -97,14 +101,14 @@ class MemoryRegistry:
         bound = bound or max((kept.n + 1 for kept in self._kept(app)), default=1)
 
         def page(wanted: Callable[[Device], bool]) -> Members:
-            found = self._page(app, lambda device: device.state == "active" and wanted(device), first, limit, bound)
+            found = self._page(app, lambda device: _is_reached(device) and wanted(device), first, limit, bound)
             return Members(found.devices, None if found.cursor is None else written_place(int(found.cursor), bound))
 
         match audience:
             case ByDevices(ids):
                 distinct = list(dict.fromkeys(ids))
                 asked = distinct[first : first + limit]
-                found = _active(self._desk(app, DeviceQuery(ids=asked)).devices.values())
+                found = list(filter(_is_reached, self._desk(app, DeviceQuery(ids=asked)).devices.values()))
                 return Members(found, str(first + limit) if first + limit < len(distinct) else None)
             case ByUsers(users):
                 return page(lambda device: device.user in users)
@@ -179,7 +183,7 @@ class MemoryRegistry:
             found |= {kept.device.id: kept for kept in known.values() if kept.device.user in about.users}
         return Desk(found.values(), self._state.config.addresses)
 
-    def _change(self, app: str, about: DeviceQuery, decide: Callable[[Desk], T]) -> T:
+    def _change(self, app: str, about: DeviceQuery, decide: Callable[[Desk], T], *, erases: bool = False) -> T:
         desk = self._desk(app, about)
         result = decide(desk)
         changes = desk.changes()
@@ -197,18 +201,31 @@ class MemoryRegistry:
             raise
         state.moved |= {(app, platform, token_digest(b"", token)) for platform, token in unsettling(changes)}
         given = {change.after.id for change in changes if change.after is not None}
+        alive = set()
+        waiting: dict[str, list[Arrival]] = {PRUNED: [], MOVED: []}
         for change in changes:
             if change.before is not None:
-                old = change.before.device
+                old, new = change.before.device, change.after
                 del owners[identity(old.platform, old.token)]
                 del devices[old.id]
-                if change.after is None or change.after.id != old.id:
-                    state.live.gone(app, change.before.n, state.clock(), stays=old.id in given)
-                elif change.after.user != old.user:
-                    state.live.renew(app, change.before.n)
+                gone = new is None or new.id != old.id
+                fate = "" if gone else fate_of_stream(old, new)
+                if fate == "prune" and state.live.is_connected(app, change.before.n, state.clock()):
+                    alive.add(change.before.n)
+                elif gone or fate:
+                    why = PRUNED if new is not None and new.state == "pruned" else MOVED
+                    waiting[why] += state.live.waiting(app, change.before.n, old.id, state.clock())
+                    if gone:
+                        state.live.gone(app, change.before.n, state.clock(), stays=old.id in given)
+                    else:
+                        state.live.renew(app, change.before.n)
+        for why, arrivals in waiting.items():
+            if not erases:
+                state.end_any(app, arrivals, EndOfAny("suppressed", why))
         for change in changes:
             if (new := change.after) is not None:
                 n = next(self._state.numbers) if change.before is None else change.before.n
+                new = seen(new, state.clock()) if n in alive else new
                 devices[new.id] = Kept(n, b"", new)
                 owners[identity(new.platform, new.token)] = new.id
         return result
@@ -241,3 +258,7 @@ def _moves(crowds: Counter[str], changes: Sequence[DeviceChange]) -> Counter[str
 
 def _active(devices: Iterable[Device]) -> list[Device]:
     return [device for device in devices if device.state == "active"]
+
+
+def _is_reached(device: Device) -> bool:
+    return device.state == "active" or lives_on(device)

@@ -15,6 +15,7 @@ from pushsvc.model.access import ApiKey
 from pushsvc.model.codec import split
 from pushsvc.model.delivery import (
     ENDS,
+    Arrival,
     End,
     Receipt,
     Sent,
@@ -33,6 +34,7 @@ from pushsvc.store.config import StoreConfig
 from pushsvc.store.keys import SMALL
 from pushsvc.store.link.clock import Clock
 from pushsvc.store.pushes.status import counts_of, live_of, state_of
+from pushsvc.store.queue.arrivals import ARRIVED, EndOfAny, row_of_arrival
 from pushsvc.store.queue.letter import DeadLetter
 from pushsvc.store.registry.changes import Kept
 from pushsvc.store.revoke.revocations import PATIENCE
@@ -205,6 +207,31 @@ class State:
                 key = (app, route, device.token)
                 if key in self.suppressed and (always or self.suppressed[key] <= device.registered_at):
                     del self.suppressed[key]
+
+    def end_any(self, app: str, arrivals: Iterable[Arrival], how: EndOfAny) -> int:
+        """End deliveries in whichever turn is recorded."""
+        ended = 0
+        for arrival in arrivals:
+            record = self.pushes.get((app, arrival.push_id))
+            if record is None or record.state == "cancelled" or arrival.index in record.ended:
+                continue
+            mark = record.marks.get(arrival.index, "")
+            if how is ARRIVED:
+                record.acked, record.fallback, record.carried = record.acked + 1, record.fallback - (mark == "f"), True
+            elif arrival.index in record.turns and mark != "w":
+                continue
+            record.end(arrival.index, row_of_arrival(arrival, how))
+            record.updated_at = self.clock()
+            ended += 1
+        for route, waiting in self.retries.items():
+            if route.app == app:
+                waiting[:] = [(due_at, chunk) for due_at, chunk in waiting if self._left(chunk)]
+        return ended
+
+    def _left(self, chunk: Chunk) -> bool:
+        """Whether any of what waits is open."""
+        record = self.pushes[chunk.app, chunk.push_id]
+        return any(record.open(target.index, chunk.turn) for target in chunk.targets)
 
     def launch(self, record: Record) -> None:
         """Put its chunks into the lanes, without what has ended before."""

@@ -52,7 +52,7 @@ from pushsvc.store.hashing import token_digest
 from pushsvc.store.keys import SMALL
 from pushsvc.store.link.clock import Clock, wall_clock
 from pushsvc.store.pushes.pushes import after_cursor, page
-from pushsvc.store.queue.arrivals import ARRIVED, REPLACED, EndOfAny, row_of_arrival
+from pushsvc.store.queue.arrivals import ARRIVED, REPLACED, EndOfAny
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
 from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, mark_of_retry, receipt_of, row_of
 from pushsvc.store.revoke.supersession import SUPERSEDED, order_at, order_of, place_at, place_of, was_accepted
@@ -206,7 +206,11 @@ class MemoryQueue:
             for target in chunk.targets:
                 if record.state == "cancelled":
                     skip[target.index] = "cancelled"
-                elif (route.app, chunk.platform, target.token) in self._state.suppressed:
+                elif (
+                    route.app,
+                    chunk.platform,
+                    target.token,
+                ) in self._state.suppressed and route.platform not in CARRIERS:
                     skip[target.index] = "suppressed"
             why: dict[int, str] = {}
             if record.state != "cancelled":
@@ -228,7 +232,7 @@ class MemoryQueue:
             if (route.app, platform, token_digest(b"", target.token)) not in state.moved:
                 continue
             kept = state.devices[route.app].get(target.device_id)
-            judged = present(target, None if kept is None else kept.device, chunk.topic)
+            judged = present(target, None if kept is None else kept.device, chunk)
             if isinstance(judged, str):
                 skip[target.index], why[target.index] = "suppressed", judged
             elif judged is not target:
@@ -340,35 +344,13 @@ class MemoryQueue:
                     device.platform, device.kind, device.token, arrival.collapse, self._state.config.addresses
                 )
                 self._accept((app, *place), order_at(arrival.since, arrival.push_id), device.token)
-        return self._end_any(app, arrivals, ARRIVED)
+        return self._state.end_any(app, arrivals, ARRIVED)
 
     async def replaced(self, app: str, arrivals: Sequence[Arrival]) -> int:
-        return self._end_any(app, arrivals, REPLACED)
+        return self._state.end_any(app, arrivals, REPLACED)
 
-    def _end_any(self, app: str, arrivals: Sequence[Arrival], how: EndOfAny) -> int:
-        state = self._state
-        ended = 0
-        for arrival in arrivals:
-            record = state.pushes.get((app, arrival.push_id))
-            if record is None or record.state == "cancelled" or arrival.index in record.ended:
-                continue
-            mark = record.marks.get(arrival.index, "")
-            if how is ARRIVED:
-                record.acked, record.fallback, record.carried = record.acked + 1, record.fallback - (mark == "f"), True
-            elif arrival.index in record.turns and mark != "w":
-                continue
-            record.end(arrival.index, row_of_arrival(arrival, how))
-            record.updated_at = state.clock()
-            ended += 1
-        for route, waiting in state.retries.items():
-            if route.app == app:
-                waiting[:] = [(due_at, chunk) for due_at, chunk in waiting if self._left(chunk)]
-        return ended
-
-    def _left(self, chunk: Chunk) -> bool:
-        """Whether any of what waits is open."""
-        record = self._state.pushes[chunk.app, chunk.push_id]
-        return any(record.open(target.index, chunk.turn) for target in chunk.targets)
+    async def moved(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
+        return self._state.end_any(app, arrivals, EndOfAny("suppressed", why))
 
     async def promote(self, route: Route, now: int) -> int:
         due, later = [], []

@@ -10,19 +10,26 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from pushsvc.model.delivery import Arrival, BadNotification, Ended, Retry, TokenDead, Unavailable, Unconfirmed
+from pushsvc.model.devices import ByDevices, ByUsers, Device, ToAll
 from pushsvc.model.push import Chunk, Message, Push, Route, Target
 from pushsvc.model.routing import path_name
 from pushsvc.model.status import DeliveryRow
 from pushsvc.ports.entries import Taken
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
-from pushsvc.store import Store, keys
+from pushsvc.ports.live import LivePush, LiveRoute, Position, Receiver
+from pushsvc.ports.registry import Prune
+from pushsvc.rules.audience import owner_of
+from pushsvc.rules.life import lives_on
+from pushsvc.store import Store, StoreConfig, keys
 from pushsvc.store.queue import queue
 
+from ..fakes.store import MemoryStore
 from .servers import Server
 from .test_store_contract import counts
 from .test_store_kit import NOW, ROUTE, AnyStore, Backend, World, all_of, backend_server, play, settlement, take_all
@@ -37,6 +44,8 @@ ABSENT = Unconfirmed(reason="absent")
 LATER = Retry(DUE, 1, counted=False, channel="apns")
 AT_ONCE = Retry(NOW + 5, 1, counted=False, channel="apns")
 FAILED = Ended("failed", dead_letter=True)
+CONNECTED = StoreConfig(alive_ttl=3600.0)
+"""Signs of life that a slow machine does not outlast."""
 TOTALS = [1, 3, 40, 1001]
 """A push of one, a small one, a large one, and one that keeps no rows of what was sent."""
 
@@ -510,14 +519,17 @@ def test_many_retries_of_a_cancelled_push_are_recalled_step_by_step(server: Serv
     play(server, story)
 
 
-def test_what_is_known_of_a_token_holds_at_every_channel(server: Server | None) -> None:
+def test_what_is_known_of_a_token_holds_where_it_is_used(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()
         await store.suppressions.add("shop", [("apns", f"{0:064x}", NOW + 1)])
         await store.pushes.accept(push_of("p", 2))
         await store.pushes.accept(push_of("q", 1, path="live"))
         (one, other) = sorted(await take_live(store), key=lambda each: each.chunk.push_id)
-        assert (one.skip, other.skip) == ({0: "suppressed"}, {})
+        assert (one.skip, other.skip) == ({}, {})  # the live channel needs no token
+        await store.queue.settle("shop", *all_of(one, AT_ONCE, ABSENT))
+        (again,) = await take_all(store)
+        assert again.skip == {0: "suppressed"}
 
     play(server, story)
 
@@ -616,3 +628,111 @@ def test_ten_thousand_deliveries_are_acknowledged_or_sent_and_never_both(server:
         assert await pending(store) == {}
 
     play(server, story)
+
+
+PHONE = Device(
+    id="phone", platform="apns", token=f"{0:064x}", registered_at=NOW, last_seen_at=NOW, user="ann", topics=()
+)
+DESK = replace(PHONE, id="desk", platform="live", token="desk")
+CHANGES: dict[str, tuple[Callable[[Store | MemoryStore, Device], Awaitable[object]], str]] = {
+    "removed": (lambda store, device: store.registry.remove("shop", device.id), "moved"),
+    "another user": (lambda store, device: store.registry.put("shop", replace(device, user="bob")), "moved"),
+    "another platform": (
+        lambda store, device: store.registry.put("shop", replace(device, platform="fcm", token="fresh")),
+        "moved",
+    ),
+    "replaced": (lambda store, device: store.registry.put("shop", replace(device, id="other")), "moved"),
+    "pruned": (
+        lambda store, device: store.registry.prune("shop", [Prune(device.id, device.token, "Unregistered", NOW + 9)]),
+        "pruned",
+    ),
+}
+
+
+async def written(store: AnyStore, push: Push, device: Device) -> Taken:
+    """Let a push wait in the stream of a device, unacknowledged."""
+    await store.pushes.accept(push)
+    (taken,) = [each for each in await take_live(store) if each.chunk.push_id == push.id]
+    chunk = taken.chunk
+    at = LivePush(chunk.push_id, chunk.starts_at, chunk.expires_at, chunk.lane, chunk.total)
+    receivers = [Receiver(device.id, target.index) for target in chunk.targets if target.device_id == device.id]
+    await store.live.append("shop", at, receivers, platform=device.platform)
+    verdict = LATER if chunk.fallbacks else Retry(chunk.expires_at, 1)
+    await store.queue.settle("shop", *all_of(taken, verdict, WRITTEN))
+    return taken
+
+
+def to_device(push_id: str, device: Device, total: int) -> Push:
+    """A push to this device and others."""
+    push = push_of(push_id, total, path="live" if device.platform == "live" else FIRST_LIVE)
+    ((path, targets),) = push.targets.items()
+    first = Target(0, device.token, device.id, owner=owner_of(device))
+    return replace(push, targets={path: (first, *targets[1:])})
+
+
+@pytest.mark.parametrize("total", [1, 3, 40])
+@pytest.mark.parametrize("device", [PHONE, DESK], ids=["apns", "live"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_waits_in_the_stream_of_a_device_ends_as_soon_as_that_has_changed(
+    server: Server | None, change: str, device: Device, total: int
+) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.registry.put("shop", device)
+        waiting = "live" if device.platform == "live" else "apns"
+        acked = await written(store, to_device("acked", device, total), device)
+        await written(store, to_device("p", device, total), device)
+        await store.queue.arrived("shop", ack(acked.chunk, 0))
+        await store.live.ack("shop", [(device.id, Position("", 1))])
+        left = {waiting: 2 * total - 1, f"{waiting}:ack": 2 * total - 1}
+        assert await pending(store) == left
+        # What changes nothing for a push changes nothing here.
+        await store.registry.put("shop", replace(device, app_version="2"))
+        assert await pending(store) == left
+        act, why = CHANGES[change]
+        await act(store, device)
+        found = counts(await store.pushes.status("shop", "p"))
+        assert found == {"suppressed": 1, "retrying": total - 1} if total > 1 else {"suppressed": 1}
+        (row,) = await rows_of(store, "p")
+        assert (row.outcome, row.reason, row.channel, row.device_id) == ("suppressed", why, "live", device.id)
+        assert await live(store, "p") == (0, 0, total - 1)
+        assert counts(await store.pushes.status("shop", "acked")).get("sent") == 1
+        expected = {waiting: 2 * total - 2, f"{waiting}:ack": 2 * total - 2}
+        assert await pending(store) == {name: count for name, count in expected.items() if count}
+        page = await store.live.history("shop", device.id, since=0)
+        assert page is None or page.publications == []
+
+    play(server, story, CONNECTED if server else None)
+
+
+def test_a_connected_device_whose_token_is_dead_keeps_what_waits(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.registry.put("shop", PHONE)
+        await store.live.beat("gate", {"shop": 0})
+        await store.live.connect("shop", PHONE.id, LiveRoute("gate", 1), issued_at=NOW)
+        await written(store, to_device("p", PHONE, 1), PHONE)
+        await CHANGES["pruned"][0](store, PHONE)
+        device = await store.registry.get("shop", PHONE.id)
+        assert device is not None
+        assert (device.state, device.pruned_for, lives_on(device)) == ("pruned", "Unregistered", True)
+        assert await pending(store) == {"apns": 1, "apns:ack": 1}
+        # It is in audiences, and no other tombstone is.
+        await store.registry.put("shop", replace(PHONE, id="away", token=f"{1:064x}"))
+        await store.registry.prune("shop", [Prune("away", f"{1:064x}", "Unregistered", NOW + 9)])
+        for audience in (ByDevices((PHONE.id, "away")), ByUsers(("ann",)), ToAll()):
+            page = await store.registry.members("shop", audience, after="", limit=500)
+            assert [each.id for each in page.devices] == [PHONE.id]
+        # The next push is for the live channel, and its provider leaves it out.
+        await store.suppressions.add("shop", [("apns", PHONE.token, NOW + 9)])
+        again = await written(store, to_device("q", PHONE, 1), PHONE)
+        assert again.skip == {}
+        for taken in await sent_on(store, DUE):
+            assert taken.skip == {0: "suppressed"}
+        # Signs of life leave it what it is.
+        await store.live.disconnect("shop", PHONE.id, LiveRoute("gate", 1))
+        device = await store.registry.get("shop", PHONE.id)
+        assert device is not None
+        assert lives_on(device)
+
+    play(server, story, CONNECTED if server else None)

@@ -19,7 +19,7 @@ from ...model.push import Platform, Push, Target
 from ...model.routing import path_of, platform_of, reachable
 from ...ports.registry import Registry
 from ...problems import ProblemFault
-from ...rules.audience import reached, targets_of
+from ...rules.audience import is_served, reached, targets_of
 from ...rules.channels import LIVE, paths_of
 from ...wording import names
 from ..ports import ServedApp
@@ -73,12 +73,14 @@ async def look_up(registry: Registry, push: Push, app: ServedApp) -> tuple[Push,
             page = await registry.members(push.app, audience, after="", limit=MOST)
             if page.cursor is not None:
                 return push, Unreached()
-            wanted = list(filter(reached(push, audience), page.devices))
-            found = targets_of(wanted, 0, paths_of(push, app.routes, app.channels))
+            path_of = paths_of(push, app.routes, app.channels)
+            devices = [device for device in page.devices if is_served(device, path_of)]
+            wanted = list(filter(reached(push, audience), devices))
+            found = targets_of(wanted, 0, path_of)
             targets = {path: tuple(own) for path, own in found.items()}
             found_push = msgspec.structs.replace(push, audience=b"", targets=targets)
             met = {device.id if isinstance(audience, ByDevices) else device.user for device in wanted}
-            unreached_names = Unreached(len(asked) - len(met), unknown(audience, page.devices, targets))
+            unreached_names = Unreached(len(asked) - len(met), unknown(audience, devices, targets))
             return found_push, unreached_names.beside(found_push)
         case _:
             return push, Unreached()

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from ...model.devices import Device
 from ...model.push import Platform
-from ...rules.life import STALE, SUSPECT, seen
+from ...rules.life import STALE, SUSPECT, lives_on, seen
 
 
 class Ages(Struct, frozen=True):
@@ -43,7 +43,8 @@ def revise(device: Device, now: int, ages: Ages, *, online: bool = False) -> Dev
 
 def _aged(device: Device, now: int, ages: Ages) -> Device | None:
     if device.state == "pruned":
-        return None if _over(device.pruned_at, ages.tombstones, now) else device
+        since = device.last_seen_at if lives_on(device) else device.pruned_at
+        return None if _over(since, ages.tombstones, now) else device
     if _over(device.last_seen_at, ages.stale.get(device.platform, ages.stale_else), now):
         return replace(device, state="pruned", pruned_at=now, pruned_for=STALE)
     struck = device.strikes > 0 and device.last_seen_at <= device.struck_at

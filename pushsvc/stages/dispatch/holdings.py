@@ -15,7 +15,7 @@ from ...model.delivery import Delivery, Ended, Verdict
 from ...model.push import LANES, Lane, Target
 from ...ports.entries import Revoked, Taken
 from ...ports.queue import DeliveryQueue
-from ...rules.policy import look_again
+from ...rules.policy import left_out, look_again
 from .config import DispatchConfig
 from .lanes import Choice, Lanes, OpenEntry, Withdrawn
 from .lease import Lease
@@ -147,7 +147,8 @@ class Holdings:
             for target in chunk.targets if skip else ():
                 if target.index in skip:
                     end = skip[target.index]
-                    verdict, reason = Ended(end), each.why.get(target.index, end)
+                    reason = each.why.get(target.index, end)
+                    verdict = left_out(chunk, end, reason, now)
                     if revoked is not None and chunk.push_id in revoked.pushes:
                         verdict, reason = CANCELLED, CANCELLED.end
                     self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)

@@ -82,7 +82,7 @@ class Eraser:
             heard &= await self._steps.record(app, user, devices)
             begun = True
             ids = [device.id for device in devices]
-            await self._registry.revise(app, ids, lambda device: None if device.user == user else device)
+            await self._registry.revise(app, ids, lambda device: None if device.user == user else device, erases=True)
         if await self._steps.hides(app, user):
             raise Unreadable("A device of this user, which is not erased,")
         return begun, heard

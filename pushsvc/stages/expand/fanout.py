@@ -22,7 +22,7 @@ from ...model.devices import Audience, ByWhere, Device, ToAll
 from ...model.routing import RouteTable
 from ...ports.expansion import Expansions
 from ...ports.registry import Registry
-from ...rules.audience import reached, targets_of
+from ...rules.audience import is_served, reached, targets_of
 from ...rules.channels import NO_LIVE, ChannelRules, paths_of
 from ...rules.where import Predicate
 from ...telemetry import ACCEPTED
@@ -66,8 +66,8 @@ async def expand(
     if at is None:
         return Run(0, "left")
     audience = decode_audience(at.push.audience)
-    reader = _AudienceReader(registry, app, audience, reached(at.push, audience))
-    path_of = paths_of(at.push, routes, channels)
+    fits, path_of = reached(at.push, audience), paths_of(at.push, routes, channels)
+    reader = _AudienceReader(registry, app, audience, lambda device: is_served(device, path_of) and fits(device))
     accepted = ACCEPTED.labels(app)
     begun = at.total
     reading = asyncio.ensure_future(reader.read(at.cursor))

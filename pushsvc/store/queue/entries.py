@@ -13,6 +13,7 @@ from msgspec import Struct
 from ...model.codec import CodecError, decode_chunk
 from ...model.delivery import End
 from ...model.push import Chunk, Platform, Route
+from ...model.routing import CARRIERS
 from ...ports.entries import EntryRef, Taken
 from .. import keys
 from ..link.clock import Clock
@@ -244,8 +245,9 @@ class Opener:
 
 def _left_out(chunk: Chunk, listed: Listed) -> tuple[dict[int, End], dict[int, str]]:
     """Return the targets that are sent nothing because their tokens are dead, or were erased after they were chosen: a
-    device is chosen when the push starts, or later."""
-    skip: dict[int, End] = {target.index: "suppressed" for target in chunk.targets if target.token in listed.dead}
+    device is chosen when the push starts, or later. The live channel needs no token."""
+    dead = listed.dead if chunk.channel not in CARRIERS else frozenset()
+    skip: dict[int, End] = {target.index: "suppressed" for target in chunk.targets if target.token in dead}
     why: dict[int, str] = {}
     accepted = accepted_at(chunk) if listed.erased else 0
     for target in chunk.targets if listed.erased else ():

@@ -335,6 +335,10 @@ class RedisQueue:
         """See `Arrivals.replaced`."""
         return await self._end_any(app, arrivals, REPLACED)
 
+    async def moved(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
+        """See `Arrivals.moved`."""
+        return await self._end_any(app, arrivals, EndOfAny("suppressed", why))
+
     async def _end_any(self, app: str, arrivals: Sequence[Arrival], how: EndOfAny) -> int:
         """End deliveries in whichever turn is recorded; by platform, so that they are counted for it."""
         places: dict[tuple[int, Platform], list[Arrival]] = {}

@@ -211,9 +211,6 @@ local function retry(work, retries, place, lane)
   for r = 1, #retries do
     local due, count, chunk, flew, channel, guard, mark = unpack(retries[r])
     local counted_as, before = channel .. ':' .. lane, work.retried
-    if due > 0 and work.head and work.head[1] == 'cancelled' then
-      due = now -- whoever takes it ends it
-    end
     local turn = guard == '' and work.turn + 1 or string.format('%d %s', work.turn + 1, counted_as)
     if mark ~= '' then
       turn = turn .. ' ' .. mark
@@ -233,7 +230,10 @@ local function retry(work, retries, place, lane)
     if moved > 0 and due == 0 then
       redis.call('XADD', prefix .. 'q:' .. counted_as, '*', 'c', chunk, 'n', count)
     elseif moved > 0 then
-      local member, look = lane .. guard .. ' ' .. string.format('%d ', count) .. chunk, look_at(due, guard, now + FIRST_LOOK)
+      local member, look = lane .. guard .. ' ' .. string.format('%d ', count) .. chunk, '0'
+      if not work.head or work.head[1] ~= 'cancelled' then -- else whoever takes it ends it
+        look = look_at(due, guard, now + FIRST_LOOK)
+      end
       redis.call('ZADD', prefix .. 'retry:' .. channel, look, member)
       turns[#turns + 1], turns[#turns + 2] = place_field(channel, look), 1
       count_pending(channel .. ':' .. wait_of(mark), moved)

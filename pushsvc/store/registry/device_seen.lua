@@ -21,28 +21,33 @@ local function past(document, at)
   return at + 1
 end
 
--- Returns the document of a device that was seen at `now`, or nothing where it was seen within SEEN_EVERY; and whether
--- it is a tombstone.
+-- Reasons for a tombstone that a sign of life refutes; see rules/life.py.
+local SILENT = { stale = true, suspect = true }
+
+-- Returns the document of a device that was seen at `now`, or nothing where it was seen within SEEN_EVERY, and since it
+-- became a tombstone; and whether it is a tombstone because it was silent.
 local function seen_at(document, now)
   local at, registered = cmsgpack.unpack_one(document, past(document, past(document, past(document, #HEADER))))
   local stop, after = cmsgpack.unpack_one(document, at)
-  if now - registered - after < SEEN_EVERY then
-    return nil, false
-  end
   local fate = select(9, cmsgpack.unpack_limit(document, 8, past(document, stop)))
-  return string.sub(document, 1, at) .. cmsgpack.pack(now - registered) .. string.sub(document, stop + 1), fate and fate[1]
+  local tombstone = fate and fate[1]
+  if now - registered - after < SEEN_EVERY and not (tombstone and registered + after <= fate[2]) then
+    return nil, tombstone and SILENT[fate[3]]
+  end
+  local seen = string.sub(document, 1, at) .. cmsgpack.pack(now - registered) .. string.sub(document, stop + 1)
+  return seen, tombstone and SILENT[fate[3]]
 end
 
 -- Notes that device n lives at `now`, at most once in SEEN_EVERY. Returns 1, and changes nothing, where it is a
--- tombstone; else 0. A document that this version cannot read stays what it is.
+-- tombstone because it was silent; else 0. A document that this version cannot read stays what it is.
 local function note_life(prefix, n, now)
   local document = document_of(prefix, n)
   if string.sub(document, 1, #HEADER) ~= HEADER then
     return 0
   end
-  local whole, seen, tombstone = pcall(seen_at, document, now)
-  if whole and seen and not tombstone then
+  local whole, seen, silent = pcall(seen_at, document, now)
+  if whole and seen and not silent then
     redis.call('LSET', string.format('%sd:%d', prefix, math.floor(n / BLOCK)), 1 + n % BLOCK, seen)
   end
-  return whole and tombstone and 1 or 0
+  return whole and silent and 1 or 0
 end

@@ -53,6 +53,7 @@ from ...errors import StoreUnavailable
 from ...model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ...ports.live import InboxItem
 from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
+from ...rules.life import lives_on
 from .. import keys
 from ..config import StoreConfig
 from ..keys import BLOCK
@@ -71,10 +72,23 @@ from .changes import (
     written_place,
 )
 from .documents import decode_device
-from .wire import DeviceQuery, Digests, Reading, cuts_of, held_by, is_meant, read_found, shows, spares
+from .wire import (
+    DeviceQuery,
+    Digests,
+    Reading,
+    Waiting,
+    cuts_of,
+    held_by,
+    is_meant,
+    read_found,
+    shows,
+    spares,
+    waiting_of,
+)
 
 T = TypeVar("T")
 Poke: TypeAlias = Callable[[Mapping[str, Sequence[InboxItem]]], Awaitable[None]]
+EndMoved: TypeAlias = Callable[[str, Sequence[Waiting]], Awaitable[None]]
 
 _TRIES = 200
 """How often a step may find that another writer was faster: one of those that compete always succeeds."""
@@ -99,10 +113,13 @@ class RedisRegistry:
         clock: Clock = wall_clock,
         *,
         poke: Poke,
+        end_moved: EndMoved,
     ) -> None:
-        """Work on the registries of this Redis. `poke` puts items into the inboxes of gateways of the live channel."""
+        """Work on the registries of this Redis. `poke` puts items into the inboxes of gateways of the live channel, and
+        `end_moved` ends what has waited in the streams of devices that have changed."""
         self._link = link
         self._poke = poke
+        self._end_moved = end_moved
         self._clock = clock
         self._marks = marks
         self._addresses = config.addresses
@@ -118,7 +135,7 @@ class RedisRegistry:
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
         about = _about(devices)
         new = await self._change(app, about, lambda desk: [desk.put(device) for device in devices], spares(devices))
-        await self._suppression.lift(app, _active(devices))
+        await self._suppression.lift(app, [device for device in devices if device.state == "active"])
         return new
 
     async def get(self, app: str, device_id: str) -> Device | None:
@@ -157,12 +174,12 @@ class RedisRegistry:
         return int(await self._link.call("HGET", keys.device_counts(app), "active") or 0)
 
     async def revise(
-        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False
+        self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False, erases: bool = False
     ) -> list[tuple[Device, Device | None]]:
         about = DeviceQuery(ids=device_ids)
         if dry_run:
             return (await self._find(app, about)).desk.revise(device_ids, judge)
-        return await self._change(app, about, lambda desk: desk.revise(device_ids, judge))
+        return await self._change(app, about, lambda desk: desk.revise(device_ids, judge), erases=erases)
 
     # --- paging -----------------------------------------------------------------------------------
 
@@ -218,7 +235,7 @@ class RedisRegistry:
         distinct = list(dict.fromkeys(ids))
         page = distinct[first : first + limit]
         known = (await self._find(app, DeviceQuery(ids=page))).desk.devices
-        devices = _active(known[device_id] for device_id in page if device_id in known)
+        devices = _reached(known[device_id] for device_id in page if device_id in known)
         return Members(devices, str(first + limit) if first + limit < len(distinct) else None)
 
     async def _everybody(self, app: str, first: int, bound: int, limit: int) -> Members:
@@ -226,7 +243,7 @@ class RedisRegistry:
         known, *blocks = await self._blocks(app, first, end)
         bound = bound or int(known or 0)
         older = (blob for number, block in enumerate(blocks, first) for blob in block[: max(0, bound - number * BLOCK)])
-        return Members(_active(self._read(app, older)), written_place(end, bound) if end * BLOCK < bound else None)
+        return Members(_reached(self._read(app, older)), written_place(end, bound) if end * BLOCK < bound else None)
 
     async def _of_users(self, app: str, users: Sequence[str], first: int, bound: int, limit: int) -> Members:
         distinct = list(dict.fromkeys(users))
@@ -234,7 +251,7 @@ class RedisRegistry:
         found = await self._find(app, asked)
         wanted = set(asked.users)
         bound = bound or found.following
-        devices = _active(device for device in found.desk.before(bound) if device.user in wanted)
+        devices = _reached(device for device in found.desk.before(bound) if device.user in wanted)
         end = first + found.users_read
         return Members(devices, written_place(end, bound) if end < len(distinct) else None)
 
@@ -244,7 +261,7 @@ class RedisRegistry:
             [keys.topic(app, topic), keys.device_counts(app)],
             [keys.devices(app), first, limit, bound],
         )
-        return Members(_active(self._read(app, blobs)), written_place(following, bound) if following >= 0 else None)
+        return Members(_reached(self._read(app, blobs)), written_place(following, bound) if following >= 0 else None)
 
     async def _blocks(self, app: str, first: int, end: int) -> list[Any]:
         """Return the ordinal that the next new device has, and the documents of these blocks."""
@@ -327,8 +344,11 @@ class RedisRegistry:
         about: DeviceQuery,
         decide: Callable[[Desk], T],
         check: Callable[[Reading], None] = lambda _: None,
+        *,
+        erases: bool = False,
     ) -> T:
-        """Read the devices, decide, and write the changes. `check` may reject what was read.
+        """Read the devices, decide, and write the changes. `check` may reject what was read. What waits in the streams
+        of devices that change ends, unless the caller `erases` them.
 
         Raises `UserFull`, and `StoreUnavailable` also if too many writers change the same devices.
         """
@@ -340,7 +360,7 @@ class RedisRegistry:
             result = decide(found.desk)
             changes = found.desk.changes()
             try:
-                if not changes or await self._carry_out(app, found, changes):
+                if not changes or await self._carry_out(app, found, changes, erases=erases):
                     return result
             except UserFull:
                 if not await self._make_room(app, changes):
@@ -364,18 +384,18 @@ class RedisRegistry:
         answer = await self._link.script("registry_find", [keys.device_counts(app)], args)
         return read_found(question, answer, self._addresses, app)
 
-    async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange]) -> bool:
+    async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
         """Mark what changes, apply it, and notify dispatchers that hold it. Returns False like `_apply`."""
         concerned = unsettling(changes)
         if not concerned:
-            return await self._apply(app, found, changes)
+            return await self._apply(app, found, changes, erases=erases)
         await self._marks.make(app, concerned)
-        done = await self._apply(app, found, changes)
+        done = await self._apply(app, found, changes, erases=erases)
         if done:
             await self._marks.tell(app, concerned)
         return done
 
-    async def _apply(self, app: str, found: Reading, changes: Sequence[DeviceChange]) -> bool:
+    async def _apply(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
         """Apply the changes in one step. Returns False if something has changed meanwhile.
 
         Raises `UserFull` if a user would have too many devices.
@@ -384,8 +404,12 @@ class RedisRegistry:
         done, *more = await self._link.script("registry_apply", [keys.device_counts(app)], args)
         if done < 0:
             raise UserFull([device.id for place in more if (device := changes[place].after)])
-        if more:
-            await self._poke(cuts_of(app, more))
+        if done:
+            cuts, waiting = more
+            if cuts:
+                await self._poke(cuts_of(app, cuts))
+            if waiting and not erases:
+                await self._end_moved(app, waiting_of(changes, waiting))
         return bool(done)
 
 
@@ -398,8 +422,8 @@ def _about(devices: Iterable[Device]) -> DeviceQuery:
     )
 
 
-def _active(devices: Iterable[Device]) -> list[Device]:
-    return [device for device in devices if device.state == "active"]
+def _reached(devices: Iterable[Device]) -> list[Device]:
+    return [device for device in devices if device.state == "active" or lives_on(device)]
 
 
 def _range(which: PrunedFilter) -> tuple[str, str]:

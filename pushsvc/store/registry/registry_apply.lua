@@ -14,12 +14,17 @@
 --         10 digest of the user that it leaves, or ''       11 digest of the user that it joins, or ''
 --         12 change of the number of active devices         13 label under which it was pruned, or ''
 --         14 label under which it is pruned, or ''          15 at ms
---         16 number of topics that change, then for each: its name; 1 joined, -1 left, 0 neither; change of its count
--- Returns { 1, gateway, connection, 1 if its id is that of another device now, .. } with the connections of streams that ended;
+--         16 what becomes of its stream: '' nothing, `renew` another begins, `prune` another begins unless the device is
+--            connected, which is a sign of life then
+--         17 number of topics that change, then for each: its name; 1 joined, -1 left, 0 neither; change of its count
+-- Returns { 1, { gateway, connection, 1 if its id is that of another device now, .. } with the connections of streams that
+-- ended, { place of the change, index, platform, facts, .. } with what had not been acknowledged of streams that ended };
 -- { 0 } where something is not what it was: read again; or { -1, place, .. }, the places from 0 of those changes that
 -- would give a user too many devices.
 
 -- include: live_stream
+-- include: document
+-- include: device_seen
 -- layout: BLOCK CONTAINER DENSE
 
 local EMPTY = string.rep('\0', DENSE)
@@ -29,7 +34,7 @@ local changes, at, given = {}, 4, {}
 while at <= #ARGV do
   changes[#changes + 1] = at
   given[ARGV[at + 4]] = true
-  at = at + 16 + 3 * tonumber(ARGV[at + 15])
+  at = at + 17 + 3 * tonumber(ARGV[at + 16])
 end
 
 -- The hash that a digest lies in, and its field.
@@ -190,7 +195,7 @@ end
 
 -- 5. The changes. An index entry is taken out only where it is still this device's: another change may have taken it.
 
-local living, active, cut = {}, 0, { 1 }
+local living, active, cut, open = {}, 0, {}, {}
 local following = tonumber(call('HGET', KEYS[1], 'next') or 0)
 local first = following
 
@@ -211,6 +216,26 @@ local function exchange(kind, loses, gains, n)
   end
 end
 
+-- What waits in the stream of a device waits no more.
+local function let_go(place, n)
+  local value = read_stream(prefix, n)
+  local s = value ~= '' and parse_stream(value)
+  for record = s and count_to(s, s.acked) or 0, s and #s.records / s.width - 1 or -1 do
+    local facts = facts_of(prefix, key_at(s, record))
+    if facts and expires_at(facts) > now then
+      local o, index, platform = #open, index_and_platform(s, record)
+      open[o + 1], open[o + 2], open[o + 3], open[o + 4] = place, index, platform_named(prefix, platform), facts
+    end
+  end
+end
+
+local function is_connected(n)
+  local value = read_stream(prefix, n)
+  local s = value ~= '' and parse_stream(value)
+  local _, _, gateway = route_of(prefix, s or {}, now)
+  return gateway ~= ''
+end
+
 -- The stream of a device that is gone ends, and its connection is to be closed.
 local function end_stream(n, digest)
   local connection, _, gateway = drop_stream(prefix, n, now)
@@ -219,8 +244,8 @@ local function end_stream(n, digest)
   end
 end
 
-for _, c in ipairs(changes) do
-  local n, after = tonumber(ARGV[c]), ARGV[c + 2]
+for place, c in ipairs(changes) do
+  local n, after, fate = tonumber(ARGV[c]), ARGV[c + 2], ARGV[c + 15]
   if not n then
     n, following = following, following + 1
     local block = block_of(n)
@@ -237,8 +262,12 @@ for _, c in ipairs(changes) do
       living[block] = (living[block] or 0) - 1
     end
     if ARGV[c + 3] ~= '' then
+      let_go(place - 1, n)
       end_stream(n, ARGV[c + 3])
-    elseif ARGV[c + 9] ~= '' or ARGV[c + 10] ~= '' then
+    elseif fate == 'prune' and is_connected(n) then
+      note_life(prefix, n, now)
+    elseif fate ~= '' then
+      let_go(place - 1, n)
       renew_stream(prefix, n, now)
     end
   end
@@ -257,7 +286,7 @@ for _, c in ipairs(changes) do
   if ARGV[c + 13] ~= '' then
     entomb(ARGV[c + 13], n, ARGV[c + 14])
   end
-  for t = c + 16, c + 15 + 3 * tonumber(ARGV[c + 15]), 3 do
+  for t = c + 17, c + 16 + 3 * tonumber(ARGV[c + 16]), 3 do
     local topic, moved = ARGV[t], ARGV[t + 1]
     counts[topic] = (counts[topic] or 0) + tonumber(ARGV[t + 2])
     if moved == '1' then
@@ -305,4 +334,4 @@ for block, change in pairs(living) do
     call('LSET', block, 0, count)
   end
 end
-return cut
+return { 1, cut, open }

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from ...errors import Unreadable
 from ...model.address import NO_ADDRESSES, Addresses
 from ...model.devices import Device
+from ...model.push import Platform
 from ...ports.live import Cut, InboxItem
 from ...ports.registry import Holding, PrunedFilter
+from ...rules.audience import MOVED, PRUNED
+from ...rules.life import lives_on
 from ..link.unreadable import readable
 from .changes import Address, Desk, DeviceChange, Kept
 from .documents import decode_device, encode_device
@@ -140,9 +143,43 @@ class Digests:
             NONE if stone is None or stone == new_stone else stone[0],
             NONE if new_stone is None or stone == new_stone else new_stone[0],
             0 if new_stone is None else new_stone[1],
+            fate_of_stream(old, after),
             len(topics) // 3,
             *topics,
         ]
+
+
+def fate_of_stream(old: Device | None, new: Device | None) -> str:
+    """Return what registry_apply.lua does with the stream of a device that remains."""
+    if old is None or new is None:
+        return ""
+    if (old.user, old.platform) != (new.user, new.platform):
+        return "renew"
+    became_tombstone = old.state == "active" and new.state == "pruned"
+    return "prune" if became_tombstone and not lives_on(new) else ""
+
+
+class Waiting(NamedTuple):
+    """A delivery that waited in the stream of a device that has changed."""
+
+    device_id: str
+    why: str
+    place: int
+    """Its index in its push."""
+    platform: Platform
+    push: bytes
+    """What streams know of its push; see live/facts.py."""
+
+
+def waiting_of(changes: Sequence[DeviceChange], flat: Sequence[Any]) -> list[Waiting]:
+    """Return what registry_apply.lua answered about deliveries that wait no more for their devices."""
+    found = []
+    for place, index, platform, push in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True):
+        change = changes[place]
+        why = PRUNED if change.after is not None and change.after.state == "pruned" else MOVED
+        if change.before is not None:
+            found.append(Waiting(change.before.device.id, why, index, platform.decode(), push))
+    return found
 
 
 def cuts_of(app: str, ended: Sequence[Any]) -> dict[str, list[InboxItem]]:

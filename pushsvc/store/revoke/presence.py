@@ -162,7 +162,7 @@ class DevicePresence:
         devices = await self._look_up(app, platform, [target for _, target in wanted])
         found: dict[int, tuple[Chunk, dict[int, Target | str]]] = {}
         for chunk, target in wanted:
-            judged = present(target, devices.get(target.device_id or ""), chunk.topic)
+            judged = present(target, devices.get(target.device_id or ""), chunk)
             if judged is not target:
                 found.setdefault(id(chunk), (chunk, {}))[1][target.index] = judged
         return {place: _present(chunk, judged) for place, (chunk, judged) in found.items()}
@@ -175,7 +175,7 @@ class DevicePresence:
             changed = [
                 (chunk.platform, target.token)
                 for target in targets
-                if present(target, devices.get(target.device_id or ""), chunk.topic) is not target
+                if present(target, devices.get(target.device_id or ""), chunk) is not target
             ]
             if changed:
                 await self._marks.make(app, changed)

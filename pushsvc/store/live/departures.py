@@ -1,0 +1,27 @@
+"""Ends what has waited in the streams of devices that are gone, have another user or platform, or are tombstones.
+
+The registry's step names these deliveries, since their streams end in it. A process that dies between the two leaves
+them waiting for their `ttl`, or for the channel that is to carry them on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...model.delivery import Arrival
+from ...ports.queue import Arrivals
+from ..link.unreadable import readable
+from ..registry.wire import Waiting
+from .facts import decode_facts
+
+
+async def end_moved(arrivals: Arrivals, app: str, waiting: Sequence[Waiting], now: int) -> None:
+    """End these deliveries as suppressed at `now`, in Unix ms. One of a push that cannot be read is left alone."""
+    found: dict[str, list[Arrival]] = {}
+    for each in waiting:
+        push = readable(decode_facts, each.push, "live_push", app)
+        if push is not None:
+            arrival = Arrival(push.id, each.place, push.total, push.lane, each.platform, each.device_id, now)
+            found.setdefault(each.why, []).append(arrival)
+    for why, own in found.items():
+        await arrivals.moved(app, own, why)
