@@ -10,6 +10,16 @@ choose the channel itself (`via`), and has content only for those that its `mess
     live                apns:live                         it waits for the device until it expires
     provider            apns                              never live: it does not stand in the stream either
 
+A device whose token its provider called dead is a tombstone. If its app has given a sign of life since (`life.py`), the
+live channel still reaches it, and only its provider is out:
+
+    a tombstone                       its path            in audiences    at `live`    at its provider
+    that lives on                     apns:live>apns      yes             sent         suppressed
+                                      apns:live>apns>live yes             sent         goes on at `live`
+                                      apns:live           yes             sent
+                                      apns                no                           suppressed
+    without a sign of life since      any                 no              suppressed   suppressed
+
 A device of the platform `live` has no provider: its path is `live`, whatever the order says. A channel that the push
 has no content for is left out, and the others are used if that leaves none. A dry run is a question to the provider
 alone. A raw token is no device of the live channel, and uses its provider.

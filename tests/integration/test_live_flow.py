@@ -115,7 +115,19 @@ class Town(Service):
         """Whether the dispatcher has recorded everything, and nothing waits for a provider."""
         async with runtime.open_running_store(self.settings) as store:
             figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
-        return not sum(figures.entries["apns"].values()) + figures.retry_pending["apns"]
+        waiting = figures.retry_pending["apns"] + figures.ack_pending["apns"]
+        return not sum(figures.entries["apns"].values()) + waiting
+
+    async def pending(self) -> tuple[int, int, int]:
+        """How many deliveries have not ended, and of these wait for a retry, and for their phones."""
+        async with runtime.open_running_store(self.settings) as store:
+            gauges = await store.gauges({"shop": ("apns", "live")})
+        return sum(gauges.pending.values()), gauges.retry_pending, gauges.ack_pending
+
+    async def device(self, name: str) -> dict[str, Any]:
+        async with self.session.get(f"/v1/devices/{name}") as answer:
+            found: dict[str, Any] = await answer.json()
+        return found
 
     async def outcomes(self, push: str) -> dict[str, tuple[str, str, str]]:
         """By device its end, reason and channel."""
@@ -188,6 +200,67 @@ def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp_path:
             assert answer.status == 200
             held: dict[str, str] = (await answer.json()).get("held", {})
         return held.get("shop/live", "").startswith(why)
+
+    play(tmp_path, story)
+
+
+def test_what_waits_for_a_phone_ends_with_its_push_and_with_its_device(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        await town.register("desk", "live")
+        await town.register("silent")
+        pushes = [await town.send("desk") for _ in range(5)]
+        async with town.phone("silent", acks=False) as silent:
+            slow = await town.send("silent", ack_within=60)
+            await town.until("it is there", lambda: silent.ids == [slow])
+            await town.until("all wait", lambda: _is(town.pending, (6, 0, 6)))
+            assert (await town.device("desk"))["unacked"] == 5
+            for push in pushes[:3]:
+                async with town.session.delete(f"/v1/push/{push}") as answer:
+                    assert (answer.status, (await answer.json())["state"]) == (200, "cancelled")
+            assert (await town.device("desk"))["unacked"] == 2
+            await town.until("they are counted no more", lambda: _is(town.pending, (3, 0, 3)))
+            for name in ("desk", "silent"):
+                async with town.session.delete(f"/v1/devices/{name}") as answer:
+                    assert answer.status == 204
+            for push in (*pushes[3:], slow):
+                status = await town.status(push)
+                assert (status["state"], status["counts"]["suppressed"]) == ("done", 1)
+                assert status["live"] == {"acked": 0, "fallback": 0, "waiting": 0}
+            assert await town.outcomes(slow) == {"silent": ("suppressed", "moved", "live")}
+            assert await town.pending() == (0, 0, 0)
+        assert town.requests("silent") == [0]
+
+    play(tmp_path, story)
+
+
+async def _is(look: Callable[[], Awaitable[object]], expected: object) -> bool:
+    return await look() == expected
+
+
+def test_a_device_whose_token_is_dead_is_reached_while_it_is_connected(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        await town.register("old", token=apns_token("Unregistered", "old"), user="ann")
+        async with town.phone("old") as old:
+            first = await town.send("old", via="provider")
+            assert await town.done(first) == {"total": 1, "invalid": 1}
+
+            async def is_pruned() -> bool:
+                shown = await town.device("old")
+                return (shown["state"], shown["online"]) == ("pruned", True)
+
+            await town.until("it is pruned", is_pruned)
+            for to in ({"devices": ["old"]}, {"users": ["ann"]}):
+                status, body = await town.post({"to": to, "notification": {"title": "hello"}})
+                assert (status, body.get("warnings")) == (202, None)
+                assert await town.done(body["id"]) == {"total": 1, "sent": 1}
+                await town.until("it is shown", lambda push=body["id"]: push in old.ids)  # type: ignore[misc]
+            # Its provider is out.
+            never = await town.post({"to": {"devices": ["old"]}, "notification": {"title": "hello"}, "via": "provider"})
+            assert (never[0], never[1]["deliveries"], len(never[1]["warnings"])) == (202, 0, 1)
+        away = await town.send("old")
+        assert await town.done(away) == {"total": 1, "suppressed": 1}
+        asked = town.simulator.record.apns.requests_of(apns_token("Unregistered", "old"))
+        assert asked == 1
 
     play(tmp_path, story)
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from pushsvc.model.delivery import Ended, Retry
 from pushsvc.model.devices import Device
 from pushsvc.model.live import Order
-from pushsvc.model.push import Message, Platform, Push, Via
+from pushsvc.model.push import Chunk, Fallback, Message, Platform, Push, Target, Via
+from pushsvc.model.routing import path_of
+from pushsvc.rules.audience import is_served, present
 from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules, path_to, paths_of
+from pushsvc.rules.life import lives_on
+from pushsvc.rules.policy import left_out
 
 from .dispatch_fakes import START
 
@@ -118,3 +124,62 @@ def test_a_span_in_a_rule_counts_back_from_the_push() -> None:
     day = 86_400_000
     assert paths_of(push(*BOTH, at=NOW + 29 * day), {}, rules)(device) == "apns:live>apns"
     assert paths_of(push(*BOTH, at=NOW + 31 * day), {}, rules)(device) == "apns"
+
+
+ALIVE = phone(state="pruned", pruned_at=NOW, pruned_for="Unregistered", last_seen_at=NOW + 1)
+SILENT = replace(ALIVE, last_seen_at=NOW)
+STALE = replace(ALIVE, pruned_for="stale")
+
+
+@pytest.mark.parametrize(
+    ("device", "path", "served", "judgements"),
+    [
+        (phone(), "apns", True, {"apns": "sent"}),
+        (phone(), "apns:live>apns", True, {"live": "sent", "apns": "sent"}),
+        (ALIVE, "apns:live>apns", True, {"live": "sent", "apns": "suppressed"}),
+        (ALIVE, "apns:live>apns>live", True, {"live": "sent", "apns": "goes on at live"}),
+        (ALIVE, "apns:live", True, {"live": "sent"}),
+        (ALIVE, "apns", False, {"apns": "suppressed"}),
+        (SILENT, "apns:live>apns", False, {"live": "suppressed", "apns": "suppressed"}),
+        (SILENT, "apns:live", False, {"live": "suppressed"}),
+        (STALE, "apns:live>apns", False, {"live": "suppressed", "apns": "suppressed"}),
+    ],
+)
+def test_of_a_tombstone_that_lives_on_only_the_provider_is_out(
+    device: Device, path: Platform, served: bool, judgements: dict[Platform, str]
+) -> None:
+    reached = device.state == "active" or lives_on(device)
+    assert (reached and is_served(device, lambda _: path)) == served
+    message = Message("apns", b"{}")
+    channels = path_of(path)[1]
+    found = {}
+    for place, channel in enumerate(channels[:2]):
+        following = tuple(Fallback(name, message) for name in channels[place + 1 :])
+        target = Target(0, "t", "d")
+        chunk = Chunk(
+            *("p", "shop", channel, "normal", 1, NOW, NOW + 60_000, message, (target,)),
+            home="apns",
+            fallbacks=following,
+        )
+        judged = present(target, device, chunk)
+        verdict = left_out(chunk, "suppressed", judged, NOW) if isinstance(judged, str) else None
+        on = f"goes on at {verdict.channel}" if isinstance(verdict, Retry) else "suppressed"
+        found[channel] = "sent" if verdict is None else on
+    assert found == judgements
+
+
+def test_a_device_of_another_platform_is_another_device() -> None:
+    chunk = Chunk("p", "shop", "apns", "normal", 1, NOW, NOW + 60_000, Message("apns", b"{}"), (Target(0, "t", "d"),))
+    assert present(chunk.targets[0], phone(), chunk) is chunk.targets[0]
+    assert present(chunk.targets[0], phone("fcm"), chunk) == "moved"
+    assert present(chunk.targets[0], phone(), replace(chunk, channel="apns_sandbox")) is chunk.targets[0]
+
+
+@pytest.mark.parametrize("reason", ["moved", "unsubscribed", "superseded", "erased"])
+def test_what_is_not_about_the_token_ends_at_every_channel(reason: str) -> None:
+    live = (Fallback("live", Message("live", b"{}")),)
+    chunk = Chunk(
+        *("p", "shop", "apns", "normal", 1, NOW, NOW + 60_000, Message("apns", b"{}"), ()), home="apns", fallbacks=live
+    )
+    assert left_out(chunk, "suppressed", reason, NOW) == Ended("suppressed")
+    assert left_out(chunk, "suppressed", "suppressed", NOW) == Retry(NOW, 1, counted=False, channel="live")

@@ -98,7 +98,10 @@ class RegisteredDevice(Struct, frozen=True):
     topics: tuple[str, ...]
     state: Annotated[
         Literal["active", "pruned"],
-        Meta(description="A pruned device is sent nothing; it comes back when it registers again, or is restored."),
+        Meta(
+            description="A pruned device is sent nothing, except by the live channel while its app uses that; it comes "
+            "back when it registers again, or is restored."
+        ),
     ]
     pruned_at: Time | UnsetType = UNSET
     pruned_for: Annotated[
