@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from pushsvc import runtime
+from pushsvc.model.devices import Device
 from pushsvc.stages.cleanup import Ages, Cleaned, clean, sweeps
 from pushsvc.store import Store, StoreConfig, keys
 from pushsvc.store.registry.documents import decode_device
@@ -36,6 +37,11 @@ async def run(store: Store, *, dry_run: bool = False, apps: tuple[str, ...] = ("
     return Counter(cleaned.removed)
 
 
+def tombstone(name: str, *, days: int) -> Device:
+    at = NOW - days * DAY
+    return device(name, state="pruned", pruned_at=at, pruned_for="Unregistered", last_seen_at=at - DAY)
+
+
 async def make_devices(store: Store, app: str = "shop", times: int = 1) -> Removed:
     """Devices that stay, and devices that do not; what a cleanup makes of them."""
     for lap in range(times):
@@ -46,14 +52,8 @@ async def make_devices(store: Store, app: str = "shop", times: int = 1) -> Remov
                 for n in range(5)
             ),
             *(device(f"suspect-{lap}-{n}", strikes=1, struck_at=NOW - 91 * DAY, last_seen_at=0) for n in range(4)),
-            *(
-                device(f"old-{lap}-{n}", state="pruned", pruned_at=NOW - 31 * DAY, pruned_for="Unregistered")
-                for n in range(3)
-            ),
-            *(
-                device(f"young-{lap}-{n}", state="pruned", pruned_at=NOW - 29 * DAY, pruned_for="Unregistered")
-                for n in range(2)
-            ),
+            *(tombstone(f"old-{lap}-{n}", days=31) for n in range(3)),
+            *(tombstone(f"young-{lap}-{n}", days=29) for n in range(2)),
         ]
         await store.registry.put_many(app, found)
     return Counter({(app, "stale"): 5 * times, (app, "suspects"): 4 * times, (app, "tombstones"): 3 * times})

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from pushsvc.model.devices import Device
 from pushsvc.ports.live import LiveRoute
+from pushsvc.rules.life import lives_on
 from pushsvc.stages.cleanup import Ages, clean, sweeps
 from pushsvc.store import Store, keys
 from pushsvc.store.registry.documents import encode_device
@@ -101,14 +102,18 @@ def test_a_device_that_was_pruned_for_silence_is_back_when_it_connects(server: S
         suspect = silent("suspect", pruned_for="suspect", strikes=2, struck_at=SILENT, **fate)
         dead = silent("dead", pruned_for="Unregistered", **fate)
         called = silent("called", pruned_for="stale", **fate)
-        store = await opened(world, [stale, suspect, dead, called])
+        lately = replace(dead, id="lately", token="lately", last_seen_at=NOW - HOUR // 2, pruned_at=NOW - HOUR // 4)
+        store = await opened(world, [stale, suspect, dead, called, lately])
         assert await store.registry.count("shop") == 0
-        for device in (stale, suspect, dead):
+        for device in (stale, suspect, dead, lately):
             await connected(store.live, device.id)
         assert await store.live.admits("shop", "called", issued_at=NOW) is None
         assert await store.registry.count("shop") == await store.registry.topic_size("shop", "news") == 3
         found = await known(store)
-        assert found["dead"] == dead, "its provider called the token dead, which a connect does not refute"
+        for device in (dead, lately):  # its provider called the token dead, which a connect does not refute
+            alive = found[device.id]
+            assert alive == replace(device, last_seen_at=alive.last_seen_at)
+            assert lives_on(alive)
         for device in (stale, suspect, called):
             back = found[device.id]
             assert back.last_seen_at >= NOW

@@ -27,7 +27,9 @@ def seen(days: int, **fields: object) -> Device:
 
 
 def pruned(days: int, why: str = "Unregistered") -> Device:
-    return replace(GOOD, state="pruned", pruned_at=NOW - days * DAY, pruned_for=why)
+    """A tombstone whose device was last seen a day before."""
+    at = NOW - days * DAY
+    return replace(GOOD, state="pruned", pruned_at=at, pruned_for=why, last_seen_at=at - DAY)
 
 
 KEPT = [
@@ -67,12 +69,15 @@ def test_these_become_tombstones_that_keep_everything(device: Device, ages: Ages
 def test_an_old_tombstone_goes() -> None:
     assert revise(pruned(31), NOW, AGES) is None
     assert revise(pruned(31, "stale"), NOW, AGES) is None
+    # One that lives on is as old as its last sign of life.
+    alive = replace(pruned(31), last_seen_at=NOW - 29 * DAY)
+    assert revise(alive, NOW, AGES) is alive
+    assert revise(replace(pruned(40), last_seen_at=NOW - 31 * DAY), NOW, AGES) is None
 
 
 def test_a_device_that_is_online_neither_ages_nor_goes() -> None:
-    for device in (GOOD, pruned(31)):
-        assert revise(device, NOW, AGES, online=True) is device
-    for device in (seen(271), seen(100, strikes=1, struck_at=NOW - 91 * DAY)):
+    assert revise(GOOD, NOW, AGES, online=True) is GOOD
+    for device in (seen(271), seen(100, strikes=1, struck_at=NOW - 91 * DAY), pruned(31)):
         assert revise(device, NOW, AGES, online=True) == replace(device, last_seen_at=NOW)
     for why in ("stale", "suspect"):
         assert revise(pruned(31, why), NOW, AGES, online=True) == replace(GOOD, last_seen_at=NOW)
