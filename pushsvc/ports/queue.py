@@ -124,6 +124,8 @@ class Arrivals(Protocol):
         ...
 
     async def moved(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
-        """The same for deliveries that wait in the stream of a device that has changed, with the reason in their
-        rows."""
+        """End as `suppressed`, with the reason `why`, deliveries that wait in the stream of a device that has changed.
+
+        As of those that were `replaced`, a provider's answer decides about some. Returns the number that ended.
+        """
         ...

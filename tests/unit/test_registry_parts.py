@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pushsvc.model.address import NO_ADDRESSES
 from pushsvc.model.codec import CodecError
@@ -147,24 +148,27 @@ def test_a_change_says_only_what_changes() -> None:
     new = [
         *(empty, empty, encode_device(device), empty, digests.of("d"), empty),
         *(empty, digests.of_address(("apns", "t")), empty, empty, digests.of("u")),
-        *(1, empty, empty, 0, 2),
+        *(1, empty, empty, 0, "", 2),
     ]
     added = told(None, device)
-    assert added[:16] == new
-    assert sorted((added[at], added[at + 1], added[at + 2]) for at in (16, 19)) == [("a", 1, 1), ("b", 1, 1)]
+    assert added[:17] == new
+    assert sorted((added[at], added[at + 1], added[at + 2]) for at in (17, 20)) == [("a", 1, 1), ("b", 1, 1)]
     pruned = Device(
         id="d", platform="apns", token="t", user="u", topics=("b",), state="pruned", pruned_at=9, pruned_for="Gone"
     )
     change = told(device, pruned)
-    assert change[3:16] == [*[empty] * 8, -1, empty, "apns:Gone", 9, 2]
-    assert sorted((change[at], change[at + 1], change[at + 2]) for at in (16, 19)) == [("a", -1, -1), ("b", 0, -1)]
+    assert change[3:17] == [*[empty] * 8, -1, empty, "apns:Gone", 9, "prune", 2]
+    assert sorted((change[at], change[at + 1], change[at + 2]) for at in (17, 20)) == [("a", -1, -1), ("b", 0, -1)]
+    assert told(device, replace(pruned, last_seen_at=10))[15] == ""  # it lives on
+    for other in (replace(device, user="v"), replace(device, platform="fcm")):
+        assert told(device, other)[15] == "renew"
     gone = told(pruned, None)
-    assert gone[:16] == [
+    assert gone[:17] == [
         *(7, encode_device(pruned), empty, digests.of("d"), empty, empty),
         *(digests.of_address(("apns", "t")), empty, empty, digests.of("u"), empty),
-        *(0, "apns:Gone", empty, 0, 1),
+        *(0, "apns:Gone", empty, 0, "", 1),
     ]
-    assert gone[16:] == ["b", -1, 0]
+    assert gone[17:] == ["b", -1, 0]
 
 
 @pytest.mark.parametrize(
