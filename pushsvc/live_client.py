@@ -611,7 +611,11 @@ class LiveClient:
         return _decode((await self._client.rpc(method, sent)).data)
 
     def _publication(self, publication: Any) -> Publication:
-        return Publication(int(publication.offset), _decode(publication.data))
+        data = _decode(publication.data)
+        shown = data.get("notification")
+        if shown and shown.get("badge") == "unread" and "unread" in data:
+            shown["badge"] = data["unread"]
+        return Publication(int(publication.offset), data)
 
     def _tell_unread(self, data: Mapping[str, Any]) -> None:
         if "unread" in data:

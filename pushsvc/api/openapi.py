@@ -249,7 +249,7 @@ def _refine(schemas: dict[str, Any], addresses: Addresses, config: ApiConfig) ->
     wholes = (push["properties"]["ttl"], schemas["Notification"]["properties"]["badge"])
     for whole in (*wholes, schemas["TokenDocument"]["properties"]["ttl"]):
         # 3600.0 is an integer to JSON Schema (2020-12 validation, section 6.1.1).
-        whole["anyOf"] = [option for option in whole["anyOf"] if option["type"] != "number"]
+        whole["anyOf"] = [option for option in whole["anyOf"] if option.get("type") != "number"]
     for schema in schemas.values():
         _for_generators(schema)
 

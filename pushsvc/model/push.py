@@ -40,16 +40,26 @@ MAX_ACK_WITHIN: Final = 3600
 
 MAX_BADGE: Final = 2**31 - 1
 
+UNREAD: Final = "unread"
+"""The badge that is the number of the user's unread pushes when it is sent."""
+MAX_UNREAD: Final = 99_999
+
 if TYPE_CHECKING:
-    Badge: TypeAlias = int
+    Badge: TypeAlias = int | Literal["unread"]
 else:
     # JSON may write a whole number as `3.0`; reading a push document makes an `int` of it.
-    Badge = Annotated[int, Meta(ge=0, le=MAX_BADGE)] | Annotated[float, Meta(ge=0, le=MAX_BADGE)]
+    Badge = Annotated[int, Meta(ge=0, le=MAX_BADGE)] | Annotated[float, Meta(ge=0, le=MAX_BADGE)] | Literal["unread"]
 
 _BADGE: Final = (
     "The number on the app's icon (Apple), where 0 removes it. On Android how many items a notification stands for: "
-    "there 0 says nothing, and a badge alone shows nothing."
+    "there 0 says nothing, and a badge alone shows nothing. `unread` is how many pushes in the device's stream of the "
+    f"live channel the user has not read when it is sent, at most {MAX_UNREAD:,}; where that is not known there is no "
+    "badge, so something else to show is needed beside it."
 )
+
+
+def _badge_fault(badge: float | str) -> str | None:
+    return None if isinstance(badge, str) else fraction(badge)
 
 
 class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -61,7 +71,9 @@ class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     image: Annotated[str | None, Meta(description="The URL of a picture.")] = None
     sound: Annotated[str | None, Meta(examples=["default"])] = None
     badge: Annotated[
-        Badge | None, Meta(description=_BADGE), Rule(f"a whole number from 0 to {MAX_BADGE:,}", fault=fraction)
+        Badge | None,
+        Meta(description=_BADGE),
+        Rule(f"a whole number from 0 to {MAX_BADGE:,}, or `{UNREAD}`", fault=_badge_fault),
     ] = None
     link: Annotated[str | None, Meta(description="Where a tap leads.")] = None
     category: Annotated[str | None, Meta(description="The APNs category, the Android click action.")] = None
@@ -135,6 +147,8 @@ class Message(Struct, frozen=True, array_like=True):
     """
     since: int = 0
     """With `collapse`, from when on its push was to be sent first (Unix ms): which of two is the later one."""
+    counts: bool = False
+    """Whether the number of unread pushes is filled in for each device when it is sent: see `providers.badges`."""
 
 
 class Target(Struct, frozen=True, array_like=True, gc=False):
@@ -150,6 +164,12 @@ class Target(Struct, frozen=True, array_like=True, gc=False):
 
     def __repr__(self) -> str:
         return f"Target(index={self.index}, kind={self.kind!r}, device_id={self.device_id!r})"
+
+
+class CountedTarget(Target, frozen=True, gc=False):
+    """A target with what is known of its device when it is sent. It is stored as a target."""
+
+    unread: int | None = None
 
 
 class Push(Struct, frozen=True):

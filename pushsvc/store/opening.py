@@ -87,6 +87,7 @@ class Store:
             Following(link, config, liveness),
             Supersession(link, config, hash_key, revocations, registry, clock),
             clock,
+            self.live.unread,
         )
         self.arrivals = self.queue
         feedback = EventLog(link, config, "feedback", decode_event, clock)

@@ -208,6 +208,16 @@ class State:
                 if key in self.suppressed and (always or self.suppressed[key] <= device.registered_at):
                     del self.suppressed[key]
 
+    def live_unread(self, app: str) -> dict[str, int]:
+        """By device with a stream, how many pushes are unread there."""
+        streams = {name: self.live.streams.get((app, kept.n)) for name, kept in self.devices[app].items()}
+        now = self.clock()
+        return {
+            name: sum(each.push.expires_at > now for each in stream.after(stream.read))
+            for name, stream in streams.items()
+            if stream is not None
+        }
+
     def end_any(self, app: str, arrivals: Iterable[Arrival], how: EndOfAny) -> int:
         """End deliveries in whichever turn is recorded."""
         ended = 0

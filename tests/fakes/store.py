@@ -53,6 +53,7 @@ from pushsvc.store.keys import SMALL
 from pushsvc.store.link.clock import Clock, wall_clock
 from pushsvc.store.pushes.pushes import after_cursor, page
 from pushsvc.store.queue.arrivals import ARRIVED, REPLACED, EndOfAny
+from pushsvc.store.queue.entries import counted
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
 from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, mark_of_retry, receipt_of, row_of
 from pushsvc.store.revoke.supersession import SUPERSEDED, order_at, order_of, place_at, place_of, was_accepted
@@ -217,6 +218,7 @@ class MemoryQueue:
                 chunk, why = self._present(route, chunk, skip)
                 if chunk.message.collapse and (again or chunk.turn > 1):
                     self._superseded(chunk, skip, why)
+            chunk = counted(chunk, self._state.live_unread(route.app))
             ref = EntryRef(app=route.app, shard=0, platform=route.platform, lane=lane, entry_id=entry_id)
             taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
         return taken

@@ -8,6 +8,7 @@ costs one at once.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -261,6 +262,41 @@ def test_a_device_whose_token_is_dead_is_reached_while_it_is_connected(tmp_path:
         assert await town.done(away) == {"total": 1, "suppressed": 1}
         asked = town.simulator.record.apns.requests_of(apns_token("Unregistered", "old"))
         assert asked == 1
+
+    play(tmp_path, story)
+
+
+def test_the_badge_is_what_the_user_has_not_read(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        await town.register("phone", user="ann")
+        await town.register("tablet", user="ann")
+        shown = {"title": "hello", "badge": "unread"}
+
+        async def badges(*devices: str, **fields: Any) -> list[int | None]:
+            """The badge that each of these devices gets with a push to all of them."""
+            push = await town.send(*devices, notification=shown, **fields)
+            await town.done(push)
+            requests = [town.simulator.record.apns.requests(token=apns_token("ok", name))[-1] for name in devices]
+            return [json.loads(each.body)["aps"].get("badge") for each in requests]
+
+        # It is in their streams before the provider is asked.
+        assert await badges("phone", "tablet") == [1, 1]
+        assert await badges("phone") == [2]
+        assert await badges("tablet", via="provider") == [1]
+        async with town.phone("phone", acks=False) as phone:
+            await town.until("they are shown", lambda: len(phone.shown) == 2)
+            assert [each["notification"]["badge"] for each in phone.shown] == ["unread", "unread"]
+            await phone.client.rpc("read", {"offset": phone.shown[-1]["offset"]})
+        assert await badges("phone", "tablet") == [1, 1]  # it was read for the tablet too
+        document = {"to": {"tokens": [{"platform": "apns", "token": apns_token("ok", "bare")}]}, "notification": shown}
+        status, body = await town.post(document)
+        assert status == 202
+        await town.done(body["id"])
+        (asked,) = town.simulator.record.apns.requests(token=apns_token("ok", "bare"))
+        assert json.loads(asked.body)["aps"] == {"alert": {"title": "hello"}}
+        alone = document | {"notification": {"badge": "unread", "sound": "default"}}
+        status, body = await town.post(alone)
+        assert (status, body["errors"][0]["path"]) == (422, "notification.badge")
 
     play(tmp_path, story)
 

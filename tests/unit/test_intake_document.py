@@ -327,7 +327,7 @@ def test_overrides_alone_speak_to_their_platforms_only(fields: dict[str, Any], o
     assert take({"to": {"all": True}, **fields}).only == only
 
 
-BADGES = "a whole number from 0 to 2,147,483,647"
+BADGES = "a whole number from 0 to 2,147,483,647, or `unread`"
 TARGET_FIELDS = "activity, channel, condition, environment, fid, platform, push_to_start, token, topic"
 SHOWN_FIELDS = "badge, body, category, channel, image, link, sound, subtitle, thread, title"
 ACTIVITY_FIELDS = (
@@ -488,7 +488,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     ),
     (
         push(notification={"badge": -1}),
-        [("notification.badge", f"expected {BADGES}, found the number -1")],
+        [("notification.badge", "expected a whole number from 0 to 2,147,483,647, found the number -1")],
     ),
     (
         push(notification={"text": "x"}, data={"a": "b"}),

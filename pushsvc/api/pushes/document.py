@@ -33,6 +33,7 @@ from ...model.push import (
     MAX_ACK_WITHIN,
     MAX_TTL,
     MIN_ACK_WITHIN,
+    UNREAD,
     Content,
     Lane,
     Notification,
@@ -51,6 +52,8 @@ from .receivers import ReceiverTypes, To, named_for_two, receiver_checks, receiv
 
 VISIBLE: Final = ("title", "subtitle", "body", "image", "sound", "badge")
 """The fields of a notification that the user notices."""
+SHOWN_ALONE: Final = frozenset(("title", "subtitle", "body"))
+"""Those of them that are a text."""
 
 # --- the document, as the OpenAPI description shows it ---------------------------------------------
 
@@ -255,6 +258,9 @@ def disagreements(document: PushDocument, *, speaking: bool) -> Iterator[tuple[s
     if isinstance(activity, LiveActivity):
         for name, fault in live_activity.disagreements(activity, shown, silent=silent):
             yield f"live_activity.{name}" if name else "live_activity", fault
+    if isinstance(notification, Notification) and notification.badge == UNREAD and not set(shown) & SHOWN_ALONE:
+        alone = names(name for name in VISIBLE if name in SHOWN_ALONE)
+        yield "notification.badge", f"`{UNREAD}` is left out where the number is not known: add one of {alone}"
     if silent and (seen := [name for name in shown if name in VISIBLE]):
         yield "silent", f"a silent push shows nothing: leave out `silent`, or {names(seen)} of `notification`"
 
@@ -286,7 +292,7 @@ def _check_size(document: PushDocument) -> None:
 def judge(document: PushDocument, rules: Rules, types: ReceiverTypes, now: int) -> Draft | None:
     """Return the draft, or None where the examination will find a fault."""
     notification = None if document.notification == _NOTHING else document.notification
-    badge: float | None = None if notification is None else notification.badge
+    badge: float | str | None = None if notification is None else notification.badge
     if notification is not None and isinstance(badge, float):
         if not badge.is_integer():
             return None
@@ -309,7 +315,7 @@ def judge(document: PushDocument, rules: Rules, types: ReceiverTypes, now: int) 
             payload.add(platform)
     activity = None if document.live_activity is None else live_activity.judge(document.live_activity)
     silent = document.silent or False
-    plain = not silent and document.live_activity is None
+    plain = not silent and document.live_activity is None and badge != UNREAD
     if not (plain and (notification is not None or document.data or payload)) and any(
         disagreements(document, speaking=bool(payload))
     ):

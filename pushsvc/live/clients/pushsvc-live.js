@@ -354,7 +354,11 @@ export class LiveClient {
   }
 
   #publication({ offset, data }) {
-    return { offset: number(offset), data: this.#decode(data) };
+    const decoded = this.#decode(data);
+    if (decoded.notification?.badge === "unread" && decoded.unread !== undefined) {
+      decoded.notification.badge = decoded.unread;
+    }
+    return { offset: number(offset), data: decoded };
   }
 
   #unread({ unread }) {

@@ -32,8 +32,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ...errors import Fault
-from ...model.push import ACTIVITY_EVENTS, Content, Message, Notification, Platform
+from ...model.push import ACTIVITY_EVENTS, MAX_UNREAD, Content, Message, Notification, Platform
 from ...ports.provider import RenderError
+from ..badges import filled_in, is_marked, marked
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
 from .targets import ADDRESSES, judge
@@ -99,7 +100,7 @@ class ApnsRenderer:
         raw = content.overrides.get(PLATFORM)
         override = _NONE if raw is None else _read(raw, faults)
         headers = _own_headers(override, faults) if override.headers else {}
-        payload = _payload(content, start, faults)
+        payload = _payload(content, push_id, start, faults)
         if override.payload:
             own = _own_payload(override.payload, faults)
             exact = payload is None
@@ -125,22 +126,24 @@ class ApnsRenderer:
         judge(kinds, push_type, event, faults, neutral=content.live_activity is not None)
         if faults:
             raise RenderError(faults)
+        counts = is_marked(body, push_id)
+        size = len(filled_in(body, push_id, MAX_UNREAD)) if counts else len(body)
         limit = payload_limit(push_type, broadcast=broadcast)
-        if len(body) > limit:
+        if size > limit:
             path = _PAYLOAD if override.payload else _largest(content)
-            text = f"the APNs payload is {len(body):,} bytes, the limit for `{push_type}` is {limit:,}"
+            text = f"the APNs payload is {size:,} bytes, the limit for `{push_type}` is {limit:,}"
             raise RenderError([Fault(path, text)], too_large=True)
         dated = "apns-expiration" if content.ttl and "apns-expiration" not in headers else ""
         collapse = result.get("apns-collapse-id", "")
         if not collapse or (content.collapse is None and "apns-collapse-id" not in headers):
-            return Message(PLATFORM, body, result, dated=dated)
-        return Message(PLATFORM, body, result, dated=dated, collapse=collapse, since=starts_at)
+            return Message(PLATFORM, body, result, dated=dated, counts=counts)
+        return Message(PLATFORM, body, result, dated=dated, collapse=collapse, since=starts_at, counts=counts)
 
 
 # --- the payload --------------------------------------------------------------------------------
 
 
-def _payload(content: Content, start: int, faults: list[Fault]) -> dict[str, Any] | None:
+def _payload(content: Content, push_id: str, start: int, faults: list[Fault]) -> dict[str, Any] | None:
     """Return what we render, or None where the push has neither a notification nor data. `start` is in Unix seconds."""
     notification, data, activity = content.notification, content.data, content.live_activity
     aps: dict[str, Any] = {}
@@ -151,7 +154,7 @@ def _payload(content: Content, start: int, faults: list[Fault]) -> dict[str, Any
         if channel is not None and not ADDRESSES[CHANNEL].fits(channel):
             faults.append(Fault("live_activity.input_push_channel", ADDRESSES[CHANNEL].wrong))
     elif notification is not None:
-        _show(notification, aps, payload)
+        _show(notification, push_id, aps, payload)
         if not aps and not payload.keys() - {"aps"}:
             notification = None
     if notification is None and activity is None and not data and not content.silent:
@@ -171,7 +174,7 @@ def _payload(content: Content, start: int, faults: list[Fault]) -> dict[str, Any
     return payload
 
 
-def _show(notification: Notification, aps: dict[str, Any], payload: dict[str, Any]) -> None:
+def _show(notification: Notification, push_id: str, aps: dict[str, Any], payload: dict[str, Any]) -> None:
     alert = {}
     if notification.title is not None:
         alert["title"] = notification.title
@@ -182,7 +185,7 @@ def _show(notification: Notification, aps: dict[str, Any], payload: dict[str, An
     if alert:
         aps["alert"] = alert
     if notification.badge is not None:
-        aps["badge"] = notification.badge
+        aps["badge"] = marked(notification.badge, push_id)
     if notification.sound is not None:
         aps["sound"] = notification.sound
     if notification.thread is not None:

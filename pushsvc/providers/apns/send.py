@@ -34,6 +34,7 @@ from ...net.http2.transport import HTTPS, POST, Pool, field, path
 from ...net.http2.transport import authority as authority_field
 from ...net.proxy import proxy_for
 from ...ports.provider import OnOutcome
+from ..badges import filled_in, unread_of
 from ..clocks import clock_skew
 from ..endpoint import authority
 from .classify import EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
@@ -187,16 +188,16 @@ class ApnsProvider:
                 # APNs has no way to check without delivering.
                 self._loop.call_soon(on_outcome, delivery, _DRY_RUN)
                 return
-            target = delivery.target
+            target, body = delivery.target, chunk.message.body
+            if chunk.message.counts:
+                body = filled_in(body, chunk.push_id, unread_of(target))
             own_id = self._id_of(target.index, chunk.total)
             if target.kind == CHANNEL:
                 fields = self._broadcast_fields(chunk, target.token, own_id)
-                self._broadcasts.submit(
-                    fields, chunk.message.body, (delivery, on_outcome, own_id, self._renewed), on_answer
-                )
+                self._broadcasts.submit(fields, body, (delivery, on_outcome, own_id, self._renewed), on_answer)
                 return
             fields = self._head + _path(target.token) + self._tail + _APNS_ID + own_id.encode()
-            self._pool.submit(fields, chunk.message.body, (delivery, on_outcome, own_id, self._renewed), on_answer)
+            self._pool.submit(fields, body, (delivery, on_outcome, own_id, self._renewed), on_answer)
         except ValueError:
             # A field that HTTP/2 cannot carry. Intake lets none through, but a store may outlive its rules.
             self._loop.call_soon(on_outcome, delivery, BadNotification(reason="malformed_request"))

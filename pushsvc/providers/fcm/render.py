@@ -37,6 +37,7 @@ from msgspec import Raw
 from ...errors import Fault
 from ...model.push import Content, Message, Notification, Platform
 from ...ports.provider import RenderError
+from ..badges import COUNT, is_marked, marked
 from ..live_activity import aps_of
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
 from .addresses import ADDRESSES, TOPICS
@@ -98,6 +99,7 @@ class FcmRenderer:
             faults.append(Fault("overrides.fcm", "is missing: there is nothing to send to FCM devices"))
         if faults:
             raise RenderError(faults)
+        counts = is_marked(body, push_id)
         # JSON is never shorter than the keys and values in it, so a short body need not be measured.
         limit = _limit(kinds)
         if len(body) > limit and (size := size_of(message)) > limit:
@@ -106,8 +108,8 @@ class FcmRenderer:
             text = f"notification and data are {size:,} bytes for FCM, the limit is {limit:,}"
             raise RenderError([Fault(path, text)], too_large=True)
         if content.collapse is None or not _collapses(message, content.collapse):
-            return Message(PLATFORM, body, {}, *places)
-        return Message(PLATFORM, body, {}, *places, collapse=content.collapse, since=starts_at)
+            return Message(PLATFORM, body, {}, *places, counts=counts)
+        return Message(PLATFORM, body, {}, *places, collapse=content.collapse, since=starts_at, counts=counts)
 
 
 def _collapses(message: dict[str, Any], collapse: str) -> bool:
@@ -147,7 +149,7 @@ def _message(
     webpush: dict[str, Any] = {}
     headers: dict[str, str] = {}
     if notification is not None:
-        _show(notification, common, tray, aps)
+        _show(notification, push_id, common, tray, aps)
         if notification.image is not None:
             apns_options["image"] = notification.image
         if notification.link is not None:
@@ -194,7 +196,9 @@ def _message(
     return _assemble(common, data, android, tray, headers, aps, apns_options, webpush)
 
 
-def _show(notification: Notification, common: dict[str, Any], tray: dict[str, Any], aps: dict[str, Any]) -> None:
+def _show(
+    notification: Notification, push_id: str, common: dict[str, Any], tray: dict[str, Any], aps: dict[str, Any]
+) -> None:
     if notification.title is not None:
         common["title"] = notification.title
     if notification.body is not None:
@@ -209,11 +213,11 @@ def _show(notification: Notification, common: dict[str, Any], tray: dict[str, An
     if notification.sound is not None:
         tray["sound"] = aps["sound"] = notification.sound
     if notification.badge is not None:
-        aps["badge"] = notification.badge
+        aps["badge"] = marked(notification.badge, push_id)
         if notification.badge:
             # "If zero or unspecified, systems that support badging use the default, which is to increment a number
             # displayed on the long-press menu": there is no way to clear it.
-            tray["notification_count"] = notification.badge
+            tray[COUNT] = marked(notification.badge, push_id)
     if notification.channel is not None:
         tray["channel_id"] = notification.channel
     if notification.category is not None:

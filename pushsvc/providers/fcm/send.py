@@ -25,6 +25,7 @@ from ...net.http2.transport import HTTPS, POST, Answer, Pool, Response, field, p
 from ...net.http2.transport import authority as authority_field
 from ...net.proxy import proxy_for
 from ...ports.provider import OnOutcome
+from ..badges import filled_in, unread_of
 from ..clocks import clock_skew
 from ..endpoint import authority, tls_context
 from .addresses import ADDRESSES
@@ -123,10 +124,12 @@ class FcmProvider:
         chunk = delivery.chunk
         if chunk is not self._chunk or (self._ages and self._clock() >= self._fresh_until):
             self._prepare(chunk)
-        target = delivery.target
+        target, after = delivery.target, self._after
+        if chunk.message.counts:
+            after = filled_in(after, chunk.push_id, unread_of(target))
         self._pool.submit(
             self._fields,
-            self._before[target.kind] + _quote(target.token) + self._after,
+            self._before[target.kind] + _quote(target.token) + after,
             (delivery, on_outcome, self._token.number),
             on_answer,
         )

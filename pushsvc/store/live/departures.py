@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from ...model.delivery import Arrival
 from ...ports.queue import Arrivals
 from ..link.unreadable import readable
-from ..registry.wire import Waiting
+from ..registry.wire import Departed
 from .facts import decode_facts
 
 
-async def end_moved(arrivals: Arrivals, app: str, waiting: Sequence[Waiting], now: int) -> None:
+async def end_moved(arrivals: Arrivals, app: str, waiting: Sequence[Departed], now: int) -> None:
     """End these deliveries as suppressed at `now`, in Unix ms. One of a push that cannot be read is left alone."""
     found: dict[str, list[Arrival]] = {}
     for each in waiting:

@@ -289,6 +289,17 @@ class RedisStreams:
         answer = await self._link.script(*self._call(app, "live_presence", *args))
         return [_presence(each) for each in answer]
 
+    async def unread(self, app: str, device_ids: Sequence[str]) -> dict[str, int]:
+        """Return how many pushes are unread in the streams of these devices, without those that have none."""
+        found: dict[str, int] = {}
+        distinct = list(dict.fromkeys(device_ids))
+        for at in range(0, len(distinct), MAX_BATCH):
+            batch = distinct[at : at + MAX_BATCH]
+            for name, row in zip(batch, await self.presence(app, batch), strict=True):
+                if row is not None and row.epoch:
+                    found[name] = row.unread
+        return found
+
     async def revoke(self, app: str, device_id: str) -> int:
         now = self._clock()
         await self._revoke(app, [device_id], now)

@@ -4,7 +4,7 @@ out."""
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ...model.codec import CodecError, decode_chunk
 from ...model.delivery import End
-from ...model.push import Chunk, Platform, Route
+from ...model.push import Chunk, CountedTarget, Platform, Route
 from ...model.routing import CARRIERS
 from ...ports.entries import EntryRef, Taken
 from .. import keys
@@ -24,6 +24,8 @@ from ..revoke.suppression import ERASED, NONE_LISTED, Listed, Suppression, accep
 from .contents import Contents, Decoded
 from .lanes import LaneState
 from .quarantine import set_aside
+
+UnreadOf: TypeAlias = Callable[[str, Sequence[str]], Awaitable[Mapping[str, int]]]
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -52,14 +54,22 @@ class Opener:
     """Opens entries for one consumer."""
 
     def __init__(
-        self, link: Link, suppression: Suppression, presence: DevicePresence, supersession: Supersession, clock: Clock
+        self,
+        link: Link,
+        suppression: Suppression,
+        presence: DevicePresence,
+        supersession: Supersession,
+        clock: Clock,
+        unread: UnreadOf,
     ) -> None:
+        """Open entries. `unread` returns by the ids of devices how many pushes in their streams are unread."""
         self._link = link
         self._clock = clock
         self._supersession = supersession
         self._presence = presence
         self._suppression = suppression
         self._contents = Contents(link)
+        self._unread = unread
         self._cancelled: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
 
     async def open(
@@ -129,6 +139,9 @@ class Opener:
             if listed is not NONE_LISTED:
                 others[platform] = listed
         superseded = await self._supersession.among(route.app, chunks, again=again)
+        counting = [target for chunk in chunks if chunk.message.counts for target in chunk.targets]
+        devices = [target.device_id for target in counting if target.device_id is not None]
+        unread = await self._unread(route.app, devices) if devices else {}
         nothing_known = listed_here is NONE_LISTED and not others and not changed and not superseded
         # Nothing is awaited from here on: an entry that two calls have read at once is returned by one of them, and a
         # call that is cancelled earlier registers nothing.
@@ -140,7 +153,7 @@ class Opener:
                 state.held.add(ref.entry_id)
                 lacks_content = not chunk.message.body and chunk.lacks_content
                 if nothing_known and not cancelled and not lacks_content:
-                    taken.append(Taken(ref=ref, chunk=chunk, again=again))
+                    taken.append(Taken(ref=ref, chunk=counted(chunk, unread), again=again))
                     continue
                 listed = listed_here
                 if foreign and chunk.platform != route.platform:
@@ -160,7 +173,7 @@ class Opener:
                 for index in behind:
                     if index not in skip:
                         skip[index], why[index] = "suppressed", SUPERSEDED
-                taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
+                taken.append(Taken(ref=ref, chunk=counted(chunk, unread), skip=skip, why=why, again=again))
         return taken
 
     async def _known(
@@ -241,6 +254,20 @@ class Opener:
             ids = await self._link.call("ZRANGE", keys.cancelled(app, shard), 0, -1) if epoch else []
             known = self._cancelled[app, shard] = (epoch, frozenset(push_id.decode() for push_id in ids))
         return known[1]
+
+
+def counted(chunk: Chunk, unread: Mapping[str, int]) -> Chunk:
+    """Return the chunk with how many pushes are unread at each of its devices, if its message says so and as far as
+    that is known."""
+    if not unread or not chunk.message.counts:
+        return chunk
+    targets = tuple(
+        t
+        if (number := unread.get(t.device_id or "")) is None
+        else CountedTarget(t.index, t.token, t.device_id, t.kind, t.owner, number)
+        for t in chunk.targets
+    )
+    return msgspec.structs.replace(chunk, targets=targets)
 
 
 def _left_out(chunk: Chunk, listed: Listed) -> tuple[dict[int, End], dict[int, str]]:

@@ -43,7 +43,7 @@ from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
 from .arrivals import ARRIVED, REPLACED, EndOfAny, pack_arrivals
-from .entries import LaneRead, Opener, added_again, entries_of, entries_read
+from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
 from .lanes import LaneState
 from .lapses import take_lapsed
 from .letter import note_dropped
@@ -82,6 +82,7 @@ class RedisQueue:
         following: Following,
         supersession: Supersession,
         clock: Clock,
+        unread: UnreadOf,
     ) -> None:
         self._link = link
         self._config = config
@@ -92,7 +93,7 @@ class RedisQueue:
         """Cancelled pushes, with how many of our deliveries in flight the store has counted."""
         self._held = HeldRoutes(link, config, clock)
         self._supersession = supersession
-        self._opener = Opener(link, suppression, presence, supersession, clock)
+        self._opener = Opener(link, suppression, presence, supersession, clock, unread)
         self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
         self._lost: set[tuple[str, str]] = set()
         """Entries, by their lane's key and id, that were found to be another consumer's when a retry was settled."""

@@ -73,10 +73,10 @@ from .changes import (
 )
 from .documents import decode_device
 from .wire import (
+    Departed,
     DeviceQuery,
     Digests,
     Reading,
-    Waiting,
     cuts_of,
     held_by,
     is_meant,
@@ -88,7 +88,7 @@ from .wire import (
 
 T = TypeVar("T")
 Poke: TypeAlias = Callable[[Mapping[str, Sequence[InboxItem]]], Awaitable[None]]
-EndMoved: TypeAlias = Callable[[str, Sequence[Waiting]], Awaitable[None]]
+EndMoved: TypeAlias = Callable[[str, Sequence[Departed]], Awaitable[None]]
 
 _TRIES = 200
 """How often a step may find that another writer was faster: one of those that compete always succeeds."""

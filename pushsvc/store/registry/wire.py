@@ -159,7 +159,7 @@ def fate_of_stream(old: Device | None, new: Device | None) -> str:
     return "prune" if became_tombstone and not lives_on(new) else ""
 
 
-class Waiting(NamedTuple):
+class Departed(NamedTuple):
     """A delivery that waited in the stream of a device that has changed."""
 
     device_id: str
@@ -171,14 +171,14 @@ class Waiting(NamedTuple):
     """What streams know of its push; see live/facts.py."""
 
 
-def waiting_of(changes: Sequence[DeviceChange], flat: Sequence[Any]) -> list[Waiting]:
+def waiting_of(changes: Sequence[DeviceChange], flat: Sequence[Any]) -> list[Departed]:
     """Return what registry_apply.lua answered about deliveries that wait no more for their devices."""
     found = []
     for place, index, platform, push in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True):
         change = changes[place]
         why = PRUNED if change.after is not None and change.after.state == "pruned" else MOVED
         if change.before is not None:
-            found.append(Waiting(change.before.device.id, why, index, platform.decode(), push))
+            found.append(Departed(change.before.device.id, why, index, platform.decode(), push))
     return found
 
 
