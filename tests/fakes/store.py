@@ -218,7 +218,8 @@ class MemoryQueue:
                 chunk, why = self._present(route, chunk, skip)
                 if chunk.message.collapse and (again or chunk.turn > 1):
                     self._superseded(chunk, skip, why)
-            chunk = counted(chunk, self._state.live_unread(route.app))
+            if chunk.message.counts:
+                chunk = counted(chunk, self._state.live_unread(route.app))
             ref = EntryRef(app=route.app, shard=0, platform=route.platform, lane=lane, entry_id=entry_id)
             taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
         return taken
