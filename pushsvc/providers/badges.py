@@ -1,6 +1,6 @@
 """The badge `unread`: marked where it stands in a body, and filled in for each device when it is sent. Pure.
 
-The number is that of the user's pushes in the stream of the device that nobody has read. Where that is not known, as
+The number is that of the pushes in the stream of the device that its user has not read. Where that is not known, as
 for a bare token or a device that never used the live channel, the field is left out, so that what the icon shows stays.
 """
 
