@@ -49,5 +49,5 @@ function Device({ device, reload, session }) {
 export default function OneDevice({ item, session }) {
   useNow();
   const device = useDocument(`/v1/admin/devices/${at(item)}`, {}, { every: 10 });
-  return html`<div class="stack"><p><a href=${to("devices")}>Devices</a></p><${Asked} of=${device}>${(document) => html`<${Device} device=${document} reload=${device.reload} session=${session} />`}<//></div>`;
+  return html`<div class="stack"><p><a href=${to("devices")}>Devices</a></p>${!device.document && html`<h1>Device <code>${item}</code></h1>`}<${Asked} of=${device}>${(document) => html`<${Device} device=${document} reload=${device.reload} session=${session} />`}<//></div>`;
 }

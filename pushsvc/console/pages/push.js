@@ -85,5 +85,5 @@ function Push({ push, query, reload, session }) {
 export default function OnePush({ item, query, session }) {
   useNow();
   const push = useDocument(`/v1/push/${at(item)}`, {}, { every: 2 });
-  return html`<div class="stack"><p><a href=${to("pushes")}>Pushes</a></p><${Asked} of=${push}>${(document) => html`<${Push} push=${document} query=${query} reload=${push.reload} session=${session} />`}<//></div>`;
+  return html`<div class="stack"><p><a href=${to("pushes")}>Pushes</a></p>${!push.document && html`<h1>Push <code>${item}</code></h1>`}<${Asked} of=${push}>${(document) => html`<${Push} push=${document} query=${query} reload=${push.reload} session=${session} />`}<//></div>`;
 }
