@@ -334,10 +334,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                     "count": 3100,
                     "first_at": ago(9000),
                     "last_at": ago(12),
-                    "status": 400,
-                    "meaning": "The `apns-topic` is not that of the app.",
-                    "remedy": "Correct `topic` of [apps.shop.apns].",
-                    "sample": [],
+                    "sample": [_letter(0)],
                 },
                 {
                     "platform": "fcm",
@@ -345,10 +342,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                     "count": 312,
                     "first_at": ago(9000),
                     "last_at": ago(600),
-                    "status": 429,
-                    "meaning": "The project has sent more than its quota.",
-                    "remedy": "Ask Google for more, or set `per_app`.",
-                    "sample": [],
+                    "sample": [_letter(1)],
                 },
             ]
             return {"groups": [] if empty else groups, "total": 0 if empty else 3412, "complete": True}

@@ -42,7 +42,8 @@ def test_the_canned_answers_are_those_of_the_calls(state: Any) -> None:
     for call in ASKED:
         given = canned(call, state)
         if given:
-            kept = msgspec.to_builtins(msgspec.convert(given, call.answer.body))
+            read = msgspec.json.decode(msgspec.json.encode(given), type=call.answer.body)
+            kept = msgspec.json.decode(msgspec.json.encode(read))
             assert extra(given, kept) == [], call.name
             tried += 1
     assert tried > 10
