@@ -29,8 +29,6 @@ export function span(seconds) {
   return `${Math.floor(s / 86400)} d`;
 }
 
-export const bytes = (count) => `${number(count)} B`;
-
 const store = (name, value) => { try { localStorage.setItem(name, value); } catch { /* private mode */ } };
 const load = (name) => { try { return localStorage.getItem(name); } catch { return null; } };
 export const remembered = { store, load };

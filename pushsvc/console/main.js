@@ -31,6 +31,7 @@ function Login({ enter }) {
   };
   return html`<main class="login"><form class="stack" onSubmit=${begin}>
     <h1 class="row"><img src=${new URL("./icon.svg", import.meta.url).href} width="24" height="24" alt="" /> pushsvc</h1>
+    <input hidden name="username" autocomplete="username" value=${location.host} readonly />
     <label class="field"><span>API key with the scope <code>admin</code></span>
       <input name="key" type="password" autocomplete="current-password" required autofocus aria-invalid=${String(!!problem)} /></label>
     <button class="primary" disabled=${working}>Sign in</button>

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 CHROMIUM = shutil.which("chromium")
-PATIENCE = 15.0
+PATIENCE = 60.0
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -29,6 +29,9 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-renderer-backgrounding",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-background-timer-throttling",
     "--remote-debugging-port=0",
 )
 

@@ -209,7 +209,6 @@ def _device(number: int) -> dict[str, Any]:
         "pruned_at": ago(7200) if pruned else None,
         "pruned_for": "Unregistered" if pruned else "",
         "strikes": 0,
-        "suppressed": pruned,
         "live": {"online": number % 2 == 0, "unacked": 2, "unread": 5, "connected_at": ago(700)},
     }
 
@@ -380,17 +379,10 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
             return {"devices": 0 if empty else 1_204, "complete": True}
         case "GET", ["admin", "devices", name]:
             number = 1 if name.endswith("1") else 2
-            failed = [] if empty else [_letter(n) for n in range(3)]
-            evidence = {"at": ago(7200), "reason": "Unregistered", "push_id": PUSH, "status": 410}
-            return {**_device(number), "id": name, "evidence": evidence, "failed": failed}
+            return {**_device(number), "id": name}
         case "GET", ["admin", "live"]:
-            gateways = [{"gateway": f"gw-{n}", "connections": 2560, "last_sign": ago(2)} for n in range(2)]
-            events = {"arrived": 91_000, "shown": 88_000, "opened": 12_400, "dismissed": 31_000}
-            return {
-                "connections": 0 if empty else 5120,
-                "gateways": [] if empty else gateways,
-                "events": dict.fromkeys(events, 0) if empty else events,
-            }
+            gateways = [{"gateway": f"gw-{n}", "connections": 2560} for n in range(2)]
+            return {"connections": 0 if empty else 5120, "gateways": [] if empty else gateways}
         case "GET", ["admin", "webhooks"]:
             return {"webhooks": [] if empty else [_webhook()]}
         case "POST", ["admin", "webhooks", "test"]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from .chromium import PATIENCE, Page, browser, needs_browser
 from .console_rig import PUSH, STATES, Rig
+from .harness import KEY, apns, running_service
 
 pytestmark = needs_browser
 
@@ -312,3 +313,41 @@ def test_a_hidden_tab_stops_asking() -> None:
         await until(page, "document.querySelector('header').innerText.includes('updated')")
 
     browse(act)
+
+
+def test_the_whole_service_by_its_console(tmp_path: Path) -> None:
+    """Every page before the real calls: none is refused, and what is sent by hand is found again."""
+
+    async def main() -> None:
+        live = f'\n[apps.shop.live]\nsecret = "{"s" * 32}"\n'
+        async with running_service(tmp_path, extra=live) as service, browser() as page:
+            device = {"platform": "apns", "token": "ab" * 32, "user": "u1", "tags": {"plan": "pro"}}
+            async with service.session.put("/v1/devices/phone-1", json=device) as answer:
+                url = str(answer.url.origin())
+            push = await service.push(apns("Unregistered", 1) + apns("PayloadTooLarge", 1))
+            await service.done(push)
+            await page.size(1280, 900)
+            await page.open(f"{url}/")
+            await write(page, "input[name=key]", KEY)
+            await press(page, "Sign in")
+            await until(page, "document.querySelector('main h1')?.innerText.length > 10")
+            for address in (*PAGES.values(), "/console/devices?user=u1", "/console/devices?topic=news"):
+                await visit(page, address.replace(PUSH, push))
+                assert not await page.look("!!document.querySelector('main .problem')"), (address, await text(page))
+            await visit(page, "/console/failed")
+            assert "The payload is larger than the provider takes" in await text(page)
+            # The sign-in asks whether there is a session: that there is none is all that the browser complains of.
+            assert len(page.complaints) == 1, page.complaints
+            assert "401" in page.complaints[0]
+
+            # What is sent by hand is found again, and was sent to the provider.
+            await visit(page, "/console/send")
+            await write(page, "textarea", json.dumps({"to": {"users": ["u1"]}, "notification": {"title": "By hand"}}))
+            await until(page, "document.querySelector('main').innerText.includes('/3/device/')")
+            await press(page, "Send")
+            await write(page, "dialog input[name=typed]", "1")
+            await press(page, "Send")
+            await until(page, "location.pathname.startsWith('/console/pushes/')")
+            await until(page, "document.querySelector('main').innerText.includes('1 sent')")
+
+    asyncio.run(main())

@@ -5,7 +5,6 @@ import { act, at, get } from "../api.js";
 import { number, plural } from "../format.js";
 import { Act, Age, Asked, Facts, State, Time, useDocument, useNow } from "../parts.js";
 import { go, to } from "../router.js";
-import { Letters } from "./failed.js";
 
 function Acts({ device, reload, session }) {
   const path = `/v1/admin/devices/${at(device.id)}`;
@@ -13,7 +12,7 @@ function Acts({ device, reload, session }) {
     <${Act} title="Send a test push to this device" text="It is shown on the device as “Test push”." disabled=${!session.scopes.includes("push")}
       run=${() => act("POST", "/v1/push", { to: { devices: [device.id] }, notification: { title: "Test push", body: "From the console of pushsvc." }, lane: "urgent", ttl: 300 })} changed=${(push) => go(to("pushes", push.id))}>Test push<//>
     ${device.state === "pruned" && html`<${Act} title="Restore this device" text="It is sent pushes again, and its token is no longer suppressed. If its provider calls the token dead again, it is pruned again." run=${() => act("POST", `${path}/restore`, {})} done=${() => "It is active again."} changed=${reload}>Restore<//>`}
-    ${device.suppressed && device.state !== "pruned" && html`<${Act} title="Lift the suppression of its token" text="The provider has called this token dead. Do this if the app has reported the same token again." changed=${reload} done=${() => "It is sent pushes again."}
+    ${device.state !== "pruned" && html`<${Act} title="Lift the suppression of its token" text="The provider has called this token dead. Do this if the app has reported the same token again." changed=${reload} done=${() => "It is sent pushes again."}
       run=${async () => { const known = await get(`/v1/devices/${at(device.id)}`); await act("DELETE", `/v1/suppressions/${at(device.platform, known.token ?? known.fid)}`); }}>Lift suppression<//>`}
     ${device.live?.online && html`<${Act} title="Cut its connection" text="The device may connect again at once. To keep it away, revoke its tokens." run=${() => act("POST", "/v1/admin/live/cut", { device_id: device.id })} done=${() => "The connection is cut."} changed=${reload}>Cut<//>`}
     ${device.live && html`<${Act} title="Revoke its tokens of the live channel" text="Tokens that were issued before are refused, and its connection is closed. Your backend issues it another." run=${() => act("DELETE", `/v1/devices/${at(device.id)}/token`)} done=${() => "They are refused from now on."} changed=${reload}>Revoke tokens<//>`}
@@ -24,11 +23,10 @@ function Acts({ device, reload, session }) {
 }
 
 function Device({ device, reload, session }) {
-  const { evidence, live } = device;
+  const { live } = device;
   return html`
     <div class="row spread"><div class="row"><h1>Device <code>${device.id}</code></h1>${device.state === "pruned" ? html`<${State} of="off">pruned<//>` : html`<${State} of="active" />`}</div><${Acts} device=${device} reload=${reload} session=${session} /></div>
-    ${device.state === "pruned" && html`<div class="note is-slow"><p><${State} of="warning">Nothing is sent to it.<//> ${device.platform} called its token dead${device.pruned_at ? html` at <${Time} of=${device.pruned_at} />` : ""}: <b class="strong">${device.pruned_for}</b>${evidence?.status ? ` (${evidence.status})` : ""}${evidence?.push_id ? html`, of the push <a class="mono" href=${to("pushes", evidence.push_id)}>${evidence.push_id}</a>` : ""}. The app's next start registers it again; if that was a mistake, restore it.</p></div>`}
-    ${device.suppressed && device.state !== "pruned" && html`<div class="note is-slow"><p><${State} of="warning">Its token is suppressed:<//> the provider has called it dead, so nothing is sent to it.</p></div>`}
+    ${device.state === "pruned" && html`<div class="note is-slow"><p><${State} of="warning">Nothing is sent to it.<//> ${device.platform} called its token dead${device.pruned_at ? html` at <${Time} of=${device.pruned_at} />` : ""}: <b class="strong">${device.pruned_for}</b>. The app's next start registers it again; if that was a mistake, restore it.</p></div>`}
     <div class="two"><${Facts} of=${[
       ["Platform", `${device.platform}, ${device.environment}`],
       ["Token", html`<code title="hash of the token">${device.token_hash}</code>${device.token_end ? html` ends with <code>…${device.token_end}</code>` : ""}`],
@@ -41,9 +39,8 @@ function Device({ device, reload, session }) {
       ["Last seen", html`<${Time} of=${device.last_seen_at} />, <${Age} of=${device.last_seen_at} />`],
       ["Locale", device.locale], ["Time zone", device.timezone], ["Version of the app", device.app_version],
       ["Live channel", live && html`${live.online ? html`<${State} of="online" /> since <${Time} of=${live.connected_at} />` : html`<${State} of="offline" />`}; ${number(live.unacked)} not acknowledged, ${number(live.unread)} not read`],
-      ["Its stream", live?.stream && html`<code>epoch ${live.stream.epoch}, offset ${live.stream.offset}</code>`],
     ]} /></div>
-    <section class="stack tight"><h2>Deliveries to it that failed</h2><${Letters} rows=${device.failed ?? []} empty=${html`<p class="soft">None that is still kept.</p>`} /></section>`;
+`;
 }
 
 export default function OneDevice({ item, session }) {

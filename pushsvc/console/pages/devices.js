@@ -8,7 +8,7 @@ import { filter, go, to } from "../router.js";
 
 export const columns = [
   { label: "device", cell: (device) => html`<a href=${to("devices", device.id)}>${device.id}</a>` },
-  { label: "state", tight: true, cell: (device) => (device.state === "pruned" ? html`<${State} of="off">pruned<//>` : device.suppressed ? html`<${State} of="slow">suppressed<//>` : html`<${State} of="active" />`) },
+  { label: "state", tight: true, cell: (device) => (device.state === "pruned" ? html`<${State} of="off">pruned<//>` : html`<${State} of="active" />`) },
   { label: "live", cell: (device) => device.live?.online && html`<${State} of="online" />` },
   { label: "platform", cell: (device) => `${device.platform}${device.environment === "sandbox" ? " sandbox" : ""}` },
   { label: "user", cell: (device) => device.user && html`<a href=${to("devices", null, { user: device.user })}>${device.user}</a>` },

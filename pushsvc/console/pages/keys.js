@@ -2,7 +2,7 @@
 
 import { html, useState } from "../vendor/preact-htm.js";
 import { act, at } from "../api.js";
-import { Act, Age, Asked, Copy, Refusal, State, Table, Time, useDocument, useNow } from "../parts.js";
+import { Act, Asked, Copy, Refusal, State, Table, Time, useDocument, useNow } from "../parts.js";
 import { to } from "../router.js";
 
 const SCOPES = [["push", "send, cancel, replay"], ["devices", "register, read and erase devices"], ["feedback", "read dead tokens"], ["admin", "everything of these pages but sending"]];
@@ -37,8 +37,7 @@ export default function Keys({ session }) {
     { label: "scopes", cell: (key) => key.scopes.join(", ") },
     { label: "pushes at most", cell: (key) => key.intake },
     { label: "made", tight: true, cell: (key) => html`<${Time} of=${key.created_at} />` },
-    keys.some((key) => key.last_used_at) && { label: "last used", tight: true, cell: (key) => (key.last_used_at ? html`<${Age} of=${key.last_used_at} />` : html`<span class="soft">not known</span>`) },
     { label: "kept in", cell: (key) => key.kept_in },
     { label: "", tight: true, cell: (key) => (key.kept_in === "configuration" ? html`<span class="soft" title="remove it from the configuration file and reload">in the file</span>` : key.name === session.key ? null : html`<${Act} danger title=${`Revoke the key ${key.name}`} typed=${key.name} text="Calls with it are refused within seconds, and sessions that were begun with it end. It cannot be brought back." run=${() => act("DELETE", `/v1/admin/keys/${at(key.name)}`)} done=${() => "It is revoked."} changed=${asked.reload}>Revoke<//>`) },
-  ].filter(Boolean)} />`}<//></div>`;
+  ]} />`}<//></div>`;
 }

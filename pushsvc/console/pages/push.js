@@ -1,23 +1,22 @@
 // One push: what became of it, when, and why.
 
 import { html } from "../vendor/preact-htm.js";
-import { act, at, get } from "../api.js";
+import { at } from "../api.js";
 import { number, plural, span } from "../format.js";
-import { Age, Asked, Choice, Command, Facts, Pager, Prose, Refusal, Shares, State, Table, Time, tone, useDocument, useNow } from "../parts.js";
+import { Age, Asked, Choice, Command, Facts, Pager, Prose, Shares, State, Table, Time, tone, useDocument, useNow } from "../parts.js";
 import { to } from "../router.js";
 import { Cancel, stateOf } from "./pushes.js";
 import { Replay } from "./failed.js";
-import { Message } from "./send.js";
 
 const ENDS = ["sent", "failed", "invalid", "expired", "suppressed", "cancelled"];
 
 /** Points on a line, to scale. */
-function Timeline({ push, rows, facts }) {
+function Timeline({ push, rows }) {
   const ended = ["done", "cancelled"].includes(push.state);
-  const marks = [["accepted", push.created_at], ["due", push.send_at], ["expanded", facts?.expanded_at]];
+  const marks = [["accepted", push.created_at], ["due", push.send_at]];
   const times = rows.map((row) => Date.parse(row.at)).sort((a, b) => a - b);
-  const first = facts?.first_at ?? (times.length ? new Date(times[0]).toISOString() : null);
-  const last = facts?.last_at ?? (times.length > 1 ? new Date(times.at(-1)).toISOString() : null);
+  const first = times.length ? new Date(times[0]).toISOString() : null;
+  const last = times.length > 1 ? new Date(times.at(-1)).toISOString() : null;
   marks.push(["first answer", first], ["last answer", last], [ended ? (push.state === "done" ? "ended" : "cancelled") : "now", ended ? push.updated_at : new Date().toISOString()]);
   const shown = marks.filter(([, time]) => time).sort((a, b) => Date.parse(a[1]) - Date.parse(b[1]));
   const begin = Date.parse(shown[0][1]), end = Math.max(Date.parse(shown.at(-1)[1]), begin + 1);
@@ -53,8 +52,6 @@ function Rows({ push, query }) {
 function Push({ push, query, reload, session }) {
   const ended = ["done", "cancelled"].includes(push.state);
   const rows = useDocument(`/v1/push/${at(push.id)}/deliveries`, { limit: 400 }, { every: ended ? 0 : 5 });
-  const more = { document: null };
-  const facts = more.document;
   const { counts } = push;
   const waits = counts.queued + counts.retrying;
   const parts = [["sent", "sent"], ["queued", "queued"], ["retrying", "retrying"], ["failed", "failed"], ["invalid", "invalid"], ["expired", "slow"], ["suppressed", "idle"], ["cancelled", "idle"]];
@@ -63,22 +60,19 @@ function Push({ push, query, reload, session }) {
       <div class="row">
         ${!ended && html`<${Cancel} push=${push} changed=${reload} label="Cancel the rest" />`}
         ${counts.failed > 0 && html`<${Replay} filter=${{ push: push.id }} changed=${reload} label="Replay the failed" />`}
-        ${facts?.document && html`<a class="button" href=${to("send", null, { copy: push.id })}>Send again as a copy</a>`}
       </div></div>
     ${push.held && Object.entries(push.held).map(([route, why]) => html`<div class="note is-slow"><p><${State} of="held">${route} does not send:<//> <${Prose} text=${why} /> ${plural(waits, "delivery waits", "deliveries wait")}; none is lost.</p></div>`)}
     <${Shares} label="deliveries" parts=${parts.filter(([name]) => counts[name] || name === "sent" || name === "failed" || (!ended && name === "queued")).map(([name, state]) => [name, counts[name], state, ENDS.includes(name) ? to("pushes", push.id, { outcome: name }) : null])} />
-    <${Timeline} push=${push} rows=${rows.document?.items ?? []} facts=${facts} />
+    <${Timeline} push=${push} rows=${rows.document?.items ?? []} />
     <div class="two"><${Facts} of=${[
       ["Accepted", html`<${Time} of=${push.created_at} />, <${Age} of=${push.created_at} />`],
       ["Due", push.send_at && html`<${Time} of=${push.send_at} />`],
       ["Changed", html`<${Time} of=${push.updated_at} />, <${Age} of=${push.updated_at} />`],
-      ["Lane", facts?.lane], ["Collapse", facts?.collapse && html`<a href=${to("pushes", null, { collapse: facts.collapse })}>${facts.collapse}</a>`], ["Key", facts?.key],
     ]} /><${Facts} of=${[
       ["Live channel", push.live && `${number(push.live.acked)} acknowledged, ${number(push.live.fallback)} carried on by the provider, ${number(push.live.waiting)} waiting`],
       ["Devices report", push.events && `${Object.entries(push.events).map(([what, n]) => `${number(n)} ${what}`).join(", ")}`],
     ]} /></div>
-    ${facts?.messages?.length ? html`<section class="stack tight"><h2>What each provider is sent</h2>${facts.messages.map((message) => html`<${Message} message=${message} />`)}</section>` : null}
-    ${facts?.document ? html`<${Command} label="This push as curl" text=${`curl ${location.origin}/v1/push -H "Authorization: Bearer $PUSHSVC_KEY" \\\n  --json '${JSON.stringify(facts.document, null, 2).replaceAll("'", "'\\''")}'`} />` : html`<${Command} label="This push by curl" text=${`curl -H "Authorization: Bearer $PUSHSVC_KEY" ${location.origin}/v1/push/${push.id}`} />`}
+    <${Command} label="This push by curl" text=${`curl -H "Authorization: Bearer $PUSHSVC_KEY" ${location.origin}/v1/push/${push.id}`} />
     <${Rows} push=${push} query=${query} />`;
 }
 

@@ -10,7 +10,7 @@ export const stateOf = (push) => (push.state === "sending" && push.counts.retryi
 
 const count = (name, push) => (push.counts[name] ? html`<a href=${to("pushes", push.id, { outcome: name === "queued" || name === "retrying" ? undefined : name })}>${number(push.counts[name])}</a>` : "0");
 
-const columns = (scheduled, reload, collapses) => [
+const columns = (scheduled, reload) => [
   { label: "push", tight: true, cell: (push) => html`<a class="mono" href=${to("pushes", push.id)}>${push.id}</a>` },
   { label: "state", tight: true, cell: (push) => html`<${State} of=${stateOf(push)} />` },
   scheduled ? { label: "due", cell: (push) => html`<${Time} of=${push.send_at} /> <span class="soft">in ${span((Date.parse(push.send_at) - Date.now()) / 1000)}</span>` } : { label: "accepted", tight: true, cell: (push) => html`<${Time} of=${push.created_at} />` },
@@ -22,7 +22,6 @@ const columns = (scheduled, reload, collapses) => [
     { label: "failed", num: true, cell: (push) => (push.counts.failed ? html`<span class="bad">${count("failed", push)}</span>` : "0") },
     { label: "other", num: true, cell: (push) => number(push.counts.invalid + push.counts.expired + push.counts.suppressed + push.counts.cancelled) },
   ]),
-  ...(collapses ? [{ label: "collapse", cell: (push) => push.collapse && html`<a href=${to("pushes", null, { collapse: push.collapse })}>${push.collapse}</a>` }] : []),
   { label: "key", cell: (push) => push.key && html`<a href=${to("pushes", null, { key: push.key })}>${push.key}</a>` },
   { label: "", tight: true, cell: (push) => (["done", "cancelled"].includes(push.state) ? null : html`<${Cancel} push=${push} changed=${reload} />`) },
 ];
@@ -69,7 +68,6 @@ export default function Pushes({ query }) {
     ${!scheduled && html`<${Choice} name="state" label="state" options=${[["", "all"], ...["scheduled", "expanding", "sending", "done", "cancelled"].map((name) => [name, name])]} />
       <${Filter} fields=${[["lane", "lane", ["urgent", "normal", "bulk"]], ["collapse", "collapse"], ["key", "key"], ["since", "since (UTC)", "datetime"], ["until", "until (UTC)", "datetime"]]} />`}
     ${newer ? html`<button class="newer" onClick=${pushes.reload}>${newer} new</button>` : null}
-    <${Asked} of=${pushes}>${({ items, cursor, oldest }) => html`<div><${Table} label="pushes" rows=${items} rowKey=${(push) => push.id} columns=${columns(scheduled, pushes.reload, items.some((push) => push.collapse))} empty=${scheduled ? html`<div class="note"><p>No push waits for its time. A push with <code>send_at</code> does.</p></div>` : html`<${Empty} />`} />
-      ${oldest && !cursor && items.length ? html`<p class="soft">The list goes back to <${Time} of=${oldest} />.</p>` : null}<${Pager} cursor=${cursor} /></div>`}<//>
+    <${Asked} of=${pushes}>${({ items, cursor }) => html`<div><${Table} label="pushes" rows=${items} rowKey=${(push) => push.id} columns=${columns(scheduled, pushes.reload)} empty=${scheduled ? html`<div class="note"><p>No push waits for its time. A push with <code>send_at</code> does.</p></div>` : html`<${Empty} />`} /><${Pager} cursor=${cursor} /></div>`}<//>
   </div>`;
 }

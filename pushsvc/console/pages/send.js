@@ -1,16 +1,16 @@
 // Send: the push document as a form and as JSON, each the mirror of the other, and what each provider would be sent.
 
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
-import { act, at, call, get } from "../api.js";
-import { bytes, number, plural, remembered } from "../format.js";
-import { Act, Command, Facts, Prose, Refusal, State } from "../parts.js";
+import { act, call } from "../api.js";
+import { number, plural, remembered } from "../format.js";
+import { Act, Command, Prose, Refusal, State } from "../parts.js";
 import { go, to } from "../router.js";
 
 const KINDS = [["users", "users"], ["devices", "devices"], ["topic", "topic"], ["where", "devices that match"], ["tokens", "tokens"], ["all", "all devices"]];
 const START = { to: { users: [] }, notification: { title: "", body: "" } };
 const FIELDS = [["title", "title"], ["body", "body"], ["subtitle", "subtitle"], ["image", "image (URL)"], ["link", "link"], ["sound", "sound"]];
 
-export function Message({ message }) {
+function Message({ message }) {
   const { limit } = message;
   const share = limit ? message.bytes / limit : 0;
   return html`<section class="panel stack tight"><div class="row spread"><h2>${message.route}</h2><span>${message.deliveries !== null && message.deliveries !== undefined ? `${plural(message.deliveries, "delivery", "deliveries")}, ` : ""}<span class=${share > 0.9 ? "slow" : ""}>${number(message.bytes)}${limit ? ` of ${number(limit)}` : ""} bytes</span></span></div>
@@ -41,7 +41,7 @@ function Form({ push, change }) {
 
 const named = (push) => !push.to || ["tokens", "devices", "users"].every((kind) => !push.to[kind]?.length) ? (push.to && ("all" in push.to || push.to.topic || push.to.where)) : true;
 
-export default function Send({ session, query }) {
+export default function Send({ session }) {
   const [push, setPush] = useState(() => { try { return JSON.parse(remembered.load("pushsvc.draft")) ?? START; } catch { return START; } });
   const [text, setText] = useState(JSON.stringify(push, null, 2));
   const [wrong, blame] = useState(null);
@@ -50,7 +50,6 @@ export default function Send({ session, query }) {
   const [said, say] = useState(null);
   const change = (next) => { setPush(next); setText(JSON.stringify(next, null, 2)); blame(null); };
   const write = (next) => { setText(next); try { setPush(JSON.parse(next)); blame(null); } catch (error) { blame(error.message); } };
-  useEffect(() => { if (query.copy) get(`/v1/admin/pushes/${at(query.copy)}`).then((known) => { if (known.document) { const { send_at, ...rest } = known.document; change(rest); } }, (problem) => see({ problem })); }, [query.copy]);
   useEffect(() => {
     remembered.store("pushsvc.draft", JSON.stringify(push));
     say(null);
