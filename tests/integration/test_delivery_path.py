@@ -105,7 +105,7 @@ def test_goaway_with_200_in_flight_loses_nothing_and_sends_nothing_twice(tmp_pat
     async def act(service: Service) -> None:
         await service.done(await service.push(apns("ok", "warm")))
         service.simulator.stall(True, platform="apns")
-        push = await service.push(apns("ok", *range(200)))
+        push = await service.push(apns("ok", *range(200)), lane="urgent", notification={"title": "hello"})
         waiting = service.simulator.state
         await service.until("200 are in flight", lambda: waiting()["apns"]["waiting"] == 200)
         service.simulator.goaway(keep=50, platform="apns")

@@ -266,7 +266,8 @@ def test_kill_9_of_its_parts_in_flight(processes: Processes, site: Site) -> None
 
     # The provider has taken these, and will not say so before the dispatcher is dead.
     simulator.control("latency", seconds=30.0)
-    in_flight = api.push(apns("ok", *range(500, 1200)) + fcm("ok", *range(100, 170)))
+    tokens = apns("ok", *range(500, 1200)) + fcm("ok", *range(100, 170))
+    in_flight = api.push(tokens, lane="urgent", notification={"title": "hello"})
     until(lambda: f"770 are in flight: {simulator.record()}", lambda: simulator.record()["accepted"] == 600 + 770)
     kill("pushsvc dispatch")
     simulator.control("latency", seconds=0.0)
