@@ -3,6 +3,18 @@
 A session is small and holds neither a timer nor a content: `due` is the instant at which `tick` is to be called, and
 what waits for room in the window stays in the device's stream. It knows up to where the stream was handed out, and
 which publications are still to be acknowledged. Instants are the gateway's seconds, which only grow.
+
+What it knows of the stream, as offsets: `connected` begins all of it, and the others move it as follows.
+
+| cursor     | up to there, everything                         | moved by                                              |
+|------------|-------------------------------------------------|-------------------------------------------------------|
+| `_acked`   | is acknowledged                                 | an acknowledgement                                    |
+| `_through` | was handed out, or has expired                  | `published`, `_hand_out` of a page                    |
+| `_top`     | is known to be in the stream; at least `_acked` | `published`, any page; back to its page by `more`     |
+| `_paging`  | is asked for by a `MoreAsked`; 0: nothing is    | `_ask_more`; 0 again by `more`, its answer            |
+| `_handed`  | was handed to an earlier connection             | 0 once it is all sent again or acknowledged, `resend` |
+| `_last`    | was given; the next publication's `prev`        | `_give`                                               |
+| `_flight`  | (not up to: each that is to be acknowledged)    | in by `_give`, `resend`; out by an acknowledgement    |
 """
 
 from __future__ import annotations
