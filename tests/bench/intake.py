@@ -124,6 +124,7 @@ async def run_server(kind: str, redis: str, store_config: StoreConfig | None = N
         else:
             app = await stack.enter_async_context(application(kind, redis, store_config))
             url = await stack.enter_async_context(serve(app, ApiConfig(port=0)))
+        runtime.quiet_gc()  # as `serve` does
         print(url, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
