@@ -466,7 +466,7 @@ async def away(names: Sequence[str], figures: Figures, cores: tuple[int, int]) -
             for _ in range(9):
                 await caller.post(server.many(names_of_all, mark()))
             now = await settled(server)
-            figures.add(server, "  of each of the next nine", (now - first) / devices / 9)
+            figures.add(server, "  of each, with ten of them", (now - before) / devices / 10)
             for number in range(2000):
                 await caller.post(server.single(f"d{number}", mark()))
             figures.add(server, "  of one that was posted to it alone", (await settled(server) - now) / 2000)
