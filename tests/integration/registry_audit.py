@@ -38,7 +38,7 @@ def _is_live(name: str, value: Any, found: dict[int, Device]) -> bool:
     kind, _, number = name.partition(":")
     if kind == "streams":
         assert all(int(number) * STREAMS + place in found for place, stream in enumerate(value) if stream)
-    return kind in ("streams", "pushes", "gateways", "refused", "live")
+    return kind in ("streams", "pushes", "gateways", "refused", "live", "moved")
 
 
 async def _dump(store: Store, prefix: str) -> dict[str, Any]:

@@ -280,9 +280,8 @@ local function drop_stream(prefix, n, now)
   return connection_of(prefix, s, now)
 end
 
--- The device has another user, for whom nothing of this is: another stream begins, on the same connection.
+-- Nothing of this is for the device any more: another stream begins, on the same connection.
 local function renew_stream(prefix, n, now)
-  note_moved(prefix, n)
   local value = read_stream(prefix, n)
   local s = value ~= '' and parse_stream(value)
   if s then

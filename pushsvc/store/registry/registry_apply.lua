@@ -268,6 +268,9 @@ for place, c in ipairs(changes) do
       note_life(prefix, n, now)
     elseif fate ~= '' then
       let_go(place - 1, n)
+      if fate == 'renew' then
+        note_moved(prefix, n)
+      end
       renew_stream(prefix, n, now)
     end
   end
