@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import aiohttp
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -14,7 +16,7 @@ from pushsvc.api.console.session import ACT, COOKIE, LIFE, read, sign
 from pushsvc.api.routes import CALLS
 from pushsvc.model.access import ApiKey
 
-from .test_intake_kit import ALERT, NOW, Answer, Service, api_key, call, run
+from .test_intake_kit import ALERT, NOW, Answer, Service, api_key, call, run, run_loop, running
 
 FROM_PAGE = {"Sec-Fetch-Site": "same-origin", ACT: "1"}
 
@@ -173,6 +175,27 @@ def test_every_act_leaves_a_line_with_who_and_how_many_and_no_token() -> None:
         assert "8f3c8f3c" not in repr(logs)
 
     run(main)
+
+
+def test_the_figures_come_as_a_stream_that_ends_with_the_server() -> None:
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session:
+            async with running() as service:
+                cookie = await sign_in(service)
+                assert (await call(service, "GET", "/console/stream", key="pusher")).status == 403
+                answer = await session.get(f"{service.url}/console/stream", headers={"Cookie": cookie})
+                assert (answer.status, answer.content_type) == (200, "text/event-stream")
+                assert answer.headers["Cache-Control"] == "no-store"
+                text = b""
+                while b"\n\n" not in text.partition(b"data: ")[2]:
+                    text += await answer.content.readany()
+                assert text.startswith(b"retry: 300\n\nevent: stats\ndata: {")
+                figures = msgspec.json.decode(text.partition(b"data: ")[2].partition(b"\n")[0])
+                assert (figures["app"], figures["verdict"]["state"]) == ("shop", "ok")
+            # The server has stopped, and did not wait for an answer without an end until it had to cut it.
+            await answer.content.read()
+
+    run_loop(main())
 
 
 def test_the_page_is_framed_by_none_and_runs_nothing_but_its_files() -> None:

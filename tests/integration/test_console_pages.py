@@ -247,7 +247,9 @@ def test_the_address_is_the_state_and_the_keyboard_is_enough() -> None:
         await until(page, "location.search.includes('cursor=next')")
         await page.look("history.back()")
         await until(page, "location.search === '?state=sending'")
-        await until(page, "document.querySelector('[aria-pressed=true]').innerText !== ''")
+        await page.look(DRAWN)
+        await until(page, SETTLED)
+        await until(page, "document.querySelectorAll('main tbody tr').length > 2")
 
         await page.look("document.activeElement.blur()")
         await key(page, "ArrowDown")
