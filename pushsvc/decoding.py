@@ -307,6 +307,7 @@ class _Walk:
                 values[field.name] = WRONG
         check = self._checks.get(shape.base)
         if check is None and len(faults) > before:
+            self._rest(shape.base, fields, values, path)
             return WRONG
         try:
             value = shape.base(**values)
@@ -319,6 +320,18 @@ class _Walk:
         for below, message in () if check is None else check(value):
             faults(f"{path}{'.' if path and below and below[0] != '[' else ''}{below}", message)
         return value
+
+    def _rest(self, kind: type[Struct], fields: Mapping[str, _Field], values: Mapping[str, Any], path: str) -> None:
+        """Add the fault of `__post_init__` of a struct some of whose fields have faults, if it concerns none of
+        those."""
+        right = {name: value for name, value in values.items() if value is not WRONG}
+        try:
+            kind(**right)
+        except (ValueError, TypeError) as error:
+            name, _, rest = str(error).partition(": ")
+            wrong = {field.name for field in fields.values()} & (values.keys() - right.keys())
+            if rest and name in right and not any(f"`{each}`" in rest for each in wrong):
+                self._faults(join(path, name), scrub_text(rest))
 
     def _unknown(self, name: str, fields: Mapping[str, _Field]) -> str:
         text = f"unknown {self._faults.words.field}"

@@ -12,6 +12,7 @@ from .. import __version__
 from ..errors import RequestError
 from ..model.address import Addresses
 from ..ports.admin import (
+    AppStats,
     CheckAnswer,
     CleanupAnswer,
     CleanupCount,
@@ -19,7 +20,6 @@ from ..ports.admin import (
     LiveState,
     RateHistory,
     Redelivery,
-    Stats,
     WebhookStates,
     WebhookTest,
 )
@@ -68,7 +68,7 @@ STRUCTS: Final = (
     *(RestoreDocument, Restored),
     *(ChannelDocument, Channel, ChannelList),
     *(TokenDocument, DeviceToken, UserPresence, LiveConnections),
-    *(Stats, PushPage, KeyDocument, KeyList, NewKey, SpanDocument, WebhookStates, WebhookTest, Redelivery),
+    *(AppStats, PushPage, KeyDocument, KeyList, NewKey, SpanDocument, WebhookStates, WebhookTest, Redelivery),
     *(CleanupDocument, CleanupAnswer, CleanupCount, CheckAnswer, RateHistory, PushPreview, FailedGroups),
     *(FeedbackState, ReleaseDocument, KeepDocument, LiveState),
     *(AdminDevice, AdminDevicePage, DeviceCount, CutDocument, DrainDocument, Drained),

@@ -8,7 +8,9 @@ those whose credentials were refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,12 +46,7 @@ def check(
     if json:
         print_json({"ok": good, "findings": [structs.asdict(row) for row in rows]})
     else:
-        print_table(
-            ("", "part", "found", "fix"),
-            [[row.level, row.part, row.what + _until(row), row.fix] for row in rows],
-            prose=("part", "found", "fix"),
-            marks=MARKS,
-        )
+        _print(rows)
     if not good:
         raise typer.Exit(1)
 
@@ -65,12 +62,48 @@ def _rows(state: Any) -> list[CheckFinding]:
 
 
 def _of_config_error(error: ConfigError) -> Iterator[CheckFinding]:
+    """Yield a finding for each fault of a configuration that cannot be used."""
     first, *faults = error.message.split("\n")
     if not faults:
-        yield CheckFinding(error.path, "error", first, error.remedy)
+        yield CheckFinding(error.path, "error", *_what_and_fix(first, error.remedy))
+        return
+    yield CheckFinding("configuration", "error", f"{error.path}: {first}", "correct them; then the rest is checked")
     for fault in faults:
         part, _, what = fault.strip().partition(": ")
-        yield CheckFinding(part, "error", what, f"in {error.path}")
+        yield CheckFinding(part, "error", *_what_and_fix(what, ""))
+
+
+def _what_and_fix(message: str, remedy: str) -> tuple[str, str]:
+    """Return what is wrong and what to do, from the message of a fault."""
+    expected, found, value = message.removeprefix("expected ").partition(", found ")
+    if found and message.startswith("expected "):
+        return f"found {value}", f"give {expected}"
+    what, _, fix = message.partition("; ")
+    if fix:
+        return what, fix
+    return (what, "give it another value") if remedy.startswith("in ") or not remedy else (what, remedy)
+
+
+def _print(rows: Sequence[CheckFinding]) -> None:
+    """Print the findings: at a terminal faults first, each with its fix below it; piped one line each."""
+    if not sys.stdout.isatty():
+        shown = [[row.level, row.part, row.what + _until(row), row.fix] for row in rows]
+        print_table(("", "part", "found", "fix"), shown)
+        return
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console()
+    order = sorted(rows, key=lambda row: ("error", "warning", "ok").index(row.level))
+    for row in order:
+        head = Text.assemble((f"{row.level:8}", MARKS[row.level]), (row.part, "bold"))
+        console.print(head, soft_wrap=False)
+        console.print(Padding(Text(row.what + _until(row), overflow="fold"), (0, 0, 0, 8)))
+        if row.fix and row.level != "ok":
+            console.print(Padding(Text.assemble(("fix: ", "bold"), row.fix, overflow="fold"), (0, 0, 0, 8)))
+    counts = Counter(row.level for row in rows)
+    console.print(Text(", ".join(f"{counts[level]} {level}" for level in ("error", "warning", "ok"))))
 
 
 def _until(row: CheckFinding) -> str:

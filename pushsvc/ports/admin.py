@@ -44,7 +44,7 @@ class Verdict(Struct, frozen=True):
     causes: list[Cause]
 
 
-class LaneState(Struct, frozen=True, kw_only=True):
+class LaneFigures(Struct, frozen=True, kw_only=True):
     """A lane of the app."""
 
     lane: Lane
@@ -57,7 +57,7 @@ class LaneState(Struct, frozen=True, kw_only=True):
     ]
 
 
-class Answered(Struct, frozen=True):
+class AnswerCounts(Struct, frozen=True):
     """What a provider has answered about tokens lately."""
 
     sent: int = 0
@@ -82,7 +82,7 @@ class RouteState(Struct, frozen=True, kw_only=True):
     failed_rate: Rate
     p50: Annotated[float | None, Meta(description="Seconds until the provider answers, of the last five minutes.")]
     p99: float | None
-    answers: Annotated[Answered, Meta(description="Answers about tokens within the last ten minutes.")]
+    answers: Annotated[AnswerCounts, Meta(description="Answers about tokens within the last ten minutes.")]
     expires_at: Annotated[Time | None, Meta(description="When its credential expires, if it does.")]
 
 
@@ -274,13 +274,13 @@ def key_row(key: ApiKey, kept_in: Literal["configuration", "store"]) -> KeyRow:
     return KeyRow(key.app, key.name, key.scopes, None if key.intake is None else str(key.intake), made, kept_in)
 
 
-class Stats(Struct, frozen=True, kw_only=True):
+class AppStats(Struct, frozen=True, kw_only=True):
     """The state of an app."""
 
     app: str
     at: Time
     verdict: Verdict
-    lanes: list[LaneState]
+    lanes: list[LaneFigures]
     routes: list[RouteState]
     workers: list[PartState]
     queue: QueueState
@@ -345,7 +345,7 @@ class GuardState(Struct, frozen=True, kw_only=True):
     route: str
     frozen: bool
     why: str
-    answers: Annotated[Answered, Meta(description="Within the window.")]
+    answers: Annotated[AnswerCounts, Meta(description="Within the window.")]
     share: Annotated[FreezeShare, Meta(description="Of these answers, from 0 to 1.")]
     limit: Annotated[FreezeShare, Meta(description="The shares above which pruning freezes.")]
     least: Annotated[FreezeShare, Meta(description="The numbers of answers below which it does not.")]
@@ -376,7 +376,7 @@ class FeedbackState(Struct, frozen=True):
 class Administration(Protocol):
     """The state of the service, as one app may see it, and the acts of its operator."""
 
-    async def stats(self, app: str) -> Stats: ...
+    async def stats(self, app: str) -> AppStats: ...
 
     async def rates(self, app: str, *, span: int, step: int) -> RateHistory:
         """Return what was counted in the last `span` seconds, in steps of `step` seconds, a multiple of ten."""

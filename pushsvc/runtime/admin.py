@@ -15,7 +15,8 @@ from ..model.instants import instant
 from ..model.push import LANES, Platform, Push, Route
 from ..model.routing import CARRIERS, path_of, platform_of
 from ..ports.admin import (
-    Answered,
+    AnswerCounts,
+    AppStats,
     Cause,
     CheckFinding,
     CleanupAnswer,
@@ -25,7 +26,7 @@ from ..ports.admin import (
     FeedbackState,
     FreezeShare,
     GuardState,
-    LaneState,
+    LaneFigures,
     PartState,
     PreviewedMessage,
     Process,
@@ -37,7 +38,6 @@ from ..ports.admin import (
     ReloadState,
     RouteState,
     Series,
-    Stats,
     WebhookCallRow,
     WebhookState,
     WebhookStates,
@@ -97,7 +97,7 @@ class StoreAdministration:
 
     # --- the state --------------------------------------------------------------------------------
 
-    async def stats(self, app: str) -> Stats:
+    async def stats(self, app: str) -> AppStats:
         settings, store = self._settings, self._store
         accounts = tuple(settings.apps[app].accounts)
         now = store.clock()
@@ -126,7 +126,7 @@ class StoreAdministration:
             for account, counted in zip(accounts, answers, strict=True)
         ]
         live = None if settings.apps[app].live is None else await store.live.gateways(app)
-        return Stats(
+        return AppStats(
             app=app,
             at=instant(now),
             verdict=verdict_of(causes, lanes=lanes, rates=rates, now=now),
@@ -164,7 +164,7 @@ class StoreAdministration:
         flow: Mapping[int, Mapping[str, int]],
         slot: int,
         took: Counter[str],
-        answers: Answered,
+        answers: AnswerCounts,
     ) -> RouteState:
         stops = [cause for cause in causes if cause.kind in ("held", "unserved") and route.name in cause.routes]
         why = next(iter(stops), None)
@@ -245,7 +245,7 @@ class StoreAdministration:
                     route=route.name,
                     frozen=freeze is not None,
                     why="" if freeze is None else freeze.why,
-                    answers=Answered(answers.sent, answers.dead, answers.suspect),
+                    answers=AnswerCounts(answers.sent, answers.dead, answers.suspect),
                     share=FreezeShare(answers.dead / total, answers.suspect / total),
                     limit=FreezeShare(policy.dead, policy.suspect),
                     least=FreezeShare(policy.dead_answers, policy.suspect_answers),
@@ -376,7 +376,7 @@ def rates_of(flow: Mapping[int, Mapping[str, int]], slot: int) -> Rates:
     return Rates(rate_of(flow, slot, "accepted"), of("sent"), of("failed"), of("invalid"))
 
 
-def lanes_of(gauges: AppGauges, flow: Mapping[int, Mapping[str, int]], slot: int) -> list[LaneState]:
+def lanes_of(gauges: AppGauges, flow: Mapping[int, Mapping[str, int]], slot: int) -> list[LaneFigures]:
     """Return the lanes of an app. What comes in is what goes out and what more waits than before."""
     found = []
     for lane in LANES:
@@ -386,7 +386,7 @@ def lanes_of(gauges: AppGauges, flow: Mapping[int, Mapping[str, int]], slot: int
         known = [level for level in levels if level is not None]
         grown = (known[-1] - known[0]) / (SLOT * (len(known) - 1)) if len(known) > 1 else None
         found.append(
-            LaneState(
+            LaneFigures(
                 lane=lane,
                 waiting=waiting,
                 oldest_age=None,
@@ -398,10 +398,10 @@ def lanes_of(gauges: AppGauges, flow: Mapping[int, Mapping[str, int]], slot: int
     return found
 
 
-def sum_answers(slots: Mapping[int, Answers]) -> Answered:
+def sum_answers(slots: Mapping[int, Answers]) -> AnswerCounts:
     """Return the sum of the answers of all slots."""
     whole = sum(slots.values(), Answers())
-    return Answered(whole.sent, whole.dead, whole.suspect)
+    return AnswerCounts(whole.sent, whole.dead, whole.suspect)
 
 
 def parts_of(settings: Settings, workers: Sequence[Worker]) -> list[PartState]:

@@ -25,6 +25,7 @@ from .live_check import check_live
 from .plans import routes_of, webhook_configs
 from .providers import check_credentials
 from .store import open_running_store, open_trial_store, running_store_url
+from .workers import read_unserved
 
 NOBODYS: Final = "0" * 64
 """The SHA-256 of the key in `config/example.toml`."""
@@ -78,6 +79,9 @@ async def check_store(settings: Settings, store: Store, where: str, *, runs: boo
     removed = judge_removed(settings, await store.removed(routes_of(settings), anywhere=False))
     held = {name: why for name, why in (await store.held()).items() if not why.startswith(REMOVED)}
     keys = judge_keys(settings, await store.keys.all() if runs else None)
+    silent: list[CheckFinding] = []
+    if runs and (workers := await store.workers.living()):  # otherwise the service is yet to be started
+        silent = list(judge_unserved(await read_unserved(settings, store, workers)))
     return [
         *judge_server(where, server),
         *judge_permissions(server.forbidden),
@@ -85,6 +89,7 @@ async def check_store(settings: Settings, store: Store, where: str, *, runs: boo
         durable,
         *_data_dir(settings),
         *keys,
+        *silent,
         *judge_held(held),
         *removed,
     ]
@@ -150,6 +155,19 @@ def judge_held(held: Mapping[str, str]) -> Iterator[CheckFinding]:
     for name, why in held.items():
         app, _, route = name.partition("/")
         yield CheckFinding(f"apps.{app}.{route.replace('/', '.')}", "warning", f"the route is currently held: {why}")
+
+
+def judge_unserved(found: Mapping[str, str]) -> Iterator[CheckFinding]:
+    """Yield a finding for each route and part of the running service that no process serves. Pure."""
+    for name, why in found.items():
+        app, _, route = name.partition("/")
+        part = f"apps.{app}.{route}" if route else name
+        what, _, effect = why.partition(": ")
+        yield CheckFinding(part, "error", what if route else f"{what}: {effect}", f"start `pushsvc {_part_of(name)}`")
+
+
+def _part_of(name: str) -> str:
+    return "dispatch" if "/" in name else name.partition(" ")[0]
 
 
 def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterator[CheckFinding]:

@@ -8,10 +8,10 @@ from typing import Literal
 from msgspec import structs
 
 from ..model.instants import parse_instant
-from ..ports.admin import Cause, LaneState, Rates, Verdict
+from ..ports.admin import Cause, LaneFigures, Rates, Verdict
 
 
-def verdict_of(causes: Sequence[Cause], *, lanes: Sequence[LaneState], rates: Rates, now: int) -> Verdict:
+def verdict_of(causes: Sequence[Cause], *, lanes: Sequence[LaneFigures], rates: Rates, now: int) -> Verdict:
     """Return the verdict over these causes at `now`, in Unix ms."""
     ordered = sorted(merged(causes), key=lambda cause: (cause.severity != "critical", cause.since or "~"))
     if not ordered:
@@ -58,7 +58,7 @@ def span_of(seconds: float) -> str:
     return f"{whole // 86_400} days"
 
 
-def _all_is_well(lanes: Sequence[LaneState], rates: Rates) -> str:
+def _all_is_well(lanes: Sequence[LaneFigures], rates: Rates) -> str:
     oldest = max((lane.oldest_age for lane in lanes if lane.oldest_age is not None), default=None)
     waits = "nothing waits" if oldest is None else f"nothing waits longer than {span_of(oldest + 1)}"
     sent = "" if rates.sent is None else f"{rates.sent:,.0f} deliveries a second, "

@@ -81,6 +81,8 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     tls_key: str = ""
 
     def __post_init__(self) -> None:
+        if self.heartbeat_min > self.heartbeat_max:
+            raise ValueError("heartbeat_min: must not be greater than `heartbeat_max`")
         if not self.heartbeat_min <= self.heartbeat <= self.heartbeat_max:
             raise ValueError("heartbeat: must lie between `heartbeat_min` and `heartbeat_max`")
         if self.tls_key and not self.tls_cert:

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from ..decoding import Faults, decode
+from ..decoding import WRONG, Faults, decode
 from ..errors import ConfigError
 from ..model.routing import CARRIERS, platform_of
 from ..rules.where import WhereError, compile_where
@@ -120,13 +120,14 @@ def _settings(
         values[name] = (
             _apps(tree[name], base, providers, faults) if name == "apps" else decode(tree[name], section, name, faults)
         )
-    if faults:
-        return None
-    _check_keys(values.get("apps", {}), faults)
-    _check_routes(values, faults)
-    _check_environments(values.get("apps", {}), faults)
-    _check_orders(values.get("apps", {}), {*map(platform_of, providers), *CARRIERS}, faults)
-    _check_durability(values, faults)
+    # What could be decoded is checked further all the same, so that every fault is named at once.
+    decoded = {name: value for name, value in values.items() if value is not WRONG}
+    apps: Mapping[str, AppSettings] = decoded.get("apps") or {}
+    _check_keys(apps, faults)
+    _check_routes(decoded, apps, faults)
+    _check_environments(apps, faults)
+    _check_orders(apps, {*map(platform_of, providers), *CARRIERS}, faults)
+    _check_durability(decoded, faults)
     if faults:
         return None
     store: StoreSettings = values.get("store", StoreSettings())
@@ -175,7 +176,8 @@ def _app(
             accounts[key] = decode(_with_files(raw, base), providers[key], where, faults)
         else:
             values[key] = decode(_with_files(raw, base), known[key], where, faults)
-    return None if faults else AppSettings(name=name, providers=accounts, **values)
+    decoded = {key: value for key, value in values.items() if value is not WRONG}
+    return AppSettings(name=name, providers=accounts, **decoded)
 
 
 def _check_characters(raw: object, path: str, faults: Faults) -> None:
@@ -202,10 +204,10 @@ def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
         faults("queue.durability", '"replicas" waits for replicas, which the embedded store lacks: set redis.url')
 
 
-def _check_routes(values: Mapping[str, Any], faults: Faults) -> None:
+def _check_routes(values: Mapping[str, Any], apps: Mapping[str, AppSettings], faults: Faults) -> None:
     """Add a fault for each override of a route that does not exist, because it would have no effect."""
     feedback: FeedbackSettings = values.get("feedback", FeedbackSettings())
-    known = [f"{app.name}/{platform}" for app in values.get("apps", {}).values() for platform in app.providers]
+    known = [f"{app.name}/{platform}" for app in apps.values() for platform in app.providers]
     for route in feedback.prune_anyway:
         if route not in known:
             faults(join("feedback.prune_anyway", route), f"no such route; {did_you_mean(route, known)}")
@@ -250,6 +252,8 @@ def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:
         names: set[str] = set()
         for index, key in enumerate(app.keys):
             path = f"apps.{app.name}.keys[{index}]"
+            if key is WRONG:
+                continue
             if key.name in names:
                 faults(join(path, "name"), f"another key of the app is called {key.name!r}")
             names.add(key.name)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pushsvc.errors import Conflict
 from pushsvc.model.push import Push, Route
 from pushsvc.ports.admin import (
+    AppStats,
     CheckFinding,
     CleanupAnswer,
     CleanupCount,
@@ -18,7 +19,6 @@ from pushsvc.ports.admin import (
     Rates,
     Redelivery,
     ReloadState,
-    Stats,
     Verdict,
     WebhookStates,
     WebhookTest,
@@ -30,8 +30,8 @@ AT = "2026-12-01T09:00:00.000Z"
 class FixedAdministration:
     """`Administration` of an app without a webhook."""
 
-    async def stats(self, app: str) -> Stats:
-        return Stats(
+    async def stats(self, app: str) -> AppStats:
+        return AppStats(
             app=app,
             at=AT,
             verdict=Verdict("ok", "All is well.", []),

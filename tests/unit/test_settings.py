@@ -423,3 +423,30 @@ def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "pushsvc.toml"
     file.write_bytes(b"\xef\xbb\xbf[server]\nport = 9000\n")
     assert load(file, {}, providers=PROVIDERS).server.port == 9000
+
+
+def test_faults_of_every_kind_are_named_at_once(tmp_path: Path) -> None:
+    """A value of the wrong type, a range, an expression and a secret do not wait for one another."""
+    file = tmp_path / "pushsvc.toml"
+    file.write_text(
+        "[server]\nport = 'x'\n[retry]\nbase = 20.0\ncap = 10.0\nattempts = 'many'\n"
+        "[live]\nheartbeat_min = 60.0\nheartbeat_max = 10.0\n"
+        "[apps.a.live]\nsecret = 'short'\n"
+        "[apps.b.live]\nsecret = 'ssssssssssssssssssssssssssssssssssssssss'\norder = 'live'\n"
+        "[[apps.b.live.rules]]\nwhere = 'colour == 1'\norder = 'live'\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_settings(file, {})
+    told = {line.strip().partition(": ")[0] for line in caught.value.message.split("\n")[1:]}
+    assert told >= {
+        *("server.port", "retry.attempts", "retry.base", "live.heartbeat_min"),
+        *("apps.a.live.secret", "apps.b.live.rules[0].where"),
+    }
+
+
+def test_what_depends_on_a_wrong_value_is_not_judged(tmp_path: Path) -> None:
+    file = tmp_path / "pushsvc.toml"
+    file.write_text("[retry]\nbase = 1000.0\ncap = 'x'\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(file, {})
+    assert caught.value.path == "retry.cap"

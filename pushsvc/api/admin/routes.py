@@ -8,6 +8,7 @@ from typing import Final
 from ...errors import Conflict, NotFound
 from ...model.push import LANES
 from ...ports.admin import (
+    AppStats,
     CheckAnswer,
     CleanupAnswer,
     CleanupCount,
@@ -15,7 +16,6 @@ from ...ports.admin import (
     LiveState,
     RateHistory,
     Redelivery,
-    Stats,
     WebhookStates,
     WebhookTest,
 )
@@ -87,7 +87,7 @@ CALLS: Final = (
         "/v1/admin/stats",
         get_stats,
         "Get the state of the app: a verdict with its causes, lanes, routes, processes and rates.",
-        Answer(200, "The state of the app.", Stats),
+        Answer(200, "The state of the app.", AppStats),
     ),
     _call(
         "get_admin_pushes",

@@ -85,7 +85,7 @@ class Place(NamedTuple):
         return f"{-self.ms}-{self.shard}-{-self.number}-{-self.position}"
 
 
-class Listed(NamedTuple):
+class PushEntry(NamedTuple):
     """A push of the list."""
 
     place: Place
@@ -105,7 +105,7 @@ class Listed(NamedTuple):
         )
 
 
-def read_entry(shard: int, entry_id: bytes, blob: bytes) -> Iterator[Listed]:
+def read_entry(shard: int, entry_id: bytes, blob: bytes) -> Iterator[PushEntry]:
     """Yield the pushes of an entry, in the order of their acceptance."""
     ms, _, number = entry_id.partition(b"-")
     at = index = 0
@@ -113,7 +113,7 @@ def read_entry(shard: int, entry_id: bytes, blob: bytes) -> Iterator[Listed]:
         end = at + 1 + blob[at]
         lane, size = blob[at + 1], blob[at + 6]
         name = blob[at + 7 : at + 7 + size]
-        yield Listed(
+        yield PushEntry(
             Place(-int(ms), shard, -int(number), -index),
             name.decode() if lane & _TEXT else str(UUID(bytes=name)),
             LANES[lane & ~_TEXT],
@@ -124,7 +124,7 @@ def read_entry(shard: int, entry_id: bytes, blob: bytes) -> Iterator[Listed]:
         index += 1
 
 
-class PushLists:
+class PushListing:
     """The reading of the lists, and of statuses."""
 
     def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
@@ -168,14 +168,14 @@ class PushLists:
             looked += len(page)
         return found, after.cursor
 
-    async def _page(self, app: str, after: Place) -> tuple[list[Listed], bool]:
+    async def _page(self, app: str, after: Place) -> tuple[list[PushEntry], bool]:
         """Return pushes after a place, of all shards in one order, and whether they are the last."""
         shards = range(self._config.shards_of(app))
         start = "+" if after.ms < -(1 << 60) else f"{-after.ms}-{(1 << 63) - 1}"
         answers = await self._link.many(
             [("XREVRANGE", keys.recent(app, shard), start, "-", "COUNT", PAGE) for shard in shards]
         )
-        found: list[Listed] = []
+        found: list[PushEntry] = []
         bound: Place | None = None
         for shard, entries in zip(shards, answers, strict=True):
             own = [each for entry_id, fields in entries for each in read_entry(shard, entry_id, fields[b"p"])]

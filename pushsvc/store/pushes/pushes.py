@@ -30,7 +30,7 @@ from ..link.unreadable import readable
 from ..queue.contents import packed
 from ..revoke.revocations import LIFETIME, Revocations
 from .accepting import Accepting, Args, Part
-from .listing import PushLists, listed
+from .listing import PushListing, listed
 from .status import FIELDS, status_of
 
 _PAGE = 500
@@ -42,7 +42,7 @@ _LOOK = 20_000
 """Rows examined in one call: a filter that matches few of them returns early with a cursor."""
 
 
-class RedisPushes(PushLists):
+class RedisPushes(PushListing):
     """`PushStore` over Redis."""
 
     def __init__(
