@@ -15,17 +15,18 @@ from typing import Final
 from ..errors import ConfigError, PushsvcError, StoreError, StoreUnavailable
 from ..model.access import ApiKey
 from ..ports.admin import CheckFinding
+from ..ports.conditions import Condition
 from ..ports.provider import REMOVED
 from ..ports.removed import RemovedRoute
 from ..ports.store import Inspection, Store
 from ..settings import Settings
 from ..stages import webhooks
 from .accounts import removal_of
+from .conditions import read_conditions
 from .live_check import check_live
 from .plans import routes_of, webhook_configs
 from .providers import check_credentials
 from .store import open_running_store, open_trial_store, running_store_url
-from .workers import read_unserved
 
 NOBODYS: Final = "0" * 64
 """The SHA-256 of the key in `config/example.toml`."""
@@ -80,8 +81,8 @@ async def check_store(settings: Settings, store: Store, where: str, *, runs: boo
     held = {name: why for name, why in (await store.held()).items() if not why.startswith(REMOVED)}
     keys = judge_keys(settings, await store.keys.all() if runs else None)
     silent: list[CheckFinding] = []
-    if runs and (workers := await store.workers.living()):  # otherwise the service is yet to be started
-        silent = list(judge_unserved(await read_unserved(settings, store, workers)))
+    if runs and await store.workers.living():  # otherwise the service is yet to be started
+        silent = list(judge_conditions(await read_conditions(settings, store)))
     return [
         *judge_server(where, server),
         *judge_permissions(server.forbidden),
@@ -157,17 +158,14 @@ def judge_held(held: Mapping[str, str]) -> Iterator[CheckFinding]:
         yield CheckFinding(f"apps.{app}.{route.replace('/', '.')}", "warning", f"the route is currently held: {why}")
 
 
-def judge_unserved(found: Mapping[str, str]) -> Iterator[CheckFinding]:
-    """Yield a finding for each route and part of the running service that no process serves. Pure."""
-    for name, why in found.items():
-        app, _, route = name.partition("/")
-        part = f"apps.{app}.{route}" if route else name
-        what, _, effect = why.partition(": ")
-        yield CheckFinding(part, "error", what if route else f"{what}: {effect}", f"start `pushsvc {_part_of(name)}`")
-
-
-def _part_of(name: str) -> str:
-    return "dispatch" if "/" in name else name.partition(" ")[0]
+def judge_conditions(conditions: Sequence[Condition]) -> Iterator[CheckFinding]:
+    """Yield a finding for what no process of the running service serves, and for what else is in trouble beside held
+    routes. Pure."""
+    for each in conditions:
+        if each.kind in ("unserved", "silent", "frozen", "webhook"):
+            app, _, route = each.what.partition("/")
+            part = f"apps.{app}.{route.replace('/', '.')}" if route else each.what
+            yield CheckFinding(part, "error" if each.severity == "critical" else "warning", each.cause, each.remedy)
 
 
 def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterator[CheckFinding]:
