@@ -550,7 +550,7 @@ def test_health_and_readiness() -> None:
     async def main(service: Service) -> None:
         assert (await call(service, "GET", "/healthz", key=None)).json == {"status": "ok"}
         assert (await call(service, "GET", "/readyz", key=None)).json == {"status": "ready"}
-        service.failing = {"redis": "connection refused"}
+        service.failing |= {"redis": "connection refused"}
         answer = await call(service, "GET", "/readyz", key=None)
         check_problem(answer, 503, "unavailable")
         assert answer.errors == [("redis", "connection refused")]
