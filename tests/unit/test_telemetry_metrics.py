@@ -124,9 +124,12 @@ def test_one_process() -> None:
     assert CONTENT_TYPE.startswith("text/plain; version=")
 
 
+COUNTS = "DELIVERIES.labels("
+
+
 def test_ended_deliveries_are_counted_in_one_place_at_the_platform_of_their_route() -> None:
     package = Path(pushsvc.__file__).parent
-    users = {file.relative_to(package).parts[0] for file in package.rglob("*.py") if "DELIVERIES" in file.read_text()}
+    users = {path.relative_to(package).parts[0] for path in package.rglob("*.py") if COUNTS in path.read_text()}
     assert users == {"telemetry"}
     telemetry.count_ended("test-ended", "apns_sandbox", "cancelled", "erased", 3)
     telemetry.count_ended("test-ended", "fcm", "sent", "", 0)
