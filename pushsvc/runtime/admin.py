@@ -200,7 +200,7 @@ class StoreAdministration:
         ]
 
     async def rates(self, app: str, *, span: int, step: int) -> RateHistory:
-        last = self._store.clock() // (1000 * step) * (step // SLOT)
+        last = self._store.clock() // (1000 * SLOT)  # the last step ends with the last complete slot
         points = span // step
         first = last - points * (step // SLOT)
         flow = await self._store.flow.read(app, first, last - 1)
