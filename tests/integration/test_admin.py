@@ -206,7 +206,7 @@ async def acts(service: Service) -> None:
 
 async def previews(service: Service) -> None:
     """A preview is what the provider then gets, and sends nothing."""
-    both = {
+    both: dict[str, Any] = {
         "to": {"tokens": [*apns("ok", "f"), *fcm("ok", "f")]},
         "notification": {"title": "Order 7"},
         "collapse": "o7",

@@ -33,9 +33,9 @@ from pushsvc.live_client import LiveClient, Message, State, connect_data
 from pushsvc.model.devices import Device
 
 from ..node import needs_node, node
+from .chromium import CHROMIUM, browser
 from .ports import free_ports
 from .servers import Server, running_server
-from .test_docs_page import CHROMIUM, browser
 from .test_live_gateway import PATIENCE, World, play
 
 HERE = Path(__file__).parent

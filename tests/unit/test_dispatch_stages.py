@@ -86,7 +86,7 @@ def test_the_stages_of_a_delivery_by_a_provider_add_up_to_the_whole() -> None:
 def test_the_stages_of_a_delivery_by_the_live_channel_add_up_to_the_whole() -> None:
     async def main() -> None:
         store = memory_store()
-        await store.registry.put_many("shop", [Device(id="phone", platform="apns", token="0" * 64, user="ann")])
+        await store.registry.put_many("shop", [Device(id="phone", platform="apns", token="0" * 64)])
         live = store.live
 
         async def confirm(app: str, ended: Sequence[Acknowledged]) -> None:
