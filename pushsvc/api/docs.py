@@ -18,12 +18,22 @@ def render(document: dict[str, Any]) -> str:
     info = document["info"]
     calls = [(path, verb, call) for path, verbs in document["paths"].items() for verb, call in verbs.items()]
     schemas = document["components"]["schemas"]
+    groups = [
+        (tag["name"], tag["description"], [each for each in calls if tag["name"] in each[2]["tags"]])
+        for tag in document["tags"]
+    ]
     nav = [
-        "<h2>Calls</h2>",
-        *(
-            f'<a href="#{call["operationId"]}">{_verb(verb)}<span>{escape(path)}</span></a>'
-            for path, verb, call in calls
-        ),
+        part
+        for name, _, members in groups
+        for part in (
+            f"<h2>{escape(name)}</h2>",
+            *(
+                f'<a href="#{call["operationId"]}">{_verb(verb)}<span>{escape(path)}</span></a>'
+                for path, verb, call in members
+            ),
+        )
+    ]
+    nav += [
         "<h2>Documents</h2>",
         *(f'<a href="#{name}">{name}</a>' for name in schemas),
     ]
@@ -31,8 +41,14 @@ def render(document: dict[str, Any]) -> str:
         f"<h1>{escape(info['title'])} <small class=soft>{escape(info['version'])}</small></h1>",
         _prose(info["description"]),
         '<p><a href="openapi.json">openapi.json</a></p>',
-        "<h2>Calls</h2>",
-        *(_call(path, verb, call, document["components"]["responses"]) for path, verb, call in calls),
+        *(
+            part
+            for name, says, members in groups
+            for part in (
+                f"<h2>{escape(name.capitalize())}</h2><p class=soft>{_text(says)}</p>",
+                *(_call(path, verb, call, document["components"]) for path, verb, call in members),
+            )
+        ),
         "<h2>Documents</h2>",
         *(_schema(name, schema) for name, schema in schemas.items()),
     ]
@@ -64,7 +80,7 @@ def _call(path: str, verb: str, call: dict[str, Any], shared: dict[str, Any]) ->
     if parameters := call.get("parameters"):
         rows = [
             (f"<code>{escape(item['name'])}</code>", _type(item["schema"]), _text(item["description"]))
-            for item in parameters
+            for item in (_followed(each, shared["parameters"]) for each in parameters)
         ]
         parts.append("<h4>Parameters</h4>" + _table(("name", "type", "meaning"), rows))
     if body := call.get("requestBody"):
@@ -74,10 +90,9 @@ def _call(path: str, verb: str, call: dict[str, Any], shared: dict[str, Any]) ->
             for example in media.get("examples", {}).values():
                 shown = escape(json.dumps(example["value"], indent=2))
                 parts.append(f"<details><summary>{escape(example['summary'])}</summary><pre>{shown}</pre></details>")
-    answers = [
-        (status, shared[item["$ref"].rpartition("/")[2]] if "$ref" in item else item)
-        for status, item in call["responses"].items()
-    ]
+    shown = escape(curl(path, verb, call))
+    parts.append(f"<details><summary>With curl</summary><pre>{shown}</pre></details>")
+    answers = [(status, _followed(item, shared["responses"])) for status, item in call["responses"].items()]
     rows = [
         (
             f"<code>{status}</code>",
@@ -91,6 +106,26 @@ def _call(path: str, verb: str, call: dict[str, Any], shared: dict[str, Any]) ->
     ]
     parts.append("<h4>Answers</h4>" + _table(("status", "body", "meaning"), rows))
     return "".join([*parts, "</section>"])
+
+
+def _followed(item: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+    """Return the item, or the shared one that it refers to."""
+    found: dict[str, Any] = shared[item["$ref"].rpartition("/")[2]] if "$ref" in item else item
+    return found
+
+
+def curl(path: str, verb: str, call: dict[str, Any]) -> str:
+    """Return the call as a curl command, with its first example, for a shell with `PUSHSVC_URL` and `PUSHSVC_KEY`."""
+    url = re.sub(r"\{(\w+)\}", lambda name: name[1].upper(), path)
+    lines = [f'curl -X {verb.upper()} "$PUSHSVC_URL{url}"']
+    if call["security"]:
+        lines.append('-H "Authorization: Bearer $PUSHSVC_KEY"')
+    for media, body in call.get("requestBody", {}).get("content", {}).items():
+        examples = [example["value"] for example in body.get("examples", {}).values()]
+        text = json.dumps(examples[0] if examples else [], ensure_ascii=False)
+        quoted = text.replace("'", "'\\''")
+        lines += [f"-H 'Content-Type: {media}'", f"-d '{quoted}'"]
+    return " \\\n  ".join(lines)
 
 
 def _headers(headers: dict[str, Any]) -> str:

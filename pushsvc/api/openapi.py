@@ -3,6 +3,7 @@ right."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -140,6 +141,9 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
 
 _EXAMPLES_OF: Final = {
     "post_push": EXAMPLES,
+    "post_batch": {
+        "two": {"summary": "Two pushes", "value": [EXAMPLES["alert"]["value"], EXAMPLES["topic"]["value"]]},
+    },
     "put_device": {
         "phone": {
             "summary": "An iPhone with a user and tags",
@@ -208,6 +212,7 @@ def build(*, addresses: Addresses, config: ApiConfig) -> dict[str, Any]:
         "paths": _paths(),
         "components": {
             "schemas": dict(sorted(schemas.items())),
+            "parameters": _SHARED,
             "responses": {problem.__name__: _problem(problem) for problem in _PROBLEMS},
             "securitySchemes": {
                 "key": {
@@ -292,25 +297,17 @@ def _operation(call: Call) -> dict[str, Any]:
     if notes:
         operation["description"] = " ".join(notes)
     operation["security"] = [{"key": []}] if call.keyed else [{}, {"key": []}] if call.scopes else []
-    parameters = [
-        {"name": param.name, "in": "path", "required": True, "description": param.description, "schema": param.schema()}
-        for param in call.names
-    ]
-    parameters += [
-        {"name": param.name, "in": place, "description": param.description, "schema": param.schema()}
-        for place, params in (("query", call.params), ("header", call.headers))
-        for param in params
-    ]
-    if parameters:
+    if parameters := [_place(name, parameter) for name, parameter in _parameters(call)]:
         operation["parameters"] = parameters
     document = call.document
     if document is not None and document.lines:
         many = {"type": "array", "minItems": 1, "maxItems": MOST, "items": _ref(document.schema)}
-        one_a_line = {"type": "string", "description": "One document per line."}
+        # Lines are said in words alone: a generator that knows no `application/x-ndjson` leaves the whole call out.
         operation["requestBody"] = {
             "required": True,
-            "description": "JSON in UTF-8: a list of documents, or one document per line.",
-            "content": {JSON: {"schema": many}, document.lines: {"schema": one_a_line}},
+            "description": "JSON in UTF-8: a list of documents. With the `Content-Type` "
+            f"`{document.lines}`, one document per line.",
+            "content": {JSON: {"schema": many, "examples": _EXAMPLES_OF[call.name]}},
         }
     elif document is not None:
         operation["requestBody"] = {
@@ -320,6 +317,36 @@ def _operation(call: Call) -> dict[str, Any]:
         }
     operation["responses"] = _responses(call)
     return operation
+
+
+def _parameters(call: Call) -> list[tuple[str, dict[str, Any]]]:
+    """Return the parameters of a call, each with the name that it has among the shared ones."""
+    found = [
+        {"name": param.name, "in": "path", "required": True, "description": param.description, "schema": param.schema()}
+        for param in call.names
+    ]
+    found += [
+        {"name": param.name, "in": place, "description": param.description, "schema": param.schema()}
+        for place, params in (("query", call.params), ("header", call.headers))
+        for param in params
+    ]
+    return [("".join(re.findall(r"\w", f"{each['in']}_{each['name']}".title())), each) for each in found]
+
+
+def _place(name: str, parameter: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameter, or a reference where several calls have it."""
+    return {"$ref": f"#/components/parameters/{name}"} if _SHARED.get(name) == parameter else parameter
+
+
+def _shared() -> dict[str, dict[str, Any]]:
+    """Return the parameters that more than one call has, unless different ones have the same name."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for call in SHOWN:
+        for name, parameter in _parameters(call):
+            found.setdefault(name, []).append(parameter)
+    return {
+        name: most[0] for name, most in sorted(found.items()) if len(most) > 1 and all(each == most[0] for each in most)
+    }
 
 
 def _responses(call: Call) -> dict[str, Any]:
@@ -360,6 +387,8 @@ def _problem(problem: type[RequestError]) -> dict[str, Any]:
     return response
 
 
+_SHARED: Final = _shared()
+"""Parameters that several calls have, by name."""
 _TAGS: Final = {
     "push": "Send, follow and cancel pushes.",
     "feedback": "Tokens that the providers reported as dead or suspect.",

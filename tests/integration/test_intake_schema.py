@@ -27,6 +27,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from pushsvc import runtime
 from pushsvc.api import ApiConfig, ApiLive
 from pushsvc.api.openapi import build
+from pushsvc.api.pushes.batch import NDJSON
 from pushsvc.model.status import FeedbackEvent
 
 from .test_intake_kit import NOW, TOKEN, Service, running_in_thread
@@ -54,8 +55,10 @@ DOCUMENT = build(addresses=runtime.addresses(), config=CONFIG)
 
 
 def tried() -> dict[str, Any]:
-    """The document, with what a token looks like here: the schema leaves that to the renderers."""
+    """The document, with what it says in words alone: what a token looks like here, which the schema leaves to the
+    renderers, and that a batch may come as lines."""
     document: dict[str, Any] = copy.deepcopy(DOCUMENT)
+    document["paths"][BATCH]["post"]["requestBody"]["content"][NDJSON] = {"schema": {"type": "string"}}
     for schema in ("TokenTarget", "DeviceDocument"):
         token = document["components"]["schemas"][schema]["properties"]
         for name in ("token", "fid"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import uuid
 from collections.abc import Collection, Iterator
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -18,8 +20,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pushsvc import runtime
 from pushsvc.api import ApiConfig, new_push_id, uuid7
+from pushsvc.api.docs import curl
 from pushsvc.api.docs import render as render_page
-from pushsvc.api.http.params import QueryParam, read_query
+from pushsvc.api.http.params import JSON, QueryParam, read_query
 from pushsvc.api.http.response import Response
 from pushsvc.api.http.table import Table
 from pushsvc.api.openapi import EXAMPLES, SHOWN, build
@@ -249,6 +252,22 @@ def test_generators_understand_every_schema() -> None:
     assert seen > 500
 
 
+def test_every_body_is_of_a_type_that_generators_know() -> None:
+    """openapi-python-client leaves out a call that may have another one."""
+    for path, verbs in DOCUMENT["paths"].items():
+        for operation in verbs.values():
+            assert list(operation.get("requestBody", {"content": {JSON: 0}})["content"]) == [JSON], path
+
+
+def test_a_parameter_of_several_calls_stands_once() -> None:
+    shared = DOCUMENT["components"]["parameters"]
+    used = [
+        each for verbs in DOCUMENT["paths"].values() for call in verbs.values() for each in call.get("parameters", ())
+    ]
+    assert {each["$ref"].rpartition("/")[2] for each in used if "$ref" in each} == set(shared)
+    assert not [each for each in used if each in shared.values()]
+
+
 def test_optional_fields_of_requests_are_optional() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     assert schemas["PushDocument"]["required"] == ["to"]
@@ -290,6 +309,16 @@ def test_the_page_shows_every_call_and_loads_nothing() -> None:
     assert "{{" not in page
     assert not re.search(r"<script|<link|<img|@import|url\(|https?://", page)
     assert "prefers-color-scheme: dark" in page
+
+
+def test_the_page_groups_the_calls_and_shows_each_with_curl() -> None:
+    page = render_page(DOCUMENT)
+    headings = re.findall(r"<h2>(\w+)</h2><p class=soft>", page)
+    assert headings == [tag["name"].capitalize() for tag in DOCUMENT["tags"]]
+    assert page.count("<pre>curl -X ") == len(SHOWN)
+    body = re.search(r"-d '(.+?)'\Z", unescape(curl("/v1/push", "post", DOCUMENT["paths"]["/v1/push"]["post"])))
+    assert body is not None
+    assert json.loads(body[1]) == EXAMPLES["alert"]["value"]
 
 
 def test_the_page_links_to_what_it_has() -> None:
