@@ -1,4 +1,4 @@
-"""What a check has found."""
+"""What a check has found, and what a reason means."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ class Finding(Struct, frozen=True):
     """What to do about it, if there is a fault."""
     expires: float | None = None
     """When the credential ends, Unix seconds, where it does."""
+
+
+class Explained(Struct, frozen=True):
+    """What a provider's reason means, and what an operator can do about it: one sentence each."""
+
+    meaning: str
+    remedy: str

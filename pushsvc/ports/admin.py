@@ -14,6 +14,7 @@ from msgspec import Meta, Raw, Struct, field
 
 from ..model.access import ApiKey, Scope
 from ..model.documents import Time
+from ..model.finding import Explained
 from ..model.instants import instant
 from ..model.push import Lane, Platform, Push, Route
 
@@ -49,7 +50,10 @@ class LaneFigures(Struct, frozen=True, kw_only=True):
 
     lane: Lane
     waiting: Annotated[int, Meta(description="Deliveries that have not ended, including those that wait for a retry.")]
-    oldest_age: Annotated[float | None, Meta(description="Seconds since the oldest entry was put into the lane.")]
+    oldest_age: Annotated[
+        float | None,
+        Meta(description="The age in seconds of the oldest delivery that could be sent now; null without one."),
+    ]
     in_rate: Rate
     out_rate: Rate
     through_in: Annotated[
@@ -285,6 +289,9 @@ class AppStats(Struct, frozen=True, kw_only=True):
     workers: list[PartState]
     queue: QueueState
     retrying: int
+    unacknowledged: Annotated[
+        int, Meta(description="Deliveries that a phone has been sent over the live channel and has not acknowledged.")
+    ]
     scheduled: Annotated[int, Meta(description="Deliveries of pushes that wait for their time.")]
     scheduled_next_hour: Annotated[int, Meta(description="Pushes whose time comes within the next hour.")]
     dead_letters: int
@@ -387,6 +394,10 @@ class Administration(Protocol):
         ...
 
     async def feedback(self, app: str) -> FeedbackState: ...
+
+    def explain(self, platform: Platform, reason: str, status: int) -> Explained:
+        """Return what the reason and the status of a failed delivery mean, and what to do about it."""
+        ...
 
     async def release(self, route: Route, until: int) -> None:
         """Let a route prune until an instant (Unix ms) though too many of its answers are bad; 0 ends that."""

@@ -11,12 +11,13 @@ from msgspec import Struct
 from ..model.address import Kinds
 from ..model.defaults import Defaults
 from ..model.devices import Environment
-from ..model.finding import Finding
+from ..model.finding import Explained, Finding
 from ..model.push import Message, Platform, Route
 from ..model.rates import AccountLimits
 from ..ports.channels import ChannelAccount
 from ..ports.preview import Preview
 from ..ports.provider import Provider, Renderer
+from . import reasons
 
 
 class OpenProvider(Protocol):
@@ -48,6 +49,11 @@ def no_environment(config: Any) -> None:
     """Return None, as a provider does whose tokens belong to no environment."""
 
 
+def explain_any(reason: str, status: int) -> Explained:
+    """Return what a reason means at a provider that explains none of its own."""
+    return reasons.explain(reason, status, {})
+
+
 class ProviderKind(Struct, frozen=True):
     """One entry of the registry: the fixed names of a provider's package, as values."""
 
@@ -66,5 +72,7 @@ class ProviderKind(Struct, frozen=True):
     defaults: Defaults = Defaults()
     """The spans that the provider's documentation names."""
     open_channels: OpenChannels | None = None
+    explain: Callable[[str, int], Explained] = explain_any
+    """Returns what the reason and the status of a failed delivery mean, and what to do about it."""
     environment: Callable[[Any], Environment | None] = no_environment
     """Returns the environment whose tokens the account of a config can send to, where tokens belong to one."""

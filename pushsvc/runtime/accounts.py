@@ -31,6 +31,7 @@ from ..providers import REGISTRY, live
 from ..settings import AppLive, AppSettings
 from ..stages.dispatch import Dispatcher
 from .opened import Closing, Mark, Opened, mark_of
+from .providers import expiry_of
 
 
 class _Shut:
@@ -205,8 +206,7 @@ class Accounts:
         if isinstance(config, AppLive):
             return await Opened.open(mark, self._open_live(route, config))
         kind = REGISTRY[route.platform]
-        expiries = [finding.expires for finding in kind.check(config) if finding.expires is not None]
-        self._show_expiry(route, min(expiries, default=None))
+        self._show_expiry(route, expiry_of(route.platform, config))
         opened = kind.open_provider(route, config, request_timeout=self._request_timeout)
         return await Opened.open(mark, opened)
 

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Raw, structs
 
 from ..errors import Conflict
+from ..model.finding import Explained
 from ..model.instants import instant
 from ..model.push import LANES, Platform, Push, Route
 from ..model.routing import CARRIERS, path_of, platform_of
@@ -61,6 +62,7 @@ from .conditions import StoreConditions
 from .figures import PARTS, Current
 from .flow import quantile, summed
 from .plans import cleanup_plan, feedback_config, routes_of, webhook_configs
+from .providers import expiry_of, explain
 from .reload import applied_at, refused_since, unapplied
 from .verdict import verdict_of
 
@@ -72,6 +74,8 @@ ANSWERED: Final = 60
 """Slots of recent answers: ten minutes."""
 NEWEST: Final = 20
 """Dead batches of a webhook that are shown."""
+READ_AGAIN: Final = 60.0
+"""Seconds after which the expiry of a credential is read again."""
 COUNTING: Final = 5.0
 """Seconds that a call may count what a cleanup would remove."""
 
@@ -90,6 +94,8 @@ class StoreAdministration:
         self._current = current
         self._store = store
         self._conditions = conditions
+        self._expiries: dict[Route, tuple[object, float, str | None]] = {}
+        """By route its account, when its credential was last read, and when that expires."""
 
     @property
     def _settings(self) -> Settings:
@@ -139,6 +145,7 @@ class StoreAdministration:
                 next((cause.cause for cause in causes if cause.kind == "full"), ""),
             ),
             retrying=sum(own.retry_pending.values()),
+            unacknowledged=sum(own.ack_pending.values()),
             scheduled=own.scheduled,
             scheduled_next_hour=upcoming,
             dead_letters=own.dead_letters,
@@ -188,8 +195,19 @@ class StoreAdministration:
             p50=quantile(took, platform, 0.5),
             p99=quantile(took, platform, 0.99),
             answers=answers,
-            expires_at=None,
+            expires_at=self._expiry(route),
         )
+
+    def _expiry(self, route: Route) -> str | None:
+        """Return when the credential of a route expires. Its files are read once a minute at most."""
+        if route.platform in CARRIERS:
+            return None
+        config, now = self._settings.apps[route.app].accounts[route.platform], time.monotonic()
+        known = self._expiries.get(route)
+        if known is None or known[0] is not config or now - known[1] > READ_AGAIN:
+            at = expiry_of(route.platform, config)
+            known = self._expiries[route] = (config, now, None if at is None else instant(int(at * 1000)))
+        return known[2]
 
     async def _causes(self, app: str) -> list[Cause]:
         """Return the conditions that concern the app, or the whole service."""
@@ -277,6 +295,9 @@ class StoreAdministration:
 
     def token_hash(self, platform: Platform) -> Callable[[str], str]:
         return self._store.token_hash(platform)
+
+    def explain(self, platform: Platform, reason: str, status: int) -> Explained:
+        return explain(platform, reason, status)
 
     async def release(self, route: Route, until: int) -> None:
         await self._store.answers.release(route.app, route.platform, until)
@@ -389,7 +410,7 @@ def lanes_of(gauges: AppGauges, flow: Mapping[int, Mapping[str, int]], slot: int
             LaneFigures(
                 lane=lane,
                 waiting=waiting,
-                oldest_age=None,
+                oldest_age=gauges.oldest.get(lane),
                 in_rate=None if out is None or grown is None else max(0.0, out + grown),
                 out_rate=out,
                 through_in=waiting / out if waiting and out else None,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ..errors import CredentialError
 from ..model.address import Addresses
-from ..model.finding import Finding
+from ..model.finding import Explained, Finding
 from ..model.push import Platform
+from ..model.routing import platform_of
 from ..ports.provider import Renderer
 from ..providers import REGISTRY, live
+from ..providers.kind import explain_any
 from ..settings import Settings
 
 
@@ -23,6 +26,18 @@ def addresses() -> Addresses:
     """Return the kinds of addresses of every platform."""
     kinds = {kind.platform: kind.addresses for kind in REGISTRY.values()}
     return Addresses(kinds | {live.PLATFORM: live.ADDRESSES})
+
+
+def explain(platform: Platform, reason: str, status: int) -> Explained:
+    """Return what the reason and the status of a failed delivery mean, and what to do about it."""
+    kinds = (kind for kind in REGISTRY.values() if kind.platform == platform_of(platform))
+    kind = next(kinds, None)
+    return explain_any(reason, status) if kind is None else kind.explain(reason, status)
+
+
+def expiry_of(route: Platform, config: Any) -> float | None:
+    """Return when the credential of an account expires, in Unix seconds; None where it does not, or cannot be read."""
+    return min((each.expires for each in REGISTRY[route].check(config) if each.expires is not None), default=None)
 
 
 def check_credentials(settings: Settings) -> Iterator[tuple[str, Finding]]:

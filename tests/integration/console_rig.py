@@ -135,6 +135,7 @@ def stats(state: State) -> dict[str, Any]:
         ],
         "queue": {"waiting": 41_310 if alarm else 114 if busy else 0, "limit": 5_000_000, "full": ""},
         "retrying": 31 if busy else 0,
+        "unacknowledged": 240 if busy else 0,
         "scheduled": 1200 if busy else 0,
         "scheduled_next_hour": 3 if busy else 0,
         "dead_letters": 3412 if busy else 0,
@@ -333,6 +334,9 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                     "count": 3100,
                     "first_at": ago(9000),
                     "last_at": ago(12),
+                    "status": 400,
+                    "meaning": "Apple does not know the topic.",
+                    "remedy": "Correct `topic` of the account; then replay.",
                     "sample": [_letter(0)],
                 },
                 {
@@ -341,6 +345,9 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                     "count": 312,
                     "first_at": ago(9000),
                     "last_at": ago(600),
+                    "status": 429,
+                    "meaning": "The project, or one device, was sent more than Google takes.",
+                    "remedy": "Lower the rate, or ask Google for more; then replay.",
                     "sample": [_letter(1)],
                 },
             ]

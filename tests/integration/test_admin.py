@@ -268,6 +268,7 @@ async def guards(service: Service) -> None:
     assert [(group["platform"], group["reason"], group["count"]) for group in groups["groups"]] == [
         ("apns", "PayloadEmpty", 1)
     ]
+    assert groups["groups"][0].items() >= {"status": 400, "meaning": "The payload is empty."}.items()
     assert (await ask(service, "GET", "/v1/admin/failed", key=DESK))[1]["total"] == 0
     rates = (await ask(service, "GET", "/v1/admin/rates?span=600&step=60"))[1]
     series = {(each["name"], each["platform"], each["lane"]): each["values"] for each in rates["series"]}

@@ -18,6 +18,7 @@ from pushsvc.net.retry_after import LONGEST, retry_after
 from pushsvc.providers import REGISTRY, kinds_of
 from pushsvc.providers.endpoint import authority, endpoint_fault
 from pushsvc.providers.merge import NotAnObjectError, decode_object, encode, merge_patch
+from pushsvc.runtime.providers import explain
 
 from ..fakes import threepart
 
@@ -40,6 +41,27 @@ def test_what_every_provider_brings(route: str) -> None:
     spans = (kind.defaults.server_error, kind.defaults.throttled, kind.defaults.stale)
     assert all(span is None or span > 0 for span in spans)
     assert kind.defaults.server_error is not None or not kind.defaults.unanswered
+
+
+REFUSALS = {
+    "apns": ["BadTopic", "MissingTopic", "TopicDisallowed", "PayloadTooLarge", "PayloadEmpty", "BadCollapseId"],
+    "fcm": ["INVALID_ARGUMENT", "SENDER_ID_MISMATCH", "UNSPECIFIED_ERROR", "QUOTA_EXCEEDED"],
+}
+"""Reasons of dead letters that operators meet."""
+
+
+def test_what_a_delivery_fails_for_is_explained() -> None:
+    unnamed = explain("apns", "unknown_418", 418)
+    for platform, refused in REFUSALS.items():
+        for reason in refused:
+            said = explain(platform, reason, 400)
+            assert said != unnamed, reason
+            assert said.meaning.endswith("."), reason
+            assert said.remedy.endswith("."), reason
+    assert explain("apns_sandbox", "BadTopic", 400) == explain("apns", "BadTopic", 400)
+    assert explain("fcm", "BadTopic", 400) == unnamed, "a reason belongs to its provider"
+    assert explain("live", "x", 0).remedy, "a platform without a provider is explained too"
+    assert explain("apns", "unreachable", 0) != explain("apns", "unknown_502", 502) != unnamed
 
 
 ADDRESSES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -25,6 +26,7 @@ from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
+from pushsvc.runtime.admin import lanes_of
 from pushsvc.runtime.live import fitting, sockets_config
 from pushsvc.settings import CleanupSettings, LiveSettings, RetrySettings, Settings
 from pushsvc.stages.cleanup import Ages
@@ -285,6 +287,14 @@ def test_figures_of_redis_become_metrics() -> None:
     assert value("pushsvc_scheduled", app="runtime-a") == 7
     assert value("pushsvc_scheduled", app="runtime-b") is None, "an app that is gone has no series"
     assert value("pushsvc_dead_letters", app="runtime-b") is None
+
+
+def test_the_age_of_a_lane_is_that_of_its_oldest_delivery() -> None:
+    none: dict[Any, Any] = {}
+    waits: dict[Lane, int] = {"urgent": 0, "normal": 3, "bulk": 2}
+    app = AppGauges({"apns": waits}, none, none, 0, none, none, none, none, 0, 0, 0, 0, [], {"normal": 542.0})
+    found = {lane.lane: (lane.waiting, lane.oldest_age) for lane in lanes_of(app, {}, 100)}
+    assert found == {"urgent": (0, None), "normal": (3, 542.0), "bulk": (2, None)}
 
 
 def test_a_webhook_that_is_gone_has_no_series() -> None:

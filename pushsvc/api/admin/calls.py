@@ -164,7 +164,7 @@ async def get_failed_groups(ports: ApiPorts, request: Request) -> Reply:
     """Return dead letters by platform and reason."""
     since, until = read_instants(request.params)
     which = DeadFilter(platform=request.params["platform"] or "", since=since, until=until)
-    return Reply(shown_groups(*await ports.dead.groups(request.app.name, which)))
+    return Reply(shown_groups(*await ports.dead.groups(request.app.name, which), ports.admin.explain))
 
 
 async def get_feedback_state(ports: ApiPorts, request: Request) -> Reply:

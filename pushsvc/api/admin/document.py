@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -11,8 +11,9 @@ from ...decoding import Rule, fraction
 from ...errors import Fault, InvalidRequest
 from ...model.access import NAME, NAME_RULE, SCOPES, ApiKey, Scope
 from ...model.documents import Time
+from ...model.finding import Explained
 from ...model.instants import instant
-from ...model.push import Lane, PushState
+from ...model.push import Lane, Platform, PushState
 from ...model.rates import RATE_HELP, Rate, parse_rate
 from ...model.status import Counts
 from ...ports.admin import KeyRow, PreviewedMessage, key_row
@@ -109,6 +110,9 @@ class FailedGroup(Struct, frozen=True):
     count: int
     first_at: Time
     last_at: Time
+    status: Annotated[int, Meta(description="The provider's status of the first in the sample; 0 without an answer.")]
+    meaning: Annotated[str, Meta(description="What the reason means.")]
+    remedy: Annotated[str, Meta(description="What to do about it.")]
     sample: Annotated[list[DeadLetter], Meta(description="Up to three of them.")]
 
 
@@ -156,15 +160,21 @@ class KeepDocument(Struct, forbid_unknown_fields=True):
     route: Annotated[str, Meta(min_length=1, max_length=128, description="As in `app/platform`.")]
 
 
-def shown_groups(groups: Sequence[DeadGroup], complete: bool) -> FailedGroups:
+def shown_groups(
+    groups: Sequence[DeadGroup], complete: bool, explain: Callable[[Platform, str, int], Explained]
+) -> FailedGroups:
     """Return groups of dead letters as the API shows them."""
-    found = [
-        FailedGroup(
-            *(group.platform, group.reason, group.count, instant(group.first_at), instant(group.last_at)),
-            [shown(row) for row in group.sample],
+    found = []
+    for group in groups:
+        status = group.sample[0].status if group.sample else 0
+        said = explain(group.platform, group.reason, status)
+        found.append(
+            FailedGroup(
+                *(group.platform, group.reason, group.count, instant(group.first_at), instant(group.last_at)),
+                *(status, said.meaning, said.remedy),
+                [shown(row) for row in group.sample],
+            )
         )
-        for group in groups
-    ]
     return FailedGroups(found, sum(group.count for group in groups), complete)
 
 

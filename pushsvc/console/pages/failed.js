@@ -7,24 +7,6 @@ import { number, plural } from "../format.js";
 import { Act, Age, Asked, Filter, Pager, Prose, State, Table, Time, useDocument, useNow } from "../parts.js";
 import { to } from "../router.js";
 
-const REASONS = {
-  BadTopic: ["The topic is not that of an app of this key.", "Correct `topic` of the account, or the push's own `apns-topic`."],
-  TopicDisallowed: ["The certificate or the key may not push to this topic.", "Correct `topic`, or use a key of the right team."],
-  MissingTopic: ["No topic was sent, and the certificate has several.", "Set `topic` of the account."],
-  PayloadTooLarge: ["The payload is larger than the provider takes.", "Send less: 4,096 bytes, 5,120 for VoIP."],
-  BadMessageId: ["The message id is not valid.", "Leave `apns-id` out of the overrides."],
-  DeviceTokenNotForTopic: ["The token belongs to another app than the topic.", "Check which app registers with this account."],
-  BadDeviceToken: ["The token is not valid here, often one of the other environment.", "Check `environment` of the account and of the device."],
-  INVALID_ARGUMENT: ["Google refuses a field of the message.", "Look at the push's overrides and data; the message in the log names the field."],
-  SENDER_ID_MISMATCH: ["The token belongs to another Firebase project.", "Check `service_account_file` against the app's project."],
-  THIRD_PARTY_AUTH_ERROR: ["Firebase cannot reach APNs for this project.", "Upload the APNs key to Firebase, or send to APNs directly."],
-  QUOTA_EXCEEDED: ["The project, or one device, was sent more than Google takes.", "Lower the rate, or ask Google for more, then replay."],
-};
-/** What a reason means and what to do about it; those that are not here are explained by their provider's documents. */
-const meaning = ({ reason, status }) => REASONS[reason] ?? (status >= 500 || status === 0 || status === 429
-  ? ["The provider was not able to take it for as long as there were attempts.", "Replay when the route sends again."]
-  : ["The provider refuses this push.", "Correct what it names, then replay."]);
-
 const body = (filter) => Object.fromEntries(["push", "platform", "reason", "since", "until"].filter((name) => filter[name]).map((name) => [name, filter[name]]));
 
 export const Replay = ({ filter, changed, label = "Replay" }) => html`<${Act} title="Send dead letters again" unit="dead letters match"
@@ -97,8 +79,8 @@ export default function Failed({ query }) {
         { label: "reason", cell: (row) => html`<a class="strong" href=${to("failed", null, { ...filter, platform: row.platform, reason: row.reason })}>${row.reason}</a>` },
         { label: "platform", cell: (row) => row.platform },
         { label: "deliveries", num: true, cell: (row) => number(row.count) },
-        { label: "answer", num: true, cell: (row) => row.sample[0]?.status || "none" },
-        { label: "what it means, and what to do", cell: (row) => { const [means, todo] = meaning({ reason: row.reason, status: row.sample[0]?.status ?? 0 }); return html`<span>${means} <b class="strong"><${Prose} text=${todo} /></b></span>`; } },
+        { label: "answer", num: true, cell: (row) => row.status || "none" },
+        { label: "what it means, and what to do", cell: (row) => html`<span><${Prose} text=${row.meaning} /> <b class="strong"><${Prose} text=${row.remedy} /></b></span>` },
         { label: "last", tight: true, cell: (row) => html`<${Age} of=${row.last_at} />` },
         { label: "", tight: true, cell: (row) => html`<${Replay} filter=${{ ...filter, platform: row.platform, reason: row.reason }} changed=${reload} />` },
       ]} />${!document.complete && html`<p class="slow">▲ More than were counted: these are lower bounds.</p>`}</div>`}<//></section>

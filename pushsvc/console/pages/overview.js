@@ -134,7 +134,7 @@ export default function Overview({ session }) {
       <section class="stack tight"><h2>Also</h2><${Facts} of=${[
         ["Scheduled", html`<a href=${to("pushes", null, { tab: "schedules" })}>${plural(stats.scheduled, "delivery", "deliveries")}</a>; ${plural(stats.scheduled_next_hour, "push", "pushes")} in the next hour`],
         ["Devices", html`<a href=${to("devices")}>${number(stats.devices)}</a> active, ${number(stats.suppressed)} tokens suppressed`],
-        ["Live channel", stats.live && html`<a href=${to("live")}>${plural(stats.live.connections, "connection")}</a> at ${plural(stats.live.gateways.length, "gateway")}`],
+        ["Live channel", stats.live && html`<a href=${to("live")}>${plural(stats.live.connections, "connection")}</a> at ${plural(stats.live.gateways.length, "gateway")}; ${stats.unacknowledged ? html`<a href=${to("pushes", null, { state: "sending" })}>${plural(stats.unacknowledged, "delivery waits", "deliveries wait")}</a> for an acknowledgement` : "none waits for an acknowledgement"}`],
         ["Feedback", html`<a href=${to("feedback")}>${plural(stats.receipts, "receipt")}</a> to judge, ${plural(stats.events, "event")} kept`],
         ["Unreadable entries", stats.quarantined ? html`<span class="bad">■ ${number(stats.quarantined)}</span>` : null],
         ["Configuration", stats.reload.ok ? html`<${State} of="ok">in use<//>${stats.reload.at && html` since <${Time} of=${stats.reload.at} />`}` : html`<${State} of="failed">the change was refused<//> ${stats.reload.refused_since && html`since <${Time} of=${stats.reload.refused_since} />`}; run <code>pushsvc check</code>`],

@@ -19,6 +19,7 @@ from .check import check
 from .classify import classify
 from .config import DEFAULTS, MORE, Config, environment
 from .preview import preview
+from .remedies import explain
 from .render import RENDERER
 from .send import open_provider
 from .targets import ADDRESSES
@@ -35,6 +36,7 @@ __all__ = [
     "open_provider",
     "check",
     "preview",
+    "explain",
     "open_channels",
     "environment",
 ]

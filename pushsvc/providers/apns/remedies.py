@@ -1,9 +1,11 @@
-"""What an operator can do if APNs refuses the identity. Pure; the reasons are those of `classify.py`."""
+"""What an operator can do if APNs refuses the identity, or a push. Pure; the reasons are those of `classify.py`."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from ...model.finding import Explained
+from .. import reasons
 from ..clocks import SIGNIFICANT, clock_hint
 
 _CLOCK: Final = frozenset({"ExpiredProviderToken", "InvalidProviderToken"})
@@ -23,6 +25,44 @@ _REMEDIES: Final[dict[str, str]] = {
     "Forbidden": "look at the account's rights at developer.apple.com",
     "FeatureNotEnabled": "switch broadcasts on for the app at developer.apple.com",
 }
+
+_TOPIC: Final = "Correct `apns-topic` in the overrides of the push, or `topic` of the account; then replay."
+_FIELD: Final = "Correct this field in the overrides of the push, then send it again."
+_LATER: Final = "Replay when the route sends again."
+
+_EXPLAINED: Final[dict[str, Explained]] = {
+    "BadTopic": Explained("Apple does not know the topic.", _TOPIC),
+    "MissingTopic": Explained("The push has no topic, and the certificate has several.", _TOPIC),
+    "TopicDisallowed": Explained("The key or certificate may not send to this topic.", _TOPIC),
+    "TopicMismatch": Explained("The key or certificate is for other topics.", _TOPIC),
+    "DeviceTokenNotForTopic": Explained(
+        "The token belongs to another app than the topic.", "Check which app registers with this account."
+    ),
+    "BadDeviceToken": Explained(
+        "The token is not valid here; often it is one of the other environment.",
+        "Check `environment` of the account and of the device.",
+    ),
+    "Unregistered": Explained("The token is no longer valid for the topic that the push names.", _TOPIC),
+    "ExpiredToken": Explained("The token has expired.", "The app registers a new one at its next start."),
+    "PayloadTooLarge": Explained("The payload is larger than Apple takes.", "Send less: 4,096 bytes, 5,120 for VoIP."),
+    "PayloadEmpty": Explained("The payload is empty.", "Give the push a `notification` or `data`."),
+    "BadMessageId": Explained("`apns-id` is not a UUID.", "Leave `apns-id` out of the overrides."),
+    "BadCollapseId": Explained("`apns-collapse-id` is longer than 64 bytes.", "Shorten `collapse`."),
+    "BadExpirationDate": Explained("`apns-expiration` is not a time in Unix seconds.", _FIELD),
+    "BadPriority": Explained("`apns-priority` is not 10, 5 or 1.", _FIELD),
+    "InvalidPushType": Explained("Apple does not know the `apns-push-type`.", _FIELD),
+    "MissingPushType": Explained("The push has no `apns-push-type`.", _FIELD),
+    "BadChannelId": Explained("Apple cannot read the id of the broadcast channel.", "Correct the id of the channel."),
+    "MissingChannelId": Explained("The push names no broadcast channel.", "Name the channel that it is for."),
+    "TooManyRequests": Explained("One device was sent more than Apple takes.", "Send less to it, then replay."),
+    "InternalServerError": Explained("Apple had a fault of its own.", _LATER),
+    "ServiceUnavailable": Explained("Apple was not able to take pushes.", _LATER),
+}
+
+
+def explain(reason: str, status: int) -> Explained:
+    """Return what the reason of a failed delivery means, and what to do about it."""
+    return reasons.explain(reason, status, _EXPLAINED)
 
 
 def remedy(reason: str, skew: float) -> str:

@@ -18,6 +18,7 @@ from .classify import classify
 from .config import DEFAULTS, Config
 from .preview import preview
 from .quota import account_limits
+from .remedies import explain
 from .render import PLATFORM, RENDERER
 from .send import open_provider
 
@@ -31,5 +32,6 @@ __all__ = [
     "open_provider",
     "check",
     "preview",
+    "explain",
     "account_limits",
 ]

@@ -1,9 +1,12 @@
-"""What an operator can do if FCM refuses the identity. Pure; the reasons are those of `classify.py` and OAuth."""
+"""What an operator can do if FCM refuses the identity, or a push. Pure; the reasons are those of `classify.py` and
+OAuth."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from ...model.finding import Explained
+from .. import reasons
 from ..clocks import SIGNIFICANT, clock_hint
 
 _CLOCK: Final = frozenset({"invalid_grant", "UNAUTHENTICATED"})
@@ -23,6 +26,37 @@ _REMEDIES: Final[dict[str, str]] = {
     "THIRD_PARTY_AUTH_ERROR": _PART,
     "APNS_AUTH_ERROR": _PART,
 }
+
+_LATER: Final = "Replay when the route sends again."
+
+_EXPLAINED: Final[dict[str, Explained]] = {
+    "INVALID_ARGUMENT": Explained(
+        "Google refuses a field of the message.", "Look at `data` and the overrides of the push, then send it again."
+    ),
+    "SENDER_ID_MISMATCH": Explained(
+        "The token belongs to another Firebase project.", "Check `service_account_file` against the app's project."
+    ),
+    "THIRD_PARTY_AUTH_ERROR": Explained(
+        "Firebase cannot reach APNs for this project.", "Give the APNs key to Firebase, or send to APNs directly."
+    ),
+    "QUOTA_EXCEEDED": Explained(
+        "The project, or one device, was sent more than Google takes.",
+        "Lower the rate, or ask Google for more; then replay.",
+    ),
+    "RESOURCE_EXHAUSTED": Explained(
+        "The project, or one device, was sent more than Google takes.",
+        "Lower the rate, or ask Google for more; then replay.",
+    ),
+    "UNSPECIFIED_ERROR": Explained("Google names no cause.", "Replay one of them; if it fails again, ask Firebase."),
+    "UNAVAILABLE": Explained("Google was not able to take messages.", _LATER),
+    "INTERNAL": Explained("Google had a fault of its own.", _LATER),
+    "DEADLINE_EXCEEDED": Explained("Google did not finish in time.", _LATER),
+}
+
+
+def explain(reason: str, status: int) -> Explained:
+    """Return what the reason of a failed delivery means, and what to do about it."""
+    return reasons.explain(reason, status, _EXPLAINED)
 
 
 def remedy(reason: str, skew: float) -> str:

@@ -1,0 +1,38 @@
+"""What the reasons of failed deliveries mean that no provider gives: of the way to it, and of answers that its
+documents do not name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ..model.finding import Explained
+
+_WAY: Final[dict[str, Explained]] = {
+    "timeout": Explained("The provider did not answer in time.", "Replay when the route sends again."),
+    "unreachable": Explained(
+        "The provider could not be reached.", "Look at network, DNS and proxy with `pushsvc check`, then replay."
+    ),
+    **dict.fromkeys(
+        ("connection_lost", "reset", "closing", "protocol_error"),
+        Explained("The connection to the provider broke before its answer.", "Replay when the route sends again."),
+    ),
+    "response_too_large": Explained(
+        "The answer was too large to be one of the provider's.", "Look at the proxy before it, then replay."
+    ),
+}
+_BUSY: Final = Explained(
+    "The provider could not take it for as long as there were attempts.", "Replay when the route sends again."
+)
+_REFUSED: Final = Explained("The provider refuses this push.", "Correct what the reason names, then replay.")
+UNEXPLAINED: Final = Explained("The delivery was given up.", "Look at the push, then replay.")
+
+
+def explain(reason: str, status: int, known: Mapping[str, Explained]) -> Explained:
+    """Return what a reason means: by the provider's own table, else by what happened on the way, else by the status."""
+    found = known.get(reason) or _WAY.get(reason)
+    if found is not None:
+        return found
+    if status == 0:
+        return UNEXPLAINED
+    return _BUSY if status == 429 or status >= 500 else _REFUSED
