@@ -12,7 +12,7 @@ from ..ports.admin import Cause, LaneFigures, Rates, Verdict
 
 
 def verdict_of(causes: Sequence[Cause], *, lanes: Sequence[LaneFigures], rates: Rates, now: int) -> Verdict:
-    """Return the verdict over these causes at `now`, in Unix ms."""
+    """Return the verdict over these causes at `now`, in Unix ms: the worst one with what to do, and how many others."""
     ordered = sorted(merged(causes), key=lambda cause: (cause.severity != "critical", cause.since or "~"))
     if not ordered:
         return Verdict("ok", _all_is_well(lanes, rates), [])
@@ -20,9 +20,11 @@ def verdict_of(causes: Sequence[Cause], *, lanes: Sequence[LaneFigures], rates: 
     state: Literal["warning", "critical"] = "critical" if first.severity == "critical" else "warning"
     what = ", ".join(first.routes) or first.what
     since = "" if first.since is None else f" for {span_of((now - parse_instant(first.since)) / 1000)}"
-    more = "" if len(ordered) == 1 else f" {len(ordered) - 1} more below."
+    others = len(ordered) - 1
+    more = "" if not others else f" {others} more {'cause' if others == 1 else 'causes'}."
     waiting = "" if not first.waiting else f" {first.waiting:,} wait; none is lost."
-    return Verdict(state, f"{what}: {_sentence(first.cause)}{since}.{waiting}{more}", ordered)
+    remedy = f" {_sentence(first.remedy[:1].upper() + first.remedy[1:])}." if first.remedy else ""
+    return Verdict(state, f"{what}: {_sentence(first.cause)}{since}.{waiting}{remedy}{more}", ordered)
 
 
 def merged(causes: Sequence[Cause]) -> list[Cause]:

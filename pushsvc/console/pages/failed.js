@@ -76,7 +76,7 @@ export default function Failed({ query }) {
     <div class="row spread"><h1>Failed deliveries</h1><div class="row"><${Export} filter=${filter} /><${Replay} filter=${filter} changed=${reload} label=${narrowed ? "Replay what matches" : "Replay all"} /></div></div>
     <${Filter} fields=${[["platform", "platform"], ["reason", "reason"], ["push", "push"], ["since", "since (UTC)", "datetime"], ["until", "until (UTC)", "datetime"]]} />
     <section class="stack tight"><h2>Why</h2><${Asked} of=${groups}>${(document) => html`<div><${Table} label="reasons" rows=${document.groups} rowKey=${(row) => row.platform + row.reason} empty=${html`<div class="note is-ok"><p><${State} of="ok">Nothing has failed for good.<//> A delivery comes here when its provider refuses it, or its attempts are used up.</p></div>`} columns=${[
-        { label: "reason", cell: (row) => html`<a class="strong" href=${to("failed", null, { ...filter, platform: row.platform, reason: row.reason })}>${row.reason}</a>` },
+        { label: "reason", tight: true, cell: (row) => html`<a class="strong" href=${to("failed", null, { ...filter, platform: row.platform, reason: row.reason })}>${row.reason}</a>` },
         { label: "platform", cell: (row) => row.platform },
         { label: "deliveries", num: true, cell: (row) => number(row.count) },
         { label: "answer", num: true, cell: (row) => row.status || "none" },

@@ -8,14 +8,18 @@ import { to } from "../router.js";
 import { history, useStream } from "../stream.js";
 
 const LEADS = {
-  held: ["Failed deliveries", to("failed")], frozen: ["Release or keep", to("feedback")], webhook: ["Webhooks", to("webhooks")], full: ["Pushes that wait", to("pushes", null, { state: "sending" })],
+  held: ["Pushes that wait", to("pushes", null, { state: "sending" })], frozen: ["Release or keep", to("feedback")], webhook: ["Webhooks", to("webhooks")], full: ["Pushes that wait", to("pushes", null, { state: "sending" })],
 };
 
-function Cause({ cause, said }) {
+/** A part of a sentence as a whole one. */
+const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}` : "");
+
+function Cause({ cause, verdict }) {
   const lead = LEADS[cause.kind];
+  const said = verdict.includes(cause.cause);
   return html`<div class="cause">
     <div><p><${State} of=${cause.severity}>${cause.routes?.length ? cause.routes.join(", ") : cause.what || cause.kind}<//>${cause.since && html` since <${Time} of=${cause.since} /> (<${Age} of=${cause.since} ending="" />)`}${said ? "." : ": "}${said ? "" : html`<b class="strong"><${Prose} text=${cause.cause} /></b>${/[.!?]$/.test(cause.cause) ? "" : "."}`}</p>
-      <p>${cause.waiting && !said ? `${plural(cause.waiting, "delivery waits", "deliveries wait")}; none is lost. ` : ""}<${Prose} text=${cause.remedy} /></p></div>
+      <p>${cause.waiting && !said ? `${plural(cause.waiting, "delivery waits", "deliveries wait")}; none is lost. ` : ""}${said && verdict.includes(cause.remedy.slice(1)) ? "" : html`<${Prose} text=${sentence(cause.remedy)} />`}</p></div>
     <div class="row">${lead && html`<a class="button" href=${lead[1]}>${lead[0]}</a>`}</div>
   </div>`;
 }
@@ -27,7 +31,7 @@ function Verdict({ stats, check, age }) {
   return html`<section class="verdict is-${kind}" aria-label="verdict">
     <div class="head"><h1 tabindex="-1" aria-live="polite"><span class="sign ${kind}" aria-hidden="true">${sign}</span><span>${age !== null && `${span(age)} ago: `}<${Prose} text=${verdict.text} /></span></h1>
       <button type="button" onClick=${check.run} disabled=${check.busy}>${check.busy ? "Checking…" : "Check now"}</button></div>
-    ${verdict.causes.map((cause) => html`<${Cause} cause=${cause} said=${verdict.text.includes(cause.cause)} />`)}
+    ${verdict.causes.map((cause) => html`<${Cause} cause=${cause} verdict=${verdict.text} />`)}
   </section>`;
 }
 
