@@ -34,6 +34,10 @@ class Suppressions(Protocol):
         """Suppress each token on a route from an instant on, in Unix ms. A repeat changes nothing."""
         ...
 
+    async def known(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
+        """Return the number of routes on which these tokens, in their canonical form, are suppressed."""
+        ...
+
     async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
         """Remove the suppression of these tokens, in their canonical form, on all routes of their platform. Returns the
         number of routes on which they were suppressed."""

@@ -39,6 +39,13 @@ class MemorySuppressions:
         self._state.suppressed |= {(app, platform, token): at for platform, token, at in tokens}
         self._state.revoke(app, Revoked(tokens=frozenset(token_mark(token) for _, token, _ in tokens)))
 
+    async def known(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
+        return sum(
+            (app, route, token) in self._state.suppressed
+            for platform, token in tokens
+            for route in self._state.config.addresses.routes_of(platform)
+        )
+
     async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
         found = [
             self._state.suppressed.pop((app, route, token), None)

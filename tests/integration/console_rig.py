@@ -386,7 +386,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
             return {"devices": 0 if empty else 1_204, "complete": True}
         case "GET", ["admin", "devices", name]:
             number = 1 if name.endswith("1") else 2
-            return {**_device(number), "id": name}
+            return {**_device(number), "id": name, "suppressed": number == 2}
         case "GET", ["admin", "live"]:
             gateways = [{"gateway": f"gw-{n}", "connections": 2560} for n in range(2)]
             return {"connections": 0 if empty else 5120, "gateways": [] if empty else gateways}

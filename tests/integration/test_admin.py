@@ -253,13 +253,17 @@ async def devices(service: Service) -> None:
     assert (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]["user"] == "u1"
     assert (await ask(service, "POST", "/v1/admin/devices/phone-1/restore"))[0] == 409
     async with runtime.open_running_store(service.settings) as store:
+        assert (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]["suppressed"] is False
+        await store.suppressions.add("shop", [("apns", token + "11", store.clock())])
+        assert (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]["suppressed"] is True
         later = store.clock() + 1000
         pruned = Prune("phone-1", token + "11", "Unregistered", later)
         assert await store.registry.prune("shop", [pruned]) == [True]
     shown = (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]
     assert (shown["state"], shown["pruned_for"]) == ("pruned", "Unregistered")
     assert (await ask(service, "POST", "/v1/admin/devices/phone-1/restore", key=DESK))[0] == 404
-    assert (await ask(service, "POST", "/v1/admin/devices/phone-1/restore"))[1]["state"] == "active"
+    restored = (await ask(service, "POST", "/v1/admin/devices/phone-1/restore"))[1]
+    assert (restored["state"], restored["suppressed"]) == ("active", False)
 
 
 async def guards(service: Service) -> None:

@@ -61,6 +61,9 @@ class AdminDevice(Struct, frozen=True, kw_only=True):
     pruned_at: Time | None
     pruned_for: str
     strikes: Annotated[int, Meta(description="Suspect answers since it was registered or last accepted a push.")]
+    suppressed: Annotated[
+        bool | UnsetType, Meta(description="Whether nothing is sent to its token. Not in lists of devices.")
+    ] = UNSET
     live: Annotated[DeviceLive | None, Meta(description="Null where the app has no live channel.")] = None
 
 
@@ -141,9 +144,10 @@ async def count_where(ports: ApiPorts, app: str, fits: Callable[[Device], bool])
 
 async def get_admin_device(ports: ApiPorts, request: Request) -> Reply:
     """Return a device."""
-    device = await _device(ports, request)
-    (shown,) = await _shown(ports, request.app, [device])
-    return Reply(shown)
+    app, device = request.app, await _device(ports, request)
+    (shown,) = await _shown(ports, app, [device])
+    known = await ports.suppressions.known(app.name, [(device.platform, device.token)])
+    return Reply(structs.replace(shown, suppressed=known > 0))
 
 
 async def restore_device(ports: ApiPorts, request: Request) -> Reply:
