@@ -165,7 +165,7 @@ def judge_conditions(conditions: Sequence[Condition]) -> Iterator[CheckFinding]:
         if each.kind in ("unserved", "silent", "frozen", "webhook"):
             app, _, route = each.what.partition("/")
             part = f"apps.{app}.{route.replace('/', '.')}" if route else each.what
-            yield CheckFinding(part, "error" if each.severity == "critical" else "warning", each.cause, each.remedy)
+            yield CheckFinding(part, "warning", each.cause, each.remedy)
 
 
 def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterator[CheckFinding]:

@@ -58,7 +58,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | answered of tokens in ten seconds from second s on    |
 | `ps:T:released`            | hash   | permanent              | in shard 0: platform of a route -> until when it may  |
 |                            |        |                        | prune whatever its answers are, ms                    |
-| `ps:T:flow:<minute>`       | hash   | a day                  | in shard 0: `<s>:<name>` what was counted in the ten  |
+| `ps:T:flow:<minute>`       | hash   | a day and some seconds | in shard 0: `<s>:<name>` what was counted in the ten  |
 |                            |        |                        | seconds from second s on: see flow.py                 |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |

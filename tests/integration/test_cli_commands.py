@@ -243,6 +243,7 @@ def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
         monkeypatch.setenv("PUSHSVC__RETRY__BASE", "x")
         reported = await shell.json("check", code=1)
         assert [(finding["level"], finding["part"]) for finding in reported["findings"]] == [
+            ("error", "configuration"),
             ("error", "PUSHSVC__SERVER__PRT"),
             ("error", "retry.base (from PUSHSVC__RETRY__BASE)"),
         ]

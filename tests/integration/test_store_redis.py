@@ -28,6 +28,7 @@ from pushsvc.ports.limits import Bucket, Question
 from pushsvc.ports.live import EventReport, LiveContent, LivePush, LiveRoute, Receiver
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Prune
+from pushsvc.ports.webhooks import WebhookCallNote
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.feedback import log
 from pushsvc.store.link.link import Link
@@ -538,6 +539,8 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
         await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
+        await store.flow.note({"shop": {"accepted": 1}})
+        await store.answers.release("shop", "apns", NOW + 60_000)
         await store.pushes.ping()
         await store.workers.report("dispatch", ["shop/apns"], [Route("shop", "apns")])
         replicated = ReplicatedLink(server.url, name="a", timeout=5.0, least=0, strict=False)
@@ -550,12 +553,15 @@ def test_every_key_is_as_documented(server: Server) -> None:
             device = Device(id=name, platform="apns", token=f"token of {name}", user="u", registered_at=NOW)
             await store.registry.put("shop", device)
             await store.registry.subscribe("shop", "news", name)
+        other = Device(id="living", platform="apns", token="token of living", user="v", registered_at=NOW)
+        await store.registry.put("shop", other)
         pruned = Prune("pruned", "token of pruned", "Unregistered", NOW + 60_000)
         assert await store.registry.prune("shop", [pruned]) == [True]
         async with store.webhooks.claimed("shop", "place", lease=30) as claim:
             assert claim is not None
             batch = await claim.next(1)
             assert batch is not None
+            await claim.note(WebhookCallNote(NOW, batch.id, 1, 1, 400, "http_400", 0.1, "given_up"))
             assert await claim.bury(batch, "http_400")
         assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
