@@ -201,7 +201,7 @@ async def _durable(store: Store, settings: Settings) -> CheckFinding:
         try:
             await store.pushes.ping()
         except StoreUnavailable as error:
-            return CheckFinding("queue.durability", "error", str(error), "see the README on Redis that fails over")
+            return CheckFinding("queue.durability", "error", str(error), "see the guide on Redis that fails over")
         return CheckFinding("queue.durability", "ok", store.promise)
     try:
         seconds = await store.require_durable(settings.apps or ("check",))

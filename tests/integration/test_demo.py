@@ -14,9 +14,10 @@ from rich.console import Console
 
 from pushsvc.lab.demo.view import SHOWN, open_view
 
+from ..pages import PAGES, blocks
 from .processes import Processes, own_processes
 from .terminal import at_terminal
-from .test_readme import README, without_figures
+from .test_readme import without_figures
 
 LINE = re.compile(r" *(\d+\.\d\d)s  (\w+) +(\S.*)")
 
@@ -41,7 +42,7 @@ def scratch(tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_piped_it_tells_the_story_in_plain_lines_as_the_page_shows_it(
     processes: Processes, scratch: dict[str, str]
 ) -> None:
-    (shown, *_) = re.findall(r"^```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (shown,) = blocks("text", PAGES["tutorial/try.md"])
     code, out, err = processes.run("demo", "--once", **scratch)
     assert code == 0, (out, err)
     assert "\x1b" not in out

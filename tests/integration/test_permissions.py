@@ -1,4 +1,4 @@
-"""A user of Redis with exactly the permissions that the README names: all works, and what is missing is named."""
+"""A user of Redis with exactly the permissions that the guide names: all works, and what is missing is named."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from pushsvc.runtime.check import judge_permissions
 from pushsvc.store import open_store
 from pushsvc.store.link import permissions, scripts
 
+from ..pages import PAGES
 from .harness import Service, apns, fcm, running_service
 from .servers import KINDS, Server, running_server
-
-README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -29,8 +28,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def restricted(server: Server, *more: str) -> str:
-    """The URL of a user who may do what the README says, and `more`."""
-    found = re.search(r"`ACL SETUSER pushsvc on >SECRET (~ps:[^`]*)`", README)
+    """The URL of a user who may do what the guide says, and `more`."""
+    found = re.search(r"`ACL SETUSER pushsvc on >SECRET (~ps:[^`]*)`", PAGES["guides/running.md"])
     assert found is not None
     server.flush()
     assert server.command("ACL SETUSER pushsvc reset on >SECRET", found[1], *more).startswith(b"+OK")

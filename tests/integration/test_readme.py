@@ -1,4 +1,4 @@
-"""What the README shows, done: its curls against `pushsvc up --simulator`, and the demo with the output it prints."""
+"""What the README and the guide show, done: their curls against `pushsvc up --simulator`, and the installation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ import pytest
 from pushsvc.lab.simulator import simulator_process
 
 from ..node import needs_node, node
+from ..pages import PAGES, README, blocks
 from .ports import free_ports
 from .processes import Api, Command, Processes, own_processes, until
 from .servers import skip_or_fail
-
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 @dataclass
@@ -63,13 +62,14 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
 
 
 def test_the_curls_and_the_scenarios_work_as_they_stand(played: Played) -> None:
-    blocks = [block for block in re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL) if "curl" in block]
+    shown = [block for text in (README, PAGES["tutorial/try.md"]) for block in blocks("sh", text) if "curl" in block]
     # But for the port, which may be taken on this machine, they run as a reader would paste them.
-    post, get, _ = [block.replace("http://127.0.0.1:8080", played.api.url) for block in blocks]
+    first, post, get = [block.replace("http://127.0.0.1:8080", played.api.url) for block in shown]
 
-    accepted = played.run(post)
-    assert set(accepted) == {"id", "state", "deliveries"}
-    assert played.api.until_done(accepted["id"]) == {"total": 2, "sent": 2}
+    for curl in (first, post):
+        accepted = played.run(curl)
+        assert set(accepted) == {"id", "state", "deliveries"}
+        assert played.api.until_done(accepted["id"]) == {"total": 2, "sent": 2}
     status = played.run(get, ID=accepted["id"])
     assert (status["state"], status["counts"]["sent"]) == ("done", 2)
 
@@ -131,9 +131,8 @@ SDK = Path(__file__).parents[1] / "vendor" / "centrifuge-js" / "centrifuge.proto
 
 @needs_node
 def test_the_app_of_the_page_gets_what_is_pushed(played: Played) -> None:
-    section = README[README.index("## In the app") : README.index("## Audiences\n")]
-    (register,) = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    (app,) = re.findall(r"^```js\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    (register,) = blocks("sh", PAGES["guides/live.md"])
+    (app,) = blocks("js", PAGES["guides/live.md"])
     folder = played.processes.folder
     token = played.run(register.replace("http://127.0.0.1:8080", played.api.url))
     package = folder / "node_modules" / "centrifuge"
@@ -170,8 +169,7 @@ def without_figures(text: str) -> list[str]:
 
 def test_the_installation_works_letter_by_letter(tmp_path: Path) -> None:
     """But for the virtual environment, which is this one, and for an account's files, which are the simulator's."""
-    section = README[README.index("## Install it for real") : README.index("## Configuration\n")]
-    prepare, begin = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    prepare, begin = blocks("sh", PAGES["guides/install.md"])
     with own_processes(tmp_path) as processes, simulator_process(tmp_path / "simulator") as simulator:
         (tmp_path / "config").mkdir()
         shutil.copy(Path(__file__).parents[2] / "config" / "example.toml", tmp_path / "config")

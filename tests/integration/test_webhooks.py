@@ -1,4 +1,4 @@
-"""Webhooks between real processes: `pushsvc jobs` on one side, a receiver that knows the README only on the other."""
+"""Webhooks between real processes: `pushsvc jobs` on one side, a receiver that knows the guide only on the other."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from pushsvc.ports.webhooks import Standing
 from pushsvc.stages.webhooks import WebhookConfig
 from pushsvc.store import Store, StoreConfig, keys, open_store
 
+from ..pages import PAGES, blocks
 from .harness import apns, fcm
 from .ports import free_ports
 from .processes import open_site, own_processes, until
 from .servers import KINDS, Server, running_server
 from .test_store_kit import make_push
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 RECEIVER = Path(__file__).with_name("webhook_receiver.py")
 SECRET = write_secret(bytes(range(32)))
 OTHER_SECRET = write_secret(bytes(range(1, 33)))
@@ -542,9 +542,9 @@ def test_from_a_dead_token_to_the_receiver(tmp_path: Path) -> None:
             receiver.wait()
 
 
-def test_the_readme_s_own_lines_verify_a_call() -> None:
+def test_the_page_s_own_lines_verify_a_call() -> None:
     """The code block as a reader would paste it, against the specification's own vector."""
-    (block,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (block,) = blocks("python", PAGES["reference/webhooks.md"])
     names: dict[str, Any] = {}
     exec(block, names)
     secret, body = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", b'{"test": 2432232314}'

@@ -1,4 +1,4 @@
-"""A receiver of webhooks, written from the README alone with nothing but the standard library: a process of its own.
+"""A receiver of webhooks, written from the guide alone with nothing but the standard library: a process of its own.
 
     python webhook_receiver.py PORT SECRET RECORD [PLAN]
 
@@ -27,7 +27,7 @@ from typing import Any
 
 
 def genuine(secret: str, headers: Any, body: bytes) -> bool:
-    """What the README asks for before a call is taken."""
+    """What the guide asks for before a call is taken."""
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         message, at, given = (headers[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))

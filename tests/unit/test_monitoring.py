@@ -1,4 +1,4 @@
-"""The rules and dashboards of `config/` ask for metrics and labels that exist, and each alert has its row in README."""
+"""The rules and dashboards of `config/` ask for metrics and labels that exist; each alert has its row in the guide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 
 from pushsvc.ports.conditions import SEVERITIES
 
-from .test_readme import ROOT, TABLES, _names
+from ..pages import ROOT
+from .test_readme import TABLES, _names
 from .test_telemetry_metrics import defined
 
 PROMETHEUS = ROOT / "config" / "prometheus"

@@ -1,4 +1,4 @@
-"""The README says what the code says: its tables, names and commands are held against the code, one by one."""
+"""The README and the guide say what the code says: tables, names and commands are held against the code, one by one."""
 
 from __future__ import annotations
 
@@ -41,10 +41,9 @@ from pushsvc.rules.where.fields import fields_at
 from pushsvc.settings.environment import sections_of
 
 from ..fakes import threepart
+from ..pages import EVERYTHING, PAGES, README, ROOT, TEXTS, blocks, code_in, prose, section_of, tables
 from .provider_fakes import golden
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "pushsvc"
 
 SECTIONS = {kind.platform: kind.config for kind in reversed(REGISTRY.values())}
@@ -55,63 +54,64 @@ SCHEMAS: dict[str, Any] = OPENAPI["components"]["schemas"]
 NO_EFFECT = "No effect yet"
 
 
-# --- reading the page ---------------------------------------------------------------------------
+# --- reading the pages --------------------------------------------------------------------------
 
 
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
-
-
-def _tables(text: str) -> dict[str, list[list[str]]]:
-    """Every table's rows, by what stands over its first column."""
-    found: dict[str, list[list[str]]] = {}
-    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        head, rule, *rows = [_cells(line) for line in block.splitlines()]
-        assert all(set(cell) == {"-"} for cell in rule), head
-        assert all(len(row) == len(head) for row in rows), head
-        assert head[0] not in found, head
-        found[head[0]] = rows
-    return found
-
-
-TABLES = _tables(README)
-
-
-def _code(cell: str) -> list[str]:
-    """What stands between back-ticks."""
-    return re.findall(r"`([^`]*)`", cell)
+TABLES = tables()
 
 
 def _names(table: str) -> list[str]:
     """The first column of a table: one name in back-ticks a row."""
     names = []
     for row in TABLES[table]:
-        (name,) = _code(row[0])
+        (name,) = code_in(row[0])
         assert row[0] == f"`{name}`"
         names.append(name)
     assert len(set(names)) == len(names), f"a name stands twice in {table}"
     return names
 
 
-def _section(title: str) -> str:
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
-    assert found, title
-    return found[1]
-
-
-def _blocks(language: str, text: str = README) -> list[str]:
-    """The code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
 def test_every_code_block_is_closed() -> None:
-    assert README.count("```") % 2 == 0
+    for place, text in TEXTS.items():
+        assert text.count("```") % 2 == 0, place
+
+
+def test_the_readme_is_short_and_no_line_of_prose_is_wide() -> None:
+    assert README.count("\n") <= 150
+    wide = [
+        f"{place}: {line}"
+        for place, text in TEXTS.items()
+        for line in text.splitlines()
+        if len(line) > 120 and not line.startswith("|")
+    ]
+    assert wide == []
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for place, text in TEXTS.items():
+        for link in LINK.findall(prose(text)):
+            path, _, anchor = link.partition("#")
+            if "://" in link:
+                continue
+            target = (ROOT / place).parent / path if path else ROOT / place
+            assert target.exists(), f"{place}: {link}"
+            if anchor:
+                heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, link
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = {link for link in LINK.findall(PAGES["index.md"]) if not link.startswith("..")}
+    assert linked == set(PAGES) - {"index.md"}
 
 
 def test_links_to_files_lead_somewhere() -> None:
     named = {
         name
-        for name in _code(re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL))
+        for name in code_in(prose())
         if re.fullmatch(r"(?:pushsvc|tests|config|\.ci)/[\w./-]*|LICENSE|Dockerfile|requirements\.txt", name)
     }
     assert named >= {"config/example.toml", "pushsvc/rules/policy.py", "LICENSE", ".ci/run"}
@@ -161,7 +161,7 @@ def test_every_key_of_the_configuration_with_its_default() -> None:
         if default is NODEFAULT:
             assert cell == "required", name
             continue
-        (text,) = _code(cell)
+        (text,) = code_in(cell)
         reported = tomllib.loads(f"value = {text}")["value"]
         if default is None or isinstance(default, settings.Rate):
             reported = settings.parse_rate(reported)
@@ -171,7 +171,7 @@ def test_every_key_of_the_configuration_with_its_default() -> None:
 
 
 def test_the_live_channel_of_the_page_loads(tmp_path: Path) -> None:
-    (text,) = _blocks("toml", _section("Configuration"))
+    (text,) = blocks("toml", section_of("Configuration"))
     account = "\n[apps.shop.apns]\ntopic = 't'\nkey_file = 'k.p8'\nkey_id = 'KEY1234567'\nteam_id = 'TEAM123456'\n"
     (tmp_path / "pushsvc.toml").write_text(text + account)
     (tmp_path / "secret").write_text("x" * 32)
@@ -222,7 +222,7 @@ def test_every_field_of_the_push_document() -> None:
     meanings = dict(zip(_names("field"), (row[1] for row in TABLES["field"]), strict=True))
     assert f"{DAYS_AHEAD} days" in meanings["send_at"]
     to = SCHEMAS["To"]["properties"]
-    assert set(to) <= set(_code(meanings["to"]))
+    assert set(to) <= set(code_in(meanings["to"]))
     assert f"{to['users']['anyOf'][0]['maxItems']:,}" in meanings["to"]
 
 
@@ -240,21 +240,21 @@ def _is_taken(field: str, sign: str) -> bool:
 
 
 def test_each_field_of_an_expression_takes_the_operators_that_are_named() -> None:
-    named = {field: _code(row[1]) for row in TABLES["in `where`"] for field in _code(row[0])}
+    named = {field: code_in(row[1]) for row in TABLES["in `where`"] for field in code_in(row[0])}
     assert named.keys() == {*fields_at(0, ()), "tags.NAME", "tags['any name']"}
     assert named == {field: [sign for sign in SIGNS if _is_taken(field, sign)] for field in named}
 
 
 def test_the_example_expressions_mean_something() -> None:
-    whole = re.findall(r'"where": "([^"]*)"', _section("Audiences"))
-    parts = [code for row in TABLES["in `where`"] for code in _code(row[2]) if " " in code]
+    whole = re.findall(r'"where": "([^"]*)"', section_of("Audiences"))
+    parts = [code for row in TABLES["in `where`"] for code in code_in(row[2]) if " " in code]
     assert (len(whole), len(parts)) == (1, 2)
     for example in whole + parts:
         assert compile_where(example, now=0)(Device(id="d", platform="apns", token="t")) is False
 
 
 def test_the_example_push_is_taken_and_rendered() -> None:
-    (text,) = _blocks("json", _section("The push document"))
+    (text,) = blocks("json", section_of("The push document"))
     document = msgspec.json.decode(text)
     assert set(document["notification"]) == set(SCHEMAS["Notification"]["properties"])
     assert set(document) <= set(SCHEMAS["PushDocument"]["properties"])
@@ -266,17 +266,17 @@ def test_the_example_push_is_taken_and_rendered() -> None:
 
 
 def test_the_example_device_is_taken() -> None:
-    (text,) = _blocks("json", _section("The device document"))
+    (text,) = blocks("json", section_of("The device document"))
     document = msgspec.json.decode(text)
     assert set(document) == set(SCHEMAS["DeviceDocument"]["properties"]) - {"fid"}
     device = read_device(text.encode(), "d", Rules("shop", frozenset(REGISTRY), runtime.addresses()), 0)
     assert device.tags["beta"] is True
-    reported = set(_code(_section("The device document")))
+    reported = set(code_in(section_of("The device document")))
     assert reported >= set(SCHEMAS["RegisteredDevice"]["properties"]) - set(document)
 
 
 def test_every_count_and_the_status_document() -> None:
-    (text,) = _blocks("json", _section("The status document"))
+    (text,) = blocks("json", section_of("The status document"))
     status = msgspec.json.decode(text, type=Status)
     # `warnings` is only in the answer to a POST that waits, as that call says.
     assert {*msgspec.json.decode(text), "warnings"} == set(SCHEMAS["Status"]["properties"])
@@ -286,7 +286,7 @@ def test_every_count_and_the_status_document() -> None:
 
 
 def test_every_column_of_a_file_of_devices() -> None:
-    reported = [name for row in TABLES["column"] for name in _code(row[0])]
+    reported = [name for row in TABLES["column"] for name in code_in(row[0])]
     document = set(SCHEMAS["DeviceDocument"]["properties"])
     columns = set(device_lines.columns(runtime.addresses(), tombstones=True))
     assert set(reported) == columns - document | {"tags"}
@@ -294,7 +294,7 @@ def test_every_column_of_a_file_of_devices() -> None:
 
 
 def test_all_that_a_cleanup_counts() -> None:
-    reported = [name for row in TABLES["what"] for name in _code(row[0])]
+    reported = [name for row in TABLES["what"] for name in code_in(row[0])]
     assert sorted(reported) == sorted(cleanup.WHAT)
 
 
@@ -311,9 +311,9 @@ def test_every_call() -> None:
     by_name = {f"{call.method} {call.path}": call for call in CALLS}
     for name, (_, answer, scopes, does) in zip(_names("call"), TABLES["call"], strict=True):
         assert answer.split(", ") == want[name], name
-        assert tuple(_code(scopes)) == (by_name[name].scopes if by_name[name].keyed else ()), name
+        assert tuple(code_in(scopes)) == (by_name[name].scopes if by_name[name].keyed else ()), name
         for param in by_name[name].params:
-            assert param.name in _code(does), f"{name} does not tell of {param.name}"
+            assert param.name in code_in(does), f"{name} does not tell of {param.name}"
 
 
 def _below(kind: type[RequestError]) -> Iterator[type[RequestError]]:
@@ -325,9 +325,9 @@ def _below(kind: type[RequestError]) -> Iterator[type[RequestError]]:
 def test_every_error() -> None:
     # A subclass that names nothing of its own is the same error with more to say.
     want = {(str(kind.status), kind.type) for kind in _below(RequestError) if "type" in vars(kind)}
-    assert {(row[0], *_code(row[1])) for row in TABLES["status"]} == want
+    assert {(row[0], *code_in(row[1])) for row in TABLES["status"]} == want
     assert len(TABLES["status"]) == len(want)
-    assert f"`{TYPE_BASE}`" in _section("Errors")
+    assert f"`{TYPE_BASE}`" in section_of("Errors")
 
 
 # --- what an answer does ------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def test_every_outcome_and_what_follows() -> None:
         does, attempt = row[3], row[4]
         match verdict:
             case Ended(end=end, dead_letter=dead_letter):
-                assert _code(does)[0] == end, name
+                assert code_in(does)[0] == end, name
                 assert ("dead letter" in does) == dead_letter, name
                 assert attempt == "", name
             case Retry(attempt=next_attempt):
@@ -369,7 +369,7 @@ def test_an_attempt_that_never_left_is_not_used_up() -> None:
 def test_the_answers_that_it_names_are_in_the_golden_tables(column: int, platform: str) -> None:
     rows = {(row["status"], row.get("reason", ""), row["outcome"]) for row in golden(f"{platform}_classify.toml")}
     for name, row in zip(_names("outcome"), TABLES["outcome"], strict=True):
-        for example in _code(row[column]):
+        for example in code_in(row[column]):
             status, _, reason = example.partition(" ")
             assert (int(status), reason, name) in rows, f"{example} is not {name}"
 
@@ -385,14 +385,14 @@ def test_every_metric() -> None:
             labels = metric.labels if isinstance(metric, telemetry.Figure) else metric._labelnames
             want[family.name + "_total" * (family.type == "counter")] = (family.type, tuple(labels))
     reported = {
-        name: (row[1], tuple(_code(row[2]))) for name, row in zip(_names("metric"), TABLES["metric"], strict=True)
+        name: (row[1], tuple(code_in(row[2]))) for name, row in zip(_names("metric"), TABLES["metric"], strict=True)
     }
     assert reported == want
 
 
 def test_metrics_that_the_runbook_names_exist() -> None:
     metrics = set(_names("metric"))
-    assert set(re.findall(r"\bpushsvc_\w+", README)) <= metrics
+    assert set(re.findall(r"\bpushsvc_\w+", EVERYTHING)) <= metrics
 
 
 def test_every_command() -> None:
@@ -415,8 +415,8 @@ def test_every_part_of_the_package_with_its_layer() -> None:
 
 
 def test_the_fixed_names_of_a_provider() -> None:
-    (text,) = re.findall(r"\*\*To add a provider\*\*.*?\n\n", README, re.DOTALL)
-    fixed = [name for name in _code(text) if name.isidentifier()]
+    (text,) = re.findall(r"\*\*To add a provider\*\*.*?\n\n", EVERYTHING, re.DOTALL)
+    fixed = [name for name in code_in(text) if name.isidentifier()]
     assert fixed == ["PLATFORM", "ADDRESSES", "Config", "RENDERER", "classify", "open_provider", "check"]
     for package in (providers.apns, providers.fcm, threepart):
         assert all(hasattr(package, name) for name in fixed)
@@ -427,11 +427,10 @@ def test_the_fixed_names_of_a_provider() -> None:
 
 def _commands() -> list[str]:
     """Every `pushsvc ..` of the code blocks and of the text, but for what is not there yet."""
-    there = README.replace(_section("Not there yet"), "")
-    lines = [line for block in _blocks("sh", there) for line in block.replace("\\\n", " ").splitlines()]
-    prose = re.sub(r"^```.*?^```$", "", there, flags=re.MULTILINE | re.DOTALL)
+    there = EVERYTHING.replace(section_of("Not there yet"), "")
+    lines = [line for block in blocks("sh", there) for line in block.replace("\\\n", " ").splitlines()]
     found = [line[line.index("pushsvc ") :] for line in lines if re.match(r"(?:\S*/)?pushsvc ", line)]
-    return found + [code for code in _code(prose) if code.startswith("pushsvc ")]
+    return found + [each for each in code_in(prose(there)) if each.startswith("pushsvc ")]
 
 
 @pytest.mark.parametrize("command", sorted(set(_commands())))
@@ -450,8 +449,8 @@ def test_each_command_of_the_text_exists_with_its_options(command: str) -> None:
 def test_each_make_target_of_the_text_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
-    named = set(re.findall(r"\bmake\s+(\w+)`", README)) | {
-        line.removeprefix("make ") for block in _blocks("sh") for line in block.splitlines() if line.startswith("make ")
+    named = set(re.findall(r"\bmake\s+(\w+)`", EVERYTHING)) | {
+        line.removeprefix("make ") for block in blocks("sh") for line in block.splitlines() if line.startswith("make ")
     }
     assert named >= {"demo", "test", "lint", "bench"}
     assert named <= targets
@@ -459,7 +458,7 @@ def test_each_make_target_of_the_text_exists() -> None:
 
 def test_what_is_not_there_is_not_there() -> None:
     """Whoever adds it takes it out of the list."""
-    missing = _section("Not there yet")
+    missing = section_of("Not there yet")
     for name in re.findall(r"`pushsvc (\w+)`", missing):
         assert name not in cli.COMMANDS, name
     for verb, path in re.findall(r"`(GET|PUT|POST|DELETE) (/[^`]*)`", missing):

@@ -1,4 +1,4 @@
-"""Random expressions as trees, how they are written, and what they mean: by brute force, from the words of the README
+"""Random expressions as trees, how they are written, and what they mean: by brute force, from the words of the guide
 and `pushsvc/rules/where/__init__.py`, and nothing of its code.
 
 A tree is ("and" | "or", tree, tree), ("not", tree), or a comparison ("cmp", field, sign, value, mirrored).
