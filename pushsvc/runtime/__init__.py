@@ -15,112 +15,169 @@ Lifetimes are context managers: what was opened last is closed first.
 
 from __future__ import annotations
 
-from .conditions import read_conditions
-from .configuration import configured_type, load_settings
-from .figures import (
-    GAUGES_EVERY,
-    Current,
-    StoreFigures,
-    frozen_routes,
-    serve_part_metrics,
-    show_cleanups,
-    show_frozen,
-    show_gauges,
-    show_webhooks,
-    webhook_standings,
-)
-from .live import run_live
-from .live_check import check_live
-from .live_files import live_tls
-from .parts import quiet_gc, raise_file_limit, run_api, run_dispatch, run_feedback
-from .plans import (
-    ages,
-    api_apps,
-    channel_rules,
-    cleanup_plan,
-    dispatch_config,
-    eraser,
-    feedback_config,
-    live_config,
-    live_endpoints,
-    retry_policy,
-    route_limits,
-    route_table,
-    routes_of,
-    webhook_configs,
-)
-from .providers import addresses, check_credentials, renderers
-from .store import (
-    EMBEDDED_LOOK,
-    EMBEDDED_START,
-    connect,
-    embedded_fsync,
-    open_configured_store,
-    open_existing_store,
-    open_running_store,
-    open_sync_redis,
-    open_trial_store,
-    own_embedded,
-    redis_url,
-    require_durability,
-    running_store_url,
-    store_config,
-)
-from .workers import reporting, unserved
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "check_live",
-    "live_config",
-    "live_endpoints",
-    "live_tls",
-    "reporting",
-    "unserved",
-    "EMBEDDED_START",
-    "EMBEDDED_LOOK",
-    "redis_url",
-    "own_embedded",
-    "embedded_fsync",
-    "store_config",
-    "require_durability",
-    "open_configured_store",
-    "open_existing_store",
-    "running_store_url",
-    "open_running_store",
-    "open_trial_store",
-    "open_sync_redis",
-    "connect",
-    "renderers",
-    "addresses",
-    "check_credentials",
-    "api_apps",
-    "channel_rules",
-    "retry_policy",
-    "dispatch_config",
-    "route_limits",
-    "route_table",
-    "routes_of",
-    "feedback_config",
-    "webhook_configs",
-    "ages",
-    "cleanup_plan",
-    "eraser",
-    "GAUGES_EVERY",
-    "Current",
-    "StoreFigures",
-    "show_gauges",
-    "show_frozen",
-    "show_webhooks",
-    "webhook_standings",
-    "show_cleanups",
-    "frozen_routes",
-    "read_conditions",
-    "serve_part_metrics",
-    "quiet_gc",
-    "raise_file_limit",
-    "run_api",
-    "run_dispatch",
-    "run_feedback",
-    "run_live",
-    "load_settings",
-    "configured_type",
-]
+from ..lazily import exports
+
+if TYPE_CHECKING:
+    from .conditions import read_conditions as read_conditions
+    from .configuration import configured_type as configured_type
+    from .configuration import load_settings as load_settings
+    from .figures import (
+        GAUGES_EVERY as GAUGES_EVERY,
+    )
+    from .figures import (
+        Current as Current,
+    )
+    from .figures import (
+        StoreFigures as StoreFigures,
+    )
+    from .figures import (
+        frozen_routes as frozen_routes,
+    )
+    from .figures import (
+        serve_part_metrics as serve_part_metrics,
+    )
+    from .figures import (
+        show_cleanups as show_cleanups,
+    )
+    from .figures import (
+        show_frozen as show_frozen,
+    )
+    from .figures import (
+        show_gauges as show_gauges,
+    )
+    from .figures import (
+        show_webhooks as show_webhooks,
+    )
+    from .figures import (
+        webhook_standings as webhook_standings,
+    )
+    from .live import run_live as run_live
+    from .live_check import check_live as check_live
+    from .live_files import live_tls as live_tls
+    from .parts import (
+        quiet_gc as quiet_gc,
+    )
+    from .parts import (
+        raise_file_limit as raise_file_limit,
+    )
+    from .parts import (
+        run_api as run_api,
+    )
+    from .parts import (
+        run_dispatch as run_dispatch,
+    )
+    from .parts import (
+        run_feedback as run_feedback,
+    )
+    from .plans import (
+        ages as ages,
+    )
+    from .plans import (
+        api_apps as api_apps,
+    )
+    from .plans import (
+        channel_rules as channel_rules,
+    )
+    from .plans import (
+        cleanup_plan as cleanup_plan,
+    )
+    from .plans import (
+        dispatch_config as dispatch_config,
+    )
+    from .plans import (
+        eraser as eraser,
+    )
+    from .plans import (
+        feedback_config as feedback_config,
+    )
+    from .plans import (
+        live_config as live_config,
+    )
+    from .plans import (
+        live_endpoints as live_endpoints,
+    )
+    from .plans import (
+        retry_policy as retry_policy,
+    )
+    from .plans import (
+        route_limits as route_limits,
+    )
+    from .plans import (
+        route_table as route_table,
+    )
+    from .plans import (
+        routes_of as routes_of,
+    )
+    from .plans import (
+        webhook_configs as webhook_configs,
+    )
+    from .providers import addresses as addresses
+    from .providers import check_credentials as check_credentials
+    from .providers import renderers as renderers
+    from .store import (
+        EMBEDDED_LOOK as EMBEDDED_LOOK,
+    )
+    from .store import (
+        EMBEDDED_START as EMBEDDED_START,
+    )
+    from .store import (
+        connect as connect,
+    )
+    from .store import (
+        embedded_fsync as embedded_fsync,
+    )
+    from .store import (
+        open_configured_store as open_configured_store,
+    )
+    from .store import (
+        open_existing_store as open_existing_store,
+    )
+    from .store import (
+        open_running_store as open_running_store,
+    )
+    from .store import (
+        open_sync_redis as open_sync_redis,
+    )
+    from .store import (
+        open_trial_store as open_trial_store,
+    )
+    from .store import (
+        own_embedded as own_embedded,
+    )
+    from .store import (
+        redis_url as redis_url,
+    )
+    from .store import (
+        require_durability as require_durability,
+    )
+    from .store import (
+        running_store_url as running_store_url,
+    )
+    from .store import (
+        store_config as store_config,
+    )
+    from .workers import reporting as reporting
+    from .workers import unserved as unserved
+else:
+    __getattr__ = exports(
+        __name__,
+        {
+            "conditions": "read_conditions",
+            "configuration": "configured_type load_settings",
+            "figures": "GAUGES_EVERY Current StoreFigures frozen_routes serve_part_metrics show_cleanups "
+            "show_frozen show_gauges show_webhooks webhook_standings",
+            "live": "run_live",
+            "live_check": "check_live",
+            "live_files": "live_tls",
+            "parts": "quiet_gc raise_file_limit run_api run_dispatch run_feedback",
+            "plans": "ages api_apps channel_rules cleanup_plan dispatch_config eraser feedback_config "
+            "live_config live_endpoints retry_policy route_limits route_table routes_of webhook_configs",
+            "providers": "addresses check_credentials renderers",
+            "store": "EMBEDDED_LOOK EMBEDDED_START connect embedded_fsync open_configured_store "
+            "open_existing_store open_running_store open_sync_redis open_trial_store own_embedded "
+            "redis_url require_durability running_store_url store_config",
+            "workers": "reporting unserved",
+        },
+    )

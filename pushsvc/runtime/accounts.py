@@ -17,13 +17,12 @@ import asyncio
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from .. import telemetry
 from ..errors import CredentialError
 from ..model.delivery import Delivery
 from ..model.push import Route
-from ..model.routing import CARRIERS
 from ..ports.provider import CREDENTIAL, REMOVED, OnOutcome, Provider
 from ..ports.removed import RemovedRoute
 from ..ports.store import Store
@@ -32,6 +31,7 @@ from ..settings import AppLive, AppSettings
 from ..stages.dispatch import Dispatcher
 from .opened import Closing, Mark, Opened, mark_of
 from .providers import expiry_of
+from .removal import removal_of
 
 
 class _Shut:
@@ -56,32 +56,6 @@ class _Shut:
 
     async def aclose(self) -> None:
         """Do nothing, since nothing was opened."""
-
-
-class Removal(NamedTuple):
-    """The report about a removed route."""
-
-    what: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.fix}"
-
-
-def removal_of(each: RemovedRoute, apps: Container[str]) -> Removal:
-    """Return what waits for a route that was removed, and the remedy. `apps` are those of the configuration."""
-    app, platform = each.route.app, each.route.platform
-    waits = f"{each.waiting:,} {'delivery waits' if each.waiting == 1 else 'deliveries wait'}"
-    if each.pushes:
-        waits += (
-            f", and of the app {each.pushes:,} {'push' if each.pushes == 1 else 'pushes'} scheduled or for audiences"
-        )
-    if app in apps:
-        lacks = "live channel" if platform in CARRIERS else f"account `{platform}`"
-        what, remedy = f"the app has no {lacks}", f"add [apps.{app}.{platform}] again, or cancel the pushes"
-    else:
-        what, remedy = f"the configuration has no app `{app}`", f"add [apps.{app}] and [apps.{app}.{platform}] again"
-    return Removal(f"{what} any more, {waits}", f"{remedy}; what is still there when its ttl is over expires")
 
 
 class Accounts:

@@ -21,11 +21,11 @@ from ..ports.removed import RemovedRoute
 from ..ports.store import Inspection, Store
 from ..settings import Settings
 from ..stages import webhooks
-from .accounts import removal_of
 from .conditions import read_conditions
 from .live_check import check_live
 from .plans import routes_of, webhook_configs
 from .providers import check_credentials
+from .removal import removal_of
 from .store import open_running_store, open_trial_store, running_store_url
 
 NOBODYS: Final = "0" * 64

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError
-from ..live.protocol.tokens import public_keys
 from ..net.tls import server_context
 from ..settings import LiveSettings
 
@@ -17,6 +16,8 @@ SPARE_FILES: Final = 200
 
 def read_public_key(file: str, part: str) -> str:
     """Return the public keys (PEM) of the file that the key `part` of the configuration names. Raises `ConfigError`."""
+    from ..live.protocol.tokens import public_keys
+
     try:
         pem = Path(file).read_text(encoding="utf-8")
     except OSError as error:

@@ -22,7 +22,7 @@ from ..ports.store import Store
 from ..settings import Settings
 from ..stages import feedback
 from ..stages.dispatch import Dispatcher
-from .accounts import Accounts, removal_of
+from .accounts import Accounts
 from .admin import StoreAdministration
 from .channels import OpenedChannels
 from .conditions import StoreConditions, watching
@@ -40,6 +40,7 @@ from .plans import (
 )
 from .providers import addresses, renderers
 from .reload import versions
+from .removal import removal_of
 from .store import connect, log_durability, open_configured_store, redis_url, require_durability
 from .workers import reporting
 

@@ -8,7 +8,6 @@ from ipaddress import ip_address
 
 from .. import api
 from ..live.config import LiveAppConfig, LiveConfig
-from ..live.protocol.tokens import issue
 from ..model.access import ApiKey
 from ..model.defaults import Defaults
 from ..model.devices import Environment
@@ -70,6 +69,8 @@ def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
 
 
 def _api_live(settings: Settings, name: str, live: AppLive) -> api.ApiLive:
+    from ..live.protocol.tokens import issue
+
     secret = live.secret
 
     def sign(device_id: str, now: float, ttl: float, token_id: str) -> str:

@@ -21,10 +21,10 @@ from ..ports.removed import RemovedRoute
 from ..ports.store import Store
 from ..ports.workers import Configured, Worker
 from ..settings import Settings
-from .accounts import removal_of
 from .flow import noting
 from .plans import routes_of
 from .reload import refused_since, unapplied
+from .removal import removal_of
 
 _WITHOUT: Final = {
     "dispatch": "nothing is sent",

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final, cast
 
-from aioapns.connection import JWTAuthorizationHeaderProvider
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -107,6 +106,8 @@ class ProviderToken:
         self._earlier = current
 
     def _sign(self) -> None:
+        from aioapns.connection import JWTAuthorizationHeaderProvider
+
         config = self._config
         # A fresh signer each time: its own notion of when to renew would use another clock.
         signer = JWTAuthorizationHeaderProvider(self._key, config.key_id, config.team_id)

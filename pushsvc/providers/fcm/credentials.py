@@ -19,9 +19,6 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
-from firebase_admin import credentials as firebase
-from google.auth.exceptions import GoogleAuthError, RefreshError
-from google.auth.transport.requests import Request
 from msgspec import Struct
 
 from ...errors import CredentialError
@@ -77,6 +74,8 @@ def load_service_account(config: Config, *, timeout: float = 10.0) -> ServiceAcc
     for name in ("client_email", "private_key", "token_uri"):
         if not isinstance(info.get(name), str) or not info[name]:
             raise CredentialError(path, f"has no `{name}`", _REMEDY)
+    from firebase_admin import credentials as firebase
+
     try:
         certificate = firebase.Certificate(info)
     except ValueError:
@@ -93,6 +92,9 @@ def load_service_account(config: Config, *, timeout: float = 10.0) -> ServiceAcc
 
 def _fetch(google: Any, token_uri: str, ca_file: str, proxy: Proxy | None, timeout: float) -> tuple[str, float]:
     """Request a token. Uses a connection of its own, because this happens once an hour."""
+    from google.auth.exceptions import GoogleAuthError, RefreshError
+    from google.auth.transport.requests import Request
+
     request = Request()
     host = urlsplit(token_uri).netloc
     statuses: list[int] = []

@@ -8,8 +8,22 @@ There is one `RouteWorker` for each route (app and platform), with connections, 
 that a stalled route does not delay another. No task or future is created per delivery.
 """
 
-from .config import DispatchConfig
-from .dispatcher import Dispatcher
-from .limits import RouteLimits
+from __future__ import annotations
 
-__all__ = ["Dispatcher", "DispatchConfig", "RouteLimits"]
+from typing import TYPE_CHECKING
+
+from ...lazily import exports
+
+if TYPE_CHECKING:
+    from .config import DispatchConfig as DispatchConfig
+    from .dispatcher import Dispatcher as Dispatcher
+    from .limits import RouteLimits as RouteLimits
+else:
+    __getattr__ = exports(
+        __name__,
+        {
+            "config": "DispatchConfig",
+            "dispatcher": "Dispatcher",
+            "limits": "RouteLimits",
+        },
+    )

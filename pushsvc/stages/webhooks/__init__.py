@@ -4,17 +4,34 @@
     body.py       the content of a call: pure
     caller.py     one call
     delivery.py   call after call, as long as there are events
-    check.py      what can be checked without a call
+    checks.py     what can be checked without a call
     trouble.py    what an operator should know: pure
 
 The events to deliver are in the store (`ports.webhooks`), and so are those that could not be delivered.
 """
 
-from .body import trial_body
-from .caller import open_caller
-from .check import check
-from .config import WebhookConfig
-from .delivery import deliver
-from .trouble import troubles_of
+from __future__ import annotations
 
-__all__ = ["WebhookConfig", "open_caller", "deliver", "check", "trial_body", "troubles_of"]
+from typing import TYPE_CHECKING
+
+from ...lazily import exports
+
+if TYPE_CHECKING:
+    from .body import trial_body as trial_body
+    from .caller import open_caller as open_caller
+    from .checks import check as check
+    from .config import WebhookConfig as WebhookConfig
+    from .delivery import deliver as deliver
+    from .trouble import troubles_of as troubles_of
+else:
+    __getattr__ = exports(
+        __name__,
+        {
+            "body": "trial_body",
+            "caller": "open_caller",
+            "checks": "check",
+            "config": "WebhookConfig",
+            "delivery": "deliver",
+            "trouble": "troubles_of",
+        },
+    )
