@@ -1,7 +1,7 @@
 """Apple Push Notification service.
 
-aioapns provides the vocabulary (push types, priorities) and signs the provider token; requests use our own HTTP/2 pool
-(`pushsvc.net.http2`). Reasons against aioapns's client, measured against one HTTP/2 sink with one core for the client:
+aioapns signs the provider token; requests use our own HTTP/2 pool (`pushsvc.net.http2`). Reasons against aioapns's
+client, measured against one HTTP/2 sink with one core for the client:
 it reaches about 3,900 pushes/s; after about 2,500 error answers on a connection it stops forever, because it never
 returns flow-control credit; at a GOAWAY it sends everything in flight again (200 pushes became 483 requests); a
 request has no timeout; and cancelling one call cancels others. Each of these loses or repeats pushes in exactly the

@@ -1,4 +1,4 @@
-"""The constants of APNs: those of aioapns, and the push types that are newer than its last release.
+"""The constants of APNs; a test compares them with those of aioapns, whose last release lacks the newer push types.
 
 Sources, under https://developer.apple.com/documentation/usernotifications/: sending-notification-requests-to-apns and
 sending-broadcast-push-notification-requests-to-apns.
@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from aioapns.common import PRIORITY_HIGH, PRIORITY_NORMAL, PushType
-
 from ...model.push import Platform
 
 PLATFORM: Final[Platform] = "apns"
 
-ALERT: Final = PushType.ALERT.value
-BACKGROUND: Final = PushType.BACKGROUND.value
-VOIP: Final = PushType.VOIP.value
-LIVEACTIVITY: Final = PushType.LIVEACTIVITY.value
-MDM: Final = PushType.MDM.value
+ALERT: Final = "alert"
+BACKGROUND: Final = "background"
+VOIP: Final = "voip"
+LIVEACTIVITY: Final = "liveactivity"
+MDM: Final = "mdm"
 
 TOPIC_SUFFIX: Final[dict[str, str]] = {
     ALERT: "",
     BACKGROUND: "",
     VOIP: ".voip",
-    PushType.COMPLICATION.value: ".complication",
-    PushType.FILEPROVIDER.value: ".pushkit.fileprovider",
+    "complication": ".complication",
+    "fileprovider": ".pushkit.fileprovider",
     MDM: "",  # its topic is the UID of the MDM certificate's subject, which no suffix makes
     LIVEACTIVITY: ".push-type.liveactivity",
     "controls": ".push-type.controls",
@@ -41,8 +39,8 @@ ACTIVITY: Final = "activity"
 PUSH_TO_START: Final = "push_to_start"
 """What a target can be: a device, a broadcast channel, one Live Activity on a device, the right to start one there."""
 
-HIGH: Final = PRIORITY_HIGH
-NORMAL: Final = PRIORITY_NORMAL
+HIGH: Final = "10"
+NORMAL: Final = "5"
 PRIORITIES: Final = (HIGH, NORMAL, "1")
 
 PAYLOAD_LIMIT: Final = 4096

@@ -1,0 +1,102 @@
+"""A process imports what it uses: the modules of commands and parts, each in a new interpreter."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from aioapns.common import PRIORITY_HIGH, PRIORITY_NORMAL, PushType
+
+from pushsvc.providers.apns import vocabulary
+
+SDKS = ("firebase_admin", "grpc", "google.auth", "aioapns", "h2", "jwt", "requests")
+"""What only a process that sends, or looks into a credential, needs."""
+WEB = ("aiohttp.web", "pushsvc.api.app", "pushsvc.api.routes", "pushsvc.live.gateway")
+CONFIG = '[store]\ndata_dir = "store"\n\n[apps.shop]\n'
+FACADES = ("pushsvc.api", "pushsvc.runtime", "pushsvc.stages.dispatch", "pushsvc.stages.webhooks")
+
+
+def modules_of(statement: str, folder: Path) -> set[str]:
+    """Return the modules that a new interpreter has after the statement, run in the folder with a configuration."""
+    (folder / "pushsvc.toml").write_text(CONFIG)
+    end = "import sys; sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{statement}\n{end}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    text, _, names = done.stderr.rpartition("\nMODULES ")
+    assert names, text or done.stderr
+    return set(names.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["--help"], (*SDKS, *WEB, "aiohttp", "redis", "rich.console", "pushsvc.providers", "pushsvc.runtime")),
+        (["send", "--help"], (*SDKS, *WEB, "redis", "pushsvc.providers", "pushsvc.store")),
+        (["status", "--help"], (*SDKS, *WEB, "redis", "pushsvc.providers", "pushsvc.store")),
+        (["keys", "list", "-c", "pushsvc.toml"], (*SDKS, *WEB, "aiohttp")),
+        (["stats", "-c", "pushsvc.toml"], (*SDKS, *WEB)),
+        (["failed", "-c", "pushsvc.toml"], (*SDKS, *WEB, "aiohttp")),
+        (["webhooks", "list", "-c", "pushsvc.toml"], (*SDKS, *WEB, "aiohttp")),
+        (["cleanup", "--dry-run", "-c", "pushsvc.toml"], (*SDKS, *WEB, "aiohttp")),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_a_command_imports_what_it_uses(arguments: list[str], absent: Sequence[str], tmp_path: Path) -> None:
+    loaded = modules_of(f"from pushsvc import cli; cli.main({arguments!r})", tmp_path)
+    assert "pushsvc.cli.root" in loaded
+    assert sorted(loaded.intersection(absent)) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "absent"),
+    [
+        ("from pushsvc.runtime import load_settings", (*SDKS, *WEB, "aiohttp", "redis")),
+        ("from pushsvc.runtime import open_running_store", (*SDKS, *WEB, "aiohttp")),
+        ("from pushsvc.runtime import read_conditions, run_feedback", ("firebase_admin", "grpc", "aioapns")),
+        ("from pushsvc.runtime import run_dispatch", ("firebase_admin", "grpc", "aioapns")),
+        ("from pushsvc.runtime import run_live", ("firebase_admin", "grpc", "aioapns")),
+    ],
+    ids=lambda value: value.rpartition(" ")[2] if isinstance(value, str) else "",
+)
+def test_a_part_imports_what_it_uses(part: str, absent: Sequence[str], tmp_path: Path) -> None:
+    assert sorted(modules_of(part, tmp_path).intersection(absent)) == []
+
+
+@pytest.mark.parametrize("package", FACADES)
+def test_a_package_says_the_same_to_type_checkers_and_when_it_runs(package: str) -> None:
+    module = import_module(package)
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    typed = {
+        name.name: f"{package}.{each.module}"
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for each in block.body
+        if isinstance(each, ast.ImportFrom)
+        for name in each.names
+    }
+    assert typed
+    for name, home in typed.items():
+        assert getattr(module, name) is getattr(import_module(home), name), name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = module.nonsense
+    table = next(each for each in ast.walk(tree) if isinstance(each, ast.Dict))
+    homes = {name: f"{package}.{home}" for home, names in ast.literal_eval(table).items() for name in names.split()}
+    assert homes == typed
+
+
+def test_the_words_of_apns_are_those_of_aioapns() -> None:
+    assert {each.value for each in PushType} <= set(vocabulary.TOPIC_SUFFIX)
+    assert (vocabulary.HIGH, vocabulary.NORMAL) == (PRIORITY_HIGH, PRIORITY_NORMAL)
