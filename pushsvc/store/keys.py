@@ -151,8 +151,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:probe`                 | stream | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
 | `ps:hash_key`              | string | permanent              | 32 random bytes that key every token hash             |
 
-The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms, `due` ms where it was
-scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for pushes of up to 32 deliveries under
+The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms once it was, `due` ms where it
+was scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for pushes of up to 32 deliveries under
 each index that has ended its encoded DeliveryRow: that the field is there *is* the mark that the delivery ended. What
 is queued is not stored but computed, `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short
 because each is kept once a push for a week. A push that was cancelled has `cx` its entry in `revoked`, `fi` how many of

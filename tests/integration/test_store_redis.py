@@ -604,6 +604,29 @@ def test_every_key_is_as_documented(server: Server) -> None:
     play(server, story)
 
 
+def test_a_waiting_push_to_one_target_takes_a_small_status_and_an_entry(server: Server) -> None:
+    """The bytes of a queued delivery are bounded by the shapes of its keys, whatever the server's allocator does."""
+
+    async def story(store: Store) -> None:
+        pushes = [make_push(f"push-{number}", 1) for number in range(100)]
+        await asyncio.gather(*map(store.pushes.accept, pushes))
+        call, lane, recent = store.link.call, keys.lane("shop", 0, "apns", "normal"), keys.recent("shop", 0)
+        shared = {keys.HASH_KEY, keys.pending("shop", 0), recent, lane}
+        statuses = {keys.push("shop", 0, push.id) for push in pushes}
+        assert {key.decode() for key in await call("KEYS", "*")} - shared == statuses
+        for key in statuses:
+            assert sorted(await call("HKEYS", key)) == [b"at", b"n", b"st"]
+            assert await call("OBJECT", "ENCODING", key) in (b"listpack", b"ziplist")
+        assert await call("XLEN", recent) < 10  # a write has one entry
+        message = len(msgspec.msgpack.encode(pushes[0].messages["apns"]))
+        token = len(pushes[0].targets["apns"][0].token)
+        for _, fields in await call("XRANGE", lane, "-", "+"):
+            assert sorted(fields) == [b"c", b"n"]
+            assert len(fields[b"c"]) - message - token < 120
+
+    play(server, story)
+
+
 @pytest.mark.parametrize("total", [1, 2, 1001])
 def test_a_status_lives_from_its_end_on(server: Server, total: int) -> None:
     async def story(store: Store) -> None:

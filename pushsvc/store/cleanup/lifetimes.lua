@@ -28,15 +28,15 @@ end
 
 -- Returns when the lifetime of a push is over, in ms, and whether it is open.
 local function ending(push)
-  local head = redis.call('HMGET', push, 'up', 'due', 'st', 'n', unpack(ENDS))
-  local last = math.max(tonumber(head[1] or 0), tonumber(head[2] or 0))
+  local head = redis.call('HMGET', push, 'up', 'due', 'st', 'n', 'at', unpack(ENDS))
+  local last = math.max(tonumber(head[1] or head[5] or 0), tonumber(head[2] or 0))
   local over = 0
-  for at = 5, 4 + #ENDS do
+  for at = 6, 5 + #ENDS do
     over = over + tonumber(head[at] or 0)
   end
   local open = head[3] == 'expanding' or (head[3] ~= 'done' and (tonumber(head[4]) or 0) > over)
     or waits(push)
-  local span = tonumber(head[5] or 0) > 0 and math.max(ttl, dead_ttl) or ttl
+  local span = tonumber(head[6] or 0) > 0 and math.max(ttl, dead_ttl) or ttl
   return last + span + (open and open_most or 0), open
 end
 

@@ -21,7 +21,7 @@ local function enqueue(prefix, at)
     if new and whole ~= '' then
       local record = prefix .. 'x:' .. id
       local state = due == '0' and 'expanding' or 'scheduled'
-      redis.call('HSET', push, 'n', 0, 'st', state, 'at', created, 'up', created, 'x', 1)
+      redis.call('HSET', push, 'n', 0, 'st', state, 'at', created, 'x', 1)
       local space = string.find(whole, ' ', 1, true)
       local lane = string.sub(whole, 1, space - 1)
       redis.call('HSET', record, 'push', string.sub(whole, space + 1), 'step', 0, 'cursor', '')
@@ -31,7 +31,7 @@ local function enqueue(prefix, at)
       end
     elseif new then
       local state = total == '0' and 'done' or later and 'scheduled' or 'sending'
-      redis.call('HSET', push, 'n', total, 'st', state, 'at', created, 'up', created)
+      redis.call('HSET', push, 'n', total, 'st', state, 'at', created)
       if total == '0' then
         redis.call('PEXPIRE', push, ttl)
       end

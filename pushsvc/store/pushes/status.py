@@ -57,7 +57,7 @@ def status_of(app: str, push_id: str, values: Sequence[Any] | None) -> PushStatu
         app=app,
         state=state_of(state, counts),
         created_at=created,
-        updated_at=updated,
+        updated_at=updated or created,
         counts=counts,
         send_at=due or None,
         live=None if values[-len(LIVE) :].count(None) == len(LIVE) else live_of(counts, *live),
