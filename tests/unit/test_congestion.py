@@ -101,6 +101,14 @@ def test_a_provider_that_is_far_away_gets_its_window_within_two_seconds(jitter: 
     assert line.run(2, FEW) >= 0.85 * FEW / (0.05 + jitter / 2)
 
 
+def test_a_line_that_is_overtaken_from_its_first_moment_on_opens_all_the_same() -> None:
+    line = Line(0.05, 1e-6)
+    for _ in range(40):
+        line.congestion.choose(line.now, lean=True)
+        line.run(0.1, FEW)
+    assert min(line.congestion.calm.limit, line.congestion.lean.limit) >= FEW
+
+
 def test_a_line_that_is_overtaken_gives_up_the_queue_that_it_is_quicker_for() -> None:
     line = Line(0.0005, 100e-6)
     line.run(10)

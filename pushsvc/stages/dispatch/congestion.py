@@ -217,6 +217,11 @@ class Calm(Window):
         super().__init__(CALM, quickest, now)
         self.limit, self._starting = START, 2
 
+    @property
+    def starting(self) -> bool:
+        """Whether the window is still sought by doubling."""
+        return bool(self._starting)
+
     def _close(self, now: float) -> None:
         began = self._round_at
         super()._close(now)
@@ -233,8 +238,9 @@ class Calm(Window):
             self._starting -= 1
             if self._starting:
                 return
-            if seen.used < FULL * self.limit:
-                self.limit = UNBOUND  # the connections have room for less
+            if seen.used < FULL * self.limit or not self._queued(seen, now):
+                # The connections have room for less, or the provider is not what takes the time.
+                self.limit = UNBOUND
         if self._before:
             before, self._before = self._before, 0
             if seen.rate < KEPT * self._best:
@@ -305,8 +311,12 @@ class Congestion:
         self._active: Window = self.calm
 
     def choose(self, now: float, *, lean: bool) -> None:
-        """Choose which window limits what is sent from now on, and is judged by it."""
-        active: Window = self.lean if lean else self.calm
+        """Choose which window limits what is sent from now on, and is judged by it.
+
+        The start belongs to the calm one: a trickle that overtakes everything from the first moment on would otherwise
+        keep the route at the window with which it began.
+        """
+        active: Window = self.lean if lean and not self.calm.starting else self.calm
         if active is not self._active:
             self._active.begin(now)
             active.begin(now)
