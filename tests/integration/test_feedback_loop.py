@@ -274,6 +274,47 @@ def test_an_operator_can_have_the_dead_pruned_anyway(tmp_path: Path) -> None:
     play(tmp_path, act)
 
 
+def test_an_operator_releases_a_route_and_ends_that(tmp_path: Path) -> None:
+    async def act(loop: Loop) -> None:
+        async def ask(act: str, **more: Any) -> bool:
+            """Return whether the route is frozen after it."""
+            body = {"route": "shop/apns", **more}
+            async with loop.service.session.post(f"/v1/admin/feedback/{act}", json=body) as answer:
+                assert answer.status == 200
+                return bool((await answer.json())["routes"][0]["frozen"])
+
+        devices = [iphone(f"d{number}", "Unregistered") for number in range(300)]
+        await loop.register(*devices)
+        await loop.service.done(await loop.send(devices))
+        await loop.until_frozen("apns", True)
+        left = [device for device in devices if (await loop.device(device.id)).state == "active"]
+        assert left
+        assert await ask("release", **{"for": 3600}) is False
+
+        async def all_pruned() -> bool:
+            await loop.service.done(await loop.send(left))
+            return await loop.store.registry.count("shop") == 0
+
+        await loop.service.until("they are pruned", all_pruned)
+        assert await ask("keep") is True
+        await loop.until_frozen("apns", True)
+        late = iphone("late", "Unregistered")
+        await loop.register(late)
+        await loop.service.done(await loop.send([late]))
+        judged: list[str] = []
+
+        async def is_judged() -> bool:
+            page = await loop.store.receipts.events("shop", after="", limit=5000)
+            judged[:] = [event.action for _, event in page.events if event.device_id == "late"]
+            return bool(judged)
+
+        await loop.service.until("it is judged", is_judged)
+        assert judged == ["kept"]
+        assert (await loop.device("late")).state == "active"
+
+    play(tmp_path, act)
+
+
 def test_a_bad_payload_to_everybody_prunes_nobody(tmp_path: Path) -> None:
     async def act(loop: Loop) -> None:
         devices = [android(f"d{number}") for number in range(1000)]

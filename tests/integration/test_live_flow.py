@@ -55,6 +55,8 @@ class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
 
     def __init__(self, name: str, url: str, *, acks: bool) -> None:
         self.shown: list[dict[str, Any]] = []
+        self.connections = 0
+        """How often it has connected."""
         self._acks = acks
         self._connected = asyncio.Event()
         token = issue("shop", name, SECRET, now=time.time(), ttl=3600.0, token_id=name)
@@ -65,6 +67,7 @@ class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
         await self._connected.wait()
 
     async def on_connected(self, ctx: ConnectedContext) -> None:
+        self.connections += 1
         self._connected.set()
 
     async def on_publication(self, ctx: ServerPublicationContext) -> None:

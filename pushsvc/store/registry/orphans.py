@@ -27,8 +27,8 @@ from .wire import Digests, label_of
 Index: TypeAlias = Literal["i", "k", "u"]
 """The indexes by id, token and user."""
 INDEXES: tuple[Index, ...] = ("i", "k", "u")
-_BUCKETS = 512
-"""Buckets looked at in one step, where most are empty."""
+_BUCKETS = 1024
+"""Buckets looked at in one step, where most are empty: Redis is occupied for a millisecond or two."""
 _DEVICES = 100
 """The approximate number of devices that are read in one step: a millisecond in which Redis does nothing else."""
 _CONTAINERS = 16

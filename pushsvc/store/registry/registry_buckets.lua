@@ -20,16 +20,36 @@ local function read(n)
   end
 end
 
-local number = first
-while number <= math.min(last, BUCKETS - 1) and #entries < 3 * most do
-  local flat = redis.call('HGETALL', prefix .. index .. string.format(':%04x', number))
-  for f = 1, #flat, 2 do
-    local at = #entries
-    entries[at + 1], entries[at + 2], entries[at + 3] = number, flat[f], flat[f + 1]
-    for n in string.gmatch(flat[f + 1], '%d+') do
-      read(tonumber(n))
+-- Most hashes of a small registry do not exist: many are asked for at once.
+local GROUP = 64
+
+local function names_from(from, to)
+  local names = {}
+  for n = from, to do
+    names[#names + 1] = string.format('%s%s:%04x', prefix, index, n)
+  end
+  return names
+end
+
+last = math.min(last, BUCKETS - 1)
+local number, present_to = first, first - 1
+while number <= last and #entries < 3 * most do
+  if number > present_to then
+    present_to = math.min(number + GROUP - 1, last)
+    if redis.call('EXISTS', unpack(names_from(number, present_to))) == 0 then
+      number = present_to + 1
     end
   end
-  number = number + 1
+  if number <= present_to then
+    local flat = redis.call('HGETALL', names_from(number, number)[1])
+    for f = 1, #flat, 2 do
+      local at = #entries
+      entries[at + 1], entries[at + 2], entries[at + 3] = number, flat[f], flat[f + 1]
+      for n in string.gmatch(flat[f + 1], '%d+') do
+        read(tonumber(n))
+      end
+    end
+    number = number + 1
+  end
 end
 return { number, entries, documents }

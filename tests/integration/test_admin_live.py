@@ -1,0 +1,42 @@
+"""What an operator does with live connections, against a real gateway with the official client as the phone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .test_live_flow import Town, play
+
+
+async def ask(town: Town, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    async with town.session.request(method, f"/v1/admin/{path}", json=body) as answer:
+        return answer.status, None if answer.status == 204 else await answer.json()
+
+
+def test_a_connection_is_cut_and_a_gateway_drained_and_the_phone_comes_back(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        async def connected() -> list[str]:
+            _, live = await ask(town, "GET", "live")
+            return [each["gateway"] for each in live["gateways"] if each["connections"]]
+
+        await town.register("phone")
+        assert (await ask(town, "POST", "live/cut", {"device_id": "phone"}))[0] == 409, "it is not online"
+        assert (await ask(town, "POST", "live/cut", {"device_id": "unknown"}))[0] == 404
+        async with town.phone("phone", acks=False) as phone:
+            assert phone.connections == 1
+            assert (await ask(town, "POST", "live/cut", {"device_id": "phone"}))[0] == 204
+            await town.until("it is back", lambda: phone.connections == 2)
+            await town.until("it is counted", connected)
+            (gateway,) = await connected()
+            assert await ask(town, "POST", "live/drain", {"gateway": gateway}) == (202, {"connections": 1})
+            await town.until("it is back again", lambda: phone.connections == 3)
+            assert (await ask(town, "POST", "live/drain", {"gateway": "gone"}))[0] == 404
+
+            # What it has not acknowledged is counted, and what is sent after both is there.
+            push = await town.send("phone", ack_within=60)
+            await town.until("it is shown", lambda: phone.ids == [push])
+            assert (await ask(town, "GET", "stats"))[1]["unacknowledged"] == 1
+            device = (await ask(town, "GET", "devices/phone"))[1]
+            assert (device["live"]["online"], device["live"]["unacked"]) == (True, 1)
+
+    play(tmp_path, story)
