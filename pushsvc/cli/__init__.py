@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     # name: (module:function or module:Typer, what `--help` says)
     "demo": ("demo:demo", "Show the whole service at work in one command."),
+    "init": ("init:init", "Write a configuration with comments, to begin with."),
     "up": ("up:up", "Run the whole service on this machine."),
     "serve": ("parts:serve", "Run the HTTP API."),
     "dispatch": ("parts:dispatch", "Run the workers that send to the providers."),

@@ -102,6 +102,20 @@ def write_whole(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
+def create_whole(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner can read. Raises `FileFailed`, also where there is something already."""
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise _failed(path, "written", error) from None
+    try:
+        with io.BufferedWriter(_Raw(number, str(path))) as stream:
+            stream.write(content)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 @contextmanager
 def reading(name: str) -> Iterator[BinaryIO]:
     """Open a file for reading, or standard input for `-`.

@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(
-            str(path), "no such file", "name one with --config or PUSHSVC_CONFIG; begin with config/example.toml"
+            str(path), "no such file", "name one with --config or PUSHSVC_CONFIG; `pushsvc init` writes one"
         ) from None
     except IsADirectoryError:
         raise ConfigError(str(path), "is a folder", "name the file in it: --config FILE") from None

@@ -171,8 +171,6 @@ def test_the_installation_works_letter_by_letter(tmp_path: Path) -> None:
     """But for the virtual environment, which is this one, and for an account's files, which are the simulator's."""
     prepare, begin = blocks("sh", PAGES["guides/install.md"])
     with own_processes(tmp_path) as processes, simulator_process(tmp_path / "simulator") as simulator:
-        (tmp_path / "config").mkdir()
-        shutil.copy(Path(__file__).parents[2] / "config" / "example.toml", tmp_path / "config")
         (tmp_path / "venv" / "bin").mkdir(parents=True)
         program = tmp_path / "venv" / "bin" / "pushsvc"
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pushsvc "$@"\n')
