@@ -4,6 +4,7 @@ PushsvcError
 ├── ConfigError            the configuration is wrong; names the key and the remedy
 ├── StoreError
 │   ├── StoreUnavailable   Redis cannot be reached            503
+│   ├── StoreFormat        another version of pushsvc wrote the store; says what to do
 │   └── StoreOwned         another process owns the embedded store
 ├── CredentialError        a provider credential cannot be used; names the file and the remedy
 └── RequestError           the caller's request is refused; carries its HTTP status
@@ -59,6 +60,15 @@ class StoreUnavailable(StoreError):
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
+        self.fix = fix
+
+
+class StoreFormat(StoreError):
+    """The store has a format that this version must not use. `fix` is what to do about it."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(f"{message} ({fix})")
+        self.message = message
         self.fix = fix
 
 

@@ -11,8 +11,9 @@ import uvloop
 from .. import jobs as work
 from .. import runtime, telemetry
 from ..settings import Settings
+from ..telemetry import systemd
 from .files import temporary_folder
-from .parts import Processes, child_environ, until_signalled
+from .parts import Processes, child_environ, report_ready, until_signalled
 from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
 GRACE = 35.0
@@ -27,8 +28,8 @@ def jobs(context: typer.Context, processes: Processes = 0) -> None:
     if (processes or settings.jobs.processes) == 1 or LIFELINE in os.environ:
         work.run_jobs(
             settings,
-            listening=lambda where: log.info("ready", at=where, pid=os.getpid()),
-            watch=watch_lifeline,
+            listening=lambda where: report_ready(log, where),
+            watch=_watch,
         )
         log.info("stopped", pid=os.getpid())
     else:
@@ -38,11 +39,19 @@ def jobs(context: typer.Context, processes: Processes = 0) -> None:
 async def _many(context: typer.Context, settings: Settings, processes: int) -> None:
     stop: asyncio.Event = until_signalled()
     async with runtime.redis_url(settings) as url:
+        await runtime.require_store(settings, url, durable=False)
         with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
             async with Supervisor(
                 [Child("jobs", ("jobs", "--processes", "1"), copies=processes)],
                 environ=child_environ(context, url, folder),
                 grace=GRACE,
                 metrics=telemetry.SharedFolder(folder),
-            ):
+            ) as supervisor:
+                await supervisor.until_started(stop)
+                systemd.notify_ready()
                 await stop.wait()
+
+
+def _watch(stop: asyncio.Event) -> None:
+    watch_lifeline(stop)
+    systemd.keep_watchdog()

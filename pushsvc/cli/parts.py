@@ -11,9 +11,11 @@ from typing import Annotated, Literal, Protocol
 
 import typer
 import uvloop
+from structlog.typing import FilteringBoundLogger
 
 from .. import runtime, telemetry
 from ..settings import Settings
+from ..telemetry import systemd
 from .files import temporary_folder
 from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
 
@@ -58,14 +60,21 @@ def live(context: typer.Context, processes: Processes = 0) -> None:
 def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
     """Return an event that is set by SIGTERM, SIGINT or the end of the supervisor.
 
-    With `hang_up`, SIGHUP sets it too, as commands want it; for a part of the service SIGHUP means a reload.
+    With `hang_up`, SIGHUP sets it too, as commands want it; for a part of the service SIGHUP means a reload. From now
+    on systemd gets signs of life, and a word of the stop.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        systemd.notify_stopping()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hang_up else [])):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
     watch_lifeline(stop)
+    systemd.keep_watchdog()
     return stop
 
 
@@ -80,7 +89,7 @@ def _run_part(
 
     async def one() -> None:
         stop = until_signalled()
-        await run(settings, stop, listening=lambda where: log.info("ready", at=where, pid=os.getpid()))
+        await run(settings, stop, listening=lambda where: report_ready(log, where))
         log.info("stopped", pid=os.getpid())
 
     async def many() -> None:
@@ -88,8 +97,7 @@ def _run_part(
         stop = until_signalled()
         # The copies share one embedded store, which this process owns, and one exposition of their metrics.
         async with runtime.redis_url(settings) as url:
-            if part == "serve":
-                await runtime.require_durability(settings, url)
+            await runtime.require_store(settings, url, durable=part == "serve")
             with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
                 environ = child_environ(context, url, folder)
                 if section := {"serve": "SERVER", "live": "LIVE"}.get(part):  # they share one port
@@ -100,10 +108,18 @@ def _run_part(
                     environ=environ,
                     grace=grace_of(settings),
                     metrics=telemetry.SharedFolder(folder),
-                ):
+                ) as supervisor:
+                    await supervisor.until_started(stop)
+                    systemd.notify_ready()
                     await stop.wait()
 
     uvloop.run(one() if processes == 1 or LIFELINE in os.environ else many())
+
+
+def report_ready(log: FilteringBoundLogger, where: str) -> None:
+    """Log that this process is ready and where it works, and let systemd know."""
+    log.info("ready", at=where, pid=os.getpid())
+    systemd.notify_ready()
 
 
 def grace_of(settings: Settings) -> float:

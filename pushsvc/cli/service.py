@@ -55,7 +55,7 @@ async def open_service(
             store_url = settings.redis.url
         else:
             store_url = await stack.enter_async_context(runtime.own_embedded(settings))
-        await runtime.require_durability(settings, store_url)
+        await runtime.require_store(settings, store_url)
         metrics = settings.store.data_dir / "run" / "metrics"
         environ = {
             **environ,

@@ -22,7 +22,7 @@ from typing import Self
 from msgspec import Struct
 
 from ..runtime.reload import on_hang_up
-from ..telemetry import SharedFolder, get_logger
+from ..telemetry import SharedFolder, get_logger, systemd
 from .process import LISTENS, PID_BYTES
 
 LIFELINE = "PUSHSVC_LIFELINE"
@@ -31,6 +31,8 @@ QUICK = 5.0
 """Seconds: a child that ends sooner than this is restarted with a growing delay."""
 SHORTEST_PAUSE = 0.2
 LONGEST_PAUSE = 10.0
+STARTED_LOOK = 0.1
+"""Seconds between two looks for children that have started."""
 KILLED = 5.0
 """Seconds that a child may take to end after SIGKILL."""
 
@@ -95,14 +97,25 @@ class Supervisor:
             for end in (*self._lifeline, *self._heard):
                 os.close(end)
 
+    async def until_started(self, stop: asyncio.Event) -> None:
+        """Return when every child handles signals, which is shortly after its start, or `stop` is set."""
+        wanted = sum(child.copies for child in self._children)
+        while not stop.is_set():
+            self._listen()
+            if len(self._listening) >= wanted:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), STARTED_LOOK)
+
     def forward(self, number: int) -> None:
         """Send a signal to every child that handles it. SIGHUP makes them reload the configuration."""
         self._listen()
-        for processes in self._processes.values():
-            for process in processes:
-                if process.pid in self._listening:
-                    with suppress(ProcessLookupError):
-                        process.send_signal(number)
+        with systemd.reload_notified():
+            for processes in self._processes.values():
+                for process in processes:
+                    if process.pid in self._listening:
+                        with suppress(ProcessLookupError):
+                            process.send_signal(number)
 
     def _listen(self) -> None:
         """Read from the pipe which children handle signals by now."""
@@ -147,7 +160,8 @@ class Supervisor:
 
     async def _run(self, child: Child, number: int, stopping: asyncio.Event) -> None:
         """Run one child process until it ends."""
-        environ = {**self._environ, LIFELINE: str(self._lifeline[0]), LISTENS: str(self._heard[1])}
+        environ = {name: value for name, value in self._environ.items() if name not in systemd.VARIABLES}
+        environ |= {LIFELINE: str(self._lifeline[0]), LISTENS: str(self._heard[1])}
         if number:
             # An address can be listened on once: the first copy shows the metrics of all.
             environ["PUSHSVC__METRICS__PORT"] = "0"

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ..lab.playground import Playground, open_playground
 from ..settings import Settings
+from ..telemetry import systemd
 from .parts import until_signalled
 from .service import open_service
 
@@ -51,6 +52,7 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
         say = speaker(console)
         if stop.is_set():
             return
+        systemd.notify_ready()
         # A terminal makes a link of all that follows `http://` up to a space.
         say(f"pushsvc listens on {service.url}")
         say(f"  API page  {service.url}/docs\n  metrics   {service.url}/metrics")

@@ -150,7 +150,7 @@ if TYPE_CHECKING:
         redis_url as redis_url,
     )
     from .store import (
-        require_durability as require_durability,
+        require_store as require_store,
     )
     from .store import (
         running_store_url as running_store_url,
@@ -177,7 +177,7 @@ else:
             "providers": "addresses check_credentials renderers",
             "store": "EMBEDDED_LOOK EMBEDDED_START connect embedded_fsync open_configured_store "
             "open_existing_store open_running_store open_sync_redis open_trial_store own_embedded "
-            "redis_url require_durability running_store_url store_config",
+            "redis_url require_store running_store_url store_config",
             "workers": "reporting unserved",
         },
     )

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Final
 
-from ..errors import ConfigError, PushsvcError, StoreError, StoreUnavailable
+from ..errors import ConfigError, PushsvcError, StoreError, StoreFormat, StoreUnavailable
 from ..model.access import ApiKey
 from ..ports.admin import CheckFinding
 from ..ports.conditions import Condition
@@ -119,6 +119,8 @@ def _configuration(settings: Settings) -> CheckFinding:
 
 
 def _unusable(settings: Settings, where: str, error: StoreError) -> CheckFinding:
+    if isinstance(error, StoreFormat):
+        return CheckFinding("redis", "error", f"{where}: {error.message}", error.fix)
     fix = "is Redis running there, and may this user run COMMAND, INFO and EVAL?" if settings.redis.url else ""
     fix = (isinstance(error, StoreUnavailable) and error.fix) or fix
     return CheckFinding("redis", "error", f"{where}: {error}", fix)

@@ -21,7 +21,7 @@ from msgspec import Struct, structs
 from ..errors import ConfigError
 from ..settings import AppLive, Settings
 from ..store import StoreConfig
-from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, get_logger
+from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, get_logger, systemd
 
 EVERY = 1.0
 """Seconds between two checks of the files."""
@@ -84,10 +84,11 @@ async def versions(
             asked.clear()
             seen = now
             try:
-                newer = watched = load()
-                seen = stamp_of(all_files(watched))  # It may depend on other files, which are read from here on.
-                newer.require_apps()
-                check(newer)
+                with systemd.reload_notified():
+                    newer = watched = load()
+                    seen = stamp_of(all_files(watched))  # It may depend on other files, which are read from here on.
+                    newer.require_apps()
+                    check(newer)
             except ConfigError as error:
                 log.error("reload_refused", error=str(error), running="the previous configuration")
                 _note(accepted=False)

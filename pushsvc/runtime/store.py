@@ -130,6 +130,18 @@ async def require_durability(settings: Settings, url: str) -> None:
             await store.require_durable(settings.apps)
 
 
+async def require_store(settings: Settings, url: str, *, durable: bool = True) -> None:
+    """Raise `StoreFormat` or `ConfigError` where this version or `queue.durability` rules out the store at `url`. So a
+    supervisor says it, before it starts children that would each end with it. A Redis that is away is waited for."""
+    try:
+        async with connect(url, settings) as store:
+            if durable and settings.queue.durability == "fsync":
+                await store.require_durable(settings.apps)
+    except StoreUnavailable:
+        if durable and settings.queue.durability == "fsync":
+            raise
+
+
 def log_durability(settings: Settings, store: Store) -> None:
     """Log what a 202 of this process guarantees."""
     fsync = settings.queue.durability == "fsync"

@@ -150,6 +150,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:keys`                  | hash   | permanent              | SHA-256 of an API key -> ApiKey as JSON               |
 | `ps:probe`                 | stream | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
 | `ps:hash_key`              | string | permanent              | 32 random bytes that key every token hash             |
+| `ps:format`                | string | permanent              | the format of all keys: see form.py                   |
 
 The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms once it was, `due` ms where it
 was scheduled, `rt` how many are being retried, `n:<end>` how many ended so, and for pushes of up to 32 deliveries under
@@ -237,6 +238,7 @@ WORKERS = "ps:workers"
 ROUTES = "ps:routes"
 KEYRING = "ps:keys"
 HASH_KEY = "ps:hash_key"
+FORMAT = "ps:format"
 PROBE = "ps:probe"
 REPLAYS = "ps:replays"
 CLEANUP = "ps:cleanup"

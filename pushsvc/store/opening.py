@@ -25,6 +25,7 @@ from .feedback.receipts import RedisReceipts
 from .figures.answers import RedisAnswers
 from .figures.flow import RedisFlow
 from .figures.gauges import read_gauges, read_memory
+from .form import require_format
 from .hashing import token_hasher
 from .keyring import RedisKeyRing, keep_hash_key, load_hash_key
 from .letters.replays import RedisReplays
@@ -182,12 +183,13 @@ async def open_store(
     url: str, config: StoreConfig | None = None, *, clock: Clock | None = None
 ) -> AsyncIterator[Store]:
     """Open a connected store, after Redis has answered once. Its clock is that of Redis unless another one is given.
-    Raises `ConfigError` for the URL and `StoreUnavailable` without Redis."""
+    Raises `ConfigError` for the URL, `StoreUnavailable` without Redis, and `StoreFormat`."""
     config = config or StoreConfig()
     if not config.consumer:
         config = with_consumer(config, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
     link = await open_link(url, name=config.consumer, timeout=config.timeout, replicas=config.replicas)
     try:
+        await require_format(link)
         hash_key = await load_hash_key(link)
         tasks = []
         if clock is None:

@@ -113,6 +113,7 @@ RECORDS: dict[str, str] = {
     "ps:probe": "(an instant)",
     "ps:keys": "HSET",
     "ps:hash_key": "(a key)",
+    "ps:format": "(a number; test_store_redis.py has a newer one)",
 }
 
 

@@ -94,6 +94,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:probe": "(an instant)",
     "ps:keys": "(API keys)",
     "ps:hash_key": "(a key)",
+    "ps:format": "(a number)",
 }
 """`erasures` is the erasure itself, which uses the registry."""
 
