@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from pushsvc.store import StoreConfig, keys
 from pushsvc.store.link.link import Link
 from pushsvc.store.work.liveness import Liveness
+from pushsvc.store.work.workers import RedisWorkers, machine_of
 
 
 class Signs:
@@ -52,3 +56,25 @@ def test_only_one_that_was_silent_itself_lets_others_renew_first(order: tuple[in
         assert await twice(redis, liveness) == set()
 
     asyncio.run(story())
+
+
+def test_a_report_is_over_where_its_process_has_ended_on_this_very_machine(tmp_path: Path) -> None:
+    """Two hosts may have one name, and both have the first namespace of processes; an id says nothing across them."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    other_boot = tmp_path / "boot_id"
+    other_boot.write_text("another\n")
+
+    def report(machine: str) -> bytes:
+        more = f'{{"at":1,"machine":"{machine}","pid":{ended.pid},"configured":{{}}}}'
+        return f"2000 shop\n{more}".encode()
+
+    machines = {b"serve here": machine_of(), b"serve there": machine_of(other_boot), b"serve x": machine_of(tmp_path)}
+    assert machine_of(tmp_path) == ""
+
+    class Redis:
+        async def many(self, _: Any) -> list[Any]:
+            return [(1, 0), {field: report(machine) for field, machine in machines.items()}]
+
+    known = asyncio.run(RedisWorkers(cast(Link, Redis()), StoreConfig()).known())
+    assert [worker.consumer for worker in known] == ["there", "x"]

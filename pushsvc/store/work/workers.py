@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -27,15 +28,18 @@ KEPT: Final = 10
 """The number of such times for which a process that has fallen silent is remembered."""
 
 
-def _machine() -> str:
-    """Return a name for the processes whose ids this one can look up: those of the same host and container."""
+def machine_of(boot: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
+    """Return a name for the processes whose ids this one can look up: those of the same boot of a host, and container.
+
+    Empty where that cannot be known. The first namespace has the same number on every host, and names of hosts repeat.
+    """
     try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
+        return f"{socket.gethostname()} {boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except (OSError, ValueError):
         return ""
 
 
-_MACHINE: Final = _machine()
+_MACHINE: Final = machine_of()
 
 
 class _More(Struct, frozen=True):
