@@ -370,10 +370,10 @@ class StoreAdministration:
 
     async def check(self, app: str) -> list[CheckFinding]:
         found = await check_running(self._settings, self._store)
-        return [each for each in found if _concerns(each.part, app)]
+        return [each for each in found if concerns(each.part, app)]
 
 
-def _concerns(part: str, app: str) -> bool:
+def concerns(part: str, app: str) -> bool:
     """Return whether a finding is about this app, or about what all apps share."""
     return not part.startswith("apps.") or part.split(".")[1] == app
 

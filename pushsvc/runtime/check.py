@@ -162,12 +162,21 @@ def judge_held(held: Mapping[str, str]) -> Iterator[CheckFinding]:
 
 def judge_conditions(conditions: Sequence[Condition]) -> Iterator[CheckFinding]:
     """Yield a finding for what no process of the running service serves, and for what else is in trouble beside held
-    routes. Pure."""
+    routes. What concerns an app is named as its configuration, so that it is shown to that app alone. Pure."""
     for each in conditions:
         if each.kind in ("unserved", "silent", "frozen", "webhook"):
-            app, _, route = each.what.partition("/")
-            part = f"apps.{app}.{route.replace('/', '.')}" if route else each.what
-            yield CheckFinding(part, "warning", each.cause, each.remedy)
+            yield CheckFinding(_part_of(each), "warning", each.cause, each.remedy)
+
+
+def _part_of(condition: Condition) -> str:
+    """Return the dotted key for what a condition is about: `shop/fcm/apple`, `live shop`, or an app."""
+    app, what = condition.app, condition.what
+    if not app:
+        return what
+    if condition.kind == "webhook":
+        return f"apps.{app}.webhook"
+    own = what.removeprefix(f"{app}/").removesuffix(f" {app}")
+    return f"apps.{app}.{own.replace('/', '.')}"
 
 
 def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterator[CheckFinding]:

@@ -31,7 +31,9 @@ from pushsvc.model.status import Counts
 from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.ports.removed import RemovedRoute
 from pushsvc.ports.store import Inspection
-from pushsvc.runtime.check import NOBODYS, judge_clocks, judge_keys, judge_removed, judge_server
+from pushsvc.runtime.admin import concerns
+from pushsvc.runtime.check import NOBODYS, judge_clocks, judge_conditions, judge_keys, judge_removed, judge_server
+from pushsvc.runtime.conditions import condition
 from pushsvc.settings import Settings
 from pushsvc.settings.schema import AppSettings, KeySettings
 
@@ -457,3 +459,22 @@ def test_a_check_names_what_waits_for_accounts_that_the_configuration_lacks() ->
     (row,) = judge_removed(settings, [RemovedRoute(Route("shop", "live"), 1)])
     assert row.what == "the app has no live channel any more, 1 delivery waits"
     assert row.fix.startswith("add [apps.shop.live] again, or cancel the pushes;")
+
+
+def test_a_check_by_a_key_shows_no_trouble_of_other_apps() -> None:
+    found = list(
+        judge_conditions(
+            [
+                condition("webhook", "shop", "c", "r", app="shop"),
+                condition("unserved", "live shop", "c", "r", app="shop"),
+                condition("unserved", "shop/fcm", "c", "r", app="shop"),
+                condition("frozen", "shop/apns", "c", "r", app="shop"),
+                condition("unserved", "jobs", "c", "r"),
+                condition("silent", "dispatch host-1", "c", "r"),
+            ]
+        )
+    )
+    everyones = ["jobs", "dispatch host-1"]
+    own = ["apps.shop.webhook", "apps.shop.live", "apps.shop.fcm", "apps.shop.apns"]
+    assert [each.part for each in found if concerns(each.part, "shop")] == [*own, *everyones]
+    assert [each.part for each in found if concerns(each.part, "news")] == everyones
