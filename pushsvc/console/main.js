@@ -37,8 +37,8 @@ function Login({ enter }) {
     <button class="primary" disabled=${working}>Sign in</button>
     ${problem && html`<${Refusal} problem=${problem} />`}
     <div class="note"><p class="soft">No key yet? Make one where pushsvc runs, with your app's name:</p>
-      <pre tabindex="0" aria-label="command">pushsvc keys new --app shop \
-  --name operator \
+      <pre tabindex="0" aria-label="command">pushsvc keys new --app shop \\
+  --name operator \\
   --scope admin --scope push</pre></div>
   </form></main>`;
 }

@@ -277,6 +277,7 @@ def test_a_session_is_begun_and_ended_and_the_page_asked_for_is_found_again() ->
     async def act(page: Page, rig: Rig) -> None:
         await page.open(f"{rig.url}/console/keys")
         await until(page, SETTLED)
+        assert (await text(page, ".login pre")).splitlines()[1].strip() == "--name operator \\"
         await page.look(f"{AXE}; true")
         assert await page.look(FAULTS) == []
         if PICTURES:
