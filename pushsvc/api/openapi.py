@@ -383,7 +383,9 @@ def _problem(problem: type[RequestError]) -> dict[str, Any]:
     )
     if header is not None:
         kind = "integer" if header == "Retry-After" else "string"
-        response["headers"] = {header: {"description": _SAYS[header], "required": True, "schema": {"type": kind}}}
+        # 403 is answered without it where the key belongs to another app: no scope would help.
+        needed = problem.status != 403
+        response["headers"] = {header: {"description": _SAYS[header], "required": needed, "schema": {"type": kind}}}
     return response
 
 

@@ -225,11 +225,11 @@ def read_key(body: bytes) -> tuple[str, tuple[Scope, ...], Rate | None]:
 
 def read_span(body: bytes) -> tuple[int | None, int | None, bool]:
     """Return the span in Unix ms, and whether it is a dry run. An empty body selects everything."""
-    asked = read_document(body, SpanDocument) if body.strip() else SpanDocument()
+    asked = read_document(body, SpanDocument) if body else SpanDocument()
     since, until = (None if text is None else parse_instant(text) for text in (asked.since, asked.until))
     return since, until, asked.dry_run or False
 
 
 def read_cleanup(body: bytes) -> bool:
     """Return whether it is a dry run."""
-    return bool(body.strip()) and (read_document(body, CleanupDocument).dry_run or False)
+    return bool(body) and (read_document(body, CleanupDocument).dry_run or False)

@@ -80,7 +80,7 @@ def read_ttl(body: bytes, live: ApiLive) -> int:
             return [("ttl", f"must be at most {live.token_ttl:,}, the `live.token_ttl` of the app")]
         return ()
 
-    if not body.strip():
+    if not body:
         return live.token_ttl
     return int(read_document(body, TokenDocument, {TokenDocument: faults}).ttl or live.token_ttl)
 
