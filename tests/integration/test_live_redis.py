@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from pushsvc.errors import StoreUnavailable, Unreadable
 from pushsvc.ports.live import (
+    Append,
     Connected,
     Cut,
     EventReport,
@@ -31,6 +32,7 @@ from pushsvc.rules.audience import owner_of
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.live import gateways
 from pushsvc.store.live.facts import Facts, decode_facts, facts_of
+from pushsvc.store.live.streams import shares_of
 
 from .servers import KINDS, Server, running_server
 from .test_live_contract import HOUR, LASTING, A, B, ack, append, connected, keep, offsets, phone, push_of
@@ -90,6 +92,26 @@ def test_no_order_of_connects_and_ends_takes_the_route_of_another(server: Server
             assert {name: row and row.route for name, row in zip(names, rows, strict=True)} == last
             kept += list(last.values()).count(B)
         assert 6000 < kept < 7400  # two of the three orders
+
+    server.flush()
+    play(server.url, story)
+
+
+def test_pushes_that_are_appended_together_share_a_step(server: Server) -> None:
+    async def story(store: Store) -> None:
+        names = [f"d{number}" for number in range(300)]
+        await registered(store, *names, user=None)
+        everyone = [Receiver(name, index) for index, name in enumerate(names)]
+        appends = [
+            Append(push_of(name), receivers, "apns")
+            for name, receivers in (("p1", everyone), ("p2", []), ("p3", everyone[::-1]), ("p1", everyone[:2]))
+        ]
+        assert list(shares_of(appends)) == [[(0, 0, 300), (2, 0, 200)], [(2, 200, 300), (3, 0, 2)]]
+        found = await store.live.append_all("shop", appends)
+        assert [len(each) for each in found] == [300, 0, 300, 2]
+        assert {(each.status, each.offset) for each in found[0]} == {("new", 1)}
+        assert {(each.status, each.offset, each.prev) for each in found[2]} == {("new", 2, 1)}
+        assert {(each.status, each.offset) for each in found[3]} == {("known", 1)}
 
     server.flush()
     play(server.url, story)

@@ -1,4 +1,4 @@
--- Appends a push to the streams of devices, and says where those that are connected are.
+-- Appends pushes to the streams of devices, and says where those that are connected are.
 --
 -- A stream whose last record was appended before this server was started may have lost what came after it: then its
 -- offsets go on far behind all that may have been given out.
@@ -6,51 +6,46 @@
 -- A push is known by its id. One that was withdrawn is appended nowhere any more.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 hour of the push; 5 its digest, 4 bytes; 6 its facts;
---       7 until when the facts are kept, ms; 8 digest of its collapse, 4 bytes, or ''; 9 its platform; 10 a random
---       number of 32 bits; 11 seconds since the beginning of offsets; 12 1 to append only where the device is
---       connected; 13 most publications that are on their way to a connected device; 14, 15 numbers of the changes of
---       users and of the devices that the caller knows of, or -1; then for each device the digest of its id, and the
---       index of its delivery
--- Returns { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of
--- the status alone where there is no stream to name },
--- { for each that replaced another: place of the device, offset, index, platform, facts }, and the numbers of the changes
--- and of the devices now: the caller appends again to devices of status MOVED that the push is for, as of these
+-- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 a random number of 32 bits; 5 seconds since the beginning
+--       of offsets; 6 most publications that are on their way to a connected device; 7, 8 numbers of the changes of users
+--       and of the devices that the caller knows of, or -1; then for each push: its hour; its digest, 4 bytes; its facts;
+--       until when the facts are kept, ms; digest of its collapse, 4 bytes, or ''; its platform; 1 to append only where the
+--       device is connected; number of devices, and for each of these the digest of its id and the index of its delivery
+-- Returns the numbers of the changes and of the devices now: the caller appends again to devices of status MOVED that the
+-- push is for, as of these; then for each push
+-- { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of the status
+-- alone where there is no stream to name },
+-- { for each that replaced another: place of the device, offset, index, platform, facts }
 
 -- include: live_stream
 
-local prefix, now, most, facts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
-local collapse, seed, since_beginning = ARGV[8], tonumber(ARGV[10]), tonumber(ARGV[11])
-local now_or_never, window = ARGV[12] == '1', tonumber(ARGV[13])
+local prefix, now, most, seed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local since_beginning, window = tonumber(ARGV[5]), tonumber(ARGV[6])
 local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY, WITHDRAWN, MOVED = 0, 1, 2, 3, 4, 5, 6
-local FIRST = 16 -- argument of the first device
+local FIRST, HEAD = 9, 8 -- argument of the first push, and how many it has before its devices
 local JUMP = 4096
 -- A stream of fewer bytes than this has room for another record, also where fewer than 40 are kept.
 local SHORT = 10 + NARROW_RECORD * math.min(most, 40)
 
+local codes = {}
 local function platform_code(name)
-  local key = prefix .. 'live'
-  local code = call('HGET', key, 'code:' .. name)
-  if not code then
-    code = call('HINCRBY', key, 'codes', 1)
-    call('HSET', key, 'code:' .. name, code, 'platform:' .. code, name)
+  if not codes[name] then
+    local key = prefix .. 'live'
+    local code = call('HGET', key, 'code:' .. name)
+    if not code then
+      code = call('HINCRBY', key, 'codes', 1)
+      call('HSET', key, 'code:' .. name, code, 'platform:' .. code, name)
+    end
+    codes[name] = tonumber(code)
   end
-  return tonumber(code)
+  return codes[name]
 end
 
-local id, at, collapse_text = read_facts(facts)
-local key, kept = find_push(prefix, ARGV[4], ARGV[5], id)
-if not kept then
-  keep_facts(prefix, key, facts, ARGV[7])
-elseif expires_at(kept) == WITHDRAWN_AT then
-  local answer = {}
-  for i = FIRST, #ARGV, 2 do
-    answer[#answer + 1] = string.char(WITHDRAWN)
-  end
-  return { answer, {}, 0, 0 }
-end
+-- The push that is being appended, and its results.
+local id, at, collapse_text, collapse, now_or_never, key, code
+local answer, replaced
 
-local run, code = current_run(prefix), platform_code(ARGV[9]) * INDEXES
+local run = current_run(prefix)
 
 -- The records with the collapse of the push: place, its facts, whether it is later. Of one instant, ids say so.
 local function rivals(s)
@@ -84,8 +79,6 @@ local function widen(s)
   s.records, s.width = table.concat(records, '\0\0\0\0'), WIDE_RECORD
 end
 
-local answer, replaced = {}, {}
-
 -- Whether a later push with the same collapse stands in the stream; else the earlier ones that wait leave it.
 local function is_superseded(s, device)
   local own = rivals(s)
@@ -105,7 +98,7 @@ local function is_superseded(s, device)
   return false
 end
 
-local moves, births = tonumber(ARGV[14]), tonumber(ARGV[15])
+local moves, births = tonumber(ARGV[7]), tonumber(ARGV[8])
 local lately = call('HMGET', prefix .. 'live', 'moves', 'young', 'born_at')
 local any_moved = call('EXISTS', prefix .. 'moved') == 1
 if births < 0 then
@@ -126,9 +119,9 @@ local function make_room(s, over, online)
   s.records = sub(s.records, 1, first * s.width) .. sub(s.records, (first + over) * s.width + 1)
 end
 
-for i = FIRST, #ARGV, 2 do
+local function append_to(digest, index, place)
   local status, offset, prev, s = ABSENT, 0, 0, nil
-  local n = ordinal_of(prefix, ARGV[i])
+  local n = ordinal_of(prefix, digest)
   if n and may_have_moved(n) then
     answer[#answer + 1] = string.char(MOVED)
     n = nil
@@ -140,7 +133,7 @@ for i = FIRST, #ARGV, 2 do
     local _, _, epoch, top = unpack_bytes('>BBI4I4', value)
     local waiting = (#value - 10) / NARROW_RECORD
     top = top + 1
-    write_stream(prefix, n, sub(value, 1, 6) .. pack('>I4', top) .. sub(value, 11) .. key .. pack('>I4I4', code + ARGV[i + 1], top))
+    write_stream(prefix, n, sub(value, 1, 6) .. pack('>I4', top) .. sub(value, 11) .. key .. pack('>I4I4', code + index, top))
     prev = waiting > 0 and unpack_bytes('>I4', value, #value - 3) or 0
     answer[#answer + 1] = pack('>BI4I4I4I4I4', NEW, top, prev, waiting + 1, epoch, 0)
   elseif value then
@@ -153,7 +146,7 @@ for i = FIRST, #ARGV, 2 do
       status, offset, prev = KNOWN, offset_at(s, record), before(s, record, offset_at(s, record))
     elseif now_or_never and gateway == '' then
       status = AWAY
-    elseif collapse ~= '' and is_superseded(s, (i - FIRST) / 2) then
+    elseif collapse ~= '' and is_superseded(s, place) then
       status = SUPERSEDED
     else
       local count = #s.records / s.width
@@ -169,14 +162,40 @@ for i = FIRST, #ARGV, 2 do
       if collapse ~= '' and s.width == NARROW_RECORD then
         widen(s)
       end
-      s.records = s.records .. key .. pack('>I4I4', code + ARGV[i + 1], s.top)
+      s.records = s.records .. key .. pack('>I4I4', code + index, s.top)
         .. (s.width == WIDE_RECORD and (collapse ~= '' and collapse or '\0\0\0\0') or '')
       status, offset = NEW, s.top
       write_stream(prefix, n, format_stream(s))
     end
     answer[#answer + 1] = pack('>BI4I4I4I4I4', status, offset, prev, count_after(s, s.read), s.epoch, connection) .. gateway
-  elseif #answer <= (i - FIRST) / 2 then
+  elseif #answer <= place then
     answer[#answer + 1] = string.char(ABSENT)
   end
 end
-return { answer, replaced, tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0) }
+
+local found = { tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0) }
+local i = FIRST
+while i <= #ARGV do
+  local facts, devices = ARGV[i + 2], tonumber(ARGV[i + 7])
+  local kept
+  answer, replaced = {}, {}
+  id, at, collapse_text = read_facts(facts)
+  collapse, now_or_never = ARGV[i + 4], ARGV[i + 6] == '1'
+  key, kept = find_push(prefix, ARGV[i], ARGV[i + 1], id)
+  if not kept then
+    keep_facts(prefix, key, facts, ARGV[i + 3])
+  end
+  local is_withdrawn = kept and expires_at(kept) == WITHDRAWN_AT
+  code = platform_code(ARGV[i + 5]) * INDEXES
+  i = i + HEAD
+  for place = 0, devices - 1 do
+    if is_withdrawn then
+      answer[place + 1] = string.char(WITHDRAWN)
+    else
+      append_to(ARGV[i + 2 * place], ARGV[i + 2 * place + 1], place)
+    end
+  end
+  i = i + 2 * devices
+  found[#found + 1], found[#found + 2] = answer, replaced
+end
+return found

@@ -42,7 +42,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from struct import Struct as Layout
 from typing import Any, Final, TypeAlias
 
@@ -96,6 +96,7 @@ _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("
 _STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn", "moved")
 _APPENDED: Final = Layout(">BIIIII")
 _Places: TypeAlias = list[tuple[int, list[int]]]
+Share: TypeAlias = tuple[int, int, int]
 """Places of some appends, and of receivers in each."""
 
 
@@ -165,32 +166,31 @@ class RedisStreams:
     ) -> tuple[list[list[Appended]], tuple[int, int]]:
         """Append, and return the results beside the numbers of changes of users and of devices by now. `known` are such
         numbers: devices that came or moved since then are `moved`; (-1, -1) stands for some time ago."""
-        now, calls, owners = self._clock(), [], []
-        for place, each in enumerate(appends):
-            for start in range(0, len(each.receivers), MAX_BATCH):
-                calls.append(self._append_call(app, each, start, now, known))
-                owners.append(place)
+        now, shares = self._clock(), list(shares_of(appends))
+        calls = [self._append_call(app, appends, share, now, known) for share in shares]
         # No publication is shown before the replicas have it: after a failover its offset would be another one's.
         answers = await self._link.guarded(keys.mark_beside(keys.devices(app)), calls) if calls else []
         found: list[list[Appended]] = [[] for _ in appends]
-        for owner, (texts, flat, *_) in zip(owners, answers, strict=True):
-            replaced = {place: self._reference(app, *rest) for place, *rest in flat}
-            found[owner] += [_appended(text, replaced.get(place)) for place, text in enumerate(texts)]
-        moves, births = zip(*(answer[2:] for answer in answers), strict=True) if answers else ((0,), (0,))
+        for share, (_, _, *flat) in zip(shares, answers, strict=True):
+            for (owner, *_), texts, removed in zip(share, flat[::2], flat[1::2], strict=True):
+                replaced = {place: self._reference(app, *rest) for place, *rest in removed}
+                found[owner] += [_appended(text, replaced.get(place)) for place, text in enumerate(texts)]
+        moves, births = zip(*(answer[:2] for answer in answers), strict=True) if answers else ((0,), (0,))
         return found, (max(moves), max(births))
 
-    def _append_call(self, app: str, append: Append, start: int, now: int, known: tuple[int, int]) -> ScriptCall:
-        facts = facts_of(append.push)
-        until = self._facts_until(app, append.push, now)
-        batch = append.receivers[start : start + MAX_BATCH]
-        return self._call(
-            app,
-            "live_append",
-            *(keys.devices(app), now, self._config.history_of(app), facts.hour, facts.digest, facts.blob, until),
-            *(facts.collapse, append.platform, secrets.randbits(32), max(0, now // 1000 - BEGINNING)),
-            *(int(append.now_or_never), self._config.window_of(app), *known),
-            *(part for r in batch for part in (self._digest(r.device_id), r.index)),
-        )
+    def _append_call(
+        self, app: str, appends: Sequence[Append], share: Sequence[Share], now: int, known: tuple[int, int]
+    ) -> ScriptCall:
+        args: list[Any] = [keys.devices(app), now, self._config.history_of(app), secrets.randbits(32)]
+        args += (max(0, now // 1000 - BEGINNING), self._config.window_of(app), *known)
+        for place, start, end in share:
+            append = appends[place]
+            facts, until = facts_of(append.push), self._facts_until(app, append.push, now)
+            args += (facts.hour, facts.digest, facts.blob, until, facts.collapse, append.platform)
+            args += (int(append.now_or_never), end - start)
+            for receiver in append.receivers[start:end]:
+                args += (self._digest(receiver.device_id), receiver.index)
+        return self._call(app, "live_append", *args)
 
     async def keep_all(self, app: str, contents: Sequence[LiveContent]) -> None:
         now = self._clock()
@@ -450,6 +450,23 @@ class RedisStreams:
             found.append(Publication(offset, prev if skipped is None else skipped, index, push))
             skipped = None
         return found
+
+
+def shares_of(appends: Sequence[Append]) -> Iterator[list[Share]]:
+    """Yield what each step appends: receivers of some pushes, in their order, `MAX_BATCH` of them in all. Pure."""
+    share: list[Share] = []
+    room = MAX_BATCH
+    for place, each in enumerate(appends):
+        start = 0
+        while start < len(each.receivers):
+            end = min(len(each.receivers), start + room)
+            share.append((place, start, end))
+            start, room = end, room - (end - start)
+            if not room:
+                yield share
+                share, room = [], MAX_BATCH
+    if share:
+        yield share
 
 
 def _moved(found: Sequence[Sequence[Appended]]) -> _Places:
