@@ -124,7 +124,8 @@ class Figures(Protocol):
         ...
 
     async def reports(self) -> dict[str, Held]:
-        """Return all that dispatchers report of routes, by `app/platform`, or `app/platform/part`."""
+        """Return all that dispatchers report of routes, by `app/platform`, or `app/platform/part`; notes with the
+        prefix `queue.NOTE`."""
         ...
 
     async def removed(self, configured: Collection[Route], *, anywhere: bool = True) -> list[RemovedRoute]:

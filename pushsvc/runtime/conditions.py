@@ -17,6 +17,7 @@ from ..model.instants import instant
 from ..ports.conditions import SEVERITIES, Condition, Kind, ordered
 from ..ports.figures import Gauges, Held
 from ..ports.provider import CREDENTIAL, REMOVED
+from ..ports.queue import NOTE
 from ..ports.store import Store
 from ..ports.workers import Worker
 from ..rules.bound import Bound
@@ -77,7 +78,8 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
 
 def held(reports: Mapping[str, Held], waiting: Mapping[str, int]) -> Iterator[Condition]:
     """Yield what dispatchers report: routes that do not send, and notes of those that do."""
-    for name, each in reports.items():
+    for field, each in reports.items():
+        name = field.removeprefix(NOTE)
         app = name.partition("/")[0]
         if each.note:
             remedy = "fix the file that it names; it is read again by itself"

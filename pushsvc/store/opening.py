@@ -174,7 +174,7 @@ class Store:
         return {name: each.why for name, each in (await self.reports()).items() if not each.note}
 
     async def reports(self) -> dict[str, Held]:
-        """Return all that dispatchers report of routes."""
+        """Return all that dispatchers report of routes, notes with the prefix `NOTE`."""
         return await read_held(self.link, self.clock)
 
 

@@ -51,7 +51,7 @@ def workers(**parts: str) -> list[Worker]:
 
 
 async def notes(store: Store) -> dict[str, str]:
-    return {name: each.why for name, each in (await store.reports()).items() if each.note}
+    return {name.removeprefix(NOTE): each.why for name, each in (await store.reports()).items() if each.note}
 
 
 def unserved(*arguments: Any) -> dict[str, str]:

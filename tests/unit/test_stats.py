@@ -6,10 +6,11 @@ import pytest
 
 from pushsvc.cli.figures import figures, read_counters
 from pushsvc.cli.stats import ALARMS, plain, rows, summary
+from pushsvc.model.instants import instant
 from pushsvc.model.push import Lane
 from pushsvc.ports.figures import AppGauges, Gauges, Held
 from pushsvc.ports.workers import Worker
-from pushsvc.runtime.conditions import configuration
+from pushsvc.runtime.conditions import configuration, held
 from pushsvc.store.work.held import still_held
 
 LANES: dict[Lane, int] = {"urgent": 1, "normal": 2, "bulk": 3000}
@@ -127,6 +128,19 @@ def test_of_several_dispatchers_the_last_word_counts() -> None:
         b"c a/fcm/apple": b"1 2000 1 a part",
     }
     assert still_held(fields, 1000) == {"a/apns": Held("later", 500), "a/fcm/apple": Held("a part", 1)}
+
+
+def test_a_note_of_a_route_does_not_hide_that_it_is_held() -> None:
+    fields = {
+        f"{who} {prefix}{app}/apns".encode(): f"{told} 2000 {told} {why}".encode()
+        for app in ("a", "shop")
+        for who, prefix, told, why in (("x", "", 700, "timeout: look"), ("y", "note:", 600, "the file"))
+    }
+    found = [(each.kind, each.what, each.cause, each.since) for each in held(still_held(fields, 1000), {})]
+    assert sorted(found) == [
+        *[("account", f"{app}/apns", "the file", instant(600)) for app in ("a", "shop")],
+        *[("held", f"{app}/apns", "timeout", instant(700)) for app in ("a", "shop")],
+    ]
 
 
 def test_what_nobody_serves_is_told() -> None:

@@ -90,19 +90,18 @@ class HeldRoutes:
 
 
 async def read_held(link: Link, clock: Clock) -> dict[str, Held]:
-    """Return the reports of dispatchers by `app/platform`."""
+    """Return the reports of dispatchers by `app/platform`, notes with the prefix `NOTE`."""
     return still_held(await link.call("HGETALL", keys.HELD), clock())
 
 
 def still_held(fields: Mapping[bytes, bytes], now: int) -> dict[str, Held]:
-    """Return the reports that are valid at `now` (ms): the latest one of each route, since the first of them."""
-    said = sorted((each for each in _read(fields) if each.until >= now), key=lambda each: (each.name, each.told))
+    """Return the reports that are valid at `now` (ms): the latest one of each route, since the first of them. A note
+    stands beside the report that its route is held."""
     found: dict[str, Held] = {}
-    for each in said:
-        name = each.name.removeprefix(NOTE)
-        before = found.get(name)
+    for each in sorted((each for each in _read(fields) if each.until >= now), key=lambda each: (each.name, each.told)):
+        before = found.get(each.name)
         since = min(each.since, before.since if before else each.since)
-        found[name] = Held(each.why, since, note=each.name.startswith(NOTE))
+        found[each.name] = Held(each.why, since, note=each.name.startswith(NOTE))
     return found
 
 
