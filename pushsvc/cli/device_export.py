@@ -41,7 +41,9 @@ def export_devices(
     ] = "",
     tombstones: Annotated[bool, typer.Option("--tombstones", help="Include pruned devices.")] = False,
 ) -> None:
-    """Write all devices of an app to a file, for `pushsvc devices import` or other programs.
+    """Write all devices of an app to a file.
+
+    It is for `pushsvc devices import` or other programs.
 
     The file contains device tokens: protect it like a password. Only its owner can read it.
     """

@@ -81,7 +81,9 @@ def unsuppress(
     app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
     json: Json = False,
 ) -> None:
-    """Lift the suppression of a token that a provider reported as dead. Exit with 1 if it is not suppressed.
+    """Lift the suppression of a token.
+
+    A provider reported it as dead. Exit with 1 if it is not suppressed.
 
     The device that was pruned with the token stays pruned; `pushsvc devices restore` restores both.
     """

@@ -15,6 +15,7 @@ import typer
 from ..errors import ConfigError
 from ..model.instants import instant
 from ..ports.letters import DeadFilter, DeadLetters, DeadRow
+from ..wording import did_you_mean
 from .instants import parse_instant
 from .output import Json, print_json, print_table
 from .running import run
@@ -79,7 +80,7 @@ def require_platform(platform: str) -> None:
 
         known = renderers()
         if platform not in known:
-            raise typer.BadParameter(f"--platform: unknown platform {platform!r}; there are {', '.join(known)}")
+            raise typer.BadParameter(f"--platform: unknown platform {platform!r}; {did_you_mean(platform, known)}")
 
 
 def apps_of(settings: Settings, app: str) -> list[str]:

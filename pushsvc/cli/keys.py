@@ -77,7 +77,7 @@ def list_keys(
     app: Annotated[str, typer.Option("--app", help="Only keys of this app.", metavar="APP")] = "",
     json: Json = False,
 ) -> None:
-    """List the keys of the store and of the configuration, without their text."""
+    """List the keys of the store and of the configuration."""
     settings = context.obj.settings()
     if app:
         _require_app(settings, app)

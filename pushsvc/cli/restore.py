@@ -46,7 +46,10 @@ def restore(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be restored.")] = False,
     json: Json = False,
 ) -> None:
-    """Restore pruned devices with their users, tags and topics, and lift the suppression of their tokens."""
+    """Restore pruned devices with their users, tags and topics.
+
+    The suppression of their tokens is lifted.
+    """
     require_platform(platform)
     which = PrunedFilter(
         platform=platform,

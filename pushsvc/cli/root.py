@@ -13,6 +13,7 @@ import typer
 from ..errors import PushsvcError, StoreUnavailable
 from . import COMMANDS
 from .lazy import LazyCommand, lazy_group
+from .process import PARTS
 from .state import State
 
 
@@ -35,7 +36,7 @@ def _root(
     ] = False,
 ) -> None:
     """Self-hosted push notifications: HTTP in, APNs and FCM out, nothing lost."""
-    context.obj = State(config)
+    context.obj = State(config, seeks=context.invoked_subcommand not in PARTS)
 
 
 def run(arguments: Sequence[str]) -> int:

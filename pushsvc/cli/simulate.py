@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Literal
 
 import typer
@@ -195,20 +196,28 @@ def _print_snippet(address: Address) -> None:
 
 
 def _print_tokens(scenario: str) -> None:
-    """Print a token for each provider that knows the scenario; exit with 2 if none does. `list` prints all actions."""
+    """Print a token for each provider that knows the scenario, a single one alone when piped; exit with 2 if none
+    knows it. `list` prints all actions."""
     kinds = token_kinds()
     if scenario == "list":
-        print(*(f"{name}: {', '.join(kind.words)}" for name, kind in kinds.items()), GRAMMAR, sep="\n")
+        words = [f"{name}: {', '.join(kind.words)}" for name, kind in kinds.items()]
+        if sys.stdout.isatty():
+            words = [fill(line, 80, subsequent_indent="  ", break_on_hyphens=False) for line in words]
+        print(*words, GRAMMAR, sep="\n")
         return
-    faults = []
+    faults, made = [], {}
     for name, kind in kinds.items():
         try:
-            print(f"{name:<8} {kind.make(scenario, 'demo')}")
+            made[name] = kind.make(scenario, "demo")
         except ScenarioError as error:
             faults.append(f"{name}: {error}")
     if len(faults) == len(kinds):
         typer.echo("\n".join(dict.fromkeys(faults)) + f"\n{GRAMMAR}", err=True)
         raise typer.Exit(2)
+    if len(made) == 1 and not sys.stdout.isatty():
+        print(*made.values())
+    else:
+        print(*(f"{name:<8} {token}" for name, token in made.items()), sep="\n")
     sys.stdout.flush()
     sends = [f"--{name} TOKEN" for name in ("apns", "fcm") if not any(fault.startswith(name) for fault in faults)]
     if sends:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ..settings import Settings
+
+
+PLAYGROUND: Final = Path("var/playground/pushsvc.toml")
+"""The configuration that `pushsvc up --simulator` writes for its playground, in the working directory."""
 
 
 @dataclass
@@ -16,9 +21,20 @@ class State:
     """The `obj` of every command's context."""
 
     config: Path | None = None
+    seeks: bool = True
+    """Whether the playground is used where no configuration is named; not by a part of the service."""
+
+    def find_playground(self) -> None:
+        """Use the configuration of the playground in the working directory, and say so, where none is named: neither
+        a file nor a key in the environment."""
+        named = any(name.upper().startswith("PUSHSVC__") for name in os.environ)
+        if self.seeks and self.config is None and not named and PLAYGROUND.is_file():
+            self.config = PLAYGROUND
+            print(f"using the playground: --config {PLAYGROUND}", file=sys.stderr)
 
     def settings(self) -> Settings:
         """Return the whole configuration, and configure logging by it. Raises `ConfigError`."""
+        self.find_playground()
         # Reading it needs each provider's section, and so each provider's SDK: about a second.
         from ..runtime import load_settings
         from ..telemetry import configure_logging
@@ -31,6 +47,7 @@ class State:
         """Return the URL by which this machine reaches the configured server. Raises `ConfigError`."""
         from ..settings import load_server
 
+        self.find_playground()
         server = load_server(self.config, os.environ)
         return local_url(server.host, server.port)
 

@@ -60,8 +60,12 @@ async def _status(at: Access, push_id: str, *, follow_it: bool, deliveries: bool
     else:
         if not follow_it:
             print_status(document)
-        if deliveries:
+        if deliveries and rows:
             print_table(COLUMNS, [[_cell(row.get(name)) for name in COLUMNS] for row in rows])
+        elif deliveries:
+            typer.echo(
+                "no delivery to list: none has ended yet" if _open(document) else "no delivery to list", err=True
+            )
     if follow_it and not verdict(document, quiet=json):
         raise typer.Exit(1)
 
@@ -78,6 +82,12 @@ def print_status(document: JsonObject) -> None:
         print(f"held: {route}: {why}")
     scheduled = f", scheduled for {document['send_at']}" if "send_at" in document else ""
     print(f"created {document['created_at']}{scheduled}, updated {document['updated_at']}")
+
+
+def _open(document: JsonObject) -> bool:
+    """Return whether the push has deliveries that have not ended, or does not know its deliveries yet."""
+    counts = document["counts"]
+    return bool(counts["queued"] or counts["retrying"]) or document["state"] in ("scheduled", "expanding")
 
 
 def _cell(value: object) -> str:

@@ -40,7 +40,9 @@ def erase(
     ] = 300.0,
     json: Json = False,
 ) -> None:
-    """Erase a user: devices, and everything stored under their ids and tokens. Exit with 1 if it is not complete yet.
+    """Erase a user and everything stored of them.
+
+    Devices go, and what is stored under their ids and tokens. Exit with 1 if it is not complete yet.
 
     Once started, nothing more is sent to them. An erasure that is interrupted, or not complete in time, is continued
     by `pushsvc jobs` or by the same command. For an hour after its end the same command prints the same result; an

@@ -62,7 +62,10 @@ DEAD = ("app", "batch", "events", "attempts", "reason", "given up at")
 
 @webhooks.command("list")
 def list_webhooks(context: typer.Context, app: Apps = "", json: Json = False) -> None:
-    """Show the state of each webhook, for each kind of events that it is sent."""
+    """Show the state of each webhook.
+
+    An app has one for each kind of events that it is sent.
+    """
     settings: Settings = context.obj.settings()
     found = run(_standings(settings, apps_of(settings, app)))
     if json:
@@ -139,7 +142,9 @@ def redeliver(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it to finish.")] = False,
     json: Json = False,
 ) -> None:
-    """Deliver the batches that were given up again, before new events. Exit with 1 if any of them fails again.
+    """Deliver the batches again that were given up.
+
+    They come before new events. Exit with 1 if any of them fails again.
 
     Each batch is tried once; one that fails is kept, and the others are not tried if the receiver is in trouble. Needs
     a running `pushsvc jobs` (or `pushsvc up`), and continues if this command is interrupted.
@@ -152,7 +157,10 @@ def redeliver(
 
 @webhooks.command("resume")
 def resume(context: typer.Context, app: AppName) -> None:
-    """Resume a webhook at once that was switched off by a 410 or waits for its next attempt."""
+    """Resume a webhook at once.
+
+    It was switched off by a 410, or waits for its next attempt.
+    """
     settings: Settings = context.obj.settings()
     _config_of(settings, app)
     run(_resume(settings, app))

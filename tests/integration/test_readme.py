@@ -75,7 +75,7 @@ def test_the_curls_and_the_scenarios_work_as_they_stand(played: Played) -> None:
 
     code, out, _ = played.processes.run("simulate", "--token", "Unregistered")
     assert code == 0
-    push = played.api.push([{"platform": "apns", "token": out.split()[1]}])
+    push = played.api.push([{"platform": "apns", "token": out.strip()}])
     assert played.api.until_done(push) == {"total": 1, "invalid": 1}
     code, out, err = played.processes.run("simulate", "--token", "list")
     assert (code, err) == (0, "")

@@ -153,6 +153,7 @@ def test_the_command_prints_tokens() -> None:
     assert "sender-<n>: " in run.stderr
     run = subprocess.run([*COMMAND, "--token", "Unregistered"], capture_output=True, text=True, check=False)
     assert run.stderr == "send to one: pushsvc send --apns TOKEN --title hi --follow\n"
+    assert run.stdout == f"{apns_token('Unregistered', 'demo')}\n", "alone, as for a variable of a shell"
 
 
 def test_the_command_says_which_port_is_taken(tmp_path: Path) -> None:

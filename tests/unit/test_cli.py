@@ -69,6 +69,51 @@ def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert "--json" in reported
 
 
+@pytest.mark.parametrize("group", ["channels", "devices", "keys", "users", "webhooks"])
+def test_the_summary_of_no_command_is_cut(
+    group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([group, "--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+
+def test_the_playground_of_the_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert State().server_url() == "http://127.0.0.1:8080"
+    folder = tmp_path / "var" / "playground"
+    folder.mkdir(parents=True)
+    (folder / "pushsvc.toml").write_text("[server]\nport = 8181\n")
+    assert State().server_url() == "http://127.0.0.1:8181"
+    assert capsys.readouterr().err == "using the playground: --config var/playground/pushsvc.toml\n"
+    assert State(seeks=False).server_url() == "http://127.0.0.1:8080"
+    other = tmp_path / "other.toml"
+    other.write_text("[server]\nport = 8282\n")
+    assert State(other).server_url() == "http://127.0.0.1:8282"
+    monkeypatch.setenv("PUSHSVC__SERVER__PORT", "8383")
+    assert State().server_url() == "http://127.0.0.1:8383"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["keys", "list"], ["stats"], ["failed"], ["webhooks", "list"], ["cleanup", "--dry-run"]],
+    ids=lambda command: command[0],
+)
+def test_a_command_that_reads_starts_no_store(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pushsvc.toml").write_text('[apps.shop.fcm]\nservice_account_file = "key.json"\n')
+    assert cli.main([*command, "--config", "pushsvc.toml"]) == 1
+    reported = capsys.readouterr().err
+    assert "no store runs in" in reported
+    assert "(`pushsvc up`)" in reported
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["pushsvc.toml"]
+
+
 def test_help_loads_nothing_heavy() -> None:
     heavy = [
         "firebase_admin",
@@ -264,7 +309,7 @@ def test_numbers_of_a_document_go_out_as_they_stand_there(tmp_path: Path) -> Non
 @pytest.mark.parametrize("command", [["failed"], ["replay"], ["devices", "restore"]])
 def test_a_platform_that_there_is_not_is_wrong_usage(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*command, "--platform", "apsn"]) == 2
-    assert "--platform: unknown platform 'apsn'; there are apns, fcm" in " ".join(capsys.readouterr().err.split())
+    assert "--platform: unknown platform 'apsn'; did you mean `apns`?" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_key_comes_from_the_environment_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:

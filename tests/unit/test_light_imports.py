@@ -18,7 +18,7 @@ from pushsvc.providers.apns import vocabulary
 SDKS = ("firebase_admin", "grpc", "google.auth", "aioapns", "h2", "jwt", "requests")
 """What only a process that sends, or looks into a credential, needs."""
 WEB = ("aiohttp.web", "pushsvc.api.app", "pushsvc.api.routes", "pushsvc.live.gateway")
-CONFIG = '[store]\ndata_dir = "store"\n\n[apps.shop]\n'
+CONFIG = '[store]\ndata_dir = "store"\n\n[apps.shop.fcm]\nservice_account_file = "key.json"\n'
 FACADES = ("pushsvc.api", "pushsvc.runtime", "pushsvc.stages.dispatch", "pushsvc.stages.webhooks")
 
 
