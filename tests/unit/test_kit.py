@@ -23,7 +23,8 @@ from pushsvc.runtime import load_settings
 from pushsvc.settings import LiveSettings, Settings
 from pushsvc.settings.schema import MetricsSettings, ServerSettings
 
-from .test_readme import ROOT, TABLES
+from ..pages import ROOT
+from .test_readme import TABLES
 from .test_telemetry_metrics import defined
 
 CONFIG = ROOT / "config"
