@@ -421,6 +421,26 @@ def test_a_device_that_moves_between_the_look_and_the_append_is_looked_at_again(
     play(server.url, story)
 
 
+def test_a_device_that_takes_the_place_of_another_is_looked_at_before_an_append(server: Server) -> None:
+    """It has the token of a device that has been there for a while, and with it that one's ordinal."""
+
+    async def story(store: Store) -> None:
+        await registered(store, "a", user="ann")
+        await registered(store, "b", user="bob")
+        await store.link.call("HSET", "ps:{shop.devices}:live", "born_at", NOW - 120_001)
+        await store.registry.put("shop", replace(phone("b", "cat"), token=phone("a").token))
+
+        async def send(name: str, user: str) -> str:
+            receivers = [Receiver("b", 0, owner_of(phone("b", user)))]
+            (found,) = await store.live.append("shop", push_of(name), receivers, platform="fcm")
+            return found.status
+
+        assert [await send("p1", "bob"), await send("p2", "cat")] == ["moved", "new"]
+
+    server.flush()
+    play(server.url, story)
+
+
 def test_a_broadcast_to_devices_that_are_away_takes_few_bytes_each(server: Server) -> None:
     async def story(store: Store) -> None:
         names = [f"d{number}" for number in range(5000)]

@@ -264,6 +264,9 @@ for place, c in ipairs(changes) do
     if ARGV[c + 3] ~= '' then
       let_go(place - 1, n)
       end_stream(n, ARGV[c + 3])
+      if after ~= '' then
+        note_moved(prefix, n) -- of another device, which may be that of another user than before
+      end
     elseif fate == 'prune' and is_connected(n) then
       note_life(prefix, n, now)
     elseif fate ~= '' then
