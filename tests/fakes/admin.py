@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pushsvc.errors import Conflict
+from pushsvc.model.finding import Explained
 from pushsvc.model.push import Push, Route
 from pushsvc.ports.admin import (
     AppStats,
@@ -40,6 +41,7 @@ class FixedAdministration:
             workers=[],
             queue=QueueState(0, 1, ""),
             retrying=0,
+            unacknowledged=0,
             scheduled=0,
             scheduled_next_hour=0,
             dead_letters=0,
@@ -63,6 +65,9 @@ class FixedAdministration:
 
     async def feedback(self, app: str) -> FeedbackState:
         return FeedbackState([], [], True, 0)
+
+    def explain(self, platform: str, reason: str, status: int) -> Explained:
+        return Explained("", "")
 
     async def release(self, route: Route, until: int) -> None:
         return
