@@ -16,7 +16,7 @@ from pushsvc.api.console.session import ACT, COOKIE, LIFE, read, sign
 from pushsvc.api.routes import CALLS
 from pushsvc.model.access import ApiKey
 
-from .test_intake_kit import ALERT, NOW, Answer, Service, api_key, call, run, run_loop, running
+from .test_intake_kit import ALERT, NOW, Answer, Service, api_key, call, raw, run, run_loop, running
 
 FROM_PAGE = {"Sec-Fetch-Site": "same-origin", ACT: "1"}
 
@@ -99,6 +99,25 @@ def test_no_page_of_others_acts_with_a_session(headers: dict[str, str], status: 
         reading = 200 if sent.get("Sec-Fetch-Site", "same-origin") == "same-origin" else 403
         if sent.get("Origin", service.url) == service.url:
             assert (await by_session(service, cookie, "GET", "/console/session", headers=sent)).status == reading
+
+    run(main)
+
+
+def test_no_bytes_in_the_headers_of_a_request_are_an_error_of_the_service() -> None:
+    async def main(service: Service) -> None:
+        session = (await sign_in(service)).encode()
+        heads = [b"Cookie: " + COOKIE.encode() + b"=" + value for value in (b"1.a.\xff", b"1.\xff.a", b"x..\xc3\xa9")]
+        for head in heads:
+            assert (await raw(service, b"GET /v1/admin/stats HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % head)).status == 401
+        headers = (b"Origin", b"Host", b"Authorization", b"Sec-Fetch-Site", b"X-Forwarded-Proto", b"Idempotency-Key")
+        contents = (b"Content-Type", b"Content-Encoding", b"Prefer", b"Accept", b"Accept-Encoding", b"If-None-Match")
+        for name in (*headers, *contents, ACT.encode(), b"X-Request-Id", b"Expect", b"Cookie"):
+            for value in (b"\xff", b"http://[", b"Bearer \xff"):
+                for line in (b"POST /v1/push", b"POST /console/session", b"GET /v1/admin/stats", b"GET /console"):
+                    rest = [b"X-Pushsvc-Act: 1", b"Content-Length: 2", b"Connection: close", name + b": " + value]
+                    sent = b"\r\n".join([line + b" HTTP/1.1", b"Host: x", b"Cookie: " + session, *rest, b"", b"{}"])
+                    answer = await raw(service, sent)
+                    assert answer.status < 500, (line, name, value)
 
     run(main)
 

@@ -48,11 +48,13 @@ def sign(secret: bytes, key_sha256: str, until: int) -> str:
 
 def read(secret: bytes, value: str, now: float) -> str | None:
     """Return the SHA-256 of the key of a session, or None where it was not signed with the secret or has ended."""
+    if not value.isascii():  # bytes that are not UTF-8 arrive as what cannot be encoded again
+        return None
     text, _, mac = value.rpartition(".")
-    if not hmac.compare_digest(mac.encode(), _mac(secret, text).encode()):
+    if not hmac.compare_digest(mac, _mac(secret, text)):
         return None
     until, _, key_sha256 = text.partition(".")
-    return key_sha256 if now < int(until) else None
+    return key_sha256 if until.isdecimal() and now < int(until) else None
 
 
 def _mac(secret: bytes, text: str) -> str:
@@ -67,7 +69,10 @@ def own_page(method: str, headers: Mapping[str, str]) -> bool:
     if site is not None:
         return site in ("same-origin", "none")
     # Browsers leave it out on plain HTTP; they still name the origin where another page asks, or something changes.
-    return origin is None or urlsplit(origin).netloc == headers.get(hdrs.HOST)
+    try:
+        return origin is None or urlsplit(origin).netloc == headers.get(hdrs.HOST)
+    except ValueError:  # no address
+        return False
 
 
 def log_act(call: Call, request: web.BaseRequest, names: Mapping[str, str], caller: Caller, status: int) -> None:
