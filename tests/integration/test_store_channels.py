@@ -11,16 +11,18 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from unittest.mock import AsyncMock
 
 import pytest
 from msgspec.structs import replace
 
+from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Arrival, BadNotification, Ended, Retry, TokenDead, Unavailable, Unconfirmed
 from pushsvc.model.devices import ByDevices, ByUsers, Device, ToAll
 from pushsvc.model.push import Chunk, Message, Push, Route, Target
 from pushsvc.model.routing import path_name
 from pushsvc.model.status import DeliveryRow
-from pushsvc.ports.entries import Taken
+from pushsvc.ports.entries import Taken, token_mark
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.live import LivePush, LiveRoute, Position, Receiver
 from pushsvc.ports.registry import Prune
@@ -33,6 +35,7 @@ from ..fakes.store import MemoryStore
 from .servers import Server
 from .test_store_contract import counts
 from .test_store_kit import NOW, ROUTE, AnyStore, Backend, World, all_of, backend_server, play, settlement, take_all
+from .test_store_revocations import hear
 
 LIVE = Route("shop", "live")
 WITHIN = 10_000
@@ -703,6 +706,27 @@ def test_what_waits_in_the_stream_of_a_device_ends_as_soon_as_that_has_changed(
         assert page is None or page.publications == []
 
     play(server, story, CONNECTED if server else None)
+
+
+def test_dispatchers_hear_of_a_change_also_where_what_waits_cannot_be_ended(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store, holder = await world.store(), await world.store("holder")
+        if not isinstance(store, Store):
+            return  # the twin is never away
+        await store.registry.put("shop", PHONE)
+        await written(store, to_device("p", PHONE, 1), PHONE)
+        await holder.queue.enrol("shop")
+        store.arrivals = AsyncMock(moved=AsyncMock(side_effect=StoreUnavailable("It is away.")))
+        removing = asyncio.create_task(store.registry.remove("shop", PHONE.id))
+        news = await hear(holder)
+        assert token_mark(PHONE.token) in news.revoked.tokens
+        await holder.queue.acknowledge(news, {})
+        assert await removing
+        # What is left ends when its turn comes.
+        (taken,) = await sent_on(store, DUE)
+        assert (taken.skip, taken.why) == ({0: "suppressed"}, {0: "moved"})
+
+    play(server, story)
 
 
 def test_a_connected_device_whose_token_is_dead_keeps_what_waits(server: Server | None) -> None:

@@ -1,7 +1,8 @@
 """Ends what has waited in the streams of devices that are gone, have another user or platform, or are tombstones.
 
-The registry's step names these deliveries, since their streams end in it. A process that dies between the two leaves
-them waiting for their `ttl`, or for the channel that is to carry them on.
+The registry's step names these deliveries, since their streams end in it. Where the process or
+Redis fails between the two, they wait for their `ttl`, or for the channel that is to carry them on and finds the device
+changed.
 """
 
 from __future__ import annotations

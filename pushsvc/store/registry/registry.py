@@ -49,7 +49,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from ...errors import StoreUnavailable
+from ... import telemetry
+from ...errors import StoreError, StoreUnavailable
 from ...model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from ...ports.live import InboxItem
 from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
@@ -98,6 +99,8 @@ _LONGEST = 0.25
 """The maximum duration of such a wait in seconds."""
 _PAGE = 500
 """Tombstones in one step."""
+_LEFT = telemetry.StateLog("store", "departed_left_waiting", "departed_still_left_waiting", "departed_ended")
+"""Deliveries to devices that have changed could not be ended."""
 
 
 class RedisRegistry:
@@ -385,32 +388,36 @@ class RedisRegistry:
         return read_found(question, answer, self._addresses, app)
 
     async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
-        """Mark what changes, apply it, and notify dispatchers that hold it. Returns False like `_apply`."""
-        concerned = unsettling(changes)
-        if not concerned:
-            return await self._apply(app, found, changes, erases=erases)
-        await self._marks.make(app, concerned)
-        done = await self._apply(app, found, changes, erases=erases)
-        if done:
-            await self._marks.tell(app, concerned)
-        return done
-
-    async def _apply(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
-        """Apply the changes in one step. Returns False if something has changed meanwhile.
+        """Mark what changes, apply it in one step, and notify dispatchers and gateways that hold it. Returns False if
+        something has changed meanwhile.
 
         Raises `UserFull` if a user would have too many devices.
         """
+        concerned = unsettling(changes)
+        if concerned:
+            await self._marks.make(app, concerned)
         args = [keys.devices(app), MOST_OF_USER, self._clock(), *self._digests.tell(found, changes)]
         done, *more = await self._link.script("registry_apply", [keys.device_counts(app)], args)
         if done < 0:
             raise UserFull([device.id for place in more if (device := changes[place].after)])
         if done:
             cuts, waiting = more
+            if concerned:
+                await self._marks.tell(app, concerned)
             if cuts:
                 await self._poke(cuts_of(app, cuts))
             if waiting and not erases:
-                await self._end_moved(app, waiting_of(changes, waiting))
+                await self._end_waiting(app, waiting_of(changes, waiting))
         return bool(done)
+
+    async def _end_waiting(self, app: str, waiting: Sequence[Departed]) -> None:
+        """End what has waited, if that succeeds: the change is made, and what is left ends when it is taken."""
+        try:
+            await self._end_moved(app, waiting)
+        except StoreError as error:
+            _LEFT.begin(app, app=app, error=str(error))
+        else:
+            _LEFT.end(app)
 
 
 def _about(devices: Iterable[Device]) -> DeviceQuery:
