@@ -40,7 +40,7 @@ def render(document: dict[str, Any]) -> str:
     main = [
         f"<h1>{escape(info['title'])} <small class=soft>{escape(info['version'])}</small></h1>",
         _prose(info["description"]),
-        '<p><a href="openapi.json">openapi.json</a></p>',
+        '<p><a href="/docs/guide">Guide</a> · <a href="openapi.json">openapi.json</a></p>',
         *(
             part
             for name, says, members in groups
@@ -52,9 +52,13 @@ def render(document: dict[str, Any]) -> str:
         "<h2>Documents</h2>",
         *(_schema(name, schema) for name, schema in schemas.items()),
     ]
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    parts = {"title": f"{escape(info['title'])} API", "nav": "\n".join(nav), "main": "\n".join(main)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
+    return page(f"{escape(info['title'])} API", "\n".join(nav), "\n".join(main))
+
+
+def page(title: str, nav: str, main: str) -> str:
+    """Return a page of the documentation from its parts, which are HTML."""
+    parts = {"title": title, "nav": nav, "main": main}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _verb(verb: str) -> str:

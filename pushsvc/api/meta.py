@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import telemetry
-from ..errors import Fault, Unavailable
+from ..errors import Fault, NotFound, Unavailable
 from ..ports.conditions import Condition, Kind, texts
+from . import guide
 from .answers import Health
 from .http.exchange import Reply, Request
 from .http.params import HeaderParam
@@ -19,6 +20,12 @@ from .ports import ApiPorts
 
 _LIVE_CLIENT: Final = (Path(__file__).parents[1] / "live" / "clients" / "pushsvc-live.js").read_bytes()
 _LIVE_CLIENT_TAG: Final = f'"{hashlib.sha256(_LIVE_CLIENT).hexdigest()[:32]}"'
+
+_PAGE: Final = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
 
 IF_NONE_MATCH: Final = HeaderParam(
     "If-None-Match", "The `ETag` of what the caller has already.", {"type": "string"}, ", ".join
@@ -67,12 +74,17 @@ async def get_openapi(ports: ApiPorts, _: Request) -> Reply:
 
 async def get_docs(ports: ApiPorts, _: Request) -> Reply:
     """Return the documentation as a page without scripts and external resources."""
-    headers = {
-        "Content-Type": "text/html; charset=utf-8",
-        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-        "X-Content-Type-Options": "nosniff",
-    }
-    return Reply(ports.page, headers=headers)
+    return Reply(ports.page, headers=_PAGE)
+
+
+async def get_guide(_: ApiPorts, request: Request) -> Reply:
+    """Return a page of the guide, the index where none is named."""
+    params = request.params
+    place = "/".join(params[part] for part in ("folder", "page") if part in params) or "index.md"
+    found = guide.pages().get(place)
+    if found is None:
+        raise NotFound("The guide has no such page; `/docs/guide` lists them.")
+    return Reply(found, headers=_PAGE)
 
 
 async def get_live_client(_: ApiPorts, request: Request) -> Reply:

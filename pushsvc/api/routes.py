@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..errors import Unavailable
+from ..errors import NotFound, Unavailable
 from ..problems import InternalError
 from .admin.routes import CALLS as ADMIN
 from .answers import Health
@@ -12,9 +12,10 @@ from .call import Answer, Call
 from .channels.routes import CALLS as CHANNELS
 from .console.routes import CALLS as CONSOLE
 from .devices.routes import CALLS as DEVICES
+from .http.params import PathParam
 from .letters.routes import CALLS as LETTERS
 from .live.routes import CALLS as LIVE
-from .meta import IF_NONE_MATCH, get_docs, get_healthz, get_live_client, get_metrics, get_openapi, get_readyz
+from .meta import IF_NONE_MATCH, get_docs, get_guide, get_healthz, get_live_client, get_metrics, get_openapi, get_readyz
 from .pushes.routes import CALLS as PUSHES
 
 _SERVICE: Final = (
@@ -82,5 +83,20 @@ _SERVICE: Final = (
     ),
 )
 
-CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *LIVE, *ADMIN, *CONSOLE, *_SERVICE)
+_GUIDE: Final = tuple(
+    Call(
+        name,
+        "GET",
+        "/".join(("/docs/guide", *(f"{{{part}}}" for part in parts))),
+        get_guide,
+        "Get a page of the guide.",
+        Answer(200, "An HTML page.", media="text/html", no_store=False),
+        names=tuple(PathParam(part, "The place of the page in the guide.", {"type": "string"}) for part in parts),
+        raises=(NotFound,),
+        in_document=False,
+    )
+    for name, parts in (("get_guide", ()), ("get_guide_index", ("page",)), ("get_guide_page", ("folder", "page")))
+)
+
+CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *LIVE, *ADMIN, *CONSOLE, *_SERVICE, *_GUIDE)
 """Every call of the API."""

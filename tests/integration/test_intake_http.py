@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import aiohttp
@@ -17,6 +18,7 @@ from pushsvc.api.openapi import EXAMPLES
 from pushsvc.model.push import Message, Target
 from pushsvc.model.status import DeliveryRow, FeedbackEvent
 
+from ..pages import PAGES
 from .test_intake_kit import ALERT, NOW, TOKEN, Answer, Service, api_key, call, run
 
 PROBLEM = "application/problem+json"
@@ -570,6 +572,24 @@ def test_metrics_the_document_and_its_page_need_no_key() -> None:
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert page.headers["content-security-policy"].startswith("default-src 'none'")
         assert b"</html>" in page.body
+
+    run(main)
+
+
+def test_the_guide_is_served_page_by_page_and_its_links_lead_to_pages() -> None:
+    async def main(service: Service) -> None:
+        todo, seen = ["/docs/guide"], set[str]()
+        while todo:
+            path = todo.pop()
+            seen.add(path)
+            page = await call(service, "GET", path, key=None)
+            assert page.status == 200, path
+            assert page.headers["content-security-policy"].startswith("default-src 'none'")
+            assert not re.search(rb"<(?:script|img|link|iframe)\b|\]\(", page.body), path
+            links = {link.partition("#")[0] for link in re.findall(r'href="(/docs/guide[^"]*)"', page.body.decode())}
+            todo += links - seen - {*todo}
+        assert seen == {"/docs/guide", *(f"/docs/guide/{place}" for place in PAGES if place != "index.md")}
+        assert (await call(service, "GET", "/docs/guide/reference/none.md", key=None)).status == 404
 
     run(main)
 

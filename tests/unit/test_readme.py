@@ -17,7 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import pushsvc.live.sockets.server  # noqa: F401  # its refusals stand in the table of errors
 from pushsvc import cli, providers, runtime, settings, telemetry
-from pushsvc.api import ApiConfig, openapi
+from pushsvc.api import ApiConfig, guide, openapi
 from pushsvc.api.answers import Status
 from pushsvc.api.devices.document import read_device
 from pushsvc.api.http.instants import DAYS_AHEAD
@@ -100,7 +100,7 @@ def test_links_between_the_pages_lead_somewhere() -> None:
             assert target.exists(), f"{place}: {link}"
             if anchor:
                 heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-                assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, link
+                assert anchor in {guide.anchor(head) for head in heads}, link
 
 
 def test_every_page_is_in_the_index() -> None:
