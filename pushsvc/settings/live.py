@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from ..decoding import Rule
-from ..model.live import Denied, Order, denied, endpoints_of, network
+from ..model.live import Denied, Order, denied, endpoints_of, network, own_endpoints
 from ..model.rates import Rate
 from .values import Count, Port, RateText
 
@@ -29,6 +29,15 @@ def _fault(read: Callable[[str], Any]) -> Callable[[str], str | None]:
 
 def _denied(entry: str) -> Denied:
     return denied([entry])
+
+
+def _host_fault(host: str) -> str | None:
+    """Return why devices cannot be sent to this host, or None."""
+    try:
+        own_endpoints(host, 1, secure=False)
+    except ValueError:
+        return "expected a host name or an address; 0.0.0.0 for all of IPv4, :: for all"
+    return None
 
 
 _ORIGIN: Final = re.compile(
@@ -55,7 +64,7 @@ Seconds = Annotated[float, Meta(ge=1, le=3600)]
 class LiveSettings(Struct, frozen=True, kw_only=True):
     """`[live]`: the gateway, to which the devices of all apps with a live channel connect."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Rule(fault=_host_fault)] = "127.0.0.1"
     port: Port = 8081
     processes: Count = 1
     max_connections: Count = 100_000
