@@ -611,7 +611,7 @@ def test_a_waiting_push_to_one_target_takes_a_small_status_and_an_entry(server: 
         pushes = [make_push(f"push-{number}", 1) for number in range(100)]
         await asyncio.gather(*map(store.pushes.accept, pushes))
         call, lane, recent = store.link.call, keys.lane("shop", 0, "apns", "normal"), keys.recent("shop", 0)
-        shared = {keys.HASH_KEY, keys.pending("shop", 0), recent, lane}
+        shared = {keys.HASH_KEY, keys.FORMAT, keys.pending("shop", 0), recent, lane}
         statuses = {keys.push("shop", 0, push.id) for push in pushes}
         assert {key.decode() for key in await call("KEYS", "*")} - shared == statuses
         for key in statuses:
