@@ -50,7 +50,7 @@ def judge_format(stored: bytes | None) -> StoreFormat | None:
     if int(text) > FORMAT:
         return StoreFormat(
             f"the store has format {text}, and this version of pushsvc reads format {FORMAT} alone",
-            "run the newer version that wrote it, or restore a backup of before the upgrade",
+            "run the newer version that wrote it, or restore a backup from before the upgrade",
         )
     return StoreFormat(
         f"the store has format {text}, and this version of pushsvc reads format {FORMAT} alone",

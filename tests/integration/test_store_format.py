@@ -71,7 +71,7 @@ def test_a_store_is_marked_once_and_a_newer_one_is_refused_untouched(server: Ser
             said = out + err
             assert code == 1, said
             assert f"the store has format {FORMAT + 1}, and this version of pushsvc reads format {FORMAT} alone" in said
-            assert "or restore a backup of before the upgrade" in said
+            assert "or restore a backup from before the upgrade" in said
     assert calls(server, ("KEYS", "*")) == [[keys.FORMAT.encode()]]
 
 
