@@ -261,7 +261,7 @@ def test_the_address_is_the_state_and_the_keyboard_is_enough() -> None:
         await key(page, "ArrowDown")
         assert await page.look("document.activeElement.closest('tr').rowIndex") == 2
         await key(page, "?")
-        await until(page, "!!document.querySelector('dialog')")
+        await until(page, "!!document.querySelector('dialog')?.open")
         await key(page, "Escape")
         await until(page, "!document.querySelector('dialog')")
         await key(page, "/")

@@ -421,7 +421,7 @@ async def call(
     key: str | None = "full",
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """One request. `body` is bytes or anything that JSON can say."""
+    """One request. `body` is bytes or anything that JSON can say. Of a stream of events the first line is read."""
     sent = {"Content-Type": "application/json"} if body is not None else {}
     if key is not None:
         sent["Authorization"] = f"Bearer {key}"
@@ -434,7 +434,8 @@ async def call(
         aiohttp.ClientSession(skip_auto_headers=["Content-Type"]) as session,
         session.request(method, service.url + path, data=data, headers=sent, allow_redirects=False) as response,
     ):
-        content = await response.read()
+        endless = response.content_type == "text/event-stream"
+        content = await response.content.readline() if endless else await response.read()
         return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, content)
 
 
