@@ -14,6 +14,9 @@ from .metrics import STAGE_SECONDS
 Stage: TypeAlias = Literal["queued", "taken", "written", "answered", "acked"]
 STAGES: Final[tuple[Stage, ...]] = ("queued", "taken", "written", "answered", "acked")
 
+Instants: TypeAlias = tuple[int, tuple[int, int], int, int]
+"""When a delivery was to be sent, (was queued, was taken), was written and ended, in Unix ms."""
+
 
 class Gathered:
     """Observations for one child of a histogram."""
@@ -51,27 +54,20 @@ class StageSeconds:
         self._gathered = {stage: Gathered(STAGE_SECONDS.labels(stage)) for stage in STAGES}
         self._spans: dict[Stage, Counter[int]] = {stage: Counter() for stage in STAGES}
 
-    def passed(self, deliveries: Iterable[tuple[int, int, int, int, int]], last: Stage) -> None:
-        """Take when each of some deliveries was to be sent, was queued, taken and written, and its `last` stage was
-        over, in Unix ms. An instant of another clock that lies before the one of the stage before it counts as that
-        one, so that the stages of a delivery add up to the whole."""
-        queued, taken, written, ended = [], [], [], []
-        for start, queued_at, taken_at, written_at, ended_at in deliveries:
-            if queued_at < start:
-                queued_at = start
-            if taken_at < queued_at:
-                taken_at = queued_at
-            if written_at < taken_at:
-                written_at = taken_at
-            queued.append(queued_at - start)
-            taken.append(taken_at - queued_at)
-            written.append(written_at - taken_at)
-            ended.append(ended_at - written_at if ended_at > written_at else 0)
+    def passed(self, deliveries: Iterable[Instants], last: Stage) -> None:
+        """Take the instants of some deliveries, whose `last` stage is over. An instant of another clock that lies
+        before the one of the stage before it counts as that one, so that the stages of a delivery add up to the whole.
+        """
         spans = self._spans
-        spans["queued"].update(queued)
-        spans["taken"].update(taken)
-        spans["written"].update(written)
-        spans[last].update(ended)
+        # Deliveries of one batch were taken, written and answered in few milliseconds.
+        for (start, (queued_at, taken_at), written_at, ended_at), count in Counter(deliveries).items():
+            queued_at = max(start, queued_at)
+            taken_at = max(queued_at, taken_at)
+            written_at = max(taken_at, written_at)
+            spans["queued"][queued_at - start] += count
+            spans["taken"][taken_at - queued_at] += count
+            spans["written"][written_at - taken_at] += count
+            spans[last][max(0, ended_at - written_at)] += count
 
     def flush(self) -> None:
         """Hand what was gathered to prometheus_client."""

@@ -453,7 +453,7 @@ class Gateway:
             passed = self._passed.pop((reference.push.id, reference.index), None)
             if passed is not None:
                 queued, taken, written = passed
-                known.append((start, start + queued, start + taken, start + written, at))
+                known.append((start, (start + queued, start + taken), start + written, at))
         self.metrics.passed(known)
 
     async def run_beating(self) -> None:

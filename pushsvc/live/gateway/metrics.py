@@ -81,7 +81,7 @@ class GatewayMetrics:
         telemetry.LIVE_MESSAGES.labels(app, "acked").inc()
         self._ack_seconds.observe(seconds)
 
-    def passed(self, deliveries: Iterable[tuple[int, int, int, int, int]]) -> None:
+    def passed(self, deliveries: Iterable[telemetry.Instants]) -> None:
         """Take when acknowledged deliveries passed each stage, as `telemetry.StageSeconds` does."""
         self._stages.passed(deliveries, "acked")
 

@@ -22,7 +22,7 @@ for 300 at the last two. Answers a second, and milliseconds of an answer, for wh
 
     provider                   these two         Gradient2         Gradient2 from 64   Vegas from 64
     5,000/s, 0.5 ms away       5,000/s   13 ms   5,000/s  239 ms   5,000/s    30 ms    5,000/s   13 ms
-    2,000/s, 20 ms away        2,000/s   44 ms   2,000/s  547 ms   2,000/s    76 ms    2,000/s   32 ms
+    2,000/s, 20 ms away        2,000/s   47 ms   2,000/s  547 ms   2,000/s    76 ms    2,000/s   32 ms
     100/s, 20 ms away            100/s 1,799 ms    100/s 1,630 ms    100/s 1,063 ms      100/s  640 ms
     50 ms away                 6,000/s   50 ms   6,000/s   50 ms   5,255/s    50 ms    6,000/s   50 ms
     50 ms, jitter of 200 ms    1,969/s  151 ms   1,990/s  151 ms   1,740/s   150 ms      427/s  150 ms
@@ -40,6 +40,8 @@ from msgspec import Struct
 
 ROUND: Final = 0.1
 """The minimum duration of a round in seconds. Answers come in bursts, and a shorter count would be random."""
+START_ROUND: Final = 0.025
+"""The same while a route begins: a window that is doubled is soon right, so a wrong judgement costs little."""
 MORE: Final = 1.25
 FULL: Final = 0.9
 """The fill level from which on a window is evidence about the provider, in this round and the one before."""
@@ -78,7 +80,7 @@ class Tuning(Struct, frozen=True):
     least: int
 
 
-CALM: Final = Tuning(stretch=2.0, slack=0.002, less=0.8, least=64)
+CALM: Final = Tuning(stretch=2.0, slack=0.005, less=0.8, least=64)
 LEAN: Final = Tuning(stretch=1.5, slack=0.0005, less=0.4, least=16)
 
 
@@ -153,7 +155,7 @@ class Window(ABC):
 
     def _begin_round(self, now: float) -> None:
         self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
-        self._closes_at = now + ROUND
+        self._closes_at = now + (START_ROUND if self._starting else ROUND)
 
     def answered(self, seconds: float, in_flight: int, now: float) -> None:
         """Record an answer that came `seconds` after its submission, with `in_flight` other deliveries in flight."""

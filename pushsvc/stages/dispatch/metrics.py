@@ -97,14 +97,14 @@ def count_ended(settlements: Iterable[Settlement]) -> None:
         telemetry.count_ended(app, route, end, reason, count)
 
 
-def passed(settlements: Iterable[Settlement]) -> list[tuple[int, int, int, int, int]]:
-    """Return when each delivery that a provider has answered was to be sent, was queued, taken, written and answered.
+def passed(settlements: Iterable[Settlement]) -> list[telemetry.Instants]:
+    """Return the instants of each delivery that a provider has answered.
 
     An answer that is not the last one counts as well: the retry that follows is queued later. At the live channel the
     gateway knows of the end.
     """
     return [
-        (delivery.chunk.starts_at, *own, settlement.asked_at, settlement.at)
+        (delivery.chunk.starts_at, own, settlement.asked_at, settlement.at)
         for settlement in settlements
         if settlement.asked_at is not None
         and (own := (delivery := settlement.delivery).passed) is not None
