@@ -35,7 +35,7 @@ from .figures import (
     WORKERS,
     Figure,
 )
-from .gathered import STAGES, Gathered, StageSeconds
+from .gathered import STAGES, Gathered, Instants, StageSeconds
 from .known import begin_app, begin_jobs, begin_route
 from .logs import LEVELS, configure_logging, get_logger, redact
 from .metrics import (
@@ -90,6 +90,7 @@ __all__ = [
     "REDIS_ERRORS",
     "EVENT_LAG",
     "EVENTS",
+    "Instants",
     "LIVE_ACK_SECONDS",
     "STAGE_SECONDS",
     "LIVE_CONNECTIONS",

@@ -630,7 +630,8 @@ class DeliveryMachine(RuleBasedStateMachine):
         figures = self.world.call(self.store.gauges({"shop": CHANNELS})).apps["shop"]
         entries = sum(sum(lanes.values()) for lanes in figures.entries.values())
         # What has ended meanwhile is taken out of the retries when it is due.
-        places = [keys.retries("shop", n, channel) for n in range(self.config.shards_of("shop")) for channel in CHANNELS]
+        shards = range(self.config.shards_of("shop"))
+        places = [keys.retries("shop", shard, channel) for shard in shards for channel in CHANNELS]
         retries = sum(self.world.call(self.store.link.call("ZCARD", place)) for place in places)
         return figures.total_pending + entries + int(retries)
 
