@@ -1,9 +1,10 @@
 """Round trips to Redis: a command, several commands, a script, or a blocking wait. Faults become `StoreError`.
 
-It uses two clients. Short commands share a small pool with a time limit, and are tried once more if their connection
-broke: each may safely run twice. Blocking reads, and scripts that hand out entries of a stream, have a connection each
-without a limit on the socket and are never repeated; the limit applies to the whole wait instead, so that a server
-that has silently gone is noticed.
+Scripts share one connection, and each blocking wait has one of its own: see direct.py. To a cluster they go by
+redis-py, as all other commands do, which uses two clients. Short commands share a small pool with a time limit, and
+are tried once more if their connection broke: each may safely run twice. Blocking reads, and scripts that hand out
+entries of a stream, have a connection each without a limit on the socket and are never repeated; the limit applies to
+the whole wait instead, so that a server that has silently gone is noticed. With direct connections it is the same.
 
 Behind sentinels, `follow` asks each second for the primary. If it has changed, every connection ends at once, so that
 no process writes to the old one or trusts its answers, and the callbacks of `on_change` are called.
@@ -26,6 +27,7 @@ from ...telemetry import get_logger
 from ..keys import whole_beside
 from . import scripts
 from .connect import Client, close_redis, open_redis, sentinels_of, store_faults
+from .direct import direct_of
 from .sentinels import Address, drop_connections
 
 Command = tuple[Any, ...]
@@ -63,6 +65,7 @@ class Link:
             url, name=f"{name}:reader", timeout=timeout, blocking=True, sentinels=self.sentinels
         )
         self.cluster = isinstance(self._client, RedisCluster)
+        self._direct = direct_of(self._client, self._waiting)
         self._changed: list[Callable[[], None]] = []
         self.history = 0
         """Raised when another server becomes the primary: an older entry id may be that of another entry there."""
@@ -97,6 +100,8 @@ class Link:
         for client in (self._client, self._waiting):
             if not isinstance(client, RedisCluster):
                 drop_connections(client)
+        if self._direct is not None:
+            self._direct.drop()
         for changed in self._changed:
             changed()
 
@@ -139,9 +144,17 @@ class Link:
 
     async def wait(self, commands: Sequence[Command], wait_ms: int) -> list[Any]:
         """Run commands of which the first may block for `wait_ms`; the others follow it."""
+        seconds = wait_ms / 1000 + self._timeout
         with store_faults():
-            async with asyncio.timeout(wait_ms / 1000 + self._timeout):
-                return await self._pipeline(self._waiting, commands)
+            if self._direct is None:
+                async with asyncio.timeout(seconds):
+                    return await self._pipeline(self._waiting, commands)
+            answers = self.raised(await self._direct.wait(commands, seconds))
+            shape = self._waiting.response_callbacks
+            return [
+                shape[command[0]](answer) if command[0] in shape else answer
+                for command, answer in zip(commands, answers, strict=True)
+            ]
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run `<name>.lua`."""
@@ -155,8 +168,7 @@ class Link:
         may be pending that this process never received.
         """
         with store_faults():
-            async with asyncio.timeout(self._timeout):
-                return await self._run(self._waiting, name, keys, args)
+            return await self._run(self._waiting, name, keys, args)
 
     async def read_all(self, key: str, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run scripts on the node of `key` in one round trip, each exactly once as `read` does. Errors of single ones
@@ -175,9 +187,21 @@ class Link:
     async def _run(self, client: Client, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script, names = self._prepared(name, keys)
         try:
-            return await client.execute_command("EVALSHA", script.sha, len(names), *names, *args)
+            return await self._send(client, ("EVALSHA", script.sha, len(names), *names, *args))
         except NoScriptError:
-            return await client.execute_command("EVAL", script.text, len(names), *names, *args)
+            return await self._send(client, ("EVAL", script.text, len(names), *names, *args))
+
+    async def _send(self, client: Client, command: Command) -> Any:
+        """Run one script, once with the client of waits, else with a second try if the connection broke."""
+        if self._direct is not None:
+            (answer,) = await self._direct.ask([command], self._timeout, repeat=client is self._client)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        if client is self._client:
+            return await client.execute_command(*command)
+        async with asyncio.timeout(self._timeout):
+            return await client.execute_command(*command)
 
     def _prepared(self, name: str, keys: Sequence[str]) -> tuple[scripts.Script, Sequence[str]]:
         """Return the script and its keys.
@@ -222,7 +246,10 @@ class Link:
             return [await self.script(*calls[0])]
 
         async def run(commands: Sequence[Command]) -> list[Any]:
-            return await self._pipeline(self._client, commands, errors=True)
+            if self._direct is None:
+                return await self._pipeline(self._client, commands, errors=True)
+            with store_faults():
+                return await self._direct.ask(commands, self._timeout, repeat=True)
 
         return await self.by_digest(calls, run)
 
@@ -241,9 +268,9 @@ class Link:
     @staticmethod
     def raised(answers: list[Any]) -> list[Any]:
         """Return the answers, or the first fault among them raised."""
-        with store_faults():
-            for answer in answers:
-                if isinstance(answer, Exception):
+        for answer in answers:
+            if isinstance(answer, Exception):
+                with store_faults():
                     raise answer
         return answers
 
@@ -289,6 +316,8 @@ class Link:
         return answers
 
     async def aclose(self) -> None:
+        if self._direct is not None:
+            await self._direct.aclose()
         await close_redis(self._client)
         await close_redis(self._waiting)
 

@@ -13,15 +13,21 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 
 
+def pack(command: tuple[Any, ...]) -> bytes:
+    """Return one command as bytes. A name of two words, such as `SCRIPT LOAD`, is sent as two arguments."""
+    name = command[0]
+    if type(name) is str and " " in name:
+        command = (*name.split(), *command[1:])
+    packed: bytes = hiredis.pack_command(command)
+    return packed
+
+
 class Packed:
     """To be mixed in before one of redis-py's kinds of connection."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """Return one command as bytes. A name of two words, such as `SCRIPT LOAD`, is sent as two arguments."""
-        name = args[0]
-        if type(name) is str and " " in name:
-            args = (*name.split(), *args[1:])
-        return [hiredis.pack_command(args)]
+        """Return one command as bytes."""
+        return [pack(args)]
 
 
 def packed(kind: type[AbstractConnection]) -> type[AbstractConnection]:

@@ -1,0 +1,251 @@
+"""Connections that many callers share: commands are written at once, one behind the other, and answered in that order.
+
+redis-py takes a connection from a pool for each command, waits there for the answer, and gives it back. Its pool, locks
+and checks cost more than the bytes: for a push of its own a fifth of the whole service. So the short scripts of a
+process share one connection, on which nobody waits for another's answer before it writes; what blocks has one of its
+own. A connection lasts until it breaks.
+
+redis-py still opens each connection, and this protocol takes over its transport: TLS, user, database and name are set,
+and behind sentinels the server has said that it is the primary. A connection that breaks, or on which an answer is too
+late, ends at once and fails everything that waits on it: whether it was done is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+import hiredis
+from redis import exceptions as faults
+from redis._parsers import BaseParser
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import NoBackoff
+
+from .packed import pack
+
+PAUSE: Final = 0.05
+"""Seconds until a command whose connection broke is tried once more."""
+_NOTHING: Final = object()
+"""The parser's answer where the next reply is not complete."""
+
+
+class _Asked:
+    """Commands written together, and the replies to them so far."""
+
+    __slots__ = ("answers", "future", "missing", "until")
+
+    def __init__(self, missing: int, until: float, future: asyncio.Future[list[Any]]) -> None:
+        self.missing = missing
+        self.until = until
+        self.future = future
+        self.answers: list[Any] = []
+
+
+class DirectConnection(asyncio.Protocol):
+    """An open connection. Replies are bytes, numbers, lists, None, and what the server refuses as an exception."""
+
+    def __init__(self, opened: AbstractConnection, on_lost: Callable[[DirectConnection], None]) -> None:
+        """Take over a connection that redis-py has opened. `on_lost` is called when it ends. Raises redis-py's
+        `ConnectionError` if it has ended already."""
+        stream, writer = opened._reader, opened._writer
+        if stream is None or writer is None or stream.at_eof() or writer.transport.is_closing():
+            raise faults.ConnectionError("the server closed the connection")
+        self._opened = opened
+        self._on_lost = on_lost
+        self._transport = writer.transport
+        # The stream is told of the end, which it waits for; it gets nothing else.
+        self._stream = self._transport.get_protocol()
+        self._replies = hiredis.Reader(
+            protocolError=faults.InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOTHING
+        )
+        self._asked: deque[_Asked] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self.lost = False
+        """Whether it has ended."""
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        """Done when its socket is closed."""
+        self._transport.set_protocol(self)
+
+    def ask(self, commands: Sequence[tuple[Any, ...]], seconds: float) -> asyncio.Future[list[Any]]:
+        """Write commands together. The future has one reply for each, within `seconds`; it raises redis-py's
+        `ConnectionError` or `TimeoutError`, after which each of them may have been done."""
+        if self.lost:
+            raise faults.ConnectionError("the connection has ended")
+        data = b"".join([pack(command) for command in commands])
+        until = self._loop.time() + seconds
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._asked.append(_Asked(len(commands), until, future))
+        self._transport.write(data)
+        if self._timer is None:
+            self._timer = self._loop.call_at(until, self._look)
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        """Give the replies in these bytes to those who wait for them."""
+        if self.lost:
+            return
+        replies, asked = self._replies, self._asked
+        try:
+            replies.feed(data)
+            while (reply := replies.gets()) is not _NOTHING:
+                first = asked[0]
+                first.answers.append(reply)
+                first.missing -= 1
+                if not first.missing:
+                    asked.popleft()
+                    if not first.future.done():
+                        first.future.set_result(first.answers)
+        except (faults.InvalidResponse, IndexError):
+            self.drop("the server sent what is no reply")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Fail what waits for a reply."""
+        self._stream.connection_lost(error)
+        self.drop("the server closed the connection" if error is None else f"the connection was lost: {error}")
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def drop(self, why: str, kind: type[faults.RedisError] = faults.ConnectionError) -> None:
+        """End the connection, and fail at once what waits for a reply."""
+        if self.lost:
+            return
+        self.lost = True
+        self._on_lost(self)
+        self._transport.abort()
+        self._opened._reader = self._opened._writer = None
+        if self._timer is not None:
+            self._timer.cancel()
+        for each in self._asked:
+            if not each.future.done():
+                each.future.set_exception(kind(why))
+        self._asked.clear()
+
+    def _look(self) -> None:
+        """Drop the connection if the first reply is late. There is one timer, however many commands are sent."""
+        self._timer = None
+        if self._asked:
+            until = self._asked[0].until
+            if until <= self._loop.time():
+                self.drop("Redis did not answer in time", faults.TimeoutError)
+            else:
+                self._timer = self._loop.call_at(until, self._look)
+
+
+class Direct:
+    """The connections of one process to one server, opened on first use and again after they were lost."""
+
+    def __init__(self, short: Redis, blocking: Redis) -> None:
+        """Use the addresses and options of these two clients."""
+        self._short = short
+        self._blocking = blocking
+        self._behind_sentinels = isinstance(short.connection_pool, SentinelConnectionPool)
+        self._shared: DirectConnection | None = None
+        self._opening: asyncio.Task[DirectConnection] | None = None
+        self._idle: list[DirectConnection] = []
+        """Those of waits that are over."""
+        self._all: set[DirectConnection] = set()
+
+    async def ask(self, commands: Sequence[tuple[Any, ...]], seconds: float, *, repeat: bool = False) -> list[Any]:
+        """Return the replies to commands of which none blocks; what the server refuses is among them. With `repeat`,
+        all are tried once more if the connection broke. Raises redis-py's exceptions, and `TimeoutError`."""
+        if not commands:
+            return []
+        try:
+            return await self._ask(commands, seconds)
+        except faults.ConnectionError:
+            if not repeat:
+                raise
+        await asyncio.sleep(PAUSE)
+        return await self._ask(commands, seconds)
+
+    async def _ask(self, commands: Sequence[tuple[Any, ...]], seconds: float) -> list[Any]:
+        connection = self._shared
+        if connection is None or connection.lost:
+            async with asyncio.timeout(seconds):
+                connection = await self._share()
+        return self._judged(connection, await connection.ask(commands, seconds))
+
+    async def wait(self, commands: Sequence[tuple[Any, ...]], seconds: float) -> list[Any]:
+        """Return the replies to commands of which some block, within `seconds`. They are never repeated. A call that
+        is cancelled ends its connection, so that the server gives nothing more to it."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.lost:
+                break
+        else:
+            async with asyncio.timeout(seconds):
+                connection = await self._open(self._blocking)
+        try:
+            answers = await connection.ask(commands, seconds)
+        except BaseException:
+            connection.drop("the wait has ended")
+            raise
+        self._idle.append(connection)
+        return self._judged(connection, answers)
+
+    def _judged(self, connection: DirectConnection, answers: list[Any]) -> list[Any]:
+        """Return the replies. Raises those that say something of the connection instead of the command, as redis-py
+        does."""
+        for answer in answers:
+            if isinstance(answer, faults.ConnectionError):
+                raise answer
+            if self._behind_sentinels and isinstance(answer, faults.ReadOnlyError):
+                connection.drop("the server is not the primary any more")
+                raise faults.ConnectionError("the server is not the primary any more")
+        return answers
+
+    async def _share(self) -> DirectConnection:
+        """Return the shared connection. All who miss it at the same time wait for one attempt to open it."""
+        opening = self._opening
+        if opening is None or opening.done():
+            opening = self._opening = asyncio.create_task(self._open_shared(), name="redis connection")
+            opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(opening)
+
+    async def _open_shared(self) -> DirectConnection:
+        try:
+            self._shared = await self._open(self._short)
+        except asyncio.CancelledError:
+            raise faults.ConnectionError("the store is closing") from None
+        return self._shared
+
+    async def _open(self, client: Redis) -> DirectConnection:
+        pool = client.connection_pool
+        opened = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
+        try:
+            await opened.connect()  # type: ignore[no-untyped-call]  # redis-py gives it no types
+            connection = DirectConnection(opened, self._all.discard)
+        except BaseException:
+            await opened.disconnect(nowait=True)
+            raise
+        self._all.add(connection)
+        return connection
+
+    def drop(self) -> None:
+        """End every connection at once: nothing is answered any more."""
+        for connection in tuple(self._all):
+            connection.drop("the server is not the primary any more")
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        closing = [connection.closed for connection in self._all]
+        self.drop()
+        if closing:
+            await asyncio.wait(closing)
+
+
+def direct_of(short: Any, blocking: Any) -> Direct | None:
+    """Return direct connections for these clients. None: redis-py keeps theirs, because it knows the nodes of a
+    cluster, or because the URL asks for a check before each use of an idle connection."""
+    if not isinstance(short, Redis) or short.connection_pool.connection_kwargs.get("health_check_interval"):
+        return None
+    return Direct(short, cast("Redis", blocking))

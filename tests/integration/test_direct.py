@@ -1,0 +1,196 @@
+"""Connections that many callers share: `store/link/direct.py` over servers that are stopped, killed and flushed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from redis import exceptions as faults
+
+from pushsvc.errors import StoreUnavailable
+from pushsvc.store import keys
+from pushsvc.store.link.connect import close_redis, open_redis
+from pushsvc.store.link.direct import Direct, direct_of
+from pushsvc.store.link.link import Link
+
+from .servers import KINDS, Server, running_server
+from .test_failover import until
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param, tcp=True) as server:
+        yield server
+
+
+@asynccontextmanager
+async def connections(server: Server) -> AsyncIterator[Direct]:
+    server.flush()
+    short = open_redis(server.url, name="a")
+    blocking = open_redis(server.url, name="b", blocking=True)
+    direct = direct_of(short, blocking)
+    assert direct is not None
+    try:
+        yield direct
+    finally:
+        await direct.aclose()
+        await close_redis(short)
+        await close_redis(blocking)
+
+
+def play(server: Server, story: Callable[[Direct], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), connections(server) as direct:
+            await story(direct)
+
+    asyncio.run(main())
+
+
+def test_each_caller_gets_its_own_answers_on_one_connection(server: Server) -> None:
+    large = b"x" * 3_000_000
+
+    async def story(direct: Direct) -> None:
+        await direct.ask([("SET", "large", large), ("RPUSH", "list", 1, "b")], 5)
+
+        async def one(number: int) -> list[Any]:
+            middle = ("GET", "large") if number % 50 == 7 else ("LRANGE", "list", 0, -1)
+            return await direct.ask([("ECHO", number), middle, ("NOT-A-COMMAND", 1)], 10)
+
+        answers = await asyncio.gather(*map(one, range(200)))
+        for number, (said, found, refused) in enumerate(answers):
+            assert said == b"%d" % number
+            assert found == (large if number % 50 == 7 else [b"1", b"b"])
+            assert isinstance(refused, faults.ResponseError)
+        assert await direct.ask([], 5) == []
+        names = (await direct.ask([("CLIENT", "LIST")], 5))[0]
+        assert names.count(b"name=pushsvc:a") == 1
+
+    play(server, story)
+
+
+def test_a_caller_that_is_cancelled_leaves_the_others_their_answers(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        await direct.ask([("PING",)], 5)
+        callers = [asyncio.create_task(direct.ask([("INCR", "n"), ("ECHO", number)], 5)) for number in range(9)]
+        await asyncio.sleep(0)
+        callers[4].cancel()
+        answers: list[Any] = await asyncio.gather(*callers, return_exceptions=True)
+        assert isinstance(answers.pop(4), asyncio.CancelledError)
+        assert [answer[1] for answer in answers] == [b"0", b"1", b"2", b"3", b"5", b"6", b"7", b"8"]
+        assert await direct.ask([("GET", "n")], 5) == [b"9"]
+
+    play(server, story)
+
+
+def test_a_wait_that_is_cancelled_is_given_nothing_more(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        waiting = asyncio.create_task(direct.wait([("BLPOP", "list", 20)], 25))
+        await until(lambda: b"blocked_clients:1" in server.command("INFO clients"))
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+        await until(lambda: b"blocked_clients:0" in server.command("INFO clients"))
+        assert await direct.ask([("RPUSH", "list", "x"), ("LLEN", "list")], 5) == [1, 1]
+        # Its connection is gone; what waits next has another one, which is used again.
+        for _ in range(3):
+            assert await direct.wait([("BLPOP", "list", 0.01), ("PING",)], 5) in (
+                [[b"list", b"x"], b"PONG"],
+                [None, b"PONG"],
+            )
+        names = (await direct.ask([("CLIENT", "LIST")], 5))[0]
+        assert names.count(b"name=pushsvc:b") == 1
+
+    play(server, story)
+
+
+def test_what_waits_on_a_lost_connection_fails_and_only_what_may_is_repeated(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        kill = ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
+        assert await direct.ask([("INCR", "n")], 5) == [1]
+        with pytest.raises(faults.ConnectionError):
+            await asyncio.gather(direct.ask([kill], 5), direct.ask([("INCR", "n")], 5))
+        assert await direct.ask([("INCR", "n")], 5) == [2]
+        _, kept = await asyncio.gather(direct.ask([kill], 5), direct.ask([("SET", "m", 1)], 5, repeat=True))
+        assert kept == [b"OK"]
+
+    play(server, story)
+
+
+def test_a_silent_server_is_given_up_and_asked_again_when_it_answers(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        assert await direct.ask([("PING",)], 5) == [b"PONG"]
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            waits = (direct.wait([("BLPOP", "list", 0.1)], 0.3), direct.ask([("PING",)], 0.3, repeat=True))
+            for answer in await asyncio.gather(*waits, direct.ask([("PING",)], 9), return_exceptions=True):
+                assert isinstance(answer, faults.TimeoutError | TimeoutError)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert await direct.ask([("PING",)], 5) == [b"PONG"]
+        assert await direct.wait([("PING",)], 5) == [b"PONG"]
+
+    play(server, story)
+
+
+def test_a_dropped_connection_answers_nothing_that_was_on_its_way(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        await direct.ask([("PING",)], 5)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            callers = [asyncio.create_task(direct.ask([("PING",)], 5)) for _ in range(3)]
+            await asyncio.sleep(0)
+            direct.drop()
+            for answer in await asyncio.gather(*callers, return_exceptions=True):
+                assert isinstance(answer, faults.ConnectionError)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert await direct.ask([("PING",)], 5) == [b"PONG"]
+
+    play(server, story)
+
+
+def test_a_connection_that_cannot_be_opened_fails_all_who_want_it_at_once() -> None:
+    async def main(url: str) -> None:
+        link = Link(url, name="a", timeout=5)
+        async with asyncio.timeout(10):
+            calls = (link.script("probe", [keys.PROBE], [1000]) for _ in range(20))
+            for answer in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(answer, StoreUnavailable)
+                assert answer.fix == "is Redis running there? redis.url says where it is"
+            await link.aclose()
+
+    with running_server(tcp=True) as server:
+        url = server.url
+    asyncio.run(main(url))
+
+
+def test_a_script_that_the_server_has_forgotten_is_told_again(server: Server) -> None:
+    async def main() -> None:
+        link = Link(server.url, name="a", timeout=5)
+        async with asyncio.timeout(10):
+            for run in (link.script, link.read, link.record):
+                await link.call("SCRIPT", "FLUSH")
+                await run("probe", [keys.PROBE], [1000])
+            await link.call("SCRIPT", "FLUSH")
+            await link.scripts([("probe", [keys.PROBE], [1000])] * 3)
+            await link.aclose()
+
+    server.flush()
+    asyncio.run(main())
+
+
+def test_a_cluster_and_a_checked_connection_stay_with_redis_py() -> None:
+    def direct(url: str) -> Direct | None:
+        return direct_of(open_redis(url, name="a"), open_redis(url, name="a", blocking=True))
+
+    async def main() -> None:
+        assert direct("redis://127.0.0.1:1/0") is not None
+        assert direct("redis+sentinel://127.0.0.1:1/mymaster") is not None
+        assert direct("redis://127.0.0.1:1/0?health_check_interval=30") is None
+        assert direct("redis+cluster://127.0.0.1:1") is None
+
+    asyncio.run(main())
