@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Collection, Iterator
 from html import unescape
@@ -100,6 +102,17 @@ def test_ids_of_one_instant_differ_and_are_in_their_order() -> None:
     assert ids == sorted(set(ids))
     assert len({new_push_id(1) for _ in range(5000)}) == 5000
     assert new_push_id(2)[14:18] < "7800" <= "7fff"
+
+
+def test_a_forked_process_makes_other_ids() -> None:
+    """Random digits are drawn for many ids at once, and a fork has those in memory too."""
+    forks = (
+        "import os; from pushsvc.api.pushes.ids import new_push_id as new; new(1); child = os.fork(); "
+        "os.write(1, (new(1) + ' ').encode()); child and os.wait()"
+    )
+    said = subprocess.run([sys.executable, "-c", forks], check=True, capture_output=True, text=True).stdout.split()
+    # The count is of the process; the digits behind it must differ.
+    assert len({push_id[19:] for push_id in said}) == 2
 
 
 def test_instants_are_rfc_3339_in_utc() -> None:

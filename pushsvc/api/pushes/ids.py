@@ -14,6 +14,10 @@ _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abc
 """The digit with the variant of RFC 9562 in its two upper bits, by a random one."""
 _MOST: Final = 0xFFF
 """The highest count of the ids of one instant; further ones are unique, and in no order."""
+_DRAWN: Final = 256
+"""The number of ids whose random digits are drawn at once."""
+_DIGITS: Final = 20
+"""Random digits of an id."""
 
 
 def uuid7(unix_ms: int, random: bytes) -> str:
@@ -41,10 +45,20 @@ class PushIds:
         self._instant = -1
         self._count = 0
         self._begin = ""
+        self.forget()
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Draw other random digits: those in memory may be used by another process."""
+        self._drawn, self._used = "", 0
 
     def __call__(self, unix_ms: int) -> str:
         """Return a new id, with the push's time of acceptance as `unix_ms`."""
-        digits = os.urandom(10).hex()
+        used = self._used
+        if used == len(self._drawn):
+            self._drawn, used = os.urandom(_DRAWN * _DIGITS // 2).hex(), 0
+        self._used = used + _DIGITS
+        digits = self._drawn[used : used + _DIGITS]
         if unix_ms == self._instant:
             self._count = min(self._count + 1, _MOST)
         else:

@@ -2,8 +2,8 @@
 
 redis-py takes a connection from a pool for each command, waits there for the answer, and gives it back. Its pool, locks
 and checks cost more than the bytes: for a push of its own a fifth of the whole service. So the short scripts of a
-process share one connection, on which nobody waits for another's answer before it writes; what blocks has one of its
-own. A connection lasts until it breaks.
+process share one connection, on which a command is written before the earlier ones are answered; what blocks has one
+of its own. A connection lasts until it breaks.
 
 redis-py still opens each connection, and this protocol takes over its transport: TLS, user, database and name are set,
 and behind sentinels the server has said that it is the primary. A connection that breaks, or on which an answer is too
