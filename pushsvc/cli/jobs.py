@@ -26,11 +26,12 @@ def jobs(context: typer.Context, processes: Processes = 0) -> None:
     settings.require_apps()
     log = telemetry.get_logger("jobs")
     if (processes or settings.jobs.processes) == 1 or LIFELINE in os.environ:
-        work.run_jobs(
-            settings,
-            listening=lambda where: report_ready(log, where),
-            watch=_watch,
-        )
+        with telemetry.tracing(settings.traces.share, "jobs"):
+            work.run_jobs(
+                settings,
+                listening=lambda where: report_ready(log, where),
+                watch=_watch,
+            )
         log.info("stopped", pid=os.getpid())
     else:
         uvloop.run(_many(context, settings, processes or settings.jobs.processes))

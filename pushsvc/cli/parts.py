@@ -113,7 +113,11 @@ def _run_part(
                     systemd.notify_ready()
                     await stop.wait()
 
-    uvloop.run(one() if processes == 1 or LIFELINE in os.environ else many())
+    if processes == 1 or LIFELINE in os.environ:
+        with telemetry.tracing(settings.traces.share, part):
+            uvloop.run(one())
+    else:
+        uvloop.run(many())
 
 
 def report_ready(log: FilteringBoundLogger, where: str) -> None:

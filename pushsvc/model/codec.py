@@ -37,6 +37,9 @@ HOMED: Final = {VERSION: b"\x02", PACKED: b"\x82"}
 their targets, so it must set them aside."""
 FEW: Final = 32
 """Pushes of up to this many deliveries are small: their content stands in their entries, their rows in their hash."""
+_EMPTY: Final = b"\xc4\x00"
+_ARRAY_16: Final = 0xDC
+"""No bytes, and the beginning of an array of 16 or more values, in MessagePack."""
 T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -117,6 +120,7 @@ class _Packed(Struct, frozen=True, array_like=True, gc=False):
     """The targets, if they are not packed in columns."""
     home: Platform = ""
     fallbacks: tuple[Platform, ...] = ()
+    trace: bytes = b""
 
 
 _packed = msgspec.msgpack.Decoder(_Packed)
@@ -124,7 +128,8 @@ _packed = msgspec.msgpack.Decoder(_Packed)
 
 def encode_chunk(chunk: Chunk) -> bytes:
     if not chunk.variant or not is_large(chunk.total):
-        return (HOMED[VERSION] if chunk.home else VERSION) + _encode(chunk)
+        whole = _encode(chunk)
+        return (HOMED[VERSION] if chunk.home else VERSION) + (whole if chunk.trace else without_last(whole))
     columns = _columns_of(chunk.targets)
     return (HOMED[PACKED] if chunk.home else PACKED) + _encode(
         (
@@ -132,8 +137,17 @@ def encode_chunk(chunk: Chunk) -> bytes:
             *(chunk.attempt, chunk.turn, chunk.dry_run, chunk.part, chunk.topic, chunk.counted, chunk.variant),
             *(columns, () if columns else chunk.targets),
             *(chunk.home, [following.channel for following in chunk.fallbacks]),
+            *((chunk.trace,) if chunk.trace else ()),
         )
     )
+
+
+def without_last(blob: bytes) -> bytes:
+    """Return an encoded struct that is an array, less its last field, which is empty bytes: a reader takes the default.
+    https://github.com/msgpack/msgpack/blob/master/spec.md#array-format-family"""
+    if blob[0] == _ARRAY_16:
+        return b"%c%b%b" % (_ARRAY_16, (int.from_bytes(blob[1:3]) - 1).to_bytes(2), blob[3 : -len(_EMPTY)])
+    return b"%c%b" % (blob[0] - 1, blob[1 : -len(_EMPTY)])
 
 
 def _columns_of(targets: Sequence[Target]) -> _Columns | None:
@@ -224,6 +238,7 @@ def decode_chunk(blob: bytes) -> Chunk:
         variant=it.variant,
         home=it.home,
         fallbacks=tuple(Fallback(name, _nothing(name)) for name in it.fallbacks),
+        trace=it.trace,
     )
 
 
@@ -347,6 +362,7 @@ def chunks_of(push: Push, found: Mapping[Platform, Sequence[Target]], total: int
                 variant=variant,
                 home=home,
                 fallbacks=fallbacks,
+                trace=push.trace,
             )
             chunks.append(chunk)
     return chunks

@@ -172,7 +172,7 @@ class CountedTarget(Target, frozen=True, gc=False):
     unread: int | None = None
 
 
-class Push(Struct, frozen=True):
+class Push(Struct, frozen=True, omit_defaults=True):
     """One accepted call, before it is split into chunks."""
 
     id: str
@@ -195,6 +195,8 @@ class Push(Struct, frozen=True):
     via: Via = "auto"
     key: str = ""
     """The name of the API key that it was posted with."""
+    trace: bytes = b""
+    """The trace that it is part of, as `telemetry.traces` has it; empty: none."""
 
     @property
     def starts_at(self) -> int:
@@ -262,6 +264,8 @@ class Chunk(Struct, frozen=True, array_like=True):
     carries them; else empty."""
     fallbacks: tuple[Fallback, ...] = ()
     """The channels that follow, in their order."""
+    trace: bytes = b""
+    """That of its push. It is the last field, which is not stored where it is empty."""
 
     @property
     def platform(self) -> Platform:

@@ -221,6 +221,8 @@ class Poke(Struct, frozen=True, array_like=True, tag="p"):
     """The content, where the sender had it at hand."""
     passed: tuple[int, int, int] | None = None
     """When it was queued, taken and written into the streams, in ms after the push was to be sent, if that is known."""
+    trace: bytes = b""
+    """That of the push. It is the last field, which is not stored where it is empty."""
 
 
 class Cut(Struct, frozen=True, array_like=True, tag="c"):
@@ -467,6 +469,7 @@ def pokes_of(
     appended: Sequence[Appended],
     body: bytes = b"",
     passed: tuple[int, int, int] | None = None,
+    trace: bytes = b"",
 ) -> dict[str, list[InboxItem]]:
     """Return what to send to the gateways after an append: one `Poke` for each gateway."""
     found: dict[str, list[Recipient]] = {}
@@ -475,4 +478,4 @@ def pokes_of(
             found.setdefault(each.route.gateway, []).append(
                 Recipient(each.route.connection, each.epoch, each.offset, each.prev, each.unread, receiver.index)
             )
-    return {gateway: [Poke(app, push, recipients, body, passed)] for gateway, recipients in found.items()}
+    return {gateway: [Poke(app, push, recipients, body, passed, trace)] for gateway, recipients in found.items()}

@@ -21,6 +21,7 @@ from ..ports.removed import RemovedRoute
 from ..ports.store import Inspection, Store
 from ..settings import Settings
 from ..stages import webhooks
+from ..telemetry import traces
 from .conditions import read_conditions
 from .live_check import check_live
 from .plans import routes_of, webhook_configs
@@ -38,13 +39,13 @@ async def check_running(settings: Settings, store: Store) -> list[CheckFinding]:
         found = await check_store(settings, store, shown(settings), runs=True)
     except StoreError as error:
         found = [_unusable(settings, shown(settings), error), *judge_keys(settings, None)]
-    return [_configuration(settings), *found, *await check_files(settings)]
+    return [_configuration(settings), *judge_traces(settings), *found, *await check_files(settings)]
 
 
 async def check_all(settings: Settings, folder: Callable[[], AbstractContextManager[Path]]) -> list[CheckFinding]:
     """Return everything that a check finds. Where no store runs, an embedded one is tried in a temporary `folder`, so
     that nothing is left behind."""
-    rows = [_configuration(settings)]
+    rows = [_configuration(settings), *judge_traces(settings)]
     try:
         settings.require_apps()
     except ConfigError as error:
@@ -111,6 +112,13 @@ async def check_files(settings: Settings) -> list[CheckFinding]:
 def shown(settings: Settings) -> str:
     """Return where the store is, as people read it."""
     return settings.redis.shown or f"embedded under {settings.store.data_dir}"
+
+
+def judge_traces(settings: Settings) -> list[CheckFinding]:
+    """Return the finding where traces are on and their packages are missing: no part starts."""
+    if settings.traces.share and traces.lacking():
+        return [CheckFinding("traces.share", "error", traces.LACKING, traces.REMEDY)]
+    return []
 
 
 def _configuration(settings: Settings) -> CheckFinding:

@@ -102,6 +102,13 @@ class MetricsSettings(Struct, frozen=True, kw_only=True):
         return self.port + PARTS.index(part) if self.port else None
 
 
+class TracesSettings(Struct, frozen=True, kw_only=True):
+    """`[traces]`: traces of pushes by OpenTelemetry; the standard environment `OTEL_..` says where they go."""
+
+    share: Share = 0.0
+    """The share of requests that begin a trace; 0: there are no traces, not even those of callers."""
+
+
 class DispatchSettings(Struct, frozen=True, kw_only=True):
     """`[dispatch]`: the processes that send."""
 
@@ -254,6 +261,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     store: StoreSettings = StoreSettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
+    traces: TracesSettings = TracesSettings()
     dispatch: DispatchSettings = DispatchSettings()
     jobs: JobsSettings = JobsSettings()
     cleanup: CleanupSettings = CleanupSettings()

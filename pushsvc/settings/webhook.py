@@ -86,7 +86,7 @@ _OWN_HEADERS: Final = frozenset(
     {
         *("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "date"),
         *("expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-        "user-agent",
+        *("traceparent", "user-agent"),
     }
 )
 

@@ -1,11 +1,12 @@
-"""Metrics and logs: the names of all metrics, their exposition, and the configuration of structlog.
+"""Metrics, logs and traces: the names of all metrics, their exposition, and the configuration of structlog.
 
 `metrics.py` has the metrics that processes count, `known.py` begins their series, `requests.py` has those of HTTP
 requests, `gathered.py` observations in plain numbers, `figures.py` those of the whole service, `exposition.py` what
-`/metrics` answers; `logs.py` structlog and the standard library's loggers, `states.py` the log of a lasting state. This
-package exports what others use.
+`/metrics` answers; `logs.py` structlog and the standard library's loggers, `states.py` the log of a lasting state;
+`traces.py` has the traces of pushes. This package exports what others use.
 """
 
+from . import traces
 from .exposition import (
     CONTENT_TYPE,
     MULTIPROCESS_ENV,
@@ -78,6 +79,7 @@ from .metrics import (
 )
 from .requests import HTTP, UNMATCHED, Answered
 from .states import REDIS, StateLog
+from .traces import tracing
 
 __all__ = [
     "HTTP",
@@ -157,4 +159,6 @@ __all__ = [
     "redact",
     "REDIS",
     "StateLog",
+    "traces",
+    "tracing",
 ]

@@ -73,11 +73,11 @@ def config(url: str, **more: Any) -> WebhookConfig:
     return msgspec.structs.replace(plain, **more)
 
 
-async def post(reported: WebhookConfig, times: int = 1) -> WebhookReply:
+async def post(reported: WebhookConfig, times: int = 1, *, trace: bytes = b"") -> WebhookReply:
     """The last answer."""
     async with open_caller(reported, "shop", clock=lambda: NOW) as caller:
         for _ in range(times):
-            answer = await caller.post("feedback_shop_1-0", b'{"a":1}')
+            answer = await caller.post("feedback_shop_1-0", b'{"a":1}', trace=trace)
     return answer
 
 
@@ -106,9 +106,12 @@ def test_what_arrives() -> None:
             assert (found["authorization"], found["x-key"]) == ("Bearer x", "a, b")
             assert found["content-type"] == "application/json"
             assert found["user-agent"].startswith("pushsvc/")
-            assert "cookie" not in found
+            assert not {"cookie", "traceparent"} & found.keys()
             # The second went by the same connection.
             assert (len(seen.requests), seen.connections) == (2, 1)
+            await post(config(f"http://127.0.0.1:{seen.port}/"), trace=bytes(range(24)))
+            wanted_trace = f"00-{bytes(range(16)).hex()}-{bytes(range(16, 24)).hex()}-01"
+            assert f"\r\ntraceparent: {wanted_trace}\r\n".encode() in seen.requests[-1]
 
     play(story)
 

@@ -122,6 +122,17 @@ def test_targets_that_no_route_reaches_travel_with_their_empty_message() -> None
     assert (again, again.unreachable, again.lacks_content) == (chunk, True, False)
 
 
+@pytest.mark.parametrize("total", [1, FEW + 1])
+@pytest.mark.parametrize("trace", [b"t" * 24, b"t" * 22 + b"\xc4\x00"])
+def test_a_trace_takes_bytes_only_where_there_is_one(total: int, trace: bytes) -> None:
+    plain = chunk_of([Target(0, "t")], total)
+    traced = msgspec.structs.replace(plain, trace=trace)
+    assert decode_chunk(encode_chunk(traced)).trace == trace
+    fields = msgspec.msgpack.decode(encode_chunk(plain)[1:])
+    assert msgspec.msgpack.decode(encode_chunk(traced)[1:]) == [*fields, trace]
+    assert encode_chunk(plain)[1:] == msgspec.msgpack.encode(fields)
+
+
 def test_a_target_of_a_large_push_costs_little_more_than_the_bytes_of_its_token() -> None:
     targets = [Target(index, f"{index:064x}") for index in range(500)]
     assert len(encode_chunk(chunk_of(targets, 1000))) < 500 * 32 + 100

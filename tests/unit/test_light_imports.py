@@ -15,8 +15,8 @@ from aioapns.common import PRIORITY_HIGH, PRIORITY_NORMAL, PushType
 
 from pushsvc.providers.apns import vocabulary
 
-SDKS = ("firebase_admin", "grpc", "google.auth", "aioapns", "h2", "jwt", "requests")
-"""What only a process that sends, or looks into a credential, needs."""
+SDKS = ("firebase_admin", "grpc", "google.auth", "aioapns", "h2", "jwt", "requests", "pushsvc.telemetry.otel")
+"""What only a process that sends, looks into a credential or records traces needs."""
 WEB = ("aiohttp.web", "pushsvc.api.app", "pushsvc.api.routes", "pushsvc.live.gateway")
 CONFIG = '[store]\ndata_dir = "store"\n\n[apps.shop.fcm]\nservice_account_file = "key.json"\n'
 FACADES = ("pushsvc.api", "pushsvc.runtime", "pushsvc.stages.dispatch", "pushsvc.stages.webhooks")
@@ -65,9 +65,12 @@ def test_a_command_imports_what_it_uses(arguments: list[str], absent: Sequence[s
     [
         ("from pushsvc.runtime import load_settings", (*SDKS, *WEB, "aiohttp", "redis")),
         ("from pushsvc.runtime import open_running_store", (*SDKS, *WEB, "aiohttp")),
-        ("from pushsvc.runtime import read_conditions, run_feedback", ("firebase_admin", "grpc", "aioapns")),
-        ("from pushsvc.runtime import run_dispatch", ("firebase_admin", "grpc", "aioapns")),
-        ("from pushsvc.runtime import run_live", ("firebase_admin", "grpc", "aioapns")),
+        (
+            "from pushsvc.runtime import read_conditions, run_feedback",
+            ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel"),
+        ),
+        ("from pushsvc.runtime import run_dispatch", ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel")),
+        ("from pushsvc.runtime import run_live", ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel")),
     ],
     ids=lambda value: value.rpartition(" ")[2] if isinstance(value, str) else "",
 )

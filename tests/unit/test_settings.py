@@ -159,7 +159,7 @@ FAULTS = [
     ("[servers]", "servers: unknown section; did you mean `server`? (in FILE)"),
     (
         "[zzz]",
-        "zzz: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store (in FILE)",
+        "zzz: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store, traces (in FILE)",
     ),
     (
         "[logging]\nlevel = 'loud'",
@@ -274,7 +274,7 @@ FAULTS = [
     ("[apps.a.webhook.headers]\nX-Key = ['hunter22']", "apps.a.webhook.headers.X-Key: expected a string, found a list (in FILE)"),
     ("[apps.a.webhook]\nheaders = 'hunter22'", "apps.a.webhook.headers: expected a section, found a string (in FILE)"),
     ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a string, found a number (in FILE)"),
-    ("file = 'x'", "file: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store (in FILE)"),
+    ("file = 'x'", "file: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store, traces (in FILE)"),
     ("x = ", "FILE: not valid TOML: Invalid value (at line 1, column 5) (see https://toml.io/en/v1.0.0)"),
 ]  # fmt: skip
 
@@ -303,7 +303,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     )
     assert reported.splitlines() == [
         f"{tmp_path / 'pushsvc.toml'}: 6 faults",
-        "  nope: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store",
+        "  nope: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store, traces",
         "  server.port: expected a whole number from 0 to 65,535, found the number -1",
         "  server.hots: unknown key; did you mean `host`?",
         '  retry.base (from PUSHSVC__RETRY__BASE): expected a number greater than 0, found "soon"',

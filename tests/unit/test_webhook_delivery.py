@@ -68,7 +68,7 @@ class Receiver:
 
     answers: Iterator[WebhookReply]
 
-    async def post(self, message_id: str, body: bytes) -> WebhookReply:
+    async def post(self, message_id: str, body: bytes, *, trace: bytes = b"") -> WebhookReply:
         return next(self.answers)
 
 

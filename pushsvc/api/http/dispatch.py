@@ -57,6 +57,7 @@ class _Row:
         self.call = call
         self.route = telemetry.UNMATCHED if call is None else f"{call.method} {call.path}"
         """Its name in logs. Unknown paths are one route, or a scanner would make a metric of each."""
+        self.traced = call is not None and call.keyed and call.in_document
         self.heads = {} if call is None else {answer.status: _head(answer) for answer in call.answers}
         self._answered: dict[tuple[str, int], telemetry.Answered] = {}
 
@@ -112,6 +113,7 @@ class CallDispatcher:
         request_id = request_id_of(request)
         row = self._unmatched
         names: Mapping[str, str] = {}
+        span: telemetry.traces.OpenSpan | None = None
         try:
             methods = plain = self._table.plain.get(request.raw_path)
             if methods is None:
@@ -121,10 +123,13 @@ class CallDispatcher:
                 check_path(request.raw_path)
             if hdrs.EXPECT in request.headers:
                 await _expect(request)
+            if telemetry.traces.tracer is not None and row.traced:
+                parent = telemetry.traces.parent_of(request.headers.get(telemetry.traces.HEADER))
+                span = telemetry.traces.tracer.begin(row.route, "server", parent)
             if row.call is None:
                 response = no_such_call(request.method, methods)
             else:
-                response = await self._answer(row.call, row.heads, names, request)
+                response = await self._answer(row.call, row.heads, names, request, span)
         except RequestError as error:
             response = respond(error)
             if isinstance(error, ExpectationFailed):
@@ -143,23 +148,30 @@ class CallDispatcher:
         say = _log.debug if status < 400 else _log.info
         ms = seconds * 1000
         say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request_id)
+        if span is not None:
+            span.end(_about(row.call, status, app, request_id), str(status) if status >= 500 else "")
         response.headers[REQUEST_ID] = request_id
         if not request.content.is_eof() and isinstance(request.protocol, Connection):
             request.protocol.leave(request.content)
         return response
 
     async def _answer(
-        self, call: Call, heads: Mapping[int, dict[str, str]], names: Mapping[str, str], request: web.BaseRequest
+        self,
+        call: Call,
+        heads: Mapping[int, dict[str, str]],
+        names: Mapping[str, str],
+        request: web.BaseRequest,
+        span: telemetry.traces.OpenSpan | None,
     ) -> Response:
         caller = await admit(call, request, self._authentication, public=self._public)
         limits = self._limits
         if limits is None or not call.limited or not limits.apply_to(caller.key):
-            reply = await self._perform(call, names, request, caller)
+            reply = await self._perform(call, names, request, caller, span)
         elif call.many:
-            reply = await self._perform(call, names, request, caller, limits)
+            reply = await self._perform(call, names, request, caller, span, limits)
         else:
             # Before its body is read: a caller over the limit costs next to nothing.
-            perform = partial(self._perform, call, names, request, caller)
+            perform = partial(self._perform, call, names, request, caller, span)
             reply = await limits.counted(caller.key, 1, perform)
         if caller.session and call.method != "GET":
             log_act(call, request, names, caller, reply.status)
@@ -182,6 +194,7 @@ class CallDispatcher:
         names: Mapping[str, str],
         request: web.BaseRequest,
         caller: Caller,
+        span: telemetry.traces.OpenSpan | None,
         limits: ApiLimits | None = None,
     ) -> Reply:
         """Read the request and return the handler's reply. With `limits` the documents of a batch are counted."""
@@ -199,6 +212,7 @@ class CallDispatcher:
             lines=lines,
             key=caller.key,
             session=caller.session,
+            trace=b"" if span is None else span.carried,
         )
         does = call.does
         if not isinstance(does, Document):
@@ -211,6 +225,15 @@ class CallDispatcher:
         if limits is None:
             return await does.handle(ports, asked, document)
         return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
+
+
+def _about(call: Call | None, status: int, app: str, request_id: str) -> dict[str, str | int]:
+    """Return the attributes of a request's span, by the names of
+    https://opentelemetry.io/docs/specs/semconv/http/http-spans/."""
+    about: dict[str, str | int] = {"http.response.status_code": status, "pushsvc.request_id": request_id}
+    if app:
+        about["pushsvc.app"] = app
+    return about if call is None else {**about, "http.request.method": call.method, "http.route": call.path}
 
 
 def _head(answer: Answer) -> dict[str, str]:

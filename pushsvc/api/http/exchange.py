@@ -52,6 +52,8 @@ class Request(Struct, frozen=True):
     """The key of the caller."""
     session: bool = False
     """Whether the caller has signed in to the console with it."""
+    trace: bytes = b""
+    """The trace of the request, which its pushes carry; empty: none."""
 
 
 class Reply(Struct, frozen=True):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
+from ... import telemetry
 from ...errors import RequestError, StoreUnavailable
 from ...model.push import Push
 from ..answers import encode
@@ -34,7 +35,8 @@ async def post_batch(ports: ApiPorts, request: Request, documents: Sequence[byte
         if ports.backlog is not None:
             await ports.backlog.admit(app.name, total, path="$")
         record = once.record(encode(BatchResults(results)))
-        kept = await ports.pushes.accept_once([push for _, push in pushes], key=once.key, record=record)
+        with telemetry.traces.stage("accept", request.trace, pushes=len(pushes), deliveries=total):
+            kept = await ports.pushes.accept_once([push for _, push in pushes], key=once.key, record=record)
         if kept is not None:
             return await repeat_batch(ports, request, once.first_answer(kept))
         app.count_accepted(total)
@@ -98,7 +100,8 @@ async def _that_fit(ports: ApiPorts, app: str, pushes: Sequence[Placed], results
 
 async def _accept_each(ports: ApiPorts, request: Request, pushes: Sequence[Placed], results: list[BatchItem]) -> None:
     """Accept the pushes in one group commit; those that Redis did not store have 503 as result."""
-    ends = await asyncio.gather(*(ports.pushes.accept(push) for _, push in pushes), return_exceptions=True)
+    with telemetry.traces.stage("accept", request.trace, pushes=len(pushes)):
+        ends = await asyncio.gather(*(ports.pushes.accept(push) for _, push in pushes), return_exceptions=True)
     lost = 0
     for (place, push), end in zip(pushes, ends, strict=True):
         if end is None:

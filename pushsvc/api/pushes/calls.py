@@ -31,12 +31,14 @@ async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
     answer = answers.accepted(push.id, push.first_state, None if push.audience else total, unreached, warnings)
     if ports.backlog is not None:
         await ports.backlog.admit(app.name, total)
-    if once is None:
-        await ports.pushes.accept(push)
-    else:
-        kept = await ports.pushes.accept_once([push], key=once.key, record=once.record(answer))
-        if kept is not None:
-            return await repeat_push(ports, request, once.first_answer(kept))
+    kept = None
+    with telemetry.traces.stage("accept", request.trace, push_id=push.id, deliveries=total):
+        if once is None:
+            await ports.pushes.accept(push)
+        else:
+            kept = await ports.pushes.accept_once([push], key=once.key, record=once.record(answer))
+    if once is not None and kept is not None:
+        return await repeat_push(ports, request, once.first_answer(kept))
     app.count_accepted(total)
     return await _reply(ports, request, push.id, answer)
 

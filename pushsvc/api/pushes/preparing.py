@@ -48,6 +48,7 @@ def prepare(ports: ApiPorts, request: Request, draft: Draft) -> tuple[Push, list
         only=only_of(draft, app.rules, platforms),
         via=draft.via,
         key=request.key.name,
+        trace=request.trace,
     )
     found = list(draft.warnings)
     for platform, message in rendered.items():

@@ -57,7 +57,7 @@ from .connection import Connection
 from .contents import RenderedContents
 from .faults import report
 from .heartbeats import Heartbeats
-from .metrics import GatewayMetrics
+from .metrics import GatewayMetrics, acknowledged
 
 INBOX_WAIT: Final = 1000
 """Milliseconds of one wait for the inbox."""
@@ -183,8 +183,9 @@ class Gateway:
         self._more = asyncio.Event()
         self._all_acked = asyncio.Event()
         self._all_acked.set()
-        self._passed: dict[tuple[str, int], tuple[int, int, int]] = {}
-        """When deliveries, by push and index, were queued, taken and written, in ms after they were to be sent."""
+        self._passed: dict[tuple[str, int], tuple[int, int, int, bytes]] = {}
+        """When deliveries, by push and index, were queued, taken and written, in ms after they were to be sent, and the
+        traces of their pushes."""
         self._ended: OrderedDict[int, tuple[str, str]] = OrderedDict()
         """App and device of the connections that ended last, by number."""
         self._left: dict[int, tuple[str, str]] = {}
@@ -452,8 +453,10 @@ class Gateway:
             self.metrics.acked(app, max(0.0, (at - start) / 1000))
             passed = self._passed.pop((reference.push.id, reference.index), None)
             if passed is not None:
-                queued, taken, written = passed
+                queued, taken, written, trace = passed
                 known.append((start, (start + queued, start + taken), start + written, at))
+                if trace and telemetry.traces.tracer is not None:
+                    telemetry.traces.tracer.record(acknowledged(app, reference, start + written, at), trace)
         self.metrics.passed(known)
 
     async def run_beating(self) -> None:
@@ -562,7 +565,7 @@ class Gateway:
                     self._outlived(recipient.connection)
                 elif connection.app == item.app:
                     if item.passed is not None:
-                        self._remember(push_id, recipient.index, item.passed)
+                        self._remember(push_id, recipient.index, (*item.passed, item.trace))
                     try:
                         connection.published(recipient, rendered)
                     except Exception as error:
@@ -588,7 +591,7 @@ class Gateway:
                     self.remove(connection)
                 connection.end(_CUTS[item.why])
 
-    def _remember(self, push_id: str, index: int, passed: tuple[int, int, int]) -> None:
+    def _remember(self, push_id: str, index: int, passed: tuple[int, int, int, bytes]) -> None:
         if len(self._passed) >= CLOCKED:
             del self._passed[next(iter(self._passed))]
         self._passed[push_id, index] = passed

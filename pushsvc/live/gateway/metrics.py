@@ -8,7 +8,7 @@ from typing import Final, get_args
 
 from ... import telemetry
 from ...model.push import Platform
-from ...ports.live import EVENTS, Event
+from ...ports.live import EVENTS, Event, Reference
 from ..peer import FaultKind
 from ..protocol import codes
 from ..protocol.codes import Disconnect
@@ -20,6 +20,13 @@ _TRANSPORTS: Final = ("websocket", "http_stream", "sse", "poll")
 _PLATFORMS: Final = ("apns", "fcm", "live")
 _LATEST: Final = 7 * 86_400.0
 """The most seconds that an event is taken to be late: a device's clock may show anything."""
+
+
+def acknowledged(app: str, reference: Reference, written: int, at: int) -> telemetry.traces.Recorded:
+    """Return the span of a delivery that a device has acknowledged at this instant (Unix ms), from when it was written
+    into the stream of the device."""
+    about = {"pushsvc.app": app, "pushsvc.push_id": reference.push.id, "pushsvc.platform": reference.platform}
+    return telemetry.traces.Recorded("acknowledge", "consumer", written * 1_000_000, at * 1_000_000, about)
 
 
 class GatewayMetrics:

@@ -279,7 +279,8 @@ class LiveProvider:
             if not _comes_again(part.chunk, self.route):
                 body = contents[part.push.id]
                 body = body if len(body) <= POKED_BODY else b""
-                pokes = pokes_of(self.route.app, part.push, part.append.receivers, results, body, part.passed(now))
+                passed, trace = part.passed(now), part.chunk.trace
+                pokes = pokes_of(self.route.app, part.push, part.append.receivers, results, body, passed, trace)
                 for gateway, items in pokes.items():
                     found.setdefault(gateway, []).extend(items)
         if found:

@@ -18,10 +18,11 @@ from typing import Final
 from ...model.delivery import Ended, Settlement
 from ...ports.entries import EntryRef, News
 from ...ports.queue import DeliveryQueue
-from ...telemetry import StageSeconds
+from ...telemetry import StageSeconds, traces
 from ..outage import Patience
 from .lanes import OpenEntry, Withdrawn
 from .metrics import count_ended, passed
+from .spans import spans_of
 
 BATCH: Final = 400
 """Settlements of a step: enough to share its cost, few enough that Redis serves others in between."""
@@ -215,6 +216,9 @@ class Settler:
             # An attempt whose answer was lost may have recorded what takes no effect now.
             count_ended(took if attempts == 1 else settlements)
             self._stages.passed(passed(settlements), "answered")
+            if traces.tracer is not None:
+                for span, trace in spans_of(settlements):
+                    traces.tracer.record(span, trace)
 
         await self._until_told(settle)
 

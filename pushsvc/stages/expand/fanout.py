@@ -25,7 +25,7 @@ from ...ports.registry import Registry
 from ...rules.audience import is_served, reached, targets_of
 from ...rules.channels import NO_LIVE, ChannelRules, paths_of
 from ...rules.where import Predicate
-from ...telemetry import ACCEPTED
+from ...telemetry import ACCEPTED, traces
 
 PAGE: Final = 2000
 """Devices of one page: some milliseconds of Redis' time to read, and as many to write."""
@@ -70,28 +70,31 @@ async def expand(
     reader = _AudienceReader(registry, app, audience, lambda device: is_served(device, path_of) and fits(device))
     accepted = ACCEPTED.labels(app)
     begun = at.total
-    reading = asyncio.ensure_future(reader.read(at.cursor))
-    try:
-        while True:
-            if not go_on():
-                await expansions.release(at)
-                return Run(at.total - begun, "paused")
-            if not await has_room(at.total - begun):
-                await expansions.release(at)
-                return Run(at.total - begun, "full")
-            devices, cursor = await reading
-            if cursor is not None:
-                reading = asyncio.ensure_future(reader.read(cursor))
-            further = await expansions.advance(at, targets_of(devices, at.total, path_of), cursor=cursor, lease=lease)
-            if further is None:
-                return Run(at.total - begun, "left")
-            accepted.inc(len(devices))
-            at = further
-            if cursor is None:
-                return Run(at.total - begun, "done", now() > at.push.expires_at)
-    finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+    with traces.stage("expand", at.push.trace, app=app, push_id=push_id):
+        reading = asyncio.ensure_future(reader.read(at.cursor))
+        try:
+            while True:
+                if not go_on():
+                    await expansions.release(at)
+                    return Run(at.total - begun, "paused")
+                if not await has_room(at.total - begun):
+                    await expansions.release(at)
+                    return Run(at.total - begun, "full")
+                devices, cursor = await reading
+                if cursor is not None:
+                    reading = asyncio.ensure_future(reader.read(cursor))
+                further = await expansions.advance(
+                    at, targets_of(devices, at.total, path_of), cursor=cursor, lease=lease
+                )
+                if further is None:
+                    return Run(at.total - begun, "left")
+                accepted.inc(len(devices))
+                at = further
+                if cursor is None:
+                    return Run(at.total - begun, "done", now() > at.push.expires_at)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 class _Page(NamedTuple):

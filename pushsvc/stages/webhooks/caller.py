@@ -26,6 +26,7 @@ from ...net.public_address import is_public
 from ...net.retry_after import retry_after
 from ...net.tls import client_context
 from ...net.urls import exact_url
+from ...telemetry import traces
 from .config import WebhookConfig
 from .verdict import WebhookReply
 
@@ -58,10 +59,13 @@ class WebhookCaller:
         self._config = config
         self._clock = clock
 
-    async def post(self, message_id: str, body: bytes) -> WebhookReply:
-        """Sign and send a call. Raises nothing: a failure is an answer too."""
+    async def post(self, message_id: str, body: bytes, *, trace: bytes = b"") -> WebhookReply:
+        """Sign and send a call, which is part of this trace if there is one. Raises nothing: a failure is an answer
+        too."""
         signed = sign(self._config.keys, message_id, int(self._clock()), body)
         headers = {**self._config.headers, "content-type": "application/json", **signed}
+        if trace:
+            headers[traces.HEADER] = traces.header_of(trace)
         try:
             url = exact_url(self._config.url)
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as got:

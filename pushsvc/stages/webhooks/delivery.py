@@ -45,11 +45,15 @@ async def deliver(
     events = 0
     while not over() and (batch := await claim.next(config.batch)) is not None:
         began, at = time.monotonic(), int(clock() * 1000)
-        answer = await caller.post(batch.id, batch_body(app, batch))
+        tracer = telemetry.traces.tracer
+        span = None if tracer is None else tracer.begin("webhook", "client")
+        answer = await caller.post(batch.id, batch_body(app, batch), trace=b"" if span is None else span.carried)
         seconds = round(time.monotonic() - began, 3)
         verdict = judge(answer, batch, config, now=int(clock() * 1000), jitter=jitter())
         held = await _record(claim, batch, answer, verdict)
         _report(app, config, batch, answer, verdict)
+        if span is not None:
+            span.end(_about(app, config, batch, answer), "" if isinstance(verdict, Delivered) else answer.reason)
         attempt, result = batch.attempts + 1, RESULTS[type(verdict)]
         await claim.note(
             WebhookCallNote(at, batch.id, len(batch.events), attempt, answer.status, answer.reason, seconds, result)
@@ -62,6 +66,12 @@ async def deliver(
         if isinstance(verdict, Later | SwitchedOff) or (isinstance(verdict, GivenUp) and verdict.wait):
             break
     return events
+
+
+def _about(app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply) -> dict[str, str | int]:
+    """Return the attributes of the span of a call."""
+    about: dict[str, str | int] = {"pushsvc.app": app, "pushsvc.batch": batch.id, "pushsvc.events": len(batch.events)}
+    return {**about, "server.address": config.host, "http.response.status_code": answer.status}
 
 
 async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdict: Verdict) -> bool:

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from ...ports.live import InboxItem, Received
+from ...model.codec import without_last
+from ...ports.live import InboxItem, Poke, Received
 from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock
@@ -122,7 +123,8 @@ def entries_of(items: Sequence[InboxItem]) -> list[bytes]:
     found: list[list[msgspec.Raw]] = []
     size = _ENTRY
     for item in items:
-        raw = msgspec.Raw(_encode(item))
+        blob = _encode(item)
+        raw = msgspec.Raw(without_last(blob) if isinstance(item, Poke) and not item.trace else blob)
         if size + len(raw) > _ENTRY:
             found.append([])
             size = 0

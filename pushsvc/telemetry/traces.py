@@ -1,0 +1,159 @@
+"""Traces of pushes by OpenTelemetry, which are off unless `traces.share` is set.
+
+A request that is chosen becomes a span, and its push carries the ids of trace and span in its queue entries: `CARRIED`
+bytes, or none. Each later stage records its spans below that one when its work is done, from instants that are known
+anyway. So nothing waits for a trace, and where they are off the cost is one look at `tracer`. The packages of
+OpenTelemetry are imported only where traces are on, by `otel.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Final, Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from ..errors import ConfigError
+
+CARRIED: Final = 24
+"""The bytes that a push of a trace carries: the id of the trace, and that of the span of its request."""
+HEADER: Final = "traceparent"
+"""The header that hands a trace on: https://www.w3.org/TR/trace-context/."""
+LACKING: Final = "the packages of OpenTelemetry are not installed"
+REMEDY: Final = "`pip install 'pushsvc[otel]'`, or set it to 0"
+
+Kind = Literal["server", "client", "consumer", "internal"]
+
+_PARENT: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_VERSION: Final = "00"
+
+
+class Parent(NamedTuple):
+    """The span of a caller, from its `traceparent`."""
+
+    carried: bytes
+    sampled: bool
+    """Whether the caller records it."""
+
+
+class Recorded(Struct, frozen=True):
+    """A span that is over. Instants are Unix ns. No attribute has a token, a body or a key."""
+
+    name: str
+    kind: Kind
+    start: int
+    end: int
+    attributes: Mapping[str, str | int] = {}
+    error: str = ""
+    """Why it has failed; empty: it has not."""
+    children: Sequence[Recorded] = ()
+
+
+class OpenSpan(Protocol):
+    """A span that has begun. Log lines of its task have its `trace_id` until it ends."""
+
+    @property
+    def carried(self) -> bytes:
+        """Return what a push carries of it."""
+
+    def end(self, attributes: Mapping[str, str | int], error: str = "") -> None:
+        """End it, with an `error` if it has failed."""
+
+
+class Tracer(Protocol):
+    """Records the spans of this process and sends them, behind everything else, to a collector."""
+
+    def begin(self, name: str, kind: Kind, parent: Parent | None = None) -> OpenSpan | None:
+        """Begin a span below that of the caller, or a trace. Returns None if it is not chosen."""
+
+    def record(self, span: Recorded, parent: bytes) -> None:
+        """Record a span that is over, and those below it, below the one that is carried."""
+
+    def close(self) -> None:
+        """Send what was recorded, for a few seconds at most."""
+
+
+tracer: Tracer | None = None
+"""The tracer of this process; None while traces are off."""
+
+
+def parent_of(header: str | None) -> Parent | None:
+    """Return the span that a `traceparent` names, or None if there is none or it is not valid. Of a later version the
+    parts of this one count: https://www.w3.org/TR/trace-context/#versioning-of-traceparent."""
+    found = None if header is None else _PARENT.fullmatch(header.strip(" \t"))
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    if (more and version == _VERSION) or not int(trace_id, 16) or not int(span_id, 16):
+        return None
+    return Parent(bytes.fromhex(trace_id + span_id), bool(int(flags, 16) & 1))
+
+
+def header_of(carried: bytes) -> str:
+    """Return the `traceparent` of a span that is carried, which is recorded."""
+    return f"{_VERSION}-{carried[:16].hex()}-{carried[16:].hex()}-01"
+
+
+class _Stage:
+    """Records its block as a span."""
+
+    __slots__ = ("_attributes", "_name", "_parent", "_start", "_tracer")
+
+    def __init__(self, tracer: Tracer, name: str, parent: bytes, attributes: Mapping[str, str | int]) -> None:
+        self._tracer = tracer
+        self._name = name
+        self._parent = parent
+        self._attributes = attributes
+        self._start = time.time_ns()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        error = "" if kind is None else kind.__name__
+        span = Recorded(self._name, "internal", self._start, time.time_ns(), self._attributes, error)
+        self._tracer.record(span, self._parent)
+
+
+_UNTRACED: Final = nullcontext()
+
+
+def stage(name: str, parent: bytes, **attributes: str | int) -> AbstractContextManager[None]:
+    """Record the block as a span below the one that is carried; do nothing if none is, or traces are off. Attributes
+    get the prefix `pushsvc.`."""
+    if tracer is None or not parent:
+        return _UNTRACED
+    return _Stage(tracer, name, parent, {f"pushsvc.{key}": value for key, value in attributes.items()})
+
+
+def lacking() -> bool:
+    """Return whether a package that traces need is not installed."""
+    try:
+        return any(find_spec(f"opentelemetry.{name}") is None for name in ("sdk.trace", "exporter.otlp.proto.http"))
+    except ModuleNotFoundError:
+        return True
+
+
+@contextmanager
+def tracing(share: float, part: str) -> Iterator[None]:
+    """Record traces while the block lasts, beginning one for this share of requests that are part of none; with 0 none
+    at all. `part` is the part of the service. Raises `ConfigError`."""
+    global tracer  # one process has one
+    if not share:
+        yield
+        return
+    if lacking():
+        raise ConfigError("traces.share", LACKING, REMEDY)
+    from .otel import OtelTracer
+
+    tracer = opened = OtelTracer(share, part)
+    try:
+        yield
+    finally:
+        tracer = None
+        opened.close()

@@ -1,0 +1,202 @@
+"""Traces of a real small service: its parts in one process, the simulator as the providers, and a collector that
+decodes what it is sent by the schema of OpenTelemetry."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import uvloop
+from aiohttp import web
+
+from pushsvc import telemetry
+from pushsvc.model.push import Chunk
+from pushsvc.runtime.store import running_store_url
+from pushsvc.store import keys, open_store
+
+from .harness import apns, fcm
+from .test_live_flow import Town, town
+
+CALLER = "0af7651916cd43dd8448eb211c80319c"
+SPAN_OF_CALLER = "b7ad6b7169203331"
+TITLE = "only for the device"
+
+pytestmark = pytest.mark.skipif(
+    telemetry.traces.lacking() and "CI" not in os.environ, reason="the extra `otel` is not installed"
+)
+
+
+class Span:
+    """A span as the collector has got it."""
+
+    def __init__(self, span: Any, resource: dict[str, str]) -> None:
+        self.name: str = span.name
+        self.trace: str = span.trace_id.hex()
+        self.id: str = span.span_id.hex()
+        self.parent: str = span.parent_span_id.hex()
+        self.seconds: float = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
+        self.failed: str = span.status.message
+        self.resource = resource
+        self.about = {each.key: each.value.int_value or each.value.string_value for each in span.attributes}
+
+
+class Collector:
+    """Takes OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.bytes = b""
+        request = import_module("opentelemetry.proto.collector.trace.v1.trace_service_pb2").ExportTraceServiceRequest
+        self._request: Callable[[], Any] = request
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.bytes += body
+        message = self._request()
+        message.ParseFromString(body)
+        for of_process in message.resource_spans:
+            resource = {each.key: each.value.string_value for each in of_process.resource.attributes}
+            self.spans += [Span(span, resource) for scope in of_process.scope_spans for span in scope.spans]
+        return web.Response(body=b"", content_type="application/x-protobuf")
+
+    def of(self, push: str) -> list[Span]:
+        """The spans of the trace of a push."""
+        traces = {span.trace for span in self.spans if span.about.get("pushsvc.push_id") == push}
+        assert len(traces) <= 1
+        return [span for span in self.spans if span.trace in traces]
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The environment without settings of OpenTelemetry, and its logger as it was."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    logger = logging.getLogger("opentelemetry")
+    before = logger.level
+    yield
+    logger.setLevel(before)
+
+
+@asynccontextmanager
+async def collecting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    collector = Collector()
+    app = web.Application()
+    app.router.add_post("/v1/traces", collector.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{host}:{port}")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+    try:
+        yield collector
+    finally:
+        await runner.cleanup()
+
+
+def play(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    story: Callable[[Town, Collector], Awaitable[None]],
+    *,
+    share: float = 1.0,
+) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(90), collecting(monkeypatch) as collector:
+            with telemetry.tracing(share, "test"):
+                async with town(folder) as opened:
+                    await story(opened, collector)
+
+    uvloop.run(main())
+
+
+def test_a_push_is_one_trace_to_the_answer_of_its_provider_or_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: None
+) -> None:
+    async def story(town: Town, collector: Collector) -> None:
+        async def traced(push: str, *names: str) -> dict[str, Span]:
+            def there() -> bool:
+                return {"POST /v1/push", "accept", *names} <= {span.name for span in collector.of(push)}
+
+            await town.until(f"{push} has {names}", there)
+            spans = {span.name: span for span in collector.of(push)}
+            root, whole = spans["POST /v1/push"], {span.id: span for span in spans.values()}
+            assert spans["accept"].parent == spans["deliver"].parent == root.id
+            assert root.about["http.response.status_code"] == 202
+            assert root.about["pushsvc.app"] == "shop"
+            assert root.resource["service.name"] == "pushsvc"
+            assert root.resource["deployment.environment.name"] == "test"
+            assert all(span.parent in whole for span in spans.values() if span is not root)
+            assert all(0 <= span.seconds < 60 for span in spans.values())
+            return spans
+
+        tokens = {"apns": apns("ok", 1), "fcm": fcm("ok", 1)}
+        for platform, target in tokens.items():
+            push = await town.push(target, notification={"title": TITLE})
+            spans = await traced(push, "deliver", "queue", f"send {platform}")
+            assert spans["POST /v1/push"].parent == ""
+            sent = spans[f"send {platform}"]
+            assert (sent.parent, spans["queue"].parent) == (spans["deliver"].id, spans["deliver"].id)
+            assert (sent.about["http.response.status_code"], sent.about["pushsvc.outcome"]) == (200, "sent")
+            assert spans["deliver"].about["pushsvc.state"] == "sent"
+
+        await town.register("phone", "live")
+        async with town.phone("phone"):
+            push = await town.send("phone", notification={"title": TITLE})
+            spans = await traced(push, "deliver", "send live", "acknowledge")
+            assert spans["send live"].about["pushsvc.outcome"] == "unconfirmed"
+            assert spans["acknowledge"].parent == spans["POST /v1/push"].id
+
+        bad = await town.push(apns("BadDeviceToken", 2))
+        spans = await traced(bad, "deliver", "send apns")
+        assert spans["send apns"].failed == spans["deliver"].about["pushsvc.reason"] == "BadDeviceToken"
+
+        # A caller's own trace goes on, and is not begun where the caller does not record it.
+        for flags, push_is_traced in (("01", True), ("00", False)):
+            headers = {"traceparent": f"00-{CALLER}-{SPAN_OF_CALLER}-{flags}"}
+            document = {"to": {"tokens": apns("ok", flags)}, "notification": {"title": TITLE}}
+            async with town.session.post("/v1/push", json=document, headers=headers) as answer:
+                push = (await answer.json())["id"]
+            if push_is_traced:
+                spans = await traced(push, "deliver", "send apns")
+                root = spans["POST /v1/push"]
+                assert (root.trace, root.parent) == (CALLER, SPAN_OF_CALLER)
+            else:
+                assert await town.done(push) == {"total": 1, "sent": 1}
+                unsampled = push
+        assert collector.of(unsampled) == []
+        secrets = [target["token"] for targets in tokens.values() for target in targets] + [TITLE]
+        assert not [secret for secret in secrets if secret.encode() in collector.bytes]
+
+    play(tmp_path, monkeypatch, story)
+
+
+def test_without_traces_nothing_is_sent_or_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: None
+) -> None:
+    async def story(town: Town, collector: Collector) -> None:
+        headers = {"traceparent": f"00-{CALLER}-{SPAN_OF_CALLER}-01"}
+        at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        later = {"to": {"tokens": apns("ok", 1)}, "notification": {"title": TITLE}, "send_at": at}
+        async with town.session.post("/v1/push", json=later, headers=headers) as answer:
+            assert answer.status == 202, await answer.text()
+            push = (await answer.json())["id"]
+        async with open_store(await running_store_url(town.settings) or "") as store:
+            _, _, _, blob = await store.link.call("LRANGE", keys.waiting("shop", 0, push), 0, -1)
+        assert len(msgspec.msgpack.decode(blob[1:])) == len(Chunk.__struct_fields__) - 1
+        sent = await town.push(apns("ok", 2))
+        assert await town.done(sent) == {"total": 1, "sent": 1}
+        assert collector.spans == []
+
+    play(tmp_path, monkeypatch, story, share=0.0)

@@ -1,0 +1,122 @@
+"""Traces without a collector: what callers hand on, what a batch of outcomes records, and what goes to gateways."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pushsvc.errors import ConfigError
+from pushsvc.model.delivery import Delivery, Ended, Outcome, Retry, Sent, Settlement, TokenDead, Unavailable
+from pushsvc.model.push import Chunk
+from pushsvc.ports.live import LivePush, Poke
+from pushsvc.runtime.check import judge_traces
+from pushsvc.settings.schema import Settings, TracesSettings
+from pushsvc.stages.dispatch.spans import spans_of
+from pushsvc.store.live.gateways import entries_of
+from pushsvc.telemetry import traces
+
+from .dispatch_fakes import chunk
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+CARRIED = bytes.fromhex(TRACE + SPAN)
+
+
+@pytest.mark.parametrize(
+    ("header", "sampled"),
+    [
+        (f"00-{TRACE}-{SPAN}-01", True),
+        (f"00-{TRACE}-{SPAN}-00", False),
+        (f" 00-{TRACE}-{SPAN}-03\t", True),
+        (f"01-{TRACE}-{SPAN}-01", True),
+        (f"01-{TRACE}-{SPAN}-01-more", True),
+    ],
+)
+def test_the_span_of_a_caller(header: str, sampled: bool) -> None:
+    assert traces.parent_of(header) == traces.Parent(CARRIED, sampled)
+    assert traces.header_of(CARRIED) == f"00-{TRACE}-{SPAN}-01"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        f"00-{TRACE}-{SPAN}",
+        f"00-{TRACE}-{SPAN}-01-more",
+        f"01-{TRACE}-{SPAN}-01more",
+        f"ff-{TRACE}-{SPAN}-01",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-{SPAN}-01\n",
+        "00-" + "é" * 32 + f"-{SPAN}-01",
+    ],
+)
+def test_what_is_no_span_of_a_caller(header: str | None) -> None:
+    assert traces.parent_of(header) is None
+
+
+def settled(of: Chunk, index: int, outcome: Outcome | None, *, retry: bool = False) -> Settlement:
+    verdict = Retry(9_000, 2) if retry else Ended("sent" if type(outcome) is Sent else "cancelled")
+    delivery = Delivery(of, of.targets[index], (1_000, 2_000))
+    reason = "" if outcome is None else outcome.reason
+    asked_at = None if outcome is None else 3_000 + index
+    return Settlement(delivery, outcome, verdict, 4_000 + index, "", reason, asked_at)
+
+
+def test_deliveries_of_an_entry_that_end_alike_are_one_span() -> None:
+    traced = msgspec.structs.replace(chunk("a", "b", "c", "d"), trace=CARRIED)
+    batch = [
+        settled(chunk("x"), 0, Sent(status=200)),
+        settled(traced, 0, Sent(status=200, provider_id="one")),
+        settled(traced, 1, Unavailable(status=503, reason="Shutdown"), retry=True),
+        settled(traced, 2, Sent(status=200, provider_id="two")),
+        settled(traced, 3, None),
+    ]
+    found = list(spans_of(batch))
+    assert {trace for _, trace in found} == {CARRIED}
+    spans = [span for span, _ in found]
+    assert [
+        (span.attributes["pushsvc.deliveries"], span.attributes["pushsvc.state"], span.start, span.end)
+        for span in spans
+    ] == [
+        (2, "sent", 1_000_000_000, 4_002_000_000),
+        (1, "retrying", 1_000_000_000, 4_001_000_000),
+        (1, "cancelled", 1_000_000_000, 4_003_000_000),
+    ]
+    below = [[(each.name, each.start, each.end, each.error) for each in span.children] for span in spans]
+    queue = ("queue", 1_000_000_000, 2_000_000_000, "")
+    assert below == [
+        [queue, ("send apns", 3_000_000_000, 4_002_000_000, "")],
+        [queue, ("send apns", 3_001_000_000, 4_001_000_000, "Shutdown")],
+        [queue],
+    ]
+    assert "pushsvc.provider_id" not in spans[0].children[1].attributes
+    (alone,) = spans_of([settled(traced, 0, Sent(status=200, provider_id="one"))])
+    assert alone[0].children[1].attributes["pushsvc.provider_id"] == "one"
+
+
+def test_a_span_has_no_token() -> None:
+    traced = msgspec.structs.replace(chunk("token-of-a-phone"), trace=CARRIED)
+    assert "token-of-a-phone" not in repr(list(spans_of([settled(traced, 0, TokenDead(reason="Unregistered"))])))
+
+
+def test_a_poke_takes_bytes_for_a_trace_only_where_there_is_one() -> None:
+    plain = Poke("shop", LivePush("p", 1, 2, "normal"), [], b"{}", (1, 2, 3))
+    traced = msgspec.structs.replace(plain, trace=CARRIED)
+    (blob,), (longer,) = entries_of([plain]), entries_of([traced])
+    (fields,) = msgspec.msgpack.decode(blob)
+    assert msgspec.msgpack.decode(longer) == [[*fields, CARRIED]]
+    assert msgspec.msgpack.decode(blob, type=list[Poke]) == [plain]
+    assert msgspec.msgpack.decode(longer, type=list[Poke]) == [traced]
+
+
+def test_traces_need_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "lacking", lambda: True)
+    with pytest.raises(ConfigError, match=r"pushsvc\[otel\]"), traces.tracing(0.5, "serve"):
+        pass
+    with traces.tracing(0.0, "serve"):
+        assert traces.tracer is None
+    (finding,) = judge_traces(Settings(traces=TracesSettings(share=0.5)))
+    assert (finding.part, finding.level, finding.fix) == ("traces.share", "error", traces.REMEDY)
+    assert judge_traces(Settings()) == []
