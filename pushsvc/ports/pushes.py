@@ -47,12 +47,13 @@ class PushLists(Protocol):
         ...
 
     async def schedules(self, app: str, *, cursor: str, limit: int) -> tuple[list[ListedPush], str | None]:
-        """Return the pushes that wait for their time, the next first, and the cursor of the next page, or None after
-        the last one."""
+        """Return pushes that wait for their time, the next first, and the cursor of the next page, or None after the
+        last one. A page may be short and still have a next one."""
         ...
 
     async def due(self, app: str, until: int) -> int:
-        """Return the number of pushes that wait for a time before `until`, in Unix ms."""
+        """Return the number of pushes that wait for a time before `until`, in Unix ms. Where hundreds of audiences are
+        due within minutes, some that are being expanded may be among them."""
         ...
 
 
@@ -94,7 +95,7 @@ class PushStore(PushLists, Protocol):
     async def status(self, app: str, push_id: str) -> PushStatus | None: ...
 
     async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
-        """Return the statuses of many pushes, each given as app and id, in one round trip."""
+        """Return the statuses of many pushes, each given as app and id, in a few round trips."""
         ...
 
     async def deliveries(

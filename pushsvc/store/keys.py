@@ -19,8 +19,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
 |                            |        |                        | lane, number of targets, encoded Chunk, and so on     |
 | `ps:T:p:<id>`              | hash   | once done: status TTL  | one push: see below                                   |
-| `ps:T:recent`              | stream | status TTL, renewed;   | the accepted pushes in their order: `p` the pushes of |
-|                            |        | 100,000 entries        | one write, see listing.py                             |
+| `ps:T:recent`              | stream | entry: status TTL, and | the accepted pushes in their order: `p` up to 16 of   |
+|                            |        | a number of entries    | one write, see listing.py                             |
 | `ps:T:v:<id>`              | hash   | its own TTL            | pushes of > 32: name of a variant -> encoded Message, |
 |                            |        |                        | which its entries name; `#` dead letters that do      |
 | `ps:T:b:<id>`              | string | once done: status TTL  | pushes of > 32: a bit a delivery that has ended       |
@@ -59,7 +59,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:released`            | hash   | permanent              | in shard 0: platform of a route -> until when it may  |
 |                            |        |                        | prune whatever its answers are, ms                    |
 | `ps:T:flow:<minute>`       | hash   | a day and some seconds | in shard 0: `<s>:<name>` what was counted in the ten  |
-|                            |        |                        | seconds from second s on: see flow.py                 |
+|                            |        |                        | seconds from second s on: see flow.py; `:<process>`   |
+|                            |        |                        | the mark of its last note                             |
 | `ps:T:receipts`            | stream | entry: until recorded  | `r` encoded Receipt; consumer group `feedback`        |
 | `ps:T:events`              | stream | entry: events TTL      | `e` encoded FeedbackEvent; capped                     |
 | `ps:T:gone`                | string | permanent              | id of the last event that retention has removed       |
@@ -217,6 +218,11 @@ FEEDBACK = "feedback"
 
 SMALL = ROWS_FOR_ALL
 """Pushes of up to this number of deliveries store a row of each; larger ones only of those that were not sent."""
+
+LISTED = 16
+"""Pushes in one entry of the list of pushes: about 600 bytes."""
+LISTED_ENTRIES = 100_000
+"""Entries of the list of pushes of a shard, approximately: at most some 60 MB."""
 
 BLOCK = 128
 """Devices in one list of device documents."""

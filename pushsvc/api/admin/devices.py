@@ -22,6 +22,7 @@ from ..live.calls import live_of
 from ..ports import ApiPorts, ServedApp
 
 PAGE: Final = 500
+"""Devices that are read at once."""
 LOOKS: Final = 40
 """Pages of the registry that one search reads: one that matches few devices returns early with a cursor."""
 DRAIN_RATE: Final = 200.0
@@ -111,7 +112,9 @@ async def get_admin_devices(ports: ApiPorts, request: Request) -> Reply:
     found: list[Device] = []
     scanned = 0
     for _ in range(LOOKS):
-        page = await ports.registry.page(app.name, after=cursor or "", limit=max(1, query["limit"] - len(found)))
+        page = await ports.registry.page(
+            app.name, after=cursor or "", limit=max(1, min(PAGE, query["limit"] - len(found)))
+        )
         scanned += len(page.devices)
         found += filter(fits, page.devices)
         cursor = page.cursor

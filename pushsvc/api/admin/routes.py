@@ -96,8 +96,9 @@ CALLS: Final = (
         get_pushes,
         "List the pushes of the app, the newest first.",
         Answer(200, "A page of pushes.", PushPage),
-        description="Pushes are listed as long as their statuses are kept, and at most the last 100,000 writes of the "
-        "API, each of one push or of several that arrived together.",
+        description="Pushes are listed from their acceptance on for as long as a status is kept, and at most the last "
+        "100,000 writes of the API, each of one push or of up to 16 that arrived together. A call examines 20,000 "
+        "pushes at most, and with `state` the statuses of 1,000.",
         params=(
             QueryParam("state", "Only pushes in this state.", options=_STATES),
             QueryParam("lane", "Only pushes of this lane.", options=LANES),

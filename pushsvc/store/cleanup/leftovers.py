@@ -43,8 +43,9 @@ _WHAT = {
     "reported": "events",
     "sup": "suppressions",
     "cancelled": "cancelled",
+    "recent": "",
 }
-"""The kinds of keys whose entries expire, with the name under which they are counted."""
+"""The kinds of keys whose entries expire, with the name under which they are counted, if they are."""
 _LOGS: dict[str, EventKind] = {"events": "feedback", "reported": "event"}
 """The kinds of keys that are logs of events."""
 
@@ -156,7 +157,7 @@ class RedisLeftovers:
             found, further = await self._orphans.in_topic(name.app, name.rest, position, dry_run=dry_run)
         else:
             found, further = await self._orphans.of_label(name.app, name.rest, position, dry_run=dry_run)
-        return ({(name.app, what): found} if found else {}), further
+        return ({(name.app, what): found} if found and what else {}), further
 
     async def _sweep_streams(
         self, app: str, key: str, number: int, now: int, *, dry_run: bool
@@ -174,6 +175,7 @@ class RedisLeftovers:
             "reported": config.events_ttl,
             "sup": config.suppression_ttl,
             "cancelled": OPEN_MOST // 1000,
+            "recent": config.status_ttl,
         }
         return max(0, now - ttl[kind] * 1000)
 

@@ -7,8 +7,27 @@
 -- A push whose id is known already does not change. The chunks of a scheduled push wait beside the lanes until
 -- launch.lua moves them there; until then its deliveries are counted as `scheduled`. An encoded push has an audience:
 -- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
--- deliveries of its push are open: the step that ends the last of them sets it. The pushes of a step are one entry of
--- the list of pushes.
+-- deliveries of its push are open: the step that ends the last of them sets it.
+
+-- layout: LISTED LISTED_ENTRIES
+
+-- Appends the pushes of a step to the list of pushes. Each call of the server counts here: about one write in a hundred,
+-- by the instant of its entry, cuts off what is too old or too much, and cleanup does so where nothing is written.
+local function list_pushes(key, pushes, life)
+  local id
+  if #pushes <= LISTED then
+    id = redis.call('XADD', key, '*', 'p', table.concat(pushes))
+  else
+    for first = 1, #pushes, LISTED do
+      id = redis.call('XADD', key, '*', 'p', table.concat(pushes, '', first, math.min(first + LISTED - 1, #pushes)))
+    end
+  end
+  if string.find(id, '00-', 11, true) then
+    local oldest = string.match(id, '^%d+') - life
+    redis.call('XTRIM', key, 'MINID', '~', string.format('%.0f', math.max(0, oldest)))
+    redis.call('XTRIM', key, 'MAXLEN', '~', LISTED_ENTRIES)
+  end
+end
 
 local function enqueue(prefix, at)
   local added, listed, life = {}, {}, nil
@@ -66,7 +85,6 @@ local function enqueue(prefix, at)
     redis.call('HINCRBY', KEYS[1], field, count)
   end
   if life then
-    redis.call('XADD', prefix .. 'recent', 'MAXLEN', '~', 100000, '*', 'p', table.concat(listed))
-    redis.call('PEXPIRE', prefix .. 'recent', life)
+    list_pushes(prefix .. 'recent', listed, life)
   end
 end

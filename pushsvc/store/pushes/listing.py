@@ -1,8 +1,9 @@
 """The lists of pushes: all of them, the newest first, and those that wait for their time.
 
 A stream of each shard has an entry for each write that accepts pushes (`enqueue.lua`), so that a group of pushes costs
-one command more. An entry is the pushes of the write one after the other, each with what the list can be filtered by
-without a look at its status: lane, API key, and a digest of its `collapse`, which may be a name of a user.
+one command more; a large group has several entries, so that a page of few pushes reads few bytes. An entry is its
+pushes one after the other, each with what the list can be filtered by without a look at its status: lane, API key, and
+a digest of its `collapse`, which may be a name of a user.
 
     1 byte     the length of what follows
     1 byte     the lane, and 128 where the id is text and not the 16 bytes of a UUID
@@ -13,9 +14,11 @@ without a look at its status: lane, API key, and a digest of its `collapse`, whi
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
+from typing import Final, NamedTuple, Self
 from uuid import UUID
 from zlib import crc32
 
@@ -27,12 +30,21 @@ from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock
 from ..link.link import Link
+from .expansions import LONGEST_PAUSE
 from .status import FIELDS, status_of
 
-PAGE: Final = 200
-"""Entries, or statuses, that are read in one round trip."""
+STATUSES: Final = 100
+"""Statuses that are read in one round trip."""
+ENTRIES: Final = 64
+"""Entries of a shard that are read in one round trip, each with up to `keys.LISTED` pushes."""
+STEP: Final = 200
+"""Pushes examined before others have their turn."""
 LOOK: Final = 20_000
 """Pushes examined in one call: a filter that matches few of them returns early with a cursor."""
+ASK: Final = 1_000
+"""Statuses read in one call: the same for a filter by state."""
+LEASED: Final = 100
+"""Audiences of a shard and a lane that are looked at in a count of those that wait for their time."""
 _TEXT: Final = 128
 _CURSOR: Final = re.compile(r"(\d{1,15})-(\d{1,3})-(\d{1,15})-(\d{1,6})", re.ASCII)
 _LANE_NUMBERS: Final = {lane: number for number, lane in enumerate(LANES)}
@@ -106,11 +118,14 @@ class PushEntry(NamedTuple):
 
 
 def read_entry(shard: int, entry_id: bytes, blob: bytes) -> Iterator[PushEntry]:
-    """Yield the pushes of an entry, in the order of their acceptance."""
+    """Yield the pushes of an entry, the latest accepted first."""
     ms, _, number = entry_id.partition(b"-")
-    at = index = 0
-    while at < len(blob):
-        end = at + 1 + blob[at]
+    starts = [0]
+    while starts[-1] < len(blob):
+        starts.append(starts[-1] + 1 + blob[starts[-1]])
+    end = starts.pop()
+    for index in range(len(starts) - 1, -1, -1):
+        at = starts[index]
         lane, size = blob[at + 1], blob[at + 6]
         name = blob[at + 7 : at + 7 + size]
         yield PushEntry(
@@ -120,8 +135,77 @@ def read_entry(shard: int, entry_id: bytes, blob: bytes) -> Iterator[PushEntry]:
             blob[at + 2 : at + 6],
             blob[at + 7 + size : end].decode(),
         )
-        at = end
-        index += 1
+        end = at
+
+
+def read_entries(shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> Iterator[PushEntry]:
+    """Yield the pushes of several entries."""
+    for entry_id, fields in entries:
+        yield from read_entry(shard, entry_id, fields[b"p"])
+
+
+class _Reading:
+    """The pushes of all shards in one order, read a few entries at a time and decoded one by one."""
+
+    def __init__(self, link: Link, app: str, shards: int, *, after: Place, since: int | None, entries: int) -> None:
+        """Begin after a place. Nothing is read that was accepted before `since`. `entries` of a shard are read first,
+        and twice as many each time after that."""
+        self._link = link
+        self._app = app
+        self._after = after
+        self._end = "-" if since is None else str(max(0, since))
+        self._count = entries
+        first = "+" if after.ms < -(1 << 60) else f"{max(0, -after.ms)}-{(1 << 63) - 1}"
+        self._from = dict.fromkeys(range(shards), first)
+        """Where to read on in the shards that have nothing at hand, and are not at their end."""
+        self._heads: list[PushEntry] = []
+        """A heap of the next push of each shard that has one at hand."""
+        self._rest: dict[int, Iterator[PushEntry]] = {}
+        self._last: dict[int, str] = {}
+        """Where to read on once what is at hand has been passed."""
+
+    @property
+    def over(self) -> bool:
+        """Return whether every push was passed."""
+        return not self._heads and not self._from
+
+    async def step(self, most: int) -> list[PushEntry]:
+        """Return up to `most` pushes; fewer where more has to be read, and none at the end."""
+        await self._read()
+        page: list[PushEntry] = []
+        while self._heads and not self._from and len(page) < most:
+            page.append(heappop(self._heads))
+            self._advance(page[-1].place.shard)
+        if not self._heads:
+            await self._read()
+        return page
+
+    async def _read(self) -> None:
+        """Read until each shard has something at hand, or is at its end."""
+        while self._from:
+            await self._read_once()
+
+    async def _read_once(self) -> None:
+        places, self._from = self._from, {}
+        count, self._count = self._count, min(ENTRIES, 2 * self._count)
+        answers = await self._link.many(
+            [
+                ("XREVRANGE", keys.recent(self._app, shard), first, self._end, "COUNT", count)
+                for shard, first in places.items()
+            ]
+        )
+        for shard, entries in zip(places, answers, strict=True):
+            if len(entries) == count:
+                self._last[shard] = f"({entries[-1][0].decode()}"
+            self._rest[shard] = read_entries(shard, entries)
+            self._advance(shard)
+
+    def _advance(self, shard: int) -> None:
+        following = next((each for each in self._rest[shard] if each.place > self._after), None)
+        if following is not None:
+            heappush(self._heads, following)
+        elif shard in self._last:
+            self._from[shard] = self._last.pop(shard)
 
 
 class PushListing:
@@ -131,16 +215,24 @@ class PushListing:
         self._link = link
         self._config = config
         self._clock = clock
+        self._lock = asyncio.Semaphore(1)
+        """Allows one reader of lists, or of rows of large pushes, at a time to take a step, so that several readers
+        delay no other work."""
 
     async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
         shards = self._config.shards_of
-        answers = await self._link.many(
-            [
-                ("HMGET", keys.push(app, keys.shard_of(push_id, shards(app)), push_id), *FIELDS)
-                for app, push_id in pushes
-            ]
-        )
-        return [status_of(*push, values) for push, values in zip(pushes, answers, strict=True)]
+        found: list[PushStatus | None] = []
+        for at in range(0, len(pushes), STATUSES):
+            own = pushes[at : at + STATUSES]
+            answers = await self._link.many(
+                [
+                    ("HMGET", keys.push(app, keys.shard_of(push_id, shards(app)), push_id), *FIELDS)
+                    for app, push_id in own
+                ]
+            )
+            found += [status_of(*push, values) for push, values in zip(own, answers, strict=True)]
+            await asyncio.sleep(0)
+        return found
 
     async def recent(
         self, app: str, which: PushFilter, *, cursor: str, limit: int
@@ -148,97 +240,104 @@ class PushListing:
         after = Place.read(cursor)
         if which.until is not None:
             after = max(after, Place(-which.until, 1 << 30, 0, 0))
+        shards = self._config.shards_of(app)
+        entries = min(ENTRIES, limit // shards + 2)
+        reading = _Reading(self._link, app, shards, after=after, since=which.since, entries=entries)
         found: list[ListedPush] = []
-        looked = 0
-        while looked < LOOK:
-            page, last = await self._page(app, after)
+        looked = asked = 0
+        narrow = bool(which.state or which.lane or which.collapse or which.key)
+        while looked < LOOK and asked < ASK:
+            # Without a filter each push is one to return, unless its status is gone.
+            wanted = STEP if narrow or asked > len(found) else min(STEP, limit - len(found))
+            async with self._lock:
+                page = await reading.step(wanted)
+                await asyncio.sleep(0)
+            looked += len(page)
             fitting = [each for each in page if each.fits(which)]
-            for start in range(0, len(fitting), PAGE):
-                own = fitting[start : start + PAGE]
-                statuses = await self.statuses([(app, each.id) for each in own])
-                for each, status in zip(own, statuses, strict=True):
+            while fitting:
+                most = STATUSES if which.state or asked > len(found) else limit - len(found)
+                own, fitting = fitting[:most], fitting[most:]
+                asked += len(own)
+                for each, status in zip(own, await self.statuses([(app, each.id) for each in own]), strict=True):
                     if status is not None and which.state in (None, status.state):
                         found.append(ListedPush(status, each.lane, each.key))
                         if len(found) == limit:
-                            more = each is not page[-1] or not last
+                            more = each is not page[-1] or not reading.over
                             return found, each.place.cursor if more else None
-            if last or not page or (which.since is not None and -page[-1].place.ms < which.since):
+            if reading.over:
                 return found, None
             after = page[-1].place
-            looked += len(page)
         return found, after.cursor
-
-    async def _page(self, app: str, after: Place) -> tuple[list[PushEntry], bool]:
-        """Return pushes after a place, of all shards in one order, and whether they are the last."""
-        shards = range(self._config.shards_of(app))
-        start = "+" if after.ms < -(1 << 60) else f"{-after.ms}-{(1 << 63) - 1}"
-        answers = await self._link.many(
-            [("XREVRANGE", keys.recent(app, shard), start, "-", "COUNT", PAGE) for shard in shards]
-        )
-        found: list[PushEntry] = []
-        bound: Place | None = None
-        for shard, entries in zip(shards, answers, strict=True):
-            own = [each for entry_id, fields in entries for each in read_entry(shard, entry_id, fields[b"p"])]
-            found += own
-            if len(entries) == PAGE:  # what this shard has beyond is not read yet
-                end = min(own, key=lambda each: -each.place.ms).place
-                bound = end if bound is None else min(bound, end, key=lambda place: place.ms)
-        page = sorted(each for each in found if each.place > after)
-        if bound is None:
-            return page, True
-        whole = [each for each in page if each.place.ms < bound.ms]
-        return whole or page, False
 
     async def schedules(self, app: str, *, cursor: str, limit: int) -> tuple[list[ListedPush], str | None]:
         first, _, last = cursor.partition("-")
         if cursor and not (first.isascii() and first.isdigit() and len(first) < 16 and last):
             raise InvalidRequest(faults=[Fault("cursor", "is not the cursor of an earlier page")])
-        after = (int(first or 0), last)
-        waiting: list[tuple[int, str, Lane | None]] = []
-        for key, lane in self._waiting_sets(app):
-            waiting += [(due, name, lane) for due, name in await self._due_after(key, after, limit + 1)]
-        waiting.sort(key=lambda each: each[:2])
-        statuses = await self.statuses([(app, name) for _, name, _ in waiting[:limit]])
+        most = min(limit, STATUSES)
+        sets = dict(self._waiting_sets(app))
+        equal = await self._behind(list(sets), int(first), last.encode()) if cursor else {}
+        least = f"({first}" if cursor else "-inf"
+        async with self._lock:
+            answers = await self._link.many(
+                [
+                    *(("ZRANGE", key, at, min(end - 1, at + most), "WITHSCORES") for key, (at, end) in equal.items()),
+                    *(("ZRANGEBYSCORE", key, least, "+inf", "WITHSCORES", "LIMIT", 0, most + 1) for key in sets),
+                ]
+            )
+            await asyncio.sleep(0)
+        lanes = {
+            (int(float(score)), name.decode()): sets[key]
+            for key, answer in zip([*equal, *sets], answers, strict=True)
+            for name, score in zip(answer[::2], answer[1::2], strict=True)
+        }
+        waiting = sorted(lanes)
+        page = waiting[:most]
         found = [
-            ListedPush(status, lane)
-            for (_, _, lane), status in zip(waiting, statuses, strict=False)
+            ListedPush(status, lanes[each])
+            for each, status in zip(page, await self.statuses([(app, name) for _, name in page]), strict=True)
             if status is not None and status.state == "scheduled"
         ]
-        return found, "{}-{}".format(*waiting[limit - 1][:2]) if len(waiting) > limit else None
+        return found, "{}-{}".format(*page[-1]) if len(waiting) > most else None
 
-    async def _due_after(self, key: str, after: tuple[int, str], most: int) -> list[tuple[int, str]]:
-        """Return up to `most` members of a set with their scores, after one of them."""
-        found: list[tuple[int, str]] = []
-        offset = 0
-        while len(found) < most:
-            answer: list[Any] = await self._link.call(
-                "ZRANGEBYSCORE", key, after[0], "+inf", "WITHSCORES", "LIMIT", offset, most
-            )
-            members = [
-                (int(float(score)), name.decode()) for name, score in zip(answer[::2], answer[1::2], strict=True)
-            ]
-            found += [member for member in members if member > after]
-            offset += most
-            if len(members) < most:
-                break
-        return found[:most]
+    async def _behind(self, sets: Sequence[str], score: int, member: bytes) -> dict[str, tuple[int, int]]:
+        """Return, of each set that has any, from which place to which there is what has the same score as a member and
+        stands behind it: a hundred thousand pushes may be due at one instant."""
+        ends = await self._link.many([("ZCOUNT", key, "-inf", end) for key in sets for end in (f"({score}", score)])
+        found: dict[str, tuple[int, int]] = {}
+        for key, low, high in zip(sets, ends[::2], ends[1::2], strict=True):
+            end = high
+            while low < high:  # members of one score are in the order of their bytes
+                middle = (low + high) // 2
+                names = await self._link.call("ZRANGE", key, middle, middle)
+                low, high = (middle + 1, high) if names and names[0] <= member else (low, middle)
+            if low < end:
+                found[key] = low, end
+        return found
 
     async def due(self, app: str, until: int) -> int:
         now, shards = self._clock(), range(self._config.shards_of(app))
         before = f"({until}"
-        counts = await self._link.many([("ZCOUNT", keys.scheduled(app, shard), "-inf", before) for shard in shards])
-        audiences = await self._link.many(
+        expansions = [(shard, keys.expansions(app, shard, lane)) for shard in shards for lane in LANES]
+        counts = await self._link.many(
             [
-                ("ZRANGEBYSCORE", keys.expansions(app, shard, lane), now, before, "LIMIT", 0, LOOK)
-                for shard in shards
-                for lane in LANES
+                *(("ZCOUNT", keys.scheduled(app, shard), "-inf", before) for shard in shards),
+                *(("ZCOUNT", key, now, before) for _, key in expansions),
             ]
         )
-        ids = [name.decode() for names in audiences for name in names]
-        statuses = await self.statuses([(app, name) for name in ids])
-        return sum(map(int, counts)) + sum(status is not None and status.state == "scheduled" for status in statuses)
+        # What is being expanded stands there too, until it is taken up again: soon.
+        soon = f"({min(until, now + LONGEST_PAUSE)}"
+        leased = await self._link.many([("ZRANGEBYSCORE", key, now, soon, "LIMIT", 0, LEASED) for _, key in expansions])
+        pushes = [
+            keys.push(app, shard, name.decode())
+            for (shard, _), names in zip(expansions, leased, strict=True)
+            for name in names
+        ]
+        states = await self._link.many([("HGET", push, "st") for push in pushes])
+        expanding = sum(state != b"scheduled" for state in states)
+        return sum(map(int, counts)) - expanding
 
     def _waiting_sets(self, app: str) -> Iterator[tuple[str, Lane | None]]:
+        """Yield the sets of pushes that wait for their time, each with its lane where it is known."""
         for shard in range(self._config.shards_of(app)):
             yield keys.scheduled(app, shard), None
             yield from ((keys.expansions(app, shard, lane), lane) for lane in LANES)

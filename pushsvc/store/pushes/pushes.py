@@ -52,9 +52,6 @@ class RedisPushes(PushListing):
         self._streams = streams
         self._revocations = revocations
         self._accepting = Accepting(link, config)
-        self._lock = asyncio.Semaphore(1)
-        """Allows one reader of rows of large pushes at a time to read a page, so that several readers delay no other
-        work."""
         self._probe: asyncio.Future[Any] | None = None
         self._probed_at = 0.0
 
