@@ -117,6 +117,36 @@ def test_pushes_that_are_appended_together_share_a_step(server: Server) -> None:
     play(server.url, story)
 
 
+def test_what_is_unread_is_counted_with_one_look_at_each_push(server: Server) -> None:
+    async def story(store: Store) -> None:
+        names, live = [f"d{number}" for number in range(20)], store.live
+        await registered(store, *names, user=None)
+        everyone = [Receiver(name, index) for index, name in enumerate(names)]
+        for number in range(10):
+            push = push_of(f"p{number}", expires_at=NOW if number == 4 else NOW + 3_600_000)
+            await live.append("shop", push, everyone, platform="fcm")
+        await live.withdraw("shop", "p7", push_of("p7").at)
+        for name, acked, read in (("d0", 3, 0), ("d1", 0, 6), ("d2", 10, 2), ("d3", 2, 10), ("d4", 8, 8)):
+            await ack(live, name, acked)
+            await live.read("shop", name, Position("", read))
+
+        async def looks() -> int:
+            found = await store.link.call("INFO", "commandstats")
+            return int(found["cmdstat_hget"]["calls"])
+
+        asked = [*names, "nobody"]
+        before = await looks()
+        unread = await live.unread("shop", [*asked, "d0"])
+        assert await looks() - before == len(asked) + 10, "an ordinal each, and the pushes"
+        rows = await live.presence("shop", asked)
+        assert unread == {name: row.unread for name, row in zip(asked, rows, strict=True) if row is not None}
+        shown = [(row.unacked, row.unread) for row in rows[:6] if row is not None]
+        assert shown == [(5, 8), (8, 3), (0, 6), (6, 0), (2, 2), (8, 8)]
+
+    server.flush()
+    play(server.url, story)
+
+
 def test_a_flushed_server_begins_another_epoch(server: Server) -> None:
     async def story(store: Store) -> None:
         await registered(store, "x")

@@ -7,19 +7,11 @@
 -- { epoch, top, acked, unacked, unread, connection, connected at in seconds, gateway }
 
 -- include: live_stream
+-- include: live_open
 
 local prefix, now = ARGV[1], tonumber(ARGV[2])
 local answer = {}
 lives[ARGV[3]] = true
-
-local function open_after(s, offset)
-  local count = 0
-  for record = count_to(s, offset), #s.records / s.width - 1 do
-    local facts = facts_of(prefix, key_at(s, record))
-    count = count + (facts and expires_at(facts) > now and 1 or 0)
-  end
-  return count
-end
 
 for i = 4, #ARGV do
   local n = ordinal_of(prefix, ARGV[i])
@@ -27,9 +19,13 @@ for i = 4, #ARGV do
   local s = value ~= '' and parse_stream(value)
   if s then
     local connection, since, gateway = route_of(prefix, s, now)
-    answer[#answer + 1] = {
-      s.epoch, s.top, s.acked, open_after(s, s.acked), open_after(s, s.read), connection, since, gateway,
-    }
+    local unacked, unread
+    if s.acked <= s.read then
+      unacked, unread = open_after(prefix, s, s.acked, now, s.read)
+    else
+      unread, unacked = open_after(prefix, s, s.read, now, s.acked)
+    end
+    answer[#answer + 1] = { s.epoch, s.top, s.acked, unacked, unread, connection, since, gateway }
   else
     answer[#answer + 1] = (not n and {}) or (value == '' and { -1 }) or { -2 }
   end

@@ -285,9 +285,12 @@ class RedisStreams:
         return self._call(app, "live_disconnect", *args)
 
     async def presence(self, app: str, device_ids: Sequence[str], *, gateway: str = "") -> list[Presence | None]:
-        args = (keys.devices(app), self._clock(), gateway, *map(self._digest, device_ids))
-        answer = await self._link.script(*self._call(app, "live_presence", *args))
-        return [_presence(each) for each in answer]
+        found: list[Presence | None] = []
+        for at in range(0, len(device_ids), MAX_BATCH):
+            batch = map(self._digest, device_ids[at : at + MAX_BATCH])
+            args = (keys.devices(app), self._clock(), gateway, *batch)
+            found += map(_presence, await self._link.script(*self._call(app, "live_presence", *args)))
+        return found
 
     async def unread(self, app: str, device_ids: Sequence[str]) -> dict[str, int]:
         """Return how many pushes are unread in the streams of these devices, without those that have none."""
@@ -295,9 +298,9 @@ class RedisStreams:
         distinct = list(dict.fromkeys(device_ids))
         for at in range(0, len(distinct), MAX_BATCH):
             batch = distinct[at : at + MAX_BATCH]
-            for name, row in zip(batch, await self.presence(app, batch), strict=True):
-                if row is not None and row.epoch:
-                    found[name] = row.unread
+            args = (keys.devices(app), self._clock(), *map(self._digest, batch))
+            counts = await self._link.script(*self._call(app, "live_unread", *args))
+            found |= {name: count for name, count in zip(batch, counts, strict=True) if count >= 0}
         return found
 
     async def revoke(self, app: str, device_id: str) -> int:
