@@ -84,12 +84,31 @@ KEPT: Final = 86_400
 """The seconds for which the flow of an app is kept."""
 
 
+class FlowNote(Struct, frozen=True):
+    """What a process has counted."""
+
+    process: str
+    """A name that no other process has."""
+    mark: str
+    """A name that no other note of the process has."""
+    slot: int
+    counts: Mapping[str, Mapping[str, int]]
+    """By app and name."""
+
+
 class Flow(Protocol):
     """What flows through the service, counted by all processes together, for the rates of the last hours. Names are
-    texts with colons, such as `ended:apns:sent`."""
+    texts with colons, such as `ended:apns:sent`. The number of a slot is its instant in Unix seconds, divided by
+    `SLOT`."""
 
-    async def note(self, counted: Mapping[str, Mapping[str, int]]) -> None:
-        """Add counts to the present slot, by app and name."""
+    @property
+    def slot(self) -> int:
+        """Return the present slot."""
+        ...
+
+    async def note(self, note: FlowNote) -> None:
+        """Add counts to their slot. A process repeats a note without an answer before it makes another one: what was
+        added nevertheless is not added again."""
         ...
 
     async def note_waiting(self, apps: Collection[str]) -> None:
@@ -97,8 +116,7 @@ class Flow(Protocol):
         ...
 
     async def read(self, app: str, first: int, last: int) -> dict[int, dict[str, int]]:
-        """Return what was noted in the slots from `first` to `last`, both included, by slot and name. The number of a
-        slot is its instant in Unix seconds, divided by `SLOT`."""
+        """Return what was noted in the slots from `first` to `last`, both included, by slot and name."""
         ...
 
 

@@ -1,15 +1,18 @@
 """Notes what flows through this process in the store, for the rates of the last hours, and reads them there.
 
 The counters are those of the metrics, so that whatever is counted there needs nothing of its own here. They belong to
-the whole process, as does the record of what was noted of them.
+the whole process, as does the record of what was noted of them, and the note whose answer was lost: it is made again,
+and counted once, before another one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeAlias
 
 from prometheus_client.metrics import MetricWrapperBase
@@ -17,14 +20,18 @@ from prometheus_client.metrics import MetricWrapperBase
 from .. import telemetry
 from ..background import in_background
 from ..errors import StoreError
-from ..ports.figures import Flow
+from ..ports.figures import Flow, FlowNote
 
 EVERY: Final = 4.0
 """Seconds between two notes: less than half a slot."""
 
 _Counts: TypeAlias = dict[tuple[str, str], int]
 """By app and name."""
+_PROCESS: Final = secrets.token_hex(4)
 _noted: _Counts = {}
+_unsure: FlowNote | None = None
+"""A note that may have been made."""
+_one_at_a_time: Final = asyncio.Semaphore(1)
 
 
 def _counted() -> _Counts:
@@ -63,13 +70,6 @@ def _take() -> dict[str, dict[str, int]]:
     return found
 
 
-def _give_back(counted: Mapping[str, Mapping[str, int]]) -> None:
-    """Take back what could not be noted, so that it is noted later."""
-    for app, counts in counted.items():
-        for name, count in counts.items():
-            _noted[app, name] = _noted.get((app, name), 0) - count
-
-
 @asynccontextmanager
 async def noting(flow: Flow, apps: Callable[[], Collection[str]] = tuple) -> AsyncIterator[None]:
     """Note what this process counts while the block lasts, and how much waits of these apps. Without Redis it is noted
@@ -85,15 +85,20 @@ async def noting(flow: Flow, apps: Callable[[], Collection[str]] = tuple) -> Asy
 
 
 async def note(flow: Flow, apps: Collection[str] = ()) -> None:
-    """Note once what this process has counted, and how much waits of these apps."""
-    counted = _take()
-    try:
-        await flow.note(counted)
-        counted = {}
-        if apps:
-            await flow.note_waiting(apps)
-    except StoreError:
-        _give_back(counted)
+    """Note once what this process has counted, and how much waits of these apps. Nothing is done while another call
+    does it."""
+    global _unsure  # as `_noted`
+    if _one_at_a_time.locked():
+        return
+    async with _one_at_a_time:
+        with suppress(StoreError):
+            if _unsure is not None:
+                await flow.note(_unsure)
+            _unsure = FlowNote(f"{os.getpid()}-{_PROCESS}", secrets.token_hex(4), flow.slot, _take())
+            await flow.note(_unsure)
+            _unsure = None
+            if apps:
+                await flow.note_waiting(apps)
 
 
 def quantile(counts: Mapping[str, int], platform: str, share: float) -> float | None:

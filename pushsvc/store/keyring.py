@@ -35,8 +35,10 @@ class RedisKeyRing:
 
     async def all(self) -> list[ApiKey]:
         """Return all keys by app and name, without those that this version cannot read, and so does not accept."""
-        read = [readable(_decode, blob, "api_key") for blob in await self._link.call("HVALS", keys.KEYRING)]
-        return sorted(filter(None, read), key=lambda key: (key.app, key.name, key.sha256))
+        read: dict[bytes, ApiKey | None] = {}
+        async for part in self._link.values(keys.KEYRING):
+            read |= {field: readable(_decode, blob, "api_key") for field, blob in part.items()}
+        return sorted(filter(None, read.values()), key=lambda key: (key.app, key.name, key.sha256))
 
     async def find(self, sha256: str) -> ApiKey | None:
         blob = await self._link.call("HGET", keys.KEYRING, sha256)

@@ -23,6 +23,7 @@ from pushsvc.model.devices import Device, ToAll
 from pushsvc.model.push import LANES, Message, Route, Target
 from pushsvc.model.rates import Rate
 from pushsvc.model.status import FeedbackEvent
+from pushsvc.ports.figures import FlowNote
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.limits import Bucket, Question
 from pushsvc.ports.live import EventReport, LiveContent, LivePush, LiveRoute, Receiver
@@ -539,7 +540,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
         await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
-        await store.flow.note({"shop": {"accepted": 1}})
+        await store.flow.note(FlowNote("process", "mark", store.flow.slot, {"shop": {"accepted": 1}}))
         await store.answers.release("shop", "apns", NOW + 60_000)
         await store.pushes.ping()
         await store.workers.report("dispatch", ["shop/apns"], [Route("shop", "apns")])

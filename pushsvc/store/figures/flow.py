@@ -6,15 +6,15 @@ through pays for it. An increase belongs to the slot in which it is noted.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Final
 
 from ...model.push import LANES
-from ...ports.figures import KEPT, SLOT
+from ...ports.figures import KEPT, SLOT, FlowNote
 from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock
-from ..link.link import Link
+from ..link.link import Link, ScriptCall
 
 LIFETIME: Final = (KEPT + 300) * 1000
 """Milliseconds after which a minute expires."""
@@ -28,15 +28,19 @@ class RedisFlow:
         self._config = config
         self._clock = clock
 
-    async def note(self, counted: Mapping[str, Mapping[str, int]]) -> None:
-        minute, second = self._now()
-        commands: list[tuple[Any, ...]] = []
-        for app, counts in counted.items():
-            key = keys.flow(app, minute)
-            commands += [("HINCRBY", key, f"{second}:{name}", count) for name, count in counts.items()]
-            commands.append(("PEXPIRE", key, LIFETIME))
-        if commands:
-            await self._link.many(commands)
+    @property
+    def slot(self) -> int:
+        return self._clock() // (1000 * SLOT)
+
+    async def note(self, note: FlowNote) -> None:
+        minute, second = divmod(note.slot * SLOT, 60)
+        calls: list[ScriptCall] = []
+        for app, counts in note.counts.items():
+            fields = [part for name, count in counts.items() for part in (f"{second}:{name}", count)]
+            args = [LIFETIME, f":{note.process}", note.mark, *fields]
+            calls.append(("flow_note", [keys.flow(app, minute)], args))
+        if calls:
+            await self._link.scripts(calls)
 
     async def note_waiting(self, apps: Collection[str]) -> None:
         places = [(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
@@ -47,17 +51,13 @@ class RedisFlow:
                 lane = field.decode().rpartition(":")[2]
                 if lane in waiting[app]:
                     waiting[app][lane] += int(count)
-        minute, second = self._now()
+        minute, second = divmod(self.slot * SLOT, 60)
         commands: list[tuple[Any, ...]] = []
         for app, lanes in waiting.items():
             key = keys.flow(app, minute)
             fields = [part for lane, count in lanes.items() for part in (f"{second}:waiting:{lane}", count)]
             commands += [("HSET", key, *fields), ("PEXPIRE", key, LIFETIME)]
         await self._link.many(commands)
-
-    def _now(self) -> tuple[int, int]:
-        """Return the present minute, and the second in it at which the present slot begins."""
-        return divmod(self._clock() // (1000 * SLOT) * SLOT, 60)
 
     async def read(self, app: str, first: int, last: int) -> dict[int, dict[str, int]]:
         """Return the slots in one round trip."""
@@ -67,6 +67,8 @@ class RedisFlow:
         for minute, fields in zip(minutes, hashes, strict=True):
             for field, count in fields.items():
                 second, _, name = field.decode().partition(":")
+                if not second:
+                    continue  # the mark of a process
                 slot = (minute * 60 + int(second)) // SLOT
                 if first <= slot <= last:
                     found.setdefault(slot, {})[name] = int(count)

@@ -13,7 +13,7 @@ from ...model.push import LANES, Lane, Platform
 from ...ports.figures import AppGauges, Gauges
 from .. import keys
 from ..config import StoreConfig
-from ..link.link import Link, pairs
+from ..link.link import AT_ONCE, Link, ScriptCall, pairs
 from ..revoke.suppression import Suppression
 
 
@@ -45,9 +45,8 @@ async def _oldest(
     """Return the age in seconds of the oldest delivery in each lane of each app."""
     places = [(app, shard) for app, platforms in routes.items() if platforms for shard in range(config.shards_of(app))]
     found: dict[str, dict[Lane, float]] = {app: {} for app in routes}
-    answers = await link.scripts(
-        [("oldest", _waiting(app, shard, routes[app]), [now, *LANES]) for app, shard in places]
-    )
+    calls: list[ScriptCall] = [("oldest", _waiting(app, shard, routes[app]), [now, *LANES]) for app, shard in places]
+    answers = [each for at in range(0, len(calls), AT_ONCE) for each in await link.scripts(calls[at : at + AT_ONCE])]
     for (app, _), since in zip(places, answers, strict=True):
         for lane, at in zip(LANES, since, strict=True):
             if at:

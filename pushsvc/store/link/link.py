@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
@@ -37,6 +37,8 @@ ScriptCall: TypeAlias = tuple[str, Sequence[str], Sequence[Any]]
 
 LOOK: Final = 1.0
 """Seconds between two questions to the sentinels."""
+AT_ONCE: Final = 500
+"""Commands that share a round trip, so that reading their answers delays no other work."""
 
 BEHIND: Final = 60.0
 """Seconds after a change of the primary in which an entry that is handed out for the first time may have been sent.
@@ -138,9 +140,23 @@ class Link:
             return await self._client.execute_command(*command)
 
     async def many(self, commands: Sequence[Command], *, errors: bool = False) -> list[Any]:
-        """Run independent commands in one round trip. The first failure raises; with `errors`, what the server refuses
-        is among the answers."""
-        return await self._pipeline(self._client, commands, errors=errors)
+        """Run independent commands in one round trip, or in one for each `AT_ONCE`. The first failure raises; with
+        `errors`, what the server refuses is among the answers."""
+        answers = await self._pipeline(self._client, commands[:AT_ONCE], errors=errors)
+        for at in range(AT_ONCE, len(commands), AT_ONCE):
+            answers += await self._pipeline(self._client, commands[at : at + AT_ONCE], errors=errors)
+        return answers
+
+    async def values(self, key: str) -> AsyncIterator[dict[bytes, bytes]]:
+        """Yield a large hash in parts, so that it occupies neither side for long. A field that changes meanwhile may
+        occur twice."""
+        cursor = 0
+        while True:
+            following, part = await self.call("HSCAN", key, cursor, "COUNT", AT_ONCE)
+            yield part
+            cursor = int(following)
+            if not cursor:
+                return
 
     async def wait(self, commands: Sequence[Command], wait_ms: int) -> list[Any]:
         """Run commands of which the first may block for `wait_ms`; the others follow it."""

@@ -10,7 +10,7 @@ from .link import Link
 
 SENT: Final = (
     *("DEL", "EXISTS", "GET", "SET", "PEXPIRE", "TIME", "SCAN"),
-    *("HDEL", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN", "HMGET", "HSET", "HSETNX", "HVALS"),
+    *("HDEL", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN", "HMGET", "HSCAN", "HSET", "HSETNX"),
     *("LINDEX", "LRANGE", "SADD", "SMEMBERS"),
     *("XACK", "XADD", "XDEL", "XINFO|CONSUMERS", "XINFO|GROUPS", "XLEN", "XRANGE", "XREAD", "XREADGROUP", "XREVRANGE"),
     "XTRIM",

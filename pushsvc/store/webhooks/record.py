@@ -128,14 +128,13 @@ class WebhookRecords:
         return [call for call in read if call is not None]
 
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
-        read = [
-            readable(_decode_dead, blob, "dead_batch", app)
-            for blob in await self._link.call("HVALS", keys.hook_dead(app, self.kind))
-        ]
+        read: dict[bytes, DeadBatch | None] = {}
+        async for part in self._link.values(keys.hook_dead(app, self.kind)):
+            read |= {field: readable(_decode_dead, blob, "dead_batch", app) for field, blob in part.items()}
         return sorted(
             (
                 batch
-                for batch in read
+                for batch in read.values()
                 if batch is not None
                 and (since is None or recorded_at(batch.last) >= since)
                 and (until is None or recorded_at(batch.last) < until)
