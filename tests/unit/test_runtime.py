@@ -26,7 +26,7 @@ from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
-from pushsvc.runtime.admin import lanes_of
+from pushsvc.runtime.app_stats import lanes_of
 from pushsvc.runtime.live import fitting, sockets_config
 from pushsvc.settings import CleanupSettings, LiveSettings, RetrySettings, Settings
 from pushsvc.stages.cleanup import Ages

@@ -1,0 +1,280 @@
+"""Lists of pushes: in one order, whole, and read by what they return and not by what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from pushsvc.model.access import ApiKey
+from pushsvc.model.codec import encode_audience
+from pushsvc.model.devices import ToAll
+from pushsvc.model.push import Push
+from pushsvc.ports.expansion import Waiting
+from pushsvc.ports.figures import SLOT, FlowNote
+from pushsvc.ports.pushes import PushFilter
+from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store.link.link import AT_ONCE
+from pushsvc.store.pushes import listing
+from pushsvc.store.pushes.listing import listed
+
+from .servers import KINDS, Server, running_server
+from .test_store_kit import NOW, make_push
+
+EVERY = PushFilter()
+HOUR = 3_600_000
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param) as found:
+        yield found
+
+
+class Watched:
+    """Counts what is asked of the server in `many`, and the entries and pushes that it answers."""
+
+    def __init__(self, store: Store) -> None:
+        self.commands: Counter[str] = Counter()
+        self.most = 0
+        self.entries = self.bytes = 0
+        self._many = store.link.many
+        store.link.many = self  # type: ignore[method-assign]
+
+    async def __call__(self, commands: Sequence[tuple[Any, ...]], **more: Any) -> list[Any]:
+        self.commands.update(command[0] for command in commands)
+        self.most = max(self.most, len(commands))
+        answers = await self._many(commands, **more)
+        for command, answer in zip(commands, answers, strict=True):
+            if command[0] == "XREVRANGE":
+                self.entries += len(answer)
+                self.bytes += sum(len(fields[b"p"]) for _, fields in answer)
+        return answers
+
+
+def play(server: Server, story: Callable[[Store], Awaitable[None]], config: StoreConfig | None = None) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), open_store(server.url, config or StoreConfig(consumer="a")) as store:
+            await story(store)
+
+    server.flush()
+    asyncio.run(main())
+
+
+async def accept(store: Store, count: int, **fields: Any) -> list[str]:
+    """Accept pushes together; their ids."""
+    pushes = [msgspec.structs.replace(make_push(str(uuid4()), 0), **fields) for _ in range(count)]
+    await asyncio.gather(*map(store.pushes.accept, pushes))
+    return [push.id for push in pushes]
+
+
+async def write(store: Store, count: int) -> None:
+    """Accept pushes in a write each."""
+    prefix, counters = keys.prefix("shop", 0), keys.pending("shop", 0)
+    parts = [store.pushes._pack(make_push(str(uuid4()), 0)) for _ in range(count)]
+    await store.link.scripts([("accept", [counters], [prefix, *part.args]) for part in parts])
+
+
+async def walk(store: Store, which: PushFilter = EVERY, *, limit: int) -> list[str]:
+    """All pages of a list."""
+    found: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page, cursor = await store.pushes.recent("shop", which, cursor=cursor, limit=limit)
+        assert len(page) <= limit
+        found += [each.status.id for each in page]
+    return found
+
+
+def test_every_page_goes_on_where_the_last_one_ended(server: Server) -> None:
+    async def story(store: Store) -> None:
+        groups = []
+        for count in (1, 40, 3, 1, 17, 200):
+            began = now = await store.link.call("TIME")
+            while now[0] == began[0] and now[1] // 1000 == began[1] // 1000:  # of one instant the shards have an order
+                now = await store.link.call("TIME")
+            groups.append(await accept(store, count))
+        whole = await walk(store, limit=1000)
+        assert sorted(whole) == sorted(push for group in groups for push in group)
+        newest: list[set[str]] = [set(group) for group in reversed(groups)]
+        for group in newest:
+            own, whole = whole[: len(group)], whole[len(group) :]
+            assert set(own) == group
+        whole = await walk(store, limit=1000)
+        for limit in (1, 7, 100):
+            assert await walk(store, limit=limit) == whole
+
+    play(server, story, StoreConfig(shards=3))
+
+
+def test_a_page_of_few_pushes_reads_few(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await accept(store, 10)
+        await store.link.call("XADD", keys.recent("shop", 0), "*", "p", b"".join([listed(make_push("x"))] * 1200))
+        watched = Watched(store)
+        page, cursor = await store.pushes.recent("shop", EVERY, cursor="", limit=1)
+        assert not page, "the statuses of a large entry are not there"
+        assert cursor
+        assert watched.commands["HMGET"] <= listing.ASK + listing.STEP
+        await store.link.call("XTRIM", keys.recent("shop", 0), "MAXLEN", 0)
+        await accept(store, 3000)
+        watched = Watched(store)
+        page, cursor = await store.pushes.recent("shop", EVERY, cursor="", limit=1)
+        assert len(page) == 1
+        assert watched.commands == {"XREVRANGE": 1, "HMGET": 1}
+        assert watched.entries <= 3
+        assert watched.bytes <= 3 * keys.LISTED * 40
+
+        # A filter that fits nothing looks at so many pushes, and a state at so many statuses, with yields between.
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        for which, most in (PushFilter(key="nobody"), listing.LOOK), (PushFilter(state="cancelled"), listing.ASK):
+            watched, turns = Watched(store), 0
+            asking = asyncio.create_task(others())
+            assert await walk(store, which, limit=100) == []
+            asking.cancel()
+            assert turns >= 3000 / listing.STEP
+            assert watched.most <= listing.STATUSES
+            page, cursor = await store.pushes.recent("shop", which, cursor="", limit=100)
+            assert (cursor is None) == (most > 3000)
+
+    play(server, story)
+
+
+FILL = "for number = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'p', '') end"
+
+
+def test_the_list_ends_by_age_and_by_size(server: Server) -> None:
+    async def story(store: Store) -> None:
+        key, call = keys.recent("shop", 0), store.link.call
+        life = StoreConfig().status_ttl * 1000
+        await accept(store, 1)
+        newest = int((await call("XREVRANGE", key, "+", "-", "COUNT", 1))[0][0].partition(b"-")[0])
+        old, young = newest - life - 60_000, newest - life + 600_000
+
+        async def entries(since: int) -> int:
+            return len(await call("XRANGE", key, since, since))
+
+        await call("DEL", key)
+        for since in (old, young):
+            await store.link.many([("XADD", key, f"{since}-{number + 1}", "p", b"") for number in range(500)])
+        while await entries(old):  # about one write in a hundred cuts the list
+            await write(store, 200)
+        assert await entries(young) == 500
+        await call("EVAL", FILL, 1, key, keys.LISTED_ENTRIES)
+        while await entries(young):
+            await write(store, 200)
+        assert await call("XLEN", key) >= keys.LISTED_ENTRIES
+        await store.link.many(
+            [("DEL", key), ("XADD", key, f"{old}-1", "p", b""), ("XADD", key, f"{young}-1", "p", b"")]
+        )
+        for dry_run, left in ((True, 1), (False, 0)):
+            cursor: str | None = ""
+            while cursor is not None:
+                swept = await store.leftovers.keys(["shop"], cursor=cursor, now=newest, dry_run=dry_run)
+                cursor = swept.cursor
+                assert not swept.removed
+            assert (await entries(old), await entries(young)) == (left, 1)
+
+    play(server, story)
+
+
+def audience(name: str, send_at: int) -> Push:
+    return msgspec.structs.replace(make_push(name, 0, send_at=send_at), audience=encode_audience(ToAll()), targets={})
+
+
+def test_schedules_are_paged_also_where_all_are_due_at_one_instant(server: Server) -> None:
+    async def story(store: Store) -> None:
+        names = [f"p{number:03}" for number in range(130)]
+        due = NOW + 600_000
+        await asyncio.gather(*(store.pushes.accept(make_push(name, send_at=due)) for name in names))
+        await store.pushes.accept(audience("audience", due))
+        await store.pushes.accept(make_push("early", send_at=due - 1))
+        await store.pushes.accept(make_push("late", send_at=due + 1))
+        found: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            watched = Watched(store)
+            page, cursor = await store.pushes.schedules("shop", cursor=cursor, limit=20)
+            assert watched.commands["ZRANGEBYSCORE"] + watched.commands["ZRANGE"] <= 16
+            found += [each.status.id for each in page]
+        assert found == ["early", "audience", *names, "late"]
+        page, cursor = await store.pushes.schedules("shop", cursor="", limit=1000)
+        assert len(page) == listing.STATUSES
+        assert cursor
+
+    play(server, story, StoreConfig(shards=2))
+
+
+def test_what_is_due_is_counted_without_looking_at_each(server: Server) -> None:
+    async def story(store: Store) -> None:
+        now = store.clock()
+        for number in range(5):
+            await store.pushes.accept(make_push(f"p{number}", send_at=now + number * HOUR // 4 + 60_000))
+            await store.pushes.accept(audience(f"a{number}", now + number * HOUR // 4 + 60_000))
+        await store.pushes.accept(msgspec.structs.replace(audience("running", NOW), send_at=None))
+        assert await store.expansions.take_up(Waiting("shop", "running", "normal", now), lease=60_000)
+        assert await store.pushes.due("shop", now + HOUR) == 8
+        many = [part for number in range(1000) for part in (now + HOUR // 2 + number, f"x{number}")]
+        await store.link.call("ZADD", keys.expansions("shop", 0, "normal"), *many)
+        watched = Watched(store)
+        assert await store.pushes.due("shop", now + HOUR) == 1008
+        assert watched.commands["HMGET"] == 0
+        assert watched.commands["HGET"] <= 3
+
+    play(server, story)
+
+
+# --- other lists ----------------------------------------------------------------------------------
+
+
+def test_large_hashes_and_many_commands_go_in_parts(server: Server) -> None:
+    async def story(store: Store) -> None:
+        made = [ApiKey(f"key-{number}", "shop", f"{number:064}", ()) for number in range(1200)]
+        fields = [part for key in made for part in (key.sha256, msgspec.json.encode(key))]
+        await store.link.call("HSET", keys.KEYRING, *fields)
+        assert [key.sha256 for key in await store.keys.all()] == [
+            key.sha256 for key in sorted(made, key=lambda key: key.name)
+        ]
+        parts = [len(part) async for part in store.link.values(keys.KEYRING)]
+        assert len(parts) > 1
+        trips: list[int] = []
+        send = store.link._pipeline
+
+        async def pipeline(client: Any, commands: Sequence[Any], **more: Any) -> list[Any]:
+            trips.append(len(commands))
+            return await send(client, commands, **more)
+
+        store.link._pipeline = pipeline  # type: ignore[method-assign]
+        answers = await store.link.many([("GET", f"none-{number}") for number in range(2 * AT_ONCE)] + [("PING",)])
+        assert answers == [None] * 2 * AT_ONCE + [True]
+        assert trips == [AT_ONCE, AT_ONCE, 1]
+
+    play(server, story)
+
+
+def test_a_note_whose_answer_was_lost_counts_once(server: Server) -> None:
+    async def story(store: Store) -> None:
+        slot = store.flow.slot
+        first = FlowNote("process", "a", slot, {"shop": {"accepted": 3}, "news": {"accepted": 1}})
+        for _ in range(2):
+            await store.flow.note(first)
+        await store.flow.note(FlowNote("other", "a", slot, {"shop": {"accepted": 4}}))
+        await store.flow.note(first)
+        await store.flow.note(FlowNote("process", "b", slot, {"shop": {"accepted": 5, "out:bulk": 1}}))
+        assert await store.flow.read("shop", slot, slot) == {slot: {"accepted": 12, "out:bulk": 1}}
+        assert await store.flow.read("news", slot - 6, slot + 6) == {slot: {"accepted": 1}}
+        assert abs(slot * SLOT - NOW / 1000) < 3600
+
+    play(server, story)
