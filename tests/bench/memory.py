@@ -1,6 +1,7 @@
-"""A dispatcher's memory with a million deliveries queued: before, the most while it sends them, and after.
+"""A million deliveries queued: the bytes of Redis that each takes, a dispatcher's memory before it sends them,
+meanwhile and after, and its rate at the beginning, in the middle and at the end.
 
-    python -m tests.bench.memory [--scale 1.0]
+    python -m tests.bench.memory [--scale 1.0] [--per 10000]
 
 The dispatcher is a process of its own (`pushsvc dispatch`), watched from outside.
 """
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import uvloop
@@ -25,6 +27,7 @@ from pushsvc.lab.playground import APP, Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model.push import Content, Notification, Push, Target
 from pushsvc.providers import REGISTRY
+from pushsvc.store import Store, open_store
 
 
 def resident_mb(pid: int) -> float:
@@ -33,14 +36,26 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-async def run(playground: Playground, deliveries: int) -> None:
+async def used(store: Store) -> int:
+    info = await store.link.call("INFO", "memory")
+    return int(info["used_memory"])
+
+
+def rates_of(left: list[tuple[float, int]], parts: int = 5) -> list[float]:
+    """Return the rate in each part of the deliveries, from what was left at some instants."""
+    total = left[0][1]
+    ends = [next(at for at, count in left if count <= total * (parts - part) / parts) for part in range(parts + 1)]
+    return [total / parts / max(1e-9, end - start) for start, end in pairwise(ends)]
+
+
+async def run(playground: Playground, deliveries: int, per: int) -> None:
     settings = runtime.load_settings(playground.config_file)
     content = Content(notification=Notification(title="Order 7 shipped", body="Arrives Friday"))
     now = int(time.time() * 1000)
     messages = {
         platform: kind.renderer.render(content, push_id="bench", starts_at=now) for platform, kind in REGISTRY.items()
     }
-    async with runtime.own_embedded(settings) as url, runtime.open_configured_store(settings) as store:
+    async with runtime.own_embedded(settings) as url, open_store(url, runtime.store_config(settings)) as store:
         dispatcher = subprocess.Popen(  # noqa: ASYNC220  # nothing else runs in this loop yet
             [sys.executable, "-m", "pushsvc", "dispatch"],
             env={**os.environ, "PUSHSVC_CONFIG": str(playground.config_file), "PUSHSVC__REDIS__URL": url},
@@ -51,8 +66,9 @@ async def run(playground: Playground, deliveries: int) -> None:
             before = resident_mb(dispatcher.pid)
             # The providers answer nothing while it fills, so that the whole million waits at once.
             await asyncio.to_thread(playground.simulator.control, "stall", on=True)
-            for number in range(deliveries // 10_000):
-                first = number * 10_000
+            empty, half = await used(store), per // 2
+            for number in range(deliveries // per):
+                first = number * per
                 await store.pushes.accept(
                     Push(
                         id=f"memory-{now}-{number}",
@@ -62,17 +78,19 @@ async def run(playground: Playground, deliveries: int) -> None:
                         expires_at=now + 3_600_000,
                         messages=messages,
                         targets={
-                            "apns": tuple(Target(n, apns_token("ok", str(first + n))) for n in range(5000)),
-                            "fcm": tuple(Target(n, fcm_token("ok", str(first + n))) for n in range(5000, 10_000)),
+                            "apns": tuple(Target(n, apns_token("ok", str(first + n))) for n in range(half)),
+                            "fcm": tuple(Target(n, fcm_token("ok", str(first + n))) for n in range(half, per)),
                         },
                     )
                 )
             await asyncio.sleep(2)
             queued = sum((await store.gauges({APP: ("apns", "fcm")})).pending.values())
-            waiting = resident_mb(dispatcher.pid)
+            waiting, each = resident_mb(dispatcher.pid), (await used(store) - empty) / queued
             await asyncio.to_thread(playground.simulator.control, "stall", on=False)
-            started, most = time.perf_counter(), waiting
-            while sum((await store.gauges({APP: ("apns", "fcm")})).pending.values()):
+            started, most, left = time.perf_counter(), waiting, [(0.0, queued)]
+            while left[-1][1]:
+                gauges = await store.gauges({APP: ("apns", "fcm")})
+                left.append((time.perf_counter() - started, sum(gauges.pending.values())))
                 assert dispatcher.poll() is None, "the dispatcher has ended"
                 most = max(most, resident_mb(dispatcher.pid))
                 await asyncio.sleep(0.1)
@@ -85,6 +103,10 @@ async def run(playground: Playground, deliveries: int) -> None:
         f"dispatcher RSS in MB: {before:.0f} before, {waiting:.0f} with {queued:,} queued, {most:.0f} at most while "
         f"sending ({deliveries / seconds:,.0f}/s), {after:.0f} after"
     )
+    print(
+        f"{per:,} a push: {each:.1f} bytes of Redis a delivery, with its token; by fifths of them "
+        + ", ".join(f"{rate:,.0f}/s" for rate in rates_of(left))
+    )
 
 
 async def _until_connected(playground: Playground) -> None:
@@ -95,16 +117,18 @@ async def _until_connected(playground: Playground) -> None:
         await asyncio.sleep(0.1)
 
 
-def main(scale: float) -> None:
+def main(scale: float, per: int) -> None:
     telemetry.configure_logging("warning", json=False)
     with (
         tempfile.TemporaryDirectory() as folder,
         open_playground(Path(folder), port=free_port(), record=False) as playground,
     ):
-        uvloop.run(run(playground, int(1_000_000 * scale)))
+        uvloop.run(run(playground, int(1_000_000 * scale), per))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of deliveries")
-    main(parser.parse_args().scale)
+    parser.add_argument("--per", type=int, default=10_000, help="deliveries of a push")
+    arguments = parser.parse_args()
+    main(arguments.scale, arguments.per)
