@@ -15,7 +15,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY pushsvc pushsvc
 # What builds is of no use to what runs.
 RUN /opt/pushsvc/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
-    && /opt/pushsvc/bin/pip uninstall --yes setuptools pip
+    && /opt/pushsvc/bin/pip uninstall --yes flit_core pip
 
 FROM python:3.13-slim
 RUN groupadd --gid 10001 pushsvc \

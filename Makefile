@@ -23,7 +23,7 @@ UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emi
 	--custom-compile-command "make lock"
 
 DEMO_FLAGS ?= --once
-# A test that hangs is ended after 10 minutes, with the stacks of its threads: it must not take the run's own word with it.
+# A test that hangs is ended after 10 minutes, with the stacks of its threads, so that the run itself still reports.
 # One worker more than there are cores: many tests wait for processes of their own.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 PYTEST_FLAGS ?= -n $(WORKERS) -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
@@ -56,11 +56,11 @@ lint: $(DEV)/.made
 bench: $(DEV)/.made
 	$(DEV)/bin/python -m tests.bench $(BENCH_FLAGS)
 
-# A lock holds setuptools too, so that building the package itself downloads nothing that the lock does not name.
+# A lock has flit_core too, so that building the package itself downloads nothing that the lock does not name.
 lock: $(LOCK)/.made
-	echo 'setuptools>=77' | $(LOCK)/bin/uv pip compile $(UV_FLAGS) --upgrade \
+	echo 'flit_core>=3.12' | $(LOCK)/bin/uv pip compile $(UV_FLAGS) --upgrade \
 		pyproject.toml - --extra embedded --output-file requirements.txt
-	echo 'setuptools>=77' | $(LOCK)/bin/uv pip compile $(UV_FLAGS) --upgrade --constraint requirements.txt \
+	echo 'flit_core>=3.12' | $(LOCK)/bin/uv pip compile $(UV_FLAGS) --upgrade --constraint requirements.txt \
 		pyproject.toml - --extra dev --extra bench --output-file requirements-dev.txt
 
 $(DEMO)/.made: requirements.txt pyproject.toml | python
@@ -75,7 +75,7 @@ $(LOCK)/.made: Makefile | python
 	$(LOCK)/bin/python -m pip install $(PIP_FLAGS) $(UV)
 	touch $@
 
-# Made anew rather than brought up to date: what an older lock had installed does not stay behind.
+# It is made from nothing rather than brought up to date, so that nothing of an older lock stays behind.
 define make_environment
 	@echo "making $(1) from $(2): this takes a minute or two, once"
 	rm -rf $(1)

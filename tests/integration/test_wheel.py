@@ -17,14 +17,14 @@ from .ports import free_ports
 from .processes import Command, own_processes
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("pushsvc", "config", ".github", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Dockerfile")
-DATA = ("*.py", "*.lua", "*.html", "*.js", "*.css", "*.svg", "*.md", "*.toml", "*.txt", "py.typed")
-"""What of the package is data for it; anything else in it would be left out without a word."""
+SOURCES = ("pushsvc", "config", "pyproject.toml", "README.md", "LICENSE", "Dockerfile", "requirements.txt", ".github")
+PUBLISHED = (*SOURCES[:-1], ".github/CHANGELOG.md")
+"""What the sdist has of them."""
 
 
 def build(kind: str, folder: Path, out: Path) -> Path:
-    """Build the `sdist` or the `wheel` of a folder as a frontend does, with the setuptools of this environment."""
-    code = f"from setuptools import build_meta; import sys; print(build_meta.build_{kind}(sys.argv[1]))"
+    """Build the `sdist` or the `wheel` of a folder as a frontend does, with the backend of this environment."""
+    code = f"from flit_core import buildapi; import sys; print(buildapi.build_{kind}(sys.argv[1]))"
     command = [sys.executable, "-W", "ignore", "-c", code, str(out)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -35,7 +35,7 @@ def test_the_published_files_are_whole_and_run(tmp_path: Path) -> None:
     sources, out = tmp_path / "sources", tmp_path / "out"
     sources.mkdir()
     out.mkdir()
-    for name in (*SOURCES, "requirements.txt"):
+    for name in SOURCES:
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, sources / name, symlinks=True, ignore=ignored)
@@ -46,8 +46,8 @@ def test_the_published_files_are_whole_and_run(tmp_path: Path) -> None:
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     missing = [
         path.relative_to(sources)
-        for name in SOURCES[:2]
-        for path in (sources / name).rglob("*")
+        for name in PUBLISHED
+        for path in ((sources / name), *(sources / name).rglob("*"))
         if path.is_file() and not (unpacked / path.relative_to(sources)).is_file()
     ]
     assert missing == []
@@ -57,7 +57,6 @@ def test_the_published_files_are_whole_and_run(tmp_path: Path) -> None:
         names = set(zipped.namelist())
         (metadata,) = [zipped.read(name).decode() for name in names if name.endswith("/METADATA")]
     package = {path for path in (ROOT / "pushsvc").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert {path for path in package if not any(path.match(pattern) for pattern in DATA)} == set()
     assert {path.relative_to(ROOT).as_posix() for path in package} - names == set()
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert "License-Expression: MIT\n" in metadata
