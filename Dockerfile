@@ -1,7 +1,7 @@
 # Build with `docker build -t pushsvc .`; run with
 #   docker run -p 8080:8080 -p 8081:8081 -v ./config.toml:/etc/pushsvc/config.toml:ro -v pushsvc:/var/lib/pushsvc pushsvc
 # `docker stop -t 90` gives what is in flight the time to end, which may be more than Docker's 10 seconds; with
-# `docker run --init` somebody waits for the processes that `docker exec` leaves behind.
+# `docker run --init` the processes that `docker exec` leaves behind are collected.
 # Its files are never written: `--read-only` works, with the volume and `--tmpfs /tmp`. So does another user,
 # `--user 4711:0`: group 0 may write the volume; the configuration must be readable.
 # Another part: `docker run .. pushsvc dispatch`, with PUSHSVC_HEALTH_URL=http://127.0.0.1:9464/healthz.

@@ -93,7 +93,7 @@ class PrunedFilter(Struct, frozen=True, omit_defaults=True):
 
 
 Judge: TypeAlias = Callable[[Device], Device | None]
-"""Returns what a device shall become: itself where nothing changes, a changed device, or None to remove it. It must
+"""Returns what becomes of a device: itself where nothing changes, a changed device, or None to remove it. It must
 keep id, platform and token, and may be called more than once."""
 
 

@@ -209,7 +209,7 @@ def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[
         elif not usable and stored is None:
             yield CheckFinding(part, "ok", "no API key in the configuration; the store was not asked", makes)
         elif not usable:
-            yield CheckFinding(part, "warning", "no API key: nobody can push", makes)
+            yield CheckFinding(part, "warning", "no API key: no caller can push", makes)
 
 
 async def _durable(store: Store, settings: Settings) -> CheckFinding:

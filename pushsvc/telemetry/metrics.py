@@ -75,7 +75,7 @@ LIVE_DUPLICATES = Counter(
 )
 LIVE_MISSING = Counter(
     "pushsvc_live_missing_total",
-    "Deliveries of which a device that came back was told that they left its stream before it had them.",
+    "Deliveries that had left the stream before their device came back for them.",
     ["app"],
 )
 LIVE_RECOVERIES = Counter(

@@ -13,6 +13,7 @@ BENCHES = (
     "durability",
     "volume",
     "memory",
+    "sizes",
     "lanes",
     "replay",
     "registry",

@@ -217,7 +217,7 @@ def test_renew_drains_the_old_and_uses_the_new(tmp_path: Path) -> None:
                 old = list(server.peers)
                 mine.pool.renew()
                 assert mine.pool.room == 0
-                assert "connecting anew" in mine.pool.trouble
+                assert "connections are being renewed" in mine.pool.trouble
                 assert statuses(await mine.send("a", "b", "c")) == {200: 3}
                 assert sum(len(peer.requests) for peer in old) == 4
                 for peer in old:

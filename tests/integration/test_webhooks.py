@@ -488,7 +488,7 @@ def test_commands_that_call_and_that_look(valkey: Server, tmp_path: Path, capsys
         rows = [row for row in json.loads(out)["findings"] if row["part"] == "apps.shop.webhook"]
         assert [(row["level"], row["what"]) for row in rows] == [
             ("ok", "127.0.0.1 leads to 127.0.0.1"),
-            ("warning", "http:// shows device tokens to everybody on the way"),
+            ("warning", "http:// shows device tokens to every network on the way"),
         ]
         rig.config.write_text(CONFIG.format(url=valkey.url, folder=tmp_path, metrics=0))
         code, out = await rig.command("webhooks", "resume", "--app", "shop")

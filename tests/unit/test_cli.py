@@ -419,7 +419,7 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
     [
         ([], 1, [("ok", "1 API key in the store")]),
         ([], 2, [("ok", "2 API keys in the store")]),
-        ([], 0, [("warning", "no API key: nobody can push")]),
+        ([], 0, [("warning", "no API key: no caller can push")]),
         ([], None, [("ok", "no API key in the configuration; the store was not asked")]),
         (["a" * 64], None, []),
         (["a" * 64], 0, []),
@@ -428,7 +428,7 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
             0,
             [
                 ("warning", "the configuration contains the key of the example"),
-                ("warning", "no API key: nobody can push"),
+                ("warning", "no API key: no caller can push"),
             ],
         ),
     ],

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from pathlib import Path
 
 from pushsvc import __version__, cli, providers
 from pushsvc.model.routing import CARRIERS
 
-ROOT = Path(__file__).parents[2]
+from ..pages import ROOT, tables
+
 PAGE = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
 CHANGELOG = (ROOT / ".github" / "CHANGELOG.md").read_text(encoding="utf-8")
 
@@ -59,7 +59,7 @@ def test_each_command_is_a_module_of_its_name_or_one_that_the_table_names() -> N
 
 
 def test_the_glossary_is_short_and_each_term_is_in_the_code() -> None:
-    rows = [line.strip("| ").split(" | ") for line in _section("Glossary").splitlines() if line.startswith("| ")][1:]
+    rows = tables()["term"]
     terms = [term for term, _, _ in rows]
     assert len(terms) == len(set(terms)) <= 40
     for term, _, code in rows:

@@ -1,4 +1,4 @@
-"""Docstrings and comments are in plain English: the part of that rule which a machine can judge."""
+"""Docstrings, comments, messages and pages are in plain English: the part of that rule which a machine can judge."""
 
 from __future__ import annotations
 
@@ -12,15 +12,28 @@ from typing import Final, NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..pages import ROOT, TEXTS, prose
+
 PACKAGE = ROOT / "pushsvc"
 
 BANNED: Final = re.compile(
     r"\b(mend|mends|mended|mending|deeds?|dice|whom|whoever|manieth|reckon\w*|anew|thus|hence|lest|be it|tells|"
-    r"nobody|somebody|everybody|anybody|of (?:before|then|later)|so many|done with|its own word|for ever)\b",
+    r"nobody|somebody|everybody|anybody|of (?:before|then|later)|so many|done with|its own word|for ever|as ever|shall|"
+    r"thereof|therein|whilst)\b",
     re.IGNORECASE,
 )
 """Words that are archaic, private to the authors, or mean too many things."""
+
+CLIPPED: Final = re.compile(r"\b(told|besides(?=[,.:;])|else it)\b", re.IGNORECASE)
+"""Turns of phrase that make a reader stop, in what people read who do not know the code."""
+
+READ: Final = (
+    *((ROOT / ".github").glob("*.md")),
+    *(ROOT / name for name in ("Makefile", "Dockerfile", ".ci/run")),
+    *(path for path in (ROOT / "config").rglob("*") if path.is_file() and path.suffix != ".json"),
+    *(path for kind in ("*.js", "*.html", "*.css") for path in PACKAGE.rglob(kind) if "vendor" not in path.parts),
+)
+"""Files beside the pages of the guide that people read, with their comments and texts."""
 
 NO_COMMAND: Final = re.compile(
     r"(Whether|Who|What|Whose|Why|Where|When|How|Until|It|Its|So|Of|As|The|An?|All|Each|Every|This|That|These|Those|"
@@ -65,14 +78,15 @@ def _first(text: str) -> str:
 
 
 def _comments(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the comments and the docstrings of a module, those of attributes too, with their lines."""
+    """Yield the comments, the docstrings (those of attributes too) and the messages of a module, with their lines."""
     source = path.read_text(encoding="utf-8")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.lineno, node.value.value
+        # Docstrings and what the service says; a text without a space is a name.
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, node.value
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -92,3 +106,15 @@ def test_docstrings_are_sentences(path: Path) -> None:
 def test_no_archaic_words(path: Path) -> None:
     found = [f"{path.relative_to(ROOT)}:{line}: {m[0]}" for line, text in _comments(path) if (m := BANNED.search(text))]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("place", TEXTS)
+def test_pages_are_in_plain_words(place: str) -> None:
+    text = re.sub(r"`[^`\n]*`", "", prose(TEXTS[place]))
+    assert [m[0] for pattern in (BANNED, CLIPPED) for m in pattern.finditer(text)] == []
+
+
+@pytest.mark.parametrize("path", READ, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_that_people_read_are_in_plain_words(path: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", path.read_text(encoding="utf-8"))
+    assert [m[0] for m in BANNED.finditer(text)] == []

@@ -68,7 +68,7 @@ FAULTS = [
     ("[apps.a.live]\nsecret = '%s '" % ("hunter22" * 4), "apps.a.live.secret: begins or ends with a space or a line break: remove it, and where tokens are signed"),
     ("[apps.a.live]\nsecret = '-----BEGIN PUBLIC KEY-----%s'" % ("hunter22" * 4), "apps.a.live.secret: expected a random text, found a key pair's key: its file is `public_key_file`"),
     (LIVE + "order = 'provider,live'", 'apps.a.live.order: expected one of "live, provider", "provider", "provider, live", "live", found "provider,live"'),
-    (LIVE + "order = 'provider'", 'apps.a.live.order: "provider" reaches nobody: the app has none; add [apps.a.apns] or .fcm'),
+    (LIVE + "order = 'provider'", 'apps.a.live.order: "provider" reaches no device: the app has no provider; add [apps.a.apns] or .fcm'),
     (LIVE + "ack_within = 0", "apps.a.live.ack_within: expected a number greater than 0 and of at most 3,600, found the number 0"),
     (LIVE + "window = 501", "apps.a.live.window: expected a whole number from 1 to 500, found the number 501"),
     (LIVE + "resend = -1", "apps.a.live.resend: expected a whole number from 0 to 10, found the number -1"),
@@ -80,7 +80,7 @@ FAULTS = [
     (LIVE + "[[apps.a.live.rules]]\nwhere = ''\norder = 'live'", "apps.a.live.rules[0].where: column 1: is empty; an example: tags.plan == 'pro' and locale in ('de', 'at')"),
     (LIVE + "[[apps.a.live.rules]]\nwhere = \"platform == 'ios'\"\norder = 'live'", "apps.a.live.rules[0].where: column 13: `platform` is 'apns' or 'fcm' or 'live'"),
     (LIVE + APNS + "[[apps.a.live.rules]]\nwhere = 'model == 1'\norder = 'provider'", "apps.a.live.rules[0].where: column 1: `model` is no field; a tag is written `tags.model`; all fields are platform, user, locale, timezone, app_version, environment, registered, last_seen, tags.NAME"),
-    (LIVE + "[[apps.a.live.rules]]\nwhere = \"user == 'x'\"\norder = 'provider'", 'apps.a.live.rules[0].order: "provider" reaches nobody: the app has none; add [apps.a.apns] or .fcm'),
+    (LIVE + "[[apps.a.live.rules]]\nwhere = \"user == 'x'\"\norder = 'provider'", 'apps.a.live.rules[0].order: "provider" reaches no device: the app has no provider; add [apps.a.apns] or .fcm'),
 ]  # fmt: skip
 
 

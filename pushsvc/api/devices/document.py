@@ -162,16 +162,16 @@ class TopicPage(Struct, frozen=True):
 
 
 class ErasedParts(Struct, frozen=True):
-    """What was erased besides the devices."""
+    """The counts of what was erased, apart from the devices."""
 
-    deliveries: Annotated[int, Meta(description="Taken out of the queue; they end as `cancelled`.")]
+    deliveries: Annotated[int, Meta(description="Deliveries that were taken out of the queue and ended as `cancelled`.")]
     dead_letters: int
-    receipts: Annotated[int, Meta(description="Of tokens that a provider had called dead or suspect.")]
-    events: Annotated[int, Meta(description="Of `GET /v1/feedback`.")]
-    statuses: Annotated[int, Meta(description="Rows of pushes, which stay without saying whose they are.")]
+    receipts: Annotated[int, Meta(description="Receipts of tokens that a provider had called dead or suspect.")]
+    events: Annotated[int, Meta(description="Events of `GET /v1/feedback`.")]
+    statuses: Annotated[int, Meta(description="Rows of pushes, which remain without the id of the device.")]
     suppressions: int
-    quarantined: Annotated[int, Meta(description="Entries that nobody could read, and that held a token or a name.")]
-    pushes: Annotated[int, Meta(description="Pushes of which no delivery was made yet and that named nobody else.")]
+    quarantined: Annotated[int, Meta(description="Entries of a queue that could not be decoded and contain a token or a name of the user.")]
+    pushes: Annotated[int, Meta(description="Pushes that had no delivery yet and named no other user.")]
 
 
 class Erased(Struct, frozen=True):
@@ -179,7 +179,7 @@ class Erased(Struct, frozen=True):
 
     erased: Annotated[int, Meta(description="Devices that were removed.")]
     done: Annotated[
-        bool, Meta(description="Nothing is left. Else it goes on by itself; the same call tells how far it has come.")
+        bool, Meta(description="Whether nothing is left. If false, the erasure continues by itself; repeat the call to see its progress.")
     ]
     removed: ErasedParts
     warnings: Annotated[

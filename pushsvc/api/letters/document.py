@@ -27,18 +27,18 @@ Text = Annotated[str, Meta(min_length=1, max_length=128), Rule(fault=unprintable
 class ReplayDocument(Struct, forbid_unknown_fields=True):
     """Selects the dead letters to send again; a field that is left out does not narrow."""
 
-    push: Annotated[Text | None, Meta(description="Those of one push, by its id.")] = None
+    push: Annotated[Text | None, Meta(description="Only the deliveries of the push with this id.")] = None
     platform: Annotated[Text | None, Meta(examples=["apns", "fcm"])] = None
-    reason: Annotated[Text | None, Meta(description="Those that failed for this reason.")] = None
-    since: Annotated[Instant | None, Meta(description="Those that failed at this instant or later.")] = None
-    until: Annotated[Instant | None, Meta(description="Those that failed before this instant.")] = None
+    reason: Annotated[Text | None, Meta(description="Only deliveries that failed for this reason.")] = None
+    since: Annotated[Instant | None, Meta(description="Only deliveries that failed at this instant or later.")] = None
+    until: Annotated[Instant | None, Meta(description="Only deliveries that failed before this instant.")] = None
     limit: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | Annotated[float, Meta(ge=1, le=MAX_LIMIT)] | None,
         Meta(description="The maximum number of deliveries."),
         Rule(f"a whole number from 1 to {MAX_LIMIT:,}", fault=fraction),
     ] = None
     rate: Annotated[
-        Annotated[float, Meta(ge=MIN_RATE, le=MAX_RATE)] | None, Meta(description="So many deliveries a second.")
+        Annotated[float, Meta(ge=MIN_RATE, le=MAX_RATE)] | None, Meta(description="The number of deliveries a second.")
     ] = None
     dry_run: Annotated[bool | None, Meta(description="Only count them.")] = None
 

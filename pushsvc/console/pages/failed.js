@@ -1,4 +1,4 @@
-// Dead letters: why so many, then which; and the way to send them again.
+// Dead letters by reason, then one by one, and how to send them again.
 
 import { html, useState } from "../vendor/preact-htm.js";
 import { Chart } from "../chart.js";

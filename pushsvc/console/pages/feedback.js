@@ -13,7 +13,7 @@ export default function Feedback() {
   const asked = useDocument("/v1/admin/feedback", {}, { every: 10 });
   return html`<div class="stack"><h1>Feedback</h1><${Asked} of=${asked}>${({ routes, days, complete, receipts }) => html`
     ${receipts > 0 && html`<p>${plural(receipts, "answer waits", "answers wait")} to be judged.</p>`}
-    ${routes.filter((route) => route.frozen).map((route) => html`<div class="note is-slow"><p><${State} of="frozen">${route.route} prunes nothing:<//> <${Prose} text=${route.why} />. Pushes are sent as ever. ${route.waits_for && html`It waits for this: <${Prose} text=${route.waits_for} />.`}</p>
+    ${routes.filter((route) => route.frozen).map((route) => html`<div class="note is-slow"><p><${State} of="frozen">${route.route} prunes nothing:<//> <${Prose} text=${route.why} />. Pushes are still sent. ${route.waits_for && html`Pruning waits for this: <${Prose} text=${route.waits_for} />.`}</p>
       <p>Wrong credentials or the wrong environment make good tokens look dead. Look at one: if its app really is gone, release the route; otherwise keep it frozen and correct the account.</p>
       <div class="row"><${Act} danger title=${`Prune at ${route.route} all the same`} typed=${route.route} text=${`For the time below, devices are pruned though ${percent(route.share.dead)} of the answers call tokens dead and ${percent(route.share.suspect)} call them suspect. Pruned devices can be restored until cleanup removes them.`}
         fields=${[["for", "seconds", "3600"]]} run=${(_, values) => act("POST", "/v1/admin/feedback/release", { route: route.route, for: Number(values.for) || 3600 })} done=${() => "Pruning goes on at the next answer."} changed=${asked.reload}>Release<//></div></div>`)}

@@ -448,7 +448,7 @@ export class LiveClient {
     timer.unref?.(); // In Node it does not keep the process alive.
   }
 
-  /** Tells the SDK what it says at the next connect. */
+  /** Sets the data that the SDK sends at its next connect. */
   #describe() {
     const { seconds, foreground } = this.#heartbeat;
     const data = { heartbeat: seconds, foreground, app_version: this.#options.appVersion };

@@ -178,7 +178,7 @@ class Pool:
             prepare(ssl)
             self._ssl = ssl
         self._epoch += 1
-        self._fault = f"{self._origin}: connecting anew"
+        self._fault = f"{self._origin}: connections are being renewed"
         for connection in self._up.copy():
             connection.retire()
         self._up.clear()

@@ -3,7 +3,7 @@
 A device may acknowledge a delivery that a provider is to carry on, and the dispatcher that has it in memory does not
 learn of it: nearly always it has been sent by then. Where it waits, because its route is held, or paced, or has a
 backlog, it is asked for again when its turn comes. Its lane rests until the answer is there, for one round trip; the
-other lanes go on. Entries stay in their places meanwhile, so that revocations and expiries find them as ever.
+other lanes go on. Entries stay in their places meanwhile, so that revocations and expiries still find them.
 """
 
 from __future__ import annotations

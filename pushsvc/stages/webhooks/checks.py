@@ -20,7 +20,7 @@ async def check(config: WebhookConfig, app: str) -> list[Finding]:
     """Return the findings on one webhook, which never quote its URL's path. Resolves its name, connects to nothing."""
     found = [await _check_host(config, app)]
     if urlsplit(config.url).scheme == "http":
-        found.append(Finding("warning", "http:// shows device tokens to everybody on the way", "use https://"))
+        found.append(Finding("warning", "http:// shows device tokens to every network on the way", "use https://"))
     if config.ca_file:
         try:
             tls_context(config, app)

@@ -1,6 +1,6 @@
 """Computes the changes of devices. Pure: a `Desk` is filled, modified, and read.
 
-Every change of the registry has three steps: read the devices that may be concerned, decide what they shall be, and
+Every change of the registry has three steps: read the devices that may be concerned, decide what becomes of them, and
 write the difference in one atomic step that takes place only if nothing that was read has changed meanwhile. So the
 rules (a token belongs to one device, what is counted, what a tombstone keeps) are defined here once, and the script
 that writes contains none of them: it receives the changes of each index.
@@ -41,7 +41,7 @@ class DeviceChange(Struct, frozen=True):
 
 
 class Desk:
-    """Devices as they were read, and as they shall be."""
+    """Devices as they were read, and as they are to be written."""
 
     def __init__(self, found: Iterable[Kept], addresses: Addresses) -> None:
         self._found = list(found)

@@ -1,0 +1,120 @@
+"""The page `guides/backup.md`, done: a backup that is restored elsewhere has every push, device, letter, key and count."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pushsvc.model.access import ApiKey
+from pushsvc.model.delivery import Retry, Unavailable
+from pushsvc.model.devices import ByTopic, Device
+from pushsvc.ports.letters import DeadFilter
+from pushsvc.store import open_store
+from pushsvc.store.server.embedded import open_embedded
+
+from ..pages import PAGES, blocks
+from .servers import KINDS, Kind, ask, running_server, wait_until
+from .test_store_kit import NOW, all_of, make_push, settlement, take_all
+from .test_store_replay import fail_all
+
+LATER = NOW + 60_000_000
+DEVICES = [Device(id=f"d{n}", platform="apns", token=f"{n:064x}", user=f"u{n % 7}") for n in range(50)]
+EMBEDDED, OWN, RESTORE = blocks("sh", PAGES["guides/backup.md"])
+
+
+async def fill(url: str) -> None:
+    """Put something of every kind into a store."""
+    async with open_store(url) as store:
+        await store.keys.add(ApiKey("web", "shop", "a" * 64, ("push",), NOW))
+        await store.registry.put_many("shop", DEVICES)
+        for device in DEVICES[:20]:
+            await store.registry.subscribe("shop", "news", device.id)
+        await store.suppressions.add("shop", [("apns", "dead", LATER)])
+        await fail_all(store, make_push("failed", 5))
+        await store.pushes.accept(make_push("sent", 4))
+        for taken in await take_all(store):
+            await store.queue.settle("shop", *all_of(taken))
+        await store.pushes.accept(make_push("retried", 3))
+        again, away = Retry(LATER, 2), Unavailable(status=503)
+        for taken in await take_all(store):
+            results = [settlement(taken.chunk, target.index, again, away) for target in taken.chunk.targets]
+            await store.queue.settle("shop", results, [taken.ref])
+        await store.pushes.accept(make_push("scheduled", 6, send_at=LATER))
+        await store.pushes.accept(make_push("queued", 1000))
+
+
+async def seen(url: str) -> dict[str, Any]:
+    """Return what a store shows, by the calls of the service."""
+    async with open_store(url) as store:
+        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+        pushes = [("shop", name) for name in ("failed", "sent", "retried", "scheduled", "queued")]
+        return {
+            "figures": msgspec.structs.replace(figures, oldest={}),  # the only one that grows with time
+            "statuses": await store.pushes.statuses(pushes),
+            "keys": await store.keys.all(),
+            "devices": (await store.registry.scan("shop", after="", limit=100)).devices,
+            "topic": await store.registry.members("shop", ByTopic(topic="news"), after="", limit=100),
+            "users": [device.id for device in await store.registry.of_user("shop", "u3")],
+            "letters": await store.dead.page("shop", DeadFilter(), cursor="", limit=100),
+            "dead": await store.suppressions.known("shop", [("apns", "dead")]),
+        }
+
+
+async def sent(url: str) -> int:
+    """Send what is queued, as a dispatcher does, and return how many deliveries that were."""
+    async with open_store(url) as store:
+        entries = await take_all(store)
+        for taken in entries:
+            await store.queue.settle("shop", *all_of(taken))
+        status = await store.pushes.status("shop", "queued")
+        assert status is not None
+        assert (status.counts.queued, status.counts.sent) == (0, 1000)
+        return sum(len(taken.chunk.targets) for taken in entries)
+
+
+def check(before: dict[str, Any], url: str) -> None:
+    """See that a restored store shows the same as the first, and goes on from there."""
+    figures = before["figures"]
+    assert (figures.total_pending, figures.scheduled, figures.dead_letters) == (1003, 6, 5)
+    assert asyncio.run(seen(url)) == before
+    assert asyncio.run(sent(url)) == 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_snapshot_is_restored_into_another_server(kind: Kind, tmp_path: Path) -> None:
+    append = ("--appendonly", "yes", "--appendfsync", "always")
+    with running_server(kind, options=append) as server:
+        asyncio.run(fill(server.url))
+        before = asyncio.run(seen(server.url))
+        assert "redis-cli BGSAVE" in OWN
+        server.command("BGSAVE")
+        wait_until(lambda: (server.folder / "dump.rdb").exists())
+        shutil.copy(server.folder / "dump.rdb", tmp_path)
+    assert "--appendonly no" in RESTORE
+    assert "CONFIG SET appendonly yes" in RESTORE
+    with running_server(kind, options=("--appendonly", "no"), folder=tmp_path) as server:
+        assert server.command("CONFIG SET appendonly yes").startswith(b"+OK")
+        wait_until(lambda: b"aof_rewrite_in_progress:0" in server.command("INFO persistence"))
+        wait_until(lambda: any((tmp_path / "appendonlydir").glob("*.manifest")))
+    with running_server(kind, options=append, folder=tmp_path) as server:
+        check(before, server.url)
+
+
+def test_the_folder_of_the_embedded_store_is_copied_while_it_runs(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    socket = first / "store.sock"
+    with open_embedded(first, fsync="always") as url:
+        asyncio.run(fill(url))
+        before = asyncio.run(seen(url))
+        for command in ("CONFIG SET auto-aof-rewrite-percentage 0", "CONFIG SET auto-aof-rewrite-percentage 100"):
+            assert command in EMBEDDED
+            assert ask(socket, command).startswith(b"+OK")
+            if command.endswith(" 0"):
+                shutil.copytree(first / "appendonlydir", second / "appendonlydir")
+    with open_embedded(second) as url:
+        check(before, url)
