@@ -41,7 +41,7 @@ export async function call(method, path, { body, count, key, headers = {}, signa
   if (answer.ok) return document;
   if (answer.status === 401 && !key) listeners.forEach((listener) => listener());
   throw new Problem({
-    ...(document ?? { title: `Status ${answer.status}`, detail: `The answer is not from the API: status ${answer.status}. Look at the proxy before it.` }),
+    ...(document ?? { title: `Status ${answer.status}`, detail: `The answer is not from the API: status ${answer.status}. Look at the proxy in front of it.` }),
     status: answer.status,
     request: answer.headers.get("X-Request-Id"),
     retryAfter: answer.headers.get("Retry-After"),

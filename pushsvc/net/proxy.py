@@ -37,7 +37,7 @@ class Proxy(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """For people to read."""
+        """The proxy as a text for people, without its password."""
         return f"proxy {f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def __repr__(self) -> str:

@@ -45,7 +45,7 @@ class DeadGroup(Struct, frozen=True):
     first_at: int
     last_at: int
     sample: list[DeadRow]
-    """Up to three of them."""
+    """Up to three dead letters of the group."""
 
 
 class ReplaySpec(Struct, frozen=True, omit_defaults=True):
@@ -85,7 +85,7 @@ class DeadLetters(Protocol):
     async def count(self, app: str, which: DeadFilter) -> int: ...
 
     async def groups(self, app: str, which: DeadFilter) -> tuple[list[DeadGroup], bool]:
-        """Return dead letters by platform and reason, those that are most first, and whether all were examined: a call
+        """Return dead letters by platform and reason, the largest group first, and whether all were examined: a call
         has a bound."""
         ...
 

@@ -18,11 +18,11 @@ _WAY: Final[dict[str, Explained]] = {
         Explained("The connection to the provider broke before its answer.", "Replay when the route sends again."),
     ),
     "response_too_large": Explained(
-        "The answer was too large to be one of the provider's.", "Look at the proxy before it, then replay."
+        "The answer was too large to come from the provider.", "Look at the proxy in front of it, then replay."
     ),
 }
 _BUSY: Final = Explained(
-    "The provider could not take it for as long as there were attempts.", "Replay when the route sends again."
+    "The provider could not accept it in any of the attempts.", "Replay when the route sends again."
 )
 _REFUSED: Final = Explained("The provider refuses this push.", "Correct what the reason names, then replay.")
 UNEXPLAINED: Final = Explained("The delivery was given up.", "Look at the push, then replay.")

@@ -35,8 +35,8 @@ def reached(push: Push, audience: Audience) -> Predicate:
 
 
 def is_served(device: Device, path_of: PathOf) -> bool:
-    """Return whether the push reaches a device that the registry found, by its path: of a tombstone that lives on the
-    provider is out, and only the live channel is left."""
+    """Return whether the push reaches a device that the registry found. An active device is always reached. A tombstone
+    whose app is still running is reached by the live channel alone, so its path must contain that channel."""
     return device.state == "active" or carries(path_of(device))
 
 

@@ -71,7 +71,7 @@ class Freeze(Struct, frozen=True):
 
     @property
     def why(self) -> str:
-        """For people."""
+        """The reason as a text for people, with the counts."""
         return f"{self.count:,} of {self.answers:,} answers within {self.seconds} s were `{self.cause}`"
 
 

@@ -33,7 +33,8 @@ def interval_of(rate: Rate) -> int:
 
 
 class Decision(Struct, frozen=True):
-    """`wait` 0 is now, and counted."""
+    """The answer to one push: with `wait` 0 it may go now and is counted; otherwise it must wait that number of
+    microseconds. `tat` is the bucket's new theoretical arrival time."""
 
     tat: int
     wait: int

@@ -1,4 +1,4 @@
-"""Decides what a sign of life makes of a device. Pure; the clock is an argument.
+"""Decides how a sign of life changes a device. Pure; the clock is an argument.
 
 Signs of life are registrations, connects and ends of connections in the live channel, and calls with a device's token.
 

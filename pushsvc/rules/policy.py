@@ -174,8 +174,8 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
 
 
 def left_out(chunk: Chunk, end: End, reason: str, now: int) -> Verdict:
-    """Return the verdict on a delivery that is not sent at this channel. Where only the token is out, the next channel
-    carries it on, which needs none."""
+    """Return the verdict on a delivery that must not be sent by this channel. If only its token is bad and the next
+    channel needs no token, that channel takes over; otherwise the delivery ends."""
     if chunk.fallbacks and chunk.fallbacks[0].channel in CARRIERS and reason in (PRUNED, "suppressed"):
         return _go_on(chunk, now, 0.0)
     return Ended(end)

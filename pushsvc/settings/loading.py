@@ -242,7 +242,9 @@ def _check_orders(apps: Mapping[str, AppSettings], platforms: Collection[str], f
         orders |= {f"{path}.rules[{index}].order": rule.order for index, rule in enumerate(app.live.rules)}
         for place, order in orders.items():
             if order == "provider" and not app.providers:
-                faults(place, f'"provider" reaches no device: the app has no provider; add [apps.{app.name}.apns] or .fcm')
+                faults(
+                    place, f'"provider" reaches no device: the app has no provider; add [apps.{app.name}.apns] or .fcm'
+                )
 
 
 def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:

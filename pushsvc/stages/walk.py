@@ -19,22 +19,22 @@ NAP: Final = 0.1
 
 
 class Stepped(Protocol):
-    """What one step of a leg has come to."""
+    """The result of one step of a leg."""
 
     @property
     def cursor(self) -> str | None:
-        """Where the next step begins; None: the leg is over."""
+        """The cursor at which the next step begins, or None if the leg is over."""
 
     @property
     def wait(self) -> float:
-        """Seconds until there may be more to do, at least."""
+        """The least number of seconds until there may be more to do."""
 
 
 S = TypeVar("S", bound=Stepped)
 
 
 class Leg(Struct, Generic[S], frozen=True):
-    """One way through the store, from cursor to cursor; the first step is given an empty one."""
+    """One part of a walk: steps from cursor to cursor through the store. The first step gets an empty cursor."""
 
     name: str
     """Unique within a walk; without a space at its end."""
@@ -49,12 +49,12 @@ async def walk(
     stopping: Callable[[], bool],
     after: Callable[[str, S, str], Awaitable[None]],
 ) -> str | None:
-    """Take the steps of one leg after the other, from `place` on, until all are taken or it is `stopping`.
+    """Take the steps of all legs, one leg after the other, from `place` on, until none is left or `stopping()` is true.
 
-    `share` is the part of the time in which it works, from above 0 to 1. `after` is called with the leg's name, what
-    each step has come to, and the place at which the walk goes on. Returns that place when it was told to stop, or
-    None when it is over. A place in a leg that there is no more is the beginning of the walk, and one that the step
-    cannot read is the beginning of its leg.
+    `share` is the fraction of the time that the steps may use, above 0 and up to 1. After each step, `after` is called
+    with the name of the leg, the result of the step, and the place from which the walk would continue. Returns that
+    place if the walk was stopped, or None if it is complete. A place in a leg that no longer exists means the beginning
+    of the walk, and a cursor that a step cannot read means the beginning of its leg.
     """
     names = [leg.name for leg in legs]
     name, _, cursor = place.partition("\n")

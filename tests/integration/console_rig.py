@@ -346,7 +346,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                     "first_at": ago(9000),
                     "last_at": ago(600),
                     "status": 429,
-                    "meaning": "The project, or one device, was sent more than Google takes.",
+                    "meaning": "The project, or one device, was sent more messages than Google accepts.",
                     "remedy": "Lower the rate, or ask Google for more; then replay.",
                     "sample": [_letter(1)],
                 },

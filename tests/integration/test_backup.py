@@ -1,4 +1,4 @@
-"""The page `guides/backup.md`, done: a backup that is restored elsewhere has every push, device, letter, key and count."""
+"""The page `guides/backup.md`, done: a restored backup has every push, device, dead letter, key and count."""
 
 from __future__ import annotations
 

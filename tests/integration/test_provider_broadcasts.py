@@ -133,7 +133,7 @@ def test_nobody_listens_there(tmp_path: Path) -> None:
             credentials = simulator.write_credentials(tmp_path)
             config = config_of(simulator, credentials, channels_endpoint="https://127.0.0.1:1")
             async with open_channels(config, request_timeout=0.5) as channels:
-                with pytest.raises(Unavailable, match=r"out of reach: 127\.0\.0\.1:1: connection refused"):
+                with pytest.raises(Unavailable, match=r"cannot be reached: 127\.0\.0\.1:1: connection refused"):
                     await channels.all()
 
     asyncio.run(main())

@@ -188,10 +188,10 @@ def test_a_good_answer_that_cannot_be_read_is_none(config: Config, answer: Respo
 
 def test_no_answer_says_whether_it_may_have_been_done(config: Config) -> None:
     async def scene(it: Opened) -> None:
-        with pytest.raises(Unavailable, match=r"no answer \(timeout\); it may have done what was asked"):
+        with pytest.raises(Unavailable, match=r"no answer \(timeout\); the request may have been carried out"):
             await it.answer(it.channels.create("none"), Failure("timeout", True))
         it.pool.trouble = "host:2196: connection refused"
-        with pytest.raises(Unavailable, match=r"out of reach: host:2196: connection refused\."):
+        with pytest.raises(Unavailable, match=r"cannot be reached: host:2196: connection refused\."):
             await it.answer(it.channels.all(), Failure("unreachable", False))
 
     run(config, scene)

@@ -273,7 +273,7 @@ def test_a_key_file_that_is_called_as_another_key_is_pointed_out(tmp_path: Path)
     named.write_bytes(Path(path).read_bytes())
     named.chmod(0o600)
     reported = found(Config(**{**KEY, "key_file": str(named)}))
-    assert [(each.level, "the file is called as the key ZZZZ123456" in each.what) for each in reported] == [
+    assert [(each.level, "the file name says key ZZZZ123456" in each.what) for each in reported] == [
         ("ok", False),
         ("warning", True),
     ]

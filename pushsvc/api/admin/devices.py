@@ -38,7 +38,7 @@ class DeviceLive(Struct, frozen=True):
     online: bool
     unacked: int
     unread: int
-    connected_at: Annotated[Time | UnsetType, Meta(description="Only while it is online.")] = UNSET
+    connected_at: Annotated[Time | UnsetType, Meta(description="Present only while the device is online.")] = UNSET
 
 
 class AdminDevice(Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class AdminDevice(Struct, frozen=True, kw_only=True):
     id: str
     platform: str
     kind: str
-    token_hash: Annotated[str, Meta(description="As rows of deliveries and logs show it.")]
+    token_hash: Annotated[str, Meta(description="The hash of the token, as in rows of deliveries and in logs.")]
     token_end: Annotated[str, Meta(description="The last four characters of the token.")]
     user: str | None
     tags: dict[str, TagValue]
@@ -65,7 +65,7 @@ class AdminDevice(Struct, frozen=True, kw_only=True):
     suppressed: Annotated[
         bool | UnsetType, Meta(description="Whether nothing is sent to its token. Not in lists of devices.")
     ] = UNSET
-    live: Annotated[DeviceLive | None, Meta(description="Null where the app has no live channel.")] = None
+    live: Annotated[DeviceLive | None, Meta(description="Null if the app has no live channel.")] = None
 
 
 class AdminDevicePage(Struct, frozen=True):

@@ -91,8 +91,12 @@ class KeyDocument(Struct, forbid_unknown_fields=True):
 class SpanDocument(Struct, forbid_unknown_fields=True):
     """Selects batches of events by when their last event was recorded; a field that is left out does not narrow."""
 
-    since: Annotated[Instant | None, Meta(description="At this instant or later.")] = None
-    until: Annotated[Instant | None, Meta(description="Before this instant.")] = None
+    since: Annotated[
+        Instant | None, Meta(description="Only batches whose last event was recorded at this instant or later.")
+    ] = None
+    until: Annotated[
+        Instant | None, Meta(description="Only batches whose last event was recorded before this instant.")
+    ] = None
     dry_run: Annotated[bool | None, Meta(description="Only count them.")] = None
 
 
@@ -112,12 +116,12 @@ class FailedGroup(Struct, frozen=True):
     last_at: Time
     status: Annotated[int, Meta(description="The provider's status of the first in the sample; 0 without an answer.")]
     meaning: Annotated[str, Meta(description="What the reason means.")]
-    remedy: Annotated[str, Meta(description="What to do about it.")]
-    sample: Annotated[list[DeadLetter], Meta(description="Up to three of them.")]
+    remedy: Annotated[str, Meta(description="What to do about the reason.")]
+    sample: Annotated[list[DeadLetter], Meta(description="Up to three dead letters of the group.")]
 
 
 class FailedGroups(Struct, frozen=True):
-    """Dead letters by platform and reason, those that are most first."""
+    """Dead letters by platform and reason, the largest group first."""
 
     groups: list[FailedGroup]
     total: int

@@ -231,7 +231,7 @@ CALLS: Final = (
         "/v1/admin/failed",
         get_failed_groups,
         "Count dead letters by platform and reason.",
-        Answer(200, "The groups, those that are most first.", FailedGroups),
+        Answer(200, "The groups, the largest first.", FailedGroups),
         params=(
             QueryParam("platform", "Only those of this platform."),
             QueryParam("since", "Only those that failed at this instant (RFC 3339) or later."),
@@ -251,7 +251,7 @@ CALLS: Final = (
         "POST",
         "/v1/admin/feedback/release",
         Document(ReleaseDocument, lambda body, _: read_document(body, ReleaseDocument), release_route),
-        "Let a route prune for a while though too many of its answers are bad.",
+        "Let a route prune for a while, although too many of its answers are bad.",
         Answer(200, "The guards.", FeedbackState),
         raises=(NotFound,),
     ),
@@ -279,7 +279,7 @@ CALLS: Final = (
         "/v1/admin/devices/count",
         count_devices,
         "Count the active devices for which an expression is true.",
-        Answer(200, "The number, as far as 2 seconds suffice.", DeviceCount),
+        Answer(200, "The number of devices that were counted within 2 seconds.", DeviceCount),
         params=(_WHERE,),
     ),
     _call(

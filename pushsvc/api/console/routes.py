@@ -81,7 +81,7 @@ CALLS: Final = (
         "GET",
         "/console/stream",
         get_stream,
-        "Get the figures of the app, again and again.",
+        "Get a continuous stream of the figures of the app.",
         Answer(200, "The figures, as server-sent events.", media="text/event-stream"),
     ),
     _file(

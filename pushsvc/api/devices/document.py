@@ -66,7 +66,9 @@ class DeviceDocument(Struct, forbid_unknown_fields=True):
     """A device as its app registers it. Only `platform` and the address that its platform gave it are needed."""
 
     platform: PlatformName
-    user: Annotated[Name | None, Meta(description=f"Whose it is. A user has up to {MOST_OF_USER:,} devices.")] = None
+    user: Annotated[
+        Name | None, Meta(description=f"The user of the device. A user has up to {MOST_OF_USER:,} devices.")
+    ] = None
     tags: Annotated[
         Annotated[dict[TagName, Tag], Meta(max_length=MAX_TAGS), Rule(fault=_tags_fault)] | None,
         Meta(
@@ -78,7 +80,8 @@ class DeviceDocument(Struct, forbid_unknown_fields=True):
     timezone: Annotated[Short | None, Meta(examples=["Europe/Vienna"])] = None
     app_version: Annotated[Short | None, Meta(examples=["3.2.0"])] = None
     environment: Annotated[
-        Literal["production", "sandbox"] | None, Meta(description="Of APNs. Default: `production`.")
+        Literal["production", "sandbox"] | None,
+        Meta(description="The environment of APNs that the token belongs to. Default: `production`."),
     ] = None
 
 
@@ -93,19 +96,20 @@ class RegisteredDevice(Struct, frozen=True):
     timezone: str | None
     app_version: str | None
     environment: Literal["production", "sandbox"]
-    registered_at: Annotated[Time, Meta(description="When this token was registered last.")]
+    registered_at: Annotated[Time, Meta(description="When this token was last registered.")]
     last_seen_at: Time
     topics: tuple[str, ...]
     state: Annotated[
         Literal["active", "pruned"],
         Meta(
-            description="A pruned device is sent nothing, except by the live channel while its app uses that; it comes "
-            "back when it registers again, or is restored."
+            description="Nothing is sent to a pruned device, except over the live channel while its app uses it. It "
+            "becomes active again when it registers or is restored."
         ),
     ]
     pruned_at: Time | UnsetType = UNSET
     pruned_for: Annotated[
-        str | UnsetType, Meta(description="The provider's word for which it was pruned, or ours in lower case.")
+        str | UnsetType,
+        Meta(description="The reason for the prune: the provider's, or one of pushsvc in lower case."),
     ] = UNSET
     online: Annotated[
         bool | UnsetType,
@@ -164,13 +168,17 @@ class TopicPage(Struct, frozen=True):
 class ErasedParts(Struct, frozen=True):
     """The counts of what was erased, apart from the devices."""
 
-    deliveries: Annotated[int, Meta(description="Deliveries that were taken out of the queue and ended as `cancelled`.")]
+    deliveries: Annotated[
+        int, Meta(description="Deliveries that were taken out of the queue and ended as `cancelled`.")
+    ]
     dead_letters: int
     receipts: Annotated[int, Meta(description="Receipts of tokens that a provider had called dead or suspect.")]
     events: Annotated[int, Meta(description="Events of `GET /v1/feedback`.")]
     statuses: Annotated[int, Meta(description="Rows of pushes, which remain without the id of the device.")]
     suppressions: int
-    quarantined: Annotated[int, Meta(description="Entries of a queue that could not be decoded and contain a token or a name of the user.")]
+    quarantined: Annotated[
+        int, Meta(description="Entries of a queue that could not be decoded and contain a token or a name of the user.")
+    ]
     pushes: Annotated[int, Meta(description="Pushes that had no delivery yet and named no other user.")]
 
 
@@ -179,7 +187,10 @@ class Erased(Struct, frozen=True):
 
     erased: Annotated[int, Meta(description="Devices that were removed.")]
     done: Annotated[
-        bool, Meta(description="Whether nothing is left. If false, the erasure continues by itself; repeat the call to see its progress.")
+        bool,
+        Meta(
+            description="Whether nothing is left. If not, it continues by itself; repeat the call to see the progress."
+        ),
     ]
     removed: ErasedParts
     warnings: Annotated[

@@ -51,7 +51,7 @@ class DeadLetter(Struct, frozen=True):
     platform: str
     device_id: str | None
     token_hash: str
-    reason: Annotated[str, Meta(description="The provider's own word, or ours in lower case.")]
+    reason: Annotated[str, Meta(description="The provider's reason, or one of pushsvc in lower case.")]
     status: Annotated[int, Meta(description="The provider's HTTP status; 0 when there was no answer.")]
     attempts: int
     at: Time
@@ -81,7 +81,7 @@ class Replay(Struct, frozen=True):
     updated_at: Time
     matched: int
     moved: int
-    skipped: Annotated[int, Meta(description="Of pushes that were cancelled, or of which nothing is known any more.")]
+    skipped: Annotated[int, Meta(description="Dead letters whose push was cancelled, or is no longer known.")]
     error: str
 
 

@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
             elif setting == frames.MAX_FRAME_SIZE:
                 self.streams.outflow.set_largest(value)
             elif setting == frames.ENABLE_PUSH and value:
-                raise ConnectionFault(frames.PROTOCOL_ERROR, "a server that wants to be pushed to")
+                raise ConnectionFault(frames.PROTOCOL_ERROR, "a SETTINGS frame in which a server enables push")
         self.streams.out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))
         _finish(self.ready)
 
@@ -316,7 +316,7 @@ class Connection(asyncio.Protocol):
         if self._control > MAX_CONTROL:
             now = self._clock()
             if now - self._control_since < CONTROL_SPAN:
-                raise ConnectionFault(frames.ENHANCE_YOUR_CALM, f"{MAX_CONTROL} frames to no purpose")
+                raise ConnectionFault(frames.ENHANCE_YOUR_CALM, f"{MAX_CONTROL} control frames without effect")
             self._control, self._control_since = 0, now
 
     def _complain(self, error: Exception) -> None:

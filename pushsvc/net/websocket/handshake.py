@@ -48,11 +48,15 @@ def accept(method: str, headers: Mapping[str, str], subprotocols: Sequence[str] 
     `headers` have lower-case names, and the values of a repeated one joined by commas. Raises `HandshakeRefused`.
     """
     if "websocket" not in _words(headers.get("upgrade", "")) or "upgrade" not in _words(headers.get("connection", "")):
-        raise HandshakeRefused(426, "Here a WebSocket is opened.", {"Upgrade": "websocket", "Connection": "Upgrade"})
+        raise HandshakeRefused(
+            426, "This path is for WebSocket connections.", {"Upgrade": "websocket", "Connection": "Upgrade"}
+        )
     if method != "GET":
-        raise HandshakeRefused(405, "A WebSocket is opened with GET.", {"Allow": "GET"})
+        raise HandshakeRefused(405, "Open a WebSocket with GET.", {"Allow": "GET"})
     if headers.get("sec-websocket-version") != _VERSION:
-        raise HandshakeRefused(426, f"Only version {_VERSION} is spoken.", {"Sec-WebSocket-Version": _VERSION})
+        raise HandshakeRefused(
+            426, f"Only version {_VERSION} of WebSocket is supported.", {"Sec-WebSocket-Version": _VERSION}
+        )
     key = headers.get("sec-websocket-key", "")
     if not _is_key(key):
         raise HandshakeRefused(400, "Sec-WebSocket-Key is not the base64 of 16 bytes.")

@@ -146,8 +146,8 @@ class ApnsChannels:
 
     def _silence(self, failure: Failure) -> Unavailable:
         why = self._pool.trouble or f"no answer ({failure.reason})"
-        done = "; it may have done what was asked" if failure.maybe_sent else ""
-        return Unavailable(f"APNs' channel management is out of reach: {why}{done}.", retry_after=1)
+        done = "; the request may have been carried out" if failure.maybe_sent else ""
+        return Unavailable(f"The channel management of APNs cannot be reached: {why}{done}.", retry_after=1)
 
 
 def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:

@@ -50,7 +50,7 @@ def _check_key(config: Config) -> list[Finding]:
     found = [Finding("ok", f"{config.key_file} is a P-256 key; token keys do not expire")]
     named = _KEY_FILE.fullmatch(Path(config.key_file).name)
     if named and named[1] != config.key_id:
-        text = f"the file is called as the key {named[1]}, `key_id` is {config.key_id!r}: APNs would refuse the token"
+        text = f"the file name says key {named[1]}, but `key_id` is {config.key_id!r}: APNs would refuse the token"
         found.append(Finding("warning", text, "correct `key_id`, or name the file of that key"))
     for name in ("key_id", "team_id"):
         if len(getattr(config, name)) != 10:

@@ -44,7 +44,9 @@ _EXPLAINED: Final[dict[str, Explained]] = {
     ),
     "Unregistered": Explained("The token is no longer valid for the topic that the push names.", _TOPIC),
     "ExpiredToken": Explained("The token has expired.", "The app registers a new one at its next start."),
-    "PayloadTooLarge": Explained("The payload is larger than Apple takes.", "Send less: 4,096 bytes, 5,120 for VoIP."),
+    "PayloadTooLarge": Explained(
+        "The payload is larger than Apple accepts.", "Send less: 4,096 bytes, 5,120 for VoIP."
+    ),
     "PayloadEmpty": Explained("The payload is empty.", "Give the push a `notification` or `data`."),
     "BadMessageId": Explained("`apns-id` is not a UUID.", "Leave `apns-id` out of the overrides."),
     "BadCollapseId": Explained("`apns-collapse-id` is longer than 64 bytes.", "Shorten `collapse`."),
@@ -54,9 +56,9 @@ _EXPLAINED: Final[dict[str, Explained]] = {
     "MissingPushType": Explained("The push has no `apns-push-type`.", _FIELD),
     "BadChannelId": Explained("Apple cannot read the id of the broadcast channel.", "Correct the id of the channel."),
     "MissingChannelId": Explained("The push names no broadcast channel.", "Name the channel that it is for."),
-    "TooManyRequests": Explained("One device was sent more than Apple takes.", "Send less to it, then replay."),
-    "InternalServerError": Explained("Apple had a fault of its own.", _LATER),
-    "ServiceUnavailable": Explained("Apple was not able to take pushes.", _LATER),
+    "TooManyRequests": Explained("Too many pushes were sent to one device.", "Send less to it, then replay."),
+    "InternalServerError": Explained("Apple had an internal error.", _LATER),
+    "ServiceUnavailable": Explained("Apple could not accept pushes.", _LATER),
 }
 
 

@@ -159,7 +159,9 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def _unforeseen(error: Exception) -> TokenRefusedError:
-    return TokenRefusedError(f"the access token cannot be had: {type(error).__name__}", reason="no_token", final=False)
+    return TokenRefusedError(
+        f"no access token could be obtained: {type(error).__name__}", reason="no_token", final=False
+    )
 
 
 class AccessToken:

@@ -40,16 +40,16 @@ _EXPLAINED: Final[dict[str, Explained]] = {
         "Firebase cannot reach APNs for this project.", "Give the APNs key to Firebase, or send to APNs directly."
     ),
     "QUOTA_EXCEEDED": Explained(
-        "The project, or one device, was sent more than Google takes.",
+        "The project, or one device, was sent more messages than Google accepts.",
         "Lower the rate, or ask Google for more; then replay.",
     ),
     "RESOURCE_EXHAUSTED": Explained(
-        "The project, or one device, was sent more than Google takes.",
+        "The project, or one device, was sent more messages than Google accepts.",
         "Lower the rate, or ask Google for more; then replay.",
     ),
     "UNSPECIFIED_ERROR": Explained("Google names no cause.", "Replay one of them; if it fails again, ask Firebase."),
-    "UNAVAILABLE": Explained("Google was not able to take messages.", _LATER),
-    "INTERNAL": Explained("Google had a fault of its own.", _LATER),
+    "UNAVAILABLE": Explained("Google could not accept messages.", _LATER),
+    "INTERNAL": Explained("Google had an internal error.", _LATER),
     "DEADLINE_EXCEEDED": Explained("Google did not finish in time.", _LATER),
 }
 

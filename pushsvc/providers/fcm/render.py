@@ -359,9 +359,7 @@ def _check_nulls(own: dict[str, Any], rendered: dict[str, Any], faults: list[Fau
     for names in _DATA if rendered else _MAPS:
         known = _within(rendered, *names)
         faults.extend(
-            Fault(
-                ".".join(("overrides.fcm", *names, key)), "must be a string; null only takes away what pushsvc renders"
-            )
+            Fault(".".join(("overrides.fcm", *names, key)), "must be a string; null only removes what pushsvc renders")
             for key, value in _within(own, *names).items()
             if value is None and key not in known
         )

@@ -235,7 +235,7 @@ class LiveProvider:
         return found
 
     def _fails(self, why: str) -> None:
-        self.trouble = f"{STREAMS}cannot be written ({why}): what has another channel goes on there, the rest waits"
+        self.trouble = f"{STREAMS}cannot be written ({why}): deliveries with another channel use that, the rest wait"
         self._failed_at, self._works_again = self._loop.time(), False
         self._kept.clear()
 

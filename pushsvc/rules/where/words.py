@@ -27,7 +27,7 @@ class WhereFault(Struct, frozen=True):
 
 
 class WhereError(ValueError):
-    """The text is no expression, or means nothing. Every fault that could be found, in order."""
+    """The text is not a valid expression. It has every fault that could be found, in the order of their columns."""
 
     def __init__(self, faults: Sequence[WhereFault]) -> None:
         self.faults = tuple(sorted(faults, key=lambda fault: fault.column))

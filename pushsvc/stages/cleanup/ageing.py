@@ -35,8 +35,8 @@ class Ages(Struct, frozen=True):
 
 
 def revise(device: Device, now: int, ages: Ages, *, online: bool = False) -> Device | None:
-    """Return the same device where nothing is to be done, else a tombstone in its place, or None to remove it. A device
-    that is online is neither: it was seen now. `now` is in Unix ms."""
+    """Return what a cleanup makes of a device: the same device if it stays, a tombstone if it has expired, or None if
+    it is to be removed. A device that is online stays and counts as seen now. `now` is in Unix ms."""
     revised = _aged(device, now, ages)
     return revised if revised is device or not online else seen(device, now)
 

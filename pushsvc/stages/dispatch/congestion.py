@@ -96,7 +96,7 @@ class Round(Struct, frozen=True):
 
 
 class Quickest:
-    """The quickest answer of late, in seconds."""
+    """The fastest of the recent answers, in seconds."""
 
     __slots__ = ("_before", "_remembered_at", "latest")
 
@@ -188,14 +188,14 @@ class Window(ABC):
         """Adjust the window after a full round."""
 
     def _patience(self, now: float) -> float:
-        """Return seconds that an answer takes where there is no queue, at most."""
+        """Return the longest time in seconds that an answer takes when no queue has formed at the provider."""
         return self._tuning.stretch * self._quickest.get(now) + self._tuning.slack
 
     def _queued(self, seen: Round, now: float) -> bool:
         return seen.mean > self._patience(now)
 
     def _begin_trial(self, smaller: int, now: float) -> bool:
-        """Let a smaller window show what it is worth. False: not yet, after one that failed."""
+        """Start a trial of a smaller window. Returns False during the pause after a failed trial."""
         if now < self._rest_until:
             return False
         self._before, self.limit, self._passing = self.limit, smaller, True
@@ -313,10 +313,10 @@ class Congestion:
         self._active: Window = self.calm
 
     def choose(self, now: float, *, lean: bool) -> None:
-        """Choose which window limits what is sent from now on, and is judged by it.
+        """Choose the window that limits what is sent from now on; the answers to this judge the same window.
 
-        The start belongs to the calm one: a trickle that overtakes everything from the first moment on would otherwise
-        keep the route at the window with which it began.
+        At the start this is always the calm window. Otherwise a trickle that overtakes everything from the first moment
+        on would keep the route at its initial window.
         """
         active: Window = self.lean if lean and not self.calm.starting else self.calm
         if active is not self._active:

@@ -69,7 +69,7 @@ class Dispatcher:
 
     @property
     def notes(self) -> dict[Route, str]:
-        """What an operator should know of routes that do send; the caller writes it here."""
+        """Notes for operators about routes that do send. The caller writes them here."""
         return self._notes
 
     def held(self) -> dict[str, str]:
@@ -195,7 +195,7 @@ class Dispatcher:
             self._log.info("drained")
 
     async def _beat(self) -> None:
-        """A sign of life each `beat_every` seconds, and within a second when another route is held or open again."""
+        """Report a sign of life every `beat_every` seconds, and within a second when a route becomes held or open."""
         loop = asyncio.get_running_loop()
         reported: dict[str, str] | None = None
         due = 0.0

@@ -91,13 +91,13 @@ class Holdings:
         self._wake()
 
     def ask_first(self) -> None:
-        """Ask the gate for what is admitted from now on. Once it has been needed the gate stays in the way, so that
-        nothing overtakes what waits in it."""
+        """Send everything that is admitted from now on through the gate. This is never undone, so that nothing
+        overtakes the entries that wait in the gate."""
         assert self.gate is not None
         self._enqueue = self.gate.add
 
     def asking(self) -> Passed:
-        """Return a question to the limits begins now: what takes the entries that pass."""
+        """Begin a question to the limits, and return the function to call with the entries that have passed."""
         return partial(self._pass, self.mark())
 
     # --- room -----------------------------------------------------------------

@@ -164,8 +164,10 @@ class Lanes:
     def draw_probe(
         self, avoid: Collection[str], *, only_others: bool, is_fresh: Callable[[OpenEntry], bool]
     ) -> tuple[OpenEntry, Target] | None:
-        """Return one target for a probe, the most urgent first: of a push that is not to be avoided, where one waits;
-        else, unless `only_others`, of any. Nothing is returned if its entry is not fresh.
+        """Remove and return one target for a probe, from the most urgent lane that has one.
+
+        Pushes that are not in `avoid` come first. If only those in `avoid` wait, one of them is returned, unless
+        `only_others` is set. Returns None if nothing is left, or if the chosen entry is not fresh.
         """
         choice: OpenEntry | None = None
         for lane in LANES:

@@ -19,7 +19,7 @@ boot_clock: Final = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", 
 
 
 class Lease:
-    """Valid for `span` seconds from each renewal; otherwise it is lapsed until it is renewed.
+    """The right of a process to send what it holds: it lasts `span` seconds from each renewal, and lapses then.
 
     `generation` increases each time that it lapses: what was asked of the store in an earlier generation may belong to
     another.
@@ -35,7 +35,7 @@ class Lease:
         self._renewed = asyncio.Event()
 
     def on_lapse(self, give_up: Callable[[], None]) -> None:
-        """Call this at once when it is found to have run out."""
+        """Register a function to call as soon as the lease is found to have lapsed."""
         self._on_lapse.append(give_up)
 
     @property

@@ -39,7 +39,7 @@ class Knows(Protocol):
 
 
 class RouteWatch:
-    """One route's. Times are seconds of one monotonic clock."""
+    """Collects what the answers of one route say about it. Times are seconds of one monotonic clock."""
 
     def __init__(self, route: Route, policy: RetryPolicy, metrics: RouteMetrics, now: float) -> None:
         self.health = RouteHealth(now)

@@ -103,8 +103,8 @@ class Eraser:
 
 
 async def _go_on(present: ErasurePass, stopping: Callable[[], bool]) -> None:
-    """Carry on with a pass, and end it where nothing was learnt on the way: tokens of earlier registrations may stand
-    where it has been already."""
+    """Continue a pass, and end it if it has found no further tokens. Otherwise another pass follows, because tokens
+    of earlier registrations may be in places that this one has already visited."""
     legs = [Leg(name, partial(present.step, name)) for name in ORDER]
     left = await walk(legs, share=SHARE, place=present.place, stopping=stopping, after=present.note)
     learnt = await present.learn()

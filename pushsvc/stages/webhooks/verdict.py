@@ -42,17 +42,17 @@ class WebhookReply(Struct, frozen=True):
 
 
 class Delivered(Struct, frozen=True):
-    """The receiver has it."""
+    """The receiver has accepted the batch."""
 
 
 class Later(Struct, frozen=True):
-    """Again after `wait` seconds."""
+    """The batch is to be sent again after `wait` seconds."""
 
     wait: float
 
 
 class Halved(Struct, frozen=True):
-    """The receiver would take fewer events."""
+    """The batch is too large for the receiver and is to be sent again as two halves."""
 
 
 class GivenUp(Struct, frozen=True):
@@ -65,7 +65,7 @@ class GivenUp(Struct, frozen=True):
 
 
 class SwitchedOff(Struct, frozen=True):
-    """The receiver wants no more."""
+    """The receiver has answered that it wants no more calls, so the webhook is switched off."""
 
 
 Verdict: TypeAlias = Delivered | Later | Halved | GivenUp | SwitchedOff

@@ -24,7 +24,7 @@ E = TypeVar("E")
 
 
 class EventLog(Generic[E]):
-    """One log of events of every app, as it is read."""
+    """Reads one kind of event log, of every app."""
 
     def __init__(
         self, link: Link, config: StoreConfig, kind: EventKind, decode: Callable[[bytes], E], clock: Clock

@@ -109,7 +109,7 @@ class Link:
 
     @property
     def promise_is(self) -> str:
-        """What a promise rests on, for people."""
+        """A text for people that says what a confirmed write is protected by."""
         return "memory: Redis has it"
 
     @property

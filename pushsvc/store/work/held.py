@@ -32,7 +32,7 @@ One passes until its entries are taken over, the others until the process that t
 
 
 class _Said(Struct, frozen=True):
-    """One field."""
+    """The content of one field: what a dispatcher reports of a route."""
 
     field: bytes
     name: str
