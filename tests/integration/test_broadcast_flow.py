@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from pushsvc.lab.simulator import apns_token, channel_id, fcm_token
 
-from .harness import Service, running_service
-
-Act: TypeAlias = Callable[[Service], Coroutine[Any, Any, None]]
-Play: TypeAlias = Callable[[Act], None]
+from .harness import Play, Service
 
 GOAL = {"event": "update", "content_state": {"home": 1, "away": 0}}
-
-
-@pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
-    """Runs an act against the one service of this module, whose record is empty at the start of each act."""
-    with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        service = runner.run(stack.enter_async_context(running_service(tmp_path_factory.mktemp("service"))))
-
-        def run(act: Act) -> None:
-            service.simulator.clear()
-            runner.run(act(service))
-
-        try:
-            yield run
-        finally:
-            runner.run(stack.aclose())
 
 
 def channel(channel_id: str) -> list[dict[str, str]]:

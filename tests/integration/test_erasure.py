@@ -33,35 +33,27 @@ from pushsvc.store.revoke.suppression import ERASED_FOR, outlived
 
 from ..fakes import MemoryStore
 from .registry_audit import audit
-from .servers import Server
+from .servers import KINDS, Server
 from .test_registry import device
 from .test_store_kit import (
     NOW,
     SENT,
     AnyStore,
-    Backend,
     World,
     all_of,
     backend_server,
+    counts,
     eraser,
     play,
     settlement,
     take,
     take_all,
 )
-from .test_store_replay import counts
 
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 SHARDED = StoreConfig(shards=3)
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
-
-
-@pytest.fixture(scope="module", params=BACKENDS[1:])
+@pytest.fixture(scope="module", params=KINDS)
 def real(request: pytest.FixtureRequest) -> Iterator[Server]:
     with backend_server(request.param) as found:
         assert found is not None

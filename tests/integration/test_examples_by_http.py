@@ -6,25 +6,17 @@ lost. The simulator verifies beside that what the providers verify: signatures, 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
 import tomllib
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import pytest
+from typing import Any
 
 from pushsvc.providers.apns.send import NAMESPACE
 
-from .harness import Service, running_service
-
-Act: TypeAlias = Callable[[Service], Coroutine[Any, Any, None]]
-Play: TypeAlias = Callable[[Act], None]
+from .harness import Play, Service
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
 EXAMPLES: dict[str, list[dict[str, Any]]] = tomllib.loads((GOLDEN / "examples.toml").read_text())
@@ -32,23 +24,6 @@ APNS_TOKEN = "8f3c" * 16
 FCM_TOKEN = "bk3RNwTe3H0:CI2k_HHwgIpoDKCIZvvDMExUdFQ3P1..."
 JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 APNS_ALWAYS = {":method", ":scheme", ":path", ":authority", "authorization", "apns-topic", "apns-id"}
-
-
-@pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
-    """Runs an act against the one service of this module, whose record is empty at the start of each act."""
-    with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        service = runner.run(stack.enter_async_context(running_service(tmp_path_factory.mktemp("service"))))
-
-        def run(act: Act) -> None:
-            service.simulator.clear()
-            runner.run(act(service))
-
-        try:
-            yield run
-        finally:
-            runner.run(stack.aclose())
 
 
 def to(platform: str, token: str) -> bytes:

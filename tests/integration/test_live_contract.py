@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from msgspec.structs import replace
@@ -37,19 +37,12 @@ from pushsvc.rules.audience import owner_of
 from pushsvc.store import StoreConfig
 
 from .servers import Server
-from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, eraser, make_push, play
+from .test_store_kit import NOW, AnyStore, World, eraser, make_push, play
 
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 HOUR = 3_600_000
 LASTING = StoreConfig(alive_ttl=3600.0)
 """Signs of life that a slow machine does not outlast."""
 A, B = LiveRoute("gate-a", 1), LiveRoute("gate-b", 1)
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 def push_of(

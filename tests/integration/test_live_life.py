@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-import pytest
 from msgspec.structs import replace
 
 from pushsvc.model.devices import Device
@@ -16,18 +15,12 @@ from pushsvc.store import Store, keys
 from pushsvc.store.registry.documents import encode_device
 
 from .servers import Server
-from .test_live_contract import BACKENDS, HOUR, LASTING, A, connected
-from .test_store_kit import NOW, AnyStore, World, backend_server, play
+from .test_live_contract import HOUR, LASTING, A, connected
+from .test_store_kit import NOW, AnyStore, World, play
 
 DAY: Final = 24 * HOUR
 AGES: Final = Ages(tombstones=30 * 86400, suspects=90 * 86400, stale={"fcm": 270 * 86400}, stale_else=270 * 86400)
 SILENT: Final = NOW - 300 * DAY
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 def silent(name: str, **named: Any) -> Device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -22,7 +22,6 @@ from .test_store_kit import (
     AnyStore,
     Backend,
     World,
-    backend_server,
     make_push,
     play,
     settlement,
@@ -33,12 +32,6 @@ BACKENDS: tuple[Backend, ...] = ("memory", "valkey")
 LIMITS = (1, 2, 3, 7, 39, 40, 41, 100, 599, 600, 601, 1000)
 ENDS: tuple[End, ...] = ("failed", "invalid", "expired", "suppressed")
 Page = tuple[list[str], str | None]
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)

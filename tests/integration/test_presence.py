@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import pytest
@@ -24,12 +24,6 @@ from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, make_
 
 BACKENDS: tuple[Backend, ...] = ("memory", "redis")
 PLATFORMS: tuple[Platform, ...] = ("apns", "fcm")
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 ANN = device("phone", user="ann", topics=("news",))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,7 +30,6 @@ from .servers import Server, running_server
 from .test_store_kit import (
     NOW,
     AnyStore,
-    Backend,
     World,
     backend_server,
     make_push,
@@ -39,14 +37,6 @@ from .test_store_kit import (
     settlement,
     take,
 )
-
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 def device(name: str, **fields: Any) -> Device:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-
-import pytest
 
 from pushsvc.model.devices import ToAll
 from pushsvc.ports.registry import MOST_OF_USER, Holding
@@ -14,15 +11,9 @@ from pushsvc.store import Store
 from .registry_audit import audit
 from .servers import Server
 from .test_registry import device, everyone
-from .test_store_kit import NOW, Backend, World, backend_server, play
+from .test_store_kit import NOW, Backend, World, play
 
 BACKENDS: tuple[Backend, ...] = ("memory", "redis")
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 def test_an_fcm_token_and_its_installation_are_one_device(server: Server | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -27,7 +26,6 @@ from .servers import Server
 from .test_store_kit import (
     NOW,
     AnyStore,
-    Backend,
     World,
     all_of,
     backend_server,
@@ -37,18 +35,11 @@ from .test_store_kit import (
     take,
 )
 
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 SLOT = NOW // SLOT_MS
 FAILED = Ended("failed", dead_letter=True)
 INVALID = Ended("invalid")
 DEAD = TokenDead(status=410, reason="Unregistered")
 SUSPECT = TokenSuspect(status=400, reason="BadDeviceToken")
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 async def counted(store: AnyStore, platform: str = "apns") -> Slots:

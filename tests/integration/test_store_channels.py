@@ -33,8 +33,19 @@ from pushsvc.store.queue import queue
 
 from ..fakes.store import MemoryStore
 from .servers import Server
-from .test_store_contract import counts
-from .test_store_kit import NOW, ROUTE, AnyStore, Backend, World, all_of, backend_server, play, settlement, take_all
+from .test_store_kit import (
+    NOW,
+    ROUTE,
+    AnyStore,
+    Backend,
+    World,
+    all_of,
+    backend_server,
+    counts,
+    play,
+    settlement,
+    take_all,
+)
 from .test_store_revocations import hear
 
 LIVE = Route("shop", "live")

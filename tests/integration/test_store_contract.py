@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -21,7 +20,7 @@ from pushsvc.model.delivery import (
     Unavailable,
 )
 from pushsvc.model.push import Push, Route
-from pushsvc.model.status import Counts, FeedbackEvent, PushStatus
+from pushsvc.model.status import Counts, FeedbackEvent
 from pushsvc.ports.entries import Taken
 from pushsvc.store import StoreConfig, token_hash
 
@@ -30,10 +29,9 @@ from .test_store_kit import (
     NOW,
     ROUTE,
     AnyStore,
-    Backend,
     World,
     all_of,
-    backend_server,
+    counts,
     make_push,
     play,
     settlement,
@@ -41,25 +39,9 @@ from .test_store_kit import (
     take_all,
 )
 
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 FAILED = Ended("failed", dead_letter=True)
 INVALID = Ended("invalid")
 SMALL_CHUNKS = StoreConfig(chunk_size=3)
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
-
-
-def counts(status: PushStatus | None) -> dict[str, int]:
-    """What is not 0, after seeing that the sum holds."""
-    assert status is not None
-    found = msgspec.structs.asdict(status.counts)
-    total = found.pop("total")
-    assert total == sum(found.values())
-    return {name: count for name, count in found.items() if count}
 
 
 # --- accepting and sending ------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -22,10 +21,8 @@ from .servers import Server
 from .test_store_kit import (
     NOW,
     AnyStore,
-    Backend,
     World,
     all_of,
-    backend_server,
     make_push,
     play,
     settlement,
@@ -33,17 +30,10 @@ from .test_store_kit import (
     take_all,
 )
 
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 FAILED = Ended("failed", dead_letter=True)
 BAD = BadNotification(status=400, reason="BadTopic")
 LEASE = 60_000
 CONFIG = StoreConfig(chunk_size=500)
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 def to_topic(push_id: str, *, send_at: int | None = None) -> Push:

@@ -21,6 +21,7 @@ from pushsvc.model.push import (
     Route,
     Target,
 )
+from pushsvc.model.status import PushStatus
 from pushsvc.ports.entries import EntryRef, Taken
 from pushsvc.ports.erasure import Erasures
 from pushsvc.stages.erase import Eraser
@@ -30,6 +31,7 @@ from ..fakes import MemoryStore
 from .servers import Kind, Server, running_server
 
 Backend: TypeAlias = Literal["memory", "valkey", "redis"]
+BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 AnyStore: TypeAlias = Store | MemoryStore
 NOW = int(time.time() * 1000)
 ROUTE = Route("shop", "apns")
@@ -181,3 +183,11 @@ async def take_all(store: AnyStore, lane: Lane = "normal", route: Route = ROUTE)
     while more := await take(store, lane, route=route):
         found += more
     return found
+
+
+def counts(status: PushStatus | None) -> dict[str, int]:
+    """Return the counts that are not 0, after seeing that their sum is the total."""
+    assert status is not None
+    found = msgspec.structs.asdict(status.counts)
+    assert found.pop("total") == sum(found.values())
+    return {name: count for name, count in found.items() if count}

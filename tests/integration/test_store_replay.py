@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
 from pushsvc.errors import InvalidRequest
 from pushsvc.model.delivery import BadNotification, Ended, Retry, Unavailable
 from pushsvc.model.push import Message, Push, Target
-from pushsvc.model.status import PushStatus
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.store import StoreConfig
 
@@ -20,10 +16,9 @@ from .test_store_kit import (
     NOW,
     ROUTE,
     AnyStore,
-    Backend,
     World,
     all_of,
-    backend_server,
+    counts,
     make_push,
     play,
     settlement,
@@ -31,25 +26,9 @@ from .test_store_kit import (
     take_all,
 )
 
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 FAILED = Ended("failed", dead_letter=True)
 BAD = BadNotification(status=400, reason="BadTopic")
 ANY = DeadFilter()
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
-
-
-def counts(status: PushStatus | None) -> dict[str, int]:
-    """What is not 0, after seeing that the sum holds."""
-    assert status is not None
-    found = msgspec.structs.asdict(status.counts)
-    total = found.pop("total")
-    assert total == sum(found.values())
-    return {name: count for name, count in found.items() if count}
 
 
 async def fail_all(store: AnyStore, *pushes: Push, bad: BadNotification | Unavailable = BAD, at: int = NOW + 5) -> None:

@@ -22,7 +22,6 @@ from .test_store_kit import (
     NOW,
     ROUTE,
     AnyStore,
-    Backend,
     World,
     backend_server,
     make_push,
@@ -31,14 +30,7 @@ from .test_store_kit import (
     take,
 )
 
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 CANCELLED = Ended("cancelled")
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,8 @@ from .test_store_kit import (
     NOW,
     ROUTE,
     AnyStore,
-    Backend,
     World,
     all_of,
-    backend_server,
     make_push,
     play,
     settlement,
@@ -32,15 +30,8 @@ from .test_store_kit import (
     take_all,
 )
 
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 DUE = NOW + 60_000
 HOUR = 3_600_000
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -3,8 +3,6 @@ backend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 
@@ -21,7 +19,6 @@ from .test_store_kit import (
     NOW,
     ROUTE,
     AnyStore,
-    Backend,
     World,
     backend_server,
     make_push,
@@ -31,17 +28,10 @@ from .test_store_kit import (
     take_all,
 )
 
-BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 BUSY = Unavailable(status=503)
 AGAIN = Retry(NOW, 2)
 FAILED = Ended("failed", dead_letter=True)
 SHARDS = StoreConfig(shards=3)
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    with backend_server(request.param) as found:
-        yield found
 
 
 def order_push(push_id: str, *, since: int = NOW, token: str = "t", collapse: str = "order-7") -> Push:

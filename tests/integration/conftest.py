@@ -1,0 +1,37 @@
+"""Fixtures of several modules. A module that needs another kind of server has a fixture `server` of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from .harness import Act, Play, running_service
+from .servers import Server
+from .test_store_kit import BACKENDS, backend_server
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
+    """Run each test with every backend: in memory, where there is no server, and with real servers."""
+    with backend_server(request.param) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
+    """Run an act against the one service of its module, whose record is empty at the start of each act."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        service = runner.run(stack.enter_async_context(running_service(tmp_path_factory.mktemp("service"))))
+
+        def run(act: Act) -> None:
+            service.simulator.clear()
+            runner.run(act(service))
+
+        try:
+            yield run
+        finally:
+            runner.run(stack.aclose())
