@@ -39,7 +39,7 @@ from ...model.push import Content, Message, Notification, Platform
 from ...ports.provider import RenderError
 from ..badges import COUNT, is_marked, marked
 from ..live_activity import aps_of
-from ..merge import NotAnObjectError, decode_object, encode, merge_patch
+from ..merge import NotAnObjectError, decode_object, encode, merge_patch, within
 from .addresses import ADDRESSES, TOPICS
 from .limits import LIMIT, TOPIC_LIMIT, size_of
 from .spans import Places, Spans
@@ -114,11 +114,11 @@ class FcmRenderer:
 
 def _collapses(message: dict[str, Any], collapse: str) -> bool:
     """Return whether `collapse` has its own name for every kind of device in the caller's message."""
-    android = _within(message, "android")
+    android = within(message, "android")
     names = (
         android.get("collapse_key"),
-        _within(android, "notification").get("tag"),
-        _within(_within(message, "apns"), "headers").get("apns-collapse-id"),
+        within(android, "notification").get("tag"),
+        within(within(message, "apns"), "headers").get("apns-collapse-id"),
     )
     return {name for name in names if name is not None} == {collapse}
 
@@ -264,7 +264,7 @@ def _activity(
 ) -> dict[str, Any]:
     """Return the message of a Live Activity, whose token the caller gives in `own`. `start` is in Unix seconds."""
     assert content.live_activity is not None
-    apns = _within(_respelt(own), "apns")
+    apns = within(_respelt(own), "apns")
     if not isinstance(apns.get("live_activity_token"), str):
         text = "is missing: FCM reaches a Live Activity by it, beside the registration token"
         faults.append(Fault("overrides.fcm.apns.live_activity_token", text))
@@ -319,19 +319,13 @@ def _own(raw: Raw, faults: list[Fault]) -> dict[str, Any]:
 
 def _displays(own: dict[str, Any]) -> bool:
     """Return whether the caller's own fields make a notification that is displayed, on Android too."""
-    return bool(own.get("notification") or _within(own, "android").get("notification"))
+    return bool(own.get("notification") or within(own, "android").get("notification"))
 
 
 def _alerts(own: dict[str, Any]) -> bool:
     """Return whether the caller's own fields are noticed on an Apple device."""
-    aps = _within(own, "apns", "payload", "aps")
+    aps = within(own, "apns", "payload", "aps")
     return any(key in aps for key in _SEEN)
-
-
-def _within(value: Any, *names: str) -> dict[str, Any]:
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
 
 
 def _check_data(data: object, path: str, faults: list[Fault]) -> None:
@@ -357,10 +351,10 @@ def _check_nulls(own: dict[str, Any], rendered: dict[str, Any], faults: list[Fau
     rendered depends on other fields, so a null that removes nothing is harmless there.
     """
     for names in _DATA if rendered else _MAPS:
-        known = _within(rendered, *names)
+        known = within(rendered, *names)
         faults.extend(
             Fault(".".join(("overrides.fcm", *names, key)), "must be a string; null only removes what pushsvc renders")
-            for key, value in _within(own, *names).items()
+            for key, value in within(own, *names).items()
             if value is None and key not in known
         )
 
@@ -368,7 +362,7 @@ def _check_nulls(own: dict[str, Any], rendered: dict[str, Any], faults: list[Fau
 def _respelt(own: dict[str, Any]) -> dict[str, Any]:
     """Return the caller's fields in the spelling that is rendered here."""
     for parents, theirs, ours in _SPELLINGS:
-        block = _within(own, *parents)
+        block = within(own, *parents)
         if theirs in block and ours not in block:
             block[ours] = block.pop(theirs)
     return own

@@ -14,7 +14,7 @@ from ...errors import Fault
 from ...model.push import Content, Message
 from ...rules.fcm_schema import snake, violations_of
 from ..aps import payload_warnings
-from ..merge import decode_object
+from ..merge import decode_object, within
 from .limits import sizes_of
 
 _COLOR: Final = re.compile(r"#[0-9a-fA-F]{6}").fullmatch
@@ -43,25 +43,19 @@ def _own(message: dict[str, Any]) -> Iterator[Fault]:
         names = ".".join(part for part in (path, violation.field, violation.unknown) if part)
         yield Fault(names, f"FCM: {violation.description.removeprefix(_PREFIX)}")
     for block in ("android", "android_v2", "androidV2"):
-        tray = _within(message, block, "notification") or _within(message, block, "remote_notification", "notification")
+        tray = within(message, block, "notification") or within(message, block, "remote_notification", "notification")
         color = tray.get("color")
         if isinstance(color, str) and not _COLOR(color):
             yield Fault(f"{path}.{block}.notification.color", "is expected in the form #rrggbb")
-    link = _within(message, "webpush", "fcm_options").get("link")
+    link = within(message, "webpush", "fcm_options").get("link")
     if isinstance(link, str) and not link.startswith("https://"):
         yield Fault(f"{path}.webpush.fcm_options.link", "is expected to begin with https://")
-    apns = _within(message, "apns")
-    headers = {snake(name).replace("_", "-"): value for name, value in _within(apns, "headers").items()}
+    apns = within(message, "apns")
+    headers = {snake(name).replace("_", "-"): value for name, value in within(apns, "headers").items()}
     priority = headers.get("apns-priority")
     if priority is not None and priority not in ("10", "5", "1"):
         yield Fault(f"{path}.apns.headers.apns-priority", "is expected to be one of 10, 5, 1")
-    if payload := _within(apns, "payload"):
+    if payload := within(apns, "payload"):
         # Where FCM has something to show it makes the alert itself.
         push_type = "liveactivity" if "live_activity_token" in apns else "" if "aps" not in payload else "alert"
         yield from payload_warnings(payload, f"{path}.apns.payload", push_type=push_type)
-
-
-def _within(value: Any, *names: str) -> dict[str, Any]:
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
