@@ -1,4 +1,4 @@
-"""Where a walk through the store goes on, as text between two steps."""
+"""Cursors: the places at which walks through the store continue, as texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class Cursor(Struct, frozen=True, array_like=True):
-    """A place in a walk. Its fields begin at their defaults, and what is yet to be done is never empty text."""
+    """A place in a walk. Defaults are the beginning, and the text of any other place is not empty."""
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -22,7 +22,7 @@ class Cursor(Struct, frozen=True, array_like=True):
 
 
 class SetCursor(Cursor, frozen=True, array_like=True):
-    """A place in several sets or streams, which are gone through one after the other."""
+    """A place in several sets or streams that are visited one after the other."""
 
     place: int = 0
     """Which of them, from 0."""

@@ -51,7 +51,7 @@ _LOGS: dict[str, EventKind] = {"events": "feedback", "reported": "event"}
 
 
 class _Bucket(Cursor, frozen=True, array_like=True):
-    """The place of a pass through the indexes: a bucket of an index."""
+    """The place of a pass through the indexes: an index, and a bucket of it."""
 
     index: int = 0
     bucket: int = 0

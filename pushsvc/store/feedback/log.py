@@ -112,7 +112,7 @@ def _event_id(ms: int, sequence: int, shard: int, shards: int) -> str:
 
 
 def parse_event_id(text: str) -> tuple[int, int, int]:
-    """Return milliseconds, sequence and shard of an event id; `(0, 0, -1)`, before all others, for an empty one."""
+    """Return milliseconds, sequence and shard of an event id. An empty one is `(0, 0, -1)`, before all others."""
     if not text:
         return _BEFORE_ALL
     entry, _, shard = text.partition(".")
@@ -124,5 +124,5 @@ def parse_event_id(text: str) -> tuple[int, int, int]:
 
 
 def start_of(ms: int, sequence: int, passed: bool) -> str:
-    """Return where a stream is read on, after an entry that it has itself passed, or not."""
+    """Return the id after which a stream is read, given the last entry and whether that entry was read already."""
     return f"({ms}-{sequence}" if passed else f"{ms}-{sequence}"

@@ -91,7 +91,7 @@ class RedisReceipts:
         await self._link.wait([(*command, "STREAMS", *streams, *(">" for _ in streams))], wait_ms)
 
     async def _take_over(self, app: str) -> None:
-        """Make what dead consumers have left our own, to be read with the next call."""
+        """Take over the receipts of dead consumers; the next `take` returns them."""
         streams = [keys.receipts(app, shard) for shard in range(self._config.shards_of(app))]
         leavers = await self._liveness.leavers(streams, keys.FEEDBACK)
         for stream, names in zip(streams, leavers, strict=True):

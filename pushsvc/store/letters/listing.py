@@ -46,7 +46,7 @@ def fits(letter: DeadLetter, which: DeadFilter) -> bool:
 
 
 def row_of_letter(cursor: str, letter: DeadLetter) -> DeadRow:
-    """Return what may be shown of a letter."""
+    """Return a letter as it may be shown, without its token."""
     return DeadRow(
         id=cursor,
         push_id=letter.push_id,
@@ -77,7 +77,7 @@ def shards_meant(app: str, which: DeadFilter, config: StoreConfig) -> Iterable[i
 
 
 def first_id(which: DeadFilter) -> str:
-    """Return where in the stream to begin."""
+    """Return the id of the stream entry at which to begin."""
     return str(max(0, (which.since or 0) - SLACK))
 
 

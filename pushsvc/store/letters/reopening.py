@@ -1,5 +1,5 @@
 """Makes chunks of dead letters again. Pure. A replayed delivery is the same delivery: it has the same push and index,
-and so the same apns-id, collapse id and tag. All its attempts and its whole time to live begin again."""
+and so the same apns-id, collapse id and tag. Its attempts and its time to live start again."""
 
 from __future__ import annotations
 

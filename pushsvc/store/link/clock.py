@@ -42,7 +42,7 @@ class StoreClock:
         self._learned_at = 0.0
 
     def __call__(self) -> int:
-        """Unix milliseconds."""
+        """Return the time in Unix milliseconds."""
         return int((self._steady() + self._offset) * 1000)
 
     def seconds(self) -> float:

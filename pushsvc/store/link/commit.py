@@ -53,7 +53,7 @@ class GroupCommit(Generic[T]):
         return future
 
     async def aclose(self) -> None:
-        """Let what was handed over be written."""
+        """Wait until everything that was added is written."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 

@@ -116,7 +116,7 @@ def _fix(error: BaseException) -> str:
 
 
 def _of_driver(error: BaseException) -> bool:
-    """Return whether it was raised within redis-py or what carries its bytes, not by what calls it."""
+    """Return whether the error was raised by redis-py or by its transport, rather than by the calling code."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,4 +1,4 @@
-"""What `pushsvc check` asks of a server: its version and settings, what this user may run there, and its clock."""
+"""Inspects a server for `pushsvc check`: its version and settings, the permissions of the user, and its clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ return missing
 
 
 async def inspect(link: Link) -> Inspection:
-    """Look at the server."""
+    """Return the server's version, settings, permissions and clock."""
     info = await _permitted(link, "INFO")
     missing = await _permitted(link, "EVAL", _MISSING_COMMANDS, 0, *NEEDED)
     return Inspection(
@@ -37,7 +37,7 @@ async def inspect(link: Link) -> Inspection:
 
 
 async def _permitted(link: Link, *command: Any) -> Any:
-    """The answer to a command, or None where this user of Redis may not give it: the service needs none of these."""
+    """Return the answer to a command, or None if this user of Redis may not run it. The service works without these."""
     try:
         return await link.call(*command)
     except StoreError as error:

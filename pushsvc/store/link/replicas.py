@@ -81,7 +81,7 @@ def read_role(answer: Any) -> Role | None:
 
 
 class Quorum:
-    """How many replicas of one primary must have a write. Pure: times are in seconds of any clock."""
+    """Decides how many replicas of one primary must have a write. Pure: times are in seconds of any clock."""
 
     def __init__(self, least: int, *, strict: bool, all_of_them: bool) -> None:
         """Start with `least` replicas. `strict`: never fewer. `all_of_them`: as many as the primary has."""
@@ -119,7 +119,7 @@ class Quorum:
         return max(self.wanted, self._in_step if self._all and now >= self._try_at else 0)
 
     def asked(self, now: float) -> int:
-        """Return how many to wait for. Where one is missing an answer that is no anyway is given at once."""
+        """Return how many replicas to wait for. If too few exist, the answer is negative anyway and comes at once."""
         needed = self._needed(now)
         if self._doubted is not None and self._in_step < needed:
             return max(1, self._floor)

@@ -109,7 +109,7 @@ class Sentinels(Sentinel):
 
     @property
     def name(self) -> str:
-        """What the sentinels call the primary."""
+        """The name of the primary at the sentinels."""
         return self._name
 
     @property
@@ -152,7 +152,7 @@ class Sentinels(Sentinel):
         return None if isinstance(address, Exception) else read_word(address, master)
 
     async def _answers(self, sentinel: Redis, commands: Sequence[tuple[str, ...]]) -> list[Any]:
-        """Faults are among them; None for each where the sentinel does not answer."""
+        """Return the answers of one sentinel, with faults among them, or None for each if it does not answer."""
         try:
             async with asyncio.timeout(self._timeout), sentinel.pipeline(transaction=False) as pipe:
                 for command in commands:

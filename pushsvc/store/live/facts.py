@@ -26,7 +26,7 @@ _LOW = 0xFFFF_FFFF
 
 
 class Facts(NamedTuple):
-    """A push as the scripts are given it."""
+    """A push in the form that the scripts take."""
 
     blob: bytes
     hour: int
@@ -47,7 +47,7 @@ def facts_of(push: LivePush) -> Facts:
 
 
 def digest_of(text: str) -> bytes:
-    """Return 4 bytes that are not all 0, which stand for no collapse."""
+    """Return a digest of 4 bytes that is never all 0, because 0 means no collapse."""
     digest = blake2b(text.encode(), digest_size=4).digest()
     return digest if any(digest) else b"\0\0\0\1"
 
@@ -63,7 +63,7 @@ def encode_facts(push: LivePush) -> bytes:
 
 @lru_cache(maxsize=4096)
 def decode_facts(blob: bytes) -> LivePush:
-    """Decode what streams know of a push. Raises `CodecError` for bytes that this version of pushsvc cannot read."""
+    """Decode the facts about a push. Raises `CodecError` for bytes that this version of pushsvc cannot read."""
     if blob[:1] != bytes([_VERSION]):
         raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
     try:

@@ -101,7 +101,7 @@ Share: TypeAlias = tuple[int, int, int]
 
 
 class _Connect:
-    """A connect that waits for its round trip, and then has its answer."""
+    """A connect of a device: it waits for a shared round trip, and then has the answer."""
 
     __slots__ = ("answer", "call")
 
@@ -441,7 +441,7 @@ class RedisStreams:
         return None if push is None else Reference(offset, index, platform.decode(), push)
 
     def _publications(self, app: str, flat: Sequence[Any]) -> list[Publication]:
-        """Return those that can be read; `prev` leads past the others."""
+        """Return the publications that can be read. Their `prev` skips the others."""
         found: list[Publication] = []
         skipped: int | None = None
         for at in range(0, len(flat), 4):
@@ -473,7 +473,7 @@ def shares_of(appends: Sequence[Append]) -> Iterator[list[Share]]:
 
 
 def _moved(found: Sequence[Sequence[Appended]]) -> _Places:
-    """Return the places of what may be for another user."""
+    """Return the places of publications that may be for another user."""
     moved = [(at, [n for n, each in enumerate(results) if each.status == "moved"]) for at, results in enumerate(found)]
     return [(at, own) for at, own in moved if own]
 

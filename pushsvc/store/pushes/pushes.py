@@ -244,7 +244,7 @@ def after_cursor(cursor: str) -> int:
 def page(
     rows: Iterator[tuple[int, DeliveryRow]], outcome: End | None, limit: int
 ) -> tuple[list[DeliveryRow], str | None]:
-    """Return the first `limit` rows that fit, and the cursor where more follow."""
+    """Return the first `limit` rows that match, and a cursor if more follow."""
     found: list[DeliveryRow] = []
     last = ""
     for index, row in rows:

@@ -34,12 +34,12 @@ def counts_of(
 
 
 def live_of(counts: Counts, acked: int, fallback: int, waiting: int) -> LiveCounts:
-    """Return what the live channel has carried. Of a cancelled push nothing is waited for."""
+    """Return the counts of the live channel. Nothing of a cancelled push waits."""
     return LiveCounts(acked, fallback, min(waiting, counts.queued + counts.retrying))
 
 
 def state_of(state: PushState, counts: Counts) -> PushState:
-    """Return the state to show: a push is `cancelled` when none of it is open any more."""
+    """Return the state to show. A cancelled push is `cancelled` once none of its deliveries is open."""
     return "sending" if state == "cancelled" and counts.queued + counts.retrying else state
 
 

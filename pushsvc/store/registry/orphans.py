@@ -90,7 +90,7 @@ class Orphans:
         return await self._repair(app, repairs, dry_run=dry_run), following
 
     async def in_topic(self, app: str, topic: str, position: str, *, dry_run: bool) -> tuple[int, str | None]:
-        """Look at some members of a topic."""
+        """Examine some members of a topic."""
         key = keys.topic(app, topic)
         number, _, skipped = (position or "0:0").partition(":")
         containers = await self._containers(key, int(number))
@@ -120,7 +120,7 @@ class Orphans:
         return done, f"{number_found + 1}:0"
 
     async def of_label(self, app: str, label: str, position: str, *, dry_run: bool) -> tuple[int, str | None]:
-        """Look at some tombstones of a label."""
+        """Examine some tombstones of a label."""
         rank = int(position or 0)
         members = await self._link.call("ZRANGE", keys.tombstones(app, label), rank, rank + _DEVICES - 1)
         ordinals = [int(member) for member in members]
@@ -158,7 +158,7 @@ class Orphans:
         )
 
     async def _repair(self, app: str, repairs: Sequence[Repair], *, dry_run: bool) -> int:
-        """Carry them out; how many entries went."""
+        """Carry out the repairs. Returns the number of removed entries."""
         if dry_run or not repairs:
             return sum(repair.entries for repair in repairs)
         args = [keys.devices(app), *(part for repair in repairs for part in repair.arguments())]

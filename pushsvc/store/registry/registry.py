@@ -320,7 +320,7 @@ class RedisRegistry:
     async def _tombstones(
         self, app: str, label: str, which: PrunedFilter, skipped: int, limit: int
     ) -> tuple[list[Device], int]:
-        """Return those behind the first `skipped`, and how many were met with those that cannot be read."""
+        """Return the tombstones after the first `skipped`, and how many were examined, unreadable ones included."""
         members = await self._link.call(
             "ZRANGEBYSCORE", keys.tombstones(app, label), *_range(which), "LIMIT", skipped, limit
         )
@@ -331,14 +331,14 @@ class RedisRegistry:
 
     @staticmethod
     def _read(app: str, blobs: Iterable[bytes | None]) -> list[Device]:
-        """Return those that can be read."""
+        """Return the devices that can be read."""
         found = (readable(decode_device, blob, "device", app) for blob in blobs if blob)
         return [device for device in found if device is not None]
 
     # --- one step ---------------------------------------------------------------------------------
 
     async def _change_one(self, app: str, device_id: str, decide: Callable[[Desk], T]) -> T:
-        """Return a change of the device of that id, if there is one. Raises Unreadable."""
+        """Change the device with that id, if there is one, and return the change. Raises `Unreadable`."""
         return await self._change(app, DeviceQuery(ids=[device_id]), decide, shows(device_id))
 
     async def _change(
@@ -411,7 +411,7 @@ class RedisRegistry:
         return bool(done)
 
     async def _end_waiting(self, app: str, waiting: Sequence[Departed]) -> None:
-        """End what has waited, if that succeeds: the change is made, and what is left ends when it is taken."""
+        """Try to end what has waited for the devices. The change is made already; what remains ends when it is taken."""
         try:
             await self._end_moved(app, waiting)
         except StoreError as error:

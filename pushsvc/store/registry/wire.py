@@ -34,7 +34,7 @@ class DeviceQuery(Struct, frozen=True, kw_only=True):
 
 
 def held_by(wanted: Sequence[Holding]) -> DeviceQuery:
-    """Return the question that finds these."""
+    """Return the query that finds the devices with these ids or tokens."""
     return DeviceQuery(
         ids=[each.device_id for each in wanted if each.device_id is not None],
         tokens=[(each.platform, each.token) for each in wanted if each.device_id is None],
@@ -59,7 +59,7 @@ class Reading(Struct, frozen=True):
 
 
 def shows(device_id: str) -> Callable[[Reading], None]:
-    """Return a check that raises Unreadable where the device of that id cannot be read."""
+    """Return a check that raises `Unreadable` if the device with that id cannot be read."""
 
     def check(found: Reading) -> None:
         if found.hides(found.ids.get(device_id)):
@@ -172,7 +172,7 @@ class Departed(NamedTuple):
 
 
 def waiting_of(changes: Sequence[DeviceChange], flat: Sequence[Any]) -> list[Departed]:
-    """Return what registry_apply.lua answered about deliveries that wait no more for their devices."""
+    """Parse what registry_apply.lua answers about deliveries that no longer wait for their devices."""
     found = []
     for place, index, platform, push in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True):
         change = changes[place]
@@ -183,7 +183,7 @@ def waiting_of(changes: Sequence[DeviceChange], flat: Sequence[Any]) -> list[Dep
 
 
 def cuts_of(app: str, ended: Sequence[Any]) -> dict[str, list[InboxItem]]:
-    """Return what registry_apply.lua answered about the connections of devices that are gone, by gateway."""
+    """Parse what registry_apply.lua answers about connections of devices that are gone, by gateway."""
     cuts: dict[str, list[InboxItem]] = {}
     for gateway, connection, moved in zip(ended[::3], ended[1::3], ended[2::3], strict=True):
         cuts.setdefault(gateway.decode(), []).append(Cut(app, connection, "moved" if moved else "revoked"))
@@ -191,7 +191,7 @@ def cuts_of(app: str, ended: Sequence[Any]) -> dict[str, list[InboxItem]]:
 
 
 def read_found(question: DeviceQuery, answer: Sequence[Any], addresses: Addresses, app: str = "") -> Reading:
-    """Return what registry_find.lua answered."""
+    """Parse the answer of registry_find.lua."""
     known, users_read, following, *flat = answer
     kept, unreadable = [], set()
     for n, blob in zip(flat[::2], flat[1::2], strict=True):
@@ -216,7 +216,7 @@ def label_of(device: Device) -> str:
 
 
 def is_meant(label: str, which: PrunedFilter) -> bool:
-    """Return whether tombstones of that label pass the filter, their time aside."""
+    """Return whether tombstones of that label match the filter, apart from their time."""
     platform, _, reason = label.partition(":")
     return which.platform in ("", platform) and which.reason in ("", reason)
 

@@ -134,7 +134,7 @@ class Present(NamedTuple):
 
 
 class DevicePresence:
-    """Looks up what has changed."""
+    """Looks up the changes of devices since their targets were queued."""
 
     def __init__(self, marks: Marks, registry: Registry) -> None:
         self._marks = marks
@@ -168,7 +168,7 @@ class DevicePresence:
         return {place: _present(chunk, judged) for place, (chunk, judged) in found.items()}
 
     async def look_again(self, app: str, chunks: Collection[Chunk]) -> None:
-        """Make marks of what has changed of these chunks, however long ago."""
+        """Mark all changes that concern these chunks, however old they are."""
         for chunk in chunks:
             targets = [target for target in chunk.targets if target.device_id is not None]
             devices = await self._look_up(app, chunk.platform, targets)

@@ -46,7 +46,7 @@ _AFTER = 60.0
 
 
 def place_of(entry_id: bytes | str) -> tuple[int, int]:
-    """Return an id of a stream's entry, as what can be compared."""
+    """Return the id of a stream entry as a pair of numbers, which can be compared."""
     instant, _, number = (entry_id if isinstance(entry_id, str) else entry_id.decode()).partition("-")
     return int(instant), int(number or 0)
 
@@ -107,7 +107,7 @@ class Following:
         return news
 
     async def _poll(self, streams: Sequence[tuple[tuple[str, int], str]], wait_ms: int) -> list[Any]:
-        """Streams in several slots of a cluster cannot be waited for in one command."""
+        """Read streams one by one: in a cluster, one command cannot wait for streams in several slots."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_ms / 1000
         while True:
@@ -223,7 +223,7 @@ class Revocations:
 
 
 class _Confirmation:
-    """A caller that waits, or has given up: what was cancelled is confirmed nevertheless, once it can be."""
+    """A cancel whose confirmation is still due, whether its caller waits for it or has given up."""
 
     __slots__ = ("future", "place", "push_id", "until")
 

@@ -79,7 +79,7 @@ class Suppression:
 
     @property
     def oldest(self) -> int:
-        """Suppressed before this instant counts no more."""
+        """The instant before which a suppression has expired."""
         return self._clock() - self._config.suppression_ttl * 1000
 
     def counted_from(self, platform: Platform, token: str, at: int) -> int:
@@ -180,7 +180,7 @@ class Suppression:
         return "ZCOUNT", keys.suppressed(app, shard, route), "-inf", f"({ERASED_AT}"
 
     async def sizes(self, app: str, route: Platform) -> list[int]:
-        """Return how long the list of a route is in each shard, with what erasures have marked."""
+        """Return the length of a route's list in each shard, marks of erasures included."""
         shards = range(self._config.shards_of(app))
         return await self._link.many([("ZCARD", keys.suppressed(app, shard, route)) for shard in shards])
 

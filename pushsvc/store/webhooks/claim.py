@@ -185,12 +185,12 @@ class RedisWebhookClaim:
 
 
 def _pinned(events: Sequence[tuple[str, object]]) -> dict[str, str | int]:
-    """Return the fields of the batch under way that has these."""
+    """Return the fields that record these events as the current batch."""
     return {"last": events[-1][0], "n": len(events)}
 
 
 def _just_before(event_id: str) -> str:
-    """Return a place before this event with none between, so that its removal shows.
+    """Return the place directly before this event, so that its removal is noticed.
 
     A first batch has no other before it.
     """

@@ -44,7 +44,7 @@ class Liveness:
         self._alive = True
 
     async def end(self) -> None:
-        """Take our sign of life away."""
+        """Remove our sign of life."""
         if self._alive:
             await self._link.call("DEL", keys.alive(self._config.consumer))
             self._alive = False

@@ -43,7 +43,7 @@ _MACHINE: Final = machine_of()
 
 
 class _More(Struct, frozen=True):
-    """What a report has beside the time of its end and what is served, which older versions read alone."""
+    """The parts of a report that older versions ignore: they read only its expiry and what the process serves."""
 
     at: int
     machine: str
@@ -61,7 +61,7 @@ class _Report(Struct, frozen=True):
 
     @property
     def ended(self) -> bool:
-        """Whether it is of a process of this machine that does not exist any more."""
+        """Whether the process is on this machine and no longer exists."""
         if not _MACHINE or self.more.machine != _MACHINE:
             return False
         try:
