@@ -190,9 +190,7 @@ class ReplicatedLink(Link):
     async def _with_replicas(
         self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool = True
     ) -> list[Any]:
-        """Return the answers, in the order of the commands; a fault in the place of all where replicas do not have
-        them.
-        """
+        """Return the answers in the order of the commands, or one fault for all if replicas do not have the writes."""
         history = self.history
         try:
             return await self._on_replicas(key, commands, mark=mark, repeat=repeat and self.sentinels is None)

@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 
 async def all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results of calls that run at once. Where some fail, the first failure is raised when none is under way
-    any more. A single call, which is the rule where an app has one shard, runs without a task of its own."""
+    """Return the results of calls that run at once. If some fail, the first failure is raised once all have ended. A
+    single call, as for an app with one shard, runs without a task."""
     calls = list(calls)
     if len(calls) == 1:
         return [await calls[0]]

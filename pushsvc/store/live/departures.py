@@ -1,4 +1,4 @@
-"""Ends what has waited in the streams of devices that are gone, have another user or platform, or are tombstones.
+"""Ends deliveries that wait in streams of devices that are gone or pruned, or have another user or platform.
 
 The registry's step names these deliveries, since their streams end in it. Where the process or
 Redis fails between the two, they wait for their `ttl`, or for the channel that is to carry them on and finds the device

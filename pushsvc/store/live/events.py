@@ -1,4 +1,4 @@
-"""`LiveEvents` over Redis: which devices have reported what of a push.
+"""`LiveEvents` over Redis: what devices have reported about pushes.
 
 Each device is counted once for a push and an event, exactly. The devices are the bits of their ordinals, so that a push
 to a million devices takes 125 KB for each event and one to a single device 2 bytes; see live_report.lua. They are kept

@@ -1,4 +1,4 @@
-"""The form of what streams know of a push, and where it stands. Pure.
+"""The facts about a push that streams need: their binary format, and their keys. Pure.
 
 The scripts read the first fields: version, expiry and instant (6 bytes each), lane, number of deliveries (4 bytes), the
 id with its length before it, and the collapse in what is left.

@@ -1,4 +1,4 @@
-"""Makes a status document of a push's hash. Pure; the fake store of the tests computes by the same rule.
+"""Computes the status of a push from its hash. Pure; the fake store of the tests uses it too.
 
 Queued is what remains when everything else is counted. A cancelled push is `sending` while any of it is open. Once
 every dispatcher has reported what it has in flight, only that is queued, and everything else that has not ended counts

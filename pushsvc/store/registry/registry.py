@@ -411,7 +411,7 @@ class RedisRegistry:
         return bool(done)
 
     async def _end_waiting(self, app: str, waiting: Sequence[Departed]) -> None:
-        """Try to end what has waited for the devices. The change is made already; what remains ends when it is taken."""
+        """Try to end what has waited for the devices. The change is made; what remains ends when it is taken."""
         try:
             await self._end_moved(app, waiting)
         except StoreError as error:
