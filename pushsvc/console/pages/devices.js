@@ -35,7 +35,7 @@ function Where({ value }) {
   const fault = counted?.problem?.errors?.[0];
   return html`<form class="stack tight" onSubmit=${search}><label class="field"><span>Expression, as in <code>to.where</code></span>
       <input class="mono" value=${text} onInput=${(event) => type(event.currentTarget.value)} placeholder="tags.plan == 'pro' and locale in ('de', 'at')" autocomplete="off" spellcheck=${false} aria-invalid=${String(!!counted?.problem)} aria-describedby="counted" /></label>
-    <div class="row"><button>Search</button><span id="counted" role="status">${counted?.problem ? html`<span class="bad">■ <${Prose} text=${fault?.message ?? counted.problem.message} /></span>` : counted?.found ? html`<b class="strong">${counted.found.complete ? "" : "at least "}${number(counted.found.devices)}</b> ${counted.found.devices === 1 ? "device matches" : "devices match"}` : html`<span class="soft">The number of matching devices stands here as you type.</span>`}</span></div></form>`;
+    <div class="row"><button>Search</button><span id="counted" role="status">${counted?.problem ? html`<span class="bad">■ <${Prose} text=${fault?.message ?? counted.problem.message} /></span>` : counted?.found ? html`<b class="strong">${counted.found.complete ? "" : "at least "}${number(counted.found.devices)}</b> ${counted.found.devices === 1 ? "device matches" : "devices match"}` : html`<span class="soft">The number of matching devices appears here as you type.</span>`}</span></div></form>`;
 }
 
 function Found({ text }) {
@@ -45,10 +45,10 @@ function Found({ text }) {
   useEffect(() => { if (exact && asked.document && !asked.document.items.length) go(to("devices", exact.id), { replace: true }); }, [exact, asked.document]);
   return html`<section class="stack tight"><h2>“${text}”</h2>
     ${exact && html`<p>The device <a href=${to("devices", exact.id)}>${exact.id}</a> has this id.</p>`}
-    <${Asked} of=${asked}>${({ items }) => html`<${Table} label="devices" rows=${items} columns=${columns} empty=${exact === null ? html`<p>No device and no user is called so. <a href=${to("devices", null, { topic: text })}>Is it a topic?</a></p>` : html`<p class="soft">No user is called so.</p>`} />`}<//></section>`;
+    <${Asked} of=${asked}>${({ items }) => html`<${Table} label="devices" rows=${items} columns=${columns} empty=${exact === null ? html`<p>No device and no user has this name. <a href=${to("devices", null, { topic: text })}>Is it a topic?</a></p>` : html`<p class="soft">No user has this name.</p>`} />`}<//></section>`;
 }
 
-const Empty = () => html`<div class="note"><p>No device is registered that matches. Your backend registers one each time that the app starts:</p>
+const Empty = () => html`<div class="note"><p>No registered device matches. Your backend registers a device each time the app starts:</p>
   <${Command} label="Register a device" text=${`curl -X PUT ${location.origin}/v1/devices/phone-1 \\\n  -H "Authorization: Bearer $PUSHSVC_KEY" \\\n  --json '{"platform": "apns", "token": "${"8f3c".repeat(16)}", "user": "u1", "tags": {"plan": "pro"}}'`} /></div>`;
 
 function List({ query }) {

@@ -10,7 +10,7 @@ import { to } from "../router.js";
 const body = (filter) => Object.fromEntries(["push", "platform", "reason", "since", "until"].filter((name) => filter[name]).map((name) => [name, filter[name]]));
 
 export const Replay = ({ filter, changed, label = "Replay" }) => html`<${Act} title="Send dead letters again" unit="dead letters match"
-  text="Each becomes a delivery of its push again, with all its attempts. Correct first what they failed for. Those of cancelled pushes stay."
+  text="Each becomes a delivery of its push again, with all its attempts. First correct the cause of the failure. Dead letters of cancelled pushes stay."
   fields=${[["rate", "deliveries a second", "100", "empty: as fast as possible"]]}
   count=${async () => (await act("POST", "/v1/failed/replay", { ...body(filter), dry_run: true }, 0)).matched}
   run=${(count, { rate }) => act("POST", "/v1/failed/replay", { ...body(filter), limit: count, ...(Number(rate) > 0 ? { rate: Number(rate) } : {}) }, count)}
@@ -75,7 +75,7 @@ export default function Failed({ query }) {
   return html`<div class="stack">
     <div class="row spread"><h1>Failed deliveries</h1><div class="row"><${Export} filter=${filter} /><${Replay} filter=${filter} changed=${reload} label=${narrowed ? "Replay what matches" : "Replay all"} /></div></div>
     <${Filter} fields=${[["platform", "platform"], ["reason", "reason"], ["push", "push"], ["since", "since (UTC)", "datetime"], ["until", "until (UTC)", "datetime"]]} />
-    <section class="stack tight"><h2>Why</h2><${Asked} of=${groups}>${(document) => html`<div><${Table} label="reasons" rows=${document.groups} rowKey=${(row) => row.platform + row.reason} empty=${html`<div class="note is-ok"><p><${State} of="ok">Nothing has failed for good.<//> A delivery comes here when its provider refuses it, or its attempts are used up.</p></div>`} columns=${[
+    <section class="stack tight"><h2>Why</h2><${Asked} of=${groups}>${(document) => html`<div><${Table} label="reasons" rows=${document.groups} rowKey=${(row) => row.platform + row.reason} empty=${html`<div class="note is-ok"><p><${State} of="ok">Nothing has failed permanently.<//> A delivery comes here when its provider refuses it, or its attempts are used up.</p></div>`} columns=${[
         { label: "reason", tight: true, cell: (row) => html`<a class="strong" href=${to("failed", null, { ...filter, platform: row.platform, reason: row.reason })}>${row.reason}</a>` },
         { label: "platform", cell: (row) => row.platform },
         { label: "deliveries", num: true, cell: (row) => number(row.count) },

@@ -26,7 +26,7 @@ export default function Feedback() {
       { label: "suspect", num: true, cell: (route) => percent(route.share.suspect) },
       { label: "at most", num: true, cell: (route) => percent(route.limit.suspect) },
       { label: "of the last", num: true, cell: (route) => span(route.window) },
-      { label: "", tight: true, cell: (route) => route.prune_anyway_until && html`<${Act} title=${`Guard ${route.route} again`} text="Pruning stops at once where too many answers call tokens dead." run=${() => act("POST", "/v1/admin/feedback/keep", { route: route.route })} done=${() => "It is guarded again."} changed=${asked.reload}>End release<//>` },
+      { label: "", tight: true, cell: (route) => route.prune_anyway_until && html`<${Act} title=${`Guard ${route.route} again`} text="Pruning stops at once if too many answers call tokens dead." run=${() => act("POST", "/v1/admin/feedback/keep", { route: route.route })} done=${() => "It is guarded again."} changed=${asked.reload}>End release<//>` },
     ]} /><p class="soft">Above these shares, and with at least ${number(routes[0]?.least?.dead)} dead or ${number(routes[0]?.least?.suspect)} suspect answers, a route prunes nothing.</p></section>
     <section class="stack tight"><h2>By day and reason</h2><${Table} label="feedback by day" rows=${days} empty=${html`<p class="soft">No provider has called a token dead or suspect, as far back as events are kept.</p>`} columns=${[
       { label: "day (UTC)", tight: true, cell: (row) => row.day },

@@ -38,6 +38,6 @@ export default function Keys({ session }) {
     { label: "pushes at most", cell: (key) => key.intake },
     { label: "made", tight: true, cell: (key) => html`<${Time} of=${key.created_at} />` },
     { label: "kept in", cell: (key) => key.kept_in },
-    { label: "", tight: true, cell: (key) => (key.kept_in === "configuration" ? html`<span class="soft" title="remove it from the configuration file and reload">in the file</span>` : key.name === session.key ? null : html`<${Act} danger title=${`Revoke the key ${key.name}`} typed=${key.name} text="Calls with it are refused within seconds, and sessions that were begun with it end. It cannot be brought back." run=${() => act("DELETE", `/v1/admin/keys/${at(key.name)}`)} done=${() => "It is revoked."} changed=${asked.reload}>Revoke<//>`) },
+    { label: "", tight: true, cell: (key) => (key.kept_in === "configuration" ? html`<span class="soft" title="remove it from the configuration file and reload">in the file</span>` : key.name === session.key ? null : html`<${Act} danger title=${`Revoke the key ${key.name}`} typed=${key.name} text="Calls with this key are refused within seconds, and its sessions end. A revoked key cannot be restored." run=${() => act("DELETE", `/v1/admin/keys/${at(key.name)}`)} done=${() => "It is revoked."} changed=${asked.reload}>Revoke<//>`) },
   ]} />`}<//></div>`;
 }

@@ -90,7 +90,7 @@ export default function Overview({ session }) {
   const age = Math.round((Date.now() - came) / 1000);
   const [online, check] = useState(null);
   const asked = useDocument(online && "/v1/admin/check");
-  if (problem && !stats) return html`<div class="stack"><h1>There are no figures now</h1><${Refusal} problem=${problem} /></div>`;
+  if (problem && !stats) return html`<div class="stack"><h1>The figures cannot be read now</h1><${Refusal} problem=${problem} /></div>`;
   if (!stats) return html`<div class="stack"><h1 class="soft" aria-busy="true">Reading the figures…</h1></div>`;
   const oldest = stats.lanes.map((lane) => lane.oldest_age).filter((age) => age !== null);
   const untouched = !stats.devices && !stats.queue.waiting && !stats.dead_letters && stats.routes.every((route) => !Object.values(route.answers).some(Boolean)) && !stats.rates.accepted;

@@ -35,8 +35,8 @@ function Rows({ push, query }) {
   const rows = useDocument(`/v1/push/${at(push.id)}/deliveries`, { outcome: query.outcome, cursor: query.cursor, limit: 50 });
   return html`<section class="stack tight"><div class="row spread"><h2>Deliveries</h2>
       <${Choice} name="outcome" label="outcome" options=${[["", "all rows"], ...ENDS.map((end) => [end, end])]} /></div>
-    ${push.counts.total > 1000 && html`<p class="soft">A push of more than 1,000 deliveries keeps rows of those only that did not end as sent.</p>`}
-    <${Asked} of=${rows}>${({ items, cursor }) => html`<div><${Table} label="deliveries" rows=${items} empty=${html`<p class="soft">No delivery has ended so.</p>`} columns=${[
+    ${push.counts.total > 1000 && html`<p class="soft">A push of more than 1,000 deliveries keeps rows only of deliveries that did not end as sent.</p>`}
+    <${Asked} of=${rows}>${({ items, cursor }) => html`<div><${Table} label="deliveries" rows=${items} empty=${html`<p class="soft">No delivery has ended like this.</p>`} columns=${[
       { label: "outcome", tight: true, cell: (row) => html`<${State} of=${row.outcome} />` },
       { label: "reason", cell: (row) => row.reason && html`<a href=${to("failed", null, { reason: row.reason })}>${row.reason}</a>` },
       { label: "platform", cell: (row) => row.platform },

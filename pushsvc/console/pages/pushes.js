@@ -32,7 +32,7 @@ export const Cancel = ({ push, changed, label = "Cancel" }) => html`<${Act} dang
   run=${(count) => act("DELETE", `/v1/push/${at(push.id)}`, undefined, count)} changed=${changed}
   done=${(status) => `${plural(status.counts.cancelled, "delivery is", "deliveries are")} cancelled.`}>${label}<//>`;
 
-export const Empty = () => html`<div class="note"><p>No push is here. A push is kept as long as <code>queue.status_retention</code> says.</p><p><a href=${to("send")}>Send one</a>, or see its curl there.</p></div>`;
+export const Empty = () => html`<div class="note"><p>There is no push here. A push is kept as long as <code>queue.status_retention</code> says.</p><p><a href=${to("send")}>Send one</a>, or see its curl there.</p></div>`;
 
 /** The number of pushes that came after those that are shown: the list does not move under the hand. */
 function useNewer(path, query, shown) {

@@ -80,7 +80,7 @@ export default function Send({ session }) {
       ${said?.answer && html`<div class="note is-ok" role="status"><p><${State} of="ok">It would be accepted:<//> ${said.answer.deliveries === null ? "its audience is counted as it is sent" : plural(said.answer.deliveries, "delivery", "deliveries")}. Nothing was sent.</p></div>`}
       <${Command} label="as curl" text=${`curl ${location.origin}/v1/push -H "Authorization: Bearer $PUSHSVC_KEY" \\\n  --json '${JSON.stringify(push).replaceAll("'", "'\\''")}'`} /></div>
     <div class="stack" aria-live="polite"><h2>What would be sent</h2>
-      ${preview === null && html`<p class="soft">Name a receiver: what each provider would be sent then stands here, byte for byte.</p>`}
+      ${preview === null && html`<p class="soft">Name a receiver to see here exactly what each provider would be sent.</p>`}
       ${preview?.problem && html`<${Refusal} problem=${preview.problem} />`}
       ${found && html`<p><b class="strong">${deliveries === null ? "An audience" : number(deliveries)}</b> ${deliveries === 1 ? "delivery" : "deliveries"}${found.audience && !found.audience.complete ? " at least" : ""}${found.unreached ? html`; <span class="slow">▲ ${plural(found.unreached, "receiver gets", "receivers get")} nothing: no active device</span>` : ""}.</p>
         ${found.warnings?.length ? html`<div class="note is-slow"><ul>${found.warnings.map((warning) => html`<li><code>${warning.path}</code> <${Prose} text=${warning.message} /></li>`)}</ul></div>` : null}

@@ -12,8 +12,8 @@ function Hook({ hook, reload }) {
   return html`<section class="panel stack">
     <div class="row spread"><div class="row"><h2>${hook.kind === "event" ? "Events of devices" : "Feedback"} to ${hook.host}</h2><${State} of=${hook.state} /></div><div class="row">
       <${Act} title=${`Test ${hook.host}`} text="One signed call with a test event is made now. Your receiver should answer 2xx." run=${() => act("POST", "/v1/admin/webhooks/test", {})} done=${tested} changed=${reload}>Test<//>
-      ${hook.state === "off" && html`<${Act} title="Call it again" text="Calls go on where they stopped; what was given up is not called again by this." run=${() => act("POST", "/v1/admin/webhooks/resume", {})} done=${() => "It is called again."} changed=${reload}>Resume<//>`}
-      ${hook.dead > 0 && html`<${Act} title="Deliver again what was given up" unit="batches were given up" text="Each is called again with its own id, so that your receiver can tell repeats." fields=${[["since", "since (empty: all)", "", "2026-12-01T09:00Z"]]}
+      ${hook.state === "off" && html`<${Act} title="Call it again" text="Calls continue where they stopped. Batches that were given up are not called again by this." run=${() => act("POST", "/v1/admin/webhooks/resume", {})} done=${() => "It is called again."} changed=${reload}>Resume<//>`}
+      ${hook.dead > 0 && html`<${Act} title="Deliver again what was given up" unit="batches were given up" text="Each batch is called again with its own id, so that your receiver recognises repeats." fields=${[["since", "since (empty: all)", "", "2026-12-01T09:00Z"]]}
         count=${async () => (await act("POST", "/v1/admin/webhooks/redeliver", { dry_run: true }, 0)).batches}
         run=${(count, { since }) => act("POST", "/v1/admin/webhooks/redeliver", since ? { since } : {}, count)} done=${(answer) => `${plural(answer.batches, "batch is", "batches are")} called again (${plural(answer.events, "event")}).`} changed=${reload}>Redeliver<//>`}
     </div></div>
@@ -25,7 +25,7 @@ function Hook({ hook, reload }) {
       ["Sent up to", hook.cursor && html`<code>${hook.cursor}</code>`],
       ["Given up", hook.dead ? html`<span class="bad">■ ${plural(hook.dead, "batch", "batches")}</span>${hook.asked ? `, ${number(hook.asked)} to be called again` : ""}` : "nothing"],
     ]} />
-    <div class="stack tight"><h2>Last calls</h2><${Table} label="last calls" rows=${hook.calls ?? []} empty=${html`<p class="soft">It was not called yet: there was no event.</p>`} columns=${[
+    <div class="stack tight"><h2>Last calls</h2><${Table} label="last calls" rows=${hook.calls ?? []} empty=${html`<p class="soft">It has not been called yet, because there was no event.</p>`} columns=${[
       { label: "at", tight: true, cell: (row) => html`<${Time} of=${row.at} />` },
       { label: "result", tight: true, cell: (row) => html`<${State} of=${row.result} />` },
       { label: "answer", num: true, cell: (row) => row.status || "none" },
@@ -51,7 +51,7 @@ export default function Webhooks({ session }) {
   const asked = useDocument("/v1/admin/webhooks", {}, { every: 5 });
   return html`<div class="stack"><h1>Webhooks</h1><${Asked} of=${asked}>${({ webhooks }) => (webhooks.length
     ? webhooks.map((hook) => html`<${Hook} key=${hook.kind} hook=${hook} reload=${asked.reload} />`)
-    : html`<div class="note"><p>No webhook is configured. With one, your backend is called when a provider says that a token is dead, so that it forgets it too:</p><pre tabindex="0" aria-label="configuration">[apps.${session.app}.webhook]
+    : html`<div class="note"><p>No webhook is configured. A webhook calls your backend when a provider says that a token is dead, so that your backend can forget it too:</p><pre tabindex="0" aria-label="configuration">[apps.${session.app}.webhook]
 url = "https://backend.example.com/push-feedback"
 secret = "..."   # pushsvc webhooks secret</pre></div>`)}<//></div>`;
 }
