@@ -52,6 +52,13 @@ def test_a_provider_has_the_names_of_the_page() -> None:
         assert [name for name in names if not hasattr(module, name)] == []
 
 
+def test_a_field_of_a_notification_is_in_the_files_of_the_page() -> None:
+    named = {name for name in _code(_section("Add a field of a notification")) if FILE.fullmatch(name)}
+    carrying = (path for kind in ("*.py", "*.md") for path in (ROOT / "pushsvc").rglob(kind))
+    having = {path for path in carrying if re.search(r"\bcategory\b", path.read_text(encoding="utf-8"))}
+    assert {path.relative_to(ROOT).as_posix() for path in having} == named
+
+
 def test_each_command_is_a_module_of_its_name_or_one_that_the_table_names() -> None:
     for target, _ in cli.COMMANDS.values():
         module, _, function = target.partition(":")
