@@ -55,7 +55,8 @@ def test_a_provider_has_the_names_of_the_page() -> None:
 def test_a_field_of_a_notification_is_in_the_files_of_the_page() -> None:
     named = {name for name in _code(_section("Add a field of a notification")) if FILE.fullmatch(name)}
     carrying = (path for kind in ("*.py", "*.md") for path in (ROOT / "pushsvc").rglob(kind))
-    having = {path for path in carrying if re.search(r"\bcategory\b", path.read_text(encoding="utf-8"))}
+    field = re.compile(r'category: (?:Annotated|str)|notification\.category|"category": "ORDER"')
+    having = {path for path in carrying if field.search(path.read_text(encoding="utf-8"))}
     assert {path.relative_to(ROOT).as_posix() for path in having} == named
 
 
