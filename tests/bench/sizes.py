@@ -79,8 +79,7 @@ async def store_part(folder: Path, url: str, pushes: int, targets: int) -> None:
 
 async def memory(store: Store) -> int:
     """Return the bytes that the server uses for its data."""
-    info = (await store.link.call("INFO", "memory")).decode()
-    return next(int(line.split(":")[1]) for line in info.splitlines() if line.startswith("used_memory_dataset:"))
+    return int((await store.link.call("INFO", "memory"))["used_memory_dataset"])
 
 
 def size_of(folder: Path) -> int:
