@@ -34,5 +34,5 @@ def _headers(message: Message, push_type: str) -> Iterator[Fault]:
         if name not in _HEADERS:
             yield Fault(f"overrides.apns.headers.{name}", f"is no header of Apple's{meant(name, _HEADERS)}")
     if push_type not in TOPIC_SUFFIX:
-        text = f"`{push_type}` is not a push type that pushsvc knows; it is sent unchanged"
+        text = f"`{push_type}` is not in Apple's list of push types; it is sent unchanged"
         yield Fault("overrides.apns.headers.apns-push-type", text)
