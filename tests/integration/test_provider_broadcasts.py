@@ -119,7 +119,7 @@ def test_a_silent_provider_costs_the_request_timeout_and_no_more(tmp_path: Path)
     async def scene(simulator: Simulator, channels: ChannelAccount) -> None:
         assert await channels.all() == []
         simulator.stall(platform="apns")
-        with pytest.raises(Unavailable, match=r"no answer \(timeout\); it may have done"):
+        with pytest.raises(Unavailable, match=r"no answer \(timeout\); the request may have been"):
             await channels.create("none")
         simulator.stall(False, platform="apns")
         await channels.create("none")
