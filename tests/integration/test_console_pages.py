@@ -343,7 +343,7 @@ def test_the_whole_service_by_its_console(tmp_path: Path) -> None:
                 await visit(page, address.replace(PUSH, push))
                 assert not await page.look("!!document.querySelector('main .problem')"), (address, await text(page))
             await visit(page, "/console/failed")
-            assert "The payload is larger than Apple takes" in await text(page)
+            assert "The payload is larger than Apple accepts" in await text(page)
             # The sign-in asks whether there is a session: that there is none is all that the browser complains of.
             assert len(page.complaints) == 1, page.complaints
             assert "401" in page.complaints[0]
