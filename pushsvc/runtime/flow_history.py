@@ -29,10 +29,14 @@ class FlowHistory:
             for levels in self._levels.values():
                 levels[at] = None
             for name, count in slots[slot].items():
-                if name.startswith("waiting:"):
-                    self._levels.setdefault(name, [None] * points)[at] = count
+                if name in self._sums:
+                    self._sums[name][at] += count
+                elif name in self._levels:
+                    self._levels[name][at] = count
+                elif name.startswith("waiting:"):
+                    self._levels[name] = [count if step == at else None for step in range(points)]
                 elif not name.startswith("took:"):
-                    self._sums.setdefault(name, [0] * points)[at] += count
+                    self._sums[name] = [count if step == at else 0 for step in range(points)]
 
     def document(self) -> RateHistory:
         """Return the steps, with null for those of which nothing is known."""

@@ -333,8 +333,8 @@ class PushListing:
             for name in names
         ]
         states = await self._link.many([("HGET", push, "st") for push in pushes])
-        expanding = sum(state != b"scheduled" for state in states)
-        return sum(map(int, counts)) - expanding
+        expanding = [state for state in states if state != b"scheduled"]
+        return sum(map(int, counts)) - len(expanding)
 
     def _waiting_sets(self, app: str) -> Iterator[tuple[str, Lane | None]]:
         """Yield the sets of pushes that wait for their time, each with its lane where it is known."""
