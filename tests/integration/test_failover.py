@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
-from redis.asyncio import Redis
 from redis.crc import key_slot
 from structlog.testing import capture_logs
 
@@ -18,7 +17,7 @@ from pushsvc.errors import StoreUnavailable
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
 from pushsvc.store.keyring import KEY_LOOK
-from pushsvc.store.link import scripts, sync_sentinels
+from pushsvc.store.link import scripts, sentinels, sync_sentinels
 from pushsvc.store.link.connect import open_sync_redis
 from pushsvc.store.link.link import Link
 from pushsvc.store.link.sentinels import SentinelReport, Sentinels
@@ -239,10 +238,17 @@ def test_a_connection_in_the_making_is_not_used_after_a_switch(monkeypatch: pyte
         naming = Naming(monkeypatch, old.port)
         link = Link(SENTINELS, name="a", timeout=5)
         async with asyncio.timeout(30):
+            made: list[Any] = []
+            connect_to = sentinels._Checked.connect_to
+
+            async def noted(connection: Any, address: Any) -> None:
+                made.append(connection)
+                await connect_to(connection, address)
+
+            monkeypatch.setattr(sentinels._Checked, "connect_to", noted)
             old.process.send_signal(signal.SIGSTOP)
             writing = asyncio.create_task(link.call("SET", "written", 1))
-            pool = cast("Redis", link._client).connection_pool
-            await until(lambda: any(each._writer is not None for each in pool._in_use_connections))
+            await until(lambda: any(each._writer is not None for each in made))
             # No other party ends it: it has the earlier answer of the sentinels.
             monkeypatch.setattr(link.sentinels, "_switched", [])
             naming.switch(new.port)

@@ -1,7 +1,7 @@
 """Connections that many callers share: commands are written at once, one behind the other, and answered in that order.
 
 redis-py takes a connection from a pool for each command, waits there for the answer, and gives it back. Its pool, locks
-and checks cost more than the bytes: for a push of its own a fifth of the whole service. So the short scripts of a
+and checks cost more than the bytes: for a push of its own a fifth of the whole service. So the short commands of a
 process share one connection, on which a command is written before the earlier ones are answered; what blocks has one
 of its own. A connection lasts until it breaks.
 

@@ -1,10 +1,10 @@
 """Round trips to Redis: a command, several commands, a script, or a blocking wait. Faults become `StoreError`.
 
-Scripts share one connection, and each blocking wait has one of its own: see direct.py. To a cluster they go by
-redis-py, as all other commands do, which uses two clients. Short commands share a small pool with a time limit, and
-are tried once more if their connection broke: each may safely run twice. Blocking reads, and scripts that hand out
-entries of a stream, have a connection each without a limit on the socket and are never repeated; the limit applies to
-the whole wait instead, so that a server that has silently gone is noticed. With direct connections it is the same.
+Short commands and scripts share one connection, and each blocking wait has one of its own: see direct.py. Short ones
+have a time limit, and are tried once more if their connection broke: each may safely run twice. Blocking reads, and
+scripts that hand out entries of a stream, are never repeated; the limit applies to the whole wait, so that a server
+that has silently gone is noticed. redis-py's own clients do the rest by the same rules: everything that is for a
+cluster, and what must stay together on one connection (`pinned`).
 
 Behind sentinels, `follow` asks each second for the primary. If it has changed, every connection ends at once, so that
 no process writes to the old one or trusts its answers, and the callbacks of `on_change` are called.
@@ -135,16 +135,37 @@ class Link:
         return await self.call(*command)
 
     async def call(self, *command: Any) -> Any:
-        """Return one command."""
+        """Run one command, which does not block."""
         with store_faults():
-            return await self._client.execute_command(*command)
+            if self._direct is None:
+                return await self._client.execute_command(*command)
+            answers = await self._direct.ask([command], self._timeout, repeat=True)
+            return self._shaped([command], answers)[0]
 
     async def many(self, commands: Sequence[Command], *, errors: bool = False) -> list[Any]:
         """Run independent commands in one round trip, or in one for each `AT_ONCE`. The first failure raises; with
         `errors`, what the server refuses is among the answers."""
-        answers = await self._pipeline(self._client, commands[:AT_ONCE], errors=errors)
+        answers = await self._together(commands[:AT_ONCE], errors=errors)
         for at in range(AT_ONCE, len(commands), AT_ONCE):
-            answers += await self._pipeline(self._client, commands[at : at + AT_ONCE], errors=errors)
+            answers += await self._together(commands[at : at + AT_ONCE], errors=errors)
+        return answers
+
+    async def _together(self, commands: Sequence[Command], *, errors: bool) -> list[Any]:
+        if self._direct is None:
+            return await self._pipeline(self._client, commands, errors=errors)
+        with store_faults():
+            answers = await self._direct.ask(commands, self._timeout, repeat=True)
+            return self._shaped(commands, answers, errors=errors)
+
+    def _shaped(self, commands: Sequence[Command], answers: list[Any], *, errors: bool = False) -> list[Any]:
+        """Return the answers in the forms that redis-py gives them. Raises the first refusal, unless with `errors`."""
+        shapes = self._client.response_callbacks
+        for place, (command, answer) in enumerate(zip(commands, answers, strict=True)):
+            if isinstance(answer, Exception):
+                if not errors:
+                    raise answer
+            elif (shape := shapes.get(command[0])) is not None:
+                answers[place] = shape(answer)
         return answers
 
     async def values(self, key: str) -> AsyncIterator[dict[bytes, bytes]]:
@@ -162,15 +183,10 @@ class Link:
         """Run commands of which the first may block for `wait_ms`; the others follow it."""
         seconds = wait_ms / 1000 + self._timeout
         with store_faults():
-            if self._direct is None:
-                async with asyncio.timeout(seconds):
-                    return await self._pipeline(self._waiting, commands)
-            answers = self.raised(await self._direct.wait(commands, seconds))
-            shape = self._waiting.response_callbacks
-            return [
-                shape[command[0]](answer) if command[0] in shape else answer
-                for command, answer in zip(commands, answers, strict=True)
-            ]
+            if self._direct is not None:
+                return self._shaped(commands, await self._direct.wait(commands, seconds))
+            async with asyncio.timeout(seconds):
+                return await self._pipeline(self._waiting, commands)
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run `<name>.lua`."""
