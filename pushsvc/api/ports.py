@@ -106,7 +106,7 @@ class ServedApp:
             ),
             live=app.live,
             channels=app.channels,
-            count_accepted=telemetry.ACCEPTED.labels(app.name).inc,
+            count_accepted=telemetry.HTTP.accepted(app.name).add,
         )
 
 

@@ -36,6 +36,7 @@ _one_at_a_time: Final = asyncio.Semaphore(1)
 
 def _counted() -> _Counts:
     """Return what this process has counted so far."""
+    telemetry.HTTP.flush()
     found: Counter[tuple[str, str]] = Counter()
     for metric, ending, name_of in _SOURCES:
         for family in metric.collect():

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from http import HTTPMethod
 from typing import Final
 
+from prometheus_client import Counter
+
 from ..background import in_background
 from .gathered import Gathered
-from .metrics import HTTP_REQUESTS, HTTP_SECONDS
+from .metrics import ACCEPTED, HTTP_REQUESTS, HTTP_SECONDS
 
 FLUSH_EVERY: Final = 0.5
 """Seconds between two flushes, for the exposition by another process."""
@@ -19,21 +21,34 @@ UNMATCHED: Final = "unmatched"
 _METHODS: Final = frozenset(HTTPMethod)
 
 
-class Answered:
-    """The answers of one app, call and code since the last flush."""
+class Counted:
+    """What has been counted since the last flush."""
 
-    __slots__ = ("_counter", "count", "seconds")
+    __slots__ = ("_counter", "count")
 
-    def __init__(self, app: str, method: str, route: str, code: int, seconds: Gathered) -> None:
-        self._counter = HTTP_REQUESTS.labels(app, method, route, str(code))
-        self.count = 0
-        self.seconds = seconds
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self.count = 0.0
+
+    def add(self, count: float) -> None:
+        """Count this many."""
+        self.count += count
 
     def flush(self) -> None:
         """Hand the count to prometheus_client."""
         if self.count:
             self._counter.inc(self.count)
-            self.count = 0
+            self.count = 0.0
+
+
+class Answered(Counted):
+    """The answers of one app, call and code since the last flush."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, app: str, method: str, route: str, code: int, seconds: Gathered) -> None:
+        super().__init__(HTTP_REQUESTS.labels(app, method, route, str(code)))
+        self.seconds = seconds
 
 
 class RequestMetrics:
@@ -42,6 +57,7 @@ class RequestMetrics:
     def __init__(self) -> None:
         self._answered: dict[tuple[str, str, str, int], Answered] = {}
         self._seconds: dict[tuple[str, str], Gathered] = {}
+        self._accepted: dict[str, Counted] = {}
 
     def show(self, calls: Iterable[tuple[str, str]]) -> None:
         """Begin the durations of these calls, each a method and a route, so that all are there from the start."""
@@ -59,6 +75,13 @@ class RequestMetrics:
             found = self._answered[key] = Answered(*key, self._of(method, route))
         return found
 
+    def accepted(self, app: str) -> Counted:
+        """Return where the accepted deliveries of an app are counted."""
+        found = self._accepted.get(app)
+        if found is None:
+            found = self._accepted[app] = Counted(ACCEPTED.labels(app))
+        return found
+
     def _of(self, method: str, route: str) -> Gathered:
         found = self._seconds.get((method, route))
         if found is None:
@@ -67,8 +90,8 @@ class RequestMetrics:
 
     def flush(self) -> None:
         """Hand what was gathered to prometheus_client."""
-        for answered in self._answered.values():
-            answered.flush()
+        for counted in (*self._answered.values(), *self._accepted.values()):
+            counted.flush()
         for seconds in self._seconds.values():
             seconds.flush()
 

@@ -532,6 +532,7 @@ def test_each_request_is_logged_and_counted_without_its_secrets() -> None:
 
 def test_accepted_deliveries_are_counted() -> None:
     def count() -> float:
+        telemetry.HTTP.flush()
         value = telemetry.ACCEPTED.labels("news")._value.get()
         return float(value)
 
