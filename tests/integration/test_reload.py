@@ -304,6 +304,11 @@ def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
 
         await service.until("each part has refused it", refused)
         assert "apps.shop.nonsense" in log
+
+        async def reported() -> bool:
+            return "notes" in (await about(service))[0]
+
+        await service.until("a process has reported it", reported)
         ready, metrics = await about(service)
         assert len(ready["notes"]) == 1
         assert "the changed configuration was refused" in ready["notes"][0]
