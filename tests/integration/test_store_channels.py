@@ -29,7 +29,7 @@ from pushsvc.ports.registry import Prune
 from pushsvc.rules.audience import owner_of
 from pushsvc.rules.life import lives_on
 from pushsvc.store import Store, StoreConfig, keys
-from pushsvc.store.queue import queue
+from pushsvc.store.queue import moving
 
 from ..fakes.store import MemoryStore
 from .servers import Server
@@ -310,7 +310,7 @@ def test_a_step_looks_at_a_bounded_number_of_targets(server: Server | None, monk
         store = await world.store()
         if not isinstance(store, Store):
             return
-        monkeypatch.setattr(queue, "_STEP_TARGETS", 9)
+        monkeypatch.setattr(moving, "_STEP_TARGETS", 9)
         waiting = [f"p{number}" for number in range(7)]
         for name in waiting:
             await store.pushes.accept(push_of(name, 4))
@@ -320,11 +320,11 @@ def test_a_step_looks_at_a_bounded_number_of_targets(server: Server | None, monk
         await store.link.call("HSET", keys.pending("shop", 0), "apns:normal", 1)
         await take_all(store)  # both lanes are this consumer's
         for limit, counted in ((9, 1), (28, 28)):
-            monkeypatch.setattr(queue, "_STEP_TARGETS", limit)
+            monkeypatch.setattr(moving, "_STEP_TARGETS", limit)
             store.queue.distrust()
             await store.queue.beat()
             assert await store.link.call("HGET", keys.pending("shop", 0), "apns:normal") == b"%d" % counted
-        monkeypatch.setattr(queue, "_STEP_TARGETS", 9)
+        monkeypatch.setattr(moving, "_STEP_TARGETS", 9)
         # The first step finds what was acknowledged, so that a second one follows in the same call.
         for each in sorted(taken, key=lambda each: each.chunk.push_id)[:3]:
             assert await store.queue.arrived("shop", ack(each.chunk, 0, 1, 2, 3)) == 4

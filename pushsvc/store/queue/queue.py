@@ -28,7 +28,7 @@ from ... import telemetry
 from ...errors import StoreError
 from ...model.delivery import Arrival, Settlement
 from ...model.push import LANES, Chunk, Lane, Platform, Route
-from ...model.routing import CARRIERS, platform_of
+from ...model.routing import platform_of
 from ...ports.entries import EntryRef, News, Taken
 from .. import keys
 from ..config import StoreConfig
@@ -47,29 +47,20 @@ from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entrie
 from .lanes import LaneState
 from .lapses import take_lapsed
 from .letter import note_dropped
+from .moving import Moving
 from .record import Finished, Group, Record, Single, encode_record
 from .settling import Closed, Place, among, batches, pack, pack_finished, places_of, without
 
 _SETTLE = 1000
 """Settlements in one atomic step, which blocks the server for some milliseconds."""
-_PROMOTE = 500
-"""The maximum number of chunks that one step moves back."""
-_STEP_TARGETS = 20_000
-"""The approximate number of targets of retries that one step looks at: some 20 ms in which the server is blocked."""
-_LAUNCH = 200
-"""The approximate number of chunks of scheduled pushes that one call moves: 2 ms in which the server is blocked."""
 _RECLAIM = 100
 """Entries that one call takes over from a lane."""
 _BURST = 64
 """The maximum number of entries that one wait returns."""
 _POLL = 0.05
-_RECOUNT = 60.0
-_RECOUNTED = 1000
-"""The maximum number of retries of a platform that are counted in one step; with more of them they are left for
-later."""
 
 
-class RedisQueue:
+class RedisQueue(Moving):
     """`DeliveryQueue` over Redis Streams, for one consumer."""
 
     def __init__(
@@ -84,8 +75,7 @@ class RedisQueue:
         clock: Clock,
         unread: UnreadOf,
     ) -> None:
-        self._link = link
-        self._config = config
+        super().__init__(link, config)
         self._liveness = liveness
         self._clock = clock
         self._following = following
@@ -97,7 +87,6 @@ class RedisQueue:
         self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
         self._lost: set[tuple[str, str]] = set()
         """Entries, by their lane's key and id, that were found to be another consumer's when a retry was settled."""
-        self._counted_at = 0.0
         link.on_change(self.distrust)
 
     # --- reading ----------------------------------------------------------------------------------
@@ -362,41 +351,7 @@ class RedisQueue:
             )
         )
 
-    # --- moving -----------------------------------------------------------------------------------
-
-    async def promote(self, route: Route, now: int) -> int:
-        """Move up to 500 chunks or about 20,000 deliveries a call and shard; call it again while it returns any."""
-        shards = range(self._config.shards_of(route.app))
-        return sum(await all_of(self._promote_in(route, shard, now) for shard in shards))
-
-    async def _promote_in(self, route: Route, shard: int, now: int) -> int:
-        app, channel = route.app, route.platform
-        places = [
-            *(keys.retries(app, shard, channel), keys.pending(app, shard)),
-            *(keys.quarantine(app, shard), keys.recalled(app, shard)),
-        ]
-        moved, more = 0, 1
-        while not moved and more:  # of what was acknowledged nothing is moved
-            moved, more, late = await self._link.script(
-                "promote",
-                places,
-                [keys.prefix(app, shard), channel, now, _PROMOTE, _STEP_TARGETS, int(channel not in CARRIERS)],
-            )
-            if late:
-                telemetry.LIVE_MESSAGES.labels(app, "fallback").inc(late)
-        return moved
-
-    async def launch(self, app: str, now: int) -> int:
-        """Move about 200 chunks a call and shard; call it again while it returns any."""
-        launched = await all_of(
-            self._link.script(
-                "launch",
-                [keys.scheduled(app, shard), keys.pending(app, shard)],
-                [keys.prefix(app, shard), now, _LAUNCH],
-            )
-            for shard in range(self._config.shards_of(app))
-        )
-        return sum(launched)
+    # --- what others had --------------------------------------------------------------------------
 
     async def reclaim(self, route: Route) -> list[Taken]:
         """Take over up to 100 entries a lane and shard. Dead consumers without entries are removed from the group."""
@@ -487,22 +442,7 @@ class RedisQueue:
         await self._liveness.beat()
         if held is not None:
             await self._held.tell(held, worked or {})
-        await self._recount()
-
-    async def _recount(self) -> None:
-        """Correct the pending counters from time to time, and soon after a failover, where nothing is pending any
-        more."""
-        now = asyncio.get_running_loop().time()
-        if now < self._counted_at + _RECOUNT:
-            return
-        self._counted_at = now
-        shards = sorted({(app, shard) for app, shard, _, _ in self._lanes})
-        for app, shard in shards:
-            for platform in sorted({place[2] for place in self._lanes if place[:2] == (app, shard)}):
-                limits = (_RECOUNTED, _STEP_TARGETS)
-                await self._link.script(
-                    "recount", [keys.pending(app, shard)], [keys.prefix(app, shard), platform, *limits]
-                )
+        await self._recount(place[:3] for place in self._lanes)
 
     async def retire(self) -> None:
         """Let others take over at once what this consumer has not settled. A later `take` registers it again."""

@@ -1,0 +1,79 @@
+"""What moves to the lanes when it is due: retries, and the chunks of scheduled pushes; and the counters, corrected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from ... import telemetry
+from ...model.push import Route
+from ...model.routing import CARRIERS
+from .. import keys
+from ..config import StoreConfig
+from ..link.link import Link
+from ..link.together import all_of
+
+_PROMOTE = 500
+"""The maximum number of chunks that one step moves back."""
+_STEP_TARGETS = 20_000
+"""The approximate number of targets of retries that one step looks at: some 20 ms in which the server is blocked."""
+_LAUNCH = 200
+"""The approximate number of chunks of scheduled pushes that one call moves: 2 ms in which the server is blocked."""
+_RECOUNT = 60.0
+_RECOUNTED = 1000
+"""The maximum number of retries of a platform that are counted in one step; with more of them they are left for
+later."""
+
+
+class Moving:
+    """The part of `DeliveryQueue` for which this process has no entry at hand."""
+
+    def __init__(self, link: Link, config: StoreConfig) -> None:
+        self._link = link
+        self._config = config
+        self._counted_at = 0.0
+
+    async def promote(self, route: Route, now: int) -> int:
+        """Move up to 500 chunks or about 20,000 deliveries a call and shard; call it again while it returns any."""
+        shards = range(self._config.shards_of(route.app))
+        return sum(await all_of(self._promote_in(route, shard, now) for shard in shards))
+
+    async def _promote_in(self, route: Route, shard: int, now: int) -> int:
+        app, channel = route.app, route.platform
+        places = [
+            *(keys.retries(app, shard, channel), keys.pending(app, shard)),
+            *(keys.quarantine(app, shard), keys.recalled(app, shard)),
+        ]
+        moved, more = 0, 1
+        while not moved and more:  # of what was acknowledged nothing is moved
+            moved, more, late = await self._link.script(
+                "promote",
+                places,
+                [keys.prefix(app, shard), channel, now, _PROMOTE, _STEP_TARGETS, int(channel not in CARRIERS)],
+            )
+            if late:
+                telemetry.LIVE_MESSAGES.labels(app, "fallback").inc(late)
+        return moved
+
+    async def launch(self, app: str, now: int) -> int:
+        """Move about 200 chunks a call and shard; call it again while it returns any."""
+        launched = await all_of(
+            self._link.script(
+                "launch",
+                [keys.scheduled(app, shard), keys.pending(app, shard)],
+                [keys.prefix(app, shard), now, _LAUNCH],
+            )
+            for shard in range(self._config.shards_of(app))
+        )
+        return sum(launched)
+
+    async def _recount(self, places: Iterable[tuple[str, int, str]]) -> None:
+        """Correct the pending counters of these apps, shards and channels from time to time, and soon after a failover,
+        where nothing is pending any more."""
+        now = asyncio.get_running_loop().time()
+        if now < self._counted_at + _RECOUNT:
+            return
+        self._counted_at = now
+        for app, shard, channel in sorted(set(places)):
+            limits = (_RECOUNTED, _STEP_TARGETS)
+            await self._link.script("recount", [keys.pending(app, shard)], [keys.prefix(app, shard), channel, *limits])
