@@ -1,4 +1,5 @@
-"""Fixtures of several modules. A module that needs another kind of server has a fixture `server` of its own."""
+"""Fixtures of several modules. A module that needs another kind of server has a fixture `server` of its own, and one
+that needs fewer backends a list `BACKENDS`."""
 
 from __future__ import annotations
 
@@ -13,9 +14,16 @@ from .servers import Server
 from .test_store_kit import BACKENDS, backend_server
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with the backends that their module names, or with all."""
+    if "server" in metafunc.fixturenames and not hasattr(metafunc.module, "server"):
+        own = getattr(metafunc.module, "BACKENDS", BACKENDS)
+        metafunc.parametrize("server", own, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    """Run each test with every backend: in memory, where there is no server, and with real servers."""
+    """Run a backend: a real server, or None for the one in memory."""
     with backend_server(request.param) as found:
         yield found
 
