@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Final
 
 from ..model.address import Form
+
+MADE: Final = 1 << 13
+"""The digests of the limiter that are kept: more than deliveries are in flight. The rows of a broadcast need none."""
 
 
 def token_hash(key: bytes, token: str, same: Form = str) -> str:
@@ -22,8 +26,12 @@ def token_hash(key: bytes, token: str, same: Form = str) -> str:
 def token_hasher(key: bytes, same: Form) -> Callable[[str], str]:
     """Return `token_hash` for the tokens of one platform, which it compares by `same`."""
     copy = _keyed(key).copy
+    made = _made(key, same)
 
     def hashed(token: str) -> str:
+        known = made.pop(token, None)
+        if known is not None:
+            return known.hex()
         digest = copy()
         digest.update(same(token).encode())
         return digest.hexdigest()
@@ -37,6 +45,12 @@ def _keyed(key: bytes) -> blake2b:
     return blake2b(digest_size=8, key=key)
 
 
+@lru_cache(maxsize=64)
+def _made(key: bytes, same: Form) -> dict[str, bytes]:
+    """Return the digests that the limiter has made: the same token is hashed for the row of its delivery next."""
+    return {}
+
+
 def token_digest(key: bytes, token: str) -> bytes:
     """Return the 16 bytes that represent a token in the suppression list."""
     return blake2b(token.encode(), digest_size=16, key=key).digest()
@@ -48,10 +62,14 @@ def limiter_digests(key: bytes) -> Callable[[Iterable[str], Form], list[bytes]]:
 
     def digests(tokens: Iterable[str], same: Form) -> list[bytes]:
         found = []
-        for token in map(same, tokens):
+        made = _made(key, same)
+        if len(made) > MADE:
+            made.clear()
+        for token in tokens:
             digest = copy()
-            digest.update(token.encode())
-            found.append(digest.digest())
+            digest.update(same(token).encode())
+            made[token] = made_now = digest.digest()
+            found.append(made_now)
         return found
 
     return digests
