@@ -68,6 +68,8 @@ class Append(Struct, frozen=True):
     platform: Platform
     now_or_never: bool = False
     """Whether it is appended only where the device is connected."""
+    alone: bool = False
+    """Whether no other channel carries it on."""
 
 
 class LiveRoute(Struct, frozen=True, gc=False):
@@ -106,6 +108,9 @@ class Appended(Struct, frozen=True, gc=False):
     replaced: Reference | None = None
     """An older push with the same `collapse`, not acknowledged yet, which this one has replaced: its delivery will
     never be acknowledged."""
+    overrun: tuple[Reference, ...] = ()
+    """Older pushes that were `alone` and not acknowledged yet, for which the full stream has no room any more: the same
+    is true of their deliveries."""
 
 
 class Position(Struct, frozen=True):
@@ -142,10 +147,10 @@ class Connected(Struct, frozen=True):
     """The device is connected."""
 
     since: int
-    """The offset behind which the publications begin: that of the position, or without a valid one that of the last
-    acknowledged."""
+    """The offset behind which the publications begin: that of the position; or that of the last acknowledged, without a
+    valid position, and with `unacked` where it is before the position."""
     recovered: bool
-    """Whether the position was valid and nothing behind it is missing."""
+    """Whether the position was valid and nothing behind `since` is missing."""
     page: Page
     acked: int
     unread: int
@@ -169,6 +174,8 @@ class Acked(Struct, frozen=True):
     """The deliveries that this call acknowledged first, which end as sent; each is returned exactly once."""
     acked: int = 0
     unacked: int = 0
+    before: int = 0
+    """What was acknowledged before."""
 
 
 class Read(Struct, frozen=True):
@@ -310,9 +317,11 @@ class LiveStreams(Protocol):
         """
         ...
 
-    async def append_all(self, app: str, appends: Sequence[Append]) -> list[list[Appended]]:
-        """Append several pushes, in their order and in one round trip. Returns for each the results of its receivers,
-        as `append` does."""
+    async def append_all(
+        self, app: str, appends: Sequence[Append], contents: Sequence[LiveContent] = ()
+    ) -> list[list[Appended]]:
+        """Append several pushes, in their order and in one round trip; before anything refers to them, keep `contents`
+        as `keep_all` does. Returns for each the results of its receivers, as `append` does."""
         ...
 
     async def connect(
@@ -324,8 +333,10 @@ class LiveStreams(Protocol):
         issued_at: int,
         position: Position | None = None,
         limit: int = 100,
+        unacked: bool = False,
     ) -> Connected | Refused:
         """Make this the connection of the device from now on. `issued_at` is the instant of its token, in Unix ms.
+        With `unacked` the publications begin with what is not acknowledged, though it stands before the position.
         Then end the connection that it has replaced: one of another gateway by a `Cut`.
 
         A sign of life, as are `disconnect` and `admits`: see `rules/life.py`.
@@ -344,9 +355,9 @@ class LiveStreams(Protocol):
         """
         ...
 
-    async def ack(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
+    async def ack(self, app: str, positions: Sequence[tuple[str, Position]], *, named: bool = True) -> list[Acked]:
         """Acknowledge everything up to an offset, for each of some hundred devices by id. An empty epoch means that of
-        the stream."""
+        the stream. Where it need not be `named`, `newly` is empty: `acking` had those after `before`."""
         ...
 
     async def read(self, app: str, device_id: str, position: Position) -> Read:

@@ -114,18 +114,12 @@ class Arrivals(Protocol):
         """
         ...
 
-    async def replaced(self, app: str, arrivals: Sequence[Arrival]) -> int:
-        """End as `suppressed` deliveries that no device can acknowledge any more, because a later push with their
-        `collapse` has taken their place in the stream.
+    async def suppress(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
+        """End as `suppressed`, with the reason `why`, deliveries that no device can acknowledge any more: a later push
+        with their `collapse` has taken their place in the stream, the stream has no room for them, or the device has
+        changed.
 
         Those that a provider has been asked about, or is to be asked about now, do not change: its answer decides.
         Returns the number of deliveries that ended.
-        """
-        ...
-
-    async def moved(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
-        """End as `suppressed`, with the reason `why`, deliveries that wait in the stream of a device that has changed.
-
-        As of those that were `replaced`, a provider's answer decides about some. Returns the number that ended.
         """
         ...

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from pushsvc.model.delivery import Arrival
 from pushsvc.model.push import Platform
+from pushsvc.model.routing import CARRIERS
 from pushsvc.model.status import DeviceEvent
 from pushsvc.ports.live import (
     EVENTS,
@@ -61,6 +62,8 @@ class Stream:
     top: int = 0
     acked: int = 0
     read: int = 0
+    alone: set[int] = field(default_factory=set)
+    """The offsets of what no other channel carries on."""
     floor: int = 0
     """The last offset that was removed because the stream was full or it was too old."""
     lost: int = 0
@@ -153,7 +156,9 @@ class LiveState:
         stream = self.streams.get((app, ordinal))
         if stream is not None:
             top = stream.top
-            self.streams[app, ordinal] = Stream(self.new_epoch(), [], top, top, top, top, 0, stream.route, stream.since)
+            self.streams[app, ordinal] = Stream(
+                *(self.new_epoch(), [], top, top, top, set(), top, 0, stream.route, stream.since)
+            )
 
 
 class MemoryLive:
@@ -205,7 +210,10 @@ class MemoryLive:
     ) -> list[Appended]:
         return (await self.append_all(app, [Append(push, receivers, platform)]))[0]
 
-    async def append_all(self, app: str, appends: Sequence[Append]) -> list[list[Appended]]:
+    async def append_all(
+        self, app: str, appends: Sequence[Append], contents: Sequence[LiveContent] = ()
+    ) -> list[list[Appended]]:
+        await self.keep_all(app, contents)
         return [
             [self._append(app, each, push, receiver) for receiver in each.receivers]
             for each in appends
@@ -225,7 +233,8 @@ class MemoryLive:
         stream = self._begun(app, receiver.device_id)
         if stream is None:
             return Appended("absent")
-        replaced = None
+        replaced: Reference | None = None
+        overrun: tuple[Reference, ...] = ()
         known = next((entry for entry in stream.entries if entry.push == push), None)
         rivals = [entry for entry in stream.entries if push.collapse and entry.push.collapse == push.collapse]
         if known is not None:
@@ -242,12 +251,23 @@ class MemoryLive:
             over = len(stream.entries) - self._state.config.history_of(app) + 1
             acked = len(stream.entries) - len(stream.after(stream.acked))
             online = self._route(app, stream) is not None and acked < over
-            first = min(acked + self._state.config.window_of(app), len(stream.entries) - over) if online else 0
-            for entry in stream.entries[first : first + max(over, 0)]:
+            first = min(acked + 2 * self._state.config.window_of(app), len(stream.entries) - over) if online else 0
+            lost = stream.entries[first : first + max(over, 0)]
+            now = self._state.clock()
+            overrun = tuple(
+                each
+                for each in lost
+                if each.offset > stream.acked and each.offset in stream.alone and each.push.expires_at > now
+            )
+            for entry in lost:
                 stream.lose(entry)
             stream.top += 1
             stream.entries.append(Reference(stream.top, receiver.index, platform, push))
             status, offset = "new", stream.top
+        if append.alone or platform in CARRIERS:
+            stream.alone.add(offset)
+        else:
+            stream.alone.discard(offset)
         return Appended(
             "new" if status == "new" else "known",
             offset,
@@ -256,6 +276,7 @@ class MemoryLive:
             stream.epoch,
             self._route(app, stream),
             replaced,
+            overrun,
         )
 
     async def keep_all(self, app: str, contents: Sequence[LiveContent]) -> None:
@@ -282,6 +303,7 @@ class MemoryLive:
         issued_at: int,
         position: Position | None = None,
         limit: int = 100,
+        unacked: bool = False,
     ) -> Connected | Refused:
         if refused := await self.admits(app, device_id, issued_at=issued_at):
             return refused
@@ -293,6 +315,7 @@ class MemoryLive:
             replaced = None
         valid = position is not None and position.epoch == stream.epoch and position.offset <= stream.top
         since = position.offset if position is not None and valid else stream.acked
+        since = min(since, stream.acked) if unacked else since
         shown: list[Publication] = []
         for entry in stream.after(since):
             if self._aged(app, entry):
@@ -320,21 +343,22 @@ class MemoryLive:
     async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
         return [self._ack(app, *each, look=True) for each in positions]
 
-    async def ack(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
-        return [self._ack(app, *each, look=False) for each in positions]
+    async def ack(self, app: str, positions: Sequence[tuple[str, Position]], *, named: bool = True) -> list[Acked]:
+        found = [self._ack(app, *each, look=False) for each in positions]
+        return found if named else [replace(each, newly=[]) for each in found]
 
     def _ack(self, app: str, device_id: str, position: Position, *, look: bool) -> Acked:
         stream = self._stream(app, device_id)
         if stream is None:
             return Acked("unknown")
-        acked, newly = stream.acked, []
+        before, acked, newly = stream.acked, stream.acked, []
         fault = self._fault(stream, position)
         if not fault and position.offset > acked:
             newly = [each for each in stream.after(acked) if each.offset <= position.offset]
             acked = position.offset
         if not look:
             stream.acked = acked
-        return Acked(fault, newly, acked, len(stream.after(acked)))
+        return Acked(fault, newly, acked, len(stream.after(acked)), before)
 
     @staticmethod
     def _fault(stream: Stream, position: Position) -> Literal["", "epoch", "offset"]:

@@ -52,7 +52,7 @@ from pushsvc.store.hashing import token_digest
 from pushsvc.store.keys import SMALL
 from pushsvc.store.link.clock import Clock, wall_clock
 from pushsvc.store.pushes.pushes import after_cursor, page
-from pushsvc.store.queue.arrivals import ARRIVED, REPLACED, EndOfAny
+from pushsvc.store.queue.arrivals import ARRIVED, EndOfAny
 from pushsvc.store.queue.entries import counted
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
 from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, mark_of_retry, receipt_of, row_of
@@ -349,10 +349,7 @@ class MemoryQueue:
                 self._accept((app, *place), order_at(arrival.since, arrival.push_id), device.token)
         return self._state.end_any(app, arrivals, ARRIVED)
 
-    async def replaced(self, app: str, arrivals: Sequence[Arrival]) -> int:
-        return self._state.end_any(app, arrivals, REPLACED)
-
-    async def moved(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
+    async def suppress(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
         return self._state.end_any(app, arrivals, EndOfAny("suppressed", why))
 
     async def promote(self, route: Route, now: int) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from pushsvc.model.devices import Device
+from pushsvc.model.push import Platform
 from pushsvc.ports.live import (
     MAX_NAMED,
     Acked,
@@ -362,22 +364,69 @@ def test_a_full_stream_keeps_what_is_on_its_way_to_a_connected_device(server: Se
     async def story(world: World) -> None:
         live = (await opened(world, "x")).live
         start = await connected(live, "x")
-        for number in range(8):
+        for number in range(10):
             await append(live, push_of(f"p{number}"), "x")
-        page = await live.history("shop", "x", since=2, epoch=start.page.epoch)
+        page = await live.history("shop", "x", since=4, epoch=start.page.epoch)
         assert page is not None
-        # The first two are its window: it acknowledges them, and is told of the hole behind them.
-        assert (offsets(page), page.missing) == ([(6, 5), (7, 6), (8, 7)], 3)
-        assert [each.push.id for each in (await ack(live, "x", 2)).newly] == ["p0", "p1"]
+        # The first two are its window, and the next two are while it acknowledges these: it acknowledges all of them,
+        # and is told of the hole behind them.
+        assert (offsets(page), page.missing) == ([(8, 7), (9, 8), (10, 9)], 3)
+        assert [each.push.id for each in (await ack(live, "x", 4)).newly] == ["p0", "p1", "p2", "p3"]
         # What is acknowledged leaves first, and the hole stays where it was.
-        await append(live, push_of("p8"), "x")
-        assert offsets(await live.history("shop", "x")) == [(2, 0), (6, 5), (7, 6), (8, 7), (9, 8)]
-        found = await connected(live, "x", B, Position(start.page.epoch, 2))
+        await append(live, push_of("p10"), "x")
+        assert offsets(await live.history("shop", "x")) == [(2, 0), (3, 2), (4, 3), (8, 7), (9, 8), (10, 9), (11, 10)]
+        found = await connected(live, "x", B, Position(start.page.epoch, 4))
         assert (found.recovered, found.page.missing, len(found.page.publications)) == (False, 3, 4)
-        found = await connected(live, "x", B, Position(start.page.epoch, 5))
+        found = await connected(live, "x", B, Position(start.page.epoch, 7))
         assert (found.recovered, found.page.missing, len(found.page.publications)) == (True, 0, 4)
 
-    play(server, story, StoreConfig(history=5, window=2, alive_ttl=3600.0))
+    play(server, story, StoreConfig(history=7, window=2, alive_ttl=3600.0))
+
+
+def test_what_a_full_stream_has_no_room_for_is_named_where_it_waits_for_the_device_alone(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x", "y")).live
+
+        async def overrun(
+            name: str, *, alone: bool, of: Platform = "fcm", **push: Any
+        ) -> list[list[tuple[str, int, str]]]:
+            receivers = [Receiver(device, index) for index, device in enumerate(("x", "y"), 3)]
+            (found,) = await live.append_all("shop", [Append(push_of(name, **push), receivers, of, alone=alone)])
+            return [[(each.push.id, each.index, each.platform) for each in one.overrun] for one in found]
+
+        nothing: list[list[tuple[str, int, str]]] = [[], []]
+        assert await overrun("alone", alone=True) == nothing
+        assert await overrun("of live", alone=True, of="live") == nothing
+        assert await overrun("carried on", alone=False) == nothing
+        assert await overrun("has expired", alone=True, expires_at=NOW - 1) == nothing
+        assert await overrun("alone at last", alone=False) == nothing
+        assert (await ack(live, "y", 1)).fault == ""
+        assert await overrun("alone at last", alone=True) == nothing  # no new one
+        assert await overrun("p0", alone=False) == [[("alone", 3, "fcm")], []]
+        assert await overrun("p1", alone=False) == [[("of live", 3, "live")], [("of live", 4, "live")]]
+        assert await overrun("p2", alone=False) == nothing
+        assert await overrun("p3", alone=False) == nothing
+        assert await overrun("p4", alone=False) == [[("alone at last", 3, "fcm")], [("alone at last", 4, "fcm")]]
+
+    play(server, story, StoreConfig(history=5, alive_ttl=3600.0))
+
+
+def test_a_connection_may_begin_with_what_is_not_acknowledged(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        live = (await opened(world, "x")).live
+        for number in range(4):
+            await append(live, push_of(f"p{number}"), "x")
+        await ack(live, "x", 1)
+        epoch = (await connected(live, "x")).page.epoch
+        for offset, since, unacked in ((3, 3, False), (3, 1, True), (0, 0, True), (9, 1, True)):
+            found = await live.connect(
+                *("shop", "x", A), issued_at=NOW, position=Position(epoch, offset), unacked=unacked
+            )
+            assert isinstance(found, Connected)
+            assert (found.since, found.recovered, found.acked) == (since, offset < 9, 1)
+            assert [each.offset for each in found.page.publications] == list(range(since + 1, 5))
+
+    play(server, story)
 
 
 def test_what_is_too_old_is_missing_and_what_has_expired_is_not(server: Server | None) -> None:
@@ -616,11 +665,14 @@ def test_each_reference_is_acknowledged_once(server: Server | None) -> None:
         ]
         assert [(one.fault, one.acked, one.unacked) for one in found] == [("", 3, 2), ("", 1, 3), ("unknown", 0, 0)]
         for offset in (1, 3):
-            assert await ack(live, "x", offset, epoch) == Acked("", [], 3, 2)
+            assert await ack(live, "x", offset, epoch) == Acked("", [], 3, 2, before=3)
         assert [each.offset for each in (await ack(live, "x", 5)).newly] == [4, 5]
-        assert await ack(live, "x", 6) == Acked("offset", [], 5, 0)
-        assert await ack(live, "x", 5, "ffffffff") == Acked("epoch", [], 5, 0)
-        assert await ack(live, "x", 5, "nonsense") == Acked("epoch", [], 5, 0)
+        assert await ack(live, "x", 6) == Acked("offset", [], 5, 0, before=5)
+        for other in ("ffffffff", "nonsense"):
+            assert await ack(live, "x", 5, other) == Acked("epoch", [], 5, 0, before=5)
+        await append(live, push_of("p5"), "x")
+        for before, offset in ((5, 6), (6, 6)):
+            assert await live.ack("shop", [("x", Position("", offset))], named=False) == [Acked("", [], 6, 0, before)]
         assert await live.ack("shop", []) == []
 
     play(server, story, LASTING)

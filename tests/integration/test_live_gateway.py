@@ -35,6 +35,7 @@ from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.http import routes
 from pushsvc.live.protocol.codes import INSUFFICIENT_STATE as INSUFFICIENT
 from pushsvc.live.protocol.codes import REVOKED, SHUTDOWN, SLOW
+from pushsvc.live.protocol.effects import Effect
 from pushsvc.live.protocol.session import Session
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.sockets.config import SocketsConfig
@@ -209,7 +210,7 @@ async def opened(
             ):
                 gateway.deliver = world.sockets.deliver
                 world.gateway = gateway
-                while not gateway.settled:  # its first sign of life
+                while not gateway.signs.settled:  # its first sign of life
                     await asyncio.sleep(0.01)
                 yield world
                 await world.sockets.drain(world.drain)
@@ -271,6 +272,7 @@ def test_who_comes_back_gets_what_was_missed_in_order(server: Server, protobuf: 
         await phone.until(lambda: bool(phone.connects))
         first, _ = await world.push("phone-1")
         await phone.until(lambda: len(phone.shown) == 1)
+        await phone.call("ack", {"ack": 1})
         for connection in list(world.gateway.connections.values()):
             connection.end(INSUFFICIENT)
         missed = [(await world.push("phone-1"))[0] for _ in range(40)]
@@ -282,6 +284,35 @@ def test_who_comes_back_gets_what_was_missed_in_order(server: Server, protobuf: 
                 await phone.until(lambda seen=seen: len(phone.shown) > seen)  # type: ignore[misc]  # mypy cannot infer it
         assert [each["id"] for each in phone.shown] == [first, *missed]
         assert phone.recoveries[1:] == [True]
+        await phone.client.disconnect()
+
+    play(server, story)
+
+
+@both
+def test_what_was_cut_off_behind_the_reply_to_a_connect_is_given_again(
+    server: Server, protobuf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK has the position of what it never got, and the app acknowledges only what it has shown."""
+
+    async def story(world: World) -> None:
+        waiting = [(await world.push("phone-1"))[0] for _ in range(3)]
+        phone = Phone(world, "phone-1", protobuf=protobuf)
+        write = Session._write
+
+        def cut(session: Session, effects: list[Effect], publications: list[bytes]) -> None:
+            monkeypatch.setattr(Session, "_write", write)
+            effects += session.disconnect(INSUFFICIENT)
+
+        monkeypatch.setattr(Session, "_write", cut)
+        await phone.client.connect()
+        await phone.until(lambda: len(phone.recoveries) == 2)
+        assert phone.recoveries == [False, True]
+        waiting.append((await world.push("phone-1"))[0])
+        await phone.until(lambda: len(phone.shown) == 4)
+        assert [each["id"] for each in phone.shown] == waiting
+        await phone.call("ack", {"ack": phone.shown[-1]["offset"]})
+        assert world.confirmed == [("phone-1", push) for push in waiting]
         await phone.client.disconnect()
 
     play(server, story)
@@ -385,7 +416,7 @@ def test_a_revoked_device_is_cut_off_also_where_the_gateway_was_not_told(server:
         if how != "compared":
             await live.revoke("shop", "phone-1")
         else:
-            world.gateway._beat_now.set()
+            world.gateway.signs._now.set()
         phone.patience = 5.0
         await phone.until(lambda: phone.ends == [REVOKED.code])
         inbox = live.inbox(world.gateway.id)
@@ -423,7 +454,7 @@ def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(server: Ser
         finally:
             server.process.send_signal(signal.SIGCONT)
         await live.poke({world.gateway.id: [Unread("shop", 0, 0)]})
-        while not (world.gateway._unsure or compared.is_set()):
+        while not (world.gateway.signs._unsure or compared.is_set()):
             await asyncio.sleep(0.01)
         answered.set()
         await compared.wait()

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from pushsvc.ports.live import Appended, Connected, LivePush, LiveRoute, Position, Publication, Receiver
+from pushsvc.ports.live import Append, Appended, Connected, LivePush, LiveRoute, Position, Publication, Receiver
 from pushsvc.store import Store, StoreConfig, keys
 
 from ..fakes import MemoryStore
@@ -33,7 +33,8 @@ DEVICES = ("d0", "d1", "d2", "d3")
 USERS = {"d0": "ann", "d1": "ann", "d2": "bob", "d3": None}
 GATEWAYS = ("gate-a", "gate-b", "dead")
 KINDS_OF_PUSH = ("good", "good", "good", "expired", "old", "withdrawn")
-CONFIG = StoreConfig(history=4, alive_ttl=3600.0)
+WINDOW = 1
+CONFIG = StoreConfig(history=4, window=WINDOW, alive_ttl=3600.0)
 
 
 class Client:
@@ -45,6 +46,27 @@ class Client:
         self.wanted: set[str] = set()
         """What a client must have that misses nothing."""
         self.route: LiveRoute | None = None
+        self.given = Position("", 0)
+        """Up to where its gateway has given it the stream."""
+        self.on_its_way: dict[int, str] = {}
+        """What its gateway has given it and the stream does not have as acknowledged, by offset: two windows at most,
+        since it is given more when its acknowledgement comes, and the stream has that a little later."""
+
+    def connected(self, route: LiveRoute | None, found: Connected | None = None) -> None:
+        """Have another connection, or none. A gateway gives it the page that it has found."""
+        self.route, self.given, self.on_its_way = route, Position("", 0), {}
+        if route is not None and found is not None:
+            page = found.page
+            self.on_its_way = {each.offset: each.push.id for each in page.publications if each.offset > found.acked}
+            self.given = Position(page.epoch, page.publications[-1].offset if page.more else page.top)
+
+    def appended(self, found: Appended, push: LivePush) -> None:
+        """Give it what was appended, if there is room and it has everything before."""
+        at = self.given
+        follows = found.epoch == at.epoch and found.prev <= at.offset < found.offset
+        if follows and found.route == self.route and len(self.on_its_way) < 2 * WINDOW:
+            self.on_its_way[found.offset] = push.id
+            self.given = Position(found.epoch, found.offset)
 
     def take(self, epoch: str, publications: list[Publication], since: int, *, missing: int = 0) -> None:
         """Receive publications that follow `since` without a hole, unless it was said that something is missing."""
@@ -159,8 +181,9 @@ class LiveMachine(RuleBasedStateMachine):
 
     def _append(self, push: LivePush, names: list[str], arrives: bool) -> None:
         receivers = [Receiver(name, index) for index, name in enumerate(names)]
-        real = self.run(self.store.live.append("shop", push, receivers, platform="fcm"))
-        twin = self.run(self.twin.live.append("shop", push, receivers, platform="fcm"))
+        appends = [Append(push, receivers, "fcm", alone=int(push.id[1:]) % 2 == 0)]
+        (real,) = self.run(self.store.live.append_all("shop", appends))
+        (twin,) = self.run(self.twin.live.append_all("shop", appends))
         for name, one, other in zip(names, real, twin, strict=True):
             self._appended(name, push, self.same(one, other), arrives)
 
@@ -169,11 +192,13 @@ class LiveMachine(RuleBasedStateMachine):
         assert (found.status == "withdrawn") == (push.id in self.withdrawn)
         if found.replaced is not None:
             client.wanted.discard(found.replaced.push.id)
+            client.on_its_way.pop(found.replaced.offset, None)
         if found.status == "new" and push.expires_at > NOW and push.at > NOW - 2 * HOUR:
             client.wanted.add(push.id)
         if found.route is None or found.status not in ("new", "known"):
             return
         assert found.route == client.route
+        client.appended(found, push)
         position = client.position
         if not arrives or position is None or position.epoch != found.epoch or found.offset <= position.offset:
             return
@@ -211,23 +236,23 @@ class LiveMachine(RuleBasedStateMachine):
         gateway=st.sampled_from(GATEWAYS),
         number=st.integers(1, 3),
         how=st.sampled_from(["position", "position", "position", "none", "beyond"]),
-        limit=st.sampled_from([1, 2, 100]),
+        limit=st.sampled_from([1, 2 * WINDOW, 100]),
+        unacked=st.booleans(),
     )
-    def connect(self, name: str, gateway: str, number: int, how: str, limit: int) -> None:
+    def connect(self, name: str, gateway: str, number: int, how: str, limit: int, unacked: bool) -> None:
         client, route = self.clients[name], LiveRoute(gateway, number)
         position = None if how == "none" else client.position
         if how == "beyond" and position is not None:
             position = Position(position.epoch, position.offset + 1000)
-        real = self.run(self.store.live.connect("shop", name, route, issued_at=LATE, position=position, limit=limit))
-        twin = self.run(
-            self.twin.live.connect(
-                "shop", name, route, issued_at=LATE, position=self.twin_position(name, position), limit=limit
-            )
-        )
+        asked: dict[str, Any] = {"issued_at": LATE, "limit": limit, "unacked": unacked}
+        real = self.run(self.store.live.connect("shop", name, route, position=position, **asked))
+        asked["position"] = self.twin_position(name, position)
+        twin = self.run(self.twin.live.connect("shop", name, route, **asked))
         found = self.same(real, twin)
         assert isinstance(found, Connected)
         self._shown(found.page.publications)
-        client.route = None if gateway == "dead" else route
+        is_given = unacked and limit == 2 * WINDOW
+        client.connected(None if gateway == "dead" else route, found if is_given else None)
         if not found.recovered:
             client.begin({each.push.id for each in found.page.publications})
         page = found.page
@@ -253,14 +278,14 @@ class LiveMachine(RuleBasedStateMachine):
             self.run(self.twin.live.disconnect("shop", name, route)),
         )
         if self.clients[name].route == route:
-            self.clients[name].route = None
+            self.clients[name].connected(None)
 
     @rule(name=st.sampled_from(DEVICES))
     def revoke(self, name: str) -> None:
         """Nothing is sent to the connection from now on; the next connect, or another revocation, finds it again."""
         for each in (self.store, self.twin):
             self.run(each.live.revoke("shop", name))
-        self.clients[name].route = None
+        self.clients[name].connected(None)
 
     @rule(name=st.sampled_from(DEVICES), offset=st.integers(0, 12))
     def ack(self, name: str, offset: int) -> None:
@@ -268,8 +293,13 @@ class LiveMachine(RuleBasedStateMachine):
         look = self.run(self.store.live.acking("shop", asked))
         real = self.same(self.run(self.store.live.ack("shop", asked)), self.run(self.twin.live.ack("shop", asked)))
         assert real == look
-        position = self.clients[name].position
-        for each in real[0].newly:
+        client, (found,) = self.clients[name], real
+        ended = {each.offset for each in found.newly}
+        if not found.fault:
+            assert ended >= {each for each in client.on_its_way if each <= offset}
+            client.on_its_way = {each: push for each, push in client.on_its_way.items() if each > offset}
+        position = client.position
+        for each in found.newly:
             # A push that was overrun and came again stands in the stream a second time, behind the first.
             key = (name, position.epoch if position else "", f"{each.push.id} {each.offset}")
             assert key not in self.acked
@@ -300,7 +330,7 @@ class LiveMachine(RuleBasedStateMachine):
         for each in (self.store, self.twin):
             self.run(each.registry.remove("shop", name))
             self.run(each.registry.put("shop", phone(name, USERS[name])))
-        self.clients[name].route = None
+        self.clients[name].connected(None)
         self.clients[name].wanted = set()
 
     @rule()
@@ -308,7 +338,8 @@ class LiveMachine(RuleBasedStateMachine):
         self.run(self.store.link.call("DEL", keys.streams("shop", 0)))
         self.twin.live.lose_streams()
         for client in self.clients.values():
-            client.route, client.wanted = None, set()
+            client.connected(None)
+            client.wanted = set()
 
     def _begin_where_new(self, name: str) -> None:
         """Another user has another stream, in which nothing is to be had."""
@@ -317,6 +348,8 @@ class LiveMachine(RuleBasedStateMachine):
         assert row is not None
         if client.position is None or row.epoch != client.position.epoch:
             client.wanted = set()
+        if row.epoch != client.given.epoch:
+            client.on_its_way = {}
 
     @invariant()
     def both_show_the_same(self) -> None:

@@ -7,7 +7,6 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
-from unittest.mock import AsyncMock
 
 import pytest
 from msgspec.structs import replace
@@ -31,8 +30,8 @@ from pushsvc.ports.live import (
 from pushsvc.rules.audience import owner_of
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.live import gateways
+from pushsvc.store.live.appends import shares_of
 from pushsvc.store.live.facts import Facts, decode_facts, facts_of
-from pushsvc.store.live.streams import shares_of
 
 from .servers import KINDS, Server, running_server
 from .test_live_contract import HOUR, LASTING, A, B, ack, append, connected, keep, offsets, phone, push_of
@@ -200,7 +199,7 @@ def test_two_pushes_of_one_digest_stay_apart(server: Server, monkeypatch: pytest
     def alike(push: LivePush) -> Facts:
         return facts_of(push)._replace(digest=b"\xff\xff\xff\xff", collapse=b"same" if push.collapse else b"")
 
-    monkeypatch.setattr("pushsvc.store.live.streams.facts_of", alike)
+    monkeypatch.setattr("pushsvc.store.live.appends.facts_of", alike)
     monkeypatch.setattr("pushsvc.store.live.streams.digest_of", lambda _: b"\xff\xff\xff\xff")
 
     async def story(store: Store) -> None:
@@ -229,8 +228,14 @@ def test_an_inbox_that_was_read_in_vain_is_read_again(server: Server, monkeypatc
     async def story(store: Store) -> None:
         inbox = store.live.inbox("gate-a")
         await store.live.poke({"gate-a": [Cut("shop", 1, "replaced")]})
+        wait = type(store.link).wait
+
+        async def breaks(*asked: Any) -> Any:
+            assert await wait(*asked)
+            raise StoreUnavailable("Its answer was lost.")
+
         with monkeypatch.context() as patched:
-            patched.setattr(type(store.link), "call", AsyncMock(side_effect=StoreUnavailable("It is away.")))
+            patched.setattr(type(store.link), "wait", breaks)
             with pytest.raises(StoreUnavailable):
                 await inbox.receive(0)
         assert await inbox.receive(0) == Received([Cut("shop", 1, "replaced")])

@@ -451,8 +451,8 @@ def test_what_a_later_push_has_replaced_ends_unless_a_provider_is_asked(server: 
             for name in ("new", "waits", "only", "asked")
         }
         for name, ended in (("new", total), ("waits", total), ("only", total), ("asked", 0)):
-            assert await store.queue.replaced("shop", gone[name]) == ended, name
-            assert await store.queue.replaced("shop", gone[name]) == 0
+            assert await store.queue.suppress("shop", gone[name], "superseded") == ended, name
+            assert await store.queue.suppress("shop", gone[name], "superseded") == 0
             expected = {"suppressed": total} if ended else {"retrying": total}
             assert counts(await store.pushes.status("shop", name)) == expected
             rows = await rows_of(store, name)

@@ -272,10 +272,10 @@ def test_what_is_cancelled_on_its_way_to_the_stream_is_shown_to_nobody_and_ends_
             live: Any = own.store.live
             works, begun, goes = live.append_all, asyncio.Event(), asyncio.Event()
 
-            async def slow(app: str, appends: Sequence[Any]) -> Any:
+            async def slow(*arguments: Any) -> Any:
                 begun.set()
                 await goes.wait()
-                return await works(app, appends)
+                return await works(*arguments)
 
             live.append_all = slow
             await own.push(path)

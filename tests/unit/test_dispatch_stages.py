@@ -95,11 +95,11 @@ def test_the_stages_of_a_delivery_by_the_live_channel_add_up_to_the_whole() -> N
         loop = asyncio.get_running_loop()
         config = LiveConfig(apps={"shop": LiveAppConfig(secret="s" * 40)})
         gateway = Gateway(config, live, confirm, Wheel(loop.time), wall=wall_clock)
-        await gateway.beat()
+        await gateway.signs.beat()
         member = WaitingPoll(Claims("shop", "phone", 0.0), "192.0.2.1")
         gateway.add(member)
         connected = await live.connect("shop", "phone", LiveRoute(gateway.id, member.number), issued_at=now_ms())
-        acking = asyncio.create_task(gateway.run_acking())
+        acking = asyncio.create_task(gateway.acks.run())
 
         append_all = live.append_all
 
@@ -122,7 +122,7 @@ def test_the_stages_of_a_delivery_by_the_live_channel_add_up_to_the_whole() -> N
             await asyncio.sleep(START + 6.0 - wall_clock())
             position = Position(connected.page.epoch, 1)  # type: ignore[union-attr]  # it is not refused
             for _ in range(2):
-                assert (await gateway.ack("shop", "phone", position)).fault == ""
+                assert (await gateway.acks.ack("shop", "phone", position)).fault == ""
         acking.cancel()
         assert since(before[0]) == {
             "queued": (1, 2.0),

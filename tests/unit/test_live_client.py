@@ -472,7 +472,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     async def pause(attempt: int) -> None:
         attempts.append(attempt)
 
-    monkeypatch.setattr(live_client, "_pause", pause)
+    monkeypatch.setattr(live_client.client, "_pause", pause)
     return attempts
 
 

@@ -27,9 +27,10 @@ from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
 from pushsvc.live.gateway.admission import Admission
 from pushsvc.live.gateway.connection import Connection
-from pushsvc.live.gateway.gateway import CALLS_AT_ONCE, COMPARED, CONNECTING
+from pushsvc.live.gateway.gateway import CALLS_AT_ONCE, CONNECTING
 from pushsvc.live.gateway.http import HttpCalls
 from pushsvc.live.gateway.metrics import GatewayMetrics
+from pushsvc.live.gateway.signs import COMPARED
 from pushsvc.live.peer import FaultKind, Request
 from pushsvc.live.protocol import codes
 from pushsvc.live.protocol.tokens import issue
@@ -120,7 +121,7 @@ class Streams:
     async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> Any:
         return self._answer("acking", self.looked)
 
-    async def ack(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
+    async def ack(self, app: str, positions: Sequence[tuple[str, Position]], *, named: bool) -> list[Acked]:
         self.acknowledged.append(positions)
         return [Acked("") for _ in positions]
 
@@ -178,8 +179,8 @@ class World:
         self.now = 1000.0
         config = LiveConfig(apps={"shop": LiveAppConfig(secret=SECRET)})
         self.gateway = Gateway(config, self.streams, self.confirm, Wheel(lambda: self.now))  # type: ignore[arg-type]  # scripted
-        self.gateway.settled = True
-        self.gateway._signed = self.now
+        self.gateway.signs.settled = True
+        self.gateway.signs._given_at = self.now
         self.gateway.pause = self.pause  # type: ignore[method-assign]  # waits for nothing
 
     async def confirm(self, app: str, ended: Sequence[Acknowledged]) -> None:
@@ -271,7 +272,7 @@ def test_a_connect_that_fails_is_answered_and_leaves_no_route(fault: Exception) 
 @pytest.mark.parametrize(("transport", "waits"), [("websocket", 0), ("sse", 3), ("http_stream", 3)])
 def test_a_busy_gateway_answers_late_where_clients_come_back_at_once(transport: str, waits: int) -> None:
     async def story(world: World) -> None:
-        world.gateway.settled = False
+        world.gateway.signs.settled = False
         for _ in range(3):
             _, line = world.ask(transport)
             await world.done()
@@ -340,8 +341,8 @@ def test_what_is_appended_during_an_acknowledgement_is_not_acknowledged_by_it() 
         gateway, streams = world.gateway, world.streams
         reference = Reference(1, 0, "fcm", PUSH)
         streams.looked = [Acked("", [reference]), Acked("offset"), Acked("", [reference])]
-        loop = asyncio.create_task(gateway.run_acking())
-        answers = await asyncio.gather(*(gateway.ack("shop", "phone", Position("e", each)) for each in (1, 2, 1)))
+        loop = asyncio.create_task(gateway.acks.run())
+        answers = await asyncio.gather(*(gateway.acks.ack("shop", "phone", Position("e", each)) for each in (1, 2, 1)))
         loop.cancel()
         assert [each.fault for each in answers] == ["", "offset", ""]
         assert [[position.offset for _, position in each] for each in streams.acknowledged] == [[1, 1]]
@@ -352,15 +353,15 @@ def test_what_is_appended_during_an_acknowledgement_is_not_acknowledged_by_it() 
 
 def test_an_acknowledgement_that_fails_does_not_keep_the_next_ones_waiting() -> None:
     async def story(world: World) -> None:
-        loop = asyncio.create_task(world.gateway.run_acking())
+        loop = asyncio.create_task(world.gateway.acks.run())
         for fault in (ValueError("broken"), AWAY):
             world.streams.looked = fault
             with pytest.raises(type(fault)):
                 async with asyncio.timeout(10):
-                    await world.gateway.ack("shop", "phone", Position("e", 1))
+                    await world.gateway.acks.ack("shop", "phone", Position("e", 1))
         world.streams.looked = [Acked("")]
         async with asyncio.timeout(10):
-            assert (await world.gateway.ack("shop", "phone", Position("e", 1))).fault == ""
+            assert (await world.gateway.acks.ack("shop", "phone", Position("e", 1))).fault == ""
         loop.cancel()
 
     play(story)
@@ -374,8 +375,8 @@ def test_a_comparison_that_failed_is_made_again() -> None:
         present = Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)
         world.streams.lapsed, world.streams.routes = [{"shop"}, set()], [AWAY, [present], [present]]
         with pytest.raises(StoreUnavailable):
-            await world.gateway.beat()
-        await world.gateway.beat()
+            await world.gateway.signs.beat()
+        await world.gateway.signs.beat()
         assert world.streams.calls == ["presence"] * 3, "and once more since its turn has come"
 
     play(story)
@@ -389,7 +390,7 @@ def test_what_an_inbox_may_have_lost_is_compared_after_a_sign_of_life_alone(rece
         world.streams.calls.clear()
         world.streams.received = received
         loop = asyncio.create_task(world.gateway.run_receiving())
-        await world.until(lambda: world.gateway._beat_now.is_set())
+        await world.until(lambda: world.gateway.signs._now.is_set())
         assert world.streams.calls.count("presence") == 0, "without a sign of life no connection has a route"
         away, sign = [AWAY], world.streams.beat
 
@@ -404,8 +405,8 @@ def test_what_an_inbox_may_have_lost_is_compared_after_a_sign_of_life_alone(rece
         world.streams.routes = [[Presence("e", 9, 0, 9, 9, LiveRoute(world.gateway.id, 1), 1)]] * 2
         world.streams.pages = [Page("e", 9, [], False, 0)]
         with pytest.raises(StoreUnavailable):
-            await world.gateway.beat()
-        await world.gateway.beat()
+            await world.gateway.signs.beat()
+        await world.gateway.signs.beat()
         await world.done()
         loop.cancel()
         assert [each for each in world.streams.calls if each != "receive"][:2] == ["sign", "presence"]
@@ -415,7 +416,7 @@ def test_what_an_inbox_may_have_lost_is_compared_after_a_sign_of_life_alone(rece
 
 
 def test_each_connection_has_its_turn_to_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.live.gateway.gateway.ROUND", 3.0)
+    monkeypatch.setattr("pushsvc.live.gateway.signs.ROUND", 3.0)
 
     async def story(world: World) -> None:
         lines = [world.ask(device=f"phone-{n}")[1] for n in range(5)]
@@ -425,7 +426,7 @@ def test_each_connection_has_its_turn_to_be_compared(monkeypatch: pytest.MonkeyP
         cut = msgspec.structs.replace(present[3], route=None)
         world.streams.routes = [present[:2], [present[2], cut], [present[4]], present[:2]]
         for _ in range(4):
-            await world.gateway.beat()
+            await world.gateway.signs.beat()
         assert world.streams.compared == [
             ["phone-0", "phone-1"],
             ["phone-2", "phone-3"],
@@ -455,7 +456,7 @@ def test_a_sign_of_life_is_given_within_a_long_comparison() -> None:
             return [Presence("e", 0, 0, 0, 0, routes.pop(0), 1) for _ in device_ids]
 
         world.streams.beat, world.streams.presence = beat, presence  # type: ignore[method-assign,assignment]  # scripted
-        await world.gateway.compare(list(world.gateway.connections.values()))
+        await world.gateway.signs.compare(list(world.gateway.connections.values()))
         assert (looks, signs) == ([1000.0, 1003.0], [1003.0])
 
     play(story)
@@ -470,9 +471,9 @@ def test_the_end_of_a_replaced_connection_is_told_until_its_gateway_has_it() -> 
         assert "connect" in line.written[0], "the device is connected all the same"
         world.streams.routes = [[Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)]] * 2
         with pytest.raises(StoreUnavailable):
-            await world.gateway.beat()
-        await world.gateway.beat()
-        await world.gateway.beat()
+            await world.gateway.signs.beat()
+        await world.gateway.signs.beat()
+        await world.gateway.signs.beat()
         assert world.streams.poked == [{"other": [Cut("shop", 7, "replaced")]}] * 3
 
     play(story)
@@ -490,7 +491,7 @@ def test_a_route_that_could_not_be_taken_away_is_taken_away_later(fault: Excepti
         connection.lost(False)
         await world.done()
         for _ in range(3):
-            await world.gateway.beat()
+            await world.gateway.signs.beat()
         assert world.streams.gone == [("phone", 1)] * 3
 
     play(story)
@@ -524,8 +525,8 @@ def test_a_comparison_leaves_a_connect_that_is_under_way_alone() -> None:
         connection, line = world.ask()
         world.gateway.add(connection)
         world.streams.routes = [[Presence("e", 0, 0, 0, 0, None, 0)], [None]]
-        await world.gateway.compare([connection])
-        await world.gateway.compare([connection])
+        await world.gateway.signs.compare([connection])
+        await world.gateway.signs.compare([connection])
         assert line.code == 0
         await world.done()
 
@@ -582,7 +583,7 @@ def test_acknowledgements_without_answers_are_merged_and_outlive_an_outage() -> 
             taken.append(position.offset)
             return Acked("offset" if position.offset > 500 else "")
 
-        gateway.ack = ack  # type: ignore[method-assign]  # scripted
+        gateway.acks.ack = ack  # type: ignore[method-assign]  # scripted
         for start in range(0, 400, 40):
             send_acks(connection, *range(start, start + 40), 2**40 + start)
         assert len(gateway._tasks) == 1
@@ -914,7 +915,7 @@ def test_a_fault_has_its_answer_and_its_counter_and_disturbs_no_other_connection
 def test_an_acknowledgement_by_http_with_another_epoch_is_counted() -> None:
     async def story(world: World) -> None:
         world.streams.looked = [Acked("epoch")]
-        acking = asyncio.create_task(world.gateway.run_acking())
+        acking = asyncio.create_task(world.gateway.acks.run())
         before = REGISTRY.get_sample_value("pushsvc_live_faults_total", {"kind": "epoch"}) or 0.0
         with pytest.raises(Conflict):
             await HttpCalls(world.gateway).ack(world.request("POST", "/v1/live/ack", b'{"offset":1,"epoch":"old"}'))

@@ -33,6 +33,7 @@ from pushsvc.providers.live import RENDERER, open_provider
 from pushsvc.providers.live.render import LIMIT
 from pushsvc.providers.live.send import CONTENTS, KEPT_FOR, LASTS, QUIET, TRIES, WINDOW, LiveProvider
 from pushsvc.rules.audience import owner_of
+from pushsvc.store import StoreConfig
 
 from ..fakes import MemoryStore
 from .virtual_time import run, until
@@ -86,8 +87,8 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk() -> AsyncIterator[Desk]:
-    store = MemoryStore(clock=lambda: NOW)
+async def desk(config: StoreConfig | None = None) -> AsyncIterator[Desk]:
+    store = MemoryStore(config, clock=lambda: NOW)
     devices = [Device(id=f"phone-{n}", platform="apns", token=f"{n:064x}", user="ann") for n in range(4)]
     await store.registry.put_many("shop", devices)
     opened = open_provider(ROUTE, live=store.live, arrivals=store.arrivals, ack_within=10.0, clock=lambda: NOW)
@@ -95,9 +96,9 @@ async def desk() -> AsyncIterator[Desk]:
         yield Desk(store, provider)
 
 
-def play(story: Callable[[Desk], Awaitable[None]]) -> None:
+def play(story: Callable[[Desk], Awaitable[None]], config: StoreConfig | None = None) -> None:
     async def main() -> None:
-        async with desk() as opened:
+        async with desk(config) as opened:
             await story(opened)
 
     run(main())
@@ -235,6 +236,29 @@ def test_a_later_push_takes_the_place_of_an_earlier_one() -> None:
     play(story)
 
 
+def test_what_a_full_stream_has_no_room_for_ends_where_nothing_else_carries_it_on() -> None:
+    async def story(desk: Desk) -> None:
+        for name in ("p", "q", "r"):
+            await desk.store.pushes.accept(_accepted(name))
+        await desk.send(chunk("phone-1"))
+        # One batch: of its own as well.
+        outcomes = await desk.send(*(chunk("phone-1", name=name) for name in ("q", "r", "s", "t")))
+        assert outcomes == [AWAY] * 4
+        assert await desk.stream("phone-1") == ["s", "t"]
+        for name in ("p", "q", "r"):
+            found = await desk.store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=10)
+            assert found is not None
+            assert [(row.outcome, row.reason) for row in found[0]] == [("suppressed", "overflow")]
+        await desk.store.pushes.accept(_accepted("u"))
+        await desk.send(*(chunk("phone-2", name=name, then=[THEN]) for name in ("u", "v", "w")))
+        status = await desk.store.pushes.status("shop", "u")
+        assert status is not None
+        assert status.counts.suppressed == 0
+        assert await desk.stream("phone-2") == ["v", "w"]
+
+    play(story, StoreConfig(history=2))
+
+
 def test_what_was_replaced_ends_also_where_the_poke_fails_or_redis_does_not_take_it_at_once() -> None:
     async def story(desk: Desk) -> None:
         await desk.online("phone-1")
@@ -243,23 +267,23 @@ def test_what_was_replaced_ends_also_where_the_poke_fails_or_redis_does_not_take
         ended: list[str] = []
         live: Any = desk.store.live
         arrivals: Any = desk.provider._arrivals
-        poke, replaced = live.poke, arrivals.replaced
+        poke, suppress = live.poke, arrivals.suppress
 
         async def away(*_: Any) -> Any:
             raise StoreUnavailable("away")
 
-        async def noted(app: str, found: Sequence[Any]) -> int:
+        async def noted(app: str, found: Sequence[Any], why: str) -> int:
             ended.extend(each.push_id for each in found)
-            return int(await replaced(app, found))
+            return int(await suppress(app, found, why))
 
         assert await desk.send(chunk("phone-1", collapse="c")) == [WRITTEN]
-        live.poke, arrivals.replaced = away, noted
+        live.poke, arrivals.suppress = away, noted
         newer = chunk("phone-1", name="q", collapse="c", at=NOW + 1)
         assert await desk.send(newer) == [Unavailable(reason="store_away")]
         assert ended == ["p"]
-        live.poke, arrivals.replaced = poke, away
+        live.poke, arrivals.suppress = poke, away
         assert await desk.send(newer, chunk("phone-1", name="r", collapse="c", at=NOW + 2)) == [WRITTEN, WRITTEN]
-        arrivals.replaced = noted
+        arrivals.suppress = noted
         assert await desk.send(chunk("phone-2", name="s")) == [AWAY]
         assert ended == ["p", "q"]
 
@@ -306,7 +330,7 @@ def test_a_device_that_is_gone_is_not_waited_for() -> None:
     play(story)
 
 
-@pytest.mark.parametrize("step", ["keep_all", "append_all", "poke"])
+@pytest.mark.parametrize("step", ["append_all", "poke"])
 def test_while_redis_is_away_nobody_is_to_blame_and_a_repeat_is_harmless(step: str) -> None:
     async def story(desk: Desk) -> None:
         await desk.online("phone-1")
@@ -327,7 +351,6 @@ def test_while_redis_is_away_nobody_is_to_blame_and_a_repeat_is_harmless(step: s
     play(story)
 
 
-@pytest.mark.parametrize("step", ["keep_all", "append_all"])
 @pytest.mark.parametrize(
     ("error", "reason", "said"),
     [
@@ -336,26 +359,25 @@ def test_while_redis_is_away_nobody_is_to_blame_and_a_repeat_is_harmless(step: s
         (StoreUnavailable("Redis refused: WRONGTYPE"), "store_away", "Redis refused: WRONGTYPE"),
     ],
 )
-def test_an_error_of_one_push_fails_no_other(step: str, error: Exception, reason: str, said: str) -> None:
+def test_an_error_of_one_push_fails_no_other(error: Exception, reason: str, said: str) -> None:
     async def story(desk: Desk) -> None:
         live: Any = desk.store.live
-        works, calls = getattr(live, step), Counter[str]()
+        append_all, calls = live.append_all, Counter[str]()
 
-        async def broken(app: str, given: Sequence[Any]) -> Any:
-            names = [each[0].id if step == "keep_all" else each.push.id for each in given]
+        async def broken(app: str, given: Sequence[Any], contents: Sequence[Any]) -> Any:
             calls.update(["tries"])
-            if "p2" in names:
+            if "p2" in [each.push.id for each in given]:
                 raise error
-            return await works(app, given)
+            return await append_all(app, given, contents)
 
-        setattr(live, step, broken)
+        live.append_all = broken
         failed = Unavailable(reason=reason)
         sent = [chunk("phone-0", "phone-1", name=f"p{n}") for n in range(5)]
         assert await desk.send(*sent) == [AWAY] * 4 + [failed] * 2 + [AWAY] * 4
         assert calls["tries"] <= 7
         assert await desk.stream("phone-0") == ["p0", "p1", "p3", "p4"]
         assert desk.provider.trouble.startswith(f"{STREAMS}cannot be written ({said})")
-        setattr(live, step, works)
+        live.append_all = append_all
         assert await desk.send(sent[2]) == [AWAY, AWAY]
 
     play(story)
@@ -441,17 +463,15 @@ def test_a_batch_ends_at_its_bytes_as_well_and_a_content_is_stored_once() -> Non
         kept: list[list[str]] = []
         appended: list[list[str]] = []
         live: Any = desk.store.live
-        keep_all, append_all = live.keep_all, live.append_all
+        append_all = live.append_all
 
-        async def keeps(app: str, contents: Sequence[Any]) -> None:
-            kept.append([each.push.id for each in contents])
-            await keep_all(app, contents)
-
-        async def appends(app: str, given: Sequence[Any]) -> Any:
+        async def appends(app: str, given: Sequence[Any], contents: Sequence[Any]) -> Any:
             appended.append([each.push.id for each in given])
-            return await append_all(app, given)
+            if contents:
+                kept.append([each.push.id for each in contents])
+            return await append_all(app, given, contents)
 
-        live.keep_all, live.append_all = keeps, appends
+        live.append_all = appends
         large = [
             replace(chunk("phone-0", name=f"p{n}"), total=100, message=Message("live", b'{"d":"' + b"x" * size + b'"}'))
             for n, size in enumerate([CONTENTS + 1, CONTENTS // 2, CONTENTS // 3, CONTENTS // 3])
@@ -484,9 +504,9 @@ def test_deliveries_of_one_turn_of_the_loop_are_one_batch_in_their_order() -> No
         live: Any = desk.store.live
         works = live.append_all
 
-        async def counted(app: str, appends: Sequence[Any]) -> list[list[Appended]]:
+        async def counted(app: str, appends: Sequence[Any], contents: Sequence[Any]) -> list[list[Appended]]:
             calls.append(sum(len(each.receivers) for each in appends))
-            answer: list[list[Appended]] = await works(app, appends)
+            answer: list[list[Appended]] = await works(app, appends, contents)
             return answer
 
         live.append_all = counted

@@ -32,7 +32,8 @@ from pushsvc.live.protocol.effects import (
     ResendAsked,
     Resent,
 )
-from pushsvc.live.protocol.session import MESSAGE, PENDING, Limits, Session
+from pushsvc.live.protocol.session import PENDING, Limits, Session
+from pushsvc.live.protocol.window import MESSAGE
 from pushsvc.ports.live import Connected, LivePush, Page, Position, Publication, Recipient
 
 from . import centrifuge_schema as schema
@@ -191,7 +192,9 @@ ASKED = {"device": {"recover": True, "epoch": "e", "offset": 3}}
         (result(1, False, page(2, 3, top=3)), 3, False, [], [2, 3]),  # of another epoch
         (result(3, False, page(8, 9, missing=4)), 9, False, [], [8, 9]),  # overflow
         (result(3, True, page(299, 300)), 300, False, [], [299]),  # a content is gone
-        (result(3, True, page(4, 5, 6, 7, 8, 9)), 3, True, [4, 5, 6, 7, 8, 9], []),  # above the window, all the same
+        (result(3, True, page(4, 5, 6, 7, 8, 9)), 3, True, [4, 5, 6, 7], []),  # what the window has room for
+        (result(1, True, page(2, 3, 4)), 3, True, [2, 3, 4], []),  # what is not acknowledged comes again
+        (result(1, True, page(2, 3, top=3)), 3, True, [2, 3], []),
     ],
 )
 def test_the_position_after_a_recovery(
@@ -631,6 +634,34 @@ def test_what_was_acknowledged_before_it_was_given_takes_no_room() -> None:
     assert session.waiting == 0
 
 
+@pytest.mark.parametrize("recovered", [True, False])
+def test_a_recovery_hands_out_no_more_than_the_window_and_pages_on(recovered: bool) -> None:
+    session = new()
+    effects = connect(session, result(3, recovered, page(4, 5, 6, 7, 8, 9, top=11)), ASKED)
+    assert others(effects) == [], "the window is full"
+    assert session.waiting == 4
+    assert send(session, {"send": {"data": {"ack": 5}}})[1:] == [MoreAsked(7, 2)]
+    assert offsets(session.more(page(8, 9, top=11, more=True), FULL, 0.0)) == [8, 9]
+    assert send(session, {"send": {"data": {"ack": 9}}})[1:] == [MoreAsked(9, 4)]
+    assert offsets(session.more(page(10, 11), FULL, 0.0)) == [10, 11]
+
+
+def test_a_client_with_a_position_gets_first_what_it_has_not_acknowledged() -> None:
+    """A reply named the top of the stream, and the publications behind it were cut off: the SDK has their position."""
+    session = new()
+    subs = {"device": {"recover": True, "epoch": "e", "offset": 3}}
+    assert send(session, {"id": 1, "connect": {"token": "t", "subs": subs}}) == [
+        ConnectAsked(1, "t", Position("e", 3), True)
+    ]
+    session.published(recipient(4), CONTENT, 0.0)
+    effects = session.connected(1, result(0, True, page(1, 2, 3)), FULL, APP, heartbeat=25.0, ttl=60.0, now=0.0)
+    device = lines(effects)[0]["connect"]["subs"]["device"]
+    assert (device["offset"], device["recovered"]) == (3, True)
+    assert [each["offset"] for each in device["publications"]] == [1, 2, 3]
+    assert others(effects) == [MoreAsked(3, 1)]
+    assert offsets(session.more(page(4), FULL, 0.0)) == [4], "before that, nothing which it could acknowledge with them"
+
+
 # --- Resends ---
 
 
@@ -676,18 +707,11 @@ def test_what_is_acknowledged_is_not_sent_again() -> None:
     assert session.resend(page(2), FULL, 6.0) == []
 
 
-def test_what_an_earlier_connection_did_not_acknowledge_is_sent_again() -> None:
-    session = new()
-    connect(session, result(5, True, page(top=5), acked=3), ASKED, heartbeat=900.0)
-    assert session.tick(5.0) == [ResendAsked(3, 4)]
-    assert offsets(session.resend(page(4, 5), FULL, 5.0)) == [4, 5]
-    assert session.due > 400.0
-
-
 def test_without_resends_nothing_is_due() -> None:
     session = new()
     app = LiveAppConfig(window=4, resend=0)
-    connect(session, result(5, True, page(6), acked=3), ASKED, heartbeat=900.0, app=app)
+    connect(session, result(3, True, page(4, 5)), ASKED, heartbeat=900.0, app=app)
+    assert session.waiting == 2
     assert session.due > 400.0
 
 
@@ -741,11 +765,14 @@ def test_a_session_is_small() -> None:
     session = opened()
     for number in range(1, 5):
         session.published(recipient(number), CONTENT, float(number))
-    shared = {"_codec", "_limits", "_app"}
+    shared = {"_codec", "_limits", "app"}
     own = sys.getsizeof(session) + sum(
-        sys.getsizeof(getattr(session, name)) for name in session.__slots__ if name not in shared
+        sys.getsizeof(getattr(each, name))
+        for each in (session, session._window)
+        for name in each.__slots__
+        if name not in shared
     )
-    assert not hasattr(session, "__dict__")
+    assert not any(hasattr(each, "__dict__") for each in (session, session._window))
     assert own < 1024 + 600, "with a window in flight"
     send(session, {"send": {"data": {"ack": 4}}})
 

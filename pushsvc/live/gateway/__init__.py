@@ -4,6 +4,7 @@ It holds sockets and nothing that matters: a device that is cut off finds everyt
 what a session asks for, and `gateway` holds the connections of a process and hands them what comes into its inbox.
 """
 
-from .gateway import Acknowledged, Confirm, Gateway, open_gateway
+from .acks import Acknowledged, Confirm
+from .gateway import Gateway, open_gateway
 
 __all__ = ["Acknowledged", "Confirm", "Gateway", "open_gateway"]

@@ -22,6 +22,7 @@ from ..peer import Request, Transport
 from ..protocol import codes
 from ..protocol.codec import JSON, PROTOBUF, Rendered
 from ..protocol.codes import Disconnect, Refusal
+from ..protocol.commands import PAGE
 from ..protocol.effects import (
     AckAsked,
     Bytes,
@@ -49,9 +50,6 @@ from .faults import report
 
 if TYPE_CHECKING:
     from .gateway import Gateway
-
-PAGE = 100
-"""Publications that are read of a stream at once."""
 
 _json = msgspec.json.Encoder().encode
 
@@ -216,7 +214,7 @@ class Connection:
             case AckAsked(id=id):
                 if id:
                     position = Position(effect.epoch, effect.offset)
-                    gateway.take_ack(self.app, self.device_id, position, partial(self._acked, id))
+                    gateway.acks.take(self.app, self.device_id, position, partial(self._acked, id))
                 else:
                     self._ack_later(effect)
             case ReadAsked(id=id):
@@ -303,7 +301,8 @@ class Connection:
                 LiveRoute(gateway.id, self.number),
                 issued_at=claims.issued_at,
                 position=ask.position,
-                limit=PAGE,
+                limit=min(PAGE, app.window),
+                unacked=True,
             )
         finally:
             gateway.connecting -= 1
@@ -326,7 +325,7 @@ class Connection:
         self._begin(self._agree(ask.heartbeat, ask.foreground))
         recovery = "" if not ask.recover else "recovered" if result.recovered else "lost"
         gateway.metrics.connected(self.app, recovery)
-        if ask.position == Position(result.page.epoch, result.since):
+        if ask.position is not None and ask.position.epoch == result.page.epoch:
             # Without a position the same ones are missing at each connect.
             gateway.metrics.missing(self.app, result.page.missing)
         ttl = max(1.0, claims.expires_at - gateway.wall())
@@ -404,7 +403,7 @@ class Connection:
         while self._acks:
             inside, ask = self._acks.popitem()
             try:
-                acked = await self._gateway.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
+                acked = await self._gateway.acks.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
                 self._run(self._session.acked(ask.id, acked.fault))
             except StoreUnavailable:
                 if self._ended:

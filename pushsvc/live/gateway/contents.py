@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ...ports.live import LiveStreams, Page
 from ..protocol.codec import Rendered, render
-from ..protocol.session import MESSAGE
+from ..protocol.window import MESSAGE
 
 KEPT: Final = 32 * 1024 * 1024
 """Bytes of contents that a process keeps."""

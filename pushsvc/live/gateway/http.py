@@ -32,7 +32,8 @@ from ..protocol.commands import EventBody, OffsetBody
 from ..protocol.tokens import UNKNOWN_APP, Claims
 from ..sockets.http import HttpAnswer, HttpRoute
 from .contents import bounded
-from .gateway import POLL, Gateway
+from .gateway import Gateway
+from .members import POLL
 
 WAIT: Final = 25
 """Seconds for which a poll waits that does not say."""
@@ -153,7 +154,7 @@ class HttpCalls:
         device = await self._device(request)
         position = _position(request.body)
         async with _away():
-            acked = await self._gateway.ack(device.app, device.device_id, position)
+            acked = await self._gateway.acks.ack(device.app, device.device_id, position)
         self._refuse(acked.fault)
         return HttpAnswer(_encode({"acked": acked.acked, "unacked": acked.unacked}))
 

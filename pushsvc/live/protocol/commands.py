@@ -15,6 +15,9 @@ from ...ports.live import Event
 MAX_OFFSET: Final = 2**53 - 1
 """The greatest integer that JavaScript can count with."""
 
+PAGE: Final = 100
+"""The most publications of one page of history."""
+
 _Id = Annotated[int, Meta(ge=0, lt=2**32)]
 _UInt64 = Annotated[int, Meta(ge=0)]
 _NOTHING: Final = Raw(b"null")

@@ -1,87 +1,34 @@
 """One connection of a client as a state machine without I/O: messages and results in, effects out.
 
-A session is small and holds neither a timer nor a content: `due` is the instant at which `tick` is to be called, and
-what waits for room in the window stays in the device's stream. It knows up to where the stream was handed out, and
-which publications are still to be acknowledged. Instants are the gateway's seconds, which only grow.
-
-What it knows of the stream, as offsets: `connected` begins all of it, and the others move it as follows.
-
-| cursor     | up to there, everything                         | moved by                                              |
-|------------|-------------------------------------------------|-------------------------------------------------------|
-| `_acked`   | is acknowledged                                 | an acknowledgement                                    |
-| `_through` | was handed out, or has expired                  | `published`, `_hand_out` of a page                    |
-| `_top`     | is known to be in the stream; at least `_acked` | `published`, any page; back to its page by `more`     |
-| `_paging`  | is asked for by a `MoreAsked`; 0: nothing is    | `_ask_more`; 0 again by `more`, its answer            |
-| `_handed`  | was handed to an earlier connection             | 0 once it is all sent again or acknowledged, `resend` |
-| `_last`    | was given; the next publication's `prev`        | `_give`                                               |
-| `_flight`  | (not up to: each that is to be acknowledged)    | in by `_give`, `resend`; out by an acknowledgement    |
+A session is small and holds neither a timer nor a content: `due` is the instant at which `tick` is to be called. What
+it knows of the device's stream is its window. Instants are the gateway's seconds, which only grow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Final, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct
 
-from ...ports.live import Connected, Page, Position, Recipient
+from ...ports.live import Connected, Page, Recipient
 from ..config import LiveAppConfig
 from ..peer import FaultKind
 from . import codes
 from .codec import CHANNEL, Codec, ConnectResult, Rendered
 from .codes import Disconnect, Refusal, ReplyError
-from .commands import (
-    MAX_OFFSET,
-    Command,
-    ConnectBody,
-    ConnectRequest,
-    EventBody,
-    FetchBody,
-    HeartbeatBody,
-    HistoryRequest,
-    Offset,
-    OffsetBody,
-    RPCRequest,
-)
-from .effects import (
-    AckAsked,
-    Bytes,
-    Close,
-    ConnectAsked,
-    Effect,
-    EventReported,
-    FaultSeen,
-    FetchAsked,
-    HeartbeatAsked,
-    HistoryAsked,
-    MoreAsked,
-    Ping,
-    Ponged,
-    ReadAsked,
-    RefreshAsked,
-    ResendAsked,
-    Resent,
-)
+from .commands import Command
+from .effects import AckAsked, Bytes, Close, Effect, FaultSeen, HistoryAsked, Ping, Ponged, Resent
 from .protobuf import MalformedMessage
+from .requests import Declined, ack_asked, asked_by, connect_asked, refused_by
+from .window import NEVER, Given, StreamWindow
 
-PAGE: Final = 100
-"""The most publications of one page of history."""
-MESSAGE: Final = 512 * 1024
-"""Bytes of contents of one message, unless the first alone has more: some clients end a connection at a message of
-1 MB."""
 PENDING: Final = 64
 """Commands of one connection that may wait for their results."""
-_NEVER: Final = math.inf
 _NEW, _CONNECTING, _OPEN, _REFUSED, _CLOSED = range(5)
 
-_T = TypeVar("_T")
-_connect_body = msgspec.json.Decoder(ConnectBody).decode
-_position_body = msgspec.json.Decoder(int | OffsetBody).decode
-_event_body = msgspec.json.Decoder(EventBody).decode
-_fetch_body = msgspec.json.Decoder(FetchBody).decode
-_heartbeat_body = msgspec.json.Decoder(HeartbeatBody).decode
 _json = msgspec.json.Encoder().encode
 
 
@@ -108,30 +55,22 @@ class Session:
     """
 
     __slots__ = (
-        "_acked",
         "_announced",
-        "_app",
+        "_asked",
         "_beat_at",
         "_codec",
         "_emulation",
         "_expires_at",
-        "_flight",
         "_frame_pings",
-        "_handed",
         "_interval",
-        "_last",
         "_limits",
-        "_paging",
-        "_paused",
         "_pending",
         "_pinged_at",
-        "_recover",
-        "_resend_at",
+        "_recovers",
         "_spread",
         "_state",
-        "_through",
-        "_top",
         "_unread",
+        "_window",
         "client",
         "epoch",
     )
@@ -156,12 +95,14 @@ class Session:
         self.epoch = ""
         self._codec = codec
         self._limits = limits
-        self._app = _NO_APP
+        self._window = StreamWindow(_NO_APP)
         self._emulation = emulation
         self._frame_pings = frame_pings
         self._spread = spread
         self._state = _NEW
-        self._recover = False
+        self._asked: int | None = None
+        """The offset behind which the client wants to go on; None where it names no position that can be valid."""
+        self._recovers = False
         self._pending: list[int] = []
         """Ids of commands whose results are to come."""
 
@@ -170,32 +111,15 @@ class Session:
         """When the next ping is due, or the answer to the last one; before the connect, when the client is stale."""
         self._pinged_at = 0.0
         """When the ping was sent that is to be answered; 0: none is."""
-        self._expires_at = _NEVER
-        self._resend_at = _NEVER
-
-        self._through = 0
-        """Everything of the stream up to here was handed out, or has expired."""
-        self._top = 0
-        """The last offset of the stream that is known."""
-        self._acked = 0
-        """Everything up to here is acknowledged."""
-        self._handed = 0
-        """What is not acknowledged up to here was handed out to an earlier connection of the device."""
-        self._last = 0
-        """The offset that the device had last: the `prev` of the next publication."""
+        self._expires_at = NEVER
         self._unread = 0
-        self._flight: dict[int, tuple[float, int]] = {}
-        """Offsets that are to be acknowledged, with the instant of the next resend and the number of resends left."""
-        self._paging = 0
-        """The last known offset at the time of a `MoreAsked` that has not been answered yet; 0: there is none."""
-        self._paused = False
 
     @property
     def due(self) -> float:
         """The instant at which `tick` is to be called; infinite if it need not be."""
         if self._state == _OPEN:
-            return min(self._beat_at, self._resend_at, self._expires_at)
-        return self._beat_at if self._state in (_NEW, _REFUSED) else _NEVER
+            return min(self._beat_at, self._window.resend_at, self._expires_at)
+        return self._beat_at if self._state in (_NEW, _REFUSED) else NEVER
 
     @property
     def open(self) -> bool:
@@ -205,7 +129,7 @@ class Session:
     @property
     def top(self) -> int:
         """The last offset of the stream that is known."""
-        return self._top
+        return self._window.top
 
     @property
     def interval(self) -> float:
@@ -215,7 +139,7 @@ class Session:
     @property
     def waiting(self) -> int:
         """How many publications are to be acknowledged."""
-        return len(self._flight)
+        return len(self._window)
 
     # --- What the client sends -------------------------------------------------------------------------------------
 
@@ -250,166 +174,45 @@ class Session:
             self._take_early(command, effects)
             return
         command_id = command.id or 0
-        if command.rpc is not None and command_id:
-            self._take_rpc(command_id, command.rpc, effects)
-        elif command.send is not None:
-            self._take_ack(0, command.send.data, effects)
-        elif not command_id:
-            if self._pinged_at and not self._frame_pings:
-                effects += self._pong(now)
+        if command_id and (command.rpc is not None or command.send is None):
+            if command.unsubscribe is not None and command.unsubscribe.channel not in (None, "", CHANNEL):
+                effects.append(Bytes(self._codec.unsubscribe(command_id)))
             else:
-                self._end(effects, codes.MALFORMED, "pong")
-        elif command.connect is not None:
-            self._end(effects, codes.MALFORMED, "second_connect")
-        elif command.history is not None:
-            self._take_history(command_id, command.history, effects)
-        elif command.refresh is not None:
-            if self._wait(command_id, effects):
-                effects.append(RefreshAsked(command_id, command.refresh.token or ""))
+                self._carry_out(command_id, asked_by(command, self.epoch), effects)
+        elif command.send is not None:
+            self._carry_out(0, ack_asked(0, command.send.data, self.epoch), effects)
+        elif self._pinged_at and not self._frame_pings:
+            effects += self._pong(now)
         else:
-            self._take_other(command_id, command, effects)
+            self._end(effects, codes.MALFORMED, "pong")
 
     def _take_early(self, command: Command, effects: list[Effect]) -> None:
         """Take a command of a client that is not connected."""
         if self._state == _NEW and command.connect is not None and command.id:
             self._state = _CONNECTING
-            self._take_connect(command.id, command.connect, effects)
+            self._pending.append(command.id)
+            asked, faults = connect_asked(command.id, command.connect)
+            self._asked = None if asked.position is None else asked.position.offset
+            self._recovers = asked.recover
+            effects += [*faults, asked]
         elif self._state == _CONNECTING and command.subscribe is not None and command.id:
             # centrifuge-js sends its own subscriptions with the connect.
-            self._take_other(command.id, command, effects)
+            self._carry_out(command.id, refused_by(command), effects)
         else:
             again = self._state != _NEW and command.connect is not None
             self._end(effects, codes.MALFORMED, "second_connect" if again else "before_connect")
 
-    def _take_connect(self, command_id: int, request: ConnectRequest, effects: list[Effect]) -> None:
-        self._pending.append(command_id)
-        body = ConnectBody()
-        if bytes(request.data) != b"null":
-            told = _body(_connect_body, request.data)
-            if told is None:
-                effects.append(FaultSeen("connect_data"))
+    def _carry_out(self, command_id: int, asked: Effect | Declined, effects: list[Effect]) -> None:
+        """Have done what a command asks for, or answer why it is not."""
+        if isinstance(asked, Declined):
+            if asked.error is None:
+                self._end(effects, codes.MALFORMED, asked.kind)
             else:
-                body = told
-        asked = (request.subs or {}).get(CHANNEL)
-        self._recover = asked is not None and bool(asked.recover)
-        position = None
-        if asked is not None and self._recover:
-            offset = asked.offset or 0
-            if not asked.epoch or offset > MAX_OFFSET:
-                effects.append(FaultSeen("position"))
-            else:
-                position = Position(asked.epoch, offset)
-        effects.append(
-            ConnectAsked(
-                command_id,
-                request.token or "",
-                position,
-                self._recover,
-                body.heartbeat,
-                body.foreground,
-                body.app_version,
-            )
-        )
-
-    def _take_rpc(self, command_id: int, request: RPCRequest, effects: list[Effect]) -> None:
-        method = request.method or "ack"
-        if method == "ack":
-            if self._wait(command_id, effects):
-                self._take_ack(command_id, request.data, effects)
-        elif method == "read":
-            position = _position(request.data)
-            if position is None:
-                self._fail(effects, command_id, codes.BAD_REQUEST, "request")
-            elif position.epoch and position.epoch != self.epoch:
-                self._fail(effects, command_id, codes.UNRECOVERABLE_POSITION, "epoch")
-            elif self._wait(command_id, effects):
-                effects.append(ReadAsked(command_id, position.offset, position.epoch or self.epoch))
-        elif method == "event":
-            event = _body(_event_body, request.data)
-            if event is None:
-                self._fail(effects, command_id, codes.BAD_REQUEST, "request")
-            elif self._wait(command_id, effects):
-                effects.append(EventReported(command_id, event.id, event.event, event.at))
-        elif method == "fetch":
-            fetch = _body(_fetch_body, request.data)
-            if fetch is None:
-                self._fail(effects, command_id, codes.BAD_REQUEST, "request")
-            elif self._wait(command_id, effects):
-                effects.append(FetchAsked(command_id, fetch.id))
-        elif method == "heartbeat":
-            wish = _body(_heartbeat_body, request.data)
-            if wish is None:
-                self._fail(effects, command_id, codes.BAD_REQUEST, "request")
-            elif self._wait(command_id, effects):
-                effects.append(HeartbeatAsked(command_id, wish.seconds, wish.foreground))
-        else:
-            self._fail(effects, command_id, codes.METHOD_NOT_FOUND, "method")
-
-    def _take_ack(self, command_id: int, data: Raw, effects: list[Effect]) -> None:
-        """Take an acknowledgement; what it confirms makes room in the window at once."""
-        position = _position(data)
-        if position is None:
-            self._fail(effects, command_id, codes.BAD_REQUEST, "request")
-        elif position.epoch and position.epoch != self.epoch:
-            self._fail(effects, command_id, codes.UNRECOVERABLE_POSITION, "epoch")
-        else:
-            effects.append(AckAsked(command_id, position.offset, position.epoch or self.epoch))
-            if self._acked < position.offset <= self._top:
-                self._acked = position.offset
-                for offset in [each for each in self._flight if each <= position.offset]:
-                    del self._flight[offset]
-                if not self._flight and self._acked >= self._handed:
-                    self._resend_at = _NEVER
+                self._fail(effects, command_id, asked.error, asked.kind)
+        elif not command_id or self._wait(command_id, effects):
+            effects.append(asked)
+            if isinstance(asked, AckAsked) and self._window.acknowledge(asked.offset):
                 self._ask_more(effects)
-
-    def _take_history(self, command_id: int, request: HistoryRequest, effects: list[Effect]) -> None:
-        since = request.since
-        if not request.channel:
-            self._end(effects, codes.MALFORMED, "channel")
-        elif request.channel != CHANNEL:
-            self._fail(effects, command_id, codes.PERMISSION_DENIED, "channel")
-        elif since is not None and since.epoch and since.epoch != self.epoch:
-            self._fail(effects, command_id, codes.UNRECOVERABLE_POSITION, "epoch")
-        elif since is not None and (since.offset or 0) > MAX_OFFSET:
-            self._fail(effects, command_id, codes.BAD_REQUEST, "position")
-        elif self._wait(command_id, effects):
-            limit = request.limit or 0
-            effects.append(
-                HistoryAsked(
-                    command_id,
-                    None if since is None else since.offset or 0,
-                    limit if 0 <= limit <= PAGE else PAGE,
-                    bool(request.reverse),
-                )
-            )
-
-    def _take_other(self, command_id: int, command: Command, effects: list[Effect]) -> None:
-        """Answer what a device may not do: it has its own stream and no other channel."""
-        if command.subscribe is not None:
-            own = command.subscribe.channel == CHANNEL
-            error = codes.ALREADY_SUBSCRIBED if own else codes.PERMISSION_DENIED
-            self._refuse_channel(effects, command_id, command.subscribe.channel, error)
-        elif command.unsubscribe is not None:
-            if command.unsubscribe.channel and command.unsubscribe.channel != CHANNEL:
-                effects.append(Bytes(self._codec.unsubscribe(command_id)))
-            else:
-                self._refuse_channel(effects, command_id, command.unsubscribe.channel)
-        elif command.publish is not None:
-            self._refuse_channel(effects, command_id, command.publish.channel)
-        elif command.sub_refresh is not None:
-            self._refuse_channel(effects, command_id, command.sub_refresh.channel)
-        elif command.presence is not None or command.presence_stats is not None or command.ping is not None:
-            self._fail(effects, command_id, codes.NOT_AVAILABLE, "method")
-        else:
-            self._fail(effects, command_id, codes.METHOD_NOT_FOUND, "method")
-
-    def _refuse_channel(
-        self, effects: list[Effect], command_id: int, channel: str | None, error: ReplyError = codes.PERMISSION_DENIED
-    ) -> None:
-        if channel:
-            self._fail(effects, command_id, error, "channel")
-        else:
-            self._end(effects, codes.MALFORMED, "channel")
 
     # --- What the gateway has found out ----------------------------------------------------------------------------
 
@@ -426,31 +229,28 @@ class Session:
     ) -> list[Effect]:
         """Open the connection. `heartbeat` is the interval that was agreed, `ttl` the seconds that the token has left.
 
-        A position is recovered if nothing behind it is missing, also no content: then the reply names the position
-        that was asked for, and the publications catch it up. Otherwise it names the top of the stream, and what is
-        not acknowledged comes behind the reply.
+        A position is recovered if nothing is missing, also no content: then the reply names the position that was asked
+        for, and has the publications: first those before it that are not acknowledged, then those that catch it up.
+        Otherwise it names the top of the stream, and what is not acknowledged comes behind the reply. Either way it is
+        no more than the window has room for.
         """
         if self._state != _CONNECTING or command_id not in self._pending:
             return []
         self._pending.remove(command_id)
         self._state = _OPEN
-        self._app = app
-        page = result.page
-        early = self._top if self.epoch == page.epoch else 0
-        self.epoch, self._top = page.epoch, max(early, page.top)
-        self._unread = result.unread
-        self._through = self._last = self._handed = result.since
-        self._acked = result.acked
-        if self._acked < self._handed:
-            self._resend_at = now + self._resend_after
+        page, window = result.page, self._window
+        early = window.top if self.epoch == page.epoch else 0
+        window.begin(app, since=result.since, acked=result.acked, top=max(early, page.top))
+        self.epoch, self._unread = page.epoch, result.unread
         self._interval = heartbeat
-        self._announced = _NEVER if self._frame_pings else float(math.ceil(heartbeat))
+        self._announced = NEVER if self._frame_pings else float(math.ceil(heartbeat))
         self._beat_at = now + heartbeat * (0.5 + self._spread / 2)
         self._expires_at = now + ttl + self._limits.expired_after
 
         lost = sum(each.push.id not in rendered for each in page.publications)
-        recovered = result.recovered and not lost
-        publications = self._hand_out(page, rendered, now, room=len(page.publications)) if recovered else []
+        asked = self._asked if result.recovered and not lost else None
+        recovered = asked is not None
+        given = window.hand_out(page, rendered, now)
         reply = self._codec.connect(
             command_id,
             ConnectResult(
@@ -459,10 +259,10 @@ class Session:
                 ttl=max(1, int(ttl)),
                 data=self._connect_data(0 if recovered else page.missing + lost),
                 epoch=page.epoch,
-                offset=result.since if recovered else page.top,
+                offset=page.top if asked is None else asked,
                 recovered=recovered,
-                was_recovering=self._recover,
-                publications=publications,
+                was_recovering=self._recovers,
+                publications=self._publications(given) if recovered else [],
                 ping=0 if self._frame_pings else int(self._announced),
                 session=self._emulation,
                 node=self._limits.gateway,
@@ -470,7 +270,7 @@ class Session:
         )
         effects: list[Effect] = [Bytes(reply)]
         if not recovered:
-            self._write(effects, self._hand_out(page, rendered, now, room=self._room))
+            self._write(effects, given)
         self._ask_more(effects)
         return effects
 
@@ -534,20 +334,18 @@ class Session:
         effects: list[Effect] = []
         if self._state == _CONNECTING:
             if recipient.epoch != self.epoch:
-                self.epoch, self._top = recipient.epoch, 0
-            self._top = max(self._top, recipient.offset)
+                self.epoch, self._window.top = recipient.epoch, 0
+            self._window.top = max(self._window.top, recipient.offset)
         if self._state != _OPEN:
             return effects
         if recipient.epoch != self.epoch:
             self._end(effects, codes.INSUFFICIENT_STATE)
             return effects
         self._unread = recipient.unread
-        if recipient.offset <= self._through:
-            return effects
-        self._top = max(self._top, recipient.offset)
-        if recipient.prev <= self._through and not self._paging and self._room > 0:
-            self._through = recipient.offset
-            effects.append(Bytes(self._codec.push(self._give(rendered, recipient.offset, now))))
+        prev = self._window.take(recipient.offset, recipient.prev, now)
+        if prev is not None:
+            publication = self._codec.publication(rendered, recipient.offset, prev, self._unread)
+            effects.append(Bytes(self._codec.push(publication)))
         else:
             self._ask_more(effects)
         return effects
@@ -555,53 +353,27 @@ class Session:
     def more(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[Effect]:
         """Hand out what has waited in the stream. A hole ends the connection: the client recovers, and is told."""
         effects: list[Effect] = []
-        if self._state != _OPEN or not self._paging:
+        if self._state != _OPEN:
             return effects
-        asked, self._paging = self._paging, 0
-        if (
-            page is None
-            or page.epoch != self.epoch
-            or page.missing
-            or any(each.push.id not in rendered for each in page.publications)
-        ):
+        if page is not None and page.epoch != self.epoch:
+            page = None
+        given = self._window.answered(page, rendered, now)
+        if given is None:
             self._end(effects, codes.INSUFFICIENT_STATE)
             return effects
-        if self._top <= asked:
-            self._top = page.top  # What was announced beyond it is not in the stream, and is not asked for again.
-        self._write(effects, self._hand_out(page, rendered, now, room=self._room))
+        self._write(effects, given)
         self._ask_more(effects)
         return effects
 
     def resend(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[Effect]:
-        """Send again what is still not acknowledged: all of it, though only the first was due. The client's position
-        is the offset of the last publication that it was given, so that one comes last again."""
-        if self._state != _OPEN or page is None or page.epoch != self.epoch:
-            return []
+        """Send again what is still not acknowledged."""
         effects: list[Effect] = []
-        again: list[bytes] = []
-        owed, size = False, 0
-        for each in page.publications:
-            left = self._flight[each.offset][1] if each.offset in self._flight else 0
-            if self._acked < each.offset <= self._handed and each.offset not in self._flight:
-                left = self._app.resend if self._room > 0 else 0
-                owed = owed or not left
-            if left and each.push.id in rendered:
-                if again and size + len(rendered[each.push.id]) > MESSAGE:
-                    owed = True  # The next time: those that come before it have fewer resends left then.
-                    continue
-                size += len(rendered[each.push.id])
-                left -= 1
-                due = now + self._resend_after if left else _NEVER
-                self._flight[each.offset] = due, left
-                again.append(self._codec.publication(rendered[each.push.id], each.offset, each.prev, self._unread))
+        if self._state != _OPEN or page is None or page.epoch != self.epoch:
+            return effects
+        again = self._window.resend(page, rendered, now)
         self._write(effects, again)
         if again:
             effects.append(Resent(len(again)))
-        self._resend_at = min((due for due, _ in self._flight.values() if due > now), default=_NEVER)
-        if owed:
-            self._resend_at = min(self._resend_at, now + self._resend_after)
-        else:
-            self._handed = 0
         return effects
 
     def unread(self, unread: int) -> list[Effect]:
@@ -620,11 +392,11 @@ class Session:
 
     def pause(self) -> None:
         """Hand out nothing, because the client does not read what was written."""
-        self._paused = True
+        self._window.paused = True
 
     def resumed(self) -> list[Effect]:
         """Hand out what has waited."""
-        self._paused = False
+        self._window.paused = False
         effects: list[Effect] = []
         self._ask_more(effects)
         return effects
@@ -643,13 +415,8 @@ class Session:
         else:
             if now >= self._beat_at:
                 self._beat(now, effects)
-            if now >= self._resend_at and self._state == _OPEN:
-                self._resend_at = now + self._resend_after
-                overdue = [offset - 1 for offset, (due, _) in self._flight.items() if due <= now]
-                if self._acked < self._handed:
-                    overdue.append(self._acked)
-                if overdue and not self._paused:
-                    effects.append(ResendAsked(min(overdue), max(self._app.window, len(self._flight))))
+            if self._state == _OPEN and (overdue := self._window.overdue(now)) is not None:
+                effects.append(overdue)
         return effects
 
     # --- Parts -----------------------------------------------------------------------------------------------------
@@ -662,58 +429,24 @@ class Session:
         self._beat_at = now + min(self._limits.pong_within, self._interval)
         effects.append(Ping() if self._frame_pings else Bytes(self._codec.ping()))
 
-    @property
-    def _resend_after(self) -> float:
-        """Seconds until a publication is sent again: all resends are spread evenly over the time for its ack."""
-        return self._app.ack_within / (self._app.resend + 1) if self._app.resend else _NEVER
-
-    @property
-    def _room(self) -> int:
-        return 0 if self._paused else self._app.window - len(self._flight)
-
     def _ask_more(self, effects: list[Effect]) -> None:
         """Ask for what waits in the stream, if something does and there is room."""
-        if self._state == _OPEN and not self._paging and self._top > self._through and (room := self._room) > 0:
-            self._paging = self._top
-            effects.append(MoreAsked(self._through, min(room, PAGE)))
+        if self._state == _OPEN and (more := self._window.more()) is not None:
+            effects.append(more)
 
-    def _hand_out(self, page: Page, rendered: Mapping[str, Rendered], now: float, *, room: int) -> list[bytes]:
-        """Return the publications of a page for which there is room."""
-        publications: list[bytes] = []
-        self._top = max(self._top, page.top)
-        for each in page.publications:
-            if each.offset <= self._through:
-                continue
-            if len(publications) >= room:
-                return publications
-            content = rendered.get(each.push.id)
-            if content is not None:
-                publications.append(self._give(content, each.offset, now))
-            self._through = each.offset
-        if not (page.more and page.publications):
-            self._through = max(self._through, page.top)
-        return publications
+    def _publications(self, given: Sequence[Given]) -> list[bytes]:
+        return [self._codec.publication(each.rendered, each.offset, each.prev, self._unread) for each in given]
 
-    def _give(self, rendered: Rendered, offset: int, now: float) -> bytes:
-        """Return one publication, which is to be acknowledged from now on, unless it is already."""
-        publication = self._codec.publication(rendered, offset, self._last, self._unread)
-        self._last = offset
-        if offset > self._acked:  # A device may acknowledge the top of its stream before it has been given all of it.
-            due = now + self._resend_after
-            self._flight[offset] = due, self._app.resend
-            self._resend_at = min(self._resend_at, due)
-        return publication
-
-    def _write(self, effects: list[Effect], publications: list[bytes]) -> None:
-        if publications:
-            effects.append(Bytes(self._codec.batch([self._codec.push(each) for each in publications])))
+    def _write(self, effects: list[Effect], given: Sequence[Given]) -> None:
+        if given:
+            effects.append(Bytes(self._codec.batch([self._codec.push(each) for each in self._publications(given)])))
 
     def _connect_data(self, missing: int) -> bytes:
         data: dict[str, object] = {
-            "window": self._app.window,
-            "ack_within": self._app.ack_within,
+            "window": self._window.app.window,
+            "ack_within": self._window.app.ack_within,
             "unread": self._unread,
-            "acked": self._acked,
+            "acked": self._window.acked,
             "endpoints": Raw(self._limits.endpoints),
         }
         if missing:
@@ -742,8 +475,6 @@ class Session:
         """Count a fault, and answer it where the command has an answer."""
         effects.append(FaultSeen(kind))
         if command_id:
-            if kind not in ("doubled_id", "flood") and command_id in self._pending:
-                self._pending.remove(command_id)
             effects.append(Bytes(self._codec.error(command_id, error)))
 
     def _end(self, effects: list[Effect], disconnect: Disconnect, kind: FaultKind | None = None) -> None:
@@ -753,7 +484,7 @@ class Session:
             effects.append(Bytes(self._codec.disconnect(disconnect)))
         effects.append(Close(disconnect.code, disconnect.reason, disconnect.reconnect))
         self._state = _CLOSED
-        self._flight.clear()
+        self._window.clear()
         self._pending.clear()
 
     def _batched(self, effects: list[Effect]) -> list[Effect]:
@@ -766,19 +497,3 @@ class Session:
 
 
 _NO_APP: Final = LiveAppConfig()
-
-
-def _body(decode: Callable[[Raw], _T], data: Raw) -> _T | None:
-    """Return the body of a request, or None if it is not what it should be."""
-    try:
-        return decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _position(data: Raw) -> Offset | None:
-    """Return the offset that a request names."""
-    body = _body(_position_body, data)
-    if isinstance(body, OffsetBody):
-        return body.position
-    return Offset(body) if body is not None and 0 <= body <= MAX_OFFSET else None

@@ -1,7 +1,7 @@
 """Sends by appending to the streams of devices and poking the gateways that they are connected to.
 
-Deliveries that are submitted while a batch is under way form the next one. A batch keeps the contents, appends, and
-pokes: three round trips, however many deliveries and pushes it has. Batches follow one another, so that pushes stand in
+Deliveries that are submitted while a batch is under way form the next one. A batch keeps the contents and appends, and
+pokes: two round trips, however many deliveries and pushes it has. Batches follow one another, so that pushes stand in
 a stream in the order in which they were submitted. A batch that fails at once is sent again in halves, down to the part
 that is to blame: a repeat of what stands in a stream appends nothing.
 
@@ -19,8 +19,8 @@ that is to blame: a repeat of what stands in a stream appends nothing.
 `rules.policy` decides when what is unavailable here goes on at the next channel, so the route takes deliveries whatever
 its `trouble`.
 
-A push that replaced an older one of its `collapse` in a stream ends the older one's delivery, which no
-device can acknowledge any more.
+A push that replaced an older one of its `collapse` in a stream, or for which one has left the full stream that waited
+for the device alone, ends the older one's delivery, which no device can acknowledge any more.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ TRIES: Final = 32
 """The number of failures at which the rest of a batch is not sent again in halves. To find one part takes 12."""
 QUICK: Final = 0.5
 """The seconds of a failure after which it is not either."""
-REPLACED: Final = 10_000
-"""The number of replaced deliveries that are kept while they cannot be recorded."""
+DISPLACED: Final = 10_000
+"""The number of deliveries without a place in a stream that are kept while they cannot be recorded."""
 LASTS: Final = 5.0
 """The least seconds for which trouble is shown, and those between two looks whether it is over."""
 QUIET: Final = 60.0
@@ -97,7 +97,8 @@ class _Part(NamedTuple):
             for each in targets
         ]
         now_or_never = NOW_OR_NEVER in self.chunk.message.headers
-        return Append(self.push, receivers, platform_of(self.chunk.platform), now_or_never)
+        alone = not self.chunk.fallbacks
+        return Append(self.push, receivers, platform_of(self.chunk.platform), now_or_never, alone)
 
     def passed(self, now: int) -> tuple[int, int, int] | None:
         """Return when they were queued, taken and written, which is `now`, in ms after the push was to be sent; None
@@ -128,8 +129,8 @@ class LiveProvider:
         """Whether a batch has worked since then."""
         self._kept: OrderedDict[str, float] = OrderedDict()
         """The pushes whose contents were stored lately, and when."""
-        self._replaced: list[Arrival] = []
-        """Deliveries that were replaced in a stream and are not recorded as ended."""
+        self._displaced: list[tuple[str, Arrival]] = []
+        """Deliveries that have lost their place in a stream and are not recorded as ended, and why."""
         self._wakes: list[Callable[[], None]] = []
         self._sending = asyncio.create_task(self._send_all(), name=f"live:{route.app}")
 
@@ -246,12 +247,12 @@ class LiveProvider:
     async def _send(self, parts: Sequence[_Part]) -> dict[int, Outcome]:
         """Send these parts and return the outcomes by the `id` of the delivery. Raises `StoreUnavailable`."""
         contents = _contents(parts)
-        # Before anything refers to them. What is stored already is not changed.
-        await self._keep(contents)
-        appended = await self._live.append_all(self.route.app, [part.append for part in parts])
-        self._note_replaced(parts, appended)
+        fresh, now = self._fresh(contents), self._loop.time()
+        appended = await self._live.append_all(self.route.app, [part.append for part in parts], list(fresh.values()))
+        self._kept.update(dict.fromkeys(fresh, now))
+        self._note_displaced(parts, appended)
         # Before the poke: a repeat of the append does not name them again.
-        await self._close_replaced()
+        await self._end_displaced()
         await self._poke(parts, appended, {name: content.body for name, content in contents.items()})
         absent = await self._absent(parts, appended)
         return {
@@ -260,15 +261,12 @@ class LiveProvider:
             for (delivery, _), result in zip(part.submitted, results, strict=True)
         }
 
-    async def _keep(self, contents: Mapping[str, LiveContent]) -> None:
+    def _fresh(self, contents: Mapping[str, LiveContent]) -> dict[str, LiveContent]:
+        """Return the contents that are to be stored. What is for few devices gets those that are new."""
         now, kept = self._loop.time(), self._kept
         while kept and (len(kept) > KEPT or next(iter(kept.values())) <= now - KEPT_FOR):
             kept.popitem(last=False)
-        # What is for few devices gets those that are new.
-        fresh = {name: content for name, content in contents.items() if content.device_ids or name not in kept}
-        if fresh:
-            await self._live.keep_all(self.route.app, list(fresh.values()))
-            kept.update(dict.fromkeys(fresh, now))
+        return {name: content for name, content in contents.items() if content.device_ids or name not in kept}
 
     async def _poke(
         self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]], contents: Mapping[str, bytes]
@@ -286,23 +284,27 @@ class LiveProvider:
         if found:
             await self._live.poke(found)
 
-    def _note_replaced(self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]]) -> None:
+    def _note_displaced(self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]]) -> None:
         now = self._clock()
-        self._replaced += [
-            Arrival(old.push.id, old.index, old.push.total, old.push.lane, old.platform, receiver.device_id, now)
-            for part, results in zip(parts, appended, strict=True)
-            for receiver, result in zip(part.append.receivers, results, strict=True)
-            if (old := result.replaced) is not None
-        ]
+        for part, results in zip(parts, appended, strict=True):
+            for receiver, result in zip(part.append.receivers, results, strict=True):
+                displaced = [("overflow", old) for old in result.overrun]
+                if result.replaced is not None:
+                    displaced.append(("superseded", result.replaced))
+                for why, old in displaced:
+                    push = old.push
+                    arrival = Arrival(push.id, old.index, push.total, push.lane, old.platform, receiver.device_id, now)
+                    self._displaced.append((why, arrival))
 
-    async def _close_replaced(self) -> None:
-        """End what was replaced. While Redis does not take it, it is tried again with the next batch."""
-        replaced, self._replaced = self._replaced[-REPLACED:], []
-        if replaced:
+    async def _end_displaced(self) -> None:
+        """End what has lost its place. While Redis does not take it, it is tried again with the next batch."""
+        displaced, self._displaced = self._displaced[-DISPLACED:], []
+        for why in dict.fromkeys(reason for reason, _ in displaced):
+            own = [arrival for reason, arrival in displaced if reason == why]
             try:
-                await self._arrivals.replaced(self.route.app, replaced)
+                await self._arrivals.suppress(self.route.app, own, why)
             except StoreUnavailable:
-                self._replaced = replaced
+                self._displaced += [(why, arrival) for arrival in own]
 
     async def _absent(self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]]) -> set[str]:
         """Return those ids without a stream that the registry does not know; the streams of others are unreadable."""

@@ -25,4 +25,4 @@ async def end_moved(arrivals: Arrivals, app: str, waiting: Sequence[Departed], n
             arrival = Arrival(push.id, each.place, push.total, push.lane, each.platform, each.device_id, now)
             found.setdefault(each.why, []).append(arrival)
     for why, own in found.items():
-        await arrivals.moved(app, own, why)
+        await arrivals.suppress(app, own, why)

@@ -4,7 +4,8 @@ A sign of life is a field that says how long it is valid, as in workers.py: Redi
 every few seconds, however many devices are connected, and the routes of a gateway that died end together.
 
 An inbox is a stream of its gateway alone, with numbered entries. It is read without being consumed, so that a read may
-be repeated; a reader that finds a number left out has lagged further than the inbox is long, or the inbox has expired.
+be repeated, and the next read removes what the last one has returned; a reader that finds a number left out has lagged
+further than the inbox is long, or the inbox has expired.
 """
 
 from __future__ import annotations
@@ -100,21 +101,24 @@ class RedisInbox:
         self._number = 0
 
     async def receive(self, wait_ms: int) -> Received:
-        words = ("XREAD", "COUNT", _AT_ONCE, "BLOCK", max(1, wait_ms), "STREAMS", self._key, self._place)
-        answer, *_ = await self._link.wait([words, ("PEXPIRE", self._key, LIFETIME)], wait_ms)
+        # What was read before leaves with this round trip: its items have not waited for that.
+        _, answer, _ = await self._link.wait(
+            [
+                ("XTRIM", self._key, "MINID", self._place),
+                ("XREAD", "COUNT", _AT_ONCE, "BLOCK", max(1, wait_ms), "STREAMS", self._key, self._place),
+                ("PEXPIRE", self._key, LIFETIME),
+            ],
+            wait_ms,
+        )
         entries = dict(answer or ()).get(self._key.encode(), ())
         found: list[InboxItem] = []
-        lost, place, last = False, self._place, self._number
+        lost = False
         for entry_id, fields in entries:
             number = int(fields[b"n"])
             items = readable(_decode, fields[b"i"], "live_inbox")
-            lost = lost or number != last + 1 or items is None
+            lost = lost or number != self._number + 1 or items is None
             found += items or ()
-            place, last = entry_id.decode(), number
-        if entries:
-            # Where this fails, they are read again; what was removed nevertheless is found to be left out.
-            await self._link.call("XTRIM", self._key, "MINID", place)
-            self._place, self._number = place, last
+            self._place, self._number = entry_id.decode(), number
         return Received(found, lost)
 
 

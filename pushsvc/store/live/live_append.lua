@@ -9,13 +9,15 @@
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 a random number of 32 bits; 5 seconds since the beginning
 --       of offsets; 6 most publications that are on their way to a connected device; 7, 8 numbers of the changes of users
 --       and of the devices that the caller knows of, or -1; then for each push: its hour; its digest, 4 bytes; its facts;
---       until when the facts are kept, ms; digest of its collapse, 4 bytes, or ''; its platform; 1 to append only where the
---       device is connected; number of devices, and for each of these the digest of its id and the index of its delivery
+--       until when the facts are kept, ms; digest of its collapse, 4 bytes, or ''; its platform, with `:live` behind it
+--       where no other channel carries it on; 1 to append only where the device is connected; number of devices, and for
+--       each of these the digest of its id and the index of its delivery
 -- Returns the numbers of the changes and of the devices now: the caller appends again to devices of status MOVED that the
 -- push is for, as of these; then for each push
 -- { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of the status
 -- alone where there is no stream to name },
--- { for each that replaced another: place of the device, offset, index, platform, facts }
+-- { for each that replaced another: place of the device, offset, index, platform, facts },
+-- { the same for each that waits for its device alone and for which the stream has no room any more }
 
 -- include: live_stream
 
@@ -43,7 +45,7 @@ end
 
 -- The push that is being appended, and its results.
 local id, at, collapse_text, collapse, now_or_never, key, code
-local answer, replaced
+local answer, replaced, overrun
 
 local run = current_run(prefix)
 
@@ -79,6 +81,11 @@ local function widen(s)
   s.records, s.width = table.concat(records, '\0\0\0\0'), WIDE_RECORD
 end
 
+local function reference(s, device, record, facts)
+  local index, platform = index_and_platform(s, record)
+  return { device, offset_at(s, record), index, platform_named(prefix, platform), facts }
+end
+
 -- Whether a later push with the same collapse stands in the stream; else the earlier ones that wait leave it.
 local function is_superseded(s, device)
   local own = rivals(s)
@@ -88,10 +95,9 @@ local function is_superseded(s, device)
     end
   end
   for r = #own, 1, -1 do
-    local record, offset = own[r][1], offset_at(s, own[r][1])
-    if offset > s.acked then
-      local index, platform = index_and_platform(s, record)
-      replaced[#replaced + 1] = { device, offset, index, platform_named(prefix, platform), own[r][2] }
+    local record = own[r][1]
+    if offset_at(s, record) > s.acked then
+      replaced[#replaced + 1] = reference(s, device, record, own[r][2])
       remove_record(s, record)
     end
   end
@@ -111,10 +117,18 @@ local function may_have_moved(n)
 end
 
 -- The oldest records leave a full stream. Where the device is connected, some of those that it has not acknowledged are
--- on their way to it, and their acknowledgements come: the oldest behind these leave it.
-local function make_room(s, over, online)
+-- on their way to it, and their acknowledgements come: a window of them, and as many again while those of the first are
+-- being taken. The oldest behind these leave it.
+local function make_room(s, over, online, device)
   local count, acked = #s.records / s.width, count_to(s, s.acked)
-  local first = online and acked < over and math.min(acked + window, count - over) or 0
+  local first = online and acked < over and math.min(acked + 2 * window, count - over) or 0
+  for record = math.max(first, acked), first + over - 1 do
+    local _, platform = index_and_platform(s, record)
+    local facts = waits_alone(prefix, platform) and facts_of(prefix, key_at(s, record))
+    if facts and expires_at(facts) > now then
+      overrun[#overrun + 1] = reference(s, device, record, facts)
+    end
+  end
   s.floor, s.lost = math.max(s.floor, offset_at(s, first + over - 1)), s.lost + over
   s.records = sub(s.records, 1, first * s.width) .. sub(s.records, (first + over) * s.width + 1)
 end
@@ -144,6 +158,13 @@ local function append_to(digest, index, place)
     local connection, _, gateway = route_of(prefix, s, now)
     if record then
       status, offset, prev = KNOWN, offset_at(s, record), before(s, record, offset_at(s, record))
+      local own_index, platform = index_and_platform(s, record)
+      if platform * INDEXES ~= code then
+        -- Its provider could not deliver it, and from now on it waits for the device alone.
+        local at_key = record * s.width + KEY
+        s.records = sub(s.records, 1, at_key) .. pack('>I4', code + own_index) .. sub(s.records, at_key + 5)
+        write_stream(prefix, n, format_stream(s))
+      end
     elseif now_or_never and gateway == '' then
       status = AWAY
     elseif collapse ~= '' and is_superseded(s, place) then
@@ -151,7 +172,7 @@ local function append_to(digest, index, place)
     else
       local count = #s.records / s.width
       if count >= most then
-        make_room(s, count - most + 1, gateway ~= '')
+        make_room(s, count - most + 1, gateway ~= '', place)
         count = #s.records / s.width
       end
       prev = before(s, count, s.top + 1)
@@ -178,7 +199,7 @@ local i = FIRST
 while i <= #ARGV do
   local facts, devices = ARGV[i + 2], tonumber(ARGV[i + 7])
   local kept
-  answer, replaced = {}, {}
+  answer, replaced, overrun = {}, {}, {}
   id, at, collapse_text = read_facts(facts)
   collapse, now_or_never = ARGV[i + 4], ARGV[i + 6] == '1'
   key, kept = find_push(prefix, ARGV[i], ARGV[i + 1], id)
@@ -196,6 +217,7 @@ while i <= #ARGV do
     end
   end
   i = i + 2 * devices
-  found[#found + 1], found[#found + 2] = answer, replaced
+  local f = #found
+  found[f + 1], found[f + 2], found[f + 3] = answer, replaced, overrun
 end
 return found

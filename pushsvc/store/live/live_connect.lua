@@ -5,10 +5,11 @@
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 digest of the device's id; 4 gateway; 5 connection; 6 when the token was issued,
 --       ms; 7 epoch of the position, or -1; 8 its offset; 9 most publications; 10 the present hour; 11 hours for which
---       streams are kept; 12 a random number of 32 bits
--- Returns { 'unknown' }, { 'revoked' }, { 'unreadable' } or { '', 1 if the device is a tombstone, epoch, top, offset behind which the publications
--- begin, 1 if the position was valid, missing, acked, unread, 1 if more follow, gateway and connection that were
--- replaced, or '' and 0, { offset, prev, index, facts, .. } }
+--       streams are kept; 12 a random number of 32 bits; 13 1 to begin with what is not acknowledged, though it stands
+--       before the position
+-- Returns { 'unknown' }, { 'revoked' }, { 'unreadable' } or { '', 1 if the device is a tombstone, epoch, top, offset
+-- behind which the publications begin, 1 if the position was valid, missing, acked, unread, 1 if more follow, gateway and
+-- connection that were replaced, or '' and 0, { offset, prev, index, facts, .. } }
 
 -- include: live_stream
 -- include: document
@@ -39,7 +40,7 @@ end
 s.gateway, s.connection, s.since = gateway, connection, floor(now / 1000)
 
 local valid = epoch == s.epoch and offset <= s.top
-local since = valid and offset or s.acked
+local since = valid and (ARGV[13] == '1' and math.min(offset, s.acked) or offset) or s.acked
 local first, total = count_to(s, since), #s.records / s.width
 local kept, found, more = { sub(s.records, 1, first * s.width) }, {}, 0
 local prev = first > 0 and offset_at(s, first - 1) or 0

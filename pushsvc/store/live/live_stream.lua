@@ -208,10 +208,20 @@ local function current_run(prefix)
   return run
 end
 
-local platforms = {}
+-- The name of a code: the platform of a device, `apns`, or `apns:live` where no other channel carries on what the device
+-- does not acknowledge. `live` has no other.
+local names = {}
+local function name_of(prefix, code)
+  names[code] = names[code] or call('HGET', prefix .. 'live', 'platform:' .. code) or ''
+  return names[code]
+end
+
 local function platform_named(prefix, code)
-  platforms[code] = platforms[code] or call('HGET', prefix .. 'live', 'platform:' .. code) or ''
-  return platforms[code]
+  return string.match(name_of(prefix, code), '^[^:]*')
+end
+
+local function waits_alone(prefix, code)
+  return find(name_of(prefix, code), 'live$') ~= nil
 end
 
 -- Whether a gateway has given a sign of life that is valid at `now`.

@@ -39,53 +39,38 @@ because the stream was full or too old does: the stream keeps the last such offs
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
-from struct import Struct as Layout
-from typing import Any, Final, TypeAlias
-
-from msgspec.structs import replace
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 from ...errors import Unreadable
-from ...model.push import Platform
 from ...ports.live import (
     MAX_BATCH,
     Acked,
-    Append,
-    Appended,
     Connected,
     Cut,
     InboxItem,
-    LiveContent,
-    LivePush,
     LiveRoute,
     Page,
     Position,
     Presence,
     Publication,
     Read,
-    Receiver,
-    Reference,
     Refused,
     Unread,
 )
-from ...ports.registry import Holding, Registry
-from ...rules.audience import owner_of
+from ...ports.registry import Registry
 from ...rules.life import seen
 from .. import keys
 from ..config import DAY, StoreConfig
 from ..link.clock import Clock
 from ..link.commit import GroupCommit
 from ..link.link import Link, ScriptCall
-from ..link.unreadable import readable
-from ..registry.wire import Digests
-from .facts import HOUR, WITHDRAWN, decode_facts, digest_of, facts_of, hour_of
+from .appends import RedisAppends, text_of
+from .facts import digest_of, hour_of
 from .gateways import RedisGateways
 
-BEGINNING: Final = 1_767_225_600
-"""Unix seconds of 2026: offsets that follow a new start of the server are at least the seconds since then."""
 REFUSED: Final = 400 * DAY * 1000
 """Milliseconds for which a revocation is kept: longer than any token is valid."""
 _AT_ONCE: Final = 256
@@ -93,11 +78,6 @@ _AT_ONCE: Final = 256
 a round trip takes as long as it takes to greet those that have come meanwhile, so it must bear as many. Redis serves
 others in between: it reads 16 KB of a client at a time."""
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
-_STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn", "moved")
-_APPENDED: Final = Layout(">BIIIII")
-_Places: TypeAlias = list[tuple[int, list[int]]]
-Share: TypeAlias = tuple[int, int, int]
-"""Places of some appends, and of receivers in each."""
 
 
 class _Connect:
@@ -110,7 +90,7 @@ class _Connect:
         self.answer: Any = None
 
 
-class RedisStreams:
+class RedisStreams(RedisAppends):
     """See `ports.live.LiveStreams`."""
 
     def __init__(
@@ -122,103 +102,9 @@ class RedisStreams:
         gateways: RedisGateways,
         clock: Clock,
     ) -> None:
-        self._link = link
-        self._config = config
-        self._digest = Digests(hash_key).of
-        self._registry = registry
+        super().__init__(link, config, hash_key, registry, clock)
         self._gateways = gateways
-        self._clock = clock
         self._connects: dict[str, GroupCommit[_Connect]] = {}
-
-    # --- appending --------------------------------------------------------------------------------
-
-    async def append(
-        self, app: str, push: LivePush, receivers: Sequence[Receiver], *, platform: Platform
-    ) -> list[Appended]:
-        return (await self.append_all(app, [Append(push, receivers, platform)]))[0]
-
-    async def append_all(self, app: str, appends: Sequence[Append]) -> list[list[Appended]]:
-        found, known = await self._append_all(app, appends, (-1, -1))
-        places = _moved(found)
-        while places := await self._still_ours(app, appends, places):
-            again = [replace(appends[at], receivers=[appends[at].receivers[n] for n in own]) for at, own in places]
-            answers, known = await self._append_all(app, again, known)
-            for (at, own), results in zip(places, answers, strict=True):
-                for place, result in zip(own, results, strict=True):
-                    found[at][place] = result
-            places = [(places[at][0], [places[at][1][n] for n in own]) for at, own in _moved(answers)]
-        return found
-
-    async def _still_ours(self, app: str, appends: Sequence[Append], places: _Places) -> _Places:
-        """Return those of these receivers whose device has the user that the push is for."""
-        receivers = [appends[at].receivers[place] for at, own in places for place in own]
-        wanted = [Holding(each.device_id, "live", "") for each in receivers]
-        devices = iter(await self._registry.holders(app, wanted) if wanted else ())
-        ours: _Places = []
-        for at, own in places:
-            pairs = [(place, appends[at].receivers[place].owner, next(devices)) for place in own]
-            if left := [n for n, owner, device in pairs if owner is None or (device and owner_of(device) == owner)]:
-                ours.append((at, left))
-        return ours
-
-    async def _append_all(
-        self, app: str, appends: Sequence[Append], known: tuple[int, int]
-    ) -> tuple[list[list[Appended]], tuple[int, int]]:
-        """Append, and return the results beside the numbers of changes of users and of devices by now. `known` are such
-        numbers: devices that came or moved since then are `moved`; (-1, -1) stands for some time ago."""
-        now, shares = self._clock(), list(shares_of(appends))
-        calls = [self._append_call(app, appends, share, now, known) for share in shares]
-        # No publication is shown before the replicas have it: after a failover its offset would be another one's.
-        answers = await self._link.guarded(keys.mark_beside(keys.devices(app)), calls) if calls else []
-        found: list[list[Appended]] = [[] for _ in appends]
-        for share, (_, _, *flat) in zip(shares, answers, strict=True):
-            for (owner, *_), texts, removed in zip(share, flat[::2], flat[1::2], strict=True):
-                replaced = {place: self._reference(app, *rest) for place, *rest in removed}
-                found[owner] += [_appended(text, replaced.get(place)) for place, text in enumerate(texts)]
-        moves, births = zip(*(answer[:2] for answer in answers), strict=True) if answers else ((0,), (0,))
-        return found, (max(moves), max(births))
-
-    def _append_call(
-        self, app: str, appends: Sequence[Append], share: Sequence[Share], now: int, known: tuple[int, int]
-    ) -> ScriptCall:
-        args: list[Any] = [keys.devices(app), now, self._config.history_of(app), secrets.randbits(32)]
-        args += (max(0, now // 1000 - BEGINNING), self._config.window_of(app), *known)
-        for place, start, end in share:
-            append = appends[place]
-            facts, until = facts_of(append.push), self._facts_until(app, append.push, now)
-            args += (facts.hour, facts.digest, facts.blob, until, facts.collapse, append.platform)
-            args += (int(append.now_or_never), end - start)
-            for receiver in append.receivers[start:end]:
-                args += (self._digest(receiver.device_id), receiver.index)
-        return self._call(app, "live_append", *args)
-
-    async def keep_all(self, app: str, contents: Sequence[LiveContent]) -> None:
-        now = self._clock()
-        shards: dict[int, list[Any]] = defaultdict(list)
-        for push, body, device_ids in contents:
-            until = max(self._kept_until(app, push), now + HOUR)
-            shards[self._shard(app, push.id)] += (push.id, until, body, len(device_ids), *map(self._digest, device_ids))
-        calls: list[ScriptCall] = [
-            ("live_keep", [keys.live_content(app, shard, args[0])], [keys.prefix(app, shard), *args])
-            for shard, args in shards.items()
-        ]
-        if self._link.cluster:
-            # Each slot has replicas of its own. Elsewhere an append, which comes later, waits for this as well.
-            await asyncio.gather(*(self._link.guarded(keys.mark_beside(call[1][0]), [call]) for call in calls))
-        elif calls:
-            await self._link.scripts(calls)
-
-    async def withdraw(self, app: str, push_id: str, at: int) -> None:
-        push = LivePush(push_id, at, WITHDRAWN, "normal")
-        facts, until = facts_of(push), self._facts_until(app, push, self._clock())
-        args = (keys.devices(app), facts.hour, facts.digest, push_id, facts.blob, until)
-        await self._link.guarded(keys.mark_beside(keys.devices(app)), [self._call(app, "live_withdraw", *args)])
-
-    async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
-        distinct = list(dict.fromkeys(push_ids))
-        commands = [("HGET", keys.live_content(app, self._shard(app, name), name), "b") for name in distinct]
-        bodies = await self._link.many(commands)
-        return {name: body for name, body in zip(distinct, bodies, strict=True) if body is not None}
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -231,9 +117,12 @@ class RedisStreams:
         issued_at: int,
         position: Position | None = None,
         limit: int = 100,
+        unacked: bool = False,
     ) -> Connected | Refused:
         connect = _Connect(
-            self.connect_call(app, device_id, route, issued_at=issued_at, position=position, limit=limit)
+            self.connect_call(
+                app, device_id, route, issued_at=issued_at, position=position, limit=limit, unacked=unacked
+            )
         )
         await self._connects_of(app).add(connect, 0)
         (answer,) = self._link.raised([connect.answer])
@@ -246,7 +135,7 @@ class RedisStreams:
         if tombstone:
             await self._revive(app, device_id)
         replaced = LiveRoute(gateway.decode(), connection) if gateway else None
-        page = Page(_text(epoch), top, self._publications(app, found), bool(more), missing)
+        page = Page(text_of(epoch), top, self._publications(app, found), bool(more), missing)
         return Connected(since, bool(valid) and not missing, page, acked, unread, replaced)
 
     def _connects_of(self, app: str) -> GroupCommit[_Connect]:
@@ -268,7 +157,15 @@ class RedisStreams:
         return bool(await self._link.script(*self.disconnect_call(app, device_id, route)))
 
     def connect_call(
-        self, app: str, device_id: str, route: LiveRoute, *, issued_at: int, position: Position | None, limit: int
+        self,
+        app: str,
+        device_id: str,
+        route: LiveRoute,
+        *,
+        issued_at: int,
+        position: Position | None,
+        limit: int,
+        unacked: bool = False,
     ) -> ScriptCall:
         """Return the step that makes a connection that of a device."""
         return self._call(
@@ -276,7 +173,7 @@ class RedisStreams:
             "live_connect",
             *(keys.devices(app), self._clock(), self._digest(device_id), route.gateway, route.connection, issued_at),
             *((-1, 0) if position is None else (_number(position.epoch, -1), position.offset)),
-            *(limit, *self._age(app), secrets.randbits(32)),
+            *(limit, *self._age(app), secrets.randbits(32), int(unacked)),
         )
 
     def disconnect_call(self, app: str, device_id: str, route: LiveRoute) -> ScriptCall:
@@ -344,15 +241,17 @@ class RedisStreams:
     async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
         return await self._ack(app, positions, look=True)
 
-    async def ack(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
-        return await self._ack(app, positions, look=False)
+    async def ack(self, app: str, positions: Sequence[tuple[str, Position]], *, named: bool = True) -> list[Acked]:
+        return await self._ack(app, positions, look=False, named=named)
 
-    async def _ack(self, app: str, positions: Sequence[tuple[str, Position]], *, look: bool) -> list[Acked]:
+    async def _ack(
+        self, app: str, positions: Sequence[tuple[str, Position]], *, look: bool, named: bool = True
+    ) -> list[Acked]:
         calls = [
             self._call(
                 app,
                 "live_ack",
-                *(keys.devices(app), int(look)),
+                *(keys.devices(app), int(look), int(named)),
                 *(
                     part
                     for device_id, at in positions[first : first + MAX_BATCH]
@@ -363,10 +262,10 @@ class RedisStreams:
         ]
         found: list[Acked] = []
         for answer in await self._link.scripts(calls) if calls else ():
-            for fault, acked, unacked, *flat in answer:
+            for fault, acked, unacked, before, *flat in answer:
                 references = [self._reference(app, *flat[at : at + 4]) for at in range(0, len(flat), 4)]
                 newly = [each for each in references if each is not None]
-                found.append(Acked(fault.decode(), newly, acked, unacked))
+                found.append(Acked(fault.decode(), newly, acked, unacked, before))
         return found
 
     async def read(self, app: str, device_id: str, position: Position) -> Read:
@@ -411,34 +310,13 @@ class RedisStreams:
         if answer is None:
             return None
         number, top, missing, more, *found = answer
-        return Page(_text(number), top, self._publications(app, found), bool(more), missing)
+        return Page(text_of(number), top, self._publications(app, found), bool(more), missing)
 
     # --- forms ------------------------------------------------------------------------------------
-
-    def _call(self, app: str, name: str, *args: Any) -> ScriptCall:
-        return name, [keys.device_counts(app)], args
-
-    def _shard(self, app: str, push_id: str) -> int:
-        return keys.shard_of(push_id, self._config.shards_of(app))
 
     def _age(self, app: str) -> tuple[int, int]:
         """Return the present hour, and for how many hours streams are kept."""
         return hour_of(self._clock()), self._config.history_hours(app)
-
-    def _kept_until(self, app: str, push: LivePush) -> int:
-        """Return the end of the time in which a stream may refer to the push, and an hour."""
-        return (push.at // HOUR + self._config.history_hours(app) + 2) * HOUR
-
-    def _facts_until(self, app: str, push: LivePush, now: int) -> int:
-        """Return how long is kept what streams know of a push, and that it was withdrawn."""
-        return max(self._kept_until(app, push), now + HOUR)
-
-    def _push(self, app: str, blob: bytes) -> LivePush | None:
-        return readable(decode_facts, blob, "live_push", app)
-
-    def _reference(self, app: str, offset: int, index: int, platform: bytes, blob: bytes) -> Reference | None:
-        push = self._push(app, blob)
-        return None if push is None else Reference(offset, index, platform.decode(), push)
 
     def _publications(self, app: str, flat: Sequence[Any]) -> list[Publication]:
         """Return the publications that can be read. Their `prev` skips the others."""
@@ -455,38 +333,6 @@ class RedisStreams:
         return found
 
 
-def shares_of(appends: Sequence[Append]) -> Iterator[list[Share]]:
-    """Yield what each step appends: receivers of some pushes, in their order, `MAX_BATCH` of them in all. Pure."""
-    share: list[Share] = []
-    room = MAX_BATCH
-    for place, each in enumerate(appends):
-        start = 0
-        while start < len(each.receivers):
-            end = min(len(each.receivers), start + room)
-            share.append((place, start, end))
-            start, room = end, room - (end - start)
-            if not room:
-                yield share
-                share, room = [], MAX_BATCH
-    if share:
-        yield share
-
-
-def _moved(found: Sequence[Sequence[Appended]]) -> _Places:
-    """Return the places of publications that may be for another user."""
-    moved = [(at, [n for n, each in enumerate(results) if each.status == "moved"]) for at, results in enumerate(found)]
-    return [(at, own) for at, own in moved if own]
-
-
-def _appended(text: bytes, replaced: Reference | None) -> Appended:
-    if len(text) == 1:
-        return Appended(_STATUS[text[0]])
-    status, offset, prev, unread, epoch, connection = _APPENDED.unpack_from(text)
-    gateway = text[_APPENDED.size :]
-    route = LiveRoute(gateway.decode(), connection) if gateway else None
-    return Appended(_STATUS[status], offset, prev, unread, _text(epoch), route, replaced)
-
-
 def _presence(answer: Collection[Any]) -> Presence | None:
     if not answer:
         return None
@@ -494,11 +340,7 @@ def _presence(answer: Collection[Any]) -> Presence | None:
         return Presence("", 0, 0, 0, 0, None, 0)
     epoch, top, acked, unacked, unread, connection, since, gateway = answer
     route = LiveRoute(gateway.decode(), connection) if gateway else None
-    return Presence(_text(epoch), top, acked, unacked, unread, route, since * 1000)
-
-
-def _text(epoch: int) -> str:
-    return f"{epoch:08x}"
+    return Presence(text_of(epoch), top, acked, unacked, unread, route, since * 1000)
 
 
 def _number(epoch: str, none: int) -> int:

@@ -1,8 +1,7 @@
 """Acknowledgements of devices become what `settle.lua` reads: deliveries end as sent, in whichever turn is recorded.
 
-So do deliveries that no device can acknowledge any more, since a later push has taken their place in the stream: they
-end as suppressed. Pure. The row of each says at which channel that was. It has no token hash: a device is known there
-by its id.
+So do deliveries that no device can acknowledge any more: they end as suppressed. Pure. The row of each says at which
+channel that was. It has no token hash: a device is known there by its id.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ class EndOfAny(NamedTuple):
 
 
 ARRIVED: Final = EndOfAny("sent")
-REPLACED: Final = EndOfAny("suppressed", "superseded")
 
 
 def pack_arrivals(arrivals: Iterable[Arrival], how: EndOfAny = ARRIVED) -> tuple[list[Group], list[Single]]:

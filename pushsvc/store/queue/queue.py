@@ -42,7 +42,7 @@ from ..revoke.supersession import Supersession
 from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
-from .arrivals import ARRIVED, REPLACED, EndOfAny, pack_arrivals
+from .arrivals import ARRIVED, EndOfAny, pack_arrivals
 from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
 from .lanes import LaneState
 from .lapses import take_lapsed
@@ -321,12 +321,8 @@ class RedisQueue(Moving):
         await self._supersession.arrived(app, arrivals)
         return await self._end_any(app, arrivals, ARRIVED)
 
-    async def replaced(self, app: str, arrivals: Sequence[Arrival]) -> int:
-        """See `Arrivals.replaced`."""
-        return await self._end_any(app, arrivals, REPLACED)
-
-    async def moved(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
-        """See `Arrivals.moved`."""
+    async def suppress(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
+        """See `Arrivals.suppress`."""
         return await self._end_any(app, arrivals, EndOfAny("suppressed", why))
 
     async def _end_any(self, app: str, arrivals: Sequence[Arrival], how: EndOfAny) -> int:

@@ -1,0 +1,78 @@
+"""What is left to do for connections that have ended: their routes leave Redis, and others hear of their end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from ...errors import StoreError
+from ...ports.live import Cut, InboxItem, Live, LiveRoute
+from .faults import report
+
+ENDED: Final = 16_384
+"""Ended connections of which a gateway remembers whose they were, should anything still be sent to them."""
+AT_ONCE: Final = 100
+"""Routes that are taken away, and connections of other gateways that are ended, at a time where that has failed
+before."""
+
+
+class Departures:
+    """The connections of one gateway that have ended, and those of others that it has replaced."""
+
+    def __init__(self, live: Live, gateway: str) -> None:
+        self._live = live
+        self._gateway = gateway
+        self._ended: OrderedDict[int, tuple[str, str]] = OrderedDict()
+        """App and device of the connections that ended last, by number."""
+        self._left: dict[int, tuple[str, str]] = {}
+        """Those whose routes could not be taken away."""
+        self._owed: list[tuple[str, Cut]] = []
+        """Connections of other gateways that could not be ended."""
+
+    def note(self, number: int, app: str, device_id: str) -> None:
+        """Remember whose an ended connection was."""
+        self._ended[number] = app, device_id
+        if len(self._ended) > ENDED:
+            self._ended.popitem(last=False)
+
+    async def cut(self, gateway: str, cut: Cut) -> None:
+        """End a connection of another gateway; if that cannot be told now, later."""
+        try:
+            await self._live.poke({gateway: [cut]})
+        except StoreError as error:
+            report(error)
+            self._owed.append((gateway, cut))
+
+    async def disconnect(self, number: int, app: str, device_id: str) -> None:
+        """Take the route of a connection that has ended away; if that fails, later."""
+        try:
+            await self._live.disconnect(app, device_id, LiveRoute(self._gateway, number))
+        except StoreError as error:
+            report(error)
+            self._left[number] = app, device_id
+
+    def outlived(self, number: int) -> tuple[str, str] | None:
+        """Return whose a connection was that has ended long since, once: its route is still there. Others send there,
+        and wait in vain for the device to acknowledge it. A connect whose answer was lost may have taken place after
+        its end."""
+        return self._ended.pop(number, None)
+
+    async def settle(self, sign_if_due: Callable[[], Awaitable[None]]) -> None:
+        """End connections of other gateways and take routes away, where that has failed before."""
+        while owed := self._owed[:AT_ONCE]:
+            await sign_if_due()
+            cuts: dict[str, list[InboxItem]] = {}
+            for gateway, cut in owed:
+                cuts.setdefault(gateway, []).append(cut)
+            await self._live.poke(cuts)
+            del self._owed[: len(owed)]
+        places = list(self._left.items())
+        for start in range(0, len(places), AT_ONCE):
+            await sign_if_due()
+            for number, _ in (some := places[start : start + AT_ONCE]):
+                del self._left[number]
+            await asyncio.gather(*(self.disconnect(number, *place) for number, place in some))
+            if some[0][0] in self._left:
+                break

@@ -1,0 +1,185 @@
+"""What of its stream a connection was given, and what of that is to be acknowledged. Without I/O.
+
+What waits for room in the window stays in the device's stream. A connection begins behind what is acknowledged,
+wherever the position of the client is: the client may have a position before it has the publications, as after a reply
+that names the top of the stream and a cut behind it.
+
+All but the flight are offsets: `begin` sets all of them, and the others move them as follows.
+
+| cursor     | up to there, everything                        | moved by                                           |
+|------------|------------------------------------------------|----------------------------------------------------|
+| `acked`    | is acknowledged                                | `acknowledge`                                      |
+| `_through` | was handed out, or has expired                 | `take`, `hand_out`                                 |
+| `top`      | is known to be in the stream; at least `acked` | `take`, `hand_out`; back to its page by `answered` |
+| `_paging`  | is asked for by a `MoreAsked`; 0: nothing is   | `more`; 0 again by `answered`                      |
+| `_last`    | was given; the next publication's `prev`       | `_give`                                            |
+| `_flight`  | (not up to: each that is to be acknowledged)   | in by `_give`; out by an acknowledgement           |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from ...ports.live import Page
+from ..config import LiveAppConfig
+from .codec import Rendered
+from .commands import PAGE
+from .effects import MoreAsked, ResendAsked
+
+MESSAGE: Final = 512 * 1024
+"""Bytes of contents of one message, unless the first alone has more: some clients end a connection at a message of
+1 MB."""
+NEVER: Final = math.inf
+
+
+class Given(NamedTuple):
+    """A publication that is handed out."""
+
+    rendered: Rendered
+    offset: int
+    prev: int
+
+
+class StreamWindow:
+    """The state of one connection. Instants are the gateway's seconds, which only grow."""
+
+    __slots__ = ("_flight", "_last", "_paging", "_through", "acked", "app", "paused", "resend_at", "top")
+
+    def __init__(self, app: LiveAppConfig) -> None:
+        self.app = app
+        self.acked = 0
+        self.top = 0
+        self.resend_at = NEVER
+        """When the next publication is to be sent again."""
+        self.paused = False
+        """Whether nothing is handed out, because the client does not read what was written."""
+        self._through = 0
+        self._paging = 0
+        self._last = 0
+        self._flight: dict[int, tuple[float, int]] = {}
+        """Offsets that are to be acknowledged, with the instant of the next resend and the number of resends left."""
+
+    def __len__(self) -> int:
+        return len(self._flight)
+
+    def begin(self, app: LiveAppConfig, *, since: int, acked: int, top: int) -> None:
+        """Begin behind an offset of a stream."""
+        self.app = app
+        self._through = self._last = since
+        self.acked, self.top = acked, top
+
+    def clear(self) -> None:
+        """Await nothing any more."""
+        self._flight.clear()
+
+    @property
+    def room(self) -> int:
+        """How many publications may be handed out."""
+        return 0 if self.paused else self.app.window - len(self._flight)
+
+    @property
+    def _resend_after(self) -> float:
+        """Seconds until a publication is sent again: all resends are spread evenly over the time for its ack."""
+        return self.app.ack_within / (self.app.resend + 1) if self.app.resend else NEVER
+
+    def acknowledge(self, offset: int) -> bool:
+        """Take an acknowledgement of everything up to an offset, which makes room at once. Return False if it says
+        nothing new, or what cannot be true."""
+        if not self.acked < offset <= self.top:
+            return False
+        self.acked = offset
+        for each in [each for each in self._flight if each <= offset]:
+            del self._flight[each]
+        if not self._flight:
+            self.resend_at = NEVER
+        return True
+
+    def take(self, offset: int, prev: int, now: float) -> int | None:
+        """Return the `prev` with which a publication that was appended just now is handed out; None: it is not, for it
+        was before, or it waits in the stream."""
+        if offset <= self._through:
+            return None
+        self.top = max(self.top, offset)
+        if prev > self._through or self._paging or self.room <= 0:
+            return None
+        self._through = offset
+        return self._give(offset, now)
+
+    def more(self) -> MoreAsked | None:
+        """Return what to ask for of what waits in the stream, if something does and there is room."""
+        if self._paging or self.top <= self._through or (room := self.room) <= 0:
+            return None
+        self._paging = self.top
+        return MoreAsked(self._through, min(room, PAGE))
+
+    def answered(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[Given] | None:
+        """Return what is handed out of the page that `more` has asked for; None: it has a hole."""
+        asked, self._paging = self._paging, 0
+        if not asked:
+            return []
+        if page is None or page.missing or any(each.push.id not in rendered for each in page.publications):
+            return None
+        if self.top <= asked:
+            self.top = page.top  # What was announced beyond it is not in the stream, and is not asked for again.
+        return self.hand_out(page, rendered, now)
+
+    def hand_out(self, page: Page, rendered: Mapping[str, Rendered], now: float) -> list[Given]:
+        """Return the publications of a page for which there is room."""
+        given: list[Given] = []
+        room = self.room
+        self.top = max(self.top, page.top)
+        for each in page.publications:
+            if each.offset <= self._through:
+                continue
+            if len(given) >= room:
+                return given
+            content = rendered.get(each.push.id)
+            if content is not None:
+                given.append(Given(content, each.offset, self._give(each.offset, now)))
+            self._through = each.offset
+        if not (page.more and page.publications):
+            self._through = max(self._through, page.top)
+        return given
+
+    def _give(self, offset: int, now: float) -> int:
+        """Return the `prev` of a publication, which is to be acknowledged from now on, unless it is already."""
+        prev, self._last = self._last, offset
+        if offset > self.acked:  # A device may acknowledge the top of its stream before it has been given all of it.
+            due = now + self._resend_after
+            self._flight[offset] = due, self.app.resend
+            self.resend_at = min(self.resend_at, due)
+        return prev
+
+    def overdue(self, now: float) -> ResendAsked | None:
+        """Return what to ask for of what is to be sent again now."""
+        if now < self.resend_at:
+            return None
+        self.resend_at = now + self._resend_after
+        overdue = [offset - 1 for offset, (due, _) in self._flight.items() if due <= now]
+        if not overdue or self.paused:
+            return None
+        return ResendAsked(min(overdue), max(self.app.window, len(self._flight)))
+
+    def resend(self, page: Page, rendered: Mapping[str, Rendered], now: float) -> list[Given]:
+        """Return again what is still not acknowledged: all of it, though only the first was due. The client's position
+        is the offset of the last publication that it was given, so that one comes last again."""
+        again: list[Given] = []
+        owed, size = False, 0
+        for each in page.publications:
+            left = self._flight[each.offset][1] if each.offset in self._flight else 0
+            content = rendered.get(each.push.id)
+            if not left or content is None:
+                continue
+            if again and size + len(content) > MESSAGE:
+                owed = True  # The next time: those that come before it have fewer resends left then.
+                continue
+            size += len(content)
+            left -= 1
+            self._flight[each.offset] = now + self._resend_after if left else NEVER, left
+            again.append(Given(content, each.offset, each.prev))
+        self.resend_at = min((due for due, _ in self._flight.values() if due > now), default=NEVER)
+        if owed:
+            self.resend_at = min(self.resend_at, now + self._resend_after)
+        return again

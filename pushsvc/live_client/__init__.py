@@ -1,0 +1,54 @@
+"""The receiving side of the live channel, over the official SDK `centrifuge-python`, for apps and tests in Python.
+
+    pip install centrifuge-python
+
+    from centrifuge import Client
+    from pushsvc.live_client import FileStorage, LiveClient
+
+    client = Client("wss://push.example.com/connection/websocket", token=token, get_token=get_token)
+    live = LiveClient(client, show, storage=FileStorage("live.json"))
+    await live.connect()
+
+Messages come from four sources that overlap: the open connection, what is sent again, history, and the copies that a
+provider brings. They meet here: each message is handled once, in the order of the device's stream, and acknowledged
+after the app's handler has returned, which is when it was shown or stored. It does what `pushsvc-live.js` does in
+JavaScript, and imports nothing of the service. `sequencer` decides what follows from each message, and `client` does
+it.
+"""
+
+from .client import FileStorage, LiveClient, Storage, connect_data
+from .sequencer import (
+    Ack,
+    Drop,
+    Handle,
+    History,
+    Message,
+    Missing,
+    Position,
+    Publication,
+    Retry,
+    Sequencer,
+    Show,
+    State,
+    Step,
+)
+
+__all__ = [
+    "Ack",
+    "Drop",
+    "FileStorage",
+    "Handle",
+    "History",
+    "LiveClient",
+    "Message",
+    "Missing",
+    "Position",
+    "Publication",
+    "Retry",
+    "Sequencer",
+    "Show",
+    "State",
+    "Step",
+    "Storage",
+    "connect_data",
+]
