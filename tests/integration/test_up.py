@@ -20,6 +20,7 @@ from pushsvc.cli.state import local_url
 from pushsvc.cli.up import example, speaker
 from pushsvc.lab.simulator import apns_token
 
+from ..unit.test_systemd import Heard
 from .harness import apns, fcm
 from .ports import free_ports
 from .processes import Api, Command, Processes, Site, open_site, own_processes, until
@@ -39,9 +40,9 @@ def site(tmp_path: Path, processes: Processes) -> Iterator[Site]:
         yield own
 
 
-def start(processes: Processes, site: Site) -> Command:
+def start(processes: Processes, site: Site, **environ: str) -> Command:
     """`pushsvc up`, ready. What a dead dispatcher had taken is free after 3 s."""
-    up = processes.start("up", **site.environ, PUSHSVC__DISPATCH__TAKEOVER="3")
+    up = processes.start("up", **site.environ, PUSHSVC__DISPATCH__TAKEOVER="3", **environ)
     assert up.until(LISTENS)[1] == site.api.url
     assert site.api.call("GET", "/readyz")[0] == 200
     return up
@@ -216,13 +217,30 @@ def test_the_example_can_be_copied_from_a_narrow_terminal() -> None:
 # --- stops and crashes ------------------------------------------------------------------------------
 
 
-def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(processes: Processes, site: Site) -> None:
-    up = start(processes, site)
+def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(
+    processes: Processes, site: Site, tmp_path: Path
+) -> None:
+    systemd = Heard(str(tmp_path / "notify"))
+    up = start(processes, site, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="30000000")
+    heard = systemd.all()
+    assert (heard.count("READY=1"), "WATCHDOG=1" in heard, "STOPPING=1" in heard) == (1, True, False)
+    os.kill(up.pid, signal.SIGHUP)
+    reloaded: list[str] = []
+
+    def has_reloaded() -> bool:
+        reloaded.extend(systemd.all())
+        return "READY=1" in reloaded
+
+    until(lambda: f"a reload in {reloaded}", has_reloaded)
+    assert [text.partition("=")[0] for text in reloaded if text != "WATCHDOG=1"] == ["RELOADING", "READY"]
     ended = site.api.push(apns("ok", *range(300)) + fcm("ok", *range(300)) + apns("Unregistered", "dead"))
     assert site.api.until_done(ended) == {"total": 601, "sent": 600, "invalid": 1}
     site.simulator.control("latency", seconds=0.2)
     pushes = [site.api.push(apns("ok", *range(n, n + 2000)), lane="bulk", data={"a": "b"}) for n in (1000, 3000, 5000)]
+    systemd.all()
     assert up.end() == 0
+    assert [text for text in systemd.all() if text != "WATCHDOG=1"] == ["STOPPING=1"]
+    systemd.socket.close()
     processes.until_gone("it has been stopped")
     site.simulator.control("latency", seconds=0.0)
 
