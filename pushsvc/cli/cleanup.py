@@ -45,8 +45,9 @@ def cleanup(
     """
     settings: Settings = context.obj.settings()
     settings.require_apps()
-    # Processes that serve requests on this machine have precedence.
-    os.setpriority(os.PRIO_PROCESS, 0, max(10, os.getpriority(os.PRIO_PROCESS, 0)))
+    if context.obj.alone:  # no process may raise its priority again
+        # Processes that serve requests on this machine have precedence.
+        os.setpriority(os.PRIO_PROCESS, 0, max(10, os.getpriority(os.PRIO_PROCESS, 0)))
     began = time.monotonic()
     cleaned = run(_cleanup(settings, share, dry_run=dry_run, quiet=json))
     seconds = time.monotonic() - began

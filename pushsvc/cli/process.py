@@ -44,7 +44,7 @@ def run() -> int:
         try:
             from .root import run as run_command
 
-            code = run_command(arguments)
+            code = run_command(arguments, alone=True)
         except SystemExit as end:  # a signal between two commands
             code = end.code if isinstance(end.code, int) else 1
         except KeyboardInterrupt:

@@ -36,11 +36,12 @@ def _root(
     ] = False,
 ) -> None:
     """Self-hosted push notifications: HTTP in, APNs and FCM out, nothing lost."""
-    context.obj = State(config, seeks=context.invoked_subcommand not in PARTS)
+    context.obj.config = config
+    context.obj.seeks = context.invoked_subcommand not in PARTS
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; see `pushsvc.cli.main`."""
+def run(arguments: Sequence[str], *, alone: bool = False) -> int:
+    """Run one command line and return its exit code; see `pushsvc.cli.main`. `alone`: see `State`."""
     if fault := unreadable(arguments):
         print(f"pushsvc: {fault}", file=sys.stderr)
         return 2
@@ -48,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
         _root, {name: LazyCommand(name, target, told, __package__) for name, (target, told) in COMMANDS.items()}
     )
     try:
-        root.main(list(arguments), prog_name="pushsvc")
+        root.main(list(arguments), prog_name="pushsvc", obj=State(alone=alone))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:

@@ -23,6 +23,8 @@ class State:
     config: Path | None = None
     seeks: bool = True
     """Whether the playground is used where no configuration is named; not by a part of the service."""
+    alone: bool = False
+    """Whether the process runs this command and nothing else, so that what it changes in itself ends with it."""
 
     def find_playground(self) -> None:
         """Use the configuration of the playground in the working directory, and say so, where none is named: neither

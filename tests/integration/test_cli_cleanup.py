@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -111,6 +112,7 @@ def test_two_at_once_and_one_killed_half_way(server: Server, processes: Processe
             return (await store.cleanups.record()).total.get(("shop", "stale"), 0) >= 100
 
         await until(half_way)
+        assert os.getpriority(os.PRIO_PROCESS, first.pid) >= 10
         code, reported = await run(processes)
         assert (code, reported["state"]) == (0, "elsewhere")
         assert str(first.pid) in reported["holder"]

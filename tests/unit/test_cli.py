@@ -107,7 +107,9 @@ def test_a_command_that_reads_starts_no_store(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pushsvc.toml").write_text('[apps.shop.fcm]\nservice_account_file = "key.json"\n')
+    priority = os.getpriority(os.PRIO_PROCESS, 0)
     assert cli.main([*command, "--config", "pushsvc.toml"]) == 1
+    assert os.getpriority(os.PRIO_PROCESS, 0) == priority  # of a process that does other work as well
     reported = capsys.readouterr().err
     assert "no store runs in" in reported
     assert "(`pushsvc up`)" in reported
