@@ -12,6 +12,18 @@ from importlib import import_module
 from typing import Any
 
 
+def import_without(module: str, unwanted: str) -> None:
+    """Import a module as if another one, which it would use, were not installed. Does nothing once one of them is
+    imported."""
+    if module in sys.modules or unwanted in sys.modules:
+        return
+    sys.modules[unwanted] = None  # type: ignore[assignment]  # by which an import fails
+    try:
+        import_module(module)
+    finally:
+        del sys.modules[unwanted]
+
+
 def exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """Return the `__getattr__` of `package`. `modules` has by module the names that it exports, with spaces between."""
     homes = {name: module for module, names in modules.items() for name in names.split()}

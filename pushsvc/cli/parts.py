@@ -1,4 +1,8 @@
-"""`serve`, `dispatch`, `feedback`, `live`: the parts of the service, each scalable with `--processes`."""
+"""`serve`, `dispatch`, `feedback`, `live`: the parts of the service, each scalable with `--processes`.
+
+Nothing that counts metrics is imported before the configuration was read: where there are several processes, that
+decides where they are kept (`children.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,26 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 import uvloop
-from structlog.typing import FilteringBoundLogger
 
-from .. import runtime, telemetry
+from .. import runtime
 from ..settings import Settings
-from ..telemetry import systemd
+from .children import LIFELINE, Child, Ready, forked_parts
 from .files import temporary_folder
-from .supervisor import LIFELINE, Child, Supervisor, watch_lifeline
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="The number of processes; 0: as configured.")]
 
 
 LEAVING = 20.0
 """Seconds that a gateway may take beside `live.drain`: for the last close frames, and for what devices have asked."""
+JOBS_GRACE = 35.0
+"""Seconds that the stop of `jobs` may take: a job returns after its step; a webhook call in progress may take 30."""
 
 
 class RunPart(Protocol):
@@ -34,27 +41,30 @@ class RunPart(Protocol):
 
 def serve(context: typer.Context, processes: Processes = 0) -> None:
     """Run the HTTP API."""
-    settings = context.obj.settings()
-    _run_part("serve", processes or settings.server.processes, runtime.run_api, settings, context)
+    settings = context.obj.read()
+    one = _looped("serve", lambda: runtime.run_api)
+    run_part("serve", processes or settings.server.processes, one, settings, context)
 
 
 def dispatch(context: typer.Context, processes: Processes = 0) -> None:
     """Run the workers that send to the providers."""
-    settings = context.obj.settings()
-    _run_part("dispatch", processes or settings.dispatch.processes, runtime.run_dispatch, settings, context)
+    settings = context.obj.read()
+    one = _looped("dispatch", lambda: runtime.run_dispatch)
+    run_part("dispatch", processes or settings.dispatch.processes, one, settings, context)
 
 
 def feedback(context: typer.Context, processes: Processes = 0) -> None:
     """Run the loop that acts on dead tokens."""
-    settings = context.obj.settings()
-    _run_part("feedback", processes or 1, runtime.run_feedback, settings, context)
+    settings = context.obj.read()
+    run_part("feedback", processes or 1, _looped("feedback", lambda: runtime.run_feedback), settings, context)
 
 
 def live(context: typer.Context, processes: Processes = 0) -> None:
     """Run the gateway to which devices connect."""
-    settings = context.obj.settings()
+    settings = context.obj.read()
     settings.require_live()
-    _run_part("live", processes or settings.live.processes, runtime.run_live, settings, context)
+    one = _looped("live", lambda: runtime.run_live)
+    run_part("live", processes or settings.live.processes, one, settings, context)
 
 
 def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
@@ -63,6 +73,9 @@ def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
     With `hang_up`, SIGHUP sets it too, as commands want it; for a part of the service SIGHUP means a reload. From now
     on systemd gets signs of life, and a word of the stop.
     """
+    from ..telemetry import systemd
+    from .supervisor import watch_lifeline
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -78,50 +91,64 @@ def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
     return stop
 
 
-def _run_part(
-    part: Literal["serve", "dispatch", "feedback", "live"],
-    processes: int,
-    run: RunPart,
-    settings: Settings,
-    context: typer.Context,
-) -> None:
-    log = telemetry.get_logger(part)
+def _looped(part: str, runs: Callable[[], RunPart]) -> Callable[[Settings], None]:
+    """Return the work of a process of a part in an event loop. `runs` imports what it is."""
 
-    async def one() -> None:
-        stop = until_signalled()
-        await run(settings, stop, listening=lambda where: report_ready(log, where))
+    async def work(settings: Settings) -> None:
+        from .. import telemetry
+
+        log, stop = telemetry.get_logger(part), until_signalled()
+        await runs()(settings, stop, listening=lambda where: report_ready(log, where))
         log.info("stopped", pid=os.getpid())
 
-    async def many() -> None:
-        settings.require_apps()
-        stop = until_signalled()
-        # The copies share one embedded store, which this process owns, and one exposition of their metrics.
-        async with runtime.redis_url(settings) as url:
-            await runtime.require_store(settings, url, durable=part == "serve")
-            with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
-                environ = child_environ(context, url, folder)
-                if section := {"serve": "SERVER", "live": "LIVE"}.get(part):  # they share one port
-                    environ[f"PUSHSVC__{section}__PROCESSES"] = str(processes)
-                children = [Child(part, (part, "--processes", "1"), copies=processes)]
-                async with Supervisor(
-                    children,
-                    environ=environ,
-                    grace=grace_of(settings),
-                    metrics=telemetry.SharedFolder(folder),
-                ) as supervisor:
-                    await supervisor.until_started(stop)
-                    systemd.notify_ready()
-                    await stop.wait()
+    return lambda settings: uvloop.run(work(settings))
 
+
+def run_part(
+    part: str, processes: int, one: Callable[[Settings], Any], settings: Settings, context: typer.Context
+) -> None:
+    """Run a part until it is told to stop: by `one`, or in so many processes."""
     if processes == 1 or LIFELINE in os.environ:
+        from .. import telemetry
+
+        context.obj.log(settings)
         with telemetry.tracing(settings.traces.share, part):
-            uvloop.run(one())
-    else:
-        uvloop.run(many())
+            one(settings)
+        return
+    settings.require_apps()
+    children = [Child(part, (part, "--processes", "1"), copies=processes)]
+    with forked_parts(context.obj, settings, children) as ready:
+        uvloop.run(_many(part, children, ready, settings, context))
+
+
+async def _many(part: str, children: list[Child], ready: Ready, settings: Settings, context: typer.Context) -> None:
+    from .. import telemetry
+    from .supervisor import Supervisor
+
+    stop = until_signalled()
+    # The copies share one embedded store, which this process owns, and one exposition of their metrics.
+    async with runtime.redis_url(settings) as url:
+        await runtime.require_store(settings, url, durable=part == "serve")
+        with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
+            environ = child_environ(context, url, folder)
+            if section := {"serve": "SERVER", "live": "LIVE"}.get(part):  # they share one port
+                environ[f"PUSHSVC__{section}__PROCESSES"] = str(sum(child.copies for child in children))
+            async with Supervisor(
+                children,
+                environ=environ,
+                grace=JOBS_GRACE if part == "jobs" else grace_of(settings),
+                metrics=telemetry.SharedFolder(folder),
+                ready=ready,
+            ) as supervisor:
+                await supervisor.until_started(stop)
+                telemetry.systemd.notify_ready()
+                await stop.wait()
 
 
 def report_ready(log: FilteringBoundLogger, where: str) -> None:
     """Log that this process is ready and where it works, and let systemd know."""
+    from ..telemetry import systemd
+
     log.info("ready", at=where, pid=os.getpid())
     systemd.notify_ready()
 
@@ -133,6 +160,8 @@ def grace_of(settings: Settings) -> float:
 
 def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:
     """Return the environment of supervised processes: the same configuration, this store, metrics in one folder."""
+    from .. import telemetry
+
     environ = dict(os.environ)
     if context.obj.config is not None:
         environ["PUSHSVC_CONFIG"] = str(context.obj.config)

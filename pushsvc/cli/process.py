@@ -41,6 +41,23 @@ def run() -> int:
     open_closed()
     output = replace_streams()
     try:
+        return _run(arguments)
+    finally:
+        output.give_up()
+
+
+def run_again(arguments: list[str]) -> int:
+    """Run a command line in a forked process, whose parent has set up the standard streams. Return the exit code."""
+    catch_signals(arguments)
+    try:
+        return _run(arguments)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         try:
             from .root import run as run_command
 
@@ -56,8 +73,6 @@ def run() -> int:
     except OutputFailed as failed:
         print(f"pushsvc: standard output cannot be written: {failed}", file=sys.stderr)
         return 1
-    finally:
-        output.give_up()
 
 
 # --- signals --------------------------------------------------------------------------------------

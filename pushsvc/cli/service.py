@@ -16,9 +16,10 @@ from .. import runtime, telemetry
 from ..errors import ConfigError
 from ..net.urls import exact_url
 from ..settings import Settings
+from .children import Ready, children_of
 from .parts import grace_of
 from .state import local_url
-from .supervisor import Child, Supervisor
+from .supervisor import Supervisor
 
 
 class Service(Struct, frozen=True):
@@ -32,10 +33,14 @@ class Service(Struct, frozen=True):
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, config: Path | None, environ: Mapping[str, str], stop: asyncio.Event | None = None
+    settings: Settings,
+    config: Path | None,
+    environ: Mapping[str, str],
+    stop: asyncio.Event | None = None,
+    ready: Ready | None = None,
 ) -> AsyncIterator[Service]:
     """Start store, API, dispatchers and feedback. Yields once the API is ready and the gateway, if there is one,
-    listens, or `stop` is set before that.
+    listens, or `stop` is set before that. `ready` are processes that were forked for the parts.
 
     They stop in the order in which pushes travel: the API first, so that what it accepted can still be sent. Raises
     `ConfigError`, `StoreOwned`.
@@ -67,10 +72,11 @@ async def open_service(
             environ["PUSHSVC_CONFIG"] = str(config)
         await stack.enter_async_context(
             Supervisor(
-                children(settings),
+                children_of(settings, live=has_live),
                 environ=environ,
                 grace=grace_of(settings),
                 metrics=telemetry.SharedFolder(metrics),
+                ready=ready,
             )
         )
         url = local_url(settings.server.host, settings.server.port)
@@ -80,20 +86,6 @@ async def open_service(
         if live_url:
             await _until_listening(live_url, stop or asyncio.Event())
         yield Service(url, store_url, live_url)
-
-
-def children(settings: Settings) -> list[Child]:
-    """Return the parts as processes: one of each, or as many as the configuration says."""
-    found = [
-        Child("serve", ("serve", "--processes", "1"), stage=0, copies=settings.server.processes),
-        Child("dispatch", ("dispatch", "--processes", "1"), stage=1, copies=settings.dispatch.processes),
-        Child("feedback", ("feedback", "--processes", "1"), stage=2),
-        Child("jobs", ("jobs", "--processes", "1"), stage=0, copies=settings.jobs.processes),
-    ]
-    if any(app.live for app in settings.apps.values()):
-        # Devices stay until nothing is accepted for them any more.
-        found.append(Child("live", ("live", "--processes", "1"), stage=1, copies=settings.live.processes))
-    return found
 
 
 async def _until_free(part: str, host: str, port: int, seconds: float = 5.0) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..lazily import import_without
+
 if TYPE_CHECKING:
     from ..settings import Settings
 
@@ -36,14 +38,24 @@ class State:
 
     def settings(self) -> Settings:
         """Return the whole configuration, and configure logging by it. Raises `ConfigError`."""
+        settings = self.read()
+        self.log(settings)
+        return settings
+
+    def read(self) -> Settings:
+        """Return the whole configuration. Raises `ConfigError`."""
         self.find_playground()
-        # Reading it needs each provider's section, and so each provider's SDK: about a second.
+        # rich would make tracebacks of its own, which the logs do not have: 6 MB in each process.
+        import_without("structlog", "rich")
         from ..runtime import load_settings
+
+        return load_settings(self.config)
+
+    def log(self, settings: Settings) -> None:
+        """Configure logging. Raises `ConfigError`."""
         from ..telemetry import configure_logging
 
-        settings = load_settings(self.config)
         configure_logging(settings.logging.level, json=settings.logging.json)
-        return settings
 
     def server_url(self) -> str:
         """Return the URL by which this machine reaches the configured server. Raises `ConfigError`."""

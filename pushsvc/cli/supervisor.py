@@ -19,13 +19,10 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
-from msgspec import Struct
-
 from ..runtime.reload import on_hang_up
 from ..telemetry import SharedFolder, get_logger, systemd
+from .children import LIFELINE, Child, Process, Ready
 from .process import LISTENS, PID_BYTES
-
-LIFELINE = "PUSHSVC_LIFELINE"
 
 QUICK = 5.0
 """Seconds: a child that ends sooner than this is restarted with a growing delay."""
@@ -37,19 +34,11 @@ KILLED = 5.0
 """Seconds that a child may take to end after SIGKILL."""
 
 
-class Child(Struct, frozen=True):
-    """A `pushsvc` command to keep running in `copies` processes. Groups with a lower `stage` are stopped first."""
-
-    name: str
-    arguments: tuple[str, ...]
-    stage: int = 0
-    copies: int = 1
-
-
 class Supervisor:
     """Keeps children running while its `async with` block lasts.
 
     `grace` is the time that a stop may take, in seconds. `metrics` is the folder where the children have theirs.
+    `ready` are processes that were forked for them.
     """
 
     def __init__(
@@ -59,13 +48,15 @@ class Supervisor:
         environ: Mapping[str, str],
         grace: float,
         metrics: SharedFolder | None = None,
+        ready: Ready | None = None,
     ) -> None:
         self._children = children
+        self._ready = ready or Ready()
         self._environ = environ
         self._grace = grace
         self._metrics = metrics
         self._keepers: dict[int, list[asyncio.Task[None]]] = {}
-        self._processes: dict[int, set[asyncio.subprocess.Process]] = {}
+        self._processes: dict[int, set[Process]] = {}
         self._stopping: dict[int, asyncio.Event] = {child.stage: asyncio.Event() for child in children}
         self._lifeline: tuple[int, int] = (-1, -1)
         self._heard: tuple[int, int] = (-1, -1)
@@ -161,19 +152,10 @@ class Supervisor:
     async def _run(self, child: Child, number: int, stopping: asyncio.Event) -> None:
         """Run one child process until it ends."""
         environ = {name: value for name, value in self._environ.items() if name not in systemd.VARIABLES}
-        environ |= {LIFELINE: str(self._lifeline[0]), LISTENS: str(self._heard[1])}
         if number:
             # An address can be listened on once: the first copy shows the metrics of all.
             environ["PUSHSVC__METRICS__PORT"] = "0"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "pushsvc",
-            *child.arguments,
-            env=environ,
-            pass_fds=(self._lifeline[0], self._heard[1]),
-            start_new_session=True,
-        )
+        process = await self._start(child, number, environ)
         running = self._processes.setdefault(child.stage, set())
         running.add(process)
         if stopping.is_set():
@@ -191,8 +173,24 @@ class Supervisor:
             if not stopping.is_set():
                 self._metrics.restarted(child.name)
 
+    async def _start(self, child: Child, number: int, environ: dict[str, str]) -> Process:
+        """Return the process that was forked for this copy, or a new one."""
+        lifeline, heard = self._lifeline[0], self._heard[1]
+        if (forked := self._ready.take(child, number)) is not None:
+            forked.begin(environ, lifeline=lifeline, heard=heard)
+            return forked
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pushsvc",
+            *child.arguments,
+            env={**environ, LIFELINE: str(lifeline), LISTENS: str(heard)},
+            pass_fds=(lifeline, heard),
+            start_new_session=True,
+        )
 
-def _terminate(process: asyncio.subprocess.Process) -> None:
+
+def _terminate(process: Process) -> None:
     # It may have ended a moment ago.
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)

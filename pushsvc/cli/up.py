@@ -7,20 +7,23 @@ import os
 import secrets
 import shlex
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
-from rich.console import Console
 
-from ..lab.playground import Playground, open_playground
 from ..settings import Settings
-from ..telemetry import systemd
+from .children import Ready, children_of, forked_parts
 from .parts import until_signalled
-from .service import open_service
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..lab.playground import Playground
 
 Simulator = Annotated[
     bool, typer.Option("--simulator", help="Add an app `demo` whose providers are the simulator. Needs no accounts.")
@@ -32,24 +35,32 @@ SIMULATOR_LOOK = 1.0
 
 def up(context: typer.Context, simulator: Simulator = False) -> None:
     """Run the whole service in one command: store, API, dispatchers, gateway, feedback, jobs."""
-    settings: Settings = context.obj.settings()
+    settings: Settings = context.obj.read()
+    if not simulator:
+        settings.require_apps()
     config: Path | None = context.obj.config
+    live = simulator or any(app.live for app in settings.apps.values())
     with ExitStack() as stack:
+        ready = stack.enter_context(forked_parts(context.obj, settings, children_of(settings, live=live)))
         playground = None
         if simulator:
+            from ..lab.playground import open_playground
+
             folder = settings.store.data_dir / "playground"
             ports = {"port": settings.server.port, "live_port": settings.live.port}
             playground = stack.enter_context(open_playground(folder, **ports))
             context.obj.config = config = playground.config_file
             settings = context.obj.settings()
-        uvloop.run(_run(settings, config, playground))
+        uvloop.run(_run(settings, config, playground, ready))
 
 
-async def _run(settings: Settings, config: Path | None, playground: Playground | None) -> None:
+async def _run(settings: Settings, config: Path | None, playground: Playground | None, ready: Ready) -> None:
+    from ..telemetry import systemd
+    from .service import open_service
+
     stop = until_signalled()
-    console = Console(stderr=True)
-    async with open_service(settings, config, os.environ, stop) as service:
-        say = speaker(console)
+    async with open_service(settings, config, os.environ, stop, ready) as service:
+        say = speaker()
         if stop.is_set():
             return
         systemd.notify_ready()
@@ -82,8 +93,15 @@ async def keep_simulator(playground: Playground, stop: asyncio.Event, say: Calla
             await stop.wait()
 
 
-def speaker(console: Console) -> Callable[[str], None]:
-    """Return a function that prints a text without breaking its lines, so that commands can be copied."""
+def speaker(console: Console | None = None) -> Callable[[str], None]:
+    """Return a function that prints a text on standard error without breaking its lines, so that commands can be
+    copied. A log needs no colours, and so no rich."""
+    if console is None and not sys.stderr.isatty():
+        return lambda text: print(text, file=sys.stderr)
+    if console is None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=console.is_terminal, soft_wrap=True)

@@ -8,14 +8,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from pushsvc import telemetry
-from pushsvc.cli import supervisor
+from pushsvc.cli.children import LIFELINE, Child, Ready
 from pushsvc.cli.process import LISTENS, PID_BYTES
-from pushsvc.cli.supervisor import LIFELINE, Child, Supervisor, watch_lifeline
+from pushsvc.cli.supervisor import Supervisor, watch_lifeline
 from pushsvc.telemetry import SharedFolder
 
 from .virtual_time import run, until
@@ -123,6 +123,33 @@ def test_every_copy_is_started_with_the_lifeline_and_a_session_of_its_own(system
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(reader)
 
+    run(main())
+
+
+def test_a_process_that_was_forked_is_the_first_and_a_new_one_takes_its_place(system: System) -> None:
+    class Waiting(Process):
+        """Was forked for `serve`, and waits."""
+
+        def begin(self, environ: dict[str, str], *, lifeline: int, heard: int) -> None:
+            begun.append((environ["PATH"], os.fstat(lifeline).st_ino, os.fstat(heard).st_ino))
+            system.started.append(self)
+
+    async def main() -> None:
+        forked = Waiting(50, ("", "", "", "serve"), {"env": {}}, system)
+        ready = Ready()
+        ready.add(SERVE, 0, cast(Any, forked))
+        async with supervise(SERVE, DISPATCH, ready=ready):
+            await until(lambda: len(system.started) == 3)
+            assert (system.of("serve"), len(begun)) == ([forked], 1)
+            assert begun[0][0] == "/bin"
+            assert begun[0][1:] == tuple(
+                os.fstat(int(system.of("dispatch")[0].environ[name])).st_ino for name in (LIFELINE, LISTENS)
+            )
+            forked.end(1)
+            await until(lambda: len(system.of("serve")) == 2)
+            assert len(begun) == 1
+
+    begun: list[tuple[str, int, int]] = []
     run(main())
 
 
@@ -335,4 +362,4 @@ def test_a_command_of_its_own_has_no_lifeline(monkeypatch: pytest.MonkeyPatch) -
         assert not stop.is_set()
 
     asyncio.run(main())
-    assert supervisor.LIFELINE == "PUSHSVC_LIFELINE"
+    assert LIFELINE == "PUSHSVC_LIFELINE"

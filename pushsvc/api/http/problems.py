@@ -129,13 +129,22 @@ def crash(request: web.BaseRequest, error: BaseException, request_id: str) -> Re
 _OWN_ID: Final = re.compile(r"[!-~]{1,128}")
 
 
-_PROCESS: Final = os.urandom(8).hex()
+_process = ""
 _numbers = itertools.count()
+
+
+def _name_process() -> None:
+    global _process  # of the process, as its id
+    _process = os.urandom(8).hex()
+
+
+_name_process()
+os.register_at_fork(after_in_child=_name_process)
 
 
 def new_request_id() -> str:
     """Return an id for a request without one: the id of this process with a counter, which costs next to nothing."""
-    return f"{_PROCESS}{next(_numbers) & 0xFFFF_FFFF:08x}"
+    return f"{_process}{next(_numbers) & 0xFFFF_FFFF:08x}"
 
 
 def request_id_of(request: web.BaseRequest) -> str:
