@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
@@ -46,10 +46,10 @@ LAST = 30.0
 """Seconds after the first signal at which the process ends in any case: less than its supervisor allows. Another
 process takes up what a job had not finished, as after a kill."""
 MAINTENANCE = 30
-SWEEP = 0.5
-"""Seconds between two checks for due replays and for webhooks."""
+SWEEP = 1.0
+"""Seconds between two checks for work while there is none. The bell says earlier what callers may be waiting for."""
 SOON = 0.2
-"""Seconds between two checks for audiences to expand, which callers may be waiting for."""
+"""Seconds between two checks while there is work."""
 LAPSED = 5.0
 """Seconds between two checks for expired audiences of apps that are no longer configured."""
 PAUSE = 1.0
@@ -64,11 +64,13 @@ LOOK = 60.0
 
 
 class Periodic(Struct, frozen=True):
-    """Work that one of all processes does every `seconds`."""
+    """Work that one of all processes does every `seconds`, or after the bell if it `hears` it. `act` returns whether to
+    act again `SOON`."""
 
     name: str
     seconds: float
-    act: Callable[[], Awaitable[None]]
+    act: Callable[[], Awaitable[bool]]
+    hears: bool = False
 
 
 class Stopping:
@@ -196,20 +198,22 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
                 stack.push_async_callback(hooks.close)
                 webhook_tasks.append(hooks)
             ready.set_result(url)
+            sweep = [
+                lambda: enqueue_expansions(store, queue, current.settings),
+                lambda: enqueue_replays(store, queue, settings),
+                *(hooks.start_due for hooks in webhook_tasks),
+                lambda: enqueue_erasures(store, queue, current.settings),
+                lambda: enqueue_cleanup(store, queue),
+            ]
             periodics = [
-                Periodic("replays", SWEEP, lambda: enqueue_replays(store, queue, settings)),
-                Periodic("expansions", SOON, lambda: enqueue_expansions(store, queue, current.settings)),
+                Periodic("sweep", SWEEP, partial(_act_each, sweep), hears=True),
                 Periodic("lapsed", LAPSED, lambda: enqueue_lapsed(store, queue, current.settings)),
-                *(Periodic(f"webhooks-{hooks.kind}", SWEEP, hooks.start_due) for hooks in webhook_tasks),
-                Periodic("erasures", SWEEP, lambda: enqueue_erasures(store, queue, current.settings)),
-                Periodic("cleanup-slices", SWEEP, lambda: enqueue_cleanup(store, queue)),
             ]
             if settings.cleanup.every:
                 # The record has the beginning of the last one: a lock that lived as long as the period would outlive
                 # the process that took it, and a shorter period of a later start.
                 every = settings.cleanup.every
-                runs = Periodic("cleanup-runs", min(LOOK, every), lambda: store.cleanups.request(every=every))
-                periodics.append(runs)
+                periodics.append(Periodic("cleanup-runs", min(LOOK, every), partial(_request_cleanup, store, every)))
             await _keep_schedule(store, periodics, name, stop, gone)
 
     def run() -> None:
@@ -250,56 +254,105 @@ async def _keep_schedule(
     store: Store, periodics: list[Periodic], owner: str, stop: asyncio.Event, gone: asyncio.Event
 ) -> None:
     log = telemetry.get_logger("jobs")
+    now = asyncio.get_running_loop().time
+    due = dict.fromkeys(periodics, 0.0)
+    rung = False
     while not stop.is_set():
         for each in periodics:
+            if now() < due[each] and not (rung and each.hears):
+                continue
+            wait = each.seconds
             try:
-                if await store.locks.acquire(each.name, owner, lease=each.seconds):
-                    await _act(store, each, owner)
+                # The lock is free again when its owner looks the next time.
+                turn = (rung and each.hears) or await store.locks.acquire(each.name, owner, lease=0.9 * each.seconds)
+                if turn and await _act(store, each, owner):
+                    await store.locks.release(each.name, owner)
+                    wait = SOON
                 telemetry.REDIS.end(each.name)
             except (StoreUnavailable, RedisError) as error:
                 telemetry.REDIS.begin(each.name, error=type(error).__name__)
-                await asyncio.sleep(PAUSE)
+                wait = PAUSE
             except StoreError as error:
                 log.error("schedule_failed", task=each.name, error=type(error).__name__)
-                await asyncio.sleep(PAUSE)
+                wait = PAUSE
+            due[each] = now() + wait
+        rung = await _wait(store, (stop, gone, store.replaced), min(due.values()) - now())
         if gone.is_set() or store.replaced.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
             await stop.wait()
-        try:
-            await asyncio.wait_for(stop.wait(), min(each.seconds for each in periodics) / 2)
-        except TimeoutError:
-            continue
 
 
-async def _act(store: Store, periodic: Periodic, owner: str) -> None:
+async def _wait(store: Store, ends: Sequence[asyncio.Event], seconds: float) -> bool:
+    """Wait until the bell rings, one of the events is set or so many seconds have passed. Returns whether it rang."""
+    rings = asyncio.ensure_future(store.bell.heard(max(seconds, 0.001)))
+    waiting = [rings, *(asyncio.ensure_future(each.wait()) for each in ends)]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if rings.done() and (error := rings.exception()) is not None:
+            if not isinstance(error, StoreError):
+                raise error
+            await asyncio.wait(waiting[1:], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return False
+        return rings.done() and rings.result()
+    finally:
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _act(store: Store, periodic: Periodic, owner: str) -> bool:
     """Do periodic work, and free its lock where it failed, so that the next check repeats it however long the period
     is."""
     try:
-        await periodic.act()
+        return await periodic.act()
     except (StoreError, RedisError):
         await store.locks.release(periodic.name, owner)
         raise
 
 
-async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> None:
-    """Enqueue each replay that no process works on."""
+async def _act_each(acts: Sequence[Callable[[], Awaitable[bool]]]) -> bool:
+    """Do each of these, also where another one fails, unless Redis is away. Raises the first error."""
+    soon, failed = False, None
+    for act in acts:
+        try:
+            soon |= await act()
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return soon
+
+
+async def _request_cleanup(store: Store, every: float) -> bool:
+    await store.cleanups.request(every=every)
+    return False
+
+
+async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> bool:
+    """Enqueue each replay that no process works on. Returns whether there is one."""
     due = await store.dead.unfinished()
     await _enqueue_each(queue, "replay", {f"{app}-{job}": (app, job) for app, job in due})
     for app, job in due:
         await store.dead.keep(app, job, lease=int(settings.jobs.takeover * 1000))
+    return bool(due)
 
 
-async def enqueue_expansions(store: Store, queue: Queue, settings: Settings) -> None:
+async def enqueue_expansions(store: Store, queue: Queue, settings: Settings) -> bool:
     """Enqueue an expansion before all other jobs where audiences wait; the worker chooses the audience when the job
-    runs."""
-    if await store.expansions.due(settings.apps):
-        await _enqueue_each(queue, "expand", {"run": ()}, first=True)
+    runs. Returns whether one waits."""
+    if not await store.expansions.due(settings.apps):
+        return False
+    await _enqueue_each(queue, "expand", {"run": ()}, first=True)
+    return True
 
 
-async def enqueue_lapsed(store: Store, queue: Queue, settings: Settings) -> None:
+async def enqueue_lapsed(store: Store, queue: Queue, settings: Settings) -> bool:
     """Enqueue an expansion that ends the expired audiences of removed apps."""
     if await store.expansions.lapsed(await removed_apps(store, settings)):
         await _enqueue_each(queue, "expand", {"run": ()})
+    return False
 
 
 async def _enqueue_each(
@@ -315,19 +368,23 @@ async def _enqueue_each(
             await asyncio.to_thread(_enqueue, queue, function, arguments, job_id, first)
 
 
-async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> None:
-    """Enqueue the erasures of each app that no process works on."""
+async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> bool:
+    """Enqueue the erasures of each app that no process works on. Returns whether there is one."""
     apps = {*settings.apps, *await removed_apps(store, settings)}  # requested erasures are completed all the same
     due = await runtime.eraser(store).unfinished(sorted(apps))
     await _enqueue_each(queue, "erase", {app: (app,) for app in due})
+    return bool(due)
 
 
-async def enqueue_cleanup(store: Store, queue: Queue) -> None:
-    """Enqueue the running cleanup, unless a process works on it or it is enqueued already."""
+async def enqueue_cleanup(store: Store, queue: Queue) -> bool:
+    """Enqueue the running cleanup, unless a process works on it or it is enqueued already. Returns whether one is
+    running."""
     record = await store.cleanups.record()
-    if record.place is None or await store.locks.holder(cleanup.LOCK) is not None:
-        return
-    await _enqueue_each(queue, "cleanup", {"run": ()})
+    if record.place is None:
+        return False
+    if await store.locks.holder(cleanup.LOCK) is None:
+        await _enqueue_each(queue, "cleanup", {"run": ()})
+    return True
 
 
 def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: str, at_front: bool) -> Job:

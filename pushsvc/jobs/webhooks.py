@@ -53,9 +53,9 @@ class WebhookTasks:
         self._crowded = False
         self._closing = False
 
-    async def start_due(self) -> None:
-        """Start a task for each app with events to send that no process works on, as far as there is room. Raises
-        `StoreError`."""
+    async def start_due(self) -> bool:
+        """Start a task for each app with events to send that no process works on, as far as there is room. Returns
+        whether any task runs. Raises `StoreError`."""
         settings = self._current.settings
         configs = webhook_configs(settings, self.kind)
         idle = [app for app in configs if app not in self._tasks]
@@ -70,6 +70,7 @@ class WebhookTasks:
             task = asyncio.create_task(self._work(app, configs[app], settings), name=f"webhooks:{self.kind}:{app}")
             self._tasks[app] = task
             task.add_done_callback(partial(self._ended, app))
+        return self.working
 
     @property
     def working(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from ..model.push import Platform
+from .bell import Bell
 from .cleanup import Cleanups, Leftovers
 from .erasure import ErasureSteps
 from .expansion import Expansions
@@ -47,6 +48,8 @@ class Store(Figures, Protocol):
     def answers(self) -> RecentAnswers: ...
     @property
     def arrivals(self) -> Arrivals: ...
+    @property
+    def bell(self) -> Bell: ...
     @property
     def cleanups(self) -> Cleanups: ...
     @property

@@ -140,6 +140,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:cleanup`               | hash   | permanent              | cleanups: `at` began ms, `place` where the one that   |
 |                            |        |                        | is under way goes on, `ended` ms; `run <app> <what>`  |
 |                            |        |                        | and `all <app> <what>` removed by it and by all       |
+| `ps:bell`                  | stream | permanent              | one entry, new when there is work for `jobs`          |
 | `ps:lock:<name>`           | string | seconds                | owner of the lock, such as of periodic work           |
 | `ps:alive:<consumer>`      | string | takeover, renewed      | the consumer lives; without it its entries are taken  |
 | `ps:held`                  | hash   | field: see `held.py`   | `<consumer> app/platform` -> reported ms, until ms,   |
@@ -248,6 +249,7 @@ FORMAT = "ps:format"
 PROBE = "ps:probe"
 REPLAYS = "ps:replays"
 CLEANUP = "ps:cleanup"
+BELL = "ps:bell"
 
 DEVICES = "devices"
 """The part of an app that is its registry; the other parts are the numbers of its shards."""

@@ -45,6 +45,7 @@ from .revoke.revocations import Following, Revocations
 from .revoke.supersession import Supersession
 from .revoke.suppression import Suppression
 from .webhooks.webhooks import RedisWebhooks
+from .work.bell import RedisBell
 from .work.held import read_held
 from .work.liveness import Liveness
 from .work.locks import RedisLocks
@@ -77,8 +78,9 @@ class Store:
         self.replaced = asyncio.Event()
         """Set when this Redis came back empty and other processes have initialised it: this process must be
         restarted."""
+        self.bell = RedisBell(link)
         self.live = RedisLive(link, config, hash_key, registry, clock)
-        self.pushes = RedisPushes(link, config, revocations, self.live, clock)
+        self.pushes = RedisPushes(link, config, revocations, self.live, clock, self.bell.ring)
         self.queue = RedisQueue(
             link,
             config,
@@ -98,7 +100,7 @@ class Store:
         self.suppressions = suppression
         self.flow = RedisFlow(link, config, clock)
         self.keys = RedisKeyRing(link)
-        self.dead = RedisReplays(link, config, presence, clock)
+        self.dead = RedisReplays(link, config, presence, clock, self.bell.ring)
         self.webhooks = RedisWebhooks(link, config, feedback, clock)
         self.event_webhooks = RedisWebhooks(link, config, self.reported, clock)
         self.limiter = RedisLimiter(link, config, hash_key)
@@ -120,7 +122,7 @@ class Store:
         )
         self.leftovers = RedisLeftovers(link, config, hash_key)
         # It must notice a machine whose own clock is wrong.
-        self.cleanups = RedisCleanups(link, wall_clock if isinstance(clock, StoreClock) else clock)
+        self.cleanups = RedisCleanups(link, wall_clock if isinstance(clock, StoreClock) else clock, self.bell.ring)
         self.workers = RedisWorkers(link, config)
 
     @property

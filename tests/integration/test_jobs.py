@@ -316,7 +316,7 @@ def test_of_many_schedulers_one_has_the_turn(server: Server) -> None:
 
 def test_what_could_not_be_done_is_not_put_off_for_its_period(server: Server) -> None:
     async def story(store: Store) -> None:
-        async def fails() -> None:
+        async def fails() -> bool:
             raise StoreUnavailable("away")
 
         daily = Periodic("daily", 86_400.0, fails)

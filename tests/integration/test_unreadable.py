@@ -105,6 +105,7 @@ RECORDS: dict[str, str] = {
     "ps:T:erased:<digest>": "SET",
     "ps:replays": "(ids)",
     "ps:cleanup": "HSET",
+    "ps:bell": "(an instant)",
     "ps:lock:<name>": "(names)",
     "ps:alive:<consumer>": "(names)",
     "ps:held": "HSET",

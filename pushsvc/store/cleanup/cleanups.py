@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from ...ports.cleanup import CleanupRecord, ClocksApart, Removed
@@ -17,8 +17,10 @@ APART = 60_000
 class RedisCleanups:
     """Implements `ports.cleanup.Cleanups`."""
 
-    def __init__(self, link: Link, clock: Clock) -> None:
+    def __init__(self, link: Link, clock: Clock, ring: Callable[[], Awaitable[None]]) -> None:
+        """`ring` tells `jobs` of a cleanup to run."""
         self._link = link
+        self._ring = ring
         self._clock = clock
 
     async def clock(self) -> Clock:
@@ -41,6 +43,7 @@ class RedisCleanups:
         await self._forget_run()
         await self._link.call("HSET", keys.CLEANUP, "at", now)
         await self._link.call("HSETNX", keys.CLEANUP, "place", "")
+        await self._ring()
 
     async def give_up(self) -> None:
         await self._link.call("HDEL", keys.CLEANUP, "place")

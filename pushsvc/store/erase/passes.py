@@ -86,6 +86,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:erased:<digest>": "(a keyed digest, and counts)",
     "ps:replays": "(ids)",
     "ps:cleanup": "(counts)",
+    "ps:bell": "(an instant)",
     "ps:lock:<name>": "(names of processes)",
     "ps:alive:<consumer>": "(names of processes)",
     "ps:held": "(reasons)",

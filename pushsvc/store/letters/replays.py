@@ -8,7 +8,7 @@ and a step from another cursor changes nothing (see replay.lua).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,8 +39,17 @@ _pack = msgspec.msgpack.Encoder().encode
 class RedisReplays:
     """`Replays` over Redis."""
 
-    def __init__(self, link: Link, config: StoreConfig, presence: DevicePresence, clock: Clock) -> None:
+    def __init__(
+        self,
+        link: Link,
+        config: StoreConfig,
+        presence: DevicePresence,
+        clock: Clock,
+        ring: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`ring` tells `jobs` of a replay to run."""
         self._link = link
+        self._ring = ring
         self._presence = presence
         self._config = config
         self._clock = clock
@@ -74,6 +83,7 @@ class RedisReplays:
         commands.append(("HSET", head, *fields))
         await self._link.many(commands)
         await self._link.promise("ZADD", keys.REPLAYS, now, f"{app} {job}")
+        await self._ring()
         return ReplayStatus(job=job, spec=spec, state="queued", created_at=now, updated_at=now, matched=matched)
 
     async def replay(self, app: str, job: str) -> ReplayStatus | None:

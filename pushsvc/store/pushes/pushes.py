@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -46,9 +46,17 @@ class RedisPushes(PushListing):
     """`PushStore` over Redis."""
 
     def __init__(
-        self, link: Link, config: StoreConfig, revocations: Revocations, streams: LiveStreams, clock: Clock
+        self,
+        link: Link,
+        config: StoreConfig,
+        revocations: Revocations,
+        streams: LiveStreams,
+        clock: Clock,
+        ring: Callable[[], Awaitable[None]],
     ) -> None:
+        """`ring` tells `jobs` of an audience to expand."""
         super().__init__(link, config, clock)
+        self._ring = ring
         self._streams = streams
         self._revocations = revocations
         self._accepting = Accepting(link, config)
@@ -85,6 +93,11 @@ class RedisPushes(PushListing):
         """Write the push durably, completely or not at all. A repeat with the same push changes nothing."""
         shard = keys.shard_of(push.id, self._config.shards_of(push.app))
         await self._accepting.write(push.app, shard, self._pack(push))
+        await self._tell([push])
+
+    async def _tell(self, pushes: Sequence[Push]) -> None:
+        if any(push.audience and not push.send_at for push in pushes):
+            await self._ring()
 
     def _pack(self, push: Push) -> Part:
         """Return a push as its part of a group."""
@@ -131,6 +144,7 @@ class RedisPushes(PushListing):
         size = len(record) + sum(own.size for own in packed_pushes)
         part = Part(args, sum(own.deliveries for own in packed_pushes), size, key=key, record=record)
         await self._accepting.write(app, shard, part)
+        await self._tell(pushes)
         return part.kept
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:
