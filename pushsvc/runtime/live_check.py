@@ -12,11 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.x509 import load_pem_x509_certificates
-
 from ..errors import ConfigError
-from ..live.protocol.tokens import public_keys
 from ..model.finding import Finding
 from ..providers.files import check_private
 from ..settings import AppLive, AppSettings, LiveSettings, Settings
@@ -118,6 +114,10 @@ def _tokens(part: str, live: AppLive) -> Iterator[tuple[str, Finding]]:
         yield f"{part}.secret", Finding("ok", "connect tokens are signed and verified by HS256")
     if not live.public_key_file:
         return
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    from ..live.protocol.tokens import public_keys
+
     place = f"{part}.public_key_file"
     try:
         keys = public_keys(read_public_key(live.public_key_file, place))
@@ -143,6 +143,8 @@ def _tls(live: LiveSettings, now: float) -> Iterator[tuple[str, Finding]]:
 
 def judge_certificate(file: str, pem: bytes, now: float) -> Finding:
     """Return the finding about the first certificate of a file, at an instant in Unix seconds. Pure."""
+    from cryptography.x509 import load_pem_x509_certificates
+
     certificate = load_pem_x509_certificates(pem)[0]
     begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
     day = datetime.fromtimestamp(end, UTC).date().isoformat()

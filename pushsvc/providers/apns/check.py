@@ -7,11 +7,8 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from ...errors import CredentialError
 from ...model.finding import Finding
@@ -21,14 +18,17 @@ from .config import CHANNELS_ENDPOINTS, ENDPOINTS, Config
 from .credentials import client_context, load_certificate, load_key
 from .vocabulary import TOPIC_SUFFIX
 
+if TYPE_CHECKING:
+    from cryptography import x509
+
 SOON: Final = 30 * 86_400
 """Seconds before its end from which on a certificate is warned about."""
 
-_TOPICS: Final = x509.ObjectIdentifier("1.2.840.113635.100.6.3.6")
+_TOPICS: Final = "1.2.840.113635.100.6.3.6"
 """Apple's extension that lists the topics of a certificate."""
 _ENVIRONMENTS: Final = {
-    "sandbox": x509.ObjectIdentifier("1.2.840.113635.100.6.3.1"),
-    "production": x509.ObjectIdentifier("1.2.840.113635.100.6.3.2"),
+    "sandbox": "1.2.840.113635.100.6.3.1",
+    "production": "1.2.840.113635.100.6.3.2",
 }
 """Apple's extensions that mark the environments of a certificate."""
 _KEY_FILE: Final = re.compile(r"AuthKey_([A-Z0-9]{10})\.p8", re.IGNORECASE)
@@ -100,6 +100,8 @@ def _check_dates(config: Config, certificate: x509.Certificate, now: float) -> F
 
 
 def _has_topic(certificate: x509.Certificate, topic: str) -> bool:
+    from cryptography.x509.oid import NameOID
+
     subject = certificate.subject
     for oid in (NameOID.USER_ID, NameOID.COMMON_NAME):
         for attribute in subject.get_attributes_for_oid(oid):
@@ -110,9 +112,11 @@ def _has_topic(certificate: x509.Certificate, topic: str) -> bool:
     return listed is not None and topic.encode() in listed
 
 
-def _extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
+def _extension(certificate: x509.Certificate, oid: str) -> bytes | None:
+    from cryptography import x509
+
     try:
-        value = certificate.extensions.get_extension_for_oid(oid).value
+        value = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
     except x509.ExtensionNotFound:
         return None
     return value.value if isinstance(value, x509.UnrecognizedExtension) else b""

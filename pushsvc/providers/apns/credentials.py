@@ -1,7 +1,8 @@
 """The identity at APNs: a signed provider token, or a client certificate.
 
 aioapns signs the token (ES256, `kid`, `iss`, `iat`); this module decides when to make a new one, for all connections
-of a route: Apple wants a new one after 20 minutes at the earliest and 60 at the latest.
+of a route: Apple wants a new one after 20 minutes at the earliest and 60 at the latest. cryptography and aioapns are
+imported where they are used, because every process reads the configuration and few use a credential.
 
 Sources: https://developer.apple.com/documentation/usernotifications/establishing-a-token-based-connection-to-apns and
 https://developer.apple.com/documentation/usernotifications/establishing-a-certificate-based-connection-to-apns
@@ -15,18 +16,15 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Final, cast
-
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import pkcs12
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from ...errors import CredentialError
 from ..endpoint import tls_context
 from ..files import read_credential
 from .config import Config
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _NONE: Final = ("", 0.0, 0.0)
 EARLIEST: Final = 20 * 60.0
@@ -40,9 +38,13 @@ _P12: Final = (".p12", ".pfx")
 
 def load_key(config: Config) -> str:
     """Return the token signing key as PEM text, known to be a P-256 key. Raises `CredentialError`."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     pem = read_credential(config.key_file, "key_file")
     try:
-        key = serialization.load_pem_private_key(pem, None)
+        key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # TypeError: the key asks for a password, which Apple's never do. No text of theirs: it could quote the file.
         raise CredentialError(config.key_file, "is not a private key in PEM form", _P8) from None
@@ -147,11 +149,13 @@ def client_context(config: Config) -> ssl.SSLContext:
 
 
 def _load_p12(context: ssl.SSLContext, config: Config) -> None:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     _, chain, key = open_p12(config)
     password = secrets.token_hex(16).encode()
     # The ssl module reads certificates from files only; the key lies there for a moment, encrypted.
     with _short_lived() as (file, name):
-        file.write(key(password) + b"".join(part.public_bytes(serialization.Encoding.PEM) for part in chain))
+        file.write(key(password) + b"".join(part.public_bytes(Encoding.PEM) for part in chain))
         file.flush()
         context.load_cert_chain(name, password=password)
 
@@ -174,6 +178,10 @@ def open_p12(config: Config) -> tuple[x509.Certificate, list[x509.Certificate], 
 
     Raises `CredentialError`.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
     content = read_credential(config.cert_file, "cert_file")
     try:
         key, certificate, others = pkcs12.load_key_and_certificates(content, config.cert_password.encode() or None)
@@ -198,6 +206,8 @@ def open_p12(config: Config) -> tuple[x509.Certificate, list[x509.Certificate], 
 
 def load_certificate(config: Config) -> x509.Certificate:
     """Return the client certificate. Raises `CredentialError`."""
+    from cryptography import x509
+
     if config.cert_file.lower().endswith(_P12):
         return open_p12(config)[0]
     try:
