@@ -1,9 +1,9 @@
 """`pushsvc check`: find what would keep the service from working, with the fix beside each fault.
 
 It reads the configuration, connects to the store or tries to start one, inspects the files of each credential and of
-the live channel, and resolves the host names of webhooks. It contacts no provider: whether Apple or Google accept a
-credential shows only when something is sent. If a store answers, it lists the routes that are currently held, including
-those whose credentials were refused.
+the live channel, and resolves the host names of webhooks. With `--online` it also asks each provider, by a request that
+reaches nobody, and calls each webhook. If a store answers, it lists the routes that are currently held, including those
+whose credentials were refused.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ MARKS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 def check(
     context: typer.Context,
     json: Json = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Ask the providers, and call the webhooks without events.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings too.")] = False,
 ) -> None:
     """Check the configuration, Redis and each credential, with the fix beside each fault. Exit with 1 on an error.
 
-    Reads files and the store, and contacts no provider: whether Apple or Google accept a credential shows only when
-    something is sent. Routes that the running service currently holds, for this or another reason, are shown as
-    warnings.
+    Reads files and the store. With --online, Apple and Google are asked whether they accept each credential: by a push
+    to a token that does not exist, and by one that is only validated. Routes that the running service currently holds
+    are shown as warnings.
     """
-    rows = _rows(context.obj)
+    rows = _rows(context.obj, online=online)
     bad = {"error", "warning"} if strict else {"error"}
     good = not any(row.level in bad for row in rows)
     if json:
@@ -51,14 +54,23 @@ def check(
         raise typer.Exit(1)
 
 
-def _rows(state: Any) -> list[CheckFinding]:
-    from ..runtime.check import check_all
-
+def _rows(state: Any, *, online: bool) -> list[CheckFinding]:
     try:
         settings: Settings = state.settings()
     except ConfigError as error:
         return list(_of_config_error(error))
-    return run(check_all(settings, lambda: temporary_folder("pushsvc-check-", settings.store.data_dir)))
+    return run(_all(settings, online=online))
+
+
+async def _all(settings: Settings, *, online: bool) -> list[CheckFinding]:
+    from ..runtime.check import check_all
+
+    rows = await check_all(settings, lambda: temporary_folder("pushsvc-check-", settings.store.data_dir))
+    if online:
+        from ..runtime.online import check_online
+
+        rows += await check_online(settings)
+    return rows
 
 
 def _of_config_error(error: ConfigError) -> Iterator[CheckFinding]:

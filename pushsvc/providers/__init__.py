@@ -2,8 +2,8 @@
 
 The fixed names: `PLATFORM`, `ADDRESSES`, `Config`, `RENDERER` (pure), `classify` (pure), `open_provider` (I/O),
 `check` and `preview`; where the provider has them `DEFAULTS` (least waits and stale age), `account_limits`,
-`environment`, `explain`, `open_channels` (I/O), and `MORE`: the sections of further accounts that an app may have
-there, by the names of their routes.
+`environment`, `explain`, `check_online` (I/O), `open_channels` (I/O), and `MORE`: the sections of further accounts that
+an app may have there, by the names of their routes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from msgspec import Struct
 from ..model.defaults import Defaults
 from ..model.push import Platform
 from . import apns, fcm
-from .kind import ProviderKind, explain_any, no_environment, no_limits
+from .kind import ProviderKind, ask_nobody, explain_any, no_environment, no_limits
 
 __all__ = ["REGISTRY", "kinds_of", "ProviderKind"]
 
@@ -27,6 +27,7 @@ def kinds_of(package: ModuleType) -> dict[Platform, ProviderKind]:
     return {
         route: ProviderKind(
             *(package.PLATFORM, config, package.RENDERER, package.open_provider, package.check, package.preview),
+            check_online=getattr(package, "check_online", ask_nobody),
             addresses=package.ADDRESSES,
             defaults=getattr(package, "DEFAULTS", Defaults()),
             account_limits=getattr(package, "account_limits", no_limits),

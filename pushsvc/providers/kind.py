@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -49,6 +49,11 @@ def no_environment(config: Any) -> None:
     """Return None, as a provider does whose tokens belong to no environment."""
 
 
+async def ask_nobody(config: Any) -> list[Finding]:
+    """Return nothing, as a provider does that cannot be asked without sending."""
+    return []
+
+
 def explain_any(reason: str, status: int) -> Explained:
     """Return what a reason means at a provider that explains none of its own."""
     return reasons.explain(reason, status, {})
@@ -65,6 +70,8 @@ class ProviderKind(Struct, frozen=True):
     check: Callable[[Any], list[Finding]]
     """Reads the files that the config names and returns findings about them, without using the network."""
     preview: MakePreview
+    check_online: Callable[[Any], Awaitable[list[Finding]]] = ask_nobody
+    """Returns what the provider says to the account of a config, without sending anything to anybody."""
     account_limits: Callable[[Any], AccountLimits] = no_limits
     """Returns the limits that the provider grants to the account of a config."""
     addresses: Kinds = {}

@@ -186,7 +186,7 @@ _ROWS: list[tuple[str, int, str, str | None, list[str]]] = [
 
 @pytest.mark.parametrize(("name", "status", "code", "error_code", "types"), _ROWS)
 def test_errors_are_googles(name: str, status: int, code: str, error_code: str | None, types: list[str]) -> None:
-    answer = refuse(Refusal(name))
+    answer = refuse(Refusal(name), 1_700_000_000.0)
     error = json.loads(answer.body)["error"]
     assert new_decode()(answer.block, True)[0][1] == str(status).encode()
     assert (error["code"], error["status"]) == (status, code)

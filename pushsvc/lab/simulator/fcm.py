@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from email.utils import formatdate
 from typing import Any, Final
 
 import msgspec
@@ -250,9 +251,14 @@ def accept(message: Message, number: int) -> Answer:
 
 
 def refuse(
-    refusal: Refusal, *, status: int | None = None, retry_after: bytes | None = None, empty: bool = False
+    refusal: Refusal,
+    now: float,
+    *,
+    status: int | None = None,
+    retry_after: bytes | None = None,
+    empty: bool = False,
 ) -> Answer:
-    """Return an error in Google's form. `status` overrides the row's own."""
+    """Return an error in Google's form, with the `Date` of `now` (Unix seconds). `status` overrides the row's own."""
     error = ERRORS[refusal.error]
     details: list[dict[str, Any]] = []
     bad = refusal.violations
@@ -271,7 +277,7 @@ def refuse(
     if details:
         content["details"] = details
     body = msgspec.json.format(msgspec.json.encode({"error": content}), indent=2) + b"\n"
-    fields = list(_JSON)
+    fields = [*_JSON, (b"date", formatdate(now, usegmt=True).encode())]
     if status == 401:
         fields.append((b"www-authenticate", b'Bearer realm="https://accounts.google.com/", error="invalid_token"'))
     if retry_after is not None:

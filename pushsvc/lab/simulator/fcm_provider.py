@@ -58,7 +58,7 @@ class SimulatedFcm(SimulatedProvider):
         authorised = self.tokens.authorises(fields.get(b"authorization"), now)
         verdict = self._verifier.judge(fields, body, authorised=authorised)
         if isinstance(verdict, Refusal):
-            return fcm.refuse(verdict), b"", None, None
+            return fcm.refuse(verdict, now), b"", None, None
         if verdict.target.startswith(PREFIX):
             return self._play(verdict, body, now)
         return self._accept(verdict), verdict.target.encode(), None if verdict.validate_only else body, None
@@ -73,9 +73,9 @@ class SimulatedFcm(SimulatedProvider):
             step = self.stage.next_step(message.target)
         except ScenarioError as error:
             bad = Refusal("INVALID_ARGUMENT", (Violation("message.token", str(error)),), str(error), fcm_error=True)
-            return fcm.refuse(bad), token, None, None
+            return fcm.refuse(bad, now), token, None, None
         if step.sender is not None and message.project != self._projects[step.sender % len(self._projects)]:
-            return fcm.refuse(Refusal("SENDER_ID_MISMATCH")), token, None, step
+            return fcm.refuse(Refusal("SENDER_ID_MISMATCH"), now), token, None, step
         if step.name in fcm.ERRORS or (step.name == "status" and step.status != 200):
             return self._refuse(step, now), token, None, step
         return self._accept(message), token, None if message.validate_only else body, step
@@ -84,6 +84,7 @@ class SimulatedFcm(SimulatedProvider):
         known = step.name in fcm.ERRORS
         return fcm.refuse(
             Refusal(step.name if known else "UNSPECIFIED_ERROR"),
+            now,
             status=None if known else step.status,
             retry_after=self.retry_after(step, now),
             empty=step.empty,

@@ -8,8 +8,8 @@ request has no timeout; and cancelling one call cancels others. Each of these lo
 trouble that this service is made for.
 
 `config` the account · `vocabulary` constants · `render` and `classify` pure · `credentials` the identity · `check`
-checks without a network · `send` deliveries · `targets` which token goes with which push · `channels` management of
-broadcast channels
+checks without a network · `online` checks that ask Apple · `send` deliveries · `targets` which token goes with which
+push · `channels` management of broadcast channels
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .channels import open_channels
 from .check import check
 from .classify import classify
 from .config import DEFAULTS, MORE, Config, environment
+from .online import check_online
 from .preview import preview
 from .remedies import explain
 from .render import RENDERER
@@ -35,6 +36,7 @@ __all__ = [
     "classify",
     "open_provider",
     "check",
+    "check_online",
     "preview",
     "explain",
     "open_channels",

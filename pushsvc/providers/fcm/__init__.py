@@ -7,7 +7,7 @@ firebase-admin's `send_each_async`, measured against one HTTP/2 sink with one co
 its tokens by a blocking call on the event loop; and it ignores Retry-After.
 
 `config` the account · `render`, `limits` and `classify` pure · `quota` what Google allows · `credentials` the identity
-· `check` checks without a network · `send` the messages
+· `check` checks without a network · `online` checks that ask Google · `send` the messages
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from .addresses import ADDRESSES
 from .check import check
 from .classify import classify
 from .config import DEFAULTS, Config
+from .online import check_online
 from .preview import preview
 from .quota import account_limits
 from .remedies import explain
@@ -31,6 +32,7 @@ __all__ = [
     "classify",
     "open_provider",
     "check",
+    "check_online",
     "preview",
     "explain",
     "account_limits",

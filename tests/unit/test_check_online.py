@@ -1,0 +1,100 @@
+"""What the answers of providers say about an account: `judge` of each provider, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from pushsvc.net.http2.exchange import Response
+from pushsvc.providers import apns, fcm
+from pushsvc.providers.apns import online as of_apple
+from pushsvc.providers.fcm import online as of_google
+from pushsvc.providers.online import Asked, judge_skew, unreached
+
+APNS = apns.Config(key_file="k.p8", key_id="ABCDEFGHIJ", team_id="KLMNOPQRST", topic="com.example.shop")
+FCM = fcm.Config(service_account_file="account.json")
+
+
+def answered(status: int, reason: str = "", skew: float = 0.0) -> Asked:
+    """What APNs answers."""
+    return Asked(Response(status, json.dumps({"reason": reason}).encode()), skew=skew)
+
+
+def google(status: int, code: str, error_code: str = "") -> Asked:
+    """What FCM answers."""
+    details = [{"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": error_code}]
+    error = {"code": status, "status": code, "message": "..", "details": details if error_code else []}
+    return Asked(Response(status, json.dumps({"error": error}).encode()))
+
+
+@pytest.mark.parametrize(
+    ("asked", "level", "what", "remedy"),
+    [
+        (answered(400, "BadDeviceToken"), "ok", "accepts the credential for com.example.shop", ""),
+        (answered(403, "InvalidProviderToken"), "error", "403 InvalidProviderToken", "correct `key_file`, `key_id`"),
+        (answered(400, "TopicDisallowed"), "error", "400 TopicDisallowed", "may not send to this `topic`"),
+        (answered(403, "ExpiredProviderToken", 3600.0), "error", "403 Expired", "clock is 3,600 s behind"),
+        (answered(429, "TooManyRequests"), "warning", "the credential was not checked", "try again later"),
+        (answered(503, "ServiceUnavailable"), "warning", "the credential was not checked", "try again later"),
+        (answered(200), "warning", "says nothing of the credential", "try again later"),
+        (Asked(None, "h: connection refused"), "error", "cannot be reached: h: connection refused", "firewall"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_apple_says(asked: Asked, level: str, what: str, remedy: str) -> None:
+    found, *_ = of_apple.judge(APNS, asked, 0.0)
+    assert (found.level, what in found.what, remedy in found.remedy) == (level, True, True), found
+
+
+@pytest.mark.parametrize(
+    ("asked", "level", "what", "remedy"),
+    [
+        (google(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT"), "ok", "accepts the account for shop-1", ""),
+        (google(404, "NOT_FOUND", "UNREGISTERED"), "ok", "UNREGISTERED to a made-up token", ""),
+        (google(403, "PERMISSION_DENIED"), "error", "403 PERMISSION_DENIED", "enable its API"),
+        (google(404, "NOT_FOUND"), "error", "404 NOT_FOUND", "no such project"),
+        (google(503, "UNAVAILABLE", "UNAVAILABLE"), "warning", "the account was not checked", "try again later"),
+        (Asked(None, "h: connect timed out"), "error", "cannot be reached: h: connect timed out", "firewall"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_google_says(asked: Asked, level: str, what: str, remedy: str) -> None:
+    found, *_ = of_google.judge(FCM, "shop-1", asked, 0.0)
+    assert (found.level, what in found.what, remedy in found.remedy) == (level, True, True), found
+
+
+@pytest.mark.parametrize(
+    ("skew", "level", "what"),
+    [(4.9, None, ""), (-30.0, "warning", "30 s ahead of that of h"), (90.0, "error", "90 s behind that of h")],
+)
+def test_a_clock_that_differs_is_named(skew: float, level: str | None, what: str) -> None:
+    found = judge_skew(skew, "h")
+    assert [each.level for each in found] == ([level] if level else [])
+    assert all(what in each.what and each.remedy for each in found)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "remedy"),
+    [
+        ("h: certificate verify failed: self-signed certificate", "`ca_file`"),
+        ("h: the server does not speak HTTP/2 (it refused ALPN h2)", "`proxy`"),
+        ("h: name look-up failed: Name or service not known", "`endpoint`"),
+        ("h: connection refused", "firewall"),
+    ],
+)
+def test_the_cause_decides_the_remedy(trouble: str, remedy: str) -> None:
+    assert remedy in unreached(trouble).remedy
+
+
+def test_files_that_cannot_be_read_are_findings(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none")
+    own = apns.Config(key_file=missing, key_id="ABCDEFGHIJ", team_id="KLMNOPQRST", topic="com.example.shop")
+    for asking in (
+        of_apple.check_online(own),
+        of_google.check_online(fcm.Config(service_account_file=missing)),
+    ):
+        (found,) = asyncio.run(asking)
+        assert (found.level, missing in found.what) == ("error", True)
