@@ -23,7 +23,8 @@ from msgspec import Struct
 from ..errors import ConfigError, PushsvcError
 from ..model.instants import parse_instant
 from ..model.push import JsonObject
-from .client import Access, App, Client, Key, Url, access, open_client
+from .access import Access, App, Key, Url, access
+from .client import Client, open_client
 from .follow import ended
 from .output import Json, print_json, print_table
 from .running import run

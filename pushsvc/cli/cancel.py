@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .client import Access, App, Key, Url, access, open_client
+from .access import Access, App, Key, Url, access
+from .client import open_client
 from .output import Json, print_json
 from .running import run
 from .status import print_status

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from .client import Access, App, Key, Url, access, open_client
+from .access import Access, App, Key, Url, access
+from .client import open_client
 from .output import Json, print_json, print_table
 from .running import run
 

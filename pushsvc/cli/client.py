@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
-import typer
-from msgspec import Struct
 
 from ..errors import PushsvcError
 from ..model.push import JsonObject
 from ..net.tls import client_context
 from ..net.urls import exact_url
-from .output import Missing
-from .state import State
-
-Url = Annotated[
-    str,
-    typer.Option("--url", envvar="PUSHSVC_URL", help="The URL of the API; by default as configured.", metavar="URL"),
-]
-Key = Annotated[
-    str,
-    typer.Option(
-        "--key",
-        envvar="PUSHSVC_KEY",
-        help="The API key. Prefer the environment: other users can read a command line.",
-        metavar="KEY",
-        show_envvar=True,
-    ),
-]
-App = Annotated[
-    str, typer.Option("--app", help="Take the key from PUSHSVC_KEY_APP, APP being this name.", metavar="APP")
-]
+from .access import Access
 
 
 class ApiProblem(PushsvcError):
@@ -51,35 +29,6 @@ class ApiProblem(PushsvcError):
 
 class ApiUnreachable(PushsvcError):
     """No server answered at the URL."""
-
-
-class Access(Struct, frozen=True):
-    """The URL of the API and a key for it. The `repr` omits the key."""
-
-    url: str
-    key: str
-
-    def __repr__(self) -> str:
-        return f"Access({self.url!r})"
-
-
-def access(state: State, url: str, key: str, app: str) -> Access:
-    """Return the URL and key from the options and the environment. Ends with wrong usage (2) if there is no key."""
-    if app:
-        variable = "PUSHSVC_KEY_" + re.sub(r"[^A-Z0-9]", "_", app.upper())
-        key = os.environ.get(variable) or key
-        missing = f"No API key for {app!r}: set {variable} or PUSHSVC_KEY, or give --key"
-    else:
-        missing = "No API key: set PUSHSVC_KEY, or give --key"
-    key = key.strip()
-    if not key:
-        raise Missing(f"{missing}. `pushsvc keys new` makes one; `pushsvc up --simulator` keeps one in its folder.")
-    if not key.isascii() or not key.isprintable():
-        raise typer.BadParameter("The API key holds characters that no key has: was it copied whole?")
-    url = url or state.server_url()
-    if not url.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{url!r} is not a URL: it begins with http:// or https://")
-    return Access(url.rstrip("/"), key)
 
 
 class Client:

@@ -1,26 +1,26 @@
 """`pushsvc devices`: show, delete, restore, import and export devices.
 
-It works on the store directly, so it needs no API key.
+`show` and `delete` ask the API of a running service where a key is known; all else, and without a key these too, works
+on the store of the configuration.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from ..errors import NotFound
-from ..model.instants import instant
+from .access import Key, Url
 from .device_export import export_devices
 from .device_import import import_devices
 from .failed import apps_of
+from .operator import open_operator
 from .output import Json, print_json, print_table
 from .restore import restore
 from .running import run
 
 if TYPE_CHECKING:
-    from ..model.devices import Device
     from ..settings import Settings
 
 devices = typer.Typer(
@@ -38,14 +38,13 @@ AppName = Annotated[
     str, typer.Option("--app", help="The app; by default every app that has this device.", metavar="APP")
 ]
 
-INSTANTS = ("registered_at", "last_seen_at", "pruned_at", "struck_at")
-
 
 @devices.command("show")
-def show(context: typer.Context, device_id: Id, app: AppName = "", json: Json = False) -> None:
+def show(
+    context: typer.Context, device_id: Id, app: AppName = "", url: Url = "", key: Key = "", json: Json = False
+) -> None:
     """Show a device. Its token is shown as the short hash that logs contain."""
-    settings = context.obj.settings()
-    found = run(_find(settings, apps_of(settings, app), device_id))
+    found = run(_find(context, app, device_id, url, key))
     if not found:
         raise NotFound(f"no app has a device {device_id!r}" if not app else f"{app} has no device {device_id!r}")
     if json:
@@ -60,12 +59,12 @@ def delete(
     context: typer.Context,
     device_id: Id,
     app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
+    url: Url = "",
+    key: Key = "",
     json: Json = False,
 ) -> None:
     """Delete a device and its index entries. Deliveries that are already queued for it are still sent."""
-    settings = context.obj.settings()
-    apps_of(settings, app)
-    if not run(_delete(settings, app, device_id)):
+    if not run(_delete(context, app, device_id, url, key)):
         raise NotFound(f"{app} knows no device {device_id!r}")
     if json:
         print_json({"app": app, "id": device_id, "deleted": True})
@@ -97,24 +96,14 @@ def unsuppress(
         print(f"lifted the suppression of the token of {app}")
 
 
-async def _find(settings: Settings, apps: list[str], device_id: str) -> list[dict[str, Any]]:
-    from ..runtime import open_running_store
-
-    async with open_running_store(settings) as store:
-        return [
-            _document(app, device, store.token_hash(device.platform)(device.token))
-            for app in apps
-            if (device := await store.registry.get(app, device_id)) is not None
-        ]
+async def _find(context: typer.Context, app: str, device_id: str, url: str, key: str) -> list[dict[str, Any]]:
+    async with open_operator(context, app, url, key) as operator:
+        return await operator.device(device_id)
 
 
-async def _delete(settings: Settings, app: str, device_id: str) -> bool:
-    from ..runtime import open_existing_store
-
-    async with open_existing_store(settings) as store:
-        if settings.apps[app].live is not None:
-            await store.live.revoke(app, device_id)
-        return await store.registry.remove(app, device_id)
+async def _delete(context: typer.Context, app: str, device_id: str, url: str, key: str) -> bool:
+    async with open_operator(context, app, url, key) as operator:
+        return await operator.delete_device(app, device_id)
 
 
 async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -> bool:
@@ -125,16 +114,7 @@ async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -
         return await store.suppressions.remove(app, [(platform, address)]) > 0
 
 
-def _document(app: str, device: Device, token_hash: str) -> dict[str, Any]:
-    known = {"app": app, **msgspec.structs.asdict(device)}
-    del known["token"]
-    known["token_hash"] = token_hash
-    for name in INSTANTS:
-        known[name] = instant(known[name]) if known[name] else None
-    return known
-
-
 def _cell(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={_cell(each)}" for name, each in value.items())
-    return " ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)

@@ -1,12 +1,11 @@
 """`pushsvc failed`: list dead letters with their reasons.
 
-It reads the store, so it needs the configuration, but no API key.
+It asks the API of a running service where a key is known, or else reads the store of the configuration.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -14,14 +13,16 @@ import typer
 
 from ..errors import ConfigError
 from ..model.instants import instant
-from ..ports.letters import DeadFilter, DeadLetters, DeadRow
+from ..ports.letters import DeadFilter
 from ..wording import did_you_mean
+from .access import Key, Url
 from .instants import parse_instant
 from .output import Json, print_json, print_table
 from .running import run
 
 if TYPE_CHECKING:
     from ..settings import Settings
+    from .operator import Failed
 
 COLUMNS = ("at", "app", "push_id", "platform", "reason", "status", "attempts", "device_id", "token_hash")
 PAGE = 1000
@@ -51,12 +52,20 @@ def failed(
     since: Since = "",
     until: Until = "",
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many rows.", metavar="N")] = 100,
+    url: Url = "",
+    key: Key = "",
     json: Json = False,
 ) -> None:
     """List dead letters: deliveries that failed permanently. `pushsvc replay` sends them again."""
     which = chosen(push, platform, reason, since, until)
-    settings = context.obj.settings()
-    run(_failed(settings, apps_of(settings, app), which, limit, json=json))
+    found = run(_failed(context, app, which, limit, url, key))
+    shown = [{**msgspec.structs.asdict(row), "app": name, "at": instant(row.at)} for name, row in found.rows]
+    if json:
+        print_json({"matched": found.matched, "items": shown})
+        return
+    print_table(COLUMNS, [[_cell(row[name]) for name in COLUMNS] for row in shown])
+    if found.matched > len(shown):
+        typer.echo(f"{len(shown):,} of {found.matched:,}; --limit shows more", err=True)
 
 
 def chosen(push: str, platform: str, reason: str, since: str, until: str) -> DeadFilter:
@@ -88,36 +97,15 @@ def apps_of(settings: Settings, app: str) -> list[str]:
     if not settings.apps:
         settings.require_apps()
     if app and app not in settings.apps:
-        known = ", ".join(settings.apps) or "none"
-        raise ConfigError(f"apps.{app}", "no such app in the configuration", f"it has {known}")
+        raise ConfigError(f"apps.{app}", "no such app in the configuration", did_you_mean(app, settings.apps))
     return [app] if app else list(settings.apps)
 
 
-async def rows_of(dead: DeadLetters, app: str, which: DeadFilter, limit: int) -> AsyncIterator[DeadRow]:
-    """Yield up to `limit` matching dead letters, fetching page by page."""
-    cursor: str | None = ""
-    while cursor is not None and limit > 0:
-        rows, cursor = await dead.page(app, which, cursor=cursor, limit=min(PAGE, limit))
-        for row in rows:
-            yield row
-        limit -= len(rows)
+async def _failed(context: typer.Context, app: str, which: DeadFilter, limit: int, url: str, key: str) -> Failed:
+    from .operator import open_operator
 
-
-async def _failed(settings: Settings, apps: list[str], which: DeadFilter, limit: int, *, json: bool) -> None:
-    from ..runtime import open_running_store
-
-    found: list[tuple[str, DeadRow]] = []
-    async with open_running_store(settings) as store:
-        matched = sum([await store.dead.count(app, which) for app in apps])
-        for app in apps:
-            found += [(app, row) async for row in rows_of(store.dead, app, which, limit - len(found))]
-    shown = [{**msgspec.structs.asdict(row), "app": app, "at": instant(row.at)} for app, row in found]
-    if json:
-        print_json({"matched": matched, "items": shown})
-        return
-    print_table(COLUMNS, [[_cell(row[name]) for name in COLUMNS] for row in shown])
-    if matched > len(found):
-        typer.echo(f"{len(found):,} of {matched:,}; --limit shows more", err=True)
+    async with open_operator(context, app, url, key) as operator:
+        return await operator.failed(which, limit)
 
 
 def _cell(value: object) -> str:

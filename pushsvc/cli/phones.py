@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from ..net.websocket.frames import ABNORMAL
 from ..runtime import raise_file_limit
-from .client import Access, ApiUnreachable, open_session
+from .access import Access
+from .client import ApiUnreachable, open_session
 from .output import counted, print_json, print_table
 from .parts import until_signalled
 

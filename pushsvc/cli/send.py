@@ -11,7 +11,8 @@ import typer
 from ..errors import PushsvcError
 from ..model.instants import instant
 from ..model.push import JsonObject
-from .client import Access, App, Key, Url, access, open_client
+from .access import Access, App, Key, Url, access
+from .client import open_client
 from .files import reading
 from .follow import follow, verdict
 from .instants import parse_instant

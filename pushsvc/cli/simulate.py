@@ -22,7 +22,7 @@ from ..lab.simulator import (
     sections_of,
     token_kinds,
 )
-from .client import Access, App, Key, Url, access
+from .access import Access, App, Key, Url, access
 from .output import Missing
 from .phones import Plan, Signed, simulate_phones
 

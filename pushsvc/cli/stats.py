@@ -11,7 +11,7 @@ import aiohttp
 import typer
 
 from ..net.urls import exact_url
-from .client import Url
+from .access import Url
 from .figures import OUTCOMES, ServiceFigures, figures
 from .output import Json, print_json, print_table
 from .running import run

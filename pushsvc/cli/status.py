@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..model.push import JsonObject
-from .client import Access, App, Key, Url, access, open_client
+from .access import Access, App, Key, Url, access
+from .client import open_client
 from .follow import follow, verdict
 from .output import Json, counts_line, print_json, print_table
 from .running import run

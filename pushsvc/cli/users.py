@@ -1,19 +1,18 @@
-"""`pushsvc users`: erase a user. It works on the store, so it needs no API key."""
+"""`pushsvc users`: erase a user. It asks the API of a running service where a key is known, or else works on the
+store of the configuration."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..errors import InvalidRequest, PushsvcError
 from ..ports.erasure import UNHEARD, WHAT, Erasure
-from .failed import apps_of
+from .access import Key, Url
+from .operator import open_operator
 from .output import Json, going_on, print_json, print_table
 from .running import run
-
-if TYPE_CHECKING:
-    from ..settings import Settings
 
 users = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Erase a user.")
 
@@ -38,6 +37,8 @@ def erase(
     wait: Annotated[
         float, typer.Option("--wait", min=0, help="How long to wait for the erasure to complete.", metavar="SECONDS")
     ] = 300.0,
+    url: Url = "",
+    key: Key = "",
     json: Json = False,
 ) -> None:
     """Erase a user and everything stored of them.
@@ -50,11 +51,9 @@ def erase(
     """
     from ..model.devices import name_fault
 
-    settings: Settings = context.obj.settings()
-    apps_of(settings, app)
     if fault := name_fault(user):
         raise InvalidRequest(f"the user {fault}")
-    erasure = run(_erase(settings, app, user, wait))
+    erasure = run(_erase(context, app, user, wait, url, key))
     if json:
         removed = {what: erasure.removed.get(what, 0) for what in WHAT}
         warnings = {} if erasure.heard else {"warnings": [UNHEARD]}
@@ -70,9 +69,7 @@ def erase(
         raise NotErased("the erasure is not complete yet; `pushsvc jobs` continues it, and so does this command")
 
 
-async def _erase(settings: Settings, app: str, user: str, wait: float) -> Erasure:
-    from ..runtime import eraser, open_existing_store
-
-    async with open_existing_store(settings) as store:
+async def _erase(context: typer.Context, app: str, user: str, wait: float, url: str, key: str) -> Erasure:
+    async with open_operator(context, app, url, key) as operator:
         with going_on(lambda: "once started, the erasure is continued by `pushsvc jobs`, or by this command"):
-            return await eraser(store).erase(app, user, wait=wait)
+            return await operator.erase_user(app, user, wait)

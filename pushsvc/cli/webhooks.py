@@ -1,7 +1,7 @@
 """`pushsvc webhooks`: show the state of webhooks and the batches they failed to deliver, and deliver those again.
 
-It reads the store, so it needs the configuration, but no API key. `test` makes its call from this machine; all other
-calls are made by `pushsvc jobs`.
+`list` and `resume` ask the API of a running service where a key is known; the others need the store of the
+configuration. `test` makes its call from this machine; all other calls are made by `pushsvc jobs`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ import typer
 
 from ..errors import ConfigError
 from ..model.instants import instant
-from ..ports.webhooks import DeadBatch, Standing
+from ..model.instants import parse_instant as to_unix_ms
+from ..ports.webhooks import DeadBatch
+from .access import Key, Url
 from .failed import apps_of
 from .instants import parse_instant
+from .operator import open_operator
 from .output import Json, going_on, print_json, print_table
 from .running import run
 
 if TYPE_CHECKING:
-    from ..model.status import EventKind
+    from ..ports.admin import WebhookState
     from ..ports.store import Store
     from ..ports.webhooks import Webhooks
     from ..settings import Settings
@@ -61,50 +64,57 @@ DEAD = ("app", "batch", "events", "attempts", "reason", "given up at")
 
 
 @webhooks.command("list")
-def list_webhooks(context: typer.Context, app: Apps = "", json: Json = False) -> None:
+def list_webhooks(context: typer.Context, app: Apps = "", url: Url = "", key: Key = "", json: Json = False) -> None:
     """Show the state of each webhook.
 
     An app has one for each kind of events that it is sent.
     """
-    settings: Settings = context.obj.settings()
-    found = run(_standings(settings, apps_of(settings, app)))
+    found = run(_states(context, app, url, key))
     if json:
-        print_json(
-            [
-                {
-                    "app": name,
-                    "kind": kind,
-                    "host": config.host,
-                    "state": state_of(standing),
-                    **msgspec.structs.asdict(standing),
-                }
-                for name, kind, config, standing in found
-            ]
-        )
+        print_json([_standing(name, state) for name, state in found])
         return
     print_table(
         STANDING,
         [
             [
                 name,
-                config.host,
-                state_of(standing),
-                "" if standing.waiting_since is None else instant(standing.waiting_since),
-                str(standing.failures),
-                standing.reason,
-                f"in {standing.due_in / 1000:,.0f} s" if standing.due_in and standing.failures else "",
-                str(standing.dead),
-                kind,
+                state.host,
+                state.state,
+                state.waiting_since or "",
+                str(state.failures),
+                state.reason,
+                "" if state.next_call_in is None else f"in {state.next_call_in:,.0f} s",
+                str(state.dead),
+                state.kind,
             ]
-            for name, kind, config, standing in found
+            for name, state in found
         ],
         marks={"ok": "green", "failing": "yellow", "off": "bold red"},
     )
 
 
-def state_of(standing: Standing) -> str:
-    """Return the state as one word."""
-    return "off" if standing.off else "failing" if standing.reason else "ok"
+def _standing(app: str, state: WebhookState) -> dict[str, object]:
+    """Return the state of a webhook with instants and spans in milliseconds."""
+    return {
+        "app": app,
+        "kind": state.kind,
+        "host": state.host,
+        "state": state.state,
+        "cursor": state.cursor,
+        "waiting_since": _unix_ms(state.waiting_since),
+        "attempts": state.attempts,
+        "failures": state.failures,
+        "reason": state.reason,
+        "failing_since": _unix_ms(state.failing_since),
+        "due_in": 0 if state.next_call_in is None else round(state.next_call_in * 1000),
+        "off": state.state == "off",
+        "dead": state.dead,
+        "asked": state.asked,
+    }
+
+
+def _unix_ms(text: str | None) -> int | None:
+    return None if text is None else to_unix_ms(text)
 
 
 @webhooks.command("failed")
@@ -156,14 +166,12 @@ def redeliver(
 
 
 @webhooks.command("resume")
-def resume(context: typer.Context, app: AppName) -> None:
+def resume(context: typer.Context, app: AppName, url: Url = "", key: Key = "") -> None:
     """Resume a webhook at once.
 
     It was switched off by a 410, or waits for its next attempt.
     """
-    settings: Settings = context.obj.settings()
-    _config_of(settings, app)
-    run(_resume(settings, app))
+    run(_resume(context, app, url, key))
     print(f"the webhook of {app} is resumed")
 
 
@@ -197,8 +205,13 @@ def _config_of(settings: Settings, app: str) -> WebhookConfig:
     apps_of(settings, app)
     config = webhook_configs(settings).get(app)
     if config is None:
-        raise ConfigError(f"apps.{app}.webhook.url", "the app has no webhook", "set `url` and `secret`")
+        raise no_webhook(app)
     return config
+
+
+def no_webhook(app: str) -> ConfigError:
+    """Return the error for an app without a webhook."""
+    return ConfigError(f"apps.{app}.webhook.url", "the app has no webhook", "set `url` and `secret`")
 
 
 def _shown(batch: DeadBatch) -> dict[str, object]:
@@ -212,13 +225,9 @@ def _all(store: Store) -> tuple[Webhooks, ...]:
     return store.webhooks, store.event_webhooks
 
 
-async def _standings(settings: Settings, apps: list[str]) -> list[tuple[str, EventKind, WebhookConfig, Standing]]:
-    from ..runtime import open_running_store, webhook_configs, webhook_standings
-
-    configs = webhook_configs(settings)
-    async with open_running_store(settings) as store:
-        found = [(each.kind, await webhook_standings(settings, each)) for each in _all(store)]
-    return [(app, kind, configs[app], standings[app]) for app in apps for kind, standings in found if app in standings]
+async def _states(context: typer.Context, app: str, url: str, key: str) -> list[tuple[str, WebhookState]]:
+    async with open_operator(context, app, url, key) as operator:
+        return await operator.webhooks()
 
 
 async def _dead(settings: Settings, apps: list[str], span: Span) -> dict[str, list[DeadBatch]]:
@@ -233,12 +242,11 @@ async def _dead_of(store: Store, app: str, span: Span) -> list[tuple[Webhooks, D
     return [(each, batch) for each in _all(store) for batch in await each.dead(app, since=span[0], until=span[1])]
 
 
-async def _resume(settings: Settings, app: str) -> None:
-    from ..runtime import open_existing_store
-
-    async with open_existing_store(settings) as store:
-        for each in _all(store):
-            await each.resume(app)
+async def _resume(context: typer.Context, app: str, url: str, key: str) -> None:
+    async with open_operator(context, app, url, key) as operator:
+        if not await operator.webhooks():
+            raise no_webhook(app)
+        await operator.resume_webhooks(app)
 
 
 async def _call(config: WebhookConfig, app: str) -> tuple[int, str]:

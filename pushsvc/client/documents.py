@@ -1,6 +1,8 @@
 """The documents of the API, as a caller has them: what is sent as `TypedDict`, what is answered as structs.
 
 A newer service may answer more fields, which are left out here, and more words in a field, so those are plain `str`.
+This is why the service's own documents (`model/status.py`, `api/devices/document.py`) are not these as well: they allow
+known words only, and their fields are those of one version. A test compares these with the OpenAPI document.
 """
 
 from __future__ import annotations

@@ -6,13 +6,15 @@ import asyncio
 import io
 import json
 import os
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pushsvc import cli
+from pushsvc.cli import operator_api, operator_store
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.telemetry import configure_logging
 
@@ -173,7 +175,7 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
             assert code == limited
         assert "The key 'all' may post 2 pushes in 3600 s" in err
         code, _, err = await shell("keys", "new", "--app", "shp", "--name", "x")
-        assert (code, err) == (1, "pushsvc: apps.shp: no such app in the configuration (did you mean shop?)")
+        assert (code, err) == (1, "pushsvc: apps.shp: no such app in the configuration (did you mean `shop`?)")
 
         code, out, _ = await shell("keys", "list", "--app", "shop")
         assert code == 0
@@ -278,3 +280,130 @@ def test_a_user_of_redis_who_may_not_ask_how_it_is_set_up_is_no_fault(
         out = capsys.readouterr().out
         assert "this user may not run INFO or COMMAND" in out
         assert [line.split("\t")[1] for line in out.splitlines() if line.startswith("error\t")] == ["apps"]
+
+
+HOOK = """
+[apps.shop.webhook]
+url = "http://127.0.0.1:{port}/hook"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+allow_private = true
+"""
+
+
+def test_checking_online(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real sockets with TLS and HTTP/2: what the providers and the receiver of the webhook say, and what is wrong where
+    they cannot be reached."""
+    status = 204
+
+    async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %d Any\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status)
+        writer.close()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async def found(shell: Shell, code: int = 0) -> dict[str, list[tuple[str, str, str]]]:
+        rows: dict[str, list[tuple[str, str, str]]] = {}
+        for each in (await shell.json("check", "--online", code=code))["findings"]:
+            rows.setdefault(each["part"], []).append((each["level"], each["what"], each["fix"]))
+        return rows
+
+    async def scene(shell: Shell) -> None:
+        nonlocal status
+        simulator = shell.service.simulator
+        rows = await found(shell)
+        assert rows["apps.shop.apns"][-1][0] == "ok"
+        assert "accepts the credential for com.example" in rows["apps.shop.apns"][-1][1]
+        assert "accepts the account for" in rows["apps.shop.fcm"][-1][1]
+        assert "answers 204 after" in rows["apps.shop.webhook"][-1][1]
+        assert simulator.record.apns.accepted == simulator.record.fcm.accepted == 0
+
+        simulator.break_credentials()
+        status = 500
+        rows = await found(shell, code=1)
+        level, what, fix = rows["apps.shop.apns"][-1]
+        assert (level, "403 InvalidProviderToken" in what, "`key_id`" in fix) == ("error", True, True)
+        level, what, fix = rows["apps.shop.fcm"][-1]
+        assert (level, "UNAUTHENTICATED" in what or "invalid_grant" in what) == ("error", True)
+        assert fix
+        assert rows["apps.shop.webhook"][-1][:1] == ("error",)
+        simulator.restore_credentials()
+
+        # Its certificate is of an authority that this system does not know; and a port that does not speak HTTP/2.
+        plain = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        for name, text in (("CA_FILE", ""), ("ENDPOINT", f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}")):
+            with monkeypatch.context() as environment:
+                environment.setenv(f"PUSHSVC__APPS__SHOP__APNS__{name}", text)
+                level, what, fix = (await found(shell, code=1))["apps.shop.apns"][-1]
+            assert (level, what.startswith("cannot be reached: 127.0.0.1:")) == ("error", True)
+            assert ("certificate verify failed" if name == "CA_FILE" else "TLS failed") in what
+            assert fix
+        plain.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        async def with_receiver(shell: Shell) -> None:
+            async with await asyncio.start_server(receive, sock=listener):
+                await scene(shell)
+
+        play(tmp_path, capsys, monkeypatch, with_receiver, HOOK.format(port=listener.getsockname()[1]))
+
+
+def test_the_store_and_the_api_show_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command of an operator that has two ways, with a key and without one."""
+
+    async def scene(shell: Shell) -> None:
+        service = shell.service
+        async with service.session.put("/v1/devices/phone", json={**apns("ok", "1")[0], "user": "u1"}) as answer:
+            assert answer.status == 201
+        await service.done(await service.push(apns("BadPriority", 2)))
+        used: list[str] = []
+
+        def noted(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+            def make(*given: Any) -> Any:
+                used.append(name)
+                return made(*given)
+
+            return make
+
+        for module, name in ((operator_api, "ApiOperator"), (operator_store, "StoreOperator")):
+            monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
+
+        async def both(*words: str, code: int = 0, forms: Sequence[Sequence[str]] = ((), ("--json",))) -> None:
+            for form in forms:
+                used.clear()
+                over_api = await shell(*words, *form)
+                with monkeypatch.context() as environment:
+                    environment.delenv("PUSHSVC_KEY")
+                    in_store = await shell(*words, *form)
+                assert used == ["ApiOperator", "StoreOperator"]
+                assert over_api == in_store
+                assert over_api[0] == code
+
+        await both("keys", "list")
+        await both("failed")
+        await both("failed", "--reason", "BadPriority", "--limit", "1")
+        await both("webhooks", "list")
+        await both("webhooks", "resume", "--app", "shop", forms=[()])
+        await both("devices", "show", "phone")
+        await both("devices", "show", "nobody", code=1)
+        await both("keys", "new", "--app", "shop", "--name", "test", code=1)
+        await both("keys", "revoke", "--app", "shop", "--name", "test", code=1)
+        await both("keys", "revoke", "--app", "shop", "--name", "nobody", code=1)
+        await both("devices", "delete", "nobody", "--app", "shop", code=1)
+        await both("users", "erase", "nobody", "--app", "shop")
+        made = await shell.json("keys", "new", "--app", "shop", "--name", "mine", "--intake", "2/h")
+        assert (used[-1], made["intake"], made["kept_in"]) == ("ApiOperator", "2/3600s", "store")
+        assert (await shell("keys", "revoke", "--app", "shop", "--name", "mine"))[0] == 0
+        assert (await shell("devices", "delete", "phone", "--app", "shop"))[0] == 0
+        # A service that is named must answer; one that is only configured need not run.
+        code, _, err = await shell("keys", "list", "--url", "http://127.0.0.1:1")
+        assert (code, "http://127.0.0.1:1 does not answer" in err) == (1, True)
+        monkeypatch.setenv("PUSHSVC_URL", "http://127.0.0.1:1")
+        assert (await shell("keys", "list"))[0] == 0
+
+    play(tmp_path, capsys, monkeypatch, scene, HOOK.format(port=1))

@@ -18,7 +18,7 @@ import pytest
 import typer
 
 from pushsvc import cli
-from pushsvc.cli.client import Access, access
+from pushsvc.cli.access import Access, access
 from pushsvc.cli.follow import ended, verdict
 from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
 from pushsvc.cli.replay import _replay
@@ -165,7 +165,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["keys", "new", "--app", "shop"], "Missing option '--name'"),
         (
             ["keys", "new", "--app", "a", "--name", "n", "--scope", "root"],
-            "--scope: unknown scope root; there are push, devices,",
+            "--scope: unknown scope 'root'; known: admin, devices, feedback, push",
         ),
     ],
 )

@@ -62,6 +62,7 @@ class AdminDevice(Struct, frozen=True, kw_only=True):
     pruned_at: Time | None
     pruned_for: str
     strikes: Annotated[int, Meta(description="Suspect answers since it was registered or last accepted a push.")]
+    struck_at: Time | None = None
     suppressed: Annotated[
         bool | UnsetType, Meta(description="Whether nothing is sent to its token. Not in lists of devices.")
     ] = UNSET
@@ -243,6 +244,7 @@ async def _shown(ports: ApiPorts, app: ServedApp, devices: list[Device]) -> list
             pruned_at=instant(device.pruned_at) if device.state == "pruned" else None,
             pruned_for=device.pruned_for,
             strikes=device.strikes,
+            struck_at=instant(device.struck_at) if device.struck_at else None,
             live=None if app.live is None else _live(each),
         )
         for device, each in zip(devices, present, strict=True)

@@ -1,0 +1,127 @@
+"""The operator in the store of a configuration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ..model.access import ApiKey, Scope
+from ..model.devices import Device
+from ..model.instants import instant
+from ..model.rates import Rate
+from ..ports.admin import KeyRow, WebhookState, key_row
+from ..ports.erasure import Erasure
+from ..ports.keyring import make_key
+from ..ports.letters import DeadFilter, DeadRow
+from ..settings import Settings
+from .failed import PAGE
+from .operator import DEVICE_FIELDS, INSTANTS, Failed, MadeKey, require_free, require_stored
+
+
+class StoreOperator:
+    """Works in the store of a configuration."""
+
+    def __init__(self, settings: Settings, apps: Sequence[str]) -> None:
+        self.apps = apps
+        self._settings = settings
+
+    async def keys(self) -> list[KeyRow]:
+        from ..runtime import open_running_store
+
+        async with open_running_store(self._settings) as store:
+            stored = await store.keys.all()
+        rows = [*self._configured(), *(key_row(key, "store") for key in stored)]
+        return [row for row in rows if row.app in self.apps]
+
+    def _configured(self) -> list[KeyRow]:
+        return [
+            key_row(ApiKey(key.name, app.name, key.sha256, key.scopes, intake=key.intake), "configuration")
+            for app in self._settings.apps.values()
+            for key in app.keys
+        ]
+
+    async def make_key(self, app: str, name: str, scopes: tuple[Scope, ...], intake: Rate | None) -> MadeKey:
+        from ..runtime import open_configured_store
+
+        text, key = make_key(app, name, scopes, intake, now=int(time.time() * 1000))
+        require_free(self._configured(), app, name)
+        async with open_configured_store(self._settings) as store:
+            require_free([key_row(each, "store") for each in await store.keys.all()], app, name)
+            await store.keys.add(key)
+        return MadeKey(text, key.sha256, key_row(key, "store"))
+
+    async def revoke_key(self, app: str, name: str) -> bool:
+        from ..runtime import open_existing_store
+
+        require_stored(self._configured(), app, name)
+        async with open_existing_store(self._settings) as store:
+            return await store.keys.revoke(name, app)
+
+    async def failed(self, which: DeadFilter, limit: int) -> Failed:
+        from ..runtime import open_running_store
+
+        found: list[tuple[str, DeadRow]] = []
+        async with open_running_store(self._settings) as store:
+            matched = sum([await store.dead.count(app, which) for app in self.apps])
+            for app in self.apps:
+                cursor: str | None = ""
+                while cursor is not None and len(found) < limit:
+                    most = min(PAGE, limit - len(found))
+                    rows, cursor = await store.dead.page(app, which, cursor=cursor, limit=most)
+                    found += [(app, row) for row in rows]
+        return Failed(matched, found)
+
+    async def webhooks(self) -> list[tuple[str, WebhookState]]:
+        from ..runtime import open_running_store, webhook_configs, webhook_standings
+        from ..runtime.admin import webhook_state
+
+        found: list[tuple[str, WebhookState]] = []
+        async with open_running_store(self._settings) as store:
+            for log in (store.webhooks, store.event_webhooks):
+                standings = await webhook_standings(self._settings, log)
+                for app, config in webhook_configs(self._settings, log.kind).items():
+                    if app in self.apps:
+                        state = webhook_state(app, log, config, standings[app], (), (), store.clock())
+                        found.append((app, state))
+        return sorted(found, key=lambda each: self.apps.index(each[0]))
+
+    async def resume_webhooks(self, app: str) -> None:
+        from ..runtime import open_existing_store
+
+        async with open_existing_store(self._settings) as store:
+            for log in (store.webhooks, store.event_webhooks):
+                await log.resume(app)
+
+    async def device(self, device_id: str) -> list[dict[str, Any]]:
+        from ..runtime import open_running_store
+
+        async with open_running_store(self._settings) as store:
+            return [
+                _shown(app, device, store.token_hash(device.platform)(device.token))
+                for app in self.apps
+                if (device := await store.registry.get(app, device_id)) is not None
+            ]
+
+    async def delete_device(self, app: str, device_id: str) -> bool:
+        from ..runtime import open_existing_store
+
+        async with open_existing_store(self._settings) as store:
+            if self._settings.apps[app].live is not None:
+                await store.live.revoke(app, device_id)
+            return await store.registry.remove(app, device_id)
+
+    async def erase_user(self, app: str, user: str, wait: float) -> Erasure:
+        from ..runtime import eraser, open_existing_store
+
+        async with open_existing_store(self._settings) as store:
+            return await eraser(store).erase(app, user, wait=wait)
+
+
+def _shown(app: str, device: Device, token_hash: str) -> dict[str, Any]:
+    known = {**msgspec.structs.asdict(device), "token_hash": token_hash}
+    for name in INSTANTS:
+        known[name] = instant(known[name]) if known[name] else None
+    return {"app": app, **{name: known[name] for name in DEVICE_FIELDS}}
