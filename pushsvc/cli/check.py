@@ -2,8 +2,8 @@
 
 It reads the configuration, connects to the store or tries to start one, inspects the files of each credential and of
 the live channel, and resolves the host names of webhooks. With `--online` it also asks each provider, by a request that
-reaches nobody, and calls each webhook. If a store answers, it lists the routes that are currently held, including those
-whose credentials were refused.
+is not delivered, and calls each webhook. If a store answers, it lists the routes that are currently held, including
+those whose credentials were refused.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A process that imports the service by itself takes 50 MB and most of a second of CPU. So a command that supervises
 others imports once what they run, and forks them: they share the memory of what was imported, and begin at once. A fork
 is safe only while there are neither threads nor an event loop, so all are forked before there are, and wait until the
-supervisor tells them what to do. A process that takes the place of one that has ended is a new interpreter.
+supervisor says what to do. A process that takes the place of one that has ended is a new interpreter.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _child(part: str, stage: int, copies: int) -> Child:
     return Child(part, (part, "--processes", "1"), stage=stage, copies=copies)
 
 
-class Process(Protocol):
+class ChildProcess(Protocol):
     """What a supervisor needs of a process; `asyncio.subprocess.Process` has it too."""
 
     @property
@@ -170,7 +170,7 @@ class Ready:
 @contextmanager
 def _shared_metrics(settings: Settings) -> Iterator[None]:
     """Let this process count metrics as its children do, in files, for as long as the block lasts. Its own go to a
-    folder that nobody reads. It must begin before the metrics are imported, because that decides where they are kept
+    folder that is not read. It must begin before the metrics are imported, because that decides where they are kept
     (https://prometheus.github.io/client_python/multiprocess/)."""
     with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
@@ -239,7 +239,7 @@ def _run(child: Child, channel: socket.socket, signals: Iterable[int]) -> NoRetu
             os.environ.update(told)
             from .. import telemetry
 
-            telemetry.BUILD_INFO.labels(__version__).set(1)  # what the parent has counted, a child begins anew
+            telemetry.BUILD_INFO.labels(__version__).set(1)  # a child counts from zero
             code = process.run_again(list(child.arguments))
         else:
             code = 0
@@ -264,7 +264,7 @@ def _hear(channel: socket.socket) -> dict[str, str]:
 
 def show_arguments(words: Sequence[str]) -> None:
     """Show these as the command line of this process, as far as they fit into the place of the original one, so that
-    `ps` tells the parts apart."""
+    `ps` shows which part it is."""
     with suppress(OSError, ValueError, IndexError):
         # arg_start and arg_end, fields 48 and 49 of proc_pid_stat(5); the command's name ends with the last bracket.
         fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()

@@ -89,7 +89,7 @@ class Operator(Protocol):
     async def delete_device(self, app: str, device_id: str) -> bool: ...
 
     async def erase_user(self, app: str, user: str, wait: float) -> Erasure:
-        """Erase a user, waiting for so many seconds until nothing is left."""
+        """Erase a user, waiting up to `wait` seconds until nothing is left."""
         ...
 
 

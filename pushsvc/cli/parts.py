@@ -107,7 +107,7 @@ def _looped(part: str, runs: Callable[[], RunPart]) -> Callable[[Settings], None
 def run_part(
     part: str, processes: int, one: Callable[[Settings], Any], settings: Settings, context: typer.Context
 ) -> None:
-    """Run a part until it is told to stop: by `one`, or in so many processes."""
+    """Run a part until it is told to stop: by `one`, or in several processes."""
     if processes == 1 or LIFELINE in os.environ:
         from .. import telemetry
 

@@ -21,7 +21,7 @@ from typing import Self
 
 from ..runtime.reload import on_hang_up
 from ..telemetry import SharedFolder, get_logger, systemd
-from .children import LIFELINE, Child, Process, Ready
+from .children import LIFELINE, Child, ChildProcess, Ready
 from .process import LISTENS, PID_BYTES
 
 QUICK = 5.0
@@ -56,7 +56,7 @@ class Supervisor:
         self._grace = grace
         self._metrics = metrics
         self._keepers: dict[int, list[asyncio.Task[None]]] = {}
-        self._processes: dict[int, set[Process]] = {}
+        self._processes: dict[int, set[ChildProcess]] = {}
         self._stopping: dict[int, asyncio.Event] = {child.stage: asyncio.Event() for child in children}
         self._lifeline: tuple[int, int] = (-1, -1)
         self._heard: tuple[int, int] = (-1, -1)
@@ -173,7 +173,7 @@ class Supervisor:
             if not stopping.is_set():
                 self._metrics.restarted(child.name)
 
-    async def _start(self, child: Child, number: int, environ: dict[str, str]) -> Process:
+    async def _start(self, child: Child, number: int, environ: dict[str, str]) -> ChildProcess:
         """Return the process that was forked for this copy, or a new one."""
         lifeline, heard = self._lifeline[0], self._heard[1]
         if (forked := self._ready.take(child, number)) is not None:
@@ -190,7 +190,7 @@ class Supervisor:
         )
 
 
-def _terminate(process: Process) -> None:
+def _terminate(process: ChildProcess) -> None:
     # It may have ended a moment ago.
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)

@@ -283,7 +283,7 @@ async def _keep_schedule(
 
 
 async def _wait(store: Store, ends: Sequence[asyncio.Event], seconds: float) -> bool:
-    """Wait until the bell rings, one of the events is set or so many seconds have passed. Returns whether it rang."""
+    """Wait until the bell rings, one of the events is set or `seconds` have passed. Returns whether it rang."""
     rings = asyncio.ensure_future(store.bell.heard(max(seconds, 0.001)))
     waiting = [rings, *(asyncio.ensure_future(each.wait()) for each in ends)]
     try:

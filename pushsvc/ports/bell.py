@@ -1,4 +1,4 @@
-"""The bell that tells the processes of `jobs` of new work, so that they need not look for it often."""
+"""The bell that wakes the processes of `jobs` for new work, so that they need not look for it often."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class Bell(Protocol):
     """One bell for all processes. Work that is missed is found at the next look all the same."""
 
     async def ring(self) -> None:
-        """Tell the others that there is work. Never fails."""
+        """Wake them, because there is work. Never fails."""
         ...
 
     async def heard(self, seconds: float) -> bool:

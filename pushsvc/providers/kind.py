@@ -71,7 +71,7 @@ class ProviderKind(Struct, frozen=True):
     """Reads the files that the config names and returns findings about them, without using the network."""
     preview: MakePreview
     check_online: Callable[[Any], Awaitable[list[Finding]]] = ask_nobody
-    """Returns what the provider says to the account of a config, without sending anything to anybody."""
+    """Returns what the provider says to the account of a config, without sending anything."""
     account_limits: Callable[[Any], AccountLimits] = no_limits
     """Returns the limits that the provider grants to the account of a config."""
     addresses: Kinds = {}

@@ -1,4 +1,4 @@
-"""A check of an APNs account that asks Apple: a push to a token that is none, which nobody gets.
+"""A check of an APNs account that asks Apple: a push to a token that does not exist.
 
 APNs looks at the credential and the topic before the token, so that `BadDeviceToken`, "the specified device token is
 invalid", says that all else is right:
@@ -26,7 +26,7 @@ from .credentials import ProviderToken, client_context
 from .remedies import remedy
 from .vocabulary import PLATFORM
 
-NOBODY: Final = "pushsvc-check"
+MADE_UP: Final = "pushsvc-check"
 """No token: those of APNs are hexadecimal."""
 _MESSAGE: Final = Message(
     PLATFORM, b'{"aps":{"content-available":1}}', {"apns-push-type": "background", "apns-priority": "5"}
@@ -37,7 +37,7 @@ async def check_online(config: Config) -> list[Finding]:
     """Return what APNs says to the account's credential, and whether its hosts can be reached."""
     try:
         token = ProviderToken(config, time.time) if config.key_file else None
-        fields = POST + HTTPS + authority_field(authority(config.endpoint)) + path(f"/3/device/{NOBODY}")
+        fields = POST + HTTPS + authority_field(authority(config.endpoint)) + path(f"/3/device/{MADE_UP}")
         if token is not None:
             fields += field("authorization", token.header)
         fields += b"".join(field(*each) for each in {"apns-topic": config.topic, **_MESSAGE.headers}.items())

@@ -1,4 +1,4 @@
-"""A check of a Firebase account that asks Google: an access token, and a message to nobody that is only validated.
+"""A check of a Firebase account that asks Google: an access token, and a message that is only validated.
 
 With `validate_only` nothing is sent (https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages/send). A
 registration token that is none is answered by `INVALID_ARGUMENT`, once account and project are right

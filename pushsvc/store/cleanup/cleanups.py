@@ -18,7 +18,7 @@ class RedisCleanups:
     """Implements `ports.cleanup.Cleanups`."""
 
     def __init__(self, link: Link, clock: Clock, ring: Callable[[], Awaitable[None]]) -> None:
-        """`ring` tells `jobs` of a cleanup to run."""
+        """Write a record that `jobs` acts on; `ring` wakes it."""
         self._link = link
         self._ring = ring
         self._clock = clock

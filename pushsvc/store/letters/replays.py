@@ -47,7 +47,7 @@ class RedisReplays:
         clock: Clock,
         ring: Callable[[], Awaitable[None]],
     ) -> None:
-        """`ring` tells `jobs` of a replay to run."""
+        """Write records that `jobs` acts on; `ring` wakes it."""
         self._link = link
         self._ring = ring
         self._presence = presence

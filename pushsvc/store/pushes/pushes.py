@@ -54,7 +54,7 @@ class RedisPushes(PushListing):
         clock: Clock,
         ring: Callable[[], Awaitable[None]],
     ) -> None:
-        """`ring` tells `jobs` of an audience to expand."""
+        """Write pushes; `ring` wakes `jobs`, which expands their audiences."""
         super().__init__(link, config, clock)
         self._ring = ring
         self._streams = streams
