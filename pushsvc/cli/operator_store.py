@@ -75,18 +75,11 @@ class StoreOperator:
         return Failed(matched, found)
 
     async def webhooks(self) -> list[tuple[str, WebhookState]]:
-        from ..runtime import open_running_store, webhook_configs, webhook_standings
-        from ..runtime.admin import webhook_state
+        from ..runtime import open_running_store
+        from ..runtime.webhook_states import webhook_states
 
-        found: list[tuple[str, WebhookState]] = []
         async with open_running_store(self._settings) as store:
-            for log in (store.webhooks, store.event_webhooks):
-                standings = await webhook_standings(self._settings, log)
-                for app, config in webhook_configs(self._settings, log.kind).items():
-                    if app in self.apps:
-                        state = webhook_state(app, log, config, standings[app], (), (), store.clock())
-                        found.append((app, state))
-        return sorted(found, key=lambda each: self.apps.index(each[0]))
+            return [(app, each) for app in self.apps for each in await webhook_states(self._settings, store, app)]
 
     async def resume_webhooks(self, app: str) -> None:
         from ..runtime import open_existing_store

@@ -72,7 +72,7 @@ def unreached(trouble: str) -> Finding:
 
 def _remedy(trouble: str) -> str:
     if "certificate" in trouble:
-        return "give its authority in `ca_file`, or mend what answers in its place"
+        return "give its authority in `ca_file`, or correct what answers in its place"
     if "HTTP/2" in trouble or "TLS" in trouble:
         return "something on the way ends TLS: let it pass, or name it in `proxy`"
     if "look-up" in trouble:
