@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 import uvloop
 from aiohttp import web
 
@@ -24,6 +26,7 @@ from pushsvc.runtime.store import running_store_url
 from pushsvc.store import keys, open_store
 
 from .harness import apns, fcm
+from .ports import free_ports
 from .test_live_flow import Town, town
 
 CALLER = "0af7651916cd43dd8448eb211c80319c"
@@ -200,3 +203,21 @@ def test_without_traces_nothing_is_sent_or_stored(
         assert collector.spans == []
 
     play(tmp_path, monkeypatch, story, share=0.0)
+
+
+def test_a_collector_that_is_away_is_logged_as_a_state_and_lines_of_the_log_name_their_trace(
+    monkeypatch: pytest.MonkeyPatch, environment: None
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_ports()}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    with structlog.testing.capture_logs() as lines, telemetry.tracing(1.0, "test"):
+        assert telemetry.traces.tracer is not None
+        while not lines:
+            span = telemetry.traces.tracer.begin("POST /v1/push", "server")
+            assert span is not None
+            assert structlog.contextvars.get_contextvars()["trace_id"] == span.carried[:16].hex()
+            span.end({})
+            assert "trace_id" not in structlog.contextvars.get_contextvars()
+            time.sleep(0.01)
+    assert [line["event"] for line in lines] == ["traces_not_sent"]

@@ -120,3 +120,32 @@ def test_traces_need_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = judge_traces(Settings(traces=TracesSettings(share=0.5)))
     assert (finding.part, finding.level, finding.fix) == ("traces.share", "error", traces.REMEDY)
     assert judge_traces(Settings()) == []
+
+
+def test_a_stage_records_its_block_where_there_is_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[tuple[traces.Recorded, bytes]] = []
+
+    class Fake:
+        def begin(self, name: str, kind: traces.Kind, parent: traces.Parent | None = None) -> None:
+            return None
+
+        def record(self, span: traces.Recorded, parent: bytes) -> None:
+            recorded.append((span, parent))
+
+        def close(self) -> None:
+            pass
+
+    with traces.stage("accept", CARRIED):
+        pass
+    monkeypatch.setattr(traces, "tracer", Fake())
+    with traces.stage("accept", b""):
+        pass
+    assert recorded == []
+    with traces.stage("accept", CARRIED, push_id="p", deliveries=2):
+        pass
+    with pytest.raises(KeyError), traces.stage("accept", CARRIED):
+        raise KeyError
+    (well, parent), (failed, _) = recorded
+    assert (well.name, parent, well.error, failed.error) == ("accept", CARRIED, "", "KeyError")
+    assert well.attributes == {"pushsvc.push_id": "p", "pushsvc.deliveries": 2}
+    assert well.start <= well.end
