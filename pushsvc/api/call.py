@@ -132,6 +132,17 @@ class Call:
         return tuple(sorted(found, key=lambda problem: problem.status))
 
 
+def rows(*scopes: Scope, under: str = "", **shared: Any) -> Callable[..., Call]:
+    """Return what makes rows: of the method with the path below `under` (`GET keys/{name}`), the operation id, the
+    handler, the summary, the answer, and what more a row has beside what all `shared`."""
+
+    def row(place: str, name: str, does: Handler | Document[Any], summary: str, answer: Answer, **more: Any) -> Call:
+        method, _, path = place.partition(" ")
+        return Call(name, method, under + path, does, summary, answer, **{"scopes": scopes, **shared, **more})
+
+    return row
+
+
 _KEYED: Final = {Unauthorized, Forbidden, Unavailable, InternalError}
 _BODY: Final = {MalformedBody, RequestTimeout, ContentTooLarge, UnsupportedMediaType}
 

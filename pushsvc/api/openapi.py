@@ -12,68 +12,25 @@ import msgspec
 from .. import __version__
 from ..errors import RequestError
 from ..model.address import Addresses
-from ..ports.admin import (
-    AppStats,
-    CheckAnswer,
-    CleanupAnswer,
-    CleanupCount,
-    FeedbackState,
-    LiveState,
-    RateHistory,
-    Redelivery,
-    WebhookStates,
-    WebhookTest,
-)
 from ..problems import MEDIA_TYPE, Problem
-from .admin.devices import AdminDevice, AdminDevicePage, CutDocument, DeviceCount, DrainDocument, Drained
-from .admin.document import (
-    CleanupDocument,
-    FailedGroups,
-    KeepDocument,
-    KeyDocument,
-    KeyList,
-    NewKey,
-    PushPage,
-    PushPreview,
-    ReleaseDocument,
-    SpanDocument,
-)
-from .answers import Accepted, Deliveries, FeedbackPage, Health, Status
 from .call import Answer, Call
-from .channels.document import Channel, ChannelDocument, ChannelList
 from .config import ApiConfig
-from .devices.document import (
-    DeviceList,
-    DevicePage,
-    Erased,
-    Topic,
-    TopicPage,
-    device_types,
-)
-from .devices.tombstones import Restored, RestoreDocument
+from .devices.document import device_types
 from .http.depth import MAX_DEPTH
 from .http.params import JSON
-from .letters.document import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument
-from .live.document import DeviceToken, LiveConnections, TokenDocument, UserPresence
-from .pushes.batch import MOST, BatchResults
+from .pushes.batch import MOST
 from .pushes.document import push_types
 from .routes import CALLS
 
 SHOWN: Final = [call for call in CALLS if call.in_document]
 """The calls in the document."""
 
-STRUCTS: Final = (
-    *(Accepted, BatchResults, Status, Deliveries, FeedbackPage, Health, Problem),
-    *(ReplayDocument, ReplayAccepted, Replay, DeadLetterPage),
-    *(DeviceList, DevicePage, Topic, TopicPage, Erased),
-    *(RestoreDocument, Restored),
-    *(ChannelDocument, Channel, ChannelList),
-    *(TokenDocument, DeviceToken, UserPresence, LiveConnections),
-    *(AppStats, PushPage, KeyDocument, KeyList, NewKey, SpanDocument, WebhookStates, WebhookTest, Redelivery),
-    *(CleanupDocument, CleanupAnswer, CleanupCount, CheckAnswer, RateHistory, PushPreview, FailedGroups),
-    *(FeedbackState, ReleaseDocument, KeepDocument, LiveState),
-    *(AdminDevice, AdminDevicePage, DeviceCount, CutDocument, DrainDocument, Drained),
-)
+STRUCTS: Final = {
+    Problem,
+    *(answer.body for call in SHOWN for answer in call.answers if answer.body is not None),
+    *(call.document.schema for call in SHOWN if call.document is not None),
+}
+"""The bodies of these calls."""
 
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "alert": {
@@ -197,7 +154,9 @@ the value from the request if there was one."""
 
 def build(*, addresses: Addresses, config: ApiConfig) -> dict[str, Any]:
     """Return the document, as a JSON object, for a server of the platforms with these addresses and of these bounds."""
-    schemas = _schemas(STRUCTS) | _schemas((push_types(addresses).document, *device_types(addresses)))
+    # These have fields that the platforms declare.
+    extended = {struct.__name__: struct for struct in (push_types(addresses).document, *device_types(addresses))}
+    schemas = _schemas(each for each in STRUCTS if each.__name__ not in extended) | _schemas(extended.values())
     _refine(schemas, addresses, config)
     return {
         "openapi": "3.1.0",

@@ -50,7 +50,8 @@ async def serve(app: CallDispatcher, config: ApiConfig) -> AsyncIterator[str]:
         raise ConfigError("server.port", _why(error, config), "choose another host or port") from None
     try:
         host, port = listener.sockets[0].getsockname()[:2]
-        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        async with app.uses.noting():
+            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
         listener.close()
         await asyncio.sleep(0)  # What has arrived is begun before idle connections are closed.

@@ -12,7 +12,7 @@ from ..model.access import ApiKey, Scope
 from ..model.devices import Device
 from ..model.instants import instant
 from ..model.rates import Rate
-from ..ports.admin import KeyRow, WebhookState, key_row
+from ..ports.admin import KeyRow, WebhookState, key_row, key_rows
 from ..ports.erasure import Erasure
 from ..ports.keyring import make_key
 from ..ports.letters import DeadFilter, DeadRow
@@ -32,31 +32,34 @@ class StoreOperator:
         from ..runtime import open_running_store
 
         async with open_running_store(self._settings) as store:
-            stored = await store.keys.all()
-        rows = [*self._configured(), *(key_row(key, "store") for key in stored)]
+            rows = await key_rows(store.keys, self._configured())
         return [row for row in rows if row.app in self.apps]
 
-    def _configured(self) -> list[KeyRow]:
+    def _configured(self) -> list[ApiKey]:
         return [
-            key_row(ApiKey(key.name, app.name, key.sha256, key.scopes, intake=key.intake), "configuration")
+            ApiKey(key.name, app.name, key.sha256, key.scopes, intake=key.intake)
             for app in self._settings.apps.values()
             for key in app.keys
         ]
+
+    def _configured_rows(self) -> list[KeyRow]:
+        return [key_row(key, "configuration") for key in self._configured()]
 
     async def make_key(self, app: str, name: str, scopes: tuple[Scope, ...], intake: Rate | None) -> MadeKey:
         from ..runtime import open_configured_store
 
         text, key = make_key(app, name, scopes, intake, now=int(time.time() * 1000))
-        require_free(self._configured(), app, name)
+        row = key_row(key, "store")
+        require_free(self._configured_rows(), app, name)
         async with open_configured_store(self._settings) as store:
-            require_free([key_row(each, "store") for each in await store.keys.all()], app, name)
-            await store.keys.add(key)
-        return MadeKey(text, key.sha256, key_row(key, "store"))
+            if not await store.keys.add(key):
+                require_free([row], app, name)
+        return MadeKey(text, key.sha256, row)
 
     async def revoke_key(self, app: str, name: str) -> bool:
         from ..runtime import open_existing_store
 
-        require_stored(self._configured(), app, name)
+        require_stored(self._configured_rows(), app, name)
         async with open_existing_store(self._settings) as store:
             return await store.keys.revoke(name, app)
 

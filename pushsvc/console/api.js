@@ -21,8 +21,17 @@ export function withQuery(path, query = {}) {
   return given.length ? `${path}?${new URLSearchParams(given)}` : path;
 }
 
-/** Makes a call and returns its document, or null where it has none. Throws a Problem. */
+/** What stands in a field of a form, without blanks around it.
+ * @param {HTMLFormElement} form
+ * @param {string} name */
+export const written = (form, name) => String(new FormData(form).get(name) ?? "").trim();
+
+/** Makes a call and returns its document, or null where it has none. Throws a Problem.
+ * @param {string} method
+ * @param {string} path
+ * @param {{body?: unknown, count?: number, key?: string, headers?: Record<string, string>, signal?: AbortSignal}} [options] */
 export async function call(method, path, { body, count, key, headers = {}, signal } = {}) {
+  /** @type {Record<string, string>} */
   const sent = { Accept: "application/json", ...headers };
   if (body !== undefined) sent["Content-Type"] = "application/json";
   if (method !== "GET") sent["X-Pushsvc-Act"] = String(count ?? 1);

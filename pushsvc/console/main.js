@@ -1,7 +1,7 @@
 // The frame of the console: session, navigation, search, keys, and the page that the address names.
 
-import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm.js";
-import { act, call, get, onSignedOut } from "./api.js";
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm.js";
+import { act, call, get, onSignedOut, written } from "./api.js";
 import { remembered, setZone, span, zone } from "./format.js";
 import { Boundary, Prose, Questions, Refusal, tone, useNow } from "./parts.js";
 import { followLinks, go, to, useAddress } from "./router.js";
@@ -25,7 +25,7 @@ function Login({ enter }) {
     event.preventDefault();
     work(true);
     try {
-      enter(await call("POST", "/console/session", { key: new FormData(event.currentTarget).get("key").trim() }));
+      enter(await call("POST", "/console/session", { key: written(event.currentTarget, "key") }));
     } catch (error) { refuse(error); }
     work(false);
   };
@@ -67,11 +67,11 @@ function Header({ session, page, leave }) {
   const [, redraw] = useState(0);
   const search = (event) => {
     event.preventDefault();
-    const text = new FormData(event.currentTarget).get("q").trim();
+    const text = written(event.currentTarget, "q");
     if (!text) return;
     go(UUID.test(text) ? to("pushes", text) : to("devices", null, { q: text }));
     event.currentTarget.reset();
-    document.activeElement?.blur();
+    /** @type {HTMLElement | null} */ (document.activeElement)?.blur();
   };
   useEffect(() => unfold(false), [page]);
   const names = Object.entries(PAGES).filter(([name]) => name !== "live" || session.live);
@@ -95,7 +95,7 @@ const KEYS = [["/", "search"], ["?", "this help"], ["↓ ↑ or j k", "next, pre
 
 function Help({ close }) {
   const box = useRef(null);
-  useEffect(() => box.current.showModal(), []);
+  useLayoutEffect(() => box.current.showModal(), []);
   return html`<dialog ref=${box} onClose=${close} aria-labelledby="help"><div class="stack"><h2 id="help">Keys</h2>
     <dl class="facts">${KEYS.map(([keys, does]) => html`<dt><kbd>${keys}</kbd></dt><dd>${does}</dd>`)}</dl>
     <p class="soft"><a href="/docs" target="_blank">The API</a>: every figure and act of these pages is one of its calls.</p>
@@ -103,7 +103,8 @@ function Help({ close }) {
 }
 
 function move(step) {
-  const links = [...document.querySelectorAll("main tbody tr")].map((row) => row.querySelector("a, button")).filter(Boolean);
+  const rows = [...document.querySelectorAll("main tbody tr")];
+  const links = rows.map((row) => /** @type {HTMLElement | null} */ (row.querySelector("a, button"))).filter(Boolean);
   const present = links.findIndex((link) => link.closest("tr") === document.activeElement?.closest("tr"));
   const next = links[present < 0 ? (step > 0 ? 0 : links.length - 1) : present + step];
   next?.focus();

@@ -1,6 +1,6 @@
 // What the pages share: figures, states, tables, questions, refusals.
 
-import { Component, html, useCallback, useEffect, useRef, useState } from "./vendor/preact-htm.js";
+import { Component, html, useCallback, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm.js";
 import { get } from "./api.js";
 import { full, instant, number, secondsSince, span } from "./format.js";
 import { filter, go, here, to } from "./router.js";
@@ -82,6 +82,7 @@ export function Refusal({ problem, again }) {
     <div class="row">
       ${again && html`<button type="button" onClick=${again}>Try again</button>`}
       ${problem.retryAfter && html`<span class="soft">It may work in ${problem.retryAfter} s.</span>`}
+      ${problem.type?.startsWith("/docs/") && html`<a href=${problem.type} target="_blank">What to do</a>`}
       ${problem.request && html`<span class="soft">In the log: <code>${problem.request}</code></span>`}
     </div>
   </div>`;
@@ -132,7 +133,7 @@ export function Filter({ fields, children }) {
   const { query } = here();
   const set = (event) => {
     event.preventDefault();
-    const given = Object.fromEntries([...new FormData(event.currentTarget.closest("form"))].map(([name, value]) => [name, value.trim()]));
+    const given = Object.fromEntries([...new FormData(event.currentTarget.closest("form"))].map(([name, value]) => [name, String(value).trim()]));
     for (const [name, , kind] of fields) if (kind === "datetime" && given[name] && !/[zZ]|[+-]\d\d:\d\d$/.test(given[name])) given[name] += given[name].length > 10 ? "Z" : "T00:00:00Z";
     if (JSON.stringify(given) !== JSON.stringify(Object.fromEntries(fields.map(([name]) => [name, query[name] ?? ""])))) filter(given);
   };
@@ -162,6 +163,7 @@ export const Shares = ({ parts, label }) => {
 
 // --- acts ------------------------------------------------------------------------------------------------------------
 
+/** @type {(question: any) => void} */
 let show = () => {};
 
 /**
@@ -178,7 +180,7 @@ let show = () => {};
  */
 export const ask = (question) => show(question);
 
-class Boundary extends Component {
+class Boundary extends /** @type {any} */ (Component) {
   componentDidCatch(error) { this.setState({ error }); }
   render({ children }, { error }) { return error ? html`<${Refusal} problem=${error} />` : children; }
 }
@@ -196,10 +198,9 @@ export function Questions() {
     put({ ...next, opener: document.activeElement });
     goTo({ name: next.count ? "counting" : "asking" });
   };
+  useLayoutEffect(() => { if (question && !box.current.open) box.current.showModal(); }, [question]);
   useEffect(() => {
-    if (!question) return;
-    if (!box.current.open) box.current.showModal();
-    if (question.count) question.count().then((count) => goTo({ name: "asking", count }), (problem) => goTo({ name: "refused", problem }));
+    if (question?.count) question.count().then((count) => goTo({ name: "asking", count }), (problem) => goTo({ name: "refused", problem }));
   }, [question]);
   if (!question) return null;
   const close = () => { open.current += 1; box.current?.close(); put(null); question.opener?.focus?.(); question.closed?.(); };

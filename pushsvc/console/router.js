@@ -40,7 +40,8 @@ export function useAddress() {
 /** Follows links within the console without loading the page again. */
 export function followLinks() {
   document.addEventListener("click", (event) => {
-    const link = event.target.closest?.("a[href]");
+    /** @type {HTMLAnchorElement | null | undefined} */
+    const link = /** @type {Element} */ (event.target).closest?.("a[href]");
     if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || link.target || link.download) return;
     const url = new URL(link.href);
     if (url.origin !== location.origin || !/^\/console(\/|$)/.test(url.pathname)) return;

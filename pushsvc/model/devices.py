@@ -5,9 +5,10 @@ A device's token is a secret: it is left out of `repr`.
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from .push import Platform
 
@@ -43,9 +44,19 @@ class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Suspect answers in a row since the token was registered or last accepted a push."""
     struck_at: int = 0
     """The time of the last strike."""
+    struck_for: str = ""
+    """The provider's reason in the answer that was the last strike."""
+    judged_by: str = ""
+    """The id of the push whose answer was the last strike, or for which it was pruned."""
 
     def __repr__(self) -> str:
         return f"Device({self.id!r}, {self.platform}, {self.state}, user={self.user!r})"
+
+
+def revived(device: Device, **changes: Any) -> Device:
+    """Return the device as an active one that no answer speaks against, with other changes."""
+    clean = {"pruned_at": 0, "pruned_for": "", "strikes": 0, "struck_at": 0, "struck_for": "", "judged_by": ""}
+    return replace(device, state="active", **clean, **changes)
 
 
 MAX_NAME: Final = 128

@@ -7,7 +7,7 @@ figures of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta, Raw, Struct, field
@@ -17,6 +17,8 @@ from ..model.documents import Time
 from ..model.finding import Explained
 from ..model.instants import instant
 from ..model.push import Lane, Platform, Push, Route
+from .keyring import KeyRing
+from .live import LiveGateways
 
 Seconds = Annotated[float, Meta(description="Seconds.")]
 Rate = Annotated[float | None, Meta(description="Per second, over the last half minute; null while it is not known.")]
@@ -127,6 +129,7 @@ class GatewayState(Struct, frozen=True):
 
     gateway: str
     connections: int
+    last_sign: Annotated[Time, Meta(description="When it gave its last sign of life.")]
 
 
 class LiveState(Struct, frozen=True):
@@ -136,9 +139,11 @@ class LiveState(Struct, frozen=True):
     gateways: list[GatewayState]
 
 
-def live_state(gateways: Mapping[str, int]) -> LiveState:
+async def live_state(live: LiveGateways, app: str) -> LiveState:
     """Return the connections of an app by gateway."""
-    return LiveState(sum(gateways.values()), [GatewayState(*each) for each in sorted(gateways.items())])
+    gateways, signs = await live.gateways(app), await live.last_signs(app)
+    found = [GatewayState(name, gateways[name], instant(signs[name])) for name in sorted(gateways.keys() & signs)]
+    return LiveState(sum(gateways.values()), found)
 
 
 class CleanupState(Struct, frozen=True):
@@ -270,12 +275,27 @@ class KeyRow(Struct, frozen=True):
     intake: Annotated[str | None, Meta(description="The limit for pushes that are posted with it.")]
     created_at: Time | None
     kept_in: Literal["configuration", "store"]
+    last_used_at: Annotated[
+        Time | None,
+        Meta(description="When it was last noted to be in use: once an hour at most; null if it never was."),
+    ] = None
 
 
-def key_row(key: ApiKey, kept_in: Literal["configuration", "store"]) -> KeyRow:
-    """Return a key as lists show it."""
+def key_row(key: ApiKey, kept_in: Literal["configuration", "store"], used: int | None = None) -> KeyRow:
+    """Return a key as lists show it. `used` is when it was last noted to be in use, in Unix ms."""
     made = instant(key.created_at) if key.created_at else None
-    return KeyRow(key.app, key.name, key.scopes, None if key.intake is None else str(key.intake), made, kept_in)
+    limit = None if key.intake is None else str(key.intake)
+    return KeyRow(key.app, key.name, key.scopes, limit, made, kept_in, None if used is None else instant(used))
+
+
+async def key_rows(ring: KeyRing, configured: Sequence[ApiKey], app: str = "") -> list[KeyRow]:
+    """Return keys of the configuration with those of the store, of one app or of all, by app and name."""
+    stored = [key for key in await ring.all() if app in ("", key.app)]
+    used = await ring.last_used([key.sha256.lower() for key in (*configured, *stored)])
+    kept: list[Literal["configuration", "store"]] = ["configuration"] * len(configured)
+    kept += ["store"] * len(stored)
+    found = [key_row(*each) for each in zip((*configured, *stored), kept, used, strict=True)]
+    return sorted(found, key=lambda row: (row.app, row.name))
 
 
 class AppStats(Struct, frozen=True, kw_only=True):
@@ -336,7 +356,10 @@ class PreviewedMessage(Struct, frozen=True):
     body: Annotated[Raw, Meta(description="The JSON.")]
     bytes: Annotated[int, Meta(description="What counts against the limit.")]
     limit: int | None
-    deliveries: Annotated[int | None, Meta(description="The targets of this route; null for an audience.")]
+    deliveries: Annotated[int | None, Meta(description="The targets of this route; null where they are not counted.")]
+    override: Annotated[
+        Raw, Meta(description="`overrides.<platform>` of a push that sends the same; null where it needs none.")
+    ]
 
 
 class FreezeShare(Struct, frozen=True):

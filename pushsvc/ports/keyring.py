@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 from ..model.access import ApiKey, Scope
@@ -16,13 +17,24 @@ from .entries import Taken as Taken
 class KeyRing(Protocol):
     """API keys in the store, made with `pushsvc keys new`, in addition to those of the configuration."""
 
-    async def add(self, key: ApiKey) -> None: ...
+    async def add(self, key: ApiKey) -> bool:
+        """Add a key. Returns False, and changes nothing, where its app has another one of that name."""
+        ...
 
     async def all(self) -> list[ApiKey]: ...
 
     async def find(self, sha256: str) -> ApiKey | None: ...
 
     async def revoke(self, name: str, app: str) -> bool: ...
+
+    async def note_use(self, hashes: Collection[str]) -> None:
+        """Note that the keys with these SHA-256, of the store or of the configuration, are in use now. Changes nothing
+        where that was noted within the last hour."""
+        ...
+
+    async def last_used(self, hashes: Sequence[str]) -> list[int | None]:
+        """Return when each of these keys was last noted to be in use, in Unix ms."""
+        ...
 
 
 PREFIX: Final = "pushsvc_"

@@ -446,6 +446,10 @@ class LiveGateways(Protocol):
         """Return the living gateways of an app with their numbers of connections."""
         ...
 
+    async def last_signs(self, app: str) -> dict[str, int]:
+        """Return when each living gateway of an app gave its last sign of life, in Unix ms."""
+        ...
+
     async def poke(self, items: Mapping[str, Sequence[InboxItem]]) -> None:
         """Put items into the inboxes of gateways, by name, in one round trip."""
         ...

@@ -19,3 +19,5 @@ class Preview(Struct, frozen=True):
     """The maximum size of the payload in bytes."""
     size: int = 0
     """What counts against it."""
+    override: bytes = b"null"
+    """The JSON of `overrides.<platform>` of a push that sends the same; null where it needs none."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from ..model.delivery import End
-from ..model.push import Lane, Push, PushState
+from ..model.push import Lane, Message, Platform, Push, PushState
 from ..model.status import DeliveryRow, PushStatus
 from .entries import EntryRef as EntryRef
 from .entries import News as News
@@ -36,6 +36,18 @@ class ListedPush(Struct, frozen=True):
     """The name of the API key that it was posted with; empty where it is not known."""
 
 
+class KeptPush(Struct, frozen=True):
+    """What is left of one push."""
+
+    listed: ListedPush
+    messages: dict[Platform, Message] = {}
+    """What is kept of its content, by channel: nothing of a small push that was sent."""
+    audience: bytes = b""
+    """Its audience while that is being expanded; see `codec.encode_audience`."""
+    topic: str = ""
+    """The topic that it is for, if what is left of it says so."""
+
+
 class PushLists(Protocol):
     """The pushes of an app, listed as far as their statuses are kept."""
 
@@ -49,6 +61,10 @@ class PushLists(Protocol):
     async def schedules(self, app: str, *, cursor: str, limit: int) -> tuple[list[ListedPush], str | None]:
         """Return pushes that wait for their time, the next first, and the cursor of the next page, or None after the
         last one. A page may be short and still have a next one."""
+        ...
+
+    async def kept(self, app: str, push_id: str) -> KeptPush | None:
+        """Return what is left of a push, or None where there is no such push."""
         ...
 
     async def due(self, app: str, until: int) -> int:

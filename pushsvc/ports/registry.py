@@ -51,6 +51,8 @@ class Prune(Struct, frozen=True):
     reason: str
     at: int
     """The instant of the judgement, in Unix ms. Nothing happens when the token was registered again after it."""
+    push_id: str = ""
+    """The push that was answered so, if it was one."""
 
     def __repr__(self) -> str:
         return f"Prune({self.device_id!r}, {self.reason}, at={self.at})"
@@ -78,6 +80,9 @@ class Strike(Struct, frozen=True):
     """The number of the device's strikes including this one."""
     after: int
     """The instant of the previous strike, as it was read. Nothing happens when another strike was counted since."""
+    reason: str = ""
+    push_id: str = ""
+    """The push that was answered so."""
 
     def __repr__(self) -> str:
         return f"Strike({self.device_id!r}, {self.count}, at={self.at})"

@@ -9,10 +9,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from ..errors import Fault
 from ..model.push import MAX_UNREAD, UNREAD, Badge, CountedTarget, Target
 
 COUNT: Final = "notification_count"
 """FCM's field for Android, where 0 is no number: see fcm/render.py."""
+ALONE: Final = Fault(
+    "notification.badge", f"`{UNREAD}` is left out where the number is not known, and the override leaves nothing else"
+)
+"""The warning about a badge beside which an override has removed all that is shown."""
 
 
 def marked(badge: Badge | None, push_id: str) -> Badge | str | None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from ..model.devices import Device
+from ..model.devices import Device, revived
 
 STALE: Final = "stale"
 SUSPECT: Final = "suspect"
@@ -31,7 +31,7 @@ def seen(device: Device, now: int) -> Device:
         return device if last == device.last_seen_at else replace(device, last_seen_at=last)
     if device.pruned_for not in SILENT:
         return replace(device, last_seen_at=last)
-    return replace(device, state="active", pruned_at=0, pruned_for="", strikes=0, struck_at=0, last_seen_at=last)
+    return revived(device, last_seen_at=last)
 
 
 def lives_on(device: Device) -> bool:

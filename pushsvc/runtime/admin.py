@@ -100,7 +100,7 @@ class StoreAdministration:
             found.append(
                 PreviewedMessage(
                     *(route, platform_of(route), shown.method, shown.path, shown.headers, Raw(shown.body)),
-                    *(shown.size, shown.limit, None if push.audience else sum(targets)),
+                    *(shown.size, shown.limit, None if push.audience else sum(targets), Raw(shown.override)),
                 )
             )
         return found

@@ -94,7 +94,7 @@ class AppStatsReader:
             self._route(Route(app, account), own, causes, frozen, workers, flow, slot, took, sum_answers(counted))
             for account, counted in zip(accounts, answers, strict=True)
         ]
-        live = None if settings.apps[app].live is None else await store.live.gateways(app)
+        live = None if settings.apps[app].live is None else await live_state(store.live, app)
         return AppStats(
             app=app,
             at=instant(now),
@@ -118,7 +118,7 @@ class AppStatsReader:
             suppressed=sum(own.suppressed.values()),
             devices=devices,
             rates=rates,
-            live=None if live is None else live_state(live),
+            live=live,
             webhooks=hooks,
             cleanup=cleanup_of(record, app),
             reload=reload_of(),

@@ -150,6 +150,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:routes`                | set    | permanent              | `<app>/<platform>` of every route that a process had  |
 |                            |        |                        | in its configuration: see removed.py                  |
 | `ps:keys`                  | hash   | permanent              | SHA-256 of an API key -> ApiKey as JSON               |
+| `ps:keys:used`             | hash   | field: as its key      | SHA-256 of an API key -> ms at which it was last noted|
+|                            |        |                        | to be in use, once an hour at most                    |
 | `ps:probe`                 | stream | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
 | `ps:hash_key`              | string | permanent              | 32 random bytes that key every token hash             |
 | `ps:format`                | string | permanent              | the format of all keys: see form.py                   |
@@ -244,6 +246,7 @@ HELD = "ps:held"
 WORKERS = "ps:workers"
 ROUTES = "ps:routes"
 KEYRING = "ps:keys"
+KEY_USES = "ps:keys:used"
 HASH_KEY = "ps:hash_key"
 FORMAT = "ps:format"
 PROBE = "ps:probe"

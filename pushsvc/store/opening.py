@@ -27,7 +27,7 @@ from .figures.flow import RedisFlow
 from .figures.gauges import read_gauges, read_memory
 from .form import require_format
 from .hashing import token_hasher
-from .keyring import RedisKeyRing, keep_hash_key, load_hash_key
+from .keyring.keyring import RedisKeyRing, keep_hash_key, load_hash_key
 from .letters.replays import RedisReplays
 from .limits.limiter import RedisLimiter
 from .link.clock import Clock, StoreClock, wall_clock
@@ -99,7 +99,7 @@ class Store:
         self.answers = RedisAnswers(link, config)
         self.suppressions = suppression
         self.flow = RedisFlow(link, config, clock)
-        self.keys = RedisKeyRing(link)
+        self.keys = RedisKeyRing(link, clock)
         self.dead = RedisReplays(link, config, presence, clock, self.bell.ring)
         self.webhooks = RedisWebhooks(link, config, feedback, clock)
         self.event_webhooks = RedisWebhooks(link, config, self.reported, clock)

@@ -497,6 +497,9 @@ class MemoryLive:
             if owner == app and until > now
         }
 
+    async def last_signs(self, app: str) -> dict[str, int]:
+        return dict.fromkeys(await self.gateways(app), self._state.clock())
+
     async def poke(self, items: Mapping[str, Sequence[InboxItem]]) -> None:
         for gateway, own in items.items():
             self._live.inboxes[gateway] += own

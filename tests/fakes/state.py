@@ -181,6 +181,7 @@ class State:
         self.erased: dict[tuple[str, str], Erasure] = {}
         """By app and digest of the user."""
         self.keys: dict[str, ApiKey] = {}
+        self.uses: dict[str, int] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
         self.live = LiveState()

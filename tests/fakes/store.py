@@ -42,7 +42,7 @@ from pushsvc.model.routing import CARRIERS, platform_of
 from pushsvc.model.status import DeliveryRow, DeviceEvent, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from pushsvc.ports.figures import Gauges
-from pushsvc.ports.pushes import ListedPush, PushFilter
+from pushsvc.ports.pushes import KeptPush, ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
 from pushsvc.rules.audience import present
 from pushsvc.store.config import StoreConfig
@@ -123,6 +123,9 @@ class MemoryPushes:
         raise NotImplementedError
 
     async def due(self, app: str, until: int) -> int:
+        raise NotImplementedError
+
+    async def kept(self, app: str, push_id: str) -> KeptPush | None:
         raise NotImplementedError
 
     async def deliveries(
@@ -495,8 +498,12 @@ class MemoryKeyRing:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def add(self, key: ApiKey) -> None:
+    async def add(self, key: ApiKey) -> bool:
+        same = [each for each in self._state.keys.values() if (each.app, each.name) == (key.app, key.name)]
+        if any(each.sha256 != key.sha256 for each in same):
+            return False
         self._state.keys[key.sha256] = key
+        return True
 
     async def all(self) -> list[ApiKey]:
         return sorted(self._state.keys.values(), key=lambda key: (key.app, key.name, key.sha256))
@@ -509,6 +516,13 @@ class MemoryKeyRing:
         for sha256 in found:
             del self._state.keys[sha256]
         return bool(found)
+
+    async def note_use(self, hashes: Collection[str]) -> None:
+        for sha256 in hashes:
+            self._state.uses.setdefault(sha256, self._state.clock())
+
+    async def last_used(self, hashes: Sequence[str]) -> list[int | None]:
+        return [self._state.uses.get(sha256) for sha256 in hashes]
 
 
 class MemoryStore:

@@ -25,7 +25,7 @@ STATES: tuple[State, ...] = get_args(State)
 PUSH = "019adf3c-7a10-7cc3-98c4-dc0c0c07398f"
 LETTER = "018f22e2-79b0-7cc3-98c4-{:012x}"
 REFUSED = {
-    "type": "urn:pushsvc:problem:unavailable",
+    "type": "/docs/guide/reference/errors.md#unavailable",
     "title": "The service is not ready",
     "status": 503,
     "detail": "Redis cannot be reached, or its answer was lost. Try again.",
@@ -147,7 +147,10 @@ def stats(state: State) -> dict[str, Any]:
         "rates": dict.fromkeys(("accepted", "sent", "failed", "invalid"), None)
         if empty
         else {"accepted": 1204.2, "sent": 880.4, "failed": 0.21, "invalid": 0.4},
-        "live": {"connections": 5120 if busy else 0, "gateways": [{"gateway": "gw-1", "connections": 5120}]},
+        "live": {
+            "connections": 5120 if busy else 0,
+            "gateways": [{"gateway": "gw-1", "connections": 5120, "last_sign": ago(1)}],
+        },
         "webhooks": [],
         "cleanup": {
             "running": False,
@@ -209,8 +212,30 @@ def _device(number: int) -> dict[str, Any]:
         "state": "pruned" if pruned else "active",
         "pruned_at": ago(7200) if pruned else None,
         "pruned_for": "Unregistered" if pruned else "",
-        "strikes": 0,
+        "strikes": 0 if pruned else 2,
+        "evidence": {
+            "reason": "Unregistered" if pruned else "UNREGISTERED",
+            "meaning": "The app was removed from the device.",
+            "at": ago(7200),
+            "push": PUSH,
+        },
         "live": {"online": number % 2 == 0, "unacked": 2, "unread": 5, "connected_at": ago(700)},
+    }
+
+
+def _message() -> dict[str, Any]:
+    payload = {"aps": {"alert": {"title": "Order 7 shipped"}}}
+    return {
+        "route": "apns",
+        "platform": "apns",
+        "method": "POST",
+        "path": "/3/device/<token>",
+        "headers": {"apns-topic": "com.example.shop", "apns-push-type": "alert", "apns-priority": "10"},
+        "body": payload,
+        "bytes": 3812,
+        "limit": 4096,
+        "deliveries": 2,
+        "override": {"payload": payload},
     }
 
 
@@ -296,7 +321,12 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
         case "GET", ["admin", "pushes"]:
             return page([_push(n) for n in range(20)])
         case "GET", ["admin", "pushes", _]:
-            return None
+            to = {"where": "tags.plan == 'pro'"}
+            moments = [{"what": "accepted", "at": ago(40)}, {"what": "first_end", "at": ago(38)}]
+            copy = {"to": to, "notification": {"title": "Order 7 shipped"}, "lane": "urgent"}
+            message = {**_message(), "deliveries": None}
+            left = (None, [], None) if empty else (to, [message], copy)
+            return {**_push(0), "timeline": moments, **dict(zip(("to", "messages", "copy"), left, strict=True))}
         case "GET", ["admin", "schedules"]:
             return page([{**_push(n), "state": "scheduled", "send_at": ago(-600 * (n + 1))} for n in range(4)])
         case "GET" | "DELETE", ["push", _]:
@@ -388,7 +418,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
             number = 1 if name.endswith("1") else 2
             return {**_device(number), "id": name, "suppressed": number == 2}
         case "GET", ["admin", "live"]:
-            gateways = [{"gateway": f"gw-{n}", "connections": 2560} for n in range(2)]
+            gateways = [{"gateway": f"gw-{n}", "connections": 2560, "last_sign": ago(n)} for n in range(2)]
             return {"connections": 0 if empty else 5120, "gateways": [] if empty else gateways}
         case "GET", ["admin", "webhooks"]:
             return {"webhooks": [] if empty else [_webhook()]}
@@ -405,6 +435,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                         "intake": None,
                         "created_at": ago(86400 * 30),
                         "kept_in": "configuration" if name == "backend" else "store",
+                        "last_used_at": None if name == "ci" else ago(2000),
                     }
                     for name, scopes in (keys[1:2] if empty else keys)
                 ]
@@ -428,19 +459,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                 "warnings": [{"path": "notification.image", "message": "APNs shows no image without an extension"}],
                 "audience": None,
                 "unreached": 1,
-                "messages": [
-                    {
-                        "route": "apns",
-                        "platform": "apns",
-                        "method": "POST",
-                        "path": "/3/device/<token>",
-                        "headers": {"apns-topic": "com.example.shop", "apns-push-type": "alert", "apns-priority": "10"},
-                        "body": {"aps": {"alert": {"title": "Order 7 shipped"}}},
-                        "bytes": 3812,
-                        "limit": 4096,
-                        "deliveries": 2,
-                    }
-                ],
+                "messages": [_message()],
             }
         case "POST", ["push"]:
             return {"id": PUSH, "state": "sending", "deliveries": 2}

@@ -125,6 +125,48 @@ async def lists(service: Service) -> None:
     more = (await ask(service, "GET", f"/v1/admin/schedules?limit=1&cursor={page['cursor']}"))[1]
     assert {item["id"] for item in page["items"] + more["items"]} == {waits, audience_id}
     assert more["cursor"] is None
+    await one_push(service, first, failed, waits, alien["id"])
+
+
+async def one_push(service: Service, sent: str, failed: str, waits: str, alien: str) -> None:
+    """One push with what is left of it, and its copy."""
+
+    async def shown(push_id: str) -> Any:
+        status, push = await ask(service, "GET", f"/v1/admin/pushes/{push_id}")
+        assert (status, push["id"], push["key"]) == (200, push_id, "test"), push
+        return push
+
+    assert (await ask(service, "GET", f"/v1/admin/pushes/{alien}"))[0] == 404
+    assert (await ask(service, "GET", "/v1/admin/pushes/x"))[0] == 404
+    gone = await shown(sent)
+    assert [each["what"] for each in gone["timeline"]] == ["accepted", "first_end", "last_end", "done"]
+    assert (gone["lane"], gone["counts"]["sent"]) == ("urgent", 1)
+    assert (gone["messages"], gone["copy"], gone["to"]) == ([], None, None)
+    for push_id, title in ((failed, "3"), (waits, "4")):
+        push = await shown(push_id)
+        (message,) = push["messages"]
+        assert (message["platform"], message["path"], message["deliveries"]) == ("apns", "/3/device/<token>", None)
+        assert message["body"]["aps"]["alert"]["title"] == title
+        assert push["copy"]["overrides"]["apns"]["payload"] == message["body"]
+        assert push_id not in str(push["copy"])
+        copy = {**push["copy"], "to": {"tokens": apns("ok", "copy")}}
+        status, preview = await ask(service, "POST", "/v1/admin/preview", copy)
+        assert (status, preview["warnings"], preview["messages"][0]["body"]) == (200, [], message["body"])
+    assert [each["what"] for each in (await shown(waits))["timeline"]] == ["accepted", "due"]
+
+    # A large one, a push of devices by name, and an audience that waits for its time.
+    large = await service.push(apns("ok", *range(40)), notification={"title": "5", "badge": "unread"}, collapse="c")
+    later = (datetime.now(UTC) + timedelta(minutes=30)).isoformat()
+    audience = {"where": "platform == 'fcm'"}
+    _, accepted = await service.post({"to": audience, "notification": {"title": "6"}, "send_at": later})
+    planned = await shown(accepted["id"])
+    assert (planned["to"], planned["copy"]["to"]) == (audience, audience)
+    assert {each["platform"] for each in planned["messages"]} == {"apns", "fcm"}
+    assert planned["copy"]["overrides"]["fcm"]["notification"] == {"title": "6"}
+    assert (await ask(service, "POST", "/v1/push", {**planned["copy"], "dry_run": True}))[0] == 202
+    await service.done(large)
+    assert (await shown(large))["counts"]["sent"] == 40
+    assert (await ask(service, "DELETE", f"/v1/push/{accepted['id']}"))[0] == 200
 
 
 async def keys(service: Service) -> None:

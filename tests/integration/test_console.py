@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,7 +14,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc.api.console.files import FOLDER
+from pushsvc.api import guide
+from pushsvc.api.console import calls
+from pushsvc.api.console.files import FOLDER, Folder
 from pushsvc.api.console.session import ACT, COOKIE, LIFE, read, sign
 from pushsvc.api.routes import CALLS
 from pushsvc.model.access import ApiKey
@@ -185,12 +190,34 @@ def test_every_act_leaves_a_line_with_who_and_how_many_and_no_token() -> None:
     async def main(service: Service) -> None:
         cookie = await sign_in(service)
         with capture_logs() as logs:
-            await by_session(service, cookie, "POST", "/v1/push", ALERT, {**FROM_PAGE, ACT: "41208"})
+            counted = {**FROM_PAGE, ACT: "41208"}
+            answers = [
+                await by_session(service, cookie, "POST", "/v1/push", ALERT, counted),
+                await by_session(service, cookie, "POST", "/v1/push", {}, {**counted, "X-Request-Id": "mine"}),
+                await by_session(service, cookie, "DELETE", f"/v1/push/{'0' * 8}-0000-7000-8000-{'0' * 12}"),
+                await by_session(service, cookie, "DELETE", f"/v1/suppressions/apns/{'8f3c' * 16}"),
+                await by_session(service, cookie, "POST", "/v1/admin/keys", {"name": "ci"}),
+            ]
+            reader = await sign_in(service, "admin")
+            answers.append(await by_session(service, reader, "POST", "/v1/push", ALERT))
             await by_session(service, cookie, "GET", "/v1/topics")
-            await by_session(service, cookie, "DELETE", f"/v1/suppressions/apns/{'8f3c' * 16}")
             await call(service, "POST", "/v1/push", ALERT)  # not by the console
         acts = [line for line in logs if line["event"] == "console_act"]
-        assert [(line["key"], line["act"], line["count"]) for line in acts] == [("full", "post_push", "41208")]
+        assert [(line["key"], line["act"], line["count"], line["status"]) for line in acts] == [
+            ("full", "post_push", "41208", 202),
+            ("full", "post_push", "41208", 422),
+            ("full", "cancel_push", "1", 404),
+            ("full", "delete_suppression", "1", 404),
+            ("full", "post_admin_key", "1", 201),
+            ("admin", "post_push", "1", 403),  # its key lacks the scope
+        ]
+        # Each answer names the lines of its request, and no other request has its id.
+        for act, answer in zip(acts, answers, strict=True):
+            own = [line["event"] for line in logs if line.get("request_id") == answer.headers["x-request-id"]]
+            assert sorted({*own} - {"key_made"}) == ["console_act", "request"], (act, own)
+            assert act["request_id"] == answer.headers["x-request-id"]
+        assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+        assert "key_made" in [line["event"] for line in logs if line.get("request_id") == acts[4]["request_id"]]
         assert "8f3c8f3c" not in repr(logs)
 
     run(main)
@@ -240,6 +267,37 @@ def test_the_page_is_framed_by_none_and_runs_nothing_but_its_files() -> None:
             assert (file.status, "immutable" in file.headers["cache-control"]) == (200, True), place
 
     run(main)
+
+
+def test_nothing_waits_while_the_files_and_the_guide_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[tuple[str, bool]] = []
+
+    def watched(name: str, works: Callable[..., Any]) -> Callable[..., Any]:
+        def work(*args: Any, **more: Any) -> Any:
+            prepared.append((name, threading.current_thread() is threading.main_thread()))
+            return works(*args, **more)
+
+        return work
+
+    monkeypatch.setattr(calls, "_FOLDER", Folder())
+    monkeypatch.setattr(Path, "rglob", watched("found", Path.rglob))
+    monkeypatch.setattr(Path, "read_bytes", watched("read", Path.read_bytes))
+    monkeypatch.setattr(gzip, "compress", watched("packed", gzip.compress))
+    monkeypatch.setattr(guide, "_page", watched("rendered", guide._page))
+    guide.pages.cache_clear()
+
+    async def main(service: Service) -> None:
+        shell = (await call(service, "GET", "/console", key=None)).body.decode()
+        (main_js,) = re.findall(r'src="(/console/static/[^"]+)"', shell)
+        for _ in range(2):
+            sent = {"Accept-Encoding": "gzip"}
+            assert (await call(service, "GET", main_js, key=None, headers=sent)).status == 200
+            assert (await call(service, "GET", "/docs/guide", key=None)).status == 200
+
+    run(main)
+    assert {name for name, _ in prepared} == {"found", "read", "packed", "rendered"}
+    assert not [name for name, in_loop in prepared if in_loop]
+    assert [name for name, _ in prepared].count("packed") == 1  # each file when it is asked for first
 
 
 def test_every_file_is_served_by_the_hash_of_all_and_says_what_it_is() -> None:

@@ -235,7 +235,18 @@ def test_a_push_is_written_as_a_form_or_as_json_and_seen_before_it_is_sent() -> 
         await press(page, "Send")
         await until(page, f"location.pathname === '/console/pushes/{PUSH}'")
         assert rig.calls[-1] == ("POST", "/v1/push", "2", document)
-        await visit(page, "/console/send")
+        # What was sent is shown, and begins another push.
+        await visit(page, f"/console/pushes/{PUSH}")
+        await until(page, "document.querySelector('main').innerText.includes('POST /3/device/<token>')")
+        assert "where tags.plan == 'pro'" in await text(page)
+        rig.calls.clear()
+        await press(page, "Send again as a copy")
+        await until(page, "location.pathname === '/console/send'")
+        copy = {"to": {"where": "tags.plan == 'pro'"}, "notification": {"title": "Order 7 shipped"}, "lane": "urgent"}
+        await until(page, "document.querySelector('textarea')?.value.includes('Order 7 shipped')")
+        assert json.loads(await page.look("document.querySelector('textarea').value")) == copy
+        await until(page, "document.querySelector('main').innerText.includes('3,812 of 4,096 bytes')")
+        assert rig.calls == [("POST", "/v1/admin/preview", "0", copy)]
         await write(page, "textarea", "{")
         await until(page, "!!document.querySelector('textarea[aria-invalid=true]')")
 
@@ -306,18 +317,34 @@ def test_a_session_is_begun_and_ended_and_the_page_asked_for_is_found_again() ->
     browse(act, signed_in=False)
 
 
+WATCHED = """
+window.ticks = [];
+window.streams = [];
+const every = window.setInterval, Stream = window.EventSource;
+window.setInterval = (tick, ...rest) => { window.ticks.push(tick); return every(tick, ...rest); };
+window.EventSource = class extends Stream { constructor(...given) { super(...given); window.streams.push(this); } };
+"""
+"""Keeps what a page does again and again, so that a test need not wait for it."""
+
+
 def test_a_hidden_tab_stops_asking() -> None:
     async def act(page: Page, rig: Rig) -> None:
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=WATCHED)
         await page.open(f"{rig.url}/console")
         await until(page, SETTLED)
+        await until(page, "streams.length === 1 && ticks.length > 0")
         hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
         hide += "document.dispatchEvent(new Event('visibilitychange'))"
         await page.look(hide % "true")
         await until(page, "document.querySelector('header').innerText.includes('connecting')")
+        await until(page, "streams.every(each => each.readyState === EventSource.CLOSED)")
         page.requests.clear()
-        await asyncio.sleep(2.5)  # longer than two figures are apart
-        assert [url for url in page.requests if "/static/" not in url] == []
+        await page.look("(ticks.forEach(tick => tick()), fetch(location.href).then(() => true))")
+        # That of the test, which came last; files of the page may still be on their way.
+        assert [url for url in page.requests if "/static/" not in url] == [f"{rig.url}/console"]
         await page.look(hide % "false")
+        await page.look("ticks.forEach(tick => tick())")
+        await until(page, "streams.length === 2")
         await until(page, "document.querySelector('header').innerText.includes('updated')")
 
     browse(act)
@@ -359,3 +386,26 @@ def test_the_whole_service_by_its_console(tmp_path: Path) -> None:
             await until(page, "document.querySelector('main').innerText.includes('1 sent')")
 
     asyncio.run(main())
+
+
+def test_why_a_device_is_suspect_when_a_key_was_used_and_a_gateway_lived_is_seen() -> None:
+    async def act(page: Page, rig: Rig) -> None:
+        await page.open(f"{rig.url}/console/devices/phone-1")
+        await until(page, SETTLED)
+        await until(page, "document.querySelector('main').innerText.includes('The app was removed from the device')")
+        assert "Pruned for" in await text(page)
+        await visit(page, "/console/devices/phone-2")
+        await until(page, "document.querySelector('main').innerText.includes('Suspect for')")
+        await press(page, PUSH)
+        await until(page, f"location.pathname === '/console/pushes/{PUSH}'")
+        rows = "[...document.querySelectorAll('main tbody tr')].map(row => row.innerText.replaceAll('\\n', ' '))"
+        await visit(page, "/console/keys")
+        await until(page, f"{rows}.length === 3")
+        backend, _, ci = await page.look(rows)
+        assert "33 min" in backend
+        assert "never" in ci
+        await visit(page, "/console/live")
+        await until(page, f"{rows}.length === 2")
+        assert all("gw-" in row and " ago" in row for row in await page.look(rows))
+
+    browse(act)

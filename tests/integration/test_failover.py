@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from pushsvc.errors import StoreUnavailable
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
-from pushsvc.store.keyring import KEY_LOOK
+from pushsvc.store.keyring.keyring import KEY_LOOK
 from pushsvc.store.link import scripts, sentinels, sync_sentinels
 from pushsvc.store.link.connect import open_sync_redis
 from pushsvc.store.link.link import Link

@@ -169,17 +169,21 @@ def test_a_bad_device_token_alone_is_a_strike_and_no_more(tmp_path: Path) -> Non
         device = iphone("phone", "BadDeviceToken")
         await loop.register(device)
         await loop.service.done(await loop.service.push(apns("ok", *range(20))))
+        pushes = []
         for times in (1, 2):
-            assert await loop.service.done(await loop.send([device])) == {"total": 1, "failed": 1}
+            pushes.append(await loop.send([device]))
+            assert await loop.service.done(pushes[-1]) == {"total": 1, "failed": 1}
             assert await loop.actions(times) == {"suspected": times}
-        assert await loop.device("phone") == replace(
-            device, strikes=1, struck_at=(await loop.device("phone")).struck_at
-        )
+        struck = await loop.device("phone")
+        evidence = {"struck_for": "BadDeviceToken", "judged_by": pushes[0]}
+        assert struck == replace(device, strikes=1, struck_at=struck.struck_at, **evidence)
         # The third strike, a day after the first: now the device goes.
         await loop.register(replace(device, strikes=2, struck_at=now_ms() - 13 * HOUR))
         await loop.service.done(await loop.send([device]))
         assert await loop.actions(3) == {"suspected": 2, "pruned": 1}
-        assert (await loop.device("phone")).pruned_for == "BadDeviceToken"
+        pruned = await loop.device("phone")
+        assert pruned.pruned_for == "BadDeviceToken"
+        assert pruned.judged_by not in ("", pushes[0])
 
     play(tmp_path, act)
 

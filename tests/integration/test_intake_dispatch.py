@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from pushsvc.api.call import Answer, Call, Document
 from pushsvc.api.http.exchange import Reply, Request
 from pushsvc.api.ports import ApiPorts
 from pushsvc.api.routes import CALLS
+from pushsvc.errors import NotFound, StoreUnavailable
 from pushsvc.model.access import SCOPES
 
 from .test_intake_kit import CONFIG, Service, Store, api_key, call, run_loop
@@ -83,5 +85,58 @@ def test_a_handler_that_is_added_is_behind_the_same_door(monkeypatch: pytest.Mon
             assert (answer.status, answer.headers["cache-control"], calls) == (201, "no-store", [("shop", {"a": 1})])
             document = (await call(service, "GET", "/openapi.json", key=None)).json
             assert "/v1/new" not in document["paths"]
+
+    run_loop(main())
+
+
+@pytest.mark.parametrize("error", [NotFound(), StoreUnavailable("away"), ZeroDivisionError()], ids=repr)
+def test_an_answer_that_has_begun_is_cut_and_no_other_follows(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pieces() -> AsyncGenerator[bytes]:
+        yield b"first"
+        raise error
+
+    async def get_pieces(_: ApiPorts, __: Request) -> Reply:
+        return Reply(pieces=pieces())
+
+    row = Call("get_new", "GET", "/new", get_pieces, "New.", Answer(200, "Pieces.", media="text/plain"))
+    monkeypatch.setattr("pushsvc.api.app.CALLS", (*CALLS, row))
+
+    async def main() -> None:
+        service = Service(Store())
+        async with serve(build_app(service.ports(CONFIG), of_every_scope()), CONFIG) as service.url:
+            reader, writer = await asyncio.open_connection(*service.address)
+            writer.write(b"GET /new HTTP/1.1\r\nHost: x\r\n\r\n")
+            whole = await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+        assert whole.startswith(b"HTTP/1.1 200 ")
+        assert whole.count(b"HTTP/1.1") == 1
+        assert whole.endswith(b"5\r\nfirst\r\n")  # without the last chunk: the client sees that it was cut
+
+    run_loop(main())
+
+
+def test_the_last_use_of_a_key_is_seen_whether_it_was_let_in_or_not() -> None:
+    async def main() -> None:
+        service = Service(Store())
+        app = service.app(CONFIG)
+        async with serve(app, CONFIG) as service.url:
+
+            async def used() -> set[str]:
+                listed = (await call(service, "GET", "/v1/admin/keys", key="admin")).json["keys"]
+                return {key["name"] for key in listed if key["last_used_at"]}
+
+            assert await used() == set()
+            assert (await call(service, "GET", "/v1/feedback", key="pusher")).status == 403
+            await call(service, "GET", "/v1/feedback", key="unknown")
+            service.store.away = True
+            await app.uses.note()  # without the store it is noted at the next time
+            service.store.away = False
+            await app.uses.note()
+            assert await used() == {"admin", "pusher"}
+            await call(service, "GET", "/v1/feedback", key="reader")
+        # Those of the last minute are noted when the server stops.
+        assert service.store.uses.keys() == {api_key(name, "shop").sha256 for name in ("admin", "pusher", "reader")}
 
     run_loop(main())

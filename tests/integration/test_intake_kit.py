@@ -43,7 +43,7 @@ from pushsvc.ports.channels import Channel, Storage
 from pushsvc.ports.conditions import Condition
 from pushsvc.ports.limits import Limiter
 from pushsvc.ports.provider import RenderError
-from pushsvc.ports.pushes import ListedPush, PushFilter
+from pushsvc.ports.pushes import KeptPush, ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Registry
 
@@ -96,6 +96,7 @@ class Store:
     feedback: list[tuple[str, FeedbackEvent]] = field(default_factory=list)
     missing_to: str = ""
     keys: dict[str, ApiKey] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
     records: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
     finds: int = 0
     away: bool = False
@@ -163,6 +164,12 @@ class Store:
     async def schedules(self, app: str, *, cursor: str, limit: int) -> tuple[list[ListedPush], str | None]:
         return [], None
 
+    async def kept(self, app: str, push_id: str) -> KeptPush | None:
+        push, status = self.pushes.get(push_id), await self.status(app, push_id)
+        if push is None or status is None:
+            return None
+        return KeptPush(ListedPush(status, push.lane, push.key), dict(push.messages), push.audience)
+
     async def due(self, app: str, until: int) -> int:
         return 0
 
@@ -199,8 +206,11 @@ class Store:
         found = [(number, event) for number, event in self.feedback if number > after][:limit]
         return EventPage(found, self.missing_to if after and self.missing_to > after else "")
 
-    async def add(self, key: ApiKey) -> None:
+    async def add(self, key: ApiKey) -> bool:
+        if any((each.app, each.name) == (key.app, key.name) for each in self.keys.values()):
+            return False
         self.keys[key.sha256] = key
+        return True
 
     async def all(self) -> list[ApiKey]:
         return list(self.keys.values())
@@ -215,6 +225,13 @@ class Store:
         for sha256 in own:
             del self.keys[sha256]
         return bool(own)
+
+    async def note_use(self, hashes: Collection[str]) -> None:
+        for sha256 in hashes:
+            self.uses.setdefault(sha256, NOW)
+
+    async def last_used(self, hashes: Sequence[str]) -> list[int | None]:
+        return [self.uses.get(sha256) for sha256 in hashes]
 
 
 @dataclass

@@ -632,6 +632,7 @@ def test_routes_of_a_gateway_that_died_are_none(server: Server | None) -> None:
         assert await live.beat("silent", {"shop": 1}) == set()
         assert await live.gateways("shop") == {"gate-a": 0, "gate-b": 0, "silent": 1}
         assert await live.gateways("news") == {"silent": 0}
+        assert (await live.last_signs("shop")).keys() == {"gate-a", "gate-b", "silent"}
         rows = await live.presence("shop", ["x", "y", "nobody"])
         assert [row and row.route for row in rows] == [LiveRoute("silent", 1), A, None]
         assert rows[2] is None

@@ -316,6 +316,7 @@ def test_lifetimes(server: Server) -> None:
         await store.link.call("HSET", keys.gateways("shop"), "dead", f"{NOW - 2 * HOUR} 5", "odd", "what")
         await store.live.beat("gate-a", {"shop": 3})
         assert set(await call("HKEYS", keys.gateways("shop"))) == {b"gate-a", b"gate-b"}
+        assert await store.live.last_signs("shop") == {"gate-a": NOW, "gate-b": NOW}
 
     server.flush()
     play(server.url, story)

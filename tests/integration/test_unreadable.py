@@ -6,6 +6,7 @@ one of each beside records that are well, and calls every reader.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from pushsvc.settings import Settings
 from pushsvc.stages.cleanup import Ages, clean, sweeps
 from pushsvc.store import Store, keys
 from pushsvc.store.erase.passes import KEEPERS
+from pushsvc.store.keyring.keyring import RedisKeyRing
 
 from .servers import KINDS, Server, running_server
 from .test_store_kit import NOW, ROUTE, all_of, eraser, make_push, take_all
@@ -113,6 +115,7 @@ RECORDS: dict[str, str] = {
     "ps:routes": "(names)",
     "ps:probe": "(an instant)",
     "ps:keys": "HSET",
+    "ps:keys:used": "(instants)",
     "ps:hash_key": "(a key)",
     "ps:format": "(a number; test_store_redis.py has a newer one)",
 }
@@ -282,7 +285,20 @@ def test_everything_else(server: Server) -> None:
         await call("HSET", keys.KEYRING, "b" * 64, NEWER)
         assert [key.name for key in await store.keys.all()] == ["backend"]
         assert await store.keys.find("b" * 64) is None
+        # A name is given once, however many ask for it at the same time; the same key again changes nothing.
+        made = [ApiKey("ci", "shop", each * 64, ()) for each in "cdef"]
+        added = await asyncio.gather(*map(store.keys.add, made))
+        assert sorted(added) == [False, False, False, True]
+        assert [await store.keys.add(key) for key in made] == list(added)
+        assert await store.keys.add(ApiKey("ci", "news", "0" * 64, ()))
+        assert [key.app for key in await store.keys.all() if key.name == "ci"] == ["news", "shop"]
+        # The use of a key is noted once an hour at most, and forgotten with the key.
+        for minutes, noted in ((0, 0), (59, 0), (61, 61)):
+            ring = RedisKeyRing(store.link, partial(int, NOW + minutes * 60_000))
+            await ring.note_use({"a" * 64})
+            assert await ring.last_used(["a" * 64, "c" * 64]) == [NOW + noted * 60_000, None]
         assert await store.keys.revoke("backend", "shop")
+        assert await store.keys.last_used(["a" * 64]) == [None]
         await store.registry.put("shop", phone("hers"))
         await call("HSET", keys.erase("shop"), "newer", NEWER, "pass", NEWER)
         assert (await eraser(store).erase("shop", "ann", wait=30.0)).done

@@ -12,7 +12,7 @@ from pushsvc.model.codec import decode_chunk, encode_chunk
 from pushsvc.model.push import Chunk, CountedTarget, Message, Target
 from pushsvc.ports.provider import RenderError
 from pushsvc.providers.apns.render import RENDERER as APNS
-from pushsvc.providers.badges import filled_in, unread_of
+from pushsvc.providers.badges import ALONE, filled_in, unread_of
 from pushsvc.providers.fcm.render import RENDERER as FCM
 from pushsvc.providers.fcm.spans import filled
 from pushsvc.providers.live.render import RENDERER as LIVE
@@ -81,6 +81,23 @@ def test_the_measure_is_that_of_the_number_and_there_is_no_warning() -> None:
             content(notification=SHOWN), renderer.render(content(notification=SHOWN), push_id=PUSH_ID, starts_at=1)
         )
         assert warned == []
+
+
+def test_a_badge_that_an_override_leaves_alone_is_warned_about() -> None:
+    """Where the number is not known, nothing at all would be sent."""
+    gone: dict[str, Any] = {"apns": {"payload": {"aps": {"alert": None, "sound": None}}}}
+    other: dict[str, Any] = {"apns": {"payload": {"aps": {"alert": None}}}}
+    for own, warned in ((gone, True), (other, False)):
+        given = content(notification=SHOWN, overrides=own)
+        message = APNS.render(given, push_id=PUSH_ID, starts_at=CREATED_AT)
+        assert (sent(message, None) == {"aps": {}}) is warned
+        assert [fault.path for fault in APNS.warnings(given, message)] == ["notification.badge"] * warned
+    gone = {"fcm": {"notification": None, "apns": {"payload": {"aps": {"sound": None}}}}}
+    other = {"fcm": {"notification": {"title": "other"}}}
+    for own, warned in ((gone, True), (other, False)):
+        given = content(notification=SHOWN, overrides=own)
+        message = FCM.render(given, push_id=PUSH_ID, starts_at=CREATED_AT)
+        assert ALONE in FCM.warnings(given, message) if warned else FCM.warnings(given, message) == []
 
 
 @pytest.mark.parametrize("total", [1, 40])

@@ -50,6 +50,8 @@ DEVICES = st.builds(
     pruned_for=st.sampled_from(["", "Unregistered"]),
     strikes=st.integers(0, 3),
     struck_at=st.integers(0, 2**50),
+    struck_for=st.sampled_from(["", "BadDeviceToken"]),
+    judged_by=st.sampled_from(["", "019adf3c-7a10-7cc3-98c4-dc0c0c07398f", "p1"]),
 )
 
 

@@ -11,7 +11,7 @@ from ...model.codec import decode_audience
 from ...model.devices import ByDevices, ByTopic, ByUsers, ByWhere, ToAll
 from ...model.push import Route
 from ...model.rates import Rate
-from ...ports.admin import CheckAnswer, key_row
+from ...ports.admin import CheckAnswer, key_row, key_rows
 from ...ports.figures import SLOT
 from ...ports.keyring import make_key
 from ...ports.letters import DeadFilter
@@ -30,7 +30,6 @@ from .document import (
     PushPage,
     PushPreview,
     ReleaseDocument,
-    key_rows,
     push_filter,
     read_instants,
     shown_groups,
@@ -64,20 +63,16 @@ async def get_schedules(ports: ApiPorts, request: Request) -> Reply:
 
 async def get_keys(ports: ApiPorts, request: Request) -> Reply:
     """Return the keys of the app, without their texts."""
-    app = request.app
-    stored = [key for key in await ports.keys.all() if key.app == app.name]
-    return Reply(KeyList(key_rows(app.keys, stored)))
+    return Reply(KeyList(await key_rows(ports.keys, request.app.keys, request.app.name)))
 
 
 async def post_key(ports: ApiPorts, request: Request, asked: tuple[str, tuple[Scope, ...], Rate | None]) -> Reply:
     """Make a key, and return its text once."""
     name, scopes, intake = asked
     app = request.app
-    taken = [key.name for key in app.keys] + [key.name for key in await ports.keys.all() if key.app == app.name]
-    if name in taken:
-        raise Conflict(f"{app.name} has a key {name!r} already: revoke it first, or choose another name.")
     text, key = make_key(app.name, name, scopes, intake, now=request.now)
-    await ports.keys.add(key)
+    if any(known.name == name for known in app.keys) or not await ports.keys.add(key):
+        raise Conflict(f"{app.name} has a key {name!r} already: revoke it first, or choose another name.")
     _log(request, "key_made", name=name, scopes=list(scopes))
     row = key_row(key, "store")
     made = NewKey(text, key.sha256, row.app, row.name, row.scopes, row.intake, row.created_at, row.kept_in)
@@ -150,7 +145,8 @@ def _own_app(request: Request) -> str:
 
 def _log(request: Request, event: str, **values: object) -> None:
     """Log an act with the name of its key."""
-    telemetry.get_logger("admin").info(event, app=request.app.name, by=request.key.name, **values)
+    log = telemetry.get_logger("admin")
+    log.info(event, app=request.app.name, by=request.key.name, request_id=request.id, **values)
 
 
 async def get_rates(ports: ApiPorts, request: Request) -> Reply:

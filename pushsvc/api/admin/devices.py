@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from ...errors import Conflict, Fault, InvalidRequest, NotFound
-from ...model.devices import Device, TagValue
+from ...model.devices import Device, TagValue, revived
 from ...model.documents import Time
 from ...model.instants import instant
 from ...ports.admin import live_state
@@ -41,6 +41,15 @@ class DeviceLive(Struct, frozen=True):
     connected_at: Annotated[Time | UnsetType, Meta(description="Present only while the device is online.")] = UNSET
 
 
+class DeviceEvidence(Struct, frozen=True):
+    """The answer that speaks against a device: the one for which it is pruned, or its last strike."""
+
+    reason: str
+    meaning: Annotated[str, Meta(description="What the reason means.")]
+    at: Time
+    push: Annotated[str | None, Meta(description="The id of the push that was answered so, if this is known.")]
+
+
 class AdminDevice(Struct, frozen=True, kw_only=True):
     """A device without its token."""
 
@@ -62,7 +71,14 @@ class AdminDevice(Struct, frozen=True, kw_only=True):
     pruned_at: Time | None
     pruned_for: str
     strikes: Annotated[int, Meta(description="Suspect answers since it was registered or last accepted a push.")]
+    evidence: Annotated[
+        DeviceEvidence | None, Meta(description="Why it is pruned or suspect; null where no answer speaks against it.")
+    ]
     struck_at: Time | None = None
+    struck_for: Annotated[str, Meta(description="The reason of the last suspect answer.")] = ""
+    judged_by: Annotated[str, Meta(description="The id of the push of the answer in `evidence`, if this is known.")] = (
+        ""
+    )
     suppressed: Annotated[
         bool | UnsetType, Meta(description="Whether nothing is sent to its token. Not in lists of devices.")
     ] = UNSET
@@ -163,7 +179,7 @@ async def restore_device(ports: ApiPorts, request: Request) -> Reply:
     def judge(present: Device) -> Device:
         if present.state != "pruned":
             return present
-        return structs.replace(present, state="active", pruned_at=0, pruned_for="", strikes=0, struck_at=0)
+        return revived(present)
 
     await ports.suppressions.lift(app.name, [device], always=True)
     await ports.registry.revise(app.name, [device.id], judge)
@@ -187,7 +203,7 @@ async def cut_connection(ports: ApiPorts, request: Request, asked: CutDocument) 
 async def get_admin_live(ports: ApiPorts, request: Request) -> Reply:
     """Return the connections of the app by gateway."""
     live_of(request)
-    return Reply(live_state(await ports.live.gateways(request.app.name)))
+    return Reply(await live_state(ports.live, request.app.name))
 
 
 async def drain_gateway(ports: ApiPorts, request: Request, asked: DrainDocument) -> Reply:
@@ -245,10 +261,22 @@ async def _shown(ports: ApiPorts, app: ServedApp, devices: list[Device]) -> list
             pruned_for=device.pruned_for,
             strikes=device.strikes,
             struck_at=instant(device.struck_at) if device.struck_at else None,
+            struck_for=device.struck_for,
+            judged_by=device.judged_by,
+            evidence=_evidence(ports, device),
             live=None if app.live is None else _live(each),
         )
         for device, each in zip(devices, present, strict=True)
     ]
+
+
+def _evidence(ports: ApiPorts, device: Device) -> DeviceEvidence | None:
+    pruned = device.state == "pruned"
+    reason, at = (device.pruned_for, device.pruned_at) if pruned else (device.struck_for, device.struck_at)
+    if not (pruned or device.strikes):
+        return None
+    meaning = ports.admin.explain(device.platform, reason, 0).meaning if reason else ""
+    return DeviceEvidence(reason, meaning, instant(at), device.judged_by or None)
 
 
 def _live(presence: Presence | None) -> DeviceLive:

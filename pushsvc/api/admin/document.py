@@ -9,14 +9,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from ...decoding import Rule, fraction
 from ...errors import Fault, InvalidRequest
-from ...model.access import NAME, NAME_RULE, SCOPES, ApiKey, Scope
+from ...model.access import NAME, NAME_RULE, SCOPES, Scope
 from ...model.documents import Time
 from ...model.finding import Explained
 from ...model.instants import instant
 from ...model.push import Lane, Platform, PushState
 from ...model.rates import RATE_HELP, Rate, parse_rate
 from ...model.status import Counts
-from ...ports.admin import KeyRow, PreviewedMessage, key_row
+from ...ports.admin import KeyRow, PreviewedMessage
 from ...ports.letters import DeadGroup
 from ...ports.pushes import ListedPush, PushFilter
 from ...problems import ProblemFault
@@ -211,12 +211,6 @@ def read_instants(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
         raise InvalidRequest("The query parameters do not validate.", faults=faults)
     since, until = (None if text is None else parse_instant(text) for _, text in given)
     return since, until
-
-
-def key_rows(configured: Sequence[ApiKey], stored: Sequence[ApiKey]) -> list[KeyRow]:
-    """Return the keys of an app in the order of their names."""
-    both = [key_row(key, "configuration") for key in configured] + [key_row(key, "store") for key in stored]
-    return sorted(both, key=lambda row: row.name)
 
 
 def read_key(body: bytes) -> tuple[str, tuple[Scope, ...], Rate | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ...errors import Conflict, NotFound
@@ -20,11 +20,14 @@ from ...ports.admin import (
     WebhookTest,
 )
 from ...rules.where import MAX_LENGTH
-from ..call import CURSOR, LIMIT, Answer, Call, Document
+from ..call import CURSOR, LIMIT, Answer, Document, rows
 from ..devices.routes import DEVICE
+from ..http.exchange import Reply, Request
 from ..http.params import PathParam, QueryParam
-from ..http.refusal import read_document
+from ..http.refusal import T, read_document
+from ..ports import ApiPorts
 from ..pushes.document import PushDocument, read
+from ..pushes.routes import PUSH_ID
 from .calls import (
     delete_key,
     get_check,
@@ -75,25 +78,26 @@ from .document import (
     read_key,
     read_span,
 )
+from .pushes import AdminPush, get_admin_push
 
 _STATES: Final = ("scheduled", "expanding", "sending", "done", "cancelled")
 _WHERE: Final = QueryParam("where", "The expression, as in `to.where` of a push.", length=MAX_LENGTH)
-_call: Final = partial(Call, scopes=("admin",))
+_row: Final = rows("admin", under="/v1/admin/")
+
+
+def _plain(kind: type[T], handle: Callable[[ApiPorts, Request, T], Awaitable[Reply]]) -> Document[T]:
+    """Return a body that its struct describes completely."""
+    return Document(kind, lambda body, _: read_document(body, kind), handle)
+
 
 CALLS: Final = (
-    _call(
-        "get_admin_stats",
-        "GET",
-        "/v1/admin/stats",
-        get_stats,
+    _row(
+        *("GET stats", "get_admin_stats", get_stats),
         "Get the state of the app: a verdict with its causes, lanes, routes, processes and rates.",
         Answer(200, "The state of the app.", AppStats),
     ),
-    _call(
-        "get_admin_pushes",
-        "GET",
-        "/v1/admin/pushes",
-        get_pushes,
+    _row(
+        *("GET pushes", "get_admin_pushes", get_pushes),
         "List the pushes of the app, the newest first.",
         Answer(200, "A page of pushes.", PushPage),
         description="Pushes are listed from their acceptance on for as long as a status is kept, and at most the last "
@@ -111,104 +115,87 @@ CALLS: Final = (
             LIMIT,
         ),
     ),
-    _call(
-        "get_admin_schedules",
-        "GET",
-        "/v1/admin/schedules",
-        get_schedules,
+    _row(
+        *("GET pushes/{id}", "get_admin_push", get_admin_push),
+        "Get a push with its times, what each provider was sent, and a copy to send again.",
+        Answer(200, "The push.", AdminPush),
+        description="The content of a push to at most 32 targets is kept only while it waits, or for its dead letters.",
+        names=(PUSH_ID,),
+        raises=(NotFound,),
+    ),
+    _row(
+        *("GET schedules", "get_admin_schedules", get_schedules),
         "List the pushes that wait for their time, the next first.",
         Answer(200, "A page of pushes.", PushPage),
         description="`DELETE /v1/push/{id}` cancels one.",
         params=(CURSOR, LIMIT),
     ),
-    _call(
-        "get_admin_keys",
-        "GET",
-        "/v1/admin/keys",
-        get_keys,
+    _row(
+        *("GET keys", "get_admin_keys", get_keys),
         "List the API keys of the app, without their texts.",
         Answer(200, "The keys.", KeyList),
     ),
-    _call(
-        "post_admin_key",
-        "POST",
-        "/v1/admin/keys",
-        Document(KeyDocument, lambda body, _: read_key(body), post_key),
+    _row(
+        *("POST keys", "post_admin_key", Document(KeyDocument, lambda body, _: read_key(body), post_key)),
         "Make an API key.",
         Answer(201, "The key. Its text is not shown again.", NewKey, headers=(("Location", "The path of the key."),)),
         description="Only its SHA-256 is kept. 409 means that the app has a key of this name.",
         raises=(Conflict,),
     ),
-    _call(
-        "delete_admin_key",
-        "DELETE",
-        "/v1/admin/keys/{name}",
-        delete_key,
+    _row(
+        *("DELETE keys/{name}", "delete_admin_key", delete_key),
         "Revoke an API key.",
         Answer(204, "The key is revoked; running servers stop accepting it within seconds."),
         description="409 means that the key is in the configuration, or is the key of the call.",
-        names=(PathParam("name", "The name of the key.", {"type": "string"}),),
+        names=(PathParam("name", "The name of the key."),),
         raises=(NotFound, Conflict),
     ),
-    _call(
-        "get_admin_webhooks",
-        "GET",
-        "/v1/admin/webhooks",
-        get_webhooks,
+    _row(
+        *("GET webhooks", "get_admin_webhooks", get_webhooks),
         "Get the state of the app's webhooks, with their last calls.",
         Answer(200, "The webhooks, one for each kind of events; none where the app has none.", WebhookStates),
     ),
-    _call(
-        "post_admin_webhook_test",
-        "POST",
-        "/v1/admin/webhooks/test",
-        test_webhook,
+    _row(
+        *("POST webhooks/test", "post_admin_webhook_test", test_webhook),
         "Call the webhook without events.",
         Answer(200, "The result of the call.", WebhookTest),
         raises=(Conflict,),
     ),
-    _call(
-        "post_admin_webhook_resume",
-        "POST",
-        "/v1/admin/webhooks/resume",
-        resume_webhooks,
+    _row(
+        *("POST webhooks/resume", "post_admin_webhook_resume", resume_webhooks),
         "Continue the webhooks now, whatever their receiver has answered.",
         Answer(200, "The state of the webhooks.", WebhookStates),
         raises=(Conflict,),
     ),
-    _call(
-        "post_admin_webhook_redeliver",
-        "POST",
-        "/v1/admin/webhooks/redeliver",
-        Document(SpanDocument, lambda body, _: read_span(body), redeliver, optional=True),
+    _row(
+        *(
+            "POST webhooks/redeliver",
+            "post_admin_webhook_redeliver",
+            Document(SpanDocument, lambda body, _: read_span(body), redeliver, optional=True),
+        ),
         "Deliver the batches again that were given up, before new events.",
         Answer(202, "How many batches, and events in them, will be delivered again.", Redelivery),
         description="Each batch is tried once by `pushsvc jobs`; one that fails again is kept.",
         raises=(Conflict,),
     ),
-    _call(
-        "post_admin_cleanup",
-        "POST",
-        "/v1/admin/cleanup",
-        Document(CleanupDocument, lambda body, _: read_cleanup(body), post_cleanup, optional=True),
+    _row(
+        *(
+            "POST cleanup",
+            "post_admin_cleanup",
+            Document(CleanupDocument, lambda body, _: read_cleanup(body), post_cleanup, optional=True),
+        ),
         "Remove data that is no longer needed.",
         Answer(202, "The cleanup is requested; `pushsvc jobs` runs it.", CleanupAnswer),
-        (Answer(200, "With `dry_run`: what would be removed of the app.", CleanupCount),),
+        also=(Answer(200, "With `dry_run`: what would be removed of the app.", CleanupCount),),
         description="`cleanup` of `GET /v1/admin/stats` shows its progress. A dry run counts for 5 seconds at most.",
     ),
-    _call(
-        "get_admin_check",
-        "GET",
-        "/v1/admin/check",
-        get_check,
+    _row(
+        *("GET check", "get_admin_check", get_check),
         "Check configuration, store and credentials, with the fix beside each fault.",
         Answer(200, "The findings.", CheckAnswer),
     ),
-    _call(
-        "get_admin_rates",
-        "GET",
-        "/v1/admin/rates",
-        get_rates,
+    _row(
+        *("GET rates", "get_admin_rates", get_rates),
         "Get what was counted in the last hours, in steps.",
         Answer(200, "The counts, by name, platform and lane.", RateHistory),
         params=(
@@ -216,20 +203,18 @@ CALLS: Final = (
             QueryParam("step", "The seconds of a step, in tens.", least=10, most=3600, default=60),
         ),
     ),
-    _call(
-        "post_admin_preview",
-        "POST",
-        "/v1/admin/preview",
-        Document(PushDocument, lambda body, request: read(body, request.app.rules, request.now), post_preview),
+    _row(
+        *(
+            "POST preview",
+            "post_admin_preview",
+            Document(PushDocument, lambda body, request: read(body, request.app.rules, request.now), post_preview),
+        ),
         "Show what each provider would be sent for a push, without sending it.",
         Answer(200, "The requests, without credentials.", PushPreview),
         description="The push is validated as by `POST /v1/push`. An audience is counted for 2 seconds at most.",
     ),
-    _call(
-        "get_admin_failed",
-        "GET",
-        "/v1/admin/failed",
-        get_failed_groups,
+    _row(
+        *("GET failed", "get_admin_failed", get_failed_groups),
         "Count dead letters by platform and reason.",
         Answer(200, "The groups, the largest first.", FailedGroups),
         params=(
@@ -238,93 +223,75 @@ CALLS: Final = (
             QueryParam("until", "Only those that failed before this instant (RFC 3339)."),
         ),
     ),
-    _call(
-        "get_admin_feedback",
-        "GET",
-        "/v1/admin/feedback",
-        get_feedback_state,
+    _row(
+        *("GET feedback", "get_admin_feedback", get_feedback_state),
         "Get the guards against mass pruning, and what was pruned in the last week.",
         Answer(200, "The guards by route, and counts by day.", FeedbackState),
     ),
-    _call(
-        "post_admin_release",
-        "POST",
-        "/v1/admin/feedback/release",
-        Document(ReleaseDocument, lambda body, _: read_document(body, ReleaseDocument), release_route),
+    _row(
+        *("POST feedback/release", "post_admin_release", _plain(ReleaseDocument, release_route)),
         "Let a route prune for a while, although too many of its answers are bad.",
         Answer(200, "The guards.", FeedbackState),
         raises=(NotFound,),
     ),
-    _call(
-        "post_admin_keep",
-        "POST",
-        "/v1/admin/feedback/keep",
-        Document(KeepDocument, lambda body, _: read_document(body, KeepDocument), keep_route),
+    _row(
+        *(
+            "POST feedback/keep",
+            "post_admin_keep",
+            _plain(KeepDocument, keep_route),
+        ),
         "End the release of a route.",
         Answer(200, "The guards.", FeedbackState),
         raises=(NotFound,),
     ),
-    _call(
-        "get_admin_devices",
-        "GET",
-        "/v1/admin/devices",
-        get_admin_devices,
+    _row(
+        *("GET devices", "get_admin_devices", get_admin_devices),
         "Search devices by an expression.",
         Answer(200, "A page of devices, pruned ones too, without their tokens.", AdminDevicePage),
         params=(_WHERE, CURSOR, LIMIT),
     ),
-    _call(
-        "count_admin_devices",
-        "GET",
-        "/v1/admin/devices/count",
-        count_devices,
+    _row(
+        *("GET devices/count", "count_admin_devices", count_devices),
         "Count the active devices for which an expression is true.",
         Answer(200, "The number of devices that were counted within 2 seconds.", DeviceCount),
         params=(_WHERE,),
     ),
-    _call(
-        "get_admin_device",
-        "GET",
-        "/v1/admin/devices/{device_id}",
-        get_admin_device,
+    _row(
+        *("GET devices/{device_id}", "get_admin_device", get_admin_device),
         "Get a device without its token.",
         Answer(200, "The device.", AdminDevice),
         names=(DEVICE,),
         raises=(NotFound,),
     ),
-    _call(
-        "restore_admin_device",
-        "POST",
-        "/v1/admin/devices/{device_id}/restore",
-        restore_device,
+    _row(
+        *("POST devices/{device_id}/restore", "restore_admin_device", restore_device),
         "Restore a pruned device.",
         Answer(200, "The device.", AdminDevice),
         names=(DEVICE,),
         raises=(NotFound, Conflict),
     ),
-    _call(
-        "get_admin_live",
-        "GET",
-        "/v1/admin/live",
-        get_admin_live,
+    _row(
+        *("GET live", "get_admin_live", get_admin_live),
         "Get the live connections of the app by gateway.",
         Answer(200, "The connections.", LiveState),
         raises=(Conflict,),
     ),
-    _call(
-        "post_admin_cut",
-        "POST",
-        "/v1/admin/live/cut",
-        Document(CutDocument, lambda body, _: read_document(body, CutDocument), cut_connection),
+    _row(
+        *(
+            "POST live/cut",
+            "post_admin_cut",
+            _plain(CutDocument, cut_connection),
+        ),
         "End the live connection of a device, which may connect again.",
         Answer(204, "The gateway is asked to end it."),
         raises=(NotFound, Conflict),
     ),
-    _call(
-        "post_admin_drain",
-        "POST",
-        "/v1/admin/live/drain",
-        Document(DrainDocument, lambda body, _: read_document(body, DrainDocument), drain_gateway),
+    _row(
+        *(
+            "POST live/drain",
+            "post_admin_drain",
+            _plain(DrainDocument, drain_gateway),
+        ),
         "Let the devices of the app at a gateway connect again, spread over a while.",
         Answer(202, "The gateway is asked to move them.", Drained),
         raises=(NotFound, Conflict),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Final
 
 from ...errors import BadGateway, Conflict, NotFound
-from ..call import Answer, Call, Document
+from ..call import Answer, Document, rows
 from ..http.params import PathParam
 from .calls import delete_channel, get_channel, get_channels, post_channel
 from .document import Channel, ChannelDocument, ChannelList, read_channel
@@ -24,14 +23,15 @@ def _channel_id(text: str) -> str:
 _ID: Final = PathParam("id", "The id of the channel, percent-encoded.", {"type": "string", "minLength": 1}, _channel_id)
 _ASKED: Final = (Conflict, BadGateway)
 """The refusals of calls that send a request to a provider."""
-_call: Final = partial(Call, scopes=("push", "admin"), raises=_ASKED)
+_row: Final = rows("push", "admin", raises=_ASKED)
 
 CALLS: Final = (
-    _call(
-        "post_channel",
-        "POST",
-        "/v1/channels",
-        Document(ChannelDocument, lambda body, _: read_channel(body), post_channel),
+    _row(
+        *(
+            "POST /v1/channels",
+            "post_channel",
+            Document(ChannelDocument, lambda body, _: read_channel(body), post_channel),
+        ),
         "Create a broadcast channel (APNs, iOS 18).",
         Answer(201, "The new channel.", Channel, headers=(("Location", "The path of the channel."),)),
         description=(
@@ -41,29 +41,20 @@ CALLS: Final = (
             "broadcasts are not enabled for the app."
         ),
     ),
-    _call(
-        "get_channels",
-        "GET",
-        "/v1/channels",
-        get_channels,
+    _row(
+        *("GET /v1/channels", "get_channels", get_channels),
         "List the ids of the broadcast channels of the app.",
         Answer(200, "All ids.", ChannelList),
     ),
-    _call(
-        "get_channel",
-        "GET",
-        "/v1/channels/{id}",
-        get_channel,
+    _row(
+        *("GET /v1/channels/{id}", "get_channel", get_channel),
         "Get a broadcast channel.",
         Answer(200, "The channel.", Channel),
         names=(_ID,),
         raises=(*_ASKED, NotFound),
     ),
-    _call(
-        "delete_channel",
-        "DELETE",
-        "/v1/channels/{id}",
-        delete_channel,
+    _row(
+        *("DELETE /v1/channels/{id}", "delete_channel", delete_channel),
         "Delete a broadcast channel permanently.",
         Answer(204, "The channel is deleted. Messages that APNs had stored may still be delivered.", no_store=False),
         names=(_ID,),

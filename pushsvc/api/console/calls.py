@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
@@ -65,19 +66,20 @@ async def get_root(_: ApiPorts, __: Request) -> Reply:
 
 async def get_page(_: ApiPorts, __: Request) -> Reply:
     """Return the page, which is the same for every address: what it shows, it makes of the address itself."""
-    return Reply(_FOLDER.read().shell, headers=_PAGE)
+    return Reply((await asyncio.to_thread(_FOLDER.read)).shell, headers=_PAGE)
 
 
 async def get_file(_: ApiPorts, request: Request) -> Reply:
     """Return a file of the present version."""
-    params, files = request.params, _FOLDER.last
+    params, files = request.params, await asyncio.to_thread(lambda: _FOLDER.last)
     name = "/".join(params[part] for part in ("folder", "file") if part in params)
     file = files.by_path.get(name)
     if params["version"] != files.version or file is None:
         raise NotFound("The console has no such file; it may be of another version: load the page again.")
     headers = {**_STATIC, "Content-Type": file.media}
     if "gzip" in params.get(CODINGS.name, ""):
-        return Reply(file.packed, headers={**headers, "Content-Encoding": "gzip"})
+        packed = await asyncio.to_thread(lambda: file.packed)
+        return Reply(packed, headers={**headers, "Content-Encoding": "gzip"})
     return Reply(file.body, headers=headers)
 
 

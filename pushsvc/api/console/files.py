@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +26,17 @@ _TYPES: Final = {
 }
 
 
-class File(Struct, frozen=True):
-    """A file, as it is and compressed."""
+@dataclass(frozen=True)
+class File:
+    """A file."""
 
     media: str
     body: bytes
-    packed: bytes
+
+    @cached_property
+    def packed(self) -> bytes:
+        """The file compressed, which takes some milliseconds at the first use."""
+        return gzip.compress(self.body, mtime=0)
 
 
 class Files(Struct, frozen=True):
@@ -51,7 +58,7 @@ class Folder:
         self._files: Files | None = None
 
     def read(self) -> Files:
-        """Return the files as they are now."""
+        """Return the files as they are now. Reads the disk."""
         found = sorted(path for path in self._folder.rglob("*") if path.is_file())
         seen = [(str(path), path.stat().st_mtime_ns) for path in found]
         if self._files is None or seen != self._seen:
@@ -60,7 +67,7 @@ class Folder:
 
     @property
     def last(self) -> Files:
-        """The files as they were read last."""
+        """The files as they were read last. Reads the disk where they never were."""
         return self._files or self.read()
 
     def _load(self, found: list[Path]) -> Files:
@@ -74,7 +81,7 @@ class Folder:
             version,
             shell.replace(b"{{static}}", f"{STATIC}/{version}".encode()),
             {
-                name: File(media, body, gzip.compress(body, mtime=0))
+                name: File(media, body)
                 for name, body in bodies.items()
                 if (media := _TYPES.get(Path(name).suffix)) is not None
             },

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from ...errors import Conflict, NotFound
 from ...model.devices import MAX_NAME, Device, name_fault
-from ..call import CURSOR, LIMIT, Answer, Call, Document
+from ..call import CURSOR, LIMIT, Answer, Document, rows
 from ..http.exchange import Request
 from ..http.params import PathParam, QueryParam
 from .calls import (
@@ -62,14 +61,11 @@ def _read_device(body: bytes, request: Request) -> Device:
     return read_device(body, request.params["device_id"], request.app.rules, request.now)
 
 
-_call: Final = partial(Call, scopes=("devices", "admin"))
+_row: Final = rows("devices", "admin")
 
 CALLS: Final = (
-    _call(
-        "get_devices",
-        "GET",
-        "/v1/devices",
-        get_devices,
+    _row(
+        *("GET /v1/devices", "get_devices", get_devices),
         "List the devices of the app.",
         Answer(200, "A page of devices, including pruned ones, in the order of their first registration.", DevicePage),
         description="With `topic`, only devices that are subscribed and active. To read all, follow `cursor` until it "
@@ -82,11 +78,8 @@ CALLS: Final = (
             LIMIT,
         ),
     ),
-    _call(
-        "put_device",
-        "PUT",
-        "/v1/devices/{device_id}",
-        Document(DeviceDocument, _read_device, put_device),
+    _row(
+        *("PUT /v1/devices/{device_id}", "put_device", Document(DeviceDocument, _read_device, put_device)),
         "Register or refresh a device.",
         Answer(200, "The device after the change.", RegisteredDevice),
         also=(Answer(201, "The device is new.", RegisteredDevice, headers=(("Location", "The path of the device."),)),),
@@ -98,40 +91,28 @@ CALLS: Final = (
         names=(_NEW_DEVICE,),
         raises=(Conflict,),
     ),
-    _call(
-        "get_device",
-        "GET",
-        "/v1/devices/{device_id}",
-        get_device,
+    _row(
+        *("GET /v1/devices/{device_id}", "get_device", get_device),
         "Get a device.",
         Answer(200, "The device.", RegisteredDevice),
         names=(DEVICE,),
         raises=(NotFound, Conflict),
     ),
-    _call(
-        "delete_device",
-        "DELETE",
-        "/v1/devices/{device_id}",
-        delete_device,
+    _row(
+        *("DELETE /v1/devices/{device_id}", "delete_device", delete_device),
         "Remove a device.",
         Answer(204, "The device is removed, also from its topics and its user."),
         names=(DEVICE,),
         raises=(NotFound, Conflict),
     ),
-    _call(
-        "get_user_devices",
-        "GET",
-        "/v1/users/{user}/devices",
-        get_user_devices,
+    _row(
+        *("GET /v1/users/{user}/devices", "get_user_devices", get_user_devices),
         "List the devices of a user.",
         Answer(200, "All devices of the user, including pruned ones.", DeviceList),
         names=(USER,),
     ),
-    _call(
-        "delete_user",
-        "DELETE",
-        "/v1/users/{user}",
-        delete_user,
+    _row(
+        *("DELETE /v1/users/{user}", "delete_user", delete_user),
         "Erase a user.",
         Answer(200, "What was erased.", Erased),
         description=(
@@ -142,51 +123,40 @@ CALLS: Final = (
         names=(USER,),
         raises=(Conflict,),
     ),
-    _call(
-        "put_subscription",
-        "PUT",
-        "/v1/topics/{topic}/devices/{device_id}",
-        put_subscription,
+    _row(
+        *("PUT /v1/topics/{topic}/devices/{device_id}", "put_subscription", put_subscription),
         "Subscribe a device to a topic.",
         Answer(204, "The device is subscribed."),
         description="A topic is created by its first subscriber and removed with its last.",
         names=(DEVICE, _TOPIC),
         raises=(NotFound, Conflict),
     ),
-    _call(
-        "delete_subscription",
-        "DELETE",
-        "/v1/topics/{topic}/devices/{device_id}",
-        delete_subscription,
+    _row(
+        *("DELETE /v1/topics/{topic}/devices/{device_id}", "delete_subscription", delete_subscription),
         "Unsubscribe a device from a topic.",
         Answer(204, "The device is not subscribed."),
         names=(DEVICE, _TOPIC),
         raises=(Conflict,),
     ),
-    _call(
-        "get_topics",
-        "GET",
-        "/v1/topics",
-        get_topics,
+    _row(
+        *("GET /v1/topics", "get_topics", get_topics),
         "List the topics of the app.",
         Answer(200, "A page of topics, ordered by name.", TopicPage),
         params=(CURSOR, LIMIT),
     ),
-    _call(
-        "get_topic",
-        "GET",
-        "/v1/topics/{topic}",
-        get_topic,
+    _row(
+        *("GET /v1/topics/{topic}", "get_topic", get_topic),
         "Get the number of devices that are subscribed to a topic.",
         Answer(200, "The number of devices that are subscribed and active.", Topic),
         names=(_TOPIC,),
         raises=(NotFound,),
     ),
-    _call(
-        "post_restore",
-        "POST",
-        "/v1/devices/restore",
-        Document(RestoreDocument, lambda body, _: read_restore(body), post_restore),
+    _row(
+        *(
+            "POST /v1/devices/restore",
+            "post_restore",
+            Document(RestoreDocument, lambda body, _: read_restore(body), post_restore),
+        ),
         "Restore pruned devices.",
         Answer(200, "The number of restored devices.", Restored),
         description=(
@@ -195,11 +165,8 @@ CALLS: Final = (
             f"in `left`. One call restores up to {MOST_RESTORED:,} devices: repeat it while `left` is more than 0."
         ),
     ),
-    _call(
-        "delete_suppression",
-        "DELETE",
-        "/v1/suppressions/{platform}/{token}",
-        delete_suppression,
+    _row(
+        *("DELETE /v1/suppressions/{platform}/{token}", "delete_suppression", delete_suppression),
         "Lift the suppression of a token.",
         Answer(204, "The token is no longer suppressed."),
         description=(

@@ -24,8 +24,8 @@ from .problems import Challenge
 
 REALM: Final = 'Bearer realm="pushsvc"'
 
-APP: Final = web.RequestKey("pushsvc.app", str)
-"""Where authentication stores the app's name on the request, for the log and the metric."""
+CALLER: Final = web.RequestKey("pushsvc.caller", Caller)
+"""Where authentication stores the caller on the request, for the log and the metric."""
 
 
 class NoKey(Challenge, Unauthorized):
@@ -125,8 +125,7 @@ async def admit(call: Call, request: web.BaseRequest, authentication: Authentica
     if not call.scopes or (public and not call.keyed):
         return KEYLESS
     try:
-        caller = await authentication.caller(request)
-        request[APP] = caller.app.name
+        caller = request[CALLER] = await authentication.caller(request)
         scopes = caller.key.scopes
         for scope in call.scopes:
             if scope in scopes:

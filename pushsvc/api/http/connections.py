@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import FilteringBoundLogger
 
 from ..config import ApiConfig
-from .problems import REQUEST_ID, crash, new_request_id, respond, unreadable
+from .problems import REQUEST_ID, crash, request_id_of, respond, unreadable
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
 
@@ -171,13 +171,13 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             # A part of an answer was sent already, so no other can be.
             raise ConnectionError
-        request_id = new_request_id()
+        request_id = request_id_of(request)
         if status < 500:
             error = unreadable(exc)
             _log.debug("unreadable", status=error.status, error=type(exc).__name__, request_id=request_id)
             response = respond(error)
         else:
-            response = crash(request, exc or RuntimeError(), request_id)
+            response = crash(request, exc or RuntimeError())
         response.headers[REQUEST_ID] = request_id
         response.force_close()
         return response

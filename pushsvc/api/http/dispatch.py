@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from structlog.typing import FilteringBoundLogger
 
 from ... import telemetry
@@ -25,7 +25,7 @@ from ..call import Answer, Call, Document
 from ..config import ApiApp
 from ..console.session import Sessions, log_act
 from ..ports import ApiPorts, ServedApp
-from .auth import APP, Authentication, BearerKeys, admit
+from .auth import CALLER, Authentication, BearerKeys, admit
 from .connections import Connection
 from .exchange import Caller, Reply, Request
 from .idempotency import PARAM as IDEMPOTENCY_KEY
@@ -45,6 +45,7 @@ from .problems import (
 )
 from .response import Response
 from .table import Table
+from .uses import KeyUses
 
 _encode: Final = msgspec.json.Encoder().encode
 _log: FilteringBoundLogger = structlog.get_logger("intake")
@@ -83,6 +84,8 @@ class CallDispatcher:
         self._unmatched = _Row()
         calls = list(calls)
         telemetry.HTTP.show((call.method, call.path) for call in calls)
+        self.uses = KeyUses(ports.keys)
+        """The keys of the requests, which are noted while the API is served."""
         self._table = Table((call.method, call.path, _Row(call)) for call in calls)
         self.serve(apps, public=public)
 
@@ -114,6 +117,7 @@ class CallDispatcher:
         row = self._unmatched
         names: Mapping[str, str] = {}
         span: telemetry.traces.OpenSpan | None = None
+        cut = False
         try:
             methods = plain = self._table.plain.get(request.raw_path)
             if methods is None:
@@ -130,18 +134,15 @@ class CallDispatcher:
                 response = no_such_call(request.method, methods)
             else:
                 response = await self._answer(row.call, row.heads, names, request, span)
-        except RequestError as error:
-            response = respond(error)
-            if isinstance(error, ExpectationFailed):
-                response.force_close()
-        except StoreUnavailable:
-            response = respond(away())
         except Exception as error:
-            response = crash(request, error, request_id)
-            if request.writer.output_size > 0:
-                # A part of an answer was sent already, so no other can be.
-                raise ConnectionResetError from None
-        app = request.get(APP, "")
+            response = _refusal(request, error)
+            # A part of an answer was sent already, so no other can be.
+            cut = request.writer.output_size > 0
+        caller = request.get(CALLER)
+        app = ""
+        if caller is not None:
+            app = caller.app.name
+            self.uses.see(caller.key.sha256)
         status = response.status
         seconds = time.perf_counter() - started
         row.count(app, request.method, status, seconds)
@@ -150,6 +151,10 @@ class CallDispatcher:
         say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request_id)
         if span is not None:
             span.end(_about(row.call, status, app, request_id), str(status) if status >= 500 else "")
+        if caller is not None and caller.session and row.call is not None and row.call.method != "GET":
+            log_act(row.call, request, names, caller, status)
+        if cut:
+            raise ConnectionResetError
         response.headers[REQUEST_ID] = request_id
         if not request.content.is_eof() and isinstance(request.protocol, Connection):
             request.protocol.leave(request.content)
@@ -173,8 +178,6 @@ class CallDispatcher:
             # Before its body is read: a caller over the limit costs next to nothing.
             perform = partial(self._perform, call, names, request, caller, span)
             reply = await limits.counted(caller.key, 1, perform)
-        if caller.session and call.method != "GET":
-            log_act(call, request, names, caller, reply.status)
         body = reply.body
         if body is None:
             body = b""
@@ -213,6 +216,7 @@ class CallDispatcher:
             key=caller.key,
             session=caller.session,
             trace=b"" if span is None else span.carried,
+            id=request_id_of(request),
         )
         does = call.does
         if not isinstance(does, Document):
@@ -246,10 +250,24 @@ def _head(answer: Answer) -> dict[str, str]:
     return head
 
 
+def _refusal(request: web.BaseRequest, error: Exception) -> Response:
+    """Return the answer for what a call has raised."""
+    if isinstance(error, StoreUnavailable):
+        return respond(away())
+    if not isinstance(error, RequestError):
+        return crash(request, error)
+    response = respond(error)
+    if isinstance(error, ExpectationFailed):
+        response.force_close()
+    return response
+
+
 async def _expect(request: web.BaseRequest) -> None:
     """Answer `Expect: 100-continue`. Raises `ExpectationFailed` for any other expectation."""
     if request.headers[hdrs.EXPECT].lower() != "100-continue":
         raise ExpectationFailed("Only `Expect: 100-continue` is understood.")
+    if request.version < HttpVersion11:  # https://www.rfc-editor.org/rfc/rfc9110#section-10.1.1-14.1
+        return
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     # The body of the final answer has not begun.
     request.writer.output_size = 0

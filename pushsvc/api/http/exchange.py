@@ -54,6 +54,8 @@ class Request(Struct, frozen=True):
     """Whether the caller has signed in to the console with it."""
     trace: bytes = b""
     """The trace of the request, which its pushes carry; empty: none."""
+    id: str = ""
+    """The id of the request, which the answer and each line of the log carry."""
 
 
 class Reply(Struct, frozen=True):

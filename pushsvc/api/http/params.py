@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from ...errors import Fault, InvalidRequest
 
@@ -57,7 +57,7 @@ class PathParam(Struct, frozen=True):
 
     name: str
     description: str
-    shape: Mapping[str, Any]
+    shape: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
     """The JSON Schema."""
     parse: Callable[[str], str] = str
     """Returns its value. Raises `ValueError` with what is wrong, or `NotFound` where nothing can have such a name."""

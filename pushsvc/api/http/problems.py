@@ -110,14 +110,14 @@ def no_such_call(method: str, allowed: Collection[str]) -> Response:
     return respond(MethodNotAllowed(f"Allowed here: {allow['Allow']}."), headers=allow)
 
 
-def crash(request: web.BaseRequest, error: BaseException, request_id: str) -> Response:
+def crash(request: web.BaseRequest, error: BaseException) -> Response:
     """Log an error without its text, which may quote the body, and answer 500."""
     instance = f"urn:uuid:{uuid.uuid4()}"
     _log.error(
         "request_failed",
         method=request.method,
         instance=instance,
-        request_id=request_id,
+        request_id=request_id_of(request),
         error=type(error).__name__,
         where="".join(traceback.format_tb(error.__traceback__)[-8:]),
     )
@@ -127,7 +127,7 @@ def crash(request: web.BaseRequest, error: BaseException, request_id: str) -> Re
 # --- the request's id and path ------------------------------------------------------------------------
 
 _OWN_ID: Final = re.compile(r"[!-~]{1,128}")
-
+_GIVEN: Final = web.RequestKey("pushsvc.request_id", str)
 
 _process = ""
 _numbers = itertools.count()
@@ -148,9 +148,14 @@ def new_request_id() -> str:
 
 
 def request_id_of(request: web.BaseRequest) -> str:
-    """Return the caller's `X-Request-Id` if it has up to 128 visible ASCII characters, otherwise a new one."""
-    given = request.headers.get(REQUEST_ID)
-    return given if given is not None and _OWN_ID.fullmatch(given) else new_request_id()
+    """Return the id of a request, the same each time: the caller's `X-Request-Id` if it has up to 128 visible ASCII
+    characters, otherwise a new one."""
+    known = request.get(_GIVEN)
+    if known is None:
+        given = request.headers.get(REQUEST_ID)
+        known = given if given is not None and _OWN_ID.fullmatch(given) else new_request_id()
+        request[_GIVEN] = known
+    return known
 
 
 def check_path(raw: str) -> None:

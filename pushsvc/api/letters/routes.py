@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Final
 
 from ...errors import Conflict, NotFound
-from ..call import CURSOR, LIMIT, Answer, Call, Document
+from ..call import CURSOR, LIMIT, Answer, Document, rows
 from ..http.params import PathParam, QueryParam
 from .calls import delete_replay, get_failed, get_replay, no_replay, post_replay
 from .document import DeadLetterPage, Replay, ReplayAccepted, ReplayDocument, read_replay
@@ -23,14 +22,11 @@ def _job(text: str) -> str:
 
 _JOB: Final = PathParam("job", "The id of the replay.", {"type": "string", "pattern": f"^{_JOB_ID.pattern}$"}, _job)
 
-_call: Final = partial(Call, scopes=("push", "admin"))
+_row: Final = rows("push", "admin")
 
 CALLS: Final = (
-    _call(
-        "get_failed",
-        "GET",
-        "/v1/failed",
-        get_failed,
+    _row(
+        *("GET /v1/failed", "get_failed", get_failed),
         "List dead letters: deliveries that failed permanently.",
         Answer(200, "A page of dead letters, oldest first.", DeadLetterPage),
         description="Dead letters are kept for a month, unless configured otherwise, and can be replayed.",
@@ -44,11 +40,12 @@ CALLS: Final = (
             LIMIT,
         ),
     ),
-    _call(
-        "post_replay",
-        "POST",
-        "/v1/failed/replay",
-        Document(ReplayDocument, lambda body, _: read_replay(body), post_replay),
+    _row(
+        *(
+            "POST /v1/failed/replay",
+            "post_replay",
+            Document(ReplayDocument, lambda body, _: read_replay(body), post_replay),
+        ),
         "Replay dead letters: send them again.",
         Answer(
             202,
@@ -62,21 +59,15 @@ CALLS: Final = (
             "are those of cancelled pushes."
         ),
     ),
-    _call(
-        "get_replay",
-        "GET",
-        "/v1/failed/replay/{job}",
-        get_replay,
+    _row(
+        *("GET /v1/failed/replay/{job}", "get_replay", get_replay),
         "Get the progress of a replay.",
         Answer(200, "The progress of the replay.", Replay),
         names=(_JOB,),
         raises=(NotFound, Conflict),
     ),
-    _call(
-        "delete_replay",
-        "DELETE",
-        "/v1/failed/replay/{job}",
-        delete_replay,
+    _row(
+        *("DELETE /v1/failed/replay/{job}", "delete_replay", delete_replay),
         "Stop a replay.",
         Answer(200, "The progress of the replay. A replay that has ended does not change.", Replay),
         description=(

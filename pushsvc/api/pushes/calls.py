@@ -111,7 +111,8 @@ async def get_feedback(ports: ApiPorts, request: Request) -> Reply:
     if page.missing_to:
         telemetry.FEEDBACK_GAPS.labels(app, "api").inc()
         log = telemetry.get_logger("intake")
-        log.warning("feedback_events_missing", app=app, reader="api", after=after or "", missing_to=page.missing_to)
+        gap = {"after": after or "", "missing_to": page.missing_to}
+        log.warning("feedback_events_missing", app=app, reader="api", request_id=request.id, **gap)
     return Reply(answers.feedback(page, after))
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from ...errors import Conflict, Gone, NotFound
 from ...model.delivery import ENDS
 from ..answers import Accepted, Deliveries, FeedbackPage, Status
-from ..call import CURSOR, LIMIT, Answer, Call, Document
+from ..call import CURSOR, LIMIT, Answer, Document, rows
 from ..http.exchange import Request
 from ..http.idempotency import PARAM as IDEMPOTENCY_KEY
 from ..http.params import PathParam, QueryParam
@@ -26,7 +26,7 @@ def _push_id(text: str) -> str:
     return push_id
 
 
-_ID: Final = PathParam("id", "The id of the push.", {"type": "string", "format": "uuid"}, _push_id)
+PUSH_ID: Final = PathParam("id", "The id of the push.", {"type": "string", "format": "uuid"}, _push_id)
 
 
 def _read_push(body: bytes, request: Request) -> Draft:
@@ -37,12 +37,11 @@ def _read_batch(body: bytes, request: Request) -> list[bytes]:
     return documents(body, lines=request.lines)
 
 
+_row: Final = rows()
+
 CALLS: Final = (
-    Call(
-        "post_push",
-        "POST",
-        "/v1/push",
-        Document(PushDocument, _read_push, post_push, again=repeat_push),
+    _row(
+        *("POST /v1/push", "post_push", Document(PushDocument, _read_push, post_push, again=repeat_push)),
         "Send one push to one or many targets.",
         Answer(
             202,
@@ -68,11 +67,12 @@ CALLS: Final = (
         headers=(IDEMPOTENCY_KEY, PREFER),
         limited=True,
     ),
-    Call(
-        "post_batch",
-        "POST",
-        "/v1/push/batch",
-        Document(PushDocument, _read_batch, post_batch, again=repeat_batch, lines=NDJSON),
+    _row(
+        *(
+            "POST /v1/push/batch",
+            "post_batch",
+            Document(PushDocument, _read_batch, post_batch, again=repeat_batch, lines=NDJSON),
+        ),
         "Send up to 1,000 different pushes.",
         Answer(200, "The result of each push, in the order of the request.", BatchResults),
         description=(
@@ -83,22 +83,16 @@ CALLS: Final = (
         headers=(IDEMPOTENCY_KEY,),
         limited=True,
     ),
-    Call(
-        "get_push",
-        "GET",
-        "/v1/push/{id}",
-        get_push,
+    _row(
+        *("GET /v1/push/{id}", "get_push", get_push),
         "Get the status of a push.",
         Answer(200, "The status document.", Status),
         scopes=("push", "admin"),
-        names=(_ID,),
+        names=(PUSH_ID,),
         raises=(NotFound,),
     ),
-    Call(
-        "get_deliveries",
-        "GET",
-        "/v1/push/{id}/deliveries",
-        get_deliveries,
+    _row(
+        *("GET /v1/push/{id}/deliveries", "get_deliveries", get_deliveries),
         "List how the deliveries of a push ended.",
         Answer(200, "A page of deliveries, in the order of the request.", Deliveries),
         description=(
@@ -111,14 +105,11 @@ CALLS: Final = (
             CURSOR,
             LIMIT,
         ),
-        names=(_ID,),
+        names=(PUSH_ID,),
         raises=(NotFound,),
     ),
-    Call(
-        "cancel_push",
-        "DELETE",
-        "/v1/push/{id}",
-        cancel_push,
+    _row(
+        *("DELETE /v1/push/{id}", "cancel_push", cancel_push),
         "Cancel the deliveries of a push that have not been sent.",
         Answer(200, "The status document after the cancellation.", Status),
         description=(
@@ -128,14 +119,11 @@ CALLS: Final = (
             "their state until it responds or another dispatcher takes them over."
         ),
         scopes=("push", "admin"),
-        names=(_ID,),
+        names=(PUSH_ID,),
         raises=(NotFound, Conflict),
     ),
-    Call(
-        "get_feedback",
-        "GET",
-        "/v1/feedback",
-        get_feedback,
+    _row(
+        *("GET /v1/feedback", "get_feedback", get_feedback),
         "List tokens that the providers reported as dead or suspect.",
         Answer(200, "A page of events, in order.", FeedbackPage),
         description=(

@@ -3,7 +3,7 @@
 import { html } from "../vendor/preact-htm.js";
 import { act, at, get } from "../api.js";
 import { number, plural } from "../format.js";
-import { Act, Age, Asked, Facts, State, Time, useDocument, useNow } from "../parts.js";
+import { Act, Age, Asked, Facts, Prose, State, Time, useDocument, useNow } from "../parts.js";
 import { go, to } from "../router.js";
 
 function Acts({ device, reload, session }) {
@@ -35,6 +35,7 @@ function Device({ device, reload, session }) {
       ["Topics", device.topics?.length ? device.topics.map((topic, index) => html`${index ? ", " : ""}<a href=${to("devices", null, { topic })}>${topic}</a>`) : "none"],
       ["Tags", Object.entries(device.tags ?? {}).length ? html`<code>${JSON.stringify(device.tags)}</code>` : "none"],
       ["Strikes", device.strikes ? number(device.strikes) : null],
+      [device.state === "pruned" ? "Pruned for" : "Suspect for", device.evidence && html`<b class="strong">${device.evidence.reason || "an answer"}</b> at <${Time} of=${device.evidence.at} />${device.evidence.push ? html`, the answer to <a class="mono" href=${to("pushes", device.evidence.push)}>${device.evidence.push}</a>` : ""}${device.evidence.meaning ? html`. <${Prose} text=${device.evidence.meaning} />` : ""}`],
     ]} /><${Facts} of=${[
       ["Registered", html`<${Time} of=${device.registered_at} />, <${Age} of=${device.registered_at} />`],
       ["Last seen", html`<${Time} of=${device.last_seen_at} />, <${Age} of=${device.last_seen_at} />`],

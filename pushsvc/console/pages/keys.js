@@ -1,8 +1,8 @@
 // API keys: who may do what.
 
 import { html, useState } from "../vendor/preact-htm.js";
-import { act, at } from "../api.js";
-import { Act, Asked, Copy, Refusal, State, Table, Time, useDocument, useNow } from "../parts.js";
+import { act, at, written } from "../api.js";
+import { Act, Age, Asked, Copy, Refusal, State, Table, Time, useDocument, useNow } from "../parts.js";
 import { to } from "../router.js";
 
 const SCOPES = [["push", "send, cancel, replay"], ["devices", "register, read and erase devices"], ["feedback", "read dead tokens"], ["admin", "everything of these pages but sending"]];
@@ -12,9 +12,9 @@ function Make({ made }) {
   const [key, show] = useState(null);
   const make = async (event) => {
     event.preventDefault();
-    const form = event.currentTarget, data = new FormData(form);
+    const form = event.currentTarget, intake = written(form, "intake");
     try {
-      show(await act("POST", "/v1/admin/keys", { name: data.get("name").trim(), scopes: data.getAll("scope"), ...(data.get("intake").trim() ? { intake: data.get("intake").trim() } : {}) }));
+      show(await act("POST", "/v1/admin/keys", { name: written(form, "name"), scopes: new FormData(form).getAll("scope"), ...(intake ? { intake } : {}) }));
       refuse(null);
       form.reset();
       made();
@@ -37,6 +37,7 @@ export default function Keys({ session }) {
     { label: "scopes", cell: (key) => key.scopes.join(", ") },
     { label: "pushes at most", cell: (key) => key.intake },
     { label: "made", tight: true, cell: (key) => html`<${Time} of=${key.created_at} />` },
+    { label: "last used", tight: true, cell: (key) => (key.last_used_at ? html`<${Age} of=${key.last_used_at} />` : html`<span class="soft" title="within as long as it is noted, once an hour at most">never</span>`) },
     { label: "kept in", cell: (key) => key.kept_in },
     { label: "", tight: true, cell: (key) => (key.kept_in === "configuration" ? html`<span class="soft" title="remove it from the configuration file and reload">in the file</span>` : key.name === session.key ? null : html`<${Act} danger title=${`Revoke the key ${key.name}`} typed=${key.name} text="Calls with this key are refused within seconds, and its sessions end. A revoked key cannot be restored." run=${() => act("DELETE", `/v1/admin/keys/${at(key.name)}`)} done=${() => "It is revoked."} changed=${asked.reload}>Revoke<//>`) },
   ]} />`}<//></div>`;

@@ -2,11 +2,12 @@
 
 import { html } from "../vendor/preact-htm.js";
 import { at } from "../api.js";
-import { number, plural, span } from "../format.js";
+import { number, plural, remembered, span } from "../format.js";
 import { Age, Asked, Choice, Command, Facts, Pager, Prose, Shares, State, Table, Time, tone, useDocument, useNow } from "../parts.js";
-import { to } from "../router.js";
+import { go, to } from "../router.js";
 import { Cancel, stateOf } from "./pushes.js";
 import { Replay } from "./failed.js";
+import { Message } from "./send.js";
 
 const ENDS = ["sent", "failed", "invalid", "expired", "suppressed", "cancelled"];
 
@@ -49,9 +50,19 @@ function Rows({ push, query }) {
     ]} /><${Pager} cursor=${cursor} /></div>`}<//></section>`;
 }
 
+/** What each provider was sent, as far as it is still kept. */
+const Sent = ({ kept }) => html`<section class="stack tight"><h2>What was sent</h2><${Asked} of=${kept}>${({ messages }) => (messages.length
+  ? html`<div class="two">${messages.map((message) => html`<${Message} key=${message.route} message=${message} />`)}</div>`
+  : html`<p class="soft">Its content is not kept any more. That of a push to at most 32 targets is kept while it waits, and for its dead letters.</p>`)}<//></section>`;
+
+const receivers = (to) => to && Object.entries(to).map(([kind, value]) => (Array.isArray(value) ? plural(value.length, kind.slice(0, -1), kind) : kind === "all" ? "all devices" : html`${kind} <code>${value}</code>`))[0];
+
 function Push({ push, query, reload, session }) {
   const ended = ["done", "cancelled"].includes(push.state);
   const rows = useDocument(`/v1/push/${at(push.id)}/deliveries`, { limit: 400 }, { every: ended ? 0 : 5 });
+  const kept = useDocument(`/v1/admin/pushes/${at(push.id)}`, {}, { every: ended ? 0 : 10 });
+  const { copy, key, lane, to: receiving } = kept.document ?? {};
+  const again = () => { remembered.store("pushsvc.draft", JSON.stringify(copy)); go(to("send")); };
   const { counts } = push;
   const waits = counts.queued + counts.retrying;
   const parts = [["sent", "sent"], ["queued", "queued"], ["retrying", "retrying"], ["failed", "failed"], ["invalid", "invalid"], ["expired", "slow"], ["suppressed", "idle"], ["cancelled", "idle"]];
@@ -60,6 +71,7 @@ function Push({ push, query, reload, session }) {
       <div class="row">
         ${!ended && html`<${Cancel} push=${push} changed=${reload} label="Cancel the rest" />`}
         ${counts.failed > 0 && html`<${Replay} filter=${{ push: push.id }} changed=${reload} label="Replay the failed" />`}
+        ${copy && html`<button type="button" title="Opens it on the page “Send”, where nothing is sent before you say so" onClick=${again}>Send again as a copy</button>`}
       </div></div>
     ${push.held && Object.entries(push.held).map(([route, why]) => html`<div class="note is-slow"><p><${State} of="held">${route} does not send:<//> <${Prose} text=${why} /> ${plural(waits, "delivery waits", "deliveries wait")}; none is lost.</p></div>`)}
     <${Shares} label="deliveries" parts=${parts.filter(([name]) => counts[name] || name === "sent" || name === "failed" || (!ended && name === "queued")).map(([name, state]) => [name, counts[name], state, ENDS.includes(name) ? to("pushes", push.id, { outcome: name }) : null])} />
@@ -68,12 +80,16 @@ function Push({ push, query, reload, session }) {
       ["Accepted", html`<${Time} of=${push.created_at} />, <${Age} of=${push.created_at} />`],
       ["Due", push.send_at && html`<${Time} of=${push.send_at} />`],
       ["Changed", html`<${Time} of=${push.updated_at} />, <${Age} of=${push.updated_at} />`],
+      ["Posted with", key && html`the key <a href=${to("pushes", null, { key })}>${key}</a>`],
+      ["Lane", lane],
+      ["To", receivers(receiving)],
     ]} /><${Facts} of=${[
       ["Live channel", push.live && `${number(push.live.acked)} acknowledged, ${number(push.live.fallback)} carried on by the provider, ${number(push.live.waiting)} waiting`],
       ["Devices report", push.events && `${Object.entries(push.events).map(([what, n]) => `${number(n)} ${what}`).join(", ")}`],
     ]} /></div>
     <${Command} label="This push by curl" text=${`curl -H "Authorization: Bearer $PUSHSVC_KEY" ${location.origin}/v1/push/${push.id}`} />
-    <${Rows} push=${push} query=${query} />`;
+    <${Rows} push=${push} query=${query} />
+    <${Sent} kept=${kept} />`;
 }
 
 export default function OnePush({ item, query, session }) {

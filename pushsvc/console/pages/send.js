@@ -10,7 +10,8 @@ const KINDS = [["users", "users"], ["devices", "devices"], ["topic", "topic"], [
 const START = { to: { users: [] }, notification: { title: "", body: "" } };
 const FIELDS = [["title", "title"], ["body", "body"], ["subtitle", "subtitle"], ["image", "image (URL)"], ["link", "link"], ["sound", "sound"]];
 
-function Message({ message }) {
+/** A request to a provider. */
+export function Message({ message }) {
   const { limit } = message;
   const share = limit ? message.bytes / limit : 0;
   return html`<section class="panel stack tight"><div class="row spread"><h2>${message.route}</h2><span>${message.deliveries !== null && message.deliveries !== undefined ? `${plural(message.deliveries, "delivery", "deliveries")}, ` : ""}<span class=${share > 0.9 ? "slow" : ""}>${number(message.bytes)}${limit ? ` of ${number(limit)}` : ""} bytes</span></span></div>

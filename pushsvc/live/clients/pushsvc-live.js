@@ -361,6 +361,7 @@ export class LiveClient {
     return { offset: number(offset), data: decoded };
   }
 
+  /** @param {{unread?: number}} reply */
   #unread({ unread }) {
     if (unread !== undefined) tell(this.#options.onUnread, unread);
     return unread;
@@ -444,6 +445,7 @@ export class LiveClient {
   }
 
   #after(attempt, call) {
+    /** @type {any} */
     const timer = setTimeout(call, Math.min(1000 * 2 ** (attempt - 1), 60_000));
     timer.unref?.(); // In Node it does not keep the process alive.
   }

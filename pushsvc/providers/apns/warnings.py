@@ -8,6 +8,7 @@ from typing import Final
 from ...errors import Fault
 from ...model.push import Content, Message
 from ..aps import meant, payload_warnings
+from ..badges import ALONE
 from ..merge import decode_object
 from .vocabulary import PLATFORM, TOPIC_SUFFIX
 
@@ -25,7 +26,10 @@ def warnings_of(content: Content, message: Message) -> list[Fault]:
     path = "overrides.apns.payload"
     push_type = message.headers.get("apns-push-type", "")
     found = list(_headers(message, push_type))
-    found += payload_warnings(decode_object(message.body), path, push_type=push_type)
+    payload = decode_object(message.body)
+    found += payload_warnings(payload, path, push_type=push_type)
+    if message.counts and payload["aps"].keys().isdisjoint(("alert", "sound")):
+        found.append(ALONE)
     return found
 
 

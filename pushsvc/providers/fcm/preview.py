@@ -7,6 +7,8 @@ import msgspec
 from ...errors import CredentialError
 from ...model.push import Message
 from ...ports.preview import TARGET, Preview
+from ..again import unbound
+from ..merge import encode
 from .config import Config
 from .credentials import load_service_account
 from .limits import LIMIT, size_of
@@ -22,4 +24,7 @@ def preview(config: Config, message: Message, *, push_id: str, expires_at: int, 
     whole = {"validate_only": True} if dry_run else {}
     body = msgspec.json.encode({**whole, "message": {"token": TARGET, **content}})
     headers = {"content-type": "application/json; charset=UTF-8"}
-    return Preview("POST", f"/v1/projects/{project}/messages:send", headers, body, LIMIT, size_of(content))
+    again = unbound(message.body, push_id)
+    again.get("apns", {}).get("headers", {}).pop("apns-expiration", None)
+    path = f"/v1/projects/{project}/messages:send"
+    return Preview("POST", path, headers, body, LIMIT, size_of(content), encode(again))

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ...errors import Fault
-from ...model.push import Content, Message
+from ...model.push import UNREAD, Content, Message
 from ...rules.fcm_schema import snake, violations_of
 from ..aps import payload_warnings
+from ..badges import ALONE, COUNT
 from ..merge import decode_object, within
 from .limits import sizes_of
 
@@ -27,7 +28,13 @@ def warnings_of(content: Content, message: Message, limit: int) -> list[Fault]:
     if own is None and len(message.body) <= limit:
         return []
     document = decode_object(message.body)
+    tray = within(document, "android", "notification")
+    if message.counts and str(tray.get(COUNT, "")).endswith(UNREAD):
+        tray[COUNT] = 1  # a number is filled in: see badges.py
     found = [] if own is None else list(_own(document))
+    aps = within(document, "apns", "payload", "aps")
+    if own is not None and message.counts and not document.get("notification") and not {"alert", "sound"} & aps.keys():
+        found.append(ALONE)
     sizes = sizes_of(document)
     path = "notification" if content.notification else "data" if content.data else "overrides.fcm"
     for form in [form for form, size in sizes.items() if size > limit]:

@@ -36,7 +36,10 @@ class Effects:
         due = [(case, case.device) for case in cases if case.device and case.decision.change == "strike"]
         if due:
             strikes = [
-                Strike(device.id, device.token, case.receipt.at, case.decision.strikes, after=device.struck_at)
+                Strike(
+                    *(device.id, device.token, case.receipt.at, case.decision.strikes, device.struck_at),
+                    *(case.receipt.reason, case.receipt.push_id),
+                )
                 for case, device in due
             ]
             took = await self._ports.registry.strike(self._app, strikes)
@@ -52,7 +55,10 @@ class Effects:
         if due:
             marks = [(case.receipt.platform, device.token, case.receipt.at) for case, device in due]
             await self._ports.suppressions.add(self._app, marks)
-            prunes = [Prune(device.id, device.token, case.receipt.reason, case.receipt.at) for case, device in due]
+            prunes = [
+                Prune(device.id, device.token, case.receipt.reason, case.receipt.at, case.receipt.push_id)
+                for case, device in due
+            ]
             took = await self._ports.registry.prune(self._app, prunes)
             left = [(case, device) for (case, device), yes in zip(due, took, strict=True) if not yes]
             await self._judge_again([case for case, _ in left])

@@ -94,6 +94,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:routes": "(names of apps and platforms)",
     "ps:probe": "(an instant)",
     "ps:keys": "(API keys)",
+    "ps:keys:used": "(hashes of API keys, and instants)",
     "ps:hash_key": "(a key)",
     "ps:format": "(a number)",
 }

@@ -72,11 +72,15 @@ class RedisGateways:
         await self._link.many([("HDEL", keys.gateways(app), gateway) for app in apps])
 
     async def gateways(self, app: str) -> dict[str, int]:
-        now = self._clock()
-        words = {
-            name.decode(): _read(word) for name, word in (await self._link.call("HGETALL", keys.gateways(app))).items()
-        }
-        return {name: connections for name, (until, connections) in words.items() if until > now}
+        return {name: connections for name, (_, connections) in (await self._living(app)).items()}
+
+    async def last_signs(self, app: str) -> dict[str, int]:
+        return {name: until - int(self.lifetime * 1000) for name, (until, _) in (await self._living(app)).items()}
+
+    async def _living(self, app: str) -> dict[str, tuple[int, int]]:
+        """Return until when the sign of life of each living gateway is valid, and its connections."""
+        now, words = self._clock(), await self._link.call("HGETALL", keys.gateways(app))
+        return {name.decode(): read for name, word in words.items() if (read := _read(word))[0] > now}
 
     async def poke(self, items: Mapping[str, Sequence[InboxItem]]) -> None:
         calls = [

@@ -22,6 +22,7 @@ from ...model.delivery import End
 from ...model.push import LANES, Push
 from ...model.status import DeliveryRow, PushStatus
 from ...ports.live import LiveStreams
+from ...ports.pushes import KeptPush
 from .. import keys
 from ..config import OPEN_MOST, StoreConfig
 from ..link.clock import Clock
@@ -30,6 +31,7 @@ from ..link.unreadable import readable
 from ..queue.contents import packed
 from ..revoke.revocations import LIFETIME, Revocations
 from .accepting import Accepting, Args, Part
+from .kept import read_kept
 from .listing import PushListing, listed
 from .status import FIELDS, status_of
 
@@ -151,6 +153,12 @@ class RedisPushes(PushListing):
         shard = keys.shard_of(push_id, self._config.shards_of(app))
         values = await self._link.call("HMGET", keys.push(app, shard, push_id), *FIELDS)
         return status_of(app, push_id, values)
+
+    async def kept(self, app: str, push_id: str) -> KeptPush | None:
+        status = await self.status(app, push_id)
+        if status is None:
+            return None
+        return await read_kept(self._link, status, keys.shard_of(push_id, self._config.shards_of(app)))
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         """Cancel what has not been sent. Raises `Conflict` when every delivery has ended already. Scheduled deliveries

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...model.address import Addresses
-from ...model.devices import Device
+from ...model.devices import Device, revived
 from ...model.push import Platform
 from ...ports.registry import MOST_OF_USER, MOST_TOPICS, Holding, Judge, Prune, Strike, TopicsFull
 
@@ -87,15 +87,7 @@ class Desk:
     def register(self, device: Device) -> tuple[Device, bool]:
         """Return the device with the topics that it has had; strikes and tombstone go."""
         old = self.devices.get(device.id)
-        fresh = replace(
-            device,
-            topics=() if old is None else old.topics,
-            state="active",
-            pruned_at=0,
-            pruned_for="",
-            strikes=0,
-            struck_at=0,
-        )
+        fresh = revived(device, topics=() if old is None else old.topics)
         return fresh, self.put(fresh)
 
     def remove(self, device_id: str) -> Device | None:
@@ -128,21 +120,24 @@ class Desk:
         device = self.devices.get(prune.device_id)
         if device is None or device.token != prune.token or device.registered_at > prune.at or device.state == "pruned":
             return False
-        self.devices[device.id] = replace(device, state="pruned", pruned_at=prune.at, pruned_for=prune.reason)
+        pruned = replace(device, state="pruned", pruned_at=prune.at, pruned_for=prune.reason)
+        self.devices[device.id] = replace(pruned, judged_by=prune.push_id) if prune.push_id else pruned
         return True
 
     def strike(self, strike: Strike) -> bool:
         device = self.devices.get(strike.device_id)
         if device is None or device.token != strike.token or device.struck_at != strike.after:
             return False
-        self.devices[device.id] = replace(device, strikes=strike.count, struck_at=strike.at)
+        self.devices[device.id] = replace(
+            *(device,), strikes=strike.count, struck_at=strike.at, struck_for=strike.reason, judged_by=strike.push_id
+        )
         return True
 
     def restore(self, device_id: str) -> bool:
         device = self.devices.get(device_id)
         if device is None or device.state != "pruned":
             return False
-        self.devices[device_id] = replace(device, state="active", pruned_at=0, pruned_for="", strikes=0, struck_at=0)
+        self.devices[device_id] = revived(device)
         return True
 
     def revise(self, device_ids: Iterable[str], judge: Judge) -> list[tuple[Device, Device | None]]:

@@ -31,6 +31,12 @@ class _Fate(Struct, array_like=True, frozen=True, gc=False):
     pruned_for: str
     strikes: int
     struck_at: int
+    struck_for: str = ""
+    judged_by: str = ""
+    """Text, also of a UUID: device_seen.lua reads no bytes here."""
+
+
+_NO_FATE: Final = _Fate(False, 0, "", 0, 0)
 
 
 class _Document(Struct, array_like=True, frozen=True, gc=False):
@@ -60,9 +66,12 @@ _decode = msgspec.msgpack.Decoder(_Document).decode
 
 
 def encode_device(device: Device) -> bytes:
-    fate = None
-    if device.state == "pruned" or device.strikes or device.pruned_at or device.pruned_for or device.struck_at:
-        fate = _Fate(device.state == "pruned", device.pruned_at, device.pruned_for, device.strikes, device.struck_at)
+    fate: _Fate | None = _Fate(
+        *(device.state == "pruned", device.pruned_at, device.pruned_for, device.strikes, device.struck_at),
+        *(device.struck_for, device.judged_by),
+    )
+    if fate == _NO_FATE:
+        fate = None
     return VERSION + _encode(
         _Document(
             _shortest(device.id),
@@ -118,6 +127,8 @@ def decode_device(blob: bytes) -> Device:
         pruned_for=fate.pruned_for,
         strikes=fate.strikes,
         struck_at=fate.struck_at,
+        struck_for=fate.struck_for,
+        judged_by=fate.judged_by,
     )
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
 
-from ..errors import StoreError
-from ..model.access import ApiKey
-from ..telemetry import get_logger
-from . import keys
-from .link.link import Link
-from .link.unreadable import readable
+from ...errors import StoreError
+from ...model.access import ApiKey
+from ...telemetry import get_logger
+from .. import keys
+from ..link.clock import Clock
+from ..link.link import Link
+from ..link.unreadable import readable
 
+USED_EVERY: Final = 3_600_000
+"""Milliseconds between two notes that a key is in use."""
 KEY_LOOK: Final = 1.0
 """Seconds between two checks of the key of all token hashes."""
 
@@ -26,12 +29,14 @@ _decode = msgspec.json.Decoder(ApiKey).decode
 class RedisKeyRing:
     """`KeyRing` over one hash."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link
+        self._clock = clock
 
-    async def add(self, key: ApiKey) -> None:
-        """Add a key. Replaces one with the same SHA-256."""
-        await self._link.promise("HSET", keys.KEYRING, key.sha256, _encode(key))
+    async def add(self, key: ApiKey) -> bool:
+        call = ("key_add", [keys.KEYRING], [key.sha256, _encode(key)])
+        (added,) = await self._link.guarded(keys.mark_beside(keys.KEYRING), [call])
+        return bool(added)
 
     async def all(self) -> list[ApiKey]:
         """Return all keys by app and name, without those that this version cannot read, and so does not accept."""
@@ -47,7 +52,23 @@ class RedisKeyRing:
     async def revoke(self, name: str, app: str) -> bool:
         """Remove every key of that name from the app; false when there was none."""
         hashes = [key.sha256 for key in await self.all() if key.name == name and key.app == app]
-        return bool(hashes and await self._link.promise("HDEL", keys.KEYRING, *hashes))
+        if not hashes or not await self._link.promise("HDEL", keys.KEYRING, *hashes):
+            return False
+        await self._link.call("HDEL", keys.KEY_USES, *hashes)
+        return True
+
+    async def note_use(self, hashes: Collection[str]) -> None:
+        now, wanted = self._clock(), sorted(hashes)
+        known = await self.last_used(wanted)
+        due = [each for each, at in zip(wanted, known, strict=True) if at is None or now - at >= USED_EVERY]
+        if due:
+            await self._link.call("HSET", keys.KEY_USES, *(word for each in due for word in (each, now)))
+
+    async def last_used(self, hashes: Sequence[str]) -> list[int | None]:
+        if not hashes:
+            return []
+        found = await self._link.call("HMGET", keys.KEY_USES, *hashes)
+        return [int(at) if at is not None and at.isdigit() else None for at in found]
 
 
 async def load_hash_key(link: Link) -> bytes:

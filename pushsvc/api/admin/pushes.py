@@ -1,0 +1,142 @@
+"""One push as an operator sees it: when what happened, what each provider was sent, and how to send it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct, structs
+
+from ...errors import NotFound
+from ...model.codec import decode_audience
+from ...model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere
+from ...model.documents import Time
+from ...model.instants import instant
+from ...model.push import Platform, Push
+from ...model.routing import CARRIERS
+from ...model.status import ROWS_FOR_ALL, DeliveryRow, PushStatus
+from ...ports.admin import PreviewedMessage
+from ...ports.pushes import KeptPush
+from ...rules.channels import LIVE
+from ..http.exchange import Reply, Request
+from ..ports import ApiPorts
+from .document import PushRow, shown_push
+
+NEUTRAL: Final = ("notification", "data", "collapse")
+"""The fields of a push document that the content of the live channel has too."""
+
+
+class PushMoment(Struct, frozen=True):
+    """Something that happened to a push."""
+
+    what: Annotated[
+        Literal["accepted", "due", "first_end", "last_end", "done", "cancelled"],
+        Meta(description="`first_end` and `last_end` are of deliveries, of pushes that have a row of each."),
+    ]
+    at: Time
+
+
+class AdminPush(PushRow, frozen=True, kw_only=True):
+    """A push with its times and what is left of its content."""
+
+    timeline: Annotated[list[PushMoment], Meta(description="In the order of time.")]
+    to: Annotated[
+        dict[str, Any] | None,
+        Meta(description="The receivers, as in a push document; null where they are not known any more."),
+    ]
+    messages: Annotated[
+        list[PreviewedMessage],
+        Meta(description="What each provider was or is sent, as far as its content is still kept."),
+    ]
+    copy: Annotated[
+        dict[str, Any] | None,
+        Meta(description="A push document that sends it again, without `to` where that is null; null without content."),
+    ]
+
+
+async def get_admin_push(ports: ApiPorts, request: Request) -> Reply:
+    """Return a push with what is left of its content."""
+    app, push_id = request.app, request.params["id"]
+    kept = await ports.pushes.kept(app.name, push_id)
+    if kept is None:
+        raise NotFound(f"There is no push {push_id} of this app; statuses are kept for a limited time.")
+    status = kept.listed.status
+    page = await ports.pushes.deliveries(app.name, push_id, outcome=None, cursor="", limit=ROWS_FOR_ALL)
+    rows = page[0] if page is not None and status.counts.total <= ROWS_FOR_ALL else []
+    messages = await ports.admin.preview(_push_of(kept, [route for route, _ in app.accounts]))
+    live = (await ports.live.contents(app.name, [push_id])).get(push_id) if app.live is not None else None
+    to = _receivers(kept, rows)
+    shown = structs.asdict(shown_push(kept.listed))
+    copy = _copy(kept, messages, live, to)
+    return Reply(AdminPush(**shown, timeline=_timeline(status, rows), to=to, messages=messages, copy=copy))
+
+
+def _push_of(kept: KeptPush, routes: Sequence[Platform]) -> Push:
+    """Return the push as far as its content is left, for the routes that the app still has."""
+    status = kept.listed.status
+    messages = {
+        # What its instants were when it was rendered: when it expires is not kept.
+        route: structs.replace(message, dated="")
+        for route, message in kept.messages.items()
+        if route in routes or route in CARRIERS
+    }
+    lane = kept.listed.lane or "normal"
+    # Its deliveries are not counted, as of an audience.
+    return Push(status.id, status.app, lane, status.created_at, status.created_at, messages, {}, audience=b"\0")
+
+
+def _timeline(status: PushStatus, rows: Sequence[DeliveryRow]) -> list[PushMoment]:
+    ends = sorted(row.at for row in rows)
+    moments: list[tuple[Any, int | None]] = [("accepted", status.created_at), ("due", status.send_at)]
+    if ends:
+        moments += [("first_end", ends[0]), ("last_end", ends[-1])]
+    if status.state in ("done", "cancelled"):
+        moments.append((status.state, status.updated_at))
+    known = [(what, at) for what, at in moments if at is not None]
+    return [PushMoment(what, instant(at)) for what, at in sorted(known, key=lambda each: each[1])]
+
+
+def _receivers(kept: KeptPush, rows: Sequence[DeliveryRow]) -> dict[str, Any] | None:
+    if kept.audience:
+        return _to_of(decode_audience(kept.audience))
+    if kept.topic:
+        return {"topic": kept.topic}
+    devices = list(dict.fromkeys(row.device_id for row in rows if row.device_id is not None))
+    known = len(rows) == kept.listed.status.counts.total and all(row.device_id is not None for row in rows)
+    return {"devices": devices} if devices and known else None
+
+
+def _to_of(audience: Audience) -> dict[str, Any]:
+    match audience:
+        case ByDevices(ids):
+            return {"devices": list(ids)}
+        case ByUsers(users):
+            return {"users": list(users)}
+        case ByTopic(topic):
+            return {"topic": topic}
+        case ByWhere(text):
+            return {"where": text}
+        case _:
+            return {"all": True}
+
+
+def _copy(
+    kept: KeptPush, messages: Sequence[PreviewedMessage], live: bytes | None, to: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return a document that sends the push again: of its own fields where the live channel still has them, otherwise
+    of what each provider was sent."""
+    neutral = live or next((message.body for route, message in kept.messages.items() if route == LIVE), None)
+    said: dict[str, Any]
+    if neutral is not None:
+        content = msgspec.json.decode(neutral)
+        said = {name: content[name] for name in NEUTRAL if name in content}
+        rest = {name: value for name, value in content.items() if name not in NEUTRAL}
+        if rest:
+            said["overrides"] = {LIVE: rest}
+    else:
+        said = {"overrides": {each.platform: each.override for each in messages if bytes(each.override) != b"null"}}
+        if not said["overrides"]:
+            return None
+    document = {} if to is None else {"to": dict(to)}
+    return {**document, **said, **({} if kept.listed.lane is None else {"lane": kept.listed.lane})}
