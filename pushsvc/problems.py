@@ -10,7 +10,8 @@ from msgspec import Meta, Struct
 from .errors import RequestError
 
 MEDIA_TYPE: Final = "application/problem+json"
-TYPE_BASE: Final = "urn:pushsvc:problem:"
+TYPE_BASE: Final = "/docs/guide/reference/errors.md#"
+"""The page of the guide that explains each problem, which the API serves."""
 
 
 class RequestTimeout(RequestError):
@@ -47,7 +48,7 @@ class ProblemFault(Struct, frozen=True):
 class Problem(Struct, frozen=True, omit_defaults=True):
     """An RFC 9457 problem document."""
 
-    type: Annotated[str, Meta(examples=[f"{TYPE_BASE}invalid-request"], extra_json_schema={"format": "uri"})]
+    type: Annotated[str, Meta(examples=[f"{TYPE_BASE}invalid-request"], extra_json_schema={"format": "uri-reference"})]
     title: str
     status: Annotated[int, Meta(ge=400, le=599)]
     detail: str

@@ -1,4 +1,5 @@
-"""The OpenAPI document as one HTML page, without scripts and external resources. Pure."""
+"""The OpenAPI document as one HTML page without external resources. Its script adds a search and forms that make the
+calls. Pure."""
 
 from __future__ import annotations
 
@@ -52,12 +53,13 @@ def render(document: dict[str, Any]) -> str:
         "<h2>Documents</h2>",
         *(_schema(name, schema) for name, schema in schemas.items()),
     ]
-    return page(f"{escape(info['title'])} API", "\n".join(nav), "\n".join(main))
+    script = '<script type="module" src="/docs/page.js"></script>'
+    return page(f"{escape(info['title'])} API", "\n".join(nav), "\n".join(main), head=script)
 
 
-def page(title: str, nav: str, main: str) -> str:
+def page(title: str, nav: str, main: str, *, head: str = "") -> str:
     """Return a page of the documentation from its parts, which are HTML."""
-    parts = {"title": title, "nav": nav, "main": main}
+    parts = {"title": title, "nav": nav, "main": main, "head": head}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
 
 

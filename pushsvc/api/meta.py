@@ -4,6 +4,7 @@ figures and details need a key with the scope `admin` (see `plans.api_is_open`).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any, Final
@@ -13,18 +14,22 @@ from ..errors import Fault, NotFound, Unavailable
 from ..ports.conditions import Condition, Kind, texts
 from . import guide
 from .answers import Health
+from .call import Handler
 from .http.exchange import Reply, Request
 from .http.params import HeaderParam
 from .http.problems import RETRY_AFTER
 from .ports import ApiPorts
 
-_LIVE_CLIENT: Final = (Path(__file__).parents[1] / "live" / "clients" / "pushsvc-live.js").read_bytes()
-_LIVE_CLIENT_TAG: Final = f'"{hashlib.sha256(_LIVE_CLIENT).hexdigest()[:32]}"'
-
+_POLICY: Final = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PAGE: Final = {
     "Content-Type": "text/html; charset=utf-8",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Content-Security-Policy": _POLICY,
+    "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
+}
+_ACTIVE_PAGE: Final = {
+    **_PAGE,
+    "Content-Security-Policy": f"{_POLICY}; script-src 'self'; connect-src 'self'; require-trusted-types-for 'script'",
 }
 
 IF_NONE_MATCH: Final = HeaderParam(
@@ -73,29 +78,41 @@ async def get_openapi(ports: ApiPorts, _: Request) -> Reply:
 
 
 async def get_docs(ports: ApiPorts, _: Request) -> Reply:
-    """Return the documentation as a page without scripts and external resources."""
-    return Reply(ports.page, headers=_PAGE)
+    """Return the documentation as a page without external resources."""
+    return Reply(ports.page, headers=_ACTIVE_PAGE)
 
 
 async def get_guide(_: ApiPorts, request: Request) -> Reply:
     """Return a page of the guide, the index where none is named."""
     params = request.params
     place = "/".join(params[part] for part in ("folder", "page") if part in params) or "index.md"
-    found = guide.pages().get(place)
+    found = (await asyncio.to_thread(guide.pages)).get(place)  # the first call renders all of them
     if found is None:
         raise NotFound("The guide has no such page; `/docs/guide` lists them.")
     return Reply(found, headers=_PAGE)
 
 
-async def get_live_client(_: ApiPorts, request: Request) -> Reply:
-    """Return the module for apps in JavaScript, which any web page may import."""
+def asset(path: Path, media: str, *, origins: bool = False) -> Handler:
+    """Return the handler of a file, which browsers keep. `origins`: any web page may load it."""
+    body = path.read_bytes()
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {
-        "Content-Type": "text/javascript; charset=utf-8",
-        "ETag": _LIVE_CLIENT_TAG,
+        "Content-Type": f"{media}; charset=utf-8",
+        "ETag": tag,
         "Cache-Control": "public, max-age=3600",
-        "Access-Control-Allow-Origin": "*",
         "X-Content-Type-Options": "nosniff",
+        **({"Access-Control-Allow-Origin": "*"} if origins else {}),
     }
-    if _LIVE_CLIENT_TAG in request.params.get(IF_NONE_MATCH.name, ""):
-        return Reply(status=304, headers=headers)
-    return Reply(_LIVE_CLIENT, headers=headers)
+
+    async def get_asset(_: ApiPorts, request: Request) -> Reply:
+        if tag in request.params.get(IF_NONE_MATCH.name, ""):
+            return Reply(status=304, headers=headers)
+        return Reply(body, headers=headers)
+
+    return get_asset
+
+
+_HERE: Final = Path(__file__).parent
+get_docs_style: Final = asset(_HERE / "docs.css", "text/css")
+get_docs_script: Final = asset(_HERE / "docs.js", "text/javascript")
+get_live_client: Final = asset(_HERE.parent / "live" / "clients" / "pushsvc-live.js", "text/javascript", origins=True)

@@ -8,30 +8,47 @@ from ..errors import NotFound, Unavailable
 from ..problems import InternalError
 from .admin.routes import CALLS as ADMIN
 from .answers import Health
-from .call import Answer, Call
+from .call import Answer, Call, Handler, rows
 from .channels.routes import CALLS as CHANNELS
 from .console.routes import CALLS as CONSOLE
 from .devices.routes import CALLS as DEVICES
 from .http.params import PathParam
 from .letters.routes import CALLS as LETTERS
 from .live.routes import CALLS as LIVE
-from .meta import IF_NONE_MATCH, get_docs, get_guide, get_healthz, get_live_client, get_metrics, get_openapi, get_readyz
+from .meta import (
+    IF_NONE_MATCH,
+    get_docs,
+    get_docs_script,
+    get_docs_style,
+    get_guide,
+    get_healthz,
+    get_live_client,
+    get_metrics,
+    get_openapi,
+    get_readyz,
+)
 from .pushes.routes import CALLS as PUSHES
 
+
+def _asset(
+    name: str, path: str, does: Handler, says: str, *, media: str = "text/javascript", in_document: bool = True
+) -> Call:
+    """Return the row of a file that browsers keep."""
+    found = Answer(200, "The module.", media=media, no_store=False)
+    known = Answer(304, "The caller has it already.", media=media, no_store=False)
+    return Call(name, "GET", path, does, says, found, (known,), headers=(IF_NONE_MATCH,), in_document=in_document)
+
+
+_row: Final = rows()
+
 _SERVICE: Final = (
-    Call(
-        "get_healthz",
-        "GET",
-        "/healthz",
-        get_healthz,
+    _row(
+        *("GET /healthz", "get_healthz", get_healthz),
         "Check that the process is alive.",
         Answer(200, "The process is alive.", Health),
     ),
-    Call(
-        "get_readyz",
-        "GET",
-        "/readyz",
-        get_readyz,
+    _row(
+        *("GET /readyz", "get_readyz", get_readyz),
         "Check that pushes are accepted.",
         Answer(200, "Pushes are accepted.", Health),
         description="With 503, `errors` names each part that is not ready and the reason. `held` names routes that "
@@ -44,42 +61,38 @@ _SERVICE: Final = (
         scopes=("admin",),
         others="answered",
     ),
-    Call(
-        "get_metrics",
-        "GET",
-        "/metrics",
-        get_metrics,
+    _row(
+        *("GET /metrics", "get_metrics", get_metrics),
         "Get metrics in the Prometheus text format.",
         Answer(200, "The metrics.", media="text/plain", no_store=False),
         description="If the API listens on more than the loopback interface, a key with the scope `admin` is needed.",
         scopes=("admin",),
         others="local",
     ),
-    Call(
-        "get_openapi",
-        "GET",
-        "/openapi.json",
-        get_openapi,
+    _row(
+        *("GET /openapi.json", "get_openapi", get_openapi),
         "Get this document.",
         Answer(200, "The OpenAPI 3.1 document.", no_store=False),
     ),
-    Call(
-        "get_docs",
-        "GET",
-        "/docs",
-        get_docs,
+    _row(
+        *("GET /docs", "get_docs", get_docs),
         "Get this document as a web page.",
         Answer(200, "An HTML page.", media="text/html", no_store=False),
     ),
-    Call(
-        "get_live_client",
-        "GET",
-        "/clients/pushsvc-live.js",
-        get_live_client,
+    _asset(
+        *("get_live_client", "/clients/pushsvc-live.js", get_live_client),
         "Get the receiving side of the live channel, as a JavaScript module for apps.",
-        Answer(200, "The module.", media="text/javascript", no_store=False),
-        (Answer(304, "The caller has it already.", media="text/javascript", no_store=False),),
-        headers=(IF_NONE_MATCH,),
+    ),
+    _asset(
+        *("get_docs_script", "/docs/page.js", get_docs_script),
+        "Get the script of the documentation.",
+        in_document=False,
+    ),
+    _asset(
+        *("get_docs_style", "/docs/page.css", get_docs_style),
+        "Get the style of the documentation.",
+        media="text/css",
+        in_document=False,
     ),
 )
 
@@ -91,7 +104,7 @@ _GUIDE: Final = tuple(
         get_guide,
         "Get a page of the guide.",
         Answer(200, "An HTML page.", media="text/html", no_store=False),
-        names=tuple(PathParam(part, "The place of the page in the guide.", {"type": "string"}) for part in parts),
+        names=tuple(PathParam(part, "The place of the page in the guide.") for part in parts),
         raises=(NotFound,),
         in_document=False,
     )

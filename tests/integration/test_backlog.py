@@ -88,7 +88,7 @@ def test_one_process_fills_the_queue_to_its_bound_and_not_beyond(server: Server)
             pass
         assert await waiting(store) == 25
         assert (answer.status, answer.headers["retry-after"]) == (429, "5")
-        assert answer.json["type"] == "urn:pushsvc:problem:too-many-requests"
+        assert answer.json["type"] == "/docs/guide/reference/errors.md#too-many-requests"
         assert (await post(service, {**ALERT, "to": 7})).status == 422
         await send_all(store)
         assert (await until_taken(service)).status == 202
@@ -138,7 +138,7 @@ def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: Server
         answer = await post(service, [ALERT, large, vast, {"to": 7}, large, ALERT, ALERT, ALERT])
         assert [each["status"] for each in answer.json["results"]] == [202, 202, 413, 422, 429, 202, 202, 429]
         assert "7" in str(answer.json["results"][2]["error"]["errors"])
-        assert answer.json["results"][4]["error"]["type"] == "urn:pushsvc:problem:too-many-requests"
+        assert answer.json["results"][4]["error"]["type"] == "/docs/guide/reference/errors.md#too-many-requests"
         assert await waiting(store) == 7
         await send_all(store)
 

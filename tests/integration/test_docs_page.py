@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pushsvc.api.routes import CALLS
 
-from .chromium import Page, browser, needs_browser
+from .chromium import PATIENCE, Page, browser, needs_browser
 from .test_intake_kit import Service, running
 
 pytestmark = needs_browser
@@ -24,6 +24,13 @@ def browse(act: Callable[[Page, Service], Awaitable[None]]) -> None:
             await act(page, service)
 
     asyncio.run(main())
+
+
+async def until(page: Page, script: str) -> None:
+    """Wait until a JavaScript expression is true."""
+    async with asyncio.timeout(PATIENCE):
+        while not await page.look(script):
+            await asyncio.sleep(0.02)
 
 
 SEEN = """
@@ -81,6 +88,50 @@ def test_every_call_is_seen_and_nothing_is_loaded_from_elsewhere() -> None:
         assert outside == []
         assert f"{service.url}/docs" in page.requests
         assert page.complaints == []
+
+    browse(act)
+
+
+def test_a_call_is_found_and_tried_with_a_key() -> None:
+    async def act(page: Page, service: Service) -> None:
+        await page.size(1280, 900)
+        await page.open(f"{service.url}/docs")
+        shown = "[...document.querySelectorAll('main section.card, nav a')].filter(each => !each.hidden)"
+        await page.look(
+            "(() => { const field = document.querySelector('input[type=search]');"
+            " field.value = 'broadcast channel delete'; field.dispatchEvent(new Event('input')); })()"
+        )
+        names = await page.look(f"{shown}.map(each => each.id || each.getAttribute('href'))")
+        assert {"delete_channel", "#delete_channel"} <= set(names)
+        assert len(names) < 10
+        heads = "[...document.querySelectorAll('nav h2')].filter(each => !each.hidden).map(each => each.innerText)"
+        assert "devices" not in [head.lower() for head in await page.look(heads)]
+
+        card = "document.querySelector('#post_push')"
+        for key, status in (("", 401), ("pusher", 202)):
+            await page.look(f"document.querySelector('#key').value = {key!r}")
+            await page.look(f"{card}.querySelector('details:last-of-type').open = true")
+            await until(page, f"!!{card}.querySelector('form textarea')?.value.includes('Order 7 shipped')")
+            await page.look(
+                f"(({card}.querySelector('form pre').hidden = true), {card}.querySelector('form button').click())"
+            )
+            await until(page, f"!{card}.querySelector('form pre').hidden")
+            assert (await page.look(f"{card}.querySelector('form pre').innerText")).startswith(f"{status} ")
+        assert len(service.store.pushes) == 1
+        (push,) = service.store.pushes
+        card = "document.querySelector('#get_push')"
+        await page.look(f"{card}.querySelector('details:last-of-type').open = true")
+        await until(page, f"!!{card}.querySelector('form input')")
+        await page.look(
+            f"(({card}.querySelector('form input').value = {push!r}), {card}.querySelector('form button').click())"
+        )
+        await until(page, f"{card}.querySelector('form pre').innerText.includes({push!r})")
+        # The first try is refused, and nothing else is complained of; the key is kept nowhere.
+        assert len(page.complaints) == 1, page.complaints
+        assert "401" in page.complaints[0]
+        kept = await page.look("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})")
+        assert "pusher" not in kept
+        assert [url for url in page.requests if not url.startswith((service.url, "data:"))] == []
 
     browse(act)
 

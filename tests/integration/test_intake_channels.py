@@ -56,7 +56,7 @@ def test_a_channel_is_made_listed_read_and_deleted(service: Service) -> None:
         for method in ("GET", "DELETE"):
             async with session.request(method, path(made["id"])) as answer:
                 assert answer.status == 404
-                assert (await answer.json(content_type=None))["type"] == "urn:pushsvc:problem:not-found"
+                assert (await answer.json(content_type=None))["type"] == "/docs/guide/reference/errors.md#not-found"
         assert set(service.channels.asked) == {"shop"}
 
     play(service, act)
@@ -134,7 +134,7 @@ def test_what_the_provider_says_is_a_problem_document(service: Service, error: A
         for method, where in (("GET", "/v1/channels"), ("GET", "/v1/channels/x"), ("DELETE", "/v1/channels/x")):
             async with session.request(method, where) as answer:
                 problem = await answer.json(content_type=None)
-            assert (answer.status, problem["type"]) == (status, f"urn:pushsvc:problem:{kind}")
+            assert (answer.status, problem["type"]) == (status, f"/docs/guide/reference/errors.md#{kind}")
             assert problem["detail"] == error.detail
             assert answer.headers.get("Retry-After") == ("7" if status == 503 else None)
 

@@ -28,7 +28,7 @@ def check_problem(answer: Answer, status: int, kind: str) -> None:
     assert (answer.status, answer.headers["content-type"]) == (status, PROBLEM)
     problem = answer.json
     assert problem["status"] == status
-    assert problem["type"] == f"urn:pushsvc:problem:{kind}"
+    assert problem["type"] == f"/docs/guide/reference/errors.md#{kind}"
     assert problem["title"]
     assert problem["detail"]
 
@@ -573,6 +573,31 @@ def test_metrics_the_document_and_its_page_need_no_key() -> None:
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert page.headers["content-security-policy"].startswith("default-src 'none'")
         assert b"</html>" in page.body
+        # What it needs is served here, and nothing that stands in the page itself is run.
+        policy = page.headers["content-security-policy"]
+        assert "unsafe" not in policy
+        assert not re.search(rb"<style|<script(?! type=\"module\" src=)| style=| on\w+=", page.body)
+        needed = re.findall(r'(?:src|<link[^>]* href)="([^"]+)"', page.body.decode())
+        assert sorted(needed) == ["/docs/page.css", "/docs/page.js"]
+        for path, media in (("/docs/page.css", "text/css"), ("/docs/page.js", "text/javascript")):
+            file = await call(service, "GET", path, key=None)
+            assert file.headers["content-type"] == f"{media}; charset=utf-8"
+            again = await call(service, "GET", path, key=None, headers={"If-None-Match": file.headers["etag"]})
+            assert (file.status, again.status) == (200, 304)
+
+    run(main)
+
+
+STYLE = b'<link rel="stylesheet" href="/docs/page.css"'
+
+
+def test_the_type_of_a_problem_leads_to_its_explanation() -> None:
+    async def main(service: Service) -> None:
+        for path, key in (("/nowhere", None), ("/v1/push/x?y=1", None), ("/v1/topics", "pusher")):
+            kind = (await call(service, "GET", path, key=key)).json["type"]
+            place, _, anchor = kind.partition("#")
+            page = await call(service, "GET", place, key=None)
+            assert (page.status, f'<h3 id="{anchor}">' in page.body.decode()) == (200, True), kind
 
     run(main)
 
@@ -586,7 +611,7 @@ def test_the_guide_is_served_page_by_page_and_its_links_lead_to_pages() -> None:
             page = await call(service, "GET", path, key=None)
             assert page.status == 200, path
             assert page.headers["content-security-policy"].startswith("default-src 'none'")
-            assert not re.search(rb"<(?:script|img|link|iframe)\b|\]\(", page.body), path
+            assert re.findall(rb"<(?:script|img|link|iframe)\b[^>]*|\]\(", page.body) == [STYLE], path
             links = {link.partition("#")[0] for link in re.findall(r'href="(/docs/guide[^"]*)"', page.body.decode())}
             todo += links - seen - {*todo}
         assert seen == {"/docs/guide", *(f"/docs/guide/{place}" for place in PAGES if place != "index.md")}

@@ -61,7 +61,7 @@ def test_fifty_equal_posts_at_once_are_one_push_over_two_processes() -> None:
         assert sum(answer.headers.get("idempotent-replay") == "true" for answer in answers) == 49
         assert await queued(store) == 1
         again = await call(services[1], "POST", "/v1/push", OTHER, headers=KEY)
-        assert (again.status, again.json["type"]) == (409, "urn:pushsvc:problem:conflict")
+        assert (again.status, again.json["type"]) == (409, "/docs/guide/reference/errors.md#conflict")
         assert await queued(store) == 1
         assert (await call(services[1], "POST", "/v1/push", OTHER, headers={"Idempotency-Key": "8"})).status == 202
         assert await queued(store) == 2

@@ -66,7 +66,7 @@ def test_percent_encoding_that_is_not_utf_8_is_400(method: str, path: str) -> No
     async def main(service: Service) -> None:
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer registrar\r\n\r\n"
         found = await raw(service, head.encode())
-        assert (found.status, found.json["type"]) == (400, "urn:pushsvc:problem:malformed-request")
+        assert (found.status, found.json["type"]) == (400, "/docs/guide/reference/errors.md#malformed-request")
         assert "UTF-8" in found.json["detail"]
 
     run(main)

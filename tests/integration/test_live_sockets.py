@@ -544,7 +544,7 @@ async def test_plain_requests_and_their_problems() -> None:
         ]:
             status, headers, body = await client.ask(method, path)
             document = json.loads(body)
-            assert document["type"] == f"urn:pushsvc:problem:{expected}"
+            assert document["type"] == f"/docs/guide/reference/errors.md#{expected}"
             assert document["status"] == status
             assert headers["content-type"] == "application/problem+json"
         assert "POST" in (await client.ask("GET", "/v1/live/ack"))[1]["allow"]
@@ -708,7 +708,7 @@ async def test_the_address_that_a_proxy_forwards_is_that_of_the_client() -> None
             client.send(head.encode())
             found, _, body = await client.answer()
             assert found == status
-            assert (b"urn:pushsvc:problem:address-denied" in body) == (status == 403)
+            assert (b"/docs/guide/reference/errors.md#address-denied" in body) == (status == 403)
 
 
 @in_a_loop

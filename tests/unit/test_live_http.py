@@ -151,7 +151,7 @@ def test_a_problem_says_when_to_come_back() -> None:
     answer = problem_answer(TooManyRequests("Later.", retry_after=7))
     assert (answer.status, answer.headers, answer.media_type) == (429, {"Retry-After": "7"}, "application/problem+json")
     assert json.loads(answer.body) == {
-        "type": "urn:pushsvc:problem:too-many-requests",
+        "type": "/docs/guide/reference/errors.md#too-many-requests",
         "title": "Too many requests",
         "status": 429,
         "detail": "Later.",

@@ -328,6 +328,11 @@ def test_every_error() -> None:
     assert {(row[0], *code_in(row[1])) for row in TABLES["status"]} == want
     assert len(TABLES["status"]) == len(want)
     assert f"`{TYPE_BASE}`" in section_of("Errors")
+    # The type of a problem leads to its place on the page.
+    place, _, anchor = TYPE_BASE.removeprefix("/docs/guide/").partition("#")
+    page, places = guide.pages()[place].decode(), {guide.anchor(name) for _, name in want}
+    assert anchor == ""
+    assert set(re.findall(r'<h3 id="([^"]+)"', page)) == places == {name for _, name in want}
 
 
 # --- what an answer does ------------------------------------------------------------------------
