@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pushsvc import runtime
 from pushsvc.api import Backlog, serve
 from pushsvc.model.push import Route
 from pushsvc.store import Store, StoreConfig, open_store
@@ -42,7 +41,7 @@ def play(server: Server, most: int, main: Story, processes: int = 1) -> None:
             services = []
             for _ in range(processes):
                 store = await stack.enter_async_context(open_store(server.url, StoreConfig(shards=4)))
-                service = Service(store.pushes)  # type: ignore[arg-type]  # pushes are all that these calls ask for
+                service = Service(store.pushes, ring=store.keys)  # type: ignore[arg-type]  # all that it asks
                 service.backlog = Backlog(store.pushes, most, {"shop": most, "news": most}, monotonic=time.monotonic)
                 await stack.enter_async_context(service.backlog.watching())
                 service.url = await stack.enter_async_context(serve(service.app(CONFIG), CONFIG))
@@ -159,7 +158,7 @@ def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: Server
 
 
 def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime.figures, "GAUGES_EVERY", 0.0)
+    monkeypatch.setattr("pushsvc.runtime.figures.GAUGES_EVERY", 0.0)
 
     async def act(service: WholeService) -> None:
         file = service.settings.file

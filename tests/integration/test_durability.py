@@ -157,7 +157,7 @@ def test_what_the_disk_does_not_get_is_not_answered_for_not_even_when_it_is_said
 
 def test_over_http_it_is_503_and_a_repeat_under_the_key_is_safe() -> None:
     async def story(store: Store, server: Server) -> None:
-        service = Service(store.pushes)  # type: ignore[arg-type]  # pushes are all that these calls ask for
+        service = Service(store.pushes, ring=store.keys)  # type: ignore[arg-type]  # all that it asks
         key = {"Idempotency-Key": "order 7"}
         async with serve(service.app(CONFIG), CONFIG) as service.url:
             for _ in range(2):
@@ -195,7 +195,7 @@ def test_whatever_was_answered_survives_the_servers_death(answers: int) -> None:
         accepted: list[str] = []
         with running_server("valkey", folder=folder, options=ALWAYS) as server:
             async with open_store(server.url, STRICT) as store:
-                service = Service(store.pushes)  # type: ignore[arg-type]  # as above
+                service = Service(store.pushes, ring=store.keys)  # type: ignore[arg-type]  # as above
 
                 async def caller() -> None:
                     while (answer := await call(service, "POST", "/v1/push", ALERT)).status == 202:

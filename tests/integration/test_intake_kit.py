@@ -41,6 +41,7 @@ from pushsvc.model.routing import table_of
 from pushsvc.model.status import Counts, DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.channels import Channel, Storage
 from pushsvc.ports.conditions import Condition
+from pushsvc.ports.keyring import KeyRing
 from pushsvc.ports.limits import Limiter
 from pushsvc.ports.provider import RenderError
 from pushsvc.ports.pushes import KeptPush, ListedPush, PushFilter
@@ -312,6 +313,7 @@ class Service:
     limiter: Limiter | None = None
     limit: Rate | None = None
     live: ApiLive | None = None
+    ring: KeyRing | None = None
     memory: MemoryStore = field(default_factory=MemoryStore)
     channels: Channels = field(default_factory=Channels)
 
@@ -357,7 +359,7 @@ class Service:
         return ApiPorts(
             pushes=self.store,
             receipts=self.store,
-            keys=self.store,
+            keys=self.ring or self.store,
             dead=self.dead,
             registry=self.registry,
             erasures=self.memory.erasures,

@@ -34,7 +34,7 @@ def over_valkey(
         config = StoreConfig(shards=shards)
         async with open_store(url, config) as one, open_store(url, config) as two:
             first, second = (
-                Service(store.pushes, limiter=store.limiter, limit=limit)  # type: ignore[arg-type]  # all that it asks
+                Service(store.pushes, ring=store.keys, limiter=store.limiter, limit=limit)  # type: ignore[arg-type]
                 for store in (one, two)
             )
             async with (

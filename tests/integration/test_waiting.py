@@ -55,7 +55,7 @@ class Looking(Waits):
 async def intake(server: Server, *, most: int = 1000) -> AsyncIterator[tuple[Service, Store, Looking]]:
     async with open_store(server.url, StoreConfig(shards=3)) as store:
         waits = Looking(store, most=most)
-        service = Service(store.pushes, waits=waits)  # type: ignore[arg-type]  # pushes are all that these calls ask for
+        service = Service(store.pushes, ring=store.keys, waits=waits)  # type: ignore[arg-type]  # all that it asks
         async with serve(service.app(CONFIG), CONFIG) as service.url:
             yield service, store, waits
 

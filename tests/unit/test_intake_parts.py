@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pushsvc import runtime
-from pushsvc.api import ApiConfig, new_push_id, uuid7
+from pushsvc.api import ApiConfig, docs, new_push_id, uuid7
 from pushsvc.api.docs import curl
 from pushsvc.api.docs import render as render_page
 from pushsvc.api.http.params import JSON, QueryParam, read_query
