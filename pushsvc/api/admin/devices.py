@@ -76,9 +76,7 @@ class AdminDevice(Struct, frozen=True, kw_only=True):
     ]
     struck_at: Time | None = None
     struck_for: Annotated[str, Meta(description="The reason of the last suspect answer.")] = ""
-    judged_by: Annotated[str, Meta(description="The id of the push of the answer in `evidence`, if this is known.")] = (
-        ""
-    )
+    judged_by: Annotated[str, Meta(description="The id of the push of the answer in `evidence`, if it is known.")] = ""
     suppressed: Annotated[
         bool | UnsetType, Meta(description="Whether nothing is sent to its token. Not in lists of devices.")
     ] = UNSET
