@@ -4,6 +4,7 @@ that needs fewer backends a list `BACKENDS`."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
@@ -43,3 +44,11 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
             yield run
         finally:
             runner.run(stack.aclose())
+
+
+@pytest.fixture
+def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a client does, the server's own log holds no traceback."""
+    with caplog.at_level(logging.INFO):
+        yield
+        assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []

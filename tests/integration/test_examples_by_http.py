@@ -16,6 +16,7 @@ from typing import Any
 
 from pushsvc.providers.apns.send import NAMESPACE
 
+from ..unit.provider_fakes import FULL
 from .harness import Play, Service
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
@@ -180,18 +181,7 @@ def test_the_neutral_notification_is_rendered_to_both(play: Play) -> None:
     async def act(service: Service) -> None:
         document = {
             "to": {"tokens": [{"platform": "apns", "token": APNS_TOKEN}, {"platform": "fcm", "token": FCM_TOKEN}]},
-            "notification": {
-                "title": "Order 7 shipped",
-                "subtitle": "Two parcels",
-                "body": "Arrives Friday",
-                "image": "https://example.com/7.png",
-                "sound": "default",
-                "badge": 3,
-                "link": "https://example.com/orders/7",
-                "category": "ORDER",
-                "thread": "orders",
-                "channel": "orders",
-            },
+            "notification": FULL,
             "data": {"order": "7"},
             "lane": "urgent",
             "priority": "high",

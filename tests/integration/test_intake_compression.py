@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import logging
 import time
 import zlib
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -18,16 +16,10 @@ from pushsvc.api import ApiConfig
 
 from .test_intake_kit import ALERT, Answer, Service, answer, call, raw, run, running_in_thread
 
+pytestmark = pytest.mark.usefixtures("no_traceback")
 BODY = msgspec.json.encode(ALERT)
 LINES = b"\n".join([BODY] * 20)
 GZIP = {"Content-Encoding": "gzip"}
-
-
-@pytest.fixture(autouse=True)
-def no_traceback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    with caplog.at_level(logging.INFO):
-        yield
-        assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
 
 
 def problem(found: Answer) -> tuple[int, str]:

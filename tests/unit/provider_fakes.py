@@ -6,9 +6,10 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+import pytest
 from hpack import Decoder
 from msgspec import Raw
 
@@ -16,6 +17,7 @@ from pushsvc.model.delivery import Delivery, Outcome
 from pushsvc.model.push import Chunk, Content, Message, Notification, Target
 from pushsvc.net.http2.exchange import Answer, OnAnswer, Response
 from pushsvc.net.http2.hpack_fields import field
+from pushsvc.ports.provider import RenderError
 
 GOLDEN = Path(__file__).parent / "golden"
 PUSH_ID = "01936f6e-8f5c-7abc-9def-0123456789ab"
@@ -26,6 +28,40 @@ def golden(name: str, key: str = "row") -> list[dict[str, Any]]:
     """The rows of a golden table."""
     rows: list[dict[str, Any]] = tomllib.loads((GOLDEN / name).read_text())[key]
     return rows
+
+
+FULL: Final = {
+    "title": "Order 7 shipped",
+    "subtitle": "Two parcels",
+    "body": "Arrives Friday",
+    "image": "https://example.com/7.png",
+    "sound": "default",
+    "badge": 3,
+    "link": "https://example.com/orders/7",
+    "category": "ORDER",
+    "thread": "orders",
+    "channel": "orders",
+}
+"""A notification with every field."""
+
+
+def faults_of(render: Callable[[], Message]) -> dict[str, str]:
+    """The faults of a content that is refused, by place; not for its size."""
+    with pytest.raises(RenderError) as caught:
+        render()
+    assert not caught.value.too_large
+    return {fault.path: fault.message for fault in caught.value.faults}
+
+
+def rendered_or_refused(render: Callable[[], Message]) -> Message | None:
+    """The message, or None after a look at the reasons why there is none."""
+    try:
+        return render()
+    except RenderError as error:
+        refused = error
+    assert refused.faults
+    assert all(fault.path and fault.message for fault in refused.faults)
+    return None
 
 
 def content(

@@ -20,20 +20,7 @@ from pushsvc.providers.fcm import ADDRESSES, RENDERER
 from pushsvc.providers.fcm.limits import size_of, sizes_of
 from pushsvc.providers.fcm.spans import filled
 
-from .provider_fakes import CREATED_AT, GOLDEN, PUSH_ID, content, golden
-
-FULL = {
-    "title": "Order 7 shipped",
-    "subtitle": "Two parcels",
-    "body": "Arrives Friday",
-    "image": "https://example.com/7.png",
-    "sound": "default",
-    "badge": 3,
-    "link": "https://example.com/orders/7",
-    "category": "ORDER",
-    "thread": "orders",
-    "channel": "orders",
-}
+from .provider_fakes import CREATED_AT, FULL, GOLDEN, PUSH_ID, content, faults_of, golden, rendered_or_refused
 
 
 def render(given: Content, push_id: str = PUSH_ID) -> Message:
@@ -46,21 +33,7 @@ def rendered(given: Content) -> dict[str, Any]:
 
 
 def faults(given: Content) -> dict[str, str]:
-    with pytest.raises(RenderError) as caught:
-        render(given)
-    assert not caught.value.too_large
-    return {fault.path: fault.message for fault in caught.value.faults}
-
-
-def rendered_or_refused(given: Content) -> Message | None:
-    """The message, or None after a look at the reasons why there is none."""
-    try:
-        return render(given)
-    except RenderError as error:
-        refused = error
-    assert refused.faults
-    assert all(fault.path and fault.message for fault in refused.faults)
-    return None
+    return faults_of(lambda: render(given))
 
 
 # --- the vendor's own examples ------------------------------------------------------------------
@@ -695,7 +668,7 @@ def test_a_push_is_rendered_whole_or_refused_with_reasons(
         collapse=collapse,
         overrides=None if override is None else {"fcm": Raw(override)},
     )
-    message = rendered_or_refused(given)
+    message = rendered_or_refused(lambda: render(given))
     if message is None:
         return
     assert message.body[:1] == b"{"
