@@ -28,8 +28,10 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | <encoded rows>`, from that index on                   |
 | `ps:T:t:<id>`              | hash   | field: until it ends   | index -> turn, of deliveries that were retried and    |
 |                            |        |                        | have not ended; 1 where there is none. Of what a      |
-|                            |        |                        | device may acknowledge also where: see fence.lua. And |
-|                            |        |                        | where in `retry` it waits: see waiting.lua            |
+|                            |        |                        | device may acknowledge also where: see fence.lua.     |
+|                            |        |                        | Pushes of > 32 have those of 128 indexes in a field,  |
+|                            |        |                        | `#<n / 128>`: see turns.lua. And where in `retry` they|
+|                            |        |                        | wait: see waiting.lua                                 |
 | `ps:T:x:<id>`              | hash   | until all are found    | the expansion of a push from its audience: `push`     |
 |                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
 |                            |        |                        | and `faults` that it met                              |
@@ -229,6 +231,8 @@ LISTED_ENTRIES = 100_000
 
 BLOCK = 128
 """Devices in one list of device documents."""
+TURNS = 128
+"""Deliveries of a large push whose turns stand in one field."""
 SEEN_EVERY = 3_600_000
 """Milliseconds between two signs of life that a device's document notes."""
 BUCKETS = 1 << 16

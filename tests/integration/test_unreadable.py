@@ -19,7 +19,7 @@ from pushsvc.errors import Unreadable
 from pushsvc.jobs.functions import Context, replay
 from pushsvc.model.access import ApiKey
 from pushsvc.model.codec import decode_chunk
-from pushsvc.model.delivery import BadNotification, Ended, TokenDead
+from pushsvc.model.delivery import BadNotification, Ended, Retry, TokenDead, Unavailable
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
@@ -33,6 +33,7 @@ from pushsvc.store.erase.passes import KEEPERS
 from pushsvc.store.keyring.keyring import RedisKeyRing
 
 from .servers import KINDS, Server, running_server
+from .test_store_channels import DUE, LATER, WRITTEN, push_of, take_live
 from .test_store_kit import NOW, ROUTE, all_of, eraser, make_push, take_all
 from .test_store_redis import play
 
@@ -50,7 +51,7 @@ RECORDS: dict[str, str] = {
     "ps:T:v:<id>": "HSET",
     "ps:T:b:<id>": "(bits)",
     "ps:T:r:<id>": "ZADD",
-    "ps:T:t:<id>": "(numbers)",
+    "ps:T:t:<id>": "HSET",
     "ps:T:x:<id>": "(test_jobs_audiences.py has it)",
     "ps:T:expansions:<lane>": "(ids)",
     "ps:T:cancelled": "(ids)",
@@ -315,6 +316,64 @@ def test_everything_else(server: Server) -> None:
         whole = [blob for blob in kept if blob != NEWER]  # the entry whose content it is
         assert [decode_chunk(blob).push_id for blob in whole] == ["content"]
         assert len(kept) == 10
+
+    play(server, story)
+
+
+def test_recorded_turns(server: Server) -> None:
+    """Their deliveries are not settled: the entry is set aside, and others of the push and of the batch go on."""
+
+    async def story(store: Store) -> None:
+        call, lane = store.link.call, keys.lane("shop", 0, "apns", "normal")
+        turns, quarantine = keys.prefix("shop", 0) + "t:large", keys.quarantine("shop", 0)
+        await store.pushes.accept(make_push("large", 300))
+        (first,) = await take_all(store)
+        await store.queue.settle("shop", *all_of(first, Retry(NOW, 2), Unavailable()))
+        assert await store.queue.promote(ROUTE, NOW)
+        (again,) = await take_all(store)
+        await store.pushes.accept(make_push("other", 1))
+        (other,) = await take_all(store)
+        await call("HSET", turns, "#1", NEWER)
+
+        assert await store.queue.outstanding("shop", [again.chunk]) == [list(range(300))]
+        for end in ((Retry(NOW, 3), Unavailable()), (FAILED, BadNotification())):
+            mine, refs = all_of(again, *end)
+            mine = [msgspec.structs.replace(each, entry_id=again.ref.entry_id) for each in mine]
+            its, more = all_of(other)
+            took = await store.queue.settle("shop", [*mine, *its], [*refs, *more])
+            assert {each.delivery.chunk.push_id for each in took} <= {"other"}
+        status = await store.pushes.status("shop", "other")
+        assert status is not None
+        assert status.state == "done"
+        assert await call("XLEN", lane) == 1
+        with capture_logs() as logs:
+            assert await take_all(store) == []
+        assert [line["event"] for line in logs] == ["entry_quarantined"]
+        ((_, kept),) = await call("XRANGE", quarantine, "-", "+")
+        assert decode_chunk(kept[b"b"]).push_id == "large"
+        assert await call("XLEN", lane) == 0
+        assert await call("HGET", turns, "#1") == NEWER
+
+        # A dead letter stays, and what waits for a device is set aside when it is due.
+        await store.pushes.accept(make_push("dead", 40))
+        (dead,) = await take_all(store)
+        await store.queue.settle("shop", *all_of(dead, FAILED, BadNotification()))
+        await call("HSET", keys.prefix("shop", 0) + "t:dead", "#0", NEWER)
+        job = (await store.dead.request(ReplaySpec("shop"))).job
+        step = await store.dead.step("shop", job, most=100)
+        assert (step.moved, step.skipped) == (0, 40)
+        await store.pushes.accept(push_of("waits", 40))
+        (waits,) = await take_live(store)
+        await store.queue.settle("shop", *all_of(waits, LATER, WRITTEN))
+        await call("HSET", keys.prefix("shop", 0) + "t:waits", "#0", NEWER)
+        assert await store.queue.promote(ROUTE, DUE) == 0
+        assert await call("ZCARD", keys.retries("shop", 0, "apns")) == 0
+        *_, (_, kept) = await call("XRANGE", quarantine, "-", "+")
+        assert (kept[b"from"], kept[b"why"]) == (
+            keys.retries("shop", 0, "apns").encode(),
+            b"unknown version of its turns",
+        )
+        assert b"waits" in kept[b"b"]
 
     play(server, story)
 

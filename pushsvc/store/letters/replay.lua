@@ -1,7 +1,8 @@
 -- Replays dead letters: each moves from the dead letters to its lane in one step, or nothing happens.
 --
 -- Its delivery is open again for a later turn (see fence.lua): it counts as being retried, no longer as failed, and its
--- push as being sent. Dead letters of pushes that were cancelled, or whose status or content no longer exists, stay.
+-- push as being sent. Dead letters of pushes that were cancelled, whose status or content no longer exists, or whose turns
+-- another version has recorded, stay.
 -- The step also records the progress of the replay, and takes place only where the cursor is the one that its caller
 -- has read: when two workers run the same replay, because one was assumed dead, the later step fails and its worker
 -- stops. The same holds for a replay that is stopped during a step.
@@ -14,6 +15,7 @@
 -- Returns { moved, skipped }, or { -1 } where the cursor is another or the replay was stopped, or { -2 } where a dead
 -- letter no longer exists: then read again.
 
+-- include: turns
 -- include: fence
 
 local prefix = ARGV[1]
@@ -46,20 +48,22 @@ local function reopen(group)
       closed = redis.call('HEXISTS', push, index[p]) == 1
     end
   end
-  if not closed then
+  if not closed or not read_turns(prefix .. 't:' .. id, large, index) then
     skipped = skipped + #index
     return
   end
+  local turns = {}
   for p = 1, #index do
+    turns[#turns + 1], turns[#turns + 2] = index[p], turn
     if large then
       redis.call('SETBIT', prefix .. 'b:' .. id, index[p], 0)
       redis.call('ZREMRANGEBYSCORE', prefix .. 'r:' .. id, index[p], index[p])
     else
       redis.call('HDEL', push, index[p])
     end
-    redis.call('HSET', prefix .. 't:' .. id, index[p], turn)
     redis.call('XDEL', KEYS[2], entries[p])
   end
+  write_turns(prefix .. 't:' .. id, large, {}, turns)
   if left then
     redis.call('HINCRBY', content, '#', -#index)
   end

@@ -219,10 +219,13 @@ class Opener:
         """Return the chunks with their open targets; entries without any are finished here."""
         if not decoded:
             return []
-        answers = await self.open_of(*state.place[:2], [chunk for _, chunk in decoded])
+        answers = await self._ask(*state.place[:2], [chunk for _, chunk in decoded])
         left, over = [], []
         for (ref, chunk), indexes in zip(decoded, answers, strict=True):
-            if not indexes:
+            if indexes is None:
+                error = CodecError("unknown version of recorded turns: written by a newer pushsvc?")
+                await self._set_aside(state, ref, error)
+            elif not indexes:
                 if ref.history == self._link.history:
                     over.append(ref.entry_id)
             elif len(indexes) == len(chunk.targets):
@@ -237,11 +240,20 @@ class Opener:
         return left
 
     async def open_of(self, app: str, shard: int, chunks: Sequence[Chunk]) -> list[list[int]]:
-        """Return the indexes of the open targets of each of these chunks."""
+        """Return the indexes of the open targets of each of these chunks: all, where this version cannot know."""
+        answers = await self._ask(app, shard, chunks)
+        return [
+            [target.index for target in chunk.targets] if indexes is None else indexes
+            for chunk, indexes in zip(chunks, answers, strict=True)
+        ]
+
+    async def _ask(self, app: str, shard: int, chunks: Sequence[Chunk]) -> list[list[int] | None]:
+        """Return the indexes of the open targets of each of these chunks, or None where another version has recorded
+        their turns."""
         asked = [
             (chunk.push_id, chunk.total, chunk.turn, [target.index for target in chunk.targets]) for chunk in chunks
         ]
-        answer: list[list[int]] = await self._link.script(
+        answer: list[list[int] | None] = await self._link.script(
             "outstanding", [keys.pending(app, shard)], [keys.prefix(app, shard), _pack(asked)]
         )
         return answer

@@ -8,14 +8,12 @@
 -- A recorded turn is a number; where a device may acknowledge the delivery, `<turn> <channel>:<lane>`, which says where it
 -- is counted as pending. Behind that stands ` w` while it waits in the retry set for that; else ` f` once a provider
 -- carries it on, and with it or alone `r` while it waits there for its time. So it is counted in the status, and as
--- waiting.
+-- waiting. How these records are stored is in turns.lua.
 --
 -- A push of more than FEW deliveries is large: it has a bit a delivery instead of a row under its index. So is a push
 -- with a total of 0: it is made from an audience, page by page, and nobody knew its total when the chunk was written.
 
 -- layout: FEW
-
-local SLICE = 1000 -- Lua cannot unpack more than about 7,000 values at once
 
 local function is_large(total)
   return total > FEW or total == 0
@@ -75,7 +73,9 @@ end
 -- Returns head, open, bytes, recorded. `head` is nil when the status of the push has run out: then nothing is known, and
 -- everything is open but for turn 0. Else it is st, rt, n:sent, n:failed, n:invalid, n:expired, n:suppressed,
 -- n:cancelled. `open` is true when everything is, else it has for each place in `index` true, false where the delivery
--- has ended, or nil where another turn is recorded. `recorded` has what is recorded. No index may come twice.
+-- has ended, or nil where another turn is recorded. `recorded` has what is recorded. No index may come twice. Where
+-- another version has recorded turns that this one cannot read nothing is open, and `recorded` is false. The fifth is what
+-- `write_turns` takes as `blobs`.
 -- `mask` is '' or, from byte `first` of the bitmap on, the bits of all of `index`: the quick way, and where everything
 -- is open by it `bytes` is what the bitmap must have there when all of them have ended.
 local function fence(prefix, id, total, turn, index, first, mask)
@@ -86,7 +86,7 @@ local function fence(prefix, id, total, turn, index, first, mask)
   if not head[1] then
     return nil, turn ~= 0 or {}
   end
-  local open, recorded = {}, {}
+  local open, recorded, blobs = {}, {}, nil
   local retrying = tonumber(head[2] or 0) > 0
   if not retrying and turn > 1 or turn == 0 and head[1] == 'cancelled' then
     return head, open
@@ -106,16 +106,15 @@ local function fence(prefix, id, total, turn, index, first, mask)
     end
   end
   if retrying then
-    for from = 1, #index, SLICE do
-      local turns = redis.call('HMGET', prefix .. 't:' .. id, unpack(index, from, math.min(from + SLICE - 1, #index)))
-      for at = 1, #turns do
-        local place = from + at - 1
-        recorded[place] = turns[at]
-        if turn ~= 0 and open[place] and turn_of(turns[at]) ~= turn then
-          open[place] = nil
-        end
+    recorded, blobs = read_turns(prefix .. 't:' .. id, large, index)
+    if not recorded then
+      return head, {}, nil, false
+    end
+    for place = 1, #index do
+      if turn ~= 0 and open[place] and turn_of(recorded[place]) ~= turn then
+        open[place] = nil
       end
     end
   end
-  return head, open, nil, recorded
+  return head, open, nil, recorded, blobs
 end

@@ -2,21 +2,22 @@
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of { push id, total, turn, indexes } for each chunk
--- Returns for each chunk the indexes that are open.
+-- Returns for each chunk the indexes that are open, or false where another version has recorded their turns.
 
+-- include: turns
 -- include: fence
 
 local chunks = cmsgpack.unpack(ARGV[2])
 local found = {}
 for c = 1, #chunks do
   local id, total, turn, index = unpack(chunks[c])
-  local _, open = fence(ARGV[1], id, total, turn, index, 0, '')
+  local _, open, _, recorded = fence(ARGV[1], id, total, turn, index, 0, '')
   local left = {}
   for place = 1, #index do
     if open == true or open[place] then
       left[#left + 1] = index[place]
     end
   end
-  found[c] = left
+  found[c] = recorded ~= false and left
 end
 return found

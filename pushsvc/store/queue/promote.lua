@@ -9,6 +9,7 @@
 --       is a provider
 -- Returns how many deliveries were moved, 1 where more may be due, and how many were not acknowledged in time.
 
+-- include: turns
 -- include: fence
 -- include: waiting
 
@@ -51,11 +52,13 @@ while seen < count_of_members and room > 0 do
   seen = seen + 1
   local lane, guard, count, chunk = parts_of(member)
   room = room - (count or 1)
-  local due, open, id, index, records = now, count, nil, {}, {}
-  if not lane then
-    redis.call('XADD', KEYS[3], '*', 'b', member, 'from', KEYS[1], 'id', '', 'why', 'not a retry')
-  elseif guard ~= '' then
-    due, open, id, index, records = read_guard(prefix, guard)
+  local why, due, open, id, index, records, large = 'not a retry', now, count, nil, {}, {}, false
+  if lane and guard ~= '' then
+    why, due, open, id, index, records, large = 'unknown version of its turns', read_guard(prefix, guard)
+  end
+  if not lane or not due then
+    lane = nil
+    redis.call('XADD', KEYS[3], '*', 'b', member, 'from', KEYS[1], 'id', '', 'why', why)
   end
   local turns = lane and prefix .. 't:' .. (id or push_of(guard, chunk))
   if lane and open > 0 and due > now then
@@ -71,7 +74,7 @@ while seen < count_of_members and room > 0 do
     if lane and open > 0 then
       redis.call('XADD', prefix .. 'q:' .. channel .. ':' .. lane, '*', 'c', chunk, 'n', count)
       local carried_on = due > 0 and ARGV[6] == '1'
-      local acks = id and leave(prefix, id, index, records, carried_on) or 0
+      local acks = id and leave(prefix, id, index, records, large, carried_on) or 0
       waited.ack, waited.retry = waited.ack + acks, waited.retry + open - acks
       moved = moved + open
       late = late + (carried_on and acks or 0)

@@ -8,6 +8,7 @@
 --       of either nothing is counted.
 -- Returns how many counters were wrong.
 
+-- include: turns
 -- include: fence
 -- include: waiting
 
@@ -42,11 +43,13 @@ if retries then
   for r = 1, #retries do
     local lane, guard, count = unpack(retries[r])
     if waiting[lane] then
-      local _, open, records = nil, count, {}
+      local open, records, acks = count, {}, 0
       if guard ~= '' then
-        _, open, _, _, records = read_guard(prefix, guard)
+        local due, left, _, _, found = read_guard(prefix, guard)
+        if due then
+          open, records = left, found
+        end
       end
-      local acks = 0
       for p = 1, #records do
         acks = acks + (mark_of(records[p]) == 'w' and 1 or 0)
       end

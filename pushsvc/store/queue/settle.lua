@@ -7,7 +7,8 @@
 -- that a device may acknowledge travels with those of its targets that have ended: whoever takes it asks the fence.
 -- A retry takes effect only while its entry is still pending for its consumer. A consumer that was thought dead answers
 -- late: its entry belongs to another one, or was put into the lane again, and is sent from there; a retry beside that
--- would send the same delivery twice at a time. Such an entry is not acknowledged either.
+-- would send the same delivery twice at a time. Such an entry is not acknowledged either, and neither is one of a push
+-- whose turns another version has recorded: whoever reads it next sets it aside.
 -- The end of a push's only delivery, the most frequent case, has a way of its own that makes no tables: it takes the
 -- server a fifth of the time. Keys other than KEYS[1] are built from the prefix and share its hash tag.
 -- What the provider said of tokens is counted a channel and slot of time, not a delivery.
@@ -29,6 +30,7 @@
 -- that are not the consumer's any more, as stream, id, ..; what of a known turn took no effect, as push id, index, ..;
 -- then for each closed target of what was left untouched: push id, index.
 
+-- include: turns
 -- include: fence
 -- include: retire
 -- include: waiting
@@ -211,7 +213,7 @@ local function retry(work, retries, place, lane)
   for r = 1, #retries do
     local due, count, chunk, flew, channel, guard, mark = unpack(retries[r])
     local counted_as, before = channel .. ':' .. lane, work.retried
-    local turn = guard == '' and work.turn + 1 or string.format('%d %s', work.turn + 1, counted_as)
+    local turn = string.format(guard == '' and '%d' or '%d %s', work.turn + 1, counted_as)
     if mark ~= '' then
       turn = turn .. ' ' .. mark
     end
@@ -248,17 +250,14 @@ end
 
 -- A recorded turn means: this delivery is being retried. It goes when the delivery ends.
 local function account_turns(work)
-  local fields, turns = work.fields, prefix .. 't:' .. work.id
+  local fields = work.fields
   local change = (work.turn == 1 and work.retried or 0) - #work.turns
   if change ~= 0 then
     local at = #fields
     fields[at + 1], fields[at + 2] = 'rt', tonumber(work.head[2] or 0) + change
   end
-  if #work.turns > 0 then
-    redis.call('HDEL', turns, unpack(work.turns))
-  end
-  if work.retried > 0 then
-    redis.call('HSET', turns, unpack(work.next_turns))
+  if #work.turns > 0 or work.retried > 0 then
+    write_turns(prefix .. 't:' .. work.id, work.large, work.turns, work.next_turns, work.blobs)
   end
 end
 
@@ -370,7 +369,7 @@ end
 local function settle(group)
   local push_id, channel, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted, entry =
     unpack(group)
-  local status, open, bytes, recorded = fence(prefix, push_id, total, turn, indexes, first, mask)
+  local status, open, bytes, recorded, blobs = fence(prefix, push_id, total, turn, indexes, first, mask)
   local stream = prefix .. 'q:' .. channel .. ':' .. lane
   if turn == 0 and recorded and ends[1][1] ~= 'sent' then
     -- No acknowledgement will come; where a provider carries it on, its answer is the end.
@@ -378,7 +377,7 @@ local function settle(group)
       open[p] = open[p] and (not recorded[p] or mark_of(recorded[p]) == 'w')
     end
   end
-  if status and entry ~= '' and #retries > 0 and not is_ours(stream, entry) then
+  if status and entry ~= '' and (recorded == false or #retries > 0 and not is_ours(stream, entry)) then
     open = open_ends(open, ends)
     lost[#lost + 1], lost[#lost + 2] = stream, entry
   end
@@ -387,7 +386,7 @@ local function settle(group)
   end
   local work = {
     id = push_id, turn = turn, index = indexes, large = is_large(total), head = status,
-    open = open, all = open == true, bytes = bytes, recorded = recorded, counted_as = channel .. ':' .. lane,
+    open = open, all = open == true, bytes = bytes, recorded = recorded, blobs = blobs, counted_as = channel .. ':' .. lane,
     fields = { 'HSET', prefix .. 'p:' .. push_id, 'up', now }, bits = {}, rows = {}, turns = {}, next_turns = {},
     hits = {}, marks = { w = 0, f = 0 }, ended = 0, retried = 0, landed = 0,
   }

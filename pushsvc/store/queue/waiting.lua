@@ -40,8 +40,8 @@ local function parts_of(member)
 end
 
 -- Returns when what stands behind a guard is due, and how many of its deliveries are open; then its push, and index and
--- record of those. Of a push that was cancelled it is due at once: nothing is acknowledged any more, and who takes it
--- ends it.
+-- record of those, and whether the push is large. Of a push that was cancelled it is due at once: nothing is acknowledged
+-- any more, and who takes it ends it. Returns nothing where another version has recorded turns of these.
 local function read_guard(prefix, guard)
   local due, total, turn, spans, id = string.match(guard, '^@(%d+),(%d+),(%d+),([%d;-]*),(.+)$')
   local index = {}
@@ -50,10 +50,14 @@ local function read_guard(prefix, guard)
       index[#index + 1] = i
     end
   end
-  local head, open, _, recorded = fence(prefix, id, tonumber(total), tonumber(turn), index, 0, '')
+  total = tonumber(total)
+  local head, open, _, recorded = fence(prefix, id, total, tonumber(turn), index, 0, '')
+  if recorded == false then
+    return
+  end
   due = head and head[1] == 'cancelled' and 0 or due
   if open == true then
-    return tonumber(due), #index, id, {}, {}
+    return tonumber(due), #index, id, {}, {}, is_large(total)
   end
   local left, records = {}, {}
   for place = 1, #index do
@@ -61,12 +65,12 @@ local function read_guard(prefix, guard)
       left[#left + 1], records[#left + 1] = index[place], recorded[place]
     end
   end
-  return tonumber(due), #left, id, left, records
+  return tonumber(due), #left, id, left, records, is_large(total)
 end
 
 -- Deliveries wait in a retry set no more, and those that no device has acknowledged in time go on to a provider, where
 -- there is one. Returns how many waited for that.
-local function leave(prefix, id, index, records, carried_on)
+local function leave(prefix, id, index, records, large, carried_on)
   local turns, acks = {}, 0
   for place = 1, #index do
     local was = records[place]
@@ -77,9 +81,7 @@ local function leave(prefix, id, index, records, carried_on)
       acks = acks + (mark == 'w' and 1 or 0)
     end
   end
-  for from = 1, #turns, SLICE do
-    redis.call('HSET', prefix .. 't:' .. id, unpack(turns, from, math.min(from + SLICE - 1, #turns)))
-  end
+  write_turns(prefix .. 't:' .. id, large, {}, turns)
   if acks > 0 then
     redis.call('HINCRBY', prefix .. 'p:' .. id, 'lw', -acks)
     if carried_on then
