@@ -109,6 +109,13 @@ def test_one_command_serves(played: Played) -> None:
     )
     assert "pushsvc_deliveries_accepted_total{" in text
     assert Api(api.url, "wrong").call("GET", f"/v1/push/{push}")[0] == 401
+    # The parts were forked, and share the memory of what was imported before.
+    for part in ("serve", "dispatch", "feedback", "jobs", "live"):
+        pid = played.processes.find_one(f"pushsvc {part}")
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        shared = re.search(r"^Shared_Dirty: +(\d+) kB$", rollup, re.MULTILINE)
+        assert shared is not None
+        assert int(shared[1]) > 10_000, part
 
 
 def test_the_shell_talks_to_it(played: Played, shell: Callable[..., tuple[int, str, str]]) -> None:

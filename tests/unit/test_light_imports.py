@@ -18,6 +18,11 @@ from pushsvc.providers.apns import vocabulary
 SDKS = ("firebase_admin", "grpc", "google.auth", "aioapns", "h2", "jwt", "requests", "pushsvc.telemetry.otel")
 """What only a process that sends, looks into a credential or records traces needs."""
 WEB = ("aiohttp.web", "pushsvc.api.app", "pushsvc.api.routes", "pushsvc.live.gateway")
+KEYS = ("cryptography.x509", "pushsvc.live.protocol.tokens")
+"""What only a process that looks into a certificate or a connect token needs."""
+METRICS = ("prometheus_client", "pushsvc.telemetry")
+STORE = (*SDKS, *WEB, *KEYS, "aiohttp", "rich", "rq", "pushsvc.client", "pushsvc.cli.operator_api")
+"""What no command needs that works in the store and has no key for the API."""
 CONFIG = '[store]\ndata_dir = "store"\n\n[apps.shop.fcm]\nservice_account_file = "key.json"\n'
 FACADES = ("pushsvc.api", "pushsvc.runtime", "pushsvc.stages.dispatch", "pushsvc.stages.webhooks")
 
@@ -46,15 +51,20 @@ def modules_of(statement: str, folder: Path) -> set[str]:
         (["--help"], (*SDKS, *WEB, "aiohttp", "redis", "rich.console", "pushsvc.providers", "pushsvc.runtime")),
         (["send", "--help"], (*SDKS, *WEB, "redis", "pushsvc.providers", "pushsvc.store")),
         (["status", "--help"], (*SDKS, *WEB, "redis", "pushsvc.providers", "pushsvc.store")),
-        (["keys", "list", "-c", "pushsvc.toml"], (*SDKS, *WEB, "aiohttp")),
-        (["stats", "-c", "pushsvc.toml"], (*SDKS, *WEB)),
-        (["failed", "-c", "pushsvc.toml"], (*SDKS, *WEB, "aiohttp")),
-        (["webhooks", "list", "-c", "pushsvc.toml"], (*SDKS, *WEB, "aiohttp")),
-        (["cleanup", "--dry-run", "-c", "pushsvc.toml"], (*SDKS, *WEB, "aiohttp")),
+        (["keys", "list", "-c", "pushsvc.toml"], STORE),
+        (["stats", "-c", "pushsvc.toml"], (*SDKS, *WEB, *KEYS, "rich")),
+        (["failed", "-c", "pushsvc.toml"], STORE),
+        (["webhooks", "list", "-c", "pushsvc.toml"], STORE),
+        (["devices", "show", "x", "-c", "pushsvc.toml"], STORE),
+        (["cleanup", "--dry-run", "-c", "pushsvc.toml"], STORE),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
-def test_a_command_imports_what_it_uses(arguments: list[str], absent: Sequence[str], tmp_path: Path) -> None:
+def test_a_command_imports_what_it_uses(
+    arguments: list[str], absent: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
     loaded = modules_of(f"from pushsvc import cli; cli.main({arguments!r})", tmp_path)
     assert "pushsvc.cli.root" in loaded
     assert sorted(loaded.intersection(absent)) == []
@@ -63,7 +73,9 @@ def test_a_command_imports_what_it_uses(arguments: list[str], absent: Sequence[s
 @pytest.mark.parametrize(
     ("part", "absent"),
     [
-        ("from pushsvc.runtime import load_settings", (*SDKS, *WEB, "aiohttp", "redis")),
+        ("from pushsvc.runtime import load_settings", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis")),
+        # What supervises processes decides where metrics are kept before anything counts them.
+        ("from pushsvc.cli import jobs, parts, up", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis", "rich")),
         ("from pushsvc.runtime import open_running_store", (*SDKS, *WEB, "aiohttp")),
         (
             "from pushsvc.runtime import read_conditions, run_feedback",
