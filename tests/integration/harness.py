@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import aiohttp
 
 from pushsvc import runtime, telemetry
-from pushsvc.lab.simulator import Simulator, SimulatorConfig, apns_token, fcm_token
+from pushsvc.lab.simulator import Credentials, Simulator, SimulatorConfig, SimulatorHandle, apns_token, fcm_token
 from pushsvc.settings import Settings
 
 KEY = "test-key-of-the-shop"
@@ -135,6 +135,31 @@ def fcm(scenario: str, *unique: object) -> list[dict[str, str]]:
     return [{"platform": "fcm", "token": fcm_token(scenario, str(each))} for each in unique]
 
 
+def configuration(
+    folder: Path,
+    simulator: Simulator | SimulatorHandle,
+    credentials: Credentials,
+    *,
+    request_timeout: float,
+    connections: int = 2,
+) -> str:
+    """The configuration of an app whose providers are a simulator."""
+    return CONFIG.format(
+        folder=folder,
+        sha256=hashlib.sha256(KEY.encode()).hexdigest(),
+        apns_key_file=credentials.apns_key_file,
+        key_id=credentials.key_id,
+        team_id=credentials.team_id,
+        topic=credentials.topic,
+        apns_url=simulator.apns_url,
+        ca_file=credentials.ca_file,
+        service_account_file=credentials.service_account_file,
+        fcm_url=simulator.fcm_url,
+        request_timeout=request_timeout,
+        connections=connections,
+    )
+
+
 @asynccontextmanager
 async def running_service(
     folder: Path,
@@ -150,23 +175,8 @@ async def running_service(
     async with Simulator(SimulatorConfig(folder=str(folder / "simulator"), **simulator_flags)) as simulator:
         credentials = simulator.write_credentials(folder / "simulator")
         file = folder / "pushsvc.toml"
-        file.write_text(
-            CONFIG.format(
-                folder=folder,
-                sha256=hashlib.sha256(KEY.encode()).hexdigest(),
-                apns_key_file=credentials.apns_key_file,
-                key_id=credentials.key_id,
-                team_id=credentials.team_id,
-                topic=credentials.topic,
-                apns_url=simulator.apns_url,
-                ca_file=credentials.ca_file,
-                service_account_file=credentials.service_account_file,
-                fcm_url=simulator.fcm_url,
-                request_timeout=request_timeout,
-                connections=connections,
-            )
-            + (extra if isinstance(extra, str) else extra(simulator))
-        )
+        text = configuration(folder, simulator, credentials, request_timeout=request_timeout, connections=connections)
+        file.write_text(text + (extra if isinstance(extra, str) else extra(simulator)))
         settings = runtime.load_settings(file, {})
         async with runtime.own_embedded(settings):
             stops: list[asyncio.Event] = []

@@ -9,7 +9,6 @@ that writes its title over its environment (Redis, Valkey) is known by its worki
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from typing import Any, TypeVar
 
 from pushsvc.lab.simulator import SimulatorHandle, simulator_process
 
-from .harness import CONFIG, KEY
+from .harness import KEY, configuration
 from .ports import free_ports
 from .servers import skip_or_fail
 
@@ -267,24 +266,8 @@ class Site:
 def open_site(folder: Path, *, request_timeout: float = 60.0) -> Iterator[Site]:
     """The harness's configuration for real processes. The simulator, and its record, outlive every restart."""
     with simulator_process(folder / "simulator") as simulator:
-        credentials = simulator.credentials
         config = folder / "pushsvc.toml"
-        config.write_text(
-            CONFIG.format(
-                folder=folder,
-                sha256=hashlib.sha256(KEY.encode()).hexdigest(),
-                apns_key_file=credentials.apns_key_file,
-                key_id=credentials.key_id,
-                team_id=credentials.team_id,
-                topic=credentials.topic,
-                apns_url=simulator.apns_url,
-                ca_file=credentials.ca_file,
-                service_account_file=credentials.service_account_file,
-                fcm_url=simulator.fcm_url,
-                request_timeout=request_timeout,
-                connections=2,
-            )
-        )
+        config.write_text(configuration(folder, simulator, simulator.credentials, request_timeout=request_timeout))
         port = free_ports()
         api = Api(f"http://127.0.0.1:{port}", KEY)
         yield Site(
