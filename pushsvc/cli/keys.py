@@ -83,11 +83,11 @@ def list_keys(
         print_json([structs.asdict(row) for row in rows])
         return
     print_table(
-        ("app", "name", "scopes", "intake", "created", "last used", "kept in"),
+        ("app", "name", "scopes", "intake", "created", "kept in", "last used"),
         [
             [
                 *(row.app, row.name, ", ".join(row.scopes), row.intake or "", row.created_at or ""),
-                *(row.last_used_at or "", row.kept_in),
+                *(row.kept_in, row.last_used_at or ""),
             ]
             for row in rows
         ],
