@@ -20,7 +20,7 @@ EMBEDDED_START = 15.0
 """Seconds that a part waits for the embedded store that another process starts."""
 
 
-EMBEDDED_LOOK = 0.5
+EMBEDDED_LOOK = 1.0
 """Seconds between two checks of the embedded server by its owner; after two failures it is started again."""
 
 

@@ -14,7 +14,7 @@ from ..background import in_background
 from .gathered import Gathered
 from .metrics import ACCEPTED, HTTP_REQUESTS, HTTP_SECONDS
 
-FLUSH_EVERY: Final = 0.5
+FLUSH_EVERY: Final = 1.0
 """Seconds between two flushes, for the exposition by another process."""
 UNMATCHED: Final = "unmatched"
 """The route of all unknown paths, or a scanner would make a metric of each."""

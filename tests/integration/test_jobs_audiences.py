@@ -26,7 +26,7 @@ from pushsvc.ports.removed import RemovedRoute
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings
 from pushsvc.stages.expand import fanout
-from pushsvc.store import Store, keys
+from pushsvc.store import Store, keys, open_store
 
 from .servers import Server
 from .test_jobs import play, server, until, worker
@@ -85,6 +85,26 @@ def test_an_expansion_killed_again_and_again_numbers_each_device_once(server: Se
         assert sorted(target.index for target in targets) == list(range(CROWD))
         assert {target.device_id for target in targets} == {f"d{n}" for n in range(CROWD)}
         assert await standing(store, "p") == ("sending", CROWD)
+
+    play(server, story)
+
+
+def test_new_work_wakes_every_process_that_waits_for_it(server: Server) -> None:
+    async def story(store: Store) -> None:
+        async with open_store(server.url, store.config) as other:
+            assert not await other.bell.heard(0.01)
+            for ask in (
+                lambda: store.pushes.accept(to_topic("p")),
+                lambda: store.dead.request(ReplaySpec("shop")),
+                store.cleanups.request,
+            ):
+                waiting = [asyncio.create_task(each.bell.heard(60.0)) for each in (store, other)]
+                await ask()
+                assert await asyncio.gather(*waiting) == [True, True]
+                assert not await other.bell.heard(0.01)
+            # A push without an audience is nothing for them.
+            await store.pushes.accept(make_push("q", 1))
+            assert not await other.bell.heard(0.01)
 
     play(server, story)
 
