@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from pathlib import Path
 
-import pushsvc
-
-PACKAGE = Path(pushsvc.__file__).parent
+from ..sources import MODULES, PACKAGE, nodes_of
 
 SHARED = {
     # name: why more than one module has it
@@ -30,11 +27,11 @@ def test_no_class_name_is_given_twice_without_a_reason() -> None:
     """Private classes are their module's own, the simulator names what it imitates as that is named, and the client of
     the live channel and that of the API have no other part of the service beside them, and name what it names."""
     modules: defaultdict[str, set[str]] = defaultdict(set)
-    for file in PACKAGE.rglob("*.py"):
+    for file in MODULES:
         place = file.relative_to(PACKAGE)
         if place.parts[0] in ("lab", "client", "live_client"):
             continue
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes_of(file):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 modules[node.name].add(str(place))
     twice = {name: sorted(places) for name, places in modules.items() if len(places) > 1 and name not in SHARED}

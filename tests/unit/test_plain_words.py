@@ -10,11 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import pytest
-
 from ..pages import ROOT, TEXTS, prose
-
-PACKAGE = ROOT / "pushsvc"
+from ..sources import MODULES, PACKAGE, nodes_of
 
 BANNED: Final = re.compile(
     r"\b(mend|mends|mended|mending|deeds?|dice|whom|whoever|manieth|reckon\w*|anew|thus|hence|lest|be it|tells|"
@@ -52,12 +49,8 @@ class Doc(NamedTuple):
     is_public: bool
 
 
-MODULES: Final = sorted(PACKAGE.rglob("*.py"))
-
-
 def _docs(path: Path) -> Iterator[Doc]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         text = ast.get_docstring(node)
@@ -83,38 +76,42 @@ def _comments(path: Path) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(path):
         # Docstrings and what the service says; a text without a space is a name.
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, node.value
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_docstrings_are_sentences(path: Path) -> None:
-    faults = []
+def _faults_of_docstrings(path: Path) -> Iterator[str]:
+    """Yield the docstrings that are no sentences, or do not say what a function does."""
     for doc in _docs(path):
         first = _first(doc.text)
         start = r"[A-Z]" if doc.is_function else r"[A-Z`]"
         if not re.match(start, first) or not re.search(r"[.:]['\"`)]*(\s|$)", first):
-            faults.append(f"{doc.place}: no sentence: {first[:80]}")
+            yield f"{doc.place}: no sentence: {first[:80]}"
         elif doc.is_function and doc.is_public and NO_COMMAND.match(first):
-            faults.append(f"{doc.place}: does not say what it does: {first[:80]}")
+            yield f"{doc.place}: does not say what it does: {first[:80]}"
+
+
+def test_docstrings_are_sentences_and_no_module_has_archaic_words() -> None:
+    faults = [fault for path in MODULES for fault in _faults_of_docstrings(path)]
+    for path in MODULES:
+        words = ((line, m[0]) for line, text in _comments(path) if (m := BANNED.search(text)))
+        faults += [f"{path.relative_to(ROOT)}:{line}: {word}" for line, word in words]
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_no_archaic_words(path: Path) -> None:
-    found = [f"{path.relative_to(ROOT)}:{line}: {m[0]}" for line, text in _comments(path) if (m := BANNED.search(text))]
-    assert not found, "\n".join(found)
+def test_pages_are_in_plain_words() -> None:
+    found = []
+    for place, page in TEXTS.items():
+        text = re.sub(r"`[^`\n]*`", "", prose(page))
+        found += [(place, m[0]) for pattern in (BANNED, CLIPPED) for m in pattern.finditer(text)]
+    assert found == []
 
 
-@pytest.mark.parametrize("place", TEXTS)
-def test_pages_are_in_plain_words(place: str) -> None:
-    text = re.sub(r"`[^`\n]*`", "", prose(TEXTS[place]))
-    assert [m[0] for pattern in (BANNED, CLIPPED) for m in pattern.finditer(text)] == []
-
-
-@pytest.mark.parametrize("path", READ, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_files_that_people_read_are_in_plain_words(path: Path) -> None:
-    text = re.sub(r"`[^`\n]*`", "", path.read_text(encoding="utf-8"))
-    assert [m[0] for m in BANNED.finditer(text)] == []
+def test_files_that_people_read_are_in_plain_words() -> None:
+    found = []
+    for path in READ:
+        text = re.sub(r"`[^`\n]*`", "", path.read_text(encoding="utf-8"))
+        found += [(path.relative_to(ROOT).as_posix(), m[0]) for m in BANNED.finditer(text)]
+    assert found == []

@@ -42,9 +42,8 @@ from pushsvc.settings.environment import sections_of
 
 from ..fakes import threepart
 from ..pages import EVERYTHING, PAGES, README, ROOT, TEXTS, blocks, code_in, prose, section_of, tables
+from ..sources import MODULES, PACKAGE, nodes_of
 from .provider_fakes import golden
-
-PACKAGE = ROOT / "pushsvc"
 
 SECTIONS = {kind.platform: kind.config for kind in reversed(REGISTRY.values())}
 """A further account of a provider has the keys of the first."""
@@ -196,10 +195,9 @@ def test_the_example_has_the_keys_of_the_table() -> None:
 def test_keys_without_effect_are_those_that_nothing_reads() -> None:
     """Whoever gives one an effect takes the words away here."""
     used: set[str] = set()
-    for file in PACKAGE.rglob("*.py"):
+    for file in MODULES:
         if "settings" not in file.parts:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            used |= {node.attr for node in nodes_of(file) if isinstance(node, ast.Attribute)}
     # Read by the name of their provider; `test_runtime` has their effect.
     for section in (settings.RetrySettings, settings.CleanupSettings):
         whole = next(
@@ -478,8 +476,8 @@ def _answered() -> Mapping[str, str]:
     """Statuses that some module answers with, each with the name of an error: those of which one is ever made."""
     raised = {}
     names = {kind.__name__: str(kind.status) for kind in _below(RequestError)}
-    for file in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for file in MODULES:
+        for node in nodes_of(file):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
                 raised[names[node.func.id]] = node.func.id
     return raised
