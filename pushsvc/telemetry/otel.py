@@ -1,7 +1,7 @@
 """`traces.Tracer` by the packages of OpenTelemetry, which only a process with traces imports.
 
 Spans go to a collector by OTLP over HTTP, from a thread of their own. Where that is, what is told of the service and
-how many spans wait is read from the standard environment (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`,
+how many spans wait is read from the standard environment (`OTELEXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`,
 `OTEL_BSP_MAX_QUEUE_SIZE` ..): https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. What
 does not fit, or cannot be sent, is dropped.
 """
@@ -46,7 +46,8 @@ _KINDS: Final = {
     "consumer": SpanKind.CONSUMER,
     "internal": SpanKind.INTERNAL,
 }
-_EXPORT: Final = StateLog("traces", "traces_not_sent", "traces_still_not_sent", "traces_sent_again")
+EXPORT: Final = StateLog("traces", "traces_not_sent", "traces_still_not_sent", "traces_sent_again")
+"""The state of a collector that does not take what is sent."""
 
 
 class OtelTracer:
@@ -134,9 +135,9 @@ class _Exporter:
     def export(self, spans: Sequence[Any]) -> SpanExportResult:
         result = self._exporter.export(spans)
         if result is SpanExportResult.SUCCESS:
-            _EXPORT.end()
+            EXPORT.end()
         else:
-            _EXPORT.begin(spans=len(spans))
+            EXPORT.begin(spans=len(spans))
         return result
 
     def shutdown(self) -> None:

@@ -117,9 +117,14 @@ def play(
 ) -> None:
     async def main() -> None:
         async with asyncio.timeout(90), collecting(monkeypatch) as collector:
-            with telemetry.tracing(share, "test"):
+            tracing = telemetry.tracing(share, "test")
+            tracing.__enter__()
+            try:
                 async with town(folder) as opened:
                     await story(opened, collector)
+            finally:
+                # Not in the loop, in which the collector takes the last spans.
+                await asyncio.to_thread(tracing.__exit__, None, None, None)
 
     uvloop.run(main())
 
@@ -211,6 +216,7 @@ def test_a_collector_that_is_away_is_logged_as_a_state_and_lines_of_the_log_name
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_ports()}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    import_module("pushsvc.telemetry.otel").EXPORT.reset()
     with structlog.testing.capture_logs() as lines, telemetry.tracing(1.0, "test"):
         assert telemetry.traces.tracer is not None
         while not lines:
