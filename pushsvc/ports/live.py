@@ -16,14 +16,10 @@ from msgspec import Struct
 from ..model.push import Lane, Platform
 from ..model.status import Event as Event
 
-MAX_CONNECTION = 2**32 - 1
-"""The highest number of a connection; a gateway numbers its connections from 1."""
 MAX_BATCH = 500
 """The maximum number of devices of one step of `append`; more of them take several steps."""
 MAX_NAMED = 32
 """The maximum number of devices that are named beside the content of a push."""
-MAX_INDEX = 2**28 - 1
-"""The highest index of a delivery in its push."""
 
 EVENTS: tuple[Event, ...] = ("arrived", "shown", "opened", "dismissed")
 
