@@ -6,7 +6,7 @@ First their deliveries end as sent, then the streams have them: so no delivery i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -127,18 +127,20 @@ class Acks:
         # The others are not asked again: what is appended by then would be acknowledged without having ended.
         accepted = [place for place, found in enumerate(results) if not found.fault]
         taken = await self._live.ack(app, [positions[each] for each in accepted], named=False)
+        newly: list[Reference] = []
         for place, acked in zip(accepted, taken, strict=True):
             if not acked.fault:
-                self._count(app, [each for each in results[place].newly if each.offset > acked.before], at)
+                newly += [each for each in results[place].newly if each.offset > acked.before]
             results[place] = acked
+        self._count(app, newly, at)
         self._metrics.flush()
         return results
 
-    def _count(self, app: str, references: Iterable[Reference], at: int) -> None:
+    def _count(self, app: str, references: Sequence[Reference], at: int) -> None:
+        self._metrics.acked(app, [max(0.0, (at - each.push.at) / 1000) for each in references])
         known = []
         for reference in references:
             start = reference.push.at
-            self._metrics.acked(app, max(0.0, (at - start) / 1000))
             passed = self._passed.pop((reference.push.id, reference.index), None)
             if passed is not None:
                 queued, taken, written, trace = passed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Final, get_args
 
@@ -83,10 +83,12 @@ class GatewayMetrics:
         """Count the end of a connection. A code that a client has made up is `other`."""
         telemetry.LIVE_DISCONNECTS.labels(app, str(code) if code in _CODES else "other").inc()
 
-    def acked(self, app: str, seconds: float) -> None:
-        """Count an acknowledged delivery, `seconds` after its push was to be sent."""
-        telemetry.LIVE_MESSAGES.labels(app, "acked").inc()
-        self._ack_seconds.observe(seconds)
+    def acked(self, app: str, delays: Sequence[float]) -> None:
+        """Count acknowledged deliveries, each so many seconds after its push was to be sent."""
+        if delays:
+            telemetry.LIVE_MESSAGES.labels(app, "acked").inc(len(delays))
+        for seconds in delays:
+            self._ack_seconds.observe(seconds)
 
     def passed(self, deliveries: Iterable[telemetry.Instants]) -> None:
         """Take when acknowledged deliveries passed each stage, as `telemetry.StageSeconds` does."""
