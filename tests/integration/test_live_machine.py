@@ -162,6 +162,12 @@ class LiveMachine(RuleBasedStateMachine):
             self._withdraw(push)
         self._append(push, names, arrives)
 
+    @rule(name=st.sampled_from(DEVICES))
+    def overrun(self, name: str) -> None:
+        """Append more than its stream has room for."""
+        for _ in range(CONFIG.history_of("shop") + 1):
+            self.append("good", "", [name], True)
+
     @rule(data=st.data(), names=st.lists(st.sampled_from(DEVICES), min_size=1, unique=True))
     def append_again(self, data: st.DataObject, names: list[str]) -> None:
         if self.pushes:
@@ -236,8 +242,8 @@ class LiveMachine(RuleBasedStateMachine):
         gateway=st.sampled_from(GATEWAYS),
         number=st.integers(1, 3),
         how=st.sampled_from(["position", "position", "position", "none", "beyond"]),
-        limit=st.sampled_from([1, 2 * WINDOW, 100]),
-        unacked=st.booleans(),
+        limit=st.sampled_from([1, 2 * WINDOW, 2 * WINDOW, 100]),
+        unacked=st.sampled_from([True, True, False]),
     )
     def connect(self, name: str, gateway: str, number: int, how: str, limit: int, unacked: bool) -> None:
         client, route = self.clients[name], LiveRoute(gateway, number)

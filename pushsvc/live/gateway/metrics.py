@@ -84,7 +84,7 @@ class GatewayMetrics:
         telemetry.LIVE_DISCONNECTS.labels(app, str(code) if code in _CODES else "other").inc()
 
     def acked(self, app: str, delays: Sequence[float]) -> None:
-        """Count acknowledged deliveries, each so many seconds after its push was to be sent."""
+        """Count acknowledged deliveries, by the seconds since their pushes were to be sent."""
         if delays:
             telemetry.LIVE_MESSAGES.labels(app, "acked").inc(len(delays))
         for seconds in delays:
