@@ -37,6 +37,7 @@ KEYS = {
     "names of topics": "topics",
     "tombstones": "x",
     "counters": "count",
+    "others": "",
 }
 
 
