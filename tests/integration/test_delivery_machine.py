@@ -33,7 +33,7 @@ from pushsvc.model.codec import decode_audience, encode_audience
 from pushsvc.model.delivery import ENDS, Arrival, BadNotification, Outcome, Sent, TokenDead
 from pushsvc.model.devices import Audience, ByTopic, ByWhere, Device, ToAll
 from pushsvc.model.push import Lane, Message, Push, Target
-from pushsvc.model.routing import path_name
+from pushsvc.model.routing import CARRIERS, path_name
 from pushsvc.model.status import PushStatus
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.registry import Members
@@ -109,7 +109,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         if model.cancelled and flight.process not in model.deaf:
             say(f"{what}: sent after its cancel was answered")
         for each in self.withdrawn.get(target.token, ()):
-            if flight.process not in each.deaf and (each.later or chunk.push_id in each.pushes):
+            # The live channel needs no token, and carries on what is suppressed for a provider.
+            suppressed = each.later and chunk.channel not in CARRIERS
+            if flight.process not in each.deaf and (suppressed or chunk.push_id in each.pushes):
                 say(f"{what}: sent after its token was taken back")
         if target.device_id is not None:
             phone = self.phones[target.device_id]
