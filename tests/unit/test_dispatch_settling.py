@@ -17,7 +17,7 @@ from pushsvc.ports.entries import EntryRef
 from pushsvc.rules.policy import EXPIRED
 from pushsvc.stages.dispatch.lanes import OpenEntry
 from pushsvc.stages.dispatch.recorder import Recorder
-from pushsvc.stages.dispatch.settling import BATCH, BOUND, LINGER, REPLICATED_BOUND, Settler
+from pushsvc.stages.dispatch.settling import BATCH, BOUND, LINGER, QUIET, REPLICATED_BOUND, Settler
 
 from .dispatch_fakes import FakeQueue, chunk, many, settlement
 from .virtual_time import run, until
@@ -92,24 +92,31 @@ def test_what_took_no_effect_is_not_counted(away: int) -> None:
     assert counted() == before + (1 if not away else 2)
 
 
-def test_one_alone_waits_a_moment_for_others() -> None:
+def test_one_alone_is_recorded_at_once_and_what_follows_soon_waits_a_moment_for_others() -> None:
     queue = FakeQueue()
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         settler = Settler("shop", queue, lambda: None)
         task = asyncio.create_task(settler.run())
-        both = entry("both", 2)
-        add(settler, both, 0)
-        await asyncio.sleep(LINGER / 2)
-        add(settler, both, 1)
+        four = entry("four", 4)
+        add(settler, four, 0)
         await settler.drain()
-        assert loop.time() == pytest.approx(LINGER)
+        assert loop.time() < LINGER / 100
+        add(settler, four, 1)
+        await asyncio.sleep(LINGER / 2)
+        add(settler, four, 2)
+        await settler.drain()
+        assert loop.time() == pytest.approx(LINGER, rel=0.01)
+        await asyncio.sleep(QUIET)
+        add(settler, four, 3)
+        await settler.drain()
+        assert loop.time() == pytest.approx(LINGER + QUIET, rel=0.01)
         settler.close()
         await task
 
     run(main())
-    assert [len(settlements) for settlements, _ in queue.settled] == [2]
+    assert [len(settlements) for settlements, _ in queue.settled] == [1, 2, 1]
 
 
 def test_nothing_added_is_drained_already() -> None:

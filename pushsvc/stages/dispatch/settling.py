@@ -30,6 +30,9 @@ BATCH: Final = 400
 LINGER: Final = 0.004
 """Seconds that a batch waits for more to come. It delays the record, never a push."""
 
+QUIET: Final = 0.01
+"""Seconds without a record after which an outcome does not wait: as a rule no other follows it soon."""
+
 BOUND: Final = 20_000
 """Unrecorded settlements at which sending stops until Redis has caught up."""
 
@@ -130,6 +133,8 @@ class Settler:
 
     async def run(self) -> None:
         """Record until closed or cancelled."""
+        loop = asyncio.get_running_loop()
+        recorded_at = float("-inf")
         while not self._closed:
             await self._more.wait()
             while self._news:
@@ -138,10 +143,11 @@ class Settler:
                 await self._tell(*self._news[0])
                 self._news.popleft()
             if self._waiting:
-                if len(self._waiting) < BATCH:
+                if len(self._waiting) < BATCH and loop.time() - recorded_at < QUIET:
                     await asyncio.sleep(LINGER)
                 was_congested = self.congested
                 await self._record_next()
+                recorded_at = loop.time()
                 if was_congested and not self.congested:
                     self._on_relief()
             if not self._waiting and not self._news:
