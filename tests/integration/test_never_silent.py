@@ -182,7 +182,10 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         up = own.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(port), PUSHSVC__LIVE__PORT=str(port + 1))
         with prometheus(tmp_path_factory.mktemp("prometheus"), url) as alerts:
             key = up.until(r"API key of the app `demo`: (\S+)")[1]
-            yield Town(own, Api(url, key), alerts)
+            town = Town(own, Api(url, key), alerts)
+            until(lambda: f"every part lives; {town.conditions('unserved')}", lambda: not town.conditions("unserved"))
+            until(lambda: f"no alert fires of {town.firing()}", lambda: not town.firing())
+            yield town
         assert up.end() == 0
 
 
