@@ -104,7 +104,7 @@ async def run(playground: Playground, deliveries: int, per: int) -> None:
         f"sending ({deliveries / seconds:,.0f}/s), {after:.0f} after"
     )
     print(
-        f"{per:,} a push: {each:.1f} bytes of Redis a delivery, with its token; by fifths of them "
+        f"{per:,} a push: {each:.1f} bytes of Redis a delivery with a short token of the simulator; by fifths of them "
         + ", ".join(f"{rate:,.0f}/s" for rate in rates_of(left))
     )
 
