@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pushsvc.cli import client
+from pushsvc.cli.access import Access
 from pushsvc.lab.simulator.certificates import Keys
 from pushsvc.net.http2.transport import Pool
 from pushsvc.providers.endpoint import tls_context
@@ -51,7 +52,7 @@ async def command_line(origin: str, ca_file: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", ca_file)
         try:
-            async with client.open_client(client.Access(origin, "key")) as api:
+            async with client.open_client(Access(origin, "key")) as api:
                 await api.status("x")
         except client.ApiUnreachable as error:
             return str(error)

@@ -19,7 +19,8 @@ from pushsvc.api import guide
 from pushsvc.ports.conditions import SEVERITIES
 
 from ..pages import ROOT
-from .test_readme import PACKAGE, TABLES, _names
+from ..sources import PACKAGE
+from .test_readme import TABLES, _names
 from .test_telemetry_metrics import defined
 
 PROMETHEUS = ROOT / "config" / "prometheus"
