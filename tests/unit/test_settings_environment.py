@@ -124,7 +124,7 @@ FAULTS = [
     ("PUSHSVC__APPS__A__KEYS__5__NAME", "x", "PUSHSVC__APPS__A__KEYS__5__NAME: expected a number from 0 to 0 after KEYS__, and then a key"),
     ("PUSHSVC__APPS__A__KEYS__0", "{}", "PUSHSVC__APPS__A__KEYS__0: expected a number from 0 to 0 after KEYS__, and then a key"),
     ("PUSHSVC__APPS__A__APSN__KEY_ID", "x", "PUSHSVC__APPS__A__APSN__KEY_ID: no such key `apps.a.apsn`; did you mean `apns`?"),
-    ("PUSHSVC__FILE", "x", "PUSHSVC__FILE: no such key `file`; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store"),
+    ("PUSHSVC__FILE", "x", "PUSHSVC__FILE: no such key `file`; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store, traces"),
     ("PUSHSVC__APPS__A__WEBHOOK__SECRET__X", "hush", "PUSHSVC__APPS__A__WEBHOOK__SECRET__X: `apps.a.webhook.secret` is a value and has no keys of its own"),
 ]  # fmt: skip
 
