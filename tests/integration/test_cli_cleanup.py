@@ -205,7 +205,7 @@ def test_with_0_they_do_not(server: Server, tmp_path: Path) -> None:
         assert (await store.cleanups.record()).began_at == 0
 
     async def others_ran(store: Store) -> bool:
-        return bool(await store.link.call("EXISTS", "ps:lock:cleanup-slices"))
+        return bool(await store.link.call("EXISTS", "ps:lock:sweep"))
 
     play(server, story)
 

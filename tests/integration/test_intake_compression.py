@@ -23,7 +23,7 @@ GZIP = {"Content-Encoding": "gzip"}
 
 
 def problem(found: Answer) -> tuple[int, str]:
-    return found.status, found.json["type"].rpartition(":")[2]
+    return found.status, found.json["type"].rpartition("#")[2]
 
 
 def raw_deflate(body: bytes) -> bytes:

@@ -200,7 +200,11 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
         (["serve"], {"PUSHSVC__SERVER__PORT": "TAKEN"}, r"server\.port: 127\.0\.0\.1:TAKEN is in use"),
         (["feedback"], {"PUSHSVC__METRICS__PORT": "TAKEN-1"}, r"metrics\.port: .*127\.0\.0\.1:TAKEN"),
         (["live"], {}, r"pushsvc\.toml: no app has a live channel .*\[apps\.NAME\.live\]"),
-        (["up"], {**LIVE, "PUSHSVC__LIVE__PORT": "TAKEN"}, r"live\.port: 127\.0\.0\.1:TAKEN is in use"),
+        (
+            ["up"],
+            {**LIVE, "PUSHSVC__LIVE__PORT": "TAKEN", "PUSHSVC__SERVER__PORT": "FREE"},
+            r"live\.port: 127\.0\.0\.1:TAKEN is in use",
+        ),
         (["live"], {**LIVE, "PUSHSVC__LIVE__PORT": "TAKEN"}, r"live\.port: 127\.0\.0\.1:TAKEN is in use"),
         (["up"], {"PUSHSVC__SERVER__PORT": "TAKEN"}, r"server\.port: 127\.0\.0\.1:TAKEN is in use"),
         (["up"], {"PUSHSVC__SERVER__PORT": "0"}, r"server\.port: 0 .*name a port"),
@@ -231,9 +235,12 @@ def test_what_is_wrong_is_said_in_one_line(
 ) -> None:
     Path("pushsvc.toml").write_text(BARE)
     with socket.create_server(("127.0.0.1", 0)) as taken:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            ports = {"FREE": str(free.getsockname()[1])}
         port = taken.getsockname()[1]
+        ports |= {"TAKEN-1": str(port - 1), "TAKEN": str(port)}
         for name, value in environ.items():
-            monkeypatch.setenv(name, value.replace("TAKEN-1", str(port - 1)).replace("TAKEN", str(port)))
+            monkeypatch.setenv(name, ports.get(value, value))
         assert cli.main(["--config", "pushsvc.toml", *words]) == 1
     err = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
     assert len([line for line in err if line.startswith("pushsvc: ")]) == 1, err

@@ -532,6 +532,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         with capture_logs():
             await take(store, "bulk")
         await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
+        await store.keys.note_use(["a" * 64])
         await store.dead.request(ReplaySpec("shop"))
         assert await store.locks.acquire("sweep", "a", lease=60)
         await store.limiter.admit(ROUTE, Rate(10, 86_400), ["token"], question=Question("normal", 1))
