@@ -86,9 +86,13 @@ def test_silent_connections_give_way_to_new_ones() -> None:
 def test_of_those_that_have_sent_requests_the_longest_idle_goes_first() -> None:
     async def main(service: Service, connect: Callable[[], Awaitable[Stream]]) -> None:
         streams = [await connect() for _ in range(8)]
+        clock = asyncio.get_running_loop().time
         for reader, writer in [*streams[1:], streams[0]]:
             writer.write(GET)
             assert (await answer(reader)).status == 200
+            answered_at = clock()
+            while clock() == answered_at:  # the loop's clock counts milliseconds
+                await asyncio.sleep(0.001)
         assert (await call(service, "GET", "/healthz", key=None)).status == 200
         async with asyncio.timeout(20):
             assert await streams[1][0].read() == b""

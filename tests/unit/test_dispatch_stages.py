@@ -33,16 +33,22 @@ START_MS = int(START * 1000)
 def seconds() -> dict[str, tuple[float, float]]:
     """By stage: how many deliveries, and the sum of their seconds."""
 
-    def value(name: str, stage: str) -> float:
-        return REGISTRY.get_sample_value(f"pushsvc_stage_seconds_{name}", {"stage": stage}) or 0.0
-
-    return {stage: (value("count", stage), round(value("sum", stage), 3)) for stage in telemetry.STAGES}
+    (metric,) = telemetry.STAGE_SECONDS.collect()
+    found = {(each.name, each.labels["stage"]): each.value for each in metric.samples}
+    return {
+        stage: (found[f"{metric.name}_count", stage], round(found[f"{metric.name}_sum", stage], 3))
+        for stage in telemetry.STAGES
+        if (f"{metric.name}_count", stage) in found
+    }
 
 
 def since(before: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
     """What has been added, less the stages to which nothing was."""
-    now = seconds()
-    added = {stage: (now[stage][0] - before[stage][0], round(now[stage][1] - before[stage][1], 3)) for stage in now}
+    none = (0.0, 0.0)
+    added = {
+        stage: (count - before.get(stage, none)[0], round(total - before.get(stage, none)[1], 3))
+        for stage, (count, total) in seconds().items()
+    }
     return {stage: figures for stage, figures in added.items() if figures[0]}
 
 
