@@ -218,6 +218,7 @@ class Calm(Window):
         self._best = 0.0
         super().__init__(CALM, quickest, now)
         self.limit, self._starting = START, 2
+        self.begin(now)
 
     @property
     def starting(self) -> bool:
