@@ -44,8 +44,7 @@ class Access(Struct, frozen=True):
 def access(state: State, url: str, key: str, app: str) -> Access:
     """Return the URL and key from the options and the environment. Ends with wrong usage (2) if there is no key."""
     if app:
-        variable = _variable(app)
-        missing = f"No API key for {app!r}: set {variable} or PUSHSVC_KEY, or give --key"
+        missing = f"No API key for {app!r}: set {key_variable(app)} or PUSHSVC_KEY, or give --key"
     else:
         missing = "No API key: set PUSHSVC_KEY, or give --key"
     key = key_of(key, app)
@@ -65,8 +64,9 @@ def checked(url: str, key: str) -> Access:
 
 def key_of(key: str, app: str) -> str:
     """Return the key for an app: from its environment variable, or else the given one."""
-    return ((app and os.environ.get(_variable(app))) or key).strip()
+    return ((app and os.environ.get(key_variable(app))) or key).strip()
 
 
-def _variable(app: str) -> str:
-    return "PUSHSVC_KEY_" + re.sub(r"[^A-Z0-9]", "_", app.upper())
+def key_variable(app: str) -> str:
+    """Return the environment variable with the key for an app, or for any app where `app` is empty."""
+    return "PUSHSVC_KEY" + (app and "_" + re.sub(r"[^A-Z0-9]", "_", app.upper()))

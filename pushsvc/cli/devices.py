@@ -102,7 +102,7 @@ async def _find(context: typer.Context, app: str, device_id: str, url: str, key:
 
 
 async def _delete(context: typer.Context, app: str, device_id: str, url: str, key: str) -> bool:
-    async with open_operator(context, app, url, key) as operator:
+    async with open_operator(context, app, url, key, changes=True) as operator:
         return await operator.delete_device(app, device_id)
 
 

@@ -118,7 +118,7 @@ def _check_name(name: str) -> None:
 async def _make(
     context: typer.Context, app: str, name: str, scopes: tuple[Scope, ...], rate: Rate | None, url: str, key: str
 ) -> MadeKey:
-    async with open_operator(context, app, url, key) as operator:
+    async with open_operator(context, app, url, key, changes=True) as operator:
         return await operator.make_key(app, name, scopes, rate)
 
 
@@ -128,5 +128,5 @@ async def _list(context: typer.Context, app: str, url: str, key: str) -> list[Ke
 
 
 async def _revoke(context: typer.Context, app: str, name: str, url: str, key: str) -> bool:
-    async with open_operator(context, app, url, key) as operator:
+    async with open_operator(context, app, url, key, changes=True) as operator:
         return await operator.revoke_key(app, name)

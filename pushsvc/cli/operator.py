@@ -3,7 +3,8 @@ or its store.
 
 The API is used where its URL and a key with the scope `admin` are known, a service answers there, and the key's app is
 the only one that a command is about. Otherwise, and as long as nothing runs, it is the store of the configuration. A
-service that was named by `--url` must answer: nothing else is meant then.
+service that was named by `--url` must answer, and the key must be of the app: nothing else is meant then. So it is with
+a key and `PUSHSVC_URL` for a command that changes something, since the store may be that of another service.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from ..model.rates import Rate
 from ..ports.admin import KeyRow, WebhookState
 from ..ports.erasure import Erasure
 from ..ports.letters import DeadFilter, DeadRow
-from .access import checked, key_of
+from .access import checked, key_of, key_variable
 from .failed import apps_of
+from .output import Missing
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -37,6 +39,10 @@ INSTANTS: Final = ("registered_at", "last_seen_at", "pruned_at", "struck_at")
 
 class KeyExists(PushsvcError):
     """The app already has a key of this name."""
+
+
+class OtherApp(PushsvcError):
+    """The key for the service that was named is of another app than the command is about."""
 
 
 class MadeKey(Struct, frozen=True):
@@ -94,14 +100,21 @@ class Operator(Protocol):
 
 
 @asynccontextmanager
-async def open_operator(context: typer.Context, app: str, url: str = "", key: str = "") -> AsyncIterator[Operator]:
-    """Open the way to what belongs to an app, by default to every app of the configuration. Raises `ConfigError` for an
-    unknown app."""
+async def open_operator(
+    context: typer.Context, app: str, url: str = "", key: str = "", *, changes: bool = False
+) -> AsyncIterator[Operator]:
+    """Open the way to what belongs to an app, by default to every app of the configuration. `changes`: the command
+    changes something there. Raises `ConfigError` for an unknown app, `ClientError` and `OtherApp` where only the
+    service that was named is meant; ends with wrong usage (2) where there is no key for it."""
     state: State = context.obj
     settings = state.settings()
-    named = context.get_parameter_source("url")
-    strict = named is not None and named.name == "COMMANDLINE"
-    if (text := key_of(key, app)) and (where := url or _configured_url(state, settings)):
+    source = context.get_parameter_source("url")
+    by_option = bool(url) and source is not None and source.name == "COMMANDLINE"
+    strict = by_option or (changes and bool(url))
+    text = key_of(key, app)
+    if by_option and not text:
+        raise Missing(f"No API key for {url}: set {key_variable(app)}, or give --key; without --url the store is used.")
+    if text and (where := url or _configured_url(state, settings)):
         from .operator_api import open_api
 
         async with open_api(checked(where, text), strict=strict) as api:
@@ -109,9 +122,20 @@ async def open_operator(context: typer.Context, app: str, url: str = "", key: st
             if api is not None and (not wanted or wanted == api.apps):
                 yield api
                 return
+            # Below, an app that the configuration lacks is refused with the most similar name.
+            if strict and api is not None and (by_option or settings.apps.keys() >= {*wanted}):
+                raise _other_app(where, api.apps[0], app, wanted)
     from .operator_store import StoreOperator
 
     yield StoreOperator(settings, apps_of(settings, app))
+
+
+def _other_app(url: str, owner: str, app: str, wanted: Sequence[str]) -> OtherApp:
+    remedy = f"give a key of {app} by {key_variable(app)} or --key" if app else f"name it by --app {owner}"
+    return OtherApp(
+        f"the key for {url} is of the app {owner}, and this command is about {', '.join(wanted)}: {remedy}, or leave "
+        "out --url and PUSHSVC_URL to use the store of the configuration"
+    )
 
 
 def _configured_url(state: State, settings: Settings) -> str:

@@ -70,6 +70,6 @@ def erase(
 
 
 async def _erase(context: typer.Context, app: str, user: str, wait: float, url: str, key: str) -> Erasure:
-    async with open_operator(context, app, url, key) as operator:
+    async with open_operator(context, app, url, key, changes=True) as operator:
         with going_on(lambda: "once started, the erasure is continued by `pushsvc jobs`, or by this command"):
             return await operator.erase_user(app, user, wait)

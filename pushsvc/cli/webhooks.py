@@ -243,7 +243,7 @@ async def _dead_of(store: Store, app: str, span: Span) -> list[tuple[Webhooks, D
 
 
 async def _resume(context: typer.Context, app: str, url: str, key: str) -> None:
-    async with open_operator(context, app, url, key) as operator:
+    async with open_operator(context, app, url, key, changes=True) as operator:
         if not await operator.webhooks():
             raise no_webhook(app)
         await operator.resume_webhooks(app)

@@ -406,4 +406,33 @@ def test_the_store_and_the_api_show_the_same(
         monkeypatch.setenv("PUSHSVC_URL", "http://127.0.0.1:1")
         assert (await shell("keys", "list"))[0] == 0
 
+        # The store of the configuration may be that of another service: nothing is changed there in its place.
+        acts = (
+            *("users erase nobody", "devices delete nobody", "webhooks resume"),
+            *("keys new --name other", "keys revoke --name test"),
+        )
+        used.clear()
+        for act in acts:
+            code, _, err = await shell(*act.split(), "--app", "shop")
+            assert (code, "http://127.0.0.1:1 does not answer" in err) == (1, True)
+        two, secret = tmp_path / "two.toml", "s" * 40
+        two.write_text(f"{(tmp_path / 'pushsvc.toml').read_text()}\n[apps.news.live]\nsecret = '{secret}'\n")
+        monkeypatch.setenv("PUSHSVC_CONFIG", str(two))
+        monkeypatch.setenv("PUSHSVC_URL", url := str(service.session._base_url))
+        theirs = f"the key for {url} is of the app shop, and this command is about"
+        for act in (*acts, "keys list --url", "failed --url", "devices show phone --url"):
+            used.clear()
+            words = [*act.split(), url] if act.endswith("--url") else act.split()
+            code, _, err = await shell(*words, "--app", "news")
+            assert (code, f"{theirs} news: give a key of news by PUSHSVC_KEY_NEWS or --key" in err) == (1, True)
+            if act not in acts:
+                code, _, err = await shell(*words)
+                assert (code, f"{theirs} shop, news: name it by --app shop" in err) == (1, True)
+            assert set(used) == {"ApiOperator"}
+        code, _, err = await shell("failed", "--url", url, "--app", "news", "--key", "")
+        assert (code, "set PUSHSVC_KEY_NEWS, or give --key" in " ".join(err.split())) == (2, True)
+        used.clear()
+        assert (await shell("keys", "list", "--app", "news"))[0] == 0
+        assert used == ["ApiOperator", "StoreOperator"]
+
     play(tmp_path, capsys, monkeypatch, scene, HOOK.format(port=1))
