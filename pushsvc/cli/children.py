@@ -3,7 +3,8 @@
 A process that imports the service by itself takes 50 MB and most of a second of CPU. So a command that supervises
 others imports once what they run, and forks them: they share the memory of what was imported, and begin at once. A fork
 is safe only while there are neither threads nor an event loop, so all are forked before there are, and wait until the
-supervisor says what to do. A process that takes the place of one that has ended is a new interpreter.
+supervisor says what to do. A process that takes the place of one that has ended is a new interpreter, and so are all
+where the system does not report the end of a forked process.
 """
 
 from __future__ import annotations
@@ -96,29 +97,44 @@ class Forked:
     def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
         self._channel = channel
+        self._watch: int | None = None
+        """A descriptor that can be read once the process has ended."""
         self._ended = False
 
     def begin(self, environ: Mapping[str, str], *, lifeline: int, heard: int) -> None:
         """Let it run its command. `lifeline` and `heard` are the descriptors that `LIFELINE` and `process.LISTENS`
-        name there. Raises `OSError` where it has ended."""
+        name there. Raises `OSError` where it has ended, or its end cannot be watched for; then it runs nothing."""
         try:
             with self._channel:
+                self._watch = os.pidfd_open(self.pid)
                 socket.send_fds(self._channel, [b"\0"], [lifeline, heard])
                 self._channel.sendall(json.dumps(dict(environ)).encode())
         except OSError:
+            self._unwatch()
             self._reap()
             raise
 
     async def wait(self) -> int:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        descriptor = os.pidfd_open(self.pid)
+        watch = self._watch
+        assert watch is not None, "it has not begun"
         try:
-            loop.add_reader(descriptor, ended.set)
+            loop.add_reader(watch, ended.set)
             await ended.wait()
+        except OSError:
+            # Unwatched it would run on beside the process that takes its place.
+            self.kill()
+            self._reap()
+            raise
         finally:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
+            loop.remove_reader(watch)
+            self._unwatch()
         return self._reap()
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            os.close(self._watch)
+            self._watch = None
 
     def _reap(self) -> int:
         _, status = os.waitpid(self.pid, 0)
@@ -192,9 +208,10 @@ def forked_parts(state: State, settings: Settings, children: Sequence[Child]) ->
 
 @contextmanager
 def forked(children: Sequence[Child]) -> Iterator[Ready]:
-    """Fork a process for each copy of the children. Call it while there are neither threads nor an event loop."""
+    """Fork a process for each copy of the children, or none where a fork is not safe or cannot be watched. Call it
+    while there are neither threads nor an event loop."""
     ready = Ready()
-    if sys.platform == "linux":  # elsewhere the libraries of the system are not made for it
+    if sys.platform == "linux" and _watches():  # elsewhere the libraries of the system are not made for it
         for name in dict.fromkeys(module for child in children for module in _MODULES[child.name]):
             import_module(name)
         gc.collect()
@@ -208,6 +225,16 @@ def forked(children: Sequence[Child]) -> Iterator[Ready]:
         yield ready
     finally:
         ready.dismiss()
+
+
+def _watches() -> bool:
+    """Return whether the end of a process can be watched for. Kernels before Linux 5.3 and some sandboxes refuse it
+    (https://man7.org/linux/man-pages/man2/pidfd_open.2.html)."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def _fork(child: Child, others: Ready) -> Forked:

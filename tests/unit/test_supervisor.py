@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import signal
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +16,8 @@ from typing import Any, cast
 import pytest
 
 from pushsvc import telemetry
-from pushsvc.cli.children import LIFELINE, Child, Ready
+from pushsvc.cli import children
+from pushsvc.cli.children import LIFELINE, Child, Forked, Ready, forked
 from pushsvc.cli.process import LISTENS, PID_BYTES
 from pushsvc.cli.supervisor import Supervisor, watch_lifeline
 from pushsvc.telemetry import SharedFolder
@@ -151,6 +155,50 @@ def test_a_process_that_was_forked_is_the_first_and_a_new_one_takes_its_place(sy
 
     begun: list[tuple[str, int, int]] = []
     run(main())
+
+
+def test_nothing_is_forked_where_its_end_cannot_be_watched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: object) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    with forked([SERVE, DISPATCH]) as ready:
+        assert ready.take(SERVE, 0) is None
+    monkeypatch.delattr(os, "pidfd_open")
+    with forked([SERVE, DISPATCH]) as ready:
+        assert ready.take(DISPATCH, 1) is None
+
+
+@pytest.mark.parametrize("place", ["begin", "wait"])
+def test_a_forked_process_does_not_run_on_when_it_cannot_be_watched(
+    place: str, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not children._watches():
+        pytest.skip("this system cannot watch for the end of a process")
+    ours, theirs = socket.socketpair()
+    with theirs, subprocess.Popen(["sleep", "600"] if place == "wait" else ["cat"], stdin=theirs.fileno()) as waiting:
+
+        def refused(*given: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        async def main() -> None:
+            ready = Ready()
+            ready.add(SERVE, 0, Forked(waiting.pid, ours))
+            if place == "begin":
+                monkeypatch.setattr(os, "pidfd_open", refused)
+            else:
+                monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", refused)
+            async with supervise(SERVE, ready=ready):
+                # A new one takes its place, and it has ended before.
+                await until(lambda: system.living("serve"))
+                with pytest.raises(ProcessLookupError):
+                    os.kill(waiting.pid, 0)
+
+        try:
+            run(main())
+        finally:
+            waiting.kill()
 
 
 def test_a_hang_up_reaches_those_alone_that_it_does_not_kill(system: System) -> None:
