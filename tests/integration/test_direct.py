@@ -121,18 +121,45 @@ def test_what_waits_on_a_lost_connection_fails_and_only_what_may_is_repeated(ser
     play(server, story)
 
 
-def test_a_silent_server_is_given_up_and_asked_again_when_it_answers(server: Server) -> None:
+def test_a_silent_server_fails_what_is_late_and_nothing_else(server: Server) -> None:
     async def story(direct: Direct) -> None:
-        assert await direct.ask([("PING",)], 5) == [b"PONG"]
+        first = await direct.ask([("CLIENT", "ID")], 5)
         server.process.send_signal(signal.SIGSTOP)
         try:
+            calls = [direct.ask([("INCR", "n"), ("ECHO", number)], 0.3 if number % 2 else 25) for number in range(6)]
+            answers = [asyncio.create_task(call) for call in calls]
             waits = (direct.wait([("BLPOP", "list", 0.1)], 0.3), direct.ask([("PING",)], 0.3, repeat=True))
-            for answer in await asyncio.gather(*waits, direct.ask([("PING",)], 9), return_exceptions=True):
+            for answer in await asyncio.gather(*waits, *answers[1::2], return_exceptions=True):
                 assert isinstance(answer, faults.TimeoutError | TimeoutError)
+            assert not any(answer.done() for answer in answers[::2])
+            # The connection may be dead, so the next command is not asked there.
+            answers.append(asyncio.create_task(direct.ask([("CLIENT", "ID")], 25)))
+            await asyncio.sleep(0)
         finally:
             server.process.send_signal(signal.SIGCONT)
-        assert await direct.ask([("PING",)], 5) == [b"PONG"]
+        assert await asyncio.gather(*answers[:6:2]) == [[1, b"0"], [3, b"2"], [5, b"4"]]
+        assert first != await answers[6] == await direct.ask([("CLIENT", "ID")], 5)
+        # Everything on the first connection is answered or late, so that it has ended.
+        await until(lambda: server.command("CLIENT LIST").count(b"name=pushsvc:a") == 1)
         assert await direct.wait([("PING",)], 5) == [b"PONG"]
+
+    play(server, story)
+
+
+def test_a_connection_whose_answers_are_all_late_ends(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        await direct.ask([("PING",)], 5)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            callers = [asyncio.create_task(direct.ask([("PING",)], seconds)) for seconds in (99, 0.05, 0.1)]
+            await asyncio.sleep(0)
+            callers[0].cancel()
+            (connection,) = direct._all
+            await connection.closed
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        late = await asyncio.gather(*callers[1:], return_exceptions=True)
+        assert [type(answer) for answer in late] == [faults.TimeoutError] * 2
 
     play(server, story)
 

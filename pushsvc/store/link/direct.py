@@ -6,8 +6,9 @@ process share one connection, on which a command is written before the earlier o
 of its own. A connection lasts until it breaks.
 
 redis-py still opens each connection, and this protocol takes over its transport: TLS, user, database and name are set,
-and behind sentinels the server has said that it is the primary. A connection that breaks, or on which an answer is too
-late, ends at once and fails everything that waits on it: whether it was done is unknown.
+and behind sentinels the server has said that it is the primary. A connection that breaks fails everything that waits on
+it: whether it was done is unknown. An answer that is late fails only its own caller, and is discarded when it comes.
+Nothing more is asked on such a connection, which may be dead, and it ends when nobody waits on it any more.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, Final, cast
 
 import hiredis
@@ -65,9 +67,11 @@ class DirectConnection(asyncio.Protocol):
         )
         self._asked: deque[_Asked] = deque()
         self._loop = asyncio.get_running_loop()
+        self._look_at = inf
         self._timer: asyncio.TimerHandle | None = None
-        self.lost = False
-        """Whether it has ended."""
+        self._ended = False
+        self.spent = False
+        """Whether nothing more may be asked on it: an answer is late, or it has ended."""
         self.closed: asyncio.Future[None] = self._loop.create_future()
         """Done when its socket is closed."""
         self._transport.set_protocol(self)
@@ -75,20 +79,20 @@ class DirectConnection(asyncio.Protocol):
     def ask(self, commands: Sequence[tuple[Any, ...]], seconds: float) -> asyncio.Future[list[Any]]:
         """Write commands together. The future has one reply for each, within `seconds`; it raises redis-py's
         `ConnectionError` or `TimeoutError`, after which each of them may have been done."""
-        if self.lost:
+        if self.spent:
             raise faults.ConnectionError("the connection has ended")
         data = b"".join([pack(command) for command in commands])
         until = self._loop.time() + seconds
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._asked.append(_Asked(len(commands), until, future))
         self._transport.write(data)
-        if self._timer is None:
-            self._timer = self._loop.call_at(until, self._look)
+        if until < self._look_at:
+            self._plan_look(until)
         return future
 
     def data_received(self, data: bytes) -> None:
         """Give the replies in these bytes to those who wait for them."""
-        if self.lost:
+        if self._ended:
             return
         replies, asked = self._replies, self._asked
         try:
@@ -103,6 +107,8 @@ class DirectConnection(asyncio.Protocol):
                         first.future.set_result(first.answers)
         except (faults.InvalidResponse, IndexError):
             self.drop("the server sent what is no reply")
+        if self.spent:
+            self._end_if_unused()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail what waits for a reply."""
@@ -111,11 +117,11 @@ class DirectConnection(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
 
-    def drop(self, why: str, kind: type[faults.RedisError] = faults.ConnectionError) -> None:
+    def drop(self, why: str) -> None:
         """End the connection, and fail at once what waits for a reply."""
-        if self.lost:
+        if self._ended:
             return
-        self.lost = True
+        self._ended = self.spent = True
         self._on_lost(self)
         self._transport.abort()
         self._opened._reader = self._opened._writer = None
@@ -123,18 +129,35 @@ class DirectConnection(asyncio.Protocol):
             self._timer.cancel()
         for each in self._asked:
             if not each.future.done():
-                each.future.set_exception(kind(why))
+                each.future.set_exception(faults.ConnectionError(why))
         self._asked.clear()
 
+    def _plan_look(self, at: float) -> None:
+        """Set the timer. There is one, however many commands are sent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_at = at
+        self._timer = self._loop.call_at(at, self._look)
+
     def _look(self) -> None:
-        """Drop the connection if the first reply is late. There is one timer, however many commands are sent."""
-        self._timer = None
-        if self._asked:
-            until = self._asked[0].until
-            if until <= self._loop.time():
-                self.drop("Redis did not answer in time", faults.TimeoutError)
-            else:
-                self._timer = self._loop.call_at(until, self._look)
+        """Fail what is late. Its place in the order of the replies stays."""
+        self._look_at = inf
+        now = self._loop.time()
+        for each in self._asked:
+            if each.until > now:
+                self._look_at = min(self._look_at, each.until)
+                continue
+            self.spent = True
+            if not each.future.done():
+                each.future.set_exception(faults.TimeoutError("Redis did not answer in time"))
+        if self._look_at < inf:
+            self._plan_look(self._look_at)
+        if self.spent:
+            self._end_if_unused()
+
+    def _end_if_unused(self) -> None:
+        if all(each.future.done() for each in self._asked):
+            self.drop("an answer was late")
 
 
 class Direct:
@@ -166,7 +189,7 @@ class Direct:
 
     async def _ask(self, commands: Sequence[tuple[Any, ...]], seconds: float) -> list[Any]:
         connection = self._shared
-        if connection is None or connection.lost:
+        if connection is None or connection.spent:
             async with asyncio.timeout(seconds):
                 connection = await self._share()
         return self._judged(connection, await connection.ask(commands, seconds))
@@ -176,7 +199,7 @@ class Direct:
         is cancelled ends its connection, so that the server gives nothing more to it."""
         while self._idle:
             connection = self._idle.pop()
-            if not connection.lost:
+            if not connection.spent:
                 break
         else:
             async with asyncio.timeout(seconds):
