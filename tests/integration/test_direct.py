@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -177,6 +178,35 @@ def test_a_dropped_connection_answers_nothing_that_was_on_its_way(server: Server
         finally:
             server.process.send_signal(signal.SIGCONT)
         assert await direct.ask([("PING",)], 5) == [b"PONG"]
+
+    play(server, story)
+
+
+def test_a_socket_that_is_closed_already_is_a_lost_connection(server: Server) -> None:
+    class Closed(asyncio.Transport):
+        """Refuses to write as uvloop does between the end of a socket and `connection_lost`."""
+
+        def __init__(self, real: asyncio.WriteTransport) -> None:
+            self.abort = real.abort  # type: ignore[method-assign]
+
+        def write(self, data: Any) -> None:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    def close(direct: Direct) -> None:
+        (connection,) = direct._all
+        connection._transport = Closed(connection._transport)
+
+    async def story(direct: Direct) -> None:
+        ignored: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: ignored.append(context))
+        await direct.ask([("PING",)], 5)
+        close(direct)
+        assert await direct.ask([("PING",)], 5, repeat=True) == [b"PONG"]
+        close(direct)
+        with pytest.raises(faults.ConnectionError):
+            await direct.ask([("PING",)], 5)
+        gc.collect()
+        assert not ignored
 
     play(server, story)
 

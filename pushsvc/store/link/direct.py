@@ -82,10 +82,14 @@ class DirectConnection(asyncio.Protocol):
         if self.spent:
             raise faults.ConnectionError("the connection has ended")
         data = b"".join([pack(command) for command in commands])
+        try:
+            self._transport.write(data)
+        except RuntimeError as error:  # uvloop has closed the socket, and connection_lost is still to come
+            self.drop("the connection was lost")
+            raise faults.ConnectionError("the connection was lost") from error
         until = self._loop.time() + seconds
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._asked.append(_Asked(len(commands), until, future))
-        self._transport.write(data)
         if until < self._look_at:
             self._plan_look(until)
         return future
