@@ -211,6 +211,23 @@ def test_a_socket_that_is_closed_already_is_a_lost_connection(server: Server) ->
     play(server, story)
 
 
+def test_a_closed_store_says_so_and_connects_no_more(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        await direct.ask([("PING",)], 5)
+        flying = [asyncio.create_task(direct.wait([("BLPOP", "list", 20)], 25))]
+        await until(lambda: b"blocked_clients:1" in server.command("INFO clients"))
+        flying.append(asyncio.create_task(direct.wait([("PING",)], 5)))  # which connects meanwhile
+        await asyncio.sleep(0)
+        await direct.aclose()
+        late = direct.ask([("PING",)], 5, repeat=True), direct.wait([("PING",)], 5)
+        for answer in await asyncio.gather(*flying, *late, return_exceptions=True):
+            assert isinstance(answer, faults.ConnectionError)
+            assert str(answer) == "the store is closed"
+        await until(lambda: b"name=pushsvc" not in server.command("CLIENT LIST"))
+
+    play(server, story)
+
+
 def test_a_connection_that_cannot_be_opened_fails_all_who_want_it_at_once() -> None:
     async def main(url: str) -> None:
         link = Link(url, name="a", timeout=5)

@@ -32,6 +32,8 @@ from .packed import pack
 
 PAUSE: Final = 0.05
 """Seconds until a command whose connection broke is tried once more."""
+_NOT_PRIMARY: Final = "the server is not the primary any more"
+_CLOSED: Final = "the store is closed"
 _NOTHING: Final = object()
 """The parser's answer where the next reply is not complete."""
 
@@ -177,6 +179,7 @@ class Direct:
         self._idle: list[DirectConnection] = []
         """Those of waits that are over."""
         self._all: set[DirectConnection] = set()
+        self._closed = False
 
     async def ask(self, commands: Sequence[tuple[Any, ...]], seconds: float, *, repeat: bool = False) -> list[Any]:
         """Return the replies to commands of which none blocks; what the server refuses is among them. With `repeat`,
@@ -223,8 +226,8 @@ class Direct:
             if isinstance(answer, faults.ConnectionError):
                 raise answer
             if self._behind_sentinels and isinstance(answer, faults.ReadOnlyError):
-                connection.drop("the server is not the primary any more")
-                raise faults.ConnectionError("the server is not the primary any more")
+                connection.drop(_NOT_PRIMARY)
+                raise faults.ConnectionError(_NOT_PRIMARY)
         return answers
 
     async def _share(self) -> DirectConnection:
@@ -239,14 +242,17 @@ class Direct:
         try:
             self._shared = await self._open(self._short)
         except asyncio.CancelledError:
-            raise faults.ConnectionError("the store is closing") from None
+            raise faults.ConnectionError(_CLOSED) from None
         return self._shared
 
     async def _open(self, client: Redis) -> DirectConnection:
         pool = client.connection_pool
         opened = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
         try:
-            await opened.connect()  # type: ignore[no-untyped-call]  # redis-py gives it no types
+            if not self._closed:
+                await opened.connect()  # type: ignore[no-untyped-call]  # redis-py gives it no types
+            if self._closed:
+                raise faults.ConnectionError(_CLOSED)
             connection = DirectConnection(opened, self._all.discard)
         except BaseException:
             await opened.disconnect(nowait=True)
@@ -254,18 +260,19 @@ class Direct:
         self._all.add(connection)
         return connection
 
-    def drop(self) -> None:
+    def drop(self, why: str = _NOT_PRIMARY) -> None:
         """End every connection at once: nothing is answered any more."""
         for connection in tuple(self._all):
-            connection.drop("the server is not the primary any more")
+            connection.drop(why)
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections. What is in flight fails, and so does every later call."""
+        self._closed = True
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
         closing = [connection.closed for connection in self._all]
-        self.drop()
+        self.drop(_CLOSED)
         if closing:
             await asyncio.wait(closing)
 
