@@ -105,6 +105,13 @@ def test_new_work_wakes_every_process_that_waits_for_it(server: Server) -> None:
             # A push without an audience is nothing for them.
             await store.pushes.accept(make_push("q", 1))
             assert not await other.bell.heard(0.01)
+            # Another server became the primary, which has not received the last ring, and whose clock is behind.
+            server.command("DEL", keys.BELL)
+            server.command("XADD", keys.BELL, "1-1", "a", "b")
+            for _ in range(2):
+                assert await store.bell.heard(0.01)
+                assert not await store.bell.heard(0.01)
+                await other.bell.ring()
 
     play(server, story)
 
