@@ -102,6 +102,8 @@ def test_urls_that_can_be_meant(url: str) -> None:
         ("redis://host/0?foo=bar", r"unknown option foo \(known: db, "),
         ("redis://host/0?secret=bar", "unknown option"),
         ("redis://host/0?decode_responses=True", "unknown option decode_responses"),
+        ("redis://host/0?protocol=3", "unknown option protocol"),
+        ("redis+sentinel://host/mymaster?protocol=3", "unknown option protocol"),
         ("redis://host/0?ssl_cert_reqs=none", "begin with rediss://"),
         ("redis+cluster://host?ssl_ca_certs=/ca.pem", r"begin with rediss\+cluster://"),
         ("redis://host/0?sentinel_password=x", "unknown option sentinel_password"),
