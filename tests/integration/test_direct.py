@@ -29,9 +29,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @asynccontextmanager
-async def connections(server: Server) -> AsyncIterator[Direct]:
+async def connections(server: Server, timeout: float) -> AsyncIterator[Direct]:
     server.flush()
-    short = open_redis(server.url, name="a")
+    short = open_redis(server.url, name="a", timeout=timeout)
     blocking = open_redis(server.url, name="b", blocking=True)
     direct = direct_of(short, blocking)
     assert direct is not None
@@ -43,9 +43,9 @@ async def connections(server: Server) -> AsyncIterator[Direct]:
         await close_redis(blocking)
 
 
-def play(server: Server, story: Callable[[Direct], Awaitable[None]]) -> None:
+def play(server: Server, story: Callable[[Direct], Awaitable[None]], *, timeout: float = 5.0) -> None:
     async def main() -> None:
-        async with asyncio.timeout(30), connections(server) as direct:
+        async with asyncio.timeout(30), connections(server, timeout) as direct:
             await story(direct)
 
     asyncio.run(main())
@@ -163,6 +163,21 @@ def test_a_connection_whose_answers_are_all_late_ends(server: Server) -> None:
         assert [type(answer) for answer in late] == [faults.TimeoutError] * 2
 
     play(server, story)
+
+
+def test_a_connection_that_opens_too_slowly_fails_who_began_it_and_nobody_who_came_later(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            first, *others = [asyncio.create_task(direct.ask([("ECHO", number)], 25)) for number in range(4)]
+            with pytest.raises(faults.TimeoutError):
+                await first
+            assert not any(other.done() for other in others)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert await asyncio.gather(*others) == [[b"1"], [b"2"], [b"3"]]
+
+    play(server, story, timeout=1.0)
 
 
 def test_a_dropped_connection_answers_nothing_that_was_on_its_way(server: Server) -> None:

@@ -8,7 +8,7 @@ of its own. A connection lasts until it breaks.
 redis-py still opens each connection, and this protocol takes over its transport: TLS, user, database and name are set,
 and behind sentinels the server has said that it is the primary. A connection that breaks fails everything that waits on
 it: whether it was done is unknown. An answer that is late fails only its own caller, and is discarded when it comes.
-Nothing more is asked on such a connection, which may be dead, and it ends when nobody waits on it any more.
+Nothing more is asked on such a connection, which may be dead, and it ends when no caller waits on it any more.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, Final, cast
 
@@ -231,11 +232,13 @@ class Direct:
         return answers
 
     async def _share(self) -> DirectConnection:
-        """Return the shared connection. All who miss it at the same time wait for one attempt to open it."""
-        opening = self._opening
-        if opening is None or opening.done():
-            opening = self._opening = asyncio.create_task(self._open_shared(), name="redis connection")
-            opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+        """Return the shared connection. All who miss it at the same time wait for one attempt to open it, and who came
+        during one that takes too long waits for the next one as well."""
+        while self._opening is not None and not self._opening.done():
+            with suppress(faults.TimeoutError):
+                return await asyncio.shield(self._opening)
+        opening = self._opening = asyncio.create_task(self._open_shared(), name="redis connection")
+        opening.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(opening)
 
     async def _open_shared(self) -> DirectConnection:
