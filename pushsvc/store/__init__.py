@@ -4,6 +4,7 @@ Each folder may import from those below it::
 
     opening.py         `open_store`: all of the below as one `Store`
     erase/, cleanup/   everything about one user; what has outlived its use
+    form/              the format of the whole store, and what brings an older one forward
     webhooks/          how far each webhook has come, and what it could not deliver
     pushes/            accepted in groups, durable where wanted; status, rows, cancel, expansion of audiences
     letters/           dead letters: listed, sent again
