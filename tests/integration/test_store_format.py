@@ -108,6 +108,7 @@ def test_each_format_has_its_answer(stored: bytes | None, remedy: str | None) ->
 # --- format 1 -------------------------------------------------------------------------------------
 
 TURNS = keys.prefix("shop", 0) + "t:"
+RECENT = keys.recent("shop", 0)
 
 
 async def write_as_format_1(link: Link) -> None:
@@ -193,6 +194,8 @@ def test_a_store_of_format_1_is_brought_forward_by_all_who_open_it_once_nobody_u
             await call("HSET", f"{TURNS}many", *(part for pair in many.items() for part in pair), "@live 5", "1")
             for key in (f"{TURNS}few", f"{TURNS}audience", f"{TURNS}gone", topic):
                 await call("HSET", key, *(part for pair in small.items() for part in pair))
+            await call("XADD", RECENT, "*", "p", "")
+            await call("PEXPIRE", RECENT, 60_000)
             if format_ is not None:
                 await call("SET", keys.FORMAT, format_)
 
@@ -208,6 +211,7 @@ def test_a_store_of_format_1_is_brought_forward_by_all_who_open_it_once_nobody_u
                 [b"\x01" + numbers + b"2\n3 apns:normal w\n"],
                 [b"\x01" + numbers.translate(bytes((0, 2, 1)) + bytes(253)) + b"3 apns:normal w\n2\n"],
             )
+            assert await call("PTTL", RECENT) == -1  # each entry has a lifetime
             found = await fields(f"{TURNS}many")
             assert found.pop(b"@live 5") == b"1"
             assert set(found) == {b"#%d" % number for number in range(12)}

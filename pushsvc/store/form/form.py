@@ -15,7 +15,8 @@ What brings a store forward may be done by several processes at once, and again 
 
 | format | what has changed                                                                                   |
 |--------|----------------------------------------------------------------------------------------------------|
-| 2      | the turns of a large push stand in one field for many deliveries (`queue/turns.lua`)               |
+| 2      | the turns of a large push stand in one field for many deliveries (`queue/turns.lua`); the list of  |
+|        | pushes has no lifetime as a whole, only each of its entries (`pushes/listing.py`)                  |
 
 The rules for an upgrade and a rollback are in `pushsvc/docs/guides/upgrade.md`.
 """
@@ -66,17 +67,19 @@ async def _is_used(link: Link, stored: bytes) -> bool:
 async def _bring_forward(link: Link) -> None:
     cursor: str | None = ""
     while cursor is not None:
-        names, cursor = await link.scan("ps:{*}:t:*", cursor, _KEYS)
-        await _forward_turns(link, [name.decode(errors="replace") for name in names])
+        names, cursor = await link.scan("ps:{*}:[tr]*", cursor, _KEYS)
+        found = [key for name in names if (key := keys.parse(name.decode(errors="replace"))) and key.part.isdecimal()]
+        lists = [keys.recent(key.app, int(key.part)) for key in found if key.kind == "recent"]
+        await link.many([("PERSIST", name) for name in lists])
+        await _forward_turns(link, [key for key in found if key.kind == "t"])
 
 
-async def _forward_turns(link: Link, names: Sequence[str]) -> None:
-    """Bring the records of turns forward that are among these keys."""
+async def _forward_turns(link: Link, pushes: Sequence[keys.KeyName]) -> None:
+    """Bring the records of turns of these pushes forward."""
     places = {}
-    for name in names:
-        key = keys.parse(name)
-        if key is not None and key.kind == "t" and key.part.isdecimal():
-            places[name, keys.push(key.app, int(key.part), key.rest)] = b"0"
+    for app, part, _, name in pushes:
+        prefix = keys.prefix(app, int(part))
+        places[f"{prefix}t:{name}", f"{prefix}p:{name}"] = b"0"
     while places:
         calls = [("forward_turns", place, [cursor, _FIELDS]) for place, cursor in places.items()]
         answers = await link.scripts(calls)

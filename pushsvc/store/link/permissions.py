@@ -9,7 +9,7 @@ from . import scripts
 from .link import Link
 
 SENT: Final = (
-    *("DEL", "EXISTS", "GET", "SET", "PEXPIRE", "TIME", "SCAN"),
+    *("DEL", "EXISTS", "GET", "SET", "PERSIST", "PEXPIRE", "TIME", "SCAN"),
     *("HDEL", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN", "HMGET", "HSCAN", "HSET", "HSETNX"),
     *("LINDEX", "LRANGE", "SADD", "SMEMBERS"),
     *("XACK", "XADD", "XDEL", "XINFO|CONSUMERS", "XINFO|GROUPS", "XLEN", "XRANGE", "XREAD", "XREADGROUP", "XREVRANGE"),
