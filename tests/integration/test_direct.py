@@ -7,6 +7,7 @@ import gc
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from pushsvc.errors import StoreUnavailable
 from pushsvc.store import keys
 from pushsvc.store.link.connect import close_redis, open_redis
 from pushsvc.store.link.direct import Direct, direct_of
-from pushsvc.store.link.link import Link
+from pushsvc.store.link.link import Link, ScriptCall
 
 from .servers import KINDS, Server, running_server
 from .test_failover import until
@@ -267,6 +268,15 @@ def test_a_script_that_the_server_has_forgotten_is_told_again(server: Server) ->
                 await run("probe", [keys.PROBE], [1000])
             await link.call("SCRIPT", "FLUSH")
             await link.scripts([("probe", [keys.PROBE], [1000])] * 3)
+            # Those beside it, which the server knows, do not run again.
+            count: ScriptCall = ("live_poke", [keys.inbox("gate")], [100, 60_000, b""])
+            read_all = partial(link.read_all, keys.PROBE)
+            ways: list[Callable[[list[ScriptCall]], Awaitable[list[Any]]]] = [link.scripts, read_all]
+            for number, together in enumerate(ways):
+                await link.call("SCRIPT", "FLUSH")
+                await link.script(*count)
+                answers = await together([count, ("probe", [keys.PROBE], [1000]), count])
+                assert (answers[0], answers[2]) == (3 * number + 2, 3 * number + 3)
             await link.aclose()
 
     server.flush()

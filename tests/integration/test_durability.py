@@ -96,6 +96,17 @@ def test_each_push_waits_on_its_own_connection_for_what_that_has_written() -> No
         places = [place for place, _ in ours]
         assert len(set(places[0:3])) == len(set(places[3:6])) == len(set(places[7:10])) == 1
 
+        # What the server does not know goes again alone, and is waited for as well.
+        count = ("live_poke", [keys.inbox("gate")], [100, 60_000, b""])
+        await store.link.script(*count)
+        with monitored(server) as seen:
+            answers = await Durable(store.link, timeout=5.0).scripts("mark", [count, ("now", ["mark"], []), count])
+        assert (len(answers), answers[0], answers[2]) == (3, 2, 3)
+        assert [name for place, name in seen if place != "lua" and name != "echo"] == [
+            *("evalsha", "evalsha", "evalsha", "set", "waitaof"),
+            *("eval", "set", "waitaof"),
+        ]
+
     play(story)
 
 

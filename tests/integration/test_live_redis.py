@@ -116,6 +116,25 @@ def test_pushes_that_are_appended_together_share_a_step(server: Server) -> None:
     play(server.url, story)
 
 
+def test_what_an_append_replaced_is_said_also_beside_a_script_that_the_server_does_not_know(server: Server) -> None:
+    async def story(store: Store) -> None:
+        await registered(store, "x", user=None)
+        await store.link.call("HDEL", keys.devices("shop") + "live", "young")  # it has been there for long
+        await store.link.call("SCRIPT", "FLUSH")
+        await append(store.live, push_of("old", collapse="order"), "x")
+        new = push_of("new", at=NOW + 1, collapse="order")
+        ((found,),) = await store.live.append_all(
+            "shop", [Append(new, [Receiver("x", 0)], "fcm")], [LiveContent(new, b"body")]
+        )
+        assert found.status == "new"
+        assert found.replaced is not None
+        assert found.replaced.push.id == "old"
+        assert await store.live.contents("shop", ["new"]) == {"new": b"body"}
+
+    server.flush()
+    play(server.url, story)
+
+
 def test_what_is_unread_is_counted_with_one_look_at_each_push(server: Server) -> None:
     async def story(store: Store) -> None:
         names, live = [f"d{number}" for number in range(20)], store.live

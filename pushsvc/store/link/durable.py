@@ -57,10 +57,10 @@ class Durable:
             *answers, marked, flushed = await self._link.pinned(mark, [*commands, *self._barrier(mark)], self._wait_ms)
             return [*answers, marked, _judged(flushed)]
 
-        *answers, _, flushed = await self._link.by_digest(calls, run)
-        if not flushed:
+        answers = await self._link.by_digest(calls, run)
+        if not all(answers[len(calls) + 1 :: 2]):
             raise StoreUnavailable(f"the disk of Redis did not have it within {self._wait_ms} ms")
-        return answers
+        return answers[: len(calls)]
 
     async def probe(self, mark: str) -> float:
         """Return the maximum duration of a flush in seconds.

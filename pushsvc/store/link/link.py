@@ -205,16 +205,7 @@ class Link:
     async def read_all(self, key: str, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run scripts on the node of `key` in one round trip, each exactly once as `read` does. Errors of single ones
         are among the answers."""
-        known = [(*self._prepared(name, keys), args) for name, keys, args in calls]
-        by_digest = [("EVALSHA", script.sha, len(names), *names, *args) for script, names, args in known]
-        answers = await self.pinned(key, by_digest, 0, repeat=False)
-        unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if unknown:
-            texts = [("EVAL", script.text, len(names), *names, *args) for script, names, args in known]
-            again = await self.pinned(key, [texts[place] for place in unknown], 0, repeat=False)
-            for place, answer in zip(unknown, again, strict=True):
-                answers[place] = answer
-        return answers
+        return await self._told(calls, lambda commands: self.pinned(key, commands, 0, repeat=False))
 
     async def _run(self, client: Client, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script, names = self._prepared(name, keys)
@@ -289,13 +280,24 @@ class Link:
         self, calls: Sequence[ScriptCall], run: Callable[[Sequence[Command]], Awaitable[list[Any]]]
     ) -> list[Any]:
         """Return what `run` answers to the calls as commands. It gives faults among its answers, and the first is
-        raised; where the server does not know a script, all go again with their texts.
-        """
+        raised. What it answers besides, of each time that it runs, follows."""
+        return self.raised(await self._told(calls, run))
+
+    async def _told(
+        self, calls: Sequence[ScriptCall], run: Callable[[Sequence[Command]], Awaitable[list[Any]]]
+    ) -> list[Any]:
+        """Return what `run` answers to the calls as commands, faults included. Where the server does not know a script,
+        that one alone goes again, with its text, after the others: those would say less in a second answer."""
         known = [(*self._prepared(name, keys), args) for name, keys, args in calls]
-        answers = await run([("EVALSHA", script.sha, len(keys), *keys, *args) for script, keys, args in known])
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            answers = await run([("EVAL", script.text, len(keys), *keys, *args) for script, keys, args in known])
-        return self.raised(answers)
+        answers = await run([("EVALSHA", script.sha, len(names), *names, *args) for script, names, args in known])
+        unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            texts = [("EVAL", script.text, len(names), *names, *args) for script, names, args in known]
+            again = await run([texts[place] for place in unknown])
+            for place, answer in zip(unknown, again, strict=False):
+                answers[place] = answer
+            answers += again[len(unknown) :]
+        return answers
 
     @staticmethod
     def raised(answers: list[Any]) -> list[Any]:

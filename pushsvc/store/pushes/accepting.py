@@ -116,7 +116,11 @@ class Accepting:
         # The answers to several writes in flight may arrive in another order.
         if calls and number > self._answered.get((app, shard), 0):
             self._answered[app, shard] = number
-            self._note((app, shard), pending_of(pairs(answers[-1] if plain else answers[-1][1])))
+            # The last of each script: one that the server did not know has run after the other.
+            counted = answers[len(keyed) :]
+            if keyed:
+                counted.append(answers[len(keyed) - 1][1])
+            self._note((app, shard), max(pending_of(pairs(each)) for each in counted))
 
     async def aclose(self) -> None:
         """Wait until all parts have been written."""
