@@ -50,7 +50,9 @@ class ServiceFigures(Struct, frozen=True, kw_only=True):
     awaiting: int
     """Those of them that wait until their phones acknowledge them."""
     scheduled: int
-    """Deliveries of scheduled pushes. They are not pending yet."""
+    """Deliveries of scheduled pushes, which are not pending yet. An audience has none before its time."""
+    schedules: int
+    """Scheduled pushes, those to audiences included."""
     dead_letters: dict[str, int]
     accepted: dict[str, int]
     """Deliveries that the API has accepted since its start, by app."""
@@ -107,6 +109,7 @@ def figures(
     now: float | None = None,
     api: str = "",
     frozen: Mapping[str, str] | None = None,
+    schedules: int = 0,
     workers: Sequence[Worker] = (),
     unserved: Mapping[str, str] | None = None,
     connections: Mapping[str, dict[str, int]] | None = None,
@@ -149,6 +152,7 @@ def figures(
         retrying=gauges.retry_pending,
         awaiting=gauges.ack_pending,
         scheduled=gauges.scheduled,
+        schedules=schedules,
         dead_letters={app: each.dead_letters for app, each in gauges.apps.items()},
         accepted=taken,
         accepted_rate=_rate(sum(taken.values()), None if before is None else sum(before.accepted.values()), span),

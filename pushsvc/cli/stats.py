@@ -97,6 +97,7 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[S
                 metrics,
                 last,
                 api=why,
+                schedules=sum([await store.pushes.due(app) for app in settings.apps]),
                 frozen=texts(conditions, "frozen"),
                 workers=workers,
                 unserved=texts(conditions, "unserved"),
@@ -138,8 +139,11 @@ async def _follow(looks: AsyncIterator[ServiceFigures], *, json: bool) -> None:
 def summary(look: ServiceFigures) -> list[str]:
     """Return the figures over all apps as a few lines."""
     lanes = ", ".join(f"{count:,} {lane}" for lane, count in look.pending.items())
+    schedules = f"{look.schedules:,} {'push' if look.schedules == 1 else 'pushes'}"
+    scheduled = f"{look.scheduled:,} {'delivery' if look.scheduled == 1 else 'deliveries'}"
     lines = [
-        f"queued    {lanes}; {look.retrying:,} of them wait for a retry; {look.scheduled:,} more scheduled",
+        f"queued    {lanes}; {look.retrying:,} of them wait for a retry",
+        f"scheduled {schedules} with {scheduled}; an audience has none before its time",
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
         f"dead      {sum(look.dead_letters.values()):,} dead letters",
     ]
@@ -170,7 +174,7 @@ def plain(look: ServiceFigures) -> str:
     online = f" connections={_online(look)} awaiting={look.awaiting}" if look.connections else ""
     lanes = " ".join(f"{lane}={count}" for lane, count in look.pending.items())
     return (
-        f"{lanes} retrying={look.retrying} scheduled={look.scheduled}"
+        f"{lanes} retrying={look.retrying} scheduled={look.scheduled} schedules={look.schedules}"
         f" accepted/s={_number(look.accepted_rate)} sent/s={_number(look.sent_rate)}"
         f" dead={sum(look.dead_letters.values())}{online}{held}"
     )

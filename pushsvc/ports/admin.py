@@ -312,7 +312,10 @@ class AppStats(Struct, frozen=True, kw_only=True):
     unacknowledged: Annotated[
         int, Meta(description="Deliveries that a phone has been sent over the live channel and has not acknowledged.")
     ]
-    scheduled: Annotated[int, Meta(description="Deliveries of pushes that wait for their time.")]
+    scheduled: Annotated[
+        int,
+        Meta(description="Deliveries of pushes that wait for their time. An audience has none before."),
+    ]
     scheduled_next_hour: Annotated[int, Meta(description="Pushes whose time comes within the next hour.")]
     dead_letters: int
     receipts: Annotated[int, Meta(description="Answers that `pushsvc feedback` has not processed yet.")]

@@ -67,9 +67,9 @@ class PushLists(Protocol):
         """Return what is left of a push, or None where there is no such push."""
         ...
 
-    async def due(self, app: str, until: int) -> int:
-        """Return the number of pushes that wait for a time before `until`, in Unix ms. Where hundreds of audiences are
-        due within minutes, some that are being expanded may be among them."""
+    async def due(self, app: str, until: int | None = None) -> int:
+        """Return the number of pushes that wait for their time, or for one before `until`, in Unix ms. Where hundreds
+        of audiences are due within minutes, some that are being expanded may be among them."""
         ...
 
 

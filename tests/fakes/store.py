@@ -122,7 +122,7 @@ class MemoryPushes:
     async def schedules(self, app: str, *, cursor: str, limit: int) -> tuple[list[ListedPush], str | None]:
         raise NotImplementedError
 
-    async def due(self, app: str, until: int) -> int:
+    async def due(self, app: str, until: int | None = None) -> int:
         raise NotImplementedError
 
     async def kept(self, app: str, push_id: str) -> KeptPush | None:

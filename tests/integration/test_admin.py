@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,13 @@ async def lists(service: Service) -> None:
     audience_id = (await service.post(audience))[1]["id"]
     status, page = await ask(service, "GET", "/v1/admin/schedules?limit=1")
     more = (await ask(service, "GET", f"/v1/admin/schedules?limit=1&cursor={page['cursor']}"))[1]
-    assert {item["id"] for item in page["items"] + more["items"]} == {waits, audience_id}
+    found = page["items"] + more["items"]
+    assert {item["id"] for item in found} == {waits, audience_id}
     assert more["cursor"] is None
+    listed = (await ask(service, "GET", "/v1/admin/pushes?state=scheduled"))[1]["items"]
+    assert sorted(found, key=itemgetter("id")) == sorted(listed, key=itemgetter("id"))
+    assert {(item["lane"], item["key"]) for item in found} == {("normal", "test")}
+    assert [item["counts"]["total"] for item in listed] == [0, 1]
     await one_push(service, first, failed, waits, alien["id"])
 
 

@@ -171,7 +171,7 @@ class Store:
             return None
         return KeptPush(ListedPush(status, push.lane, push.key), dict(push.messages), push.audience)
 
-    async def due(self, app: str, until: int) -> int:
+    async def due(self, app: str, until: int | None = None) -> int:
         return 0
 
     async def deliveries(

@@ -226,6 +226,7 @@ def test_what_is_due_is_counted_without_looking_at_each(server: Server) -> None:
         await store.pushes.accept(msgspec.structs.replace(audience("running", NOW), send_at=None))
         assert await store.expansions.take_up(Waiting("shop", "running", "normal", now), lease=60_000)
         assert await store.pushes.due("shop", now + HOUR) == 8
+        assert await store.pushes.due("shop") == 10
         many = [part for number in range(1000) for part in (now + HOUR // 2 + number, f"x{number}")]
         await store.link.call("ZADD", keys.expansions("shop", 0, "normal"), *many)
         watched = Watched(store)

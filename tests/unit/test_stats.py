@@ -64,14 +64,14 @@ def test_rates_are_those_between_two_looks() -> None:
 
 def test_frozen_routes_are_told() -> None:
     look = figures(gauges(), {}, "", frozen={"shop/apns": "300 of 300 answers within 10 s were `dead`"}, now=1.0)
-    assert summary(look)[3:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`"]
+    assert summary(look)[4:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`"]
     assert plain(look).endswith(" frozen=shop/apns")
 
 
 def test_a_webhook_in_trouble_is_told() -> None:
     look = figures(gauges(), {}, "", webhooks={"shop": "2 batches were given up"}, now=1.0)
-    assert summary(look)[3:] == ["webhook   shop: 2 batches were given up"]
-    assert summary(look)[3].startswith(ALARMS)
+    assert summary(look)[4:] == ["webhook   shop: 2 batches were given up"]
+    assert summary(look)[4].startswith(ALARMS)
     assert plain(look).endswith(" webhook=shop")
 
 
@@ -79,7 +79,7 @@ def test_a_refused_configuration_is_told() -> None:
     refused = configuration([Worker("jobs", "b", frozenset(), refused_since=5000)])
     look = figures(gauges(), {}, "", conditions=list(refused), now=1.0)
     assert look.reload_refused
-    (line,) = summary(look)[3:]
+    (line,) = summary(look)[4:]
     assert line.startswith(
         "config    configuration: the changed configuration was refused and an older one runs (jobs)"
     )
@@ -93,16 +93,18 @@ def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
 
 
 def test_held_routes_and_a_silent_api_are_told() -> None:
-    look = figures(gauges(), {"shop/apns": "InvalidProviderToken"}, None, api="http://x does not answer", now=1.0)
+    why = "http://x does not answer"
+    look = figures(gauges(), {"shop/apns": "InvalidProviderToken"}, None, api=why, schedules=3, now=1.0)
     assert summary(look) == [
-        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for a retry; 40 more scheduled",
+        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for a retry",
+        "scheduled 3 pushes with 40 deliveries; an audience has none before its time",
         "rates     accepted -/s, sent -/s",
         "dead      7 dead letters",
         "held      shop/apns: InvalidProviderToken",
         "counters  missing: http://x does not answer",
     ]
     assert rows(look)[0][-1] == "InvalidProviderToken"
-    assert plain(look).startswith("urgent=1 normal=2 bulk=3000 retrying=5 scheduled=40 accepted/s=-")
+    assert plain(look).startswith("urgent=1 normal=2 bulk=3000 retrying=5 scheduled=40 schedules=3 accepted/s=-")
     assert plain(look).endswith("dead=7 held=shop/apns:InvalidProviderToken")
 
 

@@ -29,6 +29,11 @@ local function list_pushes(key, pushes, life)
   end
 end
 
+-- Notes of a scheduled push when it is due, and the API key, with which its place in the list of pushes ends.
+local function note_schedule(push, due, listed)
+  redis.call('HSET', push, 'due', due, 'k', string.sub(listed, 8 + string.byte(listed, 7)))
+end
+
 local function enqueue(prefix, at)
   local added, listed, life = {}, {}, nil
   while at <= #ARGV do
@@ -46,7 +51,7 @@ local function enqueue(prefix, at)
       redis.call('HSET', record, 'push', string.sub(whole, space + 1), 'step', 0, 'cursor', '')
       redis.call('ZADD', prefix .. 'expansions:' .. lane, due == '0' and created or due, id)
       if due ~= '0' then
-        redis.call('HSET', push, 'due', due)
+        note_schedule(push, due, ARGV[at + 7])
       end
     elseif new then
       local state = total == '0' and 'done' or later and 'scheduled' or 'sending'
@@ -56,7 +61,7 @@ local function enqueue(prefix, at)
       end
     end
     if new and later then
-      redis.call('HSET', push, 'due', due)
+      note_schedule(push, due, ARGV[at + 7])
       redis.call('ZADD', prefix .. 'scheduled', due, id)
       added.scheduled = (added.scheduled or 0) + total
     end

@@ -18,7 +18,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, cast
 from uuid import UUID
 from zlib import crc32
 
@@ -292,12 +292,29 @@ class PushListing:
         }
         waiting = sorted(lanes)
         page = waiting[:most]
+        names = [name for _, name in page]
+        statuses = await self.statuses([(app, name) for name in names])
         found = [
-            ListedPush(status, lanes[each])
-            for each, status in zip(page, await self.statuses([(app, name) for _, name in page]), strict=True)
+            ListedPush(status, lanes[each] or lane, key)
+            for each, status, (lane, key) in zip(page, statuses, await self._posted(app, names), strict=True)
             if status is not None and status.state == "scheduled"
         ]
         return found, "{}-{}".format(*page[-1]) if len(waiting) > most else None
+
+    async def _posted(self, app: str, names: Sequence[str]) -> list[tuple[Lane | None, str]]:
+        """Return of scheduled pushes the lane, of those with chunks, and the API key, as far as these are known."""
+        places = [(app, keys.shard_of(name, self._config.shards_of(app)), name) for name in names]
+        answers = await self._link.many(
+            [
+                command
+                for place in places
+                for command in (("LINDEX", keys.waiting(*place), 1), ("HGET", keys.push(*place), "k"))
+            ]
+        )
+        return [
+            (cast(Lane, lane.decode()) if lane else None, (key or b"").decode())
+            for lane, key in zip(answers[::2], answers[1::2], strict=True)
+        ]
 
     async def _behind(self, sets: Sequence[str], score: int, member: bytes) -> dict[str, tuple[int, int]]:
         """Return, of each set that has any, from which place to which there is what has the same score as a member and
@@ -314,9 +331,9 @@ class PushListing:
                 found[key] = low, end
         return found
 
-    async def due(self, app: str, until: int) -> int:
+    async def due(self, app: str, until: int | None = None) -> int:
         now, shards = self._clock(), range(self._config.shards_of(app))
-        before = f"({until}"
+        before = "+inf" if until is None else f"({until}"
         expansions = [(shard, keys.expansions(app, shard, lane)) for shard in shards for lane in LANES]
         counts = await self._link.many(
             [
@@ -325,7 +342,8 @@ class PushListing:
             ]
         )
         # What is being expanded stands there too, until it is taken up again: soon.
-        soon = f"({min(until, now + LONGEST_PAUSE)}"
+        pause = now + LONGEST_PAUSE
+        soon = f"({pause if until is None else min(until, pause)}"
         leased = await self._link.many([("ZRANGEBYSCORE", key, now, soon, "LIMIT", 0, LEASED) for _, key in expansions])
         pushes = [
             keys.push(app, shard, name.decode())
