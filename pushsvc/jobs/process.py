@@ -50,6 +50,10 @@ SWEEP = 1.0
 """Seconds between two checks for work while there is none. The bell says earlier what callers may be waiting for."""
 SOON = 0.2
 """Seconds between two checks while there is work."""
+REST = 0.05
+"""The minimum number of seconds between two checks after the bell, over all processes."""
+ACTING = 1.0
+"""Seconds for which no other process repeats a check that a process has begun, if it does not end before."""
 LAPSED = 5.0
 """Seconds between two checks for expired audiences of apps that are no longer configured."""
 PAUSE = 1.0
@@ -64,8 +68,8 @@ LOOK = 60.0
 
 
 class Periodic(Struct, frozen=True):
-    """Work that one of all processes does every `seconds`, or after the bell if it `hears` it. `act` returns whether to
-    act again `SOON`."""
+    """Work that one of all processes does every `seconds`, or after the bell if it `hears` it, and never two at once.
+    `act` returns whether to act again `SOON`."""
 
     name: str
     seconds: float
@@ -255,6 +259,7 @@ async def _keep_schedule(
 ) -> None:
     log = telemetry.get_logger("jobs")
     now = asyncio.get_running_loop().time
+    ends = (stop, gone, store.replaced)
     due = dict.fromkeys(periodics, 0.0)
     rung = False
     while not stop.is_set():
@@ -276,22 +281,27 @@ async def _keep_schedule(
                 log.error("schedule_failed", task=each.name, error=type(error).__name__)
                 wait = PAUSE
             due[each] = now() + wait
-        rung = await _wait(store, (stop, gone, store.replaced), min(due.values()) - now())
+        rung = await _wait(store, ends, min(due.values()) - now(), rest=REST if rung else 0.0)
         if gone.is_set() or store.replaced.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
             await stop.wait()
 
 
-async def _wait(store: Store, ends: Sequence[asyncio.Event], seconds: float) -> bool:
-    """Wait until the bell rings, one of the events is set or `seconds` have passed. Returns whether it rang."""
-    rings = asyncio.ensure_future(store.bell.heard(max(seconds, 0.001)))
-    waiting = [rings, *(asyncio.ensure_future(each.wait()) for each in ends)]
+async def _wait(store: Store, ends: Sequence[asyncio.Event], seconds: float, *, rest: float) -> bool:
+    """Wait until the bell rings, one of the events is set or `seconds` have passed. Returns whether it rang. What rings
+    in the first `rest` seconds is heard once, after them."""
+    ending = [asyncio.ensure_future(each.wait()) for each in ends]
+    waiting: list[asyncio.Future[Any]] = [*ending]
     try:
+        if rest and (await asyncio.wait(ending, timeout=rest, return_when=asyncio.FIRST_COMPLETED))[0]:
+            return False
+        rings = asyncio.ensure_future(store.bell.heard(max(seconds - rest, 0.001)))
+        waiting.append(rings)
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if rings.done() and (error := rings.exception()) is not None:
             if not isinstance(error, StoreError):
                 raise error
-            await asyncio.wait(waiting[1:], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             return False
         return rings.done() and rings.result()
     finally:
@@ -301,11 +311,17 @@ async def _wait(store: Store, ends: Sequence[asyncio.Event], seconds: float) -> 
 
 
 async def _act(store: Store, periodic: Periodic, owner: str) -> bool:
-    """Do periodic work, and free its lock where it failed, so that the next check repeats it however long the period
-    is."""
+    """Do periodic work, and return whether to look again soon: there is more, or another process is doing it or has
+    just done it. Frees its lock where it failed, so that the next check repeats it however long the period is."""
+    acting = f"{periodic.name}-acting"
     try:
-        return await periodic.act()
+        if not await store.locks.hold(acting, owner, lease=ACTING):
+            return True
+        soon = await periodic.act()
+        await store.locks.hold(acting, owner, lease=REST)
+        return soon
     except (StoreError, RedisError):
+        await store.locks.release(acting, owner)
         await store.locks.release(periodic.name, owner)
         raise
 

@@ -25,6 +25,10 @@ class Locks(Protocol):
         twice. For work that one of all processes does once in that time."""
         ...
 
+    async def hold(self, name: str, owner: str, *, lease: float) -> bool:
+        """Take a lock for `lease` seconds, from now on if `owner` has it. Returns False if another owner has it."""
+        ...
+
     async def release(self, name: str, owner: str) -> None:
         """Free a lock now, if it belongs to `owner`."""
         ...

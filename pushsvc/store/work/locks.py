@@ -39,7 +39,6 @@ class RedisLocks:
         return taken is not None
 
     async def hold(self, name: str, owner: str, *, lease: float) -> bool:
-        """Take a lock for `lease` seconds, or renew it if `owner` has it. Returns False if another owner has it."""
         return bool(await self._link.script("hold", [keys.lock(name)], [owner, int(lease * 1000)]))
 
     async def release(self, name: str, owner: str) -> None:

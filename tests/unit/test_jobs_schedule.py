@@ -1,0 +1,130 @@
+"""The schedule of `pushsvc jobs`: several processes, a bell that rings all the time, and one that rings once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+from pushsvc.jobs.process import ACTING, REST, SOON, SWEEP, Periodic, _keep_schedule
+
+from .virtual_time import run, until
+
+TOOK = 0.003
+"""Seconds that the work takes."""
+
+
+class Locks:
+    """Locks of all processes, with their owners."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[str, float]] = {}
+
+    async def acquire(self, name: str, owner: str, *, lease: float) -> bool:
+        return self._owner(name) is None and await self.hold(name, owner, lease=lease)
+
+    async def hold(self, name: str, owner: str, *, lease: float) -> bool:
+        if self._owner(name) not in (None, owner):
+            return False
+        self._held[name] = (owner, asyncio.get_running_loop().time() + lease)
+        return True
+
+    async def release(self, name: str, owner: str) -> None:
+        if self._owner(name) == owner:
+            del self._held[name]
+
+    def _owner(self, name: str) -> str | None:
+        owner, until = self._held.get(name, (None, 0.0))
+        return owner if until > asyncio.get_running_loop().time() else None
+
+
+class Bell:
+    """A bell that one process listens to."""
+
+    def __init__(self) -> None:
+        self.rung = asyncio.Event()
+
+    async def heard(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.rung.wait(), seconds)
+        heard = self.rung.is_set()
+        self.rung.clear()
+        return heard
+
+
+class Processes:
+    """Processes that share their locks, and when each began and ended the work."""
+
+    def __init__(self, count: int) -> None:
+        self.acts: list[tuple[float, float]] = []
+        self.bells = [Bell() for _ in range(count)]
+        self.stop = asyncio.Event()
+        self._locks = Locks()
+        self.tasks = [asyncio.create_task(self._run(str(number))) for number in range(count)]
+
+    def ring(self) -> None:
+        for bell in self.bells:
+            bell.rung.set()
+
+    async def _run(self, owner: str) -> None:
+        store: Any = SimpleNamespace(locks=self._locks, bell=self.bells[int(owner)], replaced=asyncio.Event())
+        await _keep_schedule(
+            store, [Periodic("sweep", SWEEP, self._act, hears=True)], owner, self.stop, asyncio.Event()
+        )
+
+    async def _act(self) -> bool:
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(TOOK)
+        self.acts.append((began, asyncio.get_running_loop().time()))
+        return False
+
+    async def end(self) -> None:
+        self.stop.set()
+        await asyncio.gather(*self.tasks)
+
+
+def test_a_bell_that_rings_all_the_time_does_not_let_the_processes_work_all_the_time() -> None:
+    async def main() -> None:
+        now = asyncio.get_running_loop().time
+        processes = Processes(3)
+        for _ in range(1000):
+            processes.ring()
+            last = now()
+            await asyncio.sleep(0.005)
+        # What rang last is found, and then it is quiet.
+        await until(lambda: processes.acts[-1][0] >= last, SOON)
+        await processes.end()
+        acts = processes.acts
+        assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(acts))
+        assert 0.5 * last / (REST + TOOK) < len(acts) < last / REST + 2 * last / SWEEP
+
+    run(main())
+
+
+def test_what_rings_once_is_looked_at_once_and_immediately() -> None:
+    async def main() -> None:
+        now = asyncio.get_running_loop().time
+        processes = Processes(2)
+        await asyncio.sleep(3.5 * SWEEP)
+        before, rang = len(processes.acts), now()
+        processes.ring()
+        await asyncio.sleep(REST)
+        ((began, _),) = processes.acts[before:]
+        assert began - rang < 0.001
+        await processes.end()
+
+    run(main())
+
+
+def test_a_process_that_ended_over_its_work_holds_up_the_others_for_a_moment_only() -> None:
+    async def main() -> None:
+        processes = Processes(2)
+        await asyncio.sleep(TOOK / 2)
+        assert not processes.acts
+        processes.tasks.pop(0).cancel()
+        await until(lambda: processes.acts, ACTING + SWEEP)
+        await processes.end()
+
+    run(main())
