@@ -27,9 +27,9 @@ class KeyRing(Protocol):
 
     async def revoke(self, name: str, app: str) -> bool: ...
 
-    async def note_use(self, hashes: Collection[str]) -> None:
-        """Note that the keys with these SHA-256, of the store or of the configuration, are in use now. Changes nothing
-        where that was noted within the last hour."""
+    async def note_use(self, hashes: Collection[str], *, configured: Collection[str] = ()) -> None:
+        """Note that the keys with these SHA-256 are in use now, where that was not noted within the last hour. What is
+        noted of one that was revoked meanwhile is removed: it is neither in the store nor `configured`."""
         ...
 
     async def last_used(self, hashes: Sequence[str]) -> list[int | None]:

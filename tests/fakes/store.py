@@ -517,8 +517,8 @@ class MemoryKeyRing:
             del self._state.keys[sha256]
         return bool(found)
 
-    async def note_use(self, hashes: Collection[str]) -> None:
-        for sha256 in hashes:
+    async def note_use(self, hashes: Collection[str], *, configured: Collection[str] = ()) -> None:
+        for sha256 in {*hashes} & {*configured, *self._state.keys}:
             self._state.uses.setdefault(sha256, self._state.clock())
 
     async def last_used(self, hashes: Sequence[str]) -> list[int | None]:

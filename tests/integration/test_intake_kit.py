@@ -227,8 +227,8 @@ class Store:
             del self.keys[sha256]
         return bool(own)
 
-    async def note_use(self, hashes: Collection[str]) -> None:
-        for sha256 in hashes:
+    async def note_use(self, hashes: Collection[str], *, configured: Collection[str] = ()) -> None:
+        for sha256 in {*hashes} & {*configured, *self.keys}:
             self.uses.setdefault(sha256, NOW)
 
     async def last_used(self, hashes: Sequence[str]) -> list[int | None]:

@@ -300,6 +300,9 @@ def test_everything_else(server: Server) -> None:
             assert await ring.last_used(["a" * 64, "c" * 64]) == [NOW + noted * 60_000, None]
         assert await store.keys.revoke("backend", "shop")
         assert await store.keys.last_used(["a" * 64]) == [None]
+        # A process that has seen it before may note it afterwards; one of the configuration is not in the store.
+        await ring.note_use({"a" * 64, "1" * 64}, configured={"1" * 64})
+        assert await ring.last_used(["a" * 64, "1" * 64]) == [None, NOW + 61 * 60_000]
         await store.registry.put("shop", phone("hers"))
         await call("HSET", keys.erase("shop"), "newer", NEWER, "pass", NEWER)
         assert (await eraser(store).erase("shop", "ann", wait=30.0)).done

@@ -95,6 +95,7 @@ class CallDispatcher:
         served = {name: ServedApp.of(app, ports.addresses, ports.config) for name, app in apps.items()}
         rates = {name: app.limit for name, app in apps.items() if app.limit is not None}
         self._public = public
+        self.uses.configured = frozenset(key.sha256.lower() for app in apps.values() for key in app.keys)
         keys = BearerKeys(
             served,
             ports.keys,

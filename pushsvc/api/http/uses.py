@@ -24,6 +24,8 @@ class KeyUses:
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
         self._used: set[str] = set()
+        self.configured: frozenset[str] = frozenset()
+        """The SHA-256 of the keys of the configuration, in lower case."""
         self.see = self._used.add
         """Called with the SHA-256 of the key of a request."""
 
@@ -32,7 +34,7 @@ class KeyUses:
         used = frozenset(self._used)
         if used:
             with suppress(StoreError):
-                await self._ring.note_use({each.lower() for each in used})
+                await self._ring.note_use({each.lower() for each in used}, configured=self.configured)
                 self._used -= used
 
     @asynccontextmanager

@@ -57,12 +57,17 @@ class RedisKeyRing:
         await self._link.call("HDEL", keys.KEY_USES, *hashes)
         return True
 
-    async def note_use(self, hashes: Collection[str]) -> None:
+    async def note_use(self, hashes: Collection[str], *, configured: Collection[str] = ()) -> None:
         now, wanted = self._clock(), sorted(hashes)
         known = await self.last_used(wanted)
         due = [each for each, at in zip(wanted, known, strict=True) if at is None or now - at >= USED_EVERY]
         if due:
             await self._link.call("HSET", keys.KEY_USES, *(word for each in due for word in (each, now)))
+        # Looked at last: the note of a key that is revoked meanwhile is removed there or here.
+        if stored := sorted({*wanted}.difference(configured)):
+            found = await self._link.call("HMGET", keys.KEYRING, *stored)
+            if gone := [each for each, key in zip(stored, found, strict=True) if key is None]:
+                await self._link.call("HDEL", keys.KEY_USES, *gone)
 
     async def last_used(self, hashes: Sequence[str]) -> list[int | None]:
         if not hashes:
