@@ -8,8 +8,8 @@ from typing import Protocol
 class Bell(Protocol):
     """One bell for all processes. Work that is missed is found at the next look all the same."""
 
-    async def ring(self) -> None:
-        """Wake them, because there is work. Never fails."""
+    def ring(self) -> None:
+        """Wake them soon, because there is work. Neither waits nor fails."""
         ...
 
     async def heard(self, seconds: float) -> bool:

@@ -208,6 +208,7 @@ async def open_store(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.pushes.aclose()
+            await store.bell.aclose()
             with suppress(StoreError):  # the others notice it when the lease expires
                 await store.queue.retire()
     finally:

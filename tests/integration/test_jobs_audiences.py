@@ -108,10 +108,30 @@ def test_new_work_wakes_every_process_that_waits_for_it(server: Server) -> None:
             # Another server became the primary, which has not received the last ring, and whose clock is behind.
             server.command("DEL", keys.BELL)
             server.command("XADD", keys.BELL, "1-1", "a", "b")
-            for _ in range(2):
-                assert await store.bell.heard(0.01)
-                assert not await store.bell.heard(0.01)
-                await other.bell.ring()
+            assert await store.bell.heard(0.01)
+            assert not await store.bell.heard(0.01)
+            other.bell.ring()
+            assert await store.bell.heard(60.0)
+            assert not await store.bell.heard(0.01)
+            assert await other.bell.heard(60.0)
+            # The caller does not wait for the bell, which rings before the store is closed.
+            stalled, call = asyncio.Event(), store.link.call
+
+            async def slow(*command: Any) -> Any:
+                if command[:2] == ("XADD", keys.BELL):
+                    await stalled.wait()
+                return await call(*command)
+
+            async with open_store(server.url, store.config) as third:
+                third.link.call = slow  # type: ignore[method-assign]
+                for push_id in ("r", "s"):
+                    await third.pushes.accept(to_topic(push_id))
+                await third.dead.request(ReplaySpec("shop"))
+                await third.cleanups.give_up()
+                await third.cleanups.request()
+                assert not await other.bell.heard(0.01)
+                stalled.set()
+            assert await other.bell.heard(0.01)
 
     play(server, story)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ...ports.cleanup import CleanupRecord, ClocksApart, Removed
@@ -17,7 +17,7 @@ APART = 60_000
 class RedisCleanups:
     """Implements `ports.cleanup.Cleanups`."""
 
-    def __init__(self, link: Link, clock: Clock, ring: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, link: Link, clock: Clock, ring: Callable[[], None]) -> None:
         """Write a record that `jobs` acts on; `ring` wakes it."""
         self._link = link
         self._ring = ring
@@ -43,7 +43,7 @@ class RedisCleanups:
         await self._forget_run()
         await self._link.call("HSET", keys.CLEANUP, "at", now)
         await self._link.call("HSETNX", keys.CLEANUP, "place", "")
-        await self._ring()
+        self._ring()
 
     async def give_up(self) -> None:
         await self._link.call("HDEL", keys.CLEANUP, "place")

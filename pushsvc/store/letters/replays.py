@@ -8,7 +8,7 @@ and a step from another cursor changes nothing (see replay.lua).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -45,7 +45,7 @@ class RedisReplays:
         config: StoreConfig,
         presence: DevicePresence,
         clock: Clock,
-        ring: Callable[[], Awaitable[None]],
+        ring: Callable[[], None],
     ) -> None:
         """Write records that `jobs` acts on; `ring` wakes it."""
         self._link = link
@@ -83,7 +83,7 @@ class RedisReplays:
         commands.append(("HSET", head, *fields))
         await self._link.many(commands)
         await self._link.promise("ZADD", keys.REPLAYS, now, f"{app} {job}")
-        await self._ring()
+        self._ring()
         return ReplayStatus(job=job, spec=spec, state="queued", created_at=now, updated_at=now, matched=matched)
 
     async def replay(self, app: str, job: str) -> ReplayStatus | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -54,7 +54,7 @@ class RedisPushes(PushListing):
         revocations: Revocations,
         streams: LiveStreams,
         clock: Clock,
-        ring: Callable[[], Awaitable[None]],
+        ring: Callable[[], None],
     ) -> None:
         """Write pushes; `ring` wakes `jobs`, which expands their audiences."""
         super().__init__(link, config, clock)
@@ -95,11 +95,11 @@ class RedisPushes(PushListing):
         """Write the push durably, completely or not at all. A repeat with the same push changes nothing."""
         shard = keys.shard_of(push.id, self._config.shards_of(push.app))
         await self._accepting.write(push.app, shard, self._pack(push))
-        await self._tell([push])
+        self._tell([push])
 
-    async def _tell(self, pushes: Sequence[Push]) -> None:
+    def _tell(self, pushes: Sequence[Push]) -> None:
         if any(push.audience and not push.send_at for push in pushes):
-            await self._ring()
+            self._ring()
 
     def _pack(self, push: Push) -> Part:
         """Return a push as its part of a group."""
@@ -146,7 +146,7 @@ class RedisPushes(PushListing):
         size = len(record) + sum(own.size for own in packed_pushes)
         part = Part(args, sum(own.deliveries for own in packed_pushes), size, key=key, record=record)
         await self._accepting.write(app, shard, part)
-        await self._tell(pushes)
+        self._tell(pushes)
         return part.kept
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:
