@@ -44,6 +44,12 @@ def names(given: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in given)
 
 
+def other_port(section: str) -> str:
+    """Return the remedy for an address that cannot be listened on: the key that sets it, and its variable."""
+    key, variable = f"{section}.port", f"PUSHSVC__{section.upper()}__PORT"
+    return f"choose another host or port: `{key}` in the configuration, or {variable}"
+
+
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """Return a hint at the most similar known name, or the list of known names if none is similar."""
     near = difflib.get_close_matches(name.lower(), known, n=1)

@@ -13,6 +13,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from ..errors import ConfigError
+from ..wording import other_port
 from .config import ApiConfig
 from .http.connections import Connections
 from .http.dispatch import CallDispatcher
@@ -47,7 +48,7 @@ async def serve(app: CallDispatcher, config: ApiConfig) -> AsyncIterator[str]:
             backlog=config.backlog,
         )
     except OSError as error:
-        raise ConfigError("server.port", _why(error, config), "choose another host or port") from None
+        raise ConfigError("server.port", _why(error, config), other_port("server")) from None
     try:
         host, port = listener.sockets[0].getsockname()[:2]
         async with app.uses.noting():

@@ -56,20 +56,28 @@ def check(
 
 def _rows(state: Any, *, online: bool) -> list[CheckFinding]:
     try:
-        settings: Settings = state.settings()
+        settings: Settings = state.read()
+        state.log(_quiet(settings))
     except ConfigError as error:
         return list(_of_config_error(error))
     return run(_all(settings, online=online))
 
 
+def _quiet(settings: Settings) -> Settings:
+    """Return the settings without the log lines of a service, unless they were asked for: the findings say it."""
+    if settings.logging.level != "info":
+        return settings
+    return structs.replace(settings, logging=structs.replace(settings.logging, level="warning"))
+
+
 async def _all(settings: Settings, *, online: bool) -> list[CheckFinding]:
-    from ..runtime.check import check_all
+    from ..runtime.check import check_all, once
 
     rows = await check_all(settings, lambda: temporary_folder("pushsvc-check-", settings.store.data_dir))
     if online:
         from ..runtime.online import check_online
 
-        rows += await check_online(settings)
+        rows = once([*rows, *await check_online(settings)])
     return rows
 
 
@@ -93,7 +101,9 @@ def _what_and_fix(message: str, remedy: str) -> tuple[str, str]:
     what, _, fix = message.partition("; ")
     if fix:
         return what, fix
-    return (what, "give it another value") if remedy.startswith("in ") or not remedy else (what, remedy)
+    if remedy and not remedy.startswith("in "):
+        return what, remedy
+    return what, "add it" if what.startswith("is missing") else "give it another value"
 
 
 def _print(rows: Sequence[CheckFinding]) -> None:

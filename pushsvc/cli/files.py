@@ -41,7 +41,10 @@ class _Raw(io.FileIO):
 
 
 def _failed(path: Path | str, done: str, error: OSError) -> FileFailed:
-    return FileFailed(f"{path} cannot be {done}: {error.strerror or error}")
+    why = error.strerror or error
+    if isinstance(error, FileNotFoundError) and not (folder := Path(path).parent).exists():
+        why = f"there is no folder {folder}"
+    return FileFailed(f"{path} cannot be {done}: {why}")
 
 
 def is_regular(path: Path) -> bool:

@@ -27,7 +27,9 @@ def init(
 
     A file that is there is kept, unless `--force` is given. Prints the path; the rest goes to standard error.
     """
-    path: Path = file or context.obj.config or Path("pushsvc.toml")
+    from ..settings import NEW_FILE
+
+    path: Path = file or context.obj.config or NEW_FILE
     content = resources("pushsvc.settings").joinpath("example.toml").read_bytes()
     if force:
         write_whole(path, content)

@@ -195,6 +195,7 @@ def figures(fleet: Fleet) -> PhoneFigures:
 def rows(found: PhoneFigures) -> list[tuple[str, str]]:
     """Return the figures for people."""
     ended = ", ".join(f"{code}: {count:,}" for code, count in found.ended.items())
+    gaps = f"{found.recovered:,} went on without a gap, {found.lost:,} with one that the gateway announced"
     order = "each push once, in order" if found.holds else "WRONG"
     if found.holes or found.late:
         order += f": holes of {counted(len(found.holes), 'phone')}, late at {counted(len(found.late), 'phone')}"
@@ -202,7 +203,7 @@ def rows(found: PhoneFigures) -> list[tuple[str, str]]:
         order += f": {', '.join(f'{name} {count:,}' for name, count in found.faults.items())} against the protocol"
     return [
         ("phones", f"{found.phones:,}, {found.online:,} online at the end, {counted(found.moves, 'move')}"),
-        ("connects", f"{found.connects:,}, {found.recovered:,} recovered, {found.lost:,} not, as was said"),
+        ("connects", f"{found.connects:,}; after a break {gaps}"),
         ("ends", ended or "none"),
         ("shown", f"{found.shown:,}, {counted(found.repeats, 'repeat')} dropped, {counted(found.acks, 'ack')}"),
         ("delay", f"p50 {found.delay_p50:.0f} ms, p99 {found.delay_p99:.0f} ms, of showing"),

@@ -107,8 +107,8 @@ async def _replay(
                 print_json({"matched": matched, "apps": meant, "jobs": []})
             else:
                 kept = sum([await store.dead.count(app, DeadFilter()) for app in apps])
-                fit = f"{matched:,} of {counted(kept, 'dead letter')}"
-                print(f"{fit} would be sent again" if matched else f"{fit} match: nothing to send again")
+                fit = f"{matched:,} of {counted(kept, 'dead letter')} would be sent again"
+                print(fit if matched else f"no dead letter of {kept:,} matches: nothing to send again")
             return True
         asked = [
             await store.dead.request(ReplaySpec(app, which, count if limit else 0, rate))

@@ -16,6 +16,7 @@ from .. import runtime, telemetry
 from ..errors import ConfigError
 from ..net.urls import exact_url
 from ..settings import Settings
+from ..wording import other_port
 from .children import Ready, children_of
 from .parts import grace_of
 from .state import local_url
@@ -54,7 +55,7 @@ async def open_service(
             raise ConfigError(
                 f"{section}.port", f"0 is for a single `{part}`", "name a port: the parts must agree on it"
             )
-        await _until_free(f"{section}.port", host, port)
+        await _until_free(section, host, port)
     async with AsyncExitStack() as stack:
         if settings.redis.url:
             store_url = settings.redis.url
@@ -88,7 +89,7 @@ async def open_service(
         yield Service(url, store_url, live_url)
 
 
-async def _until_free(part: str, host: str, port: int, seconds: float = 5.0) -> None:
+async def _until_free(section: str, host: str, port: int, seconds: float = 5.0) -> None:
     """Wait until no other process listens on an address; its answers would be taken for ours.
 
     The parts of a service that was killed release their ports as soon as they notice that their parent has gone.
@@ -104,7 +105,7 @@ async def _until_free(part: str, host: str, port: int, seconds: float = 5.0) -> 
             if error.errno != errno.EADDRINUSE:
                 return  # The part says better what is wrong with the address.
         if loop.time() > deadline:
-            raise ConfigError(part, f"{host}:{port} is in use by another process", "choose another host or port")
+            raise ConfigError(f"{section}.port", f"{host}:{port} is in use by another process", other_port(section))
         await asyncio.sleep(0.1)
 
 

@@ -15,6 +15,7 @@ from ..lab.phones.behaviour import UnknownBehaviour
 from ..lab.simulator import (
     COMMANDS,
     GRAMMAR,
+    HALVES,
     Address,
     ScenarioError,
     SimulatorConfig,
@@ -22,6 +23,7 @@ from ..lab.simulator import (
     sections_of,
     token_kinds,
 )
+from ..wording import did_you_mean
 from .access import Access, App, Key, Url, access
 from .output import Missing
 from .phones import Plan, Signed, simulate_phones
@@ -71,6 +73,9 @@ def simulate(
         str | None,
         typer.Option(metavar="SCENARIO", help="Print tokens that play SCENARIO (Unregistered, stall.1) and exit."),
     ] = None,
+    platform: Annotated[
+        str, typer.Option(metavar="PLATFORM", help="With --token: print that of this platform alone (apns, fcm).")
+    ] = "",
     phones: Annotated[
         int,
         typer.Option(min=0, help="Simulate this number of phones of the live channel, and no providers.", metavar="N"),
@@ -137,7 +142,7 @@ def simulate(
         )
         return
     if token is not None:
-        _print_tokens(token)
+        _print_tokens(token, platform)
         return
     config = SimulatorConfig(
         folder=str(folder),
@@ -195,10 +200,14 @@ def _print_snippet(address: Address) -> None:
     )
 
 
-def _print_tokens(scenario: str) -> None:
-    """Print a token for each provider that knows the scenario, a single one alone when piped; exit with 2 if none
-    knows it. `list` prints all actions."""
+def _print_tokens(scenario: str, platform: str) -> None:
+    """Print a token for each provider that knows the scenario; that of one platform alone, and when piped the only one
+    for a device. Exit with 2 if none knows it. `list` prints all actions."""
     kinds = token_kinds()
+    if platform:
+        if platform not in kinds:
+            raise typer.BadParameter(f"--platform: unknown platform {platform!r}; {did_you_mean(platform, kinds)}")
+        kinds = {platform: kinds[platform]}
     if scenario == "list":
         words = [f"{name}: {', '.join(kind.words)}" for name, kind in kinds.items()]
         if sys.stdout.isatty():
@@ -214,11 +223,12 @@ def _print_tokens(scenario: str) -> None:
     if len(faults) == len(kinds):
         typer.echo("\n".join(dict.fromkeys(faults)) + f"\n{GRAMMAR}", err=True)
         raise typer.Exit(2)
-    if len(made) == 1 and not sys.stdout.isatty():
-        print(*made.values())
+    bare = [token for name, token in made.items() if platform or name in HALVES]
+    if len(bare) == 1 and (platform or not sys.stdout.isatty()):
+        print(*bare)
     else:
         print(*(f"{name:<8} {token}" for name, token in made.items()), sep="\n")
     sys.stdout.flush()
-    sends = [f"--{name} TOKEN" for name in ("apns", "fcm") if not any(fault.startswith(name) for fault in faults)]
+    sends = [f"--{name} TOKEN" for name in made if name in HALVES]
     if sends:
         typer.echo(f"send to one: pushsvc send {' or '.join(sends)} --title hi --follow", err=True)

@@ -13,7 +13,7 @@ import typer
 from ..net.urls import exact_url
 from .access import Url
 from .figures import OUTCOMES, ServiceFigures, figures
-from .output import Json, print_json, print_table
+from .output import Json, counted, print_json, print_table
 from .running import run
 
 if TYPE_CHECKING:
@@ -145,15 +145,13 @@ def summary(look: ServiceFigures) -> list[str]:
         f"queued    {lanes}; {look.retrying:,} of them wait for a retry",
         f"scheduled {schedules} with {scheduled}; an audience has none before its time",
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
-        f"dead      {sum(look.dead_letters.values()):,} dead letters",
+        f"dead      {counted(sum(look.dead_letters.values()), 'dead letter')}",
     ]
     if look.connections:
         gateways = {name for each in look.connections.values() for name in each}
         waits = "waits for its phone" if look.awaiting == 1 else "wait for their phones"
-        lines.append(
-            f"live      {_online(look):,} connections, {len(gateways)} gateway{'s' * (len(gateways) != 1)}; "
-            f"{look.awaiting:,} of the queued {waits}"
-        )
+        live = f"{counted(_online(look), 'connection')}, {counted(len(gateways), 'gateway')}"
+        lines.append(f"live      {live}; {look.awaiting:,} of the queued {waits}")
     lines += [f"held      {route}: {why}" for route, why in look.held.items()]
     lines += [f"unserved  {what}: {why}" for what, why in look.unserved.items()]
     lines += [f"frozen    {route}: {why}" for route, why in look.frozen.items()]

@@ -66,7 +66,7 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
         systemd.notify_ready()
         # A terminal makes a link of all that follows `http://` up to a space.
         say(f"pushsvc listens on {service.url}")
-        say(f"  API page  {service.url}/docs\n  metrics   {service.url}/metrics")
+        say(f"  console   {service.url}/console\n  API page  {service.url}/docs\n  metrics   {service.url}/metrics")
         if service.live_url:
             say(f"  devices   {service.live_url}")
         if playground is None:

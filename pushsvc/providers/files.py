@@ -15,6 +15,8 @@ def read_credential(path: str, key: str) -> bytes:
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise CredentialError(path, "no such file", f"correct `{key}`") from None
+    except IsADirectoryError:
+        raise CredentialError(path, "is a folder", f"name the file in it by `{key}`") from None
     except OSError as error:
         raise CredentialError(
             path, f"cannot be read: {error.strerror or type(error).__name__}", "let the user of pushsvc read it"

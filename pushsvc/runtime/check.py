@@ -29,6 +29,7 @@ from .providers import check_credentials
 from .removal import removal_of
 from .store import open_running_store, open_trial_store, running_store_url
 
+HELD: Final = "the route is currently held"
 NOBODYS: Final = "0" * 64
 """The SHA-256 of the key in `config/example.toml`."""
 
@@ -39,7 +40,7 @@ async def check_running(settings: Settings, store: Store) -> list[CheckFinding]:
         found = await check_store(settings, store, shown(settings), runs=True)
     except StoreError as error:
         found = [_unusable(settings, shown(settings), error), *judge_keys(settings, None)]
-    return [_configuration(settings), *judge_traces(settings), *found, *await check_files(settings)]
+    return once([_configuration(settings), *judge_traces(settings), *found, *await check_files(settings)])
 
 
 async def check_all(settings: Settings, folder: Callable[[], AbstractContextManager[Path]]) -> list[CheckFinding]:
@@ -50,7 +51,13 @@ async def check_all(settings: Settings, folder: Callable[[], AbstractContextMana
         settings.require_apps()
     except ConfigError as error:
         rows.append(CheckFinding(error.path, "error", error.message, error.remedy))
-    return [*rows, *await _try_store(settings, folder), *await check_files(settings)]
+    return once([*rows, *await _try_store(settings, folder), *await check_files(settings)])
+
+
+def once(rows: Sequence[CheckFinding]) -> list[CheckFinding]:
+    """Return the findings without held routes of which the cause is found, with its fix. Pure."""
+    wrong = {row.part.replace("/", ".") for row in rows if row.level == "error"}
+    return [row for row in rows if not (row.part in wrong and row.what.startswith(HELD))]
 
 
 async def _try_store(settings: Settings, folder: Callable[[], AbstractContextManager[Path]]) -> list[CheckFinding]:
@@ -165,7 +172,7 @@ def judge_held(held: Mapping[str, str]) -> Iterator[CheckFinding]:
     """
     for name, why in held.items():
         app, _, route = name.partition("/")
-        yield CheckFinding(f"apps.{app}.{route.replace('/', '.')}", "warning", f"the route is currently held: {why}")
+        yield CheckFinding(f"apps.{app}.{route.replace('/', '.')}", "warning", f"{HELD}: {why}")
 
 
 def judge_conditions(conditions: Sequence[Condition]) -> Iterator[CheckFinding]:

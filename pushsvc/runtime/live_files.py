@@ -64,6 +64,9 @@ def _unusable(live: LiveSettings, error: OSError) -> ConfigError:
 
 
 def _unreadable(part: str, file: str, error: OSError) -> ConfigError:
+    key = part.rpartition(".")[2]
     if isinstance(error, FileNotFoundError):
-        return ConfigError(part, f"{file}: no such file", f"correct `{part.rpartition('.')[2]}`")
+        return ConfigError(part, f"{file}: no such file", f"correct `{key}`")
+    if isinstance(error, IsADirectoryError):
+        return ConfigError(part, f"{file} is a folder", f"name the file in it by `{key}`")
     return ConfigError(part, f"{file} cannot be read: {error.strerror or error}", "let the user of pushsvc read it")

@@ -10,6 +10,7 @@ from .environment import PREFIX
 from .live import AppLive, LiveRule, LiveSettings
 from .loading import check_name, load, load_server
 from .schema import (
+    NEW_FILE,
     AppSettings,
     CleanupSettings,
     DispatchSettings,
@@ -29,6 +30,7 @@ from .schema import (
 from .webhook import WebhookSettings
 
 __all__ = [
+    "NEW_FILE",
     "PREFIX",
     "load",
     "load_server",

@@ -24,6 +24,8 @@ from .values import Count, Name, NotNegative, Port, Positive, RateText, Share
 from .webhook import WebhookSettings
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+NEW_FILE = Path("pushsvc.toml")
+"""The name of a configuration that `pushsvc init` writes, in the working directory."""
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True):
@@ -283,13 +285,16 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Raise `ConfigError` where no app is configured, or an app has neither a provider nor a live channel."""
         where = str(self.file) if self.file else "the configuration"
         if not self.apps:
-            played = self.store.data_dir / "playground" / "pushsvc.toml"
-            raise ConfigError(
-                "apps",
-                f"{where} names no app",
-                "name one with --config or PUSHSVC_CONFIG, or add a section [apps.NAME] (see config/example.toml); "
-                "or try it: " + (f"--config {played}" if played.exists() else "pushsvc up --simulator"),
-            )
+            played = self.store.data_dir / "playground" / NEW_FILE
+            trial = "or try it: " + (f"--config {played}" if played.exists() else "pushsvc up --simulator")
+            if self.file:
+                remedy = f"add a section [apps.NAME], as `pushsvc init` writes it; {trial}"
+            elif NEW_FILE.is_file():
+                remedy = f"{NEW_FILE} in this folder is read where --config or PUSHSVC_CONFIG names it"
+            else:
+                written = "`pushsvc init` writes a file with a section [apps.NAME]"
+                remedy = f"{written}; name it with --config or PUSHSVC_CONFIG; {trial}"
+            raise ConfigError("apps", f"{where} names no app", remedy)
         if bare := [name for name, app in self.apps.items() if not (app.providers or app.live)]:
             raise ConfigError(
                 f"apps.{bare[0]}",

@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from ..errors import ConfigError
+from ..wording import other_port
 from .figures import FIGURES
 from .metrics import CHILD_RESTARTS
 from .requests import HTTP
@@ -111,9 +112,8 @@ async def serve_metrics(host: str, port: int) -> AsyncIterator[int]:
         try:
             await site.start()
         except OSError as error:
-            raise ConfigError(
-                "metrics.port", f"cannot listen on {host}:{port}: {error.strerror}", "choose another port, 0 for none"
-            ) from None
+            what = f"cannot listen on {host}:{port}: {error.strerror}"
+            raise ConfigError("metrics.port", what, f"{other_port('metrics')}; 0 for none") from None
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()

@@ -211,6 +211,8 @@ def test_the_command_tells_what_its_phones_have_seen(server: Server, capsys: pyt
         reported = dict(rows(found))
         assert reported["shown"].startswith("50, ")
         assert reported["order"] == "each push once, in order"
+        without = f"{found.connects}; after a break {found.recovered} went on without a gap"
+        assert reported["connects"] == f"{without}, 0 with one that the gateway announced"
         first, *lines = capsys.readouterr().err.splitlines()
         assert first.startswith(f"10 phones at {url}, seed ")
         assert " of 10 online, 50 shown, " in lines[-1]

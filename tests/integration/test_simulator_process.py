@@ -154,6 +154,16 @@ def test_the_command_prints_tokens() -> None:
     run = subprocess.run([*COMMAND, "--token", "Unregistered"], capture_output=True, text=True, check=False)
     assert run.stderr == "send to one: pushsvc send --apns TOKEN --title hi --follow\n"
     assert run.stdout == f"{apns_token('Unregistered', 'demo')}\n", "alone, as for a variable of a shell"
+    for words, token in (
+        (["ServiceUnavailable.2"], apns_token("ServiceUnavailable.2", "demo")),
+        (["slow-500", "--platform", "fcm"], fcm_token("slow-500", "demo")),
+        (["stall.1", "--platform", "channel"], channel_id("stall.1", "demo")),
+    ):
+        run = subprocess.run([*COMMAND, "--token", *words], capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stdout) == (0, f"{token}\n")
+    words = ["--token", "ok", "--platform", "apsn"]
+    run = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+    assert (run.returncode, "did you mean `apns`?" in run.stderr) == (2, True)
 
 
 def test_the_command_says_which_port_is_taken(tmp_path: Path) -> None:

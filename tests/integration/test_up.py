@@ -98,6 +98,8 @@ def shell(
 
 def test_one_command_serves(played: Played) -> None:
     api = played.api
+    assert f"\n  console   {api.url}/console\n" in played.command.output()
+    assert api.call("GET", "/console")[0] == 200
     assert api.call("GET", "/healthz")[0] == 200
     assert api.call("GET", "/readyz")[0] == 200
     push = api.push(apns("ok", 1) + fcm("ok", 1) + apns("Unregistered", 2))

@@ -124,6 +124,8 @@ def test_a_key_that_apns_cannot_use_is_refused_with_its_file_and_the_remedy(tmp_
 def test_a_missing_file_names_the_key_of_the_configuration() -> None:
     with pytest.raises(CredentialError, match=r"/k\.p8: no such file \(correct `key_file`\)"):
         ProviderToken(Config(**KEY), Clock())
+    with pytest.raises(CredentialError, match=r"^/: is a folder \(name the file in it by `key_file`\)"):
+        ProviderToken(Config(**{**KEY, "key_file": "/"}), Clock())
 
 
 def test_a_good_key_is_ok(tmp_path: Path) -> None:

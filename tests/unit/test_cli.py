@@ -19,6 +19,7 @@ import typer
 
 from pushsvc import cli
 from pushsvc.cli.access import Access, access
+from pushsvc.cli.check import _of_config_error, _quiet
 from pushsvc.cli.follow import ended, verdict
 from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
 from pushsvc.cli.replay import _replay
@@ -28,14 +29,24 @@ from pushsvc.errors import ConfigError, PushsvcError, StoreUnavailable
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Route
 from pushsvc.model.status import Counts
+from pushsvc.ports.admin import CheckFinding
 from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.ports.removed import RemovedRoute
 from pushsvc.ports.store import Inspection
 from pushsvc.runtime.admin import concerns
-from pushsvc.runtime.check import NOBODYS, judge_clocks, judge_conditions, judge_keys, judge_removed, judge_server
+from pushsvc.runtime.check import (
+    NOBODYS,
+    judge_clocks,
+    judge_conditions,
+    judge_held,
+    judge_keys,
+    judge_removed,
+    judge_server,
+    once,
+)
 from pushsvc.runtime.conditions import condition
 from pushsvc.settings import Settings
-from pushsvc.settings.schema import AppSettings, KeySettings
+from pushsvc.settings.schema import AppSettings, KeySettings, LoggingSettings
 
 
 @pytest.fixture(autouse=True)
@@ -212,6 +223,35 @@ def test_errors_of_ours_are_one_line(
     captured = capsys.readouterr()
     assert captured.err == reported
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy", "found"),
+    [
+        ("is missing: expected a string", "in x.toml", ("is missing: expected a string", "add it")),
+        ("is missing: expected a string", "", ("is missing: expected a string", "add it")),
+        ("expected a number, found a list", "in x.toml", ("found a list", "give a number")),
+        ("unknown key; did you mean `a`?", "in x.toml", ("unknown key", "did you mean `a`?")),
+        ("names no app", "add one", ("names no app", "add one")),
+        ("is not even", "", ("is not even", "give it another value")),
+    ],
+)
+def test_a_check_says_what_to_do(message: str, remedy: str, found: tuple[str, str]) -> None:
+    (finding,) = _of_config_error(ConfigError("x", message, remedy))
+    assert (finding.what, finding.fix) == found
+
+
+def test_a_held_route_is_not_shown_beside_its_cause() -> None:
+    held = list(judge_held({"shop/apns/sandbox": "bad key", "shop/fcm": "bad key"}))
+    good = CheckFinding("apps.shop.fcm", "ok", "the file is good")
+    cause = CheckFinding("apps.shop.apns/sandbox", "error", "no such file", "correct `key_file`")
+    assert once([*held, good, cause]) == [held[1], good, cause]
+
+
+def test_a_check_shows_the_log_of_connections_only_where_it_was_asked_for() -> None:
+    assert _quiet(Settings()).logging.level == "warning"
+    asked = Settings(logging=LoggingSettings(level="debug"))
+    assert _quiet(asked) is asked
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), ExceptionGroup("tasks", [PushsvcError("a"), KeyError("b")])])

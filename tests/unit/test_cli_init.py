@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pushsvc import cli
+from pushsvc.errors import ConfigError
 from pushsvc.runtime import load_settings
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
@@ -53,4 +54,12 @@ def test_it_keeps_what_is_there(there: str, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["init", "etc/pushsvc.toml"]) == 1
-    assert capsys.readouterr().err == "pushsvc: etc/pushsvc.toml cannot be written: No such file or directory\n"
+    assert capsys.readouterr().err == "pushsvc: etc/pushsvc.toml cannot be written: there is no folder etc\n"
+
+
+def test_a_file_that_is_not_named_is_not_read_and_that_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"names no app \(`pushsvc init` writes .*name it with --config or PUSHSVC_C"):
+        load_settings(None, {}).require_apps()
+    assert cli.main(["init"]) == 0
+    with pytest.raises(ConfigError, match=r"names no app \(pushsvc\.toml in this folder is read where --config or PUS"):
+        load_settings(None, {}).require_apps()

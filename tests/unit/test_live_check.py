@@ -153,6 +153,7 @@ PUBLIC = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicK
 FILES = [
     # (the files c, k and p by what they hold, what is found of them)
     ({"c": b"", "p": PUBLIC}, ["error live.tls_cert: F/c and its key cannot be used: no certificate, or no key", "ok apps.a.live.public_key_file: connect tokens of others are verified by ES256; without a `secret` the API issues none"]),
+    ({"c/x": b"", "p/x": b"", "k": b"x"}, ["error live.tls_cert: F/c is a folder", "error apps.a.live.public_key_file: F/p is a folder"]),
     ({"k": b"x"}, ["error live.tls_cert: F/c: no such file", "error apps.a.live.public_key_file: F/p: no such file"]),
     ({"c": b"x", "p": private()}, ["error live.tls_key: F/k: no such file", "error apps.a.live.public_key_file: F/p is a private key: give the gateway the public one, as `openssl pkey -pubout` writes it"]),
     ({"c": certificate(-1, 3000), "k": private(b"hunter22"), "p": PUBLIC}, ["error live.tls_key: F/k holds an encrypted key", "ok apps.a.live.public_key_file: connect tokens of others are verified by ES256; without a `secret` the API issues none"]),
@@ -163,6 +164,7 @@ FILES = [
 @pytest.mark.parametrize(("files", "lines"), FILES)
 def test_the_files_of_the_live_channel(tmp_path: Path, files: dict[str, bytes], lines: list[str]) -> None:
     for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o644)
     app = AppSettings(name="a", live=AppLive(public_key_file=str(tmp_path / "p")))

@@ -74,7 +74,7 @@ def test_nothing_at_all_is_the_defaults(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_serving_needs_an_app_with_a_channel(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"^apps: .*names no app \(name one with --config .*add a section \[apps\.NAME\]"
+        ConfigError, match=r"^apps: .*pushsvc\.toml names no app \(add a section \[apps\.NAME\], as `pushsvc init`"
     ):
         loaded(tmp_path, "").require_apps()
     with pytest.raises(

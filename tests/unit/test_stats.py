@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from pushsvc.cli.figures import figures, read_counters
 from pushsvc.cli.stats import ALARMS, plain, rows, summary
@@ -90,6 +91,13 @@ def test_a_refused_configuration_is_told() -> None:
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
     first = figures(gauges(), {}, TEXT.format(sent=100, accepted=200), now=1000.0)
     assert figures(gauges(), {}, TEXT.format(sent=5, accepted=5), first, now=1001.0).sent_rate == 0.0
+
+
+def test_one_is_no_plural() -> None:
+    app = structs.replace(gauges().apps["shop"], dead_letters=1)
+    look = figures(Gauges(apps={"shop": app}), {}, "", now=1.0, connections={"shop": {"gateway": 1}})
+    assert summary(look)[2] == "dead      1 dead letter"
+    assert summary(look)[3].startswith("live      1 connection, 1 gateway; ")
 
 
 def test_held_routes_and_a_silent_api_are_told() -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from .certificates import Credentials, Keys, open_keys
 from .config import SimulatorConfig
 from .controls import COMMANDS
-from .halves import sections_of, token_kinds
+from .halves import HALVES, sections_of, token_kinds
 from .process import Address, SimulatorHandle, run_forever, simulator_process
 from .record import PlatformRecord, Received, Record
 from .scenario import GRAMMAR, ScenarioError
@@ -40,6 +40,7 @@ __all__ = [
     "simulator_process",
     "Address",
     "run_forever",
+    "HALVES",
     "token_kinds",
     "sections_of",
     "apns_token",

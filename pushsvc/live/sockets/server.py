@@ -13,6 +13,7 @@ import msgspec
 
 from ...errors import ConfigError
 from ...model.live import Network
+from ...wording import other_port
 from ..peer import MakePeer
 from ..wheel import Wheel
 from .config import SocketsConfig
@@ -117,7 +118,7 @@ async def serve(
     except OSError as error:
         used = error.errno == errno.EADDRINUSE
         why = "is in use by another process" if used else f"cannot be listened on: {error.strerror or error}"
-        raise ConfigError("live.port", f"{config.host}:{config.port} {why}", "choose another host or port") from None
+        raise ConfigError("live.port", f"{config.host}:{config.port} {why}", other_port("live")) from None
     sockets = Sockets(shared, listener)
     try:
         yield sockets
