@@ -27,6 +27,8 @@ ACTIVITY_ALERT = ("title", "body", "sound")
 Via = Literal["auto", "live", "provider"]
 """The channels of a push: those that the rules of the app choose, only the live channel, or only the provider."""
 
+VIAS: tuple[Via, ...] = ("auto", "live", "provider")
+
 
 PushState = Literal["scheduled", "expanding", "sending", "done", "cancelled"]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from ..model.delivery import End
-from ..model.push import Lane, Message, Platform, Push, PushState
+from ..model.push import Lane, Message, Platform, Push, PushState, Via
 from ..model.status import DeliveryRow, PushStatus
 from .entries import EntryRef as EntryRef
 from .entries import News as News
@@ -46,6 +46,12 @@ class KeptPush(Struct, frozen=True):
     """Its audience while that is being expanded; see `codec.encode_audience`."""
     topic: str = ""
     """The topic that it is for, if what is left of it says so."""
+    dry_run: bool | None = None
+    """Whether it was a dry run; None where that is not known."""
+    via: Via | None = None
+    """None where it is not known."""
+    ttl: int | None = None
+    """The seconds for which the service tries; None where that is not known."""
 
 
 class PushLists(Protocol):

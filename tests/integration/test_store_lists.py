@@ -20,7 +20,7 @@ from pushsvc.ports.figures import SLOT, FlowNote
 from pushsvc.ports.pushes import PushFilter
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.link.link import AT_ONCE
-from pushsvc.store.pushes import listing
+from pushsvc.store.pushes import kept, listing
 from pushsvc.store.pushes.listing import listed
 
 from .servers import KINDS, Server, running_server
@@ -42,7 +42,8 @@ class Watched:
     def __init__(self, store: Store) -> None:
         self.commands: Counter[str] = Counter()
         self.most = 0
-        self.entries = self.bytes = 0
+        self.entries = self.bytes = self.largest = 0
+        self.read: set[str] = set()
         self._many = store.link.many
         store.link.many = self  # type: ignore[method-assign]
 
@@ -51,9 +52,12 @@ class Watched:
         self.most = max(self.most, len(commands))
         answers = await self._many(commands, **more)
         for command, answer in zip(commands, answers, strict=True):
-            if command[0] == "XREVRANGE":
+            if command[0] in ("XREVRANGE", "XRANGE"):
+                self.read.add(command[1])
                 self.entries += len(answer)
-                self.bytes += sum(len(fields[b"p"]) for _, fields in answer)
+                size = sum(len(value) for _, fields in answer for value in fields.values())
+                self.bytes += size
+                self.largest = max(self.largest, size)
         return answers
 
 
@@ -148,6 +152,74 @@ def test_a_page_of_few_pushes_reads_few(server: Server) -> None:
             assert watched.most <= listing.STATUSES
             page, cursor = await store.pushes.recent("shop", which, cursor="", limit=100)
             assert (cursor is None) == (most > 3000)
+
+    play(server, story)
+
+
+def test_one_push_is_found_among_many_by_when_it_came(server: Server) -> None:
+    async def story(store: Store) -> None:
+        key, at = keys.recent("shop", 0), store.clock()
+        push = msgspec.structs.replace(
+            make_push(str(uuid4()), lane="bulk"), created_at=at, dry_run=True, via="live", key="backend"
+        )
+        await store.pushes.accept(push)
+        others = b"".join(listed(make_push(str(uuid4()))) for _ in range(keys.LISTED))
+        # Also where the clock of Redis is behind or ahead, so that others stand between.
+        for skew, between in ((0, 0), (-20_000, 200), (20_000, 200)):
+            ids = [f"{at + step}-{number}" for step in (-50_000, 50_000) for number in range(1, 500)]
+            ids += [f"{at + skew // 2}-{number}" for number in range(1, between + 1)]
+            entries = [(each, others) for each in ids] + [(f"{at + skew}-1", others + listed(push))]
+            entries.sort(key=lambda entry: tuple(map(int, entry[0].split("-"))))
+            await store.link.call("DEL", key)
+            await store.link.many([("XADD", key, each, "p", blob) for each, blob in entries])
+            watched = Watched(store)
+            found = await store.pushes.kept("shop", push.id)
+            assert found is not None
+            assert (found.listed.lane, found.listed.key, found.dry_run, found.via) == ("bulk", "backend", True, "live")
+            assert watched.entries <= 2 * (between + 2 * listing.ENTRIES)
+            assert watched.largest <= listing.ENTRIES * (len(others) + 100)
+        await store.link.call("DEL", key)
+        found = await store.pushes.kept("shop", push.id)
+        assert found is not None
+        assert (found.listed.lane, found.listed.key, found.via) == (None, "", None)
+        assert found.dry_run, "what waits of it says so"
+
+    play(server, story)
+
+
+def test_what_waits_is_read_in_steps_of_few_bytes_and_not_at_all_for_a_large_push(server: Server) -> None:
+    async def story(store: Store) -> None:
+        at, junk = store.clock(), b"x" * 16_000
+        lane = keys.lane("shop", 0, "apns", "normal")
+        before = [("XADD", lane, f"{at - 30_000}-{number}", "c", junk, "n", 1) for number in range(1, 200)]
+        await store.link.many(before)
+        small, large = (
+            msgspec.structs.replace(make_push(str(uuid4()), many), created_at=at, expires_at=at + 600_000)
+            for many in (2, 40)
+        )
+        for push in (small, large):
+            await store.pushes.accept(push)
+        await store.link.many([("XADD", lane, "*", "c", junk, "n", 1)] * 200)
+        watched = Watched(store)
+        found = await store.pushes.kept("shop", small.id)
+        assert found is not None
+        assert (found.messages, found.ttl) == (dict(small.messages), 600)
+        assert lane in watched.read
+        assert watched.largest <= kept.STEP
+        assert watched.bytes < 20 * kept.STEP
+        watched = Watched(store)
+        found = await store.pushes.kept("shop", large.id)
+        assert found is not None
+        assert found.messages == large.messages
+        assert watched.read == {keys.recent("shop", 0)}
+        # A push of which nothing is left there is looked for within a bound.
+        await store.link.call("DEL", lane)
+        await store.link.many([("XADD", lane, "*", "c", junk, "n", 1)] * 400)
+        watched = Watched(store)
+        found = await store.pushes.kept("shop", small.id)
+        assert found is not None
+        assert (found.messages, found.ttl, found.dry_run) == ({}, None, False)
+        assert watched.bytes < kept.LOOK + 2 * kept.STEP
 
     play(server, story)
 

@@ -6,7 +6,7 @@ pushes one after the other, each with what the list can be filtered by without a
 a digest of its `collapse`, which may be a name of a user.
 
     1 byte     the length of what follows
-    1 byte     the lane, and 128 where the id is text and not the 16 bytes of a UUID
+    1 byte     the lane, 4 times `via`, 16 for a dry run, and 128 where the id is text and not the 16 bytes of a UUID
     4 bytes    a digest of `collapse`, 0 without one
     1 byte     the length of the id
     ..         the id, then the name of the API key
@@ -23,7 +23,7 @@ from uuid import UUID
 from zlib import crc32
 
 from ...errors import Fault, InvalidRequest
-from ...model.push import LANES, Lane, Push
+from ...model.push import LANES, VIAS, Lane, Push, Via
 from ...model.status import PushStatus
 from ...ports.pushes import ListedPush, PushFilter
 from .. import keys
@@ -45,25 +45,32 @@ ASK: Final = 1_000
 """Statuses read in one call: the same for a filter by state."""
 LEASED: Final = 100
 """Audiences of a shard and a lane that are looked at in a count of those that wait for their time."""
+_LANE: Final = 3
+_VIA: Final = 4
+_DRY: Final = 16
 _TEXT: Final = 128
 _CURSOR: Final = re.compile(r"(\d{1,15})-(\d{1,3})-(\d{1,15})-(\d{1,6})", re.ASCII)
-_LANE_NUMBERS: Final = {lane: number for number, lane in enumerate(LANES)}
 
 
 def listed(push: Push) -> bytes:
     """Return what the list has of a push."""
     first = next(iter(push.messages.values()), None)
     collapse = "" if first is None else first.collapse
-    lane, name = _LANE_NUMBERS[push.lane], push.id
+    shown, text = shown_id(push.id)
+    flags = LANES.index(push.lane) | VIAS.index(push.via) * _VIA | push.dry_run * _DRY | text * _TEXT
+    size = len(shown)
+    shown += push.key.encode()
+    return bytes((6 + len(shown), flags)) + _digest(collapse) + bytes((size,)) + shown
+
+
+def shown_id(name: str) -> tuple[bytes, bool]:
+    """Return an id as an entry has it, and whether that is its text."""
     try:
         shown = bytes.fromhex(name.replace("-", ""))
     except ValueError:
         shown = b""
-    if len(shown) != 16 or name.count("-") != 4:
-        lane, shown = lane | _TEXT, name.encode()
-    size = len(shown)
-    shown += push.key.encode()
-    return bytes((6 + len(shown), lane)) + _digest(collapse) + bytes((size,)) + shown
+    text = len(shown) != 16 or name.count("-") != 4
+    return name.encode() if text else shown, text
 
 
 def _digest(collapse: str) -> bytes:
@@ -105,6 +112,8 @@ class PushEntry(NamedTuple):
     lane: Lane
     collapse: bytes
     key: str
+    via: Via
+    dry_run: bool
 
     def fits(self, which: PushFilter) -> bool:
         """Return whether the filter selects it, whatever its state."""
@@ -126,14 +135,16 @@ def read_entry(shard: int, entry_id: bytes, blob: bytes) -> Iterator[PushEntry]:
     end = starts.pop()
     for index in range(len(starts) - 1, -1, -1):
         at = starts[index]
-        lane, size = blob[at + 1], blob[at + 6]
+        flags, size = blob[at + 1], blob[at + 6]
         name = blob[at + 7 : at + 7 + size]
         yield PushEntry(
             Place(-int(ms), shard, -int(number), -index),
-            name.decode() if lane & _TEXT else str(UUID(bytes=name)),
-            LANES[lane & ~_TEXT],
+            name.decode() if flags & _TEXT else str(UUID(bytes=name)),
+            LANES[flags & _LANE],
             blob[at + 2 : at + 6],
             blob[at + 7 + size : end].decode(),
+            VIAS[flags // _VIA & 3],
+            bool(flags & _DRY),
         )
         end = at
 

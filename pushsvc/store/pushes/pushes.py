@@ -158,7 +158,7 @@ class RedisPushes(PushListing):
         status = await self.status(app, push_id)
         if status is None:
             return None
-        return await read_kept(self._link, status, keys.shard_of(push_id, self._config.shards_of(app)))
+        return await read_kept(self._link, self._lock, status, keys.shard_of(push_id, self._config.shards_of(app)))
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         """Cancel what has not been sent. Raises `Conflict` when every delivery has ended already. Scheduled deliveries
