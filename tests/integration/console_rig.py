@@ -323,10 +323,11 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
         case "GET", ["admin", "pushes", _]:
             to = {"where": "tags.plan == 'pro'"}
             moments = [{"what": "accepted", "at": ago(40)}, {"what": "first_end", "at": ago(38)}]
-            copy = {"to": to, "notification": {"title": "Order 7 shipped"}, "lane": "urgent"}
+            copy = {"to": to, "notification": {"title": "Order 7 shipped"}, "lane": "urgent", "dry_run": True}
             message = {**_message(), "deliveries": None}
-            left = (None, [], None) if empty else (to, [message], copy)
-            return {**_push(0), "timeline": moments, **dict(zip(("to", "messages", "copy"), left, strict=True))}
+            left = (None, [], None, []) if empty else (to, [message], copy, ["ttl", "dry_run"])
+            names = ("to", "messages", "copy", "copy_lacks")
+            return {**_push(0), "timeline": moments, **dict(zip(names, left, strict=True))}
         case "GET", ["admin", "schedules"]:
             return page([{**_push(n), "state": "scheduled", "send_at": ago(-600 * (n + 1))} for n in range(4)])
         case "GET" | "DELETE", ["push", _]:

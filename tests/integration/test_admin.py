@@ -155,6 +155,7 @@ async def one_push(service: Service, sent: str, failed: str, waits: str, alien: 
         assert message["body"]["aps"]["alert"]["title"] == title
         assert push["copy"]["overrides"]["apns"]["payload"] == message["body"]
         assert push_id not in str(push["copy"])
+        assert (push["copy"].keys(), push["copy_lacks"]) == ({"overrides", "lane"}, ["to"])
         copy = {**push["copy"], "to": {"tokens": apns("ok", "copy")}}
         status, preview = await ask(service, "POST", "/v1/admin/preview", copy)
         assert (status, preview["warnings"], preview["messages"][0]["body"]) == (200, [], message["body"])
@@ -172,6 +173,14 @@ async def one_push(service: Service, sent: str, failed: str, waits: str, alien: 
     assert (await ask(service, "POST", "/v1/push", {**planned["copy"], "dry_run": True}))[0] == 202
     await service.done(large)
     assert (await shown(large))["counts"]["sent"] == 40
+    # The copy of a dry run is one.
+    asked: dict[str, Any] = {"notification": {"title": "7"}, "dry_run": True, "ttl": 600, "send_at": later}
+    for tokens in (1, 40):
+        tried = await service.push(fcm("ok", *range(tokens)), **asked)
+        push = await shown(tried)
+        assert (push["copy"]["dry_run"], push["copy"]["ttl"], push["copy_lacks"]) == (True, 600, ["to"])
+        assert push["messages"][0]["body"]["validate_only"] is True
+        assert (await ask(service, "DELETE", f"/v1/push/{tried}"))[0] == 200
     assert (await ask(service, "DELETE", f"/v1/push/{accepted['id']}"))[0] == 200
 
 

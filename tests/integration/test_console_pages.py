@@ -242,11 +242,17 @@ def test_a_push_is_written_as_a_form_or_as_json_and_seen_before_it_is_sent() -> 
         rig.calls.clear()
         await press(page, "Send again as a copy")
         await until(page, "location.pathname === '/console/send'")
-        copy = {"to": {"where": "tags.plan == 'pro'"}, "notification": {"title": "Order 7 shipped"}, "lane": "urgent"}
+        copy: dict[str, Any] = {"to": {"where": "tags.plan == 'pro'"}, "notification": {"title": "Order 7 shipped"}}
+        copy |= {"lane": "urgent", "dry_run": True}
         await until(page, "document.querySelector('textarea')?.value.includes('Order 7 shipped')")
         assert json.loads(await page.look("document.querySelector('textarea').value")) == copy
         await until(page, "document.querySelector('main').innerText.includes('3,812 of 4,096 bytes')")
         assert rig.calls == [("POST", "/v1/admin/preview", "0", copy)]
+        assert "ttl, dry_run: write what is wanted. So the copy is a dry run" in await text(page)
+        await press(page, "Send")
+        await until(page, "document.querySelector('dialog')?.innerText.includes('may lack ttl, dry_run')")
+        assert "no device gets it" in await page.look("document.querySelector('dialog').innerText")
+        await press(page, "Leave it")
         await write(page, "textarea", "{")
         await until(page, "!!document.querySelector('textarea[aria-invalid=true]')")
 

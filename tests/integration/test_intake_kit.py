@@ -169,7 +169,8 @@ class Store:
         push, status = self.pushes.get(push_id), await self.status(app, push_id)
         if push is None or status is None:
             return None
-        return KeptPush(ListedPush(status, push.lane, push.key), dict(push.messages), push.audience)
+        listed = ListedPush(status, push.lane, push.key)
+        return KeptPush(listed, dict(push.messages), push.audience, dry_run=push.dry_run, via=push.via)
 
     async def due(self, app: str, until: int | None = None) -> int:
         return 0

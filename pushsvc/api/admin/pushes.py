@@ -13,7 +13,7 @@ from ...model.codec import decode_audience
 from ...model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere
 from ...model.documents import Time
 from ...model.instants import instant
-from ...model.push import Platform, Push
+from ...model.push import MAX_TTL, Platform, Push
 from ...model.routing import CARRIERS
 from ...model.status import ROWS_FOR_ALL, DeliveryRow, PushStatus
 from ...ports.admin import PreviewedMessage
@@ -25,6 +25,10 @@ from .document import PushRow, shown_push
 
 NEUTRAL: Final = ("notification", "data", "collapse")
 """The fields of a push document that the content of the live channel has too."""
+DEFAULTS: Final = (MAX_TTL, "auto")
+"""The values of `ttl` and `via` that a push has without them."""
+LOST: Final = ("priority", "push_type", "silent", "ack_within", "overrides")
+"""Those that a copy of that content never has."""
 
 
 class PushMoment(Struct, frozen=True):
@@ -51,7 +55,17 @@ class AdminPush(PushRow, frozen=True, kw_only=True):
     ]
     copy: Annotated[
         dict[str, Any] | None,
-        Meta(description="A push document that sends it again, without `to` where that is null; null without content."),
+        Meta(
+            description="A push document that sends it again, without `to` where that is null; null without content. "
+            "The copy of a dry run is one, and so is that of a push of which this is not known any more."
+        ),
+    ]
+    copy_lacks: Annotated[
+        list[str],
+        Meta(
+            description="Fields of the push document that the push may have had and `copy` does not repeat, because "
+            "they are not known any more."
+        ),
     ]
 
 
@@ -68,8 +82,9 @@ async def get_admin_push(ports: ApiPorts, request: Request) -> Reply:
     live = (await ports.live.contents(app.name, [push_id])).get(push_id) if app.live is not None else None
     to = _receivers(kept, rows)
     shown = structs.asdict(shown_push(kept.listed))
-    copy = _copy(kept, messages, live, to)
-    return Reply(AdminPush(**shown, timeline=_timeline(status, rows), to=to, messages=messages, copy=copy))
+    copy, lacks = _copy(kept, messages, live, to)
+    timeline = _timeline(status, rows)
+    return Reply(AdminPush(**shown, timeline=timeline, to=to, messages=messages, copy=copy, copy_lacks=lacks))
 
 
 def _push_of(kept: KeptPush, routes: Sequence[Platform]) -> Push:
@@ -81,9 +96,11 @@ def _push_of(kept: KeptPush, routes: Sequence[Platform]) -> Push:
         for route, message in kept.messages.items()
         if route in routes or route in CARRIERS
     }
-    lane = kept.listed.lane or "normal"
+    lane, dry_run = kept.listed.lane or "normal", bool(kept.dry_run)
     # Its deliveries are not counted, as of an audience.
-    return Push(status.id, status.app, lane, status.created_at, status.created_at, messages, {}, audience=b"\0")
+    return Push(
+        *(status.id, status.app, lane, status.created_at, status.created_at, messages, {}, dry_run), audience=b"\0"
+    )
 
 
 def _timeline(status: PushStatus, rows: Sequence[DeliveryRow]) -> list[PushMoment]:
@@ -123,9 +140,9 @@ def _to_of(audience: Audience) -> dict[str, Any]:
 
 def _copy(
     kept: KeptPush, messages: Sequence[PreviewedMessage], live: bytes | None, to: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
-    """Return a document that sends the push again: of its own fields where the live channel still has them, otherwise
-    of what each provider was sent."""
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return a document that sends the push again, and the fields that it may lack: of its own fields where the live
+    channel still has them, otherwise of what each provider was sent."""
     neutral = live or next((message.body for route, message in kept.messages.items() if route == LIVE), None)
     said: dict[str, Any]
     if neutral is not None:
@@ -137,6 +154,15 @@ def _copy(
     else:
         said = {"overrides": {each.platform: each.override for each in messages if bytes(each.override) != b"null"}}
         if not said["overrides"]:
-            return None
-    document = {} if to is None else {"to": dict(to)}
-    return {**document, **said, **({} if kept.listed.lane is None else {"lane": kept.listed.lane})}
+            return None, []
+    known: dict[str, Any] = {"to": to, "lane": kept.listed.lane, "ttl": kept.ttl, "via": kept.via}
+    lacks = [name for name, value in [*known.items(), ("dry_run", kept.dry_run)] if value is None]
+    document = {
+        **({} if to is None else {"to": dict(to)}),
+        **said,
+        **{name: value for name, value in known.items() if name != "to" and value not in (None, *DEFAULTS)},
+    }
+    # Unless it is known that something was sent, the copy sends nothing.
+    if kept.dry_run is not False:
+        document["dry_run"] = True
+    return document, [*lacks, *(LOST if neutral is not None else ())]

@@ -61,8 +61,8 @@ function Push({ push, query, reload, session }) {
   const ended = ["done", "cancelled"].includes(push.state);
   const rows = useDocument(`/v1/push/${at(push.id)}/deliveries`, { limit: 400 }, { every: ended ? 0 : 5 });
   const kept = useDocument(`/v1/admin/pushes/${at(push.id)}`, {}, { every: ended ? 0 : 10 });
-  const { copy, key, lane, to: receiving } = kept.document ?? {};
-  const again = () => { remembered.store("pushsvc.draft", JSON.stringify(copy)); go(to("send")); };
+  const { copy, copy_lacks, key, lane, to: receiving } = kept.document ?? {};
+  const again = () => { remembered.store("pushsvc.draft", JSON.stringify(copy)); remembered.store("pushsvc.lacks", JSON.stringify(copy_lacks)); go(to("send")); };
   const { counts } = push;
   const waits = counts.queued + counts.retrying;
   const parts = [["sent", "sent"], ["queued", "queued"], ["retrying", "retrying"], ["failed", "failed"], ["invalid", "invalid"], ["expired", "slow"], ["suppressed", "idle"], ["cancelled", "idle"]];

@@ -42,13 +42,17 @@ function Form({ push, change }) {
 
 const named = (push) => !push.to || ["tokens", "devices", "users"].every((kind) => !push.to[kind]?.length) ? (push.to && ("all" in push.to || push.to.topic || push.to.where)) : true;
 
+const recall = (name, otherwise) => { try { return JSON.parse(remembered.load(name)) ?? otherwise; } catch { return otherwise; } };
+
 export default function Send({ session }) {
-  const [push, setPush] = useState(() => { try { return JSON.parse(remembered.load("pushsvc.draft")) ?? START; } catch { return START; } });
+  const [push, setPush] = useState(() => recall("pushsvc.draft", START));
+  const [lacks, lack] = useState(() => recall("pushsvc.lacks", []));
   const [text, setText] = useState(JSON.stringify(push, null, 2));
   const [wrong, blame] = useState(null);
   const [preview, see] = useState(null);
   const [me, setMe] = useState(remembered.load("pushsvc.me") ?? "");
   const [said, say] = useState(null);
+  const clear = () => { remembered.store("pushsvc.lacks", "[]"); lack([]); change(START); };
   const change = (next) => { setPush(next); setText(JSON.stringify(next, null, 2)); blame(null); };
   const write = (next) => { setText(next); try { setPush(JSON.parse(next)); blame(null); } catch (error) { blame(error.message); } };
   useEffect(() => {
@@ -66,15 +70,16 @@ export default function Send({ session }) {
   const deliveries = found ? found.deliveries ?? found.audience?.devices : null;
   return html`<div class="stack"><h1>Send</h1>
     ${!may && html`<div class="note is-slow"><p><${State} of="warning">This key may not send:<//> it lacks the scope <code>push</code>. All is shown what would be sent; sign in with another key to send it.</p></div>`}
+    ${lacks.length > 0 && html`<div class="note is-slow"><p><${State} of="warning">This is a copy.<//> Not known any more is what the push had as ${lacks.map((name, index) => html`${index ? ", " : ""}<code>${name}</code>`)}: write what is wanted.${lacks.includes("dry_run") && html` So the copy is a dry run; without <code>dry_run</code> it is sent.`}</p></div>`}
     <div class="two"><div class="stack"><${Form} push=${push} change=${change} />
       <label class="field"><span>the same as JSON</span><textarea rows="14" spellcheck=${false} value=${text} onInput=${(event) => write(event.currentTarget.value)} aria-invalid=${String(!!wrong)}></textarea></label>
       ${wrong && html`<p class="bad" role="alert">■ ${wrong}</p>`}
       <div class="row">
-        <${Act} title="Send this push" unit="deliveries" disabled=${!ready} text=${push.send_at ? `It is sent at ${push.send_at}; until then it can be cancelled.` : "It is sent at once."}
+        <${Act} title="Send this push" unit="deliveries" disabled=${!ready} text=${`${push.dry_run ? "It is a dry run: no device gets it." : push.send_at ? `It is sent at ${push.send_at}; until then it can be cancelled.` : "It is sent at once."}${lacks.length ? ` It is a copy that may lack ${lacks.join(", ")}.` : ""}`}
           count=${async () => { const now = await call("POST", "/v1/admin/preview", { body: push, count: 0 }); return now.deliveries ?? now.audience?.devices ?? 0; }}
           run=${(count) => post(push, count)} changed=${(answer) => go(to("pushes", answer.id))}>Send<//>
         <button type="button" disabled=${!ready} onClick=${() => post({ ...push, dry_run: true }, 0).then((answer) => say({ answer }), (problem) => say({ problem }))}>Dry run</button>
-        <button type="button" onClick=${() => change(START)}>Clear</button></div>
+        <button type="button" onClick=${clear}>Clear</button></div>
       <form class="filter" onSubmit=${(event) => { event.preventDefault(); remembered.store("pushsvc.me", me); post({ ...push, to: { devices: [me] }, lane: "urgent", send_at: undefined }, 1).then((answer) => go(to("pushes", answer.id)), (problem) => say({ problem })); }}>
         <label class="field"><span>my device</span><input value=${me} onInput=${(event) => setMe(event.currentTarget.value.trim())} autocomplete="off" placeholder="phone-1" /></label><button disabled=${!may || !me || !!wrong}>Send to me</button></form>
       ${said?.problem && html`<${Refusal} problem=${said.problem} />`}
