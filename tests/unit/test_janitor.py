@@ -64,6 +64,10 @@ PRUNED = [
 @pytest.mark.parametrize(("device", "ages", "why"), [row[1:] for row in PRUNED], ids=[row[0] for row in PRUNED])
 def test_these_become_tombstones_that_keep_everything(device: Device, ages: Ages, why: str) -> None:
     assert revise(device, NOW, ages) == replace(device, state="pruned", pruned_at=NOW, pruned_for=why)
+    # The answer to a push is the cause of a suspect alone.
+    after = revise(replace(device, judged_by="p1"), NOW, ages)
+    assert after is not None
+    assert after.judged_by == ("p1" if why == "suspect" else "")
 
 
 def test_an_old_tombstone_goes() -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from pushsvc.model.address import NO_ADDRESSES
 from pushsvc.model.codec import CodecError
 from pushsvc.model.devices import Device
-from pushsvc.ports.registry import PrunedFilter
+from pushsvc.ports.registry import Prune, PrunedFilter
 from pushsvc.store.registry.changes import Desk, Kept
 from pushsvc.store.registry.documents import VERSION, decode_device, encode_device
 from pushsvc.store.registry.wire import DeviceQuery, Digests, is_meant, read_found
@@ -81,6 +81,16 @@ def test_what_a_token_takes(text: str, size: int) -> None:
 def test_other_bytes_are_refused(blob: bytes) -> None:
     with pytest.raises(CodecError):
         decode_device(blob)
+
+
+@pytest.mark.parametrize("push_id", ["", "p2"])
+def test_a_tombstone_names_the_push_of_its_own_answer_alone(push_id: str) -> None:
+    struck = Device(id="d", platform="apns", token="t", strikes=1, struck_at=5, struck_for="Bad", judged_by="p1")
+    desk = Desk([Kept(1, encode_device(struck), struck)], NO_ADDRESSES)
+    assert desk.prune(Prune("d", "t", "Unregistered", 9, push_id))
+    assert desk.devices["d"] == replace(
+        struck, state="pruned", pruned_at=9, pruned_for="Unregistered", judged_by=push_id
+    )
 
 
 @pytest.mark.parametrize("platform", ["live", "threepart", "a" * 40])

@@ -46,7 +46,7 @@ def _aged(device: Device, now: int, ages: Ages) -> Device | None:
         since = device.last_seen_at if lives_on(device) else device.pruned_at
         return None if _over(since, ages.tombstones, now) else device
     if _over(device.last_seen_at, ages.stale.get(device.platform, ages.stale_else), now):
-        return replace(device, state="pruned", pruned_at=now, pruned_for=STALE)
+        return replace(device, state="pruned", pruned_at=now, pruned_for=STALE, judged_by="")
     struck = device.strikes > 0 and device.last_seen_at <= device.struck_at
     if struck and _over(device.struck_at, ages.suspects, now):
         return replace(device, state="pruned", pruned_at=now, pruned_for=SUSPECT)

@@ -120,8 +120,10 @@ class Desk:
         device = self.devices.get(prune.device_id)
         if device is None or device.token != prune.token or device.registered_at > prune.at or device.state == "pruned":
             return False
-        pruned = replace(device, state="pruned", pruned_at=prune.at, pruned_for=prune.reason)
-        self.devices[device.id] = replace(pruned, judged_by=prune.push_id) if prune.push_id else pruned
+        # The push of an older strike has not caused this: where the answer is of none, none is named.
+        self.devices[device.id] = replace(
+            *(device,), state="pruned", pruned_at=prune.at, pruned_for=prune.reason, judged_by=prune.push_id
+        )
         return True
 
     def strike(self, strike: Strike) -> bool:
