@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 import uvloop
 from structlog.testing import capture_logs
 
+from pushsvc import telemetry
 from pushsvc.api import ApiConfig, serve
 from pushsvc.errors import ConfigError
 
@@ -276,7 +278,31 @@ def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
     run_loop(main())
 
 
-def test_draining_is_bounded() -> None:
+class Tracer:
+    """Chooses every request, and notes how spans ended."""
+
+    carried = bytes(telemetry.traces.CARRIED)
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[Mapping[str, str | int], str]] = []
+
+    def begin(self, name: str, kind: telemetry.traces.Kind, parent: telemetry.traces.Parent | None = None) -> Tracer:
+        return self
+
+    def end(self, attributes: Mapping[str, str | int], error: str = "") -> None:
+        self.ended.append((attributes, error))
+
+    def record(self, span: telemetry.traces.Recorded, parent: bytes) -> None:
+        self.ended.append((span.attributes, span.error))
+
+    def close(self) -> None:
+        raise AssertionError("it is not ours to close")
+
+
+def test_draining_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracer = Tracer()
+    monkeypatch.setattr(telemetry.traces, "tracer", tracer)
+
     async def main() -> None:
         config = ApiConfig(port=0, shutdown_timeout=0.2)
         service = Service(Store(gate=asyncio.Event()))
@@ -287,6 +313,11 @@ def test_draining_is_bounded() -> None:
         assert await reader.read() == b""
         assert service.store.pushes == {}
         writer.close()
+        # The trace of a request that was cut off has its root.
+        (_, error), (about, cause) = tracer.ended
+        assert error == cause == "CancelledError"
+        assert (about["http.route"], about["pushsvc.app"]) == ("/v1/push", "shop")
+        assert "http.response.status_code" not in about
 
     run_loop(main())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -60,6 +60,13 @@ class Claim:
 
     async def rest(self, wait: float, reason: str = "") -> bool:
         return self._say(f"rest {wait}")
+
+
+class Broken(Claim):
+    """Fails as it is told."""
+
+    async def delivered(self, batch: Batch) -> bool:
+        raise ZeroDivisionError
 
 
 @dataclass
@@ -122,6 +129,25 @@ def test_it_ends_where_somebody_else_has_taken_over() -> None:
     claim = Claim([batch("a"), batch("b")], lost=True)
     assert run(claim, OK, OK) == 0
     assert claim.said == ["told a"]
+
+
+def test_the_span_of_a_call_whose_answer_is_not_recorded_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[tuple[set[str], str]] = []
+
+    class Tracer:
+        carried = b"c" * telemetry.traces.CARRIED
+
+        def begin(self, *_: Any) -> Tracer:
+            return self
+
+        def end(self, attributes: Mapping[str, str | int], error: str = "") -> None:
+            ended.append(({*attributes} & {"pushsvc.batch", "http.response.status_code"}, error))
+
+    monkeypatch.setattr(telemetry.traces, "tracer", Tracer())
+    with pytest.raises(ZeroDivisionError):
+        run(Broken([batch("a")]), OK)
+    run(Claim([batch("a")]), OK)
+    assert ended == [({"pushsvc.batch"}, "ZeroDivisionError"), ({"pushsvc.batch", "http.response.status_code"}, "")]
 
 
 def test_calls_are_counted_by_what_followed() -> None:

@@ -9,6 +9,7 @@ answer has the id of its request, and is counted and logged here.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -139,6 +140,12 @@ class CallDispatcher:
             response = _refusal(request, error)
             # A part of an answer was sent already, so no other can be.
             cut = request.writer.output_size > 0
+        except asyncio.CancelledError:
+            if span is not None:
+                caller = request.get(CALLER)
+                app = "" if caller is None else caller.app.name
+                span.end(_about(row.call, None, app, request_id), "CancelledError")
+            raise
         caller = request.get(CALLER)
         app = ""
         if caller is not None:
@@ -232,10 +239,12 @@ class CallDispatcher:
         return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
 
 
-def _about(call: Call | None, status: int, app: str, request_id: str) -> dict[str, str | int]:
+def _about(call: Call | None, status: int | None, app: str, request_id: str) -> dict[str, str | int]:
     """Return the attributes of a request's span, by the names of
-    https://opentelemetry.io/docs/specs/semconv/http/http-spans/."""
-    about: dict[str, str | int] = {"http.response.status_code": status, "pushsvc.request_id": request_id}
+    https://opentelemetry.io/docs/specs/semconv/http/http-spans/. `status` is None where nothing was answered."""
+    about: dict[str, str | int] = {"pushsvc.request_id": request_id}
+    if status is not None:
+        about["http.response.status_code"] = status
     if app:
         about["pushsvc.app"] = app
     return about if call is None else {**about, "http.request.method": call.method, "http.route": call.path}

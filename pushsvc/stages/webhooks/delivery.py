@@ -47,10 +47,15 @@ async def deliver(
         began, at = time.monotonic(), int(clock() * 1000)
         tracer = telemetry.traces.tracer
         span = None if tracer is None else tracer.begin("webhook", "client")
-        answer = await caller.post(batch.id, batch_body(app, batch), trace=b"" if span is None else span.carried)
-        seconds = round(time.monotonic() - began, 3)
-        verdict = judge(answer, batch, config, now=int(clock() * 1000), jitter=jitter())
-        held = await _record(claim, batch, answer, verdict)
+        try:
+            answer = await caller.post(batch.id, batch_body(app, batch), trace=b"" if span is None else span.carried)
+            seconds = round(time.monotonic() - began, 3)
+            verdict = judge(answer, batch, config, now=int(clock() * 1000), jitter=jitter())
+            held = await _record(claim, batch, answer, verdict)
+        except BaseException as error:
+            if span is not None:
+                span.end(_about(app, config, batch, None), type(error).__name__)
+            raise
         _report(app, config, batch, answer, verdict)
         if span is not None:
             span.end(_about(app, config, batch, answer), "" if isinstance(verdict, Delivered) else answer.reason)
@@ -68,10 +73,11 @@ async def deliver(
     return events
 
 
-def _about(app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply) -> dict[str, str | int]:
-    """Return the attributes of the span of a call."""
+def _about(app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply | None) -> dict[str, str | int]:
+    """Return the attributes of the span of a call, whose answer is None where it was not recorded."""
     about: dict[str, str | int] = {"pushsvc.app": app, "pushsvc.batch": batch.id, "pushsvc.events": len(batch.events)}
-    return {**about, "server.address": config.host, "http.response.status_code": answer.status}
+    status = {} if answer is None else {"http.response.status_code": answer.status}
+    return {**about, "server.address": config.host, **status}
 
 
 async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdict: Verdict) -> bool:
