@@ -152,6 +152,9 @@ class Connected(Struct, frozen=True):
     unread: int
     replaced: LiveRoute | None
     """The older connection, which this one has replaced; also one that a revocation was to end."""
+    missing_ahead: int = 0
+    """How many of the missing ones are behind the position, where that is valid. The others were so at an earlier
+    connect too: a device that acknowledges nothing begins before them each time."""
 
 
 class Refused(Struct, frozen=True):

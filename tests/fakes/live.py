@@ -314,7 +314,7 @@ class MemoryLive:
         if replaced == route:
             replaced = None
         valid = position is not None and position.epoch == stream.epoch and position.offset <= stream.top
-        since = position.offset if position is not None and valid else stream.acked
+        since = asked = position.offset if position is not None and valid else stream.acked
         since = min(since, stream.acked) if unacked else since
         shown: list[Publication] = []
         for entry in stream.after(since):
@@ -325,7 +325,8 @@ class MemoryLive:
             else:
                 shown.append(self._publication(stream, entry))
         page = Page(stream.epoch, stream.top, shown[:limit], len(shown) > limit, stream.missing(since))
-        return Connected(since, valid and not page.missing, page, stream.acked, stream.unread, replaced)
+        ahead = stream.missing(asked) if valid else 0
+        return Connected(since, valid and not page.missing, page, stream.acked, stream.unread, replaced, ahead)
 
     @staticmethod
     def _publication(stream: Stream, entry: Reference) -> Publication:

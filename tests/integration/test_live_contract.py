@@ -76,9 +76,15 @@ async def keep(live: Live, push: LivePush, body: bytes, *names: str) -> None:
 
 
 async def connected(
-    live: Live, name: str, route: LiveRoute = A, position: Position | None = None, *, limit: int = 100
+    live: Live,
+    name: str,
+    route: LiveRoute = A,
+    position: Position | None = None,
+    *,
+    limit: int = 100,
+    unacked: bool = False,
 ) -> Connected:
-    found = await live.connect("shop", name, route, issued_at=NOW, position=position, limit=limit)
+    found = await live.connect("shop", name, route, issued_at=NOW, position=position, limit=limit, unacked=unacked)
     assert isinstance(found, Connected)
     return found
 
@@ -349,10 +355,14 @@ def test_a_full_stream_says_how_many_are_missing(server: Server | None) -> None:
         for number in range(8):
             await append(live, push_of(f"p{number}"), "x")
         found = await connected(live, "x", B, Position(start.page.epoch, 1))
-        assert (found.recovered, found.since, found.page.missing) == (False, 1, 2)
+        assert (found.recovered, found.since, found.page.missing, found.missing_ahead) == (False, 1, 2, 2)
         assert offsets(found.page) == [(4, 3), (5, 4), (6, 5), (7, 6), (8, 7)]
         found = await connected(live, "x", B, Position(start.page.epoch, 3))
         assert (found.recovered, found.page.missing, len(found.page.publications)) == (True, 0, 5)
+        # What it does not acknowledge may not have arrived, whatever its position is; it is counted once.
+        for position, ahead in ((Position(start.page.epoch, 8), 0), (Position(start.page.epoch, 99), 0), (None, 0)):
+            found = await connected(live, "x", B, position, unacked=True)
+            assert (found.recovered, found.page.missing, found.missing_ahead) == (False, 3, ahead)
         (row,) = await live.presence("shop", ["x"])
         assert row is not None
         assert (row.top, row.unacked, row.unread) == (8, 5, 5)

@@ -564,6 +564,21 @@ def test_a_number_of_any_length_in_a_query_is_refused() -> None:
 # --- What others can do to a gateway ------------------------------------------------------------------------------
 
 
+def test_what_is_missing_at_each_connect_is_counted_once() -> None:
+    def missing() -> float:
+        return float(telemetry.LIVE_MISSING.labels("shop")._value.get())
+
+    async def story(world: World) -> None:
+        before = missing()
+        for ahead in (2, 0, 0):
+            world.streams.connected = Connected(3, False, Page("e", 9, [], False, 5), 3, 0, None, ahead)
+            world.ask()
+            await world.done()
+        assert missing() - before == 2
+
+    play(story)
+
+
 def send_acks(connection: Connection, *offsets: int) -> None:
     connection.received(b"\n".join(b'{"send": {"data": {"ack": %d}}}' % each for each in offsets))
 

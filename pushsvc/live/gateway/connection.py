@@ -325,9 +325,8 @@ class Connection:
         self._begin(self._agree(ask.heartbeat, ask.foreground))
         recovery = "" if not ask.recover else "recovered" if result.recovered else "lost"
         gateway.metrics.connected(self.app, recovery)
-        if ask.position is not None and ask.position.epoch == result.page.epoch:
-            # Without a position the same ones are missing at each connect.
-            gateway.metrics.missing(self.app, result.page.missing)
+        # Without a position, and before it, the same ones are missing at each connect.
+        gateway.metrics.missing(self.app, result.missing_ahead)
         ttl = max(1.0, claims.expires_at - gateway.wall())
         self._run(self._session.connected(ask.id, result, rendered, app, heartbeat=self._agreed, ttl=ttl, now=now))
 

@@ -8,8 +8,8 @@
 --       streams are kept; 12 a random number of 32 bits; 13 1 to begin with what is not acknowledged, though it stands
 --       before the position
 -- Returns { 'unknown' }, { 'revoked' }, { 'unreadable' } or { '', 1 if the device is a tombstone, epoch, top, offset
--- behind which the publications begin, 1 if the position was valid, missing, acked, unread, 1 if more follow, gateway and
--- connection that were replaced, or '' and 0, { offset, prev, index, facts, .. } }
+-- behind which the publications begin, 1 if the position was valid, missing, those of them behind a valid position, acked,
+-- unread, 1 if more follow, gateway and connection that were replaced, or '' and 0, { offset, prev, index, facts, .. } }
 
 -- include: live_stream
 -- include: document
@@ -65,6 +65,6 @@ end
 s.records = table.concat(kept)
 write_stream(prefix, n, format_stream(s))
 return {
-  '', note_life(prefix, n, now), s.epoch, s.top, since, valid and 1 or 0, missing_behind(s, since), s.acked, count_after(s, s.read), more,
-  other_gateway, other, found,
+  '', note_life(prefix, n, now), s.epoch, s.top, since, valid and 1 or 0, missing_behind(s, since),
+  valid and missing_behind(s, offset) or 0, s.acked, count_after(s, s.read), more, other_gateway, other, found,
 }

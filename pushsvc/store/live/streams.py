@@ -131,12 +131,12 @@ class RedisStreams(RedisAppends):
             raise Unreadable("The stream of the device", device_ids=[device_id])
         if fault:
             return Refused(fault.decode())
-        tombstone, epoch, top, since, valid, missing, acked, unread, more, gateway, connection, found = answer
+        tombstone, epoch, top, since, valid, missing, ahead, acked, unread, more, gateway, connection, found = answer
         if tombstone:
             await self._revive(app, device_id)
         replaced = LiveRoute(gateway.decode(), connection) if gateway else None
         page = Page(text_of(epoch), top, self._publications(app, found), bool(more), missing)
-        return Connected(since, bool(valid) and not missing, page, acked, unread, replaced)
+        return Connected(since, bool(valid) and not missing, page, acked, unread, replaced, ahead)
 
     def _connects_of(self, app: str) -> GroupCommit[_Connect]:
         """Return the connects of an app that wait for their round trip: in a cluster, those of one node."""
