@@ -86,7 +86,8 @@ async def get_guide(_: ApiPorts, request: Request) -> Reply:
     """Return a page of the guide, the index where none is named."""
     params = request.params
     place = "/".join(params[part] for part in ("folder", "page") if part in params) or "index.md"
-    found = (await asyncio.to_thread(guide.pages)).get(place)  # the first call renders all of them
+    pages = await asyncio.to_thread(guide.pages)  # the first call renders all of them
+    found = pages.get(place) or pages.get(f"{place}.md")
     if found is None:
         raise NotFound("The guide has no such page; `/docs/guide` lists them.")
     return Reply(found, headers=_PAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from ..errors import NotFound, Unavailable
@@ -100,15 +101,20 @@ _GUIDE: Final = tuple(
     Call(
         name,
         "GET",
-        "/".join(("/docs/guide", *(f"{{{part}}}" for part in parts))),
+        path,
         get_guide,
         "Get a page of the guide.",
         Answer(200, "An HTML page.", media="text/html", no_store=False),
-        names=tuple(PathParam(part, "The place of the page in the guide.") for part in parts),
+        names=tuple(PathParam(part, "The place of the page in the guide.") for part in re.findall(r"{(\w+)}", path)),
         raises=(NotFound,),
         in_document=False,
     )
-    for name, parts in (("get_guide", ()), ("get_guide_index", ("page",)), ("get_guide_page", ("folder", "page")))
+    for name, path in (
+        ("get_guide", "/docs/guide"),
+        ("get_guide_folder", "/docs/guide/"),
+        ("get_guide_index", "/docs/guide/{page}"),
+        ("get_guide_page", "/docs/guide/{folder}/{page}"),
+    )
 )
 
 CALLS: Final[tuple[Call, ...]] = (*PUSHES, *LETTERS, *DEVICES, *CHANNELS, *LIVE, *ADMIN, *CONSOLE, *_SERVICE, *_GUIDE)

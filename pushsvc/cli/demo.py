@@ -45,8 +45,9 @@ def demo(context: typer.Context, once: Once = False) -> None:
         playground = stack.enter_context(open_playground(folder, port=free_port(), live_port=free_port()))
         context.obj.config = playground.config_file
         settings = context.obj.settings()
-        # The view shows what the parts would log at a terminal.
-        environ = {**os.environ, "PUSHSVC__LOGGING__LEVEL": "critical"} if view.live else os.environ
+        # The view shows what the parts would log of the trouble that the script makes.
+        quiet = {"PUSHSVC__LOGGING__LEVEL": "critical"}
+        environ = {**os.environ, **quiet} if view.live else {**quiet, **os.environ}
 
         async def run() -> None:
             async with open_service(settings, playground.config_file, environ) as service:

@@ -50,6 +50,7 @@ LIVE = """
 [live]
 port = {port}
 drain = 1
+max_connections = 1000
 
 [apps.{app}.live]
 secret = "{secret}"

@@ -209,7 +209,8 @@ def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[
         part, makes = f"apps.{name}.keys", f"`pushsvc keys new --app {name} --name NAME` makes one in the store"
         usable = [key for key in app.keys if key.sha256 != NOBODYS]
         if len(usable) < len(app.keys):
-            yield CheckFinding(part, "warning", "the configuration contains the key of the example", "remove it")
+            remedy = "replace its `sha256` by that of your key, or remove it"
+            yield CheckFinding(part, "warning", "the configuration contains the key of the example", remedy)
         count = sum(key.app == name for key in stored or ())
         if count:
             yield CheckFinding(part, "ok", f"{count:,} API key{'s' * (count != 1)} in the store")

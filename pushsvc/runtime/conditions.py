@@ -96,7 +96,10 @@ def parts_of(why: str) -> tuple[str, str, str]:
     `reason: cause: remedy`, or `reason: remedy` where the provider's own word is the cause."""
     reason, _, rest = why.partition(": ")
     if why.startswith(CREDENTIAL):
-        return reason, why, "fix it, see `pushsvc check`; the account is tried again when the file changes"
+        # The remedy of a `CredentialError` stands in brackets.
+        cause, opens, remedy = why.removesuffix(")").rpartition(" (")
+        again = "the account is tried again when the file changes"
+        return (reason, cause, f"{remedy}; {again}") if opens else (reason, why, f"see `pushsvc check`; {again}")
     if why.startswith(REMOVED) or ": " not in rest:
         cause, _, remedy = rest.partition(": ")
         if remedy:

@@ -57,7 +57,7 @@ async def post(service: Service, to: dict[str, Any], **fields: Any) -> tuple[dic
 )
 def test_a_large_audience_is_left_to_the_jobs(to: dict[str, Any], audience: Audience) -> None:
     async def main(service: Service) -> None:
-        await service.registry.put_many("shop", DEVICES)
+        await service.registry.put_many("shop", [*DEVICES, device(7, topics=("news",))])
         answer, push = await post(service, to)
         assert answer == {"id": push.id, "state": "expanding", "deliveries": None}
         assert decode_audience(push.audience) == audience
@@ -211,7 +211,11 @@ def test_a_repeat_under_a_key_is_answered_as_the_first() -> None:
         again = await call(service, "POST", "/v1/push", body, headers={"Idempotency-Key": "k"})
         assert (again.body, again.headers["idempotent-replay"]) == (first.body, "true")
         assert first.json["deliveries"] is None
+        unheard = {"path": "to.topic", "message": "no device follows this topic: nothing is sent"}
+        assert first.json["warnings"] == [unheard]
         assert len(service.store.pushes) == 1
+        await service.registry.put_many("shop", [device(1, topics=("news",))])
+        assert "warnings" not in (await call(service, "POST", "/v1/push", body)).json
 
     run(main)
 

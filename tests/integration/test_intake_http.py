@@ -616,6 +616,10 @@ def test_the_guide_is_served_page_by_page_and_its_links_lead_to_pages() -> None:
             todo += links - seen - {*todo}
         assert seen == {"/docs/guide", *(f"/docs/guide/{place}" for place in PAGES if place != "index.md")}
         assert (await call(service, "GET", "/docs/guide/reference/none.md", key=None)).status == 404
+        for path, same in (("/docs/guide/", "/docs/guide"), ("/docs/guide/reference/errors", None)):
+            page = await call(service, "GET", path, key=None)
+            assert page.body == (await call(service, "GET", same or f"{path}.md", key=None)).body
+            assert page.status == 200
 
     run(main)
 

@@ -7,9 +7,11 @@ from msgspec import structs
 
 from pushsvc.cli.figures import figures, read_counters
 from pushsvc.cli.stats import ALARMS, plain, rows, summary
+from pushsvc.errors import CredentialError
 from pushsvc.model.instants import instant
 from pushsvc.model.push import Lane
 from pushsvc.ports.figures import AppGauges, Gauges, Held
+from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.workers import Worker
 from pushsvc.runtime.conditions import configuration, held
 from pushsvc.store.work.held import still_held
@@ -151,6 +153,15 @@ def test_a_note_of_a_route_does_not_hide_that_it_is_held() -> None:
         *[("account", f"{app}/apns", "the file", instant(600)) for app in ("a", "shop")],
         *[("held", f"{app}/apns", "timeout", instant(700)) for app in ("a", "shop")],
     ]
+
+
+def test_a_credential_that_cannot_be_used_is_told_with_its_own_remedy() -> None:
+    error = CredentialError("a.p8", "cannot sign a provider token (ValueError)", "download the key again")
+    (found,) = held({"shop/apns": Held(f"{CREDENTIAL}{error}", 1)}, {})
+    assert (found.cause, found.remedy) == (
+        "credential: a.p8: cannot sign a provider token (ValueError)",
+        "download the key again; the account is tried again when the file changes",
+    )
 
 
 def test_what_nobody_serves_is_told() -> None:

@@ -2,7 +2,8 @@
 
 A few devices, or those of a few users, are looked up while the caller waits: this takes one round trip, the answer has
 the total of the push and names what was not found, and the push is sent as soon as any other. Other audiences are
-expanded by `jobs`, page by page, when no caller waits for warnings any more.
+expanded by `jobs`, page by page, when no caller waits for warnings any more: of them it is only asked whether the
+topic has a device.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 
 from ...errors import Fault, InvalidRequest
 from ...model.codec import decode_audience
-from ...model.devices import ByDevices, ByUsers, Device
+from ...model.devices import ByDevices, ByTopic, ByUsers, Device
 from ...model.push import Platform, Push, Target
 from ...model.routing import path_of, platform_of, reachable
 from ...ports.registry import Registry
@@ -82,6 +83,8 @@ async def look_up(registry: Registry, push: Push, app: ServedApp) -> tuple[Push,
             met = {device.id if isinstance(audience, ByDevices) else device.user for device in wanted}
             unreached_names = Unreached(len(asked) - len(met), unknown(audience, devices, targets))
             return found_push, unreached_names.beside(found_push)
+        case ByTopic(topic=topic) if not await registry.topic_size(push.app, topic):
+            return push, Unreached(0, [ProblemFault("to.topic", "no device follows this topic: nothing is sent")])
         case _:
             return push, Unreached()
 
