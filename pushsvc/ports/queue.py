@@ -40,6 +40,14 @@ class DeliveryQueue(Protocol):
         """
         ...
 
+    async def next_retry(self, route: Route) -> int | None:
+        """Return when `promote` has work next, in Unix ms, or None if nothing waits."""
+        ...
+
+    async def next_launch(self, app: str) -> int | None:
+        """Return when `launch` has work next, in Unix ms, or None if nothing is scheduled."""
+        ...
+
     async def launch(self, app: str, now: int) -> int:
         """Move due scheduled pushes into their lanes, atomically: each once, or never where it was cancelled. Returns
         the number of pushes; call it again while it returns any."""

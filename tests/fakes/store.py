@@ -379,12 +379,28 @@ class MemoryQueue:
             for target in chunk.targets
         )
 
-    async def launch(self, app: str, now: int) -> int:
-        due = [
+    async def next_retry(self, route: Route) -> int | None:
+        pushes = self._state.pushes
+        return min(
+            (
+                0 if pushes[chunk.app, chunk.push_id].state == "cancelled" else due_at
+                for due_at, chunk in self._state.retries[route]
+            ),
+            default=None,
+        )
+
+    async def next_launch(self, app: str) -> int | None:
+        return min((record.push.starts_at for record in self._scheduled(app)), default=None)
+
+    def _scheduled(self, app: str) -> list[Record]:
+        return [
             record
             for (owner, _), record in self._state.pushes.items()
-            if owner == app and record.state == "scheduled" and not record.walk and record.push.starts_at <= now
+            if owner == app and record.state == "scheduled" and not record.walk
         ]
+
+    async def launch(self, app: str, now: int) -> int:
+        due = [record for record in self._scheduled(app) if record.push.starts_at <= now]
         for record in due:
             record.state = "sending"
             record.updated_at = now

@@ -385,9 +385,11 @@ def test_a_retry_goes_again_when_it_is_due(server: Server | None, total: int) ->
         assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
         assert (await store.gauges({"shop": ("apns",)})).retry_pending == total
         assert await take_all(store) == []
+        assert await store.queue.next_retry(ROUTE) == NOW + 60_000
         assert await store.queue.promote(ROUTE, NOW + 59_999) == 0
         assert await store.queue.promote(ROUTE, NOW + 60_000) == total
         assert await store.queue.promote(ROUTE, NOW + 60_000) == 0
+        assert await store.queue.next_retry(ROUTE) is None
         assert (await store.gauges({"shop": ("apns",)})).retry_pending == 0
         assert counts(await store.pushes.status("shop", "p")) == {"retrying": total}
         second = await take_all(store)
@@ -532,8 +534,9 @@ def test_what_was_in_flight_at_the_cancelling_moves_over(server: Server | None, 
         store = await world.store()
         await store.pushes.accept(make_push("p", total))
         (taken, *_) = await take_all(store)
-        await store.queue.settle("shop", [settlement(taken.chunk, 0, Retry(NOW, 2), Unavailable())], [])
+        await store.queue.settle("shop", [settlement(taken.chunk, 0, Retry(NOW + 9_000, 2), Unavailable())], [])
         assert counts(await store.pushes.cancel("shop", "p")) == {"cancelled": total}
+        assert await store.queue.next_retry(ROUTE) == 0
         await store.queue.settle("shop", [settlement(taken.chunk, 1)], [])
         late = [settlement(taken.chunk, 2, Retry(NOW, 2), Unavailable())]
         assert len(await store.queue.settle("shop", late, [])) == 1

@@ -76,8 +76,10 @@ def test_a_scheduled_push_waits_for_its_time(server: Server | None, total: int) 
         assert await take_all(store) == []
         assert (await status_of(store)).state == "scheduled"
 
+        assert [await store.queue.next_launch(app) for app in ("shop", "other")] == [DUE, None]
         assert await launch_all(store) == 1
         assert await launch_all(store) == 0
+        assert await store.queue.next_launch("shop") is None
         status = await status_of(store)
         assert (status.state, status.updated_at, status.send_at) == ("sending", DUE, DUE)
         assert status.counts == Counts(total=2 * total, queued=2 * total)

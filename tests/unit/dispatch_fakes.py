@@ -184,6 +184,14 @@ class FakeQueue:
             await asyncio.sleep(wait_ms / 1000)
         return taken
 
+    async def next_retry(self, route: Route) -> int | None:
+        self._come()
+        return None
+
+    async def next_launch(self, app: str) -> int | None:
+        self._come()
+        return None
+
     async def promote(self, route: Route, now: int) -> int:
         self._come()
         return 0

@@ -213,13 +213,13 @@ class FaultyQueue(FakeQueue):
         self._bug("take")
         return await super().take(route, lane, targets=targets, wait_ms=wait_ms)
 
-    async def promote(self, route: Route, now: int) -> int:
-        self._bug("promote")
-        return await super().promote(route, now)
+    async def next_retry(self, route: Route) -> int | None:
+        self._bug("next_retry")
+        return await super().next_retry(route)
 
-    async def launch(self, app: str, now: int) -> int:
-        self._bug("launch")
-        return await super().launch(app, now)
+    async def next_launch(self, app: str) -> int | None:
+        self._bug("next_launch")
+        return await super().next_launch(app)
 
     async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
         self._bug("beat")
@@ -232,7 +232,7 @@ class FaultyQueue(FakeQueue):
         return settlements
 
 
-@pytest.mark.parametrize("method", ["take", "promote", "launch", "beat", "settle"])
+@pytest.mark.parametrize("method", ["take", "next_retry", "next_launch", "beat", "settle"])
 def test_a_part_that_ends_by_a_fault_ends_the_whole(method: str) -> None:
     """A process that takes pushes and records none, or shows no sign of life, is worse than none."""
 

@@ -59,7 +59,7 @@ async def working(
     queue: DeliveryQueue, provider: Provider, config: DispatchConfig | None = None, *, spread: bool = False
 ) -> AsyncIterator[RouteWorker]:
     """A worker at work, with a settler of its own. Every jitter is a half, unless they are to `spread`."""
-    settler = Settler("shop", queue, lambda: worker.wake())
+    settler = Settler("shop", queue, lambda: worker.wake(), lambda route, due_at: worker.expect(due_at))
     worker = RouteWorker(
         provider,
         queue,

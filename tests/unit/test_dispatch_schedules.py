@@ -137,6 +137,9 @@ class Busy(FakeQueue):
         self.due = Counter(due)
         self.asked: list[str] = []
 
+    async def next_launch(self, app: str) -> int | None:
+        return 0 if self.due[app] > 0 else None
+
     async def launch(self, app: str, now: int) -> int:
         self._come()
         self.asked.append(app)
@@ -167,11 +170,11 @@ def test_launching_waits_for_redis() -> None:
         async def away(app: str, now: int) -> int:
             nonlocal calls
             calls += 1
-            if calls <= 20:
+            if calls <= 15:
                 raise StoreUnavailable("connection refused")
             return await launch(app, now)
 
-        store.queue.launch = away  # type: ignore[method-assign]  # Redis is away for four seconds
+        store.queue.launch = away  # type: ignore[method-assign]  # Redis is away for three seconds
         await store.pushes.accept(push("p", "t", wait=1.0))
         with capture_logs() as logs:
             async with running(dispatcher(store.queue, provider)):

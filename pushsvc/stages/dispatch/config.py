@@ -16,7 +16,10 @@ class DispatchConfig(Struct, frozen=True):
     read_wait: float = 2.0
     promote_every: float = 0.2
     launch_every: float = 0.2
-    """Seconds between two checks for scheduled pushes that are due, and so roughly their maximum delay."""
+    """Seconds between two steps for scheduled pushes that are due, and so roughly their maximum delay."""
+    ask_every: float = 1.0
+    """Seconds between two questions for what is due while nothing is known to be: a retry that another process has
+    written, or a push that was scheduled for less than this, may be as late."""
     reclaim_every: float = 5.0
     lapse_every: float = 1.0
     """Seconds between two checks for expired deliveries in Redis while nothing is sent and memory is full."""

@@ -15,6 +15,7 @@ from ...ports.provider import Provider
 from ...ports.queue import NOTE, DeliveryQueue
 from ...telemetry import REDIS, get_logger
 from ..outage import Patience
+from .agenda import Agenda
 from .config import DispatchConfig
 from .lease import Lease, boot_clock
 from .limits import RouteLimits
@@ -117,7 +118,7 @@ class Dispatcher:
         """Begin to send for another route."""
         app = provider.route.app
         if app not in self._settlers:
-            settler = Settler(app, self._queue, self._wake_all)
+            settler = Settler(app, self._queue, self._wake_all, self._expect)
             task = self._watch(asyncio.create_task(settler.run(), name=f"settle:{app}"))
             self._settlers[app] = (settler, task)
         worker = RouteWorker(
@@ -242,16 +243,25 @@ class Dispatcher:
         million pushes of one app, all for nine o'clock, do not delay those of another. An app that is no longer
         configured keeps its schedule, because no dispatcher would send what is launched.
         """
+        agenda, loop = Agenda(self._config.ask_every), asyncio.get_running_loop()
         while not self._stopping:
             now = int(self._wall_clock() * 1000)
-            apps = {route.app for route in self._lines}
             try:
-                while apps and not self._stopping:
-                    apps = {app for app in apps if await self._queue.launch(app, now)}
+                if agenda.take(now, loop.time()):
+                    due = {app: await self._queue.next_launch(app) for app in {route.app for route in self._lines}}
+                    for at in due.values():
+                        agenda.note(at)
+                    apps = {app for app, at in due.items() if at is not None and at <= now}
+                    while apps and not self._stopping:
+                        apps = {app for app in apps if await self._queue.launch(app, now)}
                 REDIS.end("launch")
             except StoreUnavailable as error:
                 REDIS.begin("launch", error=str(error))
             await asyncio.sleep(self._config.launch_every)
+
+    def _expect(self, route: Route, due_at: int) -> None:
+        if (line := self._lines.get(route)) is not None:
+            line.worker.expect(due_at)
 
     def _wake_all(self) -> None:
         for line in self._lines.values():

@@ -17,6 +17,7 @@ from ...ports.provider import Provider
 from ...ports.queue import DeliveryQueue
 from ...rules.policy import SENT, decide
 from ...telemetry import REDIS, get_logger
+from .agenda import Agenda
 from .config import DispatchConfig
 from .congestion import Congestion
 from .health import UNBOUNDED
@@ -107,6 +108,7 @@ class RouteWorker:
         )
         self._lanes = self._holdings.lanes
         self._rechecks = self._holdings.rechecks
+        self._agenda = Agenda(config.ask_every)
         self._reader = Reader(
             self.route,
             queue,
@@ -196,10 +198,19 @@ class RouteWorker:
                 REDIS.begin(who, error=str(error))
             await asyncio.sleep(seconds)
 
+    def expect(self, due_at: int) -> None:
+        """Look for a retry at `due_at` (Unix ms): it was recorded a moment ago."""
+        self._agenda.note(due_at)
+
     async def _promote(self) -> None:
         self.flush_metrics()
         self._look()
-        await self._queue.promote(self.route, int(self._wall_clock() * 1000))
+        now = int(self._wall_clock() * 1000)
+        if self._agenda.take(now, self._loop.time()):
+            due = await self._queue.next_retry(self.route)
+            self._agenda.note(due)
+            if due is not None and due <= now:
+                await self._queue.promote(self.route, now)
 
     async def _lapse(self) -> None:
         if self.health.trouble is not None or self._provider.trouble:

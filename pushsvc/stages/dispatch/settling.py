@@ -15,7 +15,8 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
-from ...model.delivery import Ended, Settlement
+from ...model.delivery import Ended, Retry, Settlement
+from ...model.push import Route
 from ...ports.entries import EntryRef, News
 from ...ports.queue import DeliveryQueue
 from ...telemetry import StageSeconds, traces
@@ -43,10 +44,18 @@ REPLICATED_BOUND: Final = 2_000
 class Settler:
     """The batches of one app."""
 
-    def __init__(self, app: str, queue: DeliveryQueue, on_relief: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: str,
+        queue: DeliveryQueue,
+        on_relief: Callable[[], None],
+        on_retry: Callable[[Route, int], None] = lambda route, due_at: None,
+    ) -> None:
+        """Call `on_relief` when sending may go on, and `on_retry` with each retry that is recorded."""
         self._app = app
         self._queue = queue
         self._on_relief = on_relief
+        self._on_retry = on_retry
         self._bound = REPLICATED_BOUND if queue.replicated else BOUND
         self._drawn = 0
         self.recorded = 0
@@ -221,6 +230,9 @@ class Settler:
             took = await self._queue.settle(self._app, settlements, finished)
             # An attempt whose answer was lost may have recorded what takes no effect now.
             count_ended(took if attempts == 1 else settlements)
+            for each in settlements:
+                if type(verdict := each.verdict) is Retry:
+                    self._on_retry(Route(self._app, verdict.channel or each.delivery.chunk.channel), verdict.due_at)
             self._stages.passed(passed(settlements), "answered")
             if traces.tracer is not None:
                 for span, trace in spans_of(settlements):

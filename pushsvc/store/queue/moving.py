@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ... import telemetry
 from ...model.push import Route
@@ -54,6 +54,18 @@ class Moving:
             if late:
                 telemetry.LIVE_MESSAGES.labels(app, "fallback").inc(late)
         return moved
+
+    async def next_retry(self, route: Route) -> int | None:
+        app, channel = route.app, route.platform
+        shards = range(self._config.shards_of(app))
+        return await self._first([[keys.retries(app, shard, channel), keys.recalled(app, shard)] for shard in shards])
+
+    async def next_launch(self, app: str) -> int | None:
+        return await self._first([[keys.scheduled(app, shard)] for shard in range(self._config.shards_of(app))])
+
+    async def _first(self, places: Iterable[Sequence[str]]) -> int | None:
+        due = await all_of(self._link.script("next_due", names, []) for names in places)
+        return min((int(each) for each in due if each is not None), default=None)
 
     async def launch(self, app: str, now: int) -> int:
         """Move about 200 chunks a call and shard; call it again while it returns any."""

@@ -1,0 +1,85 @@
+"""When Redis is asked for what is due: rarely while nothing is, and in time for what is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from pushsvc.model.delivery import Sent, Unavailable
+from pushsvc.model.push import Route
+from pushsvc.stages.dispatch import DispatchConfig
+from pushsvc.stages.dispatch.agenda import Agenda
+
+from .dispatch_fakes import FakeProvider, FakeQueue, memory_store, push
+from .test_dispatch_dispatcher import dispatcher, running
+from .virtual_time import run, until
+
+
+def test_it_asks_at_what_is_due_and_after_a_while() -> None:
+    agenda = Agenda(1.0)
+    assert agenda.take(1000, 5.0)
+    assert not agenda.take(1900, 5.9)
+    agenda.note(2500)
+    agenda.note(None)
+    agenda.note(3000)
+    assert not agenda.take(1950, 5.95)
+    assert agenda.take(2500, 5.96)
+    assert not agenda.take(3000, 6.9)
+    # The clock of the day may be set back.
+    agenda.note(9000)
+    assert agenda.take(10, 6.96)
+
+
+class Asked(FakeQueue):
+    """Counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Counter[str] = Counter()
+
+    async def next_retry(self, route: Route) -> int | None:
+        self.asked[route.name] += 1
+        return None
+
+    async def next_launch(self, app: str) -> int | None:
+        self.asked[app] += 1
+        return None
+
+    async def promote(self, route: Route, now: int) -> int:
+        raise AssertionError("nothing is due")
+
+    async def launch(self, app: str, now: int) -> int:
+        raise AssertionError("nothing is due")
+
+
+def test_an_idle_dispatcher_asks_once_a_second() -> None:
+    async def main() -> None:
+        queue = Asked()
+        async with running(dispatcher(queue, FakeProvider(), FakeProvider(Route("shop", "fcm")))):
+            await asyncio.sleep(60.0)
+            assert set(queue.asked) == {"shop", "shop/apns", "shop/fcm"}
+            assert all(45 <= count <= 62 for count in queue.asked.values())
+
+    run(main())
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.15, 0.3, 0.45])
+def test_a_retry_of_less_than_a_second_goes_at_its_time(phase: float) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider, sent = memory_store(), FakeProvider(), list[float]()
+
+        def says(delivery: object) -> Sent | Unavailable:
+            sent.append(loop.time())
+            return Sent(status=200) if len(sent) == 2 else Unavailable(status=500, reason="InternalServerError")
+
+        provider.says = says
+        async with running(dispatcher(store.queue, provider)):
+            await asyncio.sleep(10.0 + phase)
+            await store.pushes.accept(push("p", "t"))
+            await until(lambda: len(sent) == 2)
+        assert 0.5 <= sent[1] - sent[0] <= 0.5 + DispatchConfig().promote_every + 0.05
+
+    run(main())
