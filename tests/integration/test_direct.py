@@ -123,6 +123,18 @@ def test_what_waits_on_a_lost_connection_fails_and_only_what_may_is_repeated(ser
     play(server, story)
 
 
+def test_what_is_large_has_a_connection_of_its_own_and_is_repeated_as_well(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        shared, own = [await direct.ask([("CLIENT", "ID")], 5, alone=alone) for alone in (False, True)]
+        assert shared != own == await direct.ask([("CLIENT", "ID")], 5, alone=True)
+        kill = direct.ask([("CLIENT", "KILL", "ID", *own)], 5)
+        large = direct.ask([("SET", "n", "x" * 100_000)], 5, repeat=True, alone=True)
+        assert (await asyncio.gather(kill, large))[1] == [b"OK"]
+        assert await direct.ask([("STRLEN", "n")], 5) == [100_000]
+
+    play(server, story)
+
+
 def test_a_silent_server_fails_what_is_late_and_nothing_else(server: Server) -> None:
     async def story(direct: Direct) -> None:
         first = await direct.ask([("CLIENT", "ID")], 5)

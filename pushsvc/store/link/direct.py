@@ -2,8 +2,8 @@
 
 redis-py takes a connection from a pool for each command, waits there for the answer, and gives it back. Its pool, locks
 and checks cost more than the bytes: for a push of its own a fifth of the whole service. So the short commands of a
-process share one connection, on which a command is written before the earlier ones are answered; what blocks has one
-of its own. A connection lasts until it breaks.
+process share one connection, on which a command is written before the earlier ones are answered; what blocks, and what
+is large, has one of its own. A connection lasts until it breaks.
 
 redis-py still opens each connection, and this protocol takes over its transport: TLS, user, database and name are set,
 and behind sentinels the server has said that it is the primary. A connection that breaks fails everything that waits on
@@ -182,18 +182,22 @@ class Direct:
         self._all: set[DirectConnection] = set()
         self._closed = False
 
-    async def ask(self, commands: Sequence[tuple[Any, ...]], seconds: float, *, repeat: bool = False) -> list[Any]:
+    async def ask(
+        self, commands: Sequence[tuple[Any, ...]], seconds: float, *, repeat: bool = False, alone: bool = False
+    ) -> list[Any]:
         """Return the replies to commands of which none blocks; what the server refuses is among them. With `repeat`,
-        all are tried once more if the connection broke. Raises redis-py's exceptions, and `TimeoutError`."""
+        all are tried once more if the connection broke. Large ones go `alone`, on a connection of their own: while
+        their bytes are on the way, the server answers others. Raises redis-py's exceptions, and `TimeoutError`."""
         if not commands:
             return []
+        ask = self.wait if alone else self._ask
         try:
-            return await self._ask(commands, seconds)
+            return await ask(commands, seconds)
         except faults.ConnectionError:
             if not repeat:
                 raise
         await asyncio.sleep(PAUSE)
-        return await self._ask(commands, seconds)
+        return await ask(commands, seconds)
 
     async def _ask(self, commands: Sequence[tuple[Any, ...]], seconds: float) -> list[Any]:
         connection = self._shared

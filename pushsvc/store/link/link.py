@@ -1,9 +1,9 @@
 """Round trips to Redis: a command, several commands, a script, or a blocking wait. Faults become `StoreError`.
 
-Short commands and scripts share one connection, and each blocking wait has one of its own: see direct.py. Short ones
-have a time limit, and are tried once more if their connection broke: each may safely run twice. Blocking reads, and
-scripts that hand out entries of a stream, are never repeated; the limit applies to the whole wait, so that a server
-that has silently gone is noticed. redis-py's own clients do the rest by the same rules: everything that is for a
+Short commands and scripts share one connection; a blocking wait, a read and a large batch have one each: see direct.py.
+Short ones have a time limit, and are tried once more if their connection broke: each may safely run twice. Blocking
+reads, and scripts that hand out entries of a stream, are never repeated; the limit applies to the whole wait, so that a
+server that has silently gone is noticed. redis-py's own clients do the rest by the same rules: everything that is for a
 cluster, and what must stay together on one connection (`pinned`).
 
 Behind sentinels, `follow` asks each second for the primary. If it has changed, every connection ends at once, so that
@@ -39,6 +39,9 @@ LOOK: Final = 1.0
 """Seconds between two questions to the sentinels."""
 AT_ONCE: Final = 500
 """Commands that share a round trip, so that reading their answers delays no other work."""
+
+LARGE: Final = 16_384
+"""Bytes of a script's last argument above which it has a connection of its own: servers read as much at a time."""
 
 BEHIND: Final = 60.0
 """Seconds after a change of the primary in which an entry that is handed out for the first time may have been sent.
@@ -217,7 +220,10 @@ class Link:
     async def _send(self, client: Client, command: Command) -> Any:
         """Run one script, once with the client of waits, else with a second try if the connection broke."""
         if self._direct is not None:
-            (answer,) = await self._direct.ask([command], self._timeout, repeat=client is self._client)
+            # A read is answered by much, and the last argument is all there is of a batch.
+            repeat, last = client is self._client, command[-1]
+            alone = not repeat or (type(last) is bytes and len(last) > LARGE)
+            (answer,) = await self._direct.ask([command], self._timeout, repeat=repeat, alone=alone)
             if isinstance(answer, Exception):
                 raise answer
             return answer
