@@ -261,9 +261,9 @@ def _run(child: Child, channel: socket.socket, signals: Iterable[int]) -> NoRetu
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
-        if told := _hear(channel):
+        if environ := _hear(channel):
             os.environ.clear()
-            os.environ.update(told)
+            os.environ.update(environ)
             from .. import telemetry
 
             telemetry.BUILD_INFO.labels(__version__).set(1)  # a child counts from zero
@@ -285,8 +285,8 @@ def _hear(channel: socket.socket) -> dict[str, str]:
         text = b"".join(iter(lambda: channel.recv(65536), b""))
     lifeline, heard = descriptors
     os.set_inheritable(lifeline, False)
-    told: dict[str, str] = json.loads(text)
-    return told | {LIFELINE: str(lifeline), process.LISTENS: str(heard)}
+    environ: dict[str, str] = json.loads(text)
+    return environ | {LIFELINE: str(lifeline), process.LISTENS: str(heard)}
 
 
 def show_arguments(words: Sequence[str]) -> None:

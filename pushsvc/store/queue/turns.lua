@@ -66,7 +66,7 @@ local function fields_of(key)
     return found, blobs
   end
 
-  -- A value after so many changes of numbers: place -> number.
+  -- Return a value with the numbers of `count` places replaced. `changes`: place -> number.
   local function with_numbers(blob, changes, count)
     if count > 8 then
       local all = { string.byte(blob, 1, TURNS + 1) }
@@ -86,7 +86,8 @@ local function fields_of(key)
     return at and at <= TURNS + 1
   end
 
-  -- A value after so many changes: place -> record, or false for none. False where it has no record any more.
+  -- Return a value with the records of `count` places replaced (place -> record, or false for none), or false where no
+  -- record is left.
   local function with_records(blob, changes, count)
     local numbers, given, records, others, added = {}, {}, nil, nil, false
     for place, record in pairs(changes) do
