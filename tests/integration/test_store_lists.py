@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -18,13 +18,14 @@ from pushsvc.model.push import Push
 from pushsvc.ports.expansion import Waiting
 from pushsvc.ports.figures import SLOT, FlowNote
 from pushsvc.ports.pushes import PushFilter
-from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store import Store, StoreConfig, keys
 from pushsvc.store.link.link import AT_ONCE
 from pushsvc.store.pushes import kept, listing
 from pushsvc.store.pushes.listing import listed
 
 from .servers import KINDS, Server, running_server
 from .test_store_kit import NOW, make_push
+from .test_store_webhooks import play
 
 EVERY = PushFilter()
 HOUR = 3_600_000
@@ -59,15 +60,6 @@ class Watched:
                 self.bytes += size
                 self.largest = max(self.largest, size)
         return answers
-
-
-def play(server: Server, story: Callable[[Store], Awaitable[None]], config: StoreConfig | None = None) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(60), open_store(server.url, config or StoreConfig(consumer="a")) as store:
-            await story(store)
-
-    server.flush()
-    asyncio.run(main())
 
 
 async def accept(store: Store, count: int, **fields: Any) -> list[str]:
