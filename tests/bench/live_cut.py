@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import uvloop
@@ -33,6 +33,8 @@ from .live_phones import Phones
 
 PUSHES = 500
 """Pushes before the cut, and at least so many from it on."""
+LINE: Final = 1 << 26
+"""The most bytes of a command or an answer: a line of JSON names every push of a process."""
 
 
 # --- a process of phones -----------------------------------------------------------------------------------------
@@ -46,7 +48,7 @@ async def obey(url: str, secret: str, first: int, count: int) -> None:
         for number in range(first, first + count):
             fleet.add(device(number).id)
         fleet.start()
-        reader = asyncio.StreamReader()
+        reader = asyncio.StreamReader(limit=LINE)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         while line := await reader.readline():
             ((name, sent),) = json.loads(line).items()
@@ -80,7 +82,7 @@ async def open_fleets(rig: Rig, count: int, processes: int) -> AsyncIterator[Seq
         task = {"url": rig.live_url, "secret": secret, "first": first, "count": min(share, count - first)}
         command = [sys.executable, "-m", "tests.bench.live_cut", "--fleet", json.dumps(task)]
         pipe = asyncio.subprocess.PIPE
-        started.append(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 26))
+        started.append(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LINE))
     try:
         yield [Phones(process) for process in started]
     finally:
@@ -118,7 +120,7 @@ async def all_of(fleets: Sequence[Phones], name: str, sent: Mapping[str, list[st
 async def main(count: int, processes: int) -> None:
     """Print the figures."""
     raise_file_limit()
-    async with open_rig(seed="cut", live=True, LIVE__PROCESSES=str(processes)) as rig:
+    async with open_rig(seed="cut", live=True, LIVE__PROCESSES=str(processes), LIVE__MAX_CONNECTIONS="100000") as rig:
         async with open_store(rig.store.url) as store:
             for start in range(0, count, 500):
                 devices = [device(number) for number in range(start, min(count, start + 500))]
