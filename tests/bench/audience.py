@@ -38,7 +38,8 @@ from pushsvc.providers import REGISTRY
 from pushsvc.settings import Settings
 from pushsvc.store import Store, keys, open_store
 
-from .memory import resident_mb
+from .figures import record as note
+from .machine import cpu_seconds, resident_mb
 from .replay import job_processes
 
 SMALL = 1000
@@ -111,12 +112,6 @@ async def by_itself(playground: Playground, settings: Settings, count: int) -> N
                 await watch_alone(store, process.pid, name, count)
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def watch_alone(store: Store, pid: int, name: str, count: int) -> None:
     """Until the newest push has been expanded; then what it made is thrown away."""
     (push_id,) = [each.decode() for each in await store.link.call("ZRANGE", keys.expansions(APP, 0, "bulk"), 0, -1)]
@@ -139,6 +134,8 @@ async def watch_alone(store: Store, pid: int, name: str, count: int) -> None:
         f"{spent / count * 1e6:.1f} us of jobs' CPU a device; "
         f"jobs RSS {before:.0f} MB at its first page, {most:.0f} at most"
     )
+    note(f"expansion by {name}, nobody sends", "/s", count / seconds)
+    note(f"CPU of `jobs` a device, by {name}", "us", spent / count * 1e6)
     lanes = [keys.lane(APP, 0, platform, lane) for platform in REGISTRY for lane in LANES]
     await store.link.many([("DEL", key) for key in [*lanes, keys.pending(APP, 0)]])
 
@@ -211,6 +208,10 @@ async def watch(playground: Playground, session: aiohttp.ClientSession, count: i
         f"({count / whole:,.0f}/s); jobs RSS {most:.0f} MB at most{killed}; {status['counts']['sent']:,} sent, "
         f"the simulator accepted {arrived:,}, twice {twice}"
     )
+    if not kill:
+        note("whole service: POST", "ms", (push.answered - push.posted) * 1000)
+        note("whole service: the first delivery", "s", first)
+        note("whole service: deliveries", "/s", count / whole)
     if (status["counts"]["sent"], arrived, twice) != (count, count, 0):
         sys.exit("somebody was missed, or sent to twice")
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,8 +26,11 @@ import redis
 from pushsvc.lab.simulator import Address, simulator_process
 from pushsvc.store import open_embedded
 
+from .figures import record
+from .machine import cores, pin
+
 WIDTHS = (13, 9, 8, 9, 8, 9, 9)
-CLIENT_CORE, SERVER_CORE = 0, max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+CLIENT_CORE, SERVER_CORE = cores()[0], cores()[-1]
 
 
 class Contestant(NamedTuple):
@@ -74,16 +76,14 @@ def store_cpu(url: str) -> float:
 
 
 def pin_client() -> None:
-    """Only the client's core, from here on."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {CLIENT_CORE})
+    """Keep to the client's core, from here on."""
+    pin(0, {CLIENT_CORE})
 
 
 @contextmanager
 def servers() -> Any:
     """The simulator and the store, on the other core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {SERVER_CORE})
+    pin(0, {SERVER_CORE})
     with (
         tempfile.TemporaryDirectory() as folder,
         simulator_process(Path(folder) / "simulator", record=False, fcm_streams=1000) as simulator,
@@ -119,8 +119,14 @@ def show(platform: str, found: dict[str, list[Row]]) -> None:
     heads = ("deliveries/s", "CPU us", "x peer", "of bare", "", "sink us", "store us")
     print(f"\n{platform:<28}" + "".join(f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)))
     best = {label: max(rows, key=lambda row: row["rate"]) for label, rows in found.items()}
-    (bare, bare_row), (_, peer_row), *_ = best.items()
+    (bare, bare_row), (peer, peer_row), *_ = best.items()
     for label, row in best.items():
+        rows = found[label]
+        record(f"{platform}, {label}", "/s", *(each["rate"] for each in rows))
+        record(f"{platform}, {label}", "us", *(each["cpu_us"] for each in rows))
+        if label not in (bare, peer):
+            shares = (own["rate"] / its["rate"] for own, its in zip(rows, found[bare], strict=True))
+            record(f"{platform}, {label}: of the bare transport", "share", *shares)
         middle = median(own["rate"] / its["rate"] for own, its in zip(found[label], found[bare], strict=True))
         print(
             f"  {label:<26}{row['rate']:>13,.0f}{row['cpu_us']:>9.1f}{row['rate'] / peer_row['rate']:>8.2f}"

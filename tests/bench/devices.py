@@ -37,6 +37,8 @@ from pushsvc.store import open_store
 from ..integration.cleanup_rig import make_orphans
 from ..integration.ports import free_ports
 from ..integration.servers import KINDS, Server, running_server
+from .figures import record
+from .machine import cpu_seconds, resident_mb
 from .registry import Population
 
 KEY = "key-of-the-benchmark"
@@ -96,17 +98,17 @@ class Watch:
 
     async def run(self) -> None:
         store = self._site.server.process.pid
-        began, store_before = time.perf_counter(), cpu_of(store)
+        began, store_before = time.perf_counter(), cpu_seconds(store)
         process = self._site.start(*self.words, **self._environ)
         reading = asyncio.create_task(asyncio.to_thread(process.communicate))
         while process.poll() is None:
-            self.rss.append(resident_mb(process.pid))
-            self.cpu = cpu_of(process.pid) or self.cpu
+            self.rss.append(of_living(resident_mb, process.pid))
+            self.cpu = of_living(cpu_seconds, process.pid) or self.cpu
             await asyncio.sleep(0.1)
         self.out, _ = await reading
         assert process.returncode == 0, (self.words, process.returncode)
         self.seconds = time.perf_counter() - began
-        self.store_cpu = cpu_of(store) - store_before
+        self.store_cpu = cpu_seconds(store) - store_before
 
     def show(self, count: int) -> None:
         half = [each for each in self.rss[len(self.rss) // 5 :] if each]
@@ -116,24 +118,15 @@ class Watch:
             f"own CPU {self.cpu:6.1f} s, store's {self.store_cpu:6.1f} s   RSS {memory}",
             flush=True,
         )
+        record(" ".join(self.words[:2]), "/s", count / self.seconds)
 
 
-def cpu_of(pid: int) -> float:
-    """User and system seconds so far; 0 for a process that has ended."""
+def of_living(figure: Callable[[int], float], pid: int) -> float:
+    """Return a figure of a process; 0 where it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return figure(pid)
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_mb(pid: int) -> float:
-    """In MB (10^6 bytes)."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def make_file(path: Path, count: int) -> int:
@@ -215,6 +208,7 @@ class Load:
 def show_latencies(what: str, found: list[float]) -> float:
     """Print median and 99th percentile; returns the latter."""
     cuts = statistics.quantiles(found, n=100)
+    record(f"API {what}: p99", "ms", cuts[98])
     print(f"API {what:26} {len(found):>6,} requests   median {cuts[49]:6.1f} ms   p99 {cuts[98]:6.1f} ms", flush=True)
     return cuts[98]
 

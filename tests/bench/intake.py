@@ -1,10 +1,11 @@
 """Intake's speed: accepted POST/s and tokens/s of one core, and CPU microseconds a request, beside bare aiohttp.
 
-    python tests/bench/intake.py [--seconds 3] [--store redis|memory]
+    python -m tests.bench.intake [--seconds 3] [--rounds 3] [--store redis|memory]
 
-The server runs in a process pinned to one core; the load comes from this process, pinned with Redis to another. The
-peer in the same run is an aiohttp handler that reads the body and answers a constant 202. Figures of a shared machine
-are noisy: compare the ratios, and read the CPU column, which waits of others do not change much.
+The server runs in a process pinned to one core; the load comes from `wrk`, pinned with Redis to another. The peer in
+the same run is an aiohttp handler that reads the body and answers a constant 202. The servers take turns, and figures
+are medians. Those of a shared machine are noisy: compare the ratios, and read the CPU column, which waits of others do
+not change much.
 """
 
 from __future__ import annotations
@@ -12,17 +13,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import os
-import secrets
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import Any, cast
+from statistics import median
+from typing import Any
 
 import msgspec
 import uvloop
@@ -38,6 +36,11 @@ from pushsvc.providers import REGISTRY
 from pushsvc.runtime import eraser
 from pushsvc.runtime.channels import OpenedChannels
 from pushsvc.store import StoreConfig, open_store
+
+from .figures import record
+from .load import PLACE, Load, Post, put_load
+from .load import generator as load_tool
+from .machine import cores, cpu_seconds, pin
 
 KEY = "bench-key"
 CONNECTIONS = 64
@@ -132,77 +135,22 @@ async def run_server(kind: str, redis: str, store_config: StoreConfig | None = N
 # --- the load ---------------------------------------------------------------------------------------
 
 
-class Client(asyncio.Protocol):
-    """One connection that always has one request under way."""
-
-    def __init__(self, requests: list[bytes]) -> None:
-        self.requests = requests
-        self.done = 0
-        self.bad = b""
-        self.running = True
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are not of asyncio's classes.
-        self.transport = cast(asyncio.Transport, transport)
-        self.send()
-
-    def send(self) -> None:
-        assert self.transport is not None
-        self.transport.write(self.requests[self.done % len(self.requests)])
-
-    def data_received(self, data: bytes) -> None:
-        # An answer is small and comes in one segment.
-        if not data.startswith(b"HTTP/1.1 202"):
-            self.bad, self.running = data, False
-        self.done += 1
-        if self.running:
-            self.send()
+def push_post(url: str, targets: int) -> Post:
+    """Return a POST to this number of APNs tokens."""
+    document = {
+        "to": {"tokens": [{"platform": "apns", "token": PLACE} for _ in range(targets)]},
+        "notification": {"title": "Order 7 shipped", "body": "Arrives Friday", "sound": "default"},
+        "data": {"order": "7"},
+    }
+    return Post(f"{url}/v1/push", msgspec.json.encode(document).decode(), {"Authorization": f"Bearer {KEY}"})
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def drive(url: str, pid: int, requests: list[bytes], seconds: float) -> tuple[float, float]:
-    """Requests a second, and the server's CPU microseconds a request."""
-    loop = asyncio.get_running_loop()
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    clients = [Client(requests[index::CONNECTIONS] or requests) for index in range(CONNECTIONS)]
-    for client in clients:
-        await loop.create_connection(lambda client=client: client, host, int(port))  # type: ignore[misc]  # mypy cannot infer it
-    await asyncio.sleep(0.5)
-    done, cpu, start = sum(client.done for client in clients), cpu_seconds(pid), time.perf_counter()
-    await asyncio.sleep(seconds)
-    done = sum(client.done for client in clients) - done
-    cpu, passed = cpu_seconds(pid) - cpu, time.perf_counter() - start
-    for client in clients:
-        client.running = False
-        if client.bad:
-            raise SystemExit(client.bad.decode(errors="replace"))
-    await asyncio.sleep(0.2)
-    for client in clients:
-        if client.transport is not None:
-            client.transport.close()
-    return done / passed, cpu / max(done, 1) * 1e6
-
-
-def request(targets: int) -> bytes:
-    """Make one POST with this number of distinct APNs tokens."""
-    body = msgspec.json.encode(
-        {
-            "to": {"tokens": [{"platform": "apns", "token": secrets.token_hex(32)} for _ in range(targets)]},
-            "notification": {"title": "Order 7 shipped", "body": "Arrives Friday", "sound": "default"},
-            "data": {"order": "7"},
-        }
-    )
-    head = (
-        "POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def drive(post: Post, pid: int, seconds: float) -> tuple[Load, float]:
+    """Return what the callers saw, and the server's CPU microseconds a request."""
+    put_load(post, connections=CONNECTIONS, seconds=1)
+    before = cpu_seconds(pid)
+    found = put_load(post, connections=CONNECTIONS, seconds=seconds)
+    return found, (cpu_seconds(pid) - before) / found.requests * 1e6
 
 
 @asynccontextmanager
@@ -228,56 +176,67 @@ async def redis_server(cores: set[int]) -> AsyncIterator[str]:
             process.wait()
 
 
-def pin(pid: int, cores: set[int]) -> None:
-    """Keep a process on these cores, where the system can."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(pid, cores)
-
-
-async def measure(
-    kind: str, redis: str, seconds: float, cores: tuple[set[int], set[int]]
-) -> dict[int, tuple[float, float]]:
-    """Figures by targets a call."""
-    command = [sys.executable, __file__, "--serve", kind, "--redis", redis]
+@asynccontextmanager
+async def server_process(arguments: list[str], core: int) -> AsyncIterator[tuple[str, int]]:
+    """Start a program that prints the URL at which it serves, on one core. Yields the URL and the process."""
     pipe = subprocess.PIPE
+    command = [sys.executable, "-m", *arguments]
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)  # noqa: ASYNC220  # nothing else runs yet
-    pin(process.pid, cores[0])
+    pin(process.pid, {core})
     assert process.stdout is not None
     assert process.stdin is not None
     try:
-        url = (await asyncio.to_thread(process.stdout.readline)).strip()
-        return {
-            targets: await drive(url, process.pid, [request(targets) for _ in range(count)], seconds)
-            for targets, count in ((1, 1024), (1000, 128))
-        }
+        yield (await asyncio.to_thread(process.stdout.readline)).strip(), process.pid
     finally:
         process.stdin.close()
         process.wait()
 
 
-async def compare(store: str, seconds: float) -> None:
-    """Print the table."""
-    every = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    cores = ({every[0]}, {every[-1]})
-    pin(0, cores[1])
+TARGETS = (1, 1000)
+NAMES = {"bare": "bare aiohttp, constant 202", "memory": "pushsvc, a store that forgets", "redis": "pushsvc, redis"}
+
+
+async def compare(store: str, seconds: float, rounds: int) -> None:
+    """Print the table. The servers take turns."""
+    every = cores()
+    pin(0, {every[-1]})
+    found: dict[tuple[str, int], list[tuple[Load, float]]] = {}
     async with AsyncExitStack() as stack:
         kinds = ["bare", "memory"]
         redis = ""
         if store == "redis":
             kinds.append("redis")
-            redis = await stack.enter_async_context(redis_server(cores[1]))
-        results = {kind: await measure(kind, redis, seconds, cores) for kind in kinds}
-    print(f"{'intake':28} {'targets':>7} {'POST/s':>9} {'tokens/s':>10} {'CPU us/POST':>12} {'of bare':>8}")
-    names = {"bare": "bare aiohttp, constant 202", "memory": "pushsvc, a store that forgets", "redis": "pushsvc, redis"}
-    for kind, figures in results.items():
-        for targets, (rate, cpu) in figures.items():
-            share = results["bare"][targets][1] / cpu if cpu else 0.0
-            print(f"{names[kind]:28} {targets:7} {rate:9,.0f} {rate * targets:10,.0f} {cpu:12,.1f} {share:8.0%}")
+            redis = await stack.enter_async_context(redis_server({every[-1]}))
+        for _ in range(rounds):
+            for kind in kinds:
+                arguments = ["tests.bench.intake", "--serve", kind, "--redis", redis]
+                async with server_process(arguments, every[0]) as (url, pid):
+                    for targets in TARGETS:
+                        row = await asyncio.to_thread(drive, push_post(url, targets), pid, seconds)
+                        found.setdefault((kind, targets), []).append(row)
+    print(
+        f"{'intake':28} {'targets':>7} {'POST/s':>9} {'tokens/s':>10} {'CPU us/POST':>12} {'of bare':>8} {'p99 ms':>8}"
+    )
+    for (kind, targets), rows in found.items():
+        rates, costs = [load.rate for load, _ in rows], [cpu for _, cpu in rows]
+        shares = [bare / own for (_, bare), own in zip(found["bare", targets], costs, strict=True)]
+        rate, p99 = median(rates), median(load.p99 for load, _ in rows)
+        print(
+            f"{NAMES[kind]:28} {targets:7} {rate:9,.0f} {rate * targets:10,.0f} {median(costs):12,.1f} "
+            f"{median(shares):8.0%} {p99:8.1f}"
+        )
+        name = f"{NAMES[kind]}, {targets:,} a POST"
+        record(name, "/s", *rates)
+        record(name, "us", *costs)
+        if kind != "bare":
+            record(f"{name}: of bare aiohttp", "share", *shares)
+    print(f"load: {load_tool()}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--store", choices=("redis", "memory"), default="redis")
     parser.add_argument("--serve", default="")
     parser.add_argument("--redis", default="")
@@ -285,7 +244,7 @@ def main() -> None:
     if options.serve:
         uvloop.run(run_server(options.serve, options.redis))
     else:
-        uvloop.run(compare(options.store, options.seconds))
+        uvloop.run(compare(options.store, options.seconds, options.rounds))
 
 
 if __name__ == "__main__":

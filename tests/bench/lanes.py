@@ -34,6 +34,8 @@ from pushsvc.cli.up import free_port
 from pushsvc.lab.playground import CONFIG, Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 
+from .figures import record
+
 PROBES = 100
 GAP = 0.05
 """Seconds between two of the pushes that are timed."""
@@ -103,6 +105,8 @@ def p(sorted_values: list[float], share: float) -> float:
 
 def show(what: str, idle: list[float], busy: list[float]) -> float:
     """Print a line; the ratio of the 99th percentiles."""
+    for name, times in (("idle", idle), ("busy", busy)):
+        record(f"{what}: {name}, p99", "ms", p(times, 0.99))
     ratio = p(busy, 0.99) / p(idle, 0.99)
     print(
         f"{what:<44} idle p50 {p(idle, 0.5):6.1f} p99 {p(idle, 0.99):6.1f} ms"
@@ -191,6 +195,8 @@ async def silence(shop: Caller, count: int) -> None:
         await cancel(shop, pushes)
         await until_empty(shop.session)
     normal, stalled = (sorted(found[silent])[1] for silent in (False, True))
+    shares = (own / its for own, its in zip(found[True], found[False], strict=True))
+    record("3. FCM while APNs is silent", "share", *shares)
     print(
         f"3. FCM {normal:,.0f}/s normally, {stalled:,.0f}/s while APNs is silent: {stalled / normal:.0%}"
         f"   (medians of 3; {', '.join(f'{each:,.0f}' for each in found[False] + found[True])})",

@@ -43,8 +43,10 @@ from pushsvc.model.devices import Device
 from pushsvc.store import open_store
 
 from ..chaos.rig import child_pids
-from .intake import cpu_seconds, pin, redis_server
+from .figures import record
+from .intake import redis_server
 from .live_phones import Phones, open_phones
+from .machine import cpu_seconds, pin
 
 APP: Final = "bench"
 PARTS: Final = ("serve", "dispatch", "live", "feedback", "jobs")
@@ -302,6 +304,15 @@ class Figures:
         """Add a value."""
         self._found[words][server.name].append(value)
 
+    def note(self) -> None:
+        """Record our own figures and the ratios, for `make bench`. A rate is what has `/s` in its words, and the rest
+        is less where it is better."""
+        for words, by_name in self._found.items():
+            ours, theirs = by_name.get("pushsvc"), by_name.get("Centrifugo")
+            if ours and theirs and all(theirs):
+                name = f"{words.strip()}, of Centrifugo's"
+                record(name, "share" if "/s" in words else "x", *(a / b for a, b in zip(ours, theirs, strict=True)))
+
     def show(self) -> None:
         """Print the medians, each beside the other server's."""
         for words, by_name in self._found.items():
@@ -523,6 +534,7 @@ async def main() -> None:
             await traffic(names, options.online, options.rounds, figures, cores)
         else:
             await away(names, figures, cores)
+        figures.note()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pushsvc.store import open_store
 
 from ..chaos.rig import Rig, open_rig
 from ..chaos.test_live import device
+from .figures import record
 from .live_phones import Phones
 
 PUSHES = 500
@@ -138,10 +139,12 @@ async def main(count: int, processes: int) -> None:
             posting = asyncio.create_task(posts(rig, count, sent, back))
             answers = await all_of(fleets, "cut")
             back.set()
+            record("all phones are back", "s", max(each["at"] for each in answers) - began)
             print(f"cut at once: all are back after {max(each['at'] for each in answers) - began:.1f} s", flush=True)
             meanwhile = await posting
             for name, times in (("idle", idle), ("while they come back", meanwhile)):
                 middle, late = times[len(times) // 2], times[int(len(times) * 0.99)]
+                record(f"POST to 202, {name}: p99", "ms", late)
                 print(f"POST to 202, {name}: p50 {middle:.1f} ms, p99 {late:.1f} ms of {len(times):,}")
             share = -(-count // processes)
             for place, each in enumerate(fleets):

@@ -25,6 +25,8 @@ from pushsvc.live.protocol.heartbeat import Bounds
 from pushsvc.live.protocol.session import Limits, Session
 from pushsvc.ports.live import Connected, Page
 
+from .figures import record
+
 BOUNDS = Bounds(default=25.0, least=4.0, most=900.0)
 GRACE = 10.0
 """Seconds after the time of a ping, after which an official client comes back."""
@@ -93,6 +95,7 @@ def main() -> None:
             later = mean([day for each in every for day in each[7:]])
             wished = "none" if wish is None else f"{wish:.0f}"
             after = f"{later.interval:20.0f} s {later.messages:8.1f} {later.lost:10.2f} {later.deaf:7.3%}"
+            record(f"interval where networks forget after {span:.0f} s, wish {wished}", "s", later.interval)
             print(f"{span:12.0f} s {wished:>6} | {first.messages:17.1f} {first.lost:11.1f} | {after}")
 
 

@@ -23,6 +23,7 @@ from pushsvc.runtime import raise_file_limit
 from pushsvc.store import open_store
 
 from ..chaos.test_live import Scene, open_scene
+from .figures import record
 
 PUSHES = 300
 
@@ -58,11 +59,13 @@ async def cut(scene: Scene) -> None:
     posting = asyncio.create_task(posts(scene, PUSHES, back))
     await scene.rig.until("all phones have noticed", lambda: scene.fleet.online < len(scene.sent) / 2)
     await scene.until_online()
+    record("all phones are back", "s", time.monotonic() - began)
     print(f"all are back after {time.monotonic() - began:.1f} s")
     back.set()
     told = await posting
     for name, times in (("idle", idle), ("while they come back", told)):
         ordered = sorted(times)
+        record(f"POST to 202, {name}: p99", "ms", 1000 * ordered[int(len(ordered) * 0.99)])
         print(f"POST to 202, {name}: p50 {1000 * ordered[len(ordered) // 2]:.1f} ms, p99", end=" ")
         print(f"{1000 * ordered[int(len(ordered) * 0.99)]:.1f} ms of {len(ordered):,}")
     await scene.account("cut at once")

@@ -36,6 +36,8 @@ from pushsvc.live.wheel import running_wheel
 from pushsvc.net.websocket import frames
 from pushsvc.runtime.parts import quiet_gc
 
+from .figures import record
+
 PUBLICATION: Final = json.dumps(
     {"push": {"channel": "device", "pub": {"data": {"id": "01J" + "x" * 23, "notification": {"title": "t" * 173}}}}}
 ).encode()
@@ -316,6 +318,8 @@ async def measure(name: str, connections: int, rounds: int) -> None:
             f"  connect {(cpu_opened - cpu) / warm * 1e6:5.0f} us;  push and ack {statistics.median(costs):5.1f} us",
             flush=True,
         )
+        record(f"{name}: open", "bytes", (opened - memory) / warm)
+        record(f"{name}: push and acknowledgement", "us", *costs)
     finally:
         server.stdin.close()
         await server.wait()

@@ -3,7 +3,7 @@ meanwhile and after, and its rate at the beginning, in the middle and at the end
 
     python -m tests.bench.memory [--scale 1.0] [--per 10000]
 
-The dispatcher is a process of its own (`pushsvc dispatch`), watched from outside.
+The dispatcher is a process of its own (`pushsvc dispatch`), watched from outside. `--scale 10` is ten million.
 """
 
 from __future__ import annotations
@@ -29,11 +29,8 @@ from pushsvc.model.push import Content, Notification, Push, Target
 from pushsvc.providers import REGISTRY
 from pushsvc.store import Store, open_store
 
-
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process in MB (10^6 bytes)."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+from .figures import record
+from .machine import resident_mb
 
 
 async def used(store: Store) -> int:
@@ -66,8 +63,9 @@ async def run(playground: Playground, deliveries: int, per: int) -> None:
             before = resident_mb(dispatcher.pid)
             # The providers answer nothing while it fills, so that the whole million waits at once.
             await asyncio.to_thread(playground.simulator.control, "stall", on=True)
-            empty, half = await used(store), per // 2
-            for number in range(deliveries // per):
+            empty, half, count = await used(store), per // 2, deliveries // per
+            room, began = [(0.0, deliveries)], time.perf_counter()
+            for number in range(count):
                 first = number * per
                 await store.pushes.accept(
                     Push(
@@ -83,6 +81,7 @@ async def run(playground: Playground, deliveries: int, per: int) -> None:
                         },
                     )
                 )
+                room.append((time.perf_counter() - began, deliveries - first - per))
             await asyncio.sleep(2)
             queued = sum((await store.gauges({APP: ("apns", "fcm")})).pending.values())
             waiting, each = resident_mb(dispatcher.pid), (await used(store) - empty) / queued
@@ -99,14 +98,20 @@ async def run(playground: Playground, deliveries: int, per: int) -> None:
         finally:
             dispatcher.send_signal(signal.SIGTERM)
             dispatcher.wait(60)
+    queueing, sending = rates_of(room), rates_of(left)
+    record("queued", "/s", deliveries / room[-1][0])
+    record("sent", "/s", deliveries / seconds)
+    record("sent, the last fifth of the rate of the first", "share", sending[-1] / sending[0])
+    record(f"Redis for a queued delivery, {per:,} a push", "bytes", each)
+    for name, value in (("before", before), ("with all queued", waiting), ("at most", most)):
+        record(f"dispatcher, {name}", "MB", value)
     print(
         f"dispatcher RSS in MB: {before:.0f} before, {waiting:.0f} with {queued:,} queued, {most:.0f} at most while "
         f"sending ({deliveries / seconds:,.0f}/s), {after:.0f} after"
     )
-    print(
-        f"{per:,} a push: {each:.1f} bytes of Redis a delivery with a short token of the simulator; by fifths of them "
-        + ", ".join(f"{rate:,.0f}/s" for rate in rates_of(left))
-    )
+    print(f"{per:,} a push: {each:.1f} bytes of Redis a delivery with a short token of the simulator")
+    for what, rates in (("queued", queueing), ("sent", sending)):
+        print(f"{what} by fifths of them: " + ", ".join(f"{rate:,.0f}/s" for rate in rates))
 
 
 async def _until_connected(playground: Playground) -> None:

@@ -24,6 +24,7 @@ from pushsvc.ports.registry import Prune
 from pushsvc.store import Store, open_store
 
 from ..integration.servers import KINDS, Server, running_server
+from .figures import record
 
 BATCH = 500
 NOW = 1_764_579_600_000
@@ -87,6 +88,7 @@ class Meter:
 
     @staticmethod
     def show(what: str, count: int, wall: float, own: float, server: float) -> None:
+        record(what, "/s", count / wall)
         print(
             f"{what:34} {count:>9,} {count / wall:>11,.0f}/s {own / count * 1e6:>9.1f} {server / count * 1e6:>9.1f}",
             flush=True,
@@ -146,6 +148,7 @@ async def spent(store: Store, total: int, devices: int) -> None:
     for kind, size in sums.items():
         print(f"{kind:34} {numbers[kind]:>9,} {size / devices:>15.2f}")
     print(f"{'tables of keys, rounding':34} {'':>9} {(total - sum(sums.values())) / devices:>15.2f}")
+    record("a device", "bytes", total / devices)
     print(f"{'all':34} {sum(numbers.values()):>9,} {total / devices:>15.2f}", flush=True)
 
 

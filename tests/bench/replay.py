@@ -28,6 +28,7 @@ from pushsvc.cli.up import free_port
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 
+from .figures import record
 from .volume import document, post_all
 
 CALL = 1000
@@ -104,11 +105,14 @@ async def run(playground: Playground, scale: float) -> None:
                     killed = time.perf_counter()
                     print(f"killed the worker at {killed_at:,} of {count:,}, after {killed - started:.1f} s")
                 await asyncio.sleep(0.01)
-            print(f"moved {state['moved']:,}, skipped {state['skipped']}, in {time.perf_counter() - started:.1f} s")
+            moved = time.perf_counter() - started
+            print(f"moved {state['moved']:,}, skipped {state['skipped']}, in {moved:.1f} s")
             sent = await sum_up(session, ids)
-            record = await asyncio.to_thread(playground.simulator.record)
-            arrived = sum(record[platform]["accepted"] for platform in ("apns", "fcm"))
-            twice = sum(record[platform]["duplicates"] for platform in ("apns", "fcm"))
+            record("dead letters moved", "/s", count / moved)
+            record("dead letters sent", "/s", count / (time.perf_counter() - started))
+            seen = await asyncio.to_thread(playground.simulator.record)
+            arrived = sum(seen[platform]["accepted"] for platform in ("apns", "fcm"))
+            twice = sum(seen[platform]["duplicates"] for platform in ("apns", "fcm"))
             print(
                 f"all sent after {time.perf_counter() - started:.1f} s: {dict(sent)}; "
                 f"the simulator accepted {arrived:,}, twice {twice}"

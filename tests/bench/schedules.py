@@ -36,6 +36,8 @@ from pushsvc.cli.up import free_port
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token
 
+from .figures import record
+
 AT_ONCE = 64
 SPREAD = 20.0
 """Seconds over which the times are spread."""
@@ -133,6 +135,7 @@ async def account(playground: Playground, schedule: Schedule, title: str) -> Non
         f" most {quantiles[3] * 1000:.0f} ms",
         flush=True,
     )
+    record(f"{title}: p99 late", "ms", quantiles[2] * 1000)
     sent = {token for token, end in ends.items() if end == "sent"}
     if set(ends.values()) - {"sent", "cancelled"}:
         sys.exit("some ended otherwise")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import shutil
 import ssl
 import subprocess
@@ -36,6 +35,9 @@ from h2.connection import H2Connection
 from hpack import Encoder
 
 from pushsvc.lab.simulator import Credentials, SimulatorHandle, apns_token, fcm_token, simulator_process
+
+from .figures import record
+from .machine import cores, pin
 
 ALERT = {"aps": {"alert": {"title": "Order 7 shipped", "body": "Arrives on Friday"}, "sound": "default"}, "order": "7"}
 STATIC = {0x88: 200, 0x8C: 400, 0x8D: 404, 0x8E: 500}  # HPACK: the statuses of the static table
@@ -198,6 +200,7 @@ def cpu(handle: SimulatorHandle) -> float:
 
 def report(name: str, count: int, seconds: float, used: float) -> None:
     per_request = used / count * 1e6
+    record(name, "us", per_request)
     print(f"{name:<34} {count / seconds:>9,.0f}/s {per_request:>8.1f} us CPU {count / used:>9,.0f}/s a core")
 
 
@@ -250,9 +253,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         flags = {"fcm_streams": 1000, "token_updates": False}
         with simulator_process(Path(folder), **flags) as handle:
-            if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
-                os.sched_setaffinity(handle.pid, {1})
-                os.sched_setaffinity(0, {0})
+            every = cores()
+            pin(handle.pid, every[-1:])
+            pin(0, every[:1])
             measure(handle, "APNs", "apns", count)
             measure(handle, "APNs, 410 Unregistered", "apns", count, 410, "Unregistered")
             measure(handle, "FCM", "fcm", count)
@@ -263,8 +266,7 @@ def main() -> None:
                 f"peak memory of the simulator after {handle.record()['apns']['total']:,} pushes to APNs: {rss:.0f} MiB"
             )
         with simulator_process(Path(folder), record=False, **flags) as handle:
-            if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
-                os.sched_setaffinity(handle.pid, {1})
+            pin(handle.pid, every[-1:])
             measure(handle, "APNs, no record", "apns", count)
 
 

@@ -30,6 +30,8 @@ from pushsvc.store import Store, open_store
 from pushsvc.store.server.embedded import open_embedded
 
 from ..integration.test_store_kit import NOW, make_push, settlement, take_all
+from .figures import record
+from .machine import cpu_by_part, cpu_since
 from .volume import document, post_all, target
 
 LATER = NOW + 3_600_000
@@ -64,6 +66,7 @@ async def store_part(folder: Path, url: str, pushes: int, targets: int) -> None:
             await act()
             after = await memory(store)
             grown = after - (before if base is None else base)
+            record(f"{name}, {targets:,} a push", "bytes", grown / pushes / targets)
             print(
                 f"{targets:>6,} targets a push  {name:<10}{grown / pushes / targets:>10.1f} bytes of memory a delivery"
                 f"{(size_of(folder) - disk) / pushes / targets:>10.1f} bytes of log"
@@ -94,42 +97,20 @@ async def service_part(playground: Playground, calls: int, targets: int) -> None
         headers = {"Authorization": f"Bearer {playground.api_key}"}
         async with aiohttp.ClientSession(service.url, headers=headers) as session:
             bodies = (document([target(call * targets + n) for n in range(targets)]) for call in range(calls))
-            before, began = cpu(), time.perf_counter()
+            before, began = cpu_by_part(os.getpid()), time.perf_counter()
             await post_all(session, bodies, 32 if targets == 1 else 4)
             async with open_store(service.store_url) as store:
                 while sum((await store.gauges({APP: ("apns", "fcm")})).pending.values()):
                     await asyncio.sleep(0.05)
-            seconds, after = time.perf_counter() - began, cpu()
-    spent = {part: 1e6 * (after[part] - before.get(part, 0.0)) / calls / targets for part in after}
+            seconds, after = time.perf_counter() - began, cpu_since(before, os.getpid())
+    # This process is the caller, and the simulator is no part of the service.
+    spent = {part: 1e6 * after.get(part, 0.0) / calls / targets for part in PARTS}
+    record(f"CPU, {targets:,} a push", "us", sum(spent.values()))
     parts = "  ".join(f"{part} {us:.1f}" for part, us in sorted(spent.items(), key=lambda each: -each[1]) if us > 0.05)
     print(f"{targets:>6,} targets a push  {calls * targets / seconds:>8,.0f}/s  us of CPU a delivery: {parts}")
 
 
-def cpu() -> dict[str, float]:
-    """Return the seconds of CPU of the processes below this one, by part, the server as `store`."""
-    parents: dict[int, int] = {}
-    used: dict[int, tuple[str, float]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (folder / "stat").read_text()
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        pid, fields = int(folder.name), text[text.rindex(")") + 2 :].split()
-        parents[pid] = int(fields[1])
-        name = "store" if "valkey" in words[0] else next((word for word in words if word in PARTS), "")
-        used[pid] = (name, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
-    found: dict[str, float] = {}
-    for pid, (name, seconds) in used.items():
-        line = pid
-        while line in parents and line != os.getpid():
-            line = parents[line]
-        if name and line == os.getpid():
-            found[name] = found.get(name, 0.0) + seconds
-    return found
-
-
-PARTS = ("serve", "dispatch", "feedback", "jobs", "live")
+PARTS = ("serve", "dispatch", "feedback", "jobs", "live", "store")
 
 
 def main(scale: float) -> None:

@@ -18,7 +18,6 @@ import datetime
 import gc
 import ipaddress
 import json
-import os
 import resource
 import shutil
 import socket
@@ -40,6 +39,10 @@ from cryptography.x509.oid import NameOID
 
 from pushsvc.net.http2.transport import HTTPS, POST, Answer, Pool, Response, authority, field, path
 
+from .figures import record
+from .machine import cores, pin
+
+MODULE = "tests.bench.transport"
 TOKEN = "ab" * 32
 HEADERS = {
     "authorization": "bearer " + "x" * 180,
@@ -245,12 +248,12 @@ def run_sink(certificate: str, refuse: bool) -> None:
 
 @contextlib.contextmanager
 def sink(certificate: str, refuse: bool) -> Iterator[int]:
-    command = [sys.executable, __file__, "--sink", certificate] + ["--refuse"] * refuse
+    command = [sys.executable, "-m", MODULE, "--sink", certificate] + ["--refuse"] * refuse
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        pin(process.pid, last=True)
+        pin(process.pid, cores()[-1:])
         yield int(process.stdout.readline())
     finally:
         process.stdin.close()
@@ -268,7 +271,7 @@ def nghttpd(folder: Path, certificate: str) -> Iterator[int]:
     command = ["nghttpd", "-n1", "-m1000", "-w20", "-W22", "-a127.0.0.1", f"-d{folder}", str(port)]
     process = subprocess.Popen([*command, certificate, certificate], stdout=subprocess.DEVNULL)
     try:
-        pin(process.pid, last=True)
+        pin(process.pid, cores()[-1:])
         while True:
             with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
                 break
@@ -303,15 +306,8 @@ def make_certificate(file: Path) -> str:
 # --- the comparison -----------------------------------------------------------------------------
 
 
-def pin(pid: int, *, last: bool) -> None:
-    """To the first core, or to the last; nothing where the system cannot or there is only one."""
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(pid, {cores[-1 if last else 0]})
-
-
 def measure(name: str, port: int, ca: str, status: int, scale: float) -> dict[str, float]:
-    command = [sys.executable, __file__, "--client", name, "--port", str(port), "--certificate", ca]
+    command = [sys.executable, "-m", MODULE, "--client", name, "--port", str(port), "--certificate", ca]
     command += ["--status", str(status), "--scale", str(scale)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
@@ -329,6 +325,7 @@ def compare(server: str, port: int, ca: str, status: int, rounds: int, scale: fl
     for name, seen in results.items():
         cpu, rate = min(result["cpu_us"] for result in seen), max(result["rate"] for result in seen)
         print(f"{name:<22}{rate:>12,.0f}{cpu:>16.1f}{cpu / unit:>15.1f}", flush=True)
+        record(f"{name}, {server}", "us", *(result["cpu_us"] for result in seen))
 
 
 def main() -> None:
@@ -345,7 +342,7 @@ def main() -> None:
     if given.sink:
         run_sink(given.sink, given.refuse)
     elif given.client:
-        pin(0, last=False)
+        pin(0, cores()[:1])
         run_client(given.client, given.port, given.certificate, given.status, given.scale)
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -29,6 +29,8 @@ from pushsvc.cli.up import free_port
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 
+from .figures import record
+
 
 def document(tokens: list[dict[str, str]]) -> bytes:
     """A push to these tokens."""
@@ -105,13 +107,16 @@ async def run(playground: Playground, scale: float) -> None:
                 ids = await post_all(session, bodies, 64 if count == singles else 4)
                 accepted = time.perf_counter() - started
                 counts = await add_up(session, ids, count)
-                record = await asyncio.to_thread(playground.simulator.record)
-                arrived = sum(record[platform]["accepted"] for platform in ("apns", "fcm"))
-                twice = sum(record[platform]["duplicates"] for platform in ("apns", "fcm"))
+                ended = time.perf_counter() - started
+                seen = await asyncio.to_thread(playground.simulator.record)
+                arrived = sum(seen[platform]["accepted"] for platform in ("apns", "fcm"))
+                twice = sum(seen[platform]["duplicates"] for platform in ("apns", "fcm"))
                 print(
                     f"{name:<22}{len(ids):>8,} calls  {count:>8,} deliveries  accepted in {accepted:6.1f} s"
                     f"  status {dict(counts)}  simulator accepted {arrived:,}, twice {twice}"
                 )
+                record(f"accepted, {name}", "/s", count / accepted)
+                record(f"accepted and sent, {name}", "/s", count / ended)
                 if counts != {"total": count, "sent": count} or arrived != count or twice:
                     sys.exit("the counts do not add up")
 

@@ -1,0 +1,85 @@
+"""What the second core gives: the service on one core and on two, with one process of each part and with more.
+
+    python -m tests.bench.cores [--seconds 4] [--rounds 5]
+
+The simulator and the generator run on the same machine: with two cores in all they take a part of what the service
+could have, so the last column says how much of the cores the service itself used. The rate that a machine with room for
+both could reach is about that many cores times the rate a core. The settings take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from pushsvc.cli.up import free_port
+from pushsvc.lab.playground import open_playground
+
+from .figures import record
+from .machine import cores, pin
+from .whole import Delivered, deliver, push_to, running_service
+
+VARIANTS = ((1, 64), (1000, 8))
+"""Tokens a POST, and connections."""
+
+
+def settings(every: Sequence[int]) -> dict[str, tuple[Sequence[int], Sequence[int], int]]:
+    """Return what is compared: the cores of the service, those of the simulator and the generator, and the processes
+    that serve and that dispatch."""
+    return {
+        "one core, one process of each part": (every[:1], every[-1:], 1),
+        f"{len(every)} cores, one process of each part": (every, every, 1),
+        f"{len(every)} cores, {len(every)} of serve and dispatch": (every, every, len(every)),
+    }
+
+
+def one_round(
+    service: Sequence[int], others: Sequence[int], processes: int, variant: tuple[int, int], seconds: float
+) -> Delivered:
+    """Start the service and load it."""
+    per_push, connections = variant
+    pin(0, others)
+    number = str(processes)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_playground(Path(folder), port=free_port(), record=False) as playground,
+        running_service(
+            playground, service, PUSHSVC__SERVER__PROCESSES=number, PUSHSVC__DISPATCH__PROCESSES=number
+        ) as root,
+    ):
+        post, simulator = push_to(playground, per_push), playground.simulator
+        deliver(simulator, root, post, per_push, connections=connections, seconds=1)
+        return deliver(simulator, root, post, per_push, connections=connections, seconds=seconds)
+
+
+def main(seconds: float, rounds: int) -> None:
+    every = cores()
+    compared = settings(every)
+    for variant in VARIANTS:
+        found: dict[str, list[Delivered]] = {name: [] for name in compared}
+        for _ in range(rounds):
+            for name, (service, others, processes) in compared.items():
+                found[name].append(one_round(service, others, processes, variant, seconds))
+        per_push, connections = variant
+        what = f"{per_push:,} a POST, {connections} callers"
+        print(f"{what:<42} {'deliveries/s':>13} {'x':>6} {'CPU us':>8} {'cores':>6}")
+        first = next(iter(found.values()))
+        for name, rows in found.items():
+            rates, costs = [row.rate for row in rows], [row.cost for row in rows]
+            ratios = [own.rate / its.rate for own, its in zip(rows, first, strict=True)]
+            used = median(row.rate * row.cost / 1e6 for row in rows)
+            line = f"{median(rates):>13,.0f} {median(ratios):>6.2f} {median(costs):>8.1f} {used:>6.2f}"
+            print(f"  {name:<40} {line}", flush=True)
+            record(f"{per_push:,} a POST: {name}", "/s", *rates)
+            record(f"{per_push:,} a POST: {name}", "us", *costs)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of load in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    main(arguments.seconds, arguments.rounds)

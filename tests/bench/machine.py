@@ -1,0 +1,130 @@
+"""This machine and its processes, as benchmarks see them: cores, CPU time, memory. It reads `/proc`, of Linux."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+STORES = ("valkey-server", "redis-server")
+
+
+class Machine(Struct, frozen=True):
+    """What figures depend on beside the code. Two runs can be compared where it is the same."""
+
+    processor: str
+    cores: int
+    memory_gb: float
+    system: str
+    python: str
+
+
+def this_machine() -> Machine:
+    """Describe this machine, without its name."""
+    words = (line.partition(":") for line in _text("/proc/cpuinfo").splitlines())
+    processor = next((value.strip() for key, _, value in words if key.startswith("model name")), platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    system = f"{platform.system()} {platform.release()}"
+    return Machine(processor, len(cores()), round(memory, 1), system, platform.python_version())
+
+
+def cores() -> list[int]:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def pin(pid: int, to: Collection[int]) -> None:
+    """Keep a process (0: this one) and those that it starts on these cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(pid, to)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the user and system time of a process, and of those of its children that have ended."""
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def running_seconds(pid: int) -> float:
+    """Return the CPU time of the threads that a process has now, to the nanosecond, where `cpu_seconds` counts in
+    hundredths of a second (https://docs.kernel.org/scheduler/sched-stats.html: schedstat)."""
+    tasks = os.listdir(f"/proc/{pid}/task")
+    return sum(int(_text(f"/proc/{pid}/task/{task}/schedstat").split()[0]) for task in tasks) / 1e9
+
+
+def resident_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB (10^6 bytes)."""
+    return int(_text(f"/proc/{pid}/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def pss_mb(pid: int) -> float:
+    """Return the memory of a process in MB, with its share of what it has in common with others
+    (https://docs.kernel.org/filesystems/proc.html: Pss)."""
+    lines = _text(f"/proc/{pid}/smaps_rollup").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
+
+
+def descriptors(pid: int) -> int:
+    """Return the number of open descriptors of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def family(root: int) -> dict[int, str]:
+    """Return a process and those below it, each with the name of its part: the command of `pushsvc`, or `store`, or the
+    name of the program."""
+    children: dict[int, list[int]] = {}
+    words: dict[int, list[str]] = {}
+    for pid in _processes():
+        try:
+            text, command = _text(f"/proc/{pid}/stat"), _text(f"/proc/{pid}/cmdline")
+        except OSError:
+            continue  # it has ended meanwhile
+        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(pid)
+        words[pid] = command.split("\0")
+    found: dict[int, str] = {}
+    wanted = [root]
+    while wanted:
+        pid = wanted.pop()
+        if pid in words:
+            found[pid] = part_of(words[pid])
+        wanted += children.get(pid, [])
+    return found
+
+
+def part_of(command: list[str]) -> str:
+    """Return the name of the part that a command line runs."""
+    program = Path(command[0]).name
+    if program.startswith(STORES):
+        return "store"
+    match command[1:]:
+        case ["-m", "pushsvc", part, *_]:
+            return part
+    return program
+
+
+def cpu_by_part(root: int) -> dict[str, float]:
+    """Return the seconds of CPU of a process and those below it, by part."""
+    found: dict[str, float] = {}
+    for pid, part in family(root).items():
+        with suppress(OSError):  # it has ended meanwhile
+            found[part] = found.get(part, 0.0) + cpu_seconds(pid)
+    return found
+
+
+def cpu_since(before: Mapping[str, float], root: int) -> dict[str, float]:
+    """Return the seconds of CPU that they have used since."""
+    return {part: used - before.get(part, 0.0) for part, used in cpu_by_part(root).items()}
+
+
+def _processes() -> Iterator[int]:
+    return (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+
+
+def _text(path: str) -> str:
+    return Path(path).read_text(errors="replace")

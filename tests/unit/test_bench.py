@@ -1,0 +1,250 @@
+"""The benchmark's own arithmetic: what has changed, what is drawn, what a load sends, and how far a run is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from ..bench import __main__ as bench
+from ..bench import figures, load, machine, memory, plots, results, soak
+from ..bench.figures import Figure, figure
+from ..bench.machine import Machine
+from ..bench.results import Part, Row, Run
+
+HERE = Machine("a processor", 2, 24.0, "Linux 6.1", "3.11.9")
+ELSEWHERE = replace(HERE, cores=8)
+
+
+def run_of(at: str, parts: dict[str, Part], *, quick: bool = False, on: Machine = HERE) -> Run:
+    return Run(at=at, commit="31cfd57", quick=quick, machine=on, load=0.1, generator="wrk", parts=parts)
+
+
+def part(*values: float, failed: bool = False) -> Part:
+    return Part(10.0, (figure("pushes", "/s", values),), failed)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_a_figure_is_the_median_of_its_rounds_with_their_range() -> None:
+    assert figure("x", "us", (9.0, 2.0, 4.0)) == Figure("x", "us", 4.0, 2.0, 9.0)
+
+
+def test_figures_are_recorded_where_they_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "figures"
+    monkeypatch.delenv(figures.FILE, raising=False)
+    figures.record("lost", "us", 1.0)
+    monkeypatch.setenv(figures.FILE, str(file))
+    figures.record("a", "us", 1.0)
+    figures.record("b", "/s", 3.0, 1.0)
+    assert figures.recorded(file) == [Figure("a", "us", 1.0, 1.0, 1.0), Figure("b", "/s", 2.0, 1.0, 3.0)]
+    assert figures.recorded(tmp_path / "none") == []
+
+
+# --- comparison -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "before", "now", "verdict"),
+    [
+        ("/s", (100.0,), (120.0,), "better"),
+        ("/s", (100.0,), (80.0,), "worse"),
+        ("us", (100.0,), (120.0,), "worse"),
+        ("us", (100.0,), (80.0,), "better"),
+        ("share", (0.5,), (0.6,), "better"),
+        ("x", (0.5,), (0.6,), "worse"),
+        ("/s", (100.0,), (109.0,), ""),  # within the noise of a quiet machine
+        ("/s", (90.0, 100.0, 130.0), (110.0, 125.0, 140.0), ""),  # rounds of both overlap
+        ("/s", (90.0, 100.0, 110.0), (120.0, 125.0, 140.0), "better"),
+        ("/s", (0.0,), (5.0,), ""),  # no ratio
+        ("/s", (), (5.0,), ""),  # nothing to compare with
+    ],
+)
+def test_a_change_counts_beyond_noise(
+    unit: figures.Unit, before: tuple[float, ...], now: tuple[float, ...], verdict: str
+) -> None:
+    old = figure("x", unit, before) if before else None
+    assert Row(figure("x", unit, now), old).verdict == verdict
+
+
+def test_each_part_is_compared_with_its_last_run_of_the_same_kind() -> None:
+    runs = [
+        run_of("2026-11-01", {"intake": part(1.0), "delivery": part(2.0)}),
+        run_of("2026-11-02", {"intake": part(3.0)}),
+        run_of("2026-11-03", {"intake": part(4.0)}, quick=True),
+        run_of("2026-11-04", {"intake": part(5.0)}, on=ELSEWHERE),
+        run_of("2026-11-05", {"intake": part(6.0, failed=True)}),
+    ]
+    assert results.last_of_each(runs, quick=False, machine=HERE) == {"intake": part(3.0), "delivery": part(2.0)}
+    assert results.last_of_each(runs, quick=True, machine=HERE) == {"intake": part(4.0)}
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [run_of(f"2026-11-0{day}T10:00:00Z", {"intake": part(1.0, 2.0)}) for day in (2, 1)]
+    for run in runs:
+        results.save(run, tmp_path / f"{run.at[:10]}.json")
+    (tmp_path / "broken.json").write_text("{}")
+    assert results.saved(tmp_path) == runs[::-1]
+    assert "broken.json is not compared" in capsys.readouterr().err
+    assert results.saved(tmp_path / "none") == []
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+BEFORE = Part(1.0, (Figure("a", "/s", 1000.0, 990.0, 1010.0), Figure("c", "ms", 2.0, 2.0, 2.0)))
+NOW = Part(
+    1.0,
+    (
+        Figure("a", "/s", 2000.0, 1900.0, 2100.0),
+        Figure("c", "ms", 2.05, 2.05, 2.05),
+        Figure("b", "/s", 500.0, 500.0, 500.0),
+    ),
+)
+TEXT = """\
+intake, /s
+  a                                                2,000 ############################  (1,900 to 2,100)  +100% better
+  b                                                  500 #######
+
+intake, ms
+  c                                                 2.05 ############################  +2%"""
+
+
+def test_charts_have_one_scale_and_a_change_each() -> None:
+    drawn = results.charts("intake", NOW, BEFORE)
+    assert [(chart.unit, [row.figure.name for row in chart.rows]) for chart in drawn] == [
+        ("/s", ["a", "b"]),
+        ("ms", ["c"]),
+    ]
+    assert plots.as_text(drawn, fancy=False) == TEXT
+    assert results.changed(drawn) == ["better +100%  intake: a (/s)"]
+    assert "\N{ESCAPE}" not in plots.as_text(drawn, fancy=True)
+    assert plots.as_text([], fancy=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("share", "drawn", "plain"),
+    [(0.0, "", ""), (1.0, "█" * 8, "#" * 8), (0.5, "████", "####"), (0.7, "█████▋", "######"), (7.0, "█" * 8, "#" * 8)],
+)
+def test_bars(share: float, drawn: str, plain: str) -> None:
+    assert plots.bar(share, 8, fancy=True) == drawn
+    assert plots.bar(share, 8, fancy=False) == plain
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.0123, "0.0123"), (2.5, "2.5"), (12.34, "12.3"), (123.4, "123"), (65507.0, "65,507"), (-3.0, "-3")],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert plots.number(value) == text
+
+
+def test_a_picture_shows_every_figure(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is in the extra `bench`")
+    file = tmp_path / "run.png"
+    plots.as_png(results.charts("intake", NOW, BEFORE), file, "pushsvc")
+    with image.open(file) as drawn:
+        pixels = drawn.convert("RGB")
+        rows = {
+            y
+            for y in range(pixels.height)
+            for x in (plots.EDGE + plots.NAMES + plots.NUMBERS + 2,)
+            if pixels.getpixel((x, y)) == plots.BARS
+        }
+    starts = [y for y in rows if y - 1 not in rows]
+    assert len(starts) == 3, "a bar for each figure"
+
+
+# --- the run --------------------------------------------------------------------------------------
+
+
+def test_parts_take_as_long_as_last_time_or_as_elsewhere() -> None:
+    names = ["intake", "cores", "lanes"]
+    before = {"intake": part(1.0)}
+    full, quick = (bench.expected(names, before, quick=each) for each in (False, True))
+    assert full == {"intake": 10.0, "cores": bench.BENCHES["cores"].seconds, "lanes": bench.BENCHES["lanes"].seconds}
+    assert quick == full, "what has no quick form takes as long as ever"
+    assert bench.expected(["simulator"], {}, quick=True) == {"simulator": bench.BENCHES["simulator"].quick_seconds}
+
+
+def test_the_quick_form_is_quick() -> None:
+    assert sum(each.quick_seconds for each in bench.BENCHES.values() if each.quick is not None) < 120
+
+
+def test_every_part_is_a_module() -> None:
+    for name in bench.BENCHES:
+        assert (Path(bench.__file__).parent / f"{name}.py").is_file(), name
+
+
+def test_progress_is_plain_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with bench.progress(130.0) as (say, begin):
+        begin("1 of 2, intake", 0.0)
+        say("[0.5] POST/s")
+        begin("2 of 2, lanes", 40.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "",
+        "=== 1 of 2, intake; 0:00 passed, about 2:10 left",
+        "[0.5] POST/s",
+        "",
+        "=== 2 of 2, lanes; 0:00 passed, about 1:30 left",
+    ]
+
+
+def test_a_part_passes_on_its_lines_its_figures_and_its_end() -> None:
+    code = "import sys\nfrom tests.bench.figures import record\nrecord('a', 'us', 3.0)\nprint('[a] line')\nsys.exit(2)"
+    said: list[str] = []
+    found = bench.run_part("intake", [sys.executable, "-c", code], said.append)
+    assert found.failed
+    assert found.figures == (Figure("a", "us", 3.0, 3.0, 3.0),)
+    assert said == ["[a] line", "intake has failed: exit status 2"]
+
+
+# --- what loads and watches -----------------------------------------------------------------------
+
+
+def test_each_request_has_fresh_tokens_and_its_length() -> None:
+    request = load.requests_of(load.Post("http://h:1/v1/push", '["@@", "@@"]', {"A": "b"}), "be00ff00")
+    for first in (0, 2):
+        head, _, body = request().partition(b"\r\n\r\n")
+        assert head.split(b"\r\n") == [b"POST /v1/push HTTP/1.1", b"Host: h:1", b"Content-Length: 136", b"A: b"]
+        tokens = body.decode().strip('["]').split('", "')
+        assert tokens == [f"be00ff00{number:056x}" for number in (first, first + 1)]
+        assert len(body) == 136
+
+
+@pytest.mark.parametrize(
+    ("command", "part_name"),
+    [
+        (["/x/python", "-m", "pushsvc", "serve", "--processes", "1", ""], "serve"),
+        (["python3.11", "-m", "pushsvc", "up", ""], "up"),
+        (["/x/valkey-server", "*:0", ""], "store"),
+        (["redis-server *:6379", ""], "store"),
+        (["/x/python", "-m", "pushsvc.lab.simulator", ""], "python"),
+        (["/x/gorush", "-c", "pushsvc", ""], "gorush"),
+        ([""], ""),
+    ],
+)
+def test_the_part_of_a_process(command: list[str], part_name: str) -> None:
+    assert machine.part_of(command) == part_name
+
+
+def test_rates_by_fifths() -> None:
+    left = [(0.0, 100), (1.0, 80), (2.0, 60), (4.0, 40), (8.0, 20), (8.5, 0)]
+    assert memory.rates_of(left) == [20.0, 20.0, 10.0, 5.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "growth"),
+    [
+        ([], 0.0),
+        ([1.0, 9.0], 0.0),
+        ([1.0, 100.0, 110.0], 0.1),
+        ([5.0, 7.0, 100.0, 100.0, 100.0, 100.0], 0.0),
+        ([0.0, 0.0, 3.0], 0.0),
+    ],
+)
+def test_growth_is_that_of_the_last_third_over_the_middle_one(values: list[float], growth: float) -> None:
+    assert soak.grown(values) == pytest.approx(growth)
