@@ -5,7 +5,8 @@
 #   make test     the test suite, on every core
 #   make chaos    processes killed, Redis restarted, providers in trouble, each under 100,000 deliveries
 #   make lint     style, types and layers
-#   make bench    the speed of the parts, and of their peers
+#   make bench    the speed of the parts; BENCH_FLAGS='--quick', '--only PART ..' or '--list'
+#   make bench-peers   the same beside other services and clients, where they are on this machine
 #   make lock     remake the lock files from pyproject.toml
 #   make clean    remove what these commands made
 
@@ -31,7 +32,7 @@ BENCH_FLAGS ?=
 CHAOS_DELIVERIES ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos lint bench lock clean python
+.PHONY: help demo test chaos lint bench bench-peers lock clean python
 
 help:
 	@sed -n 's/^#   make/  make/p' Makefile
@@ -55,6 +56,9 @@ lint: $(DEV)/.made
 
 bench: $(DEV)/.made
 	$(DEV)/bin/python -m tests.bench $(BENCH_FLAGS)
+
+bench-peers: $(DEV)/.made
+	$(DEV)/bin/python -m tests.bench --only peers $(BENCH_FLAGS)
 
 # A lock has flit_core too, so that building the package itself downloads nothing that the lock does not name.
 lock: $(LOCK)/.made

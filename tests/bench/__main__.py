@@ -38,6 +38,8 @@ class Bench(Struct, frozen=True):
     seconds: float
     quick_seconds: float = 0.0
     quick: tuple[str, ...] | None = None
+    named: bool = False
+    """Whether it runs only where it is named."""
 
 
 BENCHES: Final[Mapping[str, Bench]] = {
@@ -63,12 +65,25 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "live_heartbeats": Bench("how often devices are pinged", 20),
     "live_many": Bench("2,000 phones of one gateway", 60),
     "live_cut": Bench("50,000 phones cut at once", 240),
+    "soak": Bench("half an hour under half of the load", 1900, named=True),
+    "peers": Bench(
+        "other services and clients, where they are on this machine",
+        900,
+        120,
+        ("--rounds", "1", "--seconds", "2", "--scale", "0.2"),
+        named=True,
+    ),
 }
 
 
 def clock(seconds: float) -> str:
     """Return a span as minutes and seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def chosen(*, quick: bool) -> list[str]:
+    """Return the parts that run where none is named."""
+    return [name for name, bench in BENCHES.items() if not bench.named and (bench.quick is not None or not quick)]
 
 
 def expected(names: Sequence[str], before: Mapping[str, Part], *, quick: bool) -> dict[str, float]:
@@ -190,11 +205,12 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name the parts and how long they take")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where results are kept")
     options = parser.parse_args()
-    names = options.only or [name for name, bench in BENCHES.items() if bench.quick is not None or not options.quick]
+    names = options.only or chosen(quick=options.quick)
     if options.list:
         for name, bench in BENCHES.items():
             quick = "" if bench.quick is None else f", quick {clock(bench.quick_seconds)}"
-            print(f"{name:<16} {bench.what}; about {clock(bench.seconds)}{quick}")
+            named = "; only where it is named" if bench.named else ""
+            print(f"{name:<16} {bench.what}; about {clock(bench.seconds)}{quick}{named}")
         return
     try:
         run = run_all(names, quick=options.quick, folder=options.folder)

@@ -51,8 +51,8 @@ def one_round(
         ) as root,
     ):
         post, simulator = push_to(playground, per_push), playground.simulator
-        deliver(simulator, root, post, per_push, connections=connections, seconds=1)
-        return deliver(simulator, root, post, per_push, connections=connections, seconds=seconds)
+        deliver(simulator, [root], post, per_push, connections=connections, seconds=1)
+        return deliver(simulator, [root], post, per_push, connections=connections, seconds=seconds)
 
 
 def main(seconds: float, rounds: int) -> None:

@@ -75,9 +75,9 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def family(root: int) -> dict[int, str]:
-    """Return a process and those below it, each with the name of its part: the command of `pushsvc`, or `store`, or the
-    name of the program."""
+def family(*roots: int) -> dict[int, str]:
+    """Return some processes and those below them, each with the name of its part: the command of `pushsvc`, or `store`,
+    or the name of the program."""
     children: dict[int, list[int]] = {}
     words: dict[int, list[str]] = {}
     for pid in _processes():
@@ -88,7 +88,7 @@ def family(root: int) -> dict[int, str]:
         children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(pid)
         words[pid] = command.split("\0")
     found: dict[int, str] = {}
-    wanted = [root]
+    wanted = list(roots)
     while wanted:
         pid = wanted.pop()
         if pid in words:
@@ -108,18 +108,18 @@ def part_of(command: list[str]) -> str:
     return program
 
 
-def cpu_by_part(root: int) -> dict[str, float]:
-    """Return the seconds of CPU of a process and those below it, by part."""
+def cpu_by_part(*roots: int) -> dict[str, float]:
+    """Return the seconds of CPU of some processes and those below them, by part."""
     found: dict[str, float] = {}
-    for pid, part in family(root).items():
+    for pid, part in family(*roots).items():
         with suppress(OSError):  # it has ended meanwhile
             found[part] = found.get(part, 0.0) + cpu_seconds(pid)
     return found
 
 
-def cpu_since(before: Mapping[str, float], root: int) -> dict[str, float]:
+def cpu_since(before: Mapping[str, float], *roots: int) -> dict[str, float]:
     """Return the seconds of CPU that they have used since."""
-    return {part: used - before.get(part, 0.0) for part, used in cpu_by_part(root).items()}
+    return {part: used - before.get(part, 0.0) for part, used in cpu_by_part(*roots).items()}
 
 
 def _processes() -> Iterator[int]:

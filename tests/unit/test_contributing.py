@@ -35,7 +35,7 @@ def test_each_file_of_the_page_exists() -> None:
 
 
 def test_each_make_target_of_the_page_exists() -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = {code.removeprefix("make ") for code in _code(PAGE) if code.startswith("make ")}
     assert {"demo", "test", "lint"} <= named <= targets
 
