@@ -39,7 +39,7 @@ from pushsvc.settings import Settings
 from pushsvc.store import Store, keys, open_store
 
 from .figures import record as note
-from .machine import cpu_seconds, resident_mb
+from .machine import cpu_by_part, cpu_seconds, cpu_since, resident_mb
 from .replay import job_processes
 
 SMALL = 1000
@@ -185,6 +185,7 @@ async def watch(playground: Playground, session: aiohttp.ClientSession, count: i
         {name: sum(own[name] for own in (record["apns"], record["fcm"])) for name in ("accepted", "duplicates")}
     )
     push = Watched(session, "news", "bulk")
+    used = cpu_by_part(os.getpid())
     await push.post()
     first = await push.first_sent()
     most, killed, expanded = 0.0, "", 0.0
@@ -198,7 +199,7 @@ async def watch(playground: Playground, session: aiohttp.ClientSession, count: i
         if not expanded and status["state"] != "expanding":
             expanded = time.perf_counter() - push.posted
         await asyncio.sleep(0.01)
-    whole = time.perf_counter() - push.posted
+    whole, spent = time.perf_counter() - push.posted, cpu_since(used, os.getpid())
     record = await asyncio.to_thread(playground.simulator.record)
     arrived = sum(record[platform]["accepted"] for platform in ("apns", "fcm")) - before["accepted"]
     twice = sum(record[platform]["duplicates"] for platform in ("apns", "fcm")) - before["duplicates"]
@@ -212,6 +213,9 @@ async def watch(playground: Playground, session: aiohttp.ClientSession, count: i
         note("whole service: POST", "ms", (push.answered - push.posted) * 1000)
         note("whole service: the first delivery", "s", first)
         note("whole service: deliveries", "/s", count / whole)
+        named = {part: spent.pop(part, 0.0) for part in ("jobs", "dispatch", "store")}
+        for part, seconds in {**named, "others": sum(spent.values())}.items():
+            note(f"CPU of {part} a device", "us", seconds / count * 1e6)
     if (status["counts"]["sent"], arrived, twice) != (count, count, 0):
         sys.exit("somebody was missed, or sent to twice")
 

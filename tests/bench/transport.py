@@ -5,6 +5,8 @@ with about 400 bytes of header block and 200 bytes of body, as a push to APNs is
 process's own (getrusage), so other work on the machine blurs them little; the rate is bounded by the server as well.
 The best of the rounds counts, and the clients take turns, so that a noisy neighbour meets all of them.
 
+h2load (Debian: nghttp2-client) takes part where it is installed: a client in C that only makes load.
+
 Servers: a sink that answers in the fewest bytes, the same one refusing each push with a body, and nghttpd (Debian:
 nghttp2-server) where it is installed.
 """
@@ -18,6 +20,7 @@ import datetime
 import gc
 import ipaddress
 import json
+import re
 import resource
 import shutil
 import socket
@@ -166,6 +169,23 @@ async def httpx(port: int, ca: str, status: int, count: int, window: int, connec
         return await _side_by_side(count, window, send, status)
 
 
+async def h2load(port: int, ca: str, status: int, count: int, window: int, connections: int) -> dict[str, float]:
+    """What a client in C needs, which makes all requests alike and keeps none of the answers."""
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(BODY)
+        body.flush()
+        given = [word for name, value in HEADERS.items() for word in ("-H", f"{name}: {value}")]
+        command = ["h2load", f"-n{count}", f"-c{connections}", f"-m{window}", "-d", body.name, *given]
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        url = f"https://localhost:{port}/3/device/{TOKEN}"
+        done = await asyncio.to_thread(subprocess.run, [*command, url], capture_output=True, text=True, check=True)
+        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if not re.search(rf"status codes: .*\b{count} {status // 100}xx", done.stdout):
+        raise RuntimeError(done.stdout)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"rate": count / wall, "cpu_us": cpu / count * 1e6}
+
+
 Client = Callable[[int, str, int, int, int, int], Any]
 
 # name: (client, event loop, requests, requests at once, connections)
@@ -177,6 +197,8 @@ CLIENTS: dict[str, tuple[Client, str, int, int, int]] = {
     "pyreqwest": (pyreqwest, "uvloop", 10_000, 200, 1),
     "httpx": (httpx, "uvloop", 1_500, 100, 1),
 }
+if shutil.which("h2load"):
+    CLIENTS["h2load (C)"] = (h2load, "asyncio", 60_000, 1000, 1)
 
 
 def run_client(name: str, port: int, ca: str, status: int, scale: float) -> None:

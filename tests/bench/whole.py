@@ -190,6 +190,8 @@ def main(seconds: float, rounds: int) -> None:
         name = f"{per_push:,} a POST, {connections} callers"
         record(name, "/s", *rates)
         record(name, "us", *costs)
+        for part in ("serve", "dispatch", "store"):
+            record(f"{name}: {part}", "us", *(row.cpu_us.get(part, 0.0) for row in rows))
     print(f"load: {generator()}")
 
 

@@ -7,10 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ..bench import __main__ as bench
-from ..bench import figures, load, machine, memory, plots, results, soak
+from ..bench import figures, load, machine, memory, plan, plots, results, soak
 from ..bench.figures import Figure, figure
 from ..bench.machine import Machine
 from ..bench.results import Part, Row, Run
@@ -249,3 +251,100 @@ def test_rates_by_fifths() -> None:
 )
 def test_growth_is_that_of_the_last_third_over_the_middle_one(values: list[float], growth: float) -> None:
     assert soak.grown(values) == pytest.approx(growth)
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+CHEAP = plan.Costs(serve=6.0, dispatch=12.0, store=3.0, queued=40.0)
+DEAR = plan.Costs(serve=200.0, dispatch=90.0, store=60.0, queued=300.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "costs", "latency", "need"),
+    [
+        # A trickle needs one of each.
+        (1, DEAR, 0.1, plan.Plan(1, 1, 1, 2, 1, 0.00035, 0.00018)),
+        # Processes by their CPU: 10,000 * 200 us are two cores, of which a plan uses 60 %.
+        (10_000, DEAR, 0.1, plan.Plan(4, 2, 1, 4, 1, 3.5, 1.8)),
+        # Dispatchers by their connections: 100,000/s * 0.1 s under way, 1,000 a connection, 2 a dispatcher.
+        (100_000, CHEAP, 0.1, plan.Plan(1, 5, 1, 10, 10, 2.1, 2.4)),
+        # The same with a provider that is far away.
+        (100_000, CHEAP, 0.3, plan.Plan(1, 15, 1, 30, 10, 2.1, 2.4)),
+        # One Redis is a core: 1,000,000 * 3 us are three of them, at 60 % five.
+        (1_000_000, CHEAP, 0.001, plan.Plan(10, 20, 5, 40, 100, 21.0, 24.0)),
+    ],
+)
+def test_what_a_rate_needs(rate: float, costs: plan.Costs, latency: float, need: plan.Plan) -> None:
+    found = plan.plan(rate, costs, latency=latency)
+    assert (found.serve, found.dispatch, found.shards, found.connections, found.projects) == (
+        need.serve,
+        need.dispatch,
+        need.shards,
+        need.connections,
+        need.projects,
+    )
+    assert (found.cores, found.outage_gb) == (pytest.approx(need.cores), pytest.approx(need.outage_gb))
+
+
+def test_a_plan_takes_its_costs_from_a_run() -> None:
+    found = [
+        figure("1 a POST, 1 callers: serve", "us", (800.0,)),
+        figure("1 a POST, 128 callers: serve", "us", (150.0,)),
+        figure("1 a POST, 128 callers", "us", (300.0,)),
+        figure("1 a POST, 128 callers", "/s", (9.0,)),
+        figure("1,000 a POST, 4 callers: store", "us", (4.0,)),
+    ]
+    assert plan.costs_of(found, {1: DEAR, 1000: CHEAP}) == {
+        1: replace(DEAR, serve=150.0),
+        1000: replace(CHEAP, store=4.0),
+    }
+
+
+BURST = plan.Burst(devices=1_000_000, cores=100, expand_us=5.0, dispatch_us=20.0, store_us=2.0)
+
+
+@pytest.mark.parametrize(
+    ("burst", "expanded", "half", "last", "waiting"),
+    [
+        # Each part is bounded by its own core: 1,000,000 * 5 us, and * 20 us.
+        (BURST, 5.0, 10.0, 20.0, 750_000),
+        # Four dispatchers are as fast as the one that looks up.
+        (replace(BURST, dispatchers=4), 5.0, 2.5, 5.0, 0),
+        # Two cores for all: 27 s of CPU.
+        (replace(BURST, dispatchers=4, cores=2), 13.5, 6.75, 13.5, 0),
+        # The store is one core.
+        (replace(BURST, dispatchers=100, store_us=40.0), 40.0, 20.0, 40.0, 0),
+        # A quota that is open, and one that grows from a twentieth for a minute: 31.5 s of it, and the rest in full.
+        (replace(BURST, quota=10_000.0), 5.0, 50.0, 100.0, 950_000),
+        (replace(BURST, quota=10_000.0, ramp=True), 5.0, 78.5, 128.5, 988_000),
+    ],
+)
+def test_the_course_of_a_burst(burst: plan.Burst, expanded: float, half: float, last: float, waiting: int) -> None:
+    course = plan.simulate(burst)
+    assert course.expanded == pytest.approx(expanded, rel=0.02)
+    assert course.half == pytest.approx(half, rel=0.02)
+    assert course.last == pytest.approx(last, rel=0.02)
+    assert course.waiting == pytest.approx(waiting, rel=0.02, abs=10)
+
+
+@given(
+    st.integers(1, 10**7),
+    st.floats(0.5, 64),
+    st.integers(1, 16),
+    st.floats(1, 100),
+    st.floats(1, 100),
+    st.floats(0.1, 50),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_burst_is_no_faster_than_any_of_its_parts(
+    devices: int, cores: float, dispatchers: int, expand: float, dispatch: float, store: float
+) -> None:
+    given_burst = plan.Burst(
+        devices=devices, cores=cores, dispatchers=dispatchers, expand_us=expand, dispatch_us=dispatch, store_us=store
+    )
+    course = plan.simulate(given_burst, step=max(0.05, devices / 1e6))
+    seconds = devices / 1e6
+    bounds = (expand, dispatch / dispatchers, store, (expand + dispatch + store) / cores)
+    assert course.last >= max(bounds) * seconds * 0.999
+    assert 0 < course.half <= course.last
+    assert 0 < course.expanded <= course.last
