@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -96,34 +97,64 @@ def expected(names: Sequence[str], before: Mapping[str, Part], *, quick: bool) -
 
 
 Say = Callable[[str], None]
+Begin = Callable[[str, float], None]
+"""Begins a part, given what it is and the seconds that it should take."""
 
 
 @contextmanager
-def progress(total: float) -> Iterator[tuple[Say, Callable[[str, float], None]]]:
-    """Show how far the run is. Yields two functions: one prints a line, the other begins a part, given what it is and
-    the seconds expected before it. At a terminal a bar stays below what is printed; elsewhere a part is a line."""
-    if not sys.stdout.isatty():
-        began = time.monotonic()
+def progress(total: float) -> Iterator[tuple[Say, Begin]]:
+    """Show how far the run is, of about so many seconds. Yields two functions: one prints a line, the other begins a
+    part. At a terminal a bar stays below what is printed; elsewhere the beginning of a part is a line."""
+    began, done, span = time.monotonic(), 0.0, 0.0
 
-        def begin(text: str, before: float) -> None:
-            passed = clock(time.monotonic() - began)
-            print(f"\n=== {text}; {passed} passed, about {clock(total - before)} left", flush=True)
+    def begin(text: str, seconds: float) -> None:
+        nonlocal done, span
+        done, span = done + span, seconds
+        passed = clock(time.monotonic() - began)
+        print(f"\n=== {text}; {passed} passed, about {clock(total - done)} left", flush=True)
 
+    if sys.stdout.isatty():
+        with bar(total) as shown:
+            yield shown
+    else:
         yield (lambda line: print(line, flush=True)), begin
-        return
+
+
+@contextmanager
+def bar(total: float) -> Iterator[tuple[Say, Begin]]:
+    """Show a bar that moves with the time, up to the end that a part should have."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("about"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, transient=True) as shown:
-        task = shown.add_task("", total=total)
+    console, over = Console(highlight=False), threading.Event()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("about {task.fields[left]} left"),
+    )
+    part = [0.0, 0.0, time.monotonic()]  # the seconds before it, its own, and when it began
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("", total=total, left=clock(total))
 
-        def begin_shown(text: str, before: float) -> None:
+        def begin(text: str, seconds: float) -> None:
             console.print(f"\n=== {text}", style="bold", markup=False)
-            shown.update(task, description=text.partition(":")[0], completed=before)
+            part[:] = [part[0] + part[1], seconds, time.monotonic()]
+            shown.update(task, description=text.partition(":")[0])
 
-        yield (lambda line: console.print(line, markup=False, soft_wrap=True)), begin_shown
+        def move() -> None:
+            while not over.wait(0.5):
+                before, own, at = part
+                passed = before + min(own, time.monotonic() - at)
+                shown.update(task, completed=passed, left=clock(total - passed))
+
+        thread = threading.Thread(target=move, daemon=True)
+        thread.start()
+        try:
+            yield (lambda line: console.print(line, markup=False, soft_wrap=True)), begin
+        finally:
+            over.set()
+            thread.join()
 
 
 def command_of(name: str, arguments: Sequence[str]) -> list[str]:
@@ -167,7 +198,6 @@ def run_all(names: Sequence[str], *, quick: bool, folder: Path) -> Run:
     )
     spans = expected(names, earlier, quick=quick)
     found: list[results.Chart] = []
-    passed = 0.0
     with progress(sum(spans.values())) as (say, begin):
         say(f"{machine.processor}, {machine.cores} cores, {machine.memory_gb:.0f} GB; Python {machine.python}")
         if run.load > 0.5:
@@ -176,10 +206,9 @@ def run_all(names: Sequence[str], *, quick: bool, folder: Path) -> Run:
             say(load.WITHOUT)
         for place, name in enumerate(names, 1):
             bench = BENCHES[name]
-            begin(f"{place} of {len(names)}, {name}: {bench.what}, about {clock(spans[name])}", passed)
+            begin(f"{place} of {len(names)}, {name}: {bench.what}, about {clock(spans[name])}", spans[name])
             command = command_of(name, (bench.quick or ()) if quick else ())
             run.parts[name] = run_part(name, command, say)
-            passed += spans[name]
             results.save(run, file)
             found += results.charts(name, run.parts[name], earlier.get(name))
         if found:

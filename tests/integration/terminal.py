@@ -66,13 +66,18 @@ class Terminal:
 
 @contextmanager
 def at_terminal(
-    *arguments: str, cwd: Path, environ: dict[str, str], columns: int = 120, lines: int = 40
+    *arguments: str,
+    cwd: Path,
+    environ: dict[str, str],
+    columns: int = 120,
+    lines: int = 40,
+    program: tuple[str, ...] = ("-m", "pushsvc"),
 ) -> Iterator[Terminal]:
-    """Run `pushsvc ARGUMENTS` at a terminal of this size."""
+    """Run `pushsvc ARGUMENTS`, or another program of Python, at a terminal of this size."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-c", _LAUNCH, sys.executable, "-m", "pushsvc", *arguments],
+        [sys.executable, "-c", _LAUNCH, sys.executable, *program, *arguments],
         cwd=cwd,
         env={**environ, "TERM": "xterm-256color"},
         stdin=follower,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..bench import figures, load, machine, memory, plan, plots, results, soak
 from ..bench.figures import Figure, figure
 from ..bench.machine import Machine
 from ..bench.results import Part, Row, Run
+from ..integration.terminal import at_terminal
 
 HERE = Machine("a processor", 2, 24.0, "Linux 6.1", "3.11.9")
 ELSEWHERE = replace(HERE, cores=8)
@@ -183,9 +185,9 @@ def test_every_part_is_a_module() -> None:
 
 def test_progress_is_plain_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     with bench.progress(130.0) as (say, begin):
-        begin("1 of 2, intake", 0.0)
+        begin("1 of 2, intake", 40.0)
         say("[0.5] POST/s")
-        begin("2 of 2, lanes", 40.0)
+        begin("2 of 2, lanes", 90.0)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "",
@@ -194,6 +196,18 @@ def test_progress_is_plain_in_a_file(capsys: pytest.CaptureFixture[str]) -> None
         "",
         "=== 2 of 2, lanes; 0:00 passed, about 1:30 left",
     ]
+
+
+def test_progress_has_a_bar_at_a_terminal() -> None:
+    code = (
+        "from tests.bench.__main__ import progress\nwith progress(9.0) as (say, begin):\n"
+        "    begin('1 of 1, intake: POST/s', 9.0)\n    say('[a] line')\n    input()"
+    )
+    with at_terminal(cwd=results.ROOT, environ={**os.environ}, program=("-c", code)) as terminal:
+        for text in ("=== 1 of 1, intake: POST/s", "[a] line", "about 0:09 left", "about 0:07 left"):
+            terminal.until(text)
+        terminal.type("\n")
+        assert terminal.wait() == 0
 
 
 def test_a_part_passes_on_its_lines_its_figures_and_its_end() -> None:

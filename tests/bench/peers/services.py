@@ -120,7 +120,7 @@ def gorush(engine: str) -> Start:
 
 # --- sygnal ---------------------------------------------------------------------------------------
 
-SYGNAL: Final = "a virtual environment with `pip install matrix-sygnal`, named by SYGNAL_PYTHON"
+SYGNAL: Final = "https://github.com/matrix-org/sygnal, in a virtual environment whose Python SYGNAL_PYTHON names"
 SYGNAL_CONFIG: Final = """\
 log: {{setup: {{version: 1, root: {{level: ERROR}}}}, access: {{x_forwarded_for: false}}}}
 http: {{bind_addresses: ["127.0.0.1"], port: {port}}}
