@@ -25,6 +25,7 @@ from msgspec import Struct, structs
 
 from . import figures
 from .figures import Figure
+from .machine import cores
 from .results import ROOT, saved
 
 USE: Final = 0.6
@@ -110,24 +111,14 @@ HEADS: Final = (
 
 def table(costs: Mapping[int, Costs]) -> list[str]:
     """Return the plans as lines of a table in Markdown."""
-    heads = (
-        "deliveries a second",
-        "tokens a push",
-        "busy cores",
-        "`serve`",
-        "`dispatch`",
-        "shards",
-        "connections to APNs",
-    )
-    heads += ("times FCM's quota", "Redis for 10 minutes of outage")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
     for rate in RATES:
         for per_push, each in costs.items():
             need = plan(rate, each)
-            cores = f"{need.cores:,.0f}" if need.cores >= 10 else f"{need.cores:.1f}"
+            busy = f"{need.cores:,.0f}" if need.cores >= 10 else f"{need.cores:.1f}"
             memory = f"{need.outage_gb:,.0f}" if need.outage_gb >= 10 else f"{need.outage_gb:.1f}"
             lines.append(
-                f"| {rate:,} | {per_push:,} | {cores} | {need.serve:,} | {need.dispatch:,} | {need.shards:,} "
+                f"| {rate:,} | {per_push:,} | {busy} | {need.serve:,} | {need.dispatch:,} | {need.shards:,} "
                 f"| {need.connections:,} | {need.projects:,} | {memory} GB |"
             )
     return lines
@@ -208,13 +199,12 @@ def simulate(burst: Burst, step: float = 0.05) -> Course:
 def check(sizes: tuple[int, int] = (20_000, 100_000)) -> None:
     """Measure the costs in a small real run, predict a larger one from them, and print it beside what it took."""
     small, large = (_real(size) for size in sizes)
-    cores = len(os.sched_getaffinity(0))
     for size, found in zip(sizes, (small, large), strict=True):
         costs = {part: small[f"CPU of {part} a device", "us"] for part in ("jobs", "dispatch", "store", "others")}
         course = simulate(
             Burst(
                 devices=size,
-                cores=cores,
+                cores=len(cores()),
                 expand_us=costs["jobs"],
                 dispatch_us=costs["dispatch"],
                 store_us=costs["store"],

@@ -31,6 +31,9 @@ from .whole import arrived, push_to, running_service, until_still
 
 GROWTH = 0.1
 """The part by which a figure may grow from the middle third of a run to the last one."""
+SPREAD = 10
+"""Connections for each one of the full load: they wait most of the time, so that the rate hardly depends on the time
+that an answer takes."""
 WATCHED = ("memory_mb", "descriptors", "keys", "store_mb")
 
 
@@ -101,7 +104,7 @@ def main(minutes: int, connections: int, retention: int) -> None:
         )
         with redis.Redis.from_url(url) as client:
             for minute in range(1, minutes + 1):
-                load = put_load(post, connections=connections, seconds=60, rate=rate)
+                load = put_load(post, connections=SPREAD * connections, seconds=60, rate=rate)
                 accepted += load.requests
                 waiting = max(0, base + accepted - arrived(simulator))
                 seen.append(look(playground, root, client, load, waiting))

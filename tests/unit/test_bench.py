@@ -18,6 +18,7 @@ from ..bench.figures import Figure, figure
 from ..bench.machine import Machine
 from ..bench.results import Part, Row, Run
 from ..integration.terminal import at_terminal
+from ..pages import PAGES
 
 HERE = Machine("a processor", 2, 24.0, "Linux 6.1", "3.11.9")
 ELSEWHERE = replace(HERE, cores=8)
@@ -312,6 +313,10 @@ def test_a_plan_takes_its_costs_from_a_run() -> None:
         1: replace(DEAR, serve=150.0),
         1000: replace(CHEAP, store=4.0),
     }
+
+
+def test_the_page_has_the_plans() -> None:
+    assert "\n".join(plan.table(plan.COSTS)) in PAGES["guides/sizing.md"]
 
 
 BURST = plan.Burst(devices=1_000_000, cores=100, expand_us=5.0, dispatch_us=20.0, store_us=2.0)
