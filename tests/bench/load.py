@@ -147,11 +147,11 @@ def requests_of(post: Post, seed: str) -> Callable[[], bytes]:
 async def call(post: Post, seed: str, pause: float, connections: int, seconds: float) -> Load:
     """Send for some seconds."""
     request, where = requests_of(post, seed), urlsplit(post.url)
-    loop = asyncio.get_running_loop()
+    loop, host, port = asyncio.get_running_loop(), where.hostname or "", where.port or 80
     callers = [Caller(request, pause) for _ in range(connections)]
     began = time.perf_counter()
     for caller in callers:
-        await loop.create_connection(lambda caller=caller: caller, where.hostname, where.port)  # type: ignore[misc]  # mypy cannot infer it
+        await loop.create_connection(lambda caller=caller: caller, host, port)  # type: ignore[misc]  # mypy cannot infer it
     await asyncio.sleep(seconds)
     passed = time.perf_counter() - began
     for caller in callers:

@@ -99,13 +99,13 @@ def family(*roots: int) -> dict[int, str]:
 
 def part_of(command: list[str]) -> str:
     """Return the name of the part that a command line runs."""
-    program = Path(command[0]).name
-    if program.startswith(STORES):
+    # A server shows itself as one word with its address: "/usr/bin/valkey-server unixsocket:/tmp/store.sock".
+    if any(name in command[0] for name in STORES):
         return "store"
     match command[1:]:
         case ["-m", "pushsvc", part, *_]:
             return part
-    return program
+    return Path(command[0]).name
 
 
 def cpu_by_part(*roots: int) -> dict[str, float]:

@@ -46,4 +46,5 @@ async def main(key: str, key_id: str, team_id: str, topic: str, count: int) -> N
 
 
 if __name__ == "__main__":
-    uvloop.run(main(*sys.argv[1:5], int(sys.argv[5])))
+    KEY, KEY_ID, TEAM_ID, TOPIC, COUNT, _ = sys.argv[1:]
+    uvloop.run(main(KEY, KEY_ID, TEAM_ID, TOPIC, int(COUNT)))
