@@ -43,7 +43,6 @@ from .load import generator as load_tool
 from .machine import cores, cpu_seconds, pin
 
 KEY = "bench-key"
-CONNECTIONS = 64
 
 
 # --- the server -------------------------------------------------------------------------------------
@@ -145,11 +144,11 @@ def push_post(url: str, targets: int) -> Post:
     return Post(f"{url}/v1/push", msgspec.json.encode(document).decode(), {"Authorization": f"Bearer {KEY}"})
 
 
-def drive(post: Post, pid: int, seconds: float) -> tuple[Load, float]:
+def drive(post: Post, pid: int, connections: int, seconds: float) -> tuple[Load, float]:
     """Return what the callers saw, and the server's CPU microseconds a request."""
-    put_load(post, connections=CONNECTIONS, seconds=1)
+    put_load(post, connections=connections, seconds=1)
     before = cpu_seconds(pid)
-    found = put_load(post, connections=CONNECTIONS, seconds=seconds)
+    found = put_load(post, connections=connections, seconds=seconds)
     return found, (cpu_seconds(pid) - before) / found.requests * 1e6
 
 
@@ -192,7 +191,8 @@ async def server_process(arguments: list[str], core: int) -> AsyncIterator[tuple
         process.wait()
 
 
-TARGETS = (1, 1000)
+TARGETS = {1: 64, 1000: 8}
+"""Tokens of a POST, and the connections over which it comes."""
 NAMES = {"bare": "bare aiohttp, constant 202", "memory": "pushsvc, a store that forgets", "redis": "pushsvc, redis"}
 
 
@@ -211,8 +211,8 @@ async def compare(store: str, seconds: float, rounds: int) -> None:
             for kind in kinds:
                 arguments = ["tests.bench.intake", "--serve", kind, "--redis", redis]
                 async with server_process(arguments, every[0]) as (url, pid):
-                    for targets in TARGETS:
-                        row = await asyncio.to_thread(drive, push_post(url, targets), pid, seconds)
+                    for targets, connections in TARGETS.items():
+                        row = await asyncio.to_thread(drive, push_post(url, targets), pid, connections, seconds)
                         found.setdefault((kind, targets), []).append(row)
     print(
         f"{'intake':28} {'targets':>7} {'POST/s':>9} {'tokens/s':>10} {'CPU us/POST':>12} {'of bare':>8} {'p99 ms':>8}"

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from pushsvc import telemetry
 from pushsvc.cli.up import free_port
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import SimulatorHandle
@@ -135,6 +136,7 @@ async def measure_bare(count: int, gap: float, core: int) -> list[float]:
 
 
 def main(pushes: int, gap: float) -> None:
+    telemetry.configure_logging("warning", json=False)
     every, count = cores(), pushes + WARM
     pin(0, every[-1:])
     with (

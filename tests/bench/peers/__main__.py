@@ -37,6 +37,8 @@ from .libraries import LIBRARIES, Sent, send
 from .private import APPLE, INSIDE, enter, settle
 from .services import SERVICES, Service, redis_server
 
+OWN, REST = cores()[:1], cores()[-1:]
+"""The cores of who is measured, and of the simulator and the generator; taken before this process is pinned."""
 SIZES = (1, 1000)
 """Tokens of a POST."""
 CONNECTIONS = 32
@@ -83,7 +85,7 @@ def store_of(service: Service, folder: Path) -> Iterator[tuple[list[int], int]]:
     if not service.redis:
         yield [], 0
         return
-    with redis_server(folder, cores()[:1]) as (pid, port):
+    with redis_server(folder, OWN) as (pid, port):
         yield [pid], port
 
 
@@ -93,7 +95,7 @@ def measure(playground: Playground, service: Service, count: int, seconds: float
     with (
         tempfile.TemporaryDirectory() as folder,
         store_of(service, Path(folder)) as (store, port),
-        service.start(playground, Path(folder), cores()[:1], port) as running,
+        service.start(playground, Path(folder), OWN, port) as running,
     ):
         post, roots = running.post(count), [running.pid, *store]
         deliver(simulator, roots, post, count, connections=CONNECTIONS, seconds=1)
@@ -130,14 +132,14 @@ def survives(playground: Playground, service: Service) -> str:
         before = arrived(simulator)
         simulator.control("stall", on=True)
         try:
-            with service.start(playground, Path(folder), cores()[:1], port) as running:
+            with service.start(playground, Path(folder), OWN, port) as running:
                 accepted = uvloop.run(accept(running.post(1), CRASHED))
                 running.kill()
         finally:
             simulator.control("stall", on=False)
         if not accepted:
             return "answers after it has sent"
-        with service.start(playground, Path(folder), cores()[:1], port):
+        with service.start(playground, Path(folder), OWN, port):
             after, _ = until_still(simulator, before + accepted, patience=TAKEOVER)
     return f"{min(accepted, after - before)} of {accepted} arrive"
 
@@ -175,7 +177,7 @@ def compare_libraries(playground: Playground, scale: float, rounds: int) -> None
             for name, rows in found.items():
                 print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
                 count = max(1000, int(LIBRARIES[name].count * scale) // 1000 * 1000)
-                rows.append(send(playground.simulator, commands[name], count, cores()[:1]))
+                rows.append(send(playground.simulator, commands[name], count, OWN))
     print(f"\n{'clients, one process':<28} {'pushes/s':>13} {'range':>19} {'CPU us':>8} {'PSS MB':>7}")
     for name, rows in found.items():
         rates, costs = [each.rate for each in rows], [each.cost for each in rows]
@@ -207,7 +209,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if not options.inside:
         enter(arguments)
-    pin(0, cores()[-1:])
+    pin(0, REST)
     with tempfile.TemporaryDirectory() as folder:
         settle(Path(folder))
         with open_playground(

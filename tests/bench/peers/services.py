@@ -66,7 +66,7 @@ def ours(playground: Playground, folder: Path, on: Collection[int], _: int) -> I
 
 # --- gorush ---------------------------------------------------------------------------------------
 
-GORUSH: Final = "go install github.com/appleboy/gorush@v1.22.1, and its binary on the PATH"
+GORUSH: Final = "go install github.com/appleboy/gorush@latest, and its binary on the PATH"
 GORUSH_CONFIG: Final = """\
 core: {{enabled: true, address: 127.0.0.1, port: "{port}", mode: release, sync: false, worker_num: 256,
   queue_num: 500000, max_notification: 10000, shutdown_timeout: 5, feedback_timeout: 10}}
