@@ -54,6 +54,9 @@ class Nothing:
     async def accept(self, push: Push) -> None:
         return None
 
+    async def note_use(self, hashes: object, *, configured: object = ()) -> None:
+        return None
+
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"the load does not call {name}")
 
