@@ -53,6 +53,7 @@ PARTS: Final = ("serve", "dispatch", "live", "feedback", "jobs")
 OF_PROCESS: Final = 17_000
 """Connections of one process of a server, or of phones: machines may allow it 20,000 files."""
 AT_ONCE: Final = 64
+REDIS: Final = "Redis"
 TITLE: Final = "Order 7 shipped" * 6
 CONFIG: Final = """
 [server]
@@ -86,8 +87,8 @@ class Server(Struct):
     """Of its API."""
     ports: list[int]
     """Those that phones connect to, in turn."""
-    pids: list[int]
-    """Its processes."""
+    parts: dict[str, list[int]]
+    """Its processes by the name of their part."""
     gateways: list[int]
     """Those that hold the connections."""
     redis_url: str
@@ -98,9 +99,15 @@ class Server(Struct):
     many: Callable[[Sequence[str], str], bytes]
     """Return the one that sends it to many devices."""
 
-    def cpu(self) -> tuple[float, float]:
-        """Return the CPU seconds of the processes, and of Redis."""
-        return sum(map(cpu_seconds, self.pids)), cpu_seconds(self.redis_pid)
+    def cpu(self) -> dict[str, float]:
+        """Return the CPU seconds by part, and of Redis."""
+        found = {name: sum(map(cpu_seconds, pids)) for name, pids in self.parts.items()}
+        return {**found, REDIS: cpu_seconds(self.redis_pid)}
+
+    async def scripts(self) -> int:
+        """Return how many scripts Redis has run."""
+        found = await self.redis.info("commandstats")
+        return sum(found[name]["calls"] for name in ("cmdstat_evalsha", "cmdstat_eval") if name in found)
 
     def gateway_cpu(self) -> float:
         """Return the CPU seconds of the processes that hold connections."""
@@ -149,7 +156,7 @@ async def open_ours(folder: Path, secret: str, processes: int, cores: tuple[int,
                 name="pushsvc",
                 port=port,
                 ports=[live],
-                pids=[pid for some in pids.values() for pid in some],
+                parts=pids,
                 gateways=pids["live"],
                 redis_url=url,
                 redis=client,
@@ -211,7 +218,7 @@ async def open_centrifugo(folder: Path, secret: str, processes: int, cores: tupl
                 name="Centrifugo",
                 port=ports[0],
                 ports=ports,
-                pids=[node.pid for node in nodes],
+                parts={"nodes": [node.pid for node in nodes]},
                 gateways=[node.pid for node in nodes],
                 redis_url=url,
                 redis=client,
@@ -414,12 +421,27 @@ async def delays_of(server: Server, phones: Phones, calls: int) -> list[float]:
     return sorted(each / 1e6 for each in (await phones.answer())["delays"])
 
 
-async def rate_of(server: Server, phones: Phones, online: int, calls: int, devices: int) -> tuple[float, ...]:
-    """Push to so many devices a call. Return messages from POST to acknowledged a second, and the CPU seconds of a
-    message: of the server and of Redis."""
+class Rate(Struct):
+    """What messages from POST to acknowledged have cost."""
+
+    a_second: float
+    cpu: dict[str, float]
+    """CPU seconds of a message by part, and of Redis."""
+    scripts: float
+    """Scripts of Redis a message."""
+
+    @property
+    def own(self) -> float:
+        """CPU seconds of a message without Redis."""
+        return sum(self.cpu.values()) - self.cpu[REDIS]
+
+
+async def rate_of(server: Server, phones: Phones, online: int, calls: int, devices: int) -> Rate:
+    """Push to so many devices a call."""
     calling = await callers(server, min(AT_ONCE, calls))
     phones.send(watch=calls * devices)
-    cpu, began, numbers = server.cpu(), time.monotonic_ns(), iter(range(calls))
+    scripts, cpu = await server.scripts(), server.cpu()
+    began, numbers = time.monotonic_ns(), iter(range(calls))
 
     async def call(caller: Caller) -> None:
         for number in numbers:
@@ -432,7 +454,11 @@ async def rate_of(server: Server, phones: Phones, online: int, calls: int, devic
     for caller in calling:
         caller.io.close()
     count = calls * devices
-    return count / (last - began) * 1e9, *((own - before) / count for own, before in zip(after, cpu, strict=True))
+    return Rate(
+        count / (last - began) * 1e9,
+        {name: (after[name] - before) / count for name, before in cpu.items()},
+        (await server.scripts() - scripts) / count,
+    )
 
 
 async def traffic(names: Sequence[str], online: int, rounds: int, figures: Figures, cores: tuple[int, int]) -> None:
@@ -452,13 +478,16 @@ async def traffic(names: Sequence[str], online: int, rounds: int, figures: Figur
                 figures.add(server, "POST to phone, idle: p50, ms", found[len(found) // 2])
                 figures.add(server, "POST to phone, idle: p99, ms", found[int(len(found) * 0.99)])
                 for calls, devices in ((3000, 1), (20, 1000)):
-                    rate, own, redis_cpu = await rate_of(server, phones, online, calls, devices)
-                    figures.add(server, f"acked/s, {devices:,} a call", rate)
-                    figures.add(server, f"acked/s a core, {devices:,} a call", 1 / (own + redis_cpu))
-                    figures.add(server, f"  of its own CPU alone, {devices:,} a call", 1 / own)
+                    rate = await rate_of(server, phones, online, calls, devices)
+                    figures.add(server, f"acked/s, {devices:,} a call", rate.a_second)
+                    figures.add(server, f"acked/s a core, {devices:,} a call", 1 / sum(rate.cpu.values()))
+                    figures.add(server, f"  of its own CPU alone, {devices:,} a call", 1 / rate.own)
+                    for part, seconds in rate.cpu.items():
+                        figures.add(server, f"  CPU of a message, us: {part}, {devices:,} a call", seconds * 1e6)
+                    figures.add(server, f"  scripts of 1,000 messages, {devices:,} a call", rate.scripts * 1000)
                 most = min(online, 10_000)
-                rate, own, redis_cpu = await rate_of(server, phones, online, 1, most)
-                figures.add(server, f"to {most:,} at once: all acked after, s", most / rate)
+                rate = await rate_of(server, phones, online, 1, most)
+                figures.add(server, f"to {most:,} at once: all acked after, s", most / rate.a_second)
         figures.show()
 
 
