@@ -46,6 +46,13 @@ class Deadline:
         if self._tick == _NEVER or due <= (self._tick - 1) * TICK:
             self._wheel._place(self)
 
+    def bring_forward(self, at: float) -> None:
+        """Set the deadline to `at` seconds of the wheel, unless it is due before: a call that is too early costs less
+        than to move a deadline with each message."""
+        if self._tick == _NEVER or at < self._due:
+            self._due = at
+            self._wheel._place(self)
+
     def cancel(self) -> None:
         """Forget the call. A deadline that is not active stays so."""
         self._wheel._remove(self)

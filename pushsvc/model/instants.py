@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
@@ -17,6 +18,7 @@ _LAST: Final = 253_402_300_799_000
 """The end of the year 9999, which is the last that the calendar has."""
 
 
+@lru_cache(maxsize=1024)
 def instant(unix_ms: int) -> str:
     """Return an instant in Unix milliseconds as RFC 3339 in UTC with milliseconds. One beyond the year 9999 becomes
     its end."""

@@ -118,6 +118,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | streams.py; empty where a device has none             |
 | `ps:D:pushes:<hour>:<b>`   | hash   | the streams' TTL       | digest of a push -> what streams know of it; `<hour>` |
 |                            |        |                        | of the push, `<b>` first byte of the digest           |
+| `ps:D:displaced:<key>:<b>` | hash   | 10 minutes             | ordinal modulo 128 -> what a push has displaced in    |
+|                            |        |                        | the device's stream; `<key>` hour and digest of the   |
+|                            |        |                        | push, `<b>` ordinal / 128                             |
 | `ps:D:gateways`            | hash   | field: an hour after   | name of a gateway -> until when its last sign of life |
 |                            |        | its end                | is valid, ms, and its connections                     |
 | `ps:D:refused`             | zset   | member: 400 days       | digest of a device's id; score the instant before     |
@@ -126,7 +129,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | the number of the change                              |
 | `ps:D:live`                | hash   | for good               | `moves` number of the last of these; `young` ordinal  |
 |                            |        |                        | from which on devices are new, for two minutes from   |
-|                            |        |                        | `born_at` ms on, and the next, `born`;                |
+|                            |        |                        | `born_at` ms on, and the next, `born`; `born_last` ms |
+|                            |        |                        | when a device came last;                              |
 |                            |        |                        | `server` its run id, `run` number of its run; `codes` |
 |                            |        |                        | of platforms in streams, `code:<name>`,               |
 |                            |        |                        | `platform:<code>`                                     |

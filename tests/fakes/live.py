@@ -106,6 +106,8 @@ class LiveState:
         self.contents: dict[tuple[str, str], bytes] = {}
         self.readers: dict[tuple[str, str], set[str] | None] = {}
         """The devices that each content is for; None where these are many."""
+        self.displaced: dict[tuple[str, str, str], tuple[Reference | None, tuple[Reference, ...]]] = {}
+        """What a push has replaced and overrun in the stream of a device, by app, push and device."""
         self.seen: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)
         self.epochs = itertools.count(1)
         self.poked = asyncio.Event()
@@ -235,10 +237,12 @@ class MemoryLive:
             return Appended("absent")
         replaced: Reference | None = None
         overrun: tuple[Reference, ...] = ()
+        carried: tuple[Reference, ...] = ()
         known = next((entry for entry in stream.entries if entry.push == push), None)
         rivals = [entry for entry in stream.entries if push.collapse and entry.push.collapse == push.collapse]
         if known is not None:
             status, offset = "known", known.offset
+            replaced, overrun = self._live.displaced.get((app, push.id, name), (None, ()))
         elif append.now_or_never and self._route(app, stream) is None:
             return Appended("away", 0, 0, stream.unread, stream.epoch)
         elif any((rival.push.at, rival.push.id) > (push.at, push.id) for rival in rivals):
@@ -254,16 +258,16 @@ class MemoryLive:
             first = min(acked + 2 * self._state.config.window_of(app), len(stream.entries) - over) if online else 0
             lost = stream.entries[first : first + max(over, 0)]
             now = self._state.clock()
-            overrun = tuple(
-                each
-                for each in lost
-                if each.offset > stream.acked and each.offset in stream.alone and each.push.expires_at > now
-            )
+            waited = [each for each in lost if each.offset > stream.acked and each.push.expires_at > now]
+            overrun = tuple(each for each in waited if each.offset in stream.alone)
+            if self._route(app, stream) is not None:
+                carried = tuple(each for each in waited if each.offset not in stream.alone)
             for entry in lost:
                 stream.lose(entry)
             stream.top += 1
             stream.entries.append(Reference(stream.top, receiver.index, platform, push))
             status, offset = "new", stream.top
+            self._live.displaced[app, push.id, name] = replaced, overrun
         if append.alone or platform in CARRIERS:
             stream.alone.add(offset)
         else:
@@ -277,6 +281,7 @@ class MemoryLive:
             self._route(app, stream),
             replaced,
             overrun,
+            carried,
         )
 
     async def keep_all(self, app: str, contents: Sequence[LiveContent]) -> None:
@@ -324,9 +329,11 @@ class MemoryLive:
                 stream.entries.remove(entry)
             else:
                 shown.append(self._publication(stream, entry))
+        if valid and stream.floor <= asked and not (shown and shown[0].offset < stream.floor):
+            since = max(since, stream.floor)
         page = Page(stream.epoch, stream.top, shown[:limit], len(shown) > limit, stream.missing(since))
         ahead = stream.missing(asked) if valid else 0
-        return Connected(since, valid and not page.missing, page, stream.acked, stream.unread, replaced, ahead)
+        return Connected(since, valid and not ahead, page, stream.acked, stream.unread, replaced, ahead)
 
     @staticmethod
     def _publication(stream: Stream, entry: Reference) -> Publication:
@@ -342,13 +349,15 @@ class MemoryLive:
         return True
 
     async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
-        return [self._ack(app, *each, look=True) for each in positions]
+        return [self._ack(app, *each, None, look=True) for each in positions]
 
-    async def ack(self, app: str, positions: Sequence[tuple[str, Position]], *, named: bool = True) -> list[Acked]:
-        found = [self._ack(app, *each, look=False) for each in positions]
-        return found if named else [replace(each, newly=[]) for each in found]
+    async def ack(
+        self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int] | None] = ()
+    ) -> list[Acked]:
+        given = ended or [None] * len(positions)
+        return [self._ack(app, *each, own, look=False) for each, own in zip(positions, given, strict=True)]
 
-    def _ack(self, app: str, device_id: str, position: Position, *, look: bool) -> Acked:
+    def _ack(self, app: str, device_id: str, position: Position, ended: Sequence[int] | None, *, look: bool) -> Acked:
         stream = self._stream(app, device_id)
         if stream is None:
             return Acked("unknown")
@@ -356,7 +365,9 @@ class MemoryLive:
         fault = self._fault(stream, position)
         if not fault and position.offset > acked:
             newly = [each for each in stream.after(acked) if each.offset <= position.offset]
-            acked = position.offset
+            if ended is not None and not {each.offset for each in newly} <= set(ended):
+                return Acked("open", [], acked, len(stream.after(acked)), before)
+            newly, acked = newly if ended is None else [], position.offset
         if not look:
             stream.acked = acked
         return Acked(fault, newly, acked, len(stream.after(acked)), before)

@@ -355,6 +355,25 @@ class MemoryQueue:
     async def suppress(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
         return self._state.end_any(app, arrivals, EndOfAny("suppressed", why))
 
+    async def carry_on(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        moved = 0
+        for arrival in arrivals:
+            record = self._state.pushes.get((app, arrival.push_id))
+            if record is None or record.state == "cancelled" or record.marks.get(arrival.index) != "w":
+                continue
+            waiting = [chunk for route, own in self._state.retries.items() if route.app == app for _, chunk in own]
+            for chunk in waiting:
+                own = [target for target in chunk.targets if target.index == arrival.index]
+                if chunk.push_id == arrival.push_id and own and record.open(arrival.index, chunk.turn):
+                    following = again_as(chunk, own, Retry(0, chunk.attempt, chunk.part, chunk.counted))
+                    record.turns[arrival.index] = following.turn
+                    record.mark(arrival.index, mark_of_retry(following, 0, unconfirmed=False))
+                    self._state.lanes[app, following.channel, following.lane].add(following)
+                    moved += 1
+                    break
+        self._state.change()
+        return moved
+
     async def promote(self, route: Route, now: int) -> int:
         due, later = [], []
         for due_at, chunk in self._state.retries[route]:

@@ -469,11 +469,15 @@ def test_a_device_that_moves_between_the_look_and_the_append_is_looked_at_again(
         registry.holders = moves_then
         (found,) = await store.live.append("shop", push_of("p1"), [Receiver("x", 0, ann)], platform="fcm")
         assert (found.status, looks) == ("moved", [["ann"], ["bob"]])
-        # Who has been there for a while, and has not moved lately, is not looked at.
+        # Who was there when the push began, or for a while, and has not moved lately, is not looked at.
         await store.link.call("DEL", "ps:{shop.devices}:moved")
+        for later, asked in ((1000, 3), (60_000, 3)):
+            push = push_of(f"p1 {later}", at=NOW + later)
+            (found,) = await store.live.append("shop", push, [Receiver("x", 0, ann)], platform="fcm")
+            assert (found.status, len(looks)) == ("new" if later > 1000 else "moved", asked)
         await store.link.call("HSET", "ps:{shop.devices}:live", "born_at", NOW - 120_001)
         (found,) = await store.live.append("shop", push_of("p2"), [Receiver("x", 0, ann)], platform="fcm")
-        assert (found.status, len(looks)) == ("new", 2)
+        assert (found.status, len(looks)) == ("new", 3)
 
     server.flush()
     play(server.url, story)

@@ -470,6 +470,44 @@ def test_what_a_later_push_has_replaced_ends_unless_a_provider_is_asked(server: 
     play(server, story)
 
 
+@pytest.mark.parametrize("total", [1, 3, 40, 1001])
+def test_what_no_device_can_acknowledge_any_more_goes_on_at_once(server: Server | None, total: int) -> None:
+    """Of a push of several, the first is acknowledged, and the second and the last lose their places."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        for name in ("p", "other"):
+            await store.pushes.accept(push_of(name, total))
+        by_index: dict[int, Arrival] = {}
+        for each in await take_live(store):
+            if each.chunk.push_id == "p":
+                by_index |= {arrival.index: arrival for arrival in ack(each.chunk, *indexes_of([each]))}
+            await store.queue.settle("shop", *all_of(each, LATER, WRITTEN))
+        acked = [0] if total > 1 else []
+        gone = sorted({min(1, total - 1), total - 1})
+        left = [index for index in range(total) if index not in (*acked, *gone)]
+        assert await store.queue.arrived("shop", [by_index[index] for index in acked]) == len(acked)
+        displaced = [by_index[index] for index in (*acked, *gone)]
+        assert await store.queue.carry_on("shop", displaced) == len(gone)
+        assert await store.queue.carry_on("shop", displaced) == 0, "each goes on once"
+        assert await live(store) == (len(acked), len(gone), len(left))
+        waiting = {"apns:ack": len(left) + total}
+        assert await pending(store) == {"apns": 2 * total - len(acked)} | waiting
+        sent = await take_all(store)
+        assert indexes_of(sent) == gone
+        assert {(each.chunk.push_id, each.chunk.channel, each.chunk.turn) for each in sent} == {("p", "apns", 3)}
+        for each in sent:
+            await store.queue.settle("shop", *all_of(each))
+        later = [each for each in await sent_on(store, DUE) if each.chunk.push_id == "p"]
+        assert indexes_of(later) == left
+        for each in later:
+            await store.queue.settle("shop", *all_of(each))
+        assert counts(await store.pushes.status("shop", "p")) == {"sent": total}
+        assert await pending(store) == {"apns": total}
+
+    play(server, story)
+
+
 @pytest.mark.parametrize("total", [1, 3, 40])
 @pytest.mark.parametrize("path", ["live", "provider", "carried on"])
 @pytest.mark.parametrize("order", ["waits", "is on its way"])

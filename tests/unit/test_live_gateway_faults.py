@@ -74,6 +74,7 @@ class Streams:
         self.pages: list[Any] = []
         self.looked: Any = []
         self.acknowledged: list[Sequence[tuple[str, Position]]] = []
+        self.acks: list[list[Acked]] = []
         self.routes: list[Any] = []
         self.lapsed: list[set[str]] = []
         self.received: list[Any] = []
@@ -121,9 +122,11 @@ class Streams:
     async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> Any:
         return self._answer("acking", self.looked)
 
-    async def ack(self, app: str, positions: Sequence[tuple[str, Position]], *, named: bool) -> list[Acked]:
+    async def ack(
+        self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int]]
+    ) -> list[Acked]:
         self.acknowledged.append(positions)
-        return [Acked("") for _ in positions]
+        return self.acks.pop(0) if self.acks else [Acked("") for _ in positions]
 
     async def presence(self, app: str, device_ids: Sequence[str], *, gateway: str) -> Any:
         self.compared.append(list(device_ids))
@@ -347,6 +350,46 @@ def test_what_is_appended_during_an_acknowledgement_is_not_acknowledged_by_it() 
         assert [each.fault for each in answers] == ["", "offset", ""]
         assert [[position.offset for _, position in each] for each in streams.acknowledged] == [[1, 1]]
         assert [each.reference.offset for each in world.confirmed] == [1]
+
+    play(story)
+
+
+def test_a_stream_is_asked_only_what_its_connection_does_not_know() -> None:
+    async def story(world: World) -> None:
+        gateway, streams = world.gateway, world.streams
+        known, others = Reference(2, 0, "fcm", PUSH), Reference(1, 0, "apns", LivePush("p0", 0, 2**40, "normal"))
+        loop = asyncio.create_task(gateway.acks.run())
+        assert (await gateway.acks.ack("shop", "phone", Position("e", 2), [known])).fault == ""
+        assert "acking" not in streams.calls
+        assert [each.reference for each in world.confirmed] == [known]
+        # The stream has one more: it is asked, and what has ended already is not ended again.
+        streams.acks, streams.looked = [[Acked("open")]], [Acked("", [others, known])]
+        assert (await gateway.acks.ack("shop", "phone", Position("e", 2), [known])).fault == ""
+        assert streams.calls.count("acking") == 1
+        assert [each.reference for each in world.confirmed] == [known, known, others]
+        loop.cancel()
+
+    play(story)
+
+
+def test_a_connection_knows_what_it_was_given_by_a_poke() -> None:
+    async def story(world: World) -> None:
+        gateway, streams = world.gateway, world.streams
+        connection, _ = world.ask()
+        await world.done()
+        loop = asyncio.create_task(gateway.acks.run())
+        for offset, platform in ((1, "fcm"), (2, "live"), (3, "")):  # the last one is of an older version
+            push = LivePush(f"p{offset}", 0, 2**40, "normal")
+            recipient = Recipient(connection.number, "e", offset, offset - 1, 1, 7)
+            await gateway._take(Poke("shop", push, [recipient], b'{"id":"p"}', platform=platform))
+        streams.looked = [Acked("")]
+        for offset, asked in ((2, 0), (3, 1)):
+            connection.received(b'{"id":%d,"rpc":{"method":"ack","data":{"ack":%d}}}' % (offset + 10, offset))
+            await gateway.acks.all_taken()
+            assert streams.calls.count("acking") == asked
+        found = [(each.reference.offset, each.reference.index, each.reference.platform) for each in world.confirmed]
+        assert found == [(1, 7, "fcm"), (2, 7, "live")]
+        loop.cancel()
 
     play(story)
 
@@ -591,7 +634,7 @@ def test_acknowledgements_without_answers_are_merged_and_outlive_an_outage() -> 
         await world.done()
         away = [AWAY, AWAY]
 
-        async def ack(app: str, device_id: str, position: Position) -> Acked:
+        async def ack(app: str, device_id: str, position: Position, given: Sequence[Reference] | None = None) -> Acked:
             await asyncio.sleep(0)
             if away:
                 raise away.pop()

@@ -31,7 +31,7 @@ from pushsvc.ports.live import Appended, LiveRoute, Poke, Position
 from pushsvc.ports.provider import STREAMS, RenderError
 from pushsvc.providers.live import RENDERER, open_provider
 from pushsvc.providers.live.render import LIMIT
-from pushsvc.providers.live.send import CONTENTS, KEPT_FOR, LASTS, QUIET, TRIES, WINDOW, LiveProvider
+from pushsvc.providers.live.send import CONTENTS, KEPT_FOR, LASTS, QUIET, RECORDED, TRIES, WINDOW, LiveProvider
 from pushsvc.rules.audience import owner_of
 from pushsvc.store import StoreConfig
 
@@ -259,6 +259,26 @@ def test_what_a_full_stream_has_no_room_for_ends_where_nothing_else_carries_it_o
     play(story, StoreConfig(history=2))
 
 
+def test_what_a_full_stream_of_a_connected_device_has_no_room_for_goes_on_at_the_next_channel() -> None:
+    async def story(desk: Desk) -> None:
+        carried: list[str] = []
+
+        async def noted(app: str, arrivals: Sequence[Any]) -> int:
+            carried.extend(each.push_id for each in arrivals)
+            return len(arrivals)
+
+        arrivals: Any = desk.provider._arrivals
+        arrivals.carry_on = noted
+        await desk.online("phone-1")
+        await desk.send(*(chunk("phone-1", name=name, then=[THEN]) for name in "pqrstu"))
+        while not carried:
+            await asyncio.sleep(RECORDED / 10)
+        assert carried == ["r"]
+        assert await desk.stream("phone-1") == ["p", "q", "s", "t", "u"]
+
+    play(story, StoreConfig(history=5, window=1))
+
+
 def test_what_was_replaced_ends_also_where_the_poke_fails_or_redis_does_not_take_it_at_once() -> None:
     async def story(desk: Desk) -> None:
         await desk.online("phone-1")
@@ -285,9 +305,33 @@ def test_what_was_replaced_ends_also_where_the_poke_fails_or_redis_does_not_take
         assert await desk.send(newer, chunk("phone-1", name="r", collapse="c", at=NOW + 2)) == [WRITTEN, WRITTEN]
         arrivals.suppress = noted
         assert await desk.send(chunk("phone-2", name="s")) == [AWAY]
-        assert ended == ["p", "q"]
+        assert ended == ["p", "p", "q"], "the repeat names it again, which changes nothing"
 
     play(story)
+
+
+def test_what_was_displaced_ends_also_where_the_answer_of_the_append_is_lost() -> None:
+    async def story(desk: Desk) -> None:
+        live: Any = desk.store.live
+        append_all = live.append_all
+
+        async def lost(*args: Any) -> Any:
+            await append_all(*args)
+            live.append_all = append_all
+            raise StoreUnavailable("away")
+
+        for name in ("p", "q"):
+            await desk.store.pushes.accept(_accepted(name))
+        await desk.send(chunk("phone-1", name="p"), chunk("phone-1", name="q", collapse="c"))
+        newer = chunk("phone-1", name="r", collapse="c", at=NOW + 1), chunk("phone-1", name="s")
+        live.append_all = lost
+        assert await desk.send(*newer) == [AWAY] * 2  # it is sent again in halves
+        for name, why in (("p", "overflow"), ("q", "superseded")):
+            found = await desk.store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=10)
+            assert found is not None
+            assert [(row.outcome, row.reason) for row in found[0]] == [("suppressed", why)]
+
+    play(story, StoreConfig(history=2))
 
 
 def test_what_was_cancelled_on_its_way_to_the_streams_ends_so() -> None:

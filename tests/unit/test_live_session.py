@@ -50,7 +50,7 @@ def publication(offset: int, prev: int | None = None) -> Publication:
 
 
 def page(*offsets: int, top: int | None = None, more: bool = False, missing: int = 0, epoch: str = "e") -> Page:
-    found = [publication(offset) for offset in offsets]
+    found = [publication(offset, prev) for prev, offset in zip((None, *offsets), offsets, strict=False)]
     return Page(epoch, max(offsets, default=0) if top is None else top, found, more, missing)
 
 
@@ -210,6 +210,23 @@ def test_the_position_after_a_recovery(
     assert chain == [connected.since, *publications][: len(chain)]
     gone = 300 in [each.offset for each in connected.page.publications]
     assert reply["connect"]["data"].get("missing", 0) == (0 if recovered else connected.page.missing + gone)
+
+
+def test_what_is_missing_before_the_position_shows_in_the_chain_alone() -> None:
+    stream = Page("e", 9, [publication(2), publication(8, 7), publication(9)], False, 5)
+    reply, *pushed = lines(connect(new(), Connected(1, True, stream, 1, 7, None), ASKED))
+    device = reply["connect"]["subs"]["device"]
+    assert (device["offset"], device["recovered"], pushed) == (3, True, [])
+    assert [(each["offset"], each["data"]["prev"]) for each in device["publications"]] == [(2, 1), (8, 7), (9, 8)]
+    assert "missing" not in reply["connect"]["data"]
+
+
+def test_what_was_announced_as_missing_is_not_counted_again() -> None:
+    stream = Page("e", 9, [publication(8, 7), publication(9)], False, 7)
+    reply, *pushed = lines(connect(new(), Connected(0, False, stream, 0, 7, None, 4), ASKED))
+    device = reply["connect"]["subs"]["device"]
+    assert (device["offset"], device["recovered"], reply["connect"]["data"]["missing"]) == (9, False, 4)
+    assert [line["push"]["pub"]["data"]["prev"] for line in pushed] == [0, 8]
 
 
 def test_the_connect_reply_is_the_same_in_protobuf() -> None:

@@ -40,7 +40,7 @@ def push_of(push_id: str) -> LivePush:
 
 
 class Stream:
-    """A stream as `ports/live.py` describes it."""
+    """A stream as `ports/live` describes it."""
 
     def __init__(self) -> None:
         self.epochs = 0

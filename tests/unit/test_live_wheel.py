@@ -42,6 +42,13 @@ class WheelMachine(RuleBasedStateMachine):
             self.deadlines[number].move(seconds)
             self.due[number] = self.time + seconds
 
+    @rule(which=st.integers(0), seconds=SECONDS)
+    def bring_forward(self, which: int, seconds: float) -> None:
+        if self.deadlines:
+            number, at = which % len(self.deadlines), self.time + seconds
+            self.deadlines[number].bring_forward(at)
+            self.due[number] = min(self.due.get(number, at), at)
+
     @rule(which=st.integers(0))
     def cancel(self, which: int) -> None:
         if self.deadlines:

@@ -8,11 +8,9 @@ import pytest
 from pushsvc.errors import ConfigError
 from pushsvc.model.delivery import Delivery, Ended, Outcome, Retry, Sent, Settlement, TokenDead, Unavailable
 from pushsvc.model.push import Chunk
-from pushsvc.ports.live import LivePush, Poke
 from pushsvc.runtime.check import judge_traces
 from pushsvc.settings.schema import Settings, TracesSettings
 from pushsvc.stages.dispatch.spans import spans_of
-from pushsvc.store.live.gateways import entries_of
 from pushsvc.telemetry import traces
 
 from .dispatch_fakes import chunk
@@ -99,16 +97,6 @@ def test_deliveries_of_an_entry_that_end_alike_are_one_span() -> None:
 def test_a_span_has_no_token() -> None:
     traced = msgspec.structs.replace(chunk("token-of-a-phone"), trace=CARRIED)
     assert "token-of-a-phone" not in repr(list(spans_of([settled(traced, 0, TokenDead(reason="Unregistered"))])))
-
-
-def test_a_poke_takes_bytes_for_a_trace_only_where_there_is_one() -> None:
-    plain = Poke("shop", LivePush("p", 1, 2, "normal"), [], b"{}", (1, 2, 3))
-    traced = msgspec.structs.replace(plain, trace=CARRIED)
-    (blob,), (longer,) = entries_of([plain]), entries_of([traced])
-    (fields,) = msgspec.msgpack.decode(blob)
-    assert msgspec.msgpack.decode(longer) == [[*fields, CARRIED]]
-    assert msgspec.msgpack.decode(blob, type=list[Poke]) == [plain]
-    assert msgspec.msgpack.decode(longer, type=list[Poke]) == [traced]
 
 
 def test_traces_need_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,8 @@ class _Ack(NamedTuple):
     app: str
     device_id: str
     position: Position
+    given: Sequence[Reference] | None
+    """The deliveries that it ends, where the connection knows them."""
     done: Callable[[Acked | Exception], None]
     """Is called with what has become of it."""
 
@@ -61,7 +63,9 @@ class Acks:
         """When deliveries, by push and index, were queued, taken and written, in ms after they were to be sent, and the
         traces of their pushes."""
 
-    async def ack(self, app: str, device_id: str, position: Position) -> Acked:
+    async def ack(
+        self, app: str, device_id: str, position: Position, given: Sequence[Reference] | None = None
+    ) -> Acked:
         """Acknowledge everything up to a position. Raises `StoreUnavailable`; the device repeats it then."""
         answer: asyncio.Future[Acked] = asyncio.get_running_loop().create_future()
 
@@ -73,13 +77,22 @@ class Acks:
             else:
                 answer.set_result(result)
 
-        self.take(app, device_id, position, done)
+        self.take(app, device_id, position, given, done)
         return await answer
 
-    def take(self, app: str, device_id: str, position: Position, done: Callable[[Acked | Exception], None]) -> None:
+    def take(
+        self,
+        app: str,
+        device_id: str,
+        position: Position,
+        given: Sequence[Reference] | None,
+        done: Callable[[Acked | Exception], None],
+    ) -> None:
         """Acknowledge everything up to a position, together with what other devices acknowledge at the same time, and
-        call `done`: a task for each acknowledgement would cost as much as all that it does."""
-        self._waiting.append(_Ack(app, device_id, position, done))
+        call `done`: a task for each acknowledgement would cost as much as all that it does. `given` are the deliveries
+        up to there that are not acknowledged yet, as far as a connection knows: the stream is asked only where it has
+        others."""
+        self._waiting.append(_Ack(app, device_id, position, given, done))
         self._all_taken.clear()
         self._more.set()
 
@@ -114,27 +127,45 @@ class Acks:
         await self._all_taken.wait()
 
     async def _take_all(self, app: str, acks: Sequence[_Ack]) -> list[Acked]:
-        at = int(self._wall() * 1000)
-        ending: dict[tuple[str, int], Acknowledged] = {}
-        positions = [(each.device_id, each.position) for each in acks]
-        results = await self._live.acking(app, positions)
-        for each, found in zip(acks, results, strict=True):
-            if not found.fault:
-                for reference in found.newly:
-                    ending[each.device_id, reference.offset] = Acknowledged(each.device_id, reference, at)
-        if ending:
-            await self._confirm(app, list(ending.values()))
-        # The others are not asked again: what is appended by then would be acknowledged without having ended.
-        accepted = [place for place, found in enumerate(results) if not found.fault]
-        taken = await self._live.ack(app, [positions[each] for each in accepted], named=False)
-        newly: list[Reference] = []
-        for place, acked in zip(accepted, taken, strict=True):
-            if not acked.fault:
-                newly += [each for each in results[place].newly if each.offset > acked.before]
-            results[place] = acked
-        self._count(app, newly, at)
+        ended: set[tuple[str, int]] = set()
+        results = await self._end_all(app, acks, ended)
+        # A stream may have more than its connection knows: what has expired, or what was never given.
+        unknown = [place for place, result in enumerate(results) if result.fault == "open"]
+        if unknown:
+            again = await self._end_all(app, [acks[place]._replace(given=None) for place in unknown], ended)
+            for place, result in zip(unknown, again, strict=True):
+                results[place] = result
         self._metrics.flush()
         return results
+
+    async def _end_all(self, app: str, acks: Sequence[_Ack], ended: set[tuple[str, int]]) -> list[Acked]:
+        """End the deliveries that were given, or that the stream names, then acknowledge these and no others. `ended`,
+        which grows, are those that have ended, by device and offset."""
+        at = int(self._wall() * 1000)
+        positions = [(each.device_id, each.position) for each in acks]
+        given = [each.given for each in acks]
+        results: dict[int, Acked] = {}
+        if unknown := [place for place, own in enumerate(given) if own is None]:
+            named = await self._live.acking(app, [positions[place] for place in unknown])
+            for place, found in zip(unknown, named, strict=True):
+                given[place], results[place] = found.newly, found
+        taken = [place for place in range(len(acks)) if place not in results or not results[place].fault]
+        ending = {
+            (acks[place].device_id, each.offset): Acknowledged(acks[place].device_id, each, at)
+            for place in taken
+            for each in given[place] or ()
+        }
+        if left := [each for key, each in ending.items() if key not in ended]:
+            await self._confirm(app, left)
+            ended.update(ending)
+        offsets = [[each.offset for each in given[place] or ()] for place in taken]
+        newly: list[Reference] = []
+        acked = await self._live.ack(app, [positions[place] for place in taken], offsets)
+        for place, result in zip(taken, acked, strict=True):
+            results[place] = result
+            newly += [each for each in given[place] or () if result.before < each.offset <= result.acked]
+        self._count(app, newly, at)
+        return [results[place] for place in range(len(acks))]
 
     def _count(self, app: str, references: Sequence[Reference], at: int) -> None:
         self._metrics.acked(app, [max(0.0, (at - each.push.at) / 1000) for each in references])

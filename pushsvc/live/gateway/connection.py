@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ...errors import PushsvcError, StoreUnavailable
-from ...ports.live import Acked, EventReport, LiveRoute, Page, Position, Recipient
+from ...ports.live import Acked, EventReport, LiveRoute, Page, Position, Recipient, Reference
 from ...ports.live import Refused as RefusedDevice
 from ..peer import Request, Transport
 from ..protocol import codes
@@ -150,11 +150,11 @@ class Connection:
 
     # --- The gateway -----------------------------------------------------------------------------------------------
 
-    def published(self, recipient: Recipient, rendered: Rendered) -> None:
+    def published(self, recipient: Recipient, rendered: Rendered, delivery: Reference | None = None) -> None:
         """Hand out what was appended to the stream of the device just now."""
         if self._transport.paused:
             self._session.pause()
-        self._run(self._session.published(recipient, rendered, self._gateway.now()))
+        self._run(self._session.published(recipient, rendered, self._gateway.now(), delivery))
 
     def appended(self, epoch: str, top: int, unread: int) -> None:
         """Look whether the stream has something that was not handed out."""
@@ -190,7 +190,7 @@ class Connection:
             if due == math.inf:
                 deadline.cancel()
             else:
-                deadline.move(max(0.0, due - self._gateway.now()))
+                deadline.bring_forward(due)
 
     def _do(self, effect: Effect) -> None:
         gateway, session = self._gateway, self._session
@@ -214,7 +214,7 @@ class Connection:
             case AckAsked(id=id):
                 if id:
                     position = Position(effect.epoch, effect.offset)
-                    gateway.acks.take(self.app, self.device_id, position, partial(self._acked, id))
+                    gateway.acks.take(self.app, self.device_id, position, effect.given, partial(self._acked, id))
                 else:
                     self._ack_later(effect)
             case ReadAsked(id=id):
@@ -376,13 +376,15 @@ class Connection:
 
     def _acked(self, command_id: int, result: Acked | Exception) -> None:
         """Answer an acknowledgement."""
-        with self._gateway.contained(self):
+        try:
             if isinstance(result, Acked):
                 self._run(self._session.acked(command_id, result.fault))
             elif isinstance(result, PushsvcError):
                 self._fails(command_id, result)
             else:
                 raise result
+        except Exception as error:
+            self._gateway.failed(self, error)
 
     def _ack_later(self, ask: AckAsked) -> None:
         """Take an acknowledgement that has no answer. Later ones stand for earlier ones, so that two wait at most,
@@ -392,8 +394,11 @@ class Connection:
             self._spawn(self._ack_waiting())
         inside = ask.offset <= self._session.top
         waiting = self._acks.get(inside)
-        if waiting is None or ask.offset > waiting.offset:
+        if waiting is None:
             self._acks[inside] = ask
+        elif ask.offset > waiting.offset:
+            given = None if waiting.given is None or ask.given is None else (*waiting.given, *ask.given)
+            self._acks[inside] = AckAsked(ask.id, ask.offset, ask.epoch, given)
 
     async def _ack_waiting(self) -> None:
         """Take the acknowledgements that wait, until none does. While Redis is away they are kept; what the end of the
@@ -402,7 +407,8 @@ class Connection:
         while self._acks:
             inside, ask = self._acks.popitem()
             try:
-                acked = await self._gateway.acks.ack(self.app, self.device_id, Position(ask.epoch, ask.offset))
+                position = Position(ask.epoch, ask.offset)
+                acked = await self._gateway.acks.ack(self.app, self.device_id, position, ask.given)
                 self._run(self._session.acked(ask.id, acked.fault))
             except StoreUnavailable:
                 if self._ended:

@@ -33,6 +33,7 @@ from ...ports.live import (
     Live,
     LiveRoute,
     Poke,
+    Reference,
     Unread,
 )
 from ..config import LiveConfig
@@ -59,6 +60,8 @@ INBOX_WAIT: Final = 1000
 CONNECTS: Final = Rate(1, 1)
 CONNECTS_AT_ONCE: Final = 20
 """How often one device may connect, in the long run and at once: more than any network makes it."""
+TURN: Final = 200
+"""Publications that are handed out before others have their turn."""
 CALLS: Final = Rate(20, 1)
 CALLS_AT_ONCE: Final = 200
 """How often one device may call over plain HTTP."""
@@ -103,6 +106,8 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._missed = False
         """Whether items of the inbox may have been missed."""
+        self._handed = 0
+        """Publications that were handed out since others had their turn."""
         self.finishing = asyncio.Event()
         """Set when the last connection has ended, and nothing is waited for any more."""
         self.draining = False
@@ -187,9 +192,10 @@ class Gateway:
         try:
             yield
         except Exception as error:
-            self._failed(member, error)
+            self.failed(member, error)
 
-    def _failed(self, member: Member, error: Exception) -> None:
+    def failed(self, member: Member, error: Exception) -> None:
+        """End a connection whose session has failed, as `contained` does."""
         report(error)
         member.fail()
 
@@ -304,11 +310,17 @@ class Gateway:
                 elif connection.app == item.app:
                     if item.passed is not None:
                         self.acks.remember(push_id, recipient.index, (*item.passed, item.trace))
+                    offset, index, delivery = recipient.offset, recipient.index, None
+                    if item.platform:
+                        delivery = Reference(offset, index, item.platform, item.push)
                     try:
-                        connection.published(recipient, rendered)
+                        connection.published(recipient, rendered, delivery)
                     except Exception as error:
-                        self._failed(connection, error)
-            await asyncio.sleep(0)  # Others have their turn between two pushes to many.
+                        self.failed(connection, error)
+                self._handed += 1
+                if self._handed >= TURN:
+                    self._handed = 0
+                    await asyncio.sleep(0)
             return
         if isinstance(item, Drain):
             for member in list(self.connections.values()):

@@ -23,7 +23,7 @@ from ...errors import (
     Unauthorized,
     Unavailable,
 )
-from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient
+from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient, Reference
 from ...ports.live import Refused as RefusedDevice
 from ..peer import Request
 from ..protocol import codes
@@ -251,7 +251,7 @@ class WaitingPoll:
         self.called = asyncio.Event()
         self.replaced = False
 
-    def published(self, recipient: Recipient, rendered: Rendered) -> None:
+    def published(self, recipient: Recipient, rendered: Rendered, delivery: Reference | None = None) -> None:
         """End the wait: something was appended."""
         self.called.set()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from ...ports.live import Recipient
+from ...ports.live import Recipient, Reference
 from ..protocol import codes
 from ..protocol.codec import Rendered
 
@@ -26,8 +26,8 @@ class Member(Protocol):
     def transport(self) -> str:
         """Return the name of the transport."""
 
-    def published(self, recipient: Recipient, rendered: Rendered) -> None:
-        """Take what was appended to the stream of the device just now."""
+    def published(self, recipient: Recipient, rendered: Rendered, delivery: Reference | None = None) -> None:
+        """Take what was appended to the stream of the device just now, and which delivery that is, if it is known."""
 
     def appended(self, epoch: str, top: int, unread: int) -> None:
         """Look whether the stream has something that was not handed out."""

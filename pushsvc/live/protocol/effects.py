@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from ...ports.live import Event, Position
+from ...ports.live import Event, Position, Reference
 from ..peer import FaultKind
 
 
@@ -70,6 +70,9 @@ class AckAsked(Struct, frozen=True, gc=False):
     id: int
     offset: int
     epoch: str
+    given: tuple[Reference, ...] | None = None
+    """The deliveries that this connection was given up to there and that were not acknowledged; None where some are not
+    known."""
 
 
 class ReadAsked(Struct, frozen=True, gc=False):

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from ...ports.live import Connected, Page, Recipient
+from ...ports.live import Connected, Page, Recipient, Reference
 from ..config import LiveAppConfig
 from ..peer import FaultKind
 from . import codes
@@ -210,8 +210,12 @@ class Session:
             else:
                 self._fail(effects, command_id, asked.error, asked.kind)
         elif not command_id or self._wait(command_id, effects):
-            effects.append(asked)
-            if isinstance(asked, AckAsked) and self._window.acknowledge(asked.offset):
+            if not isinstance(asked, AckAsked) or (given := self._window.acknowledge(asked.offset)) is None:
+                effects.append(asked)
+            else:
+                known = tuple(each for each in given if each is not None)
+                whole = known if len(known) == len(given) else ()
+                effects.append(AckAsked(asked.id, asked.offset, asked.epoch, whole or None))
                 self._ask_more(effects)
 
     # --- What the gateway has found out ----------------------------------------------------------------------------
@@ -229,10 +233,11 @@ class Session:
     ) -> list[Effect]:
         """Open the connection. `heartbeat` is the interval that was agreed, `ttl` the seconds that the token has left.
 
-        A position is recovered if nothing is missing, also no content: then the reply names the position that was asked
-        for, and has the publications: first those before it that are not acknowledged, then those that catch it up.
-        Otherwise it names the top of the stream, and what is not acknowledged comes behind the reply. Either way it is
-        no more than the window has room for.
+        A position is recovered if nothing behind it is missing, and no content: then the reply names the position that
+        was asked for, and has the publications: first those before it that are not acknowledged, then those that catch
+        it up. What is missing before it was announced at an earlier connect, and shows in `prev`. Otherwise the reply
+        names the top of the stream, and what is not acknowledged comes behind the reply. Either way it is no more than
+        the window has room for.
         """
         if self._state != _CONNECTING or command_id not in self._pending:
             return []
@@ -250,14 +255,15 @@ class Session:
         lost = sum(each.push.id not in rendered for each in page.publications)
         asked = self._asked if result.recovered and not lost else None
         recovered = asked is not None
-        given = window.hand_out(page, rendered, now)
+        missing = 0 if result.recovered else result.missing_ahead or page.missing
+        given = window.hand_out(page, rendered, now, shows_holes=recovered)
         reply = self._codec.connect(
             command_id,
             ConnectResult(
                 client=self.client,
                 version=self._limits.version,
                 ttl=max(1, int(ttl)),
-                data=self._connect_data(0 if recovered else page.missing + lost),
+                data=self._connect_data(missing + lost),
                 epoch=page.epoch,
                 offset=page.top if asked is None else asked,
                 recovered=recovered,
@@ -313,7 +319,7 @@ class Session:
         ]
         return [Bytes(self._codec.history(asked.id, page.epoch, page.top, publications))]
 
-    def acked(self, command_id: int, fault: Literal["", "epoch", "offset", "unknown"]) -> list[Effect]:
+    def acked(self, command_id: int, fault: Literal["", "epoch", "offset", "unknown", "open"]) -> list[Effect]:
         """Answer an acknowledgement or a `read`."""
         if not fault:
             return self.done(command_id)
@@ -329,7 +335,9 @@ class Session:
         """Answer a command with an error."""
         return [Bytes(self._codec.error(command_id, error))] if self._answered(command_id) else []
 
-    def published(self, recipient: Recipient, rendered: Rendered, now: float) -> list[Effect]:
+    def published(
+        self, recipient: Recipient, rendered: Rendered, now: float, delivery: Reference | None = None
+    ) -> list[Effect]:
         """Hand out what was appended to the stream just now, if everything before it was; else it waits there."""
         effects: list[Effect] = []
         if self._state == _CONNECTING:
@@ -342,7 +350,7 @@ class Session:
             self._end(effects, codes.INSUFFICIENT_STATE)
             return effects
         self._unread = recipient.unread
-        prev = self._window.take(recipient.offset, recipient.prev, now)
+        prev = self._window.take(recipient.offset, recipient.prev, now, delivery)
         if prev is not None:
             publication = self._codec.publication(rendered, recipient.offset, prev, self._unread)
             effects.append(Bytes(self._codec.push(publication)))
@@ -489,6 +497,8 @@ class Session:
 
     def _batched(self, effects: list[Effect]) -> list[Effect]:
         """Return the effects with all replies in one message."""
+        if len(effects) < 2:
+            return effects
         replies = [each.data for each in effects if isinstance(each, Bytes)]
         if len(replies) < 2:
             return effects

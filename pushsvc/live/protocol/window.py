@@ -22,7 +22,7 @@ import math
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from ...ports.live import Page
+from ...ports.live import Page, Reference
 from ..config import LiveAppConfig
 from .codec import Rendered
 from .commands import PAGE
@@ -58,8 +58,9 @@ class StreamWindow:
         self._through = 0
         self._paging = 0
         self._last = 0
-        self._flight: dict[int, tuple[float, int]] = {}
-        """Offsets that are to be acknowledged, with the instant of the next resend and the number of resends left."""
+        self._flight: dict[int, tuple[float, int, Reference | None]] = {}
+        """Offsets that are to be acknowledged, with the instant of the next resend, the number of resends left, and the
+        delivery, if that is known."""
 
     def __len__(self) -> int:
         return len(self._flight)
@@ -84,19 +85,18 @@ class StreamWindow:
         """Seconds until a publication is sent again: all resends are spread evenly over the time for its ack."""
         return self.app.ack_within / (self.app.resend + 1) if self.app.resend else NEVER
 
-    def acknowledge(self, offset: int) -> bool:
-        """Take an acknowledgement of everything up to an offset, which makes room at once. Return False if it says
-        nothing new, or what cannot be true."""
+    def acknowledge(self, offset: int) -> list[Reference | None] | None:
+        """Take an acknowledgement of everything up to an offset, which makes room at once. Return the deliveries that
+        were given, as far as they are known; None if it says nothing new, or what cannot be true."""
         if not self.acked < offset <= self.top:
-            return False
+            return None
         self.acked = offset
-        for each in [each for each in self._flight if each <= offset]:
-            del self._flight[each]
+        given = [self._flight.pop(each)[2] for each in [each for each in self._flight if each <= offset]]
         if not self._flight:
             self.resend_at = NEVER
-        return True
+        return given
 
-    def take(self, offset: int, prev: int, now: float) -> int | None:
+    def take(self, offset: int, prev: int, now: float, delivery: Reference | None = None) -> int | None:
         """Return the `prev` with which a publication that was appended just now is handed out; None: it is not, for it
         was before, or it waits in the stream."""
         if offset <= self._through:
@@ -105,7 +105,7 @@ class StreamWindow:
         if prev > self._through or self._paging or self.room <= 0:
             return None
         self._through = offset
-        return self._give(offset, now)
+        return self._give(offset, now, delivery)
 
     def more(self) -> MoreAsked | None:
         """Return what to ask for of what waits in the stream, if something does and there is room."""
@@ -125,8 +125,11 @@ class StreamWindow:
             self.top = page.top  # What was announced beyond it is not in the stream, and is not asked for again.
         return self.hand_out(page, rendered, now)
 
-    def hand_out(self, page: Page, rendered: Mapping[str, Rendered], now: float) -> list[Given]:
-        """Return the publications of a page for which there is room."""
+    def hand_out(
+        self, page: Page, rendered: Mapping[str, Rendered], now: float, *, shows_holes: bool = False
+    ) -> list[Given]:
+        """Return the publications of a page for which there is room. With `shows_holes` their `prev` names what is
+        missing before them; otherwise the client learns of that in another way."""
         given: list[Given] = []
         room = self.room
         self.top = max(self.top, page.top)
@@ -137,18 +140,19 @@ class StreamWindow:
                 return given
             content = rendered.get(each.push.id)
             if content is not None:
-                given.append(Given(content, each.offset, self._give(each.offset, now)))
+                prev = self._give(each.offset, now)
+                given.append(Given(content, each.offset, max(prev, each.prev) if shows_holes else prev))
             self._through = each.offset
         if not (page.more and page.publications):
             self._through = max(self._through, page.top)
         return given
 
-    def _give(self, offset: int, now: float) -> int:
+    def _give(self, offset: int, now: float, delivery: Reference | None = None) -> int:
         """Return the `prev` of a publication, which is to be acknowledged from now on, unless it is already."""
         prev, self._last = self._last, offset
         if offset > self.acked:  # A device may acknowledge the top of its stream before it has been given all of it.
             due = now + self._resend_after
-            self._flight[offset] = due, self.app.resend
+            self._flight[offset] = due, self.app.resend, delivery
             self.resend_at = min(self.resend_at, due)
         return prev
 
@@ -157,7 +161,7 @@ class StreamWindow:
         if now < self.resend_at:
             return None
         self.resend_at = now + self._resend_after
-        overdue = [offset - 1 for offset, (due, _) in self._flight.items() if due <= now]
+        overdue = [offset - 1 for offset, (due, *_) in self._flight.items() if due <= now]
         if not overdue or self.paused:
             return None
         return ResendAsked(min(overdue), max(self.app.window, len(self._flight)))
@@ -168,7 +172,7 @@ class StreamWindow:
         again: list[Given] = []
         owed, size = False, 0
         for each in page.publications:
-            left = self._flight[each.offset][1] if each.offset in self._flight else 0
+            _, left, delivery = self._flight.get(each.offset, (NEVER, 0, None))
             content = rendered.get(each.push.id)
             if not left or content is None:
                 continue
@@ -177,9 +181,9 @@ class StreamWindow:
                 continue
             size += len(content)
             left -= 1
-            self._flight[each.offset] = now + self._resend_after if left else NEVER, left
+            self._flight[each.offset] = now + self._resend_after if left else NEVER, left, delivery
             again.append(Given(content, each.offset, each.prev))
-        self.resend_at = min((due for due, _ in self._flight.values() if due > now), default=NEVER)
+        self.resend_at = min((due for due, *_ in self._flight.values() if due > now), default=NEVER)
         if owed:
             self.resend_at = min(self.resend_at, now + self._resend_after)
         return again

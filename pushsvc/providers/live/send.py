@@ -20,7 +20,8 @@ that is to blame: a repeat of what stands in a stream appends nothing.
 its `trouble`.
 
 A push that replaced an older one of its `collapse` in a stream, or for which one has left the full stream that waited
-for the device alone, ends the older one's delivery, which no device can acknowledge any more.
+for the device alone, ends the older one's delivery, which no device can acknowledge any more. One that has left the
+stream of a connected device and has another channel goes on there.
 """
 
 from __future__ import annotations
@@ -38,7 +39,18 @@ from ...model.delivery import Arrival, Delivery, Expired, Obsolete, Outcome, Sen
 from ...model.instants import instant
 from ...model.push import Chunk, Route
 from ...model.routing import platform_of
-from ...ports.live import MAX_NAMED, Append, Appended, InboxItem, Live, LiveContent, LivePush, Receiver, pokes_of
+from ...ports.live import (
+    MAX_NAMED,
+    Append,
+    Appended,
+    InboxItem,
+    Live,
+    LiveContent,
+    LivePush,
+    Receiver,
+    Reference,
+    pokes_of,
+)
 from ...ports.provider import STREAMS, OnOutcome
 from ...ports.queue import Arrivals
 from ...telemetry import get_logger
@@ -59,6 +71,8 @@ TRIES: Final = 32
 """The number of failures at which the rest of a batch is not sent again in halves. To find one part takes 12."""
 QUICK: Final = 0.5
 """The seconds of a failure after which it is not either."""
+RECORDED: Final = 0.5
+"""Seconds within which it is recorded, as a rule, that a delivery waits for its device."""
 DISPLACED: Final = 10_000
 """The number of deliveries without a place in a stream that are kept while they cannot be recorded."""
 LASTS: Final = 5.0
@@ -85,25 +99,19 @@ class _Part(NamedTuple):
     """The deliveries of one chunk in a batch."""
 
     chunk: Chunk
-    push: LivePush
-    submitted: list[_Submitted]
+    deliveries: Sequence[Delivery]
+    append: Append
+    """What is appended for them."""
 
     @property
-    def append(self) -> Append:
-        """What is appended for them."""
-        targets = [delivery.target for delivery, _ in self.submitted]
-        receivers = [
-            Receiver(each.device_id or each.token, each.index, each.owner if each.device_id else None)
-            for each in targets
-        ]
-        now_or_never = NOW_OR_NEVER in self.chunk.message.headers
-        alone = not self.chunk.fallbacks
-        return Append(self.push, receivers, platform_of(self.chunk.platform), now_or_never, alone)
+    def push(self) -> LivePush:
+        """The push as streams know it."""
+        return self.append.push
 
     def passed(self, now: int) -> tuple[int, int, int] | None:
         """Return when they were queued, taken and written, which is `now`, in ms after the push was to be sent; None
         if that is not known."""
-        passed, at = self.submitted[0][0].passed, self.push.at
+        passed, at = self.deliveries[0].passed, self.push.at
         return None if passed is None else (passed[0] - at, passed[1] - at, now - at)
 
 
@@ -131,6 +139,7 @@ class LiveProvider:
         """The pushes whose contents were stored lately, and when."""
         self._displaced: list[tuple[str, Arrival]] = []
         """Deliveries that have lost their place in a stream and are not recorded as ended, and why."""
+        self._carrying: set[asyncio.Task[None]] = set()
         self._wakes: list[Callable[[], None]] = []
         self._sending = asyncio.create_task(self._send_all(), name=f"live:{route.app}")
 
@@ -156,6 +165,9 @@ class LiveProvider:
         self._closing = True
         self._more.set()
         await asyncio.wait([self._sending])
+        for task in self._carrying:
+            task.cancel()  # These deliveries go on when the time of their devices is over.
+        await asyncio.gather(*self._carrying, return_exceptions=True)
 
     async def _send_all(self) -> None:
         """Send until closed. No error ends it: one of the store is an outcome, and one of a callback is logged."""
@@ -251,14 +263,14 @@ class LiveProvider:
         appended = await self._live.append_all(self.route.app, [part.append for part in parts], list(fresh.values()))
         self._kept.update(dict.fromkeys(fresh, now))
         self._note_displaced(parts, appended)
-        # Before the poke: a repeat of the append does not name them again.
+        # Before the poke: a repeat of the append names them again for some minutes only.
         await self._end_displaced()
         await self._poke(parts, appended, {name: content.body for name, content in contents.items()})
         absent = await self._absent(parts, appended)
         return {
             id(delivery): self._outcome(part.chunk, delivery, result, absent)
             for part, results in zip(parts, appended, strict=True)
-            for (delivery, _), result in zip(part.submitted, results, strict=True)
+            for delivery, result in zip(part.deliveries, results, strict=True)
         }
 
     def _fresh(self, contents: Mapping[str, LiveContent]) -> dict[str, LiveContent]:
@@ -275,26 +287,40 @@ class LiveProvider:
         now = self._clock()
         for part, results in zip(parts, appended, strict=True):
             if not _comes_again(part.chunk, self.route):
-                body = contents[part.push.id]
+                append, body = part.append, contents[part.push.id]
                 body = body if len(body) <= POKED_BODY else b""
                 passed, trace = part.passed(now), part.chunk.trace
-                pokes = pokes_of(self.route.app, part.push, part.append.receivers, results, body, passed, trace)
+                pokes = pokes_of(
+                    self.route.app, part.push, append.receivers, results, body, passed, trace, append.platform
+                )
                 for gateway, items in pokes.items():
                     found.setdefault(gateway, []).extend(items)
         if found:
             await self._live.poke(found)
 
     def _note_displaced(self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]]) -> None:
-        now = self._clock()
+        carried: list[Arrival] = []
         for part, results in zip(parts, appended, strict=True):
             for receiver, result in zip(part.append.receivers, results, strict=True):
-                displaced = [("overflow", old) for old in result.overrun]
+                self._displaced += [("overflow", self._arrival(receiver, old)) for old in result.overrun]
                 if result.replaced is not None:
-                    displaced.append(("superseded", result.replaced))
-                for why, old in displaced:
-                    push = old.push
-                    arrival = Arrival(push.id, old.index, push.total, push.lane, old.platform, receiver.device_id, now)
-                    self._displaced.append((why, arrival))
+                    self._displaced.append(("superseded", self._arrival(receiver, result.replaced)))
+                carried += [self._arrival(receiver, old) for old in result.carried]
+        if carried:
+            task = self._loop.create_task(self._carry_on(carried))
+            self._carrying.add(task)
+            task.add_done_callback(self._carrying.discard)
+
+    def _arrival(self, receiver: Receiver, old: Reference) -> Arrival:
+        push = old.push
+        return Arrival(push.id, old.index, push.total, push.lane, old.platform, receiver.device_id, self._clock())
+
+    async def _carry_on(self, carried: Sequence[Arrival]) -> None:
+        """Let deliveries without a place in a stream go on at their next channel, once it is recorded that they wait.
+        What is missed here goes on when the time of its device is over."""
+        await asyncio.sleep(RECORDED)
+        with suppress(StoreError):
+            await self._arrivals.carry_on(self.route.app, carried)
 
     async def _end_displaced(self) -> None:
         """End what has lost its place. While Redis does not take it, it is tried again with the next batch."""
@@ -348,22 +374,33 @@ def _comes_again(chunk: Chunk, route: Route) -> bool:
 def _parts_of(batch: Sequence[_Submitted]) -> list[_Part]:
     """Return a batch by chunk. A device that is in it twice gets its pushes in the order of their submission: where
     that needs it, a chunk has several parts."""
-    parts: list[_Part] = []
+    parts: list[list[Delivery]] = []
     place_of: dict[int, int] = {}
     latest: dict[str, int] = {}
-    for delivery, on_outcome in batch:
+    for delivery, _ in batch:
         chunk, device_id = delivery.chunk, delivery.target.device_id or delivery.target.token
         place = place_of.get(id(chunk), -1)
         if place < latest.get(device_id, 0):
             place = place_of[id(chunk)] = len(parts)
-            parts.append(_Part(chunk, _push_of(chunk), []))
+            parts.append([])
         latest[device_id] = place
-        parts[place].submitted.append((delivery, on_outcome))
-    return parts
+        parts[place].append(delivery)
+    return [_Part(own[0].chunk, own, _append_of(own)) for own in parts]
+
+
+def _append_of(deliveries: Sequence[Delivery]) -> Append:
+    """Return what is appended for deliveries of one chunk."""
+    chunk = deliveries[0].chunk
+    receivers = [
+        Receiver(each.device_id or each.token, each.index, each.owner if each.device_id else None)
+        for each in (delivery.target for delivery in deliveries)
+    ]
+    now_or_never = NOW_OR_NEVER in chunk.message.headers
+    return Append(_push_of(chunk), receivers, platform_of(chunk.platform), now_or_never, not chunk.fallbacks)
 
 
 def _all_of(parts: Sequence[_Part], outcome: Outcome) -> dict[int, Outcome]:
-    return {id(delivery): outcome for part in parts for delivery, _ in part.submitted}
+    return {id(delivery): outcome for part in parts for delivery in part.deliveries}
 
 
 def _push_of(chunk: Chunk) -> LivePush:

@@ -75,6 +75,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:D:x": "erasures",
     "ps:D:streams:<n / 32>": "erasures",
     "ps:D:pushes:<hour>:<b>": "(ids of pushes)",
+    "ps:D:displaced:<key>:<b>": "(numbers)",
     "ps:D:gateways": "(names of processes)",
     "ps:D:refused": "(keyed digests, for 400 days)",
     "ps:D:moved": "(numbers)",

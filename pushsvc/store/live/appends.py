@@ -93,14 +93,11 @@ class RedisAppends:
         answers = answers[len(before) :]
         found: list[list[Appended]] = [[] for _ in appends]
         for share, (_, _, *flat) in zip(shares, answers, strict=True):
-            for (owner, *_), texts, removed, lost in zip(share, flat[::3], flat[1::3], flat[2::3], strict=True):
-                replaced = {place: self._reference(app, *rest) for place, *rest in removed}
-                overrun: dict[int, list[Reference]] = defaultdict(list)
-                for place, *rest in lost:
-                    if (reference := self._reference(app, *rest)) is not None:
-                        overrun[place].append(reference)
+            parts = zip(share, flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+            for (owner, *_), texts, *displaced in parts:
+                replaced, overrun, carried = (self._references(app, each) for each in displaced)
                 found[owner] += [
-                    _appended(text, replaced.get(place), tuple(overrun.get(place, ())))
+                    _appended(text, replaced.get(place, ()), overrun.get(place, ()), carried.get(place, ()))
                     for place, text in enumerate(texts)
                 ]
         moves, births = zip(*(answer[:2] for answer in answers), strict=True) if answers else ((0,), (0,))
@@ -172,6 +169,14 @@ class RedisAppends:
     def _push(self, app: str, blob: bytes) -> LivePush | None:
         return readable(decode_facts, blob, "live_push", app)
 
+    def _references(self, app: str, named: Sequence[Sequence[Any]]) -> dict[int, tuple[Reference, ...]]:
+        """Return by the place of a device what a script names of its stream."""
+        found: dict[int, tuple[Reference, ...]] = {}
+        for place, *rest in named:
+            if (reference := self._reference(app, *rest)) is not None:
+                found[place] = (*found.get(place, ()), reference)
+        return found
+
     def _reference(self, app: str, offset: int, index: int, platform: bytes, blob: bytes) -> Reference | None:
         push = self._push(app, blob)
         return None if push is None else Reference(offset, index, platform.decode(), push)
@@ -200,13 +205,19 @@ def _moved(found: Sequence[Sequence[Appended]]) -> _Places:
     return [(at, own) for at, own in moved if own]
 
 
-def _appended(text: bytes, replaced: Reference | None, overrun: tuple[Reference, ...]) -> Appended:
+def _appended(
+    text: bytes,
+    replaced: tuple[Reference, ...],
+    overrun: tuple[Reference, ...],
+    carried: tuple[Reference, ...],
+) -> Appended:
     if len(text) == 1:
         return Appended(_STATUS[text[0]])
     status, offset, prev, unread, epoch, connection = _APPENDED.unpack_from(text)
     gateway = text[_APPENDED.size :]
     route = LiveRoute(gateway.decode(), connection) if gateway else None
-    return Appended(_STATUS[status], offset, prev, unread, text_of(epoch), route, replaced, overrun)
+    last = replaced[-1] if replaced else None
+    return Appended(_STATUS[status], offset, prev, unread, text_of(epoch), route, last, overrun, carried)
 
 
 def text_of(epoch: int) -> str:

@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ...model.codec import without_last
-from ...ports.live import InboxItem, Poke, Received
+from ...ports.live import InboxItem, Received
 from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock
@@ -131,8 +130,7 @@ def entries_of(items: Sequence[InboxItem]) -> list[bytes]:
     found: list[list[msgspec.Raw]] = []
     size = _ENTRY
     for item in items:
-        blob = _encode(item)
-        raw = msgspec.Raw(without_last(blob) if isinstance(item, Poke) and not item.trace else blob)
+        raw = msgspec.Raw(_encode(item))
         if size + len(raw) > _ENTRY:
             found.append([])
             size = 0

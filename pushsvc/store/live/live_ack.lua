@@ -1,16 +1,57 @@
 -- Acknowledges everything up to an offset in each of some streams, or says what that would acknowledge.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 1 to change nothing; 3 1 to name what was not acknowledged before; then for each device the
---       digest of its id, epoch or -1 for any, offset
--- Returns for each { fault, acked, unacked, acked before, offset, index, platform, facts, .. of what is named }
+-- ARGV  1 prefix `ps:D:`; 2 1 to change nothing; then for each device the digest of its id, epoch or -1 for any, offset, and
+--       `*`, or the offsets of deliveries that have ended, 4 bytes each, in their order: where another one would be
+--       acknowledged, the fault is `open`, and nothing is
+-- Returns for each { fault, acked, unacked, acked before, offset, index, platform, facts, .. of what was not acknowledged
+-- before, where all may be }
 
 -- include: live_stream
 
-local prefix, look, named = ARGV[1], ARGV[2] == '1', ARGV[3] == '1'
+local prefix, look = ARGV[1], ARGV[2] == '1'
+
+-- The first of the records before `through` that are not acknowledged. Looked for from the end: many may stand before it
+-- that were acknowledged long ago.
+local function first_open(s, through)
+  local first = through
+  while first > 0 and offset_at(s, first - 1) > s.acked do
+    first = first - 1
+  end
+  return first
+end
+
+-- Whether these records are of deliveries that have ended, or of pushes that are gone.
+local function have_ended(s, first, through, ended)
+  local at = 1
+  for record = first, through - 1 do
+    local place, offset = at, sub(s.records, record * s.width + 11, record * s.width + 14)
+    while place <= #ended and sub(ended, place, place + 3) ~= offset do
+      place = place + 4
+    end
+    if place <= #ended then
+      at = place + 4
+    elseif facts_of(prefix, key_at(s, record)) then
+      return false
+    end
+  end
+  return true
+end
+
+local function name(own, s, first, through)
+  for record = first, through - 1 do
+    local facts = facts_of(prefix, key_at(s, record))
+    if facts then
+      local index, platform = index_and_platform(s, record)
+      local o = #own
+      own[o + 1], own[o + 2], own[o + 3], own[o + 4] = offset_at(s, record), index, platform_named(prefix, platform), facts
+    end
+  end
+end
+
 local answer = {}
-for i = 4, #ARGV, 3 do
-  local n, epoch, offset = ordinal_of(prefix, ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+for i = 3, #ARGV, 4 do
+  local n, epoch, offset, ended = ordinal_of(prefix, ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3]
   local value = n and read_stream(prefix, n) or ''
   local s = value ~= '' and parse_stream(value)
   local fault = (not s and 'unknown') or (epoch >= 0 and epoch ~= s.epoch and 'epoch') or (offset > s.top and 'offset') or ''
@@ -19,22 +60,17 @@ for i = 4, #ARGV, 3 do
   if s then
     local through = count_to(s, fault == '' and math.max(offset, s.acked) or s.acked)
     if fault == '' and offset > s.acked then
-      -- Looked for from the end: many may stand before it that were acknowledged long ago.
-      local first = through
-      while named and first > 0 and offset_at(s, first - 1) > s.acked do
-        first = first - 1
+      local first = first_open(s, through)
+      if ended == '*' then
+        name(own, s, first, through)
+      elseif not have_ended(s, first, through, ended) then
+        own[1], through = 'open', first
       end
-      for record = first, through - 1 do
-        local facts = facts_of(prefix, key_at(s, record))
-        if facts then
-          local index, platform = index_and_platform(s, record)
-          local o = #own
-          own[o + 1], own[o + 2], own[o + 3], own[o + 4] = offset_at(s, record), index, platform_named(prefix, platform), facts
+      if own[1] == '' then
+        s.acked = offset
+        if not look then
+          write_stream(prefix, n, format_stream(s))
         end
-      end
-      s.acked = offset
-      if not look then
-        write_stream(prefix, n, format_stream(s))
       end
     end
     own[2], own[3] = s.acked, #s.records / s.width - through

@@ -3,7 +3,8 @@
 -- A stream whose last record was appended before this server was started may have lost what came after it: then its
 -- offsets go on far behind all that may have been given out.
 --
--- A push is known by its id. One that was withdrawn is appended nowhere any more.
+-- A push is known by its id. One that was withdrawn is appended nowhere any more. A repeat, as after an answer that was
+-- lost, appends nothing and names again what the push has displaced.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 a random number of 32 bits; 5 seconds since the beginning
@@ -17,7 +18,8 @@
 -- { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of the status
 -- alone where there is no stream to name },
 -- { for each that replaced another: place of the device, offset, index, platform, facts },
--- { the same for each that waits for its device alone and for which the stream has no room any more }
+-- { the same for each that waits for its device alone and for which the stream has no room any more },
+-- { the same for each for which the stream of a connected device has none, and which another channel carries on }
 
 -- include: live_stream
 
@@ -28,6 +30,7 @@ local FIRST, HEAD = 9, 8 -- argument of the first push, and how many it has befo
 local JUMP = 4096
 -- A stream of fewer bytes than this has room for another record, also where fewer than 40 are kept.
 local SHORT = 10 + NARROW_RECORD * math.min(most, 40)
+local REPEATED, PART = 600000, 128 -- ms for which a push may name again what it has displaced; devices of one hash
 
 local codes = {}
 local function platform_code(name)
@@ -43,9 +46,10 @@ local function platform_code(name)
   return codes[name]
 end
 
--- The push that is being appended, and its results.
+-- The push that is being appended, its results, and the records that it displaces in the stream of one device.
 local id, at, collapse_text, collapse, now_or_never, key, code
-local answer, replaced, overrun
+local answer, replaced, overrun, carried
+local displaced
 
 local run = current_run(prefix)
 
@@ -81,9 +85,42 @@ local function widen(s)
   s.records, s.width = table.concat(records, '\0\0\0\0'), WIDE_RECORD
 end
 
-local function reference(s, device, record, facts)
-  local index, platform = index_and_platform(s, record)
-  return { device, offset_at(s, record), index, platform_named(prefix, platform), facts }
+-- A record as it stands in a stream, without its collapse; see streams.py.
+local function reference(device, record, facts)
+  local _, _, both, offset = unpack_bytes('>I2I4I4I4', record)
+  return { device, offset, both % INDEXES, platform_named(prefix, floor(both / INDEXES)), facts }
+end
+
+local function record_at(s, record)
+  return sub(s.records, record * s.width + 1, record * s.width + NARROW_RECORD)
+end
+
+local function displace(found, s, device, record, facts)
+  local own = record_at(s, record)
+  found[#found + 1] = reference(device, own, facts)
+  displaced = displaced .. (found == replaced and 'r' or 'o') .. own
+end
+
+local function displaced_place(n)
+  local hour, digest_of_id = unpack_bytes('>I2I4', key)
+  return format('%sdisplaced:%d:%08x:%d', prefix, hour, digest_of_id, floor(n / PART)), n % PART
+end
+
+local function note_displaced(n)
+  if displaced ~= '' then
+    local kept, field = displaced_place(n)
+    call('HSET', kept, field, displaced)
+    call('PEXPIRE', kept, REPEATED)
+  end
+end
+
+local function repeat_displaced(n, device)
+  local kept, field = displaced_place(n)
+  for kind, record in string.gmatch(call('HGET', kept, field) or '', '(.)(' .. string.rep('.', NARROW_RECORD) .. ')') do
+    local facts = facts_of(prefix, sub(record, 1, KEY))
+    local found = kind == 'r' and replaced or overrun
+    found[#found + 1] = facts and reference(device, record, facts) or nil
+  end
 end
 
 -- Whether a later push with the same collapse stands in the stream; else the earlier ones that wait leave it.
@@ -97,7 +134,7 @@ local function is_superseded(s, device)
   for r = #own, 1, -1 do
     local record = own[r][1]
     if offset_at(s, record) > s.acked then
-      replaced[#replaced + 1] = reference(s, device, record, own[r][2])
+      displace(replaced, s, device, record, own[r][2])
       remove_record(s, record)
     end
   end
@@ -105,7 +142,8 @@ local function is_superseded(s, device)
 end
 
 local moves, births = tonumber(ARGV[7]), tonumber(ARGV[8])
-local lately = call('HMGET', prefix .. 'live', 'moves', 'young', 'born_at')
+local lately = call('HMGET', prefix .. 'live', 'moves', 'young', 'born_at', 'born_last')
+local settled_at = lately[4] and lately[4] + APART or math.huge
 local any_moved = call('EXISTS', prefix .. 'moved') == 1
 if births < 0 then
   births = lately[2] and now < lately[3] + 2 * LATELY and tonumber(lately[2]) or math.huge
@@ -113,7 +151,7 @@ end
 
 -- Whether the device may have another user than the caller knows.
 local function may_have_moved(n)
-  return n >= births or any_moved and tonumber(call('ZSCORE', prefix .. 'moved', n) or -1) > moves
+  return n >= births and at <= settled_at or any_moved and tonumber(call('ZSCORE', prefix .. 'moved', n) or -1) > moves
 end
 
 -- The oldest records leave a full stream. Where the device is connected, some of those that it has not acknowledged are
@@ -124,9 +162,14 @@ local function make_room(s, over, online, device)
   local first = online and acked < over and math.min(acked + 2 * window, count - over) or 0
   for record = math.max(first, acked), first + over - 1 do
     local _, platform = index_and_platform(s, record)
-    local facts = waits_alone(prefix, platform) and facts_of(prefix, key_at(s, record))
+    local alone = waits_alone(prefix, platform)
+    local facts = (alone or online) and facts_of(prefix, key_at(s, record))
     if facts and expires_at(facts) > now then
-      overrun[#overrun + 1] = reference(s, device, record, facts)
+      if alone then
+        displace(overrun, s, device, record, facts)
+      else
+        carried[#carried + 1] = reference(device, record_at(s, record), facts)
+      end
     end
   end
   s.floor, s.lost = math.max(s.floor, offset_at(s, first + over - 1)), s.lost + over
@@ -135,6 +178,7 @@ end
 
 local function append_to(digest, index, place)
   local status, offset, prev, s = ABSENT, 0, 0, nil
+  displaced = ''
   local n = ordinal_of(prefix, digest)
   if n and may_have_moved(n) then
     answer[#answer + 1] = string.char(MOVED)
@@ -158,6 +202,7 @@ local function append_to(digest, index, place)
     local connection, _, gateway = route_of(prefix, s, now)
     if record then
       status, offset, prev = KNOWN, offset_at(s, record), before(s, record, offset_at(s, record))
+      repeat_displaced(n, place)
       local own_index, platform = index_and_platform(s, record)
       if platform * INDEXES ~= code then
         -- Its provider could not deliver it, and from now on it waits for the device alone.
@@ -187,6 +232,7 @@ local function append_to(digest, index, place)
         .. (s.width == WIDE_RECORD and (collapse ~= '' and collapse or '\0\0\0\0') or '')
       status, offset = NEW, s.top
       write_stream(prefix, n, format_stream(s))
+      note_displaced(n)
     end
     answer[#answer + 1] = pack('>BI4I4I4I4I4', status, offset, prev, count_after(s, s.read), s.epoch, connection) .. gateway
   elseif #answer <= place then
@@ -199,7 +245,7 @@ local i = FIRST
 while i <= #ARGV do
   local facts, devices = ARGV[i + 2], tonumber(ARGV[i + 7])
   local kept
-  answer, replaced, overrun = {}, {}, {}
+  answer, replaced, overrun, carried = {}, {}, {}, {}
   id, at, collapse_text = read_facts(facts)
   collapse, now_or_never = ARGV[i + 4], ARGV[i + 6] == '1'
   key, kept = find_push(prefix, ARGV[i], ARGV[i + 1], id)
@@ -218,6 +264,6 @@ while i <= #ARGV do
   end
   i = i + 2 * devices
   local f = #found
-  found[f + 1], found[f + 2], found[f + 3] = answer, replaced, overrun
+  found[f + 1], found[f + 2], found[f + 3], found[f + 4] = answer, replaced, overrun, carried
 end
 return found

@@ -64,6 +64,10 @@ for record = first, total - 1 do
 end
 s.records = table.concat(kept)
 write_stream(prefix, n, format_stream(s))
+-- What is missing before the position was announced at an earlier connect: nothing is begun before that.
+if valid and s.floor <= offset and not (found[1] and found[1] < s.floor) then
+  since = math.max(since, s.floor)
+end
 return {
   '', note_life(prefix, n, now), s.epoch, s.top, since, valid and 1 or 0, missing_behind(s, since),
   valid and missing_behind(s, offset) or 0, s.acked, count_after(s, s.read), more, other_gateway, other, found,

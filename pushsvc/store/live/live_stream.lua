@@ -27,7 +27,7 @@ end
 
 local function write_stream(prefix, n, value)
   local key, place = place_of(prefix, n)
-  if type(redis.pcall('LSET', key, place, value)) == 'table' and call('EXISTS', key) == 0 then
+  if redis.pcall('LSET', key, place, value).err and call('EXISTS', key) == 0 then
     local streams = {}
     for i = 1, STREAMS do
       streams[i] = ''
@@ -258,8 +258,10 @@ local function is_refused(prefix, digest, issued_at)
 end
 
 -- Who has the user of a push may be another one by the time of its append. Changes of users are numbered, and devices
--- that came lately are known by their ordinals: of these the caller asks the registry before it appends.
+-- that came lately are known by their ordinals: of these the caller asks the registry before it appends, unless none came
+-- since the push began, which is when its devices were chosen.
 local LATELY, MOST_MOVED = 60000, 50000 -- ms, devices
+local APART = 1000 -- ms by which the clocks of two processes differ at most
 
 local function note_moved(prefix, n)
   local key = prefix .. 'moved'
@@ -271,9 +273,11 @@ end
 -- Devices from this ordinal on are new. Their span is twice as long as what is noted, or up to that.
 local function note_born(prefix, first, now)
   local known = call('HMGET', prefix .. 'live', 'born_at', 'born')
+  local instant = format('%.0f', now)
   if not known[1] or now - known[1] >= LATELY then
-    call('HSET', prefix .. 'live', 'born_at', format('%.0f', now), 'young', known[2] or first, 'born', first)
+    call('HSET', prefix .. 'live', 'born_at', instant, 'young', known[2] or first, 'born', first)
   end
+  call('HSET', prefix .. 'live', 'born_last', instant)
 end
 
 -- The device is gone, or has another id. Returns where it has a connection, as `connection_of` does.

@@ -42,6 +42,8 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from itertools import chain
+from struct import pack
 from typing import Any, Final
 
 from ...errors import Unreadable
@@ -136,7 +138,7 @@ class RedisStreams(RedisAppends):
             await self._revive(app, device_id)
         replaced = LiveRoute(gateway.decode(), connection) if gateway else None
         page = Page(text_of(epoch), top, self._publications(app, found), bool(more), missing)
-        return Connected(since, bool(valid) and not missing, page, acked, unread, replaced, ahead)
+        return Connected(since, bool(valid) and not ahead, page, acked, unread, replaced, ahead)
 
     def _connects_of(self, app: str) -> GroupCommit[_Connect]:
         """Return the connects of an app that wait for their round trip: in a cluster, those of one node."""
@@ -239,26 +241,23 @@ class RedisStreams(RedisAppends):
     # --- what a device has ------------------------------------------------------------------------
 
     async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
-        return await self._ack(app, positions, look=True)
+        return await self._ack(app, positions, (), look=True)
 
-    async def ack(self, app: str, positions: Sequence[tuple[str, Position]], *, named: bool = True) -> list[Acked]:
-        return await self._ack(app, positions, look=False, named=named)
+    async def ack(
+        self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int] | None] = ()
+    ) -> list[Acked]:
+        return await self._ack(app, positions, ended, look=False)
 
     async def _ack(
-        self, app: str, positions: Sequence[tuple[str, Position]], *, look: bool, named: bool = True
+        self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int] | None], *, look: bool
     ) -> list[Acked]:
+        asked: list[tuple[Any, ...]] = []
+        for (device_id, at), offsets in zip(positions, ended or [None] * len(positions), strict=True):
+            known = b"*" if offsets is None else pack(f">{len(offsets)}I", *offsets)
+            asked.append((self._digest(device_id), _number(at.epoch, -1), at.offset, known))
         calls = [
-            self._call(
-                app,
-                "live_ack",
-                *(keys.devices(app), int(look), int(named)),
-                *(
-                    part
-                    for device_id, at in positions[first : first + MAX_BATCH]
-                    for part in (self._digest(device_id), _number(at.epoch, -1), at.offset)
-                ),
-            )
-            for first in range(0, len(positions), MAX_BATCH)
+            self._call(app, "live_ack", keys.devices(app), int(look), *chain(*asked[start : start + MAX_BATCH]))
+            for start in range(0, len(asked), MAX_BATCH)
         ]
         found: list[Acked] = []
         for answer in await self._link.scripts(calls) if calls else ():

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from ...model.codec import encode_row
-from ...model.delivery import Arrival, End
+from ...model.codec import decode_chunk, encode_chunk, encode_row
+from ...model.delivery import Arrival, End, Retry
 from ...model.push import Lane, Platform
 from ...model.routing import platform_of
 from ...model.status import DeliveryRow
 from ..keys import SMALL, is_large
-from .record import EndOf, Group, Single, lua_string
-from .settling import member_of
+from .record import EndOf, Group, RetryOf, Single, lua_string
+from .settling import again_as, guard_of, mark_of_retry, member_of
 
 ANY_TURN = 0
 
@@ -69,6 +69,33 @@ def _group(arrivals: list[Any], how: EndOfAny) -> Group:
         mask=lua_string(b""),
         ends=[EndOf(how.end, len(arrivals), kept, 0, 0)],
         retries=[],
+        dead=[],
+        receipts=[],
+        asked=0,
+        counted=0,
+        entry="",
+    )
+
+
+def pack_carried_on(blob: bytes, index: int) -> Group:
+    """Return the group with which one delivery of an encoded chunk that waits goes on at once, in its next turn. Raises
+    `CodecError`."""
+    chunk = decode_chunk(blob)
+    targets = [target for target in chunk.targets if target.index == index]
+    again = again_as(chunk, targets, Retry(0, chunk.attempt, chunk.part, chunk.counted))
+    mark = mark_of_retry(again, 0, unconfirmed=False)
+    following = RetryOf(0, 1, lua_string(encode_chunk(again)), 0, again.channel, guard_of(again, 0), mark)
+    return Group(
+        push_id=chunk.push_id,
+        channel=chunk.channel,
+        lane=chunk.lane,
+        total=chunk.total,
+        turn=chunk.turn,
+        indexes=[index],
+        first=0,
+        mask=lua_string(b""),
+        ends=[],
+        retries=[following],
         dead=[],
         receipts=[],
         asked=0,

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from ... import telemetry
 from ...errors import StoreError
+from ...model.codec import CodecError
 from ...model.delivery import Arrival, Settlement
 from ...model.push import LANES, Chunk, Lane, Platform, Route
 from ...model.routing import platform_of
@@ -42,7 +44,7 @@ from ..revoke.supersession import Supersession
 from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
-from .arrivals import ARRIVED, EndOfAny, pack_arrivals
+from .arrivals import ARRIVED, EndOfAny, pack_arrivals, pack_carried_on
 from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
 from .lanes import LaneState
 from .lapses import take_lapsed
@@ -346,6 +348,28 @@ class RedisQueue(Moving):
                 for start in range(0, len(own), _SETTLE)
             )
         )
+
+    async def carry_on(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        """See `Arrivals.carry_on`; one atomic step a shard for what goes on."""
+        shards = self._config.shards_of(app)
+        by_shard: dict[int, list[Arrival]] = {}
+        for arrival in arrivals:
+            by_shard.setdefault(keys.shard_of(arrival.push_id, shards), []).append(arrival)
+        moved = sum(await all_of(self._carry_on(app, shard, own) for shard, own in by_shard.items()))
+        if moved:
+            telemetry.LIVE_MESSAGES.labels(app, "fallback").inc(moved)
+        return moved
+
+    async def _carry_on(self, app: str, shard: int, arrivals: Sequence[Arrival]) -> int:
+        asked = [word for each in arrivals for word in (each.push_id, each.total, each.index)]
+        blobs = await self._link.script("awaiting", [keys.pending(app, shard)], [keys.prefix(app, shard), *asked])
+        groups = []
+        for arrival, blob in zip(arrivals, blobs, strict=True):
+            with suppress(CodecError):  # a newer version carries it on
+                if blob:
+                    groups.append(pack_carried_on(blob, arrival.index))
+        moved: int = (await self._record(app, shard, groups, [], [], 0))[0] if groups else 0
+        return moved
 
     # --- what others had --------------------------------------------------------------------------
 

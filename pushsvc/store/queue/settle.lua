@@ -223,7 +223,12 @@ local function retry(work, retries, place, lane)
         turns[at + 1], turns[at + 2] = work.index[p], turn
         work.retried = work.retried + 1
         if guard ~= '' then
-          count_mark(work.marks, mark_of(work.recorded and work.recorded[p]), mark, work.turn)
+          local was = work.recorded and work.recorded[p]
+          local waits = waiting_field(was)
+          count_mark(work.marks, mark_of(was), mark, work.turn)
+          if waits then
+            count_pending(waits, -1) -- it goes on before its time, see awaiting.lua
+          end
         end
       end
     end

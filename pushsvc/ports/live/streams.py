@@ -1,27 +1,18 @@
-"""The live channel: a stream for each device, its connection, the acknowledged position, and the gateways.
-
-Every push to a device that may use the channel is referred to in the device's stream; the content is stored once a
-push. A stream has an epoch and offsets from 1. Offsets grow, and may leave numbers out: a publication names the offset
-before it as `prev`, and a reader who has everything up to an offset of at least `prev` has missed nothing. Instants are
-in Unix ms.
-"""
+"""The streams of devices: what is appended to them, read, acknowledged and read out by a connection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from ..model.push import Lane, Platform
-from ..model.status import Event as Event
+from ...model.push import Lane, Platform
 
 MAX_BATCH = 500
 """The maximum number of devices of one step of `append`; more of them take several steps."""
 MAX_NAMED = 32
 """The maximum number of devices that are named beside the content of a push."""
-
-EVENTS: tuple[Event, ...] = ("arrived", "shown", "opened", "dismissed")
 
 
 class LivePush(Struct, frozen=True, array_like=True, gc=False):
@@ -107,6 +98,9 @@ class Appended(Struct, frozen=True, gc=False):
     overrun: tuple[Reference, ...] = ()
     """Older pushes that were `alone` and not acknowledged yet, for which the full stream has no room any more: the same
     is true of their deliveries."""
+    carried: tuple[Reference, ...] = ()
+    """Older pushes for which the full stream of a connected device has no room any more, that were not acknowledged yet
+    and that another channel carries on."""
 
 
 class Position(Struct, frozen=True):
@@ -144,17 +138,17 @@ class Connected(Struct, frozen=True):
 
     since: int
     """The offset behind which the publications begin: that of the position; or that of the last acknowledged, without a
-    valid position, and with `unacked` where it is before the position."""
+    valid position, and with `unacked` where it is before the position, unless something is missing there."""
     recovered: bool
-    """Whether the position was valid and nothing behind `since` is missing."""
+    """Whether the position was valid and nothing behind it is missing."""
     page: Page
     acked: int
     unread: int
     replaced: LiveRoute | None
     """The older connection, which this one has replaced; also one that a revocation was to end."""
     missing_ahead: int = 0
-    """How many of the missing ones are behind the position, where that is valid. The others were so at an earlier
-    connect too: a device that acknowledges nothing begins before them each time."""
+    """How many of the missing ones are behind the position, where that is valid. The others were announced at an
+    earlier connect: the position of a device that acknowledges nothing is behind them."""
 
 
 class Refused(Struct, frozen=True):
@@ -167,8 +161,9 @@ class Refused(Struct, frozen=True):
 class Acked(Struct, frozen=True):
     """The answer to an acknowledgement."""
 
-    fault: Literal["", "epoch", "offset", "unknown"]
-    """`epoch`: of another stream. `offset`: beyond the top. `unknown`: the device has no stream."""
+    fault: Literal["", "epoch", "offset", "unknown", "open"]
+    """`epoch`: of another stream. `offset`: beyond the top. `unknown`: the device has no stream. `open`: it would have
+    acknowledged a delivery that the caller has not ended."""
     newly: list[Reference] = []
     """The deliveries that this call acknowledged first, which end as sent; each is returned exactly once."""
     acked: int = 0
@@ -202,107 +197,6 @@ class Presence(Struct, frozen=True):
     """When it connected, in Unix ms; 0 where it is not online."""
 
 
-class Recipient(Struct, frozen=True, array_like=True, gc=False):
-    """A connection to which a publication is sent."""
-
-    connection: int
-    epoch: str
-    offset: int
-    prev: int
-    unread: int
-    index: int
-
-
-class Poke(Struct, frozen=True, array_like=True, tag="p"):
-    """A push was appended for these connections of the gateway.
-
-    A connection that has everything up to `prev` may be given the publication as it is; another one, or one whose
-    epoch differs, is brought up to date from its stream.
-    """
-
-    app: str
-    push: LivePush
-    recipients: list[Recipient]
-    body: bytes = b""
-    """The content, where the sender had it at hand."""
-    passed: tuple[int, int, int] | None = None
-    """When it was queued, taken and written into the streams, in ms after the push was to be sent, if that is known."""
-    trace: bytes = b""
-    """That of the push. It is the last field, which is not stored where it is empty."""
-
-
-class Cut(Struct, frozen=True, array_like=True, tag="c"):
-    """A connection of the gateway that must be closed."""
-
-    app: str
-    connection: int
-    why: Literal["replaced", "revoked", "moved", "asked"]
-    """`moved`: its stream has ended, and the device may connect again. `asked`: an operator wants it to."""
-
-
-class Drain(Struct, frozen=True, array_like=True, tag="d"):
-    """All connections of an app at the gateway are to connect again, spread over some seconds."""
-
-    app: str
-    seconds: float
-
-
-class Unread(Struct, frozen=True, array_like=True, tag="u"):
-    """The number of unread pushes of a connected device has changed, because its user has read on another device."""
-
-    app: str
-    connection: int
-    unread: int
-
-
-class Forwarded(Struct, frozen=True, array_like=True, tag="f"):
-    """A message of a client that came to another gateway than its connection. Its `repr` shows nothing of it."""
-
-    session: str
-    data: bytes
-
-    def __repr__(self) -> str:
-        return "Forwarded()"
-
-
-InboxItem: TypeAlias = Poke | Cut | Unread | Forwarded | Drain
-
-
-class Received(Struct, frozen=True):
-    """The items that arrived in an inbox."""
-
-    items: list[InboxItem]
-    lost: bool = False
-    """Whether items were lost: compare every connection with its stream (`presence`, `history`)."""
-
-
-class Inbox(Protocol):
-    """The items for one gateway. A reader that lags behind is informed (`lost`), and finds everything in the
-    streams."""
-
-    async def receive(self, wait_ms: int) -> Received:
-        """Return the items since the last call, and wait up to `wait_ms` for the first. Uses one connection to Redis
-        for all devices. After `StoreUnavailable` call it again."""
-        ...
-
-
-class EventReport(Struct, frozen=True):
-    """A device's report about a push, whichever channel the push arrived by."""
-
-    push_id: str
-    device_id: str
-    event: Event
-
-
-class EventCounts(Struct, frozen=True):
-    """The number of devices that have reported each event."""
-
-    arrived: int = 0
-    shown: int = 0
-    opened: int = 0
-    dismissed: int = 0
-
-
 class LiveStreams(Protocol):
     """The streams of devices. Every method is one atomic step for each device; `read` is one for all of a user."""
 
@@ -312,7 +206,8 @@ class LiveStreams(Protocol):
         """Append a push to the streams of some hundred devices of a platform, and return the results in their order.
 
         Offset and route are determined in one step: a device that connects after it finds the push in its stream. A
-        repeat of a push, which is known by its id, and a device appends nothing. Then `poke` the gateways.
+        repeat of a push, which is known by its id, and a device appends nothing, and for ten minutes returns again what
+        the push has `replaced` and `overrun`. Then `poke` the gateways.
         """
         ...
 
@@ -349,14 +244,20 @@ class LiveStreams(Protocol):
     async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
         """Return what `ack` would, and change nothing.
 
-        End the deliveries that this names first, then call `ack`: if the process dies in between, the device repeats
-        its acknowledgement, and no delivery is acknowledged without having ended.
+        End the deliveries that this names first, then call `ack` with them: if the process dies in between, the device
+        repeats its acknowledgement, and no delivery is acknowledged without having ended.
         """
         ...
 
-    async def ack(self, app: str, positions: Sequence[tuple[str, Position]], *, named: bool = True) -> list[Acked]:
+    async def ack(
+        self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int] | None] = ()
+    ) -> list[Acked]:
         """Acknowledge everything up to an offset, for each of some hundred devices by id. An empty epoch means that of
-        the stream. Where it need not be `named`, `newly` is empty: `acking` had those after `before`."""
+        the stream.
+
+        `ended` has for each of them the offsets, in their order, of deliveries that the caller has ended: where another
+        one would be acknowledged nothing is, and the fault is `open`. Then `newly` is empty. None, and without `ended`
+        all: whatever it is."""
         ...
 
     async def read(self, app: str, device_id: str, position: Position) -> Read:
@@ -418,78 +319,3 @@ class LiveStreams(Protocol):
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the contents that are still stored."""
         ...
-
-
-class LiveGateways(Protocol):
-    """The gateways: which of them live, their connections, and their inboxes."""
-
-    async def beat(self, gateway: str, connections: Mapping[str, int]) -> set[str]:
-        """Report that this gateway lives and its number of connections of each app. Due every few seconds, and before
-        the first connection of an app. The routes of a gateway are void `lifetime` seconds after its last report.
-
-        Returns the apps of which the last report had expired or never existed: no `poke` was sent for them meanwhile,
-        so compare their connections with the streams.
-        """
-        ...
-
-    @property
-    def lifetime(self) -> float:
-        """Return the seconds for which a report is valid."""
-        ...
-
-    async def leave(self, gateway: str, apps: Sequence[str]) -> None:
-        """Report that this gateway ends, which makes its routes void."""
-        ...
-
-    async def gateways(self, app: str) -> dict[str, int]:
-        """Return the living gateways of an app with their numbers of connections."""
-        ...
-
-    async def last_signs(self, app: str) -> dict[str, int]:
-        """Return when each living gateway of an app gave its last sign of life, in Unix ms."""
-        ...
-
-    async def poke(self, items: Mapping[str, Sequence[InboxItem]]) -> None:
-        """Put items into the inboxes of gateways, by name, in one round trip."""
-        ...
-
-    def inbox(self, gateway: str) -> Inbox:
-        """Return the inbox of this process' own gateway, from its beginning."""
-        ...
-
-
-class LiveEvents(Protocol):
-    """What devices report about pushes."""
-
-    async def report(self, app: str, reports: Sequence[EventReport], *, log: bool = False) -> list[Platform | None]:
-        """Count the reports of devices. Returns for each the platform of its device where it was counted: it was the
-        first of its push, device and event, and both are known. With `log`, each that counts is appended to the log of
-        the webhooks of kind `event` in the same atomic step."""
-        ...
-
-    async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
-        """Return the counts of each push."""
-        ...
-
-
-class Live(LiveStreams, LiveGateways, LiveEvents, Protocol):
-    """Everything of the live channel in the store."""
-
-
-def pokes_of(
-    app: str,
-    push: LivePush,
-    receivers: Sequence[Receiver],
-    appended: Sequence[Appended],
-    body: bytes = b"",
-    passed: tuple[int, int, int] | None = None,
-    trace: bytes = b"",
-) -> dict[str, list[InboxItem]]:
-    """Return what to send to the gateways after an append: one `Poke` for each gateway."""
-    found: dict[str, list[Recipient]] = {}
-    for receiver, each in zip(receivers, appended, strict=True):
-        if each.route is not None and each.status in ("new", "known"):
-            found.setdefault(each.route.gateway, []).append(
-                Recipient(each.route.connection, each.epoch, each.offset, each.prev, each.unread, receiver.index)
-            )
-    return {gateway: [Poke(app, push, recipients, body, passed, trace)] for gateway, recipients in found.items()}

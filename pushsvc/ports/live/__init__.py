@@ -1,0 +1,94 @@
+"""The live channel: a stream for each device, its connection, the acknowledged position, and the gateways.
+
+Every push to a device that may use the channel is referred to in the device's stream; the content is stored once a
+push. A stream has an epoch and offsets from 1. Offsets grow, and may leave numbers out: a publication names the offset
+before it as `prev`, and a reader who has everything up to an offset of at least `prev` has missed nothing. Instants are
+in Unix ms.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .events import (
+    EVENTS,
+    Event,
+    EventCounts,
+    EventReport,
+    LiveEvents,
+)
+from .gateways import (
+    Cut,
+    Drain,
+    Forwarded,
+    Inbox,
+    InboxItem,
+    LiveGateways,
+    Poke,
+    Received,
+    Recipient,
+    Unread,
+    pokes_of,
+)
+from .streams import (
+    MAX_BATCH,
+    MAX_NAMED,
+    Acked,
+    Append,
+    Appended,
+    Connected,
+    LiveContent,
+    LivePush,
+    LiveRoute,
+    LiveStreams,
+    Page,
+    Position,
+    Presence,
+    Publication,
+    Read,
+    Receiver,
+    Reference,
+    Refused,
+)
+
+__all__ = [
+    "Acked",
+    "Append",
+    "Appended",
+    "Connected",
+    "Cut",
+    "Drain",
+    "EVENTS",
+    "Event",
+    "EventCounts",
+    "EventReport",
+    "Forwarded",
+    "Inbox",
+    "InboxItem",
+    "Live",
+    "LiveContent",
+    "LiveEvents",
+    "LiveGateways",
+    "LivePush",
+    "LiveRoute",
+    "LiveStreams",
+    "MAX_BATCH",
+    "MAX_NAMED",
+    "Page",
+    "Poke",
+    "Position",
+    "Presence",
+    "Publication",
+    "Read",
+    "Received",
+    "Receiver",
+    "Recipient",
+    "Reference",
+    "Refused",
+    "Unread",
+    "pokes_of",
+]
+
+
+class Live(LiveStreams, LiveGateways, LiveEvents, Protocol):
+    """Everything of the live channel in the store."""
