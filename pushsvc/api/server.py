@@ -6,17 +6,17 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from aiohttp import StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
+from aiohttp import web
 
 from ..errors import ConfigError
 from ..wording import other_port
 from .config import ApiConfig
 from .http.connections import Connections
 from .http.dispatch import CallDispatcher
+from .http.request import ApiRequest
 
 
 @asynccontextmanager
@@ -26,17 +26,9 @@ async def serve(app: CallDispatcher, config: ApiConfig) -> AsyncIterator[str]:
     be bound."""
     loop = asyncio.get_running_loop()
 
-    def make_request(
-        message: RawRequestMessage,
-        content: StreamReader,
-        connection: web.RequestHandler,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> web.BaseRequest:
-        return web.BaseRequest(message, content, connection, writer, task, loop, client_max_size=config.body_limit)
-
     # Of a response aiohttp's connections use only what `Response` has.
     handle: Any = app.handle
+    make_request = partial(ApiRequest, loop=loop, client_max_size=config.body_limit)
     server = web.Server(handle, request_factory=make_request)
     connections = Connections(server, config)
     try:

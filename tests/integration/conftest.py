@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from pushsvc.api.http.connections import Connection
+
 from .harness import Act, Play, running_service
 from .servers import Server
 from .test_store_kit import BACKENDS, backend_server
@@ -44,6 +46,13 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
             yield run
         finally:
             runner.run(stack.aclose())
+
+
+@pytest.fixture(params=["whole", "parsed"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of the API are read in both ways: whole ones without aiohttp's parser, and all by it."""
+    if request.param == "parsed":
+        monkeypatch.setattr(Connection, "_take", lambda self, data: False)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pushsvc.api import ApiConfig
 
 from .test_intake_kit import ALERT, Answer, Service, answer, call, raw, run, running_in_thread
 
-pytestmark = pytest.mark.usefixtures("no_traceback")
+pytestmark = pytest.mark.usefixtures("no_traceback", "both_ways")
 BODY = msgspec.json.encode(ALERT)
 LINES = b"\n".join([BODY] * 20)
 GZIP = {"Content-Encoding": "gzip"}

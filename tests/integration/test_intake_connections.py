@@ -17,6 +17,12 @@ from . import test_intake_kit
 from .test_intake_kit import Service, answer, call, run
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+BODY = b'{"to":{"tokens":[{"platform":"apns","token":"' + b"8f3c" * 16 + b'"}]},"notification":{"title":"x"}}'
+POST = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\nContent-Length: %d\r\n\r\n%b" % (
+    len(BODY),
+    BODY,
+)
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 @pytest.fixture(autouse=True, params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -106,11 +112,9 @@ def test_of_those_that_have_sent_requests_the_longest_idle_goes_first() -> None:
 def test_busy_connections_are_never_closed_for_a_new_one() -> None:
     async def main(service: Service, connect: Callable[[], Awaitable[Stream]]) -> None:
         service.store.gate = asyncio.Event()
-        body = b'{"to":{"tokens":[{"platform":"apns","token":"' + b"8f3c" * 16 + b'"}]},"notification":{"title":"x"}}'
-        post = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\nContent-Length: "
         busy = [await connect() for _ in range(4)]
         for _, writer in busy:
-            writer.write(post + str(len(body)).encode() + b"\r\n\r\n" + body)
+            writer.write(POST)
         async with asyncio.timeout(20):
             while service.store.waiting < 4:
                 await asyncio.sleep(0.005)
@@ -121,6 +125,27 @@ def test_busy_connections_are_never_closed_for_a_new_one() -> None:
             assert (await answer(reader)).status == 202
 
     with_streams(main, 4)
+
+
+def test_a_connection_is_closed_after_an_idle_time_and_not_while_it_is_busy() -> None:
+    async def main(service: Service) -> None:
+        service.store.gate = asyncio.Event()
+        reader, writer = await asyncio.open_connection(*service.address)
+        for _ in range(2):
+            writer.write(POST)
+            async with asyncio.timeout(20):
+                while not service.store.waiting:
+                    await asyncio.sleep(0.005)
+            await asyncio.sleep(1.2)
+            service.store.gate.set()
+            assert (await answer(reader)).status == 202
+            service.store.waiting = 0
+            service.store.gate.clear()
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+
+    run(main, ApiConfig(port=0, keepalive_timeout=1.0))
 
 
 def test_there_are_never_more_than_the_files_allow() -> None:

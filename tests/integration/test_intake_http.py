@@ -21,6 +21,8 @@ from pushsvc.model.status import DeliveryRow, FeedbackEvent
 from ..pages import PAGES
 from .test_intake_kit import ALERT, NOW, TOKEN, Answer, Service, api_key, call, run
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 PROBLEM = "application/problem+json"
 
 

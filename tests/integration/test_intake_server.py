@@ -33,7 +33,7 @@ from .test_intake_kit import (
 )
 
 BODY = msgspec.json.encode(ALERT)
-pytestmark = pytest.mark.usefixtures("no_traceback")
+pytestmark = pytest.mark.usefixtures("no_traceback", "both_ways")
 HEAD = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\n"
 
 

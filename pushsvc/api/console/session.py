@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from ... import telemetry
 from ...errors import Forbidden
 from ..call import Call
 from ..http.auth import BearerKeys, NoKey
 from ..http.exchange import Caller
-from ..http.problems import request_id_of
+from ..http.request import ApiRequest
 
 _log = telemetry.get_logger("console")
 
@@ -75,7 +75,7 @@ def own_page(method: str, headers: Mapping[str, str]) -> bool:
         return False
 
 
-def log_act(call: Call, request: web.BaseRequest, names: Mapping[str, str], caller: Caller, status: int) -> None:
+def log_act(call: Call, request: ApiRequest, names: Mapping[str, str], caller: Caller, status: int) -> None:
     """Log what an operator has done: with which key, on what, and the number that was confirmed. Tokens are left
     out."""
     _log.info(
@@ -85,7 +85,7 @@ def log_act(call: Call, request: web.BaseRequest, names: Mapping[str, str], call
         act=call.name,
         count=request.headers[ACT][:20],
         status=status,
-        request_id=request_id_of(request),
+        request_id=request.id,
         **{name: value for name, value in names.items() if name != "token"},
     )
 
@@ -98,7 +98,7 @@ class Sessions:
         self._secret = secret
         self._clock = clock
 
-    async def caller(self, request: web.BaseRequest) -> Caller:
+    async def caller(self, request: ApiRequest) -> Caller:
         """Return the owner of the request's key, or of its session where it has no key. Raises `Unauthorized` with its
         challenge, or `Foreign`."""
         if hdrs.AUTHORIZATION in request.headers or (value := request.cookies.get(COOKIE)) is None:

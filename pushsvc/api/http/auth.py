@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 from msgspec import Struct
 
 from ...errors import Forbidden, RequestError, StoreUnavailable, Unauthorized
@@ -21,11 +21,9 @@ from ..call import Call
 from ..ports import ServedApp
 from .exchange import KEYLESS, UNTRUSTED, Caller
 from .problems import Challenge
+from .request import ApiRequest
 
 REALM: Final = 'Bearer realm="pushsvc"'
-
-CALLER: Final = web.RequestKey("pushsvc.caller", Caller)
-"""Where authentication stores the caller on the request, for the log and the metric."""
 
 
 class NoKey(Challenge, Unauthorized):
@@ -49,7 +47,7 @@ class MissingScope(Challenge, Forbidden):
 class Authentication(Protocol):
     """A way to authenticate callers."""
 
-    async def caller(self, request: web.BaseRequest) -> Caller:
+    async def caller(self, request: ApiRequest) -> Caller:
         """Return the caller of a request. Raises `Unauthorized` with its challenge."""
         ...
 
@@ -79,7 +77,7 @@ class BearerKeys:
         self._cache_size = cache_size
         self._cache: dict[str, _Known] = {}
 
-    async def caller(self, request: web.BaseRequest) -> Caller:
+    async def caller(self, request: ApiRequest) -> Caller:
         """Return the owner of the request's key. Raises `Unauthorized` with its challenge."""
         scheme, _, text = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         text = text.strip()
@@ -119,13 +117,13 @@ class BearerKeys:
         return key
 
 
-async def admit(call: Call, request: web.BaseRequest, authentication: Authentication, *, public: bool) -> Caller:
+async def admit(call: Call, request: ApiRequest, authentication: Authentication, *, public: bool) -> Caller:
     """Return the caller if the call is allowed: `KEYLESS` or `UNTRUSTED` where it needs no key. Raises the refusal
     otherwise. `public`: figures and details of the service need no key."""
     if not call.scopes or (public and not call.keyed):
         return KEYLESS
     try:
-        caller = request[CALLER] = await authentication.caller(request)
+        caller = request.caller = await authentication.caller(request)
         scopes = caller.key.scopes
         for scope in call.scopes:
             if scope in scopes:

@@ -17,11 +17,14 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import StreamReader, web
+from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import FilteringBoundLogger
 
 from ..config import ApiConfig
-from .problems import REQUEST_ID, crash, request_id_of, respond, unreadable
+from .heads import Head, body_of, left_of, read_head
+from .problems import crash, respond, unreadable
+from .request import REQUEST_ID, ApiRequest
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
 
@@ -89,7 +92,18 @@ class Connections:
 class Connection(web.RequestHandler):
     """A connection of the server."""
 
-    __slots__ = ("_connections", "_first_request", "_held", "_left", "_linger", "_unread")
+    __slots__ = (
+        "_connections",
+        "_first_request",
+        "_head",
+        "_held",
+        "_left",
+        "_lent",
+        "_linger",
+        "_to_come",
+        "_unread",
+        "_whole",
+    )
 
     def __init__(self, connections: Connections, server: web.Server, config: ApiConfig) -> None:
         super().__init__(
@@ -104,6 +118,15 @@ class Connection(web.RequestHandler):
         self._linger = config.body_limit
         self._unread: StreamReader | None = None
         self._left = 0
+        self._head: Head | None = None
+        """The head of the last whole request, which the next is likely to have too."""
+        self._whole: tuple[RawRequestMessage, StreamReader] | None = None
+        """A whole request that has not begun."""
+        self._to_come: int | None = 0
+        """How much of a request that aiohttp parses is still to come; None: it is not known, and aiohttp parses all
+        that follow."""
+        self._lent = False
+        """Whether aiohttp's own loop over the requests runs."""
         self._held = False
         """Whether the parser has kept what it was given when reading was paused."""
         self._first_request = self._loop.call_later(config.first_request, self._close_silent)
@@ -111,7 +134,8 @@ class Connection(web.RequestHandler):
     @property
     def idle(self) -> bool:
         """Whether it waits for a request, or for the rest of a request's headers."""
-        return self._waiter is not None and not self._messages
+        waiter = self._waiter
+        return waiter is not None and not waiter.done() and not self._messages
 
     @property
     def idle_since(self) -> float:
@@ -136,7 +160,74 @@ class Connection(web.RequestHandler):
                 if self._left < 0:
                     self.force_close()
                     return
+        if self._to_come == 0 and data and self.idle and self._take(data):
+            return
+        if self._to_come is not None:
+            self._to_come = left_of(data, self._to_come)
         _receive(self, data)
+
+    def _take(self, data: bytes) -> bool:
+        """Return whether the data are a whole request, which is then begun without the parser."""
+        head = self._head
+        body = None if head is None else head.body_in(data)
+        if body is None:
+            head = self._head = read_head(data)
+            body = None if head is None else head.body_in(data)
+        waiter = self._waiter
+        if head is None or body is None or body[1] != len(data) or waiter is None:
+            return False
+        self._whole = head.message, body_of(data[body[0] :])
+        self._request_count += 1
+        if self._lent:
+            self._lent = False
+            waiter.cancel()  # what waits in aiohttp's loop, which ends so
+        else:
+            waiter.set_result(None)
+        return True
+
+    async def start(self) -> None:
+        """Answer whole requests, and lend the connection to aiohttp's loop for all others."""
+        while not self._force_close:
+            if self._whole is None and not self._messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            if self._whole is not None:
+                await self._answer(*self._whole)
+                continue
+            self._lent = True
+            try:
+                await super().start()
+                return  # the connection has ended
+            except asyncio.CancelledError:
+                if self._lent or self._task_handler is None or self._task_handler.cancelling():
+                    raise
+
+    async def _answer(self, message: RawRequestMessage, body: StreamReader) -> None:
+        """Answer a whole request, as aiohttp's loop does, but in the task of the connection."""
+        self._whole = None
+        make, handle = self._request_factory, self._request_handler
+        if make is None or handle is None or self._task_handler is None:
+            return  # the client has gone
+        request = make(message, body, self, StreamWriter(self, self._loop), self._task_handler)
+        try:
+            response, gone = await self._handle_request(request, None, handle)
+        except ConnectionError:
+            gone = True
+        except Exception as error:
+            self.log_exception("Unhandled exception", exc_info=error)
+            gone = True
+        except BaseException:
+            self.force_close()
+            raise
+        if gone or not response.keep_alive or self._close:
+            self.force_close()
+            return
+        self._next_keepalive_close_time = at = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(at, self._process_keepalive)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on, if reading was paused: aiohttp calls this for each piece of a body, and then parses nothing and
@@ -171,13 +262,13 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             # A part of an answer was sent already, so no other can be.
             raise ConnectionError
-        request_id = request_id_of(request)
+        assert isinstance(request, ApiRequest)  # the server makes no others
         if status < 500:
             error = unreadable(exc)
-            _log.debug("unreadable", status=error.status, error=type(exc).__name__, request_id=request_id)
+            _log.debug("unreadable", status=error.status, error=type(exc).__name__, request_id=request.id)
             response = respond(error)
         else:
             response = crash(request, exc or RuntimeError())
-        response.headers[REQUEST_ID] = request_id
+        response.headers[REQUEST_ID] = request.id
         response.force_close()
         return response

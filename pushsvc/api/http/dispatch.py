@@ -16,8 +16,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
-import structlog
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion11, hdrs
 from structlog.typing import FilteringBoundLogger
 
 from ... import telemetry
@@ -26,30 +25,20 @@ from ..call import Answer, Call, Document
 from ..config import ApiApp
 from ..console.session import Sessions, log_act
 from ..ports import ApiPorts, ServedApp
-from .auth import CALLER, Authentication, BearerKeys, admit
+from .auth import Authentication, BearerKeys, admit
 from .connections import Connection
 from .exchange import Caller, Reply, Request
 from .idempotency import PARAM as IDEMPOTENCY_KEY
 from .idempotency import REPLAYED, Once
 from .incoming import receive
 from .limits import ApiLimits
-from .problems import (
-    REQUEST_ID,
-    SERVER,
-    ExpectationFailed,
-    away,
-    check_path,
-    crash,
-    no_such_call,
-    request_id_of,
-    respond,
-)
+from .problems import SERVER, ExpectationFailed, away, check_path, crash, no_such_call, respond
+from .request import REQUEST_ID, ApiRequest
 from .response import Response
 from .table import Table
 from .uses import KeyUses
 
 _encode: Final = msgspec.json.Encoder().encode
-_log: FilteringBoundLogger = structlog.get_logger("intake")
 
 
 class _Row:
@@ -82,6 +71,8 @@ class CallDispatcher:
 
     def __init__(self, ports: ApiPorts, calls: Iterable[Call], apps: Mapping[str, ApiApp], *, public: bool) -> None:
         self._ports = ports
+        # Bound once: to look it up costs more than a call that logs nothing.
+        self._log: FilteringBoundLogger = telemetry.get_logger("intake").bind()
         self._unmatched = _Row()
         calls = list(calls)
         telemetry.HTTP.show((call.method, call.path) for call in calls)
@@ -112,10 +103,9 @@ class CallDispatcher:
         self._ports.closing.set()
         await self._ports.waits.aclose()
 
-    async def handle(self, request: web.BaseRequest) -> Response:
+    async def handle(self, request: ApiRequest) -> Response:
         """Return the answer to a request."""
         started = time.perf_counter()
-        request_id = request_id_of(request)
         row = self._unmatched
         names: Mapping[str, str] = {}
         span: telemetry.traces.OpenSpan | None = None
@@ -142,28 +132,24 @@ class CallDispatcher:
             cut = request.writer.output_size > 0
         except asyncio.CancelledError:
             if span is not None:
-                caller = request.get(CALLER)
-                app = "" if caller is None else caller.app.name
-                span.end(_about(row.call, None, app, request_id), "CancelledError")
+                span.end(_about(row.call, None, request), "CancelledError")
             raise
-        caller = request.get(CALLER)
-        app = ""
+        app, caller = request.app, request.caller
         if caller is not None:
-            app = caller.app.name
             self.uses.see(caller.key.sha256)
         status = response.status
         seconds = time.perf_counter() - started
         row.count(app, request.method, status, seconds)
-        say = _log.debug if status < 400 else _log.info
+        say = self._log.debug if status < 400 else self._log.info
         ms = seconds * 1000
-        say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request_id)
+        say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request.id)
         if span is not None:
-            span.end(_about(row.call, status, app, request_id), str(status) if status >= 500 else "")
+            span.end(_about(row.call, status, request), str(status) if status >= 500 else "")
         if caller is not None and caller.session and row.call is not None and row.call.method != "GET":
             log_act(row.call, request, names, caller, status)
         if cut:
             raise ConnectionResetError
-        response.headers[REQUEST_ID] = request_id
+        response.headers[REQUEST_ID] = request.id
         if not request.content.is_eof() and isinstance(request.protocol, Connection):
             request.protocol.leave(request.content)
         return response
@@ -173,7 +159,7 @@ class CallDispatcher:
         call: Call,
         heads: Mapping[int, dict[str, str]],
         names: Mapping[str, str],
-        request: web.BaseRequest,
+        request: ApiRequest,
         span: telemetry.traces.OpenSpan | None,
     ) -> Response:
         caller = await admit(call, request, self._authentication, public=self._public)
@@ -195,7 +181,7 @@ class CallDispatcher:
         if reply.repeated:
             response.headers |= REPLAYED
         if reply.pieces is not None:
-            response.headers[REQUEST_ID] = request_id_of(request)
+            response.headers[REQUEST_ID] = request.id
             await response.stream(request, reply.pieces)
         return response
 
@@ -203,7 +189,7 @@ class CallDispatcher:
         self,
         call: Call,
         names: Mapping[str, str],
-        request: web.BaseRequest,
+        request: ApiRequest,
         caller: Caller,
         span: telemetry.traces.OpenSpan | None,
         limits: ApiLimits | None = None,
@@ -224,7 +210,7 @@ class CallDispatcher:
             key=caller.key,
             session=caller.session,
             trace=b"" if span is None else span.carried,
-            id=request_id_of(request),
+            id=request.id,
         )
         does = call.does
         if not isinstance(does, Document):
@@ -239,14 +225,14 @@ class CallDispatcher:
         return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
 
 
-def _about(call: Call | None, status: int | None, app: str, request_id: str) -> dict[str, str | int]:
+def _about(call: Call | None, status: int | None, request: ApiRequest) -> dict[str, str | int]:
     """Return the attributes of a request's span, by the names of
     https://opentelemetry.io/docs/specs/semconv/http/http-spans/. `status` is None where nothing was answered."""
-    about: dict[str, str | int] = {"pushsvc.request_id": request_id}
+    about: dict[str, str | int] = {"pushsvc.request_id": request.id}
     if status is not None:
         about["http.response.status_code"] = status
-    if app:
-        about["pushsvc.app"] = app
+    if request.app:
+        about["pushsvc.app"] = request.app
     return about if call is None else {**about, "http.request.method": call.method, "http.route": call.path}
 
 
@@ -260,7 +246,7 @@ def _head(answer: Answer) -> dict[str, str]:
     return head
 
 
-def _refusal(request: web.BaseRequest, error: Exception) -> Response:
+def _refusal(request: ApiRequest, error: Exception) -> Response:
     """Return the answer for what a call has raised."""
     if isinstance(error, StoreUnavailable):
         return respond(away())
@@ -272,7 +258,7 @@ def _refusal(request: web.BaseRequest, error: Exception) -> Response:
     return response
 
 
-async def _expect(request: web.BaseRequest) -> None:
+async def _expect(request: ApiRequest) -> None:
     """Answer `Expect: 100-continue`. Raises `ExpectationFailed` for any other expectation."""
     if request.headers[hdrs.EXPECT].lower() != "100-continue":
         raise ExpectationFailed("Only `Expect: 100-continue` is understood.")

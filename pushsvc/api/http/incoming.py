@@ -23,6 +23,7 @@ from ..call import Call
 from ..config import ApiConfig
 from .params import JSON, read_path, read_query
 from .problems import ACCEPT_ENCODING, ClientGone, UnsupportedCoding, UnsupportedMediaType, body_error
+from .request import ApiRequest
 
 CURL_DEFAULT: Final = "application/x-www-form-urlencoded"
 """The default type of `curl -d`. It is treated as JSON, so that a first try works."""
@@ -34,7 +35,7 @@ _MEMBERS: Final = 256
 
 
 async def receive(
-    call: Call, names: Mapping[str, str], request: web.BaseRequest, config: ApiConfig
+    call: Call, names: Mapping[str, str], request: ApiRequest, config: ApiConfig
 ) -> tuple[dict[str, Any], bytes, bool]:
     """Return the values of path, query and declared headers by name, the body, and whether it has one document a line.
     Raises `InvalidRequest` or `NotFound` for parameters, `UnsupportedMediaType`, and what reading the body raises."""
@@ -52,7 +53,7 @@ async def receive(
     if not lines and headers.get(hdrs.CONTENT_TYPE) != JSON and (request.body_exists or not document.optional):
         _check_type(request)
     params |= _declared(call, headers)
-    return params, await _read_body(request, config), lines
+    return params, await read_body(request, config), lines
 
 
 def _declared(call: Call, headers: CIMultiDictProxy[str]) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _declared(call: Call, headers: CIMultiDictProxy[str]) -> dict[str, Any]:
     return {param.name: param.parse(headers.getall(param.name)) for param in call.headers if param.name in headers}
 
 
-def _check_type(request: web.BaseRequest) -> None:
+def _check_type(request: ApiRequest) -> None:
     """Raise `UnsupportedMediaType` for a body that is not JSON."""
     if request.headers.get(hdrs.CONTENT_TYPE) is not None:
         kind, charset = request.content_type, request.charset
@@ -72,7 +73,7 @@ def _check_type(request: web.BaseRequest) -> None:
             raise UnsupportedMediaType("Send the JSON as UTF-8.")
 
 
-async def _read_body(request: web.BaseRequest, config: ApiConfig) -> bytes:
+async def read_body(request: ApiRequest, config: ApiConfig) -> bytes:
     """Return the whole body, inflated. Raises `ContentTooLarge`, `UnsupportedCoding`, `RequestTimeout`, `MalformedBody`
     or `ClientGone`."""
     limit = config.body_limit

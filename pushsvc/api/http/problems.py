@@ -3,8 +3,6 @@ unexpected error answers 500 with an id that is in the log too, and neither cont
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
 import traceback
 import uuid
@@ -13,8 +11,6 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import structlog
-from aiohttp import web
-from multidict import istr
 from structlog.typing import FilteringBoundLogger
 
 from ...errors import (
@@ -33,12 +29,12 @@ from ...problems import (
     encode,
     problem,
 )
+from .request import ApiRequest
 from .response import Response
 
 SERVER: Final = "pushsvc"
 ACCEPT_ENCODING: Final = "gzip, deflate"
 """The supported codings of bodies."""
-REQUEST_ID: Final = istr("X-Request-Id")
 RETRY_AFTER: Final = 1  # Seconds; Redis is usually away for a failover or a restart.
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
@@ -110,52 +106,18 @@ def no_such_call(method: str, allowed: Collection[str]) -> Response:
     return respond(MethodNotAllowed(f"Allowed here: {allow['Allow']}."), headers=allow)
 
 
-def crash(request: web.BaseRequest, error: BaseException) -> Response:
+def crash(request: ApiRequest, error: BaseException) -> Response:
     """Log an error without its text, which may quote the body, and answer 500."""
     instance = f"urn:uuid:{uuid.uuid4()}"
     _log.error(
         "request_failed",
         method=request.method,
         instance=instance,
-        request_id=request_id_of(request),
+        request_id=request.id,
         error=type(error).__name__,
         where="".join(traceback.format_tb(error.__traceback__)[-8:]),
     )
     return respond(InternalError("An internal error occurred; it is in the log with this id."), instance=instance)
-
-
-# --- the request's id and path ------------------------------------------------------------------------
-
-_OWN_ID: Final = re.compile(r"[!-~]{1,128}")
-_GIVEN: Final = web.RequestKey("pushsvc.request_id", str)
-
-_process = ""
-_numbers = itertools.count()
-
-
-def _name_process() -> None:
-    global _process  # of the process, as its id
-    _process = os.urandom(8).hex()
-
-
-_name_process()
-os.register_at_fork(after_in_child=_name_process)
-
-
-def new_request_id() -> str:
-    """Return an id for a request without one: the id of this process with a counter, which costs next to nothing."""
-    return f"{_process}{next(_numbers) & 0xFFFF_FFFF:08x}"
-
-
-def request_id_of(request: web.BaseRequest) -> str:
-    """Return the id of a request, the same each time: the caller's `X-Request-Id` if it has up to 128 visible ASCII
-    characters, otherwise a new one."""
-    known = request.get(_GIVEN)
-    if known is None:
-        given = request.headers.get(REQUEST_ID)
-        known = given if given is not None and _OWN_ID.fullmatch(given) else new_request_id()
-        request[_GIVEN] = known
-    return known
 
 
 def check_path(raw: str) -> None:
