@@ -1,13 +1,18 @@
-"""A task beside a block of code, for as long as that lasts; a lease that is renewed so."""
+"""A task beside a block of code, for as long as that lasts; a lease that is renewed so; work until an event, and in the
+pulse of a process."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from .errors import StoreError
+
+T = TypeVar("T")
+
+EARLY: Final = 0.01
 
 
 @asynccontextmanager
@@ -20,6 +25,32 @@ async def in_background(work: Coroutine[Any, Any, None], name: str) -> AsyncIter
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def pulse(seconds: float) -> None:
+    """Sleep until the clock of the loop comes to a multiple of `seconds`. So what a process does regularly is done
+    together: it wakes up once, and what it asks of Redis then is written and answered at once."""
+    await asyncio.sleep(until_pulse(seconds))
+
+
+def until_pulse(seconds: float) -> float:
+    """Return the seconds that `pulse` would sleep: at most that long, and a little for a timer that came too early, as
+    it does by the resolution of the loop's clock (uvloop: 1 ms)."""
+    left = seconds - asyncio.get_running_loop().time() % seconds
+    return left if left > min(EARLY, seconds / 10) else left + seconds
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what `work` returns, or cancel it when `stop` is set before, and return None."""
+    working = asyncio.ensure_future(work)
+    tasks = (working, asyncio.ensure_future(stop.wait()))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager

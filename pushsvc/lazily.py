@@ -24,6 +24,12 @@ def import_without(module: str, unwanted: str) -> None:
         del sys.modules[unwanted]
 
 
+def import_redis() -> None:
+    """Import redis-py without the SDK of OpenTelemetry, which it loads where that is installed: 3 MB for figures of its
+    clients, which are not read."""
+    import_without("redis", "opentelemetry")
+
+
 def exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """Return the `__getattr__` of `package`. `modules` has by module the names that it exports, with spaces between."""
     homes = {name: module for module, names in modules.items() for name in names.split()}

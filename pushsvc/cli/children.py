@@ -20,12 +20,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from msgspec import Struct
 
 from .. import __version__
-from . import process
+from . import COMMANDS, process
 from .files import temporary_folder
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _MODULES: Final = {
     "serve": ("pushsvc.cli.parts", "pushsvc.runtime.parts", "pushsvc.api.app", "pushsvc.api.server"),
     "dispatch": ("pushsvc.cli.parts", "pushsvc.runtime.parts"),
     "feedback": ("pushsvc.cli.parts", "pushsvc.runtime.parts"),
-    "jobs": ("pushsvc.cli.jobs", "pushsvc.jobs"),
+    "jobs": ("pushsvc.cli.jobs", "pushsvc.jobs", "pushsvc.runtime.parts"),
     "live": ("pushsvc.cli.parts", "pushsvc.runtime.live", "pushsvc.live.gateway"),
 }
 """What each part runs. What only one of them needs, such as the SDK of a provider, it imports itself."""
@@ -47,31 +48,40 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Child(Struct, frozen=True):
-    """A `pushsvc` command to keep running in `copies` processes. Groups with a lower `stage` are stopped first."""
+    """A `pushsvc` command to keep running in `copies` processes. Groups with a lower `stage` are stopped first. `also`
+    are the parts that run in the same process, besides the one that gives it its name."""
 
     name: str
     arguments: tuple[str, ...]
     stage: int = 0
     copies: int = 1
+    also: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return the parts that end with the process."""
+        return (self.name, *self.also)
 
 
 def children_of(settings: Settings, *, live: bool) -> list[Child]:
-    """Return the parts of the service as processes: one of each, or as many as the configuration says; the gateway
-    where an app is `live`."""
+    """Return the parts of the service as processes: one of each, or as many as the configuration says. Feedback runs
+    with the jobs, the gateway where an app is `live`."""
     found = [
-        _child("serve", 0, settings.server.processes),
-        _child("dispatch", 1, settings.dispatch.processes),
-        _child("feedback", 2, 1),
-        _child("jobs", 0, settings.jobs.processes),
+        child_of("serve", settings.server.processes),
+        child_of("dispatch", settings.dispatch.processes, stage=1),
+        # Both wait most of the time. They judge what the dispatchers record, and have no longer to stop than those.
+        child_of("jobs", settings.jobs.processes, stage=1, also=("feedback",)),
     ]
     if live:
         # Devices stay until nothing is accepted for them any more.
-        found.append(_child("live", 1, settings.live.processes))
+        found.append(child_of("live", settings.live.processes, stage=1))
     return found
 
 
-def _child(part: str, stage: int, copies: int) -> Child:
-    return Child(part, (part, "--processes", "1"), stage=stage, copies=copies)
+def child_of(part: str, copies: int, *, stage: int = 0, also: tuple[str, ...] = ()) -> Child:
+    """Return a part as processes that also run the parts of `also`, for each of which it has an option."""
+    options = (f"--{each}" for each in also)
+    return Child(part, (part, *options, "--processes", "1"), stage=stage, copies=copies, also=also)
 
 
 class ChildProcess(Protocol):
@@ -267,13 +277,26 @@ def _run(child: Child, channel: socket.socket, signals: Iterable[int]) -> NoRetu
             from .. import telemetry
 
             telemetry.BUILD_INFO.labels(__version__).set(1)  # a child counts from zero
-            code = process.run_again(list(child.arguments))
+            code = process.run_part(child.name, lambda: _call(child))
         else:
             code = 0
     except Exception:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
+
+
+def _call(child: Child) -> int:
+    """Call the function of a part as its command line would, which takes 2 MB to read."""
+    from .root import reported
+    from .state import State
+
+    module, _, name = COMMANDS[child.name][0].partition(":")
+    config = os.environ.get("PUSHSVC_CONFIG")
+    state = State(Path(config) if config else None, seeks=False, alone=True)
+    function = getattr(import_module(f".{module}", __package__), name)
+    context = SimpleNamespace(obj=state)
+    return reported(lambda: function(context, processes=1, **dict.fromkeys(child.also, True)))
 
 
 def _hear(channel: socket.socket) -> dict[str, str]:

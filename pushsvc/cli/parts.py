@@ -18,7 +18,7 @@ import uvloop
 
 from .. import runtime
 from ..settings import Settings
-from .children import LIFELINE, Child, Ready, forked_parts
+from .children import LIFELINE, Child, Ready, child_of, forked_parts
 from .files import temporary_folder
 
 if TYPE_CHECKING:
@@ -105,9 +105,15 @@ def _looped(part: str, runs: Callable[[], RunPart]) -> Callable[[Settings], None
 
 
 def run_part(
-    part: str, processes: int, one: Callable[[Settings], Any], settings: Settings, context: typer.Context
+    part: str,
+    processes: int,
+    one: Callable[[Settings], Any],
+    settings: Settings,
+    context: typer.Context,
+    also: tuple[str, ...] = (),
 ) -> None:
-    """Run a part until it is told to stop: by `one`, or in several processes."""
+    """Run a part until it is told to stop: by `one`, or in several processes. `also` are the parts that `one` runs
+    beside it."""
     if processes == 1 or LIFELINE in os.environ:
         from .. import telemetry
 
@@ -116,7 +122,7 @@ def run_part(
             one(settings)
         return
     settings.require_apps()
-    children = [Child(part, (part, "--processes", "1"), copies=processes)]
+    children = [child_of(part, processes, also=also)]
     with forked_parts(context.obj, settings, children) as ready:
         uvloop.run(_many(part, children, ready, settings, context))
 

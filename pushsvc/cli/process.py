@@ -20,8 +20,11 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Final, TextIO
+
+from ..garbage import collect_seldom
 
 LISTENS: Final = "PUSHSVC_LISTENS"
 """The environment variable with the descriptor of a pipe to which a process writes its id once it handles signals."""
@@ -36,32 +39,38 @@ class OutputFailed(Exception):
 
 def run() -> int:
     """Run the command line of this process and return the exit code."""
+    collect_seldom()
     arguments = sys.argv[1:]
     catch_signals(arguments)
     open_closed()
     output = replace_streams()
+
+    def act() -> int:
+        from .root import run as run_command
+
+        return run_command(arguments, alone=True)
+
     try:
-        return _run(arguments)
+        return _run(act)
     finally:
         output.give_up()
 
 
-def run_again(arguments: list[str]) -> int:
-    """Run a command line in a forked process, whose parent has set up the standard streams. Return the exit code."""
-    catch_signals(arguments)
+def run_part(name: str, act: Callable[[], int]) -> int:
+    """Run a part of the service in a forked process, whose parent has set up the standard streams. Return the exit
+    code."""
+    catch_signals([name])
     try:
-        return _run(arguments)
+        return _run(act)
     except Exception:
         sys.excepthook(*sys.exc_info())
         return 1
 
 
-def _run(arguments: list[str]) -> int:
+def _run(act: Callable[[], int]) -> int:
     try:
         try:
-            from .root import run as run_command
-
-            code = run_command(arguments, alone=True)
+            code = act()
         except SystemExit as end:  # a signal between two commands
             code = end.code if isinstance(end.code, int) else 1
         except KeyboardInterrupt:

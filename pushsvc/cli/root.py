@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -48,8 +48,13 @@ def run(arguments: Sequence[str], *, alone: bool = False) -> int:
     root = lazy_group(
         _root, {name: LazyCommand(name, target, told, __package__) for name, (target, told) in COMMANDS.items()}
     )
+    return reported(lambda: root.main(list(arguments), prog_name="pushsvc", obj=State(alone=alone)))
+
+
+def reported(act: Callable[[], object]) -> int:
+    """Do what a command does, print an expected error and return the exit code."""
     try:
-        root.main(list(arguments), prog_name="pushsvc", obj=State(alone=alone))
+        act()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:

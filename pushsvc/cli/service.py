@@ -9,15 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aiohttp
 from msgspec import Struct
 
 from .. import runtime, telemetry
 from ..errors import ConfigError
-from ..net.urls import exact_url
 from ..settings import Settings
 from ..wording import other_port
 from .children import Ready, children_of
+from .get import get
 from .parts import grace_of
 from .state import local_url
 from .supervisor import Supervisor
@@ -127,17 +126,13 @@ async def _until_listening(url: str, stop: asyncio.Event, seconds: float = 90.0)
 async def _until_ready(url: str, stop: asyncio.Event, seconds: float = 90.0) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session:
-        while not stop.is_set():
-            try:
-                async with session.get(exact_url(f"{url}/readyz")) as answer:
-                    if answer.status == 200:
-                        return
-                    why = await answer.text()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                why = str(error) or "no answer"
-            if loop.time() > deadline:
-                raise ConfigError(
-                    "server", f"the API is not ready after {seconds:.0f} s: {why}", "see the log lines above"
-                )
-            await asyncio.sleep(0.05)
+    while not stop.is_set():
+        try:
+            status, why = await get(f"{url}/readyz")
+            if status == 200:
+                return
+        except OSError as error:
+            why = str(error) or "no answer"
+        if loop.time() > deadline:
+            raise ConfigError("server", f"the API is not ready after {seconds:.0f} s: {why}", "see the log lines above")
+        await asyncio.sleep(0.05)

@@ -7,12 +7,11 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
-import aiohttp
 import typer
 
-from ..net.urls import exact_url
 from .access import Url
 from .figures import OUTCOMES, ServiceFigures, figures
+from .get import get
 from .output import Json, counted, print_json, print_table
 from .running import run
 
@@ -81,13 +80,9 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[S
     platforms = {app: tuple(each.accounts) for app, each in settings.apps.items()}
     online = [app for app, each in settings.apps.items() if each.live]
     last: ServiceFigures | None = None
-    timeout = aiohttp.ClientTimeout(total=5)
-    key = os.environ.get("PUSHSVC_KEY")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    session = aiohttp.ClientSession(timeout=timeout, headers=headers)
-    async with session, open_running_store(settings) as store:
+    async with open_running_store(settings) as store:
         while True:
-            metrics, why = await _metrics(session, url)
+            metrics, why = await _metrics(url)
             gauges = await store.gauges(platforms)
             conditions = await read_conditions(settings, store, gauges)
             workers = await store.workers.living()
@@ -109,15 +104,16 @@ async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[S
             await asyncio.sleep(every)
 
 
-async def _metrics(session: aiohttp.ClientSession, url: str) -> tuple[str | None, str]:
+async def _metrics(url: str) -> tuple[str | None, str]:
+    key = os.environ.get("PUSHSVC_KEY")
     try:
-        async with session.get(exact_url(f"{url}/metrics")) as answer:
-            if answer.status == 200:
-                return await answer.text(), ""
-            remedy = "; set PUSHSVC_KEY to a key with the scope admin" if answer.status in (401, 403) else ""
-            return None, f"{url}/metrics answers {answer.status}{remedy}"
-    except (aiohttp.ClientError, OSError, ValueError):  # the last: it is no URL
+        status, text = await get(f"{url}/metrics", {"Authorization": f"Bearer {key}"} if key else {})
+    except (OSError, ValueError):  # the last: it is no URL
         return None, f"{url} does not answer"
+    if status == 200:
+        return text, ""
+    remedy = "; set PUSHSVC_KEY to a key with the scope admin" if status in (401, 403) else ""
+    return None, f"{url}/metrics answers {status}{remedy}"
 
 
 async def _follow(looks: AsyncIterator[ServiceFigures], *, json: bool) -> None:

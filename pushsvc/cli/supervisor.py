@@ -171,7 +171,8 @@ class Supervisor:
         if self._metrics is not None:
             self._metrics.ended(process.pid)
             if not stopping.is_set():
-                self._metrics.restarted(child.name)
+                for part in child.parts:
+                    self._metrics.restarted(part)
 
     async def _start(self, child: Child, number: int, environ: dict[str, str]) -> ChildProcess:
         """Return the process that was forked for this copy, or a new one."""

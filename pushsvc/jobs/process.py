@@ -27,6 +27,7 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 
 from .. import runtime, telemetry
+from ..background import until_pulse
 from ..errors import StoreError, StoreUnavailable
 from ..ports.store import Store
 from ..runtime.reload import ask_all, versions
@@ -115,14 +116,15 @@ def run_jobs(
     *,
     listening: Callable[[str], None],
     watch: Callable[[asyncio.Event], None] = lambda gone: None,
+    feedback: bool = False,
 ) -> None:
     """Work until SIGTERM or SIGINT. Call it on the main thread. Raises `ConfigError`. `watch` is called in the
-    companion's loop with an event that ends the process when it is set."""
+    companion's loop with an event that ends the process when it is set. With `feedback`, receipts are judged there."""
     settings.require_apps()
     logging.getLogger("rq").setLevel(logging.WARNING)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     current = runtime.Current(settings)
-    with suppress(StopRequested), Stopping() as stopping, _companion(current, name, watch) as store_url:
+    with suppress(StopRequested), Stopping() as stopping, _companion(current, name, watch, feedback) as store_url:
         queue: Queue | None = None
         context = Context(
             current,
@@ -153,7 +155,9 @@ def run_jobs(
 
 
 @contextmanager
-def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Event], None]) -> Iterator[str]:
+def _companion(
+    current: runtime.Current, name: str, watch: Callable[[asyncio.Event], None], feedback: bool
+) -> Iterator[str]:
     """Run the companion beside the block and yield the store's URL. When the companion ends early, so does the process.
     It also keeps `current` up to date; SIGHUP arrives on the main thread and is passed to it."""
     settings = current.settings
@@ -195,7 +199,10 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
             )
             await stack.enter_async_context(reporting)
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
-            following = asyncio.create_task(_follow(current, stop), name="reload")
+            again: Callable[[], None] | None = None
+            if feedback:
+                again = await stack.enter_async_context(runtime.judging(store, current))
+            following = asyncio.create_task(_follow(current, stop, again), name="reload")
             stack.callback(following.cancel)
             for each in (store.webhooks, store.event_webhooks):
                 hooks = WebhookTasks(each, current)
@@ -248,10 +255,12 @@ def _companion(current: runtime.Current, name: str, watch: Callable[[asyncio.Eve
         thread.join(timeout=LAST)
 
 
-async def _follow(current: runtime.Current, stop: asyncio.Event) -> None:
+async def _follow(current: runtime.Current, stop: asyncio.Event, changed: Callable[[], None] | None) -> None:
     settings = current.settings
     async for newer in versions(settings, partial(runtime.load_settings, settings.file), stop):
         current.settings = newer
+        if changed is not None:
+            changed()
 
 
 async def _keep_schedule(
@@ -259,55 +268,56 @@ async def _keep_schedule(
 ) -> None:
     log = telemetry.get_logger("jobs")
     now = asyncio.get_running_loop().time
-    ends = (stop, gone, store.replaced)
+    ends = [asyncio.ensure_future(each.wait()) for each in (stop, gone, store.replaced)]
     due = dict.fromkeys(periodics, 0.0)
     rung = False
-    while not stop.is_set():
-        for each in periodics:
-            if now() < due[each] and not (rung and each.hears):
-                continue
-            wait = each.seconds
-            try:
-                # The lock is free again when its owner looks the next time.
-                turn = (rung and each.hears) or await store.locks.acquire(each.name, owner, lease=0.9 * each.seconds)
-                if turn and await _act(store, each, owner):
-                    await store.locks.release(each.name, owner)
-                    wait = SOON
-                telemetry.REDIS.end(each.name)
-            except (StoreUnavailable, RedisError) as error:
-                telemetry.REDIS.begin(each.name, error=type(error).__name__)
-                wait = PAUSE
-            except StoreError as error:
-                log.error("schedule_failed", task=each.name, error=type(error).__name__)
-                wait = PAUSE
-            due[each] = now() + wait
-        rung = await _wait(store, ends, min(due.values()) - now(), rest=REST if rung else 0.0)
-        if gone.is_set() or store.replaced.is_set():
-            os.kill(os.getpid(), signal.SIGTERM)
-            await stop.wait()
-
-
-async def _wait(store: Store, ends: Sequence[asyncio.Event], seconds: float, *, rest: float) -> bool:
-    """Wait until the bell rings, one of the events is set or `seconds` have passed. Returns whether it rang. What rings
-    in the first `rest` seconds is heard once, after them."""
-    ending = [asyncio.ensure_future(each.wait()) for each in ends]
-    waiting: list[asyncio.Future[Any]] = [*ending]
     try:
-        if rest and (await asyncio.wait(ending, timeout=rest, return_when=asyncio.FIRST_COMPLETED))[0]:
-            return False
-        rings = asyncio.ensure_future(store.bell.heard(max(seconds - rest, 0.001)))
-        waiting.append(rings)
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        while not stop.is_set():
+            for each in periodics:
+                if now() < due[each] and not (rung and each.hears):
+                    continue
+                wait = 0.0
+                try:
+                    # The lock is free again when its owner looks the next time.
+                    lease = 0.9 * until_pulse(each.seconds)
+                    turn = (rung and each.hears) or await store.locks.acquire(each.name, owner, lease=lease)
+                    if turn and await _act(store, each, owner):
+                        await store.locks.release(each.name, owner)
+                        wait = SOON
+                    telemetry.REDIS.end(each.name)
+                except (StoreUnavailable, RedisError) as error:
+                    telemetry.REDIS.begin(each.name, error=type(error).__name__)
+                    wait = PAUSE
+                except StoreError as error:
+                    log.error("schedule_failed", task=each.name, error=type(error).__name__)
+                    wait = PAUSE
+                due[each] = now() + (wait or until_pulse(each.seconds))
+            rung = await _wait(store, ends, min(due.values()) - now(), rest=REST if rung else 0.0)
+            if gone.is_set() or store.replaced.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+                await stop.wait()
+    finally:
+        for end in ends:
+            end.cancel()
+
+
+async def _wait(store: Store, ends: Sequence[asyncio.Future[Any]], seconds: float, *, rest: float) -> bool:
+    """Wait until the bell rings, one of the ends is done or `seconds` have passed. Returns whether it rang. What rings
+    in the first `rest` seconds is heard once, after them."""
+    if rest and (await asyncio.wait(ends, timeout=rest, return_when=asyncio.FIRST_COMPLETED))[0]:
+        return False
+    rings = asyncio.ensure_future(store.bell.heard(max(seconds - rest, 0.001)))
+    try:
+        await asyncio.wait([*ends, rings], return_when=asyncio.FIRST_COMPLETED)
         if rings.done() and (error := rings.exception()) is not None:
             if not isinstance(error, StoreError):
                 raise error
-            await asyncio.wait(ending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             return False
         return rings.done() and rings.result()
     finally:
-        for each in waiting:
-            each.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        rings.cancel()
+        await asyncio.gather(rings, return_exceptions=True)
 
 
 async def _act(store: Store, periodic: Periodic, owner: str) -> bool:
@@ -327,18 +337,13 @@ async def _act(store: Store, periodic: Periodic, owner: str) -> bool:
 
 
 async def _act_each(acts: Sequence[Callable[[], Awaitable[bool]]]) -> bool:
-    """Do each of these, also where another one fails, unless Redis is away. Raises the first error."""
-    soon, failed = False, None
-    for act in acts:
-        try:
-            soon |= await act()
-        except StoreUnavailable:
-            raise
-        except StoreError as error:
-            failed = failed or error
-    if failed is not None:
-        raise failed
-    return soon
+    """Do these at the same time, so that what they ask of Redis is one round trip. Raises an error after all have
+    ended: that Redis is away, or else the first."""
+    answers = await asyncio.gather(*(act() for act in acts), return_exceptions=True)
+    errors = [each for each in answers if isinstance(each, BaseException)]
+    if errors:
+        raise next((each for each in errors if isinstance(each, StoreUnavailable)), errors[0])
+    return any(answers)
 
 
 async def _request_cleanup(store: Store, every: float) -> bool:

@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from .live_check import check_live as check_live
     from .live_files import live_tls as live_tls
     from .parts import (
+        judging as judging,
+    )
+    from .parts import (
         quiet_gc as quiet_gc,
     )
     from .parts import (
@@ -171,7 +174,7 @@ else:
             "live": "run_live",
             "live_check": "check_live",
             "live_files": "live_tls",
-            "parts": "quiet_gc raise_file_limit run_api run_dispatch run_feedback",
+            "parts": "judging quiet_gc raise_file_limit run_api run_dispatch run_feedback",
             "plans": "ages api_apps channel_rules cleanup_plan dispatch_config eraser feedback_config "
             "live_config live_endpoints retry_policy route_limits route_table routes_of webhook_configs",
             "providers": "addresses check_credentials renderers",

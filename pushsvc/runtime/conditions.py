@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import structs
 
 from .. import telemetry
-from ..background import in_background
+from ..background import in_background, pulse
 from ..errors import StoreError, StoreUnavailable
 from ..model.instants import instant
 from ..ports.conditions import SEVERITIES, Condition, Kind, ordered
@@ -24,7 +24,7 @@ from ..rules.bound import Bound
 from ..settings import Settings
 from ..stages import webhooks
 from .figures import Current, StoreFigures, frozen_routes, webhook_standings
-from .workers import read_unserved
+from .workers import REPORTS, read_unserved
 
 MEMORY_FULL: Final = 0.95
 """The share of Redis' memory from which on writes may be refused at any time."""
@@ -42,14 +42,20 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
     """Return all conditions, the critical ones first. Raises `StoreUnavailable`, which is the condition `redis`."""
     if gauges is None:
         gauges = await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()})
-    processes = await store.workers.known()
+    processes, reports, used, frozen, feedback, events = await asyncio.gather(
+        store.workers.known(),
+        store.reports(),
+        store.memory_ratio(),
+        frozen_routes(settings, store),
+        webhook_standings(settings, store.webhooks),
+        webhook_standings(settings, store.event_webhooks),
+    )
     living = [worker for worker in processes if worker.lives]
     waiting = {
         f"{app}/{platform}": sum(lanes.values())
         for app, each in gauges.apps.items()
         for platform, lanes in each.pending.items()
     }
-    reports = await store.reports()
     found = [
         *held(reports, waiting),
         *(
@@ -57,19 +63,19 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
             for each in await read_unserved(settings, store, processes)
         ),
         *silent(processes),
-        *full(settings, gauges),
-        *memory(await store.memory_ratio()),
+        *full(settings, {app: sum(each.by_shard) for app, each in gauges.apps.items()}),
+        *memory(used),
         *configuration(living),
     ]
-    for route, why in (await frozen_routes(settings, store)).items():
+    for route, why in frozen.items():
         remedy = "compare `reason` in `pushsvc_deliveries_total` with the account, see `feedback.prune_anyway`"
         app = route.partition("/")[0]
         found.append(condition("frozen", route, f"{why}, so nothing is pruned", remedy, app=app))
     now = store.clock()
-    for of in (store.webhooks, store.event_webhooks):
-        for app, standing in (await webhook_standings(settings, of)).items():
+    for standings, about in ((feedback, ""), (events, "for events of devices: ")):
+        for app, standing in standings.items():
             for each in webhooks.troubles_of(app, standing, now):
-                cause = each.cause if of.kind == "feedback" else f"for events of devices: {each.cause}"
+                cause = f"{about}{each.cause}"
                 found.append(
                     condition("webhook", app, cause, each.remedy, since=each.since, app=app, reason=each.reason)
                 )
@@ -120,9 +126,8 @@ def silent(processes: Iterable[Worker]) -> Iterator[Condition]:
             yield condition("silent", f"{each.part} {each.consumer}", cause, remedy, since=each.last_sign)
 
 
-def full(settings: Settings, gauges: Gauges) -> Iterator[Condition]:
-    """Yield the queue, and the apps, whose pushes are refused with 429."""
-    waits = {app: sum(each.by_shard) for app, each in gauges.apps.items()}
+def full(settings: Settings, waits: Mapping[str, int]) -> Iterator[Condition]:
+    """Yield the queue, and the apps, whose pushes are refused with 429. `waits` has the waiting deliveries by app."""
     total, most = sum(waits.values()), settings.queue.max_pending
     if total >= most:
         bound = Bound("", total, most, sum(count for app, count in waits.items() if app not in settings.apps))
@@ -205,6 +210,21 @@ class StoreConditions:
         return telemetry.exposition()
 
 
+async def _read_logged(settings: Settings, store: Store) -> list[Condition]:
+    """Return the conditions of the kinds in `_LOGS`. Raises `StoreUnavailable`."""
+    processes, used, total = await asyncio.gather(
+        store.workers.known(), store.memory_ratio(), store.pushes.recount(settings.apps)
+    )
+    waits = {app: store.pushes.pending_of(app) for app in settings.apps}
+    removed = {"": total - sum(waits.values())}
+    return [
+        *await read_unserved(settings, store, processes),
+        *silent(processes),
+        *full(settings, waits | removed),
+        *memory(used),
+    ]
+
+
 _LOGS: Final[Mapping[Kind, telemetry.StateLog]] = {
     "unserved": telemetry.StateLog("serve", "unserved", "unserved_still", "served_again", level="error"),
     "full": telemetry.StateLog("serve", "queue_full", "queue_still_full", "queue_has_room", level="error"),
@@ -221,9 +241,9 @@ async def watching(store: Store, current: Current) -> AsyncIterator[None]:
     async def watch() -> None:
         before: set[tuple[str, str]] = set()
         while True:
-            await asyncio.sleep(min(LOOK, store.workers.lifetime / 3))
+            await pulse(min(LOOK, REPORTS * store.workers.lifetime))
             with suppress(StoreError):
-                found = await read_conditions(current.settings, store)
+                found = await _read_logged(current.settings, store)
                 for kind, log in _LOGS.items():
                     own = {each.what: each.cause for each in found if each.kind == kind}
                     lasting = {what: cause for what, cause in own.items() if (kind, what) in before}

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from prometheus_client.metrics import MetricWrapperBase
 
 from .. import telemetry
-from ..background import in_background
+from ..background import in_background, pulse
 from ..errors import StoreError
 from ..ports.figures import Flow, FlowNote
 
@@ -78,7 +78,7 @@ async def noting(flow: Flow, apps: Callable[[], Collection[str]] = tuple) -> Asy
 
     async def keep_noting() -> None:
         while True:
-            await asyncio.sleep(EVERY)
+            await pulse(EVERY)
             await note(flow, apps())
 
     async with in_background(keep_noting(), "flow"):

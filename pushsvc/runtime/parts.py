@@ -14,8 +14,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 from .. import api, telemetry
-from ..background import in_background
+from ..background import in_background, pulse
 from ..errors import StoreError, StoreUnavailable
+from ..garbage import collect_seldom
 from ..model.push import Route
 from ..ports.removed import RemovedRoute
 from ..ports.store import Store
@@ -49,10 +50,10 @@ REMOVED_EVERY = 1.0
 
 
 def quiet_gc() -> None:
-    """Collect garbage cycles less often: deliveries make none, and each collection costs a tenth of the speed."""
+    """Look for garbage seldom, and never again among what is there now."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    collect_seldom()
 
 
 def raise_file_limit() -> None:
@@ -160,7 +161,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
                 left = await _removed(store, routes())
                 if left is not None and not stop.is_set():
                     await accounts.hold(left, current.settings.apps, dispatcher)
-                await asyncio.sleep(REMOVED_EVERY)
+                await pulse(REMOVED_EVERY)
 
         async with (
             ending_with(store, stop),
@@ -187,33 +188,49 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
     settings.require_apps()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
-        ports = feedback.FeedbackPorts(
-            receipts=store.receipts,
-            registry=store.registry,
-            answers=store.answers,
-            suppressions=store.suppressions,
-            clock=store.clock,
-        )
         current = Current(settings)
         await serve_part_metrics(stack, settings, "feedback")
-        listening(f"{len(settings.apps)} app{'s' * (len(settings.apps) != 1)} as {socket.gethostname()}:{os.getpid()}")
-        restart = asyncio.Event()
 
         async def change(newer: Settings) -> None:
             current.settings = newer
-            restart.set()
+            again()
 
-        async def end_with_stop() -> None:
+        async with (
+            ending_with(store, stop),
+            judging(store, current) as again,
+            following(settings, stop, change),
+        ):
+            count = len(settings.apps)
+            listening(f"{count} app{'s' * (count != 1)} as {socket.gethostname()}:{os.getpid()}")
             await stop.wait()
-            restart.set()
 
-        apps = reporting(store, "feedback", lambda: current.settings.apps)
-        async with ending_with(store, stop), following(settings, stop, change), apps, asyncio.TaskGroup() as tasks:
-            tasks.create_task(end_with_stop())
-            while not stop.is_set():
-                restart.clear()
-                config = feedback_config(current.settings)
-                await feedback.run(ports, current.settings.apps, config, restart)
+
+@asynccontextmanager
+async def judging(store: Store, current: Current) -> AsyncIterator[Callable[[], None]]:
+    """Judge receipts while the block lasts, and report that this process does. Call the yielded function when the
+    configuration has changed. The block is cancelled where judging fails, and raises the error."""
+    ports = feedback.FeedbackPorts(
+        receipts=store.receipts,
+        registry=store.registry,
+        answers=store.answers,
+        suppressions=store.suppressions,
+        clock=store.clock,
+    )
+    again = asyncio.Event()
+    ends = False
+
+    async def judge() -> None:
+        while not ends:
+            again.clear()
+            await feedback.run(ports, current.settings.apps, feedback_config(current.settings), again)
+
+    async with reporting(store, "feedback", lambda: current.settings.apps), asyncio.TaskGroup() as tasks:
+        tasks.create_task(judge(), name="feedback")
+        try:
+            yield again.set
+        finally:
+            ends = True
+            again.set()
 
 
 @asynccontextmanager

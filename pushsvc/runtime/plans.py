@@ -125,6 +125,7 @@ def dispatch_config(settings: Settings) -> DispatchConfig:
         retry=retry_policy(settings.retry),
         drain_timeout=settings.dispatch.drain_timeout,
         takeover=settings.dispatch.takeover,
+        read_wait=settings.dispatch.takeover / 3,
         beat_every=settings.dispatch.takeover / 4,
         reclaim_every=settings.dispatch.takeover / 3,
     )

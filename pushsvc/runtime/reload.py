@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct, structs
 
+from ..background import until_pulse
 from ..errors import ConfigError
 from ..settings import AppLive, Settings
 from ..store import StoreConfig
@@ -162,7 +163,8 @@ async def _wait(stop: asyncio.Event, asked: asyncio.Event, seconds: float) -> bo
     """Wait until the files must be checked. Returns True when the process is to stop."""
     waiting = [asyncio.ensure_future(event.wait()) for event in (stop, asked)]
     try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        timeout = until_pulse(seconds) if seconds else 0.0
+        await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for each in waiting:
             each.cancel()

@@ -7,8 +7,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from .. import telemetry
+from ..background import unless
 from ..errors import PushsvcError, StoreOwned, StoreUnavailable
 from ..ports.store import Store
 from ..settings import Settings
@@ -21,7 +23,8 @@ EMBEDDED_START = 15.0
 
 
 EMBEDDED_LOOK = 1.0
-"""Seconds between two checks of the embedded server by its owner; after two failures it is started again."""
+"""Seconds until the owner of an embedded server that has closed its connection checks it, and between two checks; after
+two failures it is started again."""
 
 
 @asynccontextmanager
@@ -54,7 +57,7 @@ async def own_embedded(settings: Settings) -> AsyncIterator[str]:
     opened = ExitStack()
     url = await asyncio.to_thread(_open_embedded, opened, settings)
     stop = asyncio.Event()
-    keeping = asyncio.create_task(_keep_embedded(opened, settings, stop), name="embedded")
+    keeping = asyncio.create_task(_keep_embedded(opened, settings, url, stop), name="embedded")
     try:
         yield url
     finally:
@@ -76,12 +79,13 @@ def embedded_fsync(settings: Settings) -> Fsync:
     return "always" if settings.queue.durability == "fsync" else settings.store.fsync
 
 
-async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Event) -> None:
-    """Check the server regularly, and start it again when it died. Its files have everything that was accepted and its
-    socket keeps its path, so that all clients continue."""
+async def _keep_embedded(opened: ExitStack, settings: Settings, url: str, stop: asyncio.Event) -> None:
+    """Watch the server, and start it again when it died. Its files have everything that was accepted and its socket
+    keeps its path, so that all clients continue."""
     log = telemetry.get_logger("store")
     missed = 0
     while not stop.is_set():
+        await unless(stop, _until_closed(unquote(urlsplit(url).path)))
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), EMBEDDED_LOOK)
         living = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
@@ -94,6 +98,16 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, stop: asyncio.Ev
             except PushsvcError as error:
                 log.error("embedded_store_stays_away", error=str(error))
             missed = 0
+
+
+async def _until_closed(path: str) -> None:
+    """Wait until the server at this socket closes a connection, as it does when it ends, or cannot be reached."""
+    with suppress(OSError):
+        reader, writer = await asyncio.open_unix_connection(path)
+        try:
+            await reader.read()
+        finally:
+            writer.close()
 
 
 def store_config(settings: Settings) -> StoreConfig:

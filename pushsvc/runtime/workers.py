@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from ..background import in_background
+from ..background import in_background, pulse
 from ..errors import StoreError
 from ..model.instants import instant
 from ..model.push import Route
@@ -33,6 +33,8 @@ _WITHOUT: Final = {
     "live": "no device is online",
 }
 _START: Final = "start it, or restart the one that hangs"
+REPORTS: Final = 0.4
+"""The time between two reports as a share of the time for which one is valid: one may be lost."""
 LEAVING: Final = 2.0
 """Seconds within which a process that ends reports it: without Redis its last report expires by itself."""
 
@@ -100,7 +102,7 @@ async def reporting(
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Report while the block lasts that this process lives, what it serves and which routes it has in its
     configuration. The first report precedes the block; the yielded function reports a change at once."""
-    every = store.workers.lifetime / 4
+    every = REPORTS * store.workers.lifetime
 
     def apps() -> Collection[str]:
         return list(serves()) if part == "serve" else ()
@@ -111,7 +113,7 @@ async def reporting(
 
     async def keep_reporting() -> None:
         while True:
-            await asyncio.sleep(every)
+            await pulse(every)
             await report()
 
     await report()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from http import HTTPMethod
@@ -10,7 +9,7 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from ..background import in_background
+from ..background import in_background, pulse
 from .gathered import Gathered
 from .metrics import ACCEPTED, HTTP_REQUESTS, HTTP_SECONDS
 
@@ -101,7 +100,7 @@ class RequestMetrics:
 
         async def keep_flushing() -> None:
             while True:
-                await asyncio.sleep(FLUSH_EVERY)
+                await pulse(FLUSH_EVERY)
                 self.flush()
 
         try:

@@ -130,7 +130,7 @@ class Rig:
     # --- the processes ----------------------------------------------------------------------------
 
     def pids(self, part: str) -> list[int]:
-        """The processes of one part: `serve`, `dispatch`, `feedback`, `jobs` or `live`."""
+        """The processes of one part: `serve`, `dispatch`, `jobs` (with feedback) or `live`."""
         return child_pids(os.getpid(), part)
 
     async def kill(self, part: str, number: int = signal.SIGKILL) -> None:

@@ -82,7 +82,7 @@ def play(name: str, act: Callable[[Rig], Coroutine[Any, Any, None]], **setup: An
 
 async def roll(rig: Rig) -> None:
     """Every process is stopped, one after the other."""
-    for part in ("serve", "dispatch", "feedback"):
+    for part in ("serve", "dispatch", "jobs"):
         for _ in range(len(rig.pids(part))):
             await rig.kill(part, signal.SIGTERM)
 
@@ -95,7 +95,7 @@ async def reload(rig: Rig) -> None:
     wanted = 3 if connections == 2 * senders else 2
     text = file.read_text().replace("connections = 3\n", "")
     file.write_text(text.replace(".apns]\n", ".apns]\nconnections = 3\n") if wanted == 3 else text)
-    before = {part: rig.pids(part) for part in ("serve", "dispatch", "feedback")}
+    before = {part: rig.pids(part) for part in ("serve", "dispatch", "jobs")}
     os.kill(os.getpid(), signal.SIGHUP)
 
     async def exchanged() -> bool:
@@ -117,8 +117,8 @@ def test_processes_killed_stopped_and_reloaded() -> None:
         await under_load(rig, lambda rig: rig.kill("dispatch"))
         await account(rig, "kill -9 dispatch", repeats=BLOWS * (IN_FLIGHT + UNRECORDED))
         await rig.begin()
-        await under_load(rig, lambda rig: rig.kill("feedback"))
-        await account(rig, "kill -9 feedback", repeats=0)
+        await under_load(rig, lambda rig: rig.kill("jobs"))
+        await account(rig, "kill -9 jobs", repeats=0)
 
         async def all_told() -> bool:
             return set(await rig.feedback_tokens()) >= rig.ledger.dead

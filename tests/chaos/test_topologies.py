@@ -47,7 +47,7 @@ async def through(
     rig: Rig, name: str, fault: Callable[[], None], *, nodes: Sequence[Node] = (), repeats: int = REPEATS
 ) -> None:
     """One fault in the middle of the load, and the account of it in a line."""
-    parts = ("serve", "dispatch", "feedback", "jobs")
+    parts = ("serve", "dispatch", "jobs")
     before = {part: rig.pids(part) for part in parts}
     ledger = rig.ledger
     await rig.until("every process is at work", lambda: at_work(before, nodes))

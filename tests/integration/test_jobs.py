@@ -31,6 +31,8 @@ from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, 
 from pushsvc.jobs.functions import replay
 from pushsvc.jobs.process import LAST, Periodic, enqueue_replays
 from pushsvc.jobs.worker import make_queue
+from pushsvc.model.delivery import Ended, TokenDead
+from pushsvc.model.push import Route
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.runtime import Current
 from pushsvc.settings import Settings
@@ -39,7 +41,7 @@ from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.link.connect import open_sync_redis
 
 from .servers import KINDS, Server, running_server, wait_until
-from .test_store_kit import NOW, make_push, take_all
+from .test_store_kit import NOW, all_of, make_push, take_all
 from .test_store_replay import fail_all
 
 CONFIG = """
@@ -64,14 +66,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @contextmanager
-def worker(server: Server, folder: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(server: Server, folder: Path, *options: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
     """`pushsvc jobs`, killed at the end if it has not ended before."""
     config = folder / "pushsvc.toml"
     config.write_text(CONFIG.format(url=server.url, folder=folder))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PUSHSVC")}
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pushsvc", "jobs", "--config", str(config)],
+            [sys.executable, "-m", "pushsvc", "jobs", *options, "--config", str(config)],
             env={**clean, **environ},
             stdout=log,
             stderr=log,
@@ -107,6 +109,39 @@ async def is_done(store: Store, job: str) -> bool:
     status = await store.dead.replay("shop", job)
     assert status is not None
     return status.state == "done"
+
+
+def test_with_feedback_one_process_does_both_and_follows_the_configuration(server: Server, tmp_path: Path) -> None:
+    dead = TokenDead(status=410, reason="Unregistered", since=NOW)
+
+    async def story(store: Store) -> None:
+        async def judged(app: str) -> bool:
+            return bool((await store.receipts.events(app, after="", limit=10)).events)
+
+        async def bury(app: str) -> None:
+            await store.pushes.accept(make_push(app, app=app))
+            for taken in await take_all(store, route=Route(app, "apns")):
+                await store.queue.settle(app, *all_of(taken, Ended("invalid"), dead))
+
+        with worker(server, tmp_path, "--feedback") as process:
+            await bury("shop")
+            await until(lambda: judged("shop"))
+            parts = {each.part: each.consumer for each in await store.workers.living()}
+            assert parts.keys() == {"jobs", "feedback"}
+            assert len(set(parts.values())) == 1
+            config = tmp_path / "pushsvc.toml"
+            before, shop, own = config.read_text().partition("[apps.shop")
+            config.write_text(f"{before}{shop}{own}[apps.news{own}")
+            await bury("news")
+            await until(lambda: judged("news"))
+            await fail_all(store, make_push("p", 10))
+            job = (await store.dead.request(ReplaySpec("shop"))).job
+            await until(lambda: is_done(store, job))
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait) == 0
+        assert await store.workers.known() == []
+
+    play(server, story)
 
 
 def test_a_killed_replay_goes_on_and_moves_each_once(server: Server, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Town:
 
     @contextmanager
     def stopped(self, part: str) -> Iterator[None]:
-        pid = self.processes.find_one(f"{part} --processes 1")
+        pid = self.processes.find_one(f"{part} --")
         os.kill(pid, signal.SIGSTOP)
         try:
             yield

@@ -8,11 +8,15 @@ import os
 import re
 import shlex
 import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis import Redis
 from rich.console import Console
 
 from pushsvc import cli
@@ -112,7 +116,7 @@ def test_one_command_serves(played: Played) -> None:
     assert "pushsvc_deliveries_accepted_total{" in text
     assert Api(api.url, "wrong").call("GET", f"/v1/push/{push}")[0] == 401
     # The parts were forked, and share the memory of what was imported before.
-    for part in ("serve", "dispatch", "feedback", "jobs", "live"):
+    for part in ("serve", "dispatch", "jobs --feedback", "live"):
         pid = played.processes.find_one(f"pushsvc {part}")
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         shared = re.search(r"^Shared_Dirty: +(\d+) kB$", rollup, re.MULTILINE)
@@ -223,6 +227,48 @@ def test_the_example_can_be_copied_from_a_narrow_terminal() -> None:
     assert json.loads(body)["to"]["tokens"][0]["platform"] == "apns"
 
 
+# --- idle -------------------------------------------------------------------------------------------
+
+WAKES = {"pushsvc up": 2, "pushsvc serve": 6, "pushsvc dispatch": 9, "pushsvc jobs": 14}
+"""How often a second the processes of an idle service may wake up: about twice as often as they do."""
+COMMANDS = 90
+"""How many commands a second they may make the store run, those of its scripts included."""
+SPAN = 5.0
+"""Seconds in which both are counted."""
+
+
+def test_an_idle_service_wakes_up_seldom(processes: Processes, site: Site) -> None:
+    up = processes.start("up", **site.environ)
+    up.until(LISTENS)
+    pids = {name: processes.find_one(name) for name in WAKES}
+    store = Redis(unix_socket_path=str(processes.folder / "store" / "store.sock"))
+
+    def woken(pid: int) -> int:
+        statuses = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/status")]
+        return sum(
+            int(each) for each in re.findall(r"^voluntary_ctxt_switches:\t(\d+)", "\n".join(statuses), re.MULTILINE)
+        )
+
+    def counted() -> dict[str, int]:
+        stats: Any = store.info("commandstats")
+        return {name: woken(pid) for name, pid in pids.items()} | {
+            "commands": sum(each["calls"] for each in stats.values())
+        }
+
+    seen: dict[str, float] = {}
+    bounds = {**WAKES, "commands": COMMANDS}
+
+    def rests() -> bool:
+        before = counted()
+        time.sleep(SPAN)
+        seen.update({name: (count - before[name]) / SPAN for name, count in counted().items()})
+        return all(rate <= bounds[name] for name, rate in seen.items())
+
+    with closing(store):
+        until(lambda: f"what the start has left behind is over: {seen}", rests)
+    assert up.end() == 0
+
+
 # --- stops and crashes ------------------------------------------------------------------------------
 
 
@@ -299,7 +345,7 @@ def test_kill_9_of_its_parts_in_flight(processes: Processes, site: Site) -> None
     kill("pushsvc dispatch")
     simulator.control("latency", seconds=0.0)
 
-    kill("pushsvc feedback")
+    kill("pushsvc jobs --feedback")
     kill("pushsvc serve")
     api.until_ready()
     kill("valkey-server")

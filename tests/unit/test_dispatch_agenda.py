@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from math import inf
 
 import pytest
 
@@ -19,17 +20,20 @@ from .virtual_time import run, until
 
 def test_it_asks_at_what_is_due_and_after_a_while() -> None:
     agenda = Agenda(1.0)
-    assert agenda.take(1000, 5.0)
-    assert not agenda.take(1900, 5.9)
+    assert agenda.take(1000, 5.2)
+    assert not agenda.take(1700, 5.9)
+    assert agenda.left(1700) == inf
     agenda.note(2500)
     agenda.note(None)
     agenda.note(3000)
-    assert not agenda.take(1950, 5.95)
+    assert not agenda.take(1750, 5.95)
+    assert agenda.left(1750) == 0.75
     assert agenda.take(2500, 5.96)
-    assert not agenda.take(3000, 6.9)
+    assert not agenda.take(3000, 5.99)
     # The clock of the day may be set back.
     agenda.note(9000)
-    assert agenda.take(10, 6.96)
+    assert agenda.take(10, 6.0)
+    assert (agenda.left(10), agenda.take(20, 6.9)) == (inf, False)
 
 
 class Asked(FakeQueue):

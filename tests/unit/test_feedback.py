@@ -223,13 +223,13 @@ def test_what_one_process_left_is_judged_by_the_next() -> None:
     run(main())
 
 
-def test_a_stop_is_heard_within_one_wait() -> None:
+def test_a_stop_ends_the_wait_for_receipts() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with judging(memory_store(), "shop", "news"):
             await asyncio.sleep(10.0)
             stopping = loop.time()
-        assert loop.time() - stopping <= feedback.WAIT_MS / 1000
+        assert loop.time() - stopping < 0.01
 
     run(main())
 

@@ -131,7 +131,7 @@ def test_it_looks_by_itself_each_second_also_when_redis_was_away() -> None:
             with pytest.raises(StoreUnavailable):
                 await own.admit("shop", 1)
             store.away = False
-            await asyncio.sleep(EVERY * 1.5)
+            await asyncio.sleep(EVERY * 1.25)
             assert len(store.looks) == 5
         await asyncio.sleep(EVERY * 3)
         assert len(store.looks) == 5
@@ -170,6 +170,7 @@ def test_retry_after_follows_from_how_fast_the_queue_empties(a_second: int, miss
         store.waits = 1000
         own = backlog(store, most=2000)
         async with own.watching():
+            await asyncio.sleep(EVERY / 4)  # between two looks
             for _ in range(20):
                 await asyncio.sleep(EVERY / 2)
                 store.waits -= a_second // 2 if a_second > 1 else a_second * (_ % 2)

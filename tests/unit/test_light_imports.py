@@ -52,7 +52,7 @@ def modules_of(statement: str, folder: Path) -> set[str]:
         (["send", "--help"], (*SDKS, *WEB, "redis", "pushsvc.providers", "pushsvc.store")),
         (["status", "--help"], (*SDKS, *WEB, "redis", "pushsvc.providers", "pushsvc.store")),
         (["keys", "list", "-c", "pushsvc.toml"], STORE),
-        (["stats", "-c", "pushsvc.toml"], (*SDKS, *WEB, *KEYS, "rich")),
+        (["stats", "-c", "pushsvc.toml"], STORE),
         (["failed", "-c", "pushsvc.toml"], STORE),
         (["webhooks", "list", "-c", "pushsvc.toml"], STORE),
         (["devices", "show", "x", "-c", "pushsvc.toml"], STORE),
@@ -76,7 +76,7 @@ def test_a_command_imports_what_it_uses(
         ("from pushsvc.runtime import load_settings", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis")),
         # What supervises processes decides where metrics are kept before anything counts them.
         ("from pushsvc.cli import jobs, parts, up", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis", "rich")),
-        ("from pushsvc.runtime import open_running_store", (*SDKS, *WEB, "aiohttp")),
+        ("from pushsvc.runtime import open_running_store", (*SDKS, *WEB, *KEYS, "aiohttp", "opentelemetry")),
         (
             "from pushsvc.runtime import read_conditions, run_feedback",
             ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel"),
@@ -88,6 +88,19 @@ def test_a_command_imports_what_it_uses(
 )
 def test_a_part_imports_what_it_uses(part: str, absent: Sequence[str], tmp_path: Path) -> None:
     assert sorted(modules_of(part, tmp_path).intersection(absent)) == []
+
+
+def test_what_up_forks_has_neither_the_sdks_of_providers_nor_what_only_commands_show(tmp_path: Path) -> None:
+    start = (
+        "from pathlib import Path\nfrom pushsvc.cli import children, state, up\n"
+        "own = state.State(Path('pushsvc.toml')); settings = own.read()\n"
+        "with children.forked_parts(own, settings, children.children_of(settings, live=False)):\n"
+        "  from pushsvc.cli import service"
+    )
+    loaded = modules_of(start, tmp_path)
+    assert {"pushsvc.api.app", "pushsvc.jobs", "pushsvc.stages.feedback"} <= loaded
+    unwanted = (*SDKS, *KEYS, "rich", "opentelemetry", "pushsvc.live.gateway", "pushsvc.cli.client")
+    assert sorted(loaded.intersection(unwanted)) == []
 
 
 @pytest.mark.parametrize("package", FACADES)

@@ -1,4 +1,5 @@
-"""What several parts share: leases that are renewed, attempts until Redis is back, permits, instants as text."""
+"""What several parts share: leases that are renewed, work until an event and in a pulse, attempts until Redis is back,
+permits, instants as text."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushsvc.background import lease_kept
+from pushsvc.background import lease_kept, pulse, unless
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.instants import UNITS, instant, parse_instant, parse_span
 from pushsvc.model.rates import Rate
@@ -64,6 +65,62 @@ def test_a_lease_that_another_has_is_lost_and_not_asked_for_again() -> None:
         return asked
 
     assert run(main()) == 1
+
+
+# --- work until an event ----------------------------------------------------------------------------
+
+
+def test_work_ends_by_itself_or_is_cancelled_by_the_event() -> None:
+    async def main() -> None:
+        stop, ended = asyncio.Event(), []
+
+        async def work(seconds: float) -> str:
+            try:
+                await asyncio.sleep(seconds)
+            except asyncio.CancelledError:
+                ended.append(seconds)
+                raise
+            return "done"
+
+        async def fails() -> None:
+            raise ZeroDivisionError
+
+        loop = asyncio.get_running_loop()
+        loop.call_later(2.0, stop.set)
+        assert await unless(stop, work(1.0)) == "done"
+        assert await unless(stop, work(5.0)) is None
+        assert ended == [5.0]
+        assert loop.time() == pytest.approx(2.0)
+        with pytest.raises(ZeroDivisionError):
+            await unless(asyncio.Event(), fails())
+        waiting = asyncio.create_task(unless(asyncio.Event(), work(9.0)))
+        await asyncio.sleep(1.0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert ended == [5.0, 9.0]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main())
+
+
+def test_tasks_of_one_period_wake_together_and_a_timer_that_was_early_does_not_count_twice() -> None:
+    async def main() -> None:
+        loop, woke = asyncio.get_running_loop(), list[float]()
+
+        async def beat(after: float, seconds: float) -> None:
+            await asyncio.sleep(after)
+            while True:
+                await pulse(seconds)
+                woke.append(round(loop.time(), 6))
+
+        tasks = [asyncio.create_task(beat(*each)) for each in ((0.3, 1.0), (0.7, 1.0), (0.999, 1.0), (0.1, 2.0))]
+        await asyncio.sleep(4.5)
+        for task in tasks:
+            task.cancel()
+        assert woke == [1.0, 1.0, *[2.0] * 4, *[3.0] * 3, *[4.0] * 4]
+
+    run(main())
 
 
 # --- until Redis is back ----------------------------------------------------------------------------

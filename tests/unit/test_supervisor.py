@@ -17,9 +17,11 @@ import pytest
 
 from pushsvc import telemetry
 from pushsvc.cli import children
-from pushsvc.cli.children import LIFELINE, Child, Forked, Ready, forked
+from pushsvc.cli.children import LIFELINE, Child, Forked, Ready, children_of, forked
 from pushsvc.cli.process import LISTENS, PID_BYTES
 from pushsvc.cli.supervisor import Supervisor, watch_lifeline
+from pushsvc.settings import Settings
+from pushsvc.settings.schema import JobsSettings
 from pushsvc.telemetry import SharedFolder
 
 from .virtual_time import run, until
@@ -276,6 +278,30 @@ def test_a_child_that_ends_is_started_again_and_its_exit_is_told(system: System)
     run(main())
     assert len(system.of("serve")) == 2
     assert (len(metrics.gone), metrics.again) == (3, ["serve"])
+
+
+def test_a_process_of_two_parts_is_counted_as_both(system: System) -> None:
+    metrics = Metrics(Path())
+    jobs, *_ = (each for each in children_of(Settings(), live=False) if each.name == "jobs")
+
+    async def main() -> None:
+        async with supervise(jobs, metrics=metrics):
+            await until(lambda: system.started)
+            system.started[0].end(1)
+            await until(lambda: system.living("jobs"), 1.0)
+
+    run(main())
+    assert metrics.again == ["jobs", "feedback"]
+
+
+def test_one_process_has_jobs_and_feedback() -> None:
+    found = children_of(Settings(jobs=JobsSettings(processes=2)), live=True)
+    assert [(each.arguments, each.stage, each.copies, each.parts) for each in found] == [
+        (("serve", "--processes", "1"), 0, 1, ("serve",)),
+        (("dispatch", "--processes", "1"), 1, 1, ("dispatch",)),
+        (("jobs", "--feedback", "--processes", "1"), 1, 2, ("jobs", "feedback")),
+        (("live", "--processes", "1"), 1, 1, ("live",)),
+    ]
 
 
 def test_one_that_falls_over_at_once_is_started_less_and_less_often(system: System) -> None:

@@ -27,7 +27,7 @@ from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from ... import telemetry
-from ...background import in_background
+from ...background import in_background, pulse
 from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
 from ...ports.pushes import PushStore
 from ...rules.bound import Bound
@@ -131,7 +131,7 @@ class Backlog:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(EVERY)
+            await pulse(EVERY)
             try:
                 await self._look(EVERY / 2)
                 telemetry.REDIS.end("backlog")

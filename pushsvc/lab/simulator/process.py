@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct, structs
 
+from ...garbage import collect_seldom
 from .certificates import Credentials
 from .config import SimulatorConfig
 from .server import Simulator
@@ -168,8 +169,7 @@ async def run(config: SimulatorConfig, ready: Callable[[Address], None], *, unti
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     else:
         loop.add_signal_handler(signal.SIGINT, over.set)
-    # Answering makes few cycles and much short-lived garbage: a collection every 700 objects costs a tenth.
-    gc.set_threshold(50_000, 20, 20)
+    collect_seldom()
     async with Simulator(config) as simulator:
         credentials = simulator.write_credentials(Path(config.folder))
         gc.freeze()

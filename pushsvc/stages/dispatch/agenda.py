@@ -6,7 +6,8 @@ from math import inf
 
 
 class Agenda:
-    """The next time to ask. Pure, with both clocks as arguments."""
+    """The next time to ask: at each multiple of `every` seconds, and when something is due. Pure, with both clocks as
+    arguments."""
 
     def __init__(self, every: float) -> None:
         self._every = every
@@ -23,5 +24,9 @@ class Agenda:
         seconds of a clock that is never set back. What was noted is forgotten: the answer says what comes next."""
         if now < self._due and at < self._ask_at:
             return False
-        self._due, self._ask_at = inf, at + self._every
+        self._due, self._ask_at = inf, (at // self._every + 1) * self._every
         return True
+
+    def left(self, now: int) -> float:
+        """Return the seconds until something is due that is known at `now`; infinite without such a thing."""
+        return max(0.0, self._due - now) / 1000

@@ -15,6 +15,8 @@ class DispatchConfig(Struct, frozen=True):
     """The maximum number of targets that a lane holds in memory, plus at most one entry."""
     read_wait: float = 2.0
     promote_every: float = 0.2
+    """Seconds between two looks at what a route has in memory, and at the retries that are due; without any, there is
+    one look each time that the store is asked."""
     launch_every: float = 0.2
     """Seconds between two steps for scheduled pushes that are due, and so roughly their maximum delay."""
     ask_every: float = 1.0

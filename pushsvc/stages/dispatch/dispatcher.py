@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from ...background import pulse, until_pulse
 from ...errors import StoreUnavailable
 from ...model.push import Platform, Route
 from ...ports.limits import Limiter
@@ -216,7 +217,7 @@ class Dispatcher:
                     REDIS.end("beat")
                 except StoreUnavailable as error:
                     REDIS.begin("beat", error=str(error))
-            await asyncio.sleep(min(1.0, self._config.beat_every))
+            await pulse(min(1.0, self._config.beat_every))
 
     async def _follow(self) -> None:
         """Apply revocations and acknowledge them, because their callers wait for it."""
@@ -237,7 +238,7 @@ class Dispatcher:
             line.worker.give_up()
 
     async def _launch(self) -> None:
-        """Look every `launch_every` seconds for due scheduled pushes of our apps.
+        """Launch the scheduled pushes of our apps when they are due.
 
         Each process looks, and the store ensures that each push is launched once. The apps alternate, so that a
         million pushes of one app, all for nine o'clock, do not delay those of another. An app that is no longer
@@ -257,7 +258,8 @@ class Dispatcher:
                 REDIS.end("launch")
             except StoreUnavailable as error:
                 REDIS.begin("launch", error=str(error))
-            await asyncio.sleep(self._config.launch_every)
+            left = max(self._config.launch_every, agenda.left(int(self._wall_clock() * 1000)))
+            await asyncio.sleep(min(left, until_pulse(self._config.ask_every)))
 
     def _expect(self, route: Route, due_at: int) -> None:
         if (line := self._lines.get(route)) is not None:

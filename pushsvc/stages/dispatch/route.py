@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from ...background import pulse, until_pulse
 from ...errors import StoreUnavailable
 from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Verdict
 from ...model.push import LANES, Platform, Route, Target
@@ -109,6 +111,7 @@ class RouteWorker:
         self._lanes = self._holdings.lanes
         self._rechecks = self._holdings.rechecks
         self._agenda = Agenda(config.ask_every)
+        self._expects = asyncio.Event()
         self._reader = Reader(
             self.route,
             queue,
@@ -151,9 +154,9 @@ class RouteWorker:
                 if part is not None:
                     tasks.create_task(part.run())
             tasks.create_task(self._rechecks.run())
-            tasks.create_task(self._every(self._config.promote_every, self._promote))
-            tasks.create_task(self._every(self._config.reclaim_every, self._reader.reclaim))
-            tasks.create_task(self._every(self._config.lapse_every, self._lapse))
+            tasks.create_task(self._each(self._rest, self._promote))
+            tasks.create_task(self._each(partial(pulse, self._config.reclaim_every), self._reader.reclaim))
+            tasks.create_task(self._each(partial(pulse, self._config.lapse_every), self._lapse))
 
     def stop(self) -> None:
         """Submit nothing more. What was read and not sent stays in Redis for another process."""
@@ -188,7 +191,7 @@ class RouteWorker:
                 self._holdings.ask_first()
             self.wake()
 
-    async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+    async def _each(self, pause: Callable[[], Awaitable[None]], step: Callable[[], Awaitable[None]]) -> None:
         who = ("upkeep", self.route, step.__name__)
         while not self._stopping:
             try:
@@ -196,11 +199,12 @@ class RouteWorker:
                 REDIS.end(who)
             except StoreUnavailable as error:
                 REDIS.begin(who, error=str(error))
-            await asyncio.sleep(seconds)
+            await pause()
 
     def expect(self, due_at: int) -> None:
         """Look for a retry at `due_at` (Unix ms): it was recorded a moment ago."""
         self._agenda.note(due_at)
+        self._expects.set()
 
     async def _promote(self) -> None:
         self.flush_metrics()
@@ -211,6 +215,20 @@ class RouteWorker:
             self._agenda.note(due)
             if due is not None and due <= now:
                 await self._queue.promote(self.route, now)
+
+    async def _rest(self) -> None:
+        """Wait until the next look: where nothing is in memory and the route sends, until a question is due, or a retry
+        is recorded here."""
+        config, seconds = self._config, self._config.promote_every
+        here = self._in_flight or any(self._holdings.held(lane) for lane in LANES)
+        if here or not self.health.is_open or not self._provider.room:
+            await asyncio.sleep(seconds)
+            return
+        self._expects.clear()
+        left = min(self._agenda.left(int(self._wall_clock() * 1000)), until_pulse(config.ask_every))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, left)):
+                await self._expects.wait()
 
     async def _lapse(self) -> None:
         if self.health.trouble is not None or self._provider.trouble:

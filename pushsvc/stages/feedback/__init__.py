@@ -9,7 +9,7 @@ The modules::
 """
 
 from .config import FeedbackConfig, FeedbackPorts
-from .stage import BATCH, LINGER, WAIT_MS, run
+from .stage import BATCH, LINGER, run
 from .watch import frozen_routes
 
-__all__ = ["run", "frozen_routes", "FeedbackConfig", "FeedbackPorts", "BATCH", "WAIT_MS", "LINGER"]
+__all__ = ["run", "frozen_routes", "FeedbackConfig", "FeedbackPorts", "BATCH", "LINGER"]

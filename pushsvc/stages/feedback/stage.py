@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from ...background import unless
 from ...model.delivery import Receipt
 from ..outage import Patience
 from .apply import Effects
@@ -23,14 +24,14 @@ from .judge import judge
 from .watch import Watch
 
 BATCH: Final = 500
-WAIT_MS: Final = 2000
+WAIT_MS: Final = 5000
 LINGER: Final = 1.0
 """Seconds in which a burst of bad answers becomes visible."""
 
 
 async def run(ports: FeedbackPorts, apps: Iterable[str], config: FeedbackConfig, stop: asyncio.Event) -> None:
     """Judge receipts until `stop` is set. Receipts that were taken by then are still recorded, or judged again
-    later."""
+    later; one that is on its way here is taken again by the next call, or by another process."""
     async with asyncio.TaskGroup() as tasks:
         for app in apps:
             tasks.create_task(_Follower(ports, app, config).follow(stop), name=f"feedback:{app}")
@@ -51,10 +52,10 @@ class _Follower:
         patience = Patience(("receipts", self._app))
         while not stop.is_set():
             async with patience:
-                taken = await self._ports.receipts.take(self._app, limit=BATCH, wait_ms=WAIT_MS)
+                taken = await unless(stop, self._ports.receipts.take(self._app, limit=BATCH, wait_ms=WAIT_MS))
                 if taken:
                     await self._handle(taken, stop)
-                else:
+                elif not stop.is_set():
                     await self._watch.look_for_thaw()
 
     async def _handle(self, taken: Sequence[tuple[str, Receipt]], stop: asyncio.Event) -> None:

@@ -55,13 +55,13 @@ class RedisReceipts:
         if loop.time() >= self._looked.get(app, 0.0):
             await self._take_over(app)
             self._looked[app] = loop.time() + self._config.alive_ttl / 3
-        deadline = loop.time() + wait_ms / 1000
+        # Our sign of life is renewed by the next call.
+        deadline = loop.time() + min(wait_ms / 1000, self._config.alive_ttl / 3)
         while True:
             found = await self._read(app, limit)
             left = deadline - loop.time()
-            if found or left <= 0:
+            if found or left <= 0 or not await self._wait(app, max(1, int(left * 1000))):
                 return found
-            await self._wait(app, max(1, int(left * 1000)))
 
     async def _read(self, app: str, limit: int) -> list[tuple[str, Receipt]]:
         found: list[tuple[str, Receipt]] = []
@@ -80,15 +80,17 @@ class RedisReceipts:
                     await set_aside(self._link, stream, keys.FEEDBACK, quarantine, entry.id, error, history=history)
         return found
 
-    async def _wait(self, app: str, wait_ms: int) -> None:
-        """Wait until there is a new receipt, or the time is over. The receipt becomes pending for this consumer."""
+    async def _wait(self, app: str, wait_ms: int) -> bool:
+        """Wait until there is a new receipt, or the time is over. The receipt becomes pending for this consumer.
+        Returns whether there may be one."""
         shards = self._config.shards_of(app)
         if self._link.cluster and shards > 1:
             await asyncio.sleep(min(_POLL, wait_ms / 1000))
-            return
+            return True
         streams = [keys.receipts(app, shard) for shard in range(shards)]
         command = ("XREADGROUP", "GROUP", keys.FEEDBACK, self._config.consumer, "COUNT", 1, "BLOCK", wait_ms)
-        await self._link.wait([(*command, "STREAMS", *streams, *(">" for _ in streams))], wait_ms)
+        (answer,) = await self._link.wait([(*command, "STREAMS", *streams, *(">" for _ in streams))], wait_ms)
+        return bool(answer)
 
     async def _take_over(self, app: str) -> None:
         """Take over the receipts of dead consumers; the next `take` returns them."""

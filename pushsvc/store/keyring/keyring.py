@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
 
+from ...background import pulse
 from ...errors import StoreError
 from ...model.access import ApiKey
 from ...telemetry import get_logger
@@ -95,7 +95,7 @@ async def keep_hash_key(link: Link, own: bytes, replaced: Callable[[], None]) ->
     """
     log = get_logger("store")
     while True:
-        await asyncio.sleep(KEY_LOOK)
+        await pulse(KEY_LOOK)
         try:
             kept: bytes | None = await link.call("GET", keys.HASH_KEY)
             if kept is None:

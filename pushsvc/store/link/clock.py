@@ -8,12 +8,12 @@ wall clock that is wrong, or jumps, has no effect.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
+from ...background import pulse
 from ...errors import StoreError
 
 Clock: TypeAlias = Callable[[], int]
@@ -71,7 +71,7 @@ class StoreClock:
     async def keep(self, ask: Callable[[str], Awaitable[Any]]) -> None:
         """Measure every few seconds until cancelled. While Redis is away, the last measurement is used."""
         while True:
-            await asyncio.sleep(LOOK)
+            await pulse(LOOK)
             try:
                 await self.measure(ask)
             except StoreError:
