@@ -9,14 +9,15 @@
 local call, prefix, at = redis.call, ARGV[1], 2
 while at <= #ARGV do
   local key, count = prefix .. 'live:' .. ARGV[at], tonumber(ARGV[at + 3])
-  if call('HSETNX', key, 'b', ARGV[at + 2]) == 1 then
+  local is_new = call('HSETNX', key, 'b', ARGV[at + 2]) == 1
+  if is_new then
     call('PEXPIREAT', key, ARGV[at + 1])
   end
-  if call('HEXISTS', key, '*') == 0 then
+  if is_new or call('HEXISTS', key, '*') == 0 then
     for device = at + 4, at + 3 + count do
       call('HSET', key, ARGV[device], '')
     end
-    if count == 0 or call('HLEN', key) > FEW + 1 then
+    if count == 0 or not (is_new and count <= FEW) and call('HLEN', key) > FEW + 1 then
       for _, field in ipairs(call('HKEYS', key)) do
         if field ~= 'b' then
           call('HDEL', key, field)

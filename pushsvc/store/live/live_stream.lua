@@ -112,14 +112,15 @@ local function before(s, record, offset)
   return behind(s, record > 0 and offset_at(s, record - 1) or 0, offset)
 end
 
--- The place of the record of a push, or nil. A key is found at the beginning of a record only.
+-- The place of the record of a push, or nil. A key is found at the beginning of a record only. Its digest is looked for:
+-- all keys of an hour begin alike.
 local function record_of(s, key)
-  local at = find(s.records, key, 1, true)
+  local at = find(s.records, sub(key, 3), 3, true)
   while at do
-    if (at - 1) % s.width == 0 then
-      return (at - 1) / s.width
+    if (at - 3) % s.width == 0 and sub(s.records, at - 2, at + 3) == key then
+      return (at - 3) / s.width
     end
-    at = find(s.records, key, at + 1, true)
+    at = find(s.records, sub(key, 3), at + 1, true)
   end
   return nil
 end

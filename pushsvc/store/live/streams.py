@@ -42,6 +42,7 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import chain
 from struct import pack
 from typing import Any, Final
@@ -67,8 +68,8 @@ from ...rules.life import seen
 from .. import keys
 from ..config import DAY, StoreConfig
 from ..link.clock import Clock
-from ..link.commit import GroupCommit
 from ..link.link import Link, ScriptCall
+from ..link.shared import SharedScripts
 from .appends import RedisAppends, text_of
 from .facts import digest_of, hour_of
 from .gateways import RedisGateways
@@ -80,16 +81,6 @@ _AT_ONCE: Final = 256
 a round trip takes as long as it takes to greet those that have come meanwhile, so it must bear as many. Redis serves
 others in between: it reads 16 KB of a client at a time."""
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
-
-
-class _Connect:
-    """A connect of a device: it waits for a shared round trip, and then has the answer."""
-
-    __slots__ = ("answer", "call")
-
-    def __init__(self, call: ScriptCall) -> None:
-        self.call = call
-        self.answer: Any = None
 
 
 class RedisStreams(RedisAppends):
@@ -106,7 +97,7 @@ class RedisStreams(RedisAppends):
     ) -> None:
         super().__init__(link, config, hash_key, registry, clock)
         self._gateways = gateways
-        self._connects: dict[str, GroupCommit[_Connect]] = {}
+        self._connects: dict[str, SharedScripts] = {}
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -121,14 +112,10 @@ class RedisStreams(RedisAppends):
         limit: int = 100,
         unacked: bool = False,
     ) -> Connected | Refused:
-        connect = _Connect(
-            self.connect_call(
-                app, device_id, route, issued_at=issued_at, position=position, limit=limit, unacked=unacked
-            )
+        call = self.connect_call(
+            app, device_id, route, issued_at=issued_at, position=position, limit=limit, unacked=unacked
         )
-        await self._connects_of(app).add(connect, 0)
-        (answer,) = self._link.raised([connect.answer])
-        fault, *answer = answer
+        fault, *answer = await self._connects_of(app).run(call)
         if fault == b"unreadable":
             raise Unreadable("The stream of the device", device_ids=[device_id])
         if fault:
@@ -140,19 +127,12 @@ class RedisStreams(RedisAppends):
         page = Page(text_of(epoch), top, self._publications(app, found), bool(more), missing)
         return Connected(since, bool(valid) and not ahead, page, acked, unread, replaced, ahead)
 
-    def _connects_of(self, app: str) -> GroupCommit[_Connect]:
-        """Return the connects of an app that wait for their round trip: in a cluster, those of one node."""
+    def _connects_of(self, app: str) -> SharedScripts:
+        """Return the connects of an app that wait for their round trip: in a cluster, those of one node. They are never
+        repeated: the connection of a device may be another one by then."""
         if app not in self._connects:
-
-            async def write(connects: list[_Connect]) -> None:
-                # Never repeated: the connection of a device may be another one by then.
-                answers = await self._link.read_all(
-                    keys.mark_beside(keys.devices(app)), [each.call for each in connects]
-                )
-                for connect, answer in zip(connects, answers, strict=True):
-                    connect.answer = answer
-
-            self._connects[app] = GroupCommit(write, most=_AT_ONCE)
+            run = partial(self._link.read_all, keys.mark_beside(keys.devices(app)))
+            self._connects[app] = SharedScripts(run, most=_AT_ONCE)
         return self._connects[app]
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:

@@ -60,6 +60,7 @@ from ..config import StoreConfig
 from ..keys import BLOCK
 from ..link.clock import Clock, wall_clock
 from ..link.link import Link
+from ..link.shared import SharedScripts
 from ..link.unreadable import readable
 from ..revoke.presence import Marks
 from ..revoke.suppression import Suppression
@@ -99,6 +100,8 @@ _LONGEST = 0.25
 """The maximum duration of such a wait in seconds."""
 _PAGE = 500
 """Tombstones in one step."""
+_FINDS = 64
+"""Look-ups of one round trip: those of pushes to a device each come one by one."""
 _LEFT = telemetry.StateLog("store", "departed_left_waiting", "departed_still_left_waiting", "departed_ended")
 """Deliveries to devices that have changed could not be ended."""
 
@@ -128,6 +131,7 @@ class RedisRegistry:
         self._addresses = config.addresses
         self._digests = Digests(hash_key, config.addresses)
         self._suppression = suppression
+        self._finds = SharedScripts(link.scripts, most=_FINDS)
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
         about = _about([device])
@@ -384,7 +388,7 @@ class RedisRegistry:
 
     async def _find(self, app: str, question: DeviceQuery) -> Reading:
         args = [keys.devices(app), *self._digests.ask(question)]
-        answer = await self._link.script("registry_find", [keys.device_counts(app)], args)
+        answer = await self._finds.run(("registry_find", [keys.device_counts(app)], args))
         return read_found(question, answer, self._addresses, app)
 
     async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
