@@ -36,6 +36,8 @@ class GroupCommit(Generic[T]):
 
         `most` items and about `most_bytes` bytes share one write, `flights` writes run at once.
         """
+        # Asked once: Python 3.11 asks the system for the process at each time.
+        self._loop = asyncio.get_running_loop()
         self._write = write
         self._flights = flights
         self._most = most
@@ -45,11 +47,10 @@ class GroupCommit(Generic[T]):
 
     def add(self, item: T, size: int) -> asyncio.Future[None]:
         """Hand over one caller's item, of about `size` bytes."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append((item, size, future))
         if len(self._tasks) < self._flights:
-            self._tasks.add(loop.create_task(self._run()))
+            self._tasks.add(self._loop.create_task(self._run()))
         return future
 
     async def aclose(self) -> None:
