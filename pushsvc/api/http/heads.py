@@ -30,7 +30,8 @@ _HEAD: Final = re.compile(
 )
 _FIELD: Final = re.compile(r"([^:]+):[ \t]*([^\r]+)\r\n")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*+([0-9]{1,9})\r\n", re.IGNORECASE)
-_DIGITS: Final = re.compile(rb"[0-9]{1,9}")
+_DIGITS: Final = 9
+"""The maximum number of digits of a length."""
 _LONGEST: Final = 8000
 """The maximum size of a head in bytes, below aiohttp's bound on a line."""
 _MOST: Final = 100
@@ -58,11 +59,12 @@ class Head:
         at += len(self.begin)
         if not self.end:
             return at, at
-        digits = _DIGITS.match(data, at)
-        if digits is None or not data.startswith(self.end, digits.end()):
+        close = data.find(b"\r", at, at + _DIGITS + 1)
+        digits = data[at:close]
+        if not digits.isdigit() or not data.startswith(self.end, close):
             return None
-        at = digits.end() + len(self.end)
-        return at, at + int(digits[0])
+        at = close + len(self.end)
+        return at, at + int(digits)
 
 
 def read_head(data: bytes, at: int = 0) -> Head | None:

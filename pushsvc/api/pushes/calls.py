@@ -24,7 +24,7 @@ async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
     app, once = request.app, request.once
     push, warnings = prepare(ports, request, draft)
     unreached = 0
-    if push.audience or push.targets.keys() - push.messages.keys():
+    if push.audience or not push.targets.keys() <= push.messages.keys():
         push, (unreached, found) = await look_up(ports.registry, push, app)
         warnings += found
     total = push.total
