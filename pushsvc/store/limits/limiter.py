@@ -29,6 +29,12 @@ _SHORT = 2 * US
 _LONG = 60 * US
 
 
+def terms_of(rate: Rate) -> list[int]:
+    """Return a rate as `admit.lua` reads it: the interval in microseconds, the burst, and the spans of its hashes."""
+    interval = interval_of(rate)
+    return [interval, rate.count, max(_SHORT, interval), max(_LONG, 2 * interval * rate.count)]
+
+
 class RedisLimiter:
     """The limiter of one process. All counts are in Redis."""
 
@@ -73,7 +79,7 @@ class RedisLimiter:
         family: str,
         question: Question | None,
     ) -> list[tuple[int, int]]:
-        interval = interval_of(rate)
+        terms = terms_of(rate)
         key = keys.limits(route.app, shard, route.platform, family)
         owner = f"{route.app}.{shard}"
         waits: list[tuple[int, int]] = []
@@ -84,13 +90,7 @@ class RedisLimiter:
                 owner,
                 f"{route.platform}.{family}.{start}",
                 question,
-                [
-                    b"".join(digests[start : start + _BATCH]),
-                    interval,
-                    rate.count,
-                    max(_SHORT, interval),
-                    max(_LONG, 2 * interval * rate.count),
-                ],
+                [b"".join(digests[start : start + _BATCH]), *terms],
             )
             waits += [(start + place, wait) for place, wait in zip(flat[::2], flat[1::2], strict=True)]
         return waits

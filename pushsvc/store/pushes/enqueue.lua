@@ -3,7 +3,7 @@
 -- The arguments from ARGV[at] on are for each push: id, total, created at ms, due ms or 0 for at once, status TTL in
 -- ms, '' or `<lane> <encoded push>`, '' or MessagePack of the content that its entries name (lifetime in ms, then name
 -- and encoded message of each variant), its place in the list of pushes (listing.py), number of chunks, and for each chunk:
--- platform, lane, number of targets, blob.
+-- platform, lane, number of targets, blob, '' or the digest of its only target (permits.lua).
 -- A push whose id is known already does not change. The chunks of a scheduled push wait beside the lanes until
 -- launch.lua moves them there; until then its deliveries are counted as `scheduled`. An encoded push has an audience:
 -- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
@@ -75,15 +75,19 @@ local function enqueue(prefix, at)
     end
     at = at + 9
     for _ = 1, chunks do
-      local platform, name, count, blob = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+      local platform, name, count, blob, digest = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
       if new and later then
         redis.call('RPUSH', prefix .. 's:' .. id, platform, name, count, blob)
       elseif new then
         local lane = platform .. ':' .. name
-        redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', blob, 'n', count)
+        if digest == '' then
+          redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', blob, 'n', count)
+        else
+          redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', blob, 'n', count, 'l', digest)
+        end
         added[lane] = (added[lane] or 0) + count
       end
-      at = at + 4
+      at = at + 5
     end
   end
   for field, count in pairs(added) do

@@ -29,7 +29,7 @@ while sum < wanted do
       local fields = got[e][2]
       entries[#entries + 1] = got[e][1]
       entries[#entries + 1] = fields[1] == 'c' and fields[2] or ''
-      if fields[5] then
+      if fields[5] == 'a' then
         again[#again + 1] = got[e][1]
       end
       sum = sum + (tonumber(fields[4]) or 1)
