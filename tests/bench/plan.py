@@ -53,10 +53,11 @@ class Costs(Struct, frozen=True):
 
 
 COSTS: Final[Mapping[int, Costs]] = {
-    1: Costs(serve=217, dispatch=84, store=60, queued=310),
-    1000: Costs(serve=8, dispatch=14, store=5, queued=39),
+    1: Costs(serve=140, dispatch=75, store=54, queued=310),
+    1000: Costs(serve=3, dispatch=17, store=5, queued=39),
 }
-"""By the tokens of a POST."""
+"""By the tokens of a POST: what `tests.bench.whole` found with 128 and with 4 callers, and the bytes of
+`tests.bench.sizes`."""
 EXPAND: Final = 8.0
 """Microseconds of `jobs` for a device that it looks up by a topic."""
 

@@ -34,7 +34,7 @@ GROWTH = 0.1
 SPREAD = 10
 """Connections for each one of the full load: they wait most of the time, so that the rate hardly depends on the time
 that an answer takes."""
-WATCHED = ("memory_mb", "descriptors", "keys", "store_mb")
+WATCHED = ("memory_mb", "descriptors", "keys_by_rate", "store_mb")
 
 
 class Look(Struct, frozen=True):
@@ -47,6 +47,11 @@ class Look(Struct, frozen=True):
     descriptors: int
     keys: int
     store_mb: float
+
+    @property
+    def keys_by_rate(self) -> float:
+        """The keys for each push a second: a rate that wavers does not look like a leak."""
+        return self.keys / self.load.rate
 
 
 def grown(values: Sequence[float]) -> float:

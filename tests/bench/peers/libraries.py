@@ -58,7 +58,7 @@ def node_apn(folder: Path) -> list[str]:
 def apns2(folder: Path) -> list[str]:
     if not (go := shutil.which("go")):
         return []
-    return built([go, "build", "-mod=mod", "-o", str(folder / "apns2")], HERE / "apns2", folder, {"GOPROXY": "off"})
+    return built([go, "build", "-o", str(folder / "apns2"), "."], HERE / "apns2", folder, {"GOPROXY": "off"})
 
 
 def built(command: list[str], source: Path, folder: Path, environ: dict[str, str]) -> list[str]:

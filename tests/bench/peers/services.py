@@ -120,7 +120,7 @@ def gorush(engine: str) -> Start:
 
 # --- sygnal ---------------------------------------------------------------------------------------
 
-SYGNAL: Final = "https://github.com/matrix-org/sygnal, in a virtual environment whose Python SYGNAL_PYTHON names"
+SYGNAL: Final = "https://github.com/element-hq/sygnal, in a virtual environment whose Python SYGNAL_PYTHON names"
 SYGNAL_CONFIG: Final = """\
 log: {{setup: {{version: 1, root: {{level: ERROR}}}}, access: {{x_forwarded_for: false}}}}
 http: {{bind_addresses: ["127.0.0.1"], port: {port}}}
@@ -184,12 +184,16 @@ def process(
     command: list[str], on: Collection[int], folder: Path, environ: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program on these cores; what it says goes to a file in the folder."""
-    with open(folder / f"{Path(command[0]).name}.log", "ab") as log:
+    file = folder / f"{Path(command[0]).name}.log"
+    with open(file, "ab") as log:
         running = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **environ}, stdout=log, stderr=log, preexec_fn=lambda: pin(0, on)
         )
     try:
         yield running
+    except RuntimeError as error:
+        error.add_note(file.read_text(errors="replace")[-2000:])
+        raise
     finally:
         running.terminate()
         try:
