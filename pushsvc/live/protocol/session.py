@@ -17,6 +17,7 @@ from ...ports.live import Connected, Page, Recipient, Reference
 from ..config import LiveAppConfig
 from ..peer import FaultKind
 from . import codes
+from .beats import Beats
 from .codec import CHANNEL, Codec, ConnectResult, Rendered
 from .codes import Disconnect, Refusal, ReplyError
 from .commands import Command
@@ -55,17 +56,14 @@ class Session:
     """
 
     __slots__ = (
-        "_announced",
         "_asked",
-        "_beat_at",
+        "_beats",
         "_codec",
         "_emulation",
         "_expires_at",
         "_frame_pings",
-        "_interval",
         "_limits",
         "_pending",
-        "_pinged_at",
         "_recovers",
         "_spread",
         "_state",
@@ -106,11 +104,7 @@ class Session:
         self._pending: list[int] = []
         """Ids of commands whose results are to come."""
 
-        self._interval = self._announced = 0.0
-        self._beat_at = now + limits.stale_after
-        """When the next ping is due, or the answer to the last one; before the connect, when the client is stale."""
-        self._pinged_at = 0.0
-        """When the ping was sent that is to be answered; 0: none is."""
+        self._beats = Beats(now + limits.stale_after)
         self._expires_at = NEVER
         self._unread = 0
 
@@ -118,8 +112,8 @@ class Session:
     def due(self) -> float:
         """The instant at which `tick` is to be called; infinite if it need not be."""
         if self._state == _OPEN:
-            return min(self._beat_at, self._window.resend_at, self._expires_at)
-        return self._beat_at if self._state in (_NEW, _REFUSED) else NEVER
+            return min(self._beats.due, self._window.resend_at, self._expires_at)
+        return self._beats.due if self._state in (_NEW, _REFUSED) else NEVER
 
     @property
     def open(self) -> bool:
@@ -134,7 +128,7 @@ class Session:
     @property
     def interval(self) -> float:
         """The seconds between two pings."""
-        return self._interval
+        return self._beats.interval
 
     @property
     def waiting(self) -> int:
@@ -162,12 +156,7 @@ class Session:
 
     def ponged(self, now: float) -> list[Effect]:
         """Take a pong of WebSocket; one that was not asked for is allowed there."""
-        return self._pong(now) if self._pinged_at else []
-
-    def _pong(self, now: float) -> list[Effect]:
-        pinged_at, self._pinged_at = self._pinged_at, 0.0
-        self._beat_at = max(now, pinged_at + self._interval)
-        return [Ponged(now - pinged_at)]
+        return [Ponged(self._beats.ponged(now))] if self._beats.unanswered else []
 
     def _take(self, command: Command, now: float, effects: list[Effect]) -> None:
         if self._state != _OPEN:
@@ -181,8 +170,8 @@ class Session:
                 self._carry_out(command_id, asked_by(command, self.epoch), effects)
         elif command.send is not None:
             self._carry_out(0, ack_asked(0, command.send.data, self.epoch), effects)
-        elif self._pinged_at and not self._frame_pings:
-            effects += self._pong(now)
+        elif self._beats.unanswered and not self._frame_pings:
+            effects.append(Ponged(self._beats.ponged(now)))
         else:
             self._end(effects, codes.MALFORMED, "pong")
 
@@ -247,9 +236,8 @@ class Session:
         early = window.top if self.epoch == page.epoch else 0
         window.begin(app, since=result.since, acked=result.acked, top=max(early, page.top))
         self.epoch, self._unread = page.epoch, result.unread
-        self._interval = heartbeat
-        self._announced = NEVER if self._frame_pings else float(math.ceil(heartbeat))
-        self._beat_at = now + heartbeat * (0.5 + self._spread / 2)
+        announced = 0 if self._frame_pings else math.ceil(heartbeat)
+        self._beats.begin(heartbeat, now + heartbeat * (0.5 + self._spread / 2), announced=announced or NEVER)
         self._expires_at = now + ttl + self._limits.expired_after
 
         lost = sum(each.push.id not in rendered for each in page.publications)
@@ -269,7 +257,7 @@ class Session:
                 recovered=recovered,
                 was_recovering=self._recovers,
                 publications=self._publications(given) if recovered else [],
-                ping=0 if self._frame_pings else int(self._announced),
+                ping=announced,
                 session=self._emulation,
                 node=self._limits.gateway,
             ),
@@ -296,14 +284,11 @@ class Session:
         return [Bytes(self._codec.refresh(command_id, self.client, self._limits.version, max(1, int(ttl))))]
 
     def heartbeat(self, command_id: int, seconds: float, now: float) -> list[Effect]:
-        """Ping in another interval. One that is longer than the client was told at its connect waits for the next
-        connect, because clients end a connection whose pings are late."""
+        """Ping in another interval, if that is not longer than the client was told at its connect."""
         if not self._answered(command_id):
             return []
-        self._interval = min(seconds, self._announced)
-        if not self._pinged_at:
-            self._beat_at = now + self._interval
-        return [Bytes(self._codec.rpc(command_id, _json({"heartbeat": self._interval, "agreed": seconds})))]
+        self._beats.change(seconds, now)
+        return [Bytes(self._codec.rpc(command_id, _json({"heartbeat": self.interval, "agreed": seconds})))]
 
     def history(self, asked: HistoryAsked, page: Page | None, rendered: Mapping[str, Rendered]) -> list[Effect]:
         """Answer with a page of the stream; None: the stream is gone. What has no content any more is left out, which
@@ -421,7 +406,7 @@ class Session:
         elif now >= self._expires_at:
             self._end(effects, codes.EXPIRED)
         else:
-            if now >= self._beat_at:
+            if now >= self._beats.due:
                 self._beat(now, effects)
             if self._state == _OPEN and (overdue := self._window.overdue(now)) is not None:
                 effects.append(overdue)
@@ -430,11 +415,10 @@ class Session:
     # --- Parts -----------------------------------------------------------------------------------------------------
 
     def _beat(self, now: float, effects: list[Effect]) -> None:
-        if self._pinged_at:
+        if self._beats.unanswered:
             self._end(effects, codes.NO_PONG)
             return
-        self._pinged_at = now
-        self._beat_at = now + min(self._limits.pong_within, self._interval)
+        self._beats.pinged(now, self._limits.pong_within)
         effects.append(Ping() if self._frame_pings else Bytes(self._codec.ping()))
 
     def _ask_more(self, effects: list[Effect]) -> None:
