@@ -1,4 +1,5 @@
--- Finds the retries that wait for devices to acknowledge some deliveries.
+-- Finds the retries that wait for devices to acknowledge some deliveries. Of a push with many turns or retries it finds
+-- none: they wait for their time.
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; then for each delivery the id of its push, its total, its index
@@ -8,7 +9,7 @@
 -- include: fence
 -- include: waiting
 
-local FIELDS = 1000 -- of a push's turns, in one step
+local FIELDS, PLACES = 1000, 50 -- of a push's turns, and of its retries
 
 local prefix = ARGV[1]
 
@@ -25,6 +26,22 @@ local function guards(guard, id, turn, index)
   return false
 end
 
+-- The times at which retries of a push are due at a channel.
+local function scores_of(turns, channel)
+  local found, cursor = {}, '0'
+  if redis.call('HLEN', turns) > FIELDS then
+    return found
+  end
+  repeat
+    local step = redis.call('HSCAN', turns, cursor, 'MATCH', place_field(channel, '*'), 'COUNT', FIELDS)
+    for at = 1, #step[2], 2 do
+      found[#found + 1] = string.match(step[2][at], ' (%d+)$')
+    end
+    cursor = step[1]
+  until cursor == '0'
+  return #found > PLACES and {} or found
+end
+
 local function chunk_of(id, total, index)
   local turns = prefix .. 't:' .. id
   local records = read_turns(turns, is_large(total), { index })
@@ -32,20 +49,15 @@ local function chunk_of(id, total, index)
   if mark_of(record) ~= 'w' then
     return ''
   end
-  local channel, cursor = string.match(record, ' ([^ ]+):%a+ '), '0'
-  repeat
-    local found = redis.call('HSCAN', turns, cursor, 'MATCH', place_field(channel, '*'), 'COUNT', FIELDS)
-    for at = 1, #found[2], 2 do
-      local score = string.match(found[2][at], ' (%d+)$')
-      for _, member in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'retry:' .. channel, score, score)) do
-        local lane, guard, _, chunk = parts_of(member)
-        if lane and guards(guard, id, turn_of(record), index) then
-          return chunk
-        end
+  local channel = string.match(record, ' ([^ ]+):%a+ ')
+  for _, score in ipairs(scores_of(turns, channel)) do
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'retry:' .. channel, score, score)) do
+      local lane, guard, _, chunk = parts_of(member)
+      if lane and guards(guard, id, turn_of(record), index) then
+        return chunk
       end
     end
-    cursor = found[1]
-  until cursor == '0'
+  end
   return ''
 end
 

@@ -59,6 +59,8 @@ _SETTLE = 1000
 """Settlements in one atomic step, which blocks the server for some milliseconds."""
 _RECLAIM = 100
 """Entries that one call takes over from a lane."""
+_CARRY_ON = 100
+"""Deliveries that go on before their time in one step."""
 _BURST = 64
 """The maximum number of entries that one wait returns."""
 _ASKED = 16
@@ -372,12 +374,15 @@ class RedisQueue(Moving):
         )
 
     async def carry_on(self, app: str, arrivals: Sequence[Arrival]) -> int:
-        """See `Arrivals.carry_on`; one atomic step a shard for what goes on."""
+        """See `Arrivals.carry_on`; up to 100 in one atomic step. Those of very large pushes wait for their time."""
         shards = self._config.shards_of(app)
         by_shard: dict[int, list[Arrival]] = {}
         for arrival in arrivals:
             by_shard.setdefault(keys.shard_of(arrival.push_id, shards), []).append(arrival)
-        moved = sum(await all_of(self._carry_on(app, shard, own) for shard, own in by_shard.items()))
+        moved = 0
+        for shard, own in by_shard.items():
+            for start in range(0, len(own), _CARRY_ON):
+                moved += await self._carry_on(app, shard, own[start : start + _CARRY_ON])
         if moved:
             telemetry.LIVE_MESSAGES.labels(app, "fallback").inc(moved)
         return moved
