@@ -1,7 +1,7 @@
 """`pushsvc demo`: show the whole service on this machine, with nothing to install or to sign up for.
 
-A script of pushes runs against a real service (embedded store, API, dispatcher, gateway, feedback, each a process), the
-provider simulator (TLS and HTTP/2 on loopback) and simulated phones. At a terminal a live view shows the counts; piped,
+A script of pushes runs against a real service (embedded store, and the parts in processes of their own), the provider
+simulator (TLS and HTTP/2 on loopback) and simulated phones. At a terminal a live view shows the counts; piped,
 plain lines.
 """
 
