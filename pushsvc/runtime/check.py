@@ -21,7 +21,6 @@ from ..ports.removed import RemovedRoute
 from ..ports.store import Inspection, Store
 from ..settings import Settings
 from ..stages import webhooks
-from ..telemetry import traces
 from .conditions import read_conditions
 from .live_check import check_live
 from .plans import routes_of, webhook_configs
@@ -122,9 +121,17 @@ def shown(settings: Settings) -> str:
 
 
 def judge_traces(settings: Settings) -> list[CheckFinding]:
-    """Return the finding where traces are on and their packages are missing: no part starts."""
-    if settings.traces.share and traces.lacking():
-        return [CheckFinding("traces.share", "error", traces.LACKING, traces.REMEDY)]
+    """Return the finding where traces are on and the environment says something about them that cannot be used: no part
+    starts."""
+    if not settings.traces.share:
+        return []
+    from ..telemetry import otel
+
+    try:
+        otel.exporting(os.environ)
+        otel.sampling(os.environ, settings.traces.share)
+    except ConfigError as error:
+        return [CheckFinding(error.path, "error", error.message, error.remedy)]
     return []
 
 

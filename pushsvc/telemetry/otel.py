@@ -1,147 +1,283 @@
-"""`traces.Tracer` by the packages of OpenTelemetry, which only a process with traces imports.
+"""`traces.Tracer` that sends spans to a collector by OTLP over HTTP, from a thread of its own.
 
-Spans go to a collector by OTLP over HTTP, from a thread of their own. Where that is, what is told of the service and
-how many spans wait is read from the standard environment (`OTELEXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`,
-`OTEL_BSP_MAX_QUEUE_SIZE` ..): https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. What
-does not fit, or cannot be sent, is dropped.
+A request that is not chosen costs the look at its `traceparent` and one random number. Of one that is, the ids, its
+instants and attributes are kept; they become a message in the thread, a batch at a time. What does not fit into the
+queue, or cannot be sent, is dropped. Where the collector is, what it is sent of the service, which requests are chosen
+and how many spans wait is read from the standard environment:
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
+https://opentelemetry.io/docs/specs/otel/protocol/exporter/.
 """
 
 from __future__ import annotations
 
-import logging
+import gzip
 import os
 import random
+import ssl
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from http.client import HTTPException
+from typing import Final, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit
+from urllib.request import HTTPSHandler, Request, build_opener
 
 import structlog
-from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    set_span_in_context,
-)
+from msgspec import Struct
 
 from .. import __version__
+from ..errors import ConfigError
+from ..net.tls import client_context
+from .otlp import Ended, message, new_id, resource
 from .states import StateLog
 from .traces import Kind, OpenSpan, Parent, Recorded
 
-SAMPLER: Final = "OTEL_TRACES_SAMPLER"
+ENDPOINT: Final = "http://localhost:4318"
 CLOSING: Final = 3.0
 """Seconds that the last spans have to be sent when the process ends."""
-
-_KINDS: Final = {
-    "server": SpanKind.SERVER,
-    "client": SpanKind.CLIENT,
-    "consumer": SpanKind.CONSUMER,
-    "internal": SpanKind.INTERNAL,
-}
+AGAIN: Final = (429, 502, 503, 504)
+"""The answers after which the same spans are sent again."""
+FIRST_WAIT: Final = 1.0
+"""Seconds before that; each later wait is twice as long."""
 EXPORT: Final = StateLog("traces", "traces_not_sent", "traces_still_not_sent", "traces_sent_again")
 """The state of a collector that does not take what is sent."""
+
+_IDS: Final = 1 << 64
+
+
+class Sampling(NamedTuple):
+    """Which requests are traced."""
+
+    bound: int
+    """Traces are chosen whose lower 64 bits are below this."""
+    by_parent: bool = True
+    """Whether a request within a trace is chosen where its caller records it."""
+
+
+class Exporting(Struct, frozen=True, kw_only=True):
+    """Where and how spans are sent. The `repr` omits the headers, which may have a secret."""
+
+    url: str
+    headers: Mapping[str, str]
+    seconds: float
+    """For which one batch is tried."""
+    gzip: bool
+    context: ssl.SSLContext | None
+    queue: int
+    """Spans that may wait."""
+    batch: int
+    delay: float
+    """Seconds between two batches, unless one is full before."""
+
+    def __repr__(self) -> str:
+        return f"Exporting({urlsplit(self.url).hostname!r})"
+
+
+def exporting(environment: Mapping[str, str]) -> Exporting:
+    """Return how spans are sent by the environment. Raises `ConfigError` for a value that cannot be used."""
+
+    def name_of(what: str) -> str:
+        own = f"OTEL_EXPORTER_OTLP_TRACES_{what}"
+        return own if environment.get(own) else f"OTEL_EXPORTER_OTLP_{what}"
+
+    def of(what: str) -> str:
+        return environment.get(name_of(what), "")
+
+    def number(name: str, default: int) -> int:
+        text = environment.get(name) or str(default)
+        if not text.isascii() or not text.isdecimal() or not int(text):
+            raise ConfigError(name, f"is no positive whole number: {text!r}", "correct it, or leave it out")
+        return int(text)
+
+    url = of("ENDPOINT") or ENDPOINT
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(name_of("ENDPOINT"), "is no URL that begins with http:// or https://", "correct it")
+    if not environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        url = f"{url.rstrip('/')}/v1/traces"
+    compression = of("COMPRESSION") or "none"
+    if compression not in ("gzip", "none"):
+        raise ConfigError(name_of("COMPRESSION"), f"{compression!r} is not known", "give `gzip` or `none`")
+    context = None
+    if url.startswith("https:"):
+        try:
+            context = client_context(of("CERTIFICATE"))
+            if of("CLIENT_CERTIFICATE"):
+                context.load_cert_chain(of("CLIENT_CERTIFICATE"), of("CLIENT_KEY") or None)
+        except OSError as error:
+            raise ConfigError(
+                name_of("CERTIFICATE"), f"cannot be used: {error.strerror}", "is it a PEM file?"
+            ) from None
+    most = number("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
+    return Exporting(
+        url=url,
+        headers=_pairs(of("HEADERS")),
+        seconds=number(name_of("TIMEOUT"), 10_000) / 1000,
+        gzip=compression == "gzip",
+        context=context,
+        queue=most,
+        batch=min(most, number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)),
+        delay=number("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
+    )
+
+
+def sampling(environment: Mapping[str, str], share: float) -> Sampling:
+    """Return which requests are traced: by the environment where that says so, or else those of callers that record
+    them and this share of all others. Raises `ConfigError`."""
+    name = environment.get("OTEL_TRACES_SAMPLER", "")
+    if not name:
+        return Sampling(round(share * _IDS))
+    text = environment.get("OTEL_TRACES_SAMPLER_ARG") or "1"
+    shares = {"always_on": "1", "always_off": "0", "traceidratio": text}
+    kind = name.removeprefix("parentbased_")
+    if kind not in shares:
+        known = ", ".join((*shares, *(f"parentbased_{each}" for each in shares)))
+        raise ConfigError("OTEL_TRACES_SAMPLER", f"{name!r} is not known here", f"give one of {known}, or leave it out")
+    try:
+        wanted = float(shares[kind])
+    except ValueError:
+        wanted = -1.0
+    if not 0 <= wanted <= 1:
+        raise ConfigError("OTEL_TRACES_SAMPLER_ARG", f"{text!r} is no share from 0 to 1", "correct it, or leave it out")
+    return Sampling(round(wanted * _IDS), kind != name)
+
+
+def described(environment: Mapping[str, str], part: str) -> dict[str, str]:
+    """Return what collectors are sent of this process."""
+    own = {
+        "service.name": "pushsvc",
+        "service.version": __version__,
+        "service.instance.id": f"{part}-{os.getpid()}",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.name": "pushsvc",
+        "telemetry.sdk.version": __version__,
+    }
+    own |= _pairs(environment.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+    name = environment.get("OTEL_SERVICE_NAME")
+    return {**own, "service.name": name} if name else own
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Return `a=1,b=2` as pairs, with percent-encoding undone. What is no pair is left out."""
+    pairs = [each.partition("=") for each in text.split(",")]
+    return {unquote(key.strip()): unquote(value.strip()) for key, sign, value in pairs if sign and key.strip()}
 
 
 class OtelTracer:
     """See `traces.Tracer`."""
 
     def __init__(self, share: float, part: str) -> None:
-        # Whether a trace begins is drawn here, which costs less than asking the SDK, unless the environment says how.
-        self._share = None if os.environ.get(SAMPLER) else share
-        known = OTELResourceDetector().detect().attributes
-        own = {
-            "service.name": "pushsvc",
-            "service.version": __version__,
-            "service.instance.id": f"{part}-{os.getpid()}",
-        }
-        resource = Resource.create({key: value for key, value in own.items() if key not in known})
-        self._provider = TracerProvider(
-            sampler=None if self._share is None else ALWAYS_ON, resource=resource, shutdown_on_exit=False
-        )
-        self._provider.add_span_processor(BatchSpanProcessor(_Exporter()))
-        self._tracer = self._provider.get_tracer("pushsvc", __version__)
+        """Read the environment, and start the thread. Raises `ConfigError`."""
+        self._sampling = sampling(os.environ, share)
+        to = exporting(os.environ)
+        self._head = resource(described(os.environ, part), "pushsvc", __version__)
+        self._send = Sender(to).send
+        self._queue: deque[Ended] = deque(maxlen=to.queue)
+        self._batch, self._delay = to.batch, to.delay
+        self._due = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+        self._thread.start()
 
     def begin(self, name: str, kind: Kind, parent: Parent | None = None) -> OpenSpan | None:
-        if self._share is not None and not (random.random() < self._share if parent is None else parent.sampled):  # noqa: S311  # no secret
+        bound, by_parent = self._sampling
+        if parent is None:
+            low = random.getrandbits(64)
+            if low >= bound:
+                return None
+            return _Open(self.add, name, kind, new_id(8) + low.to_bytes(8), b"")
+        trace = parent.carried[:16]
+        if not (parent.sampled if by_parent else int.from_bytes(trace[8:]) < bound):
             return None
-        context = Context() if parent is None else _context_of(parent.carried, sampled=parent.sampled)
-        span = self._tracer.start_span(name, context, _KINDS[kind])
-        return _Open(span) if span.is_recording() else None
+        return _Open(self.add, name, kind, trace, parent.carried[16:])
 
     def record(self, span: Recorded, parent: bytes) -> None:
-        self._record(span, _context_of(parent))
+        # A trace goes through several processes, and a span does not say which of them its parent is of.
+        self.add(Ended(span, parent[:16] + new_id(8), parent[16:], True))
 
-    def _record(self, span: Recorded, context: Context) -> None:
-        made = self._tracer.start_span(
-            span.name, context, _KINDS[span.kind], attributes=span.attributes, start_time=span.start
-        )
-        if span.children:
-            below = set_span_in_context(made, Context())
-            for child in span.children:
-                self._record(child, below)
-        _end(made, span.error, span.end)
+    def add(self, span: Ended) -> None:
+        """Let a span be sent."""
+        queue = self._queue
+        queue.append(span)
+        if len(queue) == self._batch:
+            self._due.set()
 
     def close(self) -> None:
-        ending = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
-        ending.start()
-        ending.join(CLOSING)
+        self._closing.set()
+        self._due.set()
+        self._thread.join(CLOSING)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._due.wait(self._delay)
+            self._due.clear()
+            self._send_all()
+        self._send_all()  # what came since
+
+    def _send_all(self) -> None:
+        while self._queue:
+            batch = [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
+            why = self._send(message(batch, self._head), self._closing)
+            if why:
+                EXPORT.begin(spans=len(batch), reason=why)
+            else:
+                EXPORT.end()
 
 
 class _Open:
     """See `traces.OpenSpan`."""
 
-    __slots__ = ("_span", "_tokens", "carried")
+    __slots__ = ("_add", "_kind", "_name", "_parent", "_start", "_tokens", "carried")
 
-    def __init__(self, span: Any) -> None:
-        self._span = span
-        own = span.get_span_context()
-        self.carried: bytes = own.trace_id.to_bytes(16) + own.span_id.to_bytes(8)
-        self._tokens = structlog.contextvars.bind_contextvars(trace_id=self.carried[:16].hex())
+    def __init__(self, add: Callable[[Ended], None], name: str, kind: Kind, trace: bytes, parent: bytes) -> None:
+        self._add = add
+        self._name = name
+        self._kind: Kind = kind
+        self._parent = parent
+        self._start = time.time_ns()
+        self.carried: bytes = trace + new_id(8)
+        self._tokens = structlog.contextvars.bind_contextvars(trace_id=trace.hex())
 
     def end(self, attributes: Mapping[str, str | int], error: str = "") -> None:
         structlog.contextvars.reset_contextvars(**self._tokens)
-        self._span.set_attributes(attributes)
-        _end(self._span, error, None)
+        span = Recorded(self._name, self._kind, self._start, time.time_ns(), attributes, error)
+        self._add(Ended(span, self.carried, self._parent, bool(self._parent)))
 
 
-def _end(span: Any, error: str, at: int | None) -> None:
-    if error:
-        span.set_status(Status(StatusCode.ERROR, error))
-    span.end(at)
+class Sender:
+    """Sends messages to a collector, by the proxy of the environment if it names one."""
 
+    def __init__(self, to: Exporting) -> None:
+        self._to = to
+        self._opener = build_opener(*(() if to.context is None else (HTTPSHandler(context=to.context),)))
+        self._headers = {"User-Agent": f"pushsvc/{__version__}", **to.headers, "Content-Type": "application/x-protobuf"}
+        if to.gzip:
+            self._headers["Content-Encoding"] = "gzip"
 
-def _context_of(carried: bytes, *, sampled: bool = True) -> Context:
-    """Return the context of a span of another process."""
-    flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-    remote = SpanContext(int.from_bytes(carried[:16]), int.from_bytes(carried[16:]), is_remote=True, trace_flags=flags)
-    return set_span_in_context(NonRecordingSpan(remote), Context())
+    def send(self, body: bytes, stopping: threading.Event) -> str:
+        """Send a message, again where the collector is busy unless the process is `stopping`, and return why it has
+        failed; empty: it has not."""
+        if self._to.gzip:
+            body = gzip.compress(body)
+        until, wait = time.monotonic() + self._to.seconds, FIRST_WAIT
+        while True:
+            status, why = self._post(body, max(0.1, until - time.monotonic()))
+            left = until - time.monotonic()
+            if status not in AGAIN or left <= 0 or stopping.wait(min(wait, left)):
+                return why
+            wait *= 2
 
-
-class _Exporter:
-    """Sends spans, and logs a collector that is away as a state: the package would write a line for each try."""
-
-    def __init__(self) -> None:
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        self._exporter = OTLPSpanExporter()
-
-    def export(self, spans: Sequence[Any]) -> SpanExportResult:
-        result = self._exporter.export(spans)
-        if result is SpanExportResult.SUCCESS:
-            EXPORT.end()
-        else:
-            EXPORT.begin(spans=len(spans))
-        return result
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return bool(self._exporter.force_flush(timeout_millis))
+    def _post(self, body: bytes, seconds: float) -> tuple[int, str]:
+        request = Request(self._to.url, body, self._headers)  # noqa: S310  # it begins with http: or https:
+        try:
+            with self._opener.open(request, timeout=seconds) as answer:
+                answer.read()
+        except HTTPError as refused:
+            refused.close()
+            return refused.code, f"the collector answers {refused.code}"
+        except URLError as error:
+            return 0, f"{error.reason}"
+        except (OSError, HTTPException, ValueError) as error:  # the last: it is no URL
+            return 0, str(error) or type(error).__name__
+        return 200, ""

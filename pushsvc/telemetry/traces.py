@@ -2,30 +2,28 @@
 
 A request that is chosen becomes a span, and its push carries the ids of trace and span in its queue entries: `CARRIED`
 bytes, or none. Each later stage records its spans below that one when its work is done, from instants that are known
-anyway. So nothing waits for a trace, and where they are off the cost is one look at `tracer`. The packages of
-OpenTelemetry are imported only where traces are on, by `otel.py`.
+anyway. So nothing waits for a trace, and where they are off the cost is one look at `tracer`. `otel.py`, which sends
+them, is imported only where traces are on.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.util import find_spec
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from ..errors import ConfigError
-
 CARRIED: Final = 24
 """The bytes that a push of a trace carries: the id of the trace, and that of the span of its request."""
 HEADER: Final = "traceparent"
 """The header that hands a trace on: https://www.w3.org/TR/trace-context/."""
-LACKING: Final = "the packages of OpenTelemetry are not installed"
-REMEDY: Final = "`pip install 'pushsvc[otel]'`, or set it to 0"
+DISABLED: Final = "OTEL_SDK_DISABLED"
+"""The standard variable that turns traces off, whatever the configuration says, by the value `true`."""
 
 Kind = Literal["server", "client", "consumer", "internal"]
 
@@ -131,24 +129,14 @@ def stage(name: str, parent: bytes, **attributes: str | int) -> AbstractContextM
     return _Stage(tracer, name, parent, {f"pushsvc.{key}": value for key, value in attributes.items()})
 
 
-def lacking() -> bool:
-    """Return whether a package that traces need is not installed."""
-    try:
-        return any(find_spec(f"opentelemetry.{name}") is None for name in ("sdk.trace", "exporter.otlp.proto.http"))
-    except ModuleNotFoundError:
-        return True
-
-
 @contextmanager
 def tracing(share: float, part: str) -> Iterator[None]:
     """Record traces while the block lasts, beginning one for this share of requests that are part of none; with 0 none
-    at all. `part` is the part of the service. Raises `ConfigError`."""
+    at all. `part` is the part of the service. Raises `ConfigError` for a standard variable that cannot be used."""
     global tracer  # one process has one
-    if not share:
+    if not share or os.environ.get(DISABLED, "").lower() == "true":
         yield
         return
-    if lacking():
-        raise ConfigError("traces.share", LACKING, REMEDY)
     from .otel import OtelTracer
 
     tracer = opened = OtelTracer(share, part)

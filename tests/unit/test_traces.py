@@ -99,15 +99,21 @@ def test_a_span_has_no_token() -> None:
     assert "token-of-a-phone" not in repr(list(spans_of([settled(traced, 0, TokenDead(reason="Unregistered"))])))
 
 
-def test_traces_need_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "lacking", lambda: True)
-    with pytest.raises(ConfigError, match=r"pushsvc\[otel\]"), traces.tracing(0.5, "serve"):
+def test_a_variable_that_cannot_be_used_stops_the_start_and_check_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "jaeger_remote")
+    with pytest.raises(ConfigError, match="jaeger_remote"), traces.tracing(0.5, "serve"):
         pass
     with traces.tracing(0.0, "serve"):
         assert traces.tracer is None
     (finding,) = judge_traces(Settings(traces=TracesSettings(share=0.5)))
-    assert (finding.part, finding.level, finding.fix) == ("traces.share", "error", traces.REMEDY)
+    assert (finding.part, finding.level) == ("OTEL_TRACES_SAMPLER", "error")
+    assert "parentbased_traceidratio" in finding.fix
     assert judge_traces(Settings()) == []
+    monkeypatch.delenv("OTEL_TRACES_SAMPLER")
+    assert judge_traces(Settings(traces=TracesSettings(share=0.5))) == []
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    with traces.tracing(1.0, "serve"):
+        assert traces.tracer is None
 
 
 def test_a_stage_records_its_block_where_there_is_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,267 @@
+"""What a collector is sent: the messages as the official schema of OTLP reads them, and the standard variables."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from pushsvc.errors import ConfigError
+from pushsvc.telemetry import otel, otlp, traces
+
+from ..integration.ports import free_ports
+
+TRACE, SPAN = bytes(range(1, 17)), bytes(range(101, 109))
+PARENT = traces.Parent(TRACE + SPAN, sampled=True)
+KINDS = {"internal": 1, "server": 2, "client": 3, "consumer": 5}
+
+texts = st.text(st.characters(codec="utf-8"), max_size=200)
+instants = st.integers(0, 2**64 - 1)
+values = texts | st.integers(-(2**63), 2**63 - 1)
+spans = st.recursive(
+    st.builds(
+        traces.Recorded, texts, st.sampled_from(list(KINDS)), instants, instants, st.dictionaries(texts, values), texts
+    ),
+    lambda inner: st.builds(
+        traces.Recorded, texts, st.sampled_from(list(KINDS)), instants, instants, children=st.lists(inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def read(body: bytes) -> Any:
+    """The one group of spans of a message, by the official schema."""
+    request: Any = ExportTraceServiceRequest()
+    request.ParseFromString(body)
+    (of_process,) = request.resource_spans
+    (scope,) = of_process.scope_spans
+    assert (scope.scope.name, scope.scope.version) == ("pushsvc", "1")
+    assert {each.key: each.value.string_value for each in of_process.resource.attributes} == {"service.name": "é"}
+    return scope.spans
+
+
+def below(span: traces.Recorded) -> Iterator[traces.Recorded]:
+    yield span
+    for child in span.children:
+        yield from below(child)
+
+
+@given(st.lists(spans, max_size=4), st.booleans())
+def test_the_official_schema_reads_what_was_recorded(recorded: list[traces.Recorded], remote: bool) -> None:
+    ended = [otlp.Ended(span, TRACE + otlp.new_id(8), SPAN if remote else b"", remote) for span in recorded]
+    found = read(otlp.message(ended, otlp.resource({"service.name": "é"}, "pushsvc", "1")))
+    assert len(found) == sum(len(list(below(span))) for span in recorded)
+    by_id = {span.span_id: span for span in found}
+    expected = [each for span in recorded for each in below(span)]
+    for span, each in zip(found, expected, strict=True):
+        assert (span.trace_id, span.name, span.kind) == (TRACE, each.name, KINDS[each.kind])
+        assert (span.start_time_unix_nano, span.end_time_unix_nano) == (each.start, each.end)
+        about = {
+            pair.key: pair.value.int_value if pair.value.HasField("int_value") else pair.value.string_value
+            for pair in span.attributes
+        }
+        assert about == each.attributes
+        assert (span.status.code, span.status.message) == ((2, each.error) if each.error else (0, ""))
+        first = any(each is top for top in recorded)
+        assert span.parent_span_id == (SPAN if remote else b"") if first else span.parent_span_id in by_id
+        assert span.flags == (0x301 if first and remote else 0x101)
+
+
+SAMPLERS: list[tuple[dict[str, str], float, bool, bool, bool]] = [
+    # environment, share, and whether traced: no caller's trace; one that the caller records; one that it does not
+    ({}, 1.0, True, True, False),
+    ({}, 0.0, False, True, False),
+    ({"OTEL_TRACES_SAMPLER": "always_on"}, 0.0, True, True, True),
+    ({"OTEL_TRACES_SAMPLER": "always_off"}, 1.0, False, False, False),
+    ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}, 1.0, False, False, False),
+    ({"OTEL_TRACES_SAMPLER": "traceidratio"}, 0.0, True, True, True),
+    ({"OTEL_TRACES_SAMPLER": "parentbased_always_on"}, 0.0, True, True, False),
+    ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, 1.0, False, True, False),
+    ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.0"}, 1.0, False, True, False),
+]
+
+
+@contextmanager
+def opened(monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], share: float) -> Iterator[otel.OtelTracer]:
+    for name, value in {**environment, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_ports()}"}.items():
+        monkeypatch.setenv(name, value)
+    tracer = otel.OtelTracer(share, "test")
+    try:
+        yield tracer
+    finally:
+        tracer.close()
+
+
+@pytest.mark.parametrize(("environment", "share", "alone", "recorded", "unrecorded"), SAMPLERS)
+def test_which_requests_are_traced(
+    environment: dict[str, str],
+    share: float,
+    alone: bool,
+    recorded: bool,
+    unrecorded: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parents = (None, PARENT, PARENT._replace(sampled=False))
+    with opened(monkeypatch, environment, share) as tracer:
+        begun = [tracer.begin("GET /", "server", parent) for parent in parents]
+        for span in begun:
+            if span is not None:
+                span.end({})
+    assert [span is not None for span in begun] == [alone, recorded, unrecorded]
+    assert all(span is None or span.carried[:16] == TRACE for span in begun[1:])
+
+
+def test_a_share_is_of_the_ids_of_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    random.seed(7)
+    with opened(monkeypatch, {}, 0.25) as tracer:
+        chosen = 0
+        for _ in range(4000):
+            if span := tracer.begin("GET /", "server"):
+                span.end({})
+                chosen += 1
+                assert int.from_bytes(span.carried[8:16]) < 2**62  # as every process decides, by the standard
+    assert 900 < chosen < 1100
+
+
+def test_where_spans_go_and_how() -> None:
+    plain = otel.exporting({})
+    assert (plain.url, plain.headers, plain.seconds, plain.gzip) == ("http://localhost:4318/v1/traces", {}, 10, False)
+    assert (plain.queue, plain.batch, plain.delay) == (2048, 512, 5)
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://all:4318/",
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%20b, other = c=d,broken",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "2500",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        "OTEL_BSP_MAX_QUEUE_SIZE": "100",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    given = otel.exporting(environment)
+    assert (given.url, given.seconds, given.gzip) == ("http://all:4318/v1/traces", 2.5, True)
+    assert given.headers == {"api-key": "a b", "other": "c=d"}
+    assert (given.queue, given.batch, given.delay) == (100, 100, 0.05)
+    assert "a b" not in repr(given)
+    own = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://own/path", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "1000"}
+    assert (otel.exporting({**environment, **own}).url, otel.exporting(own).seconds) == ("http://own/path", 1)
+
+
+def test_what_a_process_says_of_itself() -> None:
+    assert otel.described({}, "serve")["service.name"] == "pushsvc"
+    told = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=one,team=push%2Cwest"}
+    assert otel.described(told, "serve")["service.name"] == "one"
+    assert otel.described(told, "serve")["team"] == "push,west"
+    assert otel.described({**told, "OTEL_SERVICE_NAME": "two"}, "serve")["service.name"] == "two"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "collector"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, "OTEL_EXPORTER_OTLP_TIMEOUT"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "0"}, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"),
+        ({"OTEL_EXPORTER_OTLP_COMPRESSION": "brotli"}, "OTEL_EXPORTER_OTLP_COMPRESSION"),
+        ({"OTEL_BSP_SCHEDULE_DELAY": "-1"}, "OTEL_BSP_SCHEDULE_DELAY"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/no/such.pem"},
+            "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        ),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named(environment: dict[str, str], place: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        otel.exporting(environment)
+    assert refused.value.path == place
+
+
+@pytest.mark.parametrize("share", ["half", "2", "-0.1", "nan"])
+def test_a_share_that_is_none_is_refused(share: str) -> None:
+    with pytest.raises(ConfigError, match="OTEL_TRACES_SAMPLER_ARG"):
+        otel.sampling({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": share}, 1.0)
+
+
+@contextmanager
+def collector(*statuses: int) -> Iterator[tuple[str, list[tuple[Mapping[str, str], bytes]]]]:
+    """A collector that gives these answers, one after another, and what it has got."""
+    got: list[tuple[Mapping[str, str], bytes]] = []
+    left = list(statuses)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(left.pop(0))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        running = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        running.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", got
+        finally:
+            server.shutdown()
+            running.join()
+
+
+def test_a_busy_collector_is_sent_the_same_again_and_a_refusal_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otel, "FIRST_WAIT", 0.01)
+    with collector(503, 429, 200, 400) as (url, got):
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+            "OTEL_EXPORTER_OTLP_HEADERS": "Api-Key=a",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        }
+        sender = otel.Sender(otel.exporting(environment))
+        assert sender.send(b"first", threading.Event()) == ""
+        assert sender.send(b"second", threading.Event()) == "the collector answers 400"
+    assert [gzip.decompress(body) for _, body in got] == [b"first", b"first", b"first", b"second"]
+    for headers, _ in got:
+        assert (headers["Content-Type"], headers["Content-Encoding"]) == ("application/x-protobuf", "gzip")
+        assert headers["Api-Key"] == "a"
+
+
+def test_a_process_that_ends_does_not_try_again() -> None:
+    with collector(503) as (url, got):
+        sender = otel.Sender(otel.exporting({"OTEL_EXPORTER_OTLP_ENDPOINT": url}))
+        stopping = threading.Event()
+        stopping.set()
+        assert sender.send(b"last", stopping) == "the collector answers 503"
+    assert len(got) == 1
+
+
+def test_what_does_not_fit_is_dropped_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
+    sent: list[list[str]] = []
+    began, gate = threading.Event(), threading.Event()
+
+    def message(batch: Sequence[otlp.Ended], _: object) -> bytes:
+        sent.append([each.span.name for each in batch])
+        return b""
+
+    def send(*_: object) -> str:
+        began.set()
+        gate.wait()
+        return ""
+
+    monkeypatch.setattr(otel, "message", message)
+    monkeypatch.setattr(otel.Sender, "send", send)
+    with opened(monkeypatch, {}, 1.0) as tracer:
+        for name in ("a", "b"):
+            tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
+        began.wait()
+        for name in ("c", "d", "e"):
+            tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
+        gate.set()
+    assert sent == [["a", "b"], ["d", "e"]]
