@@ -74,6 +74,9 @@ class Status(Struct, frozen=True):
         ),
     ] = UNSET
     send_at: Annotated[Time | UnsetType, Meta(description="Only for pushes that are or were scheduled.")] = UNSET
+    trace_id: Annotated[
+        str | UnsetType, Meta(description="Only for traced pushes: the id of the trace, in hexadecimal.")
+    ] = UNSET
     held: Annotated[
         dict[str, str] | UnsetType,
         Meta(
@@ -193,7 +196,10 @@ def status(
     waits = dict(held) if held else UNSET
     live = push.live or (LiveCounts() if events is not UNSET else UNSET)
     return encode(
-        Status(push.id, push.app, push.state, created, updated, push.counts, live, events, send_at, waits, warnings)
+        Status(
+            *(push.id, push.app, push.state, created, updated, push.counts, live, events, send_at),
+            *(push.trace or UNSET, waits, warnings),
+        )
     )
 
 

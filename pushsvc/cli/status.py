@@ -81,6 +81,8 @@ def print_status(document: JsonObject) -> None:
             print(f"{name}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}")
     for route, why in document.get("held", {}).items():
         print(f"held: {route}: {why}")
+    if "trace_id" in document:
+        print(f"trace {document['trace_id']}")
     scheduled = f", scheduled for {document['send_at']}" if "send_at" in document else ""
     print(f"created {document['created_at']}{scheduled}, updated {document['updated_at']}")
 

@@ -154,6 +154,7 @@ class Status(Struct, frozen=True):
     events: dict[str, int] = {}
     held: dict[str, str] = {}
     warnings: list[Fault] = []
+    trace_id: str = ""
 
     @property
     def ended(self) -> bool:

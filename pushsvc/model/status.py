@@ -81,6 +81,8 @@ class PushStatus(Struct, frozen=True):
     """None unless the push is or was scheduled."""
     live: LiveCounts | None = None
     """None unless the live channel carries any of it."""
+    trace: str = ""
+    """The id of the trace that it is part of, in hexadecimal; empty: none."""
 
 
 class DeliveryRow(Struct, frozen=True, array_like=True, gc=False):

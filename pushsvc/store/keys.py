@@ -164,13 +164,13 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:format`                | string | permanent              | the format of all keys: see form.py                   |
 
 The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms once it was, `due` ms where it
-was scheduled and `k` then the name of its API key, `rt` how many are being retried, `n:<end>` how many ended so, and
-for pushes of up to 32 deliveries under each index that has ended its encoded DeliveryRow: that the field is there *is*
-the mark that the delivery ended. What is queued is not stored but computed, `n - rt - sum of n:<end>`, so that the
-counts cannot disagree. Names are short because each is kept once a push for a week. A push that was cancelled has
-`cx` its entry in `revoked`, `fi` how many of it the dispatchers had in flight then and have not settled since, and
-`ck` 1 once every dispatcher has confirmed that. Of what the live channel carries, `la` is how many devices have
-acknowledged, `lw` how many wait for that, and `lf` how many a provider has carried on.
+was scheduled and `k` then the name of its API key, `tr` the id of its trace if it has one, `rt` how many are being
+retried, `n:<end>` how many ended so, and for pushes of up to 32 deliveries under each index that has ended its encoded
+DeliveryRow: that the field is there *is* the mark that the delivery ended. What is queued is not stored but computed,
+`n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short because each is kept once a push for a
+week. A push that was cancelled has `cx` its entry in `revoked`, `fi` how many of it the dispatchers had in flight then
+and have not settled since, and `ck` 1 once every dispatcher has confirmed that. Of what the live channel carries, `la`
+is how many devices have acknowledged, `lw` how many wait for that, and `lf` how many a provider has carried on.
 
 Of a larger push the marks are bits and the rows stand beside it. Each that did not end as `sent` is a member of its
 own, since a replay takes it out again; those that were sent share one for each time that something was recorded of

@@ -123,6 +123,7 @@ class Record:
             live=live_of(counts, self.acked, self.fallback, list(self.marks.values()).count("w"))
             if self.carried
             else None,
+            trace=self.push.trace[:16].hex(),
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,21 +136,26 @@ def test_counts_always_balance(ended: dict[str, int], queued: int, retrying: int
 
 
 def test_status_from_the_fields_of_a_hash() -> None:
-    values: list[bytes | None] = [b"sending", b"5", b"100", b"200", None, b"1", *[None] * 2, b"2", *[None] * 8]
+    values: list[bytes | None] = [b"sending", b"5", b"100", b"200", None, b"1", *[None] * 2, b"2", *[None] * 9]
     assert len(values) == len(FIELDS)
     status = status_of("shop", "p", values)
     assert status is not None
     assert (status.created_at, status.updated_at) == (100, 200)
     assert status.counts == Counts(total=5, queued=2, retrying=1, sent=2)
     assert (status.send_at, status.live) == (None, None)
-    live = status_of("shop", "p", [*values[:-3], b"1", None, b"2"])
+    assert status.trace == ""
+    traced = status_of("shop", "p", [*values[:-1], bytes(range(16))])
+    assert traced == msgspec.structs.replace(status, trace=bytes(range(16)).hex())
+    live = status_of("shop", "p", [*values[:-4], b"1", None, b"2", None])
     assert live is not None
     assert live.live == LiveCounts(acked=1, fallback=0, waiting=2)
-    scheduled = status_of("shop", "p", [b"scheduled", b"5", b"100", b"100", b"900", *[None] * 12])
+    scheduled = status_of("shop", "p", [b"scheduled", b"5", b"100", b"100", b"900", *[None] * 13])
     assert scheduled is not None
     assert (scheduled.state, scheduled.send_at, scheduled.counts) == ("scheduled", 900, Counts(total=5, queued=5))
     cancelled = status_of(
-        "shop", "p", [b"cancelled", b"9", b"1", b"2", None, b"1", b"3", b"1", b"2", *([None] * 5), None, None, b"7"]
+        "shop",
+        "p",
+        [b"cancelled", b"9", b"1", b"2", None, b"1", b"3", b"1", b"2", *([None] * 5), None, None, b"7", None],
     )
     assert cancelled is not None
     assert (cancelled.state, cancelled.counts) == ("sending", Counts(total=9, queued=3, sent=2, cancelled=4))

@@ -3,7 +3,7 @@
 import { html } from "../vendor/preact-htm.js";
 import { at } from "../api.js";
 import { number, plural, remembered, span } from "../format.js";
-import { Age, Asked, Choice, Command, Facts, Pager, Prose, Shares, State, Table, Time, tone, useDocument, useNow } from "../parts.js";
+import { Age, Asked, Choice, Command, Copy, Facts, Pager, Prose, Shares, State, Table, Time, tone, useDocument, useNow } from "../parts.js";
 import { go, to } from "../router.js";
 import { Cancel, stateOf } from "./pushes.js";
 import { Replay } from "./failed.js";
@@ -82,6 +82,7 @@ function Push({ push, query, reload, session }) {
       ["Changed", html`<${Time} of=${push.updated_at} />, <${Age} of=${push.updated_at} />`],
       ["Posted with", key && html`the key <a href=${to("pushes", null, { key })}>${key}</a>`],
       ["Lane", lane],
+      ["Trace", push.trace_id && html`<code>${push.trace_id}</code> <${Copy} text=${push.trace_id} />`],
       ["To", receivers(receiving)],
     ]} /><${Facts} of=${[
       ["Live channel", push.live && `${number(push.live.acked)} acknowledged, ${number(push.live.fallback)} carried on by the provider, ${number(push.live.waiting)} waiting`],

@@ -2,8 +2,9 @@
 --
 -- The arguments from ARGV[at] on are for each push: id, total, created at ms, due ms or 0 for at once, status TTL in
 -- ms, '' or `<lane> <encoded push>`, '' or MessagePack of the content that its entries name (lifetime in ms, then name
--- and encoded message of each variant), its place in the list of pushes (listing.py), number of chunks, and for each chunk:
--- platform, lane, number of targets, blob, '' or the digest of its only target (permits.lua).
+-- and encoded message of each variant), its place in the list of pushes (listing.py), '' or the id of its trace, number
+-- of chunks, and for each chunk: platform, lane, number of targets, blob, '' or the digest of its only target
+-- (permits.lua).
 -- A push whose id is known already does not change. The chunks of a scheduled push wait beside the lanes until
 -- launch.lua moves them there; until then its deliveries are counted as `scheduled`. An encoded push has an audience:
 -- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
@@ -38,7 +39,7 @@ local function enqueue(prefix, at)
   local added, listed, life = {}, {}, nil
   while at <= #ARGV do
     local id, total, created, due, ttl = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-    local whole, content, chunks = ARGV[at + 5], ARGV[at + 6], tonumber(ARGV[at + 8])
+    local whole, content, chunks = ARGV[at + 5], ARGV[at + 6], tonumber(ARGV[at + 9])
     local push = prefix .. 'p:' .. id
     local new = redis.call('EXISTS', push) == 0
     local later = due ~= '0' and total ~= '0'
@@ -60,6 +61,9 @@ local function enqueue(prefix, at)
         redis.call('PEXPIRE', push, ttl)
       end
     end
+    if new and ARGV[at + 8] ~= '' then
+      redis.call('HSET', push, 'tr', ARGV[at + 8])
+    end
     if new and later then
       note_schedule(push, due, ARGV[at + 7])
       redis.call('ZADD', prefix .. 'scheduled', due, id)
@@ -73,7 +77,7 @@ local function enqueue(prefix, at)
     if new then
       listed[#listed + 1], life = ARGV[at + 7], ttl
     end
-    at = at + 9
+    at = at + 10
     for _ = 1, chunks do
       local platform, name, count, blob, digest = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
       if new and later then

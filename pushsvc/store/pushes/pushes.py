@@ -112,7 +112,7 @@ class RedisPushes(PushListing):
         whole = b"%s %s" % (push.lane.encode(), encode_push(without_contents(push))) if push.audience else b""
         content = packed(contents_of(push, chunks), expires_at=push.expires_at, now=self._clock())
         args: Args = [push.id, total, push.created_at, push.send_at or 0, config.status_ttl * 1000]
-        args += (whole, content, listed(push), len(chunks))
+        args += (whole, content, listed(push), push.trace[:16], len(chunks))
         size = len(whole) + len(content)
         for chunk in chunks:
             blob = encode_chunk(chunk)

@@ -18,6 +18,7 @@ from ...model.status import Counts, LiveCounts, PushStatus
 FIELDS: tuple[str, ...] = ("st", "n", "at", "up", "due", "rt", "fi", "ck", *(f"n:{end}" for end in ENDS))
 LIVE: tuple[str, ...] = ("la", "lf", "lw")
 FIELDS += LIVE
+FIELDS += ("tr",)
 
 
 def counts_of(
@@ -48,6 +49,7 @@ def status_of(app: str, push_id: str, values: Sequence[Any] | None) -> PushStatu
     if not values or values[0] is None:
         return None
     state = cast(PushState, values[0].decode())
+    *values, trace = values
     total, created, updated, due, retrying, flying, confirmed, *rest = (int(value or 0) for value in values[1:])
     ends, live = rest[: -len(LIVE)], rest[-len(LIVE) :]
     ended: dict[str, int] = dict(zip(ENDS, ends, strict=True))
@@ -61,4 +63,5 @@ def status_of(app: str, push_id: str, values: Sequence[Any] | None) -> PushStatu
         counts=counts,
         send_at=due or None,
         live=None if values[-len(LIVE) :].count(None) == len(LIVE) else live_of(counts, *live),
+        trace=(trace or b"").hex(),
     )
