@@ -140,6 +140,23 @@ _EXAMPLES_OF: Final = {
     "post_admin_keep": {"route": {"summary": "Of one route", "value": {"route": "shop/apns"}}},
     "post_admin_cut": {"phone": {"summary": "One device", "value": {"device_id": "phone-7"}}},
     "post_admin_drain": {"gateway": {"summary": "One gateway", "value": {"gateway": "host-4711-1f"}}},
+    "import_admin_devices": {
+        "phone": {
+            "summary": "One device, as it was exported",
+            "value": {
+                "devices": [
+                    {
+                        "id": "phone-7",
+                        "platform": "apns",
+                        "token": "8f3c" * 16,
+                        "user": "u1",
+                        "registered_at": "2026-12-01T09:00:00.000Z",
+                        "topics": ["news"],
+                    }
+                ]
+            },
+        },
+    },
     "post_admin_cleanup": {"count": {"summary": "Only count", "value": {"dry_run": True}}},
 }
 

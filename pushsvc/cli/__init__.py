@@ -23,6 +23,7 @@ COMMANDS = {
     "send": ("send:send", "Send a push, from flags or a JSON file."),
     "status": ("status:status", "Show the status of a push, or follow it until it has ended."),
     "cancel": ("cancel:cancel", "Cancel the deliveries of a push that have not been sent."),
+    "pushes": ("pushes:pushes", "List pushes and schedules, show and cancel one."),
     "stats": ("stats:stats", "Show queues, rates, outcomes and held routes."),
     "failed": ("failed:failed", "List dead letters: deliveries that failed permanently."),
     "replay": ("replay:replay", "Send dead letters again."),

@@ -3,7 +3,7 @@
 It reads the configuration, connects to the store or tries to start one, inspects the files of each credential and of
 the live channel, and resolves the host names of webhooks. With `--online` it also asks each provider, by a request that
 is not delivered, and calls each webhook. If a store answers, it lists the routes that are currently held, including
-those whose credentials were refused.
+those whose credentials were refused. With `--url` a running service does all this with its own configuration.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from msgspec import structs
 
 from ..errors import ConfigError
 from ..ports.admin import CheckFinding
+from .access import Access, App, Key, access
 from .files import temporary_folder
 from .output import Json, print_json, print_table
 from .running import run
@@ -36,14 +37,23 @@ def check(
         bool, typer.Option("--online", help="Ask the providers, and call the webhooks without events.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings too.")] = False,
+    url: Annotated[
+        str,
+        typer.Option(
+            "--url", help="Ask the running service there instead, with a key of the scope admin.", metavar="URL"
+        ),
+    ] = "",
+    key: Key = "",
+    app: App = "",
 ) -> None:
     """Check the configuration, Redis and each credential, with the fix beside each fault. Exit with 1 on an error.
 
     Reads files and the store. With --online, Apple and Google are asked whether they accept each credential: by a push
     to a token that does not exist, and by one that is only validated. Routes that the running service currently holds
-    are shown as warnings.
+    are shown as warnings. With --url the running service there checks its own configuration and files, as far as the
+    app of the key may see them; otherwise those of this machine are checked, whatever runs.
     """
-    rows = _rows(context.obj, online=online)
+    rows = run(_asked(access(context.obj, url, key, app), online)) if url else _rows(context.obj, online=online)
     bad = {"error", "warning"} if strict else {"error"}
     good = not any(row.level in bad for row in rows)
     if json:
@@ -61,6 +71,13 @@ def _rows(state: Any, *, online: bool) -> list[CheckFinding]:
     except ConfigError as error:
         return list(_of_config_error(error))
     return run(_all(settings, online=online))
+
+
+async def _asked(at: Access, online: bool) -> list[CheckFinding]:
+    """Return what the service finds that runs there."""
+    from .operator_api import check_service
+
+    return await check_service(at, online=online)
 
 
 def _quiet(settings: Settings) -> Settings:

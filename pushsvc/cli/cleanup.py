@@ -1,6 +1,6 @@
 """`pushsvc cleanup`: remove data that is no longer needed. For cron; `pushsvc jobs` does the same once a day.
 
-It works on the store directly, so it needs the configuration, but no API key and no other part of the service.
+In the store it needs the configuration, but no other part of the service. Over the API `pushsvc jobs` does it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import PushsvcError
+from .access import Key, Url
+from .operator import CleanedUp, open_operator
 from .output import Json, counted, print_json, print_table
 from .parts import until_signalled
 from .running import run
 
 if TYPE_CHECKING:
     from ..settings import Settings
-    from ..stages.cleanup import Cleaned, Progress
-
-
-class CleanupLost(PushsvcError):
-    """Another cleanup has started, because this one showed no sign of life for too long."""
+    from ..stages.cleanup import Progress
 
 
 def cleanup(
@@ -35,13 +32,16 @@ def cleanup(
         float,
         typer.Option("--share", min=0.01, max=1, help="The share of time it may use, from 0.01 to 1.", metavar="S"),
     ] = 1.0,
+    url: Url = "",
+    key: Key = "",
     json: Json = False,
 ) -> None:
     """Remove data that is no longer needed: old tombstones, stale and suspect devices, orphans, expired records.
 
     Stale and suspect devices become tombstones first; `pushsvc devices restore` restores them. If another cleanup is
     running, this one says so and exits with 0. Ctrl-C or SIGTERM stops it between two steps. Ages are measured by the
-    clock of Redis; nothing is removed if this machine's clock differs from it by more than a minute.
+    clock of Redis; nothing is removed if this machine's clock differs from it by more than a minute. With an API key
+    `pushsvc jobs` does it, in its own share of the time, and this command waits; with --share it works in the store.
     """
     settings: Settings = context.obj.settings()
     settings.require_apps()
@@ -49,13 +49,15 @@ def cleanup(
         # Processes that serve requests on this machine have precedence.
         os.setpriority(os.PRIO_PROCESS, 0, max(10, os.getpriority(os.PRIO_PROCESS, 0)))
     began = time.monotonic()
-    cleaned = run(_cleanup(settings, share, dry_run=dry_run, quiet=json))
+    if share < 1.0:  # which only this process can keep
+        url = key = ""
+    cleaned = run(_cleanup(context, url, key, share, dry_run=dry_run, quiet=json))
     seconds = time.monotonic() - began
-    if isinstance(cleaned, str):
+    if (elsewhere := cleaned.elsewhere) is not None:
         if json:
-            print_json({"state": "elsewhere", "holder": cleaned})
+            print_json({"state": "elsewhere", "holder": elsewhere})
         else:
-            print(f"another cleanup is running, in {cleaned or 'another process'}: nothing was done here")
+            print(f"another cleanup is running, in {elsewhere or 'another process'}: nothing was done here")
         return
     rows = sorted((app, what, count) for (app, what), count in cleaned.removed.items() if count)
     total = sum(count for _, _, count in rows)
@@ -64,51 +66,25 @@ def cleanup(
         for app, what, count in rows:
             apps[app][what] = count
         report = {"dry_run": dry_run, "total": total, "seconds": round(seconds, 3), "apps": apps}
-        print_json({"state": "done" if cleaned.place is None else "stopped", **report})
+        print_json({"state": "stopped" if cleaned.left else "done", **report})
     else:
         if rows:
             titles = ("app", "what", "would go" if dry_run else "gone")
             print_table(titles, [[app, what, f"{count:,}"] for app, what, count in rows])
         records = counted(total, "record")
         print(f"{records} would go" if dry_run else f"{records} gone, in {seconds:,.1f} s")
-    if cleaned.place is not None:
-        typer.echo("interrupted: the next run removes the rest", err=True)
+    if cleaned.left:
+        typer.echo(f"interrupted: {cleaned.left}", err=True)
         raise typer.Exit(130)
 
 
-async def _cleanup(settings: Settings, share: float, *, dry_run: bool, quiet: bool) -> Cleaned | str:
-    """Return the result, or the name of the process that is already cleaning up."""
-    from ..runtime import cleanup_plan, open_existing_store, open_running_store
-    from ..stages.cleanup import LOCK, clean
-
+async def _cleanup(
+    context: typer.Context, url: str, key: str, share: float, *, dry_run: bool, quiet: bool
+) -> CleanedUp:
     stop = until_signalled(hang_up=True)
-    async with (open_running_store if dry_run else open_existing_store)(settings) as store:
-        clock = await store.cleanups.clock()
+    async with open_operator(context, "", url, key, changes=not dry_run) as operator:
         with _display(quiet) as show:
-
-            async def look(progress: Progress) -> None:
-                show(progress)
-
-            if dry_run:  # it changes nothing, so it needs no lease
-                plan = cleanup_plan(settings, store, clock, dry_run=True)
-                return await clean(plan, share=share, stopping=stop.is_set, after=look)
-            async with store.locks.held(LOCK, lease=settings.jobs.takeover) as lost:
-                if lost is None:
-                    return await store.locks.holder(LOCK) or ""
-
-                async def note(progress: Progress) -> None:
-                    show(progress)
-                    await store.cleanups.note(progress.removed)
-                    if lost():
-                        raise CleanupLost(
-                            "another cleanup has started meanwhile, because this one did not respond for too long"
-                        )
-
-                plan = cleanup_plan(settings, store, clock)
-                cleaned = await clean(plan, share=share, stopping=stop.is_set, after=note)
-                if cleaned.place is None:
-                    await store.cleanups.finish(cleaned.removed)
-                return cleaned
+            return await operator.clean_up(share=share, dry_run=dry_run, stop=stop, show=show)
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from typing import BinaryIO
 import typer
 from msgspec import Struct
 
+from ..api.devices.importing import BadLine
 from ..errors import Fault
 from ..model.address import Addresses
-from .device_lines import BadHeader, BadLine, Format, check_header, read_ndjson, read_row
+from .device_lines import BadHeader, Format, check_header, read_ndjson, read_row
 
 LONGEST = 64 * 1024
 """The maximum length of a line in bytes. A device with every field at its limit is shorter."""

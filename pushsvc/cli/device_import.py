@@ -11,33 +11,32 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import msgspec
 import typer
 from msgspec import Struct
 
-from ..errors import Fault, Unreadable
+from ..api.devices.importing import MOST
 from ..model.routing import platform_of
-from ..ports.registry import MOST_OF_USER, Registry, UserFull
+from .access import Key, Url
 from .device_files import FileRecord, entries, format_of, progress
-from .device_lines import BadLine, Format, read_device
-from .failed import apps_of
+from .device_lines import Format
 from .files import FileFailed, is_regular, open_private, reading, write_whole
+from .operator import open_operator
 from .output import Json, counted, print_json
 from .parts import until_signalled
 from .running import run
 
 if TYPE_CHECKING:
+    from ..api.devices.importing import Taken
     from ..api.rules import Rules
-    from ..model.devices import Device
     from ..settings import Settings
 
-BATCH = 500
-"""Devices that are written in one step."""
 ANEW = "import without --resume"
 SAVE_EVERY = 1.0
 """Seconds between two writes of the position."""
@@ -79,6 +78,8 @@ def import_devices(
         str, typer.Option("--rejects", help="Where bad lines go; by default FILE.rejected.", metavar="FILE")
     ] = "",
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there were bad lines.")] = False,
+    url: Url = "",
+    key: Key = "",
     json: Json = False,
 ) -> None:
     """Register devices from a file. Each line is a complete device and replaces the one with its id or token.
@@ -87,15 +88,13 @@ def import_devices(
     a tombstone `state`, `pruned_at`, `pruned_for`. In CSV, `tags` is JSON and `topics` are separated by spaces.
     Invalid lines are skipped.
     """
-    settings: Settings = context.obj.settings()
-    apps_of(settings, app)
     wanted = format_of(file, form)
     plain = file != "-" and is_regular(Path(file))
     if resume and not plain:
         raise typer.BadParameter("--resume: only a regular file can be resumed")
     bad = Path(rejects or (f"{file}.rejected" if plain else "devices.rejected"))
     began = time.monotonic()
-    at, done = run(_import(settings, app, file, wanted, bad, plain=plain, resume=resume, quiet=json))
+    at, done = run(_import(context, app, url, key, file, wanted, bad, plain=plain, resume=resume, quiet=json))
     seconds = time.monotonic() - began
     report = {
         "app": app,
@@ -128,8 +127,10 @@ def rules_of(settings: Settings, app: str) -> Rules:
 
 
 async def _import(
-    settings: Settings,
+    context: typer.Context,
     app: str,
+    url: str,
+    key: str,
     file: str,
     form: Format,
     rejects: Path,
@@ -139,28 +140,29 @@ async def _import(
     quiet: bool,
 ) -> tuple[FilePosition, bool]:
     """Return the position that was reached, and whether it is the end of the file."""
-    from ..runtime import open_configured_store
+    from ..runtime import addresses
 
-    stop, rules = until_signalled(hang_up=True), rules_of(settings, app)
-    with ExitStack() as stack:
-        stream = stack.enter_context(reading(file))
-        identity = identify(stream) if plain else None
-        notes = Notes(Path(f"{file}.position") if plain else None)
-        new = FilePosition(app, identity or FileIdentity(0, 0, ""))
-        start = notes.read(app, identity) if resume and identity else new
-        bad = stack.enter_context(Rejects(rejects, kept=start.rejected))
-        size = identity.size if identity else None
-        show = stack.enter_context(progress(size, start=start.imported, quiet=quiet))
-        async with open_configured_store(settings) as store:
-            importer = Importer(store.registry, rules, start, bad, notes)
-            done = await importer.run(
-                entries(stream, form, rules.addresses),
-                stop.is_set,
-                lambda at: show(stream.tell() if size else 0, at.imported),
-            )
-        if done:
-            notes.remove()
-        return importer.at, done
+    stop = until_signalled(hang_up=True)
+    async with open_operator(context, app, url, key, changes=True) as operator:
+        with ExitStack() as stack:
+            stream = stack.enter_context(reading(file))
+            identity = identify(stream) if plain else None
+            notes = Notes(Path(f"{file}.position") if plain else None)
+            new = FilePosition(app, identity or FileIdentity(0, 0, ""))
+            start = notes.read(app, identity) if resume and identity else new
+            bad = stack.enter_context(Rejects(rejects, kept=start.rejected))
+            size = identity.size if identity else None
+            show = stack.enter_context(progress(size, start=start.imported, quiet=quiet))
+            async with operator.importing(app) as write:
+                importer = Importer(write, start, bad, notes)
+                done = await importer.run(
+                    entries(stream, form, addresses()),
+                    stop.is_set,
+                    lambda at: show(stream.tell() if size else 0, at.imported),
+                )
+            if done:
+                notes.remove()
+            return importer.at, done
 
 
 def identify(stream: BinaryIO) -> FileIdentity:
@@ -174,9 +176,14 @@ def identify(stream: BinaryIO) -> FileIdentity:
 class Importer:
     """Writes the records of a file to the registry in batches."""
 
-    def __init__(self, registry: Registry, rules: Rules, start: FilePosition, rejects: Rejects, notes: Notes) -> None:
-        self._registry = registry
-        self._rules = rules
+    def __init__(
+        self,
+        write: Callable[[Sequence[Any]], Awaitable[Sequence[Taken]]],
+        start: FilePosition,
+        rejects: Rejects,
+        notes: Notes,
+    ) -> None:
+        self._write = write
         self._rejects = rejects
         self._notes = notes
         self.at = start
@@ -193,24 +200,18 @@ class Importer:
                 break
         due = time.monotonic() + SAVE_EVERY
         while not stopping():
-            taken = 0
-            batch: list[tuple[FileRecord, Device]] = []
-            while len(batch) < BATCH and taken < 2 * BATCH and (entry := next(records, None)) is not None:
-                taken += 1
-                device = self._judged(entry)
-                if device is not None:
-                    batch.append((entry, device))
+            batch = list(islice(records, MOST))
             new = await self._put(batch)
             at = self.at
             self.at = msgspec.structs.replace(
                 at,
-                records=at.records + taken,
+                records=at.records + len(batch),
                 imported=at.imported + len(new),
                 new=at.new + sum(new),
                 rejected=self._rejects.count,
             )
             show(self.at)
-            if not taken:
+            if not batch:
                 return True
             if time.monotonic() >= due:
                 self._save()
@@ -222,33 +223,17 @@ class Importer:
         self._rejects.flush()
         self._notes.write(self.at)
 
-    def _judged(self, entry: FileRecord) -> Device | None:
-        try:
-            if entry.fault is not None:
-                raise entry.fault
-            return read_device(entry.value, self._rules, time.time_ns() // 1_000_000)
-        except BadLine as bad:
-            self._rejects.add(entry, bad.faults)
-            return None
-
-    async def _put(self, batch: list[tuple[FileRecord, Device]]) -> list[bool]:
-        while batch:
-            try:
-                return await self._registry.put_many(self._rules.app, [device for _, device in batch])
-            except UserFull as full:
-                refused = set(full.device_ids)
-                fault = Fault("user", f"has {MOST_OF_USER:,} devices already; omit `user` unless it is one person")
-                for entry, device in batch:
-                    if device.id in refused:
-                        self._rejects.add(entry, [fault])
-                batch = [each for each in batch if each[1].id not in refused]
-            except Unreadable as hidden:
-                refused = set(hidden.device_ids)
-                for entry, device in batch:
-                    if device.id in refused:
-                        self._rejects.add(entry, [Fault("id", str(hidden))])
-                batch = [each for each in batch if each[1].id not in refused]
-        return []
+    async def _put(self, batch: Sequence[FileRecord]) -> list[bool]:
+        """Write what can be read, and return of each device that was written whether it is new."""
+        taken = iter(await self._write([entry.value for entry in batch if entry.fault is None]))
+        new: list[bool] = []
+        for entry in batch:
+            became = next(taken) if entry.fault is None else entry.fault.faults
+            if isinstance(became, bool):
+                new.append(became)
+            else:
+                self._rejects.add(entry, became)
+        return new
 
 
 class Rejects:

@@ -1,4 +1,4 @@
-"""A device as a line of a file: NDJSON or CSV, validated with the rules of `PUT /v1/devices/{device_id}`. Pure.
+"""A device as a line of a file: NDJSON or CSV, as `api.devices.importing` validates it. Pure.
 
 A line is the document that the API returns, plus its strikes. Times have milliseconds and fields a fixed order, so
 that the same registry always makes the same file. In CSV (RFC 4180, with a header, UTF-8) `tags` is a JSON object,
@@ -10,24 +10,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from functools import cache, partial
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta
-from msgspec.structs import replace
 
-from ..api.devices.document import DeviceDocument, Name, device_of
-from ..api.http.instants import Instant, parse_instant
-from ..api.http.refusal import judged
-from ..api.rules import Rules, extended
-from ..decoding import Rule, unprintable
+from ..api.devices.importing import BadLine
 from ..errors import Fault, PushsvcError
 from ..model.address import Addresses
 from ..model.devices import Device
 from ..model.instants import instant
-from ..ports.registry import MOST_TOPICS
 
 Format: TypeAlias = Literal["ndjson", "csv"]
 
@@ -37,25 +29,9 @@ FIELDS: Final = (
 )
 """Those behind `id`, `platform` and the addresses."""
 TOMBSTONE: Final = ("state", "pruned_at", "pruned_for")
-_INSTANTS: Final = ("registered_at", "last_seen_at", "struck_at", "pruned_at")
-AHEAD: Final = 60_000
-"""The tolerated difference of two clocks in milliseconds.
-
-A device that was registered in the future could never be pruned.
-"""
-_MOST_STRIKES: Final = 1_000_000
-_LONGEST_REASON: Final = 100
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-
-
-class BadLine(PushsvcError):
-    """A line is no valid device. Lists everything that is wrong with it."""
-
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__("; ".join(f"{fault.path}: {fault.message}" for fault in faults))
-        self.faults = tuple(faults)
 
 
 class BadHeader(PushsvcError):
@@ -172,67 +148,3 @@ def read_row(names: Sequence[str], cells: Sequence[str], addresses: Addresses) -
     if faults:
         raise BadLine(faults)
     return found
-
-
-class DeviceLine(DeviceDocument, forbid_unknown_fields=True, kw_only=True):
-    """A line: the document that `PUT` takes, and what the registry knows besides."""
-
-    id: Name
-    registered_at: Instant | None = None
-    last_seen_at: Instant | None = None
-    topics: Annotated[list[Name], Meta(max_length=MOST_TOPICS)] | None = None
-    strikes: Annotated[int, Meta(ge=0, le=_MOST_STRIKES)] | None = None
-    struck_at: Instant | None = None
-    state: Literal["active", "pruned"] | None = None
-    pruned_at: Instant | None = None
-    pruned_for: Annotated[str, Meta(max_length=_LONGEST_REASON), Rule(fault=unprintable)] | None = None
-
-
-@cache
-def line_type(addresses: Addresses) -> type[DeviceLine]:
-    """Return the struct of a line with the fields of all platforms' addresses."""
-    return extended(DeviceLine, *addresses.devices.declared(None))
-
-
-def read_device(value: Any, rules: Rules, now: int) -> Device:
-    """Return the device of a line.
-
-    A device without times of its own is registered at `now` (Unix ms). Raises `BadLine`.
-    """
-    if isinstance(value, dict):
-        # Exports of other tools write null for what they do not know.
-        value = {name: item for name, item in value.items() if item is not None}
-    kind = line_type(rules.addresses)
-    line, faults, _ = judged(value, kind, {kind: partial(_line_faults, rules=rules, now=now)})
-    if faults:
-        raise BadLine(faults)
-    times = {name: parse_instant(text) for name in _INSTANTS if (text := getattr(line, name)) is not None}
-    registered_at = times.get("registered_at", now)
-    return replace(
-        device_of(line, line.id, rules.addresses, now),
-        registered_at=registered_at,
-        last_seen_at=times.get("last_seen_at", registered_at),
-        topics=tuple(dict.fromkeys(line.topics or ())),
-        strikes=line.strikes or 0,
-        struck_at=times.get("struck_at", 0),
-        state=line.state or "active",
-        pruned_at=times.get("pruned_at", 0),
-        pruned_for=line.pruned_for or "",
-    )
-
-
-def _line_faults(line: DeviceLine, *, rules: Rules, now: int) -> Iterator[tuple[str, str]]:
-    yield from rules.target_faults(line, rules.addresses.devices)
-    for name in _INSTANTS:
-        text = getattr(line, name)
-        if isinstance(text, str):
-            at = parse_instant(text)
-            if at > now + AHEAD:
-                yield name, "lies in the future: the clock that wrote it, or that of this machine, is wrong"
-            elif at < 0:
-                yield name, "must not lie before 1970"
-    for name in ("pruned_at", "pruned_for"):
-        if line.state == "pruned" and getattr(line, name) is None:
-            yield name, "is missing: a pruned device says when and why"
-        if line.state in (None, "active") and getattr(line, name) is not None:
-            yield name, 'belongs to a device whose `state` is "pruned"'

@@ -1,7 +1,7 @@
 """`pushsvc devices`: show, delete, restore, import and export devices.
 
-`show` and `delete` ask the API of a running service where a key is known; all else, and without a key these too, works
-on the store of the configuration.
+`show`, `delete` and `import` ask the API of a running service where a key is known; all else, and without a key these
+too, works on the store of the configuration.
 """
 
 from __future__ import annotations

@@ -1,21 +1,20 @@
-"""The figures of `pushsvc stats`: queues from the store, counters from the API's `/metrics`, and rates between two
-samples.
+"""The figures of `pushsvc stats`: those of the state of each app, counters from the API's `/metrics`, and rates between
+two samples.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 from prometheus_client.parser import text_string_to_metric_families
 
-from ..ports.conditions import Condition
+from ..model.push import LANES
+from ..ports.conditions import Condition, texts
 
 if TYPE_CHECKING:
-    from ..ports.figures import Gauges
-    from ..ports.workers import Worker
+    from .operator import ServiceState
 
 OUTCOMES = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled")
 
@@ -103,68 +102,63 @@ def read_counters(text: str) -> tuple[dict[tuple[str, ...], float], dict[tuple[s
 
 
 def figures(
-    gauges: Gauges,
-    held: Mapping[str, str],
-    metrics: str | None,
-    before: ServiceFigures | None = None,
-    *,
-    now: float | None = None,
-    api: str = "",
-    frozen: Mapping[str, str] | None = None,
-    schedules: int = 0,
-    workers: Sequence[Worker] = (),
-    unserved: Mapping[str, str] | None = None,
-    connections: Mapping[str, dict[str, int]] | None = None,
-    webhooks: Mapping[str, str] | None = None,
-    conditions: Sequence[Condition] = (),
+    state: ServiceState, metrics: str | None, before: ServiceFigures | None = None, *, now: float, api: str = ""
 ) -> ServiceFigures:
-    """Return the figures of a sample of the store and of `/metrics`.
+    """Return the figures of a sample of the state and of `/metrics`. `now` is in Unix seconds.
 
     `metrics` is None if the API did not answer; `api` says why. `before` is the earlier sample for the rates.
     """
-    now = time.time() if now is None else now
     ended, accepted = read_counters(metrics or "")
+    api = state.away or api
     span = now - before.at if before is not None and before.api == api == "" else 0.0
     earlier = {(route.app, route.platform): route for route in before.routes} if before is not None else {}
+    conditions = state.conditions
+    held = texts(conditions, "held")
     routes = []
-    for app, each in gauges.apps.items():
-        for platform, lanes in each.pending.items():
-            outcomes = {name: int(ended.get((app, platform, name), 0)) for name in OUTCOMES}
-            last = earlier.get((app, platform))
+    for stats in state.apps:
+        for each in stats.routes:
+            platform = each.route.removeprefix(f"{stats.app}/")
+            outcomes = {name: int(ended.get((stats.app, platform, name), 0)) for name in OUTCOMES}
+            last = earlier.get((stats.app, platform))
             routes.append(
                 RouteFigures(
-                    app=app,
+                    app=stats.app,
                     platform=platform,
-                    pending={str(lane): count for lane, count in lanes.items()},
-                    retrying=each.retry_pending[platform],
-                    awaiting=each.ack_pending[platform],
-                    consumers=sum(
-                        worker.part == "dispatch" and f"{app}/{platform}" in worker.serves for worker in workers
-                    ),
+                    pending={str(lane): count for lane, count in each.lanes.items()},
+                    retrying=each.retrying,
+                    awaiting=each.unacknowledged,
+                    consumers=each.workers,
                     outcomes=outcomes,
                     sent_rate=_rate(outcomes["sent"], None if last is None else last.outcomes["sent"], span),
-                    held=held.get(f"{app}/{platform}", ""),
+                    held=held.get(each.route, ""),
                 )
             )
-    taken = {app: int(accepted.get((app,), 0)) for app in gauges.apps}
+    taken = {stats.app: int(accepted.get((stats.app,), 0)) for stats in state.apps}
     rates = [route.sent_rate for route in routes if route.sent_rate is not None]
     return ServiceFigures(
         at=now,
-        pending={str(lane): count for lane, count in gauges.pending.items()},
-        retrying=gauges.retry_pending,
-        awaiting=gauges.ack_pending,
-        scheduled=gauges.scheduled,
-        schedules=schedules,
-        dead_letters={app: each.dead_letters for app, each in gauges.apps.items()},
+        pending={
+            str(lane): sum(each.waiting for stats in state.apps for each in stats.lanes if each.lane == lane)
+            for lane in LANES
+        },
+        retrying=sum(stats.retrying for stats in state.apps),
+        awaiting=sum(stats.unacknowledged for stats in state.apps),
+        scheduled=sum(stats.scheduled for stats in state.apps),
+        schedules=sum(stats.schedules for stats in state.apps),
+        dead_letters={stats.app: stats.dead_letters for stats in state.apps},
         accepted=taken,
         accepted_rate=_rate(sum(taken.values()), None if before is None else sum(before.accepted.values()), span),
         sent_rate=sum(rates) if rates else None,
         routes=routes,
-        held=dict(held),
-        frozen=dict(frozen or {}),
-        unserved=dict(unserved or {}),
-        connections=dict(connections or {}),
-        webhooks=dict(webhooks or {}),
+        held=held,
+        frozen=texts(conditions, "frozen"),
+        unserved=texts(conditions, "unserved"),
+        connections={
+            stats.app: {each.gateway: each.connections for each in stats.live.gateways}
+            for stats in state.apps
+            if stats.live is not None
+        },
+        webhooks=texts(conditions, "webhook"),
         reload_refused=any(each.kind == "reload" for each in conditions),
         conditions=list(conditions),
         api=api,

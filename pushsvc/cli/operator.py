@@ -9,8 +9,9 @@ a key and `PUSHSVC_URL` for a command that changes something, since the store ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import typer
@@ -19,16 +20,22 @@ from msgspec import Struct
 from ..errors import ConfigError, PushsvcError
 from ..model.access import Scope
 from ..model.devices import Device
+from ..model.push import JsonObject
 from ..model.rates import Rate
-from ..ports.admin import KeyRow, WebhookState
+from ..ports.admin import AppStats, KeyRow, WebhookState
+from ..ports.cleanup import Removed
+from ..ports.conditions import Condition
 from ..ports.erasure import Erasure
-from ..ports.letters import DeadFilter, DeadRow
+from ..ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
+from ..ports.pushes import PushFilter
 from .access import checked, key_of, key_variable
 from .failed import apps_of
 from .output import Missing
 
 if TYPE_CHECKING:
+    from ..api.devices.importing import Taken
     from ..settings import Settings
+    from ..stages.cleanup import Progress
     from .state import State
 
 
@@ -63,6 +70,25 @@ class Failed(Struct, frozen=True):
     rows: list[tuple[str, DeadRow]]
 
 
+class ServiceState(Struct, frozen=True):
+    """The state of the apps, and what should be known of the service."""
+
+    apps: Sequence[AppStats]
+    conditions: Sequence[Condition]
+    away: str = ""
+    """Why this is an earlier state, because the service does not answer; empty: it is the present one."""
+
+
+class CleanedUp(Struct, frozen=True):
+    """What a cleanup has removed, or would remove."""
+
+    removed: Removed
+    left: str = ""
+    """What becomes of the rest, where it was interrupted; empty: it is complete."""
+    elsewhere: str | None = None
+    """The process that cleans up already, so that nothing was done; empty where it is not known."""
+
+
 class Operator(Protocol):
     """The acts and looks of an operator."""
 
@@ -82,7 +108,53 @@ class Operator(Protocol):
         configuration."""
         ...
 
+    def states(self, every: float) -> AsyncGenerator[ServiceState, None]:
+        """Yield the state, again every `every` seconds."""
+        ...
+
+    async def pushes(self, which: PushFilter, limit: int) -> list[JsonObject]:
+        """Return pushes, the newest first, as `GET /v1/admin/pushes` shows them, each with its app."""
+        ...
+
+    async def schedules(self, limit: int) -> list[JsonObject]:
+        """Return pushes that wait for their time, the next first."""
+        ...
+
+    async def push(self, push_id: str) -> JsonObject | None:
+        """Return a push as `GET /v1/admin/pushes/{id}` shows it, with its app."""
+        ...
+
+    async def cancel(self, push_id: str) -> JsonObject | None:
+        """Cancel what has not been sent, and return the status document. Raises `Conflict` where nothing is left."""
+        ...
+
     async def failed(self, which: DeadFilter, limit: int) -> Failed: ...
+
+    async def matched(self, which: DeadFilter) -> Mapping[str, int]:
+        """Return the number of dead letters of each app."""
+        ...
+
+    async def replay(self, spec: ReplaySpec) -> ReplayStatus:
+        """Request a replay."""
+        ...
+
+    def replaying(self, app: str, job: str, every: float) -> AsyncGenerator[ReplayStatus | None, None]:
+        """Yield the state of a replay, again every `every` seconds."""
+        ...
+
+    async def stop_replay(self, job: str) -> ReplayStatus | None:
+        """Stop a replay, whatever app it is of."""
+        ...
+
+    async def clean_up(
+        self, *, share: float, dry_run: bool, stop: asyncio.Event, show: Callable[[Progress], None]
+    ) -> CleanedUp:
+        """Remove what is no longer needed, or count it, until `stop`. `share` is of the time that it may use."""
+        ...
+
+    def importing(self, app: str) -> AbstractAsyncContextManager[Callable[[Sequence[Any]], Awaitable[Sequence[Taken]]]]:
+        """Open what writes up to 500 devices of a file at a time, and returns what became of each."""
+        ...
 
     async def webhooks(self) -> list[tuple[str, WebhookState]]: ...
 

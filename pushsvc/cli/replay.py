@@ -1,6 +1,7 @@
 """`pushsvc replay`: have `pushsvc jobs` send dead letters again, and show the progress.
 
-The replay is a record in the store: it continues if this command ends or its worker is killed.
+The replay is a record in the store: it continues if this command ends or its worker is killed. It is requested over the
+API where a key is known, or else in the store of the configuration.
 """
 
 from __future__ import annotations
@@ -8,20 +9,19 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from contextlib import aclosing, contextmanager
+from typing import Annotated
 
 import msgspec
 import typer
 
 from ..errors import NotFound
-from ..ports.letters import DeadFilter, DeadLetters, ReplaySpec, ReplayStatus
-from .failed import AppName, Platform, PushId, Reason, Since, Until, apps_of, chosen
+from ..ports.letters import DeadFilter, ReplaySpec, ReplayStatus
+from .access import Key, Url
+from .failed import AppName, Platform, PushId, Reason, Since, Until, chosen
+from .operator import Operator, open_operator
 from .output import Json, counted, going_on, print_json
 from .running import run
-
-if TYPE_CHECKING:
-    from ..settings import Settings
 
 LOOK = 0.2
 """Seconds between two looks."""
@@ -48,6 +48,8 @@ def replay(
     stop: Annotated[
         str, typer.Option("--stop", "--cancel", help="Stop this replay and do nothing else.", metavar="JOB")
     ] = "",
+    url: Url = "",
+    key: Key = "",
     json: Json = False,
 ) -> None:
     """Send dead letters again. Exit with 1 if the replay has failed.
@@ -59,27 +61,25 @@ def replay(
     dead letter.
     """
     if stop:
-        settings = context.obj.settings()
-        run(_stop(settings, apps_of(settings, app), stop, json=json))
+        run(_stop(context, app, url, key, stop, json=json))
         return
     which = chosen(push, platform, reason, since, until)
     if 0 < rate < 0.1:
         raise typer.BadParameter("--rate: at least 0.1")
-    settings = context.obj.settings()
-    good = run(_replay(settings, apps_of(settings, app), which, limit, rate, dry_run=dry_run, detach=detach, json=json))
-    if not good:
+
+    async def main() -> bool:
+        async with open_operator(context, app, url, key, changes=not dry_run) as operator:
+            return await _replay(operator, which, limit, rate, dry_run=dry_run, detach=detach, json=json)
+
+    if not run(main()):
         raise typer.Exit(1)
 
 
-async def _stop(settings: Settings, apps: list[str], job: str, *, json: bool) -> None:
-    from ..runtime import open_running_store
-
-    async with open_running_store(settings) as store:
-        for app in apps:
-            if status := await store.dead.stop(app, job):
-                break
-        else:
-            raise NotFound(f"no app has a replay {job!r}; replays are kept for a week")
+async def _stop(context: typer.Context, app: str, url: str, key: str, job: str, *, json: bool) -> None:
+    async with open_operator(context, app, url, key, changes=True) as operator:
+        status = await operator.stop_replay(job)
+    if status is None:
+        raise NotFound(f"no app has a replay {job!r}; replays are kept for a week")
     if json:
         print_json(status)
     else:
@@ -87,38 +87,27 @@ async def _stop(settings: Settings, apps: list[str], job: str, *, json: bool) ->
 
 
 async def _replay(
-    settings: Settings,
-    apps: list[str],
-    which: DeadFilter,
-    limit: int,
-    rate: float,
-    *,
-    dry_run: bool,
-    detach: bool,
-    json: bool,
+    operator: Operator, which: DeadFilter, limit: int, rate: float, *, dry_run: bool, detach: bool, json: bool
 ) -> bool:
-    from ..runtime import open_running_store
-
-    async with open_running_store(settings) as store:
-        meant = share({app: await store.dead.count(app, which) for app in apps}, limit)
-        matched = sum(meant.values())
-        if dry_run or not matched:
-            if json:
-                print_json({"matched": matched, "apps": meant, "jobs": []})
-            else:
-                kept = sum([await store.dead.count(app, DeadFilter()) for app in apps])
-                fit = f"{matched:,} of {counted(kept, 'dead letter')} would be sent again"
-                print(fit if matched else f"no dead letter of {kept:,} matches: nothing to send again")
-            return True
-        asked = [
-            await store.dead.request(ReplaySpec(app, which, count if limit else 0, rate))
-            for app, count in meant.items()
-            if count
-        ]
-        if not detach:
-            with going_on(lambda: _left(asked)):
-                for place, each in enumerate(asked):
-                    asked[place] = await _follow(store.dead, each, quiet=json)
+    meant = share(dict(await operator.matched(which)), limit)
+    matched = sum(meant.values())
+    if dry_run or not matched:
+        if json:
+            print_json({"matched": matched, "apps": meant, "jobs": []})
+        else:
+            kept = sum((await operator.matched(DeadFilter())).values())
+            fit = f"{matched:,} of {counted(kept, 'dead letter')} would be sent again"
+            print(fit if matched else f"no dead letter of {kept:,} matches: nothing to send again")
+        return True
+    asked = [
+        await operator.replay(ReplaySpec(app, which, count if limit else 0, rate))
+        for app, count in meant.items()
+        if count
+    ]
+    if not detach:
+        with going_on(lambda: _left(asked)):
+            for place, each in enumerate(asked):
+                asked[place] = await _follow(operator, each, quiet=json)
     if json:
         print_json({"matched": matched, "apps": meant, "jobs": [msgspec.to_builtins(each) for each in asked]})
     elif detach:
@@ -146,17 +135,18 @@ def share(matched: dict[str, int], limit: int) -> dict[str, int]:
     return meant
 
 
-async def _follow(dead: DeadLetters, status: ReplayStatus, *, quiet: bool) -> ReplayStatus:
+async def _follow(operator: Operator, status: ReplayStatus, *, quiet: bool) -> ReplayStatus:
     loop = asyncio.get_running_loop()
     began, warned = loop.time(), False
-    with _display(status, quiet) as show:
-        while status.state in ("queued", "running"):
-            await asyncio.sleep(LOOK)
-            status = await dead.replay(status.spec.app, status.job) or status
-            show(status)
-            if status.state == "queued" and not warned and loop.time() - began > PATIENCE:
-                warned = True
-                typer.echo("no worker has started the replay yet: is `pushsvc jobs` running?", err=True)
+    async with aclosing(operator.replaying(status.spec.app, status.job, LOOK)) as looks:
+        with _display(status, quiet) as show:
+            while status.state in ("queued", "running"):
+                found = await anext(looks)
+                status = status if found is None else found
+                show(status)
+                if status.state == "queued" and not warned and loop.time() - began > PATIENCE:
+                    warned = True
+                    typer.echo("no worker has started the replay yet: is `pushsvc jobs` running?", err=True)
     if status.state == "stopped":
         typer.echo(f"the replay {status.job} was stopped", err=True)
     if status.state == "failed":
@@ -166,8 +156,7 @@ async def _follow(dead: DeadLetters, status: ReplayStatus, *, quiet: bool) -> Re
 
 @contextmanager
 def _display(status: ReplayStatus, quiet: bool) -> Iterator[Callable[[ReplayStatus], None]]:
-    limit = status.spec.limit
-    total = min(status.matched, limit) if limit else status.matched
+    total = status.matched
     if quiet:
         yield lambda status: None
     elif sys.stdout.isatty():

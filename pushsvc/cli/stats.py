@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .access import Url
+from .access import Key, Url, key_of
+from .failed import AppName
 from .figures import OUTCOMES, ServiceFigures, figures
 from .get import get
+from .operator import open_operator
 from .output import Json, counted, print_json, print_table
 from .running import run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from ..settings import Settings
 
 Every = Annotated[float, typer.Option("--every", min=0.2, max=3600, help="Seconds between two samples.", metavar="S")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Update continuously; Ctrl-C stops.")]
@@ -38,25 +38,32 @@ ALARMS = ("held", "frozen", "unserved", "webhook", *OTHERS.values())
 """The first words of summary lines that need attention."""
 
 
-def stats(context: typer.Context, watch: Watch = False, every: Every = 1.0, url: Url = "", json: Json = False) -> None:
+def stats(
+    context: typer.Context,
+    watch: Watch = False,
+    every: Every = 1.0,
+    app: AppName = "",
+    url: Url = "",
+    key: Key = "",
+    json: Json = False,
+) -> None:
     """Show queues, rates, outcomes by app and platform, held and frozen routes, and webhooks in trouble.
 
     Rates are those between two samples. Counters start with the processes; they come from the API's /metrics,
-    everything else from the store. If /metrics needs a key, PUSHSVC_KEY is sent. With --watch and --json each sample
-    is one line.
+    everything else from the API if there is a key with the scope admin, or from the store. With --watch and --json each
+    sample is one line.
     """
-    settings = context.obj.settings()
-    settings.require_apps()
-    base = (url or context.obj.server_url()).rstrip("/")
     try:
-        run(_stats(settings, base, watch=watch, every=every, json=json))
+        run(_stats(context, app, url, key, watch=watch, every=every, json=json))
     except KeyboardInterrupt:
         if not watch:
             raise
 
 
-async def _stats(settings: Settings, url: str, *, watch: bool, every: float, json: bool) -> None:
-    looks = _looks(settings, url, every)
+async def _stats(
+    context: typer.Context, app: str, url: str, key: str, *, watch: bool, every: float, json: bool
+) -> None:
+    looks = _looks(context, app, url, key_of(key, app), every)
     try:
         if watch:
             await _follow(looks, json=json)
@@ -72,40 +79,23 @@ async def _stats(settings: Settings, url: str, *, watch: bool, every: float, jso
         print_table(TITLES, rows(last), prose=("held",))
 
 
-async def _looks(settings: Settings, url: str, every: float) -> AsyncGenerator[ServiceFigures, None]:
-    """Yield samples, one after the other."""
-    from ..ports.conditions import texts
-    from ..runtime import open_running_store, read_conditions
-
-    platforms = {app: tuple(each.accounts) for app, each in settings.apps.items()}
-    online = [app for app, each in settings.apps.items() if each.live]
+async def _looks(
+    context: typer.Context, app: str, url: str, key: str, every: float
+) -> AsyncGenerator[ServiceFigures, None]:
+    """Yield samples, one after the other. Without a key only the counters are asked for at the URL."""
+    base = (url or context.obj.server_url()).rstrip("/")
     last: ServiceFigures | None = None
-    async with open_running_store(settings) as store:
-        while True:
-            metrics, why = await _metrics(url)
-            gauges = await store.gauges(platforms)
-            conditions = await read_conditions(settings, store, gauges)
-            workers = await store.workers.living()
-            last = figures(
-                gauges,
-                texts(conditions, "held"),
-                metrics,
-                last,
-                api=why,
-                schedules=sum([await store.pushes.due(app) for app in settings.apps]),
-                frozen=texts(conditions, "frozen"),
-                workers=workers,
-                unserved=texts(conditions, "unserved"),
-                connections={app: await store.live.gateways(app) for app in online},
-                webhooks=texts(conditions, "webhook"),
-                conditions=conditions,
-            )
+    async with (
+        open_operator(context, app, url if key else "", key) as operator,
+        aclosing(operator.states(every)) as states,
+    ):
+        async for state in states:
+            metrics, why = await _metrics(base, key)
+            last = figures(state, metrics, last, now=time.time(), api=why)
             yield last
-            await asyncio.sleep(every)
 
 
-async def _metrics(url: str) -> tuple[str | None, str]:
-    key = os.environ.get("PUSHSVC_KEY")
+async def _metrics(url: str, key: str) -> tuple[str | None, str]:
     try:
         status, text = await get(f"{url}/metrics", {"Authorization": f"Bearer {key}"} if key else {})
     except (OSError, ValueError):  # the last: it is no URL

@@ -82,7 +82,9 @@ class RouteState(Struct, frozen=True, kw_only=True):
     remedy: str
     frozen: Annotated[str, Meta(description="Why its pruning is frozen; empty while it is not.")]
     waiting: int
+    lanes: Annotated[dict[Lane, int], Meta(description="`waiting` by lane.")]
     retrying: int
+    unacknowledged: Annotated[int, Meta(description="Deliveries among `waiting` that a phone has to acknowledge.")]
     workers: Annotated[int, Meta(description="The living dispatchers that serve it.")]
     sent_rate: Rate
     failed_rate: Rate
@@ -238,6 +240,7 @@ class CleanupAnswer(Struct, frozen=True):
 
     state: Literal["requested", "running"]
     began_at: Time | None
+    holder: Annotated[str, Meta(description="The process that is cleaning up at this moment; empty if none is.")] = ""
 
 
 class CleanupCount(Struct, frozen=True):
@@ -247,6 +250,7 @@ class CleanupCount(Struct, frozen=True):
     removed: dict[str, int]
     total: int
     complete: Annotated[bool, Meta(description="Whether everything was counted in the time that a call has.")]
+    place: Annotated[str | None, Meta(description="Give it as `place` to count the rest; null where it is complete.")]
 
 
 class CheckFinding(Struct, frozen=True):
@@ -316,7 +320,8 @@ class AppStats(Struct, frozen=True, kw_only=True):
         int,
         Meta(description="Deliveries of pushes that wait for their time. An audience has none before."),
     ]
-    scheduled_next_hour: Annotated[int, Meta(description="Pushes whose time comes within the next hour.")]
+    schedules: Annotated[int, Meta(description="Pushes that wait for their time, those to audiences included.")]
+    scheduled_next_hour: Annotated[int, Meta(description="Those of them whose time comes within the next hour.")]
     dead_letters: int
     receipts: Annotated[int, Meta(description="Answers that `pushsvc feedback` has not processed yet.")]
     events: int
@@ -450,6 +455,10 @@ class Administration(Protocol):
 
     async def clean_up(self) -> CleanupAnswer: ...
 
-    async def count_cleanup(self, app: str) -> CleanupCount: ...
+    async def count_cleanup(self, app: str, place: str = "") -> CleanupCount:
+        """Count what a cleanup would remove of the app, from a `place` on that an earlier count has returned."""
+        ...
 
-    async def check(self, app: str) -> Sequence[CheckFinding]: ...
+    async def check(self, app: str, *, online: bool = False) -> Sequence[CheckFinding]:
+        """Return what a check finds. `online`: the providers are asked, and the webhook is called without events."""
+        ...

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import Raw
+from msgspec.structs import replace
 
 from ..errors import Conflict
 from ..model.finding import Explained
 from ..model.instants import instant
 from ..model.push import Platform, Push, Route
-from ..model.routing import CARRIERS, path_of, platform_of
+from ..model.routing import CARRIERS
 from ..ports.admin import (
     AnswerCounts,
     AppStats,
@@ -31,21 +31,20 @@ from ..ports.admin import (
     WebhookTest,
 )
 from ..ports.figures import SLOT
-from ..ports.preview import Preview
 from ..ports.store import Store
 from ..ports.webhooks import DeadBatch
-from ..providers import REGISTRY
-from ..providers.live.render import LIMIT as LIVE_LIMIT
 from ..rules.freeze import Answers, slots_around
 from ..settings import Settings
 from ..stages import cleanup, feedback, webhooks
 from ..stages.webhooks import WebhookConfig
 from .app_stats import AppStatsReader
-from .check import check_running
+from .check import check_running, once
 from .conditions import StoreConditions
 from .figures import Current
 from .flow_history import FlowHistory
+from .online import check_online
 from .plans import cleanup_plan, feedback_config, routes_of, webhook_configs
+from .previews import previewed
 from .providers import explain
 from .webhook_states import webhook_states
 
@@ -87,23 +86,7 @@ class StoreAdministration:
         return history.document()
 
     async def preview(self, push: Push) -> list[PreviewedMessage]:
-        accounts = self._settings.apps[push.app].accounts
-        found = []
-        for route, message in push.messages.items():
-            if route in CARRIERS:
-                shown = Preview("", "", message.headers, message.body, LIVE_LIMIT, len(message.body))
-            else:
-                shown = REGISTRY[route].preview(
-                    accounts[route], message, push_id=push.id, expires_at=push.expires_at, dry_run=push.dry_run
-                )
-            targets = [len(own) for path, own in push.targets.items() if route in (path_of(path)[0], *path_of(path)[1])]
-            found.append(
-                PreviewedMessage(
-                    *(route, platform_of(route), shown.method, shown.path, shown.headers, Raw(shown.body)),
-                    *(shown.size, shown.limit, None if push.audience else sum(targets), Raw(shown.override)),
-                )
-            )
-        return found
+        return previewed(self._settings, push)
 
     # --- feedback ---------------------------------------------------------------------------------
 
@@ -200,24 +183,30 @@ class StoreAdministration:
     # --- cleanup ----------------------------------------------------------------------------------
 
     async def clean_up(self) -> CleanupAnswer:
+        holder = await self._store.locks.holder(cleanup.LOCK) or ""
         record = await self._store.cleanups.record()
-        running = record.place is not None
-        await self._store.cleanups.request()
-        record = await self._store.cleanups.record()
-        return CleanupAnswer("running" if running else "requested", instant(record.began_at))
+        running = bool(holder) or record.place is not None
+        if not running:
+            await self._store.cleanups.request()
+            record = await self._store.cleanups.record()
+        began_at = instant(record.began_at) if record.began_at else None
+        return CleanupAnswer("running" if running else "requested", began_at, holder)
 
-    async def count_cleanup(self, app: str) -> CleanupCount:
+    async def count_cleanup(self, app: str, place: str = "") -> CleanupCount:
         until = time.monotonic() + COUNTING
         clock = await self._store.cleanups.clock()
         plan = cleanup_plan(self._settings, self._store, clock, apps=[app], dry_run=True)
-        cleaned = await cleanup.clean(plan, share=1.0, stopping=lambda: time.monotonic() > until)
+        cleaned = await cleanup.clean(plan, share=1.0, place=place, stopping=lambda: time.monotonic() > until)
         removed = {what: count for (of, what), count in sorted(cleaned.removed.items()) if count and of == app}
-        return CleanupCount("counted", removed, sum(removed.values()), cleaned.place is None)
+        return CleanupCount("counted", removed, sum(removed.values()), cleaned.place is None, cleaned.place)
 
     # --- checks -----------------------------------------------------------------------------------
 
-    async def check(self, app: str) -> list[CheckFinding]:
+    async def check(self, app: str, *, online: bool = False) -> list[CheckFinding]:
         found = await check_running(self._settings, self._store)
+        if online:
+            own = replace(self._settings, apps={app: self._settings.apps[app]})
+            found = once([*found, *await check_online(own)])
         return [each for each in found if concerns(each.part, app)]
 
 

@@ -28,6 +28,7 @@ from ..ports.admin import (
     live_state,
 )
 from ..ports.cleanup import CleanupRecord
+from ..ports.conditions import Condition
 from ..ports.figures import SLOT, AppGauges
 from ..ports.store import Store
 from ..ports.workers import Worker
@@ -66,7 +67,8 @@ class AppStatsReader:
     def _settings(self) -> Settings:
         return self._current.settings
 
-    async def read(self, app: str) -> AppStats:
+    async def read(self, app: str, known: Sequence[Condition] | None = None) -> AppStats:
+        """Return the state of an app. `known` are all conditions, where the caller has read them."""
         settings, store = self._settings, self._store
         accounts = tuple(settings.apps[app].accounts)
         now = store.clock()
@@ -75,12 +77,13 @@ class AppStatsReader:
             store.gauges({app: accounts}),
             store.workers.living(),
             store.flow.read(app, slot - TOOK, slot),
-            self._causes(app),
+            self._causes(app, known),
         )
-        hooks, record, devices, upcoming = await asyncio.gather(
+        hooks, record, devices, schedules, upcoming = await asyncio.gather(
             webhook_states(settings, store, app),
             store.cleanups.record(),
             store.registry.count(app),
+            store.pushes.due(app),
             store.pushes.due(app, now + _HOUR),
         )
         at = now // SLOT_MS
@@ -110,6 +113,7 @@ class AppStatsReader:
             retrying=sum(own.retry_pending.values()),
             unacknowledged=sum(own.ack_pending.values()),
             scheduled=own.scheduled,
+            schedules=schedules,
             scheduled_next_hour=upcoming,
             dead_letters=own.dead_letters,
             receipts=own.receipts,
@@ -151,7 +155,9 @@ class AppStatsReader:
             remedy=why.remedy if why else "",
             frozen=frozen[route.name].cause if route.name in frozen else "",
             waiting=sum(gauges.pending[route.platform].values()),
+            lanes=dict(gauges.pending[route.platform]),
             retrying=gauges.retry_pending[route.platform],
+            unacknowledged=gauges.ack_pending[route.platform],
             workers=sum(worker.part == "dispatch" and route.name in worker.serves for worker in workers),
             sent_rate=rate_of(flow, slot, f"ended:{platform}:sent"),
             failed_rate=rate_of(flow, slot, f"ended:{platform}:failed"),
@@ -172,11 +178,11 @@ class AppStatsReader:
             known = self._expiries[route] = (config, now, None if at is None else instant(int(at * 1000)))
         return known[2]
 
-    async def _causes(self, app: str) -> list[Cause]:
+    async def _causes(self, app: str, known: Sequence[Condition] | None) -> list[Cause]:
         """Return the conditions that concern the app, or the whole service."""
         return [
             Cause(**structs.asdict(each), routes=[each.what] if each.what.startswith(f"{app}/") else [])
-            for each in await self._conditions.now()
+            for each in (await self._conditions.now() if known is None else known)
             if each.app in ("", app)
         ]
 

@@ -43,6 +43,7 @@ class FixedAdministration:
             retrying=0,
             unacknowledged=0,
             scheduled=0,
+            schedules=0,
             scheduled_next_hour=0,
             dead_letters=0,
             receipts=0,
@@ -90,8 +91,8 @@ class FixedAdministration:
     async def clean_up(self) -> CleanupAnswer:
         return CleanupAnswer("requested", None)
 
-    async def count_cleanup(self, app: str) -> CleanupCount:
-        return CleanupCount("counted", {}, 0, True)
+    async def count_cleanup(self, app: str, place: str = "") -> CleanupCount:
+        return CleanupCount("counted", {}, 0, True, None)
 
-    async def check(self, app: str) -> list[CheckFinding]:
+    async def check(self, app: str, *, online: bool = False) -> list[CheckFinding]:
         return [CheckFinding(f"apps.{app}", "ok", "as it should be")]

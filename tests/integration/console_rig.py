@@ -85,7 +85,9 @@ def stats(state: State) -> dict[str, Any]:
             "remedy": "",
             "frozen": "",
             "waiting": 41_208 if held else 0,
+            "lanes": {"urgent": 0, "normal": 41_208 if held else 0, "bulk": 0},
             "retrying": 0,
+            "unacknowledged": 0,
             "workers": 2,
             "sent_rate": sent if busy else None,
             "failed_rate": 0.0,
@@ -137,6 +139,7 @@ def stats(state: State) -> dict[str, Any]:
         "retrying": 31 if busy else 0,
         "unacknowledged": 240 if busy else 0,
         "scheduled": 1200 if busy else 0,
+        "schedules": 8 if busy else 0,
         "scheduled_next_hour": 3 if busy else 0,
         "dead_letters": 3412 if busy else 0,
         "receipts": 2,
@@ -338,6 +341,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                 "app": "shop",
                 "counts": _counts(41_208, queued=120, retrying=31, failed=9, invalid=12),
                 "live": live,
+                "trace_id": "0af7651916cd43dd8448eb211c80319c",
             }
         case "GET", ["push", _, "deliveries"]:
             return page(

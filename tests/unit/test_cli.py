@@ -21,6 +21,7 @@ from pushsvc import cli
 from pushsvc.cli.access import Access, access
 from pushsvc.cli.check import _of_config_error, _quiet
 from pushsvc.cli.follow import ended, verdict
+from pushsvc.cli.operator_store import StoreOperator
 from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
 from pushsvc.cli.replay import _replay
 from pushsvc.cli.send import lay_over, read_document
@@ -522,15 +523,14 @@ def test_a_replay_that_nobody_watches_any_more_says_that_it_goes_on(capsys: pyte
         yield SimpleNamespace(dead=Dead())
 
     async def main() -> None:
-        task = asyncio.ensure_future(
-            _replay(Settings(), ["shop"], DeadFilter(), 0, 0.0, dry_run=False, detach=False, json=False)
-        )
+        task = asyncio.ensure_future(_replay(operator, DeadFilter(), 0, 0.0, dry_run=False, detach=False, json=False))
         await watched.wait()
         task.cancel()  # as Ctrl-C does
         with pytest.raises(asyncio.CancelledError):
             await task
 
     watched = asyncio.Event()
+    operator = StoreOperator(Settings(), ["shop"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pushsvc.runtime.open_running_store", opened)
         asyncio.run(main())

@@ -13,18 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushsvc import runtime
+from pushsvc.api.devices.importing import BadLine, read_device
 from pushsvc.api.rules import Rules
 from pushsvc.cli.device_files import LONGEST, entries, format_of
 from pushsvc.cli.device_lines import (
     BadHeader,
-    BadLine,
     Format,
     columns,
     csv_of,
     document_of,
     header,
     ndjson_of,
-    read_device,
 )
 from pushsvc.model.devices import Device
 from pushsvc.model.instants import instant

@@ -54,6 +54,7 @@ def modules_of(statement: str, folder: Path) -> set[str]:
         (["keys", "list", "-c", "pushsvc.toml"], STORE),
         (["stats", "-c", "pushsvc.toml"], STORE),
         (["failed", "-c", "pushsvc.toml"], STORE),
+        (["pushes", "list", "-c", "pushsvc.toml"], STORE),
         (["webhooks", "list", "-c", "pushsvc.toml"], STORE),
         (["devices", "show", "x", "-c", "pushsvc.toml"], STORE),
         (["cleanup", "--dry-run", "-c", "pushsvc.toml"], STORE),

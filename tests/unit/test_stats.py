@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from msgspec import structs
 
 from pushsvc.cli.figures import figures, read_counters
+from pushsvc.cli.operator import ServiceState
 from pushsvc.cli.stats import ALARMS, plain, rows, summary
 from pushsvc.errors import CredentialError
 from pushsvc.model.instants import instant
 from pushsvc.model.push import Lane
-from pushsvc.ports.figures import AppGauges, Gauges, Held
+from pushsvc.ports.admin import AnswerCounts, GatewayState, LaneFigures, LiveState, RouteState
+from pushsvc.ports.conditions import Condition, Kind
+from pushsvc.ports.figures import Held
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.workers import Worker
-from pushsvc.runtime.conditions import configuration, held
+from pushsvc.runtime.conditions import condition, configuration, held
 from pushsvc.store.work.held import still_held
 
+from ..fakes.admin import AT, FixedAdministration
+
 LANES: dict[Lane, int] = {"urgent": 1, "normal": 2, "bulk": 3000}
-NONE: dict[Lane, int] = {"urgent": 0, "normal": 0, "bulk": 0}
 
 TEXT = """\
 # TYPE pushsvc_deliveries_total counter
@@ -29,23 +36,44 @@ pushsvc_deliveries_accepted_total{{app="shop"}} {accepted}
 """
 
 
-def gauges() -> Gauges:
-    app = AppGauges(
-        pending={"apns": LANES},
-        retry_pending={"apns": 5},
-        ack_pending={"apns": 4},
-        scheduled=40,
-        entries={"apns": NONE},
-        in_flight={"apns": NONE},
-        consumers={"apns": {"urgent": 2, "normal": 2, "bulk": 2}},
-        suppressed={"apns": 0},
-        dead_letters=7,
-        receipts=0,
-        events=0,
-        quarantined=0,
-        by_shard=[3003],
+def state(
+    *conditions: Condition, gateways: dict[str, int] | None = None, workers: int = 0, **more: Any
+) -> ServiceState:
+    """The state of one app with one route; with `gateways` it has the live channel."""
+    route = RouteState(
+        route="shop/apns",
+        platform="apns",
+        state="sending",
+        since=None,
+        reason="",
+        remedy="",
+        frozen="",
+        waiting=3003,
+        lanes=LANES,
+        retrying=5,
+        unacknowledged=4,
+        workers=workers,
+        sent_rate=None,
+        failed_rate=None,
+        p50=None,
+        p99=None,
+        answers=AnswerCounts(),
+        expires_at=None,
     )
-    return Gauges(apps={"shop": app})
+    lanes = [
+        LaneFigures(lane=lane, waiting=count, oldest_age=None, in_rate=None, out_rate=None, through_in=None)
+        for lane, count in LANES.items()
+    ]
+    live = None
+    if gateways is not None:
+        live = LiveState(sum(gateways.values()), [GatewayState(name, count, AT) for name, count in gateways.items()])
+    known = {"routes": [route], "lanes": lanes, "live": live, "retrying": 5, "unacknowledged": 4, "scheduled": 40}
+    stats = asyncio.run(FixedAdministration().stats("shop"))
+    return ServiceState([structs.replace(stats, **{**known, "dead_letters": 7, **more})], conditions)
+
+
+def one(kind: Kind, what: str, cause: str, remedy: str = "look", **more: Any) -> Condition:
+    return condition(kind, what, cause, remedy, **more)
 
 
 def test_counters_of_all_reasons_are_one_figure() -> None:
@@ -55,68 +83,70 @@ def test_counters_of_all_reasons_are_one_figure() -> None:
 
 
 def test_rates_are_those_between_two_looks() -> None:
-    first = figures(gauges(), {}, TEXT.format(sent=100, accepted=200), now=1000.0)
+    first = figures(state(), TEXT.format(sent=100, accepted=200), now=1000.0)
     assert first.sent_rate is None
-    living = [Worker("dispatch", name, frozenset(serves)) for name, serves in (("a", ["shop/apns"]), ("b", ["x/fcm"]))]
-    living.append(Worker("serve", "c", frozenset(["shop/apns"])))
-    second = figures(gauges(), {}, TEXT.format(sent=300, accepted=1200), first, now=1002.0, workers=living)
+    second = figures(state(workers=1), TEXT.format(sent=300, accepted=1200), first, now=1002.0)
     assert (second.sent_rate, second.accepted_rate) == (100.0, 500.0)
     (route,) = second.routes
     assert (route.sent_rate, route.outcomes["failed"], route.consumers) == (100.0, 3, 1)
 
 
 def test_frozen_routes_are_told() -> None:
-    look = figures(gauges(), {}, "", frozen={"shop/apns": "300 of 300 answers within 10 s were `dead`"}, now=1.0)
-    assert summary(look)[4:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`"]
+    look = figures(state(one("frozen", "shop/apns", "300 of 300 answers within 10 s were `dead`")), "", now=1.0)
+    assert summary(look)[4:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`: look"]
     assert plain(look).endswith(" frozen=shop/apns")
 
 
 def test_a_webhook_in_trouble_is_told() -> None:
-    look = figures(gauges(), {}, "", webhooks={"shop": "2 batches were given up"}, now=1.0)
-    assert summary(look)[4:] == ["webhook   shop: 2 batches were given up"]
+    look = figures(state(one("webhook", "shop", "2 batches were given up")), "", now=1.0)
+    assert summary(look)[4:] == ["webhook   shop: 2 batches were given up: look"]
     assert summary(look)[4].startswith(ALARMS)
     assert plain(look).endswith(" webhook=shop")
 
 
 def test_a_refused_configuration_is_told() -> None:
     refused = configuration([Worker("jobs", "b", frozenset(), refused_since=5000)])
-    look = figures(gauges(), {}, "", conditions=list(refused), now=1.0)
+    look = figures(state(*refused), "", now=1.0)
     assert look.reload_refused
     (line,) = summary(look)[4:]
     assert line.startswith(
         "config    configuration: the changed configuration was refused and an older one runs (jobs)"
     )
     assert line.startswith(ALARMS)
-    assert not figures(gauges(), {}, "", now=1.0).reload_refused
+    assert not figures(state(), "", now=1.0).reload_refused
 
 
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
-    first = figures(gauges(), {}, TEXT.format(sent=100, accepted=200), now=1000.0)
-    assert figures(gauges(), {}, TEXT.format(sent=5, accepted=5), first, now=1001.0).sent_rate == 0.0
+    first = figures(state(), TEXT.format(sent=100, accepted=200), now=1000.0)
+    assert figures(state(), TEXT.format(sent=5, accepted=5), first, now=1001.0).sent_rate == 0.0
 
 
 def test_one_is_no_plural() -> None:
-    app = structs.replace(gauges().apps["shop"], dead_letters=1)
-    look = figures(Gauges(apps={"shop": app}), {}, "", now=1.0, connections={"shop": {"gateway": 1}})
-    dead, live = summary(look)[-2:]
+    dead, live = summary(figures(state(gateways={"gateway": 1}, dead_letters=1), "", now=1.0))[-2:]
     assert dead == "dead      1 dead letter"
     assert live.startswith("live      1 connection, 1 gateway; ")
 
 
 def test_held_routes_and_a_silent_api_are_told() -> None:
-    why = "http://x does not answer"
-    look = figures(gauges(), {"shop/apns": "InvalidProviderToken"}, None, api=why, schedules=3, now=1.0)
+    held = one("held", "shop/apns", "InvalidProviderToken")
+    look = figures(state(held, schedules=3), None, api="http://x does not answer", now=1.0)
     assert summary(look) == [
         "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for a retry",
         "scheduled 3 pushes with 40 deliveries; an audience has none before its time",
         "rates     accepted -/s, sent -/s",
         "dead      7 dead letters",
-        "held      shop/apns: InvalidProviderToken",
+        "held      shop/apns: InvalidProviderToken: look",
         "counters  missing: http://x does not answer",
     ]
-    assert rows(look)[0][-1] == "InvalidProviderToken"
+    assert rows(look)[0][-1] == "InvalidProviderToken: look"
     assert plain(look).startswith("urgent=1 normal=2 bulk=3000 retrying=5 scheduled=40 schedules=3 accepted/s=-")
-    assert plain(look).endswith("dead=7 held=shop/apns:InvalidProviderToken")
+    assert plain(look).endswith("dead=7 held=shop/apns:InvalidProviderToken: look")
+
+
+def test_a_service_that_is_away_is_told_with_the_age_of_the_figures() -> None:
+    look = figures(structs.replace(state(), away=f"no answer; the figures are of {AT}"), "", now=1.0)
+    assert summary(look)[-1] == f"counters  missing: no answer; the figures are of {AT}"
+    assert rows(look)[0][-2] == "-"
 
 
 @pytest.mark.parametrize(
@@ -166,17 +196,18 @@ def test_a_credential_that_cannot_be_used_is_told_with_its_own_remedy() -> None:
 
 
 def test_what_nobody_serves_is_told() -> None:
-    look = figures(
-        gauges(), {}, "", unserved={"shop/apns": "no `pushsvc dispatch` runs, or it hangs: nothing is sent"}, now=1.0
-    )
-    assert summary(look)[-1] == "unserved  shop/apns: no `pushsvc dispatch` runs, or it hangs: nothing is sent"
+    cause, remedy = "no `pushsvc dispatch` runs, or it hangs", "start it"
+    look = figures(state(one("unserved", "shop/apns", cause, remedy)), "", now=1.0)
+    assert summary(look)[-1] == f"unserved  shop/apns: {cause}: {remedy}"
     assert plain(look).endswith(" unserved=shop/apns")
 
 
 def test_connections_are_shown_where_an_app_has_a_live_channel() -> None:
-    assert not any(line.startswith("live") for line in summary(figures(gauges(), {}, "", now=1.0)))
-    look = figures(gauges(), {}, "", connections={"shop": {"a": 1200, "b": 34}, "news": {"a": 0}}, now=1.0)
+    assert not any(line.startswith("live") for line in summary(figures(state(), "", now=1.0)))
+    both = state(gateways={"a": 1200, "b": 34})
+    (news,) = state(gateways={"a": 0}, unacknowledged=0).apps
+    look = figures(structs.replace(both, apps=[*both.apps, structs.replace(news, app="news", routes=[])]), "", now=1.0)
     assert "live      1,234 connections, 2 gateways; 4 of the queued wait for their phones" in summary(look)
     assert plain(look).endswith(" connections=1234 awaiting=4")
-    none = figures(gauges(), {}, "", connections={"shop": {}}, now=1.0)
+    none = figures(state(gateways={}), "", now=1.0)
     assert any(line.startswith("live      0 connections, 0 gateways; ") for line in summary(none))

@@ -24,6 +24,7 @@ from ..pushes.preparing import prepare
 from .devices import count_where
 from .document import (
     AudienceCount,
+    CleanupDocument,
     KeepDocument,
     KeyList,
     NewKey,
@@ -121,17 +122,17 @@ async def redeliver(ports: ApiPorts, request: Request, asked: tuple[int | None, 
     return Reply(found, 202)
 
 
-async def post_cleanup(ports: ApiPorts, request: Request, dry_run: bool) -> Reply:
+async def post_cleanup(ports: ApiPorts, request: Request, asked: CleanupDocument) -> Reply:
     """Request a cleanup, or count what it would remove."""
-    if dry_run:
-        return Reply(await ports.admin.count_cleanup(request.app.name))
+    if asked.dry_run:
+        return Reply(await ports.admin.count_cleanup(request.app.name, asked.place or ""))
     _log(request, "cleanup_requested")
     return Reply(await ports.admin.clean_up(), 202)
 
 
 async def get_check(ports: ApiPorts, request: Request) -> Reply:
     """Check the configuration of the app, the store and the credentials."""
-    found = await ports.admin.check(request.app.name)
+    found = await ports.admin.check(request.app.name, online=request.params["online"] == "true")
     return Reply(CheckAnswer(all(finding.level != "error" for finding in found), list(found)))
 
 

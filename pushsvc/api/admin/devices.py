@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
@@ -17,6 +17,7 @@ from ...ports.admin import live_state
 from ...ports.live import Cut, Drain, Presence
 from ...rules.where import WhereError, compile_where
 from ..devices.calls import NO_DEVICE
+from ..devices.importing import import_devices, imported
 from ..http.exchange import NO_CONTENT, Reply, Request
 from ..live.calls import live_of
 from ..ports import ApiPorts, ServedApp
@@ -115,6 +116,12 @@ class Drained(Struct, frozen=True):
     """The connections that are asked to connect again."""
 
     connections: int
+
+
+async def post_import(ports: ApiPorts, request: Request, values: list[Any]) -> Reply:
+    """Write devices as they are."""
+    taken = await import_devices(ports.registry, request.app.rules, values, request.now)
+    return Reply(imported(taken))
 
 
 async def get_admin_devices(ports: ApiPorts, request: Request) -> Reply:

@@ -36,6 +36,9 @@ class PushRow(Struct, frozen=True):
     key: Annotated[str, Meta(description="The name of the API key that it was posted with, if this is known.")]
     counts: Counts
     send_at: Annotated[Time | UnsetType, Meta(description="Only for pushes that are or were scheduled.")] = UNSET
+    trace_id: Annotated[
+        str | UnsetType, Meta(description="Only for traced pushes: the id of the trace, in hexadecimal.")
+    ] = UNSET
 
 
 class PushPage(Struct, frozen=True):
@@ -104,6 +107,10 @@ class CleanupDocument(Struct, forbid_unknown_fields=True):
     """A cleanup to run."""
 
     dry_run: Annotated[bool | None, Meta(description="Only count what would be removed of this app.")] = None
+    place: Annotated[
+        Annotated[str, Meta(max_length=4096)] | None,
+        Meta(description="The `place` of a count that was not complete, to count the rest; only with `dry_run`."),
+    ] = None
 
 
 class FailedGroup(Struct, frozen=True):
@@ -194,6 +201,7 @@ def shown_push(each: ListedPush) -> PushRow:
         key=each.key,
         counts=status.counts,
         send_at=UNSET if status.send_at is None else instant(status.send_at),
+        trace_id=status.trace or UNSET,
     )
 
 
@@ -228,6 +236,9 @@ def read_span(body: bytes) -> tuple[int | None, int | None, bool]:
     return since, until, asked.dry_run or False
 
 
-def read_cleanup(body: bytes) -> bool:
-    """Return whether it is a dry run."""
-    return bool(body) and (read_document(body, CleanupDocument).dry_run or False)
+def read_cleanup(body: bytes) -> CleanupDocument:
+    """Return what is asked of a cleanup. Raises `InvalidRequest` for a place without a dry run."""
+    asked = read_document(body, CleanupDocument) if body else CleanupDocument()
+    if asked.place is not None and not asked.dry_run:
+        raise InvalidRequest(faults=[Fault("place", "is only for a count: give `dry_run` too")])
+    return asked

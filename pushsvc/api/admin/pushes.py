@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -17,7 +17,8 @@ from ...model.push import MAX_TTL, Platform, Push
 from ...model.routing import CARRIERS
 from ...model.status import ROWS_FOR_ALL, DeliveryRow, PushStatus
 from ...ports.admin import PreviewedMessage
-from ...ports.pushes import KeptPush
+from ...ports.live import Live
+from ...ports.pushes import KeptPush, PushStore
 from ...rules.channels import LIVE
 from ..http.exchange import Reply, Request
 from ..ports import ApiPorts
@@ -72,19 +73,37 @@ class AdminPush(PushRow, frozen=True, kw_only=True):
 async def get_admin_push(ports: ApiPorts, request: Request) -> Reply:
     """Return a push with what is left of its content."""
     app, push_id = request.app, request.params["id"]
-    kept = await ports.pushes.kept(app.name, push_id)
-    if kept is None:
+    live = None if app.live is None else ports.live
+    routes = [route for route, _ in app.accounts]
+    found = await admin_push(app.name, push_id, routes, ports.pushes, live, ports.admin.preview)
+    if found is None:
         raise NotFound(f"There is no push {push_id} of this app; statuses are kept for a limited time.")
+    return Reply(found)
+
+
+async def admin_push(
+    app: str,
+    push_id: str,
+    routes: Sequence[Platform],
+    pushes: PushStore,
+    live: Live | None,
+    preview: Callable[[Push], Awaitable[list[PreviewedMessage]]],
+) -> AdminPush | None:
+    """Return a push with what is left of its content, or None where there is no such push. `routes` are those that the
+    app has, `live` is given where it has the live channel."""
+    kept = await pushes.kept(app, push_id)
+    if kept is None:
+        return None
     status = kept.listed.status
-    page = await ports.pushes.deliveries(app.name, push_id, outcome=None, cursor="", limit=ROWS_FOR_ALL)
+    page = await pushes.deliveries(app, push_id, outcome=None, cursor="", limit=ROWS_FOR_ALL)
     rows = page[0] if page is not None and status.counts.total <= ROWS_FOR_ALL else []
-    messages = await ports.admin.preview(_push_of(kept, [route for route, _ in app.accounts]))
-    live = (await ports.live.contents(app.name, [push_id])).get(push_id) if app.live is not None else None
+    messages = await preview(_push_of(kept, routes))
+    content = None if live is None else (await live.contents(app, [push_id])).get(push_id)
     to = _receivers(kept, rows)
     shown = structs.asdict(shown_push(kept.listed))
-    copy, lacks = _copy(kept, messages, live, to)
+    copy, lacks = _copy(kept, messages, content, to)
     timeline = _timeline(status, rows)
-    return Reply(AdminPush(**shown, timeline=timeline, to=to, messages=messages, copy=copy, copy_lacks=lacks))
+    return AdminPush(**shown, timeline=timeline, to=to, messages=messages, copy=copy, copy_lacks=lacks)
 
 
 def _push_of(kept: KeptPush, routes: Sequence[Platform]) -> Push:

@@ -21,6 +21,7 @@ from ...ports.admin import (
 )
 from ...rules.where import MAX_LENGTH
 from ..call import CURSOR, LIMIT, Answer, Document, rows
+from ..devices.importing import MOST, ImportDocument, Imported, read_import
 from ..devices.routes import DEVICE
 from ..http.exchange import Reply, Request
 from ..http.params import PathParam, QueryParam
@@ -61,6 +62,7 @@ from .devices import (
     get_admin_device,
     get_admin_devices,
     get_admin_live,
+    post_import,
     restore_device,
 )
 from .document import (
@@ -193,6 +195,9 @@ CALLS: Final = (
         *("GET check", "get_admin_check", get_check),
         "Check configuration, store and credentials, with the fix beside each fault.",
         Answer(200, "The findings.", CheckAnswer),
+        description="With `online=true` each provider is asked whether it accepts the credential, and the webhook is "
+        "called without events.",
+        params=(QueryParam("online", "Whether the providers and the webhook are asked.", options=("true", "false")),),
     ),
     _row(
         *("GET rates", "get_admin_rates", get_rates),
@@ -255,6 +260,19 @@ CALLS: Final = (
         "Count the active devices for which an expression is true.",
         Answer(200, "The number of devices that were counted within 2 seconds.", DeviceCount),
         params=(_WHERE,),
+    ),
+    _row(
+        *(
+            "POST devices/import",
+            "import_admin_devices",
+            Document(ImportDocument, lambda body, _: read_import(body), post_import),
+        ),
+        "Write devices as they are, each in place of the one with its id or token.",
+        Answer(200, "What became of each.", Imported),
+        description=f"Up to {MOST:,} devices, each as in a line of `pushsvc devices export`: the document of "
+        "`PUT /v1/devices/{device_id}` with `id` and, where they are known, `registered_at`, `last_seen_at`, `topics`, "
+        "`strikes`, `struck_at`, and of a pruned one `state`, `pruned_at` and `pruned_for`. One that is not valid is "
+        "refused alone.",
     ),
     _row(
         *("GET devices/{device_id}", "get_admin_device", get_admin_device),

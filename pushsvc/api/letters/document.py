@@ -72,6 +72,16 @@ class ReplayAccepted(Struct, frozen=True):
     matched: int
 
 
+class ReplayFilter(Struct, frozen=True, omit_defaults=True):
+    """The dead letters that a replay is about; what is left out does not narrow."""
+
+    push: str = ""
+    platform: str = ""
+    reason: str = ""
+    since: Time | None = None
+    until: Time | None = None
+
+
 class Replay(Struct, frozen=True):
     """The progress of a replay. `moved` deliveries were queued again; `skipped` dead letters stay as they are."""
 
@@ -83,6 +93,9 @@ class Replay(Struct, frozen=True):
     moved: int
     skipped: Annotated[int, Meta(description="Dead letters whose push was cancelled, or is no longer known.")]
     error: str
+    filter: ReplayFilter
+    limit: Annotated[int, Meta(description="The maximum number of deliveries; 0: no limit.")]
+    rate: Annotated[float, Meta(description="The number of deliveries a second; 0: no limit.")]
 
 
 def read_filter(values: Mapping[str, Any], faults: list[Fault]) -> DeadFilter:
@@ -113,7 +126,8 @@ def read_replay(body: bytes) -> tuple[DeadFilter, int, float, bool]:
 
 def shown_replay(status: ReplayStatus) -> Replay:
     """Return a replay as the API shows it."""
-    limit = status.spec.limit
+    limit, which = status.spec.limit, status.spec.filter
+    since, until = (None if at is None else instant(at) for at in (which.since, which.until))
     return Replay(
         job=status.job,
         state=status.state,
@@ -123,6 +137,9 @@ def shown_replay(status: ReplayStatus) -> Replay:
         moved=status.moved,
         skipped=status.skipped,
         error=status.error,
+        filter=ReplayFilter(which.push, which.platform, which.reason, since, until),
+        limit=limit,
+        rate=status.spec.rate,
     )
 
 

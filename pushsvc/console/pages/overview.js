@@ -136,7 +136,7 @@ export default function Overview({ session }) {
         { label: "last sign", num: true, cell: (row) => row.last_sign && html`<${Age} of=${row.last_sign} />` },
       ]} /></section>
       <section class="stack tight"><h2>Also</h2><${Facts} of=${[
-        ["Scheduled", html`<a href=${to("pushes", null, { tab: "schedules" })}>${plural(stats.scheduled, "delivery", "deliveries")}</a>; ${plural(stats.scheduled_next_hour, "push", "pushes")} in the next hour`],
+        ["Scheduled", html`<a href=${to("pushes", null, { tab: "schedules" })}>${plural(stats.schedules, "push", "pushes")}</a>, ${number(stats.scheduled_next_hour)} of them in the next hour; ${plural(stats.scheduled, "delivery", "deliveries")}`],
         ["Devices", html`<a href=${to("devices")}>${number(stats.devices)}</a> active, ${number(stats.suppressed)} tokens suppressed`],
         ["Live channel", stats.live && html`<a href=${to("live")}>${plural(stats.live.connections, "connection")}</a> at ${plural(stats.live.gateways.length, "gateway")}; ${stats.unacknowledged ? html`<a href=${to("pushes", null, { state: "sending" })}>${plural(stats.unacknowledged, "delivery waits", "deliveries wait")}</a> for an acknowledgement` : "none waits for an acknowledgement"}`],
         ["Feedback", html`<a href=${to("feedback")}>${plural(stats.receipts, "receipt")}</a> to judge, ${plural(stats.events, "event")} kept`],

@@ -1,0 +1,338 @@
+"""Commands of an operator that have two ways, over the API and in the store, print the same both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushsvc import runtime
+from pushsvc.cli import operator_api, operator_store
+from pushsvc.cli.access import Access
+from pushsvc.model.devices import Device
+from pushsvc.stages.cleanup import LOCK
+
+from .harness import KEY, Service, apns, fcm
+from .terminal import at_terminal
+from .test_cli_commands import Shell, play
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
+
+
+class BothWays:
+    """Runs a command over the API and in the store."""
+
+    def __init__(self, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._shell = shell
+        self._monkeypatch = monkeypatch
+        self._used: list[str] = []
+        for module, name in ((operator_api, "ApiOperator"), (operator_store, "StoreOperator")):
+            monkeypatch.setattr(module, name, self._noted(name, getattr(module, name)))
+
+    def _noted(self, name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*given: Any) -> Any:
+            self._used.append(name)
+            return made(*given)
+
+        return make
+
+    async def over_api(self, *words: str) -> tuple[int, str, str]:
+        self._used.clear()
+        found = await self._shell(*words)
+        assert self._used == ["ApiOperator"]
+        return found
+
+    async def in_store(self, *words: str) -> tuple[int, str, str]:
+        self._used.clear()
+        with self._monkeypatch.context() as environment:
+            environment.delenv("PUSHSVC_KEY")
+            found = await self._shell(*words)
+        assert self._used == ["StoreOperator"]
+        return found
+
+    async def as_processes(self, *words: str) -> list[Any]:
+        """Run a command that minds signals in a process for each way, the first where no store is reached, the second
+        without a key. Returns exit code, the JSON that it printed, and its errors."""
+        found = []
+        for left_out, more in (("", {"PUSHSVC__REDIS__URL": "redis://127.0.0.1:1/0"}), ("PUSHSVC_KEY", {})):
+            environ = {name: text for name, text in os.environ.items() if name != left_out}
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "pushsvc", *words, "--json"), env={**environ, **more}, stdout=-1, stderr=-1
+            )
+            out, err = await process.communicate()
+            found.append((process.returncode, json.loads(out) if out else None, err.decode()))
+        return found
+
+    async def __call__(self, *words: str, code: int = 0, of: Callable[[Any], Any] | None = None) -> Any:
+        """Compare the text and the JSON, or of the JSON what `of` takes from it. Returns the JSON."""
+        if of is None:
+            assert (await self.over_api(*words)) == (await self.in_store(*words))
+        api, store = await self.over_api(*words, "--json"), await self.in_store(*words, "--json")
+        assert (api[0], store[0], api[2]) == (code, code, store[2]), (api, store)
+        if code:
+            assert api == store
+            return None
+        found = [json.loads(out) for _, out, _ in (api, store)]
+        left, right = [each if of is None else of(each) for each in found]
+        assert left == right
+        return found[0]
+
+
+@asynccontextmanager
+async def jobs(folder: Path) -> AsyncIterator[None]:
+    """`pushsvc jobs` as a process of its own."""
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pushsvc", "jobs"), env=os.environ.copy(), stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        worker.terminate()
+        await worker.wait()
+
+
+def without(*names: str) -> Callable[[Any], Any]:
+    """Return what leaves out these fields, wherever they are."""
+
+    def take(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: take(each) for name, each in value.items() if name not in names}
+        return [take(each) for each in value] if isinstance(value, list) else value
+
+    return take
+
+
+def test_pushes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(shell: Shell) -> None:
+        both, service = BothWays(shell, monkeypatch), shell.service
+        code, out, err = await shell("pushes", "list")
+        assert (code, out.splitlines(), err) == (0, ["accepted\tid\tstate\tsent\tof\tlane\tkey\tapp"], "0 pushes")
+        pushes = [await service.push(apns("ok", at) + fcm("ok", at), lane="bulk", data={"a": "b"}) for at in range(3)]
+        assert await service.done(*pushes) == {"total": 6, "sent": 6}
+        soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        later = [await service.push(apns("ok", f"later-{at}"), data={"a": "b"}, send_at=soon) for at in range(2)]
+
+        listed = await both("pushes", "list")
+        assert [row["id"] for row in listed["items"]] == [*reversed(later), *reversed(pushes)]
+        assert {row["app"] for row in listed["items"]} == {"shop"}
+        assert len((await both("pushes", "list", "--lane", "bulk", "--limit", "2"))["items"]) == 2
+        assert len((await both("pushes", "list", "--state", "scheduled", "--by", "test"))["items"]) == 2
+        assert (await both("pushes", "list", "--until", "2h"))["items"] == []
+        assert {row["id"] for row in (await both("pushes", "schedules"))["items"]} == {*later}
+        _, out, _ = await shell("pushes", "schedules")
+        assert out.splitlines()[1].split("\t")[2:] == ["1", "normal", "test", "shop"]
+
+        found = await both("pushes", "show", later[0])
+        assert (found["id"], found["state"], found["app"]) == (later[0], "scheduled", "shop")
+        assert [each["what"] for each in found["timeline"]] == ["accepted", "due"]
+        assert [message["route"] for message in found["messages"]] == ["apns"]
+        await both("pushes", "show", pushes[0].upper())
+        _, out, _ = await shell("pushes", "show", pushes[0])
+        assert out.splitlines()[:2] == [f"{pushes[0]}  done", "2 of 2: 2 sent"]
+        assert "lane\tbulk" in out
+
+        ended = await both.over_api("pushes", "cancel", later[0])
+        assert (ended[0], ended[1].splitlines()[0]) == (0, f"{later[0]}  cancelled")
+        again = await both.in_store("pushes", "cancel", later[1], "--json")
+        assert json.loads(again[1])["counts"]["cancelled"] == 1
+        await both("pushes", "cancel", pushes[0], code=1)
+        nobody = "00000000-0000-0000-0000-000000000000"
+        for act in ("show", "cancel"):
+            await both("pushes", act, nobody, code=1)
+            code, _, err = await shell("pushes", act, "x")
+            assert (code, "'x' is not the id of a push" in err) == (2, True)
+        for option, value, meant in (("--state", "don", "done"), ("--lane", "normla", "normal")):
+            code, _, err = await shell("pushes", "list", option, value)
+            assert (code, f"did you mean `{meant}`" in " ".join(err.split())) == (2, True)
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_pushes_fit_a_terminal_of_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(shell: Shell) -> None:
+        push = await shell.service.push(apns("ok", 1), data={"a": "b"}, lane="bulk")
+        await shell.service.done(push)
+        for words in (("list",), ("show", push)):
+            with at_terminal("pushes", *words, cwd=tmp_path, environ=dict(os.environ), columns=80) as terminal:
+                assert await asyncio.to_thread(terminal.wait) == 0
+            screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
+            assert push in screen  # never cut
+            assert max(map(len, screen.splitlines())) <= 80
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_stats(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(shell: Shell) -> None:
+        both, service = BothWays(shell, monkeypatch), shell.service
+        soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        await service.push(apns("ok", 1) + fcm("ok", 1), data={"a": "b"}, send_at=soon)
+        push = await service.push(apns("BadPriority", 1), data={"a": "b"})
+        assert await service.done(push) == {"total": 1, "failed": 1}
+        # When each process first saw what nothing has recorded is its own.
+        look = await both("stats", "--every", "0.2", of=without("at", "since"))
+        assert (look["scheduled"], look["schedules"], look["dead_letters"]) == (2, 1, {"shop": 1})
+        assert [(route["app"], route["platform"]) for route in look["routes"]] == [("shop", "apns"), ("shop", "fcm")]
+        assert look["unserved"].keys() == {"jobs"}
+        texts = [await way("stats", "--every", "0.2") for way in (both.over_api, both.in_store)]
+        assert texts[0] == texts[1]
+        code, _, err = await shell("stats", "--app", "other")
+        assert (code, "apps.other: no such app in the configuration" in err) == (1, True)
+        # Without a key the URL is that of the counters alone.
+        with monkeypatch.context() as environment:
+            environment.delenv("PUSHSVC_KEY")
+            code, out, _ = await shell("stats", "--every", "0.2", "--url", "http://127.0.0.1:1")
+        assert (code, out.count("counters  missing: http://127.0.0.1:1 does not answer")) == (0, 1)
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+async def age(service: Service, name: str) -> None:
+    """Let the app have a device that a cleanup takes."""
+    async with runtime.open_running_store(service.settings) as store:
+        old = Device(id=name, platform="fcm", token=fcm("ok", name)[0]["token"], registered_at=1, last_seen_at=1)
+        assert await store.registry.put_many("shop", [old]) == [True]
+
+
+def test_replay_and_cleanup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(shell: Shell) -> None:
+        both, service = BothWays(shell, monkeypatch), shell.service
+        (code, _, err), _ = await both.as_processes("cleanup")
+        assert (code, "nothing runs `pushsvc jobs`, which would clean up" in err) == (1, True)
+        await both("replay")
+        push = await service.push(apns("BadPriority", 1, 2, 3), data={"a": "b"})
+        assert await service.done(push) == {"total": 3, "failed": 3}
+        await both("replay", "--dry-run", "--reason", "BadPriority", "--limit", "2")
+        await both("replay", "--reason", "Nonsense")
+        await both("replay", "--stop", "nothing", code=1)
+        moment = without("job", "created_at", "updated_at", "seconds")
+        await age(service, "old")
+        counted = [(code, moment(report), err) for code, report, err in await both.as_processes("cleanup", "--dry-run")]
+        would_go = {"state": "done", "dry_run": True, "total": 1, "apps": {"shop": {"stale": 1}}}
+        assert counted == [(0, would_go, "")] * 2
+
+        asked = await both(
+            "replay", "--detach", "--push", push, "--since", "2020-01-01", "--rate", "5", "--limit", "1", of=moment
+        )
+        assert asked["jobs"][0]["spec"]["filter"].keys() == {"push", "since"}
+        stopped = [
+            await way("replay", "--stop", job, "--json")
+            for way, job in ((both.over_api, asked["jobs"][0]["job"]), (both.in_store, asked["jobs"][0]["job"]))
+        ]
+        assert stopped[0] == stopped[1]
+        assert json.loads(stopped[0][1])["state"] == "stopped"
+
+        async with jobs(tmp_path):
+            for way in (both.over_api, both.in_store):
+                code, out, _ = await way("replay", "--platform", "apns", "--limit", "2")
+                assert (code, out.splitlines()[-2:]) == (
+                    0,
+                    [
+                        "shop: done, 2 of 2",
+                        "2 deliveries back in the queue; `pushsvc failed` lists those that fail again",
+                    ],
+                )
+                assert await service.done(push) == {"total": 3, "failed": 3}
+
+            async def cleaned_at_its_start() -> bool:
+                async with runtime.open_running_store(service.settings) as store:
+                    ended = (await store.cleanups.record()).ended_at > 0
+                    return ended and await store.locks.holder(LOCK) is None
+
+            await service.until("the first cleanup of `jobs` has ended", cleaned_at_its_start)
+            await age(service, "older")
+            done = [(code, moment(report), err) for code, report, err in await both.as_processes("cleanup")]
+            gone = {"state": "done", "dry_run": False, "total": 1, "apps": {"shop": {"stale": 1}}}
+            assert done == [(0, gone, ""), (0, {**gone, "total": 0, "apps": {"shop": {}}}, "")]
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(shell: Shell) -> None:
+        both = BothWays(shell, monkeypatch)
+        file = tmp_path / "devices.ndjson"
+        token = apns("ok", 1)[0]["token"]
+        lines = [
+            {"id": "one", "platform": "apns", "token": token, "user": "u1", "topics": ["news"], "strikes": 2},
+            {"id": "two", "platform": "nowhere", "token": "x"},
+            {
+                "id": "three",
+                "platform": "fcm",
+                "token": fcm("ok", 1)[0]["token"],
+                "registered_at": "2026-01-01T00:00:00Z",
+            },
+            ["no device"],
+        ]
+        file.write_text("\n".join([*map(json.dumps, lines), "not JSON"]))
+        moment = without("seconds")
+        command = ("devices", "import", str(file), "--app", "shop")
+        first = {"app": "shop", "imported": 2, "new": 2, "rejected": 3, "rejects": f"{file}.rejected", "done": True}
+        over_api, in_store = await both.as_processes(*command)
+        assert (over_api[0], moment(over_api[1]), over_api[2]) == (0, first, "")
+        assert (in_store[0], moment(in_store[1]), in_store[2]) == (0, {**first, "new": 0}, "")
+        rejected, shown = [], []
+        for key in ({}, {"PUSHSVC_KEY": ""}):
+            for name in ("one", "three"):
+                assert (await shell("devices", "delete", name, "--app", "shop"))[0] == 0
+            environ = {**os.environ, **key}
+            process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pushsvc", *command, env=environ)
+            assert await process.wait() == 0
+            rejected.append((tmp_path / "devices.ndjson.rejected").read_text())
+            shown.append(without("registered_at", "last_seen_at")(await shell.json("devices", "show", "one")))
+        assert rejected[0] == rejected[1]
+        assert [json.loads(line)["line"] for line in rejected[0].splitlines()] == [2, 4, 5]
+        assert shown[0] == shown[1]
+        assert (shown[0][0]["topics"], shown[0][0]["strikes"]) == (["news"], 2)
+        # What is too much for one body goes in several.
+        monkeypatch.setattr(operator_api, "BODY", 100)
+        at = Access(str(shell.service.session._base_url), KEY)
+        async with operator_api.open_api(at, strict=True) as api:
+            assert api is not None
+            async with api.importing("shop") as write:
+                assert [each if isinstance(each, bool) else each[0].path for each in await write(lines)] == [
+                    *(False, "platform", False, "$")
+                ]
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(shell: Shell) -> None:
+        url = str(shell.service.session._base_url)
+        for online in ((), ("--online",)):
+            there, here = [await shell.json("check", *online, *where) for where in (("--url", url), ())]
+            for each in (there, here):
+                for finding in each["findings"]:
+                    finding["what"] = finding["what"].partition(" after ")[0]
+            assert there == here
+        assert "accepts the credential" in str(there)
+        # The configuration on disk may not be in use yet: it is the one that is checked, unless a URL is given.
+        monkeypatch.setenv("PUSHSVC__APPS__SHOP__APNS__KEY_FILE", "gone.p8")
+        assert (await shell("check"))[0] == 1
+        assert (await shell("check", "--url", url))[0] == 0
+        code, _, err = await shell("check", "--url", "http://127.0.0.1:1")
+        assert (code, "http://127.0.0.1:1 does not answer" in err) == (1, True)
+        monkeypatch.delenv("PUSHSVC_KEY")
+        assert (await shell("check", "--url", url))[0] == 2
+        assert (await shell("check", "--url", url, "--key", KEY))[0] == 0
+
+    play(tmp_path, capsys, monkeypatch, scene)
