@@ -206,24 +206,37 @@ class Connection(web.RequestHandler):
                     raise
 
     async def _answer(self, message: RawRequestMessage, body: StreamReader) -> None:
-        """Answer a whole request, as aiohttp's loop does, but in the task of the connection."""
+        """Answer a whole request, as aiohttp's loop does, but in the task of the connection and by fewer calls."""
         self._whole = None
         make, handle = self._request_factory, self._request_handler
         if make is None or handle is None or self._task_handler is None:
             return  # the client has gone
         request = make(message, body, self, StreamWriter(self, self._loop), self._task_handler)
+        self._request_in_progress, self._current_request = True, request
+        kept: bool | None = False
         try:
-            response, gone = await self._handle_request(request, None, handle)
+            try:
+                response: Any = await handle(request)
+            except Exception as error:
+                response = self.handle_error(request, 500, error)
+            data, transport = response.encoded(request), self.transport
+            if transport is None or transport.is_closing():
+                raise ConnectionResetError
+            transport.write(data)
+            if self._paused:
+                await self._drain_helper()
+            kept = response.keep_alive
         except ConnectionError:
-            gone = True
+            pass  # the client has gone
         except Exception as error:
             self.log_exception("Unhandled exception", exc_info=error)
-            gone = True
-        except BaseException:
-            self.force_close()
-            raise
-        if gone or not response.keep_alive or self._close:
-            self.force_close()
+        finally:
+            self._request_in_progress, self._current_request = False, None
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+            if not kept or self._close:
+                self.force_close()
+        if self._force_close:
             return
         self._next_keepalive_close_time = at = self._loop.time() + self._keepalive_timeout
         if self._keepalive_handle is None:

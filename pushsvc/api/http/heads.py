@@ -124,8 +124,7 @@ class Body(EmptyStreamReader):
 
     __slots__ = ("_bytes",)
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
+    def __init__(self, data: bytes) -> None:  # what an empty one has is not looked at
         self._bytes = data
 
     def read_nowait(self, n: int = -1) -> bytes:

@@ -28,7 +28,7 @@ def _first_line(version: tuple[int, int], status: int) -> str:
 
 
 class Response:
-    """An answer. aiohttp's connections call `prepare`, then `write_eof`, and keep the connection by `keep_alive`."""
+    """An answer. aiohttp's loop calls `prepare`, then `write_eof`, and keeps the connection by `keep_alive`."""
 
     __slots__ = ("_request", "_sent", "body", "headers", "keep_alive", "status")
 
@@ -47,26 +47,29 @@ class Response:
     async def prepare(self, request: web.BaseRequest) -> None:
         """Get ready to answer this request."""
         self._request = request
-        if self.keep_alive is None:
-            self.keep_alive = request.keep_alive
 
     async def write_eof(self) -> None:
         """Send the answer, unless it was streamed. Raises `ConnectionError` where the client has gone."""
+        if data := self.encoded(self._request):
+            await self._request.writer.write_eof(data)
+
+    def encoded(self, request: web.BaseRequest) -> bytes:
+        """Return what is sent to answer this request, which is nothing more where the answer was streamed. Raises
+        `ValueError` for a header that contains the end of a line."""
         if self._sent:
-            return
-        request, body, length = self._request, self.body, ""
+            return b""
+        body, length = self.body, ""
         if self.status in (204, 304):  # https://www.rfc-editor.org/rfc/rfc9110#section-8.6
             body = b""
         elif body or request.method != "HEAD":
             length = f"Content-Length: {len(body)}\r\n"
-        await request.writer.write_eof(self._head(request, length) + (b"" if request.method == "HEAD" else body))
+        return self._head(request, length) + (b"" if request.method == "HEAD" else body)
 
     async def stream(self, request: web.BaseRequest, pieces: AsyncGenerator[bytes]) -> None:
         """Send the answer with these pieces as its body, until there are no more, or the client has left."""
         writer, chunked = request.writer, request.version >= HttpVersion11
         if not chunked:
             self.force_close()
-        await self.prepare(request)
         self._sent = True
         async with aclosing(pieces):
             with suppress(ConnectionError):
@@ -80,8 +83,10 @@ class Response:
                 await writer.write_eof()
 
     def _head(self, request: web.BaseRequest, framing: str) -> bytes:
-        """Return the head of the answer. Raises `ValueError` for a header that contains the end of a line."""
+        """Return the head of the answer, once it is known what becomes of the connection."""
         headers, version = self.headers, request.version
+        if self.keep_alive is None:
+            self.keep_alive = request.keep_alive
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
             raise ValueError("a header of the answer contains the end of a line")
