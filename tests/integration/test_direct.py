@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -70,6 +71,21 @@ def test_each_caller_gets_its_own_answers_on_one_connection(server: Server) -> N
         assert await direct.ask([], 5) == []
         names = (await direct.ask([("CLIENT", "LIST")], 5))[0]
         assert names.count(b"name=pushsvc:a") == 1
+
+    play(server, story)
+
+
+def test_what_is_asked_in_one_turn_of_the_loop_is_written_together(server: Server) -> None:
+    async def story(direct: Direct) -> None:
+        async def reads() -> int:
+            (told,) = await direct.ask([("INFO", "stats")], 5)
+            return int(re.findall(rb"total_reads_processed:(\d+)", told)[0])
+
+        for _ in range(3):
+            before = await reads()
+            answers = await asyncio.gather(*(direct.ask([("ECHO", number)], 5) for number in range(100)))
+            assert answers == [[b"%d" % number] for number in range(100)]
+            assert await reads() - before <= 3  # the first, the others, and this question
 
     play(server, story)
 

@@ -69,6 +69,9 @@ class DirectConnection(asyncio.Protocol):
             protocolError=faults.InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOTHING
         )
         self._asked: deque[_Asked] = deque()
+        self._wrote = False
+        """Whether commands were written in this turn of the loop: what is asked now waits for its end."""
+        self._unsent: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._look_at = inf
         self._timer: asyncio.TimerHandle | None = None
@@ -85,17 +88,33 @@ class DirectConnection(asyncio.Protocol):
         if self.spent:
             raise faults.ConnectionError("the connection has ended")
         data = b"".join([pack(command) for command in commands])
-        try:
-            self._transport.write(data)
-        except RuntimeError as error:  # uvloop has closed the socket, and connection_lost is still to come
-            self.drop("the connection was lost")
-            raise faults.ConnectionError("the connection was lost") from error
+        if self._wrote:
+            self._unsent.append(data)
+        else:
+            try:
+                self._transport.write(data)
+            except RuntimeError as error:  # uvloop has closed the socket, and connection_lost is still to come
+                self.drop("the connection was lost")
+                raise faults.ConnectionError("the connection was lost") from error
+            self._wrote = True
+            self._loop.call_soon(self._write_rest)
         until = self._loop.time() + seconds
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._asked.append(_Asked(len(commands), until, future))
         if until < self._look_at:
             self._plan_look(until)
         return future
+
+    def _write_rest(self) -> None:
+        """Write what was asked after the first commands of a turn: one system call here, one read at the server."""
+        self._wrote = False
+        if self._unsent and not self._ended:
+            data = b"".join(self._unsent)
+            self._unsent.clear()
+            try:
+                self._transport.write(data)
+            except RuntimeError:  # as above
+                self.drop("the connection was lost")
 
     def data_received(self, data: bytes) -> None:
         """Give the replies in these bytes to those who wait for them."""
@@ -138,6 +157,7 @@ class DirectConnection(asyncio.Protocol):
             if not each.future.done():
                 each.future.set_exception(faults.ConnectionError(why))
         self._asked.clear()
+        self._unsent.clear()
 
     def _plan_look(self, at: float) -> None:
         """Set the timer. There is one, however many commands are sent."""
