@@ -211,6 +211,7 @@ provider's own date, which may lie months back and would let the entry go at onc
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
@@ -315,81 +316,101 @@ def devices(app: str) -> str:
     return _tagged(app, DEVICES)
 
 
+def _in_shard(kind: str) -> Callable[[str, int], str]:
+    """Return the function from an app and a shard to their one key of a kind."""
+    return lru_cache(maxsize=4096)(lambda app, shard: f"{prefix(app, shard)}{kind}")
+
+
+def _in_shard_by(kind: str) -> Callable[[str, int, str | int], str]:
+    """Return the function from an app, a shard, and an id or a number to the key of a kind."""
+    return lambda app, shard, part: f"{prefix(app, shard)}{kind}:{part}"
+
+
+def _by_route(kind: str) -> Callable[[str, int, Platform], str]:
+    """Return the function from an app, a shard and a route to the key of a kind."""
+    return lru_cache(maxsize=4096)(_in_shard_by(kind))
+
+
+def _in_registry(kind: str) -> Callable[[str], str]:
+    """Return the function from an app to the one key of a kind in its registry."""
+    return lru_cache(maxsize=1024)(lambda app: f"{devices(app)}{kind}")
+
+
+def _in_registry_by(kind: str) -> Callable[[str, str | int], str]:
+    """Return the function from an app, and a name or a number to the key of a kind in its registry."""
+    return lambda app, part: f"{devices(app)}{kind}:{part}"
+
+
+pending = _in_shard("pending")
+recent = _in_shard("recent")
+scheduled = _in_shard("scheduled")
+cancelled = _in_shard("cancelled")
+recalled = _in_shard("recalled")
+epoch = _in_shard("epoch")
+revoked = _in_shard("revoked")
+heard = _in_shard("heard")
+dead = _in_shard("dead")
+receipts = _in_shard("receipts")
+quarantine = _in_shard("quarantine")
+mark = _in_shard("mark")
+
+push = _in_shard_by("p")
+waiting = _in_shard_by("s")
+rows = _in_shard_by("r")
+content = _in_shard_by("v")
+expansion = _in_shard_by("x")
+live_content = _in_shard_by("live")
+seen = _in_shard_by("seen")
+expansions = _in_shard_by("expansions")
+replay = _in_shard_by("replay")
+latest = _in_shard_by("latest")
+
+retries = _by_route("retry")
+suppressed = _by_route("sup")
+
+device_counts = _in_registry("count")
+gateways = _in_registry("gateways")
+refused = _in_registry("refused")
+topics = _in_registry("topics")
+device_block = _in_registry_by("d")
+streams = _in_registry_by("streams")
+topic = _in_registry_by("t")
+
+
 @lru_cache(maxsize=16384)
 def lane(app: str, shard: int, platform: Platform, lane: Lane) -> str:
     return f"{prefix(app, shard)}q:{platform}:{lane}"
 
 
 @lru_cache(maxsize=4096)
-def retries(app: str, shard: int, platform: Platform) -> str:
-    return f"{prefix(app, shard)}retry:{platform}"
+def moved(app: str, shard: int, platform: Platform) -> str:
+    return f"{prefix(app, shard)}moved:{platform_of(platform)}"
 
 
 @lru_cache(maxsize=4096)
-def revoked(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}revoked"
+def limits(app: str, shard: int, platform: Platform, family: str) -> str:
+    return f"{prefix(app, shard)}lim:{platform}:{family}"
 
 
-@lru_cache(maxsize=4096)
-def heard(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}heard"
+def answers(app: str, shard: int, platform: Platform, minute: int) -> str:
+    return f"{prefix(app, shard)}answers:{platform}:{minute}"
 
 
-@lru_cache(maxsize=4096)
-def pending(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}pending"
+def once(app: str, shard: int, key: bytes) -> str:
+    return f"{prefix(app, shard)}i:{key.hex()}"
 
 
-def push(app: str, shard: int, push_id: str) -> str:
-    return f"{prefix(app, shard)}p:{push_id}"
+def tombstones(app: str, label: str = "") -> str:
+    """Return the key of the tombstones of a label or, without one, of their numbers by label."""
+    return f"{devices(app)}x:{label}" if label else f"{devices(app)}x"
 
 
-def recent(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}recent"
+# --- the logs of events, and their webhooks ---------------------------------------------------------
 
 
-def scheduled(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}scheduled"
-
-
-def waiting(app: str, shard: int, push_id: str) -> str:
-    return f"{prefix(app, shard)}s:{push_id}"
-
-
-def rows(app: str, shard: int, push_id: str) -> str:
-    return f"{prefix(app, shard)}r:{push_id}"
-
-
-def cancelled(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}cancelled"
-
-
-def expansion(app: str, shard: int, push_id: str) -> str:
-    return f"{prefix(app, shard)}x:{push_id}"
-
-
-def expansions(app: str, shard: int, lane: Lane) -> str:
-    return f"{prefix(app, shard)}expansions:{lane}"
-
-
-def recalled(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}recalled"
-
-
-def epoch(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}epoch"
-
-
-def dead(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}dead"
-
-
-def content(app: str, shard: int, push_id: str) -> str:
-    return f"{prefix(app, shard)}v:{push_id}"
-
-
-def replay(app: str, shard: int, job: str) -> str:
-    return f"{prefix(app, shard)}replay:{job}"
+def events(app: str, shard: int, kind: EventKind = "feedback") -> str:
+    """Return the key of a log of events of a shard."""
+    return f"{prefix(app, shard)}{'events' if kind == 'feedback' else 'reported'}"
 
 
 def gone(app: str, shard: int, kind: EventKind = "feedback") -> str:
@@ -412,12 +433,7 @@ def hook_asked(app: str, kind: EventKind = "feedback") -> str:
     return f"{hook(app, kind)}:asked"
 
 
-def lock(name: str) -> str:
-    return f"ps:lock:{name}"
-
-
-def answers(app: str, shard: int, platform: Platform, minute: int) -> str:
-    return f"{prefix(app, shard)}answers:{platform}:{minute}"
+# --- of an app, in its shard 0 ----------------------------------------------------------------------
 
 
 def released(app: str) -> str:
@@ -428,28 +444,15 @@ def flow(app: str, minute: int) -> str:
     return f"{prefix(app, 0)}flow:{minute}"
 
 
-def receipts(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}receipts"
+def erase(app: str) -> str:
+    return f"{prefix(app, 0)}erase"
 
 
-def events(app: str, shard: int, kind: EventKind = "feedback") -> str:
-    """Return the key of a log of events of a shard."""
-    return f"{prefix(app, shard)}{'events' if kind == 'feedback' else 'reported'}"
+def erased(app: str, digest: str) -> str:
+    return f"{prefix(app, 0)}erased:{digest}"
 
 
-@lru_cache(maxsize=4096)
-def suppressed(app: str, shard: int, platform: Platform) -> str:
-    return f"{prefix(app, shard)}sup:{platform}"
-
-
-@lru_cache(maxsize=4096)
-def moved(app: str, shard: int, platform: Platform) -> str:
-    return f"{prefix(app, shard)}moved:{platform_of(platform)}"
-
-
-@lru_cache(maxsize=4096)
-def limits(app: str, shard: int, platform: Platform, family: str) -> str:
-    return f"{prefix(app, shard)}lim:{platform}:{family}"
+# --- of other owners --------------------------------------------------------------------------------
 
 
 def bucket(owner: str, name: str) -> str:
@@ -460,79 +463,19 @@ def asked(owner: str, who: str) -> str:
     return f"ps:{{{owner}}}:asked:{who}"
 
 
-def device_counts(app: str) -> str:
-    return f"{devices(app)}count"
-
-
-def device_block(app: str, number: int) -> str:
-    return f"{devices(app)}d:{number}"
-
-
-def topics(app: str) -> str:
-    return f"{devices(app)}topics"
-
-
-def topic(app: str, name: str) -> str:
-    return f"{devices(app)}t:{name}"
-
-
-def index_bucket(app: str, index: str, number: int) -> str:
-    return f"{devices(app)}{index}:{number:04x}"
-
-
-def tombstones(app: str, label: str = "") -> str:
-    """Return the key of the tombstones of a label or, without one, of their numbers by label."""
-    return f"{devices(app)}x:{label}" if label else f"{devices(app)}x"
-
-
-@lru_cache(maxsize=4096)
-def streams(app: str, number: int) -> str:
-    return f"{devices(app)}streams:{number}"
-
-
-@lru_cache(maxsize=1024)
-def gateways(app: str) -> str:
-    return f"{devices(app)}gateways"
-
-
-def refused(app: str) -> str:
-    return f"{devices(app)}refused"
-
-
-def live_content(app: str, shard: int, push_id: str) -> str:
-    return f"{prefix(app, shard)}live:{push_id}"
-
-
-def seen(app: str, shard: int, push_id: str) -> str:
-    return f"{prefix(app, shard)}seen:{push_id}"
-
-
 def inbox(gateway: str) -> str:
     return f"ps:{{{gateway}}}:inbox"
 
 
-def erase(app: str) -> str:
-    return f"{prefix(app, 0)}erase"
+def lock(name: str) -> str:
+    return f"ps:lock:{name}"
 
 
-def erased(app: str, digest: str) -> str:
-    return f"{prefix(app, 0)}erased:{digest}"
+def alive(consumer: str) -> str:
+    return f"ps:alive:{consumer}"
 
 
-def latest(app: str, shard: int, slot: int) -> str:
-    return f"{prefix(app, shard)}latest:{slot}"
-
-
-def quarantine(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}quarantine"
-
-
-def once(app: str, shard: int, key: bytes) -> str:
-    return f"{prefix(app, shard)}i:{key.hex()}"
-
-
-def mark(app: str, shard: int) -> str:
-    return f"{prefix(app, shard)}mark"
+# --- the slot of a key ------------------------------------------------------------------------------
 
 
 def mark_beside(key: str) -> str:
@@ -547,7 +490,3 @@ def whole_beside(key: str) -> str:
 
 def _tag_of(key: str) -> str:
     return key[: key.index("}") + 1] if "}" in key else f"{{{key}}}"
-
-
-def alive(consumer: str) -> str:
-    return f"ps:alive:{consumer}"

@@ -59,6 +59,11 @@ async def make_devices(store: Store, app: str = "shop", times: int = 1) -> Remov
     return Counter({(app, "stale"): 5 * times, (app, "suspects"): 4 * times, (app, "tombstones"): 3 * times})
 
 
+def index_key(app: str, index: str, digest: bytes) -> str:
+    """Return the key of an index of the registry that has a digest."""
+    return f"{keys.devices(app)}{index}:{digest[:2].hex()}"
+
+
 async def make_orphans(store: Store, app: str = "shop") -> Removed:
     """Entries in every index that lead nowhere, or to somebody whom they are not about."""
     digests = Digests(store.hash_key, store.config.addresses)
@@ -66,7 +71,7 @@ async def make_orphans(store: Store, app: str = "shop") -> Removed:
     call = store.link.call
 
     async def point(index: str, digest: bytes, ordinals: str) -> None:
-        await call("HSET", keys.index_bucket(app, index, int.from_bytes(digest[:2], "big")), digest[2:], ordinals)
+        await call("HSET", index_key(app, index, digest), digest[2:], ordinals)
 
     await store.registry.put(app, device("witness", user="w"))
     (witness,) = [n for n, each in (await numbered(store, app)).items() if each == "witness"]

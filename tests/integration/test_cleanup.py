@@ -30,6 +30,7 @@ from .cleanup_rig import (
     DAY,
     Removed,
     dump,
+    index_key,
     make_aged,
     make_bystanders,
     make_devices,
@@ -189,7 +190,7 @@ def test_what_becomes_right_meanwhile_is_left_alone(server: Server, monkeypatch:
         await run(store)
         assert raced
         ordinals = {name: n for n, name in (await numbered(store, "shop")).items()}
-        place = (keys.index_bucket("shop", "i", int.from_bytes(digest[:2], "big")), digest[2:])
+        place = (index_key("shop", "i", digest), digest[2:])
         assert int(await store.link.call("HGET", *place)) == ordinals["lost"]
         assert await store.registry.get("shop", "lost") == device("lost")
         await run(store)
