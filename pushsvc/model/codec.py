@@ -16,7 +16,7 @@ accepted, one more read before it is sent and one more command when it ends, and
 from __future__ import annotations
 
 from binascii import unhexlify
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Final, TypeVar
 
@@ -44,14 +44,6 @@ T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 _chunk = msgspec.msgpack.Decoder(Chunk)
-_message = msgspec.msgpack.Decoder(Message)
-_row = msgspec.msgpack.Decoder(DeliveryRow)
-_rows: msgspec.msgpack.Decoder[list[tuple[int, DeliveryRow]]] = msgspec.msgpack.Decoder(list[tuple[int, DeliveryRow]])
-_receipt = msgspec.msgpack.Decoder(Receipt)
-_event = msgspec.msgpack.Decoder(FeedbackEvent)
-_reported = msgspec.msgpack.Decoder(DeviceEvent)
-_push = msgspec.msgpack.Decoder(Push)
-_audience: msgspec.msgpack.Decoder[Audience] = msgspec.msgpack.Decoder(Audience)
 
 
 class CodecError(ValueError):
@@ -69,6 +61,11 @@ def read(decoder: msgspec.msgpack.Decoder[T], blob: bytes, what: str, *, version
         return decoder.decode(blob[1:])  # a copy of a few hundred bytes costs less than a view
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CodecError(f"not {what}: {error}") from None
+
+
+def form(decoder: msgspec.msgpack.Decoder[T], what: str) -> tuple[Callable[[T], bytes], Callable[[bytes], T]]:
+    """Return the functions that encode and decode the values of a decoder. The latter raises `CodecError`."""
+    return lambda value: VERSION + _encode(value), lambda blob: read(decoder, blob, what)
 
 
 def is_large(total: int) -> bool:
@@ -266,69 +263,17 @@ def _targets_of(columns: _Columns) -> tuple[Target, ...]:
     return tuple(map(Target, places, tokens, device_ids, repeat(columns.kind), owners))
 
 
-def encode_message(message: Message) -> bytes:
-    return VERSION + _encode(message)
-
-
-def decode_message(blob: bytes) -> Message:
-    return read(_message, blob, "a message")
-
-
-def encode_row(row: DeliveryRow) -> bytes:
-    return VERSION + _encode(row)
-
-
-def decode_row(blob: bytes) -> DeliveryRow:
-    return read(_row, blob, "a delivery row")
-
-
-def encode_rows(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
-    """Encode rows of one push, each with the index of its delivery."""
-    return VERSION + _encode(rows)
-
-
-def decode_rows(blob: bytes) -> list[tuple[int, DeliveryRow]]:
-    return read(_rows, blob, "delivery rows")
-
-
-def encode_receipt(receipt: Receipt) -> bytes:
-    return VERSION + _encode(receipt)
-
-
-def decode_receipt(blob: bytes) -> Receipt:
-    return read(_receipt, blob, "a receipt")
-
-
-def encode_event(event: FeedbackEvent) -> bytes:
-    return VERSION + _encode(event)
-
-
-def decode_event(blob: bytes) -> FeedbackEvent:
-    return read(_event, blob, "a feedback event")
-
-
-def encode_reported(event: DeviceEvent) -> bytes:
-    return VERSION + _encode(event)
-
-
-def decode_reported(blob: bytes) -> DeviceEvent:
-    return read(_reported, blob, "an event of a device")
-
-
-def encode_push(push: Push) -> bytes:
-    return VERSION + _encode(push)
-
-
-def decode_push(blob: bytes) -> Push:
-    return read(_push, blob, "a push")
-
-
-def encode_audience(audience: Audience) -> bytes:
-    return VERSION + _encode(audience)
-
-
-def decode_audience(blob: bytes) -> Audience:
-    return read(_audience, blob, "an audience")
+encode_message, decode_message = form(msgspec.msgpack.Decoder(Message), "a message")
+encode_row, decode_row = form(msgspec.msgpack.Decoder(DeliveryRow), "a delivery row")
+encode_receipt, decode_receipt = form(msgspec.msgpack.Decoder(Receipt), "a receipt")
+encode_event, decode_event = form(msgspec.msgpack.Decoder(FeedbackEvent), "a feedback event")
+encode_reported, decode_reported = form(msgspec.msgpack.Decoder(DeviceEvent), "an event of a device")
+encode_push, decode_push = form(msgspec.msgpack.Decoder(Push), "a push")
+_audience: msgspec.msgpack.Decoder[Audience] = msgspec.msgpack.Decoder(Audience)
+encode_audience, decode_audience = form(_audience, "an audience")
+_rows: msgspec.msgpack.Decoder[list[tuple[int, DeliveryRow]]] = msgspec.msgpack.Decoder(list[tuple[int, DeliveryRow]])
+encode_rows, decode_rows = form(_rows, "delivery rows")
+"""Rows of one push, each with the index of its delivery."""
 
 
 def split(push: Push, size: int) -> list[Chunk]:

@@ -381,10 +381,9 @@ def test_what_is_removed_with_a_write_goes_by_redis_clock(
         monkeypatch.undo()
         assert await kept() == {name: 2 * count for name, count in before.items()}
         async with open_store(server.url, CONFIG) as store:
-            for name in ("suppressed", "moved"):
-                key = {"suppressed": keys.suppressed, "moved": keys.moved}[name]("shop", 0, "apns")
+            for key in (keys.suppressed("shop", 0, "apns"), keys.moved("shop", 0, "apns")):
                 scores = (await store.link.call("ZRANGE", key, 0, -1, "WITHSCORES"))[1::2]
-                assert all(abs(float(score) / 1000 - time.time()) < 60 for score in scores), name
+                assert all(abs(float(score) / 1000 - time.time()) < 60 for score in scores), key
 
     server.flush()
     asyncio.run(main())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from ...model.codec import VERSION, read
+from ...model.codec import form
 from ...model.push import Platform, Target
 from ...telemetry import DEAD_LETTERS_DROPPED, StateLog
 
@@ -46,14 +46,4 @@ def note_dropped(app: str, count: int) -> None:
     log.begin(app=app, dropped=count, remedy="replay them, or raise queue.dead_letters_max")
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(DeadLetter)
-
-
-def encode_dead(letter: DeadLetter) -> bytes:
-    return VERSION + _encode(letter)
-
-
-def decode_dead(blob: bytes) -> DeadLetter:
-    """Decode a dead letter. Raises `CodecError`."""
-    return read(_decoder, blob, "a dead letter")
+encode_dead, decode_dead = form(msgspec.msgpack.Decoder(DeadLetter), "a dead letter")

@@ -151,7 +151,7 @@ def mask_of(indexes: Sequence[int]) -> tuple[int, bytes]:
     return first, bits.to_bytes(last - first + 1, "big")
 
 
-def member_of(rows: Sequence[tuple[int, DeliveryRow]]) -> bytes:
+def member_of(rows: list[tuple[int, DeliveryRow]]) -> bytes:
     """Return the member of a large push's sorted set with these rows, under the first of their indexes."""
     return b"%d %s" % (rows[0][0], encode_rows(rows))
 
