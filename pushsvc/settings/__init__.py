@@ -28,32 +28,3 @@ from .schema import (
     settings_type,
 )
 from .webhook import WebhookSettings
-
-__all__ = [
-    "NEW_FILE",
-    "PREFIX",
-    "load",
-    "load_server",
-    "check_name",
-    "Rate",
-    "parse_rate",
-    "Settings",
-    "settings_type",
-    "ServerSettings",
-    "RedisSettings",
-    "StoreSettings",
-    "LoggingSettings",
-    "MetricsSettings",
-    "DispatchSettings",
-    "CleanupSettings",
-    "QueueSettings",
-    "RetrySettings",
-    "FeedbackSettings",
-    "AppSettings",
-    "AppLive",
-    "LiveRule",
-    "LiveSettings",
-    "KeySettings",
-    "LimitsSettings",
-    "WebhookSettings",
-]

@@ -28,16 +28,3 @@ from .hashing import token_hash
 from .link.clock import wall_clock
 from .opening import Store, open_store
 from .server.embedded import Fsync, attach_embedded, holds_data, obituary, open_embedded
-
-__all__ = [
-    "open_store",
-    "Store",
-    "StoreConfig",
-    "open_embedded",
-    "attach_embedded",
-    "obituary",
-    "holds_data",
-    "Fsync",
-    "token_hash",
-    "wall_clock",
-]

@@ -25,20 +25,3 @@ from .render import RENDERER
 from .send import open_provider
 from .targets import ADDRESSES
 from .vocabulary import PLATFORM
-
-__all__ = [
-    "PLATFORM",
-    "ADDRESSES",
-    "Config",
-    "MORE",
-    "DEFAULTS",
-    "RENDERER",
-    "classify",
-    "open_provider",
-    "check",
-    "check_online",
-    "preview",
-    "explain",
-    "open_channels",
-    "environment",
-]

@@ -22,18 +22,3 @@ from .quota import account_limits
 from .remedies import explain
 from .render import PLATFORM, RENDERER
 from .send import open_provider
-
-__all__ = [
-    "PLATFORM",
-    "ADDRESSES",
-    "Config",
-    "DEFAULTS",
-    "RENDERER",
-    "classify",
-    "open_provider",
-    "check",
-    "check_online",
-    "preview",
-    "explain",
-    "account_limits",
-]
