@@ -2,7 +2,8 @@
 
 A newer service may answer more fields, which are left out here, and more words in a field, so those are plain `str`.
 This is why the service's own documents (`model/status.py`, `api/devices/document.py`) are not these as well: they allow
-known words only, and their fields are those of one version. A test compares these with the OpenAPI document.
+known words only, and their fields are those of one version. A test compares these with the OpenAPI document. What a
+notification holds is said in `model/push.py`, once for both.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 from typing import Any, Literal, Required, TypedDict
 
 from msgspec import Struct
+
+from ..model.push import Lane, Via
+from ..model.push import NotificationDocument as NotificationDocument
 
 
 class TokenTarget(TypedDict, total=False):
@@ -37,21 +41,6 @@ class ToDocument(TypedDict, total=False):
     all: bool
 
 
-class NotificationDocument(TypedDict, total=False):
-    """What the user sees."""
-
-    title: str
-    subtitle: str
-    body: str
-    image: str
-    sound: str
-    badge: int | Literal["unread"]
-    link: str
-    category: str
-    thread: str
-    channel: str
-
-
 class PushDocument(TypedDict, total=False):
     """One push. Besides `to` it needs `notification`, `live_activity`, `data`, or an override with a payload."""
 
@@ -59,14 +48,14 @@ class PushDocument(TypedDict, total=False):
     notification: NotificationDocument
     live_activity: dict[str, Any]
     data: dict[str, str]
-    lane: Literal["urgent", "normal", "bulk"]
+    lane: Lane
     priority: Literal["high", "normal"]
     push_type: str
     silent: bool
     ttl: int
     collapse: str
     send_at: str
-    via: Literal["auto", "live", "provider"]
+    via: Via
     ack_within: float
     dry_run: bool
     overrides: dict[str, dict[str, Any]]

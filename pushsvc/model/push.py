@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -81,6 +81,21 @@ class Notification(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     category: Annotated[str | None, Meta(description="The APNs category, the Android click action.")] = None
     thread: Annotated[str | None, Meta(description="Notifications of one thread are grouped.")] = None
     channel: Annotated[str | None, Meta(description="The Android notification channel.")] = None
+
+
+class NotificationDocument(TypedDict, total=False):
+    """A `Notification` as a Python client writes it."""
+
+    title: str
+    subtitle: str
+    body: str
+    image: str
+    sound: str
+    badge: int | Literal["unread"]
+    link: str
+    category: str
+    thread: str
+    channel: str
 
 
 class LiveActivity(Struct, frozen=True, omit_defaults=True):
