@@ -12,9 +12,15 @@ https://developer.apple.com/documentation/activitykit/starting-and-updating-live
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ..model.push import ACTIVITY_ALERT, LiveActivity, Notification
+
+_GIVEN: Final = (
+    *("content_state", "attributes_type", "attributes", "input_push_channel"),
+    *("stale_date", "dismissal_date", "relevance_score"),
+)
+"""The fields that stand in `aps` under the same name with dashes."""
 
 
 def aps_of(activity: LiveActivity, notification: Notification | None, start: int) -> dict[str, Any]:
@@ -23,22 +29,11 @@ def aps_of(activity: LiveActivity, notification: Notification | None, start: int
     `start`, in Unix seconds, is its timestamp: of several updates the phone shows the latest.
     """
     aps: dict[str, Any] = {"timestamp": start, "event": activity.event}
-    if activity.content_state is not None:
-        aps["content-state"] = activity.content_state
-    if activity.attributes_type is not None:
-        aps["attributes-type"] = activity.attributes_type
-    if activity.attributes is not None:
-        aps["attributes"] = activity.attributes
-    if activity.input_push_channel is not None:
-        aps["input-push-channel"] = activity.input_push_channel
+    for name in _GIVEN:
+        if (value := getattr(activity, name)) is not None:
+            aps[name.replace("_", "-")] = value
     if activity.input_push_token:
         aps["input-push-token"] = 1
-    if activity.stale_date is not None:
-        aps["stale-date"] = activity.stale_date
-    if activity.dismissal_date is not None:
-        aps["dismissal-date"] = activity.dismissal_date
-    if activity.relevance_score is not None:
-        aps["relevance-score"] = activity.relevance_score
     if activity.alert:
         aps["alert"] = activity.alert
     elif notification is not None:

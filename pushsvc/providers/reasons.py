@@ -1,12 +1,13 @@
-"""What the reasons of failed deliveries mean that no provider gives: of the way to it, and of answers that its
-documents do not name. Pure."""
+"""What reasons mean and what to do about them, by the table of a provider; and what those mean that no provider gives,
+of the way to it and of answers that its documents do not name. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 from ..model.finding import Explained
+from .clocks import SIGNIFICANT, clock_hint
 
 _WAY: Final[dict[str, Explained]] = {
     "timeout": Explained("The provider did not answer in time.", "Replay when the route sends again."),
@@ -36,3 +37,15 @@ def explain(reason: str, status: int, known: Mapping[str, Explained]) -> Explain
     if status == 0:
         return UNEXPLAINED
     return _BUSY if status == 429 or status >= 500 else _REFUSED
+
+
+def remedy(reason: str, skew: float, known: Mapping[str, str], timed: Container[str]) -> str:
+    """Return the remedy for a refusal of our identity, by the provider's own table.
+
+    `skew` is how many seconds the provider's clock is ahead of ours, as far as is known; a wrong clock may be the cause
+    of a reason in `timed`.
+    """
+    words = [known.get(reason, "look at the credentials with `pushsvc check`")]
+    if reason in timed or abs(skew) >= SIGNIFICANT:
+        words.append(clock_hint(skew))
+    return "; ".join(words)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from ...model.finding import Explained
 from .. import reasons
-from ..clocks import SIGNIFICANT, clock_hint
 
 _CLOCK: Final = frozenset({"ExpiredProviderToken", "InvalidProviderToken"})
 
@@ -61,15 +61,7 @@ _EXPLAINED: Final[dict[str, Explained]] = {
     "ServiceUnavailable": Explained("Apple could not accept pushes.", _LATER),
 }
 
-
-def explain(reason: str, status: int) -> Explained:
-    """Return what the reason of a failed delivery means, and what to do about it."""
-    return reasons.explain(reason, status, _EXPLAINED)
-
-
-def remedy(reason: str, skew: float) -> str:
-    """Return the remedy; `skew` is how many seconds APNs' clock is ahead of ours, as far as is known."""
-    words = [_REMEDIES.get(reason, "look at the credentials with `pushsvc check`")]
-    if reason in _CLOCK or abs(skew) >= SIGNIFICANT:
-        words.append(clock_hint(skew))
-    return "; ".join(words)
+explain: Final = partial(reasons.explain, known=_EXPLAINED)
+"""Returns what the reason of a failed delivery means, and what to do about it, from the reason and the status."""
+remedy: Final = partial(reasons.remedy, known=_REMEDIES, timed=_CLOCK)
+"""Returns the remedy for a refusal, from its reason and the seconds that the provider's clock is ahead of ours."""

@@ -3,11 +3,11 @@ OAuth."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from ...model.finding import Explained
 from .. import reasons
-from ..clocks import SIGNIFICANT, clock_hint
 
 _CLOCK: Final = frozenset({"invalid_grant", "UNAUTHENTICATED"})
 _PART: Final = (
@@ -39,13 +39,12 @@ _EXPLAINED: Final[dict[str, Explained]] = {
     "THIRD_PARTY_AUTH_ERROR": Explained(
         "Firebase cannot reach APNs for this project.", "Give the APNs key to Firebase, or send to APNs directly."
     ),
-    "QUOTA_EXCEEDED": Explained(
-        "The project, or one device, was sent more messages than Google accepts.",
-        "Lower the rate, or ask Google for more; then replay.",
-    ),
-    "RESOURCE_EXHAUSTED": Explained(
-        "The project, or one device, was sent more messages than Google accepts.",
-        "Lower the rate, or ask Google for more; then replay.",
+    **dict.fromkeys(
+        ("QUOTA_EXCEEDED", "RESOURCE_EXHAUSTED"),
+        Explained(
+            "The project, or one device, was sent more messages than Google accepts.",
+            "Lower the rate, or ask Google for more; then replay.",
+        ),
     ),
     "UNSPECIFIED_ERROR": Explained("Google names no cause.", "Replay one of them; if it fails again, ask Firebase."),
     "UNAVAILABLE": Explained("Google could not accept messages.", _LATER),
@@ -53,15 +52,7 @@ _EXPLAINED: Final[dict[str, Explained]] = {
     "DEADLINE_EXCEEDED": Explained("Google did not finish in time.", _LATER),
 }
 
-
-def explain(reason: str, status: int) -> Explained:
-    """Return what the reason of a failed delivery means, and what to do about it."""
-    return reasons.explain(reason, status, _EXPLAINED)
-
-
-def remedy(reason: str, skew: float) -> str:
-    """Return the remedy; `skew` is how many seconds Google's clock is ahead of ours, as far as is known."""
-    words = [_REMEDIES.get(reason, "look at the credentials with `pushsvc check`")]
-    if reason in _CLOCK or abs(skew) >= SIGNIFICANT:
-        words.append(clock_hint(skew))
-    return "; ".join(words)
+explain: Final = partial(reasons.explain, known=_EXPLAINED)
+"""Returns what the reason of a failed delivery means, and what to do about it, from the reason and the status."""
+remedy: Final = partial(reasons.remedy, known=_REMEDIES, timed=_CLOCK)
+"""Returns the remedy for a refusal, from its reason and the seconds that the provider's clock is ahead of ours."""
