@@ -74,17 +74,17 @@ class RedisErasures:
         self._hash_key = hash_key
         self._addresses = config.addresses
         self._registry = registry
-        self._suppression = suppression
+        self.suppression = suppression
         self._live = live
         self._clock = clock
-        self._keepers = keepers(link, config, queue, liveness, revocations, hash_key, clock)
+        self.keepers = keepers(link, config, queue, liveness, revocations, hash_key, clock)
 
     async def record(self, app: str, user: str, devices: Sequence[Device]) -> bool:
         tokens = [(device.platform, device.token) for device in devices]
-        suppressed = await self._suppression.known(app, tokens)
+        suppressed = await self.suppression.known(app, tokens)
         key = key_of(user, self._hash_key)
-        await self._change(app, key, partial(joined, user=user, devices=devices, suppressed=suppressed))
-        told = await self._suppression.erasing(app, tokens, wait=True)
+        await self.change(app, key, partial(joined, user=user, devices=devices, suppressed=suppressed))
+        told = await self.suppression.erasing(app, tokens, wait=True)
         # After dispatchers were told, which append to the streams, and before the registry lets go of these.
         await self._live.forget(app, [device.id for device in devices])
         return told
@@ -94,7 +94,7 @@ class RedisErasures:
 
     async def forget_name(self, app: str, user: str, cursor: str) -> tuple[Mapping[str, int], str | None]:
         who = Subjects({key_of(user, self._hash_key): ErasureRecord(user, (), 0)}, self._hash_key, self._addresses)
-        step = await self._keepers["audiences"].step(app, who, cursor)
+        step = await self.keepers["audiences"].step(app, who, cursor)
         return {what: count for (_, what), count in step.removed.items()}, step.cursor
 
     async def under_way(self, app: str, user: str) -> Erasure | None:
@@ -123,44 +123,11 @@ class RedisErasures:
         if not own:
             await self._link.call("HDEL", keys.erase(app), _PRESENT)
             return None
-        return RedisErasurePass(self, app, present, Subjects(own, self._hash_key, self._addresses))
-
-    # --- for a pass -------------------------------------------------------------------------------
-
-    async def step(self, app: str, who: Subjects, keeper: str, cursor: str) -> KeeperStep:
-        return await self._keepers[keeper].step(app, who, cursor)
-
-    async def keep(self, app: str, present: _Pass, stepped: KeeperStep) -> None:
-        """Record the place of a pass, and what a step of it removed."""
-        for key in {key for key, _ in stepped.removed}:
-            own = {what: count for (each, what), count in stepped.removed.items() if each == key}
-            await self._change(app, key, partial(noted, removed=own))
-        await self._link.call("HSET", keys.erase(app), _PRESENT, _encode_pass(present))
-
-    async def learn(self, app: str, who: Subjects) -> bool:
-        for key, devices in who.learnt.items():
-            await self._suppression.erasing(app, [(platform, token) for _, platform, token in devices])
-            await self._change(app, key, partial(learnt, devices=devices))
-        return bool(who.learnt)
-
-    async def end(self, app: str, begun: Mapping[str, int], *, finished: bool) -> None:
-        """End a pass: remove the last traces, then the finished records, then the pass."""
-        for key, asked in begun.items() if finished else ():
-            blob = await self._link.call("HGET", keys.erase(app), key)
-            record = None if blob is None else _read(app, blob)
-            if record is None or record.asked != asked:
-                continue
-            tokens = [(platform, token) for _, platform, token in record.devices]
-            await self._suppression.erased(app, tokens)
-            report = msgspec.json.encode(Erasure(record.erased, True, record.removed))
-            await self._link.call("SET", keys.erased(app, key), report, "EX", REPORT_TTL)
-            if not await self._swap(app, key, encode_record(record), b""):
-                await self._suppression.erasing(app, tokens)
-        await self._link.call("HDEL", keys.erase(app), _PRESENT)
+        return RedisErasurePass(self, self._link, app, present, Subjects(own, self._hash_key, self._addresses))
 
     # --- records ----------------------------------------------------------------------------------
 
-    async def _change(
+    async def change(
         self, app: str, key: str, become: Callable[[ErasureRecord | None], ErasureRecord | None]
     ) -> ErasureRecord | None:
         """Change a record by `become`, and repeat that where another process changed it at the same time."""
@@ -168,10 +135,11 @@ class RedisErasures:
             blob = await self._link.call("HGET", keys.erase(app), key)
             record = become(None if blob is None else _read(app, blob))
             after = b"" if record is None else encode_record(record)
-            if after == (blob or b"") or await self._swap(app, key, blob or b"", after):
+            if after == (blob or b"") or await self.swap(app, key, blob or b"", after):
                 return record
 
-    async def _swap(self, app: str, key: str, before: bytes, after: bytes) -> bool:
+    async def swap(self, app: str, key: str, before: bytes, after: bytes) -> bool:
+        """Replace a record, or remove it. Returns False where it is another one by now."""
         answer: Any = await self._link.script("swap", [keys.erase(app)], [key, before, after])
         return bool(answer)
 
@@ -187,21 +155,42 @@ def _read(app: str, blob: bytes) -> ErasureRecord:
 class RedisErasurePass:
     """Implements `ports.erasure.ErasurePass`."""
 
-    def __init__(self, erasures: RedisErasures, app: str, present: _Pass, who: Subjects) -> None:
+    def __init__(self, erasures: RedisErasures, link: Link, app: str, present: _Pass, who: Subjects) -> None:
         self.place = present.place
         self._erasures = erasures
+        self._link = link
         self._app = app
         self._begun = present.keys
         self._who = who
 
     async def step(self, keeper: str, cursor: str) -> KeeperStep:
-        return await self._erasures.step(self._app, self._who, keeper, cursor)
+        return await self._erasures.keepers[keeper].step(self._app, self._who, cursor)
 
     async def note(self, keeper: str, stepped: KeeperStep, place: str) -> None:
-        await self._erasures.keep(self._app, _Pass(self._begun, place), stepped)
+        for key in {key for key, _ in stepped.removed}:
+            own = {what: count for (each, what), count in stepped.removed.items() if each == key}
+            await self._erasures.change(self._app, key, partial(noted, removed=own))
+        await self._link.call("HSET", keys.erase(self._app), _PRESENT, _encode_pass(_Pass(self._begun, place)))
 
     async def learn(self) -> bool:
-        return await self._erasures.learn(self._app, self._who)
+        for key, devices in self._who.learnt.items():
+            tokens = [(platform, token) for _, platform, token in devices]
+            await self._erasures.suppression.erasing(self._app, tokens)
+            await self._erasures.change(self._app, key, partial(learnt, devices=devices))
+        return bool(self._who.learnt)
 
     async def end(self, *, finished: bool) -> None:
-        await self._erasures.end(self._app, self._begun, finished=finished)
+        """End the pass: remove the last traces, then the finished records, then the pass."""
+        app, suppression = self._app, self._erasures.suppression
+        for key, asked in self._begun.items() if finished else ():
+            blob = await self._link.call("HGET", keys.erase(app), key)
+            record = None if blob is None else _read(app, blob)
+            if record is None or record.asked != asked:
+                continue
+            tokens = [(platform, token) for _, platform, token in record.devices]
+            await suppression.erased(app, tokens)
+            report = msgspec.json.encode(Erasure(record.erased, True, record.removed))
+            await self._link.call("SET", keys.erased(app, key), report, "EX", REPORT_TTL)
+            if not await self._erasures.swap(app, key, encode_record(record), b""):
+                await suppression.erasing(app, tokens)
+        await self._link.call("HDEL", keys.erase(app), _PRESENT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from ...model.codec import CodecError, decode_event, decode_receipt, decode_reported
 from ...ports.erasure import KeeperStep
@@ -19,6 +19,7 @@ from .subjects import Counts, Subjects
 _PAGE = 200
 """Entries examined in one step."""
 
+T = TypeVar("T")
 Fields: TypeAlias = dict[bytes, bytes]
 Entry: TypeAlias = tuple[bytes, Fields]
 Whose: TypeAlias = Callable[[Subjects, Fields], str | None]
@@ -79,36 +80,22 @@ class Letters(Log):
         await self._link.script("forget_letters", [keys.dead(app, shard), *named], [entry_id for entry_id, _ in gone])
 
 
-def of_letter(who: Subjects, fields: Fields) -> str | None:
-    try:
-        letter = decode_dead(fields.get(b"d", b""))
-    except CodecError:
-        return None
-    return who.of(letter.target.device_id, letter.platform, letter.target.token)
+def _of(field: bytes, decode: Callable[[bytes], T], owner: Callable[[Subjects, T], str | None]) -> Whose:
+    """Return the function that finds the subject of an entry in what a field of it encodes, if that can be read."""
+
+    def whose(who: Subjects, fields: Fields) -> str | None:
+        try:
+            return owner(who, decode(fields.get(field, b"")))
+        except CodecError:
+            return None
+
+    return whose
 
 
-def of_receipt(who: Subjects, fields: Fields) -> str | None:
-    try:
-        receipt = decode_receipt(fields.get(b"r", b""))
-    except CodecError:
-        return None
-    return who.of(receipt.device_id, receipt.platform, receipt.token)
-
-
-def of_event(who: Subjects, fields: Fields) -> str | None:
-    try:
-        event = decode_event(fields.get(b"e", b""))
-    except CodecError:
-        return None
-    return who.of(event.device_id, event.platform, event.token)
-
-
-def of_reported(who: Subjects, fields: Fields) -> str | None:
-    try:
-        event = decode_reported(fields.get(b"e", b""))
-    except CodecError:
-        return None
-    return who.of_id(event.device_id)
+of_letter = _of(b"d", decode_dead, lambda who, it: who.of(it.target.device_id, it.platform, it.target.token))
+of_receipt = _of(b"r", decode_receipt, lambda who, it: who.of(it.device_id, it.platform, it.token))
+of_event = _of(b"e", decode_event, lambda who, it: who.of(it.device_id, it.platform, it.token))
+of_reported = _of(b"e", decode_reported, lambda who, it: who.of_id(it.device_id))
 
 
 def of_bytes(who: Subjects, fields: Fields) -> str | None:

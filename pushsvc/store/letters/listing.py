@@ -112,7 +112,7 @@ async def letters(
 
 
 class RedisLetters:
-    """The reading half of `DeadLetters`."""
+    """The half of `DeadLetters` that reads."""
 
     def __init__(self, link: Link, config: StoreConfig) -> None:
         self._link = link

@@ -15,7 +15,7 @@ import msgspec
 
 from ...errors import Unreadable
 from ...model.codec import decode_chunk, encode_chunk
-from ...ports.letters import DeadFilter, DeadGroup, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
+from ...ports.letters import ReplaySpec, ReplayStatus, ReplayStep
 from .. import keys
 from ..config import DAY, StoreConfig
 from ..link.clock import Clock
@@ -36,7 +36,7 @@ _decode_spec = msgspec.json.Decoder(ReplaySpec).decode
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class RedisReplays:
+class RedisReplays(RedisLetters):
     """`Replays` over Redis."""
 
     def __init__(
@@ -48,22 +48,11 @@ class RedisReplays:
         ring: Callable[[], None],
     ) -> None:
         """Write records that `jobs` acts on; `ring` wakes it."""
-        self._link = link
+        super().__init__(link, config)
         self._ring = ring
         self._presence = presence
-        self._config = config
         self._clock = clock
-        self._letters = RedisLetters(link, config)
         self._leases = Leases(link, clock)
-
-    async def page(self, app: str, which: DeadFilter, *, cursor: str, limit: int) -> tuple[list[DeadRow], str | None]:
-        return await self._letters.page(app, which, cursor=cursor, limit=limit)
-
-    async def count(self, app: str, which: DeadFilter) -> int:
-        return await self._letters.count(app, which)
-
-    async def groups(self, app: str, which: DeadFilter) -> tuple[list[DeadGroup], bool]:
-        return await self._letters.groups(app, which)
 
     # --- records --------------------------------------------------------------------------------
 
@@ -71,7 +60,7 @@ class RedisReplays:
         """Request a replay. The record is written before the replay is due, so that a worker finds it complete."""
         app, now = spec.app, self._clock()
         job = f"{now:012x}{secrets.token_hex(4)}"
-        matched = await self._letters.count(app, spec.filter)
+        matched = await self.count(app, spec.filter)
         shards = list(shards_meant(app, spec.filter, self._config))
         last = await self._link.many([("XREVRANGE", keys.dead(app, shard), "+", "-", "COUNT", 1) for shard in shards])
         commands: list[tuple[Any, ...]] = []
