@@ -180,13 +180,11 @@ class StoreConditions:
         return {"redis": why} if why else {}
 
     async def held(self) -> Mapping[str, str]:
-        """Return the routes that do not send now."""
         with suppress(StoreUnavailable):
             return await self._store.held()
         return {}
 
     async def now(self) -> Sequence[Condition]:
-        """Return all conditions."""
         try:
             return await self._read()
         except StoreUnavailable as error:

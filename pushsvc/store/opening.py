@@ -131,8 +131,6 @@ class Store:
         return self.config.consumer
 
     async def removed(self, configured: Collection[Route], *, anywhere: bool = True) -> list[RemovedRoute]:
-        """Return the routes with waiting deliveries that are not in this configuration, nor, unless `anywhere` is
-        False, in that of a living dispatcher; see `removed.py`."""
         return await read_removed(self.link, self.config, self.workers, configured, anywhere=anywhere)
 
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
@@ -147,36 +145,28 @@ class Store:
         return gauges
 
     async def memory_ratio(self) -> float:
-        """Return the used memory of Redis as a share of its `maxmemory`, or NaN where none is set."""
         return await read_memory(self.link)
 
     def secret(self, purpose: bytes) -> bytes:
-        """Return a key for one purpose, which all processes of this Redis derive alike."""
         return blake2b(key=self.hash_key, person=purpose, digest_size=32).digest()
 
     def token_hash(self, route: Platform) -> Callable[[str], str]:
-        """Return the function that hashes the tokens of a route or platform; see `hashing.token_hasher`."""
         return token_hasher(self.hash_key, self.config.addresses.same_of(route))
 
     @property
     def promise(self) -> str:
-        """Return a text that names what the durability of this store rests on."""
         return self.link.promise_is
 
     async def require_durable(self, apps: Iterable[str]) -> float:
-        """Return the seconds that a flush takes; see `RedisPushes.require_durable`."""
         return await self.pushes.require_durable(apps)
 
     async def inspect(self) -> Inspection:
-        """Return the server's version and settings, what this user may run there, and its clock."""
         return await inspect(self.link)
 
     async def held(self) -> dict[str, str]:
-        """Return the routes that a dispatcher holds, as `app/platform` with the reason."""
         return {name: each.why for name, each in (await self.reports()).items() if not each.note}
 
     async def reports(self) -> dict[str, Held]:
-        """Return all that dispatchers report of routes, notes with the prefix `NOTE`."""
         return await read_held(self.link, self.clock)
 
 

@@ -41,7 +41,6 @@ class Eraser:
         self._locks = locks
 
     async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
-        """See `ports.erasure.Erasures`."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
         begun, heard = await self._begin(app, user)
@@ -59,11 +58,9 @@ class Eraser:
             await asyncio.sleep(LOOK)
 
     async def unfinished(self, apps: Sequence[str]) -> list[str]:
-        """See `ports.erasure.Erasures`."""
         return [app for app in await self._steps.waiting(apps) if not await self._locks.holder(_lock(app))]
 
     async def work(self, app: str, *, stopping: Callable[[], bool]) -> bool:
-        """See `ports.erasure.Erasures`."""
         async with self._locks.held(_lock(app), lease=LEASE) as lost:
             if lost is None:
                 return False

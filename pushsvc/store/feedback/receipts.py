@@ -141,5 +141,4 @@ class RedisReceipts:
         await self._suppression.announce(app, own)
 
     async def events(self, app: str, *, after: str, limit: int) -> EventPage[FeedbackEvent]:
-        """See `EventLog.events`."""
         return await self._log.events(app, after=after, limit=limit)

@@ -167,7 +167,6 @@ class RedisLetters:
         return letters(self._link, app, shard, after=after, first=first_id(which), page=STEP, lock=self._lock)
 
     async def count(self, app: str, which: DeadFilter) -> int:
-        """Return the number of letters that the filter selects."""
         if which == DeadFilter():
             lengths = [("XLEN", keys.dead(app, shard)) for shard in range(self._config.shards_of(app))]
             return sum(await self._link.many(lengths))

@@ -158,11 +158,9 @@ class Suppression:
     # --- what is on the list ----------------------------------------------------------------------
 
     async def known(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
-        """Return the number of lists on which these tokens are suppressed."""
         return len(await self._dead(app, tokens))
 
     async def remove(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> int:
-        """Remove these tokens from all lists. Returns the number of lists on which they were."""
         dead = await self._dead(app, tokens)
         return sum(await self._link.many([("ZREM", key, digest) for key, digest in dead]))
 

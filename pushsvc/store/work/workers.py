@@ -115,20 +115,16 @@ class RedisWorkers:
         await self._link.many(commands)
 
     async def leave(self, part: str) -> None:
-        """Remove the report of this process, which ends."""
         await self._link.call("HDEL", keys.WORKERS, f"{part} {self._config.consumer}")
 
     async def routes(self) -> set[Route]:
-        """Return every route that a process has reported."""
         return routes_named(await self._link.call("SMEMBERS", keys.ROUTES))
 
     async def known(self) -> list[Worker]:
-        """Return the processes that have reported, also those whose report is no longer valid."""
         now, reports = await self._read()
         return [each.worker(now) for each in sorted(reports, key=lambda each: each.field) if not each.ended]
 
     async def living(self) -> list[Worker]:
-        """Return the processes whose report is valid."""
         return [worker for worker in await self.known() if worker.lives]
 
     async def _read(self) -> tuple[int, list[_Report]]:
