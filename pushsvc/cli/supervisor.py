@@ -16,7 +16,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from types import TracebackType
 from typing import Self
 
 from ..runtime.reload import on_hang_up
@@ -77,9 +76,7 @@ class Supervisor:
                 self._keepers.setdefault(child.stage, []).append(task)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         try:
             for stage in sorted(self._keepers):
                 await self._stop_stage(stage)

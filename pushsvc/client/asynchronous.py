@@ -6,7 +6,6 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
-from types import TracebackType
 from typing import Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -83,9 +82,7 @@ class AsyncClient:
     async def __aenter__(self) -> AsyncClient:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -32,7 +32,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, Final
 
 import structlog
@@ -129,9 +128,7 @@ class Pool:
         self._keepers = [self._loop.create_task(self._keep()) for _ in range(self._size)]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     # --- what callers use -----------------------------------------------------------------------
