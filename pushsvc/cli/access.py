@@ -59,7 +59,7 @@ def checked(url: str, key: str) -> Access:
         raise typer.BadParameter("The API key holds characters that no key has: was it copied whole?")
     if not url.startswith(("http://", "https://")):
         raise typer.BadParameter(f"{url!r} is not a URL: it begins with http:// or https://")
-    return Access(url.rstrip("/"), key)
+    return Access(url, key)
 
 
 def key_of(key: str, app: str) -> str:

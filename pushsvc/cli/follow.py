@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
+from ..client import Refused, Unreachable
 from ..model.push import JsonObject
-from .client import ApiProblem, ApiUnreachable, Client
+from .client import Client
 from .output import counts_line, going_on
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def verdict(status: JsonObject, *, quiet: bool = False) -> bool:
 async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonObject:
     """Poll the status until the push has ended, show each change, and return the last status document.
 
-    Raises `ApiProblem` when the server refuses, `ApiUnreachable` when it is away for longer than a restart takes.
+    Raises `Refused` when the server refuses, `Unreachable` when it is away for longer than a restart takes.
     """
     pause, failures = FIRST_LOOK, 0
     told = f"the push goes on; `pushsvc cancel {push_id}` cancels what has not been sent"
@@ -56,9 +57,9 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
         while True:
             try:
                 status = await client.status(push_id)
-            except (ApiProblem, ApiUnreachable) as error:
+            except (Refused, Unreachable) as error:
                 failures += 1
-                if failures >= PATIENCE or (isinstance(error, ApiProblem) and error.status not in (429, 503)):
+                if failures >= PATIENCE or (isinstance(error, Refused) and error.status not in (429, 503)):
                     raise
                 await asyncio.sleep(LAST_LOOK)
                 continue

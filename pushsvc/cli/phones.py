@@ -14,10 +14,11 @@ import typer
 import uvloop
 from msgspec import Struct
 
+from ..client import Unreachable
 from ..net.websocket.frames import ABNORMAL
 from ..runtime import raise_file_limit
 from .access import Access
-from .client import ApiUnreachable, open_session
+from .client import open_session
 from .output import counted, print_json, print_table
 from .parts import until_signalled
 
@@ -148,7 +149,7 @@ async def _tokens(plan: Plan, at: Access | Signed, devices: Sequence[str]) -> As
                 await tokens.register(devices, {"platform": "live"})
             gateway = plan.gateway or await tokens.gateway(devices[0])
         except OSError as error:
-            raise ApiUnreachable(f"{at.url} does not answer: {error}") from None
+            raise Unreachable(f"{at.url} does not answer: {error}") from None
         yield tokens, gateway
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final, Literal, TypeAlias, TypeVar
@@ -11,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..net.retry_after import retry_after
 from ..net.tls import client_context
@@ -241,7 +243,7 @@ class AsyncClient:
             try:
                 answer = await self._try(method, path, content, sent)
             except (aiohttp.ClientError, OSError, ValueError) as failure:
-                error = Unreachable(f"{self._url} does not answer: {str(failure) or type(failure).__name__}")
+                error = Unreachable(f"{self._url} does not answer: {self._cause(failure)}")
                 passing = not isinstance(failure, (ValueError, aiohttp.ClientConnectorCertificateError))
                 asked = None
             else:
@@ -264,6 +266,19 @@ class AsyncClient:
             method, exact_url(self._url + path), data=content, headers=headers, allow_redirects=False
         ) as response:
             return Answer(response.status, response.headers, await response.read())
+
+    def _cause(self, failure: Exception) -> str:
+        """Return in a few words why there is no answer."""
+        if isinstance(failure, aiohttp.ClientConnectorCertificateError):
+            return f"its certificate is not trusted: {failure.certificate_error}"
+        if isinstance(failure, aiohttp.ClientConnectorError):
+            if isinstance(failure.os_error, ssl.SSLError):  # whose number is OpenSSL's, not the system's
+                return "it does not speak TLS, or not as we do: is it http://?"
+            number = failure.os_error.errno
+            return os.strerror(number).lower() if number and number > 0 else str(failure.os_error)
+        if isinstance(failure, TimeoutError):
+            return f"no answer within {self._timeout.total:g} seconds"
+        return str(failure) or type(failure).__name__
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -298,6 +313,7 @@ def _read(answer: Answer, kind: type[T]) -> T:
 
 def _problem(answer: Answer) -> Problem:
     try:
-        return msgspec.json.decode(answer.body, type=Problem)
+        problem = msgspec.json.decode(answer.body, type=Problem)
     except msgspec.MsgspecError:
-        return Problem(f"The server answered {answer.status}", answer.status)
+        problem = Problem("The server gives no reason")
+    return structs.replace(problem, status=answer.status)

@@ -86,7 +86,7 @@ class Problem(Struct, frozen=True):
     """Why a call, or one push of a batch, is refused (RFC 9457)."""
 
     title: str
-    status: int
+    status: int = 0
     type: str = "about:blank"
     detail: str = ""
     errors: list[Fault] = []

@@ -20,7 +20,8 @@ class Refused(ClientError):
     def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
         faults = "".join(f"\n  {fault.path}: {fault.message}" for fault in problem.errors)
         detail = "" if problem.detail in ("", problem.title) else f": {problem.detail}"
-        super().__init__(f"{problem.title}{detail} ({problem.status}){faults}")
+        again = "" if retry_after is None else f", try again in {retry_after:.0f} s"
+        super().__init__(f"{problem.title}{detail} ({problem.status}){again}{faults}")
         self.problem = problem
         self.status = problem.status
         self.retry_after = retry_after

@@ -11,6 +11,7 @@ import pytest
 
 from pushsvc.cli import client
 from pushsvc.cli.access import Access
+from pushsvc.client import Refused, Unreachable
 from pushsvc.lab.simulator.certificates import Keys
 from pushsvc.net.http2.transport import Pool
 from pushsvc.providers.endpoint import tls_context
@@ -54,9 +55,9 @@ async def command_line(origin: str, ca_file: str) -> str:
         try:
             async with client.open_client(Access(origin, "key")) as api:
                 await api.status("x")
-        except client.ApiUnreachable as error:
+        except Unreachable as error:
             return str(error)
-        except client.ApiProblem:
+        except Refused:
             pass
     return ""
 

@@ -56,7 +56,7 @@ class ApiTokens:
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
-        self._url = url
+        self._url = url.rstrip("/")
 
     async def register(self, devices: Iterable[str], document: Mapping[str, Any]) -> None:
         """Register devices, each with this document. Raises `ApiRefused`, and `OSError` if the API does not answer."""
