@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from ..errors import CredentialError
 from ..model.finding import Finding
+from ..net.http2.hpack_fields import HTTPS, authority
 from ..net.proxy import proxy_for
 from ..net.tls import client_context
 from .files import as_finding
@@ -32,9 +33,9 @@ def origin(url: str) -> str:
     return url.rstrip("/")
 
 
-def authority(url: str) -> str:
-    """Return the `:authority` of requests to this endpoint."""
-    return urlsplit(url).netloc
+def host_fields(url: str) -> bytes:
+    """Return the header fields that name this endpoint in each request to it."""
+    return HTTPS + authority(urlsplit(url).netloc)
 
 
 def tls_context(ca_file: str) -> ssl.SSLContext:

@@ -22,7 +22,7 @@ import uvloop
 from pushsvc import runtime, telemetry
 from pushsvc.lab.simulator import Address, apns_token, fcm_token
 from pushsvc.model.push import Content, Push, Route, Target
-from pushsvc.net.http2.transport import HTTPS, POST, authority, field, open_pool, path
+from pushsvc.net.http2.transport import HTTPS, POST, Pool, authority, field, path
 from pushsvc.providers import REGISTRY
 from pushsvc.settings import LimitsSettings
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
@@ -74,7 +74,7 @@ async def bare(platform: str, address: Address, count: int) -> dict[str, float]:
         bodies = [
             b'{"message":{"token":"' + fcm_token("ok", str(n)).encode() + b'",' + MESSAGE[1:] + b"}" for n in range(100)
         ]
-    async with open_pool(url, ssl=context) as pool:
+    async with Pool(url, ssl=context) as pool:
         room = asyncio.Event()
         pool.on_room(room.set)
         done = asyncio.Event()

@@ -33,7 +33,7 @@ from pushsvc import telemetry
 from pushsvc.cli.up import free_port
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import SimulatorHandle
-from pushsvc.net.http2.transport import HTTPS, POST, authority, field, open_pool, path
+from pushsvc.net.http2.transport import HTTPS, POST, Pool, authority, field, path
 
 from .contestants import PAYLOAD
 from .figures import record
@@ -87,7 +87,7 @@ async def call_each(simulator: SimulatorHandle, count: int, gap: float) -> dict[
     common = b"".join(field(name, value) for name, value in fields.items())
     found: dict[str, float] = {}
     room = asyncio.Event()
-    async with open_pool(simulator.apns_url, ssl=context) as pool:
+    async with Pool(simulator.apns_url, ssl=context) as pool:
         pool.on_room(room.set)
         while pool.room <= 0:
             room.clear()

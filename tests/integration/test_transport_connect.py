@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushsvc.net.http2 import transport
-from pushsvc.net.http2.transport import Failure, Pool, open_pool
+from pushsvc.net.http2.transport import Failure, Pool
 
 from .ports import free_ports
 from .transport_server import Certificates, Client, Peer, ScriptedServer, client, run, serve, statuses, until
@@ -244,15 +244,15 @@ def test_sizes_that_make_no_pool(wrong: dict[str, int]) -> None:
 def test_a_pool_leaves_nothing_open(tmp_path: Path, uvloop: bool) -> None:
     async def main() -> None:
         async with serve(tmp_path) as server:
-            async with open_pool(server.origin, ssl=server.certificates.client(), connections=3) as pool:
+            async with Pool(server.origin, ssl=server.certificates.client(), connections=3) as pool:
                 await until(lambda: pool.room)
                 assert statuses(await Client(pool, server).send(*range(10))) == {200: 10}
             assert pool.room == 0
             await pool.aclose()
-            async with open_pool(server.origin, ssl=server.certificates.client()):
+            async with Pool(server.origin, ssl=server.certificates.client()):
                 pass  # closed while it connects
             says_nothing(server)
-            async with open_pool(server.origin, ssl=server.certificates.client()):
+            async with Pool(server.origin, ssl=server.certificates.client()):
                 seen = len(server.peers)
                 await until(lambda: len(server.peers) > seen)
             await until(lambda: len(server.gone) == len(server.peers))

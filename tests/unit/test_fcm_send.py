@@ -123,7 +123,7 @@ def test_the_request_has_every_field_once_and_the_pseudo_fields_first(tmp_path: 
     async def scene(it: Opened) -> None:
         (request,) = it.send()
 
-        assert [name for name, _ in request.pairs[:4]] == [":method", ":scheme", ":path", ":authority"]
+        assert [name for name, _ in request.pairs[:4]] == [":method", ":path", ":scheme", ":authority"]
         assert request.headers == {
             ":method": "POST",
             ":scheme": "https",

@@ -29,8 +29,7 @@ import asyncio
 import random as _random
 import ssl as _ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -56,7 +55,6 @@ from .hpack_fields import HTTPS, POST, authority, field, path
 
 __all__ = [
     "Pool",
-    "open_pool",
     "Response",
     "Failure",
     "Answer",
@@ -350,10 +348,3 @@ class Pool:
 
 def _room_of(connection: Connection) -> int:
     return connection.room
-
-
-@asynccontextmanager
-async def open_pool(origin: str, *, ssl: _ssl.SSLContext, **options: Any) -> AsyncIterator[Pool]:
-    """Open `Pool(origin, ssl=ssl, **options)` for the length of the block."""
-    async with Pool(origin, ssl=ssl, **options) as pool:
-        yield pool

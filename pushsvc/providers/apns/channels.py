@@ -24,12 +24,11 @@ from msgspec import Struct
 
 from ...errors import BadGateway, Conflict, NotFound, RequestError, Unavailable
 from ...net.http2.exchange import Answer, Failure, Response
-from ...net.http2.transport import HTTPS, POST, Pool, field, path
-from ...net.http2.transport import authority as authority_field
+from ...net.http2.transport import POST, Pool, field, path
 from ...net.proxy import proxy_for
 from ...net.retry_after import retry_after
 from ...ports.channels import Channel, Storage
-from ..endpoint import authority
+from ..endpoint import host_fields
 from .classify import EXPIRED_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY
 from .config import Config
 from .credentials import ProviderToken, client_context
@@ -80,7 +79,7 @@ class ApnsChannels:
         self._token = token
         self._clock = clock
         self._new_id = new_id
-        self._authority = authority_field(authority(config.channels_endpoint))
+        self._host = host_fields(config.channels_endpoint)
         self._one = path(f"/1/apps/{config.topic}/channels")
         self._all = path(f"/1/apps/{config.topic}/all-channels")
 
@@ -122,7 +121,7 @@ class ApnsChannels:
         return answer
 
     async def _send(self, method: bytes, where: bytes, channel_id: str, body: bytes) -> Answer:
-        fields = method + HTTPS + self._authority + where
+        fields = method + self._host + where
         if self._token is not None:
             self._token.refresh()
             fields += field("authorization", self._token.header)

@@ -15,9 +15,8 @@ from ...errors import CredentialError
 from ...model.delivery import Misconfigured, Throttled, TokenDead, TokenSuspect, Unavailable
 from ...model.finding import Finding
 from ...model.push import Message
-from ...net.http2.transport import HTTPS, POST, field, path
-from ...net.http2.transport import authority as authority_field
-from ..endpoint import authority
+from ...net.http2.transport import POST, field, path
+from ..endpoint import host_fields
 from ..files import as_finding
 from ..online import Asked, ask, host_of, judge_skew, unreached
 from .classify import classify
@@ -37,7 +36,7 @@ async def check_online(config: Config) -> list[Finding]:
     """Return what APNs says to the account's credential, and whether its hosts can be reached."""
     try:
         token = ProviderToken(config, time.time) if config.key_file else None
-        fields = POST + HTTPS + authority_field(authority(config.endpoint)) + path(f"/3/device/{MADE_UP}")
+        fields = POST + host_fields(config.endpoint) + path(f"/3/device/{MADE_UP}")
         if token is not None:
             fields += field("authorization", token.header)
         fields += b"".join(field(*each) for each in {"apns-topic": config.topic, **_MESSAGE.headers}.items())

@@ -30,13 +30,12 @@ from msgspec import structs
 from ...model.delivery import BadNotification, Delivery, Misconfigured, Outcome, Sent, Throttled
 from ...model.push import Chunk, Route
 from ...net.http2.exchange import Answer, Response
-from ...net.http2.transport import HTTPS, POST, Pool, field, path
-from ...net.http2.transport import authority as authority_field
+from ...net.http2.transport import POST, Pool, field, path
 from ...net.proxy import proxy_for
 from ...ports.provider import OnOutcome
 from ..badges import filled_in, unread_of
 from ..clocks import clock_skew
-from ..endpoint import authority
+from ..endpoint import host_fields
 from .classify import EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
 from .config import Config
 from .credentials import ProviderToken, client_context
@@ -136,13 +135,9 @@ class ApnsProvider:
         """Only there APNs gives an id for its console, which is not worth decoding each answer's headers elsewhere."""
         self._storeless: set[str] = set()
         """Channels that keep nothing, which take no expiration but 0."""
-        self._head = POST + HTTPS + authority_field(authority(config.endpoint))
-        self._broadcast_head = (
-            POST
-            + HTTPS
-            + authority_field(authority(config.broadcast_endpoint))
-            + path(f"/4/broadcasts/apps/{config.topic}")
-        )
+        self._head = POST + host_fields(config.endpoint)
+        broadcasts_of = path(f"/4/broadcasts/apps/{config.topic}")
+        self._broadcast_head = POST + host_fields(config.broadcast_endpoint) + broadcasts_of
         self._authorization = field("authorization", token.header) if token else b""
         self._common: dict[tuple[str | None, str | None, str | None], bytes] = {}
         # Of the chunk at hand.

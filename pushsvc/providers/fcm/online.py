@@ -15,9 +15,8 @@ from ...errors import CredentialError
 from ...model.delivery import Misconfigured, Throttled, Unavailable
 from ...model.finding import Finding
 from ...model.push import Message
-from ...net.http2.transport import HTTPS, POST, field, path
-from ...net.http2.transport import authority as authority_field
-from ..endpoint import authority, tls_context
+from ...net.http2.transport import field
+from ..endpoint import tls_context
 from ..files import as_finding
 from ..online import TIMEOUT, Asked, ask, host_of, judge_skew, unreached
 from .classify import classify
@@ -25,6 +24,7 @@ from .config import Config
 from .credentials import TokenRefusedError, load_service_account
 from .remedies import remedy
 from .render import PLATFORM
+from .send import head_of
 
 _BODY: Final = b'{"validate_only":true,"message":{"token":"pushsvc check","data":{"check":"1"}}}'
 """No token: those of FCM have no spaces."""
@@ -38,13 +38,7 @@ async def check_online(config: Config) -> list[Finding]:
         context = tls_context(config.ca_file)
     except CredentialError as error:
         return [as_finding(error)]
-    fields = (
-        POST
-        + HTTPS
-        + path(f"/v1/projects/{account.project_id}/messages:send")
-        + authority_field(authority(config.endpoint))
-        + field("content-type", "application/json; charset=UTF-8")
-    )
+    fields = head_of(config, account.project_id)
     try:
         token, _ = await asyncio.to_thread(account.fetch)
     except TokenRefusedError as error:

@@ -21,13 +21,12 @@ import msgspec
 
 from ...model.delivery import Delivery, Misconfigured, Outcome, Sent, Unavailable
 from ...model.push import Chunk, Route
-from ...net.http2.transport import HTTPS, POST, Answer, Pool, Response, field, path
-from ...net.http2.transport import authority as authority_field
+from ...net.http2.transport import POST, Answer, Pool, Response, field, path
 from ...net.proxy import proxy_for
 from ...ports.provider import OnOutcome
 from ..badges import filled_in, unread_of
 from ..clocks import clock_skew
-from ..endpoint import authority, tls_context
+from ..endpoint import host_fields, tls_context
 from .addresses import ADDRESSES
 from .classify import classify, concerns_access_token, message_name
 from .config import Config
@@ -43,6 +42,12 @@ _BEFORE_DRY: Final = {kind: b'{"validate_only":true,"message":{"%b":' % kind.enc
 """The body in front of a target, by its kind."""
 
 _quote: Final = msgspec.json.Encoder().encode
+
+
+def head_of(config: Config, project_id: str) -> bytes:
+    """Return the header fields of every message to a project, less its authorization."""
+    head = POST + path(f"/v1/projects/{project_id}/messages:send") + host_fields(config.endpoint)
+    return head + field("content-type", "application/json; charset=UTF-8")
 
 
 class FcmProvider:
@@ -65,13 +70,7 @@ class FcmProvider:
         self._wakes: list[Callable[[], None]] = []
         self._refused: list[_Context] = []
         self._token = AccessToken(fetch, clock=clock, changed=self._on_token)
-        self._head = (
-            POST
-            + HTTPS
-            + path(f"/v1/projects/{project_id}/messages:send")
-            + authority_field(authority(config.endpoint))
-            + field("content-type", "application/json; charset=UTF-8")
-        )
+        self._head = head_of(config, project_id)
         self._fields = b""
         self._skew = 0.0
         """Seconds that the provider's clock was ahead of ours when it last refused us."""

@@ -29,12 +29,11 @@ from pushsvc.model.delivery import (
 from pushsvc.model.finding import Finding
 from pushsvc.model.push import Content, Message, Platform, Route
 from pushsvc.model.rates import AccountLimits, Rate
-from pushsvc.net.http2.transport import HTTPS, POST, Answer, Pool, Response, authority, field, path
+from pushsvc.net.http2.transport import POST, Answer, Pool, Response, field, path
 from pushsvc.net.retry_after import retry_after
 from pushsvc.ports.preview import Preview
 from pushsvc.ports.provider import OnOutcome, RenderError
-from pushsvc.providers.endpoint import authority as authority_of
-from pushsvc.providers.endpoint import check_ca, tls_context
+from pushsvc.providers.endpoint import check_ca, host_fields, tls_context
 
 PLATFORM: Final[Platform] = "threepart"
 LIMIT: Final = 3000
@@ -171,7 +170,7 @@ class ThreePartProvider:
         self.route = route
         self._pool = pool
         self._clock = clock
-        self._head = POST + HTTPS + authority(authority_of(config.endpoint))
+        self._head = POST + host_fields(config.endpoint)
 
     @property
     def room(self) -> int:
