@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .access import Access, App, Key, Url, access
-from .client import open_client
+from .access import App, Key, Url, access
+from .client import ask
 from .output import Json, print_json
-from .running import run
 from .status import print_status
 
 
@@ -22,12 +21,7 @@ def cancel(
     json: Json = False,
 ) -> None:
     """Cancel the deliveries of a push that have not been sent, and show its status."""
-    run(_cancel(access(context.obj, url, key, app), push_id, json=json))
-
-
-async def _cancel(at: Access, push_id: str, *, json: bool) -> None:
-    async with open_client(at) as client:
-        document = await client.cancel(push_id)
+    document = ask(access(context.obj, url, key, app), lambda client: client.cancel(push_id))
     if json:
         print_json(document)
     else:

@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from .access import Access, App, Key, Url, access
-from .client import open_client
+from .access import App, Key, Url, access
+from .client import ask
 from .output import Json, print_json, print_table
-from .running import run
 
 channels = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +36,7 @@ def new(
     json: Json = False,
 ) -> None:
     """Create a channel and print its id."""
-    made = run(_new(access(context.obj, url, key, app), storage))
+    made = ask(access(context.obj, url, key, app), lambda client: client.make_channel(storage))
     if json:
         print_json(made)
     else:
@@ -47,7 +46,7 @@ def new(
 @channels.command("list")
 def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App = "", json: Json = False) -> None:
     """List the ids of the channels of the app."""
-    ids = run(_all(access(context.obj, url, key, app)))
+    ids = ask(access(context.obj, url, key, app), lambda client: client.channels())
     if json:
         print_json({"channels": ids})
     else:
@@ -60,7 +59,7 @@ def show(
     context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
 ) -> None:
     """Show a channel."""
-    found = run(_show(access(context.obj, url, key, app), channel_id))
+    found = ask(access(context.obj, url, key, app), lambda client: client.channel(channel_id))
     if json:
         print_json(found)
     else:
@@ -72,28 +71,8 @@ def delete(
     context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
 ) -> None:
     """Delete a channel permanently. Its id is never used again."""
-    run(_delete(access(context.obj, url, key, app), channel_id))
+    ask(access(context.obj, url, key, app), lambda client: client.delete_channel(channel_id))
     if json:
         print_json({"id": channel_id, "deleted": True})
     else:
         print(f"deleted {channel_id}")
-
-
-async def _new(at: Access, storage: str) -> dict[str, object]:
-    async with open_client(at) as client:
-        return await client.make_channel(storage)
-
-
-async def _all(at: Access) -> list[str]:
-    async with open_client(at) as client:
-        return await client.channels()
-
-
-async def _show(at: Access, channel_id: str) -> dict[str, object]:
-    async with open_client(at) as client:
-        return await client.channel(channel_id)
-
-
-async def _delete(at: Access, channel_id: str) -> None:
-    async with open_client(at) as client:
-        await client.delete_channel(channel_id)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -14,6 +15,9 @@ from ..client.asynchronous import Method
 from ..model.push import JsonObject
 from ..net.tls import client_context
 from .access import Access
+from .running import run
+
+T = TypeVar("T")
 
 
 class Client:
@@ -82,6 +86,16 @@ async def open_client(at: Access) -> AsyncIterator[Client]:
     """Open a client with its session."""
     async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as api:
         yield Client(api, at.url)
+
+
+def ask(at: Access, call: Callable[[Client], Awaitable[T]]) -> T:
+    """Make one call, and return its answer."""
+
+    async def main() -> T:
+        async with open_client(at) as client:
+            return await call(client)
+
+    return run(main())
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ too, works on the store of the configuration.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ from .access import Key, Url
 from .device_export import export_devices
 from .device_import import import_devices
 from .failed import apps_of
-from .operator import open_operator
+from .operator import operate
 from .output import Json, print_json, print_table
 from .restore import restore
 from .running import run
@@ -44,7 +44,7 @@ def show(
     context: typer.Context, device_id: Id, app: AppName = "", url: Url = "", key: Key = "", json: Json = False
 ) -> None:
     """Show a device. Its token is shown as the short hash that logs contain."""
-    found = run(_find(context, app, device_id, url, key))
+    found = operate(context, app, url, key, lambda operator: operator.device(device_id))
     if not found:
         raise NotFound(f"no app has a device {device_id!r}" if not app else f"{app} has no device {device_id!r}")
     if json:
@@ -64,7 +64,7 @@ def delete(
     json: Json = False,
 ) -> None:
     """Delete a device and its index entries. Deliveries that are already queued for it are still sent."""
-    if not run(_delete(context, app, device_id, url, key)):
+    if not operate(context, app, url, key, lambda operator: operator.delete_device(app, device_id), changes=True):
         raise NotFound(f"{app} knows no device {device_id!r}")
     if json:
         print_json({"app": app, "id": device_id, "deleted": True})
@@ -94,16 +94,6 @@ def unsuppress(
         print_json({"app": app, "platform": platform, "unsuppressed": True})
     else:
         print(f"lifted the suppression of the token of {app}")
-
-
-async def _find(context: typer.Context, app: str, device_id: str, url: str, key: str) -> list[dict[str, Any]]:
-    async with open_operator(context, app, url, key) as operator:
-        return await operator.device(device_id)
-
-
-async def _delete(context: typer.Context, app: str, device_id: str, url: str, key: str) -> bool:
-    async with open_operator(context, app, url, key, changes=True) as operator:
-        return await operator.delete_device(app, device_id)
 
 
 async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -> bool:

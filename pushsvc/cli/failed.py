@@ -18,11 +18,9 @@ from ..wording import did_you_mean
 from .access import Key, Url
 from .instants import parse_instant
 from .output import Json, print_json, print_table
-from .running import run
 
 if TYPE_CHECKING:
     from ..settings import Settings
-    from .operator import Failed
 
 COLUMNS = ("at", "app", "push_id", "platform", "reason", "status", "attempts", "device_id", "token_hash")
 PAGE = 1000
@@ -57,8 +55,10 @@ def failed(
     json: Json = False,
 ) -> None:
     """List dead letters: deliveries that failed permanently. `pushsvc replay` sends them again."""
+    from .operator import operate
+
     which = chosen(push, platform, reason, since, until)
-    found = run(_failed(context, app, which, limit, url, key))
+    found = operate(context, app, url, key, lambda operator: operator.failed(which, limit))
     shown = [{**msgspec.structs.asdict(row), "app": name, "at": instant(row.at)} for name, row in found.rows]
     if json:
         print_json({"matched": found.matched, "items": shown})
@@ -99,13 +99,6 @@ def apps_of(settings: Settings, app: str) -> list[str]:
     if app and app not in settings.apps:
         raise ConfigError(f"apps.{app}", "no such app in the configuration", did_you_mean(app, settings.apps))
     return [app] if app else list(settings.apps)
-
-
-async def _failed(context: typer.Context, app: str, which: DeadFilter, limit: int, url: str, key: str) -> Failed:
-    from .operator import open_operator
-
-    async with open_operator(context, app, url, key) as operator:
-        return await operator.failed(which, limit)
 
 
 def _cell(value: object) -> str:

@@ -5,7 +5,7 @@ The text of a key is generated here and printed once; the store keeps its SHA-25
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from msgspec import structs
@@ -15,15 +15,8 @@ from ..model.access import SCOPES
 from ..model.rates import parse_rate
 from ..wording import did_you_mean
 from .access import Key, Url
-from .operator import open_operator
+from .operator import operate
 from .output import Json, print_json, print_table
-from .running import run
-
-if TYPE_CHECKING:
-    from ..model.access import Scope
-    from ..model.rates import Rate
-    from ..ports.admin import KeyRow
-    from .operator import MadeKey
 
 keys = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Create, list and revoke API keys."
@@ -60,7 +53,7 @@ def new(
         raise typer.BadParameter(f"--scope: unknown scope {name!r}; {did_you_mean(name, SCOPES)}")
     scopes = tuple(each for each in SCOPES if each in wanted)
     _check_name(name)
-    made = run(_make(context, app, name, scopes, rate, url, key))
+    made = operate(context, app, url, key, lambda operator: operator.make_key(app, name, scopes, rate), changes=True)
     if json:
         print_json({"key": made.text, "sha256": made.sha256, **structs.asdict(made.row)})
     else:
@@ -78,7 +71,8 @@ def list_keys(
     json: Json = False,
 ) -> None:
     """List the keys of the store and of the configuration."""
-    rows = sorted(run(_list(context, app, url, key)), key=lambda row: (row.app, row.name))
+    found = operate(context, app, url, key, lambda operator: operator.keys())
+    rows = sorted(found, key=lambda row: (row.app, row.name))
     if json:
         print_json([structs.asdict(row) for row in rows])
         return
@@ -100,7 +94,7 @@ def revoke(
     context: typer.Context, app: AppName, name: KeyName, url: Url = "", key: Key = "", json: Json = False
 ) -> None:
     """Revoke a key. Running servers stop accepting it within seconds."""
-    if not run(_revoke(context, app, name, url, key)):
+    if not operate(context, app, url, key, lambda operator: operator.revoke_key(app, name), changes=True):
         raise NotFound(f"{app} has no key {name!r} in the store; `pushsvc keys list` shows what there is")
     if json:
         print_json({"app": app, "name": name, "revoked": True})
@@ -113,20 +107,3 @@ def _check_name(name: str) -> None:
 
     if fault := check_name(name):
         raise typer.BadParameter(f"--name: {fault}")
-
-
-async def _make(
-    context: typer.Context, app: str, name: str, scopes: tuple[Scope, ...], rate: Rate | None, url: str, key: str
-) -> MadeKey:
-    async with open_operator(context, app, url, key, changes=True) as operator:
-        return await operator.make_key(app, name, scopes, rate)
-
-
-async def _list(context: typer.Context, app: str, url: str, key: str) -> list[KeyRow]:
-    async with open_operator(context, app, url, key) as operator:
-        return await operator.keys()
-
-
-async def _revoke(context: typer.Context, app: str, name: str, url: str, key: str) -> bool:
-    async with open_operator(context, app, url, key, changes=True) as operator:
-        return await operator.revoke_key(app, name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import typer
 from msgspec import Struct
@@ -31,6 +31,7 @@ from ..ports.pushes import PushFilter
 from .access import checked, key_of, key_variable
 from .failed import apps_of
 from .output import Missing
+from .running import run
 
 if TYPE_CHECKING:
     from ..api.devices.importing import Taken
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .state import State
 
 
+T = TypeVar("T")
 DEVICE_FIELDS: Final = (*(name for name in Device.__struct_fields__ if name != "token"), "token_hash")
 """What a command shows of a device: all but its token."""
 INSTANTS: Final = ("registered_at", "last_seen_at", "pruned_at", "struck_at")
@@ -200,6 +202,24 @@ async def open_operator(
     from .operator_store import StoreOperator
 
     yield StoreOperator(settings, apps_of(settings, app))
+
+
+def operate(
+    context: typer.Context,
+    app: str,
+    url: str,
+    key: str,
+    act: Callable[[Operator], Awaitable[T]],
+    *,
+    changes: bool = False,
+) -> T:
+    """Run one act on what `open_operator` opens, and return its result."""
+
+    async def main() -> T:
+        async with open_operator(context, app, url, key, changes=changes) as operator:
+            return await act(operator)
+
+    return run(main())
 
 
 def _other_app(url: str, owner: str, app: str, wanted: Sequence[str]) -> OtherApp:

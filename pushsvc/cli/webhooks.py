@@ -22,7 +22,7 @@ from ..ports.webhooks import DeadBatch
 from .access import Key, Url
 from .failed import apps_of
 from .instants import parse_instant
-from .operator import open_operator
+from .operator import Operator, operate
 from .output import Json, going_on, print_json, print_table
 from .running import run
 
@@ -69,7 +69,7 @@ def list_webhooks(context: typer.Context, app: Apps = "", url: Url = "", key: Ke
 
     An app has one for each kind of events that it is sent.
     """
-    found = run(_states(context, app, url, key))
+    found = operate(context, app, url, key, lambda operator: operator.webhooks())
     if json:
         print_json([_standing(name, state) for name, state in found])
         return
@@ -171,7 +171,7 @@ def resume(context: typer.Context, app: AppName, url: Url = "", key: Key = "") -
 
     It was switched off by a 410, or waits for its next attempt.
     """
-    run(_resume(context, app, url, key))
+    operate(context, app, url, key, lambda operator: _resume(operator, app), changes=True)
     print(f"the webhook of {app} is resumed")
 
 
@@ -225,11 +225,6 @@ def _all(store: Store) -> tuple[Webhooks, ...]:
     return store.webhooks, store.event_webhooks
 
 
-async def _states(context: typer.Context, app: str, url: str, key: str) -> list[tuple[str, WebhookState]]:
-    async with open_operator(context, app, url, key) as operator:
-        return await operator.webhooks()
-
-
 async def _dead(settings: Settings, apps: list[str], span: Span) -> dict[str, list[DeadBatch]]:
     from ..runtime import open_running_store
 
@@ -242,11 +237,10 @@ async def _dead_of(store: Store, app: str, span: Span) -> list[tuple[Webhooks, D
     return [(each, batch) for each in _all(store) for batch in await each.dead(app, since=span[0], until=span[1])]
 
 
-async def _resume(context: typer.Context, app: str, url: str, key: str) -> None:
-    async with open_operator(context, app, url, key, changes=True) as operator:
-        if not await operator.webhooks():
-            raise no_webhook(app)
-        await operator.resume_webhooks(app)
+async def _resume(operator: Operator, app: str) -> None:
+    if not await operator.webhooks():
+        raise no_webhook(app)
+    await operator.resume_webhooks(app)
 
 
 async def _call(config: WebhookConfig, app: str) -> tuple[int, str]:
