@@ -178,15 +178,17 @@ def resume(context: typer.Context, app: AppName, url: Url = "", key: Key = "") -
 @webhooks.command("test")
 def call(context: typer.Context, app: AppName, json: Json = False) -> None:
     """Call a webhook from this machine, without events. Exit with 1 if it does not answer with a 2xx status."""
+    from ..stages.webhooks import trial_call
+
     settings: Settings = context.obj.settings()
     config = _config_of(settings, app)
     began = time.monotonic()
-    status, reason = run(_call(config, app))
-    good, seconds = 200 <= status < 300, round(time.monotonic() - began, 3)
+    answer = run(trial_call(config, app, time.time_ns() // 1_000_000))
+    good, seconds = 200 <= answer.status < 300, round(time.monotonic() - began, 3)
     if json:
-        print_json({"app": app, "ok": good, "status": status, "reason": reason, "seconds": seconds})
+        print_json({"app": app, "ok": good, "status": answer.status, "reason": answer.reason, "seconds": seconds})
     else:
-        print(f"{config.host}: {'ok' if good else 'failed'}, {reason} after {seconds:.3f} s")
+        print(f"{config.host}: {'ok' if good else 'failed'}, {answer.reason} after {seconds:.3f} s")
     if not good:
         raise typer.Exit(1)
 
@@ -241,15 +243,6 @@ async def _resume(operator: Operator, app: str) -> None:
     if not await operator.webhooks():
         raise no_webhook(app)
     await operator.resume_webhooks(app)
-
-
-async def _call(config: WebhookConfig, app: str) -> tuple[int, str]:
-    from ..stages.webhooks import open_caller, trial_body
-
-    now = time.time_ns() // 1_000_000
-    async with open_caller(config, app) as caller:
-        answer = await caller.post(f"test_{app}_{now}", trial_body(app, now))
-    return answer.status, answer.reason
 
 
 async def _redeliver(

@@ -37,8 +37,7 @@ async def _call(config: WebhookConfig, app: str) -> list[Finding]:
     """Return what a webhook answers to a call without events."""
     now, began = time.time_ns() // 1_000_000, time.monotonic()
     try:
-        async with webhooks.open_caller(config, app) as caller:
-            answer = await caller.post(f"test_{app}_{now}", webhooks.trial_body(app, now))
+        answer = await webhooks.trial_call(config, app, now)
     except ConfigError as error:
         return [Finding("error", error.message, error.remedy)]
     took = f"after {time.monotonic() - began:.1f} s"

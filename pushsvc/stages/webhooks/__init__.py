@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from ...lazily import exports
 
 if TYPE_CHECKING:
-    from .body import trial_body as trial_body
     from .caller import open_caller as open_caller
+    from .caller import trial_call as trial_call
     from .checks import check as check
     from .config import WebhookConfig as WebhookConfig
     from .delivery import deliver as deliver
@@ -27,8 +27,7 @@ else:
     __getattr__ = exports(
         __name__,
         {
-            "body": "trial_body",
-            "caller": "open_caller",
+            "caller": "open_caller trial_call",
             "checks": "check",
             "config": "WebhookConfig",
             "delivery": "deliver",

@@ -27,6 +27,7 @@ from ...net.retry_after import retry_after
 from ...net.tls import client_context
 from ...net.urls import exact_url
 from ...telemetry import traces
+from .body import trial_body
 from .config import WebhookConfig
 from .verdict import WebhookReply
 
@@ -122,6 +123,12 @@ async def open_caller(
         trust_env=False,
     ) as session:
         yield WebhookCaller(session, config, clock)
+
+
+async def trial_call(config: WebhookConfig, app: str, now: int) -> WebhookReply:
+    """Make a call without events at `now`, in Unix ms, and return its result. Raises as `open_caller`."""
+    async with open_caller(config, app) as caller:
+        return await caller.post(f"test_{app}_{now}", trial_body(app, now))
 
 
 def tls_context(config: WebhookConfig, app: str) -> ssl.SSLContext:
