@@ -355,7 +355,7 @@ def test_who_comes_again_while_a_pass_is_under_way_is_erased_of_what_came_betwee
         await fill(store)
         assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
 
-        keeper = store.erasures._keepers[reached]  # where the pass stands
+        keeper = store.erasures.keepers[reached]  # where the pass stands
         began, step = asyncio.Event(), keeper.step
 
         async def begin(*args: Any) -> Any:
@@ -394,7 +394,7 @@ def test_what_is_accepted_behind_the_last_look_is_not_sent_after_the_answer(
         store = await open_real(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         before: list[Push] = []
-        late = store.erasures._keepers["late"]
+        late = store.erasures.keepers["late"]
         step = late.step
 
         async def last(*args: Any) -> Any:
@@ -440,7 +440,7 @@ def test_who_keeps_posting_to_the_token_does_not_keep_it_from_its_end(
                 posted += 1
 
         for name in ("queue", "late"):
-            keeper = store.erasures._keepers[name]
+            keeper = store.erasures.keepers[name]
 
             async def watched(*args: Any, step: Any = keeper.step) -> Any:
                 nonlocal steps

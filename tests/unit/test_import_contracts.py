@@ -23,7 +23,7 @@ VIOLATIONS = {
         ("pushsvc.stages.outage", "pushsvc.stages.expand.fair_queue"),
     ],
     "providers do not know one another": [("pushsvc.providers.apns.targets", "pushsvc.providers.fcm.spans")],
-    "the layers of the store": [("pushsvc.store.hashing", "pushsvc.store.work.leases")],
+    "the layers of the store": [("pushsvc.store.hashing", "pushsvc.store.work.liveness")],
     "the session and the sockets of the live gateway do not know one another": [
         ("pushsvc.live.wheel", "pushsvc.live.sockets.server"),
         ("pushsvc.live.peer", "pushsvc.live.wheel"),

@@ -1,7 +1,6 @@
 """Erasure of users over Redis: finds what is stored about their devices in every kind of key, and removes it.
 
     subjects.py   the users that are being erased, and how their devices are recognised
-    keepers.py    the interface of a keeper of data
     audiences.py  pushes whose audience is still being expanded
     queue.py      deliveries that have not ended
     logs.py       dead letters, receipts, feedback events, quarantine

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
+from ...ports.erasure import KeeperStep
 from .. import keys
 from ..config import StoreConfig
 from ..link.clock import Clock
@@ -13,10 +14,10 @@ from ..queue.queue import RedisQueue
 from ..revoke.revocations import Revocations
 from ..work.liveness import Liveness
 from .audiences import Audiences
-from .keepers import Keeper
 from .logs import Letters, Log, of_bytes, of_event, of_receipt, of_reported
 from .queue import Queue
 from .rows import Rows
+from .subjects import Subjects
 
 KEEPERS: Final[dict[str, str]] = {
     # the table of keys.py: the keeper that removes the data of a device, or in brackets why there is none
@@ -100,6 +101,13 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:format": "(a number)",
 }
 """`erasures` is the erasure itself, which uses the registry."""
+
+
+class Keeper(Protocol):
+    """Finds one kind of key that may contain data of devices, and removes that data. A step is bounded, may be
+    repeated, and leaves the data of others as it is. The `cursor` of the first step is empty."""
+
+    async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep: ...
 
 
 def keepers(

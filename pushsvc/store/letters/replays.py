@@ -25,11 +25,12 @@ from ..queue.contents import lifetime
 from ..queue.record import lua_string
 from ..queue.settling import recorded_turn
 from ..revoke.presence import DevicePresence
-from ..work.leases import Leases
 from .listing import LOOK, RedisLetters, first_id, fits, letters, shards_meant
 from .reopening import Letter, Reopening, grouped, reopened
 
 RECORD_TTL = 7 * DAY * 1000
+MOST = 100
+"""The most replays without a worker that are returned at once, those that are longest overdue."""
 _FIELDS = ("spec", "st", "at", "matched", "error", "up", "moved", "skipped", "stop")
 ENDED: Final = ("done", "failed", "stopped")
 _decode_spec = msgspec.json.Decoder(ReplaySpec).decode
@@ -52,7 +53,6 @@ class RedisReplays(RedisLetters):
         self._ring = ring
         self._presence = presence
         self._clock = clock
-        self._leases = Leases(link, clock)
 
     # --- records --------------------------------------------------------------------------------
 
@@ -110,11 +110,12 @@ class RedisReplays(RedisLetters):
         return await self.replay(app, job)
 
     async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
-        found = (await self._leases.due([keys.REPLAYS]))[0] if due else await self._leases.all(keys.REPLAYS)
-        return [(app, job) for app, _, job in (name.partition(" ") for name in found)]
+        narrowed = ("-inf", self._clock(), "LIMIT", 0, MOST) if due else ("-inf", "+inf")
+        found = await self._link.call("ZRANGEBYSCORE", keys.REPLAYS, *narrowed)
+        return [(app, job) for app, _, job in (name.decode().partition(" ") for name in found)]
 
     async def keep(self, app: str, job: str, *, lease: int) -> None:
-        await self._leases.keep(keys.REPLAYS, f"{app} {job}", lease)
+        await self._link.call("ZADD", keys.REPLAYS, "XX", self._clock() + lease, f"{app} {job}")
 
     async def due_at(self, app: str, job: str) -> int:
         return int(await self._link.call("HGET", keys.replay(app, 0, job), "due") or 0)
