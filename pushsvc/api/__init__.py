@@ -15,16 +15,11 @@ from typing import TYPE_CHECKING
 from ..lazily import exports
 
 if TYPE_CHECKING:
-    from .app import build_app as build_app
-    from .app import reload_app as reload_app
-    from .config import ApiApp as ApiApp
-    from .config import ApiConfig as ApiConfig
-    from .config import ApiLive as ApiLive
+    from .app import build_app as build_app, reload_app as reload_app
+    from .config import ApiApp as ApiApp, ApiConfig as ApiConfig, ApiLive as ApiLive
     from .ports import ApiPorts as ApiPorts
     from .pushes.backlog import Backlog as Backlog
-    from .pushes.ids import new_push_id as new_push_id
-    from .pushes.ids import now_ms as now_ms
-    from .pushes.ids import uuid7 as uuid7
+    from .pushes.ids import new_push_id as new_push_id, now_ms as now_ms, uuid7 as uuid7
     from .pushes.waits import Waits as Waits
     from .server import serve as serve
 else:

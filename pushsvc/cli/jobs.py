@@ -28,8 +28,7 @@ def _one(settings: Settings, *, feedback: bool) -> None:
     from ..lazily import import_redis
 
     import_redis()  # before rq does
-    from .. import jobs as work
-    from .. import telemetry
+    from .. import jobs as work, telemetry
 
     log = telemetry.get_logger("jobs")
     work.run_jobs(settings, listening=lambda where: report_ready(log, where), watch=_watch, feedback=feedback)

@@ -16,8 +16,7 @@ import msgspec
 import typer
 
 from ..errors import ConfigError
-from ..model.instants import instant
-from ..model.instants import parse_instant as to_unix_ms
+from ..model.instants import instant, parse_instant as to_unix_ms
 from ..ports.webhooks import DeadBatch
 from .access import Key, Url
 from .failed import apps_of

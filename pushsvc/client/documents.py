@@ -12,8 +12,7 @@ from typing import Any, Literal, Required, TypedDict
 
 from msgspec import Struct
 
-from ..model.push import Lane, Via
-from ..model.push import NotificationDocument as NotificationDocument
+from ..model.push import Lane, NotificationDocument as NotificationDocument, Via
 
 
 class TokenTarget(TypedDict, total=False):

@@ -9,9 +9,7 @@ from typing import Final, Protocol
 
 from ..model.access import ApiKey, Scope
 from ..model.rates import Rate
-from .entries import EntryRef as EntryRef
-from .entries import News as News
-from .entries import Taken as Taken
+from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 
 class KeyRing(Protocol):

@@ -7,9 +7,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from ..model.push import Platform
-from .entries import EntryRef as EntryRef
-from .entries import News as News
-from .entries import Taken as Taken
+from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 
 class DeadFilter(Struct, frozen=True, omit_defaults=True):

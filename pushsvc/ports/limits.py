@@ -9,9 +9,7 @@ from msgspec import Struct
 
 from ..model.push import Route
 from ..model.rates import Rate
-from .entries import EntryRef as EntryRef
-from .entries import News as News
-from .entries import Taken as Taken
+from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 
 class Bucket(Struct, frozen=True):

@@ -8,9 +8,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from ..errors import Fault, PushsvcError
 from ..model.delivery import Delivery, Outcome
 from ..model.push import Content, Message, Platform, Route
-from .entries import EntryRef as EntryRef
-from .entries import News as News
-from .entries import Taken as Taken
+from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 
 class RenderError(PushsvcError):

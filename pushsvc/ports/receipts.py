@@ -9,9 +9,7 @@ from msgspec import Struct
 
 from ..model.delivery import Receipt
 from ..model.status import FeedbackEvent
-from .entries import EntryRef as EntryRef
-from .entries import News as News
-from .entries import Taken as Taken
+from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 E = TypeVar("E")
 

@@ -21,36 +21,17 @@ from ..lazily import exports
 
 if TYPE_CHECKING:
     from .conditions import read_conditions as read_conditions
-    from .configuration import configured_type as configured_type
-    from .configuration import load_settings as load_settings
+    from .configuration import configured_type as configured_type, load_settings as load_settings
     from .figures import (
         GAUGES_EVERY as GAUGES_EVERY,
-    )
-    from .figures import (
         Current as Current,
-    )
-    from .figures import (
         StoreFigures as StoreFigures,
-    )
-    from .figures import (
         frozen_routes as frozen_routes,
-    )
-    from .figures import (
         serve_part_metrics as serve_part_metrics,
-    )
-    from .figures import (
         show_cleanups as show_cleanups,
-    )
-    from .figures import (
         show_frozen as show_frozen,
-    )
-    from .figures import (
         show_gauges as show_gauges,
-    )
-    from .figures import (
         show_webhooks as show_webhooks,
-    )
-    from .figures import (
         webhook_standings as webhook_standings,
     )
     from .live import run_live as run_live
@@ -58,111 +39,46 @@ if TYPE_CHECKING:
     from .live_files import live_tls as live_tls
     from .parts import (
         judging as judging,
-    )
-    from .parts import (
         quiet_gc as quiet_gc,
-    )
-    from .parts import (
         raise_file_limit as raise_file_limit,
-    )
-    from .parts import (
         run_api as run_api,
-    )
-    from .parts import (
         run_dispatch as run_dispatch,
-    )
-    from .parts import (
         run_feedback as run_feedback,
     )
     from .plans import (
         ages as ages,
-    )
-    from .plans import (
         api_apps as api_apps,
-    )
-    from .plans import (
         channel_rules as channel_rules,
-    )
-    from .plans import (
         cleanup_plan as cleanup_plan,
-    )
-    from .plans import (
         dispatch_config as dispatch_config,
-    )
-    from .plans import (
         eraser as eraser,
-    )
-    from .plans import (
         feedback_config as feedback_config,
-    )
-    from .plans import (
         live_config as live_config,
-    )
-    from .plans import (
         live_endpoints as live_endpoints,
-    )
-    from .plans import (
         retry_policy as retry_policy,
-    )
-    from .plans import (
         route_limits as route_limits,
-    )
-    from .plans import (
         route_table as route_table,
-    )
-    from .plans import (
         routes_of as routes_of,
-    )
-    from .plans import (
         webhook_configs as webhook_configs,
     )
-    from .providers import addresses as addresses
-    from .providers import check_credentials as check_credentials
-    from .providers import renderers as renderers
+    from .providers import addresses as addresses, check_credentials as check_credentials, renderers as renderers
     from .store import (
         EMBEDDED_LOOK as EMBEDDED_LOOK,
-    )
-    from .store import (
         EMBEDDED_START as EMBEDDED_START,
-    )
-    from .store import (
         connect as connect,
-    )
-    from .store import (
         embedded_fsync as embedded_fsync,
-    )
-    from .store import (
         open_configured_store as open_configured_store,
-    )
-    from .store import (
         open_existing_store as open_existing_store,
-    )
-    from .store import (
         open_running_store as open_running_store,
-    )
-    from .store import (
         open_sync_redis as open_sync_redis,
-    )
-    from .store import (
         open_trial_store as open_trial_store,
-    )
-    from .store import (
         own_embedded as own_embedded,
-    )
-    from .store import (
         redis_url as redis_url,
-    )
-    from .store import (
         require_store as require_store,
-    )
-    from .store import (
         running_store_url as running_store_url,
-    )
-    from .store import (
         store_config as store_config,
     )
-    from .workers import reporting as reporting
-    from .workers import unserved as unserved
+    from .workers import reporting as reporting, unserved as unserved
 else:
     __getattr__ = exports(
         __name__,

@@ -216,8 +216,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
-from ..model.codec import FEW as FEW
-from ..model.codec import is_large as is_large
+from ..model.codec import FEW as FEW, is_large as is_large
 from ..model.push import Lane, Platform
 from ..model.routing import platform_of
 from ..model.status import ROWS_FOR_ALL, EventKind

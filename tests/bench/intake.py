@@ -38,8 +38,7 @@ from pushsvc.runtime.channels import OpenedChannels
 from pushsvc.store import StoreConfig, open_store
 
 from .figures import record
-from .load import PLACE, Load, Post, put_load
-from .load import generator as load_tool
+from .load import PLACE, Load, Post, generator as load_tool, put_load
 from .machine import cores, cpu_seconds, pin
 
 KEY = "bench-key"

@@ -26,8 +26,7 @@ from typing import Any, Final, cast
 import msgspec
 import uvloop
 from aiohttp import WSMsgType, web
-from websockets.asyncio.server import ServerConnection
-from websockets.asyncio.server import serve as serve_websockets
+from websockets.asyncio.server import ServerConnection, serve as serve_websockets
 
 from pushsvc.live.peer import Request, Transport
 from pushsvc.live.sockets.config import SocketsConfig

@@ -15,8 +15,7 @@ from pushsvc.api import Backlog, serve
 from pushsvc.model.push import Route
 from pushsvc.store import Store, StoreConfig, open_store
 
-from .harness import Service as WholeService
-from .harness import apns, running_service
+from .harness import Service as WholeService, apns, running_service
 from .servers import KINDS, Server, running_server
 from .test_intake_kit import ALERT, CONFIG, Answer, Service, call, run_loop
 from .test_store_kit import all_of

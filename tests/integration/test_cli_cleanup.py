@@ -31,8 +31,7 @@ from .processes import Command, Processes, own_processes
 from .registry_audit import audit
 from .servers import Server, running_server
 from .terminal import at_terminal
-from .test_jobs import CONFIG as FILE
-from .test_jobs import until, worker
+from .test_jobs import CONFIG as FILE, until, worker
 
 
 @pytest.fixture(scope="module")

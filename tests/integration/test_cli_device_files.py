@@ -24,8 +24,7 @@ from .processes import Processes, own_processes
 from .registry_audit import audit
 from .servers import Server, running_server
 from .terminal import at_terminal
-from .test_jobs import CONFIG as FILE
-from .test_jobs import until
+from .test_jobs import CONFIG as FILE, until
 
 KNOWN = runtime.addresses()
 STORE = StoreConfig(addresses=KNOWN)

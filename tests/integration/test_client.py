@@ -16,11 +16,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from pushsvc import client as package
-from pushsvc import runtime
+from pushsvc import client as package, runtime
 from pushsvc.api import ApiConfig, openapi
-from pushsvc.client import AsyncClient, Client, PushDocument, Refused, Retries, Unreachable
-from pushsvc.client import documents as known
+from pushsvc.client import AsyncClient, Client, PushDocument, Refused, Retries, Unreachable, documents as known
 
 from ..node import needs_node, node
 from .ports import free_ports

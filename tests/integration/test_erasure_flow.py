@@ -23,8 +23,7 @@ from pushsvc.store import Store, StoreConfig, keys, open_store
 from .harness import Service, running_service
 from .servers import KINDS, Server, running_server
 from .test_erasure import nothing_left, to
-from .test_jobs import CONFIG as FILE
-from .test_jobs import until, worker
+from .test_jobs import CONFIG as FILE, until, worker
 from .test_store_kit import NOW, all_of, take
 
 

@@ -9,8 +9,7 @@ import zlib
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pushsvc.api import ApiConfig
 

@@ -33,8 +33,7 @@ from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
 from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.http import routes
-from pushsvc.live.protocol.codes import INSUFFICIENT_STATE as INSUFFICIENT
-from pushsvc.live.protocol.codes import REVOKED, SHUTDOWN, SLOW
+from pushsvc.live.protocol.codes import INSUFFICIENT_STATE as INSUFFICIENT, REVOKED, SHUTDOWN, SLOW
 from pushsvc.live.protocol.effects import Effect
 from pushsvc.live.protocol.session import Session
 from pushsvc.live.protocol.tokens import issue

@@ -15,8 +15,7 @@ from msgspec import Raw
 
 from pushsvc.errors import BadGateway, Conflict, NotFound, Unavailable
 from pushsvc.lab.simulator import Credentials, Keys, Simulator, SimulatorConfig, channel_id
-from pushsvc.model.delivery import BadNotification, Misconfigured, Sent, Throttled, TokenDead
-from pushsvc.model.delivery import Unavailable as Retried
+from pushsvc.model.delivery import BadNotification, Misconfigured, Sent, Throttled, TokenDead, Unavailable as Retried
 from pushsvc.model.push import Content, LiveActivity, Route
 from pushsvc.ports.channels import ChannelAccount
 from pushsvc.providers.apns import Config, open_channels, open_provider

@@ -22,8 +22,7 @@ import pytest
 import uvloop
 from aioapns import APNs, NotificationRequest, PushType
 from aioapns.connection import APNsProductionClientProtocol
-from firebase_admin import credentials as firebase_credentials
-from firebase_admin import messaging
+from firebase_admin import credentials as firebase_credentials, messaging
 
 from pushsvc.lab.simulator import Credentials, Keys, Simulator, SimulatorConfig, apns_token, fcm_token
 

@@ -11,8 +11,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.errors import BadGateway, CredentialError, NotFound, RequestError, Unavailable
 from pushsvc.net.http2.exchange import Failure, Response

@@ -12,8 +12,7 @@ from typing import Any, cast
 
 import jwt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from msgspec import structs
 
 from pushsvc.model.delivery import (

@@ -8,12 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from msgspec.structs import replace
 
-from ..bench import __main__ as bench
-from ..bench import figures, load, machine, memory, plan, plots, results, soak
+from ..bench import __main__ as bench, figures, load, machine, memory, plan, plots, results, soak
 from ..bench.figures import Figure, figure
 from ..bench.machine import Machine
 from ..bench.results import Part, Row, Run

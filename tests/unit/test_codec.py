@@ -8,8 +8,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from pushsvc.model.codec import (
     FEW,

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from msgspec import Meta, Raw, Struct
 
 from pushsvc.api.channels.document import ChannelDocument

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc import runtime
 from pushsvc.api.devices.document import device_checks, device_of, device_types, read_device, shown

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import typer
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc import runtime
 from pushsvc.api.devices.importing import BadLine, read_device

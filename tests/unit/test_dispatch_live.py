@@ -22,8 +22,7 @@ from pushsvc.stages.dispatch import Dispatcher
 from pushsvc.stages.dispatch.limits import RouteLimits
 
 from ..fakes import MemoryStore
-from .dispatch_fakes import FakeProvider, memory_store, now_ms
-from .dispatch_fakes import push as plain_push
+from .dispatch_fakes import FakeProvider, memory_store, now_ms, push as plain_push
 from .test_dispatch_dispatcher import HOURLY, Counting, limited, running
 from .virtual_time import run, until
 

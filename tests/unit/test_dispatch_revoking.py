@@ -32,8 +32,8 @@ from .dispatch_fakes import (
     now_ms,
     push,
     taken,
+    wall_clock as clock,
 )
-from .dispatch_fakes import wall_clock as clock
 from .virtual_time import run, until
 
 CONFIG = DispatchConfig(retry=RetryPolicy(base=1.0, server_error={}, throttled={}))

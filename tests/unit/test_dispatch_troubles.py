@@ -17,8 +17,7 @@ from pushsvc.runtime import retry_policy
 from pushsvc.settings import RetrySettings
 from pushsvc.stages.dispatch.config import DispatchConfig
 
-from .dispatch_fakes import FakeProvider, many, memory_store, push
-from .dispatch_fakes import counts as counts_of
+from .dispatch_fakes import FakeProvider, counts as counts_of, many, memory_store, push
 from .test_dispatch_route import rows, until_ended, working
 from .virtual_time import run, until
 

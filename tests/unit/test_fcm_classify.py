@@ -6,8 +6,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.model.delivery import Outcome, Sent, TokenDead, Unavailable
 from pushsvc.model.push import Message

@@ -10,8 +10,7 @@ import msgspec
 import pytest
 from firebase_admin import messaging
 from firebase_admin._messaging_encoder import MessageEncoder
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from msgspec import Raw
 
 from pushsvc.model.push import Content, LiveActivity, Message

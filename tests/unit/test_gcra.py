@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.model.rates import Rate
 from pushsvc.rules.gcra import FLOOR, US, Level, admit, interval_of, lease

@@ -17,8 +17,7 @@ from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pushsvc.net.http2 import connection, frames
 from pushsvc.net.http2.connection import Connection

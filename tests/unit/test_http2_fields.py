@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.net.http2.hpack_fields import (
     EMPTY_TABLE,

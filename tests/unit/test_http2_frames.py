@@ -5,10 +5,15 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hyperframe.frame import Frame as PeerFrame
-from hyperframe.frame import GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
-from hypothesis import given
-from hypothesis import strategies as st
+from hyperframe.frame import (
+    Frame as PeerFrame,
+    GoAwayFrame,
+    HeadersFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+from hypothesis import given, strategies as st
 
 from pushsvc.net.http2 import frames
 from pushsvc.net.http2.frames import ConnectionFault, Frame, FrameReader, frame

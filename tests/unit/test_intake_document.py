@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 import msgspec
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from msgspec import Raw
 from msgspec.structs import replace
 

@@ -17,14 +17,12 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pushsvc import runtime
 from pushsvc.api import ApiConfig, docs, new_push_id, uuid7
-from pushsvc.api.docs import curl
-from pushsvc.api.docs import render as render_page
+from pushsvc.api.docs import curl, render as render_page
 from pushsvc.api.http.params import JSON, QueryParam, read_query
 from pushsvc.api.http.response import Response
 from pushsvc.api.http.table import Table

@@ -7,8 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.live.protocol.codec import JSON, PROTOBUF, Codec, ConnectResult, Rendered, render
 from pushsvc.live.protocol.codes import BAD_REQUEST, SHUTDOWN, TOO_MANY_REQUESTS

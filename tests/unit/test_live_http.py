@@ -7,8 +7,7 @@ import json
 from urllib.parse import quote, urlencode
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from pushsvc.errors import MalformedBody, MethodNotAllowed, NotFound, TooManyRequests
 from pushsvc.live.peer import Request

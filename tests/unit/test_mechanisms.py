@@ -7,8 +7,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.background import lease_kept, pulse, unless
 from pushsvc.errors import StoreUnavailable

@@ -6,8 +6,7 @@ import math
 from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.lab.phones.behaviour import ORDINARY, Behaviour, UnknownBehaviour, assign, parse, shares
 from pushsvc.lab.phones.fleet import Pace

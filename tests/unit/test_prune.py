@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.model.delivery import Receipt
 from pushsvc.model.devices import Device

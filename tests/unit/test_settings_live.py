@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
-from hypothesis import settings as few
-from hypothesis import strategies as st
+from hypothesis import given, settings as few, strategies as st
 from msgspec import Struct
 
 from pushsvc import runtime

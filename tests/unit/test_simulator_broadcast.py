@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.lab.simulator import ScenarioError, channel_id
 from pushsvc.lab.simulator.apns import Session, Verifier

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.lab.simulator.fcm import ERRORS, Message, Refusal, Verifier, accept, refuse
 from pushsvc.lab.simulator.fcm_schema import FAST, SCHEMA, camel, snake, violations

@@ -20,8 +20,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.settings import SettingCodes
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pushsvc.lab.simulator import frames
 from pushsvc.lab.simulator.hpack import Headers

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from redis import exceptions as faults
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster

@@ -6,8 +6,7 @@ import re
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from msgspec.structs import astuple
 
 from pushsvc.model.codec import decode_chunk, decode_receipt, decode_row

@@ -9,8 +9,7 @@ import time
 
 import pytest
 import structlog
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.model.push import Target
 from pushsvc.redaction import REDACTED, is_secret, scrub_text

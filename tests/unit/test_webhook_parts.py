@@ -6,8 +6,7 @@ import ipaddress
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pushsvc.api import answers
 from pushsvc.model.documents import feedback_document

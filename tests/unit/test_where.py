@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from pushsvc.model.devices import Device
 from pushsvc.rules.where import MAX_COMPARISONS, MAX_DEPTH, MAX_LENGTH, Predicate, WhereError, compile_where

@@ -33,8 +33,7 @@ from .document import (
     TopicPage,
     read_device,
 )
-from .tombstones import MOST as MOST_RESTORED
-from .tombstones import Restored, RestoreDocument, read_restore
+from .tombstones import MOST as MOST_RESTORED, Restored, RestoreDocument, read_restore
 
 
 def _name(text: str) -> str:

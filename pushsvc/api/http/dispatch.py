@@ -28,8 +28,7 @@ from ..ports import ApiPorts, ServedApp
 from .auth import Authentication, BearerKeys, admit
 from .connections import Connection
 from .exchange import Caller, Reply, Request
-from .idempotency import PARAM as IDEMPOTENCY_KEY
-from .idempotency import REPLAYED, Once
+from .idempotency import PARAM as IDEMPOTENCY_KEY, REPLAYED, Once
 from .incoming import receive
 from .limits import ApiLimits
 from .problems import SERVER, ExpectationFailed, away, check_path, crash, no_such_call, respond

@@ -9,8 +9,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from ...decoding import Rule
-from ...model.push import ACTIVITY_ALERT, ACTIVITY_EVENTS, ActivityEvent
-from ...model.push import LiveActivity as PlainLiveActivity
+from ...model.push import ACTIVITY_ALERT, ACTIVITY_EVENTS, ActivityEvent, LiveActivity as PlainLiveActivity
 from ...wording import names
 from ..http.depth import depth_fault, too_deep
 from ..http.instants import Instant, parse_instant

@@ -16,8 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ...errors import PushsvcError, StoreUnavailable
-from ...ports.live import Acked, EventReport, LiveRoute, Page, Position, Recipient, Reference
-from ...ports.live import Refused as RefusedDevice
+from ...ports.live import Acked, EventReport, LiveRoute, Page, Position, Recipient, Reference, Refused as RefusedDevice
 from ..peer import Request, Transport
 from ..protocol import codes
 from ..protocol.codec import JSON, PROTOBUF, Rendered

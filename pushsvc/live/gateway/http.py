@@ -23,8 +23,7 @@ from ...errors import (
     Unauthorized,
     Unavailable,
 )
-from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient, Reference
-from ...ports.live import Refused as RefusedDevice
+from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient, Reference, Refused as RefusedDevice
 from ..peer import Request
 from ..protocol import codes
 from ..protocol.codec import Rendered

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from ...lazily import exports
 
 if TYPE_CHECKING:
-    from .caller import open_caller as open_caller
-    from .caller import trial_call as trial_call
+    from .caller import open_caller as open_caller, trial_call as trial_call
     from .checks import check as check
     from .config import WebhookConfig as WebhookConfig
     from .delivery import deliver as deliver

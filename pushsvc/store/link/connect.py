@@ -21,8 +21,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from redis import Redis as SyncRedis
-from redis import exceptions as faults
+from redis import Redis as SyncRedis, exceptions as faults
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url

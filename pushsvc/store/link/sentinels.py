@@ -29,8 +29,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
 )
-from redis.exceptions import ConnectionError as NoConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError as NoConnection, RedisError, ResponseError
 
 from .packed import Packed
 

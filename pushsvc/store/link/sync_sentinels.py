@@ -11,8 +11,7 @@ import time
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ConnectionError as NoConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError as NoConnection, RedisError, ResponseError
 from redis.sentinel import (
     MasterNotFoundError,
     Sentinel,
