@@ -11,50 +11,25 @@ that the service asks for; an idempotency key makes sure that this sends nothing
 
 from __future__ import annotations
 
-from .asynchronous import AsyncClient
+from .asynchronous import AsyncClient as AsyncClient
 from .documents import (
-    Accepted,
-    BatchResult,
-    Counts,
-    Delivery,
-    Device,
-    DeviceDocument,
-    Erased,
-    Fault,
-    FeedbackEvent,
-    NotificationDocument,
-    Problem,
-    PushDocument,
-    Status,
-    ToDocument,
-    TokenTarget,
-    Topic,
+    Accepted as Accepted,
+    BatchResult as BatchResult,
+    Counts as Counts,
+    Delivery as Delivery,
+    Device as Device,
+    DeviceDocument as DeviceDocument,
+    Erased as Erased,
+    Fault as Fault,
+    FeedbackEvent as FeedbackEvent,
+    NotificationDocument as NotificationDocument,
+    Problem as Problem,
+    PushDocument as PushDocument,
+    Status as Status,
+    ToDocument as ToDocument,
+    TokenTarget as TokenTarget,
+    Topic as Topic,
 )
-from .errors import ClientError, Refused, Unreachable
-from .retries import Retries
-from .synchronous import Client
-
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "Retries",
-    "PushDocument",
-    "ToDocument",
-    "TokenTarget",
-    "NotificationDocument",
-    "DeviceDocument",
-    "Accepted",
-    "BatchResult",
-    "Status",
-    "Counts",
-    "Delivery",
-    "Device",
-    "Topic",
-    "Erased",
-    "FeedbackEvent",
-    "Problem",
-    "Fault",
-    "ClientError",
-    "Refused",
-    "Unreachable",
-]
+from .errors import ClientError as ClientError, Refused as Refused, Unreachable as Unreachable
+from .retries import Retries as Retries
+from .synchronous import Client as Client

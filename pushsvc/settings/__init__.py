@@ -5,26 +5,26 @@
 are not known here.
 """
 
-from ..model.rates import Rate, parse_rate
-from .environment import PREFIX
-from .live import AppLive, LiveRule, LiveSettings
-from .loading import check_name, load, load_server
+from ..model.rates import Rate as Rate, parse_rate as parse_rate
+from .environment import PREFIX as PREFIX
+from .live import AppLive as AppLive, LiveRule as LiveRule, LiveSettings as LiveSettings
+from .loading import check_name as check_name, load as load, load_server as load_server
 from .schema import (
-    NEW_FILE,
-    AppSettings,
-    CleanupSettings,
-    DispatchSettings,
-    FeedbackSettings,
-    KeySettings,
-    LimitsSettings,
-    LoggingSettings,
-    MetricsSettings,
-    QueueSettings,
-    RedisSettings,
-    RetrySettings,
-    ServerSettings,
-    Settings,
-    StoreSettings,
-    settings_type,
+    NEW_FILE as NEW_FILE,
+    AppSettings as AppSettings,
+    CleanupSettings as CleanupSettings,
+    DispatchSettings as DispatchSettings,
+    FeedbackSettings as FeedbackSettings,
+    KeySettings as KeySettings,
+    LimitsSettings as LimitsSettings,
+    LoggingSettings as LoggingSettings,
+    MetricsSettings as MetricsSettings,
+    QueueSettings as QueueSettings,
+    RedisSettings as RedisSettings,
+    RetrySettings as RetrySettings,
+    ServerSettings as ServerSettings,
+    Settings as Settings,
+    StoreSettings as StoreSettings,
+    settings_type as settings_type,
 )
-from .webhook import WebhookSettings
+from .webhook import WebhookSettings as WebhookSettings

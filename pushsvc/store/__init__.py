@@ -23,8 +23,14 @@ Each folder may import from those below it::
 module that calls it.
 """
 
-from .config import StoreConfig
-from .hashing import token_hash
-from .link.clock import wall_clock
-from .opening import Store, open_store
-from .server.embedded import Fsync, attach_embedded, holds_data, obituary, open_embedded
+from .config import StoreConfig as StoreConfig
+from .hashing import token_hash as token_hash
+from .link.clock import wall_clock as wall_clock
+from .opening import Store as Store, open_store as open_store
+from .server.embedded import (
+    Fsync as Fsync,
+    attach_embedded as attach_embedded,
+    holds_data as holds_data,
+    obituary as obituary,
+    open_embedded as open_embedded,
+)

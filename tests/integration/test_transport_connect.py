@@ -268,4 +268,3 @@ def test_a_pool_leaves_nothing_open(tmp_path: Path, uvloop: bool) -> None:
 def test_the_provider_names_are_all_there() -> None:
     assert transport.POST == b"\x83"
     assert transport.HTTPS == b"\x87"
-    assert set(transport.__all__) <= set(vars(transport))

@@ -43,29 +43,15 @@ from .exchange import (
     CUT_OFF,
     NEVER_SENT,
     UNREACHABLE,
-    Answer,
-    Failure,
-    OnAnswer,
+    Answer as Answer,
+    Failure as Failure,
+    OnAnswer as OnAnswer,
     Request,
-    Response,
-    Stats,
+    Response as Response,
+    Stats as Stats,
     Terms,
 )
-from .hpack_fields import HTTPS, POST, authority, field, path
-
-__all__ = [
-    "Pool",
-    "Response",
-    "Failure",
-    "Answer",
-    "OnAnswer",
-    "Stats",
-    "field",
-    "path",
-    "authority",
-    "POST",
-    "HTTPS",
-]
+from .hpack_fields import HTTPS as HTTPS, POST as POST, authority as authority, field as field, path as path
 
 _log = structlog.get_logger(__name__)
 

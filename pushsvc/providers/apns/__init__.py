@@ -14,14 +14,14 @@ push · `channels` management of broadcast channels
 
 from __future__ import annotations
 
-from .channels import open_channels
-from .check import check
-from .classify import classify
-from .config import DEFAULTS, MORE, Config, environment
-from .online import check_online
-from .preview import preview
-from .remedies import explain
-from .render import RENDERER
-from .send import open_provider
-from .targets import ADDRESSES
-from .vocabulary import PLATFORM
+from .channels import open_channels as open_channels
+from .check import check as check
+from .classify import classify as classify
+from .config import DEFAULTS as DEFAULTS, MORE as MORE, Config as Config, environment as environment
+from .online import check_online as check_online
+from .preview import preview as preview
+from .remedies import explain as explain
+from .render import RENDERER as RENDERER
+from .send import open_provider as open_provider
+from .targets import ADDRESSES as ADDRESSES
+from .vocabulary import PLATFORM as PLATFORM

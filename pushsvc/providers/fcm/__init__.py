@@ -12,13 +12,13 @@ its tokens by a blocking call on the event loop; and it ignores Retry-After.
 
 from __future__ import annotations
 
-from .addresses import ADDRESSES
-from .check import check
-from .classify import classify
-from .config import DEFAULTS, Config
-from .online import check_online
-from .preview import preview
-from .quota import account_limits
-from .remedies import explain
-from .render import PLATFORM, RENDERER
-from .send import open_provider
+from .addresses import ADDRESSES as ADDRESSES
+from .check import check as check
+from .classify import classify as classify
+from .config import DEFAULTS as DEFAULTS, Config as Config
+from .online import check_online as check_online
+from .preview import preview as preview
+from .quota import account_limits as account_limits
+from .remedies import explain as explain
+from .render import PLATFORM as PLATFORM, RENDERER as RENDERER
+from .send import open_provider as open_provider
