@@ -37,11 +37,9 @@ class Storage(Protocol):
 
     async def load(self) -> State | None:
         """Return what was saved last, or None."""
-        ...
 
     async def save(self, state: State) -> None:
         """Replace what was saved."""
-        ...
 
 
 class FileStorage:

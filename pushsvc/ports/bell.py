@@ -10,9 +10,7 @@ class Bell(Protocol):
 
     def ring(self) -> None:
         """Wake them soon, because there is work. Neither waits nor fails."""
-        ...
 
     async def heard(self, seconds: float) -> bool:
         """Wait until it has rung since the last call, for `seconds` at most, and return whether it has. Raises
         `StoreUnavailable`."""
-        ...

@@ -32,15 +32,12 @@ class ChannelAccount(Protocol):
 
     async def all(self) -> list[str]:
         """Return the ids of all channels."""
-        ...
 
     async def get(self, channel_id: str) -> Channel:
         """Return a channel. Raises `NotFound` where the id is unknown."""
-        ...
 
     async def delete(self, channel_id: str) -> None:
         """Delete a channel permanently; its id is never used again. Raises `NotFound` where the id is unknown."""
-        ...
 
 
 class Channels(Protocol):
@@ -49,4 +46,3 @@ class Channels(Protocol):
     def of(self, app: str) -> AbstractAsyncContextManager[ChannelAccount]:
         """Open the channels of one app for the length of the block. Raises `Conflict` where no provider of the app has
         channels."""
-        ...

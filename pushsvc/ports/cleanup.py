@@ -39,13 +39,11 @@ class Leftovers(Protocol):
 
     async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
         """Find index entries (by id, token and user) of the registry that lead to no device: `orphans`."""
-        ...
 
     async def keys(self, apps: Sequence[str], *, cursor: str, now: int, dry_run: bool) -> Swept:
         """Examine some keys of these apps once. `now` is in Unix ms. Counted are `orphans` of topics and tombstones;
         expired `dead_letters`, `events`, `suppressions` and marks of `cancelled` pushes; `statuses` of pushes that
         could never end; and `lifetimes`, the keys that had lost theirs."""
-        ...
 
 
 class CleanupRecord(Struct, frozen=True):
@@ -74,22 +72,17 @@ class Cleanups(Protocol):
         """Return the clock by which a cleanup judges, in Unix ms: that of Redis, which all machines share. Raises
         `ClocksApart` where this machine's clock differs: it is unknown which one is right, and a removal cannot be
         undone."""
-        ...
 
     async def request(self, *, every: float = 0.0) -> None:
         """Request a cleanup in slices, unless one is running or has begun within the last `every` seconds."""
-        ...
 
     async def give_up(self) -> None:
         """Abandon the cleanup that is running; the next one starts from the beginning."""
-        ...
 
     async def record(self) -> CleanupRecord: ...
 
     async def note(self, removed: Removed, *, place: str | None = None) -> None:
         """Record what a step removed and, with `place`, where the running cleanup continues."""
-        ...
 
     async def finish(self, removed: Removed) -> None:
         """Record that a complete cleanup has ended, with everything that it removed."""
-        ...

@@ -74,16 +74,12 @@ class Conditions(Protocol):
 
     async def ready(self) -> Mapping[str, str]:
         """Return the parts without which nothing is accepted, with the reason; empty means ready."""
-        ...
 
     async def held(self) -> Mapping[str, str]:
         """Return the routes that do not send now, `app/platform`, with the reason and the remedy."""
-        ...
 
     async def now(self) -> Sequence[Condition]:
         """Return all conditions, the critical ones first."""
-        ...
 
     async def metrics(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
-        ...

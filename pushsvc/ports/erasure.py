@@ -56,20 +56,16 @@ class ErasurePass(Protocol):
 
     async def step(self, keeper: str, cursor: str) -> KeeperStep:
         """Remove what a keeper of data stores about these users, in one bounded step that may be repeated."""
-        ...
 
     async def note(self, keeper: str, stepped: KeeperStep, place: str) -> None:
         """Record what a step removed, and that the pass continues at `place`."""
-        ...
 
     async def learn(self) -> bool:
         """Record newly found tokens of these users. Returns whether there were any."""
-        ...
 
     async def end(self, *, finished: bool) -> None:
         """End the pass. With `finished` its erasures end too, except those that were requested again since it began:
         the pass may have missed what was accepted in between."""
-        ...
 
 
 class ErasureSteps(Protocol):
@@ -78,32 +74,25 @@ class ErasureSteps(Protocol):
     async def record(self, app: str, user: str, devices: Sequence[Device]) -> bool:
         """Record that these devices of a user are to be erased, and stop all sending to their tokens. Returns whether
         all dispatchers have dropped what they had read for them."""
-        ...
 
     async def hides(self, app: str, user: str) -> bool:
         """Return whether the user has devices that this version cannot read."""
-        ...
 
     async def forget_name(self, app: str, user: str, cursor: str) -> tuple[Mapping[str, int], str | None]:
         """Remove the name of a user from some of the waiting audiences. Returns what was removed, and where the next
         step begins, or None after the last one."""
-        ...
 
     async def under_way(self, app: str, user: str) -> Erasure | None:
         """Return how far the erasure of a user has come, or None where none is under way. Raises `Unreadable`."""
-        ...
 
     async def report(self, app: str, user: str) -> Erasure:
         """Return what the last erasure of a user removed, for an hour after its end."""
-        ...
 
     async def waiting(self, apps: Sequence[str]) -> list[str]:
         """Return the apps with an erasure under way."""
-        ...
 
     async def open_pass(self, app: str) -> ErasurePass | None:
         """Return the pass that is under way, or a new one for all users that wait, or None where no user waits."""
-        ...
 
 
 class Erasures(Protocol):
@@ -118,12 +107,9 @@ class Erasures(Protocol):
         """Begin or continue an erasure, and work on it for up to `wait` seconds. When this returns, the devices are
         gone and nothing more is sent to their tokens, whatever is left to do. For an hour after its end a repeat
         returns the same result."""
-        ...
 
     async def unfinished(self, apps: Sequence[str]) -> list[str]:
         """Return the apps with an erasure that no process works on."""
-        ...
 
     async def work(self, app: str, *, stopping: Callable[[], bool]) -> bool:
         """Continue the erasures of an app. Returns whether nothing is left to do."""
-        ...

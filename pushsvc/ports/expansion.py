@@ -40,33 +40,26 @@ class Expansions(Protocol):
 
     async def due(self, apps: Iterable[str]) -> list[Waiting]:
         """Return the pushes of each app and lane that have waited longest."""
-        ...
 
     async def lapsed(self, apps: Iterable[str]) -> list[Waiting]:
         """Return the due pushes whose `ttl` is over. Those of apps that are no longer configured can only be ended."""
-        ...
 
     async def take_up(self, which: Waiting, *, lease: int) -> bool:
         """Lease a push to the caller for `lease` ms. Returns False where another process was faster or the push is
         over."""
-        ...
 
     async def release(self, at: Expansion) -> None:
         """End the lease: the push waits again, at its place in its app and lane."""
-        ...
 
     async def put_off(self, which: Waiting) -> int:
         """Postpone a push whose expansion failed, each time for twice as long. Returns the wait in ms."""
-        ...
 
     async def set_aside(self, which: Waiting, why: str) -> None:
         """Move a record that cannot be read to the quarantine, and end the push with the deliveries that it has."""
-        ...
 
     async def load(self, app: str, push_id: str) -> Expansion | None:
         """Return the state of an expansion, or None where nothing is left to do: it is complete, cancelled or
         expired."""
-        ...
 
     async def advance(
         self, at: Expansion, found: Mapping[Platform, Sequence[Target]], *, cursor: str | None, lease: int
@@ -77,4 +70,3 @@ class Expansions(Protocol):
         Returns None where the step did not take place, because the push was cancelled or another process has moved on.
         `lease` is in ms, as for `take_up`.
         """
-        ...

@@ -104,20 +104,16 @@ class Flow(Protocol):
     @property
     def slot(self) -> int:
         """Return the present slot."""
-        ...
 
     async def note(self, note: FlowNote) -> None:
         """Add counts to their slot. A process repeats a note without an answer before it makes another one: what was
         added nevertheless is not added again."""
-        ...
 
     async def note_waiting(self, apps: Collection[str]) -> None:
         """Note in the present slot how many deliveries of these apps wait in each lane now, as `waiting:<lane>`."""
-        ...
 
     async def read(self, app: str, first: int, last: int) -> dict[int, dict[str, int]]:
         """Return what was noted in the slots from `first` to `last`, both included, by slot and name."""
-        ...
 
 
 class Held(Struct, frozen=True):
@@ -135,22 +131,17 @@ class Figures(Protocol):
 
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
         """Return the figures of these apps at these platforms, and of removed routes that still have deliveries."""
-        ...
 
     async def held(self) -> dict[str, str]:
         """Return the routes that a dispatcher holds now, as `app/platform` with the reason."""
-        ...
 
     async def reports(self) -> dict[str, Held]:
         """Return all that dispatchers report of routes, by `app/platform`, or `app/platform/part`; notes with the
         prefix `queue.NOTE`."""
-        ...
 
     async def removed(self, configured: Collection[Route], *, anywhere: bool = True) -> list[RemovedRoute]:
         """Return the routes with waiting deliveries that are neither `configured` nor served by a living dispatcher.
         With `anywhere` False, those that a living dispatcher serves are returned too."""
-        ...
 
     async def memory_ratio(self) -> float:
         """Return the store's used memory as a share of its limit, or NaN where it has no limit."""
-        ...

@@ -17,7 +17,6 @@ class KeyRing(Protocol):
 
     async def add(self, key: ApiKey) -> bool:
         """Add a key. Returns False, and changes nothing, where its app has another one of that name."""
-        ...
 
     async def all(self) -> list[ApiKey]: ...
 
@@ -28,11 +27,9 @@ class KeyRing(Protocol):
     async def note_use(self, hashes: Collection[str], *, configured: Collection[str] = ()) -> None:
         """Note that the keys with these SHA-256 are in use now, where that was not noted within the last hour. What is
         noted of one that was revoked meanwhile is removed: it is neither in the store nor `configured`."""
-        ...
 
     async def last_used(self, hashes: Sequence[str]) -> list[int | None]:
         """Return when each of these keys was last noted to be in use, in Unix ms."""
-        ...
 
 
 PREFIX: Final = "pushsvc_"

@@ -78,27 +78,22 @@ class DeadLetters(Protocol):
     async def page(self, app: str, which: DeadFilter, *, cursor: str, limit: int) -> tuple[list[DeadRow], str | None]:
         """Return dead letters, oldest first, and the cursor of the next page. A page may be short or empty and still
         have a next one."""
-        ...
 
     async def count(self, app: str, which: DeadFilter) -> int: ...
 
     async def groups(self, app: str, which: DeadFilter) -> tuple[list[DeadGroup], bool]:
         """Return dead letters by platform and reason, the largest group first, and whether all were examined: a call
         has a bound."""
-        ...
 
     async def request(self, spec: ReplaySpec) -> ReplayStatus:
         """Request a replay of the dead letters that exist now, which a worker then runs."""
-        ...
 
     async def replay(self, app: str, job: str) -> ReplayStatus | None:
         """Return the state of a replay, or None where no replay has this id."""
-        ...
 
     async def stop(self, app: str, job: str) -> ReplayStatus | None:
         """Stop a replay after the step that is under way; what was queued again stays queued. A replay that has ended
         does not change. Returns None where no replay has this id."""
-        ...
 
 
 class ReplayStep(Struct, frozen=True):
@@ -118,24 +113,18 @@ class Replays(DeadLetters, Protocol):
 
     async def unfinished(self, *, due: bool = True) -> list[tuple[str, str]]:
         """Return app and job of the replays that are not done; with `due` only those that no process works on."""
-        ...
 
     async def keep(self, app: str, job: str, *, lease: int) -> None:
         """Lease a replay to the caller for `lease` ms; 0 ends the lease."""
-        ...
 
     async def due_at(self, app: str, job: str) -> int:
         """Return when the next step is due by the replay's rate, in Unix ms; 0 before the first step."""
-        ...
 
     async def put_off(self, app: str, job: str, due: int) -> None:
         """End the lease until the instant `due` (Unix ms), at which the next step is due."""
-        ...
 
     async def step(self, app: str, job: str, *, most: int) -> ReplayStep:
         """Queue up to `most` deliveries again, in one atomic step."""
-        ...
 
     async def finish(self, app: str, job: str, error: str = "") -> None:
         """Record that the replay is done, or has failed with `error`."""
-        ...

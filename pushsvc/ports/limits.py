@@ -62,9 +62,7 @@ class Limiter(Protocol):
         several pushes to one token are spread out. `family` separates the counts of different limits of one token. With
         a `question`, the same one may be asked again after `StoreUnavailable`, with the same tokens.
         """
-        ...
 
     async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Grant:
         """Take up to `wanted` permits of a bucket, or none where it has fewer than `least`. Permits count whether they
         are used or not. A negative `wanted` returns unused permits. `question` is as for `admit`."""
-        ...

@@ -29,12 +29,10 @@ class Renderer(Protocol):
         """Render a push once for all its targets. Raises `RenderError` with every fault at once. `starts_at`, in Unix
         ms, is the instant from which its `ttl` runs. `kinds` are the kinds of its targets, on which the allowed fields
         depend."""
-        ...
 
     def warnings(self, content: Content, message: Message, kinds: Collection[str] = ("token",)) -> list[Fault]:
         """Return warnings of the vendor's documentation about a push that is accepted all the same. Cheap where only
         neutral fields were used."""
-        ...
 
 
 OnOutcome: TypeAlias = Callable[[Any, Outcome], None]
@@ -50,36 +48,29 @@ class Provider(Protocol):
     @property
     def room(self) -> int:
         """Return how many more deliveries may be submitted now; 0 while no connection is up."""
-        ...
 
     def submit(self, delivery: Delivery, on_outcome: OnOutcome) -> None:
         """Send a delivery, and call `on_outcome` exactly once, at the latest after the request timeout. Never blocks or
         raises. Call it only while `room > 0`; `on_outcome` is never called from inside `submit`."""
-        ...
 
     def on_room(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever `room` may have risen from 0."""
-        ...
 
     @property
     def trouble(self) -> str:
         """Return why no connection is up (`connection refused`, `bad certificate`), or the empty string. Prefixes:
         `CREDENTIAL`, `REMOVED`, `STREAMS`."""
-        ...
 
     @property
     def refused(self) -> str:
         """Return the vendor's reason for refusing our credentials before anything can be sent, or the empty string."""
-        ...
 
     def remedy(self, reason: str) -> str:
         """Return what an operator can do when our credentials, or a part of them, are refused for `reason`; may be
         empty."""
-        ...
 
     async def aclose(self) -> None:
         """Let requests in flight end within the request timeout, then close every connection."""
-        ...
 
 
 CREDENTIAL: Final = "credential: "

@@ -60,21 +60,17 @@ class PushLists(Protocol):
     ) -> tuple[list[ListedPush], str | None]:
         """Return pushes, the latest accepted first, and the cursor of the next page, or None after the last one. A page
         may be short or empty and still have a next one."""
-        ...
 
     async def schedules(self, app: str, *, cursor: str, limit: int) -> tuple[list[ListedPush], str | None]:
         """Return pushes that wait for their time, the next first, and the cursor of the next page, or None after the
         last one. A page may be short and still have a next one."""
-        ...
 
     async def kept(self, app: str, push_id: str) -> KeptPush | None:
         """Return what is left of a push, or None where there is no such push."""
-        ...
 
     async def due(self, app: str, until: int | None = None) -> int:
         """Return the number of pushes that wait for their time, or for one before `until`, in Unix ms. Where hundreds
         of audiences are due within minutes, some that are being expanded may be among them."""
-        ...
 
 
 class PushStore(PushLists, Protocol):
@@ -83,47 +79,38 @@ class PushStore(PushLists, Protocol):
     @property
     def pending(self) -> int:
         """Return the number of deliveries of all apps that have not ended, as last counted, and those being written."""
-        ...
 
     def pending_of(self, app: str) -> int:
         """Return the deliveries of one app in `pending`."""
-        ...
 
     async def recount(self, apps: Iterable[str]) -> int:
         """Count everything that waits for these apps, and for removed ones, and return `pending`."""
-        ...
 
     async def accept(self, push: Push) -> None:
         """Write the push durably, completely or not at all. Concurrent calls share round trips. The push counts in
         `pending` from the start of the call."""
-        ...
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
         """Write all pushes of one call and the record of its idempotency key, in one atomic step. Where the key has a
         record already, nothing is written and that record is returned. Each push must be `beside` the key. A record is
         kept for 24 hours."""
-        ...
 
     def beside(self, app: str, push_id: str, key: bytes) -> bool:
         """Return whether a push of this id and the record of this key can be written in one step."""
-        ...
 
     async def recall(self, app: str, key: bytes) -> bytes | None:
         """Return the record of an idempotency key, or None."""
-        ...
 
     async def status(self, app: str, push_id: str) -> PushStatus | None: ...
 
     async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
         """Return the statuses of many pushes, each given as app and id, in a few round trips."""
-        ...
 
     async def deliveries(
         self, app: str, push_id: str, *, outcome: End | None, cursor: str, limit: int
     ) -> tuple[list[DeliveryRow], str | None] | None:
         """Return rows in the order of their index and the cursor of the next page, or None where there is no such
         push."""
-        ...
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         """Cancel what has not been sent. Returns None where there is no such push. Raises `Conflict` when it is already
@@ -135,6 +122,5 @@ class PushStore(PushLists, Protocol):
         it reports or another one takes them over; it sends nothing after its lease has expired. Nothing of a scheduled
         push is ever sent, and its deliveries leave no rows.
         """
-        ...
 
     async def ping(self) -> None: ...

@@ -28,11 +28,9 @@ class ReceiptLog(Protocol):
     async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
         """Return receipts with their entry ids, beginning with unacknowledged ones of this consumer and of dead
         ones."""
-        ...
 
     async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
         """Append the events, suppress where the action is `suppressed`, and acknowledge the receipts, in one atomic
         step."""
-        ...
 
     async def events(self, app: str, *, after: str, limit: int) -> EventPage[FeedbackEvent]: ...

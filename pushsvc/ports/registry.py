@@ -114,43 +114,35 @@ class Registry(Protocol):
         before: the app has just received it from the provider. Topics are kept; strikes and tombstone are removed, and
         the suppression of the token is lifted.
         """
-        ...
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
         """Import up to some hundred devices, in one step and in order. Returns whether each is new. Raises `UserFull`.
         Unlike `put`, this stores the whole device as it is, with its times, topics, strikes and tombstone."""
-        ...
 
     async def get(self, app: str, device_id: str) -> Device | None: ...
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
         """Return the device that each names, tombstones included, or None."""
-        ...
 
     async def remove(self, app: str, device_id: str) -> bool:
         """Remove a device. Returns False where there was none."""
-        ...
 
     async def of_user(self, app: str, user: str) -> list[Device]: ...
 
     async def remove_user(self, app: str, user: str) -> list[Device]:
         """Remove the user's devices from the registry, and return them."""
-        ...
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
         """Subscribe a device, and begin the topic with its first subscriber. Returns False where there is no such
         device. Raises `TopicsFull`."""
-        ...
 
     async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool: ...
 
     async def topic_size(self, app: str, topic: str) -> int | None:
         """Return the number of active devices that are subscribed, or None where there is no such topic."""
-        ...
 
     async def count(self, app: str) -> int:
         """Return the number of active devices of the app."""
-        ...
 
     async def members(
         self, app: str, audience: ByDevices | ByUsers | ByTopic | ToAll, *, after: str, limit: int
@@ -162,21 +154,17 @@ class Registry(Protocol):
         `ByDevices` mean the devices that have them. A device that changes between two users of `ByUsers` during the
         paging may be returned for both or for neither.
         """
-        ...
 
     async def scan(self, app: str, *, after: str, limit: int) -> Members:
         """Return a page of all devices, like `members` of `ToAll` but with tombstones."""
-        ...
 
     async def page(self, app: str, *, after: str, limit: int) -> Members:
         """Return up to `limit` devices, tombstones included, in the order of their first registration. A page may be
         short or empty without being the last."""
-        ...
 
     async def topics(self, app: str, *, after: str, limit: int) -> tuple[list[tuple[str, int]], str | None]:
         """Return topics after the name `after`, in the order of their names, each with its number of active devices;
         and the `after` of the next page, or None after the last one."""
-        ...
 
     async def revise(
         self, app: str, device_ids: Sequence[str], judge: Judge, *, dry_run: bool = False, erases: bool = False
@@ -185,23 +173,18 @@ class Registry(Protocol):
         changes that took place, or with `dry_run` would: each device before and after. The caller has chosen the
         devices by an earlier state; the judgement of the present one counts. A caller that `erases` devices ends what
         waits in their streams itself."""
-        ...
 
     # --- tombstones -----------------------------------------------------------------------------
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
         """Make tombstones. Returns for each whether it took effect."""
-        ...
 
     async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
         """Count suspect answers. Returns for each whether it took effect."""
-        ...
 
     async def pruned(self, app: str, which: PrunedFilter) -> int:
         """Return the number of tombstones that are selected."""
-        ...
 
     async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:
         """Restore up to `limit` tombstones with their users, tags and topics, in one step. Returns their number; call
         it again while it returns any."""
-        ...

@@ -90,38 +90,30 @@ class Store(Figures, Protocol):
     @property
     def clock(self) -> Callable[[], int]:
         """Return the store's own clock, in Unix ms."""
-        ...
 
     @property
     def seconds(self) -> Callable[[], float]:
         """Return the same clock in Unix seconds."""
-        ...
 
     @property
     def replaced(self) -> asyncio.Event:
         """Return an event that is set when the store came back empty and other processes have initialised it: the
         process must be restarted."""
-        ...
 
     def secret(self, purpose: bytes) -> bytes:
         """Return a key for one purpose, of up to 16 bytes, which all processes of this store derive alike."""
-        ...
 
     def token_hash(self, route: Platform) -> Callable[[str], str]:
         """Return the function that makes of a token of a route or platform the 16 hex characters that logs, metrics and
         status documents show instead."""
-        ...
 
     @property
     def promise(self) -> str:
         """Return a text that names what the durability of this store rests on."""
-        ...
 
     async def require_durable(self, apps: Iterable[str]) -> float:
         """Return the seconds that a flush to the disk takes. Raises `ConfigError` where a server of these apps makes
         none that can be waited for."""
-        ...
 
     async def inspect(self) -> Inspection:
         """Look at the server behind the store."""
-        ...

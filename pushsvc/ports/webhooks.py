@@ -97,41 +97,32 @@ class WebhookClaim(Protocol):
     async def next(self, most: int) -> Batch | None:
         """Return the next batch, or None: first the requested redeliveries, then the current batch, then up to `most`
         new events, which become the current batch. A current batch with more events than `most` is cut."""
-        ...
 
     async def delivered(self, batch: Batch) -> bool:
         """Record that the receiver has accepted the batch."""
-        ...
 
     async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
         """Record that the call failed and is to be repeated in `wait` seconds, and end the claim."""
-        ...
 
     async def bury(self, batch: Batch, reason: str) -> bool:
         """Give the batch up: keep it as a dead batch, and continue after it."""
-        ...
 
     async def halve(self, batch: Batch, reason: str) -> bool:
         """Cut a batch that the receiver finds too large. Its first half is next, and for a while no call has more
         events."""
-        ...
 
     async def drop_asked(self) -> bool:
         """Forget the requested redeliveries; the dead batches stay."""
-        ...
 
     async def switch_off(self, reason: str) -> bool:
         """Stop all calls to this place, until the place changes or the webhook is resumed."""
-        ...
 
     async def note(self, call: WebhookCallNote) -> None:
         """Keep a call for the operator, with the last ones before it."""
-        ...
 
     async def rest(self, wait: float, reason: str = "") -> bool:
         """End the claim, and let no process claim the webhook for `wait` seconds. `reason` says why no call could be
         made."""
-        ...
 
 
 class Webhooks(Protocol):
@@ -143,39 +134,30 @@ class Webhooks(Protocol):
 
     async def due(self, app: str, place: str) -> bool:
         """Return whether events wait and no process works on them."""
-        ...
 
     def claimed(self, app: str, place: str, *, lease: float) -> AbstractAsyncContextManager[WebhookClaim | None]:
         """Claim a webhook for the block. Yields None where another process has it or it must wait. The claim is renewed
         meanwhile; when this process dies, others may claim the webhook after `lease` seconds."""
-        ...
 
     async def standings(self, places: Mapping[str, str]) -> dict[str, Standing]:
         """Return the states of these apps' webhooks, given with their places, in two round trips."""
-        ...
 
     async def standing(self, app: str, place: str) -> Standing:
         """Return the state of the webhook of one app."""
-        ...
 
     async def dead(self, app: str, *, since: int | None = None, until: int | None = None) -> list[DeadBatch]:
         """Return dead batches in order: those whose last event was recorded from `since` until before `until`, in Unix
         ms."""
-        ...
 
     async def calls(self, app: str) -> list[WebhookCallNote]:
         """Return the last calls of an app, the newest first."""
-        ...
 
     async def ask_again(self, app: str, batches: Sequence[DeadBatch]) -> int:
         """Request the redelivery of these dead batches, also where the place was switched off. Returns how many still
         exist."""
-        ...
 
     async def asked(self, app: str) -> list[str]:
         """Return the ids of the dead batches whose requested redelivery was not tried yet, in order."""
-        ...
 
     async def resume(self, app: str) -> None:
         """Continue now, whatever the receiver has answered before."""
-        ...

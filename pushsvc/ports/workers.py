@@ -44,27 +44,21 @@ class Workers(Protocol):
     @property
     def lifetime(self) -> float:
         """Return the seconds for which a report is valid."""
-        ...
 
     async def report(
         self, part: str, serves: Iterable[str], routes: Iterable[Route] = (), configured: Configured = FRESH
     ) -> None:
         """Report that this process lives as `part`, serves `serves` and has `routes` in its configuration. The report
         is valid for `lifetime`."""
-        ...
 
     async def leave(self, part: str) -> None:
         """Report that this process ends."""
-        ...
 
     async def routes(self) -> set[Route]:
         """Return every route that any process has ever had in its configuration."""
-        ...
 
     async def known(self) -> list[Worker]:
         """Return the processes that have reported and have not left, also those that no longer live."""
-        ...
 
     async def living(self) -> list[Worker]:
         """Return the processes whose last report is still valid."""
-        ...

@@ -49,7 +49,6 @@ class Authentication(Protocol):
 
     async def caller(self, request: ApiRequest) -> Caller:
         """Return the caller of a request. Raises `Unauthorized` with its challenge."""
-        ...
 
 
 class _Known(Struct, frozen=True):

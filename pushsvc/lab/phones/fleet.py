@@ -39,7 +39,6 @@ class TokenSource(Protocol):
 
     async def token(self, device: str) -> str:
         """Return a token. Raises `TokenRefused` if there is none for this device, and `OSError` if it may come."""
-        ...
 
 
 class Pace(Struct, frozen=True, kw_only=True):

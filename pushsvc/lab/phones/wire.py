@@ -115,19 +115,15 @@ class Wire(Protocol):
 
     def connect(self, command: int, token: str, data: Mapping[str, object], position: Position | None) -> bytes:
         """Return the first command; with a position, what follows it is recovered."""
-        ...
 
     def rpc(self, command: int, method: str, data: object) -> bytes:
         """Return the call of a method."""
-        ...
 
     def refresh(self, command: int, token: str) -> bytes:
         """Return a new token."""
-        ...
 
     def replies(self, message: bytes) -> Iterator[Reply]:
         """Yield what a message says. Raises `MalformedMessage`."""
-        ...
 
 
 _encode: Final = msgspec.json.Encoder().encode

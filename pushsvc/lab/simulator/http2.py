@@ -46,11 +46,9 @@ class Application(Protocol):
 
     def opened(self, connection: Connection) -> int:
         """Handle a new connection. Returns its first SETTINGS_MAX_CONCURRENT_STREAMS."""
-        ...
 
     def request(self, connection: Connection, stream: int, headers: Headers, body: bytes) -> None:
         """Handle a request. Answer it by `connection.answer`, now or later, or misbehave on purpose."""
-        ...
 
 
 class Connection(asyncio.Protocol):

@@ -75,55 +75,42 @@ class Codec(Protocol):
 
     def commands(self, data: bytes) -> Iterator[Command]:
         """Yield the commands of a message; raises `MalformedMessage` where the first fault is."""
-        ...
 
     def batch(self, replies: Sequence[bytes]) -> bytes:
         """Return one message of the transport."""
-        ...
 
     def publication(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
         """Return a publication as a part of a reply."""
-        ...
 
     def push(self, publication: bytes) -> bytes:
         """Return the push of a publication."""
-        ...
 
     def message(self, data: bytes) -> bytes:
         """Return the push of a message outside of the stream."""
-        ...
 
     def disconnect(self, disconnect: Disconnect) -> bytes:
         """Return the push that says why the connection ends, for transports that have no close frame."""
-        ...
 
     def ping(self) -> bytes:
         """Return a ping, which is a reply without content."""
-        ...
 
     def error(self, command_id: int, error: ReplyError) -> bytes:
         """Return an error as the answer to a command."""
-        ...
 
     def connect(self, command_id: int, result: ConnectResult) -> bytes:
         """Return the answer to a connect."""
-        ...
 
     def refresh(self, command_id: int, client: str, version: str, ttl: int) -> bytes:
         """Return the answer to a refresh. It names the client again: centrifuge-js loses its id otherwise."""
-        ...
 
     def history(self, command_id: int, epoch: str, offset: int, publications: Sequence[bytes]) -> bytes:
         """Return a page of the stream."""
-        ...
 
     def rpc(self, command_id: int, data: bytes) -> bytes:
         """Return the result of an RPC."""
-        ...
 
     def unsubscribe(self, command_id: int) -> bytes:
         """Return the answer to an unsubscribe."""
-        ...
 
 
 def render(push_id: str, body: bytes, inline: int = 4096) -> Rendered:

@@ -46,11 +46,9 @@ class Owner(Protocol):
 
     def changed(self) -> None:
         """Handle a change of the room."""
-        ...
 
     def returned(self, requests: list[Request]) -> None:
         """Take back requests that the server has not processed and will not process."""
-        ...
 
 
 class Connection(asyncio.Protocol):

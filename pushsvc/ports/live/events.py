@@ -37,8 +37,6 @@ class LiveEvents(Protocol):
         """Count the reports of devices. Returns for each the platform of its device where it was counted: it was the
         first of its push, device and event, and both are known. With `log`, each that counts is appended to the log of
         the webhooks of kind `event` in the same atomic step."""
-        ...
 
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
         """Return the counts of each push."""
-        ...

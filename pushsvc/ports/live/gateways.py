@@ -94,7 +94,6 @@ class Inbox(Protocol):
     async def receive(self, wait_ms: int) -> Received:
         """Return the items since the last call, and wait up to `wait_ms` for the first. Uses one connection to Redis
         for all devices. After `StoreUnavailable` call it again."""
-        ...
 
 
 class LiveGateways(Protocol):
@@ -107,32 +106,25 @@ class LiveGateways(Protocol):
         Returns the apps of which the last report had expired or never existed: no `poke` was sent for them meanwhile,
         so compare their connections with the streams.
         """
-        ...
 
     @property
     def lifetime(self) -> float:
         """Return the seconds for which a report is valid."""
-        ...
 
     async def leave(self, gateway: str, apps: Sequence[str]) -> None:
         """Report that this gateway ends, which makes its routes void."""
-        ...
 
     async def gateways(self, app: str) -> dict[str, int]:
         """Return the living gateways of an app with their numbers of connections."""
-        ...
 
     async def last_signs(self, app: str) -> dict[str, int]:
         """Return when each living gateway of an app gave its last sign of life, in Unix ms."""
-        ...
 
     async def poke(self, items: Mapping[str, Sequence[InboxItem]]) -> None:
         """Put items into the inboxes of gateways, by name, in one round trip."""
-        ...
 
     def inbox(self, gateway: str) -> Inbox:
         """Return the inbox of this process' own gateway, from its beginning."""
-        ...
 
 
 def pokes_of(

@@ -209,14 +209,12 @@ class LiveStreams(Protocol):
         repeat of a push, which is known by its id, and a device appends nothing, and for ten minutes returns again what
         the push has `replaced` and `overrun`. Then `poke` the gateways.
         """
-        ...
 
     async def append_all(
         self, app: str, appends: Sequence[Append], contents: Sequence[LiveContent] = ()
     ) -> list[list[Appended]]:
         """Append several pushes, in their order and in one round trip; before anything refers to them, keep `contents`
         as `keep_all` does. Returns for each the results of its receivers, as `append` does."""
-        ...
 
     async def connect(
         self,
@@ -235,11 +233,9 @@ class LiveStreams(Protocol):
 
         A sign of life, as are `disconnect` and `admits`: see `rules/life.py`.
         """
-        ...
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
         """End a connection. Returns False, and changes nothing, where it is not the device's present connection."""
-        ...
 
     async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
         """Return what `ack` would, and change nothing.
@@ -247,7 +243,6 @@ class LiveStreams(Protocol):
         End the deliveries that this names first, then call `ack` with them: if the process dies in between, the device
         repeats its acknowledgement, and no delivery is acknowledged without having ended.
         """
-        ...
 
     async def ack(
         self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int] | None] = ()
@@ -258,13 +253,11 @@ class LiveStreams(Protocol):
         `ended` has for each of them the offsets, in their order, of deliveries that the caller has ended: where another
         one would be acknowledged nothing is, and the fault is `open`. Then `newly` is empty. None, and without `ended`
         all: whatever it is."""
-        ...
 
     async def read(self, app: str, device_id: str, position: Position) -> Read:
         """Record that the user has read everything up to an offset of this device's stream. On each other device of the
         user, everything up to the last of these pushes counts as read too. Unread pushes are counted in the stream,
         after the last offset that was read. Connected devices of the user receive an `Unread`."""
-        ...
 
     async def history(
         self,
@@ -279,13 +272,11 @@ class LiveStreams(Protocol):
         """Return publications after the offset `since`, or before it with `reverse`; None begins at the respective end.
         Where `epoch` differs from that of the stream, the page has no publications and names the right epoch. Returns
         None where the device has no stream."""
-        ...
 
     async def presence(self, app: str, device_ids: Sequence[str], *, gateway: str = "") -> list[Presence | None]:
         """Return the state of each of these devices; None where the registry has no such device. What has expired or
         was withdrawn is neither unacknowledged nor unread. A `gateway` that asks for its own connections sees its
         routes also where its last report is over."""
-        ...
 
     async def revoke(self, app: str, device_id: str) -> int:
         """Refuse tokens of this device that were issued before now, and end its connection: nothing is sent there any
@@ -295,27 +286,21 @@ class LiveStreams(Protocol):
         The registry ends the connection of each device that is gone, and refuses no token. Before a removal that a
         caller has requested, call this: otherwise the tokens are valid again when the id is registered again.
         """
-        ...
 
     async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:
         """Return why a token of the device that was issued at this instant, in Unix ms, is refused; None where it is
         not."""
-        ...
 
     async def holds(self, app: str, device_id: str, push_id: str) -> bool:
         """Return whether a push stands in the stream of the device and has not expired."""
-        ...
 
     async def keep_all(self, app: str, contents: Sequence[LiveContent]) -> None:
         """Store contents, for as long as a stream may refer to their pushes. A repeat changes none, and adds the
         devices that it names. A content leaves with the erasure of the last device that it is for."""
-        ...
 
     async def withdraw(self, app: str, push_id: str, at: int) -> None:
         """Let a push that was to be sent at `at` (Unix ms) expire now, for the devices that have not received it, and
         be appended to no stream any more."""
-        ...
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the contents that are still stored."""
-        ...
