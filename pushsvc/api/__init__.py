@@ -8,8 +8,6 @@ values to its handler, which uses the ports (`ports.py`). Every refusal is sent 
     pushes/ devices/ letters/ channels/ live/   the calls by subject: rows, documents, handlers
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ..lazily import exports

@@ -9,8 +9,6 @@
 that the service asks for; an idempotency key makes sure that this sends nothing twice.
 """
 
-from __future__ import annotations
-
 from .asynchronous import AsyncClient as AsyncClient
 from .documents import (
     Accepted as Accepted,

@@ -13,8 +13,6 @@
 Lifetimes are context managers: what was opened last is closed first.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ..lazily import exports

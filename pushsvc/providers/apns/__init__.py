@@ -12,8 +12,6 @@ checks without a network · `online` checks that ask Apple · `send` deliveries 
 push · `channels` management of broadcast channels
 """
 
-from __future__ import annotations
-
 from .channels import open_channels as open_channels
 from .check import check as check
 from .classify import classify as classify

@@ -10,8 +10,6 @@ its tokens by a blocking call on the event loop; and it ignores Retry-After.
 · `check` checks without a network · `online` checks that ask Google · `send` the messages
 """
 
-from __future__ import annotations
-
 from .addresses import ADDRESSES as ADDRESSES
 from .check import check as check
 from .classify import classify as classify

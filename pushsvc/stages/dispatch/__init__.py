@@ -8,8 +8,6 @@ There is one `RouteWorker` for each route (app and platform), with connections, 
 that a stalled route does not delay another. No task or future is created per delivery.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ...lazily import exports

@@ -10,8 +10,6 @@
 The events to deliver are in the store (`ports.webhooks`), and so are those that could not be delivered.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ...lazily import exports
