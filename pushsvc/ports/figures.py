@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from ..model.push import LANES, Lane, Platform, Route
-from .removed import RemovedRoute
+from .work import RemovedRoute
 
 
 class AppGauges(Struct, frozen=True):

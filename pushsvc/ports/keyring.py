@@ -9,7 +9,6 @@ from typing import Final, Protocol
 
 from ..model.access import ApiKey, Scope
 from ..model.rates import Rate
-from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 
 class KeyRing(Protocol):

@@ -7,7 +7,6 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from ..model.push import Platform
-from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 
 class DeadFilter(Struct, frozen=True, omit_defaults=True):

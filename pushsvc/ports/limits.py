@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from ..model.push import Route
 from ..model.rates import Rate
-from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 
 class Bucket(Struct, frozen=True):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
+from msgspec import Struct
+
 from ..errors import Fault, PushsvcError
 from ..model.delivery import Delivery, Outcome
 from ..model.push import Content, Message, Platform, Route
-from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 
 class RenderError(PushsvcError):
@@ -82,3 +83,24 @@ REMOVED: Final = "removed: "
 STREAMS: Final = "streams: "
 """The prefix of the `trouble` of a live channel that cannot write the streams of devices. It takes deliveries all the
 same, since they may go on at another channel."""
+
+
+# --- what a provider would be sent, for people to look at -----------------------------------------
+
+TARGET = "<token>"
+"""Stands for the address of a target in a preview."""
+
+
+class Preview(Struct, frozen=True):
+    """A request as it would be sent, without credentials and with `TARGET` in place of the address."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    limit: int | None = None
+    """The maximum size of the payload in bytes."""
+    size: int = 0
+    """What counts against it."""
+    override: bytes = b"null"
+    """The JSON of `overrides.<platform>` of a push that sends the same; null where it needs none."""

@@ -10,7 +10,6 @@ from msgspec import Struct
 from ..model.delivery import End
 from ..model.push import Lane, Message, Platform, Push, PushState, Via
 from ..model.status import DeliveryRow, PushStatus
-from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 
 class PushFilter(Struct, frozen=True):

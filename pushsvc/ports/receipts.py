@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from ..model.delivery import Receipt
 from ..model.status import FeedbackEvent
-from .entries import EntryRef as EntryRef, News as News, Taken as Taken
 
 E = TypeVar("E")
 

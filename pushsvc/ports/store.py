@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from ..model.push import Platform
-from .bell import Bell
 from .cleanup import Cleanups, Leftovers
 from .erasure import ErasureSteps
 from .expansion import Expansions
@@ -19,13 +18,12 @@ from .keyring import KeyRing
 from .letters import Replays
 from .limits import Limiter
 from .live import Live
-from .locks import Locks
 from .pushes import PushStore
 from .queue import Arrivals, DeliveryQueue
 from .receipts import ReceiptLog
 from .registry import Registry
 from .webhooks import Webhooks
-from .workers import Workers
+from .work import Bell, Locks, Workers
 
 
 class Inspection(Struct, frozen=True):

@@ -15,8 +15,7 @@ from ..model.finding import Explained, Finding
 from ..model.push import Message, Platform, Route
 from ..model.rates import AccountLimits
 from ..ports.channels import ChannelAccount
-from ..ports.preview import Preview
-from ..ports.provider import Provider, Renderer
+from ..ports.provider import Preview, Provider, Renderer
 from . import reasons
 
 

@@ -23,8 +23,8 @@ from ..errors import CredentialError
 from ..model.delivery import Delivery
 from ..model.push import Route
 from ..ports.provider import CREDENTIAL, REMOVED, OnOutcome, Provider
-from ..ports.removed import RemovedRoute
 from ..ports.store import Store
+from ..ports.work import RemovedRoute
 from ..providers import REGISTRY, live
 from ..settings import AppLive, AppSettings
 from ..stages.dispatch import Dispatcher

@@ -31,7 +31,7 @@ from ..ports.cleanup import CleanupRecord
 from ..ports.conditions import Condition
 from ..ports.figures import SLOT, AppGauges
 from ..ports.store import Store
-from ..ports.workers import Worker
+from ..ports.work import Worker
 from ..rules.freeze import SLOT_MS, Answers
 from ..settings import Settings
 from .conditions import StoreConditions

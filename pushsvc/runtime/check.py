@@ -17,8 +17,8 @@ from ..model.access import ApiKey
 from ..ports.admin import CheckFinding
 from ..ports.conditions import Condition
 from ..ports.provider import REMOVED
-from ..ports.removed import RemovedRoute
 from ..ports.store import Inspection, Store
+from ..ports.work import RemovedRoute
 from ..settings import Settings
 from ..stages import webhooks
 from .conditions import read_conditions

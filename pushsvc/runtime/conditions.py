@@ -19,7 +19,7 @@ from ..ports.figures import Gauges, Held
 from ..ports.provider import CREDENTIAL, REMOVED
 from ..ports.queue import NOTE
 from ..ports.store import Store
-from ..ports.workers import Worker
+from ..ports.work import Worker
 from ..rules.bound import Bound
 from ..settings import Settings
 from ..stages import webhooks

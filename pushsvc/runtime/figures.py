@@ -16,7 +16,7 @@ from ..ports.conditions import SEVERITIES, Condition
 from ..ports.figures import Gauges
 from ..ports.store import Store
 from ..ports.webhooks import Standing, Webhooks
-from ..ports.workers import Worker
+from ..ports.work import Worker
 from ..settings import Settings
 from ..stages import feedback
 from .plans import feedback_config, routes_of, webhook_configs

@@ -18,8 +18,8 @@ from ..background import in_background, pulse
 from ..errors import StoreError, StoreUnavailable
 from ..garbage import collect_seldom
 from ..model.push import Route
-from ..ports.removed import RemovedRoute
 from ..ports.store import Store
+from ..ports.work import RemovedRoute
 from ..settings import Settings
 from ..stages import feedback
 from ..stages.dispatch import Dispatcher

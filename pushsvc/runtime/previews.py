@@ -7,7 +7,7 @@ from msgspec import Raw
 from ..model.push import Push
 from ..model.routing import CARRIERS, path_of, platform_of
 from ..ports.admin import PreviewedMessage
-from ..ports.preview import Preview
+from ..ports.provider import Preview
 from ..providers import REGISTRY
 from ..providers.live.render import LIMIT as LIVE_LIMIT
 from ..settings import Settings

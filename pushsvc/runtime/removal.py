@@ -6,7 +6,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from ..model.routing import CARRIERS
-from ..ports.removed import RemovedRoute
+from ..ports.work import RemovedRoute
 
 
 class Removal(NamedTuple):

@@ -17,9 +17,8 @@ from ..errors import StoreError
 from ..model.instants import instant
 from ..model.push import Route
 from ..ports.conditions import Condition
-from ..ports.removed import RemovedRoute
 from ..ports.store import Store
-from ..ports.workers import Configured, Worker
+from ..ports.work import Configured, RemovedRoute, Worker
 from ..settings import Settings
 from .flow import noting
 from .plans import routes_of

@@ -14,8 +14,8 @@ from ..errors import StoreError
 from ..model.codec import decode_event, decode_reported
 from ..model.push import Platform, Route
 from ..ports.figures import Gauges, Held
-from ..ports.removed import RemovedRoute
 from ..ports.store import Inspection
+from ..ports.work import RemovedRoute
 from .cleanup.cleanups import RedisCleanups
 from .cleanup.leftovers import RedisLeftovers
 from .config import StoreConfig, with_consumer

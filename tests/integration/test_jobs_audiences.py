@@ -22,7 +22,7 @@ from pushsvc.model.codec import encode_audience
 from pushsvc.model.devices import ByTopic, Device
 from pushsvc.model.push import Push, Route
 from pushsvc.ports.letters import ReplaySpec
-from pushsvc.ports.removed import RemovedRoute
+from pushsvc.ports.work import RemovedRoute
 from pushsvc.runtime import Current
 from pushsvc.settings import AppSettings, Settings
 from pushsvc.stages.expand import fanout

@@ -11,7 +11,7 @@ import pytest
 
 from pushsvc.errors import StoreFormat
 from pushsvc.model.delivery import Retry, Unavailable
-from pushsvc.ports.workers import Worker
+from pushsvc.ports.work import Worker
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.form import form
 from pushsvc.store.form.form import FORMAT, judge_format

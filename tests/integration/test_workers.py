@@ -16,8 +16,7 @@ from pushsvc import runtime
 from pushsvc.model.push import Route
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.queue import NOTE
-from pushsvc.ports.removed import RemovedRoute
-from pushsvc.ports.workers import Worker
+from pushsvc.ports.work import RemovedRoute, Worker
 from pushsvc.runtime.conditions import watching
 from pushsvc.runtime.figures import Current
 from pushsvc.settings import AppLive, AppSettings, Settings

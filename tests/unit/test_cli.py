@@ -32,8 +32,8 @@ from pushsvc.model.push import Route
 from pushsvc.model.status import Counts
 from pushsvc.ports.admin import CheckFinding
 from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
-from pushsvc.ports.removed import RemovedRoute
 from pushsvc.ports.store import Inspection
+from pushsvc.ports.work import RemovedRoute
 from pushsvc.runtime.admin import concerns
 from pushsvc.runtime.check import (
     NOBODYS,

@@ -18,7 +18,7 @@ from pushsvc.ports.admin import AnswerCounts, GatewayState, LaneFigures, LiveSta
 from pushsvc.ports.conditions import Condition, Kind
 from pushsvc.ports.figures import Held
 from pushsvc.ports.provider import CREDENTIAL
-from pushsvc.ports.workers import Worker
+from pushsvc.ports.work import Worker
 from pushsvc.runtime.conditions import condition, configuration, held
 from pushsvc.store.work.held import still_held
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...model.push import Message
-from ...ports.preview import TARGET, Preview
+from ...ports.provider import TARGET, Preview
 from ..again import unbound
 from ..merge import encode
 from .config import Config

@@ -6,7 +6,7 @@ import msgspec
 
 from ...errors import CredentialError
 from ...model.push import Message
-from ...ports.preview import TARGET, Preview
+from ...ports.provider import TARGET, Preview
 from ..again import unbound
 from ..merge import encode
 from .config import Config

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from ...errors import Unreadable
 from ...ports.erasure import Erasure, ErasurePass, ErasureSteps
-from ...ports.locks import Locks
 from ...ports.registry import Registry
+from ...ports.work import Locks
 from ..walk import Leg, walk
 
 LEASE: Final = 5.0

@@ -11,7 +11,7 @@ from ..link.link import Link
 
 
 class RedisBell:
-    """See `ports.bell.Bell`."""
+    """See `ports.work.Bell`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link

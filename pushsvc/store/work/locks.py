@@ -15,7 +15,7 @@ from ..link.link import Link
 
 
 class RedisLocks:
-    """See `ports.locks.Locks`."""
+    """See `ports.work.Locks`."""
 
     def __init__(self, link: Link) -> None:
         self._link = link

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...model.push import LANES, Route
-from ...ports.removed import RemovedRoute
+from ...ports.work import RemovedRoute
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from ...model.push import Route
-from ...ports.workers import FRESH, Configured, Worker
+from ...ports.work import FRESH, Configured, Worker
 from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link

@@ -31,8 +31,7 @@ from pushsvc.model.push import Content, Message, Platform, Route
 from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.net.http2.transport import POST, Answer, Pool, Response, field, path
 from pushsvc.net.retry_after import retry_after
-from pushsvc.ports.preview import Preview
-from pushsvc.ports.provider import OnOutcome, RenderError
+from pushsvc.ports.provider import OnOutcome, Preview, RenderError
 from pushsvc.providers.endpoint import check_ca, host_fields, tls_context
 
 PLATFORM: Final[Platform] = "threepart"
