@@ -30,7 +30,7 @@ from msgspec import Struct
 from .. import __version__
 from ..errors import ConfigError
 from ..net.tls import client_context
-from .otlp import Ended, message, new_id, resource
+from .otlp import EndedSpan, message, new_id, resource
 from .states import StateLog
 from .traces import Kind, OpenSpan, Parent, Recorded
 
@@ -173,7 +173,7 @@ class OtelTracer:
         to = exporting(os.environ)
         self._head = resource(described(os.environ, part), "pushsvc", __version__)
         self._send = Sender(to).send
-        self._queue: deque[Ended] = deque(maxlen=to.queue)
+        self._queue: deque[EndedSpan] = deque(maxlen=to.queue)
         self._batch, self._delay = to.batch, to.delay
         self._due = threading.Event()
         self._closing = threading.Event()
@@ -194,9 +194,9 @@ class OtelTracer:
 
     def record(self, span: Recorded, parent: bytes) -> None:
         # A trace goes through several processes, and a span does not say which of them its parent is of.
-        self.add(Ended(span, parent[:16] + new_id(8), parent[16:], True))
+        self.add(EndedSpan(span, parent[:16] + new_id(8), parent[16:], True))
 
-    def add(self, span: Ended) -> None:
+    def add(self, span: EndedSpan) -> None:
         """Let a span be sent."""
         queue = self._queue
         queue.append(span)
@@ -230,7 +230,7 @@ class _Open:
 
     __slots__ = ("_add", "_kind", "_name", "_parent", "_start", "_tokens", "carried")
 
-    def __init__(self, add: Callable[[Ended], None], name: str, kind: Kind, trace: bytes, parent: bytes) -> None:
+    def __init__(self, add: Callable[[EndedSpan], None], name: str, kind: Kind, trace: bytes, parent: bytes) -> None:
         self._add = add
         self._name = name
         self._kind: Kind = kind
@@ -242,7 +242,7 @@ class _Open:
     def end(self, attributes: Mapping[str, str | int], error: str = "") -> None:
         structlog.contextvars.reset_contextvars(**self._tokens)
         span = Recorded(self._name, self._kind, self._start, time.time_ns(), attributes, error)
-        self._add(Ended(span, self.carried, self._parent, bool(self._parent)))
+        self._add(EndedSpan(span, self.carried, self._parent, bool(self._parent)))
 
 
 class Sender:

@@ -25,7 +25,7 @@ _FLAGS: Final = (0x101).to_bytes(4, "little")
 _FLAGS_BELOW_REMOTE: Final = (0x301).to_bytes(4, "little")
 
 
-class Ended(NamedTuple):
+class EndedSpan(NamedTuple):
     """A span that is over, in its trace."""
 
     span: Recorded
@@ -43,7 +43,7 @@ def resource(attributes: Mapping[str, str], scope: str, version: str) -> tuple[b
     return _sized(b"\x0a", about), _sized(b"\x0a", _text(b"\x0a", scope) + _text(b"\x12", version))
 
 
-def message(spans: Iterable[Ended], head: tuple[bytes, bytes]) -> bytes:
+def message(spans: Iterable[EndedSpan], head: tuple[bytes, bytes]) -> bytes:
     """Return an `ExportTraceServiceRequest` with these spans and all below them. `head` is the `resource`."""
     found: list[bytes] = []
     for each in spans:

@@ -56,7 +56,7 @@ def below(span: traces.Recorded) -> Iterator[traces.Recorded]:
 
 @given(st.lists(spans, max_size=4), st.booleans())
 def test_the_official_schema_reads_what_was_recorded(recorded: list[traces.Recorded], remote: bool) -> None:
-    ended = [otlp.Ended(span, TRACE + otlp.new_id(8), SPAN if remote else b"", remote) for span in recorded]
+    ended = [otlp.EndedSpan(span, TRACE + otlp.new_id(8), SPAN if remote else b"", remote) for span in recorded]
     found = read(otlp.message(ended, otlp.resource({"service.name": "é"}, "pushsvc", "1")))
     assert len(found) == sum(len(list(below(span))) for span in recorded)
     by_id = {span.span_id: span for span in found}
@@ -245,7 +245,7 @@ def test_what_does_not_fit_is_dropped_the_oldest_first(monkeypatch: pytest.Monke
     sent: list[list[str]] = []
     began, gate = threading.Event(), threading.Event()
 
-    def message(batch: Sequence[otlp.Ended], _: object) -> bytes:
+    def message(batch: Sequence[otlp.EndedSpan], _: object) -> bytes:
         sent.append([each.span.name for each in batch])
         return b""
 
