@@ -270,7 +270,7 @@ class RouteWorker:
 
     def wake(self) -> None:
         """Look soon whether something can be sent."""
-        if not self._pump_scheduled and not self._stopping:
+        if not self._pump_scheduled and self._lanes and not self._stopping:
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
 
@@ -305,7 +305,7 @@ class RouteWorker:
         calm, lean = self._congestion.calm, self._congestion.lean
         self._congestion.choose(started, lean=bool(overtaken))
         lease, look_at = self._lease, budget - SLICE
-        while budget > 0:
+        while budget > 0 and self._lanes:
             if budget <= look_at:
                 # A stop of the whole process may have come between two slices.
                 if not lease.holds:

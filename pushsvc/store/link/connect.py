@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from types import TracebackType
+from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from redis import Redis as SyncRedis, exceptions as faults
@@ -76,33 +75,49 @@ uvloop writes to a closed transport; redis-py uses a parser that a disconnect ha
 """
 
 
-@contextmanager
-def store_faults() -> Iterator[None]:
-    """Turn redis-py's exceptions into `StoreUnavailable`, or into `StoreError` if the server is reachable.
+class StoreFaults:
+    """Turns redis-py's exceptions into `StoreUnavailable`, or into `StoreError` if the server is reachable.
 
     A cancellation that redis-py swallows, as it does while connecting, is raised again: a cancelled task must not
-    continue, least of all with a wait that nothing ends (redis/redis-py#2551).
+    continue, least of all with a wait that nothing ends (redis/redis-py#2551). Each call of the store passes through
+    here: a generator would take twice as long.
     """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    except _UNAVAILABLE as error:
-        _heed_cancellation(task, before)
+
+    __slots__ = ("_before", "_task")
+
+    def __enter__(self) -> None:
+        self._task = task = asyncio.current_task()
+        self._before = task.cancelling() if task is not None else 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._heed_cancellation()
+            return
+        raised: StoreError
+        if isinstance(error, _UNAVAILABLE):
+            raised = StoreUnavailable(f"Redis is not available: {_short(error)}", _fix(error))
+        elif isinstance(error, faults.RedisError):
+            refused = StoreUnavailable if _UNAVAILABLE_CODE.search(_told(error)) else StoreError
+            raised = refused(f"Redis refused: {_short(error)}")
+        elif isinstance(error, RuntimeError | AttributeError | LookupError | TypeError):
+            self._heed_cancellation()
+            if not _of_driver(error):
+                return
+            raised = StoreUnavailable(f"Redis is not available: the connection went ({type(error).__name__})")
+        else:
+            return
+        self._heed_cancellation()
         REDIS_ERRORS.inc()
-        raise StoreUnavailable(f"Redis is not available: {_short(error)}", _fix(error)) from error
-    except faults.RedisError as error:
-        _heed_cancellation(task, before)
-        REDIS_ERRORS.inc()
-        kind = StoreUnavailable if _UNAVAILABLE_CODE.search(_told(error)) else StoreError
-        raise kind(f"Redis refused: {_short(error)}") from error
-    except (RuntimeError, AttributeError, LookupError, TypeError) as error:
-        _heed_cancellation(task, before)
-        if not _of_driver(error):
-            raise
-        REDIS_ERRORS.inc()
-        raise StoreUnavailable(f"Redis is not available: the connection went ({type(error).__name__})") from error
-    _heed_cancellation(task, before)
+        raise raised from error
+
+    def _heed_cancellation(self) -> None:
+        if self._task is not None and self._task.cancelling() > self._before:
+            raise asyncio.CancelledError
+
+
+store_faults: Final = StoreFaults
 
 
 def _fix(error: BaseException) -> str:
@@ -121,11 +136,6 @@ def _of_driver(error: BaseException) -> bool:
         trace = trace.tb_next
     module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace is not None else ""
     return f"{module}.".startswith(_DRIVER) or "Transport closed" in str(error)
-
-
-def _heed_cancellation(task: asyncio.Task[Any] | None, before: int) -> None:
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
 
 
 def _told(error: BaseException) -> str:
