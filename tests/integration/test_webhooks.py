@@ -34,6 +34,7 @@ from .ports import free_ports
 from .processes import open_site, own_processes, until
 from .servers import KINDS, Server, running_server
 from .test_store_kit import make_push
+from .webhook_receiver import Receiver, noted
 
 RECEIVER = Path(__file__).with_name("webhook_receiver.py")
 SECRET = write_secret(bytes(range(32)))
@@ -123,7 +124,7 @@ class Rig:
 
     def calls(self) -> list[dict[str, Any]]:
         """What the receiver has noted."""
-        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
+        return noted(self.record)
 
     def had(self) -> list[dict[str, Any]]:
         """The events that the receiver has taken for new, in that order."""
@@ -500,6 +501,17 @@ def test_commands_that_call_and_that_look(valkey: Server, tmp_path: Path, capsys
     play(valkey, tmp_path, capsys, story)
 
 
+def test_a_call_whose_line_is_not_complete_has_not_been_had(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    assert noted(record) == []
+    record.write_text('{"call": "1", "new": [{"id": "a"}]}\n{"call": "2", "new": [{"id"')
+    assert [call["call"] for call in noted(record)] == ["1"]
+    with Receiver(0, SECRET, record, []) as receiver:
+        assert receiver.seen == {"a"}
+        receiver.note(call="2")
+    assert [call["call"] for call in noted(record)] == ["1", "2"]
+
+
 # --- the whole way --------------------------------------------------------------------------------
 
 
@@ -520,8 +532,7 @@ def test_from_a_dead_token_to_the_receiver(tmp_path: Path) -> None:
             assert site.api.until_done(push) == {"total": 15, "sent": 5, "invalid": 9, "failed": 1}
 
             def had() -> list[dict[str, Any]]:
-                lines = record.read_text().splitlines() if record.exists() else []
-                return [event for line in lines for event in json.loads(line).get("new", ())]
+                return [event for call in noted(record) for event in call.get("new", ())]
 
             until(lambda: f"all ten were had: {had()}", lambda: len(had()) == 10)
             status, page = site.api.call("GET", "/v1/feedback")

@@ -3,7 +3,9 @@
     python webhook_receiver.py PORT SECRET RECORD [PLAN]
 
 RECORD is a file to which each call is added as a line of JSON, and from which a receiver that is started anew knows
-what it has had. PLAN is a JSON list of what to do with the first calls that are genuine; later ones are answered 200:
+what it has had. A reader may see a part of a line, and a kill may leave one: `noted` leaves it out, and the next
+receiver removes it, because its call had no answer. PLAN is a JSON list of what to do with the first calls that are
+genuine; later ones are answered 200:
 
     500, 429, ..        answer so, and have nothing
     "slow:1.5"          have it, and answer after so many seconds
@@ -19,6 +21,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +43,12 @@ def genuine(secret: str, headers: Any, body: bytes) -> bool:
         return False  # a header is missing, or is not what it should be
 
 
+def noted(record: Path) -> list[dict[str, Any]]:
+    """Return the calls of the lines that are complete."""
+    whole = record.read_bytes() if record.exists() else b""
+    return [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
+
+
 class Receiver(ThreadingHTTPServer):
     """What it has had, and what it is to do next."""
 
@@ -51,13 +60,15 @@ class Receiver(ThreadingHTTPServer):
         self.record = record
         self.plan = plan
         self.seen: set[str] = set()
-        for line in record.read_text().splitlines() if record.exists() else ():
-            self.seen.update(event["id"] for event in json.loads(line).get("new", ()))
+        for each in noted(record):
+            self.seen.update(event["id"] for event in each.get("new", ()))
+        if record.exists():
+            os.truncate(record, record.read_bytes().rfind(b"\n") + 1)
         super().__init__(("127.0.0.1", port), Handler)
 
     def note(self, **reported: Any) -> None:
-        with self.record.open("a") as file:
-            file.write(json.dumps(reported) + "\n")
+        with self.record.open("ab", buffering=0) as file:
+            file.write(json.dumps(reported).encode() + b"\n")
 
 
 class Handler(BaseHTTPRequestHandler):
