@@ -41,7 +41,7 @@ class Context:
     store_url: str
     stopping: Callable[[], bool] = lambda: False
     """Returns whether the process has been asked to end: a function then returns between two steps."""
-    waiting: Callable[[], bool] = lambda: True
+    waiting: Callable[[], bool] = lambda: False
     """Returns whether other jobs wait."""
     fair_queue: FairQueue = field(default_factory=FairQueue)
     """Chooses the audience to expand next."""

@@ -238,7 +238,7 @@ def test_slice_by_slice_it_is_one_cleanup(server: Server, tmp_path: Path, monkey
         expected = await make_all(store, times=10)
         (tmp_path / "pushsvc.toml").write_text(FILE.format(url=server.url, folder=tmp_path))
         settings = load_settings(tmp_path / "pushsvc.toml", {"PUSHSVC__CLEANUP__SHARE": "1.0"})
-        context = Context(Current(settings), server.url)
+        context = Context(Current(settings), server.url, waiting=lambda: True)
         assert await FUNCTIONS["cleanup"](context) == {}  # nobody has asked for one
         await store.cleanups.request()
         await store.locks.hold(LOCK, "another", lease=30.0)
