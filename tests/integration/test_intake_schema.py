@@ -74,8 +74,9 @@ REJECTION.expected_statuses = [*REJECTION.expected_statuses, "431"]
 
 @schema.hook
 def filter_query(_: schemathesis.HookContext, query: dict[str, Any] | None) -> bool:
-    """A parameter without a name, or of nothing, is not sent, so that nobody could refuse it."""
-    return "" not in (query or {}) and not any(value in (None, [], {}) for value in (query or {}).values())
+    """A parameter without a name, or of nothing, is not sent, so that nobody could refuse it; an empty one is the same
+    as none."""
+    return "" not in (query or {}) and not any(value in (None, "", [], {}) for value in (query or {}).values())
 
 
 def test_the_document_that_is_served_is_the_one_that_is_tried(service: Service) -> None:

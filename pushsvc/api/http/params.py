@@ -34,7 +34,7 @@ class QueryParam(Struct, frozen=True):
             return {"type": "string", "enum": list(self.options)}
         if self.least is not None:
             return {"type": "integer", "minimum": self.least, "maximum": self.most, "default": self.default}
-        return {"type": "string", "minLength": 1, "maxLength": self.length}
+        return {"type": "string", "maxLength": self.length}
 
     def parse(self, text: str) -> str | int:
         """Return its value. Raises `ValueError` with what is wrong."""
@@ -45,8 +45,6 @@ class QueryParam(Struct, frozen=True):
         if self.options:
             if text not in self.options:
                 raise ValueError("must be one of " + ", ".join(self.options))
-        elif not text:
-            raise ValueError("must not be empty: omit it instead")
         elif len(text) > self.length or not text.isprintable():
             raise ValueError(f"must be at most {self.length} printable characters")
         return text
@@ -83,9 +81,9 @@ class HeaderParam(Struct, frozen=True):
 
 
 def read_query(pairs: Iterable[tuple[str, str]], params: tuple[QueryParam, ...]) -> dict[str, Any]:
-    """Return the values by name, with the defaults of those that are not given (None for a text). Raises
-    `InvalidRequest` naming every fault. An unknown parameter is one: if a mistyped `outcom=failed` were ignored, the
-    answer would be to another question."""
+    """Return the values by name, with the defaults of those that are not given or empty (None for a text): the first
+    page of a list may be asked for with `cursor=`. Raises `InvalidRequest` naming every fault. An unknown parameter is
+    one: if a mistyped `outcom=failed` were ignored, the answer would be to another question."""
     known = {param.name: param for param in params}
     values: dict[str, Any] = {}
     faults: list[Fault] = []
@@ -99,7 +97,7 @@ def read_query(pairs: Iterable[tuple[str, str]], params: tuple[QueryParam, ...])
             faults.append(Fault(name, "is given more than once"))
         else:
             try:
-                values[name] = param.parse(text)
+                values[name] = param.parse(text) if text else param.default
             except ValueError as error:
                 values[name] = None
                 faults.append(Fault(name, str(error)))
