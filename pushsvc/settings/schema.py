@@ -20,7 +20,7 @@ from ..model.defaults import Defaults
 from ..model.push import Platform
 from ..model.rates import Rate
 from .live import AppLive, LiveSettings
-from .values import Count, Name, NotNegative, Port, Positive, RateText, Share
+from .values import SPAN, Count, Name, NotNegative, Port, Positive, RateText, Seconds, Share
 from .webhook import WebhookSettings
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -118,7 +118,7 @@ class DispatchSettings(Struct, frozen=True, kw_only=True):
     drain_timeout: NotNegative = 25.0
     chunk: Annotated[int, Meta(ge=1, le=5000)] = 500
     """Targets of one queue entry, which are read, sent and settled together."""
-    takeover: Annotated[float, Meta(ge=3)] = 15.0
+    takeover: Annotated[float, Meta(ge=3), SPAN] = 15.0
     """Seconds after the last report of a process until others take over its unrecorded deliveries. Where this is
     shorter than a pause of a busy machine, two processes send the same delivery."""
 
@@ -128,7 +128,7 @@ class JobsSettings(Struct, frozen=True, kw_only=True):
     `repr`."""
 
     processes: Count = 1
-    takeover: Annotated[float, Meta(ge=1)] = 15.0
+    takeover: Annotated[float, Meta(ge=1), SPAN] = 15.0
     """Seconds after the last report of a job's worker until the job is given to another one."""
     url: str = ""
     """The Redis in which rq stores its jobs; empty: `redis.url`."""
@@ -166,13 +166,13 @@ class QueueSettings(Struct, frozen=True, kw_only=True):
     if redis.url names sentinels or a cluster whose primary has any, otherwise memory."""
     replicas: Annotated[int, Meta(ge=1, le=10)] = 1
     """Under "replicas", the least number of replicas that must have a write."""
-    status_retention: Count = 7 * 86400
-    dead_letter_retention: Count = 30 * 86400
+    status_retention: Seconds = 7 * 86400
+    dead_letter_retention: Seconds = 30 * 86400
     dead_letters_max: Count = 1_000_000
     """The approximate maximum for each app; a dead letter takes about 200 bytes. The oldest are removed, counted and
     logged."""
-    suppression_retention: Count = 180 * 86400
-    feedback_retention: Count = 30 * 86400
+    suppression_retention: Seconds = 180 * 86400
+    feedback_retention: Seconds = 30 * 86400
 
 
 class RetrySettings(Struct, frozen=True, kw_only=True):

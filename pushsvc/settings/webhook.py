@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from ..decoding import Rule
 from ..model.signing import parse_secret
 from ..model.status import EventKind
-from .values import Positive
+from .values import SPAN, Positive
 
 
 class WebhookSettings(Struct, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class WebhookSettings(Struct, frozen=True, kw_only=True):
     """Seconds. The specification recommends "somewhere between 15 and 30s". A process that stops waits no longer than
     this."""
     attempts: Annotated[int, Meta(ge=1, le=1000)] = 10
-    retry_for: Annotated[int, Meta(ge=0)] = 3 * 86400
+    retry_for: Annotated[int, Meta(ge=0), SPAN] = 3 * 86400
     """Seconds. Events that are younger are always sent again, and so are batches with fewer than `attempts` calls."""
     base: Positive = 1.0
     cap: Positive = 3600.0
