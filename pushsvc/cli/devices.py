@@ -63,7 +63,7 @@ def delete(
     key: Key = "",
     json: Json = False,
 ) -> None:
-    """Delete a device and its index entries. Deliveries that are already queued for it are still sent."""
+    """Delete a device and its index entries. Deliveries that are queued for it are not sent any more."""
     if not operate(context, app, url, key, lambda operator: operator.delete_device(app, device_id), changes=True):
         raise NotFound(f"{app} knows no device {device_id!r}")
     if json:

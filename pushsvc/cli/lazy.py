@@ -6,6 +6,7 @@ help text for markup. `--config` is an option of the root and of every command, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +18,19 @@ from typer.main import get_command
 
 
 class PlainCommand(TyperCommand):
-    """A command whose usage line shows arguments as they are typed: `ID`, not typer's `{ID}`."""
+    """A command whose usage line shows arguments as they are typed: `ID`, not typer's `{ID}`. Of its options no number
+    is infinite or NaN, which is within all bounds."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.removeprefix("{").removesuffix("}") for piece in super().collect_usage_pieces(ctx)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest: list[str] = super().parse_args(ctx, args)
+        for option in self.params:
+            value = ctx.params.get(option.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise typer.BadParameter(f"{option.opts[0]}: expected a finite number, not {value}", ctx)
+        return rest
 
 
 class LazyCommand(TyperCommand):

@@ -171,6 +171,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["send", "--apns", "t", "--data", "x"], "--data takes NAME=VALUE, not 'x'"),
         (["replay", "--push", "nonsense"], "--push: 'nonsense' is not the id of a push; ids are UUIDs"),
         (["send", "--apns", "t", "--lane", "fast"], "Invalid value for '--lane'"),
+        (["replay", "--rate", "inf"], "--rate: expected a finite number, not inf"),
+        (["send", "--all", "--ack-within", "nan"], "--ack-within: expected a finite number, not nan"),
         (["status"], "Missing argument"),
         (["status", "x", "--key", "a\nb"], "The API key holds characters that no key has"),
         (["status", "x", "--key", "k", "--url", "ftp://h"], "'ftp://h' is not a URL"),
