@@ -103,7 +103,8 @@ def test_dead_letters_are_listed_by_filter_and_page(server: Server | None) -> No
             assert await store.dead.count("shop", which) == expected
             assert len((await store.dead.page("shop", which, cursor="", limit=100))[0]) == expected
         assert await store.dead.count("other", ANY) == 0
-        for wrong in ("x", "1", "0-1", "0-1-2-3", "-1-1-1"):
+        assert await store.dead.page("shop", ANY, cursor=f"0-{'9' * 19}-{'9' * 19}", limit=1) == ([], None)
+        for wrong in ("x", "1", "0-1", "0-1-2-3", "-1-1-1", f"0-{2**64}-0", f"0-{2**64 - 1}-{2**64 - 1}"):
             with pytest.raises(InvalidRequest):
                 await store.dead.page("shop", ANY, cursor=wrong, limit=1)
 

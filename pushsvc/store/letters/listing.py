@@ -31,7 +31,8 @@ SLACK = 3_600_000
 """Milliseconds by which the clocks of a dispatcher and of Redis may differ. The id of an entry is Redis' time of its
 recording, never long before the failure, but as long after it as Redis was away."""
 
-_CURSOR = re.compile(r"([0-9]{1,3})-([0-9]{1,20}-[0-9]{1,20})")
+_CURSOR = re.compile(r"([0-9]{1,3})-([0-9]{1,19}-[0-9]{1,19})")
+"""Any number of 19 digits fits into the 64 bits of an id's half."""
 
 
 def fits(letter: DeadLetter, which: DeadFilter) -> bool:
