@@ -14,15 +14,16 @@ RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz
 _SPAN: Final = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
+_FIRST: Final = -62_135_596_800_000
 _LAST: Final = 253_402_300_799_000
-"""The end of the year 9999, which is the last that the calendar has."""
+"""The beginning of the year 1 and the end of the year 9999, between which the calendar is."""
 
 
 @lru_cache(maxsize=1024)
 def instant(unix_ms: int) -> str:
-    """Return an instant in Unix milliseconds as RFC 3339 in UTC with milliseconds. One beyond the year 9999 becomes
-    its end."""
-    return (_EPOCH + min(unix_ms, _LAST) * _MS).isoformat(timespec="milliseconds")[:-6] + "Z"
+    """Return an instant in Unix milliseconds as RFC 3339 in UTC with milliseconds. One outside of the years 1 to 9999
+    becomes the nearest within."""
+    return (_EPOCH + max(_FIRST, min(unix_ms, _LAST)) * _MS).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def parse_instant(text: str) -> int:
