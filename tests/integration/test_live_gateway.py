@@ -508,6 +508,7 @@ def test_plain_http_for_a_short_connection(server: Server) -> None:
             "notice": True,
             "size": len(big),
             "prev": 1,
+            "unread": 2,
         }
         assert (await world.http("GET", f"/v1/live/messages/{notice}", token))[1]["data"]["x"] == "y" * 5000
         assert await world.http("POST", "/v1/live/ack", token, json={"ack": 2}) == (200, {"acked": 2, "unacked": 0})
@@ -527,6 +528,7 @@ def test_plain_http_for_a_short_connection(server: Server) -> None:
             ("POST", "/v1/live/ack", {"ack": {"offset": 1, "epoch": "other"}}, 409),
             ("POST", "/v1/live/events", {"id": push, "event": "eaten"}, 422),
             ("GET", "/v1/live/history?since=x", None, 422),
+            ("GET", "/v1/live/history?since=&epoch=&limit=&reverse=", None, 200),
             ("GET", "/v1/live/messages/none", None, 404),
         ]
         for method, path, body, expected in wrong:

@@ -547,6 +547,8 @@ async def test_plain_requests_and_their_problems() -> None:
             assert document["type"] == f"/docs/guide/reference/errors.md#{expected}"
             assert document["status"] == status
             assert headers["content-type"] == "application/problem+json"
+            assert headers["x-request-id"]
+        assert (await client.ask("GET", "/nowhere", X_Request_Id="mine"))[1]["x-request-id"] == "mine"
         assert "POST" in (await client.ask("GET", "/v1/live/ack"))[1]["allow"]
         with capture_logs() as logs:
             status, _, body = await client.ask("POST", "/crash", b"my-secret")
@@ -608,8 +610,9 @@ def test_what_cannot_be_read_is_said_and_ends_the_connection(name: str) -> None:
             client.send(sent)
             answered, body = 200, b""
             while answered == 200:
-                answered, _, body = await client.answer()
+                answered, headers, body = await client.answer()
             assert (answered, json.loads(body)["status"]) == (status, status)
+            assert headers["x-request-id"]
             assert await client.closed()
 
     test()

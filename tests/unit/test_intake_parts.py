@@ -118,7 +118,7 @@ def test_instants_are_rfc_3339_in_utc() -> None:
     assert instant(0) == "1970-01-01T00:00:00.000Z"
     assert instant(1_796_115_600_123) == "2026-12-01T09:00:00.123Z"
     # What no calendar has becomes the nearest that it has.
-    assert instant(-10**15) == "0001-01-01T00:00:00.000Z"
+    assert instant(-(10**15)) == "0001-01-01T00:00:00.000Z"
     assert instant(10**15) == "9999-12-31T23:59:59.000Z"
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from hypothesis import example, given, strategies as st
 
-from pushsvc.errors import MalformedBody, MethodNotAllowed, NotFound, TooManyRequests
+from pushsvc.errors import MalformedBody, MethodNotAllowed, NotFound, TooManyRequests, Unauthorized
 from pushsvc.live.peer import Request
 from pushsvc.live.sockets.config import SocketsConfig
 from pushsvc.live.sockets.emulation import read_json, read_protobuf
@@ -144,6 +144,11 @@ def test_an_answer_has_its_length_and_a_204_none() -> None:
     assert full.endswith(b"Content-Length: 2\r\n\r\n{}")
     assert answer_bytes(HttpAnswer(b"{}"), headers={}, keep_alive=False, has_body=False).endswith(b"close\r\n\r\n")
     assert b"Content-" not in answer_bytes(HttpAnswer(status=204), headers={}, keep_alive=True, has_body=True)
+
+
+def test_a_refusal_says_how_to_authenticate() -> None:
+    answer = problem_answer(Unauthorized("The token has expired."))
+    assert (answer.status, answer.headers) == (401, {"WWW-Authenticate": 'Bearer realm="pushsvc"'})
 
 
 def test_a_problem_says_when_to_come_back() -> None:

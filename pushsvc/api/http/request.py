@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import re
 from typing import Final
 
 from aiohttp import web
 from multidict import istr
 
+from ...net.request_id import HEADER, request_id
 from .exchange import Caller
 
-REQUEST_ID: Final = istr("X-Request-Id")
-_OWN_ID: Final = re.compile(r"[!-~]{1,128}")
-
-_process = ""
-_numbers = itertools.count()
-
-
-def _name_process() -> None:
-    global _process  # of the process, as its id
-    _process = os.urandom(8).hex()
-
-
-_name_process()
-os.register_at_fork(after_in_child=_name_process)
-
-
-def new_request_id() -> str:
-    """Return an id for a request without one: the id of this process with a counter, which costs next to nothing."""
-    return f"{_process}{next(_numbers) & 0xFFFF_FFFF:08x}"
+REQUEST_ID: Final = istr(HEADER)
 
 
 class ApiRequest(web.BaseRequest):
@@ -42,10 +22,9 @@ class ApiRequest(web.BaseRequest):
 
     @property
     def id(self) -> str:
-        """The caller's `X-Request-Id` if it has up to 128 visible ASCII characters, otherwise a new id."""
+        """The id of the request, the same each time."""
         if not self._id:
-            given = self.headers.get(REQUEST_ID)
-            self._id = given if given is not None and _OWN_ID.fullmatch(given) else new_request_id()
+            self._id = request_id(self.headers.get(REQUEST_ID))
         return self._id
 
     @property

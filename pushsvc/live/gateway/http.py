@@ -223,9 +223,13 @@ class HttpCalls:
             raise NotFound("This device has no stream yet: it begins with the first connect or the first push.")
         async with _away():
             rendered = await self._gateway.contents.of(device.app, (each.push.id for each in page.publications))
+            unread = await self._unread(device) if rendered else 0
         page = bounded(page, rendered)
         shown = [
-            Raw(b'{"offset":%d,"data":%b,"prev":%d}}' % (each.offset, rendered[each.push.id], each.prev))
+            Raw(
+                b'{"offset":%d,"data":%b,"prev":%d,"unread":%d}}'
+                % (each.offset, rendered[each.push.id], each.prev, unread)
+            )
             for each in page.publications
             if each.push.id in rendered
         ]
@@ -234,6 +238,10 @@ class HttpCalls:
         if recovered is None:
             return HttpAnswer(_encode(found))
         return HttpAnswer(_encode({**msgspec.structs.asdict(found), "recovered": recovered and not lost}))
+
+    async def _unread(self, device: Claims) -> int:
+        (presence,) = await self._gateway.live.presence(device.app, [device.device_id])
+        return 0 if presence is None else presence.unread
 
 
 class WaitingPoll:
@@ -286,7 +294,8 @@ def _read(body: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(faults=[Fault("body", str(error))]) from None
+        message, _, place = str(error).partition(" - at `$")
+        raise InvalidRequest(faults=[Fault(place.strip("`.") or "$", message)]) from None
     except msgspec.MsgspecError:
         raise MalformedBody("The body is not JSON.") from None
 
@@ -300,7 +309,7 @@ def _position(body: bytes) -> Position:
 
 def _number(query: dict[str, str], name: str, least: int, most: int) -> int | None:
     text = query.get(name)
-    if text is None:
+    if not text:
         return None
     if len(text) > 16 or not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
         raise InvalidRequest(faults=[Fault(name, f"expected a number from {least} to {most}")])

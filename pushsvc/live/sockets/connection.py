@@ -28,6 +28,7 @@ from ...errors import (
     TooManyRequests,
     Unavailable,
 )
+from ...net.request_id import HEADER as REQUEST_ID, request_id
 from ...net.websocket import handshake
 from ...problems import HeadersTooLarge, InternalError, MalformedRequest, RequestTimeout
 from ..peer import FaultKind, Format, Request
@@ -82,6 +83,7 @@ class _Pending(NamedTuple):
     """A request that was read, with what its connection has to know of it."""
 
     request: Request
+    id: str
     keep_alive: bool
     is_1_1: bool
     upgrade: bool
@@ -287,7 +289,9 @@ class HttpConnection(asyncio.Protocol):
             address=self._address_of(self._headers),
         )
         upgrade, is_1_1 = parser.should_upgrade(), version == "1.1"
-        self._queue.append(_Pending(request, parser.should_keep_alive() and is_1_1 and not upgrade, is_1_1, upgrade))
+        keep_alive = parser.should_keep_alive() and is_1_1 and not upgrade
+        own_id = request_id(self._headers.get(REQUEST_ID.lower()))
+        self._queue.append(_Pending(request, own_id, keep_alive, is_1_1, upgrade))
         self._reset()
 
     def _address_of(self, headers: Mapping[str, str]) -> str:
@@ -323,7 +327,8 @@ class HttpConnection(asyncio.Protocol):
         if self._refusal is not None and not self._queue and self._task is None:
             error, self._refusal = self._refusal, None
             _note(self._shared, error)
-            self._io.write(answer_bytes(problem_answer(error), headers={}, keep_alive=False, has_body=True))
+            headers = {REQUEST_ID: request_id(self._headers.get(REQUEST_ID.lower()))}
+            self._io.write(answer_bytes(problem_answer(error), headers=headers, keep_alive=False, has_body=True))
             self._end(linger=_LINGER)
 
     def _handle(self, pending: _Pending) -> None:
@@ -403,14 +408,16 @@ class HttpConnection(asyncio.Protocol):
         if self._io.is_closing():
             return
         answer = problem_answer(InternalError("The request was given up.")) if task.cancelled() else task.result()
-        _log.debug("request", method=pending.request.method, route=route.path, status=answer.status)
+        about = {"method": pending.request.method, "route": route.path, "request_id": pending.id}
+        _log.debug("request", status=answer.status, **about)
         self._send(pending, answer, origin)
         self._next()
 
     def _send(self, pending: _Pending, answer: HttpAnswer, origin: dict[str, str]) -> None:
         keep_alive = pending.keep_alive and not self._shared.draining
         has_body = pending.request.method != "HEAD"
-        self._io.write(answer_bytes(answer, headers=origin, keep_alive=keep_alive, has_body=has_body))
+        headers = {**origin, REQUEST_ID: pending.id}
+        self._io.write(answer_bytes(answer, headers=headers, keep_alive=keep_alive, has_body=has_body))
         if keep_alive:
             config = self._shared.config
             self._deadline.move(config.request_within if self._started else config.keep_alive)
@@ -455,7 +462,7 @@ async def _run(shared: Shared, handler: Handler, request: Request) -> HttpAnswer
 
 def _stream_head(media_type: str, pending: _Pending, origin: dict[str, str]) -> bytes:
     chunked = {"Transfer-Encoding": "chunked"} if pending.is_1_1 else {}
-    return head(200, {**_STREAM_HEADERS, "Content-Type": media_type, **chunked, **origin})
+    return head(200, {**_STREAM_HEADERS, REQUEST_ID: pending.id, "Content-Type": media_type, **chunked, **origin})
 
 
 def _preflight(methods: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 from msgspec import Struct
 
-from ...errors import MethodNotAllowed, NotFound, RequestError, TooManyRequests, Unavailable
+from ...errors import MethodNotAllowed, NotFound, RequestError, TooManyRequests, Unauthorized, Unavailable
 from ...problems import MEDIA_TYPE, MalformedRequest, encode, problem
 from ..peer import Request
 
@@ -98,6 +98,8 @@ def problem_answer(
     said = dict(headers or {})
     if isinstance(error, TooManyRequests | Unavailable):
         said["Retry-After"] = str(1 if error.retry_after is None else error.retry_after)
+    elif isinstance(error, Unauthorized):  # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.2
+        said["WWW-Authenticate"] = 'Bearer realm="pushsvc"'
     return HttpAnswer(encode(problem(error, instance=instance)), error.status, MEDIA_TYPE, said)
 
 
