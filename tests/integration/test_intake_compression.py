@@ -6,12 +6,14 @@ import asyncio
 import gzip
 import time
 import zlib
+from contextlib import suppress
 
 import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from pushsvc.api import ApiConfig
+from pushsvc.api.http.connections import Connection
 
 from .test_intake_kit import ALERT, Answer, Service, answer, call, raw, run, running_in_thread
 
@@ -193,3 +195,26 @@ def test_what_follows_an_answer_is_bounded() -> None:
         writer.close()
 
     run(main, ApiConfig(port=0, body_limit=1_000_000))
+
+
+def test_a_body_that_goes_on_behind_its_answer_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop hands over several pieces in one turn: the connection is closed before the first of them is read."""
+    received = Connection.data_received
+
+    def in_pieces(self: Connection, data: bytes) -> None:
+        received(self, data[:1])
+        received(self, data[1:])
+
+    async def main(service: Service) -> None:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+        assert (await answer(reader)).status == 404
+        writer.write(bytes(1_000_000))
+        async with asyncio.timeout(20):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.close()
+        await call(service, "GET", "/healthz", key=None)  # by then the closed connection has been left
+
+    monkeypatch.setattr(Connection, "data_received", in_pieces)
+    run(main, ApiConfig(port=0, body_limit=100_000))

@@ -258,9 +258,11 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Log errors that a client caused only for debugging, where aiohttp would log a traceback."""
+        """Log errors that a client caused only for debugging, where aiohttp would log a traceback. One is the
+        `RuntimeError` of what is left of a body, when its connection was closed."""
         error = kw.get("exc_info")
-        if isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError):
+        closed = self.transport is None and isinstance(error, RuntimeError)
+        if closed or isinstance(error, web.RequestPayloadError | HttpProcessingError | ConnectionError):
             _log.debug("unreadable", error=type(error).__name__)
         else:
             super().log_exception(*args, **kw)
