@@ -232,7 +232,13 @@ def test_lists_by_http() -> None:
             assert await listed("/v1/devices?topic=t3&platform=apns&", limit) == everyone[10::14]
             assert await listed("/v1/devices?topic=nobody&", limit) == []
             assert await listed("/v1/topics?", limit) == [f"t{number}" for number in range(7)]
-        for path in ("/v1/devices?cursor=x", "/v1/devices?topic=a%20b", "/v1/devices?limit=0", "/v1/topics?limit=1001"):
+        for path in (
+            "/v1/devices?cursor=x",
+            "/v1/devices?cursor=1:2",
+            "/v1/devices?topic=a%20b",
+            "/v1/devices?limit=0",
+            "/v1/topics?limit=1001",
+        ):
             assert (await call(service, "GET", path, key="registrar")).status == 422
         for path in ("/v1/devices", "/v1/topics"):
             assert (await call(service, "GET", path, key="pusher")).status == 403

@@ -936,6 +936,7 @@ LARGE = "x" * 70_000
         (push(data={"a": LARGE}), "data"),
         (push(data={f"k{number}": "x" for number in range(20_000)}), "data"),
         (push(notification={"title": LARGE}), "notification"),
+        (push(collapse=LARGE), "collapse"),
         (activity(content_state={"a": LARGE}), "live_activity.content_state"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -22,7 +22,8 @@ from .tombstones import MOST, Restored
 _LOOKS: Final = 20
 """Pages of the registry that one call reads: a filter that matches few devices returns early with a cursor."""
 NO_DEVICE: Final = "No device has this id."
-_PLACE: Final = re.compile(r"[0-9]{1,15}(:[0-9]{1,15})?")
+_PLACE: Final = re.compile(r"[0-9]{1,15}")
+_TOPIC_PLACE: Final = re.compile(r"[0-9]{1,15}(:[0-9]{1,15})?")
 
 
 async def put_device(ports: ApiPorts, request: Request, device: Device) -> Reply:
@@ -41,7 +42,7 @@ async def get_devices(ports: ApiPorts, request: Request) -> Reply:
     """Return a page of devices, from at most `_LOOKS` pages of the registry."""
     app, query = request.app.name, request.params
     cursor, topic = query["cursor"] or "", query["topic"]
-    if cursor and not _PLACE.fullmatch(cursor):
+    if cursor and not (_PLACE if topic is None else _TOPIC_PLACE).fullmatch(cursor):
         raise InvalidRequest(faults=[Fault("cursor", "is not the cursor of an earlier page")])
     if topic is not None and (fault := name_fault(topic)) is not None:
         raise InvalidRequest("The query parameters do not validate.", faults=[Fault("topic", fault)])

@@ -280,6 +280,7 @@ def _check_size(document: PushDocument) -> None:
     raws["data"] = sum(len(name) + len(text) for name, text in (document.data or {}).items())
     notification = msgspec.structs.astuple(document.notification or _NOTHING)
     raws["notification"] = sum(len(text) for text in notification if isinstance(text, str))
+    raws["collapse"] = len(document.collapse or "")
     faults = [
         Fault(path, f"is {size:,} bytes long, at most {MAX_CONTENT:,} are read; the providers take some 4,000")
         for path, size in raws.items()
