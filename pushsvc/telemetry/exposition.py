@@ -9,16 +9,27 @@ the parent of the processes must call `SharedFolder.ended` when one of them has 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Gauge, generate_latest, multiprocess
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Gauge,
+    Metric,
+    generate_latest,
+    multiprocess,
+)
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.registry import Collector
 
 from ..errors import ConfigError
 from ..wording import other_port
+from . import metrics
 from .figures import FIGURES
 from .metrics import CHILD_RESTARTS
 from .requests import HTTP
@@ -33,16 +44,28 @@ _MULTIPROCESS = MULTIPROCESS_ENV in os.environ
 
 
 def exposition() -> bytes:
-    """Return every metric in Prometheus' text format: of this process, or of all that share the multiprocess folder."""
+    """Return every metric in Prometheus' text format: of this process, or of all that share the multiprocess folder.
+    Name and kind of a metric are there before its first series."""
     HTTP.flush()
     if not _MULTIPROCESS:
         return generate_latest(REGISTRY)
     # A registry of its own each time: it holds only what the files say now.
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+    registry.register(_Shared())
     for figure in FIGURES:
         registry.register(figure)
     return generate_latest(registry)
+
+
+class _Shared(Collector):
+    """The metrics of all processes that share the folder: of the files, and those that no process has counted yet."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = multiprocess.MultiProcessCollector(None)  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+        counted: list[Metric] = list(files.collect())  # type: ignore[no-untyped-call]  # as above
+        names = {metric.name for metric in counted}
+        own = [each for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)]
+        return [*counted, *(metric for each in own for metric in each.describe() if metric.name not in names)]
 
 
 def prepare_multiprocess(folder: Path) -> dict[str, str]:
@@ -97,14 +120,14 @@ async def serve_metrics(host: str, port: int) -> AsyncIterator[int]:
     # Commands that serve nothing do not pay for this import.
     from aiohttp import web
 
-    async def metrics(_: web.Request) -> web.Response:
+    async def exposed(_: web.Request) -> web.Response:
         return web.Response(body=exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
     app = web.Application()
-    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
+    app.add_routes([web.get("/metrics", exposed), web.get("/healthz", healthz)])
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     try:

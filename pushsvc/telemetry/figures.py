@@ -44,11 +44,11 @@ class Figure:
         return [Metric(self._family, self._documentation, self.kind)]
 
     def collect(self) -> list[Metric]:
-        """Return the metric, or nothing in a process that does not read it."""
+        """Return the metric, also without series, or nothing in a process that reads no figures."""
         (metric,) = self.describe()
         for labels, value in sorted(self._values.items()):
             metric.add_sample(self.name, dict(zip(self.labels, labels, strict=True)), value)
-        return [metric] if self._values else []
+        return [metric] if any(each._values for each in FIGURES) else []
 
 
 FIGURES: Final[list[Figure]] = []

@@ -180,6 +180,8 @@ def test_many_processes(tmp_path: Path) -> None:
         restarts = [
             line.rsplit(" ", 1) for line in done.stdout.splitlines() if line.startswith("pushsvc_child_restarts")
         ]
+        # Also those of which nothing was counted yet.
+        assert CONTRACT.keys() <= set(re.findall(r"^# TYPE (\S+) ", done.stdout, re.MULTILINE))
         return samples(done.stdout) | {name: float(value) for name, value in restarts}
 
     workers = []
