@@ -19,6 +19,9 @@ def test_a_connection_is_cut_and_a_gateway_drained_and_the_phone_comes_back(tmp_
             _, live = await ask(town, "GET", "live")
             return [each["gateway"] for each in live["gateways"] if each["connections"]]
 
+        async def unacknowledged() -> bool:
+            return bool((await ask(town, "GET", "stats"))[1]["unacknowledged"] == 1)
+
         await town.register("phone")
         assert (await ask(town, "POST", "live/cut", {"device_id": "phone"}))[0] == 409, "it is not online"
         assert (await ask(town, "POST", "live/cut", {"device_id": "unknown"}))[0] == 404
@@ -35,7 +38,7 @@ def test_a_connection_is_cut_and_a_gateway_drained_and_the_phone_comes_back(tmp_
             # What it has not acknowledged is counted, and what is sent after both is there.
             push = await town.send("phone", ack_within=60)
             await town.until("it is shown", lambda: phone.ids == [push])
-            assert (await ask(town, "GET", "stats"))[1]["unacknowledged"] == 1
+            await town.until("it is recorded that it waits", unacknowledged)
             device = (await ask(town, "GET", "devices/phone"))[1]
             assert (device["live"]["online"], device["live"]["unacked"]) == (True, 1)
 
