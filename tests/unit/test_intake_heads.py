@@ -116,6 +116,7 @@ FIRST = [
         "HEAD /%41?x HTTP/1.1",
         "PUT /a#b HTTP/1.1",
         "DELETE /a?b#c HTTP/1.1",
+        "DELETE /a HTTP/1.1",
         "OPTIONS * HTTP/1.1",
     ),
     *(
