@@ -39,7 +39,7 @@ class Parent(NamedTuple):
     """Whether the caller records it."""
 
 
-class Recorded(Struct, frozen=True):
+class Recorded(Struct, frozen=True, gc=False):
     """A span that is over. Instants are Unix ns. No attribute has a token, a body or a key."""
 
     name: str
