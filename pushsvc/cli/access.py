@@ -57,9 +57,9 @@ def checked(url: str, key: str) -> Access:
     """Return a URL and a key. Ends with wrong usage (2) where one of them cannot be one."""
     if not key.isascii() or not key.isprintable():
         raise typer.BadParameter("The API key holds characters that no key has: was it copied whole?")
-    if not url.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{url!r} is not a URL: it begins with http:// or https://")
-    return Access(url, key)
+    if not url.startswith(("http://", "https://")) or url.endswith("://"):
+        raise typer.BadParameter(f"{url!r} is not a URL: it begins with http:// or https:// and names a host")
+    return Access(url.rstrip("/"), key)
 
 
 def key_of(key: str, app: str) -> str:

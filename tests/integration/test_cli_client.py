@@ -257,7 +257,7 @@ def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:
     assert reported.startswith(f"pushsvc: {url} does not answer: connection refused (is the service running there?")
 
 
-@pytest.mark.parametrize("url", ["http://no-such-host.invalid", "http://", "http://127.0.0.1:99999"])
+@pytest.mark.parametrize("url", ["http://no-such-host.invalid", "http://127.0.0.1:99999"])
 def test_nowhere(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cancel", "p1", "--url", url]) == 1
     assert capsys.readouterr().err.startswith(f"pushsvc: {url.rstrip('/')} does not answer: ")

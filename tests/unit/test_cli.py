@@ -176,6 +176,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["status"], "Missing argument"),
         (["status", "x", "--key", "a\nb"], "The API key holds characters that no key has"),
         (["status", "x", "--key", "k", "--url", "ftp://h"], "'ftp://h' is not a URL"),
+        (["status", "x", "--key", "k", "--url", "http://"], "'http://' is not a URL"),
         (["keys", "new", "--app", "shop"], "Missing option '--name'"),
         (
             ["keys", "new", "--app", "a", "--name", "n", "--scope", "root"],
