@@ -19,9 +19,8 @@ from ..wording import did_you_mean
 from .access import Key, Url
 from .failed import AppName
 from .instants import parse_instant
-from .operator import open_operator
+from .operator import operate
 from .output import Json, counted, counts_line, print_json, print_table
-from .running import run
 
 pushes = typer.Typer(
     no_args_is_help=True,
@@ -66,7 +65,7 @@ def list_pushes(
     span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
     narrow = {"state": state or None, "lane": lane or None, "collapse": collapse, "key": by}
     which = msgspec.convert({**narrow, "since": span[0], "until": span[1]}, PushFilter)
-    _print(run(_list(context, app, which, limit, url, key)), LIST, json=json)
+    _print(operate(context, app, url, key, lambda operator: operator.pushes(which, limit)), LIST, json=json)
 
 
 @pushes.command("schedules")
@@ -74,7 +73,7 @@ def schedules(
     context: typer.Context, app: AppName = "", limit: Limit = 100, url: Url = "", key: Key = "", json: Json = False
 ) -> None:
     """List the pushes that wait for their time, the next first."""
-    _print(run(_schedules(context, app, limit, url, key)), SCHEDULES, json=json)
+    _print(operate(context, app, url, key, lambda operator: operator.schedules(limit)), SCHEDULES, json=json)
 
 
 @pushes.command("show")
@@ -82,7 +81,8 @@ def show(
     context: typer.Context, push_id: Id, app: AppName = "", url: Url = "", key: Key = "", json: Json = False
 ) -> None:
     """Show a push: what happened when, and what each provider was sent, as far as that is kept."""
-    found = run(_show(context, app, checked_id(push_id), url, key))
+    wanted = checked_id(push_id)
+    found = operate(context, app, url, key, lambda operator: operator.push(wanted))
     if found is None:
         raise _unknown(push_id)
     if json:
@@ -109,7 +109,8 @@ def cancel(
     context: typer.Context, push_id: Id, app: AppName = "", url: Url = "", key: Key = "", json: Json = False
 ) -> None:
     """Cancel the deliveries of a push that have not been sent, and show its status."""
-    document = run(_cancel(context, app, checked_id(push_id), url, key))
+    wanted = checked_id(push_id)
+    document = operate(context, app, url, key, lambda operator: operator.cancel(wanted), changes=True)
     if document is None:
         raise _unknown(push_id)
     if json:
@@ -165,25 +166,3 @@ def _sent(message: Mapping[str, Any]) -> list[str]:
     limit = message["limit"]
     where = f"{message['method']} {message['path']}".strip()
     return [message["route"], f"{message['bytes']:,}", "" if limit is None else f"{limit:,}", where]
-
-
-async def _list(
-    context: typer.Context, app: str, which: PushFilter, limit: int, url: str, key: str
-) -> list[JsonObject]:
-    async with open_operator(context, app, url, key) as operator:
-        return await operator.pushes(which, limit)
-
-
-async def _schedules(context: typer.Context, app: str, limit: int, url: str, key: str) -> list[JsonObject]:
-    async with open_operator(context, app, url, key) as operator:
-        return await operator.schedules(limit)
-
-
-async def _show(context: typer.Context, app: str, push_id: str, url: str, key: str) -> JsonObject | None:
-    async with open_operator(context, app, url, key) as operator:
-        return await operator.push(push_id)
-
-
-async def _cancel(context: typer.Context, app: str, push_id: str, url: str, key: str) -> JsonObject | None:
-    async with open_operator(context, app, url, key, changes=True) as operator:
-        return await operator.cancel(push_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Annotated
 
@@ -19,9 +19,8 @@ from ..errors import NotFound
 from ..ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from .access import Key, Url
 from .failed import AppName, Platform, PushId, Reason, Since, Until, chosen
-from .operator import Operator, open_operator
+from .operator import Operator, operate
 from .output import Json, counted, going_on, print_json
-from .running import run
 
 LOOK = 0.2
 """Seconds between two looks."""
@@ -61,23 +60,21 @@ def replay(
     dead letter.
     """
     if stop:
-        run(_stop(context, app, url, key, stop, json=json))
+        _stop(context, app, url, key, stop, json=json)
         return
     which = chosen(push, platform, reason, since, until)
     if 0 < rate < 0.1:
         raise typer.BadParameter("--rate: at least 0.1")
 
-    async def main() -> bool:
-        async with open_operator(context, app, url, key, changes=not dry_run) as operator:
-            return await _replay(operator, which, limit, rate, dry_run=dry_run, detach=detach, json=json)
+    def act(operator: Operator) -> Awaitable[bool]:
+        return _replay(operator, which, limit, rate, dry_run=dry_run, detach=detach, json=json)
 
-    if not run(main()):
+    if not operate(context, app, url, key, act, changes=not dry_run):
         raise typer.Exit(1)
 
 
-async def _stop(context: typer.Context, app: str, url: str, key: str, job: str, *, json: bool) -> None:
-    async with open_operator(context, app, url, key, changes=True) as operator:
-        status = await operator.stop_replay(job)
+def _stop(context: typer.Context, app: str, url: str, key: str, job: str, *, json: bool) -> None:
+    status = operate(context, app, url, key, lambda operator: operator.stop_replay(job), changes=True)
     if status is None:
         raise NotFound(f"no app has a replay {job!r}; replays are kept for a week")
     if json:
