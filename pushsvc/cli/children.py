@@ -92,11 +92,9 @@ class ChildProcess(Protocol):
 
     async def wait(self) -> int:
         """Return the exit status, once the process has ended."""
-        ...
 
     def send_signal(self, signal: int) -> None:
         """Send a signal. Raises `ProcessLookupError` where the process has ended."""
-        ...
 
     def kill(self) -> None: ...
 

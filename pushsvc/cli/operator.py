@@ -97,66 +97,52 @@ class Operator(Protocol):
     @property
     def apps(self) -> Sequence[str]:
         """Return the apps that the command is about."""
-        ...
 
     async def keys(self) -> list[KeyRow]: ...
 
     async def make_key(self, app: str, name: str, scopes: tuple[Scope, ...], intake: Rate | None) -> MadeKey:
         """Make a key. Raises `KeyExists`."""
-        ...
 
     async def revoke_key(self, app: str, name: str) -> bool:
         """Revoke a key of the store, and return whether there was one. Raises `ConfigError` for one of the
         configuration."""
-        ...
 
     def states(self, every: float) -> AsyncGenerator[ServiceState, None]:
         """Yield the state, again every `every` seconds."""
-        ...
 
     async def pushes(self, which: PushFilter, limit: int) -> list[JsonObject]:
         """Return pushes, the newest first, as `GET /v1/admin/pushes` shows them, each with its app."""
-        ...
 
     async def schedules(self, limit: int) -> list[JsonObject]:
         """Return pushes that wait for their time, the next first."""
-        ...
 
     async def push(self, push_id: str) -> JsonObject | None:
         """Return a push as `GET /v1/admin/pushes/{id}` shows it, with its app."""
-        ...
 
     async def cancel(self, push_id: str) -> JsonObject | None:
         """Cancel what has not been sent, and return the status document. Raises `Conflict` where nothing is left."""
-        ...
 
     async def failed(self, which: DeadFilter, limit: int) -> Failed: ...
 
     async def matched(self, which: DeadFilter) -> Mapping[str, int]:
         """Return the number of dead letters of each app."""
-        ...
 
     async def replay(self, spec: ReplaySpec) -> ReplayStatus:
         """Request a replay."""
-        ...
 
     def replaying(self, app: str, job: str, every: float) -> AsyncGenerator[ReplayStatus | None, None]:
         """Yield the state of a replay, again every `every` seconds."""
-        ...
 
     async def stop_replay(self, job: str) -> ReplayStatus | None:
         """Stop a replay, whatever app it is of."""
-        ...
 
     async def clean_up(
         self, *, share: float, dry_run: bool, stop: asyncio.Event, show: Callable[[Progress], None]
     ) -> CleanedUp:
         """Remove what is no longer needed, or count it, until `stop`. `share` is of the time that it may use."""
-        ...
 
     def importing(self, app: str) -> AbstractAsyncContextManager[Callable[[Sequence[Any]], Awaitable[Sequence[Taken]]]]:
         """Open what writes up to 500 devices of a file at a time, and returns what became of each."""
-        ...
 
     async def webhooks(self) -> list[tuple[str, WebhookState]]: ...
 
@@ -164,13 +150,11 @@ class Operator(Protocol):
 
     async def device(self, device_id: str) -> list[dict[str, Any]]:
         """Return the device of each app that has it, as the command shows it."""
-        ...
 
     async def delete_device(self, app: str, device_id: str) -> bool: ...
 
     async def erase_user(self, app: str, user: str, wait: float) -> Erasure:
         """Erase a user, waiting up to `wait` seconds until nothing is left."""
-        ...
 
 
 @asynccontextmanager
