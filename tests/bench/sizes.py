@@ -68,14 +68,14 @@ async def store_part(folder: Path, url: str, pushes: int, targets: int) -> None:
             grown = after - (before if base is None else base)
             record(f"{name}, {targets:,} a push", "bytes", grown / pushes / targets)
             print(
-                f"{targets:>6,} targets a push  {name:<10}{grown / pushes / targets:>10.1f} bytes of memory a delivery"
+                f"{targets:>6,} targets a push  {name:<13}{grown / pushes / targets:>10.1f} bytes of memory a delivery"
                 f"{(size_of(folder) - disk) / pushes / targets:>10.1f} bytes of log"
             )
             return before
 
         before = await measured("queued", accept)
         await measured("sent", lambda: settle(store, failed=False), before)
-        before = await measured("queued", accept)
+        before = await measured("queued again", accept)
         await measured("failed", lambda: settle(store, failed=True), before)
         await measured("scheduled", lambda: accept(LATER))
 

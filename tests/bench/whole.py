@@ -40,6 +40,8 @@ VARIANTS = ((1, 1), (1, 8), (1, 32), (1, 128), (1000, 4))
 """Tokens a POST, and connections."""
 STILL = 0.5
 """Seconds without a further delivery after which all have arrived."""
+START = 120.0
+"""Seconds in which a service must be ready, and in which it must have stopped."""
 PATIENCE = 30.0
 """Seconds for which one more is waited for, where some are missing."""
 
@@ -70,12 +72,12 @@ def running_service(playground: Playground, on: Collection[int], **environ: str)
         yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(PATIENCE)
+        process.wait(START)
 
 
 def until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     """Wait until a server answers 200. Raises `RuntimeError` when its process has ended, or for too long a wait."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + START
     while process.poll() is None and time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(url, timeout=5):

@@ -39,9 +39,8 @@ from .services import SERVICES, Service, redis_server
 
 OWN, REST = cores()[:1], cores()[-1:]
 """The cores of who is measured, and of the simulator and the generator; taken before this process is pinned."""
-SIZES = (1, 1000)
-"""Tokens of a POST."""
-CONNECTIONS = 32
+SIZES = {1: 32, 1000: 4}
+"""Tokens of a POST, and the connections over which it comes."""
 CRASHED = 200
 """Pushes of the test with a crash."""
 ANSWER = 3.0
@@ -98,10 +97,10 @@ def measure(playground: Playground, service: Service, count: int, seconds: float
         service.start(playground, Path(folder), OWN, port) as running,
     ):
         post, roots = running.post(count), [running.pid, *store]
-        deliver(simulator, roots, post, count, connections=CONNECTIONS, seconds=1)
+        deliver(simulator, roots, post, count, connections=SIZES[count], seconds=1)
         peak = Peak(roots)
         peak.start()
-        row.rounds.append(deliver(simulator, roots, post, count, connections=CONNECTIONS, seconds=seconds))
+        row.rounds.append(deliver(simulator, roots, post, count, connections=SIZES[count], seconds=seconds))
         row.memory.append(peak.end())
 
 
@@ -130,13 +129,13 @@ def survives(playground: Playground, service: Service) -> str:
     simulator = playground.simulator
     with tempfile.TemporaryDirectory() as folder, store_of(service, Path(folder)) as (_, port):
         before = arrived(simulator)
-        simulator.control("stall", on=True)
-        try:
-            with service.start(playground, Path(folder), OWN, port) as running:
+        with service.start(playground, Path(folder), OWN, port) as running:
+            simulator.control("stall", on=True)
+            try:
                 accepted = uvloop.run(accept(running.post(1), CRASHED))
                 running.kill()
-        finally:
-            simulator.control("stall", on=False)
+            finally:
+                simulator.control("stall", on=False)
         if not accepted:
             return "answers after it has sent"
         with service.start(playground, Path(folder), OWN, port):
@@ -152,7 +151,10 @@ def compare_services(playground: Playground, seconds: float, rounds: int) -> Non
         for (count, name), row in found.items():
             print(f"round {number + 1} of {rounds}: {name}, {count:,} a POST", file=sys.stderr, flush=True)
             measure(playground, here[name], count, seconds, row)
-    crashes = {name: survives(playground, service) for name, service in here.items()}
+    crashes: dict[str, str] = {}
+    for name, service in here.items():
+        print(f"a crash: {name}", file=sys.stderr, flush=True)
+        crashes[name] = survives(playground, service)
     heads = f"{'deliveries/s':>13} {'range':>19} {'CPU us':>8} {'PSS MB':>7} {'lost':>6}  after a crash"
     print(f"{'tokens a POST':<28} {heads}")
     for (count, name), row in found.items():

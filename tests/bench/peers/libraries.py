@@ -95,6 +95,7 @@ def send(simulator: SimulatorHandle, command: list[str], count: int, on: Collect
     """Run a driver. Raises `RuntimeError` where a push was not accepted."""
     credentials, ca = simulator.credentials, str(simulator.credentials.ca_file)
     environ = {**os.environ, "SSL_CERT_FILE": ca, "NODE_EXTRA_CA_CERTS": ca, "APNS_CA_FILE": ca}
+    environ["APNS_CERT_FILE"] = str(credentials.apns_cert_file)
     words = [str(credentials.apns_key_file), credentials.key_id, credentials.team_id, credentials.topic]
     with subprocess.Popen(
         [*command, *words, str(count), str(AT_ONCE)],
