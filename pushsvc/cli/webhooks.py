@@ -165,13 +165,16 @@ def redeliver(
 
 
 @webhooks.command("resume")
-def resume(context: typer.Context, app: AppName, url: Url = "", key: Key = "") -> None:
+def resume(context: typer.Context, app: AppName, url: Url = "", key: Key = "", json: Json = False) -> None:
     """Resume a webhook at once.
 
     It was switched off by a 410, or waits for its next attempt.
     """
     operate(context, app, url, key, lambda operator: _resume(operator, app), changes=True)
-    print(f"the webhook of {app} is resumed")
+    if json:
+        print_json({"app": app, "resumed": True})
+    else:
+        print(f"the webhook of {app} is resumed")
 
 
 @webhooks.command("test")
@@ -193,11 +196,15 @@ def call(context: typer.Context, app: AppName, json: Json = False) -> None:
 
 
 @webhooks.command("secret")
-def secret() -> None:
+def secret(json: Json = False) -> None:
     """Generate a secret for `apps.NAME.webhook.secret` and print it."""
     from ..model.signing import write_secret
 
-    print(write_secret(secrets.token_bytes(32)))
+    made = write_secret(secrets.token_bytes(32))
+    if json:
+        print_json({"secret": made})
+    else:
+        print(made)
 
 
 def _config_of(settings: Settings, app: str) -> WebhookConfig:

@@ -72,6 +72,12 @@ def lines(draw: st.DrawFn) -> list[str]:
 COMMANDS = commands()
 
 
+def test_what_prints_data_prints_it_as_json() -> None:
+    """All but what runs until it is stopped, and what writes a file in a format of its own."""
+    as_json = [path for path, command in COMMANDS if any("--json" in each.opts for each in command.params)]
+    assert {path for path, _ in COMMANDS} - {*as_json} == {("init",), ("devices", "export")}
+
+
 @given(line=lines())
 @QUIET
 def test_any_line(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
