@@ -103,10 +103,12 @@ _SOUND: Final[dict[str, _Check]] = {"critical": _flag, "name": _text, "volume": 
 def payload_warnings(payload: Mapping[str, Any], path: str, *, push_type: str) -> Iterator[Fault]:
     """Yield the faults of a payload. `path` is its place in the caller's document."""
     aps = payload.get("aps")
+    for name, value in payload.items():
+        near = name.strip().lower() == "aps" or difflib.get_close_matches(name.lower(), ["aps"], cutoff=0.8)
+        # Beside an `aps`, which a notification makes too, only what is an object may be meant to be one.
+        if name != "aps" and near and (aps is None or isinstance(value, dict)):
+            yield Fault(f"{path}.{name}", "is data for the app; did you mean `aps`?")
     if aps is None:
-        for name in payload:
-            if name.strip().lower() == "aps" or difflib.get_close_matches(name.lower(), ["aps"], cutoff=0.8):
-                yield Fault(f"{path}.{name}", "is data for the app; did you mean `aps`?")
         if push_type in ("alert", "background", "liveactivity"):
             yield Fault(f"{path}.aps", f"is missing: a push of type `{push_type}` does nothing without it")
         return
