@@ -361,7 +361,7 @@ def test_a_platform_that_there_is_not_is_wrong_usage(command: list[str], capsys:
 def test_the_key_comes_from_the_environment_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUSHSVC_KEY_MY_SHOP", "theirs\n")
     at = access(State(), "http://h:1/", "general", "my-shop")
-    assert (at.url, at.key) == ("http://h:1/", "theirs")
+    assert (at.url, at.key) == ("http://h:1", "theirs")
     assert access(State(), "http://h", "general", "") == Access("http://h", "general")
     assert "theirs" not in repr(at)
 
