@@ -119,9 +119,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | streams.py; empty where a device has none             |
 | `ps:D:pushes:<hour>:<b>`   | hash   | the streams' TTL       | digest of a push -> what streams know of it; `<hour>` |
 |                            |        |                        | of the push, `<b>` first byte of the digest           |
-| `ps:D:displaced:<key>:<b>` | hash   | 10 minutes             | ordinal modulo 128 -> what a push has displaced in    |
-|                            |        |                        | the device's stream; `<key>` hour and digest of the   |
-|                            |        |                        | push, `<b>` ordinal / 128                             |
+| `ps:D:displaced:<h>:<k>:<b>` | hash | 10 minutes             | ordinal modulo 128 -> what a push has displaced in    |
+|                            |        |                        | the device's stream; `<h>` hour and `<k>` digest of   |
+|                            |        |                        | the push, `<b>` ordinal / 128                         |
 | `ps:D:gateways`            | hash   | field: an hour after   | name of a gateway -> until when its last sign of life |
 |                            |        | its end                | is valid, ms, and its connections                     |
 | `ps:D:refused`             | zset   | member: 400 days       | digest of a device's id; score the instant before     |

@@ -49,7 +49,7 @@ from .live_phones import Phones, open_phones
 from .machine import cpu_seconds, pin
 
 APP: Final = "bench"
-PARTS: Final = ("serve", "dispatch", "live", "feedback", "jobs")
+PARTS: Final = ("serve", "dispatch", "live", "jobs")
 OF_PROCESS: Final = 17_000
 """Connections of one process of a server, or of phones: machines may allow it 20,000 files."""
 AT_ONCE: Final = 64

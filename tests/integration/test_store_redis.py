@@ -495,7 +495,7 @@ def _documented() -> list[tuple[re.Pattern[str], str, bool | None]]:
         pattern = re.escape(name).replace("ps:T:", r"ps:\{[a-z]+\.\d\}:").replace("ps:D:", r"ps:\{[a-z]+\.devices\}:")
         pattern = re.sub("<[^>]+>", "[^:]+", pattern)
         pattern = re.sub(r"\\{(owner|gateway)\\}", r"\\{[^}]+\\}", pattern)
-        runs_out = ("TTL", "days", "seconds", "24 h")
+        runs_out = ("TTL", "days", "minutes", "seconds", "24 h")
         expires: bool | None = (lifetime.strip().endswith(runs_out) and ":" not in lifetime) or "renewed" in lifetime
         if lifetime.startswith("once done:"):
             expires = None
@@ -571,6 +571,10 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await live.beat("gate", {"shop": 0})
         await live.keep_all("shop", [LiveContent(at_hand, b"{}")])
         await live.append("shop", at_hand, [Receiver("living", 0)], platform="apns")
+        for number, name in enumerate(("replaced", "replacing")):
+            collapsed = LivePush(name, NOW + number, NOW + 60_000, "normal", 1, collapse="order-7")
+            await live.keep_all("shop", [LiveContent(collapsed, b"{}")])
+            await live.append("shop", collapsed, [Receiver("living", 0)], platform="apns")
         await live.connect("shop", "living", LiveRoute("gate", 1), issued_at=NOW)
         await store.link.call("XADD", keys.events("shop", 0, "event"), "1-1", "e", "?")
         report = EventReport("scheduled", "living", "shown")

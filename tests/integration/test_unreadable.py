@@ -97,7 +97,7 @@ RECORDS: dict[str, str] = {
     "ps:D:x": "(counts)",
     "ps:D:streams:<n / 32>": "(test_live_redis.py has it)",
     "ps:D:pushes:<hour>:<b>": "(test_live_redis.py has it)",
-    "ps:D:displaced:<key>:<b>": "(numbers)",
+    "ps:D:displaced:<h>:<k>:<b>": "(numbers)",
     "ps:D:gateways": "(test_live_redis.py has it)",
     "ps:D:refused": "(digests)",
     "ps:D:moved": "(numbers)",

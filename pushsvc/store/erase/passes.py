@@ -76,7 +76,7 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:D:x": "erasures",
     "ps:D:streams:<n / 32>": "erasures",
     "ps:D:pushes:<hour>:<b>": "(ids of pushes)",
-    "ps:D:displaced:<key>:<b>": "(numbers)",
+    "ps:D:displaced:<h>:<k>:<b>": "(numbers)",
     "ps:D:gateways": "(names of processes)",
     "ps:D:refused": "(keyed digests, for 400 days)",
     "ps:D:moved": "(numbers)",
