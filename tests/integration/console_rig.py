@@ -393,7 +393,9 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
             return {"job": "abc", "matched": 3412}
         case "GET", ["failed", "replay", _]:
             counts = {"matched": 3412, "moved": 3400, "skipped": 12}
-            return {"job": "abc", "state": "done", "created_at": ago(9), "updated_at": ago(1), "error": "", **counts}
+            asked = {"filter": {"reason": "ServiceUnavailable"}, "limit": 0, "rate": 100.0}
+            times = {"created_at": ago(9), "updated_at": ago(1)}
+            return {"job": "abc", "state": "done", "error": "", **times, **counts, **asked}
         case "GET", ["admin", "feedback"]:
             routes = [
                 {

@@ -331,10 +331,15 @@ async def guards(service: Service) -> None:
     ]
     assert groups["groups"][0].items() >= {"status": 400, "meaning": "The payload is empty."}.items()
     assert (await ask(service, "GET", "/v1/admin/failed", key=DESK))[1]["total"] == 0
-    rates = (await ask(service, "GET", "/v1/admin/rates?span=600&step=60"))[1]
-    series = {(each["name"], each["platform"], each["lane"]): each["values"] for each in rates["series"]}
-    assert len(series["accepted", "", ""]) == rates["points"] == 10
-    assert ("waiting", "", "urgent") in series
+    series: dict[tuple[str, str, str], list[int | None]] = {}
+
+    async def level_is_noted() -> bool:
+        rates = (await ask(service, "GET", "/v1/admin/rates?span=600&step=60"))[1]
+        series.update({(each["name"], each["platform"], each["lane"]): each["values"] for each in rates["series"]})
+        assert len(series["accepted", "", ""]) == rates["points"] == 10
+        return ("waiting", "", "urgent") in series
+
+    await service.until("how much waits is noted with the end of a slot", level_is_noted)
     guard = (await ask(service, "GET", "/v1/admin/feedback"))[1]
     assert [(route["route"], route["frozen"]) for route in guard["routes"]] == [
         ("shop/apns", False),
