@@ -213,9 +213,10 @@ def run_all(names: Sequence[str], *, quick: bool, folder: Path) -> Run:
             found += results.charts(name, run.parts[name], earlier.get(name))
         if found:
             fancy = sys.stdout.isatty()
-            say(f"\n=== figures{', beside those of the last run' if earlier else ''}\n")
+            compared = any(row.before for chart in found for row in chart.rows)
+            say(f"\n=== figures{', beside those of the last run' if compared else ''}\n")
             say(plots.as_text(found, fancy=fancy))
-            if earlier:
+            if compared:
                 say("\n" + "\n".join(results.changed(found) or ["nothing has changed by more than noise"]))
             picture = file.with_suffix(".png")
             try:
