@@ -75,7 +75,7 @@ def _rows(state: Any, *, online: bool) -> list[CheckFinding]:
 
 async def _asked(at: Access, online: bool) -> list[CheckFinding]:
     """Return what the service finds that runs there."""
-    from .operator_api import check_service
+    from .operator.api import check_service
 
     return await check_service(at, online=online)
 
@@ -88,11 +88,11 @@ def _quiet(settings: Settings) -> Settings:
 
 
 async def _all(settings: Settings, *, online: bool) -> list[CheckFinding]:
-    from ..runtime.check import check_all, once
+    from ..runtime.checks.check import check_all, once
 
     rows = await check_all(settings, lambda: temporary_folder("pushsvc-check-", settings.store.data_dir))
     if online:
-        from ..runtime.online import check_online
+        from ..runtime.checks.online import check_online
 
         rows = once([*rows, *await check_online(settings)])
     return rows

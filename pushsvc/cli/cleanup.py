@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .access import Key, Url
-from .operator import CleanedUp, open_operator
+from .operator.operator import CleanedUp, open_operator
 from .output import Json, counted, print_json, print_table
-from .parts import until_signalled
 from .running import run
+from .service.parts import until_signalled
 
 if TYPE_CHECKING:
     from ..settings import Settings

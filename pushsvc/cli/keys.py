@@ -15,7 +15,7 @@ from ..model.access import SCOPES
 from ..model.rates import parse_rate
 from ..wording import did_you_mean
 from .access import Key, Url
-from .operator import operate
+from .operator.operator import operate
 from .output import Json, print_json, print_table
 
 keys = typer.Typer(

@@ -10,7 +10,7 @@ import typer
 from ..errors import InvalidRequest, PushsvcError
 from ..ports.erasure import UNHEARD, WHAT, Erasure
 from .access import Key, Url
-from .operator import open_operator
+from .operator.operator import open_operator
 from .output import Json, going_on, print_json, print_table
 from .running import run
 

@@ -19,10 +19,10 @@ from ..errors import ConfigError
 from ..model.instants import instant, parse_instant as to_unix_ms
 from ..ports.webhooks import DeadBatch
 from .access import Key, Url
-from .failed import apps_of
 from .instants import parse_instant
-from .operator import Operator, operate
+from .operator.operator import Operator, operate
 from .output import Json, going_on, print_json, print_table
+from .pushes.failed import apps_of
 from .running import run
 
 if TYPE_CHECKING:

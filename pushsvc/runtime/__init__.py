@@ -18,22 +18,9 @@ from typing import TYPE_CHECKING
 from ..lazily import exports
 
 if TYPE_CHECKING:
-    from .conditions import read_conditions as read_conditions
+    from .checks.live import check_live as check_live
     from .configuration import configured_type as configured_type, load_settings as load_settings
-    from .figures import (
-        GAUGES_EVERY as GAUGES_EVERY,
-        Current as Current,
-        StoreFigures as StoreFigures,
-        frozen_routes as frozen_routes,
-        serve_part_metrics as serve_part_metrics,
-        show_cleanups as show_cleanups,
-        show_frozen as show_frozen,
-        show_gauges as show_gauges,
-        show_webhooks as show_webhooks,
-        webhook_standings as webhook_standings,
-    )
     from .live import run_live as run_live
-    from .live_check import check_live as check_live
     from .live_files import live_tls as live_tls
     from .parts import (
         judging as judging,
@@ -60,6 +47,20 @@ if TYPE_CHECKING:
         webhook_configs as webhook_configs,
     )
     from .providers import addresses as addresses, check_credentials as check_credentials, renderers as renderers
+    from .state.conditions import read_conditions as read_conditions
+    from .state.figures import (
+        GAUGES_EVERY as GAUGES_EVERY,
+        Current as Current,
+        StoreFigures as StoreFigures,
+        frozen_routes as frozen_routes,
+        serve_part_metrics as serve_part_metrics,
+        show_cleanups as show_cleanups,
+        show_frozen as show_frozen,
+        show_gauges as show_gauges,
+        show_webhooks as show_webhooks,
+        webhook_standings as webhook_standings,
+    )
+    from .state.workers import reporting as reporting, unserved as unserved
     from .store import (
         EMBEDDED_LOOK as EMBEDDED_LOOK,
         EMBEDDED_START as EMBEDDED_START,
@@ -76,17 +77,16 @@ if TYPE_CHECKING:
         running_store_url as running_store_url,
         store_config as store_config,
     )
-    from .workers import reporting as reporting, unserved as unserved
 else:
     __getattr__ = exports(
         __name__,
         {
-            "conditions": "read_conditions",
+            "state.conditions": "read_conditions",
             "configuration": "configured_type load_settings",
-            "figures": "GAUGES_EVERY Current StoreFigures frozen_routes serve_part_metrics show_cleanups "
+            "state.figures": "GAUGES_EVERY Current StoreFigures frozen_routes serve_part_metrics show_cleanups "
             "show_frozen show_gauges show_webhooks webhook_standings",
             "live": "run_live",
-            "live_check": "check_live",
+            "checks.live": "check_live",
             "live_files": "live_tls",
             "parts": "judging quiet_gc raise_file_limit run_api run_dispatch run_feedback",
             "plans": "ages api_apps channel_rules cleanup_plan dispatch_config eraser feedback_config "
@@ -95,6 +95,6 @@ else:
             "store": "EMBEDDED_LOOK EMBEDDED_START connect embedded_fsync open_configured_store "
             "open_existing_store open_running_store open_sync_redis open_trial_store own_embedded "
             "redis_url require_store running_store_url store_config",
-            "workers": "reporting unserved",
+            "state.workers": "reporting unserved",
         },
     )

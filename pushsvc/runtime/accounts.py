@@ -30,7 +30,7 @@ from ..settings import AppLive, AppSettings
 from ..stages.dispatch import Dispatcher
 from .opened import Closing, Mark, Opened, mark_of
 from .providers import expiry_of
-from .removal import removal_of
+from .state.removal import removal_of
 
 
 class _Shut:

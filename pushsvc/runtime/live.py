@@ -22,12 +22,12 @@ from ..live.wheel import running_wheel
 from ..model.delivery import Arrival
 from ..ports.queue import Arrivals
 from ..settings import Settings
-from .figures import Current, serve_part_metrics
 from .live_files import SPARE_FILES, live_tls, renew_tls
 from .parts import ending_with, following, quiet_gc, raise_file_limit
 from .plans import live_config
+from .state.figures import Current, serve_part_metrics
+from .state.workers import reporting
 from .store import open_configured_store
-from .workers import reporting
 
 STRANGERS: Final = 1024
 """Connections of one network without a valid token that a gateway bears at least; a large one a sixteenth of its own,

@@ -24,11 +24,8 @@ from ..settings import Settings
 from ..stages import feedback
 from ..stages.dispatch import Dispatcher
 from .accounts import Accounts
-from .admin import StoreAdministration
 from .channels import OpenedChannels
-from .conditions import StoreConditions, watching
 from .configuration import load_settings
-from .figures import Current, serve_part_metrics
 from .plans import (
     api_apps,
     api_config,
@@ -41,9 +38,12 @@ from .plans import (
 )
 from .providers import addresses, renderers
 from .reload import versions
-from .removal import removal_of
+from .state.admin import StoreAdministration
+from .state.conditions import StoreConditions, watching
+from .state.figures import Current, serve_part_metrics
+from .state.removal import removal_of
+from .state.workers import reporting
 from .store import connect, log_durability, open_configured_store, redis_url, require_durability
-from .workers import reporting
 
 REMOVED_EVERY = 1.0
 """Seconds between two checks for removed routes with waiting deliveries."""

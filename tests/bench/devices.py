@@ -30,7 +30,7 @@ import aiohttp
 import msgspec
 
 from pushsvc import runtime
-from pushsvc.cli.device_lines import ndjson_of
+from pushsvc.cli.devices.lines import ndjson_of
 from pushsvc.model.devices import Device
 from pushsvc.store import open_store
 

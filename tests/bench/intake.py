@@ -29,7 +29,7 @@ from aiohttp import web
 from pushsvc import runtime, telemetry
 from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Waits, build_app, serve
 from pushsvc.api.http.dispatch import CallDispatcher
-from pushsvc.cli.up import free_port
+from pushsvc.cli.service.up import free_port
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Push
 from pushsvc.providers import REGISTRY

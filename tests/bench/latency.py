@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from pushsvc import telemetry
-from pushsvc.cli.up import free_port
+from pushsvc.cli.service.up import free_port
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import SimulatorHandle
 from pushsvc.net.http2.transport import HTTPS, POST, Pool, authority, field, path

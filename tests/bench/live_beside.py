@@ -37,8 +37,8 @@ import uvloop
 from msgspec import Struct
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.service import open_service
-from pushsvc.cli.up import free_port
+from pushsvc.cli.service.up import free_port
+from pushsvc.cli.service.whole import open_service
 from pushsvc.model.devices import Device
 from pushsvc.store import open_store
 

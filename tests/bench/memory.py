@@ -22,7 +22,7 @@ from pathlib import Path
 import uvloop
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.up import free_port
+from pushsvc.cli.service.up import free_port
 from pushsvc.lab.playground import APP, Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model.push import Content, Notification, Push, Target

@@ -23,8 +23,8 @@ import aiohttp
 import uvloop
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.service import open_service
-from pushsvc.cli.up import free_port
+from pushsvc.cli.service.up import free_port
+from pushsvc.cli.service.whole import open_service
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 

@@ -20,7 +20,7 @@ from statistics import median
 import redis
 from msgspec import Struct
 
-from pushsvc.cli.up import free_port
+from pushsvc.cli.service.up import free_port
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.store import attach_embedded
 

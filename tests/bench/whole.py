@@ -28,7 +28,7 @@ from statistics import median
 import msgspec
 from msgspec import Struct
 
-from pushsvc.cli.up import free_port
+from pushsvc.cli.service.up import free_port
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import SimulatorHandle
 

@@ -26,7 +26,7 @@ import aiohttp
 import msgspec
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.service import open_service
+from pushsvc.cli.service.whole import open_service
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 

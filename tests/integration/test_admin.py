@@ -16,7 +16,7 @@ from pushsvc import runtime
 from pushsvc.api.admin.routes import CALLS
 from pushsvc.lab.simulator import Simulator
 from pushsvc.ports.registry import Prune
-from pushsvc.runtime import flow
+from pushsvc.runtime.state import flow
 
 from .harness import Service, apns, fcm, running_service
 

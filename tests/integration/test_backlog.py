@@ -157,7 +157,7 @@ def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: Server
 
 
 def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.runtime.figures.GAUGES_EVERY", 0.0)
+    monkeypatch.setattr("pushsvc.runtime.state.figures.GAUGES_EVERY", 0.0)
 
     async def act(service: WholeService) -> None:
         file = service.settings.file

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.cli.bench import percentile, require_simulator
+from pushsvc.cli.simulator.bench import percentile, require_simulator
 from pushsvc.errors import ConfigError
 from pushsvc.runtime import load_settings
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from pushsvc import runtime
-from pushsvc.cli import operator_api, operator_store
 from pushsvc.cli.access import Access
+from pushsvc.cli.operator import api as operator_api, store as operator_store
 from pushsvc.model.devices import Device
 from pushsvc.stages.cleanup import LOCK
 

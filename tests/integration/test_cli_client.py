@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from pushsvc import cli
-from pushsvc.cli import follow
+from pushsvc.cli.pushes import follow
 
 Answer = tuple[int, dict[str, str], bytes]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pushsvc import cli
-from pushsvc.cli import operator_api, operator_store
+from pushsvc.cli.operator import api as operator_api, store as operator_store
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.telemetry import configure_logging
 

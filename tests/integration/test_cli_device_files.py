@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pushsvc import runtime
-from pushsvc.cli.device_lines import header, ndjson_of
+from pushsvc.cli.devices.lines import header, ndjson_of
 from pushsvc.model.devices import Device
 from pushsvc.store import Store, StoreConfig, open_store
 

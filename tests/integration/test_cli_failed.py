@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from pushsvc.cli.instants import parse_instant
-from pushsvc.cli.replay import share
+from pushsvc.cli.pushes.replay import share
 
 from .harness import apns, fcm
 from .test_cli_commands import Shell, play

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from pushsvc import cli
-from pushsvc.cli.device_export import _export
+from pushsvc.cli.devices.export import _export
 from pushsvc.settings import Settings
 from pushsvc.store import open_store
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pushsvc import cli
-from pushsvc.cli.status import print_status
+from pushsvc.cli.pushes.status import print_status
 from pushsvc.model.signing import write_secret
 from pushsvc.runtime import open_running_store, webhook_configs
 from pushsvc.telemetry import configure_logging

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.runtime.check import judge_permissions
+from pushsvc.runtime.checks.check import judge_permissions
 from pushsvc.store import open_store
 from pushsvc.store.link import permissions, scripts
 

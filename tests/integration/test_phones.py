@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pushsvc.cli.phones import Plan, Signed, rows, run_phones
+from pushsvc.cli.simulator.phones import Plan, Signed, rows, run_phones
 from pushsvc.lab.phones.behaviour import ORDINARY, Behaviour
 from pushsvc.lab.phones.fleet import Fleet, FleetConfig, Pace, open_fleet
 from pushsvc.lab.phones.phone import Phone, State

@@ -92,7 +92,7 @@ def test_keys_that_cannot_be_read_are_named(tmp_path: Path, capfd: pytest.Captur
 # --- the command ----------------------------------------------------------------------------------
 
 # The command function by itself: the root of the command line has tests of its own.
-COMMAND = [sys.executable, "-c", "import typer; from pushsvc.cli.simulate import simulate; typer.run(simulate)"]
+COMMAND = [sys.executable, "-c", "import typer, pushsvc.cli.simulator.simulate as its; typer.run(its.simulate)"]
 ANY_PORTS = ["--apns-port", "0", "--fcm-port", "0", "--control-port", "0"]
 
 

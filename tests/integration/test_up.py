@@ -20,8 +20,8 @@ from redis import Redis
 from rich.console import Console
 
 from pushsvc import cli
+from pushsvc.cli.service.up import example, speaker
 from pushsvc.cli.state import local_url
-from pushsvc.cli.up import example, speaker
 from pushsvc.lab.simulator import apns_token
 
 from ..unit.test_systemd import Heard

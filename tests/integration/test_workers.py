@@ -17,8 +17,8 @@ from pushsvc.model.push import Route
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.queue import NOTE
 from pushsvc.ports.work import RemovedRoute, Worker
-from pushsvc.runtime.conditions import watching
-from pushsvc.runtime.figures import Current
+from pushsvc.runtime.state.conditions import watching
+from pushsvc.runtime.state.figures import Current
 from pushsvc.settings import AppLive, AppSettings, Settings
 from pushsvc.store import Store, StoreConfig, open_store
 

@@ -15,8 +15,8 @@ from pushsvc.api.devices.document import read_device, shown
 from pushsvc.api.devices.importing import read_device as read_line
 from pushsvc.api.pushes.document import Draft, read
 from pushsvc.api.rules import Rules
-from pushsvc.cli.device_files import entries
-from pushsvc.cli.device_lines import BadHeader, Format, columns, csv_of, header, ndjson_of
+from pushsvc.cli.devices.files import entries
+from pushsvc.cli.devices.lines import BadHeader, Format, columns, csv_of, header, ndjson_of
 from pushsvc.errors import InvalidRequest
 from pushsvc.model.address import NO_ADDRESS, Addresses, AddressKind, Kinds
 from pushsvc.model.push import Target

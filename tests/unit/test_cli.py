@@ -20,11 +20,11 @@ import typer
 from pushsvc import cli
 from pushsvc.cli.access import Access, access
 from pushsvc.cli.check import _of_config_error, _quiet
-from pushsvc.cli.follow import ended, verdict
-from pushsvc.cli.operator_store import StoreOperator
+from pushsvc.cli.operator.store import StoreOperator
 from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
-from pushsvc.cli.replay import _replay
-from pushsvc.cli.send import lay_over, read_document
+from pushsvc.cli.pushes.follow import ended, verdict
+from pushsvc.cli.pushes.replay import _replay
+from pushsvc.cli.pushes.send import lay_over, read_document
 from pushsvc.cli.state import State
 from pushsvc.errors import ConfigError, PushsvcError, StoreUnavailable
 from pushsvc.model.access import ApiKey
@@ -34,8 +34,7 @@ from pushsvc.ports.admin import CheckFinding
 from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.ports.store import Inspection
 from pushsvc.ports.work import RemovedRoute
-from pushsvc.runtime.admin import concerns
-from pushsvc.runtime.check import (
+from pushsvc.runtime.checks.check import (
     NOBODYS,
     judge_clocks,
     judge_conditions,
@@ -45,7 +44,8 @@ from pushsvc.runtime.check import (
     judge_server,
     once,
 )
-from pushsvc.runtime.conditions import condition
+from pushsvc.runtime.state.admin import concerns
+from pushsvc.runtime.state.conditions import condition
 from pushsvc.settings import Settings
 from pushsvc.settings.schema import AppSettings, KeySettings, LoggingSettings
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.cli.device_files import FileRecord
-from pushsvc.cli.device_import import FileIdentity, FilePosition, Notes, Rejects, identify
+from pushsvc.cli.devices.files import FileRecord
+from pushsvc.cli.devices.importing import FileIdentity, FilePosition, Notes, Rejects, identify
 from pushsvc.cli.files import (
     FileFailed,
     is_regular,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 from rich.console import Console
 
-from pushsvc.cli.failed import COLUMNS
-from pushsvc.cli.stats import TITLES
+from pushsvc.cli.pushes.failed import COLUMNS
+from pushsvc.cli.stats.stats import TITLES
 from pushsvc.cli.tables import table
 
 DEAD = [

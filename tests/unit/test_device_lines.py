@@ -14,8 +14,8 @@ from hypothesis import given, strategies as st
 from pushsvc import runtime
 from pushsvc.api.devices.importing import BadLine, read_device
 from pushsvc.api.rules import Rules
-from pushsvc.cli.device_files import LONGEST, entries, format_of
-from pushsvc.cli.device_lines import (
+from pushsvc.cli.devices.files import LONGEST, entries, format_of
+from pushsvc.cli.devices.lines import (
     BadHeader,
     Format,
     columns,

@@ -13,8 +13,8 @@ import pytest
 from pushsvc import telemetry
 from pushsvc.errors import StoreUnavailable
 from pushsvc.ports.figures import SLOT, FlowNote
-from pushsvc.runtime import admin, flow
-from pushsvc.runtime.flow_history import FlowHistory
+from pushsvc.runtime.state import admin, flow
+from pushsvc.runtime.state.flow_history import FlowHistory
 
 NAMES = ("accepted", "ended:apns:sent", "ended:fcm:failed", "out:bulk", "waiting:bulk", "took:apns:0:0.1")
 

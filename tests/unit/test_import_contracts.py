@@ -39,7 +39,7 @@ VIOLATIONS = {
     "only runtime knows providers and store": [
         ("pushsvc.api.meta", "pushsvc.store.keys"),
         ("pushsvc.cli.keys", "pushsvc.store.keyring"),
-        ("pushsvc.cli.send", "pushsvc.providers.aps"),
+        ("pushsvc.cli.pushes.send", "pushsvc.providers.aps"),
         ("pushsvc.jobs.worker", "pushsvc.store.link.connect"),
         ("pushsvc.lab.simulator.fcm", "pushsvc.providers.fcm.render"),
         ("pushsvc.settings.schema", "pushsvc.store.config"),

@@ -21,7 +21,7 @@ WEB = ("aiohttp.web", "pushsvc.api.app", "pushsvc.api.routes", "pushsvc.live.gat
 KEYS = ("cryptography.x509", "pushsvc.live.protocol.tokens")
 """What only a process that looks into a certificate or a connect token needs."""
 METRICS = ("prometheus_client", "pushsvc.telemetry")
-STORE = (*SDKS, *WEB, *KEYS, "aiohttp", "rich", "rq", "pushsvc.client", "pushsvc.cli.operator_api")
+STORE = (*SDKS, *WEB, *KEYS, "aiohttp", "rich", "rq", "pushsvc.client", "pushsvc.cli.operator.api")
 """What no command needs that works in the store and has no key for the API."""
 CONFIG = '[store]\ndata_dir = "store"\n\n[apps.shop.fcm]\nservice_account_file = "key.json"\n'
 FACADES = ("pushsvc.api", "pushsvc.runtime", "pushsvc.stages.dispatch", "pushsvc.stages.webhooks")
@@ -76,7 +76,7 @@ def test_a_command_imports_what_it_uses(
     [
         ("from pushsvc.runtime import load_settings", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis")),
         # What supervises processes decides where metrics are kept before anything counts them.
-        ("from pushsvc.cli import jobs, parts, up", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis", "rich")),
+        ("from pushsvc.cli.service import jobs, parts, up", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis", "rich")),
         ("from pushsvc.runtime import open_running_store", (*SDKS, *WEB, *KEYS, "aiohttp", "opentelemetry")),
         (
             "from pushsvc.runtime import read_conditions, run_feedback",
@@ -93,10 +93,10 @@ def test_a_part_imports_what_it_uses(part: str, absent: Sequence[str], tmp_path:
 
 def test_what_up_forks_has_neither_the_sdks_of_providers_nor_what_only_commands_show(tmp_path: Path) -> None:
     start = (
-        "from pathlib import Path\nfrom pushsvc.cli import children, state, up\n"
+        "from pathlib import Path\nfrom pushsvc.cli import state\nfrom pushsvc.cli.service import children, up\n"
         "own = state.State(Path('pushsvc.toml')); settings = own.read()\n"
         "with children.forked_parts(own, settings, children.children_of(settings, live=False)):\n"
-        "  from pushsvc.cli import service"
+        "  from pushsvc.cli.service import whole"
     )
     loaded = modules_of(start, tmp_path)
     assert {"pushsvc.api.app", "pushsvc.jobs", "pushsvc.stages.feedback"} <= loaded

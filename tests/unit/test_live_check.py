@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from msgspec import Struct
 
 from pushsvc.model.finding import Finding
-from pushsvc.runtime.live_check import (
+from pushsvc.runtime.checks.live import (
     check_channels,
     check_endpoints,
     check_files,

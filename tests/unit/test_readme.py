@@ -24,7 +24,7 @@ from pushsvc.api.http.instants import DAYS_AHEAD
 from pushsvc.api.pushes.document import read
 from pushsvc.api.routes import CALLS
 from pushsvc.api.rules import Rules
-from pushsvc.cli import device_lines
+from pushsvc.cli.devices import lines as device_lines
 from pushsvc.cli.lazy import LazyCommand
 from pushsvc.decoding import is_struct
 from pushsvc.errors import RequestError

@@ -26,8 +26,8 @@ from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
-from pushsvc.runtime.app_stats import lanes_of
 from pushsvc.runtime.live import fitting, sockets_config
+from pushsvc.runtime.state.app_stats import lanes_of
 from pushsvc.settings import CleanupSettings, LiveSettings, RetrySettings, Settings
 from pushsvc.stages.cleanup import Ages
 from pushsvc.stages.feedback import FeedbackConfig

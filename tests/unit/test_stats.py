@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from pushsvc.cli.figures import figures, read_counters
-from pushsvc.cli.operator import ServiceState
-from pushsvc.cli.stats import ALARMS, plain, rows, summary
+from pushsvc.cli.operator.operator import ServiceState
+from pushsvc.cli.stats.figures import figures, read_counters
+from pushsvc.cli.stats.stats import ALARMS, plain, rows, summary
 from pushsvc.errors import CredentialError
 from pushsvc.model.instants import instant
 from pushsvc.model.push import Lane
@@ -19,7 +19,7 @@ from pushsvc.ports.conditions import Condition, Kind
 from pushsvc.ports.figures import Held
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.work import Worker
-from pushsvc.runtime.conditions import condition, configuration, held
+from pushsvc.runtime.state.conditions import condition, configuration, held
 from pushsvc.store.work.held import still_held
 
 from ..fakes.admin import AT, FixedAdministration

@@ -16,10 +16,10 @@ from typing import Any, cast
 import pytest
 
 from pushsvc import telemetry
-from pushsvc.cli import children
-from pushsvc.cli.children import LIFELINE, Child, Forked, Ready, children_of, forked
 from pushsvc.cli.process import LISTENS, PID_BYTES
-from pushsvc.cli.supervisor import Supervisor, watch_lifeline
+from pushsvc.cli.service import children
+from pushsvc.cli.service.children import LIFELINE, Child, Forked, Ready, children_of, forked
+from pushsvc.cli.service.supervisor import Supervisor, watch_lifeline
 from pushsvc.settings import Settings
 from pushsvc.settings.schema import JobsSettings
 from pushsvc.telemetry import SharedFolder

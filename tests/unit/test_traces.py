@@ -8,7 +8,7 @@ import pytest
 from pushsvc.errors import ConfigError
 from pushsvc.model.delivery import Delivery, Ended, Outcome, Retry, Sent, Settlement, TokenDead, Unavailable
 from pushsvc.model.push import Chunk
-from pushsvc.runtime.check import judge_traces
+from pushsvc.runtime.checks.check import judge_traces
 from pushsvc.settings.schema import Settings, TracesSettings
 from pushsvc.stages.dispatch.spans import spans_of
 from pushsvc.telemetry import traces

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pushsvc.ports.admin import Cause, LaneFigures, Rates
-from pushsvc.runtime.verdict import verdict_of
+from pushsvc.runtime.state.verdict import verdict_of
 
 NOW = 1_796_115_600_000
 SINCE = "2026-12-01T08:51:00.000Z"

@@ -26,7 +26,7 @@ from statistics import median
 import aiohttp
 import uvloop
 
-from pushsvc.cli.up import free_port
+from pushsvc.cli.service.up import free_port
 from pushsvc.lab.playground import Playground, open_playground
 
 from ..figures import record

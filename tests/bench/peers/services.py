@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from pushsvc.cli.up import free_port
+from pushsvc.cli.service.up import free_port
 from pushsvc.lab.playground import Playground
 from pushsvc.store.server.embedded import find_server
 

@@ -1,0 +1,110 @@
+"""`pushsvc devices`: show, delete, restore, import and export devices.
+
+`show`, `delete` and `import` ask the API of a running service where a key is known; all else, and without a key these
+too, works on the store of the configuration.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...errors import NotFound
+from ..access import Key, Url
+from ..operator.operator import operate
+from ..output import Json, print_json, print_table
+from ..pushes.failed import apps_of
+from ..running import run
+from .export import export_devices
+from .importing import import_devices
+from .restore import restore
+
+if TYPE_CHECKING:
+    from ...settings import Settings
+
+devices = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Show, delete, restore, import and export devices; send to a token again.",
+)
+devices.command("restore")(restore)
+devices.command("import")(import_devices)
+devices.command("export")(export_devices)
+
+Id = Annotated[str, typer.Argument(help="The id of the device.", metavar="ID")]
+AppName = Annotated[
+    str, typer.Option("--app", help="The app; by default every app that has this device.", metavar="APP")
+]
+
+
+@devices.command("show")
+def show(
+    context: typer.Context, device_id: Id, app: AppName = "", url: Url = "", key: Key = "", json: Json = False
+) -> None:
+    """Show a device. Its token is shown as the short hash that logs contain."""
+    found = operate(context, app, url, key, lambda operator: operator.device(device_id))
+    if not found:
+        raise NotFound(f"no app has a device {device_id!r}" if not app else f"{app} has no device {device_id!r}")
+    if json:
+        print_json(found)
+        return
+    for document in found:
+        print_table(("field", "value"), [[name, _cell(value)] for name, value in document.items()], prose=("value",))
+
+
+@devices.command("delete")
+def delete(
+    context: typer.Context,
+    device_id: Id,
+    app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
+    url: Url = "",
+    key: Key = "",
+    json: Json = False,
+) -> None:
+    """Delete a device and its index entries. Deliveries that are queued for it are not sent any more."""
+    if not operate(context, app, url, key, lambda operator: operator.delete_device(app, device_id), changes=True):
+        raise NotFound(f"{app} knows no device {device_id!r}")
+    if json:
+        print_json({"app": app, "id": device_id, "deleted": True})
+    else:
+        print(f"deleted {device_id} of {app}")
+
+
+@devices.command("unsuppress")
+def unsuppress(
+    context: typer.Context,
+    platform: Annotated[str, typer.Argument(help="The platform of the token: `apns` or `fcm`.", metavar="PLATFORM")],
+    token: Annotated[str, typer.Argument(help="The token.", metavar="TOKEN")],
+    app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
+    json: Json = False,
+) -> None:
+    """Lift the suppression of a token.
+
+    A provider reported it as dead. Exit with 1 if it is not suppressed.
+
+    The device that was pruned with the token stays pruned; `pushsvc devices restore` restores both.
+    """
+    settings = context.obj.settings()
+    apps_of(settings, app)
+    if not run(_unsuppress(settings, app, platform, token)):
+        raise NotFound(f"{app} has not suppressed this token of {platform}")
+    if json:
+        print_json({"app": app, "platform": platform, "unsuppressed": True})
+    else:
+        print(f"lifted the suppression of the token of {app}")
+
+
+async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -> bool:
+    from ...runtime import addresses, open_existing_store
+
+    address = addresses().recognised(platform, token)
+    async with open_existing_store(settings) as store:
+        return await store.suppressions.remove(app, [(platform, address)]) > 0
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_cell(each)}" for name, each in value.items())
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)

@@ -1,0 +1,397 @@
+"""The operator over the API of a running service, for the app of a key."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+from msgspec import Struct
+
+from ...client import AsyncClient, ClientError, Refused, Retries, Unreachable
+from ...client.retries import PASSING
+from ...errors import Conflict, Fault, PushsvcError
+from ...model.access import Scope
+from ...model.instants import instant, parse_instant
+from ...model.push import JsonObject
+from ...model.rates import Rate
+from ...ports.admin import (
+    AppStats,
+    Cause,
+    CheckAnswer,
+    CheckFinding,
+    CleanupAnswer,
+    CleanupCount,
+    KeyRow,
+    WebhookState,
+    WebhookStates,
+)
+from ...ports.conditions import Condition
+from ...ports.erasure import Erasure
+from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
+from ...ports.pushes import PushFilter
+from ..access import Access
+from ..pushes.failed import PAGE
+from .operator import DEVICE_FIELDS, CleanedUp, Failed, MadeKey, ServiceState, require_free, require_stored
+
+if TYPE_CHECKING:
+    from ...api.devices.importing import Taken
+    from ...stages.cleanup import Progress
+
+T = TypeVar("T")
+
+LOOK: Final = 0.5
+"""Seconds between two looks at a cleanup."""
+BODY: Final = 1024 * 1024
+"""Bytes of devices that are sent at once; one device is always sent."""
+
+
+class NoJobs(PushsvcError):
+    """Nothing runs that would clean up."""
+
+
+@asynccontextmanager
+async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | None]:
+    """Open the API. Yields None where no service answers there or it refuses the key, unless it is `strict`:
+    then it raises `ClientError`."""
+    async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
+        try:
+            # The key of the call is among the keys of its app.
+            rows = _read((await client.request("GET", "/v1/admin/keys")).body, _Keys).keys
+        except ClientError:
+            if strict:
+                raise
+            rows = []
+        yield ApiOperator(client, rows[0].app) if rows else None
+
+
+async def check_service(at: Access, *, online: bool) -> list[CheckFinding]:
+    """Return what a running service finds about the app of the key, and what all apps share. Raises `ClientError`."""
+    async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
+        answer = await client.request("GET", f"/v1/admin/check{'?online=true' if online else ''}")
+    return _read(answer.body, CheckAnswer).findings
+
+
+class ApiOperator:
+    """Works over the API, for the app of its key."""
+
+    def __init__(self, client: AsyncClient, app: str) -> None:
+        self.apps = [app]
+        self._client = client
+
+    async def keys(self) -> list[KeyRow]:
+        return (await self._get("/v1/admin/keys", _Keys)).keys
+
+    async def make_key(self, app: str, name: str, scopes: tuple[Scope, ...], intake: Rate | None) -> MadeKey:
+        require_free(await self.keys(), app, name)
+        asked: dict[str, object] = {"name": name, "scopes": scopes}
+        if intake is not None:
+            asked["intake"] = str(intake)
+        made = _read((await self._client.request("POST", "/v1/admin/keys", asked)).body, _NewKey)
+        row = KeyRow(made.app, made.name, made.scopes, made.intake, made.created_at, made.kept_in)
+        return MadeKey(made.key, made.sha256, row)
+
+    async def revoke_key(self, app: str, name: str) -> bool:
+        require_stored(await self.keys(), app, name)
+        return await self._delete(f"/v1/admin/keys/{_quoted(name)}")
+
+    async def states(self, every: float) -> AsyncGenerator[ServiceState, None]:
+        last: ServiceState | None = None
+        while True:
+            try:
+                stats = await self._stats()
+                last = ServiceState([stats], [_condition(cause) for cause in stats.verdict.causes])
+            except (Unreachable, Refused) as error:
+                # What is watched goes on when the service is back.
+                if last is None or (isinstance(error, Refused) and error.status not in PASSING):
+                    raise
+                last = msgspec.structs.replace(last, away=f"{error}; the figures are of {last.apps[0].at}")
+            yield last
+            await asyncio.sleep(every)
+
+    async def _stats(self) -> AppStats:
+        return await self._get("/v1/admin/stats", AppStats)
+
+    async def pushes(self, which: PushFilter, limit: int) -> list[JsonObject]:
+        narrow = {name: value for name, value in msgspec.structs.asdict(which).items() if value not in (None, "")}
+        for name in ("since", "until"):
+            if name in narrow:
+                narrow[name] = instant(narrow[name])
+        return await self._pages("/v1/admin/pushes", narrow, limit)
+
+    async def schedules(self, limit: int) -> list[JsonObject]:
+        return await self._pages("/v1/admin/schedules", {}, limit)
+
+    async def _pages(self, path: str, narrow: Mapping[str, str], limit: int) -> list[JsonObject]:
+        found: list[JsonObject] = []
+        cursor: str | None = ""
+        while cursor is not None and len(found) < limit:
+            place = {"cursor": cursor} if cursor else {}
+            page = await self._get(
+                f"{path}?{urlencode({**narrow, **place, 'limit': min(PAGE, limit - len(found))})}", _PushPage
+            )
+            found += [{"app": self.apps[0], **each} for each in page.items]
+            cursor = page.cursor
+        return found
+
+    async def push(self, push_id: str) -> JsonObject | None:
+        found = await self._known("GET", f"/v1/admin/pushes/{_quoted(push_id)}")
+        return found and {"app": self.apps[0], **found}
+
+    async def cancel(self, push_id: str) -> JsonObject | None:
+        try:
+            return await self._known("DELETE", f"/v1/push/{_quoted(push_id)}")
+        except Refused as refused:
+            if refused.status == Conflict.status:
+                raise Conflict(refused.problem.detail) from None
+            raise
+
+    async def failed(self, which: DeadFilter, limit: int) -> Failed:
+        matched, narrow = await self.matched(which), _narrow(which)
+        found: list[tuple[str, DeadRow]] = []
+        cursor: str | None = ""
+        while cursor is not None and len(found) < limit:
+            place = {"cursor": cursor} if cursor else {}
+            query = urlencode({**narrow, **place, "limit": min(PAGE, limit - len(found))})
+            page = await self._get(f"/v1/failed?{query}", _FailedPage)
+            found += [(self.apps[0], each.row()) for each in page.items]
+            cursor = page.cursor
+        return Failed(sum(matched.values()), found)
+
+    async def matched(self, which: DeadFilter) -> Mapping[str, int]:
+        asked = {**_narrow(which), "dry_run": True}
+        counted = await self._client.request("POST", "/v1/failed/replay", asked)
+        return {self.apps[0]: _read(counted.body, _Matched).matched}
+
+    async def replay(self, spec: ReplaySpec) -> ReplayStatus:
+        asked: dict[str, object] = dict(_narrow(spec.filter))
+        asked |= {name: value for name, value in (("limit", spec.limit), ("rate", spec.rate)) if value}
+        job = _read((await self._client.request("POST", "/v1/failed/replay", asked)).body, _Job).job
+        status = await self._replay(job)
+        if status is None:
+            raise Unreachable(f"the service no longer knows the replay {job} that it has accepted")
+        return status
+
+    async def replaying(self, app: str, job: str, every: float) -> AsyncGenerator[ReplayStatus | None, None]:
+        while True:
+            yield await self._replay(job)
+            await asyncio.sleep(every)
+
+    async def stop_replay(self, job: str) -> ReplayStatus | None:
+        return await self._replay(job, "DELETE")
+
+    async def _replay(self, job: str, method: Literal["GET", "DELETE"] = "GET") -> ReplayStatus | None:
+        """Return a replay as the store has it."""
+        found = await self._known(method, f"/v1/failed/replay/{_quoted(job)}")
+        if found is None:
+            return None
+        which = dict(found["filter"])
+        for name in ("since", "until"):
+            which[name] = parse_instant(which[name]) if which.get(name) else None
+        spec = {"app": self.apps[0], **{name: found[name] for name in ("filter", "limit", "rate")}, "filter": which}
+        times = {name: parse_instant(found[name]) for name in ("created_at", "updated_at")}
+        return msgspec.convert({**found, **times, "spec": spec}, ReplayStatus)
+
+    async def clean_up(
+        self, *, share: float, dry_run: bool, stop: asyncio.Event, show: Callable[[Progress], None]
+    ) -> CleanedUp:
+        """See `Operator.clean_up`. `pushsvc jobs` cleans up, in its own share of the time; nothing is shown of that."""
+        if dry_run:
+            return await self._count_cleanup(stop)
+        parts = {part.part: part.count for part in (await self._stats()).workers}
+        if not parts.get("jobs"):
+            raise NoJobs(
+                "nothing runs `pushsvc jobs`, which would clean up: start it, or give no key, to clean up from here"
+            )
+        asked = await self._client.request("POST", "/v1/admin/cleanup")
+        answer = _read(asked.body, CleanupAnswer)
+        if answer.state == "running":
+            return CleanedUp({}, elsewhere=answer.holder)
+        while not stop.is_set():
+            state = (await self._stats()).cleanup
+            if not state.running:
+                return CleanedUp(self._of_app(state.removed))
+            await asyncio.sleep(LOOK)
+        return CleanedUp({}, "`pushsvc jobs` goes on with the cleanup")
+
+    async def _count_cleanup(self, stop: asyncio.Event) -> CleanedUp:
+        removed: Counter[str] = Counter()
+        place: str | None = ""
+        while not stop.is_set():
+            asked = {"dry_run": True, **({"place": place} if place else {})}
+            counted = _read((await self._client.request("POST", "/v1/admin/cleanup", asked)).body, CleanupCount)
+            removed.update(counted.removed)
+            place = counted.place
+            if place is None:
+                return CleanedUp(self._of_app(removed))
+        return CleanedUp(self._of_app(removed), "the rest was not counted")
+
+    def _of_app(self, counts: Mapping[str, int]) -> dict[tuple[str, str], int]:
+        return {(self.apps[0], what): count for what, count in counts.items()}
+
+    @asynccontextmanager
+    async def importing(self, app: str) -> AsyncIterator[Callable[[Sequence[Any]], Awaitable[Sequence[Taken]]]]:
+        yield self._import
+
+    async def _import(self, values: Sequence[Any]) -> Sequence[Taken]:
+        if not values:
+            return []
+        if len(values) > 1 and len(msgspec.json.encode(values)) > BODY:
+            half = len(values) // 2
+            return [*await self._import(values[:half]), *await self._import(values[half:])]
+        answer = await self._client.request("POST", "/v1/admin/devices/import", {"devices": values})
+        found = _read(answer.body, _Imported)
+        taken: list[Taken] = [False] * len(values)
+        for at in found.new:
+            taken[at] = True
+        for each in found.refused:
+            taken[each.index] = tuple(Fault(fault.path, fault.message) for fault in each.errors)
+        return taken
+
+    async def webhooks(self) -> list[tuple[str, WebhookState]]:
+        return [(self.apps[0], each) for each in (await self._get("/v1/admin/webhooks", WebhookStates)).webhooks]
+
+    async def resume_webhooks(self, app: str) -> None:
+        await self._client.request("POST", "/v1/admin/webhooks/resume")
+
+    async def device(self, device_id: str) -> list[dict[str, Any]]:
+        known = await self._known("GET", f"/v1/admin/devices/{_quoted(device_id)}")
+        if known is None:
+            return []
+        return [{"app": self.apps[0], **{name: known.get(name) for name in DEVICE_FIELDS}}]
+
+    async def delete_device(self, app: str, device_id: str) -> bool:
+        return await self._delete(f"/v1/devices/{_quoted(device_id)}")
+
+    async def erase_user(self, app: str, user: str, wait: float) -> Erasure:
+        until = time.monotonic() + wait
+        while True:
+            answer = await self._client.request("DELETE", f"/v1/users/{_quoted(user)}")
+            erased = _read(answer.body, _Erased)
+            if erased.done or time.monotonic() >= until:
+                return Erasure(erased.erased, erased.done, erased.removed, heard=not erased.warnings)
+
+    async def _get(self, path: str, kind: type[T]) -> T:
+        return _read((await self._client.request("GET", path)).body, kind)
+
+    async def _known(self, method: Literal["GET", "DELETE"], path: str) -> JsonObject | None:
+        """Return the JSON object of an answer, or None where there is no such thing."""
+        try:
+            return _read((await self._client.request(method, path)).body or b"{}", dict[str, Any])
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            return None
+
+    async def _delete(self, path: str) -> bool:
+        return await self._known("DELETE", path) is not None
+
+
+# --- the answers of the API -----------------------------------------------------------------------
+
+
+class _Keys(Struct):
+    keys: list[KeyRow]
+
+
+class _NewKey(Struct):
+    key: str
+    sha256: str
+    app: str
+    name: str
+    scopes: tuple[Scope, ...]
+    intake: str | None
+    created_at: str | None
+    kept_in: Literal["configuration", "store"]
+
+
+class _Letter(Struct):
+    id: str
+    push_id: str
+    platform: str
+    device_id: str | None
+    token_hash: str
+    reason: str
+    status: int
+    attempts: int
+    at: str
+
+    def row(self) -> DeadRow:
+        """Return it as the store has it."""
+        return DeadRow(**{**msgspec.structs.asdict(self), "at": parse_instant(self.at)})
+
+
+class _FailedPage(Struct):
+    items: list[_Letter]
+    cursor: str | None
+
+
+class _Matched(Struct):
+    matched: int
+
+
+class _Job(Struct):
+    job: str
+
+
+class _PushPage(Struct):
+    items: list[dict[str, Any]]
+    cursor: str | None
+
+
+class _Wrong(Struct):
+    path: str
+    message: str
+
+
+class _Refused(Struct):
+    index: int
+    errors: list[_Wrong]
+
+
+class _Imported(Struct):
+    new: list[int]
+    refused: list[_Refused]
+
+
+class _Erased(Struct):
+    erased: int
+    done: bool
+    removed: dict[str, int] = {}
+    warnings: list[Any] = []
+
+
+def _narrow(which: DeadFilter) -> dict[str, str]:
+    """Return a filter as the API takes it, in a query or a body."""
+    narrow: dict[str, str] = {"push": which.push, "platform": which.platform, "reason": which.reason}
+    for name, at in (("since", which.since), ("until", which.until)):
+        narrow[name] = "" if at is None else instant(at)
+    return {name: text for name, text in narrow.items() if text}
+
+
+def _condition(cause: Cause) -> Condition:
+    known = {name: value for name, value in msgspec.structs.asdict(cause).items() if name != "routes"}
+    try:
+        return msgspec.convert(known, Condition)
+    except msgspec.ValidationError as error:
+        raise _other_version(error) from None
+
+
+def _other_version(error: Exception) -> Unreachable:
+    return Unreachable(f"the answer is not one of this version of pushsvc: {error}")
+
+
+def _read(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise _other_version(error) from None
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")

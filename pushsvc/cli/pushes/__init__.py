@@ -1,0 +1,1 @@
+"""The commands for pushes, and for those of their deliveries that failed."""

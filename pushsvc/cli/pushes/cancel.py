@@ -1,0 +1,28 @@
+"""`pushsvc cancel`: cancel the deliveries of a push that have not been sent."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..access import App, Key, Url, access
+from ..client import ask
+from ..output import Json, print_json
+from .status import print_status
+
+
+def cancel(
+    context: typer.Context,
+    push_id: Annotated[str, typer.Argument(metavar="ID", help="The id of the push, as printed by `pushsvc send`.")],
+    url: Url = "",
+    key: Key = "",
+    app: App = "",
+    json: Json = False,
+) -> None:
+    """Cancel the deliveries of a push that have not been sent, and show its status."""
+    document = ask(access(context.obj, url, key, app), lambda client: client.cancel(push_id))
+    if json:
+        print_json(document)
+    else:
+        print_status(document)

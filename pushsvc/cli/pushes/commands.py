@@ -1,0 +1,168 @@
+"""`pushsvc pushes`: list pushes and schedules, show one, and cancel it.
+
+It asks the API of a running service where a key is known, or else reads the store of the configuration.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, get_args
+
+import msgspec
+import typer
+
+from ...errors import NotFound
+from ...model.push import LANES, JsonObject, PushState
+from ...ports.pushes import PushFilter
+from ...wording import did_you_mean
+from ..access import Key, Url
+from ..instants import parse_instant
+from ..operator.operator import operate
+from ..output import Json, counted, counts_line, print_json, print_table
+from .failed import AppName
+
+pushes = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="List pushes and schedules, show one, and cancel it.",
+)
+
+LIST: Final = ("accepted", "id", "state", "sent", "of", "lane", "key", "app")
+SCHEDULES: Final = ("due", "id", "deliveries", "lane", "key", "app")
+SENT: Final = ("route", "bytes", "limit", "to")
+STATES: Final = get_args(PushState)
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the push.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.", metavar="N")]
+
+
+@pushes.command("list")
+def list_pushes(
+    context: typer.Context,
+    app: AppName = "",
+    state: Annotated[str, typer.Option("--state", help=f"One of {', '.join(STATES)}.", metavar="STATE")] = "",
+    lane: Annotated[str, typer.Option("--lane", help=f"One of {', '.join(LANES)}.", metavar="LANE")] = "",
+    collapse: Annotated[str, typer.Option("--collapse", help="Only pushes with this `collapse`.")] = "",
+    by: Annotated[
+        str, typer.Option("--by", help="Only those that were posted with the API key of this name.", metavar="NAME")
+    ] = "",
+    since: Annotated[
+        str, typer.Option("--since", help="Only those accepted since this time, or 2h.", metavar="TIME")
+    ] = "",
+    until: Annotated[str, typer.Option("--until", help="Only those accepted before this time.", metavar="TIME")] = "",
+    limit: Limit = 100,
+    url: Url = "",
+    key: Key = "",
+    json: Json = False,
+) -> None:
+    """List pushes, the newest first, as far as their statuses are kept."""
+    for option, value, known in (("--state", state, STATES), ("--lane", lane, LANES)):
+        if value and value not in known:
+            raise typer.BadParameter(f"{option}: unknown {value!r}; {did_you_mean(value, known)}")
+    span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
+    narrow = {"state": state or None, "lane": lane or None, "collapse": collapse, "key": by}
+    which = msgspec.convert({**narrow, "since": span[0], "until": span[1]}, PushFilter)
+    _print(operate(context, app, url, key, lambda operator: operator.pushes(which, limit)), LIST, json=json)
+
+
+@pushes.command("schedules")
+def schedules(
+    context: typer.Context, app: AppName = "", limit: Limit = 100, url: Url = "", key: Key = "", json: Json = False
+) -> None:
+    """List the pushes that wait for their time, the next first."""
+    _print(operate(context, app, url, key, lambda operator: operator.schedules(limit)), SCHEDULES, json=json)
+
+
+@pushes.command("show")
+def show(
+    context: typer.Context, push_id: Id, app: AppName = "", url: Url = "", key: Key = "", json: Json = False
+) -> None:
+    """Show a push: what happened when, and what each provider was sent, as far as that is kept."""
+    wanted = checked_id(push_id)
+    found = operate(context, app, url, key, lambda operator: operator.push(wanted))
+    if found is None:
+        raise _unknown(push_id)
+    if json:
+        print_json(found)
+        return
+    print(f"{found['id']}  {found['state']}")
+    print(counts_line(found["counts"]))
+    names = ("app", "lane", "key", "trace_id")
+    print_table(
+        ("field", "value"),
+        [
+            *([name.replace("_", " "), str(found[name])] for name in names if found.get(name)),
+            *([each["what"].replace("_", " "), each["at"]] for each in found["timeline"]),
+            *([["to", msgspec.json.encode(found["to"]).decode()]] if found["to"] is not None else []),
+        ],
+        prose=("value",),
+    )
+    if found["messages"]:
+        print_table(SENT, [_sent(each) for each in found["messages"]])
+
+
+@pushes.command("cancel")
+def cancel(
+    context: typer.Context, push_id: Id, app: AppName = "", url: Url = "", key: Key = "", json: Json = False
+) -> None:
+    """Cancel the deliveries of a push that have not been sent, and show its status."""
+    wanted = checked_id(push_id)
+    document = operate(context, app, url, key, lambda operator: operator.cancel(wanted), changes=True)
+    if document is None:
+        raise _unknown(push_id)
+    if json:
+        print_json(document)
+    else:
+        from .status import print_status  # which brings the HTTP client
+
+        print_status(document)
+
+
+def checked_id(text: str) -> str:
+    """Return the id of a push. Ends with wrong usage (2) for what cannot be one."""
+    if not _UUID.fullmatch(text):
+        raise typer.BadParameter(f"{text!r} is not the id of a push; ids are UUIDs")
+    return text.lower()
+
+
+def _unknown(push_id: str) -> NotFound:
+    return NotFound(f"there is no push {push_id}; statuses are kept for a limited time")
+
+
+def _print(found: Sequence[JsonObject], titles: Sequence[str], *, json: bool) -> None:
+    if json:
+        print_json({"items": found})
+        return
+    print_table(titles, [[_cell(row, title) for title in titles] for row in found])
+    if not found:
+        typer.echo(counted(0, "push", "pushes"), err=True)
+
+
+def _cell(row: Mapping[str, Any], title: str) -> str:
+    counts = row["counts"]
+    match title:
+        case "accepted":
+            return _second(row["created_at"])
+        case "due":
+            return _second(row["send_at"])
+        case "sent":
+            return f"{counts['sent']:,}"
+        case "of":
+            return f"{counts['total']:,}"
+        case "deliveries":  # an audience has none before its time
+            return f"{counts['total']:,}" if counts["total"] else ""
+    return row[title] or ""
+
+
+def _second(instant: str) -> str:
+    """Return an instant without its milliseconds, so that a row fits more terminals."""
+    return f"{instant.partition('.')[0]}Z"
+
+
+def _sent(message: Mapping[str, Any]) -> list[str]:
+    limit = message["limit"]
+    where = f"{message['method']} {message['path']}".strip()
+    return [message["route"], f"{message['bytes']:,}", "" if limit is None else f"{limit:,}", where]

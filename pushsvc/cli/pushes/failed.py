@@ -1,0 +1,105 @@
+"""`pushsvc failed`: list dead letters with their reasons.
+
+It asks the API of a running service where a key is known, or else reads the store of the configuration.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from ...errors import ConfigError
+from ...model.instants import instant
+from ...ports.letters import DeadFilter
+from ...wording import did_you_mean
+from ..access import Key, Url
+from ..instants import parse_instant
+from ..output import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from ...settings import Settings
+
+COLUMNS = ("at", "app", "push_id", "platform", "reason", "status", "attempts", "device_id", "token_hash")
+PAGE = 1000
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+PushId = Annotated[str, typer.Option("--push", help="Only dead letters of this push.", metavar="ID")]
+AppName = Annotated[str, typer.Option("--app", help="Only those of this app; by default all apps.", metavar="APP")]
+Platform = Annotated[str, typer.Option("--platform", help="Only those of this platform.", metavar="PLATFORM")]
+Reason = Annotated[str, typer.Option("--reason", help="Only those that failed with this reason.", metavar="REASON")]
+Since = Annotated[
+    str,
+    typer.Option(
+        "--since",
+        help="Only those that failed since this time: 2026-12-01T09:00:00Z, or 2h.",
+        metavar="TIME",
+    ),
+]
+Until = Annotated[str, typer.Option("--until", help="Only those that failed before this time.", metavar="TIME")]
+
+
+def failed(
+    context: typer.Context,
+    push: PushId = "",
+    app: AppName = "",
+    platform: Platform = "",
+    reason: Reason = "",
+    since: Since = "",
+    until: Until = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many rows.", metavar="N")] = 100,
+    url: Url = "",
+    key: Key = "",
+    json: Json = False,
+) -> None:
+    """List dead letters: deliveries that failed permanently. `pushsvc replay` sends them again."""
+    from ..operator.operator import operate
+
+    which = chosen(push, platform, reason, since, until)
+    found = operate(context, app, url, key, lambda operator: operator.failed(which, limit))
+    shown = [{**msgspec.structs.asdict(row), "app": name, "at": instant(row.at)} for name, row in found.rows]
+    if json:
+        print_json({"matched": found.matched, "items": shown})
+        return
+    print_table(COLUMNS, [[_cell(row[name]) for name in COLUMNS] for row in shown])
+    if found.matched > len(shown):
+        typer.echo(f"{len(shown):,} of {found.matched:,}; --limit shows more", err=True)
+
+
+def chosen(push: str, platform: str, reason: str, since: str, until: str) -> DeadFilter:
+    """Return the filter that the options describe. Ends with wrong usage for an unknown platform or a malformed id."""
+    require_platform(platform)
+    if push and not _UUID.fullmatch(push):
+        raise typer.BadParameter(f"--push: {push!r} is not the id of a push; ids are UUIDs")
+    return DeadFilter(
+        push=push.lower(),
+        platform=platform,
+        reason=reason,
+        since=parse_instant(since, option="--since"),
+        until=parse_instant(until, option="--until"),
+    )
+
+
+def require_platform(platform: str) -> None:
+    """End with wrong usage (2) if the platform is unknown."""
+    if platform:
+        from ...runtime import renderers
+
+        known = renderers()
+        if platform not in known:
+            raise typer.BadParameter(f"--platform: unknown platform {platform!r}; {did_you_mean(platform, known)}")
+
+
+def apps_of(settings: Settings, app: str) -> list[str]:
+    """Return the named app, or all apps. Raises `ConfigError` for an unknown app, and if no app is configured."""
+    if not settings.apps:
+        settings.require_apps()
+    if app and app not in settings.apps:
+        raise ConfigError(f"apps.{app}", "no such app in the configuration", did_you_mean(app, settings.apps))
+    return [app] if app else list(settings.apps)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)

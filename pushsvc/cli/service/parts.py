@@ -1,0 +1,176 @@
+"""`serve`, `dispatch`, `feedback`, `live`: the parts of the service, each scalable with `--processes`.
+
+Nothing that counts metrics is imported before the configuration was read: where there are several processes, that
+decides where they are kept (`children.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+import uvloop
+
+from ... import runtime
+from ...settings import Settings
+from ..files import temporary_folder
+from .children import LIFELINE, Child, Ready, child_of, forked_parts
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="The number of processes; 0: as configured.")]
+
+
+LEAVING = 20.0
+"""Seconds that a gateway may take beside `live.drain`: for the last close frames, and for what devices have asked."""
+JOBS_GRACE = 35.0
+"""Seconds that the stop of `jobs` may take: a job returns after its step; a webhook call in progress may take 30."""
+
+
+class RunPart(Protocol):
+    def __call__(
+        self, settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]
+    ) -> Coroutine[None, None, None]: ...
+
+
+def serve(context: typer.Context, processes: Processes = 0) -> None:
+    """Run the HTTP API."""
+    settings = context.obj.read()
+    one = _looped("serve", lambda: runtime.run_api)
+    run_part("serve", processes or settings.server.processes, one, settings, context)
+
+
+def dispatch(context: typer.Context, processes: Processes = 0) -> None:
+    """Run the workers that send to the providers."""
+    settings = context.obj.read()
+    one = _looped("dispatch", lambda: runtime.run_dispatch)
+    run_part("dispatch", processes or settings.dispatch.processes, one, settings, context)
+
+
+def feedback(context: typer.Context, processes: Processes = 0) -> None:
+    """Run the loop that acts on dead tokens."""
+    settings = context.obj.read()
+    run_part("feedback", processes or 1, _looped("feedback", lambda: runtime.run_feedback), settings, context)
+
+
+def live(context: typer.Context, processes: Processes = 0) -> None:
+    """Run the gateway to which devices connect."""
+    settings = context.obj.read()
+    settings.require_live()
+    one = _looped("live", lambda: runtime.run_live)
+    run_part("live", processes or settings.live.processes, one, settings, context)
+
+
+def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
+    """Return an event that is set by SIGTERM, SIGINT or the end of the supervisor.
+
+    With `hang_up`, SIGHUP sets it too, as commands want it; for a part of the service SIGHUP means a reload. From now
+    on systemd gets signs of life, and a word of the stop.
+    """
+    from ...telemetry import systemd
+    from .supervisor import watch_lifeline
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        systemd.notify_stopping()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hang_up else [])):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            loop.add_signal_handler(number, end)
+    watch_lifeline(stop)
+    systemd.keep_watchdog()
+    return stop
+
+
+def _looped(part: str, runs: Callable[[], RunPart]) -> Callable[[Settings], None]:
+    """Return the work of a process of a part in an event loop. `runs` imports what it is."""
+
+    async def work(settings: Settings) -> None:
+        from ... import telemetry
+
+        log, stop = telemetry.get_logger(part), until_signalled()
+        await runs()(settings, stop, listening=lambda where: report_ready(log, where))
+        log.info("stopped", pid=os.getpid())
+
+    return lambda settings: uvloop.run(work(settings))
+
+
+def run_part(
+    part: str,
+    processes: int,
+    one: Callable[[Settings], Any],
+    settings: Settings,
+    context: typer.Context,
+    also: tuple[str, ...] = (),
+) -> None:
+    """Run a part until it is told to stop: by `one`, or in several processes. `also` are the parts that `one` runs
+    beside it."""
+    if processes == 1 or LIFELINE in os.environ:
+        from ... import telemetry
+
+        context.obj.log(settings)
+        with telemetry.tracing(settings.traces.share, part):
+            one(settings)
+        return
+    settings.require_apps()
+    children = [child_of(part, processes, also=also)]
+    with forked_parts(context.obj, settings, children) as ready:
+        uvloop.run(_many(part, children, ready, settings, context))
+
+
+async def _many(part: str, children: list[Child], ready: Ready, settings: Settings, context: typer.Context) -> None:
+    from ... import telemetry
+    from .supervisor import Supervisor
+
+    stop = until_signalled()
+    # The copies share one embedded store, which this process owns, and one exposition of their metrics.
+    async with runtime.redis_url(settings) as url:
+        await runtime.require_store(settings, url, durable=part == "serve")
+        with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
+            environ = child_environ(context, url, folder)
+            if section := {"serve": "SERVER", "live": "LIVE"}.get(part):  # they share one port
+                environ[f"PUSHSVC__{section}__PROCESSES"] = str(sum(child.copies for child in children))
+            async with Supervisor(
+                children,
+                environ=environ,
+                grace=JOBS_GRACE if part == "jobs" else grace_of(settings),
+                metrics=telemetry.SharedFolder(folder),
+                ready=ready,
+            ) as supervisor:
+                await supervisor.until_started(stop)
+                telemetry.systemd.notify_ready()
+                await stop.wait()
+
+
+def report_ready(log: FilteringBoundLogger, where: str) -> None:
+    """Log that this process is ready and where it works, and let systemd know."""
+    from ...telemetry import systemd
+
+    log.info("ready", at=where, pid=os.getpid())
+    systemd.notify_ready()
+
+
+def grace_of(settings: Settings) -> float:
+    """Return the seconds that the stop of a part may take."""
+    return max(settings.server.shutdown_timeout + 5, settings.dispatch.drain_timeout + 5, settings.live.drain + LEAVING)
+
+
+def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:
+    """Return the environment of supervised processes: the same configuration, this store, metrics in one folder."""
+    from ... import telemetry
+
+    environ = dict(os.environ)
+    if context.obj.config is not None:
+        environ["PUSHSVC_CONFIG"] = str(context.obj.config)
+    environ["PUSHSVC__REDIS__URL"] = url
+    environ.update(telemetry.prepare_multiprocess(metrics))
+    return environ

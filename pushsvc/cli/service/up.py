@@ -1,0 +1,144 @@
+"""`pushsvc up`: run the whole service in one command, on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shlex
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import uvloop
+
+from ...settings import Settings
+from .children import Ready, children_of, forked_parts
+from .parts import until_signalled
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ...lab.playground import Playground
+
+Simulator = Annotated[
+    bool, typer.Option("--simulator", help="Add an app `demo` whose providers are the simulator. Needs no accounts.")
+]
+
+SIMULATOR_LOOK = 1.0
+"""Seconds between two checks that the simulator is running."""
+
+
+def up(context: typer.Context, simulator: Simulator = False) -> None:
+    """Run the whole service in one command: store, API, dispatchers, gateway, feedback, jobs."""
+    settings: Settings = context.obj.read()
+    if not simulator:
+        settings.require_apps()
+    config: Path | None = context.obj.config
+    live = simulator or any(app.live for app in settings.apps.values())
+    with ExitStack() as stack:
+        ready = stack.enter_context(forked_parts(context.obj, settings, children_of(settings, live=live)))
+        playground = None
+        if simulator:
+            from ...lab.playground import open_playground
+
+            folder = settings.store.data_dir / "playground"
+            ports = {"port": settings.server.port, "live_port": settings.live.port}
+            playground = stack.enter_context(open_playground(folder, **ports))
+            context.obj.config = config = playground.config_file
+            settings = context.obj.settings()
+        uvloop.run(_run(settings, config, playground, ready))
+
+
+async def _run(settings: Settings, config: Path | None, playground: Playground | None, ready: Ready) -> None:
+    from ...telemetry import systemd
+    from .whole import open_service
+
+    stop = until_signalled()
+    async with open_service(settings, config, os.environ, stop, ready) as service:
+        say = speaker()
+        if stop.is_set():
+            return
+        systemd.notify_ready()
+        # A terminal makes a link of all that follows `http://` up to a space.
+        say(f"pushsvc listens on {service.url}")
+        say(f"  console   {service.url}/console\n  API page  {service.url}/docs\n  metrics   {service.url}/metrics")
+        if service.live_url:
+            say(f"  devices   {service.live_url}")
+        if playground is None:
+            await stop.wait()
+        else:
+            say(f"  APNs      {playground.simulator.apns_url} (simulator)")
+            say(f"  FCM       {playground.simulator.fcm_url} (simulator)")
+            say(f"API key of the app `demo`: {playground.api_key}\n\n{commands(playground)}")
+            say(f"Try:\n{example(service.url, playground.api_key)}")
+            await keep_simulator(playground, stop, say)
+        say("stopping: what was accepted is sent or stays in the store")
+
+
+async def keep_simulator(playground: Playground, stop: asyncio.Event, say: Callable[[str], None]) -> None:
+    """Restart the simulator whenever its process has ended, and report it through `say`. Returns when `stop` is set."""
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), SIMULATOR_LOOK)
+        try:
+            if not stop.is_set() and await asyncio.to_thread(playground.simulator.revive):
+                say("the simulator's process had ended and was restarted; its record is empty")
+        except RuntimeError as error:
+            say(f"the simulator's process has ended and cannot be restarted: {error}")
+            await stop.wait()
+
+
+def speaker(console: Console | None = None) -> Callable[[str], None]:
+    """Return a function that prints a text on standard error without breaking its lines, so that commands can be
+    copied. A log needs no colours, and so no rich."""
+    if console is None and not sys.stderr.isatty():
+        return lambda text: print(text, file=sys.stderr)
+    if console is None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=console.is_terminal, soft_wrap=True)
+
+    return say
+
+
+def commands(playground: Playground) -> str:
+    """Return the shell line by which other commands find a playground."""
+    folder = playground.config_file.parent
+    return (
+        "The other commands find it by:\n"
+        f"  export PUSHSVC_CONFIG={shlex.quote(str(playground.config_file))} "
+        f"PUSHSVC_KEY=$(cat {shlex.quote(str(folder / 'api-key'))})\n"
+    )
+
+
+def example(url: str, api_key: str) -> str:
+    """Return a curl command that works with a playground."""
+    token = "8f3c" * 16
+    return (
+        f"  curl -s {url}/v1/push -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"to": {{"tokens": [{{"platform": "apns", "token": "{token}"}}]}},\n'
+        '         "notification": {"title": "Order 7 shipped", "body": "Arrives Friday"}}\'\n'
+    )
+
+
+def free_port() -> int:
+    """Return a free TCP port.
+
+    It lies below the range from which systems give ports to outgoing connections (from 32768 on Linux), so that no
+    connection of another program takes it before our server does.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port

@@ -1,0 +1,1 @@
+"""The simulator of the providers, simulated phones, and the load that uses them."""

@@ -1,0 +1,234 @@
+"""`pushsvc simulate`: the provider simulator, or phones of the live channel, until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from textwrap import fill
+from typing import Annotated, Literal
+
+import typer
+
+from ...errors import ConfigError
+from ...lab.phones.behaviour import UnknownBehaviour
+from ...lab.simulator import (
+    COMMANDS,
+    GRAMMAR,
+    HALVES,
+    Address,
+    ScenarioError,
+    SimulatorConfig,
+    run_forever,
+    sections_of,
+    token_kinds,
+)
+from ...wording import did_you_mean
+from ..access import Access, App, Key, Url, access
+from ..output import Missing
+from .phones import Plan, Signed, simulate_phones
+
+_DEFAULTS = SimulatorConfig()
+
+
+def simulate(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Option(help="The folder of keys and credentials, which are created once.")] = Path(
+        "var/simulator"
+    ),
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = _DEFAULTS.host,
+    apns_port: Annotated[int, typer.Option(min=0, max=65535, help="APNs over HTTP/2; 0: any free port.")] = 8443,
+    fcm_port: Annotated[int, typer.Option(min=0, max=65535, help="FCM over HTTP/2; 0: any free port.")] = 8444,
+    control_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="OAuth tokens, control and record over HTTP/1.1; 0: any free port.")
+    ] = 8445,
+    topic: Annotated[str, typer.Option(help="The app's bundle id.")] = _DEFAULTS.topic,
+    key_id: Annotated[str, typer.Option(help="The id of the APNs key.")] = _DEFAULTS.key_id,
+    team_id: Annotated[str, typer.Option(help="The Apple team.")] = _DEFAULTS.team_id,
+    project: Annotated[str, typer.Option(help="The Firebase project.")] = _DEFAULTS.project_id,
+    environment: Annotated[
+        Literal["production", "sandbox"], typer.Option(help="The sandbox adds apns-unique-id.")
+    ] = "production",
+    latency_ms: Annotated[int, typer.Option(min=0, help="The delay of every answer in milliseconds.")] = 0,
+    apns_streams: Annotated[int, typer.Option(min=1, help="Concurrent streams on an APNs connection.")] = 1000,
+    fcm_streams: Annotated[int, typer.Option(min=1, help="Concurrent streams on an FCM connection.")] = 100,
+    apple_throttle: Annotated[
+        bool, typer.Option(help="Allow one stream at a time until a request has a valid provider token, as APNs does.")
+    ] = True,
+    throttle_rejections: Annotated[
+        bool, typer.Option(help="Allow one stream at a time after a refusal, until a push is accepted.")
+    ] = False,
+    token_updates: Annotated[
+        bool, typer.Option(help="Refuse provider tokens that change more often than every 20 minutes on a connection.")
+    ] = True,
+    record: Annotated[
+        bool, typer.Option(help="Record requests so that they can be queried; otherwise only totals.")
+    ] = True,
+    keep: Annotated[int, typer.Option(min=0, help="How many of the latest requests are recorded.")] = 1000,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print addresses and files as one line of JSON, or what phones have seen."),
+    ] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(metavar="SCENARIO", help="Print tokens that play SCENARIO (Unregistered, stall.1) and exit."),
+    ] = None,
+    platform: Annotated[
+        str, typer.Option(metavar="PLATFORM", help="With --token: print that of this platform alone (apns, fcm).")
+    ] = "",
+    phones: Annotated[
+        int,
+        typer.Option(min=0, help="Simulate this number of phones of the live channel, and no providers.", metavar="N"),
+    ] = 0,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A share of the phones that behaves otherwise: 10%:ack=never,stay=30.", metavar="SHARE%:WORDS"
+        ),
+    ] = None,
+    gateway: Annotated[
+        str,
+        typer.Option(help="Where phones connect, ws://HOST:PORT; by default where the API says.", metavar="URL"),
+    ] = "",
+    wire: Annotated[Literal["json", "protobuf", "both"], typer.Option(help="The format that phones speak.")] = "both",
+    seconds: Annotated[float, typer.Option(min=0, help="For how long phones live; 0: until Ctrl-C.")] = 0.0,
+    seed: Annotated[str, typer.Option(help="Makes chance repeatable; by default it is another one each time.")] = "",
+    prefix: Annotated[str, typer.Option(help="The beginning of the phones' device ids.")] = "phone-",
+    register: Annotated[
+        bool, typer.Option(help="Register the phones at the API, as devices of the platform live.")
+    ] = True,
+    url: Url = "",
+    key: Key = "",
+    app: App = "",
+    secret: Annotated[
+        str,
+        typer.Option(
+            envvar="PUSHSVC_LIVE_SECRET",
+            help="The live.secret of --app: phones sign their tokens themselves. Prefer the environment.",
+            metavar="SECRET",
+            show_envvar=True,
+        ),
+    ] = "",
+) -> None:
+    """Run APNs and FCM on loopback over TLS and HTTP/2, with the checks of the real providers; or phones.
+
+    A device token may carry its own scenario: sim:ACTION[,ACTION]:ANY-TEXT. For FCM this text is the token, for APNs
+    its bytes in hexadecimal; another ANY-TEXT makes another token. ACTION is the reason of an answer, such as
+    Unregistered or UNREGISTERED, or one of stall, reset, drop, goaway, slow-500 (milliseconds) and others; with .N it
+    applies to the first N requests. --token prints such tokens, --token list every action. Keys and credentials in the
+    folder are created once and reused, so an app that was configured with them continues to work.
+
+    With --phones they are devices of the live channel that connect, acknowledge and reconnect as the official clients
+    do. They get their tokens from the API, which needs a key with the scope `devices`, or sign them with --secret for
+    devices that are registered already. WORDS of --kind: ack=SECONDS or ack=never; stay and away, the mean SECONDS
+    until a phone leaves and until it is back from another address; vanish (it leaves without a word); nat=SECONDS (its
+    network forgets an idle connection); read=BYTES a second; torn, doubled (its frames); heartbeat=SECONDS, background,
+    foreground. Exit with 1 if a phone missed something that was not announced, or showed something out of order.
+    """
+    if phones:
+        _simulate_phones(
+            Plan(
+                count=phones,
+                kinds=kind or (),
+                gateway=gateway,
+                wire=wire,
+                seconds=seconds or math.inf,
+                seed=seed,
+                prefix=prefix,
+                register=register,
+            ),
+            Signed(app, secret) if secret else access(context.obj, url, key, app),
+            json=as_json,
+        )
+        return
+    if token is not None:
+        _print_tokens(token, platform)
+        return
+    config = SimulatorConfig(
+        folder=str(folder),
+        host=host,
+        apns_port=apns_port,
+        fcm_port=fcm_port,
+        control_port=control_port,
+        topic=topic,
+        key_id=key_id,
+        team_id=team_id,
+        project_id=project,
+        environment=environment,
+        latency=latency_ms / 1000,
+        apns_streams=apns_streams,
+        fcm_streams=fcm_streams,
+        one_stream_at_start=apple_throttle,
+        throttle_rejections=throttle_rejections,
+        token_updates=token_updates,
+        record=record,
+        keep=keep,
+    )
+    try:
+        run_forever(config, _print_json if as_json else _print_snippet)
+    except ConfigError as error:
+        typer.echo(f"pushsvc simulate: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _simulate_phones(plan: Plan, at: Access | Signed, *, json: bool) -> None:
+    if isinstance(at, Signed) and not (at.app and plan.gateway):
+        raise Missing("Phones that sign their own tokens need --app and --gateway.")
+    try:
+        simulate_phones(plan, at, json=json)
+    except UnknownBehaviour as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _print_json(address: Address) -> None:
+    print(address.as_json().decode(), flush=True)
+
+
+def _print_snippet(address: Address) -> None:
+    print(
+        f"""\
+# APNs     {address.apns_url}
+# FCM      {address.fcm_url}
+# control  {address.control_url}
+#   POST /control/COMMAND  COMMAND is {", ".join(COMMANDS)};
+#                          fields as JSON, {{"on": false}} ends a stall; calm ends everything
+#   GET /record            what came and how often; DELETE /record forgets it
+# To push there, put this into the configuration, in the place of these sections if it has them:
+
+{sections_of("shop", address.urls, address.credentials)}""",
+        flush=True,
+    )
+
+
+def _print_tokens(scenario: str, platform: str) -> None:
+    """Print a token for each provider that knows the scenario; that of one platform alone, and when piped the only one
+    for a device. Exit with 2 if none knows it. `list` prints all actions."""
+    kinds = token_kinds()
+    if platform:
+        if platform not in kinds:
+            raise typer.BadParameter(f"--platform: unknown platform {platform!r}; {did_you_mean(platform, kinds)}")
+        kinds = {platform: kinds[platform]}
+    if scenario == "list":
+        words = [f"{name}: {', '.join(kind.words)}" for name, kind in kinds.items()]
+        if sys.stdout.isatty():
+            words = [fill(line, 80, subsequent_indent="  ", break_on_hyphens=False) for line in words]
+        print(*words, GRAMMAR, sep="\n")
+        return
+    faults, made = [], {}
+    for name, kind in kinds.items():
+        try:
+            made[name] = kind.make(scenario, "demo")
+        except ScenarioError as error:
+            faults.append(f"{name}: {error}")
+    if len(faults) == len(kinds):
+        typer.echo("\n".join(dict.fromkeys(faults)) + f"\n{GRAMMAR}", err=True)
+        raise typer.Exit(2)
+    bare = [token for name, token in made.items() if platform or name in HALVES]
+    if len(bare) == 1 and (platform or not sys.stdout.isatty()):
+        print(*bare)
+    else:
+        print(*(f"{name:<8} {token}" for name, token in made.items()), sep="\n")
+    sys.stdout.flush()
+    sends = [f"--{name} TOKEN" for name in made if name in HALVES]
+    if sends:
+        typer.echo(f"send to one: pushsvc send {' or '.join(sends)} --title hi --follow", err=True)

@@ -1,0 +1,1 @@
+"""`pushsvc stats`, and the figures that it shows."""

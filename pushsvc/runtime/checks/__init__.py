@@ -1,0 +1,1 @@
+"""What `pushsvc check` finds."""

@@ -1,0 +1,255 @@
+"""Reads all conditions of the service from the store: what `/readyz`, `stats`, the metrics and the log show of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from msgspec import structs
+
+from ... import telemetry
+from ...background import in_background, pulse
+from ...errors import StoreError, StoreUnavailable
+from ...model.instants import instant
+from ...ports.conditions import SEVERITIES, Condition, Kind, ordered
+from ...ports.figures import Gauges, Held
+from ...ports.provider import CREDENTIAL, REMOVED
+from ...ports.queue import NOTE
+from ...ports.store import Store
+from ...ports.work import Worker
+from ...rules.bound import Bound
+from ...settings import Settings
+from ...stages import webhooks
+from .figures import Current, StoreFigures, frozen_routes, webhook_standings
+from .workers import REPORTS, read_unserved
+
+MEMORY_FULL: Final = 0.95
+"""The share of Redis' memory from which on writes may be refused at any time."""
+LOOK: Final = 2.0
+"""Seconds between two looks for the log."""
+
+
+def condition(kind: Kind, what: str, cause: str, remedy: str, *, since: int | None = None, **more: object) -> Condition:
+    """Return a condition. `since` is in Unix ms."""
+    fields = {"severity": SEVERITIES[kind], "since": None if since is None else instant(since), **more}
+    return Condition(kind=kind, what=what, cause=cause, remedy=remedy, **fields)  # type: ignore[arg-type]  # its own fields
+
+
+async def read_conditions(settings: Settings, store: Store, gauges: Gauges | None = None) -> list[Condition]:
+    """Return all conditions, the critical ones first. Raises `StoreUnavailable`, which is the condition `redis`."""
+    if gauges is None:
+        gauges = await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()})
+    processes, reports, used, frozen, feedback, events = await asyncio.gather(
+        store.workers.known(),
+        store.reports(),
+        store.memory_ratio(),
+        frozen_routes(settings, store),
+        webhook_standings(settings, store.webhooks),
+        webhook_standings(settings, store.event_webhooks),
+    )
+    living = [worker for worker in processes if worker.lives]
+    waiting = {
+        f"{app}/{platform}": sum(lanes.values())
+        for app, each in gauges.apps.items()
+        for platform, lanes in each.pending.items()
+    }
+    found = [
+        *held(reports, waiting),
+        *(
+            structs.replace(each, waiting=waiting.get(each.what))
+            for each in await read_unserved(settings, store, processes)
+        ),
+        *silent(processes),
+        *full(settings, {app: sum(each.by_shard) for app, each in gauges.apps.items()}),
+        *memory(used),
+        *configuration(living),
+    ]
+    for route, why in frozen.items():
+        remedy = "compare `reason` in `pushsvc_deliveries_total` with the account, see `feedback.prune_anyway`"
+        app = route.partition("/")[0]
+        found.append(condition("frozen", route, f"{why}, so nothing is pruned", remedy, app=app))
+    now = store.clock()
+    for standings, about in ((feedback, ""), (events, "for events of devices: ")):
+        for app, standing in standings.items():
+            for each in webhooks.troubles_of(app, standing, now):
+                cause = f"{about}{each.cause}"
+                found.append(
+                    condition("webhook", app, cause, each.remedy, since=each.since, app=app, reason=each.reason)
+                )
+    return ordered(found)
+
+
+def held(reports: Mapping[str, Held], waiting: Mapping[str, int]) -> Iterator[Condition]:
+    """Yield what dispatchers report: routes that do not send, and notes of those that do."""
+    for field, each in reports.items():
+        name = field.removeprefix(NOTE)
+        app = name.partition("/")[0]
+        if each.note:
+            remedy = "fix the file that it names; it is read again by itself"
+            yield condition("account", name, each.why, remedy, since=each.since, app=app)
+            continue
+        reason, cause, remedy = parts_of(each.why)
+        yield condition(
+            "held", name, cause, remedy, since=each.since, app=app, reason=reason, waiting=waiting.get(name)
+        )
+
+
+def parts_of(why: str) -> tuple[str, str, str]:
+    """Return the short reason, the cause and the remedy of a held route, as `stages.dispatch.watch` composes them:
+    `reason: cause: remedy`, or `reason: remedy` where the provider's own word is the cause."""
+    reason, _, rest = why.partition(": ")
+    if why.startswith(CREDENTIAL):
+        # The remedy of a `CredentialError` stands in brackets.
+        cause, opens, remedy = why.removesuffix(")").rpartition(" (")
+        again = "the account is tried again when the file changes"
+        return (reason, cause, f"{remedy}; {again}") if opens else (reason, why, f"see `pushsvc check`; {again}")
+    if why.startswith(REMOVED) or ": " not in rest:
+        cause, _, remedy = rest.partition(": ")
+        if remedy:
+            return reason, f"{reason}: {cause}", remedy
+        return reason, reason, rest or "see `pushsvc check` and the provider's status page"
+    # The provider's own words stand in brackets, and may contain a colon.
+    start = max(rest.rfind("): "), 0)
+    at = rest.index(": ", start)
+    return reason, f"{reason}: {rest[:at]}", rest[at + 2 :]
+
+
+def silent(processes: Iterable[Worker]) -> Iterator[Condition]:
+    """Yield the processes that hang, or that ended without saying so."""
+    for each in processes:
+        if not each.lives:
+            cause = f"`pushsvc {each.part}` (process {each.consumer}) gives no sign of life"
+            remedy = "restart it where it hangs; what it had in hand is taken over by others"
+            yield condition("silent", f"{each.part} {each.consumer}", cause, remedy, since=each.last_sign)
+
+
+def full(settings: Settings, waits: Mapping[str, int]) -> Iterator[Condition]:
+    """Yield the queue, and the apps, whose pushes are refused with 429. `waits` has the waiting deliveries by app."""
+    total, most = sum(waits.values()), settings.queue.max_pending
+    if total >= most:
+        bound = Bound("", total, most, sum(count for app, count in waits.items() if app not in settings.apps))
+        remedy = "see in `pushsvc stats` what fills it, also what is scheduled; raise `queue.max_pending`"
+        yield condition("full", "queue", bound.text, remedy, reason="queue", waiting=total)
+    for app, share in settings.queue_shares().items():
+        if waits.get(app, 0) >= share < most:
+            bound = Bound(app, waits[app], share)
+            remedy = "see in `pushsvc stats` what waits, also what is scheduled; raise `limits.max_pending`"
+            yield condition("full", app, bound.text, remedy, app=app, reason="share", waiting=bound.waits)
+
+
+def memory(ratio: float) -> Iterator[Condition]:
+    """Yield the memory of Redis, if it is full. NaN, where no limit is set, is not."""
+    if ratio >= MEMORY_FULL:
+        cause = f"Redis uses {ratio:.0%} of its memory, so pushes are refused or soon will be"
+        yield condition("memory", "redis", cause, "raise its `maxmemory`, or let less wait: `queue.max_pending`")
+
+
+def configuration(living: Iterable[Worker]) -> Iterator[Condition]:
+    """Yield what processes report of the configuration on disk."""
+    refused = [worker for worker in living if worker.refused_since is not None]
+    if refused:
+        parts = ", ".join(sorted({worker.part for worker in refused}))
+        since = min(worker.refused_since or 0 for worker in refused)
+        cause = f"the changed configuration was refused and an older one runs ({parts})"
+        yield condition(
+            "reload", "configuration", cause, "see `reload_refused` in the log, or `pushsvc check`", since=since
+        )
+    sections = sorted({section for worker in living for section in worker.restart})
+    if sections:
+        changed = ", ".join(f"[{name}]" for name in sections)
+        cause = f"changed on disk, in use only after a restart: {changed}"
+        yield condition("restart", "configuration", cause, "restart the processes, or undo the change")
+
+
+class StoreConditions:
+    """`ports.conditions.Conditions` over the store. Where Redis goes away between two calls, the next one says so."""
+
+    def __init__(self, current: Current, store: Store) -> None:
+        self._current = current
+        self._store = store
+        self._figures = StoreFigures(current, store, self._read)
+        self._first: dict[tuple[str, str], str] = {}
+        """When this process first saw a condition of which nothing has recorded the beginning."""
+
+    async def ready(self) -> Mapping[str, str]:
+        """Return the parts that are not ready: `redis`, or none."""
+        why = await self._figures.away()
+        return {"redis": why} if why else {}
+
+    async def held(self) -> Mapping[str, str]:
+        with suppress(StoreUnavailable):
+            return await self._store.held()
+        return {}
+
+    async def now(self) -> Sequence[Condition]:
+        try:
+            return await self._read()
+        except StoreUnavailable as error:
+            remedy = "bring Redis back, all parts go on by themselves"
+            return self._dated([condition("redis", "redis", str(error), remedy)])
+
+    async def _read(self, gauges: Gauges | None = None) -> list[Condition]:
+        return self._dated(await read_conditions(self._current.settings, self._store, gauges))
+
+    def _dated(self, found: list[Condition]) -> list[Condition]:
+        now = instant(int(time.time() * 1000))
+        self._first = {(each.kind, each.what): self._first.get((each.kind, each.what), now) for each in found}
+        return [
+            each if each.since is not None else structs.replace(each, since=self._first[each.kind, each.what])
+            for each in found
+        ]
+
+    async def metrics(self) -> bytes:
+        """Return the metrics of this process, and those that are read from Redis."""
+        await self._figures.refresh()
+        return telemetry.exposition()
+
+
+async def _read_logged(settings: Settings, store: Store) -> list[Condition]:
+    """Return the conditions of the kinds in `_LOGS`. Raises `StoreUnavailable`."""
+    processes, used, total = await asyncio.gather(
+        store.workers.known(), store.memory_ratio(), store.pushes.recount(settings.apps)
+    )
+    waits = {app: store.pushes.pending_of(app) for app in settings.apps}
+    removed = {"": total - sum(waits.values())}
+    return [
+        *await read_unserved(settings, store, processes),
+        *silent(processes),
+        *full(settings, waits | removed),
+        *memory(used),
+    ]
+
+
+_LOGS: Final[Mapping[Kind, telemetry.StateLog]] = {
+    "unserved": telemetry.StateLog("serve", "unserved", "unserved_still", "served_again", level="error"),
+    "full": telemetry.StateLog("serve", "queue_full", "queue_still_full", "queue_has_room", level="error"),
+    "memory": telemetry.StateLog("serve", "memory_full", "memory_still_full", "memory_free", level="error"),
+    "silent": telemetry.StateLog("serve", "process_silent", "process_still_silent", "processes_back"),
+}
+"""The log of the conditions that only a look at the whole service shows. Others are logged where they arise."""
+
+
+@asynccontextmanager
+async def watching(store: Store, current: Current) -> AsyncIterator[None]:
+    """Log while the block lasts what is seen in two looks in a row, since a start takes a moment."""
+
+    async def watch() -> None:
+        before: set[tuple[str, str]] = set()
+        while True:
+            await pulse(min(LOOK, REPORTS * store.workers.lifetime))
+            with suppress(StoreError):
+                found = await _read_logged(current.settings, store)
+                for kind, log in _LOGS.items():
+                    own = {each.what: each.cause for each in found if each.kind == kind}
+                    lasting = {what: cause for what, cause in own.items() if (kind, what) in before}
+                    if lasting:
+                        log.begin("", **{str(kind): lasting})
+                    else:
+                        log.end()
+                before = {(each.kind, each.what) for each in found}
+
+    async with in_background(watch(), "conditions"):
+        yield
