@@ -39,7 +39,11 @@ Taken: TypeAlias = bool | tuple[Fault, ...]
 class ImportDocument(Struct, forbid_unknown_fields=True):
     """Devices to write as they are, each as in a line of `pushsvc devices export`."""
 
-    devices: Annotated[list[Any], Meta(min_length=1, max_length=MOST, description="Each is judged by itself.")]
+    devices: Annotated[
+        list[Any],
+        # A generator of clients asks what an array is of, even where it may be anything.
+        Meta(min_length=1, max_length=MOST, description="Each is judged by itself.", extra_json_schema={"items": {}}),
+    ]
 
 
 class RefusedLine(Struct, frozen=True):

@@ -292,7 +292,7 @@ def _call(child: Child) -> int:
     module, _, name = COMMANDS[child.name][0].partition(":")
     config = os.environ.get("PUSHSVC_CONFIG")
     state = State(Path(config) if config else None, seeks=False, alone=True)
-    function = getattr(import_module(f".{module}", __package__), name)
+    function = getattr(import_module(f"..{module}", __package__), name)
     context = SimpleNamespace(obj=state)
     return reported(lambda: function(context, processes=1, **dict.fromkeys(child.also, True)))
 
