@@ -91,16 +91,16 @@ def test_every_answer_is_one_that_the_document_describes(service: Service, case:
     case.call_and_validate(service.url, headers=headers, excluded_checks=excluded, timeout=20)
 
 
-@pytest.mark.parametrize("key", ["pusher", "reader", "registrar", "admin"])
 @schema.parametrize()
-@hypothesis.settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis.settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_to_a_key_of_one_scope_is_one_that_the_document_describes(
-    service: Service, case: schemathesis.Case[Any], key: str
+    service: Service, case: schemathesis.Case[Any]
 ) -> None:
-    headers = {"Authorization": f"Bearer {key}"}
     # What the key may not do is refused before it is looked at.
     excluded = [*EXCLUDED, negative_data_rejection]
-    case.call_and_validate(service.url, headers=headers, excluded_checks=excluded, timeout=20)
+    for key in ("pusher", "reader", "registrar", "admin"):
+        headers = {"Authorization": f"Bearer {key}"}
+        case.call_and_validate(service.url, headers=headers, excluded_checks=excluded, timeout=20)
 
 
 @pytest.fixture(scope="module")
