@@ -52,7 +52,3 @@ class AccountLimits(Struct, frozen=True):
     """The limit for collapsible messages to one device."""
     is_collapsible: Callable[[bytes], bool] | None = None
     """Whether a rendered `Message.body` is one of those. Pure."""
-
-    def counts(self, body: bytes) -> bool:
-        """Return whether `collapsible` applies to a message with this rendered body."""
-        return self.collapsible is not None and self.is_collapsible is not None and self.is_collapsible(body)

@@ -42,9 +42,6 @@ class Taken(Struct, frozen=True):
     """The reason of some targets of `skip`, where it differs from the end; see `audience.present`."""
     again: bool = False
     """Whether a dispatcher has read the entry before: the limits then have counted its targets, or may have."""
-    wait_ms: int | None = None
-    """What the limits have answered about the only target of the entry: 0 if it is counted and may be sent, else how
-    long it waits. None: they were not asked."""
 
 
 class Revoked(Struct, frozen=True):

@@ -7,7 +7,6 @@ from typing import Final, Protocol
 
 from ..model.delivery import Arrival, Settlement
 from ..model.push import Chunk, Lane, Route
-from ..model.rates import Rate
 from .entries import EntryRef, News, Taken
 
 NOTE: Final = "note:"
@@ -17,14 +16,9 @@ NOTE: Final = "note:"
 class DeliveryQueue(Protocol):
     """The dispatcher's side of the queue: one consumer of the group, by its name."""
 
-    async def take(
-        self, route: Route, lane: Lane, *, targets: int, wait_ms: int, rate: Rate | None = None
-    ) -> list[Taken]:
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         """Read entries with up to about `targets` targets of one lane, and wait up to `wait_ms` for the first. An entry
-        stays with this consumer until `settle`.
-
-        With a `rate`, new entries of one target may be counted against it as by `Limiter.admit`: see `Taken.wait_ms`.
-        """
+        stays with this consumer until `settle`."""
 
     async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
         """Return for each of these chunks which of its targets, by index, still await an outcome in its turn."""

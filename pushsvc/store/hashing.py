@@ -56,13 +56,6 @@ def token_digest(key: bytes, token: str) -> bytes:
     return blake2b(token.encode(), digest_size=16, key=key).digest()
 
 
-def limiter_digest(key: bytes, token: str, same: Form) -> bytes:
-    """Return the 8 bytes that represent a token in the limiter."""
-    digest = _keyed(key).copy()
-    digest.update(same(token).encode())
-    return digest.digest()
-
-
 def limiter_digests(key: bytes) -> Callable[[Iterable[str], Form], list[bytes]]:
     """Return a function from the tokens of a platform to the 8 bytes that represent each of them in the limiter."""
     copy = _keyed(key).copy

@@ -8,8 +8,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | key                        | type   | lifetime               | meaning                                               |
 |----------------------------|--------|------------------------|-------------------------------------------------------|
 | `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, `n` its number of        |
-|                            |        |                        | targets; `a` of one that was added again, `l` of one  |
-|                            |        |                        | with a new target: see permits.lua; group `dispatch`  |
+|                            |        |                        | targets, `a` if it was added again: see requeue.lua;  |
+|                            |        |                        | consumer group `dispatch`                             |
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`, and|
 |                            |        |                        | of what a device may acknowledge see waiting.lua      |
 | `ps:T:pending`             | hash   | permanent              | `<platform>:<lane>` deliveries that have not ended;   |

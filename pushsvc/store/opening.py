@@ -80,7 +80,7 @@ class Store:
         restarted."""
         self.bell = RedisBell(link)
         self.live = RedisLive(link, config, hash_key, registry, clock)
-        self.pushes = RedisPushes(link, config, hash_key, revocations, self.live, clock, self.bell.ring)
+        self.pushes = RedisPushes(link, config, revocations, self.live, clock, self.bell.ring)
         self.queue = RedisQueue(
             link,
             config,

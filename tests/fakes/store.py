@@ -38,7 +38,6 @@ from pushsvc.model.push import (
     Route,
     Target,
 )
-from pushsvc.model.rates import Rate
 from pushsvc.model.routing import CARRIERS, platform_of
 from pushsvc.model.status import DeliveryRow, DeviceEvent, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
@@ -175,9 +174,7 @@ class MemoryQueue:
         self._places: dict[str, int] = {}
         self._counted: Counter[tuple[str, str]] = Counter()
 
-    async def take(
-        self, route: Route, lane: Lane, *, targets: int, wait_ms: int, rate: Rate | None = None
-    ) -> list[Taken]:
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         self._state.alive.add(self._consumer)
         until = asyncio.get_running_loop().time() + wait_ms / 1000
         stream = self._state.lanes[route.app, route.platform, lane]

@@ -16,12 +16,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from msgspec.structs import replace
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model.push import Message, Push, Route, Target
+from pushsvc.model.push import Route
 from pushsvc.model.rates import Rate
 from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.rules import gcra
-from pushsvc.store import Store, StoreConfig, keys, open_store
-from pushsvc.store.hashing import limiter_digest
+from pushsvc.store import Store, StoreConfig, open_store
 
 from ..bench.limiter import judge
 from .servers import KINDS, Server, running_server
@@ -116,115 +115,6 @@ def test_a_question_counts_once_however_often_it_is_asked(server: Server) -> Non
         assert (await store.limiter.lease(bucket, 7, question=Question("normal", 2))).granted == 3
 
     play(server, act)
-
-
-async def accept(store: Store, push_id: str, *tokens: str) -> None:
-    """A push to these tokens."""
-    targets = tuple(Target(index, token) for index, token in enumerate(tokens))
-    message = Message("apns", b'{"aps":{"alert":"hello"}}')
-    now = store.clock()
-    await store.pushes.accept(
-        Push(push_id, "shop", "normal", now, now + 3_600_000, {"apns": message}, {"apns": targets})
-    )
-
-
-async def read(store: Store, rate: Rate | None) -> dict[str, int | None]:
-    """What a read that waits hands out, with what the limits have answered."""
-    found = await store.queue.take(ROUTE, "normal", targets=10_000, wait_ms=1, rate=rate)
-    assert all(each.wait_ms is None for each in found if each.again)
-    return {each.chunk.push_id: each.wait_ms for each in found}
-
-
-def test_a_read_that_waits_asks_for_what_it_is_handed_out(server: Server) -> None:
-    async def act(store: Store) -> None:
-        rate = Rate(2, 3600)
-        assert await read(store, rate) == {}
-        await accept(store, "a", "t")
-        await accept(store, "b", "t", "u")
-        assert await read(store, rate) == {"a": 0, "b": None}
-        # What is in flight is not asked for again.
-        await accept(store, "c", "t")
-        assert await read(store, rate) == {"c": 0}
-        for push_id, token in (("d", "t"), ("e", "t"), ("f", "u")):
-            await accept(store, push_id, token)
-        waits = await read(store, rate)
-        assert list(waits) == ["d", "e", "f"]
-        assert waits["f"] == 0
-        assert waits["d"] is not None
-        assert waits["e"] is not None
-        assert 1_790_000 < waits["d"] <= 1_800_000
-        assert waits["e"] - waits["d"] == pytest.approx(1_800_000, abs=1)
-        for number in range(17):
-            await accept(store, f"many-{number}", f"many-{number}")
-        assert set((await read(store, rate)).values()) == {None}
-        # It is the limit that others ask for, and a read without a rate asks for none.
-        assert await store.limiter.admit(ROUTE, rate, ["t"])
-        await accept(store, "g", "u")
-        assert await read(store, None) == {"g": None}
-        assert not await store.limiter.admit(ROUTE, rate, ["u"])
-        assert await store.limiter.admit(ROUTE, rate, ["u"])
-
-    play(server, act)
-
-
-def test_a_read_asks_although_the_server_has_forgotten_the_script(server: Server) -> None:
-    async def act(store: Store) -> None:
-        rate = Rate(1, 3600)
-        for push_id in ("a", "b", "c"):
-            assert await read(store, rate) == {}
-            await accept(store, push_id, push_id)
-            await store.link.call("SCRIPT FLUSH")
-            assert await read(store, rate) == {push_id: 0}
-            assert await store.limiter.admit(ROUTE, rate, [push_id])
-
-    play(server, act)
-
-
-def test_a_read_asks_for_nothing_that_was_handed_out_before(server: Server) -> None:
-    """To this consumer, when it was another process, or to one that died: it was counted then, or may have been."""
-
-    async def act(store: Store) -> None:
-        rate = Rate(1, 3600)
-        async with open_store(server.url, StoreConfig(consumer="dead")) as dead:
-            assert await read(store, rate) == await read(dead, rate) == {}
-            for push_id in ("a", "b"):
-                await accept(store, push_id, push_id)
-                await dead.queue.take(ROUTE, "normal", targets=1, wait_ms=0)
-            await accept(store, "c", "c")
-            await store.queue.take(ROUTE, "normal", targets=1, wait_ms=0)
-        async with open_store(server.url, store.config) as successor:
-            assert len(await successor.queue.reclaim(ROUTE)) == 2
-            assert await read(successor, rate) == {"c": None}
-            assert await read(successor, rate) == {}
-            await accept(store, "d", "d")
-            assert await read(successor, rate) == {"d": 0}
-        assert not await store.limiter.admit(ROUTE, rate, ["a", "b", "c"])
-        assert [place for place, _ in await store.limiter.admit(ROUTE, rate, ["c", "d"])] == [0, 1]
-
-    play(server, act, consumer="living")
-
-
-def test_a_read_asks_only_where_the_limits_are_in_the_shard_of_the_entry(server: Server) -> None:
-    async def act(store: Store) -> None:
-        rate = Rate(1, 3600)
-        assert await read(store, rate) == {}
-        names = [f"p{number}" for number in range(60)]
-        found: dict[str, int | None] = {}
-        for name in names:
-            await accept(store, name, name)
-            found |= await read(store, rate)
-        assert set(found) == set(names)
-        asked = [
-            name
-            for name in names
-            if keys.token_shard(limiter_digest(store.hash_key, name, str), 3) == keys.shard_of(name, 3)
-        ]
-        assert 0 < len(asked) < len(names)
-        assert found == {name: 0 if name in asked else None for name in names}
-        over = await store.limiter.admit(ROUTE, rate, names)
-        assert [names[place] for place, _ in over] == asked
-
-    play(server, act, shards=3)
 
 
 def test_families_and_routes_are_counted_apart(server: Server) -> None:

@@ -85,6 +85,51 @@ def test_over_the_limit_may_be_dropped(tmp_path: Path) -> None:
     play(tmp_path, limits(per_token="2/h", on_exceed="drop"), act)
 
 
+async def register(service: Service, phone: dict[str, str], user: str) -> None:
+    async with service.session.put("/v1/devices/phone", json={**phone, "user": user}) as answer:
+        assert answer.status in (200, 201), await answer.text()
+
+
+def test_what_is_not_sent_to_a_suppressed_token_does_not_count(tmp_path: Path) -> None:
+    async def act(service: Service) -> None:
+        [phone] = apns("Unregistered.1", "phone")
+        await register(service, phone, "ann")
+        assert await service.done(await service.push([phone])) == {"total": 1, "invalid": 1}
+
+        async def suppressed() -> bool:
+            async with service.session.get("/v1/feedback") as answer:
+                return [event["action"] for event in (await answer.json())["items"]] == ["pruned"]
+
+        await service.until("the device is pruned, and its token suppressed", suppressed)
+        for _ in range(3):
+            push = await service.push([phone])
+            assert await service.done(push) == {"total": 1, "suppressed": 1}
+            assert [row["reason"] for row in await service.rows(push)] == ["suppressed"]
+        await register(service, phone, "ann")
+        # The second of two in an hour: what was suppressed in between was not submitted.
+        assert await service.done(await service.push([phone])) == {"total": 1, "sent": 1}
+        over = await service.push([phone])
+        assert await service.done(over) == {"total": 1, "suppressed": 1}
+        assert [row["reason"] for row in await service.rows(over)] == ["rate_limited"]
+
+    play(tmp_path, limits(per_token="2/h", on_exceed="drop"), act)
+
+
+def test_a_delivery_that_is_recalled_before_it_is_sent_counts_once(tmp_path: Path) -> None:
+    """A read that waited while the device changed may not know of it: what it returns is looked at again."""
+
+    async def act(service: Service) -> None:
+        [phone] = apns("ok", "phone")
+        await register(service, phone, "ann")
+        # From here on the dispatcher waits for pushes.
+        assert await service.done(await service.push(apns("ok", "other"))) == {"total": 1, "sent": 1}
+        await register(service, phone, "bob")
+        assert await service.done(await service.push([phone])) == {"total": 1, "sent": 1}
+        assert await service.done(await service.push([phone])) == {"total": 1, "suppressed": 1}
+
+    play(tmp_path, limits(per_token="1/h", on_exceed="drop"), act)
+
+
 def test_a_wait_that_passes_the_ttl_ends_as_expired(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         pushes = [await service.push(apns("ok", "busy"), notification={"title": "x"}, ttl=60) for _ in range(2)]

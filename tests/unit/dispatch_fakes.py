@@ -17,7 +17,6 @@ from pushsvc.model.push import (
     Route,
     Target,
 )
-from pushsvc.model.rates import Rate
 from pushsvc.ports.entries import EntryRef, News, Taken
 from pushsvc.ports.provider import OnOutcome
 
@@ -177,9 +176,7 @@ class FakeQueue:
         self.settled.append((list(settlements), list(finished)))
         return [each for each in settlements if each.delivery.target.token not in self.void]
 
-    async def take(
-        self, route: Route, lane: Lane, *, targets: int, wait_ms: int, rate: Rate | None = None
-    ) -> list[Taken]:
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         self._come()
         taken = [entry for entry in self.entries if entry.ref.lane == lane and entry.ref.platform == route.platform]
         self.entries = [entry for entry in self.entries if entry not in taken]

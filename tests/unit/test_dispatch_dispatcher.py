@@ -209,9 +209,7 @@ class FaultyQueue(FakeQueue):
         if method == self._method:
             raise ZeroDivisionError(method)
 
-    async def take(
-        self, route: Route, lane: Lane, *, targets: int, wait_ms: int, rate: Rate | None = None
-    ) -> list[Taken]:
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         self._bug("take")
         return await super().take(route, lane, targets=targets, wait_ms=wait_ms)
 
@@ -289,9 +287,7 @@ def test_sending_stops_while_too_much_is_unrecorded_and_goes_on_by_itself() -> N
         provider.says = lambda delivery: Sent(status=200)
         rest = [taken(each, f"{n}-0") for n, each in enumerate(own)]
 
-        async def take(
-            route: Route, lane: Lane, *, targets: int, wait_ms: int, rate: Rate | None = None
-        ) -> list[Taken]:
+        async def take(route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
             given: list[Taken] = []
             while lane == "normal" and rest and len(given) * size < targets:
                 given.append(rest.pop(0))

@@ -29,9 +29,6 @@ class FakeLimiter:
         self.over = set(over)
         self.permits = permits
         self.faults = faults
-        self.open = asyncio.Event()
-        self.open.set()
-        """Whether it answers."""
         self.asked: list[tuple[str, list[str]]] = []
         self.leased: list[tuple[str, int]] = []
         self.questions: list[tuple[Question | None, object]] = []
@@ -43,7 +40,6 @@ class FakeLimiter:
         self.questions.append((question, list(tokens)))
         self._fail()
         self.asked.append((family, list(tokens)))
-        await self.open.wait()
         return [(place, 1000) for place, token in enumerate(tokens) if token in self.over]
 
     async def lease(self, bucket: Bucket, wanted: int, *, least: int = 1, question: Question | None = None) -> Grant:
@@ -95,11 +91,6 @@ class Rig:
         self.gate.add(OpenEntry(EntryRef("shop", 0, "fcm", lane, "1-0"), replace(chunk, **fields), targets))
         self.gate.refill()
 
-    def enter(self, token: str, wait_ms: int, *, by: Rate = RATE, body: bytes = b"{}") -> None:
-        target = (Target(0, token),)
-        chunk = Chunk("p", "shop", "fcm", "normal", 1, 0, 1 << 50, Message("fcm", body), target)
-        self.gate.enter(OpenEntry(EntryRef("shop", 0, "fcm", "normal", "1-0"), chunk, target), wait_ms, by)
-
     def drawn(self) -> list[str]:
         tokens = []
         while drawn := self.ready.draw(1000):
@@ -117,47 +108,6 @@ def play(limits: RouteLimits, limiter: FakeLimiter, act: Callable[[Rig], Corouti
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(main())
-
-
-def test_what_was_asked_for_when_it_was_read_is_not_asked_for_again() -> None:
-    own = AccountLimits(collapsible=RATE, is_collapsible=lambda body: body == b"c")
-    limiter = FakeLimiter()
-
-    async def act(rig: Rig) -> None:
-        assert rig.gate.rate("normal") == RATE
-        rig.enter("a", 0)
-        rig.enter("b", 70)
-        assert rig.drawn() == ["a"]
-        assert rig.refused == [("b", 70)]
-        rig.enter("c", 0, body=b"c")
-        rig.enter("d", 0, by=Rate(1, 3600))  # before the limits were changed
-        rig.enter("e", 70, by=Rate(1, 3600))
-        rig.enter("f", 0)  # nothing overtakes in its lane
-        rig.gate.refill()
-        await rig.woken.wait()
-        assert rig.drawn() == ["c", "d", "e", "f"]
-        rig.woken.clear()
-        rig.add(*map(str, range(READY)))
-        assert rig.gate.rate("normal") is None  # enough is here
-        assert rig.gate.rate("urgent") == RATE
-        await rig.woken.wait()
-        assert rig.gate.rate("normal") is None
-        assert rig.drawn()[0] == "0"
-        assert rig.gate.rate("normal") == RATE
-
-        limiter.open.clear()
-        rig.add("g")
-        while limiter.asked[-1][1] != ["g"]:
-            await asyncio.sleep(0)
-        rig.enter("h", 0)  # nor what is being asked for
-        assert rig.drawn() == []
-        limiter.open.set()
-        while rig.gate.size["normal"] or rig.ready.size["normal"] < 2:
-            await asyncio.sleep(0)
-        assert rig.drawn() == ["g", "h"]
-
-    play(RouteLimits(per_token=RATE, account=own), limiter, act)
-    assert limiter.asked[:2] == [("all", ["d", "e"]), ("collapsible", ["c"])]
 
 
 def test_no_limits_no_gate_and_no_pacer() -> None:

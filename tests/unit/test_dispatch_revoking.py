@@ -214,9 +214,7 @@ class Late(FakeQueue):
         super().__init__()
         self.through = asyncio.Event()
 
-    async def take(
-        self, route: Route, lane: Lane, *, targets: int, wait_ms: int, rate: Rate | None = None
-    ) -> list[Taken]:
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         found = await super().take(route, lane, targets=targets, wait_ms=wait_ms)
         if found:
             await self.through.wait()

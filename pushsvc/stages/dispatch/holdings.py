@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 from ...model.delivery import Delivery, Ended, Verdict
 from ...model.push import LANES, Lane, Target
-from ...model.rates import Rate
 from ...ports.entries import Revoked, Taken
 from ...ports.queue import DeliveryQueue
 from ...rules.policy import left_out, look_again
@@ -126,12 +125,8 @@ class Holdings:
 
     # --- admitted -------------------------------------------------------------
 
-    def rate(self, lane: Lane) -> Rate | None:
-        """Return the rate that a read of this lane may ask for, if it may: see `Gate.rate`."""
-        return None if self.gate is None else self.gate.rate(lane)
-
-    def admit(self, taken: list[Taken], mark: Mark, rate: Rate | None = None) -> None:
-        """Take what was read, asked for at `mark` and by `rate`: it may be sent, less what was taken back since."""
+    def admit(self, taken: list[Taken], mark: Mark) -> None:
+        """Take what was read, asked for at `mark`: it may be sent, less what was taken back since."""
         if not taken:
             return
         if not self._lease.holds or mark.generation != self._lease.generation:
@@ -167,8 +162,6 @@ class Holdings:
                 self._take_back(entry, revoked)
             if each.again or chunk.counted:
                 self.lanes.add(entry)
-            elif each.wait_ms is not None and self.gate is not None:
-                self.gate.enter(entry, each.wait_ms, rate)
             else:
                 self._enqueue(entry)
         if self.gate is not None:

@@ -33,8 +33,7 @@ class OpenEntry:
     """
 
     __slots__ = (
-        *("admitted", "chunk", "counted", "cursor", "dropped", "passed", "ref", "revoked", "sure_at", "targets"),
-        "unsettled",
+        *("chunk", "counted", "cursor", "dropped", "passed", "ref", "revoked", "sure_at", "targets", "unsettled"),
     )
 
     def __init__(self, ref: EntryRef, chunk: Chunk, targets: tuple[Target, ...], taken_at: int = 0) -> None:
@@ -48,8 +47,6 @@ class OpenEntry:
         self.sure_at = taken_at
         """When the store last said that its targets were open, in Unix ms."""
         self.cursor = 0
-        self.admitted = False
-        """Whether the limits of its tokens have counted it when it was read."""
         self.unsettled = len(chunk.targets)
         self.revoked = False
         self.dropped = False

@@ -12,9 +12,6 @@ question on. When the provider stalls, what was asked for before goes out after 
 most `READY` and one entry a lane. Each lane asks for itself, so that an urgent push never waits for the answer to a
 question about hundreds of others.
 
-Where little waits to be sent, the read that waits for more asks in the step that hands it out (`rate`, `enter`): a push
-that comes alone needs no round trip for the limits of its token.
-
 Limits change under a running route (`use`). What waits in the gate is asked for by the limits of that moment; what has
 passed it, and what waits in Redis for its time, keeps what it was told.
 """
@@ -72,12 +69,8 @@ class RouteLimits(Struct, frozen=True):
     @property
     def gated(self) -> bool:
         """Whether single deliveries must be asked for."""
-        return self.per_token is not None or self.account.collapsible is not None or self.drops
-
-    @property
-    def drops(self) -> bool:
-        """Whether what is over the app's limit ends."""
-        return self.per_app is not None and self.on_exceed == "drop"
+        drops = self.per_app is not None and self.on_exceed == "drop"
+        return self.per_token is not None or self.account.collapsible is not None or drops
 
     def paced(self, route: Route) -> list[Bucket]:
         """Return the buckets that the route's sending as a whole draws from."""
@@ -137,8 +130,6 @@ class Gate:
         self._waiting: dict[Lane, deque[OpenEntry]] = {lane: deque() for lane in LANES}
         self.size: dict[Lane, int] = dict.fromkeys(LANES, 0)
         """Targets that were not yet asked for."""
-        self._asked: set[Lane] = set()
-        """Lanes of which something is being asked for."""
         self._more = {lane: asyncio.Event() for lane in LANES}
         self._numbers = count(time.time_ns())
         """Of questions: higher than those of a process before us that had our name."""
@@ -146,33 +137,6 @@ class Gate:
     def use(self, limits: RouteLimits) -> None:
         """Ask by these limits from the next question on; by none where they need no question."""
         self._limits = limits
-
-    def rate(self, lane: Lane) -> Rate | None:
-        """Return the rate by which a read of this lane may ask for what it reads, because little waits to be sent; None
-        where it is asked here, later."""
-        waiting = self.size[lane] + self._ready.size[lane]
-        return None if waiting >= READY or self._congested() else self._limits.per_token
-
-    def enter(self, entry: OpenEntry, wait_ms: int, rate: Rate | None) -> None:
-        """Take an entry of one target that was asked for by `rate` when it was read: it must wait, or was counted."""
-        limits = self._limits
-        if rate != limits.per_token:
-            self.add(entry)  # by the limits of this moment
-        elif not entry.targets:
-            return
-        elif wait_ms:
-            (target,), entry.targets = entry.targets, ()
-            self._refuse(entry, target, wait_ms, limits)
-        elif (
-            self.size[entry.chunk.lane]
-            or entry.chunk.lane in self._asked
-            or limits.drops
-            or limits.account.counts(entry.chunk.message.body)
-        ):
-            entry.admitted = True
-            self.add(entry)  # behind those that are yet to be asked for, or to be asked for the rest
-        else:
-            self._ready.add(entry)
 
     def add(self, entry: OpenEntry) -> None:
         """Put the entry's targets at the end of its lane. Then `refill`, once for all that was added."""
@@ -215,9 +179,7 @@ class Gate:
                 more.clear()
                 continue
             passed = self._asking()
-            self._asked.add(lane)
             await self._ask_until_answered(lane, entries)
-            self._asked.discard(lane)
             passed(entries)
             self._wake()
 
@@ -235,14 +197,15 @@ class Gate:
 
     async def _ask_until_answered(self, lane: Lane, entries: list[OpenEntry]) -> None:
         limits = self._limits
-        if limits.per_token is not None and (new := [entry for entry in entries if not entry.admitted]):
-            await self._ask(lane, new, limits, limits.per_token, "all")
+        if limits.per_token is not None:
+            await self._ask(lane, entries, limits, limits.per_token, "all")
         account = limits.account
-        if account.collapsible is not None:
-            collapsible = [entry for entry in entries if account.counts(entry.chunk.message.body)]
+        if account.collapsible is not None and account.is_collapsible is not None:
+            judged = account.is_collapsible
+            collapsible = [entry for entry in entries if judged(entry.chunk.message.body)]
             if collapsible:
                 await self._ask(lane, collapsible, limits, account.collapsible, "collapsible")
-        if limits.per_app is not None and limits.drops:
+        if limits.per_app is not None and limits.on_exceed == "drop":
             fresh = [entry for entry in entries if not entry.counted]
             await self._draw_on_the_app(lane, fresh, limits, app_bucket(self._route.app, limits.per_app))
 

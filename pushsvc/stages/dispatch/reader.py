@@ -67,12 +67,12 @@ class Reader:
             if self._history != self._queue.history:
                 await self._land()
                 continue
-            mark, rate = self._holdings.mark(), self._holdings.rate(lane)
+            mark = self._holdings.mark()
             async with patience:
-                taken = await self._queue.take(self._route, lane, targets=wanted, wait_ms=wait_ms, rate=rate)
+                taken = await self._queue.take(self._route, lane, targets=wanted, wait_ms=wait_ms)
                 if 0 < len(taken) <= TRICKLE and self._holdings.held(lane) + size_of(taken) <= TRICKLE:
                     self._preemption.note(self._route, lane, self._loop.time())
-                self._holdings.admit(taken, mark, rate)
+                self._holdings.admit(taken, mark)
 
     async def _land(self) -> None:
         """Handle a new primary: drop what was read from the old one, and wait until what was sent of it is recorded on

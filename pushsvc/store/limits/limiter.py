@@ -29,12 +29,6 @@ _SHORT = 2 * US
 _LONG = 60 * US
 
 
-def terms_of(rate: Rate) -> list[int]:
-    """Return a rate as `admit.lua` reads it: the interval in microseconds, the burst, and the spans of its hashes."""
-    interval = interval_of(rate)
-    return [interval, rate.count, max(_SHORT, interval), max(_LONG, 2 * interval * rate.count)]
-
-
 class RedisLimiter:
     """The limiter of one process. All counts are in Redis."""
 
@@ -79,7 +73,7 @@ class RedisLimiter:
         family: str,
         question: Question | None,
     ) -> list[tuple[int, int]]:
-        terms = terms_of(rate)
+        interval = interval_of(rate)
         key = keys.limits(route.app, shard, route.platform, family)
         owner = f"{route.app}.{shard}"
         waits: list[tuple[int, int]] = []
@@ -90,7 +84,13 @@ class RedisLimiter:
                 owner,
                 f"{route.platform}.{family}.{start}",
                 question,
-                [b"".join(digests[start : start + _BATCH]), *terms],
+                [
+                    b"".join(digests[start : start + _BATCH]),
+                    interval,
+                    rate.count,
+                    max(_SHORT, interval),
+                    max(_LONG, 2 * interval * rate.count),
+                ],
             )
             waits += [(start + place, wait) for place, wait in zip(flat[::2], flat[1::2], strict=True)]
         return waits

@@ -182,29 +182,14 @@ class Link:
             if not cursor:
                 return
 
-    async def wait(self, commands: Sequence[Command], wait_ms: int, calls: Sequence[ScriptCall] = ()) -> list[Any]:
-        """Run commands of which the first may block for `wait_ms`; the others follow it, and then the scripts. Of a
-        script that did not run the answer is None: that is no fault, since what was handed out is at hand."""
+    async def wait(self, commands: Sequence[Command], wait_ms: int) -> list[Any]:
+        """Run commands of which the first may block for `wait_ms`; the others follow it."""
         seconds = wait_ms / 1000 + self._timeout
         with store_faults():
             if self._direct is not None:
-                known = [(*self._prepared(name, keys), args) for name, keys, args in calls]
-                last = [("EVALSHA", script.sha, len(names), *names, *args) for script, names, args in known]
-                answers = await self._direct.wait([*commands, *last], seconds)
-                found = self._shaped(commands, answers[: len(commands)])
-                for call, answer in zip(known, answers[len(commands) :], strict=True):
-                    found.append(await self._ran(*call, answer))
-                return found
+                return self._shaped(commands, await self._direct.wait(commands, seconds))
             async with asyncio.timeout(seconds):
-                return await self._pipeline(self._waiting, commands) + [None] * len(calls)
-
-    async def _ran(self, script: scripts.Script, names: Sequence[str], args: Sequence[Any], answer: Any) -> Any:
-        """Return the answer of a script that ran, at the second try where the server did not know it, or None."""
-        assert self._direct is not None
-        if isinstance(answer, NoScriptError):
-            command = ("EVAL", script.text, len(names), *names, *args)
-            (answer,) = await self._direct.ask([command], self._timeout, alone=True)
-        return None if isinstance(answer, Exception) else answer
+                return await self._pipeline(self._waiting, commands)
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run `<name>.lua`."""

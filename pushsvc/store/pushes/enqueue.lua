@@ -3,8 +3,7 @@
 -- The arguments from ARGV[at] on are for each push: id, total, created at ms, due ms or 0 for at once, status TTL in
 -- ms, '' or `<lane> <encoded push>`, '' or MessagePack of the content that its entries name (lifetime in ms, then name
 -- and encoded message of each variant), its place in the list of pushes (listing.py), '' or the id of its trace, number
--- of chunks, and for each chunk: platform, lane, number of targets, blob, '' or the digest of its only target
--- (permits.lua).
+-- of chunks, and for each chunk: platform, lane, number of targets, blob.
 -- A push whose id is known already does not change. The chunks of a scheduled push wait beside the lanes until
 -- launch.lua moves them there; until then its deliveries are counted as `scheduled`. An encoded push has an audience:
 -- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
@@ -79,19 +78,15 @@ local function enqueue(prefix, at)
     end
     at = at + 10
     for _ = 1, chunks do
-      local platform, name, count, blob, digest = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+      local platform, name, count, blob = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
       if new and later then
         redis.call('RPUSH', prefix .. 's:' .. id, platform, name, count, blob)
       elseif new then
         local lane = platform .. ':' .. name
-        if digest == '' then
-          redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', blob, 'n', count)
-        else
-          redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', blob, 'n', count, 'l', digest)
-        end
+        redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', blob, 'n', count)
         added[lane] = (added[lane] or 0) + count
       end
-      at = at + 5
+      at = at + 4
     end
   end
   for field, count in pairs(added) do

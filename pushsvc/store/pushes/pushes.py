@@ -19,13 +19,12 @@ from ...model.codec import (
     without_contents,
 )
 from ...model.delivery import End
-from ...model.push import LANES, Chunk, Push
+from ...model.push import LANES, Push
 from ...model.status import DeliveryRow, PushStatus
 from ...ports.live import LiveStreams
 from ...ports.pushes import KeptPush
 from .. import keys
 from ..config import OPEN_MOST, StoreConfig
-from ..hashing import limiter_digest
 from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
@@ -52,7 +51,6 @@ class RedisPushes(PushListing):
         self,
         link: Link,
         config: StoreConfig,
-        hash_key: bytes,
         revocations: Revocations,
         streams: LiveStreams,
         clock: Clock,
@@ -60,7 +58,6 @@ class RedisPushes(PushListing):
     ) -> None:
         """Write pushes; `ring` wakes `jobs`, which expands their audiences."""
         super().__init__(link, config, clock)
-        self._hash_key = hash_key
         self._ring = ring
         self._streams = streams
         self._revocations = revocations
@@ -116,18 +113,9 @@ class RedisPushes(PushListing):
         size = len(whole) + len(content)
         for chunk in chunks:
             blob = encode_chunk(chunk)
-            args += (chunk.channel, chunk.lane, len(chunk.targets), blob, self._digest_of(chunk))
+            args += (chunk.channel, chunk.lane, len(chunk.targets), blob)
             size += len(blob)
         return Part(args, total, size)
-
-    def _digest_of(self, chunk: Chunk) -> bytes:
-        """Return by which digest the limits know the only target of a chunk; none where they are in another shard."""
-        if len(chunk.targets) != 1:
-            return b""
-        config = self._config
-        digest = limiter_digest(self._hash_key, chunk.targets[0].token, config.addresses.same_of(chunk.channel))
-        shards = config.shards_of(chunk.app)
-        return digest if keys.token_shard(digest, shards) == keys.shard_of(chunk.push_id, shards) else b""
 
     def beside(self, app: str, push_id: str, key: bytes) -> bool:
         """Return whether the push is stored in the shard of the idempotency key's record."""

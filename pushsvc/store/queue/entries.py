@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -27,9 +26,6 @@ from .lanes import LaneState
 from .quarantine import set_aside
 
 UnreadOf: TypeAlias = Callable[[str, Sequence[str]], Awaitable[Mapping[str, int]]]
-
-UNASKED: Final[Mapping[str, int]] = MappingProxyType({})
-"""The `waits` of a read for which the limits were not asked."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -52,8 +48,6 @@ class LaneRead(NamedTuple):
     """The shard's epoch, if it was read in the same step."""
     again: Collection[str] = ()
     """The ids of entries that were added again: a consumer that had them before may still answer."""
-    waits: Mapping[str, int] = UNASKED
-    """What the limits have answered in the same step, by the ids of entries: the milliseconds to wait."""
 
 
 class Opener:
@@ -89,7 +83,6 @@ class Opener:
         for read in reads:
             state = read.state
             if read.entries:
-                state.latest = read.entries[-1].id
                 decoded = await self._decode(read)
                 state.learn(sum(len(chunk.targets) for _, chunk in decoded), len(read.entries))
                 again = read.again
@@ -104,7 +97,7 @@ class Opener:
                     sure = [each for each in decoded if each[0].entry_id not in asked]
                     decoded = [*sure, *await self._outstanding(state, unsure)]
                 decoded = await self._complete(state, decoded)
-                found.append((read, decoded, await self._cancelled_of(state, read.epoch)))
+                found.append((state, decoded, await self._cancelled_of(state, read.epoch)))
         return await self._hold(route, found, sizes, newest)
 
     async def open_again(self, route: Route, reads: Iterable[LaneRead]) -> list[Taken]:
@@ -120,13 +113,13 @@ class Opener:
             state = read.state
             decoded = await self._outstanding(state, await self._decode(read))
             decoded = await self._complete(state, decoded)
-            found.append((read, decoded, await self._cancelled_of(state, int(epoch or 0))))
+            found.append((state, decoded, await self._cancelled_of(state, int(epoch or 0))))
         return await self._hold(route, found, sizes, newest, again=True)
 
     async def _hold(
         self,
         route: Route,
-        found: Sequence[tuple[LaneRead, list[Decoded], frozenset[str]]],
+        found: Sequence[tuple[LaneState, list[Decoded], frozenset[str]]],
         sizes: Sequence[int],
         newest: Sequence[float],
         *,
@@ -153,16 +146,14 @@ class Opener:
         # Nothing is awaited from here on: an entry that two calls have read at once is returned by one of them, and a
         # call that is cancelled earlier registers nothing.
         taken = []
-        for read, decoded, cancelled in found:
-            state, waits = read.state, read.waits
+        for state, decoded, cancelled in found:
             for ref, chunk in decoded:
                 if ref.entry_id in state.held or ref.history != self._link.history:
                     continue
                 state.held.add(ref.entry_id)
                 lacks_content = not chunk.message.body and chunk.lacks_content
                 if nothing_known and not cancelled and not lacks_content:
-                    wait = waits.get(ref.entry_id)
-                    taken.append(Taken(ref=ref, chunk=counted(chunk, unread), again=again, wait_ms=wait))
+                    taken.append(Taken(ref=ref, chunk=counted(chunk, unread), again=again))
                     continue
                 listed = listed_here
                 if foreign and chunk.platform != route.platform:
@@ -182,9 +173,7 @@ class Opener:
                 for index in behind:
                     if index not in skip:
                         skip[index], why[index] = "suppressed", SUPERSEDED
-                wait = waits.get(ref.entry_id)
-                chunk = counted(chunk, unread)
-                taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again, wait_ms=wait))
+                taken.append(Taken(ref=ref, chunk=counted(chunk, unread), skip=skip, why=why, again=again))
         return taken
 
     async def _known(
@@ -339,8 +328,3 @@ def entries_read(answer: Answer) -> list[Entry]:
 def added_again(answer: Answer) -> list[str]:
     """Return the ids of the entries that requeue.lua has added."""
     return [entry_id.decode() for entry_id, fields in answer if fields and b"a" in fields]
-
-
-def waits_of(flat: Sequence[Any] | None) -> Mapping[str, int]:
-    """Return what the limits have answered, as in `permits.lua`: ms by entry id. None: they were not asked."""
-    return {entry_id.decode(): wait for entry_id, wait in zip(flat[::2], flat[1::2], strict=True)} if flat else UNASKED

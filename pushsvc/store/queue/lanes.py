@@ -16,8 +16,8 @@ class LaneState:
     """One stream from the view of one consumer."""
 
     __slots__ = (
-        *("cursor", "drained", "expected", "held", "key", "latest", "look_at", "looked", "losses", "place"),
-        *("sure_after", "unsure"),
+        *("cursor", "drained", "expected", "held", "key", "look_at", "looked", "losses", "place", "sure_after"),
+        "unsure",
     )
 
     def __init__(self, route: Route, shard: int, lane: Lane) -> None:
@@ -30,8 +30,6 @@ class LaneState:
         self.sure_after = 0.0
         self.losses = 0
         """How often answers were lost: what was looked at before the latest time says nothing about now."""
-        self.latest = "0-0"
-        """The last entry that the group has handed out to this consumer, for the first time to any."""
         self.drained = False
         """Whether the latest wait returned everything, so that the next read may begin with a wait, too."""
         self.look_at = 0.0

@@ -30,15 +30,13 @@ from ...errors import StoreError
 from ...model.codec import CodecError
 from ...model.delivery import Arrival, Settlement
 from ...model.push import LANES, Chunk, Lane, Platform, Route
-from ...model.rates import Rate
 from ...model.routing import platform_of
 from ...ports.entries import EntryRef, News, Taken
 from .. import keys
 from ..config import StoreConfig
 from ..figures.answers import ANSWERS_TTL, slot_of
-from ..limits.limiter import terms_of
 from ..link.clock import Clock
-from ..link.link import Link, ScriptCall
+from ..link.link import Link
 from ..link.together import all_of
 from ..revoke.presence import DevicePresence, newest_command, newest_of
 from ..revoke.revocations import Following
@@ -47,7 +45,7 @@ from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
 from .arrivals import ARRIVED, EndOfAny, pack_arrivals, pack_carried_on
-from .entries import UNASKED, LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read, waits_of
+from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
 from .lanes import LaneState
 from .lapses import take_lapsed
 from .letter import note_dropped
@@ -63,8 +61,6 @@ _CARRY_ON = 100
 """Deliveries that go on before their time in one step."""
 _BURST = 64
 """The maximum number of entries that one wait returns."""
-_ASKED = 16
-"""The maximum number of entries of a wait for which the limits are asked in the same step."""
 _POLL = 0.05
 
 
@@ -99,11 +95,9 @@ class RedisQueue(Moving):
 
     # --- reading ----------------------------------------------------------------------------------
 
-    async def take(
-        self, route: Route, lane: Lane, *, targets: int, wait_ms: int, rate: Rate | None = None
-    ) -> list[Taken]:
+    async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         """Read entries, this consumer's earlier ones first. At least one is returned where there is one, however
-        large. The limits are asked where the read waits for entries: of a backlog only a part is sent soon."""
+        large."""
         await self._liveness.begin()
         states = self._states(route, lane)
         now = asyncio.get_running_loop().time()
@@ -117,7 +111,7 @@ class RedisQueue(Moving):
             look = wait_ms <= 0 or not all(state.drained for state in states)
             taken = await self._read(route, states, targets) if look else []
             if not taken and wait_ms > 0:
-                taken = await self._wait(route, states, targets, wait_ms, rate)
+                taken = await self._wait(route, states, targets, wait_ms)
         except BaseException:
             for state in states:
                 state.lost(wait_ms / 1000 + self._config.timeout)
@@ -161,17 +155,13 @@ class RedisQueue(Moving):
         )
         return answer
 
-    async def _wait(
-        self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int, rate: Rate | None
-    ) -> list[Taken]:
+    async def _wait(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
         if self._link.cluster and len(states) > 1:
             return await self._poll(route, states, targets, wait_ms)
         app = route.app
         count = min(max(1, int(targets / len(states) / max(state.expected for state in states))), _BURST)
         command = ("XREADGROUP", "GROUP", keys.DISPATCH, self._config.consumer, "COUNT", count, "BLOCK", wait_ms)
         history = self._link.history
-        # Where entries may be pending that were never returned, the server cannot know which it has just handed out.
-        asked = [] if rate is None else [(state, rate) for state in states if not state.unsure]
         answer, *rest = await self._link.wait(
             [
                 (*command, "STREAMS", *(state.key for state in states), *(">" for _ in states)),
@@ -180,31 +170,19 @@ class RedisQueue(Moving):
                 *(newest_command(app, state.place[1], route.platform) for state in states),
             ],
             wait_ms,
-            [self._permits(route, state, rate) for state, rate in asked],
         )
         by_key = {key.decode(): entries for key, entries in answer or ()}
         for state in states:
             state.drained = len(by_key.get(state.key, ())) < count
         if not answer:
             return []
-        epochs, sizes, marks = (rest[at * len(states) : (at + 1) * len(states)] for at in range(3))
-        waits = {state.key: waits_of(flat) for (state, _), flat in zip(asked, rest[3 * len(states) :], strict=True)}
+        epochs, sizes, marks = (rest[at : at + len(states)] for at in range(0, len(rest), len(states)))
         reads = [
-            LaneRead(
-                state, entries_read(own), history, int(epoch or 0), added_again(own), waits.get(state.key, UNASKED)
-            )
+            LaneRead(state, entries_read(own), history, int(epoch or 0), added_again(own))
             for state, epoch in zip(states, epochs, strict=True)
             for own in [by_key.get(state.key, ())]
         ]
         return await self._opener.open(route, reads, sizes, list(map(newest_of, marks)))
-
-    def _permits(self, route: Route, state: LaneState, rate: Rate) -> ScriptCall:
-        app, shard = state.place[:2]
-        return (
-            "permits",
-            [state.key, keys.limits(app, shard, route.platform, "all")],
-            [keys.DISPATCH, self._config.consumer, state.latest, _ASKED, *terms_of(rate)],
-        )
 
     async def _poll(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
         """Poll streams in several slots of a cluster, for which one command cannot wait."""
