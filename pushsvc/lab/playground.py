@@ -16,12 +16,14 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import StoreOwned
+from ..settings import SIMULATED
 from .simulator import SimulatorHandle, sections_of, simulator_process
 
 APP = "demo"
 
-CONFIG = """\
-# Written by pushsvc for its simulator, and rewritten at each start.
+CONFIG = (
+    f"{SIMULATED}, and rewritten at each start."
+    + """
 [server]
 port = {port}
 
@@ -45,6 +47,7 @@ sha256 = "{sha256}"
 scopes = ["push", "devices", "feedback", "admin"]
 
 {sections}"""
+)
 
 LIVE = """
 [live]

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         own_embedded as own_embedded,
         redis_url as redis_url,
         require_store as require_store,
+        require_unowned as require_unowned,
         running_store_url as running_store_url,
         store_config as store_config,
     )
@@ -94,7 +95,7 @@ else:
             "providers": "addresses check_credentials renderers",
             "store": "EMBEDDED_LOOK EMBEDDED_START connect embedded_fsync open_configured_store "
             "open_existing_store open_running_store open_sync_redis open_trial_store own_embedded "
-            "redis_url require_store running_store_url store_config",
+            "redis_url require_store require_unowned running_store_url store_config",
             "state.workers": "reporting unserved",
         },
     )

@@ -13,8 +13,8 @@ from .. import telemetry
 from ..background import unless
 from ..errors import PushsvcError, StoreOwned, StoreUnavailable
 from ..ports.store import Store
-from ..settings import Settings
-from ..store import Fsync, StoreConfig, attach_embedded, holds_data, obituary, open_embedded, open_store
+from ..settings import Settings, is_simulated
+from ..store import Fsync, StoreConfig, attach_embedded, holds_data, obituary, open_embedded, open_store, require_free
 from ..store.link.connect import open_sync_redis as open_sync_redis
 from .providers import addresses
 
@@ -66,6 +66,12 @@ async def own_embedded(settings: Settings) -> AsyncIterator[str]:
             await keeping
         finally:
             await asyncio.to_thread(opened.close)
+
+
+def require_unowned(settings: Settings) -> None:
+    """Raise `StoreOwned` while another process owns the embedded store of this configuration."""
+    if not settings.redis.url:
+        require_free(settings.store.data_dir)
 
 
 def _open_embedded(opened: ExitStack, settings: Settings) -> str:
@@ -210,7 +216,8 @@ async def open_existing_store(settings: Settings) -> AsyncIterator[Store]:
 
 def _no_store(settings: Settings, verb: str) -> str:
     named = f"the configuration {settings.file}" if settings.file else "no configuration (--config)"
+    start = "pushsvc up --simulator" if is_simulated(settings.file) else "pushsvc up"
     return (
         f"no store {verb} in {settings.store.data_dir}, which {named} names: start the service there "
-        "(`pushsvc up`), or name its configuration or redis.url"
+        f"(`{start}`), or name its configuration or redis.url"
     )

@@ -8,7 +8,13 @@ are not known here.
 from ..model.rates import Rate as Rate, parse_rate as parse_rate
 from .environment import PREFIX as PREFIX
 from .live import AppLive as AppLive, LiveRule as LiveRule, LiveSettings as LiveSettings
-from .loading import check_name as check_name, load as load, load_server as load_server
+from .loading import (
+    SIMULATED as SIMULATED,
+    check_name as check_name,
+    is_simulated as is_simulated,
+    load as load,
+    load_server as load_server,
+)
 from .schema import (
     NEW_FILE as NEW_FILE,
     AppSettings as AppSettings,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct, structs
 
@@ -28,6 +28,20 @@ from .schema import (
     StoreSettings,
 )
 from .values import Name
+
+SIMULATED: Final = "# Written by pushsvc for its simulator"
+"""The beginning of the configuration of a playground, which `pushsvc up --simulator` writes."""
+
+
+def is_simulated(path: Path | None) -> bool:
+    """Return whether a configuration is that of a playground: only `pushsvc up --simulator` starts its providers."""
+    if path is None:
+        return False
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline().startswith(SIMULATED)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def load(

@@ -33,4 +33,5 @@ from .server.embedded import (
     holds_data as holds_data,
     obituary as obituary,
     open_embedded as open_embedded,
+    require_free as require_free,
 )

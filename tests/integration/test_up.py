@@ -20,9 +20,11 @@ from redis import Redis
 from rich.console import Console
 
 from pushsvc import cli
-from pushsvc.cli.service.up import example, speaker
+from pushsvc.cli.service.up import example, playground_folder, speaker
 from pushsvc.cli.state import local_url
 from pushsvc.lab.simulator import apns_token
+from pushsvc.runtime import load_settings
+from pushsvc.settings import SIMULATED
 
 from ..unit.test_systemd import Heard
 from .harness import apns, fcm
@@ -181,7 +183,10 @@ def test_a_second_one_is_refused_and_leaves_the_first_alone(
     assert "store.data_dir" in line
     assert [file.read_bytes() for file in files] == before
 
-    # The same without the simulator: at the store itself, and at the port, whose answers would pass for its own.
+    # The same without the simulator: at the ports of the first one, at the store itself, and at the port alone, whose
+    # answers would pass for its own.
+    code, _, err = shell("up")
+    assert (code, f"process {played.command.pid}" in err) == (1, True)
     port = free_ports(2)
     monkeypatch.setenv("PUSHSVC__SERVER__PORT", str(port))
     monkeypatch.setenv("PUSHSVC__LIVE__PORT", str(port + 1))
@@ -218,11 +223,25 @@ def test_where_it_is_reached_from_this_machine(host: str, url: str) -> None:
     assert local_url(host, 8080) == url
 
 
+def test_a_playground_goes_on_where_its_own_file_is_the_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "var" / "playground"
+    folder.mkdir(parents=True)
+    file = folder / "pushsvc.toml"
+    file.write_text(f'{SIMULATED}, and so on.\n[store]\ndata_dir = "{folder / "store"}"\n')
+    assert playground_folder(load_settings(file, {})) == folder
+    elsewhere = load_settings(file, {"PUSHSVC__STORE__DATA_DIR": str(tmp_path)})
+    assert playground_folder(elsewhere) == tmp_path / "playground"
+    own = tmp_path / "own.toml"
+    own.write_text(f'[store]\ndata_dir = "{tmp_path / "data"}"\n')
+    assert playground_folder(load_settings(own, {})) == tmp_path / "data" / "playground"
+
+
 def test_the_example_can_be_copied_from_a_narrow_terminal() -> None:
     file = io.StringIO()
     text = example("http://127.0.0.1:8080", "pk_a-key-that-is-as-long-as-a-real-one")
     speaker(Console(file=file, width=40, force_terminal=True))(text)
     assert re.sub(r"\x1b\[[\d;]*m", "", file.getvalue()) == text + "\n"
+    assert max(map(len, text.splitlines())) <= 80
     (body,) = [word for word in shlex.split(text) if word.startswith("{")]
     assert json.loads(body)["to"]["tokens"][0]["platform"] == "apns"
 

@@ -46,7 +46,7 @@ from pushsvc.runtime.checks.check import (
 )
 from pushsvc.runtime.state.admin import concerns
 from pushsvc.runtime.state.conditions import condition
-from pushsvc.settings import Settings
+from pushsvc.settings import SIMULATED, Settings
 from pushsvc.settings.schema import AppSettings, KeySettings, LoggingSettings
 
 
@@ -81,7 +81,7 @@ def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) ->
     assert "--json" in reported
 
 
-@pytest.mark.parametrize("group", ["channels", "devices", "keys", "users", "webhooks"])
+@pytest.mark.parametrize("group", ["channels", "devices", "keys", "pushes", "users", "webhooks"])
 def test_the_summary_of_no_command_is_cut(
     group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +126,15 @@ def test_a_command_that_reads_starts_no_store(
     assert "no store runs in" in reported
     assert "(`pushsvc up`)" in reported
     assert sorted(each.name for each in tmp_path.iterdir()) == ["pushsvc.toml"]
+
+
+def test_a_stopped_playground_is_started_as_a_playground(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text(f"{SIMULATED}.\n[apps.demo.live]\nsecret = '{'s' * 40}'\n")
+    assert cli.main(["keys", "list", "--config", "own.toml"]) == 1
+    assert "(`pushsvc up --simulator`)" in capsys.readouterr().err
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import uvloop
 
-from ...settings import Settings
+from ...settings import Settings, is_simulated
 from .children import Ready, children_of, forked_parts
 from .parts import until_signalled
 
@@ -46,12 +46,21 @@ def up(context: typer.Context, simulator: Simulator = False) -> None:
         if simulator:
             from ...lab.playground import open_playground
 
-            folder = settings.store.data_dir / "playground"
+            folder = playground_folder(settings)
             ports = {"port": settings.server.port, "live_port": settings.live.port}
             playground = stack.enter_context(open_playground(folder, **ports))
             context.obj.config = config = playground.config_file
             settings = context.obj.settings()
         uvloop.run(_run(settings, config, playground, ready))
+
+
+def playground_folder(settings: Settings) -> Path:
+    """Return the folder of the playground: the one whose own file the configuration is, or one in the data folder."""
+    if settings.file is not None and is_simulated(settings.file):
+        folder = settings.file.resolve().parent
+        if settings.store.data_dir.resolve() == folder / "store":
+            return folder
+    return settings.store.data_dir / "playground"
 
 
 async def _run(settings: Settings, config: Path | None, playground: Playground | None, ready: Ready) -> None:
@@ -123,8 +132,11 @@ def example(url: str, api_key: str) -> str:
     """Return a curl command that works with a playground."""
     token = "8f3c" * 16
     return (
-        f"  curl -s {url}/v1/push -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \\\n"
-        f'    -d \'{{"to": {{"tokens": [{{"platform": "apns", "token": "{token}"}}]}},\n'
+        f"  curl -s {url}/v1/push \\\n"
+        f"    -H 'Authorization: Bearer {api_key}' \\\n"
+        "    -H 'Content-Type: application/json' \\\n"
+        '    -d \'{"to": {"tokens": [{"platform": "apns", "token":\n'
+        f'          "{token}"}}]}},\n'
         '         "notification": {"title": "Order 7 shipped", "body": "Arrives Friday"}}\'\n'
     )
 

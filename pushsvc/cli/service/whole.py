@@ -54,7 +54,7 @@ async def open_service(
             raise ConfigError(
                 f"{section}.port", f"0 is for a single `{part}`", "name a port: the parts must agree on it"
             )
-        await _until_free(section, host, port)
+        await _until_free(section, host, port, settings)
     async with AsyncExitStack() as stack:
         if settings.redis.url:
             store_url = settings.redis.url
@@ -88,13 +88,14 @@ async def open_service(
         yield Service(url, store_url, live_url)
 
 
-async def _until_free(section: str, host: str, port: int, seconds: float = 5.0) -> None:
+async def _until_free(section: str, host: str, port: int, settings: Settings, seconds: float = 5.0) -> None:
     """Wait until no other process listens on an address; its answers would be taken for ours.
 
-    The parts of a service that was killed release their ports as soon as they notice that their parent has gone.
+    The parts of a service that was killed release their ports as soon as they notice that their parent has gone. That
+    takes longer where its store still runs. Raises `ConfigError`, and `StoreOwned` at once where the parent is there.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    deadline: float | None = None
     while True:
         try:
             # Bound as its part will bind it, and closed without having listened.
@@ -103,7 +104,11 @@ async def _until_free(section: str, host: str, port: int, seconds: float = 5.0) 
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 return  # The part says better what is wrong with the address.
-        if loop.time() > deadline:
+        if deadline is None:
+            await asyncio.to_thread(runtime.require_unowned, settings)
+            left = await runtime.running_store_url(settings) is not None
+            deadline = loop.time() + (seconds if left else 1.0)
+        if loop.time() >= deadline:
             raise ConfigError(f"{section}.port", f"{host}:{port} is in use by another process", other_port(section))
         await asyncio.sleep(0.1)
 

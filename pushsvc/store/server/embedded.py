@@ -111,6 +111,13 @@ def attach_embedded(data_dir: Path) -> str | None:
         return _url(path)  # it lives, but is busy; a client waits for it, or reports it
 
 
+def require_free(data_dir: Path) -> None:
+    """Raise `StoreOwned` while another process owns the store of this folder. Creates nothing."""
+    if (data_dir.resolve() / _OWNER).exists():
+        with _own(data_dir.resolve()):
+            pass
+
+
 def holds_data(data_dir: Path) -> bool:
     """Return whether a store has ever run in this folder."""
     return (data_dir / "appendonlydir").is_dir()
