@@ -35,11 +35,13 @@ def print_table(
     rows: Sequence[Sequence[str]],
     *,
     prose: Collection[str] = (),
+    lesser: Sequence[str] = (),
     marks: Mapping[str, str] | None = None,
 ) -> None:
     """Print a table at a terminal, or tab-separated lines when piped.
 
-    `prose` names the columns that may be folded if the terminal is narrow; `marks` colours cells by their text.
+    `prose` names the columns that may be folded if the terminal is narrow, `lesser` those that may be left out then;
+    `marks` colours cells by their text.
     """
     if not sys.stdout.isatty():
         for row in [titles, *rows]:
@@ -50,7 +52,7 @@ def print_table(
     from .tables import table
 
     console = Console()
-    console.print(table(titles, rows, console.width, prose=prose, marks=marks), soft_wrap=False)
+    console.print(table(titles, rows, console.width, prose=prose, lesser=lesser, marks=marks), soft_wrap=False)
 
 
 @contextmanager

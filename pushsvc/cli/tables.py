@@ -1,8 +1,9 @@
 """Tables that fit a terminal of any width without cutting anything off.
 
 A truncated id, time or reason can neither be copied nor searched for. So a table that is wider than the terminal first
-drops columns that are empty in every row, then folds columns of prose, and if that is not enough shows each row as a
-paragraph of `title value` pairs. Columns of numbers are aligned to the right.
+drops columns that are empty in every row, then folds columns of prose, then drops the columns that its command calls
+lesser, and if that is not enough shows each row as a paragraph of `title value` pairs, with every column. Columns of
+numbers are aligned to the right.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ def table(
     width: int,
     *,
     prose: Collection[str] = (),
+    lesser: Sequence[str] = (),
     marks: Mapping[str, str] | None = None,
-    styles: Mapping[str, str] | None = None,
 ) -> RenderableType:
     """Return the table drawn within `width`.
 
-    `prose` are the titles of columns that may be folded; `marks` colours cells by their text, `styles` columns by
-    their title.
+    `prose` are the titles of columns that may be folded, `lesser` of those that may be left out, the first to go first;
+    `marks` colours cells by their text.
     """
     cells = [[" ".join(cell.split("\n")) for cell in row] for row in rows]
-    marks, styles = marks or {}, styles or {}
+    marks = marks or {}
 
     def text(title: str, cell: str) -> Text:
         # As text, never as markup: a file's name may hold brackets.
-        return Text(cell, style=marks.get(cell, styles.get(title, "")))
+        return Text(cell, style=marks.get(cell, ""))
 
-    kept = fitting(titles, cells, width, prose)
+    kept = fitting(titles, cells, width, prose, lesser)
     if not kept:
         return Group(*(_paragraph(titles, row, width, text) for row in cells))
     drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
@@ -63,14 +64,20 @@ def table(
     return drawn
 
 
-def fitting(titles: Sequence[str], rows: Rows, width: int, prose: Collection[str]) -> list[int]:
+def fitting(
+    titles: Sequence[str], rows: Rows, width: int, prose: Collection[str], lesser: Sequence[str] = ()
+) -> list[int]:
     """Return the numbers of the columns that fit, or none if no table fits. Pure."""
     everything = list(range(len(titles)))
     telling = [at for at in everything if not rows or any(row[at] not in _NOTHING for row in rows)]
     for columns in (everything, telling):
         if _width(titles, rows, columns, ()) <= width:
             return columns
-    return telling if telling and _width(titles, rows, telling, prose) <= width else []
+    for left_out in range(len(lesser) + 1):
+        columns = [at for at in telling if titles[at] not in lesser[:left_out]]
+        if columns and _width(titles, rows, columns, prose) <= width:
+            return columns
+    return []
 
 
 def _width(titles: Sequence[str], rows: Rows, columns: Sequence[int], folded: Collection[str]) -> int:

@@ -69,10 +69,10 @@ def stats(state: State) -> dict[str, Any]:
     empty, alarm = state == "empty", state == "alarm"
     busy = not empty
     text = {
-        "alarm": "shop/apns: Apple refuses the signing key (`InvalidProviderToken`) for 9 min. 41,208 wait; none is "
-        "lost. Check `key_id` and `team_id` of [apps.shop.apns], then reload. 1 more cause.",
+        "alarm": "shop/apns for 9 min: Apple refuses the signing key (`InvalidProviderToken`). 41,208 deliveries wait; "
+        "none is lost. Check `key_id` and `team_id` of [apps.shop.apns], then reload. 1 more cause.",
         "empty": "All is well: nothing waits.",
-    }.get(state, "All is well: 1,204 deliveries a second, nothing waits longer than 2 s.")
+    }.get(state, "All is well: 1,204 deliveries a second; 87 deliveries wait, none has been due for longer than 2 s.")
 
     def route(name: str, state: str, sent: float, p99: float) -> dict[str, Any]:
         held = state == "held"

@@ -26,9 +26,16 @@ DEAD = [
 ROUTE = ["shop", "apns", "0", "1,200", "0", "7", "1", "1,024", "52,000", "3", "1", "0", "0", "0", ""]
 
 
-def drawn(titles: tuple[str, ...], rows: list[list[str]], width: int, *, prose: tuple[str, ...] = ()) -> str:
+def drawn(
+    titles: tuple[str, ...],
+    rows: list[list[str]],
+    width: int,
+    *,
+    prose: tuple[str, ...] = (),
+    lesser: tuple[str, ...] = (),
+) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(table(titles, rows, width, prose=prose))
+    console.print(table(titles, rows, width, prose=prose, lesser=lesser))
     text = console.file
     assert isinstance(text, io.StringIO)
     return text.getvalue()
@@ -51,6 +58,20 @@ def test_columns_without_a_word_are_left_out_where_there_is_no_room() -> None:
     for cell in ("1,200", "1,024", "52,000", "shop"):
         assert cell in narrow
     assert len(narrow.strip().splitlines()) == 3  # a heading, its line, a row
+
+
+@pytest.mark.parametrize(
+    ("width", "head"),
+    [
+        (30, ["id", "lane", "key"]),
+        (18, ["id", "lane"]),
+        (13, ["id"]),
+    ],
+)
+def test_lesser_columns_go_one_after_the_other(width: int, head: list[str]) -> None:
+    row = ["0123456789", "bulk", "web"]
+    lines = drawn(("id", "lane", "key"), [row], width, lesser=("key", "lane")).splitlines()
+    assert (len(lines), lines[0].split()) == (3, head)
 
 
 def test_numbers_stand_to_the_right_and_prose_is_folded() -> None:

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from pushsvc.cli.operator.operator import ServiceState
 from pushsvc.cli.stats.figures import figures, read_counters
-from pushsvc.cli.stats.stats import ALARMS, plain, rows, summary
+from pushsvc.cli.stats.stats import ALARMS, folded, plain, rows, summary
 from pushsvc.errors import CredentialError
 from pushsvc.model.instants import instant
 from pushsvc.model.push import Lane
@@ -131,7 +131,7 @@ def test_held_routes_and_a_silent_api_are_told() -> None:
     held = one("held", "shop/apns", "InvalidProviderToken")
     look = figures(state(held, schedules=3), None, api="http://x does not answer", now=1.0)
     assert summary(look) == [
-        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for a retry",
+        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for the time of a retry",
         "scheduled 3 pushes with 40 deliveries; an audience has none before its time",
         "rates     accepted -/s, sent -/s",
         "dead      7 dead letters",
@@ -141,6 +141,15 @@ def test_held_routes_and_a_silent_api_are_told() -> None:
     assert rows(look)[0][-1] == "InvalidProviderToken: look"
     assert plain(look).startswith("urgent=1 normal=2 bulk=3000 retrying=5 scheduled=40 schedules=3 accepted/s=-")
     assert plain(look).endswith("dead=7 held=shop/apns:InvalidProviderToken: look")
+
+
+def test_a_long_line_is_folded_below_its_text() -> None:
+    line = "held      shop/apns: " + "word " * 30
+    first, *rest = folded(line, 80).splitlines()
+    assert first.startswith("held      shop/apns: word")
+    assert rest
+    assert all(each.startswith(" " * 10 + "word") and len(each) <= 80 for each in rest)
+    assert folded("rates     accepted -/s", 80) == "rates     accepted -/s"
 
 
 def test_a_service_that_is_away_is_told_with_the_age_of_the_figures() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -24,6 +27,8 @@ Every = Annotated[float, typer.Option("--every", min=0.2, max=3600, help="Second
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Update continuously; Ctrl-C stops.")]
 
 TITLES = ("app", "platform", "urgent", "normal", "bulk", "retrying", "workers", "sent/s", *OUTCOMES, "held")
+SHOWN = TITLES[:-1]
+"""The columns at a terminal, where lines above the table say which routes are held."""
 
 OTHERS = {
     "full": "full",
@@ -75,8 +80,11 @@ async def _stats(
     if json:
         print_json(last)
     else:
-        print("\n".join(summary(last)))
-        print_table(TITLES, rows(last), prose=("held",))
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns
+        print("\n".join(folded(line, width) if terminal else line for line in summary(last)))
+        titles = SHOWN if terminal else TITLES
+        print_table(titles, [row[: len(titles)] for row in rows(last)])
 
 
 async def _looks(
@@ -107,8 +115,6 @@ async def _metrics(url: str, key: str) -> tuple[str | None, str]:
 
 
 async def _follow(looks: AsyncIterator[ServiceFigures], *, json: bool) -> None:
-    import sys
-
     if json or not sys.stdout.isatty():
         import msgspec
 
@@ -128,7 +134,7 @@ def summary(look: ServiceFigures) -> list[str]:
     schedules = f"{look.schedules:,} {'push' if look.schedules == 1 else 'pushes'}"
     scheduled = f"{look.scheduled:,} {'delivery' if look.scheduled == 1 else 'deliveries'}"
     lines = [
-        f"queued    {lanes}; {look.retrying:,} of them wait for a retry",
+        f"queued    {lanes}; {look.retrying:,} of them wait for the time of a retry",
         f"scheduled {schedules} with {scheduled}; an audience has none before its time",
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
         f"dead      {counted(sum(look.dead_letters.values()), 'dead letter')}",
@@ -147,6 +153,11 @@ def summary(look: ServiceFigures) -> list[str]:
     if look.api:
         lines.append(f"counters  missing: {look.api}")
     return lines
+
+
+def folded(line: str, width: int) -> str:
+    """Return a line of the summary, folded to a terminal, with what follows below its text."""
+    return textwrap.fill(line, width, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False)
 
 
 def plain(look: ServiceFigures) -> str:
@@ -196,6 +207,6 @@ def _picture(look: ServiceFigures, width: int) -> RenderableType:
     from ..tables import table
 
     return Group(
-        *(Text(line, style="bold red" if line.startswith(ALARMS) else "") for line in summary(look)),
-        table(TITLES, rows(look), width, prose=("held",), styles={"held": "bold red"}),
+        *(Text(folded(line, width), style="bold red" if line.startswith(ALARMS) else "") for line in summary(look)),
+        table(SHOWN, [row[:-1] for row in rows(look)], width),
     )

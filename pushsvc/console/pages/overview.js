@@ -104,7 +104,7 @@ export default function Overview({ session }) {
       <${Tile} label="accepted /s" value=${measure(stats.rates.accepted)} note="deliveries" href=${to("pushes")} />
       <${Tile} label="sent /s" value=${measure(stats.rates.sent)} note="accepted by providers" href=${to("pushes", null, { state: "done" })} />
       <${Tile} label="failed /s" value=${measure(stats.rates.failed)} note=${`${number(stats.dead_letters)} dead letters`} href=${to("failed")} state=${stats.rates.failed > 0.01 * (stats.rates.sent || 1) ? "bad" : ""} />
-      <${Tile} label="oldest waiting" value=${oldest.length ? span(Math.max(...oldest)) : "-"} note=${`${number(stats.retrying)} wait for a retry`} href=${to("pushes", null, { state: "sending" })} state=${Math.max(0, ...oldest) > 60 ? "slow" : ""} />
+      <${Tile} label="oldest that is due" value=${oldest.length ? span(Math.max(...oldest)) : "-"} note=${`${number(stats.retrying)} wait for a retry`} href=${to("pushes", null, { state: "sending" })} state=${Math.max(0, ...oldest) > 60 ? "slow" : ""} />
       <${Tile} label="queue" value=${number(stats.queue.waiting)} note=${`of ${number(stats.queue.limit)}`} href=${to("pushes", null, { state: "sending" })} state=${share > 0.8 ? "bad" : share > 0.5 ? "slow" : ""} />
       <${Tile} label="workers" value=${number(stats.workers.reduce((sum, each) => sum + each.count, 0))} note=${parts} href="#workers" />
     </section>

@@ -22,9 +22,9 @@ def verdict_of(causes: Sequence[Cause], *, lanes: Sequence[LaneFigures], rates: 
     since = "" if first.since is None else f" for {span_of((now - parse_instant(first.since)) / 1000)}"
     others = len(ordered) - 1
     more = "" if not others else f" {others} more {'cause' if others == 1 else 'causes'}."
-    waiting = "" if not first.waiting else f" {first.waiting:,} wait; none is lost."
+    waiting = "" if not first.waiting else f" {_waiting(first.waiting)}; none is lost."
     remedy = f" {_sentence(first.remedy[:1].upper() + first.remedy[1:])}." if first.remedy else ""
-    return Verdict(state, f"{what}: {_sentence(first.cause)}{since}.{waiting}{remedy}{more}", ordered)
+    return Verdict(state, f"{what}{since}: {_sentence(first.cause)}.{waiting}{remedy}{more}", ordered)
 
 
 def merged(causes: Sequence[Cause]) -> list[Cause]:
@@ -62,9 +62,22 @@ def span_of(seconds: float) -> str:
 
 def _all_is_well(lanes: Sequence[LaneFigures], rates: Rates) -> str:
     oldest = max((lane.oldest_age for lane in lanes if lane.oldest_age is not None), default=None)
-    waits = "nothing waits" if oldest is None else f"nothing waits longer than {span_of(oldest + 1)}"
-    sent = "" if rates.sent is None else f"{rates.sent:,.0f} deliveries a second, "
+    # The age of a retry begins when it is due: how long a delivery has waited in all is not known here.
+    due = "is due" if oldest is None else f"has been due for longer than {_at_most(oldest)}"
+    waiting = sum(lane.waiting for lane in lanes)
+    waits = f"{_waiting(waiting)}, none {due}" if waiting else "nothing waits"
+    sent = "" if rates.sent is None else f"{rates.sent:,.0f} deliveries a second; "
     return f"All is well: {sent}{waits}."
+
+
+def _at_most(seconds: float) -> str:
+    """Return a span, rounded up to the unit in which it is said."""
+    unit = 1 if seconds < 119 else 60 if seconds < 172_740 else 86_400
+    return span_of(seconds + unit)
+
+
+def _waiting(count: int) -> str:
+    return "1 delivery waits" if count == 1 else f"{count:,} deliveries wait"
 
 
 def _sentence(text: str) -> str:
