@@ -8,7 +8,7 @@ import typer
 
 from .access import App, Key, Url, access
 from .client import ask
-from .output import Json, print_json, print_table
+from .output import Json, counted, print_json, print_table
 
 channels = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +52,8 @@ def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App
     else:
         for each in ids:
             print(each)
+        if not ids:
+            typer.echo(counted(0, "channel"), err=True)
 
 
 @channels.command("show")

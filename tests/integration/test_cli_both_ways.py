@@ -162,6 +162,41 @@ def test_pushes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     play(tmp_path, capsys, monkeypatch, scene)
 
 
+def test_a_push_says_why_deliveries_were_not_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(shell: Shell) -> None:
+        both, service = BothWays(shell, monkeypatch), shell.service
+        tokens = [*apns("BadPriority", 1), *apns("BadPriority", 2), *fcm("UNREGISTERED", 1), *fcm("ok", 1)]
+        push = await service.push(tokens, data={"a": "b"})
+        assert await service.done(push) == {"total": 4, "sent": 1, "failed": 2, "invalid": 1}
+        await both("pushes", "show", push)
+        _, out, _ = await shell("pushes", "show", push)
+        at = out.splitlines().index("deliveries\toutcome\tplatform\treason")
+        assert out.splitlines()[at + 1 : at + 3] == ["2\tfailed\tapns\tBadPriority", "1\tinvalid\tfcm\tUNREGISTERED"]
+        assert re.search(r"^first delivery ended\t\d{4}-", out, re.MULTILINE)
+        assert re.search(r"^last delivery ended\t\d{4}-", out, re.MULTILINE)
+        sent = await service.push(fcm("ok", 2), data={"a": "b"})
+        await service.done(sent)
+        _, out, err = await shell("pushes", "show", sent)
+        assert ("deliveries\toutcome" in out, "its messages are not kept" in err) == (False, True)
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_a_key_that_the_api_does_not_know_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(shell: Shell) -> None:
+        right = await shell("pushes", "list")
+        monkeypatch.setenv("PUSHSVC_KEY", "bad")
+        code, out, err = await shell("pushes", "list")
+        assert (code, out) == right[:2]
+        assert "refuses the API key" in err
+
+    play(tmp_path, capsys, monkeypatch, scene)
+
+
 def test_pushes_fit_a_terminal_of_80_columns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +208,9 @@ def test_pushes_fit_a_terminal_of_80_columns(
                 assert await asyncio.to_thread(terminal.wait) == 0
             screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
             assert push in screen  # never cut
+            if words == ("list",):
+                (head,) = [line.split() for line in screen.splitlines() if line.startswith("accepted")]
+                assert head == ["accepted", "id", "state", "sent", "of"]
             assert max(map(len, screen.splitlines())) <= 80
 
     play(tmp_path, capsys, monkeypatch, scene)

@@ -159,6 +159,12 @@ def test_channels_are_made_listed_shown_and_deleted(capsys: pytest.CaptureFixtur
     assert all(headers["Authorization"] == "Bearer secret-key" for _, headers, _ in asked)
 
 
+def test_an_app_without_channels_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted([answer(200, {"channels": []})]) as (url, _):
+        assert cli.main(["channels", "list", "--url", url]) == 0
+    assert capsys.readouterr() == ("", "0 channels\n")
+
+
 def test_channels_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     channel = {"id": "d", "storage": "none"}
     with scripted([answer(201, channel), answer(200, {"channels": ["d"]}), answer(200, channel), answer(204, b"")]) as (

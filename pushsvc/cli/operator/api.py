@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
+import typer
 from msgspec import Struct
 
 from ...client import AsyncClient, ClientError, Refused, Retries, Unreachable
 from ...client.retries import PASSING
-from ...errors import Conflict, Fault, PushsvcError
+from ...errors import Conflict, Fault, PushsvcError, Unauthorized
 from ...model.access import Scope
 from ...model.instants import instant, parse_instant
 from ...model.push import JsonObject
@@ -37,7 +38,17 @@ from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.pushes import PushFilter
 from ..access import Access
 from ..pushes.failed import PAGE
-from .operator import DEVICE_FIELDS, CleanedUp, Failed, MadeKey, ServiceState, require_free, require_stored
+from .operator import (
+    DEVICE_FIELDS,
+    CleanedUp,
+    Failed,
+    MadeKey,
+    PushTrouble,
+    ServiceState,
+    not_sent,
+    require_free,
+    require_stored,
+)
 
 if TYPE_CHECKING:
     from ...api.devices.importing import Taken
@@ -63,10 +74,12 @@ async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | N
         try:
             # The key of the call is among the keys of its app.
             rows = _read((await client.request("GET", "/v1/admin/keys")).body, _Keys).keys
-        except ClientError:
+        except ClientError as error:
             if strict:
                 raise
             rows = []
+            if isinstance(error, Refused) and error.status == Unauthorized.status:
+                typer.echo(f"{at.url} refuses the API key: what follows is of the store of the configuration", err=True)
         yield ApiOperator(client, rows[0].app) if rows else None
 
 
@@ -142,6 +155,11 @@ class ApiOperator:
     async def push(self, push_id: str) -> JsonObject | None:
         found = await self._known("GET", f"/v1/admin/pushes/{_quoted(push_id)}")
         return found and {"app": self.apps[0], **found}
+
+    async def trouble(self, push_id: str) -> PushTrouble:
+        status = await self._known("GET", f"/v1/push/{_quoted(push_id)}") or {}
+        page = await self._known("GET", f"/v1/push/{_quoted(push_id)}/deliveries?limit={PAGE}") or {}
+        return PushTrouble(status.get("held", {}), not_sent(page.get("items", ())))
 
     async def cancel(self, push_id: str) -> JsonObject | None:
         try:

@@ -10,6 +10,7 @@ a key and `PUSHSVC_URL` for a command that changes something, since the store ma
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -72,6 +73,15 @@ class Failed(Struct, frozen=True):
     rows: list[tuple[str, DeadRow]]
 
 
+class PushTrouble(Struct, frozen=True):
+    """Why deliveries of a push were not sent, or are not now."""
+
+    held: Mapping[str, str]
+    """The routes that do not send while deliveries wait, with the reason."""
+    ends: Mapping[tuple[str, str, str], int]
+    """How many deliveries ended other than as `sent`, by outcome, platform and reason, in the first page of rows."""
+
+
 class ServiceState(Struct, frozen=True):
     """The state of the apps, and what should be known of the service."""
 
@@ -118,6 +128,9 @@ class Operator(Protocol):
 
     async def push(self, push_id: str) -> JsonObject | None:
         """Return a push as `GET /v1/admin/pushes/{id}` shows it, with its app."""
+
+    async def trouble(self, push_id: str) -> PushTrouble:
+        """Return why deliveries of a push were not sent."""
 
     async def cancel(self, push_id: str) -> JsonObject | None:
         """Cancel what has not been sent, and return the status document. Raises `Conflict` where nothing is left."""
@@ -204,6 +217,12 @@ def operate(
             return await act(operator)
 
     return run(main())
+
+
+def not_sent(rows: Iterable[JsonObject]) -> dict[tuple[str, str, str], int]:
+    """Return how many deliveries were not sent, by outcome, platform and reason, the most frequent first."""
+    counts = Counter((row["outcome"], row["platform"], row["reason"]) for row in rows if row["outcome"] != "sent")
+    return dict(counts.most_common())
 
 
 def _other_app(url: str, owner: str, app: str, wanted: Sequence[str]) -> OtherApp:

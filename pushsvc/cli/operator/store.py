@@ -30,7 +30,9 @@ from .operator import (
     CleanedUp,
     Failed,
     MadeKey,
+    PushTrouble,
     ServiceState,
+    not_sent,
     require_free,
     require_stored,
 )
@@ -152,6 +154,24 @@ class StoreOperator:
                 if found is not None:
                     return {"app": app, **_json(found)}
         return None
+
+    async def trouble(self, push_id: str) -> PushTrouble:
+        from ...api import answers
+        from ...runtime import open_running_store
+
+        async with open_running_store(self._settings) as store:
+            for app in self.apps:
+                status = await store.pushes.status(app, push_id)
+                page = await store.pushes.deliveries(app, push_id, outcome=None, cursor="", limit=PAGE)
+                if status is None or page is None:
+                    continue
+                waits = status.counts.queued or status.counts.retrying
+                held = await store.held() if waits else {}
+                rows = msgspec.json.decode(answers.deliveries(*page))["items"]
+                return PushTrouble(
+                    {route: why for route, why in held.items() if route.startswith(f"{app}/")}, not_sent(rows)
+                )
+        return PushTrouble({}, {})
 
     async def cancel(self, push_id: str) -> JsonObject | None:
         from ...api import answers

@@ -18,7 +18,7 @@ from ...ports.pushes import PushFilter
 from ...wording import did_you_mean
 from ..access import Key, Url
 from ..instants import parse_instant
-from ..operator.operator import operate
+from ..operator.operator import Operator, PushTrouble, operate
 from ..output import Json, counted, counts_line, print_json, print_table
 from .failed import AppName
 
@@ -31,7 +31,12 @@ pushes = typer.Typer(
 
 LIST: Final = ("accepted", "id", "state", "sent", "of", "lane", "key", "app")
 SCHEDULES: Final = ("due", "id", "deliveries", "lane", "key", "app")
+LESSER: Final = ("key", "app", "lane")
+"""The columns of a list that a narrow terminal does without, the first to go first."""
 SENT: Final = ("route", "bytes", "limit", "to")
+ENDS: Final = ("deliveries", "outcome", "platform", "reason")
+MOMENTS: Final = {"first_end": "first delivery ended", "last_end": "last delivery ended"}
+"""What people read for moments whose names do not say enough."""
 STATES: Final = get_args(PushState)
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -58,7 +63,7 @@ def list_pushes(
     key: Key = "",
     json: Json = False,
 ) -> None:
-    """List pushes, the newest first, as far as their statuses are kept."""
+    """List pushes, the newest first, while their statuses are kept."""
     for option, value, known in (("--state", state, STATES), ("--lane", lane, LANES)):
         if value and value not in known:
             raise typer.BadParameter(f"{option}: unknown {value!r}; {did_you_mean(value, known)}")
@@ -80,9 +85,18 @@ def schedules(
 def show(
     context: typer.Context, push_id: Id, app: AppName = "", url: Url = "", key: Key = "", json: Json = False
 ) -> None:
-    """Show a push: what happened when, and what each provider was sent, as far as that is kept."""
+    """Show a push: its times, and why deliveries were not sent.
+
+    Also where its messages go and how large they are, as far as they are kept. The reasons are those of the first 1,000
+    deliveries that have ended; `pushsvc status ID --deliveries` lists each.
+    """
     wanted = checked_id(push_id)
-    found = operate(context, app, url, key, lambda operator: operator.push(wanted))
+
+    async def look(operator: Operator) -> tuple[JsonObject | None, PushTrouble | None]:
+        found = await operator.push(wanted)
+        return found, None if found is None or json else await operator.trouble(wanted)
+
+    found, trouble = operate(context, app, url, key, look)
     if found is None:
         raise _unknown(push_id)
     if json:
@@ -90,25 +104,31 @@ def show(
         return
     print(f"{found['id']}  {found['state']}")
     print(counts_line(found["counts"]))
+    for route, why in ({} if trouble is None else trouble.held).items():
+        print(f"held: {route}: {why}")
     names = ("app", "lane", "key", "trace_id")
     print_table(
         ("field", "value"),
         [
             *([name.replace("_", " "), str(found[name])] for name in names if found.get(name)),
-            *([each["what"].replace("_", " "), each["at"]] for each in found["timeline"]),
+            *([MOMENTS.get(each["what"], each["what"]), each["at"]] for each in found["timeline"]),
             *([["to", msgspec.json.encode(found["to"]).decode()]] if found["to"] is not None else []),
         ],
         prose=("value",),
     )
+    if trouble is not None and trouble.ends:
+        print_table(ENDS, [[f"{count:,}", *which] for which, count in trouble.ends.items()])
     if found["messages"]:
         print_table(SENT, [_sent(each) for each in found["messages"]])
+    else:
+        typer.echo("its messages are not kept: only those of up to 32 targets are, while they wait or failed", err=True)
 
 
 @pushes.command("cancel")
 def cancel(
     context: typer.Context, push_id: Id, app: AppName = "", url: Url = "", key: Key = "", json: Json = False
 ) -> None:
-    """Cancel the deliveries of a push that have not been sent, and show its status."""
+    """Cancel what has not been sent of a push, and show its status."""
     wanted = checked_id(push_id)
     document = operate(context, app, url, key, lambda operator: operator.cancel(wanted), changes=True)
     if document is None:
@@ -136,7 +156,7 @@ def _print(found: Sequence[JsonObject], titles: Sequence[str], *, json: bool) ->
     if json:
         print_json({"items": found})
         return
-    print_table(titles, [[_cell(row, title) for title in titles] for row in found])
+    print_table(titles, [[_cell(row, title) for title in titles] for row in found], lesser=LESSER)
     if not found:
         typer.echo(counted(0, "push", "pushes"), err=True)
 

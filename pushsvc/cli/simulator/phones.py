@@ -61,9 +61,11 @@ class PhoneFigures(Struct, frozen=True, kw_only=True):
     lost: int
     """Connects from a position that was not recovered, as the gateway said."""
     shown: int
+    """Pushes that apps would have shown, each once."""
     repeats: int
     """Publications that came again, and were dropped."""
     acks: int
+    """Acknowledgements that were sent; one may cover several pushes."""
     pings: int
     moves: int
     darkened: int
@@ -206,7 +208,11 @@ def rows(found: PhoneFigures) -> list[tuple[str, str]]:
         ("phones", f"{found.phones:,}, {found.online:,} online at the end, {counted(found.moves, 'move')}"),
         ("connects", f"{found.connects:,}; after a break {gaps}"),
         ("ends", ended or "none"),
-        ("shown", f"{found.shown:,}, {counted(found.repeats, 'repeat')} dropped, {counted(found.acks, 'ack')}"),
+        (
+            "shown",
+            f"{counted(found.shown, 'push', 'pushes')}, {counted(found.repeats, 'repeat')} dropped; "
+            f"{counted(found.acks, 'acknowledgement')} sent, each of which may cover several",
+        ),
         ("delay", f"p50 {found.delay_p50:.0f} ms, p99 {found.delay_p99:.0f} ms, of showing"),
         ("order", order),
     ]

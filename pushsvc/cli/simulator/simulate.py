@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from textwrap import fill
 from typing import Annotated, Literal
 
 import typer
@@ -123,7 +122,9 @@ def simulate(
     devices that are registered already. WORDS of --kind: ack=SECONDS or ack=never; stay and away, the mean SECONDS
     until a phone leaves and until it is back from another address; vanish (it leaves without a word); nat=SECONDS (its
     network forgets an idle connection); read=BYTES a second; torn, doubled (its frames); heartbeat=SECONDS, background,
-    foreground. Exit with 1 if a phone missed something that was not announced, or showed something out of order.
+    foreground. At the end, `shown` counts the pushes that apps would have shown, each once; `repeats` what came again
+    and was dropped; `acks` the acknowledgements, one of which may cover several pushes. Exit with 1 if a phone missed
+    something that was not announced, or showed something out of order.
     """
     if phones:
         _simulate_phones(
@@ -209,10 +210,9 @@ def _print_tokens(scenario: str, platform: str) -> None:
             raise typer.BadParameter(f"--platform: unknown platform {platform!r}; {did_you_mean(platform, kinds)}")
         kinds = {platform: kinds[platform]}
     if scenario == "list":
-        words = [f"{name}: {', '.join(kind.words)}" for name, kind in kinds.items()]
-        if sys.stdout.isatty():
-            words = [fill(line, 80, subsequent_indent="  ", break_on_hyphens=False) for line in words]
-        print(*words, GRAMMAR, sep="\n")
+        for name, kind in kinds.items():
+            print(f"{name}:", *(f"  {word}" for word in kind.words), sep="\n")
+        print(GRAMMAR)
         return
     faults, made = [], {}
     for name, kind in kinds.items():
