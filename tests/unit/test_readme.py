@@ -16,7 +16,7 @@ from msgspec import NODEFAULT, Struct, structs
 from prometheus_client.metrics import MetricWrapperBase
 
 import pushsvc.live.sockets.server  # noqa: F401  # its refusals stand in the table of errors
-from pushsvc import cli, providers, runtime, settings, telemetry
+from pushsvc import cli, runtime, settings, telemetry
 from pushsvc.api import ApiConfig, guide, openapi
 from pushsvc.api.answers import Status
 from pushsvc.api.devices.document import read_device
@@ -40,7 +40,6 @@ from pushsvc.rules.where import WhereError, compile_where
 from pushsvc.rules.where.fields import fields_at
 from pushsvc.settings.environment import sections_of
 
-from ..fakes import threepart
 from ..pages import EVERYTHING, PAGES, README, ROOT, TEXTS, blocks, code_in, prose, section_of, tables
 from ..sources import MODULES, PACKAGE, nodes_of
 from .provider_fakes import golden
@@ -415,14 +414,6 @@ def test_every_part_of_the_package_with_its_layer() -> None:
     levels = [re.findall(r"\w+", layer) for layer in contract["layers"]]
     depth = {name: level for level, members in enumerate(levels) for name in members}
     assert [depth[name] for name in names] == sorted(depth[name] for name in names)
-
-
-def test_the_fixed_names_of_a_provider() -> None:
-    (text,) = re.findall(r"\*\*To add a provider\*\*.*?\n\n", EVERYTHING, re.DOTALL)
-    fixed = [name for name in code_in(text) if name.isidentifier()]
-    assert fixed == ["PLATFORM", "ADDRESSES", "Config", "RENDERER", "classify", "open_provider", "check"]
-    for package in (providers.apns, providers.fcm, threepart):
-        assert all(hasattr(package, name) for name in fixed)
 
 
 # --- commands that stand in the text ---------------------------------------------------------------
