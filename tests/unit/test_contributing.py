@@ -45,7 +45,7 @@ def test_each_make_target_of_the_page_exists() -> None:
 
 
 def test_a_provider_has_the_names_of_the_page() -> None:
-    first = next(line for line in _section("Add a provider").splitlines() if line.startswith("1. "))
+    first = _section("Add a provider").partition("1. ")[2].partition("\n2. ")[0]
     names = [name for name in _code(first) if "/" not in name]
     assert names == ["PLATFORM", "ADDRESSES", "Config", "RENDERER", "classify", "open_provider", "check"]
     assert [name for name in names if not hasattr(threepart, name)] == []

@@ -121,7 +121,7 @@ def show(
     if found["messages"]:
         print_table(SENT, [_sent(each) for each in found["messages"]])
     else:
-        typer.echo("its messages are not kept: only those of up to 32 targets are, while they wait or failed", err=True)
+        typer.echo("its messages are kept only while it waits or has dead letters, up to 32 targets", err=True)
 
 
 @pushes.command("cancel")

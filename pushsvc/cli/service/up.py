@@ -137,7 +137,7 @@ def example(url: str, api_key: str) -> str:
         "    -H 'Content-Type: application/json' \\\n"
         '    -d \'{"to": {"tokens": [{"platform": "apns", "token":\n'
         f'          "{token}"}}]}},\n'
-        '         "notification": {"title": "Order 7 shipped", "body": "Arrives Friday"}}\'\n'
+        '        "notification": {"title": "Order 7 shipped", "body": "Arrives Friday"}}\'\n'
     )
 
 
