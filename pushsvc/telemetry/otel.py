@@ -2,8 +2,8 @@
 
 A request that is not chosen costs the look at its `traceparent` and one random number. Of one that is, the ids, its
 instants and attributes are kept; they become a message in the thread, a batch at a time. What does not fit into the
-queue, or cannot be sent, is dropped. Where the collector is, what it is sent of the service, which requests are chosen
-and how many spans wait is read from the standard environment:
+queue, or cannot be sent, is dropped, counted and logged. Where the collector is, what it is sent of the service, which
+requests are chosen and how many spans wait is read from the standard environment:
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
 https://opentelemetry.io/docs/specs/otel/protocol/exporter/.
 """
@@ -17,12 +17,12 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import HTTPSHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 import structlog
 from msgspec import Struct
@@ -42,7 +42,9 @@ AGAIN: Final = (429, 502, 503, 504)
 FIRST_WAIT: Final = 1.0
 """Seconds before that; each later wait is twice as long."""
 EXPORT: Final = StateLog("traces", "traces_not_sent", "traces_still_not_sent", "traces_sent_again")
-"""The state of a collector that does not take what is sent."""
+"""The state in which spans are lost; its lines have their number since it began, and the latest reason. It ends when
+everything that waited was sent."""
+FULL: Final = "more spans ended than OTEL_BSP_MAX_QUEUE_SIZE lets wait"
 
 _IDS: Final = 1 << 64
 
@@ -175,6 +177,12 @@ class OtelTracer:
         self._send = Sender(to).send
         self._queue: deque[EndedSpan] = deque(maxlen=to.queue)
         self._batch, self._delay = to.batch, to.delay
+        self._changing = threading.Lock()
+        self._pushed_out = 0
+        """Spans that the queue had no room for and that are not reported yet."""
+        self._lost = 0
+        """Spans lost since `EXPORT` began."""
+        self._in_hand = 0
         self._due = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
@@ -197,9 +205,11 @@ class OtelTracer:
         self.add(EndedSpan(span, parent[:16] + new_id(8), parent[16:], True))
 
     def add(self, span: EndedSpan) -> None:
-        """Let a span be sent."""
+        """Let a span be sent, in place of the oldest one where the queue is full."""
         queue = self._queue
-        queue.append(span)
+        with self._changing:
+            self._pushed_out += len(queue) == queue.maxlen
+            queue.append(span)
         if len(queue) == self._batch:
             self._due.set()
 
@@ -207,22 +217,47 @@ class OtelTracer:
         self._closing.set()
         self._due.set()
         self._thread.join(CLOSING)
+        if self._thread.is_alive():
+            self._lose(self._in_hand + len(self._queue), "the process ends before they are sent")
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._due.wait(self._delay)
+            if len(self._queue) < self._batch:
+                self._due.wait(self._delay)
             self._due.clear()
-            self._send_all()
-        self._send_all()  # what came since
+            self._send_waiting()
+        self._send_waiting()  # what came since
 
-    def _send_all(self) -> None:
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
-            why = self._send(message(batch, self._head), self._closing)
-            if why:
-                EXPORT.begin(spans=len(batch), reason=why)
-            else:
-                EXPORT.end()
+    def _send_waiting(self) -> None:
+        """Send what waits now, in batches."""
+        left, before = len(self._queue), self._lost
+        if not left:
+            return
+        while left:
+            with self._changing:
+                batch = [self._queue.popleft() for _ in range(min(self._batch, left))]
+                pushed_out, self._pushed_out = self._pushed_out, 0
+            left -= len(batch)
+            self._in_hand = len(batch)
+            if pushed_out:
+                self._lose(pushed_out, FULL)
+            if why := self._try(batch):
+                self._lose(len(batch), why)
+            self._in_hand = 0
+        if self._lost == before:
+            self._lost = 0
+            EXPORT.end()
+
+    def _try(self, batch: Sequence[EndedSpan]) -> str:
+        """Send a batch, and return why it has failed; empty: it has not."""
+        try:
+            return self._send(message(batch, self._head), self._closing)
+        except Exception as error:  # one span that cannot be encoded does not end the traces of the process
+            return f"a fault in encoding or sending them: {type(error).__name__}"
+
+    def _lose(self, spans: int, why: str) -> None:
+        self._lost += spans
+        EXPORT.begin(spans=self._lost, reason=why)
 
 
 class _Open:
@@ -245,12 +280,19 @@ class _Open:
         self._add(EndedSpan(span, self.carried, self._parent, bool(self._parent)))
 
 
+class _NoRedirects(HTTPRedirectHandler):
+    """Makes a redirect a refusal: headers, which may have a secret, and spans go to no other address."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
 class Sender:
-    """Sends messages to a collector, by the proxy of the environment if it names one."""
+    """Sends messages to a collector, by the proxy of the environment if it names one. Redirects are not followed."""
 
     def __init__(self, to: Exporting) -> None:
         self._to = to
-        self._opener = build_opener(*(() if to.context is None else (HTTPSHandler(context=to.context),)))
+        self._opener = build_opener(_NoRedirects, *(() if to.context is None else (HTTPSHandler(context=to.context),)))
         self._headers = {"User-Agent": f"pushsvc/{__version__}", **to.headers, "Content-Type": "application/x-protobuf"}
         if to.gzip:
             self._headers["Content-Encoding"] = "gzip"

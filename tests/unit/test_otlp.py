@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from structlog.testing import capture_logs
 
 from pushsvc.errors import ConfigError
 from pushsvc.telemetry import otel, otlp, traces
 
 from ..integration.ports import free_ports
+from ..integration.servers import wait_until
 
 TRACE, SPAN = bytes(range(1, 17)), bytes(range(101, 109))
 PARENT = traces.Parent(TRACE + SPAN, sampled=True)
@@ -188,17 +190,22 @@ def test_a_share_that_is_none_is_refused(share: str) -> None:
 
 
 @contextmanager
-def collector(*statuses: int) -> Iterator[tuple[str, list[tuple[Mapping[str, str], bytes]]]]:
-    """A collector that gives these answers, one after another, and what it has got."""
+def collector(*statuses: int, elsewhere: str = "") -> Iterator[tuple[str, list[tuple[Mapping[str, str], bytes]]]]:
+    """A collector that gives these answers, one after another, and what it has got. It refers to `elsewhere`."""
     got: list[tuple[Mapping[str, str], bytes]] = []
     left = list(statuses)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            got.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(left.pop(0))
+            got.append((dict(self.headers), self.rfile.read(int(self.headers.get("Content-Length", 0)))))
+            self.send_response(left.pop(0) if left else 200)
             self.send_header("Content-Length", "0")
+            if elsewhere:
+                self.send_header("Location", elsewhere)
             self.end_headers()
+
+        def do_GET(self) -> None:  # as a client asks that follows a redirect
+            self.do_POST()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -239,7 +246,67 @@ def test_a_process_that_ends_does_not_try_again() -> None:
     assert len(got) == 1
 
 
-def test_what_does_not_fit_is_dropped_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_failure_and_no_other_address_gets_the_headers(status: int) -> None:
+    with collector() as (elsewhere, theirs), collector(status, elsewhere=f"{elsewhere}/v1/traces") as (url, got):
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_HEADERS": "Api-Key=secret"}
+        sender = otel.Sender(otel.exporting(environment))
+        assert sender.send(b"spans", threading.Event()) == f"the collector answers {status}"
+    assert [headers["Api-Key"] for headers, _ in got] == ["secret"]
+    assert theirs == []
+
+
+def test_a_span_that_cannot_be_encoded_costs_its_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+    otel.EXPORT.reset()
+    sent = threading.Event()
+
+    def send(*_: object) -> str:
+        sent.set()
+        return ""
+
+    monkeypatch.setattr(otel.Sender, "send", send)
+    with capture_logs() as lines:
+        with opened(monkeypatch, {}, 1.0) as tracer:
+            tracer.record(traces.Recorded("text-of-a-push", "internal", -1, 0), TRACE + SPAN)
+            wait_until(lambda: bool(lines) or not tracer._thread.is_alive())
+            assert tracer._thread.is_alive()
+            tracer.record(traces.Recorded("well", "internal", 0, 0), TRACE + SPAN)
+            assert sent.wait(30)
+        assert [(line["event"], line.get("spans")) for line in lines] == [
+            ("traces_not_sent", 1),
+            ("traces_sent_again", None),
+        ]
+    assert lines[0]["reason"] == "a fault in encoding or sending them: error"
+    assert "text-of-a-push" not in repr(lines)
+
+
+def test_spans_that_a_process_cannot_send_before_its_end_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otel, "CLOSING", 0.01)
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+    otel.EXPORT.reset()
+    began, gate = threading.Event(), threading.Event()
+
+    def send(*_: object) -> str:
+        began.set()
+        gate.wait()
+        return ""
+
+    monkeypatch.setattr(otel.Sender, "send", send)
+    with capture_logs() as lines:
+        with opened(monkeypatch, {}, 1.0) as tracer:
+            for name in "abc":
+                tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
+            assert began.wait(30)
+        (line,) = lines
+        gate.set()
+        tracer._thread.join()
+    assert (line["event"], line["spans"]) == ("traces_not_sent", 3)
+    assert line["reason"] == "the process ends before they are sent"
+    otel.EXPORT.reset()
+
+
+def test_what_does_not_fit_is_dropped_the_oldest_first_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "2")
     sent: list[list[str]] = []
@@ -256,11 +323,19 @@ def test_what_does_not_fit_is_dropped_the_oldest_first(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(otel, "message", message)
     monkeypatch.setattr(otel.Sender, "send", send)
-    with opened(monkeypatch, {}, 1.0) as tracer:
+    otel.EXPORT.reset()
+    with capture_logs() as lines, opened(monkeypatch, {}, 1.0) as tracer:
         for name in ("a", "b"):
             tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
         began.wait()
-        for name in ("c", "d", "e"):
+        for name in ("c", "d", "e", "f"):
             tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
         gate.set()
-    assert sent == [["a", "b"], ["d", "e"]]
+        wait_until(lambda: bool(lines))
+        for name in ("g", "h"):
+            tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
+    assert sent == [["a", "b"], ["e", "f"], ["g", "h"]]
+    assert [(line["event"], line.get("spans"), line.get("reason")) for line in lines] == [
+        ("traces_not_sent", 2, otel.FULL),
+        ("traces_sent_again", None, None),
+    ]
