@@ -25,6 +25,9 @@ EMBEDDED_START = 15.0
 EMBEDDED_LOOK = 1.0
 """Seconds until the owner of an embedded server that has closed its connection checks it, and between two checks; after
 two failures it is started again."""
+EMBEDDED_CHECK = 30.0
+"""Seconds until it checks a server that has not: one whose socket was removed, as by what tidies temporary folders,
+serves those that are connected, and no other client reaches it."""
 
 
 @asynccontextmanager
@@ -86,15 +89,17 @@ def embedded_fsync(settings: Settings) -> Fsync:
 
 
 async def _keep_embedded(opened: ExitStack, settings: Settings, url: str, stop: asyncio.Event) -> None:
-    """Watch the server, and start it again when it died. Its files have everything that was accepted and its socket
-    keeps its path, so that all clients continue."""
+    """Watch the server, and start it again when it died or its socket is gone. Its files have everything that was
+    accepted and its socket keeps its path, so that all clients continue."""
     log = telemetry.get_logger("store")
     missed = 0
     while not stop.is_set():
         await unless(stop, _until_closed(unquote(urlsplit(url).path)))
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), EMBEDDED_LOOK)
-        living = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+        living: str | None = url
+        with suppress(OSError):  # this process cannot look, as without a free descriptor: nothing is known
+            living = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
         missed = missed + 1 if living is None else 0
         if missed > 1 and not stop.is_set():
             log.error("embedded_store_died", data_dir=str(settings.store.data_dir), **obituary(settings.store.data_dir))
@@ -107,11 +112,13 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, url: str, stop: 
 
 
 async def _until_closed(path: str) -> None:
-    """Wait until the server at this socket closes a connection, as it does when it ends, or cannot be reached."""
+    """Wait until the server at this socket closes a connection, as it does when it ends, or cannot be reached; at most
+    `EMBEDDED_CHECK` seconds."""
     with suppress(OSError):
         reader, writer = await asyncio.open_unix_connection(path)
         try:
-            await reader.read()
+            async with asyncio.timeout(EMBEDDED_CHECK):
+                await reader.read()
         finally:
             writer.close()
 

@@ -8,15 +8,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from pushsvc.errors import ConfigError, StoreOwned, StoreUnavailable
 from pushsvc.model.status import PushStatus
+from pushsvc.runtime import store as runtime_store
+from pushsvc.settings.schema import Settings, StoreSettings
 from pushsvc.store import Store, StoreConfig, attach_embedded, open_embedded, open_store
 from pushsvc.store.server import embedded
 
@@ -250,6 +255,62 @@ def test_a_folder_whose_path_is_too_long_for_a_socket(tmp_path: Path) -> None:
     assert attach_embedded(folder) is None
     with open_embedded(folder) as url:
         assert status(url, "p") is not None
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder with a short path, for this process and those that it starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+@pytest.mark.parametrize("short", [False, True])
+def test_a_server_whose_socket_is_removed_is_stopped_at_once_with_its_data(
+    tmp_path: Path, temporary: Path, short: bool, adopted: bool
+) -> None:
+    folder = tmp_path / ("a" * 120 if short else "a")
+    if adopted:
+        with owner(folder) as (process, _, _):
+            process.kill()
+    with open_embedded(folder) as url:
+        accept(url, "p")
+        pid = server_pid(url)
+        assert (folder / "store.sock").is_symlink() == short
+        path = Path(unquote(urlsplit(url).path))
+        path.unlink()
+        if short:
+            assert path.parent.parent == temporary
+            path.parent.rmdir()
+        began = time.monotonic()
+    assert time.monotonic() - began < embedded._STOP
+    assert not alive(pid)
+    with open_embedded(folder) as again:
+        assert again == url
+        assert status(again, "p") is not None
+
+
+def test_a_socket_that_is_removed_is_noticed_while_its_server_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_store, "EMBEDDED_LOOK", 0.01)
+    monkeypatch.setattr(runtime_store, "EMBEDDED_CHECK", 0.05)
+    settings = Settings(store=StoreSettings(data_dir=tmp_path))
+
+    async def main() -> None:
+        async with asyncio.timeout(60), runtime_store.own_embedded(settings) as url:
+            async with open_store(url, StoreConfig(consumer="a")) as store:
+                await store.pushes.accept(make_push("p"))
+            path = Path(unquote(urlsplit(url).path))
+            path.unlink()
+            while await asyncio.to_thread(attach_embedded, tmp_path) is None:
+                await asyncio.sleep(0.01)
+            async with open_store(url, StoreConfig(consumer="a")) as store:
+                assert await store.pushes.status("shop", "p") is not None
+
+    asyncio.run(main())
 
 
 def test_a_folder_with_spaces_and_signs(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -198,13 +199,14 @@ def _place_socket(folder: Path) -> Path:
     plain = folder / _SOCKET
     if len(os.fsencode(plain)) <= _LONGEST:
         return plain
-    if plain.is_symlink():
-        return Path(os.readlink(plain))
-    # The temporary folder itself may have the long path.
     try:
-        base = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < _LONGEST - 50 else "/tmp"  # noqa: S108  # a folder of our own in it, 0700
-        short = Path(base) / f"pushsvc-{os.getuid()}"
-        short.mkdir(mode=0o700, exist_ok=True)
+        if linked := plain.is_symlink():
+            short = Path(os.readlink(plain)).parent
+        else:
+            # The temporary folder itself may have the long path.
+            base = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < _LONGEST - 50 else "/tmp"  # noqa: S108  # a folder of our own in it, 0700
+            short = Path(base) / f"pushsvc-{os.getuid()}"
+        short.mkdir(mode=0o700, exist_ok=True)  # what tidies the temporary folder may have removed it
     except OSError as error:
         raise ConfigError(
             "store.data_dir",
@@ -213,6 +215,8 @@ def _place_socket(folder: Path) -> Path:
         ) from None
     if short.is_symlink() or short.stat().st_uid != os.getuid():
         raise ConfigError("store.data_dir", f"{short} is not ours", "name a folder with a shorter path")
+    if linked:
+        return Path(os.readlink(plain))
     path = short / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.sock"
     plain.unlink(missing_ok=True)
     plain.symlink_to(path)
@@ -234,6 +238,8 @@ def _ask(path: Path, command: bytes = b"PING", timeout: float | None = None) -> 
             return connection.recv(1024) or None
         except TimeoutError:
             raise
+        except BlockingIOError:
+            raise TimeoutError("it has more new connections than it accepts") from None
         except OSError:
             return None
 
@@ -370,6 +376,16 @@ def _await_answer(folder: Path, path: Path, server: Server) -> None:
         time.sleep(0.01)
 
 
+def _terminate(folder: Path, server: Server) -> None:
+    if isinstance(server, subprocess.Popen):
+        server.terminate()
+    elif (lock := _lock_server(folder)) is not None:
+        os.close(lock)  # it has ended, and its pid may be another's
+    elif server:
+        with suppress(OSError):
+            os.kill(server, signal.SIGTERM)
+
+
 def obituary(data_dir: Path) -> dict[str, str]:
     """Return, for the log, the path of the server's own log and its last lines. A killed server wrote nothing about
     it."""
@@ -384,9 +400,13 @@ def _last_words(folder: Path) -> str:
 
 
 def _stop(folder: Path, path: Path, server: Server) -> None:
-    """Stop the server with SHUTDOWN, which completes the append-only file, and with signals where it does not end."""
-    with suppress(OSError):
-        _ask(path, b"SHUTDOWN", _STOP)
+    """Stop the server with SHUTDOWN, or with SIGTERM where its socket is gone: both complete the append-only file. With
+    further signals where it does not end."""
+    if path.exists():
+        with suppress(OSError):
+            _ask(path, b"SHUTDOWN", _STOP)
+    else:
+        _terminate(folder, server)
     if isinstance(server, subprocess.Popen):
         for end in (server.terminate, server.kill):
             try:
