@@ -1,6 +1,7 @@
 """`pushsvc cleanup`: remove data that is no longer needed. For cron; `pushsvc jobs` does the same once a day.
 
-In the store it needs the configuration, but no other part of the service. Over the API `pushsvc jobs` does it.
+In the store it needs the configuration, but no other part of the service. Over the API `pushsvc jobs` does it, for the
+one app of the key; several apps are cleaned in the store.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def cleanup(
     Stale and suspect devices become tombstones first; `pushsvc devices restore` restores them. If another cleanup is
     running, this one says so and exits with 0. Ctrl-C or SIGTERM stops it between two steps. Ages are measured by the
     clock of Redis; nothing is removed if this machine's clock differs from it by more than a minute. With an API key
-    `pushsvc jobs` does it, in its own share of the time, and this command waits; with --share it works in the store.
+    `pushsvc jobs` does it, in its own share of the time, and this command waits; with --share, or where several
+    apps are configured, it works in the store.
     """
     settings: Settings = context.obj.settings()
     settings.require_apps()
@@ -51,7 +53,9 @@ def cleanup(
     began = time.monotonic()
     if share < 1.0:  # which only this process can keep
         url = key = ""
-    cleaned = run(_cleanup(context, url, key, share, dry_run=dry_run, quiet=json))
+    # A key is of one app: a service that is not named by --url is asked for no cleanup of several.
+    strict = not dry_run and len(settings.apps) == 1
+    cleaned = run(_cleanup(context, url, key, share, strict=strict, dry_run=dry_run, quiet=json))
     seconds = time.monotonic() - began
     if (elsewhere := cleaned.elsewhere) is not None:
         if json:
@@ -79,10 +83,10 @@ def cleanup(
 
 
 async def _cleanup(
-    context: typer.Context, url: str, key: str, share: float, *, dry_run: bool, quiet: bool
+    context: typer.Context, url: str, key: str, share: float, *, strict: bool, dry_run: bool, quiet: bool
 ) -> CleanedUp:
     stop = until_signalled(hang_up=True)
-    async with open_operator(context, "", url, key, changes=not dry_run) as operator:
+    async with open_operator(context, "", url, key, changes=strict) as operator:
         with _display(quiet) as show:
             return await operator.clean_up(share=share, dry_run=dry_run, stop=stop, show=show)
 

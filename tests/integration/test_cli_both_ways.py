@@ -67,15 +67,17 @@ class BothWays:
     async def as_processes(self, *words: str) -> list[Any]:
         """Run a command that minds signals in a process for each way, the first where no store is reached, the second
         without a key. Returns exit code, the JSON that it printed, and its errors."""
-        found = []
-        for left_out, more in (("", {"PUSHSVC__REDIS__URL": "redis://127.0.0.1:1/0"}), ("PUSHSVC_KEY", {})):
-            environ = {name: text for name, text in os.environ.items() if name != left_out}
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "pushsvc", *words, "--json"), env={**environ, **more}, stdout=-1, stderr=-1
-            )
-            out, err = await process.communicate()
-            found.append((process.returncode, json.loads(out) if out else None, err.decode()))
-        return found
+        return [
+            await self.as_process(*words, PUSHSVC__REDIS__URL="redis://127.0.0.1:1/0"),
+            await self.as_process(*words, PUSHSVC_KEY=""),
+        ]
+
+    async def as_process(self, *words: str, **environ: str) -> tuple[int | None, Any, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pushsvc", *words, "--json"), env={**os.environ, **environ}, stdout=-1, stderr=-1
+        )
+        out, err = await process.communicate()
+        return process.returncode, json.loads(out) if out else None, err.decode()
 
     async def __call__(self, *words: str, code: int = 0, of: Callable[[Any], Any] | None = None) -> Any:
         """Compare the text and the JSON, or of the JSON what `of` takes from it. Returns the JSON."""
@@ -300,6 +302,16 @@ def test_replay_and_cleanup(
             done = [(code, moment(report), err) for code, report, err in await both.as_processes("cleanup")]
             gone = {"state": "done", "dry_run": False, "total": 1, "apps": {"shop": {"stale": 1}}}
             assert done == [(0, gone, ""), (0, {**gone, "total": 0, "apps": {"shop": {}}}, "")]
+
+        # A key is of one app: several are cleaned in the store, and a service that is named by --url is not asked.
+        two = tmp_path / "two.toml"
+        two.write_text(f"{(tmp_path / 'pushsvc.toml').read_text()}\n[apps.news.live]\nsecret = '{'s' * 40}'\n")
+        monkeypatch.setenv("PUSHSVC_CONFIG", str(two))
+        for words in ((), ("--dry-run",)):
+            code, out, err = await both.as_process("cleanup", *words)
+            assert (code, out and out["apps"], err) == (0, {"shop": {}, "news": {}}, "")
+        code, _, err = await both.as_process("cleanup", "--url", os.environ["PUSHSVC_URL"])
+        assert (code, "is of the app shop, and this command is about shop, news: leave out --url" in err) == (1, True)
 
     play(tmp_path, capsys, monkeypatch, scene)
 

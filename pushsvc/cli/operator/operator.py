@@ -195,7 +195,7 @@ async def open_operator(
                 return
             # Below, an app that the configuration lacks is refused with the most similar name.
             if strict and api is not None and (by_option or settings.apps.keys() >= {*wanted}):
-                raise _other_app(where, api.apps[0], app, wanted)
+                raise _other_app(where, api.apps[0], app, wanted, by_name="app" in context.params)
     from .store import StoreOperator
 
     yield StoreOperator(settings, apps_of(settings, app))
@@ -225,11 +225,12 @@ def not_sent(rows: Iterable[JsonObject]) -> dict[tuple[str, str, str], int]:
     return dict(counts.most_common())
 
 
-def _other_app(url: str, owner: str, app: str, wanted: Sequence[str]) -> OtherApp:
-    remedy = f"give a key of {app} by {key_variable(app)} or --key" if app else f"name it by --app {owner}"
+def _other_app(url: str, owner: str, app: str, wanted: Sequence[str], *, by_name: bool) -> OtherApp:
+    """Return the refusal of a key of another app; `by_name` is whether the command has the option --app."""
+    own = f"give a key of {app} by {key_variable(app)} or --key, or " if app else f"name it by --app {owner}, or "
     return OtherApp(
-        f"the key for {url} is of the app {owner}, and this command is about {', '.join(wanted)}: {remedy}, or leave "
-        "out --url and PUSHSVC_URL to use the store of the configuration"
+        f"the key for {url} is of the app {owner}, and this command is about {', '.join(wanted)}: "
+        f"{own if by_name else ''}leave out --url and PUSHSVC_URL to use the store of the configuration"
     )
 
 
