@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,8 +18,10 @@ from pushsvc.model.push import Route
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.queue import NOTE
 from pushsvc.ports.work import RemovedRoute, Worker
+from pushsvc.runtime.state import conditions
 from pushsvc.runtime.state.conditions import watching
 from pushsvc.runtime.state.figures import Current
+from pushsvc.runtime.state.workers import read_unserved
 from pushsvc.settings import AppLive, AppSettings, Settings
 from pushsvc.store import Store, StoreConfig, open_store
 
@@ -218,13 +221,49 @@ def test_what_nobody_serves_is_logged_once_and_its_end_too(server: Server) -> No
 
                 for part in ("feedback", "jobs"):
                     await stack.enter_async_context(runtime.reporting(store, part, lambda: ["shop"]))
-                async with watching(store, current):
+                async with watching(store, current, start=0.0):
                     await until("unserved")
                     async with runtime.reporting(store, "dispatch", lambda: ["shop/apns"]):
                         await until("served_again")
         (line,) = [line for line in logs if line["event"] == "unserved"]
         assert line["log_level"] == "error"
         assert line["unserved"] == {"shop/apns": "no `pushsvc dispatch` runs, or it hangs: nothing is sent"}
+
+    asyncio.run(main())
+
+
+def test_parts_that_start_beside_it_are_no_fault_and_one_that_never_comes_is(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[list[str]] = []
+
+    async def read(*given: Any) -> list[Any]:
+        found = await read_unserved(*given)
+        looks.append([each.what for each in found])
+        return found
+
+    monkeypatch.setattr(conditions, "read_unserved", read)
+
+    async def main() -> None:
+        conditions._LOGS["unserved"].reset()  # what another test in this process has left
+        server.flush()
+        current = Current(settings("shop"))
+        async with open_store(server.url, StoreConfig(alive_ttl=0.3)) as store, asyncio.timeout(60):
+            with capture_logs() as logs:
+
+                def logged() -> bool:
+                    return "unserved" in [line["event"] for line in logs]
+
+                async with watching(store, current, start=3600.0):
+                    while len(looks) < 4:
+                        await asyncio.sleep(0.01)
+                assert all("shop/apns" in look for look in looks)
+                assert not logged()
+                began = time.monotonic()
+                async with watching(store, current, start=0.5):
+                    while not logged():
+                        await asyncio.sleep(0.01)
+                assert time.monotonic() - began >= 0.5
 
     asyncio.run(main())
 

@@ -30,6 +30,8 @@ MEMORY_FULL: Final = 0.95
 """The share of Redis' memory from which on writes may be refused at any time."""
 LOOK: Final = 2.0
 """Seconds between two looks for the log."""
+START: Final = 15.0
+"""Seconds that the other parts have to start beside this process until they are logged as missing."""
 
 
 def condition(kind: Kind, what: str, cause: str, remedy: str, *, since: int | None = None, **more: object) -> Condition:
@@ -233,16 +235,20 @@ _LOGS: Final[Mapping[Kind, telemetry.StateLog]] = {
 
 
 @asynccontextmanager
-async def watching(store: Store, current: Current) -> AsyncIterator[None]:
-    """Log while the block lasts what is seen in two looks in a row, since a start takes a moment."""
+async def watching(store: Store, current: Current, *, start: float = START) -> AsyncIterator[None]:
+    """Log while the block lasts what is seen in two looks in a row, since a restart takes a moment; what is unserved
+    only after `start` seconds, since a first start takes longer on a loaded machine."""
 
     async def watch() -> None:
+        started = time.monotonic() + start
         before: set[tuple[str, str]] = set()
         while True:
             await pulse(min(LOOK, REPORTS * store.workers.lifetime))
             with suppress(StoreError):
                 found = await _read_logged(current.settings, store)
                 for kind, log in _LOGS.items():
+                    if kind == "unserved" and time.monotonic() < started:
+                        continue
                     own = {each.what: each.cause for each in found if each.kind == kind}
                     lasting = {what: cause for what, cause in own.items() if (kind, what) in before}
                     if lasting:
