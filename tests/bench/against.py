@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TypeAlias
@@ -40,12 +42,28 @@ def figures(text: str) -> Figures:
     return found
 
 
+def environment_of(tree: Path) -> dict[str, str]:
+    """Return the environment in which a process of this tree runs."""
+    return {**os.environ, "PYTHONPATH": str(tree)}
+
+
 def run(tree: Path, bench: str, arguments: list[str]) -> Figures:
     """Run one benchmark of one tree and return its figures. Raises CalledProcessError where it fails."""
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
     command = [sys.executable, "-m", f"tests.bench.{bench}", *arguments]
-    done = subprocess.run(command, cwd=tree, env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tree, env=environment_of(tree), check=True, capture_output=True, text=True)
     return figures(done.stdout)
+
+
+@contextmanager
+def beside(commit: str) -> Iterator[Path]:
+    """Check a commit out beside this tree."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / "before"
+        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(other), commit], cwd=ROOT, check=True)
+        try:
+            yield other
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", str(other)], cwd=ROOT, check=True)
 
 
 def show(bench: str, before: list[Figures], after: list[Figures]) -> None:
@@ -67,20 +85,15 @@ def show(bench: str, before: list[Figures], after: list[Figures]) -> None:
 
 def main(commit: str, benches: list[str], arguments: list[str], rounds: int) -> None:
     """Check the commit out beside this tree and run each benchmark `rounds` times in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / "before"
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(other), commit], cwd=ROOT, check=True)
-        try:
-            for bench in benches:
-                before: list[Figures] = []
-                after: list[Figures] = []
-                for number in range(rounds):
-                    turns = [(other, before), (ROOT, after)]
-                    for tree, side in turns if number % 2 == 0 else reversed(turns):
-                        side.append(run(tree, bench, arguments))
-                show(bench, before, after)
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(other)], cwd=ROOT, check=True)
+    with beside(commit) as other:
+        for bench in benches:
+            before: list[Figures] = []
+            after: list[Figures] = []
+            for number in range(rounds):
+                turns = [(other, before), (ROOT, after)]
+                for tree, side in turns if number % 2 == 0 else reversed(turns):
+                    side.append(run(tree, bench, arguments))
+            show(bench, before, after)
 
 
 if __name__ == "__main__":
