@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -121,15 +122,55 @@ def test_targets_that_no_route_reaches_travel_with_their_empty_message() -> None
     assert (again, again.unreachable, again.lacks_content) == (chunk, True, False)
 
 
-@pytest.mark.parametrize("total", [1, FEW + 1])
 @pytest.mark.parametrize("trace", [b"t" * 24, b"t" * 22 + b"\xc4\x00"])
-def test_a_trace_takes_bytes_only_where_there_is_one(total: int, trace: bytes) -> None:
-    plain = chunk_of([Target(0, "t")], total)
+def test_a_trace_takes_bytes_only_where_there_is_one(trace: bytes) -> None:
+    plain = chunk_of([Target(0, "t")], FEW + 1)
     traced = msgspec.structs.replace(plain, trace=trace)
-    assert decode_chunk(encode_chunk(traced)).trace == trace
     fields = msgspec.msgpack.decode(encode_chunk(plain)[1:])
     assert msgspec.msgpack.decode(encode_chunk(traced)[1:]) == [*fields, trace]
-    assert encode_chunk(plain)[1:] == msgspec.msgpack.encode(fields)
+    assert decode_chunk(encode_chunk(traced)) == msgspec.structs.replace(decode_chunk(encode_chunk(plain)), trace=trace)
+
+
+MESSAGE = Message("apns", b"{}", {"apns-priority": "10"})
+PLAIN = Chunk("p", "shop", "apns", "normal", 1, 1000, 2000, MESSAGE, (Target(0, "t"),), variant="apns")
+
+
+def test_a_small_push_is_stored_without_the_defaults_at_the_end_of_its_chunk_message_and_target() -> None:
+    fields = msgspec.msgpack.decode(encode_chunk(PLAIN)[1:])
+    assert fields[7:] == [["apns", b"{}", {"apns-priority": "10"}], [[0, "t"]], 1, 1, False, "", "", False, "apns"]
+
+
+OF_MESSAGE = (
+    {"spans": ((1, 2),)},
+    {"instants": ((1, 2),)},
+    {"dated": "ttl"},
+    {"collapse": "c"},
+    {"since": 1},
+    {"counts": True},
+)
+OF_TARGET = ({"device_id": "d"}, {"kind": "fid"}, {"owner": b"o"})
+CHANGED = (
+    *({"message": msgspec.structs.replace(MESSAGE, **change)} for change in OF_MESSAGE),
+    *({"targets": (msgspec.structs.replace(PLAIN.targets[0], **change),)} for change in OF_TARGET),
+    *({"home": "apns"}, {"fallbacks": (Fallback("fcm", Message("fcm", b"{}")),)}, {"trace": b"t" * 24}),
+    *({"topic": "news"}, {"part": "p"}, {"counted": True}),
+)
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_small_push_is_stored_with_each_field_that_has_another_value(change: dict[str, Any]) -> None:
+    chunk = msgspec.structs.replace(PLAIN, **change)
+    assert chunk != PLAIN
+    assert decode_chunk(encode_chunk(chunk)) == chunk
+
+
+def test_no_field_with_a_default_is_missing_above() -> None:
+    assert {name for change in OF_MESSAGE for name in change} == {*defaults_of(Message)} - {"headers"}
+    assert {name for change in OF_TARGET for name in change} == {*defaults_of(Target)}
+
+
+def defaults_of(kind: type[msgspec.Struct]) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(kind) if not field.required]
 
 
 def test_a_target_of_a_large_push_costs_little_more_than_the_bytes_of_its_token() -> None:
