@@ -16,7 +16,7 @@ from pushsvc.ports.entries import EntryRef
 from pushsvc.rules.policy import EXPIRED
 from pushsvc.stages.dispatch.lanes import OpenEntry
 from pushsvc.stages.dispatch.recorder import Recorder
-from pushsvc.stages.dispatch.settling import BATCH, BOUND, LINGER, QUIET, REPLICATED_BOUND, Settler
+from pushsvc.stages.dispatch.settling import BATCH, BOUND, ENTRIES, LINGER, QUIET, REPLICATED_BOUND, Settler
 
 from .dispatch_fakes import FakeQueue, chunk, many, settlement
 from .virtual_time import run, until
@@ -70,6 +70,25 @@ def test_many_share_a_step_and_keep_their_order() -> None:
     assert [len(settlements) for settlements, _ in queue.settled] == [BATCH, BATCH, 1000 - 2 * BATCH]
     assert recorded(queue) == many("large", 1000)
     assert [finished for _, finished in queue.settled] == [[], [], [large.ref]]
+
+
+def test_a_step_ends_fewer_pushes_of_their_own_than_it_settles_deliveries_of_a_large_one() -> None:
+    queue = FakeQueue()
+    own = [entry(f"own-{number}", 1) for number in range(ENTRIES + 1)]
+    large = entry("large", BATCH)
+
+    def act(settler: Settler) -> None:
+        for each in own:
+            add(settler, each, 0)
+        for index in range(BATCH):
+            add(settler, large, index)
+
+    run(settle(queue, act))
+    assert [len(settlements) for settlements, _ in queue.settled] == [ENTRIES, BATCH, 1]
+    assert [len(finished) for _, finished in queue.settled] == [ENTRIES, 1, 1]
+    assert sorted(recorded(queue)) == sorted(
+        [each for one in own for each in many(one.chunk.push_id, 1)] + many("large", BATCH)
+    )
 
 
 @pytest.mark.parametrize("away", [0, 1])

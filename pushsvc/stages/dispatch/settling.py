@@ -28,6 +28,9 @@ from .spans import spans_of
 BATCH: Final = 400
 """Settlements of a step: enough to share its cost, few enough that Redis serves others in between."""
 
+ENTRIES: Final = 200
+"""Entries that a step ends, at most: one that is a push takes Redis far longer than a settlement of a large push."""
+
 LINGER: Final = 0.004
 """Seconds that a batch waits for more to come. It delays the record, never a push."""
 
@@ -209,9 +212,9 @@ class Settler:
         finished: list[EntryRef] = []
         forgotten: list[EntryRef] = []
         waiting = self._waiting
-        size = min(BATCH, len(waiting))
-        self._drawn += size
-        for _ in range(size):
+        drawn, most = 0, min(BATCH, len(waiting))
+        while drawn < most and len(finished) < ENTRIES:
+            drawn += 1
             settlement, entry = waiting.popleft()
             if settlement is not None:
                 settlements.append(settlement)
@@ -219,6 +222,7 @@ class Settler:
             if not entry.unsettled:
                 (forgotten if entry.dropped else finished).append(entry.ref)
                 self._held.discard(entry)
+        self._drawn += drawn
         return settlements, finished, forgotten
 
     async def _record(self, settlements: list[Settlement], finished: list[EntryRef]) -> None:
