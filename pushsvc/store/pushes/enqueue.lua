@@ -8,6 +8,8 @@
 -- launch.lua moves them there; until then its deliveries are counted as `scheduled`. An encoded push has an audience:
 -- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
 -- deliveries of its push are open: the step that ends the last of them sets it.
+--
+-- Returns how many targets were put into each lane, `<platform>:<lane>`, or nil where all pushes were known.
 
 -- layout: LISTED LISTED_ENTRIES
 
@@ -92,7 +94,9 @@ local function enqueue(prefix, at)
   for field, count in pairs(added) do
     redis.call('HINCRBY', KEYS[1], field, count)
   end
-  if life then
-    list_pushes(prefix .. 'recent', listed, life)
+  if not life then
+    return nil
   end
+  list_pushes(prefix .. 'recent', listed, life)
+  return added
 end
