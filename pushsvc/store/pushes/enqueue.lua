@@ -85,7 +85,11 @@ local function enqueue(prefix, at)
         redis.call('RPUSH', prefix .. 's:' .. id, platform, name, count, blob)
       elseif new then
         local lane = platform .. ':' .. name
-        redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', blob, 'n', count)
+        if count == '1' then
+          redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', blob) -- the most frequent entry, read with fewer strings
+        else
+          redis.call('XADD', prefix .. 'q:' .. lane, '*', 'c', blob, 'n', count)
+        end
         added[lane] = (added[lane] or 0) + count
       end
       at = at + 4

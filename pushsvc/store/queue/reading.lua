@@ -2,7 +2,8 @@
 -- stream's beginning.
 --
 -- COUNT counts entries, but an entry may hold one target or hundreds; reading in small steps until the sum is reached
--- keeps what a process holds near what it asked for. At least one entry is read where there is one.
+-- keeps what a process holds near what it asked for. At least one entry is read where there is one. Its fields are `c`,
+-- the chunk; `n`, the number of its targets, unless that is 1; and `a` where it was added again.
 --
 -- `expected` is the number of targets an entry that is expected. Returns { entries as id, blob, id, blob, .. } and
 -- { the ids of entries that were added again (see requeue.lua) }, or nil and what the server refused.
