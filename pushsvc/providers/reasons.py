@@ -9,6 +9,11 @@ from typing import Final
 from ..model.finding import Explained
 from .clocks import SIGNIFICANT, clock_hint
 
+UNJUDGED: Final = frozenset({408, 421, 425, 499})
+"""Statuses below 500 of a server that has not looked at what was asked, or has let it be, so that they do not judge it:
+Request Timeout and Misdirected Request (RFC 9110, 15.5.9 and 15.5.20), Too Early (RFC 8470, 5.2), and that of
+`CANCELLED` (https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto)."""
+
 _WAY: Final[dict[str, Explained]] = {
     "timeout": Explained("The provider did not answer in time.", "Replay when the route sends again."),
     "unreachable": Explained(
@@ -36,7 +41,7 @@ def explain(reason: str, status: int, known: Mapping[str, Explained]) -> Explain
         return found
     if status == 0:
         return UNEXPLAINED
-    return _BUSY if status == 429 or status >= 500 else _REFUSED
+    return _BUSY if status == 429 or status in UNJUDGED or not 400 <= status < 500 else _REFUSED
 
 
 def remedy(reason: str, skew: float, known: Mapping[str, str], timed: Container[str]) -> str:

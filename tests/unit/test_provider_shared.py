@@ -61,6 +61,8 @@ def test_what_a_delivery_fails_for_is_explained() -> None:
     assert explain("fcm", "BadTopic", 400) == unnamed, "a reason belongs to its provider"
     assert explain("live", "x", 0).remedy, "a platform without a provider is explained too"
     assert explain("apns", "unreachable", 0) != explain("apns", "unknown_502", 502) != unnamed
+    busy = {explain("apns", f"unknown_{status}", status) for status in (204, 302, 408, 429, 502)}
+    assert len(busy) == 1, "nobody has refused the push"
 
 
 ADDRESSES = {

@@ -7,7 +7,8 @@ Decisions that the vendor's documentation does not make:
   not stop all others, nor may the probe that is to end the hold be this same push forever. For the same reason
   `DeviceTokenNotForTopic` then says nothing about the token.
 - Apple answers `BadDeviceToken` to a good token of the other environment too, so the token is suspect, not dead.
-- A status that Apple's table does not contain is retried from 500 up, and condemns no token below.
+- A status that Apple's table does not contain is retried from 500 up, and also where it means that the
+  request was not judged (`UNJUDGED`). Other ones below 500 condemn the push, and no token.
 - A channel that is not registered never comes back, since ids are not reused: it is dead like a token. An id that APNs
   cannot even read is suspect, like a bad token.
 - If broadcasts are not enabled (`FeatureNotEnabled`), this concerns no other push: that part of the route waits until
@@ -42,6 +43,7 @@ from ...model.delivery import (
 from ...model.push import Message
 from ...net.http2.exchange import Answer, Failure
 from ...net.retry_after import retry_after
+from ..reasons import UNJUDGED
 from .vocabulary import TOPIC_SUFFIX
 
 EXPIRED_TOKEN: Final = "ExpiredProviderToken"  # noqa: S105  # a reason of Apple's
@@ -170,7 +172,7 @@ def _by_status(status: int) -> str:
         return "identity"
     if status == 429:
         return "throttled"
-    return "notification" if 400 <= status < 500 else "unavailable"
+    return "notification" if 400 <= status < 500 and status not in UNJUDGED else "unavailable"
 
 
 def _named_topic(message: Message) -> bool:

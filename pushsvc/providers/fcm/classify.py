@@ -11,6 +11,7 @@ Decisions that the vendor's documentation does not make:
 - `UNSPECIFIED_ERROR` promises nothing about a retry, so the delivery becomes a dead letter at once.
 - 403 and 404 without FCM's own code are about the project or the account, not the message: wrong project, API
   disabled, role missing.
+- A status which means that the message was not judged (`UNJUDGED`) is retried like a 5xx.
 
 Sources: https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode and
 https://firebase.google.com/docs/cloud-messaging/scale-fcm
@@ -36,6 +37,7 @@ from ...model.delivery import (
 from ...model.push import Message
 from ...net.http2.exchange import Answer, Failure, Response
 from ...net.retry_after import retry_after
+from ..reasons import UNJUDGED
 
 APPLE: Final = "apple"
 """The part of a route that FCM hands on to others: to Apple, and to the web."""
@@ -151,7 +153,7 @@ def _by_status(answer: Response, reason: str, error: _ErrorBody, now: float) -> 
         # Without Retry-After, Google's 60 seconds are policy's to add: an operator may configure them.
         scope: Any = "token" if "device" in error.text or "topic" in error.text else "route"
         return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now), scope=scope)
-    if 400 <= status < 500:
+    if 400 <= status < 500 and status not in UNJUDGED:
         return BadNotification(status=status, reason=reason)
     return Unavailable(status=status, reason=reason, retry_after=retry_after(answer.headers, now))
 

@@ -5,7 +5,7 @@ Misconfigured of a push that chose nothing           the route's credentials are
 Throttled with scope `route`                         the provider wants less of everything
 Throttled with scope `token`                         may concern the token only; for many in a row, the route
 Unavailable: no answer in time                       silence
-Unavailable: any 5xx                                 the provider is in trouble
+Unavailable: a status that judges no request         the provider, or what stands before it, is in trouble
 Unavailable: the connection broke, was refused       the connection to the provider is in trouble
 Misconfigured of a part, or of a push's own choice   nothing about the route
 caused by our own closing or a dry run               nothing
@@ -24,6 +24,10 @@ Cause: TypeAlias = Literal["credentials", "throttled", "tokens_throttled", "unav
 AT_ONCE: Final = frozenset({"credentials", "throttled"})
 """Causes that one answer proves, because it is about the route itself. The others need many answers."""
 
+IDLE: Final = 400
+"""The status with which APNs says of one connection that it was idle for too long; other statuses of `Unavailable` are
+5xx, redirects and those of a server that has not looked at the request."""
+
 _BROKEN: Final = frozenset({"unreachable", "connection_lost", "reset", "protocol_error", "response_too_large"})
 
 _TEXTS: Final[dict[Cause, str]] = {
@@ -31,7 +35,8 @@ _TEXTS: Final[dict[Cause, str]] = {
     "set `limits.per_app` or the provider's `quota`",
     "tokens_throttled": "the provider refuses one token after the other ({detail}): it is probed; send less to each "
     "token, see `limits.per_token`",
-    "unavailable": "the provider is in trouble ({detail}): it is probed; look at its status page",
+    "unavailable": "the provider is in trouble ({detail}): it is probed; look at its status page, and at "
+    "`endpoint` and proxies where it is not the provider that answers",
     "timeout": "the provider takes requests and does not answer within `retry.request_timeout`: it is probed; look at "
     "its status page and at proxies and firewalls on the way",
     "unreachable": "connections to the provider break ({detail}): look at network, firewall, proxy and `endpoint`",
@@ -46,7 +51,7 @@ def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
         case Throttled(scope=scope):
             return "throttled" if scope == "route" else "tokens_throttled"
         case Unavailable(status=status, reason=reason):
-            if status >= 500:
+            if status and status != IDLE:
                 return "unavailable"
             if reason == "timeout":
                 return "timeout"
