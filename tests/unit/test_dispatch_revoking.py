@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from pushsvc.model.delivery import Delivery, Misconfigured, Outcome, Retry, Sent, Unavailable
-from pushsvc.model.push import Lane, Route
+from pushsvc.model.delivery import Delivery, Ended, Misconfigured, Outcome, Retry, Sent, Unavailable
+from pushsvc.model.push import Lane, Message, Route
 from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.ports.entries import News, Revoked, Taken, token_mark
 from pushsvc.ports.limits import Bucket, Grant, Question
@@ -241,6 +241,46 @@ def test_what_was_read_before_a_cancel_and_comes_after_it_is_not_sent() -> None:
     run(main())
 
 
+def test_what_the_limits_refuse_after_a_cancel_ends_as_cancelled() -> None:
+    async def main() -> None:
+        store, provider, limiter = memory_store(), FakeProvider(), Limits()
+        limits = RouteLimits(per_token=RATE, on_exceed="drop")
+        limiter.answers.clear()
+        async with running(dispatcher(store.queue, provider, limiter=limiter, limits=limits)):
+            await store.pushes.accept(push("p", *"abcdef"))
+            await until(lambda: len(limiter.asked) == 6)
+            await store.pushes.cancel("shop", "p")
+            limiter.over = "abc"
+            limiter.answers.set()
+            await asyncio.sleep(5.0)
+            assert await reported(store) == ("cancelled", {"total": 6, "cancelled": 6})
+        assert provider.tokens == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("otherwise", ["no_route", "part_held"])
+def test_what_would_end_otherwise_when_it_comes_after_a_cancel_ends_as_cancelled(otherwise: str) -> None:
+    async def main() -> None:
+        queue, provider = Late(), FakeProvider()
+        own = chunk("a", "b", "c", name="p")
+        if otherwise == "no_route":
+            own = msgspec.structs.replace(own, message=Message("apns", b""))
+        else:
+            own = msgspec.structs.replace(own, part="broadcasts", expires_at=now_ms() + 3000)
+        queue.entries = [taken(own)]
+        async with running(dispatcher(queue, provider)):
+            await until(lambda: not queue.entries)
+            queue.news = [News("shop", 0, "7-0", Revoked(pushes=frozenset("p")))]
+            await until(lambda: bool(queue.acknowledged))
+            queue.through.set()
+            await until(lambda: sum(len(some) for some, _ in queue.settled) == 3)
+        assert provider.tokens == []
+        assert {each.verdict for some, _ in queue.settled for each in some} == {Ended("cancelled")}
+
+    run(main())
+
+
 def test_an_acknowledgement_counts_what_is_answered_and_not_recorded() -> None:
     async def main() -> None:
         queue, provider = FakeQueue(seconds=0.5), FakeProvider(room=10)
@@ -334,8 +374,35 @@ def test_what_was_heard_is_known_by_its_number_and_forgotten_in_time() -> None:
     assert heard.since(0) == Revoked(frozenset("abc"))
     assert heard.since(2) == Revoked(frozenset("c"))
     assert heard.since(3) is None
+    assert heard.knows(0)
     heard.add(Revoked(tokens=frozenset((5,))), KEPT + 1.5)
     assert heard.since(0) == Revoked(frozenset("c"), frozenset((5,)))
+    assert (heard.knows(1), heard.knows(2)) == (False, True)
+
+
+def test_what_the_limits_let_pass_after_very_long_is_checked_anew() -> None:
+    """Limits that are away answer when what was taken back meanwhile is remembered no more."""
+
+    async def main() -> None:
+        store, provider, limiter = memory_store(), FakeProvider(), Limits()
+        provider.says = lambda delivery: Sent(status=200)
+        limiter.answers.clear()
+        async with running(dispatcher(store.queue, provider, limiter=limiter, limits=RouteLimits(per_token=RATE))):
+            await store.pushes.accept(push("p", *many("t", 40)))
+            await store.pushes.accept(push("q", "x"))
+            await until(lambda: "x" in limiter.asked or len(limiter.asked) == 40)
+            await store.suppressions.add("shop", [("apns", "t-7", now_ms())])
+            await store.pushes.cancel("shop", "q")
+            await asyncio.sleep(KEPT + 1.0)
+            await store.suppressions.add("shop", [("apns", "another", now_ms())])
+            await asyncio.sleep(2.0)
+            limiter.answers.set()
+            await until(lambda: store._state.pushes["shop", "p"].state == "done")
+            assert await counts(store, "p") == {"total": 40, "sent": 39, "suppressed": 1}
+            assert await counts(store, "q") == {"total": 1, "cancelled": 1}
+        assert not {"t-7", "x"} & set(provider.tokens)
+
+    run(main())
 
 
 # --- an old lease -----------------------------------------------------------------------------------

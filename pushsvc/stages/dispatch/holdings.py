@@ -126,10 +126,11 @@ class Holdings:
     # --- admitted -------------------------------------------------------------
 
     def admit(self, taken: list[Taken], mark: Mark) -> None:
-        """Take what was read, asked for at `mark`: it may be sent, less what was taken back since."""
+        """Take what was read, asked for at `mark`: it may be sent, less what was taken back since. Where that is not
+        known any more, all of it is read again."""
         if not taken:
             return
-        if not self._lease.holds or mark.generation != self._lease.generation:
+        if not self._lease.holds or mark.generation != self._lease.generation or not self._heard.knows(mark.heard):
             self._queue.forget([each.ref for each in taken])
             return
         now = int(self._wall_clock() * 1000)
@@ -152,14 +153,14 @@ class Holdings:
                     if revoked is not None and chunk.push_id in revoked.pushes:
                         verdict, reason = CANCELLED, CANCELLED.end
                     self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
+            if revoked is not None:
+                self._take_back(entry, revoked)  # first: a cancel is reported before its push ends in another way
             if not chunk.message.body and chunk.unreachable:
-                for target in targets:
+                for target in entry.targets:
                     self._recorder.settle(Delivery(chunk, target), entry, None, UNREACHABLE, now, NO_ROUTE)
                 continue
             if chunk.part:
                 self._hold_part(entry, now)
-            if revoked is not None:
-                self._take_back(entry, revoked)
             if each.again or chunk.counted:
                 self.lanes.add(entry)
             else:
@@ -242,16 +243,21 @@ class Holdings:
             self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
 
     def _pass(self, mark: Mark, entries: Sequence[OpenEntry]) -> None:
-        """Move entries that the limits admitted to the lanes. The limits were asked at `mark`."""
+        """Move entries that the limits admitted to the lanes. The limits were asked at `mark`. Where it is not known
+        any more what was taken back since, everything is returned to Redis to be checked again."""
         if mark.generation != self._lease.generation:
             withdrawn = [(entry, entry.left) for entry in entries]
             for entry, left in withdrawn:
                 entry.without(left)
             self._settler.drop(withdrawn)
             return
-        revoked = self._heard.since(mark.heard)
+        revoked, known = self._heard.since(mark.heard), self._heard.knows(mark.heard)
         add = self.lanes.add
         for entry in entries:
-            if revoked is not None:
+            if not known:
+                left = entry.left
+                entry.without(left)
+                self._let_go(entry, left, counted=True)
+            elif revoked is not None:
                 self._take_back(entry, revoked, counted=True)
             add(entry)

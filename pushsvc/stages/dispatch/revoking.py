@@ -17,7 +17,8 @@ from ...ports.entries import Revoked, token_mark
 from .lanes import Choice, OpenEntry
 
 KEPT: Final = 60.0
-"""Seconds for which a revocation is remembered: longer than anything is in transit."""
+"""Seconds for which a revocation is remembered. What is in transit for longer, such as a question to limits that are
+away, is checked again from the beginning."""
 
 
 class Heard:
@@ -25,14 +26,20 @@ class Heard:
 
     def __init__(self) -> None:
         self.number = 0
+        self._forgotten = 0
+        """The number of the latest revocation that is no longer remembered."""
         self._latest: deque[tuple[int, float, Revoked]] = deque()
 
     def add(self, revoked: Revoked, now: float) -> None:
         """Append a revocation."""
         while self._latest and self._latest[0][1] < now - KEPT:
-            self._latest.popleft()
+            self._forgotten = self._latest.popleft()[0]
         self.number += 1
         self._latest.append((self.number, now, revoked))
+
+    def knows(self, number: int) -> bool:
+        """Return whether everything that came after that one is remembered."""
+        return number >= self._forgotten
 
     def since(self, number: int) -> Revoked | None:
         """Return all that came after that one; None where nothing did, which is nearly always."""

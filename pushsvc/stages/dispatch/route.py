@@ -415,6 +415,10 @@ class RouteWorker:
         """Let a target that is over its limit wait in Redis, without costing an attempt, or end it."""
         now = int(self._wall_clock() * 1000)
         chunk = entry.chunk
+        if entry.revoked:
+            # Its push was cancelled during the question, and has been reported as cancelled.
+            self._settle(Delivery(chunk, target), entry, None, CANCELLED, now, CANCELLED.end)
+            return
         # Nothing was asked of this provider before: what comes from the live channel has one turn behind it.
         first = 1 + (bool(chunk.home) and chunk.channel not in CARRIERS)
         drops = limits.on_exceed == "drop" and chunk.turn == first
