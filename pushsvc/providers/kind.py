@@ -20,10 +20,12 @@ from . import reasons
 
 
 class OpenProvider(Protocol):
-    """Opens the sending half for one route; closing it waits for requests in flight. Raises `CredentialError`."""
+    """Opens the sending half for one route; closing it waits for requests in flight. `ttl_clock` is the clock by which
+    chunks expire, in Unix seconds: not the one by which credentials are signed, which may be wrong. Raises
+    `CredentialError`."""
 
     def __call__(
-        self, route: Route, config: Any, *, request_timeout: float
+        self, route: Route, config: Any, *, request_timeout: float, ttl_clock: Callable[[], float] = ...
     ) -> AbstractAsyncContextManager[Provider]: ...
 
 

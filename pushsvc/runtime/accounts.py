@@ -178,7 +178,8 @@ class Accounts:
             return await Opened.open(mark, self._open_live(route, config))
         kind = REGISTRY[route.platform]
         self._show_expiry(route, expiry_of(route.platform, config))
-        opened = kind.open_provider(route, config, request_timeout=self._request_timeout)
+        clock = self._store.seconds
+        opened = kind.open_provider(route, config, request_timeout=self._request_timeout, ttl_clock=clock)
         return await Opened.open(mark, opened)
 
     def _open_live(self, route: Route, config: AppLive) -> AbstractAsyncContextManager[Provider]:

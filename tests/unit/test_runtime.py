@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from pushsvc import runtime
@@ -21,11 +25,14 @@ from pushsvc.model.live import endpoints_of
 from pushsvc.model.push import Lane, Route
 from pushsvc.model.routing import table_of
 from pushsvc.ports.figures import AppGauges, Gauges
+from pushsvc.ports.provider import Provider
+from pushsvc.ports.store import Store
 from pushsvc.ports.webhooks import Standing
 from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
+from pushsvc.runtime import accounts
 from pushsvc.runtime.live import fitting, sockets_config
 from pushsvc.runtime.state.app_stats import lanes_of
 from pushsvc.settings import CleanupSettings, LiveSettings, RetrySettings, Settings
@@ -147,6 +154,28 @@ def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
     # Several signs of life, and a look for the dead, fit into the time after which one counts as dead.
     assert 0 < config.beat_every <= 9.0 / 3
     assert 0 < config.reclaim_every <= 9.0
+
+
+def test_providers_are_told_the_clock_by_which_pushes_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that of the store: by the wrong clock of a machine a push would live for too long, or not at all."""
+    told: dict[str, float] = {}
+
+    @asynccontextmanager
+    async def open_provider(route: Route, config: Any, **given: Any) -> AsyncIterator[Provider]:
+        told[route.name] = given["ttl_clock"]()
+        yield cast(Provider, None)
+
+    kinds = {name: replace(kind, open_provider=open_provider) for name, kind in PROVIDERS.items()}
+    monkeypatch.setattr(accounts, "REGISTRY", kinds)
+    monkeypatch.setattr(accounts, "expiry_of", lambda *_: None)
+
+    async def main() -> None:
+        store = cast(Store, SimpleNamespace(seconds=lambda: 7.5))
+        async with accounts.Accounts(store, request_timeout=1.0) as own:
+            await own.open_all(load(tmp_path).apps)
+
+    asyncio.run(main())
+    assert told == {"shop/apns": 7.5, "news/fcm": 7.5}
 
 
 def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> None:

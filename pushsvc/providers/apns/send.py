@@ -368,12 +368,13 @@ async def open_provider(
     *,
     request_timeout: float,
     clock: Callable[[], float] = time.time,
+    ttl_clock: Callable[[], float] = time.time,
     open_pool: Callable[..., Pool] = Pool,
 ) -> AsyncIterator[ApnsProvider]:
     """Open the connections of one route and keep them; on leaving, what is in flight ends first.
 
-    `request_timeout` is in seconds. A delivery that is sent again (see above) may take three times that. Raises
-    `CredentialError` before anything is opened.
+    `request_timeout` is in seconds. A delivery that is sent again (see above) may take three times that. `ttl_clock` is
+    not needed: an expiration is an instant here. Raises `CredentialError` before anything is opened.
     """
     token = ProviderToken(config, clock) if config.key_file else None
     ssl = client_context(config)

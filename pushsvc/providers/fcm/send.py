@@ -62,10 +62,14 @@ class FcmProvider:
         fetch: Fetch,
         *,
         clock: Callable[[], float],
+        ttl_clock: Callable[[], float],
     ) -> None:
+        """Create the provider. `clock` is this machine's, by which credentials are signed, and `ttl_clock` the one by
+        which chunks expire."""
         self.route = route
         self._pool = pool
         self._clock = clock
+        self._ttl_clock = ttl_clock
         self._loop = asyncio.get_running_loop()
         self._wakes: list[Callable[[], None]] = []
         self._refused: list[_Context] = []
@@ -81,7 +85,7 @@ class FcmProvider:
         self._ages = False
         """Whether there are spans in `_after`."""
         self._fresh_until = 0.0
-        """Unix seconds until which they are true."""
+        """Until when they are true, by `ttl_clock`."""
         self._keeper = self._loop.create_task(self._token.keep())
 
     @property
@@ -121,7 +125,7 @@ class FcmProvider:
 
     def _send(self, delivery: Delivery, on_outcome: OnOutcome, on_answer: Callable[[Any, Answer], None]) -> None:
         chunk = delivery.chunk
-        if chunk is not self._chunk or (self._ages and self._clock() >= self._fresh_until):
+        if chunk is not self._chunk or (self._ages and self._ttl_clock() >= self._fresh_until):
             self._prepare(chunk)
         target, after = delivery.target, self._after
         if chunk.message.counts:
@@ -141,7 +145,7 @@ class FcmProvider:
         self._ages = bool(message.spans)
         if self._ages or message.instants:
             expires_at = chunk.expires_at / 1000
-            left = max(0, math.ceil(expires_at - self._clock()))
+            left = max(0, math.ceil(expires_at - self._ttl_clock()))
             self._fresh_until = expires_at - left + 1
             body = filled(body, message.spans, left, message.instants, chunk.expires_at // 1000)
         rest = body[1:]
@@ -207,6 +211,7 @@ async def open_provider(
     *,
     request_timeout: float,
     clock: Callable[[], float] = time.time,
+    ttl_clock: Callable[[], float] = time.time,
     open_pool: Callable[..., Pool] = Pool,
     fetch: Fetch | None = None,
 ) -> AsyncIterator[FcmProvider]:
@@ -214,7 +219,7 @@ async def open_provider(
 
     Does not wait for the first access token: until it is there, `room` is 0. `request_timeout` is in seconds; a
     delivery that is sent again (see above) may take twice that and a token request. Raises `CredentialError` before
-    anything is opened. `fetch` replaces Google's token endpoint.
+    anything is opened. `ttl_clock` is the clock by which chunks expire; `fetch` replaces Google's token endpoint.
     """
     account = load_service_account(config, timeout=request_timeout)
     async with open_pool(
@@ -225,7 +230,8 @@ async def open_provider(
         window=config.window,
         request_timeout=request_timeout,
     ) as pool:
-        provider = FcmProvider(route, config, pool, account.project_id, fetch or account.fetch, clock=clock)
+        fetch = fetch or account.fetch
+        provider = FcmProvider(route, config, pool, account.project_id, fetch, clock=clock, ttl_clock=ttl_clock)
         try:
             yield provider
         finally:

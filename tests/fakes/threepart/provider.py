@@ -204,7 +204,12 @@ class ThreePartProvider:
 
 @asynccontextmanager
 async def open_provider(
-    route: Route, config: Config, *, request_timeout: float, clock: Callable[[], float] = time.time
+    route: Route,
+    config: Config,
+    *,
+    request_timeout: float,
+    clock: Callable[[], float] = time.time,
+    ttl_clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[ThreePartProvider]:
     """Open the connections of one route."""
     async with Pool(
