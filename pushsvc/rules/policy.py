@@ -27,6 +27,8 @@ device and its token. No other module decides this.
     Unavailable at the live channel goes on likewise from its second turn on, or if the wait would pass half of what is
     left of its life: an acknowledgement still ends it, and the provider needs time as well
     any wait that would pass the expiry ends `expired`; any that would pass the attempts ends `failed`, kept
+    a wait of `Unavailable` that the provider has not asked for is shortened instead: the delivery goes again within its
+    life, which may be shorter than the quarter of an hour after a 5xx of APNs
 
 The cause of a failure, `blame`, is determined by the dispatcher, which sees the whole route (`dispatch/health.py`).
 
@@ -51,7 +53,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, assert_never
+from typing import Final, Literal, TypeAlias, assert_never
 
 from msgspec import Struct
 
@@ -88,6 +90,9 @@ FAILED = Ended("failed", dead_letter=True)
 
 Blame: TypeAlias = Literal["delivery", "route", "nobody"]
 """The cause of a failure: the delivery itself, its route, or unknown."""
+
+SHORT: Final = 1000
+"""Milliseconds. A delivery with less of its life left does not go again within it."""
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -161,12 +166,15 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
             return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
         case Unavailable(status=status, maybe_sent=maybe_sent, retry_after=told):
             least = told if told is not None else _least_wait(chunk, outcome, policy)
-            if blame == "route":
-                # The route is probed, and opens when it can: a growing wait would only be lost time.
-                return _wait(chunk, now, _spread(least, 1, jitter, policy), chunk.attempt)
-            if blame == "nobody" or not (status or maybe_sent):
-                return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
-            return _attempt(chunk, now, least, jitter, policy)
+            own = blame == "delivery" and bool(status or maybe_sent)
+            if own and chunk.attempt >= policy.attempts:
+                return FAILED
+            # A held route is probed, and opens when it can: a growing wait would only be lost time.
+            nth = chunk.attempt if own else 1 if blame == "route" else chunk.turn
+            seconds = _spread(least, nth, jitter, policy)
+            if told is None:
+                seconds = _within_life(chunk, now, seconds, jitter)
+            return _wait(chunk, now, seconds, chunk.attempt + own)
         case Unconfirmed(within=within):
             return _go_on(chunk, now, within)
         case _:
@@ -192,6 +200,13 @@ def _attempt(chunk: Chunk, now: int, least: float, jitter: float, policy: RetryP
     if chunk.attempt >= policy.attempts:
         return FAILED
     return _wait(chunk, now, _spread(least, chunk.attempt, jitter, policy), chunk.attempt + 1)
+
+
+def _within_life(chunk: Chunk, now: int, seconds: float, jitter: float) -> float:
+    """Return the wait, in seconds. One that would pass the expiry becomes half of the life that is left, and up to a
+    quarter more."""
+    left = chunk.expires_at - now
+    return left / 1000 * (0.5 + jitter / 4) if SHORT < left <= seconds * 1000 else seconds
 
 
 def _spread(least: float, nth: int, jitter: float, policy: RetryPolicy) -> float:

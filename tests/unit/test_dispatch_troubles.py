@@ -246,6 +246,25 @@ def test_what_waits_on_a_held_route_ends_with_its_ttl() -> None:
     run(main())
 
 
+def test_a_short_life_outlasts_a_short_trouble() -> None:
+    """Apple's quarter of an hour after a 5xx is longer than the life of a code to log in with."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather("apns", room=50)
+        provider.weather = Unavailable(status=503, reason="ServiceUnavailable")
+        async with working(store.queue, provider, DEFAULTS):
+            await store.pushes.accept(push("codes", *many("c", 100), ttl=300.0))
+            await asyncio.sleep(5.0)
+            provider.weather = None
+            assert await until_ended(store, "codes") == {"total": 100, "sent": 100}
+            assert loop.time() < 300.0
+        # Each has gone once more, and one now and then as a probe.
+        assert len(provider.came) <= 170
+
+    run(main())
+
+
 def apple(delivery: Delivery) -> bool:
     return delivery.target.token.startswith("apple")
 

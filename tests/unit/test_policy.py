@@ -29,6 +29,7 @@ from pushsvc.runtime import retry_policy
 from pushsvc.settings import RetrySettings
 
 NOW = 1_000_000
+FAILED = Ended("failed", dead_letter=True)
 POLICY = retry_policy(RetrySettings())
 """As it is where nothing is configured, with the waits of the providers."""
 
@@ -113,10 +114,19 @@ def test_each_row_of_the_table(of: Chunk, outcome: Outcome, verdict: Verdict) ->
         ("route", chunk(attempt=8, turn=9), Unavailable(reason="timeout", maybe_sent=True), Retry(NOW + 500, 8)),
         ("route", chunk(), Misconfigured(status=403, chosen=True), Retry(NOW + 5_000, 1)),
         ("route", chunk(expires_at=NOW + 400), Unavailable(reason="timeout", maybe_sent=True), Ended("expired")),
+        # Nor does it end because our own least wait is longer than its life; only the provider may ask for that.
+        ("route", chunk(expires_at=NOW + 300_000), Unavailable(status=503), Retry(NOW + 187_500, 1)),
+        ("route", chunk(expires_at=NOW + 1_100_000), Unavailable(status=503), Retry(NOW + 1_012_500, 1)),
+        ("nobody", chunk(expires_at=NOW + 300_000, turn=2), Unavailable(status=503), Retry(NOW + 187_500, 1)),
+        ("route", chunk(expires_at=NOW + 300_000), Unavailable(status=503, retry_after=301), Ended("expired")),
+        ("nobody", chunk(expires_at=NOW + 300_000), Unavailable(status=503, retry_after=301), Ended("expired")),
+        ("route", chunk(expires_at=NOW + 900), Unavailable(status=503), Ended("expired")),
         # Nobody can say: no attempt, by back-off.
         ("nobody", chunk(platform="fcm", attempt=8, turn=7), Unavailable(status=503), Retry(NOW + 42_000, 8)),
         # Its own.
         ("delivery", chunk(platform="fcm", attempt=8), Unavailable(status=503), Ended("failed", dead_letter=True)),
+        ("delivery", chunk(expires_at=NOW + 300_000), Unavailable(status=503), Retry(NOW + 187_500, 2)),
+        ("delivery", chunk(expires_at=NOW + 300_000, attempt=8), Unavailable(status=503), FAILED),
         ("delivery", chunk(attempt=2), Misconfigured(status=403, chosen=True), Retry(NOW + 6_000, 3)),
         ("delivery", chunk(attempt=8), Misconfigured(status=403, chosen=True), Ended("failed", dead_letter=True)),
         # A part of the route: looks again at growing spans, at no cost.
@@ -196,7 +206,8 @@ def test_a_retry_is_in_the_future_and_before_the_expiry(
         # No other channel is left: it waits by back-off.
         (live(turn=2), AWAY, Retry(NOW + 1_000, 1)),
         (live(turn=12), AWAY, Retry(NOW + 450_000, 1)),
-        (live(turn=12, expires_at=NOW + 100_000), AWAY, Ended("expired")),
+        (live(turn=12, expires_at=NOW + 100_000), AWAY, Retry(NOW + 62_500, 1)),
+        (live(turn=12, expires_at=NOW + 1_000), AWAY, Ended("expired")),
     ],
 )
 def test_the_next_channel_is_a_verdict(of: Chunk, outcome: Outcome, verdict: Verdict) -> None:
