@@ -59,7 +59,7 @@ from pushsvc.store.queue.arrivals import ARRIVED, EndOfAny
 from pushsvc.store.queue.entries import counted
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
 from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, mark_of_retry, receipt_of, row_of
-from pushsvc.store.revoke.supersession import SUPERSEDED, order_at, order_of, place_at, place_of, was_accepted
+from pushsvc.store.revoke.supersession import SUPERSEDED, order_at, order_of, places_at, places_of, was_accepted
 
 from .erasure import MemoryErasures
 from .expansions import MemoryExpansions
@@ -290,8 +290,8 @@ class MemoryQueue:
 
     def _superseded(self, chunk: Chunk, skip: dict[int, End], why: dict[int, str]) -> None:
         for target in chunk.targets:
-            place = (chunk.app, *place_of(chunk, target, self._state.config.addresses))
-            newest = self._state.superseding.get(place, "")
+            places = places_of(chunk, target, self._state.config.addresses)
+            newest = max(self._state.superseding.get((chunk.app, *place), "") for place in places)
             if newest > order_of(chunk) and target.index not in skip:
                 skip[target.index], why[target.index] = "suppressed", SUPERSEDED
 
@@ -301,11 +301,13 @@ class MemoryQueue:
         chunk, target = settlement.delivery.chunk, settlement.delivery.target
         if not chunk.message.collapse or chunk.dry_run:
             return
-        place, order = (chunk.app, *place_of(chunk, target, self._state.config.addresses)), order_of(chunk)
-        if not isinstance(verdict, Ended) or verdict.dead_letter:
-            state.behind[place] = min(order, state.behind.get(place, order))
-        if was_accepted(settlement):
-            self._accept(place, order, target.token)
+        order = order_of(chunk)
+        for each in places_of(chunk, target, self._state.config.addresses):
+            place = (chunk.app, *each)
+            if not isinstance(verdict, Ended) or verdict.dead_letter:
+                state.behind[place] = min(order, state.behind.get(place, order))
+            if was_accepted(settlement):
+                self._accept(place, order, target.token)
 
     def _accept(self, place: tuple[str, ...], order: str, token: str) -> None:
         state = self._state
@@ -388,10 +390,9 @@ class MemoryQueue:
             kept = self._state.devices[app].get(arrival.device_id or "")
             if arrival.collapse and kept is not None:
                 device = kept.device
-                place = place_at(
-                    device.platform, device.kind, device.token, arrival.collapse, self._state.config.addresses
-                )
-                self._accept((app, *place), order_at(arrival.since, arrival.push_id), device.token)
+                target = device.platform, device.kind, device.token, device.id
+                for place in places_at(*target, arrival.collapse, self._state.config.addresses):
+                    self._accept((app, *place), order_at(arrival.since, arrival.push_id), device.token)
         return self._state.end_any(app, arrivals, ARRIVED)
 
     async def suppress(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:

@@ -41,6 +41,11 @@ def order_push(push_id: str, *, since: int = NOW, token: str = "t", collapse: st
     return msgspec.structs.replace(push, messages={"apns": message}, targets={"apns": (Target(0, token),)})
 
 
+def to(push: Push, target: Target) -> Push:
+    """The push, to this target."""
+    return msgspec.structs.replace(push, targets={"apns": (target,)})
+
+
 async def sent(store: AnyStore, push: Push) -> None:
     """Accepted by us and by the provider."""
     await store.pushes.accept(push)
@@ -219,6 +224,38 @@ def test_a_dead_letter_that_is_replayed_is_no_later_one() -> None:
 
     with backend_server("valkey") as server:
         play(server, story, SHARDS)
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["at once", "minutes later"])
+def test_a_device_has_one_place_by_its_old_and_its_new_token(server: Server | None, forgotten: bool) -> None:
+    """A push that waited for the old token would be sent to the new one, behind a later push that is there already."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        phone = Device(id="phone", platform="apns", token="t", registered_at=NOW)
+        for newest in ("at the new token", "at the old token"):
+            later = newest == "at the new token"
+            token, name = ("u", "new") if later else ("v", "old")
+            await store.registry.put("shop", phone)
+            old, new = (Target(0, each, "phone") for each in (phone.token, token))
+            await waits(store, to(order_push(f"a-{name}", collapse=name), old))
+            if not later:
+                await sent(store, to(order_push(f"b-{name}", since=NOW + 1, collapse=name), old))
+            phone = msgspec.structs.replace(phone, token=token)
+            await store.registry.put("shop", phone)
+            if later:
+                await sent(store, to(order_push(f"b-{name}", since=NOW + 1, collapse=name), new))
+            if forgotten and isinstance(store, Store):
+                for shard in range(SHARDS.shards_of("shop")):
+                    for key in await store.link.call("KEYS", f"{keys.prefix('shop', shard)}latest:*"):
+                        await store.link.call("DEL", key)
+            again = await due(store)
+            assert [target.token for target in again.chunk.targets] == [token]
+            assert superseded(again), newest
+            end = settlement(again.chunk, 0, Ended("suppressed"), None, reason="superseded")
+            await store.queue.settle("shop", [end], [again.ref])
+
+    play(server, story, SHARDS)
 
 
 def test_messages_without_collapse_leave_nothing() -> None:

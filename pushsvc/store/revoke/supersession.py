@@ -7,7 +7,7 @@ section 5.4): `suppressed`, with the reason `superseded`.
 
 The later one is determined by the time from which on each was to be sent (its acceptance or its `send_at`), then by
 its id; a replay of a dead letter keeps its place. The key is app, target and `collapse`, as a keyed digest, in the app
-shard of that digest.
+shard of that digest. A target from the registry has a second one by its device, whose token may change while it waits.
 
     a delivery waits (a retry, a dead letter)    `c:<digest>` says so, until it cannot be sent any more
     one is accepted                              is recorded there if something waits, and notifies the dispatchers of
@@ -50,7 +50,10 @@ GRACE: Final = 3_600_000
 """Milliseconds for which a wait is remembered after the delivery has expired."""
 
 Place: TypeAlias = tuple[Platform, str, str, str]
-"""Platform, kind of the token, the token in the form that equal ones share, and `collapse`."""
+"""Platform, kind of the token, the token in the form that equal ones share, and `collapse`; or in place of kind and
+token `DEVICE` and the id of the device."""
+
+DEVICE: Final = "device"
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -86,17 +89,18 @@ class Supersession:
             if not chunk.message.collapse or chunk.dry_run:
                 continue
             verdict, target = settlement.verdict, settlement.delivery.target
+            places = places_of(chunk, target, self._config.addresses)
             if was_accepted(settlement):
-                shard, digest = self._locate(app, place_of(chunk, target, self._config.addresses))
-                accepted.setdefault(shard, []).append((digest, order_of(chunk), target.token))
+                for shard, digest in self._located(app, places):
+                    accepted.setdefault(shard, []).append((digest, order_of(chunk), target.token))
             if type(verdict) is not Ended:
                 until = chunk.expires_at
             elif verdict.dead_letter:
                 until = now + self._config.dead_ttl * 1000
             else:
                 continue
-            shard, digest = self._locate(app, place_of(chunk, target, self._config.addresses))
-            waiting.setdefault(shard, []).extend((digest, order_of(chunk), max(0, until - now) + GRACE))
+            for shard, digest in self._located(app, places):
+                waiting.setdefault(shard, []).extend((digest, order_of(chunk), max(0, until - now) + GRACE))
         await self._note(app, accepted, waiting)
 
     async def arrived(self, app: str, arrivals: Iterable[Arrival]) -> None:
@@ -108,9 +112,11 @@ class Supersession:
         accepted: dict[int, list[tuple[str, str, str]]] = {}
         for arrival, device in zip(named, await self._registry.holders(app, wanted), strict=True):
             if device is not None:
-                place = place_at(device.platform, device.kind, device.token, arrival.collapse, self._config.addresses)
-                shard, digest = self._locate(app, place)
-                accepted.setdefault(shard, []).append((digest, order_at(arrival.since, arrival.push_id), device.token))
+                target = device.platform, device.kind, device.token, device.id
+                places = places_at(*target, arrival.collapse, self._config.addresses)
+                order = order_at(arrival.since, arrival.push_id)
+                for shard, digest in self._located(app, places):
+                    accepted.setdefault(shard, []).append((digest, order, device.token))
         await self._note(app, accepted, {})
 
     async def _note(
@@ -144,8 +150,8 @@ class Supersession:
                 self.apps.add(app)
                 if again or chunk.turn > 1:
                     for target in chunk.targets:
-                        shard, digest = self._locate(app, place_of(chunk, target, self._config.addresses))
-                        asked.setdefault(shard, []).append((chunk, target, digest))
+                        for shard, digest in self._located(app, places_of(chunk, target, self._config.addresses)):
+                            asked.setdefault(shard, []).append((chunk, target, digest))
         found: dict[int, set[int]] = {}
         for shard, own in asked.items():
             answer = await self._script("superseding", app, shard, *(digest for _, _, digest in own))
@@ -161,6 +167,10 @@ class Supersession:
         )
         return answer
 
+    def _located(self, app: str, places: Iterable[Place]) -> list[tuple[int, str]]:
+        """Return the app shard of each place, and the digest that it is known by."""
+        return [self._locate(app, place) for place in places]
+
     def _locate(self, app: str, place: Place) -> tuple[int, str]:
         digest = blake2b("\0".join(place).encode(), digest_size=10, key=self._hash_key)
         return keys.token_shard(digest.digest(), self._config.shards_of(app)), digest.hexdigest()
@@ -174,15 +184,19 @@ def was_accepted(settlement: Settlement) -> bool:
     return isinstance(outcome, Unconfirmed) and outcome.within > 0
 
 
-def place_of(chunk: Chunk, target: Target, addresses: Addresses) -> Place:
-    """Return what two messages must have in common for one to replace the other."""
-    return place_at(chunk.platform, target.kind, target.token, chunk.message.collapse, addresses)
+def places_of(chunk: Chunk, target: Target, addresses: Addresses) -> list[Place]:
+    """Return the places of which two messages must have one in common for one to replace the other."""
+    collapse = chunk.message.collapse
+    return places_at(chunk.platform, target.kind, target.token, target.device_id, collapse, addresses)
 
 
-def place_at(route: Platform, kind: str, token: str, collapse: str, addresses: Addresses) -> Place:
+def places_at(
+    route: Platform, kind: str, token: str, device_id: str | None, collapse: str, addresses: Addresses
+) -> list[Place]:
     """Return the same from its parts."""
     platform = platform_of(route)
-    return platform, kind, addresses.same_of(platform)(token), collapse
+    found = [(platform, kind, addresses.same_of(platform)(token), collapse)]
+    return found if device_id is None else [*found, (platform, DEVICE, device_id, collapse)]
 
 
 def order_of(chunk: Chunk) -> str:
