@@ -194,10 +194,20 @@ def _companion(
             store = await stack.enter_async_context(runtime.connect(url, settings))
             telemetry.begin_jobs(FUNCTIONS, [name for name, app in settings.apps.items() if app.webhook.url])
             await runtime.serve_part_metrics(stack, settings, "jobs")
+            reaches = asyncio.Event()
+            reaches.set()
             reporting = runtime.reporting(
-                store, "jobs", lambda: current.settings.apps, lambda: runtime.routes_of(current.settings)
+                *(store, "jobs", lambda: current.settings.apps if reaches.is_set() else ()),
+                lambda: runtime.routes_of(current.settings),
             )
-            await stack.enter_async_context(reporting)
+            report = await stack.enter_async_context(reporting)
+
+            async def note(reached: bool) -> None:
+                """Report at once where the queue of jobs was lost or is back."""
+                if reached != reaches.is_set():
+                    (reaches.set if reached else reaches.clear)()
+                    await report()
+
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
             again: Callable[[], None] | None = None
             if feedback:
@@ -225,7 +235,7 @@ def _companion(
                 # the process that took it, and a shorter period of a later start.
                 every = settings.cleanup.every
                 periodics.append(Periodic("cleanup-runs", min(LOOK, every), partial(_request_cleanup, store, every)))
-            await _keep_schedule(store, periodics, name, stop, gone)
+            await _keep_schedule(store, periodics, name, stop, gone, note)
 
     def run() -> None:
         try:
@@ -263,10 +273,22 @@ async def _follow(current: runtime.Current, stop: asyncio.Event, changed: Callab
             changed()
 
 
+async def _note_nothing(reached: bool) -> None:
+    """Do nothing."""
+
+
 async def _keep_schedule(
-    store: Store, periodics: list[Periodic], owner: str, stop: asyncio.Event, gone: asyncio.Event
+    store: Store,
+    periodics: list[Periodic],
+    owner: str,
+    stop: asyncio.Event,
+    gone: asyncio.Event,
+    note: Callable[[bool], Awaitable[None]] = _note_nothing,
 ) -> None:
+    """Do each periodic work in its turn until `stop` or `gone`. `note` is told whether all of it reaches the queue of
+    jobs, which may be in another Redis than the store."""
     log = telemetry.get_logger("jobs")
+    cut_off: set[str] = set()
     now = asyncio.get_running_loop().time
     ends = [asyncio.ensure_future(each.wait()) for each in (stop, gone, store.replaced)]
     due = dict.fromkeys(periodics, 0.0)
@@ -284,14 +306,19 @@ async def _keep_schedule(
                     if turn and await _act(store, each, owner):
                         await store.locks.release(each.name, owner)
                         wait = SOON
+                    if turn:
+                        cut_off.discard(each.name)
                     telemetry.REDIS.end(each.name)
                 except (StoreUnavailable, RedisError) as error:
                     telemetry.REDIS.begin(each.name, error=type(error).__name__)
                     wait = PAUSE
+                    if isinstance(error, RedisError):
+                        cut_off.add(each.name)
                 except StoreError as error:
                     log.error("schedule_failed", task=each.name, error=type(error).__name__)
                     wait = PAUSE
                 due[each] = now() + (wait or until_pulse(each.seconds))
+                await note(not cut_off)
             rung = await _wait(store, ends, min(due.values()) - now(), rest=REST if rung else 0.0)
             if gone.is_set() or store.replaced.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -73,6 +73,9 @@ def test_what_nobody_serves_has_its_reason() -> None:
     assert "same configuration" in found["news/apns"]
     assert found["feedback"].startswith("no `pushsvc feedback` runs")
     assert list(unserved(settings("shop"), [])) == ["shop/apns", "feedback", "jobs"]
+    cut_off = workers(dispatch="shop/apns", feedback="shop", jobs="")
+    assert unserved(settings("shop"), cut_off)["jobs"].startswith("no `pushsvc jobs` reaches the Redis of its queue")
+    assert unserved(settings("shop"), [*cut_off, *workers(jobs="shop")]) == {}
     online = structs.replace(settings("shop", "news").apps["news"], live=AppLive(secret="s" * 40))
     both = structs.replace(settings("shop"), apps={**settings("shop").apps, "news": online})
     served = workers(dispatch="shop/apns news/apns news/live", feedback="shop news", jobs="shop news")

@@ -8,7 +8,10 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-from pushsvc.jobs.process import ACTING, REST, SOON, SWEEP, Periodic, _keep_schedule
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from pushsvc.errors import StoreUnavailable
+from pushsvc.jobs.process import ACTING, PAUSE, REST, SOON, SWEEP, Periodic, _keep_schedule
 
 from .virtual_time import run, until
 
@@ -114,6 +117,41 @@ def test_what_rings_once_is_looked_at_once_and_immediately() -> None:
         ((began, _),) = processes.acts[before:]
         assert began - rang < 0.001
         await processes.end()
+
+    run(main())
+
+
+def test_a_queue_that_is_not_reached_is_noted_until_it_is() -> None:
+    """It may be in another Redis than the store, which is there all the time."""
+
+    async def main() -> None:
+        fault: Exception | None = None
+        noted: list[bool] = []
+        stop = asyncio.Event()
+
+        async def act() -> bool:
+            if fault is not None:
+                raise fault
+            return False
+
+        async def note(reached: bool) -> None:
+            if noted[-1:] != [reached]:
+                noted.append(reached)
+
+        store: Any = SimpleNamespace(locks=Locks(), bell=Bell(), replaced=asyncio.Event())
+        other = Periodic("lapsed", SWEEP, lambda: asyncio.sleep(0, False))
+        periodics = [Periodic("sweep", SWEEP, act, hears=True), other]
+        keeping = asyncio.create_task(_keep_schedule(store, periodics, "a", stop, asyncio.Event(), note))
+        expected = [True]
+        for now, reached in ((RedisConnectionError(), False), (StoreUnavailable("away"), False), (None, True)):
+            await asyncio.sleep(3 * SWEEP)
+            assert noted == expected
+            fault = now
+            expected += [reached] if reached != expected[-1] else []
+            await asyncio.sleep(SWEEP + PAUSE)
+            assert noted == expected
+        stop.set()
+        await keeping
 
     run(main())
 

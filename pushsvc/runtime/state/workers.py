@@ -2,7 +2,7 @@
 
 An accepted push that no dispatcher reads waits silently until its `ttl` is over. So each process reports every few
 seconds what it serves, and the report is valid for the takeover time. What is configured and in no valid report is
-unserved.
+unserved. A process of `jobs` that does not reach the queue of its jobs serves nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _WITHOUT: Final = {
     "live": "no device is online",
 }
 _START: Final = "start it, or restart the one that hangs"
+_QUEUE: Final = "bring the Redis of `jobs.url` back: jobs go on by themselves"
 REPORTS: Final = 0.4
 """The time between two reports as a share of the time for which one is valid: one may be lost."""
 LEAVING: Final = 2.0
@@ -69,6 +70,9 @@ def unserved(
             add(part, absent, _START, since=last)
             continue
         everything = frozenset[str]().union(*served)
+        if part == "jobs" and not everything:
+            add(part, f"no `pushsvc jobs` reaches the Redis of its queue: {without}", _QUEUE)
+            continue
         for name, app in names.get(part, dict(zip(settings.apps, settings.apps, strict=True))).items():
             if name in everything:
                 continue
