@@ -23,7 +23,8 @@ from pushsvc.model.delivery import (
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.model.push import LANES
+from pushsvc.model.push import LANES, Route
+from pushsvc.ports.entries import Taken
 from pushsvc.ports.provider import Provider
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
@@ -396,6 +397,33 @@ def test_what_a_dead_worker_held_is_taken_over_at_the_targets_without_an_outcome
         assert heir.tokens == [f"t-{n}" for n in range(4, 10)]
         # The dead one's late answers change nothing.
         assert await counts(store, "p") == {"total": 10, "sent": 10}
+
+    run(main())
+
+
+class Heritage(FakeQueue):
+    """A queue with entries of a dispatcher that has died, a hundred for each call."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left = [taken(chunk(f"t-{number}", name=f"p-{number}"), f"{number + 1}-0") for number in range(count)]
+
+    async def reclaim(self, route: Route) -> list[Taken]:
+        own, self.left = self.left[:100], self.left[100:]
+        return own
+
+
+def test_many_entries_of_a_dead_worker_are_taken_over_at_once_as_far_as_memory_holds_them() -> None:
+    async def main() -> None:
+        queue, provider = Heritage(700), FakeProvider(room=0)
+        config = DispatchConfig(retry=PATIENT, prefetch=300)
+        async with working(queue, provider, config):
+            await asyncio.sleep(config.reclaim_every / 2)
+            assert len(queue.left) == 400
+            provider.says = lambda delivery: Sent(status=200)
+            provider.widen(1000)
+            await until(lambda: len(provider.submitted) == 700)
+            assert asyncio.get_running_loop().time() <= 3 * config.reclaim_every
 
     run(main())
 

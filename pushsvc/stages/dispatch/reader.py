@@ -130,10 +130,16 @@ class Reader:
                 self._holdings.admit(await self._queue.lapsed(self._route, lane, now), mark)
 
     async def reclaim(self) -> None:
-        """Take over entries of dead consumers."""
-        mark = self._holdings.mark()
-        if self._lease.holds and self._history == self._queue.history:
-            self._holdings.admit(await self._queue.reclaim(self._route), mark)
+        """Take over entries of dead consumers, about as many targets at once as a lane holds: they have waited longer
+        than what is read besides."""
+        admitted = 0
+        while admitted < self._config.prefetch and self._lease.holds and self._history == self._queue.history:
+            mark = self._holdings.mark()
+            taken = await self._queue.reclaim(self._route)
+            if not taken:
+                break
+            self._holdings.admit(taken, mark)
+            admitted += size_of(taken)
 
 
 def size_of(taken: Sequence[Taken]) -> int:
