@@ -306,6 +306,7 @@ def test_everything_else(server: Server) -> None:
         assert await ring.last_used(["a" * 64, "1" * 64]) == [None, NOW + 61 * 60_000]
         await store.registry.put("shop", phone("hers"))
         await call("HSET", keys.erase("shop"), "newer", NEWER, "pass", NEWER)
+        await call("ZADD", keys.retries("shop", 0, "apns"), NOW * 2, b"\x7fnewer")
         assert (await eraser(store).erase("shop", "ann", wait=30.0)).done
         for key in await call("KEYS", keys.erased("shop", "*")):
             await call("SET", key, NEWER)
@@ -316,6 +317,7 @@ def test_everything_else(server: Server) -> None:
         assert await store.workers.living() == []
 
         # Everything was kept for the newer version.
+        assert await call("ZRANGE", keys.retries("shop", 0, "apns"), 0, -1) == [b"\x7fnewer"]
         kept = [fields[b"b"] for _, fields in await call("XRANGE", keys.quarantine("shop", 0), "-", "+")]
         whole = [blob for blob in kept if blob != NEWER]  # the entry whose content it is
         assert [decode_chunk(blob).push_id for blob in whole] == ["content"]

@@ -235,8 +235,9 @@ class Queue:
         following, flat = await self._link.call("ZSCAN", key, position or 0, "COUNT", _RETRIES)
         removed: Counts = Counter()
         for member, _ in flat:
-            lane, count, blob = member.split(b" ", 2)
-            found = _found(who, blob)
+            lane, _, rest = member.partition(b" ")
+            count, _, blob = rest.partition(b" ")
+            found = _found(who, blob)  # what is no member of ours has no chunk: it is set aside when it is due
             if found is None or not found.gone:
                 continue
             await self._end(app, found, removed)
