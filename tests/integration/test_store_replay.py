@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from prometheus_client import REGISTRY
 
@@ -9,7 +11,7 @@ from pushsvc.errors import InvalidRequest
 from pushsvc.model.delivery import BadNotification, Ended, Retry, Unavailable
 from pushsvc.model.push import Message, Push, Target
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
-from pushsvc.store import StoreConfig
+from pushsvc.store import Store, StoreConfig, keys
 
 from .servers import Server
 from .test_store_kit import (
@@ -18,6 +20,7 @@ from .test_store_kit import (
     AnyStore,
     World,
     all_of,
+    backend_server,
     counts,
     make_push,
     play,
@@ -312,3 +315,27 @@ def test_one_that_is_stopped_moves_nothing_more_and_what_it_moved_is_on_its_way(
         assert done.state == "done"
 
     play(server, story)
+
+
+def test_a_stop_is_promised_like_the_replay_itself() -> None:
+    """A failover that threw it away would let the replay go on that was answered to have stopped."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        promised: list[tuple[Any, ...]] = []
+        promise = store.link.promise
+
+        async def promises(*command: Any) -> Any:
+            promised.append(command[:3])
+            return await promise(*command)
+
+        store.link.promise = promises  # type: ignore[method-assign]  # what a link with replicas waits for
+        await fail_all(store, make_push("p", 3))
+        job = (await store.dead.request(ReplaySpec("shop", ANY))).job
+        assert await store.dead.stop("shop", job)
+        assert [command[0] for command in promised] == ["ZADD", "HSET"]
+        assert promised[1] == ("HSET", keys.replay("shop", 0, job), "stop")
+
+    with backend_server("redis") as server:
+        play(server, story)

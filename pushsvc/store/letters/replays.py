@@ -99,13 +99,14 @@ class RedisReplays(RedisLetters):
 
     async def stop(self, app: str, job: str) -> ReplayStatus | None:
         """Stop a replay by a field of its own in each shard: a worker in a step may still write the state, but moves
-        nothing after this has returned."""
+        nothing after this has returned. It is promised, so that a failover does not let the replay go on."""
         status = await self.replay(app, job)
         if status is None or status.state in ENDED:
             return status
         for shard in range(self._config.shards_of(app)):
             key = keys.replay(app, shard, job)
-            await self._link.many([("HSET", key, "stop", 1, "up", self._clock()), ("PEXPIRE", key, RECORD_TTL)])
+            await self._link.promise("HSET", key, "stop", 1, "up", self._clock())
+            await self._link.call("PEXPIRE", key, RECORD_TTL)
         await self._link.call("ZREM", keys.REPLAYS, f"{app} {job}")
         return await self.replay(app, job)
 
