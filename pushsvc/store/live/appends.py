@@ -95,6 +95,9 @@ class RedisAppends:
         for share, (_, _, *flat) in zip(shares, answers, strict=True):
             parts = zip(share, flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
             for (owner, *_), texts, *displaced in parts:
+                if not any(displaced):
+                    found[owner] += map(_appended, texts)
+                    continue
                 replaced, overrun, carried = (self._references(app, each) for each in displaced)
                 found[owner] += [
                     _appended(text, replaced.get(place, ()), overrun.get(place, ()), carried.get(place, ()))
@@ -207,9 +210,9 @@ def _moved(found: Sequence[Sequence[Appended]]) -> _Places:
 
 def _appended(
     text: bytes,
-    replaced: tuple[Reference, ...],
-    overrun: tuple[Reference, ...],
-    carried: tuple[Reference, ...],
+    replaced: tuple[Reference, ...] = (),
+    overrun: tuple[Reference, ...] = (),
+    carried: tuple[Reference, ...] = (),
 ) -> Appended:
     if len(text) == 1:
         return Appended(_STATUS[text[0]])

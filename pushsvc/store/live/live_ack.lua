@@ -69,7 +69,7 @@ for i = 3, #ARGV, 4 do
       if own[1] == '' then
         s.acked = offset
         if not look then
-          write_stream(prefix, n, format_stream(s))
+          write_stream(prefix, n, with_acked(value, s))
         end
       end
     end

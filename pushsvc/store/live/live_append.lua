@@ -28,8 +28,6 @@ local since_beginning, window = tonumber(ARGV[5]), tonumber(ARGV[6])
 local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY, WITHDRAWN, MOVED = 0, 1, 2, 3, 4, 5, 6
 local FIRST, HEAD = 9, 8 -- argument of the first push, and how many it has before its devices
 local JUMP = 4096
--- A stream of fewer bytes than this has room for another record, also where fewer than 40 are kept.
-local SHORT = 10 + NARROW_RECORD * math.min(most, 40)
 local REPEATED, PART = 600000, 128 -- ms for which a push may name again what it has displaced; devices of one hash
 
 local codes = {}
@@ -47,7 +45,7 @@ local function platform_code(name)
 end
 
 -- The push that is being appended, its results, and the records that it displaces in the stream of one device.
-local id, at, collapse_text, collapse, now_or_never, key, code
+local id, at, collapse_text, collapse, now_or_never, key, digest_of_key, code
 local answer, replaced, overrun, carried
 local displaced
 
@@ -176,6 +174,38 @@ local function make_room(s, over, online, device)
   s.records = sub(s.records, 1, first * s.width) .. sub(s.records, (first + over) * s.width + 1)
 end
 
+-- Most appends change nothing of a stream but its end and its top, and need none of it taken apart: no collapse, room for
+-- another record, and no record that may be of this push. Returns what is answered, or nil where this is no such append.
+local function append_behind(n, value, index)
+  local flags = value ~= '' and byte(value, 1) - VERSION or -1
+  if flags < 0 or flags >= WIDE or byte(value, 2) ~= run then
+    return nil
+  end
+  local epoch, top, from = unpack_bytes('>I4I4', value, 3)
+  local _, read, lost_to, connection, since, gateway = 0, 0, 0, 0, CUT, ''
+  if flags % 2 == CURSORS then
+    _, read, lost_to, _, from = unpack_bytes('>I4I4I4I4', value, from)
+  end
+  if flags >= ROUTE then
+    connection, since, gateway, from = unpack_bytes('>I4I4Bc0', value, from)
+  end
+  local count = (#value + 1 - from) / NARROW_RECORD
+  if count >= most or find(value, digest_of_key, from, true) then
+    return nil
+  end
+  local last = count > 0 and unpack_bytes('>I4', value, #value - 3) or 0
+  local has_read = count
+  if read < last then
+    has_read = read > 0 and count_to({ records = sub(value, from), width = NARROW_RECORD, top = top }, read) or 0
+  end
+  if since == CUT or not alive(prefix, gateway, now) then
+    connection, gateway = 0, ''
+  end
+  local offset = pack('>I4', top + 1)
+  write_stream(prefix, n, sub(value, 1, 6) .. offset .. sub(value, 11) .. key .. pack('>I4', code + index) .. offset)
+  return pack('>BI4I4I4I4I4', NEW, top + 1, math.max(last, lost_to), count + 1 - has_read, epoch, connection) .. gateway
+end
+
 local function append_to(digest, index, place)
   local status, offset, prev, s = ABSENT, 0, 0, nil
   displaced = ''
@@ -185,15 +215,9 @@ local function append_to(digest, index, place)
     n = nil
   end
   local value = n and read_stream(prefix, n)
-  if value and collapse == '' and not now_or_never and byte(value, 1) == VERSION and #value < SHORT and byte(value, 2) == run
-    and not find(value, key, 11, true) then
-    -- Most devices of a large push: away, with little in their streams. The same as below, without taking it apart.
-    local _, _, epoch, top = unpack_bytes('>BBI4I4', value)
-    local waiting = (#value - 10) / NARROW_RECORD
-    top = top + 1
-    write_stream(prefix, n, sub(value, 1, 6) .. pack('>I4', top) .. sub(value, 11) .. key .. pack('>I4I4', code + index, top))
-    prev = waiting > 0 and unpack_bytes('>I4', value, #value - 3) or 0
-    answer[#answer + 1] = pack('>BI4I4I4I4I4', NEW, top, prev, waiting + 1, epoch, 0)
+  local told = value and collapse == '' and not now_or_never and append_behind(n, value, index)
+  if told then
+    answer[#answer + 1] = told
   elseif value then
     s = value == '' and new_stream((seed + n) % 4294967296, run) or parse_stream(value)
   end
@@ -253,6 +277,7 @@ while i <= #ARGV do
     keep_facts(prefix, key, facts, ARGV[i + 3])
   end
   local is_withdrawn = kept and expires_at(kept) == WITHDRAWN_AT
+  digest_of_key = sub(key, 3)
   code = platform_code(ARGV[i + 5]) * INDEXES
   i = i + HEAD
   for place = 0, devices - 1 do

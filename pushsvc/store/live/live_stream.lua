@@ -15,8 +15,14 @@ local function ordinal_of(prefix, digest)
   return n and tonumber(n)
 end
 
+-- The list of the stream of device n, and its place there. The server formats a number more slowly than this, and what is
+-- read is mostly written next.
+local placed, list_of_it, place_of_it
 local function place_of(prefix, n)
-  return prefix .. 'streams:' .. floor(n / STREAMS), n % STREAMS
+  if placed ~= n then
+    placed, list_of_it, place_of_it = n, format('%sstreams:%d', prefix, n / STREAMS), format('%d', n % STREAMS)
+  end
+  return list_of_it, place_of_it
 end
 
 -- The bytes of the stream of device n, empty where it has none.
@@ -29,10 +35,9 @@ local function write_stream(prefix, n, value)
   local key, place = place_of(prefix, n)
   if redis.pcall('LSET', key, place, value).err and call('EXISTS', key) == 0 then
     local streams = {}
-    for i = 1, STREAMS do
-      streams[i] = ''
+    for i = 0, STREAMS - 1 do
+      streams[i + 1] = i == n % STREAMS and value or ''
     end
-    streams[place + 1] = value
     call('RPUSH', key, unpack(streams))
   end
 end
@@ -47,17 +52,20 @@ local function parse_stream(value)
   if flags < 0 or flags > 7 then
     return nil
   end
-  local s, at = { acked = 0, read = 0, floor = 0, lost = 0 }
-  s.run, s.epoch, s.top, at = unpack_bytes('>BI4I4', value, 2)
+  local run, epoch, top, at = unpack_bytes('>BI4I4', value, 2)
+  local acked, read, lost_to, lost = 0, 0, 0, 0
+  local connection, since, gateway
   if flags % 2 == CURSORS then
-    s.acked, s.read, s.floor, s.lost, at = unpack_bytes('>I4I4I4I4', value, at)
+    acked, read, lost_to, lost, at = unpack_bytes('>I4I4I4I4', value, at)
   end
   if flags % 4 >= ROUTE then
-    s.connection, s.since, s.gateway, at = unpack_bytes('>I4I4Bc0', value, at)
+    connection, since, gateway, at = unpack_bytes('>I4I4Bc0', value, at)
   end
-  s.width = flags >= WIDE and WIDE_RECORD or NARROW_RECORD
-  s.records = sub(value, at)
-  return s
+  return { -- made at once: a table that grows by its fields costs as much as the rest of this
+    run = run, epoch = epoch, top = top, acked = acked, read = read, floor = lost_to, lost = lost,
+    connection = connection, since = since, gateway = gateway,
+    width = flags >= WIDE and WIDE_RECORD or NARROW_RECORD, records = sub(value, at),
+  }
 end
 
 local function format_stream(s)
@@ -72,6 +80,14 @@ local function format_stream(s)
     flags = flags + WIDE
   end
   return pack('>BBI4I4', flags, s.run, s.epoch, s.top) .. cursors .. route .. s.records
+end
+
+-- The value of stream `s`, of which nothing but what was acknowledged has changed since it was `value`.
+local function with_acked(value, s)
+  if byte(value, 1) % 2 == CURSORS then
+    return sub(value, 1, 10) .. pack('>I4', s.acked) .. sub(value, 15)
+  end
+  return format_stream(s)
 end
 
 local function offset_at(s, record)
@@ -182,8 +198,9 @@ local function find_push(prefix, hour, digest, id)
 end
 
 local function keep_facts(prefix, key, facts, till)
-  call('HSET', facts_key(prefix, key), sub(key, 3), facts)
-  call('PEXPIREAT', facts_key(prefix, key), till)
+  local place = facts_key(prefix, key)
+  call('HSET', place, sub(key, 3), facts)
+  call('PEXPIREAT', place, till)
 end
 
 -- Whether a record is older than streams are kept; both in hours, and the hour of a record has 16 bits.
@@ -199,7 +216,9 @@ end
 
 -- The number of the server's run in which a stream was last appended to; another one after each start of a server.
 local function current_run(prefix)
-  local server = string.match(call('INFO', 'server'), 'run_id:(%w+)')
+  local info = call('INFO', 'server')
+  local _, mark = find(info, 'run_id:', 1, true)
+  local server = string.match(info, '^%w+', mark + 1)
   local known = call('HMGET', prefix .. 'live', 'server', 'run')
   if known[1] == server then
     return tonumber(known[2])
