@@ -433,6 +433,36 @@ def test_a_replay_keeps_apart_what_a_device_may_acknowledge(server: Server | Non
     play(server, story)
 
 
+@pytest.mark.parametrize("total", [3, 40, 1001])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_is_acknowledged_beside_what_had_ended_ends_once(
+    server: Server | None, total: int, recorded: bool
+) -> None:
+    """The first and the last of a push are acknowledged, which are far apart in a large one, then all of it."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(push_of("p", total))
+        taken = await take_live(store)
+        arrivals = {each.index: each for one in taken for each in ack(one.chunk, *indexes_of([one]))}
+        if recorded:
+            for each in taken:
+                await store.queue.settle("shop", *all_of(each, LATER, WRITTEN))
+        assert await store.queue.arrived("shop", [arrivals[0], arrivals[total - 1]]) == 2
+        assert await live(store) == (2, 0, total - 2 if recorded else 0)
+        assert await store.queue.arrived("shop", list(arrivals.values())) == total - 2
+        assert await store.queue.arrived("shop", list(arrivals.values())) == 0
+        assert await live(store) == (total, 0, 0)
+        assert counts(await store.pushes.status("shop", "p")) == {"sent": total}
+        assert await pending(store) == {}
+        rows = await rows_of(store, "p")
+        assert [row.device_id for row in rows] == [f"device-{index}" for index in range(total if total <= 1000 else 0)]
+        if isinstance(store, Store) and total == 40:
+            assert await store.link.call("ZCARD", keys.rows("shop", 0, "p")) == 2, "the rows of a step are together"
+
+    play(server, story)
+
+
 @pytest.mark.parametrize("total", [1, 3, 40, 1001])
 def test_what_a_later_push_has_replaced_ends_unless_a_provider_is_asked(server: Server | None, total: int) -> None:
     async def story(world: World) -> None:

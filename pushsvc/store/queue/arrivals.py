@@ -15,8 +15,8 @@ from ...model.push import Lane, Platform
 from ...model.routing import platform_of
 from ...model.status import DeliveryRow
 from ..keys import SMALL, is_large
-from .record import EndOf, Group, RetryOf, Single, lua_string
-from .settling import again_as, guard_of, mark_of_retry, member_of
+from .record import Group, RetryOf, Single, lua_string
+from .settling import again_as, guard_of, mark_of_retry, mask_of, packed_end
 
 ANY_TURN = 0
 
@@ -50,24 +50,23 @@ def pack_arrivals(arrivals: Iterable[Arrival], how: EndOfAny = ARRIVED) -> tuple
 def _group(arrivals: list[Any], how: EndOfAny) -> Group:
     """The arrivals of one push, in the order of their indexes: those that have a row come first."""
     first = arrivals[0]
-    large = is_large(first.total)
-    kept: list[Any] = []
-    for arrival in arrivals if first.total <= SMALL or how.end != "sent" else ():
-        row = row_of_arrival(arrival, how)
-        if not large:
-            kept.append(lua_string(encode_row(row)))
-        elif arrival.index < SMALL or how.end != "sent":
-            kept += (arrival.index, lua_string(member_of([(arrival.index, row)])))
+    large, indexes = is_large(first.total), [arrival.index for arrival in arrivals]
+    rows = [
+        (arrival.index, row_of_arrival(arrival, how))
+        for arrival in (arrivals if first.total <= SMALL or how.end != "sent" else ())
+        if arrival.index < SMALL or how.end != "sent"
+    ]
+    byte, mask = mask_of(indexes) if large else (0, b"")
     return Group(
         push_id=first.push_id,
         channel=first.channel,
         lane=first.lane,
         total=first.total,
         turn=ANY_TURN,
-        indexes=[arrival.index for arrival in arrivals],
-        first=0,
-        mask=lua_string(b""),
-        ends=[EndOf(how.end, len(arrivals), kept, 0, 0)],
+        indexes=indexes,
+        first=byte,
+        mask=lua_string(mask),
+        ends=[packed_end(how.end, len(arrivals), rows, 0, large=large)],
         retries=[],
         dead=[],
         receipts=[],

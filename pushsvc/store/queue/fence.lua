@@ -33,30 +33,55 @@ local function added(key, first, mask)
   return string.char(unpack(bytes))
 end
 
--- What has ended of a large push, a 1 for each place in `index`.
-local function ended_of(key, index)
-  local found = {}
+local BITS = { [0] = 128, 64, 32, 16, 8, 4, 2, 1 } -- of a byte of a bitmap, as SETBIT counts them
+local SPREAD, WIDEST = 8, 1024 -- bytes of a bitmap that are looked at together: for each place, and at most
+
+-- The bytes of a bitmap with the bits of these places, and the number of the first of them. Returns nil where the places
+-- are so far apart that a command a bit is cheaper.
+local function bytes_of(key, index)
+  local first, last = index[1] or 0, index[1] or 0
+  for place = 2, #index do
+    local i = index[place]
+    if i < first then
+      first = i
+    elseif i > last then
+      last = i
+    end
+  end
+  first, last = math.floor(first / 8), math.floor(last / 8)
+  local size = last - first + 1
+  if size <= SPREAD * #index and size <= WIDEST then
+    local bytes = redis.call('GETRANGE', key, first, last)
+    return bytes .. string.rep('\0', size - #bytes), first
+  end
+end
+
+-- Whether the deliveries of a large push are open, for each place in `index`; then as `bytes_of`.
+local function open_by_bits(key, index)
+  local open, bytes, from = {}, bytes_of(key, index)
+  if bytes then
+    for place = 1, #index do
+      local i = index[place]
+      open[place] = math.floor(string.byte(bytes, math.floor(i / 8) - from + 1) / BITS[i % 8]) % 2 == 0
+    end
+    return open, bytes, from
+  end
   for first = 1, #index, SLICE do
     local ask = {}
     for place = first, math.min(first + SLICE - 1, #index) do
       local at = #ask
       ask[at + 1], ask[at + 2], ask[at + 3] = 'GET', 'u1', index[place]
     end
-    local bits = redis.call('BITFIELD', key, unpack(ask))
-    for place = 1, #bits do
-      found[first + place - 1] = bits[place]
+    local ended = redis.call('BITFIELD', key, unpack(ask))
+    for place = 1, #ended do
+      open[first + place - 1] = ended[place] == 0
     end
   end
-  return found
+  return open
 end
 
 local function turn_of(recorded)
   return tonumber(recorded or 1) or tonumber(string.match(recorded, '^%d+'))
-end
-
--- `w`, `f`, `fr`, `r` or '': how a delivery with this record is counted.
-local function mark_of(recorded)
-  return recorded and string.match(recorded, ' (%a+)$') or ''
 end
 
 -- As what the deliveries of a retry with this mark are counted while they wait in a retry set.
@@ -64,10 +89,31 @@ local function wait_of(mark)
   return mark == 'w' and 'ack' or 'retry'
 end
 
+-- What a record says besides its turn: the `place` where it is counted as pending, its `mark`, and the field of `pending`
+-- in which it `waits`. Most deliveries of a step have the same record.
+local said = {}
+local function said_by(recorded)
+  local found = said[recorded]
+  if not found then
+    local channel, mark = string.match(recorded, ' ([^ ]+):%a+ (%a+)$')
+    found = {
+      place = string.match(recorded, ' (%S+)'),
+      mark = string.match(recorded, ' (%a+)$') or '',
+      waits = channel and mark ~= 'f' and channel .. ':' .. wait_of(mark),
+    }
+    said[recorded] = found
+  end
+  return found
+end
+
+-- `w`, `f`, `fr`, `r` or '': how a delivery with this record is counted.
+local function mark_of(recorded)
+  return recorded and said_by(recorded).mark or ''
+end
+
 -- The field of `pending` in which a delivery with this record is counted as waiting, or nil where it does not wait.
 local function waiting_field(recorded)
-  local channel, mark = string.match(recorded or '', ' ([^ ]+):%a+ (%a+)$')
-  return channel and mark ~= 'f' and channel .. ':' .. wait_of(mark)
+  return recorded and said_by(recorded).waits
 end
 
 -- Returns head, open, bytes, recorded. `head` is nil when the status of the push has run out: then nothing is known, and
@@ -75,7 +121,7 @@ end
 -- n:cancelled. `open` is true when everything is, else it has for each place in `index` true, false where the delivery
 -- has ended, or nil where another turn is recorded. `recorded` has what is recorded. No index may come twice. Where
 -- another version has recorded turns that this one cannot read nothing is open, and `recorded` is false. The fifth is what
--- `write_turns` takes as `blobs`.
+-- `write_turns` takes as `blobs`, and those behind it are what `bytes_of` has returned of a large push.
 -- `mask` is '' or, from byte `first` of the bitmap on, the bits of all of `index`: the quick way, and where everything
 -- is open by it `bytes` is what the bitmap must have there when all of them have ended.
 local function fence(prefix, id, total, turn, index, first, mask)
@@ -86,7 +132,7 @@ local function fence(prefix, id, total, turn, index, first, mask)
   if not head[1] then
     return nil, turn ~= 0 or {}
   end
-  local open, recorded, blobs = {}, {}, nil
+  local open, recorded, blobs, before, from = {}, {}, nil, nil, nil
   local retrying = tonumber(head[2] or 0) > 0
   if not retrying and turn > 1 or turn == 0 and head[1] == 'cancelled' then
     return head, open
@@ -96,10 +142,7 @@ local function fence(prefix, id, total, turn, index, first, mask)
     if bytes then
       return head, true, bytes
     end
-    local ended = ended_of(bitmap, index)
-    for place = 1, #index do
-      open[place] = ended[place] == 0
-    end
+    open, before, from = open_by_bits(bitmap, index)
   else
     for place = 1, #index do
       open[place] = not head[8 + place]
@@ -116,5 +159,5 @@ local function fence(prefix, id, total, turn, index, first, mask)
       end
     end
   end
-  return head, open, nil, recorded, blobs
+  return head, open, nil, recorded, blobs, before, from
 end

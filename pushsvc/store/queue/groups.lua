@@ -8,7 +8,7 @@ local F = string.byte('f')
 
 -- What is counted as pending of `counted_as` was counted where the recorded turn says, and waits no more.
 local function count_elsewhere(recorded, counted_as)
-  local place, waits = recorded and string.match(recorded, ' (%S+)'), waiting_field(recorded)
+  local place, waits = recorded and said_by(recorded).place, waiting_field(recorded)
   if place and place ~= counted_as then
     count_pending(place, -1)
     count_pending(counted_as, 1)
@@ -109,9 +109,8 @@ local function end_large(work, place, count, rows)
   else
     for p = place + 1, place + count do
       if work.all or work.open[p] then
-        local at, i = #bits, work.index[p]
         hits = hits + 1
-        bits[at + 1], bits[at + 2], bits[at + 3], bits[at + 4] = 'SET', 'u1', i, 1
+        bits[#bits + 1] = work.index[p]
         if work.turn ~= 1 then
           forget_turn(work, p)
         end
@@ -211,11 +210,31 @@ local function account_turns(work)
   end
 end
 
+-- Sets the bits of these places. `bytes` is nil or has all of them, and is what the bitmap has there so far.
+local function set_bits(key, index, bytes, from)
+  local ask = { key }
+  if not bytes then
+    for p = 1, #index do
+      local at = #ask
+      ask[at + 1], ask[at + 2], ask[at + 3], ask[at + 4] = 'SET', 'u1', index[p], 1
+    end
+    redis.call('BITFIELD', unpack(ask))
+    return
+  end
+  local all = { string.byte(bytes, 1, -1) }
+  for p = 1, #index do
+    local at = math.floor(index[p] / 8) - from + 1
+    all[at] = bit.bor(all[at], BITS[index[p] % 8])
+  end
+  redis.call('SETRANGE', key, from, string.char(unpack(all)))
+end
+
 local function account_marks(work, first)
+  local bitmap = prefix .. 'b:' .. work.id
   if work.bytes then
-    redis.call('SETRANGE', prefix .. 'b:' .. work.id, first, work.bytes)
+    redis.call('SETRANGE', bitmap, first, work.bytes)
   elseif #work.bits > 0 then
-    redis.call('BITFIELD', prefix .. 'b:' .. work.id, unpack(work.bits))
+    set_bits(bitmap, work.bits, work.before, work.from)
   end
   if #work.rows > 0 then
     redis.call('ZADD', prefix .. 'r:' .. work.id, unpack(work.rows))
@@ -304,6 +323,19 @@ local function is_ours(stream, entry)
   return pending.err or #pending > 0
 end
 
+-- Whether any of `count` places is open: a device may have acknowledged all that a retry is for.
+local function any_open(open, count)
+  if open == true then
+    return true
+  end
+  for p = 1, count do
+    if open[p] then
+      return true
+    end
+  end
+  return false
+end
+
 -- What is open of a group whose entry is not ours any more: of its retries nothing is.
 local function open_ends(open, ends)
   local place, left = 0, {}
@@ -319,7 +351,7 @@ end
 local function settle(group)
   local push_id, channel, lane, total, turn, indexes, first, mask, ends, retries, dead, receipts, asked, counted, entry =
     unpack(group)
-  local status, open, bytes, recorded, blobs = fence(prefix, push_id, total, turn, indexes, first, mask)
+  local status, open, bytes, recorded, blobs, before, from = fence(prefix, push_id, total, turn, indexes, first, mask)
   local stream = prefix .. 'q:' .. channel .. ':' .. lane
   if turn == 0 and recorded and ends[1][1] ~= 'sent' then
     -- No acknowledgement will come; where a provider carries it on, its answer is the end.
@@ -327,7 +359,8 @@ local function settle(group)
       open[p] = open[p] and (not recorded[p] or mark_of(recorded[p]) == 'w')
     end
   end
-  if status and entry ~= '' and (recorded == false or #retries > 0 and not is_ours(stream, entry)) then
+  if status and entry ~= ''
+    and (recorded == false or #retries > 0 and any_open(open, #indexes) and not is_ours(stream, entry)) then
     open = open_ends(open, ends)
     lost[#lost + 1], lost[#lost + 2] = stream, entry
   end
@@ -336,7 +369,8 @@ local function settle(group)
   end
   local work = {
     id = push_id, turn = turn, index = indexes, large = is_large(total), head = status,
-    open = open, all = open == true, bytes = bytes, recorded = recorded, blobs = blobs, counted_as = channel .. ':' .. lane,
+    open = open, all = open == true, bytes = bytes, before = before, from = from, recorded = recorded, blobs = blobs,
+    counted_as = channel .. ':' .. lane,
     fields = { 'HSET', prefix .. 'p:' .. push_id, 'up', now }, bits = {}, rows = {}, turns = {}, next_turns = {},
     hits = {}, marks = { w = 0, f = 0 }, ended = 0, retried = 0, landed = 0,
   }
@@ -367,6 +401,8 @@ local function settle(group)
   end
 end
 
+local LIVE = { 'la', 'lw', 'lf' } -- the fields of `account_live`
+
 -- The same as `settle` for the only delivery of each of these pushes; returns how many took effect.
 local function settle_singles(name, turn, list, counted_as)
   local ended = 0
@@ -375,7 +411,7 @@ local function settle_singles(name, turn, list, counted_as)
   for p = 1, #list, 2 do
     local id = list[p]
     local push = first .. id
-    local head = redis.call('HMGET', push, 'st', 'rt', '0')
+    local head = redis.call('HMGET', push, 'st', 'rt', '0', 'la', 'lw', 'lf')
     local state, retrying = head[1], head[2]
     local open, recorded = not state and turn > 0, nil
     if state and not head[3] then
@@ -390,26 +426,35 @@ local function settle_singles(name, turn, list, counted_as)
     end
     if open then
       ended = ended + 1
-      if state == 'cancelled' then
-        redis.call('HSET', push, 'up', at, tally, '1', '0', list[p + 1])
-        redis.call('ZREM', prefix .. 'cancelled', id)
-      elseif state then
-        redis.call('HSET', push, 'up', at, tally, '1', '0', list[p + 1], 'st', 'done')
-      end
-      if state then
-        redis.call('PEXPIRE', push, lifetime)
-        if recorded then
-          redis.call('HSET', push, 'rt', 0)
-          redis.call('DEL', prefix .. 't:' .. id)
-        end
-      end
       if recorded then
         count_elsewhere(recorded, counted_as)
       end
-      if state and (turn == 0 or recorded) then
-        local marks = { w = 0, f = 0 }
-        count_mark(marks, mark_of(recorded), '', turn)
-        account_live(push, turn == 0 and name == 'sent' and 1 or 0, marks)
+      if state then
+        local fields = { 'HSET', push, 'up', at, tally, '1', '0', list[p + 1] }
+        local function write(field, value)
+          fields[#fields + 1], fields[#fields + 2] = field, value
+        end
+        if state == 'cancelled' then
+          redis.call('ZREM', prefix .. 'cancelled', id)
+        else
+          write('st', 'done')
+        end
+        if recorded then
+          write('rt', '0')
+          redis.call('DEL', prefix .. 't:' .. id)
+        end
+        if turn == 0 or recorded then
+          local marks = { w = 0, f = 0 }
+          count_mark(marks, mark_of(recorded), '', turn)
+          local changes = { turn == 0 and name == 'sent' and 1 or 0, marks.w, marks.f }
+          for c, field in ipairs(LIVE) do
+            if changes[c] ~= 0 then
+              write(field, string.format('%d', tonumber(head[3 + c] or 0) + changes[c]))
+            end
+          end
+        end
+        redis.call(unpack(fields))
+        redis.call('PEXPIRE', push, lifetime)
       end
     elseif turn > 0 then
       void[#void + 1], void[#void + 2] = id, 0

@@ -349,9 +349,16 @@ class RedisQueue(Moving):
             places.setdefault(place, []).append(arrival)
 
         async def end(shard: int, platform: Platform, own: Sequence[Arrival]) -> int:
-            ended: int = (await self._record(app, shard, *pack_arrivals(own, how), [], 0))[0]
-            if ended:
-                telemetry.count_ended(app, platform, how.end, how.reason, ended)
+            ended = 0
+            while own:
+                applied, _, _, _, *closed = await self._record(app, shard, *pack_arrivals(own, how), [], 0)
+                if applied:
+                    telemetry.count_ended(app, platform, how.end, how.reason, applied)
+                ended += applied
+                # What goes together with deliveries that had ended goes without them: see settle.lua.
+                over = set(places_of(closed))
+                pushes = {push_id for push_id, _ in over}
+                own = [each for each in own if each.push_id in pushes and (each.push_id, each.index) not in over]
             return ended
 
         return sum(

@@ -61,16 +61,6 @@ class _End:
         self.places: list[int] = []
         self.rows: list[tuple[int, DeliveryRow]] = []
 
-    def packed(self, end: str, flew: int, *, large: bool) -> EndOf:
-        rows = self.rows
-        if not large:
-            return EndOf(end, len(self.places), [lua_string(encode_row(row)) for _, row in rows], 0, flew)
-        # What is not `sent` may be taken back one by one, by a replay.
-        together = int(end == "sent" and bool(rows))
-        members = [rows] if together else [[row] for row in rows]
-        kept = [word for some in members for word in (some[0][0], lua_string(member_of(some)))]
-        return EndOf(end, len(self.places), kept, together, flew)
-
 
 class _Group:
     """What is to be recorded of the deliveries of one chunk."""
@@ -105,7 +95,7 @@ class _Group:
         ends = []
         for segment, end in self.ends.items():
             indexes += end.places
-            ends.append(end.packed(segment[0], int(segment[1]), large=large))
+            ends.append(packed_end(segment[0], len(end.places), end.rows, int(segment[1]), large=large))
         first, mask = mask_of(indexes) if large and not self.retries else (0, b"")
         retries = []
         for (attempt, part, counted, channel, flew, unconfirmed), waiting in self.retries.items():
@@ -135,6 +125,17 @@ class _Group:
             int(self.counted),
             self.entry,
         )
+
+
+def packed_end(end: str, count: int, rows: list[tuple[int, DeliveryRow]], flew: int, *, large: bool) -> EndOf:
+    """Return `count` deliveries with the same end, and the `rows` that are kept of them, by index. The `sent` ones of a
+    large push are kept together; what is not `sent` may be taken back one by one, by a replay."""
+    if not large:
+        return EndOf(end, count, [lua_string(encode_row(row)) for _, row in rows], 0, flew)
+    together = int(end == "sent" and bool(rows))
+    members = [rows] if together else [[row] for row in rows]
+    kept = [word for some in members for word in (some[0][0], lua_string(member_of(some)))]
+    return EndOf(end, count, kept, together, flew)
 
 
 def mask_of(indexes: Sequence[int]) -> tuple[int, bytes]:
