@@ -25,6 +25,7 @@ from pushsvc.errors import (
 )
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
+from pushsvc.live.gateway.acks import LINGER, QUIET
 from pushsvc.live.gateway.admission import Admission
 from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.gateway import CALLS_AT_ONCE, CONNECTING
@@ -55,6 +56,8 @@ from pushsvc.ports.live import (
     Refused,
     Unread,
 )
+
+from .virtual_time import run
 
 SECRET = "s" * 40
 AWAY = StoreUnavailable("Redis is away.")
@@ -392,6 +395,33 @@ def test_a_connection_knows_what_it_was_given_by_a_poke() -> None:
         loop.cancel()
 
     play(story)
+
+
+def test_acknowledgements_that_follow_one_another_share_a_step() -> None:
+    async def main() -> None:
+        world, loop = World(), asyncio.get_running_loop()
+        acks, acked_at = world.gateway.acks, list[float]()
+        acking = asyncio.create_task(acks.run())
+
+        async def ack(device: str) -> None:
+            await acks.ack("shop", device, Position("e", 1), [Reference(1, 0, "fcm", PUSH)])
+            acked_at.append(loop.time())
+
+        await ack("first")
+        assert acked_at.pop() < LINGER, "nothing went before it"
+        async with asyncio.TaskGroup() as tasks:
+            for name in ("second", "third", "fourth"):
+                tasks.create_task(ack(name))
+                await asyncio.sleep(LINGER / 4)
+        assert [len(each) for each in world.streams.acknowledged] == [1, 3]
+        await asyncio.sleep(2 * QUIET)
+        acked_at.clear()
+        began = loop.time()
+        await ack("fifth")
+        assert acked_at.pop() - began < LINGER, "nothing went shortly before it"
+        acking.cancel()
+
+    run(main())
 
 
 def test_an_acknowledgement_that_fails_does_not_keep_the_next_ones_waiting() -> None:

@@ -6,6 +6,7 @@ First their deliveries end as sent, then the streams have them: so no delivery i
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -17,6 +18,10 @@ from .metrics import GatewayMetrics, acknowledged
 
 AT_ONCE: Final = 400
 """Acknowledgements of one step."""
+LINGER: Final = 0.004
+"""Seconds that a step waits for more to come: what it costs besides is shared by all that it takes."""
+QUIET: Final = 0.01
+"""Seconds without a step after which one does not wait: as a rule no other follows it soon."""
 CLOCKED: Final = 65_536
 """Deliveries of which a gateway remembers when they passed the stages before it, until they are acknowledged: the first
 ones are forgotten where more wait."""
@@ -104,10 +109,14 @@ class Acks:
 
     async def run(self) -> None:
         """Take acknowledgements until cancelled."""
+        loop = asyncio.get_running_loop()
+        taken_at = -math.inf
         while True:
             await self._more.wait()
             self._more.clear()
             while self._waiting:
+                if len(self._waiting) < AT_ONCE and loop.time() - taken_at < QUIET:
+                    await asyncio.sleep(LINGER)
                 batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
                 by_app: dict[str, list[_Ack]] = {}
                 for each in batch:
@@ -120,6 +129,7 @@ class Acks:
                         results = [error] * len(own)
                     for each, result in zip(own, results, strict=True):
                         each.done(result)
+                taken_at = loop.time()
             self._all_taken.set()
 
     async def all_taken(self) -> None:

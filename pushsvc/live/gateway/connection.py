@@ -178,11 +178,7 @@ class Connection:
             self._run(self._session.tick(self._gateway.now()))
 
     def _run(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if type(effect) is Bytes:
-                self._transport.write(effect.data)
-            else:
-                self._do(effect)
+        self._do_all(effects)
         deadline = self._deadline
         if deadline is not None:
             due = self._session.due
@@ -191,9 +187,22 @@ class Connection:
             else:
                 deadline.bring_forward(due)
 
+    def _do_all(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if type(effect) is Bytes:
+                self._transport.write(effect.data)
+            else:
+                self._do(effect)
+
     def _do(self, effect: Effect) -> None:
         gateway, session = self._gateway, self._session
-        match effect:
+        match effect:  # the most frequent first
+            case AckAsked(id=id):
+                if id:
+                    position = Position(effect.epoch, effect.offset)
+                    gateway.acks.take(self.app, self.device_id, position, effect.given, partial(self._acked, id))
+                else:
+                    self._ack_later(effect)
             case Bytes(data=data):
                 self._transport.write(data)
             case Ping():
@@ -210,12 +219,6 @@ class Connection:
                 self._spawn(self._connect(effect))
             case RefreshAsked(id=id):
                 self._answer(id, self._refresh(effect))
-            case AckAsked(id=id):
-                if id:
-                    position = Position(effect.epoch, effect.offset)
-                    gateway.acks.take(self.app, self.device_id, position, effect.given, partial(self._acked, id))
-                else:
-                    self._ack_later(effect)
             case ReadAsked(id=id):
                 self._answer(id, self._read(effect))
             case EventReported(id=id):
@@ -377,7 +380,7 @@ class Connection:
         """Answer an acknowledgement."""
         try:
             if isinstance(result, Acked):
-                self._run(self._session.acked(command_id, result.fault))
+                self._do_all(self._session.acked(command_id, result.fault))  # Nothing is due earlier than before.
             elif isinstance(result, PushsvcError):
                 self._fails(command_id, result)
             else:

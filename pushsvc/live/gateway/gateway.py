@@ -303,14 +303,15 @@ class Gateway:
                 if push_id not in found:
                     return
                 rendered = found[push_id]
+            passed = None if item.passed is None else (*item.passed, item.trace)
             for recipient in item.recipients:
                 connection = self.connections.get(recipient.connection)
                 if connection is None:
                     self._outlived(recipient.connection)
                 elif connection.app == item.app:
-                    if item.passed is not None:
-                        self.acks.remember(push_id, recipient.index, (*item.passed, item.trace))
                     offset, index, delivery = recipient.offset, recipient.index, None
+                    if passed is not None:
+                        self.acks.remember(push_id, index, passed)
                     if item.platform:
                         delivery = Reference(offset, index, item.platform, item.push)
                     try:
