@@ -147,6 +147,8 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
     match outcome:
         case Sent():
             return SENT
+        case Unconfirmed(within=within):
+            return _go_on(chunk, now, within)
         case TokenDead():
             return INVALID
         case Expired():
@@ -175,8 +177,6 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
             if told is None:
                 seconds = _within_life(chunk, now, seconds, jitter)
             return _wait(chunk, now, seconds, chunk.attempt + own)
-        case Unconfirmed(within=within):
-            return _go_on(chunk, now, within)
         case _:
             assert_never(outcome)
 

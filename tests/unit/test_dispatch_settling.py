@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from prometheus_client import REGISTRY
 
-from pushsvc.model.delivery import Delivery
+from pushsvc.model.delivery import Delivery, Retry, Settlement, Unconfirmed
 from pushsvc.ports.entries import EntryRef
 from pushsvc.rules.policy import EXPIRED
 from pushsvc.stages.dispatch.lanes import OpenEntry
 from pushsvc.stages.dispatch.recorder import Recorder
-from pushsvc.stages.dispatch.settling import BATCH, BOUND, ENTRIES, LINGER, QUIET, REPLICATED_BOUND, Settler
+from pushsvc.stages.dispatch.settling import ACKED, BATCH, BOUND, ENTRIES, LINGER, QUIET, REPLICATED_BOUND, Settler
 
 from .dispatch_fakes import FakeQueue, chunk, many, settlement
 from .virtual_time import run, until
@@ -135,6 +135,67 @@ def test_one_alone_is_recorded_at_once_and_what_follows_soon_waits_a_moment_for_
 
     run(main())
     assert [len(settlements) for settlements, _ in queue.settled] == [1, 2, 1]
+
+
+def test_what_devices_are_yet_to_acknowledge_waits_and_nothing_else_waits_for_it() -> None:
+    queue = FakeQueue()
+
+    async def main() -> None:
+        settler = Settler("shop", queue, lambda: None)
+        task = asyncio.create_task(settler.run())
+        own = entry("many", 9)
+
+        def write(index: int, *, within: float = 10.0, collapse: str = "") -> None:
+            message = msgspec.structs.replace(own.chunk.message, collapse=collapse)
+            delivery = Delivery(msgspec.structs.replace(own.chunk, message=message), own.chunk.targets[index])
+            settler.add(Settlement(delivery, Unconfirmed(within=within), Retry(10_000, 1), 0, ""), own)
+
+        def steps() -> list[int]:
+            return [len(settlements) for settlements, _ in queue.settled]
+
+        write(0)
+        await asyncio.sleep(0.6 * ACKED)
+        write(1)
+        assert steps() == []
+        await asyncio.sleep(0.6 * ACKED)
+        assert steps() == [2]
+        others: list[Callable[[], None]] = [lambda: add(settler, own, 3), lambda: write(5, within=0.0)]
+        for number, press in enumerate(others, 1):
+            write(2 * number)
+            await asyncio.sleep(0.3 * ACKED)
+            press()
+            await asyncio.sleep(0.3 * ACKED)
+            assert steps() == [2] * (number + 1)
+        write(6, collapse="order")
+        await asyncio.sleep(0.3 * ACKED)
+        assert steps()[3:] == [1], "an older push with this collapse must not follow it"
+        write(7)
+        await asyncio.sleep(0.3 * ACKED)
+        began = asyncio.get_running_loop().time()
+        await settler.drain()
+        assert (steps()[4:], asyncio.get_running_loop().time() - began < 0.3 * ACKED) == ([1], True)
+        write(8)
+        settler.close()
+        await task
+
+    run(main())
+
+
+def test_many_that_are_yet_to_be_acknowledged_do_not_stop_what_is_sent() -> None:
+    queue = FakeQueue()
+
+    async def main() -> None:
+        settler = Settler("shop", queue, lambda: None)
+        task = asyncio.create_task(settler.run())
+        own = entry("many", BOUND // 2)
+        for target in own.chunk.targets:
+            settler.add(Settlement(Delivery(own.chunk, target), Unconfirmed(within=10.0), Retry(10_000, 1), 0, ""), own)
+        await asyncio.sleep(ACKED / 2)
+        assert sum(len(settlements) for settlements, _ in queue.settled) == BOUND // 2
+        settler.close()
+        await task
+
+    run(main())
 
 
 def test_nothing_added_is_drained_already() -> None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -268,9 +268,9 @@ class LiveProvider:
         await self._poke(parts, appended, {name: content.body for name, content in contents.items()})
         absent = await self._absent(parts, appended)
         return {
-            id(delivery): self._outcome(part.chunk, delivery, result, absent)
+            id(delivery): outcome
             for part, results in zip(parts, appended, strict=True)
-            for delivery, result in zip(part.deliveries, results, strict=True)
+            for delivery, outcome in zip(part.deliveries, self._outcomes_of(part, results, absent), strict=True)
         }
 
     def _fresh(self, contents: Mapping[str, LiveContent]) -> dict[str, LiveContent]:
@@ -345,7 +345,20 @@ class LiveProvider:
         found = await self._live.presence(self.route.app, asked)
         return {device_id for device_id, presence in zip(asked, found, strict=True) if presence is None}
 
-    def _outcome(self, chunk: Chunk, delivery: Delivery, appended: Appended, absent: set[str]) -> Outcome:
+    def _outcomes_of(self, part: _Part, results: Sequence[Appended], absent: set[str]) -> Iterator[Outcome]:
+        """Yield the outcomes of the deliveries of one chunk."""
+        chunk = part.chunk
+        within = chunk.message.headers.get(ACK_WITHIN)
+        written = Unconfirmed(reason="written", within=float(within) if within else self._ack_within)
+        here, away = (FIRST, FIRST) if _comes_again(chunk, self.route) else (written, AWAY)
+        for delivery, result in zip(part.deliveries, results, strict=True):
+            if result.status in ("new", "known"):
+                yield away if result.route is None else here
+            else:
+                yield self._not_appended(chunk, delivery, result, absent) or away
+
+    def _not_appended(self, chunk: Chunk, delivery: Delivery, appended: Appended, absent: set[str]) -> Outcome | None:
+        """Return the outcome of a delivery that stands in no stream; None if it goes on at the next channel."""
         match appended.status:
             case "superseded":
                 return SUPERSEDED
@@ -358,12 +371,7 @@ class LiveProvider:
                 return MOVED if (target.device_id or target.token) in absent else UNREADABLE
             case "away" if not chunk.fallbacks:
                 return NEVER
-        if _comes_again(chunk, self.route):
-            return FIRST
-        if appended.route is None:
-            return AWAY
-        within = chunk.message.headers.get(ACK_WITHIN)
-        return Unconfirmed(reason="written", within=float(within) if within else self._ack_within)
+        return None
 
 
 def _comes_again(chunk: Chunk, route: Route) -> bool:

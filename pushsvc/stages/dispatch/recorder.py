@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
-from ...model.delivery import Delivery, Outcome, Retry, Settlement, Verdict
+from ...model.delivery import Delivery, Outcome, Retry, Settlement, Unconfirmed, Verdict
 from ...model.push import Chunk, Platform, Target
 from ...model.status import ROWS_FOR_ALL
 from ...rules.policy import EXPIRED, SENT
@@ -36,9 +36,10 @@ class Recorder:
         asked_at: int | None = None,
     ) -> None:
         """Record the verdict on a delivery. `outcome` is None if the provider was not asked."""
-        # A broadcast keeps no row for what was sent, so the hash would never be read.
+        # A broadcast keeps no row of what was sent, and no push one of what waits for its device: no hash is needed.
         chunk = entry.chunk
-        silent = verdict is SENT and chunk.total > ROWS_FOR_ALL
+        waits_for_device = type(verdict) is Retry and type(outcome) is Unconfirmed
+        silent = waits_for_device or (verdict is SENT and chunk.total > ROWS_FOR_ALL)
         hashed = "" if silent else self._hasher_of(chunk.home or chunk.channel)(delivery.target.token)
         settlement = Settlement(delivery, outcome, verdict, now, hashed, reason, asked_at, entry.ref.entry_id)
         self._settler.add(settlement, entry)

@@ -10,14 +10,14 @@ from typing import Final
 
 from ...background import pulse, until_pulse
 from ...errors import StoreUnavailable
-from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Verdict
+from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Unconfirmed, Verdict
 from ...model.push import LANES, Platform, Route, Target
 from ...model.routing import CARRIERS
 from ...ports.entries import Revoked
 from ...ports.limits import Limiter
 from ...ports.provider import Provider
 from ...ports.queue import DeliveryQueue
-from ...rules.policy import SENT, decide
+from ...rules.policy import SENT, Blame, decide
 from ...telemetry import REDIS, get_logger
 from .agenda import Agenda
 from .config import DispatchConfig
@@ -435,7 +435,11 @@ class RouteWorker:
         now_wall = self._wall_clock()
         now = int(now_wall * 1000)
         verdict: Verdict = SENT
-        if type(outcome) is Sent and outcome.status and not delivery.probe and not chunk.part:
+        kind = type(outcome)
+        blame: Blame = "delivery"
+        # Most answers say that the provider works, and most of the time that is nothing new.
+        works = kind is Unconfirmed or (kind is Sent and outcome.status)
+        if works and not delivery.probe and not chunk.part:
             self.health.worked_at = now_monotonic
             if self.health.watching:
                 self.health.worked(now_monotonic)
@@ -448,11 +452,11 @@ class RouteWorker:
                 part=chunk.part,
                 probe=delivery.probe,
             )
-            if type(outcome) is not Sent:
-                policy = self._config.retry
-                verdict = decide(chunk, outcome, now=now, jitter=self._random(), policy=policy, blame=blame)
-                if type(verdict) is Retry and delivery.entry.revoked:
-                    verdict = CANCELLED
+        if kind is not Sent:
+            policy = self._config.retry
+            verdict = decide(chunk, outcome, now=now, jitter=self._random(), policy=policy, blame=blame)
+            if type(verdict) is Retry and delivery.entry.revoked:
+                verdict = CANCELLED
         seconds = now_monotonic - delivery.started
         self._congestion.answered(seconds, self._in_flight, now_monotonic)
         self._metrics.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Final
 
-from ...model.delivery import Ended, Retry, Settlement
+from ...model.delivery import Ended, Retry, Settlement, Unconfirmed
 from ...model.push import Route
 from ...ports.entries import EntryRef, News
 from ...ports.queue import DeliveryQueue
@@ -36,6 +37,10 @@ LINGER: Final = 0.004
 
 QUIET: Final = 0.01
 """Seconds without a record after which an outcome does not wait: as a rule no other follows it soon."""
+
+ACKED: Final = 0.1
+"""Seconds that a batch waits if devices are yet to acknowledge all of it: most do so in that time, and the end of their
+deliveries leaves no wait to record. It delays no other outcome."""
 
 BOUND: Final = 20_000
 """Unrecorded settlements at which sending stops until Redis has caught up."""
@@ -61,6 +66,9 @@ class Settler:
         self._on_retry = on_retry
         self._bound = REPLICATED_BOUND if queue.replicated else BOUND
         self._drawn = 0
+        self._due = 0
+        """The number of settlements, from the first on, of which the last one does not wait for a device."""
+        self._hurry = asyncio.Event()
         self.recorded = 0
         """The number of settlements, from the first on, that are recorded."""
         self._waiting: deque[tuple[Settlement | None, OpenEntry]] = deque()
@@ -114,12 +122,15 @@ class Settler:
         deliveries of the cancelled pushes are in flight."""
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._news.append((news, told))
+        self._press()
         self._more.set()
         await told
 
     def add(self, settlement: Settlement, entry: OpenEntry) -> None:
         """Record this outcome soon."""
         self._waiting.append((settlement, entry))
+        if not is_written(settlement) or len(self._waiting) >= self._bound // 2:
+            self._press()
         if not self._more.is_set():
             self._more.set()
             self._idle.clear()
@@ -127,8 +138,14 @@ class Settler:
     def finish(self, entry: OpenEntry) -> None:
         """Acknowledge an entry of which nothing was left to settle."""
         self._waiting.append((None, entry))
+        self._press()
         self._more.set()
         self._idle.clear()
+
+    def _press(self) -> None:
+        """Let nothing of what was added wait for its device."""
+        self._due = self.handed_over
+        self._hurry.set()
 
     def flush_metrics(self) -> None:
         """Make the last figures visible."""
@@ -136,11 +153,13 @@ class Settler:
 
     async def drain(self) -> None:
         """Wait until everything that was added has been recorded."""
+        self._press()
         await self._idle.wait()
 
     def close(self) -> None:
         """Give up what is unrecorded, if anything is."""
         self._closed = True
+        self._press()
         self._more.set()
 
     async def run(self) -> None:
@@ -155,7 +174,9 @@ class Settler:
                 await self._tell(*self._news[0])
                 self._news.popleft()
             if self._waiting:
-                if len(self._waiting) < BATCH and loop.time() - recorded_at < QUIET:
+                if self._due <= self._drawn:
+                    await self._wait_for_devices()
+                elif len(self._waiting) < BATCH and loop.time() - recorded_at < QUIET:
                     await asyncio.sleep(LINGER)
                 was_congested = self.congested
                 await self._record_next()
@@ -165,6 +186,13 @@ class Settler:
             if not self._waiting and not self._news:
                 self._more.clear()
                 self._idle.set()
+
+    async def _wait_for_devices(self) -> None:
+        self._hurry.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ACKED):
+                await self._hurry.wait()
+        self._due = self.handed_over
 
     async def _record_next(self) -> None:
         settlements, finished, forgotten = self._next_batch()
@@ -234,9 +262,13 @@ class Settler:
             took = await self._queue.settle(self._app, settlements, finished)
             # An attempt whose answer was lost may have recorded what takes no effect now.
             count_ended(took if attempts == 1 else settlements)
-            for each in settlements:
-                if type(verdict := each.verdict) is Retry:
-                    self._on_retry(Route(self._app, verdict.channel or each.delivery.chunk.channel), verdict.due_at)
+            retries = {
+                (verdict.channel or each.delivery.chunk.channel, verdict.due_at)
+                for each in settlements
+                if type(verdict := each.verdict) is Retry
+            }
+            for channel, due_at in retries:
+                self._on_retry(Route(self._app, channel), due_at)
             self._stages.passed(passed(settlements), "answered")
             if traces.tracer is not None:
                 for span, trace in spans_of(settlements):
@@ -250,3 +282,11 @@ class Settler:
             async with patience:
                 await tell()
                 return
+
+
+def is_written(settlement: Settlement) -> bool:
+    """Return whether the delivery was written to its device, which has yet to acknowledge it, and nothing else follows
+    from that: it replaces no older push."""
+    outcome = settlement.outcome
+    written = type(outcome) is Unconfirmed and outcome.within > 0 and type(settlement.verdict) is Retry
+    return written and not settlement.delivery.chunk.message.collapse
