@@ -1,9 +1,10 @@
-"""Clients that a generator makes of the OpenAPI document: nothing is left out, and a push is sent with one."""
+"""Clients that generators make of the OpenAPI document: nothing is left out, and a push is sent with each."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 from pushsvc import runtime
 from pushsvc.api.openapi import SHOWN, build
 
+from ..node import node
 from .servers import skip_or_fail
 from .test_intake_kit import CONFIG, TOKEN, running_in_thread
 
 GENERATOR = ("openapi-python-client==0.29.1", "typer==0.27.3", "jinja2", "markupsafe", "ruamel.yaml", "shellingham")
 """The generator, and what of its needs is not among the packages of the tests; it wants an older `typer` than ours."""
+
+TYPESCRIPT = Path(__file__).parents[1] / "vendor" / "openapi-typescript"
 
 SEND = """
 import sys
@@ -74,3 +78,44 @@ def test_a_client_of_openapi_python_client_sends_a_push(generator: Path, tmp_pat
         )  # fmt: skip
         assert sent.returncode == 0, sent.stderr
         assert sent.stdout.split() == list(service.store.pushes)
+
+
+@pytest.fixture(scope="session")
+def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the program of the test and the packages that its lock file names, which are installed in CI alone,
+    or taken from the folder that PUSHSVC_TEST_TYPESCRIPT names."""
+    folder = tmp_path_factory.mktemp("typescript")
+    for file in TYPESCRIPT.iterdir():
+        shutil.copy(file, folder)
+    if found := os.environ.get("PUSHSVC_TEST_TYPESCRIPT"):
+        (folder / "node_modules").symlink_to(Path(found) / "node_modules")
+        return folder
+    if not os.environ.get("CI"):
+        skip_or_fail("openapi-typescript is installed in CI, or named by PUSHSVC_TEST_TYPESCRIPT")
+    npm = shutil.which("npm")
+    assert npm is not None, "install npm"
+    ci = (npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    subprocess.run(ci, cwd=folder, check=True, timeout=300)
+    return folder
+
+
+def test_a_client_of_openapi_typescript_sends_a_push(typescript: Path) -> None:
+    """The types that are made of the document fit the calls of the program, by the compiler's strictest rules."""
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            (*node(), *words), cwd=typescript, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    document = build(addresses=runtime.addresses(), config=CONFIG)
+    (typescript / "openapi.json").write_text(json.dumps(document), encoding="utf-8")
+    run("node_modules/openapi-typescript/bin/cli.js", "openapi.json", "--output", "schema.d.ts")
+    made = (typescript / "schema.d.ts").read_text(encoding="utf-8")
+    assert [call.name for call in SHOWN if f"{call.name}: {{" not in made] == []
+    modern = ("--target", "es2022", "--lib", "es2022,dom", "--module", "nodenext")
+    run("node_modules/typescript/bin/tsc", "--strict", *modern, "--outDir", "out", "send.ts")
+    with running_in_thread() as service:
+        sent = run("out/send.js", service.url, TOKEN)
+        assert sent.split() == list(service.store.pushes)
