@@ -19,6 +19,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from ..errors import ConfigError
 from ..redaction import scrub_named
+from .traces import CURRENT
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -77,6 +78,12 @@ def _add_name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
     return event
 
 
+def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if current := CURRENT.get():
+        event.setdefault("trace_id", current[:16].hex())
+    return event
+
+
 def _to_json(event: object, **_: object) -> str:
     try:
         return msgspec.json.encode(event, enc_hook=repr).decode()
@@ -114,6 +121,7 @@ def configure_logging(level: str = "info", stream: TextIO | None = None, json: b
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         _add_name,
+        _add_trace,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         *render,
     ]

@@ -1,9 +1,9 @@
 """`traces.Tracer` that sends spans to a collector by OTLP over HTTP, from a thread of its own.
 
-A request that is not chosen costs the look at its `traceparent` and one random number. Of one that is, the ids, its
-instants and attributes are kept; they become a message in the thread, a batch at a time. What does not fit into the
-queue, or cannot be sent, is dropped, counted and logged. Where the collector is, what it is sent of the service, which
-requests are chosen and how many spans wait is read from the standard environment:
+A request that is not chosen costs the look at its `traceparent` and one random number. A span that is over is encoded
+where it ends; the thread joins a batch of them to a message, so that requests hardly wait for it. What does not fit
+into the queue, or cannot be sent, is dropped, counted and logged. Where the collector is, what it is sent of the
+service, which requests are chosen and how many spans wait is read from the standard environment:
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
 https://opentelemetry.io/docs/specs/otel/protocol/exporter/.
 """
@@ -17,22 +17,21 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from typing import Any, Final, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-import structlog
 from msgspec import Struct
 
 from .. import __version__
 from ..errors import ConfigError
 from ..net.tls import client_context
-from .otlp import EndedSpan, message, new_id, resource
+from .otlp import encoded, message, new_id, resource
 from .states import StateLog
-from .traces import Kind, OpenSpan, Parent, Recorded
+from .traces import CURRENT, Attributes, Kind, OpenSpan, Parent, Recorded
 
 ENDPOINT: Final = "http://localhost:4318"
 CLOSING: Final = 3.0
@@ -47,6 +46,7 @@ everything that waited was sent."""
 FULL: Final = "more spans ended than OTEL_BSP_MAX_QUEUE_SIZE lets wait"
 
 _IDS: Final = 1 << 64
+_LOW: Final = _IDS - 1
 
 
 class Sampling(NamedTuple):
@@ -175,7 +175,7 @@ class OtelTracer:
         to = exporting(os.environ)
         self._head = resource(described(os.environ, part), "pushsvc", __version__)
         self._send = Sender(to).send
-        self._queue: deque[EndedSpan] = deque(maxlen=to.queue)
+        self._queue: deque[bytes] = deque(maxlen=to.queue)
         self._batch, self._delay = to.batch, to.delay
         self._changing = threading.Lock()
         self._pushed_out = 0
@@ -191,25 +191,30 @@ class OtelTracer:
     def begin(self, name: str, kind: Kind, parent: Parent | None = None) -> OpenSpan | None:
         bound, by_parent = self._sampling
         if parent is None:
-            low = random.getrandbits(64)
-            if low >= bound:
+            ids = random.getrandbits(192)  # of the trace, and of its first span
+            if ids >> 64 & _LOW >= bound:
                 return None
-            return _Open(self.add, name, kind, new_id(8) + low.to_bytes(8), b"")
+            return _Open(self, name, kind, ids.to_bytes(24), b"")
         trace = parent.carried[:16]
         if not (parent.sampled if by_parent else int.from_bytes(trace[8:]) < bound):
             return None
-        return _Open(self.add, name, kind, trace, parent.carried[16:])
+        return _Open(self, name, kind, trace + new_id(), parent.carried[16:])
 
     def record(self, span: Recorded, parent: bytes) -> None:
         # A trace goes through several processes, and a span does not say which of them its parent is of.
-        self.add(EndedSpan(span, parent[:16] + new_id(8), parent[16:], True))
+        self.add(span, parent[:16], new_id(), parent[16:], remote=True)
 
-    def add(self, span: EndedSpan) -> None:
-        """Let a span be sent, in place of the oldest one where the queue is full."""
+    def add(self, span: Recorded, trace: bytes, own: bytes, parent: bytes, *, remote: bool) -> None:
+        """Let a span be sent, in place of the oldest one where the queue is full. The ids are those of `encoded`."""
+        try:
+            found = encoded(span, trace, own, parent, remote=remote)
+        except Exception as error:  # a request does not fail by its trace
+            self._lose(1, f"a fault in encoding them: {type(error).__name__}")
+            return
         queue = self._queue
         with self._changing:
             self._pushed_out += len(queue) == queue.maxlen
-            queue.append(span)
+            queue.append(found)
         if len(queue) == self._batch:
             self._due.set()
 
@@ -248,36 +253,38 @@ class OtelTracer:
             self._lost = 0
             EXPORT.end()
 
-    def _try(self, batch: Sequence[EndedSpan]) -> str:
+    def _try(self, batch: Sequence[bytes]) -> str:
         """Send a batch, and return why it has failed; empty: it has not."""
         try:
             return self._send(message(batch, self._head), self._closing)
-        except Exception as error:  # one span that cannot be encoded does not end the traces of the process
-            return f"a fault in encoding or sending them: {type(error).__name__}"
+        except Exception as error:  # one batch that cannot be sent does not end the traces of the process
+            return f"a fault in sending them: {type(error).__name__}"
 
     def _lose(self, spans: int, why: str) -> None:
-        self._lost += spans
+        with self._changing:
+            self._lost += spans
         EXPORT.begin(spans=self._lost, reason=why)
 
 
 class _Open:
     """See `traces.OpenSpan`."""
 
-    __slots__ = ("_add", "_kind", "_name", "_parent", "_start", "_tokens", "carried")
+    __slots__ = ("_before", "_kind", "_name", "_parent", "_start", "_tracer", "carried")
 
-    def __init__(self, add: Callable[[EndedSpan], None], name: str, kind: Kind, trace: bytes, parent: bytes) -> None:
-        self._add = add
+    def __init__(self, tracer: OtelTracer, name: str, kind: Kind, carried: bytes, parent: bytes) -> None:
+        self._tracer = tracer
         self._name = name
         self._kind: Kind = kind
         self._parent = parent
         self._start = time.time_ns()
-        self.carried: bytes = trace + new_id(8)
-        self._tokens = structlog.contextvars.bind_contextvars(trace_id=trace.hex())
+        self.carried = carried
+        self._before = CURRENT.set(carried)
 
-    def end(self, attributes: Mapping[str, str | int], error: str = "") -> None:
-        structlog.contextvars.reset_contextvars(**self._tokens)
-        span = Recorded(self._name, self._kind, self._start, time.time_ns(), attributes, error)
-        self._add(EndedSpan(span, self.carried, self._parent, bool(self._parent)))
+    def end(self, alike: Attributes, own: Attributes = (), error: str = "") -> None:
+        CURRENT.reset(self._before)
+        span = Recorded(self._name, self._kind, self._start, time.time_ns(), alike, own, error)
+        carried, parent = self.carried, self._parent
+        self._tracer.add(span, carried[:16], carried[16:], parent, remote=bool(parent))
 
 
 class _NoRedirects(HTTPRedirectHandler):

@@ -4,6 +4,9 @@ A request that is chosen becomes a span, and its push carries the ids of trace a
 bytes, or none. Each later stage records its spans below that one when its work is done, from instants that are known
 anyway. So nothing waits for a trace, and where they are off the cost is one look at `tracer`. `otel.py`, which sends
 them, is imported only where traces are on.
+
+What a span says is told apart: `alike` is what many spans have in common, which is encoded once for all of them, `own`
+are the ids, which no other span has.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -26,6 +30,11 @@ DISABLED: Final = "OTEL_SDK_DISABLED"
 """The standard variable that turns traces off, whatever the configuration says, by the value `true`."""
 
 Kind = Literal["server", "client", "consumer", "internal"]
+Attributes: TypeAlias = tuple[tuple[str, str | int], ...]
+"""Names with their values. None has a token, a body or a key."""
+
+CURRENT: Final[ContextVar[bytes]] = ContextVar("trace", default=b"")
+"""The trace that the running task works on, which its log lines name; empty: none."""
 
 _PARENT: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _VERSION: Final = "00"
@@ -40,13 +49,14 @@ class Parent(NamedTuple):
 
 
 class Recorded(Struct, frozen=True, gc=False):
-    """A span that is over. Instants are Unix ns. No attribute has a token, a body or a key."""
+    """A span that is over. Instants are Unix ns."""
 
     name: str
     kind: Kind
     start: int
     end: int
-    attributes: Mapping[str, str | int] = {}
+    alike: Attributes = ()
+    own: Attributes = ()
     error: str = ""
     """Why it has failed; empty: it has not."""
     children: Sequence[Recorded] = ()
@@ -59,7 +69,7 @@ class OpenSpan(Protocol):
     def carried(self) -> bytes:
         """Return what a push carries of it."""
 
-    def end(self, attributes: Mapping[str, str | int], error: str = "") -> None:
+    def end(self, alike: Attributes, own: Attributes = (), error: str = "") -> None:
         """End it, with an `error` if it has failed."""
 
 
@@ -100,13 +110,13 @@ def header_of(carried: bytes) -> str:
 class _Stage:
     """Records its block as a span."""
 
-    __slots__ = ("_attributes", "_name", "_parent", "_start", "_tracer")
+    __slots__ = ("_about", "_name", "_parent", "_start", "_tracer")
 
-    def __init__(self, tracer: Tracer, name: str, parent: bytes, attributes: Mapping[str, str | int]) -> None:
+    def __init__(self, tracer: Tracer, name: str, parent: bytes, about: dict[str, str | int]) -> None:
         self._tracer = tracer
         self._name = name
         self._parent = parent
-        self._attributes = attributes
+        self._about = about
         self._start = time.time_ns()
 
     def __enter__(self) -> None:
@@ -114,19 +124,19 @@ class _Stage:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         error = "" if kind is None else kind.__name__
-        span = Recorded(self._name, "internal", self._start, time.time_ns(), self._attributes, error)
-        self._tracer.record(span, self._parent)
+        own = tuple([(f"pushsvc.{key}", value) for key, value in self._about.items()])
+        self._tracer.record(Recorded(self._name, "internal", self._start, time.time_ns(), (), own, error), self._parent)
 
 
 _UNTRACED: Final = nullcontext()
 
 
-def stage(name: str, parent: bytes, **attributes: str | int) -> AbstractContextManager[None]:
+def stage(name: str, parent: bytes, **about: str | int) -> AbstractContextManager[None]:
     """Record the block as a span below the one that is carried; do nothing if none is, or traces are off. Attributes
     get the prefix `pushsvc.`."""
     if tracer is None or not parent:
         return _UNTRACED
-    return _Stage(tracer, name, parent, {f"pushsvc.{key}": value for key, value in attributes.items()})
+    return _Stage(tracer, name, parent, about)
 
 
 @contextmanager

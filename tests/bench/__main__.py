@@ -48,6 +48,12 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "transport": Bench("the HTTP/2 transport beside other clients", 130),
     "delivery": Bench("from stream entry to recorded outcome", 230, 25, ("--rounds", "1", "--scale", "0.1")),
     "intake": Bench("POST/s of one core beside bare aiohttp", 90, 17, ("--seconds", "1", "--rounds", "1")),
+    "observed": Bench(
+        "what metrics and traces cost intake and delivery",
+        330,
+        17,
+        ("--rounds", "1", "--seconds", "1", "--scale", "0.2", "--shares", "1"),
+    ),
     "whole": Bench("the whole service under a compiled generator", 150, 25, ("--rounds", "1", "--seconds", "2")),
     "latency": Bench("from POST to the provider's receipt when idle", 50, 17, ("--pushes", "100")),
     "cores": Bench("two cores beside one", 350),

@@ -203,11 +203,12 @@ async def _many(send: Callable[[int], Awaitable[None]], count: int, at_once: int
 
 
 async def ours(
-    platform: str, address: Address, count: int, *, store_url: str, per_push: int, limited: bool
+    platform: str, address: Address, count: int, *, store_url: str, per_push: int, limited: bool, share: float
 ) -> dict[str, float]:
     """The whole path: entries read, sent, answers judged, outcomes recorded and entries acknowledged.
 
-    `limited`: with the default limits, so that every token is counted; each is pushed to once.
+    `limited`: with the default limits, so that every token is counted; each is pushed to once. This `share` of pushes
+    is part of a trace.
     """
     runtime.quiet_gc()
     route = Route("shop", platform)
@@ -228,6 +229,7 @@ async def ours(
                 expires_at=now + 3_600_000,
                 messages={platform: message},
                 targets={platform: tuple(Target(n, token("ok", f"{number}-{n}")) for n in range(per_push))},
+                trace=os.urandom(telemetry.traces.CARRIED) if number * share % 1 < share else b"",
             )
             for number in range(count // per_push)
         ]
@@ -289,9 +291,14 @@ def contest(task: dict[str, Any]) -> dict[str, float]:
         case "peer":
             work = peer_apns(address, count) if platform == "apns" else peer_fcm(address, count)
         case _:
-            limited = task.get("limited", True)
             work = ours(
-                platform, address, count, store_url=task["store_url"], per_push=task["per_push"], limited=limited
+                platform,
+                address,
+                count,
+                store_url=task["store_url"],
+                per_push=task["per_push"],
+                limited=task.get("limited", True),
+                share=task.get("share", 0.0),
             )
     return uvloop.run(work)
 

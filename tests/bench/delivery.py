@@ -29,6 +29,7 @@ from pushsvc.store import open_embedded
 from .figures import record
 from .machine import cores, pin
 
+MODULE = "tests.bench.contestants"
 WIDTHS = (13, 9, 8, 9, 8, 9, 9)
 CLIENT_CORE, SERVER_CORE = cores()[0], cores()[-1]
 
@@ -57,15 +58,12 @@ CONTESTANTS = {
 }
 
 
-def child(task: dict[str, Any], profile: Path | None = None) -> dict[str, float]:
-    """Run one contestant, in a process of its own on the client's core."""
-    command = [sys.executable, *(["-m", "cProfile", "-o", str(profile)] if profile else []), "-m", MODULE]
+def child(task: dict[str, Any], profile: Path | None = None, module: str = MODULE) -> dict[str, float]:
+    """Run one contestant, in a process of its own on the client's core. `module` is the program that takes the task."""
+    command = [sys.executable, *(["-m", "cProfile", "-o", str(profile)] if profile else []), "-m", module]
     done = subprocess.run([*command, json.dumps(task)], stdout=subprocess.PIPE, check=True, preexec_fn=pin_client)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
-
-
-MODULE = "tests.bench.contestants"
 
 
 def store_cpu(url: str) -> float:
@@ -95,8 +93,18 @@ def servers() -> Any:
 Row = dict[str, float]
 
 
-def measure(simulator: Any, store_url: str, reported: Any, platform: str, contestant: Contestant, scale: float) -> Row:
-    """One contestant's round: its own figures, and the CPU that it cost the simulator and the store."""
+def measure(
+    simulator: Any,
+    store_url: str,
+    reported: Any,
+    platform: str,
+    contestant: Contestant,
+    scale: float,
+    module: str = MODULE,
+    **more: Any,
+) -> Row:
+    """One contestant's round: its own figures, and the CPU that it cost the simulator and the store. `more` is added to
+    the task of the `module`."""
     per_push = contestant.per_push
     scaled = max(per_push, 500, int(contestant.deliveries * scale) // 500 * 500)
     scaled -= scaled % max(per_push, 1)
@@ -107,9 +115,10 @@ def measure(simulator: Any, store_url: str, reported: Any, platform: str, contes
         "count": scaled,
         "store_url": store_url,
         "per_push": per_push,
+        **more,
     }
     before, store_before = simulator.state()["process"]["cpu_seconds"], store_cpu(store_url)
-    row = child(task)
+    row = {"deliveries": scaled, **child(task, module=module)}
     row["sink_us"] = (simulator.state()["process"]["cpu_seconds"] - before) / scaled * 1e6
     row["store_us"] = (store_cpu(store_url) - store_before) / scaled * 1e6
     return row

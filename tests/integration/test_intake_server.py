@@ -289,11 +289,11 @@ class Tracer:
     def begin(self, name: str, kind: telemetry.traces.Kind, parent: telemetry.traces.Parent | None = None) -> Tracer:
         return self
 
-    def end(self, attributes: Mapping[str, str | int], error: str = "") -> None:
-        self.ended.append((attributes, error))
+    def end(self, alike: telemetry.traces.Attributes, own: telemetry.traces.Attributes = (), error: str = "") -> None:
+        self.ended.append((dict(alike + own), error))
 
     def record(self, span: telemetry.traces.Recorded, parent: bytes) -> None:
-        self.ended.append((span.attributes, span.error))
+        self.ended.append((dict(span.alike + span.own), span.error))
 
     def close(self) -> None:
         raise AssertionError("it is not ours to close")

@@ -213,8 +213,8 @@ def test_a_collector_that_is_away_is_logged_as_a_state_and_lines_of_the_log_name
         while not lines:
             span = telemetry.traces.tracer.begin("POST /v1/push", "server")
             assert span is not None
-            assert structlog.contextvars.get_contextvars()["trace_id"] == span.carried[:16].hex()
-            span.end({})
-            assert "trace_id" not in structlog.contextvars.get_contextvars()
+            assert telemetry.traces.CURRENT.get() == span.carried
+            span.end(())
+            assert telemetry.traces.CURRENT.get() == b""
             time.sleep(0.01)
     assert [line["event"] for line in lines] == ["traces_not_sent"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,10 +28,9 @@ KINDS = {"internal": 1, "server": 2, "client": 3, "consumer": 5}
 texts = st.text(st.characters(codec="utf-8"), max_size=200)
 instants = st.integers(0, 2**64 - 1)
 values = texts | st.integers(-(2**63), 2**63 - 1)
+abouts = st.lists(st.tuples(texts, values), max_size=8).map(tuple)
 spans = st.recursive(
-    st.builds(
-        traces.Recorded, texts, st.sampled_from(list(KINDS)), instants, instants, st.dictionaries(texts, values), texts
-    ),
+    st.builds(traces.Recorded, texts, st.sampled_from(list(KINDS)), instants, instants, abouts, abouts, texts),
     lambda inner: st.builds(
         traces.Recorded, texts, st.sampled_from(list(KINDS)), instants, instants, children=st.lists(inner, max_size=3)
     ),
@@ -58,7 +57,8 @@ def below(span: traces.Recorded) -> Iterator[traces.Recorded]:
 
 @given(st.lists(spans, max_size=4), st.booleans())
 def test_the_official_schema_reads_what_was_recorded(recorded: list[traces.Recorded], remote: bool) -> None:
-    ended = [otlp.EndedSpan(span, TRACE + otlp.new_id(8), SPAN if remote else b"", remote) for span in recorded]
+    above = SPAN if remote else b""
+    ended = [otlp.encoded(span, TRACE, otlp.new_id(), above, remote=remote) for span in recorded]
     found = read(otlp.message(ended, otlp.resource({"service.name": "é"}, "pushsvc", "1")))
     assert len(found) == sum(len(list(below(span))) for span in recorded)
     by_id = {span.span_id: span for span in found}
@@ -66,11 +66,11 @@ def test_the_official_schema_reads_what_was_recorded(recorded: list[traces.Recor
     for span, each in zip(found, expected, strict=True):
         assert (span.trace_id, span.name, span.kind) == (TRACE, each.name, KINDS[each.kind])
         assert (span.start_time_unix_nano, span.end_time_unix_nano) == (each.start, each.end)
-        about = {
-            pair.key: pair.value.int_value if pair.value.HasField("int_value") else pair.value.string_value
+        about = [
+            (pair.key, pair.value.int_value if pair.value.HasField("int_value") else pair.value.string_value)
             for pair in span.attributes
-        }
-        assert about == each.attributes
+        ]
+        assert about == [*each.alike, *each.own]
         assert (span.status.code, span.status.message) == ((2, each.error) if each.error else (0, ""))
         first = any(each is top for top in recorded)
         assert span.parent_span_id == (SPAN if remote else b"") if first else span.parent_span_id in by_id
@@ -116,7 +116,7 @@ def test_which_requests_are_traced(
         begun = [tracer.begin("GET /", "server", parent) for parent in parents]
         for span in reversed(begun):  # the one begun last is within the others
             if span is not None:
-                span.end({})
+                span.end(())
     assert [span is not None for span in begun] == [alone, recorded, unrecorded]
     assert all(span is None or span.carried[:16] == TRACE for span in begun[1:])
 
@@ -127,7 +127,7 @@ def test_a_share_is_of_the_ids_of_traces(monkeypatch: pytest.MonkeyPatch) -> Non
         chosen = 0
         for _ in range(4000):
             if span := tracer.begin("GET /", "server"):
-                span.end({})
+                span.end(())
                 chosen += 1
                 assert int.from_bytes(span.carried[8:16]) < 2**62  # as every process decides, by the standard
     assert 900 < chosen < 1100
@@ -256,19 +256,43 @@ def test_a_redirect_is_a_failure_and_no_other_address_gets_the_headers(status: i
     assert theirs == []
 
 
-def test_a_span_that_cannot_be_encoded_costs_its_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+def test_a_span_that_cannot_be_encoded_costs_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     otel.EXPORT.reset()
-    sent = threading.Event()
+    sent: list[bytes] = []
 
-    def send(*_: object) -> str:
-        sent.set()
+    def send(_: object, body: bytes, __: object) -> str:
+        sent.append(body)
         return ""
 
     monkeypatch.setattr(otel.Sender, "send", send)
     with capture_logs() as lines:
         with opened(monkeypatch, {}, 1.0) as tracer:
             tracer.record(traces.Recorded("text-of-a-push", "internal", -1, 0), TRACE + SPAN)
+            (line,) = lines
+            tracer.record(traces.Recorded("well", "internal", 0, 0), TRACE + SPAN)
+        assert (line["event"], line["spans"]) == ("traces_not_sent", 1)
+        assert line["reason"] == "a fault in encoding them: error"
+        assert [each["event"] for each in lines[1:]] == ["traces_sent_again"]
+    assert len(sent) == 1
+    assert b"well" in sent[0]
+    assert "text-of-a-push" not in repr(lines)
+
+
+def test_a_fault_in_sending_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+    otel.EXPORT.reset()
+    sent = threading.Event()
+
+    def send(_: object, body: bytes, __: object) -> str:
+        if b"well" not in body:
+            raise RuntimeError("text-of-a-push")
+        sent.set()
+        return ""
+
+    monkeypatch.setattr(otel.Sender, "send", send)
+    with capture_logs() as lines:
+        with opened(monkeypatch, {}, 1.0) as tracer:
+            tracer.record(traces.Recorded("first", "internal", 0, 0), TRACE + SPAN)
             wait_until(lambda: bool(lines) or not tracer._thread.is_alive())
             assert tracer._thread.is_alive()
             tracer.record(traces.Recorded("well", "internal", 0, 0), TRACE + SPAN)
@@ -277,7 +301,7 @@ def test_a_span_that_cannot_be_encoded_costs_its_batch_alone(monkeypatch: pytest
             ("traces_not_sent", 1),
             ("traces_sent_again", None),
         ]
-    assert lines[0]["reason"] == "a fault in encoding or sending them: error"
+    assert lines[0]["reason"] == "a fault in sending them: RuntimeError"
     assert "text-of-a-push" not in repr(lines)
 
 
@@ -312,16 +336,13 @@ def test_what_does_not_fit_is_dropped_the_oldest_first_and_counted(monkeypatch: 
     sent: list[list[str]] = []
     began, gate = threading.Event(), threading.Event()
 
-    def message(batch: Sequence[otlp.EndedSpan], _: object) -> bytes:
-        sent.append([each.span.name for each in batch])
-        return b""
-
-    def send(*_: object) -> str:
+    def send(_: object, body: bytes, __: object) -> str:
+        request: Any = ExportTraceServiceRequest.FromString(body)
+        sent.append([span.name for span in request.resource_spans[0].scope_spans[0].spans])
         began.set()
         gate.wait()
         return ""
 
-    monkeypatch.setattr(otel, "message", message)
     monkeypatch.setattr(otel.Sender, "send", send)
     otel.EXPORT.reset()
     with capture_logs() as lines, opened(monkeypatch, {}, 1.0) as tracer:

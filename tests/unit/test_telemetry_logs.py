@@ -12,6 +12,7 @@ import pytest
 
 from pushsvc.errors import ConfigError
 from pushsvc.telemetry import configure_logging, get_logger
+from pushsvc.telemetry.traces import CURRENT
 
 
 class Terminal(io.StringIO):
@@ -35,6 +36,18 @@ def test_json_lines_when_piped() -> None:
     assert mine == {"event": "sent", "app": "shop", "count": 3, "level": "info", "logger": "dispatch"}
     del theirs["timestamp"]
     assert theirs == {"event": "slow task", "level": "warning", "logger": "asyncio"}
+
+
+def test_lines_name_the_trace_of_their_task() -> None:
+    stream = io.StringIO()
+    configure_logging("info", stream)
+    before = CURRENT.set(bytes(range(24)))
+    get_logger("intake").info("within")
+    logging.getLogger("asyncio").warning("within")
+    CURRENT.reset(before)
+    get_logger("intake").info("after")
+    trace = bytes(range(16)).hex()
+    assert [line.get("trace_id") for line in entries(stream)] == [trace, trace, None]
 
 
 def test_readable_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_deliveries_of_an_entry_that_end_alike_are_one_span() -> None:
     assert {trace for _, trace in found} == {CARRIED}
     spans = [span for span, _ in found]
     assert [
-        (span.attributes["pushsvc.deliveries"], span.attributes["pushsvc.state"], span.start, span.end)
+        (dict(span.alike)["pushsvc.deliveries"], dict(span.alike)["pushsvc.state"], span.start, span.end)
         for span in spans
     ] == [
         (2, "sent", 1_000_000_000, 4_002_000_000),
@@ -89,9 +89,9 @@ def test_deliveries_of_an_entry_that_end_alike_are_one_span() -> None:
         [queue, ("send apns", 3_001_000_000, 4_001_000_000, "Shutdown")],
         [queue],
     ]
-    assert "pushsvc.provider_id" not in spans[0].children[1].attributes
+    assert spans[0].children[1].own == ()
     (alone,) = spans_of([settled(traced, 0, Sent(status=200, provider_id="one"))])
-    assert alone[0].children[1].attributes["pushsvc.provider_id"] == "one"
+    assert alone[0].children[1].own == (("pushsvc.provider_id", "one"),)
 
 
 def test_a_span_has_no_token() -> None:
@@ -141,5 +141,5 @@ def test_a_stage_records_its_block_where_there_is_a_trace(monkeypatch: pytest.Mo
         raise KeyError
     (well, parent), (failed, _) = recorded
     assert (well.name, parent, well.error, failed.error) == ("accept", CARRIED, "", "KeyError")
-    assert well.attributes == {"pushsvc.push_id": "p", "pushsvc.deliveries": 2}
+    assert well.own == (("pushsvc.push_id", "p"), ("pushsvc.deliveries", 2))
     assert well.start <= well.end

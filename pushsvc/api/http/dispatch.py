@@ -131,7 +131,7 @@ class CallDispatcher:
             cut = request.writer.output_size > 0
         except asyncio.CancelledError:
             if span is not None:
-                span.end(_about(row.call, None, request), "CancelledError")
+                span.end(_about(row.call, None, request), _own(request), "CancelledError")
             raise
         app, caller = request.app, request.caller
         if caller is not None:
@@ -143,7 +143,7 @@ class CallDispatcher:
         ms = seconds * 1000
         say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request.id)
         if span is not None:
-            span.end(_about(row.call, status, request), str(status) if status >= 500 else "")
+            span.end(_about(row.call, status, request), _own(request), str(status) if status >= 500 else "")
         if caller is not None and caller.session and row.call is not None and row.call.method != "GET":
             log_act(row.call, request, names, caller, status)
         if cut:
@@ -224,15 +224,19 @@ class CallDispatcher:
         return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
 
 
-def _about(call: Call | None, status: int | None, request: ApiRequest) -> dict[str, str | int]:
-    """Return the attributes of a request's span, by the names of
+def _about(call: Call | None, status: int | None, request: ApiRequest) -> telemetry.traces.Attributes:
+    """Return what the spans of many requests say, by the names of
     https://opentelemetry.io/docs/specs/semconv/http/http-spans/. `status` is None where nothing was answered."""
-    about: dict[str, str | int] = {"pushsvc.request_id": request.id}
+    about: telemetry.traces.Attributes = ()
+    if call is not None:
+        about = (("http.request.method", call.method), ("http.route", call.path))
     if status is not None:
-        about["http.response.status_code"] = status
-    if request.app:
-        about["pushsvc.app"] = request.app
-    return about if call is None else {**about, "http.request.method": call.method, "http.route": call.path}
+        about += (("http.response.status_code", status),)
+    return (*about, ("pushsvc.app", request.app)) if request.app else about
+
+
+def _own(request: ApiRequest) -> telemetry.traces.Attributes:
+    return (("pushsvc.request_id", request.id),)
 
 
 def _head(answer: Answer) -> dict[str, str]:

@@ -25,8 +25,9 @@ _LATEST: Final = 7 * 86_400.0
 def acknowledged(app: str, reference: Reference, written: int, at: int) -> telemetry.traces.Recorded:
     """Return the span of a delivery that a device has acknowledged at this instant (Unix ms), from when it was written
     into the stream of the device."""
-    about = {"pushsvc.app": app, "pushsvc.push_id": reference.push.id, "pushsvc.platform": reference.platform}
-    return telemetry.traces.Recorded("acknowledge", "consumer", written * 1_000_000, at * 1_000_000, about)
+    alike = (("pushsvc.app", app), ("pushsvc.platform", reference.platform))
+    own = (("pushsvc.push_id", reference.push.id),)
+    return telemetry.traces.Recorded("acknowledge", "consumer", written * 1_000_000, at * 1_000_000, alike, own)
 
 
 class GatewayMetrics:

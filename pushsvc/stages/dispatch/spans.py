@@ -11,10 +11,11 @@ a million makes some thousand spans, and a push to one device has one of its own
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Final, TypeAlias
 
 from ...model.delivery import Ended, Expired, Obsolete, Outcome, Sent, Settlement, Unconfirmed
-from ...telemetry.traces import Recorded
+from ...telemetry.traces import Attributes, Recorded
 from .metrics import snake
 
 _MS: Final = 1_000_000
@@ -33,45 +34,58 @@ def spans_of(settlements: Iterable[Settlement]) -> Iterator[tuple[Recorded, byte
             status = 0 if outcome is None else outcome.status
             alike = (id(chunk), None if outcome is None else type(outcome), status, each.reason, _state_of(each))
             groups.setdefault(alike, []).append(each)
-    for group in groups.values():
-        yield _deliver(group), group[0].delivery.chunk.trace
+    for (_, _, _, reason, state), group in groups.items():
+        yield _deliver(group, reason, state), group[0].delivery.chunk.trace
 
 
-def _deliver(group: Sequence[Settlement]) -> Recorded:
-    first = group[0]
+def _deliver(group: Sequence[Settlement], reason: str, state: str) -> Recorded:
+    first, count = group[0], len(group)
     chunk = first.delivery.chunk
-    about: dict[str, str | int] = {
-        "pushsvc.app": chunk.app,
-        "pushsvc.push_id": chunk.push_id,
-        "pushsvc.platform": chunk.channel,
-        "pushsvc.lane": chunk.lane,
-        "pushsvc.attempt": chunk.attempt,
-        "pushsvc.deliveries": len(group),
-        "pushsvc.state": _state_of(first),
-    }
-    if first.reason:
-        about["pushsvc.reason"] = first.reason
-    end = max(each.at for each in group)
-    passed = [each.delivery.passed for each in group if each.delivery.passed is not None]
-    asked = [each.asked_at for each in group if each.asked_at is not None]
-    start = min([end, *(queued for queued, _ in passed), *asked])
+    start, end, taken, asked = first.at, 0, 0, None
+    for each in group:  # one pass: most groups are of one delivery
+        at, passed, asked_at = each.at, each.delivery.passed, each.asked_at
+        if at > end:
+            end = at
+        if passed is not None:
+            start, taken = min(start, passed[0]), max(taken, passed[1])
+        if asked_at is not None:
+            asked = asked_at if asked is None or asked_at < asked else asked
+    if asked is not None:
+        start = min(start, asked)
     children = []
-    if passed:
-        taken = max(start, *(at for _, at in passed))
-        children.append(Recorded("queue", "internal", start * _MS, taken * _MS))
-    if first.outcome is not None and asked:
-        children.append(_send(chunk.channel, first.outcome, min(asked), end, alone=len(group) == 1))
-    return Recorded("deliver", "consumer", start * _MS, end * _MS, about, children=children)
+    if taken:
+        children.append(Recorded("queue", "internal", start * _MS, max(start, taken) * _MS))
+    if first.outcome is not None and asked is not None:
+        children.append(_send(chunk.channel, first.outcome, asked, end, alone=count == 1))
+    alike: Attributes = (
+        ("pushsvc.app", chunk.app),
+        ("pushsvc.platform", chunk.channel),
+        ("pushsvc.lane", chunk.lane),
+        ("pushsvc.attempt", chunk.attempt),
+        ("pushsvc.deliveries", count),
+        ("pushsvc.state", state),
+    )
+    if reason:
+        alike += (("pushsvc.reason", reason),)
+    own = (("pushsvc.push_id", chunk.push_id),)
+    return Recorded("deliver", "consumer", start * _MS, end * _MS, alike, own, children=children)
 
 
 def _send(platform: str, outcome: Outcome, start: int, end: int, *, alone: bool) -> Recorded:
-    about: dict[str, str | int] = {"pushsvc.outcome": snake(type(outcome).__name__)}
+    kind = _named(type(outcome))
+    alike: Attributes = (("pushsvc.outcome", kind),)
     if outcome.status:
-        about["http.response.status_code"] = outcome.status
+        alike += (("http.response.status_code", outcome.status),)
+    own: Attributes = ()
     if alone and isinstance(outcome, Sent) and outcome.provider_id:
-        about["pushsvc.provider_id"] = outcome.provider_id
-    error = "" if isinstance(outcome, _WELL) else outcome.reason or about["pushsvc.outcome"]
-    return Recorded(f"send {platform}", "client", start * _MS, end * _MS, about, str(error))
+        own = (("pushsvc.provider_id", outcome.provider_id),)
+    error = "" if isinstance(outcome, _WELL) else outcome.reason or kind
+    return Recorded(f"send {platform}", "client", start * _MS, end * _MS, alike, own, error)
+
+
+@cache
+def _named(kind: type[Outcome]) -> str:
+    return snake(kind.__name__)
 
 
 def _state_of(settlement: Settlement) -> str:

@@ -54,11 +54,11 @@ async def deliver(
             held = await _record(claim, batch, answer, verdict)
         except BaseException as error:
             if span is not None:
-                span.end(_about(app, config, batch, None), type(error).__name__)
+                span.end(*_about(app, config, batch, None), type(error).__name__)
             raise
         _report(app, config, batch, answer, verdict)
         if span is not None:
-            span.end(_about(app, config, batch, answer), "" if isinstance(verdict, Delivered) else answer.reason)
+            span.end(*_about(app, config, batch, answer), "" if isinstance(verdict, Delivered) else answer.reason)
         attempt, result = batch.attempts + 1, RESULTS[type(verdict)]
         await claim.note(
             WebhookCallNote(at, batch.id, len(batch.events), attempt, answer.status, answer.reason, seconds, result)
@@ -73,11 +73,14 @@ async def deliver(
     return events
 
 
-def _about(app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply | None) -> dict[str, str | int]:
-    """Return the attributes of the span of a call, whose answer is None where it was not recorded."""
-    about: dict[str, str | int] = {"pushsvc.app": app, "pushsvc.batch": batch.id, "pushsvc.events": len(batch.events)}
-    status = {} if answer is None else {"http.response.status_code": answer.status}
-    return {**about, "server.address": config.host, **status}
+def _about(
+    app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply | None
+) -> tuple[telemetry.traces.Attributes, telemetry.traces.Attributes]:
+    """Return what spans of calls have in common and what this one has alone. `answer` is None where it was not
+    recorded."""
+    alike = (("pushsvc.app", app), ("pushsvc.events", len(batch.events)), ("server.address", config.host))
+    status = () if answer is None else (("http.response.status_code", answer.status),)
+    return alike + status, (("pushsvc.batch", batch.id),)
 
 
 async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdict: Verdict) -> bool:
