@@ -37,6 +37,8 @@ from .functions import FUNCTIONS, Context, removed_apps
 from .webhooks import MOST, WebhookTasks
 from .worker import JobsWorker, make_job_class, make_queue, make_worker
 
+FAILED = telemetry.StateLog("jobs", "schedule_failed", "schedule_still_failed", "schedule_goes_on", level="error")
+"""The state in which periodic work fails though Redis answers."""
 QUEUE = "pushsvc"
 TIMEOUT = 180
 """Seconds that a job may take; long ones return after a slice and are enqueued again."""
@@ -287,7 +289,6 @@ async def _keep_schedule(
 ) -> None:
     """Do each periodic work in its turn until `stop` or `gone`. `note` is told whether all of it reaches the queue of
     jobs, which may be in another Redis than the store."""
-    log = telemetry.get_logger("jobs")
     cut_off: set[str] = set()
     now = asyncio.get_running_loop().time
     ends = [asyncio.ensure_future(each.wait()) for each in (stop, gone, store.replaced)]
@@ -309,13 +310,14 @@ async def _keep_schedule(
                     if turn:
                         cut_off.discard(each.name)
                     telemetry.REDIS.end(each.name)
+                    FAILED.end(each.name)
                 except (StoreUnavailable, RedisError) as error:
                     telemetry.REDIS.begin(each.name, error=type(error).__name__)
                     wait = PAUSE
                     if isinstance(error, RedisError):
                         cut_off.add(each.name)
                 except StoreError as error:
-                    log.error("schedule_failed", task=each.name, error=type(error).__name__)
+                    FAILED.begin(each.name, task=each.name, error=type(error).__name__)
                     wait = PAUSE
                 due[each] = now() + (wait or until_pulse(each.seconds))
                 await note(not cut_off)

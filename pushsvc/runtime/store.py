@@ -25,6 +25,10 @@ EMBEDDED_START = 15.0
 EMBEDDED_LOOK = 1.0
 """Seconds until the owner of an embedded server that has closed its connection checks it, and between two checks; after
 two failures it is started again."""
+EMBEDDED_AWAY = telemetry.StateLog(
+    "store", "embedded_store_stays_away", "embedded_store_still_away", "embedded_store_back", level="error"
+)
+"""The state in which it cannot be started again."""
 EMBEDDED_CHECK = 30.0
 """Seconds until it checks a server that has not: one whose socket was removed, as by what tidies temporary folders,
 serves those that are connected, and no other client reaches it."""
@@ -102,12 +106,15 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, url: str, stop: 
             living = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
         missed = missed + 1 if living is None else 0
         if missed > 1 and not stop.is_set():
-            log.error("embedded_store_died", data_dir=str(settings.store.data_dir), **obituary(settings.store.data_dir))
+            folder = settings.store.data_dir
+            if not EMBEDDED_AWAY.active:
+                log.error("embedded_store_died", data_dir=str(folder), **obituary(folder))
             try:
                 await asyncio.to_thread(_open_embedded, opened, settings)
-                log.warning("embedded_store_started_again", data_dir=str(settings.store.data_dir))
+                log.warning("embedded_store_started_again", data_dir=str(folder))
+                EMBEDDED_AWAY.end()
             except PushsvcError as error:
-                log.error("embedded_store_stays_away", error=str(error))
+                EMBEDDED_AWAY.begin(error=str(error))
             missed = 0
 
 

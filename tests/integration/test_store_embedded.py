@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from structlog.testing import capture_logs
 
 from pushsvc.errors import ConfigError, StoreOwned, StoreUnavailable
 from pushsvc.model.status import PushStatus
@@ -311,6 +312,35 @@ def test_a_socket_that_is_removed_is_noticed_while_its_server_lives(
                 assert await store.pushes.status("shop", "p") is not None
 
     asyncio.run(main())
+
+
+def test_a_server_that_cannot_be_started_again_is_a_state_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_store, "EMBEDDED_LOOK", 0.01)
+    settings, tries = Settings(store=StoreSettings(data_dir=tmp_path)), 0
+    runtime_store.EMBEDDED_AWAY.reset()
+
+    def refusing(*given: Any, **more: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries < 10:
+            raise ConfigError("store.data_dir", "is read-only", "mount it again")
+        return open_embedded(*given, **more)
+
+    async def main() -> None:
+        async with asyncio.timeout(60), runtime_store.own_embedded(settings) as url:
+            monkeypatch.setattr(runtime_store, "open_embedded", refusing)
+            os.kill(await asyncio.to_thread(server_pid, url), signal.SIGKILL)
+            while runtime_store.EMBEDDED_AWAY.active or tries < 10:
+                await asyncio.sleep(0.01)
+
+    with capture_logs() as lines:
+        asyncio.run(main())
+    assert [line["event"].removeprefix("embedded_store_") for line in lines] == [
+        *("died", "stays_away", "started_again", "back")
+    ]
+    assert "is read-only" in lines[1]["error"]
 
 
 def test_a_folder_with_spaces_and_signs(tmp_path: Path) -> None:

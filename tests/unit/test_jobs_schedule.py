@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
 
-from pushsvc.errors import StoreUnavailable
-from pushsvc.jobs.process import ACTING, PAUSE, REST, SOON, SWEEP, Periodic, _keep_schedule
+from pushsvc.errors import StoreError, StoreUnavailable
+from pushsvc.jobs.process import ACTING, FAILED, PAUSE, REST, SOON, SWEEP, Periodic, _keep_schedule
 
 from .virtual_time import run, until
 
@@ -61,6 +62,7 @@ class Processes:
     """Processes that share their locks, and when each began and ended the work."""
 
     def __init__(self, count: int) -> None:
+        self.broken = False
         self.acts: list[tuple[float, float]] = []
         self.bells = [Bell() for _ in range(count)]
         self.stop = asyncio.Event()
@@ -80,6 +82,8 @@ class Processes:
     async def _act(self) -> bool:
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(TOOK)
+        if self.broken:
+            raise StoreError("NOPERM")
         self.acts.append((began, asyncio.get_running_loop().time()))
         return False
 
@@ -164,5 +168,24 @@ def test_a_process_that_ended_over_its_work_holds_up_the_others_for_a_moment_onl
         processes.tasks.pop(0).cancel()
         await until(lambda: processes.acts, ACTING + SWEEP)
         await processes.end()
+
+    run(main())
+
+
+def test_work_that_fails_each_second_is_logged_when_it_begins_and_when_it_goes_on() -> None:
+    async def main() -> None:
+        FAILED.reset()
+        processes = Processes(1)
+        await until(lambda: processes.acts, SWEEP)
+        with capture_logs() as lines:
+            processes.broken = True
+            await until(lambda: bool(lines), 2 * SWEEP)
+            await asyncio.sleep(8)
+            processes.broken = False
+            count = len(processes.acts)
+            await until(lambda: len(processes.acts) > count, 5.0)
+        await processes.end()
+        assert [line["event"] for line in lines] == ["schedule_failed", "schedule_goes_on"]
+        assert (lines[0]["task"], lines[0]["error"]) == ("sweep", "StoreError")
 
     run(main())
