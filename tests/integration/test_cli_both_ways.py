@@ -211,8 +211,8 @@ def test_pushes_fit_a_terminal_of_80_columns(
             screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
             assert push in screen  # never cut
             if words == ("list",):
-                (head,) = [line.split() for line in screen.splitlines() if line.startswith("accepted")]
-                assert head == ["accepted", "id", "state", "sent", "of"]
+                (head,) = [line.split() for line in screen.splitlines() if line.startswith("age")]
+                assert head == ["age", "id", "state", "sent", "of", "lane"]
             assert max(map(len, screen.splitlines())) <= 80
 
     play(tmp_path, capsys, monkeypatch, scene)

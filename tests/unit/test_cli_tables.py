@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from rich.console import Console
 
+from pushsvc.cli.pushes.commands import AGE, LESSER, LIST, SCHEDULES, age
 from pushsvc.cli.pushes.failed import COLUMNS
 from pushsvc.cli.stats.stats import TITLES
 from pushsvc.cli.tables import table
@@ -72,6 +73,33 @@ def test_lesser_columns_go_one_after_the_other(width: int, head: list[str]) -> N
     row = ["0123456789", "bulk", "web"]
     lines = drawn(("id", "lane", "key"), [row], width, lesser=("key", "lane")).splitlines()
     assert (len(lines), lines[0].split()) == (3, head)
+
+
+@pytest.mark.parametrize(
+    ("count", "head"),
+    [("1", ["age", "id", "state", "sent", "of", "lane"]), ("12,345", ["age", "id", "state", "sent", "of", "lane"]),
+     ("12,345,678", ["age", "id", "state", "sent", "of"])],
+)  # fmt: skip
+def test_a_list_of_pushes_is_a_table_of_80_columns_whatever_it_counts(count: str, head: list[str]) -> None:
+    row = {"accepted": "2026-11-28T12:00:00Z", "id": DEAD[2], "state": "scheduled", "sent": count, "of": count}
+    row |= {"lane": "urgent", "key": "backend", "app": "shop", AGE: "12m", "due": "2026-11-28T12:00:00Z"}
+    titles = (AGE, *LIST)
+    lines = drawn(titles, [[row[title] for title in titles]], 80, lesser=LESSER).splitlines()
+    assert (len(lines), lines[0].split()) == (3, head)
+    assert DEAD[2] in lines[2]
+    wide = drawn(titles, [[row[title] for title in titles]], 140, lesser=LESSER).splitlines()
+    assert wide[0].split() == list(titles)
+    row["deliveries"] = count
+    lines = drawn(SCHEDULES, [[row[title] for title in SCHEDULES]], 80, lesser=LESSER).splitlines()
+    assert (len(lines), lines[0].split()[:3]) == (3, ["due", "id", "deliveries"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.4, "0s"), (59.9, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86_399, "23h"), (604_800, "7d")],
+)
+def test_ages(seconds: float, shown: str) -> None:
+    assert age(seconds) == shown
 
 
 def test_numbers_stand_to_the_right_and_prose_is_folded() -> None:

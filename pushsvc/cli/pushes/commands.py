@@ -6,7 +6,10 @@ It asks the API of a running service where a key is known, or else reads the sto
 from __future__ import annotations
 
 import re
+import sys
+import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Final, get_args
 
 import msgspec
@@ -31,7 +34,9 @@ pushes = typer.Typer(
 
 LIST: Final = ("accepted", "id", "state", "sent", "of", "lane", "key", "app")
 SCHEDULES: Final = ("due", "id", "deliveries", "lane", "key", "app")
-LESSER: Final = ("key", "app", "lane")
+AGE: Final = "age"
+"""A column that only people see, in the first place: it is short, so that `accepted` can be left out."""
+LESSER: Final = ("key", "app", "accepted", "lane")
 """The columns of a list that a narrow terminal does without, the first to go first."""
 SENT: Final = ("route", "bytes", "limit", "to")
 ENDS: Final = ("deliveries", "outcome", "platform", "reason")
@@ -156,6 +161,8 @@ def _print(found: Sequence[JsonObject], titles: Sequence[str], *, json: bool) ->
     if json:
         print_json({"items": found})
         return
+    if "accepted" in titles and sys.stdout.isatty():
+        titles = (AGE, *titles)
     print_table(titles, [[_cell(row, title) for title in titles] for row in found], lesser=LESSER)
     if not found:
         typer.echo(counted(0, "push", "pushes"), err=True)
@@ -164,6 +171,8 @@ def _print(found: Sequence[JsonObject], titles: Sequence[str], *, json: bool) ->
 def _cell(row: Mapping[str, Any], title: str) -> str:
     counts = row["counts"]
     match title:
+        case "age":
+            return age(max(0.0, time.time() - datetime.fromisoformat(row["created_at"]).timestamp()))
         case "accepted":
             return _second(row["created_at"])
         case "due":
@@ -175,6 +184,14 @@ def _cell(row: Mapping[str, Any], title: str) -> str:
         case "deliveries":  # an audience has none before its time
             return f"{counts['total']:,}" if counts["total"] else ""
     return row[title] or ""
+
+
+def age(seconds: float) -> str:
+    """Return a span in its largest whole unit, such as `41s`, `12m`, `3h` or `6d`."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
 
 
 def _second(instant: str) -> str:
