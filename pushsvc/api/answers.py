@@ -203,25 +203,26 @@ def status(
     )
 
 
+def delivery(row: DeliveryRow) -> Delivery:
+    """Return a row as the API shows it."""
+    return Delivery(
+        platform=row.platform,
+        device_id=row.device_id,
+        token_hash=row.token_hash,
+        outcome=row.outcome,
+        reason=row.reason,
+        status=row.status,
+        attempts=row.attempts,
+        provider_id=row.provider_id,
+        at=instant(row.at),
+        channel="live" if row.channel in CARRIERS else "provider",
+        provider_unique_id=row.unique_id or UNSET,
+    )
+
+
 def deliveries(rows: list[DeliveryRow], cursor: str | None) -> bytes:
     """Return the body of a page of delivery rows."""
-    items = [
-        Delivery(
-            platform=row.platform,
-            device_id=row.device_id,
-            token_hash=row.token_hash,
-            outcome=row.outcome,
-            reason=row.reason,
-            status=row.status,
-            attempts=row.attempts,
-            provider_id=row.provider_id,
-            at=instant(row.at),
-            channel="live" if row.channel in CARRIERS else "provider",
-            provider_unique_id=row.unique_id or UNSET,
-        )
-        for row in rows
-    ]
-    return encode(Deliveries(items, cursor))
+    return encode(Deliveries([delivery(row) for row in rows], cursor))
 
 
 def feedback(page: EventPage[FeedbackEvent], after: str | None) -> bytes:

@@ -33,6 +33,28 @@ class ListedPush(Struct, frozen=True):
     """The name of the API key that it was posted with; empty where it is not known."""
 
 
+class DevicePush(Struct, frozen=True):
+    """How the delivery of a push to a device has ended."""
+
+    push_id: str
+    created_at: int
+    row: DeliveryRow
+
+
+class DevicePushes(Struct, frozen=True):
+    """What was found of a device among the pushes that were looked at."""
+
+    found: list[DevicePush]
+    looked: int
+    """The number of pushes that were looked at."""
+    unlisted: int
+    """How many of these have no row of each delivery, because they have too many."""
+    since: int | None
+    """When the earliest of these was accepted, in Unix ms; None if there was none."""
+    cursor: str | None
+    """Where to go on; None once every push was looked at."""
+
+
 class KeptPush(Struct, frozen=True):
     """What is left of one push."""
 
@@ -110,6 +132,11 @@ class PushStore(PushLists, Protocol):
     ) -> tuple[list[DeliveryRow], str | None] | None:
         """Return rows in the order of their index and the cursor of the next page, or None where there is no such
         push."""
+
+    async def to_device(self, app: str, device_id: str, token_hash: str, *, cursor: str, limit: int) -> DevicePushes:
+        """Return how deliveries to a device have ended, whether its id or its token was given, those of the latest
+        push first. There is no index by device, as each push would pay for it: the pushes of the app are looked at, the
+        latest first and a bounded number in a call. It ends after the push with the `limit`th delivery."""
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         """Cancel what has not been sent. Returns None where there is no such push. Raises `Conflict` when it is already

@@ -44,7 +44,7 @@ from pushsvc.model.routing import CARRIERS, platform_of
 from pushsvc.model.status import DeliveryRow, DeviceEvent, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from pushsvc.ports.figures import Gauges
-from pushsvc.ports.pushes import KeptPush, ListedPush, PushFilter
+from pushsvc.ports.pushes import DevicePushes, KeptPush, ListedPush, PushFilter
 from pushsvc.ports.queue import Admit, Offer
 from pushsvc.ports.receipts import EventPage
 from pushsvc.rules.audience import present
@@ -147,6 +147,9 @@ class MemoryPushes:
             if index >= start and (row.outcome != "sent" or record.push.total <= SMALL)
         ]
         return page(iter(rows), outcome, limit)
+
+    async def to_device(self, app: str, device_id: str, token_hash: str, *, cursor: str, limit: int) -> DevicePushes:
+        raise NotImplementedError
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         record = self._state.pushes.get((app, push_id))

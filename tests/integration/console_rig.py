@@ -417,6 +417,25 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                 for action in ("pruned", "kept", "suspected")
             ]
             return {"routes": routes, "days": [] if empty else days, "complete": True, "receipts": 0 if empty else 4}
+        case "GET", ["admin", "devices", _, "pushes"]:
+            ends = [
+                {
+                    "platform": "apns",
+                    "device_id": "phone-1",
+                    "token_hash": f"{n:016x}",
+                    "outcome": ("sent", "invalid", "sent")[n % 3],
+                    "reason": ("", "Unregistered", "")[n % 3],
+                    "status": (200, 410, 200)[n % 3],
+                    "attempts": 1,
+                    "provider_id": "",
+                    "at": ago(38 + 60 * n),
+                    "channel": "provider",
+                }
+                for n in range(7)
+            ]
+            items = [{"push_id": PUSH, "created_at": ago(40 + 60 * n), "delivery": end} for n, end in enumerate(ends)]
+            none = {"examined": 0, "too_large": 0, "since": None}
+            return page(items, **(none if empty else {"examined": 5000, "too_large": 3, "since": ago(7200)}))
         case "GET", ["admin", "devices"]:
             return page([_device(n) for n in range(14)], scanned=14)
         case "GET", ["admin", "devices", "count"]:

@@ -322,6 +322,27 @@ async def devices(service: Service) -> None:
     restored = (await ask(service, "POST", "/v1/admin/devices/phone-1/restore"))[1]
     assert (restored["state"], restored["suppressed"]) == ("active", False)
 
+    # The last pushes to a device, also those to its token alone: `lists` has sent it one.
+    document = {"platform": "apns", "token": apns("ok", "a")[0]["token"]}
+    assert (await ask(service, "PUT", "/v1/devices/phone-3", document))[0] == 201
+    again = (await service.post({"to": {"devices": ["phone-3"]}, "notification": {"title": "5"}}))[1]["id"]
+    await service.done(again)
+    status, page = await ask(service, "GET", "/v1/admin/devices/phone-3/pushes")
+    assert (status, page["cursor"], page["too_large"]) == (200, None, 0)
+    assert [each["delivery"]["outcome"] for each in page["items"]] == ["sent", "sent"]
+    newest, oldest = page["items"]
+    assert (newest["push_id"], newest["delivery"]["device_id"]) == (again, "phone-3")
+    assert (oldest["delivery"]["device_id"], oldest["delivery"]["status"]) == (None, 200)
+    assert page["since"] <= oldest["created_at"]
+    one = (await ask(service, "GET", "/v1/admin/devices/phone-3/pushes?limit=1"))[1]
+    assert [each["push_id"] for each in one["items"]] == [again]
+    rest = (await ask(service, "GET", f"/v1/admin/devices/phone-3/pushes?cursor={one['cursor']}"))[1]
+    assert rest["items"] == [oldest]
+    assert one["examined"] + rest["examined"] == page["examined"]
+    assert (await ask(service, "GET", "/v1/admin/devices/phone-3/pushes", key=DESK))[0] == 404
+    assert (await ask(service, "GET", "/v1/admin/devices/phone-3/pushes?cursor=x"))[0] == 422
+    assert (await ask(service, "DELETE", "/v1/devices/phone-3"))[0] == 204
+
 
 async def guards(service: Service) -> None:
     """Dead letters by reason, rates, guards of pruning, and the live channel that this app does not have."""

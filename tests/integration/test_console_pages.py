@@ -390,6 +390,11 @@ def test_the_whole_service_by_its_console(tmp_path: Path) -> None:
             await press(page, "Send")
             await until(page, "location.pathname.startsWith('/console/pushes/')")
             await until(page, "document.querySelector('main').innerText.includes('1 sent')")
+            by_hand = (await page.look("location.pathname")).rpartition("/")[2]
+            await visit(page, "/console/devices/phone-1")
+            await until(page, f"document.querySelector('main').innerText.includes('{by_hand}')")
+            assert "Looked at the last 2 pushes of the app" in await text(page)
+            assert push not in await text(page)
 
     asyncio.run(main())
 

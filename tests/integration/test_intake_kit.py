@@ -44,7 +44,7 @@ from pushsvc.ports.conditions import Condition
 from pushsvc.ports.keyring import KeyRing
 from pushsvc.ports.limits import Limiter
 from pushsvc.ports.provider import RenderError
-from pushsvc.ports.pushes import KeptPush, ListedPush, PushFilter
+from pushsvc.ports.pushes import DevicePush, DevicePushes, KeptPush, ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Registry
 
@@ -183,6 +183,10 @@ class Store:
         if await self.status(app, push_id) is None:
             return None
         return self.rows, "12" if self.rows else None
+
+    async def to_device(self, app: str, device_id: str, token_hash: str, *, cursor: str, limit: int) -> DevicePushes:
+        found = [DevicePush(push.id, push.created_at, row) for push in self.pushes.values() for row in self.rows]
+        return DevicePushes(found[:limit], len(self.pushes), 0, NOW if found else None, None)
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         status = await self.status(app, push_id)

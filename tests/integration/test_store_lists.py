@@ -14,17 +14,18 @@ import pytest
 from pushsvc.model.access import ApiKey
 from pushsvc.model.codec import encode_audience
 from pushsvc.model.devices import ToAll
-from pushsvc.model.push import Push
+from pushsvc.model.push import Push, Target
 from pushsvc.ports.expansion import Waiting
 from pushsvc.ports.figures import SLOT, FlowNote
 from pushsvc.ports.pushes import PushFilter
 from pushsvc.store import Store, StoreConfig, keys
+from pushsvc.store.hashing import token_hash
 from pushsvc.store.link.link import AT_ONCE
-from pushsvc.store.pushes import kept, listing
+from pushsvc.store.pushes import kept, listing, pushes
 from pushsvc.store.pushes.listing import listed
 
 from .servers import KINDS, Server, running_server
-from .test_store_kit import NOW, make_push
+from .test_store_kit import NOW, all_of, make_push, take_all
 from .test_store_webhooks import play
 
 EVERY = PushFilter()
@@ -144,6 +145,53 @@ def test_a_page_of_few_pushes_reads_few(server: Server) -> None:
             assert watched.most <= listing.STATUSES
             page, cursor = await store.pushes.recent("shop", which, cursor="", limit=100)
             assert (cursor is None) == (most > 3000)
+
+    play(server, story)
+
+
+def test_the_last_pushes_of_a_device_are_found_in_bounded_steps(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushes, "LOOK_FOR_DEVICE", 20)
+    monkeypatch.setattr(pushes, "_LOOK", 500)
+
+    async def story(store: Store) -> None:
+        async def send(count: int, own: Target | None = None, *, settled: bool = True) -> str:
+            push = make_push(str(uuid4()), count)
+            others = push.targets["apns"]
+            if own is not None:
+                others = (*others[: own.index], own, *others[own.index + 1 :])
+            await store.pushes.accept(msgspec.structs.replace(push, targets={"apns": others}))
+            for taken in await take_all(store) if settled else ():
+                await store.queue.settle("shop", *all_of(taken))
+            return push.id
+
+        async def look(limit: int = 100) -> tuple[list[str], list[tuple[int, int]]]:
+            found: list[str] = []
+            steps: list[tuple[int, int]] = []
+            cursor: str | None = ""
+            while cursor is not None:
+                page = await store.pushes.to_device(
+                    "shop", "phone", token_hash(bytes(32), "t"), cursor=cursor, limit=limit
+                )
+                found += [each.push_id for each in page.found]
+                steps.append((page.looked, page.unlisted))
+                cursor = page.cursor
+                assert page.since is None or all(page.since <= each.created_at for each in page.found)
+            return found, steps
+
+        assert await look() == ([], [(0, 0)])
+        wanted = [await send(1, Target(0, "t")), await send(2, Target(1, "former", device_id="phone"))]
+        await accept(store, 20)
+        wanted.append(await send(40, Target(7, "t", device_id="phone")))
+        await send(1001, Target(900, "t", device_id="phone"))
+        await send(1, Target(0, "another", device_id="phone-2"))
+        wanted.append(await send(400, Target(399, "t", device_id="phone")))
+        await send(400)
+        await send(1, Target(0, "t", device_id="phone"), settled=False)
+        # A step ends after the rows of two pushes of 400, after 20 pushes, or with what was asked for.
+        assert await look() == (wanted[::-1], [(3, 0), (20, 1), (5, 0)])
+        assert await look(limit=1) == (wanted[::-1], [(3, 0), (3, 1), (20, 0), (1, 0), (1, 0)])
 
     play(server, story)
 

@@ -16,6 +16,7 @@ from ...model.instants import instant
 from ...ports.admin import live_state
 from ...ports.live import Cut, Drain, Presence
 from ...rules.where import WhereError, compile_where
+from .. import answers
 from ..devices.calls import NO_DEVICE
 from ..devices.importing import import_devices, imported
 from ..http.exchange import NO_CONTENT, Reply, Request
@@ -91,6 +92,28 @@ class AdminDevicePage(Struct, frozen=True):
     items: list[AdminDevice]
     cursor: str | None
     scanned: Annotated[int, Meta(description="The devices that this call has examined.")]
+
+
+class DevicePush(Struct, frozen=True):
+    """A push to a device, and how its delivery has ended."""
+
+    push_id: Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+    created_at: Time
+    delivery: answers.Delivery
+
+
+class DevicePushPage(Struct, frozen=True):
+    """What was found of a device among the latest pushes of the app, the latest first. A page may be short or empty
+    without being the last."""
+
+    items: list[DevicePush]
+    cursor: Annotated[str | None, Meta(description="Leads to earlier pushes; null once all were examined.")]
+    examined: Annotated[int, Meta(description="The pushes of the app that this call has examined.")]
+    too_large: Annotated[
+        int,
+        Meta(description="How many of these have more than 1,000 deliveries, and so no row of each to show here."),
+    ]
+    since: Annotated[Time | None, Meta(description="When the earliest of these was accepted; null if there was none.")]
 
 
 class DeviceCount(Struct, frozen=True):
@@ -173,6 +196,19 @@ async def get_admin_device(ports: ApiPorts, request: Request) -> Reply:
     (shown,) = await _shown(ports, app, [device])
     known = await ports.suppressions.known(app.name, [(device.platform, device.token)])
     return Reply(structs.replace(shown, suppressed=known > 0))
+
+
+async def get_admin_device_pushes(ports: ApiPorts, request: Request) -> Reply:
+    """Return how the last pushes to a device have ended."""
+    app, device = request.app, await _device(ports, request)
+    token_hash = ports.admin.token_hash(device.platform)(device.token)
+    query = request.params
+    page = await ports.pushes.to_device(
+        app.name, device.id, token_hash, cursor=query["cursor"] or "", limit=query["limit"]
+    )
+    items = [DevicePush(each.push_id, instant(each.created_at), answers.delivery(each.row)) for each in page.found]
+    since = None if page.since is None else instant(page.since)
+    return Reply(DevicePushPage(items, page.cursor, page.looked, page.unlisted, since))
 
 
 async def restore_device(ports: ApiPorts, request: Request) -> Reply:

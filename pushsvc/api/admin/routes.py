@@ -54,12 +54,14 @@ from .devices import (
     AdminDevicePage,
     CutDocument,
     DeviceCount,
+    DevicePushPage,
     DrainDocument,
     Drained,
     count_devices,
     cut_connection,
     drain_gateway,
     get_admin_device,
+    get_admin_device_pushes,
     get_admin_devices,
     get_admin_live,
     post_import,
@@ -279,6 +281,17 @@ CALLS: Final = (
         "Get a device without its token.",
         Answer(200, "The device.", AdminDevice),
         names=(DEVICE,),
+        raises=(NotFound,),
+    ),
+    _row(
+        *("GET devices/{device_id}/pushes", "get_admin_device_pushes", get_admin_device_pushes),
+        "List how the last pushes to a device have ended.",
+        Answer(200, "What was found among the pushes that were examined.", DevicePushPage),
+        description="No list by device is kept. A call examines up to 5,000 pushes of the app, the latest first, and "
+        "finds deliveries to the device's id or its present token. A push with more than 1,000 deliveries has no row "
+        "of each and is left out; one that still waits is left out until it ends.",
+        names=(DEVICE,),
+        params=(CURSOR, LIMIT),
         raises=(NotFound,),
     ),
     _row(

@@ -3,7 +3,7 @@
 import { html } from "../vendor/preact-htm.js";
 import { act, at, get } from "../api.js";
 import { number, plural } from "../format.js";
-import { Act, Age, Asked, Facts, Prose, State, Time, useDocument, useNow } from "../parts.js";
+import { Act, Age, Asked, Facts, Pager, Prose, State, Table, Time, useDocument, useNow } from "../parts.js";
 import { go, to } from "../router.js";
 
 function Acts({ device, reload, session }) {
@@ -45,8 +45,24 @@ function Device({ device, reload, session }) {
 `;
 }
 
-export default function OneDevice({ item, session }) {
+/** Found by a look at the last pushes of the app: no list by device is kept. */
+function Pushes({ device, query }) {
+  const asked = useDocument(`/v1/admin/devices/${at(device.id)}/pushes`, { cursor: query.cursor, limit: 20 });
+  return html`<section class="stack tight"><h2>Last pushes</h2>
+    <${Asked} of=${asked}>${({ items, cursor, examined, too_large, since }) => html`<div class="stack tight">
+      <p class="soft">${examined ? html`Looked at ${query.cursor ? `${number(examined)} earlier` : `the last ${number(examined)}`} pushes of the app, back to <${Time} of=${since} />.` : `The app has no ${query.cursor ? "earlier " : ""}pushes.`}${too_large ? ` Of these, ${number(too_large)} went to more than 1,000 devices: no row of each is kept.` : ""} A push that still waits is not listed.</p>
+      <${Table} label="last pushes" rows=${items} empty=${html`<p class="soft">None of them went to this device.</p>`} columns=${[
+        { label: "push", cell: ({ push_id }) => html`<a class="mono" href=${to("pushes", push_id)}>${push_id}</a>` },
+        { label: "outcome", tight: true, cell: ({ delivery }) => html`<${State} of=${delivery.outcome} />` },
+        { label: "reason", cell: ({ delivery }) => delivery.reason },
+        { label: "channel", cell: ({ delivery }) => delivery.channel },
+        { label: "accepted", tight: true, cell: ({ created_at }) => html`<${Time} of=${created_at} />` },
+        { label: "ended", tight: true, cell: ({ delivery }) => html`<${Time} of=${delivery.at} />` },
+      ]} /><${Pager} cursor=${cursor} /></div>`}<//></section>`;
+}
+
+export default function OneDevice({ item, query, session }) {
   useNow();
   const device = useDocument(`/v1/admin/devices/${at(item)}`, {}, { every: 10 });
-  return html`<div class="stack"><p><a href=${to("devices")}>Devices</a></p>${!device.document && html`<h1>Device <code>${item}</code></h1>`}<${Asked} of=${device}>${(document) => html`<${Device} device=${document} reload=${device.reload} session=${session} />`}<//></div>`;
+  return html`<div class="stack"><p><a href=${to("devices")}>Devices</a></p>${!device.document && html`<h1>Device <code>${item}</code></h1>`}<${Asked} of=${device}>${(document) => html`<${Device} device=${document} reload=${device.reload} session=${session} /><${Pushes} device=${document} query=${query} />`}<//></div>`;
 }

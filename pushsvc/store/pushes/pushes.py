@@ -23,7 +23,7 @@ from ...model.delivery import End
 from ...model.push import LANES, Lane, Platform, Push
 from ...model.status import DeliveryRow, PushStatus
 from ...ports.live import LiveStreams
-from ...ports.pushes import KeptPush
+from ...ports.pushes import DevicePush, DevicePushes, KeptPush
 from .. import keys
 from ..config import OPEN_MOST, StoreConfig
 from ..link.clock import Clock
@@ -34,7 +34,7 @@ from ..queue.handing import Handing
 from ..revoke.revocations import LIFETIME, Revocations
 from .accepting import Accepting, Args, Part, together
 from .kept import read_kept
-from .listing import PushListing, listed
+from .listing import ENTRIES, STATUSES, Place, PushListing, Reading, listed
 from .status import FIELDS, status_of
 
 _PAGE = 500
@@ -44,6 +44,8 @@ _PROBE = 1.0
 _PROBE_LIFE = 60_000
 _LOOK = 20_000
 """Rows examined in one call: a filter that matches few of them returns early with a cursor."""
+LOOK_FOR_DEVICE = 5_000
+"""Pushes looked at in one call for a device."""
 
 
 class RedisPushes(PushListing):
@@ -246,6 +248,42 @@ class RedisPushes(PushListing):
             start = int(members[-1].partition(b" ")[0]) + 1
             last = start - 1
         return found, str(last)
+
+    async def to_device(self, app: str, device_id: str, token_hash: str, *, cursor: str, limit: int) -> DevicePushes:
+        """Return how deliveries to a device have ended, of the latest pushes first."""
+        shards = self._config.shards_of(app)
+        reading = Reading(self._link, app, shards, after=Place.read(cursor), since=None, entries=ENTRIES)
+        found: list[DevicePush] = []
+        looked = unlisted = rows = 0
+        since: int | None = None
+        while True:
+            async with self._lock:
+                entries = await reading.step(STATUSES)
+                places = [(app, keys.shard_of(each.id, shards), each.id) for each in entries]
+                wanted = ("n", "x", *range(keys.FEW))
+                answers = await self._link.many([("HMGET", keys.push(*place), *wanted) for place in places])
+            for each, place, (total, expanded, *blobs) in zip(entries, places, answers, strict=True):
+                looked, since = looked + 1, -each.place.ms
+                own: list[DeliveryRow] = []
+                if total is None or int(total) > keys.SMALL:
+                    unlisted += total is not None
+                elif int(total) <= keys.FEW and expanded is None:
+                    kept = (readable(decode_row, blob, "row", app) for blob in blobs if blob is not None)
+                    own = [row for row in kept if row is not None]
+                else:
+                    members = await self._link.call("ZRANGE", keys.rows(*place), 0, -1)
+                    own = [row for member in members for _, row in rows_of(member, app)]
+                rows += len(own)
+                found += [
+                    DevicePush(each.id, since, row)
+                    for row in own
+                    if row.device_id == device_id or row.token_hash == token_hash
+                ]
+                if len(found) >= limit or looked >= LOOK_FOR_DEVICE or rows >= _LOOK:
+                    more = each is not entries[-1] or not reading.over
+                    return DevicePushes(found, looked, unlisted, since, each.place.cursor if more else None)
+            if reading.over:
+                return DevicePushes(found, looked, unlisted, since, None)
 
     async def ping(self) -> None:
         """Check that a write of the kind that accepts pushes succeeds, now or within the last second. Raises
