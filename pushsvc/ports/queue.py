@@ -113,6 +113,10 @@ class DeliveryQueue(Protocol):
         or a part of one, work: older reports of dead consumers about it are then over.
         """
 
+    @property
+    def missed(self) -> int:
+        """Return how often a beat has found that the last one was over: others may have taken over since."""
+
     async def retire(self) -> None:
         """Report that this consumer ends: others may take its unsettled entries over at once."""
 

@@ -519,6 +519,10 @@ class MemoryQueue:
     history = 0
     replicated = False
 
+    @property
+    def missed(self) -> int:
+        return 0
+
     async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
         self._state.alive.add(self._consumer)
 

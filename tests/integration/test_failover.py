@@ -107,6 +107,23 @@ def test_a_lost_answer_of_a_read_leaves_nothing_lying(kind: Kind) -> None:
         asyncio.run(main(server.port))
 
 
+def test_who_was_thought_dead_is_told_so_by_its_next_sign_of_life() -> None:
+    """Its clocks may have stood still with it, so that only the store knows that others have taken over."""
+
+    async def main(url: str) -> None:
+        async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+            for _ in range(3):
+                await store.queue.beat()
+            assert store.queue.missed == 0
+            await store.link.call("DEL", keys.alive("a"))
+            await store.queue.beat()
+            await store.queue.beat()
+            assert store.queue.missed == 1
+
+    with running_server("redis") as server:
+        asyncio.run(main(server.url))
+
+
 def test_what_is_pending_and_not_held_is_found_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """A promoted replica may call pending what was acknowledged on the old primary, and nothing here failed."""
 

@@ -151,6 +151,7 @@ class FakeQueue:
     fault: BaseException | None = None
     retired: int = 0
     beats: int = 0
+    missed: int = 0
     news: list[News] = field(default_factory=list)
     """What `revoked` says next."""
     acknowledged: list[tuple[News, dict[str, int]]] = field(default_factory=list)

@@ -484,6 +484,29 @@ def test_who_was_paused_gives_up_what_it_holds_and_reads_anew_what_is_still_its_
     run(main())
 
 
+def test_who_was_paused_with_its_clocks_learns_of_it_from_the_store() -> None:
+    """So is a virtual machine that was stopped, or moved to another host."""
+
+    async def main() -> None:
+        queue, provider = FakeQueue(), FakeProvider(room=2)
+        own = taken(chunk(*many("t", 10)))
+        queue.entries = [own]
+        async with running(dispatcher(queue, provider, lease_clock=lambda: 0.0)):
+            await until(lambda: len(provider.open) == 2)
+            queue.missed = 1
+            beats = queue.beats
+            await until(lambda: queue.beats > beats)
+            provider.says = lambda delivery: Sent(status=200)
+            provider.answer()
+            await until(lambda: queue.forgotten == [own.ref])
+            assert provider.tokens == ["t-0", "t-1"]
+            other = taken(chunk("x", name="q"), "2-0")
+            queue.entries = [other]
+            await until(lambda: provider.tokens[2:] == ["x"])
+
+    run(main())
+
+
 def test_an_answer_that_comes_after_a_pause_is_not_believed() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

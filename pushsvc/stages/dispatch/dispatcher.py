@@ -200,7 +200,7 @@ class Dispatcher:
         """Report a sign of life every `beat_every` seconds, and within a second when a route becomes held or open."""
         loop = asyncio.get_running_loop()
         reported: dict[str, str] | None = None
-        due = 0.0
+        due, missed = 0.0, 0
         while not self._stopping:
             held = self.held()
             held |= {f"{NOTE}{route.name}": text for route, text in self._notes.items()}
@@ -209,6 +209,9 @@ class Dispatcher:
                 lapsed = not self._lease.holds
                 try:
                     await self._queue.beat(held, self.worked())
+                    if self._queue.missed != missed:
+                        missed, lapsed = self._queue.missed, True
+                        self._lease.lapse()
                     self._lease.renew(asked_at)
                     if lapsed:
                         self._wake_all()

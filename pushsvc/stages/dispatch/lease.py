@@ -3,7 +3,7 @@
 Other processes take over what a process holds once its sign of life in the store has expired. A process that was
 stopped (SIGSTOP, a frozen cgroup, a virtual machine that is moved) or cut off from the store does not notice this by
 itself, so it checks before it submits. The lease begins before the sign was sent, so that it ends here before it ends
-in the store.
+in the store. A virtual machine whose clocks stand still with it learns of its pause from the store, with its next sign.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class Lease:
             for give_up in self._on_lapse:
                 give_up()
         return False
+
+    def lapse(self) -> None:
+        """Let it lapse now, because the store has told that the last sign of life was over."""
+        self._until = float("-inf")
+        _ = self.holds
 
     def renew(self, asked_at: float) -> None:
         """Record that a sign of life was stored, which was sent at `asked_at` or later."""

@@ -12,6 +12,7 @@ from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link
 from ..link.together import all_of
+from ..work.liveness import Liveness
 
 _PROMOTE = 500
 """The maximum number of chunks that one step moves back."""
@@ -28,10 +29,16 @@ later."""
 class Moving:
     """The part of `DeliveryQueue` for which this process has no entry at hand."""
 
+    _liveness: Liveness
+
     def __init__(self, link: Link, config: StoreConfig) -> None:
         self._link = link
         self._config = config
         self._counted_at = 0.0
+
+    @property
+    def missed(self) -> int:
+        return self._liveness.missed
 
     async def promote(self, route: Route, now: int) -> int:
         """Move up to 500 chunks or about 20,000 deliveries a call and shard; call it again while it returns any."""

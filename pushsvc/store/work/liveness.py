@@ -22,6 +22,8 @@ class Liveness:
         self._clock = clock
         self._alive = False
         self._blind_until = 0.0
+        self.missed = 0
+        """How often our sign of life was found to be over when it was renewed."""
 
     async def begin(self) -> None:
         """Give the first sign of life, which must precede the first entry that a consumer takes."""
@@ -41,6 +43,7 @@ class Liveness:
         )
         if renews and before is None:
             self._blind_until = asyncio.get_running_loop().time() + self._config.alive_ttl
+            self.missed += 1
         self._alive = True
 
     async def end(self) -> None:
