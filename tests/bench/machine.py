@@ -54,8 +54,17 @@ def cpu_seconds(pid: int) -> float:
 def running_seconds(pid: int) -> float:
     """Return the CPU time of the threads that a process has now, to the nanosecond, where `cpu_seconds` counts in
     hundredths of a second (https://docs.kernel.org/scheduler/sched-stats.html: schedstat)."""
+    return _scheduled(pid, 0)
+
+
+def waiting_seconds(pid: int) -> float:
+    """Return how long the threads that a process has now could have run and waited for a core (as above)."""
+    return _scheduled(pid, 1)
+
+
+def _scheduled(pid: int, field: int) -> float:
     tasks = os.listdir(f"/proc/{pid}/task")
-    return sum(int(_text(f"/proc/{pid}/task/{task}/schedstat").split()[0]) for task in tasks) / 1e9
+    return sum(int(_text(f"/proc/{pid}/task/{task}/schedstat").split()[field]) for task in tasks) / 1e9
 
 
 def resident_mb(pid: int) -> float:
