@@ -37,7 +37,7 @@ MOST_PINGS = 10_000
 the order of the questions, so this says nothing of how fast the machine is."""
 WAIT = 2.0
 """Seconds of our clock after which no wait on the side of Redis goes on, as long as dispatchers wait there."""
-ASKS = ("call", "many", "script", "read", "scripts", "pinned")
+ASKS = ("call", "many", "script", "read", "read_all", "scripts", "pinned")
 """What is asked of Redis and answered at once. A wait (`Link.wait`) is no sign that something is under way."""
 
 

@@ -30,9 +30,11 @@ from pushsvc.ports.live import (
 )
 from pushsvc.rules.audience import owner_of
 from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store.link.link import ScriptCall
 from pushsvc.store.live import gateways
 from pushsvc.store.live.appends import shares_of
 from pushsvc.store.live.facts import Facts, decode_facts, facts_of
+from pushsvc.store.live.streams import End
 
 from .servers import KINDS, Server, running_server
 from .test_live_contract import HOUR, LASTING, A, B, ack, append, connected, keep, offsets, phone, push_of
@@ -82,7 +84,7 @@ def test_no_order_of_connects_and_ends_takes_the_route_of_another(server: Server
             calls = []
             for _, name, step in sorted(steps):
                 if step == "end":
-                    calls.append(store.live.disconnect_call("shop", name, A))
+                    calls.append(store.live.disconnect_call("shop", [End(name, A)]))
                     last[name] = None if last[name] == A else last[name]
                 else:
                     route = last[name] = A if step == "A" else B
@@ -92,6 +94,39 @@ def test_no_order_of_connects_and_ends_takes_the_route_of_another(server: Server
             assert {name: row and row.route for name, row in zip(names, rows, strict=True)} == last
             kept += list(last.values()).count(B)
         assert 6000 < kept < 7400  # two of the three orders
+
+    server.flush()
+    play(server.url, story)
+
+
+def test_connects_and_ends_that_come_together_share_round_trips_which_keep_no_other_caller_long(
+    server: Server,
+) -> None:
+    async def story(store: Store) -> None:
+        names = [f"d{number}" for number in range(500)]
+        await registered(store, *names, user=None)
+        connects: list[int] = []
+        ends: list[int] = []
+        read_all, scripts = store.link.read_all, store.link.scripts
+
+        async def connecting(key: str, calls: Sequence[ScriptCall]) -> list[Any]:
+            connects.append(len(calls))
+            return await read_all(key, calls)
+
+        async def ending(calls: Sequence[ScriptCall]) -> list[Any]:
+            ends.append(len(calls))
+            return await scripts(calls)
+
+        store.link.read_all = connecting  # type: ignore[method-assign]  # counts them
+        store.link.scripts = ending  # type: ignore[method-assign]  # likewise
+        await asyncio.gather(*(connected(store.live, name, A) for name in names))
+        assert connects == [32] * 15 + [20]
+        routes = [A if number % 3 else B for number in range(500)]
+        left = (store.live.disconnect("shop", name, route) for name, route in zip(names, routes, strict=True))
+        assert await asyncio.gather(*left) == [route == A for route in routes], "each knows whether it was there"
+        assert ends == [2] * 5, "100 in each, by 50"
+        rows = await store.live.presence("shop", names)
+        assert [row and row.route for row in rows] == [None if route == A else A for route in routes]
 
     server.flush()
     play(server.url, story)

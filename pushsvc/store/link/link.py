@@ -208,7 +208,14 @@ class Link:
     async def read_all(self, key: str, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run scripts on the node of `key` in one round trip, each exactly once as `read` does. Errors of single ones
         are among the answers."""
-        return await self._told(calls, lambda commands: self.pinned(key, commands, 0, repeat=False))
+
+        async def run(commands: Sequence[Command]) -> list[Any]:
+            if self._direct is None:
+                return await self.pinned(key, commands, 0, repeat=False)
+            with store_faults():
+                return await self._direct.ask(commands, self._timeout, alone=True)
+
+        return await self._told(calls, run)
 
     async def _run(self, client: Client, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script, names = self._prepared(name, keys)

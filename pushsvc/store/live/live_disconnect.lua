@@ -1,21 +1,26 @@
--- Ends a connection, if it is that of the device, which was seen until now.
+-- Ends connections, each if it is that of its device, which was seen until now.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 digest of the device's id; 3 gateway; 4 connection; 5 now ms
--- Returns 1, or 0 where it is not
+-- ARGV  1 prefix `ps:D:`; 2 now ms; then for each: digest of the device's id, gateway, connection
+-- Returns for each 1, or 0 where it is not
 
 -- include: live_stream
 -- include: document
 -- include: device_seen
 
-local prefix = ARGV[1]
-local n = ordinal_of(prefix, ARGV[2])
-local value = n and read_stream(prefix, n) or ''
-local s = value ~= '' and parse_stream(value)
-if not s or s.gateway ~= ARGV[3] or s.connection ~= tonumber(ARGV[4]) then
-  return 0
+local prefix, now = ARGV[1], tonumber(ARGV[2])
+local ended = {}
+for at = 3, #ARGV, 3 do
+  local n = ordinal_of(prefix, ARGV[at])
+  local value = n and read_stream(prefix, n) or ''
+  local s = value ~= '' and parse_stream(value)
+  if s and s.gateway == ARGV[at + 1] and s.connection == tonumber(ARGV[at + 2]) then
+    s.gateway = nil
+    write_stream(prefix, n, format_stream(s))
+    note_life(prefix, n, now)
+    ended[#ended + 1] = 1
+  else
+    ended[#ended + 1] = 0
+  end
 end
-s.gateway = nil
-write_stream(prefix, n, format_stream(s))
-note_life(prefix, n, tonumber(ARGV[5]))
-return 1
+return ended
