@@ -66,6 +66,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
             routes(gateway),
             wheel=wheel,
             forward=gateway.forward,
+            accepts=gateway.accepts,
         )
         sockets = await stack.enter_async_context(listener)
         gateway.deliver = sockets.deliver

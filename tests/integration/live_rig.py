@@ -172,12 +172,18 @@ class Client:
 
 @asynccontextmanager
 async def gateway(
-    routes: Sequence[HttpRoute] = (), *, forward: Forward | None = None, known: bool = True, **settings: Any
+    routes: Sequence[HttpRoute] = (),
+    *,
+    forward: Forward | None = None,
+    accepts: Callable[[], bool] = lambda: True,
+    known: bool = True,
+    **settings: Any,
 ) -> AsyncIterator[Gateway]:
     made = Gateway(known=known)
     with running_wheel() as wheel:
         config = SocketsConfig(**{"port": 0, "node": "here", "messages": 10**9, **settings})
-        async with serve(config, made.make, routes, wheel=wheel, forward=forward) as made.sockets:
+        serving = serve(config, made.make, routes, wheel=wheel, forward=forward, accepts=accepts)
+        async with serving as made.sockets:
             made.port = int(made.sockets.url.rpartition(":")[2])
             try:
                 yield made

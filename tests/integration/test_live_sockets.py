@@ -770,6 +770,37 @@ async def test_a_drain_accepts_nothing_more_and_spreads_the_ends() -> None:
 
 
 @in_a_loop
+async def test_connections_wait_in_the_kernel_while_there_is_enough_to_do() -> None:
+    enough = False
+
+    async def one_turn_more(client: Client) -> None:
+        """Whatever has come to the gateway before this message has been taken by the time of its answer."""
+        client.send(masked(1, b"turn"))
+        assert await client.frame() == (1, b"turn")
+
+    async with gateway(accepts=lambda: not enough) as live:
+        first = await live.upgrade()
+        enough = True
+        second = await live.upgrade()  # the one by which it is noticed
+        waiting = [await live.connect() for _ in range(20)]
+        for client in waiting:
+            client.send(upgrade_request())
+        for client in (first, second) * 3:
+            await one_turn_more(client)
+        assert (live.sockets.paused, live.sockets.connections, len(live.sessions)) == (True, 2, 2)
+        enough = False
+        for client in waiting:
+            assert (await client.head()).startswith("HTTP/1.1 101 ")
+        assert (live.sockets.paused, live.sockets.connections) == (False, 22)
+        enough = True
+        await live.upgrade()
+        waiting = [await live.connect()]
+        await live.sockets.drain(0.1)
+        enough = False
+        assert await waiting[0].closed(), "nobody listens any more"
+
+
+@in_a_loop
 async def test_a_half_open_connection_is_cut_by_its_session() -> None:
     async with gateway(close_within=0.2) as live:
         client = await live.upgrade()

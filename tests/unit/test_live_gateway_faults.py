@@ -26,9 +26,9 @@ from pushsvc.errors import (
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
 from pushsvc.live.gateway.acks import LINGER, QUIET
-from pushsvc.live.gateway.admission import Admission
+from pushsvc.live.gateway.admission import CONNECTING, ENOUGH, STALLED, Admission
 from pushsvc.live.gateway.connection import Connection
-from pushsvc.live.gateway.gateway import CALLS_AT_ONCE, CONNECTING
+from pushsvc.live.gateway.gateway import CALLS_AT_ONCE
 from pushsvc.live.gateway.http import HttpCalls
 from pushsvc.live.gateway.metrics import GatewayMetrics
 from pushsvc.live.gateway.signs import COMPARED
@@ -593,6 +593,19 @@ def test_a_route_that_outlived_its_connection_is_taken_away_when_it_is_used(item
     play(story)
 
 
+def test_a_connection_that_ended_before_it_was_replaced_has_no_route_to_take_away() -> None:
+    async def story(world: World) -> None:
+        connection, _ = world.ask()
+        await world.done()
+        connection.lost(True)
+        await world.done()
+        await world.gateway._take(Cut("shop", 1, "replaced"))
+        await world.done()
+        assert world.streams.gone == [("phone", 1)], "at its end"
+
+    play(story)
+
+
 def test_a_comparison_leaves_a_connect_that_is_under_way_alone() -> None:
     async def story(world: World) -> None:
         connection, line = world.ask()
@@ -938,7 +951,31 @@ def test_connects_beyond_what_redis_takes_in_time_are_answered_at_once() -> None
         assert answers == [100] * 3
         redis.set()
         await world.done()
-        assert (world.gateway.connecting, sum(bool(line.written) for line in lines)) == (0, CONNECTING + 3)
+        assert (world.gateway.connecting.count, sum(bool(line.written) for line in lines)) == (0, CONNECTING + 3)
+
+    play(story)
+
+
+def test_no_connection_is_accepted_while_enough_connects_wait_for_redis() -> None:
+    async def story(world: World) -> None:
+        redis = asyncio.Event()
+
+        async def connect(*_: Any, **more: Any) -> Any:
+            await redis.wait()
+            return world.streams.connected
+
+        world.streams.connect = connect  # type: ignore[method-assign]  # scripted
+        accepted = []
+        for number in range(ENOUGH + 1):
+            accepted.append(world.gateway.accepts())
+            world.ask(device=f"phone-{number}")
+            await asyncio.sleep(0)
+        assert accepted == [True] * ENOUGH + [False]
+        world.now += STALLED
+        assert world.gateway.accepts(), "Redis is away: who comes is answered"
+        redis.set()
+        await world.done()
+        assert world.gateway.accepts()
 
     play(story)
 

@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ...model.rates import Rate
 from ...rules import gcra
 
 REMEMBERED = 65_536
 """Devices whose last calls are remembered; those that came last the longest time ago are forgotten first."""
+ENOUGH: Final = 256
+"""Connects that wait for Redis while no further connection is accepted: as many as share a round trip. More of them
+would not be answered sooner, and take the CPU of what answers them."""
+CONNECTING: Final = 1000
+"""Connects that may wait for Redis: what comes beyond would be answered later than clients wait."""
+STALLED: Final = 0.5
+"""Seconds without the end of a connect after which connections are accepted again, to be answered: Redis may be away
+for long, and the first clients wait a second for the end of the handshake.
+
+Source: DefaultHandshakeTimeout in https://github.com/centrifugal/centrifuge-go/blob/master/config.go"""
+
+
+class Connecting:
+    """The connects that wait for Redis, and whether there is room for others. Times are in seconds."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._moved = 0.0
+        """When the last one ended, or began where there was none before."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a connect is answered that the gateway is busy."""
+        return self.count >= CONNECTING
+
+    def begin(self, now: float) -> None:
+        """Count a connect that waits from now on."""
+        if not self.count:
+            self._moved = now
+        self.count += 1
+
+    def end(self, now: float) -> None:
+        """Forget one that waits no longer."""
+        self.count -= 1
+        self._moved = now
+
+    def accepts(self, now: float) -> bool:
+        """Return whether further connections are accepted. Clients that have not connected yet do not count: silent
+        ones would keep the others away."""
+        return self.count < ENOUGH or now - self._moved >= STALLED
 
 
 class Admission:

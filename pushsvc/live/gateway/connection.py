@@ -295,7 +295,7 @@ class Connection:
         gateway = self._gateway
         app = gateway.config.apps[claims.app]
         gateway.add(self)  # From here on what is appended for this number is handed to the session.
-        gateway.connecting += 1
+        gateway.connecting.begin(gateway.now())
         try:
             result = await gateway.live.connect(
                 self.app,
@@ -307,7 +307,7 @@ class Connection:
                 unacked=True,
             )
         finally:
-            gateway.connecting -= 1
+            gateway.connecting.end(gateway.now())
         if isinstance(result, RefusedDevice):
             gateway.remove(self)
             await self._refuse_late(ask.id, codes.REVOKED if result.why == "revoked" else codes.INVALID_TOKEN)

@@ -45,7 +45,7 @@ from ..protocol.slowdown import Slowdown
 from ..protocol.tokens import Claims, Rejected, Verifier
 from ..wheel import Wheel
 from .acks import Acks, Confirm
-from .admission import Admission, Turns
+from .admission import Admission, Connecting, Turns
 from .connection import Connection
 from .contents import RenderedContents
 from .departures import Departures
@@ -65,8 +65,6 @@ TURN: Final = 200
 CALLS: Final = Rate(20, 1)
 CALLS_AT_ONCE: Final = 200
 """How often one device may call over plain HTTP."""
-CONNECTING: Final = 500
-"""Connects that may wait for Redis: what comes beyond would be answered later than clients wait."""
 LEAVING: Final = 10.0
 """Seconds for what connections have asked for, after the last one has ended."""
 _CUTS: Final = {"replaced": codes.REPLACED, "revoked": codes.REVOKED, "moved": codes.INSUFFICIENT_STATE} | {
@@ -121,8 +119,7 @@ class Gateway:
         self.connects = Admission(config.connects)
         self.turns = Turns(CONNECTS, CONNECTS_AT_ONCE)
         self.calls = Turns(CALLS, CALLS_AT_ONCE)
-        self.connecting = 0
-        """Connects that wait for Redis."""
+        self.connecting = Connecting()
         self.heartbeats = Heartbeats(
             Bounds(default=config.heartbeat, least=config.heartbeat_min, most=config.heartbeat_max)
         )
@@ -153,7 +150,11 @@ class Gateway:
     @property
     def is_busy(self) -> bool:
         """Whether a new connection is asked to come again later."""
-        return not self.signs.settled or self.connecting >= CONNECTING
+        return not self.signs.settled or self.connecting.is_full
+
+    def accepts(self) -> bool:
+        """Return whether further connections are accepted."""
+        return self.connecting.accepts(self.now())
 
     def make_peer(self, transport: Transport, request: Request) -> Peer:
         """Return the session of a new connection."""
@@ -330,7 +331,8 @@ class Gateway:
             return
         connection = self.connections.get(item.connection)
         if connection is None:
-            self._outlived(item.connection)
+            if not (isinstance(item, Cut) and item.why == "replaced"):  # which has taken its route away
+                self._outlived(item.connection)
             return
         if connection.app != item.app:
             return

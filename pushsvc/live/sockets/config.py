@@ -15,7 +15,9 @@ class SocketsConfig(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8081
     reuse_port: bool = False
-    backlog: int = 4096
+    backlog: int = 1024
+    """Connections that wait in the kernel to be accepted. Those of a longer queue would be given up by their clients,
+    the first of which wait a second, and still be work; who finds it full tries again a second later by itself."""
     tls: ssl.SSLContext | None = None
     node: str = ""
     """The name of this gateway, which clients of HTTP streaming and SSE send back with their commands."""

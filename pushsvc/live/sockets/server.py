@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -20,6 +20,7 @@ from .config import SocketsConfig
 from .connection import HttpConnection
 from .emulation import Forward, emulation_route
 from .http import HttpRoute
+from .listener import Listener, listen
 from .shared import Shared
 from .transports import LongConnection
 
@@ -30,14 +31,14 @@ _STEP: Final = 0.1
 class Sockets:
     """The connections of one listening port."""
 
-    def __init__(self, shared: Shared, listener: asyncio.Server) -> None:
+    def __init__(self, shared: Shared, listener: Listener) -> None:
         self._shared = shared
         self._listener = listener
 
     @property
     def url(self) -> str:
         """The base URL, with the real port where 0 was asked for."""
-        host, port = self._listener.sockets[0].getsockname()[:2]
+        host, port = self._listener.address
         scheme = "http" if self._shared.config.tls is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
@@ -45,6 +46,11 @@ class Sockets:
     def connections(self) -> int:
         """All connections that are open."""
         return len(self._shared.open)
+
+    @property
+    def paused(self) -> bool:
+        """Whether new connections wait in the kernel at the moment."""
+        return self._listener.paused
 
     def deliver(self, session: str, data: bytes) -> bool:
         """Hand over a message that another gateway received; return False if the session is not here."""
@@ -89,10 +95,12 @@ async def serve(
     *,
     wheel: Wheel,
     forward: Forward | None = None,
+    accepts: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[Sockets]:
     """Serve while the block lasts. What is still open at its end is cut; `Sockets.drain` comes before that.
 
-    `forward` hands a command to the gateway where its session is.
+    `forward` hands a command to the gateway where its session is. While `accepts` says no, new connections wait in the
+    kernel; see listener.py.
     Raises `ConfigError` when the address cannot be bound.
     """
 
@@ -104,17 +112,7 @@ async def serve(
     emulation = emulation_route(deliver, config.node, forward, config.message_bytes, key)
     shared = Shared(config, wheel, make_peer, [*routes, emulation])
     try:
-        listener = await asyncio.get_running_loop().create_server(
-            lambda: HttpConnection(shared),
-            config.host,
-            config.port,
-            reuse_port=config.reuse_port or None,
-            backlog=config.backlog,
-            ssl=config.tls,
-            # During the handshake a connection is not known here.
-            ssl_handshake_timeout=config.request_within if config.tls else None,
-            ssl_shutdown_timeout=config.close_within if config.tls else None,
-        )
+        listener = await listen(config, lambda: HttpConnection(shared), accepts)
     except OSError as error:
         used = error.errno == errno.EADDRINUSE
         why = "is in use by another process" if used else f"cannot be listened on: {error.strerror or error}"
