@@ -6,7 +6,6 @@ one app of the key; several apps are cleaned in the store.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -47,9 +46,7 @@ def cleanup(
     """
     settings: Settings = context.obj.settings()
     settings.require_apps()
-    if context.obj.alone:  # no process may raise its priority again
-        # Processes that serve requests on this machine have precedence.
-        os.setpriority(os.PRIO_PROCESS, 0, max(10, os.getpriority(os.PRIO_PROCESS, 0)))
+    context.obj.step_back(10)  # Processes that serve requests on this machine have precedence.
     began = time.monotonic()
     if share < 1.0:  # which only this process can keep
         url = key = ""

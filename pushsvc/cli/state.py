@@ -57,6 +57,12 @@ class State:
 
         configure_logging(settings.logging.level, json=settings.logging.json)
 
+    def step_back(self, nice: int) -> None:
+        """Leave the CPU to other processes of this machine that want it, by at least this nice value. A process that
+        does other work besides keeps its priority, which it may not raise again."""
+        if self.alone:
+            os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
+
     def server_url(self) -> str:
         """Return the URL by which this machine reaches the configured server. Raises `ConfigError`."""
         from ..settings import load_server

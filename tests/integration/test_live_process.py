@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pushsvc import runtime
+from pushsvc.cli.service.parts import BEHIND
 from pushsvc.live.protocol.codes import REVOKED, SHUTDOWN
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.model.devices import Device
@@ -160,6 +162,10 @@ def test_two_gateways_share_a_port_and_a_poll_is_answered_at_their_end(tmp_path:
     shop = Shop(tmp_path)
     live = processes.start("live", "--processes", "2", **shop.environ)
     until(lambda: f"both are ready: {live.output()}", lambda: live.output().count('"ready"') == 2)
+    gateways = [json.loads(line)["pid"] for line in live.output().splitlines() if '"ready"' in line]
+    priorities = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (live.process.pid, *gateways)]
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert priorities == [own, *[max(own, BEHIND)] * 2], "who calls the API goes first; it owns the store as well"
 
     def holder(device: str) -> Api:
         return Api(shop.url, issue("shop", device, SECRET, now=time.time(), ttl=3600, token_id="t"))

@@ -33,6 +33,12 @@ JOBS_GRACE = 35.0
 """Seconds that the stop of `jobs` may take: a job returns after its step; a webhook call in progress may take 30."""
 
 
+BEHIND = 5
+"""The nice value of a gateway: a third of the CPU of another process that wants it as well. When all devices come back
+at once, gateways have work for seconds, and devices wait for them anyway; those who post a push wait for the API and
+Redis now. More would keep heartbeats and acknowledgements waiting while dispatchers are busy."""
+
+
 class RunPart(Protocol):
     def __call__(
         self, settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]
@@ -63,7 +69,13 @@ def live(context: typer.Context, processes: Processes = 0) -> None:
     """Run the gateway to which devices connect."""
     settings = context.obj.read()
     settings.require_live()
-    one = _looped("live", lambda: runtime.run_live)
+    run = _looped("live", lambda: runtime.run_live)
+
+    def one(settings: Settings) -> None:
+        if settings.redis.url:  # An embedded store that this process starts would inherit it.
+            context.obj.step_back(BEHIND)
+        run(settings)
+
     run_part("live", processes or settings.live.processes, one, settings, context)
 
 
