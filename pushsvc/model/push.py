@@ -40,6 +40,10 @@ MIN_ACK_WITHIN: Final = 0.1
 MAX_ACK_WITHIN: Final = 3600
 """The bounds in seconds of the time that a device has to acknowledge a push."""
 
+MAX_COLLAPSE: Final = 64
+"""Characters of `collapse`: as many as a collapse id of APNs, where each is a byte, so that every provider can carry it
+(https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns)."""
+
 MAX_BADGE: Final = 2**31 - 1
 
 UNREAD: Final = "unread"

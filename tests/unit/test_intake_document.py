@@ -514,6 +514,18 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (push(ttl=2.5), [("ttl", "must be a whole number")]),
     (push(ttl="3600"), [("ttl", "expected a whole number from 0 to 2,419,200, found a string")]),
     (push(collapse=""), [("collapse", "must not be empty")]),
+    (
+        push(to={"tokens": [{"platform": "fcm", "token": "dQw4"}]}, collapse="x" * 65),
+        [("collapse", "is 65 characters long, at most 64 are taken")],
+    ),
+    (push(to={"all": True}, collapse="x" * 70_000), [("collapse", "is 70,000 characters long, at most 64 are taken")]),
+    *(
+        (
+            push(notification=None, live_activity={**START, name: "x" * 513}),
+            [(f"live_activity.{name}", "is 513 characters long, at most 512 are taken")],
+        )
+        for name in ("attributes_type", "input_push_channel")
+    ),
     (push(via="sms"), [("via", 'expected one of "auto", "live", "provider", found "sms"')]),
     (
         push(via="live"),
@@ -936,7 +948,6 @@ LARGE = "x" * 70_000
         (push(data={"a": LARGE}), "data"),
         (push(data={f"k{number}": "x" for number in range(20_000)}), "data"),
         (push(notification={"title": LARGE}), "notification"),
-        (push(collapse=LARGE), "collapse"),
         (activity(content_state={"a": LARGE}), "live_activity.content_state"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -31,6 +31,7 @@ from ...model.address import Addresses
 from ...model.devices import Audience
 from ...model.push import (
     MAX_ACK_WITHIN,
+    MAX_COLLAPSE,
     MAX_TTL,
     MIN_ACK_WITHIN,
     UNREAD,
@@ -89,8 +90,8 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
         Meta(description="Seconds after which it is not sent any more; 0: now or never. Default: 2,419,200 (28 days)."),
     ] = None
     collapse: Annotated[
-        Annotated[str, Meta(min_length=1)] | None,
-        Meta(description="A later push with the same value replaces this one on the device."),
+        Annotated[str, Meta(min_length=1, max_length=MAX_COLLAPSE)] | None,
+        Meta(description="A later push with the same value replaces this one on the device. For APNs printable ASCII."),
     ] = None
     send_at: Annotated[
         Instant | None,
@@ -280,7 +281,6 @@ def _check_size(document: PushDocument) -> None:
     raws["data"] = sum(len(name) + len(text) for name, text in (document.data or {}).items())
     notification = msgspec.structs.astuple(document.notification or _NOTHING)
     raws["notification"] = sum(len(text) for text in notification if isinstance(text, str))
-    raws["collapse"] = len(document.collapse or "")
     faults = [
         Fault(path, f"is {size:,} bytes long, at most {MAX_CONTENT:,} are read; the providers take some 4,000")
         for path, size in raws.items()

@@ -14,6 +14,8 @@ from ...wording import names
 from ..http.depth import depth_fault, too_deep
 from ..http.instants import Instant, parse_instant
 
+MAX_NAME: Final = 512
+"""Characters of a Swift type, and of the id of a channel."""
 OBJECTS: Final = ("content_state", "attributes", "alert")
 """The fields with the caller's own JSON."""
 _DATES: Final = ("stale_date", "dismissal_date")
@@ -30,7 +32,7 @@ class LiveActivity(Struct, forbid_unknown_fields=True, gc=False):
     event: ActivityEvent
     content_state: Annotated[_Object | None, Meta(description="What it shows. Needed for `start` and `update`.")] = None
     attributes_type: Annotated[
-        Annotated[str, Meta(min_length=1)] | None,
+        Annotated[str, Meta(min_length=1, max_length=MAX_NAME)] | None,
         Meta(description="Its Swift type. Needed for `start`."),
     ] = None
     attributes: Annotated[_Object | None, Meta(description="Its constant data. Needed for `start`.")] = None
@@ -47,7 +49,7 @@ class LiveActivity(Struct, forbid_unknown_fields=True, gc=False):
         Meta(description="The activity with the highest score is in the Dynamic Island."),
     ] = None
     input_push_channel: Annotated[
-        Annotated[str, Meta(min_length=1)] | None,
+        Annotated[str, Meta(min_length=1, max_length=MAX_NAME)] | None,
         Meta(description="The broadcast channel that updates the started activity (iOS 18)."),
     ] = None
     input_push_token: Annotated[

@@ -327,8 +327,8 @@ def _headers(
         once = push_type == ALERT or (push_type == LIVEACTIVITY and event == "start")
         if once and len(push_id) <= COLLAPSE_LIMIT:
             headers["apns-collapse-id"] = push_id
-    elif len(collapse) > COLLAPSE_LIMIT or _PRINTABLE(collapse) is None:
-        faults.append(Fault("collapse", f"for APNs it is at most {COLLAPSE_LIMIT} bytes of printable ASCII"))
+    elif _PRINTABLE(collapse) is None:
+        faults.append(Fault("collapse", "for APNs it is printable ASCII, without spaces at its ends"))
     else:
         headers["apns-collapse-id"] = collapse
     return headers
