@@ -343,7 +343,8 @@ class _Walk:
     def _object(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
         if not isinstance(raw, Mapping):
             return self._wrong(shape, raw, path, secret)
-        self._check_length(shape, raw, path)
+        if not self._counted(shape, raw, path):
+            return WRONG
         key, item = shape.inner
         values = {}
         for name, value in raw.items():
@@ -354,15 +355,20 @@ class _Walk:
     def _list(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
         if not isinstance(raw, list | tuple):
             return self._wrong(shape, raw, path, secret)
-        self._check_length(shape, raw, path)
+        if not self._counted(shape, raw, path):
+            return WRONG
         (item,) = shape.inner
         return shape.base(self.value(item, value, f"{path}[{place}]", secret) for place, value in enumerate(raw))
 
-    def _check_length(self, shape: _Shape, raw: Collection[object], path: str) -> None:
+    def _counted(self, shape: _Shape, raw: Collection[object], path: str) -> bool:
+        """Return whether there are as many entries as there may be. Too many are refused without a look at each."""
         if not raw and shape.bound("min_length"):
             self._faults(path, "must not be empty")
-        elif len(raw) > (most := shape.bound("max_length") or len(raw)):
+            return False
+        if len(raw) > (most := shape.bound("max_length") or len(raw)):
             self._faults(path, f"has {len(raw):,} entries, at most {most:,} are taken")
+            return False
+        return True
 
     def _wrong(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
         if isinstance(raw, str) and shape.base is str and not shape.rule.expected:

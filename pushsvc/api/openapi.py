@@ -172,9 +172,10 @@ the value from the request if there was one."""
 def build(*, addresses: Addresses, config: ApiConfig) -> dict[str, Any]:
     """Return the document, as a JSON object, for a server of the platforms with these addresses and of these bounds."""
     # These have fields that the platforms declare.
-    extended = {struct.__name__: struct for struct in (push_types(addresses).document, *device_types(addresses))}
+    push = push_types(addresses, config.max_targets).document
+    extended = {struct.__name__: struct for struct in (push, *device_types(addresses))}
     schemas = _schemas(each for each in STRUCTS if each.__name__ not in extended) | _schemas(extended.values())
-    _refine(schemas, addresses, config)
+    _refine(schemas, addresses)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -205,12 +206,9 @@ def _schemas(structs: Iterable[type]) -> dict[str, Any]:
     return msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")[1]
 
 
-def _refine(schemas: dict[str, Any], addresses: Addresses, config: ApiConfig) -> None:
-    """Add what the structs cannot express: bounds of the configuration, and which fields need one another."""
+def _refine(schemas: dict[str, Any], addresses: Addresses) -> None:
+    """Add what the structs cannot express: the names of platforms, and which fields need one another."""
     to = schemas["To"]
-    for name in ("tokens", "devices", "users"):
-        (several,) = [kind for kind in to["properties"][name]["anyOf"] if kind.get("type") == "array"]
-        several["maxItems"] = config.max_targets
     to["properties"]["all"] = {"type": "boolean", "description": to["properties"]["all"]["description"]}
     push = schemas["PushDocument"]
     push["properties"]["overrides"]["anyOf"] = [

@@ -125,7 +125,7 @@ def test_every_fault_is_named_with_its_place() -> None:
     raw = {
         "inner": {"count": 11, "share": 0, "words": ["abcd", "", 1], "cuont": 1},
         "many": [{}, 5],
-        "texts": {"a b": 1, "c": "d", "e": None},
+        "texts": {"a b": 1, "e": None},
         "choice": "c",
         "mixed": {"a": 1},
         "flag": "yes",
@@ -139,13 +139,17 @@ def test_every_fault_is_named_with_its_place() -> None:
         ("inner.cuont", "unknown field; did you mean `count`?"),
         ("many[0].count", "is missing: expected a whole number from 0 to 10"),
         ("many[1]", "expected an object, found the number 5"),
-        ("texts", "has 3 entries, at most 2 are taken"),
         ('texts["a b"]', "expected a string, found the number 1"),
         ("texts.e", "expected a string, found null"),
         ("choice", 'expected one of "a", "b", found "c"'),
         ("mixed", "expected a string or true or false or a number or a list, found an object"),
         ("flag", 'expected true or false, found "yes"'),
     ]
+    too_many = {"inner": {"count": 1}, "many": [1, 2, 3], "texts": {"a": 1, "b": 2, "c": 3}}
+    assert decoded(too_many, Every)[1] == [
+        ("many", "has 3 entries, at most 2 are taken"),
+        ("texts", "has 3 entries, at most 2 are taken"),
+    ], "and no entry is looked at"
     assert decoded([], Every)[1] == [("$", "expected an object, found a list")]
     assert decoded({"inner": None}, Every)[1] == [("inner", "is missing: expected an object")]
 

@@ -73,7 +73,7 @@ def faults(document: Any) -> list[tuple[str, str]]:
 
 def walk(document: Any, rules: Rules) -> tuple[Any, list[Fault], bool]:
     """The slow way: the document, its faults, and whether there are more."""
-    return examined(document, push_types(rules.addresses).document, checks(rules, NOW))
+    return examined(document, push_types(rules.addresses, rules.max_targets).document, checks(rules, NOW))
 
 
 def malformed(body: bytes) -> str:
@@ -360,7 +360,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     ),
     (
         push(to={"tokens": [TOKEN] * 51}),
-        [("to.tokens", "has 51 tokens; one call may have 50")],
+        [("to.tokens", "has 51 entries, at most 50 are taken")],
     ),
     (
         push(to={"tokens": ["8f3c"]}),
@@ -595,7 +595,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (push(to={"devices": {}}), [("to.devices", "expected a list, found an object")]),
     (
         push(to={"devices": ["d"] * 51}),
-        [("to.devices", "has 51 devices; one call may have 50")],
+        [("to.devices", "has 51 entries, at most 50 are taken")],
     ),
     (
         push(to={"tokens": [TOKEN], "all": True}),
@@ -872,7 +872,7 @@ def test_the_fast_way_takes_exactly_what_the_walk_finds_no_fault_in(document: An
     value, found, _ = walk(document, RULES)
     assert refused == found
     if not found:
-        typed = push_types(ADDRESSES).decode(msgspec.json.encode(document))
+        typed = push_types(ADDRESSES, RULES.max_targets).decode(msgspec.json.encode(document))
         assert msgspec.json.encode(value) == msgspec.json.encode(typed)
 
 
@@ -927,6 +927,18 @@ def test_the_walk_ends_when_the_list_is_full() -> None:
     document = push(to={"tokens": [{"platform": "apns", "token": str(number)} for number in range(10_000)]})
     _, found, more = walk(document, rules)
     assert (len(found), more, asked) == (LIMIT, True, LIMIT + 1)
+
+
+def test_of_too_many_receivers_none_is_looked_at() -> None:
+    def looked(token: str) -> NoReturn:
+        raise AssertionError("it was looked at")
+
+    kind = AddressKind(looked, "no", looked)
+    rules = Rules("shop", {"apns"}, Addresses({"apns": {"token": kind}}), max_targets=50)
+    for way, each in (("tokens", TOKEN), ("devices", "a b"), ("users", "a b")):
+        with pytest.raises(InvalidRequest) as caught:
+            read(msgspec.json.encode(push(to={way: [each] * 51}, collapse="")), rules, NOW)
+        assert {fault.path for fault in caught.value.faults} == {f"to.{way}", "collapse"}
 
 
 def test_a_whole_number_may_have_a_decimal_point() -> None:

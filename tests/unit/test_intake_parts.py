@@ -28,6 +28,7 @@ from pushsvc.api.http.response import Response
 from pushsvc.api.http.table import Table
 from pushsvc.api.openapi import EXAMPLES, SHOWN, build
 from pushsvc.api.pushes.audiences import platforms_of
+from pushsvc.api.pushes.batch import MOST, documents
 from pushsvc.api.pushes.document import Draft, read
 from pushsvc.api.pushes.ids import UUID
 from pushsvc.api.pushes.preparing import lifetime, render
@@ -227,6 +228,29 @@ def test_faults_of_all_platforms_are_named_once() -> None:
     with pytest.raises(InvalidRequest) as caught:
         rendered(apns=RenderError([BIG], too_large=True), fcm=RenderError([BAD, BIG]))
     assert caught.value.faults == (BIG, BAD)
+
+
+# --- a batch ----------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from([b"", b" ", b"\t\r", b"{}", b" 1 \r", b"\r2", b"\x0b"])).map(b"\n".join))
+def test_each_line_that_is_not_blank_is_a_push(body: bytes) -> None:
+    lines = [line for line in body.split(b"\n") if line.strip(b" \t\r")]
+    if lines:
+        assert documents(body, lines=True) == lines
+    else:
+        with pytest.raises(InvalidRequest) as caught:
+            documents(body, lines=True)
+        assert caught.value.faults == (Fault("$", "has no pushes; one call may have 1 to 1,000"),)
+
+
+@pytest.mark.parametrize(("body", "lines"), [(b"[" + b"1," * MOST + b"1]", False), (b"1\n" * (MOST + 1), True)])
+def test_a_batch_has_an_end(body: bytes, lines: bool) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        documents(body, lines=lines)
+    assert caught.value.faults == (Fault("$", "has more than 1,000 pushes; one call may have 1 to 1,000"),)
+    fewer = body.replace(b"1,", b"", 1) if body[:1] == b"[" else body[2:]
+    assert documents(fewer, lines=lines) == [b"1"] * MOST
 
 
 # --- the OpenAPI document ---------------------------------------------------------------------------

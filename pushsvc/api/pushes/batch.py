@@ -4,6 +4,8 @@ be split into documents, or has none or more than `MOST`, is refused as a whole.
 
 from __future__ import annotations
 
+import re
+from itertools import islice
 from typing import Annotated, Final
 
 import msgspec
@@ -18,6 +20,8 @@ MOST: Final = 1000
 NDJSON: Final = "application/x-ndjson"
 
 _array = msgspec.json.Decoder(list[Raw]).decode
+_lines: Final = re.compile(rb"^[ \t\r]*+[^ \t\r\n][^\n]*", re.MULTILINE).finditer
+"""Each line that is not empty."""
 
 
 class BatchItem(Struct, frozen=True, omit_defaults=True):
@@ -46,15 +50,17 @@ def refused(error: RequestError) -> BatchItem:
 def documents(body: bytes, *, lines: bool) -> list[bytes]:
     """Return the bytes of each push document; empty lines do not count. Raises `MalformedBody` for a body that is not
     JSON, `InvalidRequest` where it is not an array, or an empty or too long one."""
+    found: list[bytes] | list[Raw]
     if lines:
-        found = [line for line in body.split(b"\n") if line.strip(b" \t\r")]
+        found = [line[0] for line in islice(_lines(body), MOST + 1)]
     else:
         try:
-            found = [bytes(item) for item in _array(body)]
+            found = _array(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             parse(body)
             message = f"expected a list of push documents, or `Content-Type: {NDJSON}` with one document a line"
             raise InvalidRequest(faults=[Fault("$", message)]) from None
     if not 1 <= len(found) <= MOST:
-        raise InvalidRequest(faults=[Fault("$", f"has {len(found):,} pushes; one call may have 1 to {MOST:,}")])
-    return found
+        has = f"more than {MOST:,}" if found else "no"
+        raise InvalidRequest(faults=[Fault("$", f"has {has} pushes; one call may have 1 to {MOST:,}")])
+    return [bytes(each) for each in found]

@@ -152,8 +152,9 @@ class PushTypes(NamedTuple):
 
 
 @cache
-def push_types(addresses: Addresses) -> PushTypes:
-    receivers = receiver_types(addresses)
+def push_types(addresses: Addresses, most: int) -> PushTypes:
+    """Return the structs for these addresses. One call has at most `most` tokens, devices or users."""
+    receivers = receiver_types(addresses, most)
     to: Any = receivers.to
     document = extended(PushDocument, ("to", Annotated[to, Rule('an object such as {"tokens": [..]}')]))
     return PushTypes(document, receivers, msgspec.json.Decoder(document).decode)
@@ -169,7 +170,7 @@ blanks."""
 def read(body: bytes, rules: Rules, now: int) -> Draft:
     """Return the push that `body` requests at `now`, in Unix ms. Raises `MalformedBody` (400), or `InvalidRequest`
     (422) naming every fault."""
-    types = push_types(rules.addresses)
+    types = push_types(rules.addresses, rules.max_targets)
     try:
         document = types.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -187,7 +188,7 @@ def read(body: bytes, rules: Rules, now: int) -> Draft:
 
 def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
     """Raise the faults of a body that `read` could not accept."""
-    _, faults, more = examined(parse(body), push_types(rules.addresses).document, checks(rules, now))
+    _, faults, more = examined(parse(body), push_types(rules.addresses, rules.max_targets).document, checks(rules, now))
     # What the typed decoder saw and the walk did not can only be a value that a later one of the same name hid.
     listed = faults or repeats(body)
     if not listed:
@@ -197,7 +198,7 @@ def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
 
 def checks(rules: Rules, now: int) -> Checks:
     """Return the checks of the document that types cannot express."""
-    types = push_types(rules.addresses)
+    types = push_types(rules.addresses, rules.max_targets)
     return {
         **receiver_checks(rules, types.receivers),
         Notification: lambda notification: (),

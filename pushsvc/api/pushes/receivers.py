@@ -44,12 +44,8 @@ class To(Struct, forbid_unknown_fields=True, gc=False):
     """The receivers, named in exactly one of these ways. A receiver that is named twice gets one delivery."""
 
     tokens: list[TokenTarget] | None = None
-    devices: Annotated[
-        Annotated[list[Name], Meta(min_length=1)] | None, Meta(description="Registered devices, by id.")
-    ] = None
-    users: Annotated[
-        Annotated[list[Name], Meta(min_length=1)] | None, Meta(description="All devices of these users.")
-    ] = None
+    devices: list[Name] | None = None
+    users: list[Name] | None = None
     topic: Annotated[Name | None, Meta(description="All devices that are subscribed to it.", examples=["news"])] = None
     where: Annotated[
         Annotated[str, Meta(max_length=MAX_LENGTH)] | None,
@@ -92,7 +88,8 @@ class ReceiverTypes(NamedTuple):
     """The number of fields that are None in a target with one address and no environment."""
 
 
-def receiver_types(addresses: Addresses) -> ReceiverTypes:
+def receiver_types(addresses: Addresses, most: int) -> ReceiverTypes:
+    """Return the structs for these addresses. One call has at most `most` tokens, devices or users."""
     target: Any = extended(TokenTarget, *addresses.targets.declared(None))
     entry: Any = Annotated[target, Rule('an object such as {"platform": "apns", "token": ".."}')]
     ways: dict[tuple[Platform, int], Way] = {}
@@ -110,7 +107,14 @@ def receiver_types(addresses: Addresses) -> ReceiverTypes:
                 device=kind.device,
             )
             usual.setdefault(platform, way)
-    to = extended(To, ("tokens", Annotated[list[entry], Meta(min_length=1)] | None, None))
+    bounds = Meta(min_length=1, max_length=most)
+    several: Any = Annotated[list[Name], bounds] | None
+    to = extended(
+        To,
+        ("tokens", Annotated[list[entry], bounds] | None, None),
+        ("devices", Annotated[several, Meta(description="Registered devices, by id.")], None),
+        ("users", Annotated[several, Meta(description="All devices of these users.")], None),
+    )
     return ReceiverTypes(target, to, ways, usual, len(addresses.targets.names))
 
 
@@ -131,10 +135,6 @@ def _to_faults(to: To, *, rules: Rules) -> Iterator[tuple[str, str]]:
         yield "", f"has no receivers: one of {names(To.__struct_fields__)} is needed"
     elif len(given) > 1:
         yield "", f"may have only one of {names(To.__struct_fields__)}; found {names(given)}"
-    for way in ("tokens", "devices", "users"):
-        many = getattr(to, way)
-        if isinstance(many, list) and len(many) > rules.max_targets:
-            yield way, f"has {len(many):,} {way}; one call may have {rules.max_targets:,}"
     if isinstance(to.where, str):
         yield from (("where", fault) for fault in where_faults(to.where, rules))
     if to.all is False:
@@ -159,7 +159,7 @@ def receivers(to: To, rules: Rules, types: ReceiverTypes) -> dict[Platform, tupl
     if ways.count(None) != len(ways) - 1:
         return None
     if to.tokens is not None:
-        return None if len(to.tokens) > rules.max_targets else targets_of(to.tokens, rules, types)
+        return targets_of(to.tokens, rules, types)
     if to.topic is not None:
         return ByTopic(to.topic) if name_fault(to.topic) is None else None
     if to.where is not None:
@@ -167,7 +167,7 @@ def receivers(to: To, rules: Rules, types: ReceiverTypes) -> dict[Platform, tupl
     if to.all is not None:
         return ToAll() if to.all else None
     names = to.devices or to.users or ()
-    if len(names) > rules.max_targets or any(map(name_fault, names)):
+    if any(map(name_fault, names)):
         return None
     distinct = tuple(dict.fromkeys(names))
     return ByDevices(distinct) if to.devices else ByUsers(distinct)
