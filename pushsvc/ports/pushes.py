@@ -71,6 +71,10 @@ class KeptPush(Struct, frozen=True):
     """None where it is not known."""
     ttl: int | None = None
     """The seconds for which the service tries; None where that is not known."""
+    failed_at: int | None = None
+    """When the first of the deliveries failed that were replayed since, in Unix ms; None: none was."""
+    replayed_at: int | None = None
+    """When the last of them was replayed."""
 
 
 class PushLists(Protocol):

@@ -170,7 +170,8 @@ DeliveryRow: that the field is there *is* the mark that the delivery ended. What
 `n - rt - sum of n:<end>`, so that the counts cannot disagree. Names are short because each is kept once a push for a
 week. A push that was cancelled has `cx` its entry in `revoked`, `fi` how many of it the dispatchers had in flight then
 and have not settled since, and `ck` 1 once every dispatcher has confirmed that. Of what the live channel carries, `la`
-is how many devices have acknowledged, `lw` how many wait for that, and `lf` how many a provider has carried on.
+is how many devices have acknowledged, `lw` how many wait for that, and `lf` how many a provider has carried on. Of what
+was replayed, `ff` is when the first of it had failed, ms, and `ra` when it was replayed last.
 
 Of a larger push the marks are bits and the rows stand beside it. Each that did not end as `sent` is a member of its
 own, since a replay takes it out again; those that were sent share one for each time that something was recorded of

@@ -325,7 +325,8 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
             return page([_push(n) for n in range(20)])
         case "GET", ["admin", "pushes", _]:
             to = {"where": "tags.plan == 'pro'"}
-            moments = [{"what": "accepted", "at": ago(40)}, {"what": "first_end", "at": ago(38)}]
+            when = {"accepted": 40, "first_end": 38, "first_failure": 37, "replayed": 20, "last_end": 9}
+            moments = [{"what": what, "at": ago(seconds)} for what, seconds in when.items()]
             copy = {"to": to, "notification": {"title": "Order 7 shipped"}, "lane": "urgent", "dry_run": True}
             message = {**_message(), "deliveries": None}
             left = (None, [], None, []) if empty else (to, [message], copy, ["ttl", "dry_run"])

@@ -239,6 +239,9 @@ def test_a_push_is_written_as_a_form_or_as_json_and_seen_before_it_is_sent() -> 
         await visit(page, f"/console/pushes/{PUSH}")
         await until(page, "document.querySelector('main').innerText.includes('POST /3/device/<token>')")
         assert "where tags.plan == 'pro'" in await text(page)
+        moments = await page.look("[...document.querySelectorAll('main .legend li')].map(each => each.innerText)")
+        known = ["accepted", "first answer", "first failure", "replayed", "last answer", "now"]
+        assert [next(name for name in known if name in moment) for moment in moments] == known
         rig.calls.clear()
         await press(page, "Send again as a copy")
         await until(page, "location.pathname === '/console/send'")

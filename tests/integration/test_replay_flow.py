@@ -31,10 +31,16 @@ async def worker(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
 
 def test_a_replay_killed_half_way_sends_each_once(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
+        async def timeline(push: str) -> dict[str, str]:
+            async with service.session.get(f"/v1/admin/pushes/{push}") as answer:
+                return {each["what"]: each["at"] for each in (await answer.json())["timeline"]}
+
         # Refused at the first attempt, taken at the second.
         small = await service.push(apns("BadPriority.1", *range(600)) + fcm("INVALID_ARGUMENT.1", *range(300)))
         large = await service.push(apns("BadPriority.1", *range(1000, 2300)))
         assert await service.done(small, large) == {"total": 2200, "failed": 2200}
+        before = await timeline(small)
+        assert list(before) == ["accepted", "first_end", "first_failure", "last_end", "done"]
         async with service.session.post("/v1/failed/replay", json={"rate": 800}) as answer:
             assert answer.status == 202
             job = (await answer.json())["job"]
@@ -58,6 +64,12 @@ def test_a_replay_killed_half_way_sends_each_once(tmp_path: Path) -> None:
         assert (service.simulator.record.apns.accepted, service.simulator.record.fcm.accepted) == (1900, 300)
         assert service.simulator.record.apns.duplicates == service.simulator.record.fcm.duplicates == 0
         assert service.simulator.record.apns.total == 2 * 1900
+        # Its rows are those of the replay now, its past is not.
+        after = await timeline(small)
+        assert list(after) == ["accepted", "first_end", "first_failure", "replayed", "last_end", "done"]
+        assert [after[what] for what in ("first_end", "first_failure")] == [before["first_failure"]] * 2
+        assert before["last_end"] < after["replayed"]
+        assert list(await timeline(large)) == ["accepted", "first_failure", "replayed", "done"]
 
     async def main() -> None:
         async with running_service(tmp_path) as service:

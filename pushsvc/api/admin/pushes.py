@@ -15,7 +15,7 @@ from ...model.documents import Time
 from ...model.instants import instant
 from ...model.push import MAX_TTL, Platform, Push
 from ...model.routing import CARRIERS
-from ...model.status import ROWS_FOR_ALL, DeliveryRow, PushStatus
+from ...model.status import ROWS_FOR_ALL, DeliveryRow
 from ...ports.admin import PreviewedMessage
 from ...ports.live import Live
 from ...ports.pushes import KeptPush, PushStore
@@ -36,8 +36,11 @@ class PushMoment(Struct, frozen=True):
     """Something that happened to a push."""
 
     what: Annotated[
-        Literal["accepted", "due", "first_end", "last_end", "done", "cancelled"],
-        Meta(description="`first_end` and `last_end` are of deliveries, of pushes that have a row of each."),
+        Literal["accepted", "due", "first_end", "first_failure", "replayed", "last_end", "done", "cancelled"],
+        Meta(
+            description="`first_end` and `last_end` are of deliveries, of pushes that have a row of each. A delivery "
+            "that was replayed still counts for `first_end` and `first_failure`; `replayed` is the last time."
+        ),
     ]
     at: Time
 
@@ -102,7 +105,7 @@ async def admin_push(
     to = _receivers(kept, rows)
     shown = structs.asdict(shown_push(kept.listed))
     copy, lacks = _copy(kept, messages, content, to)
-    timeline = _timeline(status, rows)
+    timeline = _timeline(kept, rows)
     return AdminPush(**shown, timeline=timeline, to=to, messages=messages, copy=copy, copy_lacks=lacks)
 
 
@@ -122,11 +125,20 @@ def _push_of(kept: KeptPush, routes: Sequence[Platform]) -> Push:
     )
 
 
-def _timeline(status: PushStatus, rows: Sequence[DeliveryRow]) -> list[PushMoment]:
-    ends = sorted(row.at for row in rows)
-    moments: list[tuple[Any, int | None]] = [("accepted", status.created_at), ("due", status.send_at)]
-    if ends:
-        moments += [("first_end", ends[0]), ("last_end", ends[-1])]
+def _timeline(kept: KeptPush, rows: Sequence[DeliveryRow]) -> list[PushMoment]:
+    """Return what happened, in order. A replay has removed the rows of what it sent again, and kept their instant."""
+    status = kept.listed.status
+    replayed = [] if kept.failed_at is None else [kept.failed_at]
+    failures = [*replayed, *(row.at for row in rows if row.outcome == "failed")]
+    ends = [*replayed, *(row.at for row in rows)] if status.counts.total <= ROWS_FOR_ALL else []
+    moments: list[tuple[Any, int | None]] = [
+        ("accepted", status.created_at),
+        ("due", status.send_at),
+        ("first_end", min(ends, default=None)),
+        ("first_failure", min(failures, default=None)),
+        ("replayed", kept.replayed_at),
+        ("last_end", max(ends, default=None)),
+    ]
     if status.state in ("done", "cancelled"):
         moments.append((status.state, status.updated_at))
     known = [(what, at) for what, at in moments if at is not None]

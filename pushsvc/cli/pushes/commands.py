@@ -40,7 +40,12 @@ LESSER: Final = ("key", "app", "accepted", "lane")
 """The columns of a list that a narrow terminal does without, the first to go first."""
 SENT: Final = ("route", "bytes", "limit", "to")
 ENDS: Final = ("deliveries", "outcome", "platform", "reason")
-MOMENTS: Final = {"first_end": "first delivery ended", "last_end": "last delivery ended"}
+MOMENTS: Final = {
+    "first_end": "first delivery ended",
+    "first_failure": "first delivery failed",
+    "replayed": "last replayed",
+    "last_end": "last delivery ended",
+}
 """What people read for moments whose names do not say enough."""
 STATES: Final = get_args(PushState)
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")

@@ -11,15 +11,14 @@ import { Message } from "./send.js";
 
 const ENDS = ["sent", "failed", "invalid", "expired", "suppressed", "cancelled"];
 
+const MOMENTS = { first_end: "first answer", first_failure: "first failure", last_end: "last answer", done: "ended" };
+
 /** Points on a line, to scale. */
-function Timeline({ push, rows }) {
-  const ended = ["done", "cancelled"].includes(push.state);
-  const marks = [["accepted", push.created_at], ["due", push.send_at]];
-  const times = rows.map((row) => Date.parse(row.at)).sort((a, b) => a - b);
-  const first = times.length ? new Date(times[0]).toISOString() : null;
-  const last = times.length > 1 ? new Date(times.at(-1)).toISOString() : null;
-  marks.push(["first answer", first], ["last answer", last], [ended ? (push.state === "done" ? "ended" : "cancelled") : "now", ended ? push.updated_at : new Date().toISOString()]);
-  const shown = marks.filter(([, time]) => time).sort((a, b) => Date.parse(a[1]) - Date.parse(b[1]));
+function Timeline({ push, rows, moments }) {
+  const only = moments.find(({ what }) => what === "first_end")?.at;
+  const marks = moments.filter(({ what, at: time }) => what !== "last_end" || time !== only).map(({ what, at: time }) => [MOMENTS[what] ?? what, time]);
+  if (!["done", "cancelled"].includes(push.state)) marks.push(["now", new Date().toISOString()]);
+  const shown = marks.sort((a, b) => Date.parse(a[1]) - Date.parse(b[1]));
   const begin = Date.parse(shown[0][1]), end = Math.max(Date.parse(shown.at(-1)[1]), begin + 1);
   const x = (ms) => 1 + 98 * ((ms - begin) / (end - begin));
   return html`<figure class="stack tight" style=${{ margin: 0 }}>
@@ -75,7 +74,7 @@ function Push({ push, query, reload, session }) {
       </div></div>
     ${push.held && Object.entries(push.held).map(([route, why]) => html`<div class="note is-slow"><p><${State} of="held">${route} does not send:<//> <${Prose} text=${why} /> ${plural(waits, "delivery waits", "deliveries wait")}; none is lost.</p></div>`)}
     <${Shares} label="deliveries" parts=${parts.filter(([name]) => counts[name] || name === "sent" || name === "failed" || (!ended && name === "queued")).map(([name, state]) => [name, counts[name], state, ENDS.includes(name) ? to("pushes", push.id, { outcome: name }) : null])} />
-    <${Timeline} push=${push} rows=${rows.document?.items ?? []} />
+    <${Timeline} push=${push} rows=${rows.document?.items ?? []} moments=${kept.document?.timeline ?? [{ what: "accepted", at: push.created_at }]} />
     <div class="two"><${Facts} of=${[
       ["Accepted", html`<${Time} of=${push.created_at} />, <${Age} of=${push.created_at} />`],
       ["Due", push.send_at && html`<${Time} of=${push.send_at} />`],

@@ -20,6 +20,8 @@ class Reopening(Struct, frozen=True):
 
     chunk: Chunk
     entries: tuple[str, ...]
+    failed_at: int
+    """When the first of them failed, in Unix ms."""
 
 
 def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
@@ -32,7 +34,8 @@ def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
         attempt=1,
         turn=found[0][1].turn + 1,
     )
-    return Reopening(chunk, tuple(entry_id for entry_id, _ in found))
+    entries = tuple(entry_id for entry_id, _ in found)
+    return Reopening(chunk, entries, min(letter.at for _, letter in found))
 
 
 def grouped(found: Iterable[Letter], size: int) -> list[tuple[str, Platform, list[Letter]]]:

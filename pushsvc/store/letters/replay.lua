@@ -1,7 +1,8 @@
 -- Replays dead letters: each moves from the dead letters to its lane in one step, or nothing happens.
 --
 -- Its delivery is open again for a later turn (see fence.lua): it counts as being retried, no longer as failed, and its
--- push as being sent. Dead letters of pushes that were cancelled, whose status or content no longer exists, or whose turns
+-- push as being sent. Its row is gone, so the push keeps when the first of them failed, and when it was replayed last.
+-- Dead letters of pushes that were cancelled, whose status or content no longer exists, or whose turns
 -- another version has recorded, stay.
 -- The step also records the progress of the replay, and takes place only where the cursor is the one that its caller
 -- has read: when two workers run the same replay, because one was assumed dead, the later step fails and its worker
@@ -11,7 +12,8 @@
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of
 --         { now ms, cursor read, next cursor, skipped already, groups }
 --         group: { push id, channel, lane, total, recorded turn, encoded chunk, indexes, ids of the dead letters, ms for
---                  which the content that the chunk names is needed, or 0 where it names none }
+--                  which the content that the chunk names is needed, or 0 where it names none, when the first of them
+--                  failed, ms }
 -- Returns { moved, skipped }, or { -1 } where the cursor is another or the replay was stopped, or { -2 } where a dead
 -- letter no longer exists: then read again.
 
@@ -35,11 +37,11 @@ local moved = 0
 local pending = {}
 
 local function reopen(group)
-  local id, channel, lane, total, turn, chunk, index, entries, needed = unpack(group)
+  local id, channel, lane, total, turn, chunk, index, entries, needed, failed = unpack(group)
   local push, content = prefix .. 'p:' .. id, prefix .. 'v:' .. id
   local left = needed > 0 and redis.call('PTTL', content)
   local large = is_large(total)
-  local head = redis.call('HMGET', push, 'st', 'rt', 'n:failed')
+  local head = redis.call('HMGET', push, 'st', 'rt', 'n:failed', 'ff')
   local closed = head[1] and head[1] ~= 'cancelled' and left ~= -2
   for p = 1, #index do
     if closed and large then
@@ -71,7 +73,8 @@ local function reopen(group)
     redis.call('PEXPIRE', content, string.format('%.0f', needed))
   end
   redis.call('HSET', push, 'up', now, 'rt', tonumber(head[2] or 0) + #index,
-    'n:failed', tonumber(head[3] or 0) - #index, 'st', head[1] == 'done' and 'sending' or head[1])
+    'n:failed', tonumber(head[3] or 0) - #index, 'st', head[1] == 'done' and 'sending' or head[1],
+    'ff', math.min(failed, tonumber(head[4] or failed)), 'ra', now)
   for _, key in ipairs({ 'p:', 'b:', 'r:' }) do
     redis.call('PERSIST', prefix .. key .. id) -- it is open again
   end

@@ -212,6 +212,7 @@ class RedisReplays(RedisLetters):
                 [target.index for target in each.chunk.targets],
                 each.entries,
                 lifetime(each.chunk.expires_at, now) if each.chunk.lacks_content else 0,
+                each.failed_at,
             )
             for each in reopenings
         ]

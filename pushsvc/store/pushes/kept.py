@@ -43,11 +43,12 @@ Turn: TypeAlias = AbstractAsyncContextManager[None]
 async def read_kept(link: Link, turn: Turn, status: PushStatus, shard: int) -> KeptPush:
     """Return what is left of the push of this status. Each step is taken in a `turn`, of which there is one."""
     app, name = status.app, status.id
-    contents, parts, whole = await link.many(
+    contents, parts, whole, replayed = await link.many(
         [
             ("HGETALL", keys.content(app, shard, name)),
             ("LRANGE", keys.waiting(app, shard, name), 0, 4 * (1 if is_large(status.counts.total) else keys.FEW) - 1),
             ("HGET", keys.expansion(app, shard, name), "push"),
+            ("HMGET", keys.push(app, shard, name), "ff", "ra"),
         ]
     )
     entry = await _entry(link, turn, status, shard)
@@ -65,6 +66,7 @@ async def read_kept(link: Link, turn: Turn, status: PushStatus, shard: int) -> K
     for chunk in chunks:
         messages = {**_messages(chunk), **messages}
     first = next(iter(chunks), push)
+    failed_at, replayed_at = (None if at is None else int(at) for at in replayed)
     return KeptPush(
         ListedPush(status) if entry is None else ListedPush(status, entry.lane, entry.key),
         messages,
@@ -73,6 +75,8 @@ async def read_kept(link: Link, turn: Turn, status: PushStatus, shard: int) -> K
         dry_run=entry.dry_run if entry is not None else None if first is None else first.dry_run,
         via=entry.via if entry is not None else None if push is None else push.via,
         ttl=None if first is None else max(0, first.expires_at - first.starts_at) // 1000,
+        failed_at=failed_at,
+        replayed_at=replayed_at,
     )
 
 
