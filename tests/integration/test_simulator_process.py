@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
+import re
 import signal
 import ssl
 import stat
@@ -20,7 +21,16 @@ import httpx
 import jwt
 import pytest
 
-from pushsvc.lab.simulator import Address, SimulatorHandle, apns_token, channel_id, fcm_token, simulator_process
+from pushsvc.lab.simulator import (
+    Address,
+    SimulatorHandle,
+    apns_token,
+    channel_id,
+    fcm_token,
+    simulator_process,
+    token_kinds,
+)
+from pushsvc.lab.simulator.scenario import MODIFIERS, TRANSPORT
 
 TOKEN = "ab" * 32
 
@@ -164,6 +174,21 @@ def test_the_command_prints_tokens() -> None:
     words = ["--token", "ok", "--platform", "apsn"]
     run = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
     assert (run.returncode, "did you mean `apns`?" in run.stderr) == (2, True)
+
+
+def test_the_command_lists_acts_and_reasons_apart() -> None:
+    run = subprocess.run([*COMMAND, "--token", "list"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    acts, *lists = re.split(r"^Reasons that (\w+) answers with:\n", run.stdout, flags=re.MULTILINE)
+    listed = dict(zip(lists[::2], lists[1::2], strict=True))
+    known = TRANSPORT | MODIFIERS
+    assert {re.split("[:<]", line.strip())[0].rstrip("-") for line in acts.splitlines()[2:]} == known.keys()
+    assert listed.keys() == token_kinds().keys()
+    for name, kind in token_kinds().items():
+        reasons = listed[name].split()
+        assert reasons
+        assert known.keys().isdisjoint(reasons)
+        assert all(kind.make(reason, "demo") for reason in reasons)
 
 
 def test_the_command_says_which_port_is_taken(tmp_path: Path) -> None:

@@ -203,16 +203,16 @@ def _print_snippet(address: Address) -> None:
 
 def _print_tokens(scenario: str, platform: str) -> None:
     """Print a token for each provider that knows the scenario; that of one platform alone, and when piped the only one
-    for a device. Exit with 2 if none knows it. `list` prints all actions."""
+    for a device. Exit with 2 if none knows it. `list` prints all acts, and the reasons of each."""
     kinds = token_kinds()
     if platform:
         if platform not in kinds:
             raise typer.BadParameter(f"--platform: unknown platform {platform!r}; {did_you_mean(platform, kinds)}")
         kinds = {platform: kinds[platform]}
     if scenario == "list":
-        for name, kind in kinds.items():
-            print(f"{name}:", *(f"  {word}" for word in kind.words), sep="\n")
         print(GRAMMAR)
+        for name, kind in kinds.items():
+            print(f"Reasons that {name} answers with:", *(f"  {reason}" for reason in kind.reasons), sep="\n")
         return
     faults, made = [], {}
     for name, kind in kinds.items():

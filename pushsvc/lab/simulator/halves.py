@@ -17,7 +17,7 @@ from .fcm_provider import SimulatedFcm
 from .oauth import GOOGLE_AUDIENCE, AccessTokens, ServiceAccount
 from .provider import Clock, SimulatedProvider
 from .record import PlatformRecord
-from .scenario import words
+from .scenario import nameable
 from .tokens import apns_token, channel_id, fcm_token
 
 
@@ -37,8 +37,8 @@ class TokenKind(Struct, frozen=True):
 
     make: Callable[[str, str], str]
     """Returns the target that plays a scenario, from the scenario and any text. Raises `ScenarioError`."""
-    words: Collection[str]
-    """The names that the scenario may contain."""
+    reasons: Collection[str]
+    """The reasons of answers that the scenario may name."""
 
 
 class Half(Struct, frozen=True):
@@ -119,11 +119,11 @@ HALVES: Final[dict[str, Half]] = {
         make=_make_apns,
         section=_apns_section,
         tokens={
-            "apns": TokenKind(apns_token, words(apns.REASONS)),
-            "channel": TokenKind(channel_id, words(broadcast.REASONS)),
+            "apns": TokenKind(apns_token, nameable(apns.REASONS)),
+            "channel": TokenKind(channel_id, nameable(broadcast.REASONS)),
         },
     ),
-    "fcm": Half(make=_make_fcm, section=_fcm_section, tokens={"fcm": TokenKind(fcm_token, words(fcm.ERRORS))}),
+    "fcm": Half(make=_make_fcm, section=_fcm_section, tokens={"fcm": TokenKind(fcm_token, nameable(fcm.ERRORS))}),
 }
 """By platform."""
 

@@ -53,8 +53,8 @@ MODIFIERS: Final = {
 }
 
 GRAMMAR: Final = (
-    "a scenario is ACTION[,ACTION]; ACTION.N applies to the first N requests, ACTION to all. Besides the answers' "
-    "reasons:\n"
+    "a scenario is ACTION[,ACTION]; ACTION.N applies to the first N requests, ACTION to all.\n"
+    "An ACTION is the reason of an answer, or an act of the simulator:\n"
     + "\n".join(
         f"  {does}" if does.startswith(f"{name}-<") else f"  {name}: {does}"
         for name, does in (TRANSPORT | MODIFIERS).items()
@@ -109,9 +109,9 @@ class Step(Struct, frozen=True):
     empty: bool = False
 
 
-def words(reasons: Iterable[str]) -> list[str]:
-    """Return the names of all actions, in alphabetical order; `reasons` are the provider's."""
-    return sorted(_known(reasons), key=str.lower)
+def nameable(reasons: Iterable[str]) -> list[str]:
+    """Return those of a provider's reasons that a scenario can name, in alphabetical order. None has a space."""
+    return sorted(filter(_ACTION.fullmatch, reasons), key=str.lower)
 
 
 def _known(reasons: Iterable[str]) -> set[str]:
@@ -130,7 +130,7 @@ def parse(text: str, reasons: Iterable[str]) -> Scenario:
 def _action(text: str, known: set[str]) -> Action:
     found = _ACTION.fullmatch(text)
     if found is None or found["name"] not in known:
-        raise ScenarioError(f"unknown action {text!r}; known are {', '.join(words(known))}")
+        raise ScenarioError(f"unknown action {text!r}; known are {', '.join(nameable(known))}")
     name, number, times = found["name"], found["number"], found["times"]
     if (name in _NUMBERED) != (number is not None):
         raise ScenarioError(

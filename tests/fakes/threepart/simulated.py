@@ -10,7 +10,7 @@ from pushsvc.lab.simulator.halves import Half, Setup, TokenKind
 from pushsvc.lab.simulator.hpack import Headers
 from pushsvc.lab.simulator.http2 import Answer
 from pushsvc.lab.simulator.provider import Decision, SimulatedProvider
-from pushsvc.lab.simulator.scenario import PREFIX, ScenarioError, Stage, parse, words
+from pushsvc.lab.simulator.scenario import PREFIX, ScenarioError, Stage, nameable, parse
 
 PATH: Final = b"/push/"
 REASONS: Final = {
@@ -79,4 +79,4 @@ def subscription(url: str, scenario: str, unique: str, *, auth: str = "c2VjcmV0"
     return {"endpoint": f"{url}{PATH.decode()}{token(scenario, unique)}", "keys": {"p256dh": "cHVibGlj", "auth": auth}}
 
 
-HALF: Final = Half(make=_make, section=_section, tokens={"threepart": TokenKind(token, words(REASONS))})
+HALF: Final = Half(make=_make, section=_section, tokens={"threepart": TokenKind(token, nameable(REASONS))})
