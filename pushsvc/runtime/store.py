@@ -14,7 +14,17 @@ from ..background import unless
 from ..errors import PushsvcError, StoreOwned, StoreUnavailable
 from ..ports.store import Store
 from ..settings import Settings, is_simulated
-from ..store import Fsync, StoreConfig, attach_embedded, holds_data, obituary, open_embedded, open_store, require_free
+from ..store import (
+    Fsync,
+    StoreConfig,
+    attach_embedded,
+    holds_data,
+    lost_socket,
+    obituary,
+    open_embedded,
+    open_store,
+    require_free,
+)
 from ..store.link.connect import open_sync_redis as open_sync_redis
 from .providers import addresses
 
@@ -29,6 +39,7 @@ EMBEDDED_AWAY = telemetry.StateLog(
     "store", "embedded_store_stays_away", "embedded_store_still_away", "embedded_store_back", level="error"
 )
 """The state in which it cannot be started again."""
+KEEP_SOCKET = "exempt the socket from what tidies files (systemd-tmpfiles: a line `x`), or set another store.data_dir"
 EMBEDDED_CHECK = 30.0
 """Seconds until it checks a server that has not: one whose socket was removed, as by what tidies temporary folders,
 serves those that are connected, and no other client reaches it."""
@@ -52,7 +63,7 @@ async def redis_url(settings: Settings) -> AsyncIterator[str]:
                 break
             except StoreOwned:
                 if time.monotonic() > deadline:
-                    raise
+                    raise StoreUnavailable(_unreachable(settings)) from None
                 await asyncio.sleep(0.1)
         yield url
 
@@ -108,7 +119,11 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, url: str, stop: 
         if missed > 1 and not stop.is_set():
             folder = settings.store.data_dir
             if not EMBEDDED_AWAY.active:
-                log.error("embedded_store_died", data_dir=str(folder), **obituary(folder))
+                lost = await asyncio.to_thread(lost_socket, folder)
+                if lost is None:
+                    log.error("embedded_store_died", data_dir=str(folder), **obituary(folder))
+                else:
+                    log.error("embedded_store_socket_removed", data_dir=str(folder), **lost, remedy=KEEP_SOCKET)
             try:
                 await asyncio.to_thread(_open_embedded, opened, settings)
                 log.warning("embedded_store_started_again", data_dir=str(folder))
@@ -228,7 +243,19 @@ async def open_existing_store(settings: Settings) -> AsyncIterator[Store]:
         yield store
 
 
+def _unreachable(settings: Settings) -> str:
+    """Return what is said of an embedded store that has an owner and does not answer."""
+    return (
+        f"the store in {settings.store.data_dir} has an owner that runs, and does not answer: it is about to start, or "
+        "its socket was removed; its owner notices that within a minute, and starts it again"
+    )
+
+
 def _no_store(settings: Settings, verb: str) -> str:
+    try:
+        require_free(settings.store.data_dir)
+    except StoreOwned:
+        return _unreachable(settings)
     named = f"the configuration {settings.file}" if settings.file else "no configuration (--config)"
     start = "pushsvc up --simulator" if is_simulated(settings.file) else "pushsvc up"
     return (

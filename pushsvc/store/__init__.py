@@ -31,6 +31,7 @@ from .server.embedded import (
     Fsync as Fsync,
     attach_embedded as attach_embedded,
     holds_data as holds_data,
+    lost_socket as lost_socket,
     obituary as obituary,
     open_embedded as open_embedded,
     require_free as require_free,

@@ -65,6 +65,23 @@ def ask(path: Path, command: str) -> bytes:
         return connection.recv(65536)
 
 
+def suspend(pid: int) -> None:
+    """Send SIGSTOP, and wait until every thread stands still: a busy machine need not obey at once."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    wait_until(lambda: all(each.read_text().rpartition(")")[2].split()[0] == "T" for each in threads.glob("*/stat")))
+
+
+@contextmanager
+def suspended(pid: int) -> Iterator[None]:
+    """Let a process stand still for the block."""
+    suspend(pid)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def skip_or_fail(reason: str) -> None:
     """Skip at a desk, fail in CI."""
     if os.environ.get("CI"):

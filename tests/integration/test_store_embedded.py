@@ -26,7 +26,7 @@ from pushsvc.settings.schema import Settings, StoreSettings
 from pushsvc.store import Store, StoreConfig, attach_embedded, open_embedded, open_store
 from pushsvc.store.server import embedded
 
-from .servers import ask, find_binary, wait_until
+from .servers import ask, find_binary, suspended, wait_until
 from .test_store_kit import make_push, take_all
 
 OWNER = """
@@ -304,12 +304,17 @@ def test_a_socket_that_is_removed_is_noticed_while_its_server_lives(
         async with asyncio.timeout(60), runtime_store.own_embedded(settings) as url:
             async with open_store(url, StoreConfig(consumer="a")) as store:
                 await store.pushes.accept(make_push("p"))
-            path = Path(unquote(urlsplit(url).path))
-            path.unlink()
-            while await asyncio.to_thread(attach_embedded, tmp_path) is None:
-                await asyncio.sleep(0.01)
+            path, pid = Path(unquote(urlsplit(url).path)), await asyncio.to_thread(server_pid, url)
+            with capture_logs() as logs:
+                path.unlink()
+                while not any(line["event"] == "embedded_store_started_again" for line in logs):
+                    await asyncio.sleep(0.01)
             async with open_store(url, StoreConfig(consumer="a")) as store:
                 assert await store.pushes.status("shop", "p") is not None
+            removed = logs[0]
+            assert removed["event"] == "embedded_store_socket_removed"
+            assert (removed["socket"], removed["pid"], removed["log_level"]) == (str(path), str(pid), "error")
+            assert removed["remedy"]
 
     asyncio.run(main())
 
@@ -341,6 +346,29 @@ def test_a_server_that_cannot_be_started_again_is_a_state_in_the_log(
         *("died", "stays_away", "started_again", "back")
     ]
     assert "is read-only" in lines[1]["error"]
+
+
+def test_who_finds_a_server_without_its_socket_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(store=StoreSettings(data_dir=tmp_path))
+
+    async def looks(opening: Any) -> None:
+        async with opening:
+            pass
+
+    with owner(tmp_path) as (process, url, _):
+        pid = server_pid(url)
+        Path(unquote(urlsplit(url).path)).unlink()
+        monkeypatch.setattr(runtime_store, "EMBEDDED_START", 0.0)
+        for opening in (runtime_store.open_running_store(settings), runtime_store.redis_url(settings)):
+            with pytest.raises(StoreUnavailable, match=r"has an owner that runs.*its socket was removed"):
+                asyncio.run(looks(opening))
+        process.kill()
+        process.wait()
+        monkeypatch.setattr(embedded, "_READY", 0.0)
+        with pytest.raises(StoreUnavailable, match=f"store.sock was removed: stop process {pid}"):
+            open_embedded(tmp_path).__enter__()
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not alive(pid))
 
 
 def test_a_folder_with_spaces_and_signs(tmp_path: Path) -> None:
@@ -390,14 +418,11 @@ def test_a_server_that_is_stuck_is_not_joined_by_a_second(tmp_path: Path, monkey
         pid = server_pid(url)
         process.kill()
         process.wait()
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with suspended(pid):
             monkeypatch.setattr(embedded, "_READY", 0.3)
             monkeypatch.setattr(embedded, "_SILENCE", 0.1)
             with pytest.raises(StoreUnavailable, match=f"stop process {pid}"):
                 open_embedded(tmp_path).__enter__()
-        finally:
-            os.kill(pid, signal.SIGCONT)
         monkeypatch.undo()
         with open_embedded(tmp_path) as again:
             assert server_pid(again) == pid

@@ -334,8 +334,9 @@ def _adopt(folder: Path, path: Path) -> Server | None:
         except TimeoutError:
             pass
         if time.monotonic() > deadline:
+            state = "does not answer" if lost_socket(folder) is None else f"its socket {path} was removed"
             raise StoreUnavailable(
-                f"the server of an earlier run holds {folder} and does not answer: stop process {_recorded_pid(folder)}"
+                f"the server of an earlier run holds {folder} and {state}: stop process {_recorded_pid(folder)}"
             )
         time.sleep(0.02)
     os.close(lock)
@@ -390,6 +391,20 @@ def obituary(data_dir: Path) -> dict[str, str]:
     """Return, for the log, the path of the server's own log and its last lines. A killed server wrote nothing about
     it."""
     return {"store_log": str(data_dir / _LOG), "last_lines": _last_words(data_dir)}
+
+
+def lost_socket(data_dir: Path) -> dict[str, str] | None:
+    """Return, for the log, the socket that is gone and the process of a server that lives without it, or None for every
+    other state. For the owner of the folder, as it tries the server's lock."""
+    folder = data_dir.resolve()
+    link = folder / _SOCKET
+    with suppress(OSError):
+        if not link.exists():
+            path = os.readlink(link) if link.is_symlink() else str(link)
+            if (lock := _lock_server(folder)) is None:
+                return {"socket": path, "pid": str(_recorded_pid(folder))}
+            os.close(lock)
+    return None
 
 
 def _last_words(folder: Path) -> str:
