@@ -140,21 +140,33 @@ async def queue_held(caller: Caller, count: int) -> list[str]:
     await asyncio.to_thread(caller.playground.simulator.control, "stall", on=True, platform="apns")
     pushes = await caller.queue(count, "bulk")
     await asyncio.to_thread(caller.playground.simulator.control, "stall", on=False, platform="apns")
-    await asyncio.sleep(2.0)
+    await until_steady(caller, "apns")
     return pushes
 
 
+async def accepted(caller: Caller, platform: str) -> int:
+    """Return how many deliveries the provider has accepted."""
+    seen = await asyncio.to_thread(caller.playground.simulator.record)
+    count: int = seen[platform]["totals"].get("200", 0)
+    return count
+
+
+async def until_steady(caller: Caller, platform: str) -> None:
+    """Wait until the provider accepts no more in a quarter of a second than in the one before."""
+    before, most = await accepted(caller, platform), 0
+    while True:
+        await asyncio.sleep(0.25)
+        now = await accepted(caller, platform)
+        if 0 < now - before <= most:
+            return
+        before, most = now, now - before
+
+
 async def rate(caller: Caller, seconds: float) -> float:
-    """Deliveries a second that FCM accepts."""
-
-    async def accepted() -> int:
-        record = await asyncio.to_thread(caller.playground.simulator.record)
-        count: int = record["fcm"]["totals"].get("200", 0)
-        return count
-
-    before, started = await accepted(), time.perf_counter()
+    """Return the deliveries a second that FCM accepts."""
+    before, started = await accepted(caller, "fcm"), time.perf_counter()
     await asyncio.sleep(seconds)
-    return (await accepted() - before) / (time.perf_counter() - started)
+    return (await accepted(caller, "fcm") - before) / (time.perf_counter() - started)
 
 
 async def lanes(shop: Caller, other: Caller, count: int) -> None:
@@ -187,7 +199,7 @@ async def silence(shop: Caller, count: int) -> None:
         if silent:
             pushes += await shop.queue(min(count, 100_000), "bulk", "apns")
         await asyncio.to_thread(control, "stall", on=False, platform="fcm")
-        await asyncio.sleep(1.0)
+        await until_steady(shop, "fcm")
         found[silent].append(await rate(shop, seconds))
         left = sum([(await shop.status(push))["counts"]["queued"] for push in pushes[: count // 10_000]])
         assert left, "the queue ran dry while the rate was measured"

@@ -41,7 +41,7 @@ from .intake import server_process
 from .load import Post, requests_of
 from .machine import cores, pin
 from .simulator import provider_token
-from .whole import push_to, running_service
+from .whole import PATIENCE, arrived, push_to, running_service, until_still
 
 STAGE = re.compile(r'pushsvc_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)')
 STAGES = ("queued", "taken", "written", "answered")
@@ -119,6 +119,20 @@ def stages(playground: Playground) -> dict[str, tuple[float, float]]:
     return {stage: (found.get(("sum", stage), 0.0), found.get(("count", stage), 0.0)) for stage in STAGES}
 
 
+def until_counted(playground: Playground, before: dict[str, tuple[float, float]], count: int) -> dict[str, Any]:
+    """Return `stages` once all processes have counted so many deliveries in each since `before`. Raises `RuntimeError`
+    where they never do."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        after = stages(playground)
+        missing = count - min(after[stage][1] - before[stage][1] for stage in STAGES)
+        if missing <= 0:
+            return after
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{missing:.0f} deliveries are missing in the metrics")
+        time.sleep(0.05)
+
+
 def show(what: str, times: Iterable[float]) -> None:
     """Print the percentiles of times in seconds, as milliseconds."""
     ordered = sorted(1000 * each for each in list(times)[WARM:])
@@ -150,10 +164,11 @@ def main(pushes: int, gap: float) -> None:
         read = receipts(simulator, count)
         show("a client alone: to the receipt", (read[token] - began for token, began in called.items()))
         show("a bare aiohttp handler: POST to 202", uvloop.run(measure_bare(count, gap, every[0])))
-        before = stages(playground)
+        before, had = stages(playground), arrived(simulator)
         posted = post_each(push_to(playground, 1), count, gap)
-        time.sleep(3.0)  # until the last has arrived, and all processes have counted
-        after, read = stages(playground), receipts(simulator, count)
+        if (came := until_still(simulator, had + count)[0] - had) != count:
+            raise RuntimeError(f"{came} of {count} deliveries have arrived")
+        after, read = until_counted(playground, before, count), receipts(simulator, count)
         show("pushsvc: POST to 202", (took for _, took in posted.values()))
         show("pushsvc: POST to the receipt", (read[token] - began for token, (began, _) in posted.items()))
     words = []

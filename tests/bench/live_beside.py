@@ -374,7 +374,7 @@ async def idle(name: str, phones_count: int, seconds: float, figures: Figures, c
         for place, each in enumerate(phones):
             port = server.ports[place % len(server.ports)]
             await each.call(connect=[phones_count + 60 * place, 60, "127.0.0.1", port])
-        await asyncio.sleep(2)
+        await settled(server)
         resting = await spent(server, seconds / 2)
         clients = (await server.redis.info("clients"))["connected_clients"]
         memory, resident, objects = await used(server), server.resident(), kernel()
@@ -382,7 +382,7 @@ async def idle(name: str, phones_count: int, seconds: float, figures: Figures, c
         took = await connect(server, phones, phones_count)
         print(f"{server.name}: {phones_count:,} are connected", flush=True)
         cpu, redis_cpu = server.gateway_cpu() - cpu, cpu_seconds(server.redis_pid) - redis_cpu
-        await asyncio.sleep(2)
+        await settled(server)
         figures.add(server, "connections", phones_count)
         figures.add(server, "connected after, s", took)
         figures.add(server, "CPU of a connect, us", cpu / phones_count * 1e6)

@@ -38,6 +38,15 @@ async def used(store: Store) -> int:
     return int(info["used_memory"])
 
 
+async def still_mb(pid: int) -> float:
+    """Return the resident memory of a process once it has stayed much the same for half a second."""
+    found = [resident_mb(pid)]
+    while len(found) < 6 or max(found[-6:]) - min(found[-6:]) > found[-1] / 500:
+        await asyncio.sleep(0.1)
+        found.append(resident_mb(pid))
+    return found[-1]
+
+
 def rates_of(left: list[tuple[float, int]], parts: int = 5) -> list[float]:
     """Return the rate in each part of the deliveries, from what was left at some instants."""
     total = left[0][1]
@@ -59,8 +68,7 @@ async def run(playground: Playground, deliveries: int, per: int) -> None:
         )
         try:
             await _until_connected(playground)
-            await asyncio.sleep(1)
-            before = resident_mb(dispatcher.pid)
+            before = await still_mb(dispatcher.pid)
             # The providers answer nothing while it fills, so that the whole million waits at once.
             await asyncio.to_thread(playground.simulator.control, "stall", on=True)
             empty, half, count = await used(store), per // 2, deliveries // per
@@ -84,9 +92,9 @@ async def run(playground: Playground, deliveries: int, per: int) -> None:
                 await store.pushes.accept(push)
                 queueing += time.perf_counter() - began
                 room.append((queueing, deliveries - first - per))
-            await asyncio.sleep(2)
+            waiting = await still_mb(dispatcher.pid)
             queued = sum((await store.gauges({APP: ("apns", "fcm")})).pending.values())
-            waiting, each = resident_mb(dispatcher.pid), (await used(store) - empty) / queued
+            each = (await used(store) - empty) / queued
             await asyncio.to_thread(playground.simulator.control, "stall", on=False)
             started, most, left = time.perf_counter(), waiting, [(0.0, queued)]
             while left[-1][1]:

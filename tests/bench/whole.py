@@ -139,11 +139,22 @@ def deliver(
     return Delivered(count / (at - began), costs, load, max(0, wanted - count))
 
 
+def until_calm(pids: Collection[int]) -> None:
+    """Wait until these processes use no less CPU than in the half second before: what they do once is over."""
+    used, spent = sum(map(running_seconds, pids)), float("inf")
+    while True:
+        time.sleep(0.5)
+        now = sum(map(running_seconds, pids))
+        if now - used >= spent:
+            return
+        used, spent = now, now - used
+
+
 def show_idle(root: int, seconds: float = 3.0) -> None:
     """Print what the service takes that has nothing to do."""
     started = sum(cpu_by_part(root).values())
-    time.sleep(2.0)  # what is done once after the start
     pids = family(root)
+    until_calm(pids)
     before = sum(map(running_seconds, pids))
     time.sleep(seconds)
     idle = (sum(map(running_seconds, pids)) - before) / seconds * 1000
