@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -19,6 +18,7 @@ import pytest
 
 from pushsvc.lab.simulator import apns_token
 
+from ..integration.servers import suspended
 from .rig import LONG, Rig, cases, open_rig
 
 pytestmark = pytest.mark.chaos
@@ -166,9 +166,8 @@ async def stops_a_dispatcher(rig: Rig) -> None:
 
     await rig.until("some have arrived", begun)
     victim = rig.pids("dispatch")[0]
-    os.kill(victim, signal.SIGSTOP)
-    await asyncio.sleep(2 * takeover)
-    os.kill(victim, signal.SIGCONT)
+    with suspended(victim):
+        await asyncio.sleep(2 * takeover)
     await rig.drained()
     await asyncio.sleep(2.0)
     record = await rig.record()

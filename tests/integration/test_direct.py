@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -20,7 +19,7 @@ from pushsvc.store.link.connect import close_redis, open_redis
 from pushsvc.store.link.direct import Direct, direct_of
 from pushsvc.store.link.link import Link, ScriptCall
 
-from .servers import KINDS, Server, running_server
+from .servers import KINDS, Server, running_server, suspended
 from .test_failover import until
 
 
@@ -154,8 +153,7 @@ def test_what_is_large_has_a_connection_of_its_own_and_is_repeated_as_well(serve
 def test_a_silent_server_fails_what_is_late_and_nothing_else(server: Server) -> None:
     async def story(direct: Direct) -> None:
         first = await direct.ask([("CLIENT", "ID")], 5)
-        server.process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(server.process.pid):
             calls = [direct.ask([("INCR", "n"), ("ECHO", number)], 0.3 if number % 2 else 25) for number in range(6)]
             answers = [asyncio.create_task(call) for call in calls]
             waits = (direct.wait([("BLPOP", "list", 0.1)], 0.3), direct.ask([("PING",)], 0.3, repeat=True))
@@ -165,8 +163,6 @@ def test_a_silent_server_fails_what_is_late_and_nothing_else(server: Server) -> 
             # The connection may be dead, so the next command is not asked there.
             answers.append(asyncio.create_task(direct.ask([("CLIENT", "ID")], 25)))
             await asyncio.sleep(0)
-        finally:
-            server.process.send_signal(signal.SIGCONT)
         assert await asyncio.gather(*answers[:6:2]) == [[1, b"0"], [3, b"2"], [5, b"4"]]
         assert first != await answers[6] == await direct.ask([("CLIENT", "ID")], 5)
         # Everything on the first connection is answered or late, so that it has ended.
@@ -179,15 +175,12 @@ def test_a_silent_server_fails_what_is_late_and_nothing_else(server: Server) -> 
 def test_a_connection_whose_answers_are_all_late_ends(server: Server) -> None:
     async def story(direct: Direct) -> None:
         await direct.ask([("PING",)], 5)
-        server.process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(server.process.pid):
             callers = [asyncio.create_task(direct.ask([("PING",)], seconds)) for seconds in (99, 0.05, 0.1)]
             await asyncio.sleep(0)
             callers[0].cancel()
             (connection,) = direct._all
             await connection.closed
-        finally:
-            server.process.send_signal(signal.SIGCONT)
         late = await asyncio.gather(*callers[1:], return_exceptions=True)
         assert [type(answer) for answer in late] == [faults.TimeoutError] * 2
 
@@ -196,14 +189,11 @@ def test_a_connection_whose_answers_are_all_late_ends(server: Server) -> None:
 
 def test_a_connection_that_opens_too_slowly_fails_who_began_it_and_nobody_who_came_later(server: Server) -> None:
     async def story(direct: Direct) -> None:
-        server.process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(server.process.pid):
             first, *others = [asyncio.create_task(direct.ask([("ECHO", number)], 25)) for number in range(4)]
             with pytest.raises(faults.TimeoutError):
                 await first
             assert not any(other.done() for other in others)
-        finally:
-            server.process.send_signal(signal.SIGCONT)
         assert await asyncio.gather(*others) == [[b"1"], [b"2"], [b"3"]]
 
     play(server, story, timeout=1.0)
@@ -212,15 +202,12 @@ def test_a_connection_that_opens_too_slowly_fails_who_began_it_and_nobody_who_ca
 def test_a_dropped_connection_answers_nothing_that_was_on_its_way(server: Server) -> None:
     async def story(direct: Direct) -> None:
         await direct.ask([("PING",)], 5)
-        server.process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(server.process.pid):
             callers = [asyncio.create_task(direct.ask([("PING",)], 5)) for _ in range(3)]
             await asyncio.sleep(0)
             direct.drop()
             for answer in await asyncio.gather(*callers, return_exceptions=True):
                 assert isinstance(answer, faults.ConnectionError)
-        finally:
-            server.process.send_signal(signal.SIGCONT)
         assert await direct.ask([("PING",)], 5) == [b"PONG"]
 
     play(server, story)

@@ -16,7 +16,6 @@ from structlog.testing import capture_logs
 from pushsvc.errors import StoreUnavailable
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
-from pushsvc.store.keyring.keyring import KEY_LOOK
 from pushsvc.store.link import scripts, sentinels, sync_sentinels
 from pushsvc.store.link.connect import open_sync_redis
 from pushsvc.store.link.link import Link
@@ -24,7 +23,7 @@ from pushsvc.store.link.sentinels import SentinelReport, Sentinels
 from pushsvc.store.link.sync_sentinels import SyncSentinels
 from pushsvc.store.queue import lanes
 
-from .servers import KINDS, Kind, Server, halve, running_server, wait_until
+from .servers import KINDS, Kind, Server, halve, running_server, suspend, wait_until
 from .test_store_kit import NOW, ROUTE, World, all_of, make_push, play, take, take_all
 from .topologies import SlotMove
 
@@ -263,7 +262,7 @@ def test_a_connection_in_the_making_is_not_used_after_a_switch(monkeypatch: pyte
                 await connect_to(connection, address)
 
             monkeypatch.setattr(sentinels._Checked, "connect_to", noted)
-            old.process.send_signal(signal.SIGSTOP)
+            suspend(old.process.pid)
             writing = asyncio.create_task(link.call("SET", "written", 1))
             await until(lambda: any(each._writer is not None for each in made))
             # No other party ends it: it has the earlier answer of the sentinels.
@@ -385,7 +384,8 @@ def test_a_server_that_came_back_empty(kind: Kind) -> None:
             await store.link.call("FLUSHALL")
             with capture_logs() as logs:
                 await store.queue.settle("shop", *all_of(taken))
-                await asyncio.sleep(KEY_LOOK * 1.5)
+                while not logs:
+                    await asyncio.sleep(0.01)
             assert [line["event"] for line in logs] == ["store_came_back_empty"]
             async with open_store(url) as later:
                 assert later.hash_key == store.hash_key

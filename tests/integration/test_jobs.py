@@ -37,7 +37,7 @@ from pushsvc.stages.replay import BEHIND, STEP, Pace
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.link.connect import open_sync_redis
 
-from .servers import KINDS, Server, running_server, wait_until
+from .servers import KINDS, Server, running_server, suspend, wait_until
 from .test_store_kit import NOW, all_of, make_push, take_all
 from .test_store_replay import fail_all
 
@@ -220,7 +220,7 @@ def test_jobs_end_when_they_are_told_to_whatever_redis_does(tmp_path: Path, sile
     with running_server("redis") as own, worker(own, tmp_path) as process:
         wait_until(lambda: says('"ready"'), 60)
         if silent:
-            own.process.send_signal(signal.SIGSTOP)
+            suspend(own.process.pid)
         else:
             own.kill()
         wait_until(lambda: says("redis_away"), 60)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -49,7 +48,7 @@ from pushsvc.store import open_store
 from pushsvc.store.config import StoreConfig
 
 from .live_rig import masked, upgrade_request
-from .servers import Server, running_server
+from .servers import Server, running_server, suspended
 from .test_store_kit import make_push
 
 SECRET = "s" * 40
@@ -447,11 +446,8 @@ def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(server: Ser
             return found
 
         live.beat, live.presence = late, noted  # type: ignore[method-assign,assignment]  # the inbox answers first
-        server.process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(server.process.pid):
             await asyncio.sleep(1.5)
-        finally:
-            server.process.send_signal(signal.SIGCONT)
         await live.poke({world.gateway.id: [Unread("shop", 0, 0)]})
         while not (world.gateway.signs._unsure or compared.is_set()):
             await asyncio.sleep(0.01)

@@ -115,6 +115,7 @@ def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, pr
             ("phone-2", False, 0),
         ]
         assert shop.read("/v1/live")["connections"] == 1
+        until(lambda: "it is counted", lambda: total(read(shop.port), "pushsvc_live_messages_total", result="acked"))
         metrics = read(shop.port)
         assert total(metrics, "pushsvc_deliveries_total", outcome="sent") == 1, "counted once, by the store"
         assert total(metrics, "pushsvc_live_messages_total", app="shop", result="acked") == 1

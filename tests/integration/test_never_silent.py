@@ -5,9 +5,7 @@ the simulator, one fault after the other."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import ssl
 import subprocess
 import threading
@@ -27,7 +25,7 @@ from ..pages import ROOT
 from .harness import apns
 from .ports import free_ports
 from .processes import Api, Processes, own_processes, until
-from .servers import skip_or_fail
+from .servers import skip_or_fail, suspended
 
 RULES = ROOT / "config" / "prometheus"
 
@@ -79,14 +77,8 @@ class Town:
                     return figures
         raise AssertionError("the stream ended without an event")
 
-    @contextmanager
-    def stopped(self, part: str) -> Iterator[None]:
-        pid = self.processes.find_one(f"{part} --")
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
+    def stopped(self, part: str) -> AbstractContextManager[None]:
+        return suspended(self.processes.find_one(f"{part} --"))
 
     @contextmanager
     def changed(self, file: Path, change: Callable[[str], str]) -> Iterator[None]:

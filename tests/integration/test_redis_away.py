@@ -22,7 +22,7 @@ from pushsvc import runtime
 from pushsvc.model.push import LANES
 
 from .harness import Service, apns, fcm, running_service
-from .servers import KINDS, Kind, Server, ask, running_server
+from .servers import KINDS, Kind, Server, ask, running_server, suspended
 
 OPTIONS = ("--appendonly", "yes", "--appendfsync", "always")
 """Not `everysec`: a server that is killed while its disk is busy has not written what it has answered for."""
@@ -167,12 +167,8 @@ def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch: pyte
     async def act(service: Service) -> None:
         waiting = await service.push(apns("ok", 1))
         await service.done(waiting)
-        pid = place.server.process.pid
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with suspended(place.server.process.pid):
             await refuses_everything(service)
-        finally:
-            os.kill(pid, signal.SIGCONT)
 
         async def ready() -> bool:
             return (await call(service, "GET", "/readyz"))[0] == 200

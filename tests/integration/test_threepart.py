@@ -94,13 +94,16 @@ def test_its_addresses_go_the_whole_way_through_the_service(tmp_path: Path) -> N
         push = await service.push([target("ok", "1"), target("ok", "1", "Qg=="), dead])
         assert await service.done(push) == {"total": 2, "sent": 1, "invalid": 1}
 
-        async def suppressed() -> bool:
-            return await service.done(await service.push([dead])) == {"total": 1, "suppressed": 1}
+        events: list[dict[str, Any]] = []
 
-        await service.until("the dead address is suppressed", suppressed)
-        async with service.session.get("/v1/feedback") as answer:
-            (event,) = (await answer.json())["items"]
-        assert msgspec.json.decode(event["token"]) == dead["subscription"]
+        async def reported() -> bool:
+            async with service.session.get("/v1/feedback") as answer:
+                events[:] = (await answer.json())["items"]
+            return bool(events)
+
+        await service.until("the dead address is reported", reported)
+        assert [msgspec.json.decode(event["token"]) for event in events] == [dead["subscription"]]
+        assert await service.done(await service.push([dead])) == {"total": 1, "suppressed": 1}
         padded = msgspec.json.encode(target("Gone", "2", "Qg==")["subscription"]).decode()
         async with service.session.delete(f"/v1/suppressions/{PLATFORM}/{quote(padded, safe='')}") as answer:
             assert answer.status == 204

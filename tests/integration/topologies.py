@@ -21,7 +21,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from .ports import free_ports
-from .servers import Kind, find_binary, wait_until
+from .servers import Kind, find_binary, suspend, wait_until
 
 MASTER = "mymaster"
 
@@ -47,7 +47,10 @@ class Node:
 
     def send(self, number: int) -> None:
         assert self.process is not None
-        self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            suspend(self.process.pid)
+        else:
+            self.process.send_signal(number)
         if number == signal.SIGKILL:
             self.process.wait()
 

@@ -404,9 +404,6 @@ def test_the_pacer_gives_the_least_of_its_buckets_and_forgets_what_was_not_used(
             assert pacer.permits() == 0
             woken.clear()
             pacer.want(40)
-            await asyncio.sleep(0.03)
-            assert not woken.is_set() or pacer.permits()
-            limiter.permits = 100
             await woken.wait()
             assert pacer.permits() == 5
         running.cancel()
