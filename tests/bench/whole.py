@@ -140,14 +140,14 @@ def deliver(
 
 
 def until_calm(pids: Collection[int]) -> None:
-    """Wait until these processes use no less CPU than in the half second before: what they do once is over."""
-    used, spent = sum(map(running_seconds, pids)), float("inf")
-    while True:
+    """Wait until no half second of the last two seconds took these processes less CPU than all before: what they do
+    once is over."""
+    used, least, since = sum(map(running_seconds, pids)), float("inf"), 0
+    while since < 4:
         time.sleep(0.5)
         now = sum(map(running_seconds, pids))
-        if now - used >= spent:
-            return
-        used, spent = now, now - used
+        least, since = (now - used, 0) if now - used < least else (least, since + 1)
+        used = now
 
 
 def show_idle(root: int, seconds: float = 3.0) -> None:
