@@ -29,7 +29,8 @@ from pushsvc.ports.registry import Prune
 from pushsvc.rules.audience import owner_of
 from pushsvc.rules.life import lives_on
 from pushsvc.store import Store, StoreConfig, keys
-from pushsvc.store.queue import moving
+from pushsvc.store.queue import moving, settling
+from pushsvc.store.queue.settling import again_as
 
 from ..fakes.store import MemoryStore
 from .servers import Server
@@ -429,6 +430,42 @@ def test_a_replay_keeps_apart_what_a_device_may_acknowledge(server: Server | Non
             await store.queue.settle("shop", *all_of(each))
         assert counts(await store.pushes.status("shop", "p")) == {"sent": total + 2}
         assert await pending(store) == {}
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("total", [1, 40])
+def test_what_devices_have_acknowledged_is_not_recorded_as_waiting(
+    server: Server | None, total: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten pushes all is acknowledged, and of the last nothing, before it is recorded that they wait."""
+    recorded: list[Sequence[Chunk]] = []
+
+    def retry(chunk: Chunk, targets: Sequence[Target], verdict: Retry) -> Chunk:
+        recorded.append([replace(chunk, targets=tuple(targets))])
+        return again_as(chunk, targets, verdict)
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        names = [f"p{number}" for number in range(10)]
+        for name in (*names, "last"):
+            await store.pushes.accept(push_of(name, total))
+        taken = await take_live(store)
+        for each in taken:
+            if each.chunk.push_id != "last":
+                await store.queue.arrived("shop", ack(each.chunk, *indexes_of([each])))
+        monkeypatch.setattr(settling, "again_as", retry)
+        settlements = [one for each in taken for one in all_of(each, LATER, WRITTEN)[0]]
+        took = await store.queue.settle("shop", settlements, [each.ref for each in taken])
+        assert {each.delivery.chunk.push_id for each in took} == {"last"}
+        assert len(took) == total
+        assert {chunk.push_id for chunks in recorded for chunk in chunks} <= {"last"}, "no chunk is encoded in vain"
+        for name in names:
+            assert await live(store, name) == (total, 0, 0)
+        assert await live(store, "last") == (0, 0, total)
+        assert await pending(store) == {"apns": total, "apns:ack": total}
+        assert await take_live(store) == []
+        assert indexes_of(await sent_on(store, DUE)) == list(range(total))
 
     play(server, story)
 

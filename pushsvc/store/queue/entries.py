@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from ...model.codec import CodecError, decode_chunk
-from ...model.delivery import End
+from ...model.delivery import End, Settlement
 from ...model.push import Chunk, CountedTarget, Platform, Route
 from ...model.routing import CARRIERS
 from ...ports.entries import EntryRef, Taken
@@ -24,10 +24,15 @@ from ..revoke.suppression import ERASED, NONE_LISTED, Listed, Suppression, accep
 from .contents import Contents, Decoded
 from .lanes import LaneState
 from .quarantine import set_aside
+from .settling import Closed, written_of
 
 UnreadOf: TypeAlias = Callable[[str, Sequence[str]], Awaitable[Mapping[str, int]]]
 
 _pack = msgspec.msgpack.Encoder().encode
+
+
+FEW_WRITTEN: Final = 8
+"""Deliveries that were written to devices, of which it is recorded without a look that they wait."""
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -246,6 +251,19 @@ class Opener:
             [target.index for target in chunk.targets] if indexes is None else indexes
             for chunk, indexes in zip(chunks, answers, strict=True)
         ]
+
+    async def acknowledged(self, app: str, shard: int, settlements: Sequence[Settlement]) -> Closed:
+        """Return deliveries of these that devices have acknowledged since they were written to them. Where most have,
+        it costs less to look than to record for each that it waits; of few, it does not."""
+        chunks = written_of(settlements)
+        if sum(len(chunk.targets) for chunk in chunks) < FEW_WRITTEN:
+            return set()
+        found: Closed = set()
+        for chunk, indexes in zip(chunks, await self._ask(app, shard, chunks), strict=True):
+            if indexes is not None and len(indexes) < len(chunk.targets):
+                written = {target.index for target in chunk.targets}
+                found.update((chunk.push_id, index) for index in written.difference(indexes))
+        return found
 
     async def _ask(self, app: str, shard: int, chunks: Sequence[Chunk]) -> list[list[int] | None]:
         """Return the indexes of the open targets of each of these chunks, or None where another version has recorded

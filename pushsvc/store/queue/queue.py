@@ -284,7 +284,8 @@ class RedisQueue(Moving):
         """Return what took no effect."""
         found: list[Place] = []
         for batch, last in batches(settlements, _SETTLE):
-            closed: Closed = set()
+            closed = await self._opener.acknowledged(app, shard, batch)
+            found += closed
             while True:
                 refs = pack_finished(self._not_lost(finished)) if last else []
                 _, dropped, lost, void, *more = await self._settle_once(app, shard, batch, closed, refs)

@@ -261,6 +261,20 @@ def without(settlements: Sequence[Settlement], void: Iterable[Iterable[Place]]) 
     return took[::-1]
 
 
+def written_of(settlements: Iterable[Settlement]) -> list[Chunk]:
+    """Return the chunks of deliveries that were written to devices and are to wait until these acknowledge them, each
+    with their targets alone."""
+    found: dict[int, tuple[Chunk, list[Target]]] = {}
+    for settlement in settlements:
+        outcome, delivery = settlement.outcome, settlement.delivery
+        if type(outcome) is Unconfirmed and outcome.within > 0 and type(settlement.verdict) is Retry:
+            found.setdefault(id(delivery.chunk), (delivery.chunk, []))[1].append(delivery.target)
+    return [
+        chunk if len(targets) == len(chunk.targets) else msgspec.structs.replace(chunk, targets=tuple(targets))
+        for chunk, targets in found.values()
+    ]
+
+
 def batches(settlements: Sequence[Settlement], size: int) -> Iterator[tuple[Sequence[Settlement], bool]]:
     """Yield slices of at most `size`, and whether each is the last; one empty slice where there is nothing."""
     for start in range(0, max(len(settlements), 1), size):
