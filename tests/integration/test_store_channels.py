@@ -591,7 +591,7 @@ def test_what_waits_of_a_cancelled_push_ends_at_once(server: Server | None, tota
             for each in await take_live(store):
                 await store.queue.settle("shop", *all_of(each, AT_ONCE, ABSENT))
         taken = await take_all(store, route=route)
-        verdict = Retry(NOW + 3_600_000 if path == "live" else NOW + 900_000, 2)
+        verdict = Retry(NOW + 3_600_000, 2)
         outcome = WRITTEN if path == "live" else Unavailable(status=503)
         kind = "live:ack" if path == "live" else "apns:retry"
         for each in taken:
@@ -620,7 +620,7 @@ def test_many_retries_of_a_cancelled_push_are_recalled_step_by_step(server: Serv
         await store.pushes.accept(push_of("p", 3000, path="apns"))
         for each in await take_all(store):
             settlements = [
-                settlement(each.chunk, target.index, Retry(NOW + 900_000 + 100 * target.index, 2), Unavailable(503))
+                settlement(each.chunk, target.index, Retry(NOW + 3_600_000 + 100 * target.index, 2), Unavailable(503))
                 for target in each.chunk.targets
             ]
             await store.queue.settle("shop", settlements, [each.ref])
