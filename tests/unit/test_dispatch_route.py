@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from pushsvc.model.delivery import (
@@ -23,7 +24,7 @@ from pushsvc.model.delivery import (
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.model.push import LANES, Route
+from pushsvc.model.push import LANES, Lane, Push, Route
 from pushsvc.ports.entries import Taken
 from pushsvc.ports.provider import Provider
 from pushsvc.ports.queue import DeliveryQueue
@@ -190,6 +191,67 @@ def test_cancelled_and_suppressed_targets_are_settled_and_not_sent() -> None:
             assert await until_ended(store, "cancelled") == {"total": 5, "cancelled": 5}
             await until(lambda: not any(stream.entries for stream in store._state.lanes.values()))
         assert provider.tokens == ["alive-1", "alive-2"]
+
+    run(main())
+
+
+def of_order(name: str, *tokens: str, lane: Lane = "normal") -> Push:
+    """A push with a `collapse`, accepted now."""
+    plain = push(name, *tokens, lane=lane)
+    message = msgspec.structs.replace(plain.messages["apns"], collapse="order 7", since=plain.created_at)
+    return msgspec.structs.replace(plain, messages={"apns": message})
+
+
+@pytest.mark.parametrize("why", ["busy", "held"])
+def test_what_an_urgent_push_has_overtaken_does_not_replace_it(why: str) -> None:
+    """An older push with the same `collapse` waits in its lane until the later one has been sent: it ends, whether the
+    route had no room or is held by then."""
+
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider(room=0)
+        refused = ["first"] if why == "held" else []
+
+        def says(delivery: Delivery) -> Outcome:
+            if delivery.chunk.push_id in refused:
+                refused.clear()
+                return REFUSED
+            return Sent(status=200)
+
+        provider.says = says
+        async with working(store.queue, provider) as worker:
+            await store.pushes.accept(of_order("old", "phone", "tablet", lane="bulk"))
+            await store.pushes.accept(push("first", "other"))
+            await asyncio.sleep(0.5)
+            await store.pushes.accept(of_order("new", "phone", lane="urgent"))
+            await asyncio.sleep(0.5)
+            provider.window = 1
+            worker.use(provider)
+            assert await until_ended(store, "new") == {"total": 1, "sent": 1}
+            assert await until_ended(store, "old") == {"total": 2, "sent": 1, "suppressed": 1}
+            assert await until_ended(store, "first") == {"total": 1, "sent": 1}
+        ended = await rows(store, "old")
+        assert ended[0][:3] == ("suppressed", "superseded", 0)
+        assert provider.tokens == ["phone", "other", "tablet", *(["other"] if why == "held" else [])]
+
+    run(main())
+
+
+def test_an_overtaken_push_is_sent_where_the_other_was_refused_or_is_older() -> None:
+    async def main() -> None:
+        store, provider = memory_store(), FakeProvider(room=0)
+        provider.says = lambda delivery: (
+            BadNotification(status=400, reason="BadTopic") if delivery.chunk.push_id == "new" else Sent(status=200)
+        )
+        async with working(store.queue, provider) as worker:
+            await store.pushes.accept(of_order("old", "phone", lane="bulk"))
+            await asyncio.sleep(0.5)
+            await store.pushes.accept(of_order("new", "phone", lane="urgent"))
+            await asyncio.sleep(0.5)
+            provider.window = 1
+            worker.use(provider)
+            assert await until_ended(store, "old") == {"total": 1, "sent": 1}
+            await store.pushes.accept(of_order("newest", "phone", lane="bulk"))
+            assert await until_ended(store, "newest") == {"total": 1, "sent": 1}
 
     run(main())
 

@@ -31,6 +31,7 @@ from .metrics import RouteMetrics
 from .preemption import Preemption
 from .reader import Reader
 from .recorder import Recorder, waits
+from .replacing import REPLACED, SUPERSEDED, Replacing
 from .revoking import Heard
 from .settling import Settler
 from .watch import RouteWatch
@@ -90,6 +91,7 @@ class RouteWorker:
         self._pump_scheduled = False
         self._in_flight = 0
         self._congestion = Congestion(self._loop.time())
+        self._replacing = Replacing()
         self._preemption = preemption or Preemption()
         self._lease = lease or unlimited()
         recorder = Recorder(settler, hash_token)
@@ -330,6 +332,8 @@ class RouteWorker:
                 if chunk.expires_at <= now:
                     self._expire(entry, targets, now)
                     continue
+                if chunk.message.collapse:
+                    targets = self._latest(entry, targets, now)
                 passed = entry.passed
                 for target in targets:
                     submit(Flight(chunk, target, passed, entry, started, False), on_outcome)
@@ -373,10 +377,20 @@ class RouteWorker:
             self._expire(entry, (target,), now)
             self.wake()
             return
+        if entry.chunk.message.collapse and not self._latest(entry, (target,), now):
+            self.wake()
+            return
         health.spend(1, started)
         self._in_flight += 1
         self._provider.submit(Flight(entry.chunk, target, entry.passed, entry, started, True), self._on_outcome)
         self._holdings.signal_space()
+
+    def _latest(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> tuple[Target, ...]:
+        """Return the targets without those that a later push with the same `collapse` has reached: they end here."""
+        ahead, behind = self._replacing.split(entry.chunk, targets)
+        for target in behind:
+            self._settle(Delivery(entry.chunk, target), entry, None, REPLACED, now, SUPERSEDED)
+        return ahead
 
     def _wake_at(self, when: float) -> None:
         """Call the pump at `when`, with one timer however often this is called."""
@@ -452,7 +466,10 @@ class RouteWorker:
                 part=chunk.part,
                 probe=delivery.probe,
             )
-        if kind is not Sent:
+        if kind is Sent:
+            if chunk.message.collapse:
+                self._replacing.note(chunk, delivery.target)
+        else:
             policy = self._config.retry
             verdict = decide(chunk, outcome, now=now, jitter=self._random(), policy=policy, blame=blame)
             if type(verdict) is Retry and delivery.entry.revoked:
