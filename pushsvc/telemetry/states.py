@@ -73,15 +73,14 @@ class StateLog:
                 self._suppressed = 0
 
     def end(self, who: Hashable = "") -> None:
-        """Report that the state has ended for the part `who`. Cheap while the state does not last."""
+        """Report that the state has ended for the part `who`, or never began. Cheap while the state does not last."""
         if not self.active:
             return
         with self._lock:
-            if self._affected.pop(who, None) is None or not self.active:
-                return
             now = self._clock()
+            self._affected.pop(who, None)
             self._affected = {name: at for name, at in self._affected.items() if now - at < FORGOTTEN}
-            if not self._affected:
+            if not self._affected and self.active:
                 self.active = False
                 get_logger(self._logger).info(self._events[2], seconds=round(now - self._since, 1))
 

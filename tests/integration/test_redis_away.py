@@ -9,6 +9,7 @@ import asyncio
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from msgspec import structs
 
 from pushsvc import runtime
 from pushsvc.model.push import LANES
+from pushsvc.runtime.state import conditions, figures
 
 from .harness import Service, apns, fcm, running_service
 from .servers import KINDS, Kind, Server, ask, running_server, suspended
@@ -113,9 +115,9 @@ async def refuses_everything(service: Service) -> None:
         assert int(headers["Retry-After"]) >= 1, (method, path)
     for path in ("/healthz", "/metrics", "/openapi.json"):
         assert (await call(service, "GET", path))[0] == 200, path
-    figures = await gauges(service)
-    assert figures["pushsvc_redis_up"] == 0
-    stale = {name for name, value in figures.items() if not math.isnan(value)} & FROM_REDIS
+    shown = await gauges(service)
+    assert shown["pushsvc_redis_up"] == 0
+    stale = {name for name, value in shown.items() if not math.isnan(value)} & FROM_REDIS
     assert not stale, "shown as if they were current"
 
 
@@ -126,9 +128,9 @@ async def goes_on(service: Service, *before: str) -> None:
         return (await call(service, "GET", "/readyz"))[0] == 200
 
     await service.until("it is ready again", ready)
-    figures = await gauges(service)
-    assert (figures["pushsvc_redis_up"], figures['pushsvc_workers{part="serve"}']) == (1, 1)
-    assert {name for name, value in figures.items() if math.isnan(value)} <= {"pushsvc_redis_memory_ratio"}
+    shown = await gauges(service)
+    assert (shown["pushsvc_redis_up"], shown['pushsvc_workers{part="serve"}']) == (1, 1)
+    assert {name for name, value in shown.items() if math.isnan(value)} <= {"pushsvc_redis_memory_ratio"}
     after = await service.push([*apns("ok", "after"), *apns("Unregistered", "dead"), *fcm("ok", "after")])
     assert await service.done(after) == {"total": 3, "sent": 2, "invalid": 1}
     for push in before:
@@ -180,6 +182,37 @@ def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch: pyte
     play(tmp_path, act, place.server.url)
 
 
+def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_up(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "ANSWER", 0.2)
+    monkeypatch.setattr(conditions, "ANSWERS", 0.4)
+
+    async def act(service: Service) -> None:
+        assert (await call(service, "GET", "/readyz"))[0] == 200
+        pid = place.server.process.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+
+            async def noticed() -> bool:
+                return (await call(service, "GET", "/readyz"))[0] == 503
+
+            await service.until("it is not ready", noticed)
+            assert (await gauges(service))["pushsvc_redis_up"] == 0
+            # Calls of the API wait for as long as an answer may take.
+            assert time.monotonic() - began < runtime.store_config(service.settings).timeout
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+        async def ready() -> bool:
+            return (await call(service, "GET", "/readyz"))[0] == 200
+
+        await service.until("it is ready again", ready)
+
+    play(tmp_path, act, place.server.url)
+
+
 @pytest.mark.parametrize(
     ("trouble", "mend"),
     [
@@ -197,9 +230,9 @@ def test_a_server_that_takes_no_writes(
         place.server.command(*trouble)
 
         async def seen() -> bool:
-            figures = await gauges(service)
-            assert figures["pushsvc_redis_up"] == 1, "it answers"
-            return (figures["pushsvc_redis_memory_ratio"] > 1) == ("maxmemory" in trouble)
+            shown = await gauges(service)
+            assert shown["pushsvc_redis_up"] == 1, "it answers"
+            return (shown["pushsvc_redis_memory_ratio"] > 1) == ("maxmemory" in trouble)
 
         await service.until("the memory is seen to be full, or nothing is set", seen)
         for path, body in (("/v1/push", document("away")), ("/v1/push/batch", [document("away")])):

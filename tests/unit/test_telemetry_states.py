@@ -72,3 +72,17 @@ def test_who_is_no_longer_heard_of_does_not_keep_it() -> None:
         log.begin("b")
         log.end("b")
     assert names(logs) == ["away", "still_away", "back"]
+
+
+def test_it_ends_for_the_log_when_only_others_are_heard_of() -> None:
+    clock = Hour()
+    log = state(clock)
+    with capture_logs() as logs:
+        log.begin("a scrape, of which there is no other")
+        for clock.now in (1.0, 59.0):
+            log.end("b")
+        assert names(logs) == ["away"]
+        clock.now = 61.0
+        log.end("b")
+        log.end("b")
+    assert names(logs) == ["away", "back"]

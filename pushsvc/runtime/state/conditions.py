@@ -28,6 +28,8 @@ from .workers import REPORTS, read_unserved
 
 MEMORY_FULL: Final = 0.95
 """The share of Redis' memory from which on writes may be refused at any time."""
+ANSWERS: Final = 3.0
+"""Seconds in which Redis must give the answers that all conditions are read from."""
 LOOK: Final = 2.0
 """Seconds between two looks for the log."""
 START: Final = 15.0
@@ -188,10 +190,12 @@ class StoreConditions:
 
     async def now(self) -> Sequence[Condition]:
         try:
-            return await self._read()
-        except StoreUnavailable as error:
+            async with asyncio.timeout(ANSWERS):
+                return await self._read()
+        except (StoreUnavailable, TimeoutError) as error:
+            cause = str(error) or f"Redis is not available: it has not answered for {ANSWERS} s"
             remedy = "bring Redis back, all parts go on by themselves"
-            return self._dated([condition("redis", "redis", str(error), remedy)])
+            return self._dated([condition("redis", "redis", cause, remedy)])
 
     async def _read(self, gauges: Gauges | None = None) -> list[Condition]:
         return self._dated(await read_conditions(self._current.settings, self._store, gauges))

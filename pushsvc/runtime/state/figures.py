@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 from ... import telemetry
@@ -23,6 +24,9 @@ from ..plans import feedback_config, routes_of, webhook_configs
 
 PARTS = ("serve", "dispatch", "feedback", "jobs")
 """The parts of every service, each of one process or more. `live` is one where an app has a live channel."""
+ANSWER: Final = 1.5
+"""Seconds in which Redis must answer a question of one step, or it counts as away: less than a scraper and a prober
+wait for `/metrics` and `/readyz`, which say then what is the matter."""
 GAUGES_EVERY = 1.0
 """Seconds for which figures read from Redis are used, however often `/metrics` is scraped."""
 
@@ -73,26 +77,38 @@ class StoreFigures:
         if time.monotonic() < self._good_until:
             return
         try:
+            await self._be_answered()
             await self._read()
         except StoreUnavailable as error:
-            self._away()
-            telemetry.REDIS.begin("gauges", error=str(error))
+            self._away(str(error))
             return
-        self._good_until = time.monotonic() + GAUGES_EVERY
         telemetry.REDIS_UP.show({(): 1})
         telemetry.REDIS.end("gauges")
+        self._good_until = time.monotonic() + GAUGES_EVERY
 
     async def away(self) -> str:
         """Return why Redis does not answer now; empty while it does."""
         try:
-            await self._store.pushes.ping()
+            await self._be_answered()
+            await self._store.pushes.ping()  # which was just asked
         except StoreUnavailable as error:
-            self._away()
+            self._away(str(error))
             return str(error)
         telemetry.REDIS_UP.show({(): 1})
+        telemetry.REDIS.end("gauges")
         return ""
 
-    def _away(self) -> None:
+    async def _be_answered(self) -> None:
+        """Wait for any answer of Redis, even that it takes no writes. Raises `StoreUnavailable` without one."""
+        try:
+            async with asyncio.timeout(ANSWER):
+                with suppress(StoreUnavailable):
+                    await self._store.pushes.ping()
+        except TimeoutError:
+            raise StoreUnavailable(f"Redis is not available: it has not answered for {ANSWER} s") from None
+
+    def _away(self, why: str) -> None:
+        telemetry.REDIS.begin("gauges", error=why)
         self._good_until = 0.0
         telemetry.REDIS_UP.show({(): 0})
         for figure, always in _FROM_REDIS.items():
