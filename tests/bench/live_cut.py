@@ -221,8 +221,9 @@ async def main(count: int, processes: int) -> None:
             print(f"p99 of POST is {late(meanwhile) / late(idle):.1f} times that of the idle service")
             for part in sorted({part for part, _ in used}):
                 print(f"{part}: ran {used[part, 'ran']:.1f} s, waited for a core {used[part, 'waited']:.1f} s")
-            for name in ("errors", "unanswered", "lost", "recovered"):
-                print(f"{name} since the cut: {_difference(before, answers, name)}")
+            refused, lost = ("errors", "refused, by code"), ("lost", "not recovered")
+            for name, what in (refused, ("unanswered", "unanswered"), lost, ("recovered", "recovered")):
+                print(f"{what}, since the cut: {_difference(before, answers, name)}")
             share = -(-count // processes)
             for place, each in enumerate(fleets):
                 own = {device(number).id for number in range(place * share, min(count, (place + 1) * share))}
