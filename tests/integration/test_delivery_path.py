@@ -104,12 +104,12 @@ def test_ten_thousand_dead_tokens_in_a_row_do_not_stall_the_connection(tmp_path:
 def test_goaway_with_200_in_flight_loses_nothing_and_sends_nothing_twice(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         await service.done(await service.push(apns("ok", "warm")))
-        service.simulator.stall(True, platform="apns")
+        service.simulator.control("stall", on=True, platform="apns")
         push = await service.push(apns("ok", *range(200)), lane="urgent", notification={"title": "hello"})
         waiting = service.simulator.state
         await service.until("200 are in flight", lambda: waiting()["apns"]["waiting"] == 200)
-        service.simulator.goaway(keep=50, platform="apns")
-        service.simulator.stall(False, platform="apns")
+        service.simulator.control("goaway", keep=50, platform="apns")
+        service.simulator.control("stall", on=False, platform="apns")
         assert await service.done(push) == {"total": 200, "sent": 200}
         record = service.simulator.record.apns
         assert record.duplicates == 0
@@ -176,10 +176,10 @@ def test_refused_credentials_hold_the_route_and_lose_nothing(tmp_path: Path) -> 
 
 def test_a_provider_in_trouble_delays_and_loses_nothing(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
-        service.simulator.unavailable(True, seconds=1.0)
+        service.simulator.control("unavailable", on=True, seconds=1.0)
         pushes = [await service.push(apns("ok", f"a{n}") + fcm("ok", f"f{n}")) for n in range(50)]
         assert await service.done(*pushes) == {"total": 100, "sent": 100}
-        service.simulator.drop_connections()
+        service.simulator.control("drop")
         assert await service.done(await service.push(apns("ok", "x") + fcm("ok", "x"))) == {"total": 2, "sent": 2}
 
     play(tmp_path, act)

@@ -102,11 +102,11 @@ def test_what_is_switched_off_or_refused_is_said(tmp_path: Path) -> None:
         simulator.break_credentials("apns")
         with pytest.raises(BadGateway, match="403 InvalidProviderToken"):
             await channels.all()
-        simulator.calm()
-        simulator.unavailable(platform="apns")
+        simulator.control("calm")
+        simulator.control("unavailable", platform="apns")
         with pytest.raises(Unavailable, match="503 Service Unavailable"):
             await channels.all()
-        simulator.calm()
+        simulator.control("calm")
         with pytest.raises(Unavailable, match="429 TooManyRequests") as caught:
             await channels.get(channel_id("retry-after-9,TooManyRequests", "a"))
         assert caught.value.retry_after == 9
@@ -117,10 +117,10 @@ def test_what_is_switched_off_or_refused_is_said(tmp_path: Path) -> None:
 def test_a_silent_provider_costs_the_request_timeout_and_no_more(tmp_path: Path) -> None:
     async def scene(simulator: Simulator, channels: ChannelAccount) -> None:
         assert await channels.all() == []
-        simulator.stall(platform="apns")
+        simulator.control("stall", platform="apns")
         with pytest.raises(Unavailable, match=r"no answer \(timeout\); the request may have been"):
             await channels.create("none")
-        simulator.stall(False, platform="apns")
+        simulator.control("stall", on=False, platform="apns")
         await channels.create("none")
 
     managed(tmp_path, scene, request_timeout=0.5)
@@ -142,7 +142,7 @@ def test_a_goaway_loses_no_call(tmp_path: Path) -> None:
     async def scene(simulator: Simulator, channels: ChannelAccount) -> None:
         for _ in range(3):
             await channels.create("none")
-            simulator.goaway(platform="apns")
+            simulator.control("goaway", platform="apns")
         assert len(await channels.all()) == 3
 
     managed(tmp_path, scene)

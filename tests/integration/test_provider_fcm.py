@@ -170,7 +170,7 @@ def test_revoked_access_tokens_are_replaced_once_and_every_message_arrives(tmp_p
     async def scene(rig: Rig) -> None:
         await rig.send(TOKEN)
         clock.now += 60
-        rig.simulator.revoke_access_tokens()
+        rig.simulator.control("revoke")
         outcomes = await rig.send(*(f"token-{number}" for number in range(50)))
         record = rig.simulator.record.fcm
 

@@ -163,7 +163,7 @@ def test_what_waits_for_a_removed_account_is_named_and_expires_or_is_sent_when_i
 ) -> None:
     async def act(service: Service, file: Path) -> None:
         text = file.read_text()
-        service.simulator.unavailable(platform="fcm")
+        service.simulator.control("unavailable", platform="fcm")
         retried = await service.push(fcm("ok", 1, 2), ttl=2, **HELLO)
         later = await service.push(fcm("ok", 3), ttl=1, send_at=soon(1.5), **HELLO)
         kept = await service.push(fcm("ok", 4, 5, 6), **HELLO)
@@ -181,7 +181,7 @@ def test_what_waits_for_a_removed_account_is_named_and_expires_or_is_sent_when_i
 
         await service.until("it is held", named)
         answered = service.simulator.record.fcm.totals.copy()
-        service.simulator.unavailable(False, platform="fcm")
+        service.simulator.control("unavailable", on=False, platform="fcm")
         async with service.session.delete(f"/v1/push/{cancelled}") as answer:
             assert (await answer.json())["counts"]["cancelled"] == 1
         assert await service.done(retried, later) == {"total": 3, "expired": 3}

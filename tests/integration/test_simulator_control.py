@@ -168,7 +168,7 @@ def test_stream_limit_1_then_1000_then_1_and_back(tmp_path: Path) -> None:
                 await client.until(lambda: client.limits == [1, 1000, 1])
                 assert await client.answers(client.post()) == [200]
                 await client.until(lambda: client.limits == [1, 1000, 1, 1000])
-                simulator.limit_streams(7, platform="apns")
+                simulator.control("streams", limit=7, platform="apns")
                 await client.until(lambda: client.limits[-1] == 7)
             assert simulator.record.apns.traffic.refused_streams == 0
 
@@ -211,7 +211,7 @@ def test_goaway_answers_the_requests_it_keeps_and_no_other(tmp_path: Path) -> No
                 streams = [client.post() for _ in range(10)]
                 await client.until(lambda: True)
                 await until(lambda: simulator.state()["apns"]["waiting"] == 10)
-                assert simulator.goaway(keep=4) == 1
+                assert simulator.control("goaway", keep=4) == 1
                 assert await client.answers(*streams[:4]) == [200] * 4
                 assert client.goaways == [(streams[3], b'{"reason":"Shutdown"}')]
                 with pytest.raises(ConnectionError):
@@ -229,7 +229,7 @@ def test_a_graceful_goaway_answers_all(tmp_path: Path) -> None:
                 streams = [client.post() for _ in range(10)]
                 await client.until(lambda: True)
                 await until(lambda: simulator.state()["apns"]["waiting"] == 10)
-                simulator.goaway(graceful=True)
+                simulator.control("goaway", graceful=True)
                 assert await client.answers(*streams) == [200] * 10
                 assert [last for last, _ in client.goaways] == [2**31 - 1, streams[-1]]
 
@@ -241,24 +241,24 @@ def test_stall_and_release_reset_and_drop(tmp_path: Path) -> None:
         async with Simulator(keys=keys()) as simulator:
             credentials = simulator.write_credentials(tmp_path)
             async with connected(simulator, credentials) as client:
-                simulator.stall()
+                simulator.control("stall")
                 first, second, given_up = (client.post(token) for token in (TOKEN, apns_token("BadTopic", "1"), TOKEN))
                 await client.until(lambda: True)
                 await until(lambda: simulator.state()["apns"]["waiting"] == 3)
                 client.reset(given_up)
                 await client.until(lambda: True)
                 await until(lambda: simulator.state()["apns"]["waiting"] == 2)
-                simulator.stall(False)
+                simulator.control("stall", on=False)
                 assert await client.answers(first, second) == [200, 400]
                 assert simulator.record.apns.totals == {"0 held": 3, "200": 2, "400 BadTopic": 1}
                 stuck = client.post(apns_token("stall", "1"))
                 await client.until(lambda: True)
                 await until(lambda: simulator.state()["apns"]["waiting"] == 1)
-                assert simulator.reset_streams(7, platform="apns") == 1
+                assert simulator.control("reset", code=7, platform="apns") == 1
                 assert await client.answers(stuck) == [0]
                 assert client.resets == {stuck: 7}
                 assert await client.answers(client.post()) == [200], "the connection is as good as before"
-                assert simulator.drop_connections() == 1
+                assert simulator.control("drop") == 1
                 with pytest.raises(ConnectionError):
                     await client.answers(client.post())
 
@@ -276,25 +276,25 @@ def test_trouble_for_everybody(tmp_path: Path) -> None:
                     [status] = await client.answers(client.post())
                     return status
 
-                simulator.unavailable(seconds=5)
+                simulator.control("unavailable", seconds=5)
                 assert await status() == 503
                 now[0] += 6
                 assert await status() == 200
-                simulator.unavailable()
+                simulator.control("unavailable")
                 now[0] += 60
                 assert await status() == 503
-                simulator.unavailable(False)
+                simulator.control("unavailable", on=False)
                 simulator.break_credentials("apns")
                 assert await status() == 403
                 simulator.restore_credentials("apns")
                 assert await status() == 200
-                simulator.throttle(10, burst=2)
+                simulator.control("throttle", rate=10, burst=2)
                 assert [await status() for _ in range(3)] == [200, 200, 429]
                 now[0] += 0.15
                 assert [await status() for _ in range(2)] == [200, 429]
-                simulator.calm()
+                simulator.control("calm")
                 assert await status() == 200
-                simulator.set_latency(0.05)
+                simulator.control("latency", seconds=0.05)
                 start = time.monotonic()
                 assert await status() == 200
                 assert time.monotonic() - start >= 0.05
@@ -312,11 +312,11 @@ def test_credit_held_and_returned(tmp_path: Path) -> None:
         async with Simulator(config, keys=keys()) as simulator:
             credentials = simulator.write_credentials(tmp_path)
             async with connected(simulator, credentials) as client:
-                simulator.hold_credit()
+                simulator.control("credit")
                 body = b'{"aps":{}}'.ljust(4000)
                 assert set(await client.answers(*(client.post(body=body) for _ in range(16)))) == {200}
                 assert client.window == 65_535 - 10 - 16 * 4000
-                simulator.hold_credit(False)
+                simulator.control("credit", hold=False)
                 await client.until(lambda: client.window == 65_535)
                 assert await client.answers(client.post()) == [200]
 

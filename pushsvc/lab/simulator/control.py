@@ -19,10 +19,9 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from .controls import COMMANDS, Command, Controls
+from .controls import COMMANDS, Controls
 
-_COMMAND: Final = msgspec.json.Decoder(Command)
-_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 def _json(content: Any, status: int = 200) -> web.Response:
@@ -60,14 +59,13 @@ class ControlApi:
             return _json({"error": f"unknown command {name!r}; known are {', '.join(COMMANDS)}"}, 400)
         try:
             fields = _OBJECT.decode(await request.read() or b"{}")
-            fields["command"] = msgspec.Raw(msgspec.json.encode(name))
-            command: Command = _COMMAND.decode(msgspec.json.encode(fields))
+            fields.pop("command", None)
+            return _json({"touched": self._controls.control(name, **fields)})
         except msgspec.DecodeError as error:
             return _json({"error": str(error)}, 400)
-        if command.platform not in (None, *self._controls.providers):
+        except KeyError:
             known = ", ".join(self._controls.providers)
-            return _json({"error": f"unknown platform {command.platform!r}; known are {known}"}, 400)
-        return _json({"touched": self._controls.apply(command)})
+            return _json({"error": f"unknown platform {fields.get('platform')!r}; known are {known}"}, 400)
 
     async def _summary(self, request: web.Request) -> web.Response:
         return _json(self._controls.record.summary())

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias, assert_never, get_args
 
+import msgspec
 from msgspec import Struct
 
 from .frames import ErrorCode
@@ -104,7 +106,24 @@ COMMANDS: Final = tuple(str(each.__struct_config__.tag) for each in get_args(Com
 """The names of all commands."""
 
 
-class Controls:
+class Commanded(ABC):
+    """A simulator that can be commanded, in this process or in another one."""
+
+    @abstractmethod
+    def control(self, command: str, **fields: Any) -> int:
+        """Run a command, such as `control("stall", on=True)`. Returns the number of connections or streams that it
+        affected."""
+
+    def break_credentials(self, platform: str | None = None, *, token_endpoint: bool = False) -> None:
+        """Refuse the platform's credentials (None: of all platforms) until `restore_credentials`."""
+        self.control("credentials", refuse=True, token_endpoint=token_endpoint, platform=platform)
+
+    def restore_credentials(self, platform: str | None = None) -> None:
+        """Accept the credentials again."""
+        self.control("credentials", refuse=False, platform=platform)
+
+
+class Controls(Commanded):
     """Applies commands to the providers."""
 
     def __init__(self, providers: Mapping[str, SimulatedProvider], record: Record, clock: Clock) -> None:
@@ -116,10 +135,10 @@ class Controls:
     def _chosen(self, platform: str | None) -> Iterable[SimulatedProvider]:
         return self.providers.values() if platform is None else (self.providers[platform],)
 
-    def apply(self, command: Command) -> int:
-        """Apply a command. Returns the number of connections or streams that it affected. Raises `KeyError` where its
-        platform is not simulated."""
-        return sum(self._apply(provider, command) for provider in self._chosen(command.platform))
+    def control(self, command: str, **fields: Any) -> int:
+        """See `Commanded`. Raises msgspec's `ValidationError`, and `KeyError` where the platform is not simulated."""
+        asked = msgspec.convert({**fields, "command": command}, Command)
+        return sum(self._apply(provider, asked) for provider in self._chosen(asked.platform))
 
     def _apply(self, provider: SimulatedProvider, command: Command) -> int:
         switches = provider.switches
@@ -158,61 +177,6 @@ class Controls:
             case _:
                 assert_never(command)
         return len(provider.connections)
-
-    # --- the same as methods ----------------------------------------------------------------------
-
-    def goaway(self, *, graceful: bool = False, keep: int | None = None, platform: str | None = None) -> int:
-        return self.apply(Goaway(graceful=graceful, keep=keep, platform=platform))
-
-    def reset_streams(self, code: int = int(ErrorCode.INTERNAL_ERROR), *, platform: str | None = None) -> int:
-        return self.apply(Reset(code=code, platform=platform))
-
-    def stall(self, on: bool = True, *, platform: str | None = None) -> None:
-        self.apply(Stall(on=on, platform=platform))
-
-    def unavailable(
-        self,
-        on: bool = True,
-        *,
-        seconds: float | None = None,
-        retry_after: int | None = None,
-        platform: str | None = None,
-    ) -> None:
-        self.apply(Unavailable(on=on, seconds=seconds, retry_after=retry_after, platform=platform))
-
-    def throttle(
-        self,
-        rate: float,
-        *,
-        burst: float = 1.0,
-        retry_after: int | None = None,
-        platform: str | None = None,
-    ) -> None:
-        self.apply(Throttle(rate=rate, burst=burst, retry_after=retry_after, platform=platform))
-
-    def limit_streams(self, limit: int, *, platform: str | None = None) -> None:
-        self.apply(Streams(limit=limit, platform=platform))
-
-    def drop_connections(self, *, platform: str | None = None) -> int:
-        return self.apply(Drop(platform=platform))
-
-    def break_credentials(self, platform: str | None = None, *, token_endpoint: bool = False) -> None:
-        self.apply(Credentials(refuse=True, token_endpoint=token_endpoint, platform=platform))
-
-    def restore_credentials(self, platform: str | None = None) -> None:
-        self.apply(Credentials(refuse=False, platform=platform))
-
-    def revoke_access_tokens(self) -> None:
-        self.apply(Revoke())
-
-    def set_latency(self, seconds: float, *, platform: str | None = None) -> None:
-        self.apply(Latency(seconds=seconds, platform=platform))
-
-    def hold_credit(self, hold: bool = True, *, platform: str | None = None) -> None:
-        self.apply(Credit(hold=hold, platform=platform))
-
-    def calm(self, *, platform: str | None = None) -> None:
-        self.apply(Calm(platform=platform))
 
     def clear(self) -> None:
         """Delete the requests, and the request counts of tokens with a scenario."""

@@ -23,6 +23,7 @@ from msgspec import Struct, structs
 from ...garbage import collect_seldom
 from .certificates import Credentials
 from .config import SimulatorConfig
+from .controls import Commanded
 from .server import Simulator
 
 
@@ -46,7 +47,7 @@ class Address(Struct, frozen=True):
         return msgspec.json.decode(line, type=cls, dec_hook=lambda kind, value: kind(value))
 
 
-class SimulatorHandle:
+class SimulatorHandle(Commanded):
     """A simulator in another process."""
 
     def __init__(self, address: Address, process: subprocess.Popen[bytes], config: SimulatorConfig) -> None:
@@ -87,17 +88,8 @@ class SimulatorHandle:
         return msgspec.json.decode(body) if body else None
 
     def control(self, command: str, **fields: Any) -> int:
-        """Run a command of `controls`, such as `control("stall", on=True)`. Returns the number that it affected."""
         touched: int = self.call("POST", f"/control/{command}", fields)["touched"]
         return touched
-
-    def break_credentials(self, platform: str | None = None) -> None:
-        """Refuse the platform's credentials (None: of all platforms) until `restore_credentials`."""
-        self.control("credentials", refuse=True, platform=platform)
-
-    def restore_credentials(self, platform: str | None = None) -> None:
-        """Accept the credentials again."""
-        self.control("credentials", refuse=False, platform=platform)
 
     def state(self) -> dict[str, Any]:
         """Return the switches, connections, waiting requests, and the process's CPU seconds and memory."""
