@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 import typer
 
 from .access import App, Key, Url, access
 from .client import ask
-from .output import Json, counted, print_json, print_table
+from .output import Json, command_group, counted, print_done, print_json, print_table
 
-channels = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Create, list and delete broadcast channels (APNs).",
-)
+channels = command_group("Create, list and delete broadcast channels (APNs).")
+
+PATH = "/v1/channels"
 
 ChannelId = Annotated[str, typer.Argument(metavar="ID", help="The id of the channel.")]
 
@@ -36,17 +34,14 @@ def new(
     json: Json = False,
 ) -> None:
     """Create a channel and print its id."""
-    made = ask(access(context.obj, url, key, app), lambda client: client.make_channel(storage))
-    if json:
-        print_json(made)
-    else:
-        print(made["id"])
+    made = ask(access(context.obj, url, key, app), lambda client: client.call("POST", PATH, {"storage": storage}))
+    print_done(made, made["id"], json=json)
 
 
 @channels.command("list")
 def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App = "", json: Json = False) -> None:
     """List the ids of the channels of the app."""
-    ids = ask(access(context.obj, url, key, app), lambda client: client.channels())
+    ids = ask(access(context.obj, url, key, app), lambda client: client.call("GET", PATH))["channels"]
     if json:
         print_json({"channels": ids})
     else:
@@ -61,7 +56,7 @@ def show(
     context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
 ) -> None:
     """Show a channel."""
-    found = ask(access(context.obj, url, key, app), lambda client: client.channel(channel_id))
+    found = ask(access(context.obj, url, key, app), lambda client: client.call("GET", _of(channel_id)))
     if json:
         print_json(found)
     else:
@@ -73,8 +68,9 @@ def delete(
     context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
 ) -> None:
     """Delete a channel permanently. Its id is never used again."""
-    ask(access(context.obj, url, key, app), lambda client: client.delete_channel(channel_id))
-    if json:
-        print_json({"id": channel_id, "deleted": True})
-    else:
-        print(f"deleted {channel_id}")
+    ask(access(context.obj, url, key, app), lambda client: client.call("DELETE", _of(channel_id)))
+    print_done({"id": channel_id, "deleted": True}, f"deleted {channel_id}", json=json)
+
+
+def _of(channel_id: str) -> str:
+    return f"{PATH}/{quote(channel_id, safe='')}"

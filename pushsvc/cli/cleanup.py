@@ -17,6 +17,7 @@ import typer
 from .access import Key, Url
 from .operator.operator import CleanedUp, open_operator
 from .output import Json, counted, print_json, print_table
+from .progress import open_bars
 from .running import run
 from .service.parts import until_signalled
 
@@ -91,15 +92,7 @@ async def _cleanup(
 @contextmanager
 def _display(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """Show a progress bar for each sweep at a terminal, or nothing."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    from rich import progress as rich
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with open_bars(sys.stderr, "share", "remaining", quiet=quiet, transient=True) as bars:
         tasks = {}
 
         def show(progress: Progress) -> None:

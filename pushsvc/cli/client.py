@@ -7,13 +7,11 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 
 from ..client import AsyncClient, Retries, Unreachable
 from ..client.asynchronous import Method
 from ..model.push import JsonObject
-from ..net.tls import client_context
 from .access import Access
 from .running import run
 
@@ -28,43 +26,30 @@ class Client:
         self._url = url
 
     async def send(self, document: JsonObject, headers: Mapping[str, str]) -> JsonObject:
-        return await self._call("POST", "/v1/push", document, headers)
+        return await self.call("POST", "/v1/push", document, headers)
 
     async def status(self, push_id: str) -> JsonObject:
-        return await self._call("GET", f"/v1/push/{quote(push_id, safe='')}")
+        return await self.call("GET", f"/v1/push/{quote(push_id, safe='')}")
 
     async def cancel(self, push_id: str) -> JsonObject:
-        return await self._call("DELETE", f"/v1/push/{quote(push_id, safe='')}")
+        return await self.call("DELETE", f"/v1/push/{quote(push_id, safe='')}")
 
     async def deliveries(self, push_id: str) -> AsyncIterator[JsonObject]:
         """Yield the delivery rows of a push, fetching page by page."""
         cursor = ""
         while True:
             query = f"?limit=1000&cursor={quote(cursor, safe='')}" if cursor else "?limit=1000"
-            page = await self._call("GET", f"/v1/push/{quote(push_id, safe='')}/deliveries{query}")
+            page = await self.call("GET", f"/v1/push/{quote(push_id, safe='')}/deliveries{query}")
             for row in page["items"]:
                 yield row
             cursor = page.get("cursor") or ""
             if not cursor:
                 return
 
-    async def make_channel(self, storage: str) -> JsonObject:
-        return await self._call("POST", "/v1/channels", {"storage": storage})
-
-    async def channels(self) -> list[str]:
-        """Return the ids of all broadcast channels."""
-        listed: list[str] = (await self._call("GET", "/v1/channels"))["channels"]
-        return listed
-
-    async def channel(self, channel_id: str) -> JsonObject:
-        return await self._call("GET", f"/v1/channels/{quote(channel_id, safe='')}")
-
-    async def delete_channel(self, channel_id: str) -> None:
-        await self._call("DELETE", f"/v1/channels/{quote(channel_id, safe='')}")
-
-    async def _call(
+    async def call(
         self, method: Method, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> JsonObject:
+        """Make any call, and return the JSON object of its answer; an empty one where it has none."""
         try:
             answer = await self._api.request(method, path, body, headers)
         except Unreachable as error:
@@ -96,13 +81,3 @@ def ask(at: Access, call: Callable[[Client], Awaitable[T]]) -> T:
             return await call(client)
 
     return run(main())
-
-
-@asynccontextmanager
-async def open_session(at: Access) -> AsyncIterator[aiohttp.ClientSession]:
-    """Open a session that has the key."""
-    headers = {"Authorization": f"Bearer {at.key}", "User-Agent": "pushsvc-cli"}
-    connector = aiohttp.TCPConnector(ssl=client_context() if at.url.startswith("https:") else True)
-    timeout = aiohttp.ClientTimeout(total=60)
-    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
-        yield session

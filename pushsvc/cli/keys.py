@@ -16,11 +16,9 @@ from ..model.rates import parse_rate
 from ..wording import did_you_mean
 from .access import Key, Url
 from .operator.operator import operate
-from .output import Json, print_json, print_table
+from .output import Json, command_group, print_done, print_json, print_table
 
-keys = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Create, list and revoke API keys."
-)
+keys = command_group("Create, list and revoke API keys.")
 
 AppName = Annotated[str, typer.Option("--app", help="The app it belongs to.", metavar="APP")]
 KeyName = Annotated[str, typer.Option("--name", help="The name of the key.", metavar="NAME")]
@@ -43,6 +41,8 @@ def new(
     json: Json = False,
 ) -> None:
     """Create a key and print it. It is shown only once."""
+    from ..settings import check_name
+
     wanted = set(scope or ("push",))
     try:
         rate = parse_rate(intake)
@@ -52,7 +52,8 @@ def new(
         name = min(unknown)
         raise typer.BadParameter(f"--scope: unknown scope {name!r}; {did_you_mean(name, SCOPES)}")
     scopes = tuple(each for each in SCOPES if each in wanted)
-    _check_name(name)
+    if fault := check_name(name):
+        raise typer.BadParameter(f"--name: {fault}")
     made = operate(context, app, url, key, lambda operator: operator.make_key(app, name, scopes, rate), changes=True)
     if json:
         print_json({"key": made.text, "sha256": made.sha256, **structs.asdict(made.row)})
@@ -96,14 +97,4 @@ def revoke(
     """Revoke a key. Running servers stop accepting it within seconds."""
     if not operate(context, app, url, key, lambda operator: operator.revoke_key(app, name), changes=True):
         raise NotFound(f"{app} has no key {name!r} in the store; `pushsvc keys list` shows what there is")
-    if json:
-        print_json({"app": app, "name": name, "revoked": True})
-    else:
-        print(f"revoked {name!r} of {app}")
-
-
-def _check_name(name: str) -> None:
-    from ..settings import check_name
-
-    if fault := check_name(name):
-        raise typer.BadParameter(f"--name: {fault}")
+    print_done({"app": app, "name": name, "revoked": True}, f"revoked {name!r} of {app}", json=json)

@@ -14,6 +14,11 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def command_group(text: str) -> typer.Typer:
+    """Return a group of commands, to which `--help` gives this text."""
+    return typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=text)
+
+
 class Missing(typer.BadParameter):
     """Wrong usage (exit code 2): a required value was not given."""
 
@@ -28,6 +33,19 @@ COUNTS = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled", "re
 def print_json(value: object) -> None:
     """Print one indented JSON document on standard output."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_done(document: object, text: str, *, json: bool) -> None:
+    """Print what a command has done: as JSON for programs, or as a text for people."""
+    if json:
+        print_json(document)
+    else:
+        print(text)
+
+
+def cell(value: object) -> str:
+    """Return a value as a cell of a table; None is empty."""
+    return "" if value is None else str(value)
 
 
 def print_table(

@@ -11,10 +11,10 @@ from ..errors import InvalidRequest, PushsvcError
 from ..ports.erasure import UNHEARD, WHAT, Erasure
 from .access import Key, Url
 from .operator.operator import open_operator
-from .output import Json, going_on, print_json, print_table
+from .output import Json, command_group, going_on, print_json, print_table
 from .running import run
 
-users = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Erase a user.")
+users = command_group("Erase a user.")
 
 
 class NotErased(PushsvcError):

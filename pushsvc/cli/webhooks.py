@@ -21,7 +21,7 @@ from ..ports.webhooks import DeadBatch
 from .access import Key, Url
 from .instants import parse_instant
 from .operator.operator import Operator, operate
-from .output import Json, going_on, print_json, print_table
+from .output import Json, command_group, going_on, print_done, print_json, print_table
 from .pushes.failed import apps_of
 from .running import run
 
@@ -32,12 +32,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
     from ..stages.webhooks import WebhookConfig
 
-webhooks = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Inspect, test and repair webhooks.",
-)
+webhooks = command_group("Inspect, test and repair webhooks.")
 
 LOOK = 0.2
 """Seconds between two looks."""
@@ -76,15 +71,9 @@ def list_webhooks(context: typer.Context, app: Apps = "", url: Url = "", key: Ke
         STANDING,
         [
             [
-                name,
-                state.host,
-                state.state,
-                state.waiting_since or "",
-                str(state.failures),
-                state.reason,
+                *(name, state.host, state.state, state.waiting_since or "", str(state.failures), state.reason),
                 "" if state.next_call_in is None else f"in {state.next_call_in:,.0f} s",
-                str(state.dead),
-                state.kind,
+                *(str(state.dead), state.kind),
             ]
             for name, state in found
         ],
@@ -117,13 +106,7 @@ def _unix_ms(text: str | None) -> int | None:
 
 
 @webhooks.command("failed")
-def failed(
-    context: typer.Context,
-    app: Apps = "",
-    since: Since = "",
-    until: Until = "",
-    json: Json = False,
-) -> None:
+def failed(context: typer.Context, app: Apps = "", since: Since = "", until: Until = "", json: Json = False) -> None:
     """List the batches that were given up. `pushsvc webhooks redeliver` delivers them again."""
     span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
     settings: Settings = context.obj.settings()
@@ -171,10 +154,7 @@ def resume(context: typer.Context, app: AppName, url: Url = "", key: Key = "", j
     It was switched off by a 410, or waits for its next attempt.
     """
     operate(context, app, url, key, lambda operator: _resume(operator, app), changes=True)
-    if json:
-        print_json({"app": app, "resumed": True})
-    else:
-        print(f"the webhook of {app} is resumed")
+    print_done({"app": app, "resumed": True}, f"the webhook of {app} is resumed", json=json)
 
 
 @webhooks.command("test")
@@ -187,10 +167,9 @@ def call(context: typer.Context, app: AppName, json: Json = False) -> None:
     began = time.monotonic()
     answer = run(trial_call(config, app, time.time_ns() // 1_000_000))
     good, seconds = 200 <= answer.status < 300, round(time.monotonic() - began, 3)
-    if json:
-        print_json({"app": app, "ok": good, "status": answer.status, "reason": answer.reason, "seconds": seconds})
-    else:
-        print(f"{config.host}: {'ok' if good else 'failed'}, {answer.reason} after {seconds:.3f} s")
+    report = {"app": app, "ok": good, "status": answer.status, "reason": answer.reason, "seconds": seconds}
+    text = f"{config.host}: {'ok' if good else 'failed'}, {answer.reason} after {seconds:.3f} s"
+    print_done(report, text, json=json)
     if not good:
         raise typer.Exit(1)
 
@@ -201,10 +180,7 @@ def secret(json: Json = False) -> None:
     from ..model.signing import write_secret
 
     made = write_secret(secrets.token_bytes(32))
-    if json:
-        print_json({"secret": made})
-    else:
-        print(made)
+    print_done({"secret": made}, made, json=json)
 
 
 def _config_of(settings: Settings, app: str) -> WebhookConfig:

@@ -13,7 +13,7 @@ import typer
 from ...errors import NotFound
 from ..access import Key, Url
 from ..operator.operator import operate
-from ..output import Json, print_json, print_table
+from ..output import Json, cell, command_group, print_done, print_json, print_table
 from ..pushes.failed import apps_of
 from ..running import run
 from .export import export_devices
@@ -23,12 +23,7 @@ from .restore import restore
 if TYPE_CHECKING:
     from ...settings import Settings
 
-devices = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Show, delete, restore, import and export devices; send to a token again.",
-)
+devices = command_group("Show, delete, restore, import and export devices; send to a token again.")
 devices.command("restore")(restore)
 devices.command("import")(import_devices)
 devices.command("export")(export_devices)
@@ -66,10 +61,7 @@ def delete(
     """Delete a device and its index entries. Deliveries that are queued for it are not sent any more."""
     if not operate(context, app, url, key, lambda operator: operator.delete_device(app, device_id), changes=True):
         raise NotFound(f"{app} knows no device {device_id!r}")
-    if json:
-        print_json({"app": app, "id": device_id, "deleted": True})
-    else:
-        print(f"deleted {device_id} of {app}")
+    print_done({"app": app, "id": device_id, "deleted": True}, f"deleted {device_id} of {app}", json=json)
 
 
 @devices.command("unsuppress")
@@ -90,10 +82,8 @@ def unsuppress(
     apps_of(settings, app)
     if not run(_unsuppress(settings, app, platform, token)):
         raise NotFound(f"{app} has not suppressed this token of {platform}")
-    if json:
-        print_json({"app": app, "platform": platform, "unsuppressed": True})
-    else:
-        print(f"lifted the suppression of the token of {app}")
+    done = {"app": app, "platform": platform, "unsuppressed": True}
+    print_done(done, f"lifted the suppression of the token of {app}", json=json)
 
 
 async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -> bool:
@@ -107,4 +97,4 @@ async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -
 def _cell(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={_cell(each)}" for name, each in value.items())
-    return " ".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else cell(value)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from ...api.devices.importing import BadLine
 from ...errors import Fault
 from ...model.address import Addresses
+from ..progress import open_bars
 from .lines import BadHeader, Format, check_header, read_ndjson, read_row
 
 LONGEST = 64 * 1024
@@ -132,27 +133,13 @@ def progress(total: float | None, *, start: int = 0, quiet: bool = False) -> Ite
     Yields a callback that takes the part of `total` that is done, and the number of devices. `start` are those that
     were done before.
     """
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, count: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    shown = TextColumn("{task.fields[devices]:,} devices, {task.fields[rate]:,.0f}/s", markup=False)
-    columns = (BarColumn(), TaskProgressColumn(), shown, TimeElapsedColumn(), TimeRemainingColumn())
+    columns = ("share", "{task.fields[devices]:,} devices, {task.fields[rate]:,.0f}/s", "elapsed", "remaining")
     began = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total or None, devices=start, rate=0.0)
+    with open_bars(sys.stderr, *columns, quiet=quiet) as bars:
+        task = bars.add_task("", total=total or None, devices=start, rate=0.0)
 
         def show(done: float, count: int) -> None:
             rate = (count - start) / max(0.001, time.monotonic() - began)
-            bar.update(task, completed=done, devices=count, rate=rate)
+            bars.update(task, completed=done, devices=count, rate=rate)
 
         yield show

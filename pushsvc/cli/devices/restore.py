@@ -6,8 +6,6 @@ Each step is complete, so the command can be interrupted and repeated.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +13,8 @@ import typer
 from ...ports.registry import PrunedFilter
 from ..instants import parse_instant
 from ..output import Json, counted, print_json
-from ..pushes.failed import apps_of, require_platform
+from ..progress import open_bars
+from ..pushes.failed import AppName, Platform, apps_of, require_platform
 from ..running import run
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 STEP = 500
 """Devices that are restored in one step."""
 
-AppName = Annotated[str, typer.Option("--app", help="Only those of this app; by default all apps.", metavar="APP")]
-Platform = Annotated[str, typer.Option("--platform", help="Only those of this platform.", metavar="PLATFORM")]
 Reason = Annotated[
     str, typer.Option("--reason", help="Only those that were pruned with this reason.", metavar="REASON")
 ]
@@ -67,27 +64,15 @@ async def _restore(settings: Settings, apps: list[str], which: PrunedFilter, *, 
     restored = dict.fromkeys(apps, 0)
     async with (open_running_store if dry_run else open_existing_store)(settings) as store:
         matched = {app: await store.registry.pruned(app, which) for app in apps}
-        with _display(sum(matched.values()), quiet=json or dry_run) as advance:
+        with open_bars(sys.stdout, "count", "elapsed", quiet=json or dry_run) as bars:
+            task = bars.add_task("restoring", total=sum(matched.values()))
             for app in apps if not dry_run else ():
                 while step := await store.registry.restore(app, which, limit=STEP):
                     restored[app] += step
-                    advance(step)
+                    bars.advance(task, step)
     if json:
         print_json({"matched": sum(matched.values()), "restored": sum(restored.values()), "apps": restored})
     elif dry_run:
         print(f"{counted(sum(matched.values()), 'device')} would be restored")
     else:
         print(f"{counted(sum(restored.values()), 'device')} restored")
-
-
-@contextmanager
-def _display(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    if quiet or not sys.stdout.isatty():
-        yield lambda step: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn()) as progress:
-        task = progress.add_task("restoring", total=total)
-        yield lambda step: progress.advance(task, step)

@@ -7,13 +7,17 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 import typer
 from msgspec import Struct
 
+from ...api.admin.document import KeyList, NewKey
+from ...api.devices.document import Erased
+from ...api.devices.importing import Imported
+from ...api.letters.document import DeadLetter, ReplayAccepted
 from ...client import AsyncClient, ClientError, Refused, Retries, Unreachable
 from ...client.retries import PASSING
 from ...errors import Conflict, Fault, PushsvcError, Unauthorized
@@ -43,9 +47,11 @@ from .operator import (
     CleanedUp,
     Failed,
     MadeKey,
+    Pages,
     PushTrouble,
     ServiceState,
     not_sent,
+    paged,
     require_free,
     require_stored,
 )
@@ -73,7 +79,7 @@ async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | N
     async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
         try:
             # The key of the call is among the keys of its app.
-            rows = _read((await client.request("GET", "/v1/admin/keys")).body, _Keys).keys
+            rows = _read((await client.request("GET", "/v1/admin/keys")).body, KeyList).keys
         except ClientError as error:
             if strict:
                 raise
@@ -98,15 +104,15 @@ class ApiOperator:
         self._client = client
 
     async def keys(self) -> list[KeyRow]:
-        return (await self._get("/v1/admin/keys", _Keys)).keys
+        return (await self._get("/v1/admin/keys", KeyList)).keys
 
     async def make_key(self, app: str, name: str, scopes: tuple[Scope, ...], intake: Rate | None) -> MadeKey:
         require_free(await self.keys(), app, name)
         asked: dict[str, object] = {"name": name, "scopes": scopes}
         if intake is not None:
             asked["intake"] = str(intake)
-        made = _read((await self._client.request("POST", "/v1/admin/keys", asked)).body, _NewKey)
-        row = KeyRow(made.app, made.name, made.scopes, made.intake, made.created_at, made.kept_in)
+        made = await self._post("/v1/admin/keys", NewKey, asked)
+        row = KeyRow(made.app, made.name, made.scopes, made.intake, made.created_at, "store")
         return MadeKey(made.key, made.sha256, row)
 
     async def revoke_key(self, app: str, name: str) -> bool:
@@ -135,22 +141,22 @@ class ApiOperator:
         for name in ("since", "until"):
             if name in narrow:
                 narrow[name] = instant(narrow[name])
-        return await self._pages("/v1/admin/pushes", narrow, limit)
+        return await self._pushes("/v1/admin/pushes", narrow, limit)
 
     async def schedules(self, limit: int) -> list[JsonObject]:
-        return await self._pages("/v1/admin/schedules", {}, limit)
+        return await self._pushes("/v1/admin/schedules", {}, limit)
 
-    async def _pages(self, path: str, narrow: Mapping[str, str], limit: int) -> list[JsonObject]:
-        found: list[JsonObject] = []
-        cursor: str | None = ""
-        while cursor is not None and len(found) < limit:
+    async def _pushes(self, path: str, narrow: Mapping[str, str], limit: int) -> list[JsonObject]:
+        found = await paged(self._pages(path, narrow, _Page[dict[str, Any]]), limit)
+        return [{"app": self.apps[0], **each} for each in found]
+
+    def _pages(self, path: str, narrow: Mapping[str, str], kind: type[_Page[T]]) -> Pages[T]:
+        async def page(*, cursor: str, limit: int) -> tuple[list[T], str | None]:
             place = {"cursor": cursor} if cursor else {}
-            page = await self._get(
-                f"{path}?{urlencode({**narrow, **place, 'limit': min(PAGE, limit - len(found))})}", _PushPage
-            )
-            found += [{"app": self.apps[0], **each} for each in page.items]
-            cursor = page.cursor
-        return found
+            found = await self._get(f"{path}?{urlencode({**narrow, **place, 'limit': limit})}", kind)
+            return found.items, found.cursor
+
+        return page
 
     async def push(self, push_id: str) -> JsonObject | None:
         found = await self._known("GET", f"/v1/admin/pushes/{_quoted(push_id)}")
@@ -170,28 +176,20 @@ class ApiOperator:
             raise
 
     async def failed(self, which: DeadFilter, limit: int) -> Failed:
-        matched, narrow = await self.matched(which), _narrow(which)
-        found: list[tuple[str, DeadRow]] = []
-        cursor: str | None = ""
-        while cursor is not None and len(found) < limit:
-            place = {"cursor": cursor} if cursor else {}
-            query = urlencode({**narrow, **place, "limit": min(PAGE, limit - len(found))})
-            page = await self._get(f"/v1/failed?{query}", _FailedPage)
-            found += [(self.apps[0], each.row()) for each in page.items]
-            cursor = page.cursor
-        return Failed(sum(matched.values()), found)
+        matched = await self.matched(which)
+        found = await paged(self._pages("/v1/failed", _narrow(which), _Page[DeadLetter]), limit)
+        rows = [DeadRow(**{**msgspec.structs.asdict(each), "at": parse_instant(each.at)}) for each in found]
+        return Failed(sum(matched.values()), [(self.apps[0], row) for row in rows])
 
     async def matched(self, which: DeadFilter) -> Mapping[str, int]:
-        asked = {**_narrow(which), "dry_run": True}
-        counted = await self._client.request("POST", "/v1/failed/replay", asked)
-        return {self.apps[0]: _read(counted.body, _Matched).matched}
+        counted = await self._post("/v1/failed/replay", ReplayAccepted, {**_narrow(which), "dry_run": True})
+        return {self.apps[0]: counted.matched}
 
     async def replay(self, spec: ReplaySpec) -> ReplayStatus:
         asked: dict[str, object] = dict(_narrow(spec.filter))
         asked |= {name: value for name, value in (("limit", spec.limit), ("rate", spec.rate)) if value}
-        job = _read((await self._client.request("POST", "/v1/failed/replay", asked)).body, _Job).job
-        status = await self._replay(job)
-        if status is None:
+        job = (await self._post("/v1/failed/replay", ReplayAccepted, asked)).job
+        if job is None or (status := await self._replay(job)) is None:
             raise Unreachable(f"the service no longer knows the replay {job} that it has accepted")
         return status
 
@@ -226,8 +224,7 @@ class ApiOperator:
             raise NoJobs(
                 "nothing runs `pushsvc jobs`, which would clean up: start it, or give no key, to clean up from here"
             )
-        asked = await self._client.request("POST", "/v1/admin/cleanup")
-        answer = _read(asked.body, CleanupAnswer)
+        answer = await self._post("/v1/admin/cleanup", CleanupAnswer)
         if answer.state == "running":
             return CleanedUp({}, elsewhere=answer.holder)
         while not stop.is_set():
@@ -242,7 +239,7 @@ class ApiOperator:
         place: str | None = ""
         while not stop.is_set():
             asked = {"dry_run": True, **({"place": place} if place else {})}
-            counted = _read((await self._client.request("POST", "/v1/admin/cleanup", asked)).body, CleanupCount)
+            counted = await self._post("/v1/admin/cleanup", CleanupCount, asked)
             removed.update(counted.removed)
             place = counted.place
             if place is None:
@@ -262,8 +259,7 @@ class ApiOperator:
         if len(values) > 1 and len(msgspec.json.encode(values)) > BODY:
             half = len(values) // 2
             return [*await self._import(values[:half]), *await self._import(values[half:])]
-        answer = await self._client.request("POST", "/v1/admin/devices/import", {"devices": values})
-        found = _read(answer.body, _Imported)
+        found = await self._post("/v1/admin/devices/import", Imported, {"devices": values})
         taken: list[Taken] = [False] * len(values)
         for at in found.new:
             taken[at] = True
@@ -290,12 +286,16 @@ class ApiOperator:
         until = time.monotonic() + wait
         while True:
             answer = await self._client.request("DELETE", f"/v1/users/{_quoted(user)}")
-            erased = _read(answer.body, _Erased)
+            erased = _read(answer.body, Erased)
             if erased.done or time.monotonic() >= until:
-                return Erasure(erased.erased, erased.done, erased.removed, heard=not erased.warnings)
+                removed = msgspec.structs.asdict(erased.removed)
+                return Erasure(erased.erased, erased.done, removed, heard=not erased.warnings)
 
     async def _get(self, path: str, kind: type[T]) -> T:
         return _read((await self._client.request("GET", path)).body, kind)
+
+    async def _post(self, path: str, kind: type[T], body: object = None) -> T:
+        return _read((await self._client.request("POST", path, body)).body, kind)
 
     async def _known(self, method: Literal["GET", "DELETE"], path: str) -> JsonObject | None:
         """Return the JSON object of an answer, or None where there is no such thing."""
@@ -310,78 +310,9 @@ class ApiOperator:
         return await self._known("DELETE", path) is not None
 
 
-# --- the answers of the API -----------------------------------------------------------------------
-
-
-class _Keys(Struct):
-    keys: list[KeyRow]
-
-
-class _NewKey(Struct):
-    key: str
-    sha256: str
-    app: str
-    name: str
-    scopes: tuple[Scope, ...]
-    intake: str | None
-    created_at: str | None
-    kept_in: Literal["configuration", "store"]
-
-
-class _Letter(Struct):
-    id: str
-    push_id: str
-    platform: str
-    device_id: str | None
-    token_hash: str
-    reason: str
-    status: int
-    attempts: int
-    at: str
-
-    def row(self) -> DeadRow:
-        """Return it as the store has it."""
-        return DeadRow(**{**msgspec.structs.asdict(self), "at": parse_instant(self.at)})
-
-
-class _FailedPage(Struct):
-    items: list[_Letter]
+class _Page(Struct, Generic[T]):
+    items: list[T]
     cursor: str | None
-
-
-class _Matched(Struct):
-    matched: int
-
-
-class _Job(Struct):
-    job: str
-
-
-class _PushPage(Struct):
-    items: list[dict[str, Any]]
-    cursor: str | None
-
-
-class _Wrong(Struct):
-    path: str
-    message: str
-
-
-class _Refused(Struct):
-    index: int
-    errors: list[_Wrong]
-
-
-class _Imported(Struct):
-    new: list[int]
-    refused: list[_Refused]
-
-
-class _Erased(Struct):
-    erased: int
-    done: bool
-    removed: dict[str, int] = {}
-    warnings: list[Any] = []
 
 
 def _narrow(which: DeadFilter) -> dict[str, str]:

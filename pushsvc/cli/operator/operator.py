@@ -31,7 +31,7 @@ from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.pushes import PushFilter
 from ..access import checked, key_of, key_variable
 from ..output import Missing
-from ..pushes.failed import apps_of
+from ..pushes.failed import PAGE, apps_of
 from ..running import run
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 DEVICE_FIELDS: Final = (*(name for name in Device.__struct_fields__ if name != "token"), "token_hash")
 """What a command shows of a device: all but its token."""
 INSTANTS: Final = ("registered_at", "last_seen_at", "pruned_at", "struck_at")
@@ -89,6 +90,22 @@ class ServiceState(Struct, frozen=True):
     conditions: Sequence[Condition]
     away: str = ""
     """Why this is an earlier state, because the service does not answer; empty: it is the present one."""
+
+
+class Pages(Protocol[T_co]):
+    """Returns a page of up to `limit` items, and the cursor of the next one, or None after the last."""
+
+    def __call__(self, *, cursor: str, limit: int) -> Awaitable[tuple[Sequence[T_co], str | None]]: ...
+
+
+async def paged(pages: Pages[T], limit: int) -> list[T]:
+    """Return up to `limit` items, from as many pages as that takes."""
+    found: list[T] = []
+    cursor: str | None = ""
+    while cursor is not None and len(found) < limit:
+        more, cursor = await pages(cursor=cursor, limit=min(PAGE, limit - len(found)))
+        found += more
+    return found
 
 
 class CleanedUp(Struct, frozen=True):

@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ... import runtime
 from ...errors import PushsvcError
 from ...model.access import ApiKey, Scope
 from ...model.devices import Device
@@ -30,9 +32,11 @@ from .operator import (
     CleanedUp,
     Failed,
     MadeKey,
+    Pages,
     PushTrouble,
     ServiceState,
     not_sent,
+    paged,
     require_free,
     require_stored,
 )
@@ -55,9 +59,7 @@ class StoreOperator:
         self._settings = settings
 
     async def keys(self) -> list[KeyRow]:
-        from ...runtime import open_running_store
-
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             rows = await key_rows(store.keys, self._configured())
         return [row for row in rows if row.app in self.apps]
 
@@ -72,30 +74,25 @@ class StoreOperator:
         return [key_row(key, "configuration") for key in self._configured()]
 
     async def make_key(self, app: str, name: str, scopes: tuple[Scope, ...], intake: Rate | None) -> MadeKey:
-        from ...runtime import open_configured_store
-
         text, key = make_key(app, name, scopes, intake, now=int(time.time() * 1000))
         row = key_row(key, "store")
         require_free(self._configured_rows(), app, name)
-        async with open_configured_store(self._settings) as store:
+        async with runtime.open_configured_store(self._settings) as store:
             if not await store.keys.add(key):
                 require_free([row], app, name)
         return MadeKey(text, key.sha256, row)
 
     async def revoke_key(self, app: str, name: str) -> bool:
-        from ...runtime import open_existing_store
-
         require_stored(self._configured_rows(), app, name)
-        async with open_existing_store(self._settings) as store:
+        async with runtime.open_existing_store(self._settings) as store:
             return await store.keys.revoke(name, app)
 
     async def states(self, every: float) -> AsyncGenerator[ServiceState, None]:
-        from ...runtime import Current, open_running_store
         from ...runtime.state.app_stats import AppStatsReader
         from ...runtime.state.conditions import StoreConditions
 
-        current = Current(self._settings)
-        async with open_running_store(self._settings) as store:
+        current = runtime.Current(self._settings)
+        async with runtime.open_running_store(self._settings) as store:
             conditions = StoreConditions(current, store)
             reader = AppStatsReader(current, store, conditions)
             others = self._settings.apps.keys() - {*self.apps}
@@ -106,47 +103,31 @@ class StoreOperator:
                 await asyncio.sleep(every)
 
     async def pushes(self, which: PushFilter, limit: int) -> list[JsonObject]:
-        async def page(store: Store, app: str, cursor: str, most: int) -> tuple[list[ListedPush], str | None]:
-            return await store.pushes.recent(app, which, cursor=cursor, limit=most)
-
-        found = await self._pages(page, limit)
+        found = await self._listed(lambda store, app: partial(store.pushes.recent, app, which), limit)
         return sorted(found, key=lambda row: str(row["created_at"]), reverse=True)[:limit]
 
     async def schedules(self, limit: int) -> list[JsonObject]:
-        async def page(store: Store, app: str, cursor: str, most: int) -> tuple[list[ListedPush], str | None]:
-            return await store.pushes.schedules(app, cursor=cursor, limit=most)
+        found = await self._listed(lambda store, app: partial(store.pushes.schedules, app), limit)
+        return sorted(found, key=lambda row: str(row["send_at"]))[:limit]
 
-        return sorted(await self._pages(page, limit), key=lambda row: str(row["send_at"]))[:limit]
-
-    async def _pages(
-        self, page: Callable[[Store, str, str, int], Awaitable[tuple[list[ListedPush], str | None]]], limit: int
-    ) -> list[JsonObject]:
+    async def _listed(self, of: Callable[[Store, str], Pages[ListedPush]], limit: int) -> list[JsonObject]:
         """Return up to `limit` pushes of each app, in the order of the pages."""
         from ...api.admin.document import shown_push
-        from ...runtime import open_running_store
 
-        rows: list[JsonObject] = []
-        async with open_running_store(self._settings) as store:
-            for app in self.apps:
-                found: list[ListedPush] = []
-                cursor: str | None = ""
-                while cursor is not None and len(found) < limit:
-                    more, cursor = await page(store, app, cursor, min(PAGE, limit - len(found)))
-                    found += more
-                rows += [{"app": app, **_json(shown_push(each))} for each in found]
-        return rows
+        async with runtime.open_running_store(self._settings) as store:
+            found = {app: await paged(of(store, app), limit) for app in self.apps}
+        return [{"app": app, **_json(shown_push(each))} for app in self.apps for each in found[app]]
 
     async def push(self, push_id: str) -> JsonObject | None:
         from ...api.admin.pushes import admin_push
         from ...model.push import Push
         from ...ports.admin import PreviewedMessage
-        from ...runtime import open_running_store
         from ...runtime.state.previews import previewed
 
         async def preview(push: Push) -> list[PreviewedMessage]:
             return previewed(self._settings, push)
 
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             for app in self.apps:
                 own = self._settings.apps[app]
                 live = None if own.live is None else store.live
@@ -157,9 +138,8 @@ class StoreOperator:
 
     async def trouble(self, push_id: str) -> PushTrouble:
         from ...api import answers
-        from ...runtime import open_running_store
 
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             for app in self.apps:
                 status = await store.pushes.status(app, push_id)
                 page = await store.pushes.deliveries(app, push_id, outcome=None, cursor="", limit=PAGE)
@@ -175,9 +155,8 @@ class StoreOperator:
 
     async def cancel(self, push_id: str) -> JsonObject | None:
         from ...api import answers
-        from ...runtime import open_existing_store
 
-        async with open_existing_store(self._settings) as store:
+        async with runtime.open_existing_store(self._settings) as store:
             for app in self.apps:
                 if (status := await store.pushes.cancel(app, push_id)) is None:
                     continue
@@ -189,44 +168,31 @@ class StoreOperator:
         return None
 
     async def failed(self, which: DeadFilter, limit: int) -> Failed:
-        from ...runtime import open_running_store
-
         found: list[tuple[str, DeadRow]] = []
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             matched = sum([await store.dead.count(app, which) for app in self.apps])
             for app in self.apps:
-                cursor: str | None = ""
-                while cursor is not None and len(found) < limit:
-                    most = min(PAGE, limit - len(found))
-                    rows, cursor = await store.dead.page(app, which, cursor=cursor, limit=most)
-                    found += [(app, row) for row in rows]
+                rows = await paged(partial(store.dead.page, app, which), limit - len(found))
+                found += [(app, row) for row in rows]
         return Failed(matched, found)
 
     async def matched(self, which: DeadFilter) -> Mapping[str, int]:
-        from ...runtime import open_running_store
-
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             return {app: await store.dead.count(app, which) for app in self.apps}
 
     async def replay(self, spec: ReplaySpec) -> ReplayStatus:
-        from ...runtime import open_running_store
-
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             return _replay(await store.dead.request(spec))
 
     async def replaying(self, app: str, job: str, every: float) -> AsyncGenerator[ReplayStatus | None, None]:
-        from ...runtime import open_running_store
-
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             while True:
                 status = await store.dead.replay(app, job)
                 yield status and _replay(status)
                 await asyncio.sleep(every)
 
     async def stop_replay(self, job: str) -> ReplayStatus | None:
-        from ...runtime import open_running_store
-
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             for app in self.apps:
                 if (status := await store.dead.stop(app, job)) is not None:
                     return _replay(status)
@@ -236,20 +202,20 @@ class StoreOperator:
         self, *, share: float, dry_run: bool, stop: asyncio.Event, show: Callable[[Progress], None]
     ) -> CleanedUp:
         """See `Operator.clean_up`. It needs no other part of the service."""
-        from ...runtime import cleanup_plan, open_existing_store, open_running_store
         from ...stages.cleanup import LOCK, Cleaned, clean
 
         def cleaned_up(cleaned: Cleaned) -> CleanedUp:
             return CleanedUp(cleaned.removed, "" if cleaned.place is None else "the next run removes the rest")
 
-        async with (open_running_store if dry_run else open_existing_store)(self._settings) as store:
+        opened = runtime.open_running_store if dry_run else runtime.open_existing_store
+        async with opened(self._settings) as store:
             clock = await store.cleanups.clock()
 
             async def look(progress: Progress) -> None:
                 show(progress)
 
             if dry_run:  # it changes nothing, so it needs no lease
-                plan = cleanup_plan(self._settings, store, clock, dry_run=True)
+                plan = runtime.cleanup_plan(self._settings, store, clock, dry_run=True)
                 return cleaned_up(await clean(plan, share=share, stopping=stop.is_set, after=look))
             async with store.locks.held(LOCK, lease=self._settings.jobs.takeover) as lost:
                 if lost is None:
@@ -263,7 +229,7 @@ class StoreOperator:
                             "another cleanup has started meanwhile, because this one did not respond for too long"
                         )
 
-                plan = cleanup_plan(self._settings, store, clock)
+                plan = runtime.cleanup_plan(self._settings, store, clock)
                 cleaned = await clean(plan, share=share, stopping=stop.is_set, after=note)
                 if cleaned.place is None:
                     await store.cleanups.finish(cleaned.removed)
@@ -272,11 +238,10 @@ class StoreOperator:
     @asynccontextmanager
     async def importing(self, app: str) -> AsyncIterator[Callable[[Sequence[Any]], Awaitable[Sequence[Taken]]]]:
         from ...api.devices.importing import import_devices
-        from ...runtime import open_configured_store
         from ..devices.importing import rules_of
 
         rules = rules_of(self._settings, app)
-        async with open_configured_store(self._settings) as store:
+        async with runtime.open_configured_store(self._settings) as store:
 
             async def write(values: Sequence[Any]) -> Sequence[Taken]:
                 return await import_devices(store.registry, rules, values, time.time_ns() // 1_000_000)
@@ -284,23 +249,18 @@ class StoreOperator:
             yield write
 
     async def webhooks(self) -> list[tuple[str, WebhookState]]:
-        from ...runtime import open_running_store
         from ...runtime.state.webhook_states import webhook_states
 
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             return [(app, each) for app in self.apps for each in await webhook_states(self._settings, store, app)]
 
     async def resume_webhooks(self, app: str) -> None:
-        from ...runtime import open_existing_store
-
-        async with open_existing_store(self._settings) as store:
+        async with runtime.open_existing_store(self._settings) as store:
             for log in (store.webhooks, store.event_webhooks):
                 await log.resume(app)
 
     async def device(self, device_id: str) -> list[dict[str, Any]]:
-        from ...runtime import open_running_store
-
-        async with open_running_store(self._settings) as store:
+        async with runtime.open_running_store(self._settings) as store:
             return [
                 _shown(app, device, store.token_hash(device.platform)(device.token))
                 for app in self.apps
@@ -308,18 +268,14 @@ class StoreOperator:
             ]
 
     async def delete_device(self, app: str, device_id: str) -> bool:
-        from ...runtime import open_existing_store
-
-        async with open_existing_store(self._settings) as store:
+        async with runtime.open_existing_store(self._settings) as store:
             if self._settings.apps[app].live is not None:
                 await store.live.revoke(app, device_id)
             return await store.registry.remove(app, device_id)
 
     async def erase_user(self, app: str, user: str, wait: float) -> Erasure:
-        from ...runtime import eraser, open_existing_store
-
-        async with open_existing_store(self._settings) as store:
-            return await eraser(store).erase(app, user, wait=wait)
+        async with runtime.open_existing_store(self._settings) as store:
+            return await runtime.eraser(store).erase(app, user, wait=wait)
 
 
 def _json(value: object) -> JsonObject:

@@ -8,7 +8,7 @@ import typer
 
 from ..access import App, Key, Url, access
 from ..client import ask
-from ..output import Json, print_json
+from ..output import Json
 from .status import print_status
 
 
@@ -22,7 +22,4 @@ def cancel(
 ) -> None:
     """Cancel the deliveries of a push that have not been sent, and show its status."""
     document = ask(access(context.obj, url, key, app), lambda client: client.cancel(push_id))
-    if json:
-        print_json(document)
-    else:
-        print_status(document)
+    print_status(document, json=json)

@@ -5,7 +5,6 @@ It asks the API of a running service where a key is known, or else reads the sto
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,15 +21,10 @@ from ...wording import did_you_mean
 from ..access import Key, Url
 from ..instants import parse_instant
 from ..operator.operator import Operator, PushTrouble, operate
-from ..output import Json, counted, counts_line, print_json, print_table
-from .failed import AppName
+from ..output import Json, command_group, counted, counts_line, print_json, print_table
+from .failed import AppName, checked_id
 
-pushes = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="List pushes and schedules, show one, and cancel it.",
-)
+pushes = command_group("List pushes and schedules, show one, and cancel it.")
 
 LIST: Final = ("accepted", "id", "state", "sent", "of", "lane", "key", "app")
 SCHEDULES: Final = ("due", "id", "deliveries", "lane", "key", "app")
@@ -48,7 +42,6 @@ MOMENTS: Final = {
 }
 """What people read for moments whose names do not say enough."""
 STATES: Final = get_args(PushState)
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the push.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.", metavar="N")]
@@ -143,19 +136,9 @@ def cancel(
     document = operate(context, app, url, key, lambda operator: operator.cancel(wanted), changes=True)
     if document is None:
         raise _unknown(push_id)
-    if json:
-        print_json(document)
-    else:
-        from .status import print_status  # which brings the HTTP client
+    from .status import print_status  # which brings the HTTP client
 
-        print_status(document)
-
-
-def checked_id(text: str) -> str:
-    """Return the id of a push. Ends with wrong usage (2) for what cannot be one."""
-    if not _UUID.fullmatch(text):
-        raise typer.BadParameter(f"{text!r} is not the id of a push; ids are UUIDs")
-    return text.lower()
+    print_status(document, json=json)
 
 
 def _unknown(push_id: str) -> NotFound:

@@ -17,7 +17,7 @@ from ...ports.letters import DeadFilter
 from ...wording import did_you_mean
 from ..access import Key, Url
 from ..instants import parse_instant
-from ..output import Json, print_json, print_table
+from ..output import Json, cell, print_json, print_table
 
 if TYPE_CHECKING:
     from ...settings import Settings
@@ -63,7 +63,7 @@ def failed(
     if json:
         print_json({"matched": found.matched, "items": shown})
         return
-    print_table(COLUMNS, [[_cell(row[name]) for name in COLUMNS] for row in shown])
+    print_table(COLUMNS, [[cell(row[name]) for name in COLUMNS] for row in shown])
     if found.matched > len(shown):
         typer.echo(f"{len(shown):,} of {found.matched:,}; --limit shows more", err=True)
 
@@ -71,15 +71,20 @@ def failed(
 def chosen(push: str, platform: str, reason: str, since: str, until: str) -> DeadFilter:
     """Return the filter that the options describe. Ends with wrong usage for an unknown platform or a malformed id."""
     require_platform(platform)
-    if push and not _UUID.fullmatch(push):
-        raise typer.BadParameter(f"--push: {push!r} is not the id of a push; ids are UUIDs")
     return DeadFilter(
-        push=push.lower(),
+        push=checked_id(push, "--push: ") if push else "",
         platform=platform,
         reason=reason,
         since=parse_instant(since, option="--since"),
         until=parse_instant(until, option="--until"),
     )
+
+
+def checked_id(text: str, option: str = "") -> str:
+    """Return the id of a push. Ends with wrong usage (2) for what cannot be one, with the `option` that has it."""
+    if not _UUID.fullmatch(text):
+        raise typer.BadParameter(f"{option}{text!r} is not the id of a push; ids are UUIDs")
+    return text.lower()
 
 
 def require_platform(platform: str) -> None:
@@ -99,7 +104,3 @@ def apps_of(settings: Settings, app: str) -> list[str]:
     if app and app not in settings.apps:
         raise ConfigError(f"apps.{app}", "no such app in the configuration", did_you_mean(app, settings.apps))
     return [app] if app else list(settings.apps)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else str(value)

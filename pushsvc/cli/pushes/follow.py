@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Any
 
 import typer
 
@@ -14,18 +12,12 @@ from ...client import Refused, Unreachable
 from ...model.push import JsonObject
 from ..client import Client
 from ..output import counts_line, going_on
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from ..progress import ChangedLines, open_bars
 
 FIRST_LOOK, LAST_LOOK = 0.1, 1.0
 """Seconds between two requests. Short pushes end at once; long ones need no more than one request a second."""
 PATIENCE = 60
 """Requests that may fail in a row before the command gives up. A server that restarts is back sooner."""
-
-
-class Show(Protocol):
-    def __call__(self, status: JsonObject) -> None: ...
 
 
 def ended(status: JsonObject) -> bool:
@@ -53,7 +45,9 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
     """
     pause, failures = FIRST_LOOK, 0
     told = f"the push goes on; `pushsvc cancel {push_id}` cancels what has not been sent"
-    with going_on(lambda: told), _display(quiet) as show:
+    lines = ChangedLines(quiet=quiet)
+    with going_on(lambda: told), open_bars(sys.stdout, "{task.fields[counts]}", "elapsed", quiet=quiet) as bars:
+        task = bars.add_task("sending", total=None, counts="")
         while True:
             try:
                 status = await client.status(push_id)
@@ -64,22 +58,12 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
                 await asyncio.sleep(LAST_LOOK)
                 continue
             failures = 0
-            show(status)
+            bars.update(task, **_bar(status))
+            lines.show(_line(status))
             if ended(status):
                 return status
             await asyncio.sleep(pause)
             pause = min(LAST_LOOK, pause * 1.5)
-
-
-def _display(quiet: bool) -> AbstractContextManager[Show]:
-    if quiet:
-        return _nothing()
-    return _bar() if sys.stdout.isatty() else _lines()
-
-
-@contextmanager
-def _nothing() -> Iterator[Show]:
-    yield lambda status: None
 
 
 def _line(status: JsonObject) -> str:
@@ -90,47 +74,12 @@ def _line(status: JsonObject) -> str:
     return f"{state}: {counts_line(counts)}"
 
 
-@contextmanager
-def _lines() -> Iterator[Show]:
-    last = ""
-
-    def show(status: JsonObject) -> None:
-        nonlocal last
-        line = _line(status)
-        if line != last:
-            print(line, flush=True)
-            last = line
-
-    yield show
-
-
-@contextmanager
-def _bar() -> Iterator[Show]:
-    with _progress() as progress:
-        task = progress.add_task("sending", total=None, counts="")
-
-        def show(status: JsonObject) -> None:
-            counts = status["counts"]
-            waiting = counts.get("queued", 0) + counts.get("retrying", 0)
-            # While an audience is being expanded, the total is unknown.
-            total = None if status["state"] == "expanding" else counts["total"] or None
-            progress.update(
-                task,
-                description=str(status["state"]),
-                total=total,
-                completed=counts["total"] - waiting,
-                counts=counts_line(counts),
-            )
-
-        yield show
-
-
-def _progress() -> Progress:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[counts]}", markup=False),
-        TimeElapsedColumn(),
-    )
+def _bar(status: JsonObject) -> dict[str, Any]:
+    """Return the fields of the bar. While an audience is being expanded, the total is unknown."""
+    counts = status["counts"]
+    return {
+        "description": str(status["state"]),
+        "total": None if status["state"] == "expanding" else counts["total"] or None,
+        "completed": counts["total"] - counts.get("queued", 0) - counts.get("retrying", 0),
+        "counts": counts_line(counts),
+    }

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Sequence
+from contextlib import aclosing
 from typing import Annotated
 
 import msgspec
@@ -20,6 +20,7 @@ from ...ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from ..access import Key, Url
 from ..operator.operator import Operator, operate
 from ..output import Json, counted, going_on, print_json
+from ..progress import ChangedLines, open_bars
 from .failed import AppName, Platform, PushId, Reason, Since, Until, chosen
 
 LOOK = 0.2
@@ -134,13 +135,17 @@ def share(matched: dict[str, int], limit: int) -> dict[str, int]:
 
 async def _follow(operator: Operator, status: ReplayStatus, *, quiet: bool) -> ReplayStatus:
     loop = asyncio.get_running_loop()
-    began, warned = loop.time(), False
+    began, warned, total = loop.time(), False, status.matched
+    lines = ChangedLines(quiet=quiet)
     async with aclosing(operator.replaying(status.spec.app, status.job, LOOK)) as looks:
-        with _display(status, quiet) as show:
+        with open_bars(sys.stdout, "count", "elapsed", quiet=quiet) as bars:
+            task = bars.add_task(f"replaying {status.spec.app}", total=total)
             while status.state in ("queued", "running"):
                 found = await anext(looks)
                 status = status if found is None else found
-                show(status)
+                bars.update(task, completed=status.moved + status.skipped)
+                skipped = f", {status.skipped:,} skipped" if status.skipped else ""
+                lines.show(f"{status.spec.app}: {status.state}, {status.moved:,} of {total:,}{skipped}")
                 if status.state == "queued" and not warned and loop.time() - began > PATIENCE:
                     warned = True
                     typer.echo("no worker has started the replay yet: is `pushsvc jobs` running?", err=True)
@@ -149,29 +154,3 @@ async def _follow(operator: Operator, status: ReplayStatus, *, quiet: bool) -> R
     if status.state == "failed":
         typer.echo(f"pushsvc: the replay {status.job} has failed: {status.error}", err=True)
     return status
-
-
-@contextmanager
-def _display(status: ReplayStatus, quiet: bool) -> Iterator[Callable[[ReplayStatus], None]]:
-    total = status.matched
-    if quiet:
-        yield lambda status: None
-    elif sys.stdout.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn()) as progress:
-            task = progress.add_task(f"replaying {status.spec.app}", total=total)
-            yield lambda status: progress.update(task, completed=status.moved + status.skipped)
-    else:
-        last = ""
-
-        def show(status: ReplayStatus) -> None:
-            nonlocal last
-            line = f"{status.spec.app}: {status.state}, {status.moved:,} of {total:,}"
-            line += f", {status.skipped:,} skipped" if status.skipped else ""
-            if line != last:
-                print(line, flush=True)
-                last = line
-
-        yield show

@@ -9,21 +9,13 @@ import typer
 from ...model.push import JsonObject
 from ..access import Access, App, Key, Url, access
 from ..client import open_client
-from ..output import Json, counts_line, print_json, print_table
+from ..output import Json, cell, counts_line, print_json, print_table
 from ..running import run
 from .follow import follow, verdict
 
 COLUMNS = (
-    "platform",
-    "outcome",
-    "reason",
-    "status",
-    "attempts",
-    "token_hash",
-    "device_id",
-    "provider_id",
-    "at",
-    "channel",
+    *("platform", "outcome", "reason", "status", "attempts"),
+    *("token_hash", "device_id", "provider_id", "at", "channel"),
 )
 
 
@@ -62,7 +54,7 @@ async def _status(at: Access, push_id: str, *, follow_it: bool, deliveries: bool
         if not follow_it:
             print_status(document)
         if deliveries and rows:
-            print_table(COLUMNS, [[_cell(row.get(name)) for name in COLUMNS] for row in rows])
+            print_table(COLUMNS, [[cell(row.get(name)) for name in COLUMNS] for row in rows])
         elif deliveries:
             typer.echo(
                 "no delivery to list: none has ended yet" if _open(document) else "no delivery to list", err=True
@@ -71,8 +63,11 @@ async def _status(at: Access, push_id: str, *, follow_it: bool, deliveries: bool
         raise typer.Exit(1)
 
 
-def print_status(document: JsonObject) -> None:
-    """Print the status document as a few lines."""
+def print_status(document: JsonObject, *, json: bool = False) -> None:
+    """Print the status document as a few lines, or as JSON."""
+    if json:
+        print_json(document)
+        return
     print(f"{document['id']}  {document['state']}")
     print(counts_line(document["counts"]))
     for name in ("live", "events"):
@@ -91,7 +86,3 @@ def _open(document: JsonObject) -> bool:
     """Return whether the push has deliveries that have not ended, or does not know its deliveries yet."""
     counts = document["counts"]
     return bool(counts["queued"] or counts["retrying"]) or document["state"] in ("scheduled", "expanding")
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else str(value)

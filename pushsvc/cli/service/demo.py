@@ -19,6 +19,7 @@ import typer
 import uvloop
 from rich.console import Console
 
+from ...client import AsyncClient, Retries
 from ...errors import PushsvcError
 from ...lab.demo.script import Scene, play
 from ...lab.demo.view import open_view
@@ -52,8 +53,8 @@ def demo(context: typer.Context, once: Once = False) -> None:
         async def run() -> None:
             async with open_service(settings, playground.config_file, environ) as service:
                 view.say("ready", f"{service.url} after {time.monotonic() - started:.1f} s")
-                scene = Scene(service.url, service.live_url, playground, view)
-                async with scene:
+                async with AsyncClient(service.url, key=playground.api_key, retries=Retries(0.0)) as api:
+                    scene = Scene(api, service.live_url, playground, view)
                     await play(scene)
                     while not once:
                         await scene.background_traffic()

@@ -12,7 +12,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from ...model.push import JsonObject
 from ..access import Access, App, Key, Url, access
 from ..client import Client, open_client
 from ..output import Json, print_json, print_table
+from ..progress import open_bars
 from ..pushes.follow import ended
 from ..running import run
 
@@ -140,7 +141,10 @@ async def _run(
                 posted.append(Posted(str(answer["id"]), started, time.time()))
                 posting()
 
-        with _display(pushes, quiet=quiet) as (posting, ending):
+        with open_bars(sys.stderr, "count", "elapsed", quiet=quiet, transient=True) as bars:
+            posting, ending = (
+                partial(bars.advance, bars.add_task(what, total=pushes)) for what in ("pushes posted", "pushes sent")
+            )
             await asyncio.gather(*(caller(posting) for _ in range(callers)))
             accepted = time.time()
             await asyncio.gather(*(_until_sent(client, posted[first::callers], ending) for first in range(callers)))
@@ -188,21 +192,6 @@ async def _until_sent(client: Client, posted: list[Posted], ending: Callable[[],
             raise NotAllSent(f"push {push.id} did not end as sent: {status['counts']}")
         ending()
         deadline = time.monotonic() + PATIENCE
-
-
-@contextmanager
-def _display(pushes: int, *, quiet: bool) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-    """Show two progress bars at a terminal, or nothing. Yields two callbacks: for a posted and for an ended push."""
-    if quiet or not sys.stderr.isatty():
-        yield (lambda: None), (lambda: None)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bars = [progress.add_task(what, total=pushes) for what in ("pushes posted", "pushes sent")]
-        yield (lambda: progress.advance(bars[0])), (lambda: progress.advance(bars[1]))
 
 
 async def _answers(client: Client, posted: Iterable[Posted]) -> list[tuple[Posted, float]]:

@@ -14,11 +14,10 @@ import typer
 import uvloop
 from msgspec import Struct
 
-from ...client import Unreachable
+from ...client import AsyncClient, Retries
 from ...net.websocket.frames import ABNORMAL
 from ...runtime import raise_file_limit
 from ..access import Access
-from ..client import open_session
 from ..output import counted, print_json, print_table
 from ..service.parts import until_signalled
 
@@ -144,15 +143,11 @@ async def _tokens(plan: Plan, at: Access | Signed, devices: Sequence[str]) -> As
     if isinstance(at, Signed):
         yield SecretTokens(at.app, at.secret), plan.gateway
         return
-    async with open_session(at) as session:
-        tokens = ApiTokens(session, at.url)
-        try:
-            if plan.register:
-                await tokens.register(devices, {"platform": "live"})
-            gateway = plan.gateway or await tokens.gateway(devices[0])
-        except OSError as error:
-            raise Unreachable(f"{at.url} does not answer: {error}") from None
-        yield tokens, gateway
+    async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
+        tokens = ApiTokens(client)
+        if plan.register:
+            await tokens.register(devices, {"platform": "live"})
+        yield tokens, plan.gateway or await tokens.gateway(devices[0])
 
 
 def progress(fleet: Fleet) -> str:

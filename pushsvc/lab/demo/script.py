@@ -6,11 +6,11 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import aiohttp
+import msgspec
 
+from ...client import AsyncClient
 from ...errors import PushsvcError
 from ..phones.fleet import Fleet, FleetConfig, open_fleet
 from ..phones.phone import Phone, State
@@ -30,23 +30,13 @@ class DemoError(PushsvcError):
 class Scene:
     """The service as a caller sees it: posts pushes, follows them, reads feedback and metrics."""
 
-    def __init__(self, url: str, live_url: str, playground: Playground, view: View) -> None:
+    def __init__(self, api: AsyncClient, live_url: str, playground: Playground, view: View) -> None:
         self.view = view
-        self.url = url
         self.live_url = live_url
         self.simulator = playground.simulator
-        self._session = aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {playground.api_key}"})
+        self._api = api
         self._counts: dict[str, dict[str, int]] = {}
         self._serial = 0
-
-    async def __aenter__(self) -> Self:
-        await self._session.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.__aexit__(kind, error, trace)
 
     def apns(self, scenario: str = "ok", count: int = 1) -> list[dict[str, str]]:
         """Return targets at the simulated APNs that answer by `scenario`."""
@@ -58,18 +48,14 @@ class Scene:
 
     async def register(self, device: str, target: dict[str, str], *topics: str, **fields: Any) -> None:
         """Register a device with PUT, and subscribe it to topics."""
-        for path, body in (
-            (f"/v1/devices/{device}", {**target, **fields}),
-            *((f"/v1/topics/{topic}/devices/{device}", None) for topic in topics),
-        ):
-            async with self._session.put(path, json=body) as answer:
-                if answer.status not in (201, 204):
-                    raise DemoError(f"PUT {path} answered {answer.status}: {await answer.text()}")
+        await self._api.request("PUT", f"/v1/devices/{device}", {**target, **fields})
+        for topic in topics:
+            await self._api.subscribe(topic, device)
 
     @asynccontextmanager
     async def phones(self) -> AsyncIterator[Fleet]:
         """Open a fleet of phones, whose tokens the API gives."""
-        async with open_fleet(FleetConfig(url=self.live_url), ApiTokens(self._session, self.url)) as fleet:
+        async with open_fleet(FleetConfig(url=self.live_url), ApiTokens(self._api)) as fleet:
             yield fleet
 
     async def asked(self) -> int:
@@ -79,18 +65,14 @@ class Scene:
 
     async def get(self, path: str) -> Any:
         """Return the JSON document at `path`."""
-        async with self._session.get(path) as answer:
-            return await answer.json()
+        return msgspec.json.decode((await self._api.request("GET", path)).body)
 
     async def send(self, to: Sequence[dict[str, str]] | dict[str, Any], title: str, **fields: Any) -> str:
         """Post a push to tokens or to an audience. Returns its id."""
         receivers = to if isinstance(to, dict) else {"tokens": list(to)}
         body = {"to": receivers, "notification": {"title": title}, **fields}
-        async with self._session.post("/v1/push", json=body) as answer:
-            document = await answer.json()
-            if answer.status != 202:
-                raise DemoError(f"POST /v1/push answered {answer.status}: {document.get('detail')}")
-            return str(document["id"])
+        answer = await self._api.request("POST", "/v1/push", body)
+        return str(msgspec.json.decode(answer.body)["id"])
 
     async def until_so(self, what: str, reached: Callable[[], bool]) -> None:
         """Wait for something that the phones do."""
@@ -123,8 +105,8 @@ class Scene:
 
     async def held(self) -> str:
         """Return the routes that are held according to `/metrics`."""
-        async with self._session.get("/metrics") as answer:
-            return ", ".join(f"{platform} ({reason})" for platform, reason in HELD.findall(await answer.text()))
+        metrics = (await self._api.request("GET", "/metrics")).body.decode()
+        return ", ".join(f"{platform} ({reason})" for platform, reason in HELD.findall(metrics))
 
     async def until_held(self, wanted: bool) -> str:
         """Wait until some route is held, or none is. Returns the held routes."""
