@@ -49,7 +49,6 @@ class FileStorage:
         self._path = Path(path)
 
     async def load(self) -> State | None:
-        """Return what was saved last, or None."""
         try:
             text = await asyncio.to_thread(self._path.read_text, encoding="utf-8")
         except FileNotFoundError:

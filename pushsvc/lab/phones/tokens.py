@@ -36,7 +36,6 @@ class SecretTokens:
         self._numbers = itertools.count(1)
 
     async def token(self, device: str) -> str:
-        """Return a token."""
         name = f"simulated-{next(self._numbers)}"
         return issue(self._app, device, self._secret, now=time.time(), ttl=self._ttl, token_id=name)
 
@@ -75,7 +74,6 @@ class ApiTokens:
         raise NoGateway("the API names no WebSocket to devices: set `live.endpoints`, or give the URL yourself")
 
     async def token(self, device: str) -> str:
-        """Return a token."""
         try:
             return (await self._ask(device)).token
         except ClientError as error:

@@ -140,22 +140,18 @@ class JsonWire:
     pong = b"{}"
 
     def connect(self, command: int, token: str, data: Mapping[str, object], position: Position | None) -> bytes:
-        """Return the first command."""
         request: dict[str, object] = {"token": token, "data": data}
         if position is not None:
             request["subs"] = {CHANNEL: {"recover": True, "epoch": position.epoch, "offset": position.offset}}
         return _encode({"id": command, "connect": request})
 
     def rpc(self, command: int, method: str, data: object) -> bytes:
-        """Return the call of a method."""
         return _encode({"id": command, "rpc": {"method": method, "data": data}})
 
     def refresh(self, command: int, token: str) -> bytes:
-        """Return a new token."""
         return _encode({"id": command, "refresh": {"token": token}})
 
     def replies(self, message: bytes) -> Iterator[Reply]:
-        """Yield what a message says."""
         for line in message.split(b"\n"):
             try:
                 yield _decode_reply(line)
@@ -215,7 +211,6 @@ class ProtobufWire:
     pong = b"\x00"
 
     def connect(self, command: int, token: str, data: Mapping[str, object], position: Position | None) -> bytes:
-        """Return the first command."""
         request = string_field(b"\x0a", token) + bytes_field(b"\x12", _encode(data))
         if position is not None:
             asked = b"\x18\x01" + string_field(b"\x32", position.epoch) + number_field(b"\x38", position.offset)
@@ -223,15 +218,12 @@ class ProtobufWire:
         return _command(command, b"\x22", request)
 
     def rpc(self, command: int, method: str, data: object) -> bytes:
-        """Return the call of a method."""
         return _command(command, b"\x6a", bytes_field(b"\x0a", _encode(data)) + string_field(b"\x12", method))
 
     def refresh(self, command: int, token: str) -> bytes:
-        """Return a new token."""
         return _command(command, b"\x72", string_field(b"\x0a", token))
 
     def replies(self, message: bytes) -> Iterator[Reply]:
-        """Yield what a message says."""
         at, end = 0, len(message)
         while at < end:
             try:

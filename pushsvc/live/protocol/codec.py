@@ -137,7 +137,6 @@ class JsonCodec:
     __slots__ = ()
 
     def commands(self, data: bytes) -> Iterator[Command]:
-        """Yield the commands of a message."""
         lines = data.split(b"\n")
         if len(lines) > 1 and not lines[-1]:
             lines.pop()
@@ -153,27 +152,21 @@ class JsonCodec:
         return b"\n".join(replies)
 
     def publication(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
-        """Return a publication as a part of a reply."""
         return b'{"data":%b,"prev":%d,"unread":%d},"offset":%d}' % (rendered, prev, unread, offset)
 
     def push(self, publication: bytes) -> bytes:
-        """Return the push of a publication."""
         return b'{"push":{"channel":"device","pub":%b}}' % publication
 
     def message(self, data: bytes) -> bytes:
-        """Return the push of a message outside of the stream."""
         return b'{"push":{"message":{"data":%b}}}' % data
 
     def disconnect(self, disconnect: Disconnect) -> bytes:
-        """Return the push that says why the connection ends."""
         return _json({"push": {"disconnect": {"code": disconnect.code, "reason": disconnect.reason}}})
 
     def ping(self) -> bytes:
-        """Return a ping."""
         return b"{}"
 
     def error(self, command_id: int, error: ReplyError) -> bytes:
-        """Return an error as the answer to a command."""
         return _json({"id": command_id, "error": error})
 
     def connect(self, command_id: int, result: ConnectResult) -> bytes:
@@ -203,20 +196,16 @@ class JsonCodec:
         return _json({"id": command_id, "connect": connect})
 
     def refresh(self, command_id: int, client: str, version: str, ttl: int) -> bytes:
-        """Return the answer to a refresh."""
         return _json({"id": command_id, "refresh": {"client": client, "version": version, "expires": True, "ttl": ttl}})
 
     def history(self, command_id: int, epoch: str, offset: int, publications: Sequence[bytes]) -> bytes:
-        """Return a page of the stream."""
         page = {"publications": [Raw(each) for each in publications], "epoch": epoch, "offset": offset}
         return _json({"id": command_id, "history": page})
 
     def rpc(self, command_id: int, data: bytes) -> bytes:
-        """Return the result of an RPC."""
         return b'{"id":%d,"rpc":{"data":%b}}' % (command_id, data)
 
     def unsubscribe(self, command_id: int) -> bytes:
-        """Return the answer to an unsubscribe."""
         return b'{"id":%d,"unsubscribe":{}}' % command_id
 
 
@@ -289,7 +278,6 @@ class ProtobufCodec:
     __slots__ = ()
 
     def commands(self, data: bytes) -> Iterator[Command]:
-        """Yield the commands of a message."""
         at, end = 0, len(data)
         if not data:
             raise MalformedMessage
@@ -310,12 +298,10 @@ class ProtobufCodec:
         return b"".join(replies)
 
     def publication(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
-        """Return a publication as a part of a reply."""
         rest = b',"prev":%d,"unread":%d}' % (prev, unread)
         return b'"%b%b%b0%b' % (varint(len(rendered) + len(rest)), rendered, rest, varint(offset))
 
     def push(self, publication: bytes) -> bytes:
-        """Return the push of a publication."""
         size = len(publication)
         inner = b'\x12\x06device"%b' % varint(size)
         whole = len(inner) + size
@@ -323,20 +309,16 @@ class ProtobufCodec:
         return b"%b%b%b%b" % (varint(len(outer) + whole), outer, inner, publication)
 
     def message(self, data: bytes) -> bytes:
-        """Return the push of a message outside of the stream."""
         return _answer(0, b"\x22", bytes_field(b"\x42", bytes_field(b"\x0a", data)))
 
     def disconnect(self, disconnect: Disconnect) -> bytes:
-        """Return the push that says why the connection ends."""
         body = number_field(b"\x08", disconnect.code) + string_field(b"\x12", disconnect.reason)
         return _answer(0, b"\x22", bytes_field(b"\x5a", body))
 
     def ping(self) -> bytes:
-        """Return a ping."""
         return b"\x00"
 
     def error(self, command_id: int, error: ReplyError) -> bytes:
-        """Return an error as the answer to a command."""
         body = (
             number_field(b"\x08", error.code)
             + string_field(b"\x12", error.message)
@@ -345,7 +327,6 @@ class ProtobufCodec:
         return _answer(command_id, b"\x12", body)
 
     def connect(self, command_id: int, result: ConnectResult) -> bytes:
-        """Return the answer to a connect."""
         device = b"".join(
             (
                 b"\x18\x01",
@@ -377,21 +358,17 @@ class ProtobufCodec:
         )
 
     def refresh(self, command_id: int, client: str, version: str, ttl: int) -> bytes:
-        """Return the answer to a refresh."""
         body = string_field(b"\x0a", client) + string_field(b"\x12", version) + b"\x18\x01" + number_field(b"\x20", ttl)
         return _answer(command_id, b"\x72", body)
 
     def history(self, command_id: int, epoch: str, offset: int, publications: Sequence[bytes]) -> bytes:
-        """Return a page of the stream."""
         found = b"".join(bytes_field(b"\x0a", publication) for publication in publications)
         return _answer(command_id, b"\x5a", found + string_field(b"\x12", epoch) + number_field(b"\x18", offset))
 
     def rpc(self, command_id: int, data: bytes) -> bytes:
-        """Return the result of an RPC."""
         return _answer(command_id, b"\x6a", bytes_field(b"\x0a", data))
 
     def unsubscribe(self, command_id: int) -> bytes:
-        """Return the answer to an unsubscribe."""
         return _answer(command_id, b"\x3a", b"")
 
 

@@ -209,7 +209,6 @@ class HttpConnection(asyncio.Protocol):
             self._io.close()
 
     def abort(self) -> None:
-        """End the connection at once."""
         self._io.abort()
 
     def _forget_deadline(self) -> None:

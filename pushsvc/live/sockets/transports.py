@@ -75,7 +75,6 @@ class LongConnection(asyncio.Protocol):
         self._stranger = ""
 
     def write(self, data: bytes) -> None:
-        """Send one message."""
         if not self.code:
             self._io.write(self._framed(data))
             if self.paused and self._io.get_write_buffer_size() > self._shared.config.buffer_hard:
@@ -92,7 +91,6 @@ class LongConnection(asyncio.Protocol):
             self._say_end(code, reason)
 
     def abort(self) -> None:
-        """End the connection at once."""
         self.code = self.code or frames.ABNORMAL
         self._io.abort()
 
@@ -178,7 +176,6 @@ class WebSocketTransport(LongConnection):
         self._reader.allow(self._shared.config.message_bytes)
 
     def ping(self) -> None:
-        """Send a ping of WebSocket."""
         if not self.code and not self.paused:
             self._io.write(frames.frame(frames.PING, b""))
 

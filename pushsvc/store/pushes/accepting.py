@@ -175,7 +175,6 @@ class Accepting:
         return self._sum + self._under_way
 
     def pending_of(self, app: str) -> int:
-        """Return the deliveries of one app in `pending`."""
         return self._of_app[app]
 
     def _note(self, place: _Place, count: int) -> None:

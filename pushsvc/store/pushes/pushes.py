@@ -77,7 +77,6 @@ class RedisPushes(PushListing):
         return self._accepting.pending
 
     def pending_of(self, app: str) -> int:
-        """Return the deliveries of one app in `pending`."""
         return self._accepting.pending_of(app)
 
     def looking(self) -> Callable[[str, Sequence[int]], None]:
@@ -90,8 +89,6 @@ class RedisPushes(PushListing):
         return self.pending
 
     async def require_durable(self, apps: Iterable[str]) -> float:
-        """Return the seconds that a flush to the disk takes. Raises `ConfigError` where a server of these apps makes
-        none that can be waited for."""
         marks = [keys.mark(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
         if not self._link.cluster:
             del marks[1:]
@@ -132,7 +129,6 @@ class RedisPushes(PushListing):
         return keys.shard_of(push_id, shards) == keys.token_shard(key, shards)
 
     async def recall(self, app: str, key: bytes) -> bytes | None:
-        """Return the record of an idempotency key, or None."""
         shard = keys.token_shard(key, self._config.shards_of(app))
         record: bytes | None = await self._link.call("GET", keys.once(app, shard, key))
         if record is None or not self._accepting.waits:
