@@ -7,6 +7,7 @@ from typing import Final
 
 from ..errors import NotFound, Unavailable
 from ..problems import InternalError
+from . import meta
 from .admin.routes import CALLS as ADMIN
 from .answers import Health
 from .call import Answer, Call, Handler, rows
@@ -16,18 +17,6 @@ from .devices.routes import CALLS as DEVICES
 from .http.params import PathParam
 from .letters.routes import CALLS as LETTERS
 from .live.routes import CALLS as LIVE
-from .meta import (
-    IF_NONE_MATCH,
-    get_docs,
-    get_docs_script,
-    get_docs_style,
-    get_guide,
-    get_healthz,
-    get_live_client,
-    get_metrics,
-    get_openapi,
-    get_readyz,
-)
 from .pushes.routes import CALLS as PUSHES
 
 
@@ -37,19 +26,19 @@ def _asset(
     """Return the row of a file that browsers keep."""
     found = Answer(200, "The module.", media=media, no_store=False)
     known = Answer(304, "The caller has it already.", media=media, no_store=False)
-    return Call(name, "GET", path, does, says, found, (known,), headers=(IF_NONE_MATCH,), in_document=in_document)
+    return Call(name, "GET", path, does, says, found, (known,), headers=(meta.IF_NONE_MATCH,), in_document=in_document)
 
 
 _row: Final = rows()
 
 _SERVICE: Final = (
     _row(
-        *("GET /healthz", "get_healthz", get_healthz),
+        *("GET /healthz", "get_healthz", meta.get_healthz),
         "Check that the process is alive.",
         Answer(200, "The process is alive.", Health),
     ),
     _row(
-        *("GET /readyz", "get_readyz", get_readyz),
+        *("GET /readyz", "get_readyz", meta.get_readyz),
         "Check that pushes are accepted.",
         Answer(200, "Pushes are accepted.", Health),
         description="With 503, `errors` names each part that is not ready and the reason. `held` names routes that "
@@ -63,7 +52,7 @@ _SERVICE: Final = (
         others="answered",
     ),
     _row(
-        *("GET /metrics", "get_metrics", get_metrics),
+        *("GET /metrics", "get_metrics", meta.get_metrics),
         "Get metrics in the Prometheus text format.",
         Answer(200, "The metrics.", media="text/plain", no_store=False),
         description="If the API listens on more than the loopback interface, a key with the scope `admin` is needed.",
@@ -71,26 +60,26 @@ _SERVICE: Final = (
         others="local",
     ),
     _row(
-        *("GET /openapi.json", "get_openapi", get_openapi),
+        *("GET /openapi.json", "get_openapi", meta.get_openapi),
         "Get this document.",
         Answer(200, "The OpenAPI 3.1 document.", no_store=False),
     ),
     _row(
-        *("GET /docs", "get_docs", get_docs),
+        *("GET /docs", "get_docs", meta.get_docs),
         "Get this document as a web page.",
         Answer(200, "An HTML page.", media="text/html", no_store=False),
     ),
     _asset(
-        *("get_live_client", "/clients/pushsvc-live.js", get_live_client),
+        *("get_live_client", "/clients/pushsvc-live.js", meta.get_live_client),
         "Get the receiving side of the live channel, as a JavaScript module for apps.",
     ),
     _asset(
-        *("get_docs_script", "/docs/page.js", get_docs_script),
+        *("get_docs_script", "/docs/page.js", meta.get_docs_script),
         "Get the script of the documentation.",
         in_document=False,
     ),
     _asset(
-        *("get_docs_style", "/docs/page.css", get_docs_style),
+        *("get_docs_style", "/docs/page.css", meta.get_docs_style),
         "Get the style of the documentation.",
         media="text/css",
         in_document=False,
@@ -102,7 +91,7 @@ _GUIDE: Final = tuple(
         name,
         "GET",
         path,
-        get_guide,
+        meta.get_guide,
         "Get a page of the guide.",
         Answer(200, "An HTML page.", media="text/html", no_store=False),
         names=tuple(PathParam(part, "The place of the page in the guide.") for part in re.findall(r"{(\w+)}", path)),

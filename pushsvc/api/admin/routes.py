@@ -7,18 +7,7 @@ from typing import Final
 
 from ...errors import Conflict, NotFound
 from ...model.push import LANES
-from ...ports.admin import (
-    AppStats,
-    CheckAnswer,
-    CleanupAnswer,
-    CleanupCount,
-    FeedbackState,
-    LiveState,
-    RateHistory,
-    Redelivery,
-    WebhookStates,
-    WebhookTest,
-)
+from ...ports import admin
 from ...rules.where import MAX_LENGTH
 from ..call import CURSOR, LIMIT, Answer, Document, rows
 from ..devices.importing import MOST, ImportDocument, Imported, read_import
@@ -29,60 +18,7 @@ from ..http.refusal import T, read_document
 from ..ports import ApiPorts
 from ..pushes.document import PushDocument, read
 from ..pushes.routes import PUSH_ID
-from .calls import (
-    delete_key,
-    get_check,
-    get_failed_groups,
-    get_feedback_state,
-    get_keys,
-    get_pushes,
-    get_rates,
-    get_schedules,
-    get_stats,
-    get_webhooks,
-    keep_route,
-    post_cleanup,
-    post_key,
-    post_preview,
-    redeliver,
-    release_route,
-    resume_webhooks,
-    test_webhook,
-)
-from .devices import (
-    AdminDevice,
-    AdminDevicePage,
-    CutDocument,
-    DeviceCount,
-    DevicePushPage,
-    DrainDocument,
-    Drained,
-    count_devices,
-    cut_connection,
-    drain_gateway,
-    get_admin_device,
-    get_admin_device_pushes,
-    get_admin_devices,
-    get_admin_live,
-    post_import,
-    restore_device,
-)
-from .document import (
-    CleanupDocument,
-    FailedGroups,
-    KeepDocument,
-    KeyDocument,
-    KeyList,
-    NewKey,
-    PushPage,
-    PushPreview,
-    ReleaseDocument,
-    SpanDocument,
-    read_cleanup,
-    read_key,
-    read_span,
-)
-from .pushes import AdminPush, get_admin_push
+from . import calls, devices, document, pushes
 
 _STATES: Final = ("scheduled", "expanding", "sending", "done", "cancelled")
 _WHERE: Final = QueryParam("where", "The expression, as in `to.where` of a push.", length=MAX_LENGTH)
@@ -96,14 +32,14 @@ def _plain(kind: type[T], handle: Callable[[ApiPorts, Request, T], Awaitable[Rep
 
 CALLS: Final = (
     _row(
-        *("GET stats", "get_admin_stats", get_stats),
+        *("GET stats", "get_admin_stats", calls.get_stats),
         "Get the state of the app: a verdict with its causes, lanes, routes, processes and rates.",
-        Answer(200, "The state of the app.", AppStats),
+        Answer(200, "The state of the app.", admin.AppStats),
     ),
     _row(
-        *("GET pushes", "get_admin_pushes", get_pushes),
+        *("GET pushes", "get_admin_pushes", calls.get_pushes),
         "List the pushes of the app, the newest first.",
-        Answer(200, "A page of pushes.", PushPage),
+        Answer(200, "A page of pushes.", document.PushPage),
         description="Pushes are listed from their acceptance on for as long as a status is kept, and at most the last "
         "100,000 writes of the API, each of one push or of up to 16 that arrived together. A call examines 20,000 "
         "pushes at most, and with `state` the statuses of 1,000.",
@@ -120,34 +56,43 @@ CALLS: Final = (
         ),
     ),
     _row(
-        *("GET pushes/{id}", "get_admin_push", get_admin_push),
+        *("GET pushes/{id}", "get_admin_push", pushes.get_admin_push),
         "Get a push with its times, what each provider was sent, and a copy to send again.",
-        Answer(200, "The push.", AdminPush),
+        Answer(200, "The push.", pushes.AdminPush),
         description="The content of a push to at most 32 targets is kept only while it waits, or for its dead letters.",
         names=(PUSH_ID,),
         raises=(NotFound,),
     ),
     _row(
-        *("GET schedules", "get_admin_schedules", get_schedules),
+        *("GET schedules", "get_admin_schedules", calls.get_schedules),
         "List the pushes that wait for their time, the next first.",
-        Answer(200, "A page of pushes.", PushPage),
+        Answer(200, "A page of pushes.", document.PushPage),
         description="`DELETE /v1/push/{id}` cancels one.",
         params=(CURSOR, LIMIT),
     ),
     _row(
-        *("GET keys", "get_admin_keys", get_keys),
+        *("GET keys", "get_admin_keys", calls.get_keys),
         "List the API keys of the app, without their texts.",
-        Answer(200, "The keys.", KeyList),
+        Answer(200, "The keys.", document.KeyList),
     ),
     _row(
-        *("POST keys", "post_admin_key", Document(KeyDocument, lambda body, _: read_key(body), post_key)),
+        *(
+            "POST keys",
+            "post_admin_key",
+            Document(document.KeyDocument, lambda body, _: document.read_key(body), calls.post_key),
+        ),
         "Make an API key.",
-        Answer(201, "The key. Its text is not shown again.", NewKey, headers=(("Location", "The path of the key."),)),
+        Answer(
+            201,
+            "The key. Its text is not shown again.",
+            document.NewKey,
+            headers=(("Location", "The path of the key."),),
+        ),
         description="Only its SHA-256 is kept. 409 means that the app has a key of this name.",
         raises=(Conflict,),
     ),
     _row(
-        *("DELETE keys/{name}", "delete_admin_key", delete_key),
+        *("DELETE keys/{name}", "delete_admin_key", calls.delete_key),
         "Revoke an API key.",
         Answer(204, "The key is revoked; running servers stop accepting it within seconds."),
         description="409 means that the key is in the configuration, or is the key of the call.",
@@ -155,30 +100,30 @@ CALLS: Final = (
         raises=(NotFound, Conflict),
     ),
     _row(
-        *("GET webhooks", "get_admin_webhooks", get_webhooks),
+        *("GET webhooks", "get_admin_webhooks", calls.get_webhooks),
         "Get the state of the app's webhooks, with their last calls.",
-        Answer(200, "The webhooks, one for each kind of events; none where the app has none.", WebhookStates),
+        Answer(200, "The webhooks, one for each kind of events; none where the app has none.", admin.WebhookStates),
     ),
     _row(
-        *("POST webhooks/test", "post_admin_webhook_test", test_webhook),
+        *("POST webhooks/test", "post_admin_webhook_test", calls.test_webhook),
         "Call the webhook without events.",
-        Answer(200, "The result of the call.", WebhookTest),
+        Answer(200, "The result of the call.", admin.WebhookTest),
         raises=(Conflict,),
     ),
     _row(
-        *("POST webhooks/resume", "post_admin_webhook_resume", resume_webhooks),
+        *("POST webhooks/resume", "post_admin_webhook_resume", calls.resume_webhooks),
         "Continue the webhooks now, whatever their receiver has answered.",
-        Answer(200, "The state of the webhooks.", WebhookStates),
+        Answer(200, "The state of the webhooks.", admin.WebhookStates),
         raises=(Conflict,),
     ),
     _row(
         *(
             "POST webhooks/redeliver",
             "post_admin_webhook_redeliver",
-            Document(SpanDocument, lambda body, _: read_span(body), redeliver, optional=True),
+            Document(document.SpanDocument, lambda body, _: document.read_span(body), calls.redeliver, optional=True),
         ),
         "Deliver the batches again that were given up, before new events.",
-        Answer(202, "How many batches, and events in them, will be delivered again.", Redelivery),
+        Answer(202, "How many batches, and events in them, will be delivered again.", admin.Redelivery),
         description="Each batch is tried once by `pushsvc jobs`; one that fails again is kept.",
         raises=(Conflict,),
     ),
@@ -186,25 +131,27 @@ CALLS: Final = (
         *(
             "POST cleanup",
             "post_admin_cleanup",
-            Document(CleanupDocument, lambda body, _: read_cleanup(body), post_cleanup, optional=True),
+            Document(
+                document.CleanupDocument, lambda body, _: document.read_cleanup(body), calls.post_cleanup, optional=True
+            ),
         ),
         "Remove data that is no longer needed.",
-        Answer(202, "The cleanup is requested; `pushsvc jobs` runs it.", CleanupAnswer),
-        also=(Answer(200, "With `dry_run`: what would be removed of the app.", CleanupCount),),
+        Answer(202, "The cleanup is requested; `pushsvc jobs` runs it.", admin.CleanupAnswer),
+        also=(Answer(200, "With `dry_run`: what would be removed of the app.", admin.CleanupCount),),
         description="`cleanup` of `GET /v1/admin/stats` shows its progress. A dry run counts for 5 seconds at most.",
     ),
     _row(
-        *("GET check", "get_admin_check", get_check),
+        *("GET check", "get_admin_check", calls.get_check),
         "Check configuration, store and credentials, with the fix beside each fault.",
-        Answer(200, "The findings.", CheckAnswer),
+        Answer(200, "The findings.", admin.CheckAnswer),
         description="With `online=true` each provider is asked whether it accepts the credential, and the webhook is "
         "called without events.",
         params=(QueryParam("online", "Whether the providers and the webhook are asked.", options=("true", "false")),),
     ),
     _row(
-        *("GET rates", "get_admin_rates", get_rates),
+        *("GET rates", "get_admin_rates", calls.get_rates),
         "Get what was counted in the last hours, in steps.",
-        Answer(200, "The counts, by name, platform and lane.", RateHistory),
+        Answer(200, "The counts, by name, platform and lane.", admin.RateHistory),
         params=(
             QueryParam("span", "The seconds to look back.", least=60, most=86_400, default=3600),
             QueryParam("step", "The seconds of a step, in tens.", least=10, most=3600, default=60),
@@ -214,16 +161,18 @@ CALLS: Final = (
         *(
             "POST preview",
             "post_admin_preview",
-            Document(PushDocument, lambda body, request: read(body, request.app.rules, request.now), post_preview),
+            Document(
+                PushDocument, lambda body, request: read(body, request.app.rules, request.now), calls.post_preview
+            ),
         ),
         "Show what each provider would be sent for a push, without sending it.",
-        Answer(200, "The requests, without credentials.", PushPreview),
+        Answer(200, "The requests, without credentials.", document.PushPreview),
         description="The push is validated as by `POST /v1/push`. An audience is counted for 2 seconds at most.",
     ),
     _row(
-        *("GET failed", "get_admin_failed", get_failed_groups),
+        *("GET failed", "get_admin_failed", calls.get_failed_groups),
         "Count dead letters by platform and reason.",
-        Answer(200, "The groups, the largest first.", FailedGroups),
+        Answer(200, "The groups, the largest first.", document.FailedGroups),
         params=(
             QueryParam("platform", "Only those of this platform."),
             QueryParam("since", "Only those that failed at this instant (RFC 3339) or later."),
@@ -231,43 +180,39 @@ CALLS: Final = (
         ),
     ),
     _row(
-        *("GET feedback", "get_admin_feedback", get_feedback_state),
+        *("GET feedback", "get_admin_feedback", calls.get_feedback_state),
         "Get the guards against mass pruning, and what was pruned in the last week.",
-        Answer(200, "The guards by route, and counts by day.", FeedbackState),
+        Answer(200, "The guards by route, and counts by day.", admin.FeedbackState),
     ),
     _row(
-        *("POST feedback/release", "post_admin_release", _plain(ReleaseDocument, release_route)),
+        *("POST feedback/release", "post_admin_release", _plain(document.ReleaseDocument, calls.release_route)),
         "Let a route prune for a while, although too many of its answers are bad.",
-        Answer(200, "The guards.", FeedbackState),
+        Answer(200, "The guards.", admin.FeedbackState),
         raises=(NotFound,),
     ),
     _row(
-        *(
-            "POST feedback/keep",
-            "post_admin_keep",
-            _plain(KeepDocument, keep_route),
-        ),
+        *("POST feedback/keep", "post_admin_keep", _plain(document.KeepDocument, calls.keep_route)),
         "End the release of a route.",
-        Answer(200, "The guards.", FeedbackState),
+        Answer(200, "The guards.", admin.FeedbackState),
         raises=(NotFound,),
     ),
     _row(
-        *("GET devices", "get_admin_devices", get_admin_devices),
+        *("GET devices", "get_admin_devices", devices.get_admin_devices),
         "Search devices by an expression.",
-        Answer(200, "A page of devices, pruned ones too, without their tokens.", AdminDevicePage),
+        Answer(200, "A page of devices, pruned ones too, without their tokens.", devices.AdminDevicePage),
         params=(_WHERE, CURSOR, LIMIT),
     ),
     _row(
-        *("GET devices/count", "count_admin_devices", count_devices),
+        *("GET devices/count", "count_admin_devices", devices.count_devices),
         "Count the active devices for which an expression is true.",
-        Answer(200, "The number of devices that were counted within 2 seconds.", DeviceCount),
+        Answer(200, "The number of devices that were counted within 2 seconds.", devices.DeviceCount),
         params=(_WHERE,),
     ),
     _row(
         *(
             "POST devices/import",
             "import_admin_devices",
-            Document(ImportDocument, lambda body, _: read_import(body), post_import),
+            Document(ImportDocument, lambda body, _: read_import(body), devices.post_import),
         ),
         "Write devices as they are, each in place of the one with its id or token.",
         Answer(200, "What became of each.", Imported),
@@ -277,16 +222,16 @@ CALLS: Final = (
         "refused alone.",
     ),
     _row(
-        *("GET devices/{device_id}", "get_admin_device", get_admin_device),
+        *("GET devices/{device_id}", "get_admin_device", devices.get_admin_device),
         "Get a device without its token.",
-        Answer(200, "The device.", AdminDevice),
+        Answer(200, "The device.", devices.AdminDevice),
         names=(DEVICE,),
         raises=(NotFound,),
     ),
     _row(
-        *("GET devices/{device_id}/pushes", "get_admin_device_pushes", get_admin_device_pushes),
+        *("GET devices/{device_id}/pushes", "get_admin_device_pushes", devices.get_admin_device_pushes),
         "List how the last pushes to a device have ended.",
-        Answer(200, "What was found among the pushes that were examined.", DevicePushPage),
+        Answer(200, "What was found among the pushes that were examined.", devices.DevicePushPage),
         description="No list by device is kept. A call examines up to 5,000 pushes of the app, the latest first, and "
         "finds deliveries to the device's id or its present token. A push with more than 1,000 deliveries has no row "
         "of each and is left out; one that still waits is left out until it ends.",
@@ -295,36 +240,28 @@ CALLS: Final = (
         raises=(NotFound,),
     ),
     _row(
-        *("POST devices/{device_id}/restore", "restore_admin_device", restore_device),
+        *("POST devices/{device_id}/restore", "restore_admin_device", devices.restore_device),
         "Restore a pruned device.",
-        Answer(200, "The device.", AdminDevice),
+        Answer(200, "The device.", devices.AdminDevice),
         names=(DEVICE,),
         raises=(NotFound, Conflict),
     ),
     _row(
-        *("GET live", "get_admin_live", get_admin_live),
+        *("GET live", "get_admin_live", devices.get_admin_live),
         "Get the live connections of the app by gateway.",
-        Answer(200, "The connections.", LiveState),
+        Answer(200, "The connections.", admin.LiveState),
         raises=(Conflict,),
     ),
     _row(
-        *(
-            "POST live/cut",
-            "post_admin_cut",
-            _plain(CutDocument, cut_connection),
-        ),
+        *("POST live/cut", "post_admin_cut", _plain(devices.CutDocument, devices.cut_connection)),
         "End the live connection of a device, which may connect again.",
         Answer(204, "The gateway is asked to end it."),
         raises=(NotFound, Conflict),
     ),
     _row(
-        *(
-            "POST live/drain",
-            "post_admin_drain",
-            _plain(DrainDocument, drain_gateway),
-        ),
+        *("POST live/drain", "post_admin_drain", _plain(devices.DrainDocument, devices.drain_gateway)),
         "Let the devices of the app at a gateway connect again, spread over a while.",
-        Answer(202, "The gateway is asked to move them.", Drained),
+        Answer(202, "The gateway is asked to move them.", devices.Drained),
         raises=(NotFound, Conflict),
     ),
 )

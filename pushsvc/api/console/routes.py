@@ -7,25 +7,15 @@ from typing import Final
 from ...errors import NotFound
 from ..call import Answer, rows
 from ..http.params import PathParam
-from .calls import (
-    CODINGS,
-    ORIGIN,
-    SessionDocument,
-    delete_session,
-    get_file,
-    get_page,
-    get_root,
-    get_session,
-    post_session,
-)
+from . import calls
 from .events import get_stream
 from .files import STATIC
 
 _row: Final = rows(in_document=False)
 _session: Final = rows("admin", under="/console/", in_document=False)
-_file: Final = rows(under=STATIC + "/{version}/", in_document=False, headers=(CODINGS,), raises=(NotFound,))
+_file: Final = rows(under=STATIC + "/{version}/", in_document=False, headers=(calls.CODINGS,), raises=(NotFound,))
 
-_SESSION: Final = Answer(200, "The session.", SessionDocument)
+_SESSION: Final = Answer(200, "The session.", calls.SessionDocument)
 _HTML: Final = Answer(200, "The page.", media="text/html")
 _FILE: Final = Answer(200, "The file.", media="text/javascript", no_store=False)
 
@@ -37,20 +27,20 @@ _ITEM: Final = PathParam("item", "What the page shows.")
 
 CALLS: Final = (
     _row(
-        *("GET /", "get_root", get_root),
+        *("GET /", "get_root", calls.get_root),
         "Get to the console.",
         Answer(303, "The place of the console.", media="text/plain", no_store=False),
     ),
     _session(
-        *("POST session", "post_session", post_session),
+        *("POST session", "post_session", calls.post_session),
         *("Begin a session of the console.", _SESSION),
-        headers=(ORIGIN,),
+        headers=(calls.ORIGIN,),
     ),
-    _session("GET session", "get_session", get_session, "Get the session.", _SESSION),
+    _session("GET session", "get_session", calls.get_session, "Get the session.", _SESSION),
     _session(
-        *("DELETE session", "delete_session", delete_session),
+        *("DELETE session", "delete_session", calls.delete_session),
         *("End the session.", Answer(204, "The session has ended in this browser.")),
-        headers=(ORIGIN,),
+        headers=(calls.ORIGIN,),
     ),
     _session(
         *("GET stream", "get_stream", get_stream),
@@ -58,16 +48,23 @@ CALLS: Final = (
         Answer(200, "The figures, as server-sent events.", media="text/event-stream"),
     ),
     _file(
-        *("GET {file}", "get_console_file", get_file),
+        *("GET {file}", "get_console_file", calls.get_file),
         *("Get a file of the console.", _FILE),
         names=(_VERSION, _FILE_NAME),
     ),
     _file(
-        *("GET {folder}/{file}", "get_console_folder_file", get_file),
+        *("GET {folder}/{file}", "get_console_folder_file", calls.get_file),
         *("Get a file of the console.", _FILE),
         names=(_VERSION, _FOLDER, _FILE_NAME),
     ),
-    _row("GET /console", "get_console", get_page, "Get the console.", _HTML),
-    _row("GET /console/{page}", "get_console_page", get_page, "Get the console.", _HTML, names=(_PAGE,)),
-    _row("GET /console/{page}/{item}", "get_console_item", get_page, "Get the console.", _HTML, names=(_PAGE, _ITEM)),
+    _row("GET /console", "get_console", calls.get_page, "Get the console.", _HTML),
+    _row("GET /console/{page}", "get_console_page", calls.get_page, "Get the console.", _HTML, names=(_PAGE,)),
+    _row(
+        "GET /console/{page}/{item}",
+        "get_console_item",
+        calls.get_page,
+        "Get the console.",
+        _HTML,
+        names=(_PAGE, _ITEM),
+    ),
 )

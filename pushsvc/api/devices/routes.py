@@ -9,30 +9,7 @@ from ...model.devices import MAX_NAME, Device, name_fault
 from ..call import CURSOR, LIMIT, Answer, Document, rows
 from ..http.exchange import Request
 from ..http.params import PathParam, QueryParam
-from .calls import (
-    delete_device,
-    delete_subscription,
-    delete_suppression,
-    delete_user,
-    get_device,
-    get_devices,
-    get_topic,
-    get_topics,
-    get_user_devices,
-    post_restore,
-    put_device,
-    put_subscription,
-)
-from .document import (
-    DeviceDocument,
-    DeviceList,
-    DevicePage,
-    Erased,
-    RegisteredDevice,
-    Topic,
-    TopicPage,
-    read_device,
-)
+from . import calls, document
 from .tombstones import MOST as MOST_RESTORED, Restored, RestoreDocument, read_restore
 
 
@@ -57,16 +34,20 @@ _TOKEN: Final = PathParam(
 
 
 def _read_device(body: bytes, request: Request) -> Device:
-    return read_device(body, request.params["device_id"], request.app.rules, request.now)
+    return document.read_device(body, request.params["device_id"], request.app.rules, request.now)
 
 
 _row: Final = rows("devices", "admin")
 
 CALLS: Final = (
     _row(
-        *("GET /v1/devices", "get_devices", get_devices),
+        *("GET /v1/devices", "get_devices", calls.get_devices),
         "List the devices of the app.",
-        Answer(200, "A page of devices, including pruned ones, in the order of their first registration.", DevicePage),
+        Answer(
+            200,
+            "A page of devices, including pruned ones, in the order of their first registration.",
+            document.DevicePage,
+        ),
         description="With `topic`, only devices that are subscribed and active. To read all, follow `cursor` until it "
         "is null.",
         params=(
@@ -78,10 +59,18 @@ CALLS: Final = (
         ),
     ),
     _row(
-        *("PUT /v1/devices/{device_id}", "put_device", Document(DeviceDocument, _read_device, put_device)),
+        *(
+            "PUT /v1/devices/{device_id}",
+            "put_device",
+            Document(document.DeviceDocument, _read_device, calls.put_device),
+        ),
         "Register or refresh a device.",
-        Answer(200, "The device after the change.", RegisteredDevice),
-        also=(Answer(201, "The device is new.", RegisteredDevice, headers=(("Location", "The path of the device."),)),),
+        Answer(200, "The device after the change.", document.RegisteredDevice),
+        also=(
+            Answer(
+                201, "The device is new.", document.RegisteredDevice, headers=(("Location", "The path of the device."),)
+            ),
+        ),
         description=(
             "Call it each time the app starts, with the app's current token. The document replaces what was stored "
             "about the device; its topics are kept. A token belongs to one device: a device that had this token before "
@@ -91,29 +80,29 @@ CALLS: Final = (
         raises=(Conflict,),
     ),
     _row(
-        *("GET /v1/devices/{device_id}", "get_device", get_device),
+        *("GET /v1/devices/{device_id}", "get_device", calls.get_device),
         "Get a device.",
-        Answer(200, "The device.", RegisteredDevice),
+        Answer(200, "The device.", document.RegisteredDevice),
         names=(DEVICE,),
         raises=(NotFound, Conflict),
     ),
     _row(
-        *("DELETE /v1/devices/{device_id}", "delete_device", delete_device),
+        *("DELETE /v1/devices/{device_id}", "delete_device", calls.delete_device),
         "Remove a device.",
         Answer(204, "The device is removed, also from its topics and its user."),
         names=(DEVICE,),
         raises=(NotFound, Conflict),
     ),
     _row(
-        *("GET /v1/users/{user}/devices", "get_user_devices", get_user_devices),
+        *("GET /v1/users/{user}/devices", "get_user_devices", calls.get_user_devices),
         "List the devices of a user.",
-        Answer(200, "All devices of the user, including pruned ones.", DeviceList),
+        Answer(200, "All devices of the user, including pruned ones.", document.DeviceList),
         names=(USER,),
     ),
     _row(
-        *("DELETE /v1/users/{user}", "delete_user", delete_user),
+        *("DELETE /v1/users/{user}", "delete_user", calls.delete_user),
         "Erase a user.",
-        Answer(200, "What was erased.", Erased),
+        Answer(200, "What was erased.", document.Erased),
         description=(
             "Removes the devices of the user and everything stored under their ids and tokens: queued deliveries, dead "
             "letters, feedback events, delivery rows and suppressions. Once this call has answered, nothing more is "
@@ -123,7 +112,7 @@ CALLS: Final = (
         raises=(Conflict,),
     ),
     _row(
-        *("PUT /v1/topics/{topic}/devices/{device_id}", "put_subscription", put_subscription),
+        *("PUT /v1/topics/{topic}/devices/{device_id}", "put_subscription", calls.put_subscription),
         "Subscribe a device to a topic.",
         Answer(204, "The device is subscribed."),
         description="A topic is created by its first subscriber and removed with its last.",
@@ -131,22 +120,22 @@ CALLS: Final = (
         raises=(NotFound, Conflict),
     ),
     _row(
-        *("DELETE /v1/topics/{topic}/devices/{device_id}", "delete_subscription", delete_subscription),
+        *("DELETE /v1/topics/{topic}/devices/{device_id}", "delete_subscription", calls.delete_subscription),
         "Unsubscribe a device from a topic.",
         Answer(204, "The device is not subscribed."),
         names=(DEVICE, _TOPIC),
         raises=(Conflict,),
     ),
     _row(
-        *("GET /v1/topics", "get_topics", get_topics),
+        *("GET /v1/topics", "get_topics", calls.get_topics),
         "List the topics of the app.",
-        Answer(200, "A page of topics, ordered by name.", TopicPage),
+        Answer(200, "A page of topics, ordered by name.", document.TopicPage),
         params=(CURSOR, LIMIT),
     ),
     _row(
-        *("GET /v1/topics/{topic}", "get_topic", get_topic),
+        *("GET /v1/topics/{topic}", "get_topic", calls.get_topic),
         "Get the number of devices that are subscribed to a topic.",
-        Answer(200, "The number of devices that are subscribed and active.", Topic),
+        Answer(200, "The number of devices that are subscribed and active.", document.Topic),
         names=(_TOPIC,),
         raises=(NotFound,),
     ),
@@ -154,7 +143,7 @@ CALLS: Final = (
         *(
             "POST /v1/devices/restore",
             "post_restore",
-            Document(RestoreDocument, lambda body, _: read_restore(body), post_restore),
+            Document(RestoreDocument, lambda body, _: read_restore(body), calls.post_restore),
         ),
         "Restore pruned devices.",
         Answer(200, "The number of restored devices.", Restored),
@@ -165,7 +154,7 @@ CALLS: Final = (
         ),
     ),
     _row(
-        *("DELETE /v1/suppressions/{platform}/{token}", "delete_suppression", delete_suppression),
+        *("DELETE /v1/suppressions/{platform}/{token}", "delete_suppression", calls.delete_suppression),
         "Lift the suppression of a token.",
         Answer(204, "The token is no longer suppressed."),
         description=(

@@ -47,11 +47,7 @@ CALLS: Final = (
             Document(ReplayDocument, lambda body, _: read_replay(body), post_replay),
         ),
         "Replay dead letters: send them again.",
-        Answer(
-            202,
-            "The replay is stored and will run; for a dry run, how many dead letters match.",
-            ReplayAccepted,
-        ),
+        Answer(202, "The replay is stored and will run; for a dry run, how many dead letters match.", ReplayAccepted),
         description=(
             "The replay runs in the background, in `pushsvc jobs`. A replayed dead letter becomes a delivery of its "
             "push again: it counts as `retrying` instead of `failed`, is sent with the same ids, and starts again with "

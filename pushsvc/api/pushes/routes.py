@@ -100,11 +100,7 @@ CALLS: Final = (
             "push that was cancelled before its `send_at` has none, because no delivery was started."
         ),
         scopes=("push", "admin"),
-        params=(
-            QueryParam("outcome", "Only deliveries with this outcome.", options=ENDS),
-            CURSOR,
-            LIMIT,
-        ),
+        params=(QueryParam("outcome", "Only deliveries with this outcome.", options=ENDS), CURSOR, LIMIT),
         names=(PUSH_ID,),
         raises=(NotFound,),
     ),
