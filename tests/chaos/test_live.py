@@ -23,7 +23,6 @@ import pytest
 
 from pushsvc.lab.phones.behaviour import ORDINARY, Behaviour
 from pushsvc.lab.phones.fleet import Fleet, FleetConfig, Pace, open_fleet
-from pushsvc.lab.phones.shown import judge
 from pushsvc.lab.phones.tokens import SecretTokens
 from pushsvc.lab.playground import APP
 from pushsvc.lab.simulator import fcm_token
@@ -32,6 +31,7 @@ from pushsvc.model.devices import Device
 from pushsvc.net.websocket.frames import ABNORMAL
 from pushsvc.store import open_store
 
+from ..phone_verdict import judge
 from .rig import Rig, open_rig
 
 pytestmark = pytest.mark.chaos

@@ -15,10 +15,10 @@ from pushsvc.cli.simulator.phones import Plan, Signed, rows, run_phones
 from pushsvc.lab.phones.behaviour import ORDINARY, Behaviour
 from pushsvc.lab.phones.fleet import Fleet, FleetConfig, Pace, open_fleet
 from pushsvc.lab.phones.phone import Phone, State
-from pushsvc.lab.phones.shown import judge
 from pushsvc.lab.phones.tokens import SecretTokens
 from pushsvc.live.protocol.codes import SHUTDOWN
 
+from ..phone_verdict import judge
 from .servers import Server, running_server
 from .test_live_gateway import SECRET, World, play
 

@@ -10,12 +10,14 @@ from hypothesis import given, strategies as st
 
 from pushsvc.lab.phones.behaviour import ORDINARY, Behaviour, UnknownBehaviour, assign, parse, shares
 from pushsvc.lab.phones.fleet import Pace
-from pushsvc.lab.phones.shown import Hole, Shown, judge
+from pushsvc.lab.phones.shown import Hole, Shown
 from pushsvc.lab.phones.wire import JSON, PROTOBUF, WIRES, Connected, Ended, Reply, Wire
 from pushsvc.live.protocol import codec
 from pushsvc.live.protocol.codes import SHUTDOWN, ReplyError
 from pushsvc.live.protocol.protobuf import MalformedMessage
 from pushsvc.ports.live import Position
+
+from ..phone_verdict import judge
 
 CODECS = {"json": codec.JSON, "protobuf": codec.PROTOBUF}
 each_wire = pytest.mark.parametrize("wire", [JSON, PROTOBUF], ids=["json", "protobuf"])
