@@ -33,29 +33,20 @@ class LiveAppConfig(Struct, frozen=True, kw_only=True):
 
 
 class LiveConfig(Struct, frozen=True, kw_only=True):
-    """The gateway. Spans are seconds."""
+    """The gateway, without its sockets. Spans are seconds."""
 
-    host: str = "127.0.0.1"
-    port: int = 8081
-    max_connections: int = 100_000
     endpoints: tuple[Endpoint, ...] = ()
     """The ways to the gateway that devices are told, in their order."""
     heartbeat: float = 25.0
     heartbeat_min: float = 4.0
     heartbeat_max: float = 900.0
     pong_within: float = 8.0
-    drain: float = 30.0
     connects: Rate | None = None
     """New connections of all apps at most; above it a connect is answered with the temporary error 111."""
     inline: int = 4096
     """The largest content in bytes that a publication carries; of a larger one the device gets a notice."""
-    allowed_origins: tuple[str, ...] = ()
     deny_networks: tuple[Network, ...] = ()
-    """Networks whose connections are closed unread."""
+    """Networks whose devices are disconnected."""
     deny_ids: frozenset[str] = frozenset()
     """Devices that are refused."""
-    proxies: tuple[Network, ...] = ()
-    """Proxies whose `X-Forwarded-For` names the address of a device."""
-    tls_cert: str = ""
-    tls_key: str = ""
     apps: Mapping[str, LiveAppConfig] = {}

@@ -13,15 +13,15 @@ from typing import Final
 from msgspec import structs
 
 from .. import telemetry
-from ..live.config import LiveConfig
 from ..live.gateway import Acknowledged, Confirm, open_gateway
 from ..live.gateway.http import routes
 from ..live.sockets.config import SocketsConfig
 from ..live.sockets.server import serve
 from ..live.wheel import running_wheel
 from ..model.delivery import Arrival
+from ..model.live import denied, network
 from ..ports.queue import Arrivals
-from ..settings import Settings
+from ..settings import LiveSettings, Settings
 from .live_files import SPARE_FILES, live_tls, renew_tls
 from .parts import ending_with, following, quiet_gc, raise_file_limit
 from .plans import live_config
@@ -44,7 +44,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
     settings.require_live()
     raise_file_limit()
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    config, tls = fitting(live_config(settings), files), live_tls(settings.live)
+    config, own, tls = live_config(settings), fitting(settings.live, files), live_tls(settings.live)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))
         current = Current(settings)
@@ -55,13 +55,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
         )
         gateway = await stack.enter_async_context(opened)
         listener = serve(
-            sockets_config(
-                config,
-                gateway.id,
-                session_key=store.secret(b"live sessions"),
-                reuse_port=settings.live.processes > 1,
-                tls=tls,
-            ),
+            sockets_config(own, gateway.id, session_key=store.secret(b"live sessions"), tls=tls),
             gateway.make_peer,
             routes(gateway),
             wheel=wheel,
@@ -76,11 +70,11 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
 
         def check(newer: Settings) -> None:
             nonlocal changed
-            own = settings.live  # It goes on listening where it does.
+            # It goes on listening where it does.
             kept = structs.replace(newer.live, host=own.host, port=own.port, tls_cert=own.tls_cert)
             changed = live_config(structs.replace(newer, live=kept))
             if tls is not None:
-                renew_tls(tls, settings.live)
+                renew_tls(tls, own)
 
         async def change(newer: Settings) -> None:
             # Who is served, who is refused and which endpoints are told; the other keys of [live] need a restart.
@@ -96,44 +90,39 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
         ):
             listening(sockets.url)
             await stop.wait()
-            seconds = min(config.drain, sockets.connections / PACE)
+            seconds = min(own.drain, sockets.connections / PACE)
             telemetry.get_logger("live").info("draining", connections=sockets.connections, seconds=round(seconds, 1))
             gateway.drain(seconds)
             await sockets.drain(seconds)
 
 
 def sockets_config(
-    config: LiveConfig,
-    node: str,
-    *,
-    session_key: bytes = b"",
-    reuse_port: bool = False,
-    tls: ssl.SSLContext | None = None,
+    live: LiveSettings, node: str, *, session_key: bytes = b"", tls: ssl.SSLContext | None = None
 ) -> SocketsConfig:
     """Return the sockets' part of the configuration. `node` is the name of this gateway."""
     return SocketsConfig(
-        host=config.host,
-        port=config.port,
-        reuse_port=reuse_port,
+        host=live.host,
+        port=live.port,
+        reuse_port=live.processes > 1,
         tls=tls,
         node=node,
         session_key=session_key,
-        max_connections=config.max_connections,
-        strangers=max(STRANGERS, config.max_connections // 16),
-        allowed_origins=config.allowed_origins,
-        proxies=config.proxies,
-        deny_networks=config.deny_networks,
+        max_connections=live.max_connections,
+        strangers=max(STRANGERS, live.max_connections // 16),
+        allowed_origins=live.allowed_origins,
+        proxies=tuple(map(network, live.proxies)),
+        deny_networks=denied(live.deny).networks,
     )
 
 
-def fitting(config: LiveConfig, files: int) -> LiveConfig:
+def fitting(live: LiveSettings, files: int) -> LiveSettings:
     """Return the configuration with as many connections as a process with `files` open files at most can hold: what it
     cannot accept would wait in vain, and no device would be told to try again."""
     most = (files - SPARE_FILES) * 8 // 9  # an eighth above it is accepted, and answered with a temporary error
-    if config.max_connections <= most:
-        return config
+    if live.max_connections <= most:
+        return live
     telemetry.get_logger("live").warning("live_connections_limited", files=files, connections=most)
-    return structs.replace(config, max_connections=max(1, most))
+    return structs.replace(live, max_connections=max(1, most))
 
 
 def confirming(arrivals: Arrivals) -> Confirm:

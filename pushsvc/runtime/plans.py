@@ -11,7 +11,7 @@ from ..live.config import LiveAppConfig, LiveConfig
 from ..model.access import ApiKey
 from ..model.defaults import Defaults
 from ..model.devices import Environment
-from ..model.live import Endpoint, denied, endpoints_of, network, own_endpoints
+from ..model.live import Endpoint, denied, endpoints_of, own_endpoints
 from ..model.push import Platform, Route
 from ..model.rates import AccountLimits
 from ..model.routing import RouteTable, table_of
@@ -218,23 +218,15 @@ def live_config(settings: Settings) -> LiveConfig:
     live = settings.live
     refused = denied(live.deny)
     return LiveConfig(
-        host=live.host,
-        port=live.port,
-        max_connections=live.max_connections,
         endpoints=live_endpoints(settings),
         heartbeat=live.heartbeat,
         heartbeat_min=live.heartbeat_min,
         heartbeat_max=live.heartbeat_max,
         pong_within=live.pong_within,
-        drain=live.drain,
         connects=live.connects,
         inline=live.inline,
-        allowed_origins=live.allowed_origins,
         deny_networks=refused.networks,
         deny_ids=refused.ids,
-        proxies=tuple(map(network, live.proxies)),
-        tls_cert=live.tls_cert,
-        tls_key=live.tls_key,
         apps={name: _live_app(name, app, app.live) for name, app in settings.apps.items() if app.live is not None},
     )
 

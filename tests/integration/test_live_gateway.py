@@ -199,7 +199,7 @@ async def opened(
             async with (
                 open_gateway(config, store.live, world.confirm, wheel, wall=time.time, version="test") as gateway,
                 serve(
-                    SocketsConfig(port=0, node=gateway.id, allowed_origins=config.allowed_origins),
+                    SocketsConfig(port=0, node=gateway.id),
                     gateway.make_peer,
                     routes(gateway),
                     wheel=wheel,

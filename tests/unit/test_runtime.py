@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +18,7 @@ from prometheus_client import REGISTRY
 from pushsvc import runtime
 from pushsvc.api import ApiApp, ApiLive
 from pushsvc.errors import ConfigError
-from pushsvc.live.config import LiveAppConfig, LiveConfig
+from pushsvc.live.config import LiveAppConfig
 from pushsvc.live.protocol.tokens import Claims, Verifier
 from pushsvc.live.sockets.config import SocketsConfig
 from pushsvc.model.access import ApiKey
@@ -356,14 +357,25 @@ def test_the_collector_looks_seldom_and_is_not_switched_off() -> None:
 
 def test_a_gateway_takes_the_whole_of_its_configuration_and_no_more_connections_than_files() -> None:
     live = LiveSettings(
-        host="h", port=7, max_connections=900, allowed_origins=("*",), deny=("10.0.0.0/8",), proxies=("::1",)
+        host="h",
+        port=7,
+        processes=2,
+        max_connections=900,
+        allowed_origins=("*",),
+        deny=("10.0.0.0/8",),
+        proxies=("::1",),
     )
-    config = runtime.live_config(Settings(live=live))
-    sockets = sockets_config(config, "gate", reuse_port=True)
-    shared = set(LiveConfig.__struct_fields__) & set(SocketsConfig.__struct_fields__)
-    assert shared >= {"host", "port", "max_connections", "allowed_origins", "deny_networks", "proxies"}
-    assert {name: getattr(sockets, name) for name in shared} == {name: getattr(config, name) for name in shared}
-    assert (sockets.node, sockets.reuse_port) == ("gate", True)
-    assert fitting(config, 2**20) == config
-    assert fitting(config, 1024).max_connections == 732
-    assert fitting(config, 16).max_connections == 1
+    assert sockets_config(live, "gate") == SocketsConfig(
+        host="h",
+        port=7,
+        reuse_port=True,
+        node="gate",
+        max_connections=900,
+        allowed_origins=("*",),
+        proxies=(ip_network("::1"),),
+        deny_networks=(ip_network("10.0.0.0/8"),),
+    )
+    assert sockets_config(LiveSettings(), "") == SocketsConfig(strangers=6250)
+    assert fitting(live, 2**20) == live
+    assert fitting(live, 1024).max_connections == 732
+    assert fitting(live, 16).max_connections == 1

@@ -170,23 +170,15 @@ def test_every_key_reaches_the_gateway(tmp_path: Path) -> None:
     )
     config = runtime.live_config(settings)
     assert config == LiveConfig(
-        host="::",
-        port=9,
-        max_connections=10,
         endpoints=(Endpoint("websocket", "wss://push.example/connection/websocket"),),
         heartbeat=11,
         heartbeat_min=10,
         heartbeat_max=12,
         pong_within=13,
-        drain=14,
         connects=Rate(15, 1),
         inline=16,
-        allowed_origins=("https://*.shop.example",),
         deny_networks=(ip_network("203.0.113.7"),),
         deny_ids=frozenset({"phone-1"}),
-        proxies=(ip_network("10.0.0.0/8"), ip_network("::1")),
-        tls_cert="/c",
-        tls_key="/k",
         apps={
             "a": LiveAppConfig(
                 secret=SECRET, old_secret=f"{SECRET}, before", public_key=pem, ack_within=17, window=18, resend=3
