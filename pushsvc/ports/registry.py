@@ -129,9 +129,6 @@ class Registry(Protocol):
 
     async def of_user(self, app: str, user: str) -> list[Device]: ...
 
-    async def remove_user(self, app: str, user: str) -> list[Device]:
-        """Remove the user's devices from the registry, and return them."""
-
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
         """Subscribe a device, and begin the topic with its first subscriber. Returns False where there is no such
         device. Raises `TopicsFull`."""

@@ -68,9 +68,6 @@ class MemoryRegistry:
     async def of_user(self, app: str, user: str) -> list[Device]:
         return self._desk(app, DeviceQuery(users=[user])).of_user(user)
 
-    async def remove_user(self, app: str, user: str) -> list[Device]:
-        return self._change(app, DeviceQuery(users=[user]), lambda desk: desk.remove_user(user))
-
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
         return self._change(app, DeviceQuery(ids=[device_id]), lambda desk: desk.subscribe(device_id, topic))
 

@@ -27,7 +27,6 @@ from pushsvc.model.devices import Device
 from pushsvc.model.push import Chunk, Lane, Platform, Push, PushState, Route
 from pushsvc.model.status import DeliveryRow, DeviceEvent, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import Revoked
-from pushsvc.ports.erasure import Erasure
 from pushsvc.ports.letters import ReplayStatus
 from pushsvc.rules.freeze import Answers
 from pushsvc.store.config import StoreConfig
@@ -179,7 +178,6 @@ class State:
         """Of an app, who has a token."""
         self.crowds: dict[str, Counter[str]] = defaultdict(Counter)
         """Of an app, how many devices a user has."""
-        self.erased: dict[tuple[str, str], Erasure] = {}
         """By app and digest of the user."""
         self.keys: dict[str, ApiKey] = {}
         self.uses: dict[str, int] = {}

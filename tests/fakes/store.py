@@ -61,7 +61,6 @@ from pushsvc.store.queue.letter import DeadLetter, note_dropped
 from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, mark_of_retry, receipt_of, row_of
 from pushsvc.store.revoke.supersession import SUPERSEDED, order_at, order_of, places_at, places_of, was_accepted
 
-from .erasure import MemoryErasures
 from .expansions import MemoryExpansions
 from .feedback import MemoryAnswers, MemorySuppressions
 from .gauges import figures
@@ -634,7 +633,6 @@ class MemoryStore:
         self.keys = MemoryKeyRing(self._state)
         self.dead = MemoryDeadLetters(self._state)
         self.registry = MemoryRegistry(self._state)
-        self.erasures = MemoryErasures(self._state, self.registry, self.hash_key)
         self.expansions = MemoryExpansions(self._state)
         self.live = MemoryLive(self._state, self.registry)
         self.reported = MemoryReported(self._state)

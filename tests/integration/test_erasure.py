@@ -31,17 +31,14 @@ from pushsvc.store.erase.passes import KEEPERS, keepers
 from pushsvc.store.erase.subjects import Subjects
 from pushsvc.store.revoke.suppression import ERASED_FOR, outlived
 
-from ..fakes import MemoryStore
 from .registry_audit import audit
-from .servers import KINDS, Server
+from .servers import KINDS, Server, running_server
 from .test_registry import device
 from .test_store_kit import (
     NOW,
     SENT,
-    AnyStore,
     World,
     all_of,
-    backend_server,
     counts,
     eraser,
     play,
@@ -54,9 +51,8 @@ SHARDED = StoreConfig(shards=3)
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def real(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with backend_server(request.param) as found:
-        assert found is not None
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running_server(request.param) as found:
         yield found
 
 
@@ -91,7 +87,13 @@ def to(name: str, *devices: Device, raw: bool = False, lane: Any = "normal", sen
 ROUTES = [Route("shop", "apns"), Route("shop", "fcm")]
 
 
-async def settle_all(store: AnyStore, verdict: Any, outcome: Any, lane: Any = "normal") -> None:
+async def open_store_of(world: World, consumer: str = "a") -> Store:
+    store = await world.store(consumer)
+    assert isinstance(store, Store)
+    return store
+
+
+async def settle_all(store: Store, verdict: Any, outcome: Any, lane: Any = "normal") -> None:
     """What waits in a lane ends, or is to be retried."""
     for route in ROUTES:
         for taken in await take_all(store, lane, route):
@@ -99,10 +101,9 @@ async def settle_all(store: AnyStore, verdict: Any, outcome: Any, lane: Any = "n
             await store.queue.settle("shop", settlements, [taken.ref])
 
 
-def reported(store: AnyStore, each: Settlement) -> Settlement:
+def reported(store: Store, each: Settlement) -> Settlement:
     """With the store's own hash of the token, as a dispatcher would give it."""
-    key = store.hash_key if isinstance(store, Store) else bytes(32)
-    return replace(each, token_hash=hash_of(key, each.delivery.chunk.platform, each.delivery.target.token))
+    return replace(each, token_hash=hash_of(store.hash_key, each.delivery.chunk.platform, each.delivery.target.token))
 
 
 def hash_of(key: bytes, platform: str, token: str) -> str:
@@ -156,38 +157,13 @@ def traces(devices: list[Device], hash_key: bytes) -> list[bytes]:
     return found
 
 
-async def nothing_left(store: AnyStore, devices: list[Device]) -> None:
-    if isinstance(store, MemoryStore):
-        assert not any(str(each.token) in repr_of_state(store) for each in devices)
-        return
+async def nothing_left(store: Store, devices: list[Device]) -> None:
     for key, value in (await scan(store)).items():
         for trace in traces(devices, store.hash_key):
             assert trace not in key + value, (key, trace)
 
 
-def repr_of_state(store: MemoryStore) -> str:
-    """All that is in memory; the nouns leave tokens out of their repr, so their fields are walked."""
-    seen: list[str] = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, str | bytes):
-            seen.append(value.decode(errors="replace") if isinstance(value, bytes) else value)
-        elif isinstance(value, dict):
-            for pair in value.items():
-                walk(list(pair))
-        elif isinstance(value, list | tuple | set | frozenset):
-            for each in value:
-                walk(each)
-        elif hasattr(value, "__struct_fields__"):
-            walk([getattr(value, name) for name in value.__struct_fields__])
-        elif hasattr(value, "__dict__") and not callable(value):
-            walk(vars(value))
-
-    walk(vars(store._state))
-    return "\n".join(seen)
-
-
-async def fill(store: AnyStore) -> None:
+async def fill(store: Store) -> None:
     """Pushes of every fate to the four devices; each fate has its own push."""
     both = [*ANNA, *BERT]
     await store.registry.put_many("shop", both)
@@ -215,7 +191,7 @@ async def fill(store: AnyStore) -> None:
     await store.pushes.accept(to("scheduled-alone", *ANNA, send_at=NOW + 3_000_000))
 
 
-async def balance(store: AnyStore, name: str) -> dict[str, int]:
+async def balance(store: Store, name: str) -> dict[str, int]:
     status = await store.pushes.status("shop", name)
     found = counts(status)
     assert status is not None
@@ -223,9 +199,9 @@ async def balance(store: AnyStore, name: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("config", [StoreConfig(), SHARDED], ids=["one shard", "three"])
-def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server | None, config: StoreConfig) -> None:
+def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server, config: StoreConfig) -> None:
     async def story(world: World) -> None:
-        store = await world.store()
+        store = await open_store_of(world)
         await fill(store)
         erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
         assert (erased.devices, erased.done) == (2, True)
@@ -276,15 +252,14 @@ def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server | Non
         assert (await store.gauges({"shop": ("apns", "fcm")})).pending == {"urgent": 0, "normal": 0, "bulk": 0}
 
         assert await eraser(store).erase("shop", "anna@example.com", wait=1.0) == erased  # kept for an hour
-        if isinstance(store, Store):
-            await audit(store)
+        await audit(store)
 
     play(server, story, config)
 
 
-def test_who_was_erased_may_come_again(server: Server | None) -> None:
+def test_who_was_erased_may_come_again(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await world.store()
+        store = await open_store_of(world)
         await fill(store)
         assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
         await store.registry.put_many("shop", ANNA)
@@ -296,29 +271,23 @@ def test_who_was_erased_may_come_again(server: Server | None) -> None:
     play(server, story)
 
 
-def test_a_user_that_nobody_knows(server: Server | None) -> None:
+def test_a_user_that_nobody_knows(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await world.store()
+        store = await open_store_of(world)
         assert await eraser(store).erase("shop", "nobody", wait=1.0) == Erasure(0, True)
         assert await eraser(store).unfinished(["shop", "other"]) == []
 
     play(server, story)
 
 
-# --- what only real servers show --------------------------------------------------------------------
+# --- step by step -----------------------------------------------------------------------------------
 
 
-async def open_real(world: World, consumer: str = "a") -> Store:
-    store = await world.store(consumer)
-    assert isinstance(store, Store)
-    return store
-
-
-def test_it_goes_on_where_it_was_left_step_by_step(real: Server) -> None:
+def test_it_goes_on_where_it_was_left_step_by_step(server: Server) -> None:
     """Each call has time for one step; another process carries on each time."""
 
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await fill(store)
         first = await eraser(store).erase("shop", "anna@example.com", wait=0.0)
         assert (first.devices, first.done) == (2, False)
@@ -332,7 +301,7 @@ def test_it_goes_on_where_it_was_left_step_by_step(real: Server) -> None:
                 asked += 1
                 return asked > 1
 
-            await eraser(await open_real(world, f"worker-{steps % 3}")).work("shop", stopping=once)
+            await eraser(await open_store_of(world, f"worker-{steps % 3}")).work("shop", stopping=once)
             steps += 1
         assert steps > len(ORDER)
         await nothing_left(store, ANNA)
@@ -340,18 +309,18 @@ def test_it_goes_on_where_it_was_left_step_by_step(real: Server) -> None:
         assert (again.devices, again.done) == (2, True)
         assert again.removed["deliveries"] == 11
 
-    play(real, story)
+    play(server, story)
 
 
 @pytest.mark.parametrize("reached", ["letters", "receipts", "rows"])
 def test_who_comes_again_while_a_pass_is_under_way_is_erased_of_what_came_between(
-    real: Server, reached: str, monkeypatch: pytest.MonkeyPatch
+    server: Server, reached: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """She is asked for, comes again with her old token, is sent a push, and is asked for once more: the pass that was
     under way has gone by the queue, and does not speak for the second call."""
 
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await fill(store)
         assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
 
@@ -372,7 +341,7 @@ def test_who_comes_again_while_a_pass_is_under_way_is_erased_of_what_came_betwee
         assert await balance(store, "between") == {"queued": 2, "cancelled": 2, "state": "scheduled"}
         await nothing_left(store, ANNA)
 
-    play(real, story)
+    play(server, story)
 
 
 # --- what comes while an erasure goes on -----------------------------------------------------------
@@ -388,10 +357,10 @@ def accepted_now(name: str, *devices: Device, **how: Any) -> Push:
 
 @pytest.mark.parametrize("wait", [None, 60_000], ids=["at once", "scheduled"])
 def test_what_is_accepted_behind_the_last_look_is_not_sent_after_the_answer(
-    real: Server, wait: int | None, monkeypatch: pytest.MonkeyPatch
+    server: Server, wait: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         before: list[Push] = []
         late = store.erasures.keepers["late"]
@@ -420,16 +389,16 @@ def test_what_is_accepted_behind_the_last_look_is_not_sent_after_the_answer(
             sent += [taken.chunk.push_id for target in taken.chunk.targets if target.index not in taken.skip]
         assert sorted(sent) == sorted([before[0].id, after.id, after.id])
 
-    play(real, story)
+    play(server, story)
 
 
 def test_who_keeps_posting_to_the_token_does_not_keep_it_from_its_end(
-    real: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After every step of every look another push waits, in each place that is looked at."""
 
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         posted = steps = 0
 
@@ -458,14 +427,14 @@ def test_who_keeps_posting_to_the_token_does_not_keep_it_from_its_end(
         assert all(taken.skip == {0: "cancelled"} and taken.why == {0: "erased"} for taken in left)
         assert len(left) == posted - erased.removed["deliveries"]
 
-    play(real, story)
+    play(server, story)
 
 
-def test_what_a_dispatcher_ends_for_an_erasure_is_cancelled_and_counted(real: Server) -> None:
+def test_what_a_dispatcher_ends_for_an_erasure_is_cancelled_and_counted(server: Server) -> None:
     """What names her devices and what names their bare tokens, taken between the beginning and the passes."""
 
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         device_push, token_push = accepted_now("urgent", *ANNA, *BERT), accepted_now("urgent", *ANNA, *BERT, raw=True)
         for push in (device_push, token_push):
@@ -489,12 +458,12 @@ def test_what_a_dispatcher_ends_for_an_erasure_is_cancelled_and_counted(real: Se
         for push in (device_push, token_push):
             assert await balance(store, push.id) == {"sent": 2, "cancelled": 2, "state": "done"}
 
-    play(real, story)
+    play(server, story)
 
 
-def test_a_token_that_is_registered_while_its_erasure_goes_on_is_sent_what_comes_then(real: Server) -> None:
+def test_a_token_that_is_registered_while_its_erasure_goes_on_is_sent_what_comes_then(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         before = accepted_now("urgent", ANNA[0], raw=True)
         await store.pushes.accept(before)
@@ -508,14 +477,14 @@ def test_a_token_that_is_registered_while_its_erasure_goes_on_is_sent_what_comes
         found = {taken.chunk.push_id: taken.skip for taken in await take_all(store, "urgent")}
         assert found == {before.id: {0: "cancelled"}, after.id: {}}
 
-    play(real, story)
+    play(server, story)
 
 
-def test_what_an_erasure_has_marked_is_no_suppression(real: Server) -> None:
+def test_what_an_erasure_has_marked_is_no_suppression(server: Server) -> None:
     """No call lifts it, no figure counts it, and it has its time."""
 
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         tokens = [(each.platform, each.token) for each in ANNA]
         await store.registry.put_many("shop", ANNA)
         assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
@@ -531,30 +500,30 @@ def test_what_an_erasure_has_marked_is_no_suppression(real: Server) -> None:
             await store.link.call(*outlived(name, now_ms() + ERASED_FOR + 60_000))
         assert [await store.link.call("ZCARD", name) for name in names] == [0, 0]
 
-    play(real, story)
+    play(server, story)
 
 
-def test_a_dispatcher_that_says_nothing_is_named_in_the_answer(real: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dispatcher_that_says_nothing_is_named_in_the_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(world: World) -> None:
         monkeypatch.setattr("pushsvc.store.revoke.revocations.PATIENCE", 0.2)
-        store, silent = await open_real(world), await open_real(world, "silent")
+        store, silent = await open_store_of(world), await open_store_of(world, "silent")
         await silent.queue.enrol("shop")
         await store.registry.put_many("shop", [*ANNA, *BERT])
         erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
         assert (erased.done, erased.heard) == (True, False)
         assert not (await eraser(store).erase("shop", "bert@example.com", wait=30.0)).heard  # nobody waits again
 
-    play(real, story)
+    play(server, story)
 
 
-def test_several_at_once_are_erased_by_few_passes(real: Server) -> None:
+def test_several_at_once_are_erased_by_few_passes(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await fill(store)
         more = [device(f"user-{n}-phone", user=f"user-{n}") for n in range(20)]
         await store.registry.put_many("shop", more)
         await store.pushes.accept(to("to-all", *more, lane="bulk"))
-        others = [await open_real(world, f"api-{n}") for n in range(4)]
+        others = [await open_store_of(world, f"api-{n}") for n in range(4)]
         users = [*(f"user-{n}" for n in range(20)), "anna@example.com"]
         found = await asyncio.gather(
             *(eraser(others[n % 4]).erase("shop", user, wait=40.0) for n, user in enumerate(users))
@@ -565,15 +534,15 @@ def test_several_at_once_are_erased_by_few_passes(real: Server) -> None:
         await nothing_left(store, [*more, *ANNA])
         assert await balance(store, "to-all") == {"cancelled": 20, "state": "done"}
 
-    play(real, story)
+    play(server, story)
 
 
-def test_a_scheduled_push_that_is_cancelled_after_an_erasure_is_counted_once(real: Server) -> None:
+def test_a_scheduled_push_that_is_cancelled_after_an_erasure_is_counted_once(server: Server) -> None:
     def counted(reason: str) -> float:
         return float(telemetry.DELIVERIES.labels("shop", "apns", "cancelled", reason)._value.get())
 
     async def story(world: World) -> None:
-        store = await world.store()
+        store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         await store.pushes.accept(to("later", ANNA[0], BERT[0], device("other"), send_at=NOW + 3_000_000))
         erased, cancelled = counted("erased"), counted("cancelled")
@@ -586,12 +555,12 @@ def test_a_scheduled_push_that_is_cancelled_after_an_erasure_is_counted_once(rea
         await store.pushes.cancel("shop", "later")
         assert counted("cancelled") - cancelled == 2
 
-    play(real, story)
+    play(server, story)
 
 
-def test_what_a_dispatcher_holds_is_asked_back(real: Server) -> None:
+def test_what_a_dispatcher_holds_is_asked_back(server: Server) -> None:
     async def story(world: World) -> None:
-        store, dispatcher = await open_real(world), await open_real(world, "dispatcher")
+        store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
         await store.registry.put_many("shop", [*ANNA, *BERT])
         await store.pushes.accept(to("held", *ANNA, *BERT))
         await dispatcher.queue.enrol("shop")
@@ -616,15 +585,15 @@ def test_what_a_dispatcher_holds_is_asked_back(real: Server) -> None:
         await nothing_left(store, ANNA)
         assert await balance(store, "held") == {"retrying": 1, "queued": 1, "sent": 1, "cancelled": 1}
 
-    play(real, story)
+    play(server, story)
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_what_a_dead_dispatcher_held_goes_on_without_her(real: Server, waits: bool) -> None:
+def test_what_a_dead_dispatcher_held_goes_on_without_her(server: Server, waits: bool) -> None:
     """`waits`: the next dispatcher waits for entries meanwhile. What has ended, before or after, is not sent again."""
 
     async def story(world: World) -> None:
-        store, dispatcher = await open_real(world), await open_real(world, "dispatcher")
+        store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
         await store.registry.put_many("shop", [*ANNA, *BERT])
         more = [device(f"more-{n}") for n in range(3)]
         await store.pushes.accept(to("held", ANNA[0], BERT[0], *more))
@@ -640,14 +609,14 @@ def test_what_a_dead_dispatcher_held_goes_on_without_her(real: Server, waits: bo
         (again,) = await (reading or take(store))
         assert [target.index for target in again.chunk.targets] == ([1, 2, 4] if waits else [1, 4])
 
-    play(real, story)
+    play(server, story)
 
 
-def test_a_delivery_that_moves_while_it_is_looked_for(real: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delivery_that_moves_while_it_is_looked_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was in flight when the erasure began, and goes to the retries just after these were looked at."""
 
     async def story(world: World) -> None:
-        store, dispatcher = await open_real(world), await open_real(world, "dispatcher")
+        store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
         await store.registry.put_many("shop", [*ANNA, *BERT])
         await store.pushes.accept(to("moving", ANNA[0], BERT[0]))
         (taken,) = await take(dispatcher)
@@ -668,12 +637,12 @@ def test_a_delivery_that_moves_while_it_is_looked_for(real: Server, monkeypatch:
         await nothing_left(store, ANNA)
         assert await balance(store, "moving") == {"retrying": 1, "cancelled": 1}
 
-    play(real, story)
+    play(server, story)
 
 
-def test_tokens_of_earlier_registrations_are_found_by_the_device(real: Server) -> None:
+def test_tokens_of_earlier_registrations_are_found_by_the_device(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         old = replace(ANNA[0], token="0ld0" * 16)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         # By its id and the old token, and by the old token alone: the second is only known when the first was found.
@@ -684,12 +653,12 @@ def test_tokens_of_earlier_registrations_are_found_by_the_device(real: Server) -
         await nothing_left(store, [*ANNA, old])
         assert await balance(store, "queued") == {"queued": 1, "cancelled": 1}
 
-    play(real, story)
+    play(server, story)
 
 
-def test_a_large_push_and_what_nobody_can_read(real: Server) -> None:
+def test_a_large_push_and_what_nobody_can_read(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         crowd = [device(f"crowd-{n}") for n in range(1500)]
         await store.pushes.accept(to("large", *crowd[:700], ANNA[0], *crowd[700:]))
@@ -709,12 +678,12 @@ def test_a_large_push_and_what_nobody_can_read(real: Server) -> None:
         assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 1
         assert await store.dead.count("shop", DeadFilter()) == 1500
 
-    play(real, story)
+    play(server, story)
 
 
-def test_rows_that_stand_together_keep_the_others(real: Server) -> None:
+def test_rows_that_stand_together_keep_the_others(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         await store.pushes.accept(to("sent", *(device(f"crowd-{n}") for n in range(40)), *ANNA, *BERT))
         await settle_all(store, Ended("sent"), None)
@@ -729,18 +698,18 @@ def test_rows_that_stand_together_keep_the_others(real: Server) -> None:
             for row in before
         ]
 
-    async def rows(store: AnyStore, name: str) -> list[DeliveryRow]:
+    async def rows(store: Store, name: str) -> list[DeliveryRow]:
         found = await store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=100)
         assert found is not None
         assert len(found[0]) == 40 + len(ANNA) + len(BERT)
         return found[0]
 
-    play(real, story)
+    play(server, story)
 
 
-def test_content_goes_with_its_last_letter(real: Server) -> None:
+def test_content_goes_with_its_last_letter(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         crowd = [device(f"crowd-{n}") for n in range(40)]
         await store.pushes.accept(to("hers", *ANNA, *crowd))
@@ -769,14 +738,14 @@ def test_content_goes_with_its_last_letter(real: Server) -> None:
                 await store.queue.settle("shop", all_of(taken, Ended("sent"), SENT)[0], [taken.ref])
         assert await store.link.call("HLEN", keys.content("shop", 0, "open")) == 0
 
-    play(real, story)
+    play(server, story)
 
 
-def test_the_limiters_digests_go_too(real: Server) -> None:
+def test_the_limiters_digests_go_too(server: Server) -> None:
     from pushsvc.model.rates import Rate
 
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         for _ in range(3):
             await store.limiter.admit(ROUTES[0], Rate(1, 3600), [ANNA[0].token, BERT[0].token])
@@ -789,7 +758,7 @@ def test_the_limiters_digests_go_too(real: Server) -> None:
         names = [key for key in await scan(store) if b":lim:" in key]
         return [field for name in names for field in await store.link.call("HKEYS", name)]
 
-    play(real, story)
+    play(server, story)
 
 
 # --- the table --------------------------------------------------------------------------------------
@@ -803,9 +772,9 @@ def test_every_key_of_the_table_has_a_keeper_or_a_reason() -> None:
     assert named == {*ORDER, "erasures"} - {"late", "later letters"}  # which are looked through once more
 
 
-def test_every_name_has_its_keeper(real: Server) -> None:
+def test_every_name_has_its_keeper(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await open_real(world)
+        store = await open_store_of(world)
         own = keepers(store.link, store.config, store.queue, None, None, bytes(32), lambda: 0)  # type: ignore[arg-type]  # is not asked
         assert set(own) == set(ORDER)
         for name in ORDER:
@@ -813,7 +782,7 @@ def test_every_name_has_its_keeper(real: Server) -> None:
             assert step.removed == {}
         assert len(set(WHAT)) == len(WHAT)
 
-    play(real, story)
+    play(server, story)
 
 
 # --- pushes to an audience --------------------------------------------------------------------------
@@ -824,9 +793,9 @@ def to_audience(name: str, audience: Audience, send_at: int | None = None) -> Pu
     return Push(name, "shop", "bulk", NOW, NOW + 3_600_000, messages, {}, False, send_at, encode_audience(audience))
 
 
-def test_an_audience_names_her_no_more_and_everybody_else(server: Server | None) -> None:
+def test_an_audience_names_her_no_more_and_everybody_else(server: Server) -> None:
     async def story(world: World) -> None:
-        store = await world.store()
+        store = await open_store_of(world)
         more = [device(f"more-{n}", user=f"more-{n}") for n in range(3)]
         await store.registry.put_many("shop", [*ANNA, *BERT, *more])
         both = ("anna@example.com", "bert@example.com")
@@ -863,7 +832,7 @@ def test_an_audience_names_her_no_more_and_everybody_else(server: Server | None)
     play(server, story)
 
 
-def test_what_named_nobody_else_goes_with_its_text(server: Server | None) -> None:
+def test_what_named_nobody_else_goes_with_its_text(server: Server) -> None:
     """However far its time is, and also where she has no device any more. Everybody else's text stays."""
     anna, bert, month = "anna@example.com", "bert@example.com", NOW + 30 * 86_400_000
     hers: dict[str, Audience] = {
@@ -881,25 +850,24 @@ def test_what_named_nobody_else_goes_with_its_text(server: Server | None) -> Non
     }
     by_name = {"users", "where", "where-and"}
 
-    async def accept(store: AnyStore, name: str, audience: Audience) -> None:
+    async def accept(store: Store, name: str, audience: Audience) -> None:
         push = to_audience(name, audience, month)
         messages = {platform: Message(platform, f"text of {name}.".encode()) for platform in ("apns", "fcm")}
         await store.pushes.accept(replace(push, messages=messages))
 
-    async def holds(store: AnyStore, gone: set[str]) -> None:
+    async def holds(store: Store, gone: set[str]) -> None:
         for name in [*hers, *others]:
             status = await store.pushes.status("shop", name)
             assert status is not None
             assert (status.state, status.counts.total) == ("done" if name in gone else status.state, 0)
             assert (await store.expansions.load("shop", name) is None) == (name in gone), name
         assert {each.push_id for each in await store.expansions.due(["shop"])} == set()
-        if isinstance(store, Store):
-            everything = b"".join((await scan(store)).values())
-            for name in [*hers, *others]:
-                assert (f"text of {name}.".encode() in everything) == (name not in gone), name
+        everything = b"".join((await scan(store)).values())
+        for name in [*hers, *others]:
+            assert (f"text of {name}.".encode() in everything) == (name not in gone), name
 
     async def story(world: World) -> None:
-        store = await world.store()
+        store = await open_store_of(world)
         for name, audience in {**hers, **others}.items():
             await accept(store, name, audience)
         erased = await eraser(store).erase("shop", anna, wait=30.0)
@@ -915,11 +883,11 @@ def test_what_named_nobody_else_goes_with_its_text(server: Server | None) -> Non
     play(server, story)
 
 
-def test_an_expansion_under_way_goes_on_at_its_place(server: Server | None) -> None:
+def test_an_expansion_under_way_goes_on_at_its_place(server: Server) -> None:
     """It has passed some of its users when one of them, and one that is to come, are erased."""
 
     async def story(world: World) -> None:
-        store = await world.store()
+        store = await open_store_of(world)
         many = [device(f"user-{n}-phone", user=f"user-{n}") for n in range(8)]
         await store.registry.put_many("shop", many)
         audience = ByUsers(tuple(f"user-{n}" for n in range(8)))

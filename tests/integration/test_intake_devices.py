@@ -117,7 +117,7 @@ def test_an_erasure_warns_of_a_dispatcher_that_says_nothing() -> None:
         async def erase(app: str, user: str, *, wait: float) -> Erasure:
             return Erasure(1, True, {"deliveries": 2}, heard=False)
 
-        service.memory.erasures.erase = erase  # type: ignore[method-assign]
+        service.erasures.erase = erase  # type: ignore[method-assign]
         status, reported = await ask(session, "DELETE", "/v1/users/anna")
         assert (status, reported["done"], reported["removed"]["deliveries"]) == (200, True, 2)
         assert reported["warnings"] == [{"path": "user", "message": UNHEARD}]

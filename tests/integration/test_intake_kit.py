@@ -41,6 +41,7 @@ from pushsvc.model.routing import table_of
 from pushsvc.model.status import Counts, DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.channels import Channel, Storage
 from pushsvc.ports.conditions import Condition
+from pushsvc.ports.erasure import Erasure
 from pushsvc.ports.keyring import KeyRing
 from pushsvc.ports.limits import Limiter
 from pushsvc.ports.provider import RenderError
@@ -303,6 +304,19 @@ class Reported:
         return b"# HELP x y\n"
 
 
+class Erasures:
+    """Removes the devices of users at once, and remembers how many each had."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._erased: dict[tuple[str, str], int] = {}
+
+    async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
+        if ids := [each.id for each in await self._registry.of_user(app, user)]:
+            self._erased[app, user] = len(await self._registry.revise(app, ids, lambda device: None))
+        return Erasure(self._erased.get((app, user), 0), True)
+
+
 @dataclass
 class Service:
     """A running server, its store, and what it says of its readiness. `now` is its clock in seconds, for key caches."""
@@ -321,6 +335,10 @@ class Service:
     ring: KeyRing | None = None
     memory: MemoryStore = field(default_factory=MemoryStore)
     channels: Channels = field(default_factory=Channels)
+    erasures: Erasures = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.erasures = Erasures(self.registry)
 
     @property
     def dead(self) -> MemoryDeadLetters:
@@ -367,7 +385,7 @@ class Service:
             keys=self.ring or self.store,
             dead=self.dead,
             registry=self.registry,
-            erasures=self.memory.erasures,
+            erasures=self.erasures,  # type: ignore[arg-type]  # a part of the port
             suppressions=self.memory.suppressions,
             channels=self.channels,
             live=self.memory.live,

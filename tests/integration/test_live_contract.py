@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Platform
 from pushsvc.ports.live import (
-    MAX_NAMED,
     Acked,
     Append,
     Appended,
@@ -39,7 +38,7 @@ from pushsvc.rules.audience import owner_of
 from pushsvc.store import StoreConfig, wall_clock
 
 from .servers import Server
-from .test_store_kit import NOW, AnyStore, World, eraser, make_push, play
+from .test_store_kit import NOW, AnyStore, World, make_push, play
 
 HOUR = 3_600_000
 LASTING = StoreConfig(alive_ttl=3600.0)
@@ -839,42 +838,6 @@ def test_content_is_kept_once_a_push(server: Server | None) -> None:
         assert await live.contents("shop", []) == {}
 
     play(server, story, StoreConfig(shards=3, alive_ttl=3600.0) if server else None)
-
-
-def test_contents_go_with_the_erasure_of_the_last_device_that_they_are_for(server: Server | None) -> None:
-    """Whatever became of the references to them, and whether the other devices of their pushes use the channel."""
-
-    async def story(world: World) -> None:
-        store = await opened(world, "hers", "hers too")
-        live, users = store.live, eraser(store)
-        await store.registry.put("shop", phone("his", "bob"))
-        old, new = push_of("old", collapse="order"), push_of("new", at=NOW + 1, collapse="order")
-        for push in (old, new):
-            await keep(live, push, b"body", "hers")
-            await append(live, push, "hers")
-        for number in range(4):
-            push = push_of(f"over-{number}")
-            await keep(live, push, b"body", "hers too")
-            await append(live, push, "hers too")
-        await keep(live, push_of("of two", total=2), b"body", "hers")  # the other one is outside the channel
-        await keep(live, push_of("audience", total=0), b"body", "hers")
-        await keep(live, push_of("audience", total=0), b"body", "hers too")
-        await keep(live, push_of("shared", total=0), b"body", "hers")
-        await keep(live, push_of("shared", total=0), b"body", "his")
-        many = [f"d{number}" for number in range(MAX_NAMED)]
-        await keep(live, push_of("many", total=0), b"body", "hers")
-        await keep(live, push_of("many", total=0), b"body", *many)
-        await keep(live, push_of("many", total=0), b"body", "hers")
-        await keep(live, push_of("large", total=0), b"body")
-        await keep(live, push_of("large", total=0), b"body", "hers")
-        names = ["old", "new", "of two", "audience", *(f"over-{number}" for number in range(4))]
-        assert set(await live.contents("shop", names)) == set(names)
-        assert (await users.erase("shop", "ann", wait=30.0)).devices == 2
-        assert set(await live.contents("shop", [*names, "shared", "many", "large"])) == {"shared", "many", "large"}
-        assert (await users.erase("shop", "bob", wait=30.0)).devices == 1
-        assert set(await live.contents("shop", ["shared", "many", "large"])) == {"many", "large"}
-
-    play(server, story, StoreConfig(history=2, alive_ttl=3600.0))
 
 
 def test_an_inbox_hands_out_everything_in_order_and_waits_for_the_next(server: Server | None) -> None:

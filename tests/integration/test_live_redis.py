@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from pushsvc.errors import StoreUnavailable, Unreadable
 from pushsvc.ports.live import (
+    MAX_NAMED,
     Append,
     Connected,
     Cut,
@@ -468,6 +469,43 @@ def test_cleanup_notes_that_a_device_which_stays_connected_lives(server: Server)
 
     server.flush()
     play(server.url, story)
+
+
+def test_contents_go_with_the_erasure_of_the_last_device_that_they_are_for(server: Server) -> None:
+    """Whatever became of the references to them, and whether the other devices of their pushes use the channel."""
+
+    async def story(store: Store) -> None:
+        await registered(store, "hers", "hers too")
+        live, users = store.live, eraser(store)
+        await store.registry.put("shop", phone("his", "bob"))
+        old, new = push_of("old", collapse="order"), push_of("new", at=NOW + 1, collapse="order")
+        for push in (old, new):
+            await keep(live, push, b"body", "hers")
+            await append(live, push, "hers")
+        for number in range(4):
+            push = push_of(f"over-{number}")
+            await keep(live, push, b"body", "hers too")
+            await append(live, push, "hers too")
+        await keep(live, push_of("of two", total=2), b"body", "hers")  # the other one is outside the channel
+        await keep(live, push_of("audience", total=0), b"body", "hers")
+        await keep(live, push_of("audience", total=0), b"body", "hers too")
+        await keep(live, push_of("shared", total=0), b"body", "hers")
+        await keep(live, push_of("shared", total=0), b"body", "his")
+        many = [f"d{number}" for number in range(MAX_NAMED)]
+        await keep(live, push_of("many", total=0), b"body", "hers")
+        await keep(live, push_of("many", total=0), b"body", *many)
+        await keep(live, push_of("many", total=0), b"body", "hers")
+        await keep(live, push_of("large", total=0), b"body")
+        await keep(live, push_of("large", total=0), b"body", "hers")
+        names = ["old", "new", "of two", "audience", *(f"over-{number}" for number in range(4))]
+        assert set(await live.contents("shop", names)) == set(names)
+        assert (await users.erase("shop", "ann", wait=30.0)).devices == 2
+        assert set(await live.contents("shop", [*names, "shared", "many", "large"])) == {"shared", "many", "large"}
+        assert (await users.erase("shop", "bob", wait=30.0)).devices == 1
+        assert set(await live.contents("shop", ["shared", "many", "large"])) == {"many", "large"}
+
+    server.flush()
+    play(server.url, story, replace(LASTING, history=2))
 
 
 def test_an_erasure_takes_streams_and_tokens(server: Server) -> None:

@@ -24,7 +24,7 @@ from pushsvc.store import Store, StoreConfig
 
 from .registry_audit import audit
 from .servers import Server
-from .test_registry import device, everyone
+from .test_registry import device, everyone, remove_user
 from .test_store_kit import AnyStore, Backend, World, backend_server
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ class RegistryMachine(RuleBasedStateMachine):
         expected = [each for each in self.model.values() if each.user == user]
         for each in expected:
             del self.model[each.id]
-        removed = self.run(self.registry.remove_user("shop", user))
+        removed = self.run(remove_user(self.registry, user))
         assert _by_id(removed) == _by_id(expected)
 
     @rule(name=ids, topic=topics)
@@ -304,7 +304,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Everything goes; no key is left but the counters and a block that is still being filled."""
         try:
-            self.run(self.registry.remove_user("shop", "crowd"))
+            self.run(remove_user(self.registry, "crowd"))
             for name in self.model:
                 assert self.run(self.registry.remove("shop", name)) == (name in IDS)
             self.model = {}

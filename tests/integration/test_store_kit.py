@@ -73,9 +73,9 @@ class World:
         await self._stack.aclose()
 
 
-def eraser(store: Store | MemoryStore) -> Erasures:
+def eraser(store: Store) -> Erasures:
     """What erases users from this store."""
-    return store.erasures if isinstance(store, MemoryStore) else Eraser(store.registry, store.erasures, store.locks)
+    return Eraser(store.registry, store.erasures, store.locks)
 
 
 @contextmanager

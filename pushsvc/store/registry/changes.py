@@ -159,12 +159,6 @@ class Desk:
     def of_user(self, user: str) -> list[Device]:
         return [device for device in self.devices.values() if device.user == user]
 
-    def remove_user(self, user: str) -> list[Device]:
-        devices = self.of_user(user)
-        for device in devices:
-            self.remove(device.id)
-        return devices
-
     def changes(self) -> list[DeviceChange]:
         """Return the changes to write, removals first."""
         places = {device_id: self._places.get(device_id) for device_id in self.devices}

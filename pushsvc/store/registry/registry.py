@@ -164,9 +164,6 @@ class RedisRegistry:
         """Return whether the user has devices that this version cannot read: `of_user` leaves them out."""
         return bool((await self._find(app, DeviceQuery(users=[user]))).unreadable)
 
-    async def remove_user(self, app: str, user: str) -> list[Device]:
-        return await self._change(app, DeviceQuery(users=[user]), lambda desk: desk.remove_user(user))
-
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
         return await self._change_one(app, device_id, lambda desk: desk.subscribe(device_id, topic))
 
