@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from pushsvc.model.delivery import Arrival
 from pushsvc.model.push import Platform
 from pushsvc.model.routing import CARRIERS
-from pushsvc.model.status import DeviceEvent
 from pushsvc.ports.live import (
     EVENTS,
     MAX_NAMED,
@@ -523,12 +522,7 @@ class MemoryLive:
     # --- events -----------------------------------------------------------------------------------
 
     async def report(self, app: str, reports: Sequence[EventReport], *, log: bool = False) -> list[Platform | None]:
-        found = [self._report(app, each) for each in reports]
-        for each, platform in zip(reports, found, strict=True):
-            if log and platform is not None:
-                event = DeviceEvent(self._state.clock(), each.push_id, each.device_id, each.event, platform)
-                self._state.reported[app].append((f"{next(self._state.numbers)}-0", event))
-        return found
+        return [self._report(app, each) for each in reports]
 
     def _report(self, app: str, report: EventReport) -> Platform | None:
         ordinal = self._ordinal(app, report.device_id)

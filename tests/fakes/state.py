@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
-from pushsvc.model.access import ApiKey
 from pushsvc.model.codec import split
 from pushsvc.model.delivery import (
     ENDS,
@@ -25,7 +24,7 @@ from pushsvc.model.delivery import (
 )
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Chunk, Lane, Platform, Push, PushState, Route
-from pushsvc.model.status import DeliveryRow, DeviceEvent, FeedbackEvent, PushStatus
+from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import Revoked
 from pushsvc.ports.letters import ReplayStatus
 from pushsvc.rules.freeze import Answers
@@ -159,7 +158,6 @@ class State:
         self.retries: dict[Route, list[tuple[int, Chunk]]] = defaultdict(list)
         self.receipts: dict[str, Stream[Receipt]] = defaultdict(lambda: Stream(self.numbers))
         self.events: dict[str, list[tuple[str, FeedbackEvent]]] = defaultdict(list)
-        self.reported: dict[str, list[tuple[str, DeviceEvent]]] = defaultdict(list)
         self.answers: dict[Route, dict[int, Answers]] = defaultdict(lambda: defaultdict(Answers))
         self.dead: dict[str, dict[int, DeadLetter]] = defaultdict(dict)
         self.replays: dict[tuple[str, str], ReplayStatus] = {}
@@ -179,8 +177,6 @@ class State:
         self.crowds: dict[str, Counter[str]] = defaultdict(Counter)
         """Of an app, how many devices a user has."""
         """By app and digest of the user."""
-        self.keys: dict[str, ApiKey] = {}
-        self.uses: dict[str, int] = {}
         self.once: dict[tuple[str, bytes], bytes] = {}
         self.alive: set[str] = set()
         self.live = LiveState()

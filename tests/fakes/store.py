@@ -18,7 +18,6 @@ import msgspec
 
 from pushsvc import runtime
 from pushsvc.errors import Conflict
-from pushsvc.model.access import ApiKey
 from pushsvc.model.codec import split
 from pushsvc.model.delivery import (
     Arrival,
@@ -41,7 +40,7 @@ from pushsvc.model.push import (
     Target,
 )
 from pushsvc.model.routing import CARRIERS, platform_of
-from pushsvc.model.status import DeliveryRow, DeviceEvent, FeedbackEvent, PushStatus
+from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from pushsvc.ports.figures import Gauges
 from pushsvc.ports.pushes import DevicePushes, KeptPush, ListedPush, PushFilter
@@ -565,50 +564,6 @@ class MemoryReceipts:
         return EventPage([entry for entry in self._state.events[app] if parse_event_id(entry[0])[:2] > start][:limit])
 
 
-class MemoryReported:
-    """The log of what devices report, as it is read, in memory."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    async def events(self, app: str, *, after: str, limit: int) -> EventPage[DeviceEvent]:
-        start = parse_event_id(after)[:2]
-        return EventPage([entry for entry in self._state.reported[app] if parse_event_id(entry[0])[:2] > start][:limit])
-
-
-class MemoryKeyRing:
-    """`KeyRing` in memory."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    async def add(self, key: ApiKey) -> bool:
-        same = [each for each in self._state.keys.values() if (each.app, each.name) == (key.app, key.name)]
-        if any(each.sha256 != key.sha256 for each in same):
-            return False
-        self._state.keys[key.sha256] = key
-        return True
-
-    async def all(self) -> list[ApiKey]:
-        return sorted(self._state.keys.values(), key=lambda key: (key.app, key.name, key.sha256))
-
-    async def find(self, sha256: str) -> ApiKey | None:
-        return self._state.keys.get(sha256)
-
-    async def revoke(self, name: str, app: str) -> bool:
-        found = [key.sha256 for key in await self.all() if key.name == name and key.app == app]
-        for sha256 in found:
-            del self._state.keys[sha256]
-        return bool(found)
-
-    async def note_use(self, hashes: Collection[str], *, configured: Collection[str] = ()) -> None:
-        for sha256 in {*hashes} & {*configured, *self._state.keys}:
-            self._state.uses.setdefault(sha256, self._state.clock())
-
-    async def last_used(self, hashes: Sequence[str]) -> list[int | None]:
-        return [self._state.uses.get(sha256) for sha256 in hashes]
-
-
 class MemoryStore:
     """The face of `Store`, for one consumer. `as_consumer` gives another one of the same store."""
 
@@ -630,12 +585,10 @@ class MemoryStore:
         self.receipts = MemoryReceipts(self._state, consumer)
         self.answers = MemoryAnswers(self._state)
         self.suppressions = MemorySuppressions(self._state)
-        self.keys = MemoryKeyRing(self._state)
         self.dead = MemoryDeadLetters(self._state)
         self.registry = MemoryRegistry(self._state)
         self.expansions = MemoryExpansions(self._state)
         self.live = MemoryLive(self._state, self.registry)
-        self.reported = MemoryReported(self._state)
 
     def as_consumer(self, consumer: str) -> MemoryStore:
         """What a process of that name would see that has just started."""

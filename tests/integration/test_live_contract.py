@@ -17,8 +17,6 @@ from pushsvc.ports.live import (
     Appended,
     Connected,
     Cut,
-    EventCounts,
-    EventReport,
     Live,
     LiveContent,
     LivePush,
@@ -859,40 +857,3 @@ def test_an_inbox_hands_out_everything_in_order_and_waits_for_the_next(server: S
         assert (received.items, received.lost) == (cuts[240:], False)
 
     play(server, story, LASTING)
-
-
-def test_each_event_of_a_device_counts_once(server: Server | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.store.feedback.log.SETTLED", -60_000)
-
-    async def story(world: World) -> None:
-        names = [f"d{number}" for number in range(400)]
-        store = await opened(world, *names, user=None)
-        live = store.live
-        await store.pushes.accept(make_push("p"))
-        await store.pushes.accept(make_push("q"))
-        first = [EventReport("p", name, "arrived") for name in names]
-        assert await live.report("shop", first, log=True) == ["fcm"] * 400
-        more = [*first, EventReport("p", "d3", "shown")]
-        assert await live.report("shop", more, log=True) == [None] * 400 + ["fcm"]
-        odd = [
-            EventReport("none", "d1", "shown"),
-            EventReport("q", "nobody", "shown"),
-            EventReport("q", "d1", "opened"),
-        ]
-        assert await live.report("shop", [*odd, odd[-1]], log=True) == [None, None, "fcm", None]
-        await live.report("shop", [EventReport("q", "d2", "opened"), EventReport("q", "d2", "dismissed")])
-        assert await live.events("shop", ["p", "q", "none"]) == [
-            EventCounts(arrived=400, shown=1),
-            EventCounts(opened=2, dismissed=1),
-            EventCounts(),
-        ]
-        assert await live.report("shop", []) == []
-        # What was counted first stands once in the log, where one was asked for.
-        logged = (await store.reported.events("shop", after="", limit=1000)).events
-        found = [(event.push_id, event.device_id, event.event, event.platform) for _, event in logged]
-        counted = [*((*key, "fcm") for key in (("p", name, "arrived") for name in names)), ("p", "d3", "shown", "fcm")]
-        assert sorted(found) == sorted([*counted, ("q", "d1", "opened", "fcm")])
-        assert [each for each in found if each[0] == "p"] == counted
-        assert len({event_id for event_id, _ in logged}) == 402
-
-    play(server, story, StoreConfig(shards=3, alive_ttl=3600.0) if server else None)

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from pushsvc.errors import Conflict, InvalidRequest
-from pushsvc.model.access import ApiKey
 from pushsvc.model.delivery import (
     BadNotification,
     Ended,
@@ -764,26 +763,6 @@ def test_take_waits_for_a_receipt(server: Server | None) -> None:
         await asyncio.sleep(0)
         await _bury(world, make_push("p", 1))
         assert [receipt.token for _, receipt in await waiting] == ["p-0"]
-
-    play(server, story)
-
-
-# --- keys -----------------------------------------------------------------------------------------
-
-
-def test_keys_are_kept_found_and_revoked(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        ring = (await world.store()).keys
-        one = ApiKey("backend", "shop", "a" * 64, ("push", "devices"), NOW)
-        two = ApiKey("backend", "other", "b" * 64, ("admin",))
-        await ring.add(two)
-        await ring.add(one)
-        assert await ring.all() == [two, one]
-        assert await ring.find("a" * 64) == one
-        assert await ring.find("c" * 64) is None
-        assert await ring.revoke("backend", "shop")
-        assert not await ring.revoke("backend", "shop")
-        assert await ring.all() == [two]
 
     play(server, story)
 

@@ -352,6 +352,23 @@ def test_what_is_due_is_counted_without_looking_at_each(server: Server) -> None:
 # --- other lists ----------------------------------------------------------------------------------
 
 
+def test_keys_are_kept_found_and_revoked(server: Server) -> None:
+    async def story(store: Store) -> None:
+        ring = store.keys
+        one = ApiKey("backend", "shop", "a" * 64, ("push", "devices"), NOW)
+        two = ApiKey("backend", "other", "b" * 64, ("admin",))
+        await ring.add(two)
+        await ring.add(one)
+        assert await ring.all() == [two, one]
+        assert await ring.find("a" * 64) == one
+        assert await ring.find("c" * 64) is None
+        assert await ring.revoke("backend", "shop")
+        assert not await ring.revoke("backend", "shop")
+        assert await ring.all() == [two]
+
+    play(server, story)
+
+
 def test_large_hashes_and_many_commands_go_in_parts(server: Server) -> None:
     async def story(store: Store) -> None:
         made = [ApiKey(f"key-{number}", "shop", f"{number:064}", ()) for number in range(1200)]
