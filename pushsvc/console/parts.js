@@ -55,8 +55,6 @@ export const State = ({ of, children }) => {
   return html`<span class="state ${kind}"><span aria-hidden="true">${sign}</span>${children ?? of}</span>`;
 };
 
-export const Link = ({ page, item, query, children, ...rest }) => html`<a href=${to(page, item, query)} ...${rest}>${children}</a>`;
-
 export function Copy({ text, label = "copy" }) {
   const [done, say] = useState(false);
   const copy = async () => {

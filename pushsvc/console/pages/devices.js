@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
 import { at, get } from "../api.js";
-import { number, plural } from "../format.js";
+import { number } from "../format.js";
 import { Age, Asked, Command, Filter, Pager, Prose, State, Table, useDocument, useNow } from "../parts.js";
 import { filter, go, to } from "../router.js";
 

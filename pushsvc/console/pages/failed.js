@@ -3,7 +3,7 @@
 import { html, useState } from "../vendor/preact-htm.js";
 import { Chart } from "../chart.js";
 import { act, at, get } from "../api.js";
-import { number, plural } from "../format.js";
+import { number } from "../format.js";
 import { Act, Age, Asked, Filter, Pager, Prose, State, Table, Time, useDocument, useNow } from "../parts.js";
 import { to } from "../router.js";
 

@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
 import { act, at, get } from "../api.js";
 import { number, plural, span } from "../format.js";
-import { Act, Age, Asked, Choice, Filter, Pager, State, Table, Time, useDocument, useNow } from "../parts.js";
+import { Act, Asked, Choice, Filter, Pager, State, Table, Time, useDocument, useNow } from "../parts.js";
 import { to } from "../router.js";
 
 export const stateOf = (push) => (push.state === "sending" && push.counts.retrying > 0 && push.counts.retrying === push.counts.queued + push.counts.retrying ? "retrying" : push.state);

@@ -3,7 +3,7 @@
 import { html } from "../vendor/preact-htm.js";
 import { act } from "../api.js";
 import { number, plural, span } from "../format.js";
-import { Act, Age, Asked, Facts, Prose, State, Table, Time, useDocument, useNow } from "../parts.js";
+import { Act, Asked, Facts, Prose, State, Table, Time, useDocument, useNow } from "../parts.js";
 
 const tested = (answer) => `${answer.ok ? "It works" : "It does not work"}: ${answer.host} ${answer.status ? `answers ${answer.status}` : "gives no answer"}${answer.reason ? ` (${answer.reason})` : ""} in ${span(answer.seconds)}.`;
 
