@@ -54,11 +54,6 @@ class MemoryExpansions:
         walk.due = self._state.clock() + wait
         return wait
 
-    async def set_aside(self, which: Waiting, why: str) -> None:
-        record = self._state.pushes[which.app, which.push_id]
-        record.walk = None
-        record.state = "done" if record.left == 0 else "sending"
-
     def _walk(self, app: str, push_id: str) -> Walk | None:
         record = self._state.pushes.get((app, push_id))
         return None if record is None else record.walk

@@ -23,7 +23,6 @@ State = Literal["empty", "full", "stale", "refused", "alarm"]
 STATES: tuple[State, ...] = get_args(State)
 
 PUSH = "019adf3c-7a10-7cc3-98c4-dc0c0c07398f"
-LETTER = "018f22e2-79b0-7cc3-98c4-{:012x}"
 REFUSED = {
     "type": "/docs/guide/reference/errors.md#unavailable",
     "title": "The service is not ready",

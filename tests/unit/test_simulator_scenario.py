@@ -83,9 +83,7 @@ _TIMES = st.none() | st.integers(1, 10**8)
 _NUMBERED = ("slow", "since", "sender", "retry-after", "retry-at")
 _ACTIONS = st.one_of(
     st.builds(Action, _NAMES, st.none(), _TIMES),
-    st.builds(
-        Action, st.sampled_from(("slow", "since", "sender", "retry-after", "retry-at")), st.integers(0, 10**14), _TIMES
-    ),
+    st.builds(Action, st.sampled_from(_NUMBERED), st.integers(0, 10**14), _TIMES),
     st.builds(Action, st.just("status"), st.integers(200, 599), _TIMES),
 )
 _UNIQUE = st.text("abcXYZ019_.,:-", min_size=1, max_size=20)
