@@ -22,12 +22,6 @@ class AppGauges(Struct, frozen=True):
     """Deliveries that wait until a device acknowledges them, by the channel that is to carry them on, if any."""
     scheduled: int
     """Deliveries of pushes that wait for their time; these are not pending yet."""
-    entries: dict[Platform, dict[Lane, int]]
-    """Entries in the streams of the lanes, including those that are being sent."""
-    in_flight: dict[Platform, dict[Lane, int]]
-    """Entries that were read and not yet finished."""
-    consumers: dict[Platform, dict[Lane, int]]
-    """The number of members of the lanes' consumer groups: the maximum over all shards."""
     suppressed: dict[Platform, int]
     dead_letters: int
     receipts: int

@@ -9,36 +9,21 @@ from pushsvc.ports.figures import AppGauges
 
 from .state import State
 
-_Counted = dict[Platform, dict[Lane, int]]
-
 
 def figures(state: State, app: str, platforms: Sequence[Platform]) -> AppGauges:
     """Where one app stands."""
-    pending: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
-    entries: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
-    in_flight: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
-    consumers: _Counted = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
+    pending: dict[Platform, dict[Lane, int]] = {platform: dict.fromkeys(LANES, 0) for platform in platforms}
     records = [record for (owner, _), record in state.pushes.items() if owner == app]
     for record in records:
         for index, channel in record.places.items():
             if channel in pending and index not in record.ended:
                 pending[channel][record.push.lane] += 1
-    for platform in platforms:
-        for lane in LANES:
-            stream = state.lanes[app, platform, lane]
-            owners = [owner for owner in stream.owner.values() if owner is not None]
-            entries[platform][lane] = len(stream.entries)
-            in_flight[platform][lane] = len(owners)
-            consumers[platform][lane] = len(set(owners))
     waiting = {platform: _marks_of(state, Route(app, platform)) for platform in platforms}
     return AppGauges(
         pending=pending,
         retry_pending={platform: marks.count("") for platform, marks in waiting.items()},
         ack_pending={platform: marks.count("w") for platform, marks in waiting.items()},
         scheduled=sum(record.left for record in records if record.state == "scheduled"),
-        entries=entries,
-        in_flight=in_flight,
-        consumers=consumers,
         suppressed={
             platform: sum(1 for entry in state.suppressed if entry[:2] == (app, platform)) for platform in platforms
         },

@@ -66,7 +66,7 @@ from .gauges import figures
 from .letters import MemoryDeadLetters
 from .live import MemoryLive
 from .registry import MemoryRegistry
-from .state import Record, State, Walk
+from .state import Record, State, Stream, Walk
 
 
 class MemoryPushes:
@@ -597,6 +597,9 @@ class MemoryStore:
     def kill(self, consumer: str) -> None:
         """Let that consumer show no sign of life any more."""
         self._state.alive.discard(consumer)
+
+    def lane(self, route: Route, lane: Lane) -> Stream:
+        return self._state.lanes[route.app, route.platform, lane]
 
     def dead_letters(self, app: str) -> list[DeadLetter]:
         return list(self._state.dead[app].values())

@@ -16,6 +16,7 @@ from pushsvc import cli
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model.delivery import Retry
 from pushsvc.model.devices import Device
+from pushsvc.model.push import LANES
 from pushsvc.ports.entries import EntryRef
 from pushsvc.runtime import open_configured_store
 from pushsvc.store import Store, StoreConfig, keys, open_store
@@ -138,8 +139,9 @@ def test_everything_of_a_user_goes_while_the_service_works(tmp_path: Path, serve
 
 async def held_by_dispatchers(service: Service) -> int:
     async with open_configured_store(service.settings) as store:
-        gauges = await store.gauges({"shop": ("apns",)})
-    return sum(gauges.apps["shop"].in_flight["apns"].values())
+        assert isinstance(store, Store)
+        lanes = [keys.lane("shop", 0, "apns", lane) for lane in LANES]
+        return sum([(await store.link.call("XPENDING", lane, keys.DISPATCH))["pending"] for lane in lanes])
 
 
 def test_the_command_begins_and_jobs_end_what_takes_longer(

@@ -28,9 +28,10 @@ from pushsvc import runtime
 from pushsvc.lab.simulator import apns_token
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.runtime.store import running_store_url
-from pushsvc.store import keys, open_store
+from pushsvc.store import Store, keys, open_store
 
 from .harness import Service, running_service
+from .test_store_kit import entries_of
 
 SECRET = "s" * 40
 WITHIN = 1.5
@@ -119,8 +120,9 @@ class Town(Service):
         """Whether the dispatcher has recorded everything, and nothing waits for a provider."""
         async with runtime.open_running_store(self.settings) as store:
             figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
-        waiting = figures.retry_pending["apns"] + figures.ack_pending["apns"]
-        return not sum(figures.entries["apns"].values()) + waiting
+            assert isinstance(store, Store)
+            entries = await entries_of(store)
+        return not entries + figures.retry_pending["apns"] + figures.ack_pending["apns"]
 
     async def pending(self) -> tuple[int, int, int]:
         """How many deliveries have not ended, and of these wait for a retry, and for their phones."""

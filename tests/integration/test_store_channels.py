@@ -43,6 +43,7 @@ from .test_store_kit import (
     all_of,
     backend_server,
     counts,
+    entries_of,
     play,
     settlement,
     take_all,
@@ -223,8 +224,7 @@ def test_an_acknowledgement_ends_it_whenever_it_comes(server: Server | None, tot
             names = await store.link.call("KEYS", "ps:{shop.0}:*")
             kinds = {name.split(b":")[2] for name in names}
             assert not kinds & {b"t", b"retry", b"v"}, kinds
-            gauges = (await store.gauges({"shop": ("apns", "live")})).apps["shop"]
-            assert [sum(gauges.entries[name].values()) for name in ("apns", "live")] == [0, 0]
+            assert [await entries_of(store, Route("shop", name)) for name in ("apns", "live")] == [0, 0]
 
     play(server, story)
 

@@ -13,6 +13,7 @@ import msgspec
 from pushsvc import runtime
 from pushsvc.model.delivery import Delivery, Ended, Outcome, Sent, Settlement, Verdict
 from pushsvc.model.push import (
+    LANES,
     Chunk,
     Lane,
     Message,
@@ -25,7 +26,7 @@ from pushsvc.model.status import PushStatus
 from pushsvc.ports.entries import EntryRef, Taken
 from pushsvc.ports.erasure import Erasures
 from pushsvc.stages.erase import Eraser
-from pushsvc.store import Store, StoreConfig, open_store, token_hash
+from pushsvc.store import Store, StoreConfig, keys, open_store, token_hash
 
 from ..fakes import MemoryStore
 from .servers import Kind, Server, running_server
@@ -103,6 +104,15 @@ def play(server: Server | None, story: Callable[[World], Awaitable[None]], confi
     if server is not None:
         server.flush()
     asyncio.run(main())
+
+
+async def entries_of(store: AnyStore, route: Route = ROUTE) -> int:
+    """How many entries are in the lanes of a route, with those that are being sent."""
+    if isinstance(store, MemoryStore):
+        return sum(len(store.lane(route, lane).entries) for lane in LANES)
+    shards = range(store.config.shards_of(route.app))
+    lengths = [("XLEN", keys.lane(route.app, shard, route.platform, lane)) for shard in shards for lane in LANES]
+    return sum(await store.link.many(lengths))
 
 
 # --- makers ---------------------------------------------------------------------------------------

@@ -292,9 +292,6 @@ def test_figures_of_redis_become_metrics() -> None:
             retry_pending={"apns": retries},
             ack_pending={"apns": retries + 1},
             scheduled=scheduled,
-            entries={},
-            in_flight={},
-            consumers={},
             suppressed={},
             dead_letters=dead,
             receipts=0,
@@ -322,7 +319,7 @@ def test_figures_of_redis_become_metrics() -> None:
 def test_the_age_of_a_lane_is_that_of_its_oldest_delivery() -> None:
     none: dict[Any, Any] = {}
     waits: dict[Lane, int] = {"urgent": 0, "normal": 3, "bulk": 2}
-    app = AppGauges({"apns": waits}, none, none, 0, none, none, none, none, 0, 0, 0, 0, [], {"normal": 542.0})
+    app = AppGauges({"apns": waits}, none, none, 0, none, 0, 0, 0, 0, [], {"normal": 542.0})
     found = {lane.lane: (lane.waiting, lane.oldest_age) for lane in lanes_of(app, {}, 100)}
     assert found == {"urgent": (0, None), "normal": (3, 542.0), "bulk": (2, None)}
 

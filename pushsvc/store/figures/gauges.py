@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from ...errors import StoreError
 from ...model.push import LANES, Lane, Platform
 from ...ports.figures import AppGauges, Gauges
 from .. import keys
 from ..config import StoreConfig
-from ..link.link import AT_ONCE, Link, ScriptCall, pairs
+from ..link.link import AT_ONCE, Link, ScriptCall
 from ..revoke.suppression import Suppression
 
 
@@ -87,49 +85,26 @@ def _questions(app: str, shard: int, platforms: Sequence[Platform]) -> list[tupl
         ("XLEN", keys.events(app, shard)),
         ("XLEN", keys.quarantine(app, shard)),
         *(Suppression.counting(app, shard, platform) for platform in platforms),
-        *(("XLEN", keys.lane(app, shard, platform, lane)) for platform in platforms for lane in LANES),
-        *(("XINFO", "GROUPS", keys.lane(app, shard, platform, lane)) for platform in platforms for lane in LANES),
     ]
 
 
 def _sum_up(shards: Sequence[Sequence[Any]], platforms: Sequence[Platform], oldest: dict[Lane, float]) -> AppGauges:
-    def numbers(place: int) -> list[int]:
-        return [0 if isinstance(shard[place], Exception) else int(shard[place]) for shard in shards]
+    def number(place: int) -> int:
+        return sum(int(shard[place]) for shard in shards if not isinstance(shard[place], Exception))
 
     def counted(field: str) -> int:
         return sum(int(shard[0].get(field.encode(), 0)) for shard in shards if isinstance(shard[0], dict))
 
-    first = 5
-    lengths = first + len(platforms)
-    groups = lengths + len(platforms) * len(LANES)
-    lanes = [(platform, lane) for platform in platforms for lane in LANES]
-
-    def by_lane(values: Sequence[int]) -> dict[Platform, dict[Lane, int]]:
-        found: dict[Platform, dict[Lane, int]] = {platform: {} for platform in platforms}
-        for (platform, lane), value in zip(lanes, values, strict=True):
-            found[platform][lane] = value
-        return found
-
-    def of_group(place: int, field: bytes) -> list[int]:
-        # A stream that does not exist yet has no groups: the server says so with an error.
-        return [
-            0 if isinstance(shard[place], ResponseError) else sum(group[field] for group in map(pairs, shard[place]))
-            for shard in shards
-        ]
-
     return AppGauges(
-        pending=by_lane([counted(f"{platform}:{lane}") for platform, lane in lanes]),
+        pending={platform: {lane: counted(f"{platform}:{lane}") for lane in LANES} for platform in platforms},
         retry_pending={platform: counted(f"{platform}:retry") for platform in platforms},
         ack_pending={platform: counted(f"{platform}:ack") for platform in platforms},
         scheduled=counted("scheduled"),
-        entries=by_lane([sum(numbers(lengths + at)) for at in range(len(lanes))]),
-        in_flight=by_lane([sum(of_group(groups + at, b"pending")) for at in range(len(lanes))]),
-        consumers=by_lane([max(of_group(groups + at, b"consumers"), default=0) for at in range(len(lanes))]),
-        suppressed={platform: sum(numbers(first + at)) for at, platform in enumerate(platforms)},
-        dead_letters=sum(numbers(1)),
-        receipts=sum(numbers(2)),
-        events=sum(numbers(3)),
-        quarantined=sum(numbers(4)),
+        suppressed={platform: number(5 + at) for at, platform in enumerate(platforms)},
+        dead_letters=number(1),
+        receipts=number(2),
+        events=number(3),
+        quarantined=number(4),
         oldest=oldest,
         by_shard=[pending_of(shard[0]) if isinstance(shard[0], dict) else 0 for shard in shards],
     )
