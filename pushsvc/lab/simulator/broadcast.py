@@ -87,7 +87,7 @@ _WANTED: Final = msgspec.json.Decoder(_Wanted)
 class Channels:
     """The channels of every bundle id, with the storage policy of each."""
 
-    def __init__(self, *, most: int, enabled: bool) -> None:
+    def __init__(self, *, enabled: bool, most: int = 10_000) -> None:
         self.most = most
         """The maximum number of channels of a bundle id."""
         self.enabled = enabled

@@ -19,8 +19,6 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The folder of keys and credentials between runs; None: keys are in memory until `write_credentials`."""
 
     topic: str = "com.example.shop"
-    more_topics: tuple[str, ...] = ()
-    """Further bundle ids of the same team."""
     key_id: str = "SIMULATOR1"
     team_id: str = "SIMULATEAM"
     project_id: str = "example-shop"
@@ -28,13 +26,9 @@ class SimulatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     environment: Literal["production", "sandbox"] = "production"
     """The sandbox adds `apns-unique-id` to its answers."""
     broadcasts: bool = True
-    """Whether broadcasts are switched on for the bundle ids."""
-    most_channels: int = 10_000
-    """The maximum number of broadcast channels of a bundle id."""
+    """Whether broadcasts are switched on for the bundle id."""
     token_updates: bool = True
     """Whether a new APNs token more often than each 20 minutes on one connection is refused."""
-    access_token_life: int = 3599
-    """Seconds for which an OAuth access token is valid."""
 
     apns_streams: int = 1000
     """The SETTINGS_MAX_CONCURRENT_STREAMS of an APNs connection without restrictions."""

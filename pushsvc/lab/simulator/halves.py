@@ -59,7 +59,7 @@ def _make_apns(setup: Setup) -> SimulatedApns:
             key_id=config.key_id,
             team_id=config.team_id,
             public_key=setup.keys.apns_key.public_key(),
-            topics=frozenset({config.topic, *config.more_topics}),
+            topics=frozenset({config.topic}),
             token_updates=config.token_updates,
         ),
         record=setup.record,
@@ -69,7 +69,7 @@ def _make_apns(setup: Setup) -> SimulatedApns:
         one_stream_at_start=config.one_stream_at_start,
         throttle=config.throttle_rejections,
         sandbox=config.environment == "sandbox",
-        channels=Channels(most=config.most_channels, enabled=config.broadcasts),
+        channels=Channels(enabled=config.broadcasts),
     )
 
 
@@ -97,7 +97,7 @@ def _make_fcm(setup: Setup) -> SimulatedFcm:
 
     return SimulatedFcm(
         (config.project_id, *config.more_projects),
-        AccessTokens(setup.keys.secret, config.access_token_life),
+        AccessTokens(setup.keys.secret),
         record=setup.record,
         clock=setup.clock,
         latency=config.latency,

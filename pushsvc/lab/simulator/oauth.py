@@ -74,7 +74,7 @@ def verify_assertion(form: Mapping[str, str], account: ServiceAccount, now: floa
 class AccessTokens:
     """Issues and verifies access tokens."""
 
-    def __init__(self, secret: bytes, life: int) -> None:
+    def __init__(self, secret: bytes, life: int = 3599) -> None:
         self.life = life
         """Seconds for which a token is valid."""
         self._secret = secret
