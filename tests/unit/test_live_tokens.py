@@ -37,8 +37,7 @@ VERIFIER = Verifier(
         "rsa": LiveAppConfig(public_key=public(RSA_KEY)),
         "both": LiveAppConfig(secret=SECRET, public_key=public(EC_KEY)),
         "none": LiveAppConfig(),
-    },
-    revoked=lambda claims: claims.id == "stolen",
+    }
 )
 PAYLOAD = {"sub": "d1", "app": "shop", "exp": NOW + 60, "iat": NOW, "jti": "j1"}
 
@@ -131,16 +130,12 @@ def test_a_token_that_has_expired_or_was_revoked() -> None:
     expired = Rejected(codes.TOKEN_EXPIRED, "shop", "d1")
     assert VERIFIER.verify(signed(exp=NOW), NOW) == expired
     assert VERIFIER.verify(signed(exp=NOW - 10**6, iat=0), NOW) == expired
-    assert VERIFIER.verify(signed(jti="stolen"), NOW) == Rejected(codes.REVOKED, "shop", "d1")
-    assert VERIFIER.verify(signed(jti="stolen", exp=NOW), NOW) == Rejected(codes.REVOKED, "shop", "d1")
 
 
 def test_the_clock_of_who_signs_may_be_ahead() -> None:
     for ahead, passes in ((1, True), (30, True), (30.5, False)):
         for token in (signed(iat=NOW + ahead), signed(nbf=NOW + ahead)):
             assert isinstance(VERIFIER.verify(token, NOW), Claims) == passes
-    strict = Verifier({"shop": LiveAppConfig(secret=SECRET)}, leeway=0)
-    assert isinstance(strict.verify(signed(iat=NOW + 1), NOW), Rejected)
 
 
 def test_a_secret_that_was_changed_verifies_what_it_signed_for_as_long_as_it_is_named() -> None:

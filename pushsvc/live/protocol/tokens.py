@@ -27,7 +27,7 @@ from jwt.algorithms import Algorithm
 from msgspec import UNSET, Struct
 
 from ..config import LiveAppConfig
-from .codes import EXPIRED, INTERNAL, INVALID_TOKEN, REVOKED, TOKEN_EXPIRED, Refusal
+from .codes import EXPIRED, INTERNAL, INVALID_TOKEN, TOKEN_EXPIRED, Refusal
 
 MAX_LENGTH: Final = 4096
 """A longer token is invalid, and is not looked at."""
@@ -85,23 +85,11 @@ _payload = msgspec.json.Decoder(dict[str, Any]).decode
 class Verifier:
     """Verifies the tokens of all apps."""
 
-    __slots__ = ("_keys", "_leeway", "_revoked")
+    __slots__ = ("_keys",)
 
-    def __init__(
-        self,
-        apps: Mapping[str, LiveAppConfig],
-        *,
-        leeway: float = LEEWAY,
-        revoked: Callable[[Claims], bool] = lambda claims: False,
-    ) -> None:
-        """Read the keys. `leeway` is by how many seconds the clocks of those who sign may be ahead; `revoked` judges
-        valid tokens.
-
-        Raises `ValueError` for what `public_keys` refuses.
-        """
+    def __init__(self, apps: Mapping[str, LiveAppConfig]) -> None:
+        """Read the keys. Raises `ValueError` for what `public_keys` refuses."""
         self._keys = {app: _verifies(config) for app, config in apps.items()}
-        self._leeway = leeway
-        self._revoked = revoked
 
     def verify(self, token: str, now: float) -> Claims | Rejected:
         """Return what a token says, or why it is refused at the instant `now`."""
@@ -114,14 +102,11 @@ class Verifier:
             return _INVALID
         if not (_is_instant(expires_at) and _is_instant(issued_at) and _is_instant(not_before)):
             return _INVALID
-        if max(issued_at, not_before) > now + self._leeway:
+        if max(issued_at, not_before) > now + LEEWAY:
             return _INVALID
-        claims = Claims(app, device_id, expires_at, round(issued_at * 1000), token_id)
-        if self._revoked(claims):
-            return Rejected(REVOKED, app, device_id)
         if expires_at <= now:  # without leeway: the device then asks for another one
             return Rejected(TOKEN_EXPIRED, app, device_id)
-        return claims
+        return Claims(app, device_id, expires_at, round(issued_at * 1000), token_id)
 
     def verify_refresh(self, token: str, now: float, connected: Claims) -> Claims | Rejected:
         """Return what a new token of an open connection says. One of another device is invalid.

@@ -117,8 +117,6 @@ class Stats(Struct):
     goaways: int = 0
     last_goaway: str = ""
     """The error code, and the reason where the server gave a plain one."""
-    resets: int = 0
-    refused: int = 0
     resubmitted: int = 0
     timeouts: int = 0
     answers: int = 0

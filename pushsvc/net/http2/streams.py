@@ -131,11 +131,9 @@ class Streams:
             self._count_control()
             return
         self.outflow.unfinished.pop(stream, None)
-        self._stats.resets += 1
         if code != frames.REFUSED_STREAM:
             self._answer(request, RESET)
             return
-        self._stats.refused += 1
         self.refused = True
         request.refusals += 1
         if request.refusals > MAX_REFUSALS:
