@@ -55,7 +55,7 @@ class RedisWebhookClaim:
 
     async def next(self, most: int) -> Batch | None:
         while True:
-            (after, last, count, tries, fails, _, off, taken, _), asked = await self._records.look(self._app)
+            (after, last, count, tries, fails, off, taken), asked = await self._records.look(self._app)
             if off == self._place:
                 return None
             self._wanted = most

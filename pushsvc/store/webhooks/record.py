@@ -33,7 +33,7 @@ CALLS_TTL = 7 * 86_400
 """Seconds for which they are kept after the last one."""
 Log: TypeAlias = EventLog[FeedbackEvent] | EventLog[DeviceEvent]
 Page: TypeAlias = EventPage[FeedbackEvent] | EventPage[DeviceEvent]
-_FIELDS = ("after", "last", "n", "tries", "fails", "why", "off", "most", "at")
+_FIELDS = ("after", "last", "n", "tries", "fails", "off", "most")
 
 
 class RecordChange(Struct, frozen=True):
