@@ -598,7 +598,7 @@ class MemoryStore:
         """Let that consumer show no sign of life any more."""
         self._state.alive.discard(consumer)
 
-    def lane(self, route: Route, lane: Lane) -> Stream:
+    def lane(self, route: Route, lane: Lane) -> Stream[Chunk]:
         return self._state.lanes[route.app, route.platform, lane]
 
     def dead_letters(self, app: str) -> list[DeadLetter]:
