@@ -27,7 +27,6 @@ import uvloop
 from redis.asyncio import Redis
 
 from pushsvc.lab.phones.fleet import FleetConfig, Pace, open_fleet
-from pushsvc.lab.phones.shown import judge
 from pushsvc.lab.phones.tokens import SecretTokens
 from pushsvc.lab.playground import APP
 from pushsvc.runtime import raise_file_limit
@@ -35,6 +34,7 @@ from pushsvc.store import open_store
 
 from ..chaos.rig import Rig, open_rig
 from ..chaos.test_live import device
+from ..phone_verdict import judge
 from .figures import record
 from .live_phones import Phones
 from .machine import family, running_seconds, waiting_seconds
