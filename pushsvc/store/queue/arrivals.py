@@ -16,7 +16,7 @@ from ...model.routing import platform_of
 from ...model.status import DeliveryRow
 from ..keys import SMALL, is_large
 from .record import Group, RetryOf, Single, lua_string
-from .settling import again_as, guard_of, mark_of_retry, mask_of, packed_end
+from .settling import Closed, again_as, guard_of, mark_of_retry, mask_of, packed_end
 
 ANY_TURN = 0
 
@@ -74,6 +74,13 @@ def _group(arrivals: list[Any], how: EndOfAny) -> Group:
         counted=0,
         entry="",
     )
+
+
+def beside(arrivals: Iterable[Arrival], ended: Closed) -> list[Arrival]:
+    """Return the other arrivals of pushes of which some had `ended`: what is recorded together goes again without
+    these. See settle.lua."""
+    pushes = {push_id for push_id, _ in ended}
+    return [each for each in arrivals if each.push_id in pushes and (each.push_id, each.index) not in ended]
 
 
 def pack_carried_on(blob: bytes, index: int) -> Group:

@@ -44,7 +44,7 @@ from ..revoke.supersession import Supersession
 from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
-from .arrivals import ARRIVED, EndOfAny, pack_arrivals, pack_carried_on
+from .arrivals import ARRIVED, EndOfAny, beside, pack_arrivals, pack_carried_on
 from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
 from .handing import Handing, Place as LanePlace
 from .lanes import LaneState
@@ -356,10 +356,7 @@ class RedisQueue(Moving):
                 if applied:
                     telemetry.count_ended(app, platform, how.end, how.reason, applied)
                 ended += applied
-                # What goes together with deliveries that had ended goes without them: see settle.lua.
-                over = set(places_of(closed))
-                pushes = {push_id for push_id, _ in over}
-                own = [each for each in own if each.push_id in pushes and (each.push_id, each.index) not in over]
+                own = beside(own, set(places_of(closed)))
             return ended
 
         return sum(
