@@ -25,7 +25,7 @@ from ..pages import ROOT
 from .harness import apns
 from .ports import free_ports
 from .processes import Api, Processes, own_processes, until
-from .servers import skip_or_fail, suspended
+from .servers import ask, skip_or_fail, suspended
 
 RULES = ROOT / "config" / "prometheus"
 
@@ -154,7 +154,7 @@ def prometheus(folder: Path, api: str) -> Iterator[str]:
     place = api.removeprefix("http://")
     shutil.copy(RULES / "alerts.yml", folder)
     text = (RULES / "prometheus.yml").read_text().replace("127.0.0.1:8080", place)
-    (folder / "prometheus.yml").write_text(text.replace("scrape_interval: 2s", "scrape_interval: 1s"))
+    (folder / "prometheus.yml").write_text(text)
     listen, store = f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={folder / 'series'}"
     command = [binary or "", f"--config.file={folder / 'prometheus.yml'}", listen, store, "--log.level=warn"]
     with (folder / "prometheus.log").open("wb") as log:
@@ -257,3 +257,24 @@ def test_it_shows_with_its_remedy(town: Town, fault: str) -> None:
             assert (code, condition["remedy"] in out) == (0, True), out
     until(lambda: f"{kind} of {what} is over", lambda: not town.conditions(kind) or None)
     until(lambda: f"{alert} is over", lambda: alert not in town.firing())
+
+
+def test_a_store_that_is_silent_shows_by_its_own_alert(town: Town) -> None:
+    """The scraper still gets its answer in time: otherwise the service itself would seem to be down."""
+    (socket,) = town.processes.folder.glob("**/store.sock")
+    pid = int(ask(socket, "INFO server").partition(b"process_id:")[2].split()[0])
+    with suspended(pid):
+        began = time.monotonic()
+        seconds = []
+        for what, look in (
+            ("/readyz", lambda: town.api.call("GET", "/readyz")[0] == 503),
+            ("metric", lambda: "pushsvc_redis_up 0.0" in town.metrics()),
+            ("alert", lambda: "PushsvcRedisAway" in town.firing()),
+        ):
+            until(lambda what=what: f"{what} shows it; firing {town.firing()}", lambda look=look: look() or None)  # type: ignore[misc]  # bound for the loop
+            seconds.append(time.monotonic() - began)
+        print("the store is silent: {:.1f} s, metric {:.1f} s, alert {:.1f} s".format(*seconds))
+        _, problem = town.api.call("GET", "/readyz")
+        assert problem["errors"][0]["path"] == "redis"
+    until(lambda: "it is ready again", lambda: town.api.call("GET", "/readyz")[0] == 200 or None)
+    until(lambda: f"the alert is over of {town.firing()}", lambda: "PushsvcRedisAway" not in town.firing() or None)
