@@ -792,12 +792,26 @@ async def test_connections_wait_in_the_kernel_while_there_is_enough_to_do() -> N
         for client in waiting:
             assert (await client.head()).startswith("HTTP/1.1 101 ")
         assert (live.sockets.paused, live.sockets.connections) == (False, 22)
-        enough = True
-        await live.upgrade()
-        waiting = [await live.connect()]
-        await live.sockets.drain(0.1)
-        enough = False
-        assert await waiting[0].closed(), "nobody listens any more"
+
+
+@in_a_loop
+async def test_connections_that_wait_in_the_kernel_are_told_of_the_end() -> None:
+    async with gateway(accepts=lambda: False) as live:
+        clients = [await live.upgrade(), *[await live.connect() for _ in range(20)]]
+        for client in clients[1:]:
+            client.send(upgrade_request())
+
+        async def is_told(client: Client, *, opened: bool) -> None:
+            assert opened or (await client.head()).startswith("HTTP/1.1 101 ")
+            assert await client.close_code() == 3001
+            await client.closed()
+
+        async with asyncio.TaskGroup() as group:
+            for client in clients:
+                group.create_task(is_told(client, opened=client is clients[0]))
+            group.create_task(live.sockets.drain(0.1))
+        with pytest.raises(OSError):  # noqa: PT011  # refused, or reset by the kernel
+            await live.upgrade()
 
 
 @in_a_loop

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 from .config import SocketsConfig
@@ -69,8 +71,30 @@ class Listener:
         if self._closed or self._looking is not None:  # or it was full before all of them listened
             self._stop()
 
+    async def finish(self, seconds: float) -> None:
+        """Accept those that wait in the queue, for so long at most, and then nothing more: the kernel would reset
+        them."""
+        self._accepts = lambda: True
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if self._resuming is not None:
+            await self._resuming
+        waiting = select.poll()
+        for own in self._sockets:
+            waiting.register(own, select.POLLIN)
+        until = self._loop.time() + seconds
+        with suppress(OSError):  # No descriptor is left.
+            while waiting.poll(0) and self._loop.time() < until:
+                if self.paused:
+                    await self.resume()
+                await asyncio.sleep(0)  # A turn of the loop accepts some of them.
+        for _ in range(2):  # The last one begins, and what it has sent is read.
+            await asyncio.sleep(0)
+        self.close()
+
     def close(self) -> None:
-        """Accept nothing more. Clients that wait in the queue are told by the kernel that the port is closed."""
+        """Accept nothing more. Clients that wait in the queue are reset by the kernel."""
         self._closed = True
         if self._looking is not None:
             self._looking.cancel()

@@ -24,6 +24,8 @@ from .listener import Listener, listen
 from .shared import Shared
 from .transports import LongConnection
 
+_QUEUE: Final = 1.0
+"""Seconds in which connections that wait in the kernel are accepted at the end, to be told of it."""
 _STEP: Final = 0.1
 """Seconds between two groups of connections that are let go."""
 
@@ -61,10 +63,11 @@ class Sockets:
         self._shared.denied = networks
 
     async def drain(self, seconds: float) -> None:
-        """Accept nothing more, and end all sessions evenly over `seconds`; then wait until they are gone."""
+        """Accept nothing more than what waits already, and end all sessions evenly over `seconds`; then wait until they
+        are gone."""
         shared = self._shared
         shared.draining = True
-        self._listener.close()
+        await self._listener.finish(_QUEUE)
         for connection in list(shared.open):
             if isinstance(connection, HttpConnection):
                 connection.shutdown()
