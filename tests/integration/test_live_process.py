@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from pushsvc import runtime
-from pushsvc.cli.service.parts import BEHIND
 from pushsvc.live.protocol.codes import REVOKED, SHUTDOWN
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.model.devices import Device
@@ -39,6 +38,7 @@ port = 0
 [live]
 port = {live}
 drain = 2.0
+nice = 7
 [dispatch]
 takeover = 3.0
 drain_timeout = 1.0
@@ -166,7 +166,7 @@ def test_two_gateways_share_a_port_and_a_poll_is_answered_at_their_end(tmp_path:
     gateways = [json.loads(line)["pid"] for line in live.output().splitlines() if '"ready"' in line]
     priorities = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (live.process.pid, *gateways)]
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert priorities == [own, *[max(own, BEHIND)] * 2], "who calls the API goes first; it owns the store as well"
+    assert priorities == [own, *[max(own, 7)] * 2], "who calls the API goes first; it owns the store as well"
 
     def holder(device: str) -> Api:
         return Api(shop.url, issue("shop", device, SECRET, now=time.time(), ttl=3600, token_id="t"))

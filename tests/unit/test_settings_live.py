@@ -56,7 +56,7 @@ FAULTS = [
     ("[live]\nproxies = ['10.0.0.0/8', 'nginx']", "live.proxies[1]: expected a network or an address, such as 203.0.113.0/24 or 2001:db8::7"),
     ("[live]\ntls_key = 'key.pem'", "live.tls_cert: needed beside `tls_key`; leave both out where a proxy ends TLS"),
     ("[live]\ntls_cert = '-----BEGIN CERTIFICATE-----'", "live.tls_cert: expected the path of a PEM file, found its content"),
-    ("[live]\nsecret = 'hunter22'", "live.secret: unknown key; known: allowed_origins, connects, deny, drain, endpoints, heartbeat, heartbeat_max, heartbeat_min, host, inline, max_connections, pong_within, port, processes, proxies, tls_cert, tls_key"),
+    ("[live]\nsecret = 'hunter22'", "live.secret: unknown key; known: allowed_origins, connects, deny, drain, endpoints, heartbeat, heartbeat_max, heartbeat_min, host, inline, max_connections, nice, pong_within, port, processes, proxies, tls_cert, tls_key"),
     ("[apps.a]\nlive = 3", "apps.a.live: expected a section, found the number 3"),
     ("[apps.a.live]", "apps.a.live.secret: needed for connect tokens, unless `public_key_file` verifies those that you sign yourself; `openssl rand -hex 32` makes one"),
     ("[apps.a.live]\nsecret = 'hunter22'", "apps.a.live.secret: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one"),

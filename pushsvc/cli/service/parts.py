@@ -35,14 +35,6 @@ JOBS_GRACE = 35.0
 """Seconds that the stop of `jobs` may take: a job returns after its step; a webhook call in progress may take 30."""
 
 
-BEHIND = 10
-"""The nice value of a gateway: a tenth of the CPU of another process that wants it as well. When all devices come back
-at once, gateways have work for seconds, and devices wait for them anyway; those who post a push wait for the API and
-Redis now. With 50,000 devices on a machine that had other work too, the last were back at the same time with 5, but p99
-of a POST was 47 ms then, and 22 ms with 10. A push to 10,000 devices beside dispatchers at work is acknowledged by all
-after 2.8 s instead of 2.1 s."""
-
-
 class RunPart(Protocol):
     def __call__(
         self, settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]
@@ -78,7 +70,7 @@ def live(context: typer.Context, processes: Processes = 0) -> None:
 
     def one(settings: Settings) -> None:
         if settings.redis.url:  # An embedded store that this process starts would inherit it.
-            context.obj.step_back(BEHIND)
+            context.obj.step_back(settings.live.nice)
         run(settings)
 
     run_part("live", processes or settings.live.processes, one, settings, context)
