@@ -12,7 +12,8 @@ device and its token. No other module decides this.
     BadNotification    ends `failed`, kept as a dead letter
     Throttled          waits as requested, else by back-off           no
     Misconfigured      waits; its route, or a part of it, is held     no
-                       of the push's own choice: by back-off          yes, unless the route is held
+                       its own (the push's choice, or others passed   yes
+                       meanwhile): by back-off
     Unavailable        was not transmitted: waits by back-off         no
                        the route is in trouble: waits                 no
                        the cause is unknown: by back-off              no
@@ -159,8 +160,8 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
             return FAILED
         case Misconfigured(part=part) if part:
             return look_again(chunk, now=now, jitter=jitter, policy=policy, part=part)
-        case Misconfigured(chosen=chosen):
-            if chosen and blame != "route":
+        case Misconfigured():
+            if blame != "route":
                 return _attempt(chunk, now, policy.held, jitter, policy)
             return _wait(chunk, now, policy.held * (0.5 + jitter), chunk.attempt)
         case Throttled(retry_after=told):

@@ -398,7 +398,8 @@ def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> None:
 
             await store.pushes.accept(push("second", *many("second", 20)))
             await until(lambda: provider.open)
-            assert loop.time() - held_at >= FIRST_PROBE
+            # The refusal may be the first push's own: one of the other is sent at once, and no more.
+            assert loop.time() - held_at < FIRST_PROBE
             assert len(provider.open) == 1
             provider.answer(REFUSED)
             refused_at = loop.time()

@@ -216,6 +216,29 @@ def test_one_bad_push_costs_the_others_nothing_and_ends() -> None:
     run(main())
 
 
+def test_one_push_that_is_refused_like_bad_credentials_costs_the_others_nothing_and_ends() -> None:
+    """What stands before FCM may answer one request 404 without a word of FCM's own."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), Weather("fcm")
+        refused = Misconfigured(status=404, reason="unknown_404")
+        provider.says = lambda delivery: refused if delivery.chunk.push_id == "bad" else Sent(status=200)
+        waits = []
+        async with working(store.queue, provider, DEFAULTS):
+            await store.pushes.accept(push("bad", "bad", platform="fcm", ttl=28 * 86400.0))
+            for number in range(400):
+                name, at = f"good {number}", loop.time()
+                await store.pushes.accept(push(name, f"good {number}", platform="fcm", lane="urgent"))
+                assert await until_ended(store, name) == {"total": 1, "sent": 1}
+                waits.append(loop.time() - at)
+                await asyncio.sleep(0.5)
+            assert await until_ended(store, "bad", 5000.0) == {"total": 1, "failed": 1}
+        assert max(waits) <= 0.5
+
+    run(main())
+
+
 def test_a_push_that_chose_what_is_refused_ends_and_holds_nothing() -> None:
     async def main() -> None:
         store, provider = memory_store(), Weather("apns")

@@ -145,6 +145,55 @@ def test_a_push_that_breaks_its_provider_delays_the_others_by_one_round_trip() -
     assert held(health)
 
 
+def test_a_push_that_alone_is_refused_delays_the_others_by_one_round_trip() -> None:
+    health = RouteHealth()
+    assert health.troubled(REFUSED, 10.0, token="bad", push="bad") == "route"
+    assert health.wants_others(10.0), "a delivery of another push may go at once"
+    health.worked(10.05, push="sent before")
+    assert held(health), "an answer to what went before knows nothing of it"
+    health.spend(1, 10.0)
+    health.worked(10.1, token="good", push="another", probe=True)
+    assert health.is_open
+    assert health.troubled(REFUSED, 15.0, token="bad", push="bad") == "delivery"
+    assert health.is_open, "its refusals prove nothing any more"
+    assert health.troubled(REFUSED, 16.0, token="good", push="another") == "route", "one of another push does"
+    assert held(health)
+
+
+def test_a_token_that_alone_is_refused_holds_its_push_no_second_time() -> None:
+    health = RouteHealth()
+    health.troubled(REFUSED, 10.0, token="bad", push="all")
+    assert health.allowance(11.0) == 1
+    health.spend(1, 11.0)
+    health.worked(11.1, token="good", push="all", probe=True)
+    assert health.troubled(REFUSED, 15.0, token="bad", push="all") == "delivery"
+    assert health.troubled(REFUSED, 16.0, token="good", push="all") == "route"
+
+
+def test_refusals_of_many_or_before_a_correction_are_nobodys_own() -> None:
+    many = RouteHealth()
+    trouble(many, REFUSED, 10.0, ENOUGH, pushes=ENOUGH)
+    assert not many.wants_others(10.1)
+    many.spend(1, 11.0)
+    many.worked(11.0, token="good", push="another", probe=True)
+    assert many.troubled(REFUSED, 12.0, token="t0", push="p0") == "route"
+    corrected = RouteHealth()
+    corrected.troubled(REFUSED, 10.0, token="t", push="p")
+    corrected.probe_now()
+    corrected.spend(1, 10.1)
+    corrected.worked(10.2, token="good", push="another", probe=True)
+    assert corrected.troubled(REFUSED, 12.0, token="t", push="p") == "route"
+
+
+def test_a_push_that_breaks_its_provider_may_still_meet_refused_credentials_first() -> None:
+    health = RouteHealth()
+    trouble(health, BROKEN, 10.0, 100, pushes=1)
+    health.spend(1, 10.1)
+    health.worked(10.2, push="another", probe=True)
+    assert health.troubled(BROKEN, 10.3, token="t0", push="p0") == "delivery"
+    assert health.troubled(REFUSED, 10.4, token="t0", push="p0") == "route"
+
+
 def test_trouble_of_many_pushes_wants_no_more_probes_than_the_spans_say() -> None:
     health = held_by(BROKEN, 10.0)
     assert not health.wants_others(10.2)

@@ -74,8 +74,6 @@ AWAY = Unavailable(reason="store_away")
         (chunk(), Expired(), Ended("expired")),
         (chunk(), BadNotification(status=400), Ended("failed", dead_letter=True)),
         (chunk(), TokenSuspect(status=400), Ended("failed", dead_letter=True)),
-        (chunk(), Misconfigured(status=403), Retry(NOW + 5_000, 1)),
-        (chunk(attempt=3), Misconfigured(status=403), Retry(NOW + 5_000, 3)),
         # Throttled: the provider's word first, then the vendor's default, then back-off by turn.
         (chunk(), Throttled(status=429, retry_after=7), Retry(NOW + 7_875, 1)),
         (chunk(platform="fcm"), Throttled(status=429), Retry(NOW + 67_500, 1)),
@@ -112,6 +110,8 @@ def test_each_row_of_the_table(of: Chunk, outcome: Outcome, verdict: Verdict) ->
         # The route is in trouble: no attempt, not even the last, and no wait that grows.
         ("route", chunk(platform="fcm", attempt=8, turn=9), Unavailable(status=503), Retry(NOW + 11_250, 8)),
         ("route", chunk(attempt=8, turn=9), Unavailable(reason="timeout", maybe_sent=True), Retry(NOW + 500, 8)),
+        ("route", chunk(), Misconfigured(status=403), Retry(NOW + 5_000, 1)),
+        ("route", chunk(attempt=8), Misconfigured(status=403), Retry(NOW + 5_000, 8)),
         ("route", chunk(), Misconfigured(status=403, chosen=True), Retry(NOW + 5_000, 1)),
         ("route", chunk(expires_at=NOW + 400), Unavailable(reason="timeout", maybe_sent=True), Ended("expired")),
         # Nor does it end because our own least wait is longer than its life; only the provider may ask for that.
@@ -127,6 +127,8 @@ def test_each_row_of_the_table(of: Chunk, outcome: Outcome, verdict: Verdict) ->
         ("delivery", chunk(platform="fcm", attempt=8), Unavailable(status=503), Ended("failed", dead_letter=True)),
         ("delivery", chunk(expires_at=NOW + 300_000), Unavailable(status=503), Retry(NOW + 187_500, 2)),
         ("delivery", chunk(expires_at=NOW + 300_000, attempt=8), Unavailable(status=503), FAILED),
+        ("delivery", chunk(attempt=2), Misconfigured(status=404), Retry(NOW + 6_000, 3)),
+        ("delivery", chunk(attempt=8), Misconfigured(status=404), FAILED),
         ("delivery", chunk(attempt=2), Misconfigured(status=403, chosen=True), Retry(NOW + 6_000, 3)),
         ("delivery", chunk(attempt=8), Misconfigured(status=403, chosen=True), Ended("failed", dead_letter=True)),
         # A part of the route: looks again at growing spans, at no cost.

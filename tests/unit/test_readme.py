@@ -349,7 +349,9 @@ def test_every_outcome_and_what_follows() -> None:
     for name, row in zip(_names("outcome"), TABLES["outcome"], strict=True):
         # 503 is an answer, so the request has left us; to other outcomes the status says nothing.
         outcome = kinds[name](status=503)
-        verdict = policy.decide(_chunk("fcm"), outcome, now=0, jitter=0.5, policy=RETRY)
+        # Refused credentials are the route's; of other troubles the table tells first what a delivery's own costs.
+        blame: policy.Blame = "route" if name == "Misconfigured" else "delivery"
+        verdict = policy.decide(_chunk("fcm"), outcome, now=0, jitter=0.5, policy=RETRY, blame=blame)
         does, attempt = row[3], row[4]
         match verdict:
             case Ended(end=end, dead_letter=dead_letter):

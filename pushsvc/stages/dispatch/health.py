@@ -10,10 +10,13 @@
 
 **What is trouble of the whole route.** A refusal of the credentials, or a throttle that names the route, is so by one
 answer (`evidence.AT_ONCE`). A 5xx, a time-out or a broken connection may be one delivery's own: it takes `ENOUGH` of
-them, for different tokens, with no answer in between that the provider works. One token alone never holds a route.
-Tokens of a `FEW` pushes alone may, but then a delivery of any other push goes as a probe at once. Where that works the
-trouble was those pushes' own: the route is open, and for `GUILT` seconds they prove nothing against it any more. So a
-push that breaks its provider delays the others by one round trip, and uses up its attempts.
+them, for different tokens, with no answer in between that the provider works. One token alone never holds a route by
+these. Tokens of a `FEW` pushes alone may, and a single refusal does, but then a delivery of any other push goes as a
+probe at once. Where that works the trouble was those pushes' own: the route is open, and for `GUILT` seconds they prove
+nothing against it any more. So a push that breaks its provider, or that something on the way refuses as if it were the
+credentials, delays the others by one round trip, and uses up its attempts. Where fewer than `ENOUGH` tokens were
+refused and another token of the same push passes, the same holds for those tokens. What was refused before a correction
+was not a push's own.
 
 **While held** nothing goes but a probe at a time: the first after `FIRST_PROBE` seconds, each later one after twice the
 span, up to `LAST_PROBE`, or after what the provider asked for. Whatever works ends a hold for 5xx, time-outs and
@@ -96,6 +99,9 @@ class RouteHealth:
         self._suspects: OrderedDict[str, None] = OrderedDict()
         self._guilty: dict[str, float] = {}
         """Pushes that caused their own trouble, with the time until which this is remembered."""
+        self._refused: dict[str, float] = {}
+        """Pushes and tokens that were refused as if by the credentials while others passed, with the same time. Apart,
+        because a push that breaks its provider may still be the first to meet credentials that are no longer good."""
         self._proven = False
         self._since: float | None = None
         """The time of the first trouble after which nothing has worked."""
@@ -145,7 +151,7 @@ class RouteHealth:
 
     @property
     def _few(self) -> bool:
-        return self.trouble is not None and self.trouble.cause not in AT_ONCE and len(self._suspects) <= FEW
+        return self.trouble is not None and self.trouble.cause != "throttled" and len(self._suspects) <= FEW
 
     @property
     def suspects(self) -> frozenset[str]:
@@ -168,7 +174,7 @@ class RouteHealth:
 
     # --- what came back -----------------------------------------------------
 
-    def worked(self, now: float, *, push: str = "", probe: bool = False) -> None:
+    def worked(self, now: float, *, token: str = "", push: str = "", probe: bool = False) -> None:
         """Record that the provider processed a request of this push: it works, and accepts our credentials."""
         self.worked_at = now
         trouble = self.trouble
@@ -182,12 +188,14 @@ class RouteHealth:
             self._probing_until = 0.0
         elif trouble.cause in AT_ONCE:
             return  # It went before, or by luck.
-        few = probe and trouble.cause not in AT_ONCE and 0 < len(self._suspects) <= FEW and push not in self._suspects
-        if few:
-            self._guilty = {push: until for push, until in self._guilty.items() if until > now}
-            self._guilty.update(dict.fromkeys(self._suspects, now + GUILT))
+        guilty = self._disproven(trouble, token, push) if probe else ()
+        if guilty:
+            record = self._record(trouble)
+            for name in [name for name, until in record.items() if until <= now]:
+                del record[name]
+            record.update(dict.fromkeys(guilty, now + GUILT))
         # It was never proven, or it was a push's own, or the provider had no trouble at all: nothing calls for caution.
-        at_once = few or not (probe or self._proven) or trouble.cause == "credentials"
+        at_once = bool(guilty) or not (probe or self._proven) or trouble.cause == "credentials"
         self.trouble = None
         self._forget()
         if at_once:
@@ -211,8 +219,10 @@ class RouteHealth:
 
         `wait` is the number of seconds without requests that the provider asked for.
         """
-        if self.trouble is None and trouble.cause not in AT_ONCE and now < self._guilty.get(push, 0.0):
-            return "delivery"
+        if self.trouble is None and trouble.cause != "throttled":
+            record = self._record(trouble)
+            if now < max(record.get(push, 0.0), record.get(token, 0.0)):
+                return "delivery"
         if self._since is None:
             self._since = now
         self.watching = True
@@ -243,8 +253,25 @@ class RouteHealth:
         """Allow a probe at once, because something was corrected."""
         self.probe_at = self._probing_until = 0.0
         self._delay = FIRST_PROBE
+        if self.trouble is not None and self.trouble.cause == "credentials":
+            self._tokens.clear()
+            self._suspects.clear()
 
     # --- inside -------------------------------------------------------------
+
+    def _record(self, trouble: Trouble) -> dict[str, float]:
+        return self._refused if trouble.cause == "credentials" else self._guilty
+
+    def _disproven(self, trouble: Trouble, token: str, push: str) -> tuple[str, ...]:
+        """Return the pushes, or else the tokens, that are the cause of this trouble if a probe of `push` to `token`
+        works: few were in trouble and it is none of them."""
+        if trouble.cause == "throttled":
+            return ()
+        if 0 < len(self._suspects) <= FEW and push not in self._suspects:
+            return tuple(self._suspects)
+        if trouble.cause == "credentials" and 0 < len(self._tokens) < ENOUGH and token not in self._tokens:
+            return tuple(self._tokens)
+        return ()
 
     def _remember(self, token: str, push: str) -> None:
         if len(self._tokens) < ENOUGH:

@@ -56,11 +56,11 @@ class RouteWatch:
         """Record an outcome other than `Sent`, and return whose trouble it is."""
         if isinstance(outcome, Misconfigured) and outcome.part:
             self.parts.refused(outcome.part, outcome.reason, now, probe=part == outcome.part)
-            self.health.worked(now, push=push, probe=probe)
+            self.health.worked(now, token=token, push=push, probe=probe)
             return "route"
         cause = cause_of(outcome)
         if cause == "works":
-            self.worked(now, push=push, part=part, probe=probe)
+            self.worked(now, token=token, push=push, part=part, probe=probe)
             return "delivery"
         if part:
             self.parts.unjudged(part)
@@ -79,11 +79,11 @@ class RouteWatch:
         trouble = Trouble(cause, outcome.reason, outcome.status)
         return self.health.troubled(trouble, now, token=token, push=push, probe=probe, wait=wait)
 
-    def worked(self, now: float, *, push: str, part: str, probe: bool) -> None:
+    def worked(self, now: float, *, token: str, push: str, part: str, probe: bool) -> None:
         """Record an answer which shows that the provider works."""
         if part:
             self.parts.passed(part, now)
-        self.health.worked(now, push=push, probe=probe)
+        self.health.worked(now, token=token, push=push, probe=probe)
 
     def held(self, provider: Knows, now: float) -> dict[str, str]:
         """Return what does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the
