@@ -9,6 +9,8 @@ Decisions that the vendor's documentation does not make:
   concerns only the Apple and web tokens of the project, so it must not hold the route for Android: that part of the
   route waits until it is corrected in the Firebase console, and no token is blamed.
 - `UNSPECIFIED_ERROR` promises nothing about a retry, so the delivery becomes a dead letter at once.
+- FCM's own codes count with a status that judges the request: 500, or one from 400 up that is neither a throttle nor in
+  `UNJUDGED`. With any other, such as a redirect of a proxy, the body is of an answer to something else.
 - 403 and 404 without FCM's own code are about the project or the account, not the message: wrong project, API
   disabled, role missing.
 - A status which means that the message was not judged (`UNJUDGED`) is retried like a 5xx.
@@ -41,9 +43,6 @@ from ..reasons import UNJUDGED
 
 APPLE: Final = "apple"
 """The part of a route that FCM hands on to others: to Apple, and to the web."""
-
-_IN_BETWEEN: Final = (502, 503, 504)
-"""Statuses of a server that is currently unable to serve, whatever code the body contains."""
 
 _THIRD_PARTY: Final = frozenset({"THIRD_PARTY_AUTH_ERROR", "APNS_AUTH_ERROR"})
 _KNOWN: Final = _THIRD_PARTY | {
@@ -118,7 +117,7 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
         return Sent(status=200, provider_id=message_name(answer.body))
     error = _read(answer.body)
     reason = error.word if error.word in _KNOWN else f"unknown_{status}"
-    match error.code:
+    match error.code if _judges(status) else "":
         case "UNREGISTERED" if status == 404:
             return TokenDead(status=status, reason=reason)
         case "SENDER_ID_MISMATCH":
@@ -127,9 +126,14 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
             return Misconfigured(status=status, reason=reason, part=APPLE)
         case "INVALID_ARGUMENT" if status == 400 and _blames_token(error):
             return TokenSuspect(status=status, reason=reason)
-        case "UNSPECIFIED_ERROR" if status not in _IN_BETWEEN:
+        case "UNSPECIFIED_ERROR":
             return BadNotification(status=status, reason=reason)
     return _by_status(answer, reason, error, now)
+
+
+def _judges(status: int) -> bool:
+    """Return whether an answer with this status, other than 200, is about the request itself."""
+    return status == 500 or (400 <= status < 500 and status != 429 and status not in UNJUDGED)
 
 
 def message_name(body: bytes) -> str:
@@ -153,7 +157,7 @@ def _by_status(answer: Response, reason: str, error: _ErrorBody, now: float) -> 
         # Without Retry-After, Google's 60 seconds are policy's to add: an operator may configure them.
         scope: Any = "token" if "device" in error.text or "topic" in error.text else "route"
         return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now), scope=scope)
-    if 400 <= status < 500 and status not in UNJUDGED:
+    if status < 500 and _judges(status):
         return BadNotification(status=status, reason=reason)
     return Unavailable(status=status, reason=reason, retry_after=retry_after(answer.headers, now))
 
