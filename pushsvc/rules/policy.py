@@ -92,6 +92,10 @@ FAILED = Ended("failed", dead_letter=True)
 Blame: TypeAlias = Literal["delivery", "route", "nobody"]
 """The cause of a failure: the delivery itself, its route, or unknown."""
 
+LONGEST: Final = 3600.0
+"""Seconds of a Retry-After that are waited for at most, by a delivery and by its route alike: a mistake of the server
+must not stop either for a day."""
+
 SHORT: Final = 1000
 """Milliseconds. A delivery with less of its life left does not go again within it."""
 
@@ -165,10 +169,10 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
                 return _attempt(chunk, now, policy.held, jitter, policy)
             return _wait(chunk, now, policy.held * (0.5 + jitter), chunk.attempt)
         case Throttled(retry_after=told):
-            least = told if told is not None else policy.throttled.get(platform_of(chunk.channel), 0.0)
+            least = min(told, LONGEST) if told is not None else policy.throttled.get(platform_of(chunk.channel), 0.0)
             return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
         case Unavailable(status=status, maybe_sent=maybe_sent, retry_after=told):
-            least = told if told is not None else _least_wait(chunk, outcome, policy)
+            least = min(told, LONGEST) if told is not None else _least_wait(chunk, outcome, policy)
             own = blame == "delivery" and bool(status or maybe_sent)
             if own and chunk.attempt >= policy.attempts:
                 return FAILED

@@ -16,6 +16,7 @@ from pushsvc.model.delivery import (
     TokenSuspect,
     Unavailable,
 )
+from pushsvc.rules.policy import LONGEST
 from pushsvc.stages.dispatch.evidence import Cause, cause_of
 from pushsvc.stages.dispatch.health import (
     BENEFIT,
@@ -25,7 +26,6 @@ from pushsvc.stages.dispatch.health import (
     FULL_RATE,
     GUILT,
     LAST_PROBE,
-    LONGEST,
     OTHERS,
     QUIET,
     STEP,

@@ -39,13 +39,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from ...rules.policy import Blame
+from ...rules.policy import LONGEST, Blame
 from .evidence import AT_ONCE, Cause
 
 FIRST_PROBE: Final = 1.0
 LAST_PROBE: Final = 30.0
-LONGEST: Final = 3600.0
-"""Seconds of a Retry-After that a route waits for at most: a mistake of the server must not stop it for a day."""
 PROBE_LIFE: Final = 300.0
 """Seconds after which an unanswered probe no longer counts."""
 OTHERS: Final = 0.25
