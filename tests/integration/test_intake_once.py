@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from pushsvc.api import serve
-from pushsvc.model.push import Route
+from pushsvc.errors import StoreError, StoreUnavailable
+from pushsvc.model.push import Push, Route
 from pushsvc.model.rates import Rate
 from pushsvc.store import Store, StoreConfig, open_store
 
@@ -217,6 +218,34 @@ def test_a_body_that_is_no_batch_is_refused_whole(body: bytes, status: int) -> N
         answer = await call(service, "POST", "/v1/push/batch", body)
         assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
         assert service.store.pushes == {}
+
+    run(main)
+
+
+def test_a_push_that_the_store_cannot_take_has_500_and_the_others_their_own_result() -> None:
+    async def main(service: Service) -> None:
+        accept = service.store.accept
+
+        async def broken(push: Push) -> None:
+            if push.total == 2:
+                raise StoreError("WRONGTYPE Operation against a key holding the wrong kind of value")
+            if push.total == 3:
+                raise StoreUnavailable("connection refused")
+            await accept(push)
+
+        service.store.accept = broken  # type: ignore[method-assign]
+        token = ALERT["to"]["tokens"][0]
+        bodies = [
+            {**ALERT, "to": {"tokens": [{**token, "token": f"{number:064x}"} for number in range(count)]}}
+            for count in (1, 2, 3, 1)
+        ]
+        answer = await call(service, "POST", "/v1/push/batch", bodies)
+        assert answer.status == 200
+        results = answer.json["results"]
+        assert [each["status"] for each in results] == [202, 500, 503, 202]
+        assert [each["id"] for each in results if "id" in each] == list(service.store.pushes)
+        assert results[1]["error"]["instance"].startswith("urn:uuid:")
+        assert "WRONGTYPE" not in str(results)
 
     run(main)
 

@@ -107,17 +107,24 @@ def no_such_call(method: str, allowed: Collection[str]) -> Response:
 
 
 def crash(request: ApiRequest, error: BaseException) -> Response:
-    """Log an error without its text, which may quote the body, and answer 500."""
+    """Log an error and answer 500."""
+    failure, instance = failed(error, request_id=request.id, method=request.method)
+    return respond(failure, instance=instance)
+
+
+def failed(error: BaseException, *, request_id: str, **about: object) -> tuple[InternalError, str]:
+    """Log an unexpected error without its text, which may quote the body. Returns its refusal, and the id that its
+    problem document shares with the log."""
     instance = f"urn:uuid:{uuid.uuid4()}"
     _log.error(
         "request_failed",
-        method=request.method,
         instance=instance,
-        request_id=request.id,
+        request_id=request_id,
         error=type(error).__name__,
         where="".join(traceback.format_tb(error.__traceback__)[-8:]),
+        **about,
     )
-    return respond(InternalError("An internal error occurred; it is in the log with this id."), instance=instance)
+    return InternalError("An internal error occurred; it is in the log with this id."), instance
 
 
 def check_path(raw: str) -> None:

@@ -42,9 +42,9 @@ class BatchResults(Struct, frozen=True):
     results: list[BatchItem]
 
 
-def refused(error: RequestError) -> BatchItem:
-    """Return the result of a refused push."""
-    return BatchItem(error.status, error=problem(error))
+def refused(error: RequestError, instance: str | None = None) -> BatchItem:
+    """Return the result of a refused push. `instance` is the id of an error that is in the log."""
+    return BatchItem(error.status, error=problem(error, instance=instance))
 
 
 def documents(body: bytes, *, lines: bool) -> list[bytes]:

@@ -11,7 +11,7 @@ from ...errors import RequestError, StoreUnavailable
 from ...model.push import Push
 from ..answers import encode
 from ..http.exchange import Reply, Request
-from ..http.problems import away
+from ..http.problems import away, failed
 from ..ports import ApiPorts
 from .audiences import look_up
 from .batch import BatchItem, BatchResults, refused
@@ -99,7 +99,12 @@ async def _that_fit(ports: ApiPorts, app: str, pushes: Sequence[Placed], results
 
 
 async def _accept_each(ports: ApiPorts, request: Request, pushes: Sequence[Placed], results: list[BatchItem]) -> None:
-    """Accept the pushes in one group commit; those that Redis did not store have 503 as result."""
+    """Accept the pushes in one group commit; those that Redis did not store have 503 as result.
+
+    One that fails for another reason, as where a key of its shard has the wrong type, has 500 and is in the log: the
+    others may be accepted, and a refusal of the whole batch would have their sender send them twice. Where Redis has
+    none of them, the batch is refused.
+    """
     with telemetry.traces.stage("accept", request.trace, pushes=len(pushes)):
         ends = await asyncio.gather(*(ports.pushes.accept(push) for _, push in pushes), return_exceptions=True)
     lost = 0
@@ -109,6 +114,8 @@ async def _accept_each(ports: ApiPorts, request: Request, pushes: Sequence[Place
         elif isinstance(end, StoreUnavailable):
             lost += 1
             results[place] = refused(away())
+        elif isinstance(end, Exception):
+            results[place] = refused(*failed(end, request_id=request.id, push=push.id))
         else:
             raise end
     if lost and lost == len(pushes):
