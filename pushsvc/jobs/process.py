@@ -217,7 +217,7 @@ def _companion(
             following = asyncio.create_task(_follow(current, stop, again), name="reload")
             stack.callback(following.cancel)
             for each in (store.webhooks, store.event_webhooks):
-                hooks = WebhookTasks(each, current)
+                hooks = WebhookTasks(each, current, clock=store.seconds)
                 stack.push_async_callback(hooks.close)
                 webhook_tasks.append(hooks)
             ready.set_result(url)

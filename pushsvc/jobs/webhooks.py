@@ -42,11 +42,13 @@ class WebhookTasks:
     process is to end or the configuration was reloaded; then it is started again with the new one. A killed webhook
     continues with its current batch."""
 
-    def __init__(self, store: Webhooks, current: Current, *, most: int = MOST) -> None:
-        """Call the receivers of up to `most` apps at the same time."""
+    def __init__(self, store: Webhooks, current: Current, *, clock: Callable[[], float], most: int = MOST) -> None:
+        """Call the receivers of up to `most` apps at the same time. `clock` is that of the store, by which events have
+        their times: a batch is given up by its age."""
         self.kind = store.kind
         self._store = store
         self._current = current
+        self._clock = clock
         self._most = most
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._began: dict[str, float] = {}
@@ -104,18 +106,20 @@ class WebhookTasks:
         try:
             async with self._store.claimed(app, config.place, lease=settings.jobs.takeover) as claim:
                 if claim is not None and not over():
-                    await _deliver(claim, config, app, over)
+                    await _deliver(claim, config, app, over, self._clock)
         except StoreError as error:
             # Redis is away or very slow: the webhook continues when it is back. The schedule logs when that is.
             telemetry.REDIS.begin("webhooks", error=type(error).__name__)
 
 
-async def _deliver(claim: WebhookClaim, config: WebhookConfig, app: str, over: Callable[[], bool]) -> None:
+async def _deliver(
+    claim: WebhookClaim, config: WebhookConfig, app: str, over: Callable[[], bool], clock: Callable[[], float]
+) -> None:
     """Send events until `over`. A webhook that would fail again at once is postponed. Raises `StoreError`."""
     log = telemetry.get_logger("webhooks")
     try:
         async with webhooks.open_caller(config, app) as caller:
-            await webhooks.deliver(claim, caller, config, app, over=over)
+            await webhooks.deliver(claim, caller, config, app, over=over, clock=clock)
     except ConfigError as error:
         log.error("webhook_cannot_be_called", app=app, error=str(error))
         await claim.rest(RECONSIDER, str(error))

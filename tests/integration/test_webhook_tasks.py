@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from pushsvc.jobs.webhooks import WebhookTasks
 from pushsvc.model.codec import encode_event
@@ -142,7 +143,7 @@ def test_more_apps_than_places_take_turns(server: Server) -> None:
                     for name, app in settings.apps.items()
                 },
             )
-            tasks = WebhookTasks(store.webhooks, Current(settings), most=1)
+            tasks = WebhookTasks(store.webhooks, Current(settings), clock=store.seconds, most=1)
             for _ in range(2):
                 await add_event(store, "busy")
             await tasks.start_due()
@@ -166,7 +167,7 @@ def test_each_app_has_one_task_and_rest_is_left_to_the_store(server: Server) -> 
         async with receiver(answers=False) as slow, receiver() as quick:
             settings = settings_of(slow=slow.url, quick=quick.url)
             current = Current(settings)
-            tasks, elsewhere = WebhookTasks(store.webhooks, current), WebhookTasks(store.webhooks, current)
+            tasks, elsewhere = (WebhookTasks(store.webhooks, current, clock=store.seconds) for _ in range(2))
             for app in ("slow", "quick"):
                 await add_event(store, app)
             await tasks.start_due()
@@ -193,7 +194,7 @@ def test_a_webhook_that_cannot_be_tried_is_not_tried_all_the_time(server: Server
         place = webhook_configs(settings)["shop"].place
         await store.link.call("XADD", keys.events("shop", 0), "*", "e", EVENT)
         assert await store.webhooks.due("shop", place)
-        tasks = WebhookTasks(store.webhooks, Current(settings))
+        tasks = WebhookTasks(store.webhooks, Current(settings), clock=store.seconds)
         await tasks.start_due()
 
         async def put_off() -> bool:
@@ -206,6 +207,29 @@ def test_a_webhook_that_cannot_be_tried_is_not_tried_all_the_time(server: Server
         assert standing.due_in > 25_000
         assert "apps.shop.webhook.ca_file" in standing.reason
         assert standing.failing_since is not None
+        await tasks.close()
+
+    play(server, story)
+
+
+@pytest.mark.parametrize(("later", "dead"), [(0.0, 0), (4 * 86_400.0, 1)])
+def test_a_batch_is_as_old_as_the_clock_says_that_is_given(server: Server, later: float, dead: int) -> None:
+    """It is that of Redis, which has dated the events: a host whose clock is wrong gives no batch up."""
+
+    async def story(store: Store) -> None:
+        hook = WebhookSettings(url="http://127.0.0.1:1/", secret=SECRET, allow_private=True, attempts=1)
+        settings = Settings(apps={"shop": AppSettings(name="shop", webhook=hook)})
+        place = webhook_configs(settings)["shop"].place
+        await add_event(store, "shop")
+        tasks = WebhookTasks(store.webhooks, Current(settings), clock=lambda: store.seconds() + later)
+
+        async def failed() -> bool:
+            await tasks.start_due()
+            standing = await store.webhooks.standing("shop", place)
+            return standing.failures > 0 or standing.dead > 0
+
+        await until(failed)
+        assert (await store.webhooks.standing("shop", place)).dead == dead
         await tasks.close()
 
     play(server, story)

@@ -35,12 +35,13 @@ async def deliver(
     app: str,
     *,
     over: Callable[[], bool],
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float],
     jitter: Callable[[], float] = random.random,
 ) -> int:
     """Deliver events until there are none left or `over()` is true, and return the number of delivered events.
 
-    `over` becomes true when other webhooks should be served.
+    `over` becomes true when other webhooks should be served. `clock` returns Unix seconds by the clock of the store,
+    which the ids of the events have as well.
     """
     events = 0
     while not over() and (batch := await claim.next(config.batch)) is not None:
