@@ -24,6 +24,9 @@ PATHS: Final[dict[Transport, str]] = {
 }
 """The path of each transport on a gateway, in the order in which devices try them."""
 
+RESERVED: Final = ("id", "at", "expires_at", "lane", "unread", "prev", "notice", "size")
+"""The fields of what a device gets that the service sets: a push document cannot."""
+
 
 class Endpoint(Struct, frozen=True):
     """One way to the gateway, as the official SDKs take it in their list of transports."""

@@ -43,3 +43,30 @@ def test_a_connection_is_cut_and_a_gateway_drained_and_the_phone_comes_back(tmp_
             assert (device["live"]["online"], device["live"]["unacked"]) == (True, 1)
 
     play(tmp_path, story)
+
+
+def test_the_copy_of_a_push_that_the_live_channel_carried_is_accepted_as_it_is(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        await town.register("web", "live")
+        await town.register("phone")
+        said = {"notification": {"title": "hello", "badge": "unread"}, "data": {"a": "b"}, "collapse": "c"}
+        dark: dict[str, Any] = {"overrides": {"live": {"theme": "dark"}}}
+        odd: dict[str, Any] = {"overrides": {"live": {"notification": {"title": 5}}}}
+        for fields, copied, lacks in (
+            (said | {"ttl": 600}, said, "overrides"),
+            (dark, dark | {"notification": {"title": "hello"}}, "overrides.apns"),
+            (odd, odd, "overrides.apns"),  # no document may have such a title
+        ):
+            async with town.phone("web"), town.phone("phone"):
+                push = await town.send("web", "phone", **fields)
+                assert await town.done(push) == {"total": 2, "sent": 2}
+            _, shown = await ask(town, "GET", f"pushes/{push}")
+            copy = shown["copy"]
+            assert copy["to"] == {"devices": ["web", "phone"]}
+            assert copy == copied | {"to": copy["to"], "lane": "normal"}
+            assert {"ttl", lacks} <= {*shown["copy_lacks"]}
+            assert ("overrides" in shown["copy_lacks"]) == ("overrides" not in copy)
+            status, answer = await town.post(copy)
+            assert status == 202, answer
+
+    play(tmp_path, story)

@@ -13,8 +13,9 @@ from ...model.codec import decode_audience
 from ...model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere
 from ...model.documents import Time
 from ...model.instants import instant
-from ...model.push import MAX_TTL, Platform, Push
-from ...model.routing import CARRIERS
+from ...model.live import RESERVED
+from ...model.push import MAX_COLLAPSE, MAX_TTL, Notification, Platform, Push
+from ...model.routing import CARRIERS, platform_of
 from ...model.status import ROWS_FOR_ALL, DeliveryRow
 from ...ports.admin import PreviewedMessage
 from ...ports.live import Live
@@ -24,12 +25,17 @@ from ..http.exchange import Reply, Request
 from ..ports import ApiPorts
 from .document import PushRow, shown_push
 
-NEUTRAL: Final = ("notification", "data", "collapse")
-"""The fields of a push document that the content of the live channel has too."""
+NEUTRAL: Final[Mapping[str, Any]] = {
+    "notification": Notification,
+    "data": dict[str, str],
+    "collapse": Annotated[str, Meta(max_length=MAX_COLLAPSE)],
+}
+"""The fields of a push document that the content of the live channel has too, with their types there: an override may
+have put anything else in their place."""
 DEFAULTS: Final = (MAX_TTL, "auto")
 """The values of `ttl` and `via` that a push has without them."""
-LOST: Final = ("priority", "push_type", "silent", "ack_within", "overrides")
-"""Those that a copy of that content never has."""
+LOST: Final = ("priority", "push_type", "silent", "ack_within")
+"""Those that a copy of that content never has, beside the overrides of providers."""
 
 
 class PushMoment(Struct, frozen=True):
@@ -104,7 +110,7 @@ async def admin_push(
     content = None if live is None else (await live.contents(app, [push_id])).get(push_id)
     to = _receivers(kept, rows)
     shown = structs.asdict(shown_push(kept.listed))
-    copy, lacks = _copy(kept, messages, content, to)
+    copy, lacks = _copy(kept, messages, content, to, [platform_of(route) for route in routes if route not in CARRIERS])
     timeline = _timeline(kept, rows)
     return AdminPush(**shown, timeline=timeline, to=to, messages=messages, copy=copy, copy_lacks=lacks)
 
@@ -170,16 +176,20 @@ def _to_of(audience: Audience) -> dict[str, Any]:
 
 
 def _copy(
-    kept: KeptPush, messages: Sequence[PreviewedMessage], live: bytes | None, to: Mapping[str, Any] | None
+    kept: KeptPush,
+    messages: Sequence[PreviewedMessage],
+    live: bytes | None,
+    to: Mapping[str, Any] | None,
+    providers: Sequence[Platform],
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Return a document that sends the push again, and the fields that it may lack: of its own fields where the live
-    channel still has them, otherwise of what each provider was sent."""
+    channel still has them, otherwise of what each of the `providers` was sent."""
     neutral = live or next((message.body for route, message in kept.messages.items() if route == LIVE), None)
     said: dict[str, Any]
     if neutral is not None:
         content = msgspec.json.decode(neutral)
-        said = {name: content[name] for name in NEUTRAL if name in content}
-        rest = {name: value for name, value in content.items() if name not in NEUTRAL}
+        said = {name: content[name] for name, kind in NEUTRAL.items() if _fits(content.get(name), kind)}
+        rest = {name: value for name, value in content.items() if name not in said and name not in RESERVED}
         if rest:
             said["overrides"] = {LIVE: rest}
     else:
@@ -196,4 +206,15 @@ def _copy(
     # Unless it is known that something was sent, the copy sends nothing.
     if kept.dry_run is not False:
         document["dry_run"] = True
-    return document, [*lacks, *(LOST if neutral is not None else ())]
+    if neutral is None:
+        return document, lacks
+    overrides = [f"overrides.{each}" for each in dict.fromkeys(providers)] if "overrides" in said else ["overrides"]
+    return document, [*lacks, *LOST, *overrides]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True

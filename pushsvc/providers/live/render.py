@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import Fault
+from ...model.live import RESERVED
 from ...model.push import Content, Message, Platform
 from ...ports.provider import RenderError
 from ..merge import NotAnObjectError, decode_object, encode, merge_patch
@@ -27,7 +28,6 @@ ACK_WITHIN: Final = "ack-within"
 NOW_OR_NEVER: Final = "now-or-never"
 """The header of a push with `ttl` 0, which is for connected devices alone."""
 
-_RESERVED: Final = ("id", "at", "expires_at", "lane", "unread", "prev", "notice", "size")
 _OVERRIDE: Final = "overrides.live"
 
 
@@ -74,7 +74,7 @@ def _merged(body: dict[str, Any], raw: msgspec.Raw) -> dict[str, Any]:
         own = decode_object(raw)
     except NotAnObjectError as error:
         raise RenderError([Fault(_OVERRIDE, str(error))]) from None
-    if taken := [Fault(f"{_OVERRIDE}.{name}", "is set by the service") for name in _RESERVED if name in own]:
+    if taken := [Fault(f"{_OVERRIDE}.{name}", "is set by the service") for name in RESERVED if name in own]:
         raise RenderError(taken)
     if not body:
         return own
