@@ -469,6 +469,10 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
     assert "[red]apps[/red]" in capsys.readouterr().out
 
 
+EXAMPLE_ALONE = "the only key of the configuration is that of the example, which works nowhere"
+EXAMPLE_BESIDE = "the configuration contains the key of the example"
+
+
 @pytest.mark.parametrize(
     ("configured", "stored", "reported"),
     [
@@ -478,14 +482,10 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
         ([], None, [("ok", "no API key in the configuration; the store was not asked")]),
         (["a" * 64], None, []),
         (["a" * 64], 0, []),
-        (
-            [NOBODYS],
-            0,
-            [
-                ("warning", "the configuration contains the key of the example"),
-                ("warning", "no API key: no caller can push"),
-            ],
-        ),
+        ([NOBODYS], 0, [("warning", f"{EXAMPLE_ALONE}; no caller can push")]),
+        ([NOBODYS], None, [("warning", f"{EXAMPLE_ALONE}; the store was not asked")]),
+        ([NOBODYS, "a" * 64], None, [("warning", EXAMPLE_BESIDE)]),
+        ([NOBODYS], 1, [("warning", EXAMPLE_BESIDE), ("ok", "1 API key in the store")]),
     ],
 )
 def test_apps_that_nobody_can_push_to_are_named(

@@ -208,17 +208,25 @@ def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterat
 
 
 def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[CheckFinding]:
-    """Yield a row for each app without an API key, and for each key of the example configuration.
+    """Yield a row for each app without an API key, or with none but that of the example, and for each key of the
+    example beside others.
 
     `stored` are the keys of the store, or None if it does not answer. Pure.
     """
     for name, app in settings.apps.items():
         part, makes = f"apps.{name}.keys", f"`pushsvc keys new --app {name} --name NAME` makes one in the store"
         usable = [key for key in app.keys if key.sha256 != NOBODYS]
-        if len(usable) < len(app.keys):
+        example = len(usable) < len(app.keys)
+        count = sum(key.app == name for key in stored or ())
+        if example and not usable and not count:
+            what = "the only key of the configuration is that of the example, which works nowhere"
+            follows = "the store was not asked" if stored is None else "no caller can push"
+            remedy = f"replace its `sha256` by that of your key, or remove it: {makes}"
+            yield CheckFinding(part, "warning", f"{what}; {follows}", remedy)
+            continue
+        if example:
             remedy = "replace its `sha256` by that of your key, or remove it"
             yield CheckFinding(part, "warning", "the configuration contains the key of the example", remedy)
-        count = sum(key.app == name for key in stored or ())
         if count:
             yield CheckFinding(part, "ok", f"{count:,} API key{'s' * (count != 1)} in the store")
         elif not usable and stored is None:
