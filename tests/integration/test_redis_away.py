@@ -77,6 +77,7 @@ FROM_REDIS = {
         for name in ("retry_pending", "live_waiting", "cleanup_last_end_timestamp_seconds", "redis_memory_ratio")
     ),
 }
+REDIS_CONDITION = 'pushsvc_conditions{app="",kind="redis",severity="critical"}'
 
 
 async def call(service: Service, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Headers]:
@@ -119,6 +120,8 @@ async def refuses_everything(service: Service) -> None:
     assert shown["pushsvc_redis_up"] == 0
     stale = {name for name, value in shown.items() if not math.isnan(value)} & FROM_REDIS
     assert not stale, "shown as if they were current"
+    conditions = {name: value for name, value in shown.items() if name.startswith("pushsvc_conditions{")}
+    assert conditions == {REDIS_CONDITION: 1}, "the one condition that is known without Redis"
 
 
 async def goes_on(service: Service, *before: str) -> None:
@@ -130,6 +133,7 @@ async def goes_on(service: Service, *before: str) -> None:
     await service.until("it is ready again", ready)
     shown = await gauges(service)
     assert (shown["pushsvc_redis_up"], shown['pushsvc_workers{part="serve"}']) == (1, 1)
+    assert shown[REDIS_CONDITION] == 0
     assert {name for name, value in shown.items() if math.isnan(value)} <= {"pushsvc_redis_memory_ratio"}
     after = await service.push([*apns("ok", "after"), *apns("Unregistered", "dead"), *fcm("ok", "after")])
     assert await service.done(after) == {"total": 3, "sent": 2, "invalid": 1}

@@ -41,7 +41,6 @@ _FROM_REDIS: Final[Mapping[telemetry.Figure, Sequence[tuple[str, ...]]]] = {
     telemetry.RECEIPTS_WAITING: [],
     telemetry.WORKERS: [(part,) for part in PARTS],
     telemetry.PRUNING_FROZEN: [],
-    telemetry.CONDITIONS: [],
     telemetry.WEBHOOK_LAG: [],
     telemetry.WEBHOOK_DEAD: [],
     telemetry.CLEANUP_REMOVED: [],
@@ -60,7 +59,7 @@ class Current:
 
 class StoreFigures:
     """The figures that are read from Redis on request, at most every `GAUGES_EVERY` seconds. While Redis is away they
-    are NaN, so that old figures are not taken for present ones."""
+    are NaN, so that old figures are not taken for present ones, and `redis` is the only condition that is known."""
 
     def __init__(
         self, current: Current, store: Store, conditions: Callable[[Gauges], Awaitable[Sequence[Condition]]]
@@ -113,6 +112,7 @@ class StoreFigures:
         telemetry.REDIS_UP.show({(): 0})
         for figure, always in _FROM_REDIS.items():
             figure.unknown(always)
+        telemetry.CONDITIONS.show({("redis", SEVERITIES["redis"], ""): 1})
 
     async def _read(self) -> None:
         settings, store = self._current.settings, self._store
