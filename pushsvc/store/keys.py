@@ -17,6 +17,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | and `<platform>:retry` for the time of their retry;   |
 |                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
 | `ps:T:scheduled`           | zset   | member: until due      | ids of scheduled pushes; score due ms                 |
+| `ps:T:urgent`              | zset   | member: until due      | those of them that are urgent; score due ms           |
+| `ps:T:urgent:<platform>`   | zset   | member: until due      | scores in `retry` at which urgent ones are due, as    |
+|                            |        |                        | member and score: see waiting.lua                     |
 | `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
 |                            |        |                        | lane, number of targets, encoded Chunk, and so on     |
 | `ps:T:p:<id>`              | hash   | once done: status TTL  | one push: see below                                   |
@@ -344,6 +347,7 @@ def _in_registry_by(kind: str) -> Callable[[str, str | int], str]:
 pending = _in_shard("pending")
 recent = _in_shard("recent")
 scheduled = _in_shard("scheduled")
+urgent = _in_shard("urgent")
 cancelled = _in_shard("cancelled")
 recalled = _in_shard("recalled")
 epoch = _in_shard("epoch")
@@ -366,6 +370,7 @@ replay = _in_shard_by("replay")
 latest = _in_shard_by("latest")
 
 retries = _by_route("retry")
+urgent_retries = _by_route("urgent")
 suppressed = _by_route("sup")
 
 device_counts = _in_registry("count")

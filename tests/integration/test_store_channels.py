@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Arrival, BadNotification, Ended, Retry, TokenDead, Unavailable, Unconfirmed
 from pushsvc.model.devices import ByDevices, ByUsers, Device, ToAll
-from pushsvc.model.push import Chunk, Message, Push, Route, Target
+from pushsvc.model.push import Chunk, Lane, Message, Push, Route, Target
 from pushsvc.model.routing import path_name
 from pushsvc.model.status import DeliveryRow
 from pushsvc.ports.entries import Taken, token_mark
@@ -73,7 +73,15 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
         yield found
 
 
-def push_of(push_id: str, total: int, *, path: str = FIRST_LIVE, plain: int = 0, device: str = "device") -> Push:
+def push_of(
+    push_id: str,
+    total: int,
+    *,
+    path: str = FIRST_LIVE,
+    plain: int = 0,
+    device: str = "device",
+    lane: Lane = "normal",
+) -> Push:
     """A push to devices that `live` is tried for first, and to some tokens that only `apns` reaches."""
     devices = [f"{device}-{index}" if device else None for index in range(total)]
     targets = {path: tuple(Target(index, f"{index:064x}", devices[index]) for index in range(total))}
@@ -82,7 +90,7 @@ def push_of(push_id: str, total: int, *, path: str = FIRST_LIVE, plain: int = 0,
     return Push(
         id=push_id,
         app="shop",
-        lane="normal",
+        lane=lane,
         created_at=NOW,
         expires_at=NOW + 3_600_000,
         messages={"live": Message("live", b'{"live":1}'), "apns": Message("apns", b'{"aps":{}}')},
@@ -302,6 +310,35 @@ def test_what_is_acknowledged_leaves_the_retries_long_before_it_expires(server: 
         assert await pending(store) == {"live": 1, "live:ack": 1}
 
     play(server, story)
+
+
+def test_what_is_urgent_and_not_acknowledged_waits_for_no_others(
+    server: Server | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at on the way, and then goes on in the first step in which it is due."""
+    monkeypatch.setattr(moving, "_PROMOTE", 5)
+    due = NOW + 120_000
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(push_of("many", 20))
+        await store.pushes.accept(push_of("some", 3, lane="urgent"))
+        for lane in ("normal", "urgent"):
+            for each in await take_all(store, lane, LIVE):
+                at = due if lane == "urgent" else due - 1
+                await store.queue.settle("shop", *all_of(each, Retry(at, 1, counted=False, channel="apns"), WRITTEN))
+                if lane == "urgent" and each.chunk.targets[0].index == 1:
+                    assert await store.queue.arrived("shop", ack(each.chunk, 1)) == 1
+        assert await store.queue.promote(ROUTE, int(time.time() * 1000) + 61_000) == 0  # only looked at
+        assert await store.queue.promote(ROUTE, due) > 0
+        assert indexes_of(await take_all(store, "urgent")) == [0, 2]
+        while await store.queue.promote(ROUTE, due):
+            pass
+        assert indexes_of(await take_all(store)) == list(range(20))
+        if isinstance(store, Store):
+            assert await store.link.call("EXISTS", keys.urgent_retries("shop", 0, "apns")) == 0
+
+    play(server, story, StoreConfig(chunk_size=1))
 
 
 def test_a_step_looks_at_a_bounded_number_of_targets(server: Server | None, monkeypatch: pytest.MonkeyPatch) -> None:

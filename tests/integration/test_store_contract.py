@@ -21,7 +21,7 @@ from pushsvc.model.delivery import (
 from pushsvc.model.push import Push, Route
 from pushsvc.model.status import Counts, FeedbackEvent
 from pushsvc.ports.entries import Taken
-from pushsvc.store import StoreConfig, token_hash
+from pushsvc.store import Store, StoreConfig, keys, token_hash
 
 from .servers import Server
 from .test_store_kit import (
@@ -404,6 +404,41 @@ def test_a_retry_goes_again_when_it_is_due(server: Server | None, total: int) ->
             assert found[0][0].attempts == 2
 
     play(server, story)
+
+
+@pytest.mark.parametrize("apart", [0, 1])
+def test_an_urgent_retry_waits_for_no_others(server: Server | None, apart: int) -> None:
+    """Thousands were due before it, or are due in the same instant: it is in its lane after the first step."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.pushes.accept(make_push("many", 3000, lane="bulk"))
+        await store.pushes.accept(make_push("one", lane="urgent"))
+        taken = await take_all(store, "bulk")
+        settlements = [
+            settlement(each.chunk, target.index, Retry(NOW + apart * target.index, 2), Unavailable(status=503))
+            for each in taken
+            for target in each.chunk.targets
+        ]
+        await store.queue.settle("shop", settlements, [each.ref for each in taken])
+        due = NOW + apart * 3000
+        for turn in range(2):
+            (urgent,) = await take_all(store, "urgent")
+            await store.queue.settle("shop", *all_of(urgent, Retry(due, 2 + turn), Unavailable(status=503)))
+            if apart:
+                assert await store.queue.promote(ROUTE, NOW - 1) == 0
+                assert await take(store, "urgent") == []
+            assert await store.queue.promote(ROUTE, due) > 0
+        (urgent,) = await take(store, "urgent")
+        assert urgent.chunk.push_id == "one"
+        while await store.queue.promote(ROUTE, due):
+            pass
+        assert sum(len(each.chunk.targets) for each in await take_all(store, "bulk")) == 3000
+        assert await take(store, "urgent") == []
+        if isinstance(store, Store):
+            assert await store.link.call("EXISTS", keys.urgent_retries("shop", 0, "apns")) == 0
+
+    play(server, story, StoreConfig(chunk_size=1))
 
 
 def test_a_wait_that_costs_no_attempt(server: Server | None) -> None:

@@ -518,8 +518,10 @@ def test_every_key_is_as_documented(server: Server) -> None:
             ]
             await store.queue.settle("shop", kinds, [])
         collapsing = Message("apns", b"{}", collapse="order-7", since=NOW)
-        await store.pushes.accept(msgspec.structs.replace(make_push("c", 2), messages={"apns": collapsing}))
-        (each,) = [each for each in await take_all(store) if each.chunk.push_id == "c"]
+        await store.pushes.accept(
+            msgspec.structs.replace(make_push("c", 2, lane="urgent"), messages={"apns": collapsing})
+        )
+        (each,) = await take_all(store, "urgent")
         ends = [settlement(each.chunk, 0), settlement(each.chunk, 1, Retry(NOW, 2), Unavailable())]
         await store.queue.settle("shop", ends, [each.ref])
         old = encode_event(FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))
@@ -538,7 +540,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.limiter.admit(ROUTE, Rate(10, 86_400), ["token"], question=Question("normal", 1))
         await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
-        await store.pushes.accept(make_push("scheduled", 1, send_at=NOW + 60_000))
+        await store.pushes.accept(make_push("scheduled", 1, lane="urgent", send_at=NOW + 60_000))
         await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
         await store.flow.note(FlowNote("process", "mark", store.flow.slot, {"shop": {"accepted": 1}}))

@@ -46,6 +46,8 @@ RECORDS: dict[str, str] = {
     "ps:T:retry:<platform>": "ZADD",
     "ps:T:pending": "(counts)",
     "ps:T:scheduled": "(ids)",
+    "ps:T:urgent": "(ids)",
+    "ps:T:urgent:<platform>": "(instants)",
     "ps:T:s:<id>": "LSET",
     "ps:T:p:<id>": "HSET",
     "ps:T:v:<id>": "HSET",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from math import inf
 
@@ -65,6 +66,54 @@ def test_an_idle_dispatcher_asks_once_a_second() -> None:
             await asyncio.sleep(60.0)
             assert set(queue.asked) == {"shop", "shop/apns", "shop/fcm"}
             assert all(45 <= count <= 62 for count in queue.asked.values())
+
+    run(main())
+
+
+class Crowded(FakeQueue):
+    """Has retries for a number of steps, each of which takes some time. What one leaves is due `later` ms after the
+    time that it was told."""
+
+    SECONDS = 0.01
+
+    def __init__(self, steps: int, *, later: int = 0) -> None:
+        super().__init__()
+        self.left, self.later = steps, later
+        self.nows: list[int] = []
+
+    async def next_retry(self, route: Route) -> int | None:
+        return self.nows[-1] + self.later if self.nows and self.left else 0 if self.left else None
+
+    async def promote(self, route: Route, now: int) -> int:
+        self._come()
+        self.nows.append(now)
+        await asyncio.sleep(self.SECONDS)
+        self.left -= 1
+        return 500
+
+
+def test_full_steps_of_retries_follow_each_other_and_leave_redis_half_of_the_time() -> None:
+    async def main() -> None:
+        queue = Crowded(200)
+        async with running(dispatcher(queue, FakeProvider())):
+            await until(lambda: not queue.left)
+            spans = [after - before for before, after in itertools.pairwise(queue.nows)]
+            # Each is told the time anew: what has become due meanwhile is promoted as well.
+            assert max(spans) <= 2 * Crowded.SECONDS * 1000 + 2
+            assert min(spans) >= 2 * Crowded.SECONDS * 1000 - 2
+
+    run(main())
+
+
+def test_a_stream_of_retries_is_promoted_at_its_pace() -> None:
+    """Some are due at any time, but each step has promoted all that were: Redis is not asked again at once."""
+
+    async def main() -> None:
+        queue = Crowded(20, later=1)
+        async with running(dispatcher(queue, FakeProvider())):
+            await until(lambda: not queue.left, 10.0)
+            spans = [after - before for before, after in itertools.pairwise(queue.nows)]
+            assert min(spans) >= DispatchConfig().promote_every * 1000
 
     run(main())
 

@@ -153,11 +153,23 @@ def test_apps_take_turns_and_a_crowd_is_launched_in_one_go() -> None:
         loop = asyncio.get_running_loop()
         queue = Busy(shop=500, news=3)
         async with running(dispatcher(queue, FakeProvider(), FakeProvider(Route("news", "apns")))):
-            await until(lambda: queue.due["shop"] < 0)
+            await until(lambda: queue.due["shop"] == 0)
             # One call after the other, without a pause between them.
-            assert loop.time() == pytest.approx(505 * Busy.SECONDS, abs=0.02)
-        assert Counter(queue.asked[:8]) == {"shop": 4, "news": 4}
-        assert set(queue.asked[8:505]) == {"shop"}
+            assert loop.time() == pytest.approx(503 * Busy.SECONDS, abs=0.02)
+        assert Counter(queue.asked[:6]) == {"shop": 3, "news": 3}
+        assert set(queue.asked[6:503]) == {"shop"}
+
+    run(main())
+
+
+def test_what_becomes_due_during_a_crowd_is_launched_beside_it() -> None:
+    async def main() -> None:
+        queue = Busy(shop=500)
+        async with running(dispatcher(queue, FakeProvider(), FakeProvider(Route("news", "apns")))):
+            await until(lambda: len(queue.asked) == 100)
+            queue.due["news"] = 1
+            await until(lambda: queue.due["news"] == 0)
+            assert queue.due["shop"] > 390
 
     run(main())
 

@@ -16,9 +16,10 @@ class DispatchConfig(Struct, frozen=True):
     read_wait: float = 2.0
     promote_every: float = 0.2
     """Seconds between two looks at what a route has in memory, and at the retries that are due; without any, there is
-    one look each time that the store is asked."""
+    one look each time that the store is asked. While more are due than one step promotes, steps follow each other."""
     launch_every: float = 0.2
-    """Seconds between two steps for scheduled pushes that are due, and so roughly their maximum delay."""
+    """Seconds between two looks at the scheduled pushes that are due, and so roughly their maximum delay. While
+    more are due than one step launches, steps follow each other."""
     ask_every: float = 1.0
     """Seconds between two questions for what is due while nothing is known to be: a retry that another process has
     written, or a push that was scheduled for less than this, may be as late."""

@@ -249,20 +249,22 @@ class Dispatcher:
         """
         agenda, loop = Agenda(self._config.ask_every), asyncio.get_running_loop()
         while not self._stopping:
-            now = int(self._wall_clock() * 1000)
+            now, crowded = int(self._wall_clock() * 1000), False
             try:
                 if agenda.take(now, loop.time()):
-                    due = {app: await self._queue.next_launch(app) for app in {route.app for route in self._lines}}
-                    for at in due.values():
-                        agenda.note(at)
-                    apps = {app for app, at in due.items() if at is not None and at <= now}
-                    while apps and not self._stopping:
-                        apps = {app for app in apps if await self._queue.launch(app, now)}
+                    for app in {route.app for route in self._lines}:
+                        due = await self._queue.next_launch(app)
+                        agenda.note(due)
+                        if due is not None and due <= now and not self._stopping:
+                            await self._queue.launch(app, now)
+                            due = await self._queue.next_launch(app)
+                            crowded |= due is not None and due <= now
                 REDIS.end("launch")
             except StoreUnavailable as error:
                 REDIS.begin("launch", error=str(error))
+                crowded = False
             left = max(self._config.launch_every, agenda.left(int(self._wall_clock() * 1000)))
-            await asyncio.sleep(min(left, until_pulse(self._config.ask_every)))
+            await asyncio.sleep(0 if crowded else min(left, until_pulse(self._config.ask_every)))
 
     def _expect(self, route: Route, due_at: int) -> None:
         if (line := self._lines.get(route)) is not None:

@@ -25,6 +25,8 @@ KEEPERS: Final[dict[str, str]] = {
     "ps:T:retry:<platform>": "queue",
     "ps:T:pending": "(counts)",
     "ps:T:scheduled": "(ids of pushes)",
+    "ps:T:urgent": "(ids of pushes)",
+    "ps:T:urgent:<platform>": "(instants)",
     "ps:T:s:<id>": "queue",
     "ps:T:p:<id>": "rows",
     "ps:T:v:<id>": "letters",

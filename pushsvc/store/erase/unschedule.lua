@@ -51,6 +51,7 @@ if total > 0 then
 end
 if redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('ZREM', KEYS[1], id)
+  redis.call('ZREM', prefix .. 'urgent', id)
   if total > 0 then
     redis.call('HSET', KEYS[4], 'st', 'done')
     retire(prefix, id, total > FEW, ARGV[4])

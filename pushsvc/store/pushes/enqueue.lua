@@ -68,6 +68,9 @@ local function enqueue(prefix, at)
     if new and later then
       note_schedule(push, due, ARGV[at + 7])
       redis.call('ZADD', prefix .. 'scheduled', due, id)
+      if ARGV[at + 11] == 'urgent' then -- the lane of the first chunk is that of the push
+        redis.call('ZADD', prefix .. 'urgent', due, id)
+      end
       added.scheduled = (added.scheduled or 0) + total
     end
     if new and content ~= '' then

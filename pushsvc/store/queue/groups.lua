@@ -185,7 +185,7 @@ local function retry(work, retries, place, lane)
       if not work.head or work.head[1] ~= 'cancelled' then -- else whoever takes it ends it
         look = look_at(due, guard, now + FIRST_LOOK)
       end
-      redis.call('ZADD', prefix .. 'retry:' .. channel, look, member)
+      add_waiting(prefix, channel, lane, look, member)
       turns[#turns + 1], turns[#turns + 2] = place_field(channel, look), 1
       count_pending(channel .. ':' .. wait_of(mark), moved)
     end

@@ -3,9 +3,10 @@
 -- Several processes may do so at once, and one may cancel meanwhile: each push is launched or cancelled, once, and by
 -- whoever comes first. A push is launched whole, so a call moves a little more than it was told at most. Where the
 -- status is gone its deliveries travel all the same. After a failover a push may be scheduled again whose deliveries
--- have been sent and recorded: where all have ended nothing is left to launch.
+-- have been sent and recorded: where all have ended nothing is left to launch. Urgent ones go first, however many others
+-- are due.
 --
--- KEYS  1 ps:T:scheduled; 2 ps:T:pending
+-- KEYS  1 ps:T:scheduled; 2 ps:T:pending; 3 ps:T:urgent
 -- ARGV  1 prefix `ps:T:`; 2 now ms; 3 how many chunks, about
 -- Returns how many pushes were launched.
 
@@ -29,18 +30,22 @@ local function move(id, over)
 end
 
 local launched = 0
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, room)) do
-  if room <= 0 then
-    break
+for _, key in ipairs({ KEYS[3], KEYS[1] }) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', ARGV[2], 'LIMIT', 0, math.max(0, room))) do
+    if room <= 0 then
+      break
+    end
+    redis.call('ZREM', KEYS[3], id)
+    if redis.call('ZREM', KEYS[1], id) == 1 then
+      local push = prefix .. 'p:' .. id
+      local state = redis.call('HGET', push, 'st')
+      room = room - move(id, state == 'done')
+      if state == 'scheduled' then
+        redis.call('HSET', push, 'st', 'sending', 'up', ARGV[2])
+      end
+      launched = launched + 1
+    end
   end
-  local push = prefix .. 'p:' .. id
-  local state = redis.call('HGET', push, 'st')
-  room = room - move(id, state == 'done')
-  if state == 'scheduled' then
-    redis.call('HSET', push, 'st', 'sending', 'up', ARGV[2])
-  end
-  redis.call('ZREM', KEYS[1], id)
-  launched = launched + 1
 end
 for field, count in pairs(change) do
   redis.call('HINCRBY', KEYS[2], field, count)

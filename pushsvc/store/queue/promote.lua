@@ -2,9 +2,9 @@
 --
 -- What a device may acknowledge is looked at now and then before it is due: it leaves the set once all of it has ended.
 -- What waits of a push that was cancelled is due at once. A step ends behind the member with which it has seen enough
--- targets.
+-- targets. Urgent ones go first, however many others are due: no step takes any of those before the urgent ones.
 --
--- KEYS  1 ps:T:retry:<channel>; 2 ps:T:pending; 3 ps:T:quarantine; 4 ps:T:recalled
+-- KEYS  1 ps:T:retry:<channel>; 2 ps:T:pending; 3 ps:T:quarantine; 4 ps:T:recalled; 5 ps:T:urgent:<channel>
 -- ARGV  1 prefix `ps:T:`; 2 channel; 3 now ms; 4 how many members at most; 5 how many targets, about; 6 1 where the channel
 --       is a provider
 -- Returns how many deliveries were moved, 1 where more may be due, and how many were not acknowledged in time.
@@ -15,7 +15,7 @@
 
 local PUSHES, FIELDS = 20, 1000 -- of cancelled pushes, in one step
 
-local prefix, channel, now, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
+local prefix, channel, now, most, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local moved, seen, late, waited = 0, 0, 0, { ack = 0, retry = 0 }
 
 -- What waits of a push that was cancelled is due now, in every retry set, from a cursor of its turns on.
@@ -45,10 +45,8 @@ for at = 1, math.min(#recalled, 2 * PUSHES), 2 do
   recall(recalled[at], recalled[at + 1])
 end
 
-local members = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'WITHSCORES', 'LIMIT', 0, ARGV[4])
-local count_of_members = #members / 2
-while seen < count_of_members and room > 0 do
-  local member, score = members[2 * seen + 1], string.format('%.0f', members[2 * seen + 2])
+-- Moves a member that is due, or looks at it again later: afterwards it is not in the set with this score.
+local function move(member, score)
   seen = seen + 1
   local lane, guard, count, chunk = parts_of(member)
   room = room - (count or 1)
@@ -63,7 +61,7 @@ while seen < count_of_members and room > 0 do
   local turns = lane and prefix .. 't:' .. (id or push_of(guard, chunk))
   if lane and open > 0 and due > now then
     local look = look_at(due, guard, now + LATER_LOOK)
-    redis.call('ZADD', KEYS[1], look, member)
+    add_waiting(prefix, channel, lane, look, member)
     redis.call('HDEL', turns, place_field(channel, score))
     redis.call('HSET', turns, place_field(channel, look), 1)
   else
@@ -81,9 +79,34 @@ while seen < count_of_members and room > 0 do
     end
   end
 end
+
+-- An urgent member with this score, or nothing: of one score they are behind those of the other lanes, by their bytes.
+local function urgent_at(score)
+  local last = redis.call('ZREVRANGEBYSCORE', KEYS[1], score, score, 'LIMIT', 0, 1)[1]
+  return last and string.find(last, '^urgent') and last
+end
+
+for _, score in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', ARGV[3], 'LIMIT', 0, most)) do
+  local member = urgent_at(score)
+  while member and seen < most and room > 0 do
+    move(member, score)
+    member = urgent_at(score)
+  end
+  if member then
+    break
+  end
+  redis.call('ZREM', KEYS[5], score)
+end
+local members = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'WITHSCORES', 'LIMIT', 0, most - seen)
+for at = 1, #members, 2 do
+  if room <= 0 then
+    break
+  end
+  move(members[at], string.format('%.0f', members[at + 1]))
+end
 for kind, count in pairs(waited) do
   if count > 0 then
     redis.call('HINCRBY', KEYS[2], channel .. ':' .. kind, -count)
   end
 end
-return { moved, (seen < count_of_members or seen == tonumber(ARGV[4])) and 1 or 0, late }
+return { moved, (seen == most or room <= 0) and 1 or 0, late }
