@@ -62,9 +62,10 @@ async def get_readyz(ports: ApiPorts, request: Request) -> Reply:
 
 
 def _note(condition: Condition) -> str:
-    of = {"account": f"{condition.what}: ", "webhook": f"webhook of {condition.what}: "}
+    of = {"webhook": f"webhook of {condition.what}: "}
+    named = f"{condition.what}: " if condition.kind in ("account", "audience", "quarantine") else ""
     since = f", since {condition.since}" if condition.kind == "reload" else ""
-    return f"{of.get(condition.kind, '')}{condition.text}{since}"
+    return f"{of.get(condition.kind, named)}{condition.text}{since}"
 
 
 async def get_metrics(ports: ApiPorts, _: Request) -> Reply:

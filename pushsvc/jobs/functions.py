@@ -142,7 +142,7 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
     except (StoreError, BaseTimeoutException):
         raise  # Redis is away or very slow: the lease runs out, and another process takes it up
     except Exception as error:
-        wait = await store.expansions.put_off(which)
+        wait = await store.expansions.put_off(which, type(error).__name__)
         log.error("expansion_failed", error=type(error).__name__, again_in=wait / 1000, exc_info=True)
         return fanout.Run(0, "left")
     if run.late:

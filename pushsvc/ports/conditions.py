@@ -9,7 +9,19 @@ from typing import Final, Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 Kind: TypeAlias = Literal[
-    "redis", "memory", "held", "unserved", "silent", "full", "frozen", "webhook", "reload", "restart", "account"
+    "redis",
+    "memory",
+    "held",
+    "unserved",
+    "full",
+    "audience",
+    "silent",
+    "frozen",
+    "webhook",
+    "reload",
+    "restart",
+    "account",
+    "quarantine",
 ]
 Severity: TypeAlias = Literal["critical", "warning"]
 
@@ -19,12 +31,14 @@ SEVERITIES: Final[Mapping[Kind, Severity]] = {
     "held": "critical",
     "unserved": "critical",
     "full": "critical",
+    "audience": "critical",
     "silent": "warning",
     "frozen": "warning",
     "webhook": "warning",
     "reload": "warning",
     "restart": "warning",
     "account": "warning",
+    "quarantine": "warning",
 }
 """All kinds. Where one is critical, something is not accepted or not sent."""
 

@@ -33,6 +33,17 @@ class Waiting(Struct, frozen=True):
     """When the expansion was due, in Unix ms; later where a process died during it or it was postponed."""
 
 
+class FailingExpansion(Struct, frozen=True):
+    """A push whose expansion failed and has taken no step since."""
+
+    app: str
+    push_id: str
+    why: str
+    """The name of the last error."""
+    since: int
+    """When it failed first, in Unix ms."""
+
+
 class Expansions(Protocol):
     """Pushes whose audience is being expanded. Each step is atomic; of two that begin at the same place one takes
     effect. A push is leased, not locked: a process that works on it postpones the instant at which others take it up
@@ -51,8 +62,12 @@ class Expansions(Protocol):
     async def release(self, at: Expansion) -> None:
         """End the lease: the push waits again, at its place in its app and lane."""
 
-    async def put_off(self, which: Waiting) -> int:
-        """Postpone a push whose expansion failed, each time for twice as long. Returns the wait in ms."""
+    async def put_off(self, which: Waiting, why: str) -> int:
+        """Postpone a push whose expansion failed, each time for twice as long. Returns the wait in ms. `why` is the
+        name of the error."""
+
+    async def failing(self, apps: Iterable[str]) -> list[FailingExpansion]:
+        """Return pushes of these apps whose expansion fails: some dozen of each shard and lane at most."""
 
     async def set_aside(self, which: Waiting, why: str) -> None:
         """Move a record that cannot be read to the quarantine, and end the push with the deliveries that it has."""

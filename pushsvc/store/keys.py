@@ -38,7 +38,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | wait: see waiting.lua                                 |
 | `ps:T:x:<id>`              | hash   | until all are found    | the expansion of a push from its audience: `push`     |
 |                            |        |                        | encoded Push, `step` steps taken, `cursor` of the next|
-|                            |        |                        | and `faults` that it met                              |
+|                            |        |                        | and since the last step the `faults` that it met,     |
+|                            |        |                        | the first at ms `failed`, the last one's name `why`   |
 | `ps:T:expansions:<lane>`   | zset   | until done             | ids of pushes that are being expanded; score the ms   |
 |                            |        |                        | at which one without a worker is taken up             |
 | `ps:T:cancelled`           | zset   | member: until it ends  | ids of cancelled pushes that still have deliveries    |

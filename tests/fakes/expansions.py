@@ -8,7 +8,7 @@ import msgspec
 
 from pushsvc.model.codec import chunks_of, without_contents
 from pushsvc.model.push import Platform, Target
-from pushsvc.ports.expansion import Expansion, Waiting
+from pushsvc.ports.expansion import Expansion, FailingExpansion, Waiting
 from pushsvc.store.pushes.expansions import pause
 
 from .state import Record, State, Walk
@@ -45,14 +45,23 @@ class MemoryExpansions:
         if walk is not None:
             walk.due = at.push.starts_at
 
-    async def put_off(self, which: Waiting) -> int:
+    async def put_off(self, which: Waiting, why: str) -> int:
         walk = self._walk(which.app, which.push_id)
         if walk is None:
             return 0
         walk.faults += 1
+        walk.why, walk.failed = why, self._state.clock() if walk.failed is None else walk.failed
         wait = pause(walk.faults)
         walk.due = self._state.clock() + wait
         return wait
+
+    async def failing(self, apps: Iterable[str]) -> list[FailingExpansion]:
+        wanted = set(apps)
+        return [
+            FailingExpansion(app, push_id, record.walk.why, record.walk.failed)
+            for (app, push_id), record in self._state.pushes.items()
+            if app in wanted and record.walk is not None and record.walk.failed is not None
+        ]
 
     def _walk(self, app: str, push_id: str) -> Walk | None:
         record = self._state.pushes.get((app, push_id))
@@ -77,6 +86,7 @@ class MemoryExpansions:
         record.push = msgspec.structs.replace(record.push, targets=targets)
         record.launched, record.updated_at = True, state.clock()
         record.walk.step, record.walk.cursor, record.walk.due = at.step + 1, cursor or "", state.clock() + lease
+        record.walk.faults, record.walk.failed = 0, None
         record.state = "expanding"
         following = _expansion(record)
         if cursor is None:

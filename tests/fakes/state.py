@@ -50,6 +50,9 @@ class Walk:
     step: int = 0
     cursor: str = ""
     faults: int = 0
+    failed: int | None = None
+    """When it failed first since the last step."""
+    why: str = ""
 
 
 @dataclass

@@ -23,7 +23,7 @@ from pushsvc.model.devices import ByTopic, Device
 from pushsvc.model.push import Push, Route
 from pushsvc.ports.letters import ReplaySpec
 from pushsvc.ports.work import RemovedRoute
-from pushsvc.runtime import Current
+from pushsvc.runtime import Current, read_conditions
 from pushsvc.settings import AppSettings, Settings
 from pushsvc.stages.expand import fanout
 from pushsvc.store import Store, keys, open_store
@@ -189,6 +189,22 @@ def test_one_that_cannot_be_read_or_fails_stops_no_other(server: Server, monkeyp
         assert await store.expansions.due(["shop"]) == []  # until its pause is over
         assert await store.link.call("ZCARD", keys.expansions("shop", 0, "normal")) == 1
         assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 1
+        # Not sending is never silent: both are conditions of the service, with their remedies.
+        found = {each.kind: each for each in await read_conditions(settings_of("shop"), store)}
+        assert {"audience", "quarantine"} <= found.keys()
+        audience, aside = found["audience"], found["quarantine"]
+        assert (audience.what, audience.severity, audience.reason) == ("shop", "critical", "RuntimeError")
+        assert "push broken" in audience.cause
+        assert "expansion_failed" in audience.remedy
+        assert audience.since is not None
+        assert (aside.what, aside.severity) == ("shop", "warning")
+        assert "1 record" in aside.cause
+        monkeypatch.setattr(fanout, "expand", expand)
+        await store.link.call("ZADD", keys.expansions("shop", 0, "normal"), "XX", 0, "broken")
+        await store.link.call("DEL", keys.quarantine("shop", 0))
+        assert await functions.expand(Context(Current(settings_of("shop")), server.url)) == {"made": 2}
+        over = {each.kind for each in await read_conditions(settings_of("shop"), store)}
+        assert not over & {"audience", "quarantine"}
 
     play(server, story)
 

@@ -13,7 +13,7 @@ from pushsvc.model.delivery import BadNotification, Ended, Retry, TokenDead, Una
 from pushsvc.model.devices import ByTopic, Device
 from pushsvc.model.push import Platform, Push, Route, Target
 from pushsvc.model.status import PushStatus
-from pushsvc.ports.expansion import Expansion, Waiting
+from pushsvc.ports.expansion import Expansion, FailingExpansion, Waiting
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.store import StoreConfig
 
@@ -312,11 +312,22 @@ def test_who_works_on_it_keeps_it_from_others(server: Server | None) -> None:
         at = await step(store, at, 1)
         assert await store.expansions.due(["shop"]) == []
         await store.expansions.release(at)
-        waits = [await store.expansions.put_off(p) for _ in range(3)]
+        assert await store.expansions.failing(["shop"]) == []
+        waits = [await store.expansions.put_off(p, why) for why in ("KeyError", "OSError", "TypeError")]
         assert waits == [5_000, 10_000, 20_000]
         assert await store.expansions.due(["shop"]) == []
+        (failing,) = await store.expansions.failing(["shop"])
+        assert failing == FailingExpansion("shop", "p", "TypeError", failing.since)
+        assert NOW <= failing.since < NOW + 60_000
+        assert await store.expansions.failing(["other"]) == []
+        await store.expansions.release(at)
+        at = await step(store, at, 1)
+        assert await store.expansions.failing(["shop"]) == [], "it goes on"
+        assert await store.expansions.put_off(p, "KeyError") == 5_000
+        assert len(await store.expansions.failing(["shop"])) == 1
         await store.expansions.release(at)
         await step(store, at, 1, None)
+        assert await store.expansions.failing(["shop"]) == []
         assert await store.expansions.due(["shop"]) == []
         await store.expansions.release(at)
         assert not await store.expansions.take_up(p, lease=LEASE)

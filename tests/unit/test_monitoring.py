@@ -99,6 +99,7 @@ FIRES = {
     "PushsvcUnserved": condition("unserved"),
     "PushsvcNoWorkers": fires('pushsvc_workers{part="dispatch"}', ENDS, "part"),
     "PushsvcQueueFull": condition("full", "shop"),
+    "PushsvcAudienceFails": condition("audience", "shop"),
     "PushsvcQueueFilling": fires('pushsvc_queue_pending{lane="bulk"}', "1x5 81x400", pushsvc_queue_limit="100x400"),
     "PushsvcQueueOld": fires('pushsvc_oldest_pending_age_seconds{lane="bulk"}', "0x5 301x400", "lane"),
     "PushsvcProcessSilent": condition("silent"),
@@ -109,6 +110,7 @@ FIRES = {
     "PushsvcReloadRefused": fires("pushsvc_config_last_reload_successful", ENDS),
     "PushsvcRestartNeeded": condition("restart")._replace(after="62m"),
     "PushsvcAccountKept": condition("account", "shop"),
+    "PushsvcQuarantine": condition("quarantine", "shop"),
     "PushsvcCredentialEnds": fires(
         f"pushsvc_credential_expiry_timestamp_seconds{ROUTE}", "3000000x5 2000000x400", "app", "platform"
     ),

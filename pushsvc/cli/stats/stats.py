@@ -33,10 +33,12 @@ SHOWN = TITLES[:-1]
 OTHERS = {
     "full": "full",
     "memory": "memory",
+    "audience": "audience",
     "silent": "silent",
     "account": "account",
     "reload": "config",
     "restart": "config",
+    "quarantine": "quarantine",
 }
 """The first words of summary lines about conditions that have no figure of their own, by their kinds."""
 ALARMS = ("held", "frozen", "unserved", "webhook", *OTHERS.values())

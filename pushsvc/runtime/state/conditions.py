@@ -15,6 +15,7 @@ from ...background import in_background, pulse
 from ...errors import StoreError, StoreUnavailable
 from ...model.instants import instant
 from ...ports.conditions import SEVERITIES, Condition, Kind, ordered
+from ...ports.expansion import FailingExpansion
 from ...ports.figures import Gauges, Held
 from ...ports.provider import CREDENTIAL, REMOVED
 from ...ports.queue import NOTE
@@ -70,6 +71,8 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
         *full(settings, {app: sum(each.by_shard) for app, each in gauges.apps.items()}),
         *memory(used),
         *configuration(living),
+        *audiences(await store.expansions.failing(settings.apps)),
+        *quarantine({app: each.quarantined for app, each in gauges.apps.items()}),
     ]
     for route, why in frozen.items():
         remedy = "compare `reason` in `pushsvc_deliveries_total` with the account, see `feedback.prune_anyway`"
@@ -166,6 +169,27 @@ def configuration(living: Iterable[Worker]) -> Iterator[Condition]:
         changed = ", ".join(f"[{name}]" for name in sections)
         cause = f"changed on disk, in use only after a restart: {changed}"
         yield condition("restart", "configuration", cause, "restart the processes, or undo the change")
+
+
+def audiences(failing: Sequence[FailingExpansion]) -> Iterator[Condition]:
+    """Yield the apps with pushes whose audience cannot be expanded."""
+    for app in sorted({each.app for each in failing}):
+        own = [each for each in failing if each.app == app]
+        first = min(own, key=lambda each: each.since)
+        more = f" and {len(own) - 1} more" if len(own) > 1 else ""
+        cause = f"the devices of push {first.push_id}{more} cannot be looked up ({first.why}), so they are sent nothing"
+        remedy = "see `expansion_failed` in the log of `jobs`; it is tried again at least every ten minutes"
+        yield condition("audience", app, cause, remedy, since=first.since, app=app, reason=first.why)
+
+
+def quarantine(counts: Mapping[str, int]) -> Iterator[Condition]:
+    """Yield the apps with records that could not be read and were set aside."""
+    for app, count in counts.items():
+        if count:
+            records = "1 record that cannot be read is" if count == 1 else f"{count} records that cannot be read are"
+            cause = f"{records} set aside, and what they hold is not sent or reported"
+            remedy = "return to the version that wrote them, see `entry_quarantined` in the log and the runbook"
+            yield condition("quarantine", app, cause, remedy, app=app)
 
 
 class StoreConditions:

@@ -14,7 +14,7 @@ SENT: Final = (
     *("LINDEX", "LRANGE", "SADD", "SMEMBERS"),
     *("XACK", "XADD", "XDEL", "XINFO|CONSUMERS", "XLEN", "XRANGE", "XREAD", "XREADGROUP", "XREVRANGE", "XTRIM"),
     *("ZADD", "ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREM", "ZREMRANGEBYRANK"),
-    *("ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCAN", "ZSCORE"),
+    *("ZREMRANGEBYSCORE", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCAN", "ZSCORE"),
 )
 """Commands that are sent directly and may also occur in a script.
 

@@ -4,7 +4,7 @@
 -- It takes place only where the number of steps taken is the one that its caller has read: when two processes work on
 -- the same push, because one was assumed dead, the later step fails and its process stops. A cancel deletes the record,
 -- so that a cancelled push takes no further step. The indexes in the encoded chunks continue from the push's total,
--- which the number of steps guarantees.
+-- which the number of steps guarantees. A step ends what was recorded of failures.
 --
 -- KEYS  1 ps:T:pending; 2 ps:T:p:<id>; 3 ps:T:x:<id>; 4 ps:T:expansions:<lane>
 -- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 steps read; 6 next cursor; 7 1 for the last page;
@@ -33,6 +33,7 @@ local total = redis.call('HINCRBY', KEYS[2], 'n', found)
 if ARGV[7] ~= '1' then
   redis.call('HSET', KEYS[2], 'st', 'expanding', 'up', now)
   redis.call('HSET', KEYS[3], 'step', ARGV[5] + 1, 'cursor', ARGV[6])
+  redis.call('HDEL', KEYS[3], 'faults', 'failed', 'why')
   redis.call('ZADD', KEYS[4], 'XX', now + ARGV[8], id)
 else
   local over = ended_of_push(KEYS[2])

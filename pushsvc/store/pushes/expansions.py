@@ -9,7 +9,7 @@ from typing import Any
 
 from ...model.codec import CodecError, chunks_of, decode_push, encode_chunk
 from ...model.push import LANES, Platform, Target
-from ...ports.expansion import Expansion, Waiting
+from ...ports.expansion import Expansion, FailingExpansion, Waiting
 from ...telemetry import get_logger
 from .. import keys
 from ..config import StoreConfig
@@ -20,6 +20,9 @@ HEAD = 4
 """Pushes of one app, shard and lane that are returned at once, so that several processes find different ones."""
 LOOK = 200
 """Pushes of one app, shard and lane that are examined for an expired `ttl`."""
+LOOK_FAILING = 50
+"""Pushes of one app, shard and lane that are examined for a failure: those that are taken up last within the longest
+pause."""
 FIRST_PAUSE, LONGEST_PAUSE = 5_000, 600_000
 """Milliseconds until a failed expansion is tried again."""
 
@@ -77,11 +80,36 @@ class RedisExpansions:
         place = keys.expansions(push.app, self._shard(push.app, push.id), push.lane)
         await self._link.call("ZADD", place, "XX", push.starts_at, push.id)
 
-    async def put_off(self, which: Waiting) -> int:
+    async def put_off(self, which: Waiting, why: str) -> int:
         record = keys.expansion(which.app, self._shard(which.app, which.push_id), which.push_id)
         wait = pause(int(await self._link.call("HINCRBY", record, "faults", 1)))
-        await self._link.call("ZADD", self._set_of(which), "XX", self._clock() + wait, which.push_id)
+        now = self._clock()
+        await self._link.many(
+            [
+                ("HSET", record, "why", why),
+                ("HSETNX", record, "failed", now),
+                ("ZADD", self._set_of(which), "XX", now + wait, which.push_id),
+            ]
+        )
         return wait
+
+    async def failing(self, apps: Iterable[str]) -> list[FailingExpansion]:
+        places = [(app, shard, lane) for app in apps for shard in range(self._config.shards_of(app)) for lane in LANES]
+        until = self._clock() + LONGEST_PAUSE
+        found = await self._link.many(
+            [("ZREVRANGEBYSCORE", keys.expansions(*place), until, "-inf", "LIMIT", 0, LOOK_FAILING) for place in places]
+        )
+        pushes = [
+            (app, shard, push_id.decode())
+            for (app, shard, _), names in zip(places, found, strict=True)
+            for push_id in names
+        ]
+        records = await self._link.many([("HMGET", keys.expansion(*push), "why", "failed") for push in pushes])
+        return [
+            FailingExpansion(app, push_id, (why or b"").decode(), int(since))
+            for (app, _, push_id), (why, since) in zip(pushes, records, strict=True)
+            if since is not None
+        ]
 
     async def set_aside(self, which: Waiting, why: str) -> None:
         app, push_id = which.app, which.push_id
