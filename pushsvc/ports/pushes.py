@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from ..model.delivery import End
+from ..model.devices import Audience
 from ..model.push import Lane, Message, Platform, Push, PushState, Via
 from ..model.status import DeliveryRow, PushStatus
 
@@ -61,10 +62,12 @@ class KeptPush(Struct, frozen=True):
     listed: ListedPush
     messages: dict[Platform, Message] = {}
     """What is kept of its content, by channel: nothing of a small push that was sent."""
-    audience: bytes = b""
-    """Its audience while that is being expanded; see `codec.encode_audience`."""
+    audience: Audience | None = None
+    """Its audience, once that has been expanded only a topic or all devices; None where none is known."""
     topic: str = ""
     """The topic that it is for, if what is left of it says so."""
+    looked_up: bool = False
+    """Whether its receivers are or were looked up page by page."""
     dry_run: bool | None = None
     """Whether it was a dry run; None where that is not known."""
     via: Via | None = None

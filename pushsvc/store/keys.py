@@ -182,9 +182,9 @@ own, since a replay takes it out again; those that were sent share one for each 
 their chunk, so that Redis has one value to write where it had hundreds. Up to 1,000 deliveries each has its row, beyond
 that what was sent has none.
 
-A push that is made from an audience has `x` 1. Its `n` grows with each step of its expansion; since their final
-number is unknown, it is kept like one of more than 32 from its first delivery on, with rows also of the first 1,000
-that end as `sent`: if there are no more than these, each delivery has its row.
+A push that is made from an audience has `x`, which notes how its `to` named it (named.py). Its `n` grows with each step
+of its expansion; since their final number is unknown, it is kept like one of more than 32 from its first delivery on,
+with rows also of the first 1,000 that end as `sent`: if there are no more than these, each delivery has its row.
 
 Whatever still has work to do has no lifetime: a push's status, bitmap and rows while deliveries of it are open, its
 chunks while it is scheduled, its audience while it is being expanded, a replay while it is not done. Their lifetime

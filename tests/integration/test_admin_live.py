@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pushsvc.api.pushes.audiences import FEW
+
 from .test_live_flow import Town, play
+from .test_replay_flow import worker
 
 
 async def ask(town: Town, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -68,5 +71,30 @@ def test_the_copy_of_a_push_that_the_live_channel_carried_is_accepted_as_it_is(t
             assert ("overrides" in shown["copy_lacks"]) == ("overrides" not in copy)
             status, answer = await town.post(copy)
             assert status == 202, answer
+
+    play(tmp_path, story)
+
+
+def test_what_a_push_was_addressed_to_is_known_once_it_has_ended(tmp_path: Path) -> None:
+    async def story(town: Town) -> None:
+        await town.register("web", "live", user="ann")
+        async with town.session.put("/v1/topics/news/devices/web") as put:
+            assert put.status == 204
+        devices, more = {"devices": ["web"]}, [f"user-{number}" for number in range(FEW)]
+        async with worker(tmp_path), town.phone("web"):
+            for to, shown_to, exact in (
+                ({"topic": "news"}, {"topic": "news"}, True),
+                ({"all": True}, {"all": True}, True),
+                (devices, devices, True),
+                # The erasure of a user must leave no name.
+                ({"users": ["ann", *more]}, devices, False),
+                ({"where": "user == 'ann'"}, devices, False),
+            ):
+                status, answer = await town.post({"to": to, "data": {"a": "b"}})
+                assert status == 202, answer
+                assert await town.done(answer["id"]) == {"total": 1, "sent": 1}
+                _, shown = await ask(town, "GET", f"pushes/{answer['id']}")
+                assert (shown["to"], shown["copy"]["to"]) == (shown_to, shown_to)
+                assert ("to" not in shown["copy_lacks"]) == exact, to
 
     play(tmp_path, story)

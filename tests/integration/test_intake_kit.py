@@ -34,6 +34,7 @@ from pushsvc.api import ApiApp, ApiConfig, ApiLive, ApiPorts, Backlog, Waits, bu
 from pushsvc.api.http.dispatch import CallDispatcher
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
 from pushsvc.model.access import ApiKey, Scope
+from pushsvc.model.codec import decode_audience
 from pushsvc.model.delivery import End, Receipt
 from pushsvc.model.push import Content, Message, Push
 from pushsvc.model.rates import Rate
@@ -171,7 +172,8 @@ class Store:
         if push is None or status is None:
             return None
         listed = ListedPush(status, push.lane, push.key)
-        return KeptPush(listed, dict(push.messages), push.audience, dry_run=push.dry_run, via=push.via)
+        audience = decode_audience(push.audience) if push.audience else None
+        return KeptPush(listed, dict(push.messages), audience, dry_run=push.dry_run, via=push.via)
 
     async def due(self, app: str, until: int | None = None) -> int:
         return 0

@@ -9,8 +9,7 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from ...errors import NotFound
-from ...model.codec import decode_audience
-from ...model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere
+from ...model.devices import ByDevices, ByTopic, ByUsers, ByWhere, ToAll
 from ...model.documents import Time
 from ...model.instants import instant
 from ...model.live import RESERVED
@@ -57,7 +56,10 @@ class AdminPush(PushRow, frozen=True, kw_only=True):
     timeline: Annotated[list[PushMoment], Meta(description="In the order of time.")]
     to: Annotated[
         dict[str, Any] | None,
-        Meta(description="The receivers, as in a push document; null where they are not known any more."),
+        Meta(
+            description="The receivers, as in a push document; null where they are not known any more. Of an ended "
+            "push to users, or to those who match an expression, these are the devices that it went to."
+        ),
     ]
     messages: Annotated[
         list[PreviewedMessage],
@@ -108,9 +110,11 @@ async def admin_push(
     rows = page[0] if page is not None and status.counts.total <= ROWS_FOR_ALL else []
     messages = await preview(_push_of(kept, routes))
     content = None if live is None else (await live.contents(app, [push_id])).get(push_id)
-    to = _receivers(kept, rows)
+    to, exact = _receivers(kept, rows)
     shown = structs.asdict(shown_push(kept.listed))
     copy, lacks = _copy(kept, messages, content, to, [platform_of(route) for route in routes if route not in CARRIERS])
+    if copy is not None and not exact:
+        lacks = ["to", *lacks]
     timeline = _timeline(kept, rows)
     return AdminPush(**shown, timeline=timeline, to=to, messages=messages, copy=copy, copy_lacks=lacks)
 
@@ -151,28 +155,24 @@ def _timeline(kept: KeptPush, rows: Sequence[DeliveryRow]) -> list[PushMoment]:
     return [PushMoment(what, instant(at)) for what, at in sorted(known, key=lambda each: each[1])]
 
 
-def _receivers(kept: KeptPush, rows: Sequence[DeliveryRow]) -> dict[str, Any] | None:
-    if kept.audience:
-        return _to_of(decode_audience(kept.audience))
-    if kept.topic:
-        return {"topic": kept.topic}
-    devices = list(dict.fromkeys(row.device_id for row in rows if row.device_id is not None))
-    known = len(rows) == kept.listed.status.counts.total and all(row.device_id is not None for row in rows)
-    return {"devices": devices} if devices and known else None
-
-
-def _to_of(audience: Audience) -> dict[str, Any]:
-    match audience:
+def _receivers(kept: KeptPush, rows: Sequence[DeliveryRow]) -> tuple[dict[str, Any] | None, bool]:
+    """Return `to` as far as it is known, and whether it names the receivers as the push did: of an audience that was
+    looked up, the rows have only the devices that were found then."""
+    match ByTopic(kept.topic) if kept.topic and kept.audience is None else kept.audience:
         case ByDevices(ids):
-            return {"devices": list(ids)}
+            return {"devices": list(ids)}, True
         case ByUsers(users):
-            return {"users": list(users)}
+            return {"users": list(users)}, True
         case ByTopic(topic):
-            return {"topic": topic}
+            return {"topic": topic}, True
         case ByWhere(text):
-            return {"where": text}
+            return {"where": text}, True
+        case ToAll():
+            return {"all": True}, True
         case _:
-            return {"all": True}
+            devices = list(dict.fromkeys(row.device_id for row in rows if row.device_id is not None))
+            known = len(rows) == kept.listed.status.counts.total and all(row.device_id is not None for row in rows)
+            return ({"devices": devices}, not kept.looked_up) if devices and known else (None, False)
 
 
 def _copy(
@@ -196,12 +196,12 @@ def _copy(
         said = {"overrides": {each.platform: each.override for each in messages if bytes(each.override) != b"null"}}
         if not said["overrides"]:
             return None, []
-    known: dict[str, Any] = {"to": to, "lane": kept.listed.lane, "ttl": kept.ttl, "via": kept.via}
+    known: dict[str, Any] = {"lane": kept.listed.lane, "ttl": kept.ttl, "via": kept.via}
     lacks = [name for name, value in [*known.items(), ("dry_run", kept.dry_run)] if value is None]
     document = {
         **({} if to is None else {"to": dict(to)}),
         **said,
-        **{name: value for name, value in known.items() if name != "to" and value not in (None, *DEFAULTS)},
+        **{name: value for name, value in known.items() if value not in (None, *DEFAULTS)},
     }
     # Unless it is known that something was sent, the copy sends nothing.
     if kept.dry_run is not False:

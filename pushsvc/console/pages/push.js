@@ -82,7 +82,7 @@ function Push({ push, query, reload, session }) {
       ["Posted with", key && html`the key <a href=${to("pushes", null, { key })}>${key}</a>`],
       ["Lane", lane],
       ["Trace", push.trace_id && html`<code>${push.trace_id}</code> <${Copy} text=${push.trace_id} />`],
-      ["To", receivers(receiving)],
+      ["To", receiving && html`${receivers(receiving)}${copy_lacks.includes("to") ? html` <span class="soft">that it went to</span>` : ""}`],
     ]} /><${Facts} of=${[
       ["Live channel", push.live && `${number(push.live.acked)} acknowledged, ${number(push.live.fallback)} carried on by the provider, ${number(push.live.waiting)} waiting`],
       ["Devices report", push.events && `${Object.entries(push.events).map(([what, n]) => `${number(n)} ${what}`).join(", ")}`],

@@ -1,9 +1,10 @@
 -- Included by other scripts: writes pushes, each as a status hash and its entries in the lanes.
 --
 -- The arguments from ARGV[at] on are for each push: id, total, created at ms, due ms or 0 for at once, status TTL in
--- ms, '' or `<lane> <encoded push>`, '' or MessagePack of the content that its entries name (lifetime in ms, then name
--- and encoded message of each variant), its place in the list of pushes (listing.py), '' or the id of its trace, number
--- of chunks, and for each chunk: platform, lane, number of targets, blob.
+-- ms, '' or `<lane> <size of the note> <note><encoded push>` with what its status notes of its audience (named.py), ''
+-- or MessagePack of the content that its entries name (lifetime in ms, then name and encoded message of each variant),
+-- its place in the list of pushes (listing.py), '' or the id of its trace, number of chunks, and for each chunk:
+-- platform, lane, number of targets, blob.
 -- A push whose id is known already does not change. The chunks of a scheduled push wait beside the lanes until
 -- launch.lua moves them there; until then its deliveries are counted as `scheduled`. An encoded push has an audience:
 -- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
@@ -47,10 +48,10 @@ local function enqueue(prefix, at)
     if new and whole ~= '' then
       local record = prefix .. 'x:' .. id
       local state = due == '0' and 'expanding' or 'scheduled'
-      redis.call('HSET', push, 'n', 0, 'st', state, 'at', created, 'x', 1)
-      local space = string.find(whole, ' ', 1, true)
-      local lane = string.sub(whole, 1, space - 1)
-      redis.call('HSET', record, 'push', string.sub(whole, space + 1), 'step', 0, 'cursor', '')
+      local lane, size, start = string.match(whole, '^(%a+) (%d+) ()')
+      local behind = start + size
+      redis.call('HSET', push, 'n', 0, 'st', state, 'at', created, 'x', string.sub(whole, start, behind - 1))
+      redis.call('HSET', record, 'push', string.sub(whole, behind), 'step', 0, 'cursor', '')
       redis.call('ZADD', prefix .. 'expansions:' .. lane, due == '0' and created or due, id)
       if due ~= '0' then
         note_schedule(push, due, ARGV[at + 7])

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any, Final, TypeAlias
 
-from ...model.codec import CodecError, decode_chunk, decode_message, decode_push, is_large
+from ...model.codec import CodecError, decode_audience, decode_chunk, decode_message, decode_push, is_large
 from ...model.push import LANES, Chunk, Message, Platform, Push
 from ...model.status import PushStatus
 from ...ports.pushes import KeptPush, ListedPush
@@ -22,6 +22,7 @@ from .. import keys
 from ..link.link import Link
 from ..queue.letter import decode_dead
 from .listing import ENTRIES, PushEntry, read_entry, shown_id
+from .named import named
 
 LISTED: Final = 10_000
 """Entries of the list of pushes that are examined on either side of an instant."""
@@ -43,12 +44,12 @@ Turn: TypeAlias = AbstractAsyncContextManager[None]
 async def read_kept(link: Link, turn: Turn, status: PushStatus, shard: int) -> KeptPush:
     """Return what is left of the push of this status. Each step is taken in a `turn`, of which there is one."""
     app, name = status.app, status.id
-    contents, parts, whole, replayed = await link.many(
+    contents, parts, whole, (note, *replayed) = await link.many(
         [
             ("HGETALL", keys.content(app, shard, name)),
             ("LRANGE", keys.waiting(app, shard, name), 0, 4 * (1 if is_large(status.counts.total) else keys.FEW) - 1),
             ("HGET", keys.expansion(app, shard, name), "push"),
-            ("HMGET", keys.push(app, shard, name), "ff", "ra"),
+            ("HMGET", keys.push(app, shard, name), "x", "ff", "ra"),
         ]
     )
     entry = await _entry(link, turn, status, shard)
@@ -57,9 +58,11 @@ async def read_kept(link: Link, turn: Turn, status: PushStatus, shard: int) -> K
         with suppress(CodecError, UnicodeDecodeError):
             messages[variant.decode()] = decode_message(blob)
     push: Push | None = None
+    audience = named(note)
     if whole is not None:
         with suppress(CodecError):
             push = decode_push(whole)
+            audience = decode_audience(push.audience)
     chunks = list(_chunks(parts[3::4], name))
     if not (chunks or contents or push or is_large(status.counts.total)):
         chunks = await _waiting(link, turn, status, shard, entry)
@@ -70,8 +73,9 @@ async def read_kept(link: Link, turn: Turn, status: PushStatus, shard: int) -> K
     return KeptPush(
         ListedPush(status) if entry is None else ListedPush(status, entry.lane, entry.key),
         messages,
-        b"" if push is None else push.audience,
+        audience,
         next((chunk.topic for chunk in chunks if chunk.topic), ""),
+        looked_up=note is not None,
         dry_run=entry.dry_run if entry is not None else None if first is None else first.dry_run,
         via=entry.via if entry is not None else None if push is None else push.via,
         ttl=None if first is None else max(0, first.expires_at - first.starts_at) // 1000,

@@ -12,6 +12,7 @@ from ... import telemetry
 from ...errors import Conflict, Fault, InvalidRequest
 from ...model.codec import (
     contents_of,
+    decode_audience,
     decode_row,
     decode_rows,
     encode_chunk,
@@ -35,6 +36,7 @@ from ..revoke.revocations import LIFETIME, Revocations
 from .accepting import Accepting, Args, Part, together
 from .kept import read_kept
 from .listing import ENTRIES, STATUSES, Place, PushListing, Reading, listed
+from .named import noted
 from .status import FIELDS, status_of
 
 _PAGE = 500
@@ -109,7 +111,10 @@ class RedisPushes(PushListing):
         config = self._config
         chunks = split(push, config.chunk_size)
         total = chunks[0].total if chunks else 0
-        whole = b"%s %s" % (push.lane.encode(), encode_push(without_contents(push))) if push.audience else b""
+        whole = b""
+        if push.audience:
+            note = noted(decode_audience(push.audience))
+            whole = b"%s %d %s%s" % (push.lane.encode(), len(note), note, encode_push(without_contents(push)))
         content = packed(contents_of(push, chunks), expires_at=push.expires_at, now=self._clock())
         args: Args = [push.id, total, push.created_at, push.send_at or 0, config.status_ttl * 1000]
         args += (whole, content, listed(push), push.trace[:16], len(chunks))
