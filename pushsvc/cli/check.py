@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +69,9 @@ def _rows(state: Any, *, online: bool) -> list[CheckFinding]:
         settings: Settings = state.read()
         state.log(_quiet(settings))
     except ConfigError as error:
-        return list(_of_config_error(error))
+        from ..runtime.checks.configuration import faults_of
+
+        return list(faults_of(error))
     return run(_all(settings, online=online))
 
 
@@ -96,31 +98,6 @@ async def _all(settings: Settings, *, online: bool) -> list[CheckFinding]:
 
         rows = once([*rows, *await check_online(settings)])
     return rows
-
-
-def _of_config_error(error: ConfigError) -> Iterator[CheckFinding]:
-    """Yield a finding for each fault of a configuration that cannot be used."""
-    first, *faults = error.message.split("\n")
-    if not faults:
-        yield CheckFinding(error.path, "error", *_what_and_fix(first, error.remedy))
-        return
-    yield CheckFinding("configuration", "error", f"{error.path}: {first}", "correct them; then the rest is checked")
-    for fault in faults:
-        part, _, what = fault.strip().partition(": ")
-        yield CheckFinding(part, "error", *_what_and_fix(what, ""))
-
-
-def _what_and_fix(message: str, remedy: str) -> tuple[str, str]:
-    """Return what is wrong and what to do, from the message of a fault."""
-    expected, found, value = message.removeprefix("expected ").partition(", found ")
-    if found and message.startswith("expected "):
-        return f"found {value}", f"give {expected}"
-    what, _, fix = message.partition("; ")
-    if fix:
-        return what, fix
-    if remedy and not remedy.startswith("in "):
-        return what, remedy
-    return what, "add it" if what.startswith("is missing") else "give it another value"
 
 
 def _print(rows: Sequence[CheckFinding]) -> None:

@@ -166,6 +166,9 @@ def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_is() ->
         assert "Check key_id and team_id" in await text(page, "main h1")
         assert (await text(page)).count("Apple refuses the signing key") == 1
         assert (await text(page)).lower().count("check key_id and team_id") == 1
+        await press(page, "Check now")
+        await until(page, "document.querySelector('main').innerText.includes('No errors, 1 warning.')")
+        assert "Nothing is wrong" not in await text(page)
         await visit(page, "/console/keys")
         await page.look("document.querySelector('.strip').click()")
         await until(page, "location.pathname === '/console'")

@@ -313,6 +313,11 @@ def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
         assert len(ready["notes"]) == 1
         assert "the changed configuration was refused" in ready["notes"][0]
         assert "pushsvc_config_last_reload_successful 0.0" in metrics
+        async with service.session.get("/v1/admin/check") as answer:
+            checked = await answer.json()
+        faults = {each["part"]: each for each in checked["findings"] if each["level"] == "error"}
+        assert not checked["ok"]
+        assert faults.keys() == {"configuration", "apps.shop.nonsense"}
         assert await service.done(await service.push(apns("ok", 1))) == {"total": 1, "sent": 1}
         file.write_text(good.replace(hashlib.sha256(KEY.encode()).hexdigest(), "ab" * 32))
 

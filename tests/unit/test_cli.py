@@ -19,7 +19,7 @@ import typer
 
 from pushsvc import cli
 from pushsvc.cli.access import Access, access
-from pushsvc.cli.check import _of_config_error, _quiet
+from pushsvc.cli.check import _quiet
 from pushsvc.cli.operator.store import StoreOperator
 from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
 from pushsvc.cli.pushes.follow import ended, verdict
@@ -44,6 +44,7 @@ from pushsvc.runtime.checks.check import (
     judge_server,
     once,
 )
+from pushsvc.runtime.checks.configuration import faults_of
 from pushsvc.runtime.state.admin import concerns
 from pushsvc.runtime.state.conditions import condition
 from pushsvc.settings import SIMULATED, Settings
@@ -250,7 +251,7 @@ def test_errors_of_ours_are_one_line(
     ],
 )
 def test_a_check_says_what_to_do(message: str, remedy: str, found: tuple[str, str]) -> None:
-    (finding,) = _of_config_error(ConfigError("x", message, remedy))
+    (finding,) = faults_of(ConfigError("x", message, remedy))
     assert (finding.what, finding.fix) == found
 
 

@@ -35,10 +35,15 @@ function Verdict({ stats, check, age }) {
   </section>`;
 }
 
+const checked = (ok, warnings) => {
+  if (!ok) return html`<${State} of="error">There are faults.<//>`;
+  return warnings ? html`<${State} of="warning">No errors, ${plural(warnings, "warning")}.<//>` : html`<${State} of="ok">Nothing is wrong.<//>`;
+};
+
 function Check({ asked, close }) {
   return html`<section class="panel stack tight"><div class="row spread"><h2>Check of the configuration, the store and the credentials</h2><button class="tiny" onClick=${close}>Close</button></div>
     <${Asked} of=${asked}>${({ ok, findings }) => html`
-      <p>${ok ? html`<${State} of="ok">Nothing is wrong.<//>` : html`<${State} of="error">There are faults.<//>`}</p>
+      <p>${checked(ok, findings.filter((row) => row.level === "warning").length)}</p>
       <${Table} label="findings" rows=${findings} columns=${[
         { label: "level", tight: true, cell: (row) => html`<${State} of=${row.level} />` },
         { label: "part", cell: (row) => html`<code>${row.part}</code>` },

@@ -26,6 +26,7 @@ from ..providers import check_credentials
 from ..state.conditions import read_conditions
 from ..state.removal import removal_of
 from ..store import open_running_store, open_trial_store, running_store_url
+from .configuration import check_on_disk, in_use
 from .live import check_live
 
 HELD: Final = "the route is currently held"
@@ -39,13 +40,13 @@ async def check_running(settings: Settings, store: Store) -> list[CheckFinding]:
         found = await check_store(settings, store, shown(settings), runs=True)
     except StoreError as error:
         found = [_unusable(settings, shown(settings), error), *judge_keys(settings, None)]
-    return once([_configuration(settings), *judge_traces(settings), *found, *await check_files(settings)])
+    return once([*check_on_disk(settings), *judge_traces(settings), *found, *await check_files(settings)])
 
 
 async def check_all(settings: Settings, folder: Callable[[], AbstractContextManager[Path]]) -> list[CheckFinding]:
     """Return everything that a check finds. Where no store runs, an embedded one is tried in a temporary `folder`, so
     that nothing is left behind."""
-    rows = [_configuration(settings), *judge_traces(settings)]
+    rows = [in_use(settings), *judge_traces(settings)]
     try:
         settings.require_apps()
     except ConfigError as error:
@@ -133,11 +134,6 @@ def judge_traces(settings: Settings) -> list[CheckFinding]:
     except ConfigError as error:
         return [CheckFinding(error.path, "error", error.message, error.remedy)]
     return []
-
-
-def _configuration(settings: Settings) -> CheckFinding:
-    where = str(settings.file) if settings.file else "no file: defaults and environment"
-    return CheckFinding("configuration", "ok", where)
 
 
 def _unusable(settings: Settings, where: str, error: StoreError) -> CheckFinding:
