@@ -1,4 +1,4 @@
-// Charts: at most three lines, units on the axis, gaps shown as gaps.
+// Charts: at most three lines, units on the axis, gaps shown as gaps, and a value between two gaps as a point.
 
 import { html, useEffect, useRef } from "./vendor/preact-htm.js";
 import { measure, zone } from "./format.js";
@@ -28,6 +28,9 @@ function color(name) {
 /** Shows the last values in the legend, until the pointer asks for others. */
 const latest = (plot) => plot.data[0].length && plot.setLegend({ idx: plot.data[0].length - 1 }, false);
 
+/** The places of values without a neighbour, of which a line shows nothing. */
+const alone = (values) => values.flatMap((value, place) => (value != null && values[place - 1] == null && values[place + 1] == null ? [place] : []));
+
 /** `times` in Unix seconds; `series`: {label, color (a token), values, dash}. */
 export function Chart({ label, unit, times, series, height = 160 }) {
   const box = useRef(null);
@@ -48,7 +51,7 @@ export function Chart({ label, unit, times, series, height = 160 }) {
         axes: [{ ...axis, size: 28, values: times.at(-1) - times[0] < 600 ? "{HH}:{mm}:{ss}" : "{HH}:{mm}", space: 72 }, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => `${measure(tick)}`) }],
         scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
         cursor: { points: { size: 6 }, drag: { x: false, y: false } },
-        series: [{ label: zone(), value: "{HH}:{mm}:{ss}" }, ...series.map((each) => ({ label: each.label, stroke: color(each.color), width: 2, dash: each.dash, spanGaps: false, points: { show: false }, value: (_, value) => (value === null || value === undefined ? "-" : `${measure(value)} ${unit}`) }))],
+        series: [{ label: zone(), value: "{HH}:{mm}:{ss}" }, ...series.map((each) => ({ label: each.label, stroke: color(each.color), width: 2, dash: each.dash, spanGaps: false, points: { size: 5, fill: color(each.color), filter: (u, which) => alone(u.data[which]) }, value: (_, value) => (value === null || value === undefined ? "-" : `${measure(value)} ${unit}`) }))],
       hooks: { setCursor: [(u) => { if (u.cursor.idx === null || u.cursor.idx === undefined) latest(u); }] },
       }, plotted.current, box.current);
       latest(plot.current);

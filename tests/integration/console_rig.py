@@ -284,8 +284,10 @@ def _webhook() -> dict[str, Any]:
     }
 
 
-def _rates(step: int, points: int, empty: bool) -> dict[str, Any]:
+def _rates(step: int, points: int, empty: bool, lone: bool) -> dict[str, Any]:
     def values(base: int) -> list[int | None]:
+        if lone:
+            return [base if n == points // 2 else None for n in range(points)]
         return [
             None if 20 <= n < 24 else 0 if empty else step * (base + (n * 37) % max(1, base // 3))
             for n in range(points)
@@ -319,7 +321,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
             return stats(state)
         case "GET", ["admin", "rates"]:
             span, step = int(query["span"]), int(query["step"])
-            return _rates(step, span // step, empty)
+            return _rates(step, span // step, empty, lone=state == "alarm")
         case "GET", ["admin", "pushes"]:
             return page([_push(n) for n in range(20)])
         case "GET", ["admin", "pushes", _]:

@@ -180,6 +180,22 @@ def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_is() ->
     browse(act, state="alarm")
 
 
+def test_a_value_without_neighbours_is_drawn() -> None:
+    red = """
+(() => {
+  const canvas = document.querySelector('.chart canvas');
+  const { data } = canvas?.getContext('2d').getImageData(0, 0, canvas.width, canvas.height) ?? { data: [] };
+  return data.some((value, place) => place % 4 === 0 && value > data[place + 1] + 60 && value > data[place + 2] + 60);
+})()
+"""
+
+    async def act(page: Page, rig: Rig) -> None:
+        await page.open(f"{rig.url}/console/failed")
+        await until(page, red)
+
+    browse(act, state="alarm")
+
+
 def test_acts_count_first_and_are_confirmed_by_the_count() -> None:
     async def act(page: Page, rig: Rig) -> None:
         await page.open(f"{rig.url}/console/failed?reason=BadTopic")
