@@ -239,6 +239,16 @@ def test_stats(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
             environment.delenv("PUSHSVC_KEY")
             code, out, _ = await shell("stats", "--every", "0.2", "--url", "http://127.0.0.1:1")
         assert (code, out.count("counters  missing: http://127.0.0.1:1 does not answer")) == (0, 1)
+        # A service that is named with its key needs no configuration here.
+        (tmp_path / "broken.toml").write_text("[nonsense]\n")
+        monkeypatch.setenv("PUSHSVC_CONFIG", str(tmp_path / "broken.toml"))
+        for where in ((), ("--url", os.environ["PUSHSVC_URL"]), ("--app", "shop")):
+            assert (await both.over_api("stats", "--every", "0.2", *where))[0] == 0
+        code, _, err = await shell("stats", "--app", "other")
+        assert (code, "nonsense" in err) == (1, True)
+        monkeypatch.delenv("PUSHSVC_URL")
+        code, _, err = await shell("stats")
+        assert (code, "nonsense" in err) == (1, True)
 
     play(tmp_path, capsys, monkeypatch, scene)
 

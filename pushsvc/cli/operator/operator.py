@@ -191,28 +191,32 @@ class Operator(Protocol):
 async def open_operator(
     context: typer.Context, app: str, url: str = "", key: str = "", *, changes: bool = False
 ) -> AsyncIterator[Operator]:
-    """Open the way to what belongs to an app, by default to every app of the configuration. `changes`: the command
-    changes something there. Raises `ConfigError` for an unknown app, `ClientError` and `OtherApp` where only the
-    service that was named is meant; ends with wrong usage (2) where there is no key for it."""
+    """Open the way to what belongs to an app, by default to every app of the configuration, which need not be readable
+    where a service is named with a key. `changes`: the command changes something there. Raises `ConfigError` for an
+    unknown app, `ClientError` and `OtherApp` where only the service that was named is meant; ends with wrong usage (2)
+    where there is no key for it."""
     state: State = context.obj
-    settings = state.settings()
+    text = key_of(key, app)
+    settings = _configuration(state, needed=not (url and text))
     source = context.get_parameter_source("url")
     by_option = bool(url) and source is not None and source.name == "COMMANDLINE"
     strict = by_option or (changes and bool(url))
-    text = key_of(key, app)
     if by_option and not text:
         raise Missing(f"No API key for {url}: set {key_variable(app)}, or give --key; without --url the store is used.")
     if text and (where := url or _configured_url(state, settings)):
         from .api import open_api
 
         async with open_api(checked(where, text), strict=strict) as api:
-            wanted = [app] if app else list(settings.apps)
+            configured = [] if isinstance(settings, ConfigError) else list(settings.apps)
+            wanted = [app] if app else configured
             if api is not None and (not wanted or wanted == api.apps):
                 yield api
                 return
             # Below, an app that the configuration lacks is refused with the most similar name.
-            if strict and api is not None and (by_option or settings.apps.keys() >= {*wanted}):
+            if strict and api is not None and (by_option or {*configured} >= {*wanted}):
                 raise _other_app(where, api.apps[0], app, wanted, by_name="app" in context.params)
+    if isinstance(settings, ConfigError):
+        raise settings
     from .store import StoreOperator
 
     yield StoreOperator(settings, apps_of(settings, app))
@@ -251,8 +255,18 @@ def _other_app(url: str, owner: str, app: str, wanted: Sequence[str], *, by_name
     )
 
 
-def _configured_url(state: State, settings: Settings) -> str:
-    return state.server_url() if settings.server.port else ""
+def _configuration(state: State, *, needed: bool) -> Settings | ConfigError:
+    """Return the configuration, or why it cannot be read; raises that where it is `needed`."""
+    try:
+        return state.settings()
+    except ConfigError as error:
+        if needed:
+            raise
+        return error
+
+
+def _configured_url(state: State, settings: Settings | ConfigError) -> str:
+    return "" if isinstance(settings, ConfigError) or not settings.server.port else state.server_url()
 
 
 def require_free(rows: Iterable[KeyRow], app: str, name: str) -> None:
