@@ -19,6 +19,8 @@ class Configured(Struct, frozen=True):
     """Since when it refuses the one on disk and runs on an older one, in Unix ms."""
     restart: tuple[str, ...] = ()
     """The sections that have changed on disk and need its restart."""
+    refusal: str = ""
+    """Why it refuses the one on disk, in one line."""
 
 
 class Worker(Struct, frozen=True):
@@ -35,6 +37,7 @@ class Worker(Struct, frozen=True):
     """Whether its last report is still valid."""
     refused_since: int | None = None
     restart: tuple[str, ...] = ()
+    refusal: str = ""
 
 
 FRESH: Final = Configured()

@@ -26,6 +26,8 @@ from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, get_logger, systemd
 
 EVERY = 1.0
 """Seconds between two checks of the files."""
+LONGEST: Final = 400
+"""Characters of a refusal that are reported; the log has all of it."""
 
 Stamp: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 """For each file its path, modification time, size, inode and mode; -1 where there is no file."""
@@ -70,7 +72,7 @@ async def versions(
     and `live.endpoints` can change in a running process; for all else the log asks for a restart. `check` raises
     `ConfigError` for a version that this process cannot use, which is refused like one that cannot be read."""
     log = get_logger("reload")
-    _note(accepted=True)
+    _note()
     # The files may have changed between being read at the start and this first check, and a SIGHUP may have come
     # before the handler was installed: so the first check reloads at once, without a log line where nothing differs.
     first = settings.file is not None
@@ -92,9 +94,9 @@ async def versions(
                     check(newer)
             except ConfigError as error:
                 log.error("reload_refused", error=str(error), running="the previous configuration")
-                _note(accepted=False)
+                _note(str(error))
                 continue
-            _note(accepted=True, unapplied=_fixed(started, newer))
+            _note(unapplied=_fixed(started, newer))
             quiet = quiet and newer == settings
             if (fixed := _fixed(settings, newer)) and not quiet:
                 log.warning("reload_needs_restart", sections=fixed)
@@ -106,6 +108,7 @@ async def versions(
 
 _refused_at: float | None = None
 """When the configuration on disk was refused, in Unix seconds; None while the one on disk is in use."""
+_refusal = ""
 _unapplied: list[str] = []
 _applied_at: float | None = None
 
@@ -113,6 +116,12 @@ _applied_at: float | None = None
 def refused_since() -> int | None:
     """Return since when this process uses an older configuration than that on disk, in Unix ms, or None."""
     return None if _refused_at is None else int(_refused_at * 1000)
+
+
+def refusal() -> str:
+    """Return why this process refused the configuration on disk, in one line; empty while that is in use."""
+    line = "; ".join(part.strip() for part in _refusal.splitlines())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}.."
 
 
 def applied_at() -> float | None:
@@ -125,14 +134,16 @@ def unapplied() -> list[str]:
     return _unapplied
 
 
-def _note(*, accepted: bool, unapplied: list[str] | None = None) -> None:
-    global _applied_at, _refused_at, _unapplied  # global for the process, like its metrics
+def _note(refusal: str = "", *, unapplied: list[str] | None = None) -> None:
+    """Note that the configuration on disk was accepted, or why it was refused."""
+    global _applied_at, _refusal, _refused_at, _unapplied  # global for the process, like its metrics
     if unapplied is not None:
         _unapplied = unapplied
     now = time.time()
-    _refused_at = None if accepted else (_refused_at or now)
-    RELOAD_SUCCESSFUL.set(accepted)
-    if accepted:
+    _refusal = refusal
+    _refused_at = (_refused_at or now) if refusal else None
+    RELOAD_SUCCESSFUL.set(not refusal)
+    if not refusal:
         _applied_at = now
         RELOAD_TIMESTAMP.set(now)
 

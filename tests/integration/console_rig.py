@@ -55,13 +55,21 @@ def _cause(kind: str, severity: str, what: str, cause: str, remedy: str, **more:
     }
 
 
-def _causes() -> list[dict[str, Any]]:
+def _causes(state: State) -> list[dict[str, Any]]:
+    if state == "stale":
+        remedy = "correct it; it is then read again automatically"
+        return [_cause("reload", "warning", "configuration", REFUSAL, remedy)]
+    if state != "alarm":
+        return []
     why = "Apple refuses the signing key (`InvalidProviderToken`)"
     remedy = "check `key_id` and `team_id` of [apps.shop.apns], then reload"
     return [
         _cause("held", "critical", "shop/apns", why, remedy, app="shop", routes=["shop/apns"], waiting=41_208),
         _cause("webhook", "warning", "shop", "backend.example.com answers 502", "see why it does", app="shop"),
     ]
+
+
+REFUSAL = "the changed configuration was refused and an older one runs (serve): apps.shop.nonsense: unknown key"
 
 
 def stats(state: State) -> dict[str, Any]:
@@ -71,6 +79,7 @@ def stats(state: State) -> dict[str, Any]:
         "alarm": "shop/apns for 9 min: Apple refuses the signing key (`InvalidProviderToken`). 41,208 deliveries wait; "
         "none is lost. Check `key_id` and `team_id` of [apps.shop.apns], then reload. 1 more cause.",
         "empty": "All is well: nothing waits.",
+        "stale": f"configuration for 9 min: {REFUSAL}. Correct it; it is then read again automatically.",
     }.get(state, "All is well: 1,204 deliveries a second; 87 deliveries wait, none has been due for longer than 2 s.")
 
     def route(name: str, state: str, sent: float, p99: float) -> dict[str, Any]:
@@ -101,7 +110,11 @@ def stats(state: State) -> dict[str, Any]:
     return {
         "app": "shop",
         "at": ago(0),
-        "verdict": {"state": "critical" if alarm else "ok", "text": text, "causes": _causes() if alarm else []},
+        "verdict": {
+            "state": {"alarm": "critical", "stale": "warning"}.get(state, "ok"),
+            "text": text,
+            "causes": _causes(state),
+        },
         "lanes": [
             {"lane": "urgent", "waiting": 0, "oldest_age": None, "in_rate": 12.0, "out_rate": 12.0, "through_in": None},
             {

@@ -176,6 +176,9 @@ def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_is() ->
         rig.state = "stale"
         await until(page, "document.querySelector('header').innerText.includes('connecting again')")
         assert " ago: " in await text(page, "main h1")
+        # A cause that the verdict says with its remedy, and that leads nowhere, stands there alone.
+        await until(page, "document.querySelector('main h1').innerText.includes('apps.shop.nonsense: unknown key')")
+        assert await page.look("document.querySelectorAll('.verdict .cause').length") == 0
 
     browse(act, state="alarm")
 

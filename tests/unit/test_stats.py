@@ -114,6 +114,12 @@ def test_a_refused_configuration_is_told() -> None:
     )
     assert line.startswith(ALARMS)
     assert not figures(state(), "", now=1.0).reload_refused
+    # Processes that say why say it once.
+    why = "apps.shop.nonsense: unknown key"
+    processes = [Worker(part, "b", frozenset(), refused_since=5000, refusal=why) for part in ("jobs", "serve")]
+    (told,) = configuration(processes)
+    assert told.cause.endswith(f"an older one runs (jobs, serve): {why}")
+    assert told.remedy == "correct it; it is then read again automatically"
 
 
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:

@@ -17,6 +17,7 @@ const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}${/[
 function Cause({ cause, verdict }) {
   const lead = LEADS[cause.kind];
   const said = verdict.includes(cause.cause);
+  if (said && !lead && verdict.toLowerCase().includes(cause.remedy.toLowerCase())) return null;
   return html`<div class="cause">
     <div><p><${State} of=${cause.severity}>${cause.routes?.length ? cause.routes.join(", ") : cause.what || cause.kind}<//>${cause.since && html` since <${Time} of=${cause.since} /> (<${Age} of=${cause.since} ending="" />)`}${said ? "." : ": "}${said ? "" : html`<b class="strong"><${Prose} text=${cause.cause} /></b>${/[.!?]$/.test(cause.cause) ? "" : "."}`}</p>
       <p>${cause.waiting && !said ? `${plural(cause.waiting, "delivery waits", "deliveries wait")}; none is lost. ` : ""}${said && verdict.includes(cause.remedy.slice(1)) ? "" : html`<${Prose} text=${sentence(cause.remedy)} />`}</p></div>

@@ -161,9 +161,11 @@ def configuration(living: Iterable[Worker]) -> Iterator[Condition]:
         parts = ", ".join(sorted({worker.part for worker in refused}))
         since = min(worker.refused_since or 0 for worker in refused)
         cause = f"the changed configuration was refused and an older one runs ({parts})"
-        yield condition(
-            "reload", "configuration", cause, "see `reload_refused` in the log, or `pushsvc check`", since=since
-        )
+        # A process of an earlier version does not report why.
+        remedy = "see `reload_refused` in the log, or `pushsvc check`"
+        if whys := sorted({worker.refusal for worker in refused if worker.refusal}):
+            cause, remedy = f"{cause}: {'; '.join(whys)}", "correct it; it is then read again automatically"
+        yield condition("reload", "configuration", cause, remedy, since=since)
     sections = sorted({section for worker in living for section in worker.restart})
     if sections:
         changed = ", ".join(f"[{name}]" for name in sections)

@@ -21,7 +21,7 @@ from ...ports.store import Store
 from ...ports.work import Configured, RemovedRoute, Worker
 from ...settings import Settings
 from ..plans import routes_of
-from ..reload import refused_since, unapplied
+from ..reload import refusal, refused_since, unapplied
 from .flow import noting
 from .removal import removal_of
 
@@ -112,7 +112,8 @@ async def reporting(
 
     async def report() -> None:
         with suppress(StoreError):  # a report that could not be written is the same as none
-            await store.workers.report(part, serves(), routes(), Configured(refused_since(), tuple(unapplied())))
+            configured = Configured(refused_since(), tuple(unapplied()), refusal())
+            await store.workers.report(part, serves(), routes(), configured)
 
     async def keep_reporting() -> None:
         while True:

@@ -79,6 +79,7 @@ class _Report(Struct, frozen=True):
             *(part, consumer, self.serves, self.more.at or self.until, self.until >= now),
             refused_since=configured.refused_since,
             restart=configured.restart,
+            refusal=configured.refusal,
         )
 
 
