@@ -2,12 +2,14 @@
 
 A new version is loaded on SIGHUP, or when the configuration file or a credential file has changed. The files' times are
 polled each second, which needs only the standard library and also notices files that are replaced, mounted again or
-come back. A version that cannot be read is logged once, and the previous one stays in use.
+come back. A version that cannot be read is logged once, also where several processes of one supervisor follow it, and
+the previous one stays in use.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import time
@@ -22,7 +24,7 @@ from ..background import until_pulse
 from ..errors import ConfigError
 from ..settings import AppLive, Settings
 from ..store import StoreConfig
-from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, get_logger, systemd
+from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, claim, get_logger, systemd
 
 EVERY = 1.0
 """Seconds between two checks of the files."""
@@ -83,7 +85,8 @@ async def versions(
             now = stamp_of(all_files(watched))
             if now == seen and not asked.is_set() and not first:
                 continue
-            quiet, first = first and now == seen and not asked.is_set(), False
+            was_asked = asked.is_set()
+            quiet, first = first and now == seen and not was_asked, False
             asked.clear()
             seen = now
             try:
@@ -93,7 +96,8 @@ async def versions(
                     newer.require_apps()
                     check(newer)
             except ConfigError as error:
-                log.error("reload_refused", error=str(error), running="the previous configuration")
+                if is_news(str(error), seen) or was_asked:
+                    log.error("reload_refused", error=str(error), running="the previous configuration")
                 _note(str(error))
                 continue
             _note(unapplied=_fixed(started, newer))
@@ -104,6 +108,21 @@ async def versions(
             if not quiet:
                 log.info("reloaded", apps=sorted(settings.apps))
             yield settings
+
+
+_told = ""
+"""The digest of the refusal that was logged last by this process, or by another one for it."""
+
+
+def is_news(refusal: str, files: Stamp) -> bool:
+    """Return whether nothing has logged yet that these files were refused for this reason: no other part of this
+    process, and no other process of its supervisor."""
+    global _told  # for all parts of the process
+    name = hashlib.sha256(f"{files} {refusal}".encode()).hexdigest()[:32]
+    if name == _told:
+        return False
+    _told = name
+    return claim(name)
 
 
 _refused_at: float | None = None

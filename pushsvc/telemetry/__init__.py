@@ -11,6 +11,7 @@ from .exposition import (
     CONTENT_TYPE as CONTENT_TYPE,
     MULTIPROCESS_ENV as MULTIPROCESS_ENV,
     SharedFolder as SharedFolder,
+    claim as claim,
     exposition as exposition,
     forget as forget,
     prepare_multiprocess as prepare_multiprocess,

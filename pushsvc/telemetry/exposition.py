@@ -39,6 +39,9 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 MULTIPROCESS_ENV: Final = "PROMETHEUS_MULTIPROC_DIR"
 
+_CLAIM: Final = "claim-"
+"""How the names of files begin that stand for what was claimed."""
+
 # prometheus_client decides where values live when it is imported, and never again.
 _MULTIPROCESS = MULTIPROCESS_ENV in os.environ
 
@@ -75,9 +78,24 @@ def prepare_multiprocess(folder: Path) -> dict[str, str]:
     counters of a reused process id an arbitrary start value.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for file in folder.glob("*.db"):
+    for file in (*folder.glob("*.db"), *folder.glob(f"{_CLAIM}*")):
         file.unlink(missing_ok=True)
     return {MULTIPROCESS_ENV: str(folder)}
+
+
+def claim(name: str) -> bool:
+    """Return whether this process is the first to claim a name, of all that share the multiprocess folder: what each of
+    them sees is said by one."""
+    folder = os.environ.get(MULTIPROCESS_ENV)
+    if not folder:
+        return True
+    try:
+        (Path(folder) / f"{_CLAIM}{name}").touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # said twice is better than not at all
+        return True
+    return True
 
 
 def forget(gauge: Gauge, *labels: str, value: float = 0.0) -> None:
