@@ -97,3 +97,9 @@ def test_instants() -> None:
     assert parse_instant("2026-01-01", option="--since") == local
     with pytest.raises(typer.BadParameter, match="--until: 'soon' is not a time"):
         parse_instant("soon", option="--until")
+    # What is to be sent is sent at the same time wherever the command runs.
+    assert parse_instant("1970-01-01T00:01:00Z", option="--send-at", ahead=True) == 60_000
+    assert parse_instant("1970-01-01T02:01:00+02:00", option="--send-at", ahead=True) == 60_000
+    for text in ("2026-12-01T09:00:00", "2026-12-01"):
+        with pytest.raises(typer.BadParameter, match=f"--send-at: '{text}' has no offset from UTC"):
+            parse_instant(text, option="--send-at", ahead=True)
