@@ -91,6 +91,9 @@ class RouteState(Struct, frozen=True, kw_only=True):
     p50: Annotated[float | None, Meta(description="Seconds until the provider answers, of the last five minutes.")]
     p99: float | None
     answers: Annotated[AnswerCounts, Meta(description="Answers about tokens within the last ten minutes.")]
+    failed: Annotated[
+        int, Meta(description="Deliveries of its platform that ended as `failed` within the last ten minutes.")
+    ] = 0
     expires_at: Annotated[Time | None, Meta(description="When its credential expires, if it does.")]
 
 

@@ -104,6 +104,7 @@ def stats(state: State) -> dict[str, Any]:
             "answers": {"sent": int(sent * 600), "dead": 12, "suspect": 1}
             if busy
             else {"sent": 0, "dead": 0, "suspect": 0},
+            "failed": 4 if busy else 0,
             "expires_at": ago(-20 * 86400) if name == "fcm" else None,
         }
 

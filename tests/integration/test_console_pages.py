@@ -164,6 +164,7 @@ def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_is() ->
         assert "Apple refuses the signing key" in await text(page, "main h1")
         # The remedy is in the first sentence. One cause is said once, and every other page leads back to it.
         assert "Check key_id and team_id" in await text(page, "main h1")
+        assert "12 dead, 1 suspect, 4 failed" in await text(page)
         assert (await text(page)).count("Apple refuses the signing key") == 1
         assert (await text(page)).lower().count("check key_id and team_id") == 1
         await press(page, "Check now")

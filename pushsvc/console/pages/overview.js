@@ -132,7 +132,7 @@ export default function Overview({ session }) {
       { label: "sent /s", num: true, cell: (route) => measure(route.sent_rate) },
       { label: "p50", num: true, cell: (route) => span(route.p50) },
       { label: "p99", num: true, cell: (route) => span(route.p99) },
-      { label: "answers, 10 min", cell: (route) => { const { sent, dead, suspect } = route.answers; const whole = sent + dead + suspect; return whole ? `${number(sent)} sent${dead ? `, ${number(dead)} dead` : ""}${suspect ? `, ${number(suspect)} suspect` : ""}` : "none"; } },
+      { label: "answers, 10 min", cell: (route) => { const found = [...Object.entries(route.answers), ["failed", route.failed ?? 0]].filter(([what, count]) => count || what === "sent"); return found.some(([, count]) => count) ? found.map(([what, count]) => `${number(count)} ${what}`).join(", ") : "none"; } },
       { label: "credential", cell: (route) => route.expires_at && (secondsSince(route.expires_at) > -30 * 86400 ? html`<${State} of="warning">expires <${Time} of=${route.expires_at} /><//>` : html`until <${Time} of=${route.expires_at} />`) },
     ]} /></section>
     <div class="two">

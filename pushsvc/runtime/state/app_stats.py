@@ -47,7 +47,7 @@ LATELY: Final = 3
 TOOK: Final = 30
 """Slots over which the times of providers are summed: five minutes."""
 ANSWERED: Final = 60
-"""Slots of recent answers: ten minutes."""
+"""Slots of recent answers, and of deliveries that failed: ten minutes."""
 READ_AGAIN: Final = 60.0
 """Seconds after which the expiry of a credential is read again."""
 _HOUR: Final = 3_600_000
@@ -76,7 +76,7 @@ class AppStatsReader:
         gauges, workers, flow, causes = await asyncio.gather(
             store.gauges({app: accounts}),
             store.workers.living(),
-            store.flow.read(app, slot - TOOK, slot),
+            store.flow.read(app, slot - ANSWERED, slot),
             self._causes(app, known),
         )
         hooks, record, devices, schedules, upcoming = await asyncio.gather(
@@ -91,7 +91,7 @@ class AppStatsReader:
         own = gauges.apps[app]
         rates = rates_of(flow, slot)
         lanes = lanes_of(own, flow, slot)
-        took = summed(flow.values())
+        took = summed(counts for place, counts in flow.items() if place >= slot - TOOK)
         frozen = {name: cause for cause in causes if cause.kind == "frozen" for name in cause.routes}
         routes = [
             self._route(Route(app, account), own, causes, frozen, workers, flow, slot, took, sum_answers(counted))
@@ -164,6 +164,7 @@ class AppStatsReader:
             p50=quantile(took, platform, 0.5),
             p99=quantile(took, platform, 0.99),
             answers=answers,
+            failed=sum(counts.get(f"ended:{platform}:failed", 0) for counts in flow.values()),
             expires_at=self._expiry(route),
         )
 
