@@ -305,6 +305,18 @@ def test_following_outlives_a_restart(capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
+def test_what_waits_for_an_offline_device_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    sending = status_document("sending", total=2, sent=1, retrying=1)
+    waits = {**sending, "live": {"acked": 1, "fallback": 0, "waiting": 1}}
+    done = status_document("done", total=2, sent=1, expired=1)
+    for script, said in (([waits] * 5, 1), ([sending] * 5, 0), ([waits, sending] * 4, 0)):
+        with scripted([answer(200, document) for document in [*script, done]]) as (url, _):
+            assert cli.main(["status", "--url", url, "p1", "--follow"]) == 0
+        err = capsys.readouterr().err
+        assert err.count("1 delivery waits for its device: one that is offline gets it once it is back") == said
+        assert err.count("--ttl") == said
+
+
 def test_following_gives_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "PATIENCE", 3)
     with scripted([answer(503, {"title": "away"})] * 3) as (url, asked):

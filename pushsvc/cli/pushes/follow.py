@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import Any, Final
 
 import typer
 
@@ -18,6 +18,9 @@ FIRST_LOOK, LAST_LOOK = 0.1, 1.0
 """Seconds between two requests. Short pushes end at once; long ones need no more than one request a second."""
 PATIENCE = 60
 """Requests that may fail in a row before the command gives up. A server that restarts is back sooner."""
+
+WAITS: Final = 3
+"""Looks in a row at which nothing is open but what waits for devices, before this is said."""
 
 
 def ended(status: JsonObject) -> bool:
@@ -43,7 +46,7 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
 
     Raises `Refused` when the server refuses, `Unreachable` when it is away for longer than a restart takes.
     """
-    pause, failures = FIRST_LOOK, 0
+    pause, failures, waited = FIRST_LOOK, 0, 0
     told = f"the push goes on; `pushsvc cancel {push_id}` cancels what has not been sent"
     lines = ChangedLines(quiet=quiet)
     with going_on(lambda: told), open_bars(sys.stdout, "{task.fields[counts]}", "elapsed", quiet=quiet) as bars:
@@ -62,8 +65,20 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
             lines.show(_line(status))
             if ended(status):
                 return status
+            waiting = _waiting(status)
+            waited = waited + 1 if waiting else 0
+            if waited == WAITS and not quiet:
+                waits = "1 delivery waits for its device" if waiting == 1 else f"{waiting:,} deliveries wait for theirs"
+                back = "one that is offline gets it once it is back, until the push expires (`--ttl` of `pushsvc send`)"
+                typer.echo(f"{waits}: {back}", err=True)
             await asyncio.sleep(pause)
             pause = min(LAST_LOOK, pause * 1.5)
+
+
+def _waiting(status: JsonObject) -> int:
+    """Return how many deliveries wait for their devices, if nothing else is open."""
+    counts, waiting = status["counts"], (status.get("live") or {}).get("waiting", 0)
+    return int(waiting) if waiting >= counts.get("queued", 0) + counts.get("retrying", 0) else 0
 
 
 def _line(status: JsonObject) -> str:
