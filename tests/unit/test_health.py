@@ -170,6 +170,23 @@ def test_a_token_that_alone_is_refused_holds_its_push_no_second_time() -> None:
     assert health.troubled(REFUSED, 16.0, token="good", push="all") == "route"
 
 
+def test_of_a_broadcast_with_one_refused_token_the_others_still_prove_that_the_credentials_are_bad() -> None:
+    health = RouteHealth()
+    health.troubled(REFUSED, 10.0, token="bad", push="all")
+    health.spend(1, 10.1)
+    health.worked(10.1, token="good", push="another", probe=True)
+    assert health.troubled(REFUSED, 15.0, token="bad", push="all") == "delivery"
+    assert health.troubled(REFUSED, 16.0, token="next", push="all") == "route"
+
+
+def test_a_push_all_of_whose_tokens_are_refused_holds_the_route_once() -> None:
+    health = RouteHealth()
+    trouble(health, REFUSED, 10.0, ENOUGH, pushes=1)
+    health.spend(1, 10.1)
+    health.worked(10.1, token="good", push="another", probe=True)
+    assert health.troubled(REFUSED, 15.0, token="next", push="p0") == "delivery"
+
+
 def test_refusals_of_many_or_before_a_correction_are_nobodys_own() -> None:
     many = RouteHealth()
     trouble(many, REFUSED, 10.0, ENOUGH, pushes=ENOUGH)

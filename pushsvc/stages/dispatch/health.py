@@ -14,9 +14,9 @@ them, for different tokens, with no answer in between that the provider works. O
 these. Tokens of a `FEW` pushes alone may, and a single refusal does, but then a delivery of any other push goes as a
 probe at once. Where that works the trouble was those pushes' own: the route is open, and for `GUILT` seconds they prove
 nothing against it any more. So a push that breaks its provider, or that something on the way refuses as if it were the
-credentials, delays the others by one round trip, and uses up its attempts. Where fewer than `ENOUGH` tokens were
-refused and another token of the same push passes, the same holds for those tokens. What was refused before a correction
-was not a push's own.
+credentials, delays the others by one round trip, and uses up its attempts. Of refusals of fewer than `ENOUGH` tokens
+only these tokens are the cause, whichever push a probe of another token was of: the rest of a broadcast may still be
+the first to meet credentials that are no longer good. What was refused before a correction was not a push's own.
 
 **While held** nothing goes but a probe at a time: the first after `FIRST_PROBE` seconds, each later one after twice the
 span, up to `LAST_PROBE`, or after what the provider asked for. Whatever works ends a hold for 5xx, time-outs and
@@ -261,15 +261,13 @@ class RouteHealth:
         return self._refused if trouble.cause == "credentials" else self._guilty
 
     def _disproven(self, trouble: Trouble, token: str, push: str) -> tuple[str, ...]:
-        """Return the pushes, or else the tokens, that are the cause of this trouble if a probe of `push` to `token`
-        works: few were in trouble and it is none of them."""
+        """Return the pushes, or the tokens, that are the cause of this trouble if a probe of `push` to `token` works:
+        few were in trouble and it is none of them."""
         if trouble.cause == "throttled":
             return ()
-        if 0 < len(self._suspects) <= FEW and push not in self._suspects:
-            return tuple(self._suspects)
-        if trouble.cause == "credentials" and 0 < len(self._tokens) < ENOUGH and token not in self._tokens:
-            return tuple(self._tokens)
-        return ()
+        if trouble.cause == "credentials" and len(self._tokens) < ENOUGH:
+            return () if token in self._tokens else tuple(self._tokens)
+        return tuple(self._suspects) if len(self._suspects) <= FEW and push not in self._suspects else ()
 
     def _remember(self, token: str, push: str) -> None:
         if len(self._tokens) < ENOUGH:
