@@ -77,7 +77,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | there; score recorded at ms; of one that was erased,  |
 |                            |        |                        | for 29 days: see suppression.py                       |
 | `ps:T:moved:<platform>`    | zset   | member: 29 days        | 16-byte digest of the token of a device that changed, |
-|                            |        |                        | or may have: see presence.py; score marked at ms      |
+|                            |        |                        | or may have, or of one and its new id: see            |
+|                            |        |                        | presence.py; score marked at ms                       |
 | `ps:T:lim:<platform>:<family>:<kind>:<number>` | hash | 2 spans, in seconds | digest -> TAT of those pushed to in a |
 |                            |        |                        | span of time; see limiter.lua                         |
 | `ps:{owner}:bucket:<name>` | hash   | till full, in seconds  | TAT of a rate that an app or an account shares: see   |

@@ -21,6 +21,7 @@ from pushsvc.store.registry.changes import (
     Desk,
     DeviceChange,
     Kept,
+    heirs_of,
     joining_of,
     read_place,
     spare,
@@ -197,6 +198,7 @@ class MemoryRegistry:
                     return self._change(app, about, decide)
             raise
         state.moved |= {(app, platform, token_digest(b"", token)) for platform, token in unsettling(changes)}
+        state.heirs |= {(app, *each) for each in heirs_of(changes)}
         given = {change.after.id for change in changes if change.after is not None}
         alive = set()
         waiting: dict[str, list[Arrival]] = {PRUNED: [], MOVED: []}

@@ -46,7 +46,7 @@ from pushsvc.ports.figures import Gauges
 from pushsvc.ports.pushes import DevicePushes, KeptPush, ListedPush, PushFilter
 from pushsvc.ports.queue import Admit, Offer
 from pushsvc.ports.receipts import EventPage
-from pushsvc.rules.audience import present
+from pushsvc.rules.audience import is_heir, present
 from pushsvc.store.config import StoreConfig
 from pushsvc.store.feedback.log import parse_event_id
 from pushsvc.store.figures.answers import slot_of
@@ -281,6 +281,11 @@ class MemoryQueue:
             if (route.app, platform, token_digest(b"", target.token)) not in state.moved:
                 continue
             kept = state.devices[route.app].get(target.device_id)
+            if kept is None:
+                owner = state.owners[route.app].get(state.config.addresses.identity(platform, target.token), "")
+                if (route.app, platform, target.token, owner) in state.heirs:
+                    heir = state.devices[route.app][owner]
+                    kept = heir if is_heir(heir.device, target, chunk) else None
             judged = present(target, None if kept is None else kept.device, chunk)
             if isinstance(judged, str):
                 skip[target.index], why[target.index] = "suppressed", judged

@@ -169,6 +169,79 @@ def test_what_waits_for_a_retry_or_is_replayed_does_too(move: Move, expected: st
         play(server, story)
 
 
+def test_a_phone_that_its_user_registers_under_a_new_id_gets_what_waits(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        alone = device("guest", token="ee" * 32)
+        await store.registry.put_many("shop", [ANN, alone])
+        now = store_now(store)
+        push = addressed("apns", [ANN, alone], now=now)
+        news = msgspec.structs.replace(
+            addressed("apns", [], now=now, name="news"), audience=encode_audience(ByTopic("news")), targets={}
+        )
+        for each in (push, news):
+            await store.pushes.accept(each)
+        at = await store.expansions.load("shop", news.id)
+        assert at is not None
+        await store.expansions.advance(at, targets_of([ANN], 0), cursor=None, lease=0)
+        for phone in (ANN, alone):
+            await store.registry.put("shop", replace(phone, id=f"{phone.id}-again"))
+        found = {chunk.push_id: (chunk, skip) for chunk, skip in await take_all(store, "apns")}
+        chunk, skip = found[push.id]
+        assert [target.token for target in chunk.targets] == [ANN.token, alone.token]
+        # Of a phone without a user nothing says whose it is. The new device has not subscribed to the topic.
+        assert skip == {1: "moved"}
+        assert found[news.id][1] == {0: "unsubscribed"}
+
+    play(server, story)
+
+
+def test_a_new_id_that_gets_another_user_gets_nothing_of_the_first(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await store.registry.put_many("shop", [ANN])
+        await store.pushes.accept(addressed("apns", [ANN], now=store_now(store)))
+        await store.registry.put("shop", replace(ANN, id="again"))
+        await store.registry.put("shop", replace(ANN, id="again", user="bob"))
+        check(await take_all(store, "apns"), ANN, "moved")
+
+    play(server, story)
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["taken", "deleted first"])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_push_to_both_devices_of_a_user_reaches_once_a_phone_that_one_takes_from_the_other(
+    server: Server | None, together: bool, deleted: bool
+) -> None:
+    """Also where the deliveries are in different entries, so that none knows of the other."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        old, kept = ANN, device("tablet", token="ee" * 32, user="ann")
+        await store.registry.put_many("shop", [old, kept])
+        now = store_now(store)
+        if together:
+            pushes = [addressed("apns", [old, kept], now=now)]
+        else:
+            pushes = [addressed("apns", [each], now=now, name=each.id) for each in (old, kept)]
+        for push in pushes:
+            await store.pushes.accept(push)
+        if deleted:
+            await store.registry.remove("shop", old.id)
+        await store.registry.put("shop", replace(kept, token=old.token))
+        found = await take_all(store, "apns")
+        sent = [
+            (target.device_id, target.token)
+            for chunk, skip in found
+            for target in chunk.targets
+            if target.index not in skip
+        ]
+        assert sent == [("tablet", old.token)]
+        assert [why for _, skip in found for why in skip.values()] == ["moved"]
+
+    play(server, story)
+
+
 def test_bare_tokens_are_the_callers_own(server: Server | None) -> None:
     async def story(world: World) -> None:
         store = await world.store()

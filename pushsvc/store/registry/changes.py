@@ -190,6 +190,20 @@ def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
     return found
 
 
+def heirs_of(changes: Sequence[DeviceChange]) -> list[tuple[Platform, str, str]]:
+    """Return the tokens that a user's phone keeps under a new id, as waiting targets hold them, each with that id: see
+    presence.py.
+    """
+    existed = {change.before.device.id for change in changes if change.before is not None}
+    found = []
+    for change in changes:
+        old = None if change.before is None else change.before.device
+        new = change.after
+        if old is not None and new is not None and new.id not in existed and old.user == new.user is not None:
+            found.append((old.platform, old.token, new.id))
+    return found
+
+
 def joining_of(changes: Iterable[DeviceChange]) -> Counter[str]:
     """Return how many devices each user would gain."""
     found: Counter[str] = Counter()

@@ -67,6 +67,7 @@ from ..revoke.suppression import Suppression
 from .changes import (
     Desk,
     DeviceChange,
+    heirs_of,
     joining_of,
     read_place,
     spare,
@@ -396,7 +397,7 @@ class RedisRegistry:
         """
         concerned = unsettling(changes)
         if concerned:
-            await self._marks.make(app, concerned)
+            await self._marks.make(app, concerned, heirs_of(changes))
         args = [keys.devices(app), MOST_OF_USER, self._clock(), *self._digests.tell(found, changes)]
         done, *more = await self._link.script("registry_apply", [keys.device_counts(app)], args)
         if done < 0:

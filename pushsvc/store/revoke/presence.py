@@ -7,6 +7,10 @@ the suppressions in the app's shards, and a dispatcher that takes an entry asks 
 looked up in the registry, and judged by its current content (`audience.present`). `take.lua` returns the time of the
 newest mark: if that was before the start of the push, nothing is asked at all.
 
+A phone whose user has registered it under a new id, with the same token, still gets what waits for the old one: a mark
+of its own names the new device as the heir (`audience.is_heir`). One that existed before is none: it may be a target of
+the same push by its former token, and its phone would get that twice.
+
 The mark is made before the registry changes. A process that dies in between leaves a needless look-up; the other way
 round it would leave a text on a stranger's phone. Dispatchers are notified of what they hold after the change.
 
@@ -24,11 +28,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ...model.devices import Device
+from ...model.devices import NOBODY, Device
 from ...model.push import Chunk, Platform, Target
 from ...model.routing import platform_of
 from ...ports.registry import Holding, Registry
-from ...rules.audience import present
+from ...rules.audience import is_heir, present
 from .. import keys
 from ..link.clock import Clock
 from ..link.link import Link
@@ -54,12 +58,17 @@ class Marks:
         self._clock = clock
         self._revocations = revocations
 
-    async def make(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
-        """Mark tokens whose devices are about to change."""
+    async def make(
+        self, app: str, tokens: Iterable[tuple[Platform, str]], heirs: Iterable[tuple[Platform, str, str]] = ()
+    ) -> None:
+        """Mark tokens whose devices are about to change, and tokens with the id of the device that will be the heir."""
         now = self._clock()
         found: dict[str, list[int | bytes]] = defaultdict(list)
         for platform, token in tokens:
             shard, digest = self._suppression.locate(app, token)
+            found[keys.moved(app, shard, platform)] += (now, digest)
+        for platform, token, device_id in heirs:
+            shard, digest = self._locate_heir(app, token, device_id)
             found[keys.moved(app, shard, platform)] += (now, digest)
         commands: list[tuple[Any, ...]] = []
         for key, pairs in found.items():
@@ -69,6 +78,18 @@ class Marks:
                 ("ZREMRANGEBYRANK", key, 0, -MOST - 1),
             )
         await self._link.many(commands)
+
+    def _locate_heir(self, app: str, token: str, device_id: str) -> tuple[int, bytes]:
+        """Return the shard of a token, and the member that names this device as its heir."""
+        return self._suppression.locate(app, token)[0], self._suppression.locate(app, token + NOBODY + device_id)[1]
+
+    async def named(self, app: str, platform: Platform, heirs: Sequence[tuple[str, str, int]]) -> list[bool]:
+        """Return for each token and id whether the device was named as the heir at the instant beside them or later."""
+        places = [self._locate_heir(app, token, device_id) for token, device_id, _ in heirs]
+        scores = await self._link.many(
+            [("ZSCORE", keys.moved(app, shard, platform), digest) for shard, digest in places]
+        )
+        return [score is not None and float(score) >= since for (_, _, since), score in zip(heirs, scores, strict=True)]
 
     async def tell(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
         """Notify dispatchers that the devices have changed, so that they return what they hold for these tokens."""
@@ -160,9 +181,11 @@ class DevicePresence:
             if target.device_id is not None and target.token in changed
         ]
         devices = await self._look_up(app, platform, [target for _, target in wanted])
+        heirs = await self._heirs(app, platform, [each for each in wanted if each[1].device_id not in devices])
         found: dict[int, tuple[Chunk, dict[int, Target | str]]] = {}
         for chunk, target in wanted:
-            judged = present(target, devices.get(target.device_id or ""), chunk)
+            device = devices.get(target.device_id or "") or heirs.get((chunk.push_id, target.index))
+            judged = present(target, device, chunk)
             if judged is not target:
                 found.setdefault(id(chunk), (chunk, {}))[1][target.index] = judged
         return {place: _present(chunk, judged) for place, (chunk, judged) in found.items()}
@@ -179,6 +202,26 @@ class DevicePresence:
             ]
             if changed:
                 await self._marks.make(app, changed)
+
+    async def _heirs(
+        self, app: str, platform: Platform, orphans: Sequence[tuple[Chunk, Target]]
+    ) -> dict[tuple[str, int], Device]:
+        """Return the devices that stand for targets whose own devices are gone, by push and index."""
+        owned = [(chunk, target) for chunk, target in orphans if target.owner]
+        found: list[tuple[Chunk, Target, Device]] = []
+        for start in range(0, len(owned), PAGE):
+            page = owned[start : start + PAGE]
+            wanted = [Holding(None, platform_of(platform), target.token) for _, target in page]
+            for (chunk, target), device in zip(page, await self._registry.holders(app, wanted), strict=True):
+                if device is not None and is_heir(device, target, chunk):
+                    found.append((chunk, target, device))
+        asked = [(target.token, device.id, chunk.starts_at - SLACK) for chunk, target, device in found]
+        named = await self._marks.named(app, platform, asked) if asked else []
+        return {
+            (chunk.push_id, target.index): device
+            for (chunk, target, device), is_named in zip(found, named, strict=True)
+            if is_named
+        }
 
     async def _look_up(self, app: str, platform: Platform, targets: Sequence[Target]) -> dict[str, Device]:
         wanted = [Holding(target.device_id, platform_of(platform), target.token) for target in targets]
