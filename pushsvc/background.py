@@ -1,11 +1,13 @@
 """A task beside a block of code, for as long as that lasts; a lease that is renewed so; work until an event, and in the
-pulse of a process."""
+pulse of a process; a clock that counts suspensions."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from .errors import StoreError
@@ -13,6 +15,10 @@ from .errors import StoreError
 T = TypeVar("T")
 
 EARLY: Final = 0.01
+
+boot_clock: Final = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds that also pass while the machine is suspended, on systems that have such a clock, unlike those of
+CLOCK_MONOTONIC: https://man7.org/linux/man-pages/man2/clock_gettime.2.html"""
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from pushsvc.background import boot_clock
 from pushsvc.model.delivery import Ended, Sent
 from pushsvc.model.push import LANES, Lane
 from pushsvc.model.rates import Rate
@@ -15,7 +16,6 @@ from pushsvc.ports.entries import News, Revoked, Taken
 from pushsvc.ports.queue import Offer
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits, settling
-from pushsvc.stages.dispatch.lease import boot_clock
 from pushsvc.stages.dispatch.preemption import TRICKLE
 
 from .dispatch_fakes import ROUTE, FakeProvider, FakeQueue, chunk, many, memory_store, push, taken, wall_clock

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
+from pushsvc.background import boot_clock
 from pushsvc.model.delivery import Delivery, Ended, Misconfigured, Outcome, Retry, Sent, Unavailable
 from pushsvc.model.push import Lane, Message, Route
 from pushsvc.model.rates import AccountLimits, Rate
@@ -17,7 +18,7 @@ from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import EXPIRED, RetryPolicy
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
-from pushsvc.stages.dispatch.lease import Lease, boot_clock, unlimited
+from pushsvc.stages.dispatch.lease import Lease, unlimited
 from pushsvc.stages.dispatch.revoking import KEPT, Heard
 
 from ..fakes import MemoryStore

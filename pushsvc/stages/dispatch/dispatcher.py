@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from ...background import pulse, until_pulse
+from ...background import boot_clock, pulse, until_pulse
 from ...errors import StoreUnavailable
 from ...model.push import Platform, Route
 from ...ports.limits import Limiter
@@ -18,7 +18,7 @@ from ...telemetry import REDIS, get_logger
 from ..outage import Patience
 from .agenda import Agenda
 from .config import DispatchConfig
-from .lease import Lease, boot_clock
+from .lease import Lease
 from .limits import RouteLimits
 from .preemption import Preemption
 from .revoking import Heard

@@ -9,13 +9,9 @@ in the store. A virtual machine whose clocks stand still with it learns of its p
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
-from functools import partial
-from typing import Final
 
-boot_clock: Final = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-"""Seconds that also pass while the machine is suspended, on systems that have such a clock."""
+from ...background import boot_clock
 
 
 class Lease:

@@ -2,9 +2,9 @@
 
 `ttl`, `send_at` and retries are times that one process writes and another compares with its now. With the clocks of
 the machines, pushes of a slow `serve` would expire unsent, and a fast dispatcher would send scheduled pushes too
-early. So each process measures the offset between the clock of Redis and a clock of its own that is never set. A wall
-clock that is wrong, or jumps, has no effect. That clock counts the time in which the machine is suspended too, where
-the system has one that does: otherwise what has expired meanwhile would be sent until the next measurement.
+early. So each process measures the offset between the clock of Redis and a clock of its own that is never set, and
+that counts suspensions of the machine: otherwise what has expired meanwhile would be sent until the next measurement. A
+wall clock that is wrong, or jumps, has no effect.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-from ...background import pulse
+from ...background import boot_clock, pulse
 from ...errors import StoreError
 
 Clock: TypeAlias = Callable[[], int]
 
 LOOK: Final = 5.0
-"""Seconds between two looks at Redis' clock: after another primary took over, or a machine without `BOOT` slept."""
-BOOT: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
-"""The clock of Linux that goes on while the machine is suspended, unlike CLOCK_MONOTONIC:
-https://man7.org/linux/man-pages/man2/clock_gettime.2.html"""
+"""Seconds between two looks at Redis' clock: after a machine slept, or another primary took over."""
 DRIFT: Final = 1e-4
 """The maximum drift of two clocks in seconds per second: a measurement loses this much precision as it ages."""
 ASKED: Final = 3
@@ -35,15 +32,10 @@ def wall_clock() -> int:
     return time.time_ns() // 1_000_000
 
 
-def steady_clock() -> float:
-    """Return seconds of a clock that is never set, and that counts suspensions of the machine where the system can."""
-    return time.monotonic() if BOOT is None else time.clock_gettime(BOOT)
-
-
 class StoreClock:
     """Redis' clock, as last measured. Before the first measurement it is this machine's."""
 
-    def __init__(self, steady: Callable[[], float] = steady_clock) -> None:
+    def __init__(self, steady: Callable[[], float] = boot_clock) -> None:
         self._steady = steady
         self._offset = time.time() - steady()
         self._doubt = math.inf
