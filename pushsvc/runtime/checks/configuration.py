@@ -23,7 +23,7 @@ def check_on_disk(settings: Settings) -> list[CheckFinding]:
     try:
         load_settings(settings.file).require_apps()
     except ConfigError as error:
-        what = f"{settings.file} cannot be used as it is now: an earlier version of it is in use, until a restart"
+        what = f"{settings.file} cannot be used as it is now: an earlier version is in use, and a restart would fail"
         refused = CheckFinding("configuration", "error", what, "correct it; it is then read again automatically")
         return [refused, *(row for row in faults_of(error) if row.part != refused.part)]
     return [in_use(settings)]
