@@ -30,7 +30,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
+
+SILENT_REDIS: Final = (
+    "see that Redis runs: `redis-cli ping` must answer at once where redis.url says; restart one that hangs"
+)
+"""What to do about a Redis that gives no answer."""
 
 
 class PushsvcError(Exception):

@@ -6,19 +6,24 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pushsvc import runtime
+from pushsvc import cli, runtime
+from pushsvc.api.http.problems import away, respond
 from pushsvc.cli.access import Access
 from pushsvc.cli.operator import api as operator_api, store as operator_store
+from pushsvc.errors import SILENT_REDIS
 from pushsvc.model.devices import Device
 from pushsvc.stages.cleanup import LOCK
 
@@ -116,6 +121,67 @@ def without(*names: str) -> Callable[[Any], Any]:
         return [take(each) for each in value] if isinstance(value, list) else value
 
     return take
+
+
+LOOKS = (["stats"], ["keys", "list"], ["pushes", "list"])
+
+
+@pytest.fixture
+def mute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A configuration whose Redis takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        config = tmp_path / "pushsvc.toml"
+        config.write_text(f'[apps.shop]\n[redis]\nurl = "redis://127.0.0.1:{server.getsockname()[1]}/0"\n')
+        monkeypatch.setenv("PUSHSVC_CONFIG", str(config))
+        monkeypatch.setattr(operator_store, "OPENS", 0.3)
+        yield
+
+
+@pytest.mark.usefixtures("mute")
+@pytest.mark.parametrize("command", LOOKS, ids=" ".join)
+def test_a_silent_redis_is_named_within_one_step(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(command)
+    said = capsys.readouterr().err
+    assert (code, "it has not answered for 0.3 s" in said, SILENT_REDIS in said) == (1, True, True), said
+
+
+@pytest.mark.usefixtures("mute")
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "by its readiness"])
+@pytest.mark.parametrize("command", LOOKS, ids=" ".join)
+def test_a_service_without_its_redis_says_all_there_is(
+    command: list[str], waits: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To ask the same Redis again would take as long as the service took, and say no more. A question may wait for a
+    silent Redis twice as long as for one step, and `/readyz` does not."""
+    over = threading.Event()
+
+    class Away(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the name that http.server calls
+            if waits and self.path != "/readyz":
+                over.wait()
+                return
+            response = respond(away())
+            self.send_response(response.status)
+            for name, value in response.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(response.body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setattr(operator_api, "SOON", 0.05 if waits else 60.0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Away) as service:
+        threading.Thread(target=service.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{service.server_port}"
+        monkeypatch.setenv("PUSHSVC_URL", url)
+        monkeypatch.setenv("PUSHSVC_KEY", KEY)
+        code = cli.main(command)
+        over.set()
+        service.shutdown()
+    said = capsys.readouterr().err
+    assert code == 1
+    assert f"{url} answers that its Redis is not available ({SILENT_REDIS})" in said
 
 
 def test_pushes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ from ...api.devices.document import Erased
 from ...api.devices.importing import Imported
 from ...api.letters.document import DeadLetter, ReplayAccepted
 from ...client import AsyncClient, ClientError, Refused, Retries, Unreachable
+from ...client.asynchronous import Answer
 from ...client.retries import PASSING
-from ...errors import Conflict, Fault, PushsvcError, Unauthorized
+from ...errors import SILENT_REDIS, Conflict, Fault, PushsvcError, StoreUnavailable, Unauthorized, Unavailable
 from ...model.access import Scope
 from ...model.instants import instant, parse_instant
 from ...model.push import JsonObject
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SOON: Final = 1.0
+"""Seconds in which a service answers the first question, or it is asked whether it is ready as well."""
 LOOK: Final = 0.5
 """Seconds between two looks at a cleanup."""
 BODY: Final = 1024 * 1024
@@ -75,18 +78,45 @@ class NoJobs(PushsvcError):
 @asynccontextmanager
 async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | None]:
     """Open the API. Yields None where no service answers there or it refuses the key, unless it is `strict`:
-    then it raises `ClientError`."""
+    then it raises `ClientError`. Raises `StoreUnavailable` where the service says that its Redis is away, which to ask
+    the store itself would only say later."""
     async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
         try:
             # The key of the call is among the keys of its app.
-            rows = _read((await client.request("GET", "/v1/admin/keys")).body, KeyList).keys
+            rows = _read((await _first(client)).body, KeyList).keys
         except ClientError as error:
+            if _is_away(error):
+                raise StoreUnavailable(f"{at.url} answers that its Redis is not available", SILENT_REDIS) from None
             if strict:
                 raise
             rows = []
             if isinstance(error, Refused) and error.status == Unauthorized.status:
                 typer.echo(f"{at.url} refuses the API key: what follows is of the store of the configuration", err=True)
         yield ApiOperator(client, rows[0].app) if rows else None
+
+
+async def _first(client: AsyncClient) -> Answer:
+    """Return the answer to the first question of a command. Raises `ClientError`; where the question takes longer than
+    `SOON`, also what `/readyz` refuses, which knows of a silent Redis sooner than a question that waits for it."""
+    asking = asyncio.create_task(client.request("GET", "/v1/admin/keys"))
+    tasks = [asking]
+    try:
+        if not (await asyncio.wait(tasks, timeout=SOON))[0]:
+            ready = asyncio.create_task(client.request("GET", "/readyz"))
+            tasks.append(ready)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done() and (refused := ready.exception()) is not None and _is_away(refused):
+                raise refused
+        return await asking
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_away(error: BaseException) -> bool:
+    """Return whether a service answers that what it needs, which is Redis, is away."""
+    return isinstance(error, Refused) and error.problem.type.endswith(f"#{Unavailable.type}")
 
 
 async def check_service(at: Access, *, online: bool) -> list[CheckFinding]:

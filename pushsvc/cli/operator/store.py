@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from ... import runtime
-from ...errors import PushsvcError
+from ...errors import SILENT_REDIS, PushsvcError, StoreUnavailable
 from ...model.access import ApiKey, Scope
 from ...model.devices import Device
 from ...model.instants import instant
@@ -47,8 +47,26 @@ if TYPE_CHECKING:
     from ...stages.cleanup import Progress
 
 
+OPENS: Final = 4.5
+"""Seconds in which a store must have answered the first questions of a command: less than the store waits for one."""
+
+
 class CleanupLost(PushsvcError):
     """Another cleanup has started, because this one showed no sign of life for too long."""
+
+
+@asynccontextmanager
+async def open_for_reading(settings: Settings) -> AsyncIterator[Store]:
+    """Connect to the store of a configuration, within `OPENS` seconds; none is started. Raises `StoreUnavailable`."""
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(OPENS):
+                store = await stack.enter_async_context(runtime.open_running_store(settings))
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"Redis is not available: it has not answered for {OPENS:g} s", SILENT_REDIS
+            ) from None
+        yield store
 
 
 class StoreOperator:
@@ -59,7 +77,7 @@ class StoreOperator:
         self._settings = settings
 
     async def keys(self) -> list[KeyRow]:
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             rows = await key_rows(store.keys, self._configured())
         return [row for row in rows if row.app in self.apps]
 
@@ -92,7 +110,7 @@ class StoreOperator:
         from ...runtime.state.conditions import StoreConditions
 
         current = runtime.Current(self._settings)
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             conditions = StoreConditions(current, store)
             reader = AppStatsReader(current, store, conditions)
             others = self._settings.apps.keys() - {*self.apps}
@@ -114,7 +132,7 @@ class StoreOperator:
         """Return up to `limit` pushes of each app, in the order of the pages."""
         from ...api.admin.document import shown_push
 
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             found = {app: await paged(of(store, app), limit) for app in self.apps}
         return [{"app": app, **_json(shown_push(each))} for app in self.apps for each in found[app]]
 
@@ -127,7 +145,7 @@ class StoreOperator:
         async def preview(push: Push) -> list[PreviewedMessage]:
             return previewed(self._settings, push)
 
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             for app in self.apps:
                 own = self._settings.apps[app]
                 live = None if own.live is None else store.live
@@ -139,7 +157,7 @@ class StoreOperator:
     async def trouble(self, push_id: str) -> PushTrouble:
         from ...api import answers
 
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             for app in self.apps:
                 status = await store.pushes.status(app, push_id)
                 page = await store.pushes.deliveries(app, push_id, outcome=None, cursor="", limit=PAGE)
@@ -169,7 +187,7 @@ class StoreOperator:
 
     async def failed(self, which: DeadFilter, limit: int) -> Failed:
         found: list[tuple[str, DeadRow]] = []
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             matched = sum([await store.dead.count(app, which) for app in self.apps])
             for app in self.apps:
                 rows = await paged(partial(store.dead.page, app, which), limit - len(found))
@@ -177,22 +195,22 @@ class StoreOperator:
         return Failed(matched, found)
 
     async def matched(self, which: DeadFilter) -> Mapping[str, int]:
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             return {app: await store.dead.count(app, which) for app in self.apps}
 
     async def replay(self, spec: ReplaySpec) -> ReplayStatus:
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             return _replay(await store.dead.request(spec))
 
     async def replaying(self, app: str, job: str, every: float) -> AsyncGenerator[ReplayStatus | None, None]:
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             while True:
                 status = await store.dead.replay(app, job)
                 yield status and _replay(status)
                 await asyncio.sleep(every)
 
     async def stop_replay(self, job: str) -> ReplayStatus | None:
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             for app in self.apps:
                 if (status := await store.dead.stop(app, job)) is not None:
                     return _replay(status)
@@ -207,7 +225,7 @@ class StoreOperator:
         def cleaned_up(cleaned: Cleaned) -> CleanedUp:
             return CleanedUp(cleaned.removed, "" if cleaned.place is None else "the next run removes the rest")
 
-        opened = runtime.open_running_store if dry_run else runtime.open_existing_store
+        opened = open_for_reading if dry_run else runtime.open_existing_store
         async with opened(self._settings) as store:
             clock = await store.cleanups.clock()
 
@@ -251,7 +269,7 @@ class StoreOperator:
     async def webhooks(self) -> list[tuple[str, WebhookState]]:
         from ...runtime.state.webhook_states import webhook_states
 
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             return [(app, each) for app in self.apps for each in await webhook_states(self._settings, store, app)]
 
     async def resume_webhooks(self, app: str) -> None:
@@ -260,7 +278,7 @@ class StoreOperator:
                 await log.resume(app)
 
     async def device(self, device_id: str) -> list[dict[str, Any]]:
-        async with runtime.open_running_store(self._settings) as store:
+        async with open_for_reading(self._settings) as store:
             return [
                 _shown(app, device, store.token_hash(device.platform)(device.token))
                 for app in self.apps

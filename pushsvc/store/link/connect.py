@@ -29,7 +29,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry as SyncRetry
 
-from ...errors import ConfigError, StoreError, StoreUnavailable
+from ...errors import SILENT_REDIS, ConfigError, StoreError, StoreUnavailable
 from ...telemetry import REDIS_ERRORS
 from .packed import packed
 from .sentinels import Sentinels, primary_client
@@ -126,6 +126,8 @@ def _fix(error: BaseException) -> str:
         return "correct user and password in redis.url"
     if isinstance(error, faults.ConnectionError) and "connecting to" in str(error):
         return "is Redis running there? redis.url says where it is"
+    if isinstance(error, faults.TimeoutError | TimeoutError):
+        return SILENT_REDIS
     return ""
 
 
@@ -144,7 +146,8 @@ def _told(error: BaseException) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return _told(error)[:200] or type(error).__name__
+    silent = "it has not answered in time" if isinstance(error, TimeoutError) else type(error).__name__
+    return _told(error)[:200] or silent
 
 
 def open_redis(
