@@ -63,6 +63,11 @@ class Provider(Protocol):
         `CREDENTIAL`, `REMOVED`, `STREAMS`."""
 
     @property
+    def silence(self) -> float:
+        """Return the seconds for which nothing at all has come from the provider, though a request waited and it was
+        asked whether it is there; 0 while it speaks."""
+
+    @property
     def refused(self) -> str:
         """Return the vendor's reason for refusing our credentials before anything can be sent, or the empty string."""
 

@@ -38,6 +38,7 @@ class _Shut:
     `trouble`."""
 
     room = 0
+    silence = 0.0
     refused = ""
 
     def __init__(self, route: Route, trouble: str) -> None:

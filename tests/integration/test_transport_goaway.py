@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pushsvc.net.http2 import silence, transport
 from pushsvc.net.http2.transport import Failure
 
 from .transport_server import Peer, client, run, serve, statuses, until
@@ -326,6 +327,72 @@ def test_a_peer_that_is_merely_slow_answers_the_ping_and_keeps_its_connection(tm
                 server.requested = lambda peer, stream: peer.answer(stream)
                 assert statuses(await mine.send("c")) == {200: 1}
                 assert (mine.pool.stats.dead_peers, len(server.peers)) == (0, 1)
+
+    run(main)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that soon doubts whether its server is there."""
+    monkeypatch.setattr(transport, "LISTEN", 0.01)
+    monkeypatch.setattr(silence, "DOUBT", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_says_nothing_is_known_long_before_its_requests_time_out(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serve(tmp_path) as server:
+            server.requested = lambda peer, stream: peer.transport.pause_reading()
+            async with client(server) as mine:
+                await mine.up()
+                assert mine.pool.silence == 0.0
+                mine.submit("a")
+                await until(lambda: mine.pool.silence > 0.3)
+                assert (mine.answers, mine.pool.stats.dead_peers) == ({}, 0)
+                assert mine.pool.room > 0, "it is said, and nothing is cut"
+                server.peers[0].answer(1)
+                assert statuses(await mine.answered("a")) == {200: 1}
+                await until(lambda: mine.pool.silence == 0.0)
+
+    run(main)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_slow_and_answers_pings_is_not_silent(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serve(tmp_path) as server:
+            server.requested = lambda peer, stream: None
+            async with client(server) as mine:
+                await mine.up()
+                (connection,) = mine.pool._up
+                mine.submit("a")
+                await until(lambda: server.peers[0].open)
+                # Nothing but our PINGs makes it talk.
+                await until(lambda: connection.last_received > connection.asked_at + 0.3)
+                await until(lambda: mine.pool.silence == 0.0)
+                assert mine.pool.room > 0
+                server.peers[0].answer(1)
+                assert statuses(await mine.answered("a")) == {200: 1}
+
+    run(main)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_of_a_silent_server_idle_connections_are_replaced_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serve(tmp_path) as server:
+
+            def fall_silent(peer: Peer, stream: int) -> None:
+                for each in server.peers[:2]:
+                    each.transport.pause_reading()
+
+            server.requested = fall_silent
+            async with client(server, connections=2, request_timeout=0.4) as mine:
+                await until(lambda: len(mine.pool._up) == 2)
+                assert await mine.send("a") == [Failure("timeout", maybe_sent=True)]
+                await until(lambda: mine.pool.stats.dead_peers == 2)
+                await until(lambda: mine.pool.stats.connections_opened == 4)
+                await until(lambda: mine.pool.silence == 0.0)
 
     run(main)
 

@@ -80,6 +80,7 @@ class FakeProvider:
         self.route = route
         self.window = room
         self.trouble = ""
+        self.silence = 0.0
         self.refused = ""
         self.submitted: list[Delivery] = []
         self.open: list[tuple[Delivery, OnOutcome]] = []

@@ -130,6 +130,7 @@ class FakePool:
         self.requests: list[Submitted] = []
         self.room = 1000
         self.trouble = ""
+        self.silence = 0.0
         self.renewals = 0
         self.closed = 0
         self.on_close: Callable[[], None] = lambda: None

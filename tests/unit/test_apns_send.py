@@ -323,8 +323,9 @@ def test_the_pool_is_opened_as_configured(tmp_path: Path) -> None:
         assert options == {"connections": 5, "window": 77, "request_timeout": 10.0}
         it.send()
         assert it.pool.requests[0].headers[":authority"] == "127.0.0.1:8443"
-        it.pool.room, it.pool.trouble = 3, "refused"
-        assert (it.provider.room, it.provider.trouble, it.provider.route) == (3, "refused", ROUTE)
+        it.pool.room, it.pool.trouble, it.pool.silence = 3, "refused", 7.0
+        assert (it.provider.room, it.provider.trouble, it.provider.silence) == (3, "refused", 7.0)
+        assert it.provider.route == ROUTE
         it.provider.on_room(lambda: None)
         assert len(it.pool.wakes) == 1
 

@@ -16,8 +16,10 @@ from pushsvc.ports.entries import EntryRef, Taken
 from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
+from pushsvc.runtime.state.conditions import parts_of
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
 from pushsvc.stages.dispatch.settling import BATCH, BOUND
+from pushsvc.stages.dispatch.watch import SILENT
 
 from .dispatch_fakes import (
     FakeProvider,
@@ -333,6 +335,38 @@ def test_it_says_which_routes_are_held() -> None:
                 "shop/apns": "InvalidProviderToken: look after InvalidProviderToken",
                 "shop/fcm": away,
             }
+
+    run(main())
+
+
+def test_a_provider_that_says_nothing_is_named_while_its_requests_wait() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), FakeProvider()
+        own = dispatcher(store.queue, provider)
+        async with running(own):
+            await store.pushes.accept(push("p", "t"))
+            await until(lambda: provider.open)
+            provider.silence = SILENT / 2
+            await asyncio.sleep(1.0)
+            assert own.held() == {}, "it may be slow"
+            provider.silence, began = SILENT, loop.time()
+            await until(own.held)
+            assert loop.time() - began < 1.0
+            (said,) = own.held().items()
+            assert (said[0], *parts_of(said[1])[:2]) == (
+                "shop/apns",
+                "timeout",
+                "timeout: nothing at all comes from the provider, not even the answer to a PING",
+            )
+            await store.pushes.accept(push("q", "u"))
+            await until(lambda: provider.tokens == ["t", "u"])
+            provider.silence, provider.trouble = 0.0, "the connection ended"
+            await asyncio.sleep(0.5)
+            assert dict([said]) == own.held(), "a connection that is replaced ends no silence"
+            provider.trouble = ""
+            await until(lambda: not own.held())
+            provider.answer()
 
     run(main())
 

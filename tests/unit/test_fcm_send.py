@@ -195,8 +195,8 @@ def test_the_project_of_the_configuration_wins(tmp_path: Path) -> None:
             assert request.headers[":path"] == "/v1/projects/other/messages:send"
             assert request.headers[":authority"] == "127.0.0.1:8443"
             assert (it.pool.options["connections"], it.pool.options["window"]) == (3, 9)
-            it.pool.trouble = "refused"
-            assert (it.provider.trouble, it.provider.route) == ("refused", ROUTE)
+            it.pool.trouble, it.pool.silence = "refused", 7.0
+            assert (it.provider.trouble, it.provider.silence, it.provider.route) == ("refused", 7.0, ROUTE)
 
     asyncio.run(main())
 

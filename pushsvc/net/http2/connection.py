@@ -37,6 +37,7 @@ MAX_CONTROL: Final = 2_000
 CONTROL_SPAN: Final = 10.0
 CLOSE_GRACE: Final = 2.0
 """Seconds that the server has to close the connection after our GOAWAY."""
+_PING: Final = frames.frame(frames.PING, 0, 0, b"pushsvc\0")
 WRITE_HIGH: Final = 1 << 20
 """Bytes that the transport may buffer before writing pauses: more than a full window of pushes takes."""
 
@@ -76,6 +77,8 @@ class Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self.end = "lost"
         self.last_received = clock()
+        self.asked_at = 0.0
+        """When the first request was sent after which one was always open."""
         self.streams = Streams(terms, stats, count_control=self._count_control, complain=self._complain)
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
@@ -84,6 +87,8 @@ class Connection(asyncio.Protocol):
         self._paused = self._resting = False
         self._strikes, self._answered_at_strike = 0, 0
         self._control, self._control_since = 0, clock()
+        self._inquired_at: float | None = None
+        """When `inquire` has sent its PING; None once something came."""
         self._probe: asyncio.TimerHandle | None = None
         self._abort: asyncio.TimerHandle | None = None
 
@@ -101,6 +106,8 @@ class Connection(asyncio.Protocol):
         """Open streams for up to `count` requests from the left of `waiting`, in one write."""
         count = min(count, self.room, len(waiting))
         if count > 0:
+            if not self.streams.open:
+                self.asked_at = self._clock()
             self.streams.send(waiting, count)
             self._flush()
             if self.streams.next_stream > MAX_STREAM:
@@ -137,13 +144,26 @@ class Connection(asyncio.Protocol):
             self.retire()
         return nearest
 
+    def inquire(self, now: float) -> None:
+        """Send a PING that takes no room and fails no request, once until something comes. An idle connection that says
+        nothing for the request timeout is probed, and so replaced.
+        """
+        if not self._greeted or self._leaving:
+            return
+        if self._inquired_at is None:
+            self._inquired_at = now
+            self.streams.out.append(_PING)
+            self._flush()
+        elif not self.streams.open and now - self._inquired_at >= self._terms.request_timeout:
+            self.probe()
+
     def probe(self) -> None:
-        """Send a PING.
+        """Send a PING, and no requests until something comes.
 
         Any incoming data proves that the peer is alive; silence for the request timeout closes the connection.
         """
         if self._probe is None and self._greeted and not self._leaving:
-            self.streams.out.append(frames.frame(frames.PING, 0, 0, b"pushsvc\0"))
+            self.streams.out.append(_PING)
             self._probe = self._loop.call_later(self._terms.request_timeout, self._give_up)
             self._flush()
 
@@ -162,6 +182,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_received = self._clock()
+        self._inquired_at = None
         if self._probe is not None:
             self._probe.cancel()
             self._probe = None

@@ -19,6 +19,7 @@ The API is a callback a request and an integer of room, because a task or a futu
 request itself. The parts::
 
     Pool (who waits, who is up, deadlines) -- dial (DNS, TCP, TLS, ALPN)
+      +- Silence (does the server say anything?)
       +- Connection (http2: lifecycle, SETTINGS, GOAWAY, PING)
            +- Streams (requests out, answers in) -- Outflow (send windows) -- hpack_fields, frames (bytes)
 """
@@ -31,6 +32,7 @@ import ssl as _ssl
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 import structlog
@@ -52,11 +54,14 @@ from .exchange import (
     Terms,
 )
 from .hpack_fields import HTTPS as HTTPS, POST as POST, authority as authority, field as field, path as path
+from .silence import Silence
 
 _log = structlog.get_logger(__name__)
 
 BACKOFF: Final = (0.1, 10.0)
 """Seconds before connecting again: full jitter below the first, doubled with each failure up to the second."""
+LISTEN: Final = 1.0
+"""Seconds between two looks whether the server says anything, while requests wait for it."""
 
 
 class Pool:
@@ -104,6 +109,8 @@ class Pool:
         self._drained: asyncio.Future[None] | None = None
         self._flush_due = self._wake_due = False
         self._sweeper: asyncio.TimerHandle | None = None
+        self._silence = Silence()
+        self._listener: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Pool:
         """Start connecting. `room` and `trouble` show the progress."""
@@ -126,6 +133,12 @@ class Pool:
     def trouble(self) -> str:
         """Why no connection is up, or the empty string."""
         return "" if self._up else self._fault
+
+    @property
+    def silence(self) -> float:
+        """The seconds for which not one byte has come, though a request waited and PINGs have asked; 0 while the server
+        speaks. No request fails by this."""
+        return self._silence.seconds(self._now())
 
     @property
     def stats(self) -> Stats:
@@ -177,8 +190,9 @@ class Pool:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for timer in (self._sweeper, self._listener):
+            if timer is not None:
+                timer.cancel()
         self._give_up(list(self._waiting), CLOSING)
         self._waiting.clear()
         connections = list(self._alive)
@@ -218,6 +232,8 @@ class Pool:
         waiting = self._waiting
         if waiting and self._sweeper is None:
             self._sweep_at(waiting[0].deadline)
+        if waiting and self._listener is None:
+            self._listener = self._loop.call_later(LISTEN, self._listen)
         while waiting:
             up = sorted(self._up, key=_room_of, reverse=True)
             total, count = sum(map(_room_of, up)), len(waiting)
@@ -261,6 +277,18 @@ class Pool:
         self.changed()
         if nearest < float("inf"):
             self._sweep_at(nearest)
+
+    def _listen(self) -> None:
+        """Look whether the server says anything, again while requests wait for it or it is silent."""
+        self._listener = None
+        heard = max((connection.last_received for connection in self._alive), default=-inf)
+        asked = min((connection.asked_at for connection in self._alive if connection.streams.open), default=inf)
+        now = self._now()
+        silent = self._silence.look(now, heard=heard, asked=asked)
+        for connection in list(self._alive) if silent else ():
+            connection.inquire(now)
+        if silent or asked < inf:
+            self._listener = self._loop.call_later(LISTEN, self._listen)
 
     def _give_up(self, requests: list[Request], failure: Failure) -> None:
         for request in requests:

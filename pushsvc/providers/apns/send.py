@@ -155,6 +155,10 @@ class ApnsProvider:
         return self._pool.trouble
 
     @property
+    def silence(self) -> float:
+        return self._pool.silence
+
+    @property
     def refused(self) -> str:
         return ""  # What Apple refuses, it refuses in its answers.
 

@@ -99,6 +99,10 @@ class FcmProvider:
         return self._pool.trouble
 
     @property
+    def silence(self) -> float:
+        return self._pool.silence
+
+    @property
     def refused(self) -> str:
         failure = None if self._token.value else self._token.failure
         return failure.reason if failure is not None and failure.final else ""

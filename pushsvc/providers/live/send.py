@@ -119,6 +119,7 @@ class LiveProvider:
     """`ports.provider.Provider` for the live channel of one app. Belongs to one event loop."""
 
     trouble = refused = ""
+    silence = 0.0
 
     def __init__(self, route: Route, live: Live, arrivals: Arrivals, *, ack_within: float, clock: Callable[[], int]):
         """Begin to send. `ack_within` is for pushes that name no time of their own; `clock` returns Unix ms."""

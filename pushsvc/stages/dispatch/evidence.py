@@ -42,6 +42,12 @@ _TEXTS: Final[dict[Cause, str]] = {
     "unreachable": "connections to the provider break ({detail}): look at network, firewall, proxy and `endpoint`",
 }
 
+SILENCE: Final = (
+    "nothing at all comes from the provider, not even the answer to a PING: its requests are given "
+    "`retry.request_timeout`, and then sent again; look at its status page and at proxies and firewalls on the way"
+)
+"""What is said of a provider before its requests time out."""
+
 
 def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
     """Return the trouble of the route that the outcome indicates, `works` for none, or None if it says nothing."""

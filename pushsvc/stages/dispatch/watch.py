@@ -15,13 +15,16 @@ from ...model.routing import platform_of
 from ...ports.provider import CREDENTIAL, REMOVED, STREAMS
 from ...rules.policy import Blame, RetryPolicy
 from ...telemetry import get_logger
-from .evidence import cause_of, text_of
+from .evidence import SILENCE, cause_of, text_of
 from .health import RouteHealth, Trouble
 from .metrics import RouteMetrics
 from .parts import Parts
 
 AWAY: Final = 1.0
 """Seconds without any connection from which on the route is in trouble. Connections are replaced within less."""
+SILENT: Final = 5.0
+"""Seconds for which nothing has come from a provider from which on it is said, long before its requests time out. It
+only says so: a provider that is slow answers PINGs, and requests have their whole `request_timeout`."""
 REPEAT: Final = (60.0, 3600.0)
 """Seconds after which the log repeats a trouble: the first time, doubled up to the second."""
 
@@ -31,6 +34,9 @@ class Knows(Protocol):
 
     @property
     def trouble(self) -> str: ...
+
+    @property
+    def silence(self) -> float: ...
 
     @property
     def refused(self) -> str: ...
@@ -50,6 +56,7 @@ class RouteWatch:
         self._metrics = metrics
         self._log = get_logger("dispatch").bind(app=route.app, platform=route.platform)
         self._away_since: float | None = None
+        self._silent = False
         self._shown: dict[str, _LogLine] = {}
 
     def judge(self, outcome: Outcome, now: float, *, token: str, push: str, part: str, probe: bool) -> Blame:
@@ -109,6 +116,10 @@ class RouteWatch:
             self._away_since = now
         elif now - self._away_since >= AWAY:
             self.health.lost(Trouble("unreachable", "no connection"), now)
+        if provider.silence >= SILENT:
+            self._silent = True
+        elif not provider.trouble:  # Without a connection nothing can be heard.
+            self._silent = False
         held = self._held(provider, now)
         self._metrics.held({label for label, _ in held.values()})
         for name in [name for name in self._shown if name not in held]:
@@ -135,6 +146,8 @@ class RouteWatch:
         elif trouble is not None:
             detail = " ".join(word for word in (str(trouble.status or ""), trouble.reason) if word)
             found[route] = (trouble.label, f"{trouble.label}: {text_of(trouble.cause, detail)}")
+        elif self._silent:
+            found[route] = ("timeout", f"timeout: {SILENCE}")
         for part, reason in self.parts.held.items():
             found[f"{route}/{part}"] = (reason, _with(reason, provider.remedy(reason)))
         return found

@@ -180,6 +180,10 @@ class ThreePartProvider:
         return self._pool.trouble
 
     @property
+    def silence(self) -> float:
+        return self._pool.silence
+
+    @property
     def refused(self) -> str:
         return ""
 
