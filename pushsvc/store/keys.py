@@ -189,8 +189,9 @@ with rows also of the first 1,000 that end as `sent`: if there are no more than 
 
 Whatever still has work to do has no lifetime: a push's status, bitmap and rows while deliveries of it are open, its
 chunks while it is scheduled, its audience while it is being expanded, a replay while it is not done. Their lifetime
-begins with the step that ends the last of them (retire.lua), however long they waited before. Cleanup removes a status
-whose deliveries were all lost: it has been open for longer than any of them may live (`OPEN_MOST`).
+begins with the step that ends the last of them (retire.lua), however long they waited before. Only the status of a push
+to one target that lives for a day at most has one from its acceptance on: that life and the status TTL. Cleanup removes
+a status whose deliveries were all lost: it has been open for longer than any of them may live (`OPEN_MOST`).
 
 The content of a larger push stands once beside it, and whatever waits (entries, retries, a scheduled part, dead
 letters) names a variant of it. It has a lifetime of its own, whatever becomes of the status: until a day after the push

@@ -35,6 +35,7 @@ from pushsvc.store.feedback import log
 from pushsvc.store.link.link import Link
 from pushsvc.store.link.replicas import ReplicatedLink
 from pushsvc.store.queue.letter import decode_dead
+from pushsvc.store.queue.settling import SHORT_MS
 
 from .servers import KINDS, Server, running_server
 from .test_store_kit import NOW, ROUTE, all_of, entries_of, eraser, make_push, settlement, take, take_all
@@ -605,7 +606,8 @@ def test_every_key_is_as_documented(server: Server) -> None:
             assert (await store.link.call("TYPE", name)).decode() == kind, name
             if expires is None:
                 about = re.sub(r":[brp]:", ":p:", name)
-                expires = await store.link.call("HGET", about, "st") == b"done"
+                state, total = await store.link.call("HMGET", about, "st", "n")
+                expires = state == b"done" or (total == b"1" and about == name)  # all of them live for a day at most
             assert (await store.link.call("PTTL", name) > 0) == expires, name
         assert seen == {pattern for pattern, _, _ in documented}
 
@@ -644,7 +646,7 @@ def test_a_status_lives_from_its_end_on(server: Server, total: int) -> None:
         async def lifetimes() -> set[int]:
             return {left for left in [await call("PTTL", key) for key in kept] if left != -2}
 
-        await store.pushes.accept(make_push("p", total))
+        await store.pushes.accept(msgspec.structs.replace(make_push("p", total), expires_at=NOW + 2 * SHORT_MS))
         assert await lifetimes() == {-1}
         first, *rest = await take_all(store)
         await store.queue.settle("shop", *all_of(first, Retry(NOW, 2), Unavailable()))
@@ -668,6 +670,32 @@ def test_a_status_lives_from_its_end_on(server: Server, total: int) -> None:
         assert await call("EXISTS", keys.prefix("shop", 0) + "t:p") == 0
 
     play(server, story, StoreConfig(consumer="a", status_ttl=100, dead_ttl=300), clock=lambda: NOW)
+
+
+def test_the_status_of_a_short_push_to_one_target_lives_from_its_acceptance_on(server: Server) -> None:
+    async def story(store: Store) -> None:
+        async def left_of(push_id: str) -> int:
+            left: int = await store.link.call("PTTL", keys.push("shop", 0, push_id))
+            return left
+
+        life = make_push("soon", 1).expires_at - NOW
+        for name in ("soon", "late", "again"):
+            await store.pushes.accept(make_push(name, 1))
+        taken = {each.chunk.push_id: each for each in await take_all(store)}
+        ends, refs = all_of(taken["soon"])
+        await store.queue.settle("shop", ends, refs)
+        ends, refs = all_of(taken["late"])  # its end was recorded after its life was over
+        await store.queue.settle("shop", [msgspec.structs.replace(end, at=NOW + life + 1) for end in ends], refs)
+        await store.queue.settle("shop", *all_of(taken["again"], Retry(NOW, 2), Unavailable()))
+        assert life + 90_000 < await left_of("again") <= life + 100_000
+        await store.queue.promote(ROUTE, NOW)
+        (again,) = await take_all(store)
+        await store.queue.settle("shop", *all_of(again))
+        assert life + 90_000 < await left_of("soon") <= life + 100_000
+        assert 90_000 < await left_of("late") <= 100_000
+        assert 90_000 < await left_of("again") <= 100_000
+
+    play(server, story, StoreConfig(consumer="a", status_ttl=100), clock=lambda: NOW)
 
 
 def test_an_audience_that_waits_longer_than_a_status_is_kept_whole(server: Server) -> None:

@@ -3,12 +3,13 @@
 -- The arguments from ARGV[at] on are for each push: id, total, created at ms, due ms or 0 for at once, status TTL in
 -- ms, '' or `<lane> <size of the note> <note><encoded push>` with what its status notes of its audience (named.py), ''
 -- or MessagePack of the content that its entries name (lifetime in ms, then name and encoded message of each variant),
--- its place in the list of pushes (listing.py), '' or the id of its trace, number of chunks, and for each chunk:
--- platform, lane, number of targets, blob.
+-- its place in the list of pushes (listing.py), '' or the id of its trace, number of chunks, ms for which its
+-- status stays or 0, and for each chunk: platform, lane, number of targets, blob.
 -- A push whose id is known already does not change. The chunks of a scheduled push wait beside the lanes until
 -- launch.lua moves them there; until then its deliveries are counted as `scheduled`. An encoded push has an audience:
 -- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
--- deliveries of its push are open: the step that ends the last of them sets it.
+-- deliveries of its push are open, and the step that ends the last of them sets it; but that of a short single push has
+-- it from here on (`settling.is_short`), so that it costs a queue nothing that has to be emptied fast.
 --
 -- Returns how many targets were put into each lane, `<platform>:<lane>`, or nil where all pushes were known.
 
@@ -63,13 +64,16 @@ local function enqueue(prefix, at)
         redis.call('PEXPIRE', push, ttl)
       end
     end
+    if new and ARGV[at + 10] ~= '0' then
+      redis.call('PEXPIRE', push, ARGV[at + 10])
+    end
     if new and ARGV[at + 8] ~= '' then
       redis.call('HSET', push, 'tr', ARGV[at + 8])
     end
     if new and later then
       note_schedule(push, due, ARGV[at + 7])
       redis.call('ZADD', prefix .. 'scheduled', due, id)
-      if ARGV[at + 11] == 'urgent' then -- the lane of the first chunk is that of the push
+      if ARGV[at + 12] == 'urgent' then -- the lane of the first chunk is that of the push
         redis.call('ZADD', prefix .. 'urgent', due, id)
       end
       added.scheduled = (added.scheduled or 0) + total
@@ -82,7 +86,7 @@ local function enqueue(prefix, at)
     if new then
       listed[#listed + 1], life = ARGV[at + 7], ttl
     end
-    at = at + 10
+    at = at + 11
     for _ = 1, chunks do
       local platform, name, count, blob = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
       if new and later then

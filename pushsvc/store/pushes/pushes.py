@@ -32,6 +32,7 @@ from ..link.link import Link
 from ..link.unreadable import readable
 from ..queue.contents import packed
 from ..queue.handing import Handing
+from ..queue.settling import is_short
 from ..revoke.revocations import LIFETIME, Revocations
 from .accepting import Accepting, Args, Part, together
 from .kept import read_kept
@@ -116,8 +117,9 @@ class RedisPushes(PushListing):
             note = noted(decode_audience(push.audience))
             whole = b"%s %d %s%s" % (push.lane.encode(), len(note), note, encode_push(without_contents(push)))
         content = packed(contents_of(push, chunks), expires_at=push.expires_at, now=self._clock())
+        life = push.expires_at - push.created_at + config.status_ttl * 1000 if chunks and is_short(chunks[0]) else 0
         args: Args = [push.id, total, push.created_at, push.send_at or 0, config.status_ttl * 1000]
-        args += (whole, content, listed(push), push.trace[:16], len(chunks))
+        args += (whole, content, listed(push), push.trace[:16], len(chunks), life)
         size = len(whole) + len(content)
         lanes: Counter[tuple[Platform, Lane]] = Counter()
         for chunk in chunks:

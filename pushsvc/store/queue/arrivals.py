@@ -43,7 +43,7 @@ def pack_arrivals(arrivals: Iterable[Arrival], how: EndOfAny = ARRIVED) -> tuple
             pushes.setdefault((arrival.push_id, arrival.channel), {}).setdefault(arrival.index, arrival)
     return (
         [_group(list(map(own.get, sorted(own))), how) for own in pushes.values()],
-        [Single(*place, how.end, ANY_TURN, flat) for place, flat in singles.items()],
+        [Single(*place, how.end, ANY_TURN, 0, flat) for place, flat in singles.items()],
     )
 
 

@@ -467,7 +467,7 @@ for g = 1, #groups do
   settle(groups[g])
 end
 for s = 1, #singles do
-  local channel, lane, name, turn, list = unpack(singles[s])
+  local channel, lane, name, turn, _, list = unpack(singles[s])
   local counted_as = channel .. ':' .. lane
   local ended = settle_singles(name, turn, list, counted_as)
   applied = applied + ended

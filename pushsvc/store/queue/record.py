@@ -104,6 +104,8 @@ class Single(Struct, frozen=True, array_like=True, gc=False):
     name: str
     turn: int
     """As that of a group."""
+    kept: int
+    """1 where their statuses have had a lifetime since they were accepted: see enqueue.lua."""
     list: list[Any]
     """Push id, encoded row, push id, encoded row, .."""
 

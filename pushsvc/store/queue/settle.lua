@@ -23,7 +23,7 @@
 --   RetryOf   { due, count, chunk, flew, channel, guard, mark }
 --   Note      { place, blob }
 --   ReceiptOf { place, blob, dead }
---   Single    { channel, lane, name, turn, list }
+--   Single    { channel, lane, name, turn, kept, list }
 --   Finished  { platform, lane, entry_ids }
 -- Returns the number of settlements that took effect and of dead letters that had to make room, the oldest; the entries
 -- that are not the consumer's any more, as stream, id, ..; what of a known turn took no effect, as push id, index, ..;
@@ -61,7 +61,7 @@ local function settle_others(groups, singles)
 end
 
 -- Ends the only deliveries of pushes, for good and in their first turn. Returns what must be looked at more closely.
-local function end_singles(channel, lane, name, list)
+local function end_singles(channel, lane, name, kept, list)
   local first, tally, left = prefix .. 'p:', 'n:' .. name, {}
   local at, lifetime = string.format('%.0f', now), string.format('%.0f', ttl) -- the server formats a number more slowly
   for p = 1, #list, 2 do
@@ -69,7 +69,9 @@ local function end_singles(channel, lane, name, list)
     local head = redis.call('HMGET', push, 'st', 'rt', '0')
     if head[1] == 'sending' and not head[3] and (not head[2] or head[2] == '0') then
       redis.call('HSET', push, 'up', at, tally, '1', '0', list[p + 1], 'st', 'done')
-      redis.call('PEXPIRE', push, lifetime)
+      if kept == 0 then
+        redis.call('PEXPIRE', push, lifetime)
+      end
     else
       left[#left + 1], left[#left + 2] = list[p], list[p + 1]
     end
@@ -104,10 +106,10 @@ if #groups > 0 then
 end
 local others = {}
 for s = 1, #singles do
-  local channel, lane, name, turn, list = unpack(singles[s])
-  local left = turn == 1 and end_singles(channel, lane, name, list) or list
+  local channel, lane, name, turn, kept, list = unpack(singles[s])
+  local left = turn == 1 and end_singles(channel, lane, name, kept, list) or list
   if #left > 0 then
-    others[#others + 1] = { channel, lane, name, turn, left }
+    others[#others + 1] = { channel, lane, name, turn, kept, left }
   end
 end
 if #others > 0 then

@@ -43,6 +43,8 @@ STEP_MS: Final = 100
 """Retries that fall due within the same step of this many milliseconds share a chunk."""
 Segment: TypeAlias = tuple[str, bool]
 """An end, and whether its deliveries were submitted."""
+SHORT_MS: Final = 24 * 60 * 60 * 1000
+"""The longest life of a single push whose status has its lifetime from acceptance on: it stays that much longer."""
 WIDEST = 1024
 """The maximum number of bytes of a mask."""
 
@@ -157,6 +159,11 @@ def member_of(rows: list[tuple[int, DeliveryRow]]) -> bytes:
     return b"%d %s" % (rows[0][0], encode_rows(rows))
 
 
+def is_short(chunk: Chunk) -> bool:
+    """Return whether the status of this chunk's push has its lifetime from acceptance on."""
+    return chunk.total == 1 and chunk.expires_at - chunk.starts_at <= SHORT_MS
+
+
 def pack(
     settlements: Iterable[Settlement], closed: Closed | None = None, *, counted: Collection[str] = ()
 ) -> tuple[list[Group], list[Single]]:
@@ -164,7 +171,7 @@ def pack(
     are the cancelled pushes whose deliveries in flight were reported."""
     groups: dict[int, _Group] = {}
     made: list[_Group] = []
-    singles: dict[tuple[Platform, Lane, End, int], list[Any]] = {}
+    singles: dict[tuple[Platform, Lane, End, int, int], list[Any]] = {}
     for settlement in settlements:
         delivery = settlement.delivery
         chunk = delivery.chunk
@@ -182,7 +189,8 @@ def pack(
             and not chunk.dry_run
             and target.index == 0
         ):
-            kind = (chunk.channel, chunk.lane, verdict.end, chunk.turn)
+            kept = int(is_short(chunk) and settlement.at <= chunk.expires_at)
+            kind = (chunk.channel, chunk.lane, verdict.end, chunk.turn, kept)
             single = singles.get(kind)
             if single is None:
                 single = singles[kind] = []
