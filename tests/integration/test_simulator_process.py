@@ -157,10 +157,16 @@ def test_the_command_prints_tokens() -> None:
     assert dict(zip(printed[::2], printed[1::2], strict=True)) == {
         name: make("stall.1", "demo") for name, make in tokens.items()
     }
-    run = subprocess.run([*COMMAND, "--token", "Oops"], capture_output=True, text=True, check=False)
-    assert (run.returncode, "unknown action 'Oops'" in run.stderr) == (2, True)
-    assert "slow-<ms>: answer that many milliseconds late" in run.stderr
-    assert "sender-<n>: " in run.stderr
+    for wrong, fault in {
+        "Oops": "unknown action 'Oops'",
+        "badpriority": "unknown action 'badpriority': did you mean `BadPriority`?",
+        "slow": "'slow' needs a number: slow-<ms>: answer that many milliseconds late",
+    }.items():
+        run = subprocess.run([*COMMAND, "--token", wrong], capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stderr.count(fault), "--token list" in run.stderr) == (2, 1, True), run.stderr
+    run = subprocess.run([*COMMAND, "--token", "list"], capture_output=True, text=True, check=False)
+    assert "slow-<ms>: answer that many milliseconds late" in run.stdout
+    assert "sender-<n>: " in run.stdout
     run = subprocess.run([*COMMAND, "--token", "Unregistered"], capture_output=True, text=True, check=False)
     assert run.stderr == "send to one: pushsvc send --apns TOKEN --title hi --follow\n"
     assert run.stdout == f"{apns_token('Unregistered', 'demo')}\n", "alone, as for a variable of a shell"

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.lab.simulator.apns import REASONS
 from pushsvc.lab.simulator.fcm import ERRORS
-from pushsvc.lab.simulator.scenario import Action, Scenario, ScenarioError, Stage, Step, parse, step
+from pushsvc.lab.simulator.scenario import Action, Scenario, ScenarioError, Stage, Step, fault_of, parse, step
 
 WORDS = (*REASONS, *ERRORS)
 
@@ -54,19 +54,26 @@ def test_a_status_may_be_any() -> None:
         ("sim::x", "a scenario is"),
         ("sim:Unregistered:with space", "a scenario is"),
         ("Sim:Unregistered:x", "a scenario is"),
-        ("sim:Unregisterd:x", "unknown action 'Unregisterd'"),
+        ("sim:Unregisterd:x", "unknown action 'Unregisterd': did you mean `Unregistered`?"),
+        ("sim:unregistered.2:x", "unknown action 'unregistered.2': did you mean `Unregistered`?"),
+        ("sim:zzz:x", "unknown action 'zzz'$"),
         ("sim:Unregistered,:x", "unknown action ''"),
         ("sim:Unregistered.0:x", "unknown action 'Unregistered.0'"),
-        ("sim:slow:x", "slow needs a number behind a hyphen: slow-<ms>: answer that many milliseconds late"),
-        ("sim:slow.500:x", "slow needs a number behind a hyphen: slow-<ms>"),
+        ("sim:slow:x", "'slow' needs a number: slow-<ms>: answer that many milliseconds late"),
+        ("sim:slow.500:x", "'slow.500' needs a number: slow-<ms>"),
         ("sim:stall-5:x", "stall takes no number"),
         ("sim:status-99:x", "from 200 to 599"),
         ("sim:status-600:x", "from 200 to 599"),
     ],
 )
 def test_what_is_no_scenario_is_refused_with_the_reason(text: str, says: str) -> None:
-    with pytest.raises(ScenarioError, match=says.replace(".", r"\.")):
+    with pytest.raises(ScenarioError, match=says.replace(".", r"\.").replace("?", r"\?")):
         parse(text, WORDS)
+
+
+def test_a_fault_of_all_providers_is_said_once() -> None:
+    assert fault_of("badpriority", ["BadPriority", "UNREGISTERED"]).endswith("did you mean `BadPriority`?")
+    assert fault_of("BadPriority,UNREGISTERED", ["BadPriority", "UNREGISTERED"]).startswith("no provider has all of")
 
 
 def test_each_platform_knows_its_own_words_only() -> None:

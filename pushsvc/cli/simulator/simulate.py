@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from ...lab.simulator import (
     Address,
     ScenarioError,
     SimulatorConfig,
+    fault_of,
     run_forever,
     sections_of,
     token_kinds,
@@ -82,7 +84,7 @@ def simulate(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="A share of the phones that behaves otherwise: 10%:ack=never,stay=30.", metavar="SHARE%:WORDS"
+            help="How a share of the phones behaves: 10%:ack=never,stay=30.", metavar="SHARE%:WORDS"
         ),
     ] = None,
     gateway: Annotated[
@@ -90,8 +92,8 @@ def simulate(
         typer.Option(help="Where phones connect, ws://HOST:PORT; by default where the API says.", metavar="URL"),
     ] = "",
     wire: Annotated[Literal["json", "protobuf", "both"], typer.Option(help="The format that phones speak.")] = "both",
-    seconds: Annotated[float, typer.Option(min=0, help="For how long phones live; 0: until Ctrl-C.")] = 0.0,
-    seed: Annotated[str, typer.Option(help="Makes chance repeatable; by default it is another one each time.")] = "",
+    seconds: Annotated[float, typer.Option(min=0, help="How long phones run; 0: until Ctrl-C.")] = 0.0,
+    seed: Annotated[str, typer.Option(help="The seed of random numbers; by default another one each time.")] = "",
     prefix: Annotated[str, typer.Option(help="The beginning of the phones' device ids.")] = "phone-",
     register: Annotated[
         bool, typer.Option(help="Register the phones at the API, as devices of the platform live.")
@@ -168,6 +170,9 @@ def simulate(
     try:
         run_forever(config, _print_json if as_json else _print_snippet)
     except ConfigError as error:
+        section, _, name = error.path.partition(".")
+        if section == "simulator":  # which no configuration has: its values are options of this command
+            error = ConfigError(f"--{name.replace('_', '-')}", error.message, error.remedy)
         typer.echo(f"pushsvc simulate: {error}", err=True)
         raise typer.Exit(1) from error
 
@@ -203,7 +208,7 @@ def _print_snippet(address: Address) -> None:
 
 def _print_tokens(scenario: str, platform: str) -> None:
     """Print a token for each provider that knows the scenario; that of one platform alone, and when piped the only one
-    for a device. Exit with 2 if none knows it. `list` prints all acts, and the reasons of each."""
+    for a device. Exit with 2 if none knows it. `list` prints all acts, and the reasons of each provider."""
     kinds = token_kinds()
     if platform:
         if platform not in kinds:
@@ -214,15 +219,13 @@ def _print_tokens(scenario: str, platform: str) -> None:
         for name, kind in kinds.items():
             print(f"Reasons that {name} answers with:", *(f"  {reason}" for reason in kind.reasons), sep="\n")
         return
-    faults, made = [], {}
+    made = {}
     for name, kind in kinds.items():
-        try:
+        with suppress(ScenarioError):
             made[name] = kind.make(scenario, "demo")
-        except ScenarioError as error:
-            faults.append(f"{name}: {error}")
-    if len(faults) == len(kinds):
-        typer.echo("\n".join(dict.fromkeys(faults)) + f"\n{GRAMMAR}", err=True)
-        raise typer.Exit(2)
+    if not made:
+        fault = fault_of(scenario, [reason for kind in kinds.values() for reason in kind.reasons])
+        raise typer.BadParameter(f"--token: {fault} (`--token list` shows all)")
     bare = [token for name, token in made.items() if platform or name in HALVES]
     if len(bare) == 1 and (platform or not sys.stdout.isatty()):
         print(*bare)

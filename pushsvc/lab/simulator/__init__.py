@@ -23,7 +23,7 @@ from .controls import COMMANDS
 from .halves import HALVES, sections_of, token_kinds
 from .process import Address, SimulatorHandle, run_forever, simulator_process
 from .record import PlatformRecord, Received, Record
-from .scenario import GRAMMAR, ScenarioError
+from .scenario import GRAMMAR, ScenarioError, fault_of
 from .server import Simulator
 from .tokens import apns_token, channel_id, fcm_token
 
@@ -47,6 +47,7 @@ __all__ = [
     "fcm_token",
     "channel_id",
     "ScenarioError",
+    "fault_of",
     "GRAMMAR",
     "COMMANDS",
 ]

@@ -22,6 +22,7 @@ seconds ahead), `empty` (the status without a body).
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -53,8 +54,9 @@ MODIFIERS: Final = {
 }
 
 GRAMMAR: Final = (
-    "a scenario is ACTION[,ACTION]; ACTION.N applies to the first N requests, ACTION to all.\n"
-    "An ACTION is the reason of an answer, or an act of the simulator:\n"
+    "A scenario is ACTION[,ACTION], such as slow-500 or ServiceUnavailable.2.\n"
+    "ACTION.N applies to the first N requests, ACTION to all.\n"
+    "An ACTION is the reason of an answer, from the lists below, or an act of the simulator:\n"
     + "\n".join(
         f"  {does}" if does.startswith(f"{name}-<") else f"  {name}: {does}"
         for name, does in (TRANSPORT | MODIFIERS).items()
@@ -130,17 +132,33 @@ def parse(text: str, reasons: Iterable[str]) -> Scenario:
 def _action(text: str, known: set[str]) -> Action:
     found = _ACTION.fullmatch(text)
     if found is None or found["name"] not in known:
-        raise ScenarioError(f"unknown action {text!r}; known are {', '.join(nameable(known))}")
+        raise ScenarioError(f"unknown action {text!r}{_similar(text, known)}")
     name, number, times = found["name"], found["number"], found["times"]
     if (name in _NUMBERED) != (number is not None):
         raise ScenarioError(
-            f"{text!r}: {name} needs a number behind a hyphen: {TRANSPORT.get(name) or MODIFIERS[name]}"
+            f"{text!r} needs a number: {TRANSPORT.get(name) or MODIFIERS[name]}"
             if name in _NUMBERED
             else f"{text!r}: {name} takes no number; {name}.N applies to N requests"
         )
     if name == "status" and not 200 <= int(number) <= 599:
         raise ScenarioError(f"{text!r}: an HTTP status is a number from 200 to 599")
     return Action(name, None if number is None else int(number), None if times is None else int(times))
+
+
+def fault_of(actions: str, reasons: Iterable[str]) -> str:
+    """Return why no token can play these actions. `reasons` are those of all providers together."""
+    try:
+        parse(f"{PREFIX}{actions}:x", reasons)
+    except ScenarioError as error:
+        return str(error)
+    return f"no provider has all of {actions!r}"
+
+
+def _similar(text: str, known: set[str]) -> str:
+    """Return a question that names the known action most similar to the text, in any case of letters; else nothing."""
+    named = {name.lower(): name for name in nameable(known)}
+    near = difflib.get_close_matches(text.partition(".")[0].lower(), named, n=1)
+    return f": did you mean `{named[near[0]]}`?" if near else ""
 
 
 def step(scenario: Scenario, nth: int) -> Step:
