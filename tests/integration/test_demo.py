@@ -87,7 +87,7 @@ def test_at_a_terminal_it_draws_and_gives_the_terminal_back(processes: Processes
     assert shown.endswith("\x1b[?25h")
     assert "\x1b[?1049h" not in shown  # the story stays on the screen
     assert "route held: apns (InvalidProviderToken)" in shown
-    assert "all of it held" in shown
+    assert "every step succeeded" in shown
     # What the parts log would tear the picture.
     assert '"event"' not in shown
     assert "route_held" not in shown
@@ -96,7 +96,7 @@ def test_at_a_terminal_it_draws_and_gives_the_terminal_back(processes: Processes
 
 def test_ctrl_c_ends_it_and_leaves_nothing(processes: Processes, scratch: dict[str, str]) -> None:
     with at_terminal("demo", cwd=processes.folder, environ=processes.environ(**scratch)) as terminal:
-        terminal.until("both providers took it")
+        terminal.until("both providers accepted it")
         terminal.type("\x03")
         assert terminal.wait() == 0, terminal.shown
         assert terminal.settings == terminal.before
@@ -107,11 +107,11 @@ def test_ctrl_c_ends_it_and_leaves_nothing(processes: Processes, scratch: dict[s
 
 def test_sigterm_ends_it_and_leaves_nothing(processes: Processes, scratch: dict[str, str]) -> None:
     demo = processes.start("demo", "--once", **scratch)
-    demo.until("both providers took it")
+    demo.until("both providers accepted it")
     assert demo.end(signal.SIGTERM) == 130
     reported = demo.output()
     assert "stop" in reported
-    assert "all of it held" not in reported
+    assert "every step succeeded" not in reported
     assert "Traceback" not in reported
     processes.until_gone("the demo has been stopped", 10.0)
 

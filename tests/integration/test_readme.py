@@ -80,10 +80,33 @@ def test_the_curls_and_the_scenarios_work_as_they_stand(played: Played) -> None:
     code, out, err = played.processes.run("simulate", "--token", "list")
     assert (code, err) == (0, "")
     assert {"Unregistered", "slow-<ms>"} <= set(re.findall(r"[\w<>-]+", out))
-    code, _, err = played.processes.run("simulate", "--token", "nonsense")
-    assert code == 2
-    assert "Unregistered" in err
-    assert "UNREGISTERED" in err
+    code, _, err = played.processes.run("simulate", "--token", "badpriority")
+    assert (code, err.count("did you mean `BadPriority`?")) == (2, 1)
+
+
+def test_the_commands_of_the_page_do_what_it_says(played: Played) -> None:
+    """But for `pushsvc`, which is that of this environment, they run as a reader would paste them."""
+    failing, audiences = [block for block in blocks("sh", PAGES["tutorial/try.md"]) if "pushsvc send" in block]
+    environ = played.processes.environ(
+        PUSHSVC_CONFIG="var/playground/pushsvc.toml", PUSHSVC_KEY=played.api.key, PUSHSVC_URL=played.api.url
+    )
+
+    def shell(script: str) -> str:
+        command = f'pushsvc() {{ {sys.executable} -m pushsvc "$@"; }}\n{script}'
+        reported = subprocess.run(
+            ["bash", "-c", command], cwd=played.processes.folder, env=environ, capture_output=True, text=True, timeout=60
+        )
+        assert reported.returncode == 0, reported.stderr
+        return reported.stdout
+
+    out = shell(failing)
+    assert "1 of 1: 1 failed" in out
+    assert "\tBadPriority\t400\t" in out
+    assert "1 delivery back in the queue" in out
+    out = shell(audiences)
+    assert out.count("done: 1 of 1: 1 sent") == 2, out
+    assert out.startswith("1 device imported (1 new) in ")
+    assert out.splitlines()[-2].endswith("  cancelled"), out
 
 
 def test_phones_connect_and_show_as_the_page_says(played: Played) -> None:
@@ -129,32 +152,48 @@ export const Centrifuge = Object.getPrototypeOf(globalThis.Centrifuge);
 SDK = Path(__file__).parents[1] / "vendor" / "centrifuge-js" / "centrifuge.protobuf.js"
 
 
+WEBSOCKETS = "export default globalThis.WebSocket;"
+"""The package `ws`, of which this Node has its own."""
+
+
 @needs_node
-def test_the_app_of_the_page_gets_what_is_pushed(played: Played) -> None:
-    (register,) = blocks("sh", PAGES["guides/live.md"])
-    (app,) = blocks("js", PAGES["guides/live.md"])
-    folder = played.processes.folder
+@pytest.mark.parametrize(
+    ("place", "words", "shows"),
+    [(0, ("--import", "./surroundings.js"), '["{id}",{{"title":"Order 7 shipped"}}]'),
+     (1, (), "{id} {{ title: 'Order 7 shipped' }}")],
+    ids=["page", "node"],
+)  # fmt: skip
+def test_the_apps_of_the_page_get_what_is_pushed(
+    played: Played, tmp_path: Path, place: int, words: tuple[str, ...], shows: str
+) -> None:
+    register, install = blocks("sh", PAGES["guides/live.md"])
+    app = blocks("js", PAGES["guides/live.md"])[place]
     token = played.run(register.replace("http://127.0.0.1:8080", played.api.url))
-    package = folder / "node_modules" / "centrifuge"
-    package.mkdir(parents=True)
+    (get,) = [line for line in install.splitlines() if line.startswith("curl ")]
+    subprocess.run(get.replace("http://127.0.0.1:8080", played.api.url), shell=True, cwd=tmp_path, check=True)
+    package, sockets = tmp_path / "node_modules" / "centrifuge", tmp_path / "node_modules" / "ws"
+    for folder in (package, sockets):
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text('{"type": "module", "main": "index.js"}')
     for path, text in {
         package / "index.js": AS_INSTALLED.replace("SDK", str(SDK)),
-        package / "package.json": '{"type": "module", "main": "index.js"}',
-        folder / "package.json": '{"type": "module"}',
-        folder / "surroundings.js": SURROUNDINGS,
-        folder / "app.js": app,
-        folder / "live-token": json.dumps(token),
+        sockets / "index.js": WEBSOCKETS,
+        tmp_path / "package.json": '{"type": "module"}',
+        tmp_path / "surroundings.js": SURROUNDINGS,
+        tmp_path / "app.js": app.replace("http://127.0.0.1:8080", played.api.url),
+        tmp_path / "live-token": json.dumps(token),
     }.items():
         path.write_text(text)
-    out, err = folder / "app.out", folder / "app.err"
+    out, err = tmp_path / "app.out", tmp_path / "app.err"
+    environ = {**os.environ, "PUSHSVC_KEY": played.api.key}
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        command = [*node(), "--import", "./surroundings.js", "app.js"]
-        running = subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=stderr)
+        command = [*node(), *words, "app.js"]
+        running = subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=stdout, stderr=stderr)
     try:
         document = {"to": {"users": ["ann"]}, "notification": {"title": "Order 7 shipped"}}
         _, accepted = played.api.call("POST", "/v1/push", document)
         assert played.api.until_done(accepted["id"]) == {"total": 1, "sent": 1}, err.read_text()
-        assert json.loads(out.read_text()) == [accepted["id"], {"title": "Order 7 shipped"}]
+        assert out.read_text().strip() == shows.format(id=accepted["id"])
         assert running.poll() is None, err.read_text()
     finally:
         running.kill()

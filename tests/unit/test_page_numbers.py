@@ -76,7 +76,7 @@ SAID: list[tuple[str, str, Any, Any]] = [
     ("reference/http.md", "each of up to 16 pushes", keys.LISTED, 16),
     ("reference/http.md", "examines 20,000 pushes at most", listing.LOOK, 20_000),
     ("reference/http.md", "the statuses of 1,000", listing.ASK, 1000),
-    ("reference/http.md", "of up to 32 targets only while it waits", codec.FEW, 32),
+    ("reference/http.md", "pushes to up to 32 targets while they wait", codec.FEW, 32),
     ("reference/http.md", "their last 50 calls", record.CALLS, 50),
     ("reference/http.md", "as far as 5 seconds suffice", admin_state.COUNTING, 5.0),
     ("reference/http.md", "write up to 500 devices", importing.MOST, 500),

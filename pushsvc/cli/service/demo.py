@@ -69,4 +69,4 @@ def demo(context: typer.Context, once: Once = False) -> None:
             view.close()
             raise
         else:
-            view.say("done", f"all of it held, {time.monotonic() - started:.1f} s in all")
+            view.say("done", f"every step succeeded, {time.monotonic() - started:.1f} s in total")

@@ -162,7 +162,7 @@ async def sent(scene: Scene) -> None:
     push = await scene.send(scene.apns() + scene.fcm(), "Order 7 shipped", lane="urgent")
     scene.view.say("accepted", "one push to an iPhone and an Android phone")
     expect(await scene.until_done(push), sent=2)
-    scene.view.say("sent", "both providers took it")
+    scene.view.say("sent", "both providers accepted it")
     push = await scene.send(scene.apns(count=2500) + scene.fcm(count=2500), "News", lane="bulk")
     scene.view.say("accepted", "one push to 5,000 tokens, lane bulk")
     expect(await scene.until_done(push), sent=5000)
@@ -199,11 +199,11 @@ async def online(scene: Scene) -> None:
         push = await scene.send({"devices": ["dora-phone"]}, "Are you there?")
         expect(await scene.until_done(push), sent=1)
         await provider_asked(scene, before + 1)
-        scene.view.say("silent", "its network swallows everything: after 2 s FCM is asked, once")
+        scene.view.say("silent", "its network drops everything: after 2 s FCM is asked, once")
         phone.leave()
         phone.start()
         await shown(scene, phone, push, asked=before + 1)
-        scene.view.say("back", "the phone gets its stream, whole, and drops what it has shown")
+        scene.view.say("back", "the phone gets its whole stream, and drops what it has shown")
 
         desk.leave()
         await scene.until_so("the desktop is away", lambda: desk.state is State.AWAY)
@@ -213,7 +213,7 @@ async def online(scene: Scene) -> None:
         desk.start()
         expect(await scene.until_done(push), sent=1)
         await shown(scene, desk, push, asked=before + 1)
-        scene.view.say("live", "it is back, and has it")
+        scene.view.say("live", "it is back, and gets it")
 
 
 async def shown(scene: Scene, phone: Phone, push: str, *, asked: int) -> None:
@@ -238,7 +238,7 @@ async def retried(scene: Scene) -> None:
     scene.view.say("sent", "all four, the three at their third attempt")
     push = await scene.send(scene.fcm("INTERNAL.1") + scene.apns("BadPriority"), "One is refused")
     expect(await scene.until_done(push), sent=1, failed=1)
-    scene.view.say("failed", "one is refused for good (BadPriority) and kept; one is sent")
+    scene.view.say("failed", "one is refused permanently (BadPriority) and kept; one is sent")
 
 
 async def pruned(scene: Scene) -> None:
@@ -268,7 +268,7 @@ async def held(scene: Scene) -> None:
     counts = await scene.until(push, lambda counts: counts["sent"] >= 200)
     scene.view.say("held", f"{where}: {counts['total'] - counts['sent']} wait, 0 failed")
     await asyncio.to_thread(scene.simulator.restore_credentials, "apns")
-    scene.view.say("fixed", "they are good again, which the next probe finds out")
+    scene.view.say("fixed", "they are valid again; the next probe finds out")
     await scene.until_held(False)
     expect(await scene.until_done(push), sent=400)
     scene.view.say("resumed", "400 of 400 sent, no token lost")

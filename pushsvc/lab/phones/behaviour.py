@@ -29,7 +29,7 @@ class Behaviour(Struct, frozen=True, kw_only=True):
     away: float = 5.0
     """How long it is away, on average."""
     vanish: bool = False
-    """It goes without a word: its network swallows everything, and the gateway sees no end."""
+    """It goes without a word: its network drops everything, and the gateway sees no end."""
     nat: float = math.inf
     """After how long without traffic its network forgets the connection and swallows everything."""
     doubled: bool = False
