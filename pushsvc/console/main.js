@@ -80,9 +80,10 @@ function Header({ session, page, leave }) {
       <span class="strong" title="the app that this key belongs to">${session.app}</span>
       <form class="search" role="search" onSubmit=${search}><input id="search" name="q" type="search" placeholder="push id, device, user" aria-label="Search a push id, a device or a user" autocomplete="off" spellcheck=${false} /><kbd aria-hidden="true" class="wide-only">/</kbd></form>
       <div class="row end">
-        <button class="plain" title="the time zone of all instants" onClick=${() => { setZone(zone() === "UTC" ? "local" : "UTC"); redraw((n) => n + 1); leave.redraw(); }}>${zone()}</button>
-        <button class="plain wide-only" title="light, dark, or as the system has it" onClick=${() => { const next = THEMES[(THEMES.indexOf(theme) + 1) % 3]; remembered.store("pushsvc.theme", next); applyTheme(next); setTheme(next); }}>theme: ${theme}</button>
-        <button class="plain" title="sign out" onClick=${leave.out}><span class="wide-only">key: ${session.key}, </span>sign out</button>
+        <button class="plain" title="the time zone of all times" onClick=${() => { setZone(zone() === "UTC" ? "local" : "UTC"); redraw((n) => n + 1); leave.redraw(); }}>${zone()}</button>
+        <button class="plain wide-only" title="light, dark or system" onClick=${() => { const next = THEMES[(THEMES.indexOf(theme) + 1) % 3]; remembered.store("pushsvc.theme", next); applyTheme(next); setTheme(next); }}>theme: ${theme}</button>
+        <span class="soft wide-only">key: ${session.key}</span>
+        <button class="plain" onClick=${leave.out}>sign out</button>
         <button class="menu" aria-expanded=${String(open)} onClick=${() => unfold(!open)}>${PAGES[page] ?? "Menu"} ▾</button>
       </div>
     </div><div>
@@ -98,7 +99,7 @@ function Help({ close }) {
   useLayoutEffect(() => box.current.showModal(), []);
   return html`<dialog ref=${box} onClose=${close} aria-labelledby="help"><div class="stack"><h2 id="help">Keys</h2>
     <dl class="facts">${KEYS.map(([keys, does]) => html`<dt><kbd>${keys}</kbd></dt><dd>${does}</dd>`)}</dl>
-    <p class="soft"><a href="/docs" target="_blank">The API</a>: every figure and act of these pages is one of its calls.</p>
+    <p class="soft">Everything in this console is also a call of <a href="/docs" target="_blank">the API</a>.</p>
     <div class="row"><button onClick=${() => box.current.close()} autofocus>Close</button></div></div></dialog>`;
 }
 
@@ -141,7 +142,7 @@ function Page({ session, address }) {
     import(`./pages/${file}.js`).then((module) => load((known) => ({ ...known, [file]: module.default })), fail);
   }, [file]);
   const View = loaded[file];
-  if (!PAGES[page]) return html`<div class="stack"><h1>There is no page “${page}”</h1><p><a href="/console">To the overview</a></p></div>`;
+  if (!PAGES[page]) return html`<div class="stack"><h1>There is no page “${page}”</h1><p><a href="/console">Back to the overview</a></p></div>`;
   if (failed) return html`<${Refusal} problem=${{ title: "This page could not be loaded", detail: "The server may be of another version now: load the page again." }} again=${() => location.reload()} />`;
   if (!View) return html`<p class="soft" aria-busy="true">Loading…</p>`;
   return html`<${Boundary} key=${`${file} ${address.item ?? ""}`}><${View} session=${session} item=${address.item} query=${address.query} /><//>`;
@@ -153,7 +154,7 @@ function Console({ session, leave }) {
   const [, redraw] = useState(0);
   useKeys(() => showHelp(true));
   useEffect(listen, []);
-  return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>To the content</a>
+  return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>Skip to content</a>
     <${Header} session=${session} page=${address.page} leave=${{ out: leave, redraw: () => redraw((n) => n + 1) }} />
     <main id="main" class="page" tabindex="-1"><${Page} session=${session} address=${address} />
       <p class="foot wide-only">pushsvc ${session.version} · <a href="/docs">API</a> · <button class="plain tiny" onClick=${() => showHelp(true)}>keys: <kbd>?</kbd></button></p></main>

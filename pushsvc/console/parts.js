@@ -90,7 +90,7 @@ export function Refusal({ problem, again }) {
 export function Asked({ of, children }) {
   if (!of.document) return of.problem ? html`<${Refusal} problem=${of.problem} again=${of.reload} />` : html`<p class="soft" aria-busy="true">Loading…</p>`;
   return html`<div class="stack ${of.problem ? "stale" : ""}">
-    ${of.problem && html`<${Refusal} problem=${of.problem} again=${of.reload} /><p class="slow">▲ What follows is from ${instant(new Date(of.at).toISOString())}.</p>`}
+    ${of.problem && html`<${Refusal} problem=${of.problem} again=${of.reload} /><p class="slow">▲ The data below is from ${instant(new Date(of.at).toISOString())}.</p>`}
     ${children(of.document)}
   </div>`;
 }
@@ -168,7 +168,7 @@ let show = () => {};
  * Asks before an act. `question`:
  *   title, text       what it does and what follows from it
  *   count             returns how many it concerns (a dry run); the operator types this number
- *   unit              what is counted
+ *   unit              what is counted: [of one, of several]
  *   typed             the text to type instead, for what cannot be undone
  *   fields            [name, label, value, hint] of further values
  *   run(count, values)  does it; what it returns is passed on to `progress`
@@ -231,7 +231,7 @@ export function Questions() {
       ${question.text && html`<p><${Prose} text=${question.text} /></p>`}
       ${step.name === "counting" && html`<p class="soft" aria-busy="true">Counting…</p>`}
       ${step.name === "refused" && html`<${Refusal} problem=${step.problem} />`}
-      ${count !== undefined && ["asking", "running"].includes(step.name) && html`<p role="status"><b class="strong">${number(count)}</b> ${question.unit}.</p>`}
+      ${count !== undefined && ["asking", "running"].includes(step.name) && html`<p role="status"><b class="strong">${number(count)}</b> ${question.unit[count === 1 ? 0 : 1]}.</p>`}
       ${step.name === "asking" && question.fields?.map(([name, label, value, hint]) => html`<label class="field"><span>${label}</span><input name=${name} value=${value} placeholder=${hint ?? ""} autocomplete="off" /></label>`)}
       ${step.name === "asking" && expected !== null && count !== 0 && html`<label class="field"><span>Type <b>${expected}</b> to confirm</span><input name="typed" autocomplete="off" spellcheck=${false} inputmode=${question.typed ? "text" : "numeric"} value=${step.typed ?? ""} onInput=${(event) => goTo({ ...step, typed: event.currentTarget.value })} autofocus /></label>`}
       ${step.progress && html`<div class="stack tight" role="status">
@@ -242,7 +242,7 @@ export function Questions() {
         ${step.name === "asking" && count !== 0 && html`<button class="primary ${question.danger ? "danger" : ""}" disabled=${!enough(step.typed ?? "")}>${question.verb}</button>`}
         ${step.name === "running" && step.progress && !step.progress.ended && question.stop && html`<button type="button" class="danger" onClick=${() => question.stop(step.result)}>Stop</button>`}
         ${step.name === "running" && !step.progress && html`<span class="soft" aria-busy="true">Working…</span>`}
-        <button type="button" onClick=${close}>${["asking", "counting"].includes(step.name) && count !== 0 ? "Leave it" : "Close"}</button>
+        <button type="button" onClick=${close}>Close</button>
       </div>
     </form>
   </dialog>`;

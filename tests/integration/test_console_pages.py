@@ -227,7 +227,7 @@ def test_acts_count_first_and_are_confirmed_by_the_count() -> None:
         await press(page, "Erase user")
         await write(page, "dialog input[name=typed]", "user-")
         assert await page.look(f"{start}.disabled")
-        await press(page, "Leave it")
+        await press(page, "Close")
         await until(page, "!document.querySelector('dialog')")
         assert rig.calls == []
         assert await page.look("document.activeElement.innerText") == "Erase user"
@@ -278,7 +278,7 @@ def test_a_push_is_written_as_a_form_or_as_json_and_seen_before_it_is_sent() -> 
         await press(page, "Send")
         await until(page, "document.querySelector('dialog')?.innerText.includes('may lack ttl, dry_run')")
         assert "no device gets it" in await page.look("document.querySelector('dialog').innerText")
-        await press(page, "Leave it")
+        await press(page, "Close")
         await write(page, "textarea", "{")
         await until(page, "!!document.querySelector('textarea[aria-invalid=true]')")
 
@@ -334,7 +334,7 @@ def test_a_session_is_begun_and_ended_and_the_page_asked_for_is_found_again() ->
 
         # A key is shown once, and nowhere is it kept.
         await write(page, "input[name=name]", "new")
-        await press(page, "Make the key")
+        await press(page, "Create key")
         await until(page, "document.body.innerText.includes('pushsvc_xxx')")
         await visit(page, "/console/pushes")
         await visit(page, "/console/keys")

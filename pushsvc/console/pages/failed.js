@@ -9,16 +9,16 @@ import { to } from "../router.js";
 
 const body = (filter) => Object.fromEntries(["push", "platform", "reason", "since", "until"].filter((name) => filter[name]).map((name) => [name, filter[name]]));
 
-export const Replay = ({ filter, changed, label = "Replay" }) => html`<${Act} title="Send dead letters again" unit="dead letters match"
-  text="Each becomes a delivery of its push again, with all its attempts. First correct the cause of the failure. Dead letters of cancelled pushes stay."
+export const Replay = ({ filter, changed, label = "Replay" }) => html`<${Act} title="Send dead letters again" unit=${["dead letter matches", "dead letters match"]}
+  text="Each is queued again with a fresh set of attempts. Fix the cause of the failure first. Dead letters of cancelled pushes are not replayed."
   fields=${[["rate", "deliveries a second", "100", "empty: as fast as possible"]]}
   count=${async () => (await act("POST", "/v1/failed/replay", { ...body(filter), dry_run: true }, 0)).matched}
   run=${(count, { rate }) => act("POST", "/v1/failed/replay", { ...body(filter), limit: count, ...(Number(rate) > 0 ? { rate: Number(rate) } : {}) }, count)}
   progress=${async ({ job }) => { const now = await get(`/v1/failed/replay/${at(job)}`); return { done: now.moved + now.skipped, total: now.matched, ended: !["queued", "running"].includes(now.state), text: `${now.state}: ${number(now.moved)} of ${number(now.matched)} sent again${now.skipped ? `, ${number(now.skipped)} skipped` : ""}${now.error ? ` (${now.error})` : ""}` }; }}
   stop=${({ job }) => act("DELETE", `/v1/failed/replay/${at(job)}`)}
-  done=${() => "The rest, if any, stays here."} changed=${changed}>${label}<//>`;
+  done=${() => "Dead letters that were not replayed stay in this list."} changed=${changed}>${label}<//>`;
 
-/** Saves all that match as a file, one a line. */
+/** Saves all that match as a file of JSON lines. */
 function Export({ filter }) {
   const [state, say] = useState("Export");
   const save = async () => {
@@ -83,7 +83,7 @@ export default function Failed({ query }) {
         { label: "what it means, and what to do", cell: (row) => html`<span><${Prose} text=${row.meaning} /> <b class="strong"><${Prose} text=${row.remedy} /></b></span>` },
         { label: "last", tight: true, cell: (row) => html`<${Age} of=${row.last_at} />` },
         { label: "", tight: true, cell: (row) => html`<${Replay} filter=${{ ...filter, platform: row.platform, reason: row.reason }} changed=${reload} />` },
-      ]} />${!document.complete && html`<p class="slow">▲ More than were counted: these are lower bounds.</p>`}</div>`}<//></section>
+      ]} />${!document.complete && html`<p class="slow">▲ Not all were counted: these are lower bounds.</p>`}</div>`}<//></section>
     <${Trend} />
     <section class="stack tight"><h2>Which</h2><${Asked} of=${page}>${(document) => html`<div><${Letters} rows=${document.items} empty=${html`<p class="soft">No dead letter matches.</p>`} /><${Pager} cursor=${document.cursor} /></div>`}<//></section>
   </div>`;

@@ -5,7 +5,7 @@ import { act, at, written } from "../api.js";
 import { Act, Age, Asked, Copy, Refusal, State, Table, Time, useDocument, useNow } from "../parts.js";
 import { to } from "../router.js";
 
-const SCOPES = [["push", "send, cancel, replay"], ["devices", "register, read and erase devices"], ["feedback", "read dead tokens"], ["admin", "everything of these pages but sending"]];
+const SCOPES = [["push", "send, cancel, replay"], ["devices", "register, read and erase devices"], ["feedback", "read dead tokens"], ["admin", "everything in this console except sending"]];
 
 function Make({ made }) {
   const [problem, refuse] = useState(null);
@@ -20,13 +20,13 @@ function Make({ made }) {
       made();
     } catch (error) { refuse(error); show(null); }
   };
-  return html`<section class="panel stack"><h2>A new key</h2><form class="stack tight" onSubmit=${make}>
+  return html`<section class="panel stack"><h2>New key</h2><form class="stack tight" onSubmit=${make}>
       <div class="filter"><label class="field"><span>name</span><input name="name" required maxlength="64" autocomplete="off" placeholder="backend" /></label>
         <label class="field"><span>pushes at most</span><input name="intake" autocomplete="off" placeholder="600/min, or empty" /></label></div>
       <fieldset class="row" style=${{ border: 0, padding: 0, margin: 0 }}><legend class="sr">scopes</legend>${SCOPES.map(([scope, does]) => html`<label class="check"><input type="checkbox" name="scope" value=${scope} defaultChecked=${scope === "push"} /><span>${scope} <span class="soft">${does}</span></span></label>`)}</fieldset>
-      <div class="row"><button class="primary">Make the key</button></div></form>
+      <div class="row"><button class="primary">Create key</button></div></form>
     ${problem && html`<${Refusal} problem=${problem} />`}
-    ${key && html`<div class="note is-ok" role="status"><p><${State} of="ok">The key ${key.name} is made.<//> It is shown this once: copy it now.</p><div class="row"><code>${key.key}</code><${Copy} text=${key.key} /></div></div>`}</section>`;
+    ${key && html`<div class="note is-ok" role="status"><p><${State} of="ok">The key ${key.name} was created.<//> Copy it now: it is not shown again.</p><div class="row"><code>${key.key}</code><${Copy} text=${key.key} /></div></div>`}</section>`;
 }
 
 export default function Keys({ session }) {
@@ -36,9 +36,9 @@ export default function Keys({ session }) {
     { label: "name", cell: (key) => html`<a href=${to("pushes", null, { key: key.name })} title="its pushes">${key.name}</a>${key.name === session.key ? html` <span class="soft">(this session)</span>` : ""}` },
     { label: "scopes", cell: (key) => key.scopes.join(", ") },
     { label: "pushes at most", cell: (key) => key.intake },
-    { label: "made", tight: true, cell: (key) => html`<${Time} of=${key.created_at} />` },
-    { label: "last used", tight: true, cell: (key) => (key.last_used_at ? html`<${Age} of=${key.last_used_at} />` : html`<span class="soft" title="within as long as it is noted, once an hour at most">never</span>`) },
+    { label: "created", tight: true, cell: (key) => html`<${Time} of=${key.created_at} />` },
+    { label: "last used", tight: true, cell: (key) => (key.last_used_at ? html`<${Age} of=${key.last_used_at} />` : html`<span class="soft" title="Use is recorded at most once an hour">never</span>`) },
     { label: "kept in", cell: (key) => key.kept_in },
-    { label: "", tight: true, cell: (key) => (key.kept_in === "configuration" ? html`<span class="soft" title="remove it from the configuration file and reload">in the file</span>` : key.name === session.key ? null : html`<${Act} danger title=${`Revoke the key ${key.name}`} typed=${key.name} text="Calls with this key are refused within seconds, and its sessions end. A revoked key cannot be restored." run=${() => act("DELETE", `/v1/admin/keys/${at(key.name)}`)} done=${() => "It is revoked."} changed=${asked.reload}>Revoke<//>`) },
+    { label: "", tight: true, cell: (key) => (key.kept_in === "configuration" ? html`<span class="soft" title="remove it from the configuration file and reload">in the file</span>` : key.name === session.key ? null : html`<${Act} danger title=${`Revoke the key ${key.name}`} typed=${key.name} text="Calls with this key are refused within seconds, and its sessions end. A revoked key cannot be restored." run=${() => act("DELETE", `/v1/admin/keys/${at(key.name)}`)} done=${() => "The key is revoked."} changed=${asked.reload}>Revoke<//>`) },
   ]} />`}<//></div>`;
 }

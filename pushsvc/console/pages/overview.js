@@ -87,7 +87,7 @@ function First({ stats }) {
   return html`<section class="panel stack"><h2>Nothing has been sent yet. The first device and the first push:</h2>
     <${Command} label="Register a device (the app sends you its token)" text=${`curl -X PUT ${base}/v1/devices/phone-1 \\\n  -H "Authorization: Bearer $PUSHSVC_KEY" --json '{"platform": "${platform}", "token": "${token}", "user": "u1"}'`} />
     <${Command} label="Send a push to its user" text=${`curl ${base}/v1/push -H "Authorization: Bearer $PUSHSVC_KEY" \\\n  --json '{"to": {"users": ["u1"]}, "notification": {"title": "Order 7 shipped"}}'`} />
-    <p>Or fill in a <a href=${to("send")}>push</a> here: it shows what each provider would be sent, before anything is.</p></section>`;
+    <p>Or fill in a <a href=${to("send")}>push</a> here; the page previews what each provider would be sent.</p></section>`;
 }
 
 export default function Overview({ session }) {
@@ -109,8 +109,8 @@ export default function Overview({ session }) {
     <section class="tiles" aria-label="figures">
       <${Tile} label="accepted /s" value=${measure(stats.rates.accepted)} note="deliveries" href=${to("pushes")} />
       <${Tile} label="sent /s" value=${measure(stats.rates.sent)} note="accepted by providers" href=${to("pushes", null, { state: "done" })} />
-      <${Tile} label="failed /s" value=${measure(stats.rates.failed)} note=${`${number(stats.dead_letters)} dead letters`} href=${to("failed")} state=${stats.rates.failed > 0.01 * (stats.rates.sent || 1) ? "bad" : ""} />
-      <${Tile} label="oldest that is due" value=${oldest.length ? span(Math.max(...oldest)) : "-"} note=${`${number(stats.retrying)} wait for a retry`} href=${to("pushes", null, { state: "sending" })} state=${Math.max(0, ...oldest) > 60 ? "slow" : ""} />
+      <${Tile} label="failed /s" value=${measure(stats.rates.failed)} note=${plural(stats.dead_letters, "dead letter")} href=${to("failed")} state=${stats.rates.failed > 0.01 * (stats.rates.sent || 1) ? "bad" : ""} />
+      <${Tile} label="oldest due" value=${oldest.length ? span(Math.max(...oldest)) : "-"} note=${`${number(stats.retrying)} waiting to retry`} href=${to("pushes", null, { state: "sending" })} state=${Math.max(0, ...oldest) > 60 ? "slow" : ""} />
       <${Tile} label="queue" value=${number(stats.queue.waiting)} note=${`of ${number(stats.queue.limit)}`} href=${to("pushes", null, { state: "sending" })} state=${share > 0.8 ? "bad" : share > 0.5 ? "slow" : ""} />
       <${Tile} label="workers" value=${number(stats.workers.reduce((sum, each) => sum + each.count, 0))} note=${parts} href="#workers" />
     </section>
@@ -142,13 +142,13 @@ export default function Overview({ session }) {
         { label: "last sign", num: true, cell: (row) => row.last_sign && html`<${Age} of=${row.last_sign} />` },
       ]} /></section>
       <section class="stack tight"><h2>Also</h2><${Facts} of=${[
-        ["Scheduled", html`<a href=${to("pushes", null, { tab: "schedules" })}>${plural(stats.schedules, "push", "pushes")}</a>, ${number(stats.scheduled_next_hour)} of them in the next hour; ${plural(stats.scheduled, "delivery", "deliveries")}`],
-        ["Devices", html`<a href=${to("devices")}>${number(stats.devices)}</a> active, ${number(stats.suppressed)} tokens suppressed`],
+        ["Scheduled", html`<a href=${to("pushes", null, { tab: "schedules" })}>${plural(stats.schedules, "push", "pushes")}</a>, ${number(stats.scheduled_next_hour)} in the next hour; ${plural(stats.scheduled, "delivery", "deliveries")}`],
+        ["Devices", html`<a href=${to("devices")}>${number(stats.devices)}</a> active, ${plural(stats.suppressed, "suppressed token")}`],
         ["Live channel", stats.live && html`<a href=${to("live")}>${plural(stats.live.connections, "connection")}</a> at ${plural(stats.live.gateways.length, "gateway")}; ${stats.unacknowledged ? html`<a href=${to("pushes", null, { state: "sending" })}>${plural(stats.unacknowledged, "delivery waits", "deliveries wait")}</a> for an acknowledgement` : "none waits for an acknowledgement"}`],
         ["Feedback", html`<a href=${to("feedback")}>${plural(stats.receipts, "receipt")}</a> to judge, ${plural(stats.events, "event")} kept`],
         ["Unreadable entries", stats.quarantined ? html`<span class="bad">■ ${number(stats.quarantined)}</span>` : null],
         ["Configuration", stats.reload.ok ? html`<${State} of="ok">in use<//>${stats.reload.at && html` since <${Time} of=${stats.reload.at} />`}` : html`<${State} of="failed">the change was refused<//> ${stats.reload.refused_since && html`since <${Time} of=${stats.reload.refused_since} />`}; run <code>pushsvc check</code>`],
-        ["Waits for a restart", stats.reload.restart?.length ? html`<span class="slow">▲ ${stats.reload.restart.map((name) => `[${name}]`).join(", ")}</span>` : null],
+        ["Needs a restart", stats.reload.restart?.length ? html`<span class="slow">▲ ${stats.reload.restart.map((name) => `[${name}]`).join(", ")}</span>` : null],
         ["Cleanup", stats.cleanup.running ? html`<${State} of="running" /> since <${Time} of=${stats.cleanup.began_at} />` : stats.cleanup.ended_at ? html`ended <${Age} of=${stats.cleanup.ended_at} />: ${Object.entries(stats.cleanup.removed).filter(([, n]) => n).map(([what, n]) => `${number(n)} ${what}`).join(", ") || "nothing to remove"}` : html`<span class="slow">▲ never ran: add <code>pushsvc cleanup</code> to cron</span>`],
       ]} /></section>
     </div>

@@ -35,8 +35,8 @@ function Rows({ push, query }) {
   const rows = useDocument(`/v1/push/${at(push.id)}/deliveries`, { outcome: query.outcome, cursor: query.cursor, limit: 50 });
   return html`<section class="stack tight"><div class="row spread"><h2>Deliveries</h2>
       <${Choice} name="outcome" label="outcome" options=${[["", "all rows"], ...ENDS.map((end) => [end, end])]} /></div>
-    ${push.counts.total > 1000 && html`<p class="soft">A push of more than 1,000 deliveries keeps rows only of deliveries that did not end as sent.</p>`}
-    <${Asked} of=${rows}>${({ items, cursor }) => html`<div><${Table} label="deliveries" rows=${items} empty=${html`<p class="soft">No delivery has ended like this.</p>`} columns=${[
+    ${push.counts.total > 1000 && html`<p class="soft">For a push with more than 1,000 deliveries, rows are kept only for deliveries that were not sent.</p>`}
+    <${Asked} of=${rows}>${({ items, cursor }) => html`<div><${Table} label="deliveries" rows=${items} empty=${html`<p class="soft">No delivery has this outcome.</p>`} columns=${[
       { label: "outcome", tight: true, cell: (row) => html`<${State} of=${row.outcome} />` },
       { label: "reason", cell: (row) => row.reason && html`<a href=${to("failed", null, { reason: row.reason })}>${row.reason}</a>` },
       { label: "platform", cell: (row) => row.platform },
@@ -52,7 +52,7 @@ function Rows({ push, query }) {
 /** What each provider was sent, as far as it is still kept. */
 const Sent = ({ kept }) => html`<section class="stack tight"><h2>What was sent</h2><${Asked} of=${kept}>${({ messages }) => (messages.length
   ? html`<div class="two">${messages.map((message) => html`<${Message} key=${message.route} message=${message} />`)}</div>`
-  : html`<p class="soft">Its content is not kept any more. That of a push to at most 32 targets is kept while it waits, and for its dead letters.</p>`)}<//></section>`;
+  : html`<p class="soft">Its content is not stored. Content is kept for pushes to up to 32 targets while they wait, and for dead letters.</p>`)}<//></section>`;
 
 const receivers = (to) => to && Object.entries(to).map(([kind, value]) => (Array.isArray(value) ? plural(value.length, kind.slice(0, -1), kind) : kind === "all" ? "all devices" : html`${kind} <code>${value}</code>`))[0];
 
@@ -70,7 +70,7 @@ function Push({ push, query, reload, session }) {
       <div class="row">
         ${!ended && html`<${Cancel} push=${push} changed=${reload} label="Cancel the rest" />`}
         ${counts.failed > 0 && html`<${Replay} filter=${{ push: push.id }} changed=${reload} label="Replay the failed" />`}
-        ${copy && html`<button type="button" title="Opens it on the page “Send”, where nothing is sent before you say so" onClick=${again}>Send again as a copy</button>`}
+        ${copy && html`<button type="button" title="Opens it on the Send page; nothing is sent until you confirm" onClick=${again}>Send again as a copy</button>`}
       </div></div>
     ${push.held && Object.entries(push.held).map(([route, why]) => html`<div class="note is-slow"><p><${State} of="held">${route} does not send:<//> <${Prose} text=${why} /> ${plural(waits, "delivery waits", "deliveries wait")}; none is lost.</p></div>`)}
     <${Shares} label="deliveries" parts=${parts.filter(([name]) => counts[name] || name === "sent" || name === "failed" || (!ended && name === "queued")).map(([name, state]) => [name, counts[name], state, ENDS.includes(name) ? to("pushes", push.id, { outcome: name }) : null])} />
@@ -84,10 +84,10 @@ function Push({ push, query, reload, session }) {
       ["Trace", push.trace_id && html`<code>${push.trace_id}</code> <${Copy} text=${push.trace_id} />`],
       ["To", receiving && html`${receivers(receiving)}${copy_lacks.includes("to") ? html` <span class="soft">that it went to</span>` : ""}`],
     ]} /><${Facts} of=${[
-      ["Live channel", push.live && `${number(push.live.acked)} acknowledged, ${number(push.live.fallback)} carried on by the provider, ${number(push.live.waiting)} waiting`],
+      ["Live channel", push.live && `${number(push.live.acked)} acknowledged, ${number(push.live.fallback)} handed to the provider, ${number(push.live.waiting)} waiting`],
       ["Devices report", push.events && `${Object.entries(push.events).map(([what, n]) => `${number(n)} ${what}`).join(", ")}`],
     ]} /></div>
-    <${Command} label="This push by curl" text=${`curl -H "Authorization: Bearer $PUSHSVC_KEY" ${location.origin}/v1/push/${push.id}`} />
+    <${Command} label="This push with curl" text=${`curl -H "Authorization: Bearer $PUSHSVC_KEY" ${location.origin}/v1/push/${push.id}`} />
     <${Rows} push=${push} query=${query} />
     <${Sent} kept=${kept} />`;
 }

@@ -26,13 +26,13 @@ const columns = (scheduled, reload) => [
   { label: "", tight: true, cell: (push) => (["done", "cancelled"].includes(push.state) ? null : html`<${Cancel} push=${push} changed=${reload} />`) },
 ];
 
-export const Cancel = ({ push, changed, label = "Cancel" }) => html`<${Act} danger title="Cancel what has not been sent" unit="deliveries have not been sent"
-  text=${`They end as \`cancelled\` and cannot be brought back. What a provider has already is not taken back.`}
+export const Cancel = ({ push, changed, label = "Cancel" }) => html`<${Act} danger title="Cancel what has not been sent" unit=${["delivery has not been sent", "deliveries have not been sent"]}
+  text="Unsent deliveries end as `cancelled`. This cannot be undone. Deliveries that a provider has accepted are not recalled."
   count=${async () => { const now = await get(`/v1/push/${at(push.id)}`); return now.counts.queued + now.counts.retrying || now.counts.total; }}
   run=${(count) => act("DELETE", `/v1/push/${at(push.id)}`, undefined, count)} changed=${changed}
   done=${(status) => `${plural(status.counts.cancelled, "delivery is", "deliveries are")} cancelled.`}>${label}<//>`;
 
-export const Empty = () => html`<div class="note"><p>There is no push here. A push is kept as long as <code>queue.status_retention</code> says.</p><p><a href=${to("send")}>Send one</a>, or see its curl there.</p></div>`;
+export const Empty = () => html`<div class="note"><p>No pushes. They are listed for as long as <code>queue.status_retention</code> says.</p><p><a href=${to("send")}>Send one</a>; that page also shows the curl command.</p></div>`;
 
 /** The number of pushes that came after those that are shown: the list does not move under the hand. */
 function useNewer(path, query, shown) {
@@ -68,6 +68,6 @@ export default function Pushes({ query }) {
     ${!scheduled && html`<${Choice} name="state" label="state" options=${[["", "all"], ...["scheduled", "expanding", "sending", "done", "cancelled"].map((name) => [name, name])]} />
       <${Filter} fields=${[["lane", "lane", ["urgent", "normal", "bulk"]], ["collapse", "collapse"], ["key", "key"], ["since", "since (UTC)", "datetime"], ["until", "until (UTC)", "datetime"]]} />`}
     ${newer ? html`<button class="newer" onClick=${pushes.reload}>${newer} new</button>` : null}
-    <${Asked} of=${pushes}>${({ items, cursor }) => html`<div><${Table} label="pushes" rows=${items} rowKey=${(push) => push.id} columns=${columns(scheduled, pushes.reload)} empty=${scheduled ? html`<div class="note"><p>No push waits for its time. A push with <code>send_at</code> does.</p></div>` : html`<${Empty} />`} /><${Pager} cursor=${cursor} /></div>`}<//>
+    <${Asked} of=${pushes}>${({ items, cursor }) => html`<div><${Table} label="pushes" rows=${items} rowKey=${(push) => push.id} columns=${columns(scheduled, pushes.reload)} empty=${scheduled ? html`<div class="note"><p>No scheduled pushes. A push with <code>send_at</code> is listed here until it is due.</p></div>` : html`<${Empty} />`} /><${Pager} cursor=${cursor} /></div>`}<//>
   </div>`;
 }

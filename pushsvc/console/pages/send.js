@@ -32,7 +32,7 @@ function Form({ push, change }) {
     <div class="filter"><label class="field"><span>to</span><select onChange=${(event) => change({ ...push, to: { [event.currentTarget.value]: target(event.currentTarget.value, event.currentTarget.value === "tokens" ? [] : "") } })}>${KINDS.map(([name, label]) => html`<option value=${name} selected=${name === kind}>${label}</option>`)}</select></label>
       ${kind === "all" ? null : kind === "tokens" ? html`<p class="soft">Write <code>to.tokens</code> in the JSON.</p>` : html`<label class="field" style=${{ flex: "1 1 200px" }}><span>${Object.fromEntries(KINDS)[kind]}</span><input value=${text} spellcheck=${false} autocomplete="off" onChange=${(event) => change({ ...push, to: { [kind]: target(kind, event.currentTarget.value.trim()) } })} placeholder=${kind === "where" ? "tags.plan == 'pro'" : kind === "topic" ? "news" : "u1 u2"} /></label>`}</div>
     <div class="filter fill">${FIELDS.map(([name, label]) => html`<label class="field" style=${{ flex: "1 1 40%" }}><span>${label}</span><input value=${push.notification?.[name] ?? ""} autocomplete="off" onInput=${(event) => note(name, event.currentTarget.value)} /></label>`)}</div>
-    <div class="filter fill"><label class="field"><span>lane</span><select onChange=${(event) => set("lane", event.currentTarget.value)}>${["", "urgent", "normal", "bulk"].map((lane) => html`<option value=${lane} selected=${lane === (push.lane ?? "")}>${lane || "as usual"}</option>`)}</select></label>
+    <div class="filter fill"><label class="field"><span>lane</span><select onChange=${(event) => set("lane", event.currentTarget.value)}>${["", "urgent", "normal", "bulk"].map((lane) => html`<option value=${lane} selected=${lane === (push.lane ?? "")}>${lane || "default"}</option>`)}</select></label>
       <label class="field"><span>time to live, s</span><input inputmode="numeric" value=${push.ttl ?? ""} onChange=${(event) => set("ttl", event.currentTarget.value.trim() === "" ? undefined : Number(event.currentTarget.value))} /></label>
       <label class="field"><span>collapse</span><input value=${push.collapse ?? ""} onChange=${(event) => set("collapse", event.currentTarget.value.trim())} /></label>
       <label class="field"><span>send at (UTC)</span><input value=${push.send_at ?? ""} placeholder="2026-12-01T09:00:00Z" onChange=${(event) => set("send_at", event.currentTarget.value.trim())} /></label>
@@ -69,13 +69,13 @@ export default function Send({ session }) {
   const found = preview?.found;
   const deliveries = found ? found.deliveries ?? found.audience?.devices : null;
   return html`<div class="stack"><h1>Send</h1>
-    ${!may && html`<div class="note is-slow"><p><${State} of="warning">This key may not send:<//> it lacks the scope <code>push</code>. All is shown what would be sent; sign in with another key to send it.</p></div>`}
-    ${lacks.length > 0 && html`<div class="note is-slow"><p><${State} of="warning">This is a copy.<//> Not known any more is what the push had as ${lacks.map((name, index) => html`${index ? ", " : ""}<code>${name}</code>`)}: write what is wanted.${lacks.includes("dry_run") && html` So the copy is a dry run; without <code>dry_run</code> it is sent.`}</p></div>`}
+    ${!may && html`<div class="note is-slow"><p><${State} of="warning">This key cannot send:<//> it lacks the scope <code>push</code>. The preview works; to send, sign in with another key.</p></div>`}
+    ${lacks.length > 0 && html`<div class="note is-slow"><p><${State} of="warning">This is a copy.<//> These fields could not be recovered: ${lacks.map((name, index) => html`${index ? ", " : ""}<code>${name}</code>`)}. Fill in what you need.${lacks.includes("dry_run") && html` The copy is a dry run; remove <code>dry_run</code> to send it.`}</p></div>`}
     <div class="two"><div class="stack"><${Form} push=${push} change=${change} />
-      <label class="field"><span>the same as JSON</span><textarea rows="14" spellcheck=${false} value=${text} onInput=${(event) => write(event.currentTarget.value)} aria-invalid=${String(!!wrong)}></textarea></label>
+      <label class="field"><span>as JSON</span><textarea rows="14" spellcheck=${false} value=${text} onInput=${(event) => write(event.currentTarget.value)} aria-invalid=${String(!!wrong)}></textarea></label>
       ${wrong && html`<p class="bad" role="alert">■ ${wrong}</p>`}
       <div class="row">
-        <${Act} title="Send this push" unit="deliveries" disabled=${!ready} text=${`${push.dry_run ? "It is a dry run: no device gets it." : push.send_at ? `It is sent at ${push.send_at}; until then it can be cancelled.` : "It is sent at once."}${lacks.length ? ` It is a copy that may lack ${lacks.join(", ")}.` : ""}`}
+        <${Act} title="Send this push" unit=${["delivery", "deliveries"]} disabled=${!ready} text=${`${push.dry_run ? "It is a dry run: no device gets it." : push.send_at ? `It is sent at ${push.send_at}; until then it can be cancelled.` : "It is sent at once."}${lacks.length ? ` It is a copy that may lack ${lacks.join(", ")}.` : ""}`}
           count=${async () => { const now = await call("POST", "/v1/admin/preview", { body: push, count: 0 }); return now.deliveries ?? now.audience?.devices ?? 0; }}
           run=${(count) => post(push, count)} changed=${(answer) => go(to("pushes", answer.id))}>Send<//>
         <button type="button" disabled=${!ready} onClick=${() => post({ ...push, dry_run: true }, 0).then((answer) => say({ answer }), (problem) => say({ problem }))}>Dry run</button>
@@ -83,12 +83,12 @@ export default function Send({ session }) {
       <form class="filter" onSubmit=${(event) => { event.preventDefault(); remembered.store("pushsvc.me", me); post({ ...push, to: { devices: [me] }, lane: "urgent", send_at: undefined }, 1).then((answer) => go(to("pushes", answer.id)), (problem) => say({ problem })); }}>
         <label class="field"><span>my device</span><input value=${me} onInput=${(event) => setMe(event.currentTarget.value.trim())} autocomplete="off" placeholder="phone-1" /></label><button disabled=${!may || !me || !!wrong}>Send to me</button></form>
       ${said?.problem && html`<${Refusal} problem=${said.problem} />`}
-      ${said?.answer && html`<div class="note is-ok" role="status"><p><${State} of="ok">It would be accepted:<//> ${said.answer.deliveries === null ? "its audience is counted as it is sent" : plural(said.answer.deliveries, "delivery", "deliveries")}. Nothing was sent.</p></div>`}
+      ${said?.answer && html`<div class="note is-ok" role="status"><p><${State} of="ok">It would be accepted:<//> ${said.answer.deliveries === null ? "its audience is counted when it is sent" : plural(said.answer.deliveries, "delivery", "deliveries")}. Nothing was sent.</p></div>`}
       <${Command} label="as curl" text=${`curl ${location.origin}/v1/push -H "Authorization: Bearer $PUSHSVC_KEY" \\\n  --json '${JSON.stringify(push).replaceAll("'", "'\\''")}'`} /></div>
     <div class="stack" aria-live="polite"><h2>What would be sent</h2>
-      ${preview === null && html`<p class="soft">Name a receiver to see here exactly what each provider would be sent.</p>`}
+      ${preview === null && html`<p class="soft">Choose receivers to see exactly what each provider would be sent.</p>`}
       ${preview?.problem && html`<${Refusal} problem=${preview.problem} />`}
-      ${found && html`<p><b class="strong">${deliveries === null ? "An audience" : number(deliveries)}</b> ${deliveries === 1 ? "delivery" : "deliveries"}${found.audience && !found.audience.complete ? " at least" : ""}${found.unreached ? html`; <span class="slow">▲ ${plural(found.unreached, "receiver gets", "receivers get")} nothing: no active device</span>` : ""}.</p>
+      ${found && html`<p>${found.audience && !found.audience.complete ? "At least " : ""}<b class="strong">${deliveries === null ? "An unknown number of" : number(deliveries)}</b> ${deliveries === 1 ? "delivery" : "deliveries"}${found.unreached ? html`; <span class="slow">▲ ${plural(found.unreached, "receiver gets", "receivers get")} nothing: no active device</span>` : ""}.</p>
         ${found.warnings?.length ? html`<div class="note is-slow"><ul>${found.warnings.map((warning) => html`<li><code>${warning.path}</code> <${Prose} text=${warning.message} /></li>`)}</ul></div>` : null}
         ${found.messages.map((message) => html`<${Message} message=${message} />`)}`}
     </div></div></div>`;

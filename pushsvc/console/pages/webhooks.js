@@ -12,8 +12,8 @@ function Hook({ hook, reload }) {
   return html`<section class="panel stack">
     <div class="row spread"><div class="row"><h2>${hook.kind === "event" ? "Events of devices" : "Feedback"} to ${hook.host}</h2><${State} of=${hook.state} /></div><div class="row">
       <${Act} title=${`Test ${hook.host}`} text="One signed call with a test event is made now. Your receiver should answer 2xx." run=${() => act("POST", "/v1/admin/webhooks/test", {})} done=${tested} changed=${reload}>Test<//>
-      ${hook.state === "off" && html`<${Act} title="Call it again" text="Calls continue where they stopped. Batches that were given up are not called again by this." run=${() => act("POST", "/v1/admin/webhooks/resume", {})} done=${() => "It is called again."} changed=${reload}>Resume<//>`}
-      ${hook.dead > 0 && html`<${Act} title="Deliver again what was given up" unit="batches were given up" text="Each batch is called again with its own id, so that your receiver recognises repeats." fields=${[["since", "since (empty: all)", "", "2026-12-01T09:00Z"]]}
+      ${hook.state === "off" && html`<${Act} title="Call it again" text="Calls continue where they stopped. Batches that were given up are not called again by this." run=${() => act("POST", "/v1/admin/webhooks/resume", {})} done=${() => "It is redelivered."} changed=${reload}>Resume<//>`}
+      ${hook.dead > 0 && html`<${Act} title="Redeliver batches that were given up" unit=${["batch was given up", "batches were given up"]} text="Each batch keeps its id, so your receiver can recognise repeats." fields=${[["since", "since (empty: all)", "", "2026-12-01T09:00Z"]]}
         count=${async () => (await act("POST", "/v1/admin/webhooks/redeliver", { dry_run: true }, 0)).batches}
         run=${(count, { since }) => act("POST", "/v1/admin/webhooks/redeliver", since ? { since } : {}, count)} done=${(answer) => `${plural(answer.batches, "batch is", "batches are")} called again (${plural(answer.events, "event")}).`} changed=${reload}>Redeliver<//>`}
     </div></div>
