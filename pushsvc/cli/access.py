@@ -27,7 +27,7 @@ Key = Annotated[
     ),
 ]
 App = Annotated[
-    str, typer.Option("--app", help="Take the key from PUSHSVC_KEY_APP, APP being this name.", metavar="APP")
+    str, typer.Option("--app", help="Take the key of this app, from PUSHSVC_KEY_APP.", metavar="APP")
 ]
 
 

@@ -59,7 +59,7 @@ def cleanup(
         if json:
             print_json({"state": "elsewhere", "holder": elsewhere})
         else:
-            print(f"another cleanup is running, in {elsewhere or 'another process'}: nothing was done here")
+            print(f"another cleanup is running, in {elsewhere or 'another process'}; this one did nothing")
         return
     rows = sorted((app, what, count) for (app, what), count in cleaned.removed.items() if count)
     total = sum(count for _, _, count in rows)
@@ -71,10 +71,10 @@ def cleanup(
         print_json({"state": "stopped" if cleaned.left else "done", **report})
     else:
         if rows:
-            titles = ("app", "what", "would go" if dry_run else "gone")
+            titles = ("app", "what", "would be removed" if dry_run else "removed")
             print_table(titles, [[app, what, f"{count:,}"] for app, what, count in rows])
         records = counted(total, "record")
-        print(f"{records} would go" if dry_run else f"{records} gone, in {seconds:,.1f} s")
+        print(f"{records} would be removed" if dry_run else f"{records} removed in {seconds:,.1f} s")
     if cleaned.left:
         typer.echo(f"interrupted: {cleaned.left}", err=True)
         raise typer.Exit(130)

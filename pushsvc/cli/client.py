@@ -53,7 +53,7 @@ class Client:
         try:
             answer = await self._api.request(method, path, body, headers)
         except Unreachable as error:
-            where = "is the service running there? --url or PUSHSVC_URL says where it is"
+            where = "is the service running there? --url or PUSHSVC_URL sets the address"
             raise Unreachable(f"{error} ({where})") from None
         if answer.status == 204:
             return {}

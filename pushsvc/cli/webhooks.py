@@ -250,9 +250,9 @@ async def _redeliver(
         print_json({"matched": batches, "batches": shown, "told": told})
     else:
         events = sum(batch.events for dead in wanted.values() for batch in dead)
-        what = f"{batches:,} batches of {events:,} events"
-        done = f"{sum(told.values()):,} of {what} were delivered" if batches else "no batch was given up"
-        print(f"{what} would be delivered again" if dry_run else f"{what} will be delivered again" if detach else done)
+        what = f"{counted(batches, 'batch', 'batches')} with {counted(events, 'event')}"
+        done = f"{sum(told.values()):,} of {what} delivered" if batches else "no batch was given up"
+        print(f"{what} would be redelivered" if dry_run else f"{what} will be redelivered" if detach else done)
     return dry_run or detach or sum(told.values()) == batches
 
 

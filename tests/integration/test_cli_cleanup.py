@@ -95,7 +95,7 @@ def test_the_command_does_what_its_dry_run_says(server: Server, processes: Proce
         assert record.ended_at > 0
         command = start(processes)
         assert await asyncio.to_thread(command.wait) == 0
-        assert command.out.read_text().startswith("0 records gone, in ")
+        assert command.out.read_text().startswith("0 records removed in ")
         assert (await store.cleanups.record()).removed == {}
         assert (await store.cleanups.record()).total == expected
 
@@ -166,7 +166,7 @@ def test_at_a_terminal_it_shows_bars(server: Server, processes: Processes) -> No
         environ = processes.environ(PUSHSVC_CONFIG=str(processes.folder / "pushsvc.toml"))
         with at_terminal("cleanup", cwd=processes.folder, environ=environ) as terminal:
             await asyncio.to_thread(terminal.until, "shop indexes")
-            await asyncio.to_thread(terminal.until, "gone, in")
+            await asyncio.to_thread(terminal.until, "removed in")
             assert await asyncio.to_thread(terminal.wait) == 0
         assert "tombstones" in terminal.shown
 

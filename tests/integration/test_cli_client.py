@@ -278,8 +278,8 @@ def test_an_audience_that_is_not_known_yet_has_no_counts(capsys: pytest.CaptureF
     with scripted([answer(200, document) for document in states]) as (url, _):
         assert cli.main(["status", "--url", url, "p1", "--follow"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "scheduled: its audience is looked up then",
-        "expanding: its audience is looked up now",
+        "scheduled: its audience is looked up when due",
+        "expanding: its audience is being looked up",
         "done: 1 of 1: 1 sent",
     ]
 
@@ -390,7 +390,7 @@ def test_as_a_process_of_its_own() -> None:
             assert process.stdout.readline() == "sending: 0 of 1: 1 queued\n"
             process.send_signal(number)
             out, err = process.communicate()
-            reported = "interrupted: the push goes on; `pushsvc cancel p1` cancels what has not been sent\n"
+            reported = "interrupted: the push continues; `pushsvc cancel p1` cancels what has not been sent\n"
             assert (process.returncode, out, err) == (128 + number, "", reported)
 
         piped = subprocess.Popen([*command[:-1], "--json"], env=environ, stdout=-1, stderr=-1, text=True, pipesize=4096)

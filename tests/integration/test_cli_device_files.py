@@ -98,7 +98,7 @@ def test_an_export_imported_and_exported_again_is_the_same_file(
         server.flush()
         code, out, _ = await run(processes, "import", str(one), "--app", "shop")
         assert code == 0
-        assert out.startswith("1,200 devices imported, 1,200 of them new, in ")
+        assert out.startswith("1,200 devices imported (1,200 new) in ")
         async with open_store(server.url, STORE) as again:  # with the hash key of the store that is new
             assert await audit(again) == before
         code, out, _ = await run(processes, "import", str(one), "--app", "shop", "--json")

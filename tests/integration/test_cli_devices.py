@@ -55,7 +55,8 @@ def test_devices_are_shown_restored_and_deleted(
             assert code == 0
             assert "user\tu1\n" in out
             assert "topics\tnews\n" in out
-            assert "tags\tplan=pro, likes=a b\n" in out
+            assert "tags\tplan=pro, likes=[a, b]\n" in out
+            assert "timezone" not in out, "what it does not have is not listed"
             assert token not in out
             unsuppress = ("devices", "unsuppress", "apns", token.upper(), "--app", "shop")
             assert (await shell(*unsuppress))[0] == 0

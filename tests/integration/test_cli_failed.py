@@ -31,7 +31,7 @@ def test_dead_letters_are_listed_and_sent_again(
     async def scene(shell: Shell) -> None:
         service = shell.service
         code, out, _ = await shell("replay")
-        assert (code, out) == (0, "no dead letter of 0 matches: nothing to send again\n")
+        assert (code, out) == (0, "no match among 0 dead letters, so nothing was replayed\n")
         bad = apns("BadPriority", 1, 2, 3)
         push = await service.push(bad + fcm("SENDER_ID_MISMATCH", 1) + apns("ok", "good"))
         assert await service.done(push) == {"total": 5, "failed": 4, "sent": 1}
@@ -50,7 +50,7 @@ def test_dead_letters_are_listed_and_sent_again(
         code, out, _ = await shell("replay", "--app", "shop", "--platform", "apns", "--dry-run")
         assert (code, out) == (0, "3 of 4 dead letters would be sent again\n")
         code, out, _ = await shell("replay", "--reason", "Nonsense")
-        assert (code, out) == (0, "no dead letter of 4 matches: nothing to send again\n")
+        assert (code, out) == (0, "no match among 4 dead letters, so nothing was replayed\n")
         code, _, err = await shell("replay", "--app", "shoop")
         assert code == 1
         assert "apps.shoop: no such app" in err

@@ -287,7 +287,7 @@ def test_what_devices_report_is_sent_beside_feedback_events(
                 ("event", "failing", 2),
             ]
             code, out = await rig.command("webhooks", "redeliver")
-            assert (code, out) == (0, "2 of 2 batches of 25 events were delivered\n")
+            assert (code, out) == (0, "2 of 2 batches with 25 events delivered\n")
         calls = [call for call in rig.calls() if "new" in call]
         assert [(call["type"], len(call["new"])) for call in calls] == [("feedback", 3), ("event", 20), ("event", 5)]
         told = [event for call in calls[1:] for event in call["new"]]
@@ -313,11 +313,11 @@ def test_a_redelivered_batch_and_one_that_is_refused_hold_nobody_up(
             row = out.splitlines()[1].split("\t")
             assert (row[0], row[2:5]) == ("shop", ["20", "2", "http_400"])
             code, out = await rig.command("webhooks", "redeliver", "--dry-run", "--app", "shop")
-            assert (code, out) == (0, "1 batches of 20 events would be delivered again\n")
+            assert (code, out) == (0, "1 batch with 20 events would be redelivered\n")
             code, out = await rig.command("webhooks", "redeliver", "--until", "2020-01-01")
             assert (code, out) == (0, "no batch was given up\n")
             code, out = await rig.command("webhooks", "redeliver", "--since", "1h")
-            assert (code, out) == (0, "1 of 1 batches of 20 events were delivered\n")
+            assert (code, out) == (0, "1 of 1 batch with 20 events delivered\n")
             assert sorted(event["reason"] for event in rig.had()) == sorted(f"R{n}" for n in range(100))
             first, second = (call for call in rig.calls() if call["did"] == 400)
             assert rig.calls()[-1]["call"] == first["call"] == second["call"]
@@ -340,7 +340,7 @@ def test_what_cannot_be_redelivered_stays(valkey: Server, tmp_path: Path, capsys
                 await rig.until("all three were given up", given_up)
             async with rig.receiver(422, 503):
                 code, out = await rig.command("webhooks", "redeliver")
-                assert (code, out) == (1, "0 of 3 batches of 60 events were delivered\n")
+                assert (code, out) == (1, "0 of 3 batches with 60 events delivered\n")
                 # The first was refused for its own sake; with the second the receiver was in trouble.
                 assert [call["did"] for call in rig.calls()[3:]] == [422, 503]
                 reported = json.loads((await rig.command("webhooks", "failed", "--json"))[1])

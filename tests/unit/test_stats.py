@@ -137,8 +137,8 @@ def test_held_routes_and_a_silent_api_are_told() -> None:
     held = one("held", "shop/apns", "InvalidProviderToken")
     look = figures(state(held, schedules=3), None, api="http://x does not answer", now=1.0)
     assert summary(look) == [
-        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of them wait for the time of a retry",
-        "scheduled 3 pushes with 40 deliveries; an audience has none before its time",
+        "queued    1 urgent, 2 normal, 3,000 bulk; 5 waiting to retry",
+        "scheduled 3 pushes (40 deliveries; audiences are counted when due)",
         "rates     accepted -/s, sent -/s",
         "dead      7 dead letters",
         "held      shop/apns: InvalidProviderToken: look",
@@ -222,7 +222,7 @@ def test_connections_are_shown_where_an_app_has_a_live_channel() -> None:
     both = state(gateways={"a": 1200, "b": 34})
     (news,) = state(gateways={"a": 0}, unacknowledged=0).apps
     look = figures(structs.replace(both, apps=[*both.apps, structs.replace(news, app="news", routes=[])]), "", now=1.0)
-    assert "live      1,234 connections, 2 gateways; 4 of the queued wait for their phones" in summary(look)
+    assert "live      1,234 connections, 2 gateways; 4 waiting for devices" in summary(look)
     assert plain(look).endswith(" connections=1234 awaiting=4")
     none = figures(state(gateways={}), "", now=1.0)
     assert any(line.startswith("live      0 connections, 0 gateways; ") for line in summary(none))

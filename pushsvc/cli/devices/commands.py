@@ -46,7 +46,8 @@ def show(
         print_json(found)
         return
     for document in found:
-        print_table(("field", "value"), [[name, _cell(value)] for name, value in document.items()], prose=("value",))
+        cells = [[name, _cell(value)] for name, value in document.items()]
+        print_table(("field", "value"), [row for row in cells if row[1]], prose=("value",))
 
 
 @devices.command("delete")
@@ -96,5 +97,15 @@ async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -
 
 def _cell(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name}={_cell(each)}" for name, each in value.items())
+        return ", ".join(f"{name}={_tag(each)}" for name, each in value.items())
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else cell(value)
+
+
+def _tag(value: object) -> str:
+    """Return the value of a tag in a form that differs by its type: `true`, `[tea, go]`, `pro`."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return f"[{', '.join(map(str, value))}]"
+    return cell(value)

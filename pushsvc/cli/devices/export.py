@@ -55,7 +55,8 @@ def export_devices(
     if count is None:
         raise typer.Exit(130)
     seconds = time.monotonic() - began
-    typer.echo(f"{count:,} devices in {seconds:,.1f} s; the file contains their tokens: keep it safe", err=True)
+    written = f"{counted(count, 'device')} in {seconds:,.1f} s"
+    typer.echo(f"{written}; the file contains their tokens: keep it safe", err=True)
 
 
 async def _export(settings: Settings, app: str, file: str, form: Format, *, tombstones: bool) -> int | None:

@@ -108,9 +108,9 @@ def import_devices(
     if json:
         print_json(report)
     else:
-        print(f"{counted(at.imported, 'device')} imported, {at.new:,} of them new, in {seconds:,.1f} s")
+        print(f"{counted(at.imported, 'device')} imported ({at.new:,} new) in {seconds:,.1f} s")
         if at.rejected:
-            typer.echo(f"{at.rejected:,} bad lines: {bad} says what is wrong", err=True)
+            typer.echo(f"{counted(at.rejected, 'bad line')}: {bad} lists the faults", err=True)
     if not done:
         typer.echo("interrupted; --resume continues" if plain else "interrupted", err=True)
         raise typer.Exit(130)

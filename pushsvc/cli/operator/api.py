@@ -91,7 +91,7 @@ async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | N
                 raise
             rows = []
             if isinstance(error, Refused) and error.status == Unauthorized.status:
-                typer.echo(f"{at.url} refuses the API key: what follows is of the store of the configuration", err=True)
+                typer.echo(f"{at.url} refuses the API key; this is from the store of the configuration", err=True)
         yield ApiOperator(client, rows[0].app) if rows else None
 
 
@@ -252,7 +252,7 @@ class ApiOperator:
         parts = {part.part: part.count for part in (await self._stats()).workers}
         if not parts.get("jobs"):
             raise NoJobs(
-                "nothing runs `pushsvc jobs`, which would clean up: start it, or give no key, to clean up from here"
+                "`pushsvc jobs`, which would clean up, is not running: start it, or give no key to clean up from here"
             )
         answer = await self._post("/v1/admin/cleanup", CleanupAnswer)
         if answer.state == "running":

@@ -26,7 +26,7 @@ from .failed import AppName, checked_id
 
 pushes = command_group("List pushes and schedules, show one, and cancel it.")
 
-LIST: Final = ("accepted", "id", "state", "sent", "of", "lane", "key", "app")
+LIST: Final = ("accepted", "id", "state", "sent", "deliveries", "lane", "key", "app")
 SCHEDULES: Final = ("due", "id", "deliveries", "lane", "key", "app")
 AGE: Final = "age"
 """A column that only people see, in the first place: it is short, so that `accepted` can be left out."""
@@ -41,6 +41,9 @@ MOMENTS: Final = {
     "last_end": "last delivery ended",
 }
 """What people read for moments whose names do not say enough."""
+NOT_STORED: Final = (
+    "Its content is not stored. Content is kept for pushes to up to 32 targets while they wait, and for dead letters."
+)
 STATES: Final = get_args(PushState)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the push.")]
@@ -124,7 +127,7 @@ def show(
     if found["messages"]:
         print_table(SENT, [_sent(each) for each in found["messages"]])
     else:
-        typer.echo("its messages are kept only while it waits or has dead letters, up to 32 targets", err=True)
+        typer.echo(NOT_STORED, err=True)
 
 
 @pushes.command("cancel")
@@ -167,9 +170,7 @@ def _cell(row: Mapping[str, Any], title: str) -> str:
             return _second(row["send_at"])
         case "sent":
             return f"{counts['sent']:,}"
-        case "of":
-            return f"{counts['total']:,}"
-        case "deliveries":  # an audience has none before its time
+        case "deliveries":  # an audience is counted when it is due
             return f"{counts['total']:,}" if counts["total"] else ""
     return row[title] or ""
 

@@ -33,11 +33,11 @@ def ended(status: JsonObject) -> bool:
 def verdict(status: JsonObject, *, quiet: bool = False) -> bool:
     """Return whether a followed push counts as a success, because something was sent.
 
-    Prints a note if the push reached no device, unless `quiet`.
+    Prints a note if no device matched, unless `quiet`.
     """
     counts = status["counts"]
     if not counts.get("total") and not quiet:
-        typer.echo("the push reached no device: does anyone fit what `to` names?", err=True)
+        typer.echo("No device matched `to`, so nothing was sent.", err=True)
     return bool(counts.get("sent"))
 
 
@@ -47,7 +47,7 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
     Raises `Refused` when the server refuses, `Unreachable` when it is away for longer than a restart takes.
     """
     pause, failures, waited = FIRST_LOOK, 0, 0
-    told = f"the push goes on; `pushsvc cancel {push_id}` cancels what has not been sent"
+    told = f"the push continues; `pushsvc cancel {push_id}` cancels what has not been sent"
     lines = ChangedLines(quiet=quiet)
     with going_on(lambda: told), open_bars(sys.stdout, "{task.fields[counts]}", "elapsed", quiet=quiet) as bars:
         task = bars.add_task("sending", total=None, counts="")
@@ -85,7 +85,7 @@ def _line(status: JsonObject) -> str:
     """Return the state and the counts. The counts are left out while the audience is being expanded."""
     state, counts = str(status["state"]), status["counts"]
     if state in ("expanding", "scheduled") and not counts.get("total"):
-        return f"{state}: its audience is looked up {'now' if state == 'expanding' else 'then'}"
+        return f"{state}: its audience is {'being looked up' if state == 'expanding' else 'looked up when due'}"
     return f"{state}: {counts_line(counts)}"
 
 

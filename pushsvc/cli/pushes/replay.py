@@ -52,7 +52,7 @@ def replay(
     key: Key = "",
     json: Json = False,
 ) -> None:
-    """Send dead letters again. Exit with 1 if the replay has failed.
+    """Send dead letters again. Exit with 1 if the replay has failed, and with 0 if no dead letter matches.
 
     The replay is done when all of them are in the queue again; those that fail again become dead letters again, see
     `pushsvc failed`. A replayed dead letter is the same delivery of the same push; its ttl starts again, even if it
@@ -95,7 +95,7 @@ async def _replay(
         else:
             kept = sum((await operator.matched(DeadFilter())).values())
             fit = f"{matched:,} of {counted(kept, 'dead letter')} would be sent again"
-            print(fit if matched else f"no dead letter of {kept:,} matches: nothing to send again")
+            print(fit if matched else f"no match among {counted(kept, 'dead letter')}, so nothing was replayed")
         return True
     asked = [
         await operator.replay(ReplaySpec(app, which, count if limit else 0, rate))

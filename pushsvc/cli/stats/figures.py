@@ -45,11 +45,11 @@ class ServiceFigures(Struct, frozen=True, kw_only=True):
     pending: dict[str, int]
     """Deliveries that have not ended, by lane, over all apps."""
     retrying: int
-    """Those of them that wait for the time of their retry."""
+    """Those of them that wait to be retried."""
     awaiting: int
     """Those of them that wait until their phones acknowledge them."""
     scheduled: int
-    """Deliveries of scheduled pushes, which are not pending yet. An audience has none before its time."""
+    """Deliveries of scheduled pushes, which are not pending yet. An audience is counted when it is due."""
     schedules: int
     """Scheduled pushes, those to audiences included."""
     dead_letters: dict[str, int]

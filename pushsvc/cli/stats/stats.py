@@ -136,16 +136,15 @@ def summary(look: ServiceFigures) -> list[str]:
     schedules = f"{look.schedules:,} {'push' if look.schedules == 1 else 'pushes'}"
     scheduled = f"{look.scheduled:,} {'delivery' if look.scheduled == 1 else 'deliveries'}"
     lines = [
-        f"queued    {lanes}; {look.retrying:,} of them wait for the time of a retry",
-        f"scheduled {schedules} with {scheduled}; an audience has none before its time",
+        f"queued    {lanes}; {look.retrying:,} waiting to retry",
+        f"scheduled {schedules} ({scheduled}; audiences are counted when due)",
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
         f"dead      {counted(sum(look.dead_letters.values()), 'dead letter')}",
     ]
     if look.connections:
         gateways = {name for each in look.connections.values() for name in each}
-        waits = "waits for its phone" if look.awaiting == 1 else "wait for their phones"
         live = f"{counted(_online(look), 'connection')}, {counted(len(gateways), 'gateway')}"
-        lines.append(f"live      {live}; {look.awaiting:,} of the queued {waits}")
+        lines.append(f"live      {live}; {look.awaiting:,} waiting for devices")
     lines += [f"held      {route}: {why}" for route, why in look.held.items()]
     lines += [f"unserved  {what}: {why}" for what, why in look.unserved.items()]
     lines += [f"frozen    {route}: {why}" for route, why in look.frozen.items()]
