@@ -112,7 +112,7 @@ class MalformedBody(RequestError):
 
 
 class Unauthorized(RequestError):
-    status, type, title = 401, "unauthorized", "No API key, or an unknown one"
+    status, type, title = 401, "unauthorized", "Not authenticated"
 
 
 class Forbidden(RequestError):
@@ -128,7 +128,7 @@ class MethodNotAllowed(RequestError):
 
 
 class Conflict(RequestError):
-    status, type, title = 409, "conflict", "The state of the resource forbids it"
+    status, type, title = 409, "conflict", "Not possible in the present state"
 
 
 class Unreadable(Conflict):
@@ -149,7 +149,7 @@ class ContentTooLarge(RequestError):
 
 
 class InvalidRequest(RequestError):
-    status, type, title = 422, "invalid-request", "The request does not validate"
+    status, type, title = 422, "invalid-request", "The request is not valid"
 
 
 class TooManyRequests(RequestError):
@@ -157,8 +157,8 @@ class TooManyRequests(RequestError):
 
 
 class BadGateway(RequestError):
-    status, type, title = 502, "bad-gateway", "A provider refuses us, or its answer cannot be read"
+    status, type, title = 502, "bad-gateway", "The provider refused the request, or its answer cannot be read"
 
 
 class Unavailable(RequestError):
-    status, type, title = 503, "unavailable", "A part that is needed is away"
+    status, type, title = 503, "unavailable", "A required part is not available"

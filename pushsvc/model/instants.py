@@ -33,7 +33,7 @@ def parse_instant(text: str) -> int:
     try:
         return (datetime.fromisoformat(text.upper()) - _EPOCH) // _MS
     except (ValueError, OverflowError):
-        raise ValueError("is no instant that the calendar has") from None
+        raise ValueError("is a date or time that does not exist") from None
 
 
 def parse_span(text: str) -> int | None:

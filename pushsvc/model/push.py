@@ -58,7 +58,7 @@ else:
 
 _BADGE: Final = (
     "The number on the app's icon (Apple), where 0 removes it. On Android how many items a notification stands for: "
-    "there 0 says nothing, and a badge alone shows nothing. `unread` is how many pushes in the device's stream of the "
+    "there 0 has no effect, and a badge alone shows nothing. `unread` is how many pushes in the device's stream of the "
     f"live channel the user has not read when it is sent, at most {MAX_UNREAD:,}; where that is not known there is no "
     "badge, so something else to show is needed beside it."
 )

@@ -173,7 +173,7 @@ class WebhookCallRow(Struct, frozen=True):
     """A call of a webhook."""
 
     at: Time
-    id: Annotated[str, Meta(description="The id of the batch, which a repeat has again.")]
+    id: Annotated[str, Meta(description="The id of the batch; a repeated call has the same.")]
     events: int
     attempt: int
     status: Annotated[int, Meta(description="The HTTP status of the answer; 0 without an answer.")]
@@ -321,7 +321,7 @@ class AppStats(Struct, frozen=True, kw_only=True):
     ]
     scheduled: Annotated[
         int,
-        Meta(description="Deliveries of pushes that wait for their time. An audience has none before."),
+        Meta(description="Deliveries of scheduled pushes. An audience is counted when it is due."),
     ]
     schedules: Annotated[int, Meta(description="Pushes that wait for their time, those to audiences included.")]
     scheduled_next_hour: Annotated[int, Meta(description="Those of them whose time comes within the next hour.")]

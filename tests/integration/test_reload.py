@@ -342,7 +342,7 @@ def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
 
         async def asks_for_a_restart() -> bool:
             ready, _ = await about(service)
-            return any("in use only after a restart: [cleanup]" in note for note in ready.get("notes", []))
+            return any("[cleanup] changed on disk: restart to apply it" in note for note in ready.get("notes", []))
 
         await service.until("what only a restart applies is named", asks_for_a_restart)
 

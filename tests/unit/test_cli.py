@@ -427,7 +427,7 @@ def test_when_a_push_has_ended(
     document = {"state": state, "counts": counts}
     assert ended(document) is over
     assert verdict(document) is good
-    assert ("reached no device" in capsys.readouterr().err) is (counts["total"] == 0)
+    assert ("No device matched `to`" in capsys.readouterr().err) is (counts["total"] == 0)
 
 
 @pytest.mark.parametrize(
@@ -470,8 +470,8 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
     assert "[red]apps[/red]" in capsys.readouterr().out
 
 
-EXAMPLE_ALONE = "the only key of the configuration is that of the example, which works nowhere"
-EXAMPLE_BESIDE = "the configuration contains the key of the example"
+EXAMPLE_ALONE = "the only key of the configuration is the example's"
+EXAMPLE_BESIDE = "the configuration still contains the example's key"
 
 
 @pytest.mark.parametrize(

@@ -343,7 +343,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         {},
         [
             ("to", 'is missing: expected an object such as {"tokens": [..]}'),
-            ("$", "says nothing: `notification`, `live_activity`, `data` or an override with a payload is needed"),
+            ("$", "has no content: add `notification`, `live_activity`, `data` or an override with a payload"),
         ],
     ),
     (push(to=None), [("to", 'is missing: expected an object such as {"tokens": [..]}')]),
@@ -549,7 +549,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     (push(overrides={"apns": None}), [("overrides.apns", "expected an object, found null")]),
     (
         {"to": {"tokens": [TOKEN]}, "overrides": {"apns": {"headers": {"apns-topic": "x"}}}},
-        [("$", "says nothing: `notification`, `live_activity`, `data` or an override with a payload is needed")],
+        [("$", "has no content: add `notification`, `live_activity`, `data` or an override with a payload")],
     ),
     (push(send_at=7), [("send_at", "expected a string, found the number 7")]),
     (push(send_at=1_796_115_600), [("send_at", "expected a string, found the number 1796115600")]),
@@ -560,7 +560,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         )
         for text in ("", "tomorrow", "2026-12-01", "2026-12-01T09:00:00", "2026-12-01T09:00Z", "1796115600")
     ),
-    (push(send_at="2027-02-29T09:00:00Z"), [("send_at", "is no instant that the calendar has")]),
+    (push(send_at="2027-02-29T09:00:00Z"), [("send_at", "is a date or time that does not exist")]),
     (push(send_at="2027-12-02T09:00:00.001Z"), [("send_at", "must not be more than 366 days ahead")]),
     (push(send_at="9999-12-31T23:59:59-23:59"), [("send_at", "must not be more than 366 days ahead")]),
     # Audiences.

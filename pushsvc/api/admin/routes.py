@@ -59,7 +59,7 @@ CALLS: Final = (
         *("GET pushes/{id}", "get_admin_push", pushes.get_admin_push),
         "Get a push with its times, what each provider was sent, and a copy to send again.",
         Answer(200, "The push.", pushes.AdminPush),
-        description="The content of a push to at most 32 targets is kept only while it waits, or for its dead letters.",
+        description="Content is kept for pushes to up to 32 targets, while they wait and for their dead letters.",
         names=(PUSH_ID,),
         raises=(NotFound,),
     ),

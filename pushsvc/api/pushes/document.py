@@ -256,7 +256,7 @@ def disagreements(document: PushDocument, *, speaking: bool) -> Iterator[tuple[s
         if isinstance(notification, Notification) and getattr(notification, name) is not None
     ]
     if not (shown or document.data or speaking or activity is not None or notification is WRONG):
-        yield "", "says nothing: `notification`, `live_activity`, `data` or an override with a payload is needed"
+        yield "", "has no content: add `notification`, `live_activity`, `data` or an override with a payload"
     if isinstance(activity, LiveActivity):
         for name, fault in live_activity.disagreements(activity, shown, silent=silent):
             yield f"live_activity.{name}" if name else "live_activity", fault

@@ -212,17 +212,17 @@ def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[
     for name, app in settings.apps.items():
         part, makes = f"apps.{name}.keys", f"`pushsvc keys new --app {name} --name NAME` makes one in the store"
         usable = [key for key in app.keys if key.sha256 != NOBODYS]
+        removes = f"delete the section [[apps.{name}.keys]] of the example, or set its `sha256` to that of your key"
         example = len(usable) < len(app.keys)
         count = sum(key.app == name for key in stored or ())
         if example and not usable and not count:
-            what = "the only key of the configuration is that of the example, which works nowhere"
+            what = "the only key of the configuration is the example's"
             follows = "the store was not asked" if stored is None else "no caller can push"
-            remedy = f"replace its `sha256` by that of your key, or remove it: {makes}"
+            remedy = f"{removes}: {makes}"
             yield CheckFinding(part, "warning", f"{what}; {follows}", remedy)
             continue
         if example:
-            remedy = "replace its `sha256` by that of your key, or remove it"
-            yield CheckFinding(part, "warning", "the configuration contains the key of the example", remedy)
+            yield CheckFinding(part, "warning", "the configuration still contains the example's key", removes)
         if count:
             yield CheckFinding(part, "ok", f"{count:,} API key{'s' * (count != 1)} in the store")
         elif not usable and stored is None:
@@ -246,7 +246,7 @@ async def _durable(store: Store, settings: Settings) -> CheckFinding:
     except ConfigError as error:
         return CheckFinding(error.path, "error", error.message, error.remedy)
     return CheckFinding(
-        "queue.durability", "ok", f"fsync: a flush takes {seconds:.2f} s here, so much later answers a POST"
+        "queue.durability", "ok", f"fsync: a flush takes {seconds:.2f} s here, and each POST waits for it"
     )
 
 

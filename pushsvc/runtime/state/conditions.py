@@ -95,7 +95,7 @@ def held(reports: Mapping[str, Held], waiting: Mapping[str, int]) -> Iterator[Co
         name = field.removeprefix(NOTE)
         app = name.partition("/")[0]
         if each.note:
-            remedy = "fix the file that it names; it is read again by itself"
+            remedy = "fix the file that it names; it is then read again automatically"
             yield condition("account", name, each.why, remedy, since=each.since, app=app)
             continue
         reason, cause, remedy = parts_of(each.why)
@@ -129,7 +129,7 @@ def silent(processes: Iterable[Worker]) -> Iterator[Condition]:
     for each in processes:
         if not each.lives:
             cause = f"`pushsvc {each.part}` (process {each.consumer}) gives no sign of life"
-            remedy = "restart it where it hangs; what it had in hand is taken over by others"
+            remedy = "restart it if it hangs; other processes take over its work"
             yield condition("silent", f"{each.part} {each.consumer}", cause, remedy, since=each.last_sign)
 
 
@@ -138,12 +138,12 @@ def full(settings: Settings, waits: Mapping[str, int]) -> Iterator[Condition]:
     total, most = sum(waits.values()), settings.queue.max_pending
     if total >= most:
         bound = Bound("", total, most, sum(count for app, count in waits.items() if app not in settings.apps))
-        remedy = "see in `pushsvc stats` what fills it, also what is scheduled; raise `queue.max_pending`"
+        remedy = "check in `pushsvc stats` what fills it, scheduled pushes included; raise `queue.max_pending`"
         yield condition("full", "queue", bound.text, remedy, reason="queue", waiting=total)
     for app, share in settings.queue_shares().items():
         if waits.get(app, 0) >= share < most:
             bound = Bound(app, waits[app], share)
-            remedy = "see in `pushsvc stats` what waits, also what is scheduled; raise `limits.max_pending`"
+            remedy = "check in `pushsvc stats` what waits, scheduled pushes included; raise `limits.max_pending`"
             yield condition("full", app, bound.text, remedy, app=app, reason="share", waiting=bound.waits)
 
 
@@ -169,8 +169,8 @@ def configuration(living: Iterable[Worker]) -> Iterator[Condition]:
     sections = sorted({section for worker in living for section in worker.restart})
     if sections:
         changed = ", ".join(f"[{name}]" for name in sections)
-        cause = f"changed on disk, in use only after a restart: {changed}"
-        yield condition("restart", "configuration", cause, "restart the processes, or undo the change")
+        cause = f"{changed} changed on disk"
+        yield condition("restart", "configuration", cause, "restart to apply it, or undo the change")
 
 
 def audiences(failing: Sequence[FailingExpansion]) -> Iterator[Condition]:
@@ -220,7 +220,7 @@ class StoreConditions:
                 return await self._read()
         except (StoreUnavailable, TimeoutError) as error:
             cause = str(error) or f"Redis is not available: it has not answered for {ANSWERS} s"
-            remedy = "bring Redis back, all parts go on by themselves"
+            remedy = "restore Redis; all parts then continue automatically"
             return self._dated([condition("redis", "redis", cause, remedy)])
 
     async def _read(self, gauges: Gauges | None = None) -> list[Condition]:

@@ -32,4 +32,4 @@ def removal_of(each: RemovedRoute, apps: Container[str]) -> Removal:
         what, remedy = f"the app has no {lacks}", f"add [apps.{app}.{platform}] again, or cancel the pushes"
     else:
         what, remedy = f"the configuration has no app `{app}`", f"add [apps.{app}] and [apps.{app}.{platform}] again"
-    return Removal(f"{what} any more, {waits}", f"{remedy}; what is still there when its ttl is over expires")
+    return Removal(f"{what} any more, {waits}", f"{remedy}; what waits longer than its ttl expires")

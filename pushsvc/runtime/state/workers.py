@@ -32,7 +32,7 @@ _WITHOUT: Final = {
     "live": "no device is online",
 }
 _START: Final = "start it, or restart the one that hangs"
-_QUEUE: Final = "bring the Redis of `jobs.url` back: jobs go on by themselves"
+_QUEUE: Final = "restore the Redis of `jobs.url`; jobs then continue automatically"
 REPORTS: Final = 0.4
 """The time between two reports as a share of the time for which one is valid: one may be lost."""
 LEAVING: Final = 2.0
