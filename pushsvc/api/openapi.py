@@ -369,7 +369,7 @@ _TAGS: Final = {
     "push": "Send, follow and cancel pushes.",
     "feedback": "Tokens that the providers reported as dead or suspect.",
     "failed": "Dead letters and their replay.",
-    "admin": "The state of an app, its lists, and the acts of its operator.",
+    "admin": "The state of an app, its lists, and the actions of its operator.",
     "devices": "Registered devices.",
     "users": "Devices of a user, and their erasure.",
     "topics": "Topics and their subscribers.",

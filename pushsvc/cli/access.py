@@ -26,9 +26,7 @@ Key = Annotated[
         show_envvar=True,
     ),
 ]
-App = Annotated[
-    str, typer.Option("--app", help="Take the key of this app, from PUSHSVC_KEY_APP.", metavar="APP")
-]
+App = Annotated[str, typer.Option("--app", help="Take the key of this app, from PUSHSVC_KEY_APP.", metavar="APP")]
 
 
 class Access(Struct, frozen=True):

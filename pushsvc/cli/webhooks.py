@@ -21,7 +21,7 @@ from ..ports.webhooks import DeadBatch
 from .access import Key, Url
 from .instants import parse_instant
 from .operator.operator import Operator, operate
-from .output import Json, command_group, going_on, print_done, print_json, print_table
+from .output import Json, command_group, counted, going_on, print_done, print_json, print_table
 from .pushes.failed import apps_of
 from .running import run
 

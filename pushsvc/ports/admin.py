@@ -117,7 +117,7 @@ class QueueState(Struct, frozen=True):
 
     waiting: int
     limit: int
-    full: Annotated[str, Meta(description="Why pushes are refused with 429 because too much waits; else empty.")]
+    full: Annotated[str, Meta(description="Why pushes are refused with 429; empty while they are not.")]
 
 
 class Rates(Struct, frozen=True):

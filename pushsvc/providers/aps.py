@@ -140,7 +140,7 @@ def _fields(value: Mapping[str, Any], known: Mapping[str, _Check], path: str) ->
     for name, item in value.items():
         check = known.get(name)
         if check is None:
-            yield Fault(f"{path}.{name}", f"is no key of Apple's{meant(name, known)}")
+            yield Fault(f"{path}.{name}", f"is not a key of Apple's{meant(name, known)}")
         elif item is not None and (expected := check(item)):
             yield Fault(f"{path}.{name}", f"is expected to be {expected}")
 

@@ -133,7 +133,7 @@ class _Walk:
         longest = max(fitting, default=(0, ""))[0]
         names = [name for length, name in fitting if length == longest]
         if len(names) > 1:
-            self.faults(self.variable, f"fits more than one app: {', '.join(names)}; set it in the file")
+            self.faults(self.variable, f"matches more than one app: {', '.join(names)}; set it in the file")
             return
         name, used = (names[0], names[0].count("__") + 1) if names else (rest[0].lower(), 1)
         if not rest[used:]:

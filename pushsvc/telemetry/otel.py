@@ -90,12 +90,12 @@ def exporting(environment: Mapping[str, str]) -> Exporting:
     def number(name: str, default: int) -> int:
         text = environment.get(name) or str(default)
         if not text.isascii() or not text.isdecimal() or not int(text):
-            raise ConfigError(name, f"is no positive whole number: {text!r}", "correct it, or leave it out")
+            raise ConfigError(name, f"is not a positive whole number: {text!r}", "correct it, or leave it out")
         return int(text)
 
     url = of("ENDPOINT") or ENDPOINT
     if not url.startswith(("http://", "https://")):
-        raise ConfigError(name_of("ENDPOINT"), "is no URL that begins with http:// or https://", "correct it")
+        raise ConfigError(name_of("ENDPOINT"), "is not a URL that begins with http:// or https://", "correct it")
     if not environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         url = f"{url.rstrip('/')}/v1/traces"
     compression = of("COMPRESSION") or "none"
@@ -141,7 +141,9 @@ def sampling(environment: Mapping[str, str], share: float) -> Sampling:
     except ValueError:
         wanted = -1.0
     if not 0 <= wanted <= 1:
-        raise ConfigError("OTEL_TRACES_SAMPLER_ARG", f"{text!r} is no share from 0 to 1", "correct it, or leave it out")
+        raise ConfigError(
+            "OTEL_TRACES_SAMPLER_ARG", f"{text!r} is not a number from 0 to 1", "correct it, or leave it out"
+        )
     return Sampling(round(wanted * _IDS), kind != name)
 
 

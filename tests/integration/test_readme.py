@@ -94,7 +94,12 @@ def test_the_commands_of_the_page_do_what_it_says(played: Played) -> None:
     def shell(script: str) -> str:
         command = f'pushsvc() {{ {sys.executable} -m pushsvc "$@"; }}\n{script}'
         reported = subprocess.run(
-            ["bash", "-c", command], cwd=played.processes.folder, env=environ, capture_output=True, text=True, timeout=60
+            ["bash", "-c", command],
+            cwd=played.processes.folder,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert reported.returncode == 0, reported.stderr
         return reported.stdout

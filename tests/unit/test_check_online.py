@@ -39,7 +39,7 @@ def google(status: int, code: str, error_code: str = "") -> Asked:
         (answered(403, "ExpiredProviderToken", 3600.0), "error", "403 Expired", "clock is 3,600 s behind"),
         (answered(429, "TooManyRequests"), "warning", "the credential was not checked", "try again later"),
         (answered(503, "ServiceUnavailable"), "warning", "the credential was not checked", "try again later"),
-        (answered(200), "warning", "says nothing of the credential", "try again later"),
+        (answered(200), "warning", "says nothing about the credential", "try again later"),
         (Asked(None, "h: connection refused"), "error", "cannot be reached: h: connection refused", "firewall"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -179,11 +179,11 @@ PRIVATE = EC_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         (public(ec.generate_private_key(ec.SECP384R1())), "is neither an RSA key .* nor one of the curve P-256"),
         (public(rsa.generate_private_key(65537, 1024)), "is an RSA key of 1,024 bits: RS256 needs 2,048"),  # refused
         (PRIVATE, "is a private key: give the gateway the public one"),
-        (public(EC_KEY).replace("PUBLIC KEY", "CERTIFICATE"), "is no public key in PEM"),
+        (public(EC_KEY).replace("PUBLIC KEY", "CERTIFICATE"), "is not a public key in PEM"),
         (public(EC_KEY) + public(ec.generate_private_key(ec.SECP384R1())), "nor one of the curve P-256"),
-        (public(EC_KEY) + "-----BEGIN PUBLIC KEY-----", "is no public key in PEM"),
-        ("ssh-ed25519 AAAA", "is no public key in PEM"),
-        (" ", "is no public key in PEM"),
+        (public(EC_KEY) + "-----BEGIN PUBLIC KEY-----", "is not a public key in PEM"),
+        ("ssh-ed25519 AAAA", "is not a public key in PEM"),
+        (" ", "is not a public key in PEM"),
     ],
 )
 def test_another_kind_of_key_is_a_fault_of_the_configuration(pem: str, what: str) -> None:

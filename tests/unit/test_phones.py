@@ -104,7 +104,7 @@ def test_words_become_behaviours_and_shares_phones() -> None:
     "kind", ["ack=soon", "nat=0", "stay=-1", "away=inf", "read=nan", "eaten", "vanish=1", "=", "ack"]
 )
 def test_words_that_are_none_are_named(kind: str) -> None:
-    with pytest.raises(UnknownBehaviour, match="is no behaviour of a phone: ack="):
+    with pytest.raises(UnknownBehaviour, match="is not a behaviour of a phone: ack="):
         parse(kind)
 
 

@@ -87,7 +87,7 @@ def test_a_dash_in_an_app_is_an_underscore_in_the_environment(tmp_path: Path) ->
 
 def test_a_name_that_fits_two_apps_is_refused(tmp_path: Path) -> None:
     reported = refused(tmp_path, "[apps.a-b.apns]\n[apps.a_b.apns]", PUSHSVC__APPS__A_B__APNS__KEY_ID="x")
-    assert reported == "PUSHSVC__APPS__A_B__APNS__KEY_ID: fits more than one app: a-b, a_b; set it in the file"
+    assert reported == "PUSHSVC__APPS__A_B__APNS__KEY_ID: matches more than one app: a-b, a_b; set it in the file"
 
 
 def test_lists_and_sections(tmp_path: Path) -> None:

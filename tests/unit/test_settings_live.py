@@ -201,7 +201,10 @@ def test_the_defaults_of_configuration_and_gateway_agree() -> None:
     [
         (None, ": no such file (correct `public_key_file`)"),
         (b"\xff", " is no text (name a public key in PEM)"),
-        (b"hunter22", " is no public key in PEM (-----BEGIN PUBLIC KEY-----) (name a public key in PEM, RSA or P-256)"),
+        (
+            b"hunter22",
+            " is not a public key in PEM (-----BEGIN PUBLIC KEY-----) (name a public key in PEM, RSA or P-256)",
+        ),
     ],
 )
 def test_a_public_key_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, what: str) -> None:

@@ -248,7 +248,7 @@ async def get_admin_live(ports: ApiPorts, request: Request) -> Reply:
 
 
 async def drain_gateway(ports: ApiPorts, request: Request, asked: DrainDocument) -> Reply:
-    """Let the devices of the app at a gateway connect again, spread over a while."""
+    """Make the devices of the app at a gateway reconnect, spread over some time."""
     live_of(request)
     app = request.app.name
     count = (await ports.live.gateways(app)).get(asked.gateway)

@@ -216,7 +216,7 @@ def read_instants(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
     given = [(name, values[name]) for name in ("since", "until")]
     faults = [Fault(name, fault) for name, text in given if text is not None and (fault := instant_fault(text))]
     if faults:
-        raise InvalidRequest("The query parameters do not validate.", faults=faults)
+        raise InvalidRequest("The query parameters are not valid.", faults=faults)
     since, until = (None if text is None else parse_instant(text) for _, text in given)
     return since, until
 

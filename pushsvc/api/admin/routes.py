@@ -112,7 +112,7 @@ CALLS: Final = (
     ),
     _row(
         *("POST webhooks/resume", "post_admin_webhook_resume", calls.resume_webhooks),
-        "Continue the webhooks now, whatever their receiver has answered.",
+        "Resume the webhooks now, whatever their receiver answered.",
         Answer(200, "The state of the webhooks.", admin.WebhookStates),
         raises=(Conflict,),
     ),
@@ -122,7 +122,7 @@ CALLS: Final = (
             "post_admin_webhook_redeliver",
             Document(document.SpanDocument, lambda body, _: document.read_span(body), calls.redeliver, optional=True),
         ),
-        "Deliver the batches again that were given up, before new events.",
+        "Redeliver the batches that were given up, before new events.",
         Answer(202, "How many batches, and events in them, will be delivered again.", admin.Redelivery),
         description="Each batch is tried once by `pushsvc jobs`; one that fails again is kept.",
         raises=(Conflict,),
@@ -150,7 +150,7 @@ CALLS: Final = (
     ),
     _row(
         *("GET rates", "get_admin_rates", calls.get_rates),
-        "Get what was counted in the last hours, in steps.",
+        "Get the counts of the last hours, in steps.",
         Answer(200, "The counts, by name, platform and lane.", admin.RateHistory),
         params=(
             QueryParam("span", "The seconds to look back.", least=60, most=86_400, default=3600),
@@ -215,7 +215,7 @@ CALLS: Final = (
             Document(ImportDocument, lambda body, _: read_import(body), devices.post_import),
         ),
         "Write devices as they are, each in place of the one with its id or token.",
-        Answer(200, "What became of each.", Imported),
+        Answer(200, "The result for each device.", Imported),
         description=f"Up to {MOST:,} devices, each as in a line of `pushsvc devices export`: the document of "
         "`PUT /v1/devices/{device_id}` with `id` and, where they are known, `registered_at`, `last_seen_at`, `topics`, "
         "`strikes`, `struck_at`, and of a pruned one `state`, `pruned_at` and `pruned_for`. One that is not valid is "
@@ -254,13 +254,13 @@ CALLS: Final = (
     ),
     _row(
         *("POST live/cut", "post_admin_cut", _plain(devices.CutDocument, devices.cut_connection)),
-        "End the live connection of a device, which may connect again.",
+        "Close the live connection of a device, which may reconnect.",
         Answer(204, "The gateway is asked to end it."),
         raises=(NotFound, Conflict),
     ),
     _row(
         *("POST live/drain", "post_admin_drain", _plain(devices.DrainDocument, devices.drain_gateway)),
-        "Let the devices of the app at a gateway connect again, spread over a while.",
+        "Make the devices of the app at a gateway reconnect, spread over some time.",
         Answer(202, "The gateway is asked to move them.", devices.Drained),
         raises=(NotFound, Conflict),
     ),

@@ -45,7 +45,7 @@ async def get_devices(ports: ApiPorts, request: Request) -> Reply:
     if cursor and not (_PLACE if topic is None else _TOPIC_PLACE).fullmatch(cursor):
         raise InvalidRequest(faults=[Fault("cursor", "is not the cursor of an earlier page")])
     if topic is not None and (fault := name_fault(topic)) is not None:
-        raise InvalidRequest("The query parameters do not validate.", faults=[Fault("topic", fault)])
+        raise InvalidRequest("The query parameters are not valid.", faults=[Fault("topic", fault)])
     found: list[RegisteredDevice] = []
     more: str | None = cursor
     for _ in range(_LOOKS):

@@ -264,7 +264,7 @@ def _refusal(request: ApiRequest, error: Exception) -> Response:
 async def _expect(request: ApiRequest) -> None:
     """Answer `Expect: 100-continue`. Raises `ExpectationFailed` for any other expectation."""
     if request.headers[hdrs.EXPECT].lower() != "100-continue":
-        raise ExpectationFailed("Only `Expect: 100-continue` is understood.")
+        raise ExpectationFailed("Only `Expect: 100-continue` is supported.")
     if request.version < HttpVersion11:  # https://www.rfc-editor.org/rfc/rfc9110#section-10.1.1-14.1
         return
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -46,7 +46,7 @@ def parse_key(given: list[str]) -> bytes:
     """Return the digest under which the key's record is stored. Raises `InvalidRequest`."""
     if not _KEY.fullmatch(given[0]):
         raise InvalidRequest(
-            "A header does not validate.", faults=[Fault(HEADER, "must be 1 to 255 printable ASCII characters")]
+            "A header is not valid.", faults=[Fault(HEADER, "must be 1 to 255 printable ASCII characters")]
         )
     return sha256(given[0].encode()).digest()[:16]
 

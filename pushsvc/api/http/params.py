@@ -102,7 +102,7 @@ def read_query(pairs: Iterable[tuple[str, str]], params: tuple[QueryParam, ...])
                 values[name] = None
                 faults.append(Fault(name, str(error)))
     if faults:
-        raise InvalidRequest("The query parameters do not validate.", faults=faults[:1000])
+        raise InvalidRequest("The query parameters are not valid.", faults=faults[:1000])
     return {param.name: values.get(param.name, param.default) for param in params}
 
 
@@ -116,5 +116,5 @@ def read_path(given: Mapping[str, str], names: tuple[PathParam, ...]) -> dict[st
         except ValueError as error:
             faults.append(Fault(name.name, str(error)))
     if faults:
-        raise InvalidRequest("The path does not validate.", faults=faults)
+        raise InvalidRequest("The path is not valid.", faults=faults)
     return values

@@ -15,7 +15,7 @@ async def get_failed(ports: ApiPorts, request: Request) -> Reply:
     faults: list[Fault] = []
     which = read_filter(query, faults)
     if faults:
-        raise InvalidRequest("The query parameters do not validate.", faults=faults)
+        raise InvalidRequest("The query parameters are not valid.", faults=faults)
     rows, cursor = await ports.dead.page(request.app.name, which, cursor=query["cursor"] or "", limit=query["limit"])
     return Reply(DeadLetterPage([shown(row) for row in rows], cursor))
 

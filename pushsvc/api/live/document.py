@@ -30,7 +30,7 @@ class TokenDocument(Struct, forbid_unknown_fields=True):
 class DeviceToken(Struct, frozen=True):
     """The token with which a device connects, and where."""
 
-    token: Annotated[str, Meta(description="A JSON Web Token. Hand it to this device alone.")]
+    token: Annotated[str, Meta(description="A JSON Web Token. Give it only to this device.")]
     expires_at: Time
     endpoints: Annotated[list[Endpoint], Meta(description="In the order in which the device tries them.")]
 

@@ -82,7 +82,7 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
         Meta(description="The APNs push type.", examples=["alert", "background", "voip", "liveactivity"]),
     ] = None
     silent: Annotated[
-        bool | None, Meta(description="Wakes the app and shows nothing: no visible `notification` beside it.")
+        bool | None, Meta(description="Wakes the app and shows nothing; excludes a visible `notification`.")
     ] = None
     ttl: Annotated[
         Annotated[int, Meta(ge=0, le=MAX_TTL)] | Annotated[float, Meta(ge=0, le=MAX_TTL)] | None,
@@ -114,7 +114,7 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
             "Default: `live.ack_within` of the app."
         ),
     ] = None
-    dry_run: Annotated[bool | None, Meta(description="Have it checked by the provider and not delivered.")] = None
+    dry_run: Annotated[bool | None, Meta(description="The provider checks the push and does not deliver it.")] = None
     overrides: Annotated[
         dict[str, Raw] | None,
         Meta(description="Per platform the provider's own JSON, merged (RFC 7396) over what pushsvc renders."),
@@ -192,7 +192,7 @@ def refuse(body: bytes, rules: Rules, now: int) -> NoReturn:
     # What the typed decoder saw and the walk did not can only be a value that a later one of the same name hid.
     listed = faults or repeats(body)
     if not listed:
-        raise InvalidRequest("The document does not validate.")
+        raise InvalidRequest("The document is not valid.")
     raise InvalidRequest(summary(len(listed), more), faults=listed)
 
 
@@ -288,7 +288,7 @@ def _check_size(document: PushDocument) -> None:
         if size > MAX_CONTENT
     ]
     if faults:
-        raise ContentTooLarge("What the push says is too large for any provider.", faults=faults)
+        raise ContentTooLarge("The content is too large for every provider.", faults=faults)
 
 
 def judge(document: PushDocument, rules: Rules, types: ReceiverTypes, now: int) -> Draft | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from ..files import replacing
+from ..output import counted
 from ..pushes.failed import apps_of
 from ..running import run
 from ..service.parts import until_signalled

@@ -93,7 +93,7 @@ def _csv(lines: Iterator[tuple[int, bytes | None]], addresses: Addresses) -> Ite
         text, cells, fault = _cells(line)
         if names is None:
             if fault is not None:
-                raise BadHeader(f"the first line is no header: {fault}")
+                raise BadHeader(f"the first line is not a header: {fault}")
             check_header(cells, addresses)
             names = cells
         elif fault is not None:

@@ -75,7 +75,9 @@ def send(
     ] = None,
     ack_within: Annotated[
         float | None,
-        _option("--ack-within", "How long to wait for the device's acknowledgement before the next channel.", "SECONDS"),
+        _option(
+            "--ack-within", "How long to wait for the device's acknowledgement before the next channel.", "SECONDS"
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything except show the push on a phone.")] = False,
     idempotency_key: Annotated[

@@ -83,9 +83,7 @@ def simulate(
     ] = 0,
     kind: Annotated[
         list[str] | None,
-        typer.Option(
-            help="How a share of the phones behaves: 10%:ack=never,stay=30.", metavar="SHARE%:WORDS"
-        ),
+        typer.Option(help="How a share of the phones behaves: 10%:ack=never,stay=30.", metavar="SHARE%:WORDS"),
     ] = None,
     gateway: Annotated[
         str,

@@ -93,7 +93,7 @@ def parse(text: str) -> Behaviour:
                 raise ValueError
             fields[name] = _WORDS[name][1](value)
         except ValueError:
-            raise UnknownBehaviour(f"{word!r} is no behaviour of a phone: {GRAMMAR}") from None
+            raise UnknownBehaviour(f"{word!r} is not a behaviour of a phone: {GRAMMAR}") from None
     return Behaviour(**fields)
 
 

@@ -100,7 +100,7 @@ class Fleet:
     def __init__(self, config: FleetConfig, tokens: TokenSource, wheel: Wheel) -> None:
         url = urlsplit(config.url)
         if url.scheme not in ("ws", "wss") or not url.hostname:
-            raise ConfigError("gateway", f"{config.url!r} is no URL of a WebSocket", "write it as ws://HOST:PORT")
+            raise ConfigError("gateway", f"{config.url!r} is not the URL of a WebSocket", "write it as ws://HOST:PORT")
         self.host = url.netloc
         self.pace = config.pace
         self.wheel = wheel

@@ -145,7 +145,7 @@ class HttpCalls:
         async with _away():
             body = await self._gateway.content(device.app, device.device_id, request.params["id"])
         if body is None:
-            raise NotFound("There is no content of this push for the device, or not any more.")
+            raise NotFound("There is no content of this push for the device, or it is no longer kept.")
         return HttpAnswer(body)
 
     async def ack(self, request: Request) -> HttpAnswer:

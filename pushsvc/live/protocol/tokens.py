@@ -195,7 +195,7 @@ def _public_key(pem: str) -> PublicKey:
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("is no public key in PEM (-----BEGIN PUBLIC KEY-----)") from None
+        raise ValueError("is not a public key in PEM (-----BEGIN PUBLIC KEY-----)") from None
     if isinstance(key, RSAPublicKey):
         if key.key_size < _RSA_LEAST:
             raise ValueError(f"is an RSA key of {key.key_size:,} bits: RS256 needs {_RSA_LEAST:,}")

@@ -271,7 +271,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(MalformedRequest("Too many requests were sent ahead of their answers."))
         version = parser.get_http_version()
         if version not in ("1.1", "1.0"):
-            self._refuse(MalformedRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
+            self._refuse(MalformedRequest("Only HTTP/1.1 and HTTP/1.0 are supported."))
         host = self._headers.get("host")
         if "," in (host or "") or (host is None and version == "1.1"):
             self._refuse(MalformedRequest("A request has exactly one Host header."))
@@ -455,7 +455,7 @@ async def _run(shared: Shared, handler: Handler, request: Request) -> HttpAnswer
         where = "".join(traceback.format_tb(error.__traceback__)[-8:])
         # Without the text of the error, which may quote the body.
         _log.error("request_failed", instance=instance, method=request.method, error=type(error).__name__, where=where)
-        detail = "Something went wrong here; the log knows more under this id."
+        detail = "An internal error occurred; it is in the log with this id."
         return problem_answer(InternalError(detail), instance=instance)
 
 

@@ -142,7 +142,7 @@ def client_context(config: Config) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError):
         raise CredentialError(
             config.cert_file,
-            "is no PEM certificate with its private key, or `cert_password` does not open it",
+            "is not a PEM certificate with its private key, or `cert_password` does not open it",
             "put the key into the same file or name it in `cert_key_file`",
         ) from None
     return context
@@ -187,7 +187,7 @@ def open_p12(config: Config) -> tuple[x509.Certificate, list[x509.Certificate], 
         key, certificate, others = pkcs12.load_key_and_certificates(content, config.cert_password.encode() or None)
     except (ValueError, UnsupportedAlgorithm):
         raise CredentialError(
-            config.cert_file, "is no PKCS #12 file, or `cert_password` does not open it", "correct `cert_password`"
+            config.cert_file, "is not a PKCS #12 file, or `cert_password` does not open it", "correct `cert_password`"
         ) from None
     if key is None or certificate is None:
         raise CredentialError(

@@ -71,5 +71,5 @@ def judge(config: Config, asked: Asked, now: float) -> list[Finding]:
         case Throttled() | Unavailable():
             found = [Finding("warning", f"{said}: the credential was not checked", "try again later")]
         case _:
-            found = [Finding("warning", f"{said}, which says nothing of the credential", "try again later")]
+            found = [Finding("warning", f"{said}, which says nothing about the credential", "try again later")]
     return found + judge_skew(asked.skew, host)

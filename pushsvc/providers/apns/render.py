@@ -253,7 +253,7 @@ def _own_headers(override: _Override, faults: list[Fault]) -> dict[str, str]:
         elif name == "authorization" or name.startswith(":"):
             faults.append(Fault(path, "belongs to the connection, not to the push"))
         elif _APNS_HEADER(name) is None:
-            faults.append(Fault(path, "is no header of APNs: their names begin with `apns-`"))
+            faults.append(Fault(path, "is not a header of APNs: their names begin with `apns-`"))
         elif name in headers:
             faults.append(Fault(path, "is given twice"))
         elif len(text) > 1024 or _PRINTABLE(text) is None:

@@ -36,7 +36,7 @@ def warnings_of(content: Content, message: Message) -> list[Fault]:
 def _headers(message: Message, push_type: str) -> Iterator[Fault]:
     for name in message.headers:
         if name not in _HEADERS:
-            yield Fault(f"overrides.apns.headers.{name}", f"is no header of Apple's{meant(name, _HEADERS)}")
+            yield Fault(f"overrides.apns.headers.{name}", f"is not a header of Apple's{meant(name, _HEADERS)}")
     if push_type not in TOPIC_SUFFIX:
         text = f"`{push_type}` is not in Apple's list of push types; it is sent unchanged"
         yield Fault("overrides.apns.headers.apns-push-type", text)

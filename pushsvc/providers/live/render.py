@@ -39,7 +39,9 @@ class LiveRenderer:
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = ()) -> Message:
         """Return the message for every device of the push. Raises `RenderError` with every fault at once."""
         if content.live_activity is not None:
-            raise RenderError([Fault("live_activity", "reaches a device by Apple's service alone: not by `live`")])
+            raise RenderError(
+                [Fault("live_activity", "reaches devices only through Apple's service, not through `live`")]
+            )
         body: dict[str, Any] = {}
         if content.notification is not None:
             body["notification"] = content.notification

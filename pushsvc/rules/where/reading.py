@@ -141,7 +141,9 @@ class _Reader:
                 return named.field.among([True])
             if named.field is None:
                 return never
-            return self._fault(word.column, f"expected an operator as `==` after `{named.shown}`, found {_shown(word)}")
+            return self._fault(
+                word.column, f"expected an operator such as `==` after `{named.shown}`, found {_shown(word)}"
+            )
         if sign in ("in", "not in"):
             predicate = self._among(named, self._list())
             return opposite(predicate) if sign == "not in" else predicate
@@ -155,14 +157,14 @@ class _Reader:
         value, word = self._take(), self._peek()
         sign = self._operator()
         if sign is None:
-            raise self._error(word, f"expected an operator as `==` after {_shown(value)}, found {_shown(word)}")
+            raise self._error(word, f"expected an operator such as `==` after {_shown(value)}, found {_shown(word)}")
         if self._peek().kind == "value":
             raise self._error(self._peek(), "a comparison needs a field on one side; all fields are " + self._known())
         named = self._field()
         if sign not in ("in", "not in"):
             return self._compare(named, _MIRRORED[sign], word, value)
         if named.field is not None and not isinstance(named.field, Tag):
-            return self._fault(named.column, f"`{named.shown}` is no list; write `{named.shown} == ..`")
+            return self._fault(named.column, f"`{named.shown}` is not a list; write `{named.shown} == ..`")
         predicate = self._among(named, [value])
         return opposite(predicate) if sign == "not in" else predicate
 
@@ -178,7 +180,7 @@ class _Reader:
             return "not in"
         if self._peek().kind == "name" and not self._at("and", "or"):
             raise self._error(
-                self._peek(), f"{_shown(self._peek())} is no operator; they are == != < <= > >= in and `not in`"
+                self._peek(), f"{_shown(self._peek())} is not an operator; use one of == != < <= > >= in or `not in`"
             )
         return None
 
@@ -190,7 +192,7 @@ class _Reader:
             if field.orders:
                 return self._fault(word.column, f"`{named.shown}` {field.orders}")
             if value.value is None:
-                return self._fault(value.column, "null has no order; it goes with == and !=")
+                return self._fault(value.column, "null has no order; compare it with == or !=")
             found = self._read(named, value)
             return never if found is _UNREAD else field.ordered(ORDERS[sign], found)
         predicate = field.missing() if value.value is None else self._among(named, [value])
@@ -208,7 +210,7 @@ class _Reader:
     def _read(self, named: _Named, word: Word) -> Any:
         assert named.field is not None
         if word.value is None:
-            self._fault(word.column, "null goes with == and != only")
+            self._fault(word.column, "null can be compared with == and != only")
             return _UNREAD
         try:
             return named.field.read(word.value)
@@ -220,7 +222,7 @@ class _Reader:
         opening = self._take()
         if opening.text not in _CLOSING or opening.kind != "sign":
             remedy = "; put it in brackets" if opening.kind == "value" else ""
-            raise self._error(opening, f"expected a list as ('a', 'b'), found {_shown(opening)}{remedy}")
+            raise self._error(opening, f"expected a list such as ('a', 'b'), found {_shown(opening)}{remedy}")
         closing = _CLOSING[opening.text]
         values: list[Word] = []
         while not self._at(closing):
@@ -234,7 +236,7 @@ class _Reader:
                 raise self._error(self._peek(), f"expected `,` or `{closing}`, found {_shown(self._peek())}")
         self._take()
         if not values:
-            self._fault(opening.column, "an empty list holds nothing; name at least one value")
+            self._fault(opening.column, "the list is empty; name at least one value")
         return values
 
     # --- fields -----------------------------------------------------------------------------------

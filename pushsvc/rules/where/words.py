@@ -119,13 +119,15 @@ def _text(quoted: str, column: int) -> str:
         return inner
     for escape in _ESCAPE.finditer(inner):
         if escape[1] not in "'\"\\":
-            raise WhereError([WhereFault(column + 1 + escape.start(), r"a backslash stands before a quote or itself")])
+            raise WhereError(
+                [WhereFault(column + 1 + escape.start(), r"a backslash must come before a quote or a backslash")]
+            )
     return _ESCAPE.sub(r"\1", inner)
 
 
 def _unreadable(rest: str) -> str:
     if rest[0].isdigit() or (rest[0] == "-" and rest[1:2].isdigit()):
-        return "is no number; write a version or an instant in quotes, as '3.2.0'"
+        return "is not a number; write a version or an instant in quotes, as '3.2.0'"
     remedy = _REMEDIES.get(rest[0])
     shown = f"`{rest[0]}`" if rest[0].isprintable() else "a character that does not print"
     return f"{shown} cannot stand here; {remedy}" if remedy else f"{shown} cannot stand here"

@@ -62,7 +62,7 @@ async def run(
         if isinstance(error, (StoreError, *passes)):
             raise
         # The text may hold anything; the type does not.
-        await replays.finish(app, job, error=f"stopped by {type(error).__name__}; the log knows more")
+        await replays.finish(app, job, error=f"stopped by {type(error).__name__}; see the log")
         raise
 
 

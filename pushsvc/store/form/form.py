@@ -93,7 +93,7 @@ def judge_format(stored: bytes | None) -> StoreFormat | None:
         return None
     if not text.isascii() or not text.isdecimal():
         return StoreFormat(
-            f"the store's format ({keys.FORMAT}) is {text[:20]!r}, which is no number",
+            f"the store's format ({keys.FORMAT}) is {text[:20]!r}, which is not a number",
             "is `redis.url` the Redis of pushsvc? If so, restore the key from a backup",
         )
     if int(text) > FORMAT:

@@ -132,7 +132,7 @@ class DirectConnection(asyncio.Protocol):
                     if not first.future.done():
                         first.future.set_result(first.answers)
         except (faults.InvalidResponse, IndexError):
-            self.drop("the server sent what is no reply")
+            self.drop("the server sent an invalid reply")
         if self.spent:
             self._end_if_unused()
 
