@@ -122,7 +122,7 @@ def commands(playground: Playground) -> str:
     """Return the shell line by which other commands find a playground."""
     folder = playground.config_file.parent
     return (
-        "The other commands find it by:\n"
+        "For the other commands:\n"
         f"  export PUSHSVC_CONFIG={shlex.quote(str(playground.config_file))} "
         f"PUSHSVC_KEY=$(cat {shlex.quote(str(folder / 'api-key'))})\n"
     )
