@@ -27,7 +27,7 @@ const columns = (scheduled, reload) => [
 ];
 
 export const Cancel = ({ push, changed, label = "Cancel" }) => html`<${Act} danger title="Cancel what has not been sent" unit=${["delivery has not been sent", "deliveries have not been sent"]}
-  text="Unsent deliveries end as `cancelled`. This cannot be undone. Deliveries that a provider has accepted are not recalled."
+  text=${"Unsent deliveries end as `cancelled`. This cannot be undone. Deliveries that a provider has accepted are not recalled."}
   count=${async () => { const now = await get(`/v1/push/${at(push.id)}`); return now.counts.queued + now.counts.retrying || now.counts.total; }}
   run=${(count) => act("DELETE", `/v1/push/${at(push.id)}`, undefined, count)} changed=${changed}
   done=${(status) => `${plural(status.counts.cancelled, "delivery is", "deliveries are")} cancelled.`}>${label}<//>`;

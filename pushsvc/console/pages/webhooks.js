@@ -12,10 +12,10 @@ function Hook({ hook, reload }) {
   return html`<section class="panel stack">
     <div class="row spread"><div class="row"><h2>${hook.kind === "event" ? "Events of devices" : "Feedback"} to ${hook.host}</h2><${State} of=${hook.state} /></div><div class="row">
       <${Act} title=${`Test ${hook.host}`} text="One signed call with a test event is made now. Your receiver should answer 2xx." run=${() => act("POST", "/v1/admin/webhooks/test", {})} done=${tested} changed=${reload}>Test<//>
-      ${hook.state === "off" && html`<${Act} title="Call it again" text="Calls continue where they stopped. Batches that were given up are not called again by this." run=${() => act("POST", "/v1/admin/webhooks/resume", {})} done=${() => "It is redelivered."} changed=${reload}>Resume<//>`}
+      ${hook.state === "off" && html`<${Act} title="Resume the calls" text="Calls continue where they stopped. Batches that were given up are not redelivered by this." run=${() => act("POST", "/v1/admin/webhooks/resume", {})} done=${() => "The calls are resumed."} changed=${reload}>Resume<//>`}
       ${hook.dead > 0 && html`<${Act} title="Redeliver batches that were given up" unit=${["batch was given up", "batches were given up"]} text="Each batch keeps its id, so your receiver can recognise repeats." fields=${[["since", "since (empty: all)", "", "2026-12-01T09:00Z"]]}
         count=${async () => (await act("POST", "/v1/admin/webhooks/redeliver", { dry_run: true }, 0)).batches}
-        run=${(count, { since }) => act("POST", "/v1/admin/webhooks/redeliver", since ? { since } : {}, count)} done=${(answer) => `${plural(answer.batches, "batch is", "batches are")} called again (${plural(answer.events, "event")}).`} changed=${reload}>Redeliver<//>`}
+        run=${(count, { since }) => act("POST", "/v1/admin/webhooks/redeliver", since ? { since } : {}, count)} done=${(answer) => `${plural(answer.batches, "batch is", "batches are")} redelivered (${plural(answer.events, "event")}).`} changed=${reload}>Redeliver<//>`}
     </div></div>
     ${hook.trouble && html`<div class="note is-slow"><p><${State} of=${hook.state === "off" ? "off" : "failing"}><${Prose} text=${hook.trouble} /><//></p></div>`}
     <${Facts} of=${[
@@ -23,7 +23,7 @@ function Hook({ hook, reload }) {
       ["Next call", hook.next_call_in !== null && hook.next_call_in !== undefined ? `in ${span(hook.next_call_in)}${hook.attempts ? `, attempt ${hook.attempts + 1} of its batch` : ""}` : null],
       ["Failing since", hook.failing_since && html`<${Time} of=${hook.failing_since} />, ${plural(hook.failures, "call")}: ${hook.reason}`],
       ["Sent up to", hook.cursor && html`<code>${hook.cursor}</code>`],
-      ["Given up", hook.dead ? html`<span class="bad">■ ${plural(hook.dead, "batch", "batches")}</span>${hook.asked ? `, ${number(hook.asked)} to be called again` : ""}` : "nothing"],
+      ["Given up", hook.dead ? html`<span class="bad">■ ${plural(hook.dead, "batch", "batches")}</span>${hook.asked ? `, ${number(hook.asked)} to be redelivered` : ""}` : "nothing"],
     ]} />
     <div class="stack tight"><h2>Last calls</h2><${Table} label="last calls" rows=${hook.calls ?? []} empty=${html`<p class="soft">It has not been called yet, because there was no event.</p>`} columns=${[
       { label: "at", tight: true, cell: (row) => html`<${Time} of=${row.at} />` },
