@@ -164,9 +164,7 @@ def test_the_command_prints_tokens() -> None:
     }.items():
         run = subprocess.run([*COMMAND, "--token", wrong], capture_output=True, text=True, check=False)
         assert (run.returncode, run.stderr.count(fault), "--token list" in run.stderr) == (2, 1, True), run.stderr
-    run = subprocess.run([*COMMAND, "--token", "list"], capture_output=True, text=True, check=False)
-    assert "slow-<ms>: answer that many milliseconds late" in run.stdout
-    assert "sender-<n>: " in run.stdout
+
     run = subprocess.run([*COMMAND, "--token", "Unregistered"], capture_output=True, text=True, check=False)
     assert run.stderr == "send to one: pushsvc send --apns TOKEN --title hi --follow\n"
     assert run.stdout == f"{apns_token('Unregistered', 'demo')}\n", "alone, as for a variable of a shell"
@@ -188,7 +186,7 @@ def test_the_command_lists_acts_and_reasons_apart() -> None:
     acts, *lists = re.split(r"^Reasons that (\w+) answers with:\n", run.stdout, flags=re.MULTILINE)
     listed = dict(zip(lists[::2], lists[1::2], strict=True))
     known = TRANSPORT | MODIFIERS
-    assert {re.split("[:<]", line.strip())[0].rstrip("-") for line in acts.splitlines()[2:]} == known.keys()
+    assert {re.split("[:<]", line.strip())[0].rstrip("-") for line in acts.splitlines()[3:]} == known.keys()
     assert listed.keys() == token_kinds().keys()
     for name, kind in token_kinds().items():
         reasons = listed[name].split()
@@ -203,4 +201,4 @@ def test_the_command_says_which_port_is_taken(tmp_path: Path) -> None:
         arguments = ["--folder", str(tmp_path / "two"), "--apns-port", port]
         run = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert f"simulator.apns_port: 127.0.0.1:{port} is in use (choose another port" in run.stderr
+    assert f"--apns-port: 127.0.0.1:{port} is in use (choose another port" in run.stderr
