@@ -23,7 +23,7 @@ def read_public_key(file: str, part: str) -> str:
     except OSError as error:
         raise _unreadable(part, file, error) from None
     except UnicodeDecodeError:
-        raise ConfigError(part, f"{file} is no text", "name a public key in PEM") from None
+        raise ConfigError(part, f"{file} is not a text", "name a public key in PEM") from None
     try:
         public_keys(pem)
     except ValueError as error:

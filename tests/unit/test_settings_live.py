@@ -200,7 +200,7 @@ def test_the_defaults_of_configuration_and_gateway_agree() -> None:
     ("content", "what"),
     [
         (None, ": no such file (correct `public_key_file`)"),
-        (b"\xff", " is no text (name a public key in PEM)"),
+        (b"\xff", " is not a text (name a public key in PEM)"),
         (
             b"hunter22",
             " is not a public key in PEM (-----BEGIN PUBLIC KEY-----) (name a public key in PEM, RSA or P-256)",

@@ -249,7 +249,7 @@ class _Reader:
             return self._tag(word)
         field = self._fields.get(word.text)
         if field is None:
-            self._fault(word.column, f"{_shown(word)} is no field; {self._likely(word.text)}")
+            self._fault(word.column, f"{_shown(word)} is not a field; {self._likely(word.text)}")
         return _Named(field, word.text, word.column)
 
     def _tag(self, word: Word) -> _Named:
