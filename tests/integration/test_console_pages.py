@@ -274,7 +274,7 @@ def test_a_push_is_written_as_a_form_or_as_json_and_seen_before_it_is_sent() -> 
         assert json.loads(await page.look("document.querySelector('textarea').value")) == copy
         await until(page, "document.querySelector('main').innerText.includes('3,812 of 4,096 bytes')")
         assert rig.calls == [("POST", "/v1/admin/preview", "0", copy)]
-        assert "ttl, dry_run: write what is wanted. So the copy is a dry run" in await text(page)
+        assert "ttl, dry_run. Fill in what you need. The copy is a dry run" in await text(page)
         await press(page, "Send")
         await until(page, "document.querySelector('dialog')?.innerText.includes('may lack ttl, dry_run')")
         assert "no device gets it" in await page.look("document.querySelector('dialog').innerText")

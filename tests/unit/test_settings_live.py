@@ -77,7 +77,7 @@ FAULTS = [
     (LIVE + "[[apps.a.live.rules]]\norder = 'live'", "apps.a.live.rules[0].where: is missing: expected a string"),
     (LIVE + "[[apps.a.live.rules]]\nwhere = ''\norder = 'live'", "apps.a.live.rules[0].where: column 1: is empty; an example: tags.plan == 'pro' and locale in ('de', 'at')"),
     (LIVE + "[[apps.a.live.rules]]\nwhere = \"platform == 'ios'\"\norder = 'live'", "apps.a.live.rules[0].where: column 13: `platform` is 'apns' or 'fcm' or 'live'"),
-    (LIVE + APNS + "[[apps.a.live.rules]]\nwhere = 'model == 1'\norder = 'provider'", "apps.a.live.rules[0].where: column 1: `model` is no field; a tag is written `tags.model`; all fields are platform, user, locale, timezone, app_version, environment, registered, last_seen, tags.NAME"),
+    (LIVE + APNS + "[[apps.a.live.rules]]\nwhere = 'model == 1'\norder = 'provider'", "apps.a.live.rules[0].where: column 1: `model` is not a field; a tag is written `tags.model`; all fields are platform, user, locale, timezone, app_version, environment, registered, last_seen, tags.NAME"),
     (LIVE + "[[apps.a.live.rules]]\nwhere = \"user == 'x'\"\norder = 'provider'", 'apps.a.live.rules[0].order: "provider" reaches no device: the app has no provider; add [apps.a.apns] or .fcm'),
 ]  # fmt: skip
 
