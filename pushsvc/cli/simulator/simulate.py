@@ -223,7 +223,8 @@ def _print_tokens(scenario: str, platform: str) -> None:
             made[name] = kind.make(scenario, "demo")
     if not made:
         fault = fault_of(scenario, [reason for kind in kinds.values() for reason in kind.reasons])
-        raise typer.BadParameter(f"--token: {fault} (`--token list` shows all)")
+        typer.echo(f"pushsvc simulate: --token: {fault} (`--token list` shows all)", err=True)
+        raise typer.Exit(2)
     bare = [token for name, token in made.items() if platform or name in HALVES]
     if len(bare) == 1 and (platform or not sys.stdout.isatty()):
         print(*bare)
