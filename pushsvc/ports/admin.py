@@ -165,7 +165,9 @@ class ReloadState(Struct, frozen=True):
 
     ok: bool
     at: Annotated[Time | None, Meta(description="When the configuration in use was read.")]
-    refused_since: Annotated[Time | None, Meta(description="Since when an older one is in use than that on disk.")]
+    refused_since: Annotated[
+        Time | None, Meta(description="When the configuration on disk was refused; null while it is in use.")
+    ]
     restart: Annotated[list[str], Meta(description="Sections that have changed on disk and wait for a restart.")]
 
 

@@ -69,7 +69,9 @@ def _causes(state: State) -> list[dict[str, Any]]:
     ]
 
 
-REFUSAL = "the changed configuration was refused and an older one runs (serve): apps.shop.nonsense: unknown key"
+REFUSAL = (
+    "the changed configuration was refused; the previous one is still running (serve): apps.shop.nonsense: unknown key"
+)
 
 
 def stats(state: State) -> dict[str, Any]:

@@ -253,11 +253,17 @@ def test_a_certificate_is_used_in_each_of_its_forms(tmp_path: Path) -> None:
 def test_a_certificate_that_cannot_be_used_is_refused_without_asking_at_the_terminal(tmp_path: Path) -> None:
     certificate, key = make_certificate(start=NOW - DAY, end=NOW + DAY)
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"cert_file": write(tmp_path / "a.pem", certificate_pem(certificate))}, "not a PEM certificate with its private"),
+        (
+            {"cert_file": write(tmp_path / "a.pem", certificate_pem(certificate))},
+            "not a PEM certificate with its private",
+        ),
         ({"cert_file": write(tmp_path / "b.pem", certificate_pem(certificate) + pem(key, b"x"))}, "cert_password"),
         ({"cert_file": write(tmp_path / "c.p12", p12(certificate, key, b"x"))}, "cert_password"),
         ({"cert_file": write(tmp_path / "d.p12", b"nothing")}, "is not a PKCS #12 file"),
-        ({"cert_file": write(tmp_path / "e.pem", b"nothing")}, "holds no certificate in PEM form|not a PEM certificate"),
+        (
+            {"cert_file": write(tmp_path / "e.pem", b"nothing")},
+            "holds no certificate in PEM form|not a PEM certificate",
+        ),
         ({"cert_file": str(tmp_path / "none.pem")}, "no such file"),
     ]
     for form, says in wrong:

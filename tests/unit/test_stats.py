@@ -110,7 +110,7 @@ def test_a_refused_configuration_is_told() -> None:
     assert look.reload_refused
     (line,) = summary(look)[4:]
     assert line.startswith(
-        "config    configuration: the changed configuration was refused and an older one runs (jobs)"
+        "config    configuration: the changed configuration was refused; the previous one is still running (jobs)"
     )
     assert line.startswith(ALARMS)
     assert not figures(state(), "", now=1.0).reload_refused

@@ -160,7 +160,7 @@ def configuration(living: Iterable[Worker]) -> Iterator[Condition]:
     if refused:
         parts = ", ".join(sorted({worker.part for worker in refused}))
         since = min(worker.refused_since or 0 for worker in refused)
-        cause = f"the changed configuration was refused and an older one runs ({parts})"
+        cause = f"the changed configuration was refused; the previous one is still running ({parts})"
         # A process of an earlier version does not report why.
         remedy = "see `reload_refused` in the log, or `pushsvc check`"
         if whys := sorted({worker.refusal for worker in refused if worker.refusal}):
