@@ -118,7 +118,7 @@ def test_a_refused_configuration_is_told() -> None:
     why = "apps.shop.nonsense: unknown key"
     processes = [Worker(part, "b", frozenset(), refused_since=5000, refusal=why) for part in ("jobs", "serve")]
     (told,) = configuration(processes)
-    assert told.cause.endswith(f"an older one runs (jobs, serve): {why}")
+    assert told.cause.endswith(f"the previous one is still running (jobs, serve): {why}")
     assert told.remedy == "correct it; it is then read again automatically"
 
 
