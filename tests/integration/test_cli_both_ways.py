@@ -188,7 +188,11 @@ def test_pushes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     async def scene(shell: Shell) -> None:
         both, service = BothWays(shell, monkeypatch), shell.service
         code, out, err = await shell("pushes", "list")
-        assert (code, out.splitlines(), err) == (0, ["accepted\tid\tstate\tsent\tof\tlane\tkey\tapp"], "0 pushes")
+        assert (code, out.splitlines(), err) == (
+            0,
+            ["accepted\tid\tstate\tsent\tdeliveries\tlane\tkey\tapp"],
+            "0 pushes",
+        )
         pushes = [await service.push(apns("ok", at) + fcm("ok", at), lane="bulk", data={"a": "b"}) for at in range(3)]
         assert await service.done(*pushes) == {"total": 6, "sent": 6}
         soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()

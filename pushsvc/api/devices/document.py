@@ -189,7 +189,7 @@ class Erased(Struct, frozen=True):
     done: Annotated[
         bool,
         Meta(
-            description="Whether nothing is left. If not, it continues automatically; repeat the call to see the progress."
+            description="Whether nothing is left. If not, it continues automatically; repeat the call for its progress."
         ),
     ]
     removed: ErasedParts

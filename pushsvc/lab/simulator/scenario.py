@@ -156,9 +156,12 @@ def fault_of(actions: str, reasons: Iterable[str]) -> str:
 
 def _similar(text: str, known: set[str]) -> str:
     """Return a question that names the known action most similar to the text, in any case of letters; else nothing."""
-    named = {name.lower(): name for name in nameable(known)}
-    near = difflib.get_close_matches(text.partition(".")[0].lower(), named, n=1)
-    return f": did you mean `{named[near[0]]}`?" if near else ""
+    wanted, names = text.partition(".")[0], sorted(nameable(known))
+    lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(wanted, names, n=1) or [
+        lower[name] for name in difflib.get_close_matches(wanted.lower(), lower, n=1)
+    ]
+    return f": did you mean `{near[0]}`?" if near else ""
 
 
 def step(scenario: Scenario, nth: int) -> Step:
