@@ -251,7 +251,7 @@ def test_a_push_says_why_deliveries_were_not_sent(
         sent = await service.push(fcm("ok", 2), data={"a": "b"})
         await service.done(sent)
         _, out, err = await shell("pushes", "show", sent)
-        assert ("deliveries\toutcome" in out, "Its content is not stored" in err) == (False, True)
+        assert ("deliveries\toutcome" in out, "Content is kept only" in err) == (False, True)
 
     play(tmp_path, capsys, monkeypatch, scene)
 

@@ -41,9 +41,6 @@ MOMENTS: Final = {
     "last_end": "last delivery ended",
 }
 """What people read for moments whose names do not say enough."""
-NOT_STORED: Final = (
-    "Its content is not stored. Content is kept for pushes to up to 32 targets while they wait, and for dead letters."
-)
 STATES: Final = get_args(PushState)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the push.")]
@@ -127,7 +124,7 @@ def show(
     if found["messages"]:
         print_table(SENT, [_sent(each) for each in found["messages"]])
     else:
-        typer.echo(NOT_STORED, err=True)
+        typer.echo("Content is kept only for up to 32 targets, while it waits or has dead letters.", err=True)
 
 
 @pushes.command("cancel")
