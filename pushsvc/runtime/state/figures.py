@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 from ... import telemetry
@@ -88,8 +88,8 @@ class StoreFigures:
     async def away(self) -> str:
         """Return why Redis does not answer now; empty while it does."""
         try:
-            await self._be_answered()
-            await self._store.pushes.ping()  # which was just asked
+            async with _within_answer():
+                await self._store.pushes.ping()
         except StoreUnavailable as error:
             self._away(str(error))
             return str(error)
@@ -99,12 +99,9 @@ class StoreFigures:
 
     async def _be_answered(self) -> None:
         """Wait for any answer of Redis, even that it takes no writes. Raises `StoreUnavailable` without one."""
-        try:
-            async with asyncio.timeout(ANSWER):
-                with suppress(StoreUnavailable):
-                    await self._store.pushes.ping()
-        except TimeoutError:
-            raise StoreUnavailable(f"Redis is not available: it has not answered for {ANSWER} s") from None
+        async with _within_answer():
+            with suppress(StoreUnavailable):
+                await self._store.pushes.ping()
 
     def _away(self, why: str) -> None:
         telemetry.REDIS.begin("gauges", error=why)
@@ -127,6 +124,16 @@ class StoreFigures:
         )
         show_cleanups(await store.cleanups.record())
         telemetry.REDIS_MEMORY.show({(): await store.memory_ratio()})
+
+
+@asynccontextmanager
+async def _within_answer() -> AsyncIterator[None]:
+    """Raise `StoreUnavailable` where the block takes longer than `ANSWER`."""
+    try:
+        async with asyncio.timeout(ANSWER):
+            yield
+    except TimeoutError:
+        raise StoreUnavailable(f"Redis is not available: it has not answered for {ANSWER} s") from None
 
 
 def show_gauges(gauges: Gauges) -> None:
