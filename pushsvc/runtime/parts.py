@@ -150,7 +150,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             await stop.wait()
 
 
-class Sender(NamedTuple):
+class Sending(NamedTuple):
     """A dispatcher at work."""
 
     routes: int
@@ -160,7 +160,7 @@ class Sender(NamedTuple):
 
 
 @asynccontextmanager
-async def sending(current: Current, store: Store, stop: asyncio.Event) -> AsyncIterator[Sender]:
+async def sending(current: Current, store: Store, stop: asyncio.Event) -> AsyncIterator[Sending]:
     """Send the deliveries of the queue while the block lasts, then drain, and report that this process does. Where
     sending ends by an error, `stop` is set, and it is raised at the end of the block."""
     settings = current.settings
@@ -204,7 +204,7 @@ async def sending(current: Current, store: Store, stop: asyncio.Event) -> AsyncI
             running = asyncio.create_task(dispatcher.run(ends), name="dispatch")
             running.add_done_callback(lambda _: stop.set())
             try:
-                yield Sender(len(accounts.providers), change)
+                yield Sending(len(accounts.providers), change)
             except asyncio.CancelledError:
                 running.cancel()
                 raise

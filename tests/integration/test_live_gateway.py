@@ -185,7 +185,11 @@ class World:
 
 @asynccontextmanager
 async def opened(
-    server: Server, config: LiveConfig, devices: int = 4, store_config: StoreConfig | None = None
+    server: Server,
+    config: LiveConfig,
+    devices: int = 4,
+    store_config: StoreConfig | None = None,
+    allowed_origins: tuple[str, ...] = (),
 ) -> AsyncIterator[World]:
     server.flush()
     async with open_store(server.url, store_config) as store:
@@ -199,7 +203,7 @@ async def opened(
             async with (
                 open_gateway(config, store.live, world.confirm, wheel, wall=time.time, version="test") as gateway,
                 serve(
-                    SocketsConfig(port=0, node=gateway.id),
+                    SocketsConfig(port=0, node=gateway.id, allowed_origins=allowed_origins),
                     gateway.make_peer,
                     routes(gateway),
                     wheel=wheel,
@@ -220,6 +224,7 @@ def play(
     *,
     devices: int = 4,
     store_config: StoreConfig | None = None,
+    allowed_origins: tuple[str, ...] = (),
     **more: Any,
 ) -> None:
     app = LiveAppConfig(
@@ -230,7 +235,7 @@ def play(
     config = LiveConfig(apps={"shop": app}, **more)
 
     async def main() -> None:
-        async with asyncio.timeout(90), opened(server, config, devices, store_config) as world:
+        async with asyncio.timeout(90), opened(server, config, devices, store_config, allowed_origins) as world:
             await story(world)
 
     uvloop.run(main())

@@ -224,7 +224,7 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
         ("id,platform,tokens", "'tokens'"),
         ("id,platform,token,id", "id twice"),
         ("id,token", "lacks platform"),
-        ('"id', "no header"),
+        ('"id', "not a header"),
     ],
 )
 def test_headers_that_are_refused(line: str, reported: str) -> None:

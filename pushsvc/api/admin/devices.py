@@ -94,7 +94,7 @@ class AdminDevicePage(Struct, frozen=True):
     scanned: Annotated[int, Meta(description="The devices that this call has examined.")]
 
 
-class DevicePush(Struct, frozen=True):
+class AdminDevicePush(Struct, frozen=True):
     """A push to a device, and how its delivery has ended."""
 
     push_id: Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
@@ -106,7 +106,7 @@ class DevicePushPage(Struct, frozen=True):
     """What was found of a device among the latest pushes of the app, the latest first. A page may be short or empty
     without being the last."""
 
-    items: list[DevicePush]
+    items: list[AdminDevicePush]
     cursor: Annotated[str | None, Meta(description="Leads to earlier pushes; null once all were examined.")]
     examined: Annotated[int, Meta(description="The pushes of the app that this call has examined.")]
     too_large: Annotated[
@@ -206,7 +206,7 @@ async def get_admin_device_pushes(ports: ApiPorts, request: Request) -> Reply:
     page = await ports.pushes.to_device(
         app.name, device.id, token_hash, cursor=query["cursor"] or "", limit=query["limit"]
     )
-    items = [DevicePush(each.push_id, instant(each.created_at), answers.delivery(each.row)) for each in page.found]
+    items = [AdminDevicePush(each.push_id, instant(each.created_at), answers.delivery(each.row)) for each in page.found]
     since = None if page.since is None else instant(page.since)
     return Reply(DevicePushPage(items, page.cursor, page.looked, page.unlisted, since))
 

@@ -155,7 +155,7 @@ def read_entries(shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, bytes
         yield from read_entry(shard, entry_id, fields[b"p"])
 
 
-class Reading:
+class PushReading:
     """The pushes of all shards in one order, read a few entries at a time and decoded one by one."""
 
     def __init__(self, link: Link, app: str, shards: int, *, after: Place, since: int | None, entries: int) -> None:
@@ -253,7 +253,7 @@ class PushListing:
             after = max(after, Place(-which.until, 1 << 30, 0, 0))
         shards = self._config.shards_of(app)
         entries = min(ENTRIES, limit // shards + 2)
-        reading = Reading(self._link, app, shards, after=after, since=which.since, entries=entries)
+        reading = PushReading(self._link, app, shards, after=after, since=which.since, entries=entries)
         found: list[ListedPush] = []
         looked = asked = 0
         narrow = bool(which.state or which.lane or which.collapse or which.key)

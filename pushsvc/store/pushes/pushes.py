@@ -36,7 +36,7 @@ from ..queue.settling import is_short
 from ..revoke.revocations import LIFETIME, Revocations
 from .accepting import Accepting, Args, Part, together
 from .kept import read_kept
-from .listing import ENTRIES, STATUSES, Place, PushListing, Reading, listed
+from .listing import ENTRIES, STATUSES, Place, PushListing, PushReading, listed
 from .named import noted
 from .status import FIELDS, status_of
 
@@ -255,7 +255,7 @@ class RedisPushes(PushListing):
     async def to_device(self, app: str, device_id: str, token_hash: str, *, cursor: str, limit: int) -> DevicePushes:
         """Return how deliveries to a device have ended, of the latest pushes first."""
         shards = self._config.shards_of(app)
-        reading = Reading(self._link, app, shards, after=Place.read(cursor), since=None, entries=ENTRIES)
+        reading = PushReading(self._link, app, shards, after=Place.read(cursor), since=None, entries=ENTRIES)
         found: list[DevicePush] = []
         looked = unlisted = rows = 0
         since: int | None = None
