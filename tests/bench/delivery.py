@@ -78,6 +78,18 @@ def pin_client() -> None:
     pin(0, {CLIENT_CORE})
 
 
+def address_of(simulator: Any) -> Address:
+    """Return what a process needs to use this simulator."""
+    return Address(
+        simulator.apns_url,
+        simulator.fcm_url,
+        simulator.control_url,
+        simulator.credentials,
+        simulator.pid,
+        simulator.urls,
+    )
+
+
 @contextmanager
 def servers() -> Any:
     """The simulator and the store, on the other core."""
@@ -147,14 +159,7 @@ def show(platform: str, found: dict[str, list[Row]]) -> None:
 
 def main(scale: float, rounds: int, profile: Path | None) -> None:
     with servers() as (simulator, store_url):
-        address = Address(
-            simulator.apns_url,
-            simulator.fcm_url,
-            simulator.control_url,
-            simulator.credentials,
-            simulator.pid,
-            simulator.urls,
-        )
+        address = address_of(simulator)
         reported = json.loads(address.as_json())
         for platform, contestants in CONTESTANTS.items():
             found: dict[str, list[Row]] = {each.label: [] for each in contestants}

@@ -31,7 +31,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from pushsvc import telemetry
 from pushsvc.api.http import dispatch
-from pushsvc.lab.simulator import Address
 from pushsvc.stages.dispatch import metrics, settling
 from pushsvc.telemetry import requests
 
@@ -196,14 +195,7 @@ async def posts(redis: str, by: Watch, collector: Collector, seconds: float) -> 
 
 def deliveries(simulator: Any, store: str, by: Watch, collector: Collector, scale: float) -> Row:
     """Deliver what waits in the queue."""
-    address = Address(
-        simulator.apns_url,
-        simulator.fcm_url,
-        simulator.control_url,
-        simulator.credentials,
-        simulator.pid,
-        simulator.urls,
-    )
+    address = delivery.address_of(simulator)
     collector.taken()
     with shared_metrics():
         row = delivery.measure(

@@ -26,8 +26,6 @@ from typing import Any
 import msgspec
 import redis
 
-from pushsvc.lab.simulator import Address
-
 from . import delivery
 from .against import ROOT, beside, environment_of
 from .figures import record
@@ -100,14 +98,7 @@ def main(commit: str, pairs: int, per_push: int, count: int, platforms: Sequence
         other = stack.enter_context(beside(commit))
         simulator, store_url = stack.enter_context(delivery.servers())
         store = stack.enter_context(redis.Redis.from_url(store_url))
-        address = Address(
-            simulator.apns_url,
-            simulator.fcm_url,
-            simulator.control_url,
-            simulator.credentials,
-            simulator.pid,
-            simulator.urls,
-        )
+        address = delivery.address_of(simulator)
         if sink == "nginx":
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             url = stack.enter_context(nginx_sink(folder / "sink", address))
