@@ -1,4 +1,5 @@
-"""What all tests share: how hypothesis searches, signals that processes heed, and logging that no test leaves changed.
+"""What all tests share: how hypothesis searches, signals that processes heed, the event loop of tests and fixtures that
+are coroutines, and logging that no test leaves changed.
 
 In CI the search takes the same examples each time, so that a red build is red again; at a desk it goes on looking.
 No deadlines: a slow machine is not a fault in the code.
@@ -10,6 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -48,6 +50,19 @@ class _FailuresAtOnce:
         terminal = self._plugins.get_plugin("terminalreporter")
         if report.failed and terminal is not None:
             terminal.write_line(f"\n{report.nodeid}: {report.when} failed\n{report.longreprtext}")
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Run tests and fixtures that are coroutines, each test in a loop of its own, made by `LOOP` of the module."""
+    return "asyncio", {"loop_factory": getattr(request.module, "LOOP", None)}
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key of the configuration comes from the environment of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)

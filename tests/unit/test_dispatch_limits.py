@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -98,16 +99,14 @@ class Rig:
         return tokens
 
 
-def play(limits: RouteLimits, limiter: FakeLimiter, act: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
-    async def main() -> None:
-        rig = Rig(limits, limiter)
-        running = asyncio.create_task(rig.gate.run())
-        async with asyncio.timeout(20):
-            await act(rig)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(main())
+@asynccontextmanager
+async def rigged(limits: RouteLimits, limiter: FakeLimiter) -> AsyncIterator[Rig]:
+    rig = Rig(limits, limiter)
+    running = asyncio.create_task(rig.gate.run())
+    async with asyncio.timeout(20):
+        yield rig
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def test_no_limits_no_gate_and_no_pacer() -> None:
@@ -127,8 +126,8 @@ def test_limits_say_where_they_are_kept() -> None:
     assert drop.paced(ROUTE) == []
 
 
-def test_who_is_over_the_limit_is_taken_out_and_the_rest_passes_in_order() -> None:
-    async def act(rig: Rig) -> None:
+async def test_who_is_over_the_limit_is_taken_out_and_the_rest_passes_in_order() -> None:
+    async with rigged(RouteLimits(per_token=RATE), FakeLimiter(over="xy")) as rig:
         rig.add("a", "x", "b")
         rig.add("x")
         rig.add("c", "y")
@@ -137,13 +136,10 @@ def test_who_is_over_the_limit_is_taken_out_and_the_rest_passes_in_order() -> No
         assert rig.refused == [("x", 1000), ("x", 1000), ("y", 1000)]
         assert set(rig.gate.size.values()) == {0}
 
-    play(RouteLimits(per_token=RATE), FakeLimiter(over="xy"), act)
 
-
-def test_it_asks_for_little_more_than_is_sent_next() -> None:
+async def test_it_asks_for_little_more_than_is_sent_next() -> None:
     limiter = FakeLimiter()
-
-    async def act(rig: Rig) -> None:
+    async with rigged(RouteLimits(per_token=RATE), limiter) as rig:
         for number in range(40):
             rig.add(*(f"{number}-{target}" for target in range(100)), lane="bulk")
         await rig.woken.wait()
@@ -162,27 +158,21 @@ def test_it_asks_for_little_more_than_is_sent_next() -> None:
         assert total + len(rig.drawn()) == 4000
         assert max(len(tokens) for _, tokens in limiter.asked) <= BATCH + 100
 
-    play(RouteLimits(per_token=RATE), limiter, act)
 
-
-def test_nothing_passes_while_redis_is_away_and_nothing_is_lost() -> None:
+async def test_nothing_passes_while_redis_is_away_and_nothing_is_lost() -> None:
     limiter = FakeLimiter(faults=1)
-
-    async def act(rig: Rig) -> None:
+    async with rigged(RouteLimits(per_token=RATE), limiter) as rig:
         rig.add("a")
         await rig.woken.wait()
         assert rig.drawn() == ["a"]
-
-    play(RouteLimits(per_token=RATE), limiter, act)
     assert limiter.faults == 0
 
 
 @pytest.mark.parametrize("limits", [RouteLimits(per_token=RATE), RouteLimits(per_app=RATE, on_exceed="drop")])
-def test_a_question_without_an_answer_is_asked_again_as_the_same(limits: RouteLimits) -> None:
+async def test_a_question_without_an_answer_is_asked_again_as_the_same(limits: RouteLimits) -> None:
     """It may have been counted. So it keeps its number and its tokens, though the lane is overtaken meanwhile."""
     limiter = FakeLimiter(faults=1, permits=1000)
-
-    async def act(rig: Rig) -> None:
+    async with rigged(limits, limiter) as rig:
         tokens = [str(number) for number in range(SMALL + 10)]
         rig.add(*tokens)
         while limiter.faults:
@@ -201,38 +191,31 @@ def test_a_question_without_an_answer_is_asked_again_as_the_same(limits: RouteLi
         assert third.number > first.number
         assert not third.again
 
-    play(limits, limiter, act)
 
-
-def test_only_collapsible_messages_are_asked_for_a_second_time() -> None:
+async def test_only_collapsible_messages_are_asked_for_a_second_time() -> None:
     limiter = FakeLimiter()
     account = AccountLimits(collapsible=Rate(20, 3600), is_collapsible=lambda body: body == b"collapse")
-
-    async def act(rig: Rig) -> None:
+    async with rigged(RouteLimits(per_token=RATE, account=account), limiter) as rig:
         rig.add("a", "b")
         rig.add("c", body=b"collapse")
         await rig.woken.wait()
         assert rig.drawn() == ["a", "b", "c"]
-
-    play(RouteLimits(per_token=RATE, account=account), limiter, act)
     assert limiter.asked == [("all", ["a", "b", "c"]), ("collapsible", ["c"])]
 
 
-def test_the_apps_rate_may_drop_the_rest() -> None:
+async def test_the_apps_rate_may_drop_the_rest() -> None:
     limiter = FakeLimiter(permits=3)
-
-    async def act(rig: Rig) -> None:
+    async with rigged(RouteLimits(per_app=RATE, on_exceed="drop"), limiter) as rig:
         rig.add("a", "b")
         rig.add("c", "d", "e")
         await rig.woken.wait()
         assert rig.drawn() == ["a", "b", "c"]
         assert rig.refused == [("d", 20), ("e", 20)]
 
-    play(RouteLimits(per_app=RATE, on_exceed="drop"), limiter, act)
 
-
-def test_what_the_live_channel_could_not_deliver_was_counted_for_the_app_there() -> None:
-    async def act(rig: Rig) -> None:
+async def test_what_the_live_channel_could_not_deliver_was_counted_for_the_app_there() -> None:
+    limits = RouteLimits(per_token=RATE, per_app=Rate(1, 1), on_exceed="drop")
+    async with rigged(limits, FakeLimiter(over=["over"], permits=0)) as rig:
         rig.add("a", "b")
         rig.add("c", "over", home="fcm", turn=2)
         await rig.woken.wait()
@@ -240,11 +223,8 @@ def test_what_the_live_channel_could_not_deliver_was_counted_for_the_app_there()
         assert (rig.ready.size["normal"], rig.ready.counted) == (1, 1)
         assert rig.drawn() == ["c"]
 
-    limits = RouteLimits(per_token=RATE, per_app=Rate(1, 1), on_exceed="drop")
-    play(limits, FakeLimiter(over=["over"], permits=0), act)
 
-
-def test_an_urgent_push_does_not_wait_for_the_answer_to_a_question_about_others() -> None:
+async def test_an_urgent_push_does_not_wait_for_the_answer_to_a_question_about_others() -> None:
     asked, answer = asyncio.Event(), asyncio.Event()
 
     class Slow(FakeLimiter):
@@ -263,8 +243,7 @@ def test_an_urgent_push_does_not_wait_for_the_answer_to_a_question_about_others(
             return await super().admit(route, rate, tokens, family=family)
 
     limiter = Slow()
-
-    async def act(rig: Rig) -> None:
+    async with rigged(RouteLimits(per_token=RATE), limiter) as rig:
         rig.add(*(f"b{n}" for n in range(BATCH)), lane="bulk")
         await asked.wait()
         rig.add("u", lane="urgent")
@@ -278,15 +257,12 @@ def test_an_urgent_push_does_not_wait_for_the_answer_to_a_question_about_others(
             rig.woken.clear()
             await rig.woken.wait()
 
-    play(RouteLimits(per_token=RATE), limiter, act)
 
-
-def test_who_is_overtaken_asks_small_questions() -> None:
+async def test_who_is_overtaken_asks_small_questions() -> None:
     tokens = [f"b{n}" for n in range(2 * SMALL + 10)]
     over = [tokens[0], tokens[SMALL], tokens[2 * SMALL + 9]]
     limiter = FakeLimiter(over=over)
-
-    async def act(rig: Rig) -> None:
+    async with rigged(RouteLimits(per_token=RATE), limiter) as rig:
         rig.overtaken = {"bulk"}
         rig.add(*tokens, lane="bulk")
         while not rig.ready.size["bulk"]:
@@ -296,10 +272,8 @@ def test_who_is_overtaken_asks_small_questions() -> None:
         assert rig.refused == [(token, 1000) for token in over]
         assert rig.drawn() == [token for token in tokens if token not in over]
 
-    play(RouteLimits(per_token=RATE), limiter, act)
 
-
-def test_a_refusal_goes_by_the_limits_that_were_asked() -> None:
+async def test_a_refusal_goes_by_the_limits_that_were_asked() -> None:
     """Else what an earlier `drop` refuses for an hour would wait that hour under a later `delay`."""
 
     class Slow(FakeLimiter):
@@ -310,8 +284,7 @@ def test_a_refusal_goes_by_the_limits_that_were_asked() -> None:
 
     before, later = RouteLimits(per_token=RATE, on_exceed="drop"), RouteLimits(per_app=RATE)
     asked, answer = asyncio.Event(), asyncio.Event()
-
-    async def act(rig: Rig) -> None:
+    async with rigged(before, Slow(over=["over"])) as rig:
         rig.add("over")
         rig.gate.refill()
         await asked.wait()
@@ -321,13 +294,10 @@ def test_a_refusal_goes_by_the_limits_that_were_asked() -> None:
         assert rig.refused == [("over", 1000)]
         assert rig.by == [before]
 
-    play(before, Slow(over=["over"]), act)
 
-
-def test_what_waits_is_asked_for_by_the_limits_of_that_moment() -> None:
+async def test_what_waits_is_asked_for_by_the_limits_of_that_moment() -> None:
     limiter = FakeLimiter(over="x", faults=1)
-
-    async def act(rig: Rig) -> None:
+    async with rigged(RouteLimits(per_token=RATE), limiter) as rig:
         rig.add("a", "x", lane="urgent")
         while limiter.faults:  # Redis is away at the first try: the question lasts
             await asyncio.sleep(0)
@@ -347,79 +317,67 @@ def test_what_waits_is_asked_for_by_the_limits_of_that_moment() -> None:
         assert rig.drawn() == ["a", "b", "x", "x"]
         assert len(limiter.asked) == 2
 
-    play(RouteLimits(per_token=RATE), limiter, act)
 
-
-def test_the_pacer_draws_on_other_buckets_and_keeps_the_permits_of_those_that_stay() -> None:
+async def test_the_pacer_draws_on_other_buckets_and_keeps_the_permits_of_those_that_stay() -> None:
     limiter = FakeLimiter(permits=60)
     app, quota = Bucket("shop.0", "app", Rate(100, 1), 1.0), Bucket("fcm/p", "quota", Rate(10_000, 1), 1.0)
 
-    async def main() -> None:
-        woken = asyncio.Event()
-        pacer = Pacer((), limiter, wake=woken.set, clock=lambda: 100.0)
-        assert not pacer
-        running = asyncio.create_task(pacer.run())
+    woken = asyncio.Event()
+    pacer = Pacer((), limiter, wake=woken.set, clock=lambda: 100.0)
+    assert not pacer
+    running = asyncio.create_task(pacer.run())
+    pacer.use([quota])
+    assert pacer
+    async with asyncio.timeout(20):
+        pacer.want(40)
+        await woken.wait()
+        assert pacer.permits() == 40
+        pacer.use([app, quota])
+        assert pacer.permits() == 0
+        woken.clear()
+        pacer.want(40)
+        await woken.wait()
+        assert limiter.leased == [("quota", 40), ("app", 5)]
+        assert pacer.permits() == 5
         pacer.use([quota])
-        assert pacer
-        async with asyncio.timeout(20):
-            pacer.want(40)
-            await woken.wait()
-            assert pacer.permits() == 40
-            pacer.use([app, quota])
-            assert pacer.permits() == 0
-            woken.clear()
-            pacer.want(40)
-            await woken.wait()
-            assert limiter.leased == [("quota", 40), ("app", 5)]
-            assert pacer.permits() == 5
-            pacer.use([quota])
-            assert pacer.permits() == 40
-            pacer.use([Bucket("fcm/p", "quota", Rate(20_000, 1), 1.0)])
-            assert pacer.permits() == 0
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(main())
+        assert pacer.permits() == 40
+        pacer.use([Bucket("fcm/p", "quota", Rate(20_000, 1), 1.0)])
+        assert pacer.permits() == 0
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
-def test_the_pacer_gives_the_least_of_its_buckets_and_forgets_what_was_not_used() -> None:
+async def test_the_pacer_gives_the_least_of_its_buckets_and_forgets_what_was_not_used() -> None:
     now = 100.0
     limiter = FakeLimiter(permits=60)
     buckets = [Bucket("shop.0", "app", Rate(100, 1), 1.0), Bucket("fcm/p", "quota", Rate(10_000, 1), 1.0)]
 
-    async def main() -> None:
-        nonlocal now
-        woken = asyncio.Event()
-        pacer = Pacer(buckets, limiter, wake=woken.set, clock=lambda: now)
-        running = asyncio.create_task(pacer.run())
+    woken = asyncio.Event()
+    pacer = Pacer(buckets, limiter, wake=woken.set, clock=lambda: now)
+    running = asyncio.create_task(pacer.run())
+    assert pacer.permits() == 0
+    pacer.want(40)
+    async with asyncio.timeout(20):
+        await woken.wait()
+        assert limiter.leased == [("app", 5), ("quota", 40)]
+        assert pacer.permits() == 5
+        pacer.spend(3)
+        assert pacer.permits() == 2
+        now += PERMIT_LIFE
         assert pacer.permits() == 0
+        woken.clear()
         pacer.want(40)
-        async with asyncio.timeout(20):
-            await woken.wait()
-            assert limiter.leased == [("app", 5), ("quota", 40)]
-            assert pacer.permits() == 5
-            pacer.spend(3)
-            assert pacer.permits() == 2
-            now += PERMIT_LIFE
-            assert pacer.permits() == 0
-            woken.clear()
-            pacer.want(40)
-            await woken.wait()
-            assert pacer.permits() == 5
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(main())
+        await woken.wait()
+        assert pacer.permits() == 5
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
-def test_entries_that_were_not_asked_for_can_be_withdrawn() -> None:
-    async def main() -> None:
-        rig = Rig(RouteLimits(per_token=RATE), FakeLimiter())
-        for tokens in (("a", "b"), ("c",)):
-            rig.add(*tokens, lane="bulk")
-        taken = rig.gate.sift(lambda own: own.left)
-        assert [[target.token for target in left] for _, left in taken] == [["a", "b"], ["c"]]
-        assert rig.gate.size["bulk"] == 0
-        assert rig.gate.sift(lambda own: own.left) == []
-
-    asyncio.run(main())
+async def test_entries_that_were_not_asked_for_can_be_withdrawn() -> None:
+    rig = Rig(RouteLimits(per_token=RATE), FakeLimiter())
+    for tokens in (("a", "b"), ("c",)):
+        rig.add(*tokens, lane="bulk")
+    taken = rig.gate.sift(lambda own: own.left)
+    assert [[target.token for target in left] for _, left in taken] == [["a", "b"], ["c"]]
+    assert rig.gate.size["bulk"] == 0
+    assert rig.gate.sift(lambda own: own.left) == []

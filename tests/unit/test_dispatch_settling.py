@@ -19,7 +19,9 @@ from pushsvc.stages.dispatch.recorder import Recorder
 from pushsvc.stages.dispatch.settling import ACKED, BATCH, BOUND, ENTRIES, LINGER, QUIET, REPLICATED_BOUND, Settler
 
 from .dispatch_fakes import FakeQueue, chunk, many, settlement
-from .virtual_time import run, until
+from .virtual_time import VirtualLoop, run, until
+
+LOOP = VirtualLoop
 
 
 def entry(name: str, count: int) -> OpenEntry:
@@ -110,102 +112,90 @@ def test_what_took_no_effect_is_not_counted(away: int) -> None:
     assert counted() == before + (1 if not away else 2)
 
 
-def test_one_alone_is_recorded_at_once_and_what_follows_soon_waits_a_moment_for_others() -> None:
+async def test_one_alone_is_recorded_at_once_and_what_follows_soon_waits_a_moment_for_others() -> None:
     queue = FakeQueue()
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        settler = Settler("shop", queue, lambda: None)
-        task = asyncio.create_task(settler.run())
-        four = entry("four", 4)
-        add(settler, four, 0)
-        await settler.drain()
-        assert loop.time() < LINGER / 100
-        add(settler, four, 1)
-        await asyncio.sleep(LINGER / 2)
-        add(settler, four, 2)
-        await settler.drain()
-        assert loop.time() == pytest.approx(LINGER, rel=0.01)
-        await asyncio.sleep(QUIET)
-        add(settler, four, 3)
-        await settler.drain()
-        assert loop.time() == pytest.approx(LINGER + QUIET, rel=0.01)
-        settler.close()
-        await task
-
-    run(main())
+    loop = asyncio.get_running_loop()
+    settler = Settler("shop", queue, lambda: None)
+    task = asyncio.create_task(settler.run())
+    four = entry("four", 4)
+    add(settler, four, 0)
+    await settler.drain()
+    assert loop.time() < LINGER / 100
+    add(settler, four, 1)
+    await asyncio.sleep(LINGER / 2)
+    add(settler, four, 2)
+    await settler.drain()
+    assert loop.time() == pytest.approx(LINGER, rel=0.01)
+    await asyncio.sleep(QUIET)
+    add(settler, four, 3)
+    await settler.drain()
+    assert loop.time() == pytest.approx(LINGER + QUIET, rel=0.01)
+    settler.close()
+    await task
     assert [len(settlements) for settlements, _ in queue.settled] == [1, 2, 1]
 
 
-def test_what_devices_are_yet_to_acknowledge_waits_and_nothing_else_waits_for_it() -> None:
+async def test_what_devices_are_yet_to_acknowledge_waits_and_nothing_else_waits_for_it() -> None:
     queue = FakeQueue()
 
-    async def main() -> None:
-        settler = Settler("shop", queue, lambda: None)
-        task = asyncio.create_task(settler.run())
-        own = entry("many", 9)
+    settler = Settler("shop", queue, lambda: None)
+    task = asyncio.create_task(settler.run())
+    own = entry("many", 9)
 
-        def write(index: int, *, within: float = 10.0, collapse: str = "") -> None:
-            message = msgspec.structs.replace(own.chunk.message, collapse=collapse)
-            delivery = Delivery(msgspec.structs.replace(own.chunk, message=message), own.chunk.targets[index])
-            settler.add(Settlement(delivery, Unconfirmed(within=within), Retry(10_000, 1), 0, ""), own)
+    def write(index: int, *, within: float = 10.0, collapse: str = "") -> None:
+        message = msgspec.structs.replace(own.chunk.message, collapse=collapse)
+        delivery = Delivery(msgspec.structs.replace(own.chunk, message=message), own.chunk.targets[index])
+        settler.add(Settlement(delivery, Unconfirmed(within=within), Retry(10_000, 1), 0, ""), own)
 
-        def steps() -> list[int]:
-            return [len(settlements) for settlements, _ in queue.settled]
+    def steps() -> list[int]:
+        return [len(settlements) for settlements, _ in queue.settled]
 
-        write(0)
-        await asyncio.sleep(0.6 * ACKED)
-        write(1)
-        assert steps() == []
-        await asyncio.sleep(0.6 * ACKED)
-        assert steps() == [2]
-        others: list[Callable[[], None]] = [lambda: add(settler, own, 3), lambda: write(5, within=0.0)]
-        for number, press in enumerate(others, 1):
-            write(2 * number)
-            await asyncio.sleep(0.3 * ACKED)
-            press()
-            await asyncio.sleep(0.3 * ACKED)
-            assert steps() == [2] * (number + 1)
-        write(6, collapse="order")
+    write(0)
+    await asyncio.sleep(0.6 * ACKED)
+    write(1)
+    assert steps() == []
+    await asyncio.sleep(0.6 * ACKED)
+    assert steps() == [2]
+    others: list[Callable[[], None]] = [lambda: add(settler, own, 3), lambda: write(5, within=0.0)]
+    for number, press in enumerate(others, 1):
+        write(2 * number)
         await asyncio.sleep(0.3 * ACKED)
-        assert steps()[3:] == [1], "an older push with this collapse must not follow it"
-        write(7)
+        press()
         await asyncio.sleep(0.3 * ACKED)
-        began = asyncio.get_running_loop().time()
-        await settler.drain()
-        assert (steps()[4:], asyncio.get_running_loop().time() - began < 0.3 * ACKED) == ([1], True)
-        write(8)
-        settler.close()
-        await task
+        assert steps() == [2] * (number + 1)
+    write(6, collapse="order")
+    await asyncio.sleep(0.3 * ACKED)
+    assert steps()[3:] == [1], "an older push with this collapse must not follow it"
+    write(7)
+    await asyncio.sleep(0.3 * ACKED)
+    began = asyncio.get_running_loop().time()
+    await settler.drain()
+    assert (steps()[4:], asyncio.get_running_loop().time() - began < 0.3 * ACKED) == ([1], True)
+    write(8)
+    settler.close()
+    await task
 
-    run(main())
 
-
-def test_many_that_are_yet_to_be_acknowledged_do_not_stop_what_is_sent() -> None:
+async def test_many_that_are_yet_to_be_acknowledged_do_not_stop_what_is_sent() -> None:
     queue = FakeQueue()
 
-    async def main() -> None:
-        settler = Settler("shop", queue, lambda: None)
-        task = asyncio.create_task(settler.run())
-        own = entry("many", BOUND // 2)
-        for target in own.chunk.targets:
-            settler.add(Settlement(Delivery(own.chunk, target), Unconfirmed(within=10.0), Retry(10_000, 1), 0, ""), own)
-        await asyncio.sleep(ACKED / 2)
-        assert sum(len(settlements) for settlements, _ in queue.settled) == BOUND // 2
-        settler.close()
-        await task
-
-    run(main())
+    settler = Settler("shop", queue, lambda: None)
+    task = asyncio.create_task(settler.run())
+    own = entry("many", BOUND // 2)
+    for target in own.chunk.targets:
+        settler.add(Settlement(Delivery(own.chunk, target), Unconfirmed(within=10.0), Retry(10_000, 1), 0, ""), own)
+    await asyncio.sleep(ACKED / 2)
+    assert sum(len(settlements) for settlements, _ in queue.settled) == BOUND // 2
+    settler.close()
+    await task
 
 
-def test_nothing_added_is_drained_already() -> None:
-    async def main() -> None:
-        settler = Settler("shop", FakeQueue(), lambda: None)
-        await asyncio.wait_for(settler.drain(), 1)
-        settler.close()
-        await asyncio.wait_for(settler.run(), 1)
-
-    run(main())
+async def test_nothing_added_is_drained_already() -> None:
+    settler = Settler("shop", FakeQueue(), lambda: None)
+    await asyncio.wait_for(settler.drain(), 1)
+    settler.close()
+    await asyncio.wait_for(settler.run(), 1)
 
 
 @settings(max_examples=40)
@@ -254,7 +244,7 @@ def test_an_entry_of_which_nothing_was_left_is_acknowledged() -> None:
     assert queue.settled == [([], [empty.ref])]
 
 
-def test_while_redis_is_away_the_same_batch_waits_and_then_goes_first() -> None:
+async def test_while_redis_is_away_the_same_batch_waits_and_then_goes_first() -> None:
     queue = FakeQueue(away=6)
     large = entry("large", 2 * BATCH)
 
@@ -262,76 +252,64 @@ def test_while_redis_is_away_the_same_batch_waits_and_then_goes_first() -> None:
         for index in range(2 * BATCH):
             add(settler, large, index)
 
-    async def main() -> None:
-        await settle(queue, act)
-        # 0.05, 0.1, 0.2 .. seconds between the attempts, and never more than 2 s.
-        assert 0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1.6 <= asyncio.get_running_loop().time() < 3.2
-
-    run(main())
+    await settle(queue, act)
+    # 0.05, 0.1, 0.2 .. seconds between the attempts, and never more than 2 s.
+    assert 0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1.6 <= asyncio.get_running_loop().time() < 3.2
     assert all(attempt == queue.attempts[0] for attempt in queue.attempts[:7])
     assert recorded(queue) == many("large", 2 * BATCH)
     assert [finished for _, finished in queue.settled] == [[], [large.ref]]
 
 
-def test_a_fault_of_another_kind_ends_the_settler() -> None:
+async def test_a_fault_of_another_kind_ends_the_settler() -> None:
     """Whoever runs it must hear of it: a dispatcher that records nothing must not go on."""
     queue = FakeQueue(fault=ZeroDivisionError("a bug"))
 
-    async def main() -> None:
-        settler = Settler("shop", queue, lambda: None)
-        add(settler, entry("e", 1), 0)
-        with pytest.raises(ZeroDivisionError):
-            await settler.run()
-
-    run(main())
+    settler = Settler("shop", queue, lambda: None)
+    add(settler, entry("e", 1), 0)
+    with pytest.raises(ZeroDivisionError):
+        await settler.run()
 
 
-def test_a_close_gives_up_what_redis_does_not_take() -> None:
+async def test_a_close_gives_up_what_redis_does_not_take() -> None:
     queue = FakeQueue(away=1_000_000)
 
-    async def main() -> None:
-        settler = Settler("shop", queue, lambda: None)
-        task = asyncio.create_task(settler.run())
-        add(settler, entry("e", 1), 0)
-        await asyncio.sleep(10)
-        settler.close()
-        await asyncio.wait_for(task, 5)
-
-    run(main())
+    settler = Settler("shop", queue, lambda: None)
+    task = asyncio.create_task(settler.run())
+    add(settler, entry("e", 1), 0)
+    await asyncio.sleep(10)
+    settler.close()
+    await asyncio.wait_for(task, 5)
     assert queue.settled == []
 
 
 @pytest.mark.parametrize(("empties", "bound"), [(0, BOUND), (1, BOUND), (BATCH, BOUND), (0, REPLICATED_BOUND)])
-def test_too_much_unrecorded_is_said_and_so_is_the_relief(empties: int, bound: int) -> None:
+async def test_too_much_unrecorded_is_said_and_so_is_the_relief(empties: int, bound: int) -> None:
     """`empties`: entries without an outcome wait in the same line and count like any other."""
     queue = FakeQueue(seconds=0.01, replicated=bound == REPLICATED_BOUND)
     relieved: list[int] = []
 
-    async def main() -> None:
-        def relief() -> None:
-            assert not settler.congested
-            relieved.append(len(queue.settled))
+    def relief() -> None:
+        assert not settler.congested
+        relieved.append(len(queue.settled))
 
-        settler = Settler("shop", queue, relief)
-        own = entry("large", bound - empties)
-        for _ in range(empties):
-            settler.finish(entry("empty", 0))
-        for index in range(bound - empties - 1):
-            add(settler, own, index)
-        before = settler.congested
-        add(settler, own, bound - empties - 1)
-        assert (before, settler.congested) == (False, True)
-        task = asyncio.create_task(settler.run())
-        await until(lambda: relieved)
-        await settler.drain()
-        settler.close()
-        await task
-
-    run(main())
+    settler = Settler("shop", queue, relief)
+    own = entry("large", bound - empties)
+    for _ in range(empties):
+        settler.finish(entry("empty", 0))
+    for index in range(bound - empties - 1):
+        add(settler, own, index)
+    before = settler.congested
+    add(settler, own, bound - empties - 1)
+    assert (before, settler.congested) == (False, True)
+    task = asyncio.create_task(settler.run())
+    await until(lambda: relieved)
+    await settler.drain()
+    settler.close()
+    await task
     assert relieved == [1]
 
 
-def test_what_ended_is_counted_once_when_it_is_recorded() -> None:
+async def test_what_ended_is_counted_once_when_it_is_recorded() -> None:
     queue = FakeQueue(away=3)
     name = "counted-when-recorded"
 
@@ -342,16 +320,13 @@ def test_what_ended_is_counted_once_when_it_is_recorded() -> None:
     own = msgspec.structs.replace(chunk(*many("c", 10)), app=name)
     entry = OpenEntry(EntryRef(name, 0, "apns", "normal", "1-0"), own, own.targets)
 
-    async def main() -> None:
-        settler = Settler(name, queue, lambda: None)
-        task = asyncio.create_task(settler.run())
-        for index in range(10):
-            settler.add(settlement(own, own.targets[index]), entry)
-        await until(lambda: queue.attempts)
-        assert count() == 0, "nothing is recorded while Redis is away"
-        await settler.drain()
-        assert count() == 10
-        settler.close()
-        await task
-
-    run(main())
+    settler = Settler(name, queue, lambda: None)
+    task = asyncio.create_task(settler.run())
+    for index in range(10):
+        settler.add(settlement(own, own.targets[index]), entry)
+    await until(lambda: queue.attempts)
+    assert count() == 0, "nothing is recorded while Redis is away"
+    await settler.drain()
+    assert count() == 10
+    settler.close()
+    await task

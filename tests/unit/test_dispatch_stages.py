@@ -24,8 +24,9 @@ from pushsvc.providers.live import open_provider
 
 from .dispatch_fakes import START, FakeProvider, FakeQueue, memory_store, now_ms, wall_clock
 from .test_dispatch_route import working
-from .virtual_time import run, until
+from .virtual_time import VirtualLoop, until
 
+LOOP = VirtualLoop
 START_MS = int(START * 1000)
 
 
@@ -61,83 +62,77 @@ def queued(channel: Platform, *devices: str, entry: str = f"{START_MS + 2000}-0"
     return Taken(EntryRef("shop", 0, channel, "normal", entry), own)
 
 
-def test_the_stages_of_a_delivery_by_a_provider_add_up_to_the_whole() -> None:
-    async def main() -> None:
-        queue, provider = FakeQueue(entries=[queued("apns", "a", "b")]), FakeProvider(room=0)
-        labels = {"app": "shop", "platform": "apns", "lane": "normal"}
-        before = seconds(), REGISTRY.get_sample_value("pushsvc_delivery_duration_seconds_sum", labels) or 0.0
-        await asyncio.sleep(3.0)
-        async with working(queue, provider) as worker:
-            await asyncio.sleep(1.5)
-            provider.widen(10)
-            await until(lambda: len(provider.open) == 2)
-            await asyncio.sleep(START + 6.0 - wall_clock())
-            provider.answer(Sent(status=200), 1)
-            provider.answer(Unavailable(status=503))
-            await until(lambda: sum(len(settled) for settled, _ in queue.settled) == 2)
-            worker.flush_metrics()
-        assert since(before[0]) == {
-            "queued": (2, 4.0),
-            "taken": (2, 2.0),
-            "written": (2, 3.0),
-            "answered": (2, 3.0),
-        }
-        whole = REGISTRY.get_sample_value("pushsvc_delivery_duration_seconds_sum", labels)
-        assert round((whole or 0.0) - before[1], 3) == 12.0
-
-    run(main())
+async def test_the_stages_of_a_delivery_by_a_provider_add_up_to_the_whole() -> None:
+    queue, provider = FakeQueue(entries=[queued("apns", "a", "b")]), FakeProvider(room=0)
+    labels = {"app": "shop", "platform": "apns", "lane": "normal"}
+    before = seconds(), REGISTRY.get_sample_value("pushsvc_delivery_duration_seconds_sum", labels) or 0.0
+    await asyncio.sleep(3.0)
+    async with working(queue, provider) as worker:
+        await asyncio.sleep(1.5)
+        provider.widen(10)
+        await until(lambda: len(provider.open) == 2)
+        await asyncio.sleep(START + 6.0 - wall_clock())
+        provider.answer(Sent(status=200), 1)
+        provider.answer(Unavailable(status=503))
+        await until(lambda: sum(len(settled) for settled, _ in queue.settled) == 2)
+        worker.flush_metrics()
+    assert since(before[0]) == {
+        "queued": (2, 4.0),
+        "taken": (2, 2.0),
+        "written": (2, 3.0),
+        "answered": (2, 3.0),
+    }
+    whole = REGISTRY.get_sample_value("pushsvc_delivery_duration_seconds_sum", labels)
+    assert round((whole or 0.0) - before[1], 3) == 12.0
 
 
-def test_the_stages_of_a_delivery_by_the_live_channel_add_up_to_the_whole() -> None:
-    async def main() -> None:
-        store = memory_store()
-        await store.registry.put_many("shop", [Device(id="phone", platform="apns", token="0" * 64)])
-        live = store.live
+async def test_the_stages_of_a_delivery_by_the_live_channel_add_up_to_the_whole() -> None:
+    store = memory_store()
+    await store.registry.put_many("shop", [Device(id="phone", platform="apns", token="0" * 64)])
+    live = store.live
 
-        async def confirm(app: str, ended: Sequence[Acknowledged]) -> None:
-            pass
+    async def confirm(app: str, ended: Sequence[Acknowledged]) -> None:
+        pass
 
-        loop = asyncio.get_running_loop()
-        config = LiveConfig(apps={"shop": LiveAppConfig(secret="s" * 40)})
-        gateway = Gateway(config, live, confirm, Wheel(loop.time), wall=wall_clock)
-        await gateway.signs.beat()
-        member = WaitingPoll(Claims("shop", "phone", 0.0), "192.0.2.1")
-        gateway.add(member)
-        connected = await live.connect("shop", "phone", LiveRoute(gateway.id, member.number), issued_at=now_ms())
-        acking = asyncio.create_task(gateway.acks.run())
+    loop = asyncio.get_running_loop()
+    config = LiveConfig(apps={"shop": LiveAppConfig(secret="s" * 40)})
+    gateway = Gateway(config, live, confirm, Wheel(loop.time), wall=wall_clock)
+    await gateway.signs.beat()
+    member = WaitingPoll(Claims("shop", "phone", 0.0), "192.0.2.1")
+    gateway.add(member)
+    connected = await live.connect("shop", "phone", LiveRoute(gateway.id, member.number), issued_at=now_ms())
+    acking = asyncio.create_task(gateway.acks.run())
 
-        append_all = live.append_all
+    append_all = live.append_all
 
-        async def slow(*arguments: Any) -> Any:
-            await asyncio.sleep(1.5)
-            return await append_all(*arguments)
+    async def slow(*arguments: Any) -> Any:
+        await asyncio.sleep(1.5)
+        return await append_all(*arguments)
 
-        live.append_all = slow  # type: ignore[assignment, method-assign]  # the store takes its time
-        then = (Fallback("apns", Message("apns", b"{}")),)
-        queue = FakeQueue(entries=[queued("live", "phone", home="apns", fallbacks=then)])
-        before = seconds(), REGISTRY.get_sample_value("pushsvc_live_ack_seconds_sum") or 0.0
-        await asyncio.sleep(3.0)
-        opened = open_provider(Route("shop", "live"), live=live, arrivals=store.arrivals, ack_within=10.0, clock=now_ms)
-        async with opened as provider, working(queue, provider) as worker:
-            await until(lambda: queue.settled)
-            worker.flush_metrics()
-            assert since(before[0]) == {}, "whether the device has it is not known yet"
-            for item in (await live.inbox(gateway.id).receive(0)).items:
-                await gateway._take(item)
-            await asyncio.sleep(START + 6.0 - wall_clock())
-            position = Position(connected.page.epoch, 1)  # type: ignore[union-attr]  # it is not refused
-            for _ in range(2):
-                assert (await gateway.acks.ack("shop", "phone", position)).fault == ""
-        acking.cancel()
-        assert since(before[0]) == {
-            "queued": (1, 2.0),
-            "taken": (1, 1.0),
-            "written": (1, 1.5),
-            "acked": (1, 1.5),
-        }
-        assert round((REGISTRY.get_sample_value("pushsvc_live_ack_seconds_sum") or 0.0) - before[1], 3) == 6.0
-
-    run(main())
+    live.append_all = slow  # type: ignore[assignment, method-assign]  # the store takes its time
+    then = (Fallback("apns", Message("apns", b"{}")),)
+    queue = FakeQueue(entries=[queued("live", "phone", home="apns", fallbacks=then)])
+    before = seconds(), REGISTRY.get_sample_value("pushsvc_live_ack_seconds_sum") or 0.0
+    await asyncio.sleep(3.0)
+    opened = open_provider(Route("shop", "live"), live=live, arrivals=store.arrivals, ack_within=10.0, clock=now_ms)
+    async with opened as provider, working(queue, provider) as worker:
+        await until(lambda: queue.settled)
+        worker.flush_metrics()
+        assert since(before[0]) == {}, "whether the device has it is not known yet"
+        for item in (await live.inbox(gateway.id).receive(0)).items:
+            await gateway._take(item)
+        await asyncio.sleep(START + 6.0 - wall_clock())
+        position = Position(connected.page.epoch, 1)  # type: ignore[union-attr]  # it is not refused
+        for _ in range(2):
+            assert (await gateway.acks.ack("shop", "phone", position)).fault == ""
+    acking.cancel()
+    assert since(before[0]) == {
+        "queued": (1, 2.0),
+        "taken": (1, 1.0),
+        "written": (1, 1.5),
+        "acked": (1, 1.5),
+    }
+    assert round((REGISTRY.get_sample_value("pushsvc_live_ack_seconds_sum") or 0.0) - before[1], 3) == 6.0
 
 
 INSTANT = st.integers(START_MS - 5000, START_MS + 5000)

@@ -122,23 +122,19 @@ class Desk:
         (ByWhere("platform == 'webpush'"), ["d5"]),
     ],
 )
-def test_whom_a_push_reaches(audience: Audience, reached: list[str]) -> None:
+async def test_whom_a_push_reaches(audience: Audience, reached: list[str]) -> None:
     """All but tombstones; also those that no account of the app reaches, who must not be left out silently."""
-
-    async def story() -> None:
-        desk = Desk(ALL, audience)
-        await desk.accept()
-        assert await desk.expand() == Run(len(reached), "done")
-        found = desk.targets()
-        assert sorted(str(row[3]) for row in found) == reached
-        assert [row[0] for row in found] == list(range(len(reached)))
-        by_id = {device.id: device for device in ALL}
-        for _, platform, token, device_id, kind in found:
-            own = by_id[str(device_id)]
-            assert (platform, token, kind) == (own.platform, own.token, own.kind)
-        assert await desk.standing() == ("sending" if reached else "done", len(reached))
-
-    asyncio.run(story())
+    desk = Desk(ALL, audience)
+    await desk.accept()
+    assert await desk.expand() == Run(len(reached), "done")
+    found = desk.targets()
+    assert sorted(str(row[3]) for row in found) == reached
+    assert [row[0] for row in found] == list(range(len(reached)))
+    by_id = {device.id: device for device in ALL}
+    for _, platform, token, device_id, kind in found:
+        own = by_id[str(device_id)]
+        assert (platform, token, kind) == (own.platform, own.token, own.kind)
+    assert await desk.standing() == ("sending" if reached else "done", len(reached))
 
 
 @pytest.mark.parametrize(
@@ -153,155 +149,130 @@ def test_whom_a_push_reaches(audience: Audience, reached: list[str]) -> None:
         ),
     ],
 )
-def test_each_goes_by_the_account_of_its_environment(
+async def test_each_goes_by_the_account_of_its_environment(
     environments: dict[Platform, Environment], sent: list[tuple[str, str]], unreachable: list[str]
 ) -> None:
     """Whom no account reaches is a target all the same, without a message: nobody is left out silently."""
-
-    async def story() -> None:
-        desk = Desk(ALL, ByTopic("news"))
-        desk.routes = table_of(environments)
-        messages = {route: Message(platform_of(route), b"{}") for route in (*environments, "fcm")}
-        await desk.accept(msgspec.structs.replace(PUSH, messages=messages))
-        assert await desk.expand() == Run(4, "done")
-        found: dict[bool, list[tuple[str, str | None]]] = {False: [], True: []}
-        for stream in desk.store._state.lanes.values():
-            for chunk in stream.entries.values():
-                found[chunk.unreachable] += [(chunk.platform, target.device_id) for target in chunk.targets]
-        assert sorted(found[False]) == sent
-        assert found[True] == [("apns", device_id) for device_id in (*unreachable, "d5")]
-
-    asyncio.run(story())
+    desk = Desk(ALL, ByTopic("news"))
+    desk.routes = table_of(environments)
+    messages = {route: Message(platform_of(route), b"{}") for route in (*environments, "fcm")}
+    await desk.accept(msgspec.structs.replace(PUSH, messages=messages))
+    assert await desk.expand() == Run(4, "done")
+    found: dict[bool, list[tuple[str, str | None]]] = {False: [], True: []}
+    for stream in desk.store._state.lanes.values():
+        for chunk in stream.entries.values():
+            found[chunk.unreachable] += [(chunk.platform, target.device_id) for target in chunk.targets]
+    assert sorted(found[False]) == sent
+    assert found[True] == [("apns", device_id) for device_id in (*unreachable, "d5")]
 
 
-def test_the_channels_of_each_device_are_chosen_when_it_is_found() -> None:
-    async def story() -> None:
-        web = Device(id="d7", platform="live", token="d7", kind="id")
-        desk = Desk([ANNA, BERT, CLEO, web])
-        desk.channels = ChannelRules("live, provider", (ChannelRule("platform == 'fcm'", "provider"),))
-        messages = {name: Message(name, b"{}") for name in ("apns", "fcm", "live")}
-        await desk.accept(msgspec.structs.replace(PUSH, messages=messages))
-        assert await desk.expand() == Run(4, "done")
-        found = {
-            target.device_id: (chunk.channel, chunk.platform, [each.channel for each in chunk.fallbacks])
-            for stream in desk.store._state.lanes.values()
-            for chunk in stream.entries.values()
-            for target in chunk.targets
-        }
-        assert found == {
-            "d1": ("live", "apns", ["apns"]),
-            "d2": ("fcm", "fcm", []),
-            "d3": ("live", "apns_sandbox", []),  # whose account the app does not have
-            "d7": ("live", "live", []),
-        }
-
-    asyncio.run(story())
+async def test_the_channels_of_each_device_are_chosen_when_it_is_found() -> None:
+    web = Device(id="d7", platform="live", token="d7", kind="id")
+    desk = Desk([ANNA, BERT, CLEO, web])
+    desk.channels = ChannelRules("live, provider", (ChannelRule("platform == 'fcm'", "provider"),))
+    messages = {name: Message(name, b"{}") for name in ("apns", "fcm", "live")}
+    await desk.accept(msgspec.structs.replace(PUSH, messages=messages))
+    assert await desk.expand() == Run(4, "done")
+    found = {
+        target.device_id: (chunk.channel, chunk.platform, [each.channel for each in chunk.fallbacks])
+        for stream in desk.store._state.lanes.values()
+        for chunk in stream.entries.values()
+        for target in chunk.targets
+    }
+    assert found == {
+        "d1": ("live", "apns", ["apns"]),
+        "d2": ("fcm", "fcm", []),
+        "d3": ("live", "apns_sandbox", []),  # whose account the app does not have
+        "d7": ("live", "live", []),
+    }
 
 
-def test_spans_count_from_when_the_push_starts_not_from_when_it_is_expanded() -> None:
-    async def story() -> None:
-        desk = Desk([device(1, last_seen_at=NOW - 86_400_000 + 1)], ByWhere("last_seen > '1d'"))
-        await desk.accept()
-        desk.now += 7 * 86_400_000
-        assert await desk.expand() == Run(1, "done", late=True)
-
-    asyncio.run(story())
+async def test_spans_count_from_when_the_push_starts_not_from_when_it_is_expanded() -> None:
+    desk = Desk([device(1, last_seen_at=NOW - 86_400_000 + 1)], ByWhere("last_seen > '1d'"))
+    await desk.accept()
+    desk.now += 7 * 86_400_000
+    assert await desk.expand() == Run(1, "done", late=True)
 
 
-def test_many_pages_number_everybody_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_pages_number_everybody_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "PAGE", 7)
     monkeypatch.setattr(fanout, "ENOUGH", 3)
 
-    async def story() -> None:
-        desk = Desk([device(n, platform=("apns", "fcm")[n % 3 == 0]) for n in range(500)])
-        await desk.accept()
-        assert await desk.expand() == Run(500, "done")
-        found = desk.targets()
-        assert [row[0] for row in found] == list(range(500))
-        assert len({row[2] for row in found}) == 500
-
-    asyncio.run(story())
+    desk = Desk([device(n, platform=("apns", "fcm")[n % 3 == 0]) for n in range(500)])
+    await desk.accept()
+    assert await desk.expand() == Run(500, "done")
+    found = desk.targets()
+    assert [row[0] for row in found] == list(range(500))
+    assert len({row[2] for row in found}) == 500
 
 
-def test_a_sparse_expression_fills_its_steps_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sparse_expression_fills_its_steps_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "PAGE", 10)
     monkeypatch.setattr(fanout, "ENOUGH", 5)
     monkeypatch.setattr(fanout, "PAGES", 4)
     steps: list[int] = []
 
-    async def story() -> None:
-        desk = Desk([device(n, tags={"n": n}) for n in range(200)], ByWhere("tags.n < 4 or tags.n >= 180"))
-        await desk.accept()
-        advance = desk.store.expansions.advance
+    desk = Desk([device(n, tags={"n": n}) for n in range(200)], ByWhere("tags.n < 4 or tags.n >= 180"))
+    await desk.accept()
+    advance = desk.store.expansions.advance
 
-        async def counted(at: Any, found: Any, **rest: Any) -> Any:
-            steps.append(sum(map(len, found.values())))
-            return await advance(at, found, **rest)
+    async def counted(at: Any, found: Any, **rest: Any) -> Any:
+        steps.append(sum(map(len, found.values())))
+        return await advance(at, found, **rest)
 
-        desk.store.expansions.advance = counted  # type: ignore[method-assign]  # watched, not changed
-        assert await desk.expand() == Run(24, "done")
-
-    asyncio.run(story())
+    desk.store.expansions.advance = counted  # type: ignore[method-assign]  # watched, not changed
+    assert await desk.expand() == Run(24, "done")
     # 40 devices a step where few fit; as soon as there are five, they are written.
     assert steps == [4, 0, 0, 0, 10, 10, 0]
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_it_stops_between_two_steps_and_goes_on_there() -> None:
-    async def story() -> None:
-        desk = Desk([device(n) for n in range(35)])
-        await desk.accept()
-        answers = iter([True, True, False])
-        desk.go_on = lambda: next(answers)
-        assert await desk.expand() == Run(20, "paused")
-        assert await desk.standing() == ("expanding", 20)
-        assert [each.push_id for each in await desk.store.expansions.due(["shop"])] == ["p"]
-        desk.go_on = lambda: True
-        desk.now = PUSH.expires_at + 1
-        assert await desk.expand() == Run(15, "done", late=True)
-        assert [row[3] for row in desk.targets()] == [f"d{n}" for n in range(35)]
-        assert await desk.expand() == Run(0, "left")
-
-    asyncio.run(story())
+async def test_it_stops_between_two_steps_and_goes_on_there() -> None:
+    desk = Desk([device(n) for n in range(35)])
+    await desk.accept()
+    answers = iter([True, True, False])
+    desk.go_on = lambda: next(answers)
+    assert await desk.expand() == Run(20, "paused")
+    assert await desk.standing() == ("expanding", 20)
+    assert [each.push_id for each in await desk.store.expansions.due(["shop"])] == ["p"]
+    desk.go_on = lambda: True
+    desk.now = PUSH.expires_at + 1
+    assert await desk.expand() == Run(15, "done", late=True)
+    assert [row[3] for row in desk.targets()] == [f"d{n}" for n in range(35)]
+    assert await desk.expand() == Run(0, "left")
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_it_waits_while_the_queue_is_full() -> None:
-    async def story() -> None:
-        desk = Desk([device(n) for n in range(35)])
-        await desk.accept()
+async def test_it_waits_while_the_queue_is_full() -> None:
+    desk = Desk([device(n) for n in range(35)])
+    await desk.accept()
 
-        async def has_room(made: int) -> bool:
-            assert made in (0, 10, 20)
-            return (await desk.standing())[1] < 15
+    async def has_room(made: int) -> bool:
+        assert made in (0, 10, 20)
+        return (await desk.standing())[1] < 15
 
-        desk.has_room = has_room
-        assert await desk.expand() == Run(20, "full")
-        assert [each.push_id for each in await desk.store.expansions.due(["shop"])] == ["p"]
-        assert await desk.expand() == Run(0, "full")
-        desk.has_room = always
-        assert await desk.expand() == Run(15, "done")
-
-    asyncio.run(story())
+    desk.has_room = has_room
+    assert await desk.expand() == Run(20, "full")
+    assert [each.push_id for each in await desk.store.expansions.due(["shop"])] == ["p"]
+    assert await desk.expand() == Run(0, "full")
+    desk.has_room = always
+    assert await desk.expand() == Run(15, "done")
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_a_cancelled_push_is_left() -> None:
-    async def story() -> None:
-        desk = Desk([device(n) for n in range(35)])
-        await desk.accept()
+async def test_a_cancelled_push_is_left() -> None:
+    desk = Desk([device(n) for n in range(35)])
+    await desk.accept()
 
-        async def cancelled_after_a_step(made: int) -> bool:
-            if made:
-                await desk.store.pushes.cancel("shop", "p")
-            return True
+    async def cancelled_after_a_step(made: int) -> bool:
+        if made:
+            await desk.store.pushes.cancel("shop", "p")
+        return True
 
-        desk.has_room = cancelled_after_a_step
-        assert await desk.expand() == Run(10, "left")
-        assert await desk.standing() == ("cancelled", 10)
-        assert await desk.expand() == Run(0, "left")
-
-    asyncio.run(story())
+    desk.has_room = cancelled_after_a_step
+    assert await desk.expand() == Run(10, "left")
+    assert await desk.standing() == ("cancelled", 10)
+    assert await desk.expand() == Run(0, "left")
 
 
 class Faulty:
@@ -350,7 +321,7 @@ def test_whatever_breaks_nobody_is_missed_and_nobody_twice(breaks: list[tuple[st
     asyncio.run(story())
 
 
-def test_an_empty_page_is_not_the_last() -> None:
+async def test_an_empty_page_is_not_the_last() -> None:
     class Halting:
         """Answers with nothing now and then."""
 
@@ -359,11 +330,8 @@ def test_an_empty_page_is_not_the_last() -> None:
             found = [device(place)] if place % 3 == 1 else []
             return Members(found, str(place + 1) if place < 100 else None)
 
-    async def story() -> None:
-        desk = Desk()
-        desk.registry = Halting()
-        await desk.accept()
-        assert (await desk.expand()).end == "done"
-        assert [row[3] for row in desk.targets()] == [f"d{n}" for n in range(1, 101, 3)]
-
-    asyncio.run(story())
+    desk = Desk()
+    desk.registry = Halting()
+    await desk.accept()
+    assert (await desk.expand()).end == "done"
+    assert [row[3] for row in desk.targets()] == [f"d{n}" for n in range(1, 101, 3)]

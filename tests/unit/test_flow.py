@@ -50,19 +50,16 @@ class LossyFlow:
         return sum(note.counts.get(app, {}).get("accepted", 0) for note in self.notes.values())
 
 
-def test_what_was_counted_is_noted_once_also_where_an_answer_is_lost() -> None:
-    async def main() -> None:
-        store = LossyFlow()
-        await flow.note(store)  # what earlier tests have counted
-        for lost in (False, True, True, False, False):
-            telemetry.ACCEPTED.labels("flow").inc(3)
-            store.loses = lost
-            await flow.note(store)
-        assert store.accepted("flow") == 15
-        assert len(store.told) == len(store.notes) + 2, "a note without an answer is repeated before another one"
-        assert len({note.process for note in store.notes.values()}) == 1
-
-    asyncio.run(main())
+async def test_what_was_counted_is_noted_once_also_where_an_answer_is_lost() -> None:
+    store = LossyFlow()
+    await flow.note(store)  # what earlier tests have counted
+    for lost in (False, True, True, False, False):
+        telemetry.ACCEPTED.labels("flow").inc(3)
+        store.loses = lost
+        await flow.note(store)
+    assert store.accepted("flow") == 15
+    assert len(store.told) == len(store.notes) + 2, "a note without an answer is repeated before another one"
+    assert len({note.process for note in store.notes.values()}) == 1
 
 
 def naive(slots: Mapping[int, Mapping[str, int]], first: int, per: int, points: int, name: str) -> list[int | None]:

@@ -166,7 +166,7 @@ def test_a_rest_hears_that_it_is_to_stop() -> None:
     assert (ran, cleaned.place) == (["a0"], "a\n1")
 
 
-def test_devices_are_revised_page_by_page_and_counted() -> None:
+async def test_devices_are_revised_page_by_page_and_counted() -> None:
     class Nothing:
         async def indexes(self, app: str, *, cursor: str, now: int = 0, dry_run: bool) -> Swept:
             return Swept({}, None, 1.0)
@@ -174,19 +174,16 @@ def test_devices_are_revised_page_by_page_and_counted() -> None:
         async def keys(self, apps: Sequence[str], *, cursor: str, now: int = 0, dry_run: bool) -> Swept:
             return Swept({}, None, 1.0)
 
-    async def main() -> None:
-        store = MemoryStore()
-        registry = store.registry
-        many = [seen(300, id=f"stale-{n}", token=f"s{n}") for n in range(700)]
-        many += [replace(pruned(40), id=f"old-{n}", token=f"o{n}") for n in range(3)]
-        many += [seen(1, id="good", token="g")]
-        await registry.put_many("shop", many)
-        for dry_run in (True, False):
-            plan = sweeps(registry, Nothing(), store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=dry_run)
-            cleaned = await clean(plan, share=1.0)
-            assert cleaned.removed == {("shop", "stale"): 700, ("shop", "tombstones"): 3}
-        assert await registry.count("shop") == 1
-        plan = sweeps(registry, Nothing(), store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=False)
-        assert (await clean(plan, share=1.0)).removed == {}
-
-    asyncio.run(main())
+    store = MemoryStore()
+    registry = store.registry
+    many = [seen(300, id=f"stale-{n}", token=f"s{n}") for n in range(700)]
+    many += [replace(pruned(40), id=f"old-{n}", token=f"o{n}") for n in range(3)]
+    many += [seen(1, id="good", token="g")]
+    await registry.put_many("shop", many)
+    for dry_run in (True, False):
+        plan = sweeps(registry, Nothing(), store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=dry_run)
+        cleaned = await clean(plan, share=1.0)
+        assert cleaned.removed == {("shop", "stale"): 700, ("shop", "tombstones"): 3}
+    assert await registry.count("shop") == 1
+    plan = sweeps(registry, Nothing(), store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=False)
+    assert (await clean(plan, share=1.0)).removed == {}

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from pushsvc.errors import StoreError, StoreUnavailable
 from pushsvc.jobs.process import ACTING, FAILED, PAUSE, REST, SOON, SWEEP, Periodic, _keep_schedule
 
-from .virtual_time import run, until
+from .virtual_time import VirtualLoop, until
 
+LOOP = VirtualLoop
 TOOK = 0.003
 """Seconds that the work takes."""
 
@@ -92,100 +93,84 @@ class Processes:
         await asyncio.gather(*self.tasks)
 
 
-def test_a_bell_that_rings_all_the_time_does_not_let_the_processes_work_all_the_time() -> None:
-    async def main() -> None:
-        now = asyncio.get_running_loop().time
-        processes = Processes(3)
-        for _ in range(1000):
-            processes.ring()
-            last = now()
-            await asyncio.sleep(0.005)
-        # What rang last is found, and then it is quiet.
-        await until(lambda: processes.acts[-1][0] >= last, SOON)
-        await processes.end()
-        acts = processes.acts
-        assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(acts))
-        assert 0.5 * last / (REST + TOOK) < len(acts) < last / REST + 2 * last / SWEEP
-
-    run(main())
-
-
-def test_what_rings_once_is_looked_at_once_and_immediately() -> None:
-    async def main() -> None:
-        now = asyncio.get_running_loop().time
-        processes = Processes(2)
-        await asyncio.sleep(3.5 * SWEEP)
-        before, rang = len(processes.acts), now()
+async def test_a_bell_that_rings_all_the_time_does_not_let_the_processes_work_all_the_time() -> None:
+    now = asyncio.get_running_loop().time
+    processes = Processes(3)
+    for _ in range(1000):
         processes.ring()
-        await asyncio.sleep(REST)
-        ((began, _),) = processes.acts[before:]
-        assert began - rang < 0.001
-        await processes.end()
+        last = now()
+        await asyncio.sleep(0.005)
+    # What rang last is found, and then it is quiet.
+    await until(lambda: processes.acts[-1][0] >= last, SOON)
+    await processes.end()
+    acts = processes.acts
+    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(acts))
+    assert 0.5 * last / (REST + TOOK) < len(acts) < last / REST + 2 * last / SWEEP
 
-    run(main())
+
+async def test_what_rings_once_is_looked_at_once_and_immediately() -> None:
+    now = asyncio.get_running_loop().time
+    processes = Processes(2)
+    await asyncio.sleep(3.5 * SWEEP)
+    before, rang = len(processes.acts), now()
+    processes.ring()
+    await asyncio.sleep(REST)
+    ((began, _),) = processes.acts[before:]
+    assert began - rang < 0.001
+    await processes.end()
 
 
-def test_a_queue_that_is_not_reached_is_noted_until_it_is() -> None:
+async def test_a_queue_that_is_not_reached_is_noted_until_it_is() -> None:
     """It may be in another Redis than the store, which is there all the time."""
+    fault: Exception | None = None
+    noted: list[bool] = []
+    stop = asyncio.Event()
 
-    async def main() -> None:
-        fault: Exception | None = None
-        noted: list[bool] = []
-        stop = asyncio.Event()
+    async def act() -> bool:
+        if fault is not None:
+            raise fault
+        return False
 
-        async def act() -> bool:
-            if fault is not None:
-                raise fault
-            return False
+    async def note(reached: bool) -> None:
+        if noted[-1:] != [reached]:
+            noted.append(reached)
 
-        async def note(reached: bool) -> None:
-            if noted[-1:] != [reached]:
-                noted.append(reached)
-
-        store: Any = SimpleNamespace(locks=Locks(), bell=Bell(), replaced=asyncio.Event())
-        other = Periodic("lapsed", SWEEP, lambda: asyncio.sleep(0, False))
-        periodics = [Periodic("sweep", SWEEP, act, hears=True), other]
-        keeping = asyncio.create_task(_keep_schedule(store, periodics, "a", stop, asyncio.Event(), note))
-        expected = [True]
-        for now, reached in ((RedisConnectionError(), False), (StoreUnavailable("away"), False), (None, True)):
-            await asyncio.sleep(3 * SWEEP)
-            assert noted == expected
-            fault = now
-            expected += [reached] if reached != expected[-1] else []
-            await asyncio.sleep(SWEEP + PAUSE)
-            assert noted == expected
-        stop.set()
-        await keeping
-
-    run(main())
+    store: Any = SimpleNamespace(locks=Locks(), bell=Bell(), replaced=asyncio.Event())
+    other = Periodic("lapsed", SWEEP, lambda: asyncio.sleep(0, False))
+    periodics = [Periodic("sweep", SWEEP, act, hears=True), other]
+    keeping = asyncio.create_task(_keep_schedule(store, periodics, "a", stop, asyncio.Event(), note))
+    expected = [True]
+    for now, reached in ((RedisConnectionError(), False), (StoreUnavailable("away"), False), (None, True)):
+        await asyncio.sleep(3 * SWEEP)
+        assert noted == expected
+        fault = now
+        expected += [reached] if reached != expected[-1] else []
+        await asyncio.sleep(SWEEP + PAUSE)
+        assert noted == expected
+    stop.set()
+    await keeping
 
 
-def test_a_process_that_ended_over_its_work_holds_up_the_others_for_a_moment_only() -> None:
-    async def main() -> None:
-        processes = Processes(2)
-        await asyncio.sleep(TOOK / 2)
-        assert not processes.acts
-        processes.tasks.pop(0).cancel()
-        await until(lambda: processes.acts, ACTING + SWEEP)
-        await processes.end()
-
-    run(main())
+async def test_a_process_that_ended_over_its_work_holds_up_the_others_for_a_moment_only() -> None:
+    processes = Processes(2)
+    await asyncio.sleep(TOOK / 2)
+    assert not processes.acts
+    processes.tasks.pop(0).cancel()
+    await until(lambda: processes.acts, ACTING + SWEEP)
+    await processes.end()
 
 
-def test_work_that_fails_each_second_is_logged_when_it_begins_and_when_it_goes_on() -> None:
-    async def main() -> None:
-        FAILED.reset()
-        processes = Processes(1)
-        await until(lambda: processes.acts, SWEEP)
-        with capture_logs() as lines:
-            processes.broken = True
-            await until(lambda: bool(lines), 2 * SWEEP)
-            await asyncio.sleep(8)
-            processes.broken = False
-            count = len(processes.acts)
-            await until(lambda: len(processes.acts) > count, 5.0)
-        await processes.end()
-        assert [line["event"] for line in lines] == ["schedule_failed", "schedule_goes_on"]
-        assert (lines[0]["task"], lines[0]["error"]) == ("sweep", "StoreError")
-
-    run(main())
+async def test_work_that_fails_each_second_is_logged_when_it_begins_and_when_it_goes_on() -> None:
+    FAILED.reset()
+    processes = Processes(1)
+    await until(lambda: processes.acts, SWEEP)
+    with capture_logs() as lines:
+        processes.broken = True
+        await until(lambda: bool(lines), 2 * SWEEP)
+        await asyncio.sleep(8)
+        processes.broken = False
+        count = len(processes.acts)
+        await until(lambda: len(processes.acts) > count, 5.0)
+    await processes.end()
+    assert [line["event"] for line in lines] == ["schedule_failed", "schedule_goes_on"]
+    assert (lines[0]["task"], lines[0]["error"]) == ("sweep", "StoreError")

@@ -10,7 +10,8 @@ import asyncio
 import json
 import random
 import subprocess
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -441,26 +442,24 @@ def sent(n: int, prev: int | None = None, **more: Any) -> Any:
     return SimpleNamespace(offset=n, data={"id": f"p{n}", "prev": n - 1 if prev is None else prev, **more})
 
 
-def driven(story: Callable[[Sdk, LiveClient, dict[str, list[Any]]], Awaitable[None]], **options: Any) -> None:
-    async def main() -> None:
-        sdk, seen = Sdk(), dict[str, list[Any]](message=[], missing=[], error=[], unread=[])
+@asynccontextmanager
+async def driven(**options: Any) -> AsyncIterator[tuple[Sdk, LiveClient, dict[str, list[Any]]]]:
+    sdk, seen = Sdk(), dict[str, list[Any]](message=[], missing=[], error=[], unread=[])
 
-        async def show(message: Message) -> None:
-            seen["message"].append(message)
+    async def show(message: Message) -> None:
+        seen["message"].append(message)
 
-        live = LiveClient(
-            sdk,
-            show,
-            on_missing=seen["missing"].append,
-            on_error=seen["error"].append,
-            on_unread=seen["unread"].append,
-            **options,
-        )
-        await live.connect()
-        async with asyncio.timeout(30):
-            await story(sdk, live, seen)
-
-    asyncio.run(main())
+    live = LiveClient(
+        sdk,
+        show,
+        on_missing=seen["missing"].append,
+        on_error=seen["error"].append,
+        on_unread=seen["unread"].append,
+        **options,
+    )
+    await live.connect()
+    async with asyncio.timeout(30):
+        yield sdk, live, seen
 
 
 @pytest.fixture
@@ -484,8 +483,8 @@ def test_wrong_use_is_refused() -> None:
         asyncio.run(sdk.subscribed())
 
 
-def test_a_notice_is_fetched_and_one_whose_content_is_gone_is_missing(hasty: list[int]) -> None:
-    async def story(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+async def test_a_notice_is_fetched_and_one_whose_content_is_gone_is_missing(hasty: list[int]) -> None:
+    async with driven() as (sdk, live, seen):
         content = {"id": "p1", "notification": {"title": "long"}}
         sdk.answers["fetch"] = [Refusal(100), content, Refusal(404)]
         await sdk.subscribed()
@@ -496,11 +495,9 @@ def test_a_notice_is_fetched_and_one_whose_content_is_gone_is_missing(hasty: lis
         assert (message.id, message.data["notification"], message.data["notice"]) == ("p1", {"title": "long"}, False)
         assert (seen["missing"], [each.code for each in seen["error"]], sdk.acks()) == ([1], [100], [1, 2])
 
-    driven(story)
 
-
-def test_an_acknowledgement_is_repeated_until_it_is_taken_or_void(hasty: list[int]) -> None:
-    async def story(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+async def test_an_acknowledgement_is_repeated_until_it_is_taken_or_void(hasty: list[int]) -> None:
+    async with driven() as (sdk, live, seen):
         sdk.answers["ack"] = [Refusal(100), Refusal(111), {}, Refusal(112)]
         await sdk.subscribed()
         await sdk.published(1)
@@ -513,11 +510,9 @@ def test_an_acknowledgement_is_repeated_until_it_is_taken_or_void(hasty: list[in
         assert (sdk.acks(), sdk.calls[-1][0]) == ([1, 1, 1, 2], "disconnect")
         assert [each.code for each in seen["error"]] == [100, 111, 112]
 
-    driven(story)
 
-
-def test_a_hole_is_filled_though_history_fails_at_first(hasty: list[int]) -> None:
-    async def story(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+async def test_a_hole_is_filled_though_history_fails_at_first(hasty: list[int]) -> None:
+    async with driven() as (sdk, live, seen):
         sdk.answers["history"] = [Refusal(100), [sent(2), sent(3)]]
         await sdk.subscribed()
         await sdk.published(1, 3)
@@ -526,28 +521,21 @@ def test_a_hole_is_filled_though_history_fails_at_first(hasty: list[int]) -> Non
         assert [data for method, data in sdk.calls if method == "history"] == [1, 1]
         assert sdk.acks()[-1] == 3
 
-    driven(story)
 
-
-def test_a_restarted_app_shows_nothing_again(tmp_path: Path) -> None:
+async def test_a_restarted_app_shows_nothing_again(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path / "live.json")
-
-    async def first(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+    async with driven(storage=storage) as (sdk, live, _):
         await sdk.subscribed()
         await sdk.published(1, 2)
         await live.settled()
         assert await live.received("p4") is True
-
-    async def second(sdk: Sdk, live: LiveClient, seen: dict[str, list[Any]]) -> None:
+    async with driven(storage=storage) as (sdk, live, seen):
         await sdk.subscribed()  # None of the acknowledgements has arrived.
         await sdk.published(1, 2, 3, 4)
         await live.settled()
         assert [each.id for each in seen["message"]] == ["p3"]
         assert [await live.received(each) for each in ("p1", "p3", "p4", "p5")] == [False, False, False, True]
         assert (sdk.acks()[0], sdk.acks()[-1]) == (2, 4)
-
-    driven(first, storage=storage)
-    driven(second, storage=storage)
 
 
 def test_what_the_sdk_is_told_at_its_connect() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -223,110 +223,89 @@ class World:
                 await asyncio.sleep(0)
 
 
-def play(story: Callable[[World], Awaitable[None]]) -> None:
-    async def main() -> None:
-        await story(World())
-
-    asyncio.run(main())
+@pytest.fixture
+async def world() -> World:
+    return World()
 
 
-def test_a_device_that_leaves_in_the_moment_of_its_connect_is_forgotten() -> None:
-    async def story(world: World) -> None:
-        connection, _ = world.ask()
-        connection.lost(True)
-        await world.done()
-        assert (world.gateway.connections, world.streams.calls) == ({}, [])
-
-    play(story)
+async def test_a_device_that_leaves_in_the_moment_of_its_connect_is_forgotten(world: World) -> None:
+    connection, _ = world.ask()
+    connection.lost(True)
+    await world.done()
+    assert (world.gateway.connections, world.streams.calls) == ({}, [])
 
 
-def test_a_device_that_leaves_during_its_connect_leaves_no_route() -> None:
-    async def story(world: World) -> None:
-        connection, _ = world.ask()
-        world.streams.disconnect = None  # type: ignore[assignment,method-assign]  # replaced below
-        gone: list[int] = []
+async def test_a_device_that_leaves_during_its_connect_leaves_no_route(world: World) -> None:
+    connection, _ = world.ask()
+    world.streams.disconnect = None  # type: ignore[assignment,method-assign]  # replaced below
+    gone: list[int] = []
 
-        async def disconnect(app: str, device_id: str, route: LiveRoute) -> bool:
-            gone.append(route.connection)
-            return True
+    async def disconnect(app: str, device_id: str, route: LiveRoute) -> bool:
+        gone.append(route.connection)
+        return True
 
-        async def connect(*_: Any, **more: Any) -> Any:
-            connection.lost(False)
-            await asyncio.sleep(0)
-            gone.append(0)  # the step itself
-            return world.streams.connected
+    async def connect(*_: Any, **more: Any) -> Any:
+        connection.lost(False)
+        await asyncio.sleep(0)
+        gone.append(0)  # the step itself
+        return world.streams.connected
 
-        world.streams.connect, world.streams.disconnect = connect, disconnect  # type: ignore[method-assign]  # scripted
-        await world.done()
-        assert (gone[-1], world.gateway.connections) == (1, {})
-
-    play(story)
+    world.streams.connect, world.streams.disconnect = connect, disconnect  # type: ignore[method-assign]  # scripted
+    await world.done()
+    assert (gone[-1], world.gateway.connections) == (1, {})
 
 
 @pytest.mark.parametrize("fault", [AWAY, BROKEN], ids=["away", "unreadable"])
-def test_a_connect_that_fails_is_answered_and_leaves_no_route(fault: Exception) -> None:
-    async def story(world: World) -> None:
-        world.streams.connected = fault
-        _, line = world.ask()
-        await world.done()
-        assert [each["error"]["code"] for each in line.written] == [100]
-        assert (world.streams.calls, world.gateway.connections) == (["connect", "disconnect"], {})
-
-    play(story)
+async def test_a_connect_that_fails_is_answered_and_leaves_no_route(fault: Exception, world: World) -> None:
+    world.streams.connected = fault
+    _, line = world.ask()
+    await world.done()
+    assert [each["error"]["code"] for each in line.written] == [100]
+    assert (world.streams.calls, world.gateway.connections) == (["connect", "disconnect"], {})
 
 
 @pytest.mark.parametrize(("transport", "waits"), [("websocket", 0), ("sse", 3), ("http_stream", 3)])
-def test_a_busy_gateway_answers_late_where_clients_come_back_at_once(transport: str, waits: int) -> None:
-    async def story(world: World) -> None:
-        world.gateway.signs.settled = False
-        for _ in range(3):
-            _, line = world.ask(transport)
-            await world.done()
-            assert [each["error"]["code"] for each in line.written] == [100]
-        assert len(world.pauses) == waits
-        assert world.pauses == sorted(set(world.pauses)), "each waits longer"
-
-    play(story)
-
-
-def test_a_command_that_fails_is_answered() -> None:
-    async def story(world: World) -> None:
-        connection, line = world.ask()
+async def test_a_busy_gateway_answers_late_where_clients_come_back_at_once(
+    transport: str, waits: int, world: World
+) -> None:
+    world.gateway.signs.settled = False
+    for _ in range(3):
+        _, line = world.ask(transport)
         await world.done()
-        connection.received(b'{"id": 2, "rpc": {"method": "read", "data": {"offset": 0}}}')
+        assert [each["error"]["code"] for each in line.written] == [100]
+    assert len(world.pauses) == waits
+    assert world.pauses == sorted(set(world.pauses)), "each waits longer"
+
+
+async def test_a_command_that_fails_is_answered(world: World) -> None:
+    connection, line = world.ask()
+    await world.done()
+    connection.received(b'{"id": 2, "rpc": {"method": "read", "data": {"offset": 0}}}')
+    await world.done()
+    assert (line.written[-1]["id"], line.written[-1]["error"]["code"]) == (2, 100)
+
+
+async def test_a_stream_that_cannot_be_read_ends_the_connection(world: World) -> None:
+    connection, line = world.ask()
+    await world.done()
+    world.streams.pages = [AWAY, BROKEN]
+    connection.appended("e", 3, 3)
+    await world.done()
+    assert (line.code, len(world.pauses)) == (codes.INSUFFICIENT_STATE.code, 1)
+
+
+async def test_a_connection_that_falls_silent_speaks_against_its_heartbeat(world: World) -> None:
+    agreed = []
+    for end in (codes.SHUTDOWN, None, codes.NO_PONG):  # None: the app has crashed
+        connection, _ = world.ask()
         await world.done()
-        assert (line.written[-1]["id"], line.written[-1]["error"]["code"]) == (2, 100)
-
-    play(story)
-
-
-def test_a_stream_that_cannot_be_read_ends_the_connection() -> None:
-    async def story(world: World) -> None:
-        connection, line = world.ask()
+        if end is not None:
+            connection.end(end)
+        connection.lost(end is not None)
         await world.done()
-        world.streams.pages = [AWAY, BROKEN]
-        connection.appended("e", 3, 3)
-        await world.done()
-        assert (line.code, len(world.pauses)) == (codes.INSUFFICIENT_STATE.code, 1)
-
-    play(story)
-
-
-def test_a_connection_that_falls_silent_speaks_against_its_heartbeat() -> None:
-    async def story(world: World) -> None:
-        agreed = []
-        for end in (codes.SHUTDOWN, None, codes.NO_PONG):  # None: the app has crashed
-            connection, _ = world.ask()
-            await world.done()
-            if end is not None:
-                connection.end(end)
-            connection.lost(end is not None)
-            await world.done()
-            agreed.append(world.gateway.heartbeats.agree(("shop", "phone"), None, foreground=None))
-        assert agreed[:2] == [25.0, 25.0]
-        assert agreed[2] < 25.0
-
-    play(story)
+        agreed.append(world.gateway.heartbeats.agree(("shop", "phone"), None, foreground=None))
+    assert agreed[:2] == [25.0, 25.0]
+    assert agreed[2] < 25.0
 
 
 def test_codes_that_clients_make_up_are_counted_together() -> None:
@@ -342,59 +321,50 @@ def test_codes_that_clients_make_up_are_counted_together() -> None:
     assert found == {"1000": 1, "3001": 1, "4501": 1, "other": 2}
 
 
-def test_what_is_appended_during_an_acknowledgement_is_not_acknowledged_by_it() -> None:
-    async def story(world: World) -> None:
-        gateway, streams = world.gateway, world.streams
-        reference = Reference(1, 0, "fcm", PUSH)
-        streams.looked = [Acked("", [reference]), Acked("offset"), Acked("", [reference])]
-        loop = asyncio.create_task(gateway.acks.run())
-        answers = await asyncio.gather(*(gateway.acks.ack("shop", "phone", Position("e", each)) for each in (1, 2, 1)))
-        loop.cancel()
-        assert [each.fault for each in answers] == ["", "offset", ""]
-        assert [[position.offset for _, position in each] for each in streams.acknowledged] == [[1, 1]]
-        assert [each.reference.offset for each in world.confirmed] == [1]
-
-    play(story)
+async def test_what_is_appended_during_an_acknowledgement_is_not_acknowledged_by_it(world: World) -> None:
+    gateway, streams = world.gateway, world.streams
+    reference = Reference(1, 0, "fcm", PUSH)
+    streams.looked = [Acked("", [reference]), Acked("offset"), Acked("", [reference])]
+    loop = asyncio.create_task(gateway.acks.run())
+    answers = await asyncio.gather(*(gateway.acks.ack("shop", "phone", Position("e", each)) for each in (1, 2, 1)))
+    loop.cancel()
+    assert [each.fault for each in answers] == ["", "offset", ""]
+    assert [[position.offset for _, position in each] for each in streams.acknowledged] == [[1, 1]]
+    assert [each.reference.offset for each in world.confirmed] == [1]
 
 
-def test_a_stream_is_asked_only_what_its_connection_does_not_know() -> None:
-    async def story(world: World) -> None:
-        gateway, streams = world.gateway, world.streams
-        known, others = Reference(2, 0, "fcm", PUSH), Reference(1, 0, "apns", LivePush("p0", 0, 2**40, "normal"))
-        loop = asyncio.create_task(gateway.acks.run())
-        assert (await gateway.acks.ack("shop", "phone", Position("e", 2), [known])).fault == ""
-        assert "acking" not in streams.calls
-        assert [each.reference for each in world.confirmed] == [known]
-        # The stream has one more: it is asked, and what has ended already is not ended again.
-        streams.acks, streams.looked = [[Acked("open")]], [Acked("", [others, known])]
-        assert (await gateway.acks.ack("shop", "phone", Position("e", 2), [known])).fault == ""
-        assert streams.calls.count("acking") == 1
-        assert [each.reference for each in world.confirmed] == [known, known, others]
-        loop.cancel()
-
-    play(story)
+async def test_a_stream_is_asked_only_what_its_connection_does_not_know(world: World) -> None:
+    gateway, streams = world.gateway, world.streams
+    known, others = Reference(2, 0, "fcm", PUSH), Reference(1, 0, "apns", LivePush("p0", 0, 2**40, "normal"))
+    loop = asyncio.create_task(gateway.acks.run())
+    assert (await gateway.acks.ack("shop", "phone", Position("e", 2), [known])).fault == ""
+    assert "acking" not in streams.calls
+    assert [each.reference for each in world.confirmed] == [known]
+    # The stream has one more: it is asked, and what has ended already is not ended again.
+    streams.acks, streams.looked = [[Acked("open")]], [Acked("", [others, known])]
+    assert (await gateway.acks.ack("shop", "phone", Position("e", 2), [known])).fault == ""
+    assert streams.calls.count("acking") == 1
+    assert [each.reference for each in world.confirmed] == [known, known, others]
+    loop.cancel()
 
 
-def test_a_connection_knows_what_it_was_given_by_a_poke() -> None:
-    async def story(world: World) -> None:
-        gateway, streams = world.gateway, world.streams
-        connection, _ = world.ask()
-        await world.done()
-        loop = asyncio.create_task(gateway.acks.run())
-        for offset, platform in ((1, "fcm"), (2, "live"), (3, "")):  # the last one is of an older version
-            push = LivePush(f"p{offset}", 0, 2**40, "normal")
-            recipient = Recipient(connection.number, "e", offset, offset - 1, 1, 7)
-            await gateway._take(Poke("shop", push, [recipient], b'{"id":"p"}', platform=platform))
-        streams.looked = [Acked("")]
-        for offset, asked in ((2, 0), (3, 1)):
-            connection.received(b'{"id":%d,"rpc":{"method":"ack","data":{"ack":%d}}}' % (offset + 10, offset))
-            await gateway.acks.all_taken()
-            assert streams.calls.count("acking") == asked
-        found = [(each.reference.offset, each.reference.index, each.reference.platform) for each in world.confirmed]
-        assert found == [(1, 7, "fcm"), (2, 7, "live")]
-        loop.cancel()
-
-    play(story)
+async def test_a_connection_knows_what_it_was_given_by_a_poke(world: World) -> None:
+    gateway, streams = world.gateway, world.streams
+    connection, _ = world.ask()
+    await world.done()
+    loop = asyncio.create_task(gateway.acks.run())
+    for offset, platform in ((1, "fcm"), (2, "live"), (3, "")):  # the last one is of an older version
+        push = LivePush(f"p{offset}", 0, 2**40, "normal")
+        recipient = Recipient(connection.number, "e", offset, offset - 1, 1, 7)
+        await gateway._take(Poke("shop", push, [recipient], b'{"id":"p"}', platform=platform))
+    streams.looked = [Acked("")]
+    for offset, asked in ((2, 0), (3, 1)):
+        connection.received(b'{"id":%d,"rpc":{"method":"ack","data":{"ack":%d}}}' % (offset + 10, offset))
+        await gateway.acks.all_taken()
+        assert streams.calls.count("acking") == asked
+    found = [(each.reference.offset, each.reference.index, each.reference.platform) for each in world.confirmed]
+    assert found == [(1, 7, "fcm"), (2, 7, "live")]
+    loop.cancel()
 
 
 def test_acknowledgements_that_follow_one_another_share_a_step() -> None:
@@ -424,150 +394,131 @@ def test_acknowledgements_that_follow_one_another_share_a_step() -> None:
     run(main())
 
 
-def test_an_acknowledgement_that_fails_does_not_keep_the_next_ones_waiting() -> None:
-    async def story(world: World) -> None:
-        loop = asyncio.create_task(world.gateway.acks.run())
-        for fault in (ValueError("broken"), AWAY):
-            world.streams.looked = fault
-            with pytest.raises(type(fault)):
-                async with asyncio.timeout(10):
-                    await world.gateway.acks.ack("shop", "phone", Position("e", 1))
-        world.streams.looked = [Acked("")]
-        async with asyncio.timeout(10):
-            assert (await world.gateway.acks.ack("shop", "phone", Position("e", 1))).fault == ""
-        loop.cancel()
-
-    play(story)
+async def test_an_acknowledgement_that_fails_does_not_keep_the_next_ones_waiting(world: World) -> None:
+    loop = asyncio.create_task(world.gateway.acks.run())
+    for fault in (ValueError("broken"), AWAY):
+        world.streams.looked = fault
+        with pytest.raises(type(fault)):
+            async with asyncio.timeout(10):
+                await world.gateway.acks.ack("shop", "phone", Position("e", 1))
+    world.streams.looked = [Acked("")]
+    async with asyncio.timeout(10):
+        assert (await world.gateway.acks.ack("shop", "phone", Position("e", 1))).fault == ""
+    loop.cancel()
 
 
-def test_a_comparison_that_failed_is_made_again() -> None:
-    async def story(world: World) -> None:
-        world.ask()
-        await world.done()
-        world.streams.calls.clear()
-        present = Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)
-        world.streams.lapsed, world.streams.routes = [{"shop"}, set()], [AWAY, [present], [present]]
-        with pytest.raises(StoreUnavailable):
-            await world.gateway.signs.beat()
+async def test_a_comparison_that_failed_is_made_again(world: World) -> None:
+    world.ask()
+    await world.done()
+    world.streams.calls.clear()
+    present = Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)
+    world.streams.lapsed, world.streams.routes = [{"shop"}, set()], [AWAY, [present], [present]]
+    with pytest.raises(StoreUnavailable):
         await world.gateway.signs.beat()
-        assert world.streams.calls == ["presence"] * 3, "and once more since its turn has come"
-
-    play(story)
+    await world.gateway.signs.beat()
+    assert world.streams.calls == ["presence"] * 3, "and once more since its turn has come"
 
 
 @pytest.mark.parametrize("received", [[Received([], lost=True)], [AWAY, Received([])]], ids=["lost", "away"])
-def test_what_an_inbox_may_have_lost_is_compared_after_a_sign_of_life_alone(received: list[Any]) -> None:
-    async def story(world: World) -> None:
-        _, line = world.ask()
-        await world.done()
-        world.streams.calls.clear()
-        world.streams.received = received
-        loop = asyncio.create_task(world.gateway.run_receiving())
-        await world.until(lambda: world.gateway.signs._now.is_set())
-        assert world.streams.calls.count("presence") == 0, "without a sign of life no connection has a route"
-        away, sign = [AWAY], world.streams.beat
+async def test_what_an_inbox_may_have_lost_is_compared_after_a_sign_of_life_alone(
+    received: list[Any], world: World
+) -> None:
+    _, line = world.ask()
+    await world.done()
+    world.streams.calls.clear()
+    world.streams.received = received
+    loop = asyncio.create_task(world.gateway.run_receiving())
+    await world.until(lambda: world.gateway.signs._now.is_set())
+    assert world.streams.calls.count("presence") == 0, "without a sign of life no connection has a route"
+    away, sign = [AWAY], world.streams.beat
 
-        async def beat(*told: Any) -> set[str]:
-            if away:
-                raise away.pop()
-            world.streams.calls.append("sign")
-            return await sign(*told)
+    async def beat(*told: Any) -> set[str]:
+        if away:
+            raise away.pop()
+        world.streams.calls.append("sign")
+        return await sign(*told)
 
-        world.streams.beat = beat  # type: ignore[method-assign,assignment]  # scripted
-        world.streams.lapsed = [set()]
-        world.streams.routes = [[Presence("e", 9, 0, 9, 9, LiveRoute(world.gateway.id, 1), 1)]] * 2
-        world.streams.pages = [Page("e", 9, [], False, 0)]
-        with pytest.raises(StoreUnavailable):
-            await world.gateway.signs.beat()
+    world.streams.beat = beat  # type: ignore[method-assign,assignment]  # scripted
+    world.streams.lapsed = [set()]
+    world.streams.routes = [[Presence("e", 9, 0, 9, 9, LiveRoute(world.gateway.id, 1), 1)]] * 2
+    world.streams.pages = [Page("e", 9, [], False, 0)]
+    with pytest.raises(StoreUnavailable):
         await world.gateway.signs.beat()
-        await world.done()
-        loop.cancel()
-        assert [each for each in world.streams.calls if each != "receive"][:2] == ["sign", "presence"]
-        assert line.code == 0
+    await world.gateway.signs.beat()
+    await world.done()
+    loop.cancel()
+    assert [each for each in world.streams.calls if each != "receive"][:2] == ["sign", "presence"]
+    assert line.code == 0
 
-    play(story)
 
-
-def test_each_connection_has_its_turn_to_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_connection_has_its_turn_to_be_compared(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     monkeypatch.setattr("pushsvc.live.gateway.signs.ROUND", 3.0)
 
-    async def story(world: World) -> None:
-        lines = [world.ask(device=f"phone-{n}")[1] for n in range(5)]
-        await world.done()
-        world.streams.lapsed = [set()] * 4
-        present = [Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, n + 1), 1) for n in range(5)]
-        cut = msgspec.structs.replace(present[3], route=None)
-        world.streams.routes = [present[:2], [present[2], cut], [present[4]], present[:2]]
-        for _ in range(4):
-            await world.gateway.signs.beat()
-        assert world.streams.compared == [
-            ["phone-0", "phone-1"],
-            ["phone-2", "phone-3"],
-            ["phone-4"],
-            ["phone-0", "phone-1"],
-        ]
-        assert [line.code for line in lines] == [0, 0, 0, codes.INSUFFICIENT_STATE.code, 0]
-
-    play(story)
-
-
-def test_a_sign_of_life_is_given_within_a_long_comparison() -> None:
-    async def story(world: World) -> None:
-        for n in range(COMPARED + 1):
-            world.ask(device=f"phone-{n}")
-        await world.done()
-        signs, looks = [], []
-
-        async def beat(*_: Any) -> set[str]:
-            signs.append(world.now)
-            return set()
-
-        async def presence(app: str, device_ids: Sequence[str], *, gateway: str) -> list[Presence]:
-            looks.append(world.now)
-            world.now += world.streams.lifetime
-            routes = [LiveRoute(gateway, each.number) for each in world.gateway.connections.values()]
-            return [Presence("e", 0, 0, 0, 0, routes.pop(0), 1) for _ in device_ids]
-
-        world.streams.beat, world.streams.presence = beat, presence  # type: ignore[method-assign,assignment]  # scripted
-        await world.gateway.signs.compare(list(world.gateway.connections.values()))
-        assert (looks, signs) == ([1000.0, 1003.0], [1003.0])
-
-    play(story)
-
-
-def test_the_end_of_a_replaced_connection_is_told_until_its_gateway_has_it() -> None:
-    async def story(world: World) -> None:
-        world.streams.connected = Connected(0, False, EMPTY, 0, 0, LiveRoute("other", 7))
-        world.streams.pokes, world.streams.lapsed = [AWAY, AWAY, None], [set()] * 3
-        _, line = world.ask()
-        await world.done()
-        assert "connect" in line.written[0], "the device is connected all the same"
-        world.streams.routes = [[Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)]] * 2
-        with pytest.raises(StoreUnavailable):
-            await world.gateway.signs.beat()
+    lines = [world.ask(device=f"phone-{n}")[1] for n in range(5)]
+    await world.done()
+    world.streams.lapsed = [set()] * 4
+    present = [Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, n + 1), 1) for n in range(5)]
+    cut = msgspec.structs.replace(present[3], route=None)
+    world.streams.routes = [present[:2], [present[2], cut], [present[4]], present[:2]]
+    for _ in range(4):
         await world.gateway.signs.beat()
-        await world.gateway.signs.beat()
-        assert world.streams.poked == [{"other": [Cut("shop", 7, "replaced")]}] * 3
+    assert world.streams.compared == [
+        ["phone-0", "phone-1"],
+        ["phone-2", "phone-3"],
+        ["phone-4"],
+        ["phone-0", "phone-1"],
+    ]
+    assert [line.code for line in lines] == [0, 0, 0, codes.INSUFFICIENT_STATE.code, 0]
 
-    play(story)
+
+async def test_a_sign_of_life_is_given_within_a_long_comparison(world: World) -> None:
+    for n in range(COMPARED + 1):
+        world.ask(device=f"phone-{n}")
+    await world.done()
+    signs, looks = [], []
+
+    async def beat(*_: Any) -> set[str]:
+        signs.append(world.now)
+        return set()
+
+    async def presence(app: str, device_ids: Sequence[str], *, gateway: str) -> list[Presence]:
+        looks.append(world.now)
+        world.now += world.streams.lifetime
+        routes = [LiveRoute(gateway, each.number) for each in world.gateway.connections.values()]
+        return [Presence("e", 0, 0, 0, 0, routes.pop(0), 1) for _ in device_ids]
+
+    world.streams.beat, world.streams.presence = beat, presence  # type: ignore[method-assign,assignment]  # scripted
+    await world.gateway.signs.compare(list(world.gateway.connections.values()))
+    assert (looks, signs) == ([1000.0, 1003.0], [1003.0])
+
+
+async def test_the_end_of_a_replaced_connection_is_told_until_its_gateway_has_it(world: World) -> None:
+    world.streams.connected = Connected(0, False, EMPTY, 0, 0, LiveRoute("other", 7))
+    world.streams.pokes, world.streams.lapsed = [AWAY, AWAY, None], [set()] * 3
+    _, line = world.ask()
+    await world.done()
+    assert "connect" in line.written[0], "the device is connected all the same"
+    world.streams.routes = [[Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)]] * 2
+    with pytest.raises(StoreUnavailable):
+        await world.gateway.signs.beat()
+    await world.gateway.signs.beat()
+    await world.gateway.signs.beat()
+    assert world.streams.poked == [{"other": [Cut("shop", 7, "replaced")]}] * 3
 
 
 FAULT = StoreError("A script has failed.")
 
 
 @pytest.mark.parametrize("fault", [AWAY, FAULT], ids=["away", "fault"])
-def test_a_route_that_could_not_be_taken_away_is_taken_away_later(fault: Exception) -> None:
-    async def story(world: World) -> None:
-        connection, _ = world.ask()
-        await world.done()
-        world.streams.goings, world.streams.lapsed = [fault, fault], [set()] * 3
-        connection.lost(False)
-        await world.done()
-        for _ in range(3):
-            await world.gateway.signs.beat()
-        assert world.streams.gone == [("phone", 1)] * 3
-
-    play(story)
+async def test_a_route_that_could_not_be_taken_away_is_taken_away_later(fault: Exception, world: World) -> None:
+    connection, _ = world.ask()
+    await world.done()
+    world.streams.goings, world.streams.lapsed = [fault, fault], [set()] * 3
+    connection.lost(False)
+    await world.done()
+    for _ in range(3):
+        await world.gateway.signs.beat()
+    assert world.streams.gone == [("phone", 1)] * 3
 
 
 @pytest.mark.parametrize(
@@ -579,44 +530,37 @@ def test_a_route_that_could_not_be_taken_away_is_taken_away_later(fault: Excepti
     ],
     ids=["poke", "cut", "unread"],
 )
-def test_a_route_that_outlived_its_connection_is_taken_away_when_it_is_used(item: InboxItem) -> None:
-    async def story(world: World) -> None:
-        connection, _ = world.ask()
+async def test_a_route_that_outlived_its_connection_is_taken_away_when_it_is_used(
+    item: InboxItem, world: World
+) -> None:
+    connection, _ = world.ask()
+    await world.done()
+    connection.lost(True)
+    await world.done()
+    for _ in range(2):
+        await world.gateway._take(item)
         await world.done()
-        connection.lost(True)
-        await world.done()
-        for _ in range(2):
-            await world.gateway._take(item)
-            await world.done()
-        assert world.streams.gone == [("phone", 1)] * 2, "at its end, and once more"
-
-    play(story)
+    assert world.streams.gone == [("phone", 1)] * 2, "at its end, and once more"
 
 
-def test_a_connection_that_ended_before_it_was_replaced_has_no_route_to_take_away() -> None:
-    async def story(world: World) -> None:
-        connection, _ = world.ask()
-        await world.done()
-        connection.lost(True)
-        await world.done()
-        await world.gateway._take(Cut("shop", 1, "replaced"))
-        await world.done()
-        assert world.streams.gone == [("phone", 1)], "at its end"
-
-    play(story)
+async def test_a_connection_that_ended_before_it_was_replaced_has_no_route_to_take_away(world: World) -> None:
+    connection, _ = world.ask()
+    await world.done()
+    connection.lost(True)
+    await world.done()
+    await world.gateway._take(Cut("shop", 1, "replaced"))
+    await world.done()
+    assert world.streams.gone == [("phone", 1)], "at its end"
 
 
-def test_a_comparison_leaves_a_connect_that_is_under_way_alone() -> None:
-    async def story(world: World) -> None:
-        connection, line = world.ask()
-        world.gateway.add(connection)
-        world.streams.routes = [[Presence("e", 0, 0, 0, 0, None, 0)], [None]]
-        await world.gateway.signs.compare([connection])
-        await world.gateway.signs.compare([connection])
-        assert line.code == 0
-        await world.done()
-
-    play(story)
+async def test_a_comparison_leaves_a_connect_that_is_under_way_alone(world: World) -> None:
+    connection, line = world.ask()
+    world.gateway.add(connection)
+    world.streams.routes = [[Presence("e", 0, 0, 0, 0, None, 0)], [None]]
+    await world.gateway.signs.compare([connection])
+    await world.gateway.signs.compare([connection])
+    assert line.code == 0
+    await world.done()
 
 
 @pytest.mark.parametrize(
@@ -624,222 +568,189 @@ def test_a_comparison_leaves_a_connect_that_is_under_way_alone() -> None:
     [(Page("e", 1, [], False, 0), True), (Page("other", 1, [], False, 0), False), (Page("e", 9, [], False, 4), False)],
     ids=["whole", "another stream", "overflow"],
 )
-def test_a_poll_says_what_was_lost_while_it_waited(page: Page, recovered: bool) -> None:
-    async def story(world: World) -> None:
-        world.streams.connected = Connected(0, True, EMPTY, 0, 0, None)
-        world.streams.pages = [page]
-        poll = asyncio.create_task(HttpCalls(world.gateway).poll(world.request("GET", "/poll", since="0", epoch="e")))
-        await world.until(lambda: "connect" in world.streams.calls and bool(world.gateway.connections))
-        (waiting,) = world.gateway.connections.values()
-        waiting.published(Recipient(1, "e", 1, 0, 1, 0), None)  # type: ignore[arg-type]  # the content is not looked at
-        answer = msgspec.json.decode((await poll).body)
-        assert (answer["recovered"], answer["epoch"], answer["missing"]) == (recovered, page.epoch, page.missing)
-        await world.done()
-
-    play(story)
+async def test_a_poll_says_what_was_lost_while_it_waited(page: Page, recovered: bool, world: World) -> None:
+    world.streams.connected = Connected(0, True, EMPTY, 0, 0, None)
+    world.streams.pages = [page]
+    poll = asyncio.create_task(HttpCalls(world.gateway).poll(world.request("GET", "/poll", since="0", epoch="e")))
+    await world.until(lambda: "connect" in world.streams.calls and bool(world.gateway.connections))
+    (waiting,) = world.gateway.connections.values()
+    waiting.published(Recipient(1, "e", 1, 0, 1, 0), None)  # type: ignore[arg-type]  # the content is not looked at
+    answer = msgspec.json.decode((await poll).body)
+    assert (answer["recovered"], answer["epoch"], answer["missing"]) == (recovered, page.epoch, page.missing)
+    await world.done()
 
 
-def test_a_number_of_any_length_in_a_query_is_refused() -> None:
-    async def story(world: World) -> None:
-        with pytest.raises(InvalidRequest):
-            await HttpCalls(world.gateway).history(world.request("GET", "/history", since="1" * 5000))
-
-    play(story)
+async def test_a_number_of_any_length_in_a_query_is_refused(world: World) -> None:
+    with pytest.raises(InvalidRequest):
+        await HttpCalls(world.gateway).history(world.request("GET", "/history", since="1" * 5000))
 
 
 # --- What others can do to a gateway ------------------------------------------------------------------------------
 
 
-def test_what_is_missing_at_each_connect_is_counted_once() -> None:
+async def test_what_is_missing_at_each_connect_is_counted_once(world: World) -> None:
     def missing() -> float:
         return float(telemetry.LIVE_MISSING.labels("shop")._value.get())
 
-    async def story(world: World) -> None:
-        before = missing()
-        for ahead in (2, 0, 0):
-            world.streams.connected = Connected(3, False, Page("e", 9, [], False, 5), 3, 0, None, ahead)
-            world.ask()
-            await world.done()
-        assert missing() - before == 2
-
-    play(story)
+    before = missing()
+    for ahead in (2, 0, 0):
+        world.streams.connected = Connected(3, False, Page("e", 9, [], False, 5), 3, 0, None, ahead)
+        world.ask()
+        await world.done()
+    assert missing() - before == 2
 
 
 def send_acks(connection: Connection, *offsets: int) -> None:
     connection.received(b"\n".join(b'{"send": {"data": {"ack": %d}}}' % each for each in offsets))
 
 
-def test_acknowledgements_without_answers_are_merged_and_outlive_an_outage() -> None:
-    async def story(world: World) -> None:
-        gateway, taken = world.gateway, []
-        world.streams.connected = Connected(0, False, Page("e", 500, [], False, 0), 0, 0, None)
-        connection, _ = world.ask()
-        await world.done()
-        away = [AWAY, AWAY]
+async def test_acknowledgements_without_answers_are_merged_and_outlive_an_outage(world: World) -> None:
+    gateway, taken = world.gateway, []
+    world.streams.connected = Connected(0, False, Page("e", 500, [], False, 0), 0, 0, None)
+    connection, _ = world.ask()
+    await world.done()
+    away = [AWAY, AWAY]
 
-        async def ack(app: str, device_id: str, position: Position, given: Sequence[Reference] | None = None) -> Acked:
-            await asyncio.sleep(0)
-            if away:
-                raise away.pop()
-            taken.append(position.offset)
-            return Acked("offset" if position.offset > 500 else "")
+    async def ack(app: str, device_id: str, position: Position, given: Sequence[Reference] | None = None) -> Acked:
+        await asyncio.sleep(0)
+        if away:
+            raise away.pop()
+        taken.append(position.offset)
+        return Acked("offset" if position.offset > 500 else "")
 
-        gateway.acks.ack = ack  # type: ignore[method-assign]  # scripted
-        for start in range(0, 400, 40):
-            send_acks(connection, *range(start, start + 40), 2**40 + start)
-        assert len(gateway._tasks) == 1
-        await world.done()
-        assert sorted(taken) == [399, 2**40 + 360], "what is beyond the stream stands for nothing in it"
-        send_acks(connection, 401)
-        await world.done()
-        assert taken[-1] == 401
-        away.append(AWAY)
-        send_acks(connection, 402)
-        connection.lost(False)
-        await world.done()
-        assert taken[-1] == 401, "nobody tries for ever for a device that has gone"
-
-    play(story)
+    gateway.acks.ack = ack  # type: ignore[method-assign]  # scripted
+    for start in range(0, 400, 40):
+        send_acks(connection, *range(start, start + 40), 2**40 + start)
+    assert len(gateway._tasks) == 1
+    await world.done()
+    assert sorted(taken) == [399, 2**40 + 360], "what is beyond the stream stands for nothing in it"
+    send_acks(connection, 401)
+    await world.done()
+    assert taken[-1] == 401
+    away.append(AWAY)
+    send_acks(connection, 402)
+    connection.lost(False)
+    await world.done()
+    assert taken[-1] == 401, "nobody tries for ever for a device that has gone"
 
 
 @pytest.mark.parametrize("method", ["published", "unread", "end"])
-def test_a_session_that_fails_ends_alone(method: str) -> None:
-    async def story(world: World) -> None:
-        (broken, line), (_, sound) = world.ask(), world.ask()
-        await world.done()
+async def test_a_session_that_fails_ends_alone(method: str, world: World) -> None:
+    (broken, line), (_, sound) = world.ask(), world.ask()
+    await world.done()
 
-        def fail(*_: object) -> None:
-            raise RuntimeError(method)
+    def fail(*_: object) -> None:
+        raise RuntimeError(method)
 
-        double = type("Broken", (Connection,), {"__slots__": (), method: fail})
-        broken.__class__ = double
-        why: Any = "revoked"
-        items: dict[str, list[InboxItem]] = {
-            "published": [Poke("shop", PUSH, [Recipient(n, "e", 1, 0, 1, 0) for n in (1, 2)])],
-            "unread": [Unread("shop", 1, 5), Unread("shop", 2, 5)],
-            "end": [Cut("shop", 1, why), Cut("shop", 2, why)],
-        }
-        for item in items[method]:
-            await world.gateway._take(item)
-        assert line.code == 1011
-        assert sound.code == (codes.REVOKED.code if method == "end" else 0)
-        assert method == "end" or "push" in sound.written[-1]
-
-    play(story)
+    double = type("Broken", (Connection,), {"__slots__": (), method: fail})
+    broken.__class__ = double
+    why: Any = "revoked"
+    items: dict[str, list[InboxItem]] = {
+        "published": [Poke("shop", PUSH, [Recipient(n, "e", 1, 0, 1, 0) for n in (1, 2)])],
+        "unread": [Unread("shop", 1, 5), Unread("shop", 2, 5)],
+        "end": [Cut("shop", 1, why), Cut("shop", 2, why)],
+    }
+    for item in items[method]:
+        await world.gateway._take(item)
+    assert line.code == 1011
+    assert sound.code == (codes.REVOKED.code if method == "end" else 0)
+    assert method == "end" or "push" in sound.written[-1]
 
 
-def test_a_session_that_fails_at_its_time_ends() -> None:
-    async def story(world: World) -> None:
-        connection, line = world.ask()
-        await world.done()
-        connection._session = None  # type: ignore[assignment]  # broken
-        connection._tick()
-        assert line.code == 1011
-
-    play(story)
+async def test_a_session_that_fails_at_its_time_ends(world: World) -> None:
+    connection, line = world.ask()
+    await world.done()
+    connection._session = None  # type: ignore[assignment]  # broken
+    connection._tick()
+    assert line.code == 1011
 
 
-def test_a_drain_answers_the_polls_that_wait_and_lets_no_other_wait() -> None:
-    async def story(world: World) -> None:
-        world.streams.connected = Connected(0, True, EMPTY, 0, 0, None)
-        world.streams.pages = [EMPTY]
-        calls, request = HttpCalls(world.gateway), world.request("GET", "/poll", since="0", epoch="e")
-        poll = asyncio.create_task(calls.poll(request))
-        await world.until(lambda: bool(world.gateway.connections) and not world.gateway.contents._rendered)
-        await asyncio.sleep(0)
-        world.gateway.drain(2.0)
-        assert not poll.done()
-        world.now += 2.5
-        for call in world.gateway.wheel.expired():
-            call()
-        assert (await poll).status == 200
-        assert (await calls.poll(request)).status == 200
-        await world.done()
-
-    play(story)
+async def test_a_drain_answers_the_polls_that_wait_and_lets_no_other_wait(world: World) -> None:
+    world.streams.connected = Connected(0, True, EMPTY, 0, 0, None)
+    world.streams.pages = [EMPTY]
+    calls, request = HttpCalls(world.gateway), world.request("GET", "/poll", since="0", epoch="e")
+    poll = asyncio.create_task(calls.poll(request))
+    await world.until(lambda: bool(world.gateway.connections) and not world.gateway.contents._rendered)
+    await asyncio.sleep(0)
+    world.gateway.drain(2.0)
+    assert not poll.done()
+    world.now += 2.5
+    for call in world.gateway.wheel.expired():
+        call()
+    assert (await poll).status == 200
+    assert (await calls.poll(request)).status == 200
+    await world.done()
 
 
-def test_an_interval_is_judged_by_the_time_in_which_it_was_used() -> None:
-    async def story(world: World) -> None:
-        key = ("shop", "phone")
-        connection, _ = world.ask()
-        await world.done()
-        world.now += 100
-        connection.received(b'{"id": 2, "rpc": {"method": "heartbeat", "data": {"seconds": 10}}}')
-        world.now += 15
-        connection.lost(False)
-        await world.done()
-        learned = world.gateway.heartbeats._learned[key]
-        assert learned.proven == 25.0, "the first held for four of its intervals"
-        assert learned.strikes == 1, "an end speaks against the second"
-
-    play(story)
+async def test_an_interval_is_judged_by_the_time_in_which_it_was_used(world: World) -> None:
+    key = ("shop", "phone")
+    connection, _ = world.ask()
+    await world.done()
+    world.now += 100
+    connection.received(b'{"id": 2, "rpc": {"method": "heartbeat", "data": {"seconds": 10}}}')
+    world.now += 15
+    connection.lost(False)
+    await world.done()
+    learned = world.gateway.heartbeats._learned[key]
+    assert learned.proven == 25.0, "the first held for four of its intervals"
+    assert learned.strikes == 1, "an end speaks against the second"
 
 
 @pytest.mark.parametrize("why", ["revoked", "unknown"])
-def test_each_plain_call_of_a_revoked_token_is_refused(why: Any) -> None:
-    async def story(world: World) -> None:
-        calls = HttpCalls(world.gateway)
-        world.streams.refused = Refused(why)
-        world.streams.connected = Refused(why)
-        position, event = b'{"ack": 1}', b'{"id": "p", "event": "shown"}'
-        for call, request in (
-            (calls.history, world.request("GET", "/history")),
-            (calls.poll, world.request("GET", "/poll")),
-            (calls.message, world.request("GET", "/messages/p")),
-            (calls.ack, world.request("POST", "/ack", position)),
-            (calls.read, world.request("POST", "/read", position)),
-            (calls.events, world.request("POST", "/events", event)),
-        ):
-            with pytest.raises(Unauthorized):
-                await call(request)
-        assert world.streams.calls in (["connect"], ["connect", "disconnect"])
-        assert world.streams.reported == []
-        await world.done()
-
-    play(story)
+async def test_each_plain_call_of_a_revoked_token_is_refused(why: Any, world: World) -> None:
+    calls = HttpCalls(world.gateway)
+    world.streams.refused = Refused(why)
+    world.streams.connected = Refused(why)
+    position, event = b'{"ack": 1}', b'{"id": "p", "event": "shown"}'
+    for call, request in (
+        (calls.history, world.request("GET", "/history")),
+        (calls.poll, world.request("GET", "/poll")),
+        (calls.message, world.request("GET", "/messages/p")),
+        (calls.ack, world.request("POST", "/ack", position)),
+        (calls.read, world.request("POST", "/read", position)),
+        (calls.events, world.request("POST", "/events", event)),
+    ):
+        with pytest.raises(Unauthorized):
+            await call(request)
+    assert world.streams.calls in (["connect"], ["connect", "disconnect"])
+    assert world.streams.reported == []
+    await world.done()
 
 
-def test_a_device_reads_the_contents_of_its_own_stream_only() -> None:
-    async def story(world: World) -> None:
-        world.streams.held = {"own": b""}
-        calls = HttpCalls(world.gateway)
-        assert (await calls.message(world.request("GET", "/messages/own"))).body == b'{"id":"own"}'
-        with pytest.raises(NotFound):
-            await calls.message(world.request("GET", "/messages/anothers"))
-        connection, line = world.ask()
-        await world.done()
-        connection.received(b'{"id": 2, "rpc": {"method": "fetch", "data": {"id": "own"}}}')
-        connection.received(b'{"id": 3, "rpc": {"method": "fetch", "data": {"id": "anothers"}}}')
-        await world.done()
-        answers = {each["id"]: each for each in line.written if each.get("id", 0) > 1}
-        assert answers[2]["rpc"]["data"] == {"id": "own"}
-        assert answers[3]["error"]["code"] == codes.NOT_FOUND.code
-
-    play(story)
+async def test_a_device_reads_the_contents_of_its_own_stream_only(world: World) -> None:
+    world.streams.held = {"own": b""}
+    calls = HttpCalls(world.gateway)
+    assert (await calls.message(world.request("GET", "/messages/own"))).body == b'{"id":"own"}'
+    with pytest.raises(NotFound):
+        await calls.message(world.request("GET", "/messages/anothers"))
+    connection, line = world.ask()
+    await world.done()
+    connection.received(b'{"id": 2, "rpc": {"method": "fetch", "data": {"id": "own"}}}')
+    connection.received(b'{"id": 3, "rpc": {"method": "fetch", "data": {"id": "anothers"}}}')
+    await world.done()
+    answers = {each["id"]: each for each in line.written if each.get("id", 0) > 1}
+    assert answers[2]["rpc"]["data"] == {"id": "own"}
+    assert answers[3]["error"]["code"] == codes.NOT_FOUND.code
 
 
-def test_events_are_counted_by_platform_and_their_time_is_bounded() -> None:
+async def test_events_are_counted_by_platform_and_their_time_is_bounded(world: World) -> None:
     def total(name: str) -> float:
         return REGISTRY.get_sample_value(name) or 0.0
 
-    async def story(world: World) -> None:
-        labels = {"app": "shop", "platform": "fcm", "event": "opened"}
-        before = REGISTRY.get_sample_value("pushsvc_events_total", labels)
-        assert before is not None, "the series is there from the start"
-        lag = total("pushsvc_event_lag_seconds_sum"), total("pushsvc_event_lag_seconds_count")
-        world.streams.held = {"own": b""}
-        calls = HttpCalls(world.gateway)
-        for at in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
-            event = b'{"id": "own", "event": "opened", "at": "%b"}' % at.encode()
-            assert (await calls.events(world.request("POST", "/events", event))).body == b'{"counted":1}'
-        event = b'{"events": [{"id": "anothers", "event": "opened"}]}'
-        assert (await calls.events(world.request("POST", "/events", event))).body == b'{"counted":0}'
-        assert REGISTRY.get_sample_value("pushsvc_events_total", labels) == before + 2
-        after = total("pushsvc_event_lag_seconds_sum"), total("pushsvc_event_lag_seconds_count")
-        assert (after[0] - lag[0], after[1] - lag[1]) == (7 * 86_400, 2)
-
-    play(story)
+    labels = {"app": "shop", "platform": "fcm", "event": "opened"}
+    before = REGISTRY.get_sample_value("pushsvc_events_total", labels)
+    assert before is not None, "the series is there from the start"
+    lag = total("pushsvc_event_lag_seconds_sum"), total("pushsvc_event_lag_seconds_count")
+    world.streams.held = {"own": b""}
+    calls = HttpCalls(world.gateway)
+    for at in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"):
+        event = b'{"id": "own", "event": "opened", "at": "%b"}' % at.encode()
+        assert (await calls.events(world.request("POST", "/events", event))).body == b'{"counted":1}'
+    event = b'{"events": [{"id": "anothers", "event": "opened"}]}'
+    assert (await calls.events(world.request("POST", "/events", event))).body == b'{"counted":0}'
+    assert REGISTRY.get_sample_value("pushsvc_events_total", labels) == before + 2
+    after = total("pushsvc_event_lag_seconds_sum"), total("pushsvc_event_lag_seconds_count")
+    assert (after[0] - lag[0], after[1] - lag[1]) == (7 * 86_400, 2)
 
 
 @pytest.mark.parametrize(
@@ -851,147 +762,123 @@ def test_events_are_counted_by_platform_and_their_time_is_bounded() -> None:
         ({"deny_networks": denied(["10.0.0.0/8"]).networks, "deny_ids": frozenset({"phon"})}, None),
     ],
 )
-def test_another_configuration_ends_the_connections_that_it_refuses(
-    change: dict[str, Any], code: codes.Disconnect | None
+async def test_another_configuration_ends_the_connections_that_it_refuses(
+    change: dict[str, Any], code: codes.Disconnect | None, world: World
 ) -> None:
-    async def story(world: World) -> None:
+    _, line = world.ask()
+    await world.done()
+    world.gateway.use(msgspec.structs.replace(world.gateway.config, **change))
+    assert line.code == (code.code if code else 0)
+    if "deny_ids" in change and code:
         _, line = world.ask()
         await world.done()
-        world.gateway.use(msgspec.structs.replace(world.gateway.config, **change))
-        assert line.code == (code.code if code else 0)
-        if "deny_ids" in change and code:
-            _, line = world.ask()
-            await world.done()
-            assert line.written[-1]["error"]["code"] == codes.PERMISSION_DENIED.code
-
-    play(story)
+        assert line.written[-1]["error"]["code"] == codes.PERMISSION_DENIED.code
 
 
-def test_a_connect_after_a_reload_tells_the_present_endpoints() -> None:
-    async def story(world: World) -> None:
-        told = []
-        for host in ("a", "b"):
-            endpoints = own_endpoints(host, 9090, secure=False)
-            world.gateway.use(msgspec.structs.replace(world.gateway.config, endpoints=endpoints))
-            _, line = world.ask(device=host)
-            await world.done()
-            told.append(line.written[0]["connect"]["data"]["endpoints"][0]["endpoint"])
-        assert told == ["ws://a:9090/connection/websocket", "ws://b:9090/connection/websocket"]
-
-    play(story)
-
-
-def test_a_device_of_an_app_that_is_not_known_yet_is_asked_to_come_again() -> None:
-    async def story(world: World) -> None:
-        config = world.gateway.config
-        world.gateway.use(msgspec.structs.replace(config, apps={}))
-        _, line = world.ask()
+async def test_a_connect_after_a_reload_tells_the_present_endpoints(world: World) -> None:
+    told = []
+    for host in ("a", "b"):
+        endpoints = own_endpoints(host, 9090, secure=False)
+        world.gateway.use(msgspec.structs.replace(world.gateway.config, endpoints=endpoints))
+        _, line = world.ask(device=host)
         await world.done()
-        assert (line.code, line.written[-1]["error"]) == (
-            0,
-            {"code": 100, "message": "internal server error", "temporary": True},
-        )
-        with pytest.raises(Unavailable):
-            await HttpCalls(world.gateway).history(world.request("GET", "/history"))
-        world.gateway.use(config)
-        _, line = world.ask()
-        await world.done()
-        assert "connect" in line.written[0]
-
-    play(story)
+        told.append(line.written[0]["connect"]["data"]["endpoints"][0]["endpoint"])
+    assert told == ["ws://a:9090/connection/websocket", "ws://b:9090/connection/websocket"]
 
 
-def test_an_error_beside_a_gateway_is_not_taken_for_its_end() -> None:
-    async def story(world: World) -> None:
-        gateway, config = world.gateway, world.gateway.config
-        opened = open_gateway(config, world.streams, world.confirm, gateway.wheel, wall=time.time, version="")  # type: ignore[arg-type]  # scripted
-        with pytest.raises(StoreUnavailable):
-            async with opened:
-                raise AWAY
+async def test_a_device_of_an_app_that_is_not_known_yet_is_asked_to_come_again(world: World) -> None:
+    config = world.gateway.config
+    world.gateway.use(msgspec.structs.replace(config, apps={}))
+    _, line = world.ask()
+    await world.done()
+    assert (line.code, line.written[-1]["error"]) == (
+        0,
+        {"code": 100, "message": "internal server error", "temporary": True},
+    )
+    with pytest.raises(Unavailable):
+        await HttpCalls(world.gateway).history(world.request("GET", "/history"))
+    world.gateway.use(config)
+    _, line = world.ask()
+    await world.done()
+    assert "connect" in line.written[0]
 
-    play(story)
+
+async def test_an_error_beside_a_gateway_is_not_taken_for_its_end(world: World) -> None:
+    gateway, config = world.gateway, world.gateway.config
+    opened = open_gateway(config, world.streams, world.confirm, gateway.wheel, wall=time.time, version="")  # type: ignore[arg-type]  # scripted
+    with pytest.raises(StoreUnavailable):
+        async with opened:
+            raise AWAY
 
 
 # --- Who comes too often ------------------------------------------------------------------------------------------
 
 
-def test_who_may_not_connect_or_does_so_all_the_time_takes_no_turn_of_others() -> None:
-    async def story(world: World) -> None:
-        gateway = world.gateway
-        gateway.connects = Admission(Rate(30, 1))
-        for _ in range(50):
-            line = Line("websocket")
-            connection = Connection(gateway, line, Request(method="GET", path="/", address="192.0.2.9"))  # type: ignore[arg-type]  # scripted
-            connection.received(b'{"id": 1, "connect": {"token": "x.y.z"}}')
-        for _ in range(25):
-            _, line = world.ask()
-        await world.done()
-        assert line.written[-1]["error"]["code"] == codes.TOO_MANY_REQUESTS.code, "more than any network makes it"
-        _, line = world.ask(device="another")
-        await world.done()
-        assert "connect" in line.written[-1]
-
-    play(story)
+async def test_who_may_not_connect_or_does_so_all_the_time_takes_no_turn_of_others(world: World) -> None:
+    gateway = world.gateway
+    gateway.connects = Admission(Rate(30, 1))
+    for _ in range(50):
+        line = Line("websocket")
+        connection = Connection(gateway, line, Request(method="GET", path="/", address="192.0.2.9"))  # type: ignore[arg-type]  # scripted
+        connection.received(b'{"id": 1, "connect": {"token": "x.y.z"}}')
+    for _ in range(25):
+        _, line = world.ask()
+    await world.done()
+    assert line.written[-1]["error"]["code"] == codes.TOO_MANY_REQUESTS.code, "more than any network makes it"
+    _, line = world.ask(device="another")
+    await world.done()
+    assert "connect" in line.written[-1]
 
 
-def test_connects_beyond_what_redis_takes_in_time_are_answered_at_once() -> None:
-    async def story(world: World) -> None:
-        redis = asyncio.Event()
+async def test_connects_beyond_what_redis_takes_in_time_are_answered_at_once(world: World) -> None:
+    redis = asyncio.Event()
 
-        async def connect(*_: Any, **more: Any) -> Any:
-            await redis.wait()
-            return world.streams.connected
+    async def connect(*_: Any, **more: Any) -> Any:
+        await redis.wait()
+        return world.streams.connected
 
-        world.streams.connect = connect  # type: ignore[method-assign]  # scripted
-        lines = [world.ask(device=f"phone-{n}")[1] for n in range(CONNECTING + 3)]
-        await world.until(lambda: any(line.written for line in lines))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        answers = [each["error"]["code"] for line in lines for each in line.written]
-        assert answers == [100] * 3
-        redis.set()
-        await world.done()
-        assert (world.gateway.connecting.count, sum(bool(line.written) for line in lines)) == (0, CONNECTING + 3)
-
-    play(story)
+    world.streams.connect = connect  # type: ignore[method-assign]  # scripted
+    lines = [world.ask(device=f"phone-{n}")[1] for n in range(CONNECTING + 3)]
+    await world.until(lambda: any(line.written for line in lines))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    answers = [each["error"]["code"] for line in lines for each in line.written]
+    assert answers == [100] * 3
+    redis.set()
+    await world.done()
+    assert (world.gateway.connecting.count, sum(bool(line.written) for line in lines)) == (0, CONNECTING + 3)
 
 
-def test_no_connection_is_accepted_while_enough_connects_wait_for_redis() -> None:
-    async def story(world: World) -> None:
-        redis = asyncio.Event()
+async def test_no_connection_is_accepted_while_enough_connects_wait_for_redis(world: World) -> None:
+    redis = asyncio.Event()
 
-        async def connect(*_: Any, **more: Any) -> Any:
-            await redis.wait()
-            return world.streams.connected
+    async def connect(*_: Any, **more: Any) -> Any:
+        await redis.wait()
+        return world.streams.connected
 
-        world.streams.connect = connect  # type: ignore[method-assign]  # scripted
-        accepted = []
-        for number in range(ENOUGH + 1):
-            accepted.append(world.gateway.accepts())
-            world.ask(device=f"phone-{number}")
-            await asyncio.sleep(0)
-        assert accepted == [True] * ENOUGH + [False]
-        world.now += STALLED
-        assert world.gateway.accepts(), "Redis is away: who comes is answered"
-        redis.set()
-        await world.done()
-        assert world.gateway.accepts()
-
-    play(story)
+    world.streams.connect = connect  # type: ignore[method-assign]  # scripted
+    accepted = []
+    for number in range(ENOUGH + 1):
+        accepted.append(world.gateway.accepts())
+        world.ask(device=f"phone-{number}")
+        await asyncio.sleep(0)
+    assert accepted == [True] * ENOUGH + [False]
+    world.now += STALLED
+    assert world.gateway.accepts(), "Redis is away: who comes is answered"
+    redis.set()
+    await world.done()
+    assert world.gateway.accepts()
 
 
-def test_a_device_that_calls_too_often_is_told_to_wait() -> None:
-    async def story(world: World) -> None:
-        calls = HttpCalls(world.gateway)
-        world.streams.pages = [EMPTY] * 1000
-        for _ in range(CALLS_AT_ONCE):
-            await calls.history(world.request("GET", "/history"))
-        with pytest.raises(TooManyRequests):
-            await calls.history(world.request("GET", "/history"))
-        world.now += 1
+async def test_a_device_that_calls_too_often_is_told_to_wait(world: World) -> None:
+    calls = HttpCalls(world.gateway)
+    world.streams.pages = [EMPTY] * 1000
+    for _ in range(CALLS_AT_ONCE):
         await calls.history(world.request("GET", "/history"))
-
-    play(story)
+    with pytest.raises(TooManyRequests):
+        await calls.history(world.request("GET", "/history"))
+    world.now += 1
+    await calls.history(world.request("GET", "/history"))
 
 
 @pytest.mark.parametrize(
@@ -1012,42 +899,36 @@ def test_a_device_that_calls_too_often_is_told_to_wait() -> None:
         (b'{"id":2,"history":{"channel":"device","since":{"offset":9007199254740992}}}', "position", 107),
     ],
 )
-def test_a_fault_has_its_answer_and_its_counter_and_disturbs_no_other_connection(
-    sent: bytes, kind: str, code: int
+async def test_a_fault_has_its_answer_and_its_counter_and_disturbs_no_other_connection(
+    sent: bytes, kind: str, code: int, world: World
 ) -> None:
     def counted() -> dict[str, float]:
         (metric,) = telemetry.LIVE_FAULTS.collect()
         return {each.labels["kind"]: each.value for each in metric.samples if each.name.endswith("_total")}
 
-    async def story(world: World) -> None:
-        faulty, line = world.ask(device="faulty")
-        other, others = world.ask(device="other")
-        await world.done()
-        before, written = counted(), len(line.written)
-        faulty.received(sent)
-        after = counted()
-        assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == {kind: 1}
-        answers = [each["error"]["code"] for each in line.written[written:] if "error" in each]
-        assert (line.code, answers) == ((code, []) if code >= 3000 else (0, [code]))
-        other.received(b'{"id":2,"rpc":{"method":"heartbeat","data":{"seconds":60}}}')
-        await world.done()
-        assert others.code == 0
-        assert [each["id"] for each in others.written if "rpc" in each] == [2]
-
-    play(story)
+    faulty, line = world.ask(device="faulty")
+    other, others = world.ask(device="other")
+    await world.done()
+    before, written = counted(), len(line.written)
+    faulty.received(sent)
+    after = counted()
+    assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == {kind: 1}
+    answers = [each["error"]["code"] for each in line.written[written:] if "error" in each]
+    assert (line.code, answers) == ((code, []) if code >= 3000 else (0, [code]))
+    other.received(b'{"id":2,"rpc":{"method":"heartbeat","data":{"seconds":60}}}')
+    await world.done()
+    assert others.code == 0
+    assert [each["id"] for each in others.written if "rpc" in each] == [2]
 
 
-def test_an_acknowledgement_by_http_with_another_epoch_is_counted() -> None:
-    async def story(world: World) -> None:
-        world.streams.looked = [Acked("epoch")]
-        acking = asyncio.create_task(world.gateway.acks.run())
-        before = REGISTRY.get_sample_value("pushsvc_live_faults_total", {"kind": "epoch"}) or 0.0
-        with pytest.raises(Conflict):
-            await HttpCalls(world.gateway).ack(world.request("POST", "/v1/live/ack", b'{"offset":1,"epoch":"old"}'))
-        acking.cancel()
-        assert REGISTRY.get_sample_value("pushsvc_live_faults_total", {"kind": "epoch"}) == before + 1
-
-    play(story)
+async def test_an_acknowledgement_by_http_with_another_epoch_is_counted(world: World) -> None:
+    world.streams.looked = [Acked("epoch")]
+    acking = asyncio.create_task(world.gateway.acks.run())
+    before = REGISTRY.get_sample_value("pushsvc_live_faults_total", {"kind": "epoch"}) or 0.0
+    with pytest.raises(Conflict):
+        await HttpCalls(world.gateway).ack(world.request("POST", "/v1/live/ack", b'{"offset":1,"epoch":"old"}'))
+    acking.cancel()
+    assert REGISTRY.get_sample_value("pushsvc_live_faults_total", {"kind": "epoch"}) == before + 1
 
 
 def test_every_series_of_an_app_is_there_before_it_counts_anything() -> None:

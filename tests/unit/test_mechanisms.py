@@ -16,7 +16,9 @@ from pushsvc.model.rates import Rate
 from pushsvc.rules.permits import PERMIT_LIFE, Permits
 from pushsvc.stages.outage import LONGEST, Patience
 
-from .virtual_time import run
+from .virtual_time import VirtualLoop, run
+
+LOOP = VirtualLoop
 
 # --- a lease ----------------------------------------------------------------------------------------
 
@@ -69,57 +71,51 @@ def test_a_lease_that_another_has_is_lost_and_not_asked_for_again() -> None:
 # --- work until an event ----------------------------------------------------------------------------
 
 
-def test_work_ends_by_itself_or_is_cancelled_by_the_event() -> None:
-    async def main() -> None:
-        stop, ended = asyncio.Event(), []
+async def test_work_ends_by_itself_or_is_cancelled_by_the_event() -> None:
+    stop, ended = asyncio.Event(), []
 
-        async def work(seconds: float) -> str:
-            try:
-                await asyncio.sleep(seconds)
-            except asyncio.CancelledError:
-                ended.append(seconds)
-                raise
-            return "done"
+    async def work(seconds: float) -> str:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            ended.append(seconds)
+            raise
+        return "done"
 
-        async def fails() -> None:
-            raise ZeroDivisionError
+    async def fails() -> None:
+        raise ZeroDivisionError
 
-        loop = asyncio.get_running_loop()
-        loop.call_later(2.0, stop.set)
-        assert await unless(stop, work(1.0)) == "done"
-        assert await unless(stop, work(5.0)) is None
-        assert ended == [5.0]
-        assert loop.time() == pytest.approx(2.0)
-        with pytest.raises(ZeroDivisionError):
-            await unless(asyncio.Event(), fails())
-        waiting = asyncio.create_task(unless(asyncio.Event(), work(9.0)))
-        await asyncio.sleep(1.0)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert ended == [5.0, 9.0]
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run(main())
+    loop, before = asyncio.get_running_loop(), asyncio.all_tasks()
+    loop.call_later(2.0, stop.set)
+    assert await unless(stop, work(1.0)) == "done"
+    assert await unless(stop, work(5.0)) is None
+    assert ended == [5.0]
+    assert loop.time() == pytest.approx(2.0)
+    with pytest.raises(ZeroDivisionError):
+        await unless(asyncio.Event(), fails())
+    waiting = asyncio.create_task(unless(asyncio.Event(), work(9.0)))
+    await asyncio.sleep(1.0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended == [5.0, 9.0]
+    assert asyncio.all_tasks() == before
 
 
-def test_tasks_of_one_period_wake_together_and_a_timer_that_was_early_does_not_count_twice() -> None:
-    async def main() -> None:
-        loop, woke = asyncio.get_running_loop(), list[float]()
+async def test_tasks_of_one_period_wake_together_and_a_timer_that_was_early_does_not_count_twice() -> None:
+    loop, woke = asyncio.get_running_loop(), list[float]()
 
-        async def beat(after: float, seconds: float) -> None:
-            await asyncio.sleep(after)
-            while True:
-                await pulse(seconds)
-                woke.append(round(loop.time(), 6))
+    async def beat(after: float, seconds: float) -> None:
+        await asyncio.sleep(after)
+        while True:
+            await pulse(seconds)
+            woke.append(round(loop.time(), 6))
 
-        tasks = [asyncio.create_task(beat(*each)) for each in ((0.3, 1.0), (0.7, 1.0), (0.999, 1.0), (0.1, 2.0))]
-        await asyncio.sleep(4.5)
-        for task in tasks:
-            task.cancel()
-        assert woke == [1.0, 1.0, *[2.0] * 4, *[3.0] * 3, *[4.0] * 4]
-
-    run(main())
+    tasks = [asyncio.create_task(beat(*each)) for each in ((0.3, 1.0), (0.7, 1.0), (0.999, 1.0), (0.1, 2.0))]
+    await asyncio.sleep(4.5)
+    for task in tasks:
+        task.cancel()
+    assert woke == [1.0, 1.0, *[2.0] * 4, *[3.0] * 3, *[4.0] * 4]
 
 
 # --- until Redis is back ----------------------------------------------------------------------------

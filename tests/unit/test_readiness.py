@@ -17,7 +17,7 @@ async def _no_conditions(_: Any) -> list[Any]:
     return []
 
 
-def test_a_redis_whose_connection_ends_while_it_is_asked_is_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_redis_whose_connection_ends_while_it_is_asked_is_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked once, within the bound: another question would wait for another connection."""
     monkeypatch.setattr(figures, "ANSWER", 60.0)
     asked = 0
@@ -32,8 +32,5 @@ def test_a_redis_whose_connection_ends_while_it_is_asked_is_away_at_once(monkeyp
     store: Any = SimpleNamespace(pushes=SimpleNamespace(ping=ping))
     own = figures.StoreFigures(figures.Current(Settings()), store, _no_conditions)
 
-    async def main() -> None:
-        async with asyncio.timeout(10):
-            assert await own.away() == "the connection went"
-
-    asyncio.run(main())
+    async with asyncio.timeout(10):
+        assert await own.away() == "the connection went"

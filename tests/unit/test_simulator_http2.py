@@ -130,28 +130,16 @@ def kinds(events: list[Event], kind: type[Event]) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
 
 
-def run(main: Callable[[], Any]) -> None:
-    async def inner() -> None:
-        result = main()
-        if asyncio.iscoroutine(result):
-            await result
-
-    asyncio.run(inner())
-
-
-def test_a_request_and_its_answer() -> None:
-    def main() -> None:
-        line = Line()
-        stream = line.post(b'{"a":1}')
-        events = line.exchange()
-        [answer], [data], [ended] = (kinds(events, kind) for kind in (ResponseReceived, DataReceived, StreamEnded))
-        assert answer.headers == [(":status", "200"), ("x-a", "b" * 200)]
-        assert (data.data, ended.stream_id) == (b'{"a":1}', stream)
-        [(_, headers, body)] = line.echo.seen
-        assert [(h[0].decode(), h[1].decode()) for h in headers] == REQUEST
-        assert body == b'{"a":1}'
-
-    run(main)
+async def test_a_request_and_its_answer() -> None:
+    line = Line()
+    stream = line.post(b'{"a":1}')
+    events = line.exchange()
+    [answer], [data], [ended] = (kinds(events, kind) for kind in (ResponseReceived, DataReceived, StreamEnded))
+    assert answer.headers == [(":status", "200"), ("x-a", "b" * 200)]
+    assert (data.data, ended.stream_id) == (b'{"a":1}', stream)
+    [(_, headers, body)] = line.echo.seen
+    assert [(h[0].decode(), h[1].decode()) for h in headers] == REQUEST
+    assert body == b'{"a":1}'
 
 
 @settings(max_examples=30, deadline=None)
@@ -160,130 +148,106 @@ def test_a_request_and_its_answer() -> None:
     bodies=st.lists(st.binary(max_size=40), min_size=1, max_size=6),
     note=st.text("abcdefgh", max_size=10),
 )
-def test_reads_may_be_cut_anywhere(pieces: int, bodies: list[bytes], note: str) -> None:
-    def main() -> None:
-        line = Line()
-        for body in bodies:
-            line.post(body, [("x-repeated", note)])
-        events = line.exchange(pieces)
-        assert [body for _, _, body in line.echo.seen] == bodies
-        assert len(kinds(events, StreamEnded)) == len(bodies)
-
-    run(main)
+async def test_reads_may_be_cut_anywhere(pieces: int, bodies: list[bytes], note: str) -> None:
+    line = Line()
+    for body in bodies:
+        line.post(body, [("x-repeated", note)])
+    events = line.exchange(pieces)
+    assert [body for _, _, body in line.echo.seen] == bodies
+    assert len(kinds(events, StreamEnded)) == len(bodies)
 
 
-def test_padding_continuation_priority_and_trailers() -> None:
-    def main() -> None:
-        line = Line()
-        line.post(b"padded", pad_length=9)
-        large = [(f"x-{number}", "v" * 3000) for number in range(12)]  # more than a frame: CONTINUATION
-        line.post(b"continued", large)
-        stream = line.client.get_next_available_stream_id()
-        line.client.send_headers(stream, REQUEST, priority_weight=7, priority_depends_on=0)
-        line.client.send_data(stream, b"trailed")
-        line.client.send_headers(stream, [("x-trailer", "1")], end_stream=True)
-        line.post(b"")
-        events = line.exchange()
-        assert [body for _, _, body in line.echo.seen] == [b"padded", b"continued", b"trailed", b""]
-        assert len(kinds(events, StreamEnded)) == 4
-
-    run(main)
+async def test_padding_continuation_priority_and_trailers() -> None:
+    line = Line()
+    line.post(b"padded", pad_length=9)
+    large = [(f"x-{number}", "v" * 3000) for number in range(12)]  # more than a frame: CONTINUATION
+    line.post(b"continued", large)
+    stream = line.client.get_next_available_stream_id()
+    line.client.send_headers(stream, REQUEST, priority_weight=7, priority_depends_on=0)
+    line.client.send_data(stream, b"trailed")
+    line.client.send_headers(stream, [("x-trailer", "1")], end_stream=True)
+    line.post(b"")
+    events = line.exchange()
+    assert [body for _, _, body in line.echo.seen] == [b"padded", b"continued", b"trailed", b""]
+    assert len(kinds(events, StreamEnded)) == 4
 
 
-def test_a_body_in_many_frames_beyond_the_windows_gets_its_credit_back() -> None:
-    def main() -> None:
-        line = Line(limits=Limits(connection_window=65_535, stream_window=20_000))
+async def test_a_body_in_many_frames_beyond_the_windows_gets_its_credit_back() -> None:
+    line = Line(limits=Limits(connection_window=65_535, stream_window=20_000))
+    line.exchange()
+    stream = line.client.get_next_available_stream_id()
+    line.client.send_headers(stream, REQUEST)
+    sent = 0
+    while sent < 200_000:
+        size = min(line.client.local_flow_control_window(stream), 16_000, 200_000 - sent)
+        assert size > 0, "the server must return credit"
+        line.client.send_data(stream, b"x" * size, end_stream=sent + size == 200_000)
+        sent += size
         line.exchange()
-        stream = line.client.get_next_available_stream_id()
-        line.client.send_headers(stream, REQUEST)
-        sent = 0
-        while sent < 200_000:
-            size = min(line.client.local_flow_control_window(stream), 16_000, 200_000 - sent)
-            assert size > 0, "the server must return credit"
-            line.client.send_data(stream, b"x" * size, end_stream=sent + size == 200_000)
-            sent += size
-            line.exchange()
-        assert [len(body) for _, _, body in line.echo.seen] == [200_000]
-
-    run(main)
+    assert [len(body) for _, _, body in line.echo.seen] == [200_000]
 
 
-def test_held_credit_is_returned_when_told() -> None:
-    def main() -> None:
-        line = Line(limits=Limits(connection_window=65_535))
-        line.exchange()
-        line.server.hold_credit(True)
-        for _ in range(4):
-            line.post(b"x" * 16_000)
-            assert not kinds(line.exchange(), WindowUpdated)
-        assert line.client.outbound_flow_control_window == 65_535 - 64_000
-        line.server.hold_credit(False)
-        line.exchange()
-        assert line.client.outbound_flow_control_window == 65_535
-
-    run(main)
+async def test_held_credit_is_returned_when_told() -> None:
+    line = Line(limits=Limits(connection_window=65_535))
+    line.exchange()
+    line.server.hold_credit(True)
+    for _ in range(4):
+        line.post(b"x" * 16_000)
+        assert not kinds(line.exchange(), WindowUpdated)
+    assert line.client.outbound_flow_control_window == 65_535 - 64_000
+    line.server.hold_credit(False)
+    line.exchange()
+    assert line.client.outbound_flow_control_window == 65_535
 
 
-def test_answers_wait_for_the_clients_windows() -> None:
-    def main() -> None:
-        line = Line()
-        line.client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 10})
-        line.exchange()
-        stream = line.post(b"y" * 25)
-        assert len(kinds(line.exchange(), ResponseReceived)) == 1, "headers are not held back"
-        assert [event.data for event in kinds(line.events, DataReceived)] == [b"y" * 10]
-        line.client.increment_flow_control_window(9, stream)
-        assert [event.data for event in kinds(line.exchange(), DataReceived)] == [b"y" * 9]
-        line.client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1000})
-        events = line.exchange()
-        assert [event.data for event in kinds(events, DataReceived)] == [b"y" * 6]
-        assert len(kinds(events, StreamEnded)) == 1
-        assert line.server.open_streams == 0
-
-    run(main)
+async def test_answers_wait_for_the_clients_windows() -> None:
+    line = Line()
+    line.client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 10})
+    line.exchange()
+    stream = line.post(b"y" * 25)
+    assert len(kinds(line.exchange(), ResponseReceived)) == 1, "headers are not held back"
+    assert [event.data for event in kinds(line.events, DataReceived)] == [b"y" * 10]
+    line.client.increment_flow_control_window(9, stream)
+    assert [event.data for event in kinds(line.exchange(), DataReceived)] == [b"y" * 9]
+    line.client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1000})
+    events = line.exchange()
+    assert [event.data for event in kinds(events, DataReceived)] == [b"y" * 6]
+    assert len(kinds(events, StreamEnded)) == 1
+    assert line.server.open_streams == 0
 
 
-def test_a_client_that_returns_no_credit_stalls_after_a_window_of_answers() -> None:
-    def main() -> None:
-        line = Line()
-        answered = 0
-        for _ in range(70):
-            line.post(b"z" * 1000)
-            answered += len(kinds(line.exchange(), StreamEnded))
-        assert answered == 65
-        assert line.server.open_streams == 5
-        line.client.increment_flow_control_window(65_000)
-        assert len(kinds(line.exchange(), StreamEnded)) == 5
-
-    run(main)
+async def test_a_client_that_returns_no_credit_stalls_after_a_window_of_answers() -> None:
+    line = Line()
+    answered = 0
+    for _ in range(70):
+        line.post(b"z" * 1000)
+        answered += len(kinds(line.exchange(), StreamEnded))
+    assert answered == 65
+    assert line.server.open_streams == 5
+    line.client.increment_flow_control_window(65_000)
+    assert len(kinds(line.exchange(), StreamEnded)) == 5
 
 
-def test_a_smaller_header_table_is_acknowledged_in_the_next_block() -> None:
-    def main() -> None:
-        line = Line()
-        line.client.update_settings({SettingCodes.HEADER_TABLE_SIZE: 0})
-        line.exchange()
-        line.post(b"")
-        line.post(b"")
-        line.server.data_received(line.client.data_to_send())
-        first, second = (piece[1:2] for piece in bytes(line.transport.written).split(b"\x01\x05\x00\x00\x00")[1:])
-        # RFC 7541 sections 4.2 and 6.3: a table size update once, before the next status; then no more.
-        assert (first, second) == (b"\x20", b"\x88")
-
-    run(main)
+async def test_a_smaller_header_table_is_acknowledged_in_the_next_block() -> None:
+    line = Line()
+    line.client.update_settings({SettingCodes.HEADER_TABLE_SIZE: 0})
+    line.exchange()
+    line.post(b"")
+    line.post(b"")
+    line.server.data_received(line.client.data_to_send())
+    first, second = (piece[1:2] for piece in bytes(line.transport.written).split(b"\x01\x05\x00\x00\x00")[1:])
+    # RFC 7541 sections 4.2 and 6.3: a table size update once, before the next status; then no more.
+    assert (first, second) == (b"\x20", b"\x88")
 
 
-def test_ping_and_unknown_frames() -> None:
-    def main() -> None:
-        line = Line()
-        line.client.ping(b"12345678")
-        assert [event.ping_data for event in kinds(line.exchange(), PingAckReceived)] == [b"12345678"]
-        assert not kinds(line.raw(frames.frame(0x77, 3, 0, b"whatever")), ConnectionTerminated)
-        assert not kinds(line.raw(frames.frame(frames.PRIORITY, 0, 9, b"\0" * 5)), ConnectionTerminated)
-        line.post()
-        assert len(kinds(line.exchange(), StreamEnded)) == 1
-
-    run(main)
+async def test_ping_and_unknown_frames() -> None:
+    line = Line()
+    line.client.ping(b"12345678")
+    assert [event.ping_data for event in kinds(line.exchange(), PingAckReceived)] == [b"12345678"]
+    assert not kinds(line.raw(frames.frame(0x77, 3, 0, b"whatever")), ConnectionTerminated)
+    assert not kinds(line.raw(frames.frame(frames.PRIORITY, 0, 9, b"\0" * 5)), ConnectionTerminated)
+    line.post()
+    assert len(kinds(line.exchange(), StreamEnded)) == 1
 
 
 _ENDLESS = frames.frame(frames.CONTINUATION, 0, 1, b"\0" * 16_384) * 5
@@ -302,17 +266,14 @@ _ENDLESS = frames.frame(frames.CONTINUATION, 0, 1, b"\0" * 16_384) * 5
         ([*REQUEST, ("x", "y\n")], True),
     ],
 )
-def test_malformed_requests_are_reset(headers: list[tuple[str, str]], wrong: bool) -> None:
-    def main() -> None:
-        line = Line()
-        line.exchange()
-        block = b"".join(frames.literal(name.encode(), value.encode()) for name, value in headers)
-        line.server.data_received(frames.frame(frames.HEADERS, 5, 1, block))
-        assert (line.transport.written == frames.rst_stream(1, 1)) == wrong
-        assert len(line.echo.seen) == (not wrong)
-        assert line.traffic.protocol_errors == wrong
-
-    run(main)
+async def test_malformed_requests_are_reset(headers: list[tuple[str, str]], wrong: bool) -> None:
+    line = Line()
+    line.exchange()
+    block = b"".join(frames.literal(name.encode(), value.encode()) for name, value in headers)
+    line.server.data_received(frames.frame(frames.HEADERS, 5, 1, block))
+    assert (line.transport.written == frames.rst_stream(1, 1)) == wrong
+    assert len(line.echo.seen) == (not wrong)
+    assert line.traffic.protocol_errors == wrong
 
 
 _HEADERS = b"\x82\x87\x84\x41\x01a"  # GET https / with an authority
@@ -342,157 +303,124 @@ _HEADERS = b"\x82\x87\x84\x41\x01a"  # GET https / with an authority
         (b"\x00\x40\x01\x00\x00\x00\x00\x00\x01", frames.ErrorCode.FRAME_SIZE_ERROR),
     ],
 )  # fmt: skip
-def test_what_breaks_the_protocol_ends_the_connection_with_its_code(data: bytes, code: int) -> None:
-    def main() -> None:
-        line = Line()
-        line.exchange()
-        line.server.data_received(data)
-        [goaway] = kinds(line.client.receive_data(bytes(line.transport.written)), ConnectionTerminated)
-        assert goaway.error_code == code
-        assert line.transport.over == "closed"
-        assert line.traffic.protocol_errors == 1
-
-    run(main)
+async def test_what_breaks_the_protocol_ends_the_connection_with_its_code(data: bytes, code: int) -> None:
+    line = Line()
+    line.exchange()
+    line.server.data_received(data)
+    [goaway] = kinds(line.client.receive_data(bytes(line.transport.written)), ConnectionTerminated)
+    assert goaway.error_code == code
+    assert line.transport.over == "closed"
+    assert line.traffic.protocol_errors == 1
 
 
-def test_more_data_than_the_window_is_an_error() -> None:
-    def main() -> None:
-        line = Line(limits=Limits(connection_window=65_535, stream_window=65_535))
-        line.exchange()
-        line.server.hold_credit(True)
-        line.server.data_received(frames.frame(frames.HEADERS, 4, 1, _HEADERS))
-        for _ in range(5):
-            line.server.data_received(frames.frame(frames.DATA, 0, 1, b"x" * 16_000))
-        reset = line.client.receive_data(bytes(line.transport.written))
-        assert [event.error_code for event in kinds(reset, ConnectionTerminated)] == [3]
-
-    run(main)
+async def test_more_data_than_the_window_is_an_error() -> None:
+    line = Line(limits=Limits(connection_window=65_535, stream_window=65_535))
+    line.exchange()
+    line.server.hold_credit(True)
+    line.server.data_received(frames.frame(frames.HEADERS, 4, 1, _HEADERS))
+    for _ in range(5):
+        line.server.data_received(frames.frame(frames.DATA, 0, 1, b"x" * 16_000))
+    reset = line.client.receive_data(bytes(line.transport.written))
+    assert [event.error_code for event in kinds(reset, ConnectionTerminated)] == [3]
 
 
-def test_http_1_is_told_so() -> None:
-    def main() -> None:
-        line = Line()
-        line.server.data_received(b"POST / HTTP/1.1\r\n\r\n")
-        assert line.transport.written.startswith(b"HTTP/1.1 505")
-        assert line.transport.over == "closed"
-
-    run(main)
+async def test_http_1_is_told_so() -> None:
+    line = Line()
+    line.server.data_received(b"POST / HTTP/1.1\r\n\r\n")
+    assert line.transport.written.startswith(b"HTTP/1.1 505")
+    assert line.transport.over == "closed"
 
 
-def test_streams_beyond_an_acknowledged_limit_are_refused() -> None:
-    def main() -> None:
-        line = Line(Echo(limit=1, act=lambda connection, stream: connection.hold(stream)))
-        line.exchange()  # the client has acknowledged the limit of 1
-        line.server.data_received(b"".join(frames.frame(frames.HEADERS, 5, stream, _HEADERS) for stream in (1, 3, 5)))
-        assert line.transport.written == frames.rst_stream(3, 7) + frames.rst_stream(5, 7)
-        assert [stream for stream, _, _ in line.echo.seen] == [1]
-        assert line.traffic.refused_streams == 2
-
-    run(main)
+async def test_streams_beyond_an_acknowledged_limit_are_refused() -> None:
+    line = Line(Echo(limit=1, act=lambda connection, stream: connection.hold(stream)))
+    line.exchange()  # the client has acknowledged the limit of 1
+    line.server.data_received(b"".join(frames.frame(frames.HEADERS, 5, stream, _HEADERS) for stream in (1, 3, 5)))
+    assert line.transport.written == frames.rst_stream(3, 7) + frames.rst_stream(5, 7)
+    assert [stream for stream, _, _ in line.echo.seen] == [1]
+    assert line.traffic.refused_streams == 2
 
 
-def test_a_lower_limit_counts_once_it_is_acknowledged_and_a_higher_one_at_once() -> None:
-    def main() -> None:
-        line = Line(Echo(limit=3, act=lambda connection, stream: connection.hold(stream)))
-        line.exchange()
-        line.server.limit_streams(1)
-        line.server.data_received(b"".join(frames.frame(frames.HEADERS, 5, stream, _HEADERS) for stream in (1, 3, 5)))
-        assert line.traffic.refused_streams == 0, "they were on their way when the limit changed"
-        line.server.data_received(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        line.server.data_received(frames.frame(frames.HEADERS, 5, 7, _HEADERS))
-        assert line.traffic.refused_streams == 1
-        line.server.limit_streams(10)
-        line.server.data_received(frames.frame(frames.HEADERS, 5, 9, _HEADERS))
-        assert line.traffic.refused_streams == 1
-        assert line.traffic.peak_streams == 4
-
-    run(main)
+async def test_a_lower_limit_counts_once_it_is_acknowledged_and_a_higher_one_at_once() -> None:
+    line = Line(Echo(limit=3, act=lambda connection, stream: connection.hold(stream)))
+    line.exchange()
+    line.server.limit_streams(1)
+    line.server.data_received(b"".join(frames.frame(frames.HEADERS, 5, stream, _HEADERS) for stream in (1, 3, 5)))
+    assert line.traffic.refused_streams == 0, "they were on their way when the limit changed"
+    line.server.data_received(frames.frame(frames.SETTINGS, frames.ACK, 0))
+    line.server.data_received(frames.frame(frames.HEADERS, 5, 7, _HEADERS))
+    assert line.traffic.refused_streams == 1
+    line.server.limit_streams(10)
+    line.server.data_received(frames.frame(frames.HEADERS, 5, 9, _HEADERS))
+    assert line.traffic.refused_streams == 1
+    assert line.traffic.peak_streams == 4
 
 
-def test_goaway_answers_the_streams_up_to_its_last_one_and_no_other() -> None:
-    async def main() -> None:
-        line = Line(Echo(act=lambda connection, stream: connection.hold(stream)))
-        first, second, third = (line.post() for _ in range(3))
-        line.exchange()
-        line.server.go_away(second, debug=b'{"reason":"Shutdown"}')
-        [goaway] = kinds(line.exchange(), ConnectionTerminated)
-        assert (goaway.last_stream_id, goaway.additional_data) == (second, b'{"reason":"Shutdown"}')
-        assert line.server.open_stream_ids() == [first, second]
-        line.server.data_received(frames.frame(frames.HEADERS, 5, third + 2, b"\x82\x87\x84\xbe"))
-        assert len(line.echo.seen) == 3, "a stream after GOAWAY is ignored"
-
-    run(main)
+async def test_goaway_answers_the_streams_up_to_its_last_one_and_no_other() -> None:
+    line = Line(Echo(act=lambda connection, stream: connection.hold(stream)))
+    first, second, third = (line.post() for _ in range(3))
+    line.exchange()
+    line.server.go_away(second, debug=b'{"reason":"Shutdown"}')
+    [goaway] = kinds(line.exchange(), ConnectionTerminated)
+    assert (goaway.last_stream_id, goaway.additional_data) == (second, b'{"reason":"Shutdown"}')
+    assert line.server.open_stream_ids() == [first, second]
+    line.server.data_received(frames.frame(frames.HEADERS, 5, third + 2, b"\x82\x87\x84\xbe"))
+    assert len(line.echo.seen) == 3, "a stream after GOAWAY is ignored"
 
 
-def test_a_graceful_goaway_says_the_real_last_stream_after_a_round_trip() -> None:
-    async def main() -> None:
-        line = Line()
-        line.exchange()
-        line.server.go_away_gracefully(b"bye")
-        written, line.transport.written = bytes(line.transport.written), bytearray()
-        assert written == frames.goaway(2**31 - 1, 0, b"bye") + frames.ping(b"farewell")
-        block = b"\x82\x87\x84\x41\x01a"
-        line.server.data_received(frames.frame(frames.HEADERS, 5, 1, block) + frames.ping(b"farewell", ack=True))
-        assert line.transport.written.endswith(frames.goaway(1, 0, b"bye"))
-        assert len(line.echo.seen) == 1, "a request that crossed the first GOAWAY is answered"
-
-    run(main)
+async def test_a_graceful_goaway_says_the_real_last_stream_after_a_round_trip() -> None:
+    line = Line()
+    line.exchange()
+    line.server.go_away_gracefully(b"bye")
+    written, line.transport.written = bytes(line.transport.written), bytearray()
+    assert written == frames.goaway(2**31 - 1, 0, b"bye") + frames.ping(b"farewell")
+    block = b"\x82\x87\x84\x41\x01a"
+    line.server.data_received(frames.frame(frames.HEADERS, 5, 1, block) + frames.ping(b"farewell", ack=True))
+    assert line.transport.written.endswith(frames.goaway(1, 0, b"bye"))
+    assert len(line.echo.seen) == 1, "a request that crossed the first GOAWAY is answered"
 
 
-def test_a_reset_request_is_forgotten_and_its_late_answer_is_not_sent() -> None:
-    async def main() -> None:
-        late = Answer(200, "", frames.header_block(200))
-        line = Line(Echo(act=lambda connection, stream: connection.answer_later(stream, late, 0.01)))
-        first, second = line.post(), line.post()
-        line.exchange()
-        line.client.reset_stream(first)
-        line.exchange()
-        assert line.server.open_stream_ids() == [second]
-        await line.answered()
-        assert [event.stream_id for event in kinds(line.exchange(), ResponseReceived)] == [second]
-        assert line.traffic.resets_received == 1
-
-    run(main)
+async def test_a_reset_request_is_forgotten_and_its_late_answer_is_not_sent() -> None:
+    late = Answer(200, "", frames.header_block(200))
+    line = Line(Echo(act=lambda connection, stream: connection.answer_later(stream, late, 0.01)))
+    first, second = line.post(), line.post()
+    line.exchange()
+    line.client.reset_stream(first)
+    line.exchange()
+    assert line.server.open_stream_ids() == [second]
+    await line.answered()
+    assert [event.stream_id for event in kinds(line.exchange(), ResponseReceived)] == [second]
+    assert line.traffic.resets_received == 1
 
 
-def test_late_answers_leave_in_the_order_in_which_they_are_due() -> None:
-    async def main() -> None:
-        delays = iter((0.03, 0.01, 0.02))
-        late = Answer(200, "", frames.header_block(200))
-        line = Line(Echo(act=lambda connection, stream: connection.answer_later(stream, late, next(delays))))
-        first, second, third = (line.post() for _ in range(3))
-        line.exchange()
-        await line.answered()
-        answered = [event.stream_id for event in kinds(line.exchange(), ResponseReceived)]
-        assert answered == [second, third, first]
-
-    run(main)
+async def test_late_answers_leave_in_the_order_in_which_they_are_due() -> None:
+    delays = iter((0.03, 0.01, 0.02))
+    late = Answer(200, "", frames.header_block(200))
+    line = Line(Echo(act=lambda connection, stream: connection.answer_later(stream, late, next(delays))))
+    first, second, third = (line.post() for _ in range(3))
+    line.exchange()
+    await line.answered()
+    answered = [event.stream_id for event in kinds(line.exchange(), ResponseReceived)]
+    assert answered == [second, third, first]
 
 
-def test_held_requests_are_asked_again_and_resets_reach_the_client() -> None:
-    async def main() -> None:
-        echo = Echo()
-        request: tuple[Headers, bytes] = ([(b"x", b"y", False)], b"again")
-        echo.act = lambda connection, stream: connection.hold(stream, request)
-        line = Line(echo)
-        first, second = line.post(), line.post()
-        line.exchange()
-        line.server.reset(first, 7)
-        assert [event.stream_id for event in kinds(line.exchange(), StreamReset)] == [first]
-        echo.act = None
-        line.server.release()
-        assert [event.stream_id for event in kinds(line.exchange(), StreamEnded)] == [second]
-        assert echo.seen[-1][2] == b"again"
-
-    run(main)
+async def test_held_requests_are_asked_again_and_resets_reach_the_client() -> None:
+    echo = Echo()
+    request: tuple[Headers, bytes] = ([(b"x", b"y", False)], b"again")
+    echo.act = lambda connection, stream: connection.hold(stream, request)
+    line = Line(echo)
+    first, second = line.post(), line.post()
+    line.exchange()
+    line.server.reset(first, 7)
+    assert [event.stream_id for event in kinds(line.exchange(), StreamReset)] == [first]
+    echo.act = None
+    line.server.release()
+    assert [event.stream_id for event in kinds(line.exchange(), StreamEnded)] == [second]
+    assert echo.seen[-1][2] == b"again"
 
 
-def test_a_client_that_does_not_read_is_not_read_from() -> None:
-    def main() -> None:
-        line = Line()
-        line.server.pause_writing()
-        assert not line.transport.reading
-        line.server.resume_writing()
-        assert line.transport.reading
-
-    run(main)
+async def test_a_client_that_does_not_read_is_not_read_from() -> None:
+    line = Line()
+    line.server.pause_writing()
+    assert not line.transport.reading
+    line.server.resume_writing()
+    assert line.transport.reading

@@ -14,8 +14,9 @@ from pushsvc.background import boot_clock
 from pushsvc.errors import StoreUnavailable
 from pushsvc.store.link.clock import LOOK, StoreClock
 
-from .virtual_time import run
+from .virtual_time import VirtualLoop
 
+LOOP = VirtualLoop
 REDIS = 1_700_000_000.0
 
 
@@ -39,38 +40,35 @@ def test_it_is_as_far_from_redis_as_the_answer_took_at_most(
 
 
 @pytest.mark.parametrize("off", [3600.0, -3600.0])
-def test_a_wall_clock_that_is_wrong_or_jumps_changes_nothing(monkeypatch: pytest.MonkeyPatch, off: float) -> None:
+async def test_a_wall_clock_that_is_wrong_or_jumps_changes_nothing(monkeypatch: pytest.MonkeyPatch, off: float) -> None:
     monkeypatch.setattr("time.time", lambda: REDIS + off)
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        clock = StoreClock(loop.time)
-        away = [False]
+    loop = asyncio.get_running_loop()
+    clock = StoreClock(loop.time)
+    away = [False]
 
-        async def ask(command: str) -> Any:
-            assert command == "TIME"
-            if away[0]:
-                raise StoreUnavailable("gone")
-            now = REDIS + loop.time() + ahead[0]
-            return b"%d" % int(now), b"%d" % int(now % 1 * 1e6)
+    async def ask(command: str) -> Any:
+        assert command == "TIME"
+        if away[0]:
+            raise StoreUnavailable("gone")
+        now = REDIS + loop.time() + ahead[0]
+        return b"%d" % int(now), b"%d" % int(now % 1 * 1e6)
 
-        ahead = [0.0]
-        await clock.measure(ask)
-        assert clock() == pytest.approx(REDIS * 1000, abs=2)
-        keeping = asyncio.create_task(clock.keep(ask))
-        monkeypatch.setattr("time.time", lambda: REDIS - off)
-        await asyncio.sleep(100.0)
-        assert clock() == pytest.approx((REDIS + 100) * 1000, abs=2)
-        away[0] = True
-        await asyncio.sleep(100.0)
-        assert clock() == pytest.approx((REDIS + 200) * 1000, abs=2)
-        # The machine slept for an hour: its steady clock did not go on, Redis' did.
-        away[0], ahead[0] = False, 3600.0
-        await asyncio.sleep(LOOK + 0.1)
-        assert clock() == pytest.approx((REDIS + 3600 + 200 + LOOK + 0.1) * 1000, abs=2)
-        keeping.cancel()
-
-    run(main())
+    ahead = [0.0]
+    await clock.measure(ask)
+    assert clock() == pytest.approx(REDIS * 1000, abs=2)
+    keeping = asyncio.create_task(clock.keep(ask))
+    monkeypatch.setattr("time.time", lambda: REDIS - off)
+    await asyncio.sleep(100.0)
+    assert clock() == pytest.approx((REDIS + 100) * 1000, abs=2)
+    away[0] = True
+    await asyncio.sleep(100.0)
+    assert clock() == pytest.approx((REDIS + 200) * 1000, abs=2)
+    # The machine slept for an hour: its steady clock did not go on, Redis' did.
+    away[0], ahead[0] = False, 3600.0
+    await asyncio.sleep(LOOK + 0.1)
+    assert clock() == pytest.approx((REDIS + 3600 + 200 + LOOK + 0.1) * 1000, abs=2)
+    keeping.cancel()
 
 
 def test_what_expired_while_the_machine_was_suspended_has_expired_at_once() -> None:

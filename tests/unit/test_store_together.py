@@ -20,25 +20,17 @@ async def say(
     return word, asyncio.current_task()
 
 
-def test_results_are_in_the_order_of_the_calls_and_a_single_one_needs_no_task() -> None:
-    async def main() -> None:
-        over: list[str] = []
-        assert await all_of([]) == []
-        assert await all_of([say("one", over)]) == [("one", asyncio.current_task())]
-        found = await all_of([say("late", over, turns=3), say("early", over)])
-        assert [word for word, _ in found] == ["late", "early"]
-        assert over == ["one", "early", "late"]
-
-    asyncio.run(main())
+async def test_results_are_in_the_order_of_the_calls_and_a_single_one_needs_no_task() -> None:
+    over: list[str] = []
+    assert await all_of([]) == []
+    assert await all_of([say("one", over)]) == [("one", asyncio.current_task())]
+    found = await all_of([say("late", over, turns=3), say("early", over)])
+    assert [word for word, _ in found] == ["late", "early"]
+    assert over == ["one", "early", "late"]
 
 
-def test_the_first_failure_is_raised_when_all_are_over() -> None:
-    async def main() -> None:
-        over: list[str] = []
-        with pytest.raises(ValueError, match="first"):
-            await all_of(
-                [say("ok", over, turns=5), say("first", over, turns=2, fails=True), say("x", over, fails=True)]
-            )
-        assert over == ["x", "first", "ok"]
-
-    asyncio.run(main())
+async def test_the_first_failure_is_raised_when_all_are_over() -> None:
+    over: list[str] = []
+    with pytest.raises(ValueError, match="first"):
+        await all_of([say("ok", over, turns=5), say("first", over, turns=2, fails=True), say("x", over, fails=True)])
+    assert over == ["x", "first", "ok"]

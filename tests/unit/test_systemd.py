@@ -56,18 +56,15 @@ def test_a_life(heard: Heard) -> None:
     assert heard.all() == ["READY=1", "STOPPING=1"]
 
 
-def test_signs_of_life(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_signs_of_life(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
 
-    async def live() -> None:
-        systemd.keep_watchdog()
-        found: list[str] = []
-        while len(found) < 3:
-            await asyncio.sleep(0)
-            found += heard.all()
-        assert found == ["WATCHDOG=1"] * 3
-
-    asyncio.run(live())
+    systemd.keep_watchdog()
+    found: list[str] = []
+    while len(found) < 3:
+        await asyncio.sleep(0)
+        found += heard.all()
+    assert found == ["WATCHDOG=1"] * 3
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
@@ -220,22 +219,19 @@ async def _get(url: str) -> tuple[int, str, str]:
         return response.status, response.headers["Content-Type"], await response.text()
 
 
-def test_the_listener() -> None:
-    async def main() -> None:
-        async with telemetry.serve_metrics("127.0.0.1", 0) as port:
-            base = f"http://127.0.0.1:{port}"
-            status, kind, text = await _get(f"{base}/metrics")
-            assert (status, kind) == (200, CONTENT_TYPE)
-            assert "pushsvc_build_info{" in text
-            assert (await _get(f"{base}/healthz"))[::2] == (200, '{"status": "ok"}')
-            assert (await _get(f"{base}/other"))[0] == 404
-            with pytest.raises(ConfigError, match=rf"^metrics\.port: cannot listen on 127\.0\.0\.1:{port}"):
-                async with telemetry.serve_metrics("127.0.0.1", port):
-                    pass
-        with pytest.raises(aiohttp.ClientConnectionError):
-            await _get(f"{base}/metrics")
-
-    asyncio.run(main())
+async def test_the_listener() -> None:
+    async with telemetry.serve_metrics("127.0.0.1", 0) as port:
+        base = f"http://127.0.0.1:{port}"
+        status, kind, text = await _get(f"{base}/metrics")
+        assert (status, kind) == (200, CONTENT_TYPE)
+        assert "pushsvc_build_info{" in text
+        assert (await _get(f"{base}/healthz"))[::2] == (200, '{"status": "ok"}')
+        assert (await _get(f"{base}/other"))[0] == 404
+        with pytest.raises(ConfigError, match=rf"^metrics\.port: cannot listen on 127\.0\.0\.1:{port}"):
+            async with telemetry.serve_metrics("127.0.0.1", port):
+                pass
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await _get(f"{base}/metrics")
 
 
 def test_the_mode_is_fixed_at_import(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
