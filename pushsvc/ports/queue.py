@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
 from ..model.delivery import Arrival, Settlement
 from ..model.push import Chunk, Lane, Route
@@ -14,36 +13,12 @@ NOTE: Final = "note:"
 """The prefix of a name in `DeliveryQueue.beat` that is of a route which does send, with a note for the operator."""
 
 
-Admit: TypeAlias = Callable[[list[Taken]], None]
-"""Takes what was read."""
-
-
-class Offer(NamedTuple):
-    """What a dispatcher has room for at this moment."""
-
-    targets: int
-    admit: Admit
-    """Takes the answer to what was asked at this moment."""
-
-
 class DeliveryQueue(Protocol):
     """The dispatcher's side of the queue: one consumer of the group, by its name."""
 
     async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         """Read entries with up to about `targets` targets of one lane, and wait up to `wait_ms` for the first. An entry
         stays with this consumer until `settle`."""
-
-    def receiving(
-        self, route: Route, offer: Callable[[Lane], Offer | None]
-    ) -> AbstractContextManager[Callable[[], Awaitable[None]]]:
-        """Read for this consumer, while the block lasts, what this process itself accepts for a route: in the step that
-        writes it, so that it needs no `take`. `offer` is asked before each such step; nothing is read where it returns
-        None or has no room for all. What waits in the lane goes first, and what is lost on the way is returned by
-        `take`.
-
-        Call the yielded function again and again: it waits for what was read next and admits it. Raises
-        `StoreUnavailable`.
-        """
 
     async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
         """Return for each of these chunks which of its targets, by index, still await an outcome in its turn."""

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import NamedTuple
 
 from .. import api, telemetry
 from ..background import in_background, pulse
@@ -65,23 +64,16 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def run_api(
-    settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None], dispatch: bool = False
-) -> None:
-    """Serve the HTTP API until `stop`. `listening` is called with its URL. With `dispatch`, this process also sends:
-    what it accepts needs no further read, and at the end it accepts nothing more before it drains."""
+async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Serve the HTTP API until `stop`. `listening` is called with its URL."""
     settings.require_apps()
     raise_file_limit()
     current = Current(settings)
     config = api_config(settings)
     channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
-    async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(redis_url(settings))
-        store = await stack.enter_async_context(connect(url, settings))
-        await stack.enter_async_context(channels)
+    async with redis_url(settings) as url, connect(url, settings) as store, channels:
         await require_durability(settings, url)
         log_durability(settings, store)
-        sender = await stack.enter_async_context(sending(current, store, stop)) if dispatch else None
         backlog = api.Backlog(
             store.pushes, settings.queue.max_pending, settings.queue_shares(), monotonic=time.monotonic
         )
@@ -116,8 +108,6 @@ async def run_api(
                 await report()  # before anything is accepted for them
             backlog.limit(newer.queue.max_pending, newer.queue_shares())
             api.reload_app(app, api_apps(newer), public=api_is_open(newer))
-            if sender is not None:
-                await sender.change()
 
         quiet_gc()
         async with (
@@ -138,33 +128,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
     settings.require_apps()
     raise_file_limit()
     current = Current(settings)
-    async with open_configured_store(settings) as store, ending_with(store, stop):
-
-        async def change(newer: Settings) -> None:
-            current.settings = newer
-            await sender.change()
-
-        async with sending(current, store, stop) as sender, following(settings, stop, change):
-            listening(f"{sender.routes} routes as {socket.gethostname()}:{os.getpid()}")
-            quiet_gc()
-            await stop.wait()
-
-
-class Sending(NamedTuple):
-    """A dispatcher at work."""
-
-    routes: int
-    """How many routes it began with."""
-    change: Callable[[], Awaitable[None]]
-    """Call it when the configuration has changed."""
-
-
-@asynccontextmanager
-async def sending(current: Current, store: Store, stop: asyncio.Event) -> AsyncIterator[Sending]:
-    """Send the deliveries of the queue while the block lasts, then drain, and report that this process does. Where
-    sending ends by an error, `stop` is set, and it is raised at the end of the block."""
-    settings = current.settings
-    async with AsyncExitStack() as stack:
+    async with open_configured_store(settings) as store, ending_with(store, stop), AsyncExitStack() as stack:
         await serve_part_metrics(stack, settings, "dispatch")
         accounts = await stack.enter_async_context(Accounts(store, request_timeout=settings.retry.request_timeout))
         await accounts.open_all(settings.apps)
@@ -181,8 +145,8 @@ async def sending(current: Current, store: Store, stop: asyncio.Event) -> AsyncI
         def routes() -> list[Route]:
             return routes_of(current.settings)
 
-        async def change() -> None:
-            newer = current.settings
+        async def change(newer: Settings) -> None:
+            current.settings = newer
             dispatcher.limit(route_limits(newer.apps))
             left = await _removed(store, routes(), anywhere=False)
             waiting = {each.route: str(removal_of(each, newer.apps)) for each in left or ()}
@@ -190,27 +154,20 @@ async def sending(current: Current, store: Store, stop: asyncio.Event) -> AsyncI
             await report()
 
         async def hold_removed() -> None:
-            while not ends.is_set():
+            while not stop.is_set():
                 left = await _removed(store, routes())
-                if left is not None and not ends.is_set():
+                if left is not None and not stop.is_set():
                     await accounts.hold(left, current.settings.apps, dispatcher)
                 await pulse(REMOVED_EVERY)
 
-        ends = asyncio.Event()
         async with (
             reporting(store, "dispatch", lambda: [route.name for route in routes()], routes) as report,
+            following(settings, stop, change),
             in_background(hold_removed(), "removed"),
         ):
-            running = asyncio.create_task(dispatcher.run(ends), name="dispatch")
-            running.add_done_callback(lambda _: stop.set())
-            try:
-                yield Sending(len(accounts.providers), change)
-            except asyncio.CancelledError:
-                running.cancel()
-                raise
-            finally:
-                ends.set()
-                await running
+            listening(f"{len(accounts.providers)} routes as {socket.gethostname()}:{os.getpid()}")
+            quiet_gc()
+            await dispatcher.run(stop)
 
 
 async def _removed(store: Store, routes: Sequence[Route], *, anywhere: bool = True) -> list[RemovedRoute] | None:

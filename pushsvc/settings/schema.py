@@ -115,8 +115,6 @@ class DispatchSettings(Struct, frozen=True, kw_only=True):
     """`[dispatch]`: the processes that send."""
 
     processes: Count = 1
-    with_api: bool = False
-    """Whether the processes of `up` that serve the API also send; `processes` has no meaning then."""
     drain_timeout: NotNegative = 25.0
     chunk: Annotated[int, Meta(ge=1, le=5000)] = 500
     """Targets of one queue entry, which are read, sent and settled together."""

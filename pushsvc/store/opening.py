@@ -80,6 +80,7 @@ class Store:
         restarted."""
         self.bell = RedisBell(link)
         self.live = RedisLive(link, config, hash_key, registry, clock)
+        self.pushes = RedisPushes(link, config, revocations, self.live, clock, self.bell.ring)
         self.queue = RedisQueue(
             link,
             config,
@@ -92,7 +93,6 @@ class Store:
             self.live.unread,
         )
         self.arrivals = self.queue
-        self.pushes = RedisPushes(link, config, revocations, self.live, clock, self.bell.ring, self.queue.handing)
         feedback = EventLog(link, config, "feedback", decode_event, clock)
         self.receipts = RedisReceipts(link, config, suppression, liveness, feedback, clock)
         self.reported = EventLog(link, config, "event", decode_reported, clock)

@@ -174,32 +174,13 @@ def test_connections_and_providers_in_trouble() -> None:
     play("providers", act)
 
 
-async def restart(rig: Rig, number: signal.Signals) -> None:
-    """Stop Redis, and start it again after a while."""
-    await asyncio.to_thread(rig.store.stop, number)
-    await asyncio.sleep(0.5 * BLOWS)
-    await asyncio.to_thread(rig.store.start)
-
-
-def test_processes_that_accept_and_send() -> None:
-    """What one of them accepts it sends itself: it and its store are killed and stopped."""
-
-    async def act(rig: Rig) -> None:
-        await asyncio.to_thread(rig.store.sync, "always")
-        await under_load(rig, lambda rig: rig.kill("serve"))
-        await account(rig, "kill -9 serve --dispatch", repeats=BLOWS * (IN_FLIGHT + UNRECORDED))
-        await rig.begin()
-        await under_load(rig, roll)
-        await account(rig, "rolling restart", repeats=0)
-        await rig.begin()
-        await under_load(rig, partial(restart, number=signal.SIGKILL))
-        await account(rig, "Redis SIGKILL", repeats=0)
-
-    play("together", act, serve=2, DISPATCH__WITH_API="true")
-
-
 def test_redis_goes_and_comes_back() -> None:
     """What it has answered is on its disk at SIGKILL if it syncs always, and at SIGTERM in any case."""
+
+    async def restart(rig: Rig, number: signal.Signals) -> None:
+        await asyncio.to_thread(rig.store.stop, number)
+        await asyncio.sleep(0.5 * BLOWS)
+        await asyncio.to_thread(rig.store.start)
 
     async def act(rig: Rig) -> None:
         for number, fsync in ((signal.SIGKILL, "always"), (signal.SIGTERM, "everysec")):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 
@@ -18,7 +17,6 @@ import msgspec
 
 from pushsvc import runtime
 from pushsvc.errors import Conflict
-from pushsvc.model.codec import split
 from pushsvc.model.delivery import (
     Arrival,
     End,
@@ -44,7 +42,6 @@ from pushsvc.model.status import DeliveryRow, FeedbackEvent, PushStatus
 from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from pushsvc.ports.figures import Gauges
 from pushsvc.ports.pushes import DevicePushes, KeptPush, ListedPush, PushFilter
-from pushsvc.ports.queue import Admit, Offer
 from pushsvc.ports.receipts import EventPage
 from pushsvc.rules.audience import is_heir, present
 from pushsvc.store.config import StoreConfig
@@ -72,10 +69,8 @@ from .state import Record, State, Stream, Walk
 class MemoryPushes:
     """`PushStore` in memory."""
 
-    def __init__(self, state: State, queue: MemoryQueue) -> None:
-        """`queue` is that of the same process, which receives what it accepts."""
+    def __init__(self, state: State) -> None:
         self._state = state
-        self._queue = queue
 
     @property
     def pending(self) -> int:
@@ -93,7 +88,6 @@ class MemoryPushes:
                 record.walk = Walk(due=push.starts_at)
             elif record.state == "sending":
                 state.launch(record)
-                self._queue.hand_over(push)
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
         app = pushes[0].app
@@ -180,37 +174,6 @@ class MemoryQueue:
         self._held: set[str] = set()
         self._places: dict[str, int] = {}
         self._counted: Counter[tuple[str, str]] = Counter()
-        self._receivers: dict[Route, tuple[Callable[[Lane], Offer | None], asyncio.Queue[tuple[Admit, list[Taken]]]]]
-        self._receivers = {}
-
-    @contextmanager
-    def receiving(self, route: Route, offer: Callable[[Lane], Offer | None]) -> Iterator[Callable[[], Awaitable[None]]]:
-        handed: asyncio.Queue[tuple[Admit, list[Taken]]] = asyncio.Queue()
-
-        async def receive() -> None:
-            admit, taken = await handed.get()
-            admit(taken)
-
-        self._receivers[route] = offer, handed
-        try:
-            yield receive
-        finally:
-            del self._receivers[route]
-            while not handed.empty():
-                self.forget(each.ref for each in handed.get_nowait()[1])
-
-    def hand_over(self, push: Push) -> None:
-        """Read as much as a push has put into the lanes of those who receive it here, what waited before it first."""
-        lanes: Counter[tuple[Route, Lane]] = Counter()
-        for chunk in split(push, self._state.config.chunk_size):
-            lanes[Route(push.app, chunk.channel), chunk.lane] += len(chunk.targets)
-        for (route, lane), targets in lanes.items():
-            if route not in self._receivers:
-                continue
-            offer, handed = self._receivers[route]
-            offered = offer(lane)
-            if offered is not None and targets <= offered.targets:
-                handed.put_nowait((offered.admit, self._next(route, lane, targets)))
 
     async def take(self, route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
         self._state.alive.add(self._consumer)
@@ -220,20 +183,15 @@ class MemoryQueue:
             own = [entry_id for entry_id in stream.of({self._consumer}) if entry_id not in self._held]
             taken = self._open(route, lane, own, again=True)
             if not taken:
-                taken = self._next(route, lane, targets)
+                chosen, total = [], 0
+                for entry_id in stream.of({None}):
+                    if total >= targets:
+                        break
+                    chosen.append(entry_id)
+                    total += len(stream.entries[entry_id].targets)
+                taken = self._open(route, lane, chosen)
             if taken or not await self._state.changed(until):
                 return taken
-
-    def _next(self, route: Route, lane: Lane, targets: int) -> list[Taken]:
-        """Read what nobody has read, until there are enough targets."""
-        stream = self._state.lanes[route.app, route.platform, lane]
-        chosen, total = [], 0
-        for entry_id in stream.of({None}):
-            if total >= targets:
-                break
-            chosen.append(entry_id)
-            total += len(stream.entries[entry_id].targets)
-        return self._open(route, lane, chosen)
 
     def _open(self, route: Route, lane: Lane, entry_ids: Sequence[str], *, again: bool = False) -> list[Taken]:
         stream = self._state.lanes[route.app, route.platform, lane]
@@ -585,8 +543,8 @@ class MemoryStore:
         self._state = _state or State(config or StoreConfig(addresses=runtime.addresses()), clock)
         self.config = self._state.config
         self.consumer = consumer
+        self.pushes = MemoryPushes(self._state)
         self.queue = self.arrivals = MemoryQueue(self._state, consumer)
-        self.pushes = MemoryPushes(self._state, self.queue)
         self.receipts = MemoryReceipts(self._state, consumer)
         self.answers = MemoryAnswers(self._state)
         self.suppressions = MemorySuppressions(self._state)

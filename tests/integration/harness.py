@@ -10,14 +10,12 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import aiohttp
 
 from pushsvc import runtime, telemetry
-from pushsvc.cli.service.parts import RunPart
 from pushsvc.lab.simulator import Credentials, Simulator, SimulatorConfig, SimulatorHandle, apns_token, fcm_token
 from pushsvc.settings import Settings
 
@@ -169,12 +167,10 @@ async def running_service(
     request_timeout: float = 10.0,
     connections: int = 2,
     dispatchers: int = 1,
-    with_api: bool = False,
     extra: str | Callable[[Simulator], str] = "",
     **simulator_flags: Any,
 ) -> AsyncIterator[Service]:
-    """Start it all; stop it in the order in which pushes travel, and fail when a part ended by a fault. `with_api`: the
-    first dispatcher is in the part that serves the API."""
+    """Start it all; stop it in the order in which pushes travel, and fail when a part ended by a fault."""
     telemetry.configure_logging("warning", json=False)
     async with Simulator(SimulatorConfig(folder=str(folder / "simulator"), **simulator_flags)) as simulator:
         credentials = simulator.write_credentials(folder / "simulator")
@@ -186,11 +182,9 @@ async def running_service(
             stops: list[asyncio.Event] = []
             parts: list[asyncio.Task[None]] = []
             listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            serve: RunPart = partial(runtime.run_api, dispatch=with_api)
-            others: list[RunPart] = [*[runtime.run_dispatch] * (dispatchers - with_api), runtime.run_feedback]
-            for run in (serve, *others):
+            for run in (runtime.run_api, *[runtime.run_dispatch] * dispatchers, runtime.run_feedback):
                 stop = asyncio.Event()
-                heard = listening.set_result if run is serve else lambda where: None
+                heard = listening.set_result if run is runtime.run_api else lambda where: None
                 stops.append(stop)
                 parts.append(asyncio.create_task(run(settings, stop, listening=heard)))
             started: list[asyncio.Future[Any]] = [listening, *parts]

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, Protocol
-
-import pytest
+from typing import Any
 
 from .harness import Act, Service, apns, fcm, running_service
 
 
-class Play(Protocol):
-    def __call__(self, folder: Path, act: Act, **flags: Any) -> None:
-        """Run one act against a service of its own."""
+def play(folder: Path, act: Act, **flags: Any) -> None:
+    """Run one act against a service of its own."""
+
+    async def main() -> None:
+        async with running_service(folder, **flags) as service:
+            await act(service)
+
+    asyncio.run(main())
 
 
-@pytest.fixture(params=[False, True], ids=["apart", "together"])
-def play(request: pytest.FixtureRequest) -> Play:
-    """The API and what sends are in parts of their own, or in one."""
-
-    def run(folder: Path, act: Act, **flags: Any) -> None:
-        async def main() -> None:
-            async with running_service(folder, with_api=request.param, **flags) as service:
-                await act(service)
-
-        asyncio.run(main())
-
-    return run
-
-
-def test_every_kind_of_answer_ends_as_the_contract_says(tmp_path: Path, play: Play) -> None:
+def test_every_kind_of_answer_ends_as_the_contract_says(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         push = await service.push(
             apns("ok", 1, 2)
@@ -61,7 +50,7 @@ def test_every_kind_of_answer_ends_as_the_contract_says(tmp_path: Path, play: Pl
     play(tmp_path, act)
 
 
-def test_a_dead_token_comes_up_in_feedback_and_is_not_sent_to_again(tmp_path: Path, play: Play) -> None:
+def test_a_dead_token_comes_up_in_feedback_and_is_not_sent_to_again(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         dead = apns("Unregistered", "gone")
         await service.done(await service.push(dead))
@@ -79,7 +68,7 @@ def test_a_dead_token_comes_up_in_feedback_and_is_not_sent_to_again(tmp_path: Pa
     play(tmp_path, act)
 
 
-def test_an_earlier_push_that_waits_never_replaces_a_later_one(tmp_path: Path, play: Play) -> None:
+def test_an_earlier_push_that_waits_never_replaces_a_later_one(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         scenario = "ServiceUnavailable.1,retry-after-1"
         phones = apns(scenario, "a") + fcm("UNAVAILABLE.1,retry-after-1", "a")
@@ -99,7 +88,7 @@ def test_an_earlier_push_that_waits_never_replaces_a_later_one(tmp_path: Path, p
     play(tmp_path, act)
 
 
-def test_ten_thousand_dead_tokens_in_a_row_do_not_stall_the_connection(tmp_path: Path, play: Play) -> None:
+def test_ten_thousand_dead_tokens_in_a_row_do_not_stall_the_connection(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         push = await service.push(apns("Unregistered", *range(10_000)))
         assert await service.done(push) == {"total": 10_000, "invalid": 10_000}
@@ -111,7 +100,7 @@ def test_ten_thousand_dead_tokens_in_a_row_do_not_stall_the_connection(tmp_path:
     play(tmp_path, act, connections=1)
 
 
-def test_goaway_with_200_in_flight_loses_nothing_and_sends_nothing_twice(tmp_path: Path, play: Play) -> None:
+def test_goaway_with_200_in_flight_loses_nothing_and_sends_nothing_twice(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         await service.done(await service.push(apns("ok", "warm")))
         service.simulator.control("stall", on=True, platform="apns")
@@ -128,7 +117,7 @@ def test_goaway_with_200_in_flight_loses_nothing_and_sends_nothing_twice(tmp_pat
     play(tmp_path, act, connections=1)
 
 
-def test_a_silent_answer_ends_by_the_request_timeout_and_is_tried_again(tmp_path: Path, play: Play) -> None:
+def test_a_silent_answer_ends_by_the_request_timeout_and_is_tried_again(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         neighbours = apns("ok", *range(100))
         push = await service.push(apns("stall.1", "silent") + neighbours)
@@ -144,7 +133,7 @@ def test_a_silent_answer_ends_by_the_request_timeout_and_is_tried_again(tmp_path
     play(tmp_path, act, request_timeout=1.0)
 
 
-def test_the_rate_recovers_from_a_stream_limit_of_one(tmp_path: Path, play: Play) -> None:
+def test_the_rate_recovers_from_a_stream_limit_of_one(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         # One stream at the start, a thousand after the first good answer, one again after each rejection.
         push = await service.push(
@@ -160,7 +149,7 @@ def test_the_rate_recovers_from_a_stream_limit_of_one(tmp_path: Path, play: Play
     play(tmp_path, act, connections=1, one_stream_at_start=True, throttle_rejections=True)
 
 
-def test_refused_credentials_hold_the_route_and_lose_nothing(tmp_path: Path, play: Play) -> None:
+def test_refused_credentials_hold_the_route_and_lose_nothing(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         service.simulator.break_credentials("apns")
         push = await service.push(apns("ok", *range(500)) + fcm("ok", *range(500)))
@@ -184,7 +173,7 @@ def test_refused_credentials_hold_the_route_and_lose_nothing(tmp_path: Path, pla
     play(tmp_path, act)
 
 
-def test_a_provider_in_trouble_delays_and_loses_nothing(tmp_path: Path, play: Play) -> None:
+def test_a_provider_in_trouble_delays_and_loses_nothing(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         service.simulator.control("unavailable", on=True, seconds=1.0)
         pushes = [await service.push(apns("ok", f"a{n}") + fcm("ok", f"f{n}")) for n in range(50)]
@@ -195,7 +184,7 @@ def test_a_provider_in_trouble_delays_and_loses_nothing(tmp_path: Path, play: Pl
     play(tmp_path, act)
 
 
-def test_a_cancelled_push_stops_where_it_is(tmp_path: Path, play: Play) -> None:
+def test_a_cancelled_push_stops_where_it_is(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         service.simulator.break_credentials("apns")
         push = await service.push(apns("ok", *range(2000)))
@@ -216,7 +205,7 @@ def test_a_cancelled_push_stops_where_it_is(tmp_path: Path, play: Play) -> None:
     play(tmp_path, act)
 
 
-def test_two_dispatchers_share_the_work_and_send_nothing_twice(tmp_path: Path, play: Play) -> None:
+def test_two_dispatchers_share_the_work_and_send_nothing_twice(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         pushes = [
             await service.push(

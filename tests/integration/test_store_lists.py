@@ -74,7 +74,7 @@ async def write(store: Store, count: int) -> None:
     """Accept pushes in a write each."""
     prefix, counters = keys.prefix("shop", 0), keys.pending("shop", 0)
     parts = [store.pushes._pack(make_push(str(uuid4()), 0)) for _ in range(count)]
-    await store.link.scripts([("accept", [counters], [prefix, b"", *part.args]) for part in parts])
+    await store.link.scripts([("accept", [counters], [prefix, *part.args]) for part in parts])
 
 
 async def walk(store: Store, which: PushFilter = EVERY, *, limit: int) -> list[str]:

@@ -46,14 +46,9 @@ def site(tmp_path: Path, processes: Processes) -> Iterator[Site]:
         yield own
 
 
-APART: dict[str, str] = {}
-TOGETHER = {"PUSHSVC__DISPATCH__WITH_API": "true"}
-"""What serves the API also sends."""
-
-
-def start(processes: Processes, site: Site, form: dict[str, str], **environ: str) -> Command:
+def start(processes: Processes, site: Site, **environ: str) -> Command:
     """`pushsvc up`, ready. What a dead dispatcher had taken is free after 3 s."""
-    up = processes.start("up", **site.environ, **form, PUSHSVC__DISPATCH__TAKEOVER="3", **environ)
+    up = processes.start("up", **site.environ, PUSHSVC__DISPATCH__TAKEOVER="3", **environ)
     assert up.until(LISTENS)[1] == site.api.url
     assert site.api.call("GET", "/readyz")[0] == 200
     return up
@@ -253,7 +248,7 @@ def test_the_example_can_be_copied_from_a_narrow_terminal() -> None:
 
 # --- idle -------------------------------------------------------------------------------------------
 
-WAKES = {"pushsvc up": 2, "pushsvc jobs": 14}
+WAKES = {"pushsvc up": 2, "pushsvc serve": 6, "pushsvc dispatch": 9, "pushsvc jobs": 14}
 """How often a second the processes of an idle service may wake up: about twice as often as they do."""
 COMMANDS = 90
 """How many commands a second they may make the store run, those of its scripts included."""
@@ -261,18 +256,10 @@ SPAN = 5.0
 """Seconds in which both are counted."""
 
 
-@pytest.mark.parametrize(
-    ("form", "wakes"),
-    [(APART, {"pushsvc serve": 6, "pushsvc dispatch": 9}), (TOGETHER, {"pushsvc serve --dispatch": 12})],
-    ids=["apart", "together"],
-)
-def test_an_idle_service_wakes_up_seldom(
-    processes: Processes, site: Site, form: dict[str, str], wakes: dict[str, int]
-) -> None:
-    up = processes.start("up", **site.environ, **form)
+def test_an_idle_service_wakes_up_seldom(processes: Processes, site: Site) -> None:
+    up = processes.start("up", **site.environ)
     up.until(LISTENS)
-    bounds = {**WAKES, **wakes, "commands": COMMANDS}
-    pids = {name: processes.find_one(name) for name in (*WAKES, *wakes)}
+    pids = {name: processes.find_one(name) for name in WAKES}
     store = Redis(unix_socket_path=str(processes.folder / "store" / "store.sock"))
 
     def woken(pid: int) -> int:
@@ -288,6 +275,7 @@ def test_an_idle_service_wakes_up_seldom(
         }
 
     seen: dict[str, float] = {}
+    bounds = {**WAKES, "commands": COMMANDS}
 
     def rests() -> bool:
         before = counted()
@@ -303,12 +291,11 @@ def test_an_idle_service_wakes_up_seldom(
 # --- stops and crashes ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [APART, TOGETHER], ids=["apart", "together"])
 def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(
-    processes: Processes, site: Site, tmp_path: Path, form: dict[str, str]
+    processes: Processes, site: Site, tmp_path: Path
 ) -> None:
     systemd = Heard(str(tmp_path / "notify"))
-    up = start(processes, site, form, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="30000000")
+    up = start(processes, site, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="30000000")
     heard = systemd.all()
     assert (heard.count("READY=1"), "WATCHDOG=1" in heard, "STOPPING=1" in heard) == (1, True, False)
     os.kill(up.pid, signal.SIGHUP)
@@ -331,7 +318,7 @@ def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(
     processes.until_gone("it has been stopped")
     site.simulator.control("latency", seconds=0.0)
 
-    up = start(processes, site, form)
+    up = start(processes, site)
     for push in pushes:
         assert site.api.until_done(push) == {"total": 2000, "sent": 2000}
     # These wait for their retry, in the store.
@@ -346,7 +333,7 @@ def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(
         lambda: not processes.find("pushsvc ") and len(processes.living()) == 1,
     )
 
-    up = start(processes, site, form)
+    up = start(processes, site)
     assert site.api.counts(ended) == {"total": 601, "sent": 600, "invalid": 1}
     site.simulator.control("unavailable", on=False)
     assert site.api.until_done(waiting) == {"total": 50, "sent": 50}
@@ -355,16 +342,9 @@ def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(
     assert up.end() == 0
 
 
-@pytest.mark.parametrize(
-    ("form", "parts"),
-    [(APART, ("dispatch", "jobs --feedback", "serve")), (TOGETHER, ("serve --dispatch", "jobs --feedback"))],
-    ids=["apart", "together"],
-)
-def test_kill_9_of_its_parts_in_flight(
-    processes: Processes, site: Site, form: dict[str, str], parts: tuple[str, ...]
-) -> None:
+def test_kill_9_of_its_parts_in_flight(processes: Processes, site: Site) -> None:
     """Each part is started again; what was in flight, and nothing else, is sent again, under the same id."""
-    up = start(processes, site, form)
+    up = start(processes, site)
     api, simulator = site.api, site.simulator
 
     def kill(part: str) -> None:
@@ -381,9 +361,11 @@ def test_kill_9_of_its_parts_in_flight(
     tokens = apns("ok", *range(500, 1200)) + fcm("ok", *range(100, 170))
     in_flight = api.push(tokens, lane="urgent", notification={"title": "hello"})
     until(lambda: f"770 are in flight: {simulator.record()}", lambda: simulator.record()["accepted"] == 600 + 770)
-    for part in parts:
-        kill(f"pushsvc {part}")
-        simulator.control("latency", seconds=0.0)
+    kill("pushsvc dispatch")
+    simulator.control("latency", seconds=0.0)
+
+    kill("pushsvc jobs --feedback")
+    kill("pushsvc serve")
     api.until_ready()
     kill("valkey-server")
     api.until_ready()

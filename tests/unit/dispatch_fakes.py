@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pushsvc.errors import StoreUnavailable
@@ -20,7 +19,6 @@ from pushsvc.model.push import (
 )
 from pushsvc.ports.entries import EntryRef, News, Taken
 from pushsvc.ports.provider import OnOutcome
-from pushsvc.ports.queue import Admit, Offer
 
 from ..fakes import MemoryStore
 
@@ -158,9 +156,6 @@ class FakeQueue:
     acknowledged: list[tuple[News, dict[str, int]]] = field(default_factory=list)
     forgotten: list[EntryRef] = field(default_factory=list)
     enrolled: list[str] = field(default_factory=list)
-    offers: dict[Route, Callable[[Lane], Offer | None]] = field(default_factory=dict)
-    handed: dict[Route, asyncio.Queue[tuple[list[Taken], Admit]]] = field(default_factory=dict)
-    """What this process accepts, see `hand_over`."""
     void: set[str] = field(default_factory=set)
     """Tokens of which no settlement takes effect."""
 
@@ -190,28 +185,6 @@ class FakeQueue:
         if not taken:
             await asyncio.sleep(wait_ms / 1000)
         return taken
-
-    @contextmanager
-    def receiving(self, route: Route, offer: Callable[[Lane], Offer | None]) -> Iterator[Callable[[], Awaitable[None]]]:
-        async def receive() -> None:
-            entries, admit = await handed.get()
-            admit(entries)
-
-        handed = self.handed.setdefault(route, asyncio.Queue())
-        self.offers[route] = offer
-        yield receive
-
-    def hand_over(self, *entries: Taken) -> bool:
-        """Let this process accept entries of a lane. Returns whether they are read at once, or else are left to
-        `take`."""
-        first = entries[0].ref
-        route = Route(first.app, first.platform)
-        offer = self.offers[route](first.lane)
-        if offer is None:
-            self.entries += entries
-            return False
-        self.handed[route].put_nowait((list(entries), offer.admit))
-        return True
 
     async def next_retry(self, route: Route) -> int | None:
         self._come()

@@ -19,11 +19,9 @@ from pushsvc import telemetry
 from pushsvc.cli.process import LISTENS, PID_BYTES
 from pushsvc.cli.service import children
 from pushsvc.cli.service.children import LIFELINE, Child, Forked, Ready, children_of, forked
-from pushsvc.cli.service.parts import grace_of
 from pushsvc.cli.service.supervisor import Supervisor, watch_lifeline
 from pushsvc.settings import Settings
-from pushsvc.settings.live import LiveSettings
-from pushsvc.settings.schema import DispatchSettings, JobsSettings, ServerSettings
+from pushsvc.settings.schema import JobsSettings
 from pushsvc.telemetry import SharedFolder
 
 from .virtual_time import run, until
@@ -304,24 +302,6 @@ def test_one_process_has_jobs_and_feedback() -> None:
         (("jobs", "--feedback", "--processes", "1"), 1, 2, ("jobs", "feedback")),
         (("live", "--processes", "1"), 1, 1, ("live",)),
     ]
-
-
-def test_what_serves_the_api_may_also_send() -> None:
-    settings = Settings(server=ServerSettings(processes=2), dispatch=DispatchSettings(processes=4, with_api=True))
-    found = children_of(settings, live=False)
-    assert [(each.arguments, each.stage, each.copies, each.parts) for each in found] == [
-        (("serve", "--dispatch", "--processes", "1"), 0, 2, ("serve", "dispatch")),
-        (("jobs", "--feedback", "--processes", "1"), 1, 1, ("jobs", "feedback")),
-    ]
-
-
-def test_what_drains_behind_the_api_has_time_for_both() -> None:
-    settings = Settings(
-        server=ServerSettings(shutdown_timeout=30.0),
-        dispatch=DispatchSettings(drain_timeout=25.0),
-        live=LiveSettings(drain=0.0),
-    )
-    assert (grace_of(settings), grace_of(settings, with_api=True)) == (35.0, 60.0)
 
 
 def test_one_that_falls_over_at_once_is_started_less_and_less_often(system: System) -> None:

@@ -66,15 +66,12 @@ class Child(Struct, frozen=True):
 def children_of(settings: Settings, *, live: bool) -> list[Child]:
     """Return the parts of the service as processes: one of each, or as many as the configuration says. Feedback runs
     with the jobs, the gateway where an app is `live`."""
-    if settings.dispatch.with_api:
-        found = [child_of("serve", settings.server.processes, also=("dispatch",))]
-    else:
-        found = [
-            child_of("serve", settings.server.processes),
-            child_of("dispatch", settings.dispatch.processes, stage=1),
-        ]
-    # Both wait most of the time. They judge what the dispatchers record, and have no longer to stop than those.
-    found.append(child_of("jobs", settings.jobs.processes, stage=1, also=("feedback",)))
+    found = [
+        child_of("serve", settings.server.processes),
+        child_of("dispatch", settings.dispatch.processes, stage=1),
+        # Both wait most of the time. They judge what the dispatchers record, and have no longer to stop than those.
+        child_of("jobs", settings.jobs.processes, stage=1, also=("feedback",)),
+    ]
     if live:
         # Devices stay until nothing is accepted for them any more.
         found.append(child_of("live", settings.live.processes, stage=1))

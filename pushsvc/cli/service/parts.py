@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -25,7 +24,6 @@ from .children import LIFELINE, Child, Ready, child_of, forked_parts
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-Dispatch = Annotated[bool, typer.Option("--dispatch", help="Send to the providers too, in the same processes.")]
 Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="The number of processes; 0: as configured.")]
 
 
@@ -41,12 +39,11 @@ class RunPart(Protocol):
     ) -> Coroutine[None, None, None]: ...
 
 
-def serve(context: typer.Context, processes: Processes = 0, dispatch: Dispatch = False) -> None:
+def serve(context: typer.Context, processes: Processes = 0) -> None:
     """Run the HTTP API."""
     settings = context.obj.read()
-    one = _looped("serve", lambda: partial(runtime.run_api, dispatch=dispatch))
-    also = ("dispatch",) if dispatch else ()
-    run_part("serve", processes or settings.server.processes, one, settings, context, also)
+    one = _looped("serve", lambda: runtime.run_api)
+    run_part("serve", processes or settings.server.processes, one, settings, context)
 
 
 def dispatch(context: typer.Context, processes: Processes = 0) -> None:
@@ -151,7 +148,7 @@ async def _many(part: str, children: list[Child], ready: Ready, settings: Settin
             async with Supervisor(
                 children,
                 environ=environ,
-                grace=JOBS_GRACE if part == "jobs" else grace_of(settings, with_api="dispatch" in children[0].also),
+                grace=JOBS_GRACE if part == "jobs" else grace_of(settings),
                 metrics=telemetry.SharedFolder(folder),
                 ready=ready,
             ) as supervisor:
@@ -168,11 +165,9 @@ def report_ready(log: FilteringBoundLogger, where: str) -> None:
     systemd.notify_ready()
 
 
-def grace_of(settings: Settings, *, with_api: bool = False) -> float:
-    """Return the seconds that the stop of a part may take. `with_api`: what sends drains only after the API has
-    stopped, in the same process."""
-    api, drain = settings.server.shutdown_timeout, settings.dispatch.drain_timeout
-    return max((api + drain if with_api else max(api, drain)) + 5, settings.live.drain + LEAVING)
+def grace_of(settings: Settings) -> float:
+    """Return the seconds that the stop of a part may take."""
+    return max(settings.server.shutdown_timeout + 5, settings.dispatch.drain_timeout + 5, settings.live.drain + LEAVING)
 
 
 def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:

@@ -74,7 +74,7 @@ async def open_service(
             Supervisor(
                 children_of(settings, live=has_live),
                 environ=environ,
-                grace=grace_of(settings, with_api=settings.dispatch.with_api),
+                grace=grace_of(settings),
                 metrics=telemetry.SharedFolder(metrics),
                 ready=ready,
             )

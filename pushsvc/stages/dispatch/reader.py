@@ -1,19 +1,17 @@
-"""Reads a route's lanes: as much as there is room for in memory, and from one server at a time. What this process
-accepts itself it need not wait for."""
+"""Reads a route's lanes: as much as there is room for in memory, and from one server at a time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 from ...model.push import LANES, Lane, Route
 from ...ports.entries import Taken
-from ...ports.queue import DeliveryQueue, Offer
+from ...ports.queue import DeliveryQueue
 from ..outage import Patience
 from .config import DispatchConfig
-from .holdings import Holdings, Mark
+from .holdings import Holdings
 from .lease import Lease
 from .preemption import TRICKLE, Preemption
 from .settling import Settler
@@ -58,8 +56,8 @@ class Reader:
         wait_ms = int(self._config.read_wait * 1000)
         patience = Patience(("read", self._route, lane))
         while not self.stopping:
-            wanted = self._room(lane)
-            if not wanted:
+            wanted = self._config.prefetch - self._holdings.held(lane)
+            if wanted < self._config.prefetch // 4:
                 space.clear()
                 await space.wait()
                 continue
@@ -72,31 +70,9 @@ class Reader:
             mark = self._holdings.mark()
             async with patience:
                 taken = await self._queue.take(self._route, lane, targets=wanted, wait_ms=wait_ms)
-                self._admit(lane, mark, taken)
-
-    async def receive(self) -> None:
-        """Read what this process itself accepts, until stopped."""
-        patience = Patience(("receive", self._route))
-        with self._queue.receiving(self._route, self._offer) as receive:
-            while not self.stopping:
-                async with patience:
-                    await receive()
-
-    def _offer(self, lane: Lane) -> Offer | None:
-        """Return what there is room for, or None where nothing is to be read now."""
-        idle = self.stopping or self._settler.congested or self._history != self._queue.history
-        wanted = 0 if idle or not self._lease.holds else self._room(lane)
-        return Offer(wanted, partial(self._admit, lane, self._holdings.mark())) if wanted else None
-
-    def _room(self, lane: Lane) -> int:
-        """Return the targets for which a lane has room; 0 where they are not worth a read."""
-        room = self._config.prefetch - self._holdings.held(lane)
-        return room if room >= self._config.prefetch // 4 else 0
-
-    def _admit(self, lane: Lane, mark: Mark, taken: list[Taken]) -> None:
-        if 0 < len(taken) <= TRICKLE and self._holdings.held(lane) + size_of(taken) <= TRICKLE:
-            self._preemption.note(self._route, lane, self._loop.time())
-        self._holdings.admit(taken, mark)
+                if 0 < len(taken) <= TRICKLE and self._holdings.held(lane) + size_of(taken) <= TRICKLE:
+                    self._preemption.note(self._route, lane, self._loop.time())
+                self._holdings.admit(taken, mark)
 
     async def _land(self) -> None:
         """Handle a new primary: drop what was read from the old one, and wait until what was sent of it is recorded on

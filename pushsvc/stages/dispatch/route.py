@@ -153,7 +153,6 @@ class RouteWorker:
         async with asyncio.TaskGroup() as tasks:
             for lane in LANES:
                 tasks.create_task(self._reader.read(lane))
-            tasks.create_task(self._reader.receive())
             for part in (self._gate, self._pacer):
                 if part is not None:
                     tasks.create_task(part.run())

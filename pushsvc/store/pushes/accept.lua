@@ -5,13 +5,10 @@
 -- prefix: they share its hash tag, and naming four of them a push would cost more than writing them.
 --
 -- KEYS  1 ps:T:pending
--- ARGV  1 prefix `ps:T:`; 2 '' or what this process reads of it at once, see handing.lua; then the pushes, see
---       enqueue.lua
--- Returns { the pending counters of the shard, flat: field, value, ..; what was read, see handing.lua }
+-- ARGV  1 prefix `ps:T:`; then the pushes, see enqueue.lua
+-- Returns the pending counters of the shard, flat: field, value, ...
 
 -- include: enqueue
--- include: reading
--- include: handing
 
-local added = enqueue(ARGV[1], 3)
-return { redis.call('HGETALL', KEYS[1]), hand_over(ARGV[2], added) }
+enqueue(ARGV[1], 2)
+return redis.call('HGETALL', KEYS[1])

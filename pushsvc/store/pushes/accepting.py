@@ -2,36 +2,29 @@
 
 accept ──────┐
 accept_once ─┴─ one group a shard ── one round trip, a script for the plain ones and one for each record
-                       ├─ with `fsync` or `replicas`: and a barrier for all of them, see
-                       │  durable.py and replicas.py
-                       └─ what a dispatcher of this process has room for is read in the same step,
-                          see handing.py
+                       └─ with `fsync` or `replicas`: and a barrier for all of them, see
+                          durable.py and replicas.py
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
-from ...model.push import Lane, Platform
 from .. import keys
 from ..config import StoreConfig
 from ..figures.gauges import pending_of
 from ..link.commit import GroupCommit
 from ..link.durable import FLIGHTS, Durable
 from ..link.link import Link, ScriptCall, pairs
-from ..queue.handing import Handing
 from ..work.workers import routes_named
 
 Args: TypeAlias = list[Any]
 
 KEEP_RECORD = 24 * 60 * 60
 """Seconds for which the record of an idempotency key is kept."""
-
-NOWHERE: Final[Mapping[Any, int]] = MappingProxyType({})
 
 _Place: TypeAlias = tuple[str, int]
 
@@ -40,46 +33,27 @@ class Part:
     """One caller's share of a group: pushes as `enqueue.lua` reads them, with or without the record of a key. A part
     without pushes asks for the record of its key, and waits until that is on the disk or on replicas."""
 
-    __slots__ = ("args", "deliveries", "kept", "key", "lanes", "record", "size")
+    __slots__ = ("args", "deliveries", "kept", "key", "record", "size")
 
     def __init__(
-        self,
-        args: Args,
-        deliveries: int,
-        size: int,
-        *,
-        lanes: Mapping[tuple[Platform, Lane], int] = NOWHERE,
-        key: bytes | None = None,
-        record: bytes = b"",
+        self, args: Args, deliveries: int, size: int, *, key: bytes | None = None, record: bytes = b""
     ) -> None:
         self.args = args
         self.deliveries = deliveries
         self.size = size
         """About how many bytes it has."""
-        self.lanes = lanes
-        """How many targets it puts into each lane at once."""
         self.key = key
         self.record = record
         self.kept: bytes | None = None
         """The record of an earlier call with the same key, once this part was written."""
 
 
-def together(parts: Iterable[Part]) -> Mapping[tuple[Platform, Lane], int]:
-    """Return how many targets these parts put into each lane at once."""
-    lanes: Counter[tuple[Platform, Lane]] = Counter()
-    for part in parts:
-        for lane, targets in part.lanes.items():
-            lanes[lane] += targets
-    return lanes
-
-
 class Accepting:
     """The groups of one process, over all apps and shards."""
 
-    def __init__(self, link: Link, config: StoreConfig, handing: Handing) -> None:
+    def __init__(self, link: Link, config: StoreConfig) -> None:
         self._link = link
         self._config = config
-        self._handing = handing
         self.durable = Durable(link, timeout=config.timeout)
         self._groups: dict[_Place, GroupCommit[Part]] = {}
         self._heard: dict[_Place, int] = {}
@@ -120,46 +94,33 @@ class Accepting:
         return GroupCommit(write, flights=FLIGHTS if self.waits else 1)
 
     async def _write(self, app: str, shard: int, parts: list[Part]) -> None:
-        handed = self._handing.ask(app, shard, together(parts)) if self._handing.receives else None
-        if handed is None:
-            await self._run(app, shard, parts)
-            return
-        try:
-            for told in await self._run(app, shard, parts, handed.words):
-                handed.put(told)
-        except BaseException:
-            handed.lost()
-            raise
-        handed.end()
-
-    async def _run(self, app: str, shard: int, parts: list[Part], to: bytes = b"") -> list[Any]:
-        """Write the parts. `to` is for handing.lua, and what is returned is what it has told."""
         counters, prefix = keys.pending(app, shard), keys.prefix(app, shard)
-        keyed = [part for part in parts if part.key is not None]
-        plain: Args = [arg for part in parts if part.key is None for arg in part.args]
-        calls: list[ScriptCall] = []
-        for part in keyed:
-            assert part.key is not None
-            args = [prefix, to, KEEP_RECORD * 1000, part.record, *part.args]
-            calls.append(("once", [counters, keys.once(app, shard, part.key)], args))
+        plain: Args = []
+        keyed: list[tuple[Part, ScriptCall]] = []
+        for part in parts:
+            if part.key is None:
+                plain += part.args
+            else:
+                args = [prefix, KEEP_RECORD * 1000, part.record, *part.args]
+                keyed.append((part, ("once", [counters, keys.once(app, shard, part.key)], args)))
+        calls = [call for _, call in keyed]
         if plain:
-            calls.append(("accept", [counters], [prefix, to, *plain]))
+            calls.append(("accept", [counters], [prefix, *plain]))
         number = self._sent = self._sent + 1
         if self._config.fsync:
             answers = await self.durable.scripts(keys.mark(app, shard), calls)
         else:
             answers = await self._link.guarded(keys.mark(app, shard), calls)
-        for part, answer in zip(keyed, answers, strict=False):
-            part.kept = answer[0]
+        for (part, _), (kept, _) in zip(keyed, answers, strict=False):
+            part.kept = kept
         # The answers to several writes in flight may arrive in another order.
         if calls and number > self._answered.get((app, shard), 0):
             self._answered[app, shard] = number
             # The last of each script: one that the server did not know has run after the other.
-            counted = [answer[0] for answer in answers[len(keyed) :]]
+            counted = answers[len(keyed) :]
             if keyed:
                 counted.append(answers[len(keyed) - 1][1])
             self._note((app, shard), max(pending_of(pairs(each)) for each in counted))
-        return [answer[-1] for answer in answers]
 
     async def aclose(self) -> None:
         """Wait until all parts have been written."""

@@ -10,8 +10,6 @@
 -- it has no chunks yet, and expand.lua continues from here when the push is due. A status has no lifetime while
 -- deliveries of its push are open, and the step that ends the last of them sets it; but that of a short single push has
 -- it from here on (`settling.is_short`), so that it costs a queue nothing that has to be emptied fast.
---
--- Returns how many targets were put into each lane, `<platform>:<lane>`, or nil where all pushes were known.
 
 -- layout: LISTED LISTED_ENTRIES
 
@@ -106,9 +104,7 @@ local function enqueue(prefix, at)
   for field, count in pairs(added) do
     redis.call('HINCRBY', KEYS[1], field, count)
   end
-  if not life then
-    return nil
+  if life then
+    list_pushes(prefix .. 'recent', listed, life)
   end
-  list_pushes(prefix .. 'recent', listed, life)
-  return added
 end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
@@ -21,7 +20,7 @@ from ...model.codec import (
     without_contents,
 )
 from ...model.delivery import End
-from ...model.push import LANES, Lane, Platform, Push
+from ...model.push import LANES, Push
 from ...model.status import DeliveryRow, PushStatus
 from ...ports.live import LiveStreams
 from ...ports.pushes import DevicePush, DevicePushes, KeptPush
@@ -31,10 +30,9 @@ from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
 from ..queue.contents import packed
-from ..queue.handing import Handing
 from ..queue.settling import is_short
 from ..revoke.revocations import LIFETIME, Revocations
-from .accepting import Accepting, Args, Part, together
+from .accepting import Accepting, Args, Part
 from .kept import read_kept
 from .listing import ENTRIES, STATUSES, Place, PushListing, PushReading, listed
 from .named import noted
@@ -62,15 +60,13 @@ class RedisPushes(PushListing):
         streams: LiveStreams,
         clock: Clock,
         ring: Callable[[], None],
-        handing: Handing,
     ) -> None:
-        """Write pushes; `ring` wakes `jobs`, which expands their audiences, and `handing` knows who receives them in
-        this process."""
+        """Write pushes; `ring` wakes `jobs`, which expands their audiences."""
         super().__init__(link, config, clock)
         self._ring = ring
         self._streams = streams
         self._revocations = revocations
-        self._accepting = Accepting(link, config, handing)
+        self._accepting = Accepting(link, config)
         self._probe: asyncio.Future[Any] | None = None
         self._probed_at = 0.0
 
@@ -121,14 +117,11 @@ class RedisPushes(PushListing):
         args: Args = [push.id, total, push.created_at, push.send_at or 0, config.status_ttl * 1000]
         args += (whole, content, listed(push), push.trace[:16], len(chunks), life)
         size = len(whole) + len(content)
-        lanes: Counter[tuple[Platform, Lane]] = Counter()
         for chunk in chunks:
             blob = encode_chunk(chunk)
             args += (chunk.channel, chunk.lane, len(chunk.targets), blob)
             size += len(blob)
-            if not push.send_at:
-                lanes[chunk.channel, chunk.lane] += len(chunk.targets)
-        return Part(args, total, size, lanes=lanes)
+        return Part(args, total, size)
 
     def beside(self, app: str, push_id: str, key: bytes) -> bool:
         """Return whether the push is stored in the shard of the idempotency key's record."""
@@ -156,8 +149,7 @@ class RedisPushes(PushListing):
         packed_pushes = [self._pack(push) for push in pushes]
         args = [arg for own in packed_pushes for arg in own.args]
         size = len(record) + sum(own.size for own in packed_pushes)
-        lanes = together(packed_pushes)
-        part = Part(args, sum(own.deliveries for own in packed_pushes), size, lanes=lanes, key=key, record=record)
+        part = Part(args, sum(own.deliveries for own in packed_pushes), size, key=key, record=record)
         await self._accepting.write(app, shard, part)
         self._tell(pushes)
         return part.kept

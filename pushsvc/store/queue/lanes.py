@@ -16,8 +16,8 @@ class LaneState:
     """One stream from the view of one consumer."""
 
     __slots__ = (
-        *("coming", "cursor", "drained", "expected", "held", "key", "look_at", "looked", "looking", "losses", "place"),
-        *("quiet", "sure_after", "unsure"),
+        *("cursor", "drained", "expected", "held", "key", "look_at", "looked", "losses", "place"),
+        *("sure_after", "unsure"),
     )
 
     def __init__(self, route: Route, shard: int, lane: Lane) -> None:
@@ -34,13 +34,6 @@ class LaneState:
         """Whether the latest wait returned everything, so that the next read may begin with a wait, too."""
         self.look_at = 0.0
         """When to check for such entries although nothing indicates any."""
-        self.looking = False
-        """Whether this is being checked: nothing is handed over meanwhile, since it would be taken for missed."""
-        self.coming = 0
-        """How many hand-overs are under way, of which entries may be pending that are not yet held."""
-        self.quiet = asyncio.Event()
-        """Set while none is."""
-        self.quiet.set()
         self.cursor: bytes | str = "0"
         self.looked = ""
         """The last entry that was looked at for whether its time is over; empty: the next look begins in front."""
@@ -53,17 +46,6 @@ class LaneState:
         self.losses += 1
         self.sure_after = max(self.sure_after, asyncio.get_running_loop().time() + grace)
         self.cursor = "0"
-
-    def expect(self) -> None:
-        """Note that a hand-over begins."""
-        self.coming += 1
-        self.quiet.clear()
-
-    def came(self) -> None:
-        """Note that a hand-over is over: what it has brought is held."""
-        self.coming -= 1
-        if not self.coming:
-            self.quiet.set()
 
     def empty(self) -> None:
         """Note that no pending entries are missing here."""

@@ -46,7 +46,6 @@ from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
 from .arrivals import ARRIVED, EndOfAny, beside, pack_arrivals, pack_carried_on
 from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
-from .handing import Handing, Place as LanePlace
 from .lanes import LaneState
 from .lapses import take_lapsed
 from .letter import note_dropped
@@ -89,9 +88,7 @@ class RedisQueue(Moving):
         self._held = HeldRoutes(link, config, clock)
         self._supersession = supersession
         self._opener = Opener(link, suppression, presence, supersession, clock, unread)
-        self._lanes: dict[LanePlace, LaneState] = {}
-        self.handing = Handing(link, config, self._lanes, self._opener, suppression, presence)
-        self.receiving = self.handing.receiving
+        self._lanes: dict[tuple[str, int, str, Lane], LaneState] = {}
         self._lost: set[tuple[str, str]] = set()
         """Entries, by their lane's key and id, that were found to be another consumer's when a retry was settled."""
         link.on_change(self.distrust)
@@ -199,14 +196,6 @@ class RedisQueue(Moving):
 
     async def _resume(self, route: Route, state: LaneState, targets: int) -> list[Taken]:
         """Read entries pending for this consumer that it does not work on, with the targets without an outcome."""
-        state.looking = True
-        try:
-            await state.quiet.wait()
-            return await self._look(route, state, targets)
-        finally:
-            state.looking = False
-
-    async def _look(self, route: Route, state: LaneState, targets: int) -> list[Taken]:
         while True:
             count = min(max(1, int(targets / state.expected)), _BURST)
             history, losses = self._link.history, state.losses
