@@ -31,7 +31,7 @@ class DeliveryQueue(Protocol):
         that took effect."""
 
     async def promote(self, route: Route, now: int) -> int:
-        """Move due retries back into their lanes, atomically, the urgent ones first, less those of which everything was
+        """Move due retries back into their lanes, atomically, lane after lane, less those of which everything was
         acknowledged.
 
         Returns the number of deliveries; call it again while it returns any.
@@ -44,8 +44,8 @@ class DeliveryQueue(Protocol):
         """Return when `launch` has work next, in Unix ms, or None if nothing is scheduled."""
 
     async def launch(self, app: str, now: int) -> int:
-        """Move due scheduled pushes into their lanes, atomically, the urgent ones first: each once, or never where it
-        was cancelled. Returns the number of pushes; call it again while it returns any."""
+        """Move due scheduled pushes into their lanes, atomically, lane after lane: each once, or never where it was
+        cancelled. Returns the number of pushes; call it again while it returns any."""
 
     async def reclaim(self, route: Route) -> list[Taken]:
         """Take over the entries of dead consumers, with the targets that have no outcome."""

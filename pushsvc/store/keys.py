@@ -17,9 +17,10 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | and `<platform>:retry` for the time of their retry;   |
 |                            |        |                        | `scheduled` deliveries of pushes in `scheduled`       |
 | `ps:T:scheduled`           | zset   | member: until due      | ids of scheduled pushes; score due ms                 |
-| `ps:T:urgent`              | zset   | member: until due      | those of them that are urgent; score due ms           |
-| `ps:T:urgent:<platform>`   | zset   | member: until due      | scores in `retry` at which urgent ones are due, as    |
-|                            |        |                        | member and score: see waiting.lua                     |
+| `ps:T:urgent`, `ps:T:normal` | zset | member: until due      | those of them in these lanes; score due ms            |
+| `ps:T:urgent:<platform>`, `ps:T:normal:<platform>` | zset | member: until due | scores in `retry` at which those in |
+|                            |        |                        | these lanes are due, as member and score: see         |
+|                            |        |                        | waiting.lua                                           |
 | `ps:T:s:<id>`              | list   | entry: until due       | what a scheduled push puts into the lanes: platform,  |
 |                            |        |                        | lane, number of targets, encoded Chunk, and so on     |
 | `ps:T:p:<id>`              | hash   | once done: status TTL  | one push: see below                                   |
@@ -220,7 +221,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from ..model.codec import FEW as FEW, is_large as is_large
@@ -228,6 +229,8 @@ from ..model.push import Lane, Platform
 from ..model.routing import platform_of
 from ..model.status import ROWS_FOR_ALL, EventKind
 
+BEFORE_BULK: Final = ("urgent", "normal")
+"""The lanes of which something may wait among much of another lane, in their order."""
 DISPATCH = "dispatch"
 """The consumer group of every lane."""
 FEEDBACK = "feedback"
@@ -350,7 +353,6 @@ def _in_registry_by(kind: str) -> Callable[[str, str | int], str]:
 pending = _in_shard("pending")
 recent = _in_shard("recent")
 scheduled = _in_shard("scheduled")
-urgent = _in_shard("urgent")
 cancelled = _in_shard("cancelled")
 recalled = _in_shard("recalled")
 epoch = _in_shard("epoch")
@@ -373,7 +375,6 @@ replay = _in_shard_by("replay")
 latest = _in_shard_by("latest")
 
 retries = _by_route("retry")
-urgent_retries = _by_route("urgent")
 suppressed = _by_route("sup")
 
 device_counts = _in_registry("count")
@@ -388,6 +389,16 @@ topic = _in_registry_by("t")
 @lru_cache(maxsize=16384)
 def lane(app: str, shard: int, platform: Platform, lane: Lane) -> str:
     return f"{prefix(app, shard)}q:{platform}:{lane}"
+
+
+def first_due(app: str, shard: int) -> list[str]:
+    """Return the keys of the scheduled pushes that go before those of `bulk`, in their order."""
+    return [f"{prefix(app, shard)}{lane}" for lane in BEFORE_BULK]
+
+
+def first_retries(app: str, shard: int, platform: Platform) -> list[str]:
+    """Return the keys of the instants of retries that go before those of `bulk`, in their order."""
+    return [f"{prefix(app, shard)}{lane}:{platform}" for lane in BEFORE_BULK]
 
 
 @lru_cache(maxsize=4096)

@@ -336,7 +336,7 @@ def test_what_is_urgent_and_not_acknowledged_waits_for_no_others(
             pass
         assert indexes_of(await take_all(store)) == list(range(20))
         if isinstance(store, Store):
-            assert await store.link.call("EXISTS", keys.urgent_retries("shop", 0, "apns")) == 0
+            assert await store.link.call("EXISTS", *keys.first_retries("shop", 0, "apns")) == 0
 
     play(server, story, StoreConfig(chunk_size=1))
 

@@ -18,7 +18,7 @@ from pushsvc.model.delivery import (
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.model.push import Push, Route
+from pushsvc.model.push import Lane, Push, Route
 from pushsvc.model.status import Counts, FeedbackEvent
 from pushsvc.ports.entries import Taken
 from pushsvc.store import Store, StoreConfig, keys, token_hash
@@ -406,14 +406,15 @@ def test_a_retry_goes_again_when_it_is_due(server: Server | None, total: int) ->
     play(server, story)
 
 
+@pytest.mark.parametrize("lane", ["urgent", "normal"])
 @pytest.mark.parametrize("apart", [0, 1])
-def test_an_urgent_retry_waits_for_no_others(server: Server | None, apart: int) -> None:
+def test_a_retry_waits_for_none_of_a_later_lane(server: Server | None, apart: int, lane: Lane) -> None:
     """Thousands were due before it, or are due in the same instant: it is in its lane after the first step."""
 
     async def story(world: World) -> None:
         store = await world.store()
         await store.pushes.accept(make_push("many", 3000, lane="bulk"))
-        await store.pushes.accept(make_push("one", lane="urgent"))
+        await store.pushes.accept(make_push("one", lane=lane))
         taken = await take_all(store, "bulk")
         settlements = [
             settlement(each.chunk, target.index, Retry(NOW + apart * target.index, 2), Unavailable(status=503))
@@ -423,20 +424,20 @@ def test_an_urgent_retry_waits_for_no_others(server: Server | None, apart: int) 
         await store.queue.settle("shop", settlements, [each.ref for each in taken])
         due = NOW + apart * 3000
         for turn in range(2):
-            (urgent,) = await take_all(store, "urgent")
-            await store.queue.settle("shop", *all_of(urgent, Retry(due, 2 + turn), Unavailable(status=503)))
+            (one,) = await take_all(store, lane)
+            await store.queue.settle("shop", *all_of(one, Retry(due, 2 + turn), Unavailable(status=503)))
             if apart:
                 assert await store.queue.promote(ROUTE, NOW - 1) == 0
-                assert await take(store, "urgent") == []
+                assert await take(store, lane) == []
             assert await store.queue.promote(ROUTE, due) > 0
-        (urgent,) = await take(store, "urgent")
-        assert urgent.chunk.push_id == "one"
+        (one,) = await take(store, lane)
+        assert one.chunk.push_id == "one"
         while await store.queue.promote(ROUTE, due):
             pass
         assert sum(len(each.chunk.targets) for each in await take_all(store, "bulk")) == 3000
-        assert await take(store, "urgent") == []
+        assert await take(store, lane) == []
         if isinstance(store, Store):
-            assert await store.link.call("EXISTS", keys.urgent_retries("shop", 0, "apns")) == 0
+            assert await store.link.call("EXISTS", *keys.first_retries("shop", 0, "apns")) == 0
 
     play(server, story, StoreConfig(chunk_size=1))
 

@@ -541,7 +541,8 @@ def test_every_key_is_as_documented(server: Server) -> None:
         await store.limiter.admit(ROUTE, Rate(10, 86_400), ["token"], question=Question("normal", 1))
         await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
         await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
-        await store.pushes.accept(make_push("scheduled", 1, lane="urgent", send_at=NOW + 60_000))
+        for lane in keys.BEFORE_BULK:
+            await store.pushes.accept(make_push(f"scheduled {lane}", 1, lane=lane, send_at=NOW + 60_000))
         await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
         await store.queue.beat({"shop/apns": "unreachable"})
         await store.flow.note(FlowNote("process", "mark", store.flow.slot, {"shop": {"accepted": 1}}))
@@ -570,7 +571,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
             assert await claim.bury(batch, "http_400")
         assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
-        live, at_hand = store.live, LivePush("scheduled", NOW, NOW + 60_000, "normal", 1)
+        live, at_hand = store.live, LivePush("scheduled urgent", NOW, NOW + 60_000, "normal", 1)
         await live.beat("gate", {"shop": 0})
         await live.keep_all("shop", [LiveContent(at_hand, b"{}")])
         await live.append("shop", at_hand, [Receiver("living", 0)], platform="apns")
@@ -580,7 +581,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
             await live.append("shop", collapsed, [Receiver("living", 0)], platform="apns")
         await live.connect("shop", "living", LiveRoute("gate", 1), issued_at=NOW)
         await store.link.call("XADD", keys.events("shop", 0, "event"), "1-1", "e", "?")
-        report = EventReport("scheduled", "living", "shown")
+        report = EventReport("scheduled urgent", "living", "shown")
         assert await live.report("shop", [report], log=True) == ["apns"]
         async with store.event_webhooks.claimed("shop", "place", lease=30):
             pass

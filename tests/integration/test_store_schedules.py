@@ -12,7 +12,7 @@ import pytest
 from pushsvc import telemetry
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.codec import split
-from pushsvc.model.push import Route
+from pushsvc.model.push import Lane, Route
 from pushsvc.model.status import Counts, PushStatus
 from pushsvc.store import Store, StoreConfig, keys
 
@@ -367,8 +367,9 @@ def test_a_full_memory_refuses_a_schedule_whole(redis: Server) -> None:
     play(redis, story)
 
 
+@pytest.mark.parametrize("lane", ["urgent", "normal"])
 @pytest.mark.parametrize("fate", ["launched", "cancelled"])
-def test_an_urgent_one_waits_for_no_others(redis: Server, fate: str) -> None:
+def test_one_waits_for_none_of_a_later_lane(redis: Server, fate: str, lane: Lane) -> None:
     """Hundreds were due before it, and one of thousands: it is in its lane after the first step."""
 
     async def story(world: World) -> None:
@@ -377,16 +378,16 @@ def test_an_urgent_one_waits_for_no_others(redis: Server, fate: str) -> None:
         await store.pushes.accept(make_push("large", 2000, lane="bulk", send_at=DUE - 2))
         for number in range(300):
             await store.pushes.accept(make_push(f"p{number}", lane="bulk", send_at=DUE - 1))
-        await store.pushes.accept(make_push("urgent", 2, lane="urgent", send_at=DUE))
+        await store.pushes.accept(make_push("one", 2, lane=lane, send_at=DUE))
         if fate == "cancelled":
-            await store.pushes.cancel("shop", "urgent")
-            assert await store.link.call("EXISTS", keys.urgent("shop", 0)) == 0
+            await store.pushes.cancel("shop", "one")
+            assert await store.link.call("EXISTS", *keys.first_due("shop", 0)) == 0
         assert await store.queue.launch("shop", DUE) > 0
-        assert [each.chunk.push_id for each in await take(store, "urgent")] == ["urgent"] * 2 * (fate == "launched")
+        assert [each.chunk.push_id for each in await take(store, lane)] == ["one"] * 2 * (fate == "launched")
         await launch_all(store)
         assert sum(len(each.chunk.targets) for each in await take_all(store, "bulk")) == 2300
-        assert await take(store, "urgent") == []
-        assert await store.link.call("EXISTS", keys.urgent("shop", 0)) == 0
+        assert await take(store, lane) == []
+        assert await store.link.call("EXISTS", *keys.first_due("shop", 0)) == 0
 
     play(redis, story, StoreConfig(chunk_size=1))
 

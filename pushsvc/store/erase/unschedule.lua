@@ -52,6 +52,7 @@ end
 if redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('ZREM', KEYS[1], id)
   redis.call('ZREM', prefix .. 'urgent', id)
+  redis.call('ZREM', prefix .. 'normal', id)
   if total > 0 then
     redis.call('HSET', KEYS[4], 'st', 'done')
     retire(prefix, id, total > FEW, ARGV[4])

@@ -38,6 +38,7 @@ if state ~= 'done' and state ~= 'cancelled' then
     redis.call('DEL', KEYS[4])
     redis.call('ZREM', KEYS[5], ARGV[1])
     redis.call('ZREM', prefix .. 'urgent', ARGV[1])
+    redis.call('ZREM', prefix .. 'normal', ARGV[1])
     redis.call('HINCRBY', KEYS[6], 'scheduled', 0 - gone) -- -0 is no integer to Redis
     confirmed = '1'
   elseif ended_of_push(KEYS[1]) == tonumber(total) then

@@ -71,8 +71,8 @@ local function enqueue(prefix, at)
     if new and later then
       note_schedule(push, due, ARGV[at + 7])
       redis.call('ZADD', prefix .. 'scheduled', due, id)
-      if ARGV[at + 12] == 'urgent' then -- the lane of the first chunk is that of the push
-        redis.call('ZADD', prefix .. 'urgent', due, id)
+      if ARGV[at + 12] ~= 'bulk' then -- the lane of the first chunk is that of the push
+        redis.call('ZADD', prefix .. ARGV[at + 12], due, id)
       end
       added.scheduled = (added.scheduled or 0) + total
     end

@@ -3,10 +3,10 @@
 -- Several processes may do so at once, and one may cancel meanwhile: each push is launched or cancelled, once, and by
 -- whoever comes first. A push is launched whole, so a call moves a little more than it was told at most. Where the
 -- status is gone its deliveries travel all the same. After a failover a push may be scheduled again whose deliveries
--- have been sent and recorded: where all have ended nothing is left to launch. Urgent ones go first, however many others
--- are due.
+-- have been sent and recorded: where all have ended nothing is left to launch. Urgent ones go first and then normal ones,
+-- however many others are due.
 --
--- KEYS  1 ps:T:scheduled; 2 ps:T:pending; 3 ps:T:urgent
+-- KEYS  1 ps:T:scheduled; 2 ps:T:pending; 3 ps:T:urgent; 4 ps:T:normal
 -- ARGV  1 prefix `ps:T:`; 2 now ms; 3 how many chunks, about
 -- Returns how many pushes were launched.
 
@@ -30,12 +30,13 @@ local function move(id, over)
 end
 
 local launched = 0
-for _, key in ipairs({ KEYS[3], KEYS[1] }) do
+for _, key in ipairs({ KEYS[3], KEYS[4], KEYS[1] }) do
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', ARGV[2], 'LIMIT', 0, math.max(0, room))) do
     if room <= 0 then
       break
     end
     redis.call('ZREM', KEYS[3], id)
+    redis.call('ZREM', KEYS[4], id)
     if redis.call('ZREM', KEYS[1], id) == 1 then
       local push = prefix .. 'p:' .. id
       local state = redis.call('HGET', push, 'st')

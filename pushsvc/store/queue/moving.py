@@ -41,8 +41,8 @@ class Moving:
         return self._liveness.missed
 
     async def promote(self, route: Route, now: int) -> int:
-        """Move up to 500 chunks or about 20,000 deliveries a call and shard, the urgent ones first; call it again while
-        it returns any."""
+        """Move up to 500 chunks or about 20,000 deliveries a call and shard, lane after lane; call it again while it
+        returns any."""
         shards = range(self._config.shards_of(route.app))
         return sum(await all_of(self._promote_in(route, shard, now) for shard in shards))
 
@@ -50,7 +50,7 @@ class Moving:
         app, channel = route.app, route.platform
         places = [
             *(keys.retries(app, shard, channel), keys.pending(app, shard)),
-            *(keys.quarantine(app, shard), keys.recalled(app, shard), keys.urgent_retries(app, shard, channel)),
+            *(keys.quarantine(app, shard), keys.recalled(app, shard), *keys.first_retries(app, shard, channel)),
         ]
         moved, more = 0, 1
         while not moved and more:  # of what was acknowledged nothing is moved
@@ -76,11 +76,11 @@ class Moving:
         return min((int(each) for each in due if each is not None), default=None)
 
     async def launch(self, app: str, now: int) -> int:
-        """Move about 200 chunks a call and shard, the urgent ones first; call it again while it returns any."""
+        """Move about 200 chunks a call and shard, lane after lane; call it again while it returns any."""
         launched = await all_of(
             self._link.script(
                 "launch",
-                [keys.scheduled(app, shard), keys.pending(app, shard), keys.urgent(app, shard)],
+                [keys.scheduled(app, shard), keys.pending(app, shard), *keys.first_due(app, shard)],
                 [keys.prefix(app, shard), now, _LAUNCH],
             )
             for shard in range(self._config.shards_of(app))

@@ -2,9 +2,10 @@
 --
 -- What a device may acknowledge is looked at now and then before it is due: it leaves the set once all of it has ended.
 -- What waits of a push that was cancelled is due at once. A step ends behind the member with which it has seen enough
--- targets. Urgent ones go first, however many others are due: no step takes any of those before the urgent ones.
+-- targets. Urgent ones go first and then normal ones, however many others are due: no step takes any of those before them.
 --
--- KEYS  1 ps:T:retry:<channel>; 2 ps:T:pending; 3 ps:T:quarantine; 4 ps:T:recalled; 5 ps:T:urgent:<channel>
+-- KEYS  1 ps:T:retry:<channel>; 2 ps:T:pending; 3 ps:T:quarantine; 4 ps:T:recalled; 5 ps:T:urgent:<channel>;
+--       6 ps:T:normal:<channel>
 -- ARGV  1 prefix `ps:T:`; 2 channel; 3 now ms; 4 how many members at most; 5 how many targets, about; 6 1 where the channel
 --       is a provider
 -- Returns how many deliveries were moved, 1 where more may be due, and how many were not acknowledged in time.
@@ -80,22 +81,25 @@ local function move(member, score)
   end
 end
 
--- An urgent member with this score, or nothing: of one score they are behind those of the other lanes, by their bytes.
-local function urgent_at(score)
+-- A member of this lane or of one before it with this score, or nothing: of one score they are behind those of the later
+-- lanes, by their bytes.
+local function member_at(score, lane)
   local last = redis.call('ZREVRANGEBYSCORE', KEYS[1], score, score, 'LIMIT', 0, 1)[1]
-  return last and string.find(last, '^urgent') and last
+  return last and last >= lane and last
 end
 
-for _, score in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', ARGV[3], 'LIMIT', 0, most)) do
-  local member = urgent_at(score)
-  while member and seen < most and room > 0 do
-    move(member, score)
-    member = urgent_at(score)
+for l, lane in ipairs({ 'urgent', 'normal' }) do
+  for _, score in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4 + l], '-inf', ARGV[3], 'LIMIT', 0, most - seen)) do
+    local member = member_at(score, lane)
+    while member and seen < most and room > 0 do
+      move(member, score)
+      member = member_at(score, lane)
+    end
+    if member then
+      break
+    end
+    redis.call('ZREM', KEYS[4 + l], score)
   end
-  if member then
-    break
-  end
-  redis.call('ZREM', KEYS[5], score)
 end
 local members = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[3], 'WITHSCORES', 'LIMIT', 0, most - seen)
 for at = 1, #members, 2 do

@@ -5,8 +5,8 @@
 -- due, so that what was acknowledged leaves the set, and does not go into a lane when it is due.
 --
 -- The turns of a push name the place of each of its members, `@<channel> <score>`, so that a cancel finds them. The scores
--- of urgent ones are also in `ps:T:urgent:<channel>`, so that promote.lua finds these among many others. It is only a
--- hint: without one an urgent member is promoted in its turn, and one that leads to none is removed when it is due.
+-- of urgent and normal ones are also in `ps:T:<lane>:<channel>`, so that promote.lua finds these among many others. It is
+-- only a hint: without one a member is promoted in its turn, and one that leads to none is removed when it is due.
 
 local FIRST_LOOK, LATER_LOOK = 60000, 3600000 -- ms
 
@@ -22,8 +22,8 @@ end
 -- Puts a member into the retry set of a channel, to be looked at then.
 local function add_waiting(prefix, channel, lane, look, member)
   redis.call('ZADD', prefix .. 'retry:' .. channel, look, member)
-  if lane == 'urgent' then
-    redis.call('ZADD', prefix .. 'urgent:' .. channel, look, look)
+  if lane ~= 'bulk' then
+    redis.call('ZADD', prefix .. lane .. ':' .. channel, look, look)
   end
 end
 
