@@ -21,7 +21,7 @@ from . import reasons
 
 class OpenProvider(Protocol):
     """Opens the sending half for one route; closing it waits for requests in flight. `ttl_clock` is the clock by which
-    chunks expire, in Unix seconds: not the one by which credentials are signed, which may be wrong. Raises
+    chunks expire and devices are registered, in Unix seconds: not the one by which credentials are signed. Raises
     `CredentialError`."""
 
     def __call__(

@@ -42,6 +42,7 @@ Only `TokenDead` and `TokenSuspect` leave a receipt: an error of the payload nev
     anything             a route whose pruning is frozen                   is kept
     dead                 a raw token that no device has                    is suppressed
     dead since t         a device registered at t or before                is pruned
+                         a device registered a day before the request left is pruned
     dead                 a device registered before the request left       is pruned
     suspect              a device registered before the request left,      gets a strike; at the last one it is pruned
                          while the same identity was good for others
@@ -95,6 +96,10 @@ Blame: TypeAlias = Literal["delivery", "route", "nobody"]
 LONGEST: Final = 3600.0
 """Seconds of a Retry-After that are waited for at most, by a delivery and by its route alike: a mistake of the server
 must not stop either for a day."""
+
+STILL_DEAD: Final = 24 * 3_600_000
+"""Milliseconds from a registration on after which a token that is dead is not good again by that registration, since
+whatever time the provider calls it dead. Two clocks may differ, and the token would never be pruned."""
 
 SHORT: Final = 1000
 """Milliseconds. A delivery with less of its life left does not go again within it."""
@@ -322,10 +327,11 @@ def _judge_dead(receipt: Receipt, device: Device) -> PruneDecision:
     # after it is good again. A clock of theirs that runs ahead must not reach beyond what
     # our request can have asked about.
     # https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns
+    asked_at, registered_at = receipt.knows_until, device.registered_at
     if receipt.since is not None:
-        died_after = device.registered_at <= min(receipt.since, receipt.knows_until)
+        died_after = registered_at <= max(min(receipt.since, asked_at), asked_at - STILL_DEAD)
     else:
-        died_after = device.registered_at < receipt.knows_until
+        died_after = registered_at < asked_at
     return PruneDecision("prune", "pruned", "dead") if died_after else _keep("registered_later")
 
 

@@ -40,12 +40,13 @@ ROUTE = Route("shop", "apns")
 
 
 class Opened:
-    """One provider on a fake pool, with its outcomes and its clock."""
+    """One provider on a fake pool, with its outcomes and its clocks."""
 
-    def __init__(self, provider: Provider, pools: list[FakePool], clock: Clock) -> None:
+    def __init__(self, provider: Provider, pools: list[FakePool], clock: Clock, ttl_clock: Clock) -> None:
         self.provider = provider
         self.pool, *self.others = pools
         self.clock = clock
+        self.ttl_clock = ttl_clock
         self.outcomes = Outcomes()
 
     def send(self, message: Message = ALERT, *tokens: str, **options: Any) -> None:
@@ -62,11 +63,11 @@ async def opened(config: Config) -> AsyncIterator[Opened]:
         pools.append(FakePool(origin, **options))
         return pools[-1]
 
-    clock = Clock()
+    clock, ttl_clock = Clock(), Clock()
     async with open_provider(
-        ROUTE, config, request_timeout=10.0, clock=clock, open_pool=cast(Any, open_pool)
+        ROUTE, config, request_timeout=10.0, clock=clock, ttl_clock=ttl_clock, open_pool=cast(Any, open_pool)
     ) as provider:
-        yield Opened(provider, pools, clock)
+        yield Opened(provider, pools, clock, ttl_clock)
     assert all(pool.closed for pool in pools)
 
 
@@ -348,6 +349,19 @@ def test_each_answer_reaches_its_own_delivery_once(config: Config) -> None:
             ("aa", Sent(status=200, provider_id=apns_id(PUSH_ID, 0))),
             ("bb", TokenDead(status=410, reason="Unregistered", since=5)),
         ]
+
+    run(config, scene)
+
+
+@pytest.mark.parametrize("ahead", [-3600, 0, 3600])
+def test_the_death_of_a_token_is_told_by_the_clock_of_registrations(config: Config, ahead: int) -> None:
+    async def scene(it: Opened) -> None:
+        it.ttl_clock.now += ahead
+        it.send(ALERT)
+        died_at = int(it.clock.now * 1000) - 60_000
+        it.pool.requests[0].answer(response(410, {"reason": "Unregistered", "timestamp": died_at}))
+        ((_, outcome),) = it.outcomes
+        assert outcome == TokenDead(status=410, reason="Unregistered", since=died_at + 1000 * ahead)
 
     run(config, scene)
 

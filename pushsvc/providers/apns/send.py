@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import structs
 
-from ...model.delivery import BadNotification, Delivery, Misconfigured, Outcome, Sent, Throttled
+from ...model.delivery import BadNotification, Delivery, Misconfigured, Outcome, Sent, Throttled, TokenDead
 from ...model.push import Chunk, Route
 from ...net.http2.exchange import Answer, Response
 from ...net.http2.transport import POST, Pool, field, path
@@ -110,16 +110,19 @@ class ApnsProvider:
         *,
         broadcasts: Pool,
         clock: Callable[[], float],
+        ttl_clock: Callable[[], float],
     ) -> None:
         """Create the provider.
 
-        `broadcasts` is the pool for channels: `pool` itself if they are reached at the same host.
+        `broadcasts` is the pool for channels: `pool` itself if they are reached at the same host. `clock` is this
+        machine's, and `ttl_clock` the one by which devices are registered.
         """
         self.route = route
         self._pool = pool
         self._broadcasts = broadcasts
         self._token = token
         self._clock = clock
+        self._ttl_clock = ttl_clock
         self._renewed = 0
         """How often the credentials were renewed: a token signed, or the connections replaced."""
         self._replaced_at = float("-inf")
@@ -300,6 +303,10 @@ class ApnsProvider:
         outcome = classify(answer, context[0].chunk.message, self._clock())
         if type(outcome) is Sent:
             return structs.replace(outcome, provider_id=context[2])
+        if type(outcome) is TokenDead and outcome.since is not None:
+            # Apple's time, which this machine's clock shows: its provider tokens would be refused otherwise.
+            ahead = self._ttl_clock() - self._clock()
+            return structs.replace(outcome, since=outcome.since + round(1000 * ahead))
         if type(outcome) is Throttled and outcome.reason == TOO_MANY_TOKENS and self._token is not None:
             self._token.hold()
         if type(outcome) is Misconfigured and type(answer) is Response:
@@ -377,8 +384,8 @@ async def open_provider(
 ) -> AsyncIterator[ApnsProvider]:
     """Open the connections of one route and keep them; on leaving, what is in flight ends first.
 
-    `request_timeout` is in seconds. A delivery that is sent again (see above) may take three times that. `ttl_clock` is
-    not needed: an expiration is an instant here. Raises `CredentialError` before anything is opened.
+    `request_timeout` is in seconds. A delivery that is sent again (see above) may take three times that. By `ttl_clock`
+    it is said since when a token is dead. Raises `CredentialError` before anything is opened.
     """
     token = ProviderToken(config, clock) if config.key_file else None
     ssl = client_context(config)
@@ -404,4 +411,4 @@ async def open_provider(
                     request_timeout=request_timeout,
                 )
             )
-        yield ApnsProvider(route, config, pool, token, broadcasts=broadcasts, clock=clock)
+        yield ApnsProvider(route, config, pool, token, broadcasts=broadcasts, clock=clock, ttl_clock=ttl_clock)
