@@ -78,7 +78,8 @@ class TokenDead(_Answer, frozen=True):
     """The provider reports that the token is no longer valid."""
 
     since: int | None = None
-    """The time at which the provider learnt it, in Unix milliseconds, if it says so (APNs 410)."""
+    """The time at which the provider learnt it, in Unix milliseconds by the clock of the store, if it says so (APNs
+    410)."""
 
 
 class Expired(_Answer, frozen=True):
@@ -132,7 +133,8 @@ class Retry(Struct, frozen=True, gc=False):
     counted: bool = True
     """Whether the limits have counted the delivery already, so that they are not applied again."""
     channel: Platform = ""
-    """The fallback that carries it from then on; empty: the same channel. It goes there at once if it is due."""
+    """The fallback, or the other account at the same provider, that carries it from then on; empty: the same channel.
+    It goes there at once if it is due."""
 
 
 Verdict: TypeAlias = Ended | Retry

@@ -11,7 +11,7 @@ only, so that an answer in one says nothing about the other
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from typing import Final, TypeAlias, get_args
+from typing import Final, TypeAlias, cast, get_args
 
 from .devices import Environment
 from .push import Chunk, Platform
@@ -31,6 +31,11 @@ def platform_of(route: Platform) -> Platform:
         if route.endswith(ending):
             return route[: -len(ending)]
     return route
+
+
+def usual_environment(route: Platform) -> Environment:
+    """Return the environment that a route has by its name. The one account of an app may have another."""
+    return "production" if route == platform_of(route) else cast(Environment, route.rpartition("_")[2])
 
 
 def environments_of(platform: Platform) -> tuple[Platform, ...]:

@@ -10,6 +10,7 @@ from zlib import crc32
 from msgspec import Struct
 
 from ..model.delivery import End
+from ..model.devices import Environment
 from ..model.push import Chunk, Lane, Platform
 
 
@@ -40,6 +41,8 @@ class Taken(Struct, frozen=True):
     """Targets, by index, that must not be sent. Settle each with its end: `cancelled` or `suppressed`."""
     why: Mapping[int, str] = NOBODY
     """The reason of some targets of `skip`, where it differs from the end; see `audience.present`."""
+    environments: Mapping[int, Environment] = NOBODY
+    """The environment of the devices, by index, that may have changed since their targets were queued."""
     again: bool = False
     """Whether a dispatcher has read the entry before: the limits then have counted its targets, or may have."""
 

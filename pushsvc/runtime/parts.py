@@ -9,7 +9,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
@@ -17,7 +17,8 @@ from .. import api, telemetry
 from ..background import in_background, pulse
 from ..errors import StoreError, StoreUnavailable
 from ..garbage import collect_seldom
-from ..model.push import Route
+from ..model.devices import Environment
+from ..model.push import Platform, Route
 from ..ports.store import Store
 from ..ports.work import RemovedRoute
 from ..settings import Settings
@@ -31,6 +32,7 @@ from .plans import (
     api_config,
     api_is_open,
     dispatch_config,
+    environments_of,
     eraser,
     feedback_config,
     route_limits,
@@ -132,6 +134,11 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
         await serve_part_metrics(stack, settings, "dispatch")
         accounts = await stack.enter_async_context(Accounts(store, request_timeout=settings.retry.request_timeout))
         await accounts.open_all(settings.apps)
+
+        def accounts_of(app: str) -> Mapping[Platform, Environment]:
+            known = current.settings.apps.get(app)
+            return {} if known is None else environments_of(known)
+
         dispatcher = Dispatcher(
             store.queue,
             accounts.providers,
@@ -140,6 +147,7 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
             wall_clock=store.seconds,
             limiter=store.limiter,
             limits=route_limits(settings.apps),
+            environments=accounts_of,
         )
 
         def routes() -> list[Route]:

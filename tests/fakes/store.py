@@ -28,6 +28,7 @@ from pushsvc.model.delivery import (
     TokenSuspect,
     Unconfirmed,
 )
+from pushsvc.model.devices import Environment
 from pushsvc.model.push import (
     LANES,
     Chunk,
@@ -218,20 +219,24 @@ class MemoryQueue:
                 ) in self._state.suppressed and route.platform not in CARRIERS:
                     skip[target.index] = "suppressed"
             why: dict[int, str] = {}
+            environments: dict[int, Environment] = {}
             if record.state != "cancelled":
-                chunk, why = self._present(route, chunk, skip)
+                chunk, why, environments = self._present(route, chunk, skip)
                 if chunk.message.collapse and (again or chunk.turn > 1):
                     self._superseded(chunk, skip, why)
             if chunk.message.counts:
                 chunk = counted(chunk, self._state.live_unread(route.app))
             ref = EntryRef(app=route.app, shard=0, platform=route.platform, lane=lane, entry_id=entry_id)
-            taken.append(Taken(ref=ref, chunk=chunk, skip=skip, why=why, again=again))
+            taken.append(Taken(ref, chunk, skip=skip, why=why, environments=environments, again=again))
         return taken
 
-    def _present(self, route: Route, chunk: Chunk, skip: dict[int, End]) -> tuple[Chunk, dict[int, str]]:
-        """The chunk as the registry has its devices now, and why some are sent nothing."""
+    def _present(
+        self, route: Route, chunk: Chunk, skip: dict[int, End]
+    ) -> tuple[Chunk, dict[int, str], dict[int, Environment]]:
+        """The chunk as the registry has its devices now, why some are sent nothing, and their environments."""
         state, platform = self._state, platform_of(chunk.platform)
         why: dict[int, str] = {}
+        environments: dict[int, Environment] = {}
         targets = list(chunk.targets)
         for place, target in enumerate(targets):
             if target.device_id is None:
@@ -244,13 +249,15 @@ class MemoryQueue:
                 if (route.app, platform, target.token, owner) in state.heirs:
                     heir = state.devices[route.app][owner]
                     kept = heir if is_heir(heir.device, target, chunk) else None
+            if kept is not None:
+                environments[target.index] = kept.device.environment
             judged = present(target, None if kept is None else kept.device, chunk)
             if isinstance(judged, str):
                 skip[target.index], why[target.index] = "suppressed", judged
             elif judged is not target:
                 skip.pop(target.index, None)
                 targets[place] = judged
-        return msgspec.structs.replace(chunk, targets=tuple(targets)), why
+        return msgspec.structs.replace(chunk, targets=tuple(targets)), why, environments
 
     def _superseded(self, chunk: Chunk, skip: dict[int, End], why: dict[int, str]) -> None:
         for target in chunk.targets:

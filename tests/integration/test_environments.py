@@ -153,6 +153,17 @@ def test_a_credential_that_cannot_be_read_holds_its_own_route_until_it_can(tmp_p
                 await service.until(
                     "the metric says so", lambda: REGISTRY.get_sample_value("pushsvc_route_held", labels) == 1.0
                 )
+                # What waits for the account follows its device to the other one.
+                phone = {"platform": "apns", "token": apns_token("ok", "phone")}
+                for environment in ("sandbox", "production"):
+                    document = {**phone, "environment": environment}
+                    async with service.session.put("/v1/devices/phone", json=document) as answer:
+                        assert answer.status in (200, 201)
+                    if environment == "sandbox":
+                        to = {"devices": ["phone"]}
+                        status, body = await service.post({"to": to, "notification": {"title": "t"}})
+                        assert status == 202
+                assert await service.done(body["id"]) == {"total": 1, "sent": 1}
                 key_file.write_bytes(good)
                 assert await service.done(waiting) == {"total": 1, "sent": 1}
                 await service.until("nothing is held", all_is_well)

@@ -138,6 +138,40 @@ def test_what_waits_in_a_lane_follows_the_registry(
     play(server, story)
 
 
+@pytest.mark.parametrize("total", [1, 40])
+def test_what_waits_is_told_the_environment_of_its_device_and_goes_on_by_another_account(
+    server: Server | None, total: int
+) -> None:
+    """It may change again, and the same message goes by either."""
+
+    async def story(world: World) -> None:
+        store = await world.store()
+        phones = [device(f"phone{number}", user="ann") for number in range(total)]
+        await store.registry.put_many("shop", phones)
+        await store.pushes.accept(addressed("apns", phones, now=store_now(store)))
+        message = None
+        for turn, (channel, there) in enumerate([("apns", "sandbox"), ("apns_sandbox", "production")], 1):
+            await store.registry.put("shop", replace(phones[0], environment=there))
+            (taken,) = await store.queue.take(Route("shop", channel), "normal", targets=100, wait_ms=0)
+            message = message or taken.chunk.message
+            assert (taken.chunk.channel, taken.chunk.turn, taken.chunk.message) == (channel, turn, message)
+            assert (taken.environments.get(0), taken.skip) == (there, {})
+            on = Retry(NOW, 1, channel="apns_sandbox" if channel == "apns" else "apns")
+            kinds = [on if target.index == 0 else Ended("suppressed") for target in taken.chunk.targets]
+            settlements = [
+                Settlement(Delivery(taken.chunk, target), None, verdict, NOW, "", "test")
+                for target, verdict in zip(taken.chunk.targets, kinds, strict=True)
+            ]
+            await store.queue.settle("shop", settlements, [taken.ref])
+        ((chunk, skip),) = await take_all(store, "apns")
+        assert (chunk.turn, chunk.message, skip) == (3, message, {})
+        status = await store.pushes.status("shop", "p")
+        assert status is not None
+        assert status.counts.suppressed == total
+
+    play(server, story)
+
+
 @pytest.mark.parametrize(("move", "expected"), [each for each in STORIES if each[0] is not leave])
 def test_what_waits_for_a_retry_or_is_replayed_does_too(move: Move, expected: str) -> None:
     async def story(world: World) -> None:

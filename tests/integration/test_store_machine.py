@@ -33,7 +33,7 @@ from pushsvc.model.delivery import (
     Verdict,
 )
 from pushsvc.model.devices import ToAll
-from pushsvc.model.push import Lane, Target
+from pushsvc.model.push import Lane, Platform, Route, Target
 from pushsvc.ports.entries import EntryRef, Taken
 from pushsvc.ports.expansion import Expansion
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
@@ -56,6 +56,9 @@ from .test_store_kit import (
 
 T = TypeVar("T")
 CONSUMERS = ("a", "b", "c")
+ACCOUNTS = (ROUTE, Route("shop", "apns_sandbox"))
+"""A delivery goes on by the other account where its device has another environment by now."""
+PLATFORMS: tuple[Platform, ...] = tuple(route.platform for route in ACCOUNTS)
 TOTALS = (1, 1, 2, 3, 7, 40, 170, 1003)
 INVALID: tuple[Verdict, Outcome | None] = (Ended("invalid"), TokenDead(status=410))
 VERDICTS: list[tuple[Verdict, Outcome | None]] = [
@@ -64,6 +67,7 @@ VERDICTS: list[tuple[Verdict, Outcome | None]] = [
     (Ended("failed", dead_letter=True), Unavailable(status=500)),
     (Retry(NOW + 10, 2), Unavailable(status=503)),
     (Retry(NOW + 2000, 1), Unavailable(status=429)),
+    (Retry(NOW, 1, channel="apns_sandbox"), None),
 ]
 
 
@@ -214,11 +218,14 @@ class StoreMachine(RuleBasedStateMachine):
         model.expanding = not last
 
     @rule(
-        consumer=st.sampled_from(CONSUMERS), lane=st.sampled_from(["urgent", "bulk"]), wanted=st.sampled_from([1, 300])
+        consumer=st.sampled_from(CONSUMERS),
+        lane=st.sampled_from(["urgent", "bulk"]),
+        wanted=st.sampled_from([1, 300]),
+        route=st.sampled_from([ROUTE, *ACCOUNTS]),
     )
-    def take(self, consumer: str, lane: Lane, wanted: int) -> None:
+    def take(self, consumer: str, lane: Lane, wanted: int, route: Route) -> None:
         store = self.stores[consumer]
-        self.hold(store, self.run(take(store, lane, targets=wanted)))
+        self.hold(store, self.run(take(store, lane, targets=wanted, route=route)))
 
     @precondition(lambda self: self.holdings)
     @rule(data=st.data(), end=st.sampled_from(VERDICTS), part=st.sampled_from(["all", "some", "mixed"]))
@@ -271,7 +278,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(now=st.sampled_from([NOW, NOW + 10, NOW + 5000]), consumer=st.sampled_from(CONSUMERS))
     def promote(self, now: int, consumer: str) -> None:
-        self.run(self.stores[consumer].queue.promote(ROUTE, now))
+        for route in ACCOUNTS:
+            self.run(self.stores[consumer].queue.promote(route, now))
 
     @rule(now=st.sampled_from([NOW, NOW + 10, NOW + 5000]), consumer=st.sampled_from(CONSUMERS))
     def launch(self, now: int, consumer: str) -> None:
@@ -336,7 +344,8 @@ class StoreMachine(RuleBasedStateMachine):
         """The consumer is thought dead, and another one takes over. It may go on all the same, beside its successor."""
         if dead != heir:
             self.run(self.world.kill(dead))
-            self.hold(self.stores[heir], self.run(self.stores[heir].queue.reclaim(ROUTE)))
+            for route in ACCOUNTS:
+                self.hold(self.stores[heir], self.run(self.stores[heir].queue.reclaim(route)))
             self.stores[dead] = self.run(self.world.store(dead))
 
     @rule(consumer=st.sampled_from(CONSUMERS))
@@ -367,7 +376,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def gauges_are_what_happened(self) -> None:
-        gauges = self.run(self.stores["a"].gauges({"shop": ("apns",)}))
+        gauges = self.run(self.stores["a"].gauges({"shop": PLATFORMS}))
         models = self.pushes.values()
         assert sum(gauges.pending.values()) == sum(model.left for model in models)
         assert gauges.scheduled == sum(model.total for model in models if model.state == "scheduled")
@@ -391,10 +400,12 @@ class StoreMachine(RuleBasedStateMachine):
                 self.run(heir.expansions.advance(model.walks[-1], {}, cursor=None, lease=0))
                 model.expanding = False
         while True:
-            self.run(heir.queue.promote(ROUTE, NOW + 10_000))
-            taken = self.run(heir.queue.reclaim(ROUTE))
-            for lane in ("urgent", "bulk"):
-                taken += self.run(take(heir, lane))
+            taken: list[Taken] = []
+            for route in ACCOUNTS:
+                self.run(heir.queue.promote(route, NOW + 10_000))
+                taken += self.run(heir.queue.reclaim(route))
+                for lane in ("urgent", "bulk"):
+                    taken += self.run(take(heir, lane, route=route))
             if not taken:
                 break
             before = len(self.holdings)
@@ -410,7 +421,7 @@ class StoreMachine(RuleBasedStateMachine):
         for push_id, model in self.pushes.items():
             self.rows_are_what_happened(push_id)
             assert len(model.ended) == (0 if model.never_began else model.total)
-        gauges = self.run(heir.gauges({"shop": ("apns",)}))
+        gauges = self.run(heir.gauges({"shop": PLATFORMS}))
         assert (gauges.apps["shop"].total_pending, gauges.retry_pending, gauges.scheduled) == (0, 0, 0)
         assert self.run(entries_of(heir)) == 0
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -24,7 +24,8 @@ from pushsvc.model.delivery import (
     TokenSuspect,
     Unavailable,
 )
-from pushsvc.model.push import LANES, Lane, Push, Route
+from pushsvc.model.devices import Environment
+from pushsvc.model.push import LANES, Lane, Platform, Push, Route
 from pushsvc.ports.entries import Taken
 from pushsvc.ports.provider import Provider
 from pushsvc.ports.queue import DeliveryQueue
@@ -58,7 +59,12 @@ PATIENT = RetryPolicy(attempts=3, base=1.0, server_error={}, throttled={})
 
 @asynccontextmanager
 async def working(
-    queue: DeliveryQueue, provider: Provider, config: DispatchConfig | None = None, *, spread: bool = False
+    queue: DeliveryQueue,
+    provider: Provider,
+    config: DispatchConfig | None = None,
+    *,
+    spread: bool = False,
+    accounts: Mapping[Platform, Environment] | None = None,
 ) -> AsyncIterator[RouteWorker]:
     """A worker at work, with a settler of its own. Every jitter is a half, unless they are to `spread`."""
     settler = Settler("shop", queue, lambda: worker.wake(), lambda route, due_at: worker.expect(due_at))
@@ -70,6 +76,7 @@ async def working(
         hash_token=lambda platform: lambda token: f"hash of {token}",
         wall_clock=wall_clock,
         random=random.Random(7).random if spread else lambda: 0.5,
+        environments=lambda app: accounts or {},
     )
     tasks = [asyncio.create_task(settler.run()), asyncio.create_task(worker.run())]
     try:

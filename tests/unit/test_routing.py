@@ -13,8 +13,8 @@ from pushsvc.api.rules import Rules
 from pushsvc.errors import ConfigError, InvalidRequest
 from pushsvc.model.codec import contents_of, decode_chunk, encode_chunk, split
 from pushsvc.model.delivery import Sent
-from pushsvc.model.devices import Environment
-from pushsvc.model.push import Message, Platform, Push, Target
+from pushsvc.model.devices import Device, Environment
+from pushsvc.model.push import Message, Platform, Push, Route, Target
 from pushsvc.model.routing import RouteTable, path_name, path_of, platform_of, reachable, table_of
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.kind import no_environment
@@ -156,6 +156,32 @@ def test_they_end_as_failed_and_nothing_is_sent() -> None:
         assert found is not None
         ((row,), _) = found
         assert (row.platform, row.device_id, row.reason, row.attempts) == ("apns", "d1", NO_ROUTE, 0)
+
+    run(story())
+
+
+@pytest.mark.parametrize("accounts", [BOTH, {"apns": "production"}], ids=["both", "one"])
+def test_what_waits_follows_the_environment_of_its_device(accounts: dict[Platform, Environment]) -> None:
+    async def story() -> None:
+        store, provider, other = memory_store(), FakeProvider(), FakeProvider(Route("shop", "apns_sandbox"))
+        device = Device(id="d1", platform="apns", token="t0")
+        await store.registry.put("shop", device)
+        await store.pushes.accept(msgspec.structs.replace(push("p", ""), targets={"apns": (Target(0, "t0", "d1"),)}))
+        await store.registry.put("shop", msgspec.structs.replace(device, environment="sandbox"))
+        provider.says = other.says = lambda delivery: Sent(status=200)
+        async with (
+            working(store.queue, provider, accounts=accounts),
+            working(store.queue, other, accounts=accounts),
+        ):
+            ended = await until_ended(store, "p")
+        assert provider.tokens == []
+        if accounts is BOTH:
+            assert (ended, other.tokens) == ({"total": 1, "sent": 1}, ["t0"])
+            return
+        assert (ended, other.tokens) == ({"total": 1, "failed": 1}, [])
+        found = await store.pushes.deliveries("shop", "p", outcome="failed", cursor="", limit=10)
+        assert found is not None
+        assert [(row.reason, row.attempts) for row in found[0]] == [(NO_ROUTE, 0)]
 
     run(story())
 

@@ -18,6 +18,7 @@ from ...telemetry import REDIS, get_logger
 from ..outage import Patience
 from .agenda import Agenda
 from .config import DispatchConfig
+from .holdings import Environments
 from .lease import Lease
 from .limits import RouteLimits
 from .preemption import Preemption
@@ -46,6 +47,7 @@ class Dispatcher:
         hash_token: Callable[[Platform], Callable[[str], str]],
         limiter: Limiter | None = None,
         limits: Mapping[Route, RouteLimits] | None = None,
+        environments: Environments | None = None,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
         lease_clock: Callable[[], float] = boot_clock,
@@ -56,6 +58,7 @@ class Dispatcher:
         self._hash_token = hash_token
         self._limiter = limiter
         self._limits = limits or {}
+        self._environments = environments
         self._wall_clock = wall_clock
         self._jitter = jitter
         self._preemption = Preemption()
@@ -135,6 +138,7 @@ class Dispatcher:
             lease=self._lease,
             limiter=self._limiter,
             limits=self._limits.get(provider.route),
+            environments=self._environments,
         )
         reading = self._watch(asyncio.create_task(worker.run(), name=provider.route.name))
         self._lines[provider.route] = _Line(worker, provider, reading)

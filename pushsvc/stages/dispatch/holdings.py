@@ -7,12 +7,14 @@ either (see `revoking.py`), and so does the expiry of the process's own lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
-from ...model.delivery import Delivery, Ended, Verdict
-from ...model.push import LANES, Lane, Target
+from ...model.delivery import Delivery, Ended, Retry, Verdict
+from ...model.devices import Environment
+from ...model.push import LANES, Lane, Platform, Target
+from ...model.routing import platform_of
 from ...ports.entries import Revoked, Taken
 from ...ports.queue import DeliveryQueue
 from ...rules.policy import left_out, look_again
@@ -37,6 +39,12 @@ BREATH: Final = 500
 """Deliveries taken back before others get the loop again."""
 
 PART_HELD: Final = "part_held"
+
+OTHER_ACCOUNT: Final = "other_account"
+"""The reason of what goes on by another account at the same provider: its device has another environment by now."""
+
+Environments: TypeAlias = Callable[[str], Mapping[Platform, Environment]]
+"""Returns the environment of each account of an app, by its route, where tokens belong to one."""
 
 
 class Mark(NamedTuple):
@@ -64,6 +72,7 @@ class Holdings:
         wall_clock: Callable[[], float],
         random: Callable[[], float],
         wake: Callable[[], None],
+        environments: Environments,
     ) -> None:
         """Start without entries. `wake` is called when there may be something to draw."""
         self.lanes = Lanes()
@@ -82,6 +91,7 @@ class Holdings:
         self._wall_clock = wall_clock
         self._random = random
         self._wake = wake
+        self._environments = environments
         self.rechecks = Rechecks(
             app, queue, self.lanes, settler, clock=lambda: int(wall_clock() * 1000), answered=self._answered
         )
@@ -159,6 +169,8 @@ class Holdings:
                 for target in entry.targets:
                     self._recorder.settle(Delivery(chunk, target), entry, None, UNREACHABLE, now, NO_ROUTE)
                 continue
+            if each.environments:
+                self._redirect(entry, each.environments, now)
             if chunk.part:
                 self._hold_part(entry, now)
             if each.again or chunk.counted:
@@ -168,6 +180,23 @@ class Holdings:
         if self.gate is not None:
             self.gate.refill()
         self._wake()
+
+    def _redirect(self, entry: OpenEntry, environments: Mapping[int, Environment], now: int) -> None:
+        """Let targets whose devices have another environment by now go on by the account that the app has there."""
+        chunk, accounts = entry.chunk, self._environments(entry.chunk.app)
+        own, platform = accounts.get(chunk.channel), platform_of(chunk.channel)
+        if own is None:
+            return
+        gone = tuple(target for target in entry.left if environments.get(target.index, own) != own)
+        entry.without(gone)
+        reached = {there: route for route, there in accounts.items() if platform_of(route) == platform}
+        for target in gone:
+            route = reached.get(environments[target.index])
+            verdict: Verdict = UNREACHABLE
+            if route is not None:
+                verdict = Retry(now, chunk.attempt, counted=chunk.counted, channel=route)
+            reason = NO_ROUTE if route is None else OTHER_ACCOUNT
+            self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
 
     def _hold_part(self, entry: OpenEntry, now: int) -> None:
         """Send one target of a held part of the route as a probe, or none; the others wait for another try."""

@@ -23,7 +23,7 @@ from .agenda import Agenda
 from .config import DispatchConfig
 from .congestion import Congestion
 from .health import UNBOUNDED
-from .holdings import CANCELLED, Holdings
+from .holdings import CANCELLED, Environments, Holdings
 from .lanes import SLICE, OpenEntry
 from .lease import Lease, unlimited
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
@@ -73,6 +73,7 @@ class RouteWorker:
         lease: Lease | None = None,
         limiter: Limiter | None = None,
         limits: RouteLimits | None = None,
+        environments: Environments | None = None,
     ) -> None:
         self.route: Route = provider.route
         self._provider = provider
@@ -109,6 +110,7 @@ class RouteWorker:
             wall_clock=wall_clock,
             random=random,
             wake=self.wake,
+            environments=environments or (lambda app: {}),
         )
         self._lanes = self._holdings.lanes
         self._rechecks = self._holdings.rechecks

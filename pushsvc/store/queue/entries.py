@@ -14,7 +14,7 @@ from ...model.codec import CodecError, decode_chunk
 from ...model.delivery import End, Settlement
 from ...model.push import Chunk, CountedTarget, Platform, Route
 from ...model.routing import CARRIERS
-from ...ports.entries import EntryRef, Taken
+from ...ports.entries import NOBODY, EntryRef, Taken
 from .. import keys
 from ..link.clock import Clock
 from ..link.link import Link
@@ -173,12 +173,15 @@ class Opener:
                 elif listed is not NONE_LISTED:
                     skip, why = _left_out(chunk, listed)
                 behind = superseded.get(id(chunk), ()) if superseded else ()
-                if changed and id(chunk) in changed and chunk.push_id not in cancelled and not lacks_content:
-                    chunk = _changed(chunk, changed[id(chunk)], listed, skip, why)
+                known = changed.get(id(chunk)) if changed else None
+                environments = NOBODY if known is None else known.environments
+                if known is not None and chunk.push_id not in cancelled and not lacks_content:
+                    chunk = _changed(chunk, known, listed, skip, why)
                 for index in behind:
                     if index not in skip:
                         skip[index], why[index] = "suppressed", SUPERSEDED
-                taken.append(Taken(ref=ref, chunk=counted(chunk, unread), skip=skip, why=why, again=again))
+                chunk = counted(chunk, unread)
+                taken.append(Taken(ref, chunk, skip=skip, why=why, environments=environments, again=again))
         return taken
 
     async def _known(

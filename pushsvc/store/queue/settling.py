@@ -299,12 +299,17 @@ def together(waiting: Sequence[tuple[int, Target]]) -> list[tuple[int, list[Targ
 
 
 def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
-    """Return the chunk of some targets to retry, at the same channel or at the fallback that the verdict names."""
+    """Return the chunk of some targets to retry, at the same channel, or at the one that the verdict names: a fallback,
+    or another account at the same provider, which takes the same message."""
     channel, message, variant, fallbacks = chunk.channel, chunk.message, chunk.variant, chunk.fallbacks
-    if retry.channel:
-        place = [following.channel for following in fallbacks].index(retry.channel)
+    home = chunk.home
+    following = [each.channel for each in fallbacks]
+    if retry.channel in following:
+        place = following.index(retry.channel)
         channel, message = fallbacks[place].channel, fallbacks[place].message
         variant, fallbacks = channel, fallbacks[place + 1 :]
+    elif retry.channel:
+        channel, home = retry.channel, home and retry.channel
     return msgspec.structs.replace(
         chunk,
         targets=tuple(targets),
@@ -315,6 +320,7 @@ def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
         channel=channel,
         message=message,
         variant=variant,
+        home=home,
         fallbacks=fallbacks,
     )
 

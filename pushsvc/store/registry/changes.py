@@ -182,8 +182,8 @@ def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
         new = change.after
         if old is None or old.state == "pruned":
             continue
-        same = new is not None and (old.id, old.user, old.token, old.kind, old.state) == (
-            *(new.id, new.user, new.token, new.kind, new.state),
+        same = new is not None and (old.id, old.user, old.token, old.kind, old.environment, old.state) == (
+            *(new.id, new.user, new.token, new.kind, new.environment, new.state),
         )
         if new is None or not same or not set(old.topics) <= set(new.topics):
             found.append((old.platform, old.token))

@@ -2,10 +2,10 @@
 
 An audience is determined once and sent later: from a lane, after a retry, on a route that is held, as a replayed dead
 letter. Meanwhile the phone may belong to another user. So each change of a device that matters to waiting targets (its
-owner, its token, its existence, a topic that it left) leaves a mark of the token that the waiting target has, beside
-the suppressions in the app's shards, and a dispatcher that takes an entry asks for marks. Only targets with a mark are
-looked up in the registry, and judged by its current content (`audience.present`). `take.lua` returns the time of the
-newest mark: if that was before the start of the push, nothing is asked at all.
+owner, its token, its environment, its existence, a topic that it left) leaves a mark of the token that the waiting
+target has, beside the suppressions in the app's shards, and a dispatcher that takes an entry asks for marks. Only
+targets with a mark are looked up in the registry, and judged by its current content (`audience.present`). `take.lua`
+returns the time of the newest mark: if that was before the start of the push, nothing is asked at all.
 
 A phone whose user has registered it under a new id, with the same token, still gets what waits for the old one: a mark
 of its own names the new device as the heir (`audience.is_heir`). One that existed before is none: it may be a target of
@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ...model.devices import NOBODY, Device
+from ...model.devices import NOBODY, Device, Environment
 from ...model.push import Chunk, Platform, Target
-from ...model.routing import platform_of
+from ...model.routing import platform_of, usual_environment
 from ...ports.registry import Holding, Registry
 from ...rules.audience import is_heir, present
 from .. import keys
@@ -152,6 +152,8 @@ class Present(NamedTuple):
     """The reasons why nothing is sent to targets, by index."""
     renewed: frozenset[int]
     """Indexes of those that have another token by now."""
+    environments: dict[int, Environment]
+    """The environment of the devices that were looked up, by index."""
 
 
 class DevicePresence:
@@ -168,7 +170,7 @@ class DevicePresence:
     async def of(
         self, app: str, platform: Platform, chunks: Sequence[Chunk], newest: Sequence[float]
     ) -> dict[int, Present]:
-        """Return what has changed, by the identity of a chunk, for chunks that are affected."""
+        """Return what has changed, by the identity of a chunk, for chunks that may be affected."""
         if not any(newest):
             return {}
         changed = await self._marks.among(app, platform, chunks, newest)
@@ -182,13 +184,16 @@ class DevicePresence:
         ]
         devices = await self._look_up(app, platform, [target for _, target in wanted])
         heirs = await self._heirs(app, platform, [each for each in wanted if each[1].device_id not in devices])
-        found: dict[int, tuple[Chunk, dict[int, Target | str]]] = {}
+        found: dict[int, tuple[Chunk, dict[int, Target | str], dict[int, Environment]]] = {}
         for chunk, target in wanted:
             device = devices.get(target.device_id or "") or heirs.get((chunk.push_id, target.index))
             judged = present(target, device, chunk)
+            _, changes, environments = found.setdefault(id(chunk), (chunk, {}, {}))
             if judged is not target:
-                found.setdefault(id(chunk), (chunk, {}))[1][target.index] = judged
-        return {place: _present(chunk, judged) for place, (chunk, judged) in found.items()}
+                changes[target.index] = judged
+            if device is not None:
+                environments[target.index] = device.environment
+        return {place: _present(*each) for place, each in found.items()}
 
     async def look_again(self, app: str, chunks: Collection[Chunk]) -> None:
         """Mark all changes that concern these chunks, however old they are."""
@@ -198,7 +203,9 @@ class DevicePresence:
             changed = [
                 (chunk.platform, target.token)
                 for target in targets
-                if present(target, devices.get(target.device_id or ""), chunk) is not target
+                if (device := devices.get(target.device_id or "")) is None
+                or present(target, device, chunk) is not target
+                or device.environment != usual_environment(chunk.platform)
             ]
             if changed:
                 await self._marks.make(app, changed)
@@ -232,10 +239,10 @@ class DevicePresence:
         return found
 
 
-def _present(chunk: Chunk, judged: dict[int, Target | str]) -> Present:
+def _present(chunk: Chunk, judged: dict[int, Target | str], environments: dict[int, Environment]) -> Present:
     renewed = {index: target for index, target in judged.items() if isinstance(target, Target)}
     gone = {index: why for index, why in judged.items() if isinstance(why, str)}
     if renewed:
         targets = tuple(renewed.get(target.index, target) for target in chunk.targets)
         chunk = msgspec.structs.replace(chunk, targets=targets)
-    return Present(chunk, gone, frozenset(renewed))
+    return Present(chunk, gone, frozenset(renewed), environments)
