@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from pushsvc import cli
 from pushsvc.cli.pushes.status import print_status
 from pushsvc.model.signing import write_secret
 from pushsvc.runtime import open_running_store, webhook_configs
+from pushsvc.stages.dispatch.evidence import UNANSWERED
 from pushsvc.telemetry import configure_logging
 
 from .harness import Service, apns, running_service
@@ -76,6 +78,31 @@ def test_a_held_route_is_named_until_it_is_open_again(tmp_path: Path, capsys: py
             async def cleared() -> bool:
                 return "held" not in await readyz(service)
 
+            await service.until("readyz names nothing any more", cleared)
+
+    asyncio.run(main())
+
+
+def test_a_provider_that_answers_nothing_but_pings_is_named_before_its_requests_time_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        async with running_service(tmp_path, request_timeout=30.0) as service:
+            push = await service.push(apns("slow-12000", "one"))
+
+            async def named() -> bool:
+                why = (await readyz(service)).get("held", {}).get("shop/apns", "")
+                return bool(why == f"timeout: {UNANSWERED}")
+
+            async def cleared() -> bool:
+                return "held" not in await readyz(service)
+
+            await service.until("readyz names the route", named)
+            assert (await service.status(push))["counts"]["queued"] == 1, "its request still waits"
+            assert UNANSWERED in await stats(service, capsys, "--every", "0.2")
+            labels = {"app": "shop", "platform": "apns", "reason": "timeout"}
+            assert REGISTRY.get_sample_value("pushsvc_route_held", labels) == 1.0
+            assert await service.done(push) == {"total": 1, "sent": 1}
             await service.until("readyz names nothing any more", cleared)
 
     asyncio.run(main())

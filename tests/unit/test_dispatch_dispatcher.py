@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model.delivery import Misconfigured, Sent, Settlement
+from pushsvc.model.delivery import Misconfigured, Sent, Settlement, Unavailable
 from pushsvc.model.push import Lane, Route
 from pushsvc.model.rates import Rate
 from pushsvc.ports.entries import EntryRef, Taken
@@ -18,8 +18,9 @@ from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.runtime.state.conditions import parts_of
 from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
+from pushsvc.stages.dispatch.evidence import UNANSWERED
 from pushsvc.stages.dispatch.settling import BATCH, BOUND
-from pushsvc.stages.dispatch.watch import SILENT
+from pushsvc.stages.dispatch.watch import SILENT, SLOW
 
 from .dispatch_fakes import (
     FakeProvider,
@@ -367,6 +368,32 @@ def test_a_provider_that_says_nothing_is_named_while_its_requests_wait() -> None
             provider.trouble = ""
             await until(lambda: not own.held())
             provider.answer()
+
+    run(main())
+
+
+def test_a_provider_that_answers_no_request_is_named_until_it_answers_one() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        store, provider = memory_store(), FakeProvider()
+        own = dispatcher(store.queue, provider)
+        async with running(own):
+            await store.pushes.accept(push("p", "t"))
+            await until(lambda: provider.open)
+            began = loop.time()
+            await asyncio.sleep(SLOW - 1.0)
+            assert own.held() == {}, "it may be slow"
+            await until(own.held)
+            assert loop.time() - began < SLOW + 1.0
+            assert own.held() == {"shop/apns": f"timeout: {UNANSWERED}"}
+            provider.answer(Unavailable(reason="timeout", maybe_sent=True))
+            await asyncio.sleep(1.0)
+            assert own.held(), "a time-out is no answer"
+            await until(lambda: provider.open)
+            provider.answer()
+            await until(lambda: not own.held())
+            await asyncio.sleep(2 * SLOW)
+            assert own.held() == {}, "nothing waits for an answer"
 
     run(main())
 

@@ -24,7 +24,7 @@ from pushsvc.providers.apns.check import SOON
 from pushsvc.providers.apns.vocabulary import ALERT, VOIP, payload_limit
 from pushsvc.providers.fcm import limits as fcm_limits, quota
 from pushsvc.providers.live import render as live_render
-from pushsvc.rules import gcra
+from pushsvc.rules import gcra, policy
 from pushsvc.runtime import live as runtime_live
 from pushsvc.runtime.state import admin as admin_state
 from pushsvc.settings import Settings
@@ -91,6 +91,8 @@ SAID: list[tuple[str, str, Any, Any]] = [
     # Sending.
     ("reference/answers.md", "when five tokens in a row get 5xx", health.ENOUGH, 5),
     ("reference/answers.md", "there is no connection for a second", watch.AWAY, 1.0),
+    ("guides/runbook.md", "after 7 s in which requests have waited and none was answered", watch.SLOW, 7.0),
+    ("reference/pruning.md", "or a day before it was asked", policy.STILL_DEAD, 1000 * DAY),
     ("reference/answers.md", "after 1 s, then 2 s, up to 30 s", (health.FIRST_PROBE, health.LAST_PROBE), (1.0, 30.0)),
     ("reference/answers.md", "doubles every quarter of a second", health.STEP, 0.25),
     ("reference/answers.md", "for an hour no attempts are used up", health.BENEFIT, 3600.0),

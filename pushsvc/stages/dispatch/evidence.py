@@ -48,6 +48,12 @@ SILENCE: Final = (
 )
 """What is said of a provider before its requests time out."""
 
+UNANSWERED: Final = (
+    "the provider takes requests and has answered none for some seconds: each is given `retry.request_timeout`, and "
+    "then sent again; look at its status page and at proxies and firewalls on the way"
+)
+"""The same where it answers PINGs."""
+
 
 def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
     """Return the trouble of the route that the outcome indicates, `works` for none, or None if it says nothing."""

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import Final
 
 from ...background import pulse, until_pulse
 from ...errors import StoreUnavailable
-from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Unconfirmed, Verdict
+from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Unavailable, Unconfirmed, Verdict
 from ...model.push import LANES, Platform, Route, Target
 from ...model.routing import CARRIERS
 from ...ports.entries import Revoked
@@ -91,6 +92,9 @@ class RouteWorker:
         self._stopping = False
         self._pump_scheduled = False
         self._in_flight = 0
+        self._unanswered_since = inf
+        """When the last request was answered, or the first was sent after that; infinity while none waits. A time-out
+        is no answer."""
         self._congestion = Congestion(self._loop.time())
         self._replacing = Replacing()
         self._preemption = preemption or Preemption()
@@ -170,7 +174,8 @@ class RouteWorker:
     @property
     def held(self) -> dict[str, str]:
         """The route and its parts that currently do not send, with the reason."""
-        return self._watch.held(self._provider, self._loop.time())
+        now = self._loop.time()
+        return self._watch.held(self._provider, now, now - self._unanswered_since)
 
     @property
     def worked(self) -> dict[str, float]:
@@ -183,6 +188,7 @@ class RouteWorker:
         Outcomes of what the old one has in flight are still recorded; its owner closes it.
         """
         self._provider = provider
+        self._unanswered_since = inf
         provider.on_room(self.wake)
         self.health.probe_now()
         self.wake()
@@ -249,7 +255,8 @@ class RouteWorker:
 
     def _look(self) -> None:
         """Publish the state of the route; while it does not send, end expired deliveries in memory."""
-        self._watch.tick(self._provider, self._loop.time())
+        at = self._loop.time()
+        self._watch.tick(self._provider, at, at - self._unanswered_since)
         if not self.health.is_open or not self._provider.room:
             now = int(self._wall_clock() * 1000)
             over = self._holdings.expired(now)
@@ -355,6 +362,8 @@ class RouteWorker:
                     permits -= sent
                     fresh += sent
         self._holdings.signal_space()
+        if budget < granted:
+            self._unanswered_since = min(self._unanswered_since, started)
         if pacer:
             pacer.spend(fresh, granted - budget - fresh)
         if allowance != UNBOUNDED:
@@ -392,6 +401,7 @@ class RouteWorker:
             return
         health.spend(1, started)
         self._in_flight += 1
+        self._unanswered_since = min(self._unanswered_since, started)
         self._provider.submit(Flight(entry.chunk, target, entry.passed, entry, started, True), self._on_outcome)
         self._holdings.signal_space()
 
@@ -461,6 +471,8 @@ class RouteWorker:
         verdict: Verdict = SENT
         kind = type(outcome)
         blame: Blame = "delivery"
+        if kind is not Unavailable or outcome.reason != "timeout":
+            self._unanswered_since = now_monotonic if self._in_flight else inf
         # Most answers say that the provider works, and most of the time that is nothing new.
         works = kind is Unconfirmed or (kind is Sent and outcome.status)
         if works and not delivery.probe and not chunk.part:

@@ -15,7 +15,7 @@ from ...model.routing import platform_of
 from ...ports.provider import CREDENTIAL, REMOVED, STREAMS
 from ...rules.policy import Blame, RetryPolicy
 from ...telemetry import get_logger
-from .evidence import SILENCE, cause_of, text_of
+from .evidence import SILENCE, UNANSWERED, cause_of, text_of
 from .health import RouteHealth, Trouble
 from .metrics import RouteMetrics
 from .parts import Parts
@@ -25,6 +25,8 @@ AWAY: Final = 1.0
 SILENT: Final = 5.0
 """Seconds for which nothing has come from a provider from which on it is said, long before its requests time out. It
 only says so: a provider that is slow answers PINGs, and requests have their whole `request_timeout`."""
+SLOW: Final = 7.0
+"""Seconds for which requests have waited and none was answered, from which on that is said, until one is."""
 REPEAT: Final = (60.0, 3600.0)
 """Seconds after which the log repeats a trouble: the first time, doubled up to the second."""
 
@@ -92,11 +94,11 @@ class RouteWatch:
             self.parts.passed(part, now)
         self.health.worked(now, token=token, push=push, probe=probe)
 
-    def held(self, provider: Knows, now: float) -> dict[str, str]:
-        """Return what does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the
-        remedy.
+    def held(self, provider: Knows, now: float, unanswered: float) -> dict[str, str]:
+        """Return what does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the remedy.
+        Requests have waited for `unanswered` seconds, and none was answered.
         """
-        return {name: text for name, (_, text) in self._held(provider, now).items()}
+        return {name: text for name, (_, text) in self._held(provider, now, unanswered).items()}
 
     def worked_ago(self, now: float) -> dict[str, float]:
         """Return the seconds since the route, and each of its parts that was in question, was last seen to work, by
@@ -108,8 +110,9 @@ class RouteWatch:
             found[route] = now - self.health.worked_at
         return found
 
-    def tick(self, provider: Knows, now: float) -> None:
-        """Check the connections and publish changes. To be called a few times a second."""
+    def tick(self, provider: Knows, now: float, unanswered: float) -> None:
+        """Check the connections and publish changes. To be called a few times a second. `unanswered` is as for
+        `held`."""
         if not provider.trouble or _label(provider.trouble):
             self._away_since = None
         elif self._away_since is None:
@@ -120,7 +123,7 @@ class RouteWatch:
             self._silent = True
         elif not provider.trouble:  # Without a connection nothing can be heard.
             self._silent = False
-        held = self._held(provider, now)
+        held = self._held(provider, now, unanswered)
         self._metrics.held({label for label, _ in held.values()})
         for name in [name for name in self._shown if name not in held]:
             line = self._shown.pop(name)
@@ -131,7 +134,7 @@ class RouteWatch:
             if line.due(now):
                 self._log.error("route_held", held=name, reason=label, why=text, seconds=round(now - line.since, 1))
 
-    def _held(self, provider: Knows, now: float) -> dict[str, tuple[str, str]]:
+    def _held(self, provider: Knows, now: float, unanswered: float) -> dict[str, tuple[str, str]]:
         route = self._route.name
         found: dict[str, tuple[str, str]] = {}
         trouble = self.health.spoken_of(now)
@@ -148,6 +151,8 @@ class RouteWatch:
             found[route] = (trouble.label, f"{trouble.label}: {text_of(trouble.cause, detail)}")
         elif self._silent:
             found[route] = ("timeout", f"timeout: {SILENCE}")
+        elif unanswered >= SLOW:
+            found[route] = ("timeout", f"timeout: {UNANSWERED}")
         for part, reason in self.parts.held.items():
             found[f"{route}/{part}"] = (reason, _with(reason, provider.remedy(reason)))
         return found
