@@ -47,11 +47,11 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | not ended; score cancelled at ms                      |
 | `ps:T:recalled`            | hash   | field: a moment        | id of a cancelled push whose retries are to be due at |
 |                            |        |                        | once -> how far that is done: see promote.lua         |
-| `ps:T:latest:<slot>`       | hash   | 90 seconds             | digest of a target and a `collapse` -> the latest push|
-|                            |        |                        | that was accepted of it: see supersession.py          |
+| `ps:T:latest`, `ps:T:latest:before` | hash | 24 h            | digest of a target and a `collapse` -> the latest push|
+|                            |        |                        | that was accepted of it: see supersede.lua            |
 | `ps:T:c:<digest>`          | hash   | a wait's TTL, renewed  | of a target and a `collapse` with a delivery that     |
-|                            |        |                        | waits: `a` latest push accepted, `o` oldest and `n`   |
-|                            |        |                        | latest that wait                                      |
+|                            |        |                        | waits: `a` latest push accepted, and each that waits  |
+|                            |        |                        | -> the later one of which its holder was told         |
 | `ps:T:epoch`               | string | permanent              | counter, raised by each cancel: cheap to compare      |
 | `ps:T:revoked`             | stream | 3600 seconds, renewed  | what dispatchers must drop, see revocations.py:       |
 |                            |        |                        | `p` a push id, `t` marks of tokens, `e` an entry      |
@@ -362,6 +362,8 @@ dead = _in_shard("dead")
 receipts = _in_shard("receipts")
 quarantine = _in_shard("quarantine")
 mark = _in_shard("mark")
+latest = _in_shard("latest")
+latest_before = _in_shard("latest:before")
 
 push = _in_shard_by("p")
 waiting = _in_shard_by("s")
@@ -372,7 +374,6 @@ live_content = _in_shard_by("live")
 seen = _in_shard_by("seen")
 expansions = _in_shard_by("expansions")
 replay = _in_shard_by("replay")
-latest = _in_shard_by("latest")
 
 retries = _by_route("retry")
 suppressed = _by_route("sup")

@@ -173,8 +173,8 @@ class State:
         """App, platform and token of devices that are gone, each with the id under which its user has it now."""
         self.superseding: dict[tuple[str, ...], str] = {}
         """App and what two messages must have in common to replace each other, with the newest order accepted."""
-        self.behind: dict[tuple[str, ...], str] = {}
-        """The same, with the oldest order that waits."""
+        self.behind: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+        """The same, with the orders that wait."""
         self.devices: dict[str, dict[str, Kept]] = defaultdict(dict)
         """Of an app, by id, in the order of their ordinals."""
         self.owners: dict[str, dict[tuple[Platform, str], str]] = defaultdict(dict)

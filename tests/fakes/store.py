@@ -222,7 +222,7 @@ class MemoryQueue:
             environments: dict[int, Environment] = {}
             if record.state != "cancelled":
                 chunk, why, environments = self._present(route, chunk, skip)
-                if chunk.message.collapse and (again or chunk.turn > 1):
+                if chunk.message.collapse and not chunk.dry_run:
                     self._superseded(chunk, skip, why)
             if chunk.message.counts:
                 chunk = counted(chunk, self._state.live_unread(route.app))
@@ -261,8 +261,10 @@ class MemoryQueue:
 
     def _superseded(self, chunk: Chunk, skip: dict[int, End], why: dict[int, str]) -> None:
         for target in chunk.targets:
-            places = places_of(chunk, target, self._state.config.addresses)
-            newest = max(self._state.superseding.get((chunk.app, *place), "") for place in places)
+            places = [(chunk.app, *place) for place in places_of(chunk, target, self._state.config.addresses)]
+            newest = max(self._state.superseding.get(place, "") for place in places)
+            for place in places:
+                self._state.behind[place].add(order_of(chunk))
             if newest > order_of(chunk) and target.index not in skip:
                 skip[target.index], why[target.index] = "suppressed", SUPERSEDED
 
@@ -275,15 +277,15 @@ class MemoryQueue:
         order = order_of(chunk)
         for each in places_of(chunk, target, self._state.config.addresses):
             place = (chunk.app, *each)
-            if not isinstance(verdict, Ended) or verdict.dead_letter:
-                state.behind[place] = min(order, state.behind.get(place, order))
             if was_accepted(settlement):
                 self._accept(place, order, target.token)
+            if isinstance(verdict, Ended) and not verdict.dead_letter:
+                state.behind[place].discard(order)
 
     def _accept(self, place: tuple[str, ...], order: str, token: str) -> None:
         state = self._state
         state.superseding[place] = max(order, state.superseding.get(place, ""))
-        if state.behind.get(place, order) < order:
+        if min(state.behind[place], default=order) < order:
             state.revoke(place[0], Revoked(tokens=frozenset((token_mark(token),))))
 
     async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:

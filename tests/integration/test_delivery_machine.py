@@ -4,7 +4,7 @@ hypothesis accepts and schedules pushes, reads audiences, answers what is in fli
 suppresses, erases, moves devices, has them join and leave a topic, replaces messages, replays, and pauses, kills and
 restarts dispatchers, in between at any point of time. What must hold is asked at each submit, at each step and in the
 end: nothing goes out after its revocation was answered but what was in flight then, nothing is sent twice but what a
-process took to its grave, nothing is sent again that a newer message has replaced, counts balance and are never taken
+process took to its grave, nothing is sent that a newer message has replaced, counts balance and are never taken
 back, and rows say what happened. All of it holds for deliveries that the live channel carries first, whose devices
 acknowledge them at any time.
 
@@ -69,8 +69,6 @@ PAGE = 128
 PATHS = {name: path_name("apns", channels) for name, channels in (("", ("apns",)), ("first", ("live", "apns")))}
 PATHS["only"] = path_name("apns", ("live",))
 CHANNELS = ("apns", "live")
-COLLAPSED = 55.0
-"""Seconds for which what was accepted with a `collapse` is remembered in any case."""
 
 
 class DeliveryMachine(RuleBasedStateMachine):
@@ -116,8 +114,8 @@ class DeliveryMachine(RuleBasedStateMachine):
             phone = self.phones[target.device_id]
             if flight.process not in phone.deaf and not phone.may_get(target, chunk.topic):
                 say(f"{what}: sent to what {target.device_id} was before")
-        if chunk.turn > 1 and (newer := self.newer(model, flight)):
-            say(f"{what}: sent again after {newer}, which replaces it")
+        if newer := self.newer(model, flight):
+            say(f"{what}: sent after {newer}, which replaces it")
         if chunk.expires_at <= self.world.clock.ms():
             say(f"{what}: sent after its time")
         if target.index in model.in_time:
@@ -134,14 +132,13 @@ class DeliveryMachine(RuleBasedStateMachine):
         model.flights[target.index].append(flight)
 
     def newer(self, model: Model, flight: Flight) -> str:
-        """Another push with the same `collapse` that was accepted for the same token, a moment ago, or nothing."""
+        """Another push with the same `collapse` that was accepted for the same token, or nothing."""
         own, token = model.message, flight.delivery.target.token
         for name, other in self.pushes.items() if own.collapse else ():
             if (other.message.collapse, other.message.since, name) > (own.collapse, own.since, model.push.id):
                 for each in (each for flights in other.flights.values() for each in flights):
                     known = each.recorded and not each.excused and flight.process not in each.deaf
-                    fresh = self.world.clock.now - each.recorded_at < COLLAPSED
-                    if known and fresh and isinstance(each.outcome, Sent) and each.delivery.target.token == token:
+                    if known and isinstance(each.outcome, Sent) and each.delivery.target.token == token:
                         return name
         return ""
 

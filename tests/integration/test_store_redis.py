@@ -523,6 +523,7 @@ def test_every_key_is_as_documented(server: Server) -> None:
             msgspec.structs.replace(make_push("c", 2, lane="urgent"), messages={"apns": collapsing})
         )
         (each,) = await take_all(store, "urgent")
+        await store.link.call("HSET", keys.latest("shop", 0), "@", 1)  # half a day is over
         ends = [settlement(each.chunk, 0), settlement(each.chunk, 1, Retry(NOW, 2), Unavailable())]
         await store.queue.settle("shop", ends, [each.ref])
         old = encode_event(FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))

@@ -8,7 +8,7 @@ import pytest
 
 from pushsvc.model.delivery import Arrival, Ended, Retry, Unavailable, Unconfirmed
 from pushsvc.model.devices import Device
-from pushsvc.model.push import Message, Push, Route, Target
+from pushsvc.model.push import Lane, Message, Push, Route, Target
 from pushsvc.model.routing import path_name
 from pushsvc.ports.entries import Taken, token_mark
 from pushsvc.ports.letters import ReplaySpec
@@ -34,10 +34,12 @@ FAILED = Ended("failed", dead_letter=True)
 SHARDS = StoreConfig(shards=3)
 
 
-def order_push(push_id: str, *, since: int = NOW, token: str = "t", collapse: str = "order-7") -> Push:
+def order_push(
+    push_id: str, *, since: int = NOW, token: str = "t", collapse: str = "order-7", lane: Lane = "normal"
+) -> Push:
     """One delivery of a message with `collapse`."""
     message = Message("apns", b"{}", collapse=collapse, since=since)
-    push = make_push(push_id, created_at=since)
+    push = make_push(push_id, created_at=since, lane=lane)
     return msgspec.structs.replace(push, messages={"apns": message}, targets={"apns": (Target(0, token),)})
 
 
@@ -102,6 +104,50 @@ def test_what_is_in_flight_while_a_later_one_is_accepted_ends_as_well(server: Se
         assert superseded(await due(store))
 
     play(server, story, SHARDS)
+
+
+def test_what_waits_in_another_lane_or_with_another_dispatcher_ends_as_well(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        holder, other = await world.store("holder"), await world.store("other")
+        for store in (holder, other):
+            await store.queue.enrol("shop")
+        await holder.pushes.accept(order_push("held", lane="bulk"))
+        (held,) = await take(holder, "bulk")
+        assert not superseded(held)
+        await holder.pushes.accept(order_push("in the lane", lane="bulk"))
+        await sent(other, order_push("z", since=NOW + 1))
+        (news,) = await holder.queue.revoked({"shop"}, 1000)
+        assert news.revoked.tokens == {token_mark("t")}
+        await holder.queue.settle("shop", [settlement(held.chunk, 0, Retry(NOW, 1), None)], [held.ref])
+        await holder.queue.promote(ROUTE, NOW)
+        for _ in range(2):
+            (taken,) = await take(other, "bulk", targets=1)
+            assert superseded(taken)
+            end = settlement(taken.chunk, 0, Ended("suppressed"), None, reason="superseded")
+            await other.queue.settle("shop", [end], [taken.ref])
+        if isinstance(other, Store):
+            assert await other.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
+
+    play(server, story)
+
+
+def test_what_was_accepted_is_remembered_until_half_a_day_or_many_others_have_passed() -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        assert isinstance(store, Store)
+        await sent(store, order_push("b", since=NOW + 1))
+        for number, known in enumerate([True, True, False]):
+            if number:
+                await store.link.call("HSET", keys.latest("shop", 0), "@", 1)
+                await sent(store, order_push(f"another{number}", token="u"))
+            await store.pushes.accept(order_push(f"a{number}"))
+            (taken,) = await take(store)
+            assert superseded(taken) == known
+            await store.queue.settle("shop", [settlement(taken.chunk, 0, Ended("expired"), None)], [taken.ref])
+        assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
+
+    with backend_server("redis") as server:
+        play(server, story)
 
 
 def test_what_is_taken_over_ends_as_well(server: Server | None) -> None:
@@ -247,8 +293,7 @@ def test_a_device_has_one_place_by_its_old_and_its_new_token(server: Server | No
                 await sent(store, to(order_push(f"b-{name}", since=NOW + 1, collapse=name), new))
             if forgotten and isinstance(store, Store):
                 for shard in range(SHARDS.shards_of("shop")):
-                    for key in await store.link.call("KEYS", f"{keys.prefix('shop', shard)}latest:*"):
-                        await store.link.call("DEL", key)
+                    await store.link.call("DEL", keys.latest("shop", shard), keys.latest_before("shop", shard))
             again = await due(store)
             assert [target.token for target in again.chunk.targets] == [token]
             assert superseded(again), newest
@@ -266,7 +311,7 @@ def test_messages_without_collapse_leave_nothing() -> None:
         await waits(store, plain)
         await sent(store, order_push("b", since=NOW + 1, collapse=""))
         assert not superseded(await due(store))
-        assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}latest:*") == []
+        assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}latest*") == []
         assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
 
     with backend_server("redis") as server:

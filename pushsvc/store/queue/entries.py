@@ -143,7 +143,7 @@ class Opener:
             changed = {**changed, **more}
             if listed is not NONE_LISTED:
                 others[platform] = listed
-        superseded = await self._supersession.among(route.app, chunks, again=again)
+        superseded = await self._supersession.among(route.app, chunks)
         counting = [target for chunk in chunks if chunk.message.counts for target in chunk.targets]
         devices = [target.device_id for target in counting if target.device_id is not None]
         unread = await self._unread(route.app, devices) if devices else {}

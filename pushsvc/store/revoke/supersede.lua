@@ -1,65 +1,119 @@
 -- Records which pushes with `collapse` the provider has accepted, and which wait: see supersession.py.
 --
--- An order is an instant and a push id in one string, which compares as time goes. A delivery that waits has a hash
--- with the newest accepted order `a`, and the oldest `o` and newest `n` that wait. May run twice: the same is found. Nobody
--- knows beforehand that a delivery will wait, so whatever is accepted is also kept for a while in `latest`.
+-- An order is an instant and a push id in one string, which compares as time goes. A digest of which something waits has
+-- a hash: `a` the newest order that was accepted, and for each order that waits the one of which its holder was told, or
+-- an empty string. Nobody knows what else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes, of
+-- which the younger is written, and takes the place of the older one when it is full or old; `@` is when it began. May
+-- run twice: the same is found.
 --
--- KEYS  1 ps:T:latest:<slot>, of the present slot
--- ARGV  1 prefix `ps:T:`; 2 number of the slot; 3 how many slots count; 4 ms for which one is kept; 5 MessagePack of
---         { accepted, waiting }
+-- KEYS  1 ps:T:latest; 2 ps:T:latest:before
+-- ARGV  1 prefix `ps:T:`; 2 now ms; 3 MessagePack of { accepted, waiting, over }
 --         accepted: { digest, order, digest, order, .. }
 --         waiting:  { digest, order, ms for which it may wait, .. }
--- Returns the places (from 0) of what was accepted with something older waiting behind it.
+--         over:     { digest, order, .. } of what has ended otherwise
+-- Returns the places (from 0) of what was accepted with something older waiting behind it, and for each that waits the
+-- newest order that was accepted, or an empty string.
 
--- include: latest
+local MOST, LEAST, LONGEST = 50000, 45000, 43200000 -- digests; ms: more than a request and a take-over take, and at most
 
-local prefix, slot = ARGV[1], tonumber(ARGV[2])
-local accepted, waiting = unpack(cmsgpack.unpack(ARGV[5]))
-local found = {}
+local prefix, now = ARGV[1], tonumber(ARGV[2])
+local accepted, waiting, over = unpack(cmsgpack.unpack(ARGV[3]))
+local found, newest_of = {}, {}
 
--- The key of a digest, its newest accepted order, and the oldest and newest that wait: none where all are behind it,
--- since whoever holds these was told when it was accepted.
-local function waits(digest, order)
-  local key = prefix .. 'c:' .. digest
-  local newest, oldest_waits, newest_waits = unpack(redis.call('HMGET', key, 'a', 'o', 'n'))
-  if newest and newest_waits and newest_waits <= newest and order ~= newest then
-    redis.call('HDEL', key, 'o', 'n')
-    oldest_waits, newest_waits = nil, nil
+local function turn_over()
+  local since = redis.call('HGET', KEYS[1], '@')
+  local age = since and math.abs(now - since) or LONGEST
+  if age < LONGEST and (age < LEAST or redis.call('HLEN', KEYS[1]) < MOST) then
+    return
   end
-  return key, newest, oldest_waits, newest_waits
+  if since then
+    redis.call('UNLINK', KEYS[2])
+    redis.call('RENAME', KEYS[1], KEYS[2])
+    redis.call('PEXPIRE', KEYS[2], 2 * LONGEST)
+  end
+  redis.call('HSET', KEYS[1], '@', now)
+  redis.call('PEXPIRE', KEYS[1], 2 * LONGEST)
 end
 
+local function latest(digest)
+  local own, before = redis.call('HGET', KEYS[1], digest), redis.call('HGET', KEYS[2], digest)
+  return before and (not own or own < before) and before or own
+end
+
+-- The key of a digest, the newest order that was accepted while something waited, and what waits.
+local function known(digest)
+  local key, newest, orders = prefix .. 'c:' .. digest, nil, {}
+  local fields = redis.call('HGETALL', key)
+  for at = 1, #fields, 2 do
+    if fields[at] == 'a' then
+      newest = fields[at + 1]
+    else
+      orders[fields[at]] = fields[at + 1]
+    end
+  end
+  return key, newest, orders
+end
+
+-- An order waits no more. Returns whether another does; where none does nothing is kept.
+local function leave(key, orders, order)
+  local waited = orders[order]
+  orders[order] = nil
+  if next(orders) then
+    redis.call('HDEL', key, order)
+    return true
+  elseif waited then
+    redis.call('DEL', key)
+  end
+end
+
+-- Whether any of these is older than an order that was accepted, and its holder is to be told.
+local function behind(key, orders, order)
+  local any = false
+  for other, told in pairs(orders) do
+    if other < order and (told == '' or told == order) then
+      redis.call('HSET', key, other, order)
+      any = true
+    end
+  end
+  return any
+end
+
+if #accepted > 0 then
+  turn_over()
+end
 for at = 1, #accepted, 2 do
   local digest, order = accepted[at], accepted[at + 1]
   local last = redis.call('HGET', KEYS[1], digest)
   if not last or last < order then
     redis.call('HSET', KEYS[1], digest, order)
   end
-  local key, newest, oldest_waits = waits(digest, order)
-  if oldest_waits and oldest_waits < order then
-    found[#found + 1] = (at - 1) / 2
+  local key, newest, orders = known(digest)
+  if leave(key, orders, order) then
+    if not newest or newest < order then
+      redis.call('HSET', key, 'a', order)
+    end
+    if behind(key, orders, order) then
+      found[#found + 1] = (at - 1) / 2
+    end
   end
-  if (newest or oldest_waits) and (not newest or newest < order) then
-    redis.call('HSET', key, 'a', order)
-  end
-end
-if #accepted > 0 then
-  redis.call('PEXPIRE', KEYS[1], ARGV[4])
 end
 
 for at = 1, #waiting, 3 do
   local digest, order, span = waiting[at], waiting[at + 1], waiting[at + 2]
-  local key, newest, oldest_waits, newest_waits = waits(digest, order)
-  newest = newest or latest(prefix, slot, tonumber(ARGV[3]), digest)
+  local key = prefix .. 'c:' .. digest
+  local newest = redis.call('HGET', key, 'a') or latest(digest)
+  redis.call('HSET', key, order, newest and order < newest and newest or '')
   if newest then
     redis.call('HSET', key, 'a', newest)
-  end
-  if not newest or newest <= order then
-    redis.call('HSET', key, 'o', oldest_waits and oldest_waits < order and oldest_waits or order,
-      'n', newest_waits and newest_waits > order and newest_waits or order)
   end
   if redis.call('PTTL', key) < span then
     redis.call('PEXPIRE', key, span)
   end
+  newest_of[#newest_of + 1] = newest or ''
 end
-return found
+
+for at = 1, #over, 2 do
+  local key, _, orders = known(over[at])
+  leave(key, orders, over[at + 1])
+end
+return { found, newest_of }

@@ -1,30 +1,33 @@
-"""Supersession: a later push with the same `collapse` replaces an earlier one, even if the earlier one is retried.
+"""Supersession: a later push with the same `collapse` replaces an earlier one, wherever the earlier one waits.
 
-The provider sees them in the order of their arrival: A is refused for the moment, B is accepted, and A, retried after
-its wait, would replace B on the phone. So A ends here without another request once B was accepted, or acknowledged by
-the device, as a push service treats messages that it has not delivered yet ("replaces the stored message", RFC 8030
-section 5.4): `suppressed`, with the reason `superseded`.
+The provider sees them in the order of their arrival: A is refused for the moment, or waits in a slower lane, B is
+accepted, and A, sent after that, would replace B on the phone. So A ends here without another request once B was
+accepted, or acknowledged by the device, as a push service treats messages that it has not delivered yet ("replaces the
+stored message", RFC 8030 section 5.4): `suppressed`, with the reason `superseded`.
 
 The later one is determined by the time from which on each was to be sent (its acceptance or its `send_at`), then by
 its id; a replay of a dead letter keeps its place. The key is app, target and `collapse`, as a keyed digest, in the app
 shard of that digest. A target from the registry has a second one by its device, whose token may change while it waits.
 
-    a delivery waits (a retry, a dead letter)    `c:<digest>` says so, until it cannot be sent any more
-    one is accepted                              is recorded there if something waits, and notifies the dispatchers of
-                                                 the token if that is older: they return what they hold for it
-    one is taken again                           ends if something newer was accepted
+    a delivery waits (a dispatcher has taken      `c:<digest>` says so, until it ends
+    it, it is retried, it is a dead letter)
+    one is accepted                               is recorded there if something waits, and notifies the dispatchers of
+                                                  the token if that is older: they return what they hold for it
+    one is taken                                  ends if something newer was accepted
 
-A is in flight, perhaps until its time-out, before it is known to wait, and B may be accepted meanwhile. So what was
-accepted is remembered for about a minute in any case (`latest`), and found when A begins to wait or is taken over from
-a process that died. All is recorded before the settlement that it belongs to, so that a crash in between repeats it.
-Messages without `collapse` take no part in this: they cost no command and no look-up.
+What no dispatcher has taken yet waits in a lane, and nobody knows of it. So what was accepted is remembered in any case
+(`latest`), and found when A is taken, even after hours: the last 50,000 digests of an app shard for half a day at
+least, and all for 45 seconds. What is in flight at two dispatchers at once is in the hands of the provider. All is
+recorded before the settlement that it belongs to, so that a crash in between repeats it. Messages without `collapse`
+take no part in this: they cost no command and no look-up.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -42,10 +45,8 @@ from .revocations import Revocations
 SUPERSEDED: Final = "superseded"
 """The reason of what ends because a newer one was accepted."""
 
-SLOT: Final = 30_000
-"""Milliseconds of one `latest`."""
-SLOTS: Final = 3
-"""The number of slots that count: from 60 to 90 seconds, longer than a request and a take-over."""
+STEP: Final = 500
+"""Digests that one step looks up, which blocks the server for about a millisecond."""
 GRACE: Final = 3_600_000
 """Milliseconds for which a wait is remembered after the delivery has expired."""
 
@@ -56,6 +57,17 @@ token `DEVICE` and the id of the device."""
 DEVICE: Final = "device"
 
 _pack = msgspec.msgpack.Encoder().encode
+
+
+class _Noted:
+    """What is told to one app shard: see supersede.lua."""
+
+    def __init__(self) -> None:
+        self.accepted: list[str] = []
+        self.tokens: list[str] = []
+        """Those of what was accepted."""
+        self.waiting: list[str | int] = []
+        self.over: list[str] = []
 
 
 class Supersession:
@@ -80,28 +92,28 @@ class Supersession:
         """Apps of which this process has met a message with `collapse`: others need no look-up."""
 
     async def record(self, app: str, settlements: Iterable[Settlement]) -> None:
-        """Note what was accepted of these and what waits. Call it before they are settled; twice changes nothing."""
-        accepted: dict[int, list[tuple[str, str, str]]] = {}
-        waiting: dict[int, list[str | int]] = {}
+        """Note what was accepted of these, what waits and what has ended. Call it before they are settled; twice
+        changes nothing."""
+        noted: defaultdict[int, _Noted] = defaultdict(_Noted)
         now = self._clock()
         for settlement in settlements:
-            chunk = settlement.delivery.chunk
+            chunk, verdict, target = settlement.delivery.chunk, settlement.verdict, settlement.delivery.target
             if not chunk.message.collapse or chunk.dry_run:
                 continue
-            verdict, target = settlement.verdict, settlement.delivery.target
-            places = places_of(chunk, target, self._config.addresses)
-            if was_accepted(settlement):
-                for shard, digest in self._located(app, places):
-                    accepted.setdefault(shard, []).append((digest, order_of(chunk), target.token))
-            if type(verdict) is not Ended:
-                until = chunk.expires_at
-            elif verdict.dead_letter:
-                until = now + self._config.dead_ttl * 1000
-            else:
-                continue
-            for shard, digest in self._located(app, places):
-                waiting.setdefault(shard, []).extend((digest, order_of(chunk), max(0, until - now) + GRACE))
-        await self._note(app, accepted, waiting)
+            order, accepted = order_of(chunk), was_accepted(settlement)
+            until = chunk.expires_at
+            if type(verdict) is Ended:
+                until = now + self._config.dead_ttl * 1000 if verdict.dead_letter else 0
+            for shard, digest in self._located(app, places_of(chunk, target, self._config.addresses)):
+                own = noted[shard]
+                if accepted:
+                    own.accepted += (digest, order)
+                    own.tokens.append(target.token)
+                if until:
+                    own.waiting += (digest, order, max(0, until - now) + GRACE)
+                elif not accepted:
+                    own.over += (digest, order)
+        await self._note(app, noted)
 
     async def arrived(self, app: str, arrivals: Iterable[Arrival]) -> None:
         """Note what devices have acknowledged, which stands for accepted. Call it before that is recorded."""
@@ -109,63 +121,53 @@ class Supersession:
         if not named:
             return
         wanted = [Holding(arrival.device_id, platform_of(arrival.platform), "") for arrival in named]
-        accepted: dict[int, list[tuple[str, str, str]]] = {}
+        noted: defaultdict[int, _Noted] = defaultdict(_Noted)
         for arrival, device in zip(named, await self._registry.holders(app, wanted), strict=True):
             if device is not None:
                 target = device.platform, device.kind, device.token, device.id
                 places = places_at(*target, arrival.collapse, self._config.addresses)
                 order = order_at(arrival.since, arrival.push_id)
                 for shard, digest in self._located(app, places):
-                    accepted.setdefault(shard, []).append((digest, order, device.token))
-        await self._note(app, accepted, {})
+                    noted[shard].accepted += (digest, order)
+                    noted[shard].tokens.append(device.token)
+        await self._note(app, noted)
 
-    async def _note(
-        self,
-        app: str,
-        accepted: Mapping[int, list[tuple[str, str, str]]],
-        waiting: Mapping[int, list[str | int]],
-    ) -> None:
+    async def _note(self, app: str, noted: Mapping[int, _Noted]) -> None:
         behind: set[str] = set()
-        for shard in accepted.keys() | waiting.keys():
-            own = accepted.get(shard, [])
-            found = await self._script(
-                "supersede",
-                app,
-                shard,
-                SLOTS * SLOT,
-                _pack(([part for digest, order, _ in own for part in (digest, order)], waiting.get(shard, ()))),
-            )
-            behind.update(own[int(place)][2] for place in found)
+        for shard, own in noted.items():
+            found, _ = await self._tell(app, shard, own)
+            behind.update(own.tokens[int(place)] for place in found)
         if behind:
             await self._revocations.tell_tokens(app, behind)
 
-    async def among(self, app: str, chunks: Sequence[Chunk], *, again: bool) -> dict[int, frozenset[int]]:
-        """Return which targets of these chunks have been sent something newer: indexes, by the identity of the chunk.
-
-        Examines only what was tried before: later turns, or with `again` what another process has held.
-        """
-        asked: dict[int, list[tuple[Chunk, Target, str]]] = {}
+    async def among(self, app: str, chunks: Sequence[Chunk]) -> dict[int, frozenset[int]]:
+        """Note that these chunks were taken, and return which of their targets have been sent something newer: indexes,
+        by the identity of the chunk."""
+        asked: defaultdict[int, list[tuple[Chunk, Target, str]]] = defaultdict(list)
         for chunk in chunks:
-            if chunk.message.collapse:
+            if chunk.message.collapse and not chunk.dry_run:
                 self.apps.add(app)
-                if again or chunk.turn > 1:
-                    for target in chunk.targets:
-                        for shard, digest in self._located(app, places_of(chunk, target, self._config.addresses)):
-                            asked.setdefault(shard, []).append((chunk, target, digest))
-        found: dict[int, set[int]] = {}
-        for shard, own in asked.items():
-            answer = await self._script("superseding", app, shard, *(digest for _, _, digest in own))
-            for (chunk, target, _), newest in zip(own, answer, strict=True):
+                for target in chunk.targets:
+                    for shard, digest in self._located(app, places_of(chunk, target, self._config.addresses)):
+                        asked[shard].append((chunk, target, digest))
+        found: defaultdict[int, set[int]] = defaultdict(set)
+        now = self._clock()
+        steps = [(each, own[start : start + STEP]) for each, own in asked.items() for start in range(0, len(own), STEP)]
+        for shard, some in steps:
+            own = _Noted()
+            for chunk, _, digest in some:
+                own.waiting += (digest, order_of(chunk), max(0, chunk.expires_at - now) + GRACE)
+            _, answer = await self._tell(app, shard, own)
+            for (chunk, target, _), newest in zip(some, answer, strict=True):
                 if newest.decode() > order_of(chunk):
-                    found.setdefault(id(chunk), set()).add(target.index)
+                    found[id(chunk)].add(target.index)
         return {place: frozenset(indexes) for place, indexes in found.items()}
 
-    async def _script(self, name: str, app: str, shard: int, *args: Any) -> list[Any]:
-        slot = self._clock() // SLOT
-        answer: list[Any] = await self._link.script(
-            name, [keys.latest(app, shard, slot)], [keys.prefix(app, shard), slot, SLOTS, *args]
-        )
-        return answer
+    async def _tell(self, app: str, shard: int, own: _Noted) -> tuple[list[int], list[bytes]]:
+        lists = _pack((own.accepted, own.waiting, own.over))
+        names = [keys.latest(app, shard), keys.latest_before(app, shard)]
+        found, newest = await self._link.script("supersede", names, [keys.prefix(app, shard), self._clock(), lists])
+        return found, newest
 
     def _located(self, app: str, places: Iterable[Place]) -> list[tuple[int, str]]:
         """Return the app shard of each place, and the digest that it is known by."""
