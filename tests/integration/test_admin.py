@@ -13,8 +13,13 @@ from typing import Any
 import pytest
 
 from pushsvc import runtime
+from pushsvc.api.admin import pushes
 from pushsvc.api.admin.routes import CALLS
 from pushsvc.lab.simulator import Simulator
+from pushsvc.model.delivery import End
+from pushsvc.model.instants import instant
+from pushsvc.model.status import Counts, DeliveryRow, PushStatus
+from pushsvc.ports.pushes import KeptPush, ListedPush
 from pushsvc.ports.registry import Prune
 from pushsvc.runtime.state import flow
 
@@ -53,6 +58,26 @@ async def ask(service: Service, method: str, path: str, body: Any = None, *, key
     async with service.session.request(method, path, json=body, headers=headers) as answer:
         assert answer.headers["X-Request-Id"]
         return answer.status, await answer.json(content_type=None) if answer.content_length else None
+
+
+@pytest.mark.parametrize(
+    ("rows", "failed", "told"),
+    [
+        ([(2, "sent"), (3, "failed")], None, {"first_end": 2, "first_failure": 3, "last_end": 3}),
+        ([(2, "sent")], 3, {"first_end": 2, "first_failure": 3, "last_end": 2, "replayed": 9}),
+        ([], 3, {"first_end": 3, "first_failure": 3, "replayed": 9}),
+        ([(12, "sent")], 3, {"first_end": 3, "first_failure": 3, "last_end": 12, "replayed": 9}),
+        ([(12, "failed")], 3, {"first_end": 3, "first_failure": 3, "last_end": 12, "replayed": 9}),
+    ],
+)
+def test_a_replay_keeps_what_was_first_and_what_is_last_has_ended(
+    rows: list[tuple[int, End]], failed: int | None, told: dict[str, int]
+) -> None:
+    status = PushStatus("p", "shop", "sending", 1, 12, Counts(total=2))
+    kept = KeptPush(ListedPush(status), failed_at=failed, replayed_at=failed and 9)
+    ended = [DeliveryRow("apns", None, "", end, "", 0, 1, "", at) for at, end in rows]
+    moments = {each.what: each.at for each in pushes._timeline(kept, ended)}
+    assert moments == {what: instant(at) for what, at in {"accepted": 1, **told}.items()}
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)

@@ -44,7 +44,8 @@ class PushMoment(Struct, frozen=True):
         Literal["accepted", "due", "first_end", "first_failure", "replayed", "last_end", "done", "cancelled"],
         Meta(
             description="`first_end` and `last_end` are of deliveries, of pushes that have a row of each. A delivery "
-            "that was replayed still counts for `first_end` and `first_failure`; `replayed` is the last time."
+            "that was replayed still counts for `first_end` and `first_failure`, and for `last_end` once it has ended "
+            "again; `replayed` is the last time."
         ),
     ]
     at: Time
@@ -140,11 +141,12 @@ def _timeline(kept: KeptPush, rows: Sequence[DeliveryRow]) -> list[PushMoment]:
     status = kept.listed.status
     replayed = [] if kept.failed_at is None else [kept.failed_at]
     failures = [*replayed, *(row.at for row in rows if row.outcome == "failed")]
-    ends = [*replayed, *(row.at for row in rows)] if status.counts.total <= ROWS_FOR_ALL else []
+    ends = [row.at for row in rows]
+    first = [*replayed, *ends] if status.counts.total <= ROWS_FOR_ALL else []
     moments: list[tuple[Any, int | None]] = [
         ("accepted", status.created_at),
         ("due", status.send_at),
-        ("first_end", min(ends, default=None)),
+        ("first_end", min(first, default=None)),
         ("first_failure", min(failures, default=None)),
         ("replayed", kept.replayed_at),
         ("last_end", max(ends, default=None)),
