@@ -3,7 +3,7 @@
 An urgent push overtakes a bulk one, also where both wait for a route that is held or for a limit. If they share a
 `collapse`, the one that is sent last is the one that stays on the phone. So a route remembers the latest orders that
 its provider has accepted, and lets older ones end, before the store knows of it. The store has what any process has
-sent, and tells the others.
+sent, and notifies the others.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ shard of that digest. A target from the registry has a second one by its device,
                                                   the token if that is older: they return what they hold for it
     one is taken                                  ends if something newer was accepted
 
-What no dispatcher has taken yet waits in a lane, and nobody knows of it. So what was accepted is remembered in any case
+What no dispatcher has taken yet waits in a lane without a record of it. So what was accepted is remembered in any case
 (`latest`), and found when A is taken, even after hours: the last 50,000 digests of an app shard for half a day at
 least, and all for 45 seconds. What is in flight at two dispatchers at once is in the hands of the provider. All is
 recorded before the settlement that it belongs to, so that a crash in between repeats it. Messages without `collapse`
