@@ -13,12 +13,23 @@ from pushsvc.live.protocol.codec import JSON, PROTOBUF, Codec, ConnectResult, Re
 from pushsvc.live.protocol.codes import BAD_REQUEST, SHUTDOWN, TOO_MANY_REQUESTS
 from pushsvc.live.protocol.commands import Command
 from pushsvc.live.protocol.protobuf import MalformedMessage
+from pushsvc.live.protocol.requests import ack_of, asked_by
 
 from . import centrifuge_schema as schema
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 OFFSET = st.integers(0, 2**53 - 1)
 DATA = st.dictionaries(TEXT, st.integers() | TEXT, max_size=2)
+
+ACKS = st.fixed_dictionaries(
+    {
+        "ack": OFFSET
+        | st.fixed_dictionaries({"offset": OFFSET}, optional={"epoch": st.sampled_from(["", "e", "other"])})
+    },
+    optional={"offset": OFFSET},
+)
+
+METHODS = st.sampled_from(["", '"method": "ack", ', '"method": "read", ', '"x": 1, '])
 
 COMMANDS = st.fixed_dictionaries(
     {"id": st.integers(1, 2**32 - 1)},
@@ -95,6 +106,20 @@ def test_a_batch_of_commands_is_the_same_in_both_formats(batch: list[dict[str, A
     from_protobuf = list(PROTOBUF.commands(schema.delimited(*messages)))
     assert [plain(each) for each in from_json] == [plain(each) for each in from_protobuf]
     assert [each.id for each in from_json] == [values["id"] for values in batch]
+
+
+@given(st.integers(0, 2**32), ACKS | OFFSET, METHODS)
+def test_an_acknowledgement_that_is_decoded_at_once_is_what_the_command_asks_for(
+    command_id: int, data: Any, method: str
+) -> None:
+    message = f'{{"rpc": {{{method}"data": {json.dumps(data)}}}, "id": {command_id}}}'.encode()
+    ack = JSON.ack(message)
+    usual = isinstance(data, dict) and data.keys() == {"ack"} and method in ("", '"method": "ack", ')
+    assert (ack is not None) == (usual and 0 < command_id < 2**32)
+    if ack is not None:
+        [command] = JSON.commands(message)
+        assert ack_of(ack.id, ack.rpc.data.ack, "e") == asked_by(command, "e")
+        assert JSON.ack(message + b"\n" + message) is None
 
 
 @given(st.binary(max_size=64))
@@ -201,9 +226,9 @@ def test_a_publication_is_the_same_in_both_formats(
     body = {"id": "p1", "data": data}
     rendered = render("p1", json.dumps(body, indent=2 if pretty else None).encode())
     whole = body | {"prev": prev, "unread": unread}
-    pushed = json.loads(JSON.push(JSON.publication(rendered, offset, prev, unread)))
+    pushed = json.loads(JSON.push(rendered, offset, prev, unread))
     assert pushed == {"push": {"channel": "device", "pub": {"data": whole, "offset": offset}}}
-    [message] = schema.replies(PROTOBUF.push(PROTOBUF.publication(rendered, offset, prev, unread)))
+    [message] = schema.replies(PROTOBUF.push(rendered, offset, prev, unread))
     expected = schema.Reply()
     expected.push.channel = "device"
     expected.push.pub.data = message.push.pub.data
@@ -214,7 +239,7 @@ def test_a_publication_is_the_same_in_both_formats(
 
 def test_a_large_content_is_a_notice() -> None:
     body = json.dumps({"id": "p1", "data": "x" * 4096}).encode()
-    notice = json.loads(JSON.push(JSON.publication(render("p1", body), 5, 4, 1)))
+    notice = json.loads(JSON.push(render("p1", body), 5, 4, 1))
     assert notice["push"]["pub"]["data"] == {"id": "p1", "notice": True, "size": len(body), "prev": 4, "unread": 1}
     assert b"notice" not in bytes(render("p1", body, inline=len(body)))
 

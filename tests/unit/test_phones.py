@@ -166,7 +166,7 @@ def test_a_phone_reads_what_the_gateway_writes(wire: Wire) -> None:
     message = gateway.batch(
         [
             gateway.connect(1, result),
-            gateway.push(publications[0]),
+            gateway.push(rendered, 5, 4, 1),
             gateway.ping(),
             gateway.error(2, ReplyError(109, "token expired", temporary=True)),
             gateway.refresh(3, "c", "v", 90),

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ... import telemetry
 from ...ports.live import Acked, LiveStreams, Position, Reference
@@ -40,7 +41,7 @@ Confirm: TypeAlias = Callable[[str, Sequence[Acknowledged]], Awaitable[object]]
 """End deliveries of an app as sent; a repeat changes nothing. Raises `StoreUnavailable`."""
 
 
-class _Ack(NamedTuple):
+class _Ack(Struct, frozen=True):
     """An acknowledgement that waits for its batch."""
 
     app: str
@@ -97,9 +98,10 @@ class Acks:
         call `done`: a task for each acknowledgement would cost as much as all that it does. `given` are the deliveries
         up to there that are not acknowledged yet, as far as a connection knows: the stream is asked only where it has
         others."""
+        if not self._waiting:
+            self._all_taken.clear()
+            self._more.set()
         self._waiting.append(_Ack(app, device_id, position, given, done))
-        self._all_taken.clear()
-        self._more.set()
 
     def remember(self, push_id: str, index: int, passed: tuple[int, int, int, bytes]) -> None:
         """Note when a delivery passed the stages before the gateway, and the trace of its push."""
@@ -142,7 +144,7 @@ class Acks:
         # A stream may have more than its connection knows: what has expired, or what was never given.
         unknown = [place for place, result in enumerate(results) if result.fault == "open"]
         if unknown:
-            again = await self._end_all(app, [acks[place]._replace(given=None) for place in unknown], ended)
+            again = await self._end_all(app, [replace(acks[place], given=None) for place in unknown], ended)
             for place, result in zip(unknown, again, strict=True):
                 results[place] = result
         self._metrics.flush()

@@ -18,6 +18,7 @@ from msgspec import Raw, Struct
 
 from .codes import Disconnect, ReplyError
 from .commands import (
+    AckCommand,
     ChannelRequest,
     Command,
     ConnectRequest,
@@ -73,6 +74,9 @@ class ConnectResult(Struct, frozen=True, gc=False):
 class Codec(Protocol):
     """One of the two formats. All methods that return bytes return one reply, which `batch` joins to a message."""
 
+    def ack(self, data: bytes) -> AckCommand | None:
+        """Return the one acknowledgement that a message consists of, as most do; None: look at its `commands`."""
+
     def commands(self, data: bytes) -> Iterator[Command]:
         """Yield the commands of a message; raises `MalformedMessage` where the first fault is."""
 
@@ -82,7 +86,7 @@ class Codec(Protocol):
     def publication(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
         """Return a publication as a part of a reply."""
 
-    def push(self, publication: bytes) -> bytes:
+    def push(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
         """Return the push of a publication."""
 
     def message(self, data: bytes) -> bytes:
@@ -128,6 +132,7 @@ def render(push_id: str, body: bytes, inline: int = 4096) -> Rendered:
 # --- JSON ---------------------------------------------------------------------------------------------------------
 
 _decode_command = msgspec.json.Decoder(Command).decode
+_decode_ack = msgspec.json.Decoder(AckCommand).decode
 _json = msgspec.json.Encoder().encode
 
 
@@ -135,6 +140,14 @@ class JsonCodec:
     """The format that browsers speak."""
 
     __slots__ = ()
+
+    def ack(self, data: bytes) -> AckCommand | None:
+        if b'"ack"' not in data or b"\n" in data:
+            return None
+        try:
+            return _decode_ack(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
 
     def commands(self, data: bytes) -> Iterator[Command]:
         lines = data.split(b"\n")
@@ -154,8 +167,9 @@ class JsonCodec:
     def publication(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
         return b'{"data":%b,"prev":%d,"unread":%d},"offset":%d}' % (rendered, prev, unread, offset)
 
-    def push(self, publication: bytes) -> bytes:
-        return b'{"push":{"channel":"device","pub":%b}}' % publication
+    def push(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
+        form = b'{"push":{"channel":"device","pub":{"data":%b,"prev":%d,"unread":%d},"offset":%d}}}'
+        return form % (rendered, prev, unread, offset)
 
     def message(self, data: bytes) -> bytes:
         return b'{"push":{"message":{"data":%b}}}' % data
@@ -277,6 +291,9 @@ class ProtobufCodec:
 
     __slots__ = ()
 
+    def ack(self, data: bytes) -> AckCommand | None:
+        return None
+
     def commands(self, data: bytes) -> Iterator[Command]:
         at, end = 0, len(data)
         if not data:
@@ -301,7 +318,8 @@ class ProtobufCodec:
         rest = b',"prev":%d,"unread":%d}' % (prev, unread)
         return b'"%b%b%b0%b' % (varint(len(rendered) + len(rest)), rendered, rest, varint(offset))
 
-    def push(self, publication: bytes) -> bytes:
+    def push(self, rendered: Rendered, offset: int, prev: int, unread: int) -> bytes:
+        publication = self.publication(rendered, offset, prev, unread)
         size = len(publication)
         inner = b'\x12\x06device"%b' % varint(size)
         whole = len(inner) + size

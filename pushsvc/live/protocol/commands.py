@@ -6,7 +6,7 @@ Source: definitions/client.proto of github.com/centrifugal/protocol
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Raw, Struct
 
@@ -133,6 +133,26 @@ class OffsetBody(Struct, frozen=True, gc=False):
             return self.ack
         offset = self.offset if self.ack is None else self.ack
         return None if offset is None else Offset(offset, self.epoch)
+
+
+class AckBody(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """See `AckCommand`."""
+
+    ack: _Offset | Offset
+
+
+class AckCall(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """See `AckCommand`."""
+
+    data: AckBody
+    method: Literal["ack"] = "ack"
+
+
+class AckCommand(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """The most frequent `Command`, an acknowledgement by RPC, which is decoded at once and in half of the time."""
+
+    id: Annotated[int, Meta(gt=0, lt=2**32)]
+    rpc: AckCall
 
 
 class EventBody(Struct, frozen=True, gc=False):

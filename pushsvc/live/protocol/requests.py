@@ -135,9 +135,16 @@ def _rpc(command_id: int, request: RPCRequest, epoch: str) -> Effect | Declined:
 def ack_asked(command_id: int, data: Raw, epoch: str) -> AckAsked | Declined:
     """Return what an acknowledgement asks for; an id of 0 stands for one without an answer."""
     position = _position(data, epoch)
-    if isinstance(position, Declined):
-        return position
-    return AckAsked(command_id, position.offset, position.epoch)
+    return position if isinstance(position, Declined) else ack_of(command_id, position, epoch)
+
+
+def ack_of(command_id: int, where: int | Offset, epoch: str) -> AckAsked | Declined:
+    """Return what an acknowledgement up to an offset asks for on a connection that follows the stream of this epoch."""
+    if isinstance(where, int):
+        return AckAsked(command_id, where, epoch)
+    if where.epoch and where.epoch != epoch:
+        return _OTHER_EPOCH
+    return AckAsked(command_id, where.offset, epoch)
 
 
 def _history(command_id: int, request: HistoryRequest, epoch: str) -> HistoryAsked | Declined:

@@ -23,7 +23,7 @@ from .codes import Disconnect, Refusal, ReplyError
 from .commands import Command
 from .effects import AckAsked, Bytes, Close, Effect, FaultSeen, HistoryAsked, Ping, Ponged, Resent
 from .protobuf import MalformedMessage
-from .requests import Declined, ack_asked, asked_by, connect_asked, refused_by
+from .requests import Declined, ack_asked, ack_of, asked_by, connect_asked, refused_by
 from .window import NEVER, Given, StreamWindow
 
 PENDING: Final = 64
@@ -145,6 +145,9 @@ class Session:
         if len(data) > self._limits.message_bytes:
             self._end(effects, codes.MALFORMED, "oversized")
             return effects
+        if self._state == _OPEN and (ack := self._codec.ack(data)) is not None:
+            self._carry_out(ack.id, ack_of(ack.id, ack.rpc.data.ack, self.epoch), effects)
+            return effects
         try:
             for command in self._codec.commands(data):
                 self._take(command, now, effects)
@@ -199,13 +202,12 @@ class Session:
             else:
                 self._fail(effects, command_id, asked.error, asked.kind)
         elif not command_id or self._wait(command_id, effects):
-            if not isinstance(asked, AckAsked) or (given := self._window.acknowledge(asked.offset)) is None:
-                effects.append(asked)
-            else:
-                known = tuple(each for each in given if each is not None)
-                whole = known if len(known) == len(given) else ()
-                effects.append(AckAsked(asked.id, asked.offset, asked.epoch, whole or None))
+            if isinstance(asked, AckAsked):
+                given = self._window.acknowledge(asked.offset)
+                effects.append(AckAsked(command_id, asked.offset, asked.epoch, given) if given else asked)
                 self._ask_more(effects)
+            else:
+                effects.append(asked)
 
     # --- What the gateway has found out ----------------------------------------------------------------------------
 
@@ -337,8 +339,7 @@ class Session:
         self._unread = recipient.unread
         prev = self._window.take(recipient.offset, recipient.prev, now, delivery)
         if prev is not None:
-            publication = self._codec.publication(rendered, recipient.offset, prev, self._unread)
-            effects.append(Bytes(self._codec.push(publication)))
+            effects.append(Bytes(self._codec.push(rendered, recipient.offset, prev, self._unread)))
         else:
             self._ask_more(effects)
         return effects
@@ -431,7 +432,8 @@ class Session:
 
     def _write(self, effects: list[Effect], given: Sequence[Given]) -> None:
         if given:
-            effects.append(Bytes(self._codec.batch([self._codec.push(each) for each in self._publications(given)])))
+            pushes = [self._codec.push(each.rendered, each.offset, each.prev, self._unread) for each in given]
+            effects.append(Bytes(self._codec.batch(pushes)))
 
     def _connect_data(self, missing: int) -> bytes:
         data: dict[str, object] = {

@@ -85,16 +85,18 @@ class StreamWindow:
         """Seconds until a publication is sent again: all resends are spread evenly over the time for its ack."""
         return self.app.ack_within / (self.app.resend + 1) if self.app.resend else NEVER
 
-    def acknowledge(self, offset: int) -> list[Reference | None] | None:
+    def acknowledge(self, offset: int) -> tuple[Reference, ...]:
         """Take an acknowledgement of everything up to an offset, which makes room at once. Return the deliveries that
-        were given, as far as they are known; None if it says nothing new, or what cannot be true."""
+        were given; none if some of them are not known, or if it says nothing new or what cannot be true."""
         if not self.acked < offset <= self.top:
-            return None
+            return ()
         self.acked = offset
-        given = [self._flight.pop(each)[2] for each in [each for each in self._flight if each <= offset]]
-        if not self._flight:
+        flight = self._flight
+        given = [flight.pop(each)[2] for each in [each for each in flight if each <= offset]]
+        if not flight:
             self.resend_at = NEVER
-        return given
+        known = tuple([each for each in given if each is not None])
+        return known if len(known) == len(given) else ()
 
     def take(self, offset: int, prev: int, now: float, delivery: Reference | None = None) -> int | None:
         """Return the `prev` with which a publication that was appended just now is handed out; None: it is not, for it
