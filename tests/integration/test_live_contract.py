@@ -270,6 +270,53 @@ def test_many_devices_in_one_call(server: Server | None) -> None:
     play(server, story, LASTING)
 
 
+def test_many_devices_of_one_list_in_one_step(server: Server | None) -> None:
+    names = [f"d{number}" for number in range(40)]
+
+    async def story(world: World) -> None:
+        live = (await opened(world, *names)).live
+        await connected(live, "d1")
+        everyone = [Receiver(name, index) for index, name in enumerate(names)]
+        first, second, third = push_of("p1"), push_of("p2", collapse="c"), push_of("p3", at=NOW + 1, collapse="c")
+        found = await live.append_all(
+            "shop",
+            [
+                Append(first, everyone, "fcm"),
+                Append(second, everyone[::2], "fcm"),
+                Append(first, everyone[:5], "fcm"),
+                Append(third, [*everyone[:2], Receiver("nobody", 3)], "fcm"),
+            ],
+        )
+        assert [[(each.status, each.offset, each.prev) for each in results] for results in found] == [
+            [("new", 1, 0)] * 40,
+            [("new", 2, 1)] * 20,
+            [("known", 1, 0)] * 5,
+            [("new", 3, 1), ("new", 2, 1), ("absent", 0, 0)],
+        ]
+        assert [each.replaced and each.replaced.push.id for each in found[3]] == ["p2", None, None]
+        assert [each.route for each in found[0][:3]] == [None, A, None]
+        tops = [3, 2, *([2, 1] * 19)]
+        positions = [(name, Position("", top)) for name, top in zip(names, tops, strict=True)]
+        await live.ack("shop", positions[:2])
+        assert [each.acked for each in await live.ack("shop", positions)] == tops
+        latest = (await live.append_all("shop", [Append(push_of("p4"), everyone, "fcm")]))[0]
+        assert [each.offset for each in latest] == [top + 1 for top in tops]
+        ends = [[each.offset] for each in latest]
+        ends[4] = []
+        asked = [(name, Position(each.epoch, each.offset)) for name, each in zip(names, latest, strict=True)]
+        asked[5], asked[6] = ("d5", Position("", 9)), ("nobody", Position("", 1))
+        ended = await live.ack("shop", asked, ends)
+        assert [each.fault for each in ended[4:7]] == ["open", "offset", "unknown"]
+        assert ended[7:] == [Acked("", [], top + 1, 0, before=top) for top in tops[7:]]
+        open_still = {"d4", "d5", "d6"}
+        for name, top, presence in zip(names, tops, await live.presence("shop", names), strict=True):
+            assert presence is not None
+            unacked = int(name in open_still)
+            assert (presence.top, presence.acked, presence.unacked) == (top + 1, top + 1 - unacked, unacked)
+
+    play(server, story, LASTING)
+
+
 def test_all_fields_of_a_push_come_back(server: Server | None) -> None:
     async def story(world: World) -> None:
         live = (await opened(world, "x")).live

@@ -49,10 +49,26 @@ local function name(own, s, first, through)
   end
 end
 
-local answer = {}
-for i = 3, #ARGV, 4 do
-  local n, epoch, offset, ended = ordinal_of(prefix, ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3]
-  local value = n and read_stream(prefix, n) or ''
+-- Most acknowledgements are of the latest record alone, whose delivery has ended, and change nothing of a stream but 4 bytes:
+-- it is not taken apart. Returns what is answered, or nil where this is no such acknowledgement.
+local function take_latest(n, value, epoch, offset, ended)
+  local flags = value ~= '' and byte(value, 1) - VERSION or -1
+  if look or flags < 0 or flags >= WIDE or flags % 2 ~= CURSORS or sub(value, -4) ~= ended then
+    return nil
+  end
+  local own_epoch, top, acked = unpack_bytes('>I4I4I4', value, 3)
+  local from = 27 + (flags >= ROUTE and 9 + byte(value, 35) or 0)
+  local records = (#value + 1 - from) / NARROW_RECORD
+  if epoch >= 0 and epoch ~= own_epoch or offset ~= top or offset <= acked
+    or records < 1 or unpack_bytes('>I4', value, #value - 3) ~= offset
+    or records > 1 and unpack_bytes('>I4', value, #value - 3 - NARROW_RECORD) > acked then
+    return nil
+  end
+  write_stream(prefix, n, sub(value, 1, 10) .. ended .. sub(value, 15))
+  return { '', offset, 0, acked }
+end
+
+local function take(n, value, epoch, offset, ended)
   local s = value ~= '' and parse_stream(value)
   local fault = (not s and 'unknown') or (epoch >= 0 and epoch ~= s.epoch and 'epoch') or (offset > s.top and 'offset') or ''
   local before = s and s.acked or 0
@@ -75,6 +91,20 @@ for i = 3, #ARGV, 4 do
     end
     own[2], own[3] = s.acked, #s.records / s.width - through
   end
-  answer[#answer + 1] = own
+  return own
 end
+
+local ordinals = {} -- by the places of the digests
+for i = 3, #ARGV, 4 do
+  ordinals[i] = ordinal_of(prefix, ARGV[i])
+end
+hold(prefix, ordinals)
+
+local answer = {}
+for i = 3, #ARGV, 4 do
+  local n, epoch, offset, ended = ordinals[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3]
+  local value = n and read_stream(prefix, n) or ''
+  answer[#answer + 1] = take_latest(n, value, epoch, offset, ended) or take(n, value, epoch, offset, ended)
+end
+write_held(prefix)
 return answer

@@ -206,10 +206,9 @@ local function append_behind(n, value, index)
   return pack('>BI4I4I4I4I4', NEW, top + 1, math.max(last, lost_to), count + 1 - has_read, epoch, connection) .. gateway
 end
 
-local function append_to(digest, index, place)
+local function append_to(n, index, place)
   local status, offset, prev, s = ABSENT, 0, 0, nil
   displaced = ''
-  local n = ordinal_of(prefix, digest)
   if n and may_have_moved(n) then
     answer[#answer + 1] = string.char(MOVED)
     n = nil
@@ -264,8 +263,19 @@ local function append_to(digest, index, place)
   end
 end
 
-local found = { tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0) }
+local ordinals = {} -- by the places of the digests
 local i = FIRST
+while i <= #ARGV do
+  local first = i + HEAD
+  i = first + 2 * tonumber(ARGV[i + HEAD - 1])
+  for at = first, i - 1, 2 do
+    ordinals[at] = ordinal_of(prefix, ARGV[at])
+  end
+end
+hold(prefix, ordinals)
+
+local found = { tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0) }
+i = FIRST
 while i <= #ARGV do
   local facts, devices = ARGV[i + 2], tonumber(ARGV[i + 7])
   local kept
@@ -284,11 +294,12 @@ while i <= #ARGV do
     if is_withdrawn then
       answer[place + 1] = string.char(WITHDRAWN)
     else
-      append_to(ARGV[i + 2 * place], ARGV[i + 2 * place + 1], place)
+      append_to(ordinals[i + 2 * place], ARGV[i + 2 * place + 1], place)
     end
   end
   i = i + 2 * devices
   local f = #found
   found[f + 1], found[f + 2], found[f + 3], found[f + 4] = answer, replaced, overrun, carried
 end
+write_held(prefix)
 return found

@@ -9,7 +9,7 @@ local VERSION, CURSORS, ROUTE, WIDE = 16, 1, 2, 4
 local NARROW_RECORD, WIDE_RECORD, KEY = 14, 18, 6
 local CUT = 0
 
--- The ordinal of the device with that digest of its id, or nil.
+-- The ordinal of the device with that digest of its id, or false.
 local function ordinal_of(prefix, digest)
   local n = call('HGET', format('%si:%02x%02x', prefix, byte(digest, 1, 2)), sub(digest, 3))
   return n and tonumber(n)
@@ -25,13 +25,55 @@ local function place_of(prefix, n)
   return list_of_it, place_of_it
 end
 
+-- Lists of which a step uses many streams, by their numbers. They are read and written whole: that costs the server less
+-- than a command for each of these streams.
+local MANY = 12
+local held, changed = {}, {}
+
+-- Holds the lists that have many of these devices, until `write_held`.
+local function hold(prefix, ordinals)
+  local counts = {}
+  for _, n in pairs(ordinals) do
+    if n then
+      local list = floor(n / STREAMS)
+      counts[list] = (counts[list] or 0) + 1
+    end
+  end
+  for list, count in pairs(counts) do
+    if count >= MANY then
+      local streams = call('LRANGE', format('%sstreams:%d', prefix, list), 0, -1)
+      for place = #streams + 1, STREAMS do
+        streams[place] = ''
+      end
+      held[list] = streams
+    end
+  end
+end
+
+local function write_held(prefix)
+  for list in pairs(changed) do
+    local key = format('%sstreams:%d', prefix, list)
+    call('DEL', key)
+    call('RPUSH', key, unpack(held[list]))
+  end
+end
+
 -- The bytes of the stream of device n, empty where it has none.
 local function read_stream(prefix, n)
+  local streams = held[floor(n / STREAMS)]
+  if streams then
+    return streams[n % STREAMS + 1]
+  end
   local key, place = place_of(prefix, n)
   return call('LINDEX', key, place) or ''
 end
 
 local function write_stream(prefix, n, value)
+  local list = floor(n / STREAMS)
+  if held[list] then
+    held[list][n % STREAMS + 1], changed[list] = value, true
+    return
+  end
   local key, place = place_of(prefix, n)
   if redis.pcall('LSET', key, place, value).err and call('EXISTS', key) == 0 then
     local streams = {}
