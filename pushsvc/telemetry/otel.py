@@ -1,10 +1,10 @@
 """`traces.Tracer` that sends spans to a collector by OTLP over HTTP, from a thread of its own.
 
 A request that is not chosen costs the look at its `traceparent` and one random number. A span that is over is encoded
-where it ends; the thread joins a batch of them to a message, so that requests hardly wait for it. What does not fit
-into the queue, or cannot be sent, is dropped, counted and logged. Where the collector is, what it is sent of the
-service, which requests are chosen and how many spans wait is read from the standard environment:
-https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
+where it ends, or grows until the next batch if it is joined; the thread puts a batch into a message, so that requests
+hardly wait for it. What does not fit into the queue, or cannot be sent, is dropped, counted and logged. Where the
+collector is, what it is sent of the service, which requests are chosen and how many spans wait is read from the
+standard environment: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
 https://opentelemetry.io/docs/specs/otel/protocol/exporter/.
 """
 
@@ -31,7 +31,7 @@ from ..errors import ConfigError
 from ..net.tls import client_context
 from .otlp import encoded, message, new_id, resource
 from .states import StateLog
-from .traces import CURRENT, Attributes, Kind, OpenSpan, Parent, Recorded
+from .traces import CURRENT, Alike, Attributes, OpenSpan, Parent, Recorded
 
 ENDPOINT: Final = "http://localhost:4318"
 CLOSING: Final = 3.0
@@ -178,6 +178,8 @@ class OtelTracer:
         self._head = resource(described(os.environ, part), "pushsvc", __version__)
         self._send = Sender(to).send
         self._queue: deque[bytes] = deque(maxlen=to.queue)
+        self._joined: dict[tuple[bytes, Alike, Attributes], Recorded] = {}
+        """The spans that grow until the next batch, by what each is alike with."""
         self._batch, self._delay = to.batch, to.delay
         self._changing = threading.Lock()
         self._pushed_out = 0
@@ -190,21 +192,36 @@ class OtelTracer:
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
-    def begin(self, name: str, kind: Kind, parent: Parent | None = None) -> OpenSpan | None:
+    def begin(self, parent: Parent | None = None) -> OpenSpan | None:
         bound, by_parent = self._sampling
         if parent is None:
             ids = random.getrandbits(192)  # of the trace, and of its first span
             if ids >> 64 & _LOW >= bound:
                 return None
-            return _Open(self, name, kind, ids.to_bytes(24), b"")
+            return _Open(self, ids.to_bytes(24), b"")
         trace = parent.carried[:16]
         if not (parent.sampled if by_parent else int.from_bytes(trace[8:]) < bound):
             return None
-        return _Open(self, name, kind, trace + new_id(), parent.carried[16:])
+        return _Open(self, trace + new_id(), parent.carried[16:])
 
     def record(self, span: Recorded, parent: bytes) -> None:
-        # A trace goes through several processes, and a span does not say which of them its parent is of.
-        self.add(span, parent[:16], new_id(), parent[16:], remote=True)
+        if not span.joined:
+            # A trace goes through several processes, and a span does not say which of them its parent is of.
+            self.add(span, parent[:16], new_id(), parent[16:], remote=True)
+            return
+        key = (parent, span.alike, span.own)
+        with self._changing:
+            found = self._joined.get(key)
+            self._joined[key] = span if found is None else found.join(span)
+        if len(self._joined) >= self._batch:
+            self._end_joined()
+            self._due.set()
+
+    def _end_joined(self) -> None:
+        with self._changing:
+            ended, self._joined = self._joined, {}
+        for (parent, _, _), span in ended.items():
+            self.add(span, parent[:16], new_id(), parent[16:], remote=True)
 
     def add(self, span: Recorded, trace: bytes, own: bytes, parent: bytes, *, remote: bool) -> None:
         """Let a span be sent, in place of the oldest one where the queue is full. The ids are those of `encoded`."""
@@ -225,7 +242,7 @@ class OtelTracer:
         self._due.set()
         self._thread.join(CLOSING)
         if self._thread.is_alive():
-            self._lose(self._in_hand + len(self._queue), "the process ends before they are sent")
+            self._lose(self._in_hand + len(self._queue) + len(self._joined), "the process ends before they are sent")
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -237,6 +254,7 @@ class OtelTracer:
 
     def _send_waiting(self) -> None:
         """Send what waits now, in batches."""
+        self._end_joined()
         left, before = len(self._queue), self._lost
         if not left:
             return
@@ -271,21 +289,19 @@ class OtelTracer:
 class _Open:
     """See `traces.OpenSpan`."""
 
-    __slots__ = ("_before", "_kind", "_name", "_parent", "_start", "_tracer", "carried")
+    __slots__ = ("_before", "_parent", "_start", "_tracer", "carried")
 
-    def __init__(self, tracer: OtelTracer, name: str, kind: Kind, carried: bytes, parent: bytes) -> None:
+    def __init__(self, tracer: OtelTracer, carried: bytes, parent: bytes) -> None:
         self._tracer = tracer
-        self._name = name
-        self._kind: Kind = kind
         self._parent = parent
         self._start = time.time_ns()
         self.carried = carried
         self._before = CURRENT.set(carried)
 
-    def end(self, alike: Attributes, own: Attributes = (), error: str = "") -> None:
+    def end(self, alike: Alike, own: Attributes = ()) -> None:
         CURRENT.reset(self._before)
-        span = Recorded(self._name, self._kind, self._start, time.time_ns(), alike, own, error)
         carried, parent = self.carried, self._parent
+        span = Recorded(alike, self._start, time.time_ns(), own)
         self._tracer.add(span, carried[:16], carried[16:], parent, remote=bool(parent))
 
 

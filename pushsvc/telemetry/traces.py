@@ -5,8 +5,10 @@ bytes, or none. Each later stage records its spans below that one when its work 
 anyway. So nothing waits for a trace, and where they are off the cost is one look at `tracer`. `otel.py`, which sends
 them, is imported only where traces are on.
 
-What a span says is told apart: `alike` is what many spans have in common, which is encoded once for all of them, `own`
-are the ids, which no other span has.
+A push to a million devices is a trace that people can read and backends accept: deliveries that end alike are one span
+with their number. Tempo refuses what goes beyond 5 MB of a trace, some 10,000 spans (`max_bytes_per_trace` in
+https://grafana.com/docs/tempo/latest/configuration/), and the pages of Jaeger are slow from some thousand spans on
+(https://github.com/jaegertracing/jaeger-ui/issues/645).
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import cache
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -48,18 +51,42 @@ class Parent(NamedTuple):
     """Whether the caller records it."""
 
 
-class Recorded(Struct, frozen=True, gc=False):
-    """A span that is over. Instants are Unix ns."""
+class Alike(Struct, frozen=True, eq=False, gc=False):
+    """What many spans say alike. It is encoded once for all spans that refer to the same object, so keep it."""
 
     name: str
     kind: Kind
+    attributes: Attributes = ()
+    error: str = ""
+    """Why they have failed; empty: they have not."""
+
+
+class Recorded(Struct, frozen=True, gc=False):
+    """A span that is over. Instants are Unix ns."""
+
+    alike: Alike
     start: int
     end: int
-    alike: Attributes = ()
     own: Attributes = ()
-    error: str = ""
-    """Why it has failed; empty: it has not."""
-    children: Sequence[Recorded] = ()
+    """What it does not have in common with other spans, as ids."""
+    longest: tuple[tuple[str, int], ...] = ()
+    """Times that parts of it took; negative: not known. Of spans that are joined, the longest."""
+    deliveries: int = 0
+    """The number of deliveries that it is of; 0: it is of none."""
+    joined: bool = False
+    """Whether it is one with those of its trace that are `alike`, have the same `own`, and end soon after it."""
+
+    def join(self, other: Recorded) -> Recorded:
+        """Return the one span that this and the other one are."""
+        return Recorded(
+            self.alike,
+            min(self.start, other.start),
+            max(self.end, other.end),
+            self.own,
+            tuple([(key, max(one, two)) for (key, one), (_, two) in zip(self.longest, other.longest, strict=True)]),
+            self.deliveries + other.deliveries,
+            joined=True,
+        )
 
 
 class OpenSpan(Protocol):
@@ -69,18 +96,18 @@ class OpenSpan(Protocol):
     def carried(self) -> bytes:
         """Return what a push carries of it."""
 
-    def end(self, alike: Attributes, own: Attributes = (), error: str = "") -> None:
-        """End it, with an `error` if it has failed."""
+    def end(self, alike: Alike, own: Attributes = ()) -> None:
+        """End it."""
 
 
 class Tracer(Protocol):
     """Records the spans of this process and sends them, behind everything else, to a collector."""
 
-    def begin(self, name: str, kind: Kind, parent: Parent | None = None) -> OpenSpan | None:
+    def begin(self, parent: Parent | None = None) -> OpenSpan | None:
         """Begin a span below that of the caller, or a trace. Returns None if it is not chosen."""
 
     def record(self, span: Recorded, parent: bytes) -> None:
-        """Record a span that is over, and those below it, below the one that is carried."""
+        """Record a span that is over below the one that is carried."""
 
     def close(self) -> None:
         """Send what was recorded, for a few seconds at most."""
@@ -123,9 +150,14 @@ class _Stage:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        error = "" if kind is None else kind.__name__
+        alike = _stage(self._name, "" if kind is None else kind.__name__)
         own = tuple([(f"pushsvc.{key}", value) for key, value in self._about.items()])
-        self._tracer.record(Recorded(self._name, "internal", self._start, time.time_ns(), (), own, error), self._parent)
+        self._tracer.record(Recorded(alike, self._start, time.time_ns(), own), self._parent)
+
+
+@cache
+def _stage(name: str, error: str) -> Alike:
+    return Alike(name, "internal", (), error)
 
 
 _UNTRACED: Final = nullcontext()

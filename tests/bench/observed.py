@@ -2,11 +2,11 @@
 
     python -m tests.bench.observed [--rounds 5] [--seconds 3] [--scale 1.0] [--shares 0.01 0.1 1]
 
-One push a call to one device, where a trace costs most: with more of them, deliveries share its spans. Without metrics
-nothing is counted; with them the process shares its values by files, as the parts of `pushsvc up` do, and all metrics
-are read every two seconds. With traces a collector beside the load takes the spans, which are counted afterwards by the
-official schema: one that was dropped shows as fewer spans a push. The settings take turns, and figures are medians; the
-columns `of off` are those of rates, and of CPU, each in one round.
+One push a call to one device, where a trace costs most, and deliveries of 1,000 a push, which share its spans. Without
+metrics nothing is counted; with them the process shares its values by files, as the parts of `pushsvc up` do, and all
+metrics are read every two seconds. With traces a collector beside the load takes the spans, which are counted
+afterwards by the official schema: one that was dropped shows as fewer spans a push. The settings take turns, and
+figures are medians; the columns `of off` are those of rates, and of CPU, each in one round.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ from .machine import cores, cpu_seconds, pin
 SCRAPED: Final = 2.0
 """Seconds between two looks at all metrics, as in `config/prometheus/prometheus.yml`."""
 CONNECTIONS: Final = 64
-DELIVERED: Final = delivery.Contestant("ours", "1 a push", 20_000, 1)
+DELIVERED: Final = (
+    delivery.Contestant("ours", "1 a push", 20_000, 1),
+    delivery.Contestant("ours", "1,000 a push", 60_000, 1000),
+)
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -193,7 +196,9 @@ async def posts(redis: str, by: Watch, collector: Collector, seconds: float) -> 
     return Row(load.rate, cpu, collector.taken() / (warm.requests + load.requests))
 
 
-def deliveries(simulator: Any, store: str, by: Watch, collector: Collector, scale: float) -> Row:
+def deliveries(
+    simulator: Any, store: str, what: delivery.Contestant, by: Watch, collector: Collector, scale: float
+) -> Row:
     """Deliver what waits in the queue."""
     address = delivery.address_of(simulator)
     collector.taken()
@@ -203,13 +208,13 @@ def deliveries(simulator: Any, store: str, by: Watch, collector: Collector, scal
             store,
             json.loads(address.as_json()),
             "apns",
-            DELIVERED,
+            what,
             scale,
             module="tests.bench.observed",
             watch=msgspec.to_builtins(by),
             share=by.share,
         )
-    return Row(row["rate"], row["cpu_us"], collector.taken() / row["deliveries"])
+    return Row(row["rate"], row["cpu_us"], collector.taken() / row["deliveries"] * what.per_push)
 
 
 def in_turn(watches: Sequence[Watch], rounds: int) -> Iterator[Watch]:
@@ -256,11 +261,12 @@ async def show_intake(watches: Sequence[Watch], rounds: int, seconds: float, col
 
 def show_delivery(watches: Sequence[Watch], rounds: int, scale: float, collector: Collector) -> None:
     """Measure delivery with each setting."""
-    found: dict[Watch, list[Row]] = {by: [] for by in watches}
     with delivery.servers() as (simulator, store):
-        for by in in_turn(watches, rounds):
-            found[by].append(deliveries(simulator, store, by, collector, scale))
-    show("delivery, 1 a push", found)
+        for what in DELIVERED:
+            found: dict[Watch, list[Row]] = {by: [] for by in watches}
+            for by in in_turn(watches, rounds):
+                found[by].append(deliveries(simulator, store, what, by, collector, scale))
+            show(f"delivery, {what.label}", found)
 
 
 def main() -> None:

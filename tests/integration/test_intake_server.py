@@ -286,14 +286,14 @@ class Tracer:
     def __init__(self) -> None:
         self.ended: list[tuple[Mapping[str, str | int], str]] = []
 
-    def begin(self, name: str, kind: telemetry.traces.Kind, parent: telemetry.traces.Parent | None = None) -> Tracer:
+    def begin(self, parent: telemetry.traces.Parent | None = None) -> Tracer:
         return self
 
-    def end(self, alike: telemetry.traces.Attributes, own: telemetry.traces.Attributes = (), error: str = "") -> None:
-        self.ended.append((dict(alike + own), error))
+    def end(self, alike: telemetry.traces.Alike, own: telemetry.traces.Attributes = ()) -> None:
+        self.ended.append((dict(alike.attributes + own), alike.error))
 
     def record(self, span: telemetry.traces.Recorded, parent: bytes) -> None:
-        self.ended.append((dict(span.alike + span.own), span.error))
+        self.end(span.alike, span.own)
 
     def close(self) -> None:
         raise AssertionError("it is not ours to close")

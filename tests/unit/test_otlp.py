@@ -29,13 +29,20 @@ texts = st.text(st.characters(codec="utf-8"), max_size=200)
 instants = st.integers(0, 2**64 - 1)
 values = texts | st.integers(-(2**63), 2**63 - 1)
 abouts = st.lists(st.tuples(texts, values), max_size=8).map(tuple)
-spans = st.recursive(
-    st.builds(traces.Recorded, texts, st.sampled_from(list(KINDS)), instants, instants, abouts, abouts, texts),
-    lambda inner: st.builds(
-        traces.Recorded, texts, st.sampled_from(list(KINDS)), instants, instants, children=st.lists(inner, max_size=3)
-    ),
-    max_leaves=6,
+kinds = st.sampled_from(list(KINDS))
+spans = st.builds(
+    traces.Recorded,
+    st.builds(traces.Alike, texts, kinds, abouts, texts),
+    instants,
+    instants,
+    abouts,
+    st.lists(st.tuples(texts, st.integers(-1, 2**63 - 1)), max_size=3).map(tuple),
+    st.integers(0, 10**9),
 )
+
+
+def recorded(name: str, start: int = 0) -> traces.Recorded:
+    return traces.Recorded(traces.Alike(name, "internal"), start, 0)
 
 
 def read(body: bytes) -> Any:
@@ -49,32 +56,27 @@ def read(body: bytes) -> Any:
     return scope.spans
 
 
-def below(span: traces.Recorded) -> Iterator[traces.Recorded]:
-    yield span
-    for child in span.children:
-        yield from below(child)
-
-
 @given(st.lists(spans, max_size=4), st.booleans())
 def test_the_official_schema_reads_what_was_recorded(recorded: list[traces.Recorded], remote: bool) -> None:
     above = SPAN if remote else b""
-    ended = [otlp.encoded(span, TRACE, otlp.new_id(), above, remote=remote) for span in recorded]
+    ids = [otlp.new_id() for _ in recorded]
+    ended = [otlp.encoded(span, TRACE, own, above, remote=remote) for span, own in zip(recorded, ids, strict=True)]
     found = read(otlp.message(ended, otlp.resource({"service.name": "é"}, "pushsvc", "1")))
-    assert len(found) == sum(len(list(below(span))) for span in recorded)
-    by_id = {span.span_id: span for span in found}
-    expected = [each for span in recorded for each in below(span)]
-    for span, each in zip(found, expected, strict=True):
-        assert (span.trace_id, span.name, span.kind) == (TRACE, each.name, KINDS[each.kind])
+    assert [span.span_id for span in found] == ids
+    for span, each in zip(found, recorded, strict=True):
+        assert (span.trace_id, span.parent_span_id) == (TRACE, above)
+        assert (span.name, span.kind) == (each.alike.name, KINDS[each.alike.kind])
         assert (span.start_time_unix_nano, span.end_time_unix_nano) == (each.start, each.end)
         about = [
             (pair.key, pair.value.int_value if pair.value.HasField("int_value") else pair.value.string_value)
             for pair in span.attributes
         ]
-        assert about == [*each.alike, *each.own]
-        assert (span.status.code, span.status.message) == ((2, each.error) if each.error else (0, ""))
-        first = any(each is top for top in recorded)
-        assert span.parent_span_id == (SPAN if remote else b"") if first else span.parent_span_id in by_id
-        assert span.flags == (0x301 if first and remote else 0x101)
+        known = [(key, value) for key, value in each.longest if value >= 0]
+        counted = [("pushsvc.deliveries", each.deliveries)] if each.deliveries else []
+        assert about == [*each.alike.attributes, *each.own, *known, *counted]
+        error = each.alike.error
+        assert (span.status.code, span.status.message) == ((2, error) if error else (0, ""))
+        assert span.flags == (0x301 if remote else 0x101)
 
 
 SAMPLERS: list[tuple[dict[str, str], float, bool, bool, bool]] = [
@@ -113,10 +115,10 @@ def test_which_requests_are_traced(
 ) -> None:
     parents = (None, PARENT, PARENT._replace(sampled=False))
     with opened(monkeypatch, environment, share) as tracer:
-        begun = [tracer.begin("GET /", "server", parent) for parent in parents]
+        begun = [tracer.begin(parent) for parent in parents]
         for span in reversed(begun):  # the one begun last is within the others
             if span is not None:
-                span.end(())
+                span.end(traces.Alike("GET /", "server"))
     assert [span is not None for span in begun] == [alone, recorded, unrecorded]
     assert all(span is None or span.carried[:16] == TRACE for span in begun[1:])
 
@@ -126,8 +128,8 @@ def test_a_share_is_of_the_ids_of_traces(monkeypatch: pytest.MonkeyPatch) -> Non
     with opened(monkeypatch, {}, 0.25) as tracer:
         chosen = 0
         for _ in range(4000):
-            if span := tracer.begin("GET /", "server"):
-                span.end(())
+            if span := tracer.begin():
+                span.end(traces.Alike("GET /", "server"))
                 chosen += 1
                 assert int.from_bytes(span.carried[8:16]) < 2**62  # as every process decides, by the standard
     assert 900 < chosen < 1100
@@ -267,9 +269,9 @@ def test_a_span_that_cannot_be_encoded_costs_itself_alone(monkeypatch: pytest.Mo
     monkeypatch.setattr(otel.Sender, "send", send)
     with capture_logs() as lines:
         with opened(monkeypatch, {}, 1.0) as tracer:
-            tracer.record(traces.Recorded("text-of-a-push", "internal", -1, 0), TRACE + SPAN)
+            tracer.record(recorded("text-of-a-push", -1), TRACE + SPAN)
             (line,) = lines
-            tracer.record(traces.Recorded("well", "internal", 0, 0), TRACE + SPAN)
+            tracer.record(recorded("well"), TRACE + SPAN)
         assert (line["event"], line["spans"]) == ("traces_not_sent", 1)
         assert line["reason"] == "a fault in encoding them: error"
         assert [each["event"] for each in lines[1:]] == ["traces_sent_again"]
@@ -292,10 +294,10 @@ def test_a_fault_in_sending_does_not_end_the_thread(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(otel.Sender, "send", send)
     with capture_logs() as lines:
         with opened(monkeypatch, {}, 1.0) as tracer:
-            tracer.record(traces.Recorded("first", "internal", 0, 0), TRACE + SPAN)
+            tracer.record(recorded("first"), TRACE + SPAN)
             wait_until(lambda: bool(lines) or not tracer._thread.is_alive())
             assert tracer._thread.is_alive()
-            tracer.record(traces.Recorded("well", "internal", 0, 0), TRACE + SPAN)
+            tracer.record(recorded("well"), TRACE + SPAN)
             assert sent.wait(30)
         assert [(line["event"], line.get("spans")) for line in lines] == [
             ("traces_not_sent", 1),
@@ -320,7 +322,7 @@ def test_spans_that_a_process_cannot_send_before_its_end_are_reported(monkeypatc
     with capture_logs() as lines:
         with opened(monkeypatch, {}, 1.0) as tracer:
             for name in "abc":
-                tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
+                tracer.record(recorded(name), TRACE + SPAN)
             assert began.wait(30)
         (line,) = lines
         gate.set()
@@ -347,16 +349,58 @@ def test_what_does_not_fit_is_dropped_the_oldest_first_and_counted(monkeypatch: 
     otel.EXPORT.reset()
     with capture_logs() as lines, opened(monkeypatch, {}, 1.0) as tracer:
         for name in ("a", "b"):
-            tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
+            tracer.record(recorded(name), TRACE + SPAN)
         began.wait()
         for name in ("c", "d", "e", "f"):
-            tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
+            tracer.record(recorded(name), TRACE + SPAN)
         gate.set()
         wait_until(lambda: bool(lines))
         for name in ("g", "h"):
-            tracer.record(traces.Recorded(name, "internal", 0, 0), TRACE + SPAN)
+            tracer.record(recorded(name), TRACE + SPAN)
     assert sent == [["a", "b"], ["e", "f"], ["g", "h"]]
     assert [(line["event"], line.get("spans"), line.get("reason")) for line in lines] == [
         ("traces_not_sent", 2, otel.FULL),
         ("traces_sent_again", None, None),
+    ]
+
+
+def test_spans_that_are_joined_are_sent_as_one_and_those_of_other_pushes_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "3")
+    bodies: list[bytes] = []
+
+    def send(_: object, body: bytes, __: object) -> str:
+        bodies.append(body)
+        return ""
+
+    monkeypatch.setattr(otel.Sender, "send", send)
+    sent, failed = traces.Alike("deliver", "consumer"), traces.Alike("deliver", "consumer", error="Shutdown")
+    with opened(monkeypatch, {}, 1.0) as tracer:
+
+        def end(alike: traces.Alike, push: str, at: int, deliveries: int) -> None:
+            own, longest = (("pushsvc.push_id", push),), (("pushsvc.send_ms", at % 7),)
+            tracer.record(traces.Recorded(alike, at, at + 1, own, longest, deliveries, joined=True), TRACE + SPAN)
+
+        for at in range(1000):
+            end(sent, "a", at, 400)
+        end(failed, "a", 1000, 1)
+        assert bodies == []
+        end(sent, "b", 1001, 1)  # as many as go into one batch
+        wait_until(lambda: len(bodies) == 1)
+        end(sent, "a", 1002, 2)
+    found = []
+    for body in bodies:
+        request: Any = ExportTraceServiceRequest.FromString(body)
+        for span in request.resource_spans[0].scope_spans[0].spans:
+            about = {each.key: each.value.int_value or each.value.string_value for each in span.attributes}
+            assert (span.trace_id, span.parent_span_id, span.flags) == (TRACE, SPAN, 0x301)
+            times = (span.start_time_unix_nano, span.end_time_unix_nano)
+            found.append((*about.values(), *times, span.status.message))
+    assert found == [
+        ("a", 6, 400_000, 0, 1000, ""),
+        ("a", 6, 1, 1000, 1001, "Shutdown"),
+        ("b", "", 1, 1001, 1002, ""),
+        ("a", 1, 2, 1002, 1003, ""),
     ]

@@ -62,7 +62,33 @@ def settled(of: Chunk, index: int, outcome: Outcome | None, *, retry: bool = Fal
     return Settlement(delivery, outcome, verdict, 4_000 + index, "", reason, asked_at)
 
 
-def test_deliveries_of_an_entry_that_end_alike_are_one_span() -> None:
+def said(span: traces.Recorded) -> dict[str, str | int]:
+    return {key.removeprefix("pushsvc."): value for key, value in (*span.alike.attributes, *span.own, *span.longest)}
+
+
+def test_an_attempt_of_a_push_to_one_device_is_a_span_with_the_times_of_its_parts() -> None:
+    alone = msgspec.structs.replace(chunk("a"), trace=CARRIED)
+    sent, retried, cancelled = spans_of(
+        [
+            settled(alone, 0, Sent(status=200, provider_id="one")),
+            settled(alone, 0, Unavailable(status=503, reason="Shutdown"), retry=True),
+            settled(alone, 0, None),
+        ]
+    )
+    assert {trace for _, trace in (sent, retried, cancelled)} == {CARRIED}
+    about = {"app": "shop", "platform": "apns", "lane": "normal", "attempt": 1, "push_id": "p", "queue_ms": 1000}
+    for (span, _), error, more in (
+        (sent, "", {"state": "sent", "outcome": "sent", "provider_id": "one"}),
+        (retried, "Shutdown", {"state": "retrying", "outcome": "unavailable", "reason": "Shutdown"}),
+        (cancelled, "", {"state": "cancelled", "send_ms": -1}),
+    ):
+        assert (span.alike.name, span.alike.error, span.deliveries, span.joined) == ("deliver", error, 1, False)
+        assert (span.start, span.end) == (1_000_000_000, 4_000_000_000)
+        assert said(span).items() >= {**about, "send_ms": 1000, **more}.items()
+    assert said(sent[0])["http.response.status_code"] == 200
+
+
+def test_deliveries_of_a_larger_push_that_end_alike_are_one_span() -> None:
     traced = msgspec.structs.replace(chunk("a", "b", "c", "d"), trace=CARRIED)
     batch = [
         settled(chunk("x"), 0, Sent(status=200)),
@@ -73,25 +99,19 @@ def test_deliveries_of_an_entry_that_end_alike_are_one_span() -> None:
     ]
     found = list(spans_of(batch))
     assert {trace for _, trace in found} == {CARRIED}
-    spans = [span for span, _ in found]
-    assert [
-        (dict(span.alike)["pushsvc.deliveries"], dict(span.alike)["pushsvc.state"], span.start, span.end)
-        for span in spans
-    ] == [
-        (2, "sent", 1_000_000_000, 4_002_000_000),
-        (1, "retrying", 1_000_000_000, 4_001_000_000),
-        (1, "cancelled", 1_000_000_000, 4_003_000_000),
+    assert [(span.deliveries, said(span)["state"], span.start, span.end, span.alike.error) for span, _ in found] == [
+        (2, "sent", 1_000_000_000, 4_002_000_000, ""),
+        (1, "retrying", 1_000_000_000, 4_001_000_000, "Shutdown"),
+        (1, "cancelled", 1_000_000_000, 4_003_000_000, ""),
     ]
-    below = [[(each.name, each.start, each.end, each.error) for each in span.children] for span in spans]
-    queue = ("queue", 1_000_000_000, 2_000_000_000, "")
-    assert below == [
-        [queue, ("send apns", 3_000_000_000, 4_002_000_000, "")],
-        [queue, ("send apns", 3_001_000_000, 4_001_000_000, "Shutdown")],
-        [queue],
-    ]
-    assert spans[0].children[1].own == ()
-    (alone,) = spans_of([settled(traced, 0, Sent(status=200, provider_id="one"))])
-    assert alone[0].children[1].own == (("pushsvc.provider_id", "one"),)
+    assert all(span.joined and "provider_id" not in said(span) for span, _ in found)
+    later = settled(msgspec.structs.replace(traced, turn=1), 0, Sent(status=200))
+    ((further, _),) = spans_of([msgspec.structs.replace(later, at=9_000)])
+    first = found[0][0]
+    assert further.alike is first.alike
+    both = first.join(further)
+    assert (both.deliveries, both.start, both.end) == (3, 1_000_000_000, 9_000_000_000)
+    assert dict(both.longest) == {"pushsvc.queue_ms": 1000, "pushsvc.send_ms": 6000}
 
 
 def test_a_span_has_no_token() -> None:
@@ -120,7 +140,7 @@ def test_a_stage_records_its_block_where_there_is_a_trace(monkeypatch: pytest.Mo
     recorded: list[tuple[traces.Recorded, bytes]] = []
 
     class Fake:
-        def begin(self, name: str, kind: traces.Kind, parent: traces.Parent | None = None) -> None:
+        def begin(self, parent: traces.Parent | None = None) -> None:
             return None
 
         def record(self, span: traces.Recorded, parent: bytes) -> None:
@@ -140,6 +160,6 @@ def test_a_stage_records_its_block_where_there_is_a_trace(monkeypatch: pytest.Mo
     with pytest.raises(KeyError), traces.stage("accept", CARRIED):
         raise KeyError
     (well, parent), (failed, _) = recorded
-    assert (well.name, parent, well.error, failed.error) == ("accept", CARRIED, "", "KeyError")
+    assert (well.alike.name, parent, well.alike.error, failed.alike.error) == ("accept", CARRIED, "", "KeyError")
     assert well.own == (("pushsvc.push_id", "p"), ("pushsvc.deliveries", 2))
     assert well.start <= well.end

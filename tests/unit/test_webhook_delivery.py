@@ -140,10 +140,9 @@ def test_the_span_of_a_call_whose_answer_is_not_recorded_ends(monkeypatch: pytes
         def begin(self, *_: Any) -> Tracer:
             return self
 
-        def end(
-            self, alike: telemetry.traces.Attributes, own: telemetry.traces.Attributes = (), error: str = ""
-        ) -> None:
-            ended.append(({*dict(alike + own)} & {"pushsvc.batch", "http.response.status_code"}, error))
+        def end(self, alike: telemetry.traces.Alike, own: telemetry.traces.Attributes = ()) -> None:
+            about = {*dict(alike.attributes + own)}
+            ended.append((about & {"pushsvc.batch", "http.response.status_code"}, alike.error))
 
     monkeypatch.setattr(telemetry.traces, "tracer", Tracer())
     with pytest.raises(ZeroDivisionError):

@@ -48,6 +48,7 @@ class _Row:
         self.route = telemetry.UNMATCHED if call is None else f"{call.method} {call.path}"
         """Its name in logs. Unknown paths are one route, or a scanner would make a metric of each."""
         self.traced = call is not None and call.keyed and call.in_document
+        self._alike: dict[tuple[str, int, str], telemetry.traces.Alike] = {}
         self.heads = {} if call is None else {answer.status: _head(answer) for answer in call.answers}
         self._answered: dict[tuple[str, int], telemetry.Answered] = {}
 
@@ -63,6 +64,21 @@ class _Row:
                 self._answered[app, status] = answered
         answered.count += 1
         answered.seconds.observe(seconds)
+
+    def alike(self, app: str, status: int, error: str = "") -> telemetry.traces.Alike:
+        """Return what spans of requests have in common, by the names of
+        https://opentelemetry.io/docs/specs/semconv/http/http-spans/. `status` is 0 where nothing was answered."""
+        found = self._alike.get((app, status, error))
+        if found is None:
+            about: telemetry.traces.Attributes = ()
+            if self.call is not None:
+                about = (("http.request.method", self.call.method), ("http.route", self.call.path))
+            if status:
+                about += (("http.response.status_code", status),)
+            if app:
+                about += (("pushsvc.app", app),)
+            found = self._alike[app, status, error] = telemetry.traces.Alike(self.route, "server", about, error)
+        return found
 
 
 class CallDispatcher:
@@ -120,7 +136,7 @@ class CallDispatcher:
                 await _expect(request)
             if telemetry.traces.tracer is not None and row.traced:
                 parent = telemetry.traces.parent_of(request.headers.get(telemetry.traces.HEADER))
-                span = telemetry.traces.tracer.begin(row.route, "server", parent)
+                span = telemetry.traces.tracer.begin(parent)
             if row.call is None:
                 response = no_such_call(request.method, methods)
             else:
@@ -131,7 +147,7 @@ class CallDispatcher:
             cut = request.writer.output_size > 0
         except asyncio.CancelledError:
             if span is not None:
-                span.end(_about(row.call, None, request), _own(request), "CancelledError")
+                span.end(row.alike(request.app, 0, "CancelledError"), _own(request))
             raise
         app, caller = request.app, request.caller
         if caller is not None:
@@ -143,7 +159,7 @@ class CallDispatcher:
         ms = seconds * 1000
         say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request.id)
         if span is not None:
-            span.end(_about(row.call, status, request), _own(request), str(status) if status >= 500 else "")
+            span.end(row.alike(app, status, str(status) if status >= 500 else ""), _own(request))
         if caller is not None and caller.session and row.call is not None and row.call.method != "GET":
             log_act(row.call, request, names, caller, status)
         if cut:
@@ -222,17 +238,6 @@ class CallDispatcher:
         if limits is None:
             return await does.handle(ports, asked, document)
         return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
-
-
-def _about(call: Call | None, status: int | None, request: ApiRequest) -> telemetry.traces.Attributes:
-    """Return what the spans of many requests say, by the names of
-    https://opentelemetry.io/docs/specs/semconv/http/http-spans/. `status` is None where nothing was answered."""
-    about: telemetry.traces.Attributes = ()
-    if call is not None:
-        about = (("http.request.method", call.method), ("http.route", call.path))
-    if status is not None:
-        about += (("http.response.status_code", status),)
-    return (*about, ("pushsvc.app", request.app)) if request.app else about
 
 
 def _own(request: ApiRequest) -> telemetry.traces.Attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Final, get_args
 
@@ -25,9 +26,21 @@ _LATEST: Final = 7 * 86_400.0
 def acknowledged(app: str, reference: Reference, written: int, at: int) -> telemetry.traces.Recorded:
     """Return the span of a delivery that a device has acknowledged at this instant (Unix ms), from when it was written
     into the stream of the device."""
-    alike = (("pushsvc.app", app), ("pushsvc.platform", reference.platform))
-    own = (("pushsvc.push_id", reference.push.id),)
-    return telemetry.traces.Recorded("acknowledge", "consumer", written * 1_000_000, at * 1_000_000, alike, own)
+    push = reference.push
+    return telemetry.traces.Recorded(
+        _acknowledged(app, reference.platform),
+        written * 1_000_000,
+        at * 1_000_000,
+        (("pushsvc.push_id", push.id),),
+        (("pushsvc.acknowledge_ms", at - written),),
+        1,
+        joined=push.total != 1,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _acknowledged(app: str, platform: Platform) -> telemetry.traces.Alike:
+    return telemetry.traces.Alike("acknowledge", "consumer", (("pushsvc.app", app), ("pushsvc.platform", platform)))
 
 
 class GatewayMetrics:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final, Literal, assert_never
 
 from ... import telemetry
@@ -47,7 +48,7 @@ async def deliver(
     while not over() and (batch := await claim.next(config.batch)) is not None:
         began, at = time.monotonic(), int(clock() * 1000)
         tracer = telemetry.traces.tracer
-        span = None if tracer is None else tracer.begin("webhook", "client")
+        span = None if tracer is None else tracer.begin()
         try:
             answer = await caller.post(batch.id, batch_body(app, batch), trace=b"" if span is None else span.carried)
             seconds = round(time.monotonic() - began, 3)
@@ -55,11 +56,12 @@ async def deliver(
             held = await _record(claim, batch, answer, verdict)
         except BaseException as error:
             if span is not None:
-                span.end(*_about(app, config, batch, None), type(error).__name__)
+                span.end(_alike(app, config.host, None, type(error).__name__), _own(batch))
             raise
         _report(app, config, batch, answer, verdict)
         if span is not None:
-            span.end(*_about(app, config, batch, answer), "" if isinstance(verdict, Delivered) else answer.reason)
+            why = "" if isinstance(verdict, Delivered) else answer.reason
+            span.end(_alike(app, config.host, answer.status, why), _own(batch))
         attempt, result = batch.attempts + 1, RESULTS[type(verdict)]
         await claim.note(
             WebhookCallNote(at, batch.id, len(batch.events), attempt, answer.status, answer.reason, seconds, result)
@@ -74,14 +76,17 @@ async def deliver(
     return events
 
 
-def _about(
-    app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply | None
-) -> tuple[telemetry.traces.Attributes, telemetry.traces.Attributes]:
-    """Return what spans of calls have in common and what this one has alone. `answer` is None where it was not
-    recorded."""
-    alike = (("pushsvc.app", app), ("pushsvc.events", len(batch.events)), ("server.address", config.host))
-    status = () if answer is None else (("http.response.status_code", answer.status),)
-    return alike + status, (("pushsvc.batch", batch.id),)
+@lru_cache(maxsize=1024)
+def _alike(app: str, host: str, status: int | None, error: str) -> telemetry.traces.Alike:
+    """Return what spans of calls have in common. `status` is None where the answer was not recorded."""
+    about: telemetry.traces.Attributes = (("pushsvc.app", app), ("server.address", host))
+    if status is not None:
+        about += (("http.response.status_code", status),)
+    return telemetry.traces.Alike("webhook", "client", about, error)
+
+
+def _own(batch: Batch) -> telemetry.traces.Attributes:
+    return (("pushsvc.events", len(batch.events)), ("pushsvc.batch", batch.id))
 
 
 async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdict: Verdict) -> bool:
