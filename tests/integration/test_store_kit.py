@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -72,6 +73,12 @@ class World:
 
     async def aclose(self) -> None:
         await self._stack.aclose()
+
+
+def names_of_keys() -> set[str]:
+    """Return the keys of the table in keys.py."""
+    rows = re.findall(r"^\| (`ps:[^|]+`) +\| \w+ +\|", keys.__doc__ or "", re.MULTILINE)
+    return {name for row in rows for name in re.findall("`([^`]+)`", row)}
 
 
 def eraser(store: Store) -> Erasures:

@@ -8,7 +8,7 @@
     passes.py     all keepers, and the keeper of each kind of key
     erasures.py   the records of erasures, and one pass through the keepers
 
-A new kind of key with data of devices needs a keeper in `KEEPERS` of passes.py; a test compares it with the table in
+A new kind of key with data of devices needs a keeper; tests/integration/test_erasure.py has a row for each key of
 keys.py. The order of the steps, and the processes that run them, are in `stages.erase`.
 """
 
