@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..ports.store import Store
     from ..ports.webhooks import Webhooks
     from ..settings import Settings
-    from ..stages.webhooks import WebhookConfig
+    from ..stages.webhooks.config import WebhookConfig
 
 webhooks = command_group("Inspect, test and repair webhooks.")
 
@@ -160,7 +160,7 @@ def resume(context: typer.Context, app: AppName, url: Url = "", key: Key = "", j
 @webhooks.command("test")
 def call(context: typer.Context, app: AppName, json: Json = False) -> None:
     """Call a webhook from this machine, without events. Exit with 1 if it does not answer with a 2xx status."""
-    from ..stages.webhooks import trial_call
+    from ..stages.webhooks.caller import trial_call
 
     settings: Settings = context.obj.settings()
     config = _config_of(settings, app)

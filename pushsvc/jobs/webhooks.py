@@ -23,8 +23,9 @@ from ..errors import ConfigError, StoreError
 from ..ports.webhooks import WebhookClaim, Webhooks
 from ..runtime import Current, webhook_configs
 from ..settings import Settings
-from ..stages import webhooks
-from ..stages.webhooks import WebhookConfig
+from ..stages.webhooks.caller import open_caller
+from ..stages.webhooks.config import WebhookConfig
+from ..stages.webhooks.delivery import deliver
 
 MOST: Final = 64
 """The maximum number of apps whose receivers one process calls at the same time."""
@@ -118,8 +119,8 @@ async def _deliver(
     """Send events until `over`. A webhook that would fail again at once is postponed. Raises `StoreError`."""
     log = telemetry.get_logger("webhooks")
     try:
-        async with webhooks.open_caller(config, app) as caller:
-            await webhooks.deliver(claim, caller, config, app, over=over, clock=clock)
+        async with open_caller(config, app) as caller:
+            await deliver(claim, caller, config, app, over=over, clock=clock)
     except ConfigError as error:
         log.error("webhook_cannot_be_called", app=app, error=str(error))
         await claim.rest(RECONSIDER, str(error))

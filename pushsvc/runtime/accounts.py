@@ -27,7 +27,7 @@ from ..ports.store import Store
 from ..ports.work import RemovedRoute
 from ..providers import REGISTRY, live
 from ..settings import AppLive, AppSettings
-from ..stages.dispatch import Dispatcher
+from ..stages.dispatch.dispatcher import Dispatcher
 from .opened import Closing, Mark, Opened, mark_of
 from .providers import expiry_of
 from .state.removal import removal_of

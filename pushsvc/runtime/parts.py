@@ -13,7 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
-from .. import api, telemetry
+from .. import telemetry
+from ..api.app import build_app, reload_app
+from ..api.ports import ApiPorts
+from ..api.pushes.backlog import Backlog
+from ..api.pushes.waits import Waits
+from ..api.server import serve
 from ..background import in_background, pulse
 from ..errors import StoreError, StoreUnavailable
 from ..garbage import collect_seldom
@@ -23,7 +28,7 @@ from ..ports.store import Store
 from ..ports.work import RemovedRoute
 from ..settings import Settings
 from ..stages import feedback
-from ..stages.dispatch import Dispatcher
+from ..stages.dispatch.dispatcher import Dispatcher
 from .accounts import Accounts
 from .channels import OpenedChannels
 from .configuration import load_settings
@@ -76,11 +81,9 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
     async with redis_url(settings) as url, connect(url, settings) as store, channels:
         await require_durability(settings, url)
         log_durability(settings, store)
-        backlog = api.Backlog(
-            store.pushes, settings.queue.max_pending, settings.queue_shares(), monotonic=time.monotonic
-        )
+        backlog = Backlog(store.pushes, settings.queue.max_pending, settings.queue_shares(), monotonic=time.monotonic)
         conditions = StoreConditions(current, store)
-        ports = api.ApiPorts(
+        ports = ApiPorts(
             pushes=store.pushes,
             receipts=store.receipts,
             keys=store.keys,
@@ -95,13 +98,13 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             conditions=conditions,
             admin=StoreAdministration(current, store, conditions),
             config=config,
-            waits=api.Waits(store.pushes, most=config.max_waiting),
+            waits=Waits(store.pushes, most=config.max_waiting),
             limiter=store.limiter,
             backlog=backlog,
             clock=store.clock,
             session_secret=store.secret(b"console"),
         )
-        app = api.build_app(ports, api_apps(settings), public=api_is_open(settings))
+        app = build_app(ports, api_apps(settings), public=api_is_open(settings))
 
         async def change(newer: Settings) -> None:
             fresh = set(routes_of(newer)) - set(routes_of(current.settings))
@@ -109,7 +112,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             if fresh:
                 await report()  # before anything is accepted for them
             backlog.limit(newer.queue.max_pending, newer.queue_shares())
-            api.reload_app(app, api_apps(newer), public=api_is_open(newer))
+            reload_app(app, api_apps(newer), public=api_is_open(newer))
 
         quiet_gc()
         async with (
@@ -117,7 +120,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             backlog.watching(),
             reporting(store, "serve", lambda: current.settings.apps, lambda: routes_of(current.settings)) as report,
             telemetry.HTTP.flushing(),
-            api.serve(app, config) as at,
+            serve(app, config) as at,
             following(settings, stop, change),
             watching(store, current),
         ):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address
 
-from .. import api
+from ..api.config import ApiApp, ApiConfig, ApiLive
 from ..live.config import LiveAppConfig, LiveConfig
 from ..model.access import ApiKey
 from ..model.defaults import Defaults
@@ -23,9 +23,11 @@ from ..rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from ..rules.freeze import FreezePolicy
 from ..rules.policy import PrunePolicy, RetryPolicy
 from ..settings import AppLive, AppSettings, CleanupSettings, RetrySettings, Settings
-from ..stages import cleanup, feedback, webhooks
-from ..stages.dispatch import DispatchConfig, RouteLimits
+from ..stages import cleanup, feedback
+from ..stages.dispatch.config import DispatchConfig
+from ..stages.dispatch.limits import RouteLimits
 from ..stages.erase import Eraser
+from ..stages.webhooks.config import WebhookConfig
 from .live_files import read_public_key
 
 
@@ -49,10 +51,10 @@ def channel_rules(settings: Settings, app: str) -> ChannelRules:
     return ChannelRules(live.order, tuple(ChannelRule(rule.where, rule.order) for rule in live.rules))
 
 
-def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
+def api_apps(settings: Settings) -> dict[str, ApiApp]:
     """Return the configured apps for the API."""
     return {
-        name: api.ApiApp(
+        name: ApiApp(
             name=name,
             accounts=frozenset(app.accounts),
             routes=route_table(settings, name),
@@ -68,7 +70,7 @@ def api_apps(settings: Settings) -> dict[str, api.ApiApp]:
     }
 
 
-def _api_live(settings: Settings, name: str, live: AppLive) -> api.ApiLive:
+def _api_live(settings: Settings, name: str, live: AppLive) -> ApiLive:
     from ..live.protocol.tokens import issue
 
     secret = live.secret
@@ -76,13 +78,13 @@ def _api_live(settings: Settings, name: str, live: AppLive) -> api.ApiLive:
     def sign(device_id: str, now: float, ttl: float, token_id: str) -> str:
         return issue(name, device_id, secret, now=now, ttl=ttl, token_id=token_id)
 
-    return api.ApiLive(live.token_ttl, sign if secret else None, live_endpoints(settings), live.history_age)
+    return ApiLive(live.token_ttl, sign if secret else None, live_endpoints(settings), live.history_age)
 
 
-def api_config(settings: Settings) -> api.ApiConfig:
+def api_config(settings: Settings) -> ApiConfig:
     """Return the bind address and the bounds of the API's server."""
     server = settings.server
-    return api.ApiConfig(
+    return ApiConfig(
         host=server.host,
         port=server.port,
         reuse_port=server.processes > 1,
@@ -183,13 +185,13 @@ def feedback_config(settings: Settings) -> feedback.FeedbackConfig:
     )
 
 
-def webhook_configs(settings: Settings, kind: EventKind | None = None) -> dict[str, webhooks.WebhookConfig]:
+def webhook_configs(settings: Settings, kind: EventKind | None = None) -> dict[str, WebhookConfig]:
     """Return the webhook of each app that has one; with `kind` only where it is sent events of this kind."""
     found = {}
     for app, each in settings.apps.items():
         hook = each.webhook
         if hook.url and (kind is None or kind in hook.kinds):
-            found[app] = webhooks.WebhookConfig(
+            found[app] = WebhookConfig(
                 url=hook.url,
                 keys=tuple(parse_secret(secret) for secret in (hook.secret, hook.old_secret) if secret),
                 headers=hook.headers,

@@ -35,6 +35,7 @@ from pushsvc.model.codec import encode_audience
 from pushsvc.model.devices import ByTopic, ByWhere, Device
 from pushsvc.model.push import LANES, Content, Notification, Push
 from pushsvc.providers import REGISTRY
+from pushsvc.runtime.store import store_config
 from pushsvc.settings import Settings
 from pushsvc.store import Store, keys, open_store
 
@@ -104,7 +105,7 @@ async def jobs(playground: Playground, url: str) -> AsyncIterator[subprocess.Pop
 
 
 async def by_itself(playground: Playground, settings: Settings, count: int) -> None:
-    async with runtime.own_embedded(settings) as url, open_store(url, runtime.store_config(settings)) as store:
+    async with runtime.own_embedded(settings) as url, open_store(url, store_config(settings)) as store:
         await register(store, count)
         async with jobs(playground, url) as process:
             for name, audience in (("topic", ByTopic("news")), ("where", ByWhere("tags.plan == 'pro'"))):

@@ -25,7 +25,9 @@ from pushsvc.model.push import Content, Push, Route, Target
 from pushsvc.net.http2.transport import HTTPS, POST, Pool, authority, field, path
 from pushsvc.providers import REGISTRY
 from pushsvc.settings import LimitsSettings
-from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
+from pushsvc.stages.dispatch.config import DispatchConfig
+from pushsvc.stages.dispatch.dispatcher import Dispatcher
+from pushsvc.stages.dispatch.limits import RouteLimits
 from pushsvc.store import open_store
 
 PAYLOAD = b'{"aps":{"alert":{"title":"Order 7 shipped","body":"Arrives Friday"},"sound":"default"}}'

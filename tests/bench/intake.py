@@ -27,8 +27,12 @@ import uvloop
 from aiohttp import web
 
 from pushsvc import runtime, telemetry
-from pushsvc.api import ApiApp, ApiConfig, ApiPorts, Waits, build_app, serve
+from pushsvc.api.app import build_app
+from pushsvc.api.config import ApiApp, ApiConfig
 from pushsvc.api.http.dispatch import CallDispatcher
+from pushsvc.api.ports import ApiPorts
+from pushsvc.api.pushes.waits import Waits
+from pushsvc.api.server import serve
 from pushsvc.cli.service.up import free_port
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Push

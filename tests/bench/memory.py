@@ -27,6 +27,7 @@ from pushsvc.lab.playground import APP, Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model.push import Content, Notification, Push, Target
 from pushsvc.providers import REGISTRY
+from pushsvc.runtime.store import store_config
 from pushsvc.store import Store, open_store
 
 from .figures import record
@@ -61,7 +62,7 @@ async def run(playground: Playground, deliveries: int, per: int) -> None:
     messages = {
         platform: kind.renderer.render(content, push_id="bench", starts_at=now) for platform, kind in REGISTRY.items()
     }
-    async with runtime.own_embedded(settings) as url, open_store(url, runtime.store_config(settings)) as store:
+    async with runtime.own_embedded(settings) as url, open_store(url, store_config(settings)) as store:
         dispatcher = subprocess.Popen(  # noqa: ASYNC220  # nothing else runs in this loop yet
             [sys.executable, "-m", "pushsvc", "dispatch"],
             env={**os.environ, "PUSHSVC_CONFIG": str(playground.config_file), "PUSHSVC__REDIS__URL": url},

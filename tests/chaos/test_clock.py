@@ -20,7 +20,8 @@ from pushsvc.lab.simulator import Simulator, SimulatorConfig, apns_token, fcm_to
 from pushsvc.model.push import Content, Lane, Push, Route, Target
 from pushsvc.providers import REGISTRY
 from pushsvc.rules.policy import RetryPolicy
-from pushsvc.stages.dispatch import DispatchConfig, Dispatcher
+from pushsvc.stages.dispatch.config import DispatchConfig
+from pushsvc.stages.dispatch.dispatcher import Dispatcher
 from pushsvc.store import open_store
 
 from ..integration.servers import running_server

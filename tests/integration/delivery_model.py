@@ -24,7 +24,8 @@ from pushsvc.ports.provider import OnOutcome
 from pushsvc.ports.registry import Members
 from pushsvc.rules.audience import owner_of
 from pushsvc.rules.policy import RetryPolicy
-from pushsvc.stages.dispatch import DispatchConfig, Dispatcher
+from pushsvc.stages.dispatch.config import DispatchConfig
+from pushsvc.stages.dispatch.dispatcher import Dispatcher
 from pushsvc.store import token_hash
 
 from ..unit.dispatch_fakes import ROUTE, FakeProvider

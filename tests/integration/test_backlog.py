@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pushsvc.api import Backlog, serve
+from pushsvc.api.pushes.backlog import Backlog
+from pushsvc.api.server import serve
 from pushsvc.model.push import Route
 from pushsvc.store import Store, StoreConfig, open_store
 

@@ -17,7 +17,8 @@ import pytest
 from aiohttp import web
 
 from pushsvc import client as package, runtime
-from pushsvc.api import ApiConfig, openapi
+from pushsvc.api import openapi
+from pushsvc.api.config import ApiConfig
 from pushsvc.client import AsyncClient, Client, PushDocument, Refused, Retries, Unreachable, documents as known
 
 from ..node import needs_node, node

@@ -15,7 +15,7 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from pushsvc.api import serve
+from pushsvc.api.server import serve
 from pushsvc.errors import ConfigError, StoreUnavailable
 from pushsvc.model.push import Route
 from pushsvc.store import Store, StoreConfig, keys, open_store

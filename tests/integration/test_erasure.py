@@ -780,13 +780,21 @@ KEEPERS: dict[str, tuple[str, ...]] = {
         *("ps:D:x", "ps:D:streams:<n / 32>", "ps:T:erase"),
     ),
     "(counts, and other numbers)": (
-        *("ps:T:pending", "ps:T:urgent:<platform>", "ps:T:b:<id>", "ps:T:t:<id>", "ps:T:flow:<minute>", "ps:T:epoch"),
+        *(
+            "ps:T:pending",
+            "ps:T:urgent:<platform>",
+            "ps:T:normal:<platform>",
+            "ps:T:b:<id>",
+            "ps:T:t:<id>",
+            "ps:T:flow:<minute>",
+            "ps:T:epoch",
+        ),
         *("ps:T:mark", "ps:T:answers:<platform>:<minute>", "ps:{owner}:bucket:<name>", "ps:{owner}:asked:<who>"),
         *("ps:D:mark", "ps:D:count", "ps:D:displaced:<h>:<k>:<b>", "ps:D:moved", "ps:T:seen:<id>", "ps:cleanup"),
         *("ps:bell", "ps:probe", "ps:format"),
     ),
     "(ids of pushes, events and replays)": (
-        *("ps:T:scheduled", "ps:T:urgent", "ps:T:expansions:<lane>", "ps:T:cancelled", "ps:T:recalled"),
+        *("ps:T:scheduled", "ps:T:urgent", "ps:T:normal", "ps:T:expansions:<lane>", "ps:T:cancelled", "ps:T:recalled"),
         *("ps:T:hook:calls", "ps:T:replay:<job>", "ps:T:gone", "ps:T:gone:reported", "ps:T:hook", "ps:T:hook:dead"),
         *("ps:T:hook:asked", "ps:T:hook:reported", "ps:D:pushes:<hour>:<b>", "ps:replays"),
     ),

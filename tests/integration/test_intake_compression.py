@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pushsvc.api import ApiConfig
+from pushsvc.api.config import ApiConfig
 from pushsvc.api.http.connections import Connection
 
 from .test_intake_kit import ALERT, Answer, Service, answer, call, raw, run, running_in_thread

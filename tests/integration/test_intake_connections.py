@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import uvloop
 
-from pushsvc.api import ApiConfig
+from pushsvc.api.config import ApiConfig
 from pushsvc.api.http.connections import most_connections
 from pushsvc.runtime.parts import raise_file_limit
 

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushsvc.api import ApiApp, build_app, serve
+from pushsvc.api.app import build_app
 from pushsvc.api.call import Answer, Call, Document
+from pushsvc.api.config import ApiApp
 from pushsvc.api.http.exchange import Reply, Request
 from pushsvc.api.ports import ApiPorts
 from pushsvc.api.routes import CALLS
+from pushsvc.api.server import serve
 from pushsvc.errors import NotFound, StoreUnavailable
 from pushsvc.model.access import SCOPES
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from pushsvc import telemetry
-from pushsvc.api import ApiConfig
+from pushsvc.api.config import ApiConfig
 from pushsvc.api.openapi import EXAMPLES
 from pushsvc.model.push import Message, Target
 from pushsvc.model.status import DeliveryRow, FeedbackEvent

@@ -30,8 +30,13 @@ import msgspec
 import uvloop
 
 from pushsvc import runtime
-from pushsvc.api import ApiApp, ApiConfig, ApiLive, ApiPorts, Backlog, Waits, build_app, serve
+from pushsvc.api.app import build_app
+from pushsvc.api.config import ApiApp, ApiConfig, ApiLive
 from pushsvc.api.http.dispatch import CallDispatcher
+from pushsvc.api.ports import ApiPorts
+from pushsvc.api.pushes.backlog import Backlog
+from pushsvc.api.pushes.waits import Waits
+from pushsvc.api.server import serve
 from pushsvc.errors import Conflict, Fault, NotFound, RequestError, StoreUnavailable
 from pushsvc.model.access import ApiKey, Scope
 from pushsvc.model.codec import decode_audience

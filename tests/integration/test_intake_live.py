@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.api import ApiLive, answers
+from pushsvc.api import answers
+from pushsvc.api.config import ApiLive
 from pushsvc.live.config import LiveAppConfig
 from pushsvc.live.protocol.tokens import Claims, Verifier, issue
 from pushsvc.model.instants import instant

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushsvc.api import serve
+from pushsvc.api.server import serve
 from pushsvc.errors import StoreError, StoreUnavailable
 from pushsvc.model.push import Push, Route
 from pushsvc.model.rates import Rate

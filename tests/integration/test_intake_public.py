@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pushsvc.api import ApiConfig, serve
+from pushsvc.api.config import ApiConfig
+from pushsvc.api.server import serve
 from pushsvc.runtime.plans import api_is_open
 from pushsvc.settings import MetricsSettings, ServerSettings, Settings
 

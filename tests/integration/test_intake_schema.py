@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, strategies as st
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from pushsvc import runtime
-from pushsvc.api import ApiConfig, ApiLive
+from pushsvc.api.config import ApiConfig, ApiLive
 from pushsvc.api.openapi import build
 from pushsvc.api.pushes.batch import NDJSON
 from pushsvc.model.status import FeedbackEvent

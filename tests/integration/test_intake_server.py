@@ -14,7 +14,8 @@ import uvloop
 from structlog.testing import capture_logs
 
 from pushsvc import telemetry
-from pushsvc.api import ApiConfig, serve
+from pushsvc.api.config import ApiConfig
+from pushsvc.api.server import serve
 from pushsvc.errors import ConfigError
 
 from . import test_intake_kit

@@ -22,6 +22,7 @@ from msgspec import structs
 from pushsvc import runtime
 from pushsvc.model.push import LANES
 from pushsvc.runtime.state import conditions, figures
+from pushsvc.runtime.store import store_config
 
 from .harness import Service, apns, fcm, running_service
 from .servers import KINDS, Kind, Server, ask, running_server, suspended
@@ -167,7 +168,7 @@ def test_a_server_that_dies_and_is_started_again(tmp_path: Path, place: Place) -
 
 
 def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = runtime.store_config
+    config = store_config
     monkeypatch.setattr(runtime.store, "store_config", lambda settings: structs.replace(config(settings), timeout=0.5))
 
     async def act(service: Service) -> None:
@@ -205,7 +206,7 @@ def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_up(
             await service.until("it is not ready", noticed)
             assert (await gauges(service))["pushsvc_redis_up"] == 0
             # Calls of the API wait for as long as an answer may take.
-            assert time.monotonic() - began < runtime.store_config(service.settings).timeout
+            assert time.monotonic() - began < store_config(service.settings).timeout
         finally:
             os.kill(pid, signal.SIGCONT)
 

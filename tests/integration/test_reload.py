@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import structs
 
 from pushsvc import runtime
+from pushsvc.runtime.plans import live_config
 from pushsvc.runtime.reload import _fixed
 from pushsvc.settings import AppLive, AppSettings, Settings
 
@@ -409,7 +410,7 @@ def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_u
         stop = asyncio.Event()
         settings = runtime.load_settings(file, {})
         versions = runtime.reload.versions(
-            settings, lambda: runtime.load_settings(file, {}), stop, every=0.01, check=runtime.live_config
+            settings, lambda: runtime.load_settings(file, {}), stop, every=0.01, check=live_config
         )
         assert await anext(versions) == settings
         file.write_text("[apps.shop.live]\npublic_key_file = 'key.pem'")

@@ -19,6 +19,7 @@ import pytest
 from pushsvc import runtime
 from pushsvc.lab.simulator import Simulator
 from pushsvc.model.delivery import Sent, Throttled, TokenDead, Unavailable
+from pushsvc.runtime.plans import ages, retry_policy
 from pushsvc.settings import CleanupSettings, RetrySettings
 
 from ..fakes.threepart import PLATFORM, Subscription, registered, subscription
@@ -36,16 +37,16 @@ def _registered() -> Iterator[None]:
 
 
 def test_its_waits_and_its_stale_age_are_keys_of_the_configuration(tmp_path: Path) -> None:
-    policy = runtime.retry_policy(RetrySettings())
+    policy = retry_policy(RetrySettings())
     assert (policy.server_error[PLATFORM], policy.throttled[PLATFORM]) == (7.0, 11.0)
     assert PLATFORM not in policy.silent
-    assert runtime.ages(CleanupSettings()).stale[PLATFORM] == 100 * 86400.0
+    assert ages(CleanupSettings()).stale[PLATFORM] == 100 * 86400.0
     file = tmp_path / "pushsvc.toml"
     file.write_text(f"[retry]\n{PLATFORM}_5xx = 1.5\n[cleanup]\n{PLATFORM}_stale = 60.0\n")
     settings = runtime.load_settings(file, {f"PUSHSVC__RETRY__{PLATFORM.upper()}_429": "2.5"})
-    policy = runtime.retry_policy(settings.retry)
+    policy = retry_policy(settings.retry)
     assert (policy.server_error[PLATFORM], policy.throttled[PLATFORM]) == (1.5, 2.5)
-    assert runtime.ages(settings.cleanup).stale[PLATFORM] == 60.0
+    assert ages(settings.cleanup).stale[PLATFORM] == 60.0
 
 
 def test_every_answer_on_the_real_transport(tmp_path: Path) -> None:

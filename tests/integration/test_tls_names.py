@@ -17,7 +17,8 @@ from pushsvc.net.http2.transport import Pool
 from pushsvc.providers.endpoint import tls_context
 from pushsvc.providers.fcm.config import Config as FcmConfig
 from pushsvc.providers.fcm.credentials import TokenRefusedError, load_service_account
-from pushsvc.stages.webhooks import WebhookConfig, open_caller
+from pushsvc.stages.webhooks.caller import open_caller
+from pushsvc.stages.webhooks.config import WebhookConfig
 
 from ..unit.credential_files import write_service_account
 

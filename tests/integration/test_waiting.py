@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushsvc.api import Waits, serve
+from pushsvc.api.pushes.waits import Waits
+from pushsvc.api.server import serve
 from pushsvc.model.push import Route
 from pushsvc.model.status import PushStatus
 from pushsvc.store import Store, StoreConfig, open_store

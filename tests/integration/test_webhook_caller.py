@@ -16,7 +16,9 @@ import pytest
 from pushsvc.errors import ConfigError
 from pushsvc.lab.simulator.certificates import Keys
 from pushsvc.model.signing import sign
-from pushsvc.stages.webhooks import WebhookConfig, check, open_caller
+from pushsvc.stages.webhooks.caller import open_caller
+from pushsvc.stages.webhooks.checks import check
+from pushsvc.stages.webhooks.config import WebhookConfig
 from pushsvc.stages.webhooks.verdict import WebhookReply
 
 KEY = bytes(range(32))

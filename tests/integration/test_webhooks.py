@@ -25,7 +25,7 @@ from pushsvc.model.signing import write_secret
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.live import EventReport
 from pushsvc.ports.webhooks import Standing
-from pushsvc.stages.webhooks import WebhookConfig
+from pushsvc.stages.webhooks.config import WebhookConfig
 from pushsvc.store import Store, StoreConfig, keys, open_store
 
 from ..pages import PAGES, blocks

@@ -21,7 +21,7 @@ from pushsvc.ports.work import RemovedRoute, Worker
 from pushsvc.runtime.state import conditions
 from pushsvc.runtime.state.conditions import watching
 from pushsvc.runtime.state.figures import Current
-from pushsvc.runtime.state.workers import read_unserved
+from pushsvc.runtime.state.workers import read_unserved, unserved
 from pushsvc.settings import AppLive, AppSettings, Settings
 from pushsvc.store import Store, StoreConfig, open_store
 
@@ -56,37 +56,37 @@ async def notes(store: Store) -> dict[str, str]:
     return {name.removeprefix(NOTE): each.why for name, each in (await store.reports()).items() if each.note}
 
 
-def unserved(*arguments: Any) -> dict[str, str]:
-    return {each.what: each.text for each in runtime.unserved(*arguments)}
+def texts(*arguments: Any) -> dict[str, str]:
+    return {each.what: each.text for each in unserved(*arguments)}
 
 
 def test_whoever_serves_it_is_enough() -> None:
     everything = workers(dispatch="shop/apns", feedback="shop", jobs="shop other")
-    assert unserved(settings("shop"), everything) == {}
+    assert texts(settings("shop"), everything) == {}
     shared = [*workers(dispatch="shop/apns"), *workers(dispatch="news/apns", feedback="shop news", jobs="shop news")]
-    assert unserved(settings("shop", "news"), shared) == {}
+    assert texts(settings("shop", "news"), shared) == {}
 
 
 def test_what_nobody_serves_has_its_reason() -> None:
-    found = unserved(settings("shop", "news"), workers(dispatch="shop/apns", jobs="news"))
+    found = texts(settings("shop", "news"), workers(dispatch="shop/apns", jobs="news"))
     assert list(found) == ["news/apns", "feedback", "jobs shop"]
     assert "same configuration" in found["news/apns"]
     assert found["feedback"].startswith("no `pushsvc feedback` runs")
-    assert list(unserved(settings("shop"), [])) == ["shop/apns", "feedback", "jobs"]
+    assert list(texts(settings("shop"), [])) == ["shop/apns", "feedback", "jobs"]
     cut_off = workers(dispatch="shop/apns", feedback="shop", jobs="")
-    assert unserved(settings("shop"), cut_off)["jobs"].startswith("no `pushsvc jobs` reaches the Redis of its queue")
-    assert unserved(settings("shop"), [*cut_off, *workers(jobs="shop")]) == {}
+    assert texts(settings("shop"), cut_off)["jobs"].startswith("no `pushsvc jobs` reaches the Redis of its queue")
+    assert texts(settings("shop"), [*cut_off, *workers(jobs="shop")]) == {}
     online = structs.replace(settings("shop", "news").apps["news"], live=AppLive(secret="s" * 40))
     both = structs.replace(settings("shop"), apps={**settings("shop").apps, "news": online})
     served = workers(dispatch="shop/apns news/apns news/live", feedback="shop news", jobs="shop news")
-    assert list(unserved(both, served)) == ["live"]
-    assert list(unserved(both, [*served, *workers(live="shop")])) == ["live news"]
-    assert unserved(both, [*served, *workers(live="news")]) == {}
+    assert list(texts(both, served)) == ["live"]
+    assert list(texts(both, [*served, *workers(live="shop")])) == ["live news"]
+    assert texts(both, [*served, *workers(live="news")]) == {}
 
 
 def test_a_removed_route_has_its_remedy() -> None:
     removed = [RemovedRoute(Route("shop", "fcm"), 1), RemovedRoute(Route("old", "apns"), 0, 1200)]
-    found = unserved(settings("shop"), workers(feedback="shop", jobs="shop"), removed)
+    found = texts(settings("shop"), workers(feedback="shop", jobs="shop"), removed)
     assert found["shop/fcm"].startswith(
         "the app has no account `fcm` any more, 1 delivery waits: add [apps.shop.fcm] again, or cancel the pushes"
     )
@@ -96,7 +96,7 @@ def test_a_removed_route_has_its_remedy() -> None:
         "add [apps.old] and [apps.old.apns] again"
     )
     # A dispatcher that lives holds them, and says so itself.
-    assert unserved(settings("shop"), workers(dispatch="shop/apns", feedback="shop", jobs="shop"), removed) == {}
+    assert texts(settings("shop"), workers(dispatch="shop/apns", feedback="shop", jobs="shop"), removed) == {}
 
 
 def test_a_held_route_outlives_who_said_so_until_another_sees_it_work_or_it_is_old(server: Server) -> None:

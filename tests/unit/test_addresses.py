@@ -10,7 +10,8 @@ import pytest
 from msgspec import Struct
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from pushsvc.api import ApiConfig, openapi
+from pushsvc.api import openapi
+from pushsvc.api.config import ApiConfig
 from pushsvc.api.devices.document import read_device, shown
 from pushsvc.api.devices.importing import read_device as read_line
 from pushsvc.api.pushes.document import Draft, read

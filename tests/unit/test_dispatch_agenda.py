@@ -11,8 +11,8 @@ import pytest
 
 from pushsvc.model.delivery import Sent, Unavailable
 from pushsvc.model.push import Route
-from pushsvc.stages.dispatch import DispatchConfig
 from pushsvc.stages.dispatch.agenda import Agenda
+from pushsvc.stages.dispatch.config import DispatchConfig
 
 from .dispatch_fakes import FakeProvider, FakeQueue, memory_store, push
 from .test_dispatch_dispatcher import dispatcher, running

@@ -17,8 +17,10 @@ from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.runtime.state.conditions import parts_of
-from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
+from pushsvc.stages.dispatch.config import DispatchConfig
+from pushsvc.stages.dispatch.dispatcher import Dispatcher
 from pushsvc.stages.dispatch.evidence import UNANSWERED
+from pushsvc.stages.dispatch.limits import RouteLimits
 from pushsvc.stages.dispatch.settling import BATCH, BOUND
 from pushsvc.stages.dispatch.watch import SILENT, SLOW
 

@@ -18,7 +18,7 @@ from pushsvc.model.routing import path_name
 from pushsvc.ports.live import LiveRoute, Poke
 from pushsvc.providers.live import open_provider
 from pushsvc.rules.audience import owner_of
-from pushsvc.stages.dispatch import Dispatcher
+from pushsvc.stages.dispatch.dispatcher import Dispatcher
 from pushsvc.stages.dispatch.limits import RouteLimits
 
 from ..fakes import MemoryStore

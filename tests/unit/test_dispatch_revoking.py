@@ -17,8 +17,10 @@ from pushsvc.ports.entries import News, Revoked, Taken, token_mark
 from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import EXPIRED, RetryPolicy
-from pushsvc.stages.dispatch import DispatchConfig, Dispatcher, RouteLimits
+from pushsvc.stages.dispatch.config import DispatchConfig
+from pushsvc.stages.dispatch.dispatcher import Dispatcher
 from pushsvc.stages.dispatch.lease import Lease, unlimited
+from pushsvc.stages.dispatch.limits import RouteLimits
 from pushsvc.stages.dispatch.revoking import KEPT, Heard
 
 from ..fakes import MemoryStore

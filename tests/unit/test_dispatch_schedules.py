@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Sent
 from pushsvc.model.push import Route
-from pushsvc.stages.dispatch import DispatchConfig
+from pushsvc.stages.dispatch.config import DispatchConfig
 
 from .dispatch_fakes import FakeProvider, FakeQueue, counts, many, memory_store, push
 from .test_dispatch_dispatcher import dispatcher, running

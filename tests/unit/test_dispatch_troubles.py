@@ -13,7 +13,7 @@ from pushsvc.model.delivery import Delivery, Misconfigured, Outcome, Sent, Throt
 from pushsvc.model.push import Message, Platform, Push, Route, Target
 from pushsvc.ports.provider import OnOutcome
 from pushsvc.rules.policy import RetryPolicy
-from pushsvc.runtime import retry_policy
+from pushsvc.runtime.plans import retry_policy
 from pushsvc.settings import RetrySettings
 from pushsvc.stages.dispatch.config import DispatchConfig
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from pushsvc.api import Backlog
-from pushsvc.api.pushes.backlog import EVERY, FRESH
+from pushsvc.api.pushes.backlog import EVERY, FRESH, Backlog
 from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
 
 from .virtual_time import run

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from hypothesis import given, strategies as st
 
-from pushsvc.api import ApiConfig
+from pushsvc.api.config import ApiConfig
 from pushsvc.api.http.connections import Connection, Connections
 from pushsvc.api.http.incoming import read_body
 from pushsvc.api.http.problems import respond

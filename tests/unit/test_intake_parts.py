@@ -21,7 +21,8 @@ from hypothesis import given, strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from pushsvc import runtime
-from pushsvc.api import ApiConfig, docs, new_push_id, uuid7
+from pushsvc.api import docs
+from pushsvc.api.config import ApiConfig
 from pushsvc.api.docs import curl, render as render_page
 from pushsvc.api.http.params import JSON, QueryParam, read_query
 from pushsvc.api.http.response import Response
@@ -30,7 +31,7 @@ from pushsvc.api.openapi import EXAMPLES, SHOWN, build
 from pushsvc.api.pushes.audiences import platforms_of
 from pushsvc.api.pushes.batch import MOST, documents
 from pushsvc.api.pushes.document import Draft, read
-from pushsvc.api.pushes.ids import UUID
+from pushsvc.api.pushes.ids import UUID, new_push_id, uuid7
 from pushsvc.api.pushes.preparing import lifetime, render
 from pushsvc.api.routes import CALLS
 from pushsvc.api.rules import Rules

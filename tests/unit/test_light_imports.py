@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from aioapns.common import PRIORITY_HIGH, PRIORITY_NORMAL, PushType
 
+from pushsvc import runtime
 from pushsvc.providers.apns import vocabulary
 
 SDKS = ("firebase_admin", "grpc", "google.auth", "aioapns", "h2", "jwt", "requests", "pushsvc.telemetry.otel")
@@ -24,7 +25,6 @@ METRICS = ("prometheus_client", "pushsvc.telemetry")
 STORE = (*SDKS, *WEB, *KEYS, "aiohttp", "rich", "rq", "pushsvc.client", "pushsvc.cli.operator.api")
 """What no command needs that works in the store and has no key for the API."""
 CONFIG = '[store]\ndata_dir = "store"\n\n[apps.shop.fcm]\nservice_account_file = "key.json"\n'
-FACADES = ("pushsvc.api", "pushsvc.runtime", "pushsvc.stages.dispatch", "pushsvc.stages.webhooks")
 
 
 def modules_of(statement: str, folder: Path) -> set[str]:
@@ -79,7 +79,7 @@ def test_a_command_imports_what_it_uses(
         ("from pushsvc.cli.service import jobs, parts, up", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis", "rich")),
         ("from pushsvc.runtime import open_running_store", (*SDKS, *WEB, *KEYS, "aiohttp", "opentelemetry")),
         (
-            "from pushsvc.runtime import read_conditions, run_feedback",
+            "from pushsvc.runtime import run_feedback; import pushsvc.runtime.state.conditions",
             ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel"),
         ),
         ("from pushsvc.runtime import run_dispatch", ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel")),
@@ -104,12 +104,10 @@ def test_what_up_forks_has_neither_the_sdks_of_providers_nor_what_only_commands_
     assert sorted(loaded.intersection(unwanted)) == []
 
 
-@pytest.mark.parametrize("package", FACADES)
-def test_a_package_says_the_same_to_type_checkers_and_when_it_runs(package: str) -> None:
-    module = import_module(package)
-    tree = ast.parse(Path(str(module.__file__)).read_text())
+def test_a_package_says_the_same_to_type_checkers_and_when_it_runs() -> None:
+    tree = ast.parse(Path(runtime.__file__).read_text())
     typed = {
-        name.name: f"{package}.{each.module}"
+        name.name: f"pushsvc.runtime.{each.module}"
         for block in tree.body
         if isinstance(block, ast.If)
         for each in block.body
@@ -118,12 +116,12 @@ def test_a_package_says_the_same_to_type_checkers_and_when_it_runs(package: str)
     }
     assert typed
     for name, home in typed.items():
-        assert getattr(module, name) is getattr(import_module(home), name), name
+        assert getattr(runtime, name) is getattr(import_module(home), name), name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = module.nonsense
+        _ = runtime.nonsense
     table = next(each for each in ast.walk(tree) if isinstance(each, ast.Dict))
-    homes = {name: f"{package}.{home}" for home, names in ast.literal_eval(table).items() for name in names.split()}
-    assert homes == typed
+    listed = ast.literal_eval(table).items()
+    assert {name: f"pushsvc.runtime.{home}" for home, names in listed for name in names.split()} == typed
 
 
 def test_the_words_of_apns_are_those_of_aioapns() -> None:

@@ -25,7 +25,7 @@ from pushsvc.model.delivery import (
 )
 from pushsvc.model.push import Chunk, Fallback, Message
 from pushsvc.rules.policy import LONGEST, Blame, RetryPolicy, backoff, decide
-from pushsvc.runtime import retry_policy
+from pushsvc.runtime.plans import retry_policy
 from pushsvc.settings import RetrySettings
 
 NOW = 1_000_000

@@ -17,8 +17,9 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import pushsvc.live.sockets.server  # noqa: F401  # its refusals stand in the table of errors
 from pushsvc import cli, runtime, settings, telemetry
-from pushsvc.api import ApiConfig, guide, openapi
+from pushsvc.api import guide, openapi
 from pushsvc.api.answers import Status
+from pushsvc.api.config import ApiConfig
 from pushsvc.api.devices.document import read_device
 from pushsvc.api.http.instants import DAYS_AHEAD
 from pushsvc.api.pushes.document import read
@@ -38,6 +39,8 @@ from pushsvc.providers import REGISTRY
 from pushsvc.rules import policy
 from pushsvc.rules.where import WhereError, compile_where
 from pushsvc.rules.where.fields import fields_at
+from pushsvc.runtime.configuration import configured_type
+from pushsvc.runtime.plans import retry_policy
 from pushsvc.settings.environment import sections_of
 
 from ..pages import EVERYTHING, PAGES, README, ROOT, TEXTS, blocks, code_in, prose, section_of, tables
@@ -122,7 +125,7 @@ def test_links_to_files_lead_somewhere() -> None:
 
 def _keys() -> Iterator[tuple[str, Any]]:
     """Every key that may be written, dotted, with its default; the parts of an app under `apps.NAME`."""
-    for section, kind in sections_of(runtime.configured_type(), SECTIONS).items():
+    for section, kind in sections_of(configured_type(), SECTIONS).items():
         if section != "apps":
             yield from _of_section(section, kind)
     for section, kind in sections_of(settings.AppSettings, SECTIONS).items():
@@ -199,9 +202,7 @@ def test_keys_without_effect_are_those_that_nothing_reads() -> None:
             used |= {node.attr for node in nodes_of(file) if isinstance(node, ast.Attribute)}
     # Read by the name of their provider; `test_runtime` has their effect.
     for section in (settings.RetrySettings, settings.CleanupSettings):
-        whole = next(
-            kind for kind in structs.fields(runtime.configured_type()) if kind.type.__name__ == section.__name__
-        )
+        whole = next(kind for kind in structs.fields(configured_type()) if kind.type.__name__ == section.__name__)
         used |= set(whole.type.__struct_fields__) - set(section.__struct_fields__)
     for name, (_, _, meaning) in zip(_names("key"), TABLES["key"], strict=True):
         parts = name.split(".")
@@ -335,7 +336,7 @@ def test_every_error() -> None:
 # --- what an answer does ------------------------------------------------------------------------
 
 
-RETRY = runtime.retry_policy(settings.RetrySettings())
+RETRY = retry_policy(settings.RetrySettings())
 
 
 def _chunk(platform: str) -> Chunk:

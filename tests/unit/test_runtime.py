@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from pushsvc import runtime
-from pushsvc.api import ApiApp, ApiLive
+from pushsvc.api.config import ApiApp, ApiLive
 from pushsvc.errors import ConfigError
 from pushsvc.live.config import LiveAppConfig
 from pushsvc.live.protocol.tokens import Claims, Verifier
@@ -34,8 +34,12 @@ from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
 from pushsvc.runtime import accounts
+from pushsvc.runtime.configuration import configured_type
 from pushsvc.runtime.live import fitting, sockets_config
+from pushsvc.runtime.plans import ages, api_apps, dispatch_config, feedback_config, retry_policy, route_limits
 from pushsvc.runtime.state.app_stats import lanes_of
+from pushsvc.runtime.state.figures import show_frozen, show_gauges, show_webhooks
+from pushsvc.runtime.store import store_config
 from pushsvc.settings import CleanupSettings, LiveSettings, RetrySettings, Settings
 from pushsvc.stages.cleanup import Ages
 from pushsvc.stages.feedback import FeedbackConfig
@@ -88,7 +92,7 @@ def load(tmp_path: Path, text: str = CONFIG, **environ: str) -> Settings:
 
 
 def test_every_rule_of_the_configuration_reaches_policy(tmp_path: Path) -> None:
-    assert runtime.retry_policy(load(tmp_path).retry) == RetryPolicy(
+    assert retry_policy(load(tmp_path).retry) == RetryPolicy(
         attempts=5,
         base=2.0,
         cap=60.0,
@@ -100,9 +104,9 @@ def test_every_rule_of_the_configuration_reaches_policy(tmp_path: Path) -> None:
 
 def test_without_configuration_the_waits_and_ages_are_the_vendors() -> None:
     vendors = RetryPolicy(server_error={"apns": 900.0, "fcm": 10.0}, silent={"fcm": 10.0}, throttled={"fcm": 60.0})
-    for settings in (RetrySettings(), runtime.configured_type()().retry):
-        assert runtime.retry_policy(settings) == vendors
-    assert runtime.ages(CleanupSettings()) == Ages(stale={"fcm": 270 * 86400.0})
+    for settings in (RetrySettings(), configured_type()().retry):
+        assert retry_policy(settings) == vendors
+    assert ages(CleanupSettings()) == Ages(stale={"fcm": 270 * 86400.0})
 
 
 def test_a_configuration_that_is_read_again_is_the_same(tmp_path: Path) -> None:
@@ -122,7 +126,7 @@ def test_every_rule_of_the_configuration_reaches_feedback(tmp_path: Path) -> Non
     freeze_suspect_answers = 31
     prune_anyway = { "shop/apns" = 1970-01-01T00:00:07Z }
     """
-    assert runtime.feedback_config(load(tmp_path, CONFIG + text)) == FeedbackConfig(
+    assert feedback_config(load(tmp_path, CONFIG + text)) == FeedbackConfig(
         prune=PrunePolicy(strikes=4, strike_span=100.0, strike_memory=200.0),
         freeze=FreezePolicy(window=30.0, dead=0.4, dead_answers=41, suspect=0.3, suspect_answers=31),
         prune_anyway={Route("shop", "apns"): 7000},
@@ -131,7 +135,7 @@ def test_every_rule_of_the_configuration_reaches_feedback(tmp_path: Path) -> Non
 
 
 def test_the_defaults_of_configuration_and_feedback_agree() -> None:
-    assert runtime.feedback_config(Settings()) == FeedbackConfig()
+    assert feedback_config(Settings()) == FeedbackConfig()
 
 
 def test_the_alarm_of_each_route_is_set_and_taken_back(tmp_path: Path) -> None:
@@ -141,16 +145,16 @@ def test_the_alarm_of_each_route_is_set_and_taken_back(tmp_path: Path) -> None:
         routes = ({"app": "shop", "platform": "apns"}, {"app": "news", "platform": "fcm"})
         return [REGISTRY.get_sample_value("pushsvc_pruning_frozen", labels) for labels in routes]
 
-    runtime.show_frozen(settings, {"shop/apns": "300 of 300 answers within 10 s were `dead`"})
+    show_frozen(settings, {"shop/apns": "300 of 300 answers within 10 s were `dead`"})
     assert alarms() == [1, 0]
-    runtime.show_frozen(settings, {})
+    show_frozen(settings, {})
     assert alarms() == [0, 0]
 
 
 def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
     settings = load(tmp_path)
-    config = runtime.dispatch_config(settings)
-    assert config.retry == runtime.retry_policy(settings.retry)
+    config = dispatch_config(settings)
+    assert config.retry == retry_policy(settings.retry)
     assert config.drain_timeout == 3.5
     # Several signs of life, and a look for the dead, fit into the time after which one counts as dead.
     assert 0 < config.beat_every <= 9.0 / 3
@@ -180,7 +184,7 @@ def test_providers_are_told_the_clock_by_which_pushes_expire(tmp_path: Path, mon
 
 
 def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> None:
-    config = runtime.store_config(load(tmp_path))
+    config = store_config(load(tmp_path))
     assert config.addresses.platforms == ("apns", "fcm", "live")
     assert config == StoreConfig(
         shards=4,
@@ -199,12 +203,12 @@ def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> N
 
 
 def test_the_defaults_of_configuration_and_store_agree() -> None:
-    config = runtime.store_config(Settings())
+    config = store_config(Settings())
     assert config == StoreConfig(addresses=config.addresses, history={}, window={}, history_age={})
 
 
 def test_intake_knows_each_app_its_platforms_and_its_keys(tmp_path: Path) -> None:
-    assert runtime.api_apps(load(tmp_path)) == {
+    assert api_apps(load(tmp_path)) == {
         "shop": ApiApp(
             name="shop",
             accounts=frozenset({"apns"}),
@@ -229,13 +233,13 @@ def test_a_live_channel_is_a_route_like_any_other(tmp_path: Path) -> None:
     settings = load(tmp_path, CONFIG + text)
     settings.require_apps()
     assert [route.name for route in runtime.routes_of(settings)] == ["shop/apns", "shop/live", "news/fcm", "only/live"]
-    apps = runtime.api_apps(settings)
+    apps = api_apps(settings)
     assert apps["shop"].channels == ChannelRules("provider, live", (ChannelRule("platform == 'apns'", "live"),))
     assert apps["only"].channels == ChannelRules("live, provider")
     assert apps["news"].channels == NO_LIVE == runtime.channel_rules(settings, "gone")
     assert apps["shop"].accounts == frozenset({"apns", "live"})
     assert apps["only"].platforms == frozenset({"live"})
-    limits = runtime.route_limits(settings.apps)
+    limits = route_limits(settings.apps)
     assert limits[Route("shop", "live")].per_token == limits[Route("shop", "apns")].per_token
 
 
@@ -249,7 +253,7 @@ def test_intake_signs_tokens_where_the_app_has_a_secret(tmp_path: Path) -> None:
     [apps.news.live]
     public_key_file = "key.pem"
     """
-    apps = runtime.api_apps(load(tmp_path, CONFIG + text % SHA))
+    apps = api_apps(load(tmp_path, CONFIG + text % SHA))
     shop, news = apps["shop"].live, apps["news"].live
     assert shop is not None
     assert shop.sign is not None
@@ -301,7 +305,7 @@ def test_figures_of_redis_become_metrics() -> None:
         )
 
     gauges = Gauges(apps={"runtime-a": figures(3, 4, 10, 7), "runtime-b": figures(0, 1, 20, 0)})
-    runtime.show_gauges(gauges)
+    show_gauges(gauges)
     assert {lane: value("pushsvc_queue_pending", lane=lane) for lane in gauges.pending} == gauges.pending
     assert gauges.pending == {"urgent": 4, "normal": 32, "bulk": 2}
     assert value("pushsvc_retry_pending") == 5
@@ -310,7 +314,7 @@ def test_figures_of_redis_become_metrics() -> None:
     assert value("pushsvc_dead_letters", app="runtime-b") == 0
     assert value("pushsvc_scheduled", app="runtime-a") == 7
     assert value("pushsvc_scheduled", app="runtime-b") == 0
-    runtime.show_gauges(Gauges(apps={"runtime-a": figures(3, 4, 10, 7)}))
+    show_gauges(Gauges(apps={"runtime-a": figures(3, 4, 10, 7)}))
     assert value("pushsvc_scheduled", app="runtime-a") == 7
     assert value("pushsvc_scheduled", app="runtime-b") is None, "an app that is gone has no series"
     assert value("pushsvc_dead_letters", app="runtime-b") is None
@@ -326,9 +330,9 @@ def test_the_age_of_a_lane_is_that_of_its_oldest_delivery() -> None:
 
 def test_a_webhook_that_is_gone_has_no_series() -> None:
     standing = Standing(waiting_since=0, dead=2)
-    runtime.show_webhooks({"runtime-a": standing, "runtime-b": standing})
+    show_webhooks({"runtime-a": standing, "runtime-b": standing})
     assert value("pushsvc_webhook_dead_batches", app="runtime-b") == 2
-    runtime.show_webhooks({"runtime-a": standing})
+    show_webhooks({"runtime-a": standing})
     assert value("pushsvc_webhook_dead_batches", app="runtime-a") == 2
     assert value("pushsvc_webhook_dead_batches", app="runtime-b") is None
     assert value("pushsvc_webhook_lag_seconds", app="runtime-b") is None

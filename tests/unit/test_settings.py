@@ -15,7 +15,8 @@ from msgspec import Struct, structs
 
 from pushsvc.errors import ConfigError
 from pushsvc.providers import REGISTRY
-from pushsvc.runtime import configured_type, load_settings
+from pushsvc.runtime import load_settings
+from pushsvc.runtime.configuration import configured_type
 from pushsvc.settings import (
     AppLive,
     LimitsSettings,

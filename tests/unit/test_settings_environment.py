@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from pushsvc.decoding import expected
 from pushsvc.errors import ConfigError
 from pushsvc.providers import REGISTRY
-from pushsvc.runtime import configured_type
+from pushsvc.runtime.configuration import configured_type
 from pushsvc.settings import AppLive, KeySettings, LimitsSettings, LiveRule, Rate, Settings, WebhookSettings, load
 from pushsvc.wording import TOML
 

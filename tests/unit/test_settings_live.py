@@ -19,6 +19,8 @@ from pushsvc.errors import ConfigError
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.sockets.origins import origin_rule
 from pushsvc.model.live import Denied, Endpoint, client_address, denied, endpoints_of, is_in, own_endpoints
+from pushsvc.runtime.plans import live_config
+from pushsvc.runtime.store import store_config
 from pushsvc.settings import AppLive, LiveRule, LiveSettings, Rate, Settings
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -168,7 +170,7 @@ def test_every_key_reaches_the_gateway(tmp_path: Path) -> None:
         """
         + APNS.replace("apps.a", "apps.b"),
     )
-    config = runtime.live_config(settings)
+    config = live_config(settings)
     assert config == LiveConfig(
         endpoints=(Endpoint("websocket", "wss://push.example/connection/websocket"),),
         heartbeat=11,
@@ -186,14 +188,14 @@ def test_every_key_reaches_the_gateway(tmp_path: Path) -> None:
         },
     )
     assert SECRET not in repr(config)
-    store = runtime.store_config(settings)
+    store = store_config(settings)
     assert (store.history, store.history_age) == ({"a": 19}, {"a": 20})
 
 
 def test_the_defaults_of_configuration_and_gateway_agree() -> None:
     settings = Settings()
     own = own_endpoints("127.0.0.1", 8081, secure=False)
-    assert runtime.live_config(settings) == LiveConfig(endpoints=own, connects=Rate(2000, 1))
+    assert live_config(settings) == LiveConfig(endpoints=own, connects=Rate(2000, 1))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_a_public_key_that_cannot_be_used_is_named(tmp_path: Path, content: byte
         (tmp_path / "key.pem").write_bytes(content)
     settings = loaded(tmp_path, "[apps.a.live]\npublic_key_file = 'key.pem'")
     with pytest.raises(ConfigError) as caught:
-        runtime.live_config(settings)
+        live_config(settings)
     assert str(caught.value) == f"apps.a.live.public_key_file: {tmp_path / 'key.pem'}{what}"
 
 
@@ -250,7 +252,7 @@ def test_any_value_at_any_key_loads_or_is_a_fault_that_shows_no_secret(
         channel = settings.apps["a"].live
         assert channel is not None
         if not channel.public_key_file:
-            assert runtime.live_config(settings).apps["a"].secret == channel.secret
+            assert live_config(settings).apps["a"].secret == channel.secret
 
 
 # --- the addresses that devices are told ------------------------------------------------------------
@@ -407,7 +409,7 @@ def test_events_of_devices_are_logged_where_a_webhook_is_sent_them(tmp_path: Pat
     secret = "whsec_" + "QUJD" * 10
     text = f"[apps.a.live]\nsecret = '{SECRET}'\n[apps.a.webhook]\nsecret = '{secret}'\n{webhook}"
     settings = loaded(tmp_path, text)
-    assert runtime.live_config(settings).apps["a"].log_events == logged
+    assert live_config(settings).apps["a"].log_events == logged
     assert ("a" in runtime.webhook_configs(settings, "event")) == logged
     assert ("a" in runtime.webhook_configs(settings, "feedback")) == ("url" in webhook and "['event']" not in webhook)
     assert ("a" in runtime.webhook_configs(settings)) == ("url" in webhook)

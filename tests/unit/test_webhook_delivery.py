@@ -12,8 +12,9 @@ import pytest
 from pushsvc import telemetry
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.webhooks import Batch, WebhookCallNote
-from pushsvc.stages.webhooks import WebhookConfig, deliver
 from pushsvc.stages.webhooks.caller import WebhookCaller
+from pushsvc.stages.webhooks.config import WebhookConfig
+from pushsvc.stages.webhooks.delivery import deliver
 from pushsvc.stages.webhooks.verdict import WebhookReply
 
 CONFIG = WebhookConfig(url="https://example.com/", keys=(b"k" * 32,), attempts=2, retry_for=0, base=1.0)

@@ -14,8 +14,9 @@ from pushsvc.model.status import DeviceEvent, FeedbackEvent
 from pushsvc.net.public_address import is_public
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.webhooks import Batch, Standing
-from pushsvc.stages.webhooks import WebhookConfig, troubles_of
 from pushsvc.stages.webhooks.body import batch_body, trial_body
+from pushsvc.stages.webhooks.config import WebhookConfig
+from pushsvc.stages.webhooks.trouble import troubles_of
 from pushsvc.stages.webhooks.verdict import Delivered, GivenUp, Halved, Later, SwitchedOff, Verdict, WebhookReply, judge
 from pushsvc.store.webhooks.claim import batch_id
 

@@ -20,7 +20,7 @@ from ...ports.provider import REMOVED
 from ...ports.store import Inspection, Store
 from ...ports.work import RemovedRoute
 from ...settings import Settings
-from ...stages import webhooks
+from ...stages.webhooks.checks import check
 from ..plans import routes_of, webhook_configs
 from ..providers import check_credentials
 from ..state.conditions import read_conditions
@@ -112,7 +112,7 @@ async def check_files(settings: Settings) -> list[CheckFinding]:
     ]
     for app, config in webhook_configs(settings).items():
         part = f"apps.{app}.webhook"
-        found += [CheckFinding(part, each.level, each.what, each.remedy) for each in await webhooks.check(config, app)]
+        found += [CheckFinding(part, each.level, each.what, each.remedy) for each in await check(config, app)]
     return found
 
 

@@ -10,8 +10,8 @@ from ...model.finding import Finding
 from ...ports.admin import CheckFinding
 from ...providers import REGISTRY
 from ...settings import Settings
-from ...stages import webhooks
-from ...stages.webhooks import WebhookConfig
+from ...stages.webhooks.caller import trial_call
+from ...stages.webhooks.config import WebhookConfig
 from ..plans import webhook_configs
 
 
@@ -37,7 +37,7 @@ async def _call(config: WebhookConfig, app: str) -> list[Finding]:
     """Return what a webhook answers to a call without events."""
     now, began = time.time_ns() // 1_000_000, time.monotonic()
     try:
-        answer = await webhooks.trial_call(config, app, now)
+        answer = await trial_call(config, app, now)
     except ConfigError as error:
         return [Finding("error", error.message, error.remedy)]
     took = f"after {time.monotonic() - began:.1f} s"

@@ -35,8 +35,9 @@ from ...ports.store import Store
 from ...ports.webhooks import DeadBatch
 from ...rules.freeze import Answers, slots_around
 from ...settings import Settings
-from ...stages import cleanup, feedback, webhooks
-from ...stages.webhooks import WebhookConfig
+from ...stages import cleanup, feedback
+from ...stages.webhooks.caller import trial_call
+from ...stages.webhooks.config import WebhookConfig
 from ..checks.check import check_running, once
 from ..checks.online import check_online
 from ..plans import cleanup_plan, feedback_config, routes_of, webhook_configs
@@ -154,7 +155,7 @@ class StoreAdministration:
 
     async def test_webhook(self, app: str) -> WebhookTest:
         config, now, began = self._webhook_of(app), self._store.clock(), time.monotonic()
-        answer = await webhooks.trial_call(config, app, now)
+        answer = await trial_call(config, app, now)
         good = 200 <= answer.status < 300
         return WebhookTest(good, config.host, answer.status, answer.reason, round(time.monotonic() - began, 3))
 

@@ -23,7 +23,7 @@ from ...ports.store import Store
 from ...ports.work import Worker
 from ...rules.bound import Bound
 from ...settings import Settings
-from ...stages import webhooks
+from ...stages.webhooks.trouble import troubles_of
 from .figures import Current, StoreFigures, frozen_routes, webhook_standings
 from .workers import REPORTS, read_unserved
 
@@ -81,7 +81,7 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
     now = store.clock()
     for standings, about in ((feedback, ""), (events, "for events of devices: ")):
         for app, standing in standings.items():
-            for each in webhooks.troubles_of(app, standing, now):
+            for each in troubles_of(app, standing, now):
                 cause = f"{about}{each.cause}"
                 found.append(
                     condition("webhook", app, cause, each.remedy, since=each.since, app=app, reason=each.reason)

@@ -12,8 +12,8 @@ from ...ports.admin import DeadBatchRow, WebhookCallRow, WebhookState
 from ...ports.store import Store
 from ...ports.webhooks import DeadBatch, Standing, WebhookCallNote, Webhooks
 from ...settings import Settings
-from ...stages import webhooks
-from ...stages.webhooks import WebhookConfig
+from ...stages.webhooks.config import WebhookConfig
+from ...stages.webhooks.trouble import troubles_of
 from ..plans import webhook_configs
 
 NEWEST: Final = 20
@@ -61,7 +61,7 @@ def webhook_state(
         cursor=standing.cursor,
         dead=standing.dead,
         asked=standing.asked,
-        trouble="; ".join(each.text for each in webhooks.troubles_of(app, standing, now)),
+        trouble="; ".join(each.text for each in troubles_of(app, standing, now)),
         dead_batches=[
             DeadBatchRow(each.id, each.events, each.attempts, each.reason, instant(each.at), each.after, each.last)
             for each in dead

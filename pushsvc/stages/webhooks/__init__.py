@@ -9,25 +9,3 @@
 
 The events to deliver are in the store (`ports.webhooks`), and so are those that could not be delivered.
 """
-
-from typing import TYPE_CHECKING
-
-from ...lazily import exports
-
-if TYPE_CHECKING:
-    from .caller import open_caller as open_caller, trial_call as trial_call
-    from .checks import check as check
-    from .config import WebhookConfig as WebhookConfig
-    from .delivery import deliver as deliver
-    from .trouble import troubles_of as troubles_of
-else:
-    __getattr__ = exports(
-        __name__,
-        {
-            "caller": "open_caller trial_call",
-            "checks": "check",
-            "config": "WebhookConfig",
-            "delivery": "deliver",
-            "trouble": "troubles_of",
-        },
-    )
