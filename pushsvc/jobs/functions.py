@@ -48,7 +48,6 @@ class Context:
 
     @property
     def settings(self) -> Settings:
-        """Return the present configuration."""
         return self.current.settings
 
 
@@ -111,7 +110,6 @@ async def expand(context: Context) -> dict[str, int]:
 
 
 async def removed_apps(store: Store, settings: Settings) -> set[str]:
-    """Return the apps that are no longer in the configuration."""
     return {route.app for route in await store.workers.routes()} - settings.apps.keys()
 
 

@@ -77,7 +77,6 @@ class WebhookTasks:
 
     @property
     def working(self) -> bool:
-        """Return whether any task is running."""
         return bool(self._tasks)
 
     def stop(self) -> None:

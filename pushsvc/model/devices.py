@@ -75,20 +75,14 @@ def name_fault(text: str) -> str | None:
 
 
 class ByDevices(Struct, frozen=True, tag="devices"):
-    """These devices, by id."""
-
     ids: tuple[str, ...]
 
 
 class ByUsers(Struct, frozen=True, tag="users"):
-    """All devices of these users."""
-
     users: tuple[str, ...]
 
 
 class ByTopic(Struct, frozen=True, tag="topic"):
-    """All devices that are subscribed to a topic."""
-
     topic: str
 
 

@@ -90,8 +90,6 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Denied(NamedTuple):
-    """Who is refused."""
-
     networks: tuple[Network, ...] = ()
     ids: frozenset[str] = frozenset()
 

@@ -26,8 +26,6 @@ class Channel(Struct, frozen=True):
 
 
 class ChannelAccount(Protocol):
-    """The channels of one app."""
-
     async def create(self, storage: Storage) -> Channel: ...
 
     async def all(self) -> list[str]:
@@ -41,8 +39,6 @@ class ChannelAccount(Protocol):
 
 
 class Channels(Protocol):
-    """The channels of every app."""
-
     def of(self, app: str) -> AbstractAsyncContextManager[ChannelAccount]:
         """Open the channels of one app for the length of the block. Raises `Conflict` where no provider of the app has
         channels."""

@@ -84,8 +84,6 @@ def ordered(conditions: Iterable[Condition]) -> list[Condition]:
 
 
 class Conditions(Protocol):
-    """The conditions of the service."""
-
     async def ready(self) -> Mapping[str, str]:
         """Return the parts without which nothing is accepted, with the reason; empty means ready."""
 

@@ -38,8 +38,6 @@ other kinds."""
 
 
 class KeeperStep(Struct, frozen=True):
-    """What one step of a pass did."""
-
     removed: Counter[tuple[str, str]]
     """What was removed, by user and kind."""
     cursor: str | None

@@ -41,8 +41,6 @@ class AppGauges(Struct, frozen=True):
 
 
 class Gauges(Struct, frozen=True):
-    """The figures of all apps."""
-
     apps: dict[str, AppGauges]
 
     @property
@@ -79,8 +77,6 @@ KEPT: Final = 86_400
 
 
 class FlowNote(Struct, frozen=True):
-    """What a process has counted."""
-
     process: str
     """A name that no other process has."""
     mark: str

@@ -34,8 +34,6 @@ class DeadRow(Struct, frozen=True):
 
 
 class DeadGroup(Struct, frozen=True):
-    """Dead letters of one platform and reason."""
-
     platform: Platform
     reason: str
     count: int
@@ -96,8 +94,6 @@ class DeadLetters(Protocol):
 
 
 class ReplayStep(Struct, frozen=True):
-    """What one step of a replay did."""
-
     moved: int = 0
     skipped: int = 0
     over: bool = False

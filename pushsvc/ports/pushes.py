@@ -25,8 +25,6 @@ class PushFilter(Struct, frozen=True):
 
 
 class ListedPush(Struct, frozen=True):
-    """A push in a list."""
-
     status: PushStatus
     lane: Lane | None = None
     """None where it is not known."""

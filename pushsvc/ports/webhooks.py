@@ -51,8 +51,6 @@ class DeadBatch(Struct, frozen=True):
 
 
 class Standing(Struct, frozen=True):
-    """The state of the webhook of one app."""
-
     cursor: str = ""
     """The id of the last event that was sent or given up; before the first one an id below it, or empty."""
     waiting_since: int | None = None
@@ -76,8 +74,6 @@ class Standing(Struct, frozen=True):
 
 
 class WebhookCallNote(Struct, frozen=True):
-    """A call of a webhook, as it is kept for the operator."""
-
     at: int
     """When it was made, in Unix ms."""
     id: str

@@ -24,8 +24,6 @@ class Configured(Struct, frozen=True):
 
 
 class Worker(Struct, frozen=True):
-    """A process that has reported."""
-
     part: str
     """`serve`, `dispatch`, `feedback`, `jobs` or `live`."""
     consumer: str

@@ -42,7 +42,6 @@ class MakePreview(Protocol):
 
 
 def no_limits(config: Any) -> AccountLimits:
-    """Return the limits of a provider that names none."""
     return AccountLimits()
 
 

@@ -16,7 +16,6 @@ class Bound(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Return the bound as a text with its numbers."""
         if self.who:
             return (
                 f"{self.waits:,} deliveries of the app wait; its maximum is {self.most:,} "

@@ -61,8 +61,6 @@ class ChannelRule(Struct, frozen=True):
 
 
 class ChannelRules(Struct, frozen=True):
-    """The order of channels of an app."""
-
     order: Order = "provider"
     rules: tuple[ChannelRule, ...] = ()
 

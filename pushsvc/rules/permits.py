@@ -25,13 +25,11 @@ class Permits:
         self._until = 0.0
 
     def left(self, now: float) -> int:
-        """Return how many may be used at `now`."""
         if now >= self._until:
             self._count = 0
         return self._count
 
     def spend(self, count: int) -> None:
-        """Consume `count` permits."""
         self._count -= count
 
     def grant(self, count: int, asked: float) -> None:

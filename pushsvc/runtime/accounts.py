@@ -85,7 +85,6 @@ class Accounts:
 
     @property
     def providers(self) -> list[Provider]:
-        """Return the providers of the open accounts."""
         return [account.account for account in self._open.values()]
 
     async def open_all(self, apps: Mapping[str, AppSettings]) -> None:

@@ -23,8 +23,6 @@ def mark_of(section: Struct) -> Mark:
 
 
 class Opened(Generic[T]):
-    """An open account with its mark."""
-
     def __init__(self, mark: Mark, context: AbstractAsyncContextManager[object], account: T) -> None:
         """Take an account that the entered `context` returned."""
         self.mark = mark

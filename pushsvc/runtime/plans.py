@@ -52,7 +52,6 @@ def channel_rules(settings: Settings, app: str) -> ChannelRules:
 
 
 def api_apps(settings: Settings) -> dict[str, ApiApp]:
-    """Return the configured apps for the API."""
     return {
         name: ApiApp(
             name=name,
@@ -108,7 +107,6 @@ def _spans(
 
 
 def retry_policy(settings: RetrySettings) -> RetryPolicy:
-    """Return the configured retry rules."""
     errors = _spans(settings, "5xx", lambda defaults: defaults.server_error)
     return RetryPolicy(
         attempts=settings.attempts,
@@ -158,12 +156,10 @@ def api_is_open(settings: Settings) -> bool:
 
 
 def routes_of(settings: Settings) -> list[Route]:
-    """Return every route of the configuration."""
     return [Route(name, platform) for name, app in settings.apps.items() for platform in app.accounts]
 
 
 def feedback_config(settings: Settings) -> feedback.FeedbackConfig:
-    """Return the configured rules of feedback."""
     rules = settings.feedback
     return feedback.FeedbackConfig(
         prune=PrunePolicy(strikes=rules.strikes, strike_span=rules.strike_span, strike_memory=rules.strike_memory),
@@ -247,7 +243,6 @@ def _live_app(name: str, app: AppSettings, live: AppLive) -> LiveAppConfig:
 
 
 def ages(settings: CleanupSettings) -> cleanup.Ages:
-    """Return the ages at which cleanup removes devices."""
     return cleanup.Ages(
         tombstones=settings.tombstones,
         suspects=settings.suspects,
@@ -257,7 +252,6 @@ def ages(settings: CleanupSettings) -> cleanup.Ages:
 
 
 def eraser(store: Store) -> Eraser:
-    """Return an eraser of users in a store."""
     return Eraser(store.registry, store.erasures, store.locks)
 
 

@@ -40,7 +40,6 @@ class Figure:
         self._values = dict.fromkeys({*self._values, *always}, math.nan)
 
     def describe(self) -> list[Metric]:
-        """Return the metric without values."""
         return [Metric(self._family, self._documentation, self.kind)]
 
     def collect(self) -> list[Metric]:

@@ -31,7 +31,6 @@ PARTS: Final = ("serve", "dispatch", "feedback", "jobs", "live", "simulator")
 
 
 def begin_app(app: str) -> None:
-    """Begin the series of an app that is served."""
     ACCEPTED.labels(app)
     DEAD_LETTERS_DROPPED.labels(app)
     REPLAYED.labels(app)

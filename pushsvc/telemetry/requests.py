@@ -30,11 +30,9 @@ class Counted:
         self.count = 0.0
 
     def add(self, count: float) -> None:
-        """Count this many."""
         self.count += count
 
     def flush(self) -> None:
-        """Hand the count to prometheus_client."""
         if self.count:
             self._counter.inc(self.count)
             self.count = 0.0
@@ -51,8 +49,6 @@ class Answered(Counted):
 
 
 class RequestMetrics:
-    """The answers of this process."""
-
     def __init__(self) -> None:
         self._answered: dict[tuple[str, str, str, int], Answered] = {}
         self._seconds: dict[tuple[str, str], Gathered] = {}
@@ -88,7 +84,6 @@ class RequestMetrics:
         return found
 
     def flush(self) -> None:
-        """Hand what was gathered to prometheus_client."""
         for counted in (*self._answered.values(), *self._accepted.values()):
             counted.flush()
         for seconds in self._seconds.values():

@@ -57,7 +57,6 @@ def notify(state: str) -> None:
 
 
 def notify_ready() -> None:
-    """Send that the process is ready."""
     global _serving  # one process has one state
     _serving = True
     notify(READY)

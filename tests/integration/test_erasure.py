@@ -780,15 +780,8 @@ KEEPERS: dict[str, tuple[str, ...]] = {
         *("ps:D:x", "ps:D:streams:<n / 32>", "ps:T:erase"),
     ),
     "(counts, and other numbers)": (
-        *(
-            "ps:T:pending",
-            "ps:T:urgent:<platform>",
-            "ps:T:normal:<platform>",
-            "ps:T:b:<id>",
-            "ps:T:t:<id>",
-            "ps:T:flow:<minute>",
-            "ps:T:epoch",
-        ),
+        *("ps:T:pending", "ps:T:urgent:<platform>", "ps:T:b:<id>", "ps:T:t:<id>", "ps:T:flow:<minute>", "ps:T:epoch"),
+        *("ps:T:normal:<platform>",),
         *("ps:T:mark", "ps:T:answers:<platform>:<minute>", "ps:{owner}:bucket:<name>", "ps:{owner}:asked:<who>"),
         *("ps:D:mark", "ps:D:count", "ps:D:displaced:<h>:<k>:<b>", "ps:D:moved", "ps:T:seen:<id>", "ps:cleanup"),
         *("ps:bell", "ps:probe", "ps:format"),

@@ -50,15 +50,8 @@ RECORDS: dict[str, tuple[str, ...]] = {
     ),
     "SET": ("ps:T:erased:<digest>",),
     "(numbers)": (
-        *(
-            "ps:T:pending",
-            "ps:T:urgent:<platform>",
-            "ps:T:normal:<platform>",
-            "ps:T:b:<id>",
-            "ps:T:flow:<minute>",
-            "ps:T:epoch",
-            "ps:T:mark",
-        ),
+        *("ps:T:pending", "ps:T:urgent:<platform>", "ps:T:b:<id>", "ps:T:flow:<minute>", "ps:T:epoch", "ps:T:mark"),
+        *("ps:T:normal:<platform>",),
         *("ps:T:answers:<platform>:<minute>", "ps:T:lim:<platform>:<family>:<kind>:<number>"),
         *("ps:{owner}:bucket:<name>", "ps:D:mark", "ps:D:count", "ps:D:i:<b>", "ps:D:k:<b>", "ps:D:u:<b>"),
         *("ps:D:t:<topic>", "ps:D:x:<platform>:<why>", "ps:D:x", "ps:D:displaced:<h>:<k>:<b>", "ps:D:moved"),

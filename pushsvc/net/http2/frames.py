@@ -223,7 +223,6 @@ def read_goaway(payload: bytes) -> tuple[int, int, str]:
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """Return one whole frame."""
     return pack_head(len(payload) << 8 | kind, flags, stream) + payload
 
 

@@ -70,8 +70,6 @@ _OURS: Final = {
 
 
 class _Override(Struct, frozen=True, forbid_unknown_fields=True):
-    """The form of `overrides.apns`."""
-
     headers: dict[str, str | int] = {}
     payload: Raw = Raw(b"")
 

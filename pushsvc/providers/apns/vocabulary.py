@@ -51,7 +51,6 @@ COLLAPSE_LIMIT: Final = 64
 
 
 def payload_limit(push_type: str, *, broadcast: bool) -> int:
-    """Return how many bytes the payload may have."""
     if broadcast:
         return BROADCAST_PAYLOAD_LIMIT
     return VOIP_PAYLOAD_LIMIT if push_type == VOIP else PAYLOAD_LIMIT

@@ -53,7 +53,6 @@ def is_collapsible(body: bytes) -> bool:
 
 
 def account_limits(config: Config) -> AccountLimits:
-    """Return the limits of the project that the config names."""
     quota = (QUOTA if config.endpoint == ENDPOINT else None) if config.quota == "auto" else parse_rate(config.quota)
     return AccountLimits(
         account=config.project_id or _project_of(config.service_account_file),

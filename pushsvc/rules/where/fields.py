@@ -125,8 +125,6 @@ def _plain_locale(text: str) -> str:
 
 
 class Version:
-    """A dotted version."""
-
     orders = equals = ""
 
     def read(self, value: Value) -> tuple[Any, ...]:

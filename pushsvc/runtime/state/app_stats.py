@@ -54,8 +54,6 @@ _HOUR: Final = 3_600_000
 
 
 class AppStatsReader:
-    """Reads the states of apps, for one process."""
-
     def __init__(self, current: Current, store: Store, conditions: StoreConditions) -> None:
         self._current = current
         self._store = store
@@ -230,13 +228,11 @@ def lanes_of(gauges: AppGauges, flow: Mapping[int, Mapping[str, int]], slot: int
 
 
 def sum_answers(slots: Mapping[int, Answers]) -> AnswerCounts:
-    """Return the sum of the answers of all slots."""
     whole = sum(slots.values(), Answers())
     return AnswerCounts(whole.sent, whole.dead, whole.suspect)
 
 
 def parts_of(settings: Settings, workers: Sequence[Worker]) -> list[PartState]:
-    """Return the living processes of each part."""
     parts = (*PARTS, "live") if any(app.live for app in settings.apps.values()) else PARTS
     found: dict[str, list[Process]] = {part: [] for part in parts}
     for worker in workers:

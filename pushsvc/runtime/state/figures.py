@@ -51,8 +51,6 @@ _FROM_REDIS: Final[Mapping[telemetry.Figure, Sequence[tuple[str, ...]]]] = {
 
 
 class Current:
-    """Holds the present configuration."""
-
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 

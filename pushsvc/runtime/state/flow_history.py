@@ -13,7 +13,6 @@ class FlowHistory:
     """The flow in steps of seconds, summed up piece by piece: a day is never in memory slot by slot."""
 
     def __init__(self, first: int, step: int, points: int) -> None:
-        """Begin with the slot `first`."""
         self._first = first
         self._step = step
         self._known = [False] * points

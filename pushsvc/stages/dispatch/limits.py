@@ -88,7 +88,6 @@ APP: Final = "app"
 
 
 def app_bucket(app: str, rate: Rate) -> Bucket:
-    """Return the bucket that all platforms of the app share."""
     return Bucket(f"{app}.0", APP, rate, burst=float(rate.seconds))
 
 

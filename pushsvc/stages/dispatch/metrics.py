@@ -35,7 +35,6 @@ class RouteMetrics:
                 telemetry.LIVE_MESSAGES.labels(route.app, result)
 
     def answered(self, outcome: Outcome, lane: Lane, provider_seconds: float, delivery_seconds: float) -> None:
-        """Count an attempt and its outcome."""
         self._attempts[type(outcome)] += 1
         self._provider.observe(provider_seconds)
         self._delivery[lane].observe(delivery_seconds)

@@ -42,7 +42,6 @@ class Parts:
         return {name: part.reason for name, part in self._held.items() if part.reason}
 
     def refused(self, name: str, reason: str, now: float, *, probe: bool) -> None:
-        """Record that the provider refused this part."""
         self.passed_at.pop(name, None)
         part = self._held.get(name)
         if part is None:

@@ -29,7 +29,6 @@ class Preemption:
         """The latest of any other route than the one that is `_latest`."""
 
     def note(self, route: Route, lane: Lane, now: float) -> None:
-        """Record a trickle."""
         before, at = self._latest[lane]
         if before != route:
             self._other[lane] = at

@@ -51,7 +51,6 @@ class Reader:
         self._loop = asyncio.get_running_loop()
 
     async def read(self, lane: Lane) -> None:
-        """Read one lane until stopped."""
         space = self._holdings.space[lane]
         wait_ms = int(self._config.read_wait * 1000)
         patience = Patience(("read", self._route, lane))

@@ -45,7 +45,6 @@ class Recorder:
         self._settler.add(settlement, entry)
 
     def expire(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> None:
-        """Record that these targets have expired."""
         for target in targets:
             self.settle(Delivery(entry.chunk, target), entry, None, EXPIRED, now, "ttl")
 

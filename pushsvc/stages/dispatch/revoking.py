@@ -31,7 +31,6 @@ class Heard:
         self._latest: deque[tuple[int, float, Revoked]] = deque()
 
     def add(self, revoked: Revoked, now: float) -> None:
-        """Append a revocation."""
         while self._latest and self._latest[0][1] < now - KEPT:
             self._forgotten = self._latest.popleft()[0]
         self.number += 1
@@ -65,5 +64,4 @@ def chosen_by(revoked: Revoked) -> Choice:
 
 
 def everything(entry: OpenEntry) -> tuple[Target, ...]:
-    """Return all that was not drawn."""
     return entry.left

@@ -194,7 +194,6 @@ class RouteWorker:
         self.wake()
 
     def limit(self, limits: RouteLimits) -> None:
-        """Apply these limits to the route from now on."""
         if self._gate is not None and self._pacer is not None:
             self._gate.use(limits)
             self._pacer.use(limits.paced(self.route))

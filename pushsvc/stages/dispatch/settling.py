@@ -50,8 +50,6 @@ REPLICATED_BOUND: Final = 2_000
 
 
 class Settler:
-    """The batches of one app."""
-
     def __init__(
         self,
         app: str,

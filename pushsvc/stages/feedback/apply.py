@@ -27,7 +27,6 @@ class Effects:
         self._log = telemetry.get_logger("feedback").bind(app=app)
 
     async def holders(self, receipts: Iterable[Receipt]) -> list[Device | None]:
-        """Return the device that each receipt is about."""
         wanted = [Holding(receipt.device_id, platform_of(receipt.platform), receipt.token) for receipt in receipts]
         return await self._ports.registry.holders(self._app, wanted)
 

@@ -18,8 +18,6 @@ from ...rules.policy import PrunePolicy
 
 
 class FeedbackConfig(Struct, frozen=True):
-    """The rules."""
-
     prune: PrunePolicy = PrunePolicy()
     freeze: FreezePolicy = FreezePolicy()
     prune_anyway: Mapping[Route, int] = {}
@@ -39,8 +37,6 @@ class FeedbackConfig(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class FeedbackPorts:
-    """The store, by its ports."""
-
     receipts: ReceiptLog
     registry: Registry
     answers: RecentAnswers

@@ -46,7 +46,6 @@ class Case:
         self.decision = decision if decision.change == "none" else TOO_LATE
 
     def event(self) -> FeedbackEvent | None:
-        """Return the feedback event, or None if nothing is to be reported."""
         receipt, action = self.receipt, self.decision.action
         if action is None:
             return None

@@ -30,8 +30,6 @@ async def frozen_routes(
 
 
 class Watch:
-    """The routes of one app."""
-
     def __init__(self, ports: FeedbackPorts, app: str, config: FeedbackConfig) -> None:
         self._ports = ports
         self._app = app
@@ -40,7 +38,6 @@ class Watch:
         self._log = telemetry.get_logger("feedback").bind(app=app)
 
     async def healths(self, receipts: Sequence[Receipt]) -> list[AnswerHealth]:
-        """Return the health of the route of each receipt, at the time of its answer."""
         slots: dict[Platform, set[int]] = {}
         for receipt in receipts:
             slots.setdefault(receipt.platform, set()).add(receipt.at // SLOT_MS)

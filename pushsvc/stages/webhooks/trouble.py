@@ -14,8 +14,6 @@ LASTING: Final = 300.0
 
 
 class WebhookTrouble(Struct, frozen=True):
-    """What is wrong with a webhook, and the remedy."""
-
     reason: str
     """`off`, `failing` or `given_up`."""
     cause: str

@@ -24,8 +24,6 @@ from .config import WebhookConfig
 
 
 class WebhookReply(Struct, frozen=True):
-    """The result of one call."""
-
     status: int
     """HTTP's; 0 where there was no answer."""
     reason: str

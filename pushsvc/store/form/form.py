@@ -75,7 +75,6 @@ async def _bring_forward(link: Link) -> None:
 
 
 async def _forward_turns(link: Link, pushes: Sequence[keys.KeyName]) -> None:
-    """Bring the records of turns of these pushes forward."""
     places = {}
     for app, part, _, name in pushes:
         prefix = keys.prefix(app, int(part))

@@ -36,7 +36,6 @@ _CURSOR = re.compile(r"([0-9]{1,3})-([0-9]{1,19}-[0-9]{1,19})")
 
 
 def fits(letter: DeadLetter, which: DeadFilter) -> bool:
-    """Return whether the filter selects a letter."""
     return (
         (not which.push or letter.push_id == which.push)
         and (not which.platform or platform_of(letter.platform) == which.platform)

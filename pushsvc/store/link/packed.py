@@ -26,7 +26,6 @@ class Packed:
     """To be mixed in before one of redis-py's kinds of connection."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """Return one command as bytes."""
         return [pack(args)]
 
 

@@ -40,8 +40,6 @@ Address = tuple[str, int]
 
 
 class SentinelReport(NamedTuple):
-    """The answer of one sentinel."""
-
     epoch: int
     leads: bool
     """Whether it leads a failover, and names the server that it promotes."""
@@ -84,8 +82,6 @@ def living_of(replicas: Any) -> int:
 
 
 class Sentinels(Sentinel):
-    """All sentinels of one primary."""
-
     def __init__(
         self,
         nodes: list[Address],
@@ -108,7 +104,6 @@ class Sentinels(Sentinel):
 
     @property
     def name(self) -> str:
-        """The name of the primary at the sentinels."""
         return self._name
 
     @property

@@ -85,7 +85,6 @@ async def read_kept(link: Link, turn: Turn, status: PushStatus, shard: int) -> K
 
 
 async def _entry(link: Link, turn: Turn, status: PushStatus, shard: int) -> PushEntry | None:
-    """Return the push as the list of pushes has it."""
     key, shown = keys.recent(status.app, shard), shown_id(status.id)[0]
     near = _near(link, turn, key, status.created_at, last=status.created_at + SLACK, most=LISTED)
     async with aclosing(near) as looked:

@@ -53,7 +53,6 @@ _CURSOR: Final = re.compile(r"(\d{1,15})-(\d{1,3})-(\d{1,15})-(\d{1,6})", re.ASC
 
 
 def listed(push: Push) -> bytes:
-    """Return what the list has of a push."""
     first = next(iter(push.messages.values()), None)
     collapse = "" if first is None else first.collapse
     shown, text = shown_id(push.id)
@@ -105,8 +104,6 @@ class Place(NamedTuple):
 
 
 class PushEntry(NamedTuple):
-    """A push of the list."""
-
     place: Place
     id: str
     lane: Lane
@@ -150,7 +147,6 @@ def read_entry(shard: int, entry_id: bytes, blob: bytes) -> Iterator[PushEntry]:
 
 
 def read_entries(shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> Iterator[PushEntry]:
-    """Yield the pushes of several entries."""
     for entry_id, fields in entries:
         yield from read_entry(shard, entry_id, fields[b"p"])
 
@@ -220,8 +216,6 @@ class PushReading:
 
 
 class PushListing:
-    """The reading of the lists, and of statuses."""
-
     def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
         self._link = link
         self._config = config

@@ -16,7 +16,6 @@ from ...model.devices import Audience, ByTopic, ToAll
 
 
 def noted(audience: Audience) -> bytes:
-    """Return what is kept of an audience."""
     match audience:
         case ByTopic(topic):
             return b"t" + topic.encode()
@@ -27,7 +26,6 @@ def noted(audience: Audience) -> bytes:
 
 
 def named(note: bytes | None) -> Audience | None:
-    """Return the audience, or None where it is not known, or there is none."""
     if note == b"a":
         return ToAll()
     return ByTopic(note[1:].decode()) if note and note.startswith(b"t") else None

@@ -104,7 +104,6 @@ class RedisPushes(PushListing):
             self._ring()
 
     def _pack(self, push: Push) -> Part:
-        """Return a push as its part of a group."""
         config = self._config
         chunks = split(push, config.chunk_size)
         total = chunks[0].total if chunks else 0

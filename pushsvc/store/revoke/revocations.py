@@ -175,8 +175,6 @@ def _read(app: str, shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, by
 
 
 class Revocations:
-    """The sending side of revocations."""
-
     def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link
         self._clock = clock
