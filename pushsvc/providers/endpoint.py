@@ -67,7 +67,7 @@ def check_proxy(url: str, configured: str, environ: Mapping[str, str]) -> list[F
     try:
         proxy = proxy_for(url, configured, environ)
     except CredentialError as error:
-        return [Finding("error", f"{error.path}: {error.message}", error.remedy)]
+        return [as_finding(error)]
     return [] if proxy is None else [Finding("ok", f"reaches {urlsplit(url).netloc} through the {proxy.name}")]
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import CredentialError
 from ..model.finding import Finding
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 
 def read_credential(path: str, key: str) -> bytes:
@@ -34,6 +38,20 @@ def check_private(path: str) -> list[Finding]:
     return []
 
 
+def check_dates(file: str, certificate: Certificate, now: float, *, soon: float, remedy: str) -> Finding:
+    """Return the finding about the time in which the certificate of a file is valid. `soon` are the seconds before its
+    end from which on it is warned about. Pure."""
+    begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    day = certificate.not_valid_after_utc.date().isoformat()
+    if end <= now:
+        return Finding("error", f"{file} expired on {day}", remedy, end)
+    if begin > now:
+        return Finding("error", f"{file} is not valid yet", "look at this machine's clock", end)
+    if end - now < soon:
+        return Finding("warning", f"{file} expires on {day}", remedy, end)
+    return Finding("ok", f"{file} is a certificate with its key, valid until {day}", "", end)
+
+
 def as_finding(error: CredentialError) -> Finding:
-    """Return a credential that cannot be used, as a line of `check`."""
+    """Return a file that cannot be used, as a line of `check`."""
     return Finding("error", f"{error.path}: {error.message}", error.remedy)

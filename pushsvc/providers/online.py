@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from ..model.finding import Finding
-from ..net.http2.exchange import Answer, Response
-from ..net.http2.transport import Pool
+from ..net.http2.exchange import Response
+from ..net.http2.transport import Pool, answer_of
 from ..net.proxy import proxy_for
 from .clocks import SIGNIFICANT, clock_hint, clock_skew
 
@@ -48,16 +48,10 @@ async def ask(url: str, context: ssl.SSLContext, proxy: str, fields: bytes = b""
             await asyncio.sleep(_LOOK)
         if not fields:
             return Asked(None)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        pool.submit(fields, body, future, _resolve)
-        answer = await future
+        answer = await answer_of(pool, fields, body)
         if isinstance(answer, Response):
             return Asked(answer, skew=clock_skew(answer.headers, time.time()))
         return Asked(None, pool.trouble or f"{host_of(url)}: no answer ({answer.reason.replace('_', ' ')})")
-
-
-def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:
-    future.set_result(answer)
 
 
 def host_of(url: str) -> str:

@@ -12,6 +12,7 @@ from ..model.push import Platform
 from ..model.routing import platform_of
 from ..ports.provider import Renderer
 from ..providers import REGISTRY, live
+from ..providers.files import as_finding
 from ..providers.kind import explain_any
 from ..settings import Settings
 
@@ -49,4 +50,4 @@ def check_credentials(settings: Settings) -> Iterator[tuple[str, Finding]]:
             try:
                 yield from ((part, finding) for finding in REGISTRY[route].check(config))
             except CredentialError as error:
-                yield part, Finding("error", f"{error.path}: {error.message}", error.remedy)
+                yield part, as_finding(error)

@@ -24,14 +24,15 @@ from cryptography.x509.oid import NameOID
 from msgspec import Struct
 
 from pushsvc.model.finding import Finding
+from pushsvc.providers.files import check_dates
 from pushsvc.runtime.checks.live import (
+    SOON,
     check_channels,
     check_endpoints,
     check_files,
     check_live,
     check_origins,
     check_port,
-    judge_certificate,
 )
 from pushsvc.settings import AppLive, AppSettings, LiveRule, LiveSettings, Settings
 
@@ -139,7 +140,8 @@ def certificate(begin: int, end: int) -> bytes:
     ],
 )
 def test_a_certificate_is_valid_for_a_time(begin: int, end: int, what: str) -> None:
-    finding = judge_certificate("f", certificate(begin, end), NOW.timestamp())
+    read = x509.load_pem_x509_certificate(certificate(begin, end))
+    finding = check_dates("f", read, NOW.timestamp(), soon=SOON, remedy="renew it")
     assert f"{finding.level} {finding.what}" == what
     assert finding.expires == (NOW + timedelta(end)).timestamp()
 

@@ -362,3 +362,15 @@ class Pool:
 
 def _room_of(connection: Connection) -> int:
     return connection.room
+
+
+async def answer_of(pool: Pool, fields: bytes, body: bytes) -> Answer:
+    """Send one request and return its answer: for what is rare, since it costs a future."""
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    pool.submit(fields, body, future, _resolve)
+    return await future
+
+
+def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:
+    if not future.done():  # who asked may have given up
+        future.set_result(answer)

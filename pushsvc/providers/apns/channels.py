@@ -10,7 +10,6 @@ sending-channel-management-requests-to-apns and handling-error-responses-from-ap
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import time
@@ -24,7 +23,7 @@ from msgspec import Struct
 
 from ...errors import BadGateway, Conflict, NotFound, RequestError, Unavailable
 from ...net.http2.exchange import Answer, Failure, Response
-from ...net.http2.transport import POST, Pool, field, path
+from ...net.http2.transport import POST, Pool, answer_of, field, path
 from ...net.proxy import proxy_for
 from ...net.retry_after import retry_after
 from ...ports.channels import Channel, Storage
@@ -128,9 +127,7 @@ class ApnsChannels:
         fields += field("apns-request-id", str(self._new_id()))
         if channel_id:
             fields += field("apns-channel-id", channel_id)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._pool.submit(fields, body, future, _resolve)
-        return await future
+        return await answer_of(self._pool, fields, body)
 
     def _renew(self, reason: str) -> bool:
         """Do what makes another try worth while; False when nothing does."""
@@ -147,11 +144,6 @@ class ApnsChannels:
         why = self._pool.trouble or f"no answer ({failure.reason})"
         done = "; the request may have been carried out" if failure.maybe_sent else ""
         return Unavailable(f"The channel management of APNs cannot be reached: {why}{done}.", retry_after=1)
-
-
-def _resolve(future: asyncio.Future[Answer], answer: Answer) -> None:
-    if not future.done():  # who asked may have given up
-        future.set_result(answer)
 
 
 # --- what an answer means, pure -----------------------------------------------------------------

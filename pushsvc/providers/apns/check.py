@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ...errors import CredentialError
 from ...model.finding import Finding
 from ..endpoint import check_ca, check_proxy
-from ..files import as_finding, check_private
+from ..files import as_finding, check_dates, check_private
 from .config import CHANNELS_ENDPOINTS, ENDPOINTS, Config
 from .credentials import client_context, load_certificate, load_key
 from .vocabulary import TOPIC_SUFFIX
@@ -65,7 +65,8 @@ def _check_certificate(config: Config, now: float) -> list[Finding]:
         client_context(config)
     except CredentialError as error:
         return [as_finding(error)]
-    found = [_check_dates(config, certificate, now)]
+    remedy = "make a new certificate on Apple's developer pages, or use a token key, which does not expire"
+    found = [check_dates(config.cert_file, certificate, now, soon=SOON, remedy=remedy)]
     if not _has_topic(certificate, config.topic):
         found.append(
             Finding(
@@ -84,19 +85,6 @@ def _check_certificate(config: Config, now: float) -> list[Finding]:
             )
         )
     return found + check_private(config.cert_key_file or config.cert_file)
-
-
-def _check_dates(config: Config, certificate: x509.Certificate, now: float) -> Finding:
-    end = certificate.not_valid_after_utc
-    expires, day = end.timestamp(), end.date().isoformat()
-    remedy = "make a new certificate on Apple's developer pages, or use a token key, which does not expire"
-    if expires <= now:
-        return Finding("error", f"{config.cert_file} expired on {day}", remedy, expires)
-    if certificate.not_valid_before_utc.timestamp() > now:
-        return Finding("error", f"{config.cert_file} is not valid yet", "look at this machine's clock", expires)
-    if expires - now < SOON:
-        return Finding("warning", f"{config.cert_file} expires on {day}", remedy, expires)
-    return Finding("ok", f"{config.cert_file} is a certificate with its key, valid until {day}", "", expires)
 
 
 def _has_topic(certificate: x509.Certificate, topic: str) -> bool:

@@ -389,26 +389,15 @@ async def open_provider(
     """
     token = ProviderToken(config, clock) if config.key_file else None
     ssl = client_context(config)
+
+    def pool_to(url: str, **sizes: int) -> Pool:
+        proxy = proxy_for(url, config.proxy, os.environ)
+        return open_pool(url, ssl=ssl, proxy=proxy, request_timeout=request_timeout, **sizes)
+
     async with AsyncExitStack() as stack:
-        pool = broadcasts = await stack.enter_async_context(
-            open_pool(
-                config.endpoint,
-                ssl=ssl,
-                proxy=proxy_for(config.endpoint, config.proxy, os.environ),
-                connections=config.connections,
-                window=config.window,
-                request_timeout=request_timeout,
-            )
-        )
+        pushes = pool_to(config.endpoint, connections=config.connections, window=config.window)
+        pool = broadcasts = await stack.enter_async_context(pushes)
         if config.broadcast_endpoint != config.endpoint:
             # One request reaches all subscribers, so one connection suffices.
-            broadcasts = await stack.enter_async_context(
-                open_pool(
-                    config.broadcast_endpoint,
-                    ssl=ssl,
-                    proxy=proxy_for(config.broadcast_endpoint, config.proxy, os.environ),
-                    connections=1,
-                    request_timeout=request_timeout,
-                )
-            )
+            broadcasts = await stack.enter_async_context(pool_to(config.broadcast_endpoint, connections=1))
         yield ApnsProvider(route, config, pool, token, broadcasts=broadcasts, clock=clock, ttl_clock=ttl_clock)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..merge import encode
+from ..merge import encode, within
 
 LIMIT: Final = 4096
 """Bytes for a message to a token or fid."""
@@ -35,16 +35,16 @@ def sizes_of(message: dict[str, Any]) -> dict[str, int]:
     """Return the bytes of a `message` object that count towards `LIMIT`, in each form in which a device may receive
     it.
     """
-    data, common = _object(message.get("data")), _object(message.get("notification"))
-    android, apns = _object(message.get("android")), _object(message.get("apns"))
-    payload = _object(apns.get("payload"))
+    data, common = within(message, "data"), within(message, "notification")
+    android, apns = within(message, "android"), within(message, "apns")
+    payload = within(apns, "payload")
     forms = {}
     if "live_activity_token" not in apns and (data or common or android):
-        tray = {**common, **_object(android.get("notification"))}
+        tray = {**common, **within(android, "notification")}
         tray.pop("tag", None)  # in most messages ours
-        forms["Android"] = _count(tray) + _count(_object(android.get("data")) or data)
+        forms["Android"] = _count(tray) + _count(within(android, "data") or data)
     if payload:
-        aps = _object(payload.get("aps"))
+        aps = within(payload, "aps")
         if common and "alert" not in aps:
             payload = {**payload, "aps": {**aps, "alert": common}}
         forms["Apple"] = len(encode({**payload, **data}))
@@ -62,7 +62,3 @@ def _count(fields: dict[str, Any]) -> int:
 
 def _length(value: Any) -> int:
     return len(value.encode()) if isinstance(value, str) else len(encode(value))
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

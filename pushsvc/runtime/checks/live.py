@@ -6,7 +6,6 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ...errors import ConfigError
 from ...model.finding import Finding
-from ...providers.files import check_private
+from ...providers.files import check_dates, check_private
 from ...settings import AppLive, AppSettings, LiveSettings, Settings
 from ...settings.schema import PARTS
 from ..live_files import SPARE_FILES, live_tls, read_public_key
@@ -137,24 +136,12 @@ def _tls(live: LiveSettings, now: float) -> Iterator[tuple[str, Finding]]:
     except ConfigError as error:
         yield error.path, Finding("error", error.message, error.remedy)
         return
-    yield "live.tls_cert", judge_certificate(live.tls_cert, Path(live.tls_cert).read_bytes(), now)
-    yield from (("live.tls_key", finding) for finding in check_private(live.tls_key or live.tls_cert))
-
-
-def judge_certificate(file: str, pem: bytes, now: float) -> Finding:
-    """Return the finding about the first certificate of a file, at an instant in Unix seconds. Pure."""
     from cryptography.x509 import load_pem_x509_certificates
 
-    certificate = load_pem_x509_certificates(pem)[0]
-    begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    day = datetime.fromtimestamp(end, UTC).date().isoformat()
-    if end <= now:
-        return Finding("error", f"{file} expired on {day}", "renew it: it is read again when it changes", end)
-    if begin > now:
-        return Finding("error", f"{file} is not valid yet", "look at this machine's clock", end)
-    if end - now < SOON:
-        return Finding("warning", f"{file} expires on {day}", "renew it: it is read again when it changes", end)
-    return Finding("ok", f"{file} is a certificate with its key, valid until {day}", "", end)
+    certificate = load_pem_x509_certificates(Path(live.tls_cert).read_bytes())[0]
+    fix = "renew it: it is read again when it changes"
+    yield "live.tls_cert", check_dates(live.tls_cert, certificate, now, soon=SOON, remedy=fix)
+    yield from (("live.tls_key", finding) for finding in check_private(live.tls_key or live.tls_cert))
 
 
 def _is_local(host: str) -> bool:
