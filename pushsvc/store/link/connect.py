@@ -38,7 +38,9 @@ from .urls import FORMS, check_url
 
 Client: TypeAlias = Redis | RedisCluster
 
-SENTINEL_TIMEOUT = 1.0
+TIMEOUT: Final = 5.0
+"""Seconds that a server may take to answer."""
+SENTINEL_TIMEOUT: Final = 1.0
 """Seconds that a sentinel may take to answer. A silent one must not delay the answers of the others."""
 _CONNECTIONS = 64
 """The size of the pool. More concurrent round trips do not make one Redis faster; others wait for a free connection."""
@@ -151,7 +153,7 @@ def _short(error: BaseException) -> str:
 
 
 def open_redis(
-    url: str, *, name: str, timeout: float = 5.0, blocking: bool = False, sentinels: Sentinels | None = None
+    url: str, *, name: str, timeout: float = TIMEOUT, blocking: bool = False, sentinels: Sentinels | None = None
 ) -> Client:
     """Return a client that is not connected yet. Raises `ConfigError` for an invalid URL.
 
@@ -159,20 +161,19 @@ def open_redis(
     `sentinels` are those of another client of the same URL, to be shared.
     """
     scheme = check_url(url)
-    options: dict[str, Any] = {
-        "client_name": _client_name(name),
-        "protocol": 2,
-        "socket_connect_timeout": timeout,
-        "socket_timeout": None if blocking else timeout,
-        "retry": Retry(NoBackoff(), 0) if blocking else Retry(ConstantBackoff(0.05), 1, (faults.ConnectionError,)),
-    }
+    options = _options(name, scheme, timeout)
+    if blocking:
+        options |= {"socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
+    else:
+        options["retry"] = Retry(ConstantBackoff(0.05), 1, (faults.ConnectionError,))
     try:
         if scheme.endswith("+cluster"):
             return _open_cluster(url, options)
-        if scheme != "unix":
-            options["socket_keepalive"] = True
         if scheme.endswith("+sentinel"):
-            return _open_sentinel(url, options, sentinels)
+            nodes, master, own, options = _watched(url, options, "redis.url")
+            silence = min(SENTINEL_TIMEOUT, timeout)
+            shared = sentinels or Sentinels(nodes, master, timeout=silence, options=own)
+            return primary_client(shared, master, **options)
         pool: ConnectionPool
         if blocking:
             pool = ConnectionPool.from_url(url, max_connections=100_000, **options)
@@ -199,9 +200,15 @@ async def close_redis(client: Client) -> None:
         await sentinel.aclose()
 
 
-def _client_name(name: str) -> str:
-    """Return a name for CLIENT SETNAME, which accepts printable ASCII without spaces."""
-    return "".join(char if "!" <= char <= "~" else "-" for char in f"pushsvc:{name}")
+def _options(name: str, scheme: str, timeout: float) -> dict[str, Any]:
+    """Return the options of every connection. Its name, for CLIENT SETNAME, is printable ASCII without spaces."""
+    options = {
+        "client_name": "".join(char if "!" <= char <= "~" else "-" for char in f"pushsvc:{name}"),
+        "protocol": 2,
+        "socket_connect_timeout": timeout,
+        "socket_timeout": timeout,
+    }
+    return options if scheme == "unix" else {**options, "socket_keepalive": True}
 
 
 def _nodes(netloc: str, port: int) -> list[tuple[str, int]]:
@@ -233,23 +240,22 @@ def _tls_and_rest(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any
     return parts.path, {**options, **extra, **_credentials(parts.netloc)}
 
 
-def _open_sentinel(url: str, options: dict[str, Any], shared: Sentinels | None) -> Redis:
+def _watched(
+    url: str, options: dict[str, Any], place: str
+) -> tuple[list[tuple[str, int]], str, dict[str, Any], dict[str, Any]]:
+    """Return what a URL says of a primary and its sentinels: where these are, its name there, and the options of
+    connections to them and to the primary."""
     parts = urlsplit(url)
     path, kwargs = _tls_and_rest(url, options)
     master, _, db = path.strip("/").partition("/")
     if not master:
         raise ConfigError(
-            "redis.url", "the name of the sentinels' master is missing", "redis+sentinel://host:26379/mymaster/0"
+            place, "the name of the sentinels' master is missing", "redis+sentinel://host:26379/mymaster/0"
         )
     own = {key[len("sentinel_") :]: value for key, value in parse_qsl(parts.query) if key.startswith("sentinel_")}
-    sentinels = shared or Sentinels(
-        _nodes(parts.netloc, 26379),
-        unquote(master),
-        timeout=min(SENTINEL_TIMEOUT, options["socket_connect_timeout"]),
-        options={"protocol": 2, **own},
-    )
     tls = bool(kwargs.pop("ssl", False))
-    return primary_client(sentinels, unquote(master), tls=tls, db=int(db or 0), **kwargs)
+    options = {"tls": tls, "db": int(db or 0), **kwargs}
+    return _nodes(parts.netloc, 26379), unquote(master), {"protocol": 2, **own}, options
 
 
 def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
@@ -258,33 +264,19 @@ def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
     return RedisCluster(startup_nodes=nodes, max_connections=100_000, **kwargs)
 
 
-def open_sync_redis(url: str, *, name: str, timeout: float = 5.0) -> SyncRedis:
+def open_sync_redis(url: str, *, name: str) -> SyncRedis:
     """Return a client for rq, which knows no event loop; not yet connected. Raises ConfigError, also for a cluster."""
     scheme = check_url(url, "jobs.url")
     if scheme.endswith("+cluster"):
         raise ConfigError(
             "jobs.url", "rq does not run on a Redis Cluster", "set it to the URL of a Redis that is not a cluster"
         )
-    options: dict[str, Any] = {
-        "client_name": _client_name(name),
-        "protocol": 2,
-        "socket_connect_timeout": timeout,
-        "socket_timeout": timeout,
-        "retry": SyncRetry(ConstantBackoff(0.05), 1),
-    }
-    if scheme != "unix":
-        options["socket_keepalive"] = True
+    options = _options(name, scheme, TIMEOUT) | {"retry": SyncRetry(ConstantBackoff(0.05), 1)}
     try:
         if not scheme.endswith("+sentinel"):
             return SyncRedis.from_url(url, **options)
-        parts = urlsplit(url)
-        path, kwargs = _tls_and_rest(url, options)
-        master, _, db = path.strip("/").partition("/")
-        own = {key[len("sentinel_") :]: value for key, value in parse_qsl(parts.query) if key.startswith("sentinel_")}
-        limits = {"socket_timeout": min(SENTINEL_TIMEOUT, timeout), "protocol": 2}
-        limits["socket_connect_timeout"] = limits["socket_timeout"]
-        sentinels = SyncSentinels(_nodes(parts.netloc, 26379), unquote(master), options={**limits, **own})
-        tls = bool(kwargs.pop("ssl", False))
-        return sync_primary_client(sentinels, unquote(master), tls=tls, db=int(db or 0), **kwargs)
+        nodes, master, own, options = _watched(url, options, "jobs.url")
+        limits = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
+        return sync_primary_client(SyncSentinels(nodes, master, options={**limits, **own}), master, **options)
     except (ValueError, KeyError) as error:
         raise ConfigError("jobs.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None
