@@ -16,6 +16,7 @@ Each folder may import from those below it::
     figures/           numbers for metrics, `stats` and the freeze of pruning
     revoke/            what must not be sent any more: cancelled, suppressed, superseded, moved to another owner
     work/              which processes live, what they serve and hold
+    part.py            what all of the above share
     link/              round trips, failover, scripts, group commit, the clock of the store
     server/            the embedded server of one machine
 

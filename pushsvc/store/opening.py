@@ -19,7 +19,8 @@ from ..ports.work import RemovedRoute
 from .cleanup.cleanups import RedisCleanups
 from .cleanup.leftovers import RedisLeftovers
 from .config import StoreConfig, with_consumer
-from .erase import RedisErasures
+from .erase.erasures import RedisErasures
+from .erase.passes import keepers
 from .feedback.log import EventLog
 from .feedback.receipts import RedisReceipts
 from .figures.answers import RedisAnswers
@@ -32,10 +33,10 @@ from .letters.replays import RedisReplays
 from .limits.limiter import RedisLimiter
 from .link.clock import Clock, StoreClock, wall_clock
 from .link.inspection import inspect
-from .link.link import Link
 from .link.replicas import open_link
 from .live import RedisGateways, RedisLive
 from .live.departures import end_moved
+from .part import StoreContext
 from .pushes.expansions import RedisExpansions
 from .pushes.pushes import RedisPushes
 from .queue.queue import RedisQueue
@@ -56,13 +57,16 @@ from .work.workers import RedisWorkers
 class Store:
     """Redis behind the ports, for one process and one event loop."""
 
-    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
-        revocations = Revocations(link, clock)
-        suppression = Suppression(link, config, hash_key, revocations, clock)
-        marks = Marks(link, suppression, revocations, clock)
+    def __init__(self, context: StoreContext) -> None:
+        link, config, hash_key, clock = context
+        revocations = Revocations(context)
+        suppression = Suppression(context, revocations)
+        marks = Marks(context, suppression, revocations)
         gateways = RedisGateways(link, config, clock)
         registry = RedisRegistry(
-            *(link, config, hash_key, suppression, marks, clock),
+            context,
+            suppression,
+            marks,
             poke=gateways.poke,
             end_moved=lambda app, waiting: end_moved(self.arrivals, app, waiting, clock()),
         )
@@ -80,46 +84,36 @@ class Store:
         restarted."""
         self.bell = RedisBell(link)
         self.live = RedisLive(link, config, hash_key, registry, clock)
-        self.pushes = RedisPushes(link, config, revocations, self.live, clock, self.bell.ring)
+        self.pushes = RedisPushes(context, revocations, self.live, self.bell.ring)
         self.queue = RedisQueue(
             link,
             config,
             suppression,
             presence,
             liveness,
-            Following(link, config, liveness),
-            Supersession(link, config, hash_key, revocations, registry, clock),
+            Following(context, liveness),
+            Supersession(context, revocations, registry),
             clock,
             self.live.unread,
         )
         self.arrivals = self.queue
-        feedback = EventLog(link, config, "feedback", decode_event, clock)
-        self.receipts = RedisReceipts(link, config, suppression, liveness, feedback, clock)
-        self.reported = EventLog(link, config, "event", decode_reported, clock)
-        self.answers = RedisAnswers(link, config)
+        feedback = EventLog(context, "feedback", decode_event)
+        self.receipts = RedisReceipts(context, suppression, liveness, feedback)
+        self.reported = EventLog(context, "event", decode_reported)
+        self.answers = RedisAnswers(context)
         self.suppressions = suppression
-        self.flow = RedisFlow(link, config, clock)
+        self.flow = RedisFlow(context)
         self.keys = RedisKeyRing(link, clock)
-        self.dead = RedisReplays(link, config, presence, clock, self.bell.ring)
-        self.webhooks = RedisWebhooks(link, config, feedback, clock)
-        self.event_webhooks = RedisWebhooks(link, config, self.reported, clock)
-        self.limiter = RedisLimiter(link, config, hash_key)
+        self.dead = RedisReplays(context, presence, self.bell.ring)
+        self.webhooks = RedisWebhooks(context, feedback)
+        self.event_webhooks = RedisWebhooks(context, self.reported)
+        self.limiter = RedisLimiter(context)
         self.registry = registry
         self.presence = presence
         self.locks = RedisLocks(link)
-        self.expansions = RedisExpansions(link, config, clock)
-        self.erasures = RedisErasures(
-            link,
-            config,
-            hash_key,
-            registry=self.registry,
-            suppression=suppression,
-            live=self.live,
-            queue=self.queue,
-            liveness=liveness,
-            revocations=revocations,
-            clock=clock,
-        )
+        self.expansions = RedisExpansions(context)
+        erasing = keepers(context, self.queue, liveness, revocations)
+        self.erasures = RedisErasures(context, registry, suppression, self.live, erasing)
         self.leftovers = RedisLeftovers(link, config, hash_key)
         # It must notice a machine whose own clock is wrong.
         self.cleanups = RedisCleanups(link, wall_clock if isinstance(clock, StoreClock) else clock, self.bell.ring)
@@ -188,7 +182,7 @@ async def open_store(
             clock = StoreClock()
             await clock.measure(link.call)
             tasks.append(asyncio.create_task(clock.keep(link.call), name="clock"))
-        store = Store(link, config, hash_key, clock)
+        store = Store(StoreContext(link, config, hash_key, clock))
         tasks.append(asyncio.create_task(link.follow(), name="follow"))
         tasks.append(asyncio.create_task(keep_hash_key(link, hash_key, store.replaced.set), name="hash key"))
         try:

@@ -29,6 +29,7 @@ from pushsvc.stages.expand.fanout import expand
 from pushsvc.store import Store, StoreConfig, keys, token_hash
 from pushsvc.store.erase.passes import keepers
 from pushsvc.store.erase.subjects import Subjects
+from pushsvc.store.part import StoreContext
 from pushsvc.store.revoke.suppression import ERASED_FOR, outlived
 
 from .registry_audit import audit
@@ -821,7 +822,7 @@ def test_every_key_of_the_table_has_a_keeper_or_a_reason() -> None:
 def test_every_name_has_its_keeper(server: Server) -> None:
     async def story(world: World) -> None:
         store = await open_store_of(world)
-        own = keepers(store.link, store.config, store.queue, None, None, bytes(32), lambda: 0)  # type: ignore[arg-type]  # is not asked
+        own = keepers(StoreContext(store.link, store.config, bytes(32), lambda: 0), store.queue, None, None)  # type: ignore[arg-type]  # is not asked
         assert set(own) == set(ORDER)
         for name in ORDER:
             step = await own[name].step("shop", Subjects({}, bytes(32), runtime.addresses()), "")

@@ -31,6 +31,7 @@ from pushsvc.store.link.commit import GroupCommit
 from pushsvc.store.link.connect import open_redis, store_faults
 from pushsvc.store.link.link import refusals
 from pushsvc.store.link.packed import Packed
+from pushsvc.store.part import StoreContext
 from pushsvc.store.pushes.status import FIELDS, counts_of, state_of, status_of
 from pushsvc.store.queue.letter import DeadLetter, decode_dead, encode_dead
 
@@ -500,7 +501,7 @@ class OneAtATime:
 def test_looks_through_all_dead_letters_take_turns() -> None:
     async def main() -> None:
         link = OneAtATime()
-        own = RedisLetters(link, StoreConfig())  # type: ignore[arg-type]  # a link that answers one command
+        own = RedisLetters(StoreContext(link, StoreConfig(), b"", lambda: 0))  # type: ignore[arg-type]  # a link that answers one command
         which = DeadFilter(reason="nope")
         pages = await asyncio.gather(*(own.page("shop", which, cursor="", limit=100) for _ in range(20)))
         assert [rows for rows, _ in pages] == [[]] * 20

@@ -5,13 +5,9 @@
     queue.py      deliveries that have not ended
     logs.py       dead letters, receipts, feedback events, quarantine
     rows.py       statuses and rate limits
-    passes.py     all keepers, and the keeper of each kind of key
+    passes.py     all keepers
     erasures.py   the records of erasures, and one pass through the keepers
 
 A new kind of key with data of devices needs a keeper; tests/integration/test_erasure.py has a row for each key of
 keys.py. The order of the steps, and the processes that run them, are in `stages.erase`.
 """
-
-from .erasures import RedisErasures
-
-__all__ = ["RedisErasures"]

@@ -20,10 +20,8 @@ from ...ports.erasure import KeeperStep
 from ...rules.where import WhereError, compile_where, never
 from ...rules.where.words import words_of
 from .. import keys
-from ..config import StoreConfig
 from ..cursors import SetCursor
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StorePart
 from .subjects import Counts, Subjects
 
 _PUSHES = 50
@@ -95,13 +93,8 @@ class _Cursor(SetCursor, frozen=True, array_like=True):
     """Whether there was a push that a process may be expanding now."""
 
 
-class Audiences:
+class Audiences(StorePart):
     """A `Keeper` of audiences."""
-
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
-        self._link = link
-        self._config = config
-        self._clock = clock
 
     async def step(self, app: str, who: Subjects, cursor: str) -> KeeperStep:
         at = _Cursor.read(cursor)

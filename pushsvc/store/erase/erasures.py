@@ -13,17 +13,13 @@ from ...errors import Unreadable
 from ...model.devices import Device
 from ...ports.erasure import Erasure, KeeperStep
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
 from ..live import RedisLive
-from ..queue.queue import RedisQueue
+from ..part import StoreContext, StorePart
 from ..registry.registry import RedisRegistry
-from ..revoke.revocations import Revocations
 from ..revoke.suppression import Suppression
-from ..work.liveness import Liveness
-from .passes import keepers
+from .passes import Keeper
 from .subjects import (
     ErasureRecord,
     Subjects,
@@ -53,31 +49,23 @@ _decode_report = msgspec.json.Decoder(Erasure).decode
 _decode_pass = msgspec.msgpack.Decoder(_Pass).decode
 
 
-class RedisErasures:
+class RedisErasures(StorePart):
     """Implements `ports.erasure.ErasureSteps`."""
 
     def __init__(
         self,
-        link: Link,
-        config: StoreConfig,
-        hash_key: bytes,
-        *,
+        context: StoreContext,
         registry: RedisRegistry,
         suppression: Suppression,
         live: RedisLive,
-        queue: RedisQueue,
-        liveness: Liveness,
-        revocations: Revocations,
-        clock: Clock,
+        keepers: Mapping[str, Keeper],
     ) -> None:
-        self._link = link
-        self._hash_key = hash_key
-        self._addresses = config.addresses
+        super().__init__(context)
+        self._addresses = context.config.addresses
         self._registry = registry
         self.suppression = suppression
         self._live = live
-        self._clock = clock
-        self.keepers = keepers(link, config, queue, liveness, revocations, hash_key, clock)
+        self.keepers = keepers
 
     async def record(self, app: str, user: str, devices: Sequence[Device]) -> bool:
         tokens = [(device.platform, device.token) for device in devices]

@@ -10,9 +10,8 @@ from typing import TypeAlias, TypeVar
 from ...model.codec import CodecError, decode_event, decode_receipt, decode_reported
 from ...ports.erasure import KeeperStep
 from .. import keys
-from ..config import StoreConfig
 from ..cursors import SetCursor
-from ..link.link import Link
+from ..part import StoreContext, StorePart
 from ..queue.letter import decode_dead
 from .subjects import Counts, Subjects
 
@@ -25,21 +24,13 @@ Entry: TypeAlias = tuple[bytes, Fields]
 Whose: TypeAlias = Callable[[Subjects, Fields], str | None]
 
 
-class Log:
+class Log(StorePart):
     """A `Keeper` of one kind of stream. `whose` returns the record key of the subject of an entry, or None."""
 
     def __init__(
-        self,
-        link: Link,
-        config: StoreConfig,
-        what: str,
-        key: Callable[[str, int], str],
-        whose: Whose,
-        *,
-        group: str = "",
+        self, context: StoreContext, what: str, key: Callable[[str, int], str], whose: Whose, *, group: str = ""
     ) -> None:
-        self._link = link
-        self._config = config
+        super().__init__(context)
         self._what = what
         self._key = key
         self._whose = whose
@@ -71,8 +62,8 @@ class Letters(Log):
     """A `Keeper` of dead letters. The content of a push that has ended is removed with the last letter that names
     it."""
 
-    def __init__(self, link: Link, config: StoreConfig) -> None:
-        super().__init__(link, config, "dead_letters", keys.dead, of_letter)
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context, "dead_letters", keys.dead, of_letter)
 
     async def _remove(self, app: str, shard: int, gone: Sequence[Entry]) -> None:
         pushes = [decode_dead(fields[b"d"]).push_id for _, fields in gone]

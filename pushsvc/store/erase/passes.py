@@ -7,9 +7,7 @@ from typing import Protocol
 
 from ...ports.erasure import KeeperStep
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StoreContext
 from ..queue.queue import RedisQueue
 from ..revoke.revocations import Revocations
 from ..work.liveness import Liveness
@@ -28,24 +26,18 @@ class Keeper(Protocol):
 
 
 def keepers(
-    link: Link,
-    config: StoreConfig,
-    queue: RedisQueue,
-    liveness: Liveness,
-    revocations: Revocations,
-    hash_key: bytes,
-    clock: Clock,
+    context: StoreContext, queue: RedisQueue, liveness: Liveness, revocations: Revocations
 ) -> dict[str, Keeper]:
     """Return each keeper by its name in the passes of `stages.erase`."""
     return {
-        "audiences": Audiences(link, config, clock),
-        "letters": Letters(link, config),
-        "later letters": Letters(link, config),
-        "queue": Queue(link, config, queue, liveness, revocations, clock, looks=2),
-        "late": Queue(link, config, queue, liveness, revocations, clock, looks=1),
-        "receipts": Log(link, config, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),
-        "events": Log(link, config, "events", keys.events, of_event),
-        "reported": Log(link, config, "events", partial(keys.events, kind="event"), of_reported),
-        "quarantine": Log(link, config, "quarantined", keys.quarantine, of_bytes),
-        "rows": Rows(link, hash_key),
+        "audiences": Audiences(context),
+        "letters": Letters(context),
+        "later letters": Letters(context),
+        "queue": Queue(context, queue, liveness, revocations, looks=2),
+        "late": Queue(context, queue, liveness, revocations, looks=1),
+        "receipts": Log(context, "receipts", keys.receipts, of_receipt, group=keys.FEEDBACK),
+        "events": Log(context, "events", keys.events, of_event),
+        "reported": Log(context, "events", partial(keys.events, kind="event"), of_reported),
+        "quarantine": Log(context, "quarantined", keys.quarantine, of_bytes),
+        "rows": Rows(context.link, context.hash_key),
     }

@@ -32,10 +32,8 @@ from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
 from ...ports.erasure import KeeperStep
 from .. import keys
-from ..config import StoreConfig
 from ..cursors import SetCursor
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StoreContext, StorePart
 from ..queue.queue import RedisQueue
 from ..queue.settling import member_of
 from ..revoke.revocations import Revocations
@@ -94,27 +92,23 @@ class _Found(Struct, frozen=True):
         return tuple(target for target in self.chunk.targets if target.index not in indexes)
 
 
-class Queue:
+class Queue(StorePart):
     """A `Keeper` of queued deliveries."""
 
     def __init__(
         self,
-        link: Link,
-        config: StoreConfig,
+        context: StoreContext,
         queue: RedisQueue,
         liveness: Liveness,
         revocations: Revocations,
-        clock: Clock,
         *,
         looks: int,
     ) -> None:
-        self._link = link
+        super().__init__(context)
         self._looks = looks
-        self._config = config
         self._queue = queue
         self._liveness = liveness
         self._revocations = revocations
-        self._clock = clock
         self._asked: dict[_Busy, float] = {}
         """When each entry was last recalled."""
 

@@ -10,9 +10,7 @@ from ...model.codec import CodecError
 from ...model.status import EventKind
 from ...ports.receipts import EventPage
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StoreContext, StorePart
 from ..queue.quarantine import set_aside
 
 SETTLED = 1000
@@ -23,17 +21,13 @@ _BEFORE_ALL = (0, 0, -1)
 E = TypeVar("E")
 
 
-class EventLog(Generic[E]):
+class EventLog(StorePart, Generic[E]):
     """Reads one kind of event log, of every app."""
 
-    def __init__(
-        self, link: Link, config: StoreConfig, kind: EventKind, decode: Callable[[bytes], E], clock: Clock
-    ) -> None:
+    def __init__(self, context: StoreContext, kind: EventKind, decode: Callable[[bytes], E]) -> None:
+        super().__init__(context)
         self.kind = kind
-        self._link = link
-        self._config = config
         self._decode = decode
-        self._clock = clock
 
     async def events(self, app: str, *, after: str, limit: int) -> EventPage[E]:
         """Return events in order, after the one with the id `after`, or from the beginning if it is empty.

@@ -16,9 +16,7 @@ from ...model.push import Platform
 from ...model.status import FeedbackEvent
 from ...ports.receipts import EventPage
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StoreContext, StorePart
 from ..queue.entries import entries_of
 from ..queue.quarantine import set_aside
 from ..revoke.suppression import Suppression
@@ -28,24 +26,20 @@ from .log import EventLog
 _POLL = 0.05
 
 
-class RedisReceipts:
+class RedisReceipts(StorePart):
     """`ReceiptLog` over Redis Streams."""
 
     def __init__(
         self,
-        link: Link,
-        config: StoreConfig,
+        context: StoreContext,
         suppression: Suppression,
         liveness: Liveness,
         log: EventLog[FeedbackEvent],
-        clock: Clock,
     ) -> None:
-        self._link = link
-        self._config = config
+        super().__init__(context)
         self._suppression = suppression
         self._liveness = liveness
         self._log = log
-        self._clock = clock
         self._looked: dict[str, float] = {}
 
     async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:

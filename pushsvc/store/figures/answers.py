@@ -13,8 +13,7 @@ from ...model.delivery import Settlement
 from ...model.push import Platform
 from ...rules.freeze import SLOT_MS, Answers, Slots
 from .. import keys
-from ..config import StoreConfig
-from ..link.link import Link
+from ..part import StorePart
 
 ANSWERS_TTL = 86400
 """Seconds. A receipt that waits longer is judged without them, and nothing is pruned by it."""
@@ -27,12 +26,8 @@ def slot_of(settlements: Sequence[Settlement], now: int) -> int:
     return (settlements[-1].at if settlements else now) // SLOT_MS
 
 
-class RedisAnswers:
+class RedisAnswers(StorePart):
     """`RecentAnswers` over a hash a minute."""
-
-    def __init__(self, link: Link, config: StoreConfig) -> None:
-        self._link = link
-        self._config = config
 
     async def read(self, app: str, platform: Platform, first: int, last: int) -> Slots:
         """Return all shards together, in one round trip."""

@@ -12,21 +12,15 @@ from typing import Any, Final
 from ...model.push import LANES
 from ...ports.figures import KEPT, SLOT, FlowNote
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link, ScriptCall
+from ..link.link import ScriptCall
+from ..part import StorePart
 
 LIFETIME: Final = (KEPT + 300) * 1000
 """Milliseconds after which a minute expires."""
 
 
-class RedisFlow:
+class RedisFlow(StorePart):
     """`Flow` over a hash a minute."""
-
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
-        self._link = link
-        self._config = config
-        self._clock = clock
 
     @property
     def slot(self) -> int:

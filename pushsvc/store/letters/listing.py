@@ -16,6 +16,7 @@ from .. import keys
 from ..config import StoreConfig
 from ..link.link import Link
 from ..link.unreadable import readable
+from ..part import StoreContext, StorePart
 from ..queue.letter import DeadLetter, decode_dead
 
 PAGE = 1000
@@ -111,12 +112,11 @@ async def letters(
         start = f"({answer[-1][0].decode()}"
 
 
-class RedisLetters:
+class RedisLetters(StorePart):
     """The half of `DeadLetters` that reads."""
 
-    def __init__(self, link: Link, config: StoreConfig) -> None:
-        self._link = link
-        self._config = config
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
         self._lock = asyncio.Semaphore(1)
         """Allows one reader of all letters at a time to read a page, so that several readers delay no other work."""
 

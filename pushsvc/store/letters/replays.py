@@ -17,10 +17,9 @@ from ...errors import Unreadable
 from ...model.codec import decode_chunk, encode_chunk
 from ...ports.letters import ReplaySpec, ReplayStatus, ReplayStep
 from .. import keys
-from ..config import DAY, StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link
+from ..config import DAY
 from ..link.unreadable import readable
+from ..part import StoreContext
 from ..queue.contents import lifetime
 from ..queue.record import lua_string
 from ..queue.settling import recorded_turn
@@ -40,19 +39,11 @@ _pack = msgspec.msgpack.Encoder().encode
 class RedisReplays(RedisLetters):
     """`Replays` over Redis."""
 
-    def __init__(
-        self,
-        link: Link,
-        config: StoreConfig,
-        presence: DevicePresence,
-        clock: Clock,
-        ring: Callable[[], None],
-    ) -> None:
+    def __init__(self, context: StoreContext, presence: DevicePresence, ring: Callable[[], None]) -> None:
         """Write records that `jobs` acts on; `ring` wakes it."""
-        super().__init__(link, config)
+        super().__init__(context)
         self._ring = ring
         self._presence = presence
-        self._clock = clock
 
     # --- records --------------------------------------------------------------------------------
 

@@ -19,9 +19,8 @@ from ...model.rates import Rate
 from ...ports.limits import Bucket, Grant, Question
 from ...rules.gcra import FLOOR, US, interval_of, span_of
 from .. import keys
-from ..config import StoreConfig
 from ..hashing import limiter_digests
-from ..link.link import Link
+from ..part import StoreContext, StorePart
 
 _BATCH = 1000
 """Tokens in one atomic step: under a millisecond of the server's time."""
@@ -29,13 +28,12 @@ _SHORT = 2 * US
 _LONG = 60 * US
 
 
-class RedisLimiter:
+class RedisLimiter(StorePart):
     """The limiter of one process. All counts are in Redis."""
 
-    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
-        self._link = link
-        self._config = config
-        self._digests = limiter_digests(hash_key)
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
+        self._digests = limiter_digests(self._hash_key)
 
     async def admit(
         self,

@@ -12,9 +12,7 @@ from ...model.push import LANES, Platform, Target
 from ...ports.expansion import Expansion, FailingExpansion, Waiting
 from ...telemetry import get_logger
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StorePart
 
 HEAD = 4
 """Pushes of one app, shard and lane that are returned at once, so that several processes find different ones."""
@@ -32,13 +30,8 @@ def pause(faults: int) -> int:
     return min(LONGEST_PAUSE, FIRST_PAUSE << min(faults - 1, 10))
 
 
-class RedisExpansions:
+class RedisExpansions(StorePart):
     """`Expansions` over Redis."""
-
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
-        self._link = link
-        self._config = config
-        self._clock = clock
 
     async def due(self, apps: Iterable[str]) -> list[Waiting]:
         return await self._due(apps, HEAD)

@@ -27,9 +27,8 @@ from ...model.push import LANES, VIAS, Lane, Push, Via
 from ...model.status import PushStatus
 from ...ports.pushes import ListedPush, PushFilter
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
 from ..link.link import Link
+from ..part import StoreContext, StorePart
 from .expansions import LONGEST_PAUSE
 from .status import FIELDS, status_of
 
@@ -215,11 +214,9 @@ class PushReading:
             self._from[shard] = self._last.pop(shard)
 
 
-class PushListing:
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
-        self._link = link
-        self._config = config
-        self._clock = clock
+class PushListing(StorePart):
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
         self._lock = asyncio.Semaphore(1)
         """Allows one reader of lists, or of rows of large pushes, at a time to take a step, so that several readers
         delay no other work."""

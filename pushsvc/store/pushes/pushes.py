@@ -25,10 +25,9 @@ from ...model.status import DeliveryRow, PushStatus
 from ...ports.live import LiveStreams
 from ...ports.pushes import DevicePush, DevicePushes, KeptPush
 from .. import keys
-from ..config import OPEN_MOST, StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link
+from ..config import OPEN_MOST
 from ..link.unreadable import readable
+from ..part import StoreContext
 from ..queue.contents import packed
 from ..queue.settling import is_short
 from ..revoke.revocations import LIFETIME, Revocations
@@ -54,19 +53,17 @@ class RedisPushes(PushListing):
 
     def __init__(
         self,
-        link: Link,
-        config: StoreConfig,
+        context: StoreContext,
         revocations: Revocations,
         streams: LiveStreams,
-        clock: Clock,
         ring: Callable[[], None],
     ) -> None:
         """Write pushes; `ring` wakes `jobs`, which expands their audiences."""
-        super().__init__(link, config, clock)
+        super().__init__(context)
         self._ring = ring
         self._streams = streams
         self._revocations = revocations
-        self._accepting = Accepting(link, config)
+        self._accepting = Accepting(context.link, context.config)
         self._probe: asyncio.Future[Any] | None = None
         self._probed_at = 0.0
 

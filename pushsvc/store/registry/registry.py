@@ -56,12 +56,10 @@ from ...ports.live import InboxItem
 from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from ...rules.life import lives_on
 from .. import keys
-from ..config import StoreConfig
 from ..keys import BLOCK
-from ..link.clock import Clock, wall_clock
-from ..link.link import Link
 from ..link.shared import SharedScripts
 from ..link.unreadable import readable
+from ..part import StoreContext, StorePart
 from ..revoke.presence import Marks
 from ..revoke.suppression import Suppression
 from .changes import (
@@ -107,32 +105,28 @@ _LEFT = telemetry.StateLog("store", "departed_left_waiting", "departed_still_lef
 """Deliveries to devices that have changed could not be ended."""
 
 
-class RedisRegistry:
+class RedisRegistry(StorePart):
     """See `ports.Registry`."""
 
     def __init__(
         self,
-        link: Link,
-        config: StoreConfig,
-        hash_key: bytes,
+        context: StoreContext,
         suppression: Suppression,
         marks: Marks,
-        clock: Clock = wall_clock,
         *,
         poke: Poke,
         end_moved: EndMoved,
     ) -> None:
         """Work on the registries of this Redis. `poke` puts items into the inboxes of gateways of the live channel, and
         `end_moved` ends what has waited in the streams of devices that have changed."""
-        self._link = link
+        super().__init__(context)
         self._poke = poke
         self._end_moved = end_moved
-        self._clock = clock
         self._marks = marks
-        self._addresses = config.addresses
-        self._digests = Digests(hash_key, config.addresses)
+        self._addresses = context.config.addresses
+        self._digests = Digests(context.hash_key, self._addresses)
         self._suppression = suppression
-        self._finds = SharedScripts(link.scripts, most=_FINDS)
+        self._finds = SharedScripts(context.link.scripts, most=_FINDS)
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
         about = _about([device])

@@ -34,8 +34,7 @@ from ...model.routing import platform_of, usual_environment
 from ...ports.registry import Holding, Registry
 from ...rules.audience import is_heir, present
 from .. import keys
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StoreContext, StorePart
 from .revocations import Revocations
 from .suppression import Suppression
 
@@ -49,13 +48,12 @@ PAGE = 500
 """Devices looked up in one step."""
 
 
-class Marks:
+class Marks(StorePart):
     """Marks of tokens whose devices may have changed."""
 
-    def __init__(self, link: Link, suppression: Suppression, revocations: Revocations, clock: Clock) -> None:
-        self._link = link
+    def __init__(self, context: StoreContext, suppression: Suppression, revocations: Revocations) -> None:
+        super().__init__(context)
         self._suppression = suppression
-        self._clock = clock
         self._revocations = revocations
 
     async def make(
@@ -97,7 +95,7 @@ class Marks:
 
     async def newest(self, app: str, platform: Platform) -> list[float]:
         """Return the time of the last mark of each shard, in Unix ms; 0 if there is none."""
-        shards = range(self._suppression.shards_of(app))
+        shards = range(self._config.shards_of(app))
         answers = await self._link.many([newest_command(app, shard, platform) for shard in shards])
         return [newest_of(answer) for answer in answers]
 

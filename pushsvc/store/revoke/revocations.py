@@ -25,9 +25,8 @@ from ...errors import StoreError
 from ...model.push import Lane
 from ...ports.entries import EntryRef, News, Revoked, token_mark
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
 from ..link.link import Link
+from ..part import StoreContext, StorePart
 from ..work.liveness import Liveness
 
 LIFETIME = 3_600_000
@@ -51,12 +50,11 @@ def place_of(entry_id: bytes | str) -> tuple[int, int]:
     return int(instant), int(number or 0)
 
 
-class Following:
+class Following(StorePart):
     """The dispatcher's side, for one consumer."""
 
-    def __init__(self, link: Link, config: StoreConfig, liveness: Liveness) -> None:
-        self._link = link
-        self._config = config
+    def __init__(self, context: StoreContext, liveness: Liveness) -> None:
+        super().__init__(context)
         self._liveness = liveness
         self._begin = f"0-{secrets.randbelow(1 << 32)}"
         """A place before every entry, different from that of an earlier process with our name, which others may
@@ -174,10 +172,9 @@ def _read(app: str, shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, by
     return Revoked(frozenset(pushes), frozenset(tokens), frozenset(found))
 
 
-class Revocations:
-    def __init__(self, link: Link, clock: Clock) -> None:
-        self._link = link
-        self._clock = clock
+class Revocations(StorePart):
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
         self._waits: dict[tuple[str, int], _Wait] = {}
 
     async def tell_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> bool:

@@ -37,9 +37,7 @@ from ...model.push import Chunk, Platform, Target
 from ...model.routing import platform_of
 from ...ports.registry import Holding, Registry
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StoreContext, StorePart
 from .revocations import Revocations
 
 SUPERSEDED: Final = "superseded"
@@ -70,24 +68,13 @@ class _Noted:
         self.over: list[str] = []
 
 
-class Supersession:
+class Supersession(StorePart):
     """The records and look-ups of one process."""
 
-    def __init__(
-        self,
-        link: Link,
-        config: StoreConfig,
-        hash_key: bytes,
-        revocations: Revocations,
-        registry: Registry,
-        clock: Clock,
-    ) -> None:
-        self._link = link
+    def __init__(self, context: StoreContext, revocations: Revocations, registry: Registry) -> None:
+        super().__init__(context)
         self._registry = registry
-        self._config = config
-        self._hash_key = hash_key
         self._revocations = revocations
-        self._clock = clock
         self.apps: set[str] = set()
         """Apps of which this process has met a message with `collapse`: others need no look-up."""
 

@@ -20,10 +20,8 @@ from typing import Any, Final, NamedTuple
 from ...model.devices import Device
 from ...model.push import Chunk, Platform
 from .. import keys
-from ..config import StoreConfig
 from ..hashing import token_digest
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StoreContext, StorePart
 from .revocations import Revocations
 
 RENEWABLE_TTL: Final = 86_400
@@ -66,16 +64,11 @@ def outlived(key: str, now: int) -> tuple[Any, ...]:
     return "ZREMRANGEBYSCORE", key, ERASED_AT, f"({ERASED_AT + max(0, now - ERASED_FOR)}"
 
 
-class Suppression:
-    def __init__(
-        self, link: Link, config: StoreConfig, hash_key: bytes, revocations: Revocations, clock: Clock
-    ) -> None:
-        self._link = link
-        self._config = config
-        self._addresses = config.addresses
-        self._hash_key = hash_key
+class Suppression(StorePart):
+    def __init__(self, context: StoreContext, revocations: Revocations) -> None:
+        super().__init__(context)
+        self._addresses = context.config.addresses
         self._revocations = revocations
-        self._clock = clock
 
     @property
     def oldest(self) -> int:
@@ -89,9 +82,6 @@ class Suppression:
         """
         ttl = self._config.suppression_ttl
         return at - 1000 * max(0, ttl - RENEWABLE_TTL) if self._addresses.is_renewable(platform, token) else at
-
-    def shards_of(self, app: str) -> int:
-        return self._config.shards_of(app)
 
     def locate(self, app: str, token: str) -> tuple[int, bytes]:
         """Return the app shard of a token, and the digest it is known by."""

@@ -18,11 +18,9 @@ from ...model.status import DeviceEvent, EventKind, FeedbackEvent
 from ...ports.receipts import EventPage
 from ...ports.webhooks import DeadBatch, WebhookCallNote
 from .. import keys
-from ..config import StoreConfig
 from ..feedback.log import EventLog, parse_event_id
-from ..link.clock import Clock
-from ..link.link import Link
 from ..link.unreadable import readable
+from ..part import StoreContext, StorePart
 
 _pack = msgspec.msgpack.Encoder().encode
 _decode_dead = msgspec.json.Decoder(DeadBatch).decode
@@ -56,14 +54,13 @@ def recorded_at(event_id: str) -> int:
     return parse_event_id(event_id)[0]
 
 
-class WebhookRecords:
-    """The records of all apps for one log of events. `clock` is the clock of Redis."""
+class WebhookRecords(StorePart):
+    """The records of all apps for one log of events."""
 
-    def __init__(self, link: Link, config: StoreConfig, log: Log, clock: Clock) -> None:
-        self._link = link
-        self._config = config
+    def __init__(self, context: StoreContext, log: Log) -> None:
+        super().__init__(context)
         self._log = log
-        self.now = clock
+        self.now = context.clock
 
     @property
     def kind(self) -> EventKind:
