@@ -19,7 +19,7 @@ from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import EXPIRED, RetryPolicy
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.dispatch.dispatcher import Dispatcher
-from pushsvc.stages.dispatch.lease import Lease, unlimited
+from pushsvc.stages.dispatch.lease import Lease
 from pushsvc.stages.dispatch.limits import RouteLimits
 from pushsvc.stages.dispatch.revoking import KEPT, Heard
 
@@ -413,7 +413,7 @@ def test_what_the_limits_let_pass_after_very_long_is_checked_anew() -> None:
 
 def test_who_waits_for_the_lease_goes_on_as_soon_as_it_holds() -> None:
     async def main() -> None:
-        lease = Lease(15.0, lambda: 100.0)
+        lease = Lease(15.0, lambda: 100.0, lambda: None)
         waiting = asyncio.create_task(lease.regained())
         for asked_at, goes_on in ((80.0, False), (100.0, True)):
             lease.renew(asked_at)
@@ -426,13 +426,12 @@ def test_who_waits_for_the_lease_goes_on_as_soon_as_it_holds() -> None:
 
 def test_a_lease_runs_from_before_the_sign_of_life_and_lapses_once() -> None:
     now = 100.0
-    lease = Lease(15.0, lambda: now)
     lapses: list[float] = []
+    lease = Lease(15.0, lambda: now, lambda: lapses.append(now))
 
     def holds() -> bool:
         return lease.holds
 
-    lease.on_lapse(lambda: lapses.append(now))
     assert not holds()  # nobody has heard of us yet
     assert lapses == []
     lease.renew(98.0)
@@ -450,7 +449,6 @@ def test_a_lease_runs_from_before_the_sign_of_life_and_lapses_once() -> None:
     now = 200.0
     lease.renew(200.0)  # nobody looked in between
     assert (holds(), lease.generation, len(lapses)) == (True, 2, 2)
-    assert unlimited().holds
 
 
 def test_who_was_paused_gives_up_what_it_holds_and_reads_anew_what_is_still_its_own() -> None:

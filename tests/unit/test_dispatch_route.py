@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -31,8 +32,13 @@ from pushsvc.ports.provider import Provider
 from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch.config import DispatchConfig
+from pushsvc.stages.dispatch.context import DispatchContext
 from pushsvc.stages.dispatch.health import FIRST_PROBE
+from pushsvc.stages.dispatch.lease import Lease
+from pushsvc.stages.dispatch.limits import RouteLimits
+from pushsvc.stages.dispatch.preemption import Preemption
 from pushsvc.stages.dispatch.reader import LANDING
+from pushsvc.stages.dispatch.revoking import Heard
 from pushsvc.stages.dispatch.route import BURST, RESERVE, RouteWorker
 from pushsvc.stages.dispatch.settling import Settler
 from pushsvc.store import StoreConfig
@@ -68,16 +74,21 @@ async def working(
 ) -> AsyncIterator[RouteWorker]:
     """A worker at work, with a settler of its own. Every jitter is a half, unless they are to `spread`."""
     settler = Settler("shop", queue, lambda: worker.wake(), lambda route, due_at: worker.expect(due_at))
-    worker = RouteWorker(
-        provider,
+    lease = Lease(math.inf, lambda: 0.0, lambda: None)
+    lease.renew(0.0)
+    context = DispatchContext(
         queue,
-        settler,
         config or DispatchConfig(retry=PATIENT),
-        hash_token=lambda platform: lambda token: f"hash of {token}",
-        wall_clock=wall_clock,
-        random=random.Random(7).random if spread else lambda: 0.5,
-        environments=lambda app: accounts or {},
+        lambda platform: lambda token: f"hash of {token}",
+        None,
+        lambda app: accounts or {},
+        wall_clock,
+        random.Random(7).random if spread else lambda: 0.5,
+        lease,
+        Preemption(),
+        Heard(),
     )
+    worker = RouteWorker(context, provider, settler, RouteLimits())
     tasks = [asyncio.create_task(settler.run()), asyncio.create_task(worker.run())]
     try:
         yield worker

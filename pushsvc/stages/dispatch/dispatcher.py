@@ -18,7 +18,7 @@ from ...telemetry import REDIS, get_logger
 from ..outage import Patience
 from .agenda import Agenda
 from .config import DispatchConfig
-from .holdings import Environments
+from .context import DispatchContext, Environments
 from .lease import Lease
 from .limits import RouteLimits
 from .preemption import Preemption
@@ -55,27 +55,29 @@ class Dispatcher:
         self._queue = queue
         self._providers = list(providers)
         self._config = config
-        self._hash_token = hash_token
-        self._limiter = limiter
         self._limits = limits or {}
-        self._environments = environments
         self._wall_clock = wall_clock
-        self._jitter = jitter
-        self._preemption = Preemption()
         self._heard = Heard()
-        self._lease = Lease(config.takeover, lease_clock)
-        self._lease.on_lapse(self._give_up)
+        self._lease = Lease(config.takeover, lease_clock, self._give_up)
+        self._context = DispatchContext(
+            queue,
+            config,
+            hash_token,
+            limiter,
+            environments or (lambda app: {}),
+            wall_clock,
+            jitter,
+            self._lease,
+            Preemption(),
+            self._heard,
+        )
         self._lines: dict[Route, _Line] = {}
-        self._notes: dict[Route, str] = {}
+        self.notes: dict[Route, str] = {}
+        """Notes for operators about routes that do send. The caller writes them here."""
         self._settlers: dict[str, tuple[Settler, asyncio.Task[None]]] = {}
         self._fault: asyncio.Future[None] | None = None
         self._stopping = False
         self._log = get_logger("dispatch")
-
-    @property
-    def notes(self) -> dict[Route, str]:
-        """Notes for operators about routes that do send. The caller writes them here."""
-        return self._notes
 
     def held(self) -> dict[str, str]:
         """Return the routes that do not send now, `app/platform`, and parts of them, `app/platform/part`, and why."""
@@ -125,21 +127,8 @@ class Dispatcher:
             settler = Settler(app, self._queue, self._wake_all, self._expect)
             task = self._watch(asyncio.create_task(settler.run(), name=f"settle:{app}"))
             self._settlers[app] = (settler, task)
-        worker = RouteWorker(
-            provider,
-            self._queue,
-            self._settlers[app][0],
-            self._config,
-            hash_token=self._hash_token,
-            wall_clock=self._wall_clock,
-            random=self._jitter,
-            preemption=self._preemption,
-            heard=self._heard,
-            lease=self._lease,
-            limiter=self._limiter,
-            limits=self._limits.get(provider.route),
-            environments=self._environments,
-        )
+        limits = self._limits.get(provider.route, RouteLimits())
+        worker = RouteWorker(self._context, provider, self._settlers[app][0], limits)
         reading = self._watch(asyncio.create_task(worker.run(), name=provider.route.name))
         self._lines[provider.route] = _Line(worker, provider, reading)
 
@@ -207,7 +196,7 @@ class Dispatcher:
         due, missed = 0.0, 0
         while not self._stopping:
             held = self.held()
-            held |= {f"{NOTE}{route.name}": text for route, text in self._notes.items()}
+            held |= {f"{NOTE}{route.name}": text for route, text in self.notes.items()}
             if held != reported or loop.time() >= due:
                 asked_at = self._lease.clock()
                 lapsed = not self._lease.holds

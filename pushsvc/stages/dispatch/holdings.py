@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from ...model.delivery import Delivery, Ended, Retry, Verdict
 from ...model.devices import Environment
-from ...model.push import LANES, Lane, Platform, Target
+from ...model.push import LANES, Lane, Target
 from ...model.routing import platform_of
 from ...ports.entries import Revoked, Taken
-from ...ports.queue import DeliveryQueue
 from ...rules.policy import left_out, look_again
-from .config import DispatchConfig
+from .context import DispatchContext
 from .lanes import Choice, Lanes, OpenEntry, Withdrawn
-from .lease import Lease
 from .limits import Gate, Passed
 from .parts import Parts
 from .rechecks import Rechecks
 from .recorder import Recorder, waits
-from .revoking import Heard, chosen_by, everything
+from .revoking import chosen_by, everything
 from .settling import Settler
 
 NO_ROUTE: Final = "no_route"
@@ -43,9 +41,6 @@ PART_HELD: Final = "part_held"
 OTHER_ACCOUNT: Final = "other_account"
 """The reason of what goes on by another account at the same provider: its device has another environment by now."""
 
-Environments: TypeAlias = Callable[[str], Mapping[Platform, Environment]]
-"""Returns the environment of each account of an app, by its route, where tokens belong to one."""
-
 
 class Mark(NamedTuple):
     """A point in time, to determine later what has been revoked since, and whether the lease ran out."""
@@ -59,20 +54,14 @@ class Holdings:
 
     def __init__(
         self,
+        context: DispatchContext,
         app: str,
-        queue: DeliveryQueue,
         settler: Settler,
         recorder: Recorder,
         parts: Parts,
-        config: DispatchConfig,
         *,
-        heard: Heard,
-        lease: Lease,
         clock: Callable[[], float],
-        wall_clock: Callable[[], float],
-        random: Callable[[], float],
         wake: Callable[[], None],
-        environments: Environments,
     ) -> None:
         """Start without entries. `wake` is called when there may be something to draw."""
         self.lanes = Lanes()
@@ -80,21 +69,16 @@ class Holdings:
         self.space: dict[Lane, asyncio.Event] = {lane: asyncio.Event() for lane in LANES}
         """Set while a lane has room for more."""
         self._enqueue = self.lanes.add
-        self._queue = queue
+        self._queue, self._config = context.queue, context.config
+        self._wall_clock, self._random = context.wall_clock, context.random
+        self._lease, self._heard = context.lease, context.heard
+        self._environments = context.environments
         self._settler = settler
         self._recorder = recorder
         self._parts = parts
-        self._config = config
-        self._heard = heard
-        self._lease = lease
         self._clock = clock
-        self._wall_clock = wall_clock
-        self._random = random
         self._wake = wake
-        self._environments = environments
-        self.rechecks = Rechecks(
-            app, queue, self.lanes, settler, clock=lambda: int(wall_clock() * 1000), answered=self._answered
-        )
+        self.rechecks = Rechecks(context, app, self.lanes, settler, answered=self._answered)
 
     def _answered(self) -> None:
         self.signal_space()

@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ...background import boot_clock
-
 
 class Lease:
     """The right of a process to send what it holds: it lasts `span` seconds from each renewal, and lapses then.
@@ -21,18 +19,15 @@ class Lease:
     another.
     """
 
-    def __init__(self, span: float, clock: Callable[[], float] = boot_clock) -> None:
+    def __init__(self, span: float, clock: Callable[[], float], give_up: Callable[[], None]) -> None:
+        """Begin without a lease. `give_up` is called as soon as one is found to have lapsed."""
         self.clock = clock
         self.generation = 0
         self._span = span
         self._until = float("-inf")
         self._lapsed = True
-        self._on_lapse: list[Callable[[], None]] = []
+        self._give_up = give_up
         self._renewed = asyncio.Event()
-
-    def on_lapse(self, give_up: Callable[[], None]) -> None:
-        """Register a function to call as soon as the lease is found to have lapsed."""
-        self._on_lapse.append(give_up)
 
     @property
     def holds(self) -> bool:
@@ -42,8 +37,7 @@ class Lease:
         if not self._lapsed:
             self._lapsed = True
             self.generation += 1
-            for give_up in self._on_lapse:
-                give_up()
+            self._give_up()
         return False
 
     def lapse(self) -> None:
@@ -64,10 +58,3 @@ class Lease:
         while not self.holds:
             self._renewed.clear()
             await self._renewed.wait()
-
-
-def unlimited() -> Lease:
-    """Return a lease that never lapses, for a queue with a single reader."""
-    lease = Lease(float("inf"))
-    lease.renew(0.0)
-    return lease

@@ -8,12 +8,10 @@ from typing import Final
 
 from ...model.push import LANES, Lane, Route
 from ...ports.entries import Taken
-from ...ports.queue import DeliveryQueue
 from ..outage import Patience
-from .config import DispatchConfig
+from .context import DispatchContext
 from .holdings import Holdings
-from .lease import Lease
-from .preemption import TRICKLE, Preemption
+from .preemption import TRICKLE
 from .settling import Settler
 
 LANDING: Final = 5.0
@@ -26,28 +24,21 @@ class Reader:
 
     def __init__(
         self,
+        context: DispatchContext,
         route: Route,
-        queue: DeliveryQueue,
-        holdings: Holdings,
         settler: Settler,
-        config: DispatchConfig,
+        holdings: Holdings,
         *,
-        lease: Lease,
-        preemption: Preemption,
         in_flight: Callable[[], int],
-        wall_clock: Callable[[], float],
     ) -> None:
         self.stopping = False
+        self._queue, self._config, self._wall_clock = context.queue, context.config, context.wall_clock
+        self._lease, self._preemption = context.lease, context.preemption
         self._route = route
-        self._queue = queue
-        self._holdings = holdings
         self._settler = settler
-        self._config = config
-        self._lease = lease
-        self._preemption = preemption
+        self._holdings = holdings
         self._in_flight = in_flight
-        self._wall_clock = wall_clock
-        self._history = queue.history
+        self._history = self._queue.history
         self._loop = asyncio.get_running_loop()
 
     async def read(self, lane: Lane) -> None:

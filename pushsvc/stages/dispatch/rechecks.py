@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ...model.push import LANES, Lane
-from ...ports.queue import DeliveryQueue
 from ..outage import Patience
+from .context import DispatchContext
 from .lanes import Lanes, OpenEntry
 from .settling import Settler
 
@@ -30,22 +30,20 @@ class Rechecks:
 
     def __init__(
         self,
+        context: DispatchContext,
         app: str,
-        queue: DeliveryQueue,
         lanes: Lanes,
         settler: Settler,
         *,
-        clock: Callable[[], int],
         answered: Callable[[], None],
     ) -> None:
         """Start without a question. `answered` is called when lanes that rested may be drawn from again."""
         self.needed = False
         """Whether anything was ever admitted that a device may acknowledge meanwhile: else there is nothing to ask."""
+        self._queue, self._wall_clock = context.queue, context.wall_clock
         self._app = app
-        self._queue = queue
         self._lanes = lanes
         self._settler = settler
-        self._clock = clock
         self._answered = answered
         self._asked: dict[Lane, list[OpenEntry]] = {}
         self._more = asyncio.Event()
@@ -89,7 +87,7 @@ class Rechecks:
 
     def _remove(self, asked: Sequence[OpenEntry], answers: Sequence[Sequence[int]]) -> None:
         """Remove what has ended: it is counted where it has ended, and nothing is recorded of it here."""
-        now = self._clock()
+        now = int(self._wall_clock() * 1000)
         left = {entry: frozenset(answer) for entry, answer in zip(asked, answers, strict=True)}
         for entry in asked:
             entry.sure_at = now

@@ -12,28 +12,23 @@ from typing import Final
 from ...background import pulse, until_pulse
 from ...errors import StoreUnavailable
 from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Unavailable, Unconfirmed, Verdict
-from ...model.push import LANES, Platform, Route, Target
+from ...model.push import LANES, Route, Target
 from ...model.routing import CARRIERS
 from ...ports.entries import Revoked
-from ...ports.limits import Limiter
 from ...ports.provider import Provider
-from ...ports.queue import DeliveryQueue
 from ...rules.policy import SENT, Blame, decide
 from ...telemetry import REDIS, get_logger
 from .agenda import Agenda
-from .config import DispatchConfig
 from .congestion import Congestion
+from .context import DispatchContext
 from .health import UNBOUNDED
-from .holdings import CANCELLED, Environments, Holdings
+from .holdings import CANCELLED, Holdings
 from .lanes import SLICE, OpenEntry
-from .lease import Lease, unlimited
 from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
 from .metrics import RouteMetrics
-from .preemption import Preemption
 from .reader import Reader
 from .recorder import Recorder, waits
 from .replacing import REPLACED, SUPERSEDED, Replacing
-from .revoking import Heard
 from .settling import Settler
 from .watch import RouteWatch
 
@@ -59,33 +54,16 @@ class Flight(Delivery, frozen=True, gc=False):
 class RouteWorker:
     """Sends for one route until stopped. All its methods run in one event loop."""
 
-    def __init__(
-        self,
-        provider: Provider,
-        queue: DeliveryQueue,
-        settler: Settler,
-        config: DispatchConfig,
-        *,
-        hash_token: Callable[[Platform], Callable[[str], str]],
-        wall_clock: Callable[[], float],
-        random: Callable[[], float],
-        preemption: Preemption | None = None,
-        heard: Heard | None = None,
-        lease: Lease | None = None,
-        limiter: Limiter | None = None,
-        limits: RouteLimits | None = None,
-        environments: Environments | None = None,
-    ) -> None:
+    def __init__(self, context: DispatchContext, provider: Provider, settler: Settler, limits: RouteLimits) -> None:
         self.route: Route = provider.route
         self._provider = provider
-        self._queue = queue
         self._settler = settler
-        self._config = config
-        self._wall_clock = wall_clock
-        self._random = random
+        self._queue, self._config = context.queue, context.config
+        self._wall_clock, self._random = context.wall_clock, context.random
+        self._lease, self._preemption = context.lease, context.preemption
         self._loop = asyncio.get_running_loop()
         self._metrics = RouteMetrics(self.route)
-        self._watch = RouteWatch(self.route, config.retry, self._metrics, self._loop.time())
+        self._watch = RouteWatch(self.route, self._config.retry, self._metrics, self._loop.time())
         self.health = self._watch.health
         self._later: asyncio.TimerHandle | None = None
         self._later_at = 0.0
@@ -97,49 +75,25 @@ class RouteWorker:
         is no answer."""
         self._congestion = Congestion(self._loop.time())
         self._replacing = Replacing()
-        self._preemption = preemption or Preemption()
-        self._lease = lease or unlimited()
-        recorder = Recorder(settler, hash_token)
+        recorder = Recorder(settler, context.hash_token)
         self._settle, self._expire = recorder.settle, recorder.expire
         self._holdings = Holdings(
-            self.route.app,
-            queue,
-            settler,
-            recorder,
-            self._watch.parts,
-            config,
-            heard=heard or Heard(),
-            lease=self._lease,
-            clock=self._loop.time,
-            wall_clock=wall_clock,
-            random=random,
-            wake=self.wake,
-            environments=environments or (lambda app: {}),
+            context, self.route.app, settler, recorder, self._watch.parts, clock=self._loop.time, wake=self.wake
         )
         self._lanes = self._holdings.lanes
         self._rechecks = self._holdings.rechecks
-        self._agenda = Agenda(config.ask_every)
+        self._agenda = Agenda(self._config.ask_every)
         self._expects = asyncio.Event()
         self._promoting: float | None = None
-        self._reader = Reader(
-            self.route,
-            queue,
-            self._holdings,
-            settler,
-            config,
-            lease=self._lease,
-            preemption=self._preemption,
-            in_flight=lambda: self._in_flight,
-            wall_clock=wall_clock,
-        )
+        self._reader = Reader(context, self.route, settler, self._holdings, in_flight=lambda: self._in_flight)
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
         self._gate: Gate | None = None
         self._pacer: Pacer | None = None
-        if limiter is not None:
+        if context.limiter is not None:
             self._gate = self._holdings.gate = Gate(
                 self.route,
                 RouteLimits(),
-                limiter,
+                context.limiter,
                 self._lanes,
                 asking=self._holdings.asking,
                 refuse=self._refuse,
@@ -147,8 +101,8 @@ class RouteWorker:
                 congested=lambda: settler.congested,
                 overtaken=lambda lane: lane in self._preemption.overtaken(self.route, self._loop.time()),
             )
-            self._pacer = Pacer((), limiter, wake=self.wake)
-            self.limit(limits or RouteLimits())
+            self._pacer = Pacer((), context.limiter, wake=self.wake)
+            self.limit(limits)
         provider.on_room(self.wake)
 
     # --- reading ------------------------------------------------------------

@@ -7,12 +7,12 @@ ends.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from ...model.delivery import Misconfigured, Outcome, Throttled, Unavailable
 from ...model.push import Route
 from ...model.routing import platform_of
-from ...ports.provider import CREDENTIAL, REMOVED, STREAMS
+from ...ports.provider import CREDENTIAL, REMOVED, STREAMS, Provider
 from ...rules.policy import Blame, RetryPolicy
 from ...telemetry import get_logger
 from .evidence import SILENCE, UNANSWERED, cause_of, text_of
@@ -29,21 +29,6 @@ SLOW: Final = 7.0
 """Seconds for which requests have waited and none was answered, from which on that is said, until one is."""
 REPEAT: Final = (60.0, 3600.0)
 """Seconds after which the log repeats a trouble: the first time, doubled up to the second."""
-
-
-class Knows(Protocol):
-    """The parts of a provider that this module uses."""
-
-    @property
-    def trouble(self) -> str: ...
-
-    @property
-    def silence(self) -> float: ...
-
-    @property
-    def refused(self) -> str: ...
-
-    def remedy(self, reason: str) -> str: ...
 
 
 class RouteWatch:
@@ -94,7 +79,7 @@ class RouteWatch:
             self.parts.passed(part, now)
         self.health.worked(now, token=token, push=push, probe=probe)
 
-    def held(self, provider: Knows, now: float, unanswered: float) -> dict[str, str]:
+    def held(self, provider: Provider, now: float, unanswered: float) -> dict[str, str]:
         """Return what does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the remedy.
         Requests have waited for `unanswered` seconds, and none was answered.
         """
@@ -110,7 +95,7 @@ class RouteWatch:
             found[route] = now - self.health.worked_at
         return found
 
-    def tick(self, provider: Knows, now: float, unanswered: float) -> None:
+    def tick(self, provider: Provider, now: float, unanswered: float) -> None:
         """Check the connections and publish changes. To be called a few times a second. `unanswered` is as for
         `held`."""
         if not provider.trouble or _label(provider.trouble):
@@ -134,7 +119,7 @@ class RouteWatch:
             if line.due(now):
                 self._log.error("route_held", held=name, reason=label, why=text, seconds=round(now - line.since, 1))
 
-    def _held(self, provider: Knows, now: float, unanswered: float) -> dict[str, tuple[str, str]]:
+    def _held(self, provider: Provider, now: float, unanswered: float) -> dict[str, tuple[str, str]]:
         route = self._route.name
         found: dict[str, tuple[str, str]] = {}
         trouble = self.health.spoken_of(now)
