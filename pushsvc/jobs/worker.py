@@ -141,7 +141,7 @@ def make_queue(name: str, connection: Redis, job_class: type[Job]) -> Queue:
 
 
 def make_worker(
-    queue: Queue, *, name: str, job_class: type[Job], maintenance: int, worker_ttl: int = 60, result_ttl: int = 300
+    queue: Queue, *, name: str, job_class: type[Job], maintenance: int, result_ttl: int = 300
 ) -> JobsWorker:
     """Return a worker of a queue. Spans are in seconds: `maintenance` is between two checks for abandoned jobs."""
     worker = JobsWorker(
@@ -152,7 +152,7 @@ def make_worker(
         serializer=JSONSerializer,
         default_result_ttl=result_ttl,
         maintenance_interval=maintenance,
-        worker_ttl=worker_ttl,
+        worker_ttl=60,
         log_job_description=False,
     )
     worker.log.addFilter(REDIS_AWAY)

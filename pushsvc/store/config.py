@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 from msgspec import Struct
 
 from ..model.address import NO_ADDRESSES, Addresses
@@ -81,8 +80,3 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
             raise ValueError("an app has at least 1 shard")
         if not 1 <= self.chunk_size <= 5000:
             raise ValueError("chunk_size is between 1 and 5000")
-
-
-def with_consumer(config: StoreConfig, consumer: str) -> StoreConfig:
-    """Return the same configuration for another consumer."""
-    return msgspec.structs.replace(config, consumer=consumer)

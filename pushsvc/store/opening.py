@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 
+from msgspec import structs
+
 from ..errors import StoreError
 from ..model.codec import decode_event, decode_reported
 from ..model.push import Platform, Route
@@ -18,7 +20,7 @@ from ..ports.store import Inspection
 from ..ports.work import RemovedRoute
 from .cleanup.cleanups import RedisCleanups
 from .cleanup.leftovers import RedisLeftovers
-from .config import StoreConfig, with_consumer
+from .config import StoreConfig
 from .erase.erasures import RedisErasures
 from .erase.passes import keepers
 from .feedback.log import EventLog
@@ -172,7 +174,8 @@ async def open_store(
     Raises `ConfigError` for the URL, `StoreUnavailable` without Redis, and `StoreFormat`."""
     config = config or StoreConfig()
     if not config.consumer:
-        config = with_consumer(config, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        config = structs.replace(config, consumer=name)
     link = await open_link(url, name=config.consumer, timeout=config.timeout, replicas=config.replicas)
     try:
         await require_format(link)

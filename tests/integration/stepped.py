@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from random import Random
 from typing import Any, TypeVar
 
+from msgspec import structs
 from redis import Redis
 
 from pushsvc.store import Store, StoreConfig, open_store
-from pushsvc.store.config import with_consumer
 
 T = TypeVar("T")
 
@@ -128,7 +128,9 @@ class Process:
         return self.paused_at is None and not self.dead
 
     async def _run(self, world: SteppedWorld, main: Callable[[Process], Awaitable[None]]) -> None:
-        async with open_store(world.url, with_consumer(world.config, self.name), clock=world.clock.ms) as self.store:
+        async with open_store(
+            world.url, structs.replace(world.config, consumer=self.name), clock=world.clock.ms
+        ) as self.store:
             for ask in ASKS:
                 setattr(self.store.link, ask, self._counting(getattr(self.store.link, ask)))
             self.asking -= 1

@@ -67,7 +67,8 @@ MAX_CONTINUATIONS: Final = 32
 pack_head: Final = struct.Struct(">IBI").pack
 """The nine bytes before a payload, from `size << 8 | kind`, the flags and the stream id."""
 _unpack_head: Final = struct.Struct(">IBI").unpack_from
-_unpack_setting: Final = struct.Struct(">HI").iter_unpack
+read_settings: Final = struct.Struct(">HI").iter_unpack
+"""Returns the settings and values of a SETTINGS in the order sent, in which a later one takes precedence."""
 
 Frame: TypeAlias = tuple[int, int, int, bytes]
 """Kind, flags, stream id, payload without padding and priority."""
@@ -201,11 +202,6 @@ def _unpad(payload: bytes, flags: int) -> bytes:
     if not payload or payload[0] >= len(payload):
         raise ConnectionFault(PROTOCOL_ERROR, "padding longer than its frame")
     return payload[1 : len(payload) - payload[0]]
-
-
-def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """Return settings and values in the order sent, in which a later one takes precedence."""
-    return _unpack_setting(payload)
 
 
 def read_goaway(payload: bytes) -> tuple[int, int, str]:

@@ -127,17 +127,15 @@ class StoreAdministration:
     async def _pruned_by_day(self, app: str, since: int) -> tuple[list[PruneCount], bool]:
         """Return the feedback events from an instant on by day, and whether all of them were counted."""
         counts: Counter[tuple[str, str, str, str]] = Counter()
-        after = f"{since}-0"
+        after, complete = f"{since}-0", False
         for _ in range(MOST_PAGES):
             page = await self._store.receipts.events(app, after=after, limit=PAGE)
             for _, event in page.events:
                 counts[instant(event.at)[:10], event.platform, event.reason, event.action] += 1
-            if len(page.events) < PAGE:
+            if complete := len(page.events) < PAGE:
                 break
             after = page.events[-1][0]
-        else:
-            return [PruneCount(*key, count) for key, count in sorted(counts.items())], False
-        return [PruneCount(*key, count) for key, count in sorted(counts.items())], True
+        return [PruneCount(*key, count) for key, count in sorted(counts.items())], complete
 
     def token_hash(self, platform: Platform) -> Callable[[str], str]:
         return self._store.token_hash(platform)

@@ -175,13 +175,10 @@ class ReplicatedLink(Link):
     async def promise(self, *command: Any) -> Any:
         return self.raised(await self._with_replicas(str(command[1]), [command], mark=False))[0]
 
-    async def guarded(self, mark: str, calls: Sequence[ScriptCall]) -> list[Any]:
-        return await self._guarded(mark, calls)
-
     async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return (await self._guarded(mark_beside(keys[0]), [(name, keys, args)], repeat=False))[0]
+        return (await self.guarded(mark_beside(keys[0]), [(name, keys, args)], repeat=False))[0]
 
-    async def _guarded(self, mark: str, calls: Sequence[ScriptCall], *, repeat: bool = True) -> list[Any]:
+    async def guarded(self, mark: str, calls: Sequence[ScriptCall], *, repeat: bool = True) -> list[Any]:
         async def run(commands: Sequence[Command]) -> list[Any]:
             return await self._with_replicas(mark, commands, mark=True, repeat=repeat)
 

@@ -82,25 +82,16 @@ def living_of(replicas: Any) -> int:
 
 
 class Sentinels(Sentinel):
-    def __init__(
-        self,
-        nodes: list[Address],
-        master: str,
-        *,
-        timeout: float,
-        options: dict[str, Any],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, nodes: list[Address], master: str, *, timeout: float, options: dict[str, Any]) -> None:
         options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, **options}
         super().__init__(nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
         self._name = master
         self._timeout = timeout
-        self._clock = clock
         self._believed: SentinelReport | None = None
         self._heard = 0.0
         self._switched: list[Callable[[Address], None]] = []
         self.confirmed = float("-inf")
-        """When the sentinels were last asked and named `address`, by the clock."""
+        """When the sentinels were last asked and named `address`, by `time.monotonic`."""
 
     @property
     def name(self) -> str:
@@ -117,10 +108,10 @@ class Sentinels(Sentinel):
 
     async def discover_master(self, service_name: str) -> Address:
         """Return where the primary is. Raises redis-py's `MasterNotFoundError`."""
-        asked = self._clock()
+        asked = time.monotonic()
         words = await asyncio.gather(*(self._ask(sentinel) for sentinel in self.sentinels))
         known = [word for word in words if word is not None]
-        now = self._clock()
+        now = time.monotonic()
         elected = elect(known, self._believed if now - self._heard < MEMORY else None)
         if elected is None:
             raise MasterNotFoundError(f"the sentinels name no living primary {service_name!r}")

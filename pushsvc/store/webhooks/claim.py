@@ -61,48 +61,54 @@ class RedisWebhookClaim:
             self._wanted = most
             self._most = min(most, int(taken or most))
             failures = int(fails or 0)
+            batch, goes_on = None, True
             if asked:
-                dead, kept = await self._records.dead_one(self._app, asked)
-                if dead is not None:
-                    self._span = _Span(dead.id, dead.after, dead.last, dead.events)
-                    page = await self._events()
-                    self._say_missing(page)
-                    if page.events:
-                        return Batch(dead.id, page.events, dead.attempts, failures, again=True)
-                # Its events are no longer kept, or this version cannot read which they are.
-                over = (
-                    RecordChange(self._lease, answered=[asked])
-                    if kept and dead is None
-                    else RecordChange(self._lease, drop=[asked])
-                )
-                if not await self._change(over):
-                    return None
+                batch, goes_on = await self._asked_for(asked, failures)
             elif last:
                 self._span = _Span(batch_id(self._app, last, self._records.kind), after, last, int(count))
-                page = await self._events()
-                if page.missing_to:
-                    if not await self._pass_over(page, last):
-                        return None
-                elif len(page.events) > self._most:
-                    if not await self._change(RecordChange(self._lease, put=_pinned(page.events[: self._most]))):
-                        return None
-                elif page.events:
-                    return Batch(self._span.id, page.events, int(tries or 0), failures)
-                elif not await self._change(RecordChange(self._lease, put={"after": last}, delete=_UNDER_WAY)):
-                    return None
+                batch, goes_on = await self._under_way(int(tries or 0), failures)
             else:
-                page = await self._records.events(self._app, after, "", self._most)
-                if page.missing_to:
-                    if not await self._pass_over(page, ""):
-                        return None
-                    continue
-                if not page.events:
-                    return None
-                put = _pinned(page.events)
-                if not after:
-                    put["after"] = _just_before(page.events[0][0])
-                if not await self._change(RecordChange(self._lease, put=put)):
-                    return None
+                goes_on = await self._begin(after)
+            if batch is not None or not goes_on:
+                return batch
+
+    async def _asked_for(self, asked: str, failures: int) -> tuple[Batch | None, bool]:
+        """Return the batch that was asked for. Without one its request is over, and whether the next is looked for
+        follows: its events are no longer kept, or this version cannot read which they are."""
+        dead, kept = await self._records.dead_one(self._app, asked)
+        if dead is None:
+            over = RecordChange(self._lease, answered=[asked]) if kept else RecordChange(self._lease, drop=[asked])
+            return None, await self._change(over)
+        self._span = _Span(dead.id, dead.after, dead.last, dead.events)
+        page = await self._events()
+        self._say_missing(page)
+        if page.events:
+            return Batch(dead.id, page.events, dead.attempts, failures, again=True), True
+        return None, await self._change(RecordChange(self._lease, drop=[asked]))
+
+    async def _under_way(self, tries: int, failures: int) -> tuple[Batch | None, bool]:
+        """Return the batch that is under way. Without one the record is changed, and whether the next is looked for
+        follows: events are missing, there are too many for one call, or none are left."""
+        last, page = self._span.last, await self._events()
+        if page.missing_to:
+            return None, await self._pass_over(page, last)
+        if len(page.events) > self._most:
+            return None, await self._change(RecordChange(self._lease, put=_pinned(page.events[: self._most])))
+        if page.events:
+            return Batch(self._span.id, page.events, tries, failures), True
+        return None, await self._change(RecordChange(self._lease, put={"after": last}, delete=_UNDER_WAY))
+
+    async def _begin(self, after: str) -> bool:
+        """Make the next events the batch that is under way. Returns whether to look again; False without events."""
+        page = await self._records.events(self._app, after, "", self._most)
+        if page.missing_to:
+            return await self._pass_over(page, "")
+        if not page.events:
+            return False
+        put = _pinned(page.events)
+        if not after:
+            put["after"] = _just_before(page.events[0][0])
+        return await self._change(RecordChange(self._lease, put=put))
 
     async def _pass_over(self, page: Page, last: str) -> bool:
         """Continue behind the events that retention has removed, or behind the batch that ends with `last` if all of
