@@ -126,7 +126,8 @@ def run_jobs(
     logging.getLogger("rq").setLevel(logging.WARNING)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     current = runtime.Current(settings)
-    with suppress(StopRequested), Stopping() as stopping, _companion(current, name, watch, feedback) as store_url:
+    companion = Companion(current, name, watch, feedback=feedback)
+    with suppress(StopRequested), Stopping() as stopping, companion.running() as store_url:
         queue: Queue | None = None
         context = Context(
             current,
@@ -156,115 +157,120 @@ def run_jobs(
             time.sleep(PAUSE)
 
 
-@contextmanager
-def _companion(
-    current: runtime.Current, name: str, watch: Callable[[asyncio.Event], None], feedback: bool
-) -> Iterator[str]:
-    """Run the companion beside the block and yield the store's URL. When the companion ends early, so does the process.
-    It also keeps `current` up to date; SIGHUP arrives on the main thread and is passed to it."""
-    settings = current.settings
-    ready: Future[str] = Future()
-    loops: list[asyncio.AbstractEventLoop] = []
-    tasks: list[asyncio.Task[None] | None] = []
-    webhook_tasks: list[WebhookTasks] = []
-    stop = asyncio.Event()
+class Companion:
+    """Serves `/metrics` and keeps the schedule, in a thread with an event loop of its own. When it ends early, so does
+    the process. It also keeps `current` up to date."""
 
-    def end() -> None:
-        """End the companion, which may be waiting for a Redis that does not answer."""
-        stop.set()
-        for each in webhook_tasks:
+    def __init__(
+        self, current: runtime.Current, name: str, watch: Callable[[asyncio.Event], None], *, feedback: bool
+    ) -> None:
+        self._current, self._settings = current, current.settings
+        self._name, self._watch, self._feedback = name, watch, feedback
+        self._ready: Future[str] = Future()
+        self._stop = asyncio.Event()
+        self._reaches = True
+        """Whether it reaches the queue of jobs."""
+        self._webhooks: list[WebhookTasks] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, name="companion", daemon=True)
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Run beside the block, and yield the store's URL. SIGHUP arrives on the main thread and is passed on."""
+        self._thread.start()
+        before = signal.signal(signal.SIGHUP, lambda number, frame: self._tell(ask_all))
+        try:
+            yield self._ready.result()
+        finally:
+            signal.signal(signal.SIGHUP, before)
+            self._tell(self._end)
+            self._thread.join(timeout=LAST)
+
+    def _tell(self, act: Callable[[], None]) -> None:
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(act)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            if not self._ready.done():
+                self._ready.set_exception(error)
+            elif not self._stop.is_set():
+                telemetry.get_logger("jobs").error("companion_ended", error=type(error).__name__, exc_info=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _end(self) -> None:
+        """End, also while a Redis is waited for that does not answer."""
+        self._stop.set()
+        for each in self._webhooks:
             each.stop()
-        loops[0].call_later(GRACE, cut)
+        asyncio.get_running_loop().call_later(GRACE, self._cut)
 
-    def cut() -> None:
-        if any(each.working for each in webhook_tasks):
-            loops[0].call_later(GRACE, cut)  # receivers get more time
-        elif tasks and tasks[0] is not None:
-            tasks[0].cancel()
+    def _cut(self) -> None:
+        if any(each.working for each in self._webhooks):
+            asyncio.get_running_loop().call_later(GRACE, self._cut)  # receivers get more time
+        elif self._task is not None:
+            self._task.cancel()
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(THREADS, "companion"))
-        loops.append(loop)
-        tasks.append(asyncio.current_task())
+    async def _main(self) -> None:
+        current, settings = self._current, self._settings
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "companion"))
         gone = asyncio.Event()
-        watch(gone)
+        self._watch(gone)
         async with AsyncExitStack() as stack:
             url = await stack.enter_async_context(runtime.redis_url(settings))
-            connection = runtime.open_sync_redis(settings.jobs.url or url, name=f"{name}:schedule")
+            connection = runtime.open_sync_redis(settings.jobs.url or url, name=f"{self._name}:schedule")
             stack.callback(connection.close)
             store = await stack.enter_async_context(runtime.connect(url, settings))
             telemetry.begin_jobs(FUNCTIONS, [name for name, app in settings.apps.items() if app.webhook.url])
             await runtime.serve_part_metrics(stack, settings, "jobs")
-            reaches = asyncio.Event()
-            reaches.set()
             reporting = runtime.reporting(
-                *(store, "jobs", lambda: current.settings.apps if reaches.is_set() else ()),
+                *(store, "jobs", lambda: current.settings.apps if self._reaches else ()),
                 lambda: runtime.routes_of(current.settings),
             )
             report = await stack.enter_async_context(reporting)
 
             async def note(reached: bool) -> None:
                 """Report at once where the queue of jobs was lost or is back."""
-                if reached != reaches.is_set():
-                    (reaches.set if reached else reaches.clear)()
+                if reached != self._reaches:
+                    self._reaches = reached
                     await report()
 
-            queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
             again: Callable[[], None] | None = None
-            if feedback:
+            if self._feedback:
                 again = await stack.enter_async_context(runtime.judging(store, current))
-            following = asyncio.create_task(_follow(current, stop, again), name="reload")
+            following = asyncio.create_task(_follow(current, self._stop, again), name="reload")
             stack.callback(following.cancel)
             for each in (store.webhooks, store.event_webhooks):
                 hooks = WebhookTasks(each, current, clock=store.seconds)
                 stack.push_async_callback(hooks.close)
-                webhook_tasks.append(hooks)
-            ready.set_result(url)
-            sweep = [
-                lambda: enqueue_expansions(store, queue, current.settings),
-                lambda: enqueue_replays(store, queue, settings),
-                *(hooks.start_due for hooks in webhook_tasks),
-                lambda: enqueue_erasures(store, queue, current.settings),
-                lambda: enqueue_cleanup(store, queue),
-            ]
-            periodics = [
-                Periodic("sweep", SWEEP, partial(_act_each, sweep), hears=True),
-                Periodic("lapsed", LAPSED, lambda: enqueue_lapsed(store, queue, current.settings)),
-            ]
-            if settings.cleanup.every:
-                # The record has the beginning of the last one: a lock that lived as long as the period would outlive
-                # the process that took it, and a shorter period of a later start.
-                every = settings.cleanup.every
-                periodics.append(Periodic("cleanup-runs", min(LOOK, every), partial(_request_cleanup, store, every)))
-            await _keep_schedule(store, periodics, name, stop, gone, note)
+                self._webhooks.append(hooks)
+            self._ready.set_result(url)
+            queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
+            await _keep_schedule(store, self._periodics(store, queue), self._name, self._stop, gone, note)
 
-    def run() -> None:
-        try:
-            asyncio.run(main())
-        except BaseException as error:
-            if not ready.done():
-                ready.set_exception(error)
-                return
-            if stop.is_set():
-                return
-            telemetry.get_logger("jobs").error("companion_ended", error=type(error).__name__, exc_info=True)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def hang_up(signum: int, frame: FrameType | None) -> None:
-        if thread.is_alive() and loops:
-            loops[0].call_soon_threadsafe(ask_all)
-
-    thread = threading.Thread(target=run, name="companion", daemon=True)
-    thread.start()
-    before = signal.signal(signal.SIGHUP, hang_up)
-    try:
-        yield ready.result()
-    finally:
-        signal.signal(signal.SIGHUP, before)
-        if thread.is_alive() and loops:
-            loops[0].call_soon_threadsafe(end)
-        thread.join(timeout=LAST)
+    def _periodics(self, store: Store, queue: Queue) -> list[Periodic]:
+        current, settings = self._current, self._settings
+        sweep = [
+            lambda: enqueue_expansions(store, queue, current.settings),
+            lambda: enqueue_replays(store, queue, settings),
+            *(hooks.start_due for hooks in self._webhooks),
+            lambda: enqueue_erasures(store, queue, current.settings),
+            lambda: enqueue_cleanup(store, queue),
+        ]
+        periodics = [
+            Periodic("sweep", SWEEP, partial(_act_each, sweep), hears=True),
+            Periodic("lapsed", LAPSED, lambda: enqueue_lapsed(store, queue, current.settings)),
+        ]
+        if settings.cleanup.every:
+            # The record has the beginning of the last one: a lock that lived as long as the period would outlive the
+            # process that took it, and a shorter period of a later start.
+            every = settings.cleanup.every
+            periodics.append(Periodic("cleanup-runs", min(LOOK, every), partial(_request_cleanup, store, every)))
+        return periodics
 
 
 async def _follow(current: runtime.Current, stop: asyncio.Event, changed: Callable[[], None] | None) -> None:
