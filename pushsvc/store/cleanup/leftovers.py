@@ -5,8 +5,8 @@ should not exist."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ...model.status import EventKind
 from ...ports.cleanup import Swept
@@ -37,17 +37,26 @@ _LIFETIMES: dict[str, str | int] = {
     "bucket": "bucket",
     "i": KEEP_RECORD * 1000,
 }
-_WHAT = {
-    "dead": "dead_letters",
-    "events": "events",
-    "reported": "events",
-    "sup": "suppressions",
-    "cancelled": "cancelled",
-    "recent": "",
+
+
+class _Aging(NamedTuple):
+    """How the entries of one kind of keys expire."""
+
+    what: str
+    """The name under which they are counted, if they are."""
+    ttl: Callable[[StoreConfig], int]
+    log: EventKind | None = None
+    """The events that it is a log of, if it is one."""
+
+
+_AGING = {
+    "dead": _Aging("dead_letters", lambda config: config.dead_ttl),
+    "events": _Aging("events", lambda config: config.events_ttl, "feedback"),
+    "reported": _Aging("events", lambda config: config.events_ttl, "event"),
+    "sup": _Aging("suppressions", lambda config: config.suppression_ttl),
+    "cancelled": _Aging("cancelled", lambda config: OPEN_MOST // 1000),
+    "recent": _Aging("", lambda config: config.status_ttl),
 }
-"""The kinds of keys whose entries expire, with the name under which they are counted, if they are."""
-_LOGS: dict[str, EventKind] = {"events": "feedback", "reported": "event"}
-"""The kinds of keys that are logs of events."""
 
 
 class _Bucket(Cursor, frozen=True, array_like=True):
@@ -90,11 +99,7 @@ class RedisLeftovers:
             removed, later = await self._look(set(apps), names, now, dry_run=dry_run)
             following = _Cursor(listing, tuple(later))
         over = following.listing is None and not following.waiting
-        return Swept(
-            removed,
-            None if over else following.written(),
-            1.0 if over else _part(following.listing),
-        )
+        return Swept(removed, None, 1.0) if over else Swept(removed, following.written(), _part(following.listing))
 
     async def _look(
         self, apps: set[str], names: Sequence[bytes], now: int, *, dry_run: bool
@@ -110,7 +115,7 @@ class RedisLeftovers:
             if name.part == keys.DEVICES:
                 if name.kind in ("t", "streams") or (name.kind == "x" and name.rest):
                     waiting.append(key)
-            elif name.kind in _WHAT:
+            elif name.kind in _AGING:
                 waiting.append(key)
             elif name.kind == "replay":
                 replays.append(key)
@@ -142,12 +147,10 @@ class RedisLeftovers:
         assert name is not None
         what = "orphans"
         if name.part != keys.DEVICES:
-            what = _WHAT[name.kind]
-            log = _LOGS.get(name.kind)
+            what, ttl, log = _AGING[name.kind]
             read = [keys.gone(name.app, int(name.part), log)] if log else []
-            found, following = await self._link.script(
-                "aged", [key, *read], [self._oldest(name.kind, now), _AGED, int(dry_run), position]
-            )
+            oldest = max(0, now - ttl(self._config) * 1000)
+            found, following = await self._link.script("aged", [key, *read], [oldest, _AGED, int(dry_run), position])
             further = following.decode() or None
             if name.kind == "sup" and not dry_run:
                 await self._link.call(*outlived(key, now))
@@ -165,19 +168,6 @@ class RedisLeftovers:
         args = [keys.devices(app), number, hour_of(now), self._config.history_hours(app), int(dry_run), now]
         gone, aged = await self._link.script("live_sweep", [key], args)
         return {(app, what): count for what, count in (("orphans", gone), ("publications", aged)) if count}
-
-    def _oldest(self, kind: str, now: int) -> int:
-        """Return the oldest instant whose entries are kept in such a key, in Unix ms."""
-        config = self._config
-        ttl = {
-            "dead": config.dead_ttl,
-            "events": config.events_ttl,
-            "reported": config.events_ttl,
-            "sup": config.suppression_ttl,
-            "cancelled": OPEN_MOST // 1000,
-            "recent": config.status_ttl,
-        }
-        return max(0, now - ttl[kind] * 1000)
 
 
 def _part(listing: str | None) -> float:
