@@ -48,10 +48,8 @@ class CodecError(ValueError):
 
 
 def read(decoder: msgspec.msgpack.Decoder[T], blob: bytes, what: str, *, version: bytes = VERSION) -> T:
-    """Return the value of a blob that begins with `version`.
-
-    Raises `CodecError`, whose text names `what` was expected.
-    """
+    """Return the value of a blob that begins with `version`. Raises `CodecError`, whose text names `what` was
+    expected."""
     if blob[:1] != version:
         raise CodecError(f"unknown version {blob[:1]!r}: written by a newer pushsvc?")
     try:

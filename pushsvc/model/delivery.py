@@ -27,10 +27,8 @@ class _Answer(Struct, frozen=True, kw_only=True, gc=False):
     status: int = 0
     """The provider's HTTP status; 0 when there was no answer."""
     reason: str = ""
-    """The provider's reason (`BadDeviceToken`, `UNREGISTERED`) or one of pushsvc in lower case (`timeout`).
-
-    Low cardinality.
-    """
+    """The provider's reason (`BadDeviceToken`, `UNREGISTERED`) or one of pushsvc in lower case (`timeout`). Low
+    cardinality."""
 
 
 class Sent(_Answer, frozen=True):

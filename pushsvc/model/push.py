@@ -267,10 +267,8 @@ class Chunk(Struct, frozen=True, array_like=True):
     attempt: int = 1
     """Which attempt this will be, from 1. Waits that are not the delivery's fault do not raise it."""
     turn: int = 1
-    """How often these targets were queued, from 1.
-
-    It is the fencing token: a settlement of an older turn changes nothing.
-    """
+    """How often these targets were queued, from 1. It is the fencing token: a settlement of an older turn changes
+    nothing."""
     dry_run: bool = False
     part: str = ""
     """The part of its route that these targets were refused for before; see `Misconfigured.part`."""

@@ -71,10 +71,8 @@ def is_carried_on(chunk: Chunk) -> bool:
 
 
 def table_of(environments: Mapping[Platform, Environment]) -> RouteTable:
-    """Return the route table from the environment of each route whose tokens belong to one.
-
-    A name that no configuration contains is a route that the app does not have.
-    """
+    """Return the route table from the environment of each route whose tokens belong to one. A name that no
+    configuration contains is a route that the app does not have."""
     found: dict[tuple[Platform, Environment | None], Platform] = {}
     for route in environments:
         platform = platform_of(route)

@@ -38,10 +38,7 @@ def write_secret(key: bytes) -> str:
 
 def sign(keys: Sequence[bytes], message_id: str, at: int, body: bytes) -> dict[str, str]:
     """Return the headers of one call: a signature by each key, so that a receiver may know the old secret or the new
-    one.
-
-    `at` is the instant of the call in Unix seconds, another one for each attempt.
-    """
+    one. `at` is the instant of the call in Unix seconds, another one for each attempt."""
     signed = f"{message_id}.{at}.".encode() + body
     signatures = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in keys]
     return {

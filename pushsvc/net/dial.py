@@ -67,10 +67,8 @@ async def dial(
     timeout: float,
     proxy: Proxy | None = None,
 ) -> Connection:
-    """Return a connection that has received the server's SETTINGS.
-
-    Raises `OSError`, which `describe` turns into a text.
-    """
+    """Return a connection that has received the server's SETTINGS. Raises `OSError`, which `describe` turns into a
+    text."""
     loop = asyncio.get_running_loop()
     connection: Connection | None = None
     try:
@@ -98,10 +96,8 @@ async def dial(
 
 
 async def _tunnel(loop: asyncio.AbstractEventLoop, proxy: Proxy, origin: Origin, timeout: float) -> socket.socket:
-    """Return a socket on which the proxy passes everything on.
-
-    The proxy looks the host up: here its name may be unknown.
-    """
+    """Return a socket on which the proxy passes everything on. The proxy looks the host up: here its name may be
+    unknown."""
     try:
         sock = await _reach(loop, proxy.host, proxy.port, timeout)
     except OSError as error:

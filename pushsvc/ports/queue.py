@@ -32,10 +32,7 @@ class DeliveryQueue(Protocol):
 
     async def promote(self, route: Route, now: int) -> int:
         """Move due retries back into their lanes, atomically, lane after lane, less those of which everything was
-        acknowledged.
-
-        Returns the number of deliveries; call it again while it returns any.
-        """
+        acknowledged. Returns the number of deliveries; call it again while it returns any."""
 
     async def next_retry(self, route: Route) -> int | None:
         """Return when `promote` has work next, in Unix ms, or None if nothing waits."""

@@ -12,10 +12,8 @@ SIGNIFICANT: Final = 60.0
 
 
 def clock_skew(headers: Mapping[str, str], now: float) -> float:
-    """Return the seconds by which the server's clock is ahead of ours, by its `Date`, or 0 without one.
-
-    `now` is in Unix seconds.
-    """
+    """Return the seconds by which the server's clock is ahead of ours, by its `Date`, or 0 without one. `now` is in
+    Unix seconds."""
     sent = instant(headers.get("date", ""))
     return 0.0 if sent is None else sent - now
 

@@ -40,9 +40,7 @@ def host_fields(url: str) -> bytes:
 
 def tls_context(ca_file: str) -> ssl.SSLContext:
     """Return a client context for HTTP/2 that trusts `ca_file` alone, or the system's authorities where it is empty.
-
-    Raises `CredentialError`.
-    """
+    Raises `CredentialError`."""
     try:
         context = client_context(ca_file)
     except OSError as error:

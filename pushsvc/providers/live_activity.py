@@ -24,10 +24,8 @@ _GIVEN: Final = (
 
 
 def aps_of(activity: LiveActivity, notification: Notification | None, start: int) -> dict[str, Any]:
-    """Return the dictionary.
-
-    `start`, in Unix seconds, is its timestamp: of several updates the phone shows the latest.
-    """
+    """Return the dictionary. `start`, in Unix seconds, is its timestamp: of several updates the phone shows the
+    latest."""
     aps: dict[str, Any] = {"timestamp": start, "event": activity.event}
     for name in _GIVEN:
         if (value := getattr(activity, name)) is not None:

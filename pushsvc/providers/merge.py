@@ -33,10 +33,8 @@ def decode_object(raw: Raw | bytes) -> dict[str, Any]:
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """Return `target` with `patch` merged in: objects are merged, null removes, everything else replaces.
-
-    Changes neither.
-    """
+    """Return `target` with `patch` merged in: objects are merged, null removes, everything else replaces. Changes
+    neither."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}

@@ -45,11 +45,8 @@ def explain(reason: str, status: int, known: Mapping[str, Explained]) -> Explain
 
 
 def remedy(reason: str, skew: float, known: Mapping[str, str], timed: Container[str]) -> str:
-    """Return the remedy for a refusal of our identity, by the provider's own table.
-
-    `skew` is how many seconds the provider's clock is ahead of ours, as far as is known; a wrong clock may be the cause
-    of a reason in `timed`.
-    """
+    """Return the remedy for a refusal of our identity, by the provider's own table. `skew` is how many seconds the
+    provider's clock is ahead of ours, as far as is known; a wrong clock may be the cause of a reason in `timed`."""
     words = [known.get(reason, "look at the credentials with `pushsvc check`")]
     if reason in timed or abs(skew) >= SIGNIFICANT:
         words.append(clock_hint(skew))

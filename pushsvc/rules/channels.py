@@ -76,9 +76,7 @@ def own_platform(device: Device) -> Platform:
 
 def paths_of(push: Push, routes: RouteTable, rules: ChannelRules = NO_LIVE) -> PathOf:
     """Return the function that chooses the path of this push to a device. `routes` are those of the app's accounts.
-
-    Spans in the rules count back from when the push is to be sent, in whole minutes. Raises `WhereError`.
-    """
+    Spans in the rules count back from when the push is to be sent, in whole minutes. Raises `WhereError`."""
 
     def route_of(device: Device) -> Platform:
         return routes.get((device.platform, device.environment), device.platform)

@@ -27,10 +27,8 @@ Cause = Literal["dead", "suspect"]
 
 
 class Answers(Struct, frozen=True, gc=False):
-    """Counts of a provider's answers about tokens within a slot.
-
-    Answers that say nothing about the token are not counted.
-    """
+    """Counts of a provider's answers about tokens within a slot. Answers that say nothing about the token are not
+    counted."""
 
     sent: int = 0
     dead: int = 0

@@ -67,8 +67,7 @@ class Leased(Struct, frozen=True):
 
 def span_of(interval: int, rate: Rate, burst: float) -> int:
     """Return how far a TAT may be ahead so that `burst` seconds of the rate may be used at once: whole permits, at
-    least one.
-    """
+    least one."""
     return interval * max(1, int(burst * rate.count / rate.seconds + 1e-9))
 
 

@@ -121,25 +121,20 @@ class RetryPolicy(Struct, frozen=True):
     """The time between two tries of a delivery whose route is held."""
     part: tuple[float, float] = (5.0, 60.0)
     """The time between two tries of a delivery whose part of the route is held: the first one, doubled each time, and
-    the maximum.
-    """
+    the maximum."""
 
 
 def backoff(nth: int, jitter: float, policy: RetryPolicy) -> float:
     """Return an exponential back-off with full jitter in seconds: `jitter` (0..1) of `base * 2^(nth-1)`, up to `cap`.
-
-    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-    """
+    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
     return jitter * min(policy.cap, policy.base * 2.0 ** min(nth - 1, 60))
 
 
 def decide(
     chunk: Chunk, outcome: Outcome, *, now: int, jitter: float, policy: RetryPolicy, blame: Blame = "delivery"
 ) -> Verdict:
-    """Return the verdict on one delivery of `chunk`.
-
-    `now` in Unix milliseconds, `jitter` from 0 to 1, one a delivery.
-    """
+    """Return the verdict on one delivery of `chunk`. `now` in Unix milliseconds, `jitter` from 0 to 1, one a
+    delivery."""
     verdict = _judge(chunk, outcome, now, jitter, policy, blame)
     if chunk.fallbacks and (verdict in (INVALID, FAILED) or _waits_too_long(chunk, outcome, verdict, now)):
         return _go_on(chunk, now, 0.0)

@@ -49,8 +49,7 @@ def overlay(
     faults: Faults,
 ) -> dict[str, str]:
     """Apply the environment to `tree`, which becomes a `kind`. Returns the name of the variable for each dotted path
-    that was set.
-    """
+    that was set."""
     origins: dict[str, str] = {}
     # In order of their names, so that a section as JSON comes before a key within it.
     for variable in sorted(environ):

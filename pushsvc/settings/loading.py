@@ -61,10 +61,8 @@ def load(
 
 
 def load_server(path: Path | None, environ: Mapping[str, str]) -> ServerSettings:
-    """Load only the section `[server]`, by which a client finds the server. Raises `ConfigError`.
-
-    The other sections are not validated, so that no provider has to be imported.
-    """
+    """Load only the section `[server]`, by which a client finds the server. Raises `ConfigError`. The other sections
+    are not validated, so that no provider has to be imported."""
     tree = _read(path) if path else {}
     server = {"server": tree["server"]} if "server" in tree else {}
     wanted = f"{PREFIX}SERVER"

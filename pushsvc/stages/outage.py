@@ -24,11 +24,8 @@ class Patience:
     """
 
     def __init__(self, who: Hashable, *, longest: float = LONGEST, unrecorded: Callable[[], int] | None = None) -> None:
-        """Start with the first pause.
-
-        `who` distinguishes the parts that wait; `longest` is the longest pause in seconds; `unrecorded` returns the
-        number of outcomes that wait, for the log.
-        """
+        """Start with the first pause. `who` distinguishes the parts that wait; `longest` is the longest pause in
+        seconds; `unrecorded` returns the number of outcomes that wait, for the log."""
         self._who = who
         self._longest = longest
         self._unrecorded = unrecorded

@@ -17,11 +17,8 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     addresses: Addresses = NO_ADDRESSES
     """The kinds of addresses of all platforms: how their tokens are compared."""
     shards: int | dict[str, int] = 1
-    """The number of slots of an app, for all apps or by name.
-
-    It decides where a push is stored: change it only while nothing is queued or scheduled, and expect earlier status
-    documents to be lost.
-    """
+    """The number of slots of an app, for all apps or by name. It decides where a push is stored: change it only while
+    nothing is queued or scheduled, and expect earlier status documents to be lost."""
     chunk_size: int = 500
     """Targets in one stream entry."""
     status_ttl: int = 7 * DAY
@@ -49,10 +46,8 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     fsync: bool = False
     """Answer for a push only when the server's disk has it; see durable.py."""
     replicas: int | None = None
-    """The number of replicas that must have a push, or any other promise, before it is answered.
-
-    None: those of a Redis with failover, if there are any. See replicas.py.
-    """
+    """The number of replicas that must have a push, or any other promise, before it is answered. None: those of a Redis
+    with failover, if there are any. See replicas.py."""
     timeout: float = 5.0
     """How long a round trip to Redis, and a flush of its disk, may take."""
 

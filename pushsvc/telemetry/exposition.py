@@ -99,10 +99,8 @@ def claim(name: str) -> bool:
 
 
 def forget(gauge: Gauge, *labels: str, value: float = 0.0) -> None:
-    """Remove a series of something that has ended. If processes share a folder, set it to `value` instead.
-
-    The files of a shared folder cannot lose a series.
-    """
+    """Remove a series of something that has ended. If processes share a folder, set it to `value` instead. The files of
+    a shared folder cannot lose a series."""
     gauge.labels(*labels).set(value)
     if not _MULTIPROCESS:
         gauge.remove(*labels)

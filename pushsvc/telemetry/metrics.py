@@ -160,10 +160,7 @@ BUILD_INFO.labels(__version__).set(1)
 
 
 def count_ended(app: str, route: Platform, end: End, reason: str, count: int = 1) -> None:
-    """Count deliveries that have ended, by the platform of their route.
-
-    To be called once the end is recorded: by the dispatcher for what it settles, by a cancel for what was scheduled, by
-    an erasure for what it ends.
-    """
+    """Count deliveries that have ended, by the platform of their route. To be called once the end is recorded: by the
+    dispatcher for what it settles, by a cancel for what was scheduled, by an erasure for what it ends."""
     if count:
         DELIVERIES.labels(app, platform_of(route), end, reason).inc(count)

@@ -22,11 +22,8 @@ FORGOTTEN: Final = 60.0
 
 
 class StateLog:
-    """A state of this process that several parts share. Thread-safe.
-
-    Each part has a name: the state ends when it has ended for all of them, so that one success among many failures
-    does not write a pair of lines.
-    """
+    """A state of this process that several parts share. Thread-safe. Each part has a name: the state ends when it has
+    ended for all of them, so that one success among many failures does not write a pair of lines."""
 
     def __init__(
         self,
@@ -52,10 +49,8 @@ class StateLog:
         """Whether the state lasts. Ask before `end` where that is called often."""
 
     def begin(self, who: Hashable = "", **fields: Any) -> None:
-        """Report that the state has begun, or continues, for the part `who`.
-
-        `fields` are added to the line, if one is written.
-        """
+        """Report that the state has begun, or continues, for the part `who`. `fields` are added to the line, if one is
+        written."""
         with self._lock:
             now = self._clock()
             self._affected[who] = now

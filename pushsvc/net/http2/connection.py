@@ -146,8 +146,7 @@ class Connection(asyncio.Protocol):
 
     def inquire(self, now: float) -> None:
         """Send a PING that takes no room and fails no request, once until something comes. An idle connection that says
-        nothing for the request timeout is probed, and so replaced.
-        """
+        nothing for the request timeout is probed, and so replaced."""
         if not self._greeted or self._leaving:
             return
         if self._inquired_at is None:
@@ -158,10 +157,8 @@ class Connection(asyncio.Protocol):
             self.probe()
 
     def probe(self) -> None:
-        """Send a PING, and no requests until something comes.
-
-        Any incoming data proves that the peer is alive; silence for the request timeout closes the connection.
-        """
+        """Send a PING, and no requests until something comes. Any incoming data proves that the peer is alive; silence
+        for the request timeout closes the connection."""
         if self._probe is None and self._greeted and not self._leaving:
             self.streams.out.append(_PING)
             self._probe = self._loop.call_later(self._terms.request_timeout, self._give_up)
@@ -292,8 +289,7 @@ class Connection(asyncio.Protocol):
 
     def _settle(self) -> None:
         """Finish an event: write what can be written, return requests that must go elsewhere, close when nothing is
-        left.
-        """
+        left."""
         streams = self.streams
         if streams.outflow.unfinished and not self._paused:
             streams.outflow.resume(streams.out)

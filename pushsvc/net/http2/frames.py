@@ -105,10 +105,8 @@ class FrameReader:
         self._pieces = 0
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yield the frames that `data` completes, in order. Raises `ConnectionFault` after the last valid one.
-
-        A caller that stops iterating early must not call `feed` again.
-        """
+        """Yield the frames that `data` completes, in order. Raises `ConnectionFault` after the last valid one. A caller
+        that stops iterating early must not call `feed` again."""
         if self._tail:
             self._tail += data
             if len(self._tail) < self._need:
@@ -205,10 +203,8 @@ def _unpad(payload: bytes, flags: int) -> bytes:
 
 
 def read_goaway(payload: bytes) -> tuple[int, int, str]:
-    """Return the last processed stream, the error code and the reason of a GOAWAY.
-
-    APNs sends the reason as JSON, others as text. Only a short plain word is returned, so that no token reaches a log.
-    """
+    """Return the last processed stream, the error code and the reason of a GOAWAY. APNs sends the reason as JSON,
+    others as text. Only a short plain word is returned, so that no token reaches a log."""
     last_stream, code = struct.unpack_from(">II", payload)
     try:
         reason = json.loads(payload[8:])["reason"]
@@ -228,8 +224,7 @@ def settings(values: dict[int, int]) -> bytes:
 
 def opening(receive_window: int) -> bytes:
     """Return the client's connection preface: no dynamic table, no push, and `receive_window` bytes of answers in
-    flight.
-    """
+    flight."""
     said = PREFACE + settings(
         {HEADER_TABLE_SIZE: 0, ENABLE_PUSH: 0, INITIAL_WINDOW_SIZE: STREAM_WINDOW, MAX_HEADER_LIST_SIZE: MAX_BLOCK}
     )

@@ -135,10 +135,8 @@ class BlockReader:
         return self._decoder is None
 
     def read(self, block: bytes) -> tuple[int, Source]:
-        """Return the status (0 for trailers, which have none) and the fields, decoded only if necessary.
-
-        Every block of the connection must be passed to this method, even if it is not needed. Raises `BlockFault`.
-        """
+        """Return the status (0 for trailers, which have none) and the fields, decoded only if necessary. Every block of
+        the connection must be passed to this method, even if it is not needed. Raises `BlockFault`."""
         if self._decoder is None:
             status = _STATUS.get(block[:1])
             if status is not None:

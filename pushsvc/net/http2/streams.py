@@ -36,10 +36,8 @@ MAX_REFUSALS: Final = 8
 
 
 class Streams:
-    """The streams of a connection by id, and the events that they handle.
-
-    `count_control` is called for each frame without effect, `complain` with each exception that a callback raised.
-    """
+    """The streams of a connection by id, and the events that they handle. `count_control` is called for each frame
+    without effect, `complain` with each exception that a callback raised."""
 
     __slots__ = (
         "_blocks",

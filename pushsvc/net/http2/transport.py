@@ -83,10 +83,8 @@ class Pool:
         clock: Callable[[], float] | None = None,
         random: Callable[[], float] = _random.random,
     ) -> None:
-        """Configure a pool.
-
-        `ssl` must offer HTTP/2. Times are in seconds, limits in bytes. Raises `ValueError` for a bad origin.
-        """
+        """Configure a pool. `ssl` must offer HTTP/2. Times are in seconds, limits in bytes. Raises `ValueError` for a
+        bad origin."""
         if connections < 1 or window < 1 or request_timeout <= 0:
             raise ValueError("a pool needs a connection, a window of one request and a timeout above 0")
         prepare(ssl)
@@ -179,10 +177,8 @@ class Pool:
         self.changed()
 
     async def aclose(self) -> None:
-        """Accept no more requests, let those in flight end within the request timeout, and close the connections.
-
-        May be called again: later calls wait as well.
-        """
+        """Accept no more requests, let those in flight end within the request timeout, and close the connections. May
+        be called again: later calls wait as well."""
         self._closing = True
         if self._waiting or self._busy():
             self._drained = self._drained or self._loop.create_future()

@@ -106,10 +106,8 @@ class ApnsChannels:
     # --- asking -------------------------------------------------------------
 
     async def _ask(self, method: bytes, where: bytes, channel_id: str = "", body: bytes = b"") -> Response:
-        """Return a successful answer.
-
-        Raises the error of `refusal` for any other, and `Unavailable` if there is none.
-        """
+        """Return a successful answer. Raises the error of `refusal` for any other, and `Unavailable` if there is
+        none."""
         answer = await self._send(method, where, channel_id, body)
         if isinstance(answer, Response) and self._renew(_reason(answer)):
             answer = await self._send(method, where, channel_id, body)
@@ -197,10 +195,8 @@ async def open_channels(
     new_id: Callable[[], object] = uuid.uuid4,
     open_pool: Callable[..., Any] = Pool,
 ) -> AsyncIterator[ApnsChannels]:
-    """Open a connection for the length of the block. `request_timeout` is in seconds.
-
-    Raises `CredentialError` before anything is opened.
-    """
+    """Open a connection for the length of the block. `request_timeout` is in seconds. Raises `CredentialError` before
+    anything is opened."""
     token = ProviderToken(config, clock) if config.key_file else None
     async with open_pool(
         config.channels_endpoint,

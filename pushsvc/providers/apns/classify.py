@@ -119,10 +119,8 @@ _decode = msgspec.json.Decoder(_Error).decode
 
 
 def classify(answer: Answer, message: Message, now: float) -> Outcome:
-    """Return the outcome that `answer` means for a push of `message`. Never raises, whatever the server sent.
-
-    `now` is in Unix seconds.
-    """
+    """Return the outcome that `answer` means for a push of `message`. Never raises, whatever the server sent. `now` is
+    in Unix seconds."""
     if isinstance(answer, Failure):
         return Unavailable(reason=answer.reason, maybe_sent=answer.maybe_sent)
     status = answer.status

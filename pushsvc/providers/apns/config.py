@@ -24,10 +24,8 @@ CHANNELS_ENDPOINTS = {
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Either a token key (`key_file`, `key_id`, `team_id`) or a certificate (`cert_file`); and the topic.
-
-    Raises `ValueError` with `key: what is wrong`. Paths are absolute.
-    """
+    """Either a token key (`key_file`, `key_id`, `team_id`) or a certificate (`cert_file`); and the topic. Raises
+    `ValueError` with `key: what is wrong`. Paths are absolute."""
 
     topic: str
     """The app's bundle id; the suffix of a push type is added when a push has one."""

@@ -71,20 +71,16 @@ class ProviderToken:
         self._sign()
 
     def refresh(self) -> bool:
-        """Replace the header when that is due; True when it has changed.
-
-        One that was made in the future is due as well: the clock was put back, and APNs would refuse its `iat`.
-        """
+        """Replace the header when that is due; True when it has changed. One that was made in the future is due as
+        well: the clock was put back, and APNs would refuse its `iat`."""
         if self._made_at <= self._clock() < self.renew_at:
             return False
         self._replace()
         return True
 
     def refuse(self) -> bool:
-        """Replace the token, which APNs called expired, unless this would be too soon.
-
-        Returns whether it has changed.
-        """
+        """Replace the token, which APNs called expired, unless this would be too soon. Returns whether it has
+        changed."""
         if 0 <= self._clock() - self._made_at < EARLIEST:
             return False
         self._earlier = _NONE  # it would only be refused in turn
@@ -93,8 +89,7 @@ class ProviderToken:
 
     def hold(self) -> None:
         """Sign no new token for 20 minutes, because APNs called the updates too frequent, unless the current one ends
-        before.
-        """
+        before."""
         self.renew_at = min(max(self.renew_at, self._clock() + EARLIEST), self._made_at + LATEST)
 
     def _replace(self) -> None:
@@ -124,9 +119,7 @@ class ProviderToken:
 
 def client_context(config: Config) -> ssl.SSLContext:
     """Return the TLS context of the connections: the trusted authorities and, without a token key, our certificate.
-
-    Raises `CredentialError`.
-    """
+    Raises `CredentialError`."""
     context = tls_context(config.ca_file)
     if not config.cert_file:
         return context
@@ -163,8 +156,7 @@ def _load_p12(context: ssl.SSLContext, config: Config) -> None:
 @contextmanager
 def _short_lived() -> Iterator[tuple[BinaryIO, str]]:
     """Open a temporary file and yield it with its name; in memory if possible, so that no folder needs to be
-    writable.
-    """
+    writable."""
     if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
         with os.fdopen(os.memfd_create("pushsvc"), "wb") as file:
             yield file, f"/proc/self/fd/{file.fileno()}"
@@ -174,10 +166,8 @@ def _short_lived() -> Iterator[tuple[BinaryIO, str]]:
 
 
 def open_p12(config: Config) -> tuple[x509.Certificate, list[x509.Certificate], Callable[[bytes], bytes]]:
-    """Return a .p12 file's certificate, its whole chain, and its key as PEM under a password.
-
-    Raises `CredentialError`.
-    """
+    """Return a .p12 file's certificate, its whole chain, and its key as PEM under a password. Raises
+    `CredentialError`."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.serialization import pkcs12

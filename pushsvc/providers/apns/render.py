@@ -88,10 +88,8 @@ class ApnsRenderer:
         return warnings_of(content, message)
 
     def render(self, content: Content, *, push_id: str, starts_at: int, kinds: Collection[str] = (TOKEN,)) -> Message:
-        """Return the payload and headers for every target of the push.
-
-        Raises `RenderError` with every fault at once.
-        """
+        """Return the payload and headers for every target of the push. Raises `RenderError` with every fault at
+        once."""
         faults: list[Fault] = []
         start = starts_at // 1000
         broadcast = CHANNEL in kinds

@@ -112,11 +112,8 @@ class ApnsProvider:
         clock: Callable[[], float],
         ttl_clock: Callable[[], float],
     ) -> None:
-        """Create the provider.
-
-        `broadcasts` is the pool for channels: `pool` itself if they are reached at the same host. `clock` is this
-        machine's, and `ttl_clock` the one by which devices are registered.
-        """
+        """Create the provider. `broadcasts` is the pool for channels: `pool` itself if they are reached at the same
+        host. `clock` is this machine's, and `ttl_clock` the one by which devices are registered."""
         self.route = route
         self._pool = pool
         self._broadcasts = broadcasts
@@ -350,9 +347,8 @@ class ApnsProvider:
         return renewed
 
     def _on_trial(self, context: _Context, answer: Answer) -> None:
-        """Handle the answer to the delivery that tried the renewed credentials, and the deliveries that waited
-        for it.
-        """
+        """Handle the answer to the delivery that tried the renewed credentials, and the deliveries that waited for
+        it."""
         waiting, self._refused = self._refused or [], None
         outcome = self._classify(context, answer)
         context[1](context[0], outcome)

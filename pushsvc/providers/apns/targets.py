@@ -28,10 +28,8 @@ from ...model.address import AddressKind
 from .vocabulary import ACTIVITY, CHANNEL, LIVEACTIVITY, PUSH_TO_START, TOKEN
 
 _HEX: Final = re.compile(r"[0-9a-fA-F]{2,400}").fullmatch
-"""Hexadecimal digits.
-
-That their number is even is checked separately: as a group of two digits it takes seven times as long.
-"""
+"""Hexadecimal digits. That their number is even is checked separately: as a group of two digits it takes seven times as
+long."""
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{1,510}={0,2}").fullmatch
 
 
@@ -67,10 +65,8 @@ _USUAL: Final = frozenset({TOKEN})
 
 
 def judge(kinds: Collection[str], push_type: str, event: object, faults: list[Fault], *, neutral: bool) -> None:
-    """Add the faults of a push of this type to targets of these kinds.
-
-    `event` is the value of `aps.event` in the payload; `neutral` says that the push has a `live_activity`.
-    """
+    """Add the faults of a push of this type to targets of these kinds. `event` is the value of `aps.event` in the
+    payload; `neutral` says that the push has a `live_activity`."""
     if not neutral and _USUAL.issuperset(kinds):
         return
     own = sorted(set(kinds) - _USUAL)

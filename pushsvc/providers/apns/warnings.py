@@ -18,8 +18,7 @@ _HEADERS: Final = frozenset({"apns-push-type", "apns-priority", "apns-topic", "a
 
 def warnings_of(content: Content, message: Message) -> list[Fault]:
     """Return the warnings, or none if the message was made from the neutral fields alone, which are rendered
-    correctly.
-    """
+    correctly."""
     own = content.overrides.get(PLATFORM)
     if own is None and content.push_type is None:
         return []

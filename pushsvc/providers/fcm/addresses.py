@@ -23,9 +23,7 @@ MAX_CONDITION: Final = 4096
 
 _INSTALLATION: Final = re.compile(r"[cdef][A-Za-z0-9_-]{21}").fullmatch
 """The form of an installation id, as Firebase's SDKs generate it. It becomes valid again when its app registers again.
-
-https://github.com/firebase/firebase-js-sdk/blob/main/packages/installations/src/helpers/generate-fid.ts
-"""
+https://github.com/firebase/firebase-js-sdk/blob/main/packages/installations/src/helpers/generate-fid.ts"""
 _TARGET: Final = re.compile(r"[A-Za-z0-9_:.,%~+/=-]{1,4096}").fullmatch
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9-_.~%]{1,900}").fullmatch
 

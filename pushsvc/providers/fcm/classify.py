@@ -106,10 +106,8 @@ class _ErrorBody(Struct, frozen=True):
 
 
 def classify(answer: Answer, message: Message, now: float) -> Outcome:
-    """Return the outcome that `answer` means, whatever the `message` was. Never raises, whatever the server sent.
-
-    `now` is in Unix seconds.
-    """
+    """Return the outcome that `answer` means, whatever the `message` was. Never raises, whatever the server sent. `now`
+    is in Unix seconds."""
     if isinstance(answer, Failure):
         return Unavailable(reason=answer.reason, maybe_sent=answer.maybe_sent)
     status = answer.status

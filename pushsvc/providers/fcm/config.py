@@ -42,11 +42,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     """Messages in flight on one connection at most, also where FCM allows more."""
     quota: str = "auto"
-    """The rate at which all apps of the project together may send, or `0` for no limit.
-
-    `auto`: Google's own default of 600000/min at Google's endpoint, and no limit at another, which is a simulator or a
-    proxy.
-    """
+    """The rate at which all apps of the project together may send, or `0` for no limit. `auto`: Google's own default of
+    600000/min at Google's endpoint, and no limit at another, which is a simulator or a proxy."""
     collapsible: str = "20/h"
     """The rate of messages with a collapse key and nothing to show, to one device."""
 

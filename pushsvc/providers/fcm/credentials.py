@@ -132,10 +132,8 @@ def _fetch(google: Any, token_uri: str, ca_file: str, proxy: Proxy | None, timeo
 
 
 def _proxies(proxy: Proxy | None) -> dict[str, str]:
-    """Return the proxies in the form of requests.
-
-    Without a proxy the environment is ignored, because it was evaluated before.
-    """
+    """Return the proxies in the form of requests. Without a proxy the environment is ignored, because it was evaluated
+    before."""
     return {"no_proxy": "*"} if proxy is None else {"https": proxy.url, "http": proxy.url}
 
 
@@ -182,21 +180,16 @@ class AccessToken:
         self._due = asyncio.Event()
 
     def usable(self) -> bool:
-        """Return whether there is an unexpired token.
-
-        Uses a clock that also runs while the machine sleeps. If the clock was set back before the token's issue, a new
-        one is requested.
-        """
+        """Return whether there is an unexpired token. Uses a clock that also runs while the machine sleeps. If the
+        clock was set back before the token's issue, a new one is requested."""
         if self.value and not self._fetched_at <= self._clock() < self._expires_at:
             self.value = ""
             self._due.set()
         return bool(self.value)
 
     def refuse(self, number: int) -> bool:
-        """Discard the token with this number, which FCM refused.
-
-        Returns False if a newer one is no remedy, because this one is new.
-        """
+        """Discard the token with this number, which FCM refused. Returns False if a newer one is no remedy, because
+        this one is new."""
         if number != self.number or not self.value:
             return True  # It is being replaced, or has been.
         if 0 <= self._clock() - self._fetched_at < LEAST_LIFE:

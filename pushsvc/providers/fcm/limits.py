@@ -24,17 +24,13 @@ from ..merge import encode, within
 LIMIT: Final = 4096
 """Bytes for a message to a token or fid."""
 TOPIC_LIMIT: Final = 2048
-"""The maximum number of bytes of a message to a topic or a condition.
-
-See what INVALID_ARGUMENT says of too large payloads at
-https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode.
-"""
+"""The maximum number of bytes of a message to a topic or a condition. See what INVALID_ARGUMENT says of too large
+payloads at https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode."""
 
 
 def sizes_of(message: dict[str, Any]) -> dict[str, int]:
     """Return the bytes of a `message` object that count towards `LIMIT`, in each form in which a device may receive
-    it.
-    """
+    it."""
     data, common = within(message, "data"), within(message, "notification")
     android, apns = within(message, "android"), within(message, "apns")
     payload = within(apns, "payload")

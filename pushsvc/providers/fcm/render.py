@@ -138,8 +138,7 @@ def _message(
     content: Content, push_id: str, start: int, own: dict[str, Any], spans: Spans | None, faults: list[Fault]
 ) -> dict[str, Any]:
     """Return the message that the neutral fields make; empty when there are none. `start` is in Unix seconds, `own`
-    what the caller gave: it may show what the neutral fields do not.
-    """
+    what the caller gave: it may show what the neutral fields do not."""
     notification, data = content.notification, content.data
     common: dict[str, Any] = {}
     android: dict[str, Any] = {}

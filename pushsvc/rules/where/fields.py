@@ -28,10 +28,8 @@ _REMEMBERED: Final = 4096
 
 
 def never(device: Device) -> bool:
-    """Return False: no device matches.
-
-    `and`, `or` and lists preserve it, so that an impossible expression is this function.
-    """
+    """Return False: no device matches. `and`, `or` and lists preserve it, so that an impossible expression is this
+    function."""
     return False
 
 

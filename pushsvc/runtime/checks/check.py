@@ -169,10 +169,8 @@ def judge_clocks(apart: float) -> Iterator[CheckFinding]:
 
 
 def judge_held(held: Mapping[str, str]) -> Iterator[CheckFinding]:
-    """Yield a row for each route that the running service currently holds.
-
-    `held` maps `app/platform` to the reason. Pure.
-    """
+    """Yield a row for each route that the running service currently holds. `held` maps `app/platform` to the reason.
+    Pure."""
     for name, why in held.items():
         app, _, route = name.partition("/")
         yield CheckFinding(f"apps.{app}.{route.replace('/', '.')}", "warning", f"{HELD}: {why}")
@@ -205,10 +203,7 @@ def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterat
 
 def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[CheckFinding]:
     """Yield a row for each app without an API key, or with none but that of the example, and for each key of the
-    example beside others.
-
-    `stored` are the keys of the store, or None if it does not answer. Pure.
-    """
+    example beside others. `stored` are the keys of the store, or None if it does not answer. Pure."""
     for name, app in settings.apps.items():
         part, makes = f"apps.{name}.keys", f"`pushsvc keys new --app {name} --name NAME` makes one in the store"
         usable = [key for key in app.keys if key.sha256 != NOBODYS]
@@ -233,8 +228,7 @@ def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[
 
 async def _durable(store: Store, settings: Settings) -> CheckFinding:
     """Return the row about durability: whether the server flushes to disk on request and how long this takes, or its
-    replicas.
-    """
+    replicas."""
     if settings.queue.durability != "fsync":
         try:
             await store.pushes.ping()

@@ -46,10 +46,8 @@ MORE: Final = 1.25
 FULL: Final = 0.9
 """The fill level from which on a window is evidence about the provider, in this round and the one before."""
 MEMORY: Final = 600.0
-"""Seconds for which the fastest answer is remembered, once or twice.
-
-It is long because a standing queue has no fast answers; an outdated one only causes trials that fail.
-"""
+"""Seconds for which the fastest answer is remembered, once or twice. It is long because a standing queue has no fast
+answers; an outdated one only causes trials that fail."""
 REST: Final = (0.5, 30.0)
 """Seconds without another trial after one that failed: the first, doubled with each up to the second."""
 KEPT: Final = 0.95
@@ -144,10 +142,8 @@ class Window(ABC):
         self.begin(now)
 
     def begin(self, now: float) -> None:
-        """Start a new round and discard the observations, which belong to another window.
-
-        Aborts a trial in progress.
-        """
+        """Start a new round and discard the observations, which belong to another window. Aborts a trial in
+        progress."""
         if self._before:
             self.limit, self._before = self._before, 0
         self._passing = self._full = False
@@ -275,8 +271,7 @@ class Lean(Window):
 
     def seek(self, seen: Round, now: float) -> None:
         """Start a trial with the size that should suffice by the calm window's figures: the rate times the target
-        answer time.
-        """
+        answer time."""
         self._floor = FLOOR * seen.rate
         if self.limit == UNBOUND and self._queued(seen, now):
             self._try(seen, int(seen.rate * self._patience(now)), now)

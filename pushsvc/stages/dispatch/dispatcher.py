@@ -33,10 +33,8 @@ FOLLOW_PAUSE: Final = 0.2
 
 
 class Dispatcher:
-    """Sends what the queue holds for the routes of `providers` until it is stopped, then drains.
-
-    The caller opens and closes the providers. `run` must be called in their event loop.
-    """
+    """Sends what the queue holds for the routes of `providers` until it is stopped, then drains. The caller opens and
+    closes the providers. `run` must be called in their event loop."""
 
     def __init__(
         self,

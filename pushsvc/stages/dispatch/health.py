@@ -142,8 +142,7 @@ class RouteHealth:
 
     def look_at(self, now: float) -> float:
         """Return when to look for something to send: at `next_at`, or earlier for a push that was not seen in
-        trouble.
-        """
+        trouble."""
         at = self.next_at(now)
         return min(at, self._other_at) if self._few and now < self._other_at else at
 
@@ -213,10 +212,8 @@ class RouteHealth:
         probe: bool = False,
         wait: float = 0.0,
     ) -> Blame:
-        """Record an answer that indicates trouble, and return whose it is.
-
-        `wait` is the number of seconds without requests that the provider asked for.
-        """
+        """Record an answer that indicates trouble, and return whose it is. `wait` is the number of seconds without
+        requests that the provider asked for."""
         if self.trouble is None and trouble.cause != "throttled":
             record = self._record(trouble)
             if now < max(record.get(push, 0.0), record.get(token, 0.0)):

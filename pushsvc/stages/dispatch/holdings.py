@@ -209,9 +209,8 @@ class Holdings:
         await self._let_all_go(chosen_by(revoked))
 
     async def hand_back(self) -> None:
-        """Return everything that waits here to Redis, without costing an attempt, for the process that serves the
-        route now.
-        """
+        """Return everything that waits here to Redis, without costing an attempt, for the process that serves the route
+        now."""
         await self._let_all_go(everything)
 
     async def _let_all_go(self, choose: Choice) -> None:
@@ -244,8 +243,7 @@ class Holdings:
 
     def _let_go(self, entry: OpenEntry, targets: tuple[Target, ...], *, counted: bool) -> None:
         """End the targets of a cancelled push; return others to Redis, without costing an attempt, to be checked
-        again.
-        """
+        again."""
         now = int(self._wall_clock() * 1000)
         chunk = entry.chunk
         verdict: Verdict = CANCELLED

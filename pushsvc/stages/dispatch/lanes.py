@@ -26,11 +26,8 @@ Drawn: TypeAlias = "tuple[OpenEntry, tuple[Target, ...]]"
 
 
 class OpenEntry:
-    """A stream entry with unsettled targets.
-
-    When `unsettled` is 0 it may be acknowledged, unless it was `dropped`: then another process may have it. Nothing
-    more is sent of an entry that is `revoked`.
-    """
+    """A stream entry with unsettled targets. When `unsettled` is 0 it may be acknowledged, unless it was `dropped`:
+    then another process may have it. Nothing more is sent of an entry that is `revoked`."""
 
     __slots__ = (
         *("chunk", "counted", "cursor", "dropped", "passed", "ref", "revoked", "sure_at", "targets", "unsettled"),

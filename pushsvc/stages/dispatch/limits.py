@@ -269,10 +269,8 @@ class _Drawn(Permits):
 
 
 class Pacer:
-    """Permits for the pump, leased from shared buckets a little ahead of need. `clock` is monotonic, in seconds.
-
-    A delivery that goes again was *counted* against the app's own limit before: it needs no permit of that one.
-    """
+    """Permits for the pump, leased from shared buckets a little ahead of need. `clock` is monotonic, in seconds. A
+    delivery that goes again was *counted* against the app's own limit before: it needs no permit of that one."""
 
     def __init__(
         self,

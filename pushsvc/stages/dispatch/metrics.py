@@ -44,10 +44,8 @@ class RouteMetrics:
         self._limited += 1
 
     def held(self, reasons: set[str]) -> None:
-        """Set the reasons for which the route, or a part of it, is held; none if it is open.
-
-        Ends the series of other reasons.
-        """
+        """Set the reasons for which the route, or a part of it, is held; none if it is open. Ends the series of other
+        reasons."""
         for reason in self._held_reasons - reasons:
             telemetry.forget(telemetry.ROUTE_HELD, *self._route, reason)
         for reason in reasons - self._held_reasons:
@@ -97,11 +95,8 @@ def count_ended(settlements: Iterable[Settlement]) -> None:
 
 
 def passed(settlements: Iterable[Settlement]) -> list[telemetry.Instants]:
-    """Return the instants of each delivery that a provider has answered.
-
-    An answer that is not the last one counts as well: the retry that follows is queued later. At the live channel the
-    gateway knows of the end.
-    """
+    """Return the instants of each delivery that a provider has answered. An answer that is not the last one counts as
+    well: the retry that follows is queued later. At the live channel the gateway knows of the end."""
     return [
         (delivery.chunk.starts_at, own, settlement.asked_at, settlement.at)
         for settlement in settlements

@@ -137,10 +137,8 @@ class RouteWorker:
         return self._watch.worked_ago(self._loop.time())
 
     def use(self, provider: Provider) -> None:
-        """Use another provider of the same route from now on, even if the route is held.
-
-        Outcomes of what the old one has in flight are still recorded; its owner closes it.
-        """
+        """Use another provider of the same route from now on, even if the route is held. Outcomes of what the old one
+        has in flight are still recorded; its owner closes it."""
         self._provider = provider
         self._unanswered_since = inf
         provider.on_room(self.wake)
@@ -374,11 +372,8 @@ class RouteWorker:
         self._later, self._later_at = self._loop.call_at(when, self._ring), when
 
     def _ring(self) -> None:
-        """Run the pump when the timer fires.
-
-        It may fire early, by the resolution of the event loop's clock (uvloop: 1 ms); the pump then asks for the same
-        time again.
-        """
+        """Run the pump when the timer fires. It may fire early, by the resolution of the event loop's clock (uvloop: 1
+        ms); the pump then asks for the same time again."""
         self._later = None
         self.wake()
 

@@ -81,14 +81,12 @@ class RouteWatch:
 
     def held(self, provider: Provider, now: float, unanswered: float) -> dict[str, str]:
         """Return what does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the remedy.
-        Requests have waited for `unanswered` seconds, and none was answered.
-        """
+        Requests have waited for `unanswered` seconds, and none was answered."""
         return {name: text for name, (_, text) in self._held(provider, now, unanswered).items()}
 
     def worked_ago(self, now: float) -> dict[str, float]:
         """Return the seconds since the route, and each of its parts that was in question, was last seen to work, by
-        name.
-        """
+        name."""
         route = self._route.name
         found = {f"{route}/{part}": now - at for part, at in self.parts.passed_at.items()}
         if self.health.trouble is None and self.health.worked_at > self._began:

@@ -85,10 +85,8 @@ class Eraser:
         return begun, heard
 
     async def _forget_name(self, app: str, user: str, late: Callable[[], bool]) -> dict[str, int] | None:
-        """Remove the name of a user without devices, of which nothing else is kept, from audiences that wait.
-
-        Returns counts of what was removed, or None if the time ended before all audiences were looked at.
-        """
+        """Remove the name of a user without devices, of which nothing else is kept, from audiences that wait. Returns
+        counts of what was removed, or None if the time ended before all audiences were looked at."""
         removed: Counter[str] = Counter()
         cursor: str | None = ""
         while cursor is not None:

@@ -45,11 +45,8 @@ class Effects:
             await self._judge_again([case for (case, _), yes in zip(due, took, strict=True) if not yes])
 
     async def prune(self, cases: Iterable[Case]) -> None:
-        """Make the tombstones that were decided.
-
-        The token is suppressed first, so that a registration in between, which makes the prune void, or after it,
-        which lifts the suppression, never leaves its token suppressed.
-        """
+        """Make the tombstones that were decided. The token is suppressed first, so that a registration in between,
+        which makes the prune void, or after it, which lifts the suppression, never leaves its token suppressed."""
         due = [(case, case.device) for case in cases if case.device and case.decision.change == "prune"]
         if due:
             marks = [(case.receipt.platform, device.token, case.receipt.at) for case, device in due]
@@ -65,10 +62,8 @@ class Effects:
             await self._ports.suppressions.lift(self._app, alive, always=True)
 
     async def record(self, cases: Sequence[Case]) -> None:
-        """Suppress the raw tokens that were decided, append the events and acknowledge the receipts, in one step.
-
-        If such a token was registered while it was judged, its suppression is lifted.
-        """
+        """Suppress the raw tokens that were decided, append the events and acknowledge the receipts, in one step. If
+        such a token was registered while it was judged, its suppression is lifted."""
         await self._ports.receipts.record(self._app, [(case.entry_id, case.receipt, case.event()) for case in cases])
         raw = [case for case in cases if case.decision.change == "suppress"]
         if raw:

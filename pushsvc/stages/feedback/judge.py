@@ -61,8 +61,7 @@ def judge(
     config: FeedbackConfig,
 ) -> list[Case]:
     """Judge a batch, with one change per kind and device: what was read of a device is outdated once a receipt was
-    applied.
-    """
+    applied."""
     cases = []
     touched: dict[str, set[str]] = {}
     for (entry_id, receipt), health, device in zip(taken, healths, devices, strict=True):

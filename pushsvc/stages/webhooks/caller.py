@@ -42,10 +42,8 @@ class AddressRefused(OSError):
 
 
 def _public_socket(address: Any) -> socket.socket:
-    """Create the socket for an address that aiohttp is about to connect to.
-
-    Raises an error if the address is not public.
-    """
+    """Create the socket for an address that aiohttp is about to connect to. Raises an error if the address is not
+    public."""
     family, kind, protocol, _, place = address
     if not is_public(place[0]):
         raise AddressRefused("the address is not one of the public internet")

@@ -33,9 +33,8 @@ class WebhookReply(Struct, frozen=True):
 
     @property
     def in_trouble(self) -> bool:
-        """Whether the receiver is in trouble, so that another call would fail as well; otherwise it refused
-        this call.
-        """
+        """Whether the receiver is in trouble, so that another call would fail as well; otherwise it refused this
+        call."""
         return self.status in (0, 408, 425, 429) or self.status >= 500
 
 
@@ -54,10 +53,8 @@ class Halved(Struct, frozen=True):
 
 
 class GivenUp(Struct, frozen=True):
-    """The batch is set aside, and the next one follows after `wait` seconds.
-
-    The wait prevents a receiver that finds everything too large from having all events set aside at once.
-    """
+    """The batch is set aside, and the next one follows after `wait` seconds. The wait prevents a receiver that finds
+    everything too large from having all events set aside at once."""
 
     wait: float = 0.0
 

@@ -95,10 +95,8 @@ class RedisReceipts(StorePart):
                 await self._link.script("reclaim", [stream], [keys.FEEDBACK, self._config.consumer, 1000, *names])
 
     async def record(self, app: str, done: Sequence[tuple[str, Receipt, FeedbackEvent | None]]) -> None:
-        """Append the events and acknowledge the receipts.
-
-        A `pruned` token was suppressed before its device was pruned.
-        """
+        """Append the events and acknowledge the receipts. A `pruned` token was suppressed before its device was
+        pruned."""
         by_shard: dict[int, list[Any]] = {}
         foreign: list[tuple[Platform, str, int]] = []
         for entry, receipt, event in done:

@@ -17,8 +17,7 @@ from ..revoke.suppression import Suppression
 
 def pending_of(counters: Mapping[bytes, Any]) -> int:
     """Return the number of deliveries that have not ended: the sum of all fields but `<platform>:retry` and
-    `<platform>:ack`, which are a part of them.
-    """
+    `<platform>:ack`, which are a part of them."""
     return sum(int(count) for field, count in counters.items() if not field.endswith((b":retry", b":ack")))
 
 
@@ -64,10 +63,8 @@ def _waiting(app: str, shard: int, platforms: Sequence[Platform]) -> list[str]:
 
 
 async def read_memory(link: Link) -> float:
-    """Return the used memory as a share of `maxmemory`; in a cluster, that of the fullest node that is asked.
-
-    NaN if no maximum is set or this user may not read it.
-    """
+    """Return the used memory as a share of `maxmemory`; in a cluster, that of the fullest node that is asked. NaN if no
+    maximum is set or this user may not read it."""
     try:
         answer = await link.call("INFO", "memory")
     except StoreError:

@@ -40,9 +40,7 @@ def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
 
 def grouped(found: Iterable[Letter], size: int) -> list[tuple[str, Platform, list[Letter]]]:
     """Return groups of at most `size` dead letters that may share a chunk: of chunks that differ in their targets only.
-
-    A device may acknowledge some deliveries of a push and not others, although both failed at the same channel.
-    """
+    A device may acknowledge some deliveries of a push and not others, although both failed at the same channel."""
     groups: dict[tuple[str, Platform, bytes], list[Letter]] = {}
     for entry in found:
         letter = entry[1]

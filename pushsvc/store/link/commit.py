@@ -19,10 +19,8 @@ T = TypeVar("T")
 
 
 class GroupCommit(Generic[T]):
-    """Collects the items of many callers for one `write`.
-
-    Each caller waits until the write with its own item is done, and gets the exception of that write if it failed.
-    """
+    """Collects the items of many callers for one `write`. Each caller waits until the write with its own item is done,
+    and gets the exception of that write if it failed."""
 
     def __init__(
         self,

@@ -71,10 +71,8 @@ _UNAVAILABLE_CODE = re.compile(
     r"|user executing the script can't run this|ACL failure in script"
 )
 _DRIVER = ("redis.", "uvloop", "asyncio.")
-"""Modules whose RuntimeErrors and the like mean that a connection was lost while they used it.
-
-uvloop writes to a closed transport; redis-py uses a parser that a disconnect has removed.
-"""
+"""Modules whose RuntimeErrors and the like mean that a connection was lost while they used it. uvloop writes to a
+closed transport; redis-py uses a parser that a disconnect has removed."""
 
 
 class StoreFaults:

@@ -29,10 +29,8 @@ from ...errors import ConfigError, StoreUnavailable
 from .link import Command, Link, ScriptCall
 
 FLIGHTS = 8
-"""The number of writes of a shard that may wait for the disk at once.
-
-The disk flushes them together; a write that arrives in between need not wait for the first to be done.
-"""
+"""The number of writes of a shard that may wait for the disk at once. The disk flushes them together; a write that
+arrives in between need not wait for the first to be done."""
 _EVERYSEC = 0.9
 """The minimum duration of two consecutive flushes in seconds if one starts each second, with tolerance for clocks."""
 _MARK_LIFE = 60_000
@@ -48,10 +46,8 @@ class Durable:
         self._wait_ms = int(timeout * 1000)
 
     async def scripts(self, mark: str, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run scripts in one round trip and wait until they, and everything before them, are on the disk.
-
-        `mark` is a key in their slot. Raises `StoreUnavailable` if that does not happen, or cannot be known.
-        """
+        """Run scripts in one round trip and wait until they, and everything before them, are on the disk. `mark` is a
+        key in their slot. Raises `StoreUnavailable` if that does not happen, or cannot be known."""
 
         async def run(commands: Sequence[Command]) -> list[Any]:
             *answers, marked, flushed = await self._link.pinned(mark, [*commands, *self._barrier(mark)], self._wait_ms)
@@ -63,11 +59,8 @@ class Durable:
         return answers[: len(calls)]
 
     async def probe(self, mark: str) -> float:
-        """Return the maximum duration of a flush in seconds.
-
-        Raises `ConfigError` with the remedy if flushes of this server cannot be waited for, `StoreUnavailable` if it
-        is unreachable.
-        """
+        """Return the maximum duration of a flush in seconds. Raises `ConfigError` with the remedy if flushes of this
+        server cannot be waited for, `StoreUnavailable` if it is unreachable."""
         started = time.monotonic()
         policy = ("CONFIG", "GET", "appendfsync")
         *answers, told = await self._link.pinned(mark, [*self._barrier(mark), policy], self._wait_ms)

@@ -44,10 +44,8 @@ LARGE: Final = 16_384
 """Bytes of a script's last argument above which it has a connection of its own: servers read as much at a time."""
 
 BEHIND: Final = 60.0
-"""Seconds after a change of the primary in which an entry that is handed out for the first time may have been sent.
-
-It was read, launched or returned for a retry on the old primary, and the new one did not receive that.
-"""
+"""Seconds after a change of the primary in which an entry that is handed out for the first time may have been sent. It
+was read, launched or returned for a retry on the old primary, and the new one did not receive that."""
 
 
 def pairs(flat: Sequence[Any]) -> dict[Any, Any]:
@@ -79,8 +77,7 @@ class Link:
 
     def on_change(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever another server has become the primary: the latest answers of the old one may be
-        invalid.
-        """
+        invalid."""
         self._changed.append(changed)
 
     async def follow(self) -> None:
@@ -96,10 +93,8 @@ class Link:
         self.drop()
 
     def drop(self) -> None:
-        """End every connection and call the callbacks of `on_change`. Awaits nothing.
-
-        From here on nothing is answered by the former primary, except for answers that have already arrived.
-        """
+        """End every connection and call the callbacks of `on_change`. Awaits nothing. From here on nothing is answered
+        by the former primary, except for answers that have already arrived."""
         self.history += 1
         self.behind_until = time.monotonic() + BEHIND
         for client in (self._client, self._waiting):
@@ -121,10 +116,8 @@ class Link:
         return False
 
     async def guarded(self, mark: str, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Run scripts whose success is reported to a caller, in one round trip. `mark` is a key in their slot.
-
-        With `queue.durability = "replicas"`, their writes are on replicas when this returns; see replicas.py.
-        """
+        """Run scripts whose success is reported to a caller, in one round trip. `mark` is a key in their slot. With
+        `queue.durability = "replicas"`, their writes are on replicas when this returns; see replicas.py."""
         return await self.scripts(calls)
 
     async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -240,10 +233,8 @@ class Link:
             return await client.execute_command(*command)
 
     def _prepared(self, name: str, keys: Sequence[str]) -> tuple[scripts.Script, Sequence[str]]:
-        """Return the script and its keys.
-
-        On a cluster one more, so that a slot that moves refuses it whole; see keys.py.
-        """
+        """Return the script and its keys. On a cluster one more, so that a slot that moves refuses it whole; see
+        keys.py."""
         if not self.cluster or not keys:
             return scripts.load(name), keys
         return scripts.load(name, whole=True), (*keys, whole_beside(keys[0]))
@@ -338,10 +329,8 @@ class Link:
                     return await self._pinned(key, commands)
 
     async def _look_again(self) -> None:
-        """Ask a cluster which node has which slot.
-
-        redis-py does not do so for a command that names its node, and would use a dead one forever.
-        """
+        """Ask a cluster which node has which slot. redis-py does not do so for a command that names its node, and would
+        use a dead one forever."""
         if isinstance(self._waiting, RedisCluster):
             with suppress(faults.RedisError, faults.RedisClusterException, OSError, TimeoutError):
                 async with asyncio.timeout(self._timeout / 2):

@@ -16,11 +16,8 @@ SENT: Final = (
     *("ZADD", "ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREM", "ZREMRANGEBYRANK"),
     *("ZREMRANGEBYSCORE", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCAN", "ZSCORE"),
 )
-"""Commands that are sent directly and may also occur in a script.
-
-The others report their own fault when they are first sent: EVAL and EVALSHA at once, ROLE and WAIT, WAITAOF, CLUSTER,
-SENTINEL if the settings need them.
-"""
+"""Commands that are sent directly and may also occur in a script. The others report their own fault when they are first
+sent: EVAL and EVALSHA at once, ROLE and WAIT, WAITAOF, CLUSTER, SENTINEL if the settings need them."""
 
 
 async def forbidden(link: Link) -> list[str]:

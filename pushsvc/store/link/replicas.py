@@ -52,10 +52,8 @@ PROMISES: Final = frozenset(
 WAIT_MS: Final = 2000
 """How long replicas may take, in milliseconds; then the result is reported as unknown."""
 GRACE: Final = 3.0
-"""Seconds until a missing replica is known not to have been promoted.
-
-A sentinel asks each second who is a primary, and informs the others at once.
-"""
+"""Seconds until a missing replica is known not to have been promoted. A sentinel asks each second who is a primary, and
+informs the others at once."""
 SAMPLE: Final = 1.0
 """Seconds between two samples of how far the primary has written. A replica reports its offset each second."""
 NEVER: Final = float("-inf")
@@ -98,10 +96,8 @@ class Quorum:
         self._try_at = 0.0
 
     def look(self, role: Role | None, now: float) -> None:
-        """Record which replicas exist.
-
-        A replica keeps up if it has what the primary had written a second or two ago.
-        """
+        """Record which replicas exist. A replica keeps up if it has what the primary had written a second or two
+        ago."""
         self.unseen = False
         if role is None:
             return
@@ -269,8 +265,7 @@ def owner_of(slot: int, slots: Any, host: str) -> Address | None:
 
 async def open_link(url: str, *, name: str, timeout: float, replicas: int | None) -> Link:
     """Return a link that waits for at least as many replicas, for none, or with None for those that a Redis that fails
-    over has at the moment. Raises ConfigError, `StoreUnavailable`.
-    """
+    over has at the moment. Raises ConfigError, `StoreUnavailable`."""
     link = Link(url, name=name, timeout=timeout)
     if replicas == 0 or (replicas is None and link.sentinels is None and not link.cluster):
         return link

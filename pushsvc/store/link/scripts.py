@@ -33,10 +33,8 @@ _WITHOUT_LAST = "KEYS[#KEYS] = nil\n"
 
 @cache
 def load(name: str, *, whole: bool = False) -> Script:
-    """Return the script of `<name>.lua`.
-
-    `whole`: it is called with one more key, which is for Redis alone; see keys.py.
-    """
+    """Return the script of `<name>.lua`. `whole`: it is called with one more key, which is for Redis alone; see
+    keys.py."""
     text = re.sub(r"^-- include: (\w+)$", lambda found: _read(found[1]), _read(name), flags=re.MULTILINE)
     text = re.sub(r"^-- layout: ([A-Z_ ]+)$", lambda found: _locals(found[1].split()), text, flags=re.MULTILINE)
     if whole:

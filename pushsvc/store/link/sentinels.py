@@ -149,10 +149,8 @@ class Sentinels(Sentinel):
 
 
 class _Checked(Packed, SentinelManagedConnection):
-    """A connection to the server that the sentinels name.
-
-    It is trusted if that server says that it is a primary, and the sentinels have named no other meanwhile.
-    """
+    """A connection to the server that the sentinels name. It is trusted if that server says that it is a primary, and
+    the sentinels have named no other meanwhile."""
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if not self.is_connected:

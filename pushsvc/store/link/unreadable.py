@@ -29,11 +29,8 @@ def readable(decode: Callable[[bytes], T], blob: bytes, what: str, app: str = ""
 
 
 def note(what: str, app: str, error: Exception) -> None:
-    """Count a record that cannot be read, and log it at growing intervals.
-
-    A page that is read each second must not write a line each second. The line does not show the record, which may
-    contain a token.
-    """
+    """Count a record that cannot be read, and log it at growing intervals. A page that is read each second must not
+    write a line each second. The line does not show the record, which may contain a token."""
     UNREADABLE.labels(app, what).inc()
     log = _logs.get((app, what))
     if log is None:

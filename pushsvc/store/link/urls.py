@@ -35,10 +35,8 @@ _SENTINEL: Final = frozenset({"sentinel_username", "sentinel_password"})
 
 
 def check_url(url: str, place: str = "redis.url") -> str:
-    """Return the scheme of a valid URL.
-
-    Raises `ConfigError`, which never quotes the URL, because it may contain a password.
-    """
+    """Return the scheme of a valid URL. Raises `ConfigError`, which never quotes the URL, because it may contain a
+    password."""
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES or not rest:
         raise ConfigError(place, "not the URL of a Redis", f"use one of {FORMS}")

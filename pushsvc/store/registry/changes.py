@@ -172,10 +172,8 @@ class Desk:
 
 
 def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
-    """Return the tokens, as waiting targets hold them, of devices that change for a push: see presence.py.
-
-    Changes of a tombstone have no effect on a push, because its token was marked when it was made.
-    """
+    """Return the tokens, as waiting targets hold them, of devices that change for a push: see presence.py. Changes of a
+    tombstone have no effect on a push, because its token was marked when it was made."""
     found = []
     for change in changes:
         old = None if change.before is None else change.before.device
@@ -192,8 +190,7 @@ def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
 
 def heirs_of(changes: Sequence[DeviceChange]) -> list[tuple[Platform, str, str]]:
     """Return the tokens that a user's phone keeps under a new id, as waiting targets hold them, each with that id: see
-    presence.py.
-    """
+    presence.py."""
     existed = {change.before.device.id for change in changes if change.before is not None}
     found = []
     for change in changes:
@@ -227,8 +224,7 @@ def spare(devices: Sequence[Device], joining: int) -> list[str]:
 
 def read_place(after: str) -> tuple[int, int]:
     """Return where a page of an audience begins, and the ordinal from which on devices came later than its first page;
-    0: not known yet.
-    """
+    0: not known yet."""
     place, _, bound = after.partition(":")
     return int(place or 0), int(bound or 0)
 

@@ -41,10 +41,8 @@ _NO_FATE: Final = _Fate(False, 0, "", 0, 0)
 
 class _Document(Struct, array_like=True, frozen=True, gc=False):
     id: Any
-    """Text, or the bytes that it is stored as; msgspec supports no union of the two.
-
-    The same is true of `token` and `user`.
-    """
+    """Text, or the bytes that it is stored as; msgspec supports no union of the two. The same is true of `token` and
+    `user`."""
     platform: int | str
     token: Any
     registered_at: int

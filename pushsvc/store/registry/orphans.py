@@ -53,10 +53,8 @@ class Repair(Struct, frozen=True):
 
 
 class Orphans:
-    """Finds orphans, and removes them unless it is a dry run.
-
-    Positions are opaque; '' is the first, None means the end.
-    """
+    """Finds orphans, and removes them unless it is a dry run. Positions are opaque; '' is the first, None means the
+    end."""
 
     def __init__(self, link: Link, hash_key: bytes, addresses: Addresses) -> None:
         self._link = link

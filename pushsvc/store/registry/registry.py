@@ -367,10 +367,8 @@ class RedisRegistry(StorePart):
         raise StoreUnavailable("too many change the same devices at once")
 
     async def _make_room(self, app: str, changes: Sequence[DeviceChange]) -> bool:
-        """Remove the oldest tombstones of users who would have too many devices. Returns whether that can help.
-
-        A tombstone exists to be restored; it must not exclude a phone that is in use.
-        """
+        """Remove the oldest tombstones of users who would have too many devices. Returns whether that can help. A
+        tombstone exists to be restored; it must not exclude a phone that is in use."""
         made = False
         for user, joining in joining_of(changes).items():
             if ids := spare(await self.of_user(app, user), joining):
@@ -385,10 +383,7 @@ class RedisRegistry(StorePart):
 
     async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
         """Mark what changes, apply it in one step, and notify dispatchers and gateways that hold it. Returns False if
-        something has changed meanwhile.
-
-        Raises `UserFull` if a user would have too many devices.
-        """
+        something has changed meanwhile. Raises `UserFull` if a user would have too many devices."""
         concerned = unsettling(changes)
         if concerned:
             await self._marks.make(app, concerned, heirs_of(changes))

@@ -70,8 +70,7 @@ def shows(device_id: str) -> Callable[[Reading], None]:
 
 def spares(devices: Sequence[Device]) -> Callable[[Reading], None]:
     """Return a check that raises Unreadable where the id or the token of one of these belongs to a device that cannot
-    be read: its topics and its places in the indexes would be lost.
-    """
+    be read: its topics and its places in the indexes would be lost."""
 
     def check(found: Reading) -> None:
         if found.unreadable:

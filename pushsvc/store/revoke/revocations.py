@@ -30,10 +30,8 @@ from ..part import StoreContext, StorePart
 from ..work.liveness import Liveness
 
 LIFETIME = 3_600_000
-"""The lifetime of a revocation in milliseconds.
-
-A dispatcher that reads none for so long has lost its lease long before.
-"""
+"""The lifetime of a revocation in milliseconds. A dispatcher that reads none for so long has lost its lease long
+before."""
 MOST = 500
 """Revocations of one shard that are heard at once."""
 PATIENCE = 2.0
@@ -58,8 +56,7 @@ class Following(StorePart):
         self._liveness = liveness
         self._begin = f"0-{secrets.randbelow(1 << 32)}"
         """A place before every entry, different from that of an earlier process with our name, which others may
-        consider gone.
-        """
+        consider gone."""
         self._places: dict[tuple[str, int], str] = {}
         """The streams that are followed, and how far."""
         self._gone: dict[str, float] = {}
@@ -179,9 +176,7 @@ class Revocations(StorePart):
 
     async def tell_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> bool:
         """Let dispatchers look again at what waits for these tokens. With `wait`, returns once they have let go of it.
-
-        Waits for `PATIENCE` at most; returns False if one of them has not acknowledged by then.
-        """
+        Waits for `PATIENCE` at most; returns False if one of them has not acknowledged by then."""
         marks = " ".join(str(mark) for mark in sorted({token_mark(token) for token in tokens}))
         if marks:
             place = await self._tell(app, 0, "t", marks)
@@ -205,8 +200,7 @@ class Revocations(StorePart):
 
     async def heard(self, app: str, shard: int, place: str, push_id: str = "") -> bool:
         """Return whether all dispatchers have applied the revocations up to `place`, once they have, or after
-        `PATIENCE`. A cancelled push is recorded as confirmed then. Raises `StoreUnavailable`.
-        """
+        `PATIENCE`. A cancelled push is recorded as confirmed then. Raises `StoreUnavailable`."""
         wait = self._waits.get((app, shard))
         if wait is None:
             wait = self._waits[app, shard] = _Wait(self._link, app, shard)

@@ -76,10 +76,8 @@ class Suppression(StorePart):
         return self._clock() - self._config.suppression_ttl * 1000
 
     def counted_from(self, platform: Platform, token: str, at: int) -> int:
-        """Return as of which time a token is suppressed that a provider reported at `at` as dead.
-
-        A token that can become valid again is tried again after a while: an earlier time leaves the list earlier.
-        """
+        """Return as of which time a token is suppressed that a provider reported at `at` as dead. A token that can
+        become valid again is tried again after a while: an earlier time leaves the list earlier."""
         ttl = self._config.suppression_ttl
         return at - 1000 * max(0, ttl - RENEWABLE_TTL) if self._addresses.is_renewable(platform, token) else at
 
@@ -90,9 +88,7 @@ class Suppression(StorePart):
 
     async def add(self, app: str, tokens: Sequence[tuple[Platform, str, int]], *, wait: bool = False) -> None:
         """Suppress each token on the list of its route, as of a time in Unix ms, and remove outdated entries.
-
-        Dispatchers are notified; with `wait`, this waits for them.
-        """
+        Dispatchers are notified; with `wait`, this waits for them."""
         found: dict[str, list[int | bytes]] = {}
         for platform, token, at in tokens:
             shard, digest = self.locate(app, token)
@@ -112,9 +108,7 @@ class Suppression(StorePart):
 
     async def erasing(self, app: str, tokens: Sequence[tuple[Platform, str]], *, wait: bool = False) -> bool:
         """Send nothing to these tokens until `erased` is called. Returns whether all dispatchers have applied it.
-
-        Dispatchers are notified; with `wait`, this waits for them.
-        """
+        Dispatchers are notified; with `wait`, this waits for them."""
         now = self._clock()
         found: dict[str, list[int | bytes]] = {}
         for key, digest in self._places(app, tokens):

@@ -111,9 +111,8 @@ class RedisWebhookClaim:
         return await self._change(RecordChange(self._lease, put=put))
 
     async def _pass_over(self, page: Page, last: str) -> bool:
-        """Continue behind the events that retention has removed, or behind the batch that ends with `last` if all of
-        it is gone.
-        """
+        """Continue behind the events that retention has removed, or behind the batch that ends with `last` if all of it
+        is gone."""
         whole = bool(last) and parse_event_id(last) <= parse_event_id(page.missing_to)
         delete = _UNDER_WAY if whole else ()
         held = await self._change(RecordChange(self._lease, put={"after": page.missing_to}, delete=delete))
@@ -196,9 +195,7 @@ def _pinned(events: Sequence[tuple[str, object]]) -> dict[str, str | int]:
 
 
 def _just_before(event_id: str) -> str:
-    """Return the place directly before this event, so that its removal is noticed.
-
-    A first batch has no other before it.
-    """
+    """Return the place directly before this event, so that its removal is noticed. A first batch has no other before
+    it."""
     ms, sequence, _ = parse_event_id(event_id)
     return f"{ms}-{sequence - 1}" if sequence else f"{ms - 1}-{10**18}"

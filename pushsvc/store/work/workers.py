@@ -52,6 +52,8 @@ class _More(Struct, frozen=True):
 
 
 class _Report(Struct, frozen=True):
+    """A field of the hash."""
+
     field: str
     until: int
     serves: frozenset[str]
@@ -143,5 +145,6 @@ def _read_report(field: str, value: bytes) -> _Report:
 
 
 def routes_named(names: Iterable[bytes]) -> set[Route]:
+    """Return the routes that `keys.ROUTES` has."""
     found = [name.decode(errors="replace").partition("/") for name in names]
     return {Route(app, platform) for app, _, platform in found if app and platform}
