@@ -80,7 +80,6 @@ class WebhookTasks:
         return bool(self._tasks)
 
     def stop(self) -> None:
-        """Start no other call."""
         self._closing = True
 
     async def close(self) -> None:

@@ -25,8 +25,6 @@ Form: TypeAlias = Callable[[str], str]
 
 
 class AddressKind(Struct, frozen=True):
-    """One kind of a provider's addresses."""
-
     fits: Check
     wrong: str
     """What is said of a text that does not fit."""

@@ -231,7 +231,6 @@ class Push(Struct, frozen=True, omit_defaults=True):
 
     @property
     def first_state(self) -> PushState:
-        """The state of the push right after its acceptance."""
         if not self.total and not self.audience:
             return "done"
         if self.send_at is not None:

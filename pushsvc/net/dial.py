@@ -31,8 +31,6 @@ KEEPALIVE: Final = 60
 
 
 class Origin(Struct, frozen=True):
-    """A host and port to connect to."""
-
     host: str
     port: int
 

@@ -32,8 +32,6 @@ NOBODY: Final[Mapping[int, Any]] = MappingProxyType({})
 
 
 class Taken(Struct, frozen=True):
-    """An entry read for sending."""
-
     ref: EntryRef
     chunk: Chunk
     """The chunk with only those targets that still await an outcome in this turn."""

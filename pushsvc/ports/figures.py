@@ -56,7 +56,6 @@ class Gauges(Struct, frozen=True):
 
     @property
     def retry_pending(self) -> int:
-        """Deliveries of all apps that wait for the time of their retry."""
         return sum(count for app in self.apps.values() for count in app.retry_pending.values())
 
     @property
@@ -117,8 +116,6 @@ class Held(Struct, frozen=True):
 
 
 class Figures(Protocol):
-    """Figures and states of the whole service, from the store."""
-
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
         """Return the figures of these apps at these platforms, and of removed routes that still have deliveries."""
 

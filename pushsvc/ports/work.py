@@ -42,8 +42,6 @@ FRESH: Final = Configured()
 
 
 class Workers(Protocol):
-    """The living processes, including this one."""
-
     @property
     def lifetime(self) -> float:
         """Return the seconds for which a report is valid."""

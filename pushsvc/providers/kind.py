@@ -55,7 +55,6 @@ async def ask_nobody(config: Any) -> list[Finding]:
 
 
 def explain_any(reason: str, status: int) -> Explained:
-    """Return what a reason means at a provider that explains none of its own."""
     return reasons.explain(reason, status, {})
 
 

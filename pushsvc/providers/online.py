@@ -55,12 +55,10 @@ async def ask(url: str, context: ssl.SSLContext, proxy: str, fields: bytes = b""
 
 
 def host_of(url: str) -> str:
-    """Return host and port as people read them."""
     return urlsplit(url).netloc
 
 
 def unreached(trouble: str) -> Finding:
-    """Return the finding about a host that cannot be reached."""
     return Finding("error", f"cannot be reached: {trouble}", _remedy(trouble))
 
 

@@ -60,8 +60,6 @@ class FreezePolicy(Struct, frozen=True):
 
 
 class Freeze(Struct, frozen=True):
-    """Too many answers of one kind."""
-
     cause: Cause
     count: int
     answers: int

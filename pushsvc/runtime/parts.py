@@ -193,7 +193,6 @@ async def _removed(store: Store, routes: Sequence[Route], *, anywhere: bool = Tr
 
 
 async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
-    """Judge receipts until `stop`."""
     settings.require_apps()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_configured_store(settings))

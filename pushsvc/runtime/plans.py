@@ -32,7 +32,6 @@ from .live_files import read_public_key
 
 
 def environments_of(app: AppSettings) -> dict[Platform, Environment]:
-    """Return the environment of each of the app's accounts, where tokens belong to one."""
     found = {route: REGISTRY[route].environment(config) for route, config in app.providers.items()}
     return {route: environment for route, environment in found.items() if environment is not None}
 

@@ -19,8 +19,6 @@ NAP: Final = 0.1
 
 
 class Stepped(Protocol):
-    """The result of one step of a leg."""
-
     @property
     def cursor(self) -> str | None:
         """The cursor at which the next step begins, or None if the leg is over."""

@@ -66,7 +66,6 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         return -(-age // 3600)
 
     def dead_most(self, app: str) -> int:
-        """Return the maximum number of dead letters in one shard of the app."""
         return -(-self.dead_max // self.shards_of(app))
 
     def __post_init__(self) -> None:

@@ -19,8 +19,6 @@ Reason: TypeAlias = Literal[
 
 
 class Response(Struct, gc=False, eq=False):
-    """The server's whole answer."""
-
     status: int
     body: bytes = b""
     source: Source = b""

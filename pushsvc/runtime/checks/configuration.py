@@ -11,7 +11,6 @@ from ..configuration import load_settings
 
 
 def in_use(settings: Settings) -> CheckFinding:
-    """Return the row that says where a configuration was read from."""
     where = str(settings.file) if settings.file else "no file: defaults and environment"
     return CheckFinding("configuration", "ok", where)
 

@@ -30,8 +30,6 @@ Sweep: TypeAlias = Leg[Swept]
 
 
 class Progress(Struct, frozen=True):
-    """The state of a cleanup after a step."""
-
     sweep: str
     done: float
     """The part of the sweep that is complete, from 0 to 1."""
@@ -42,8 +40,6 @@ class Progress(Struct, frozen=True):
 
 
 class Cleaned(Struct, frozen=True):
-    """What a cleanup, or a part of it, removed."""
-
     removed: Removed
     place: str | None
     """Where it was stopped, or None where it is complete."""

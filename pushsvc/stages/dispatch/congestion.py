@@ -68,8 +68,6 @@ second some 2,000 deliveries, which wait for 20 seconds, and the urgent ones beh
 
 
 class Tuning(Struct, frozen=True):
-    """The parameters of the search for a window."""
-
     stretch: float
     slack: float
     """There is a queue when answers take `stretch` times the quickest and `slack` seconds more."""

@@ -119,7 +119,6 @@ class Dispatcher:
     # --- routes that come, change and go, while `run` runs -------------------------------------------
 
     def add(self, provider: Provider) -> None:
-        """Begin to send for another route."""
         app = provider.route.app
         if app not in self._settlers:
             settler = Settler(app, self._queue, self._wake_all, self._expect)

@@ -97,7 +97,6 @@ class Holdings:
     # --- room -----------------------------------------------------------------
 
     def signal_space(self) -> None:
-        """Signal that something was drawn or removed."""
         low_water = self._config.prefetch - self._config.prefetch // 4
         for lane in LANES:
             if self.held(lane) <= low_water:

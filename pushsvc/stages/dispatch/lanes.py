@@ -100,7 +100,6 @@ class Lanes:
         return any(self.size.values())
 
     def add(self, entry: OpenEntry) -> None:
-        """Put the entry's targets at the end of its lane."""
         if entry.targets:
             lane = entry.chunk.lane
             self._queues[lane].append(entry)

@@ -318,7 +318,6 @@ class Pacer:
         self._need.set()
 
     async def run(self) -> None:
-        """Lease until cancelled."""
         while True:
             await self._need.wait()
             self._need.clear()

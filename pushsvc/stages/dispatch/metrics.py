@@ -53,7 +53,6 @@ class RouteMetrics:
         self._held_reasons = reasons
 
     def flush(self) -> None:
-        """Hand what was gathered to prometheus_client."""
         for kind, count in self._attempts.items():
             telemetry.ATTEMPTS.labels(*self._labels, snake(kind.__name__)).inc(count)
         if self._limited:

@@ -109,5 +109,4 @@ class Reader:
 
 
 def size_of(taken: Sequence[Taken]) -> int:
-    """Return the number of targets of these entries."""
     return sum(len(each.chunk.targets) for each in taken)

@@ -217,12 +217,10 @@ class RouteWorker:
                 self._holdings.signal_space()
 
     def flush_metrics(self) -> None:
-        """Make the last figures visible."""
         self._metrics.flush()
         self._settler.flush_metrics()
 
     def forget_metrics(self) -> None:
-        """Remove the series of the route, which is gone."""
         self._metrics.held(set())
 
     async def revoke(self, revoked: Revoked) -> None:

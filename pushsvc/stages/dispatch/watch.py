@@ -74,7 +74,6 @@ class RouteWatch:
         return self.health.troubled(trouble, now, token=token, push=push, probe=probe, wait=wait)
 
     def worked(self, now: float, *, token: str, push: str, part: str, probe: bool) -> None:
-        """Record an answer which shows that the provider works."""
         if part:
             self.parts.passed(part, now)
         self.health.worked(now, token=token, push=push, probe=probe)
@@ -142,8 +141,6 @@ class RouteWatch:
 
 
 class _LogLine:
-    """The times at which the log repeats that something is held."""
-
     def __init__(self, label: str, now: float) -> None:
         self.label = label
         self.since = self._at = now

@@ -35,8 +35,6 @@ PAGES: Final = 16
 
 
 class Run(Struct, frozen=True):
-    """The result of working on an expansion for a while."""
-
     made: int
     """The number of deliveries that were made."""
     end: Literal["done", "paused", "full", "left"]

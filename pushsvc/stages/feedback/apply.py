@@ -31,7 +31,6 @@ class Effects:
         return await self._ports.registry.holders(self._app, wanted)
 
     async def strike(self, cases: Iterable[Case]) -> None:
-        """Count the strikes that were decided."""
         due = [(case, case.device) for case in cases if case.device and case.decision.change == "strike"]
         if due:
             strikes = [

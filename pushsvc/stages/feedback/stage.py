@@ -38,8 +38,6 @@ async def run(ports: FeedbackPorts, apps: Iterable[str], config: FeedbackConfig,
 
 
 class _Follower:
-    """Follows the receipts of one app."""
-
     def __init__(self, ports: FeedbackPorts, app: str, config: FeedbackConfig) -> None:
         self._ports = ports
         self._app = app
@@ -48,7 +46,6 @@ class _Follower:
         self._effects = Effects(ports, app, config.prune)
 
     async def follow(self, stop: asyncio.Event) -> None:
-        """Judge receipts until `stop` is set."""
         patience = Patience(("receipts", self._app))
         while not stop.is_set():
             async with patience:

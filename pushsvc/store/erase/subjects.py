@@ -103,7 +103,6 @@ class Subjects:
 
     @property
     def routes(self) -> list[Platform]:
-        """Return the names of the routes that can send to these devices."""
         own = {route for platform, _ in self.tokens for route in self._addresses.routes_of(platform)}
         return sorted(own.union(CARRIERS))
 

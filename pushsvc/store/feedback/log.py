@@ -22,8 +22,6 @@ E = TypeVar("E")
 
 
 class EventLog(StorePart, Generic[E]):
-    """Reads one kind of event log, of every app."""
-
     def __init__(self, context: StoreContext, kind: EventKind, decode: Callable[[bytes], E]) -> None:
         super().__init__(context)
         self.kind = kind

@@ -121,7 +121,6 @@ store_faults: Final = StoreFaults
 
 
 def _fix(error: BaseException) -> str:
-    """Return the remedy for an operator, if the error is specific enough."""
     if isinstance(error, faults.AuthenticationError):
         return "correct user and password in redis.url"
     if isinstance(error, faults.ConnectionError) and "connecting to" in str(error):

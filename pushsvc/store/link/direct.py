@@ -137,7 +137,6 @@ class DirectConnection(asyncio.Protocol):
             self._end_if_unused()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fail what waits for a reply."""
         self._stream.connection_lost(error)
         self.drop("the server closed the connection" if error is None else f"the connection was lost: {error}")
         if not self.closed.done():

@@ -142,8 +142,6 @@ class Quorum:
 
 
 class ReplicatedLink(Link):
-    """A link whose guarded writes are on replicas too."""
-
     def __init__(self, url: str, *, name: str, timeout: float, least: int, strict: bool) -> None:
         """Use `least` replicas at first; with `strict`, never fewer."""
         super().__init__(url, name=name, timeout=timeout)

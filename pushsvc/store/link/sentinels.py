@@ -99,7 +99,6 @@ class Sentinels(Sentinel):
 
     @property
     def address(self) -> Address | None:
-        """The primary that was named last."""
         return None if self._believed is None else self._believed.address
 
     def on_switch(self, switched: Callable[[Address], None]) -> None:

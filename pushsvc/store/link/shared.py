@@ -34,7 +34,6 @@ class SharedScripts:
         self._commit: GroupCommit[_Asked] = GroupCommit(write, most=most)
 
     async def run(self, call: ScriptCall) -> Any:
-        """Return the answer of a script. Raises `StoreError`."""
         asked = _Asked(call)
         await self._commit.add(asked, 0)
         (answer,) = Link.raised([asked.answer])

@@ -29,7 +29,6 @@ class SyncSentinels(Sentinel):
     """All sentinels of one primary, asked one after the other."""
 
     def __init__(self, nodes: list[Address], master: str, *, options: dict[str, Any]) -> None:
-        """Use the sentinels at `nodes`. `options` are those of the connections to them."""
         super().__init__(nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
         self._name = master
         self._believed: SentinelReport | None = None

@@ -123,7 +123,6 @@ class Accepting:
             self._note((app, shard), max(pending_of(pairs(each)) for each in counted))
 
     async def aclose(self) -> None:
-        """Wait until all parts have been written."""
         for group in self._groups.values():
             await group.aclose()
 

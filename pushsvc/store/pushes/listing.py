@@ -172,7 +172,6 @@ class PushReading:
 
     @property
     def over(self) -> bool:
-        """Return whether every push was passed."""
         return not self._heads and not self._from
 
     async def step(self, most: int) -> list[PushEntry]:

@@ -412,7 +412,6 @@ class RedisRegistry(StorePart):
 
 
 def _about(devices: Iterable[Device]) -> DeviceQuery:
-    """Return the question for the devices that are affected by a registration of these."""
     devices = list(devices)
     return DeviceQuery(
         ids=[device.id for device in devices],

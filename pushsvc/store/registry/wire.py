@@ -24,8 +24,6 @@ NONE = b""
 
 
 class DeviceQuery(Struct, frozen=True, kw_only=True):
-    """The keys by which devices are looked up."""
-
     ids: Sequence[str] = ()
     tokens: Sequence[Address] = ()
     users: Sequence[str] = ()
@@ -34,7 +32,6 @@ class DeviceQuery(Struct, frozen=True, kw_only=True):
 
 
 def held_by(wanted: Sequence[Holding]) -> DeviceQuery:
-    """Return the query that finds the devices with these ids or tokens."""
     return DeviceQuery(
         ids=[each.device_id for each in wanted if each.device_id is not None],
         tokens=[(each.platform, each.token) for each in wanted if each.device_id is None],
