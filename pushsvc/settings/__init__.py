@@ -6,7 +6,6 @@ are not known here.
 """
 
 from ..model.rates import Rate as Rate, parse_rate as parse_rate
-from .environment import PREFIX as PREFIX
 from .live import AppLive as AppLive, LiveRule as LiveRule, LiveSettings as LiveSettings
 from .loading import (
     SIMULATED as SIMULATED,
@@ -19,13 +18,9 @@ from .schema import (
     NEW_FILE as NEW_FILE,
     AppSettings as AppSettings,
     CleanupSettings as CleanupSettings,
-    DispatchSettings as DispatchSettings,
-    FeedbackSettings as FeedbackSettings,
     KeySettings as KeySettings,
     LimitsSettings as LimitsSettings,
-    LoggingSettings as LoggingSettings,
     MetricsSettings as MetricsSettings,
-    QueueSettings as QueueSettings,
     RedisSettings as RedisSettings,
     RetrySettings as RetrySettings,
     ServerSettings as ServerSettings,

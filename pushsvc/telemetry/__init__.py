@@ -39,12 +39,11 @@ from .figures import (
 )
 from .gathered import STAGES as STAGES, Gathered as Gathered, Instants as Instants, StageSeconds as StageSeconds
 from .known import begin_app as begin_app, begin_jobs as begin_jobs, begin_route as begin_route
-from .logs import LEVELS as LEVELS, configure_logging as configure_logging, get_logger as get_logger, redact as redact
+from .logs import configure_logging as configure_logging, get_logger as get_logger, redact as redact
 from .metrics import (
     ACCEPTED as ACCEPTED,
     ATTEMPTS as ATTEMPTS,
     BUILD_INFO as BUILD_INFO,
-    CHILD_RESTARTS as CHILD_RESTARTS,
     CREDENTIAL_EXPIRY as CREDENTIAL_EXPIRY,
     DEAD_LETTERS_DROPPED as DEAD_LETTERS_DROPPED,
     DELIVERIES as DELIVERIES,
@@ -52,8 +51,6 @@ from .metrics import (
     EVENT_LAG as EVENT_LAG,
     EVENTS as EVENTS,
     FEEDBACK_GAPS as FEEDBACK_GAPS,
-    HTTP_REQUESTS as HTTP_REQUESTS,
-    HTTP_SECONDS as HTTP_SECONDS,
     JOBS as JOBS,
     LIVE_ACK_SECONDS as LIVE_ACK_SECONDS,
     LIVE_CONNECTIONS as LIVE_CONNECTIONS,
