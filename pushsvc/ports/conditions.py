@@ -8,6 +8,8 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from ..model.instants import instant
+
 Kind: TypeAlias = Literal[
     "redis",
     "memory",
@@ -66,6 +68,12 @@ class Condition(Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """Return cause and remedy as one line."""
         return f"{self.cause}: {self.remedy}"
+
+
+def condition(kind: Kind, what: str, cause: str, remedy: str, *, since: int | None = None, **more: object) -> Condition:
+    """Return a condition. `since` is in Unix ms."""
+    fields = {"severity": SEVERITIES[kind], "since": None if since is None else instant(since), **more}
+    return Condition(kind=kind, what=what, cause=cause, remedy=remedy, **fields)  # type: ignore[arg-type]  # its own fields
 
 
 def texts(conditions: Iterable[Condition], kind: Kind) -> dict[str, str]:

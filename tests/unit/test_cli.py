@@ -31,6 +31,7 @@ from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Route
 from pushsvc.model.status import Counts
 from pushsvc.ports.admin import CheckFinding
+from pushsvc.ports.conditions import condition
 from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.ports.store import Inspection
 from pushsvc.ports.work import RemovedRoute
@@ -46,7 +47,6 @@ from pushsvc.runtime.checks.check import (
 )
 from pushsvc.runtime.checks.configuration import faults_of
 from pushsvc.runtime.state.admin import concerns
-from pushsvc.runtime.state.conditions import condition
 from pushsvc.settings import SIMULATED, Settings
 from pushsvc.settings.schema import AppSettings, KeySettings, LoggingSettings
 

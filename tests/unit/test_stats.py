@@ -15,11 +15,11 @@ from pushsvc.errors import CredentialError
 from pushsvc.model.instants import instant
 from pushsvc.model.push import Lane
 from pushsvc.ports.admin import AnswerCounts, GatewayState, LaneFigures, LiveState, RouteState
-from pushsvc.ports.conditions import Condition, Kind
+from pushsvc.ports.conditions import Condition, Kind, condition
 from pushsvc.ports.figures import Held
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.work import Worker
-from pushsvc.runtime.state.conditions import condition, configuration, held
+from pushsvc.runtime.state.conditions import configuration, held
 from pushsvc.store.work.held import still_held
 
 from ..fakes.admin import AT, FixedAdministration

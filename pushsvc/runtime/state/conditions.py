@@ -14,7 +14,7 @@ from ... import telemetry
 from ...background import in_background, pulse
 from ...errors import StoreError, StoreUnavailable
 from ...model.instants import instant
-from ...ports.conditions import SEVERITIES, Condition, Kind, ordered
+from ...ports.conditions import Condition, Kind, condition, ordered
 from ...ports.expansion import FailingExpansion
 from ...ports.figures import Gauges, Held
 from ...ports.provider import CREDENTIAL, REMOVED
@@ -35,12 +35,6 @@ LOOK: Final = 2.0
 """Seconds between two looks for the log."""
 START: Final = 15.0
 """Seconds that the other parts have to start beside this process until they are logged as missing."""
-
-
-def condition(kind: Kind, what: str, cause: str, remedy: str, *, since: int | None = None, **more: object) -> Condition:
-    """Return a condition. `since` is in Unix ms."""
-    fields = {"severity": SEVERITIES[kind], "since": None if since is None else instant(since), **more}
-    return Condition(kind=kind, what=what, cause=cause, remedy=remedy, **fields)  # type: ignore[arg-type]  # its own fields
 
 
 async def read_conditions(settings: Settings, store: Store, gauges: Gauges | None = None) -> list[Condition]:
@@ -81,11 +75,8 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
     now = store.clock()
     for standings, about in ((feedback, ""), (events, "for events of devices: ")):
         for app, standing in standings.items():
-            for each in troubles_of(app, standing, now):
-                cause = f"{about}{each.cause}"
-                found.append(
-                    condition("webhook", app, cause, each.remedy, since=each.since, app=app, reason=each.reason)
-                )
+            own = troubles_of(app, standing, now)
+            found += [structs.replace(each, cause=f"{about}{each.cause}") for each in own]
     return ordered(found)
 
 

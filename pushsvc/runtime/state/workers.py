@@ -14,9 +14,8 @@ from typing import Final
 
 from ...background import in_background, pulse
 from ...errors import StoreError
-from ...model.instants import instant
 from ...model.push import Route
-from ...ports.conditions import Condition
+from ...ports.conditions import Condition, condition
 from ...ports.store import Store
 from ...ports.work import Configured, RemovedRoute, Worker
 from ...settings import Settings
@@ -48,10 +47,7 @@ def unserved(
     found: list[Condition] = []
 
     def add(what: str, cause: str, remedy: str, app: str = "", since: int | None = None) -> None:
-        at = None if since is None else instant(since)
-        found.append(
-            Condition(kind="unserved", severity="critical", what=what, app=app, cause=cause, remedy=remedy, since=at)
-        )
+        found.append(condition("unserved", what, cause, remedy, since=since, app=app))
 
     if not _dispatched(workers):
         for each in removed:
