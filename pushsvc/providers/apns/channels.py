@@ -28,7 +28,7 @@ from ...net.proxy import proxy_for
 from ...net.retry_after import retry_after
 from ...ports.channels import Channel, Storage
 from ..endpoint import host_fields
-from .classify import EXPIRED_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY
+from .classify import EXPIRED_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, read_error
 from .config import Config
 from .credentials import ProviderToken, client_context
 
@@ -44,10 +44,6 @@ _DELETE: Final = field(":method", "DELETE")
 _POLICIES: Final[dict[Storage, int]] = {"none": 0, "latest": 1}
 _STORAGES: Final[dict[int, Storage]] = {policy: storage for storage, policy in _POLICIES.items()}
 _REASON: Final = re.compile(r"[A-Za-z ]{1,64}").fullmatch
-
-
-class _Error(Struct):
-    reason: str = ""
 
 
 class _Described(Struct):
@@ -168,10 +164,7 @@ def refusal(answer: Response, topic: str, now: float) -> RequestError:
 
 
 def _reason(answer: Response) -> str:
-    try:
-        reason = msgspec.json.decode(answer.body, type=_Error).reason
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return ""
+    reason = read_error(answer.body).reason
     return reason if _REASON(reason) else ""
 
 

@@ -127,7 +127,7 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
     if status == 200:
         headers = answer.headers
         return Sent(status=200, provider_id=headers.get("apns-id", ""), unique_id=headers.get("apns-unique-id", ""))
-    error = _read(answer.body)
+    error = read_error(answer.body)
     kind = _REASONS.get((status, error.reason)) or _by_status(status)
     reason = error.reason if error.reason in _KNOWN else f"unknown_{status}"
     match kind:
@@ -158,7 +158,8 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
             return BadNotification(status=status, reason=reason)
 
 
-def _read(body: bytes) -> _Error:
+def read_error(body: bytes) -> _Error:
+    """Return the error in the body of an answer; an empty one where there is none."""
     try:
         return _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
