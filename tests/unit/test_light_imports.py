@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from aioapns.common import PRIORITY_HIGH, PRIORITY_NORMAL, PushType
 
-from pushsvc import runtime
 from pushsvc.providers.apns import vocabulary
 
 SDKS = ("firebase_admin", "grpc", "google.auth", "aioapns", "h2", "jwt", "requests", "pushsvc.telemetry.otel")
@@ -105,7 +104,8 @@ def test_what_up_forks_has_neither_the_sdks_of_providers_nor_what_only_commands_
 
 
 def test_a_package_says_the_same_to_type_checkers_and_when_it_runs() -> None:
-    tree = ast.parse(Path(runtime.__file__).read_text())
+    runtime = import_module("pushsvc.runtime")
+    tree = ast.parse(Path(str(runtime.__file__)).read_text())
     typed = {
         name.name: f"pushsvc.runtime.{each.module}"
         for block in tree.body

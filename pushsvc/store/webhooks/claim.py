@@ -61,14 +61,13 @@ class RedisWebhookClaim:
             self._wanted = most
             self._most = min(most, int(taken or most))
             failures = int(fails or 0)
-            batch, goes_on = None, True
             if asked:
                 batch, goes_on = await self._asked_for(asked, failures)
             elif last:
                 self._span = _Span(batch_id(self._app, last, self._records.kind), after, last, int(count))
                 batch, goes_on = await self._under_way(int(tries or 0), failures)
             else:
-                goes_on = await self._begin(after)
+                batch, goes_on = None, await self._begin(after)
             if batch is not None or not goes_on:
                 return batch
 
