@@ -12,6 +12,7 @@ parsed by the type of its key: numbers and `true`/`false` as they are, lists wit
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin
@@ -58,22 +59,15 @@ def overlay(
     return origins
 
 
+@dataclass
 class _Walk:
     """One variable's way down the tree."""
 
-    def __init__(
-        self,
-        variable: str,
-        text: str,
-        providers: Mapping[str, type[Struct]],
-        faults: Faults,
-        origins: dict[str, str],
-    ) -> None:
-        self.variable = variable
-        self.text = text
-        self.providers = providers
-        self.faults = faults
-        self.origins = origins
+    variable: str
+    text: str
+    providers: Mapping[str, type[Struct]]
+    faults: Faults
+    origins: dict[str, str]
 
     def into(self, tree: dict[str, Any], kind: type[Settings]) -> None:
         self._section(tree, kind, self.variable[len(PREFIX) :].split("__"), "")

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ...background import boot_clock, pulse, until_pulse
@@ -265,10 +266,10 @@ class Dispatcher:
             line.worker.wake()
 
 
+@dataclass
 class _Line:
     """The worker of a route, its provider, and the task that runs it."""
 
-    def __init__(self, worker: RouteWorker, provider: Provider, reading: asyncio.Task[None]) -> None:
-        self.worker = worker
-        self.provider = provider
-        self.reading = reading
+    worker: RouteWorker
+    provider: Provider
+    reading: asyncio.Task[None]
