@@ -50,7 +50,7 @@ from .state.conditions import StoreConditions, watching
 from .state.figures import Current, serve_part_metrics
 from .state.removal import removal_of
 from .state.workers import reporting
-from .store import connect, log_durability, open_configured_store, redis_url, require_durability
+from .store import log_durability, open_configured_store, require_durability
 
 REMOVED_EVERY = 1.0
 """Seconds between two checks for removed routes with waiting deliveries."""
@@ -78,8 +78,8 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
     current = Current(settings)
     config = api_config(settings)
     channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
-    async with redis_url(settings) as url, connect(url, settings) as store, channels:
-        await require_durability(settings, url)
+    async with open_configured_store(settings) as store, channels:
+        await require_durability(settings, store)
         log_durability(settings, store)
         backlog = Backlog(store.pushes, settings.queue.max_pending, settings.queue_shares(), monotonic=time.monotonic)
         conditions = StoreConditions(current, store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -165,18 +165,15 @@ def store_config(settings: Settings) -> StoreConfig:
     )
 
 
-@asynccontextmanager
-async def connect(url: str, settings: Settings) -> AsyncIterator[Store]:
+def connect(url: str, settings: Settings) -> AbstractAsyncContextManager[Store]:
     """Connect to the running store at `url`, used as configured. Raises `ConfigError`, `StoreUnavailable`."""
-    async with open_store(url, store_config(settings)) as store:
-        yield store
+    return open_store(url, store_config(settings))
 
 
-async def require_durability(settings: Settings, url: str) -> None:
-    """Raise `ConfigError` where the store at `url` cannot provide `queue.durability`."""
+async def require_durability(settings: Settings, store: Store) -> None:
+    """Raise `ConfigError` where the store cannot provide `queue.durability`."""
     if settings.queue.durability == "fsync":
-        async with connect(url, settings) as store:
-            await store.require_durable(settings.apps)
+        await store.require_durable(settings.apps)
 
 
 async def require_store(settings: Settings, url: str, *, durable: bool = True) -> None:
@@ -184,8 +181,8 @@ async def require_store(settings: Settings, url: str, *, durable: bool = True) -
     supervisor says it, before it starts children that would each end with it. A Redis that is away is waited for."""
     try:
         async with connect(url, settings) as store:
-            if durable and settings.queue.durability == "fsync":
-                await store.require_durable(settings.apps)
+            if durable:
+                await require_durability(settings, store)
     except StoreUnavailable:
         if durable and settings.queue.durability == "fsync":
             raise
