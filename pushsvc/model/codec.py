@@ -7,6 +7,10 @@ of a larger push, or of a push made from an audience, names the variant of the p
 beside the push. If their tokens are hexadecimal, its targets are packed in columns: the tokens as bytes, and a value
 that all targets share once.
 
+Pushes to one target that were accepted together share an entry, which is then their chunks one behind the other: it is
+written, read and deleted once for all of them. Each of them ends by itself, and who reads the entry again asks which of
+them are open.
+
 Bytes of Redis for a queued APNs delivery, measured with a message of 120 bytes: 522 at 1 a push (637 with the content
 beside the push), 94 at 32 (52), 36 at 1,000 and 31 at 10,000 (81 when each entry held its message and plain tokens).
 Small pushes stay whole although 32 of them would be smaller: a key beside the push costs two more commands when it is
@@ -35,6 +39,8 @@ PACKED = b"\x81"
 HOMED: Final = {VERSION: b"\x02", PACKED: b"\x82"}
 """The versions of chunks that a device may acknowledge. An older reader would take their channel for the platform of
 their targets, so it must set them aside."""
+SEVERAL: Final = b"\x03"
+"""The version of an entry of several chunks: behind it stands each with its size before it, in 4 bytes."""
 FEW: Final = 32
 """Pushes of up to this many deliveries are small: their content stands in their entries, their rows in their hash."""
 T = TypeVar("T")
@@ -68,6 +74,7 @@ def is_large(total: int) -> bool:
     return total > FEW or total == 0
 
 
+_SIZE = 4
 _UUID, _OWNER = 16, 8
 """Bytes of a device id that is a UUID, and of an owner."""
 
@@ -244,6 +251,28 @@ def decode_chunk(blob: bytes) -> Chunk:
         fallbacks=tuple(Fallback(name, _nothing(name)) for name in it.fallbacks),
         trace=it.trace,
     )
+
+
+def encode_chunks(chunks: Sequence[Chunk]) -> bytes:
+    """Return an entry of these chunks."""
+    blobs = [encode_chunk(chunk) for chunk in chunks]
+    if len(blobs) == 1:
+        return blobs[0]
+    return SEVERAL + b"".join(part for blob in blobs for part in (len(blob).to_bytes(_SIZE), blob))
+
+
+def decode_chunks(blob: bytes) -> list[Chunk]:
+    """Decode the chunks of an entry. Raises `CodecError` where it cannot read one of them."""
+    if blob[:1] != SEVERAL:
+        return [decode_chunk(blob)]
+    chunks, at = [], 1
+    while at < len(blob):
+        start = at + _SIZE
+        at = start + int.from_bytes(blob[at:start])
+        chunks.append(decode_chunk(blob[start:at]))
+    if not chunks:
+        raise CodecError("not a chunk: an entry of none")
+    return chunks
 
 
 def _nothing(channel: Platform) -> Message:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..model.delivery import End
 from ..model.devices import Environment
@@ -25,6 +26,13 @@ class EntryRef(Struct, frozen=True, gc=False):
     """The server's name of the entry: when it was put into its lane, in Unix ms, a hyphen, and a number."""
     history: int = 0
     """The value of `DeliveryQueue.history` when the entry was read: it identifies the server that it was read from."""
+    part: int = -1
+    """Which of its pushes this is, in an entry of several; -1: the entry itself."""
+
+    @property
+    def whole(self) -> EntryRef:
+        """The entry itself."""
+        return self if self.part < 0 else replace(self, part=-1)
 
 
 NOBODY: Final[Mapping[int, Any]] = MappingProxyType({})

@@ -7,8 +7,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 
 | key                        | type   | lifetime               | meaning                                               |
 |----------------------------|--------|------------------------|-------------------------------------------------------|
-| `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, `n` its number of        |
-|                            |        |                        | targets, `a` if it was added again: see requeue.lua;  |
+| `ps:T:q:<platform>:<lane>` | stream | entry: until settled   | the lane: `c` encoded Chunk, or several; `n` number   |
+|                            |        |                        | of targets, `a` if it was added again: requeue.lua;   |
 |                            |        |                        | consumer group `dispatch`                             |
 | `ps:T:retry:<platform>`    | zset   | member: until due      | score due ms; member `<lane> <n> <encoded Chunk>`, and|
 |                            |        |                        | of what a device may acknowledge see waiting.lua      |
@@ -243,7 +243,8 @@ LISTED = 16
 """Pushes in one entry of the list of pushes: about 600 bytes."""
 LISTED_ENTRIES = 100_000
 """Entries of the list of pushes of a shard, approximately: at most some 60 MB."""
-
+TOGETHER = 16
+"""Single pushes of one write that share an entry of a lane."""
 BLOCK = 128
 """Devices in one list of device documents."""
 TURNS = 128

@@ -39,8 +39,10 @@ from .test_store_kit import (
     NOW,
     SENT,
     World,
+    accept_together,
     all_of,
     counts,
+    entries_of,
     eraser,
     names_of_keys,
     play,
@@ -586,6 +588,24 @@ def test_what_a_dispatcher_holds_is_asked_back(server: Server) -> None:
         assert (await eraser(store).erase("shop", "anna@example.com", wait=20.0)).done
         await nothing_left(store, ANNA)
         assert await balance(store, "held") == {"retrying": 1, "queued": 1, "sent": 1, "cancelled": 1}
+
+    play(server, story)
+
+
+def test_pushes_that_share_an_entry_with_hers_stay(server: Server) -> None:
+    async def story(world: World) -> None:
+        store = await open_store_of(world)
+        await store.registry.put_many("shop", [*ANNA, *BERT])
+        await accept_together(store, to("his", BERT[0]), to("hers", ANNA[0]), to("other", device("other")))
+        assert await entries_of(store) == 1
+        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
+        await nothing_left(store, ANNA)
+        assert await balance(store, "hers") == {"cancelled": 1, "state": "done"}
+        left = await take_all(store)
+        assert [each.chunk.push_id for each in left] == ["his", "other"]
+        for each in left:
+            await store.queue.settle("shop", *all_of(each))
+        assert await entries_of(store) == 0
 
     play(server, story)
 

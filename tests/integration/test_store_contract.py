@@ -29,6 +29,7 @@ from .test_store_kit import (
     ROUTE,
     AnyStore,
     World,
+    accept_together,
     all_of,
     counts,
     entries_of,
@@ -696,6 +697,77 @@ def test_a_process_that_starts_again_goes_on_with_its_own(server: Server | None)
     play(server, story, SMALL_CHUNKS)
 
 
+# --- pushes that share an entry -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heir", ["a", "b"])
+def test_pushes_that_share_an_entry_end_each_by_itself(server: Server | None, heir: str) -> None:
+    """Their dispatcher dies when some have ended, and starts again, or another one follows."""
+
+    async def story(world: World) -> None:
+        a = await world.store("a")
+        names = [f"p{number}" for number in range(20)]
+        singles = [make_push(name) for name in names]
+        others = [make_push("two", 2), make_push("fcm", platforms=("fcm",)), make_push("urgent", lane="urgent")]
+        await accept_together(a, *others, *singles, singles[0])
+        await accept_together(a, make_push("new"), *singles)
+        held = {each.chunk.push_id: each for each in await take_all(a)}
+        assert held.keys() == {*names, "two", "new"}
+        assert await entries_of(a) == (5 if world.real else 23)
+        await a.queue.settle("shop", *all_of(held["p0"]))
+        await a.queue.settle("shop", *all_of(held["p1"], Retry(NOW, 2), Unavailable()))
+        await a.pushes.cancel("shop", "p2")
+        await a.queue.settle("shop", *all_of(held["p16"]))
+        states = [counts(await a.pushes.status("shop", name)) for name in ("p0", "p1", "p3")]
+        assert states == [{"sent": 1}, {"retrying": 1}, {"queued": 1}]
+        next_one = await world.store(heir)
+        if heir == "b":
+            await world.kill("a")
+            taken = await next_one.queue.reclaim(ROUTE)
+        else:
+            taken = await take_all(next_one)
+        taken += await take_all(next_one, "urgent")
+        assert sorted(each.chunk.push_id for each in taken) == sorted(
+            {*names, "two", "new", "urgent"} - {"p0", "p1", "p16"}
+        )
+        assert [each.chunk.push_id for each in taken if each.skip] == ["p2"]
+        assert await next_one.queue.promote(ROUTE, NOW) == 1
+        for each in [*taken, *await take_all(next_one)]:
+            await next_one.queue.settle("shop", *all_of(each))
+        assert await entries_of(next_one) == 0
+        # The dead one was only slow.
+        for each in held.values():
+            assert len(await a.queue.settle("shop", *all_of(each, FAILED, BadNotification(status=400)))) == 0
+        ended = [counts(await a.pushes.status("shop", name)) for name in names]
+        assert ended == [{"cancelled": 1} if name == "p2" else {"sent": 1} for name in names]
+
+    play(server, story)
+
+
+def test_what_is_given_back_of_a_shared_entry_is_taken_again(server: Server | None) -> None:
+    async def story(world: World) -> None:
+        store = await world.store()
+        await accept_together(store, *(make_push(f"p{number}") for number in range(4)))
+        first, second, third, fourth = await take_all(store)
+        store.queue.forget([first.ref])
+        await store.queue.settle("shop", *all_of(second))
+        store.queue.forget([third.ref])
+        again = await take_all(store)
+        await store.queue.settle("shop", *all_of(fourth))
+        again += await take_all(store)
+        assert [each.chunk.push_id for each in again] == ["p0", "p2"]
+        store.queue.forget([each.ref for each in again])
+        again = await take_all(store)
+        assert [each.chunk.push_id for each in again] == ["p0", "p2"]
+        await store.queue.settle("shop", *all_of(again[1]))
+        assert await entries_of(store) == 1
+        await store.queue.settle("shop", *all_of(again[0]))
+        assert await entries_of(store) == 0
+        assert [counts(await store.pushes.status("shop", f"p{number}")) for number in range(4)] == [{"sent": 1}] * 4
+
+    play(server, story)
+
+
 # --- receipts -------------------------------------------------------------------------------------
 
 
@@ -835,5 +907,8 @@ def test_what_has_expired_is_taken_from_behind_what_is_not_read(server: Server |
         status = await one.pushes.status("shop", "p2")
         assert status is not None
         assert (status.state, status.counts.expired) == ("done", 2)
+        await accept_together(one, *(make_push(name) for name in ("p6", "p7", "p8")))
+        over = await one.queue.lapsed(ROUTE, "normal", NOW + 3_600_000)
+        assert [each.chunk.push_id for each in over] == ["p6", "p7", "p8"]
 
     play(server, story)

@@ -188,6 +188,11 @@ def all_of(
     return settlements, [taken.ref]
 
 
+async def accept_together(store: AnyStore, *pushes: Push) -> None:
+    """Accept pushes in one write."""
+    await asyncio.gather(*map(store.pushes.accept, pushes))
+
+
 async def take(
     store: AnyStore, lane: Lane = "normal", *, targets: int = 10_000, wait_ms: int = 0, route: Route = ROUTE
 ) -> list[Taken]:

@@ -25,7 +25,7 @@ from pushsvc.store.pushes import kept, listing, pushes
 from pushsvc.store.pushes.listing import listed
 
 from .servers import KINDS, Server, running_server
-from .test_store_kit import NOW, all_of, make_push, take_all
+from .test_store_kit import NOW, accept_together, all_of, make_push, take_all
 from .test_store_webhooks import play
 
 EVERY = PushFilter()
@@ -74,7 +74,8 @@ async def write(store: Store, count: int) -> None:
     """Accept pushes in a write each."""
     prefix, counters = keys.prefix("shop", 0), keys.pending("shop", 0)
     parts = [store.pushes._pack(make_push(str(uuid4()), 0)) for _ in range(count)]
-    await store.link.scripts([("accept", [counters], [prefix, *part.args]) for part in parts])
+    words = [prefix, store.config.status_ttl * 1000, HOUR, 0]
+    await store.link.scripts([("accept", [counters], [*words, *part.args]) for part in parts])
 
 
 async def walk(store: Store, which: PushFilter = EVERY, *, limit: int) -> list[str]:
@@ -200,9 +201,9 @@ def test_one_push_is_found_among_many_by_when_it_came(server: Server) -> None:
     async def story(store: Store) -> None:
         key, at = keys.recent("shop", 0), store.clock()
         push = msgspec.structs.replace(
-            make_push(str(uuid4()), lane="bulk"), created_at=at, dry_run=True, via="live", key="backend"
+            make_push(str(uuid4()), lane="bulk", created_at=at), dry_run=True, via="live", key="backend"
         )
-        await store.pushes.accept(push)
+        await accept_together(store, make_push(str(uuid4()), lane="bulk", created_at=at), push)
         others = b"".join(listed(make_push(str(uuid4()))) for _ in range(keys.LISTED))
         # Also where the clock of Redis is behind or ahead, so that others stand between.
         for skew, between in ((0, 0), (-20_000, 200), (20_000, 200)):

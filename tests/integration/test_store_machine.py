@@ -47,6 +47,7 @@ from .test_store_kit import (
     AnyStore,
     Backend,
     World,
+    accept_together,
     backend_server,
     entries_of,
     make_push,
@@ -173,13 +174,16 @@ class StoreMachine(RuleBasedStateMachine):
         total=st.sampled_from(TOTALS),
         lane=st.sampled_from(["urgent", "bulk"]),
         send_at=st.sampled_from([None, None, NOW + 10, NOW + 5000]),
+        beside=st.sampled_from([0, 0, 1, 4]),
     )
-    def accept(self, total: int, lane: Lane, send_at: int | None) -> None:
-        push_id = f"p{len(self.pushes)}"
-        self.pushes[push_id] = _PushModel(total, send_at)
-        push = make_push(push_id, total, lane=lane, send_at=send_at)
-        self.run(self.stores["a"].pushes.accept(push))
-        self.run(self.stores["b"].pushes.accept(push))
+    def accept(self, total: int, lane: Lane, send_at: int | None, beside: int) -> None:
+        """One push, and single ones in the same write: those share an entry."""
+        totals = {f"p{len(self.pushes) + place}": total if place == beside else 1 for place in range(beside + 1)}
+        due = {push_id: send_at if place == beside else None for place, push_id in enumerate(totals)}
+        self.pushes |= {push_id: _PushModel(count, due[push_id]) for push_id, count in totals.items()}
+        pushes = [make_push(push_id, count, lane=lane, send_at=due[push_id]) for push_id, count in totals.items()]
+        self.run(accept_together(self.stores["a"], *pushes))
+        self.run(accept_together(self.stores["b"], *pushes))
 
     @rule(lane=st.sampled_from(["urgent", "bulk"]))
     def accept_for_an_audience(self, lane: Lane) -> None:
@@ -257,6 +261,17 @@ class StoreMachine(RuleBasedStateMachine):
             for holding in own:
                 holding.said |= set(holding.taken.skip)
             self.record(store, settlements, [holding.taken.ref for holding in own])
+
+    @precondition(lambda self: self.holdings)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """A process says nothing more about an entry: it is handed out again, to it or to whoever has it."""
+        holding = self.holdings.pop(data.draw(st.integers(0, len(self.holdings) - 1)))
+
+        async def forget() -> None:
+            holding.store.queue.forget([holding.taken.ref])
+
+        self.run(forget())
 
     def record(self, store: AnyStore, settlements: list[Settlement], finished: list[EntryRef]) -> None:
         effective = []

@@ -18,6 +18,7 @@ from pushsvc.model.codec import (
     CodecError,
     decode_audience,
     decode_chunk,
+    decode_chunks,
     decode_event,
     decode_message,
     decode_push,
@@ -25,12 +26,14 @@ from pushsvc.model.codec import (
     decode_row,
     decode_rows,
     encode_chunk,
+    encode_chunks,
 )
 from pushsvc.model.push import Chunk, Fallback, Message, Target
 from pushsvc.store.queue.letter import decode_dead
 
 DECODERS = (
     decode_chunk,
+    decode_chunks,
     decode_message,
     decode_row,
     decode_rows,
@@ -56,7 +59,7 @@ def test_any_bytes_are_a_value_or_refused(decode: Callable[[bytes], object], blo
 @pytest.mark.parametrize("decode", DECODERS)
 def test_another_version_is_refused(decode: Callable[[bytes], object]) -> None:
     with pytest.raises(CodecError, match="newer pushsvc"):
-        decode(b"\x03\x90")
+        decode(b"\x04\x90")
 
 
 TOKENS = st.sampled_from(
@@ -96,6 +99,21 @@ def test_a_chunk_comes_back_and_of_a_large_push_without_its_message(targets: lis
     expected = msgspec.structs.replace(chunk, message=Message("apns", b"")) if large else chunk
     assert decode_chunk(encode_chunk(chunk)) == expected
     assert (expected.lacks_content, expected.unreachable) == (large, False)
+
+
+def test_an_entry_of_several_chunks() -> None:
+    chunks = [
+        chunk_of([Target(0, "0f" * 32)], 1),
+        chunk_of([Target(n, f"{n:064x}") for n in range(9)], 9),
+        chunk_of([Target(0, "x")], 1),
+    ]
+    assert encode_chunks(chunks[:1]) == encode_chunk(chunks[0])
+    for count in range(1, 4):
+        assert decode_chunks(encode_chunks(chunks[:count])) == chunks[:count]
+    blob = encode_chunks(chunks)
+    for broken in (blob[:-1], blob[:-7] + b"\xff" * 7, blob + b"\0", b"\x04" + blob[1:]):
+        with pytest.raises(CodecError):
+            decode_chunks(broken)
 
 
 @pytest.mark.parametrize(("total", "version", "plain"), [(1, b"\x02", VERSION), (100, b"\x82", PACKED)])

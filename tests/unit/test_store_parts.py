@@ -80,7 +80,6 @@ def test_a_token_hash_is_short_keyed_and_stable() -> None:
         "accept",
         "cancel",
         "lapse",
-        "once",
         "outstanding",
         "promote",
         "quarantine",

@@ -54,7 +54,7 @@ def chosen_by(revoked: Revoked) -> Choice:
     def choose(entry: OpenEntry) -> tuple[Target, ...]:
         if entry.chunk.push_id in pushes:
             entry.revoked = True
-        if entry.revoked or entry.ref in entries:
+        if entry.revoked or (entries and entry.ref.whole in entries):
             return entry.left
         if tokens:
             return tuple(target for target in entry.left if token_mark(target.token) in tokens)

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ... import telemetry
-from ...model.codec import CodecError, decode_chunk, encode_chunk, encode_row
+from ...model.codec import CodecError, decode_chunk, decode_chunks, encode_chunk, encode_chunks, encode_row
 from ...model.delivery import Delivery, Ended, Settlement
 from ...model.push import LANES, Chunk, Lane, Platform, Target
 from ...model.routing import platform_of
@@ -120,7 +120,7 @@ class Queue(StorePart):
             return KeeperStep(removed, following.written())
         if at.busy:
             removed, busy = await self._look_again(app, who, at.busy)
-            return KeeperStep(removed, msgspec.structs.replace(at, busy=busy).written(), _WAIT if busy else 0.0)
+            return KeeperStep(removed, replace(at, busy=busy).written(), _WAIT if busy else 0.0)
         if at.look < self._looks:
             return KeeperStep(Counter(), _Cursor(look=at.look + 1).written())
         return KeeperStep(Counter(), None)
@@ -157,11 +157,9 @@ class Queue(StorePart):
         removed: Counts = Counter()
         busy, targets = list(at.busy), 1
         for entry_id, fields in entries:
-            found = _found(who, fields.get(b"c", b""))
-            if found is None:
-                continue
-            targets += len(found.chunk.targets)
-            if found.gone:
+            found = _found_in(who, fields)
+            targets += sum(len(each.chunk.targets) for each in found)
+            if any(each.gone for each in found):
                 own = _Busy(shard, platform, lane, entry_id.decode())
                 if not await self._remove(app, own, found, removed):
                     busy.append(own)
@@ -176,16 +174,17 @@ class Queue(StorePart):
         for own in busy:
             key = keys.lane(app, own.shard, own.platform, own.lane)
             entries = await self._link.call("XRANGE", key, own.entry_id, own.entry_id)
-            found = _found(who, entries[0][1].get(b"c", b"")) if entries else None
-            if found and found.gone and not await self._remove(app, own, found, removed):
+            found = _found_in(who, entries[0][1]) if entries else []
+            if any(each.gone for each in found) and not await self._remove(app, own, found, removed):
                 still.append(own)
         return removed, tuple(still)
 
-    async def _remove(self, app: str, at: _Busy, found: _Found, removed: Counts) -> bool:
+    async def _remove(self, app: str, at: _Busy, found: Sequence[_Found], removed: Counts) -> bool:
         """End the deliveries, and let the entry continue without them: its next reader asks what else of it has ended,
         since the dispatcher that had it may still answer. Returns False where a dispatcher works on it."""
         key = keys.lane(app, at.shard, at.platform, at.lane)
-        owner, left = "", found.left
+        owner, left = "", [replace(each.chunk, targets=each.left) for each in found if each.left]
+        count = sum(len(chunk.targets) for chunk in left)
         while True:
             state, *holder = await self._link.script("requeue", [key], [keys.DISPATCH, at.entry_id, owner, "", b""])
             if state == -1:
@@ -193,9 +192,11 @@ class Queue(StorePart):
                 if owner not in await self._liveness.gone({owner}):
                     await self._recall(app, at)
                     return False
-            await self._end(app, found, removed)
-            rest = encode_chunk(msgspec.structs.replace(found.chunk, targets=left)) if left else b""
-            state, *_ = await self._link.script("requeue", [key], [keys.DISPATCH, at.entry_id, owner, len(left), rest])
+            for each in found:
+                if each.gone:
+                    await self._end(app, each, removed)
+            rest = encode_chunks(left) if left else b""
+            state, *_ = await self._link.script("requeue", [key], [keys.DISPATCH, at.entry_id, owner, count, rest])
             if state != -1:
                 return True
 
@@ -236,7 +237,7 @@ class Queue(StorePart):
                 continue
             await self._end(app, found, removed)
             left = found.left
-            rest = b"%s %d %s" % (lane, len(left), encode_chunk(msgspec.structs.replace(found.chunk, targets=left)))
+            rest = b"%s %d %s" % (lane, len(left), encode_chunk(replace(found.chunk, targets=left)))
             await self._link.script(
                 "rewait",
                 [key, keys.pending(app, source.shard)],
@@ -268,7 +269,7 @@ class Queue(StorePart):
             if found is None or not found.gone:
                 continue
             left = found.left
-            rest = encode_chunk(msgspec.structs.replace(found.chunk, targets=left)) if left else b""
+            rest = encode_chunk(replace(found.chunk, targets=left)) if left else b""
             changes += (place, blob, rest, len(left))
             for target, owner in found.gone:
                 row = _row(platform_of(found.chunk.platform), now)
@@ -295,9 +296,20 @@ def _found(who: Subjects, blob: bytes) -> _Found | None:
     """Return the affected targets of an encoded chunk, or None where it cannot be read: it is moved to the quarantine,
     which is searched as bytes."""
     try:
-        chunk = decode_chunk(blob)
+        return _found_of(who, decode_chunk(blob))
     except CodecError:
         return None
+
+
+def _found_in(who: Subjects, fields: Mapping[bytes, bytes]) -> list[_Found]:
+    """Return the affected targets of each chunk of an entry of a lane; nothing where it cannot be read, as above."""
+    try:
+        return [_found_of(who, chunk) for chunk in decode_chunks(fields.get(b"c", b""))]
+    except CodecError:
+        return []
+
+
+def _found_of(who: Subjects, chunk: Chunk) -> _Found:
     owners = ((target, who.of(target.device_id, chunk.platform, target.token)) for target in chunk.targets)
     return _Found(chunk, [(target, key) for target, key in owners if key is not None])
 

@@ -44,7 +44,7 @@ from .sentinels import Address
 
 PROMISES: Final = frozenset(
     {
-        *("accept", "once", "cancel", "probe"),
+        *("accept", "cancel", "probe"),
         "registry_apply",
         *("disown", "forget", "forget_letters", "requeue", "rewait", "unschedule"),  # the steps of an erasure
     }

@@ -1,7 +1,7 @@
 """Writes accepted pushes to Redis, together for many callers, and counts the deliveries that wait in each shard.
 
 accept ──────┐
-accept_once ─┴─ one group a shard ── one round trip, a script for the plain ones and one for each record
+accept_once ─┴─ one group a shard ── one step of accept.lua
                        └─ with `fsync` or `replicas`: and a barrier for all of them, see
                           durable.py and replicas.py
 """
@@ -30,20 +30,23 @@ _Place: TypeAlias = tuple[str, int]
 
 
 class Part:
-    """One caller's share of a group: pushes as `enqueue.lua` reads them, with or without the record of a key. A part
+    """One caller's share of a group: pushes as `accept.lua` reads them, with or without the record of a key. A part
     without pushes asks for the record of its key, and waits until that is on the disk or on replicas."""
 
-    __slots__ = ("args", "deliveries", "kept", "key", "record", "size")
+    __slots__ = ("args", "deliveries", "first", "kept", "key", "record", "size")
 
     def __init__(
-        self, args: Args, deliveries: int, size: int, *, key: bytes | None = None, record: bytes = b""
+        self, args: Args, deliveries: int, size: int, *, key: str = "", record: bytes = b"", first: str = ""
     ) -> None:
         self.args = args
         self.deliveries = deliveries
         self.size = size
         """About how many bytes it has."""
         self.key = key
+        """The digest of the key in hexadecimal digits, or empty."""
         self.record = record
+        self.first = first
+        """The id of the first of its pushes."""
         self.kept: bytes | None = None
         """The record of an earlier call with the same key, once this part was written."""
 
@@ -94,33 +97,25 @@ class Accepting:
         return GroupCommit(write, flights=FLIGHTS if self.waits else 1)
 
     async def _write(self, app: str, shard: int, parts: list[Part]) -> None:
-        counters, prefix = keys.pending(app, shard), keys.prefix(app, shard)
-        plain: Args = []
-        keyed: list[tuple[Part, ScriptCall]] = []
-        for part in parts:
-            if part.key is None:
-                plain += part.args
-            else:
-                args = [prefix, KEEP_RECORD * 1000, part.record, *part.args]
-                keyed.append((part, ("once", [counters, keys.once(app, shard, part.key)], args)))
-        calls = [call for _, call in keyed]
-        if plain:
-            calls.append(("accept", [counters], [prefix, *plain]))
+        keyed = [part for part in parts if part.key]
+        args: Args = [keys.prefix(app, shard), self._config.status_ttl * 1000, KEEP_RECORD * 1000, len(keyed)]
+        for part in keyed:
+            args += (part.key, part.record, part.first, len(part.args))
+        for part in keyed + [part for part in parts if not part.key]:
+            args += part.args
+        calls: list[ScriptCall] = [("accept", [keys.pending(app, shard)], args)]
         number = self._sent = self._sent + 1
         if self._config.fsync:
             answers = await self.durable.scripts(keys.mark(app, shard), calls)
         else:
             answers = await self._link.guarded(keys.mark(app, shard), calls)
-        for (part, _), (kept, _) in zip(keyed, answers, strict=False):
+        counters, *records = answers[0]
+        for part, kept in zip(keyed, records, strict=True):
             part.kept = kept
         # The answers to several writes in flight may arrive in another order.
-        if calls and number > self._answered.get((app, shard), 0):
+        if number > self._answered.get((app, shard), 0):
             self._answered[app, shard] = number
-            # The last of each script: one that the server did not know has run after the other.
-            counted = answers[len(keyed) :]
-            if keyed:
-                counted.append(answers[len(keyed) - 1][1])
-            self._note((app, shard), max(pending_of(pairs(each)) for each in counted))
+            self._note((app, shard), pending_of(pairs(counters)))
 
     async def aclose(self) -> None:
         for group in self._groups.values():

@@ -1,6 +1,6 @@
 """The lists of pushes: all of them, the newest first, and those that wait for their time.
 
-A stream of each shard has an entry for each write that accepts pushes (`enqueue.lua`), so that a group of pushes costs
+A stream of each shard has an entry for each write that accepts pushes (`accept.lua`), so that a group of pushes costs
 one command more; a large group has several entries, so that a page of few pushes reads few bytes. An entry is its
 pushes one after the other, each with what the list can be filtered by without a look at its status: lane, API key, and
 a digest of its `collapse`, which may be a name of a user.

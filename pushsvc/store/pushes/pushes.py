@@ -104,14 +104,19 @@ class RedisPushes(PushListing):
         config = self._config
         chunks = split(push, config.chunk_size)
         total = chunks[0].total if chunks else 0
+        life = push.expires_at - push.created_at + config.status_ttl * 1000 if chunks and is_short(chunks[0]) else 0
+        if life and not push.send_at and not push.trace:
+            (chunk,) = chunks
+            blob = encode_chunk(chunk)
+            place = f"{chunk.channel}:{chunk.lane}"
+            return Part([place, life, push.id, push.created_at, listed(push), blob], 1, len(blob))
         whole = b""
         if push.audience:
             note = noted(decode_audience(push.audience))
             whole = b"%s %d %s%s" % (push.lane.encode(), len(note), note, encode_push(without_contents(push)))
         content = packed(contents_of(push, chunks), expires_at=push.expires_at, now=self._clock())
-        life = push.expires_at - push.created_at + config.status_ttl * 1000 if chunks and is_short(chunks[0]) else 0
-        args: Args = [push.id, total, push.created_at, push.send_at or 0, config.status_ttl * 1000]
-        args += (whole, content, listed(push), push.trace[:16], len(chunks), life)
+        args: Args = ["", push.id, total, push.created_at, push.send_at or 0]
+        args += (whole, content, listed(push), push.trace[:16], life, len(chunks))
         size = len(whole) + len(content)
         for chunk in chunks:
             blob = encode_chunk(chunk)
@@ -131,7 +136,7 @@ class RedisPushes(PushListing):
             return record
         # The call that wrote it may have ended without an answer, because the disk or a replica was slow. The wait
         # must be for the server where the record was read: another one may be the primary by now, and not have it.
-        part = Part([], 0, 0, key=key)
+        part = Part([], 0, 0, key=key.hex())
         await self._accepting.write(app, shard, part)
         return part.kept
 
@@ -145,7 +150,8 @@ class RedisPushes(PushListing):
         packed_pushes = [self._pack(push) for push in pushes]
         args = [arg for own in packed_pushes for arg in own.args]
         size = len(record) + sum(own.size for own in packed_pushes)
-        part = Part(args, sum(own.deliveries for own in packed_pushes), size, key=key, record=record)
+        deliveries = sum(own.deliveries for own in packed_pushes)
+        part = Part(args, deliveries, size, key=key.hex(), record=record, first=pushes[0].id)
         await self._accepting.write(app, shard, part)
         self._tell(pushes)
         return part.kept

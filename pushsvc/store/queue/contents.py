@@ -31,7 +31,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 def packed(contents: Mapping[str, Message], *, expires_at: int, now: int) -> bytes:
-    """Return the contents of a push as enqueue.lua reads them: their lifetime in ms, then name, message, name, ..
+    """Return the contents of a push as accept.lua reads them: their lifetime in ms, then name, message, name, ..
 
     Return no bytes if there are none. Instants are Unix milliseconds.
     """

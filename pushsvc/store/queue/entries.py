@@ -9,8 +9,9 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ...model.codec import CodecError, decode_chunk
+from ...model.codec import CodecError, decode_chunks
 from ...model.delivery import End, Settlement
 from ...model.push import Chunk, CountedTarget, Platform, Route
 from ...model.routing import CARRIERS
@@ -22,7 +23,7 @@ from ..revoke.presence import DevicePresence, Present
 from ..revoke.supersession import SUPERSEDED, Supersession
 from ..revoke.suppression import ERASED, NONE_LISTED, Listed, Suppression, accepted_at
 from .contents import Contents, Decoded
-from .lanes import LaneState
+from .lanes import LaneState, bit_of
 from .quarantine import set_aside
 from .settling import Closed, written_of
 
@@ -152,10 +153,13 @@ class Opener:
         # call that is cancelled earlier registers nothing.
         taken = []
         for state, decoded, cancelled in found:
+            latest = ""  # the entry of which parts may follow
             for ref, chunk in decoded:
-                if ref.entry_id in state.held or ref.history != self._link.history:
+                held = state.held.get(ref.entry_id, 0)
+                if (held and ref.entry_id != latest) or ref.history != self._link.history:
                     continue
-                state.held.add(ref.entry_id)
+                latest = ref.entry_id
+                state.held[latest] = held | bit_of(ref)
                 lacks_content = not chunk.message.body and chunk.lacks_content
                 if nothing_known and not cancelled and not lacks_content:
                     taken.append(Taken(ref=ref, chunk=counted(chunk, unread), again=again))
@@ -199,9 +203,13 @@ class Opener:
         for entry in read.entries:
             ref = EntryRef(app, shard, platform, lane, entry.id, read.history)
             try:
-                decoded.append((ref, decode_chunk(entry.blob)))
+                first, *more = decode_chunks(entry.blob)
             except CodecError as error:
                 await self._set_aside(read.state, ref, error)
+                continue
+            decoded.append((replace(ref, part=0) if more else ref, first))
+            for part, chunk in enumerate(more, 1):
+                decoded.append((EntryRef(app, shard, platform, lane, entry.id, read.history, part), chunk))
         return decoded
 
     async def _set_aside(self, state: LaneState, ref: EntryRef, error: CodecError) -> None:
@@ -228,20 +236,23 @@ class Opener:
         if not decoded:
             return []
         answers = await self._ask(*state.place[:2], [chunk for _, chunk in decoded])
-        left, over = [], []
+        left: list[Decoded] = []
+        over: dict[str, None] = {}
         for (ref, chunk), indexes in zip(decoded, answers, strict=True):
             if indexes is None:
                 error = CodecError("unknown version of recorded turns: written by a newer pushsvc?")
                 await self._set_aside(state, ref, error)
             elif not indexes:
                 if ref.history == self._link.history:
-                    over.append(ref.entry_id)
+                    over[ref.entry_id] = None
             elif len(indexes) == len(chunk.targets):
                 left.append((ref, chunk))
             else:
                 wanted = set(indexes)
                 targets = tuple(target for target in chunk.targets if target.index in wanted)
-                left.append((ref, msgspec.structs.replace(chunk, targets=targets)))
+                left.append((ref, replace(chunk, targets=targets)))
+        for ref, _ in left:
+            over.pop(ref.entry_id, None)  # other parts of it are open
         if over:
             # In this order: what is deleted and still pending is forgotten at its next read.
             await self._link.many([("XDEL", state.key, *over), ("XACK", state.key, keys.DISPATCH, *over)])
@@ -300,7 +311,7 @@ def counted(chunk: Chunk, unread: Mapping[str, int]) -> Chunk:
         else CountedTarget(t.index, t.token, t.device_id, t.kind, t.owner, number)
         for t in chunk.targets
     )
-    return msgspec.structs.replace(chunk, targets=targets)
+    return replace(chunk, targets=targets)
 
 
 def _left_out(chunk: Chunk, listed: Listed) -> tuple[dict[int, End], dict[int, str]]:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from ...model.push import Lane, Route
+from ...ports.entries import EntryRef
 from .. import keys
 
 LOOK = 60.0
 """Seconds between two checks of this consumer's pending entries: after a failover the new server may call pending what
 was acknowledged on the old one, and no other consumer takes it over while this one lives."""
+
+GIVEN_BACK: Final = 1 << 64
+"""Among the parts in work of an entry: another part was given back, so that the entry is not acknowledged but read
+again, once none is in work."""
+
+
+def bit_of(ref: EntryRef) -> int:
+    """Return a part of an entry, or the entry itself, as a bit of `LaneState.held`."""
+    return 1 << max(ref.part, 0)
 
 
 class LaneState:
@@ -23,8 +34,8 @@ class LaneState:
     def __init__(self, route: Route, shard: int, lane: Lane) -> None:
         self.place = (route.app, shard, route.platform, lane)
         self.key = keys.lane(*self.place)
-        self.held: set[str] = set()
-        """The ids of the entries that were returned and are not finished."""
+        self.held: dict[str, int] = {}
+        """The ids of the entries that were returned and are not finished, each with a bit for each part in work."""
         self.unsure = True
         """Whether entries may be pending for this consumer that were never returned."""
         self.sure_after = 0.0
@@ -46,6 +57,23 @@ class LaneState:
         self.losses += 1
         self.sure_after = max(self.sure_after, asyncio.get_running_loop().time() + grace)
         self.cursor = "0"
+
+    def finish(self, ref: EntryRef) -> None:
+        """Note that nothing is left to do of an entry, or of a part of one."""
+        left = self.held.get(ref.entry_id, 0) & ~bit_of(ref)
+        if left not in (0, GIVEN_BACK):
+            self.held[ref.entry_id] = left
+        elif self.held.pop(ref.entry_id, 0) & GIVEN_BACK:
+            self.lost(0.0)
+
+    def give_back(self, ref: EntryRef) -> None:
+        """Note that an entry is to be read again: at once, or as soon as no other part of it is in work."""
+        left = self.held.get(ref.entry_id, 0) & ~bit_of(ref)
+        if left not in (0, GIVEN_BACK):
+            self.held[ref.entry_id] = left | GIVEN_BACK
+        else:
+            self.held.pop(ref.entry_id, 0)
+        self.lost(0.0)
 
     def empty(self) -> None:
         """Note that no pending entries are missing here."""

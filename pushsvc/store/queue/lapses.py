@@ -7,7 +7,7 @@ So the stream is looked through, page by page, for entries whose time is over.
 
 from __future__ import annotations
 
-from ...model.codec import CodecError, decode_chunk
+from ...model.codec import CodecError, decode_chunks
 from .. import keys
 from ..link.link import Link
 from .entries import LaneRead, entries_of
@@ -38,6 +38,6 @@ async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> 
 
 def _is_over(blob: bytes, now: int) -> bool:
     try:
-        return decode_chunk(blob).expires_at <= now
+        return all(chunk.expires_at <= now for chunk in decode_chunks(blob))
     except CodecError:
         return False  # set aside when it is read

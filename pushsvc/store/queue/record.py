@@ -105,7 +105,7 @@ class Single(Struct, frozen=True, array_like=True, gc=False):
     turn: int
     """As that of a group."""
     kept: int
-    """1 where their statuses have had a lifetime since they were accepted: see enqueue.lua."""
+    """1 where their statuses have had a lifetime since they were accepted: see accept.lua."""
     list: list[Any]
     """Push id, encoded row, push id, encoded row, .."""
 

@@ -2,7 +2,8 @@
 --
 -- COUNT counts entries, but an entry may hold one target or hundreds; reading in small steps until the sum is
 -- reached keeps what a process holds near what it asked for. At least one entry is read where there is one.
--- The consumer group is made by the first reader, from the stream's beginning.
+-- The consumer group is made by the first reader, from the stream's beginning. The fields of an entry are `c`, its chunks;
+-- `n`, the number of their targets, unless that is 1; and `a` where it was added again.
 --
 -- KEYS  1 ps:T:q:<platform>:<lane>; 2 ps:T:epoch; 3 ps:T:sup:<platform>; 4 ps:T:moved:<platform>
 -- ARGV  1 group; 2 consumer; 3 targets wanted; 4 expected targets an entry
