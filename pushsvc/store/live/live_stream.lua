@@ -25,9 +25,9 @@ local function place_of(prefix, n)
   return list_of_it, place_of_it
 end
 
--- Lists of which a step uses many streams, by their numbers. They are read and written whole: that costs the server less
--- than a command for each of these streams.
-local MANY = 12
+-- Lists of which a step uses nearly all streams, by their numbers. They are read and written whole: that costs the server
+-- less than a command for each of these streams, but the more the longer the others are.
+local MANY = 26
 local held, changed = {}, {}
 
 -- Holds the lists that have many of these devices, until `write_held`.
