@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pushsvc.model.devices import Device
+from pushsvc.model.devices import ByDevices, Device
 from pushsvc.model.push import Platform
 from pushsvc.ports.live import (
     Acked,
@@ -262,6 +262,8 @@ def test_many_devices_in_one_call(server: Server | None) -> None:
         store = await world.store()
         for at in range(0, len(names), 400):
             await store.registry.put_many("shop", [phone(name, None) for name in names[at : at + 400]])
+        known = await store.registry.members("shop", ByDevices(tuple(reversed(names))), after="", limit=1000)
+        assert [device.id for device in known.devices] == names[:-1001:-1]
         found = await append(store.live, push_of("p1"), *names)
         assert [(each.status, each.offset) for each in found] == [("new", 1)] * 1300
         last = (await store.live.history("shop", "d1299")) or pytest.fail("no stream")
