@@ -93,8 +93,9 @@ _APNS_ID: Final = _opening("apns-id", 36)
 
 
 def _path(token: str) -> bytes:
-    if token.isascii() and token.isalnum():
-        return _opening(":path", 10 + len(token)) + b"/3/device/" + token.encode()
+    raw = token.encode()
+    if raw.isalnum():  # of bytes that is ASCII alone, and twice as fast as of text
+        return _opening(":path", 10 + len(raw)) + b"/3/device/" + raw
     return path("/3/device/" + token)
 
 

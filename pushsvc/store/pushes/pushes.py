@@ -94,10 +94,10 @@ class RedisPushes(PushListing):
         """Write the push durably, completely or not at all. A repeat with the same push changes nothing."""
         shard = keys.shard_of(push.id, self._config.shards_of(push.app))
         await self._accepting.write(push.app, shard, self._pack(push))
-        self._tell([push])
+        self._tell(push)
 
-    def _tell(self, pushes: Sequence[Push]) -> None:
-        if any(push.audience and not push.send_at for push in pushes):
+    def _tell(self, push: Push) -> None:
+        if push.audience and not push.send_at:
             self._ring()
 
     def _pack(self, push: Push) -> Part:
@@ -153,7 +153,8 @@ class RedisPushes(PushListing):
         deliveries = sum(own.deliveries for own in packed_pushes)
         part = Part(args, deliveries, size, key=key.hex(), record=record, first=pushes[0].id)
         await self._accepting.write(app, shard, part)
-        self._tell(pushes)
+        for push in pushes:
+            self._tell(push)
         return part.kept
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:
