@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeAlias
 
-from ...model.push import Lane, Route
+from ...model.push import Lane, Platform, Route
 from ...ports.entries import EntryRef
 from .. import keys
+
+LanePlace: TypeAlias = tuple[str, int, Platform, Lane]
+"""App, shard, platform and lane."""
 
 LOOK = 60.0
 """Seconds between two checks of this consumer's pending entries: after a failover the new server may call pending what
@@ -85,3 +89,20 @@ class LaneState:
     def learn(self, targets: int, entries: int) -> None:
         """Let the average follow the recent reads."""
         self.expected += 0.5 * (max(1.0, targets / entries) - self.expected)
+
+
+def ended(finished: Iterable[EntryRef], lanes: Mapping[LanePlace, LaneState]) -> list[EntryRef]:
+    """Return a reference to each entry of which nothing is left in work once these have ended."""
+    found: list[EntryRef] = []
+    parts: dict[tuple[LanePlace, str], tuple[EntryRef, int]] = {}
+    for ref in finished:
+        if ref.part < 0:
+            found.append(ref)
+        else:
+            place = (ref.app, ref.shard, ref.platform, ref.lane), ref.entry_id
+            parts[place] = ref, parts.get(place, (ref, 0))[1] | bit_of(ref)
+    for (lane, entry_id), (ref, bits) in parts.items():
+        state = lanes.get(lane)
+        if state is not None and not state.held.get(entry_id, GIVEN_BACK) & ~bits:
+            found.append(ref)
+    return found

@@ -46,7 +46,7 @@ from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
 from .arrivals import ARRIVED, EndOfAny, beside, pack_arrivals, pack_carried_on
 from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
-from .lanes import GIVEN_BACK, LaneState, bit_of
+from .lanes import LanePlace, LaneState, ended
 from .lapses import take_lapsed
 from .letter import note_dropped
 from .moving import Moving
@@ -88,7 +88,7 @@ class RedisQueue(Moving):
         self._held = HeldRoutes(link, config, clock)
         self._supersession = supersession
         self._opener = Opener(link, suppression, presence, supersession, clock, unread)
-        self._lanes: dict[tuple[str, int, Platform, Lane], LaneState] = {}
+        self._lanes: dict[LanePlace, LaneState] = {}
         self._lost: set[tuple[str, str]] = set()
         """Entries, by their lane's key and id, that were found to be another consumer's when a retry was settled."""
         link.on_change(self.distrust)
@@ -257,7 +257,7 @@ class RedisQueue(Moving):
             for ref in finished:
                 by_shard.setdefault(ref.shard, ([], []))[1].append(ref)
         void = await all_of(
-            self._settle_shard(app, shard, own, self._ended(refs)) for shard, (own, refs) in by_shard.items()
+            self._settle_shard(app, shard, own, ended(refs, self._lanes)) for shard, (own, refs) in by_shard.items()
         )
         for ref in finished:
             if (state := self._state_of(ref)) is not None:
@@ -267,22 +267,6 @@ class RedisQueue(Moving):
         if self._lost:
             self.forget([ref for ref in finished if place_of(ref) in self._lost])
         return without(settlements, void) if any(void) else settlements
-
-    def _ended(self, finished: Iterable[EntryRef]) -> list[EntryRef]:
-        """Return a reference to each entry of which nothing is left in work once these have ended."""
-        ended: list[EntryRef] = []
-        parts: dict[tuple[str, str], tuple[EntryRef, int]] = {}
-        for ref in finished:
-            if ref.part < 0:
-                ended.append(ref)
-            else:
-                _, bits = parts.get(place := place_of(ref), (ref, 0))
-                parts[place] = ref, bits | bit_of(ref)
-        for ref, bits in parts.values():
-            state = self._state_of(ref)
-            if state is not None and not state.held.get(ref.entry_id, GIVEN_BACK) & ~bits:
-                ended.append(ref)
-        return ended
 
     def _state_of(self, ref: EntryRef) -> LaneState | None:
         return self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
