@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from pushsvc.api.app import build_app
 from pushsvc.api.call import Answer, Call, Document
 from pushsvc.api.config import ApiApp
+from pushsvc.api.http.dispatch import LARGE
 from pushsvc.api.http.exchange import Reply, Request
 from pushsvc.api.ports import ApiPorts
 from pushsvc.api.routes import CALLS
@@ -50,10 +52,13 @@ def test_the_scopes_of_the_table_are_those_that_let_in() -> None:
 
 
 def test_a_handler_that_is_added_is_behind_the_same_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row with a body: key, scope, parameters and body are judged before the handler is called at all."""
+    """A row with a body: key, scope, parameters and body are judged before the handler is called at all. A large body
+    is decoded beside the loop, which serves others meanwhile."""
     calls: list[Any] = []
+    beside: list[bool] = []
 
     def read(body: bytes, request: Request) -> Any:
+        beside.append(threading.current_thread() is not threading.main_thread())
         return msgspec.json.decode(body)
 
     async def handle(ports: ApiPorts, request: Request, document: Any) -> Reply:
@@ -85,6 +90,8 @@ def test_a_handler_that_is_added_is_behind_the_same_door(monkeypatch: pytest.Mon
             assert calls == []
             answer = await call(service, "POST", "/v1/new", {"a": 1}, key="feedback")
             assert (answer.status, answer.headers["cache-control"], calls) == (201, "no-store", [("shop", {"a": 1})])
+            large = await call(service, "POST", "/v1/new", {"a": "x" * LARGE}, key="feedback")
+            assert (large.status, beside) == (201, [False, True])
             document = (await call(service, "GET", "/openapi.json", key=None)).json
             assert "/v1/new" not in document["paths"]
 
