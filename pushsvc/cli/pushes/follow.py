@@ -20,7 +20,9 @@ PATIENCE = 60
 """Requests that may fail in a row before the command gives up. A server that restarts is back sooner."""
 
 WAITS: Final = 3
-"""Looks in a row at which nothing is open but what waits for devices, before this is said."""
+"""Looks in a row at which a push waits for the same, before this is said."""
+STILL: Final = 10
+"""Looks in a row at which nothing has moved and no reason is known, before this is said."""
 
 
 def ended(status: JsonObject) -> bool:
@@ -46,7 +48,10 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
 
     Raises `Refused` when the server refuses, `Unreachable` when it is away for longer than a restart takes.
     """
-    pause, failures, waited = FIRST_LOOK, 0, 0
+    pause, failures = FIRST_LOOK, 0
+    before: JsonObject = {}
+    waits: dict[str, int] = {}
+    said: set[str] = set()
     told = f"the push continues; `pushsvc cancel {push_id}` cancels what has not been sent"
     lines = ChangedLines(quiet=quiet)
     with going_on(lambda: told), open_bars(sys.stdout, "{task.fields[counts]}", "elapsed", quiet=quiet) as bars:
@@ -65,20 +70,32 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
             lines.show(_line(status))
             if ended(status):
                 return status
-            waiting = _waiting(status)
-            waited = waited + 1 if waiting else 0
-            if waited == WAITS and not quiet:
-                waits = "1 delivery waits for its device" if waiting == 1 else f"{waiting:,} deliveries wait for theirs"
-                back = "one that is offline gets it once it is back, until the push expires (`--ttl` of `pushsvc send`)"
-                typer.echo(f"{waits}: {back}", err=True)
+            reasons = waits_for(status, before)
+            waits = {what: waits.get(what, 0) + 1 for what in reasons}
+            for what, looks in waits.items():
+                if looks >= (WAITS if what else STILL) and what not in said and not quiet:
+                    said.add(what)
+                    typer.echo(reasons[what], err=True)
+            before = status
             await asyncio.sleep(pause)
             pause = min(LAST_LOOK, pause * 1.5)
 
 
-def _waiting(status: JsonObject) -> int:
-    """Return how many deliveries wait for their devices, if nothing else is open."""
+def waits_for(status: JsonObject, before: JsonObject) -> dict[str, str]:
+    """Return what an open push waits for, by what it is: a route that is held, devices (`live`), or what is not known
+    (empty) where nothing has changed since the status `before`."""
+    if status["state"] == "scheduled":
+        return {}
     counts, waiting = status["counts"], (status.get("live") or {}).get("waiting", 0)
-    return int(waiting) if waiting >= counts.get("queued", 0) + counts.get("retrying", 0) else 0
+    found = {route: f"held: {route}: {why}" for route, why in (status.get("held") or {}).items()}
+    if waiting and waiting >= counts.get("queued", 0) + counts.get("retrying", 0):
+        found["live"] = (
+            f"{'1 delivery waits for its device' if waiting == 1 else f'{waiting:,} deliveries wait for their devices'}"
+            ": one that is offline gets the push once it is online again, until the push expires (`ttl`)"
+        )
+    if not found and all(status[name] == before.get(name) for name in ("state", "counts")):
+        found[""] = "nothing has changed for a while: `pushsvc stats` names what does not send, and the remedy"
+    return found
 
 
 def _line(status: JsonObject) -> str:
@@ -86,7 +103,8 @@ def _line(status: JsonObject) -> str:
     state, counts = str(status["state"]), status["counts"]
     if state in ("expanding", "scheduled") and not counts.get("total"):
         return f"{state}: its audience is {'being looked up' if state == 'expanding' else 'looked up when due'}"
-    return f"{state}: {counts_line(counts)}"
+    due = f", due at {status['send_at']}" if state == "scheduled" and "send_at" in status else ""
+    return f"{state}: {counts_line(counts)}{due}"
 
 
 def _bar(status: JsonObject) -> dict[str, Any]:
