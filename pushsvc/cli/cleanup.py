@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .access import Key, Url
-from .operator.operator import CleanedUp, open_operator
+from ..errors import ConfigError
+from .access import Key, Url, key_of
+from .operator.operator import CleanedUp, configuration, named_by_option, open_operator
 from .output import Json, counted, print_json, print_table
 from .progress import open_bars
 from .running import run
 from .service.parts import until_signalled
 
 if TYPE_CHECKING:
-    from ..settings import Settings
     from ..stages.cleanup import Progress
 
 
@@ -45,15 +45,16 @@ def cleanup(
     `pushsvc jobs` does it, in its own share of the time, and this command waits; with --share, or where several
     apps are configured, it works in the store.
     """
-    settings: Settings = context.obj.settings()
-    settings.require_apps()
     context.obj.step_back(10)  # Processes that serve requests on this machine have precedence.
     began = time.monotonic()
     if share < 1.0:  # which only this process can keep
+        if url and named_by_option(context):
+            raise typer.BadParameter("--share is for a cleanup by this command: leave it out with --url")
         url = key = ""
     # A key is of one app: a service that is not named by --url is asked for no cleanup of several.
-    strict = not dry_run and len(settings.apps) == 1
-    cleaned = run(_cleanup(context, url, key, share, strict=strict, dry_run=dry_run, quiet=json))
+    settings = configuration(context.obj, needed=not (url and key_of(key, "")))
+    strict = not dry_run and (isinstance(settings, ConfigError) or len(settings.apps) == 1)
+    apps, cleaned = run(_cleanup(context, url, key, share, strict=strict, dry_run=dry_run, quiet=json))
     seconds = time.monotonic() - began
     if (elsewhere := cleaned.elsewhere) is not None:
         if json:
@@ -64,10 +65,10 @@ def cleanup(
     rows = sorted((app, what, count) for (app, what), count in cleaned.removed.items() if count)
     total = sum(count for _, _, count in rows)
     if json:
-        apps: dict[str, dict[str, int]] = {app: {} for app in settings.apps}
+        counts: dict[str, dict[str, int]] = {app: {} for app in apps}
         for app, what, count in rows:
-            apps[app][what] = count
-        report = {"dry_run": dry_run, "total": total, "seconds": round(seconds, 3), "apps": apps}
+            counts[app][what] = count
+        report = {"dry_run": dry_run, "total": total, "seconds": round(seconds, 3), "apps": counts}
         print_json({"state": "stopped" if cleaned.left else "done", **report})
     else:
         if rows:
@@ -82,11 +83,12 @@ def cleanup(
 
 async def _cleanup(
     context: typer.Context, url: str, key: str, share: float, *, strict: bool, dry_run: bool, quiet: bool
-) -> CleanedUp:
+) -> tuple[Sequence[str], CleanedUp]:
+    """Return the apps, and what was removed of them."""
     stop = until_signalled(hang_up=True)
     async with open_operator(context, "", url, key, changes=strict) as operator:
         with _display(quiet) as show:
-            return await operator.clean_up(share=share, dry_run=dry_run, stop=stop, show=show)
+            return operator.apps, await operator.clean_up(share=share, dry_run=dry_run, stop=stop, show=show)
 
 
 @contextmanager

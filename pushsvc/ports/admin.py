@@ -196,6 +196,12 @@ class DeadBatchRow(Struct, frozen=True):
     last: str
 
 
+class DeadBatches(Struct, frozen=True):
+    """The batches of all webhooks of the app that were given up, the oldest of each webhook first."""
+
+    batches: list[DeadBatchRow]
+
+
 class WebhookState(Struct, frozen=True, kw_only=True):
     """The webhook of the app for one kind of events."""
 
@@ -445,6 +451,9 @@ class Administration(Protocol):
 
     async def resume_webhooks(self, app: str) -> None:
         """Continue all webhooks now, whatever their receivers have answered. Raises `Conflict` where there is none."""
+
+    async def dead_batches(self, app: str, *, since: int | None, until: int | None) -> list[DeadBatchRow]:
+        """Return the dead batches whose last event was recorded in a span (Unix ms)."""
 
     async def redeliver(self, app: str, *, since: int | None, until: int | None, dry_run: bool) -> Redelivery:
         """Ask for the dead batches whose last event was recorded in a span (Unix ms) to be delivered again. Raises

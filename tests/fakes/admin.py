@@ -13,6 +13,7 @@ from pushsvc.ports.admin import (
     CleanupAnswer,
     CleanupCount,
     CleanupState,
+    DeadBatchRow,
     FeedbackState,
     PreviewedMessage,
     QueueState,
@@ -84,6 +85,9 @@ class FixedAdministration:
 
     async def resume_webhooks(self, app: str) -> None:
         raise Conflict(f"{app} has no webhook.")
+
+    async def dead_batches(self, app: str, *, since: int | None, until: int | None) -> list[DeadBatchRow]:
+        return []
 
     async def redeliver(self, app: str, *, since: int | None, until: int | None, dry_run: bool) -> Redelivery:
         return Redelivery(0, 0)

@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pushsvc import cli
 from pushsvc.cli.devices.export import _export
-from pushsvc.settings import Settings
+from pushsvc.cli.operator.operator import ExportedDevices
 from pushsvc.store import open_store
 
 from ..bench.registry import Population
@@ -122,20 +123,21 @@ def test_an_export_into_what_is_no_regular_file(server: Server, processes: Proce
 def test_an_export_that_is_broken_off_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    class Endless:
-        async def scan(self, app: str, *, after: str, limit: int) -> SimpleNamespace:
+    async def endless(app: str, *, tombstones: bool) -> AsyncIterator[ExportedDevices]:
+        while True:
             (part,) = tmp_path.glob("e.csv.*.part")
             assert stat.S_IMODE(part.stat().st_mode) == 0o600
             os.kill(os.getpid(), number)
             await asyncio.sleep(0)
-            return SimpleNamespace(devices=[], cursor="further", done=0.5)
+            yield ExportedDevices([], 0.5)
 
     @asynccontextmanager
-    async def opened(settings: Settings) -> AsyncIterator[SimpleNamespace]:
-        yield SimpleNamespace(registry=Endless())
+    async def opened(*_: object) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(exporting=endless)
 
-    monkeypatch.setattr("pushsvc.runtime.open_running_store", opened)
-    export = _export(Settings(), "shop", str(tmp_path / "e.csv"), "csv", tombstones=False)
+    monkeypatch.setattr("pushsvc.cli.devices.export.open_operator", opened)
+    nowhere: Any = None
+    export = _export(nowhere, "shop", "", "", str(tmp_path / "e.csv"), "csv", tombstones=False)
     assert asyncio.run(export) is None
     assert list(tmp_path.iterdir()) == []
 

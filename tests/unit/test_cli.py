@@ -8,21 +8,25 @@ import os
 import subprocess
 import sys
 import typing
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 import typer
+from typer.core import TyperArgument, TyperGroup
 
 from pushsvc import cli
 from pushsvc.cli.access import Access, access
 from pushsvc.cli.check import _quiet
+from pushsvc.cli.lazy import LazyCommand
 from pushsvc.cli.operator.store import StoreOperator
 from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
-from pushsvc.cli.pushes.follow import ended, verdict
+from pushsvc.cli.process import PARTS
+from pushsvc.cli.pushes.follow import ended, verdict, waits_for
 from pushsvc.cli.pushes.replay import _replay
 from pushsvc.cli.pushes.send import lay_over, read_document
 from pushsvc.cli.state import State
@@ -199,6 +203,47 @@ def test_wrong_usage(arguments: list[str], reported: str, capsys: pytest.Capture
     captured = capsys.readouterr()
     assert reported in " ".join(captured.err.split())
     assert captured.out == ""
+
+
+def _commands(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command with the words that call it."""
+    if isinstance(command, LazyCommand):
+        command = command.load()
+    if isinstance(command, TyperGroup):
+        for name, inner in command.commands.items():
+            yield from _commands(inner, *words, name)
+    else:
+        yield words, command
+
+
+EVERY = {
+    words: command
+    for name, (target, text) in cli.COMMANDS.items()
+    for words, command in _commands(LazyCommand(name, target, text, "pushsvc.cli"), name)
+}
+GIVEN = {"app": "shop", "name": "n", "file": "-", "push_id": "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"}
+"""What a command is given for what it needs; a word without a meaning for all else."""
+HERE = {*((part,) for part in PARTS), ("demo",), ("init",), ("simulate",), ("bench",), ("webhooks", "secret")}
+"""The commands that are about this machine, or need its configuration beside a service."""
+
+
+@pytest.mark.parametrize("words", sorted(EVERY.keys() - HERE), ids=" ".join)
+def test_a_service_that_is_named_with_its_key_needs_no_configuration(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.toml").write_text("[nonsense]\n")
+    monkeypatch.setenv("PUSHSVC_CONFIG", str(tmp_path / "broken.toml"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"to": {"all": true}}')))
+    given = [
+        *(GIVEN.get(option.name, "apns") for option in EVERY[words].params if isinstance(option, TyperArgument)),
+        *("--url", "http://127.0.0.1:1", "--key", "k"),
+    ]
+    for option in EVERY[words].params:
+        if option.required and not isinstance(option, TyperArgument):
+            given += [option.opts[0], GIVEN[option.name]]
+    assert cli.main([*words, *given]) == 1
+    err = capsys.readouterr().err
+    assert ("127.0.0.1:1" in err, "nonsense" in err) == (True, False)
 
 
 def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -407,6 +452,24 @@ def test_counts_in_a_line() -> None:
     assert counts_line(counts) == "1,001 of 1,004: 1,000 sent, 1 failed, 1 retrying, 2 queued"
     assert counts_line({"total": 0}) == "0 of 0"
     assert {"total", *COUNTS} == set(Counts.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("status", "before", "waits"),
+    [
+        ({"counts": {"queued": 2}}, {}, {}),
+        ({"counts": {"queued": 2}}, {"state": "sending", "counts": {"queued": 3}}, {}),
+        ({"counts": {"queued": 2}}, {"state": "sending", "counts": {"queued": 2}}, {"": "nothing has changed"}),
+        ({"counts": {"queued": 1}, "live": {"waiting": 1}}, {}, {"live": "1 delivery waits for its device: one"}),
+        ({"counts": {"queued": 2}, "live": {"waiting": 2}}, {}, {"live": "2 deliveries wait for their devices: one"}),
+        ({"counts": {"queued": 2, "retrying": 1}, "live": {"waiting": 2}}, {}, {}),
+        ({"counts": {"queued": 1}, "held": {"shop/fcm": "why"}}, {}, {"shop/fcm": "held: shop/fcm: why"}),
+        ({"state": "scheduled", "counts": {"queued": 1}, "held": {"shop/fcm": "why"}}, {}, {}),
+    ],
+)
+def test_what_a_followed_push_waits_for(status: dict[str, Any], before: dict[str, Any], waits: dict[str, str]) -> None:
+    found = waits_for({"state": "sending", **status}, before)
+    assert {what: text[: len(waits.get(what, ""))] for what, text in found.items()} == waits
 
 
 @pytest.mark.parametrize(

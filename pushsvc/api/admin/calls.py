@@ -11,7 +11,7 @@ from ...model.codec import decode_audience
 from ...model.devices import ByDevices, ByTopic, ByUsers, ByWhere, ToAll
 from ...model.push import Route
 from ...model.rates import Rate
-from ...ports.admin import CheckAnswer, key_row, key_rows
+from ...ports.admin import CheckAnswer, DeadBatches, key_row, key_rows
 from ...ports.figures import SLOT
 from ...ports.keyring import make_key
 from ...ports.letters import DeadFilter
@@ -111,6 +111,12 @@ async def resume_webhooks(ports: ApiPorts, request: Request) -> Reply:
     await ports.admin.resume_webhooks(request.app.name)
     _log(request, "webhooks_resumed")
     return await get_webhooks(ports, request)
+
+
+async def get_dead_batches(ports: ApiPorts, request: Request) -> Reply:
+    """Return the batches that were given up."""
+    since, until = read_instants(request.params)
+    return Reply(DeadBatches(await ports.admin.dead_batches(request.app.name, since=since, until=until)))
 
 
 async def redeliver(ports: ApiPorts, request: Request, asked: tuple[int | None, int | None, bool]) -> Reply:

@@ -105,6 +105,15 @@ CALLS: Final = (
         Answer(200, "The webhooks, one for each kind of events; none where the app has none.", admin.WebhookStates),
     ),
     _row(
+        *("GET webhooks/failed", "get_admin_webhook_failed", calls.get_dead_batches),
+        "List the batches of the webhooks that were given up.",
+        Answer(200, "The batches.", admin.DeadBatches),
+        params=(
+            QueryParam("since", "Only batches whose last event was recorded at this instant (RFC 3339) or later."),
+            QueryParam("until", "Only batches whose last event was recorded before this instant (RFC 3339)."),
+        ),
+    ),
+    _row(
         *("POST webhooks/test", "post_admin_webhook_test", calls.test_webhook),
         "Call the webhook without events.",
         Answer(200, "The result of the call.", admin.WebhookTest),

@@ -111,6 +111,10 @@ class RegisteredDevice(Struct, frozen=True):
         str | UnsetType,
         Meta(description="The reason for the prune: the provider's, or one of pushsvc in lower case."),
     ] = UNSET
+    strikes: Annotated[
+        int | UnsetType, Meta(description="Suspect answers since it registered or last accepted a push, if any.")
+    ] = UNSET
+    struck_at: Annotated[Time | UnsetType, Meta(description="When the last of them came.")] = UNSET
     online: Annotated[
         bool | UnsetType,
         Meta(
@@ -217,6 +221,8 @@ def shown(device: Device, addresses: Addresses, **live: Any) -> RegisteredDevice
         state=device.state,
         pruned_at=instant(device.pruned_at) if pruned else UNSET,
         pruned_for=device.pruned_for if pruned else UNSET,
+        strikes=device.strikes or UNSET,
+        struck_at=instant(device.struck_at) if device.struck_at else UNSET,
         **addresses.devices.filled(device.platform, device.kind, device.token),
         **live,
     )

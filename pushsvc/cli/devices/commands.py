@@ -1,12 +1,11 @@
 """`pushsvc devices`: show, delete, restore, import and export devices.
 
-`show`, `delete` and `import` ask the API of a running service where a key is known; all else, and without a key these
-too, works on the store of the configuration.
+They ask the API of a running service where a key is known, or else work on the store of the configuration.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,14 +13,9 @@ from ...errors import NotFound
 from ..access import Key, Url
 from ..operator.operator import operate
 from ..output import Json, cell, command_group, print_done, print_json, print_table
-from ..pushes.failed import apps_of
-from ..running import run
 from .export import export_devices
 from .importing import import_devices
 from .restore import restore
-
-if TYPE_CHECKING:
-    from ...settings import Settings
 
 devices = command_group("Show, delete, restore, import and export devices; send to a token again.")
 devices.command("restore")(restore)
@@ -71,6 +65,8 @@ def unsuppress(
     platform: Annotated[str, typer.Argument(help="The platform of the token: `apns` or `fcm`.", metavar="PLATFORM")],
     token: Annotated[str, typer.Argument(help="The token.", metavar="TOKEN")],
     app: Annotated[str, typer.Option("--app", help="The app.", metavar="APP")],
+    url: Url = "",
+    key: Key = "",
     json: Json = False,
 ) -> None:
     """Lift the suppression of a token.
@@ -79,20 +75,10 @@ def unsuppress(
 
     The device that was pruned with the token stays pruned; `pushsvc devices restore` restores both.
     """
-    settings = context.obj.settings()
-    apps_of(settings, app)
-    if not run(_unsuppress(settings, app, platform, token)):
+    if not operate(context, app, url, key, lambda operator: operator.unsuppress(app, platform, token), changes=True):
         raise NotFound(f"{app} has not suppressed this token of {platform}")
     done = {"app": app, "platform": platform, "unsuppressed": True}
     print_done(done, f"lifted the suppression of the token of {app}", json=json)
-
-
-async def _unsuppress(settings: Settings, app: str, platform: str, token: str) -> bool:
-    from ...runtime import addresses, open_existing_store
-
-    address = addresses().recognised(platform, token)
-    async with open_existing_store(settings) as store:
-        return await store.suppressions.remove(app, [(platform, address)]) > 0
 
 
 def _cell(value: object) -> str:

@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
+from ..access import Key, Url
 from ..files import replacing
+from ..operator.operator import ExportedDevices, open_operator
 from ..output import counted
-from ..pushes.failed import apps_of
 from ..running import run
 from ..service.parts import until_signalled
 from .files import format_of, progress
 from .lines import Format, csv_of, header, ndjson_of
-
-if TYPE_CHECKING:
-    from ...ports.registry import Registry
-    from ...settings import Settings
-
-PAGE = 1000
 
 
 class Stopped(Exception):
@@ -41,6 +36,8 @@ def export_devices(
         str, typer.Option("--format", help="csv or ndjson; by default from the suffix of the file.", metavar="FORMAT")
     ] = "",
     tombstones: Annotated[bool, typer.Option("--tombstones", help="Include pruned devices.")] = False,
+    url: Url = "",
+    key: Key = "",
 ) -> None:
     """Write all devices of an app to a file.
 
@@ -48,11 +45,9 @@ def export_devices(
 
     The file contains device tokens: protect it like a password. Only its owner can read it.
     """
-    settings: Settings = context.obj.settings()
-    apps_of(settings, app)
     wanted = format_of(file, form)
     began = time.monotonic()
-    count = run(_export(settings, app, file, wanted, tombstones=tombstones))
+    count = run(_export(context, app, url, key, file, wanted, tombstones=tombstones))
     if count is None:
         raise typer.Exit(130)
     seconds = time.monotonic() - began
@@ -60,39 +55,45 @@ def export_devices(
     typer.echo(f"{written}; the file contains their tokens: keep it safe", err=True)
 
 
-async def _export(settings: Settings, app: str, file: str, form: Format, *, tombstones: bool) -> int | None:
+async def _export(
+    context: typer.Context, app: str, url: str, key: str, file: str, form: Format, *, tombstones: bool
+) -> int | None:
     """Return the number of devices that were written, or None if the export was interrupted."""
-    from ...runtime import open_running_store
-
     stop = until_signalled(hang_up=True)
-    async with open_running_store(settings) as store:
+    async with (
+        open_operator(context, app, url, key) as operator,
+        aclosing(operator.exporting(app, tombstones=tombstones)) as pages,
+    ):
         to = nullcontext(sys.stdout.buffer) if file == "-" else replacing(Path(file))
         with suppress(Stopped), to as stream:
-            return await _write(store.registry, app, stream, form, stop.is_set, tombstones=tombstones)
+            return await write_devices(pages, stream, form, stop.is_set, tombstones=tombstones)
     return None
 
 
-async def _write(
-    registry: Registry, app: str, stream: BinaryIO, form: Format, stopping: Callable[[], bool], *, tombstones: bool
+async def write_devices(
+    pages: AsyncIterator[ExportedDevices],
+    stream: BinaryIO,
+    form: Format,
+    stopping: Callable[[], bool],
+    *,
+    tombstones: bool,
 ) -> int:
-    """Return the number of devices that were written. Raises `Stopped`."""
+    """Write pages of devices, and return the number of these. Raises `Stopped`."""
     from ...runtime import addresses
 
     known = addresses()
     if form == "csv":
         stream.write(header(known, tombstones=tombstones))
-    count, cursor = 0, ""
+    count = 0
     with progress(1.0) as show:
-        while not stopping():
-            page = await registry.scan(app, after=cursor, limit=PAGE)
-            devices = [device for device in page.devices if tombstones or device.state == "active"]
-            stream.write(
-                ndjson_of(devices, known) if form == "ndjson" else csv_of(devices, known, tombstones=tombstones)
-            )
-            count += len(devices)
+        async for page in pages:
+            if stopping():
+                raise Stopped
+            if form == "csv":
+                stream.write(csv_of(page.devices, known, tombstones=tombstones))
+            else:
+                stream.write(ndjson_of(page.devices, known))
+            count += len(page.devices)
             show(page.done, count)
-            if page.cursor is None:
-                stream.flush()
-                return count
-            cursor = page.cursor
-    raise Stopped
+    stream.flush()
+    return count

@@ -6,22 +6,18 @@ Each step is complete, so the command can be interrupted and repeated.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from contextlib import aclosing
+from typing import Annotated
 
 import typer
 
 from ...ports.registry import PrunedFilter
+from ..access import Key, Url
 from ..instants import parse_instant
+from ..operator.operator import Operator, operate
 from ..output import Json, counted, print_json
 from ..progress import open_bars
-from ..pushes.failed import AppName, Platform, apps_of, require_platform
-from ..running import run
-
-if TYPE_CHECKING:
-    from ...settings import Settings
-
-STEP = 500
-"""Devices that are restored in one step."""
+from ..pushes.failed import AppName, Platform, require_platform
 
 Reason = Annotated[
     str, typer.Option("--reason", help="Only those that were pruned with this reason.", metavar="REASON")
@@ -41,6 +37,8 @@ def restore(
     since: Since = "",
     until: Until = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be restored.")] = False,
+    url: Url = "",
+    key: Key = "",
     json: Json = False,
 ) -> None:
     """Restore pruned devices with their users, tags and topics.
@@ -54,25 +52,30 @@ def restore(
         since=parse_instant(since, option="--since"),
         until=parse_instant(until, option="--until"),
     )
-    settings = context.obj.settings()
-    run(_restore(settings, apps_of(settings, app), which, dry_run=dry_run, json=json))
-
-
-async def _restore(settings: Settings, apps: list[str], which: PrunedFilter, *, dry_run: bool, json: bool) -> None:
-    from ...runtime import open_existing_store, open_running_store
-
-    restored = dict.fromkeys(apps, 0)
-    async with (open_running_store if dry_run else open_existing_store)(settings) as store:
-        matched = {app: await store.registry.pruned(app, which) for app in apps}
-        with open_bars(sys.stdout, "count", "elapsed", quiet=json or dry_run) as bars:
-            task = bars.add_task("restoring", total=sum(matched.values()))
-            for app in apps if not dry_run else ():
-                while step := await store.registry.restore(app, which, limit=STEP):
-                    restored[app] += step
-                    bars.advance(task, step)
+    matched, restored = operate(
+        *(context, app, url, key),
+        lambda operator: _restore(operator, which, dry_run=dry_run, quiet=json),
+        changes=not dry_run,
+    )
     if json:
-        print_json({"matched": sum(matched.values()), "restored": sum(restored.values()), "apps": restored})
+        print_json({"matched": matched, "restored": sum(restored.values()), "apps": restored})
     elif dry_run:
-        print(f"{counted(sum(matched.values()), 'device')} would be restored")
+        print(f"{counted(matched, 'device')} would be restored")
     else:
         print(f"{counted(sum(restored.values()), 'device')} restored")
+
+
+async def _restore(
+    operator: Operator, which: PrunedFilter, *, dry_run: bool, quiet: bool
+) -> tuple[int, dict[str, int]]:
+    """Return how many devices match, and how many of each app were restored."""
+    restored = dict.fromkeys(operator.apps, 0)
+    matched = sum((await operator.pruned(which)).values())
+    if not dry_run:
+        with open_bars(sys.stdout, "count", "elapsed", quiet=quiet) as bars:
+            task = bars.add_task("restoring", total=matched)
+            async with aclosing(operator.restoring(which)) as steps:
+                async for app, step in steps:
+                    restored[app] += step
+                    bars.advance(task, step)
+    return matched, restored

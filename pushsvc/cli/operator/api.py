@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -16,8 +17,10 @@ from msgspec import Struct
 
 from ...api.admin.document import KeyList, NewKey
 from ...api.devices.document import Erased
-from ...api.devices.importing import Imported
+from ...api.devices.importing import BadLine, Imported, read_device
+from ...api.devices.tombstones import Restored
 from ...api.letters.document import DeadLetter, ReplayAccepted
+from ...api.rules import Rules
 from ...client import AsyncClient, ClientError, Refused, Retries, Unreachable
 from ...client.asynchronous import Answer
 from ...client.retries import PASSING
@@ -33,19 +36,24 @@ from ...ports.admin import (
     CheckFinding,
     CleanupAnswer,
     CleanupCount,
+    DeadBatches,
+    DeadBatchRow,
     KeyRow,
     WebhookState,
     WebhookStates,
+    WebhookTest,
 )
 from ...ports.conditions import Condition
 from ...ports.erasure import Erasure
 from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.pushes import PushFilter
+from ...ports.registry import PrunedFilter
 from ..access import Access
 from ..pushes.failed import PAGE
 from .operator import (
     DEVICE_FIELDS,
     CleanedUp,
+    ExportedDevices,
     Failed,
     MadeKey,
     Pages,
@@ -207,16 +215,16 @@ class ApiOperator:
 
     async def failed(self, which: DeadFilter, limit: int) -> Failed:
         matched = await self.matched(which)
-        found = await paged(self._pages("/v1/failed", _narrow(which), _Page[DeadLetter]), limit)
+        found = await paged(self._pages("/v1/failed", _selecting(which), _Page[DeadLetter]), limit)
         rows = [DeadRow(**{**msgspec.structs.asdict(each), "at": parse_instant(each.at)}) for each in found]
         return Failed(sum(matched.values()), [(self.apps[0], row) for row in rows])
 
     async def matched(self, which: DeadFilter) -> Mapping[str, int]:
-        counted = await self._post("/v1/failed/replay", ReplayAccepted, {**_narrow(which), "dry_run": True})
+        counted = await self._post("/v1/failed/replay", ReplayAccepted, {**_selecting(which), "dry_run": True})
         return {self.apps[0]: counted.matched}
 
     async def replay(self, spec: ReplaySpec) -> ReplayStatus:
-        asked: dict[str, object] = dict(_narrow(spec.filter))
+        asked: dict[str, object] = dict(_selecting(spec.filter))
         asked |= {name: value for name, value in (("limit", spec.limit), ("rate", spec.rate)) if value}
         job = (await self._post("/v1/failed/replay", ReplayAccepted, asked)).job
         if job is None or (status := await self._replay(job)) is None:
@@ -297,11 +305,58 @@ class ApiOperator:
             taken[each.index] = tuple(Fault(fault.path, fault.message) for fault in each.errors)
         return taken
 
+    async def exporting(self, app: str, *, tombstones: bool) -> AsyncGenerator[ExportedDevices, None]:
+        from ...runtime import addresses
+
+        rules = Rules(app, frozenset(addresses().platforms), addresses())
+        narrow = {} if tombstones else {"state": "active"}
+        pages = self._pages("/v1/devices", narrow, _Page[dict[str, Any]])
+        total, count = (await self._stats()).devices, 0
+        cursor: str | None = ""
+        while cursor is not None:
+            documents, cursor = await pages(cursor=cursor, limit=PAGE)
+            count += len(documents)
+            try:
+                devices = [read_device(each, rules, sys.maxsize) for each in documents]
+            except BadLine as error:
+                raise _other_version(error) from None
+            yield ExportedDevices(devices, count / max(total, count, 1))
+
+    async def pruned(self, which: PrunedFilter) -> Mapping[str, int]:
+        return {self.apps[0]: (await self._restore(which, dry_run=True)).left}
+
+    async def restoring(self, which: PrunedFilter) -> AsyncGenerator[tuple[str, int], None]:
+        while (step := await self._restore(which)).restored:
+            yield self.apps[0], step.restored
+
+    async def _restore(self, which: PrunedFilter, *, dry_run: bool = False) -> Restored:
+        narrow = _narrow(platform=which.platform, reason=which.reason, since=which.since, until=which.until)
+        return await self._post("/v1/devices/restore", Restored, {**narrow, "dry_run": dry_run})
+
+    async def unsuppress(self, app: str, platform: str, token: str) -> bool:
+        return await self._delete(f"/v1/suppressions/{_quoted(platform)}/{_quoted(token)}")
+
     async def webhooks(self) -> list[tuple[str, WebhookState]]:
         return [(self.apps[0], each) for each in (await self._get("/v1/admin/webhooks", WebhookStates)).webhooks]
 
+    async def test_webhook(self, app: str) -> WebhookTest:
+        return await self._post("/v1/admin/webhooks/test", WebhookTest)
+
     async def resume_webhooks(self, app: str) -> None:
         await self._client.request("POST", "/v1/admin/webhooks/resume")
+
+    async def dead_batches(self, since: int | None, until: int | None) -> list[tuple[str, DeadBatchRow]]:
+        query = urlencode(_narrow(since=since, until=until))
+        found = await self._get(f"/v1/admin/webhooks/failed?{query}", DeadBatches)
+        return [(self.apps[0], each) for each in found.batches]
+
+    async def redeliver(self, app: str, since: int | None, until: int | None) -> None:
+        await self._client.request("POST", "/v1/admin/webhooks/redeliver", _narrow(since=since, until=until))
+
+    async def redelivering(self, app: str, every: float) -> AsyncGenerator[int, None]:
+        while True:
+            yield sum(state.asked for _, state in await self.webhooks())
+            await asyncio.sleep(every)
 
     async def device(self, device_id: str) -> list[dict[str, Any]]:
         known = await self._known("GET", f"/v1/admin/devices/{_quoted(device_id)}")
@@ -345,12 +400,14 @@ class _Page(Struct, Generic[T]):
     cursor: str | None
 
 
-def _narrow(which: DeadFilter) -> dict[str, str]:
+def _narrow(*, since: int | None, until: int | None, **texts: str) -> dict[str, str]:
     """Return a filter as the API takes it, in a query or a body."""
-    narrow: dict[str, str] = {"push": which.push, "platform": which.platform, "reason": which.reason}
-    for name, at in (("since", which.since), ("until", which.until)):
-        narrow[name] = "" if at is None else instant(at)
-    return {name: text for name, text in narrow.items() if text}
+    span = {name: instant(at) for name, at in (("since", since), ("until", until)) if at is not None}
+    return {name: text for name, text in texts.items() if text} | span
+
+
+def _selecting(which: DeadFilter) -> dict[str, str]:
+    return _narrow(**msgspec.structs.asdict(which))
 
 
 def _condition(cause: Cause) -> Condition:

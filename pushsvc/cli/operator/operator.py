@@ -25,12 +25,13 @@ from ...model.access import Scope
 from ...model.devices import Device
 from ...model.push import JsonObject
 from ...model.rates import Rate
-from ...ports.admin import AppStats, KeyRow, WebhookState
+from ...ports.admin import AppStats, DeadBatchRow, KeyRow, WebhookState, WebhookTest
 from ...ports.cleanup import Removed
 from ...ports.conditions import Condition
 from ...ports.erasure import Erasure
 from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.pushes import PushFilter
+from ...ports.registry import PrunedFilter
 from ..access import checked, key_of, key_variable
 from ..output import Missing
 from ..pushes.failed import PAGE, apps_of
@@ -110,6 +111,13 @@ async def paged(pages: Pages[T], limit: int) -> list[T]:
     return found
 
 
+class ExportedDevices(Struct, frozen=True):
+    """Some of the devices of an app, and the part of all that is done with them, from 0 to 1."""
+
+    devices: Sequence[Device]
+    done: float
+
+
 class CleanedUp(Struct, frozen=True):
     """What a cleanup has removed, or would remove."""
 
@@ -176,9 +184,33 @@ class Operator(Protocol):
     def importing(self, app: str) -> AbstractAsyncContextManager[Callable[[Sequence[Any]], Awaitable[Sequence[Taken]]]]:
         """Open what writes up to 500 devices of a file at a time, and returns what became of each."""
 
+    def exporting(self, app: str, *, tombstones: bool) -> AsyncGenerator[ExportedDevices, None]:
+        """Yield all devices of an app, with `tombstones` the pruned ones too."""
+
+    async def pruned(self, which: PrunedFilter) -> Mapping[str, int]:
+        """Return the number of tombstones of each app."""
+
+    def restoring(self, which: PrunedFilter) -> AsyncGenerator[tuple[str, int], None]:
+        """Restore tombstones step by step. Yields after each the app, and how many were restored."""
+
+    async def unsuppress(self, app: str, platform: str, token: str) -> bool:
+        """Lift the suppression of a token, and return whether there was one."""
+
     async def webhooks(self) -> list[tuple[str, WebhookState]]: ...
 
+    async def test_webhook(self, app: str) -> WebhookTest:
+        """Call a webhook without events."""
+
     async def resume_webhooks(self, app: str) -> None: ...
+
+    async def dead_batches(self, since: int | None, until: int | None) -> list[tuple[str, DeadBatchRow]]:
+        """Return the batches of each app that were given up, of a span of time (Unix ms)."""
+
+    async def redeliver(self, app: str, since: int | None, until: int | None) -> None:
+        """Ask for these to be delivered again."""
+
+    def redelivering(self, app: str, every: float) -> AsyncGenerator[int, None]:
+        """Yield how many of them were not tried yet, again every `every` seconds."""
 
     async def device(self, device_id: str) -> list[dict[str, Any]]:
         """Return the device of each app that has it, as the command shows it."""
@@ -199,9 +231,8 @@ async def open_operator(
     where there is no key for it."""
     state: State = context.obj
     text = key_of(key, app)
-    settings = _configuration(state, needed=not (url and text))
-    source = context.get_parameter_source("url")
-    by_option = bool(url) and source is not None and source.name == "COMMANDLINE"
+    settings = configuration(state, needed=not (url and text))
+    by_option = bool(url) and named_by_option(context)
     strict = by_option or (changes and bool(url))
     if by_option and not text:
         raise Missing(f"No API key for {url}: set {key_variable(app)}, or give --key; without --url the store is used.")
@@ -257,7 +288,13 @@ def _other_app(url: str, owner: str, app: str, wanted: Sequence[str], *, by_name
     )
 
 
-def _configuration(state: State, *, needed: bool) -> Settings | ConfigError:
+def named_by_option(context: typer.Context) -> bool:
+    """Return whether the service is named by --url, not by the environment."""
+    source = context.get_parameter_source("url")
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def configuration(state: State, *, needed: bool) -> Settings | ConfigError:
     """Return the configuration, or why it cannot be read; raises that where it is `needed`."""
     try:
         return state.settings()

@@ -12,24 +12,26 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ... import runtime
-from ...errors import SILENT_REDIS, PushsvcError, StoreUnavailable
+from ...errors import SILENT_REDIS, ConfigError, PushsvcError, StoreUnavailable
 from ...model.access import ApiKey, Scope
 from ...model.devices import Device
 from ...model.instants import instant
 from ...model.push import JsonObject
 from ...model.rates import Rate
-from ...ports.admin import KeyRow, WebhookState, key_row, key_rows
+from ...ports.admin import DeadBatchRow, KeyRow, WebhookState, WebhookTest, key_row, key_rows
 from ...ports.erasure import Erasure
 from ...ports.keyring import make_key
 from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.live import EventCounts
 from ...ports.pushes import ListedPush, PushFilter
+from ...ports.registry import PrunedFilter
 from ...settings import Settings
 from ..pushes.failed import PAGE
 from .operator import (
     DEVICE_FIELDS,
     INSTANTS,
     CleanedUp,
+    ExportedDevices,
     Failed,
     MadeKey,
     Pages,
@@ -45,10 +47,15 @@ if TYPE_CHECKING:
     from ...api.devices.importing import Taken
     from ...ports.store import Store
     from ...stages.cleanup import Progress
+    from ...stages.webhooks import WebhookConfig
 
 
 OPENS: Final = 4.5
 """Seconds in which a store must have answered the first questions of a command: less than the store waits for one."""
+
+
+STEP: Final = 500
+"""Devices that are restored in one step."""
 
 
 class CleanupLost(PushsvcError):
@@ -266,13 +273,72 @@ class StoreOperator:
 
             yield write
 
+    async def exporting(self, app: str, *, tombstones: bool) -> AsyncGenerator[ExportedDevices, None]:
+        cursor: str | None = ""
+        async with open_for_reading(self._settings) as store:
+            while cursor is not None:
+                page = await store.registry.scan(app, after=cursor, limit=PAGE)
+                yield ExportedDevices(
+                    [each for each in page.devices if tombstones or each.state == "active"], page.done
+                )
+                cursor = page.cursor
+
+    async def pruned(self, which: PrunedFilter) -> Mapping[str, int]:
+        async with open_for_reading(self._settings) as store:
+            return {app: await store.registry.pruned(app, which) for app in self.apps}
+
+    async def restoring(self, which: PrunedFilter) -> AsyncGenerator[tuple[str, int], None]:
+        async with runtime.open_existing_store(self._settings) as store:
+            for app in self.apps:
+                while step := await store.registry.restore(app, which, limit=STEP):
+                    yield app, step
+
+    async def unsuppress(self, app: str, platform: str, token: str) -> bool:
+        address = runtime.addresses().recognised(platform, token)
+        async with runtime.open_existing_store(self._settings) as store:
+            return await store.suppressions.remove(app, [(platform, address)]) > 0
+
     async def webhooks(self) -> list[tuple[str, WebhookState]]:
         from ...runtime.state.webhook_states import webhook_states
 
         async with open_for_reading(self._settings) as store:
             return [(app, each) for app in self.apps for each in await webhook_states(self._settings, store, app)]
 
+    async def test_webhook(self, app: str) -> WebhookTest:
+        from ...stages.webhooks import trial_call
+
+        config, began = self._webhook_of(app), time.monotonic()
+        answer = await trial_call(config, app, time.time_ns() // 1_000_000)
+        good, seconds = 200 <= answer.status < 300, round(time.monotonic() - began, 3)
+        return WebhookTest(good, config.host, answer.status, answer.reason, seconds)
+
+    def _webhook_of(self, app: str) -> WebhookConfig:
+        config = runtime.webhook_configs(self._settings).get(app)
+        if config is None:
+            raise ConfigError(f"apps.{app}.webhook.url", "the app has no webhook", "set `url` and `secret`")
+        return config
+
+    async def dead_batches(self, since: int | None, until: int | None) -> list[tuple[str, DeadBatchRow]]:
+        from ...runtime.state.webhook_states import dead_batches
+
+        async with open_for_reading(self._settings) as store:
+            return [(app, each) for app in self.apps for each in await dead_batches(store, app, since, until)]
+
+    async def redeliver(self, app: str, since: int | None, until: int | None) -> None:
+        self._webhook_of(app)
+        async with runtime.open_existing_store(self._settings) as store:
+            for log in (store.webhooks, store.event_webhooks):
+                if batches := await log.dead(app, since=since, until=until):
+                    await log.ask_again(app, batches)
+
+    async def redelivering(self, app: str, every: float) -> AsyncGenerator[int, None]:
+        async with open_for_reading(self._settings) as store:
+            while True:
+                yield sum([len(await log.asked(app)) for log in (store.webhooks, store.event_webhooks)])
+                await asyncio.sleep(every)
+
     async def resume_webhooks(self, app: str) -> None:
+        self._webhook_of(app)
         async with runtime.open_existing_store(self._settings) as store:
             for log in (store.webhooks, store.event_webhooks):
                 await log.resume(app)

@@ -20,6 +20,7 @@ from ...ports.admin import (
     CheckFinding,
     CleanupAnswer,
     CleanupCount,
+    DeadBatchRow,
     FeedbackState,
     FreezeShare,
     GuardState,
@@ -47,7 +48,7 @@ from .conditions import StoreConditions
 from .figures import Current
 from .flow_history import FlowHistory
 from .previews import previewed
-from .webhook_states import webhook_states
+from .webhook_states import dead_batches, webhook_states
 
 COUNTING: Final = 5.0
 """Seconds that a call may count what a cleanup would remove."""
@@ -161,6 +162,9 @@ class StoreAdministration:
         self._webhook_of(app)
         for of in (self._store.webhooks, self._store.event_webhooks):
             await of.resume(app)
+
+    async def dead_batches(self, app: str, *, since: int | None, until: int | None) -> list[DeadBatchRow]:
+        return await dead_batches(self._store, app, since, until)
 
     async def redeliver(self, app: str, *, since: int | None, until: int | None, dry_run: bool) -> Redelivery:
         self._webhook_of(app)

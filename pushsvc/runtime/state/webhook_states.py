@@ -36,6 +36,16 @@ async def webhook_states(settings: Settings, store: Store, app: str, *, details:
     return found
 
 
+async def dead_batches(store: Store, app: str, since: int | None, until: int | None) -> list[DeadBatchRow]:
+    """Return the dead batches of all webhooks of an app whose last event was recorded in a span (Unix ms)."""
+    logs = (store.webhooks, store.event_webhooks)
+    return [_row(each) for of in logs for each in await of.dead(app, since=since, until=until)]
+
+
+def _row(batch: DeadBatch) -> DeadBatchRow:
+    return DeadBatchRow(**{**structs.asdict(batch), "at": instant(batch.at)})
+
+
 def webhook_state(
     app: str,
     of: Webhooks,
@@ -62,9 +72,6 @@ def webhook_state(
         dead=standing.dead,
         asked=standing.asked,
         trouble="; ".join(each.text for each in troubles_of(app, standing, now)),
-        dead_batches=[
-            DeadBatchRow(each.id, each.events, each.attempts, each.reason, instant(each.at), each.after, each.last)
-            for each in dead
-        ],
+        dead_batches=[_row(each) for each in dead],
         calls=[WebhookCallRow(**{**structs.asdict(call), "at": instant(call.at)}) for call in calls],
     )
