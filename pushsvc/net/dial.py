@@ -54,8 +54,16 @@ def prepare(context: ssl.SSLContext) -> None:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
 
 
+UNANSWERED: Final = "accepts the connection, but has not answered within"
+"""Begins what is wrong with a server that can be reached and says nothing; the seconds follow."""
+
+
 class ProxyError(OSError):
     """The way ends at the proxy. The text names it."""
+
+
+class SilentServer(OSError):
+    """TLS is established, and then nothing came. The text says so."""
 
 
 async def dial(
@@ -69,6 +77,7 @@ async def dial(
     text."""
     loop = asyncio.get_running_loop()
     connection: Connection | None = None
+    established = False
     try:
         async with asyncio.timeout(timeout):
             if proxy is None:
@@ -85,10 +94,13 @@ async def dial(
                 ssl_handshake_timeout=timeout,
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
             )
+            established = True
             await connection.ready
-    except BaseException:
+    except BaseException as error:
         if connection is not None:
             connection.abort()
+        if established and isinstance(error, TimeoutError):
+            raise SilentServer(f"{UNANSWERED} {timeout:g} s") from None
         raise
     return connection
 
@@ -99,7 +111,7 @@ async def _tunnel(loop: asyncio.AbstractEventLoop, proxy: Proxy, origin: Origin,
     try:
         sock = await _reach(loop, proxy.host, proxy.port, timeout)
     except OSError as error:
-        raise ProxyError(f"{proxy.name}: {_fault(error)}") from error
+        raise ProxyError(f"{proxy.name}: {fault_of(error)}") from error
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     lines = [f"CONNECT {host}:{origin.port} HTTP/1.1", f"Host: {host}:{origin.port}", "User-Agent: pushsvc"]
     if proxy.authorization:
@@ -122,7 +134,7 @@ async def _tunnel(loop: asyncio.AbstractEventLoop, proxy: Proxy, origin: Origin,
     except BaseException as error:
         sock.close()
         if isinstance(error, OSError) and not isinstance(error, ProxyError | TimeoutError):
-            raise ProxyError(f"{proxy.name}: {_fault(error)}") from error
+            raise ProxyError(f"{proxy.name}: {fault_of(error)}") from error
         raise
     return sock
 
@@ -164,12 +176,13 @@ def _tune(sock: socket.socket) -> None:
 def describe(error: BaseException, origin: Origin, proxy: Proxy | None = None) -> str:
     """Return what is wrong, for an operator to read."""
     way = "" if proxy is None or isinstance(error, ProxyError) else f"through the {proxy.name}: "
-    return f"{origin}: {way}{_fault(error)}"
+    return f"{origin}: {way}{fault_of(error)}"
 
 
-def _fault(error: BaseException) -> str:
+def fault_of(error: BaseException) -> str:
+    """Return what is wrong, without the host."""
     match error:
-        case ProxyError():
+        case ProxyError() | SilentServer():
             fault = str(error)
         case ssl.SSLCertVerificationError():
             fault = f"certificate verify failed: {error.verify_message}"

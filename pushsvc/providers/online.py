@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from ..model.finding import Finding
+from ..net.dial import UNANSWERED
 from ..net.http2.exchange import Response
 from ..net.http2.transport import Pool, answer_of
 from ..net.proxy import proxy_for
@@ -51,7 +52,9 @@ async def ask(url: str, context: ssl.SSLContext, proxy: str, fields: bytes = b""
         answer = await answer_of(pool, fields, body)
         if isinstance(answer, Response):
             return Asked(answer, skew=clock_skew(answer.headers, time.time()))
-        return Asked(None, pool.trouble or f"{host_of(url)}: no answer ({answer.reason.replace('_', ' ')})")
+        silent = answer.reason == "timeout"
+        why = f"{UNANSWERED} {TIMEOUT:g} s" if silent else f"no answer ({answer.reason.replace('_', ' ')})"
+        return Asked(None, pool.trouble or f"{host_of(url)}: {why}")
 
 
 def host_of(url: str) -> str:
@@ -59,10 +62,18 @@ def host_of(url: str) -> str:
 
 
 def unreached(trouble: str) -> Finding:
-    return Finding("error", f"cannot be reached: {trouble}", _remedy(trouble))
+    """Return the finding about a host that gives no answer."""
+    what = trouble if UNANSWERED in trouble else f"cannot be reached: {trouble}"
+    return Finding("error", what, way_remedy(trouble))
 
 
-def _remedy(trouble: str) -> str:
+def way_remedy(trouble: str) -> str:
+    """Return what to do about a host that gives no answer."""
+    if UNANSWERED in trouble:
+        return (
+            "it is down, or something else answers in its place: look at its status page, then at `endpoint` and "
+            "`proxy`; pushes wait meanwhile"
+        )
     if "certificate" in trouble:
         return "give its authority in `ca_file`, or correct what answers in its place"
     if "HTTP/2" in trouble or "TLS" in trouble:

@@ -331,6 +331,17 @@ def test_checking_online(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
         assert rows["apps.shop.webhook"][-1][:1] == ("error",)
         simulator.restore_credentials()
 
+        # Both accept connections, and answer no request.
+        with monkeypatch.context() as impatient:
+            impatient.setattr("pushsvc.providers.online.TIMEOUT", 0.3)
+            simulator.control("stall", on=True)
+            rows = await found(shell, code=1)
+            simulator.control("stall", on=False)
+        for part in ("apps.shop.apns", "apps.shop.fcm"):
+            level, what, fix = rows[part][-1]
+            assert (level, "accepts the connection, but has not answered within 0.3 s" in what) == ("error", True), what
+            assert "look at its status page" in fix
+
         # Its certificate is of an authority that this system does not know; and a port that does not speak HTTP/2.
         plain = await asyncio.start_server(refuse, "127.0.0.1", 0)
         for name, text in (("CA_FILE", ""), ("ENDPOINT", f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}")):

@@ -88,7 +88,7 @@ def offers(*protocols: str) -> Break:
     [
         (offers("http/1.1"), "does not speak HTTP/2"),
         (offers(), "does not speak HTTP/2"),
-        (says_nothing, "connect timed out"),
+        (says_nothing, "accepts the connection, but has not answered within 0.3 s"),
         (hangs_up, "closed the connection before it sent its SETTINGS"),
         (speaks_http1, "breaks the HTTP/2 protocol"),
         (starts_with_a_ping, "first frame is not SETTINGS"),

@@ -83,10 +83,12 @@ def test_a_clock_that_differs_is_named(skew: float, level: str | None, what: str
         ("h: the server does not speak HTTP/2 (it refused ALPN h2)", "`proxy`"),
         ("h: name look-up failed: Name or service not known", "`endpoint`"),
         ("h: connection refused", "firewall"),
+        ("h: accepts the connection, but has not answered within 10 s", "status page"),
     ],
 )
 def test_the_cause_decides_the_remedy(trouble: str, remedy: str) -> None:
-    assert remedy in unreached(trouble).remedy
+    found = unreached(trouble)
+    assert (remedy in found.remedy, found.what.startswith("cannot be reached")) == (True, remedy != "status page")
 
 
 def test_files_that_cannot_be_read_are_findings(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from google.auth import exceptions
 from google.auth.transport import requests as google_requests
+from requests.exceptions import ReadTimeout
 
 from pushsvc.errors import CredentialError
 from pushsvc.providers.fcm import Config, check
@@ -205,8 +206,20 @@ def _transport_error(cause: object) -> Exception:
             False,
             "127.0.0.1:9 cannot be reached: ConnectionRefusedError",
         ),
+        (
+            _transport_error(ConnectionRefusedError(111, "Connection refused")),
+            "token_endpoint_unreachable",
+            False,
+            "127.0.0.1:9 cannot be reached: connection refused",
+        ),
+        (
+            _transport_error(ReadTimeout("secret")),
+            "token_endpoint_unreachable",
+            False,
+            "127.0.0.1:9 accepts the connection, but has not answered within 10 s",
+        ),
     ],
-    ids=["invalid_grant", "no description", "html", "no token", "transport", "refused connection"],
+    ids=["invalid_grant", "no description", "html", "no token", "transport", "refused connection", "words", "silence"],
 )
 def test_a_token_that_is_not_given_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, reason: str, final: bool, says: str

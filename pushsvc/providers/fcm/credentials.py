@@ -14,6 +14,7 @@ import datetime
 import functools
 import json
 import os
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from ...errors import CredentialError
+from ...net.dial import UNANSWERED, fault_of
 from ...net.proxy import Proxy, proxy_for
 from ..files import read_credential
 from .config import PROJECT, Config
@@ -33,6 +35,8 @@ LEAST_LIFE: Final = 10.0
 BACKOFF: Final = (1.0, 60.0)
 """Seconds before asking again: after the first failure, and at most."""
 
+UNREACHABLE: Final = "token_endpoint_unreachable"
+"""The reason of a token endpoint that gives no answer."""
 _REMEDY: Final = "download the key again: Firebase console, project settings, service accounts"
 
 
@@ -94,6 +98,7 @@ def _fetch(google: Any, token_uri: str, ca_file: str, proxy: Proxy | None, timeo
     """Request a token. Uses a connection of its own, because this happens once an hour."""
     from google.auth.exceptions import GoogleAuthError, RefreshError
     from google.auth.transport.requests import Request
+    from requests.exceptions import ReadTimeout
 
     request = Request()
     host = urlsplit(token_uri).netloc
@@ -118,8 +123,10 @@ def _fetch(google: Any, token_uri: str, ca_file: str, proxy: Proxy | None, timeo
         raise TokenRefusedError(f"{said}: {text}", reason=_word(text), final=final) from None
     except (GoogleAuthError, OSError, ValueError) as error:
         way = "" if proxy is None else f" through the {proxy.name}"
-        text = f"the token endpoint {host} cannot be reached{way}: {type(_innermost(error)).__name__}"
-        raise TokenRefusedError(text, reason="token_endpoint_unreachable", final=False) from None
+        why = f"cannot be reached{way}: {_words_of(_innermost(error))}"
+        if any(isinstance(each, ReadTimeout) for each in (error.__cause__, *error.args)):
+            why = f"{UNANSWERED} {timeout:g} s{way}"
+        raise TokenRefusedError(f"the token endpoint {host} {why}", reason=UNREACHABLE, final=False) from None
     finally:
         request.session.close()
     if not google.token:
@@ -142,6 +149,13 @@ def _word(text: str) -> str:
     word = text.partition(":")[0]
     known = ("invalid_grant", "invalid_client", "invalid_scope", "unauthorized_client", "invalid_request")
     return word if word in known else "token_refused"
+
+
+def _words_of(error: BaseException) -> str:
+    """Return what is wrong in words, where these are the system's own; else only the kind of the error, whose text
+    could hold anything."""
+    own = isinstance(error, ssl.SSLError | TimeoutError) or (isinstance(error, OSError) and error.errno is not None)
+    return fault_of(error) if own else type(error).__name__
 
 
 def _innermost(error: BaseException) -> BaseException:

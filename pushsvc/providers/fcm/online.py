@@ -18,10 +18,10 @@ from ...model.push import Message
 from ...net.http2.transport import field
 from ..endpoint import tls_context
 from ..files import as_finding
-from ..online import TIMEOUT, Asked, ask, host_of, judge_skew, unreached
+from ..online import TIMEOUT, Asked, ask, host_of, judge_skew, unreached, way_remedy
 from .classify import classify
 from .config import Config
-from .credentials import TokenRefusedError, load_service_account
+from .credentials import UNREACHABLE, TokenRefusedError, load_service_account
 from .remedies import remedy
 from .render import PLATFORM
 from .send import head_of
@@ -43,7 +43,11 @@ async def check_online(config: Config) -> list[Finding]:
         token, _ = await asyncio.to_thread(account.fetch)
     except TokenRefusedError as error:
         asked = await ask(config.endpoint, context, config.proxy, fields, _BODY)  # for its clock
-        fix = remedy(error.reason, asked.skew) if error.final else "let this machine connect to it"
+        fix = "try again later"
+        if error.final:
+            fix = remedy(error.reason, asked.skew)
+        elif error.reason == UNREACHABLE:
+            fix = way_remedy(str(error))
         return [Finding("error", str(error), fix), *judge_skew(asked.skew, host_of(config.endpoint))]
     fields += field("authorization", f"Bearer {token}")
     asked = await ask(config.endpoint, context, config.proxy, fields, _BODY)
