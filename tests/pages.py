@@ -33,15 +33,14 @@ def prose(text: str = EVERYTHING) -> str:
 
 
 def tables() -> dict[str, list[list[str]]]:
-    """Return the rows of every table, by what stands over its first column, which no two tables share."""
+    """Return the rows of every table, by what stands over its first column. Tables that share this are one."""
     found: dict[str, list[list[str]]] = {}
     for place, text in TEXTS.items():
         for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
             head, rule, *rows = [_cells(line) for line in block.splitlines()]
             assert all(set(cell) == {"-"} for cell in rule), (place, head)
             assert all(len(row) == len(head) for row in rows), (place, head)
-            assert head[0] not in found, (place, head)
-            found[head[0]] = rows
+            found.setdefault(head[0], []).extend(rows)
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     # name: (module:function or module:Typer, what `--help` says)
     "demo": ("service.demo:demo", "Show the whole service at work in one command."),
-    "init": ("init:init", "Write a configuration with comments, to begin with."),
+    "init": ("init:init", "Write a first configuration, with comments."),
     "up": ("service.up:up", "Run the whole service on this machine."),
     "serve": ("service.parts:serve", "Run the HTTP API."),
     "dispatch": ("service.parts:dispatch", "Run the workers that send to the providers."),

@@ -21,11 +21,11 @@ def init(
     file: Annotated[
         Path | None, typer.Argument(help="The file to write; by default `--config`, or pushsvc.toml.", metavar="FILE")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a configuration with every key, its default and a comment, and name the next commands.
 
-    A file that is there is kept, unless `--force` is given. Prints the path; the rest goes to standard error.
+    An existing file is kept unless `--force` is given. Prints the path; the rest goes to standard error.
     """
     from ..settings import NEW_FILE
 
@@ -34,7 +34,7 @@ def init(
     if force:
         write_whole(path, content)
     elif path.exists() or path.is_symlink():
-        raise FileFailed(f"{path} is there already: name another file, or replace it with --force")
+        raise FileFailed(f"{path} exists already: name another file, or replace it with --force")
     else:
         create_whole(path, content)
     print(path)

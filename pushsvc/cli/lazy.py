@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_command
 
 
@@ -57,7 +58,7 @@ class LazyCommand(TyperCommand):
             app = typer.Typer(add_completion=False, rich_markup_mode=None)
             app.command(self.name, cls=PlainCommand)(target)
             command = get_command(app)
-        _add_config(command)
+        _finish(command)
         return command
 
 
@@ -71,6 +72,14 @@ def lazy_group(callback: Callable[..., None], commands: Mapping[str, LazyCommand
     assert isinstance(root, TyperGroup), "a Typer with a callback is a group"
     root.commands.update(commands)
     return root
+
+
+def _shown_sort(param: Any, ctx: Any) -> str:
+    """Return what help shows beside an option, for its value. An argument has its name."""
+    if isinstance(param, TyperArgument):
+        return ""
+    text: str = type(param).display_type_rich(param, ctx)
+    return _SORTS.get(text, text)
 
 
 def _take_config(context: typer.Context, value: Path | None) -> Path | None:
@@ -95,11 +104,25 @@ def _template(
     """Provide the `--config` option that every command gets. Never called."""
 
 
-def _add_config(command: Any) -> None:
+_SORTS: Final = {
+    "<int>": "N",
+    "<int range>": "N",
+    "<float>": "N",
+    "<float range>": "N",
+    "<path>": "PATH",
+    "<str>": "TEXT",
+}
+"""What help shows for the values of options, by what typer shows."""
+
+
+def _finish(command: Any) -> None:
+    """Add the option `--config` to a command or to those of a group, and let their help show no types of Python."""
     if isinstance(command, TyperGroup):
         for inner in command.commands.values():
-            _add_config(inner)
+            _finish(inner)
         return
+    for param in command.params:
+        param.display_type_rich = partial(_shown_sort, param)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(_template)
     command.params.extend(option for option in get_command(app).params if option.name == "config")

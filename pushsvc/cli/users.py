@@ -41,9 +41,9 @@ def erase(
     key: Key = "",
     json: Json = False,
 ) -> None:
-    """Erase a user and everything stored of them.
+    """Erase a user and everything stored about them.
 
-    Devices go, and what is stored under their ids and tokens. Exit with 1 if it is not complete yet.
+    Removes the user's devices, and everything stored under their ids and tokens. Exit with 1 if it is not complete yet.
 
     Once started, nothing more is sent to them. An erasure that is interrupted, or not complete in time, is continued
     by `pushsvc jobs` or by the same command. For an hour after its end the same command prints the same result; an

@@ -133,7 +133,7 @@ def redeliver(
     key: Key = "",
     json: Json = False,
 ) -> None:
-    """Deliver the batches again that were given up.
+    """Deliver again the batches that were given up.
 
     They come before new events. Exit with 1 if any of them fails again.
 

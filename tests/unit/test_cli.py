@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import subprocess
 import sys
 import typing
@@ -244,6 +245,12 @@ def test_a_service_that_is_named_with_its_key_needs_no_configuration(
     assert cli.main([*words, *given]) == 1
     err = capsys.readouterr().err
     assert ("127.0.0.1:1" in err, "nonsense" in err) == (True, False)
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_help_shows_no_types_of_python(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words, "--help"]) == 0
+    assert re.findall(r"<(?:int|float|str|path)[^>]*>", capsys.readouterr().out) == []
 
 
 def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

@@ -44,7 +44,7 @@ def test_it_keeps_what_is_there(there: str, capsys: pytest.CaptureFixture[str]) 
         path.symlink_to("elsewhere")
     assert cli.main(["init", "mine.toml"]) == 1
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "pushsvc: mine.toml is there already: name another file, or replace it with --force\n")
+    assert (out, err) == ("", "pushsvc: mine.toml exists already: name another file, or replace it with --force\n")
     if there == "a file":
         assert path.read_text() == "# mine"
         assert cli.main(["init", "--force", "--config", "mine.toml"]) == 0

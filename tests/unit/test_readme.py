@@ -88,6 +88,14 @@ def test_the_readme_is_short_and_no_line_of_prose_is_wide() -> None:
     assert wide == []
 
 
+def test_the_readme_shows_what_the_guide_shows_too() -> None:
+    """The tests that do what the pages say hold these lines true here as well."""
+    shown, _ = blocks("text", README)
+    (whole,) = blocks("text", PAGES["tutorial/try.md"])
+    assert set(shown.splitlines()) <= set(whole.splitlines())
+    assert set(blocks("sh", PAGES["guides/install.md"])) <= set(blocks("sh", README))
+
+
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 

@@ -17,7 +17,7 @@ from .export import export_devices
 from .importing import import_devices
 from .restore import restore
 
-devices = command_group("Show, delete, restore, import and export devices; send to a token again.")
+devices = command_group("Show, delete, restore, import and export devices; lift the suppression of a token.")
 devices.command("restore")(restore)
 devices.command("import")(import_devices)
 devices.command("export")(export_devices)

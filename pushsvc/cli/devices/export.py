@@ -39,9 +39,7 @@ def export_devices(
     url: Url = "",
     key: Key = "",
 ) -> None:
-    """Write all devices of an app to a file.
-
-    It is for `pushsvc devices import` or other programs.
+    """Write all devices of an app to a file, for `pushsvc devices import` or other programs.
 
     The file contains device tokens: protect it like a password. Only its owner can read it.
     """

@@ -89,7 +89,7 @@ def send(
     app: App = "",
     json: Json = False,
 ) -> None:
-    """Send a push and print its id. Warnings of the API go to standard error, with --json into `warnings`.
+    """Send a push and print its id. Warnings of the API go to standard error; with --json they are in `warnings`.
 
     With --follow, exit with 1 if not a single delivery was sent.
     """
