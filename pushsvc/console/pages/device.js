@@ -26,7 +26,7 @@ function Device({ device, reload, session }) {
   const { live } = device;
   return html`
     <div class="row spread"><div class="row"><h1>Device <code>${device.id}</code></h1>${device.state === "pruned" ? html`<${State} of="off">pruned<//>` : html`<${State} of="active" />`}</div><${Acts} device=${device} reload=${reload} session=${session} /></div>
-    ${device.state === "pruned" && html`<div class="note is-slow"><p><${State} of="warning">Nothing is sent to it.<//> ${device.platform} called its token dead${device.pruned_at ? html` at <${Time} of=${device.pruned_at} />` : ""}: <b class="strong">${device.pruned_for}</b>. It is registered again when the app starts. If it was pruned by mistake, restore it.</p></div>`}
+    ${device.state === "pruned" && html`<div class="note is-slow"><p><${State} of="warning">Nothing is sent to it.<//> ${/^[a-z_]+$/.test(device.pruned_for) ? "pushsvc has pruned it" : html`${device.platform} called its token dead`}${device.pruned_at ? html` at <${Time} of=${device.pruned_at} />` : ""}: <b class="strong">${device.pruned_for}</b>. It is registered again when the app starts. If it was pruned by mistake, restore it.</p></div>`}
     ${device.state !== "pruned" && device.suppressed && html`<div class="note is-slow"><p><${State} of="warning">Nothing is sent to its token:<//> ${device.platform} reported it as dead, or your backend suppressed it. Lift the suppression if the app has reported the same token again.</p></div>`}
     <div class="two"><${Facts} of=${[
       ["Platform", `${device.platform}, ${device.environment}`],
