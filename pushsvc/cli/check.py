@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..ports.admin import CheckFinding
 from .access import Access, App, Key, access
 from .files import temporary_folder
-from .output import Json, print_json, print_table
+from .output import Json, counted, print_json, print_table
 from .running import run
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def _print(rows: Sequence[CheckFinding]) -> None:
         if row.fix and row.level != "ok":
             console.print(Padding(Text.assemble(("fix: ", "bold"), row.fix, overflow="fold"), (0, 0, 0, 8)))
     counts = Counter(row.level for row in rows)
-    console.print(Text(", ".join(f"{counts[level]} {level}" for level in ("error", "warning", "ok"))))
+    faults = f"{counted(counts['error'], 'error')}, {counted(counts['warning'], 'warning')}"
+    console.print(Text(f"{faults}, {counts['ok']:,} ok"))
 
 
 def _until(row: CheckFinding) -> str:

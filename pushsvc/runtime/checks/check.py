@@ -212,7 +212,7 @@ def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[
         count = sum(key.app == name for key in stored or ())
         if example and not usable and not count:
             what = "the only key of the configuration is the example's"
-            follows = "the store was not asked" if stored is None else "no caller can push"
+            follows = "no store runs that could have others" if stored is None else "no caller can push"
             remedy = f"{removes}: {makes}"
             yield CheckFinding(part, "warning", f"{what}; {follows}", remedy)
             continue
@@ -221,7 +221,7 @@ def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[
         if count:
             yield CheckFinding(part, "ok", f"{count:,} API key{'s' * (count != 1)} in the store")
         elif not usable and stored is None:
-            yield CheckFinding(part, "ok", "no API key in the configuration; the store was not asked", makes)
+            yield CheckFinding(part, "ok", "no API key in the configuration; no store runs that could have some", makes)
         elif not usable:
             yield CheckFinding(part, "warning", "no API key: no caller can push", makes)
 
