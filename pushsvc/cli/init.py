@@ -44,8 +44,7 @@ def init(
 def _next(path: Path) -> str:
     """Return what to do next, as commands that can be copied."""
     return (
-        f"\nEdit it: one section [apps.NAME] for each app, with its accounts. Delete the example's key,\n"
-        f"[[apps.{FIRST_APP}.keys]]. Then:\n\n"
+        f"\nEdit it: one section [apps.NAME] for each app, with its accounts at Apple and Google. Then:\n\n"
         f"  export PUSHSVC_CONFIG={shlex.quote(str(path.absolute()))}\n"
         f"  pushsvc check\n"
         f"  pushsvc keys new --app {FIRST_APP} --name web --scope push --scope devices\n"

@@ -41,7 +41,6 @@ from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.ports.store import Inspection
 from pushsvc.ports.work import RemovedRoute
 from pushsvc.runtime.checks.check import (
-    NOBODYS,
     judge_clocks,
     judge_conditions,
     judge_held,
@@ -540,10 +539,6 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
     assert "[red]apps[/red]" in capsys.readouterr().out
 
 
-EXAMPLE_ALONE = "the only key of the configuration is the example's"
-EXAMPLE_BESIDE = "the configuration still contains the example's key"
-
-
 @pytest.mark.parametrize(
     ("configured", "stored", "reported"),
     [
@@ -553,10 +548,7 @@ EXAMPLE_BESIDE = "the configuration still contains the example's key"
         ([], None, [("ok", "no API key in the configuration; no store runs that could have some")]),
         (["a" * 64], None, []),
         (["a" * 64], 0, []),
-        ([NOBODYS], 0, [("warning", f"{EXAMPLE_ALONE}; no caller can push")]),
-        ([NOBODYS], None, [("warning", f"{EXAMPLE_ALONE}; no store runs that could have others")]),
-        ([NOBODYS, "a" * 64], None, [("warning", EXAMPLE_BESIDE)]),
-        ([NOBODYS], 1, [("warning", EXAMPLE_BESIDE), ("ok", "1 API key in the store")]),
+        (["a" * 64], 1, [("ok", "1 API key in the store")]),
     ],
 )
 def test_apps_that_nobody_can_push_to_are_named(

@@ -399,8 +399,6 @@ def test_the_example_documents_every_key_with_its_default() -> None:
         rates = {name: parse_rate(example[section.name][name]) for name, value in want.items() if type(value) is Rate}
         assert example[section.name] | rates == want, section.name
     shop = example["apps"]["shop"]
-    assert set(shop["keys"][0]) == {"name", "sha256", "scopes", "intake"}
-    assert shop["keys"][0]["intake"] == "0"
     limits = {"per_token": "240/min", "per_app": "0", "intake": "0", "max_pending": 0, "on_exceed": "delay"}
     assert shop["limits"] == limits
     assert WebhookSettings(**shop["webhook"] | {"kinds": tuple(shop["webhook"]["kinds"])}) == WebhookSettings()
@@ -412,9 +410,14 @@ def test_the_example_documents_every_key_with_its_default() -> None:
             assert re.search(rf"^(# )?{field.name} = ", written_there, re.MULTILINE), f"{platform}.{field.name}"
             if isinstance(field.default, int | float):
                 assert shop[platform][field.name] == field.default, f"{platform}.{field.name}"
-    # Switched off, because no secret may be known to everybody.
-    switched_off = text.partition("# [apps.shop.live]\n")[2].partition("\n\n#")[0]
-    live = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .*)", switched_off, re.MULTILINE)))
+    # Switched off, because no key and no secret may be known to everybody.
+    keys, live = (
+        tomllib.loads(
+            "\n".join(re.findall(r"^# (\w+ = .*)", text.partition(head)[2].partition("\n\n#")[0], re.MULTILINE))
+        )
+        for head in ("# [[apps.shop.keys]]\n", "# [apps.shop.live]\n")
+    )
+    assert keys == {"name": "backend", "sha256": "", "scopes": ["push"], "intake": "0"}
     assert live == {field.name: field.default for field in structs.fields(AppLive) if field.name != "rules"}
     lines = text.splitlines()
     for number, line in enumerate(lines):

@@ -30,8 +30,6 @@ from .configuration import check_on_disk, in_use
 from .live import check_live
 
 HELD: Final = "the route is currently held"
-NOBODYS: Final = "0" * 64
-"""The SHA-256 of the key in `config/example.toml`."""
 
 
 async def check_running(settings: Settings, store: Store) -> list[CheckFinding]:
@@ -202,27 +200,17 @@ def judge_removed(settings: Settings, removed: Sequence[RemovedRoute]) -> Iterat
 
 
 def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[CheckFinding]:
-    """Yield a row for each app without an API key, or with none but that of the example, and for each key of the
-    example beside others. `stored` are the keys of the store, or None if it does not answer. Pure."""
+    """Yield a row for each app with API keys in the store, or with none in the configuration.
+
+    `stored` are the keys of the store, or None if it does not answer. Pure.
+    """
     for name, app in settings.apps.items():
         part, makes = f"apps.{name}.keys", f"`pushsvc keys new --app {name} --name NAME` makes one in the store"
-        usable = [key for key in app.keys if key.sha256 != NOBODYS]
-        removes = f"delete the section [[apps.{name}.keys]] of the example, or set its `sha256` to that of your key"
-        example = len(usable) < len(app.keys)
-        count = sum(key.app == name for key in stored or ())
-        if example and not usable and not count:
-            what = "the only key of the configuration is the example's"
-            follows = "no store runs that could have others" if stored is None else "no caller can push"
-            remedy = f"{removes}: {makes}"
-            yield CheckFinding(part, "warning", f"{what}; {follows}", remedy)
-            continue
-        if example:
-            yield CheckFinding(part, "warning", "the configuration still contains the example's key", removes)
-        if count:
+        if count := sum(key.app == name for key in stored or ()):
             yield CheckFinding(part, "ok", f"{count:,} API key{'s' * (count != 1)} in the store")
-        elif not usable and stored is None:
+        elif not app.keys and stored is None:
             yield CheckFinding(part, "ok", "no API key in the configuration; no store runs that could have some", makes)
-        elif not usable:
+        elif not app.keys:
             yield CheckFinding(part, "warning", "no API key: no caller can push", makes)
 
 
