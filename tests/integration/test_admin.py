@@ -276,6 +276,7 @@ async def acts(service: Service) -> None:
     assert (status, answer["ok"], answer["reason"]) == (200, False, "unreachable")
     assert (await ask(service, "POST", "/v1/admin/webhooks/resume"))[0] == 200
     assert (await ask(service, "POST", "/v1/admin/webhooks/redeliver", {}))[1] == {"batches": 0, "events": 0}
+    assert (await ask(service, "GET", "/v1/admin/webhooks/failed?since=2026-01-01T00:00:00Z"))[1] == {"batches": []}
     for act in ("test", "resume", "redeliver"):
         assert (await ask(service, "POST", f"/v1/admin/webhooks/{act}", key=DESK))[0] == 409
     status, counted = await ask(service, "POST", "/v1/admin/cleanup", {"dry_run": True})

@@ -22,14 +22,18 @@ import pytest
 from pushsvc import cli, runtime
 from pushsvc.api.http.problems import away, respond
 from pushsvc.cli.access import Access
+from pushsvc.cli.devices.lines import ndjson_of
 from pushsvc.cli.operator import api as operator_api, store as operator_store
 from pushsvc.errors import SILENT_REDIS
+from pushsvc.model.codec import encode_event
 from pushsvc.model.devices import Device
+from pushsvc.model.status import FeedbackEvent
 from pushsvc.stages.cleanup import LOCK
+from pushsvc.store import keys
 
 from .harness import KEY, Service, apns, fcm
 from .terminal import at_terminal
-from .test_cli_commands import Shell, play
+from .test_cli_commands import HOOK, Shell, play
 
 
 @pytest.fixture(autouse=True)
@@ -445,6 +449,67 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
                 ]
 
     play(tmp_path, capsys, monkeypatch, scene)
+
+
+def test_devices_and_webhooks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then = 1_796_115_600_000
+    times = {"registered_at": then, "last_seen_at": then + 5}
+    devices = [
+        Device(
+            id="one",
+            platform="apns",
+            token=apns("ok", 1)[0]["token"],
+            user="u1",
+            topics=("news",),
+            **{"tags": {"plan": "pro", "score": 1.5}, "strikes": 2, "struck_at": then + 9, **times},
+        ),
+        Device(
+            **{"id": "gone", "platform": "fcm", "token": fcm("ok", 1)[0]["token"], **times},
+            state="pruned",
+            pruned_at=then + 7,
+            pruned_for="UNREGISTERED",
+        ),
+    ]
+
+    async def scene(shell: Shell) -> None:
+        both = BothWays(shell, monkeypatch)
+        place = runtime.webhook_configs(shell.service.settings)["shop"].place
+        async with runtime.open_running_store(shell.service.settings) as store:
+            await store.registry.put_many("shop", devices)
+            event = FeedbackEvent(then, "apns", "token", "Unregistered", "suspected")
+            await store.link.call("XADD", keys.events("shop", 0), "*", "e", encode_event(event))
+            async with store.webhooks.claimed("shop", place, lease=30) as claim:
+                assert claim is not None
+                batch = await claim.next(5)
+                assert batch is not None
+                assert await claim.bury(batch, "http_400")
+        for words in (
+            ("webhooks", "failed"),
+            ("webhooks", "redeliver", "--dry-run"),
+            ("devices", "restore", "--dry-run"),
+        ):
+            assert await both(*words)
+            await both(*words, "--since", "2020-01-01", "--until", "2020-01-02")
+        await both("devices", "unsuppress", "apns", "ab" * 32, "--app", "shop", code=1)
+        for way in (both.over_api, both.in_store):
+            code, out, _ = await way("webhooks", "test", "--app", "shop")
+            assert (code, out.partition(" after")[0]) == (1, "127.0.0.1:9: failed, unreachable")
+            assert (await way("webhooks", "redeliver", "--detach"))[0] == 0
+            assert (await shell.json("webhooks", "list"))[0]["asked"] == 1
+        for environ in ({"PUSHSVC__REDIS__URL": "redis://127.0.0.1:1/0"}, {"PUSHSVC_KEY": ""}):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "pushsvc", "devices", "export", "-", "--app", "shop", "--tombstones"),
+                env={**os.environ, **environ},
+                stdout=-1,
+            )
+            out = (await process.communicate())[0]
+            assert sorted(out.splitlines()) == sorted(ndjson_of(devices, runtime.addresses()).splitlines())
+        assert await both.over_api("devices", "restore") == (0, "1 device restored\n", "")
+        assert (await shell.json("devices", "show", "gone"))[0]["state"] == "active"
+
+    play(tmp_path, capsys, monkeypatch, scene, HOOK.format(port=9))
 
 
 def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
