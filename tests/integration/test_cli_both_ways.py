@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pushsvc import cli, runtime
 from pushsvc.api.http.problems import away, respond
@@ -29,7 +30,7 @@ from pushsvc.model.codec import encode_event
 from pushsvc.model.devices import Device
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.stages.cleanup import LOCK
-from pushsvc.store import keys
+from pushsvc.store import Store, keys
 
 from .harness import KEY, Service, apns, fcm
 from .terminal import at_terminal
@@ -455,22 +456,12 @@ def test_devices_and_webhooks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     then = 1_796_115_600_000
-    times = {"registered_at": then, "last_seen_at": then + 5}
+    times: dict[str, Any] = {"registered_at": then, "last_seen_at": then + 5, "tags": {"plan": "pro", "score": 1.5}}
+    one = Device(id="one", platform="apns", token=apns("ok", 1)[0]["token"], user="u1", topics=("news",), **times)
+    two = Device(id="gone", platform="fcm", token=fcm("ok", 1)[0]["token"], **times)
     devices = [
-        Device(
-            id="one",
-            platform="apns",
-            token=apns("ok", 1)[0]["token"],
-            user="u1",
-            topics=("news",),
-            **{"tags": {"plan": "pro", "score": 1.5}, "strikes": 2, "struck_at": then + 9, **times},
-        ),
-        Device(
-            **{"id": "gone", "platform": "fcm", "token": fcm("ok", 1)[0]["token"], **times},
-            state="pruned",
-            pruned_at=then + 7,
-            pruned_for="UNREGISTERED",
-        ),
+        structs.replace(one, strikes=2, struck_at=then + 9),
+        structs.replace(two, state="pruned", pruned_at=then + 7, pruned_for="UNREGISTERED"),
     ]
 
     async def scene(shell: Shell) -> None:
@@ -479,6 +470,7 @@ def test_devices_and_webhooks(
         async with runtime.open_running_store(shell.service.settings) as store:
             await store.registry.put_many("shop", devices)
             event = FeedbackEvent(then, "apns", "token", "Unregistered", "suspected")
+            assert isinstance(store, Store)
             await store.link.call("XADD", keys.events("shop", 0), "*", "e", encode_event(event))
             async with store.webhooks.claimed("shop", place, lease=30) as claim:
                 assert claim is not None
@@ -504,8 +496,8 @@ def test_devices_and_webhooks(
                 env={**os.environ, **environ},
                 stdout=-1,
             )
-            out = (await process.communicate())[0]
-            assert sorted(out.splitlines()) == sorted(ndjson_of(devices, runtime.addresses()).splitlines())
+            lines = (await process.communicate())[0].splitlines()
+            assert sorted(lines) == sorted(ndjson_of(devices, runtime.addresses()).splitlines())
         assert await both.over_api("devices", "restore") == (0, "1 device restored\n", "")
         assert (await shell.json("devices", "show", "gone"))[0]["state"] == "active"
 

@@ -39,7 +39,9 @@ def export_devices(
     url: Url = "",
     key: Key = "",
 ) -> None:
-    """Write all devices of an app to a file, for `pushsvc devices import` or other programs.
+    """Write all devices of an app to a file.
+
+    `pushsvc devices import` and other programs can read it.
 
     The file contains device tokens: protect it like a password. Only its owner can read it.
     """

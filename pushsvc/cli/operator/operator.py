@@ -112,7 +112,7 @@ async def paged(pages: Pages[T], limit: int) -> list[T]:
 
 
 class ExportedDevices(Struct, frozen=True):
-    """Some of the devices of an app, and the part of all that is done with them, from 0 to 1."""
+    """Some of the devices of an app, and the part of all that was read with them, from 0 to 1."""
 
     devices: Sequence[Device]
     done: float

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ...api.devices.importing import Taken
     from ...ports.store import Store
     from ...stages.cleanup import Progress
-    from ...stages.webhooks import WebhookConfig
+    from ...stages.webhooks.config import WebhookConfig
 
 
 OPENS: Final = 4.5
@@ -305,7 +305,7 @@ class StoreOperator:
             return [(app, each) for app in self.apps for each in await webhook_states(self._settings, store, app)]
 
     async def test_webhook(self, app: str) -> WebhookTest:
-        from ...stages.webhooks import trial_call
+        from ...stages.webhooks.caller import trial_call
 
         config, began = self._webhook_of(app), time.monotonic()
         answer = await trial_call(config, app, time.time_ns() // 1_000_000)
