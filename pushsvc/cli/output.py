@@ -88,6 +88,11 @@ def counted(count: int, what: str, plural: str = "") -> str:
     return f"{count:,} {what if count == 1 else plural or what + 's'}"
 
 
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the percentile `share` of sorted seconds in milliseconds; 0 of none."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000 if ordered else 0.0
+
+
 def counts_line(counts: Mapping[str, int]) -> str:
     """Return the counts as text without those that are zero: `3 of 4: 2 sent, 1 failed, 1 queued`."""
     total = counts.get("total", 0)

@@ -25,7 +25,7 @@ from ...model.instants import parse_instant
 from ...model.push import JsonObject
 from ..access import Access, App, Key, Url, access
 from ..client import Client, open_client
-from ..output import Json, print_json, print_table
+from ..output import Json, percentile, print_json, print_table
 from ..progress import open_bars
 from ..pushes.follow import ended
 from ..running import run
@@ -197,8 +197,3 @@ async def _until_sent(client: Client, posted: list[Posted], ending: Callable[[],
 async def _answers(client: Client, posted: Iterable[Posted]) -> list[tuple[Posted, float]]:
     """Return the deliveries of these pushes, each with the time of the provider's answer."""
     return [(push, parse_instant(row["at"]) / 1000) for push in posted async for row in client.deliveries(push.id)]
-
-
-def percentile(ordered: list[float], share: float) -> float:
-    """Return the percentile `share` of sorted times: seconds in, milliseconds out."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000

@@ -18,7 +18,7 @@ from ...client import AsyncClient, Retries
 from ...net.websocket.frames import ABNORMAL
 from ...runtime import raise_file_limit
 from ..access import Access
-from ..output import counted, print_json, print_table
+from ..output import counted, percentile, print_json, print_table
 from ..service.parts import until_signalled
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def progress(fleet: Fleet) -> str:
     delays = sorted(seen.delays)
     parts = [f"{fleet.online:,} of {len(fleet.phones):,} online", f"{seen.shown:,} shown"]
     if delays:
-        parts.append(f"p50 {_percentile(delays, 0.5):.0f} ms, p99 {_percentile(delays, 0.99):.0f} ms")
+        parts.append(f"p50 {percentile(delays, 0.5):.0f} ms, p99 {percentile(delays, 0.99):.0f} ms")
     for count, what in ((seen.moves, "moves"), (seen.ended[ABNORMAL], "cut"), (seen.lost, "not recovered")):
         if count:
             parts.append(f"{count:,} {what}")
@@ -185,8 +185,8 @@ def figures(fleet: Fleet) -> PhoneFigures:
         errors={str(code): count for code, count in sorted(seen.errors.items())},
         unanswered=dict(seen.unanswered),
         faults=dict(seen.faults),
-        delay_p50=_percentile(delays, 0.5),
-        delay_p99=_percentile(delays, 0.99),
+        delay_p50=round(percentile(delays, 0.5), 1),
+        delay_p99=round(percentile(delays, 0.99), 1),
     )
 
 
@@ -211,8 +211,3 @@ def rows(found: PhoneFigures) -> list[tuple[str, str]]:
         ("delay", f"p50 {found.delay_p50:.0f} ms, p99 {found.delay_p99:.0f} ms, of showing"),
         ("order", order),
     ]
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    """Return a percentile of sorted seconds in milliseconds; 0 of none."""
-    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 1) if ordered else 0.0

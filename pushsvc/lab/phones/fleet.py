@@ -24,6 +24,8 @@ from .phone import Phone, State
 from .wire import JSON, PROTOBUF, Content, Wire
 
 PATH: Final = "/connection/websocket"
+_DIALS: Final = 64
+"""Connections that are being opened at a time."""
 _DELAYS: Final = 20_000
 """Delays that are kept, a sample of all."""
 _NO_PORT: Final = 24
@@ -88,10 +90,7 @@ class FleetConfig(Struct, frozen=True, kw_only=True):
     url: str
     """Of the gateway: `ws://HOST:PORT`, with or without the path."""
     seed: str = "1"
-    dials: int = 64
-    """Connections that are being opened at a time."""
     pace: Pace = Pace()
-    ca_file: str = ""
 
 
 class Fleet:
@@ -109,7 +108,7 @@ class Fleet:
         self.phones: dict[str, Phone] = {}
         self.online = 0
         self._path = url.path if len(url.path) > 1 else PATH
-        self._tls = client_context(config.ca_file) if url.scheme == "wss" else None
+        self._tls = client_context() if url.scheme == "wss" else None
         self._address = (url.hostname, url.port or (443 if self._tls else 80))
         self._tokens = tokens
         self.swallowed: set[asyncio.Transport] = set()
@@ -227,7 +226,7 @@ async def open_fleet(config: FleetConfig, tokens: TokenSource) -> AsyncIterator[
     """Open a fleet without phones. At its end they go away."""
     with running_wheel() as wheel:
         fleet = Fleet(config, tokens, wheel)
-        tasks = [asyncio.create_task(fleet.run_errands()) for _ in range(config.dials)]
+        tasks = [asyncio.create_task(fleet.run_errands()) for _ in range(_DIALS)]
         try:
             yield fleet
         finally:

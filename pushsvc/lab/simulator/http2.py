@@ -260,14 +260,14 @@ class Connection(asyncio.Protocol):
             self._inflow.return_credit()
             self._flush()
 
-    def go_away(self, last_stream: int | None = None, *, code: int = 0, debug: bytes = b"") -> None:
+    def go_away(self, last_stream: int | None = None, *, debug: bytes = b"") -> None:
         """Send GOAWAY, then close. Streams above `last_stream` are not answered; None: all received ones are."""
         final = self._inflow.last if last_stream is None else max(last_stream, 0)
         self._inflow.final = min(final, self._inflow.final)
         for stream in self.open_stream_ids():
             if stream > final:
                 self.forget(stream)
-        self._flow.put(frames.goaway(final, code, debug))
+        self._flow.put(frames.goaway(final, 0, debug))
         self._leaving = True
         if not self._batching:
             self._end_batch()
