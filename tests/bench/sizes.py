@@ -29,12 +29,10 @@ from pushsvc.model.push import Push
 from pushsvc.store import Store, open_store
 from pushsvc.store.server.embedded import open_embedded
 
-from ..integration.test_store_kit import NOW, make_push, settlement, take_all
+from ..integration.test_store_kit import make_push, moment, settlement, take_all
 from .figures import record
 from .machine import cpu_by_part, cpu_since
 from .volume import document, post_all, target
-
-LATER = NOW + 3_600_000
 
 
 async def settle(store: Store, *, failed: bool) -> None:
@@ -77,7 +75,7 @@ async def store_part(folder: Path, url: str, pushes: int, targets: int) -> None:
         await measured("sent", lambda: settle(store, failed=False), before)
         before = await measured("queued again", accept)
         await measured("failed", lambda: settle(store, failed=True), before)
-        await measured("scheduled", lambda: accept(LATER))
+        await measured("scheduled", lambda: accept(moment() + 3_600_000))
 
 
 async def memory(store: Store) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pushsvc.cli.simulator.bench import percentile
+from pushsvc.cli.output import percentile
 from pushsvc.lab.playground import Playground
 from pushsvc.lab.simulator import SimulatorHandle, apns_token, fcm_token, simulator_process
 from pushsvc.model.push import Lane

@@ -13,7 +13,7 @@ from pushsvc.store.registry.documents import decode_device
 from pushsvc.store.registry.wire import Digests
 
 from .test_registry import device
-from .test_store_kit import NOW, make_push
+from .test_store_kit import make_push, moment
 from .test_store_replay import fail_all
 
 DAY = 86_400_000
@@ -31,14 +31,14 @@ Removed = Counter[tuple[str, str]]
 
 async def run(store: Store, *, dry_run: bool = False, apps: tuple[str, ...] = ("shop",)) -> Removed:
     """A whole cleanup, without rests."""
-    plan = sweeps(store.registry, store.leftovers, store.live, apps, AGES, clock=lambda: NOW, dry_run=dry_run)
+    plan = sweeps(store.registry, store.leftovers, store.live, apps, AGES, clock=lambda: moment(), dry_run=dry_run)
     cleaned: Cleaned = await clean(plan, share=1.0)
     assert cleaned.place is None
     return Counter(cleaned.removed)
 
 
 def tombstone(name: str, *, days: int) -> Device:
-    at = NOW - days * DAY
+    at = moment() - days * DAY
     return device(name, state="pruned", pruned_at=at, pruned_for="Unregistered", last_seen_at=at - DAY)
 
 
@@ -48,10 +48,10 @@ async def make_devices(store: Store, app: str = "shop", times: int = 1) -> Remov
         found = [
             *(device(f"good-{lap}-{n}", user=f"u{lap}-{n % 7}", topics=("news", f"t{n % 3}")) for n in range(40)),
             *(
-                device(f"stale-{lap}-{n}", platform="fcm", last_seen_at=NOW - 271 * DAY, user=f"u{lap}-1")
+                device(f"stale-{lap}-{n}", platform="fcm", last_seen_at=moment() - 271 * DAY, user=f"u{lap}-1")
                 for n in range(5)
             ),
-            *(device(f"suspect-{lap}-{n}", strikes=1, struck_at=NOW - 91 * DAY, last_seen_at=0) for n in range(4)),
+            *(device(f"suspect-{lap}-{n}", strikes=1, struck_at=moment() - 91 * DAY, last_seen_at=0) for n in range(4)),
             *(tombstone(f"old-{lap}-{n}", days=31) for n in range(3)),
             *(tombstone(f"young-{lap}-{n}", days=29) for n in range(2)),
         ]
@@ -109,14 +109,14 @@ async def make_aged(store: Store, app: str = "shop", many: int = 3) -> Removed:
     """Dead letters, events, suppressions and marks, `many` too old of each; and statuses without a lifetime."""
     call, link = store.link.call, store.link
     # In order: a stream takes no entry that is older than its last.
-    await link.many([("XADD", keys.dead(app, 0), f"{NOW - 31 * DAY + n}-1", "d", b"\x01x") for n in range(many)])
-    await call("XADD", keys.dead(app, 0), f"{NOW - 29 * DAY}-1", "d", b"\x01x")
-    await link.many([("XADD", keys.events(app, 0), f"{NOW - 31 * DAY + n}-1", "e", b"\x01x") for n in range(many)])
-    await call("XADD", keys.events(app, 0), f"{NOW - 29 * DAY}-1", "e", b"\x01x")
-    old = [part for n in range(many) for part in (NOW - 181 * DAY - n, b"old%d" % n)]
-    await call("ZADD", keys.suppressed(app, 0, "fcm"), *old, NOW - 179 * DAY, b"young")
-    old = [part for n in range(many) for part in (NOW - 30 * DAY - n, b"old%d" % n)]
-    await call("ZADD", keys.cancelled(app, 0), *old, NOW - 28 * DAY, b"young")
+    await link.many([("XADD", keys.dead(app, 0), f"{moment() - 31 * DAY + n}-1", "d", b"\x01x") for n in range(many)])
+    await call("XADD", keys.dead(app, 0), f"{moment() - 29 * DAY}-1", "d", b"\x01x")
+    await link.many([("XADD", keys.events(app, 0), f"{moment() - 31 * DAY + n}-1", "e", b"\x01x") for n in range(many)])
+    await call("XADD", keys.events(app, 0), f"{moment() - 29 * DAY}-1", "e", b"\x01x")
+    old = [part for n in range(many) for part in (moment() - 181 * DAY - n, b"old%d" % n)]
+    await call("ZADD", keys.suppressed(app, 0, "fcm"), *old, moment() - 179 * DAY, b"young")
+    old = [part for n in range(many) for part in (moment() - 30 * DAY - n, b"old%d" % n)]
+    await call("ZADD", keys.cancelled(app, 0), *old, moment() - 28 * DAY, b"young")
     return Counter({(app, what): many for what in ("dead_letters", "events", "suppressions", "cancelled")})
 
 
@@ -131,17 +131,17 @@ async def make_statuses(store: Store, app: str = "shop") -> Removed:
         if lives:
             await call("PEXPIRE", f"ps:{{{app}.0}}:p:{push}", DAY)
 
-    await status("good", NOW, lives=True)
-    await status("over", NOW - 8 * DAY, lives=False, parts="brt")  # gone as one
-    await status("young", NOW - 6 * DAY, lives=False, parts="b")  # lives again, as one
-    await status("kept-for-its-letters", NOW - 8 * DAY, lives=False, failed=1)  # lives again
-    await status("half", NOW, lives=True, parts="r")  # its part lives again
+    await status("good", moment(), lives=True)
+    await status("over", moment() - 8 * DAY, lives=False, parts="brt")  # gone as one
+    await status("young", moment() - 6 * DAY, lives=False, parts="b")  # lives again, as one
+    await status("kept-for-its-letters", moment() - 8 * DAY, lives=False, failed=1)  # lives again
+    await status("half", moment(), lives=True, parts="r")  # its part lives again
     await call("HSET", f"ps:{{{app}.0}}:b:gone", "x", "1")  # gone: its push is
-    limits = f"apns:all:l:{NOW // 3_600_000}"
+    limits = f"apns:all:l:{moment() // 3_600_000}"
     for kind, value in (("v", "gone"), ("i", "aa"), ("replay", "j"), ("lim", limits), ("bucket", "app")):
         await call("HSET", f"ps:{{{app}.0}}:{kind}:{value}", "x", "1")  # live again
     lost = f"ps:{{{app}.0}}:p:lost"  # gone: no delivery of it can be open any more
-    await call("HSET", lost, "st", "sending", "n", 2, "up", NOW - 37 * DAY, "n:sent", 1)
+    await call("HSET", lost, "st", "sending", "n", 2, "up", moment() - 37 * DAY, "n:sent", 1)
     return Counter({(app, "statuses"): 3, (app, "lifetimes"): 3 + 5})
 
 
@@ -150,8 +150,8 @@ async def make_bystanders(store: Store) -> None:
     await fail_all(store, make_push("failed", 2))
     await store.pushes.accept(make_push("under-way", 3))
     call = store.link.call
-    await call("HSET", "ps:{shop.0}:p:under-way-still", "st", "sending", "n", 2, "up", NOW - 20 * DAY, "n:sent", 1)
-    await call("HSET", "ps:{shop.0}:p:under-way-unread", "st", "expanding", "n", 0, "up", NOW - 60 * DAY)
+    await call("HSET", "ps:{shop.0}:p:under-way-still", "st", "sending", "n", 2, "up", moment() - 20 * DAY, "n:sent", 1)
+    await call("HSET", "ps:{shop.0}:p:under-way-unread", "st", "expanding", "n", 0, "up", moment() - 60 * DAY)
     await call("HSET", "ps:{shop.0}:x:under-way-unread", "step", 0)
     await store.link.call("XADD", "ps:{shop.0}:quarantine", "1-1", "b", "old")
     await store.link.call("XADD", "ps:{shop.0}:receipts", "1-1", "r", "old")

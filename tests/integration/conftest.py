@@ -3,18 +3,26 @@ that needs fewer backends a list `BACKENDS`."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from pushsvc.api.http.connections import Connection
+from pushsvc.store import Store
 
-from .harness import Act, Play, running_service
+from .harness import Service as WholeService, running_service
+from .processes import Processes, Site, open_site, own_processes
 from .servers import Server
-from .test_store_kit import BACKENDS, backend_server
+from .test_cli_commands import Shell, serving
+from .test_intake_kit import Service, running
+from .test_store_kit import BACKENDS, World, backend_server, moment, new_store, new_world
+
+
+def pytest_runtest_setup() -> None:
+    """Let each test have an instant of its own."""
+    moment.cache_clear()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -31,21 +39,59 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server | None]:
         yield found
 
 
+@pytest.fixture
+async def world(server: Server | None) -> AsyncIterator[World]:
+    """A world on the backend of the test, empty at its beginning."""
+    async with new_world(server) as world:
+        yield world
+
+
+@pytest.fixture
+async def store(server: Server) -> AsyncIterator[Store]:
+    """A store on the server of the test, empty at its beginning."""
+    async with new_store(server) as store:
+        yield store
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    """The API of a service without Redis."""
+    async with running() as service:
+        yield service
+
+
 @pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
-    """Run an act against the one service of its module, whose record is empty at the start of each act."""
-    with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        service = runner.run(stack.enter_async_context(running_service(tmp_path_factory.mktemp("service"))))
+async def service_of_module(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WholeService]:
+    async with running_service(tmp_path_factory.mktemp("service")) as service:
+        yield service
 
-        def run(act: Act) -> None:
-            service.simulator.clear()
-            runner.run(act(service))
 
-        try:
-            yield run
-        finally:
-            runner.run(stack.aclose())
+@pytest.fixture
+def whole_service(service_of_module: WholeService) -> WholeService:
+    """The one service of its module, with all its parts and an empty record of its providers."""
+    service_of_module.simulator.clear()
+    return service_of_module
+
+
+@pytest.fixture
+async def shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Shell]:
+    """A shell beside a service that the environment points at."""
+    async with serving(tmp_path, capsys, monkeypatch) as shell:
+        yield shell
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    with own_processes(tmp_path) as own:
+        yield own
+
+
+@pytest.fixture
+def site(tmp_path: Path, processes: Processes) -> Iterator[Site]:
+    with open_site(tmp_path) as own:
+        yield own
 
 
 @pytest.fixture(params=["whole", "parsed"])

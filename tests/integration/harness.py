@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import aiohttp
 
@@ -119,10 +119,6 @@ class Service:
         async with self.session.get(f"/v1/push/{push}/deliveries", params={"limit": "1000"}) as answer:
             items: list[dict[str, Any]] = (await answer.json())["items"]
             return items
-
-
-Act: TypeAlias = Callable[[Service], Coroutine[Any, Any, None]]
-Play: TypeAlias = Callable[[Act], None]
 
 
 def apns(scenario: str, *unique: object) -> list[dict[str, str]]:

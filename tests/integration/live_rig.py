@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ from pushsvc.live.sockets.emulation import Forward
 from pushsvc.live.sockets.http import HttpRoute
 from pushsvc.live.sockets.server import Sockets, serve
 from pushsvc.live.wheel import running_wheel
+
+LOOP = uvloop.new_event_loop
 
 
 class Session:
@@ -191,17 +193,3 @@ async def gateway(
                 for client in made.clients:
                     client.abort()
         assert made.sockets.connections == 0
-
-
-def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Make a test of a coroutine function: run in uvloop as the gateway does, and ended after a minute."""
-
-    async def bounded() -> None:
-        async with asyncio.timeout(10):
-            await test()
-
-    def run() -> None:
-        uvloop.run(bounded())
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -125,13 +125,3 @@ async def rigged(
             Route("shop", platform), config, request_timeout=request_timeout, **more
         ) as provider:
             yield Rig(it, provider)
-
-
-def play(platform: Platform, folder: Path, scene: Callable[[Rig], Awaitable[None]], **options: Any) -> None:
-    """Run a scene on a rig of its own."""
-
-    async def main() -> None:
-        async with rigged(platform, folder, **options) as rig:
-            await scene(rig)
-
-    asyncio.run(main())

@@ -13,7 +13,7 @@ import math
 import selectors
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from random import Random
 from typing import Any, TypeVar
 
@@ -55,27 +55,18 @@ class SteppedClock:
         return int(self.seconds() * 1000)
 
 
-class _Selector(selectors.BaseSelector):
+class _Selector(selectors.DefaultSelector):
     """Never waits: where a loop would, it stops the loop, and keeps in mind when that wants to go on."""
 
     def __init__(self, clock: SteppedClock) -> None:
-        self._real = selectors.DefaultSelector()
+        super().__init__()
         self._clock = clock
         self.idle: Callable[[], None] = lambda: None
         self.busy = False
         self.next_at = math.inf
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._real.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._real.unregister(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._real.modify(fileobj, events, data)
-
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = self._real.select(0)
+        ready = super().select(0)
         if ready or (timeout is not None and timeout <= AT_ONCE):
             self.busy = True
             self._clock.now += max(TURN, timeout or 0.0) if not ready else TURN
@@ -83,12 +74,6 @@ class _Selector(selectors.BaseSelector):
             self.next_at = math.inf if timeout is None else self._clock.now + timeout
             self.idle()
         return ready
-
-    def close(self) -> None:
-        self._real.close()
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._real.get_map()
 
 
 class _Loop(asyncio.SelectorEventLoop):

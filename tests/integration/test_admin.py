@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
@@ -85,22 +84,19 @@ def test_each_call_needs_the_scope_admin(call: Any) -> None:
     assert (call.scopes, call.others) == (("admin",), "refused")
 
 
-def test_two_apps_each_see_and_change_their_own(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with running_service(tmp_path, extra=lambda simulator: extra(simulator, tmp_path)) as service:
-            await lists(service)
-            await keys(service)
-            await state(service)
-            await acts(service)
-            await previews(service)
-            await devices(service)
-            await guards(service)
-            for call in CALLS:
-                path = call.path.replace("{name}", "x").replace("{device_id}", "x")
-                assert (await ask(service, call.method, path, {}, key=PUSHER))[0] == 403, path
-                assert (await ask(service, call.method, path, {}, key="unknown"))[0] == 401, path
-
-    asyncio.run(main())
+async def test_two_apps_each_see_and_change_their_own(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra=lambda simulator: extra(simulator, tmp_path)) as service:
+        await lists(service)
+        await keys(service)
+        await state(service)
+        await acts(service)
+        await previews(service)
+        await devices(service)
+        await guards(service)
+        for call in CALLS:
+            path = call.path.replace("{name}", "x").replace("{device_id}", "x")
+            assert (await ask(service, call.method, path, {}, key=PUSHER))[0] == 403, path
+            assert (await ask(service, call.method, path, {}, key="unknown"))[0] == 401, path
 
 
 async def lists(service: Service) -> None:

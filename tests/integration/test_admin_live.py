@@ -7,7 +7,7 @@ from typing import Any
 
 from pushsvc.api.pushes.audiences import FEW
 
-from .test_live_flow import Town, play
+from .test_live_flow import LOOP as LOOP, Town, open_town
 from .test_replay_flow import worker
 
 
@@ -16,8 +16,9 @@ async def ask(town: Town, method: str, path: str, body: Any = None) -> tuple[int
         return answer.status, None if answer.status == 204 else await answer.json()
 
 
-def test_a_connection_is_cut_and_a_gateway_drained_and_the_phone_comes_back(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
+async def test_a_connection_is_cut_and_a_gateway_drained_and_the_phone_comes_back(tmp_path: Path) -> None:
+    async with open_town(tmp_path) as town:
+
         async def connected() -> list[str]:
             _, live = await ask(town, "GET", "live")
             return [each["gateway"] for each in live["gateways"] if each["connections"]]
@@ -45,11 +46,9 @@ def test_a_connection_is_cut_and_a_gateway_drained_and_the_phone_comes_back(tmp_
             device = (await ask(town, "GET", "devices/phone"))[1]
             assert (device["live"]["online"], device["live"]["unacked"]) == (True, 1)
 
-    play(tmp_path, story)
 
-
-def test_the_copy_of_a_push_that_the_live_channel_carried_is_accepted_as_it_is(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
+async def test_the_copy_of_a_push_that_the_live_channel_carried_is_accepted_as_it_is(tmp_path: Path) -> None:
+    async with open_town(tmp_path) as town:
         await town.register("web", "live")
         await town.register("phone")
         said = {"notification": {"title": "hello", "badge": "unread"}, "data": {"a": "b"}, "collapse": "c"}
@@ -72,11 +71,9 @@ def test_the_copy_of_a_push_that_the_live_channel_carried_is_accepted_as_it_is(t
             status, answer = await town.post(copy)
             assert status == 202, answer
 
-    play(tmp_path, story)
 
-
-def test_what_a_push_was_addressed_to_is_known_once_it_has_ended(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
+async def test_what_a_push_was_addressed_to_is_known_once_it_has_ended(tmp_path: Path) -> None:
+    async with open_town(tmp_path) as town:
         await town.register("web", "live", user="ann")
         async with town.session.put("/v1/topics/news/devices/web") as put:
             assert put.status == 204
@@ -96,5 +93,3 @@ def test_what_a_push_was_addressed_to_is_known_once_it_has_ended(tmp_path: Path)
                 _, shown = await ask(town, "GET", f"pushes/{answer['id']}")
                 assert (shown["to"], shown["copy"]["to"]) == (shown_to, shown_to)
                 assert ("to" not in shown["copy_lacks"]) == exact, to
-
-    play(tmp_path, story)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,14 @@ def device(number: int, scenario: str = "ok", **fields: Any) -> Device:
     return Device(id=f"d{number}", platform=platform, token=token, registered_at=now, last_seen_at=now, **named)
 
 
-def play(folder: Path, story: Callable[[Service, Store], Awaitable[None]], extra: str = "") -> None:
-    async def main() -> None:
-        async with (
-            running_service(folder, extra=extra) as service,
-            runtime.open_configured_store(service.settings) as store,
-            worker(folder),
-        ):
-            await story(service, store)
-
-    asyncio.run(main())
+@asynccontextmanager
+async def opened(folder: Path, extra: str = "") -> AsyncIterator[tuple[Service, Store]]:
+    async with (
+        running_service(folder, extra=extra) as service,
+        runtime.open_configured_store(service.settings) as store,
+        worker(folder),
+    ):
+        yield service, store
 
 
 async def post(service: Service, to: dict[str, Any], **fields: Any) -> str:
@@ -48,8 +46,8 @@ async def post(service: Service, to: dict[str, Any], **fields: Any) -> str:
     return str(body["id"])
 
 
-def test_every_way_to_name_an_audience_reaches_it_once(tmp_path: Path) -> None:
-    async def story(service: Service, store: Store) -> None:
+async def test_every_way_to_name_an_audience_reaches_it_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (service, store):
         crowd = [
             device(n, user=f"u{n // 3}", tags={"level": n % 10}, topics=("news",) if n % 2 else ()) for n in range(1500)
         ]
@@ -75,11 +73,9 @@ def test_every_way_to_name_an_audience_reaches_it_once(tmp_path: Path) -> None:
         assert sorted(row["device_id"] for row in rows) == [f"d{n}" for n in range(21, 27)]
         assert len(await service.rows(pushes["where"])) == 450
 
-    play(tmp_path, story)
 
-
-def test_what_a_device_did_not_take_is_told_with_its_id(tmp_path: Path) -> None:
-    async def story(service: Service, store: Store) -> None:
+async def test_what_a_device_did_not_take_is_told_with_its_id(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (service, store):
         crowd = [device(1, "BadPriority.1"), device(2, "Unregistered"), device(4, "ServiceUnavailable.1"), device(5)]
         await store.registry.put_many("shop", crowd)
         push = await post(service, {"topic": "news"})
@@ -98,13 +94,10 @@ def test_what_a_device_did_not_take_is_told_with_its_id(tmp_path: Path) -> None:
         await service.until("the dead letter is sent", replayed)
         assert await service.done(push) == {"total": 4, "sent": 3, "invalid": 1}
 
-    play(tmp_path, story)
 
-
-def test_an_expansion_waits_for_room_in_the_queue_and_can_be_cancelled(tmp_path: Path) -> None:
+async def test_an_expansion_waits_for_room_in_the_queue_and_can_be_cancelled(tmp_path: Path) -> None:
     """The providers take 2,000 a step and no more than `max_pending` wait: it goes on as they are sent."""
-
-    async def story(service: Service, store: Store) -> None:
+    async with opened(tmp_path, "[queue]\nmax_pending = 1500\n") as (service, store):
         crowd = [device(n, "slow-400") for n in range(6000)]
         for start in range(0, len(crowd), 500):
             await store.registry.put_many("shop", crowd[start : start + 500])
@@ -130,5 +123,3 @@ def test_an_expansion_waits_for_room_in_the_queue_and_can_be_cancelled(tmp_path:
         after = await service.status(second)
         assert after["counts"]["total"] == cancelled["counts"]["total"]
         assert service.simulator.record.apns.duplicates == service.simulator.record.fcm.duplicates == 0
-
-    play(tmp_path, story, "[queue]\nmax_pending = 1500\n")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +17,33 @@ from pushsvc.model.push import Route
 from pushsvc.store import Store, StoreConfig, open_store
 
 from .harness import Service as WholeService, apns, running_service
-from .servers import KINDS, Server, running_server
-from .test_intake_kit import ALERT, CONFIG, Answer, Service, call, run_loop
+from .servers import KINDS, Server
+from .test_intake_kit import ALERT, CONFIG, LOOP as LOOP, Answer, Service, call
 from .test_store_kit import all_of
 
 NEWS = {"to": {"tokens": [{"platform": "fcm", "token": "n1"}]}, "notification": {"title": "x"}}
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as found:
-        yield found
+BACKENDS = KINDS
 
 
 Story = Callable[[list[Service], Store], Awaitable[None]]
 
 
-def play(server: Server, most: int, main: Story, processes: int = 1) -> None:
+@asynccontextmanager
+async def intakes(server: Server, most: int, processes: int = 1) -> AsyncIterator[tuple[list[Service], Store]]:
     """So many intakes, each with a connection and a backlog of its own."""
-
-    async def whole() -> None:
-        async with asyncio.timeout(60), AsyncExitStack() as stack:
-            services = []
-            for _ in range(processes):
-                store = await stack.enter_async_context(open_store(server.url, StoreConfig(shards=4)))
-                service = Service(store.pushes, ring=store.keys)  # type: ignore[arg-type]  # all that it asks
-                service.backlog = Backlog(store.pushes, most, {"shop": most, "news": most}, monotonic=time.monotonic)
-                await stack.enter_async_context(service.backlog.watching())
-                service.url = await stack.enter_async_context(serve(service.app(CONFIG), CONFIG))
-                services.append(service)
-            await main(services, store)
-
     server.flush()
-    run_loop(whole())
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        services = []
+        for _ in range(processes):
+            store = await stack.enter_async_context(open_store(server.url, StoreConfig(shards=4)))
+            service = Service(store.pushes, ring=store.keys)  # type: ignore[arg-type]  # all that it asks
+            service.backlog = Backlog(store.pushes, most, {"shop": most, "news": most}, monotonic=time.monotonic)
+            await stack.enter_async_context(service.backlog.watching())
+            service.url = await stack.enter_async_context(serve(service.app(CONFIG), CONFIG))
+            services.append(service)
+        yield services, store
 
 
 async def post(service: Service, document: Any = ALERT, *, key: str = "full", **headers: str) -> Answer:
@@ -76,8 +70,8 @@ async def send_all(store: Store) -> None:
             await store.queue.settle("shop", *all_of(each))
 
 
-def test_one_process_fills_the_queue_to_its_bound_and_not_beyond(server: Server) -> None:
-    async def main(services: list[Service], store: Store) -> None:
+async def test_one_process_fills_the_queue_to_its_bound_and_not_beyond(server: Server) -> None:
+    async with intakes(server, 25) as (services, store):
         (service,) = services
         answers = await asyncio.gather(*(post(service) for _ in range(60)))
         assert {answer.status for answer in answers} <= {202, 429}
@@ -92,11 +86,10 @@ def test_one_process_fills_the_queue_to_its_bound_and_not_beyond(server: Server)
         await send_all(store)
         assert (await until_taken(service)).status == 202
 
-    play(server, 25, main)
 
+async def test_several_processes_pass_it_by_no_more_than_they_write_at_once(server: Server) -> None:
+    async with intakes(server, 100, processes=2) as (services, store):
 
-def test_several_processes_pass_it_by_no_more_than_they_write_at_once(server: Server) -> None:
-    async def main(services: list[Service], store: Store) -> None:
         async def caller(service: Service) -> int:
             accepted = 0
             while (await post(service)).status == 202:
@@ -112,11 +105,9 @@ def test_several_processes_pass_it_by_no_more_than_they_write_at_once(server: Se
             while not all(answer.status == 429 for answer in [await post(service) for service in services]):
                 await asyncio.sleep(0.1)
 
-    play(server, 100, main, processes=2)
 
-
-def test_it_counts_what_others_have_accepted_for_other_apps(server: Server) -> None:
-    async def main(services: list[Service], store: Store) -> None:
+async def test_it_counts_what_others_have_accepted_for_other_apps(server: Server) -> None:
+    async with intakes(server, 10, processes=2) as (services, store):
         first, second = services
         for _ in range(10):
             assert (await post(first, NEWS, key="newsie")).status == 202
@@ -125,11 +116,9 @@ def test_it_counts_what_others_have_accepted_for_other_apps(server: Server) -> N
                 await asyncio.sleep(0.1)
         assert await waiting(store) >= 10
 
-    play(server, 10, main, processes=2)
 
-
-def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: Server) -> None:
-    async def main(services: list[Service], store: Store) -> None:
+async def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: Server) -> None:
+    async with intakes(server, 7) as (services, store):
         (service,) = services
         tokens = [{"platform": "apns", "token": f"{number:064x}"} for number in range(4)]
         large = {"to": {"tokens": tokens}, "notification": {"title": "x"}}
@@ -154,10 +143,8 @@ def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: Server
         again = await until_taken(service, [large, {"to": 7}], **{"Idempotency-Key": "order 8"})
         assert [each["status"] for each in again.json["results"]] == [202, 422]
 
-    play(server, 7, main)
 
-
-def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pushsvc.runtime.state.figures.GAUGES_EVERY", 0.0)
 
     async def act(service: WholeService) -> None:
@@ -185,8 +172,5 @@ def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatc
     async def is_taken(service: WholeService, document: Any) -> bool:
         return (await service.post(document))[0] == 202
 
-    async def main() -> None:
-        async with running_service(tmp_path, extra="[queue]\nmax_pending = 5\n") as service:
-            await act(service)
-
-    asyncio.run(main())
+    async with running_service(tmp_path, extra="[queue]\nmax_pending = 5\n") as service:
+        await act(service)

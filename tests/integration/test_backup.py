@@ -19,32 +19,32 @@ from pushsvc.store.server.embedded import open_embedded
 
 from ..pages import PAGES, blocks
 from .servers import KINDS, Kind, ask, running_server, wait_until
-from .test_store_kit import NOW, all_of, make_push, settlement, take_all
+from .test_store_kit import all_of, make_push, moment, settlement, take_all
 from .test_store_replay import fail_all
 
-LATER = NOW + 60_000_000
 DEVICES = [Device(id=f"d{n}", platform="apns", token=f"{n:064x}", user=f"u{n % 7}") for n in range(50)]
 EMBEDDED, OWN, RESTORE = blocks("sh", PAGES["guides/backup.md"])
 
 
 async def fill(url: str) -> None:
+    later = moment() + 60_000_000
     """Put something of every kind into a store."""
     async with open_store(url) as store:
-        await store.keys.add(ApiKey("web", "shop", "a" * 64, ("push",), NOW))
+        await store.keys.add(ApiKey("web", "shop", "a" * 64, ("push",), moment()))
         await store.registry.put_many("shop", DEVICES)
         for device in DEVICES[:20]:
             await store.registry.subscribe("shop", "news", device.id)
-        await store.suppressions.add("shop", [("apns", "dead", LATER)])
+        await store.suppressions.add("shop", [("apns", "dead", later)])
         await fail_all(store, make_push("failed", 5))
         await store.pushes.accept(make_push("sent", 4))
         for taken in await take_all(store):
             await store.queue.settle("shop", *all_of(taken))
         await store.pushes.accept(make_push("retried", 3))
-        again, away = Retry(LATER, 2), Unavailable(status=503)
+        again, away = Retry(later, 2), Unavailable(status=503)
         for taken in await take_all(store):
             results = [settlement(taken.chunk, target.index, again, away) for target in taken.chunk.targets]
             await store.queue.settle("shop", results, [taken.ref])
-        await store.pushes.accept(make_push("scheduled", 6, send_at=LATER))
+        await store.pushes.accept(make_push("scheduled", 6, send_at=later))
         await store.pushes.accept(make_push("queued", 1000))
 
 

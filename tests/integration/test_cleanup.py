@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -43,13 +42,9 @@ from .cleanup_rig import (
 from .registry_audit import audit
 from .servers import KINDS, Server, running_server
 from .test_registry import device
-from .test_store_kit import NOW, ROUTE, World, make_push, play, settlement, take
+from .test_store_kit import ROUTE, World, make_push, moment, new_world, settlement, take
 
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as found:
-        yield found
+BACKENDS = KINDS
 
 
 def unlived(kept: dict[bytes, Any]) -> dict[bytes, Any]:
@@ -63,8 +58,8 @@ async def open_real(world: World) -> Store:
     return store
 
 
-def test_what_has_outlived_its_use_goes_and_the_dry_run_knew_it(server: Server) -> None:
-    async def story(world: World) -> None:
+async def test_what_has_outlived_its_use_goes_and_the_dry_run_knew_it(server: Server) -> None:
+    async with new_world(server, CONFIG) as world:
         store = await open_real(world)
         expected: Removed = Counter()
         for app in ("shop", "news"):
@@ -88,11 +83,9 @@ def test_what_has_outlived_its_use_goes_and_the_dry_run_knew_it(server: Server) 
         assert await run(store, dry_run=True, apps=("shop", "news")) == Counter()
         assert await run(store, apps=("shop", "news")) == Counter()
 
-    play(server, story, CONFIG)
 
-
-def test_what_is_left_lives_for_a_while_again(server: Server) -> None:
-    async def story(world: World) -> None:
+async def test_what_is_left_lives_for_a_while_again(server: Server) -> None:
+    async with new_world(server, CONFIG) as world:
         store = await open_real(world)
         await make_statuses(store)
         await run(store)
@@ -104,15 +97,12 @@ def test_what_is_left_lives_for_a_while_again(server: Server) -> None:
         assert 0.9 * 86_400_000 < young <= 86_400_000
         assert await store.link.call("PTTL", "ps:{shop.0}:b:young") == pytest.approx(young, abs=1000)
 
-    play(server, story, CONFIG)
 
-
-def test_no_new_lifetime_ends_before_the_use_of_its_key(server: Server) -> None:
+async def test_no_new_lifetime_ends_before_the_use_of_its_key(server: Server) -> None:
     """The content of a push that is due in a year, and the counts of rate limits over some weeks."""
-
-    async def story(world: World) -> None:
+    async with new_world(server, CONFIG) as world:
         store = await open_real(world)
-        later = make_push("later", 40, send_at=NOW + 366 * DAY)
+        later = make_push("later", 40, send_at=moment() + 366 * DAY)
         await store.pushes.accept(later)
         await store.limiter.admit(ROUTE, Rate(2, 40 * 86400), ["token"])
         await store.limiter.admit(ROUTE, Rate(2, 40 * 86400), ["token"])
@@ -132,11 +122,9 @@ def test_no_new_lifetime_ends_before_the_use_of_its_key(server: Server) -> None:
         await run(store)
         assert keys.content("shop", 0, "later").encode() not in await dump(store)
 
-    play(server, story, CONFIG)
 
-
-def test_much_goes_in_many_small_steps(server: Server) -> None:
-    async def story(world: World) -> None:
+async def test_much_goes_in_many_small_steps(server: Server) -> None:
+    async with new_world(server, CONFIG) as world:
         store = await open_real(world)
         expected = await make_devices(store, times=60) + await make_aged(store, many=1300)
         call = store.link.call
@@ -154,7 +142,7 @@ def test_much_goes_in_many_small_steps(server: Server) -> None:
         steps: list[int] = []
         for dry_run in (True, False):
             plan = sweeps(
-                store.registry, store.leftovers, store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=dry_run
+                store.registry, store.leftovers, store.live, ["shop"], AGES, clock=lambda: moment(), dry_run=dry_run
             )
 
             async def note(progress: Any) -> None:
@@ -166,13 +154,10 @@ def test_much_goes_in_many_small_steps(server: Server) -> None:
         assert sum(1 for step in steps if step >= 500) >= 10
         await audit(store)
 
-    play(server, story, CONFIG)
 
-
-def test_what_becomes_right_meanwhile_is_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_becomes_right_meanwhile_is_left_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look and the step: the lost id is registered, the device that an entry was not about becomes it."""
-
-    async def story(world: World) -> None:
+    async with new_world(server, CONFIG) as world:
         store = await open_real(world)
         await make_orphans(store)
         script = store.link.script
@@ -196,14 +181,12 @@ def test_what_becomes_right_meanwhile_is_left_alone(server: Server, monkeypatch:
         await run(store)
         await audit(store)
 
-    play(server, story, CONFIG)
 
-
-def test_a_device_that_is_seen_meanwhile_stays(server: Server) -> None:
-    async def story(world: World) -> None:
+async def test_a_device_that_is_seen_meanwhile_stays(server: Server) -> None:
+    async with new_world(server, CONFIG) as world:
         store = await open_real(world)
         await make_devices(store)
-        fresh = device("stale-0-0", platform="fcm", last_seen_at=NOW, registered_at=NOW)
+        fresh = device("stale-0-0", platform="fcm", last_seen_at=moment(), registered_at=moment())
         page = await store.registry.scan("shop", after="", limit=1000)
         await store.registry.put("shop", fresh)
 
@@ -215,132 +198,117 @@ def test_a_device_that_is_seen_meanwhile_stays(server: Server) -> None:
             async def scan(self, app: str, *, after: str, limit: int) -> Any:
                 return page
 
-        plan = sweeps(Behind(), store.leftovers, store.live, ["shop"], AGES, clock=lambda: NOW, dry_run=False)  # type: ignore[arg-type]  # all that is asked of it
+        plan = sweeps(Behind(), store.leftovers, store.live, ["shop"], AGES, clock=lambda: moment(), dry_run=False)  # type: ignore[arg-type]  # all that is asked of it
         assert (await clean(plan, share=1.0)).removed[("shop", "stale")] == 4
         assert await store.registry.get("shop", "stale-0-0") == fresh
 
-    play(server, story, CONFIG)
+
+async def test_one_holds_the_lock_until_it_lets_go_or_is_gone(world: World) -> None:
+    locks = (await open_real(world)).locks
+    assert await locks.hold(LOCK, "a", lease=30.0)
+    assert not await locks.hold(LOCK, "b", lease=30.0)
+    await locks.release(LOCK, "b")
+    assert await locks.holder(LOCK) == "a"
+    assert await locks.hold(LOCK, "a", lease=0.05)
+    while not await locks.hold(LOCK, "b", lease=30.0):
+        await asyncio.sleep(0.01)
+    assert not await locks.hold(LOCK, "a", lease=30.0)
+    await locks.release(LOCK, "a")
+    assert await locks.holder(LOCK) == "b"
 
 
-def test_one_holds_the_lock_until_it_lets_go_or_is_gone(server: Server) -> None:
-    async def story(world: World) -> None:
-        locks = (await open_real(world)).locks
-        assert await locks.hold(LOCK, "a", lease=30.0)
-        assert not await locks.hold(LOCK, "b", lease=30.0)
-        await locks.release(LOCK, "b")
-        assert await locks.holder(LOCK) == "a"
-        assert await locks.hold(LOCK, "a", lease=0.05)
-        while not await locks.hold(LOCK, "b", lease=30.0):
+async def test_it_is_held_for_as_long_as_its_owner_lives(world: World) -> None:
+    store = await open_real(world)
+    locks = store.locks
+    async with locks.held(LOCK, lease=2.0) as lost:
+        assert lost is not None
+        async with locks.held(LOCK, lease=2.0) as other:
+            assert other is None
+        left = 2000
+        while (now := await store.link.call("PTTL", keys.lock(LOCK))) <= left:  # until it was renewed
+            left = now
             await asyncio.sleep(0.01)
-        assert not await locks.hold(LOCK, "a", lease=30.0)
-        await locks.release(LOCK, "a")
-        assert await locks.holder(LOCK) == "b"
-
-    play(server, story)
-
-
-def test_it_is_held_for_as_long_as_its_owner_lives(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_real(world)
-        locks = store.locks
-        async with locks.held(LOCK, lease=2.0) as lost:
-            assert lost is not None
-            async with locks.held(LOCK, lease=2.0) as other:
-                assert other is None
-            left = 2000
-            while (now := await store.link.call("PTTL", keys.lock(LOCK))) <= left:  # until it was renewed
-                left = now
-                await asyncio.sleep(0.01)
-            assert not lost()
-            await store.link.call("DEL", keys.lock(LOCK))  # as if the lease had run out
-            assert await locks.hold(LOCK, "b", lease=30.0)
-            while not lost():
-                await asyncio.sleep(0.01)
-        assert await locks.holder(LOCK) == "b"
-
-    play(server, story)
+        assert not lost()
+        await store.link.call("DEL", keys.lock(LOCK))  # as if the lease had run out
+        assert await locks.hold(LOCK, "b", lease=30.0)
+        while not lost():
+            await asyncio.sleep(0.01)
+    assert await locks.holder(LOCK) == "b"
 
 
-def test_the_record_tells_of_the_run_and_of_all_runs(server: Server) -> None:
-    async def story(world: World) -> None:
-        cleanups: RedisCleanups = (await open_real(world)).cleanups
-        assert (await cleanups.record()).place is None
-        await cleanups.request()
-        await cleanups.note({("shop", "stale"): 2, ("shop", "orphans"): 1}, place="shop devices\n3")
-        await cleanups.request()  # one is under way
-        record = await cleanups.record()
-        assert (record.place, record.ended_at) == ("shop devices\n3", 0)
-        assert record.removed == record.total == {("shop", "stale"): 2, ("shop", "orphans"): 1}
-        await cleanups.note({("shop", "stale"): 5})  # another, from the shell
-        await cleanups.finish({("shop", "stale"): 5})
-        record = await cleanups.record()
-        assert record.place is None
-        assert record.removed == {("shop", "stale"): 5}
-        assert record.total == {("shop", "stale"): 7, ("shop", "orphans"): 1}
-        assert record.ended_at >= record.began_at > 0
-
-    play(server, story)
+async def test_the_record_tells_of_the_run_and_of_all_runs(world: World) -> None:
+    cleanups: RedisCleanups = (await open_real(world)).cleanups
+    assert (await cleanups.record()).place is None
+    await cleanups.request()
+    await cleanups.note({("shop", "stale"): 2, ("shop", "orphans"): 1}, place="shop devices\n3")
+    await cleanups.request()  # one is under way
+    record = await cleanups.record()
+    assert (record.place, record.ended_at) == ("shop devices\n3", 0)
+    assert record.removed == record.total == {("shop", "stale"): 2, ("shop", "orphans"): 1}
+    await cleanups.note({("shop", "stale"): 5})  # another, from the shell
+    await cleanups.finish({("shop", "stale"): 5})
+    record = await cleanups.record()
+    assert record.place is None
+    assert record.removed == {("shop", "stale"): 5}
+    assert record.total == {("shop", "stale"): 7, ("shop", "orphans"): 1}
+    assert record.ended_at >= record.began_at > 0
 
 
-def test_the_next_one_is_due_by_the_record_and_not_by_a_lock(server: Server) -> None:
+async def test_the_next_one_is_due_by_the_record_and_not_by_a_lock(server: Server) -> None:
     """A lock for the whole period outlives the process that took it, and a shorter period of a later start."""
 
-    async def main() -> None:
-        now = [wall_clock()]
-        async with open_store(server.url, CONFIG, clock=lambda: now[0]) as store:
-
-            async def due(every: float) -> bool:
-                await store.cleanups.request(every=every)
-                found = (await store.cleanups.record()).place is not None
-                await store.cleanups.give_up()
-                return found
-
-            assert await due(86400.0)
-            now[0] += 3_600_000
-            assert not await due(86400.0)
-            assert await due(3600.0)  # after a restart with another period
-            now[0] -= 60_000
-            assert await due(86400.0)  # one of the future was begun by a wrong clock
-
     server.flush()
-    asyncio.run(main())
+
+    now = [wall_clock()]
+    async with open_store(server.url, CONFIG, clock=lambda: now[0]) as store:
+
+        async def due(every: float) -> bool:
+            await store.cleanups.request(every=every)
+            found = (await store.cleanups.record()).place is not None
+            await store.cleanups.give_up()
+            return found
+
+        assert await due(86400.0)
+        now[0] += 3_600_000
+        assert not await due(86400.0)
+        assert await due(3600.0)  # after a restart with another period
+        now[0] -= 60_000
+        assert await due(86400.0)  # one of the future was begun by a wrong clock
 
 
 @pytest.mark.parametrize("apart", [-400 * 86_400_000, -61_000, -30_000, 0, 30_000, 61_000, 400 * 86_400_000])
-def test_redis_clock_decides_and_a_wrong_one_removes_nothing(server: Server, apart: int) -> None:
+async def test_redis_clock_decides_and_a_wrong_one_removes_nothing(server: Server, apart: int) -> None:
     """What a cleanup removes is gone for good: one machine's clock is not enough for it."""
 
-    async def main() -> None:
-        async with open_store(server.url, CONFIG, clock=lambda: wall_clock() + apart) as store:
-            devices = [device(f"d{n}", platform="fcm", last_seen_at=wall_clock()) for n in range(40)]
-            await store.registry.put_many("shop", devices)
-            if abs(apart) > 60_000:
-                with pytest.raises(ClocksApart, match="nothing is cleaned up before they agree"):
-                    await store.cleanups.clock()
-            else:
-                clock = await store.cleanups.clock()
-                assert abs(clock() - wall_clock()) < 5_000
-                plan = sweeps(store.registry, store.leftovers, store.live, ["shop"], AGES, clock=clock, dry_run=False)
-                assert (await clean(plan, share=1.0)).removed == {}
-            # And `pushsvc jobs` leaves it at a line in the log, until the next one is due.
-            settings = structs.replace(Settings(), apps={"shop": AppSettings(name="shop")})
-            await store.cleanups.request()
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(functions, "connect", lambda url, settings: nullcontext(store))
-                await functions.cleanup(Context(Current(settings), server.url))
-            assert [each.state for each in (await store.registry.scan("shop", after="", limit=100)).devices] == [
-                "active"
-            ] * 40
-            record = await store.cleanups.record()
-            assert record.place is None or abs(apart) <= 60_000
-            assert record.ended_at == 0 or abs(apart) <= 60_000
-
     server.flush()
-    asyncio.run(main())
+
+    async with open_store(server.url, CONFIG, clock=lambda: wall_clock() + apart) as store:
+        devices = [device(f"d{n}", platform="fcm", last_seen_at=wall_clock()) for n in range(40)]
+        await store.registry.put_many("shop", devices)
+        if abs(apart) > 60_000:
+            with pytest.raises(ClocksApart, match="nothing is cleaned up before they agree"):
+                await store.cleanups.clock()
+        else:
+            clock = await store.cleanups.clock()
+            assert abs(clock() - wall_clock()) < 5_000
+            plan = sweeps(store.registry, store.leftovers, store.live, ["shop"], AGES, clock=clock, dry_run=False)
+            assert (await clean(plan, share=1.0)).removed == {}
+        # And `pushsvc jobs` leaves it at a line in the log, until the next one is due.
+        settings = structs.replace(Settings(), apps={"shop": AppSettings(name="shop")})
+        await store.cleanups.request()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(functions, "connect", lambda url, settings: nullcontext(store))
+            await functions.cleanup(Context(Current(settings), server.url))
+        assert [each.state for each in (await store.registry.scan("shop", after="", limit=100)).devices] == [
+            "active"
+        ] * 40
+        record = await store.cleanups.record()
+        assert record.place is None or abs(apart) <= 60_000
+        assert record.ended_at == 0 or abs(apart) <= 60_000
 
 
 @pytest.mark.parametrize("ahead", [400 * 86_400, -400 * 86_400])
-def test_what_is_removed_with_a_write_goes_by_redis_clock(
+async def test_what_is_removed_with_a_write_goes_by_redis_clock(
     server: Server, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dead letters, events, suppressions, marks, revocations and cancelled pushes lose what is old when one is added:
@@ -370,27 +338,26 @@ def test_what_is_removed_with_a_write_goes_by_redis_clock(
                 "cancelled": await call("ZCARD", keys.cancelled("shop", 0)),
             }
 
-    async def main() -> None:
-        await write("right")
-        before = await kept()
-        assert all(before.values()), before
-        real, real_ns = time.time, time.time_ns
-        monkeypatch.setattr(time, "time", lambda: real() + ahead)
-        monkeypatch.setattr(time, "time_ns", lambda: real_ns() + ahead * 1_000_000_000)
-        await write("wrong")
-        monkeypatch.undo()
-        assert await kept() == {name: 2 * count for name, count in before.items()}
-        async with open_store(server.url, CONFIG) as store:
-            for key in (keys.suppressed("shop", 0, "apns"), keys.moved("shop", 0, "apns")):
-                scores = (await store.link.call("ZRANGE", key, 0, -1, "WITHSCORES"))[1::2]
-                assert all(abs(float(score) / 1000 - time.time()) < 60 for score in scores), key
-
     server.flush()
-    asyncio.run(main())
+
+    await write("right")
+    before = await kept()
+    assert all(before.values()), before
+    real, real_ns = time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + ahead * 1_000_000_000)
+    await write("wrong")
+    monkeypatch.undo()
+    assert await kept() == {name: 2 * count for name, count in before.items()}
+    async with open_store(server.url, CONFIG) as store:
+        for key in (keys.suppressed("shop", 0, "apns"), keys.moved("shop", 0, "apns")):
+            scores = (await store.link.call("ZRANGE", key, 0, -1, "WITHSCORES"))[1::2]
+            assert all(abs(float(score) / 1000 - time.time()) < 60 for score in scores), key
 
 
-def test_on_a_cluster() -> None:
-    async def main(url: str) -> None:
+async def test_on_a_cluster() -> None:
+    with running_server("valkey", tcp=True, cluster=True) as server:
+        url = server.url.replace("redis://", "redis+cluster://")
         async with open_store(url, CONFIG) as store:
             expected: Removed = Counter()
             for app in ("shop", "news"):
@@ -400,6 +367,3 @@ def test_on_a_cluster() -> None:
                 assert await run(store, dry_run=dry_run, apps=("shop", "news")) == expected
             assert await run(store, apps=("shop", "news")) == Counter()
             assert abs((await store.cleanups.clock())() - wall_clock()) < 5_000
-
-    with running_server("valkey", tcp=True, cluster=True) as server:
-        asyncio.run(main(server.url.replace("redis://", "redis+cluster://")))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.cli.simulator.bench import percentile, require_simulator
+from pushsvc.cli.output import percentile
+from pushsvc.cli.simulator.bench import require_simulator
 from pushsvc.errors import ConfigError
 from pushsvc.runtime import load_settings
 

@@ -34,13 +34,7 @@ from pushsvc.store import Store, keys
 
 from .harness import KEY, Service, apns, fcm
 from .terminal import at_terminal
-from .test_cli_commands import HOOK, Shell, play
-
-
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
+from .test_cli_commands import HOOK, Shell, serving
 
 
 class BothWays:
@@ -189,143 +183,122 @@ def test_a_service_without_its_redis_says_all_there_is(
     assert f"{url} answers that its Redis is not available ({SILENT_REDIS})" in said
 
 
-def test_pushes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene(shell: Shell) -> None:
-        both, service = BothWays(shell, monkeypatch), shell.service
-        code, out, err = await shell("pushes", "list")
-        assert (code, out.splitlines(), err) == (
-            0,
-            ["accepted\tid\tstate\tsent\tdeliveries\tlane\tkey\tapp"],
-            "0 pushes",
-        )
-        pushes = [await service.push(apns("ok", at) + fcm("ok", at), lane="bulk", data={"a": "b"}) for at in range(3)]
-        assert await service.done(*pushes) == {"total": 6, "sent": 6}
-        soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-        later = [await service.push(apns("ok", f"later-{at}"), data={"a": "b"}, send_at=soon) for at in range(2)]
+async def test_pushes(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    both, service = BothWays(shell, monkeypatch), shell.service
+    code, out, err = await shell("pushes", "list")
+    assert (code, out.splitlines(), err) == (
+        0,
+        ["accepted\tid\tstate\tsent\tdeliveries\tlane\tkey\tapp"],
+        "0 pushes",
+    )
+    pushes = [await service.push(apns("ok", at) + fcm("ok", at), lane="bulk", data={"a": "b"}) for at in range(3)]
+    assert await service.done(*pushes) == {"total": 6, "sent": 6}
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    later = [await service.push(apns("ok", f"later-{at}"), data={"a": "b"}, send_at=soon) for at in range(2)]
 
-        listed = await both("pushes", "list")
-        assert [row["id"] for row in listed["items"]] == [*reversed(later), *reversed(pushes)]
-        assert {row["app"] for row in listed["items"]} == {"shop"}
-        assert len((await both("pushes", "list", "--lane", "bulk", "--limit", "2"))["items"]) == 2
-        assert len((await both("pushes", "list", "--state", "scheduled", "--by", "test"))["items"]) == 2
-        assert (await both("pushes", "list", "--until", "2h"))["items"] == []
-        assert {row["id"] for row in (await both("pushes", "schedules"))["items"]} == {*later}
-        _, out, _ = await shell("pushes", "schedules")
-        assert out.splitlines()[1].split("\t")[2:] == ["1", "normal", "test", "shop"]
+    listed = await both("pushes", "list")
+    assert [row["id"] for row in listed["items"]] == [*reversed(later), *reversed(pushes)]
+    assert {row["app"] for row in listed["items"]} == {"shop"}
+    assert len((await both("pushes", "list", "--lane", "bulk", "--limit", "2"))["items"]) == 2
+    assert len((await both("pushes", "list", "--state", "scheduled", "--by", "test"))["items"]) == 2
+    assert (await both("pushes", "list", "--until", "2h"))["items"] == []
+    assert {row["id"] for row in (await both("pushes", "schedules"))["items"]} == {*later}
+    _, out, _ = await shell("pushes", "schedules")
+    assert out.splitlines()[1].split("\t")[2:] == ["1", "normal", "test", "shop"]
 
-        found = await both("pushes", "show", later[0])
-        assert (found["id"], found["state"], found["app"]) == (later[0], "scheduled", "shop")
-        assert [each["what"] for each in found["timeline"]] == ["accepted", "due"]
-        assert [message["route"] for message in found["messages"]] == ["apns"]
-        await both("pushes", "show", pushes[0].upper())
-        _, out, _ = await shell("pushes", "show", pushes[0])
-        assert out.splitlines()[:2] == [f"{pushes[0]}  done", "2 of 2: 2 sent"]
-        assert "lane\tbulk" in out
+    found = await both("pushes", "show", later[0])
+    assert (found["id"], found["state"], found["app"]) == (later[0], "scheduled", "shop")
+    assert [each["what"] for each in found["timeline"]] == ["accepted", "due"]
+    assert [message["route"] for message in found["messages"]] == ["apns"]
+    await both("pushes", "show", pushes[0].upper())
+    _, out, _ = await shell("pushes", "show", pushes[0])
+    assert out.splitlines()[:2] == [f"{pushes[0]}  done", "2 of 2: 2 sent"]
+    assert "lane\tbulk" in out
 
-        ended = await both.over_api("pushes", "cancel", later[0])
-        assert (ended[0], ended[1].splitlines()[0]) == (0, f"{later[0]}  cancelled")
-        again = await both.in_store("pushes", "cancel", later[1], "--json")
-        assert json.loads(again[1])["counts"]["cancelled"] == 1
-        await both("pushes", "cancel", pushes[0], code=1)
-        nobody = "00000000-0000-0000-0000-000000000000"
-        for act in ("show", "cancel"):
-            await both("pushes", act, nobody, code=1)
-            code, _, err = await shell("pushes", act, "x")
-            assert (code, "'x' is not the id of a push" in err) == (2, True)
-        for option, value, meant in (("--state", "don", "done"), ("--lane", "normla", "normal")):
-            code, _, err = await shell("pushes", "list", option, value)
-            assert (code, f"did you mean `{meant}`" in " ".join(err.split())) == (2, True)
-
-    play(tmp_path, capsys, monkeypatch, scene)
+    ended = await both.over_api("pushes", "cancel", later[0])
+    assert (ended[0], ended[1].splitlines()[0]) == (0, f"{later[0]}  cancelled")
+    again = await both.in_store("pushes", "cancel", later[1], "--json")
+    assert json.loads(again[1])["counts"]["cancelled"] == 1
+    await both("pushes", "cancel", pushes[0], code=1)
+    nobody = "00000000-0000-0000-0000-000000000000"
+    for act in ("show", "cancel"):
+        await both("pushes", act, nobody, code=1)
+        code, _, err = await shell("pushes", act, "x")
+        assert (code, "'x' is not the id of a push" in err) == (2, True)
+    for option, value, meant in (("--state", "don", "done"), ("--lane", "normla", "normal")):
+        code, _, err = await shell("pushes", "list", option, value)
+        assert (code, f"did you mean `{meant}`" in " ".join(err.split())) == (2, True)
 
 
-def test_a_push_says_why_deliveries_were_not_sent(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scene(shell: Shell) -> None:
-        both, service = BothWays(shell, monkeypatch), shell.service
-        tokens = [*apns("BadPriority", 1), *apns("BadPriority", 2), *fcm("UNREGISTERED", 1), *fcm("ok", 1)]
-        push = await service.push(tokens, data={"a": "b"})
-        assert await service.done(push) == {"total": 4, "sent": 1, "failed": 2, "invalid": 1}
-        await both("pushes", "show", push)
-        _, out, _ = await shell("pushes", "show", push)
-        at = out.splitlines().index("deliveries\toutcome\tplatform\treason")
-        assert out.splitlines()[at + 1 : at + 3] == ["2\tfailed\tapns\tBadPriority", "1\tinvalid\tfcm\tUNREGISTERED"]
-        assert re.search(r"^first delivery ended\t\d{4}-", out, re.MULTILINE)
-        assert re.search(r"^last delivery ended\t\d{4}-", out, re.MULTILINE)
-        sent = await service.push(fcm("ok", 2), data={"a": "b"})
-        await service.done(sent)
-        _, out, err = await shell("pushes", "show", sent)
-        assert ("deliveries\toutcome" in out, "Content is kept only" in err) == (False, True)
-
-    play(tmp_path, capsys, monkeypatch, scene)
+async def test_a_push_says_why_deliveries_were_not_sent(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    both, service = BothWays(shell, monkeypatch), shell.service
+    tokens = [*apns("BadPriority", 1), *apns("BadPriority", 2), *fcm("UNREGISTERED", 1), *fcm("ok", 1)]
+    push = await service.push(tokens, data={"a": "b"})
+    assert await service.done(push) == {"total": 4, "sent": 1, "failed": 2, "invalid": 1}
+    await both("pushes", "show", push)
+    _, out, _ = await shell("pushes", "show", push)
+    at = out.splitlines().index("deliveries\toutcome\tplatform\treason")
+    assert out.splitlines()[at + 1 : at + 3] == ["2\tfailed\tapns\tBadPriority", "1\tinvalid\tfcm\tUNREGISTERED"]
+    assert re.search(r"^first delivery ended\t\d{4}-", out, re.MULTILINE)
+    assert re.search(r"^last delivery ended\t\d{4}-", out, re.MULTILINE)
+    sent = await service.push(fcm("ok", 2), data={"a": "b"})
+    await service.done(sent)
+    _, out, err = await shell("pushes", "show", sent)
+    assert ("deliveries\toutcome" in out, "Content is kept only" in err) == (False, True)
 
 
-def test_a_key_that_the_api_does_not_know_is_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scene(shell: Shell) -> None:
-        right = await shell("pushes", "list")
-        monkeypatch.setenv("PUSHSVC_KEY", "bad")
-        code, out, err = await shell("pushes", "list")
-        assert (code, out) == right[:2]
-        assert "refuses the API key" in err
-
-    play(tmp_path, capsys, monkeypatch, scene)
+async def test_a_key_that_the_api_does_not_know_is_reported(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    right = await shell("pushes", "list")
+    monkeypatch.setenv("PUSHSVC_KEY", "bad")
+    code, out, err = await shell("pushes", "list")
+    assert (code, out) == right[:2]
+    assert "refuses the API key" in err
 
 
-def test_pushes_fit_a_terminal_of_80_columns(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scene(shell: Shell) -> None:
-        push = await shell.service.push(apns("ok", 1), data={"a": "b"}, lane="bulk")
-        await shell.service.done(push)
-        for words in (("list",), ("show", push)):
-            with at_terminal("pushes", *words, cwd=tmp_path, environ=dict(os.environ), columns=80) as terminal:
-                assert await asyncio.to_thread(terminal.wait) == 0
-            screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
-            assert push in screen  # never cut
-            if words == ("list",):
-                (head,) = [line.split() for line in screen.splitlines() if line.startswith("age")]
-                assert head == ["age", "id", "state", "sent", "deliveries", "lane"]
-            assert max(map(len, screen.splitlines())) <= 80
-
-    play(tmp_path, capsys, monkeypatch, scene)
+async def test_pushes_fit_a_terminal_of_80_columns(tmp_path: Path, shell: Shell) -> None:
+    push = await shell.service.push(apns("ok", 1), data={"a": "b"}, lane="bulk")
+    await shell.service.done(push)
+    for words in (("list",), ("show", push)):
+        with at_terminal("pushes", *words, cwd=tmp_path, environ=dict(os.environ), columns=80) as terminal:
+            assert await asyncio.to_thread(terminal.wait) == 0
+        screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)
+        assert push in screen  # never cut
+        if words == ("list",):
+            (head,) = [line.split() for line in screen.splitlines() if line.startswith("age")]
+            assert head == ["age", "id", "state", "sent", "deliveries", "lane"]
+        assert max(map(len, screen.splitlines())) <= 80
 
 
-def test_stats(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene(shell: Shell) -> None:
-        both, service = BothWays(shell, monkeypatch), shell.service
-        soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-        await service.push(apns("ok", 1) + fcm("ok", 1), data={"a": "b"}, send_at=soon)
-        push = await service.push(apns("BadPriority", 1), data={"a": "b"})
-        assert await service.done(push) == {"total": 1, "failed": 1}
-        # When each process first saw what nothing has recorded is its own.
-        look = await both("stats", "--every", "0.2", of=without("at", "since"))
-        assert (look["scheduled"], look["schedules"], look["dead_letters"]) == (2, 1, {"shop": 1})
-        assert [(route["app"], route["platform"]) for route in look["routes"]] == [("shop", "apns"), ("shop", "fcm")]
-        assert look["unserved"].keys() == {"jobs"}
-        texts = [await way("stats", "--every", "0.2") for way in (both.over_api, both.in_store)]
-        assert texts[0] == texts[1]
-        code, _, err = await shell("stats", "--app", "other")
-        assert (code, "apps.other: no such app in the configuration" in err) == (1, True)
-        # Without a key the URL is that of the counters alone.
-        with monkeypatch.context() as environment:
-            environment.delenv("PUSHSVC_KEY")
-            code, out, _ = await shell("stats", "--every", "0.2", "--url", "http://127.0.0.1:1")
-        assert (code, out.count("counters  missing: http://127.0.0.1:1 does not answer")) == (0, 1)
-        # A service that is named with its key needs no configuration here.
-        (tmp_path / "broken.toml").write_text("[nonsense]\n")
-        monkeypatch.setenv("PUSHSVC_CONFIG", str(tmp_path / "broken.toml"))
-        for where in ((), ("--url", os.environ["PUSHSVC_URL"]), ("--app", "shop")):
-            assert (await both.over_api("stats", "--every", "0.2", *where))[0] == 0
-        code, _, err = await shell("stats", "--app", "other")
-        assert (code, "nonsense" in err) == (1, True)
-        monkeypatch.delenv("PUSHSVC_URL")
-        code, _, err = await shell("stats")
-        assert (code, "nonsense" in err) == (1, True)
-
-    play(tmp_path, capsys, monkeypatch, scene)
+async def test_stats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    both, service = BothWays(shell, monkeypatch), shell.service
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    await service.push(apns("ok", 1) + fcm("ok", 1), data={"a": "b"}, send_at=soon)
+    push = await service.push(apns("BadPriority", 1), data={"a": "b"})
+    assert await service.done(push) == {"total": 1, "failed": 1}
+    # When each process first saw what nothing has recorded is its own.
+    look = await both("stats", "--every", "0.2", of=without("at", "since"))
+    assert (look["scheduled"], look["schedules"], look["dead_letters"]) == (2, 1, {"shop": 1})
+    assert [(route["app"], route["platform"]) for route in look["routes"]] == [("shop", "apns"), ("shop", "fcm")]
+    assert look["unserved"].keys() == {"jobs"}
+    texts = [await way("stats", "--every", "0.2") for way in (both.over_api, both.in_store)]
+    assert texts[0] == texts[1]
+    code, _, err = await shell("stats", "--app", "other")
+    assert (code, "apps.other: no such app in the configuration" in err) == (1, True)
+    # Without a key the URL is that of the counters alone.
+    with monkeypatch.context() as environment:
+        environment.delenv("PUSHSVC_KEY")
+        code, out, _ = await shell("stats", "--every", "0.2", "--url", "http://127.0.0.1:1")
+    assert (code, out.count("counters  missing: http://127.0.0.1:1 does not answer")) == (0, 1)
+    # A service that is named with its key needs no configuration here.
+    (tmp_path / "broken.toml").write_text("[nonsense]\n")
+    monkeypatch.setenv("PUSHSVC_CONFIG", str(tmp_path / "broken.toml"))
+    for where in ((), ("--url", os.environ["PUSHSVC_URL"]), ("--app", "shop")):
+        assert (await both.over_api("stats", "--every", "0.2", *where))[0] == 0
+    code, _, err = await shell("stats", "--app", "other")
+    assert (code, "nonsense" in err) == (1, True)
+    monkeypatch.delenv("PUSHSVC_URL")
+    code, _, err = await shell("stats")
+    assert (code, "nonsense" in err) == (1, True)
 
 
 async def age(service: Service, name: str) -> None:
@@ -335,124 +308,116 @@ async def age(service: Service, name: str) -> None:
         assert await store.registry.put_many("shop", [old]) == [True]
 
 
-def test_replay_and_cleanup(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scene(shell: Shell) -> None:
-        both, service = BothWays(shell, monkeypatch), shell.service
-        (code, _, err), _ = await both.as_processes("cleanup")
-        assert (code, "`pushsvc jobs`, which would clean up, is not running" in err) == (1, True)
-        await both("replay")
-        push = await service.push(apns("BadPriority", 1, 2, 3), data={"a": "b"})
-        assert await service.done(push) == {"total": 3, "failed": 3}
-        await both("replay", "--dry-run", "--reason", "BadPriority", "--limit", "2")
-        await both("replay", "--reason", "Nonsense")
-        await both("replay", "--stop", "nothing", code=1)
-        moment = without("job", "created_at", "updated_at", "seconds")
-        await age(service, "old")
-        counted = [(code, moment(report), err) for code, report, err in await both.as_processes("cleanup", "--dry-run")]
-        would_go = {"state": "done", "dry_run": True, "total": 1, "apps": {"shop": {"stale": 1}}}
-        assert counted == [(0, would_go, "")] * 2
+async def test_replay_and_cleanup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    both, service = BothWays(shell, monkeypatch), shell.service
+    (code, _, err), _ = await both.as_processes("cleanup")
+    assert (code, "`pushsvc jobs`, which would clean up, is not running" in err) == (1, True)
+    await both("replay")
+    push = await service.push(apns("BadPriority", 1, 2, 3), data={"a": "b"})
+    assert await service.done(push) == {"total": 3, "failed": 3}
+    await both("replay", "--dry-run", "--reason", "BadPriority", "--limit", "2")
+    await both("replay", "--reason", "Nonsense")
+    await both("replay", "--stop", "nothing", code=1)
+    moment = without("job", "created_at", "updated_at", "seconds")
+    await age(service, "old")
+    counted = [(code, moment(report), err) for code, report, err in await both.as_processes("cleanup", "--dry-run")]
+    would_go = {"state": "done", "dry_run": True, "total": 1, "apps": {"shop": {"stale": 1}}}
+    assert counted == [(0, would_go, "")] * 2
 
-        asked = await both(
-            "replay", "--detach", "--push", push, "--since", "2020-01-01", "--rate", "5", "--limit", "1", of=moment
-        )
-        assert asked["jobs"][0]["spec"]["filter"].keys() == {"push", "since"}
-        stopped = [
-            await way("replay", "--stop", job, "--json")
-            for way, job in ((both.over_api, asked["jobs"][0]["job"]), (both.in_store, asked["jobs"][0]["job"]))
-        ]
-        assert stopped[0] == stopped[1]
-        assert json.loads(stopped[0][1])["state"] == "stopped"
+    asked = await both(
+        "replay", "--detach", "--push", push, "--since", "2020-01-01", "--rate", "5", "--limit", "1", of=moment
+    )
+    assert asked["jobs"][0]["spec"]["filter"].keys() == {"push", "since"}
+    stopped = [
+        await way("replay", "--stop", job, "--json")
+        for way, job in ((both.over_api, asked["jobs"][0]["job"]), (both.in_store, asked["jobs"][0]["job"]))
+    ]
+    assert stopped[0] == stopped[1]
+    assert json.loads(stopped[0][1])["state"] == "stopped"
 
-        async with jobs(tmp_path):
-            for way in (both.over_api, both.in_store):
-                code, out, _ = await way("replay", "--platform", "apns", "--limit", "2")
-                assert (code, out.splitlines()[-2:]) == (
-                    0,
-                    [
-                        "shop: done, 2 of 2",
-                        "2 deliveries back in the queue; `pushsvc failed` lists those that fail again",
-                    ],
-                )
-                assert await service.done(push) == {"total": 3, "failed": 3}
+    async with jobs(tmp_path):
+        for way in (both.over_api, both.in_store):
+            code, out, _ = await way("replay", "--platform", "apns", "--limit", "2")
+            assert (code, out.splitlines()[-2:]) == (
+                0,
+                [
+                    "shop: done, 2 of 2",
+                    "2 deliveries back in the queue; `pushsvc failed` lists those that fail again",
+                ],
+            )
+            assert await service.done(push) == {"total": 3, "failed": 3}
 
-            async def cleaned_at_its_start() -> bool:
-                async with runtime.open_running_store(service.settings) as store:
-                    record = await store.cleanups.record()
-                    # The one that the command has run in the store ended before `jobs` began its own.
-                    ended = record.ended_at >= record.began_at > 0
-                    return ended and await store.locks.holder(LOCK) is None
+        async def cleaned_at_its_start() -> bool:
+            async with runtime.open_running_store(service.settings) as store:
+                record = await store.cleanups.record()
+                # The one that the command has run in the store ended before `jobs` began its own.
+                ended = record.ended_at >= record.began_at > 0
+                return ended and await store.locks.holder(LOCK) is None
 
-            await service.until("the first cleanup of `jobs` has ended", cleaned_at_its_start)
-            await age(service, "older")
-            done = [(code, moment(report), err) for code, report, err in await both.as_processes("cleanup")]
-            gone = {"state": "done", "dry_run": False, "total": 1, "apps": {"shop": {"stale": 1}}}
-            assert done == [(0, gone, ""), (0, {**gone, "total": 0, "apps": {"shop": {}}}, "")]
+        await service.until("the first cleanup of `jobs` has ended", cleaned_at_its_start)
+        await age(service, "older")
+        done = [(code, moment(report), err) for code, report, err in await both.as_processes("cleanup")]
+        gone = {"state": "done", "dry_run": False, "total": 1, "apps": {"shop": {"stale": 1}}}
+        assert done == [(0, gone, ""), (0, {**gone, "total": 0, "apps": {"shop": {}}}, "")]
 
-        # A key is of one app: several are cleaned in the store, and a service that is named by --url is not asked.
-        two = tmp_path / "two.toml"
-        two.write_text(f"{(tmp_path / 'pushsvc.toml').read_text()}\n[apps.news.live]\nsecret = '{'s' * 40}'\n")
-        monkeypatch.setenv("PUSHSVC_CONFIG", str(two))
-        for words in ((), ("--dry-run",)):
-            code, out, err = await both.as_process("cleanup", *words)
-            assert (code, out and out["apps"], err) == (0, {"shop": {}, "news": {}}, "")
-        code, _, err = await both.as_process("cleanup", "--url", os.environ["PUSHSVC_URL"])
-        assert (code, "is of the app shop, and this command is about shop, news: leave out --url" in err) == (1, True)
-
-    play(tmp_path, capsys, monkeypatch, scene)
+    # A key is of one app: several are cleaned in the store, and a service that is named by --url is not asked.
+    two = tmp_path / "two.toml"
+    two.write_text(f"{(tmp_path / 'pushsvc.toml').read_text()}\n[apps.news.live]\nsecret = '{'s' * 40}'\n")
+    monkeypatch.setenv("PUSHSVC_CONFIG", str(two))
+    for words in ((), ("--dry-run",)):
+        code, out, err = await both.as_process("cleanup", *words)
+        assert (code, out and out["apps"], err) == (0, {"shop": {}, "news": {}}, "")
+    code, _, err = await both.as_process("cleanup", "--url", os.environ["PUSHSVC_URL"])
+    assert (code, "is of the app shop, and this command is about shop, news: leave out --url" in err) == (1, True)
 
 
-def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene(shell: Shell) -> None:
-        both = BothWays(shell, monkeypatch)
-        file = tmp_path / "devices.ndjson"
-        token = apns("ok", 1)[0]["token"]
-        lines = [
-            {"id": "one", "platform": "apns", "token": token, "user": "u1", "topics": ["news"], "strikes": 2},
-            {"id": "two", "platform": "nowhere", "token": "x"},
-            {
-                "id": "three",
-                "platform": "fcm",
-                "token": fcm("ok", 1)[0]["token"],
-                "registered_at": "2026-01-01T00:00:00Z",
-            },
-            ["no device"],
-        ]
-        file.write_text("\n".join([*map(json.dumps, lines), "not JSON"]))
-        moment = without("seconds")
-        command = ("devices", "import", str(file), "--app", "shop")
-        first = {"app": "shop", "imported": 2, "new": 2, "rejected": 3, "rejects": f"{file}.rejected", "done": True}
-        over_api, in_store = await both.as_processes(*command)
-        assert (over_api[0], moment(over_api[1]), over_api[2]) == (0, first, "")
-        assert (in_store[0], moment(in_store[1]), in_store[2]) == (0, {**first, "new": 0}, "")
-        rejected, shown = [], []
-        for key in ({}, {"PUSHSVC_KEY": ""}):
-            for name in ("one", "three"):
-                assert (await shell("devices", "delete", name, "--app", "shop"))[0] == 0
-            environ = {**os.environ, **key}
-            process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pushsvc", *command, env=environ)
-            assert await process.wait() == 0
-            rejected.append((tmp_path / "devices.ndjson.rejected").read_text())
-            shown.append(without("registered_at", "last_seen_at")(await shell.json("devices", "show", "one")))
-        assert rejected[0] == rejected[1]
-        assert [json.loads(line)["line"] for line in rejected[0].splitlines()] == [2, 4, 5]
-        assert shown[0] == shown[1]
-        assert (shown[0][0]["topics"], shown[0][0]["strikes"]) == (["news"], 2)
-        # What is too much for one body goes in several.
-        monkeypatch.setattr(operator_api, "BODY", 100)
-        at = Access(str(shell.service.session._base_url), KEY)
-        async with operator_api.open_api(at, strict=True) as api:
-            assert api is not None
-            async with api.importing("shop") as write:
-                assert [each if isinstance(each, bool) else each[0].path for each in await write(lines)] == [
-                    *(False, "platform", False, "$")
-                ]
-
-    play(tmp_path, capsys, monkeypatch, scene)
+async def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    both = BothWays(shell, monkeypatch)
+    file = tmp_path / "devices.ndjson"
+    token = apns("ok", 1)[0]["token"]
+    lines = [
+        {"id": "one", "platform": "apns", "token": token, "user": "u1", "topics": ["news"], "strikes": 2},
+        {"id": "two", "platform": "nowhere", "token": "x"},
+        {
+            "id": "three",
+            "platform": "fcm",
+            "token": fcm("ok", 1)[0]["token"],
+            "registered_at": "2026-01-01T00:00:00Z",
+        },
+        ["no device"],
+    ]
+    file.write_text("\n".join([*map(json.dumps, lines), "not JSON"]))
+    moment = without("seconds")
+    command = ("devices", "import", str(file), "--app", "shop")
+    first = {"app": "shop", "imported": 2, "new": 2, "rejected": 3, "rejects": f"{file}.rejected", "done": True}
+    over_api, in_store = await both.as_processes(*command)
+    assert (over_api[0], moment(over_api[1]), over_api[2]) == (0, first, "")
+    assert (in_store[0], moment(in_store[1]), in_store[2]) == (0, {**first, "new": 0}, "")
+    rejected, shown = [], []
+    for key in ({}, {"PUSHSVC_KEY": ""}):
+        for name in ("one", "three"):
+            assert (await shell("devices", "delete", name, "--app", "shop"))[0] == 0
+        environ = {**os.environ, **key}
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "pushsvc", *command, env=environ)
+        assert await process.wait() == 0
+        rejected.append((tmp_path / "devices.ndjson.rejected").read_text())
+        shown.append(without("registered_at", "last_seen_at")(await shell.json("devices", "show", "one")))
+    assert rejected[0] == rejected[1]
+    assert [json.loads(line)["line"] for line in rejected[0].splitlines()] == [2, 4, 5]
+    assert shown[0] == shown[1]
+    assert (shown[0][0]["topics"], shown[0][0]["strikes"]) == (["news"], 2)
+    # What is too much for one body goes in several.
+    monkeypatch.setattr(operator_api, "BODY", 100)
+    at = Access(str(shell.service.session._base_url), KEY)
+    async with operator_api.open_api(at, strict=True) as api:
+        assert api is not None
+        async with api.importing("shop") as write:
+            assert [each if isinstance(each, bool) else each[0].path for each in await write(lines)] == [
+                *(False, "platform", False, "$")
+            ]
 
 
-def test_devices_and_webhooks(
+async def test_devices_and_webhooks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     then = 1_796_115_600_000
@@ -463,8 +428,7 @@ def test_devices_and_webhooks(
         structs.replace(one, strikes=2, struck_at=then + 9),
         structs.replace(two, state="pruned", pruned_at=then + 7, pruned_for="UNREGISTERED"),
     ]
-
-    async def scene(shell: Shell) -> None:
+    async with serving(tmp_path, capsys, monkeypatch, HOOK.format(port=9)) as shell:
         both = BothWays(shell, monkeypatch)
         place = runtime.webhook_configs(shell.service.settings)["shop"].place
         async with runtime.open_running_store(shell.service.settings) as store:
@@ -501,27 +465,22 @@ def test_devices_and_webhooks(
         assert await both.over_api("devices", "restore") == (0, "1 device restored\n", "")
         assert (await shell.json("devices", "show", "gone"))[0]["state"] == "active"
 
-    play(tmp_path, capsys, monkeypatch, scene, HOOK.format(port=9))
 
-
-def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene(shell: Shell) -> None:
-        url = str(shell.service.session._base_url)
-        for online in ((), ("--online",)):
-            there, here = [await shell.json("check", *online, *where) for where in (("--url", url), ())]
-            for each in (there, here):
-                for finding in each["findings"]:
-                    finding["what"] = finding["what"].partition(" after ")[0]
-            assert there == here
-        assert "accepts the credential" in str(there)
-        # The configuration on disk may not be in use yet: it is the one that is checked, unless a URL is given.
-        monkeypatch.setenv("PUSHSVC__APPS__SHOP__APNS__KEY_FILE", "gone.p8")
-        assert (await shell("check"))[0] == 1
-        assert (await shell("check", "--url", url))[0] == 0
-        code, _, err = await shell("check", "--url", "http://127.0.0.1:1")
-        assert (code, "http://127.0.0.1:1 does not answer" in err) == (1, True)
-        monkeypatch.delenv("PUSHSVC_KEY")
-        assert (await shell("check", "--url", url))[0] == 2
-        assert (await shell("check", "--url", url, "--key", KEY))[0] == 0
-
-    play(tmp_path, capsys, monkeypatch, scene)
+async def test_check(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    url = str(shell.service.session._base_url)
+    for online in ((), ("--online",)):
+        there, here = [await shell.json("check", *online, *where) for where in (("--url", url), ())]
+        for each in (there, here):
+            for finding in each["findings"]:
+                finding["what"] = finding["what"].partition(" after ")[0]
+        assert there == here
+    assert "accepts the credential" in str(there)
+    # The configuration on disk may not be in use yet: it is the one that is checked, unless a URL is given.
+    monkeypatch.setenv("PUSHSVC__APPS__SHOP__APNS__KEY_FILE", "gone.p8")
+    assert (await shell("check"))[0] == 1
+    assert (await shell("check", "--url", url))[0] == 0
+    code, _, err = await shell("check", "--url", "http://127.0.0.1:1")
+    assert (code, "http://127.0.0.1:1 does not answer" in err) == (1, True)
+    monkeypatch.delenv("PUSHSVC_KEY")
+    assert (await shell("check", "--url", url))[0] == 2
+    assert (await shell("check", "--url", url, "--key", KEY))[0] == 0

@@ -69,8 +69,6 @@ def scripted(answers: Sequence[Answer]) -> Iterator[tuple[str, list[tuple[str, d
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("PUSHSVC_KEY", "secret-key")
     monkeypatch.setattr(follow, "FIRST_LOOK", 0.0)
     monkeypatch.setattr(follow, "LAST_LOOK", 0.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,6 @@ from pushsvc.telemetry import configure_logging
 
 from .harness import KEY, Service, apns, running_service
 from .servers import KINDS, Kind, running_server
-
-
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
 
 
 class Shell:
@@ -49,208 +43,182 @@ class Shell:
         return json.loads(out)
 
 
-def play(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    scene: Callable[[Shell], Awaitable[None]],
-    extra: str = "",
-) -> None:
-    """Run a scene against a service that the environment points at. `extra` is added to its configuration."""
-
-    async def main() -> None:
-        # The service shares this process' streams; only the command line is to be heard there.
-        configure_logging("info", io.StringIO())
-        async with running_service(tmp_path, extra=extra) as service:
-            monkeypatch.setenv("PUSHSVC_URL", str(service.session._base_url))
-            monkeypatch.setenv("PUSHSVC_KEY", KEY)
-            monkeypatch.setenv("PUSHSVC_CONFIG", str(tmp_path / "pushsvc.toml"))
-            await scene(Shell(service, capsys))
-
-    asyncio.run(main())
+@asynccontextmanager
+async def serving(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, extra: str = ""
+) -> AsyncIterator[Shell]:
+    """A shell beside a service that the environment points at. `extra` is added to its configuration."""
+    # The service shares this process' streams; only the command line is to be heard there.
+    configure_logging("info", io.StringIO())
+    async with running_service(tmp_path, extra=extra) as service:
+        monkeypatch.setenv("PUSHSVC_URL", str(service.session._base_url))
+        monkeypatch.setenv("PUSHSVC_KEY", KEY)
+        monkeypatch.setenv("PUSHSVC_CONFIG", str(tmp_path / "pushsvc.toml"))
+        yield Shell(service, capsys)
 
 
-def test_sending_following_and_looking(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scene(shell: Shell) -> None:
-        good, dead = apns_token("ok", "1"), fcm_token("UNREGISTERED", "1")
-        code, out, err = await shell("send", "--apns", good, "--fcm", dead, "--title", "Hi", "--data", "a=1=2", "-f")
-        assert (code, err) == (0, "")
-        push, *lines = out.splitlines()
-        assert lines[-1] == "done: 2 of 2: 1 sent, 1 invalid"
-        assert (await shell("status", push))[1].splitlines()[:2] == [f"{push}  done", "2 of 2: 1 sent, 1 invalid"]
-        reported = await shell.json("status", push, "--deliveries")
-        assert reported["counts"]["total"] == 2
-        assert {row["outcome"] for row in reported["deliveries"]} == {"sent", "invalid"}
-        assert good not in str(reported)
-        code, out, _ = await shell("status", push, "--follow", "-d")
-        assert code == 0
-        assert out.splitlines()[0] == "done: 2 of 2: 1 sent, 1 invalid"
-        assert out.splitlines()[1].startswith("platform\toutcome\treason\t")
-        assert "\tinvalid\tUNREGISTERED\t" in out
+async def test_sending_following_and_looking(tmp_path: Path, shell: Shell) -> None:
+    good, dead = apns_token("ok", "1"), fcm_token("UNREGISTERED", "1")
+    code, out, err = await shell("send", "--apns", good, "--fcm", dead, "--title", "Hi", "--data", "a=1=2", "-f")
+    assert (code, err) == (0, "")
+    push, *lines = out.splitlines()
+    assert lines[-1] == "done: 2 of 2: 1 sent, 1 invalid"
+    assert (await shell("status", push))[1].splitlines()[:2] == [f"{push}  done", "2 of 2: 1 sent, 1 invalid"]
+    reported = await shell.json("status", push, "--deliveries")
+    assert reported["counts"]["total"] == 2
+    assert {row["outcome"] for row in reported["deliveries"]} == {"sent", "invalid"}
+    assert good not in str(reported)
+    code, out, _ = await shell("status", push, "--follow", "-d")
+    assert code == 0
+    assert out.splitlines()[0] == "done: 2 of 2: 1 sent, 1 invalid"
+    assert out.splitlines()[1].startswith("platform\toutcome\treason\t")
+    assert "\tinvalid\tUNREGISTERED\t" in out
 
-        # Not one was sent: a script must notice.
-        code, out, _ = await shell("send", "--apns", apns_token("BadTopic", "2"), "--title", "x", "--ttl", "1", "-f")
-        assert code == 1
-        assert out.splitlines()[-1].startswith("done: 1 of 1: 1 ")
+    # Not one was sent: a script must notice.
+    code, out, _ = await shell("send", "--apns", apns_token("BadTopic", "2"), "--title", "x", "--ttl", "1", "-f")
+    assert code == 1
+    assert out.splitlines()[-1].startswith("done: 1 of 1: 1 ")
 
-        document = tmp_path / "push.json"
-        document.write_text(json.dumps({"to": {"tokens": []}, "notification": {"title": "t"}, "lane": "bulk"}))
-        reported = await shell.json("send", str(document), "--apns", apns_token("ok", "3"), "--follow")
-        assert (reported["state"], reported["counts"]["sent"]) == ("done", 1)
-        reported = await shell.json("send", str(document), "--apns", apns_token("ok", "4"))
-        assert reported["deliveries"] == 1
-        repeated = ["send", str(document), "--apns", apns_token("ok", "5"), "--idempotency-key", "once"]
-        assert (await shell(*repeated))[1] == (await shell(*repeated))[1]
-
-    play(tmp_path, capsys, monkeypatch, scene)
+    document = tmp_path / "push.json"
+    document.write_text(json.dumps({"to": {"tokens": []}, "notification": {"title": "t"}, "lane": "bulk"}))
+    reported = await shell.json("send", str(document), "--apns", apns_token("ok", "3"), "--follow")
+    assert (reported["state"], reported["counts"]["sent"]) == ("done", 1)
+    reported = await shell.json("send", str(document), "--apns", apns_token("ok", "4"))
+    assert reported["deliveries"] == 1
+    repeated = ["send", str(document), "--apns", apns_token("ok", "5"), "--idempotency-key", "once"]
+    assert (await shell(*repeated))[1] == (await shell(*repeated))[1]
 
 
-def test_what_the_server_refuses(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scene(shell: Shell) -> None:
-        code, out, err = await shell("send", "--apns", "not a token", "--badge", "-1")
-        assert (code, out) == (1, "")
-        first, *faults = err.splitlines()
-        assert first.startswith("pushsvc: ")
-        assert first.endswith("(422)")
-        assert any(fault.startswith("  to.tokens[0].token: ") for fault in faults)
-        code, _, err = await shell("status", "00000000-0000-0000-0000-000000000000")
-        assert code == 1
-        assert err.endswith("(404)")
-        code, _, err = await shell("status", "x/../y?z", "--key", "wrong")
-        assert code == 1
-        assert err.endswith("(401)")
-        assert "wrong" not in err
-
-    play(tmp_path, capsys, monkeypatch, scene)
+async def test_what_the_server_refuses(shell: Shell) -> None:
+    code, out, err = await shell("send", "--apns", "not a token", "--badge", "-1")
+    assert (code, out) == (1, "")
+    first, *faults = err.splitlines()
+    assert first.startswith("pushsvc: ")
+    assert first.endswith("(422)")
+    assert any(fault.startswith("  to.tokens[0].token: ") for fault in faults)
+    code, _, err = await shell("status", "00000000-0000-0000-0000-000000000000")
+    assert code == 1
+    assert err.endswith("(404)")
+    code, _, err = await shell("status", "x/../y?z", "--key", "wrong")
+    assert code == 1
+    assert err.endswith("(401)")
+    assert "wrong" not in err
 
 
-def test_cancelling(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene(shell: Shell) -> None:
-        # Refused credentials hold the route, so that its pushes wait.
-        _, out, _ = await shell("send", "--apns", apns_token("InvalidProviderToken", "1"), "--title", "x")
-        push = out.strip()
-        assert (await shell.json("cancel", push))["id"] == push
-        # A request that was in flight is waited for.
-        reported = await shell.json("status", push, "--follow", code=1)
-        assert reported["state"] == "cancelled"
-        assert reported["counts"]["total"] == reported["counts"]["cancelled"] == 1
-        _, out, _ = await shell("send", "--fcm", fcm_token("ok", "1"), "--title", "x", "--follow")
-        code, _, err = await shell("cancel", out.splitlines()[0])
-        assert code == 1
-        assert err.endswith("(409)")
-
-    play(tmp_path, capsys, monkeypatch, scene)
+async def test_cancelling(shell: Shell) -> None:
+    # Refused credentials hold the route, so that its pushes wait.
+    _, out, _ = await shell("send", "--apns", apns_token("InvalidProviderToken", "1"), "--title", "x")
+    push = out.strip()
+    assert (await shell.json("cancel", push))["id"] == push
+    # A request that was in flight is waited for.
+    reported = await shell.json("status", push, "--follow", code=1)
+    assert reported["state"] == "cancelled"
+    assert reported["counts"]["total"] == reported["counts"]["cancelled"] == 1
+    _, out, _ = await shell("send", "--fcm", fcm_token("ok", "1"), "--title", "x", "--follow")
+    code, _, err = await shell("cancel", out.splitlines()[0])
+    assert code == 1
+    assert err.endswith("(409)")
 
 
-def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene(shell: Shell) -> None:
-        new = ["keys", "new", "--app", "shop", "--name"]
-        code, key, err = await shell(*new, "backend")
-        assert code == 0
-        assert key.startswith("pushsvc_")
-        assert "not shown again" in err
-        code, _, _ = await shell("send", "--key", key, "--apns", apns_token("ok", "1"), "--title", "x", "--follow")
-        assert code == 0
-        made = await shell.json(*new, "all", "--scope", "admin", "--scope", "push", "--intake", "2/h")
-        assert (made["scopes"], made["intake"]) == (["push", "admin"], "2/3600s")
-        assert made["key"] != key.strip()
+async def test_keys(shell: Shell) -> None:
+    new = ["keys", "new", "--app", "shop", "--name"]
+    code, key, err = await shell(*new, "backend")
+    assert code == 0
+    assert key.startswith("pushsvc_")
+    assert "not shown again" in err
+    code, _, _ = await shell("send", "--key", key, "--apns", apns_token("ok", "1"), "--title", "x", "--follow")
+    assert code == 0
+    made = await shell.json(*new, "all", "--scope", "admin", "--scope", "push", "--intake", "2/h")
+    assert (made["scopes"], made["intake"]) == (["push", "admin"], "2/3600s")
+    assert made["key"] != key.strip()
 
-        code, _, err = await shell(*new, "backend")
-        assert (code, err) == (
-            1,
-            "pushsvc: shop has a key 'backend' already: revoke it first or choose another name",
-        )
-        code, _, err = await shell(*new, "test")
-        assert (code, err) == (1, "pushsvc: the configuration has a key 'test' of shop: choose another name")
-        assert (await shell(*new, "a b"))[0] == 2
-        code, _, err = await shell(*new, "fast", "--intake", "very")
-        assert code == 2
-        assert "--intake: expected a rate such as" in err
-        for limited in (0, 0, 1):
-            code, _, err = await shell("send", "--key", made["key"], "--apns", apns_token("ok", "1"), "--title", "x")
-            assert code == limited
-        assert "The key 'all' may post 2 pushes in 3600 s" in err
-        code, _, err = await shell("keys", "new", "--app", "shp", "--name", "x")
-        assert (code, err) == (1, "pushsvc: apps.shp: no such app in the configuration (did you mean `shop`?)")
+    code, _, err = await shell(*new, "backend")
+    assert (code, err) == (
+        1,
+        "pushsvc: shop has a key 'backend' already: revoke it first or choose another name",
+    )
+    code, _, err = await shell(*new, "test")
+    assert (code, err) == (1, "pushsvc: the configuration has a key 'test' of shop: choose another name")
+    assert (await shell(*new, "a b"))[0] == 2
+    code, _, err = await shell(*new, "fast", "--intake", "very")
+    assert code == 2
+    assert "--intake: expected a rate such as" in err
+    for limited in (0, 0, 1):
+        code, _, err = await shell("send", "--key", made["key"], "--apns", apns_token("ok", "1"), "--title", "x")
+        assert code == limited
+    assert "The key 'all' may post 2 pushes in 3600 s" in err
+    code, _, err = await shell("keys", "new", "--app", "shp", "--name", "x")
+    assert (code, err) == (1, "pushsvc: apps.shp: no such app in the configuration (did you mean `shop`?)")
 
-        code, out, _ = await shell("keys", "list", "--app", "shop")
-        assert code == 0
+    code, out, _ = await shell("keys", "list", "--app", "shop")
+    assert code == 0
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [(row[1], row[2], row[3], row[5]) for row in rows[1:]] == [
+        ("all", "push, admin", "2/3600s", "store"),
+        ("backend", "push", "", "store"),
+        ("test", "push, devices, feedback, admin", "", "configuration"),
+    ]
+    listed = await shell.json("keys", "list")
+    assert [row["name"] for row in listed] == ["all", "backend", "test"]
+    assert key.strip() not in str(listed)
+
+    assert await shell.json("keys", "revoke", "--app", "shop", "--name", "backend") == {
+        "app": "shop",
+        "name": "backend",
+        "revoked": True,
+    }
+    code, _, err = await shell("keys", "revoke", "--app", "shop", "--name", "backend")
+    assert code == 1
+    assert "no key 'backend' in the store" in err
+    code, _, err = await shell("keys", "revoke", "--app", "shop", "--name", "test")
+    assert code == 1
+    assert "remove it there: running servers stop accepting it within seconds" in err
+    assert [row["name"] for row in await shell.json("keys", "list")] == ["all", "test"]
+
+
+async def test_checking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    reported = await shell.json("check")
+    assert reported["ok"] is True
+    assert {finding["part"] for finding in reported["findings"]} >= {
+        "configuration",
+        "redis",
+        "apps.shop.apns",
+        "apps.shop.fcm",
+    }
+    assert all(finding.keys() == {"part", "level", "what", "fix", "expires"} for finding in reported["findings"])
+    # What a running service holds is named, though every file is good.
+    shell.service.simulator.break_credentials("apns")
+    await shell.service.push(apns("ok", "held"))
+    rows: list[list[str]] = []
+    while not any(row[1] == "apps.shop.apns" and row[0] == "warning" for row in rows):
+        code, out, _ = await shell("check")
         rows = [line.split("\t") for line in out.splitlines()]
-        assert [(row[1], row[2], row[3], row[5]) for row in rows[1:]] == [
-            ("all", "push, admin", "2/3600s", "store"),
-            ("backend", "push", "", "store"),
-            ("test", "push, devices, feedback, admin", "", "configuration"),
-        ]
-        listed = await shell.json("keys", "list")
-        assert [row["name"] for row in listed] == ["all", "backend", "test"]
-        assert key.strip() not in str(listed)
+    (found,) = [row[2] for row in rows if row[0] == "warning" and row[1] == "apps.shop.apns"]
+    assert code == 0
+    assert "the route is currently held" in found
+    assert "InvalidProviderToken" in found
+    shell.service.simulator.restore_credentials("apns")
+    monkeypatch.setenv("PUSHSVC__APPS__SHOP__APNS__KEY_FILE", "gone.p8")
+    code, out, _ = await shell("check")
+    assert code == 1
+    (row,) = [line.split("\t") for line in out.splitlines() if line.startswith("error")]
+    assert row[1] == "apps.shop.apns"
+    assert str(tmp_path / "gone.p8") in row[2]
+    assert row[3], "no remedy"
+    monkeypatch.setenv("PUSHSVC__REDIS__URL", "redis://me:hunter22@127.0.0.1:1/0")
+    code, out, _ = await shell("check")
+    assert code == 1
+    assert "hunter22" not in out
+    assert "error\tredis\tredis://127.0.0.1:1/0: " in out
 
-        assert await shell.json("keys", "revoke", "--app", "shop", "--name", "backend") == {
-            "app": "shop",
-            "name": "backend",
-            "revoked": True,
-        }
-        code, _, err = await shell("keys", "revoke", "--app", "shop", "--name", "backend")
-        assert code == 1
-        assert "no key 'backend' in the store" in err
-        code, _, err = await shell("keys", "revoke", "--app", "shop", "--name", "test")
-        assert code == 1
-        assert "remove it there: running servers stop accepting it within seconds" in err
-        assert [row["name"] for row in await shell.json("keys", "list")] == ["all", "test"]
-
-    play(tmp_path, capsys, monkeypatch, scene)
-
-
-def test_checking(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scene(shell: Shell) -> None:
-        reported = await shell.json("check")
-        assert reported["ok"] is True
-        assert {finding["part"] for finding in reported["findings"]} >= {
-            "configuration",
-            "redis",
-            "apps.shop.apns",
-            "apps.shop.fcm",
-        }
-        assert all(finding.keys() == {"part", "level", "what", "fix", "expires"} for finding in reported["findings"])
-        # What a running service holds is named, though every file is good.
-        shell.service.simulator.break_credentials("apns")
-        await shell.service.push(apns("ok", "held"))
-        rows: list[list[str]] = []
-        while not any(row[1] == "apps.shop.apns" and row[0] == "warning" for row in rows):
-            code, out, _ = await shell("check")
-            rows = [line.split("\t") for line in out.splitlines()]
-        (found,) = [row[2] for row in rows if row[0] == "warning" and row[1] == "apps.shop.apns"]
-        assert code == 0
-        assert "the route is currently held" in found
-        assert "InvalidProviderToken" in found
-        shell.service.simulator.restore_credentials("apns")
-        monkeypatch.setenv("PUSHSVC__APPS__SHOP__APNS__KEY_FILE", "gone.p8")
-        code, out, _ = await shell("check")
-        assert code == 1
-        (row,) = [line.split("\t") for line in out.splitlines() if line.startswith("error")]
-        assert row[1] == "apps.shop.apns"
-        assert str(tmp_path / "gone.p8") in row[2]
-        assert row[3], "no remedy"
-        monkeypatch.setenv("PUSHSVC__REDIS__URL", "redis://me:hunter22@127.0.0.1:1/0")
-        code, out, _ = await shell("check")
-        assert code == 1
-        assert "hunter22" not in out
-        assert "error\tredis\tredis://127.0.0.1:1/0: " in out
-
-        monkeypatch.setenv("PUSHSVC__SERVER__PRT", "x")
-        monkeypatch.setenv("PUSHSVC__RETRY__BASE", "x")
-        reported = await shell.json("check", code=1)
-        assert [(finding["level"], finding["part"]) for finding in reported["findings"]] == [
-            ("error", "configuration"),
-            ("error", "PUSHSVC__SERVER__PRT"),
-            ("error", "retry.base (from PUSHSVC__RETRY__BASE)"),
-        ]
-
-    play(tmp_path, capsys, monkeypatch, scene)
+    monkeypatch.setenv("PUSHSVC__SERVER__PRT", "x")
+    monkeypatch.setenv("PUSHSVC__RETRY__BASE", "x")
+    reported = await shell.json("check", code=1)
+    assert [(finding["level"], finding["part"]) for finding in reported["findings"]] == [
+        ("error", "configuration"),
+        ("error", "PUSHSVC__SERVER__PRT"),
+        ("error", "retry.base (from PUSHSVC__RETRY__BASE)"),
+    ]
 
 
 def test_a_check_leaves_nothing_behind(
@@ -290,7 +258,9 @@ allow_private = true
 """
 
 
-def test_checking_online(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_checking_online(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Real sockets with TLS and HTTP/2: what the providers and the receiver of the webhook say, and what is wrong where
     they cannot be reached."""
     status = 204
@@ -310,64 +280,62 @@ def test_checking_online(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
             rows.setdefault(each["part"], []).append((each["level"], each["what"], each["fix"]))
         return rows
 
-    async def scene(shell: Shell) -> None:
-        nonlocal status
-        simulator = shell.service.simulator
-        rows = await found(shell)
-        assert rows["apps.shop.apns"][-1][0] == "ok"
-        assert "accepts the credential for com.example" in rows["apps.shop.apns"][-1][1]
-        assert "accepts the account for" in rows["apps.shop.fcm"][-1][1]
-        assert "answers 204 after" in rows["apps.shop.webhook"][-1][1]
-        assert simulator.record.apns.accepted == simulator.record.fcm.accepted == 0
-
-        simulator.break_credentials()
-        status = 500
-        rows = await found(shell, code=1)
-        level, what, fix = rows["apps.shop.apns"][-1]
-        assert (level, "403 InvalidProviderToken" in what, "`key_id`" in fix) == ("error", True, True)
-        level, what, fix = rows["apps.shop.fcm"][-1]
-        assert (level, "UNAUTHENTICATED" in what or "invalid_grant" in what) == ("error", True)
-        assert fix
-        assert rows["apps.shop.webhook"][-1][:1] == ("error",)
-        simulator.restore_credentials()
-
-        # Both accept connections, and answer no request.
-        with monkeypatch.context() as impatient:
-            impatient.setattr("pushsvc.providers.online.TIMEOUT", 0.3)
-            simulator.control("stall", on=True)
-            rows = await found(shell, code=1)
-            simulator.control("stall", on=False)
-        for part in ("apps.shop.apns", "apps.shop.fcm"):
-            level, what, fix = rows[part][-1]
-            assert (level, "accepts the connection, but has not answered within 0.3 s" in what) == ("error", True), what
-            assert "look at its status page" in fix
-
-        # Its certificate is of an authority that this system does not know; and a port that does not speak HTTP/2.
-        plain = await asyncio.start_server(refuse, "127.0.0.1", 0)
-        for name, text in (("CA_FILE", ""), ("ENDPOINT", f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}")):
-            with monkeypatch.context() as environment:
-                environment.setenv(f"PUSHSVC__APPS__SHOP__APNS__{name}", text)
-                level, what, fix = (await found(shell, code=1))["apps.shop.apns"][-1]
-            assert (level, what.startswith("cannot be reached: 127.0.0.1:")) == ("error", True)
-            assert ("certificate verify failed" if name == "CA_FILE" else "TLS failed") in what
-            assert fix
-        plain.close()
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        hook = HOOK.format(port=listener.getsockname()[1])
+        async with (
+            serving(tmp_path, capsys, monkeypatch, hook) as shell,
+            await asyncio.start_server(receive, sock=listener),
+        ):
+            simulator = shell.service.simulator
+            rows = await found(shell)
+            assert rows["apps.shop.apns"][-1][0] == "ok"
+            assert "accepts the credential for com.example" in rows["apps.shop.apns"][-1][1]
+            assert "accepts the account for" in rows["apps.shop.fcm"][-1][1]
+            assert "answers 204 after" in rows["apps.shop.webhook"][-1][1]
+            assert simulator.record.apns.accepted == simulator.record.fcm.accepted == 0
 
-        async def with_receiver(shell: Shell) -> None:
-            async with await asyncio.start_server(receive, sock=listener):
-                await scene(shell)
+            simulator.break_credentials()
+            status = 500
+            rows = await found(shell, code=1)
+            level, what, fix = rows["apps.shop.apns"][-1]
+            assert (level, "403 InvalidProviderToken" in what, "`key_id`" in fix) == ("error", True, True)
+            level, what, fix = rows["apps.shop.fcm"][-1]
+            assert (level, "UNAUTHENTICATED" in what or "invalid_grant" in what) == ("error", True)
+            assert fix
+            assert rows["apps.shop.webhook"][-1][:1] == ("error",)
+            simulator.restore_credentials()
 
-        play(tmp_path, capsys, monkeypatch, with_receiver, HOOK.format(port=listener.getsockname()[1]))
+            # Both accept connections, and answer no request.
+            with monkeypatch.context() as impatient:
+                impatient.setattr("pushsvc.providers.online.TIMEOUT", 0.3)
+                simulator.control("stall", on=True)
+                rows = await found(shell, code=1)
+                simulator.control("stall", on=False)
+            for part in ("apps.shop.apns", "apps.shop.fcm"):
+                level, what, fix = rows[part][-1]
+                assert (level, "accepts the connection, but has not answered within 0.3 s" in what) == (
+                    "error",
+                    True,
+                ), what
+                assert "look at its status page" in fix
+
+            # Its certificate is of an authority that this system does not know; and a port that does not speak HTTP/2.
+            plain = await asyncio.start_server(refuse, "127.0.0.1", 0)
+            for name, text in (("CA_FILE", ""), ("ENDPOINT", f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}")):
+                with monkeypatch.context() as environment:
+                    environment.setenv(f"PUSHSVC__APPS__SHOP__APNS__{name}", text)
+                    level, what, fix = (await found(shell, code=1))["apps.shop.apns"][-1]
+                assert (level, what.startswith("cannot be reached: 127.0.0.1:")) == ("error", True)
+                assert ("certificate verify failed" if name == "CA_FILE" else "TLS failed") in what
+                assert fix
+            plain.close()
 
 
-def test_the_store_and_the_api_show_the_same(
+async def test_the_store_and_the_api_show_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each command of an operator that has two ways, with a key and without one."""
-
-    async def scene(shell: Shell) -> None:
+    async with serving(tmp_path, capsys, monkeypatch, HOOK.format(port=1)) as shell:
         service = shell.service
         async with service.session.put("/v1/devices/phone", json={**apns("ok", "1")[0], "user": "u1"}) as answer:
             assert answer.status == 201
@@ -445,5 +413,3 @@ def test_the_store_and_the_api_show_the_same(
         used.clear()
         assert (await shell("keys", "list", "--app", "news"))[0] == 0
         assert used == ["ApiOperator", "StoreOperator"]
-
-    play(tmp_path, capsys, monkeypatch, scene, HOOK.format(port=1))

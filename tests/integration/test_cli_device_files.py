@@ -8,7 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .registry_audit import audit
 from .servers import Server, running_server
 from .terminal import at_terminal
 from .test_jobs import CONFIG as FILE, until
+from .test_store_kit import new_store
 
 KNOWN = runtime.addresses()
 STORE = StoreConfig(addresses=KNOWN)
@@ -48,13 +49,10 @@ def processes(tmp_path: Path, server: Server) -> Iterator[Processes]:
         yield own
 
 
-def play(server: Server, story: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(120), open_store(server.url, STORE) as store:
-            await story(store)
-
-    server.flush()
-    asyncio.run(main())
+@pytest.fixture
+async def store(server: Server) -> AsyncIterator[Store]:
+    async with new_store(server, STORE) as store:
+        yield store
 
 
 async def run(processes: Processes, *words: str) -> tuple[int, str, str]:
@@ -81,200 +79,179 @@ def fields_of(device: Device) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("suffix", ["ndjson", "csv"])
-def test_an_export_imported_and_exported_again_is_the_same_file(
-    server: Server, processes: Processes, suffix: str
+async def test_an_export_imported_and_exported_again_is_the_same_file(
+    server: Server, processes: Processes, suffix: str, store: Store
 ) -> None:
-    async def story(store: Store) -> None:
-        many = crowd(1200)
-        for first in range(0, len(many), 400):
-            await store.registry.put_many("shop", many[first : first + 400])
-        one, two = (processes.folder / f"{name}.{suffix}" for name in ("one", "two"))
-        code, out, err = await run(processes, "export", str(one), "--app", "shop", "--tombstones")
-        assert (code, out) == (0, "")
-        assert "1,200 devices in" in err
-        assert "tokens" in err
-        assert stat.S_IMODE(one.stat().st_mode) == 0o600
-        before = await audit(store)
-        server.flush()
-        code, out, _ = await run(processes, "import", str(one), "--app", "shop")
-        assert code == 0
-        assert out.startswith("1,200 devices imported (1,200 new) in ")
-        async with open_store(server.url, STORE) as again:  # with the hash key of the store that is new
-            assert await audit(again) == before
-        code, out, _ = await run(processes, "import", str(one), "--app", "shop", "--json")
-        reported = json.loads(out)
-        assert (reported["imported"], reported["new"], reported["rejected"], reported["rejects"]) == (1200, 0, 0, None)
-        assert (await run(processes, "export", str(two), "--app", "shop", "--tombstones"))[0] == 0
-        assert two.read_bytes() == one.read_bytes()
-        assert sorted(path.name for path in processes.folder.glob("*.position")) == []
+    many = crowd(1200)
+    for first in range(0, len(many), 400):
+        await store.registry.put_many("shop", many[first : first + 400])
+    one, two = (processes.folder / f"{name}.{suffix}" for name in ("one", "two"))
+    code, out, err = await run(processes, "export", str(one), "--app", "shop", "--tombstones")
+    assert (code, out) == (0, "")
+    assert "1,200 devices in" in err
+    assert "tokens" in err
+    assert stat.S_IMODE(one.stat().st_mode) == 0o600
+    before = await audit(store)
+    server.flush()
+    code, out, _ = await run(processes, "import", str(one), "--app", "shop")
+    assert code == 0
+    assert out.startswith("1,200 devices imported (1,200 new) in ")
+    async with open_store(server.url, STORE) as again:  # with the hash key of the store that is new
+        assert await audit(again) == before
+    code, out, _ = await run(processes, "import", str(one), "--app", "shop", "--json")
+    reported = json.loads(out)
+    assert (reported["imported"], reported["new"], reported["rejected"], reported["rejects"]) == (1200, 0, 0, None)
+    assert (await run(processes, "export", str(two), "--app", "shop", "--tombstones"))[0] == 0
+    assert two.read_bytes() == one.read_bytes()
+    assert sorted(path.name for path in processes.folder.glob("*.position")) == []
 
-        # Without tombstones, by standard output.
-        code, out, _ = await run(processes, "export", "-", "--app", "shop", "--format", suffix)
-        lines = out.splitlines()
-        assert len(lines) == 1080 + (suffix == "csv")
-        assert "pruned" not in out
-        if suffix == "csv":
-            assert f"{lines[0]}\n".encode() == header(KNOWN, tombstones=False)
-
-    play(server, story)
+    # Without tombstones, by standard output.
+    code, out, _ = await run(processes, "export", "-", "--app", "shop", "--format", suffix)
+    lines = out.splitlines()
+    assert len(lines) == 1080 + (suffix == "csv")
+    assert "pruned" not in out
+    if suffix == "csv":
+        assert f"{lines[0]}\n".encode() == header(KNOWN, tombstones=False)
 
 
-def test_bad_lines_are_set_aside_with_what_is_wrong(server: Server, processes: Processes) -> None:
-    async def story(store: Store) -> None:
-        good = ndjson_of(crowd(3), KNOWN).splitlines()
-        lines = [
-            good[0],
-            b'{"id": "x", "platform": "fcm"}',
-            b"oops",
-            good[1],
-            good[0].replace(b'"environment":"production"', b'"environment":"moon","tags":{"a":{}}'),
-            b"",
-            good[2],
-        ]
-        file = processes.folder / "devices.jsonl"
-        file.write_bytes(b"\n".join(lines))
-        code, out, err = await run(processes, "import", str(file), "--app", "shop", "--strict")
-        assert code == 1
-        assert out.startswith("3 devices imported")
-        assert "3 bad lines" in err
-        rejects = processes.folder / "devices.jsonl.rejected"
-        assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
-        reported = [json.loads(line) for line in rejects.read_text().splitlines()]
-        assert [(each["line"], sorted(fault["path"] for fault in each["errors"])) for each in reported] == [
-            (2, ["token"]),
-            (3, ["$"]),
-            (5, ["environment", "tags.a"]),
-        ]
-        assert reported[1]["given"] == "oops"
-        assert len(await audit(store)) == 3
+async def test_bad_lines_are_set_aside_with_what_is_wrong(processes: Processes, store: Store) -> None:
+    good = ndjson_of(crowd(3), KNOWN).splitlines()
+    lines = [
+        good[0],
+        b'{"id": "x", "platform": "fcm"}',
+        b"oops",
+        good[1],
+        good[0].replace(b'"environment":"production"', b'"environment":"moon","tags":{"a":{}}'),
+        b"",
+        good[2],
+    ]
+    file = processes.folder / "devices.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    code, out, err = await run(processes, "import", str(file), "--app", "shop", "--strict")
+    assert code == 1
+    assert out.startswith("3 devices imported")
+    assert "3 bad lines" in err
+    rejects = processes.folder / "devices.jsonl.rejected"
+    assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
+    reported = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(each["line"], sorted(fault["path"] for fault in each["errors"])) for each in reported] == [
+        (2, ["token"]),
+        (3, ["$"]),
+        (5, ["environment", "tags.a"]),
+    ]
+    assert reported[1]["given"] == "oops"
+    assert len(await audit(store)) == 3
 
-        file.write_bytes(good[0])
-        assert (await run(processes, "import", str(file), "--app", "shop", "--strict"))[0] == 0
-        assert not rejects.exists()
-
-    play(server, story)
+    file.write_bytes(good[0])
+    assert (await run(processes, "import", str(file), "--app", "shop", "--strict"))[0] == 0
+    assert not rejects.exists()
 
 
-def test_a_user_that_everybody_is_is_refused_line_by_line(server: Server, processes: Processes) -> None:
-    async def story(store: Store) -> None:
-        many = [Device(id=f"d{n}", platform="apns", token=f"{n:064x}", user="everybody") for n in range(1100)]
-        file = processes.folder / "many.ndjson"
-        file.write_bytes(ndjson_of(many, KNOWN))
-        code, out, _ = await run(processes, "import", str(file), "--app", "shop", "--json")
-        reported = json.loads(out)
-        assert code == 0
-        assert reported["imported"] + reported["rejected"] == 1100
-        assert 500 <= reported["imported"] <= 1000
-        assert len(await audit(store)) == reported["imported"]
-        assert "at most" not in (processes.folder / "many.ndjson.rejected").read_text().splitlines()[0]
-
-    play(server, story)
+async def test_a_user_that_everybody_is_is_refused_line_by_line(processes: Processes, store: Store) -> None:
+    many = [Device(id=f"d{n}", platform="apns", token=f"{n:064x}", user="everybody") for n in range(1100)]
+    file = processes.folder / "many.ndjson"
+    file.write_bytes(ndjson_of(many, KNOWN))
+    code, out, _ = await run(processes, "import", str(file), "--app", "shop", "--json")
+    reported = json.loads(out)
+    assert code == 0
+    assert reported["imported"] + reported["rejected"] == 1100
+    assert 500 <= reported["imported"] <= 1000
+    assert len(await audit(store)) == reported["imported"]
+    assert "at most" not in (processes.folder / "many.ndjson.rejected").read_text().splitlines()[0]
 
 
-def test_killed_half_way_it_is_gone_on_with(server: Server, processes: Processes) -> None:
-    async def story(store: Store) -> None:
-        count = 60_000
-        good = ndjson_of(Population(3).range(0, count), KNOWN).splitlines()
-        for number in range(0, count, 1000):
-            good[number] = b'{"id": "bad"}'
-        file = processes.folder / "devices.ndjson"
-        file.write_bytes(b"\n".join(good))
-        place = processes.folder / "devices.ndjson.position"
+async def test_killed_half_way_it_is_gone_on_with(processes: Processes, store: Store) -> None:
+    count = 60_000
+    good = ndjson_of(Population(3).range(0, count), KNOWN).splitlines()
+    for number in range(0, count, 1000):
+        good[number] = b'{"id": "bad"}'
+    file = processes.folder / "devices.ndjson"
+    file.write_bytes(b"\n".join(good))
+    place = processes.folder / "devices.ndjson.position"
 
-        async def under_way() -> bool:
-            return place.exists()
+    async def under_way() -> bool:
+        return place.exists()
 
-        first = processes.start("devices", "import", str(file), "--app", "shop", **environ(processes))
-        await until(under_way)
-        first.process.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(first.wait)
-        at = json.loads(place.read_text())
-        assert 0 < at["records"] < count
+    first = processes.start("devices", "import", str(file), "--app", "shop", **environ(processes))
+    await until(under_way)
+    first.process.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(first.wait)
+    at = json.loads(place.read_text())
+    assert 0 < at["records"] < count
 
-        second = processes.start("devices", "import", str(file), "--app", "shop", "--resume", **environ(processes))
-        moved = at["records"]
+    second = processes.start("devices", "import", str(file), "--app", "shop", "--resume", **environ(processes))
+    moved = at["records"]
 
-        async def further() -> bool:
-            return bool(json.loads(place.read_text())["records"] > moved)
+    async def further() -> bool:
+        return bool(json.loads(place.read_text())["records"] > moved)
 
-        await until(further)
-        second.process.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(second.wait) == 130
-        assert "--resume continues" in second.err.read_text()
+    await until(further)
+    second.process.send_signal(signal.SIGINT)
+    assert await asyncio.to_thread(second.wait) == 130
+    assert "--resume continues" in second.err.read_text()
 
-        code, out, _ = await run(processes, "import", str(file), "--app", "shop", "--resume", "--json")
-        reported = json.loads(out)
-        assert code == 0
-        bad = count // 1000
-        assert (reported["imported"], reported["rejected"]) == (count - bad, bad)
-        rejected = [json.loads(line)["line"] for line in Path(reported["rejects"]).read_text().splitlines()]
-        assert rejected == list(range(1, count, 1000))
-        assert len(await audit(store)) == count - bad
-        assert not place.exists()
+    code, out, _ = await run(processes, "import", str(file), "--app", "shop", "--resume", "--json")
+    reported = json.loads(out)
+    assert code == 0
+    bad = count // 1000
+    assert (reported["imported"], reported["rejected"]) == (count - bad, bad)
+    rejected = [json.loads(line)["line"] for line in Path(reported["rejects"]).read_text().splitlines()]
+    assert rejected == list(range(1, count, 1000))
+    assert len(await audit(store)) == count - bad
+    assert not place.exists()
 
-        # Without a position it is the beginning; that of another app or file is none.
-        place.write_text(json.dumps({**at, "app": "other"}))
-        code, _, err = await run(processes, "import", str(file), "--app", "shop", "--resume")
-        assert code == 1
-        assert "without --resume" in err
-
-    play(server, story)
+    # Without a position it is the beginning; that of another app or file is none.
+    place.write_text(json.dumps({**at, "app": "other"}))
+    code, _, err = await run(processes, "import", str(file), "--app", "shop", "--resume")
+    assert code == 1
+    assert "without --resume" in err
 
 
-def test_from_standard_input(server: Server, processes: Processes) -> None:
-    async def story(store: Store) -> None:
-        def pipe(*words: str) -> subprocess.CompletedProcess[bytes]:
-            return subprocess.run(
-                [sys.executable, "-m", "pushsvc", "devices", "import", "-", "--app", "shop", *words],
-                cwd=processes.folder,
-                env=processes.environ(**environ(processes)),
-                input=ndjson_of(crowd(20), KNOWN) + b"oops\n",
-                capture_output=True,
-                check=False,
-            )
+async def test_from_standard_input(processes: Processes, store: Store) -> None:
+    def pipe(*words: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "pushsvc", "devices", "import", "-", "--app", "shop", *words],
+            cwd=processes.folder,
+            env=processes.environ(**environ(processes)),
+            input=ndjson_of(crowd(20), KNOWN) + b"oops\n",
+            capture_output=True,
+            check=False,
+        )
 
-        done = await asyncio.to_thread(pipe)
-        assert done.returncode == 0
-        assert done.stdout.startswith(b"20 devices imported")
-        assert (processes.folder / "devices.rejected").exists()
-        assert (await asyncio.to_thread(pipe, "--resume")).returncode == 2
-        assert len(await audit(store)) == 20
-
-    play(server, story)
+    done = await asyncio.to_thread(pipe)
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"20 devices imported")
+    assert (processes.folder / "devices.rejected").exists()
+    assert (await asyncio.to_thread(pipe, "--resume")).returncode == 2
+    assert len(await audit(store)) == 20
 
 
-def test_wrong_use_says_what_is_wrong(server: Server, processes: Processes) -> None:
-    async def story(store: Store) -> None:
-        file = processes.folder / "devices.csv"
-        file.write_text("id,platform,tocken\n")
-        for code, reported, words in (
-            (1, "'tocken'", ("import", str(file), "--app", "shop")),
-            (1, "cannot be read", ("import", "nowhere.csv", "--app", "shop")),
-            (1, "no such app", ("import", str(file), "--app", "shoop")),
-            (2, "--format", ("import", "devices.txt", "--app", "shop")),
-            (1, "cannot be written", ("export", "no/such/folder/x.csv", "--app", "shop")),
-        ):
-            found, _, err = await run(processes, *words)
-            assert (found, reported in err) == (code, True), err
-
-    play(server, story)
+async def test_wrong_use_says_what_is_wrong(processes: Processes, store: Store) -> None:
+    file = processes.folder / "devices.csv"
+    file.write_text("id,platform,tocken\n")
+    for code, reported, words in (
+        (1, "'tocken'", ("import", str(file), "--app", "shop")),
+        (1, "cannot be read", ("import", "nowhere.csv", "--app", "shop")),
+        (1, "no such app", ("import", str(file), "--app", "shoop")),
+        (2, "--format", ("import", "devices.txt", "--app", "shop")),
+        (1, "cannot be written", ("export", "no/such/folder/x.csv", "--app", "shop")),
+    ):
+        found, _, err = await run(processes, *words)
+        assert (found, reported in err) == (code, True), err
 
 
-def test_at_a_terminal_it_shows_rate_and_time_left(server: Server, processes: Processes) -> None:
-    async def story(store: Store) -> None:
-        file = processes.folder / "devices.ndjson"
-        file.write_bytes(ndjson_of(Population(3).range(0, 3000), KNOWN))
-        environment = processes.environ(**environ(processes))
-        for words, reported in (
-            (("import", str(file)), "3,000 devices imported"),
-            (("export", str(file)), "3,000 devices in"),
-        ):
-            with at_terminal(
-                "devices", *words, "--app", "shop", cwd=processes.folder, environ=environment, columns=100
-            ) as terminal:
-                await asyncio.to_thread(terminal.until, reported)
-                assert await asyncio.to_thread(terminal.wait) == 0
-            assert "3,000 devices, " in terminal.shown
-            assert "100%" in terminal.shown
-
-    play(server, story)
+async def test_at_a_terminal_it_shows_rate_and_time_left(processes: Processes, store: Store) -> None:
+    file = processes.folder / "devices.ndjson"
+    file.write_bytes(ndjson_of(Population(3).range(0, 3000), KNOWN))
+    environment = processes.environ(**environ(processes))
+    for words, reported in (
+        (("import", str(file)), "3,000 devices imported"),
+        (("export", str(file)), "3,000 devices in"),
+    ):
+        with at_terminal(
+            "devices", *words, "--app", "shop", cwd=processes.folder, environ=environment, columns=100
+        ) as terminal:
+            await asyncio.to_thread(terminal.until, reported)
+            assert await asyncio.to_thread(terminal.wait) == 0
+        assert "3,000 devices, " in terminal.shown
+        assert "100%" in terminal.shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,14 @@ from pushsvc.ports.live import Refused
 from pushsvc.ports.registry import Prune
 
 from .harness import apns
-from .test_cli_commands import Shell, play
-from .test_store_kit import NOW
+from .test_cli_commands import serving
+from .test_store_kit import moment
 
 
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
-
-
-def test_devices_are_shown_restored_and_deleted(
+async def test_devices_are_shown_restored_and_deleted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def scene(shell: Shell) -> None:
+    async with serving(tmp_path, capsys, monkeypatch, f'''[apps.shop.live]\nsecret = "{"5" * 32}"\n''') as shell:
         target = apns("ok", "phone")
         token = target[0]["token"]
         many = [Device(id=f"d{number}", platform="fcm", token=f"t{number}") for number in range(700)]
@@ -37,15 +30,15 @@ def test_devices_are_shown_restored_and_deleted(
             user="u1",
             tags={"plan": "pro", "likes": ("a", "b")},
             topics=("news",),
-            registered_at=NOW,
+            registered_at=moment(),
         )
         async with runtime.open_running_store(shell.service.settings) as store:
             await store.registry.put_many("shop", [phone, *many[:400]])
             await store.registry.put_many("shop", many[400:])
             for page in ([phone, *many[:400]], many[400:]):
-                prunes = [Prune(each.id, each.token, "Unregistered", NOW + 1) for each in page]
+                prunes = [Prune(each.id, each.token, "Unregistered", moment() + 1) for each in page]
                 assert all(await store.registry.prune("shop", prunes))
-                await store.suppressions.add("shop", [(each.platform, each.token, NOW + 1) for each in page])
+                await store.suppressions.add("shop", [(each.platform, each.token, moment() + 1) for each in page])
 
             reported = await shell.json("devices", "show", "phone")
             assert [(each["app"], each["state"], each["pruned_for"]) for each in reported] == [
@@ -87,5 +80,3 @@ def test_devices_are_shown_restored_and_deleted(
             assert (await shell("devices", "delete", "d1", "--app", "shop"))[1] == "deleted d1 of shop\n"
             await store.registry.put_many("shop", many[1:2])
             assert await store.live.admits("shop", "d1", issued_at=0) == Refused("revoked")
-
-    play(tmp_path, capsys, monkeypatch, scene, f'[apps.shop.live]\nsecret = "{"5" * 32}"\n')

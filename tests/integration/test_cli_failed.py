@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import typer
@@ -16,70 +15,57 @@ from pushsvc.cli.instants import parse_instant
 from pushsvc.cli.pushes.replay import share
 
 from .harness import apns, fcm
-from .test_cli_commands import Shell, play
+from .test_cli_commands import Shell
 
 
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
+async def test_dead_letters_are_listed_and_sent_again(shell: Shell) -> None:
+    service = shell.service
+    code, out, _ = await shell("replay")
+    assert (code, out) == (0, "no match among 0 dead letters, so nothing was replayed\n")
+    bad = apns("BadPriority", 1, 2, 3)
+    push = await service.push(bad + fcm("SENDER_ID_MISMATCH", 1) + apns("ok", "good"))
+    assert await service.done(push) == {"total": 5, "failed": 4, "sent": 1}
 
+    code, out, err = await shell("failed", "--push", push, "--reason", "BadPriority", "--limit", "2")
+    assert code == 0
+    titles, *rows = [line.split("\t") for line in out.splitlines()]
+    assert titles[:4] == ["at", "app", "push_id", "platform"]
+    assert [row[1:6] for row in rows] == [["shop", push, "apns", "BadPriority", "400"]] * 2
+    assert bad[0]["token"] not in out
+    assert err == "2 of 3; --limit shows more"
+    reported = await shell.json("failed", "--platform", "fcm", "--since", "1h")
+    assert (reported["matched"], reported["items"][0]["reason"]) == (1, "SENDER_ID_MISMATCH")
+    assert (await shell.json("failed", "--until", "2020-01-01"))["matched"] == 0
 
-def test_dead_letters_are_listed_and_sent_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scene(shell: Shell) -> None:
-        service = shell.service
-        code, out, _ = await shell("replay")
-        assert (code, out) == (0, "no match among 0 dead letters, so nothing was replayed\n")
-        bad = apns("BadPriority", 1, 2, 3)
-        push = await service.push(bad + fcm("SENDER_ID_MISMATCH", 1) + apns("ok", "good"))
+    code, out, _ = await shell("replay", "--app", "shop", "--platform", "apns", "--dry-run")
+    assert (code, out) == (0, "3 of 4 dead letters would be sent again\n")
+    code, out, _ = await shell("replay", "--reason", "Nonsense")
+    assert (code, out) == (0, "no match among 4 dead letters, so nothing was replayed\n")
+    code, _, err = await shell("replay", "--app", "shoop")
+    assert code == 1
+    assert "apps.shoop: no such app" in err
+    assert (await shell("failed", "--since", "soon"))[0] == 2
+    assert (await shell("replay", "--rate", "0.01"))[0] == 2
+
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pushsvc", "jobs"), env=os.environ.copy(), stderr=subprocess.DEVNULL
+    )
+    try:
+        code, out, _ = await shell("replay", "--push", push, "--platform", "apns", "--limit", "2")
+        assert (code, out.splitlines()[-2]) == (0, "shop: done, 2 of 2")
+        assert out.splitlines()[-1] == "2 deliveries back in the queue; `pushsvc failed` lists those that fail again"
+        # The simulator refuses them again: the same deliveries, with the same ids.
         assert await service.done(push) == {"total": 5, "failed": 4, "sent": 1}
-
-        code, out, err = await shell("failed", "--push", push, "--reason", "BadPriority", "--limit", "2")
-        assert code == 0
-        titles, *rows = [line.split("\t") for line in out.splitlines()]
-        assert titles[:4] == ["at", "app", "push_id", "platform"]
-        assert [row[1:6] for row in rows] == [["shop", push, "apns", "BadPriority", "400"]] * 2
-        assert bad[0]["token"] not in out
-        assert err == "2 of 3; --limit shows more"
-        reported = await shell.json("failed", "--platform", "fcm", "--since", "1h")
-        assert (reported["matched"], reported["items"][0]["reason"]) == (1, "SENDER_ID_MISMATCH")
-        assert (await shell.json("failed", "--until", "2020-01-01"))["matched"] == 0
-
-        code, out, _ = await shell("replay", "--app", "shop", "--platform", "apns", "--dry-run")
-        assert (code, out) == (0, "3 of 4 dead letters would be sent again\n")
-        code, out, _ = await shell("replay", "--reason", "Nonsense")
-        assert (code, out) == (0, "no match among 4 dead letters, so nothing was replayed\n")
-        code, _, err = await shell("replay", "--app", "shoop")
-        assert code == 1
-        assert "apps.shoop: no such app" in err
-        assert (await shell("failed", "--since", "soon"))[0] == 2
-        assert (await shell("replay", "--rate", "0.01"))[0] == 2
-
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pushsvc", "jobs"), env=os.environ.copy(), stderr=subprocess.DEVNULL
-        )
-        try:
-            code, out, _ = await shell("replay", "--push", push, "--platform", "apns", "--limit", "2")
-            assert (code, out.splitlines()[-2]) == (0, "shop: done, 2 of 2")
-            assert (
-                out.splitlines()[-1] == "2 deliveries back in the queue; `pushsvc failed` lists those that fail again"
-            )
-            # The simulator refuses them again: the same deliveries, with the same ids.
-            assert await service.done(push) == {"total": 5, "failed": 4, "sent": 1}
-            asked = [service.simulator.record.apns.requests(token=each["token"]) for each in bad]
-            assert sorted(len(each) for each in asked) == [1, 2, 2]
-            assert all(len({request.fields["apns-id"] for request in each}) == 1 for each in asked)
-            reported = await shell.json("replay", "--reason", "SENDER_ID_MISMATCH")
-            assert (reported["matched"], reported["jobs"][0]["state"], reported["jobs"][0]["moved"]) == (1, "done", 1)
-            code, out, _ = await shell("replay", "--detach")
-            assert (code, out.split()[1]) == (0, "shop")
-        finally:
-            worker.terminate()
-            await worker.wait()
-
-    play(tmp_path, capsys, monkeypatch, scene)
+        asked = [service.simulator.record.apns.requests(token=each["token"]) for each in bad]
+        assert sorted(len(each) for each in asked) == [1, 2, 2]
+        assert all(len({request.fields["apns-id"] for request in each}) == 1 for each in asked)
+        reported = await shell.json("replay", "--reason", "SENDER_ID_MISMATCH")
+        assert (reported["matched"], reported["jobs"][0]["state"], reported["jobs"][0]["moved"]) == (1, "done", 1)
+        code, out, _ = await shell("replay", "--detach")
+        assert (code, out.split()[1]) == (0, "shop")
+    finally:
+        worker.terminate()
+        await worker.wait()
 
 
 def test_a_limit_is_shared_by_the_apps() -> None:

@@ -168,8 +168,6 @@ def test_a_command_that_looks_starts_no_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
     """An answer from an empty store of one's own is a wrong answer. Nor does a change make one."""
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     config = FILE.split("[redis]")[0] + FILE[FILE.index("[apps.shop.apns]") :]
     (tmp_path / "pushsvc.toml").write_text(config.format(url="", folder=tmp_path))

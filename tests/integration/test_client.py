@@ -74,30 +74,27 @@ def test_what_is_answered_has_the_fields_of_the_api(kind: type[msgspec.Struct], 
 # --- a running service ----------------------------------------------------------------------------
 
 
-def test_pushes_are_sent_followed_and_cancelled() -> None:
-    async def main() -> None:
-        async with running() as service, AsyncClient(service.url, key="full") as push:
-            accepted = await push.send(PUSH)
-            assert (accepted.state, accepted.deliveries) == ("sending", 1)
-            assert (await push.status(accepted.id)).counts.queued == 1
-            assert (await push.cancel(accepted.id)).ended
+async def test_pushes_are_sent_followed_and_cancelled() -> None:
+    async with running() as service, AsyncClient(service.url, key="full") as push:
+        accepted = await push.send(PUSH)
+        assert (accepted.state, accepted.deliveries) == ("sending", 1)
+        assert (await push.status(accepted.id)).counts.queued == 1
+        assert (await push.cancel(accepted.id)).ended
 
-            first = await push.send(PUSH, idempotency_key="order-7")
-            assert await push.send(PUSH, idempotency_key="order-7") == first
+        first = await push.send(PUSH, idempotency_key="order-7")
+        assert await push.send(PUSH, idempotency_key="order-7") == first
 
-            results = await push.send_batch([PUSH, {"to": {}}, PUSH])
-            assert [result.status for result in results] == [202, 422, 202]
-            assert results[1].error is not None
-            assert results[1].error.errors
+        results = await push.send_batch([PUSH, {"to": {}}, PUSH])
+        assert [result.status for result in results] == [202, 422, 202]
+        assert results[1].error is not None
+        assert results[1].error.errors
 
-            with pytest.raises(Refused) as refused:
-                await push.send({"to": {}, "notification": {"title": "x"}})
-            assert refused.value.status == 422
-            assert refused.value.problem.errors[0].path in str(refused.value)
-            with pytest.raises(TimeoutError):
-                await push.wait(first.id, timeout=0.05)
-
-    asyncio.run(main())
+        with pytest.raises(Refused) as refused:
+            await push.send({"to": {}, "notification": {"title": "x"}})
+        assert refused.value.status == 422
+        assert refused.value.problem.errors[0].path in str(refused.value)
+        with pytest.raises(TimeoutError):
+            await push.wait(first.id, timeout=0.05)
 
 
 def test_devices_are_kept_by_the_sync_client() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -108,16 +108,8 @@ async def key(page: Page, name: str) -> None:
         await page.call("Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=code, **more)
 
 
-def browse(act: Callable[[Page, Rig], Awaitable[None]], **rig: Any) -> None:
-    async def main() -> None:
-        async with console(**rig) as (page, service):
-            await act(page, service)
-
-    asyncio.run(main())
-
-
-def test_every_page_in_every_state_and_look() -> None:
-    async def act(page: Page, rig: Rig) -> None:
+async def test_every_page_in_every_state_and_look() -> None:
+    async with console() as (page, rig):
         for state in STATES:
             rig.state = state
             await page.size(1280, 900)
@@ -152,11 +144,9 @@ def test_every_page_in_every_state_and_look() -> None:
             page.complaints.clear()
         assert [url for url in page.requests if not url.startswith((rig.url, "data:", "about:"))] == []
 
-    browse(act)
 
-
-def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_is() -> None:
-    async def act(page: Page, rig: Rig) -> None:
+async def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_is() -> None:
+    async with console(state="alarm") as (page, rig):
         await page.open(f"{rig.url}/console")
         await until(page, SETTLED)
         loaded = "performance.getEntriesByType('resource').filter(each => !each.name.includes('/vendor/uplot'))"
@@ -181,10 +171,8 @@ def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_is() ->
         await until(page, "document.querySelector('main h1').innerText.includes('apps.shop.nonsense: unknown key')")
         assert await page.look("document.querySelectorAll('.verdict .cause').length") == 0
 
-    browse(act, state="alarm")
 
-
-def test_a_value_without_neighbours_is_drawn() -> None:
+async def test_a_value_without_neighbours_is_drawn() -> None:
     red = """
 (() => {
   const canvas = document.querySelector('.chart canvas');
@@ -192,16 +180,13 @@ def test_a_value_without_neighbours_is_drawn() -> None:
   return data.some((value, place) => place % 4 === 0 && value > data[place + 1] + 60 && value > data[place + 2] + 60);
 })()
 """
-
-    async def act(page: Page, rig: Rig) -> None:
+    async with console(state="alarm") as (page, rig):
         await page.open(f"{rig.url}/console/failed")
         await until(page, red)
 
-    browse(act, state="alarm")
 
-
-def test_acts_count_first_and_are_confirmed_by_the_count() -> None:
-    async def act(page: Page, rig: Rig) -> None:
+async def test_acts_count_first_and_are_confirmed_by_the_count() -> None:
+    async with console() as (page, rig):
         await page.open(f"{rig.url}/console/failed?reason=BadTopic")
         await press(page, "Replay what matches")
         await until(page, "document.querySelector('dialog').innerText.includes('3,412 dead letters match')")
@@ -239,11 +224,9 @@ def test_acts_count_first_and_are_confirmed_by_the_count() -> None:
         await until(page, "document.querySelector('dialog')?.innerText.includes('Done.') ?? true")
         assert rig.calls == [("DELETE", f"/v1/push/{PUSH}", "151", None)]
 
-    browse(act)
 
-
-def test_a_push_is_written_as_a_form_or_as_json_and_seen_before_it_is_sent() -> None:
-    async def act(page: Page, rig: Rig) -> None:
+async def test_a_push_is_written_as_a_form_or_as_json_and_seen_before_it_is_sent() -> None:
+    async with console() as (page, rig):
         await page.open(f"{rig.url}/console/send")
         await write(page, "input[placeholder='u1 u2']", "u1 u2")
         await until(page, "JSON.parse(document.querySelector('textarea').value).to.users.length === 2")
@@ -282,11 +265,9 @@ def test_a_push_is_written_as_a_form_or_as_json_and_seen_before_it_is_sent() -> 
         await write(page, "textarea", "{")
         await until(page, "!!document.querySelector('textarea[aria-invalid=true]')")
 
-    browse(act)
 
-
-def test_the_address_is_the_state_and_the_keyboard_is_enough() -> None:
-    async def act(page: Page, rig: Rig) -> None:
+async def test_the_address_is_the_state_and_the_keyboard_is_enough() -> None:
+    async with console() as (page, rig):
         await page.open(f"{rig.url}/console/pushes")
         await press(page, "sending")
         await until(page, "location.search === '?state=sending'")
@@ -313,11 +294,9 @@ def test_the_address_is_the_state_and_the_keyboard_is_enough() -> None:
         await key(page, "Enter")
         await until(page, f"location.pathname === '/console/pushes/{PUSH}'")
 
-    browse(act)
 
-
-def test_a_session_is_begun_and_ended_and_the_page_asked_for_is_found_again() -> None:
-    async def act(page: Page, rig: Rig) -> None:
+async def test_a_session_is_begun_and_ended_and_the_page_asked_for_is_found_again() -> None:
+    async with console(signed_in=False) as (page, rig):
         await page.open(f"{rig.url}/console/keys")
         await until(page, SETTLED)
         assert (await text(page, ".login pre")).splitlines()[1].strip() == "--name operator \\"
@@ -346,8 +325,6 @@ def test_a_session_is_begun_and_ended_and_the_page_asked_for_is_found_again() ->
         await page.open(f"{rig.url}/console/pushes")
         await until(page, "!!document.querySelector('input[name=key]')")
 
-    browse(act, signed_in=False)
-
 
 WATCHED = """
 window.ticks = [];
@@ -359,8 +336,8 @@ window.EventSource = class extends Stream { constructor(...given) { super(...giv
 """Keeps what a page does again and again, so that a test need not wait for it."""
 
 
-def test_a_hidden_tab_stops_asking() -> None:
-    async def act(page: Page, rig: Rig) -> None:
+async def test_a_hidden_tab_stops_asking() -> None:
+    async with console() as (page, rig):
         await page.call("Page.addScriptToEvaluateOnNewDocument", source=WATCHED)
         await page.open(f"{rig.url}/console")
         await until(page, SETTLED)
@@ -379,54 +356,48 @@ def test_a_hidden_tab_stops_asking() -> None:
         await until(page, "streams.length === 2")
         await until(page, "document.querySelector('header').innerText.includes('updated')")
 
-    browse(act)
 
-
-def test_the_whole_service_by_its_console(tmp_path: Path) -> None:
+async def test_the_whole_service_by_its_console(tmp_path: Path) -> None:
     """Every page before the real calls: none is refused, and what is sent by hand is found again."""
+    live = f'\n[apps.shop.live]\nsecret = "{"s" * 32}"\n'
+    async with running_service(tmp_path, extra=live) as service, browser() as page:
+        device = {"platform": "apns", "token": "ab" * 32, "user": "u1", "tags": {"plan": "pro"}}
+        async with service.session.put("/v1/devices/phone-1", json=device) as answer:
+            url = str(answer.url.origin())
+        push = await service.push(apns("Unregistered", 1) + apns("PayloadTooLarge", 1))
+        await service.done(push)
+        await page.size(1280, 900)
+        await page.open(f"{url}/")
+        await write(page, "input[name=key]", KEY)
+        await press(page, "Sign in")
+        await until(page, "document.querySelector('main h1')?.innerText.length > 10")
+        for address in (*PAGES.values(), "/console/devices?user=u1", "/console/devices?topic=news"):
+            await visit(page, address.replace(PUSH, push))
+            assert not await page.look("!!document.querySelector('main .problem')"), (address, await text(page))
+        await visit(page, "/console/failed")
+        assert "The payload is larger than Apple accepts" in await text(page)
+        # The sign-in asks whether there is a session: that there is none is all that the browser complains of.
+        assert len(page.complaints) == 1, page.complaints
+        assert "401" in page.complaints[0]
 
-    async def main() -> None:
-        live = f'\n[apps.shop.live]\nsecret = "{"s" * 32}"\n'
-        async with running_service(tmp_path, extra=live) as service, browser() as page:
-            device = {"platform": "apns", "token": "ab" * 32, "user": "u1", "tags": {"plan": "pro"}}
-            async with service.session.put("/v1/devices/phone-1", json=device) as answer:
-                url = str(answer.url.origin())
-            push = await service.push(apns("Unregistered", 1) + apns("PayloadTooLarge", 1))
-            await service.done(push)
-            await page.size(1280, 900)
-            await page.open(f"{url}/")
-            await write(page, "input[name=key]", KEY)
-            await press(page, "Sign in")
-            await until(page, "document.querySelector('main h1')?.innerText.length > 10")
-            for address in (*PAGES.values(), "/console/devices?user=u1", "/console/devices?topic=news"):
-                await visit(page, address.replace(PUSH, push))
-                assert not await page.look("!!document.querySelector('main .problem')"), (address, await text(page))
-            await visit(page, "/console/failed")
-            assert "The payload is larger than Apple accepts" in await text(page)
-            # The sign-in asks whether there is a session: that there is none is all that the browser complains of.
-            assert len(page.complaints) == 1, page.complaints
-            assert "401" in page.complaints[0]
-
-            # What is sent by hand is found again, and was sent to the provider.
-            await visit(page, "/console/send")
-            await write(page, "textarea", json.dumps({"to": {"users": ["u1"]}, "notification": {"title": "By hand"}}))
-            await until(page, "document.querySelector('main').innerText.includes('/3/device/')")
-            await press(page, "Send")
-            await write(page, "dialog input[name=typed]", "1")
-            await press(page, "Send")
-            await until(page, "location.pathname.startsWith('/console/pushes/')")
-            await until(page, "document.querySelector('main').innerText.includes('1 sent')")
-            by_hand = (await page.look("location.pathname")).rpartition("/")[2]
-            await visit(page, "/console/devices/phone-1")
-            await until(page, f"document.querySelector('main').innerText.includes('{by_hand}')")
-            assert "Looked at the last 2 pushes of the app" in await text(page)
-            assert push not in await text(page)
-
-    asyncio.run(main())
+        # What is sent by hand is found again, and was sent to the provider.
+        await visit(page, "/console/send")
+        await write(page, "textarea", json.dumps({"to": {"users": ["u1"]}, "notification": {"title": "By hand"}}))
+        await until(page, "document.querySelector('main').innerText.includes('/3/device/')")
+        await press(page, "Send")
+        await write(page, "dialog input[name=typed]", "1")
+        await press(page, "Send")
+        await until(page, "location.pathname.startsWith('/console/pushes/')")
+        await until(page, "document.querySelector('main').innerText.includes('1 sent')")
+        by_hand = (await page.look("location.pathname")).rpartition("/")[2]
+        await visit(page, "/console/devices/phone-1")
+        await until(page, f"document.querySelector('main').innerText.includes('{by_hand}')")
+        assert "Looked at the last 2 pushes of the app" in await text(page)
+        assert push not in await text(page)
 
 
-def test_why_a_device_is_suspect_when_a_key_was_used_and_a_gateway_lived_is_seen() -> None:
-    async def act(page: Page, rig: Rig) -> None:
+async def test_why_a_device_is_suspect_when_a_key_was_used_and_a_gateway_lived_is_seen() -> None:
+    async with console() as (page, rig):
         await page.open(f"{rig.url}/console/devices/phone-1")
         await until(page, SETTLED)
         await until(page, "document.querySelector('main').innerText.includes('The app was removed from the device')")
@@ -444,5 +415,3 @@ def test_why_a_device_is_suspect_when_a_key_was_used_and_a_gateway_lived_is_seen
         await visit(page, "/console/live")
         await until(page, f"{rows}.length === 2")
         assert all("gw-" in row and " ago" in row for row in await page.look(rows))
-
-    browse(act)

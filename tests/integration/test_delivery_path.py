@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import Any
 
-from .harness import Act, Service, apns, fcm, running_service
-
-
-def play(folder: Path, act: Act, **flags: Any) -> None:
-    """Run one act against a service of its own."""
-
-    async def main() -> None:
-        async with running_service(folder, **flags) as service:
-            await act(service)
-
-    asyncio.run(main())
+from .harness import apns, fcm, running_service
 
 
-def test_every_kind_of_answer_ends_as_the_contract_says(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_every_kind_of_answer_ends_as_the_contract_says(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
         push = await service.push(
             apns("ok", 1, 2)
             + fcm("ok", 1, 2)
@@ -47,11 +35,9 @@ def test_every_kind_of_answer_ends_as_the_contract_says(tmp_path: Path) -> None:
         assert rows["apns", "Unregistered"]["status"] == 410
         assert service.simulator.record.apns.duplicates == 0
 
-    play(tmp_path, act)
 
-
-def test_a_dead_token_comes_up_in_feedback_and_is_not_sent_to_again(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_a_dead_token_comes_up_in_feedback_and_is_not_sent_to_again(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
         dead = apns("Unregistered", "gone")
         await service.done(await service.push(dead))
 
@@ -65,11 +51,9 @@ def test_a_dead_token_comes_up_in_feedback_and_is_not_sent_to_again(tmp_path: Pa
         assert counts == {"total": 2, "suppressed": 1, "sent": 1}
         assert service.simulator.record.apns.requests_of(dead[0]["token"]) == 1
 
-    play(tmp_path, act)
 
-
-def test_an_earlier_push_that_waits_never_replaces_a_later_one(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_an_earlier_push_that_waits_never_replaces_a_later_one(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
         scenario = "ServiceUnavailable.1,retry-after-1"
         phones = apns(scenario, "a") + fcm("UNAVAILABLE.1,retry-after-1", "a")
         content = {"notification": {"title": "shipped"}, "collapse": "order-7"}
@@ -85,11 +69,9 @@ def test_an_earlier_push_that_waits_never_replaces_a_later_one(tmp_path: Path) -
         record = service.simulator.record
         assert [record.apns.requests_of(phones[0]["token"]), record.fcm.requests_of(phones[1]["token"])] == [2, 2]
 
-    play(tmp_path, act)
 
-
-def test_ten_thousand_dead_tokens_in_a_row_do_not_stall_the_connection(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_ten_thousand_dead_tokens_in_a_row_do_not_stall_the_connection(tmp_path: Path) -> None:
+    async with running_service(tmp_path, connections=1) as service:
         push = await service.push(apns("Unregistered", *range(10_000)))
         assert await service.done(push) == {"total": 10_000, "invalid": 10_000}
         assert await service.done(await service.push(apns("ok", "after"))) == {"total": 1, "sent": 1}
@@ -97,11 +79,9 @@ def test_ten_thousand_dead_tokens_in_a_row_do_not_stall_the_connection(tmp_path:
         assert record.traffic.connections == 1
         assert record.totals == {"410 Unregistered": 10_000, "200": 1}
 
-    play(tmp_path, act, connections=1)
 
-
-def test_goaway_with_200_in_flight_loses_nothing_and_sends_nothing_twice(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_goaway_with_200_in_flight_loses_nothing_and_sends_nothing_twice(tmp_path: Path) -> None:
+    async with running_service(tmp_path, connections=1) as service:
         await service.done(await service.push(apns("ok", "warm")))
         service.simulator.control("stall", on=True, platform="apns")
         push = await service.push(apns("ok", *range(200)), lane="urgent", notification={"title": "hello"})
@@ -114,11 +94,9 @@ def test_goaway_with_200_in_flight_loses_nothing_and_sends_nothing_twice(tmp_pat
         assert record.duplicates == 0
         assert record.accepted == 201
 
-    play(tmp_path, act, connections=1)
 
-
-def test_a_silent_answer_ends_by_the_request_timeout_and_is_tried_again(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_a_silent_answer_ends_by_the_request_timeout_and_is_tried_again(tmp_path: Path) -> None:
+    async with running_service(tmp_path, request_timeout=1.0) as service:
         neighbours = apns("ok", *range(100))
         push = await service.push(apns("stall.1", "silent") + neighbours)
         counts = await service.done(push)
@@ -130,11 +108,9 @@ def test_a_silent_answer_ends_by_the_request_timeout_and_is_tried_again(tmp_path
         silent = record.requests(token=apns("stall.1", "silent")[0]["token"])
         assert [item.fields["apns-id"] for item in silent] == [silent[0].fields["apns-id"]] * 2
 
-    play(tmp_path, act, request_timeout=1.0)
 
-
-def test_the_rate_recovers_from_a_stream_limit_of_one(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_the_rate_recovers_from_a_stream_limit_of_one(tmp_path: Path) -> None:
+    async with running_service(tmp_path, connections=1, one_stream_at_start=True, throttle_rejections=True) as service:
         # One stream at the start, a thousand after the first good answer, one again after each rejection.
         push = await service.push(
             apns("ok", *range(1000)) + apns("BadPriority", *range(5)) + apns("ok", *range(1000, 2000))
@@ -146,11 +122,9 @@ def test_the_rate_recovers_from_a_stream_limit_of_one(tmp_path: Path) -> None:
         again = await service.push(apns("ok", *range(2000, 4000)))
         assert await service.done(again) == {"total": 2000, "sent": 2000}
 
-    play(tmp_path, act, connections=1, one_stream_at_start=True, throttle_rejections=True)
 
-
-def test_refused_credentials_hold_the_route_and_lose_nothing(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_refused_credentials_hold_the_route_and_lose_nothing(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
         service.simulator.break_credentials("apns")
         push = await service.push(apns("ok", *range(500)) + fcm("ok", *range(500)))
 
@@ -170,22 +144,18 @@ def test_refused_credentials_hold_the_route_and_lose_nothing(tmp_path: Path) -> 
         assert await service.done(push) == {"total": 1000, "sent": 1000}
         assert service.simulator.record.apns.duplicates == 0
 
-    play(tmp_path, act)
 
-
-def test_a_provider_in_trouble_delays_and_loses_nothing(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_a_provider_in_trouble_delays_and_loses_nothing(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
         service.simulator.control("unavailable", on=True, seconds=1.0)
         pushes = [await service.push(apns("ok", f"a{n}") + fcm("ok", f"f{n}")) for n in range(50)]
         assert await service.done(*pushes) == {"total": 100, "sent": 100}
         service.simulator.control("drop")
         assert await service.done(await service.push(apns("ok", "x") + fcm("ok", "x"))) == {"total": 2, "sent": 2}
 
-    play(tmp_path, act)
 
-
-def test_a_cancelled_push_stops_where_it_is(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_a_cancelled_push_stops_where_it_is(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
         service.simulator.break_credentials("apns")
         push = await service.push(apns("ok", *range(2000)))
         async with service.session.delete(f"/v1/push/{push}") as answer:
@@ -202,11 +172,9 @@ def test_a_cancelled_push_stops_where_it_is(tmp_path: Path) -> None:
         assert counts["sent"] == service.simulator.record.apns.accepted - 1
         assert counts["cancelled"] == 2000 - counts["sent"]
 
-    play(tmp_path, act)
 
-
-def test_two_dispatchers_share_the_work_and_send_nothing_twice(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_two_dispatchers_share_the_work_and_send_nothing_twice(tmp_path: Path) -> None:
+    async with running_service(tmp_path, dispatchers=2) as service:
         pushes = [
             await service.push(
                 apns("ok", *(f"{n}-{m}" for m in range(1000))) + fcm("ok", *(f"{n}-{m}" for m in range(1000)))
@@ -216,5 +184,3 @@ def test_two_dispatchers_share_the_work_and_send_nothing_twice(tmp_path: Path) -
         assert await service.done(*pushes) == {"total": 10_000, "sent": 10_000}
         assert service.simulator.record.apns.duplicates == 0
         assert service.simulator.record.fcm.duplicates == 0
-
-    play(tmp_path, act, dispatchers=2)

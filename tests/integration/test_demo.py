@@ -15,17 +15,11 @@ from rich.console import Console
 from pushsvc.lab.demo.view import SHOWN, open_view
 
 from ..pages import PAGES, blocks
-from .processes import Processes, own_processes
+from .processes import Processes
 from .terminal import at_terminal
 from .test_readme import without_figures
 
 LINE = re.compile(r" *(\d+\.\d\d)s  (\w+) +(\S.*)")
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    with own_processes(tmp_path) as own:
-        yield own
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+
+import pytest
 
 from pushsvc.api.routes import CALLS
 
@@ -18,12 +20,10 @@ from .test_intake_kit import Service, running
 pytestmark = needs_browser
 
 
-def browse(act: Callable[[Page, Service], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with running() as service, browser() as page:
-            await act(page, service)
-
-    asyncio.run(main())
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    async with browser() as page:
+        yield page
 
 
 async def until(page: Page, script: str) -> None:
@@ -68,78 +68,71 @@ CONTRAST = """
 """The least contrast of any text with what is behind it, as WCAG 2.2 computes it (https://www.w3.org/TR/WCAG22/)."""
 
 
-def test_every_call_is_seen_and_nothing_is_loaded_from_elsewhere() -> None:
-    async def act(page: Page, service: Service) -> None:
-        await page.size(1280, 900)
-        await page.open(f"{service.url}/docs")
-        cards = await page.look(SEEN)
-        shown = {card["text"] for card in cards if card["visible"] and card["width"] > 100 and card["height"] > 10}
-        documented = {f"{call.method.upper()} {call.path}" for call in CALLS if call.in_document}
-        assert documented - shown == set()
-        assert len(cards) == len(shown)
-        linked = await page.look("[...document.querySelectorAll('nav a')].map(a => a.getAttribute('href'))")
-        assert len(linked) == len(set(linked)) == len(cards)
+async def test_every_call_is_seen_and_nothing_is_loaded_from_elsewhere(page: Page, service: Service) -> None:
+    await page.size(1280, 900)
+    await page.open(f"{service.url}/docs")
+    cards = await page.look(SEEN)
+    shown = {card["text"] for card in cards if card["visible"] and card["width"] > 100 and card["height"] > 10}
+    documented = {f"{call.method.upper()} {call.path}" for call in CALLS if call.in_document}
+    assert documented - shown == set()
+    assert len(cards) == len(shown)
+    linked = await page.look("[...document.querySelectorAll('nav a')].map(a => a.getAttribute('href'))")
+    assert len(linked) == len(set(linked)) == len(cards)
 
-        # A link leads to its card.
-        await page.look("document.querySelector('nav a:last-child').click()")
-        assert await page.look("document.querySelector(location.hash) !== null")
+    # A link leads to its card.
+    await page.look("document.querySelector('nav a:last-child').click()")
+    assert await page.look("document.querySelector(location.hash) !== null")
 
-        outside = [url for url in page.requests if not url.startswith((service.url, "data:"))]
-        assert outside == []
-        assert f"{service.url}/docs" in page.requests
-        assert page.complaints == []
-
-    browse(act)
+    outside = [url for url in page.requests if not url.startswith((service.url, "data:"))]
+    assert outside == []
+    assert f"{service.url}/docs" in page.requests
+    assert page.complaints == []
 
 
-def test_a_call_is_found_and_tried_with_a_key() -> None:
-    async def act(page: Page, service: Service) -> None:
-        await page.size(1280, 900)
-        await page.open(f"{service.url}/docs")
-        shown = "[...document.querySelectorAll('main section.card, nav a')].filter(each => !each.hidden)"
-        await page.look(
-            "(() => { const field = document.querySelector('input[type=search]');"
-            " field.value = 'broadcast channel delete'; field.dispatchEvent(new Event('input')); })()"
-        )
-        names = await page.look(f"{shown}.map(each => each.id || each.getAttribute('href'))")
-        assert {"delete_channel", "#delete_channel"} <= set(names)
-        assert len(names) < 10
-        heads = "[...document.querySelectorAll('nav h2')].filter(each => !each.hidden).map(each => each.innerText)"
-        assert "devices" not in [head.lower() for head in await page.look(heads)]
+async def test_a_call_is_found_and_tried_with_a_key(page: Page, service: Service) -> None:
+    await page.size(1280, 900)
+    await page.open(f"{service.url}/docs")
+    shown = "[...document.querySelectorAll('main section.card, nav a')].filter(each => !each.hidden)"
+    await page.look(
+        "(() => { const field = document.querySelector('input[type=search]');"
+        " field.value = 'broadcast channel delete'; field.dispatchEvent(new Event('input')); })()"
+    )
+    names = await page.look(f"{shown}.map(each => each.id || each.getAttribute('href'))")
+    assert {"delete_channel", "#delete_channel"} <= set(names)
+    assert len(names) < 10
+    heads = "[...document.querySelectorAll('nav h2')].filter(each => !each.hidden).map(each => each.innerText)"
+    assert "devices" not in [head.lower() for head in await page.look(heads)]
 
-        card = "document.querySelector('#post_push')"
-        for key, status in (("", 401), ("pusher", 202)):
-            await page.look(f"document.querySelector('#key').value = {key!r}")
-            await page.look(f"{card}.querySelector('details:last-of-type').open = true")
-            await until(page, f"!!{card}.querySelector('form textarea')?.value.includes('Order 7 shipped')")
-            await page.look(
-                f"(({card}.querySelector('form pre').hidden = true), {card}.querySelector('form button').click())"
-            )
-            await until(page, f"!{card}.querySelector('form pre').hidden")
-            assert (await page.look(f"{card}.querySelector('form pre').innerText")).startswith(f"{status} ")
-        assert len(service.store.pushes) == 1
-        (push,) = service.store.pushes
-        card = "document.querySelector('#get_push')"
+    card = "document.querySelector('#post_push')"
+    for key, status in (("", 401), ("pusher", 202)):
+        await page.look(f"document.querySelector('#key').value = {key!r}")
         await page.look(f"{card}.querySelector('details:last-of-type').open = true")
-        await until(page, f"!!{card}.querySelector('form input')")
+        await until(page, f"!!{card}.querySelector('form textarea')?.value.includes('Order 7 shipped')")
         await page.look(
-            f"(({card}.querySelector('form input').value = {push!r}), {card}.querySelector('form button').click())"
+            f"(({card}.querySelector('form pre').hidden = true), {card}.querySelector('form button').click())"
         )
-        await until(page, f"{card}.querySelector('form pre').innerText.includes({push!r})")
-        # The first try is refused, and nothing else is complained of; the key is kept nowhere.
-        assert len(page.complaints) == 1, page.complaints
-        assert "401" in page.complaints[0]
-        kept = await page.look("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})")
-        assert "pusher" not in kept
-        assert [url for url in page.requests if not url.startswith((service.url, "data:"))] == []
+        await until(page, f"!{card}.querySelector('form pre').hidden")
+        assert (await page.look(f"{card}.querySelector('form pre').innerText")).startswith(f"{status} ")
+    assert len(service.store.pushes) == 1
+    (push,) = service.store.pushes
+    card = "document.querySelector('#get_push')"
+    await page.look(f"{card}.querySelector('details:last-of-type').open = true")
+    await until(page, f"!!{card}.querySelector('form input')")
+    await page.look(
+        f"(({card}.querySelector('form input').value = {push!r}), {card}.querySelector('form button').click())"
+    )
+    await until(page, f"{card}.querySelector('form pre').innerText.includes({push!r})")
+    # The first try is refused, and nothing else is complained of; the key is kept nowhere.
+    assert len(page.complaints) == 1, page.complaints
+    assert "401" in page.complaints[0]
+    kept = await page.look("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})")
+    assert "pusher" not in kept
+    assert [url for url in page.requests if not url.startswith((service.url, "data:"))] == []
 
-    browse(act)
 
-
-def test_it_reads_well_in_the_light_and_in_the_dark_and_on_a_phone() -> None:
+async def test_it_reads_well_in_the_light_and_in_the_dark_and_on_a_phone() -> None:
     pictures = os.environ.get("PUSHSVC_TEST_PICTURES")
-
-    async def act(page: Page, service: Service) -> None:
+    async with running() as service, browser() as page:
         paper = {}
         for scheme in ("light", "dark"):
             await page.scheme(scheme)
@@ -154,5 +147,3 @@ def test_it_reads_well_in_the_light_and_in_the_dark_and_on_a_phone() -> None:
                     await page.picture(Path(pictures) / f"docs-{scheme}-{name}.png")
             paper[scheme] = await page.look("getComputedStyle(document.body).backgroundColor")
         assert paper["light"] != paper["dark"]
-
-    browse(act)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,9 +23,9 @@ from pushsvc.store.link.durable import FLIGHTS, Durable
 from pushsvc.store.link.link import Command
 
 from .harness import apns
-from .processes import Processes, open_site, own_processes
+from .processes import Processes, open_site
 from .servers import Server, ask, halve, running_server
-from .test_intake_kit import ALERT, CONFIG, Service, call, run_loop
+from .test_intake_kit import ALERT, CONFIG, LOOP as LOOP, Service, call
 from .test_store_kit import make_push
 
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
@@ -36,13 +36,13 @@ HASTY = StoreConfig(consumer="a", fsync=True, timeout=0.3)
 Story = Callable[[Store, Server], Awaitable[None]]
 
 
-def play(story: Story, config: StoreConfig = STRICT, options: tuple[str, ...] = ALWAYS) -> None:
-    async def main(server: Server) -> None:
-        async with asyncio.timeout(60), open_store(server.url, config) as store:
-            await story(store, server)
-
+@asynccontextmanager
+async def opened(
+    config: StoreConfig = STRICT, options: tuple[str, ...] = ALWAYS
+) -> AsyncIterator[tuple[Store, Server]]:
     with running_server("valkey", tcp=True, options=options) as server:
-        asyncio.run(main(server))
+        async with asyncio.timeout(60), open_store(server.url, config) as store:
+            yield store, server
 
 
 @contextmanager
@@ -78,8 +78,8 @@ async def waits(store: Store) -> int:
 # --- the barrier ----------------------------------------------------------------------------------
 
 
-def test_each_push_waits_on_its_own_connection_for_what_that_has_written() -> None:
-    async def story(store: Store, server: Server) -> None:
+async def test_each_push_waits_on_its_own_connection_for_what_that_has_written() -> None:
+    async with opened() as (store, server):
         # The server learns the scripts.
         await store.pushes.accept(make_push("warm"))
         await store.pushes.accept_once([make_push("up")], key=b"w" * 16, record=b"r")
@@ -107,20 +107,16 @@ def test_each_push_waits_on_its_own_connection_for_what_that_has_written() -> No
             *("eval", "set", "waitaof"),
         ]
 
-    play(story)
 
-
-def test_without_it_nobody_waits() -> None:
-    async def story(store: Store, server: Server) -> None:
+async def test_without_it_nobody_waits() -> None:
+    async with opened(StoreConfig(consumer="a")) as (store, _):
         await asyncio.gather(*(store.pushes.accept(make_push(f"p{number}")) for number in range(10)))
         await store.pushes.accept_once([make_push("q")], key=b"k" * 16, record=b"r")
         assert await waits(store) == 0
 
-    play(story, StoreConfig(consumer="a"))
 
-
-def test_many_pushes_share_a_barrier() -> None:
-    async def story(store: Store, server: Server) -> None:
+async def test_many_pushes_share_a_barrier() -> None:
+    async with opened() as (store, _):
         await store.link.call("CONFIG", "RESETSTAT")
         plain = [store.pushes.accept(make_push(f"p{number}")) for number in range(300)]
         keyed = [
@@ -137,11 +133,9 @@ def test_many_pushes_share_a_barrier() -> None:
         taken = await store.queue.take(Route("shop", "apns"), "normal", targets=1000, wait_ms=0)
         assert len(taken) == 400 == store.pushes.pending
 
-    play(story)
 
-
-def test_what_the_disk_does_not_get_is_not_answered_for_not_even_when_it_is_said_again() -> None:
-    async def story(store: Store, server: Server) -> None:
+async def test_what_the_disk_does_not_get_is_not_answered_for_not_even_when_it_is_said_again() -> None:
+    async with opened(HASTY, NEVER) as (store, server):
         # The server has it in memory and in the file; that it was flushed it never says.
         for _ in range(3):
             with pytest.raises(StoreUnavailable, match="disk of Redis did not have it within 300 ms"):
@@ -163,11 +157,9 @@ def test_what_the_disk_does_not_get_is_not_answered_for_not_even_when_it_is_said
         taken = await store.queue.take(Route("shop", "apns"), "normal", targets=10, wait_ms=0)
         assert [each.chunk.push_id for each in taken] == ["p", "q"]
 
-    play(story, HASTY, NEVER)
 
-
-def test_over_http_it_is_503_and_a_repeat_under_the_key_is_safe() -> None:
-    async def story(store: Store, server: Server) -> None:
+async def test_over_http_it_is_503_and_a_repeat_under_the_key_is_safe() -> None:
+    async with opened(HASTY, NEVER) as (store, _):
         service = Service(store.pushes, ring=store.keys)  # type: ignore[arg-type]  # all that it asks
         key = {"Idempotency-Key": "order 7"}
         async with serve(service.app(CONFIG), CONFIG) as service.url:
@@ -183,23 +175,17 @@ def test_over_http_it_is_503_and_a_repeat_under_the_key_is_safe() -> None:
         gauges = await store.gauges({"shop": ("apns",)})
         assert gauges.pending["normal"] == 1 + 2
 
-    play(story, HASTY, NEVER)
 
-
-def test_a_server_that_comes_without_waitaof_is_503_not_a_fault_of_ours() -> None:
+async def test_a_server_that_comes_without_waitaof_is_503_not_a_fault_of_ours() -> None:
     """As after a failover to one that is older."""
-
-    async def main() -> None:
-        with running_server("redis") as server:
-            async with open_store(server.url, STRICT) as store:
-                with pytest.raises(StoreUnavailable, match="does not say when it has flushed"):
-                    await store.pushes.accept(make_push("p"))
-
-    asyncio.run(main())
+    with running_server("redis") as server:
+        async with open_store(server.url, STRICT) as store:
+            with pytest.raises(StoreUnavailable, match="does not say when it has flushed"):
+                await store.pushes.accept(make_push("p"))
 
 
 @pytest.mark.parametrize("answers", [1, 20, 60])
-def test_whatever_was_answered_survives_the_servers_death(answers: int) -> None:
+async def test_whatever_was_answered_survives_the_servers_death(answers: int) -> None:
     """What a killed server has written to its file stays; that it has *flushed* it is what the tests above show."""
 
     async def post(folder: Path) -> list[str]:
@@ -220,25 +206,21 @@ def test_whatever_was_answered_survives_the_servers_death(answers: int) -> None:
                     await callers
         return accepted
 
-    async def main(folder: Path) -> None:
+    with TemporaryDirectory(prefix="ps-") as name:
+        folder = Path(name)
         accepted = await post(folder)
         with running_server("valkey", folder=folder, options=ALWAYS) as server:
             async with open_store(server.url, StoreConfig(consumer="a")) as store:
                 for push_id in accepted:
                     assert await store.pushes.status("shop", push_id) is not None, push_id
 
-    with TemporaryDirectory(prefix="ps-") as folder:
-        run_loop(main(Path(folder)))
-
 
 # --- the probe ------------------------------------------------------------------------------------
 
 
-def test_a_server_that_flushes_says_how_long_it_takes() -> None:
-    async def story(store: Store, server: Server) -> None:
+async def test_a_server_that_flushes_says_how_long_it_takes() -> None:
+    async with opened() as (store, _):
         assert 0 <= await store.pushes.require_durable(["shop", "news"]) < 5
-
-    play(story)
 
 
 @pytest.mark.parametrize(
@@ -251,19 +233,16 @@ def test_a_server_that_flushes_says_how_long_it_takes() -> None:
         ("valkey", NEVER, "did not flush a write within 0.3 s", "set its appendfsync to always"),
     ],
 )
-def test_a_server_that_cannot_keep_the_promise_is_named_with_the_remedy(
+async def test_a_server_that_cannot_keep_the_promise_is_named_with_the_remedy(
     kind: str, options: tuple[str, ...], why: str, remedy: str
 ) -> None:
-    async def main(server: Server) -> None:
+    with running_server(kind, options=options) as server:  # type: ignore[arg-type]  # one of KINDS
         async with open_store(server.url, HASTY) as store:
             with pytest.raises(ConfigError) as caught:
                 await store.pushes.require_durable(["shop"])
         assert caught.value.path == "queue.durability"
         assert why in caught.value.message
         assert remedy in caught.value.remedy
-
-    with running_server(kind, options=options) as server:  # type: ignore[arg-type]  # one of KINDS
-        asyncio.run(main(server))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +255,7 @@ def test_a_server_that_cannot_keep_the_promise_is_named_with_the_remedy(
         (ResponseError("NOPERM"), 0.55, True),
     ],
 )
-def test_a_flush_that_comes_too_soon_is_not_believed(policy: Any, seconds: float, good: bool) -> None:
+async def test_a_flush_that_comes_too_soon_is_not_believed(policy: Any, seconds: float, good: bool) -> None:
     class Answering:
         async def pinned(self, key: str, commands: Sequence[Command], wait_ms: int) -> list[Any]:
             assert [command[0] for command in commands][:2] == ["SET", "WAITAOF"]
@@ -284,33 +263,22 @@ def test_a_flush_that_comes_too_soon_is_not_believed(policy: Any, seconds: float
             reported = [b"appendfsync", policy] if isinstance(policy, bytes) else policy
             return [b"OK", [1, 0], reported][: len(commands)]
 
-    async def main() -> None:
-        durable = Durable(Answering(), timeout=5.0)  # type: ignore[arg-type]  # this is all it asks of a link
-        if good:
-            assert seconds <= await durable.probe("mark") < 5
-        else:
-            with pytest.raises(ConfigError, match="before it has"):
-                await durable.probe("mark")
-
-    asyncio.run(main())
+    durable = Durable(Answering(), timeout=5.0)  # type: ignore[arg-type]  # this is all it asks of a link
+    if good:
+        assert seconds <= await durable.probe("mark") < 5
+    else:
+        with pytest.raises(ConfigError, match="before it has"):
+            await durable.probe("mark")
 
 
-def test_a_user_that_may_not_wait_is_told_so() -> None:
-    async def story(store: Store, server: Server) -> None:
+async def test_a_user_that_may_not_wait_is_told_so() -> None:
+    async with opened() as (store, _):
         await store.link.call("ACL", "SETUSER", "default", "-waitaof")
         with pytest.raises(ConfigError, match="let this user run WAITAOF"):
             await store.pushes.require_durable(["shop"])
 
-    play(story)
-
 
 # --- the service ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    with own_processes(tmp_path) as own:
-        yield own
 
 
 def test_the_start_fails_where_the_promise_cannot_be_kept_and_check_says_why(
@@ -347,12 +315,16 @@ def test_the_embedded_store_keeps_it(tmp_path: Path, processes: Processes) -> No
 # --- a cluster ------------------------------------------------------------------------------------
 
 
-def test_in_a_cluster_it_waits_for_the_node_of_the_slot() -> None:
+async def test_in_a_cluster_it_waits_for_the_node_of_the_slot() -> None:
     def calls(node: Server) -> int:
         stats = ask(node.folder / "socket", "INFO commandstats")
         return int(stats.partition(b"cmdstat_waitaof:calls=")[2].partition(b",")[0] or 0)
 
-    async def main(one: Server, two: Server) -> None:
+    with (
+        running_server("valkey", tcp=True, cluster=True, options=ALWAYS) as one,
+        running_server("valkey", tcp=True, cluster=True, options=ALWAYS) as two,
+    ):
+        halve(one, two)
         url = f"redis+cluster://127.0.0.1:{one.port}"
         config = StoreConfig(consumer="a", fsync=True, shards=8)
         async with asyncio.timeout(60), open_store(url, config) as store:
@@ -381,10 +353,3 @@ def test_in_a_cluster_it_waits_for_the_node_of_the_slot() -> None:
             await store.pushes.accept(push)
             assert calls(two) >= 1
             assert two.command("EXISTS", keys.push("shop", shard, push.id)) == b":1\r\n"
-
-    with (
-        running_server("valkey", tcp=True, cluster=True, options=ALWAYS) as one,
-        running_server("valkey", tcp=True, cluster=True, options=ALWAYS) as two,
-    ):
-        halve(one, two)
-        asyncio.run(main(one, two))

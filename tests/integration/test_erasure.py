@@ -33,10 +33,9 @@ from pushsvc.store.part import StoreContext
 from pushsvc.store.revoke.suppression import ERASED_FOR, outlived
 
 from .registry_audit import audit
-from .servers import KINDS, Server, running_server
+from .servers import KINDS, Server
 from .test_registry import device
 from .test_store_kit import (
-    NOW,
     SENT,
     World,
     accept_together,
@@ -44,8 +43,9 @@ from .test_store_kit import (
     counts,
     entries_of,
     eraser,
+    moment,
     names_of_keys,
-    play,
+    new_world,
     settlement,
     take,
     take_all,
@@ -54,10 +54,7 @@ from .test_store_kit import (
 SHARDED = StoreConfig(shards=3)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as found:
-        yield found
+BACKENDS = KINDS
 
 
 ANNA = [
@@ -80,8 +77,8 @@ def to(name: str, *devices: Device, raw: bool = False, lane: Any = "normal", sen
         id=name,
         app="shop",
         lane=lane,
-        created_at=NOW,
-        expires_at=NOW + 3_600_000,
+        created_at=moment(),
+        expires_at=moment() + 3_600_000,
         messages={platform: Message(platform, b'{"hello":"you"}') for platform in targets},
         targets=targets,
         send_at=send_at,
@@ -179,20 +176,22 @@ async def fill(store: Store) -> None:
     await store.pushes.accept(to("failed-alone", ANNA[0]))
     await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400, reason="BadTopic"))
     await store.pushes.accept(to("retried", *both))
-    await settle_all(store, Retry(NOW + 60_000, 2), Unavailable(status=503))
+    await settle_all(store, Retry(moment() + 60_000, 2), Unavailable(status=503))
     await store.pushes.accept(to("dead", *both))
     await settle_all(store, Ended("invalid"), TokenDead(status=410, reason="Unregistered"))
     found = await store.receipts.take("shop", limit=100, wait_ms=0)
     assert len(found) == 4
     for entry, receipt in found[:2]:  # one of each; the others are left to be recorded
-        event = FeedbackEvent(NOW, receipt.platform, receipt.token, "Unregistered", "suppressed", receipt.device_id)
+        event = FeedbackEvent(
+            moment(), receipt.platform, receipt.token, "Unregistered", "suppressed", receipt.device_id
+        )
         await store.receipts.record("shop", [(entry, receipt, event)])
     await store.suppressions.lift("shop", BERT, always=True)
     await store.pushes.accept(to("queued", *both, lane="bulk"))
     await store.pushes.accept(to("queued-alone", ANNA[0], lane="bulk"))
     await store.pushes.accept(to("queued-tokens", *both, raw=True, lane="urgent"))
-    await store.pushes.accept(to("scheduled", *both, send_at=NOW + 3_000_000))
-    await store.pushes.accept(to("scheduled-alone", *ANNA, send_at=NOW + 3_000_000))
+    await store.pushes.accept(to("scheduled", *both, send_at=moment() + 3_000_000))
+    await store.pushes.accept(to("scheduled-alone", *ANNA, send_at=moment() + 3_000_000))
 
 
 async def balance(store: Store, name: str) -> dict[str, int]:
@@ -203,8 +202,8 @@ async def balance(store: Store, name: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("config", [StoreConfig(), SHARDED], ids=["one shard", "three"])
-def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server, config: StoreConfig) -> None:
-    async def story(world: World) -> None:
+async def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server, config: StoreConfig) -> None:
+    async with new_world(server, config) as world:
         store = await open_store_of(world)
         await fill(store)
         erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
@@ -242,8 +241,8 @@ def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server, conf
         assert gauges.scheduled == 2
         assert gauges.pending == {"urgent": 2, "normal": 2, "bulk": 2}
         for route in ROUTES:
-            await store.queue.promote(route, NOW + 120_000)
-        await store.queue.launch("shop", NOW + 4_000_000)
+            await store.queue.promote(route, moment() + 120_000)
+        await store.queue.launch("shop", moment() + 4_000_000)
         sent = []
         for lane in LANES:
             for route in ROUTES:
@@ -258,94 +257,78 @@ def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server, conf
         assert await eraser(store).erase("shop", "anna@example.com", wait=1.0) == erased  # kept for an hour
         await audit(store)
 
-    play(server, story, config)
+
+async def test_who_was_erased_may_come_again(world: World) -> None:
+    store = await open_store_of(world)
+    await fill(store)
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
+    await store.registry.put_many("shop", ANNA)
+    later = replace(to("again", *ANNA, lane="urgent"), created_at=now_ms() + 1000)
+    await store.pushes.accept(later)
+    (taken,) = [each for each in await take_all(store, "urgent") if each.chunk.push_id == "again"]
+    assert taken.skip == {}  # her token is suppressed no more
 
 
-def test_who_was_erased_may_come_again(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await fill(store)
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
-        await store.registry.put_many("shop", ANNA)
-        later = replace(to("again", *ANNA, lane="urgent"), created_at=now_ms() + 1000)
-        await store.pushes.accept(later)
-        (taken,) = [each for each in await take_all(store, "urgent") if each.chunk.push_id == "again"]
-        assert taken.skip == {}  # her token is suppressed no more
-
-    play(server, story)
-
-
-def test_a_user_that_nobody_knows(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        assert await eraser(store).erase("shop", "nobody", wait=1.0) == Erasure(0, True)
-        assert await eraser(store).unfinished(["shop", "other"]) == []
-
-    play(server, story)
+async def test_a_user_that_nobody_knows(world: World) -> None:
+    store = await open_store_of(world)
+    assert await eraser(store).erase("shop", "nobody", wait=1.0) == Erasure(0, True)
+    assert await eraser(store).unfinished(["shop", "other"]) == []
 
 
 # --- step by step -----------------------------------------------------------------------------------
 
 
-def test_it_goes_on_where_it_was_left_step_by_step(server: Server) -> None:
+async def test_it_goes_on_where_it_was_left_step_by_step(world: World) -> None:
     """Each call has time for one step; another process carries on each time."""
+    store = await open_store_of(world)
+    await fill(store)
+    first = await eraser(store).erase("shop", "anna@example.com", wait=0.0)
+    assert (first.devices, first.done) == (2, False)
+    assert await store.registry.of_user("shop", "anna@example.com") == []
+    steps = 0
+    while await eraser(store).unfinished(["shop"]):
+        asked = 0
 
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await fill(store)
-        first = await eraser(store).erase("shop", "anna@example.com", wait=0.0)
-        assert (first.devices, first.done) == (2, False)
-        assert await store.registry.of_user("shop", "anna@example.com") == []
-        steps = 0
-        while await eraser(store).unfinished(["shop"]):
-            asked = 0
+        def once() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > 1
 
-            def once() -> bool:
-                nonlocal asked
-                asked += 1
-                return asked > 1
-
-            await eraser(await open_store_of(world, f"worker-{steps % 3}")).work("shop", stopping=once)
-            steps += 1
-        assert steps > len(ORDER)
-        await nothing_left(store, ANNA)
-        again = await eraser(store).erase("shop", "anna@example.com", wait=1.0)
-        assert (again.devices, again.done) == (2, True)
-        assert again.removed["deliveries"] == 11
-
-    play(server, story)
+        await eraser(await open_store_of(world, f"worker-{steps % 3}")).work("shop", stopping=once)
+        steps += 1
+    assert steps > len(ORDER)
+    await nothing_left(store, ANNA)
+    again = await eraser(store).erase("shop", "anna@example.com", wait=1.0)
+    assert (again.devices, again.done) == (2, True)
+    assert again.removed["deliveries"] == 11
 
 
 @pytest.mark.parametrize("reached", ["letters", "receipts", "rows"])
-def test_who_comes_again_while_a_pass_is_under_way_is_erased_of_what_came_between(
-    server: Server, reached: str, monkeypatch: pytest.MonkeyPatch
+async def test_who_comes_again_while_a_pass_is_under_way_is_erased_of_what_came_between(
+    reached: str, monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
     """She is asked for, comes again with her old token, is sent a push, and is asked for once more: the pass that was
     under way has gone by the queue, and does not speak for the second call."""
+    store = await open_store_of(world)
+    await fill(store)
+    assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
 
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await fill(store)
-        assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
+    keeper = store.erasures.keepers[reached]  # where the pass stands
+    began, step = asyncio.Event(), keeper.step
 
-        keeper = store.erasures.keepers[reached]  # where the pass stands
-        began, step = asyncio.Event(), keeper.step
+    async def begin(*args: Any) -> Any:
+        began.set()
+        return await step(*args)
 
-        async def begin(*args: Any) -> Any:
-            began.set()
-            return await step(*args)
-
-        monkeypatch.setattr(keeper, "step", begin)
-        await eraser(store).work("shop", stopping=began.is_set)
-        assert began.is_set()
-        later = [replace(each, registered_at=NOW + 1) for each in ANNA]
-        await store.registry.put_many("shop", later)
-        await store.pushes.accept(to("between", *ANNA, *BERT, raw=True, send_at=NOW + 3_000_000))
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
-        assert await balance(store, "between") == {"queued": 2, "cancelled": 2, "state": "scheduled"}
-        await nothing_left(store, ANNA)
-
-    play(server, story)
+    monkeypatch.setattr(keeper, "step", begin)
+    await eraser(store).work("shop", stopping=began.is_set)
+    assert began.is_set()
+    later = [replace(each, registered_at=moment() + 1) for each in ANNA]
+    await store.registry.put_many("shop", later)
+    await store.pushes.accept(to("between", *ANNA, *BERT, raw=True, send_at=moment() + 3_000_000))
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
+    assert await balance(store, "between") == {"queued": 2, "cancelled": 2, "state": "scheduled"}
+    await nothing_left(store, ANNA)
 
 
 # --- what comes while an erasure goes on -----------------------------------------------------------
@@ -360,195 +343,173 @@ def accepted_now(name: str, *devices: Device, **how: Any) -> Push:
 
 
 @pytest.mark.parametrize("wait", [None, 60_000], ids=["at once", "scheduled"])
-def test_what_is_accepted_behind_the_last_look_is_not_sent_after_the_answer(
-    server: Server, wait: int | None, monkeypatch: pytest.MonkeyPatch
+async def test_what_is_accepted_behind_the_last_look_is_not_sent_after_the_answer(
+    wait: int | None, monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        before: list[Push] = []
-        late = store.erasures.keepers["late"]
-        step = late.step
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    before: list[Push] = []
+    late = store.erasures.keepers["late"]
+    step = late.step
 
-        async def last(*args: Any) -> Any:
-            found = await step(*args)
-            if found.cursor is None and not before:
-                before.append(push(ANNA[0], BERT[0]))
-                await store.pushes.accept(before[0])
-            return found
+    async def last(*args: Any) -> Any:
+        found = await step(*args)
+        if found.cursor is None and not before:
+            before.append(push(ANNA[0], BERT[0]))
+            await store.pushes.accept(before[0])
+        return found
 
-        def push(*devices: Device) -> Push:
-            return accepted_now("urgent", *devices, raw=True, send_at=None if wait is None else now_ms() + wait)
+    def push(*devices: Device) -> Push:
+        return accepted_now("urgent", *devices, raw=True, send_at=None if wait is None else now_ms() + wait)
 
-        monkeypatch.setattr(late, "step", last)
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
-        await asyncio.sleep(0.01)  # for an id of a later instant
-        after = push(ANNA[0], BERT[0])
-        await store.pushes.accept(after)
-        await store.queue.launch("shop", now_ms() + 120_000)
-        sent = []
-        for taken in await take_all(store, "urgent"):
-            assert taken.skip == ({0: "cancelled"} if taken.chunk.push_id == before[0].id else {})
-            assert taken.why == dict.fromkeys(taken.skip, "erased")
-            sent += [taken.chunk.push_id for target in taken.chunk.targets if target.index not in taken.skip]
-        assert sorted(sent) == sorted([before[0].id, after.id, after.id])
-
-    play(server, story)
+    monkeypatch.setattr(late, "step", last)
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
+    await asyncio.sleep(0.01)  # for an id of a later instant
+    after = push(ANNA[0], BERT[0])
+    await store.pushes.accept(after)
+    await store.queue.launch("shop", now_ms() + 120_000)
+    sent = []
+    for taken in await take_all(store, "urgent"):
+        assert taken.skip == ({0: "cancelled"} if taken.chunk.push_id == before[0].id else {})
+        assert taken.why == dict.fromkeys(taken.skip, "erased")
+        sent += [taken.chunk.push_id for target in taken.chunk.targets if target.index not in taken.skip]
+    assert sorted(sent) == sorted([before[0].id, after.id, after.id])
 
 
-def test_who_keeps_posting_to_the_token_does_not_keep_it_from_its_end(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+async def test_who_keeps_posting_to_the_token_does_not_keep_it_from_its_end(
+    monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
     """After every step of every look another push waits, in each place that is looked at."""
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    posted = steps = 0
 
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        posted = steps = 0
+    async def post() -> None:
+        nonlocal posted
+        for later in (None, now_ms() + 600_000):
+            await store.pushes.accept(accepted_now("bulk", ANNA[0], raw=True, send_at=later))
+            posted += 1
 
-        async def post() -> None:
-            nonlocal posted
-            for later in (None, now_ms() + 600_000):
-                await store.pushes.accept(accepted_now("bulk", ANNA[0], raw=True, send_at=later))
-                posted += 1
+    for name in ("queue", "late"):
+        keeper = store.erasures.keepers[name]
 
-        for name in ("queue", "late"):
-            keeper = store.erasures.keepers[name]
+        async def watched(*args: Any, step: Any = keeper.step) -> Any:
+            nonlocal steps
+            steps += 1
+            await post()
+            return await step(*args)
 
-            async def watched(*args: Any, step: Any = keeper.step) -> Any:
-                nonlocal steps
-                steps += 1
-                await post()
-                return await step(*args)
-
-            monkeypatch.setattr(keeper, "step", watched)
-        erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
-        assert erased.done
-        assert posted == 2 * steps
-        assert 0 < erased.removed["deliveries"] < posted
-        await store.queue.launch("shop", now_ms() + 700_000)
-        left = await take_all(store, "bulk")
-        assert all(taken.skip == {0: "cancelled"} and taken.why == {0: "erased"} for taken in left)
-        assert len(left) == posted - erased.removed["deliveries"]
-
-    play(server, story)
+        monkeypatch.setattr(keeper, "step", watched)
+    erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
+    assert erased.done
+    assert posted == 2 * steps
+    assert 0 < erased.removed["deliveries"] < posted
+    await store.queue.launch("shop", now_ms() + 700_000)
+    left = await take_all(store, "bulk")
+    assert all(taken.skip == {0: "cancelled"} and taken.why == {0: "erased"} for taken in left)
+    assert len(left) == posted - erased.removed["deliveries"]
 
 
-def test_what_a_dispatcher_ends_for_an_erasure_is_cancelled_and_counted(server: Server) -> None:
+async def test_what_a_dispatcher_ends_for_an_erasure_is_cancelled_and_counted(world: World) -> None:
     """What names her devices and what names their bare tokens, taken between the beginning and the passes."""
-
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        device_push, token_push = accepted_now("urgent", *ANNA, *BERT), accepted_now("urgent", *ANNA, *BERT, raw=True)
-        for push in (device_push, token_push):
-            await store.pushes.accept(push)
-        assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
-        for route in ROUTES:
-            for taken in await take_all(store, "urgent", route):
-                hers = [target.index for target in taken.chunk.targets if target.index < 2]
-                assert taken.skip == dict.fromkeys(hers, "cancelled")
-                assert taken.why == dict.fromkeys(hers, "erased")
-                ended = [
-                    reported(store, each)
-                    if each.delivery.target.index not in taken.skip
-                    else reported(store, replace(each, verdict=Ended("cancelled"), outcome=None, reason="erased"))
-                    for each in all_of(taken)[0]
-                ]
-                await store.queue.settle("shop", ended, [taken.ref])
-        erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
-        assert (erased.done, erased.removed) == (True, {"deliveries": 4})
-        await nothing_left(store, ANNA)
-        for push in (device_push, token_push):
-            assert await balance(store, push.id) == {"sent": 2, "cancelled": 2, "state": "done"}
-
-    play(server, story)
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    device_push, token_push = accepted_now("urgent", *ANNA, *BERT), accepted_now("urgent", *ANNA, *BERT, raw=True)
+    for push in (device_push, token_push):
+        await store.pushes.accept(push)
+    assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
+    for route in ROUTES:
+        for taken in await take_all(store, "urgent", route):
+            hers = [target.index for target in taken.chunk.targets if target.index < 2]
+            assert taken.skip == dict.fromkeys(hers, "cancelled")
+            assert taken.why == dict.fromkeys(hers, "erased")
+            ended = [
+                reported(store, each)
+                if each.delivery.target.index not in taken.skip
+                else reported(store, replace(each, verdict=Ended("cancelled"), outcome=None, reason="erased"))
+                for each in all_of(taken)[0]
+            ]
+            await store.queue.settle("shop", ended, [taken.ref])
+    erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
+    assert (erased.done, erased.removed) == (True, {"deliveries": 4})
+    await nothing_left(store, ANNA)
+    for push in (device_push, token_push):
+        assert await balance(store, push.id) == {"sent": 2, "cancelled": 2, "state": "done"}
 
 
-def test_a_token_that_is_registered_while_its_erasure_goes_on_is_sent_what_comes_then(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        before = accepted_now("urgent", ANNA[0], raw=True)
-        await store.pushes.accept(before)
-        assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
-        await asyncio.sleep(0.01)  # for an instant after that
-        again = replace(ANNA[0], id="berts-new-phone", user="bert@example.com", registered_at=now_ms())
-        await store.registry.put_many("shop", [again])
-        await asyncio.sleep(0.01)
-        after = accepted_now("urgent", again)
-        await store.pushes.accept(after)
-        found = {taken.chunk.push_id: taken.skip for taken in await take_all(store, "urgent")}
-        assert found == {before.id: {0: "cancelled"}, after.id: {}}
-
-    play(server, story)
+async def test_a_token_that_is_registered_while_its_erasure_goes_on_is_sent_what_comes_then(world: World) -> None:
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    before = accepted_now("urgent", ANNA[0], raw=True)
+    await store.pushes.accept(before)
+    assert not (await eraser(store).erase("shop", "anna@example.com", wait=0.0)).done
+    await asyncio.sleep(0.01)  # for an instant after that
+    again = replace(ANNA[0], id="berts-new-phone", user="bert@example.com", registered_at=now_ms())
+    await store.registry.put_many("shop", [again])
+    await asyncio.sleep(0.01)
+    after = accepted_now("urgent", again)
+    await store.pushes.accept(after)
+    found = {taken.chunk.push_id: taken.skip for taken in await take_all(store, "urgent")}
+    assert found == {before.id: {0: "cancelled"}, after.id: {}}
 
 
-def test_what_an_erasure_has_marked_is_no_suppression(server: Server) -> None:
+async def test_what_an_erasure_has_marked_is_no_suppression(world: World) -> None:
     """No call lifts it, no figure counts it, and it has its time."""
-
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        tokens = [(each.platform, each.token) for each in ANNA]
-        await store.registry.put_many("shop", ANNA)
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
-        assert await store.suppressions.remove("shop", tokens) == 0
-        gauges = await store.gauges({"shop": ("apns", "fcm")})
-        assert gauges.apps["shop"].suppressed == {"apns": 0, "fcm": 0}
-        names = [keys.suppressed("shop", 0, platform) for platform, _ in tokens]
-        assert [await store.link.call("ZCARD", name) for name in names] == [1, 1]
-        for name in names:
-            await store.link.call(*outlived(name, now_ms() + ERASED_FOR - 60_000))
-        assert [await store.link.call("ZCARD", name) for name in names] == [1, 1]
-        for name in names:
-            await store.link.call(*outlived(name, now_ms() + ERASED_FOR + 60_000))
-        assert [await store.link.call("ZCARD", name) for name in names] == [0, 0]
-
-    play(server, story)
+    store = await open_store_of(world)
+    tokens = [(each.platform, each.token) for each in ANNA]
+    await store.registry.put_many("shop", ANNA)
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
+    assert await store.suppressions.remove("shop", tokens) == 0
+    gauges = await store.gauges({"shop": ("apns", "fcm")})
+    assert gauges.apps["shop"].suppressed == {"apns": 0, "fcm": 0}
+    names = [keys.suppressed("shop", 0, platform) for platform, _ in tokens]
+    assert [await store.link.call("ZCARD", name) for name in names] == [1, 1]
+    for name in names:
+        await store.link.call(*outlived(name, now_ms() + ERASED_FOR - 60_000))
+    assert [await store.link.call("ZCARD", name) for name in names] == [1, 1]
+    for name in names:
+        await store.link.call(*outlived(name, now_ms() + ERASED_FOR + 60_000))
+    assert [await store.link.call("ZCARD", name) for name in names] == [0, 0]
 
 
-def test_a_dispatcher_that_says_nothing_is_named_in_the_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(world: World) -> None:
-        monkeypatch.setattr("pushsvc.store.revoke.revocations.PATIENCE", 0.2)
-        store, silent = await open_store_of(world), await open_store_of(world, "silent")
-        await silent.queue.enrol("shop")
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
-        assert (erased.done, erased.heard) == (True, False)
-        assert not (await eraser(store).erase("shop", "bert@example.com", wait=30.0)).heard  # nobody waits again
-
-    play(server, story)
-
-
-def test_several_at_once_are_erased_by_few_passes(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await fill(store)
-        more = [device(f"user-{n}-phone", user=f"user-{n}") for n in range(20)]
-        await store.registry.put_many("shop", more)
-        await store.pushes.accept(to("to-all", *more, lane="bulk"))
-        others = [await open_store_of(world, f"api-{n}") for n in range(4)]
-        users = [*(f"user-{n}" for n in range(20)), "anna@example.com"]
-        found = await asyncio.gather(
-            *(eraser(others[n % 4]).erase("shop", user, wait=40.0) for n, user in enumerate(users))
-        )
-        assert all(each.done for each in found)
-        assert [each.devices for each in found] == [1] * 20 + [2]
-        assert [each.removed for each in found[:20]] == [{"deliveries": 1}] * 20
-        await nothing_left(store, [*more, *ANNA])
-        assert await balance(store, "to-all") == {"cancelled": 20, "state": "done"}
-
-    play(server, story)
+async def test_a_dispatcher_that_says_nothing_is_named_in_the_answer(
+    monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    monkeypatch.setattr("pushsvc.store.revoke.revocations.PATIENCE", 0.2)
+    store, silent = await open_store_of(world), await open_store_of(world, "silent")
+    await silent.queue.enrol("shop")
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
+    assert (erased.done, erased.heard) == (True, False)
+    assert not (await eraser(store).erase("shop", "bert@example.com", wait=30.0)).heard  # nobody waits again
 
 
-def test_a_scheduled_push_that_is_cancelled_after_an_erasure_is_counted_once(server: Server) -> None:
+async def test_several_at_once_are_erased_by_few_passes(world: World) -> None:
+    store = await open_store_of(world)
+    await fill(store)
+    more = [device(f"user-{n}-phone", user=f"user-{n}") for n in range(20)]
+    await store.registry.put_many("shop", more)
+    await store.pushes.accept(to("to-all", *more, lane="bulk"))
+    others = [await open_store_of(world, f"api-{n}") for n in range(4)]
+    users = [*(f"user-{n}" for n in range(20)), "anna@example.com"]
+    found = await asyncio.gather(
+        *(eraser(others[n % 4]).erase("shop", user, wait=40.0) for n, user in enumerate(users))
+    )
+    assert all(each.done for each in found)
+    assert [each.devices for each in found] == [1] * 20 + [2]
+    assert [each.removed for each in found[:20]] == [{"deliveries": 1}] * 20
+    await nothing_left(store, [*more, *ANNA])
+    assert await balance(store, "to-all") == {"cancelled": 20, "state": "done"}
+
+
+async def test_a_scheduled_push_that_is_cancelled_after_an_erasure_is_counted_once(server: Server) -> None:
     def counted(reason: str) -> float:
         return float(telemetry.DELIVERIES.labels("shop", "apns", "cancelled", reason)._value.get())
 
-    async def story(world: World) -> None:
+    async with new_world(server) as world:
         store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
-        await store.pushes.accept(to("later", ANNA[0], BERT[0], device("other"), send_at=NOW + 3_000_000))
+        await store.pushes.accept(to("later", ANNA[0], BERT[0], device("other"), send_at=moment() + 3_000_000))
         erased, cancelled = counted("erased"), counted("cancelled")
         assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
         assert counted("erased") - erased == 1
@@ -559,152 +520,137 @@ def test_a_scheduled_push_that_is_cancelled_after_an_erasure_is_counted_once(ser
         await store.pushes.cancel("shop", "later")
         assert counted("cancelled") - cancelled == 2
 
-    play(server, story)
+
+async def test_what_a_dispatcher_holds_is_asked_back(world: World) -> None:
+    store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    await store.pushes.accept(to("held", *ANNA, *BERT))
+    await dispatcher.queue.enrol("shop")
+    (taken,) = await take(dispatcher)
+    erasing = asyncio.create_task(eraser(store).erase("shop", "anna@example.com", wait=0.5))
+    asked = Revoked()
+    while not asked.entries:
+        for news in await dispatcher.queue.revoked({"shop"}, 1000):
+            asked |= news.revoked
+            await dispatcher.queue.acknowledge(news, {})
+    assert not (await erasing).done
+    assert asked.entries == {taken.ref}
+    assert asked.tokens >= {token_mark(device.token) for device in ANNA}
+    # It lets go: what was in flight ended, what was not waits.
+    hers, his = taken.chunk.targets
+    ended = [
+        reported(store, settlement(taken.chunk, hers.index)),
+        settlement(taken.chunk, his.index, Retry(moment(), 1), None),
+    ]
+    await dispatcher.queue.settle("shop", ended, [taken.ref])
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=20.0)).done
+    await nothing_left(store, ANNA)
+    assert await balance(store, "held") == {"retrying": 1, "queued": 1, "sent": 1, "cancelled": 1}
 
 
-def test_what_a_dispatcher_holds_is_asked_back(server: Server) -> None:
-    async def story(world: World) -> None:
-        store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        await store.pushes.accept(to("held", *ANNA, *BERT))
-        await dispatcher.queue.enrol("shop")
-        (taken,) = await take(dispatcher)
-        erasing = asyncio.create_task(eraser(store).erase("shop", "anna@example.com", wait=0.5))
-        asked = Revoked()
-        while not asked.entries:
-            for news in await dispatcher.queue.revoked({"shop"}, 1000):
-                asked |= news.revoked
-                await dispatcher.queue.acknowledge(news, {})
-        assert not (await erasing).done
-        assert asked.entries == {taken.ref}
-        assert asked.tokens >= {token_mark(device.token) for device in ANNA}
-        # It lets go: what was in flight ended, what was not waits.
-        hers, his = taken.chunk.targets
-        ended = [
-            reported(store, settlement(taken.chunk, hers.index)),
-            settlement(taken.chunk, his.index, Retry(NOW, 1), None),
-        ]
-        await dispatcher.queue.settle("shop", ended, [taken.ref])
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=20.0)).done
-        await nothing_left(store, ANNA)
-        assert await balance(store, "held") == {"retrying": 1, "queued": 1, "sent": 1, "cancelled": 1}
-
-    play(server, story)
-
-
-def test_pushes_that_share_an_entry_with_hers_stay(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        await accept_together(store, to("his", BERT[0]), to("hers", ANNA[0]), to("other", device("other")))
-        assert await entries_of(store) == 1
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
-        await nothing_left(store, ANNA)
-        assert await balance(store, "hers") == {"cancelled": 1, "state": "done"}
-        left = await take_all(store)
-        assert [each.chunk.push_id for each in left] == ["his", "other"]
-        for each in left:
-            await store.queue.settle("shop", *all_of(each))
-        assert await entries_of(store) == 0
-
-    play(server, story)
+async def test_pushes_that_share_an_entry_with_hers_stay(world: World) -> None:
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    await accept_together(store, to("his", BERT[0]), to("hers", ANNA[0]), to("other", device("other")))
+    assert await entries_of(store) == 1
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
+    await nothing_left(store, ANNA)
+    assert await balance(store, "hers") == {"cancelled": 1, "state": "done"}
+    left = await take_all(store)
+    assert [each.chunk.push_id for each in left] == ["his", "other"]
+    for each in left:
+        await store.queue.settle("shop", *all_of(each))
+    assert await entries_of(store) == 0
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_what_a_dead_dispatcher_held_goes_on_without_her(server: Server, waits: bool) -> None:
+async def test_what_a_dead_dispatcher_held_goes_on_without_her(waits: bool, world: World) -> None:
     """`waits`: the next dispatcher waits for entries meanwhile. What has ended, before or after, is not sent again."""
-
-    async def story(world: World) -> None:
-        store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        more = [device(f"more-{n}") for n in range(3)]
-        await store.pushes.accept(to("held", ANNA[0], BERT[0], *more))
-        (taken,) = await take(dispatcher)
-        await dispatcher.queue.settle("shop", [settlement(taken.chunk, 3)], [])
-        await world.kill("dispatcher")
-        reading = asyncio.create_task(take(store, wait_ms=20_000)) if waits else None
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
-        await nothing_left(store, ANNA)
-        assert await balance(store, "held") == {"queued": 3, "sent": 1, "cancelled": 1}
-        # The dead one was only slow.
-        assert len(await dispatcher.queue.settle("shop", [settlement(taken.chunk, 2)], [])) == 1
-        (again,) = await (reading or take(store))
-        assert [target.index for target in again.chunk.targets] == ([1, 2, 4] if waits else [1, 4])
-
-    play(server, story)
+    store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    more = [device(f"more-{n}") for n in range(3)]
+    await store.pushes.accept(to("held", ANNA[0], BERT[0], *more))
+    (taken,) = await take(dispatcher)
+    await dispatcher.queue.settle("shop", [settlement(taken.chunk, 3)], [])
+    await world.kill("dispatcher")
+    reading = asyncio.create_task(take(store, wait_ms=20_000)) if waits else None
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
+    await nothing_left(store, ANNA)
+    assert await balance(store, "held") == {"queued": 3, "sent": 1, "cancelled": 1}
+    # The dead one was only slow.
+    assert len(await dispatcher.queue.settle("shop", [settlement(taken.chunk, 2)], [])) == 1
+    (again,) = await (reading or take(store))
+    assert [target.index for target in again.chunk.targets] == ([1, 2, 4] if waits else [1, 4])
 
 
-def test_a_delivery_that_moves_while_it_is_looked_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_delivery_that_moves_while_it_is_looked_for(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     """It was in flight when the erasure began, and goes to the retries just after these were looked at."""
+    store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    await store.pushes.accept(to("moving", ANNA[0], BERT[0]))
+    (taken,) = await take(dispatcher)
+    moved = False
+    call = store.link.call
 
-    async def story(world: World) -> None:
-        store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        await store.pushes.accept(to("moving", ANNA[0], BERT[0]))
-        (taken,) = await take(dispatcher)
-        moved = False
-        call = store.link.call
+    async def late(*command: Any) -> Any:
+        nonlocal moved
+        if not moved and command[0] == "XRANGE" and ":q:apns:urgent" in command[1]:
+            moved = True
+            settlements, refs = all_of(taken, Retry(moment(), 2), Unavailable())
+            await dispatcher.queue.settle("shop", settlements, refs)
+        return await call(*command)
 
-        async def late(*command: Any) -> Any:
-            nonlocal moved
-            if not moved and command[0] == "XRANGE" and ":q:apns:urgent" in command[1]:
-                moved = True
-                settlements, refs = all_of(taken, Retry(NOW, 2), Unavailable())
-                await dispatcher.queue.settle("shop", settlements, refs)
-            return await call(*command)
-
-        monkeypatch.setattr(store.link, "call", late)
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
-        assert moved
-        await nothing_left(store, ANNA)
-        assert await balance(store, "moving") == {"retrying": 1, "cancelled": 1}
-
-    play(server, story)
+    monkeypatch.setattr(store.link, "call", late)
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
+    assert moved
+    await nothing_left(store, ANNA)
+    assert await balance(store, "moving") == {"retrying": 1, "cancelled": 1}
 
 
-def test_tokens_of_earlier_registrations_are_found_by_the_device(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        old = replace(ANNA[0], token="0ld0" * 16)
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        # By its id and the old token, and by the old token alone: the second is only known when the first was found.
-        await store.pushes.accept(to("queued", old, BERT[0], raw=True, lane="urgent"))
-        await store.pushes.accept(to("failed", old))
-        await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
-        await nothing_left(store, [*ANNA, old])
-        assert await balance(store, "queued") == {"queued": 1, "cancelled": 1}
-
-    play(server, story)
+async def test_tokens_of_earlier_registrations_are_found_by_the_device(world: World) -> None:
+    store = await open_store_of(world)
+    old = replace(ANNA[0], token="0ld0" * 16)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    # By its id and the old token, and by the old token alone: the second is only known when the first was found.
+    await store.pushes.accept(to("queued", old, BERT[0], raw=True, lane="urgent"))
+    await store.pushes.accept(to("failed", old))
+    await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
+    await nothing_left(store, [*ANNA, old])
+    assert await balance(store, "queued") == {"queued": 1, "cancelled": 1}
 
 
-def test_a_large_push_and_what_nobody_can_read(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        crowd = [device(f"crowd-{n}") for n in range(1500)]
-        await store.pushes.accept(to("large", *crowd[:700], ANNA[0], *crowd[700:]))
-        await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
-        await store.pushes.accept(to("large-queued", *crowd[:700], ANNA[0], *crowd[700:], lane="bulk"))
-        await store.link.call("XADD", keys.quarantine("shop", 0), "*", "b", b"\xff" + ANNA[0].token.encode())
-        await store.link.call("XADD", keys.quarantine("shop", 0), "*", "b", b"\xff" + BERT[0].token.encode())
-        await store.link.call("HSET", f"{keys.limits('shop', 0, 'apns', 'all')}:s:1", b"12345678", 1)
-        erased = await eraser(store).erase("shop", "anna@example.com", wait=60.0)
-        assert erased.done
-        assert erased.removed == {"deliveries": 1, "dead_letters": 1, "statuses": 1, "quarantined": 1}
-        await nothing_left(store, ANNA)
-        assert await balance(store, "large") == {"failed": 1501, "state": "done"}
-        assert await balance(store, "large-queued") == {"queued": 1500, "cancelled": 1}
-        left = [taken.chunk.targets for taken in await take_all(store, "bulk")]
-        assert sum(map(len, left)) == 1500
-        assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 1
-        assert await store.dead.count("shop", DeadFilter()) == 1500
-
-    play(server, story)
+async def test_a_large_push_and_what_nobody_can_read(world: World) -> None:
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    crowd = [device(f"crowd-{n}") for n in range(1500)]
+    await store.pushes.accept(to("large", *crowd[:700], ANNA[0], *crowd[700:]))
+    await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
+    await store.pushes.accept(to("large-queued", *crowd[:700], ANNA[0], *crowd[700:], lane="bulk"))
+    await store.link.call("XADD", keys.quarantine("shop", 0), "*", "b", b"\xff" + ANNA[0].token.encode())
+    await store.link.call("XADD", keys.quarantine("shop", 0), "*", "b", b"\xff" + BERT[0].token.encode())
+    await store.link.call("HSET", f"{keys.limits('shop', 0, 'apns', 'all')}:s:1", b"12345678", 1)
+    erased = await eraser(store).erase("shop", "anna@example.com", wait=60.0)
+    assert erased.done
+    assert erased.removed == {"deliveries": 1, "dead_letters": 1, "statuses": 1, "quarantined": 1}
+    await nothing_left(store, ANNA)
+    assert await balance(store, "large") == {"failed": 1501, "state": "done"}
+    assert await balance(store, "large-queued") == {"queued": 1500, "cancelled": 1}
+    left = [taken.chunk.targets for taken in await take_all(store, "bulk")]
+    assert sum(map(len, left)) == 1500
+    assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 1
+    assert await store.dead.count("shop", DeadFilter()) == 1500
 
 
-def test_rows_that_stand_together_keep_the_others(server: Server) -> None:
-    async def story(world: World) -> None:
+async def test_rows_that_stand_together_keep_the_others(server: Server) -> None:
+
+    async def rows(store: Store, name: str) -> list[DeliveryRow]:
+        found = await store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=100)
+        assert found is not None
+        assert len(found[0]) == 40 + len(ANNA) + len(BERT)
+        return found[0]
+
+    async with new_world(server) as world:
         store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         await store.pushes.accept(to("sent", *(device(f"crowd-{n}") for n in range(40)), *ANNA, *BERT))
@@ -720,53 +666,44 @@ def test_rows_that_stand_together_keep_the_others(server: Server) -> None:
             for row in before
         ]
 
-    async def rows(store: Store, name: str) -> list[DeliveryRow]:
-        found = await store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=100)
-        assert found is not None
-        assert len(found[0]) == 40 + len(ANNA) + len(BERT)
-        return found[0]
 
-    play(server, story)
-
-
-def test_content_goes_with_its_last_letter(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        await store.registry.put_many("shop", [*ANNA, *BERT])
-        crowd = [device(f"crowd-{n}") for n in range(40)]
-        await store.pushes.accept(to("hers", *ANNA, *crowd))
-        await store.pushes.accept(to("theirs", *ANNA, *BERT, *crowd))
-        await store.pushes.accept(to("open", *ANNA, *crowd))
-        ids = {each.id for each in (*ANNA, *BERT)}
-        for route in ROUTES:
-            for taken in await take_all(store, "normal", route):
-                rest: Verdict = Retry(NOW, 2) if taken.chunk.push_id == "open" else Ended("sent")
-                ends = [
-                    replace(each, verdict=Ended("failed", dead_letter=True), outcome=BadNotification(status=400))
-                    if each.delivery.target.device_id in ids
-                    else replace(each, verdict=rest)
-                    for each in all_of(taken, Ended("sent"), SENT)[0]
-                ]
-                await store.queue.settle("shop", ends, [taken.ref])
-        assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
-        kept = {
-            name: await store.link.call("HLEN", keys.content("shop", 0, name)) for name in ("hers", "theirs", "open")
-        }
-        assert kept == {"hers": 0, "theirs": 3, "open": 3}
-        # Her letters are counted off, so the content of the open push goes with its last delivery.
-        for route in ROUTES:
-            await store.queue.promote(route, NOW + 1000)
-            for taken in await take_all(store, "normal", route):
-                await store.queue.settle("shop", all_of(taken, Ended("sent"), SENT)[0], [taken.ref])
-        assert await store.link.call("HLEN", keys.content("shop", 0, "open")) == 0
-
-    play(server, story)
+async def test_content_goes_with_its_last_letter(world: World) -> None:
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    crowd = [device(f"crowd-{n}") for n in range(40)]
+    await store.pushes.accept(to("hers", *ANNA, *crowd))
+    await store.pushes.accept(to("theirs", *ANNA, *BERT, *crowd))
+    await store.pushes.accept(to("open", *ANNA, *crowd))
+    ids = {each.id for each in (*ANNA, *BERT)}
+    for route in ROUTES:
+        for taken in await take_all(store, "normal", route):
+            rest: Verdict = Retry(moment(), 2) if taken.chunk.push_id == "open" else Ended("sent")
+            ends = [
+                replace(each, verdict=Ended("failed", dead_letter=True), outcome=BadNotification(status=400))
+                if each.delivery.target.device_id in ids
+                else replace(each, verdict=rest)
+                for each in all_of(taken, Ended("sent"), SENT)[0]
+            ]
+            await store.queue.settle("shop", ends, [taken.ref])
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
+    kept = {name: await store.link.call("HLEN", keys.content("shop", 0, name)) for name in ("hers", "theirs", "open")}
+    assert kept == {"hers": 0, "theirs": 3, "open": 3}
+    # Her letters are counted off, so the content of the open push goes with its last delivery.
+    for route in ROUTES:
+        await store.queue.promote(route, moment() + 1000)
+        for taken in await take_all(store, "normal", route):
+            await store.queue.settle("shop", all_of(taken, Ended("sent"), SENT)[0], [taken.ref])
+    assert await store.link.call("HLEN", keys.content("shop", 0, "open")) == 0
 
 
-def test_the_limiters_digests_go_too(server: Server) -> None:
+async def test_the_limiters_digests_go_too(server: Server) -> None:
     from pushsvc.model.rates import Rate
 
-    async def story(world: World) -> None:
+    async def fields_of_limits(store: Store) -> list[bytes]:
+        names = [key for key in await scan(store) if b":lim:" in key]
+        return [field for name in names for field in await store.link.call("HKEYS", name)]
+
+    async with new_world(server) as world:
         store = await open_store_of(world)
         await store.registry.put_many("shop", [*ANNA, *BERT])
         for _ in range(3):
@@ -775,12 +712,6 @@ def test_the_limiters_digests_go_too(server: Server) -> None:
         assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
         after = await fields_of_limits(store)
         assert len(after) == len(before) / 2 > 0
-
-    async def fields_of_limits(store: Store) -> list[bytes]:
-        names = [key for key in await scan(store) if b":lim:" in key]
-        return [field for name in names for field in await store.link.call("HKEYS", name)]
-
-    play(server, story)
 
 
 # --- the table --------------------------------------------------------------------------------------
@@ -839,17 +770,14 @@ def test_every_key_of_the_table_has_a_keeper_or_a_reason() -> None:
     assert named == {*ORDER, "erasures"} - {"late", "later letters"}  # which are looked through once more
 
 
-def test_every_name_has_its_keeper(server: Server) -> None:
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        own = keepers(StoreContext(store.link, store.config, bytes(32), lambda: 0), store.queue, None, None)  # type: ignore[arg-type]  # is not asked
-        assert set(own) == set(ORDER)
-        for name in ORDER:
-            step = await own[name].step("shop", Subjects({}, bytes(32), runtime.addresses()), "")
-            assert step.removed == {}
-        assert len(set(WHAT)) == len(WHAT)
-
-    play(server, story)
+async def test_every_name_has_its_keeper(world: World) -> None:
+    store = await open_store_of(world)
+    own = keepers(StoreContext(store.link, store.config, bytes(32), lambda: 0), store.queue, None, None)  # type: ignore[arg-type]  # is not asked
+    assert set(own) == set(ORDER)
+    for name in ORDER:
+        step = await own[name].step("shop", Subjects({}, bytes(32), runtime.addresses()), "")
+        assert step.removed == {}
+    assert len(set(WHAT)) == len(WHAT)
 
 
 # --- pushes to an audience --------------------------------------------------------------------------
@@ -857,11 +785,17 @@ def test_every_name_has_its_keeper(server: Server) -> None:
 
 def to_audience(name: str, audience: Audience, send_at: int | None = None) -> Push:
     messages = {platform: Message(platform, b"{}") for platform in ("apns", "fcm")}
-    return Push(name, "shop", "bulk", NOW, NOW + 3_600_000, messages, {}, False, send_at, encode_audience(audience))
+    return Push(
+        name, "shop", "bulk", moment(), moment() + 3_600_000, messages, {}, False, send_at, encode_audience(audience)
+    )
 
 
-def test_an_audience_names_her_no_more_and_everybody_else(server: Server) -> None:
-    async def story(world: World) -> None:
+async def test_an_audience_names_her_no_more_and_everybody_else(server: Server) -> None:
+
+    async def has_room(made: int) -> bool:
+        return True
+
+    async with new_world(server) as world:
         store = await open_store_of(world)
         more = [device(f"more-{n}", user=f"more-{n}") for n in range(3)]
         await store.registry.put_many("shop", [*ANNA, *BERT, *more])
@@ -874,7 +808,7 @@ def test_an_audience_names_her_no_more_and_everybody_else(server: Server) -> Non
         }
         for name, audience in audiences.items():
             await store.pushes.accept(to_audience(name, audience))
-            await store.pushes.accept(to_audience(f"{name}-later", audience, NOW + 30 * 86_400_000))
+            await store.pushes.accept(to_audience(f"{name}-later", audience, moment() + 30 * 86_400_000))
         assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
         await nothing_left(store, ANNA)
         expected = {"users": 4, "devices": 5, "where": 2, "all": 5}
@@ -882,7 +816,7 @@ def test_an_audience_names_her_no_more_and_everybody_else(server: Server) -> Non
             run = await expand(
                 "shop",
                 name,
-                now=lambda: NOW,
+                now=lambda: moment(),
                 expansions=store.expansions,
                 registry=store.registry,
                 routes={},
@@ -893,15 +827,10 @@ def test_an_audience_names_her_no_more_and_everybody_else(server: Server) -> Non
             assert (run.made, run.end) == (size, "done"), name
             assert (await store.expansions.load("shop", f"{name}-later")) is not None
 
-    async def has_room(made: int) -> bool:
-        return True
 
-    play(server, story)
-
-
-def test_what_named_nobody_else_goes_with_its_text(server: Server) -> None:
+async def test_what_named_nobody_else_goes_with_its_text(server: Server) -> None:
     """However far its time is, and also where she has no device any more. Everybody else's text stays."""
-    anna, bert, month = "anna@example.com", "bert@example.com", NOW + 30 * 86_400_000
+    anna, bert, month = "anna@example.com", "bert@example.com", moment() + 30 * 86_400_000
     hers: dict[str, Audience] = {
         "users": ByUsers((anna,)),
         "devices": ByDevices(tuple(each.id for each in ANNA)),
@@ -933,7 +862,7 @@ def test_what_named_nobody_else_goes_with_its_text(server: Server) -> None:
         for name in [*hers, *others]:
             assert (f"text of {name}.".encode() in everything) == (name not in gone), name
 
-    async def story(world: World) -> None:
+    async with new_world(server) as world:
         store = await open_store_of(world)
         for name, audience in {**hers, **others}.items():
             await accept(store, name, audience)
@@ -947,34 +876,28 @@ def test_what_named_nobody_else_goes_with_its_text(server: Server) -> None:
         await holds(store, set(hers))
         assert await eraser(store).erase("shop", anna, wait=30.0) == erased
 
-    play(server, story)
 
-
-def test_an_expansion_under_way_goes_on_at_its_place(server: Server) -> None:
+async def test_an_expansion_under_way_goes_on_at_its_place(world: World) -> None:
     """It has passed some of its users when one of them, and one that is to come, are erased."""
-
-    async def story(world: World) -> None:
-        store = await open_store_of(world)
-        many = [device(f"user-{n}-phone", user=f"user-{n}") for n in range(8)]
-        await store.registry.put_many("shop", many)
-        audience = ByUsers(tuple(f"user-{n}" for n in range(8)))
-        await store.pushes.accept(to_audience("users", audience))
-        at = await store.expansions.load("shop", "users")
-        assert at is not None
-        page = await store.registry.members("shop", audience, after="", limit=3)
-        at = await store.expansions.advance(at, targets_of(page.devices, 0), cursor=page.cursor, lease=0)
-        for user in ("user-1", "user-5"):
-            assert (await eraser(store).erase("shop", user, wait=30.0)).done
-        await nothing_left(store, [many[1], many[5]])
-        at = await store.expansions.load("shop", "users")
-        assert at is not None
-        found = []
-        cursor: str | None = at.cursor
-        while cursor is not None:
-            page = await store.registry.members("shop", decode_audience(at.push.audience), after=cursor, limit=3)  # type: ignore[arg-type]  # of users
-            found += page.devices
-            cursor = page.cursor
-        met = {each.id for each in found} | {"user-0-phone", "user-2-phone"}
-        assert met == {each.id for each in many} - {"user-1-phone", "user-5-phone"}
-
-    play(server, story)
+    store = await open_store_of(world)
+    many = [device(f"user-{n}-phone", user=f"user-{n}") for n in range(8)]
+    await store.registry.put_many("shop", many)
+    audience = ByUsers(tuple(f"user-{n}" for n in range(8)))
+    await store.pushes.accept(to_audience("users", audience))
+    at = await store.expansions.load("shop", "users")
+    assert at is not None
+    page = await store.registry.members("shop", audience, after="", limit=3)
+    at = await store.expansions.advance(at, targets_of(page.devices, 0), cursor=page.cursor, lease=0)
+    for user in ("user-1", "user-5"):
+        assert (await eraser(store).erase("shop", user, wait=30.0)).done
+    await nothing_left(store, [many[1], many[5]])
+    at = await store.expansions.load("shop", "users")
+    assert at is not None
+    found = []
+    cursor: str | None = at.cursor
+    while cursor is not None:
+        page = await store.registry.members("shop", decode_audience(at.push.audience), after=cursor, limit=3)  # type: ignore[arg-type]  # of users
+        found += page.devices
+        cursor = page.cursor
+    met = {each.id for each in found} | {"user-0-phone", "user-2-phone"}
+    assert met == {each.id for each in many} - {"user-1-phone", "user-5-phone"}

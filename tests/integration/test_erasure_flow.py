@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +24,7 @@ from .harness import Service, running_service
 from .servers import KINDS, Server, running_server
 from .test_erasure import nothing_left, to
 from .test_jobs import CONFIG as FILE, until, worker
-from .test_store_kit import NOW, all_of, take
+from .test_store_kit import all_of, moment, take
 
 
 @pytest.fixture(params=KINDS)
@@ -81,60 +80,57 @@ async def waiting(service: Service, *pushes: str) -> int:
     return sum(each["counts"]["queued"] + each["counts"]["retrying"] for each in statuses)
 
 
-def test_everything_of_a_user_goes_while_the_service_works(tmp_path: Path, server: Server) -> None:
-    async def main() -> None:
-        extra = f'[redis]\nurl = "{server.url}"\n'
-        async with running_service(tmp_path, dispatchers=2, extra=extra) as service:
-            anna, bert = phones("anna-1964"), phones("bert-1965")
-            await register(service, *anna, *bert)
-            ended = await service.push(targets(*anna, *bert))
+async def test_everything_of_a_user_goes_while_the_service_works(tmp_path: Path, server: Server) -> None:
+    extra = f'[redis]\nurl = "{server.url}"\n'
+    async with running_service(tmp_path, dispatchers=2, extra=extra) as service:
+        anna, bert = phones("anna-1964"), phones("bert-1965")
+        await register(service, *anna, *bert)
+        ended = await service.push(targets(*anna, *bert))
 
-            once = {"to": {"tokens": targets(anna[0])}, "data": {"hello": "once"}}
-            async with service.session.post("/v1/push", json=once, headers={"Idempotency-Key": "key-1"}) as answer:
-                assert answer.status == 202
+        once = {"to": {"tokens": targets(anna[0])}, "data": {"hello": "once"}}
+        async with service.session.post("/v1/push", json=once, headers={"Idempotency-Key": "key-1"}) as answer:
+            assert answer.status == 202
 
-            async def only_the_busy_wait() -> bool:
-                return await waiting(service, ended) == 2
+        async def only_the_busy_wait() -> bool:
+            return await waiting(service, ended) == 2
 
-            await service.until("all but the busy ones have ended", only_the_busy_wait)
-            service.simulator.break_credentials("apns")
-            hello, hers_and_his = {"title": "hello"}, targets(anna[0], bert[0])
-            held = [
-                await service.push(hers_and_his, lane=lane, notification=hello) for lane in ("urgent", "normal", "bulk")
-            ]
-            later = await service.push(hers_and_his, notification=hello, send_at=in_a_month())
+        await service.until("all but the busy ones have ended", only_the_busy_wait)
+        service.simulator.break_credentials("apns")
+        hello, hers_and_his = {"title": "hello"}, targets(anna[0], bert[0])
+        held = [
+            await service.push(hers_and_his, lane=lane, notification=hello) for lane in ("urgent", "normal", "bulk")
+        ]
+        later = await service.push(hers_and_his, notification=hello, send_at=in_a_month())
 
-            async def in_hand() -> bool:
-                return bool(await held_by_dispatchers(service) >= 2)
+        async def in_hand() -> bool:
+            return bool(await held_by_dispatchers(service) >= 2)
 
-            await service.until("dispatchers hold some of them", in_hand)
-            reported = await erase(service, "anna-1964")
-            assert (reported["erased"], reported["done"]) == (5, True)
-            assert reported["removed"]["deliveries"] >= 3
-            assert reported["removed"]["statuses"] >= 4
-            assert reported["removed"]["dead_letters"] >= 2
-            assert reported["removed"]["events"] + reported["removed"]["receipts"] == 2
-            async with open_configured_store(service.settings) as store:
-                assert isinstance(store, Store)
-                await nothing_left(store, anna)
-            assert await erase(service, "anna-1964") == reported
+        await service.until("dispatchers hold some of them", in_hand)
+        reported = await erase(service, "anna-1964")
+        assert (reported["erased"], reported["done"]) == (5, True)
+        assert reported["removed"]["deliveries"] >= 3
+        assert reported["removed"]["statuses"] >= 4
+        assert reported["removed"]["dead_letters"] >= 2
+        assert reported["removed"]["events"] + reported["removed"]["receipts"] == 2
+        async with open_configured_store(service.settings) as store:
+            assert isinstance(store, Store)
+            await nothing_left(store, anna)
+        assert await erase(service, "anna-1964") == reported
 
-            sent_before = service.simulator.record.apns.requests_of(anna[0].token)
-            service.simulator.restore_credentials("apns")
-            counts = await service.done(*held)
-            assert counts["total"] == 6
-            assert counts["sent"] == 3
-            assert counts["cancelled"] + counts["suppressed"] == 3
-            assert service.simulator.record.apns.requests_of(anna[0].token) == sent_before
-            assert (await service.status(ended))["counts"]["retrying"] == 1
-            assert (await service.status(later))["counts"]["cancelled"] == 1
-            async with open_configured_store(service.settings) as store:
-                assert isinstance(store, Store)
-                await nothing_left(store, anna)
-            async with service.session.get("/v1/users/bert-1965/devices") as answer:
-                assert len((await answer.json())["items"]) == 5
-
-    asyncio.run(main())
+        sent_before = service.simulator.record.apns.requests_of(anna[0].token)
+        service.simulator.restore_credentials("apns")
+        counts = await service.done(*held)
+        assert counts["total"] == 6
+        assert counts["sent"] == 3
+        assert counts["cancelled"] + counts["suppressed"] == 3
+        assert service.simulator.record.apns.requests_of(anna[0].token) == sent_before
+        assert (await service.status(ended))["counts"]["retrying"] == 1
+        assert (await service.status(later))["counts"]["cancelled"] == 1
+        async with open_configured_store(service.settings) as store:
+            assert isinstance(store, Store)
+            await nothing_left(store, anna)
+        async with service.session.get("/v1/users/bert-1965/devices") as answer:
+            assert len((await answer.json())["items"]) == 5
 
 
 async def held_by_dispatchers(service: Service) -> int:
@@ -144,12 +140,10 @@ async def held_by_dispatchers(service: Service) -> int:
         return sum([(await store.link.call("XPENDING", lane, keys.DISPATCH))["pending"] for lane in lanes])
 
 
-def test_the_command_begins_and_jobs_end_what_takes_longer(
+async def test_the_command_begins_and_jobs_end_what_takes_longer(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An entry is in a dispatcher's hands, so that the command cannot end it; a worker does when it is given back."""
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
     config = tmp_path / "pushsvc.toml"
     config.write_text(FILE.format(url=server.url, folder=tmp_path))
 
@@ -158,33 +152,6 @@ def test_the_command_begins_and_jobs_end_what_takes_longer(
         code = await asyncio.to_thread(cli.main, ["--config", str(config), "users", *words])
         return code, *capsys.readouterr()
 
-    async def main() -> None:
-        hers = [Device(id="anna-phone", platform="apns", token="a0" * 32, user="anna-1964")]
-        async with open_store(server.url, StoreConfig(consumer="dispatcher", alive_ttl=60.0)) as dispatcher:
-            await dispatcher.registry.put_many("shop", hers)
-            await dispatcher.pushes.accept(to("held", *hers))
-            (taken,) = await take(dispatcher)
-            code, out, err = await shell("erase", "anna-1964", "--app", "shop", "--wait", "0.5", "--json")
-            assert code == 1
-            assert json.loads(out) | {"removed": {}} == {
-                "app": "shop",
-                "user": "anna-1964",
-                "erased": 1,
-                "done": False,
-                "removed": {},
-            }
-            assert "the erasure is not complete yet" in err
-            with worker(server, tmp_path):
-                await until(lambda: told_to_give_back(dispatcher, taken.ref))
-                await dispatcher.queue.settle("shop", *all_of(taken, Retry(NOW, 1), None))
-                await until(lambda: over(dispatcher))
-            await nothing_left(dispatcher, hers)
-            code, out, _ = await shell("erase", "anna-1964", "--app", "shop")
-            assert (code, out) == (0, "erased\trecords\ndevices\t1\ndeliveries\t1\n")
-            assert (await shell("erase", "nobody", "--app", "shop"))[0] == 0
-            assert (await shell("erase", "a b", "--app", "shop"))[0] == 1
-            assert (await shell("erase", "anna-1964", "--app", "shoop"))[0] == 1
-
     async def told_to_give_back(store: Store, ref: EntryRef) -> bool:
         await store.queue.enrol("shop")
         return any(ref in news.revoked.entries for news in await store.queue.revoked({"shop"}, 1))
@@ -192,4 +159,28 @@ def test_the_command_begins_and_jobs_end_what_takes_longer(
     async def over(store: Store) -> bool:
         return not await store.link.call("EXISTS", keys.erase("shop"))
 
-    asyncio.run(main())
+    hers = [Device(id="anna-phone", platform="apns", token="a0" * 32, user="anna-1964")]
+    async with open_store(server.url, StoreConfig(consumer="dispatcher", alive_ttl=60.0)) as dispatcher:
+        await dispatcher.registry.put_many("shop", hers)
+        await dispatcher.pushes.accept(to("held", *hers))
+        (taken,) = await take(dispatcher)
+        code, out, err = await shell("erase", "anna-1964", "--app", "shop", "--wait", "0.5", "--json")
+        assert code == 1
+        assert json.loads(out) | {"removed": {}} == {
+            "app": "shop",
+            "user": "anna-1964",
+            "erased": 1,
+            "done": False,
+            "removed": {},
+        }
+        assert "the erasure is not complete yet" in err
+        with worker(server, tmp_path):
+            await until(lambda: told_to_give_back(dispatcher, taken.ref))
+            await dispatcher.queue.settle("shop", *all_of(taken, Retry(moment(), 1), None))
+            await until(lambda: over(dispatcher))
+        await nothing_left(dispatcher, hers)
+        code, out, _ = await shell("erase", "anna-1964", "--app", "shop")
+        assert (code, out) == (0, "erased\trecords\ndevices\t1\ndeliveries\t1\n")
+        assert (await shell("erase", "nobody", "--app", "shop"))[0] == 0
+        assert (await shell("erase", "a b", "--app", "shop"))[0] == 1
+        assert (await shell("erase", "anna-1964", "--app", "shoop"))[0] == 1

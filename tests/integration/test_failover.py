@@ -23,8 +23,8 @@ from pushsvc.store.link.sentinels import SentinelReport, Sentinels
 from pushsvc.store.link.sync_sentinels import SyncSentinels
 from pushsvc.store.queue import lanes
 
-from .servers import KINDS, Kind, Server, halve, running_server, suspend, wait_until
-from .test_store_kit import NOW, ROUTE, World, all_of, make_push, play, take, take_all
+from .servers import KINDS, Kind, halve, running_server, suspend, wait_until
+from .test_store_kit import ROUTE, all_of, make_push, moment, new_world, take, take_all
 from .topologies import SlotMove
 
 
@@ -84,10 +84,10 @@ class CuttingProxy:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_lost_answer_of_a_read_leaves_nothing_lying(kind: Kind) -> None:
+async def test_a_lost_answer_of_a_read_leaves_nothing_lying(kind: Kind) -> None:
     """The server has handed the entries out, and as their consumer lives nobody would take them over."""
-
-    async def main(port: int) -> None:
+    with running_server(kind, tcp=True) as server:
+        port = server.port
         proxy = CuttingProxy(port)
         async with proxy.running():
             url = f"redis://127.0.0.1:{proxy.port}/0"
@@ -102,14 +102,11 @@ def test_a_lost_answer_of_a_read_leaves_nothing_lying(kind: Kind) -> None:
                 taken = await take_all(store)
                 assert sorted(each.chunk.push_id for each in taken) == sorted(f"p{number}" for number in range(20))
 
-    with running_server(kind, tcp=True) as server:
-        asyncio.run(main(server.port))
 
-
-def test_who_was_thought_dead_is_told_so_by_its_next_sign_of_life() -> None:
+async def test_who_was_thought_dead_is_told_so_by_its_next_sign_of_life() -> None:
     """Its clocks may have stood still with it, so that only the store knows that others have taken over."""
-
-    async def main(url: str) -> None:
+    with running_server("redis") as server:
+        url = server.url
         async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
             for _ in range(3):
                 await store.queue.beat()
@@ -119,14 +116,11 @@ def test_who_was_thought_dead_is_told_so_by_its_next_sign_of_life() -> None:
             await store.queue.beat()
             assert store.queue.missed == 1
 
-    with running_server("redis") as server:
-        asyncio.run(main(server.url))
 
-
-def test_what_is_pending_and_not_held_is_found_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_pending_and_not_held_is_found_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """A promoted replica may call pending what was acknowledged on the old primary, and nothing here failed."""
-
-    async def main(url: str) -> None:
+    with running_server() as server:
+        url = server.url
         async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
             assert await take(store) == []
             await store.pushes.accept(make_push("p"))
@@ -140,9 +134,6 @@ def test_what_is_pending_and_not_held_is_found_within_a_minute(monkeypatch: pyte
             state.look_at -= lanes.LOOK
             assert await take(store) == []  # it is held now
 
-    with running_server() as server:
-        asyncio.run(main(server.url))
-
 
 WAYS = {
     # how entries come to a consumer: the method of the link and the word that it begins with
@@ -155,55 +146,52 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_an_old_primary_handed_out_is_read_again_from_the_new_one(
+async def test_what_an_old_primary_handed_out_is_read_again_from_the_new_one(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The primary changes when the answer has arrived and is not decoded yet."""
-
-    async def story(world: World) -> None:
-        store = await world.store()
-        assert isinstance(store, Store)
-        link, queue = store.link, store.queue
-        method, word = WAYS[way]
-        ask = getattr(link, method)
-        reads: list[int] = []
-
-        async def then_change(*args: Any) -> Any:
-            if way == "wait":
-                await other.pushes.accept(make_push("p"))
-            answer = await ask(*args)
-            if str(args[0][0][0] if method == "wait" else args[0]) == word:
-                reads.append(link.history)
-                if len(reads) == 1:
-                    link.drop()
-            return answer
-
-        assert await take(store) == []
-        other = await world.store("b")
-        if way != "wait":
-            await other.pushes.accept(make_push("p"))
-        if way == "reclaim":
-            await take(other)
-            await world.kill("b")
-        elif way == "resume":
-            lane = keys.lane("shop", 0, "apns", "normal")
-            await link.call("XREADGROUP", "GROUP", "dispatch", "a", "STREAMS", lane, ">")
-            queue.distrust()
-        monkeypatch.setattr(link, method, then_change)
-        if way == "reclaim":
-            found = await queue.reclaim(ROUTE)
-        elif way == "lapsed":
-            found = await queue.lapsed(ROUTE, "normal", NOW + 10**10)
-        else:
-            found = await take(store, wait_ms=5000 if way == "wait" else 0)
-        assert reads[0] == 0
-        assert not found or len(reads) > 1
-        (taken,) = found or await take(store)
-        assert (taken.chunk.push_id, taken.ref.history, taken.again) == ("p", 1, True)
-        assert len(await queue.settle("shop", *all_of(taken))) == 1
-
     with running_server() as server:
-        play(server, story)
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            link, queue = store.link, store.queue
+            method, word = WAYS[way]
+            ask = getattr(link, method)
+            reads: list[int] = []
+
+            async def then_change(*args: Any) -> Any:
+                if way == "wait":
+                    await other.pushes.accept(make_push("p"))
+                answer = await ask(*args)
+                if str(args[0][0][0] if method == "wait" else args[0]) == word:
+                    reads.append(link.history)
+                    if len(reads) == 1:
+                        link.drop()
+                return answer
+
+            assert await take(store) == []
+            other = await world.store("b")
+            if way != "wait":
+                await other.pushes.accept(make_push("p"))
+            if way == "reclaim":
+                await take(other)
+                await world.kill("b")
+            elif way == "resume":
+                lane = keys.lane("shop", 0, "apns", "normal")
+                await link.call("XREADGROUP", "GROUP", "dispatch", "a", "STREAMS", lane, ">")
+                queue.distrust()
+            monkeypatch.setattr(link, method, then_change)
+            if way == "reclaim":
+                found = await queue.reclaim(ROUTE)
+            elif way == "lapsed":
+                found = await queue.lapsed(ROUTE, "normal", moment() + 10**10)
+            else:
+                found = await take(store, wait_ms=5000 if way == "wait" else 0)
+            assert reads[0] == 0
+            assert not found or len(reads) > 1
+            (taken,) = found or await take(store)
+            assert (taken.chunk.push_id, taken.ref.history, taken.again) == ("p", 1, True)
+            assert len(await queue.settle("shop", *all_of(taken))) == 1
 
 
 class Naming:
@@ -226,10 +214,9 @@ class Naming:
 SENTINELS = "redis+sentinel://127.0.0.1:1/mymaster/0"
 
 
-def test_a_command_is_repeated_where_the_sentinels_say(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_command_is_repeated_where_the_sentinels_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """redis-py would connect to the earlier address: a primary that was frozen, and wakes up as one."""
-
-    async def main(old: Server, new: Server) -> None:
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
         naming = Naming(monkeypatch, old.port)
         link = Link(SENTINELS, name="a", timeout=5)
         async with asyncio.timeout(30):
@@ -243,14 +230,10 @@ def test_a_command_is_repeated_where_the_sentinels_say(monkeypatch: pytest.Monke
             assert tuple(await waiting) == (b"list", b"x")
             await link.aclose()
 
-    with running_server(tcp=True) as old, running_server(tcp=True) as new:
-        asyncio.run(main(old, new))
 
-
-def test_a_connection_in_the_making_is_not_used_after_a_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_in_the_making_is_not_used_after_a_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its server was frozen when it was asked for its ROLE, and still calls itself the primary."""
-
-    async def main(old: Server, new: Server) -> None:
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
         naming = Naming(monkeypatch, old.port)
         link = Link(SENTINELS, name="a", timeout=5)
         async with asyncio.timeout(30):
@@ -274,9 +257,6 @@ def test_a_connection_in_the_making_is_not_used_after_a_switch(monkeypatch: pyte
             assert old.command("EXISTS written") == b":0\r\n"
             assert new.command("EXISTS written") == b":1\r\n"
             await link.aclose()
-
-    with running_server(tcp=True) as old, running_server(tcp=True) as new:
-        asyncio.run(main(old, new))
 
 
 def test_jobs_go_on_where_the_sentinels_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,10 +283,9 @@ def test_jobs_go_on_where_the_sentinels_say(monkeypatch: pytest.MonkeyPatch) -> 
         client.close()
 
 
-def test_the_record_of_a_key_counts_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_record_of_a_key_counts_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its call had no answer, and what it wrote went with the primary: a repeat is no replay then."""
-
-    async def main(old: Server, new: Server) -> None:
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
         naming = Naming(monkeypatch, old.port)
         async with asyncio.timeout(30), open_store(SENTINELS) as store:
             key = b"k" * 16
@@ -324,19 +303,19 @@ def test_the_record_of_a_key_counts_where_it_is_read(monkeypatch: pytest.MonkeyP
             monkeypatch.setattr(store.link, "call", call_and_switch)
             assert await store.pushes.recall("shop", key) is None
 
-    with running_server(tcp=True) as old, running_server(tcp=True) as new:
-        asyncio.run(main(old, new))
-
 
 async def until(reached: Callable[[], bool]) -> None:
     while not reached():
         await asyncio.sleep(0.01)
 
 
-def test_a_slot_that_moves_is_unavailable_and_loses_nothing() -> None:
+async def test_a_slot_that_moves_is_unavailable_and_loses_nothing() -> None:
     """A script that went on there would make keys a second time, and the move would stop with BUSYKEY."""
-
-    async def main(one: Server, two: Server) -> None:
+    with (
+        running_server("redis", tcp=True, cluster=True) as one,
+        running_server("redis", tcp=True, cluster=True) as two,
+    ):
+        halve(one, two)
         url = f"redis+cluster://127.0.0.1:{one.port}"
         async with asyncio.timeout(60), open_store(url, StoreConfig(consumer="a")) as store:
             for number in range(10):
@@ -365,19 +344,12 @@ def test_a_slot_that_moves_is_unavailable_and_loses_nothing() -> None:
             later = [each.chunk.push_id for each in await take_all(store)]
             assert sorted([*later, taken.chunk.push_id]) == sorted(["x", *(f"p{number}" for number in range(10))])
 
-    with (
-        running_server("redis", tcp=True, cluster=True) as one,
-        running_server("redis", tcp=True, cluster=True) as two,
-    ):
-        halve(one, two)
-        asyncio.run(main(one, two))
-
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_that_came_back_empty(kind: Kind) -> None:
+async def test_a_server_that_came_back_empty(kind: Kind) -> None:
     """Whoever runs goes on with one hash key; what ends was never counted here, and the counters do not go below 0."""
-
-    async def main(url: str) -> None:
+    with running_server(kind) as server:
+        url = server.url
         async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
             await store.pushes.accept(make_push("p", 100))
             (taken,) = await take(store)
@@ -394,23 +366,19 @@ def test_a_server_that_came_back_empty(kind: Kind) -> None:
             await store.pushes.accept(make_push("q"))
             assert [each.chunk.push_id for each in await take(store)] == ["q"]
 
-    with running_server(kind) as server:
-        asyncio.run(main(server.url))
 
-
-def test_a_server_that_others_have_begun_anew() -> None:
-    async def main(url: str) -> None:
+async def test_a_server_that_others_have_begun_anew() -> None:
+    with running_server() as server:
+        url = server.url
         async with asyncio.timeout(30), open_store(url) as store:
             await store.link.call("SET", keys.HASH_KEY, b"another" * 5)
             with capture_logs():
                 await store.replaced.wait()
 
+
+async def test_counters_of_empty_lanes_are_set_right() -> None:
     with running_server() as server:
-        asyncio.run(main(server.url))
-
-
-def test_counters_of_empty_lanes_are_set_right() -> None:
-    async def main(url: str) -> None:
+        url = server.url
         async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
             await take(store)
             wrong = {"apns:normal": 1254, "apns:bulk": -3, "apns:retry": 7, "scheduled": -1}
@@ -424,15 +392,12 @@ def test_counters_of_empty_lanes_are_set_right() -> None:
             assert gauges.retry_pending == 0
             assert gauges.apps["shop"].scheduled == 0
 
-    with running_server() as server:
-        asyncio.run(main(server.url))
-
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_that_goes_or_is_none_ends_no_process(kind: Kind) -> None:
+async def test_a_stream_that_goes_or_is_none_ends_no_process(kind: Kind) -> None:
     """From Redis 7.2 on a blocked read of a stream that is deleted answers NOGROUP."""
-
-    async def main(url: str) -> None:
+    with running_server(kind) as server:
+        url = server.url
         lane = keys.lane("shop", 0, "apns", "normal")
         async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
             await take(store)
@@ -452,13 +417,11 @@ def test_a_stream_that_goes_or_is_none_ends_no_process(kind: Kind) -> None:
             with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
                 await take(store)
 
-    with running_server(kind) as server:
-        asyncio.run(main(server.url))
-
 
 @pytest.mark.parametrize("cluster", [False, True])
-def test_a_listing_names_its_node_and_begins_again_where_that_is_gone(cluster: bool) -> None:
-    async def main(url: str) -> None:
+async def test_a_listing_names_its_node_and_begins_again_where_that_is_gone(cluster: bool) -> None:
+    with running_server("redis", tcp=True, cluster=cluster) as server:
+        url = f"redis+cluster://127.0.0.1:{server.port}" if cluster else server.url
         async with asyncio.timeout(30), open_store(url) as store:
             for number in range(50):
                 await store.pushes.accept(make_push(f"p{number}"))
@@ -472,6 +435,3 @@ def test_a_listing_names_its_node_and_begins_again_where_that_is_gone(cluster: b
                     names, following = await store.link.scan("ps:{*", following, 5)
                     found |= set(names)
                 assert len([name for name in found if b":p:p" in name]) == 50, at
-
-    with running_server("redis", tcp=True, cluster=cluster) as server:
-        asyncio.run(main(f"redis+cluster://127.0.0.1:{server.port}" if cluster else server.url))

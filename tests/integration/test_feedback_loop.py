@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,6 @@ from pushsvc.providers import REGISTRY
 from .harness import Service, apns, fcm, running_service
 
 HOUR = 3_600_000
-
-
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
 
 
 class Loop:
@@ -116,12 +109,10 @@ async def running_loop(folder: Path, **flags: Any) -> AsyncIterator[Loop]:
         yield Loop(service, store)
 
 
-def play(folder: Path, act: Callable[[Loop], Coroutine[Any, Any, None]], **flags: Any) -> None:
-    async def main() -> None:
-        async with running_loop(folder, **flags) as loop:
-            await act(loop)
-
-    asyncio.run(main())
+@pytest.fixture
+async def loop(tmp_path: Path) -> AsyncIterator[Loop]:
+    async with running_loop(tmp_path) as loop:
+        yield loop
 
 
 def iphone(name: str, scenario: str = "ok", **fields: Any) -> Device:
@@ -136,212 +127,191 @@ def android(name: str, scenario: str = "ok", **fields: Any) -> Device:
 # --- one token ------------------------------------------------------------------------------------
 
 
-def test_a_410_prunes_who_registered_before_it_and_nobody_else(tmp_path: Path) -> None:
-    async def act(loop: Loop) -> None:
-        now = now_ms()
-        devices = [
-            iphone("older", f"Unregistered,since-{now - HOUR}", registered_at=now - 2 * HOUR),
-            iphone("newer", f"Unregistered,since-{now - 2 * HOUR}", registered_at=now - HOUR),
-            android("gone", "UNREGISTERED"),
-            iphone("good"),
-        ]
-        await loop.register(*devices)
-        assert await loop.service.done(await loop.send(devices)) == {"total": 4, "invalid": 3, "sent": 1}
-        events = {event["device_id"]: event["action"] for event in await loop.events(3)}
-        assert events == {"older": "pruned", "newer": "kept", "gone": "pruned"}
-        states = {each.id: (await loop.device(each.id)).state for each in devices}
-        assert states == {"older": "pruned", "newer": "active", "gone": "pruned", "good": "active"}
-        assert (await loop.device("older")).pruned_for == "Unregistered"
-        # A caller that posts raw tokens gets the same answer.
-        raw = [{"platform": each.platform, "token": each.token} for each in devices]
-        counts = await loop.service.done(await loop.service.push(raw))
-        assert counts == {"total": 4, "suppressed": 2, "invalid": 1, "sent": 1}
-        assert await loop.actions(4) == {"pruned": 2, "kept": 2}
-        # Registered again, the phone is sent to again.
-        await loop.store.registry.put("shop", replace(devices[0], registered_at=now_ms()))
-        assert await loop.service.done(await loop.send(devices[:1])) == {"total": 1, "invalid": 1}
-
-    play(tmp_path, act)
+async def test_a_410_prunes_who_registered_before_it_and_nobody_else(loop: Loop) -> None:
+    now = now_ms()
+    devices = [
+        iphone("older", f"Unregistered,since-{now - HOUR}", registered_at=now - 2 * HOUR),
+        iphone("newer", f"Unregistered,since-{now - 2 * HOUR}", registered_at=now - HOUR),
+        android("gone", "UNREGISTERED"),
+        iphone("good"),
+    ]
+    await loop.register(*devices)
+    assert await loop.service.done(await loop.send(devices)) == {"total": 4, "invalid": 3, "sent": 1}
+    events = {event["device_id"]: event["action"] for event in await loop.events(3)}
+    assert events == {"older": "pruned", "newer": "kept", "gone": "pruned"}
+    states = {each.id: (await loop.device(each.id)).state for each in devices}
+    assert states == {"older": "pruned", "newer": "active", "gone": "pruned", "good": "active"}
+    assert (await loop.device("older")).pruned_for == "Unregistered"
+    # A caller that posts raw tokens gets the same answer.
+    raw = [{"platform": each.platform, "token": each.token} for each in devices]
+    counts = await loop.service.done(await loop.service.push(raw))
+    assert counts == {"total": 4, "suppressed": 2, "invalid": 1, "sent": 1}
+    assert await loop.actions(4) == {"pruned": 2, "kept": 2}
+    # Registered again, the phone is sent to again.
+    await loop.store.registry.put("shop", replace(devices[0], registered_at=now_ms()))
+    assert await loop.service.done(await loop.send(devices[:1])) == {"total": 1, "invalid": 1}
 
 
-def test_a_bad_device_token_alone_is_a_strike_and_no_more(tmp_path: Path) -> None:
-    async def act(loop: Loop) -> None:
-        device = iphone("phone", "BadDeviceToken")
-        await loop.register(device)
-        await loop.service.done(await loop.service.push(apns("ok", *range(20))))
-        pushes = []
-        for times in (1, 2):
-            pushes.append(await loop.send([device]))
-            assert await loop.service.done(pushes[-1]) == {"total": 1, "failed": 1}
-            assert await loop.actions(times) == {"suspected": times}
-        struck = await loop.device("phone")
-        evidence = {"struck_for": "BadDeviceToken", "judged_by": pushes[0]}
-        assert struck == replace(device, strikes=1, struck_at=struck.struck_at, **evidence)
-        # The third strike, a day after the first: now the device goes.
-        await loop.register(replace(device, strikes=2, struck_at=now_ms() - 13 * HOUR))
-        await loop.service.done(await loop.send([device]))
-        assert await loop.actions(3) == {"suspected": 2, "pruned": 1}
-        pruned = await loop.device("phone")
-        assert pruned.pruned_for == "BadDeviceToken"
-        assert pruned.judged_by not in ("", pushes[0])
-
-    play(tmp_path, act)
+async def test_a_bad_device_token_alone_is_a_strike_and_no_more(loop: Loop) -> None:
+    device = iphone("phone", "BadDeviceToken")
+    await loop.register(device)
+    await loop.service.done(await loop.service.push(apns("ok", *range(20))))
+    pushes = []
+    for times in (1, 2):
+        pushes.append(await loop.send([device]))
+        assert await loop.service.done(pushes[-1]) == {"total": 1, "failed": 1}
+        assert await loop.actions(times) == {"suspected": times}
+    struck = await loop.device("phone")
+    evidence = {"struck_for": "BadDeviceToken", "judged_by": pushes[0]}
+    assert struck == replace(device, strikes=1, struck_at=struck.struck_at, **evidence)
+    # The third strike, a day after the first: now the device goes.
+    await loop.register(replace(device, strikes=2, struck_at=now_ms() - 13 * HOUR))
+    await loop.service.done(await loop.send([device]))
+    assert await loop.actions(3) == {"suspected": 2, "pruned": 1}
+    pruned = await loop.device("phone")
+    assert pruned.pruned_for == "BadDeviceToken"
+    assert pruned.judged_by not in ("", pushes[0])
 
 
-def test_a_token_that_moved_to_another_user_meanwhile_is_left_alone(tmp_path: Path) -> None:
-    async def act(loop: Loop) -> None:
-        old = android("old", "slow-700.1,UNREGISTERED.1", user="u1")
-        await loop.register(old)
-        push = await loop.send([old])
-        token = {"platform": "fcm", "token": old.token}
-        record = loop.service.simulator.record.fcm
-        await loop.service.until("FCM has the push", lambda: record.requests_of(old.token))
-        new = replace(old, id="new", user="u2", registered_at=now_ms())
-        await loop.store.registry.put("shop", new)
-        assert await loop.service.done(push) == {"total": 1, "invalid": 1}
-        (event,) = await loop.events(1)
-        assert (event["device_id"], event["token"], event["action"]) == ("old", old.token, "kept")
-        assert await loop.device("new") == new
-        assert await loop.service.done(await loop.service.push([token])) == {"total": 1, "sent": 1}
-
-    play(tmp_path, act)
+async def test_a_token_that_moved_to_another_user_meanwhile_is_left_alone(loop: Loop) -> None:
+    old = android("old", "slow-700.1,UNREGISTERED.1", user="u1")
+    await loop.register(old)
+    push = await loop.send([old])
+    token = {"platform": "fcm", "token": old.token}
+    record = loop.service.simulator.record.fcm
+    await loop.service.until("FCM has the push", lambda: record.requests_of(old.token))
+    new = replace(old, id="new", user="u2", registered_at=now_ms())
+    await loop.store.registry.put("shop", new)
+    assert await loop.service.done(push) == {"total": 1, "invalid": 1}
+    (event,) = await loop.events(1)
+    assert (event["device_id"], event["token"], event["action"]) == ("old", old.token, "kept")
+    assert await loop.device("new") == new
+    assert await loop.service.done(await loop.service.push([token])) == {"total": 1, "sent": 1}
 
 
 # --- a whole audience -------------------------------------------------------------------------------
 
 
-def test_a_sandbox_key_on_production_freezes_the_route_and_prunes_nobody(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_a_sandbox_key_on_production_freezes_the_route_and_prunes_nobody(
+    capsys: pytest.CaptureFixture[str], loop: Loop
 ) -> None:
-    async def act(loop: Loop) -> None:
-        # Each has two strikes, long enough ago: one more would prune it.
-        struck = {"strikes": 2, "struck_at": now_ms() - 13 * HOUR}
-        devices = [iphone(f"d{number}", "BadDeviceToken.1", **struck) for number in range(1000)]
-        await loop.register(*devices)
-        before = await loop.metric("pushsvc_pruned_total", reason="BadDeviceToken")
-        push = await loop.send(devices)
-        assert await loop.service.done(push) == {"total": 1000, "failed": 1000}
-        # The very first may be judged before there are enough to freeze the route: suspicion, and no strike.
-        assert (await loop.actions(1000)).keys() <= {"kept", "suspected"}
-        assert [await loop.device(device.id) for device in devices] == devices
-        await loop.until_frozen("apns", True)
-        assert await loop.metric("pushsvc_pruning_frozen", platform="fcm") == 0
-        assert await loop.metric("pushsvc_pruned_total", reason="BadDeviceToken") == before
-        why = (await loop.readyz())["frozen"]["shop/apns"]
-        assert "were `suspect`, so nothing is pruned" in why
-        assert "feedback.prune_anyway" in why
-        words = ["--config", str(loop.service.settings.file), "stats", "--every", "0.2"]
-        words += ["--url", str(loop.service.session._base_url)]
-        capsys.readouterr()
-        assert await asyncio.to_thread(cli.main, words) == 0
-        assert "frozen    shop/apns: " in (printed := capsys.readouterr().out)
-        assert "were `suspect`, so nothing is pruned" in printed
-        # While it is frozen, a dead token is kept as well, and FCM's are pruned as ever.
-        mixed = [iphone("dead", "Unregistered"), android("dead-android", "UNREGISTERED")]
-        await loop.register(*mixed)
-        await loop.service.done(await loop.send(mixed))
-        assert (await loop.actions(1002))["pruned"] == 1
-        assert (await loop.device("dead")).state == "active"
-        # The key is corrected: all of them are good, and the freeze ends by itself.
-        assert await loop.service.done(await loop.send(devices)) == {"total": 1000, "sent": 1000}
-        assert (await loop.readyz()).get("frozen"), "a thousand good answers are not enough"
-        await loop.service.done(await loop.service.push(apns("ok", *range(4000))))
-        await loop.until_frozen("apns", False)
-        await loop.service.done(await loop.send(mixed[:1]))
-        assert (await loop.actions(1003))["pruned"] == 2
-        assert (await loop.device("dead")).state == "pruned"
-
-    play(tmp_path, act)
+    # Each has two strikes, long enough ago: one more would prune it.
+    struck = {"strikes": 2, "struck_at": now_ms() - 13 * HOUR}
+    devices = [iphone(f"d{number}", "BadDeviceToken.1", **struck) for number in range(1000)]
+    await loop.register(*devices)
+    before = await loop.metric("pushsvc_pruned_total", reason="BadDeviceToken")
+    push = await loop.send(devices)
+    assert await loop.service.done(push) == {"total": 1000, "failed": 1000}
+    # The very first may be judged before there are enough to freeze the route: suspicion, and no strike.
+    assert (await loop.actions(1000)).keys() <= {"kept", "suspected"}
+    assert [await loop.device(device.id) for device in devices] == devices
+    await loop.until_frozen("apns", True)
+    assert await loop.metric("pushsvc_pruning_frozen", platform="fcm") == 0
+    assert await loop.metric("pushsvc_pruned_total", reason="BadDeviceToken") == before
+    why = (await loop.readyz())["frozen"]["shop/apns"]
+    assert "were `suspect`, so nothing is pruned" in why
+    assert "feedback.prune_anyway" in why
+    words = ["--config", str(loop.service.settings.file), "stats", "--every", "0.2"]
+    words += ["--url", str(loop.service.session._base_url)]
+    capsys.readouterr()
+    assert await asyncio.to_thread(cli.main, words) == 0
+    assert "frozen    shop/apns: " in (printed := capsys.readouterr().out)
+    assert "were `suspect`, so nothing is pruned" in printed
+    # While it is frozen, a dead token is kept as well, and FCM's are pruned as ever.
+    mixed = [iphone("dead", "Unregistered"), android("dead-android", "UNREGISTERED")]
+    await loop.register(*mixed)
+    await loop.service.done(await loop.send(mixed))
+    assert (await loop.actions(1002))["pruned"] == 1
+    assert (await loop.device("dead")).state == "active"
+    # The key is corrected: all of them are good, and the freeze ends by itself.
+    assert await loop.service.done(await loop.send(devices)) == {"total": 1000, "sent": 1000}
+    assert (await loop.readyz()).get("frozen"), "a thousand good answers are not enough"
+    await loop.service.done(await loop.service.push(apns("ok", *range(4000))))
+    await loop.until_frozen("apns", False)
+    await loop.service.done(await loop.send(mixed[:1]))
+    assert (await loop.actions(1003))["pruned"] == 2
+    assert (await loop.device("dead")).state == "pruned"
 
 
-def test_an_operator_can_have_the_dead_pruned_anyway(tmp_path: Path) -> None:
-    async def act(loop: Loop) -> None:
-        devices = [iphone(f"d{number}", "Unregistered") for number in range(300)]
-        await loop.register(*devices)
-        await loop.service.done(await loop.send(devices))
-        await loop.until_frozen("apns", True)
-        kept = (await loop.actions(300))["kept"]
-        assert kept == await loop.store.registry.count("shop") > 0
-        file = loop.service.settings.file
-        assert file is not None
-        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
-        file.write_text(file.read_text() + f'\n[feedback]\nprune_anyway = {{ "shop/apns" = {until} }}\n')
-        await loop.until_frozen("apns", False)
-        left = [device for device in devices if (await loop.device(device.id)).state == "active"]
-        assert len(left) == kept
+async def test_an_operator_can_have_the_dead_pruned_anyway(loop: Loop) -> None:
+    devices = [iphone(f"d{number}", "Unregistered") for number in range(300)]
+    await loop.register(*devices)
+    await loop.service.done(await loop.send(devices))
+    await loop.until_frozen("apns", True)
+    kept = (await loop.actions(300))["kept"]
+    assert kept == await loop.store.registry.count("shop") > 0
+    file = loop.service.settings.file
+    assert file is not None
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+    file.write_text(file.read_text() + f'\n[feedback]\nprune_anyway = {{ "shop/apns" = {until} }}\n')
+    await loop.until_frozen("apns", False)
+    left = [device for device in devices if (await loop.device(device.id)).state == "active"]
+    assert len(left) == kept
 
-        async def all_pruned() -> bool:
-            # Feedback may read the file a moment later than the API.
-            await loop.service.done(await loop.send(left))
-            return await loop.store.registry.count("shop") == 0
+    async def all_pruned() -> bool:
+        # Feedback may read the file a moment later than the API.
+        await loop.service.done(await loop.send(left))
+        return await loop.store.registry.count("shop") == 0
 
-        await loop.service.until("the file is read", all_pruned)
-
-    play(tmp_path, act)
+    await loop.service.until("the file is read", all_pruned)
 
 
-def test_an_operator_releases_a_route_and_ends_that(tmp_path: Path) -> None:
-    async def act(loop: Loop) -> None:
-        async def ask(act: str, **more: Any) -> bool:
-            """Return whether the route is frozen after it."""
-            body = {"route": "shop/apns", **more}
-            async with loop.service.session.post(f"/v1/admin/feedback/{act}", json=body) as answer:
-                assert answer.status == 200
-                return bool((await answer.json())["routes"][0]["frozen"])
+async def test_an_operator_releases_a_route_and_ends_that(loop: Loop) -> None:
+    async def ask(act: str, **more: Any) -> bool:
+        """Return whether the route is frozen after it."""
+        body = {"route": "shop/apns", **more}
+        async with loop.service.session.post(f"/v1/admin/feedback/{act}", json=body) as answer:
+            assert answer.status == 200
+            return bool((await answer.json())["routes"][0]["frozen"])
 
-        devices = [iphone(f"d{number}", "Unregistered") for number in range(300)]
-        await loop.register(*devices)
-        await loop.service.done(await loop.send(devices))
-        await loop.until_frozen("apns", True)
-        left = [device for device in devices if (await loop.device(device.id)).state == "active"]
-        assert left
-        assert await ask("release", **{"for": 3600}) is False
+    devices = [iphone(f"d{number}", "Unregistered") for number in range(300)]
+    await loop.register(*devices)
+    await loop.service.done(await loop.send(devices))
+    await loop.until_frozen("apns", True)
+    left = [device for device in devices if (await loop.device(device.id)).state == "active"]
+    assert left
+    assert await ask("release", **{"for": 3600}) is False
 
-        async def all_pruned() -> bool:
-            await loop.service.done(await loop.send(left))
-            return await loop.store.registry.count("shop") == 0
+    async def all_pruned() -> bool:
+        await loop.service.done(await loop.send(left))
+        return await loop.store.registry.count("shop") == 0
 
-        await loop.service.until("they are pruned", all_pruned)
-        assert await ask("keep") is True
-        await loop.until_frozen("apns", True)
-        late = iphone("late", "Unregistered")
-        await loop.register(late)
-        await loop.service.done(await loop.send([late]))
-        judged: list[str] = []
+    await loop.service.until("they are pruned", all_pruned)
+    assert await ask("keep") is True
+    await loop.until_frozen("apns", True)
+    late = iphone("late", "Unregistered")
+    await loop.register(late)
+    await loop.service.done(await loop.send([late]))
+    judged: list[str] = []
 
-        async def is_judged() -> bool:
-            page = await loop.store.receipts.events("shop", after="", limit=5000)
-            judged[:] = [event.action for _, event in page.events if event.device_id == "late"]
-            return bool(judged)
+    async def is_judged() -> bool:
+        page = await loop.store.receipts.events("shop", after="", limit=5000)
+        judged[:] = [event.action for _, event in page.events if event.device_id == "late"]
+        return bool(judged)
 
-        await loop.service.until("it is judged", is_judged)
-        assert judged == ["kept"]
-        assert (await loop.device("late")).state == "active"
-
-    play(tmp_path, act)
+    await loop.service.until("it is judged", is_judged)
+    assert judged == ["kept"]
+    assert (await loop.device("late")).state == "active"
 
 
-def test_a_bad_payload_to_everybody_prunes_nobody(tmp_path: Path) -> None:
-    async def act(loop: Loop) -> None:
-        devices = [android(f"d{number}") for number in range(1000)]
-        await loop.register(*devices)
-        wrong = {"fcm": b'{"android": {"ttl": "99999999s"}}'}
-        push = await loop.send(devices, overrides=wrong)
-        assert await loop.service.done(push) == {"total": 1000, "failed": 1000}
-        rows = await loop.service.rows(push)
-        assert {row["reason"] for row in rows} == {"INVALID_ARGUMENT"}
-        # A payload error leaves no receipt at all, so there is nothing to wait for.
-        assert await loop.service.done(await loop.send(devices)) == {"total": 1000, "sent": 1000}
-        gauges = (await loop.store.gauges({"shop": ("fcm",)})).apps["shop"]
-        assert (gauges.receipts, gauges.events, gauges.suppressed) == (0, 0, {"fcm": 0})
-        assert await loop.store.registry.count("shop") == 1000
-        assert "frozen" not in await loop.readyz()
-
-    play(tmp_path, act)
+async def test_a_bad_payload_to_everybody_prunes_nobody(loop: Loop) -> None:
+    devices = [android(f"d{number}") for number in range(1000)]
+    await loop.register(*devices)
+    wrong = {"fcm": b'{"android": {"ttl": "99999999s"}}'}
+    push = await loop.send(devices, overrides=wrong)
+    assert await loop.service.done(push) == {"total": 1000, "failed": 1000}
+    rows = await loop.service.rows(push)
+    assert {row["reason"] for row in rows} == {"INVALID_ARGUMENT"}
+    # A payload error leaves no receipt at all, so there is nothing to wait for.
+    assert await loop.service.done(await loop.send(devices)) == {"total": 1000, "sent": 1000}
+    gauges = (await loop.store.gauges({"shop": ("fcm",)})).apps["shop"]
+    assert (gauges.receipts, gauges.events, gauges.suppressed) == (0, 0, {"fcm": 0})
+    assert await loop.store.registry.count("shop") == 1000
+    assert "frozen" not in await loop.readyz()
 
 
-def test_swapped_credential_files_prune_nobody(tmp_path: Path) -> None:
-    async def act(loop: Loop) -> None:
+async def test_swapped_credential_files_prune_nobody(tmp_path: Path) -> None:
+    async with running_loop(tmp_path, more_projects=("another-project",)) as loop:
         struck = {"strikes": 2, "struck_at": now_ms() - 13 * HOUR}
         devices = [android(f"d{number}", "sender-0", **struck) for number in range(1000)]
         await loop.register(*devices)
@@ -369,51 +339,46 @@ def test_swapped_credential_files_prune_nobody(tmp_path: Path) -> None:
         assert await loop.service.done(await loop.send(devices)) == {"total": 1000, "sent": 1000}
         assert [await loop.device(device.id) for device in devices] == devices
 
-    play(tmp_path, act, more_projects=("another-project",))
-
 
 # --- the way back -----------------------------------------------------------------------------------
 
 
-def test_ten_thousand_pruned_devices_are_restored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def act(loop: Loop) -> None:
-        registry = loop.store.registry
-        devices = [
-            iphone(f"d{number}", user=f"u{number // 2}", tags={"plan": "pro"}, topics=("news", f"t{number % 7}"))
-            for number in range(10_000)
-        ]
-        await loop.register(*devices)
-        now = now_ms()
-        for start in range(0, 10_000, 500):
-            page = devices[start : start + 500]
-            await registry.prune("shop", [Prune(each.id, each.token, "Unregistered", now) for each in page])
-            await loop.store.suppressions.add("shop", [(each.platform, each.token, now) for each in page])
-        assert (await registry.count("shop"), await registry.topic_size("shop", "news")) == (0, 0)
-        raw = [{"platform": "apns", "token": each.token} for each in devices]
-        assert await loop.service.done(await loop.service.push(raw)) == {"total": 10_000, "suppressed": 10_000}
+async def test_ten_thousand_pruned_devices_are_restored(capsys: pytest.CaptureFixture[str], loop: Loop) -> None:
+    registry = loop.store.registry
+    devices = [
+        iphone(f"d{number}", user=f"u{number // 2}", tags={"plan": "pro"}, topics=("news", f"t{number % 7}"))
+        for number in range(10_000)
+    ]
+    await loop.register(*devices)
+    now = now_ms()
+    for start in range(0, 10_000, 500):
+        page = devices[start : start + 500]
+        await registry.prune("shop", [Prune(each.id, each.token, "Unregistered", now) for each in page])
+        await loop.store.suppressions.add("shop", [(each.platform, each.token, now) for each in page])
+    assert (await registry.count("shop"), await registry.topic_size("shop", "news")) == (0, 0)
+    raw = [{"platform": "apns", "token": each.token} for each in devices]
+    assert await loop.service.done(await loop.service.push(raw)) == {"total": 10_000, "suppressed": 10_000}
 
-        async def restore(**document: Any) -> dict[str, int]:
-            async with loop.service.session.post("/v1/devices/restore", json=document) as answer:
-                assert answer.status == 200
-                body: dict[str, int] = await answer.json()
-            return body
+    async def restore(**document: Any) -> dict[str, int]:
+        async with loop.service.session.post("/v1/devices/restore", json=document) as answer:
+            assert answer.status == 200
+            body: dict[str, int] = await answer.json()
+        return body
 
-        assert await restore(dry_run=True) == {"restored": 0, "left": 10_000}
-        assert await restore(platform="fcm") == {"restored": 0, "left": 0}
-        began = time.perf_counter()
-        assert await restore(platform="apns", reason="Unregistered") == {"restored": 10_000, "left": 0}
-        print(f"10,000 devices restored in {time.perf_counter() - began:.2f} s")
-        found: list[Device] = []
-        after: str | None = ""
-        while after is not None:
-            members = await registry.members("shop", ByTopic("news"), after=after, limit=1000)
-            found += members.devices
-            after = members.cursor
-        assert sorted(found, key=lambda each: each.id) == sorted(devices, key=lambda each: each.id)
-        assert [await registry.topic_size("shop", f"t{number}") for number in range(7)] == [
-            len(devices[number::7]) for number in range(7)
-        ]
-        assert await registry.of_user("shop", "u7") == devices[14:16]
-        assert await loop.service.done(await loop.service.push(raw)) == {"total": 10_000, "sent": 10_000}
-
-    play(tmp_path, act)
+    assert await restore(dry_run=True) == {"restored": 0, "left": 10_000}
+    assert await restore(platform="fcm") == {"restored": 0, "left": 0}
+    began = time.perf_counter()
+    assert await restore(platform="apns", reason="Unregistered") == {"restored": 10_000, "left": 0}
+    print(f"10,000 devices restored in {time.perf_counter() - began:.2f} s")
+    found: list[Device] = []
+    after: str | None = ""
+    while after is not None:
+        members = await registry.members("shop", ByTopic("news"), after=after, limit=1000)
+        found += members.devices
+        after = members.cursor
+    assert sorted(found, key=lambda each: each.id) == sorted(devices, key=lambda each: each.id)
+    assert [await registry.topic_size("shop", f"t{number}") for number in range(7)] == [
+        len(devices[number::7]) for number in range(7)
+    ]
+    assert await registry.of_user("shop", "u7") == devices[14:16]
+    assert await loop.service.done(await loop.service.push(raw)) == {"total": 10_000, "sent": 10_000}

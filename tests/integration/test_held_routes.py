@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ from pushsvc.telemetry import configure_logging
 from .harness import Service, apns, running_service
 
 
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
-
-
 async def readyz(service: Service) -> Any:
     async with service.session.get("/readyz") as answer:
         assert answer.status == 200
@@ -41,96 +34,89 @@ async def stats(service: Service, capsys: pytest.CaptureFixture[str], *more: str
     return capsys.readouterr().out
 
 
-def test_a_held_route_is_named_until_it_is_open_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def main() -> None:
-        configure_logging("info", io.StringIO())
-        async with running_service(tmp_path) as service:
-            before = await service.push(apns("ok", "before"))
-            assert await service.done(before) == {"total": 1, "sent": 1}
-            service.simulator.break_credentials("apns")
-            push = await service.push(apns("ok", *range(20)))
-            held = {
-                "shop/apns": "InvalidProviderToken: correct `key_file`, `key_id` or `team_id`; "
-                "compare this machine's clock with the true time"
-            }
+async def test_a_held_route_is_named_until_it_is_open_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", io.StringIO())
+    async with running_service(tmp_path) as service:
+        before = await service.push(apns("ok", "before"))
+        assert await service.done(before) == {"total": 1, "sent": 1}
+        service.simulator.break_credentials("apns")
+        push = await service.push(apns("ok", *range(20)))
+        held = {
+            "shop/apns": "InvalidProviderToken: correct `key_file`, `key_id` or `team_id`; "
+            "compare this machine's clock with the true time"
+        }
 
-            async def reported() -> bool:
-                return bool((await readyz(service)).get("held") == held)
+        async def reported() -> bool:
+            return bool((await readyz(service)).get("held") == held)
 
-            await service.until("readyz names the route", reported)
-            waiting = await service.status(push)
-            assert waiting["held"] == held
-            capsys.readouterr()
-            print_status(waiting)
-            assert "held: shop/apns: InvalidProviderToken: correct" in capsys.readouterr().out
-            assert "held" not in await service.status(before)
-            document = json.loads(await stats(service, capsys, "--json", "--every", "0.2"))
-            assert document["held"] == held
-            assert document["pending"]["normal"] == 20
-            (route,) = [each for each in document["routes"] if each["platform"] == "apns"]
-            assert (route["held"], route["outcomes"]["sent"] >= 1) == (held["shop/apns"], True)
-            table = await stats(service, capsys, "--every", "0.2")
-            assert "held      shop/apns: InvalidProviderToken" in table
-            assert "shop\tapns\t0\t20\t0" in table
-            service.simulator.restore_credentials("apns")
-            assert await service.done(push) == {"total": 20, "sent": 20}
+        await service.until("readyz names the route", reported)
+        waiting = await service.status(push)
+        assert waiting["held"] == held
+        capsys.readouterr()
+        print_status(waiting)
+        assert "held: shop/apns: InvalidProviderToken: correct" in capsys.readouterr().out
+        assert "held" not in await service.status(before)
+        document = json.loads(await stats(service, capsys, "--json", "--every", "0.2"))
+        assert document["held"] == held
+        assert document["pending"]["normal"] == 20
+        (route,) = [each for each in document["routes"] if each["platform"] == "apns"]
+        assert (route["held"], route["outcomes"]["sent"] >= 1) == (held["shop/apns"], True)
+        table = await stats(service, capsys, "--every", "0.2")
+        assert "held      shop/apns: InvalidProviderToken" in table
+        assert "shop\tapns\t0\t20\t0" in table
+        service.simulator.restore_credentials("apns")
+        assert await service.done(push) == {"total": 20, "sent": 20}
 
-            async def cleared() -> bool:
-                return "held" not in await readyz(service)
+        async def cleared() -> bool:
+            return "held" not in await readyz(service)
 
-            await service.until("readyz names nothing any more", cleared)
-
-    asyncio.run(main())
+        await service.until("readyz names nothing any more", cleared)
 
 
-def test_a_provider_that_answers_nothing_but_pings_is_named_before_its_requests_time_out(
+async def test_a_provider_that_answers_nothing_but_pings_is_named_before_its_requests_time_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def main() -> None:
-        async with running_service(tmp_path, request_timeout=30.0) as service:
-            push = await service.push(apns("slow-12000", "one"))
+    async with running_service(tmp_path, request_timeout=30.0) as service:
+        push = await service.push(apns("slow-12000", "one"))
 
-            async def named() -> bool:
-                why = (await readyz(service)).get("held", {}).get("shop/apns", "")
-                return bool(why == f"timeout: {UNANSWERED}")
+        async def named() -> bool:
+            why = (await readyz(service)).get("held", {}).get("shop/apns", "")
+            return bool(why == f"timeout: {UNANSWERED}")
 
-            async def cleared() -> bool:
-                return "held" not in await readyz(service)
+        async def cleared() -> bool:
+            return "held" not in await readyz(service)
 
-            await service.until("readyz names the route", named)
-            assert (await service.status(push))["counts"]["queued"] == 1, "its request still waits"
-            assert UNANSWERED in await stats(service, capsys, "--every", "0.2")
-            labels = {"app": "shop", "platform": "apns", "reason": "timeout"}
-            assert REGISTRY.get_sample_value("pushsvc_route_held", labels) == 1.0
-            assert await service.done(push) == {"total": 1, "sent": 1}
-            await service.until("readyz names nothing any more", cleared)
-
-    asyncio.run(main())
+        await service.until("readyz names the route", named)
+        assert (await service.status(push))["counts"]["queued"] == 1, "its request still waits"
+        assert UNANSWERED in await stats(service, capsys, "--every", "0.2")
+        labels = {"app": "shop", "platform": "apns", "reason": "timeout"}
+        assert REGISTRY.get_sample_value("pushsvc_route_held", labels) == 1.0
+        assert await service.done(push) == {"total": 1, "sent": 1}
+        await service.until("readyz names nothing any more", cleared)
 
 
-def test_a_webhook_in_trouble_is_named_until_it_works_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_webhook_in_trouble_is_named_until_it_works_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     hook = '[apps.shop.webhook]\nurl = "https://example.com/hook"\nsecret = "{}"\n'
     trouble = (
         "it is switched off because its receiver answered 410, the events wait: "
         "`pushsvc webhooks resume --app shop` when it takes calls again"
     )
 
-    async def main() -> None:
-        async with running_service(tmp_path, extra=hook.format(write_secret(bytes(range(32))))) as service:
-            assert "notes" not in await readyz(service)
-            place = webhook_configs(service.settings)["shop"].place
-            async with open_running_store(service.settings) as store:
-                async with store.webhooks.claimed("shop", place, lease=30) as claim:
-                    assert claim is not None
-                    assert await claim.switch_off("http_410")
-                ready = await readyz(service)
-                assert (ready["status"], ready["notes"]) == ("ready", [f"webhook of shop: {trouble}"])
-                document = json.loads(await stats(service, capsys, "--json", "--every", "0.2"))
-                assert document["webhooks"] == {"shop": trouble}
-                await store.webhooks.resume("shop")
-            assert "notes" not in await readyz(service)
-
-    asyncio.run(main())
+    async with running_service(tmp_path, extra=hook.format(write_secret(bytes(range(32))))) as service:
+        assert "notes" not in await readyz(service)
+        place = webhook_configs(service.settings)["shop"].place
+        async with open_running_store(service.settings) as store:
+            async with store.webhooks.claimed("shop", place, lease=30) as claim:
+                assert claim is not None
+                assert await claim.switch_off("http_410")
+            ready = await readyz(service)
+            assert (ready["status"], ready["notes"]) == ("ready", [f"webhook of shop: {trouble}"])
+            document = json.loads(await stats(service, capsys, "--json", "--every", "0.2"))
+            assert document["webhooks"] == {"shop": trouble}
+            await store.webhooks.resume("shop")
+        assert "notes" not in await readyz(service)
 
 
 def test_stats_without_a_service_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from pushsvc.api.config import ApiConfig
 from pushsvc.api.http.connections import Connection
 
-from .test_intake_kit import ALERT, Answer, Service, answer, call, raw, run, running_in_thread
+from .test_intake_kit import ALERT, LOOP as LOOP, Answer, Service, answer, call, raw, running, running_in_thread
 
 pytestmark = pytest.mark.usefixtures("no_traceback", "both_ways")
 BODY = msgspec.json.encode(ALERT)
@@ -51,22 +51,16 @@ def named(value: str | bytes) -> str:
     ],
     ids=named,
 )
-def test_what_is_compressed_whole_is_taken(reported: str, body: bytes) -> None:
-    async def main(service: Service) -> None:
-        assert (await call(service, "POST", "/v1/push", body, headers={"Content-Encoding": reported})).status == 202
-
-    run(main)
+async def test_what_is_compressed_whole_is_taken(reported: str, body: bytes, service: Service) -> None:
+    assert (await call(service, "POST", "/v1/push", body, headers={"Content-Encoding": reported})).status == 202
 
 
 @pytest.mark.parametrize("reported", ["br", "zstd", "aes128gcm", "gzip, gzip", "\xe9"])
-def test_other_codings_are_415_and_the_answer_says_which_are_taken(reported: str) -> None:
-    async def main(service: Service) -> None:
-        found = await call(service, "POST", "/v1/push", BODY, headers={"Content-Encoding": reported})
-        assert problem(found) == (415, "unsupported-media-type")
-        assert found.headers["accept-encoding"] == "gzip, deflate"
-        assert service.store.pushes == {}
-
-    run(main)
+async def test_other_codings_are_415_and_the_answer_says_which_are_taken(reported: str, service: Service) -> None:
+    found = await call(service, "POST", "/v1/push", BODY, headers={"Content-Encoding": reported})
+    assert problem(found) == (415, "unsupported-media-type")
+    assert found.headers["accept-encoding"] == "gzip, deflate"
+    assert service.store.pushes == {}
 
 
 def flushed(body: bytes) -> bytes:
@@ -101,15 +95,14 @@ WHOLE = gzip.compress(LINES)
     ],
     ids=named,
 )
-def test_what_is_broken_or_cut_off_is_400_and_nothing_of_it_is_accepted(coding: str, body: bytes) -> None:
-    async def main(service: Service) -> None:
-        headers = {"Content-Encoding": coding, "Content-Type": "application/x-ndjson"}
-        found = await call(service, "POST", "/v1/push/batch", body, headers=headers)
-        assert problem(found) == (400, "malformed-body")
-        assert service.store.pushes == {}
-        assert (await call(service, "GET", "/healthz")).status == 200
-
-    run(main)
+async def test_what_is_broken_or_cut_off_is_400_and_nothing_of_it_is_accepted(
+    coding: str, body: bytes, service: Service
+) -> None:
+    headers = {"Content-Encoding": coding, "Content-Type": "application/x-ndjson"}
+    found = await call(service, "POST", "/v1/push/batch", body, headers=headers)
+    assert problem(found) == (400, "malformed-body")
+    assert service.store.pushes == {}
+    assert (await call(service, "GET", "/healthz")).status == 200
 
 
 def test_a_body_cut_anywhere_is_never_accepted() -> None:
@@ -130,16 +123,14 @@ def test_a_body_cut_anywhere_is_never_accepted() -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_the_limit_of_a_body_is_that_of_what_it_inflates_to(coding: str) -> None:
-    async def main(service: Service) -> None:
+async def test_the_limit_of_a_body_is_that_of_what_it_inflates_to(coding: str) -> None:
+    async with running(ApiConfig(port=0, body_limit=100_000)) as service:
         compress = gzip.compress if coding == "gzip" else zlib.compress
         headers = {"Content-Encoding": coding}
         fits = BODY + b" " * (100_000 - len(BODY))
         assert (await call(service, "POST", "/v1/push", compress(fits), headers=headers)).status == 202
         found = await call(service, "POST", "/v1/push", compress(fits + b" "), headers=headers)
         assert problem(found) == (413, "content-too-large")
-
-    run(main, ApiConfig(port=0, body_limit=100_000))
 
 
 @pytest.fixture(scope="module")
@@ -152,33 +143,29 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("path", "key", "status"), [("/nowhere", None, 404), ("/v1/push", None, 401), ("/v1/push", "full", 413)]
 )
-def test_a_bomb_costs_nothing(bomb: bytes, path: str, key: str | None, status: int) -> None:
-    async def main(service: Service) -> None:
-        # Inflating it takes a second of this thread; what it takes here is measured as work, not as time that passes.
-        before = time.thread_time()
-        assert (await call(service, "POST", path, bomb, key=key, headers=GZIP)).status == status
-        assert time.thread_time() - before < 0.25
-
-    run(main)
+async def test_a_bomb_costs_nothing(bomb: bytes, path: str, key: str | None, status: int, service: Service) -> None:
+    # Inflating it takes a second of this thread; what it takes here is measured as work, not as time that passes.
+    before = time.thread_time()
+    assert (await call(service, "POST", path, bomb, key=key, headers=GZIP)).status == status
+    assert time.thread_time() - before < 0.25
 
 
 @pytest.mark.parametrize("key", [None, "pusher"])
 @pytest.mark.parametrize("path", [b"/v1/push", b"/nowhere", b"/healthz"])
 @pytest.mark.parametrize("reported", [b"gzip", b"deflate", b"br", b"zstd"])
-def test_bytes_that_are_none_leave_no_traceback(reported: bytes, path: bytes, key: str | None) -> None:
-    async def main(service: Service) -> None:
-        head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Encoding: " + reported + b"\r\n"
-        head += b"" if key is None else f"Authorization: Bearer {key}\r\n".encode()
-        found = await raw(service, head + b"Content-Length: 7\r\n\r\nnotgzip")
-        assert found.status in (400, 401, 404, 405, 415)
-        # The same in chunks, the last of which is broken: it is thrown away after the answer.
-        assert (await raw(service, head + b"Transfer-Encoding: chunked\r\n\r\n3\r\nnot\r\nnonsense")).status < 500
+async def test_bytes_that_are_none_leave_no_traceback(
+    reported: bytes, path: bytes, key: str | None, service: Service
+) -> None:
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Encoding: " + reported + b"\r\n"
+    head += b"" if key is None else f"Authorization: Bearer {key}\r\n".encode()
+    found = await raw(service, head + b"Content-Length: 7\r\n\r\nnotgzip")
+    assert found.status in (400, 401, 404, 405, 415)
+    # The same in chunks, the last of which is broken: it is thrown away after the answer.
+    assert (await raw(service, head + b"Transfer-Encoding: chunked\r\n\r\n3\r\nnot\r\nnonsense")).status < 500
 
-    run(main)
 
-
-def test_what_follows_an_answer_is_bounded() -> None:
-    async def main(service: Service) -> None:
+async def test_what_follows_an_answer_is_bounded() -> None:
+    async with running(ApiConfig(port=0, body_limit=1_000_000)) as service:
         reader, writer = await asyncio.open_connection(*service.address)
         writer.write(b"POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         assert (await answer(reader)).status == 401
@@ -194,10 +181,8 @@ def test_what_follows_an_answer_is_bounded() -> None:
         assert sent < 50_000_000
         writer.close()
 
-    run(main, ApiConfig(port=0, body_limit=1_000_000))
 
-
-def test_a_body_that_goes_on_behind_its_answer_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_goes_on_behind_its_answer_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop hands over several pieces in one turn: the connection is closed before the first of them is read."""
     received = Connection.data_received
 
@@ -205,7 +190,8 @@ def test_a_body_that_goes_on_behind_its_answer_leaves_no_traceback(monkeypatch: 
         received(self, data[:1])
         received(self, data[1:])
 
-    async def main(service: Service) -> None:
+    monkeypatch.setattr(Connection, "data_received", in_pieces)
+    async with running(ApiConfig(port=0, body_limit=100_000)) as service:
         reader, writer = await asyncio.open_connection(*service.address)
         writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         assert (await answer(reader)).status == 404
@@ -215,6 +201,3 @@ def test_a_body_that_goes_on_behind_its_answer_leaves_no_traceback(monkeypatch: 
                 assert await reader.read() == b""
         writer.close()
         await call(service, "GET", "/healthz", key=None)  # by then the closed connection has been left
-
-    monkeypatch.setattr(Connection, "data_received", in_pieces)
-    run(main, ApiConfig(port=0, body_limit=100_000))

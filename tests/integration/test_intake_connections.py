@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvloop
@@ -13,8 +15,7 @@ from pushsvc.api.config import ApiConfig
 from pushsvc.api.http.connections import most_connections
 from pushsvc.runtime.parts import raise_file_limit
 
-from . import test_intake_kit
-from .test_intake_kit import Service, answer, call, run
+from .test_intake_kit import Service, answer, call, running
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 BODY = b'{"to":{"tokens":[{"platform":"apns","token":"' + b"8f3c" * 16 + b'"}]},"notification":{"title":"x"}}'
@@ -25,9 +26,10 @@ POST = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\nCo
 pytestmark = pytest.mark.usefixtures("both_ways")
 
 
-@pytest.fixture(autouse=True, params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_intake_kit, "new_loop", request.param)
+@pytest.fixture(scope="module", params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Both kinds of loop: they differ in how connections end."""
+    return "asyncio", {"loop_factory": request.param}
 
 
 def quick(most: int = 10_000, *, first_request: float = 15.0) -> ApiConfig:
@@ -37,9 +39,10 @@ def quick(most: int = 10_000, *, first_request: float = 15.0) -> ApiConfig:
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-def with_streams(main: Callable[[Service, Callable[[], Awaitable[Stream]]], Awaitable[None]], most: int) -> None:
-    async def whole(service: Service) -> None:
-        opened: list[asyncio.StreamWriter] = []
+@asynccontextmanager
+async def with_streams(most: int) -> AsyncIterator[tuple[Service, Callable[[], Awaitable[Stream]]]]:
+    opened: list[asyncio.StreamWriter] = []
+    async with running(quick(most)) as service:
 
         async def connect() -> Stream:
             stream = await asyncio.open_connection(*service.address)
@@ -47,17 +50,15 @@ def with_streams(main: Callable[[Service, Callable[[], Awaitable[Stream]]], Awai
             return stream
 
         try:
-            await main(service, connect)
+            yield service, connect
         finally:
             for writer in opened:
                 writer.close()
 
-    run(whole, quick(most))
-
 
 @pytest.mark.parametrize("begun", [b"", GET[:-2], b"GET"])
-def test_who_sends_no_request_is_closed_long_before_who_has_sent_one(begun: bytes) -> None:
-    async def main(service: Service) -> None:
+async def test_who_sends_no_request_is_closed_long_before_who_has_sent_one(begun: bytes) -> None:
+    async with running(quick(first_request=0.3)) as service:
         reader, writer = await asyncio.open_connection(*service.address)
         writer.write(GET)
         assert (await answer(reader)).status == 200
@@ -70,11 +71,9 @@ def test_who_sends_no_request_is_closed_long_before_who_has_sent_one(begun: byte
         writer.close()
         silent_writer.close()
 
-    run(main, quick(first_request=0.3))
 
-
-def test_silent_connections_give_way_to_new_ones() -> None:
-    async def main(service: Service, connect: Callable[[], Awaitable[Stream]]) -> None:
+async def test_silent_connections_give_way_to_new_ones() -> None:
+    async with with_streams(20) as (service, connect):
         reader, writer = await connect()
         writer.write(GET)
         assert (await answer(reader)).status == 200
@@ -86,11 +85,9 @@ def test_silent_connections_give_way_to_new_ones() -> None:
         writer.write(GET)
         assert (await answer(reader)).status == 200
 
-    with_streams(main, 20)
 
-
-def test_of_those_that_have_sent_requests_the_longest_idle_goes_first() -> None:
-    async def main(service: Service, connect: Callable[[], Awaitable[Stream]]) -> None:
+async def test_of_those_that_have_sent_requests_the_longest_idle_goes_first() -> None:
+    async with with_streams(8) as (service, connect):
         streams = [await connect() for _ in range(8)]
         clock = asyncio.get_running_loop().time
         for reader, writer in [*streams[1:], streams[0]]:
@@ -106,11 +103,9 @@ def test_of_those_that_have_sent_requests_the_longest_idle_goes_first() -> None:
             writer.write(GET)
             assert (await answer(reader)).status == 200
 
-    with_streams(main, 8)
 
-
-def test_busy_connections_are_never_closed_for_a_new_one() -> None:
-    async def main(service: Service, connect: Callable[[], Awaitable[Stream]]) -> None:
+async def test_busy_connections_are_never_closed_for_a_new_one() -> None:
+    async with with_streams(4) as (service, connect):
         service.store.gate = asyncio.Event()
         busy = [await connect() for _ in range(4)]
         for _, writer in busy:
@@ -124,11 +119,9 @@ def test_busy_connections_are_never_closed_for_a_new_one() -> None:
         for reader, _ in busy:
             assert (await answer(reader)).status == 202
 
-    with_streams(main, 4)
 
-
-def test_a_connection_is_closed_after_an_idle_time_and_not_while_it_is_busy() -> None:
-    async def main(service: Service) -> None:
+async def test_a_connection_is_closed_after_an_idle_time_and_not_while_it_is_busy() -> None:
+    async with running(ApiConfig(port=0, keepalive_timeout=1.0)) as service:
         service.store.gate = asyncio.Event()
         reader, writer = await asyncio.open_connection(*service.address)
         for _ in range(2):
@@ -144,8 +137,6 @@ def test_a_connection_is_closed_after_an_idle_time_and_not_while_it_is_busy() ->
         async with asyncio.timeout(20):
             assert await reader.read() == b""
         writer.close()
-
-    run(main, ApiConfig(port=0, keepalive_timeout=1.0))
 
 
 def test_there_are_never_more_than_the_files_allow() -> None:

@@ -22,7 +22,7 @@ from pushsvc.api.server import serve
 from pushsvc.errors import NotFound, StoreUnavailable
 from pushsvc.model.access import SCOPES
 
-from .test_intake_kit import CONFIG, Service, Store, api_key, call, run_loop
+from .test_intake_kit import CONFIG, LOOP as LOOP, Service, Store, api_key, call
 
 PLACES = {"id": "017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "job": "1", "platform": "apns"}
 
@@ -36,22 +36,19 @@ def path_of(row: Call) -> str:
     return re.sub(r"\{(\w+)\}", lambda name: PLACES.get(name[1], "x"), row.path)
 
 
-def test_the_scopes_of_the_table_are_those_that_let_in() -> None:
-    async def main() -> None:
-        service = Service(Store(), public=False)
-        async with serve(build_app(service.ports(CONFIG), of_every_scope(), public=False), CONFIG) as service.url:
-            for row in CALLS:
-                for key in (None, "unknown", "nothing", *SCOPES):
-                    answer = await call(service, row.method, path_of(row), key=key)
-                    refused = 401 if key in (None, "unknown") else 403 if key not in row.scopes else None
-                    expected = refused if row.scopes and row.others != "answered" else None
-                    assert (answer.status in (401, 403)) is (expected is not None), (row.name, key)
-                    assert expected in (None, answer.status), (row.name, key)
-
-    run_loop(main())
+async def test_the_scopes_of_the_table_are_those_that_let_in() -> None:
+    service = Service(Store(), public=False)
+    async with serve(build_app(service.ports(CONFIG), of_every_scope(), public=False), CONFIG) as service.url:
+        for row in CALLS:
+            for key in (None, "unknown", "nothing", *SCOPES):
+                answer = await call(service, row.method, path_of(row), key=key)
+                refused = 401 if key in (None, "unknown") else 403 if key not in row.scopes else None
+                expected = refused if row.scopes and row.others != "answered" else None
+                assert (answer.status in (401, 403)) is (expected is not None), (row.name, key)
+                assert expected in (None, answer.status), (row.name, key)
 
 
-def test_a_handler_that_is_added_is_behind_the_same_door(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_handler_that_is_added_is_behind_the_same_door(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row with a body: key, scope, parameters and body are judged before the handler is called at all. A large body
     is decoded beside the loop, which serves others meanwhile."""
     calls: list[Any] = []
@@ -77,29 +74,26 @@ def test_a_handler_that_is_added_is_behind_the_same_door(monkeypatch: pytest.Mon
     )
     monkeypatch.setattr("pushsvc.api.app.CALLS", (*CALLS, row))
 
-    async def main() -> None:
-        service = Service(Store())
-        async with serve(build_app(service.ports(CONFIG), of_every_scope()), CONFIG) as service.url:
-            for path, key, headers, status in (
-                ("/v1/new", None, {}, 401),
-                ("/v1/new", "push", {}, 403),
-                ("/v1/new?x=1", "feedback", {}, 422),
-                ("/v1/new", "feedback", {"Content-Type": "text/plain"}, 415),
-            ):
-                assert (await call(service, "POST", path, {"a": 1}, key=key, headers=headers)).status == status
-            assert calls == []
-            answer = await call(service, "POST", "/v1/new", {"a": 1}, key="feedback")
-            assert (answer.status, answer.headers["cache-control"], calls) == (201, "no-store", [("shop", {"a": 1})])
-            large = await call(service, "POST", "/v1/new", {"a": "x" * LARGE}, key="feedback")
-            assert (large.status, beside) == (201, [False, True])
-            document = (await call(service, "GET", "/openapi.json", key=None)).json
-            assert "/v1/new" not in document["paths"]
-
-    run_loop(main())
+    service = Service(Store())
+    async with serve(build_app(service.ports(CONFIG), of_every_scope()), CONFIG) as service.url:
+        for path, key, headers, status in (
+            ("/v1/new", None, {}, 401),
+            ("/v1/new", "push", {}, 403),
+            ("/v1/new?x=1", "feedback", {}, 422),
+            ("/v1/new", "feedback", {"Content-Type": "text/plain"}, 415),
+        ):
+            assert (await call(service, "POST", path, {"a": 1}, key=key, headers=headers)).status == status
+        assert calls == []
+        answer = await call(service, "POST", "/v1/new", {"a": 1}, key="feedback")
+        assert (answer.status, answer.headers["cache-control"], calls) == (201, "no-store", [("shop", {"a": 1})])
+        large = await call(service, "POST", "/v1/new", {"a": "x" * LARGE}, key="feedback")
+        assert (large.status, beside) == (201, [False, True])
+        document = (await call(service, "GET", "/openapi.json", key=None)).json
+        assert "/v1/new" not in document["paths"]
 
 
 @pytest.mark.parametrize("error", [NotFound(), StoreUnavailable("away"), ZeroDivisionError()], ids=repr)
-def test_an_answer_that_has_begun_is_cut_and_no_other_follows(
+async def test_an_answer_that_has_begun_is_cut_and_no_other_follows(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def pieces() -> AsyncGenerator[bytes]:
@@ -112,40 +106,34 @@ def test_an_answer_that_has_begun_is_cut_and_no_other_follows(
     row = Call("get_new", "GET", "/new", get_pieces, "New.", Answer(200, "Pieces.", media="text/plain"))
     monkeypatch.setattr("pushsvc.api.app.CALLS", (*CALLS, row))
 
-    async def main() -> None:
-        service = Service(Store())
-        async with serve(build_app(service.ports(CONFIG), of_every_scope()), CONFIG) as service.url:
-            reader, writer = await asyncio.open_connection(*service.address)
-            writer.write(b"GET /new HTTP/1.1\r\nHost: x\r\n\r\n")
-            whole = await asyncio.wait_for(reader.read(), 20)
-            writer.close()
-        assert whole.startswith(b"HTTP/1.1 200 ")
-        assert whole.count(b"HTTP/1.1") == 1
-        assert whole.endswith(b"5\r\nfirst\r\n")  # without the last chunk: the client sees that it was cut
-
-    run_loop(main())
+    service = Service(Store())
+    async with serve(build_app(service.ports(CONFIG), of_every_scope()), CONFIG) as service.url:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(b"GET /new HTTP/1.1\r\nHost: x\r\n\r\n")
+        whole = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+    assert whole.startswith(b"HTTP/1.1 200 ")
+    assert whole.count(b"HTTP/1.1") == 1
+    assert whole.endswith(b"5\r\nfirst\r\n")  # without the last chunk: the client sees that it was cut
 
 
-def test_the_last_use_of_a_key_is_seen_whether_it_was_let_in_or_not() -> None:
-    async def main() -> None:
-        service = Service(Store())
-        app = service.app(CONFIG)
-        async with serve(app, CONFIG) as service.url:
+async def test_the_last_use_of_a_key_is_seen_whether_it_was_let_in_or_not() -> None:
+    service = Service(Store())
+    app = service.app(CONFIG)
+    async with serve(app, CONFIG) as service.url:
 
-            async def used() -> set[str]:
-                listed = (await call(service, "GET", "/v1/admin/keys", key="admin")).json["keys"]
-                return {key["name"] for key in listed if key["last_used_at"]}
+        async def used() -> set[str]:
+            listed = (await call(service, "GET", "/v1/admin/keys", key="admin")).json["keys"]
+            return {key["name"] for key in listed if key["last_used_at"]}
 
-            assert await used() == set()
-            assert (await call(service, "GET", "/v1/feedback", key="pusher")).status == 403
-            await call(service, "GET", "/v1/feedback", key="unknown")
-            service.store.away = True
-            await app.uses.note()  # without the store it is noted at the next time
-            service.store.away = False
-            await app.uses.note()
-            assert await used() == {"admin", "pusher"}
-            await call(service, "GET", "/v1/feedback", key="reader")
-        # Those of the last minute are noted when the server stops.
-        assert service.store.uses.keys() == {api_key(name, "shop").sha256 for name in ("admin", "pusher", "reader")}
-
-    run_loop(main())
+        assert await used() == set()
+        assert (await call(service, "GET", "/v1/feedback", key="pusher")).status == 403
+        await call(service, "GET", "/v1/feedback", key="unknown")
+        service.store.away = True
+        await app.uses.note()  # without the store it is noted at the next time
+        service.store.away = False
+        await app.uses.note()
+        assert await used() == {"admin", "pusher"}
+        await call(service, "GET", "/v1/feedback", key="reader")
+    # Those of the last minute are noted when the server stops.
+    assert service.store.uses.keys() == {api_key(name, "shop").sha256 for name in ("admin", "pusher", "reader")}

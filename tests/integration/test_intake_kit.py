@@ -12,10 +12,8 @@ import io
 import threading
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Collection,
-    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -432,7 +430,7 @@ def running_in_thread(config: ApiConfig = CONFIG, live: ApiLive | None = None) -
             started.set()
             await ended.wait()
 
-    thread = threading.Thread(target=lambda: run_loop(main()))
+    thread = threading.Thread(target=lambda: uvloop.run(main()))
     thread.start()
     try:
         if not started.wait(20):
@@ -508,24 +506,8 @@ async def answer(reader: asyncio.StreamReader) -> Answer:
     return Answer(int(head[0].split()[1]), headers, body)
 
 
-new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+LOOP = uvloop.new_event_loop
 """The loop that the service runs on; tests of the server itself try asyncio's own as well."""
-
-
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a test that makes its own server."""
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(main)
-
-
-def run(main: Callable[[Service], Awaitable[None]], config: ApiConfig = CONFIG) -> None:
-    """Run a test against a server of its own."""
-
-    async def whole() -> None:
-        async with running(config) as service:
-            await main(service)
-
-    run_loop(whole())
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -535,9 +517,6 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_the_kit_takes_a_push() -> None:
-    async def main(service: Service) -> None:
-        assert (await call(service, "POST", "/v1/push", ALERT)).status == 202
-        assert len(service.store.pushes) == 1
-
-    run(main)
+async def test_the_kit_takes_a_push(service: Service) -> None:
+    assert (await call(service, "POST", "/v1/push", ALERT)).status == 202
+    assert len(service.store.pushes) == 1

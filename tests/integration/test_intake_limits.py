@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
@@ -23,23 +24,16 @@ SLOW = ApiKey("slow", "shop", "a" * 64, ("push",), intake=Rate(5, 3600))
 OTHER = ApiKey("other", "shop", "b" * 64, ("push",))
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as running:
-        yield running
+BACKENDS = KINDS
 
 
-def play(server: Server, act: Callable[[ApiLimits, ApiLimits], Awaitable[None]], **rates: Rate) -> None:
+@asynccontextmanager
+async def two(server: Server, **rates: Rate) -> AsyncIterator[tuple[ApiLimits, ApiLimits]]:
     """Two processes, each with a connection and permits of its own."""
-
-    async def main() -> None:
-        clock = asyncio.get_running_loop().time
-        async with open_store(server.url) as one, open_store(server.url) as two:
-            first, second = (ApiLimits(store.limiter, rates, monotonic=clock) for store in (one, two))
-            await act(first, second)
-
     server.flush()
-    asyncio.run(main())
+    clock = asyncio.get_running_loop().time
+    async with open_store(server.url) as one, open_store(server.url) as other:
+        yield ApiLimits(one.limiter, rates, monotonic=clock), ApiLimits(other.limiter, rates, monotonic=clock)
 
 
 async def count(own: ApiLimits, key: ApiKey, pushes: int = 1) -> str:
@@ -51,30 +45,26 @@ async def count(own: ApiLimits, key: ApiKey, pushes: int = 1) -> str:
     return ""
 
 
-def test_a_keys_limit_is_exact_over_processes(server: Server) -> None:
-    async def act(first: ApiLimits, second: ApiLimits) -> None:
+async def test_a_keys_limit_is_exact_over_processes(server: Server) -> None:
+    async with two(server) as (first, second):
         reported = await asyncio.gather(*(count((first, second)[n % 2], SLOW) for n in range(40)))
         assert reported.count("") == 5
         limit = "The key 'slow' may post 5 pushes in 3600 s (the key's intake)"
         assert {each.partition(";")[0] for each in reported} == {"", limit}
         assert await count(first, OTHER) == ""
 
-    play(server, act)
 
-
-def test_what_the_app_refuses_does_not_count_for_the_key(server: Server) -> None:
-    async def act(first: ApiLimits, second: ApiLimits) -> None:
+async def test_what_the_app_refuses_does_not_count_for_the_key(server: Server) -> None:
+    async with two(server, shop=Rate(3, 3600)) as (first, second):
         assert await count(first, OTHER, 3) == ""
         for _ in range(5):
             assert "The app may post 3 pushes in 3600 s (limits.intake); these 2 pass" in await count(second, SLOW, 2)
         third = ApiLimits(second._limiter, {}, monotonic=asyncio.get_running_loop().time)
         assert await count(third, SLOW, 5) == ""
 
-    play(server, act, shop=Rate(3, 3600))
 
-
-def test_a_batch_that_can_never_pass_is_refused_for_good(server: Server) -> None:
-    async def act(first: ApiLimits, second: ApiLimits) -> None:
+async def test_a_batch_that_can_never_pass_is_refused_for_good(server: Server) -> None:
+    async with two(server, shop=Rate(100, 60)) as (first, second):
         for own in (first, second):
             with pytest.raises(ContentTooLarge) as caught:
                 await own.count(OTHER, 101)
@@ -83,11 +73,9 @@ def test_a_batch_that_can_never_pass_is_refused_for_good(server: Server) -> None
                 await own.count(SLOW, 6)
         assert await count(second, OTHER, 100) == ""
 
-    play(server, act, shop=Rate(100, 60))
 
-
-def test_a_refused_batch_consumes_nothing_and_passes_after_its_retry_after(server: Server) -> None:
-    async def act(first: ApiLimits, second: ApiLimits) -> None:
+async def test_a_refused_batch_consumes_nothing_and_passes_after_its_retry_after(server: Server) -> None:
+    async with two(server, shop=Rate(90, 9)) as (first, second):
         begun = asyncio.get_running_loop().time()
         assert await count(first, OTHER, 60) == ""
         # 40 of 90 are there; 20 more come in 2 seconds, however often somebody asks meanwhile.
@@ -101,11 +89,9 @@ def test_a_refused_batch_consumes_nothing_and_passes_after_its_retry_after(serve
         # 60 + 20 + 40 of 90 a 9 s: 30 had to come, each in a tenth of a second.
         assert asyncio.get_running_loop().time() - begun > 2.9
 
-    play(server, act, shop=Rate(90, 9))
 
-
-def test_what_is_refused_for_another_reason_is_given_back(server: Server) -> None:
-    async def act(first: ApiLimits, second: ApiLimits) -> None:
+async def test_what_is_refused_for_another_reason_is_given_back(server: Server) -> None:
+    async with two(server, shop=Rate(1000, 1)) as (first, second):
         for _ in range(10):
             assert await count(first, SLOW, 5) == ""
             await first.give_back(SLOW, 5)
@@ -114,14 +100,13 @@ def test_what_is_refused_for_another_reason_is_given_back(server: Server) -> Non
         assert await count(second, SLOW, 4) != ""
         assert await count(second, SLOW, 3) == ""
 
-    play(server, act, shop=Rate(1000, 1))
-
 
 @pytest.mark.parametrize(
     "error", [NotFound("no"), StoreUnavailable("away"), ZeroDivisionError(), web.HTTPBadRequest()], ids=repr
 )
-def test_a_call_that_ends_in_an_error_gives_back_its_permits(server: Server, error: Exception) -> None:
-    async def act(first: ApiLimits, second: ApiLimits) -> None:
+async def test_a_call_that_ends_in_an_error_gives_back_its_permits(server: Server, error: Exception) -> None:
+    async with two(server, shop=Rate(1000, 1)) as (first, second):
+
         async def work() -> Reply:
             raise error
 
@@ -130,11 +115,10 @@ def test_a_call_that_ends_in_an_error_gives_back_its_permits(server: Server, err
                 await own.counted(SLOW, 5, work)
         assert await count(second, SLOW, 5) == ""
 
-    play(server, act, shop=Rate(1000, 1))
 
+async def test_a_client_that_is_gone_may_have_been_served(server: Server) -> None:
+    async with two(server) as (first, second):
 
-def test_a_client_that_is_gone_may_have_been_served(server: Server) -> None:
-    async def act(first: ApiLimits, second: ApiLimits) -> None:
         async def work() -> Reply:
             raise ClientGone
 
@@ -142,11 +126,9 @@ def test_a_client_that_is_gone_may_have_been_served(server: Server) -> None:
             await first.counted(SLOW, 5, work)
         assert await count(second, SLOW) != ""
 
-    play(server, act)
 
-
-def test_a_key_whose_rate_is_changed_has_the_new_one_at_once(server: Server) -> None:
-    async def act(first: ApiLimits, second: ApiLimits) -> None:
+async def test_a_key_whose_rate_is_changed_has_the_new_one_at_once(server: Server) -> None:
+    async with two(server) as (first, _):
         assert await count(first, SLOW, 5) == ""
         assert await count(first, SLOW) != ""
         fast = ApiKey(SLOW.name, SLOW.app, SLOW.sha256, SLOW.scopes, intake=Rate(100, 1))
@@ -155,13 +137,10 @@ def test_a_key_whose_rate_is_changed_has_the_new_one_at_once(server: Server) -> 
             while await count(first, fast):
                 await asyncio.sleep(0.01)
 
-    play(server, act)
 
-
-def test_permits_in_hand_are_of_a_bounded_number_of_keys(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_permits_in_hand_are_of_a_bounded_number_of_keys(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MOST_KEYS", 3)
-
-    async def act(first: ApiLimits, second: ApiLimits) -> None:
+    async with two(server) as (first, _):
         keys = [ApiKey(f"k{n}", "shop", f"{n}" * 64, ("push",), intake=Rate(1, 3600)) for n in range(10)]
         for key in keys:
             assert await count(first, key) == ""
@@ -170,16 +149,11 @@ def test_permits_in_hand_are_of_a_bounded_number_of_keys(server: Server, monkeyp
         for key in keys:
             assert await count(first, key) != ""
 
-    play(server, act)
 
-
-def test_without_redis_it_cannot_be_said(server: Server) -> None:
-    async def main() -> None:
-        with running_server("valkey") as short:
-            async with open_store(short.url) as store:
-                own = ApiLimits(store.limiter, {}, monotonic=asyncio.get_running_loop().time)
-                short.kill()
-                with pytest.raises(StoreUnavailable):
-                    await own.count(SLOW)
-
-    asyncio.run(main())
+async def test_without_redis_it_cannot_be_said(server: Server) -> None:
+    with running_server("valkey") as short:
+        async with open_store(short.url) as store:
+            own = ApiLimits(store.limiter, {}, monotonic=asyncio.get_running_loop().time)
+            short.kill()
+            with pytest.raises(StoreUnavailable):
+                await own.count(SLOW)

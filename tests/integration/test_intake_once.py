@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from pushsvc.model.rates import Rate
 from pushsvc.store import Store, StoreConfig, open_store
 
 from .servers import running_server
-from .test_intake_kit import ALERT, CONFIG, NOW, TOKEN, Answer, Service, call, run, run_loop
+from .test_intake_kit import ALERT, CONFIG, LOOP as LOOP, NOW, TOKEN, Answer, Service, call
 
 KEY = {"Idempotency-Key": "order 7"}
 OTHER = {**ALERT, "notification": {"title": "other"}}
@@ -26,14 +27,12 @@ def alert(number: int) -> dict[str, Any]:
     return {"to": {"tokens": [{"platform": "apns", "token": f"{number:064x}"}]}, "notification": {"title": "x"}}
 
 
-def over_valkey(
-    main: Callable[[list[Service], Store], Awaitable[None]], *, shards: int = 4, limit: Rate | None = None
-) -> None:
-    """Run a test against two intakes, each with a connection of its own to one Valkey."""
-
-    async def whole(url: str) -> None:
-        config = StoreConfig(shards=shards)
-        async with open_store(url, config) as one, open_store(url, config) as two:
+@asynccontextmanager
+async def over_valkey(*, limit: Rate | None = None) -> AsyncIterator[tuple[list[Service], Store]]:
+    """Two intakes, each with a connection of its own to one Valkey."""
+    config = StoreConfig(shards=4)
+    with running_server() as server:
+        async with open_store(server.url, config) as one, open_store(server.url, config) as two:
             first, second = (
                 Service(store.pushes, ring=store.keys, limiter=store.limiter, limit=limit)  # type: ignore[arg-type]
                 for store in (one, two)
@@ -42,18 +41,15 @@ def over_valkey(
                 serve(first.app(CONFIG), CONFIG) as first.url,
                 serve(second.app(CONFIG), CONFIG) as second.url,
             ):
-                await main([first, second], one)
-
-    with running_server() as server:
-        run_loop(whole(server.url))
+                yield [first, second], one
 
 
 async def queued(store: Store) -> int:
     return sum(store.pushes.pending for _ in [await store.gauges({"shop": ("apns",)})])
 
 
-def test_fifty_equal_posts_at_once_are_one_push_over_two_processes() -> None:
-    async def main(services: list[Service], store: Store) -> None:
+async def test_fifty_equal_posts_at_once_are_one_push_over_two_processes() -> None:
+    async with over_valkey() as (services, store):
         posts = [call(services[number % 2], "POST", "/v1/push", ALERT, headers=KEY) for number in range(50)]
         answers = await asyncio.gather(*posts)
         assert {answer.status for answer in answers} == {202}
@@ -67,21 +63,17 @@ def test_fifty_equal_posts_at_once_are_one_push_over_two_processes() -> None:
         assert (await call(services[1], "POST", "/v1/push", OTHER, headers={"Idempotency-Key": "8"})).status == 202
         assert await queued(store) == 2
 
-    over_valkey(main)
 
-
-def test_different_bodies_at_once_under_one_key_send_one_of_them() -> None:
-    async def main(services: list[Service], store: Store) -> None:
+async def test_different_bodies_at_once_under_one_key_send_one_of_them() -> None:
+    async with over_valkey() as (services, store):
         posts = [call(services[n % 2], "POST", "/v1/push", alert(n), headers=KEY) for n in range(20)]
         statuses = sorted(answer.status for answer in await asyncio.gather(*posts))
         assert statuses == [202] + [409] * 19
         assert await queued(store) == 1
 
-    over_valkey(main)
 
-
-def test_a_crash_between_accept_and_answer_leaves_a_push_that_the_repeat_finds() -> None:
-    async def main(services: list[Service], store: Store) -> None:
+async def test_a_crash_between_accept_and_answer_leaves_a_push_that_the_repeat_finds() -> None:
+    async with over_valkey() as (services, store):
         accept_once = store.pushes.accept_once
 
         async def crash(*args: Any, **named: Any) -> bytes | None:
@@ -95,11 +87,9 @@ def test_a_crash_between_accept_and_answer_leaves_a_push_that_the_repeat_finds()
         assert (await call(services[1], "GET", again.headers["location"])).json["counts"]["queued"] == 1
         assert await queued(store) == 1
 
-    over_valkey(main)
 
-
-def test_a_batch_under_a_key_is_one_call() -> None:
-    async def main(services: list[Service], store: Store) -> None:
+async def test_a_batch_under_a_key_is_one_call() -> None:
+    async with over_valkey() as (services, store):
         body = [alert(1), {"to": 7}, alert(2)]
         posts = [call(services[number % 2], "POST", "/v1/push/batch", body, headers=KEY) for number in range(10)]
         answers = await asyncio.gather(*posts)
@@ -110,13 +100,10 @@ def test_a_batch_under_a_key_is_one_call() -> None:
         assert (await call(services[0], "POST", "/v1/push/batch", body[:1], headers=KEY)).status == 409
         assert (await call(services[0], "POST", "/v1/push", ALERT, headers=KEY)).status == 409
 
-    over_valkey(main)
 
-
-def test_a_repeat_counts_against_no_limit() -> None:
+async def test_a_repeat_counts_against_no_limit() -> None:
     """Of 50 pushes that the app may post, the first call of each key takes what was accepted of it."""
-
-    async def main(services: list[Service], store: Store) -> None:
+    async with over_valkey(limit=Rate(50, 3600)) as (services, _):
         batch = [alert(1), {"to": 7}, alert(2)]
         for path, body, laps in (("/v1/push/batch", batch, 10), ("/v1/push", ALERT, 20)):
             headers = {"Idempotency-Key": path}
@@ -128,14 +115,11 @@ def test_a_repeat_counts_against_no_limit() -> None:
         assert (await call(services[0], "POST", "/v1/push/batch", rest)).status == 200
         assert (await call(services[1], "POST", "/v1/push", ALERT)).status == 429
 
-    over_valkey(main, limit=Rate(50, 3600))
 
-
-def test_scheduled_pushes_under_a_key_are_scheduled_once() -> None:
+async def test_scheduled_pushes_under_a_key_are_scheduled_once() -> None:
     later = {**ALERT, "send_at": "2026-12-01T10:00:00Z"}
     due = NOW + 3_600_000
-
-    async def main(services: list[Service], store: Store) -> None:
+    async with over_valkey() as (services, store):
         posts = [call(services[number % 2], "POST", "/v1/push", later, headers=KEY) for number in range(20)]
         answers = await asyncio.gather(*posts)
         assert {(answer.status, answer.json["state"]) for answer in answers} == {(202, "scheduled")}
@@ -152,11 +136,9 @@ def test_scheduled_pushes_under_a_key_are_scheduled_once() -> None:
         assert await store.queue.launch("shop", due) == 0
         assert await queued(store) == 5
 
-    over_valkey(main)
 
-
-def test_a_thousand_pushes_in_one_call_are_in_their_lane() -> None:
-    async def main(services: list[Service], store: Store) -> None:
+async def test_a_thousand_pushes_in_one_call_are_in_their_lane() -> None:
+    async with over_valkey() as (services, store):
         answer = await call(services[0], "POST", "/v1/push/batch", [alert(number) for number in range(1000)])
         results = answer.json["results"]
         assert [each["status"] for each in results] == [202] * 1000
@@ -166,94 +148,74 @@ def test_a_thousand_pushes_in_one_call_are_in_their_lane() -> None:
             order.update({each.chunk.push_id: each.chunk.targets[0].token for each in taken})
         assert [order[each["id"]] for each in results] == [f"{number:064x}" for number in range(1000)]
 
-    over_valkey(main)
-
 
 # --- without a server --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "caf\u00e9"])
-def test_a_key_that_is_none_is_refused(key: str) -> None:
-    async def main(service: Service) -> None:
-        answer = await call(service, "POST", "/v1/push", ALERT, headers={"Idempotency-Key": key})
-        assert (answer.status, answer.errors[0][0]) == (422, "Idempotency-Key")
-        assert service.store.pushes == {}
-
-    run(main)
+async def test_a_key_that_is_none_is_refused(key: str, service: Service) -> None:
+    answer = await call(service, "POST", "/v1/push", ALERT, headers={"Idempotency-Key": key})
+    assert (answer.status, answer.errors[0][0]) == (422, "Idempotency-Key")
+    assert service.store.pushes == {}
 
 
-def test_a_refused_call_keeps_no_record() -> None:
-    async def main(service: Service) -> None:
-        assert (await call(service, "POST", "/v1/push", {"to": {}}, headers=KEY)).status == 422
-        mended = await call(service, "POST", "/v1/push", ALERT, headers=KEY)
-        assert (mended.status, "idempotent-replay" in mended.headers) == (202, False)
-
-    run(main)
+async def test_a_refused_call_keeps_no_record(service: Service) -> None:
+    assert (await call(service, "POST", "/v1/push", {"to": {}}, headers=KEY)).status == 422
+    mended = await call(service, "POST", "/v1/push", ALERT, headers=KEY)
+    assert (mended.status, "idempotent-replay" in mended.headers) == (202, False)
 
 
 async def _lines(service: Service, body: bytes) -> Answer:
     return await call(service, "POST", "/v1/push/batch", body, headers={"Content-Type": "application/x-ndjson"})
 
 
-def test_lines_and_faults_stand_in_their_places() -> None:
-    async def main(service: Service) -> None:
-        good = msgspec.json.encode(ALERT)
-        large = msgspec.json.encode({**ALERT, "data": {"x": "y" * 5000}})
-        answer = await _lines(service, good + b"\r\n\n{nonsense\n" + large + b'\n{"to":{"tokens":[]}}\n' + good)
-        assert answer.status == 200
-        results = answer.json["results"]
-        assert [each["status"] for each in results] == [202, 400, 413, 422, 202]
-        assert [each["id"] for each in results if "id" in each] == list(service.store.pushes)
-        assert {error["path"] for error in results[3]["error"]["errors"]} >= {"to.tokens"}
-        assert results[0] == {"status": 202, "id": results[0]["id"], "state": "sending", "deliveries": 1}
-
-    run(main)
+async def test_lines_and_faults_stand_in_their_places(service: Service) -> None:
+    good = msgspec.json.encode(ALERT)
+    large = msgspec.json.encode({**ALERT, "data": {"x": "y" * 5000}})
+    answer = await _lines(service, good + b"\r\n\n{nonsense\n" + large + b'\n{"to":{"tokens":[]}}\n' + good)
+    assert answer.status == 200
+    results = answer.json["results"]
+    assert [each["status"] for each in results] == [202, 400, 413, 422, 202]
+    assert [each["id"] for each in results if "id" in each] == list(service.store.pushes)
+    assert {error["path"] for error in results[3]["error"]["errors"]} >= {"to.tokens"}
+    assert results[0] == {"status": 202, "id": results[0]["id"], "state": "sending", "deliveries": 1}
 
 
 @pytest.mark.parametrize(
     ("body", "status"), [(b"[", 400), (b"[]", 422), (b"{}", 422), (b"", 400), (b"[" + b"1," * 1000 + b"1]", 422)]
 )
-def test_a_body_that_is_no_batch_is_refused_whole(body: bytes, status: int) -> None:
-    async def main(service: Service) -> None:
-        answer = await call(service, "POST", "/v1/push/batch", body)
-        assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
-        assert service.store.pushes == {}
-
-    run(main)
+async def test_a_body_that_is_no_batch_is_refused_whole(body: bytes, status: int, service: Service) -> None:
+    answer = await call(service, "POST", "/v1/push/batch", body)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert service.store.pushes == {}
 
 
-def test_a_push_that_the_store_cannot_take_has_500_and_the_others_their_own_result() -> None:
-    async def main(service: Service) -> None:
-        accept = service.store.accept
+async def test_a_push_that_the_store_cannot_take_has_500_and_the_others_their_own_result(service: Service) -> None:
+    accept = service.store.accept
 
-        async def broken(push: Push) -> None:
-            if push.total == 2:
-                raise StoreError("WRONGTYPE Operation against a key holding the wrong kind of value")
-            if push.total == 3:
-                raise StoreUnavailable("connection refused")
-            await accept(push)
+    async def broken(push: Push) -> None:
+        if push.total == 2:
+            raise StoreError("WRONGTYPE Operation against a key holding the wrong kind of value")
+        if push.total == 3:
+            raise StoreUnavailable("connection refused")
+        await accept(push)
 
-        service.store.accept = broken  # type: ignore[method-assign]
-        token = ALERT["to"]["tokens"][0]
-        bodies = [
-            {**ALERT, "to": {"tokens": [{**token, "token": f"{number:064x}"} for number in range(count)]}}
-            for count in (1, 2, 3, 1)
-        ]
-        answer = await call(service, "POST", "/v1/push/batch", bodies)
-        assert answer.status == 200
-        results = answer.json["results"]
-        assert [each["status"] for each in results] == [202, 500, 503, 202]
-        assert [each["id"] for each in results if "id" in each] == list(service.store.pushes)
-        assert results[1]["error"]["instance"].startswith("urn:uuid:")
-        assert "WRONGTYPE" not in str(results)
-
-    run(main)
+    service.store.accept = broken  # type: ignore[method-assign]
+    token = ALERT["to"]["tokens"][0]
+    bodies = [
+        {**ALERT, "to": {"tokens": [{**token, "token": f"{number:064x}"} for number in range(count)]}}
+        for count in (1, 2, 3, 1)
+    ]
+    answer = await call(service, "POST", "/v1/push/batch", bodies)
+    assert answer.status == 200
+    results = answer.json["results"]
+    assert [each["status"] for each in results] == [202, 500, 503, 202]
+    assert [each["id"] for each in results if "id" in each] == list(service.store.pushes)
+    assert results[1]["error"]["instance"].startswith("urn:uuid:")
+    assert "WRONGTYPE" not in str(results)
 
 
-def test_without_redis_a_batch_is_refused_whole() -> None:
-    async def main(service: Service) -> None:
-        service.store.away = True
-        answer = await call(service, "POST", "/v1/push/batch", [{**ALERT, "data": {"token": TOKEN}}])
-        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-
-    run(main)
+async def test_without_redis_a_batch_is_refused_whole(service: Service) -> None:
+    service.store.away = True
+    answer = await call(service, "POST", "/v1/push/batch", [{**ALERT, "data": {"token": TOKEN}}])
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 
 from pushsvc.api.config import ApiConfig
@@ -9,7 +12,7 @@ from pushsvc.api.server import serve
 from pushsvc.runtime.plans import api_is_open
 from pushsvc.settings import MetricsSettings, ServerSettings, Settings
 
-from .test_intake_kit import CONFIG, Service, Store, call, run_loop
+from .test_intake_kit import CONFIG, LOOP as LOOP, Service, Store, call
 
 HELD = {"shop/apns": "InvalidProviderToken"}
 CONDITION = {"kind": "held", "severity": "critical", "what": "shop/apns", "app": "", "reason": ""} | {
@@ -41,18 +44,15 @@ def test_only_the_machine_itself_sees_everything(host: str, public: bool, is_ope
     assert api_is_open(settings) is is_open
 
 
-def play(public: bool, config: ApiConfig, main: object) -> None:
-    async def whole() -> None:
-        service = Service(Store(), public=public, holding=HELD)
-        async with serve(service.app(config), config) as service.url:
-            assert callable(main)
-            await main(service)
-
-    run_loop(whole())
+@asynccontextmanager
+async def opened(public: bool, config: ApiConfig) -> AsyncIterator[Service]:
+    service = Service(Store(), public=public, holding=HELD)
+    async with serve(service.app(config), config) as service.url:
+        yield service
 
 
-def test_without_the_admins_key_there_is_no_more_than_ready_or_not() -> None:
-    async def main(service: Service) -> None:
+async def test_without_the_admins_key_there_is_no_more_than_ready_or_not() -> None:
+    async with opened(False, CONFIG) as service:
         for key in (None, "pusher", "nobody"):
             found = await call(service, "GET", "/readyz", key=key)
             assert (found.status, found.json) == (200, {"status": "ready"})
@@ -68,12 +68,8 @@ def test_without_the_admins_key_there_is_no_more_than_ready_or_not() -> None:
         assert (await call(service, "GET", "/readyz", key="nobody")).status == 503
         assert (await call(service, "GET", "/healthz", key=None)).status == 200
 
-    play(False, CONFIG, main)
 
-
-def test_where_it_is_open_nobody_needs_a_key() -> None:
-    async def main(service: Service) -> None:
+async def test_where_it_is_open_nobody_needs_a_key() -> None:
+    async with opened(True, CONFIG) as service:
         assert (await call(service, "GET", "/readyz", key=None)).json == READY
         assert (await call(service, "GET", "/metrics", key=None)).status == 200
-
-    play(True, CONFIG, main)

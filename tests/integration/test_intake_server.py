@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,6 @@ from pushsvc.api.config import ApiConfig
 from pushsvc.api.server import serve
 from pushsvc.errors import ConfigError
 
-from . import test_intake_kit
 from .test_intake_kit import (
     ALERT,
     Answer,
@@ -28,8 +28,6 @@ from .test_intake_kit import (
     call,
     eventually,
     raw,
-    run,
-    run_loop,
     running,
 )
 
@@ -38,10 +36,10 @@ pytestmark = pytest.mark.usefixtures("no_traceback", "both_ways")
 HEAD = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\n"
 
 
-@pytest.fixture(autouse=True, params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Both kinds of loop: they differ in how connections end."""
-    monkeypatch.setattr(test_intake_kit, "new_loop", request.param)
+    return "asyncio", {"loop_factory": request.param}
 
 
 def sized(body: bytes) -> bytes:
@@ -73,86 +71,71 @@ def check(answer: Answer, status: int, kind: str) -> None:
     ],
     ids=lambda value: None,
 )
-def test_what_cannot_be_read_is_a_problem_document_too(data: bytes, status: int, kind: str) -> None:
-    async def main(service: Service) -> None:
-        check(await raw(service, data), status, kind)
-        assert service.store.pushes == {}
-
-    run(main)
+async def test_what_cannot_be_read_is_a_problem_document_too(
+    data: bytes, status: int, kind: str, service: Service
+) -> None:
+    check(await raw(service, data), status, kind)
+    assert service.store.pushes == {}
 
 
 @pytest.mark.parametrize("path", [b"//", b"/%ff", b"/%", b"/\xff", b"/..", b"/v1/push/%00", b"*", b"http://y/nowhere"])
-def test_odd_paths_are_4xx(path: bytes) -> None:
-    async def main(service: Service) -> None:
-        found = await raw(service, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\n\r\n")
-        assert found.status in (400, 404)
-        assert found.headers["content-type"] == "application/problem+json"
-
-    run(main)
+async def test_odd_paths_are_4xx(path: bytes, service: Service) -> None:
+    found = await raw(service, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\n\r\n")
+    assert found.status in (400, 404)
+    assert found.headers["content-type"] == "application/problem+json"
 
 
-def test_expectations() -> None:
-    async def main(service: Service) -> None:
-        length = f"Content-Length: {len(BODY)}\r\n".encode()
-        check(await raw(service, HEAD + length + b"Expect: tea\r\n\r\n"), 417, "expectation-failed")
-        # It is ignored in HTTP/1.0, where nothing may come before the final answer.
-        old = HEAD.replace(b"HTTP/1.1", b"HTTP/1.0")
-        assert (await raw(service, old + length + b"Expect: 100-continue\r\n\r\n" + BODY)).status == 202
-        reader, writer = await asyncio.open_connection(*service.address)
-        writer.write(HEAD + length + b"Expect: 100-continue\r\n\r\n")
-        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(BODY)
-        assert (await answer(reader)).status == 202
-        writer.close()
-        await writer.wait_closed()
-
-    run(main)
+async def test_expectations(service: Service) -> None:
+    length = f"Content-Length: {len(BODY)}\r\n".encode()
+    check(await raw(service, HEAD + length + b"Expect: tea\r\n\r\n"), 417, "expectation-failed")
+    # It is ignored in HTTP/1.0, where nothing may come before the final answer.
+    old = HEAD.replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert (await raw(service, old + length + b"Expect: 100-continue\r\n\r\n" + BODY)).status == 202
+    reader, writer = await asyncio.open_connection(*service.address)
+    writer.write(HEAD + length + b"Expect: 100-continue\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(BODY)
+    assert (await answer(reader)).status == 202
+    writer.close()
+    await writer.wait_closed()
 
 
 # --- bodies -----------------------------------------------------------------------------------------
 
 
-def test_a_body_in_chunks_without_a_length_is_taken() -> None:
-    async def main(service: Service) -> None:
-        reader, writer = await asyncio.open_connection(*service.address)
-        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-        for start in range(0, len(BODY), 7):
-            part = BODY[start : start + 7]
-            writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
-            await writer.drain()
-            await asyncio.sleep(0)
-        assert service.store.pushes == {}
-        writer.write(b"0\r\n\r\n")
-        assert (await answer(reader)).status == 202
-        assert len(service.store.pushes) == 1
-        writer.close()
-        await writer.wait_closed()
-
-    run(main)
+async def test_a_body_in_chunks_without_a_length_is_taken(service: Service) -> None:
+    reader, writer = await asyncio.open_connection(*service.address)
+    writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    for start in range(0, len(BODY), 7):
+        part = BODY[start : start + 7]
+        writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        await writer.drain()
+        await asyncio.sleep(0)
+    assert service.store.pushes == {}
+    writer.write(b"0\r\n\r\n")
+    assert (await answer(reader)).status == 202
+    assert len(service.store.pushes) == 1
+    writer.close()
+    await writer.wait_closed()
 
 
-def test_chunks_that_are_none_are_400() -> None:
-    async def main(service: Service) -> None:
-        found = await raw(service, HEAD + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n")
-        assert found.status == 400
-        assert found.headers["content-type"] == "application/problem+json"
-        assert service.store.pushes == {}
-
-    run(main)
+async def test_chunks_that_are_none_are_400(service: Service) -> None:
+    found = await raw(service, HEAD + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n")
+    assert found.status == 400
+    assert found.headers["content-type"] == "application/problem+json"
+    assert service.store.pushes == {}
 
 
-def test_a_body_in_chunks_is_bounded_as_well() -> None:
-    async def main(service: Service) -> None:
+async def test_a_body_in_chunks_is_bounded_as_well() -> None:
+    async with running(ApiConfig(port=0, body_limit=100_000)) as service:
         chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
         check(await raw(service, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 3), 413, "content-too-large")
         check(await raw(service, HEAD + b"Content-Length: 100001\r\n\r\n"), 413, "content-too-large")
         assert service.store.pushes == {}
 
-    run(main, ApiConfig(port=0, body_limit=100_000))
 
-
-def test_a_slow_body_is_taken_and_one_that_never_ends_is_408() -> None:
-    async def main(service: Service) -> None:
+async def test_a_slow_body_is_taken_and_one_that_never_ends_is_408() -> None:
+    async with running(ApiConfig(port=0, body_timeout=0.5)) as service:
         reader, writer = await asyncio.open_connection(*service.address)
         writer.write(HEAD + f"Content-Length: {len(BODY)}\r\n\r\n".encode())
         writer.write(BODY[:20])
@@ -167,58 +150,47 @@ def test_a_slow_body_is_taken_and_one_that_never_ends_is_408() -> None:
         check(await raw(service, HEAD + b"Content-Length: 500\r\n\r\n" + BODY), 408, "request-timeout")
         assert service.store.pushes == {}
 
-    run(main, ApiConfig(port=0, body_timeout=0.5))
-
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 500\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1f4\r\n"])
 @pytest.mark.parametrize("abort", [False, True], ids=["closes", "resets"])
-def test_a_client_that_goes_mid_body_leaves_nothing_behind(framing: bytes, abort: bool) -> None:
-    async def main(service: Service) -> None:
-        with capture_logs() as logs:
-            _, writer = await asyncio.open_connection(*service.address)
-            writer.write(HEAD + framing + BODY)
-            await writer.drain()
-            # The server must have begun with it.
-            await call(service, "GET", "/healthz", key=None)
-            if abort:
-                writer.transport.abort()
-            else:
-                writer.close()
-            await eventually(lambda: any(entry.get("status") == 499 for entry in logs))
-        assert service.store.pushes == {}
-        assert [entry for entry in logs if entry["log_level"] not in ("debug", "info")] == []
-
-    run(main)
-
-
-def test_a_client_that_goes_while_its_push_is_written_is_still_accepted_once() -> None:
-    async def main(service: Service) -> None:
-        service.store.gate = asyncio.Event()
+async def test_a_client_that_goes_mid_body_leaves_nothing_behind(framing: bytes, abort: bool, service: Service) -> None:
+    with capture_logs() as logs:
         _, writer = await asyncio.open_connection(*service.address)
-        writer.write(sized(BODY))
+        writer.write(HEAD + framing + BODY)
         await writer.drain()
+        # The server must have begun with it.
         await call(service, "GET", "/healthz", key=None)
-        writer.transport.abort()
-        service.store.gate.set()
-        await eventually(lambda: len(service.store.pushes) == 1)
+        if abort:
+            writer.transport.abort()
+        else:
+            writer.close()
+        await eventually(lambda: any(entry.get("status") == 499 for entry in logs))
+    assert service.store.pushes == {}
+    assert [entry for entry in logs if entry["log_level"] not in ("debug", "info")] == []
 
-    run(main)
+
+async def test_a_client_that_goes_while_its_push_is_written_is_still_accepted_once(service: Service) -> None:
+    service.store.gate = asyncio.Event()
+    _, writer = await asyncio.open_connection(*service.address)
+    writer.write(sized(BODY))
+    await writer.drain()
+    await call(service, "GET", "/healthz", key=None)
+    writer.transport.abort()
+    service.store.gate.set()
+    await eventually(lambda: len(service.store.pushes) == 1)
 
 
-def test_requests_in_one_segment_are_answered_in_order() -> None:
-    async def main(service: Service) -> None:
-        reader, writer = await asyncio.open_connection(*service.address)
-        writer.write(sized(BODY) + sized(b"{}") + sized(BODY) + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert [(await answer(reader)).status for _ in range(4)] == [202, 422, 202, 200]
-        assert len(service.store.pushes) == 2
-        writer.close()
-        await writer.wait_closed()
-
-    run(main)
+async def test_requests_in_one_segment_are_answered_in_order(service: Service) -> None:
+    reader, writer = await asyncio.open_connection(*service.address)
+    writer.write(sized(BODY) + sized(b"{}") + sized(BODY) + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert [(await answer(reader)).status for _ in range(4)] == [202, 422, 202, 200]
+    assert len(service.store.pushes) == 2
+    writer.close()
+    await writer.wait_closed()
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_bodies_beyond_what_is_buffered_are_read_to_their_ends(chunked: bool) -> None:
+async def test_bodies_beyond_what_is_buffered_are_read_to_their_ends(chunked: bool) -> None:
     """Reading pauses and goes on in the middle of each."""
     body = BODY + b" " * 3_000_000
     framed = sized(body)
@@ -226,57 +198,48 @@ def test_bodies_beyond_what_is_buffered_are_read_to_their_ends(chunked: bool) ->
         pieces = [body[start : start + 1000] for start in range(0, len(body), 1000)]
         chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
         framed = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
-
-    async def main(service: Service) -> None:
+    async with running() as service:
         reader, writer = await asyncio.open_connection(*service.address)
         writer.write(framed * 3 + sized(BODY))
         assert [(await answer(reader)).status for _ in range(4)] == [202] * 4
         writer.close()
         await writer.wait_closed()
 
-    run(main)
 
-
-def test_a_refusal_before_the_body_leaves_the_connection_usable() -> None:
-    async def main(service: Service) -> None:
-        reader, writer = await asyncio.open_connection(*service.address)
-        writer.write(sized(BODY).replace(b"pusher", b"nobody") + sized(BODY))
-        assert [(await answer(reader)).status for _ in range(2)] == [401, 202]
-        writer.close()
-        await writer.wait_closed()
-
-    run(main)
+async def test_a_refusal_before_the_body_leaves_the_connection_usable(service: Service) -> None:
+    reader, writer = await asyncio.open_connection(*service.address)
+    writer.write(sized(BODY).replace(b"pusher", b"nobody") + sized(BODY))
+    assert [(await answer(reader)).status for _ in range(2)] == [401, 202]
+    writer.close()
+    await writer.wait_closed()
 
 
 # --- binding and draining ---------------------------------------------------------------------------
 
 
-def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
-    async def main() -> None:
-        config = ApiConfig(port=0, shutdown_timeout=20)
-        service = Service(Store(gate=asyncio.Event()))
-        assert service.store.gate is not None
-        server = serve(service.app(config), config)
-        service.url = await server.__aenter__()
-        idle_reader, idle_writer = await asyncio.open_connection(*service.address)
-        reader, writer = await asyncio.open_connection(*service.address)
-        writer.write(sized(BODY))
-        await call(service, "GET", "/healthz", key=None)
-        ending = asyncio.ensure_future(server.__aexit__(None, None, None))
-        # The idle connection is closed at once, the busy one is waited for.
-        assert await asyncio.wait_for(idle_reader.read(), 20) == b""
-        assert not ending.done()
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(*service.address)
-        service.store.gate.set()
-        assert (await answer(reader)).status == 202
-        await asyncio.wait_for(ending, 20)
-        assert await reader.read() == b""
-        assert len(service.store.pushes) == 1
-        for each in (idle_writer, writer):
-            each.close()
-
-    run_loop(main())
+async def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
+    config = ApiConfig(port=0, shutdown_timeout=20)
+    service = Service(Store(gate=asyncio.Event()))
+    assert service.store.gate is not None
+    server = serve(service.app(config), config)
+    service.url = await server.__aenter__()
+    idle_reader, idle_writer = await asyncio.open_connection(*service.address)
+    reader, writer = await asyncio.open_connection(*service.address)
+    writer.write(sized(BODY))
+    await call(service, "GET", "/healthz", key=None)
+    ending = asyncio.ensure_future(server.__aexit__(None, None, None))
+    # The idle connection is closed at once, the busy one is waited for.
+    assert await asyncio.wait_for(idle_reader.read(), 20) == b""
+    assert not ending.done()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*service.address)
+    service.store.gate.set()
+    assert (await answer(reader)).status == 202
+    await asyncio.wait_for(ending, 20)
+    assert await reader.read() == b""
+    assert len(service.store.pushes) == 1
+    for each in (idle_writer, writer):
+        each.close()
 
 
 class Tracer:
@@ -300,69 +263,57 @@ class Tracer:
         raise AssertionError("it is not ours to close")
 
 
-def test_draining_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_draining_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     tracer = Tracer()
     monkeypatch.setattr(telemetry.traces, "tracer", tracer)
 
-    async def main() -> None:
-        config = ApiConfig(port=0, shutdown_timeout=0.2)
-        service = Service(Store(gate=asyncio.Event()))
-        async with serve(service.app(config), config) as service.url:
-            reader, writer = await asyncio.open_connection(*service.address)
-            writer.write(sized(BODY))
-            await call(service, "GET", "/healthz", key=None)
-        assert await reader.read() == b""
-        assert service.store.pushes == {}
-        writer.close()
-        # The trace of a request that was cut off has its root.
-        (_, error), (about, cause) = tracer.ended
-        assert error == cause == "CancelledError"
-        assert (about["http.route"], about["pushsvc.app"]) == ("/v1/push", "shop")
-        assert "http.response.status_code" not in about
-
-    run_loop(main())
+    config = ApiConfig(port=0, shutdown_timeout=0.2)
+    service = Service(Store(gate=asyncio.Event()))
+    async with serve(service.app(config), config) as service.url:
+        reader, writer = await asyncio.open_connection(*service.address)
+        writer.write(sized(BODY))
+        await call(service, "GET", "/healthz", key=None)
+    assert await reader.read() == b""
+    assert service.store.pushes == {}
+    writer.close()
+    # The trace of a request that was cut off has its root.
+    (_, error), (about, cause) = tracer.ended
+    assert error == cause == "CancelledError"
+    assert (about["http.route"], about["pushsvc.app"]) == ("/v1/push", "shop")
+    assert "http.response.status_code" not in about
 
 
-def test_an_address_that_is_taken_is_a_configuration_error() -> None:
-    async def main() -> None:
-        async with running() as service:
-            host, port = service.address
-            config = ApiConfig(host=host, port=port)
-            with pytest.raises(ConfigError, match=f"server.port: 127.0.0.1:{port} is in use by another process"):
-                async with serve(service.app(config), config):
-                    pass
-        with pytest.raises(ConfigError, match="cannot listen on"):
-            async with serve(service.app(config), ApiConfig(host="192.0.2.1", port=0)):
+async def test_an_address_that_is_taken_is_a_configuration_error() -> None:
+    async with running() as service:
+        host, port = service.address
+        config = ApiConfig(host=host, port=port)
+        with pytest.raises(ConfigError, match=f"server.port: 127.0.0.1:{port} is in use by another process"):
+            async with serve(service.app(config), config):
                 pass
-
-    run_loop(main())
+    with pytest.raises(ConfigError, match="cannot listen on"):
+        async with serve(service.app(config), ApiConfig(host="192.0.2.1", port=0)):
+            pass
 
 
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="this system has no SO_REUSEPORT")
-def test_two_processes_may_share_a_port() -> None:
-    async def main() -> None:
-        shared = ApiConfig(port=0, reuse_port=True)
-        async with running(shared) as first:
-            again = ApiConfig(port=first.address[1], reuse_port=True)
-            async with running(again) as second:
-                assert second.url == first.url
-
-    run_loop(main())
+async def test_two_processes_may_share_a_port() -> None:
+    shared = ApiConfig(port=0, reuse_port=True)
+    async with running(shared) as first:
+        again = ApiConfig(port=first.address[1], reuse_port=True)
+        async with running(again) as second:
+            assert second.url == first.url
 
 
-def test_ipv6_addresses_are_bracketed() -> None:
-    async def main() -> None:
-        if not socket.has_ipv6:
-            pytest.skip("this system has no IPv6")
-        try:
-            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-        except OSError:
-            pytest.skip("this system has no IPv6 loopback")
-        async with running(ApiConfig(host="::1", port=0)) as service:
-            assert service.url.startswith("http://[::1]:")
-            assert (await call(service, "GET", "/healthz", key=None)).status == 200
-
-    run_loop(main())
+async def test_ipv6_addresses_are_bracketed() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this system has no IPv6")
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this system has no IPv6 loopback")
+    async with running(ApiConfig(host="::1", port=0)) as service:
+        assert service.url.startswith("http://[::1]:")
+        assert (await call(service, "GET", "/healthz", key=None)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -376,28 +327,24 @@ def test_ipv6_addresses_are_bracketed() -> None:
         ("OPTIONS /healthz HTTP/1.1", "", "HTTP/1.1 204 No Content", None, None),
     ],
 )
-def test_the_head_of_an_answer(
-    line: str, headers: str, status: str, connection: str | None, length: str | None
+async def test_the_head_of_an_answer(
+    line: str, headers: str, status: str, connection: str | None, length: str | None, service: Service
 ) -> None:
     """As RFC 9110 and RFC 9112 have it: the version of the request, the length of what follows, what becomes of the
     connection, the date."""
-
-    async def main(service: Service) -> None:
-        reader, writer = await asyncio.open_connection(*service.address)
-        writer.write(f"{line}\r\nHost: x\r\n{headers}\r\n".encode())
-        async with asyncio.timeout(20):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            if "HEAD" not in line and length:
-                assert await reader.readexactly(int(length)) == b'{"status":"ok"}'
-        first, *lines = head.strip().split("\r\n")
-        found = dict(each.split(": ", 1) for each in lines)
-        assert (first, found.get("Connection"), found.get("Content-Length")) == (status, connection, length)
-        assert abs(parsedate_to_datetime(found["Date"]).timestamp() - time.time()) < 60
-        assert found["Server"] == "pushsvc"
-        if first.startswith("HTTP/1.1") and connection is None:
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert (await answer(reader)).status == 200
-        writer.close()
-        await writer.wait_closed()
-
-    run(main)
+    reader, writer = await asyncio.open_connection(*service.address)
+    writer.write(f"{line}\r\nHost: x\r\n{headers}\r\n".encode())
+    async with asyncio.timeout(20):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if "HEAD" not in line and length:
+            assert await reader.readexactly(int(length)) == b'{"status":"ok"}'
+    first, *lines = head.strip().split("\r\n")
+    found = dict(each.split(": ", 1) for each in lines)
+    assert (first, found.get("Connection"), found.get("Content-Length")) == (status, connection, length)
+    assert abs(parsedate_to_datetime(found["Date"]).timestamp() - time.time()) < 60
+    assert found["Server"] == "pushsvc"
+    if first.startswith("HTTP/1.1") and connection is None:
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await answer(reader)).status == 200
+    writer.close()
+    await writer.wait_closed()

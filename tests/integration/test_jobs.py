@@ -34,11 +34,11 @@ from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.runtime import Current
 from pushsvc.settings import Settings
 from pushsvc.stages.replay import BEHIND, STEP, Pace
-from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store import Store, keys
 from pushsvc.store.link.connect import open_sync_redis
 
 from .servers import KINDS, Server, running_server, suspend, wait_until
-from .test_store_kit import NOW, all_of, make_push, take_all
+from .test_store_kit import all_of, make_push, moment, new_store, take_all
 from .test_store_replay import fail_all
 
 CONFIG = """
@@ -56,10 +56,7 @@ team_id = "DEF123GHIJ"
 """
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as found:
-        yield found
+BACKENDS = KINDS
 
 
 @contextmanager
@@ -67,11 +64,10 @@ def worker(server: Server, folder: Path, *options: str, **environ: str) -> Itera
     """`pushsvc jobs`, killed at the end if it has not ended before."""
     config = folder / "pushsvc.toml"
     config.write_text(CONFIG.format(url=server.url, folder=folder))
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PUSHSVC")}
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "pushsvc", "jobs", *options, "--config", str(config)],
-            env={**clean, **environ},
+            env={**os.environ, **environ},
             stdout=log,
             stderr=log,
         )
@@ -80,15 +76,6 @@ def worker(server: Server, folder: Path, *options: str, **environ: str) -> Itera
     finally:
         process.kill()
         process.wait()
-
-
-def play(server: Server, story: Callable[[Store], Coroutine[Any, Any, None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(90), open_store(server.url, StoreConfig(consumer="a")) as store:
-            await story(store)
-
-    server.flush()
-    asyncio.run(main())
 
 
 async def until(condition: Callable[[], Coroutine[Any, Any, bool]]) -> None:
@@ -108,10 +95,12 @@ async def is_done(store: Store, job: str) -> bool:
     return status.state == "done"
 
 
-def test_with_feedback_one_process_does_both_and_follows_the_configuration(server: Server, tmp_path: Path) -> None:
-    dead = TokenDead(status=410, reason="Unregistered", since=NOW)
+async def test_with_feedback_one_process_does_both_and_follows_the_configuration(
+    server: Server, tmp_path: Path
+) -> None:
+    dead = TokenDead(status=410, reason="Unregistered", since=moment())
+    async with new_store(server) as store:
 
-    async def story(store: Store) -> None:
         async def judged(app: str) -> bool:
             return bool((await store.receipts.events(app, after="", limit=10)).events)
 
@@ -138,78 +127,69 @@ def test_with_feedback_one_process_does_both_and_follows_the_configuration(serve
             assert await asyncio.to_thread(process.wait) == 0
         assert await store.workers.known() == []
 
-    play(server, story)
 
-
-def test_a_killed_replay_goes_on_and_moves_each_once(server: Server, tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        await fail_all(store, make_push("p", 1000), make_push("q", 1200))
-        job = (await store.dead.request(ReplaySpec("shop", rate=400.0))).job
-        with worker(server, tmp_path) as first:
-            await until(lambda: moved(store, job, 400))
-            first.send_signal(signal.SIGKILL)
-            await asyncio.to_thread(first.wait)
-        status = await store.dead.replay("shop", job)
-        assert status is not None
-        assert status.moved + await store.dead.count("shop", DeadFilter()) == 2200
-        assert status.moved < 2200
-        with worker(server, tmp_path) as second:
-            await until(lambda: is_done(store, job))
-            second.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(second.wait) == 0
-        assert await moved(store, job, 2200)
-        assert await store.dead.count("shop", DeadFilter()) == 0
-        taken = await take_all(store)
-        places = [(each.chunk.push_id, target.index) for each in taken for target in each.chunk.targets]
-        assert len(places) == len(set(places)) == 2200
-
-    play(server, story)
+async def test_a_killed_replay_goes_on_and_moves_each_once(server: Server, tmp_path: Path, store: Store) -> None:
+    await fail_all(store, make_push("p", 1000), make_push("q", 1200))
+    job = (await store.dead.request(ReplaySpec("shop", rate=400.0))).job
+    with worker(server, tmp_path) as first:
+        await until(lambda: moved(store, job, 400))
+        first.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(first.wait)
+    status = await store.dead.replay("shop", job)
+    assert status is not None
+    assert status.moved + await store.dead.count("shop", DeadFilter()) == 2200
+    assert status.moved < 2200
+    with worker(server, tmp_path) as second:
+        await until(lambda: is_done(store, job))
+        second.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(second.wait) == 0
+    assert await moved(store, job, 2200)
+    assert await store.dead.count("shop", DeadFilter()) == 0
+    taken = await take_all(store)
+    places = [(each.chunk.push_id, target.index) for each in taken for target in each.chunk.targets]
+    assert len(places) == len(set(places)) == 2200
 
 
 @given(st.floats(0.01, 1000), st.lists(st.integers(0, 3000), min_size=1, max_size=50))
 def test_a_replay_keeps_its_rate_however_late_each_step_is_taken(rate: float, late: list[int]) -> None:
-    most, now, moved = max(1, min(STEP, int(rate))), NOW, 0
+    most, now, moved = max(1, min(STEP, int(rate))), moment(), 0
     due, too_late = 0, False
     for wait in late:
         too_late |= bool(due) and now - due > BEHIND
-        assert moved <= rate * (now - NOW + BEHIND) / 1000 + most
+        assert moved <= rate * (now - moment() + BEHIND) / 1000 + most
         moved += most
         due = Pace(rate, due).after(most, now)  # each step by another process
         now = max(now, due) + wait
     if not too_late:
-        assert moved >= rate * (due - NOW) / 1000 * 0.99 - 1
+        assert moved >= rate * (due - moment()) / 1000 * 0.99 - 1
 
 
-def test_a_slow_replay_leaves_the_worker_to_others(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await fail_all(store, make_push("p", 3))
-        job = (await store.dead.request(ReplaySpec("shop", rate=0.1))).job
-        context = Context(Current(Settings()), server.url)
-        before = store.clock()
-        assert await replay(context, "shop", job) == {"moved": 1, "skipped": 0}
-        assert store.clock() - before < 5_000
-        assert await store.dead.unfinished() == []
-        assert await store.dead.unfinished(due=False) == [("shop", job)]
-        due = await store.link.call("ZSCORE", keys.REPLAYS, f"shop {job}")
-        assert float(due) - before > 8_000
-
-    play(server, story)
+async def test_a_slow_replay_leaves_the_worker_to_others(server: Server, store: Store) -> None:
+    await fail_all(store, make_push("p", 3))
+    job = (await store.dead.request(ReplaySpec("shop", rate=0.1))).job
+    context = Context(Current(Settings()), server.url)
+    before = store.clock()
+    assert await replay(context, "shop", job) == {"moved": 1, "skipped": 0}
+    assert store.clock() - before < 5_000
+    assert await store.dead.unfinished() == []
+    assert await store.dead.unfinished(due=False) == [("shop", job)]
+    due = await store.link.call("ZSCORE", keys.REPLAYS, f"shop {job}")
+    assert float(due) - before > 8_000
 
 
-def test_a_worker_that_is_asked_to_stop_ends_between_two_steps(server: Server, tmp_path: Path) -> None:
-    async def story(store: Store) -> None:
-        await fail_all(store, make_push("p", 1000))
-        job = (await store.dead.request(ReplaySpec("shop", rate=10.0))).job
-        with worker(server, tmp_path) as process:
-            await until(lambda: moved(store, job, 10))
-            process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait) == 0
-        assert await store.dead.unfinished(due=False) == [("shop", job)]
-        status = await store.dead.replay("shop", job)
-        assert status is not None
-        assert (status.state, status.error) == ("running", "")
-
-    play(server, story)
+async def test_a_worker_that_is_asked_to_stop_ends_between_two_steps(
+    server: Server, tmp_path: Path, store: Store
+) -> None:
+    await fail_all(store, make_push("p", 1000))
+    job = (await store.dead.request(ReplaySpec("shop", rate=10.0))).job
+    with worker(server, tmp_path) as process:
+        await until(lambda: moved(store, job, 10))
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait) == 0
+    assert await store.dead.unfinished(due=False) == [("shop", job)]
+    status = await store.dead.replay("shop", job)
+    assert status is not None
+    assert (status.state, status.error) == ("running", "")
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -334,42 +314,35 @@ def test_the_jobs_process_ends_when_its_store_never_comes(server: Server, tmp_pa
     assert "jobs.url" in (tmp_path / "log").read_text()
 
 
-def test_of_many_schedulers_one_has_the_turn(server: Server) -> None:
-    async def story(store: Store) -> None:
-        owners = [await store.locks.acquire("sweep", f"owner-{n}", lease=30.0) for n in range(20)]
-        assert owners == [True] + [False] * 19
-        assert await store.locks.acquire("cleanup", "owner-1", lease=0.05)
-        await until(lambda: store.locks.acquire("cleanup", "owner-2", lease=30.0))
-        await store.locks.release("cleanup", "owner-1")
-        assert not await store.locks.acquire("cleanup", "owner-1", lease=30.0)
-        await store.locks.release("cleanup", "owner-2")
-        assert await store.locks.acquire("cleanup", "owner-1", lease=30.0)
+async def test_of_many_schedulers_one_has_the_turn(store: Store) -> None:
+    owners = [await store.locks.acquire("sweep", f"owner-{n}", lease=30.0) for n in range(20)]
+    assert owners == [True] + [False] * 19
+    assert await store.locks.acquire("cleanup", "owner-1", lease=0.05)
+    await until(lambda: store.locks.acquire("cleanup", "owner-2", lease=30.0))
+    await store.locks.release("cleanup", "owner-1")
+    assert not await store.locks.acquire("cleanup", "owner-1", lease=30.0)
+    await store.locks.release("cleanup", "owner-2")
+    assert await store.locks.acquire("cleanup", "owner-1", lease=30.0)
 
 
-def test_what_could_not_be_done_is_not_put_off_for_its_period(server: Server) -> None:
-    async def story(store: Store) -> None:
-        async def fails() -> bool:
-            raise StoreUnavailable("away")
+async def test_what_could_not_be_done_is_not_put_off_for_its_period(store: Store) -> None:
+    async def fails() -> bool:
+        raise StoreUnavailable("away")
 
-        daily = Periodic("daily", 86_400.0, fails)
-        assert await store.locks.acquire("daily", "me", lease=86_400.0)
-        with pytest.raises(StoreUnavailable):
-            await process._act(store, daily, "me")
-        assert await store.locks.acquire("daily", "another", lease=60.0)
-
-    play(server, story)
+    daily = Periodic("daily", 86_400.0, fails)
+    assert await store.locks.acquire("daily", "me", lease=86_400.0)
+    with pytest.raises(StoreUnavailable):
+        await process._act(store, daily, "me")
+    assert await store.locks.acquire("daily", "another", lease=60.0)
 
 
-def test_a_replay_that_waits_in_the_queue_is_not_enqueued_again(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await fail_all(store, make_push("p", 1))
-        job = (await store.dead.request(ReplaySpec("shop"))).job
-        with Redis(unix_socket_path=str(server.folder / "socket")) as connection:
-            queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
-            await enqueue_replays(store, queue, Settings())
-            await store.dead.keep("shop", job, lease=0)
-            await enqueue_replays(store, queue, Settings())
-            assert queue.count == 1
-            assert await store.dead.unfinished() == []
-
-    play(server, story)
+async def test_a_replay_that_waits_in_the_queue_is_not_enqueued_again(server: Server, store: Store) -> None:
+    await fail_all(store, make_push("p", 1))
+    job = (await store.dead.request(ReplaySpec("shop"))).job
+    with Redis(unix_socket_path=str(server.folder / "socket")) as connection:
+        queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
+        await enqueue_replays(store, queue, Settings())
+        await store.dead.keep("shop", job, lease=0)
+        await enqueue_replays(store, queue, Settings())
+        assert queue.count == 1
+        assert await store.dead.unfinished() == []

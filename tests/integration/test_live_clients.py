@@ -16,14 +16,13 @@ from websockets.typing import Subprotocol
 from pushsvc.lab.simulator.certificates import Keys
 from pushsvc.net.tls import server_context
 
-from .live_rig import Gateway, gateway, in_a_loop
+from .live_rig import LOOP as LOOP, Gateway, gateway
 
 
 def _url(live: Gateway, query: str = "") -> str:
     return f"ws://127.0.0.1:{live.port}/connection/websocket{query}"
 
 
-@in_a_loop
 async def test_messages_of_all_sizes_go_both_ways() -> None:
     async with gateway(message_bytes=200_000) as live, connect(_url(live)) as client:
         for size in (0, 1, 125, 126, 127, 65_535, 65_536, 200_000):
@@ -41,7 +40,6 @@ async def test_messages_of_all_sizes_go_both_ways() -> None:
         assert closed.value.rcvd.code == 1009
 
 
-@in_a_loop
 async def test_a_client_offers_subprotocols_and_compression() -> None:
     async with gateway() as live:
         # Compression is offered by default, and declined.
@@ -53,7 +51,6 @@ async def test_a_client_offers_subprotocols_and_compression() -> None:
             assert await client.recv() == b"\x00\xff"
 
 
-@in_a_loop
 async def test_close_codes_go_both_ways() -> None:
     async with gateway() as live:
         async with connect(_url(live)) as client:
@@ -73,7 +70,6 @@ async def test_close_codes_go_both_ways() -> None:
         assert (session.ended, session.transport.code) == ([True], 4000)
 
 
-@in_a_loop
 async def test_a_page_of_elsewhere_is_refused() -> None:
     async with gateway() as live:
         with pytest.raises(InvalidStatus) as refused:
@@ -81,7 +77,6 @@ async def test_a_page_of_elsewhere_is_refused() -> None:
         assert refused.value.response.status_code == 403
 
 
-@in_a_loop
 async def test_many_at_once() -> None:
     async with gateway() as live:
 
@@ -108,24 +103,20 @@ def tls(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server_context(str(tmp_path / "server.pem"), str(tmp_path / "server.pem")), client
 
 
-def test_tls(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
-    @in_a_loop
-    async def test() -> None:
-        async with gateway(tls=tls[0]) as live:
-            assert live.sockets.url.startswith("https://")
-            async with connect(_url(live).replace("ws:", "wss:"), ssl=tls[1]) as client:
-                await client.send("x" * 60_000)
-                assert await client.recv() == "x" * 60_000
-                (await live.session()).transport.close(4501, "replaced")
-                with pytest.raises(ConnectionClosed) as closed:
-                    await client.recv()
-                assert closed.value.rcvd is not None
-                assert closed.value.rcvd.code == 4501
-            # A client that breaks the protocol is answered over TLS too.
-            reader, writer = await asyncio.open_connection("127.0.0.1", live.port, ssl=tls[1])
-            writer.write(b"GET /nowhere HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n")
-            assert (await reader.read()).startswith(b"HTTP/1.1 404 ")
-            writer.close()
-            await live.sessions[0].end.wait()
-
-    test()
+async def test_tls(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    async with gateway(tls=tls[0]) as live:
+        assert live.sockets.url.startswith("https://")
+        async with connect(_url(live).replace("ws:", "wss:"), ssl=tls[1]) as client:
+            await client.send("x" * 60_000)
+            assert await client.recv() == "x" * 60_000
+            (await live.session()).transport.close(4501, "replaced")
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4501
+        # A client that breaks the protocol is answered over TLS too.
+        reader, writer = await asyncio.open_connection("127.0.0.1", live.port, ssl=tls[1])
+        writer.write(b"GET /nowhere HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 404 ")
+        writer.close()
+        await live.sessions[0].end.wait()

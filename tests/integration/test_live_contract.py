@@ -36,7 +36,7 @@ from pushsvc.rules.audience import owner_of
 from pushsvc.store import StoreConfig, wall_clock
 
 from .servers import Server
-from .test_store_kit import NOW, AnyStore, World, make_push, play
+from .test_store_kit import AnyStore, World, make_push, moment, new_world
 
 HOUR = 3_600_000
 LASTING = StoreConfig(alive_ttl=3600.0)
@@ -45,13 +45,17 @@ A, B = LiveRoute("gate-a", 1), LiveRoute("gate-b", 1)
 
 
 def push_of(
-    name: str, *, at: int = NOW, expires_at: int = NOW + 24 * HOUR, collapse: str = "", total: int = 1
+    name: str, *, at: int | None = None, expires_at: int | None = None, collapse: str = "", total: int = 1
 ) -> LivePush:
-    return LivePush(name, at, expires_at, "normal", total, collapse)
+    """A push of this moment that lives for a day."""
+    at = moment() if at is None else at
+    return LivePush(name, at, moment() + 24 * HOUR if expires_at is None else expires_at, "normal", total, collapse)
 
 
 def phone(name: str, user: str | None = "ann") -> Device:
-    return Device(id=name, platform="fcm", token=f"token of {name}", user=user, registered_at=NOW, last_seen_at=NOW)
+    return Device(
+        id=name, platform="fcm", token=f"token of {name}", user=user, registered_at=moment(), last_seen_at=moment()
+    )
 
 
 async def opened(world: World, *names: str, user: str | None = "ann") -> AnyStore:
@@ -81,7 +85,7 @@ async def connected(
     limit: int = 100,
     unacked: bool = False,
 ) -> Connected:
-    found = await live.connect("shop", name, route, issued_at=NOW, position=position, limit=limit, unacked=unacked)
+    found = await live.connect("shop", name, route, issued_at=moment(), position=position, limit=limit, unacked=unacked)
     assert isinstance(found, Connected)
     return found
 
@@ -108,21 +112,20 @@ def chain_is_whole(publications: Sequence[Publication], since: int) -> bool:
 # --- appending ------------------------------------------------------------------------------------
 
 
-def test_a_stream_holds_what_was_appended_to_it(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        live = (await opened(world, "x", "y", "z")).live
-        for name in ("p1", "p2", "p3"):
-            await append(live, push_of(name), *(("x", "y") if name == "p2" else ("x",)))
-        held = [await live.holds("shop", device, push) for device in ("x", "y", "z") for push in ("p1", "p2", "p3")]
-        assert held == [True] * 3 + [False, True, False] + [False] * 3
-        assert not await live.holds("shop", "nobody", "p1")
-        assert not await live.holds("shop", "x", "")
-
-    play(server, story)
+async def test_a_stream_holds_what_was_appended_to_it(world: World) -> None:
+    live = (await opened(world, "x", "y", "z")).live
+    for name in ("p1", "p2", "p3"):
+        await append(live, push_of(name), *(("x", "y") if name == "p2" else ("x",)))
+    held = [await live.holds("shop", device, push) for device in ("x", "y", "z") for push in ("p1", "p2", "p3")]
+    assert held == [True] * 3 + [False, True, False] + [False] * 3
+    assert not await live.holds("shop", "nobody", "p1")
+    assert not await live.holds("shop", "x", "")
 
 
-def test_several_pushes_are_appended_in_their_order_and_now_or_never_where_a_device_is(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_several_pushes_are_appended_in_their_order_and_now_or_never_where_a_device_is(
+    server: Server | None,
+) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y", "z")).live
         await connected(live, "x")
         await append(live, push_of("p0"), "z")
@@ -143,15 +146,13 @@ def test_several_pushes_are_appended_in_their_order_and_now_or_never_where_a_dev
         await live.keep_all("shop", [*bodies, LiveContent(push_of("p1"), b"other")])
         assert await live.contents("shop", ["p1", "p2", "p3"]) == {"p1": b"p1", "p3": b"p3"}
 
-    play(server, story, LASTING)
 
-
-def test_what_is_withdrawn_is_shown_to_no_device_any_more(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_what_is_withdrawn_is_shown_to_no_device_any_more(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y", "z")).live
         for name in ("p1", "p2", "p3"):
             await append(live, push_of(name), "x", "y")
-        await append(live, push_of("over", expires_at=NOW), "x", "y")
+        await append(live, push_of("over", expires_at=moment()), "x", "y")
         for name in ("p2", "p9", "p2"):
             await live.withdraw("shop", name, push_of(name).at)
         assert offsets(await live.history("shop", "x", since=0)) == [(1, 0), (3, 1)]
@@ -175,16 +176,14 @@ def test_what_is_withdrawn_is_shown_to_no_device_any_more(server: Server | None)
         # Another one of its hour is not concerned.
         assert [each.status for each in await append(live, push_of("p4"), "x", "z")] == ["new", "new"]
 
-    play(server, story, LASTING)
 
-
-def test_a_cancelled_push_is_in_no_stream_and_comes_into_none(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_cancelled_push_is_in_no_stream_and_comes_into_none(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         store = await opened(world, "x", "y")
         live, pushes = store.live, store.pushes
         await pushes.accept(make_push("p1", 2))
         await pushes.accept(make_push("p2", 2))
-        await pushes.accept(make_push("later", send_at=NOW + HOUR))
+        await pushes.accept(make_push("later", send_at=moment() + HOUR))
         await append(live, push_of("p1"), "x")
         for name in ("p1", "p2", "later"):
             status = await pushes.cancel("shop", name)
@@ -194,13 +193,11 @@ def test_a_cancelled_push_is_in_no_stream_and_comes_into_none(server: Server | N
             assert await append(live, push_of(name), "x", "y") == [Appended("withdrawn")] * 2
         assert [(await connected(live, name)).page.publications for name in ("x", "y")] == [[], []]
         # What was cancelled before its time was never on its way, and costs nothing.
-        assert [each.status for each in await append(live, push_of("later", at=NOW + HOUR), "x")] == ["new"]
-
-    play(server, story, LASTING)
+        assert [each.status for each in await append(live, push_of("later", at=moment() + HOUR), "x")] == ["new"]
 
 
-def test_a_push_stands_in_each_stream_and_a_repeat_appends_nothing(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_push_stands_in_each_stream_and_a_repeat_appends_nothing(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y")).live
         first = await append(live, push_of("p1"), "x", "nobody", "y")
         assert [(each.status, each.offset, each.prev, each.unread) for each in first] == [
@@ -221,13 +218,10 @@ def test_a_push_stands_in_each_stream_and_a_repeat_appends_nothing(server: Serve
         assert (await append(live, push_of("p3"), "x"))[0].offset == 3
         assert await append(live, push_of("p4")) == []
 
-    play(server, story, LASTING)
 
-
-def test_what_was_for_the_user_before_is_not_appended(server: Server | None) -> None:
+async def test_what_was_for_the_user_before_is_not_appended(server: Server | None) -> None:
     """A device has another user, by a change or by another registration, while a push is on its way to the stream."""
-
-    async def story(world: World) -> None:
+    async with new_world(server, LASTING) as world:
         store = await opened(world, "x", "y", "z")
         live, ann, bob = store.live, owner_of(phone("x", "ann")), owner_of(phone("x", "bob"))
         await connected(live, "x")
@@ -253,11 +247,9 @@ def test_what_was_for_the_user_before_is_not_appended(server: Server | None) -> 
             assert page is not None
             assert [each.push.id for each in page.publications] == ["p2", "p3", "p4"]
 
-    play(server, story, LASTING)
 
-
-def test_many_devices_in_one_call(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_many_devices_in_one_call(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         names = [f"d{number}" for number in range(1300)]
         store = await world.store()
         for at in range(0, len(names), 400):
@@ -269,17 +261,14 @@ def test_many_devices_in_one_call(server: Server | None) -> None:
         last = (await store.live.history("shop", "d1299")) or pytest.fail("no stream")
         assert [(each.index, each.push) for each in last.publications] == [(1299, push_of("p1"))]
 
-    play(server, story, LASTING)
 
-
-def test_many_devices_of_one_list_in_one_step(server: Server | None) -> None:
+async def test_many_devices_of_one_list_in_one_step(server: Server | None) -> None:
     names = [f"d{number}" for number in range(40)]
-
-    async def story(world: World) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, *names)).live
         await connected(live, "d1")
         everyone = [Receiver(name, index) for index, name in enumerate(names)]
-        first, second, third = push_of("p1"), push_of("p2", collapse="c"), push_of("p3", at=NOW + 1, collapse="c")
+        first, second, third = push_of("p1"), push_of("p2", collapse="c"), push_of("p3", at=moment() + 1, collapse="c")
         found = await live.append_all(
             "shop",
             [
@@ -316,13 +305,11 @@ def test_many_devices_of_one_list_in_one_step(server: Server | None) -> None:
             unacked = int(name in open_still)
             assert (presence.top, presence.acked, presence.unacked) == (top + 1, top + 1 - unacked, unacked)
 
-    play(server, story, LASTING)
 
-
-def test_all_fields_of_a_push_come_back(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_all_fields_of_a_push_come_back(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x")).live
-        push = LivePush("019a-ü", NOW - 5, NOW + 2**33, "urgent", 4_000_000_000, "Bestellung 17 grün")
+        push = LivePush("019a-ü", moment() - 5, moment() + 2**33, "urgent", 4_000_000_000, "Bestellung 17 grün")
         await live.append("shop", push, [Receiver("x", 2**28 - 1)], platform="web")
         page = await live.history("shop", "x")
         assert page is not None
@@ -332,11 +319,9 @@ def test_all_fields_of_a_push_come_back(server: Server | None) -> None:
             (1, 2**28 - 1, "web", push)
         ]
 
-    play(server, story, LASTING)
 
-
-def test_a_connected_device_is_found_with_its_gateway(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_connected_device_is_found_with_its_gateway(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y", "z")).live
         await connected(live, "x", A)
         await connected(live, "y", LiveRoute("gate-b", 7))
@@ -349,16 +334,14 @@ def test_a_connected_device_is_found_with_its_gateway(server: Server | None) -> 
         received = await live.inbox("gate-b").receive(0)
         assert (received.items, received.lost) == ([expected], False)
 
-    play(server, story, LASTING)
 
-
-def test_a_later_push_with_the_same_collapse_replaces_what_waits(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_later_push_with_the_same_collapse_replaces_what_waits(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x")).live
         await append(live, push_of("before"), "x")
         await append(live, push_of("old", collapse="order"), "x")
         await append(live, push_of("other", collapse="offer"), "x")
-        (found,) = await append(live, push_of("new", at=NOW + 1, collapse="order"), "x")
+        (found,) = await append(live, push_of("new", at=moment() + 1, collapse="order"), "x")
         assert (found.status, found.offset, found.prev, found.unread) == ("new", 4, 3, 3)
         assert found.replaced is not None
         assert (found.replaced.offset, found.replaced.push.id, found.replaced.platform) == (2, "old", "fcm")
@@ -369,16 +352,14 @@ def test_a_later_push_with_the_same_collapse_replaces_what_waits(server: Server 
         assert (late.status, late.offset, late.replaced) == ("superseded", 0, None)
         # What was acknowledged is replaced no more, and an older push still does not follow it.
         await ack(live, "x", 4)
-        (third,) = await append(live, push_of("third", at=NOW + 2, collapse="order"), "x")
+        (third,) = await append(live, push_of("third", at=moment() + 2, collapse="order"), "x")
         assert (third.offset, third.replaced) == (5, None)
         assert offsets(await live.history("shop", "x")) == [(1, 0), (3, 1), (4, 3), (5, 4)]
-        assert (await append(live, push_of("older", at=NOW + 1, collapse="order"), "x"))[0].status == "superseded"
-
-    play(server, story, LASTING)
+        assert (await append(live, push_of("older", at=moment() + 1, collapse="order"), "x"))[0].status == "superseded"
 
 
-def test_of_one_instant_the_later_id_replaces_the_earlier_one_in_every_order(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_of_one_instant_the_later_id_replaces_the_earlier_one_in_every_order(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x")).live
         found = []
         for _ in range(2):  # a batch, and its repeat
@@ -390,11 +371,9 @@ def test_of_one_instant_the_later_id_replaces_the_earlier_one_in_every_order(ser
         ]
         assert offsets(await live.history("shop", "x")) == [(2, 0)]
 
-    play(server, story, LASTING)
 
-
-def test_a_full_stream_says_how_many_are_missing(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_full_stream_says_how_many_are_missing(server: Server | None) -> None:
+    async with new_world(server, StoreConfig(history=5, alive_ttl=3600.0)) as world:
         live = (await opened(world, "x")).live
         start = await connected(live, "x")
         assert await live.disconnect("shop", "x", A)
@@ -418,11 +397,9 @@ def test_a_full_stream_says_how_many_are_missing(server: Server | None) -> None:
         assert row is not None
         assert (row.top, row.unacked, row.unread) == (8, 5, 5)
 
-    play(server, story, StoreConfig(history=5, alive_ttl=3600.0))
 
-
-def test_a_full_stream_keeps_what_is_on_its_way_to_a_connected_device(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_full_stream_keeps_what_is_on_its_way_to_a_connected_device(server: Server | None) -> None:
+    async with new_world(server, StoreConfig(history=7, window=2, alive_ttl=3600.0)) as world:
         live = (await opened(world, "x")).live
         start = await connected(live, "x")
         carried = []
@@ -448,11 +425,11 @@ def test_a_full_stream_keeps_what_is_on_its_way_to_a_connected_device(server: Se
         found = await connected(live, "x", B, Position(start.page.epoch, 7))
         assert (found.recovered, found.page.missing, len(found.page.publications)) == (True, 0, 4)
 
-    play(server, story, StoreConfig(history=7, window=2, alive_ttl=3600.0))
 
-
-def test_what_a_full_stream_has_no_room_for_is_named_where_it_waits_for_the_device_alone(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_what_a_full_stream_has_no_room_for_is_named_where_it_waits_for_the_device_alone(
+    server: Server | None,
+) -> None:
+    async with new_world(server, StoreConfig(history=5, alive_ttl=3600.0)) as world:
         live = (await opened(world, "x", "y")).live
 
         async def overrun(
@@ -466,7 +443,7 @@ def test_what_a_full_stream_has_no_room_for_is_named_where_it_waits_for_the_devi
         assert await overrun("alone", alone=True) == nothing
         assert await overrun("of live", alone=True, of="live") == nothing
         assert await overrun("carried on", alone=False) == nothing
-        assert await overrun("has expired", alone=True, expires_at=NOW - 1) == nothing
+        assert await overrun("has expired", alone=True, expires_at=moment() - 1) == nothing
         assert await overrun("alone at last", alone=False) == nothing
         assert (await ack(live, "y", 1)).fault == ""
         assert await overrun("alone at last", alone=True) == nothing  # no new one
@@ -477,36 +454,31 @@ def test_what_a_full_stream_has_no_room_for_is_named_where_it_waits_for_the_devi
         assert await overrun("p3", alone=False) == nothing
         assert await overrun("p4", alone=False) == [[("alone at last", 3, "fcm")], [("alone at last", 4, "fcm")]]
 
-    play(server, story, StoreConfig(history=5, alive_ttl=3600.0))
+
+async def test_a_connection_may_begin_with_what_is_not_acknowledged(world: World) -> None:
+    live = (await opened(world, "x")).live
+    for number in range(4):
+        await append(live, push_of(f"p{number}"), "x")
+    await ack(live, "x", 1)
+    epoch = (await connected(live, "x")).page.epoch
+    for offset, since, unacked in ((3, 3, False), (3, 1, True), (0, 0, True), (9, 1, True)):
+        found = await live.connect(
+            *("shop", "x", A), issued_at=moment(), position=Position(epoch, offset), unacked=unacked
+        )
+        assert isinstance(found, Connected)
+        assert (found.since, found.recovered, found.acked) == (since, offset < 9, 1)
+        assert [each.offset for each in found.page.publications] == list(range(since + 1, 5))
 
 
-def test_a_connection_may_begin_with_what_is_not_acknowledged(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        live = (await opened(world, "x")).live
-        for number in range(4):
-            await append(live, push_of(f"p{number}"), "x")
-        await ack(live, "x", 1)
-        epoch = (await connected(live, "x")).page.epoch
-        for offset, since, unacked in ((3, 3, False), (3, 1, True), (0, 0, True), (9, 1, True)):
-            found = await live.connect(
-                *("shop", "x", A), issued_at=NOW, position=Position(epoch, offset), unacked=unacked
-            )
-            assert isinstance(found, Connected)
-            assert (found.since, found.recovered, found.acked) == (since, offset < 9, 1)
-            assert [each.offset for each in found.page.publications] == list(range(since + 1, 5))
-
-    play(server, story)
-
-
-def test_what_is_too_old_is_missing_and_what_has_expired_is_not(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_what_is_too_old_is_missing_and_what_has_expired_is_not(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x")).live
         start = await connected(live, "x")
         epoch = start.page.epoch
-        await append(live, push_of("old", at=NOW - 9 * 24 * HOUR), "x")
-        await append(live, push_of("over", expires_at=NOW - 1), "x")
+        await append(live, push_of("old", at=moment() - 9 * 24 * HOUR), "x")
+        await append(live, push_of("over", expires_at=moment() - 1), "x")
         await append(live, push_of("good"), "x")
-        await append(live, push_of("also over", expires_at=NOW - 1), "x")
+        await append(live, push_of("also over", expires_at=moment() - 1), "x")
         await append(live, push_of("last"), "x")
         page = await live.history("shop", "x", since=1)
         assert (offsets(page), page and page.missing) == ([(3, 1), (5, 3)], 0)
@@ -518,14 +490,12 @@ def test_what_is_too_old_is_missing_and_what_has_expired_is_not(server: Server |
         assert (found.recovered, found.page.missing, offsets(found.page)) == (True, 0, [(3, 1), (5, 3)])
         assert (found.unread, found.acked) == (2, 0)
 
-    play(server, story, LASTING)
-
 
 # --- connections ----------------------------------------------------------------------------------
 
 
-def test_a_stream_has_its_epoch_from_the_first_connect(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_stream_has_its_epoch_from_the_first_connect(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y")).live
         found = await connected(live, "x")
         assert found.page.epoch != ""
@@ -535,11 +505,9 @@ def test_a_stream_has_its_epoch_from_the_first_connect(server: Server | None) ->
         assert (await append(live, push_of("p1"), "x"))[0].epoch == found.page.epoch
         assert (await connected(live, "y")).page.epoch != found.page.epoch
 
-    play(server, story, LASTING)
 
-
-def test_a_device_that_returns_gets_what_it_missed(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_device_that_returns_gets_what_it_missed(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x")).live
         epoch = (await connected(live, "x")).page.epoch
         for number in range(7):
@@ -557,11 +525,9 @@ def test_a_device_that_returns_gets_what_it_missed(server: Server | None) -> Non
             assert (found.recovered, found.since, found.acked) == (False, 6, 6), position
             assert offsets(found.page) == [(7, 6)]
 
-    play(server, story, LASTING)
 
-
-def test_the_connection_of_a_device_that_goes_is_closed(server: Server | None) -> None:
-    async def act(world: World) -> None:
+async def test_the_connection_of_a_device_that_goes_is_closed(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         store = await opened(world, "removed", "stale", "taken", "taker", "mover", "moved")
         live, registry = store.live, store.registry
         inbox = live.inbox("gate-a")
@@ -588,13 +554,11 @@ def test_the_connection_of_a_device_that_goes_is_closed(server: Server | None) -
         assert await registry.remove("shop", "taker")
         assert await cut() == []
 
-    play(server, act, LASTING)
 
-
-def test_unknown_devices_and_revoked_tokens_are_refused(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_unknown_devices_and_revoked_tokens_are_refused(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y")).live
-        assert await live.connect("shop", "nobody", A, issued_at=NOW) == Refused("unknown")
+        assert await live.connect("shop", "nobody", A, issued_at=moment()) == Refused("unknown")
         await connected(live, "x", A)
         instant = await live.revoke("shop", "x")
         assert await live.connect("shop", "x", A, issued_at=instant - 1) == Refused("revoked")
@@ -606,14 +570,12 @@ def test_unknown_devices_and_revoked_tokens_are_refused(server: Server | None) -
         assert await live.admits("shop", "x", issued_at=instant) is None
         assert await live.admits("shop", "nobody", issued_at=instant) == Refused("unknown")
         assert isinstance(await live.connect("shop", "x", B, issued_at=instant), Connected)
-        assert isinstance(await live.connect("shop", "y", B, issued_at=NOW), Connected)
+        assert isinstance(await live.connect("shop", "y", B, issued_at=moment()), Connected)
         await live.revoke("shop", "nobody")
 
-    play(server, story, LASTING)
 
-
-def test_a_revoked_connection_is_found_until_its_end_is_confirmed(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_revoked_connection_is_found_until_its_end_is_confirmed(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x")).live
         await connected(live, "x", A)
         inbox = live.inbox("gate-a")
@@ -635,11 +597,9 @@ def test_a_revoked_connection_is_found_until_its_end_is_confirmed(server: Server
         assert newer.replaced == A
         assert (await append(live, push_of("p2"), "x"))[0].route == B
 
-    play(server, story, LASTING)
 
-
-def test_a_gateway_sees_its_own_routes_though_its_sign_of_life_is_over(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_gateway_sees_its_own_routes_though_its_sign_of_life_is_over(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x")).live
         await connected(live, "x", LiveRoute("silent", 7))
         routes = []
@@ -649,11 +609,9 @@ def test_a_gateway_sees_its_own_routes_though_its_sign_of_life_is_over(server: S
             routes.append(presence.route)
         assert routes == [None, None, LiveRoute("silent", 7)]
 
-    play(server, story, LASTING)
 
-
-def test_a_second_connection_ends_the_first_and_only_its_own_end_counts(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_second_connection_ends_the_first_and_only_its_own_end_counts(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x")).live
         await connected(live, "x", A)
         assert (await connected(live, "x", B)).replaced == A
@@ -665,20 +623,17 @@ def test_a_second_connection_ends_the_first_and_only_its_own_end_counts(server: 
         assert await live.disconnect("shop", "nobody", B) is False
         assert (await append(live, push_of("p2"), "x"))[0].route is None
 
-    play(server, story, LASTING)
 
-
-def test_connects_and_ends_at_once_keep_the_last_connection(server: Server | None) -> None:
+async def test_connects_and_ends_at_once_keep_the_last_connection(server: Server | None) -> None:
     """Devices that come back by another gateway while the first one ends; test_live_redis.py has 10,000 orders."""
-
-    async def story(world: World) -> None:
+    async with new_world(server, LASTING) as world:
         names = [f"d{number}" for number in range(100)]
         live = (await opened(world, *names, user=None)).live
 
         async def once(name: str) -> None:
             await connected(live, name, A)
             second, _ = await asyncio.gather(
-                live.connect("shop", name, B, issued_at=NOW), live.disconnect("shop", name, A)
+                live.connect("shop", name, B, issued_at=moment()), live.disconnect("shop", name, A)
             )
             assert isinstance(second, Connected)
             assert second.replaced in (None, A)
@@ -688,11 +643,9 @@ def test_connects_and_ends_at_once_keep_the_last_connection(server: Server | Non
         rows = await live.presence("shop", names)
         assert [row and row.route for row in rows] == [B] * len(names)
 
-    play(server, story, LASTING)
 
-
-def test_routes_of_a_gateway_that_died_are_none(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_routes_of_a_gateway_that_died_are_none(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live, before = (await opened(world, "x", "y")).live, wall_clock()
         await connected(live, "x", LiveRoute("silent", 1))
         await connected(live, "y", A)
@@ -713,14 +666,12 @@ def test_routes_of_a_gateway_that_died_are_none(server: Server | None) -> None:
         assert (row.route, row.connected_at) == (None, 0)
         assert (await connected(live, "x", B)).replaced is None
 
-    play(server, story, LASTING)
-
 
 # --- acknowledging, reading, history --------------------------------------------------------------
 
 
-def test_each_reference_is_acknowledged_once(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_each_reference_is_acknowledged_once(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y")).live
         epoch = (await append(live, push_of("p0"), "x"))[0].epoch
         for number in range(1, 5):
@@ -742,11 +693,9 @@ def test_each_reference_is_acknowledged_once(server: Server | None) -> None:
             assert await ack(live, "x", 5, other) == Acked("epoch", [], 5, 0, before=5)
         assert await live.ack("shop", []) == []
 
-    play(server, story, LASTING)
 
-
-def test_no_other_delivery_is_acknowledged_than_those_that_have_ended(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_no_other_delivery_is_acknowledged_than_those_that_have_ended(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y")).live
         for number in range(1, 6):
             await append(live, push_of(f"p{number}", collapse="c" if number in (2, 4) else ""), "x")
@@ -766,11 +715,9 @@ def test_no_other_delivery_is_acknowledged_than_those_that_have_ended(server: Se
         assert await acked(5, 2, 3, 4, 5) == Acked("", [], 5, 0, before=3)
         assert await acked(6) == Acked("offset", [], 5, 0, before=5)
 
-    play(server, story, LASTING)
 
-
-def test_acknowledgements_at_once_name_each_reference_once(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_acknowledgements_at_once_name_each_reference_once(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x")).live
         for number in range(60):
             await append(live, push_of(f"p{number}"), "x")
@@ -778,11 +725,9 @@ def test_acknowledgements_at_once_name_each_reference_once(server: Server | None
         named = [each.offset for one in found for each in one.newly]
         assert sorted(named) == list(range(1, 61))
 
-    play(server, story, LASTING)
 
-
-def test_what_a_user_has_read_counts_on_all_devices(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_what_a_user_has_read_counts_on_all_devices(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         store = await opened(world, "phone", "tablet", "new")
         live = store.live
         await store.registry.put_many("shop", [phone("stranger", "bob")])
@@ -805,11 +750,9 @@ def test_what_a_user_has_read_counts_on_all_devices(server: Server | None) -> No
         assert (await live.read("shop", "nobody", Position("", 1))).fault == "unknown"
         assert (await live.read("shop", "stranger", Position("", 1))).unread == {"stranger": 0}
 
-    play(server, story, LASTING)
 
-
-def test_history_pages_both_ways(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_history_pages_both_ways(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y")).live
         assert await live.history("shop", "x") is None
         assert await live.history("shop", "nobody") is None
@@ -837,14 +780,12 @@ def test_history_pages_both_ways(server: Server | None) -> None:
         assert (other.publications, other.top) == ([], 7)
         assert offsets(await live.history("shop", "x", epoch=other.epoch, limit=1)) == [(1, 0)]
 
-    play(server, story, LASTING)
-
 
 # --- registry, contents, inboxes, events ----------------------------------------------------------
 
 
-def test_a_stream_ends_with_its_device_and_another_user_gets_another_one(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_a_stream_ends_with_its_device_and_another_user_gets_another_one(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         store = await opened(world, "x", "y")
         live, registry = store.live, store.registry
         epoch = (await connected(live, "x", A)).page.epoch
@@ -871,11 +812,9 @@ def test_a_stream_ends_with_its_device_and_another_user_gets_another_one(server:
         assert (again.recovered, again.page.top) == (False, 0)
         assert again.page.epoch not in (epoch, row.epoch)
 
-    play(server, story, LASTING)
 
-
-def test_content_is_kept_once_a_push(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_content_is_kept_once_a_push(server: Server | None) -> None:
+    async with new_world(server, StoreConfig(shards=3, alive_ttl=3600.0) if server else None) as world:
         live = (await opened(world)).live
         await keep(live, push_of("p1"), b"body")
         await keep(live, push_of("p1"), b"another")
@@ -884,11 +823,9 @@ def test_content_is_kept_once_a_push(server: Server | None) -> None:
         assert await live.contents("other", ["p1"]) == {}
         assert await live.contents("shop", []) == {}
 
-    play(server, story, StoreConfig(shards=3, alive_ttl=3600.0) if server else None)
 
-
-def test_an_inbox_hands_out_everything_in_order_and_waits_for_the_next(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_an_inbox_hands_out_everything_in_order_and_waits_for_the_next(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
         store = await opened(world)
         inbox = store.live.inbox("gate-a")
         assert (await inbox.receive(0)).items == []
@@ -904,5 +841,3 @@ def test_an_inbox_hands_out_everything_in_order_and_waits_for_the_next(server: S
         await store.live.poke({"gate-a": cuts[240:]})
         received = await waiting
         assert (received.items, received.lost) == (cuts[240:], False)
-
-    play(server, story, LASTING)

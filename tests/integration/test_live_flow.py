@@ -11,13 +11,15 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
     Client,
+    ClientDisconnectedError,
     ClientEventHandler,
     ConnectedContext,
     ServerPublicationContext,
@@ -74,7 +76,11 @@ class Phone(ClientEventHandler):  # type: ignore[misc]  # its base has no types
     async def on_publication(self, ctx: ServerPublicationContext) -> None:
         self.shown.append(ctx.pub.data | {"offset": ctx.pub.offset})
         if self._acks:
-            asyncio.get_running_loop().create_task(self.ack())  # its answer comes by this very handler
+            asyncio.get_running_loop().create_task(self._ack_at_once())  # its answer comes by this very handler
+
+    async def _ack_at_once(self) -> None:
+        with suppress(ClientDisconnectedError):  # it may go before the answer comes
+            await self.ack()
 
     async def ack(self) -> None:
         await self.client.rpc("ack", {"ack": self.shown[-1]["offset"]})
@@ -142,7 +148,7 @@ class Town(Service):
 
 
 @asynccontextmanager
-async def town(folder: Path, **more: Any) -> AsyncIterator[Town]:
+async def town_of(folder: Path, **more: Any) -> AsyncIterator[Town]:
     async with running_service(folder, extra=LIVE, **more) as service:
         service.__class__ = Town
         assert isinstance(service, Town)
@@ -159,16 +165,30 @@ async def town(folder: Path, **more: Any) -> AsyncIterator[Town]:
             await gateway
 
 
-def play(folder: Path, story: Callable[[Town], Awaitable[None]], **more: Any) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(90), town(folder, **more) as opened:
-            await story(opened)
-
-    uvloop.run(main())
+LOOP = uvloop.new_event_loop
 
 
-def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
+@asynccontextmanager
+async def open_town(folder: Path, **more: Any) -> AsyncIterator[Town]:
+    async with asyncio.timeout(90), town_of(folder, **more) as town:
+        yield town
+
+
+@pytest.fixture
+async def town(tmp_path: Path) -> AsyncIterator[Town]:
+    async with open_town(tmp_path) as town:
+        yield town
+
+
+async def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp_path: Path) -> None:
+
+    async def _says(town: Town, why: str) -> bool:
+        async with town.session.get("/readyz") as answer:
+            assert answer.status == 200
+            held: dict[str, str] = (await answer.json()).get("held", {})
+        return held.get("shop/live", "").startswith(why)
+
+    async with open_town(tmp_path) as town:
         for name in ("acks", "silent", "away"):
             await town.register(name)
         async with town.phone("acks") as acks, town.phone("silent", acks=False) as silent:
@@ -201,145 +221,125 @@ def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp_path:
         assert town.requests("acks", "away") == [1, 2]
         await town.until("it is said", lambda: _says(town, "streams: cannot be written (Redis refused: "))
 
-    async def _says(town: Town, why: str) -> bool:
-        async with town.session.get("/readyz") as answer:
-            assert answer.status == 200
-            held: dict[str, str] = (await answer.json()).get("held", {})
-        return held.get("shop/live", "").startswith(why)
 
-    play(tmp_path, story)
-
-
-def test_what_waits_for_a_phone_ends_with_its_push_and_with_its_device(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
-        await town.register("desk", "live")
-        await town.register("silent")
-        pushes = [await town.send("desk") for _ in range(5)]
-        async with town.phone("silent", acks=False) as silent:
-            slow = await town.send("silent", ack_within=60)
-            await town.until("it is there", lambda: silent.ids == [slow])
-            await town.until("all wait", lambda: _is(town.pending, (6, 0, 6)))
-            assert (await town.device("desk"))["unacked"] == 5
-            for push in pushes[:3]:
-                async with town.session.delete(f"/v1/push/{push}") as answer:
-                    assert (answer.status, (await answer.json())["state"]) == (200, "cancelled")
-            assert (await town.device("desk"))["unacked"] == 2
-            await town.until("they are counted no more", lambda: _is(town.pending, (3, 0, 3)))
-            for name in ("desk", "silent"):
-                async with town.session.delete(f"/v1/devices/{name}") as answer:
-                    assert answer.status == 204
-            for push in (*pushes[3:], slow):
-                status = await town.status(push)
-                assert (status["state"], status["counts"]["suppressed"]) == ("done", 1)
-                assert status["live"] == {"acked": 0, "fallback": 0, "waiting": 0}
-            assert await town.outcomes(slow) == {"silent": ("suppressed", "moved", "live")}
-            assert await town.pending() == (0, 0, 0)
-        assert town.requests("silent") == [0]
-
-    play(tmp_path, story)
+async def test_what_waits_for_a_phone_ends_with_its_push_and_with_its_device(town: Town) -> None:
+    await town.register("desk", "live")
+    await town.register("silent")
+    pushes = [await town.send("desk") for _ in range(5)]
+    async with town.phone("silent", acks=False) as silent:
+        slow = await town.send("silent", ack_within=60)
+        await town.until("it is there", lambda: silent.ids == [slow])
+        await town.until("all wait", lambda: _is(town.pending, (6, 0, 6)))
+        assert (await town.device("desk"))["unacked"] == 5
+        for push in pushes[:3]:
+            async with town.session.delete(f"/v1/push/{push}") as answer:
+                assert (answer.status, (await answer.json())["state"]) == (200, "cancelled")
+        assert (await town.device("desk"))["unacked"] == 2
+        await town.until("they are counted no more", lambda: _is(town.pending, (3, 0, 3)))
+        for name in ("desk", "silent"):
+            async with town.session.delete(f"/v1/devices/{name}") as answer:
+                assert answer.status == 204
+        for push in (*pushes[3:], slow):
+            status = await town.status(push)
+            assert (status["state"], status["counts"]["suppressed"]) == ("done", 1)
+            assert status["live"] == {"acked": 0, "fallback": 0, "waiting": 0}
+        assert await town.outcomes(slow) == {"silent": ("suppressed", "moved", "live")}
+        assert await town.pending() == (0, 0, 0)
+    assert town.requests("silent") == [0]
 
 
 async def _is(look: Callable[[], Awaitable[object]], expected: object) -> bool:
     return await look() == expected
 
 
-def test_a_device_whose_token_is_dead_is_reached_while_it_is_connected(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
-        await town.register("old", token=apns_token("Unregistered", "old"), user="ann")
-        async with town.phone("old") as old:
-            first = await town.send("old", via="provider")
-            assert await town.done(first) == {"total": 1, "invalid": 1}
+async def test_a_device_whose_token_is_dead_is_reached_while_it_is_connected(town: Town) -> None:
+    await town.register("old", token=apns_token("Unregistered", "old"), user="ann")
+    async with town.phone("old") as old:
+        first = await town.send("old", via="provider")
+        assert await town.done(first) == {"total": 1, "invalid": 1}
 
-            async def is_pruned() -> bool:
-                shown = await town.device("old")
-                return (shown["state"], shown["online"]) == ("pruned", True)
+        async def is_pruned() -> bool:
+            shown = await town.device("old")
+            return (shown["state"], shown["online"]) == ("pruned", True)
 
-            await town.until("it is pruned", is_pruned)
-            for to in ({"devices": ["old"]}, {"users": ["ann"]}):
-                status, body = await town.post({"to": to, "notification": {"title": "hello"}})
-                assert (status, body.get("warnings")) == (202, None)
-                assert await town.done(body["id"]) == {"total": 1, "sent": 1}
-                await town.until("it is shown", lambda push=body["id"]: push in old.ids)  # type: ignore[misc]
-            # Its provider is out.
-            never = await town.post({"to": {"devices": ["old"]}, "notification": {"title": "hello"}, "via": "provider"})
-            assert (never[0], never[1]["deliveries"], len(never[1]["warnings"])) == (202, 0, 1)
-        away = await town.send("old")
-        assert await town.done(away) == {"total": 1, "suppressed": 1}
-        asked = town.simulator.record.apns.requests_of(apns_token("Unregistered", "old"))
-        assert asked == 1
-
-    play(tmp_path, story)
+        await town.until("it is pruned", is_pruned)
+        for to in ({"devices": ["old"]}, {"users": ["ann"]}):
+            status, body = await town.post({"to": to, "notification": {"title": "hello"}})
+            assert (status, body.get("warnings")) == (202, None)
+            assert await town.done(body["id"]) == {"total": 1, "sent": 1}
+            await town.until("it is shown", lambda push=body["id"]: push in old.ids)  # type: ignore[misc]
+        # Its provider is out.
+        never = await town.post({"to": {"devices": ["old"]}, "notification": {"title": "hello"}, "via": "provider"})
+        assert (never[0], never[1]["deliveries"], len(never[1]["warnings"])) == (202, 0, 1)
+    away = await town.send("old")
+    assert await town.done(away) == {"total": 1, "suppressed": 1}
+    asked = town.simulator.record.apns.requests_of(apns_token("Unregistered", "old"))
+    assert asked == 1
 
 
-def test_the_badge_is_what_the_user_has_not_read(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
-        await town.register("phone", user="ann")
-        await town.register("tablet", user="ann")
-        shown = {"title": "hello", "badge": "unread"}
+async def test_the_badge_is_what_the_user_has_not_read(town: Town) -> None:
+    await town.register("phone", user="ann")
+    await town.register("tablet", user="ann")
+    shown = {"title": "hello", "badge": "unread"}
 
-        async def badges(*devices: str, **fields: Any) -> list[int | None]:
-            """The badge that each of these devices gets with a push to all of them."""
-            push = await town.send(*devices, notification=shown, **fields)
-            await town.done(push)
-            requests = [town.simulator.record.apns.requests(token=apns_token("ok", name))[-1] for name in devices]
-            return [json.loads(each.body)["aps"].get("badge") for each in requests]
+    async def badges(*devices: str, **fields: Any) -> list[int | None]:
+        """The badge that each of these devices gets with a push to all of them."""
+        push = await town.send(*devices, notification=shown, **fields)
+        await town.done(push)
+        requests = [town.simulator.record.apns.requests(token=apns_token("ok", name))[-1] for name in devices]
+        return [json.loads(each.body)["aps"].get("badge") for each in requests]
 
-        # It is in their streams before the provider is asked.
-        assert await badges("phone", "tablet") == [1, 1]
-        assert await badges("phone") == [2]
-        assert await badges("tablet", via="provider") == [1]
-        async with town.phone("phone", acks=False) as phone:
-            await town.until("they are shown", lambda: len(phone.shown) == 2)
-            assert [each["notification"]["badge"] for each in phone.shown] == ["unread", "unread"]
-            await phone.client.rpc("read", {"offset": phone.shown[-1]["offset"]})
-        assert await badges("phone", "tablet") == [1, 1]  # it was read for the tablet too
-        document = {"to": {"tokens": [{"platform": "apns", "token": apns_token("ok", "bare")}]}, "notification": shown}
-        status, body = await town.post(document)
-        assert status == 202
-        await town.done(body["id"])
-        (asked,) = town.simulator.record.apns.requests(token=apns_token("ok", "bare"))
-        assert json.loads(asked.body)["aps"] == {"alert": {"title": "hello"}}
-        alone = document | {"notification": {"badge": "unread", "sound": "default"}}
-        status, body = await town.post(alone)
-        assert (status, body["errors"][0]["path"]) == (422, "notification.badge")
-
-    play(tmp_path, story)
+    # It is in their streams before the provider is asked.
+    assert await badges("phone", "tablet") == [1, 1]
+    assert await badges("phone") == [2]
+    assert await badges("tablet", via="provider") == [1]
+    async with town.phone("phone", acks=False) as phone:
+        await town.until("they are shown", lambda: len(phone.shown) == 2)
+        assert [each["notification"]["badge"] for each in phone.shown] == ["unread", "unread"]
+        await phone.client.rpc("read", {"offset": phone.shown[-1]["offset"]})
+    assert await badges("phone", "tablet") == [1, 1]  # it was read for the tablet too
+    document = {"to": {"tokens": [{"platform": "apns", "token": apns_token("ok", "bare")}]}, "notification": shown}
+    status, body = await town.post(document)
+    assert status == 202
+    await town.done(body["id"])
+    (asked,) = town.simulator.record.apns.requests(token=apns_token("ok", "bare"))
+    assert json.loads(asked.body)["aps"] == {"alert": {"title": "hello"}}
+    alone = document | {"notification": {"badge": "unread", "sound": "default"}}
+    status, body = await town.post(alone)
+    assert (status, body["errors"][0]["path"]) == (422, "notification.badge")
 
 
-def test_the_rules_of_the_app_and_the_push_choose_the_channels(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
-        await town.register("old", app_version="1.9", locale="en")
-        await town.register("second", tags={"order": "provider, live"})
-        await town.register("new", app_version="2.0")
-        async with town.phone("old") as old, town.phone("second") as second, town.phone("new") as new:
-            push = await town.send("old", "second", "new")
-            assert await town.done(push) == {"total": 3, "sent": 3}
-            assert town.requests("old", "second", "new") == [1, 1, 0]
-            assert await town.outcomes(push) == {
-                "old": ("sent", "", "provider"),
-                "second": ("sent", "", "provider"),
-                "new": ("sent", "", "live"),
-            }
-            # What the provider was asked for first stands in the stream, and nothing was poked for it.
-            page = await second.client.history("device", limit=10)
-            assert [each.data["id"] for each in page.publications] == [push]
-            assert (old.ids, second.ids, new.ids) == ([], [], [push])
-            # The push is above the rules.
-            only = await town.send("old", "new", via="live")
-            never = await town.send("old", "new", via="provider")
-            assert await town.done(only, never) == {"total": 4, "sent": 4}
-            assert town.requests("old", "new") == [2, 1]
-            assert (old.ids, new.ids) == ([only], [push, only])
-
-    play(tmp_path, story)
+async def test_the_rules_of_the_app_and_the_push_choose_the_channels(town: Town) -> None:
+    await town.register("old", app_version="1.9", locale="en")
+    await town.register("second", tags={"order": "provider, live"})
+    await town.register("new", app_version="2.0")
+    async with town.phone("old") as old, town.phone("second") as second, town.phone("new") as new:
+        push = await town.send("old", "second", "new")
+        assert await town.done(push) == {"total": 3, "sent": 3}
+        assert town.requests("old", "second", "new") == [1, 1, 0]
+        assert await town.outcomes(push) == {
+            "old": ("sent", "", "provider"),
+            "second": ("sent", "", "provider"),
+            "new": ("sent", "", "live"),
+        }
+        # What the provider was asked for first stands in the stream, and nothing was poked for it.
+        page = await second.client.history("device", limit=10)
+        assert [each.data["id"] for each in page.publications] == [push]
+        assert (old.ids, second.ids, new.ids) == ([], [], [push])
+        # The push is above the rules.
+        only = await town.send("old", "new", via="live")
+        never = await town.send("old", "new", via="provider")
+        assert await town.done(only, never) == {"total": 4, "sent": 4}
+        assert town.requests("old", "new") == [2, 1]
+        assert (old.ids, new.ids) == ([only], [push, only])
 
 
-def test_an_acknowledgement_just_after_the_provider_was_asked_is_counted_once(tmp_path: Path) -> None:
+async def test_an_acknowledgement_just_after_the_provider_was_asked_is_counted_once(tmp_path: Path) -> None:
     def counted() -> float:
         labels = {"app": "shop", "platform": "apns", "outcome": "sent", "reason": ""}
         return REGISTRY.get_sample_value("pushsvc_deliveries_total", labels) or 0.0
 
-    async def story(town: Town) -> None:
+    async with open_town(tmp_path, request_timeout=1.0) as town:
         before = counted()
         await town.register("slow", token=apns_token("stall.1", "slow"))
         async with town.phone("slow", acks=False) as slow:
@@ -367,11 +367,14 @@ def test_an_acknowledgement_just_after_the_provider_was_asked_is_counted_once(tm
             await town.until("nothing is in flight", town.is_idle)
             assert counted() == before + 2
 
-    play(tmp_path, story, request_timeout=1.0)
 
+async def test_what_only_the_live_channel_carries_waits_for_the_device_until_it_expires(tmp_path: Path) -> None:
 
-def test_what_only_the_live_channel_carries_waits_for_the_device_until_it_expires(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
+    async def _waits(town: Town, push: str) -> bool:
+        status = await town.status(push)
+        return bool(status["live"] == {"acked": 0, "fallback": 0, "waiting": 1})
+
+    async with open_town(tmp_path) as town:
         for name in ("here", "there"):
             await town.register(name, "live", user=name)
         async with town.phone("here") as here:
@@ -391,15 +394,9 @@ def test_what_only_the_live_channel_carries_waits_for_the_device_until_it_expire
                 assert there.ids == [later]
             assert (await town.status(later))["live"] == {"acked": 1, "fallback": 0, "waiting": 0}
 
-    async def _waits(town: Town, push: str) -> bool:
-        status = await town.status(push)
-        return bool(status["live"] == {"acked": 0, "fallback": 0, "waiting": 1})
 
-    play(tmp_path, story)
-
-
-def test_what_is_cancelled_while_the_provider_is_asked_first_is_not_shown(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
+async def test_what_is_cancelled_while_the_provider_is_asked_first_is_not_shown(tmp_path: Path) -> None:
+    async with open_town(tmp_path, request_timeout=1.0) as town:
         tags = {"order": "provider, live"}
         await town.register("slow", token=apns_token("stall.9", "slow"), tags=tags)
         push = await town.send("slow")
@@ -420,11 +417,13 @@ def test_what_is_cancelled_while_the_provider_is_asked_first_is_not_shown(tmp_pa
         assert (status["state"], status["counts"]["cancelled"]) == ("cancelled", 1)
         assert requests_of(apns_token("stall.9", "slow")) == 1
 
-    play(tmp_path, story, request_timeout=1.0)
 
+async def test_who_is_erased_is_waited_for_no_more(tmp_path: Path) -> None:
 
-def test_who_is_erased_is_waited_for_no_more(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
+    async def _waiting(town: Town, push: str) -> bool:
+        return bool((await town.status(push))["live"]["waiting"] == 2)
+
+    async with open_town(tmp_path) as town:
         for name, platform in (("anna-web", "live"), ("anna-phone", "apns")):
             await town.register(name, platform, user="anna")
         push = await town.send("anna-web", "anna-phone", via="live")
@@ -435,14 +434,17 @@ def test_who_is_erased_is_waited_for_no_more(tmp_path: Path) -> None:
         assert {outcome[1] for outcome in (await town.outcomes(push)).values()} == {"erased"}
         assert town.requests("anna-phone") == [0]
 
-    async def _waiting(town: Town, push: str) -> bool:
-        return bool((await town.status(push))["live"]["waiting"] == 2)
 
-    play(tmp_path, story)
+async def test_the_channels_follow_the_configuration_while_the_service_runs(tmp_path: Path) -> None:
 
+    async def _not(held: Awaitable[bool]) -> bool:
+        return not await held
 
-def test_the_channels_follow_the_configuration_while_the_service_runs(tmp_path: Path) -> None:
-    async def story(town: Town) -> None:
+    async def _waits(town: Town) -> bool:
+        push = await town.send("web", ttl=0)
+        return await town.done(push) == {"total": 1, "expired": 1}
+
+    async with open_town(tmp_path) as town:
         file = tmp_path / "pushsvc.toml"
         text = file.read_text()
 
@@ -472,12 +474,3 @@ def test_the_channels_follow_the_configuration_while_the_service_runs(tmp_path: 
         assert await town.done(waits) == {"total": 1, "expired": 1}
         await town.until("nothing is held", lambda: _not(is_held("shop/live")))
         await write(text, "the live channel carries it", lambda: _waits(town))
-
-    async def _not(held: Awaitable[bool]) -> bool:
-        return not await held
-
-    async def _waits(town: Town) -> bool:
-        push = await town.send("web", ttl=0)
-        return await town.done(push) == {"total": 1, "expired": 1}
-
-    play(tmp_path, story)

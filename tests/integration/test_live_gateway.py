@@ -6,7 +6,7 @@ import asyncio
 import gc
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -218,163 +218,147 @@ async def opened(
                 await world.sockets.drain(world.drain)
 
 
-def play(
+@asynccontextmanager
+async def running(
     server: Server,
-    story: Callable[[World], Awaitable[None]],
     *,
     devices: int = 4,
     store_config: StoreConfig | None = None,
     allowed_origins: tuple[str, ...] = (),
     **more: Any,
-) -> None:
+) -> AsyncIterator[World]:
     app = LiveAppConfig(
         secret=SECRET,
         log_events=True,
         **{key: more.pop(key) for key in ("ack_within", "window", "resend") if key in more},
     )
     config = LiveConfig(apps={"shop": app}, **more)
-
-    async def main() -> None:
-        async with asyncio.timeout(90), opened(server, config, devices, store_config, allowed_origins) as world:
-            await story(world)
-
-    uvloop.run(main())
+    async with asyncio.timeout(90), opened(server, config, devices, store_config, allowed_origins) as world:
+        yield world
 
 
+@pytest.fixture
+async def world(server: Server) -> AsyncIterator[World]:
+    async with running(server) as world:
+        yield world
+
+
+LOOP = uvloop.new_event_loop
 both = pytest.mark.parametrize("protobuf", [False, True], ids=["json", "protobuf"])
 
 
 @both
-def test_a_push_is_received_acknowledged_and_confirmed_once(server: Server, protobuf: bool) -> None:
-    async def story(world: World) -> None:
-        phone = Phone(world, "phone-1", protobuf=protobuf)
-        await phone.client.connect()
-        await phone.until(lambda: bool(phone.connects))
-        assert phone.data(phone.connects[0].data)["window"] == 32
-        push, (appended,) = await world.push("phone-1")
-        await phone.until(lambda: bool(phone.shown))
-        assert [(each["id"], each["offset"], each["prev"], each["unread"]) for each in phone.shown] == [(push, 1, 0, 1)]
-        assert await phone.call("ack", {"ack": appended.offset}) == {}
-        assert await phone.call("ack", {"ack": {"offset": 1, "epoch": appended.epoch}}) == {}
-        assert world.confirmed == [("phone-1", push)]
-        assert await phone.call("read", {"offset": 1}) == {"unread": 0}
-        assert await phone.call("event", {"id": push, "event": "shown"}) == {"counted": True}
-        assert await phone.call("event", {"id": push, "event": "shown"}) == {"counted": False}
-        page = await phone.client.history("device", limit=10)
-        assert [each.offset for each in page.publications] == [1]
-        await phone.client.disconnect()
-
-    play(server, story)
+async def test_a_push_is_received_acknowledged_and_confirmed_once(protobuf: bool, world: World) -> None:
+    phone = Phone(world, "phone-1", protobuf=protobuf)
+    await phone.client.connect()
+    await phone.until(lambda: bool(phone.connects))
+    assert phone.data(phone.connects[0].data)["window"] == 32
+    push, (appended,) = await world.push("phone-1")
+    await phone.until(lambda: bool(phone.shown))
+    assert [(each["id"], each["offset"], each["prev"], each["unread"]) for each in phone.shown] == [(push, 1, 0, 1)]
+    assert await phone.call("ack", {"ack": appended.offset}) == {}
+    assert await phone.call("ack", {"ack": {"offset": 1, "epoch": appended.epoch}}) == {}
+    assert world.confirmed == [("phone-1", push)]
+    assert await phone.call("read", {"offset": 1}) == {"unread": 0}
+    assert await phone.call("event", {"id": push, "event": "shown"}) == {"counted": True}
+    assert await phone.call("event", {"id": push, "event": "shown"}) == {"counted": False}
+    page = await phone.client.history("device", limit=10)
+    assert [each.offset for each in page.publications] == [1]
+    await phone.client.disconnect()
 
 
 @both
-def test_who_comes_back_gets_what_was_missed_in_order(server: Server, protobuf: bool) -> None:
-    async def story(world: World) -> None:
-        phone = Phone(world, "phone-1", protobuf=protobuf)
-        await phone.client.connect()
-        await phone.until(lambda: bool(phone.connects))
-        first, _ = await world.push("phone-1")
-        await phone.until(lambda: len(phone.shown) == 1)
-        await phone.call("ack", {"ack": 1})
-        for connection in list(world.gateway.connections.values()):
-            connection.end(INSUFFICIENT)
-        missed = [(await world.push("phone-1"))[0] for _ in range(40)]
-        await phone.until(lambda: len(phone.shown) >= 32)
-        while len(phone.shown) < 41:  # more than the window: it goes on as acknowledgements come
-            await phone.call("ack", {"ack": phone.shown[-1]["offset"]})
-            seen = len(phone.shown)
-            if seen < 41:
-                await phone.until(lambda seen=seen: len(phone.shown) > seen)  # type: ignore[misc]  # mypy cannot infer it
-        assert [each["id"] for each in phone.shown] == [first, *missed]
-        assert phone.recoveries[1:] == [True]
-        await phone.client.disconnect()
-
-    play(server, story)
+async def test_who_comes_back_gets_what_was_missed_in_order(protobuf: bool, world: World) -> None:
+    phone = Phone(world, "phone-1", protobuf=protobuf)
+    await phone.client.connect()
+    await phone.until(lambda: bool(phone.connects))
+    first, _ = await world.push("phone-1")
+    await phone.until(lambda: len(phone.shown) == 1)
+    await phone.call("ack", {"ack": 1})
+    for connection in list(world.gateway.connections.values()):
+        connection.end(INSUFFICIENT)
+    missed = [(await world.push("phone-1"))[0] for _ in range(40)]
+    await phone.until(lambda: len(phone.shown) >= 32)
+    while len(phone.shown) < 41:  # more than the window: it goes on as acknowledgements come
+        await phone.call("ack", {"ack": phone.shown[-1]["offset"]})
+        seen = len(phone.shown)
+        if seen < 41:
+            await phone.until(lambda seen=seen: len(phone.shown) > seen)  # type: ignore[misc]  # mypy cannot infer it
+    assert [each["id"] for each in phone.shown] == [first, *missed]
+    assert phone.recoveries[1:] == [True]
+    await phone.client.disconnect()
 
 
 @both
-def test_what_was_cut_off_behind_the_reply_to_a_connect_is_given_again(
-    server: Server, protobuf: bool, monkeypatch: pytest.MonkeyPatch
+async def test_what_was_cut_off_behind_the_reply_to_a_connect_is_given_again(
+    protobuf: bool, monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
     """The SDK has the position of what it never got, and the app acknowledges only what it has shown."""
+    waiting = [(await world.push("phone-1"))[0] for _ in range(3)]
+    phone = Phone(world, "phone-1", protobuf=protobuf)
+    write = Session._write
 
-    async def story(world: World) -> None:
-        waiting = [(await world.push("phone-1"))[0] for _ in range(3)]
-        phone = Phone(world, "phone-1", protobuf=protobuf)
-        write = Session._write
+    def cut(session: Session, effects: list[Effect], publications: list[bytes]) -> None:
+        monkeypatch.setattr(Session, "_write", write)
+        effects += session.disconnect(INSUFFICIENT)
 
-        def cut(session: Session, effects: list[Effect], publications: list[bytes]) -> None:
-            monkeypatch.setattr(Session, "_write", write)
-            effects += session.disconnect(INSUFFICIENT)
-
-        monkeypatch.setattr(Session, "_write", cut)
-        await phone.client.connect()
-        await phone.until(lambda: len(phone.recoveries) == 2)
-        assert phone.recoveries == [False, True]
-        waiting.append((await world.push("phone-1"))[0])
-        await phone.until(lambda: len(phone.shown) == 4)
-        assert [each["id"] for each in phone.shown] == waiting
-        await phone.call("ack", {"ack": phone.shown[-1]["offset"]})
-        assert world.confirmed == [("phone-1", push) for push in waiting]
-        await phone.client.disconnect()
-
-    play(server, story)
+    monkeypatch.setattr(Session, "_write", cut)
+    await phone.client.connect()
+    await phone.until(lambda: len(phone.recoveries) == 2)
+    assert phone.recoveries == [False, True]
+    waiting.append((await world.push("phone-1"))[0])
+    await phone.until(lambda: len(phone.shown) == 4)
+    assert [each["id"] for each in phone.shown] == waiting
+    await phone.call("ack", {"ack": phone.shown[-1]["offset"]})
+    assert world.confirmed == [("phone-1", push) for push in waiting]
+    await phone.client.disconnect()
 
 
-def test_a_second_connection_replaces_the_first(server: Server) -> None:
-    async def story(world: World) -> None:
-        first, second = (Phone(world, "phone-1", protobuf=False) for _ in range(2))
-        await first.client.connect()
-        await first.until(lambda: bool(first.connects))
-        await second.client.connect()
-        await first.until(lambda: bool(first.ends))
-        await second.until(lambda: bool(second.connects))
-        assert first.ends == [4501]
-        push, _ = await world.push("phone-1")
-        await second.until(lambda: bool(second.shown))
-        assert ([each["id"] for each in first.shown], [each["id"] for each in second.shown]) == ([], [push])
-        await second.client.disconnect()
-
-    play(server, story)
+async def test_a_second_connection_replaces_the_first(world: World) -> None:
+    first, second = (Phone(world, "phone-1", protobuf=False) for _ in range(2))
+    await first.client.connect()
+    await first.until(lambda: bool(first.connects))
+    await second.client.connect()
+    await first.until(lambda: bool(first.ends))
+    await second.until(lambda: bool(second.connects))
+    assert first.ends == [4501]
+    push, _ = await world.push("phone-1")
+    await second.until(lambda: bool(second.shown))
+    assert ([each["id"] for each in first.shown], [each["id"] for each in second.shown]) == ([], [push])
+    await second.client.disconnect()
 
 
-def test_who_is_registered_anew_comes_back_and_a_revoked_token_is_cut_and_refused(server: Server) -> None:
-    async def story(world: World) -> None:
-        phone = Phone(world, "phone-1", protobuf=False)
-        await phone.client.connect()
-        await phone.until(lambda: bool(phone.connects))
-        other = await world.store.registry.get("shop", "phone-2")
-        assert other is not None
-        await world.store.registry.put("shop", replace(other, id="phone-1"))  # with its token
-        await phone.until(lambda: len(phone.connects) == 2)
-        assert phone.ends == []
-        push, _ = await world.push("phone-1")
-        await phone.until(lambda: [each["id"] for each in phone.shown] == [push])
-        old = world.token("phone-1", age=5.0)
-        await world.store.live.revoke("shop", "phone-1")
-        await phone.until(lambda: bool(phone.ends))
-        assert phone.ends == [3503]
-        assert (await world.http("GET", "/v1/live/poll?wait=0", old))[0] == 401
-
-    play(server, story)
+async def test_who_is_registered_anew_comes_back_and_a_revoked_token_is_cut_and_refused(world: World) -> None:
+    phone = Phone(world, "phone-1", protobuf=False)
+    await phone.client.connect()
+    await phone.until(lambda: bool(phone.connects))
+    other = await world.store.registry.get("shop", "phone-2")
+    assert other is not None
+    await world.store.registry.put("shop", replace(other, id="phone-1"))  # with its token
+    await phone.until(lambda: len(phone.connects) == 2)
+    assert phone.ends == []
+    push, _ = await world.push("phone-1")
+    await phone.until(lambda: [each["id"] for each in phone.shown] == [push])
+    old = world.token("phone-1", age=5.0)
+    await world.store.live.revoke("shop", "phone-1")
+    await phone.until(lambda: bool(phone.ends))
+    assert phone.ends == [3503]
+    assert (await world.http("GET", "/v1/live/poll?wait=0", old))[0] == 401
 
 
-def test_wrong_expired_and_unknown_tokens(server: Server) -> None:
-    async def story(world: World) -> None:
-        stranger = Phone(world, "nobody", protobuf=False)
-        await stranger.client.connect()
-        await stranger.until(lambda: bool(stranger.ends))
-        assert stranger.ends == [3500]
-        late = Phone(world, "phone-1", protobuf=False, ttl=-60.0)
-        await late.client.connect()
-        await late.until(lambda: bool(late.connects))  # it asked for a new token after 109
-        await late.client.disconnect()
-
-    play(server, story)
+async def test_wrong_expired_and_unknown_tokens(world: World) -> None:
+    stranger = Phone(world, "nobody", protobuf=False)
+    await stranger.client.connect()
+    await stranger.until(lambda: bool(stranger.ends))
+    assert stranger.ends == [3500]
+    late = Phone(world, "phone-1", protobuf=False, ttl=-60.0)
+    await late.client.connect()
+    await late.until(lambda: bool(late.connects))  # it asked for a new token after 109
+    await late.client.disconnect()
 
 
-def test_a_silent_device_is_sent_it_again_once(server: Server) -> None:
-    async def story(world: World) -> None:
+async def test_a_silent_device_is_sent_it_again_once(server: Server) -> None:
+    async with running(server, ack_within=1.0, resend=1) as world:
         phone = Phone(world, "phone-1", protobuf=False)
         await phone.client.connect()
         await phone.until(lambda: bool(phone.connects))
@@ -383,57 +367,49 @@ def test_a_silent_device_is_sent_it_again_once(server: Server) -> None:
         assert [each["id"] for each in phone.shown] == [push, push]
         await phone.client.disconnect()
 
-    play(server, story, ack_within=1.0, resend=1)
 
-
-def test_a_shutdown_says_so_and_the_device_comes_back(server: Server) -> None:
-    async def story(world: World) -> None:
-        phone = Phone(world, "phone-1", protobuf=False)
-        await phone.client.connect()
-        await phone.until(lambda: bool(phone.connects))
-        for connection in list(world.gateway.connections.values()):
-            connection.end(SHUTDOWN)
-        await phone.until(lambda: len(phone.connects) == 2)
-        assert phone.ends == []
-        await phone.client.disconnect()
-
-    play(server, story)
+async def test_a_shutdown_says_so_and_the_device_comes_back(world: World) -> None:
+    phone = Phone(world, "phone-1", protobuf=False)
+    await phone.client.connect()
+    await phone.until(lambda: bool(phone.connects))
+    for connection in list(world.gateway.connections.values()):
+        connection.end(SHUTDOWN)
+    await phone.until(lambda: len(phone.connects) == 2)
+    assert phone.ends == []
+    await phone.client.disconnect()
 
 
 @pytest.mark.parametrize("how", ["at once", "repeated", "compared"])
-def test_a_revoked_device_is_cut_off_also_where_the_gateway_was_not_told(server: Server, how: str) -> None:
-    async def story(world: World) -> None:
-        phone, live = Phone(world, "phone-1", protobuf=False), world.store.live
-        await phone.client.connect()
-        await phone.until(lambda: bool(phone.connects))
+async def test_a_revoked_device_is_cut_off_also_where_the_gateway_was_not_told(how: str, world: World) -> None:
+    phone, live = Phone(world, "phone-1", protobuf=False), world.store.live
+    await phone.client.connect()
+    await phone.until(lambda: bool(phone.connects))
 
-        async def lost(_: object) -> None:
-            raise StoreUnavailable("Redis is away.")
+    async def lost(_: object) -> None:
+        raise StoreUnavailable("Redis is away.")
 
-        if how != "at once":
-            poke, live.poke = live.poke, lost  # type: ignore[method-assign,assignment]  # between the two calls
-            with pytest.raises(StoreUnavailable):
-                await live.revoke("shop", "phone-1")
-            live.poke = poke  # type: ignore[method-assign]  # as it was
-            assert phone.ends == []
-        if how != "compared":
+    if how != "at once":
+        poke, live.poke = live.poke, lost  # type: ignore[method-assign,assignment]  # between the two calls
+        with pytest.raises(StoreUnavailable):
             await live.revoke("shop", "phone-1")
-        else:
-            world.gateway.signs._now.set()
-        phone.patience = 5.0
-        await phone.until(lambda: phone.ends == [REVOKED.code])
-        inbox = live.inbox(world.gateway.id)
-        while world.gateway.connections or world.gateway._tasks:
-            await asyncio.sleep(0.01)
-        await inbox.receive(0)
+        live.poke = poke  # type: ignore[method-assign]  # as it was
+        assert phone.ends == []
+    if how != "compared":
         await live.revoke("shop", "phone-1")
-        assert (await inbox.receive(0)).items == [], "the end is confirmed"
+    else:
+        world.gateway.signs._now.set()
+    phone.patience = 5.0
+    await phone.until(lambda: phone.ends == [REVOKED.code])
+    inbox = live.inbox(world.gateway.id)
+    while world.gateway.connections or world.gateway._tasks:
+        await asyncio.sleep(0.01)
+    await inbox.receive(0)
+    await live.revoke("shop", "phone-1")
+    assert (await inbox.receive(0)).items == [], "the end is confirmed"
 
-    play(server, story)
 
-
-def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(server: Server) -> None:
-    async def story(world: World) -> None:
+async def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(server: Server) -> None:
+    async with running(server, store_config=StoreConfig(alive_ttl=0.9, timeout=0.3)) as world:
         phones = [Phone(world, f"phone-{n}", protobuf=False) for n in range(3)]
         for phone in phones:
             await phone.client.connect()
@@ -464,15 +440,12 @@ def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(server: Ser
             assert (phone.breaks, phone.ends, [each["id"] for each in phone.shown]) == ([0], [], [push])
             await phone.client.disconnect()
 
-    play(server, story, store_config=StoreConfig(alive_ttl=0.9, timeout=0.3))
-
 
 @both
-def test_messages_are_bounded_in_bytes_however_large_the_contents(server: Server, protobuf: bool) -> None:
+async def test_messages_are_bounded_in_bytes_however_large_the_contents(server: Server, protobuf: bool) -> None:
     """The official client ends a connection at a message of 1 MB."""
     count = 20
-
-    async def story(world: World) -> None:
+    async with running(server, inline=65_536, ack_within=60.0) as world:
         phone = Phone(world, "phone-1", protobuf=protobuf)
         for turn in (1, 2):
             for _ in range(count):
@@ -488,66 +461,59 @@ def test_messages_are_bounded_in_bytes_however_large_the_contents(server: Server
         _, page = await world.http("GET", "/v1/live/history", world.token("phone-1"))
         assert (0 < len(page["publications"]) < count, page["more"]) == (True, True)
 
-    play(server, story, inline=65_536, ack_within=60.0)
+
+async def test_plain_http_for_a_short_connection(world: World) -> None:
+    token = world.token("phone-1")
+    waiting = asyncio.create_task(world.http("GET", "/v1/live/poll?wait=20", token))
+    async with asyncio.timeout(PATIENCE):
+        while not (await world.store.live.presence("shop", ["phone-1"]))[0].route:  # type: ignore[union-attr]  # registered above
+            await asyncio.sleep(0.01)
+    push, _ = await world.push("phone-1")
+    status, page = await waiting
+    assert (status, [each["data"]["id"] for each in page["publications"]]) == (200, [push])
+    big = msgspec.json.encode({"id": "big", "data": {"x": "y" * 5000}})
+    notice, _ = await world.push("phone-1", body=big)
+    status, page = await world.http("GET", f"/v1/live/history?since=1&epoch={page['epoch']}", token)
+    assert page["publications"][0]["data"] == {
+        "id": notice,
+        "notice": True,
+        "size": len(big),
+        "prev": 1,
+        "unread": 2,
+    }
+    assert (await world.http("GET", f"/v1/live/messages/{notice}", token))[1]["data"]["x"] == "y" * 5000
+    assert await world.http("POST", "/v1/live/ack", token, json={"ack": 2}) == (200, {"acked": 2, "unacked": 0})
+    assert world.confirmed == [("phone-1", push), ("phone-1", notice)]
+    assert await world.http("POST", "/v1/live/read", token, json={"offset": 2}) == (200, {"unread": 0})
+    event = {"id": push, "event": "opened"}
+    assert await world.http("POST", "/v1/live/events", token, json=event) == (200, {"counted": 1})
+    assert await world.http("POST", "/v1/live/events", token, json={"events": [event]}) == (200, {"counted": 0})
+    async with world.store.event_webhooks.claimed("shop", "place", lease=30) as claim:
+        batch = claim and await claim.next(9)
+        assert batch
+        ((_, logged),) = batch.events
+        assert isinstance(logged, DeviceEvent)
+        assert (logged.push_id, logged.device_id, logged.event) == (push, "phone-1", "opened")
+    wrong = [
+        ("POST", "/v1/live/ack", {"ack": 9}, 422),
+        ("POST", "/v1/live/ack", {"ack": {"offset": 1, "epoch": "other"}}, 409),
+        ("POST", "/v1/live/events", {"id": push, "event": "eaten"}, 422),
+        ("GET", "/v1/live/history?since=x", None, 422),
+        ("GET", "/v1/live/history?since=&epoch=&limit=&reverse=", None, 200),
+        ("GET", "/v1/live/messages/none", None, 404),
+    ]
+    for method, path, body, expected in wrong:
+        assert (await world.http(method, path, token, json=body))[0] == expected, path
+    assert (await world.http("GET", "/v1/live/history", "x.y.z"))[0] == 401
 
 
-def test_plain_http_for_a_short_connection(server: Server) -> None:
-    async def story(world: World) -> None:
-        token = world.token("phone-1")
-        waiting = asyncio.create_task(world.http("GET", "/v1/live/poll?wait=20", token))
-        async with asyncio.timeout(PATIENCE):
-            while not (await world.store.live.presence("shop", ["phone-1"]))[0].route:  # type: ignore[union-attr]  # registered above
-                await asyncio.sleep(0.01)
-        push, _ = await world.push("phone-1")
-        status, page = await waiting
-        assert (status, [each["data"]["id"] for each in page["publications"]]) == (200, [push])
-        big = msgspec.json.encode({"id": "big", "data": {"x": "y" * 5000}})
-        notice, _ = await world.push("phone-1", body=big)
-        status, page = await world.http("GET", f"/v1/live/history?since=1&epoch={page['epoch']}", token)
-        assert page["publications"][0]["data"] == {
-            "id": notice,
-            "notice": True,
-            "size": len(big),
-            "prev": 1,
-            "unread": 2,
-        }
-        assert (await world.http("GET", f"/v1/live/messages/{notice}", token))[1]["data"]["x"] == "y" * 5000
-        assert await world.http("POST", "/v1/live/ack", token, json={"ack": 2}) == (200, {"acked": 2, "unacked": 0})
-        assert world.confirmed == [("phone-1", push), ("phone-1", notice)]
-        assert await world.http("POST", "/v1/live/read", token, json={"offset": 2}) == (200, {"unread": 0})
-        event = {"id": push, "event": "opened"}
-        assert await world.http("POST", "/v1/live/events", token, json=event) == (200, {"counted": 1})
-        assert await world.http("POST", "/v1/live/events", token, json={"events": [event]}) == (200, {"counted": 0})
-        async with world.store.event_webhooks.claimed("shop", "place", lease=30) as claim:
-            batch = claim and await claim.next(9)
-            assert batch
-            ((_, logged),) = batch.events
-            assert isinstance(logged, DeviceEvent)
-            assert (logged.push_id, logged.device_id, logged.event) == (push, "phone-1", "opened")
-        wrong = [
-            ("POST", "/v1/live/ack", {"ack": 9}, 422),
-            ("POST", "/v1/live/ack", {"ack": {"offset": 1, "epoch": "other"}}, 409),
-            ("POST", "/v1/live/events", {"id": push, "event": "eaten"}, 422),
-            ("GET", "/v1/live/history?since=x", None, 422),
-            ("GET", "/v1/live/history?since=&epoch=&limit=&reverse=", None, 200),
-            ("GET", "/v1/live/messages/none", None, 404),
-        ]
-        for method, path, body, expected in wrong:
-            assert (await world.http(method, path, token, json=body))[0] == expected, path
-        assert (await world.http("GET", "/v1/live/history", "x.y.z"))[0] == 401
-
-    play(server, story)
-
-
-def test_what_fails_beside_a_gateway_is_not_taken_for_its_end(server: Server) -> None:
-    async def story(world: World) -> None:
-        raise TimeoutError("of the story")
-
+async def test_what_fails_beside_a_gateway_is_not_taken_for_its_end(server: Server) -> None:
     with pytest.raises(TimeoutError, match="of the story"):
-        play(server, story)
+        async with running(server):
+            raise TimeoutError("of the story")
 
 
-def test_a_device_that_asks_and_does_not_read_is_cut_off_and_holds_no_memory(
+async def test_a_device_that_asks_and_does_not_read_is_cut_off_and_holds_no_memory(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 0
@@ -560,7 +526,8 @@ def test_a_device_that_asks_and_does_not_read_is_cut_off_and_holds_no_memory(
 
     monkeypatch.setattr(LongConnection, "write", noted)
 
-    async def story(world: World) -> None:
+    before = ended(SLOW.code)
+    async with running(server) as world:
         for _ in range(60):
             await world.push("phone-1", body=msgspec.json.encode({"id": "x", "data": {"text": "x" * 3000}}))
         host, port = world.url.removeprefix("http://").split(":")
@@ -582,9 +549,6 @@ def test_a_device_that_asks_and_does_not_read_is_cut_off_and_holds_no_memory(
             await asyncio.sleep(0.001)
         writer.transport.abort()
         assert 1_048_576 < most < 1_048_576 + 2 * 60 * 3100, "the bound, and the answer that was over it"
-
-    before = ended(SLOW.code)
-    play(server, story)
     assert ended(SLOW.code) == before + 1
 
 
@@ -593,14 +557,14 @@ def ended(code: int) -> float:
     return REGISTRY.get_sample_value("pushsvc_live_disconnects_total", labels) or 0.0
 
 
-def test_what_a_connection_held_is_freed_at_its_end_without_a_collection(server: Server) -> None:
+async def test_what_a_connection_held_is_freed_at_its_end_without_a_collection(server: Server) -> None:
     kinds = (Connection, Session, LongConnection, Deadline)
 
     def alive() -> list[int]:
         found = gc.get_objects()
         return [sum(isinstance(each, kind) for each in found) for kind in kinds]
 
-    async def story(world: World) -> None:
+    async with running(server) as world:
         world.gateway.pause = lambda _: asyncio.sleep(0)  # type: ignore[method-assign,assignment]  # not late
         host, port = world.url.removeprefix("http://").split(":")
 
@@ -632,5 +596,3 @@ def test_what_a_connection_held_is_freed_at_its_end_without_a_collection(server:
             assert alive() == before
         finally:
             gc.enable()
-
-    play(server, story)

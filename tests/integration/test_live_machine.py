@@ -23,10 +23,10 @@ from pushsvc.store import Store, StoreConfig, keys
 from ..fakes import MemoryStore
 from .servers import KINDS, Server, running_server
 from .test_live_contract import HOUR, phone, push_of
-from .test_store_kit import NOW, World
+from .test_store_kit import World, moment
 
 T = TypeVar("T")
-LATE = NOW + 10**12
+LATE = 10**14
 """When all tokens were issued: after any revocation."""
 DEVICES = ("d0", "d1", "d2", "d3")
 USERS = {"d0": "ann", "d1": "ann", "d2": "bob", "d3": None}
@@ -153,8 +153,8 @@ class LiveMachine(RuleBasedStateMachine):
     )
     def append(self, kind: str, collapse: str, names: list[str], arrives: bool) -> None:
         number = len(self.pushes)
-        at = NOW - 9 * 24 * HOUR if kind == "old" else NOW - HOUR
-        expires_at = NOW - 1 if kind == "expired" else NOW + 24 * HOUR
+        at = moment() - 9 * 24 * HOUR if kind == "old" else moment() - HOUR
+        expires_at = moment() - 1 if kind == "expired" else moment() + 24 * HOUR
         push = push_of(f"p{number}", at=at + number, expires_at=expires_at, collapse=collapse)
         self.pushes.append(push)
         if kind == "withdrawn":
@@ -198,7 +198,7 @@ class LiveMachine(RuleBasedStateMachine):
         if found.replaced is not None:
             client.wanted.discard(found.replaced.push.id)
             client.on_its_way.pop(found.replaced.offset, None)
-        if found.status == "new" and push.expires_at > NOW and push.at > NOW - 2 * HOUR:
+        if found.status == "new" and push.expires_at > moment() and push.at > moment() - 2 * HOUR:
             client.wanted.add(push.id)
         if found.route is None or found.status not in ("new", "known"):
             return

@@ -9,12 +9,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import pytest
 
 from pushsvc import runtime
 from pushsvc.live.protocol.codes import REVOKED, SHUTDOWN
@@ -23,7 +20,7 @@ from pushsvc.model.devices import Device
 
 from .harness import KEY
 from .ports import free_ports
-from .processes import PATIENCE, Api, Processes, own_processes, until
+from .processes import PATIENCE, Api, Processes, until
 from .test_live_gateway import Phone
 from .test_parts import read, total
 
@@ -50,12 +47,6 @@ scopes = ["push", "devices", "admin"]
 [apps.shop.live]
 secret = "{secret}"
 """
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    with own_processes(tmp_path) as own:
-        yield own
 
 
 class Shop:
@@ -95,7 +86,7 @@ class Shop:
         assert self.api.until_done(push) == {"total": 1, "sent": 1}
 
 
-def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, processes: Processes) -> None:
+async def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, processes: Processes) -> None:
     shop = Shop(tmp_path)
     up = processes.start("up", **shop.environ)
     assert up.until(r"devices +(\S+)")[1] == shop.url.replace("http", "ws")
@@ -125,41 +116,40 @@ def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, pr
         (row,) = shop.read(f"/v1/push/{push}/deliveries")["items"]
         assert (row["outcome"], row["channel"]) == ("sent", "live")
 
-    async def story() -> None:
-        await asyncio.to_thread(shop.register, "phone-1", "phone-2")
-        phone, other = Phone(shop, "phone-1", protobuf=True), Phone(shop, "phone-2", protobuf=False)
-        phone.patience = other.patience = PATIENCE  # of a machine on which processes start slowly
-        await phone.client.connect()
-        await phone.until(lambda: bool(phone.connects))
-        first = await asyncio.to_thread(shop.push, "phone-1")
-        await phone.until(lambda: bool(phone.shown))
-        assert await phone.call("ack", {"ack": phone.shown[0]["offset"]}) == {}
-        await asyncio.to_thread(shop.until_sent, first)
-        await asyncio.to_thread(until, lambda: "the metric shows it", lambda: connections() == 1)
-        assert await phone.call("event", {"id": first, "event": "opened"}) == {"counted": True}
-        await asyncio.to_thread(shows_it, first)
+    await asyncio.to_thread(shop.register, "phone-1", "phone-2")
+    phone, other = Phone(shop, "phone-1", protobuf=True), Phone(shop, "phone-2", protobuf=False)
+    phone.patience = other.patience = PATIENCE  # of a machine on which processes start slowly
+    await phone.client.connect()
+    await phone.until(lambda: bool(phone.connects))
+    first = await asyncio.to_thread(shop.push, "phone-1")
+    await phone.until(lambda: bool(phone.shown))
+    assert await phone.call("ack", {"ack": phone.shown[0]["offset"]}) == {}
+    await asyncio.to_thread(shop.until_sent, first)
+    await asyncio.to_thread(until, lambda: "the metric shows it", lambda: connections() == 1)
+    assert await phone.call("event", {"id": first, "event": "opened"}) == {"counted": True}
+    await asyncio.to_thread(shows_it, first)
 
-        os.kill(processes.find_one("live --processes 1"), signal.SIGKILL)
-        second = await asyncio.to_thread(shop.push, "phone-1")
-        await phone.until(lambda: len(phone.connects) == 2 and len(phone.shown) == 2)
-        assert [each["id"] for each in phone.shown] == [first, second]
-        assert phone.recoveries == [False, True]
-        assert await phone.call("ack", {"ack": phone.shown[1]["offset"]}) == {}
-        await asyncio.to_thread(shop.until_sent, second)
+    os.kill(processes.find_one("live --processes 1"), signal.SIGKILL)
+    second = await asyncio.to_thread(shop.push, "phone-1")
+    await phone.until(lambda: len(phone.connects) == 2 and len(phone.shown) == 2)
+    assert [each["id"] for each in phone.shown] == [first, second]
+    assert phone.recoveries == [False, True]
+    assert await phone.call("ack", {"ack": phone.shown[1]["offset"]}) == {}
+    await asyncio.to_thread(shop.until_sent, second)
 
-        await other.client.connect()
-        await other.until(lambda: bool(other.connects))
-        assert (await asyncio.to_thread(shop.api.call, "DELETE", "/v1/devices/phone-2/token"))[0] == 204
-        await other.until(lambda: other.ends == [REVOKED.code])
-        up.process.send_signal(signal.SIGTERM)
-        await phone.until(lambda: phone.breaks[-1] == SHUTDOWN.code)
-        await phone.client.disconnect()
-        assert await asyncio.to_thread(up.wait) == 0, up.output()
-
-    asyncio.run(story())
+    await other.client.connect()
+    await other.until(lambda: bool(other.connects))
+    assert (await asyncio.to_thread(shop.api.call, "DELETE", "/v1/devices/phone-2/token"))[0] == 204
+    await other.until(lambda: other.ends == [REVOKED.code])
+    up.process.send_signal(signal.SIGTERM)
+    await phone.until(lambda: phone.breaks[-1] == SHUTDOWN.code)
+    await phone.client.disconnect()
+    assert await asyncio.to_thread(up.wait) == 0, up.output()
 
 
-def test_two_gateways_share_a_port_and_a_poll_is_answered_at_their_end(tmp_path: Path, processes: Processes) -> None:
+async def test_two_gateways_share_a_port_and_a_poll_is_answered_at_their_end(
+    tmp_path: Path, processes: Processes
+) -> None:
     shop = Shop(tmp_path)
     live = processes.start("live", "--processes", "2", **shop.environ)
     until(lambda: f"both are ready: {live.output()}", lambda: live.output().count('"ready"') == 2)
@@ -178,22 +168,19 @@ def test_two_gateways_share_a_port_and_a_poll_is_answered_at_their_end(tmp_path:
     assert holder("phone-2").call("GET", "/v1/live/history")[0] == 401, "nobody knows it"
     shop.file.write_text(shop.file.read_text().replace("drain = 2.0", 'drain = 2.0\ndeny = ["phone-2"]'))
 
-    async def story() -> None:
-        device = holder("phone-1")
-        settings = runtime.load_settings(shop.file, {})
-        async with runtime.open_running_store(settings) as store:
-            phone = Device(id="phone-1", platform="live", token="phone-1", user="a", registered_at=1, last_seen_at=1)
-            await store.registry.put_many("shop", [phone])
-            workers = await store.workers.living()
-            assert [(each.part, each.serves) for each in workers] == [("live", frozenset({"shop"}))] * 2
-            assert len(await store.live.gateways("shop")) == 2
-            await asyncio.to_thread(until, lambda: live.output(), denied_by_both)
-            poll = asyncio.create_task(asyncio.to_thread(device.call, "GET", "/v1/live/poll?wait=50"))
-            while not (await store.live.presence("shop", ["phone-1"]))[0].route:  # type: ignore[union-attr]  # registered
-                await asyncio.sleep(0.01)
-            live.process.send_signal(signal.SIGTERM)
-            status, page = await poll
-            assert (status, page["publications"]) == (200, [])
-        assert await asyncio.to_thread(live.wait) == 0, live.output()
-
-    asyncio.run(story())
+    device = holder("phone-1")
+    settings = runtime.load_settings(shop.file, {})
+    async with runtime.open_running_store(settings) as store:
+        phone = Device(id="phone-1", platform="live", token="phone-1", user="a", registered_at=1, last_seen_at=1)
+        await store.registry.put_many("shop", [phone])
+        workers = await store.workers.living()
+        assert [(each.part, each.serves) for each in workers] == [("live", frozenset({"shop"}))] * 2
+        assert len(await store.live.gateways("shop")) == 2
+        await asyncio.to_thread(until, lambda: live.output(), denied_by_both)
+        poll = asyncio.create_task(asyncio.to_thread(device.call, "GET", "/v1/live/poll?wait=50"))
+        while not (await store.live.presence("shop", ["phone-1"]))[0].route:  # type: ignore[union-attr]  # registered
+            await asyncio.sleep(0.01)
+        live.process.send_signal(signal.SIGTERM)
+        status, page = await poll
+        assert (status, page["publications"]) == (200, [])
+    assert await asyncio.to_thread(live.wait) == 0, live.output()

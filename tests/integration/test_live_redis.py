@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -40,7 +41,7 @@ from pushsvc.store.live.streams import End
 
 from .servers import KINDS, Server, running_server
 from .test_live_contract import HOUR, LASTING, A, B, ack, append, connected, keep, offsets, phone, push_of
-from .test_store_kit import NOW, eraser, make_push
+from .test_store_kit import eraser, make_push, moment
 from .topologies import running_cluster
 
 NEWER = b"\x7fwritten by a newer pushsvc"
@@ -52,14 +53,20 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield found
 
 
-def play(url: str, story: Callable[[Store], Awaitable[None]], config: StoreConfig = LASTING) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(60), open_store(url, config) as store:
-            await store.live.beat("gate-a", {"shop": 0})
-            await store.live.beat("gate-b", {"shop": 0})
-            await story(store)
+@asynccontextmanager
+async def opened(url: str, config: StoreConfig = LASTING) -> AsyncIterator[Store]:
+    """A store with two gateways."""
+    async with asyncio.timeout(60), open_store(url, config) as store:
+        await store.live.beat("gate-a", {"shop": 0})
+        await store.live.beat("gate-b", {"shop": 0})
+        yield store
 
-    asyncio.run(main())
+
+@pytest.fixture
+async def store(server: Server) -> AsyncIterator[Store]:
+    server.flush()
+    async with opened(server.url) as store:
+        yield store
 
 
 async def registered(store: Store, *names: str, user: str | None = "ann") -> None:
@@ -68,198 +75,168 @@ async def registered(store: Store, *names: str, user: str | None = "ann") -> Non
 
 
 @pytest.mark.parametrize("server", ["redis"], indirect=True)  # it takes a while, and both judge alike
-def test_no_order_of_connects_and_ends_takes_the_route_of_another(server: Server) -> None:
+async def test_no_order_of_connects_and_ends_takes_the_route_of_another(store: Store) -> None:
     """10,000 times A and B connect and A ends, in an order that chance chooses for each, all mixed."""
-
-    async def story(store: Store) -> None:
-        chance = random.Random(7)
-        names = [f"d{number}" for number in range(250)]
-        await registered(store, *names, user=None)
-        last: dict[str, LiveRoute | None] = dict.fromkeys(names)
-        kept = 0
-        for _ in range(40):
-            steps: list[tuple[float, str, str]] = []
-            for name in names:
-                instants = sorted(chance.random() for _ in range(3))
-                order = chance.choice(("A B end", "A end B", "B A end")).split()
-                steps += [(instant, name, step) for instant, step in zip(instants, order, strict=True)]
-            calls = []
-            for _, name, step in sorted(steps):
-                if step == "end":
-                    calls.append(store.live.disconnect_call("shop", [End(name, A)]))
-                    last[name] = None if last[name] == A else last[name]
-                else:
-                    route = last[name] = A if step == "A" else B
-                    calls.append(store.live.connect_call("shop", name, route, issued_at=NOW, position=None, limit=10))
-            await store.link.scripts(calls)
-            rows = await store.live.presence("shop", names)
-            assert {name: row and row.route for name, row in zip(names, rows, strict=True)} == last
-            kept += list(last.values()).count(B)
-        assert 6000 < kept < 7400  # two of the three orders
-
-    server.flush()
-    play(server.url, story)
-
-
-def test_connects_and_ends_that_come_together_share_round_trips_which_keep_no_other_caller_long(
-    server: Server,
-) -> None:
-    async def story(store: Store) -> None:
-        names = [f"d{number}" for number in range(500)]
-        await registered(store, *names, user=None)
-        connects: list[int] = []
-        ends: list[int] = []
-        read_all, scripts = store.link.read_all, store.link.scripts
-
-        async def connecting(key: str, calls: Sequence[ScriptCall]) -> list[Any]:
-            connects.append(len(calls))
-            return await read_all(key, calls)
-
-        async def ending(calls: Sequence[ScriptCall]) -> list[Any]:
-            ends.append(len(calls))
-            return await scripts(calls)
-
-        store.link.read_all = connecting  # type: ignore[method-assign]  # counts them
-        store.link.scripts = ending  # type: ignore[method-assign]  # likewise
-        await asyncio.gather(*(connected(store.live, name, A) for name in names))
-        assert connects == [32] * 15 + [20]
-        routes = [A if number % 3 else B for number in range(500)]
-        left = (store.live.disconnect("shop", name, route) for name, route in zip(names, routes, strict=True))
-        assert await asyncio.gather(*left) == [route == A for route in routes], "each knows whether it was there"
-        assert ends == [2] * 5, "100 in each, by 50"
+    chance = random.Random(7)
+    names = [f"d{number}" for number in range(250)]
+    await registered(store, *names, user=None)
+    last: dict[str, LiveRoute | None] = dict.fromkeys(names)
+    kept = 0
+    for _ in range(40):
+        steps: list[tuple[float, str, str]] = []
+        for name in names:
+            instants = sorted(chance.random() for _ in range(3))
+            order = chance.choice(("A B end", "A end B", "B A end")).split()
+            steps += [(instant, name, step) for instant, step in zip(instants, order, strict=True)]
+        calls = []
+        for _, name, step in sorted(steps):
+            if step == "end":
+                calls.append(store.live.disconnect_call("shop", [End(name, A)]))
+                last[name] = None if last[name] == A else last[name]
+            else:
+                route = last[name] = A if step == "A" else B
+                calls.append(store.live.connect_call("shop", name, route, issued_at=moment(), position=None, limit=10))
+        await store.link.scripts(calls)
         rows = await store.live.presence("shop", names)
-        assert [row and row.route for row in rows] == [None if route == A else A for route in routes]
-
-    server.flush()
-    play(server.url, story)
-
-
-def test_pushes_that_are_appended_together_share_a_step(server: Server) -> None:
-    async def story(store: Store) -> None:
-        names = [f"d{number}" for number in range(300)]
-        await registered(store, *names, user=None)
-        everyone = [Receiver(name, index) for index, name in enumerate(names)]
-        appends = [
-            Append(push_of(name), receivers, "apns")
-            for name, receivers in (("p1", everyone), ("p2", []), ("p3", everyone[::-1]), ("p1", everyone[:2]))
-        ]
-        assert list(shares_of(appends)) == [[(0, 0, 300), (2, 0, 200)], [(2, 200, 300), (3, 0, 2)]]
-        found = await store.live.append_all("shop", appends)
-        assert [len(each) for each in found] == [300, 0, 300, 2]
-        assert {(each.status, each.offset) for each in found[0]} == {("new", 1)}
-        assert {(each.status, each.offset, each.prev) for each in found[2]} == {("new", 2, 1)}
-        assert {(each.status, each.offset) for each in found[3]} == {("known", 1)}
-
-    server.flush()
-    play(server.url, story)
+        assert {name: row and row.route for name, row in zip(names, rows, strict=True)} == last
+        kept += list(last.values()).count(B)
+    assert 6000 < kept < 7400  # two of the three orders
 
 
-def test_what_an_append_replaced_is_said_also_beside_a_script_that_the_server_does_not_know(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await registered(store, "x", user=None)
-        await store.link.call("HDEL", keys.devices("shop") + "live", "young")  # it has been there for long
-        await store.link.call("SCRIPT", "FLUSH")
-        await append(store.live, push_of("old", collapse="order"), "x")
-        new = push_of("new", at=NOW + 1, collapse="order")
-        ((found,),) = await store.live.append_all(
-            "shop", [Append(new, [Receiver("x", 0)], "fcm")], [LiveContent(new, b"body")]
-        )
-        assert found.status == "new"
-        assert found.replaced is not None
-        assert found.replaced.push.id == "old"
-        assert await store.live.contents("shop", ["new"]) == {"new": b"body"}
+async def test_connects_and_ends_that_come_together_share_round_trips_which_keep_no_other_caller_long(
+    store: Store,
+) -> None:
+    names = [f"d{number}" for number in range(500)]
+    await registered(store, *names, user=None)
+    connects: list[int] = []
+    ends: list[int] = []
+    read_all, scripts = store.link.read_all, store.link.scripts
 
-    server.flush()
-    play(server.url, story)
+    async def connecting(key: str, calls: Sequence[ScriptCall]) -> list[Any]:
+        connects.append(len(calls))
+        return await read_all(key, calls)
 
+    async def ending(calls: Sequence[ScriptCall]) -> list[Any]:
+        ends.append(len(calls))
+        return await scripts(calls)
 
-def test_what_is_unread_is_counted_with_one_look_at_each_push(server: Server) -> None:
-    async def story(store: Store) -> None:
-        names, live = [f"d{number}" for number in range(20)], store.live
-        await registered(store, *names, user=None)
-        everyone = [Receiver(name, index) for index, name in enumerate(names)]
-        for number in range(10):
-            push = push_of(f"p{number}", expires_at=NOW if number == 4 else NOW + 3_600_000)
-            await live.append("shop", push, everyone, platform="fcm")
-        await live.withdraw("shop", "p7", push_of("p7").at)
-        for name, acked, read in (("d0", 3, 0), ("d1", 0, 6), ("d2", 10, 2), ("d3", 2, 10), ("d4", 8, 8)):
-            await ack(live, name, acked)
-            await live.read("shop", name, Position("", read))
-
-        async def looks() -> int:
-            found = await store.link.call("INFO", "commandstats")
-            return int(found["cmdstat_hget"]["calls"])
-
-        asked = [*names, "nobody"]
-        before = await looks()
-        unread = await live.unread("shop", [*asked, "d0"])
-        assert await looks() - before == len(asked) + 10, "an ordinal each, and the pushes"
-        rows = await live.presence("shop", asked)
-        assert unread == {name: row.unread for name, row in zip(asked, rows, strict=True) if row is not None}
-        shown = [(row.unacked, row.unread) for row in rows[:6] if row is not None]
-        assert shown == [(5, 8), (8, 3), (0, 6), (6, 0), (2, 2), (8, 8)]
-
-    server.flush()
-    play(server.url, story)
+    store.link.read_all = connecting  # type: ignore[method-assign]  # counts them
+    store.link.scripts = ending  # type: ignore[method-assign]  # likewise
+    await asyncio.gather(*(connected(store.live, name, A) for name in names))
+    assert connects == [32] * 15 + [20]
+    routes = [A if number % 3 else B for number in range(500)]
+    left = (store.live.disconnect("shop", name, route) for name, route in zip(names, routes, strict=True))
+    assert await asyncio.gather(*left) == [route == A for route in routes], "each knows whether it was there"
+    assert ends == [2] * 5, "100 in each, by 50"
+    rows = await store.live.presence("shop", names)
+    assert [row and row.route for row in rows] == [None if route == A else A for route in routes]
 
 
-def test_a_flushed_server_begins_another_epoch(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await registered(store, "x")
-        epoch = (await connected(store.live, "x")).page.epoch
-        await append(store.live, push_of("p1"), "x")
-        await store.link.call("DEL", keys.streams("shop", 0))
-        assert (await append(store.live, push_of("p2"), "x"))[0].offset == 1
-        found = await connected(store.live, "x", B, Position(epoch, 1))
-        assert (found.recovered, found.since) == (False, 0)
-        assert found.page.epoch != epoch
-        assert [each.push.id for each in found.page.publications] == ["p2"]
+async def test_pushes_that_are_appended_together_share_a_step(store: Store) -> None:
+    names = [f"d{number}" for number in range(300)]
+    await registered(store, *names, user=None)
+    everyone = [Receiver(name, index) for index, name in enumerate(names)]
+    appends = [
+        Append(push_of(name), receivers, "apns")
+        for name, receivers in (("p1", everyone), ("p2", []), ("p3", everyone[::-1]), ("p1", everyone[:2]))
+    ]
+    assert list(shares_of(appends)) == [[(0, 0, 300), (2, 0, 200)], [(2, 200, 300), (3, 0, 2)]]
+    found = await store.live.append_all("shop", appends)
+    assert [len(each) for each in found] == [300, 0, 300, 2]
+    assert {(each.status, each.offset) for each in found[0]} == {("new", 1)}
+    assert {(each.status, each.offset, each.prev) for each in found[2]} == {("new", 2, 1)}
+    assert {(each.status, each.offset) for each in found[3]} == {("known", 1)}
 
-    server.flush()
-    play(server.url, story)
+
+async def test_what_an_append_replaced_is_said_also_beside_a_script_that_the_server_does_not_know(store: Store) -> None:
+    await registered(store, "x", user=None)
+    await store.link.call("HDEL", keys.devices("shop") + "live", "young")  # it has been there for long
+    await store.link.call("SCRIPT", "FLUSH")
+    await append(store.live, push_of("old", collapse="order"), "x")
+    new = push_of("new", at=moment() + 1, collapse="order")
+    ((found,),) = await store.live.append_all(
+        "shop", [Append(new, [Receiver("x", 0)], "fcm")], [LiveContent(new, b"body")]
+    )
+    assert found.status == "new"
+    assert found.replaced is not None
+    assert found.replaced.push.id == "old"
+    assert await store.live.contents("shop", ["new"]) == {"new": b"body"}
 
 
-def test_offsets_that_a_lost_server_gave_out_are_not_given_out_again(server: Server) -> None:
+async def test_what_is_unread_is_counted_with_one_look_at_each_push(store: Store) -> None:
+    names, live = [f"d{number}" for number in range(20)], store.live
+    await registered(store, *names, user=None)
+    everyone = [Receiver(name, index) for index, name in enumerate(names)]
+    for number in range(10):
+        push = push_of(f"p{number}", expires_at=moment() if number == 4 else moment() + 3_600_000)
+        await live.append("shop", push, everyone, platform="fcm")
+    await live.withdraw("shop", "p7", push_of("p7").at)
+    for name, acked, read in (("d0", 3, 0), ("d1", 0, 6), ("d2", 10, 2), ("d3", 2, 10), ("d4", 8, 8)):
+        await ack(live, name, acked)
+        await live.read("shop", name, Position("", read))
+
+    async def looks() -> int:
+        found = await store.link.call("INFO", "commandstats")
+        return int(found["cmdstat_hget"]["calls"])
+
+    asked = [*names, "nobody"]
+    before = await looks()
+    unread = await live.unread("shop", [*asked, "d0"])
+    assert await looks() - before == len(asked) + 10, "an ordinal each, and the pushes"
+    rows = await live.presence("shop", asked)
+    assert unread == {name: row.unread for name, row in zip(asked, rows, strict=True) if row is not None}
+    shown = [(row.unacked, row.unread) for row in rows[:6] if row is not None]
+    assert shown == [(5, 8), (8, 3), (0, 6), (6, 0), (2, 2), (8, 8)]
+
+
+async def test_a_flushed_server_begins_another_epoch(store: Store) -> None:
+    await registered(store, "x")
+    epoch = (await connected(store.live, "x")).page.epoch
+    await append(store.live, push_of("p1"), "x")
+    await store.link.call("DEL", keys.streams("shop", 0))
+    assert (await append(store.live, push_of("p2"), "x"))[0].offset == 1
+    found = await connected(store.live, "x", B, Position(epoch, 1))
+    assert (found.recovered, found.since) == (False, 0)
+    assert found.page.epoch != epoch
+    assert [each.push.id for each in found.page.publications] == ["p2"]
+
+
+async def test_offsets_that_a_lost_server_gave_out_are_not_given_out_again(store: Store) -> None:
     """What was appended last is lost with the server; a client has seen it, and misses nothing that follows."""
-
-    async def story(store: Store) -> None:
-        live, call = store.live, store.link.call
-        await registered(store, "x", "y")
-        epoch = (await connected(live, "x")).page.epoch
-        await append(live, push_of("p1"), "x", "y")
-        kept = await call("DUMP", keys.streams("shop", 0))
-        for number in (2, 3):
-            await append(live, push_of(f"p{number}"), "x")
-        # Another run of the server, with what the first one had on its disk.
-        await call("RESTORE", keys.streams("shop", 0), 0, kept, "REPLACE")
-        await call("HSET", f"{keys.devices('shop')}live", "server", "another")
-        for number in (4, 5, 6):
-            await append(live, push_of(f"p{number}"), "x")
-        for seen, expected in ((3, ["p4", "p5", "p6"]), (1, ["p4", "p5", "p6"]), (0, ["p1", "p4", "p5", "p6"])):
-            found = await connected(live, "x", A, Position(epoch, seen))
-            assert [each.push.id for each in found.page.publications] == expected
-            assert (found.recovered, found.page.missing) == (True, 0)
-            assert found.page.publications[0].prev <= seen
-        first = found.page.publications[1]
-        assert first.prev == 1
-        assert first.offset > 4096
-        assert (await append(live, push_of("p7"), "x"))[0].offset == first.offset + 3
-        (row,) = await live.presence("shop", ["y"])
-        assert row is not None
-        assert row.top == 1
-
-    server.flush()
-    play(server.url, story)
+    live, call = store.live, store.link.call
+    await registered(store, "x", "y")
+    epoch = (await connected(live, "x")).page.epoch
+    await append(live, push_of("p1"), "x", "y")
+    kept = await call("DUMP", keys.streams("shop", 0))
+    for number in (2, 3):
+        await append(live, push_of(f"p{number}"), "x")
+    # Another run of the server, with what the first one had on its disk.
+    await call("RESTORE", keys.streams("shop", 0), 0, kept, "REPLACE")
+    await call("HSET", f"{keys.devices('shop')}live", "server", "another")
+    for number in (4, 5, 6):
+        await append(live, push_of(f"p{number}"), "x")
+    for seen, expected in ((3, ["p4", "p5", "p6"]), (1, ["p4", "p5", "p6"]), (0, ["p1", "p4", "p5", "p6"])):
+        found = await connected(live, "x", A, Position(epoch, seen))
+        assert [each.push.id for each in found.page.publications] == expected
+        assert (found.recovered, found.page.missing) == (True, 0)
+        assert found.page.publications[0].prev <= seen
+    first = found.page.publications[1]
+    assert first.prev == 1
+    assert first.offset > 4096
+    assert (await append(live, push_of("p7"), "x"))[0].offset == first.offset + 3
+    (row,) = await live.presence("shop", ["y"])
+    assert row is not None
+    assert row.top == 1
 
 
-def test_two_pushes_of_one_digest_stay_apart(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_pushes_of_one_digest_stay_apart(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def alike(push: LivePush) -> Facts:
         return facts_of(push)._replace(digest=b"\xff\xff\xff\xff", collapse=b"same" if push.collapse else b"")
 
     monkeypatch.setattr("pushsvc.store.live.appends.facts_of", alike)
     monkeypatch.setattr("pushsvc.store.live.streams.digest_of", lambda _: b"\xff\xff\xff\xff")
-
-    async def story(store: Store) -> None:
+    server.flush()
+    async with opened(server.url) as store:
         await registered(store, "x")
         names = ["p1", "p2", "p3"]
         for name in (*names, *names):
@@ -272,42 +249,35 @@ def test_two_pushes_of_one_digest_stay_apart(server: Server, monkeypatch: pytest
         assert [each.push.id for each in page.publications] == ["p1", "p2", "p3", "p4", "p5"]
         assert [await store.live.holds("shop", "x", name) for name in ("p1", "p3", "p5", "p6")] == [True] * 3 + [False]
         for name in ("p2", "p6"):
-            await store.live.withdraw("shop", name, NOW)
+            await store.live.withdraw("shop", name, moment())
             assert (await append(store.live, push_of(name), "x"))[0].status == "withdrawn"
         assert (await append(store.live, push_of("p7"), "x"))[0].status == "new"
         assert offsets(await store.live.history("shop", "x", since=0)) == [(1, 0), (3, 1), (4, 3), (5, 4), (6, 5)]
 
-    server.flush()
-    play(server.url, story)
+
+async def test_an_inbox_that_was_read_in_vain_is_read_again(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    inbox = store.live.inbox("gate-a")
+    await store.live.poke({"gate-a": [Cut("shop", 1, "replaced")]})
+    wait = type(store.link).wait
+
+    async def breaks(*asked: Any) -> Any:
+        assert await wait(*asked)
+        raise StoreUnavailable("Its answer was lost.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store.link), "wait", breaks)
+        with pytest.raises(StoreUnavailable):
+            await inbox.receive(0)
+    assert await inbox.receive(0) == Received([Cut("shop", 1, "replaced")])
 
 
-def test_an_inbox_that_was_read_in_vain_is_read_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(store: Store) -> None:
-        inbox = store.live.inbox("gate-a")
-        await store.live.poke({"gate-a": [Cut("shop", 1, "replaced")]})
-        wait = type(store.link).wait
-
-        async def breaks(*asked: Any) -> Any:
-            assert await wait(*asked)
-            raise StoreUnavailable("Its answer was lost.")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(type(store.link), "wait", breaks)
-            with pytest.raises(StoreUnavailable):
-                await inbox.receive(0)
-        assert await inbox.receive(0) == Received([Cut("shop", 1, "replaced")])
-
-    server.flush()
-    play(server.url, story)
-
-
-def test_what_is_large_is_spread_over_entries_of_an_inbox(server: Server) -> None:
+async def test_what_is_large_is_spread_over_entries_of_an_inbox(server: Server) -> None:
     items: list[InboxItem] = [
         Poke("shop", push_of("p"), [Recipient(number, "e", number, 0, 1, number)], b"x" * 4096) for number in range(200)
     ]
     large: InboxItem = Poke("shop", push_of("p"), [], b"x" * 500_000)
-
-    async def story(store: Store) -> None:
+    server.flush()
+    async with opened(server.url) as store:
         await store.live.poke({"gate-a": [*items, large, *items[:1]], "gate-b": items[:2], "gate-c": []})
         entries = await store.link.call("XRANGE", keys.inbox("gate-a"), "-", "+")
         sizes = [len(fields[b"i"]) for _, fields in entries]
@@ -317,14 +287,11 @@ def test_what_is_large_is_spread_over_entries_of_an_inbox(server: Server) -> Non
         assert await store.link.call("XLEN", keys.inbox("gate-b")) == 1
         assert await store.link.call("EXISTS", keys.inbox("gate-c")) == 0
 
-    server.flush()
-    play(server.url, story)
 
-
-def test_a_reader_of_an_inbox_learns_that_it_has_lagged(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_of_an_inbox_learns_that_it_has_lagged(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateways, "MOST", 10)
-
-    async def story(store: Store) -> None:
+    server.flush()
+    async with opened(server.url) as store:
         inbox = store.live.inbox("gate-a")
         await store.live.poke({"gate-a": [Cut("shop", 1, "replaced")]})
         assert await inbox.receive(0) == Received([Cut("shop", 1, "replaced")])
@@ -343,74 +310,63 @@ def test_a_reader_of_an_inbox_learns_that_it_has_lagged(server: Server, monkeypa
         assert await inbox.receive(0) == Received([], lost=True)
         assert 0 < await store.link.call("PTTL", keys.inbox("gate-a")) <= 60_000
 
-    server.flush()
-    play(server.url, story)
+
+async def test_lifetimes(store: Store) -> None:
+    call = store.link.call
+    await registered(store, "x")
+    push = push_of("p1")
+    await append(store.live, push, "x")
+    await keep(store.live, push, b"body")
+    await store.pushes.accept(make_push("p1"))
+    await store.live.report("shop", [EventReport("p1", "x", "shown")])
+    kept = 7 * 24 * HOUR
+    facts = facts_of(push)
+    for key in (pushes_of(facts), keys.live_content("shop", 0, "p1")):
+        assert kept < await call("PTTL", key) <= kept + 2 * HOUR, key
+    gone = facts_of(push_of("cancelled", at=moment() - 30 * 24 * HOUR))
+    await store.live.withdraw("shop", "cancelled", moment() - 30 * 24 * HOUR)
+    assert 0 < await call("PTTL", pushes_of(gone)) <= HOUR
+    assert 6 * 24 * HOUR < await call("PTTL", keys.seen("shop", 0, "p1")) <= kept + HOUR
+    # A push that began long ago is too old for a stream, and its traces go soon.
+    old = push_of("old", at=moment() - 30 * 24 * HOUR)
+    await append(store.live, old, "x")
+    await keep(store.live, old, b"body")
+    assert 0 < await call("PTTL", keys.live_content("shop", 0, "old")) <= HOUR
+    assert (await ack(store.live, "x", 2)).newly[1].push == old
+    await store.link.call("HSET", keys.gateways("shop"), "dead", f"{moment() - 2 * HOUR} 5", "odd", "what")
+    before = store.clock()
+    await store.live.beat("gate-a", {"shop": 3})
+    assert set(await call("HKEYS", keys.gateways("shop"))) == {b"gate-a", b"gate-b"}
+    signs = await store.live.last_signs("shop")
+    assert signs.keys() == {"gate-a", "gate-b"}
+    assert before <= signs["gate-a"] <= store.clock()
 
 
-def test_lifetimes(server: Server) -> None:
-    async def story(store: Store) -> None:
-        call = store.link.call
-        await registered(store, "x")
-        push = push_of("p1")
-        await append(store.live, push, "x")
-        await keep(store.live, push, b"body")
-        await store.pushes.accept(make_push("p1"))
-        await store.live.report("shop", [EventReport("p1", "x", "shown")])
-        kept = 7 * 24 * HOUR
-        facts = facts_of(push)
-        for key in (pushes_of(facts), keys.live_content("shop", 0, "p1")):
-            assert kept < await call("PTTL", key) <= kept + 2 * HOUR, key
-        gone = facts_of(push_of("cancelled", at=NOW - 30 * 24 * HOUR))
-        await store.live.withdraw("shop", "cancelled", NOW - 30 * 24 * HOUR)
-        assert 0 < await call("PTTL", pushes_of(gone)) <= HOUR
-        assert 6 * 24 * HOUR < await call("PTTL", keys.seen("shop", 0, "p1")) <= kept + HOUR
-        # A push that began long ago is too old for a stream, and its traces go soon.
-        old = push_of("old", at=NOW - 30 * 24 * HOUR)
-        await append(store.live, old, "x")
-        await keep(store.live, old, b"body")
-        assert 0 < await call("PTTL", keys.live_content("shop", 0, "old")) <= HOUR
-        assert (await ack(store.live, "x", 2)).newly[1].push == old
-        await store.link.call("HSET", keys.gateways("shop"), "dead", f"{NOW - 2 * HOUR} 5", "odd", "what")
-        before = store.clock()
-        await store.live.beat("gate-a", {"shop": 3})
-        assert set(await call("HKEYS", keys.gateways("shop"))) == {b"gate-a", b"gate-b"}
-        signs = await store.live.last_signs("shop")
-        assert signs.keys() == {"gate-a", "gate-b"}
-        assert before <= signs["gate-a"] <= store.clock()
-
-    server.flush()
-    play(server.url, story)
-
-
-def test_streams_that_cannot_be_read_are_left_alone(server: Server) -> None:
-    async def story(store: Store) -> None:
-        live = store.live
-        await registered(store, "well", "newer")
-        await append(live, push_of("p1"), "well", "newer")
-        assert await store.link.call("LSET", keys.streams("shop", 0), 1, NEWER)
-        found = await append(live, push_of("p2"), "well", "newer")
-        assert [each.status for each in found] == ["new", "absent"]
-        with pytest.raises(Unreadable):
-            await live.connect("shop", "newer", A, issued_at=NOW)
-        assert (await ack(live, "newer", 1)).fault == "unknown"
-        assert await live.history("shop", "newer") is None
-        assert not await live.disconnect("shop", "newer", A)
-        rows = await live.presence("shop", ["well", "newer"])
-        assert [row and row.top for row in rows] == [2, 0]
-        assert (await live.read("shop", "well", Position("", 2))).unread == {"well": 0}
-        assert await live.revoke("shop", "newer")
-        await sweep(store)
-        assert await store.link.call("LINDEX", keys.streams("shop", 0), 1) == NEWER
-        # A push that cannot be read is left out, and is no hole.
-        facts = facts_of(push_of("p1"))
-        field = pushes_of(facts)
-        await store.link.call("HSET", field, facts.digest, NEWER)
-        connection = await connected(live, "well", A)
-        assert offsets(connection.page) == [(2, 0)]
-        assert [each.push.id for each in (await ack(live, "well", 2)).newly] == ["p2"]
-
-    server.flush()
-    play(server.url, story)
+async def test_streams_that_cannot_be_read_are_left_alone(store: Store) -> None:
+    live = store.live
+    await registered(store, "well", "newer")
+    await append(live, push_of("p1"), "well", "newer")
+    assert await store.link.call("LSET", keys.streams("shop", 0), 1, NEWER)
+    found = await append(live, push_of("p2"), "well", "newer")
+    assert [each.status for each in found] == ["new", "absent"]
+    with pytest.raises(Unreadable):
+        await live.connect("shop", "newer", A, issued_at=moment())
+    assert (await ack(live, "newer", 1)).fault == "unknown"
+    assert await live.history("shop", "newer") is None
+    assert not await live.disconnect("shop", "newer", A)
+    rows = await live.presence("shop", ["well", "newer"])
+    assert [row and row.top for row in rows] == [2, 0]
+    assert (await live.read("shop", "well", Position("", 2))).unread == {"well": 0}
+    assert await live.revoke("shop", "newer")
+    await sweep(store)
+    assert await store.link.call("LINDEX", keys.streams("shop", 0), 1) == NEWER
+    # A push that cannot be read is left out, and is no hole.
+    facts = facts_of(push_of("p1"))
+    field = pushes_of(facts)
+    await store.link.call("HSET", field, facts.digest, NEWER)
+    connection = await connected(live, "well", A)
+    assert offsets(connection.page) == [(2, 0)]
+    assert [each.push.id for each in (await ack(live, "well", 2)).newly] == ["p2"]
 
 
 def pushes_of(facts: Facts) -> str:
@@ -422,64 +378,56 @@ async def sweep(store: Store, *, dry_run: bool = False) -> dict[tuple[str, str],
     found: dict[tuple[str, str], int] = {}
     cursor: str | None = ""
     while cursor is not None:
-        swept = await store.leftovers.keys(["shop"], cursor=cursor, now=NOW, dry_run=dry_run)
+        swept = await store.leftovers.keys(["shop"], cursor=cursor, now=moment(), dry_run=dry_run)
         for what, count in swept.removed.items():
             found[what] = found.get(what, 0) + count
         cursor = swept.cursor
     return {what: count for what, count in found.items() if count}
 
 
-def test_cleanup_takes_what_is_too_old_and_streams_of_devices_that_are_gone(server: Server) -> None:
-    async def story(store: Store) -> None:
-        live, call = store.live, store.link.call
-        names = [f"d{number}" for number in range(keys.STREAMS + 2)]
-        await registered(store, *names)
-        await append(live, push_of("old", at=NOW - 9 * 24 * HOUR), "d0", "d1")
-        await append(live, push_of("new"), "d0", names[-1], names[-2])
-        await store.registry.remove("shop", names[-1])
-        stray = await call("LINDEX", keys.streams("shop", 1), 0)
-        await call("LSET", keys.streams("shop", 1), 1, stray)
-        expected = {("shop", "orphans"): 1, ("shop", "publications"): 2}
-        assert await sweep(store, dry_run=True) == expected
-        assert await sweep(store) == expected
-        assert await sweep(store) == {}
-        found = await connected(live, "d0", A)
-        assert (offsets(found.page), found.page.missing) == ([(2, 1)], 1)
-        await store.registry.remove("shop", names[-2])
-        assert await sweep(store) == {}
-        assert await call("EXISTS", keys.streams("shop", 1)) == 0
-        assert await call("EXISTS", keys.streams("shop", 0)) == 1
-
-    server.flush()
-    play(server.url, story)
+async def test_cleanup_takes_what_is_too_old_and_streams_of_devices_that_are_gone(store: Store) -> None:
+    live, call = store.live, store.link.call
+    names = [f"d{number}" for number in range(keys.STREAMS + 2)]
+    await registered(store, *names)
+    await append(live, push_of("old", at=moment() - 9 * 24 * HOUR), "d0", "d1")
+    await append(live, push_of("new"), "d0", names[-1], names[-2])
+    await store.registry.remove("shop", names[-1])
+    stray = await call("LINDEX", keys.streams("shop", 1), 0)
+    await call("LSET", keys.streams("shop", 1), 1, stray)
+    expected = {("shop", "orphans"): 1, ("shop", "publications"): 2}
+    assert await sweep(store, dry_run=True) == expected
+    assert await sweep(store) == expected
+    assert await sweep(store) == {}
+    found = await connected(live, "d0", A)
+    assert (offsets(found.page), found.page.missing) == ([(2, 1)], 1)
+    await store.registry.remove("shop", names[-2])
+    assert await sweep(store) == {}
+    assert await call("EXISTS", keys.streams("shop", 1)) == 0
+    assert await call("EXISTS", keys.streams("shop", 0)) == 1
 
 
-def test_cleanup_notes_that_a_device_which_stays_connected_lives(server: Server) -> None:
-    async def story(store: Store) -> None:
-        long_ago = [replace(phone(name), registered_at=1, last_seen_at=1) for name in ("open", "away")]
-        await store.registry.put_many("shop", long_ago)
-        for name in ("open", "away"):
-            await connected(store.live, name, A)
-        await store.live.disconnect("shop", "away", A)
-        await store.registry.put_many("shop", long_ago)
-        assert await sweep(store, dry_run=True) == {}
-        assert [await store.registry.get("shop", device.id) for device in long_ago] == long_ago
-        assert await sweep(store) == {}
-        found = [await store.registry.get("shop", device.id) for device in long_ago]
-        assert found == [replace(long_ago[0], last_seen_at=NOW), long_ago[1]]
-
-    server.flush()
-    play(server.url, story)
+async def test_cleanup_notes_that_a_device_which_stays_connected_lives(store: Store) -> None:
+    long_ago = [replace(phone(name), registered_at=1, last_seen_at=1) for name in ("open", "away")]
+    await store.registry.put_many("shop", long_ago)
+    for name in ("open", "away"):
+        await connected(store.live, name, A)
+    await store.live.disconnect("shop", "away", A)
+    await store.registry.put_many("shop", long_ago)
+    assert await sweep(store, dry_run=True) == {}
+    assert [await store.registry.get("shop", device.id) for device in long_ago] == long_ago
+    assert await sweep(store) == {}
+    found = [await store.registry.get("shop", device.id) for device in long_ago]
+    assert found == [replace(long_ago[0], last_seen_at=moment()), long_ago[1]]
 
 
-def test_contents_go_with_the_erasure_of_the_last_device_that_they_are_for(server: Server) -> None:
+async def test_contents_go_with_the_erasure_of_the_last_device_that_they_are_for(server: Server) -> None:
     """Whatever became of the references to them, and whether the other devices of their pushes use the channel."""
-
-    async def story(store: Store) -> None:
+    server.flush()
+    async with opened(server.url, replace(LASTING, history=2)) as store:
         await registered(store, "hers", "hers too")
         live, users = store.live, eraser(store)
         await store.registry.put("shop", phone("his", "bob"))
-        old, new = push_of("old", collapse="order"), push_of("new", at=NOW + 1, collapse="order")
+        old, new = push_of("old", collapse="order"), push_of("new", at=moment() + 1, collapse="order")
         for push in (old, new):
             await keep(live, push, b"body", "hers")
             await append(live, push, "hers")
@@ -505,99 +453,79 @@ def test_contents_go_with_the_erasure_of_the_last_device_that_they_are_for(serve
         assert (await users.erase("shop", "bob", wait=30.0)).devices == 1
         assert set(await live.contents("shop", ["shared", "many", "large"])) == {"many", "large"}
 
-    server.flush()
-    play(server.url, story, replace(LASTING, history=2))
+
+async def test_an_erasure_takes_streams_and_tokens(store: Store) -> None:
+    live, call = store.live, store.link.call
+    await registered(store, "hers", "hers too")
+    await store.registry.put("shop", phone("his", "bob"))
+    await connected(live, "hers", A)
+    await append(live, push_of("p1"), "hers", "hers too", "his")
+    assert (await eraser(store).erase("shop", "ann", wait=30.0)).devices == 2
+    assert (await live.inbox("gate-a").receive(0)).items == [Cut("shop", 1, "revoked")] * 2
+    assert [bool(each) for each in await call("LRANGE", keys.streams("shop", 0), 0, -1)].count(True) == 1
+    await registered(store, "hers")
+    refused = await live.connect("shop", "hers", A, issued_at=moment() - 1000)
+    assert not isinstance(refused, Connected)
 
 
-def test_an_erasure_takes_streams_and_tokens(server: Server) -> None:
-    async def story(store: Store) -> None:
-        live, call = store.live, store.link.call
-        await registered(store, "hers", "hers too")
-        await store.registry.put("shop", phone("his", "bob"))
-        await connected(live, "hers", A)
-        await append(live, push_of("p1"), "hers", "hers too", "his")
-        assert (await eraser(store).erase("shop", "ann", wait=30.0)).devices == 2
-        assert (await live.inbox("gate-a").receive(0)).items == [Cut("shop", 1, "revoked")] * 2
-        assert [bool(each) for each in await call("LRANGE", keys.streams("shop", 0), 0, -1)].count(True) == 1
-        await registered(store, "hers")
-        refused = await live.connect("shop", "hers", A, issued_at=NOW - 1000)
-        assert not isinstance(refused, Connected)
+async def test_a_device_that_moves_between_the_look_and_the_append_is_looked_at_again(store: Store) -> None:
+    await registered(store, "x")
+    ann = owner_of(phone("x", "ann"))
+    registry: Any = store.registry
+    holders, looks = registry.holders, []
 
-    server.flush()
-    play(server.url, story)
+    async def moves_then(app: str, wanted: Any) -> Any:
+        found = await holders(app, wanted)
+        looks.append([each.user for each in found])
+        if len(looks) == 1:
+            await registered(store, "x", user="bob")
+        return found
 
-
-def test_a_device_that_moves_between_the_look_and_the_append_is_looked_at_again(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await registered(store, "x")
-        ann = owner_of(phone("x", "ann"))
-        registry: Any = store.registry
-        holders, looks = registry.holders, []
-
-        async def moves_then(app: str, wanted: Any) -> Any:
-            found = await holders(app, wanted)
-            looks.append([each.user for each in found])
-            if len(looks) == 1:
-                await registered(store, "x", user="bob")
-            return found
-
-        registry.holders = moves_then
-        (found,) = await store.live.append("shop", push_of("p1"), [Receiver("x", 0, ann)], platform="fcm")
-        assert (found.status, looks) == ("moved", [["ann"], ["bob"]])
-        # Who was there when the push began, or for a while, and has not moved lately, is not looked at.
-        await store.link.call("DEL", "ps:{shop.devices}:moved")
-        now = int(time.time() * 1000)
-        for later, status in ((-1000, "moved"), (60_000, "new")):
-            push = push_of(f"p1 {later}", at=now + later)
-            (found,) = await store.live.append("shop", push, [Receiver("x", 0, ann)], platform="fcm")
-            assert (found.status, len(looks)) == (status, 3)
-        await store.link.call("HSET", "ps:{shop.devices}:live", "born_at", now - 120_001)
-        (found,) = await store.live.append("shop", push_of("p2"), [Receiver("x", 0, ann)], platform="fcm")
-        assert (found.status, len(looks)) == ("new", 3)
-
-    server.flush()
-    play(server.url, story)
+    registry.holders = moves_then
+    (found,) = await store.live.append("shop", push_of("p1"), [Receiver("x", 0, ann)], platform="fcm")
+    assert (found.status, looks) == ("moved", [["ann"], ["bob"]])
+    # Who was there when the push began, or for a while, and has not moved lately, is not looked at.
+    await store.link.call("DEL", "ps:{shop.devices}:moved")
+    now = int(time.time() * 1000)
+    for later, status in ((-1000, "moved"), (60_000, "new")):
+        push = push_of(f"p1 {later}", at=now + later)
+        (found,) = await store.live.append("shop", push, [Receiver("x", 0, ann)], platform="fcm")
+        assert (found.status, len(looks)) == (status, 3)
+    await store.link.call("HSET", "ps:{shop.devices}:live", "born_at", now - 120_001)
+    (found,) = await store.live.append("shop", push_of("p2"), [Receiver("x", 0, ann)], platform="fcm")
+    assert (found.status, len(looks)) == ("new", 3)
 
 
-def test_a_device_that_takes_the_place_of_another_is_looked_at_before_an_append(server: Server) -> None:
+async def test_a_device_that_takes_the_place_of_another_is_looked_at_before_an_append(store: Store) -> None:
     """It has the token of a device that has been there for a while, and with it that one's ordinal."""
+    await registered(store, "a", user="ann")
+    await registered(store, "b", user="bob")
+    await store.link.call("HSET", "ps:{shop.devices}:live", "born_at", moment() - 120_001)
+    await store.registry.put("shop", replace(phone("b", "cat"), token=phone("a").token))
 
-    async def story(store: Store) -> None:
-        await registered(store, "a", user="ann")
-        await registered(store, "b", user="bob")
-        await store.link.call("HSET", "ps:{shop.devices}:live", "born_at", NOW - 120_001)
-        await store.registry.put("shop", replace(phone("b", "cat"), token=phone("a").token))
+    async def send(name: str, user: str) -> str:
+        receivers = [Receiver("b", 0, owner_of(phone("b", user)))]
+        (found,) = await store.live.append("shop", push_of(name), receivers, platform="fcm")
+        return found.status
 
-        async def send(name: str, user: str) -> str:
-            receivers = [Receiver("b", 0, owner_of(phone("b", user)))]
-            (found,) = await store.live.append("shop", push_of(name), receivers, platform="fcm")
-            return found.status
-
-        assert [await send("p1", "bob"), await send("p2", "cat")] == ["moved", "new"]
-
-    server.flush()
-    play(server.url, story)
+    assert [await send("p1", "bob"), await send("p2", "cat")] == ["moved", "new"]
 
 
-def test_a_broadcast_to_devices_that_are_away_takes_few_bytes_each(server: Server) -> None:
-    async def story(store: Store) -> None:
-        names = [f"d{number}" for number in range(5000)]
-        await registered(store, *names, user=None)
+async def test_a_broadcast_to_devices_that_are_away_takes_few_bytes_each(store: Store) -> None:
+    names = [f"d{number}" for number in range(5000)]
+    await registered(store, *names, user=None)
 
-        async def memory() -> int:
-            return int((await store.link.call("INFO", "memory"))["used_memory"])
+    async def memory() -> int:
+        return int((await store.link.call("INFO", "memory"))["used_memory"])
 
-        await append(store.live, push_of("first"), "d0")
-        sizes = [await memory()]
-        for number in range(4):
-            await append(store.live, push_of(f"p{number}"), *names)
-            sizes.append(await memory())
-        grown = [(after - before) / len(names) for before, after in pairwise(sizes)]
-        assert max(grown) < 60
-        assert grown[0] > 20
-
-    server.flush()
-    play(server.url, story)
+    await append(store.live, push_of("first"), "d0")
+    sizes = [await memory()]
+    for number in range(4):
+        await append(store.live, push_of(f"p{number}"), *names)
+        sizes.append(await memory())
+    grown = [(after - before) / len(names) for before, after in pairwise(sizes)]
+    assert max(grown) < 60
+    assert grown[0] > 20
 
 
 def test_facts_of_a_push_are_read_as_they_were_written() -> None:
@@ -606,10 +534,9 @@ def test_facts_of_a_push_are_read_as_they_were_written() -> None:
     assert facts_of(push).collapse != facts_of(replace(push, collapse="")).collapse == b""
 
 
-def test_a_cluster_runs_every_step() -> None:
+async def test_a_cluster_runs_every_step() -> None:
     with running_cluster(primaries=3, replicas=0) as rig:
-
-        async def story(store: Store) -> None:
+        async with opened(rig.url, replace(LASTING, shards=4)) as store:
             live = store.live
             names = [f"d{number}" for number in range(40)]
             await registered(store, *names)
@@ -648,13 +575,11 @@ def test_a_cluster_runs_every_step() -> None:
             await live.revoke("shop", "d1")
             assert await sweep(store) == {}
 
-        play(rig.url, story, replace(LASTING, shards=4))
 
-
-def test_each_event_of_a_device_counts_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_event_of_a_device_counts_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pushsvc.store.feedback.log.SETTLED", -60_000)
-
-    async def story(store: Store) -> None:
+    server.flush()
+    async with opened(server.url, replace(LASTING, shards=3)) as store:
         names = [f"d{number}" for number in range(400)]
         await registered(store, *names, user=None)
         live = store.live
@@ -684,6 +609,3 @@ def test_each_event_of_a_device_counts_once(server: Server, monkeypatch: pytest.
         assert sorted(found) == sorted([*counted, ("q", "d1", "opened", "fcm")])
         assert [each for each in found if each[0] == "p"] == counted
         assert len({event_id for event_id, _ in logged}) == 402
-
-    server.flush()
-    play(server.url, story, replace(LASTING, shards=3))

@@ -36,7 +36,7 @@ from ..node import needs_node, node
 from .chromium import CHROMIUM, browser
 from .ports import free_ports
 from .servers import Server, running_server
-from .test_live_gateway import PATIENCE, World, play
+from .test_live_gateway import LOOP as LOOP, PATIENCE, World, running, world as world
 
 HERE = Path(__file__).parent
 SDK = HERE.parent / "vendor" / "centrifuge-js" / "centrifuge.protobuf.js"
@@ -403,12 +403,9 @@ async def stories(world: World, new: NewPhone, ways: list[tuple[str, str]]) -> N
             group.create_task(story(world, door, new, transport, form))
 
 
-def test_the_story_in_python(server: Server) -> None:
-    async def main(world: World) -> None:
-        async with in_python() as new:
-            await stories(world, new, [("websocket", "json"), ("websocket", "protobuf")])
-
-    play(server, main)
+async def test_the_story_in_python(world: World) -> None:
+    async with in_python() as new:
+        await stories(world, new, [("websocket", "json"), ("websocket", "protobuf")])
 
 
 WAYS = [(transport, form) for transport in ("websocket", "http_stream") for form in ("json", "protobuf")]
@@ -416,20 +413,13 @@ WAYS.append(("sse", "json"))
 
 
 @needs_node
-def test_the_story_in_node(server: Server) -> None:
-    async def main(world: World) -> None:
-        async with in_node() as new:
-            await stories(world, new, WAYS)
-
-    play(server, main)
+async def test_the_story_in_node(world: World) -> None:
+    async with in_node() as new:
+        await stories(world, new, WAYS)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH; .ci/run installs none either")
-def test_the_story_in_a_browser(server: Server) -> None:
+async def test_the_story_in_a_browser(server: Server) -> None:
     origin = f"http://127.0.0.1:{free_ports()}"
-
-    async def main(world: World) -> None:
-        async with in_chromium(origin) as new:
-            await stories(world, new, WAYS)
-
-    play(server, main, allowed_origins=(origin,))
+    async with running(server, allowed_origins=(origin,)) as world, in_chromium(origin) as new:
+        await stories(world, new, WAYS)

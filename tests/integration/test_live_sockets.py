@@ -23,7 +23,7 @@ from pushsvc.live.sockets.strangers import Strangers
 from pushsvc.live.sockets.transports import ENDS_AFTER
 from pushsvc.model.live import denied
 
-from .live_rig import Client, gateway, in_a_loop, masked, upgrade_request
+from .live_rig import LOOP as LOOP, Client, gateway, masked, upgrade_request
 
 CONNECT = b'{"id":1,"connect":{"token":"very-secret"}}'
 
@@ -67,7 +67,6 @@ async def counting(kind: str, times: int = 1) -> AsyncIterator[None]:
 # --- WebSocket ------------------------------------------------------------------------------------------
 
 
-@in_a_loop
 async def test_a_websocket_carries_messages_both_ways_however_they_are_cut() -> None:
     async with gateway() as live:
         client = await live.upgrade()
@@ -89,7 +88,6 @@ async def test_a_websocket_carries_messages_both_ways_however_they_are_cut() -> 
         assert not session.transport.frame_pings
 
 
-@in_a_loop
 async def test_frames_that_come_with_the_upgrade_are_read() -> None:
     async with gateway() as live:
         client = await live.connect()
@@ -110,21 +108,16 @@ async def test_frames_that_come_with_the_upgrade_are_read() -> None:
         ("?format=json", {}, 1),
     ],
 )
-def test_the_format_is_asked_for_in_the_url_or_as_a_subprotocol(
+async def test_the_format_is_asked_for_in_the_url_or_as_a_subprotocol(
     query: str, headers: dict[str, str], opcode: int
 ) -> None:
-    @in_a_loop
-    async def test() -> None:
-        async with gateway() as live:
-            client = await live.upgrade(query, **headers)
-            client.send(masked(2, b"\x02\x08\x01"))
-            assert await client.frame() == (opcode, b"\x02\x08\x01")
-            assert (await live.session()).transport.format == ("protobuf" if opcode == 2 else "json")
-
-    test()
+    async with gateway() as live:
+        client = await live.upgrade(query, **headers)
+        client.send(masked(2, b"\x02\x08\x01"))
+        assert await client.frame() == (opcode, b"\x02\x08\x01")
+        assert (await live.session()).transport.format == ("protobuf" if opcode == 2 else "json")
 
 
-@in_a_loop
 async def test_pings_of_websocket_are_for_those_who_ask() -> None:
     async with gateway() as live:
         client = await live.upgrade("?cf_ws_frame_ping_pong=true")
@@ -137,7 +130,6 @@ async def test_pings_of_websocket_are_for_those_who_ask() -> None:
         assert session.pongs == 1
 
 
-@in_a_loop
 async def test_a_close_frame_is_answered_and_its_end_is_clean() -> None:
     async with gateway() as live:
         client = await live.upgrade()
@@ -153,7 +145,6 @@ async def test_a_close_frame_is_answered_and_its_end_is_clean() -> None:
         assert live.sockets.connections == 0
 
 
-@in_a_loop
 async def test_an_end_without_a_close_frame_is_not_clean() -> None:
     async with gateway() as live:
         (await live.upgrade()).abort()
@@ -164,7 +155,6 @@ async def test_an_end_without_a_close_frame_is_not_clean() -> None:
             assert (session.ended, session.transport.code) == ([False], 1006)
 
 
-@in_a_loop
 async def test_the_session_ends_a_connection_with_its_code() -> None:
     async with gateway() as live:
         client = await live.upgrade()
@@ -182,7 +172,6 @@ async def test_the_session_ends_a_connection_with_its_code() -> None:
         assert (session.ended, session.transport.code, session.messages) == ([True], 4501, [])
 
 
-@in_a_loop
 async def test_a_client_that_does_not_answer_the_close_frame_is_cut() -> None:
     async with gateway(close_within=0.2) as live:
         client = await live.upgrade()
@@ -204,26 +193,21 @@ async def test_a_client_that_does_not_answer_the_close_frame_is_cut() -> None:
         (masked(1, b"fail: very-secret"), 1011, ""),  # ours
     ],
 )
-def test_a_fault_ends_its_own_connection_only(sent: bytes, code: int, kind: str) -> None:
-    @in_a_loop
-    async def test() -> None:
-        async with gateway() as live, counting(kind):
-            other = await live.upgrade()
-            client = await live.upgrade()
-            with capture_logs() as logs:
-                client.send(masked(1, b"before") + sent)
-                assert await client.frame() == (1, b"before")
-                assert await client.close_code() == code
-                assert await client.closed()
-            assert "very-secret" not in str(logs)
-            assert [line["error"] for line in logs] == (["RuntimeError"] if code == 1011 else [])
-            other.send(masked(1, b"still here"))
-            assert await other.frame() == (1, b"still here")
-
-    test()
+async def test_a_fault_ends_its_own_connection_only(sent: bytes, code: int, kind: str) -> None:
+    async with gateway() as live, counting(kind):
+        other = await live.upgrade()
+        client = await live.upgrade()
+        with capture_logs() as logs:
+            client.send(masked(1, b"before") + sent)
+            assert await client.frame() == (1, b"before")
+            assert await client.close_code() == code
+            assert await client.closed()
+        assert "very-secret" not in str(logs)
+        assert [line["error"] for line in logs] == (["RuntimeError"] if code == 1011 else [])
+        other.send(masked(1, b"still here"))
+        assert await other.frame() == (1, b"still here")
 
 
-@in_a_loop
 async def test_a_slow_reader_is_told_to_pause_and_then_cut() -> None:
     async with gateway(buffer_soft=32_768, buffer_hard=262_144, close_within=30.0) as live:
         client = await live.upgrade()
@@ -251,7 +235,6 @@ async def test_a_slow_reader_is_told_to_pause_and_then_cut() -> None:
         assert payload == (3008).to_bytes(2) + b"slow"
 
 
-@in_a_loop
 async def test_a_reader_that_catches_up_goes_on() -> None:
     async with gateway(buffer_soft=32_768) as live:
         client = await live.upgrade()
@@ -269,7 +252,6 @@ async def test_a_reader_that_catches_up_goes_on() -> None:
         assert (session.transport.paused, session.ended) == (False, [])
 
 
-@in_a_loop
 async def test_pongs_do_not_pile_up_for_a_client_that_does_not_read() -> None:
     async with gateway(buffer_soft=16_384) as live:
         client = await live.upgrade()
@@ -299,18 +281,14 @@ async def test_pongs_do_not_pile_up_for_a_client_that_does_not_read() -> None:
         (upgrade_request(Sec_WebSocket_Key="twice"), 400),
     ],
 )
-def test_a_wrong_upgrade_is_answered_with_a_problem(sent: bytes, status: int) -> None:
-    @in_a_loop
-    async def test() -> None:
-        async with gateway() as live, counting("" if status in (403, 405) else "handshake"):
-            client = await live.connect()
-            client.send(sent)
-            answered, headers, body = await client.answer()
-            assert (answered, headers["content-type"]) == (status, "application/problem+json")
-            assert json.loads(body)["status"] == status
-            assert live.sessions == []
-
-    test()
+async def test_a_wrong_upgrade_is_answered_with_a_problem(sent: bytes, status: int) -> None:
+    async with gateway() as live, counting("" if status in (403, 405) else "handshake"):
+        client = await live.connect()
+        client.send(sent)
+        answered, headers, body = await client.answer()
+        assert (answered, headers["content-type"]) == (status, "application/problem+json")
+        assert json.loads(body)["status"] == status
+        assert live.sessions == []
 
 
 @pytest.mark.parametrize(
@@ -326,34 +304,29 @@ def test_a_wrong_upgrade_is_answered_with_a_problem(sent: bytes, status: int) ->
         ("null", ("*",), True),
     ],
 )
-def test_pages_enter_by_their_origin(origin: str | None, allowed: tuple[str, ...], enters: bool) -> None:
-    @in_a_loop
-    async def test() -> None:
-        headers = {} if origin is None else {"Origin": origin}
-        async with gateway(allowed_origins=allowed) as live:
+async def test_pages_enter_by_their_origin(origin: str | None, allowed: tuple[str, ...], enters: bool) -> None:
+    headers = {} if origin is None else {"Origin": origin}
+    async with gateway(allowed_origins=allowed) as live:
+        client = await live.connect()
+        client.send(upgrade_request(**headers))
+        assert (" 101 " in await client.head()) == enters
+        for path, body in (("/connection/http_stream", CONNECT), ("/emulation", b"{}")):
             client = await live.connect()
-            client.send(upgrade_request(**headers))
-            assert (" 101 " in await client.head()) == enters
-            for path, body in (("/connection/http_stream", CONNECT), ("/emulation", b"{}")):
-                client = await live.connect()
-                client.send(
-                    f"POST {path} HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: {len(body)}\r\n".encode()
-                    + "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
-                    + b"\r\n"
-                    + body
-                )
-                head = await client.head()
-                assert (" 403 " not in head) == enters
-                granted = f"Access-Control-Allow-Origin: {origin}" in head
-                assert granted == (enters and origin is not None)
-
-    test()
+            client.send(
+                f"POST {path} HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: {len(body)}\r\n".encode()
+                + "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+                + b"\r\n"
+                + body
+            )
+            head = await client.head()
+            assert (" 403 " not in head) == enters
+            granted = f"Access-Control-Allow-Origin: {origin}" in head
+            assert granted == (enters and origin is not None)
 
 
 # --- HTTP streaming, SSE and emulation -------------------------------------------------------------------
 
 
-@in_a_loop
 async def test_http_streaming_with_emulation() -> None:
     async with gateway() as live:
         client = await live.connect()
@@ -385,7 +358,6 @@ async def test_http_streaming_with_emulation() -> None:
         assert (await other.ask("POST", "/emulation", json.dumps(reported).encode()))[0] == 404
 
 
-@in_a_loop
 async def test_http_streaming_in_protobuf() -> None:
     async with gateway() as live:
         client = await live.connect()
@@ -405,7 +377,6 @@ async def test_http_streaming_in_protobuf() -> None:
         assert await client.chunk() == b"\x00\x01"
 
 
-@in_a_loop
 async def test_sse_has_its_connect_command_in_the_url_which_no_log_shows() -> None:
     with capture_logs() as logs:
         async with gateway() as live:
@@ -428,7 +399,6 @@ async def test_sse_has_its_connect_command_in_the_url_which_no_log_shows() -> No
     assert "very-secret" not in str(logs)
 
 
-@in_a_loop
 async def test_a_proxy_that_speaks_http_1_0_gets_a_stream_without_chunks() -> None:
     async with gateway() as live:
         client = await live.connect()
@@ -440,7 +410,6 @@ async def test_a_proxy_that_speaks_http_1_0_gets_a_stream_without_chunks() -> No
         assert await client.closed()
 
 
-@in_a_loop
 async def test_a_stream_whose_client_has_gone_is_lost() -> None:
     async with gateway() as live:
         client = await live.connect()
@@ -452,7 +421,6 @@ async def test_a_stream_whose_client_has_gone_is_lost() -> None:
         assert not live.sockets.deliver(session.transport.session, b"x")
 
 
-@in_a_loop
 async def test_emulation_is_forwarded_to_the_gateway_of_the_session() -> None:
     forwarded: list[tuple[str, str, bytes]] = []
 
@@ -480,7 +448,6 @@ async def test_emulation_is_forwarded_to_the_gateway_of_the_session() -> None:
         assert live.sessions == []
 
 
-@in_a_loop
 async def test_a_message_that_is_too_large_is_refused_on_every_way() -> None:
     async with gateway(message_bytes=100) as live, counting("oversized", 3):
         stream = await live.connect()
@@ -496,19 +463,14 @@ async def test_a_message_that_is_too_large_is_refused_on_every_way() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"session":1,"data":"x"}', b'{"session":"s","data":{"id":1}}', b"\xff"])
-def test_a_body_that_is_no_emulation_is_refused(body: bytes) -> None:
-    @in_a_loop
-    async def test() -> None:
-        async with gateway() as live, counting("request", 2):
-            client = await live.connect()
-            assert (await client.ask("POST", "/emulation", body))[0] == 400
-            octets = {"Content_Type": "application/octet-stream"}
-            assert (await client.ask("POST", "/emulation", b"\x1a\x7f" + body, **octets))[0] == 400
-
-    test()
+async def test_a_body_that_is_no_emulation_is_refused(body: bytes) -> None:
+    async with gateway() as live, counting("request", 2):
+        client = await live.connect()
+        assert (await client.ask("POST", "/emulation", body))[0] == 400
+        octets = {"Content_Type": "application/octet-stream"}
+        assert (await client.ask("POST", "/emulation", b"\x1a\x7f" + body, **octets))[0] == 400
 
 
-@in_a_loop
 async def test_a_preflight_is_answered() -> None:
     async with gateway(ROUTES, allowed_origins=("https://shop.example",)) as live:
         client = await live.connect()
@@ -528,7 +490,6 @@ async def test_a_preflight_is_answered() -> None:
 # --- plain requests --------------------------------------------------------------------------------------
 
 
-@in_a_loop
 async def test_plain_requests_and_their_problems() -> None:
     async with gateway(ROUTES) as live:
         client = await live.connect()
@@ -561,7 +522,6 @@ async def test_plain_requests_and_their_problems() -> None:
         assert (await client.ask("GET", "/v1/live/messages/2"))[0] == 200
 
 
-@in_a_loop
 async def test_requests_that_are_sent_ahead_are_answered_in_order() -> None:
     async with gateway(ROUTES) as live:
         client = await live.connect()
@@ -600,25 +560,20 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_read_is_said_and_ends_the_connection(name: str) -> None:
+async def test_what_cannot_be_read_is_said_and_ends_the_connection(name: str) -> None:
     sent, status = BAD[name]
 
-    @in_a_loop
-    async def test() -> None:
-        async with gateway(ROUTES) as live, counting("http" if status == 400 else "oversized"):
-            client = await live.connect()
-            client.send(sent)
-            answered, body = 200, b""
-            while answered == 200:
-                answered, headers, body = await client.answer()
-            assert (answered, json.loads(body)["status"]) == (status, status)
-            assert headers["x-request-id"]
-            assert await client.closed()
-
-    test()
+    async with gateway(ROUTES) as live, counting("http" if status == 400 else "oversized"):
+        client = await live.connect()
+        client.send(sent)
+        answered, body = 200, b""
+        while answered == 200:
+            answered, headers, body = await client.answer()
+        assert (answered, json.loads(body)["status"]) == (status, status)
+        assert headers["x-request-id"]
+        assert await client.closed()
 
 
-@in_a_loop
 async def test_a_slow_request_is_ended_also_if_bytes_keep_coming() -> None:
     async with gateway(request_within=0.3) as live:
         silent = await live.connect()
@@ -635,7 +590,6 @@ async def test_a_slow_request_is_ended_also_if_bytes_keep_coming() -> None:
         task.cancel()
 
 
-@in_a_loop
 async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
     released = asyncio.Event()
 
@@ -652,7 +606,6 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
         assert await client.closed()
 
 
-@in_a_loop
 async def test_a_handler_whose_client_has_gone_is_cancelled() -> None:
     started, cancelled = asyncio.Event(), asyncio.Event()
 
@@ -672,7 +625,6 @@ async def test_a_handler_whose_client_has_gone_is_cancelled() -> None:
         await cancelled.wait()
 
 
-@in_a_loop
 async def test_a_body_is_asked_for_with_100() -> None:
     async with gateway(ROUTES) as live:
         client = await live.connect()
@@ -685,7 +637,6 @@ async def test_a_body_is_asked_for_with_100() -> None:
 # --- bounds, memory and drain ----------------------------------------------------------------------------
 
 
-@in_a_loop
 async def test_denied_networks_are_closed_unread() -> None:
     for deny, enters in [(("127.0.0.0/8",), False), (("10.0.0.0/8", "::1/128"), True)]:
         async with gateway(ROUTES, deny_networks=denied(deny).networks) as live:
@@ -697,7 +648,6 @@ async def test_denied_networks_are_closed_unread() -> None:
                 assert await client.closed()
 
 
-@in_a_loop
 async def test_the_address_that_a_proxy_forwards_is_that_of_the_client() -> None:
     networks = denied(["203.0.113.0/24"]).networks
     for proxies, forwarded, status in [
@@ -714,7 +664,6 @@ async def test_the_address_that_a_proxy_forwards_is_that_of_the_client() -> None
             assert (b"/docs/guide/reference/errors.md#address-denied" in body) == (status == 403)
 
 
-@in_a_loop
 async def test_a_full_gateway_says_so_to_new_sessions_and_then_closes_unread() -> None:
     async with gateway(max_connections=8) as live:
         clients = [await live.upgrade() for _ in range(9)]
@@ -725,7 +674,6 @@ async def test_a_full_gateway_says_so_to_new_sessions_and_then_closes_unread() -
         await live.upgrade()
 
 
-@in_a_loop
 async def test_what_read_the_request_is_freed_when_the_connection_is_open() -> None:
     def readers() -> int:
         return sum(type(each) is HttpConnection for each in gc.get_objects())
@@ -745,7 +693,6 @@ async def test_what_read_the_request_is_freed_when_the_connection_is_open() -> N
         gc.enable()
 
 
-@in_a_loop
 async def test_a_drain_accepts_nothing_more_and_spreads_the_ends() -> None:
     async with gateway(ROUTES) as live:
         idle = await live.connect()
@@ -769,7 +716,6 @@ async def test_a_drain_accepts_nothing_more_and_spreads_the_ends() -> None:
             await live.upgrade()
 
 
-@in_a_loop
 async def test_connections_wait_in_the_kernel_while_there_is_enough_to_do() -> None:
     enough = False
 
@@ -794,7 +740,6 @@ async def test_connections_wait_in_the_kernel_while_there_is_enough_to_do() -> N
         assert (live.sockets.paused, live.sockets.connections) == (False, 22)
 
 
-@in_a_loop
 async def test_connections_that_wait_in_the_kernel_are_told_of_the_end() -> None:
     async with gateway(accepts=lambda: False) as live:
         clients = [await live.upgrade(), *[await live.connect() for _ in range(20)]]
@@ -814,7 +759,6 @@ async def test_connections_that_wait_in_the_kernel_are_told_of_the_end() -> None
             await live.upgrade()
 
 
-@in_a_loop
 async def test_a_half_open_connection_is_cut_by_its_session() -> None:
     async with gateway(close_within=0.2) as live:
         client = await live.upgrade()
@@ -826,7 +770,6 @@ async def test_a_half_open_connection_is_cut_by_its_session() -> None:
         assert (session.ended, session.transport.code) == ([False], 1006)
 
 
-@in_a_loop
 async def test_a_place_that_is_taken_is_said() -> None:
     from pushsvc.errors import ConfigError
 
@@ -838,7 +781,6 @@ async def test_a_place_that_is_taken_is_said() -> None:
                 pass
 
 
-@in_a_loop
 async def test_strangers_of_one_network_leave_room_for_others() -> None:
     async with gateway(known=False, local_strangers=3) as live:
         clients = [await live.upgrade() for _ in range(2)] + [await live.connect()]
@@ -853,7 +795,6 @@ async def test_strangers_of_one_network_leave_room_for_others() -> None:
         await live.upgrade()
 
 
-@in_a_loop
 async def test_strangers_behind_a_proxy_are_counted_by_their_own_addresses() -> None:
     async with gateway(known=False, strangers=1, proxies=denied(["127.0.0.1"]).networks) as live:
         await live.upgrade(X_Forwarded_For="198.51.100.1")
@@ -863,7 +804,6 @@ async def test_strangers_behind_a_proxy_are_counted_by_their_own_addresses() -> 
         assert (await client.answer())[0] == 429
 
 
-@in_a_loop
 async def test_a_stranger_sends_short_messages_only() -> None:
     async with gateway(known=False, first_bytes=100) as live:
         client = await live.upgrade()
@@ -876,7 +816,6 @@ async def test_a_stranger_sends_short_messages_only() -> None:
         assert await stranger.close_code() == 1009
 
 
-@in_a_loop
 async def test_bodies_that_are_read_slowly_have_a_bound_together() -> None:
     async with gateway(bodies=150, request_within=60.0) as live:
         slow, other = await live.connect(), await live.connect()
@@ -920,7 +859,6 @@ def test_a_proxy_of_this_machine_has_the_strangers_of_many_networks() -> None:
         assert own == ([True, False, False] if address == "192.0.2.1" else [True, True, False])
 
 
-@in_a_loop
 async def test_a_client_that_sends_without_end_is_read_with_pauses_and_others_are_not() -> None:
     async with gateway(messages=50) as live:
         loud, other = await live.upgrade(), await live.upgrade()

@@ -16,17 +16,8 @@ from pushsvc.store.letters import listing as letters
 from pushsvc.store.pushes import pushes
 
 from .servers import Server
-from .test_intake_kit import Service, call, run
-from .test_store_kit import (
-    NOW,
-    AnyStore,
-    Backend,
-    World,
-    make_push,
-    play,
-    settlement,
-    take_all,
-)
+from .test_intake_kit import Service, call
+from .test_store_kit import AnyStore, Backend, World, make_push, moment, new_world, settlement, take_all
 
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey")
 LIMITS = (1, 2, 3, 7, 39, 40, 41, 100, 599, 600, 601, 1000)
@@ -77,7 +68,7 @@ async def settle_all(store: AnyStore, push_id: str, total: int, end_of: Callable
 
 @pytest.mark.parametrize("total", [30, 600, 1200])
 @pytest.mark.parametrize("mixture", ["in turns", "at random", "in stretches"])
-def test_deliveries(server: Server | None, total: int, mixture: str) -> None:
+async def test_deliveries(server: Server | None, total: int, mixture: str) -> None:
     chance = random.Random(7)
     ends: list[End] = []
     for index in range(total):
@@ -87,8 +78,7 @@ def test_deliveries(server: Server | None, total: int, mixture: str) -> None:
             ends.append(chance.choice((*ENDS, "sent", "sent")))
         else:
             ends.append("failed" if index // 250 % 2 else "expired")
-
-    async def story(world: World) -> None:
+    async with new_world(server) as world:
         store = await world.store()
         await settle_all(store, "p", total, ends.__getitem__)
         for outcome in (None, *ENDS):
@@ -102,12 +92,10 @@ def test_deliveries(server: Server | None, total: int, mixture: str) -> None:
             for limit in LIMITS[0 if total < 100 else 4 :]:
                 assert await all_pages(limit, ask) == want, (outcome, limit)
 
-    play(server, story)
-
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_dead_letters(server: Server | None, shards: int) -> None:
-    async def story(world: World) -> None:
+async def test_dead_letters(server: Server | None, shards: int) -> None:
+    async with new_world(server, StoreConfig(shards=shards) if server is not None else None) as world:
         store = await world.store()
         for push_id, total in (("p", 300), ("q", 1), ("r", 150)):
             await settle_all(store, push_id, total, lambda index: "failed" if index % 3 else "invalid")
@@ -130,38 +118,32 @@ def test_dead_letters(server: Server | None, shards: int) -> None:
                 assert {(each.split()[0], int(each.split()[1])) for each in found} == want
         assert len(rows) <= 300
 
-    play(server, story, StoreConfig(shards=shards) if server is not None else None)
+
+async def test_feedback(world: World) -> None:
+    store = await world.store()
+    await settle_all(store, "p", 100, lambda _: "invalid")
+    while receipts := await store.receipts.take("shop", limit=1000, wait_ms=0):
+        await store.receipts.record(
+            "shop",
+            [
+                (entry, receipt, FeedbackEvent(receipt.at, receipt.platform, receipt.token, receipt.reason, "kept"))
+                for entry, receipt in receipts
+            ],
+        )
+    for limit in LIMITS:
+        found: list[str] = []
+        after = ""
+        while events := (await store.receipts.events("shop", after=after, limit=limit)).events:
+            assert len(events) <= limit
+            found += [event.reason for _, event in events]
+            after = events[-1][0]
+        assert sorted(found, key=int) == [str(index) for index in range(100)]
 
 
-def test_feedback(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        await settle_all(store, "p", 100, lambda _: "invalid")
-        while receipts := await store.receipts.take("shop", limit=1000, wait_ms=0):
-            await store.receipts.record(
-                "shop",
-                [
-                    (entry, receipt, FeedbackEvent(receipt.at, receipt.platform, receipt.token, receipt.reason, "kept"))
-                    for entry, receipt in receipts
-                ],
-            )
-        for limit in LIMITS:
-            found: list[str] = []
-            after = ""
-            while events := (await store.receipts.events("shop", after=after, limit=limit)).events:
-                assert len(events) <= limit
-                found += [event.reason for _, event in events]
-                after = events[-1][0]
-            assert sorted(found, key=int) == [str(index) for index in range(100)]
-
-    play(server, story)
-
-
-def test_devices_and_topics(server: Server | None) -> None:
+async def test_devices_and_topics(server: Server | None) -> None:
     names = [f"d{number:03}" for number in range(300)]
     topics = ["a", "b" * 128, "é", "{x}", "z", *(f"t{number}" for number in range(60))]
-
-    async def story(world: World) -> None:
+    async with new_world(server) as world:
         store = await world.store()
         devices = [
             Device(
@@ -169,8 +151,8 @@ def test_devices_and_topics(server: Server | None) -> None:
                 platform="apns",
                 token=name.encode().hex().ljust(64, "0"),
                 topics=tuple({topics[number % len(topics)], "all"}),
-                registered_at=NOW,
-                last_seen_at=NOW,
+                registered_at=moment(),
+                last_seen_at=moment(),
             )
             for number, name in enumerate(names)
         ]
@@ -202,45 +184,40 @@ def test_devices_and_topics(server: Server | None) -> None:
             assert await all_pages(limit, members) == left
             assert await all_pages(limit, list_topics) == want
 
-    play(server, story)
 
+async def test_lists_by_http(service: Service) -> None:
+    for number in range(60):
+        platform = ("apns", "fcm")[number % 2]
+        document = {"platform": platform, "token": f"{number:064x}"}
+        path = f"/v1/devices/d{number:02}"
+        assert (await call(service, "PUT", path, document, key="registrar")).status == 201
+        assert (await call(service, "PUT", f"/v1/topics/t{number % 7}{path[3:]}", key="registrar")).status == 204
 
-def test_lists_by_http() -> None:
-    async def main(service: Service) -> None:
-        for number in range(60):
-            platform = ("apns", "fcm")[number % 2]
-            document = {"platform": platform, "token": f"{number:064x}"}
-            path = f"/v1/devices/d{number:02}"
-            assert (await call(service, "PUT", path, document, key="registrar")).status == 201
-            assert (await call(service, "PUT", f"/v1/topics/t{number % 7}{path[3:]}", key="registrar")).status == 204
+    async def listed(path: str, limit: int) -> list[str]:
+        async def ask(cursor: str, limit: int) -> Page:
+            more = f"&cursor={cursor}" if cursor else ""
+            found = await call(service, "GET", f"{path}limit={limit}{more}", key="registrar")
+            assert found.status == 200
+            return [each.get("id") or each["topic"] for each in found.json["items"]], found.json["cursor"]
 
-        async def listed(path: str, limit: int) -> list[str]:
-            async def ask(cursor: str, limit: int) -> Page:
-                more = f"&cursor={cursor}" if cursor else ""
-                found = await call(service, "GET", f"{path}limit={limit}{more}", key="registrar")
-                assert found.status == 200
-                return [each.get("id") or each["topic"] for each in found.json["items"]], found.json["cursor"]
+        return await all_pages(limit, ask)
 
-            return await all_pages(limit, ask)
-
-        everyone = [f"d{number:02}" for number in range(60)]
-        for limit in (1, 7, 30, 60, 100):
-            assert await listed("/v1/devices?", limit) == everyone
-            assert await listed("/v1/devices?platform=fcm&", limit) == everyone[1::2]
-            assert await listed("/v1/devices?state=pruned&", limit) == []
-            assert await listed("/v1/devices?topic=t3&", limit) == everyone[3::7]
-            assert await listed("/v1/devices?topic=t3&platform=apns&", limit) == everyone[10::14]
-            assert await listed("/v1/devices?topic=nobody&", limit) == []
-            assert await listed("/v1/topics?", limit) == [f"t{number}" for number in range(7)]
-        for path in (
-            "/v1/devices?cursor=x",
-            "/v1/devices?cursor=1:2",
-            "/v1/devices?topic=a%20b",
-            "/v1/devices?limit=0",
-            "/v1/topics?limit=1001",
-        ):
-            assert (await call(service, "GET", path, key="registrar")).status == 422
-        for path in ("/v1/devices", "/v1/topics"):
-            assert (await call(service, "GET", path, key="pusher")).status == 403
-
-    run(main)
+    everyone = [f"d{number:02}" for number in range(60)]
+    for limit in (1, 7, 30, 60, 100):
+        assert await listed("/v1/devices?", limit) == everyone
+        assert await listed("/v1/devices?platform=fcm&", limit) == everyone[1::2]
+        assert await listed("/v1/devices?state=pruned&", limit) == []
+        assert await listed("/v1/devices?topic=t3&", limit) == everyone[3::7]
+        assert await listed("/v1/devices?topic=t3&platform=apns&", limit) == everyone[10::14]
+        assert await listed("/v1/devices?topic=nobody&", limit) == []
+        assert await listed("/v1/topics?", limit) == [f"t{number}" for number in range(7)]
+    for path in (
+        "/v1/devices?cursor=x",
+        "/v1/devices?cursor=1:2",
+        "/v1/devices?topic=a%20b",
+        "/v1/devices?limit=0",
+        "/v1/topics?limit=1001",
+    ):
+        assert (await call(service, "GET", path, key="registrar")).status == 422
+    for path in ("/v1/devices", "/v1/topics"):
+        assert (await call(service, "GET", path, key="pusher")).status == 403

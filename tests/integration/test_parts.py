@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,22 +17,10 @@ from pushsvc.settings import Settings, StoreSettings
 
 from .harness import apns, fcm
 from .ports import free_ports
-from .processes import Command, Processes, Site, open_site, own_processes, until
+from .processes import Command, Processes, Site, until
 from .servers import running_server
 
 PARTS = ("serve", "dispatch", "feedback")
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    with own_processes(tmp_path) as own:
-        yield own
-
-
-@pytest.fixture
-def site(tmp_path: Path, processes: Processes) -> Iterator[Site]:
-    with open_site(tmp_path) as own:
-        yield own
 
 
 def read(port: int, path: str = "/metrics") -> str:
@@ -58,22 +45,19 @@ def stop(commands: dict[str, Command]) -> None:
         assert commands[part].end() == 0, commands[part].output()
 
 
-def test_parts_that_start_at_the_same_moment_find_one_store(tmp_path: Path) -> None:
+async def test_parts_that_start_at_the_same_moment_find_one_store(tmp_path: Path) -> None:
     settings = Settings(store=StoreSettings(data_dir=tmp_path / "store"))
 
-    async def main() -> None:
-        all_up = asyncio.Barrier(3)
+    all_up = asyncio.Barrier(3)
 
-        async def part() -> str:
-            async with runtime.redis_url(settings) as url:
-                await all_up.wait()
-                return url
+    async def part() -> str:
+        async with runtime.redis_url(settings) as url:
+            await all_up.wait()
+            return url
 
-        async with asyncio.timeout(60):
-            urls = await asyncio.gather(part(), part(), part())
-        assert len(set(urls)) == 1
-
-    asyncio.run(main())
+    async with asyncio.timeout(60):
+        urls = await asyncio.gather(part(), part(), part())
+    assert len(set(urls)) == 1
 
 
 def test_three_commands_started_at_once_share_one_embedded_store(processes: Processes, site: Site) -> None:
@@ -155,9 +139,7 @@ def test_doubled_dispatchers_share_the_work_and_one_address_for_their_metrics(pr
 
 
 @pytest.fixture
-def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
+def _in_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -175,7 +157,7 @@ topic = "com.example.shop"
 LIVE = {"PUSHSVC__APPS__SHOP__LIVE__SECRET": "s" * 40}
 
 
-@pytest.mark.usefixtures("_own_environment")
+@pytest.mark.usefixtures("_in_a_folder")
 @pytest.mark.parametrize("part", ["up", *PARTS, "live", "doubled"])
 def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["dispatch", "--processes", "2"] if part == "doubled" else [part]
@@ -188,7 +170,7 @@ def test_without_an_app_there_is_nothing_to_run(part: str, capsys: pytest.Captur
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.usefixtures("_own_environment")
+@pytest.mark.usefixtures("_in_a_folder")
 @pytest.mark.parametrize(
     ("words", "environ", "reported"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ def restricted(server: Server, *more: str) -> str:
 
 
 @pytest.mark.parametrize("server", ["redis"], indirect=True)  # it takes a while, and both judge alike
-def test_the_service_needs_no_more_than_the_readme_says(server: Server, tmp_path: Path) -> None:
+async def test_the_service_needs_no_more_than_the_readme_says(server: Server, tmp_path: Path) -> None:
     async def act(service: Service, file: Path) -> None:
         targets = apns("ok", 1) + apns("Unregistered", "d") + apns("ServiceUnavailable.1", "s") + fcm("ok", 1)
         assert (await service.done(await service.push(targets, notification={"title": "t"}, collapse="c")))["sent"] == 3
@@ -49,7 +48,6 @@ def test_the_service_needs_no_more_than_the_readme_says(server: Server, tmp_path
             assert answer.status == 204
         jobs = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pushsvc", "jobs", "--config", str(file)),
-            env={name: value for name, value in os.environ.items() if not name.startswith("PUSHSVC")},
             stderr=asyncio.subprocess.DEVNULL,
         )
         try:
@@ -66,32 +64,26 @@ def test_the_service_needs_no_more_than_the_readme_says(server: Server, tmp_path
         async with service.session.get("/metrics") as answer:
             assert answer.status == 200
 
-    async def main() -> None:
-        url = restricted(server)
-        async with running_service(tmp_path, extra=f'[redis]\nurl = "{url}"\n') as service:
-            assert service.settings.file is not None
-            await act(service, service.settings.file)
-        async with open_store(url) as store:
-            assert (await store.inspect()).forbidden == []
-        assert server.command("ACL LOG") == b"*0\r\n"
-
-    asyncio.run(main())
+    url = restricted(server)
+    async with running_service(tmp_path, extra=f'[redis]\nurl = "{url}"\n') as service:
+        assert service.settings.file is not None
+        await act(service, service.settings.file)
+    async with open_store(url) as store:
+        assert (await store.inspect()).forbidden == []
+    assert server.command("ACL LOG") == b"*0\r\n"
 
 
-def test_what_a_user_lacks_is_named(server: Server) -> None:
-    async def main() -> None:
-        async with open_store(restricted(server, "-zadd -xgroup|create -hgetall")) as store:
-            lacking = (await store.inspect()).forbidden
-            assert lacking == ["HGETALL", "XGROUP|CREATE", "ZADD"]
-            (row,) = judge_permissions(lacking)
-            assert row.level == "error"
-            assert row.fix.endswith("~ps:* +hgetall +xgroup|create +zadd")
-            with pytest.raises(StoreUnavailable):
-                await store.pushes.ping()
-        async with open_store(restricted(server)) as store:
-            assert list(judge_permissions((await store.inspect()).forbidden)) == []
-
-    asyncio.run(main())
+async def test_what_a_user_lacks_is_named(server: Server) -> None:
+    async with open_store(restricted(server, "-zadd -xgroup|create -hgetall")) as store:
+        lacking = (await store.inspect()).forbidden
+        assert lacking == ["HGETALL", "XGROUP|CREATE", "ZADD"]
+        (row,) = judge_permissions(lacking)
+        assert row.level == "error"
+        assert row.fix.endswith("~ps:* +hgetall +xgroup|create +zadd")
+        with pytest.raises(StoreUnavailable):
+            await store.pushes.ping()
+    async with open_store(restricted(server)) as store:
+        assert list(judge_permissions((await store.inspect()).forbidden)) == []
 
 
 def test_every_command_that_is_sent_is_known() -> None:

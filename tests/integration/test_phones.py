@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from pushsvc.live.protocol.codes import SHUTDOWN
 
 from ..phone_verdict import judge
 from .servers import Server, running_server
-from .test_live_gateway import SECRET, World, play
+from .test_live_gateway import LOOP as LOOP, SECRET, World, running
 
 PATIENCE = 20.0
 PACE = Pace(first=0.02, most=0.2, answer_within=1.0, ping_grace=0.5)
@@ -70,31 +70,21 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(world: World, behaviours: Sequence[Behaviour], *, ttl: float = 3600.0) -> AsyncIterator[Scene]:
-    url = world.sockets.url.replace("http", "ws")
-    async with open_fleet(FleetConfig(url=url, pace=PACE), SecretTokens("shop", SECRET, ttl)) as fleet:
-        for number, behaviour in enumerate(behaviours):
-            fleet.add(f"phone-{number}", behaviour)
-        fleet.start()
-        yield Scene(world, fleet)
+async def acting(
+    server: Server, behaviours: Sequence[Behaviour], *, ttl: float = 3600.0, **options: Any
+) -> AsyncIterator[Scene]:
+    async with running(server, devices=len(behaviours), **options) as world:
+        url = world.sockets.url.replace("http", "ws")
+        async with open_fleet(FleetConfig(url=url, pace=PACE), SecretTokens("shop", SECRET, ttl)) as fleet:
+            for number, behaviour in enumerate(behaviours):
+                fleet.add(f"phone-{number}", behaviour)
+            fleet.start()
+            yield Scene(world, fleet)
 
 
-def act(
-    server: Server, behaviours: Sequence[Behaviour], story: Callable[[Scene], Awaitable[None]], **options: Any
-) -> None:
-    ttl = options.pop("ttl", 3600.0)
-
-    async def main(world: World) -> None:
-        async with scene(world, behaviours, ttl=ttl) as opened:
-            await story(opened)
-
-    play(server, main, devices=len(behaviours), **options)
-
-
-def test_each_push_is_shown_once_and_acknowledged_whatever_the_frames_look_like(server: Server) -> None:
+async def test_each_push_is_shown_once_and_acknowledged_whatever_the_frames_look_like(server: Server) -> None:
     kinds = [ORDINARY, Behaviour(ack=0.2), Behaviour(torn=True), Behaviour(doubled=True), Behaviour(ack=math.inf)]
-
-    async def story(scene: Scene) -> None:
+    async with acting(server, kinds * 4) as scene:
         await scene.push(3)  # for those who connect later
         await scene.until_online()
         await scene.push(37)
@@ -106,13 +96,10 @@ def test_each_push_is_shown_once_and_acknowledged_whatever_the_frames_look_like(
         assert {each.wire.name for each in scene.phones} == {"json", "protobuf"}
         assert not scene.fleet.figures.faults
 
-    act(server, kinds * 4, story)
 
-
-def test_who_moves_between_networks_misses_nothing(server: Server) -> None:
+async def test_who_moves_between_networks_misses_nothing(server: Server) -> None:
     kinds = [Behaviour(stay=0.3, away=0.05), Behaviour(stay=0.3, away=0.05, vanish=True, ack=0.05)]
-
-    async def story(scene: Scene) -> None:
+    async with acting(server, kinds * 5) as scene:
         for _ in range(20):
             await scene.push(5)
             await scene.until(lambda: scene.fleet.figures.moves > len(scene.sent))
@@ -123,11 +110,9 @@ def test_who_moves_between_networks_misses_nothing(server: Server) -> None:
         assert scene.verdicts() == []
         assert scene.fleet.figures.recovered > 10
 
-    act(server, kinds * 5, story)
 
-
-def test_a_network_that_forgets_is_found_out_by_the_pings_of_both_sides(server: Server) -> None:
-    async def story(scene: Scene) -> None:
+async def test_a_network_that_forgets_is_found_out_by_the_pings_of_both_sides(server: Server) -> None:
+    async with acting(server, [Behaviour(nat=0.3, heartbeat=1.0)] * 4, heartbeat_min=1.0, pong_within=0.3) as scene:
         await scene.until_online()
         await scene.until(lambda: scene.fleet.figures.unanswered["online"] >= len(scene.phones))
         for phone in scene.phones:
@@ -137,11 +122,15 @@ def test_a_network_that_forgets_is_found_out_by_the_pings_of_both_sides(server: 
         assert scene.verdicts() == []
         assert scene.fleet.figures.darkened >= len(scene.phones)
 
-    act(server, [Behaviour(nat=0.3, heartbeat=1.0)] * 4, story, heartbeat_min=1.0, pong_within=0.3)
 
-
-def test_who_reads_slowly_is_cut_and_disturbs_nobody(server: Server) -> None:
-    async def story(scene: Scene) -> None:
+async def test_who_reads_slowly_is_cut_and_disturbs_nobody(server: Server) -> None:
+    async with acting(
+        server,
+        [Behaviour(read=1.0, heartbeat=1.0), ORDINARY, ORDINARY],
+        inline=65_536,
+        heartbeat_min=1.0,
+        pong_within=0.3,
+    ) as scene:
         await scene.until_online()
         slow, *others = scene.phones
         for _ in range(30):
@@ -153,18 +142,9 @@ def test_who_reads_slowly_is_cut_and_disturbs_nobody(server: Server) -> None:
         assert scene.verdicts() == []
         assert {each.code for each in others} == {0}
 
-    act(
-        server,
-        [Behaviour(read=1.0, heartbeat=1.0), ORDINARY, ORDINARY],
-        story,
-        inline=65_536,
-        heartbeat_min=1.0,
-        pong_within=0.3,
-    )
 
-
-def test_tokens_are_renewed_before_they_expire_and_after(server: Server) -> None:
-    async def story(scene: Scene) -> None:
+async def test_tokens_are_renewed_before_they_expire_and_after(server: Server) -> None:
+    async with acting(server, [ORDINARY, ORDINARY], ttl=2.0) as scene:
         first, second = scene.phones
         await scene.until_online()
         second.leave()
@@ -177,11 +157,9 @@ def test_tokens_are_renewed_before_they_expire_and_after(server: Server) -> None
         await scene.until_online()
         assert scene.fleet.figures.errors == {109: 1}
 
-    act(server, [ORDINARY, ORDINARY], story, ttl=2.0)
 
-
-def test_a_restart_brings_all_back_and_an_end_for_good_does_not(server: Server) -> None:
-    async def story(scene: Scene) -> None:
+async def test_a_restart_brings_all_back_and_an_end_for_good_does_not(server: Server) -> None:
+    async with acting(server, [ORDINARY] * 4) as scene:
         await scene.until_online()
         for connection in list(scene.world.gateway.connections.values()):
             connection.end(SHUTDOWN)
@@ -194,17 +172,15 @@ def test_a_restart_brings_all_back_and_an_end_for_good_does_not(server: Server) 
         assert scene.phones[0].code == 3503
         assert scene.fleet.online == len(scene.phones) - 1
 
-    act(server, [ORDINARY] * 4, story)
 
-
-def test_the_command_tells_what_its_phones_have_seen(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    async def story(world: World) -> None:
+async def test_the_command_tells_what_its_phones_have_seen(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    async with running(server, devices=10) as world:
         url = world.sockets.url.replace("http", "ws")
         plan = Plan(count=10, kinds=["20%:ack=never", "10%:stay=0.02,away=0"], gateway=url, seconds=1.5, every=0.5)
-        running = asyncio.create_task(run_phones(plan, Signed("shop", SECRET), quiet=False))
+        command = asyncio.create_task(run_phones(plan, Signed("shop", SECRET), quiet=False))
         for _ in range(5):
             await world.push(*(f"phone-{number}" for number in range(10)))
-        found = await running
+        found = await command
         assert (found.phones, found.shown, found.holds) == (10, 50, True)
         assert len(world.confirmed) == 8 * 5
         assert found.moves > 0
@@ -219,5 +195,3 @@ def test_the_command_tells_what_its_phones_have_seen(server: Server, capsys: pyt
         first, *lines = capsys.readouterr().err.splitlines()
         assert first.startswith(f"10 phones at {url}, seed ")
         assert " of 10 online, 50 shown, " in lines[-1]
-
-    play(server, story, devices=10)

@@ -18,9 +18,8 @@ from pushsvc.rules.audience import targets_of
 from pushsvc.store import Store, keys
 from pushsvc.store.revoke.presence import SLACK
 
-from .servers import Server
 from .test_registry import device
-from .test_store_kit import NOW, AnyStore, Backend, World, backend_server, make_push, play
+from .test_store_kit import AnyStore, Backend, World, backend_server, make_push, moment, new_world
 
 BACKENDS: tuple[Backend, ...] = ("memory", "redis")
 PLATFORMS: tuple[Platform, ...] = ("apns", "fcm")
@@ -43,7 +42,7 @@ async def delete(registry: Registry, phone: Device) -> None:
 
 
 async def prune(registry: Registry, phone: Device) -> None:
-    await registry.prune("shop", [Prune(phone.id, phone.token, "Unregistered", NOW + 1)])
+    await registry.prune("shop", [Prune(phone.id, phone.token, "Unregistered", moment() + 1)])
 
 
 async def another_device(registry: Registry, phone: Device) -> None:
@@ -64,7 +63,7 @@ async def out_and_in_again(registry: Registry, phone: Device) -> None:
 
 
 async def refresh(registry: Registry, phone: Device) -> None:
-    await registry.put("shop", replace(phone, registered_at=NOW + 5, locale="de"))
+    await registry.put("shop", replace(phone, registered_at=moment() + 5, locale="de"))
 
 
 Move = Callable[[Registry, Device], Awaitable[None]]
@@ -95,7 +94,7 @@ async def take_all(store: AnyStore, platform: Platform) -> list[tuple[Chunk, dic
             assert set(taken.why) <= set(taken.skip)
             found.append((taken.chunk, {index: taken.why.get(index, end) for index, end in taken.skip.items()}))
             settlements = [
-                Settlement(Delivery(taken.chunk, target), None, Ended("suppressed"), NOW, "", "test")
+                Settlement(Delivery(taken.chunk, target), None, Ended("suppressed"), moment(), "", "test")
                 for target in taken.chunk.targets
             ]
             await store.queue.settle("shop", settlements, [taken.ref])
@@ -116,199 +115,175 @@ def check(found: Sequence[tuple[Chunk, dict[int, str]]], phone: Device, expected
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("move", "expected"), STORIES, ids=[move.__name__ for move, _ in STORIES])
-def test_what_waits_in_a_lane_follows_the_registry(
-    server: Server | None, platform: Platform, move: Move, expected: str
+async def test_what_waits_in_a_lane_follows_the_registry(
+    platform: Platform, move: Move, expected: str, world: World
 ) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        phone = replace(ANN, platform=platform)
-        await store.registry.put_many("shop", [phone])
-        push = addressed(platform, [phone], now=store_now(store))
-        if expected == "unsubscribed":
-            push = msgspec.structs.replace(push, audience=encode_audience(ByTopic("news")), targets={})
-            await store.pushes.accept(push)
-            at = await store.expansions.load("shop", push.id)
-            assert at is not None
-            await store.expansions.advance(at, targets_of([phone], 0), cursor=None, lease=0)
-        else:
-            await store.pushes.accept(push)
-        await move(store.registry, phone)
-        check(await take_all(store, platform), phone, expected)
-
-    play(server, story)
+    store = await world.store()
+    phone = replace(ANN, platform=platform)
+    await store.registry.put_many("shop", [phone])
+    push = addressed(platform, [phone], now=store_now(store))
+    if expected == "unsubscribed":
+        push = msgspec.structs.replace(push, audience=encode_audience(ByTopic("news")), targets={})
+        await store.pushes.accept(push)
+        at = await store.expansions.load("shop", push.id)
+        assert at is not None
+        await store.expansions.advance(at, targets_of([phone], 0), cursor=None, lease=0)
+    else:
+        await store.pushes.accept(push)
+    await move(store.registry, phone)
+    check(await take_all(store, platform), phone, expected)
 
 
 @pytest.mark.parametrize("total", [1, 40])
-def test_what_waits_is_told_the_environment_of_its_device_and_goes_on_by_another_account(
-    server: Server | None, total: int
+async def test_what_waits_is_told_the_environment_of_its_device_and_goes_on_by_another_account(
+    total: int, world: World
 ) -> None:
     """It may change again, and the same message goes by either."""
-
-    async def story(world: World) -> None:
-        store = await world.store()
-        phones = [device(f"phone{number}", user="ann") for number in range(total)]
-        await store.registry.put_many("shop", phones)
-        await store.pushes.accept(addressed("apns", phones, now=store_now(store)))
-        message = None
-        for turn, (channel, there) in enumerate([("apns", "sandbox"), ("apns_sandbox", "production")], 1):
-            await store.registry.put("shop", replace(phones[0], environment=there))
-            (taken,) = await store.queue.take(Route("shop", channel), "normal", targets=100, wait_ms=0)
-            message = message or taken.chunk.message
-            assert (taken.chunk.channel, taken.chunk.turn, taken.chunk.message) == (channel, turn, message)
-            assert (taken.environments.get(0), taken.skip) == (there, {})
-            on = Retry(NOW, 1, channel="apns_sandbox" if channel == "apns" else "apns")
-            kinds = [on if target.index == 0 else Ended("suppressed") for target in taken.chunk.targets]
-            settlements = [
-                Settlement(Delivery(taken.chunk, target), None, verdict, NOW, "", "test")
-                for target, verdict in zip(taken.chunk.targets, kinds, strict=True)
-            ]
-            await store.queue.settle("shop", settlements, [taken.ref])
-        ((chunk, skip),) = await take_all(store, "apns")
-        assert (chunk.turn, chunk.message, skip) == (3, message, {})
-        status = await store.pushes.status("shop", "p")
-        assert status is not None
-        assert status.counts.suppressed == total
-
-    play(server, story)
+    store = await world.store()
+    phones = [device(f"phone{number}", user="ann") for number in range(total)]
+    await store.registry.put_many("shop", phones)
+    await store.pushes.accept(addressed("apns", phones, now=store_now(store)))
+    message = None
+    for turn, (channel, there) in enumerate([("apns", "sandbox"), ("apns_sandbox", "production")], 1):
+        await store.registry.put("shop", replace(phones[0], environment=there))
+        (taken,) = await store.queue.take(Route("shop", channel), "normal", targets=100, wait_ms=0)
+        message = message or taken.chunk.message
+        assert (taken.chunk.channel, taken.chunk.turn, taken.chunk.message) == (channel, turn, message)
+        assert (taken.environments.get(0), taken.skip) == (there, {})
+        on = Retry(moment(), 1, channel="apns_sandbox" if channel == "apns" else "apns")
+        kinds = [on if target.index == 0 else Ended("suppressed") for target in taken.chunk.targets]
+        settlements = [
+            Settlement(Delivery(taken.chunk, target), None, verdict, moment(), "", "test")
+            for target, verdict in zip(taken.chunk.targets, kinds, strict=True)
+        ]
+        await store.queue.settle("shop", settlements, [taken.ref])
+    ((chunk, skip),) = await take_all(store, "apns")
+    assert (chunk.turn, chunk.message, skip) == (3, message, {})
+    status = await store.pushes.status("shop", "p")
+    assert status is not None
+    assert status.counts.suppressed == total
 
 
 @pytest.mark.parametrize(("move", "expected"), [each for each in STORIES if each[0] is not leave])
-def test_what_waits_for_a_retry_or_is_replayed_does_too(move: Move, expected: str) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        assert isinstance(store, Store)
-        await store.registry.put_many("shop", [ANN])
-        now = store_now(store)
-        pushes = [addressed("apns", [ANN], now=now, name=name) for name in ("retried", "dead")]
-        for push in pushes:
-            await store.pushes.accept(push)
-        for lane in LANES:
-            for taken in await store.queue.take(Route("shop", "apns"), lane, targets=1000, wait_ms=0):
-                retried = taken.chunk.push_id == pushes[0].id
-                verdict = Retry(now, 2) if retried else Ended("failed", dead_letter=True)
-                settlement = Settlement(
-                    Delivery(taken.chunk, taken.chunk.targets[0]), Expired(reason="x"), verdict, now, "", "x"
-                )
-                await store.queue.settle("shop", [settlement], [taken.ref])
-        await move(store.registry, ANN)
-        await store.queue.promote(Route("shop", "apns"), now + 1000)
-        check(await take_all(store, "apns"), ANN, expected)
-        # As if the change lay as long back as no mark is kept.
-        await store.link.call("DEL", keys.moved("shop", 0, "apns"))
-        job = await store.dead.request(ReplaySpec("shop", DeadFilter()))
-        await store.dead.step("shop", job.job, most=10)
-        check(await take_all(store, "apns"), ANN, expected)
-
+async def test_what_waits_for_a_retry_or_is_replayed_does_too(move: Move, expected: str) -> None:
     with backend_server("redis") as server:
-        play(server, story)
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            await store.registry.put_many("shop", [ANN])
+            now = store_now(store)
+            pushes = [addressed("apns", [ANN], now=now, name=name) for name in ("retried", "dead")]
+            for push in pushes:
+                await store.pushes.accept(push)
+            for lane in LANES:
+                for taken in await store.queue.take(Route("shop", "apns"), lane, targets=1000, wait_ms=0):
+                    retried = taken.chunk.push_id == pushes[0].id
+                    verdict = Retry(now, 2) if retried else Ended("failed", dead_letter=True)
+                    settlement = Settlement(
+                        Delivery(taken.chunk, taken.chunk.targets[0]), Expired(reason="x"), verdict, now, "", "x"
+                    )
+                    await store.queue.settle("shop", [settlement], [taken.ref])
+            await move(store.registry, ANN)
+            await store.queue.promote(Route("shop", "apns"), now + 1000)
+            check(await take_all(store, "apns"), ANN, expected)
+            # As if the change lay as long back as no mark is kept.
+            await store.link.call("DEL", keys.moved("shop", 0, "apns"))
+            job = await store.dead.request(ReplaySpec("shop", DeadFilter()))
+            await store.dead.step("shop", job.job, most=10)
+            check(await take_all(store, "apns"), ANN, expected)
 
 
-def test_a_phone_that_its_user_registers_under_a_new_id_gets_what_waits(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        alone = device("guest", token="ee" * 32)
-        await store.registry.put_many("shop", [ANN, alone])
-        now = store_now(store)
-        push = addressed("apns", [ANN, alone], now=now)
-        news = msgspec.structs.replace(
-            addressed("apns", [], now=now, name="news"), audience=encode_audience(ByTopic("news")), targets={}
-        )
-        for each in (push, news):
-            await store.pushes.accept(each)
-        at = await store.expansions.load("shop", news.id)
-        assert at is not None
-        await store.expansions.advance(at, targets_of([ANN], 0), cursor=None, lease=0)
-        for phone in (ANN, alone):
-            await store.registry.put("shop", replace(phone, id=f"{phone.id}-again"))
-        found = {chunk.push_id: (chunk, skip) for chunk, skip in await take_all(store, "apns")}
-        chunk, skip = found[push.id]
-        assert [target.token for target in chunk.targets] == [ANN.token, alone.token]
-        # Of a phone without a user nothing says whose it is. The new device has not subscribed to the topic.
-        assert skip == {1: "moved"}
-        assert found[news.id][1] == {0: "unsubscribed"}
-
-    play(server, story)
+async def test_a_phone_that_its_user_registers_under_a_new_id_gets_what_waits(world: World) -> None:
+    store = await world.store()
+    alone = device("guest", token="ee" * 32)
+    await store.registry.put_many("shop", [ANN, alone])
+    now = store_now(store)
+    push = addressed("apns", [ANN, alone], now=now)
+    news = msgspec.structs.replace(
+        addressed("apns", [], now=now, name="news"), audience=encode_audience(ByTopic("news")), targets={}
+    )
+    for each in (push, news):
+        await store.pushes.accept(each)
+    at = await store.expansions.load("shop", news.id)
+    assert at is not None
+    await store.expansions.advance(at, targets_of([ANN], 0), cursor=None, lease=0)
+    for phone in (ANN, alone):
+        await store.registry.put("shop", replace(phone, id=f"{phone.id}-again"))
+    found = {chunk.push_id: (chunk, skip) for chunk, skip in await take_all(store, "apns")}
+    chunk, skip = found[push.id]
+    assert [target.token for target in chunk.targets] == [ANN.token, alone.token]
+    # Of a phone without a user nothing says whose it is. The new device has not subscribed to the topic.
+    assert skip == {1: "moved"}
+    assert found[news.id][1] == {0: "unsubscribed"}
 
 
-def test_a_new_id_that_gets_another_user_gets_nothing_of_the_first(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        await store.registry.put_many("shop", [ANN])
-        await store.pushes.accept(addressed("apns", [ANN], now=store_now(store)))
-        await store.registry.put("shop", replace(ANN, id="again"))
-        await store.registry.put("shop", replace(ANN, id="again", user="bob"))
-        check(await take_all(store, "apns"), ANN, "moved")
-
-    play(server, story)
+async def test_a_new_id_that_gets_another_user_gets_nothing_of_the_first(world: World) -> None:
+    store = await world.store()
+    await store.registry.put_many("shop", [ANN])
+    await store.pushes.accept(addressed("apns", [ANN], now=store_now(store)))
+    await store.registry.put("shop", replace(ANN, id="again"))
+    await store.registry.put("shop", replace(ANN, id="again", user="bob"))
+    check(await take_all(store, "apns"), ANN, "moved")
 
 
 @pytest.mark.parametrize("deleted", [False, True], ids=["taken", "deleted first"])
 @pytest.mark.parametrize("together", [True, False])
-def test_a_push_to_both_devices_of_a_user_reaches_once_a_phone_that_one_takes_from_the_other(
-    server: Server | None, together: bool, deleted: bool
+async def test_a_push_to_both_devices_of_a_user_reaches_once_a_phone_that_one_takes_from_the_other(
+    together: bool, deleted: bool, world: World
 ) -> None:
     """Also where the deliveries are in different entries, so that none knows of the other."""
-
-    async def story(world: World) -> None:
-        store = await world.store()
-        old, kept = ANN, device("tablet", token="ee" * 32, user="ann")
-        await store.registry.put_many("shop", [old, kept])
-        now = store_now(store)
-        if together:
-            pushes = [addressed("apns", [old, kept], now=now)]
-        else:
-            pushes = [addressed("apns", [each], now=now, name=each.id) for each in (old, kept)]
-        for push in pushes:
-            await store.pushes.accept(push)
-        if deleted:
-            await store.registry.remove("shop", old.id)
-        await store.registry.put("shop", replace(kept, token=old.token))
-        found = await take_all(store, "apns")
-        sent = [
-            (target.device_id, target.token)
-            for chunk, skip in found
-            for target in chunk.targets
-            if target.index not in skip
-        ]
-        assert sent == [("tablet", old.token)]
-        assert [why for _, skip in found for why in skip.values()] == ["moved"]
-
-    play(server, story)
+    store = await world.store()
+    old, kept = ANN, device("tablet", token="ee" * 32, user="ann")
+    await store.registry.put_many("shop", [old, kept])
+    now = store_now(store)
+    if together:
+        pushes = [addressed("apns", [old, kept], now=now)]
+    else:
+        pushes = [addressed("apns", [each], now=now, name=each.id) for each in (old, kept)]
+    for push in pushes:
+        await store.pushes.accept(push)
+    if deleted:
+        await store.registry.remove("shop", old.id)
+    await store.registry.put("shop", replace(kept, token=old.token))
+    found = await take_all(store, "apns")
+    sent = [
+        (target.device_id, target.token)
+        for chunk, skip in found
+        for target in chunk.targets
+        if target.index not in skip
+    ]
+    assert sent == [("tablet", old.token)]
+    assert [why for _, skip in found for why in skip.values()] == ["moved"]
 
 
-def test_bare_tokens_are_the_callers_own(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        await store.registry.put_many("shop", [ANN])
-        push = addressed("apns", [ANN], now=store_now(store))
-        bare = msgspec.structs.replace(push, targets={"apns": (Target(0, ANN.token),)})
-        await store.pushes.accept(bare)
-        await another_login(store.registry, ANN)
-        (chunk, skip), *_ = await take_all(store, "apns")
-        assert (chunk.targets, skip) == (bare.targets["apns"], {})
-
-    play(server, story)
+async def test_bare_tokens_are_the_callers_own(world: World) -> None:
+    store = await world.store()
+    await store.registry.put_many("shop", [ANN])
+    push = addressed("apns", [ANN], now=store_now(store))
+    bare = msgspec.structs.replace(push, targets={"apns": (Target(0, ANN.token),)})
+    await store.pushes.accept(bare)
+    await another_login(store.registry, ANN)
+    (chunk, skip), *_ = await take_all(store, "apns")
+    assert (chunk.targets, skip) == (bare.targets["apns"], {})
 
 
-def test_nothing_is_asked_where_nothing_changed_since_the_push_began() -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        assert isinstance(store, Store)
-        await store.registry.put_many("shop", [ANN])
-        await another_login(store.registry, ANN)  # leaves a mark
-        ((_, made),) = [(0, float(pair[1])) for pair in [await store.link.call(*marks_of())]]
-        chunk = Chunk(
-            "p", "shop", "apns", "normal", 1, int(made) + SLACK + 1, int(made) * 2,
-            message=make_push("p").messages["apns"], targets=tuple(targets_of([ANN], 0)["apns"]),
-        )  # fmt: skip
-        before = await asked(store)
-        assert await store.presence.of("shop", "apns", [chunk], [made]) == {}
-        assert await asked(store) == before
-        early = msgspec.structs.replace(chunk, starts_at=int(made))
-        assert (await store.presence.of("shop", "apns", [early], [made]))[id(early)].gone == {0: "moved"}
-
+async def test_nothing_is_asked_where_nothing_changed_since_the_push_began() -> None:
     with backend_server("redis") as server:
-        play(server, story)
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            await store.registry.put_many("shop", [ANN])
+            await another_login(store.registry, ANN)  # leaves a mark
+            ((_, made),) = [(0, float(pair[1])) for pair in [await store.link.call(*marks_of())]]
+            chunk = Chunk(
+                "p", "shop", "apns", "normal", 1, int(made) + SLACK + 1, int(made) * 2,
+                message=make_push("p").messages["apns"], targets=tuple(targets_of([ANN], 0)["apns"]),
+            )  # fmt: skip
+            before = await asked(store)
+            assert await store.presence.of("shop", "apns", [chunk], [made]) == {}
+            assert await asked(store) == before
+            early = msgspec.structs.replace(chunk, starts_at=int(made))
+            assert (await store.presence.of("shop", "apns", [early], [made]))[id(early)].gone == {0: "moved"}
 
 
 def marks_of() -> tuple[object, ...]:
@@ -322,4 +297,4 @@ async def asked(store: Store) -> int:
 
 
 def store_now(store: AnyStore) -> int:
-    return store.clock() if isinstance(store, Store) else NOW
+    return store.clock() if isinstance(store, Store) else moment()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pushsvc.providers.apns.send import NAMESPACE
 from pushsvc.runtime.channels import OpenedChannels
 from pushsvc.settings import AppSettings
 
-from .provider_rig import Rig, play, section
+from .provider_rig import Rig, rigged, section
 
 UPDATE = LiveActivity(event="update", content_state={"score": Raw(b'"1:0"')})
 TOKEN = "ab" * 32
@@ -47,22 +47,18 @@ async def simulated(
             yield simulator, channels
 
 
-def managed(folder: Path, scene: Callable[[Simulator, ChannelAccount], Awaitable[None]], **options: Any) -> None:
-    """Run a scene on channels of its own."""
-
-    async def main() -> None:
-        async with simulated(folder, **options) as (simulator, channels):
-            await scene(simulator, channels)
-
-    asyncio.run(main())
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with rigged("apns", tmp_path) as rig:
+        yield rig
 
 
 # --- channels -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("certificate", [False, True])
-def test_a_channel_lives_from_its_making_to_its_end(tmp_path: Path, certificate: bool) -> None:
-    async def scene(simulator: Simulator, channels: ChannelAccount) -> None:
+async def test_a_channel_lives_from_its_making_to_its_end(tmp_path: Path, certificate: bool) -> None:
+    async with simulated(tmp_path, certificate=certificate) as (simulator, channels):
         assert await channels.all() == []
         none, latest = await channels.create("none"), await channels.create("latest")
         assert (none.storage, latest.storage) == ("none", "latest")
@@ -80,22 +76,18 @@ def test_a_channel_lives_from_its_making_to_its_end(tmp_path: Path, certificate:
         assert simulator.record.apns.accepted == 0
         assert simulator.record.apns.traffic.connections == 1
 
-    managed(tmp_path, scene, certificate=certificate)
 
-
-def test_ten_thousand_channels_are_listed(tmp_path: Path) -> None:
-    async def scene(simulator: Simulator, channels: ChannelAccount) -> None:
+async def test_ten_thousand_channels_are_listed(tmp_path: Path) -> None:
+    async with simulated(tmp_path) as (simulator, channels):
         body = b'{"message-storage-policy":0,"push-type":"LiveActivity"}'
         made = [simulator.channels.create(simulator.config.topic, body)[1] for _ in range(10_000)]
         assert await channels.all() == made
         with pytest.raises(Conflict, match=r"CannotCreateChannelConfig: .* \(10,000\)"):
             await channels.create("none")
 
-    managed(tmp_path, scene)
 
-
-def test_what_is_switched_off_or_refused_is_said(tmp_path: Path) -> None:
-    async def scene(simulator: Simulator, channels: ChannelAccount) -> None:
+async def test_what_is_switched_off_or_refused_is_said(tmp_path: Path) -> None:
+    async with simulated(tmp_path, broadcasts=False) as (simulator, channels):
         with pytest.raises(Conflict, match=r"FeatureNotEnabled: .* for com\.example\.shop"):
             await channels.create("none")
         simulator.channels.enabled = True
@@ -111,11 +103,9 @@ def test_what_is_switched_off_or_refused_is_said(tmp_path: Path) -> None:
             await channels.get(channel_id("retry-after-9,TooManyRequests", "a"))
         assert caught.value.retry_after == 9
 
-    managed(tmp_path, scene, broadcasts=False)
 
-
-def test_a_silent_provider_costs_the_request_timeout_and_no_more(tmp_path: Path) -> None:
-    async def scene(simulator: Simulator, channels: ChannelAccount) -> None:
+async def test_a_silent_provider_costs_the_request_timeout_and_no_more(tmp_path: Path) -> None:
+    async with simulated(tmp_path, request_timeout=0.5) as (simulator, channels):
         assert await channels.all() == []
         simulator.control("stall", platform="apns")
         with pytest.raises(Unavailable, match=r"no answer \(timeout\); the request may have been"):
@@ -123,35 +113,28 @@ def test_a_silent_provider_costs_the_request_timeout_and_no_more(tmp_path: Path)
         simulator.control("stall", on=False, platform="apns")
         await channels.create("none")
 
-    managed(tmp_path, scene, request_timeout=0.5)
+
+async def test_nobody_listens_there(tmp_path: Path) -> None:
+    async with Simulator() as simulator:
+        credentials = simulator.write_credentials(tmp_path)
+        config = config_of(simulator, credentials, channels_endpoint="https://127.0.0.1:1")
+        async with open_channels(config, request_timeout=0.5) as channels:
+            with pytest.raises(Unavailable, match=r"cannot be reached: 127\.0\.0\.1:1: connection refused"):
+                await channels.all()
 
 
-def test_nobody_listens_there(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with Simulator() as simulator:
-            credentials = simulator.write_credentials(tmp_path)
-            config = config_of(simulator, credentials, channels_endpoint="https://127.0.0.1:1")
-            async with open_channels(config, request_timeout=0.5) as channels:
-                with pytest.raises(Unavailable, match=r"cannot be reached: 127\.0\.0\.1:1: connection refused"):
-                    await channels.all()
-
-    asyncio.run(main())
-
-
-def test_a_goaway_loses_no_call(tmp_path: Path) -> None:
-    async def scene(simulator: Simulator, channels: ChannelAccount) -> None:
+async def test_a_goaway_loses_no_call(tmp_path: Path) -> None:
+    async with simulated(tmp_path) as (simulator, channels):
         for _ in range(3):
             await channels.create("none")
             simulator.control("goaway", platform="apns")
         assert len(await channels.all()) == 3
 
-    managed(tmp_path, scene)
-
 
 # --- accounts, opened when they are asked for -----------------------------------------------------
 
 
-def test_an_account_is_opened_once_kept_a_while_and_opened_anew_when_it_changes(tmp_path: Path) -> None:
+async def test_an_account_is_opened_once_kept_a_while_and_opened_anew_when_it_changes(tmp_path: Path) -> None:
     async def main() -> None:
         async with Simulator() as simulator:
             credentials = simulator.write_credentials(tmp_path)
@@ -190,109 +173,95 @@ def test_an_account_is_opened_once_kept_a_while_and_opened_anew_when_it_changes(
             while simulator.state()["apns"]["connections"]:
                 await asyncio.sleep(0.01)
 
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await main()
-
-    asyncio.run(bounded())
+    async with asyncio.timeout(60):
+        await main()
 
 
 # --- broadcasts ---------------------------------------------------------------------------------
 
 
-def test_a_broadcast_reaches_its_channel_with_the_right_headers(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
-        topic = rig.simulator.config.topic
-        body = b'{"message-storage-policy":%d,"push-type":"LiveActivity"}'
-        none, latest = (rig.simulator.channels.create(topic, body % policy)[1] for policy in (0, 1))
-        outcomes = await rig.send(none, latest, content=Content(live_activity=UPDATE), kind="channel")
-        ids = [str(uuid.uuid5(NAMESPACE, f"push-1:{index}")) for index in range(2)]
-        assert outcomes == [Sent(status=200, provider_id=own_id) for own_id in ids]
-        # What says no expiration lasts to its end where the channel keeps it; that this one keeps nothing is learnt.
-        end = str((1 << 60) // 1000)
-        first, received = rig.simulator.record.apns.requests(token=none)
-        assert (first.reason, first.fields["apns-expiration"]) == ("BadExpirationDate", end)
-        (kept,) = rig.simulator.record.apns.requests(token=latest)
-        assert (kept.status, kept.fields["apns-expiration"]) == (200, end)
-        assert received.body == b'{"aps":{"timestamp":1700000000,"event":"update","content-state":{"score":"1:0"}}}'
-        assert {name: value for name, value in received.fields.items() if name != "authorization"} == {
-            ":method": "POST",
-            ":scheme": "https",
-            ":authority": rig.simulator.apns_url.removeprefix("https://"),
-            ":path": f"/4/broadcasts/apps/{topic}",
-            "apns-channel-id": none,
-            "apns-request-id": ids[0],
-            "apns-push-type": "liveactivity",
-            "apns-priority": "10",
-            "apns-expiration": "0",
-        }
-        assert [item.status for item in rig.simulator.record.apns.requests(apns_id=ids[1])] == [200]
-        # A repeat of the same delivery is known by its id.
-        rig._pushes = 0
-        await rig.send(none, content=Content(live_activity=UPDATE), kind="channel")
-        assert rig.simulator.record.apns.duplicates == 1
-        assert [item.status for item in rig.simulator.record.apns.requests(token=none)] == [400, 200, 200]
+async def test_a_broadcast_reaches_its_channel_with_the_right_headers(rig: Rig) -> None:
+    topic = rig.simulator.config.topic
+    body = b'{"message-storage-policy":%d,"push-type":"LiveActivity"}'
+    none, latest = (rig.simulator.channels.create(topic, body % policy)[1] for policy in (0, 1))
+    outcomes = await rig.send(none, latest, content=Content(live_activity=UPDATE), kind="channel")
+    ids = [str(uuid.uuid5(NAMESPACE, f"push-1:{index}")) for index in range(2)]
+    assert outcomes == [Sent(status=200, provider_id=own_id) for own_id in ids]
+    # What says no expiration lasts to its end where the channel keeps it; that this one keeps nothing is learnt.
+    end = str((1 << 60) // 1000)
+    first, received = rig.simulator.record.apns.requests(token=none)
+    assert (first.reason, first.fields["apns-expiration"]) == ("BadExpirationDate", end)
+    (kept,) = rig.simulator.record.apns.requests(token=latest)
+    assert (kept.status, kept.fields["apns-expiration"]) == (200, end)
+    assert received.body == b'{"aps":{"timestamp":1700000000,"event":"update","content-state":{"score":"1:0"}}}'
+    assert {name: value for name, value in received.fields.items() if name != "authorization"} == {
+        ":method": "POST",
+        ":scheme": "https",
+        ":authority": rig.simulator.apns_url.removeprefix("https://"),
+        ":path": f"/4/broadcasts/apps/{topic}",
+        "apns-channel-id": none,
+        "apns-request-id": ids[0],
+        "apns-push-type": "liveactivity",
+        "apns-priority": "10",
+        "apns-expiration": "0",
+    }
+    assert [item.status for item in rig.simulator.record.apns.requests(apns_id=ids[1])] == [200]
+    # A repeat of the same delivery is known by its id.
+    rig._pushes = 0
+    await rig.send(none, content=Content(live_activity=UPDATE), kind="channel")
+    assert rig.simulator.record.apns.duplicates == 1
+    assert [item.status for item in rig.simulator.record.apns.requests(token=none)] == [400, 200, 200]
 
-        stored = Content(live_activity=UPDATE, ttl=3600)
-        outcomes = await rig.send(none, latest, content=stored, kind="channel")
-        assert outcomes[0] == BadNotification(status=400, reason="BadExpirationDate")
-        assert type(outcomes[1]) is Sent
-
-    play("apns", tmp_path, scene)
+    stored = Content(live_activity=UPDATE, ttl=3600)
+    outcomes = await rig.send(none, latest, content=stored, kind="channel")
+    assert outcomes[0] == BadNotification(status=400, reason="BadExpirationDate")
+    assert type(outcomes[1]) is Sent
 
 
-def test_broadcasts_may_have_a_host_of_their_own(tmp_path: Path) -> None:
-    async def main() -> None:
-        keys = Keys()
-        async with Simulator(keys=keys) as devices, Simulator(keys=keys) as broadcasts:
-            credentials = devices.write_credentials(tmp_path)
-            config = config_of(devices, credentials, broadcast_endpoint=broadcasts.apns_url)
-            async with open_provider(Route("shop", "apns"), config, request_timeout=10.0) as provider:
-                rig = Rig(devices, provider)
-                given = Content(live_activity=UPDATE)
-                outcomes = await rig.send(channel_id("ok", "a"), content=given, kind="channel")
-                outcomes += await rig.send(TOKEN)
-                assert [type(outcome) for outcome in outcomes] == [Sent, Sent]
-            assert (broadcasts.record.apns.totals, devices.record.apns.totals) == ({"200": 1}, {"200": 1})
-
-    asyncio.run(main())
+async def test_broadcasts_may_have_a_host_of_their_own(tmp_path: Path) -> None:
+    keys = Keys()
+    async with Simulator(keys=keys) as devices, Simulator(keys=keys) as broadcasts:
+        credentials = devices.write_credentials(tmp_path)
+        config = config_of(devices, credentials, broadcast_endpoint=broadcasts.apns_url)
+        async with open_provider(Route("shop", "apns"), config, request_timeout=10.0) as provider:
+            rig = Rig(devices, provider)
+            given = Content(live_activity=UPDATE)
+            outcomes = await rig.send(channel_id("ok", "a"), content=given, kind="channel")
+            outcomes += await rig.send(TOKEN)
+            assert [type(outcome) for outcome in outcomes] == [Sent, Sent]
+        assert (broadcasts.record.apns.totals, devices.record.apns.totals) == ({"200": 1}, {"200": 1})
 
 
-def test_each_refusal_of_a_broadcast_has_its_class(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
-        channels = [
-            channel_id(scenario, "a")
-            for scenario in (
-                "ChannelNotRegistered", "FeatureNotEnabled", "retry-after-3,TooManyRequests", "InternalServerError",
-                "BadPriority", "ok",
-            )
-        ]  # fmt: skip
-        outcomes = await rig.send(*channels, "AAAA", content=Content(live_activity=UPDATE), kind="channel")
-        own_id = str(uuid.uuid5(NAMESPACE, "push-1:5"))
-        assert outcomes == [
-            TokenDead(status=400, reason="ChannelNotRegistered"),
-            Misconfigured(status=400, reason="FeatureNotEnabled", part="broadcasts"),
-            Throttled(status=429, reason="TooManyRequests", retry_after=3.0),
-            Retried(status=500, reason="InternalServerError"),
-            BadNotification(status=400, reason="BadPriority"),
-            Sent(status=200, provider_id=own_id),
-            TokenDead(status=400, reason="ChannelNotRegistered"),
-        ]
-
-    play("apns", tmp_path, scene)
+async def test_each_refusal_of_a_broadcast_has_its_class(rig: Rig) -> None:
+    channels = [
+        channel_id(scenario, "a")
+        for scenario in (
+            "ChannelNotRegistered", "FeatureNotEnabled", "retry-after-3,TooManyRequests", "InternalServerError",
+            "BadPriority", "ok",
+        )
+    ]  # fmt: skip
+    outcomes = await rig.send(*channels, "AAAA", content=Content(live_activity=UPDATE), kind="channel")
+    own_id = str(uuid.uuid5(NAMESPACE, "push-1:5"))
+    assert outcomes == [
+        TokenDead(status=400, reason="ChannelNotRegistered"),
+        Misconfigured(status=400, reason="FeatureNotEnabled", part="broadcasts"),
+        Throttled(status=429, reason="TooManyRequests", retry_after=3.0),
+        Retried(status=500, reason="InternalServerError"),
+        BadNotification(status=400, reason="BadPriority"),
+        Sent(status=200, provider_id=own_id),
+        TokenDead(status=400, reason="ChannelNotRegistered"),
+    ]
 
 
-def test_a_certificate_broadcasts_too(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
+async def test_a_certificate_broadcasts_too(tmp_path: Path) -> None:
+    async with rigged("apns", tmp_path, certificate=True) as rig:
         outcomes = await rig.send(channel_id("ok", "a"), content=Content(live_activity=UPDATE), kind="channel")
         assert [type(outcome) for outcome in outcomes] == [Sent]
         assert "authorization" not in rig.simulator.record.apns.requests()[0].fields
 
-    play("apns", tmp_path, scene, certificate=True)
-
 
 @pytest.mark.parametrize("kind", ["push_to_start", "activity"])
-def test_live_activities_of_a_device_go_to_its_own_topic(tmp_path: Path, kind: str) -> None:
+async def test_live_activities_of_a_device_go_to_its_own_topic(tmp_path: Path, kind: str) -> None:
     start = LiveActivity(
         event="start",
         content_state=UPDATE.content_state,
@@ -300,8 +269,7 @@ def test_live_activities_of_a_device_go_to_its_own_topic(tmp_path: Path, kind: s
         attributes={},
         alert={"title": Raw(b'"Go"')},
     )
-
-    async def scene(rig: Rig) -> None:
+    async with rigged("apns", tmp_path) as rig:
         given = Content(live_activity=start if kind == "push_to_start" else UPDATE)
         assert [type(outcome) for outcome in await rig.send(TOKEN, content=given, kind=kind)] == [Sent]
         (received,) = rig.simulator.record.apns.requests(token=TOKEN)
@@ -309,20 +277,13 @@ def test_live_activities_of_a_device_go_to_its_own_topic(tmp_path: Path, kind: s
         assert received.fields["apns-topic"] == "com.example.shop.push-type.liveactivity"
         assert received.fields["apns-push-type"] == "liveactivity"
 
-    play("apns", tmp_path, scene)
 
+async def test_the_largest_broadcast_is_accepted(rig: Rig) -> None:
+    def sized(size: int) -> Content:
+        return Content(live_activity=LiveActivity(event="update", content_state={"x": Raw(b'"%b"' % (b"x" * size))}))
 
-def test_the_largest_broadcast_is_accepted(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
-        def sized(size: int) -> Content:
-            return Content(
-                live_activity=LiveActivity(event="update", content_state={"x": Raw(b'"%b"' % (b"x" * size))})
-            )
-
-        await rig.send(channel_id("ok", "a"), content=sized(0), kind="channel")
-        empty = len(rig.simulator.record.apns.requests()[-1].body)
-        outcomes = await rig.send(channel_id("ok", "a"), content=sized(5120 - empty), kind="channel")
-        assert [type(outcome) for outcome in outcomes] == [Sent]
-        assert len(rig.simulator.record.apns.requests()[-1].body) == 5120
-
-    play("apns", tmp_path, scene)
+    await rig.send(channel_id("ok", "a"), content=sized(0), kind="channel")
+    empty = len(rig.simulator.record.apns.requests()[-1].body)
+    outcomes = await rig.send(channel_id("ok", "a"), content=sized(5120 - empty), kind="channel")
+    assert [type(outcome) for outcome in outcomes] == [Sent]
+    assert len(rig.simulator.record.apns.requests()[-1].body) == 5120

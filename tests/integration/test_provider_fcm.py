@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from pushsvc.model.delivery import (
 )
 from pushsvc.model.push import Content, Notification
 
-from .provider_rig import Rig, own, play
+from .provider_rig import Rig, own, rigged
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with rigged("fcm", tmp_path) as rig:
+        yield rig
+
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
 EXAMPLES: list[dict[str, Any]] = tomllib.loads((GOLDEN / "examples.toml").read_text())["fcm"]
@@ -42,25 +50,22 @@ FULL = Notification(
 )
 
 
-def test_firebases_examples_arrive_byte_for_byte(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
-        for row in EXAMPLES:
-            page = (GOLDEN / "examples" / row["file"]).read_text().strip()
-            opening, _, rest = page.partition('"token":"bk3RNwTe3H0:CI2k_HHwgIpoDKCIZvvDMExUdFQ3P1...",')
-            message = "{" + rest.rstrip().removesuffix("}").rstrip()
-            (outcome,) = await rig.send(
-                "bk3RNwTe3H0:CI2k_HHwgIpoDKCIZvvDMExUdFQ3P1...", content=own("fcm", message.encode())
-            )
-            received = rig.simulator.record.fcm.requests()[-1]
+async def test_firebases_examples_arrive_byte_for_byte(rig: Rig) -> None:
+    for row in EXAMPLES:
+        page = (GOLDEN / "examples" / row["file"]).read_text().strip()
+        opening, _, rest = page.partition('"token":"bk3RNwTe3H0:CI2k_HHwgIpoDKCIZvvDMExUdFQ3P1...",')
+        message = "{" + rest.rstrip().removesuffix("}").rstrip()
+        (outcome,) = await rig.send(
+            "bk3RNwTe3H0:CI2k_HHwgIpoDKCIZvvDMExUdFQ3P1...", content=own("fcm", message.encode())
+        )
+        received = rig.simulator.record.fcm.requests()[-1]
 
-            assert isinstance(outcome, Sent), row["file"]
-            assert outcome.provider_id.startswith("projects/example-shop/messages/")
-            assert received.body.endswith(message[1:].encode() + b"}")
-            assert list(json.loads(received.body)["message"].items()) == list(json.loads(page)["message"].items())
-            assert received.fields["content-type"] == "application/json; charset=UTF-8"
-            assert opening.strip().startswith("{")
-
-    play("fcm", tmp_path, scene)
+        assert isinstance(outcome, Sent), row["file"]
+        assert outcome.provider_id.startswith("projects/example-shop/messages/")
+        assert received.body.endswith(message[1:].encode() + b"}")
+        assert list(json.loads(received.body)["message"].items()) == list(json.loads(page)["message"].items())
+        assert received.fields["content-type"] == "application/json; charset=UTF-8"
+        assert opening.strip().startswith("{")
 
 
 @pytest.mark.parametrize(
@@ -80,28 +85,22 @@ def test_firebases_examples_arrive_byte_for_byte(tmp_path: Path) -> None:
     ],
     ids=["title", "full", "ttl 0", "data", "silent", "silent alone", "v2 sync", "v2", "other spelling"],
 )
-def test_what_we_render_passes_the_schema(tmp_path: Path, content: Content) -> None:
-    async def scene(rig: Rig) -> None:
-        targets = {"token": TOKEN, "fid": "fid-1", "topic": "news", "condition": "'a' in topics && 'b' in topics"}
-        for kind, target in targets.items():
-            (outcome,) = await rig.send(target, content=content, kind=kind)
-            assert type(outcome) is Sent, (kind, outcome)
-
-    play("fcm", tmp_path, scene)
+async def test_what_we_render_passes_the_schema(content: Content, rig: Rig) -> None:
+    targets = {"token": TOKEN, "fid": "fid-1", "topic": "news", "condition": "'a' in topics && 'b' in topics"}
+    for kind, target in targets.items():
+        (outcome,) = await rig.send(target, content=content, kind=kind)
+        assert type(outcome) is Sent, (kind, outcome)
 
 
-def test_a_chunk_arrives_once_each(tmp_path: Path) -> None:
+async def test_a_chunk_arrives_once_each(tmp_path: Path) -> None:
     tokens = [f"token-{number}" for number in range(300)]
-
-    async def scene(rig: Rig) -> None:
+    async with rigged("fcm", tmp_path) as rig:
         outcomes = await rig.send(*tokens)
         record = rig.simulator.record.fcm
 
         assert {type(outcome) for outcome in outcomes} == {Sent}
         assert len({outcome.provider_id for outcome in outcomes if isinstance(outcome, Sent)}) == 300
         assert (record.accepted, record.distinct, record.duplicates) == (300, 300, 0)
-
-    play("fcm", tmp_path, scene)
 
 
 EXPECTED: dict[str, Outcome] = {
@@ -121,37 +120,28 @@ EXPECTED: dict[str, Outcome] = {
 }
 
 
-def test_every_error_of_google_is_known_and_has_its_class(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
-        assert EXPECTED.keys() == ERRORS.keys()
-        for word, expected in EXPECTED.items():
-            assert await rig.send(fcm_token(word, "a")) == [expected], word
-
-    play("fcm", tmp_path, scene)
+async def test_every_error_of_google_is_known_and_has_its_class(rig: Rig) -> None:
+    assert EXPECTED.keys() == ERRORS.keys()
+    for word, expected in EXPECTED.items():
+        assert await rig.send(fcm_token(word, "a")) == [expected], word
 
 
-def test_waits_are_read_from_the_answer(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
-        (seconds,) = await rig.send(fcm_token("retry-after-7,QUOTA_EXCEEDED", "a"))
-        (date,) = await rig.send(fcm_token("retry-at-90,UNAVAILABLE", "a"))
-        (bare,) = await rig.send(fcm_token("status-502,empty", "a"))
+async def test_waits_are_read_from_the_answer(rig: Rig) -> None:
+    (seconds,) = await rig.send(fcm_token("retry-after-7,QUOTA_EXCEEDED", "a"))
+    (date,) = await rig.send(fcm_token("retry-at-90,UNAVAILABLE", "a"))
+    (bare,) = await rig.send(fcm_token("status-502,empty", "a"))
 
-        assert isinstance(seconds, Throttled)
-        assert seconds.retry_after == 7.0
-        assert isinstance(date, Unavailable)
-        assert date.retry_after is not None
-        assert 80 < date.retry_after <= 91
-        assert bare == Unavailable(status=502, reason="unknown_502")
-
-    play("fcm", tmp_path, scene)
+    assert isinstance(seconds, Throttled)
+    assert seconds.retry_after == 7.0
+    assert isinstance(date, Unavailable)
+    assert date.retry_after is not None
+    assert 80 < date.retry_after <= 91
+    assert bare == Unavailable(status=502, reason="unknown_502")
 
 
-def test_a_payload_that_fcm_refuses_is_not_the_tokens_fault(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
-        given = own("fcm", b'{"notification":{"title":"Hi","colour":"red"}}')
-        assert await rig.send(TOKEN, content=given) == [BadNotification(status=400, reason="INVALID_ARGUMENT")]
-
-    play("fcm", tmp_path, scene)
+async def test_a_payload_that_fcm_refuses_is_not_the_tokens_fault(rig: Rig) -> None:
+    given = own("fcm", b'{"notification":{"title":"Hi","colour":"red"}}')
+    assert await rig.send(TOKEN, content=given) == [BadNotification(status=400, reason="INVALID_ARGUMENT")]
 
 
 class _Ahead:
@@ -164,10 +154,9 @@ class _Ahead:
         return self.now
 
 
-def test_revoked_access_tokens_are_replaced_once_and_every_message_arrives(tmp_path: Path) -> None:
+async def test_revoked_access_tokens_are_replaced_once_and_every_message_arrives(tmp_path: Path) -> None:
     clock = _Ahead()
-
-    async def scene(rig: Rig) -> None:
+    async with rigged("fcm", tmp_path, clock=clock) as rig:
         await rig.send(TOKEN)
         clock.now += 60
         rig.simulator.control("revoke")
@@ -179,13 +168,10 @@ def test_revoked_access_tokens_are_replaced_once_and_every_message_arrives(tmp_p
         assert (record.accepted, record.duplicates) == (51, 0)
         assert len({item.fields["authorization"] for item in record.requests()}) == 2
 
-    play("fcm", tmp_path, scene, clock=clock)
 
-
-def test_a_service_account_that_google_refuses_holds_the_room_and_recovers(tmp_path: Path) -> None:
+async def test_a_service_account_that_google_refuses_holds_the_room_and_recovers(tmp_path: Path) -> None:
     clock = _Ahead()
-
-    async def scene(rig: Rig) -> None:
+    async with rigged("fcm", tmp_path, clock=clock) as rig:
         await rig.send(TOKEN)
         clock.now += 60
         rig.simulator.break_credentials("fcm", token_endpoint=True)
@@ -196,33 +182,23 @@ def test_a_service_account_that_google_refuses_holds_the_room_and_recovers(tmp_p
         await rig.until(lambda: rig.provider.room)
         assert [type(outcome) for outcome in await rig.send(TOKEN)] == [Sent]
 
-    play("fcm", tmp_path, scene, clock=clock)
 
-
-def test_another_project_is_a_misconfiguration(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
+async def test_another_project_is_a_misconfiguration(tmp_path: Path) -> None:
+    async with rigged("fcm", tmp_path, project_id="another", warned=True) as rig:
         assert await rig.send(TOKEN) == [Misconfigured(status=404, reason="NOT_FOUND")]
 
-    play("fcm", tmp_path, scene, project_id="another", warned=True)
+
+async def test_a_dry_run_is_checked_and_not_delivered(rig: Rig) -> None:
+    (outcome,) = await rig.send(TOKEN, dry_run=True)
+    record = rig.simulator.record.fcm
+
+    assert outcome == Sent(status=200, provider_id="projects/example-shop/messages/fake_message_id")
+    assert (record.total, record.accepted) == (1, 0)
 
 
-def test_a_dry_run_is_checked_and_not_delivered(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
-        (outcome,) = await rig.send(TOKEN, dry_run=True)
-        record = rig.simulator.record.fcm
-
-        assert outcome == Sent(status=200, provider_id="projects/example-shop/messages/fake_message_id")
-        assert (record.total, record.accepted) == (1, 0)
-
-    play("fcm", tmp_path, scene)
-
-
-def test_the_token_endpoint_is_trusted_by_the_same_ca_file_whatever_the_environment_says(
+async def test_the_token_endpoint_is_trusted_by_the_same_ca_file_whatever_the_environment_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
-
-    async def scene(rig: Rig) -> None:
+    async with rigged("fcm", tmp_path) as rig:
         assert [type(outcome) for outcome in await rig.send(TOKEN)] == [Sent]
-
-    play("fcm", tmp_path, scene)

@@ -27,7 +27,7 @@ from pushsvc.live.sockets.http import HttpAnswer, HttpRoute
 from pushsvc.model.live import denied
 from pushsvc.settings import LiveSettings
 
-from .live_rig import Client, Gateway, Session, gateway, in_a_loop, masked, upgrade_request
+from .live_rig import LOOP as LOOP, Client, Gateway, Session, gateway, masked, upgrade_request
 from .ports import free_ports
 from .servers import skip_or_fail
 
@@ -157,21 +157,17 @@ async def proxied(kind: str, folder: Path) -> AsyncIterator[Proxied]:
 
 
 @pytest.mark.parametrize("kind", PROXIES)
-def test_a_proxy_as_in_the_example(kind: str, tmp_path: Path) -> None:
-    @in_a_loop
-    async def test() -> None:
-        async with proxied(kind, tmp_path) as proxy:
-            await _plain_calls(proxy)
-            await _websocket(proxy)
-            await _sse(proxy)
-            await _http_stream(proxy)
-            await _away(proxy)
-        logs = proxy.logs()
-        assert logs.count("/connection/sse") == 2
-        assert TOKEN not in logs
-        assert "cf_connect" not in logs
-
-    test()
+async def test_a_proxy_as_in_the_example(kind: str, tmp_path: Path) -> None:
+    async with proxied(kind, tmp_path) as proxy:
+        await _plain_calls(proxy)
+        await _websocket(proxy)
+        await _sse(proxy)
+        await _http_stream(proxy)
+        await _away(proxy)
+    logs = proxy.logs()
+    assert logs.count("/connection/sse") == 2
+    assert TOKEN not in logs
+    assert "cf_connect" not in logs
 
 
 async def _plain_calls(proxy: Proxied) -> None:

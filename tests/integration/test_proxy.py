@@ -98,33 +98,27 @@ async def held(service: Service) -> dict[str, str]:
         return found
 
 
-def test_pushes_and_token_requests_take_the_proxy_of_the_environment(
+async def test_pushes_and_token_requests_take_the_proxy_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def main() -> None:
-        async with a_proxy() as proxy:
-            for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
-                monkeypatch.delenv(name, raising=False)
-            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-            async with running_service(tmp_path, connections=1) as service:
-                push = await service.push(apns("ok", 1) + fcm("ok", 1))
-                assert await service.done(push) == {"total": 2, "sent": 2}
-                wanted = {
-                    url.removeprefix("https://") for url in (service.simulator.apns_url, service.simulator.fcm_url)
-                }
-                assert set(proxy.asked) > wanted
-                assert len(set(proxy.asked)) == 3  # and the endpoint that issues tokens
-
-    asyncio.run(main())
+    async with a_proxy() as proxy:
+        for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        async with running_service(tmp_path, connections=1) as service:
+            push = await service.push(apns("ok", 1) + fcm("ok", 1))
+            assert await service.done(push) == {"total": 2, "sent": 2}
+            wanted = {url.removeprefix("https://") for url in (service.simulator.apns_url, service.simulator.fcm_url)}
+            assert set(proxy.asked) > wanted
+            assert len(set(proxy.asked)) == 3  # and the endpoint that issues tokens
 
 
-def test_a_proxy_that_refuses_is_named_where_the_route_is_held(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with a_proxy() as proxy:
-            proxy.refuses = True
-            async with Simulator(SimulatorConfig(folder=str(tmp_path / "other"))) as other:
-                credentials = other.write_credentials(tmp_path / "other")
-                account = f"""
+async def test_a_proxy_that_refuses_is_named_where_the_route_is_held(tmp_path: Path) -> None:
+    async with a_proxy() as proxy:
+        proxy.refuses = True
+        async with Simulator(SimulatorConfig(folder=str(tmp_path / "other"))) as other:
+            credentials = other.write_credentials(tmp_path / "other")
+            account = f"""
 [apps.shop.apns_sandbox]
 key_file = "{credentials.apns_key_file}"
 key_id = "{credentials.key_id}"
@@ -134,22 +128,20 @@ endpoint = "{other.apns_url}"
 ca_file = "{credentials.ca_file}"
 proxy = "{proxy.url}"
 """
-                async with running_service(tmp_path, extra=account) as service:
-                    stranger = [{**token, "environment": "sandbox"} for token in apns("ok", 1)]
-                    push = await service.push(stranger)
+            async with running_service(tmp_path, extra=account) as service:
+                stranger = [{**token, "environment": "sandbox"} for token in apns("ok", 1)]
+                push = await service.push(stranger)
 
-                    async def named() -> bool:
-                        why = (await held(service)).get("shop/apns_sandbox", "")
-                        return f"proxy 127.0.0.1:{proxy.port} refuses the tunnel" in why and "407" in why
+                async def named() -> bool:
+                    why = (await held(service)).get("shop/apns_sandbox", "")
+                    return f"proxy 127.0.0.1:{proxy.port} refuses the tunnel" in why and "407" in why
 
-                    await service.until("the proxy is named", named)
-                    assert "p%2Fss" not in str(await held(service))
-                    # The other routes have nothing to do with it.
-                    assert await service.done(await service.push(apns("ok", 2) + fcm("ok", 2))) == {
-                        "total": 2,
-                        "sent": 2,
-                    }
-                    proxy.refuses = False
-                    assert await service.done(push) == {"total": 1, "sent": 1}
-
-    asyncio.run(main())
+                await service.until("the proxy is named", named)
+                assert "p%2Fss" not in str(await held(service))
+                # The other routes have nothing to do with it.
+                assert await service.done(await service.push(apns("ok", 2) + fcm("ok", 2))) == {
+                    "total": 2,
+                    "sent": 2,
+                }
+                proxy.refuses = False
+                assert await service.done(push) == {"total": 1, "sent": 1}

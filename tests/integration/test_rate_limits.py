@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from .harness import Service, apns, fcm, running_service
-
-
-def play(folder: Path, limits: str, act: Callable[[Service], Coroutine[Any, Any, None]], **flags: Any) -> None:
-    async def main() -> None:
-        async with running_service(folder, extra=limits, **flags) as service:
-            await act(service)
-
-    asyncio.run(main())
 
 
 def limits(**rates: str) -> str:
@@ -30,8 +21,8 @@ async def metric(service: Service, line: str) -> float:
     return sum(float(each.rpartition(" ")[2]) for each in text.splitlines() if each.startswith(line))
 
 
-def test_pushes_over_a_tokens_limit_wait_and_all_arrive(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_pushes_over_a_tokens_limit_wait_and_all_arrive(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra=limits(per_token="5/s")) as service:
         started = asyncio.get_running_loop().time()
         busy = [await service.push(apns("ok", "busy")) for _ in range(12)]
         assert await service.done(*busy) == {"total": 12, "sent": 12}
@@ -49,11 +40,9 @@ def test_pushes_over_a_tokens_limit_wait_and_all_arrive(tmp_path: Path) -> None:
 
         await service.until("the metric says so", counted)
 
-    play(tmp_path, limits(per_token="5/s"), act)
 
-
-def test_a_limited_token_holds_up_nobody(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_a_limited_token_holds_up_nobody(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra=limits(per_token="2/h")) as service:
         busy = [await service.push(apns("ok", "busy")) for _ in range(20)]
         others = await service.push(apns("ok", *range(3000)) + fcm("ok", *range(500)) + apns("ok", "busy"))
 
@@ -65,11 +54,9 @@ def test_a_limited_token_holds_up_nobody(tmp_path: Path) -> None:
 
         await service.until("all others are sent, and the rest waits", sent)
 
-    play(tmp_path, limits(per_token="2/h"), act)
 
-
-def test_over_the_limit_may_be_dropped(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_over_the_limit_may_be_dropped(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra=limits(per_token="2/h", on_exceed="drop")) as service:
         pushes = [await service.push(apns("ok", "busy", f"other-{number}")) for number in range(5)]
         assert await service.done(*pushes) == {"total": 10, "sent": 7, "suppressed": 3}
         rows = [row for push in pushes for row in await service.rows(push) if row["outcome"] == "suppressed"]
@@ -81,16 +68,14 @@ def test_over_the_limit_may_be_dropped(tmp_path: Path) -> None:
 
         await service.until("the metric says so", counted)
 
-    play(tmp_path, limits(per_token="2/h", on_exceed="drop"), act)
-
 
 async def register(service: Service, phone: dict[str, str], user: str) -> None:
     async with service.session.put("/v1/devices/phone", json={**phone, "user": user}) as answer:
         assert answer.status in (200, 201), await answer.text()
 
 
-def test_what_is_not_sent_to_a_suppressed_token_does_not_count(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_what_is_not_sent_to_a_suppressed_token_does_not_count(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra=limits(per_token="2/h", on_exceed="drop")) as service:
         [phone] = apns("Unregistered.1", "phone")
         await register(service, phone, "ann")
         assert await service.done(await service.push([phone])) == {"total": 1, "invalid": 1}
@@ -111,13 +96,10 @@ def test_what_is_not_sent_to_a_suppressed_token_does_not_count(tmp_path: Path) -
         assert await service.done(over) == {"total": 1, "suppressed": 1}
         assert [row["reason"] for row in await service.rows(over)] == ["rate_limited"]
 
-    play(tmp_path, limits(per_token="2/h", on_exceed="drop"), act)
 
-
-def test_a_delivery_that_is_recalled_before_it_is_sent_counts_once(tmp_path: Path) -> None:
+async def test_a_delivery_that_is_recalled_before_it_is_sent_counts_once(tmp_path: Path) -> None:
     """A read that waited while the device changed may not know of it: what it returns is looked at again."""
-
-    async def act(service: Service) -> None:
+    async with running_service(tmp_path, extra=limits(per_token="1/h", on_exceed="drop")) as service:
         [phone] = apns("ok", "phone")
         await register(service, phone, "ann")
         # From here on the dispatcher waits for pushes.
@@ -126,40 +108,33 @@ def test_a_delivery_that_is_recalled_before_it_is_sent_counts_once(tmp_path: Pat
         assert await service.done(await service.push([phone])) == {"total": 1, "sent": 1}
         assert await service.done(await service.push([phone])) == {"total": 1, "suppressed": 1}
 
-    play(tmp_path, limits(per_token="1/h", on_exceed="drop"), act)
 
-
-def test_a_wait_that_passes_the_ttl_ends_as_expired(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_a_wait_that_passes_the_ttl_ends_as_expired(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra=limits(per_token="1/h")) as service:
         pushes = [await service.push(apns("ok", "busy"), notification={"title": "x"}, ttl=60) for _ in range(2)]
         assert await service.done(*pushes) == {"total": 2, "sent": 1, "expired": 1}
         rows = [row for push in pushes for row in await service.rows(push) if row["outcome"] == "expired"]
         assert [row["reason"] for row in rows] == ["rate_limited"]
 
-    play(tmp_path, limits(per_token="1/h"), act)
 
-
-def test_the_apps_rate_is_kept_by_all_dispatchers_and_platforms(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_the_apps_rate_is_kept_by_all_dispatchers_and_platforms(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra=limits(per_app="500/s"), dispatchers=2) as service:
         started = asyncio.get_running_loop().time()
         push = await service.push(apns("ok", *range(400)) + fcm("ok", *range(400)))
         assert await service.done(push) == {"total": 800, "sent": 800}
         # 500 at once, 300 more at 500 a second.
         assert asyncio.get_running_loop().time() - started >= 300 / 500 - 0.05
 
-    play(tmp_path, limits(per_app="500/s"), act, dispatchers=2)
 
-
-def test_what_is_over_the_apps_rate_may_be_dropped(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_what_is_over_the_apps_rate_may_be_dropped(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra=limits(per_app="500/h", on_exceed="drop"), dispatchers=2) as service:
         push = await service.push(apns("ok", *range(400)) + fcm("ok", *range(400)))
         assert await service.done(push) == {"total": 800, "sent": 500, "suppressed": 300}
 
-    play(tmp_path, limits(per_app="500/h", on_exceed="drop"), act, dispatchers=2)
 
-
-def test_the_projects_quota_ramps_up(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_the_projects_quota_ramps_up(tmp_path: Path) -> None:
+    # The last section of the harness's configuration is `[apps.shop.fcm]`.
+    async with running_service(tmp_path, extra='quota = "120000/min"\n') as service:
         push = await service.push(apns("ok", *range(200)) + fcm("ok", *range(200)))
 
         async def apns_sent() -> bool:
@@ -171,12 +146,9 @@ def test_the_projects_quota_ramps_up(tmp_path: Path) -> None:
         # 2,000 a second, of which 5 % at first: 100 at once, then 100 a second and slowly more.
         assert asyncio.get_running_loop().time() - started >= 0.5
 
-    # The last section of the harness's configuration is `[apps.shop.fcm]`.
-    play(tmp_path, 'quota = "120000/min"\n', act)
 
-
-def test_collapsible_messages_to_one_device_are_few(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_collapsible_messages_to_one_device_are_few(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra='collapsible = "3/h"\n') as service:
         silent = [await service.push(fcm("ok", "one"), data={"sync": "1"}, collapse="sync") for _ in range(5)]
         seen = [await service.push(fcm("ok", "one"), notification={"title": "x"}, collapse="c") for _ in range(5)]
         plain = [await service.push(fcm("ok", "one"), data={"sync": "1"}) for _ in range(5)]
@@ -189,11 +161,9 @@ def test_collapsible_messages_to_one_device_are_few(tmp_path: Path) -> None:
         await service.until("three went, and two wait", two_wait)
         assert service.simulator.record.fcm.accepted == 13
 
-    play(tmp_path, 'collapsible = "3/h"\n', act)
 
-
-def test_intake_refuses_what_is_over_the_apps_limit(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_intake_refuses_what_is_over_the_apps_limit(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra=limits(intake="10/h")) as service:
         document = {"to": {"tokens": apns("ok", 1)}, "notification": {"title": "x"}}
         answers = await asyncio.gather(*(service.post(document) for _ in range(20)))
         assert sorted(status for status, _ in answers) == [202] * 10 + [429] * 10
@@ -201,8 +171,6 @@ def test_intake_refuses_what_is_over_the_apps_limit(tmp_path: Path) -> None:
             assert answer.status == 429
             assert 300 < int(answer.headers["Retry-After"]) <= 360
             assert (await answer.json(content_type=None))["type"].endswith("too-many-requests")
-
-    play(tmp_path, limits(intake="10/h"), act)
 
 
 KEYS = """
@@ -218,8 +186,10 @@ intake = "12/h"
 """
 
 
-def test_a_key_has_a_limit_of_its_own_beside_the_apps(tmp_path: Path) -> None:
-    async def act(service: Service) -> None:
+async def test_a_key_has_a_limit_of_its_own_beside_the_apps(tmp_path: Path) -> None:
+
+    slow, other = (sha256(key.encode()).hexdigest() for key in ("slow", "other"))
+    async with running_service(tmp_path, extra=KEYS.format(slow=slow, other=other)) as service:
         document = {"to": {"tokens": apns("ok", 1)}, "notification": {"title": "x"}}
 
         async def post(key: str, path: str = "/v1/push", body: Any = document) -> tuple[int, str]:
@@ -244,6 +214,3 @@ def test_a_key_has_a_limit_of_its_own_beside_the_apps(tmp_path: Path) -> None:
             return key >= 5 and app >= 3 and key + app >= 9
 
         await service.until("the metric says which", counted)
-
-    slow, other = (sha256(key.encode()).hexdigest() for key in ("slow", "other"))
-    play(tmp_path, KEYS.format(slow=slow, other=other), act)

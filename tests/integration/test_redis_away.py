@@ -10,8 +10,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,13 +54,9 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         yield Place(request.param, Path(folder), stack)
 
 
-def play(folder: Path, act: Callable[[Service], Coroutine[Any, Any, None]], url: str = "") -> None:
-    async def main() -> None:
-        extra = f'[redis]\nurl = "{url}"\n' if url else '[queue]\ndurability = "fsync"\n'
-        async with running_service(folder, extra=extra) as service:
-            await act(service)
-
-    asyncio.run(main())
+def opened(folder: Path, url: str = "") -> AbstractAsyncContextManager[Service]:
+    extra = f'[redis]\nurl = "{url}"\n' if url else '[queue]\ndurability = "fsync"\n'
+    return running_service(folder, extra=extra)
 
 
 def document(*tokens: object) -> dict[str, Any]:
@@ -153,8 +149,8 @@ async def goes_on(service: Service, *before: str) -> None:
     assert (record.duplicates, record.requests_of(away["token"])) == (0, 0)
 
 
-def test_a_server_that_dies_and_is_started_again(tmp_path: Path, place: Place) -> None:
-    async def act(service: Service) -> None:
+async def test_a_server_that_dies_and_is_started_again(tmp_path: Path, place: Place) -> None:
+    async with opened(tmp_path, place.server.url) as service:
         service.simulator.break_credentials("apns")
         waiting = await service.push(apns("ok", *range(300)))
         place.server.kill()
@@ -164,14 +160,11 @@ def test_a_server_that_dies_and_is_started_again(tmp_path: Path, place: Place) -
         await goes_on(service, waiting)
         assert (await service.status(waiting))["counts"]["sent"] == 300
 
-    play(tmp_path, act, place.server.url)
 
-
-def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     config = store_config
     monkeypatch.setattr(runtime.store, "store_config", lambda settings: structs.replace(config(settings), timeout=0.5))
-
-    async def act(service: Service) -> None:
+    async with opened(tmp_path, place.server.url) as service:
         waiting = await service.push(apns("ok", 1))
         await service.done(waiting)
         with suspended(place.server.process.pid):
@@ -184,16 +177,13 @@ def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch: pyte
         await service.until("it is ready again", ready)
         assert await service.done(await service.push(apns("ok", 2))) == {"total": 1, "sent": 1}
 
-    play(tmp_path, act, place.server.url)
 
-
-def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_up(
+async def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_up(
     tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "ANSWER", 0.2)
     monkeypatch.setattr(conditions, "ANSWERS", 0.4)
-
-    async def act(service: Service) -> None:
+    async with opened(tmp_path, place.server.url) as service:
         assert (await call(service, "GET", "/readyz"))[0] == 200
         pid = place.server.process.pid
         os.kill(pid, signal.SIGSTOP)
@@ -215,8 +205,6 @@ def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_up(
 
         await service.until("it is ready again", ready)
 
-    play(tmp_path, act, place.server.url)
-
 
 @pytest.mark.parametrize(
     ("trouble", "mend"),
@@ -226,10 +214,10 @@ def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_up(
     ],
     ids=["full", "no primary"],
 )
-def test_a_server_that_takes_no_writes(
+async def test_a_server_that_takes_no_writes(
     tmp_path: Path, place: Place, trouble: tuple[str, ...], mend: tuple[str, ...]
 ) -> None:
-    async def act(service: Service) -> None:
+    async with opened(tmp_path, place.server.url) as service:
         before = await service.push(apns("ok", 1))
         await service.done(before)
         place.server.command(*trouble)
@@ -247,11 +235,11 @@ def test_a_server_that_takes_no_writes(
         place.server.command(*mend)
         await goes_on(service, before)
 
-    play(tmp_path, act, place.server.url)
 
-
-def test_the_embedded_server_is_started_again_by_its_owner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def act(service: Service) -> None:
+async def test_the_embedded_server_is_started_again_by_its_owner(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with opened(tmp_path) as service:
         service.simulator.break_credentials("apns")
         waiting = await service.push(apns("ok", *range(300)))
         info = ask(service.settings.store.data_dir / "store.sock", "INFO server")
@@ -265,5 +253,3 @@ def test_the_embedded_server_is_started_again_by_its_owner(tmp_path: Path, capsy
         assert f"store_log={service.settings.store.data_dir / 'store.log'}" in died
         assert "eady to accept connections" in died  # a server that is killed has no last word
         assert any("embedded_store_started_again" in line for line in reported)
-
-    play(tmp_path, act)

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,19 +37,23 @@ def soon(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
+@asynccontextmanager
+async def reloading(folder: Path) -> AsyncIterator[tuple[Service, Path]]:
+    async with running_service(folder) as service:
+        assert service.settings.file is not None
+        yield service, service.settings.file
 
 
-def play(folder: Path, act: Callable[[Service, Path], Coroutine[Any, Any, None]]) -> None:
-    async def main() -> None:
-        async with running_service(folder) as service:
-            assert service.settings.file is not None
-            await act(service, service.settings.file)
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with running_service(tmp_path) as service:
+        yield service
 
-    asyncio.run(main())
+
+@pytest.fixture
+def file(service: Service) -> Path:
+    assert service.settings.file is not None
+    return service.settings.file
 
 
 async def post(service: Service, key: str, tokens: list[dict[str, str]]) -> tuple[int, Any]:
@@ -73,81 +78,71 @@ def with_other_app(text: str) -> str:
     )
 
 
-def test_an_app_comes_sends_prunes_and_goes(tmp_path: Path) -> None:
-    async def act(service: Service, file: Path) -> None:
-        before = file.read_text()
-        assert (await post(service, OTHER, apns("ok", 1)))[0] == 401
-        file.write_text(with_other_app(before))
-        found: list[str] = []
+async def test_an_app_comes_sends_prunes_and_goes(service: Service, file: Path) -> None:
+    before = file.read_text()
+    assert (await post(service, OTHER, apns("ok", 1)))[0] == 401
+    file.write_text(with_other_app(before))
+    found: list[str] = []
 
-        async def accepted() -> bool:
-            status, body = await post(service, OTHER, apns("ok", 1) + fcm("UNREGISTERED", 1))
-            found.extend([body["id"]] if status == 202 else [])
-            return status == 202
+    async def accepted() -> bool:
+        status, body = await post(service, OTHER, apns("ok", 1) + fcm("UNREGISTERED", 1))
+        found.extend([body["id"]] if status == 202 else [])
+        return status == 202
 
-        await service.until("the new app is known", accepted)
+    await service.until("the new app is known", accepted)
 
-        async def arrived() -> bool:
-            return await sent(service, OTHER, found[0]) == 1
+    async def arrived() -> bool:
+        return await sent(service, OTHER, found[0]) == 1
 
-        await service.until("the new app's push is sent", arrived)
+    await service.until("the new app's push is sent", arrived)
 
-        async def reported() -> bool:
-            async with service.session.get("/v1/feedback", headers={"Authorization": f"Bearer {OTHER}"}) as answer:
-                return bool((await answer.json())["items"])
+    async def reported() -> bool:
+        async with service.session.get("/v1/feedback", headers={"Authorization": f"Bearer {OTHER}"}) as answer:
+            return bool((await answer.json())["items"])
 
-        await service.until("the new app's feedback is read", reported)
+    await service.until("the new app's feedback is read", reported)
 
-        file.write_text(before)
+    file.write_text(before)
 
-        async def gone() -> bool:
-            return (await post(service, OTHER, apns("ok", 2)))[0] == 401
+    async def gone() -> bool:
+        return (await post(service, OTHER, apns("ok", 2)))[0] == 401
 
-        await service.until("the app is gone", gone)
-        assert await service.done(await service.push(apns("ok", 3))) == {"total": 1, "sent": 1}
-
-    play(tmp_path, act)
+    await service.until("the app is gone", gone)
+    assert await service.done(await service.push(apns("ok", 3))) == {"total": 1, "sent": 1}
 
 
-def test_what_was_read_for_an_app_that_goes_is_sent_when_it_comes_back(tmp_path: Path) -> None:
-    async def act(service: Service, file: Path) -> None:
-        before = file.read_text()
-        file.write_text(with_other_app(before))
-        service.simulator.break_credentials("apns")
-        found: list[str] = []
+async def test_what_was_read_for_an_app_that_goes_is_sent_when_it_comes_back(service: Service, file: Path) -> None:
+    before = file.read_text()
+    file.write_text(with_other_app(before))
+    service.simulator.break_credentials("apns")
+    found: list[str] = []
 
-        async def accepted() -> bool:
-            status, body = await post(service, OTHER, apns("ok", *range(300)))
-            found.extend([body["id"]] if status == 202 else [])
-            return status == 202
+    async def accepted() -> bool:
+        status, body = await post(service, OTHER, apns("ok", *range(300)))
+        found.extend([body["id"]] if status == 202 else [])
+        return status == 202
 
-        await service.until("the new app is known", accepted)
+    await service.until("the new app is known", accepted)
 
-        def held() -> bool:
-            return "401" in str(service.simulator.record.apns.totals) or "403" in str(
-                service.simulator.record.apns.totals
-            )
+    def held() -> bool:
+        return "401" in str(service.simulator.record.apns.totals) or "403" in str(service.simulator.record.apns.totals)
 
-        await service.until("its route has met the refusal", held)
-        file.write_text(before)
+    await service.until("its route has met the refusal", held)
+    file.write_text(before)
 
-        async def gone() -> bool:
-            return (await post(service, OTHER, apns("ok", 2)))[0] == 401
+    async def gone() -> bool:
+        return (await post(service, OTHER, apns("ok", 2)))[0] == 401
 
-        await service.until("the app is gone", gone)
-        service.simulator.restore_credentials("apns")
-        file.write_text(with_other_app(before))
+    await service.until("the app is gone", gone)
+    service.simulator.restore_credentials("apns")
+    file.write_text(with_other_app(before))
 
-        async def arrived() -> bool:
-            async with service.session.get(
-                f"/v1/push/{found[0]}", headers={"Authorization": f"Bearer {OTHER}"}
-            ) as answer:
-                return answer.status == 200 and (await answer.json())["counts"]["sent"] == 300
+    async def arrived() -> bool:
+        async with service.session.get(f"/v1/push/{found[0]}", headers={"Authorization": f"Bearer {OTHER}"}) as answer:
+            return answer.status == 200 and (await answer.json())["counts"]["sent"] == 300
 
-        await service.until("what waited is sent", arrived)
-        assert service.simulator.record.apns.duplicates == 0
-
-    play(tmp_path, act)
+    await service.until("what waited is sent", arrived)
+    assert service.simulator.record.apns.duplicates == 0
 
 
 def without(text: str, section: str) -> str:
@@ -161,200 +156,189 @@ async def about(service: Service) -> tuple[Any, list[str]]:
         return await ready.json(), (await metrics.text()).splitlines()
 
 
-def test_what_waits_for_a_removed_account_is_named_and_expires_or_is_sent_when_it_is_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_what_waits_for_a_removed_account_is_named_and_expires_or_is_sent_when_it_is_back(
+    capsys: pytest.CaptureFixture[str], service: Service, file: Path
 ) -> None:
-    async def act(service: Service, file: Path) -> None:
+    text = file.read_text()
+    service.simulator.control("unavailable", platform="fcm")
+    retried = await service.push(fcm("ok", 1, 2), ttl=2, **HELLO)
+    later = await service.push(fcm("ok", 3), ttl=1, send_at=soon(1.5), **HELLO)
+    kept = await service.push(fcm("ok", 4, 5, 6), **HELLO)
+    cancelled = await service.push(fcm("ok", 7), **HELLO)
+
+    async def is_retried() -> bool:
+        return bool((await service.status(retried))["counts"]["retrying"])
+
+    await service.until("some wait for their retry", is_retried)
+    file.write_text(without(text, "[apps.shop.fcm]"))
+
+    async def named(waiting: str = "") -> bool:
+        held = str((await about(service))[0].get("held", {}).get("shop/fcm"))
+        return held.startswith("removed: the app has no account `fcm` any more") and waiting in held
+
+    await service.until("it is held", named)
+    answered = service.simulator.record.fcm.totals.copy()
+    service.simulator.control("unavailable", on=False, platform="fcm")
+    async with service.session.delete(f"/v1/push/{cancelled}") as answer:
+        assert (await answer.json())["counts"]["cancelled"] == 1
+    assert await service.done(retried, later) == {"total": 3, "expired": 3}
+    await service.until("what is left is counted", lambda: named("3 deliveries wait: add [apps.shop.fcm] again"))
+    assert (await service.status(kept))["held"] == (await about(service))[0]["held"]
+    assert service.simulator.record.fcm.totals == answered
+
+    async def counted() -> bool:
+        wanted = {
+            'pushsvc_route_held{app="shop",platform="fcm",reason="removed"} 1.0',
+            'pushsvc_queue_pending{lane="normal"} 3.0',
+        }
+        return wanted <= set((await about(service))[1])
+
+    await service.until("the metrics have it", counted)
+    assert await service.done(await service.push(apns("ok", 1), **HELLO)) == {"total": 1, "sent": 1}
+    file.write_text(text)
+    assert await service.done(kept) == {"total": 3, "sent": 3}
+    assert service.simulator.record.fcm.duplicates == 0
+
+    async def nothing_held() -> bool:
+        return "held" not in (await about(service))[0]
+
+    await service.until("nothing is held", nothing_held)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "route_removed" in line]
+    assert "warning" in line
+    assert "deliveries wait: add [apps.shop.fcm]" in line
+
+
+async def test_a_start_without_an_app_holds_what_waits_for_it_until_it_expires_or_the_app_is_back(
+    tmp_path: Path,
+) -> None:
+    async with running_service(tmp_path, dispatchers=0) as service:
+        file = service.settings.file
+        assert file is not None
         text = file.read_text()
-        service.simulator.control("unavailable", platform="fcm")
-        retried = await service.push(fcm("ok", 1, 2), ttl=2, **HELLO)
-        later = await service.push(fcm("ok", 3), ttl=1, send_at=soon(1.5), **HELLO)
-        kept = await service.push(fcm("ok", 4, 5, 6), **HELLO)
-        cancelled = await service.push(fcm("ok", 7), **HELLO)
+        file.write_text(with_other_app(text))
 
-        async def is_retried() -> bool:
-            return bool((await service.status(retried))["counts"]["retrying"])
+        async def post_for_it(to: list[dict[str, str]], **fields: Any) -> bool:
+            document = {"to": {"tokens": to}, **HELLO, **fields}
+            headers = {"Authorization": f"Bearer {OTHER}"}
+            async with service.session.post("/v1/push", json=document, headers=headers) as answer:
+                return answer.status == 202
 
-        await service.until("some wait for their retry", is_retried)
-        file.write_text(without(text, "[apps.shop.fcm]"))
-
-        async def named(waiting: str = "") -> bool:
-            held = str((await about(service))[0].get("held", {}).get("shop/fcm"))
-            return held.startswith("removed: the app has no account `fcm` any more") and waiting in held
-
-        await service.until("it is held", named)
-        answered = service.simulator.record.fcm.totals.copy()
-        service.simulator.control("unavailable", on=False, platform="fcm")
-        async with service.session.delete(f"/v1/push/{cancelled}") as answer:
-            assert (await answer.json())["counts"]["cancelled"] == 1
-        assert await service.done(retried, later) == {"total": 3, "expired": 3}
-        await service.until("what is left is counted", lambda: named("3 deliveries wait: add [apps.shop.fcm] again"))
-        assert (await service.status(kept))["held"] == (await about(service))[0]["held"]
-        assert service.simulator.record.fcm.totals == answered
-
-        async def counted() -> bool:
-            wanted = {
-                'pushsvc_route_held{app="shop",platform="fcm",reason="removed"} 1.0',
-                'pushsvc_queue_pending{lane="normal"} 3.0',
-            }
-            return wanted <= set((await about(service))[1])
-
-        await service.until("the metrics have it", counted)
-        assert await service.done(await service.push(apns("ok", 1), **HELLO)) == {"total": 1, "sent": 1}
+        await service.until("the other app is known", lambda: post_for_it(apns("ok", 1, 2)))
+        assert await post_for_it(fcm("ok", 1), send_at=soon(1.5), ttl=1)
         file.write_text(text)
-        assert await service.done(kept) == {"total": 3, "sent": 3}
-        assert service.simulator.record.fcm.duplicates == 0
 
-        async def nothing_held() -> bool:
-            return "held" not in (await about(service))[0]
+        async def named(where: str, begin: str) -> bool:
+            return str((await about(service))[0].get(where, {}).get("other/apns")).startswith(begin)
 
-        await service.until("nothing is held", nothing_held)
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if "route_removed" in line]
-        assert "warning" in line
-        assert "deliveries wait: add [apps.shop.fcm]" in line
+        gone = "the configuration has no app `other` any more, 2 deliveries wait"
+        await service.until("nobody serves it", lambda: named("unserved", f"{gone}, and of the app 1 push"))
+        stop = asyncio.Event()
+        settings = runtime.load_settings(file, {})
+        part = asyncio.create_task(runtime.run_dispatch(settings, stop, listening=lambda _: None))
 
-    play(tmp_path, act)
+        async def expired() -> bool:
+            labels = 'app="other",outcome="expired",platform="fcm",reason="ttl"'
+            return f"pushsvc_deliveries_total{{{labels}}} 1.0" in (await about(service))[1]
 
+        await service.until("what was scheduled has expired", expired)
+        await service.until("the rest is held", lambda: named("held", f"removed: {gone}: add [apps.other] and"))
+        assert service.simulator.record.apns.accepted == service.simulator.record.fcm.accepted == 0
 
-def test_a_start_without_an_app_holds_what_waits_for_it_until_it_expires_or_the_app_is_back(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with running_service(tmp_path, dispatchers=0) as service:
-            file = service.settings.file
-            assert file is not None
-            text = file.read_text()
-            file.write_text(with_other_app(text))
+        async def let_go() -> bool:
+            return "other/fcm" not in (await about(service))[0]["held"]
 
-            async def post_for_it(to: list[dict[str, str]], **fields: Any) -> bool:
-                document = {"to": {"tokens": to}, **HELLO, **fields}
-                headers = {"Authorization": f"Bearer {OTHER}"}
-                async with service.session.post("/v1/push", json=document, headers=headers) as answer:
-                    return answer.status == 202
-
-            await service.until("the other app is known", lambda: post_for_it(apns("ok", 1, 2)))
-            assert await post_for_it(fcm("ok", 1), send_at=soon(1.5), ttl=1)
-            file.write_text(text)
-
-            async def named(where: str, begin: str) -> bool:
-                return str((await about(service))[0].get(where, {}).get("other/apns")).startswith(begin)
-
-            gone = "the configuration has no app `other` any more, 2 deliveries wait"
-            await service.until("nobody serves it", lambda: named("unserved", f"{gone}, and of the app 1 push"))
-            stop = asyncio.Event()
-            settings = runtime.load_settings(file, {})
-            part = asyncio.create_task(runtime.run_dispatch(settings, stop, listening=lambda _: None))
-
-            async def expired() -> bool:
-                labels = 'app="other",outcome="expired",platform="fcm",reason="ttl"'
-                return f"pushsvc_deliveries_total{{{labels}}} 1.0" in (await about(service))[1]
-
-            await service.until("what was scheduled has expired", expired)
-            await service.until("the rest is held", lambda: named("held", f"removed: {gone}: add [apps.other] and"))
-            assert service.simulator.record.apns.accepted == service.simulator.record.fcm.accepted == 0
-
-            async def let_go() -> bool:
-                return "other/fcm" not in (await about(service))[0]["held"]
-
-            await service.until("a route with nothing left is let go", let_go)
-            file.write_text(with_other_app(text))
-            await service.until("the app is back", lambda: service.simulator.record.apns.accepted == 2)
-            stop.set()
-            await part
-
-    asyncio.run(main())
+        await service.until("a route with nothing left is let go", let_go)
+        file.write_text(with_other_app(text))
+        await service.until("the app is back", lambda: service.simulator.record.apns.accepted == 2)
+        stop.set()
+        await part
 
 
-def test_a_mended_key_file_opens_a_held_route_and_loses_nothing(tmp_path: Path) -> None:
-    async def act(service: Service, file: Path) -> None:
-        config: Any = service.settings.apps["shop"].providers["apns"]
-        key_file = Path(config.key_file)
-        good = key_file.read_text()
-        push = await service.push(apns("ok", *range(1000)))
-        # A key that Apple does not know: well-formed, and refused.
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
+async def test_a_mended_key_file_opens_a_held_route_and_loses_nothing(service: Service, file: Path) -> None:
+    config: Any = service.settings.apps["shop"].providers["apns"]
+    key_file = Path(config.key_file)
+    good = key_file.read_text()
+    push = await service.push(apns("ok", *range(1000)))
+    # A key that Apple does not know: well-formed, and refused.
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 
-        stranger = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        key_file.write_bytes(stranger)
+    stranger = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    key_file.write_bytes(stranger)
 
-        async def held() -> bool:
-            await service.push(apns("ok", os.urandom(8).hex()))
-            async with service.session.get("/readyz") as answer:
-                return "shop/apns" in (await answer.json()).get("held", {})
+    async def held() -> bool:
+        await service.push(apns("ok", os.urandom(8).hex()))
+        async with service.session.get("/readyz") as answer:
+            return "shop/apns" in (await answer.json()).get("held", {})
 
-        await service.until("the strange key is refused and the route held", held)
-        waiting = await service.push(apns("ok", *range(2000, 3000)))
-        key_file.write_text(good)
-        assert await service.done(push, waiting) == {"total": 2000, "sent": 2000}
-        assert service.simulator.record.apns.duplicates == 0
-
-    play(tmp_path, act)
+    await service.until("the strange key is refused and the route held", held)
+    waiting = await service.push(apns("ok", *range(2000, 3000)))
+    key_file.write_text(good)
+    assert await service.done(push, waiting) == {"total": 2000, "sent": 2000}
+    assert service.simulator.record.apns.duplicates == 0
 
 
-def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
+    capsys: pytest.CaptureFixture[str], service: Service, file: Path
 ) -> None:
-    async def act(service: Service, file: Path) -> None:
-        good = file.read_text()
-        file.write_text(good + "\n[apps.shop.nonsense]\n")
-        log = ""
+    good = file.read_text()
+    file.write_text(good + "\n[apps.shop.nonsense]\n")
+    log = ""
 
-        def refused() -> bool:
-            nonlocal log
-            log += capsys.readouterr().err
-            return "reload_refused" in log
+    def refused() -> bool:
+        nonlocal log
+        log += capsys.readouterr().err
+        return "reload_refused" in log
 
-        await service.until("it is refused", refused)
-        assert "apps.shop.nonsense" in log
+    await service.until("it is refused", refused)
+    assert "apps.shop.nonsense" in log
 
-        async def reported() -> bool:
-            return "notes" in (await about(service))[0]
+    async def reported() -> bool:
+        return "notes" in (await about(service))[0]
 
-        await service.until("a process has reported it", reported)
+    await service.until("a process has reported it", reported)
+    ready, metrics = await about(service)
+    assert len(ready["notes"]) == 1
+    assert "the changed configuration was refused" in ready["notes"][0]
+    assert ready["notes"][0].count("apps.shop.nonsense: ") == 1, "all parts refuse it, and it is said once"
+    assert "pushsvc_config_last_reload_successful 0.0" in metrics
+    async with service.session.get("/v1/admin/check") as answer:
+        checked = await answer.json()
+    faults = {each["part"]: each for each in checked["findings"] if each["level"] == "error"}
+    assert not checked["ok"]
+    assert faults.keys() == {"configuration", "apps.shop.nonsense"}
+    assert await service.done(await service.push(apns("ok", 1))) == {"total": 1, "sent": 1}
+    file.write_text(good.replace(hashlib.sha256(KEY.encode()).hexdigest(), "ab" * 32))
+
+    async def locked_out() -> bool:
+        return (await post(service, KEY, apns("ok", 2)))[0] == 401
+
+    await service.until("a corrected configuration is taken, with its other key", locked_out)
+
+    async def noted() -> bool:
         ready, metrics = await about(service)
-        assert len(ready["notes"]) == 1
-        assert "the changed configuration was refused" in ready["notes"][0]
-        assert ready["notes"][0].count("apps.shop.nonsense: ") == 1, "all parts refuse it, and it is said once"
-        assert "pushsvc_config_last_reload_successful 0.0" in metrics
-        async with service.session.get("/v1/admin/check") as answer:
-            checked = await answer.json()
-        faults = {each["part"]: each for each in checked["findings"] if each["level"] == "error"}
-        assert not checked["ok"]
-        assert faults.keys() == {"configuration", "apps.shop.nonsense"}
-        assert await service.done(await service.push(apns("ok", 1))) == {"total": 1, "sent": 1}
-        file.write_text(good.replace(hashlib.sha256(KEY.encode()).hexdigest(), "ab" * 32))
+        return "notes" not in ready and "pushsvc_config_last_reload_successful 1.0" in metrics
 
-        async def locked_out() -> bool:
-            return (await post(service, KEY, apns("ok", 2)))[0] == 401
+    await service.until("nothing is to be looked at any more", noted)
+    refused()
+    told = [line for line in log.splitlines() if "reload_refused" in line and "apps.shop.nonsense" in line]
+    assert len(told) == 1, "all parts of the process have refused it"
+    corrected = file.read_text()
+    file.write_text(corrected.replace("[apps.shop]", "[cleanup]\nshare = 0.5\n[apps.shop]", 1))
 
-        await service.until("a corrected configuration is taken, with its other key", locked_out)
+    async def asks_for_a_restart() -> bool:
+        ready, _ = await about(service)
+        return any("[cleanup] changed on disk: restart to apply it" in note for note in ready.get("notes", []))
 
-        async def noted() -> bool:
-            ready, metrics = await about(service)
-            return "notes" not in ready and "pushsvc_config_last_reload_successful 1.0" in metrics
-
-        await service.until("nothing is to be looked at any more", noted)
-        refused()
-        told = [line for line in log.splitlines() if "reload_refused" in line and "apps.shop.nonsense" in line]
-        assert len(told) == 1, "all parts of the process have refused it"
-        corrected = file.read_text()
-        file.write_text(corrected.replace("[apps.shop]", "[cleanup]\nshare = 0.5\n[apps.shop]", 1))
-
-        async def asks_for_a_restart() -> bool:
-            ready, _ = await about(service)
-            return any("[cleanup] changed on disk: restart to apply it" in note for note in ready.get("notes", []))
-
-        await service.until("what only a restart applies is named", asks_for_a_restart)
-
-    play(tmp_path, act)
+    await service.until("what only a restart applies is named", asks_for_a_restart)
 
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
-def test_hang_up_reads_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hang_up_reads_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pushsvc.runtime.reload.versions.__kwdefaults__", {"every": 3600.0})
-
-    async def act(service: Service, file: Path) -> None:
+    async with reloading(tmp_path) as (service, file):
         file.write_text(with_other_app(file.read_text()))
         os.kill(os.getpid(), signal.SIGHUP)
 
@@ -363,28 +347,23 @@ def test_hang_up_reads_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
         await service.until("the new app is known", accepted)
 
-    play(tmp_path, act)
 
+async def test_accounts_change_under_load_and_each_push_is_sent_once(service: Service, file: Path) -> None:
+    pushes: list[str] = []
+    text = file.read_text()
+    traffic = service.simulator.record.apns.traffic
+    for window in (100, 300, 200):
+        calls = [apns("ok", *(f"{window}-{call}-{n}" for n in range(1000))) for call in range(4)]
+        pushes += [await service.push(call) for call in calls]
+        opened = traffic.connections
+        file.write_text(text.replace("connections = 2", f"connections = 2\nwindow = {window}"))
 
-def test_accounts_change_under_load_and_each_push_is_sent_once(tmp_path: Path) -> None:
-    async def act(service: Service, file: Path) -> None:
-        pushes: list[str] = []
-        text = file.read_text()
-        traffic = service.simulator.record.apns.traffic
-        for window in (100, 300, 200):
-            calls = [apns("ok", *(f"{window}-{call}-{n}" for n in range(1000))) for call in range(4)]
-            pushes += [await service.push(call) for call in calls]
-            opened = traffic.connections
-            file.write_text(text.replace("connections = 2", f"connections = 2\nwindow = {window}"))
+        def are_up(opened: int = opened) -> bool:
+            return traffic.connections >= opened + 2
 
-            def are_up(opened: int = opened) -> bool:
-                return traffic.connections >= opened + 2
-
-            await service.until("new connections are up", are_up)
-        assert await service.done(*pushes) == {"total": 12_000, "sent": 12_000}
-        assert service.simulator.record.apns.duplicates == 0
-
-    play(tmp_path, act)
+        await service.until("new connections are up", are_up)
+    assert await service.done(*pushes) == {"total": 12_000, "sent": 12_000}
+    assert service.simulator.record.apns.duplicates == 0
 
 
 def test_only_what_is_read_at_the_start_asks_for_a_restart() -> None:
@@ -441,38 +420,37 @@ def test_how_long_streams_are_kept_is_read_when_the_store_is_opened() -> None:
         assert _fixed(old, new) == asked
 
 
-def test_limits_change_under_a_running_route_and_what_waits_for_them_is_sent(tmp_path: Path) -> None:
-    async def act(service: Service, file: Path) -> None:
-        text = file.read_text()
+async def test_limits_change_under_a_running_route_and_what_waits_for_them_is_sent(
+    service: Service, file: Path
+) -> None:
+    text = file.read_text()
 
-        def limits(rates: str) -> None:
-            file.write_text(f"{text}\n[apps.shop.limits]\n{rates}\n")
+    def limits(rates: str) -> None:
+        file.write_text(f"{text}\n[apps.shop.limits]\n{rates}\n")
 
-        limits('per_token = "1/h"\non_exceed = "drop"')
+    limits('per_token = "1/h"\non_exceed = "drop"')
 
-        async def dropped() -> bool:
-            ends = await service.done(await service.push(apns("ok", "busy")))
-            return "suppressed" in ends
+    async def dropped() -> bool:
+        ends = await service.done(await service.push(apns("ok", "busy")))
+        return "suppressed" in ends
 
-        await service.until("the limit of a token holds", dropped)
+    await service.until("the limit of a token holds", dropped)
 
-        # Of the app: what is over it stays in the line ..
-        limits('per_token = "0"\nper_app = "300/h"')
+    # Of the app: what is over it stays in the line ..
+    limits('per_token = "0"\nper_app = "300/h"')
 
-        async def asked() -> bool:
-            await service.done(await service.push(apns("ok", "busy")))
-            return ask(service.settings.store.data_dir / "store.sock", "EXISTS ps:{shop.0}:bucket:app") == b":1\r\n"
+    async def asked() -> bool:
+        await service.done(await service.push(apns("ok", "busy")))
+        return ask(service.settings.store.data_dir / "store.sock", "EXISTS ps:{shop.0}:bucket:app") == b":1\r\n"
 
-        await service.until("the dispatcher asks for permits of the app", asked)
-        push = await service.push(apns("ok", *range(1000)))
-        waiting = await service.push(apns("ok", *range(1000, 1400)))
-        assert (await service.status(push))["counts"]["queued"] >= 650
-        assert (await service.status(waiting))["counts"]["queued"] == 400
-        # .. until there is no such limit.
-        limits('per_token = "0"')
-        assert await service.done(push, waiting) == {"total": 1400, "sent": 1400}
-
-    play(tmp_path, act)
+    await service.until("the dispatcher asks for permits of the app", asked)
+    push = await service.push(apns("ok", *range(1000)))
+    waiting = await service.push(apns("ok", *range(1000, 1400)))
+    assert (await service.status(push))["counts"]["queued"] >= 650
+    assert (await service.status(waiting))["counts"]["queued"] == 400
+    # .. until there is no such limit.
+    limits('per_token = "0"')
+    assert await service.done(push, waiting) == {"total": 1400, "sent": 1400}
 
 
 def test_a_refusal_is_logged_by_one_of_the_processes_of_a_supervisor(

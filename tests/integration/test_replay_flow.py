@@ -15,10 +15,9 @@ from .harness import Service, apns, fcm, running_service
 @asynccontextmanager
 async def worker(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """`pushsvc jobs` beside the service, killed at the end."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PUSHSVC")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pushsvc", "jobs", "--config", str(folder / "pushsvc.toml")),
-        env={**clean, "PUSHSVC__JOBS__TAKEOVER": "1"},
+        env={**os.environ, "PUSHSVC__JOBS__TAKEOVER": "1"},
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
@@ -29,7 +28,7 @@ async def worker(folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.wait()
 
 
-def test_a_replay_killed_half_way_sends_each_once(tmp_path: Path) -> None:
+async def test_a_replay_killed_half_way_sends_each_once(tmp_path: Path) -> None:
     async def act(service: Service) -> None:
         async def timeline(push: str) -> dict[str, str]:
             async with service.session.get(f"/v1/admin/pushes/{push}") as answer:
@@ -71,8 +70,5 @@ def test_a_replay_killed_half_way_sends_each_once(tmp_path: Path) -> None:
         assert before["last_end"] < after["replayed"]
         assert list(await timeline(large)) == ["accepted", "first_failure", "replayed", "done"]
 
-    async def main() -> None:
-        async with running_service(tmp_path) as service:
-            await act(service)
-
-    asyncio.run(main())
+    async with running_service(tmp_path) as service:
+        await act(service)

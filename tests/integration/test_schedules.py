@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,10 @@ from typing import Any
 import pytest
 
 from .harness import Service, apns, fcm, running_service
-from .processes import Processes, Site, open_site, own_processes, until
+from .processes import Processes, Site, until
 from .servers import running_server
 
 SEED = 7
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    with own_processes(tmp_path) as own:
-        yield own
-
-
-@pytest.fixture
-def site(tmp_path: Path, processes: Processes) -> Iterator[Site]:
-    with open_site(tmp_path) as own:
-        yield own
 
 
 def written(at: float) -> str:
@@ -42,7 +29,7 @@ def read(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def test_each_is_sent_once_at_its_time_and_what_is_cancelled_is_not(tmp_path: Path) -> None:
+async def test_each_is_sent_once_at_its_time_and_what_is_cancelled_is_not(tmp_path: Path) -> None:
     """Two dispatchers; times spread over three seconds; half of them cancelled, at any moment until their time."""
     count = 200
 
@@ -103,11 +90,8 @@ def test_each_is_sent_once_at_its_time_and_what_is_cancelled_is_not(tmp_path: Pa
             (request,) = service.simulator.record.apns.requests(token=apns("ok", number)[0]["token"])
             assert request.fields["apns-expiration"] == str(int(times[number]) + 600)
 
-    async def main() -> None:
-        async with running_service(tmp_path, dispatchers=2) as service:
-            await act(service)
-
-    asyncio.run(main())
+    async with running_service(tmp_path, dispatchers=2) as service:
+        await act(service)
 
 
 def test_times_that_pass_while_nothing_runs_and_dispatchers_that_are_killed(processes: Processes, site: Site) -> None:

@@ -293,30 +293,27 @@ def test_a_server_whose_socket_is_removed_is_stopped_at_once_with_its_data(
         assert status(again, "p") is not None
 
 
-def test_a_socket_that_is_removed_is_noticed_while_its_server_lives(
+async def test_a_socket_that_is_removed_is_noticed_while_its_server_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime_store, "EMBEDDED_LOOK", 0.01)
     monkeypatch.setattr(runtime_store, "EMBEDDED_CHECK", 0.05)
     settings = Settings(store=StoreSettings(data_dir=tmp_path))
 
-    async def main() -> None:
-        async with asyncio.timeout(60), runtime_store.own_embedded(settings) as url:
-            async with open_store(url, StoreConfig(consumer="a")) as store:
-                await store.pushes.accept(make_push("p"))
-            path, pid = Path(unquote(urlsplit(url).path)), await asyncio.to_thread(server_pid, url)
-            with capture_logs() as logs:
-                path.unlink()
-                while not any(line["event"] == "embedded_store_started_again" for line in logs):
-                    await asyncio.sleep(0.01)
-            async with open_store(url, StoreConfig(consumer="a")) as store:
-                assert await store.pushes.status("shop", "p") is not None
-            removed = logs[0]
-            assert removed["event"] == "embedded_store_socket_removed"
-            assert (removed["socket"], removed["pid"], removed["log_level"]) == (str(path), str(pid), "error")
-            assert removed["remedy"]
-
-    asyncio.run(main())
+    async with asyncio.timeout(60), runtime_store.own_embedded(settings) as url:
+        async with open_store(url, StoreConfig(consumer="a")) as store:
+            await store.pushes.accept(make_push("p"))
+        path, pid = Path(unquote(urlsplit(url).path)), await asyncio.to_thread(server_pid, url)
+        with capture_logs() as logs:
+            path.unlink()
+            while not any(line["event"] == "embedded_store_started_again" for line in logs):
+                await asyncio.sleep(0.01)
+        async with open_store(url, StoreConfig(consumer="a")) as store:
+            assert await store.pushes.status("shop", "p") is not None
+        removed = logs[0]
+        assert removed["event"] == "embedded_store_socket_removed"
+        assert (removed["socket"], removed["pid"], removed["log_level"]) == (str(path), str(pid), "error")
+        assert removed["remedy"]
 
 
 def test_a_server_that_cannot_be_started_again_is_a_state_in_the_log(

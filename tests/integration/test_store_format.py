@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from pushsvc.errors import StoreFormat
 from pushsvc.model.delivery import Retry, Unavailable
 from pushsvc.ports.work import Worker
-from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store import StoreConfig, keys, open_store
 from pushsvc.store.form import form
 from pushsvc.store.form.form import FORMAT, judge_format
 from pushsvc.store.link.link import Link
@@ -21,8 +21,8 @@ from pushsvc.store.work.workers import RedisWorkers
 from .ports import free_ports
 from .processes import own_processes
 from .servers import KINDS, Server, running_server
-from .test_store_channels import DUE, LATER, WRITTEN, ack, indexes_of, push_of, take_live
-from .test_store_kit import NOW, ROUTE, all_of, counts, make_push, take_all
+from .test_store_channels import WRITTEN, ack, due_at, indexes_of, push_of, retry_later, take_live
+from .test_store_kit import ROUTE, all_of, counts, make_push, moment, new_store, take_all
 
 CONFIG = """
 [server]
@@ -123,31 +123,21 @@ async def write_as_format_1(link: Link) -> None:
     await link.call("SET", keys.FORMAT, 1)
 
 
-def play(server: Server, story: Callable[[Store], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(60), open_store(server.url, StoreConfig(consumer="old")) as store:
-            await story(store)
-
-    server.flush()
-    asyncio.run(main())
-
-
-def test_deliveries_of_format_1_go_on_where_they_were(redis: Server) -> None:
+async def test_deliveries_of_format_1_go_on_where_they_were(redis: Server) -> None:
     """One push waits for a retry, a lease of one is taken over in its second turn, and one waits for its devices."""
-
-    async def story(old: Store) -> None:
+    async with new_store(redis, StoreConfig(consumer="old")) as old:
         totals = {"retries": 300, "held": 300, "small": 5, "waits": 40}
         for name in ("retries", "held", "small"):
             await old.pushes.accept(make_push(name, totals[name]))
         first = await take_all(old)
         for taken in first:
-            due = NOW if taken.chunk.push_id == "held" else NOW + 1
+            due = moment() if taken.chunk.push_id == "held" else moment() + 1
             await old.queue.settle("shop", *all_of(taken, Retry(due, 2), Unavailable()))
-        assert await old.queue.promote(ROUTE, NOW) == 300
+        assert await old.queue.promote(ROUTE, moment()) == 300
         (held,) = await take_all(old)
         await old.pushes.accept(push_of("waits", totals["waits"]))
         (waits,) = await take_live(old)
-        await old.queue.settle("shop", *all_of(waits, LATER, WRITTEN))
+        await old.queue.settle("shop", *all_of(waits, retry_later(), WRITTEN))
         await write_as_format_1(old.link)
         await old.link.call("DEL", keys.alive("old"))
 
@@ -158,7 +148,7 @@ def test_deliveries_of_format_1_go_on_where_they_were(redis: Server) -> None:
             for taken in first:  # an answer of the first turn comes late: it is not counted beside the retry
                 assert await new.queue.settle("shop", all_of(taken)[0], []) == []
             assert await new.queue.arrived("shop", ack(waits.chunk, 0, 1)) == 2
-            while await new.queue.promote(ROUTE, DUE):
+            while await new.queue.promote(ROUTE, due_at()):
                 pass
             found = await take_all(new)
             indexes = {taken.chunk.push_id: indexes_of([taken]) for taken in found}
@@ -173,18 +163,15 @@ def test_deliveries_of_format_1_go_on_where_they_were(redis: Server) -> None:
                 assert status.state == "done"
         assert held.ref.entry_id == left.ref.entry_id
 
-    play(redis, story)
 
-
-def test_a_store_of_format_1_is_brought_forward_by_all_who_open_it_once_nobody_uses_it(
+async def test_a_store_of_format_1_is_brought_forward_by_all_who_open_it_once_nobody_uses_it(
     redis: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(form, "_FIELDS", 100)
     topic = keys.topic("shop", "news")
     many = {str(index).encode(): b"2" for index in range(keys.FEW + 1, 1500)}
     small = {b"0": b"2", b"31": b"3 apns:normal w"}
-
-    async def story(store: Store) -> None:
+    async with new_store(redis, StoreConfig(consumer="old")) as store:
         call = store.link.call
 
         async def write(format_: int | None) -> None:
@@ -232,11 +219,10 @@ def test_a_store_of_format_1_is_brought_forward_by_all_who_open_it_once_nobody_u
         await opened(redis)
         await require_forward()
 
-    play(redis, story)
 
+async def test_what_others_do_with_the_format_meanwhile_is_seen(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with new_store(redis, StoreConfig(consumer="old")) as store:
 
-def test_what_others_do_with_the_format_meanwhile_is_seen(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(store: Store) -> None:
         async def living(_: object) -> list[Worker]:
             await store.link.call("SET", keys.FORMAT, FORMAT)
             return [Worker("dispatch", "new", frozenset())]
@@ -254,5 +240,3 @@ def test_what_others_do_with_the_format_meanwhile_is_seen(redis: Server, monkeyp
             with pytest.raises(StoreFormat, match="run the newer version"):
                 await opened(redis)
             assert await store.link.call("GET", keys.FORMAT) == b"%d" % (FORMAT + 1)
-
-    play(redis, story)

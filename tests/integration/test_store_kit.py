@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from typing import Literal, TypeAlias
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import cache
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -35,9 +36,15 @@ from .servers import Kind, Server, running_server
 Backend: TypeAlias = Literal["memory", "valkey", "redis"]
 BACKENDS: tuple[Backend, ...] = ("memory", "valkey", "redis")
 AnyStore: TypeAlias = Store | MemoryStore
-NOW = int(time.time() * 1000)
 ROUTE = Route("shop", "apns")
 SENT = Sent(status=200, provider_id="8a1b6f2c-0d5e-5a37-9c7e-1a2b3c4d5e6f")
+
+
+@cache
+def moment() -> int:
+    """Return the instant of the running test in Unix ms, which is that of its first call. Each test has its own: what
+    was read once would be compared with a clock that goes on while hundreds of others run."""
+    return int(time.time() * 1000)
 
 
 class World:
@@ -97,20 +104,25 @@ def backend_server(backend: Backend) -> Iterator[Server | None]:
         yield server
 
 
-def play(server: Server | None, story: Callable[[World], Awaitable[None]], config: StoreConfig | None = None) -> None:
-    """Run the story in a world that is empty at its beginning."""
-
-    async def main() -> None:
-        world = World(server, msgspec.structs.replace(config or StoreConfig(), addresses=runtime.addresses()))
-        try:
-            async with asyncio.timeout(60):
-                await story(world)
-        finally:
-            await world.aclose()
-
+@asynccontextmanager
+async def new_world(server: Server | None, config: StoreConfig | None = None) -> AsyncIterator[World]:
+    """A world that is empty at its beginning."""
     if server is not None:
         server.flush()
-    asyncio.run(main())
+    world = World(server, msgspec.structs.replace(config or StoreConfig(), addresses=runtime.addresses()))
+    try:
+        async with asyncio.timeout(60):
+            yield world
+    finally:
+        await world.aclose()
+
+
+@asynccontextmanager
+async def new_store(server: Server, config: StoreConfig | None = None, **more: Any) -> AsyncIterator[Store]:
+    """A store that is empty at its beginning."""
+    server.flush()
+    async with asyncio.timeout(120), open_store(server.url, config or StoreConfig(consumer="a"), **more) as store:
+        yield store
 
 
 async def entries_of(store: AnyStore, route: Route = ROUTE) -> int:
@@ -132,11 +144,12 @@ def make_push(
     lane: Lane = "normal",
     app: str = "shop",
     platforms: Sequence[Platform] = ("apns",),
-    created_at: int = NOW,
+    created_at: int | None = None,
     send_at: int | None = None,
 ) -> Push:
     """A push of `targets` targets at each platform; the token of index 3 of push `p` is `p-3`."""
     message = b'{"aps":{"alert":"hello"}}'
+    created_at = moment() if created_at is None else created_at
     return Push(
         id=push_id,
         app=app,
@@ -160,7 +173,7 @@ def settlement(
     verdict: Verdict | None = None,
     outcome: Outcome | None = SENT,
     *,
-    at: int = NOW + 5,
+    at: int | None = None,
     reason: str = "",
 ) -> Settlement:
     """Return a settlement of the target with that index; sent by default."""
@@ -169,7 +182,7 @@ def settlement(
         Delivery(chunk, target),
         outcome,
         verdict or Ended("sent"),
-        at,
+        moment() + 5 if at is None else at,
         token_hash(bytes(32), target.token),
         reason,
     )

@@ -9,7 +9,7 @@ that was accepted must have ended exactly once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from functools import cache
 from typing import Any, TypeVar
@@ -41,7 +41,6 @@ from pushsvc.store import StoreConfig, token_hash
 
 from .servers import Server
 from .test_store_kit import (
-    NOW,
     ROUTE,
     SENT,
     AnyStore,
@@ -51,6 +50,7 @@ from .test_store_kit import (
     backend_server,
     entries_of,
     make_push,
+    moment,
     settlement,
     take,
 )
@@ -61,14 +61,13 @@ ACCOUNTS = (ROUTE, Route("shop", "apns_sandbox"))
 """A delivery goes on by the other account where its device has another environment by now."""
 PLATFORMS: tuple[Platform, ...] = tuple(route.platform for route in ACCOUNTS)
 TOTALS = (1, 1, 2, 3, 7, 40, 170, 1003)
-INVALID: tuple[Verdict, Outcome | None] = (Ended("invalid"), TokenDead(status=410))
-VERDICTS: list[tuple[Verdict, Outcome | None]] = [
-    (Ended("sent"), SENT),
-    INVALID,
-    (Ended("failed", dead_letter=True), Unavailable(status=500)),
-    (Retry(NOW + 10, 2), Unavailable(status=503)),
-    (Retry(NOW + 2000, 1), Unavailable(status=429)),
-    (Retry(NOW, 1, channel="apns_sandbox"), None),
+VERDICTS: list[Callable[[], tuple[Verdict, Outcome | None]]] = [
+    lambda: (Ended("sent"), SENT),
+    lambda: (Ended("invalid"), TokenDead(status=410)),
+    lambda: (Ended("failed", dead_letter=True), Unavailable(status=500)),
+    lambda: (Retry(moment() + 10, 2), Unavailable(status=503)),
+    lambda: (Retry(moment() + 2000, 1), Unavailable(status=429)),
+    lambda: (Retry(moment(), 1, channel="apns_sandbox"), None),
 ]
 
 
@@ -173,11 +172,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         total=st.sampled_from(TOTALS),
         lane=st.sampled_from(["urgent", "bulk"]),
-        send_at=st.sampled_from([None, None, NOW + 10, NOW + 5000]),
+        wait=st.sampled_from([None, None, 10, 5000]),
         beside=st.sampled_from([0, 0, 1, 4]),
     )
-    def accept(self, total: int, lane: Lane, send_at: int | None, beside: int) -> None:
+    def accept(self, total: int, lane: Lane, wait: int | None, beside: int) -> None:
         """One push, and single ones in the same write: those share an entry."""
+        send_at = None if wait is None else moment() + wait
         totals = {f"p{len(self.pushes) + place}": total if place == beside else 1 for place in range(beside + 1)}
         due = {push_id: send_at if place == beside else None for place, push_id in enumerate(totals)}
         self.pushes |= {push_id: _PushModel(count, due[push_id]) for push_id, count in totals.items()}
@@ -233,7 +233,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.holdings)
     @rule(data=st.data(), end=st.sampled_from(VERDICTS), part=st.sampled_from(["all", "some", "mixed"]))
-    def settle(self, data: st.DataObject, end: tuple[Verdict, Outcome | None], part: str) -> None:
+    def settle(self, data: st.DataObject, end: Callable[[], tuple[Verdict, Outcome | None]], part: str) -> None:
         holding = self.holdings[data.draw(st.integers(0, len(self.holdings) - 1))]
         chunk = holding.taken.chunk
         indexes = [target.index for target in chunk.targets]
@@ -241,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
             indexes = indexes[data.draw(st.integers(0, len(indexes) - 1)) :: 2]
         settlements = []
         for place, index in enumerate(indexes):
-            verdict, outcome = VERDICTS[(place + chunk.turn) % len(VERDICTS)] if part == "mixed" else end
+            verdict, outcome = (VERDICTS[(place + chunk.turn) % len(VERDICTS)] if part == "mixed" else end)()
             settlements.append(settlement(chunk, index, verdict, outcome))
         holding.said |= set(indexes)
         finished = [holding.taken.ref] if len(holding.said) == len(chunk.targets) else []
@@ -291,13 +291,14 @@ class StoreMachine(RuleBasedStateMachine):
         for push_id in {each.delivery.chunk.push_id for each in settlements}:
             self.rows_are_what_happened(push_id)
 
-    @rule(now=st.sampled_from([NOW, NOW + 10, NOW + 5000]), consumer=st.sampled_from(CONSUMERS))
-    def promote(self, now: int, consumer: str) -> None:
+    @rule(after=st.sampled_from([0, 10, 5000]), consumer=st.sampled_from(CONSUMERS))
+    def promote(self, after: int, consumer: str) -> None:
         for route in ACCOUNTS:
-            self.run(self.stores[consumer].queue.promote(route, now))
+            self.run(self.stores[consumer].queue.promote(route, moment() + after))
 
-    @rule(now=st.sampled_from([NOW, NOW + 10, NOW + 5000]), consumer=st.sampled_from(CONSUMERS))
-    def launch(self, now: int, consumer: str) -> None:
+    @rule(after=st.sampled_from([0, 10, 5000]), consumer=st.sampled_from(CONSUMERS))
+    def launch(self, after: int, consumer: str) -> None:
+        now = moment() + after
         due = [
             model
             for model in self.pushes.values()
@@ -408,7 +409,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.run(self.world.kill(name))
         heir = self.run(self.world.store("heir"))
         self.run(heir.queue.beat())
-        self.run(heir.queue.launch("shop", NOW + 10_000))
+        self.run(heir.queue.launch("shop", moment() + 10_000))
         for model in self.pushes.values():
             model.due = model.due if model.cancelled else None
             if model.expanding and not model.cancelled:
@@ -417,7 +418,7 @@ class StoreMachine(RuleBasedStateMachine):
         while True:
             taken: list[Taken] = []
             for route in ACCOUNTS:
-                self.run(heir.queue.promote(route, NOW + 10_000))
+                self.run(heir.queue.promote(route, moment() + 10_000))
                 taken += self.run(heir.queue.reclaim(route))
                 for lane in ("urgent", "bulk"):
                     taken += self.run(take(heir, lane, route=route))

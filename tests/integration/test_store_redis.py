@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +38,7 @@ from pushsvc.store.queue.letter import decode_dead
 from pushsvc.store.queue.settling import SHORT_MS
 
 from .servers import KINDS, Server, running_server
-from .test_store_kit import NOW, ROUTE, all_of, entries_of, eraser, make_push, settlement, take, take_all
+from .test_store_kit import ROUTE, all_of, entries_of, eraser, make_push, moment, new_store, settlement, take, take_all
 
 FAILED = Ended("failed", dead_letter=True)
 INVALID = Ended("invalid")
@@ -46,21 +46,7 @@ DEAD = TokenDead(status=410, reason="Unregistered")
 Story = Callable[[Store], Awaitable[None]]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as found:
-        yield found
-
-
-def play(server: Server, story: Story, config: StoreConfig | None = None, **more: Any) -> None:
-    """Run the story with an empty store."""
-
-    async def main() -> None:
-        async with asyncio.timeout(60), open_store(server.url, config or StoreConfig(consumer="a"), **more) as store:
-            await story(store)
-
-    server.flush()
-    asyncio.run(main())
+BACKENDS = KINDS
 
 
 Call = Callable[[Link], Awaitable[Any]]
@@ -76,7 +62,7 @@ Call = Callable[[Link], Awaitable[Any]]
     ],
     ids=["call", "script", "many", "wait"],
 )
-def test_a_cancellation_ends_a_call_wherever_it_stands(server: Server, call: Call) -> None:
+async def test_a_cancellation_ends_a_call_wherever_it_stands(server: Server, call: Call) -> None:
     """redis-py swallows one while it connects: a worker that is asked to end would retry forever."""
 
     async def cancelled_after(turns: int) -> bool:
@@ -98,68 +84,56 @@ def test_a_cancellation_ends_a_call_wherever_it_stands(server: Server, call: Cal
         await link.aclose()
         return done
 
-    async def main() -> None:
-        turns = 0
-        while not await cancelled_after(turns):
-            turns += 1
-        assert turns > 5
-
-    asyncio.run(main())
+    turns = 0
+    while not await cancelled_after(turns):
+        turns += 1
+    assert turns > 5
 
 
 # --- strange entries ------------------------------------------------------------------------------
 
 
-def test_entries_that_cannot_be_decoded_are_put_aside(server: Server) -> None:
-    async def story(store: Store) -> None:
-        lane = keys.lane("shop", 0, "apns", "normal")
-        secret = b"\x02token-of-a-newer-version"
-        await store.link.call("XADD", lane, "*", "c", secret, "n", 1)
-        await store.link.call("XADD", lane, "*", "something", "else")
-        await store.link.call("XADD", lane, "*", "c", b"\x01\xc1")
-        await store.pushes.accept(make_push("p"))
+async def test_entries_that_cannot_be_decoded_are_put_aside(store: Store) -> None:
+    lane = keys.lane("shop", 0, "apns", "normal")
+    secret = b"\x02token-of-a-newer-version"
+    await store.link.call("XADD", lane, "*", "c", secret, "n", 1)
+    await store.link.call("XADD", lane, "*", "something", "else")
+    await store.link.call("XADD", lane, "*", "c", b"\x01\xc1")
+    await store.pushes.accept(make_push("p"))
+    with capture_logs() as logs:
+        taken = await take_all(store)
+    assert [each.chunk.push_id for each in taken] == ["p"]
+    assert [line["log_level"] for line in logs] == ["error"] * 3
+    assert "token" not in str(logs)
+    kept = await store.link.call("XRANGE", keys.quarantine("shop", 0), "-", "+")
+    assert [fields[b"b"] for _, fields in kept] == [secret, b"else", b"\x01\xc1"]
+    assert {fields[b"from"] for _, fields in kept} == {lane.encode()}
+    await store.queue.settle("shop", *all_of(taken[0]))
+    figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+    assert (figures.quarantined, await entries_of(store)) == (3, 0)
+
+
+async def test_receipts_and_retries_that_cannot_be_decoded_are_put_aside(store: Store) -> None:
+    await store.link.call("XADD", keys.receipts("shop", 0), "*", "r", b"\x02new")
+    await store.link.call("ZADD", keys.retries("shop", 0, "apns"), 1, "gibberish")
+    assert await store.receipts.take("shop", limit=5, wait_ms=0) == []
+    assert await store.queue.promote(ROUTE, moment()) == 0
+    figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+    assert (figures.quarantined, figures.receipts) == (2, 0)
+
+
+async def test_a_pending_entry_that_was_deleted_is_forgotten(server: Server, store: Store) -> None:
+    for push_id in ("p", "q"):
+        await store.pushes.accept(make_push(push_id))
+    await take_all(store)
+    lane = keys.lane("shop", 0, "apns", "normal")
+    (entry_id, _), *_ = await store.link.call("XRANGE", lane, "-", "+")
+    await store.link.call("XDEL", lane, entry_id)
+    async with open_store(server.url, StoreConfig(consumer="a")) as again:
         with capture_logs() as logs:
-            taken = await take_all(store)
-        assert [each.chunk.push_id for each in taken] == ["p"]
-        assert [line["log_level"] for line in logs] == ["error"] * 3
-        assert "token" not in str(logs)
-        kept = await store.link.call("XRANGE", keys.quarantine("shop", 0), "-", "+")
-        assert [fields[b"b"] for _, fields in kept] == [secret, b"else", b"\x01\xc1"]
-        assert {fields[b"from"] for _, fields in kept} == {lane.encode()}
-        await store.queue.settle("shop", *all_of(taken[0]))
-        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
-        assert (figures.quarantined, await entries_of(store)) == (3, 0)
-
-    play(server, story)
-
-
-def test_receipts_and_retries_that_cannot_be_decoded_are_put_aside(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await store.link.call("XADD", keys.receipts("shop", 0), "*", "r", b"\x02new")
-        await store.link.call("ZADD", keys.retries("shop", 0, "apns"), 1, "gibberish")
-        assert await store.receipts.take("shop", limit=5, wait_ms=0) == []
-        assert await store.queue.promote(ROUTE, NOW) == 0
-        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
-        assert (figures.quarantined, figures.receipts) == (2, 0)
-
-    play(server, story)
-
-
-def test_a_pending_entry_that_was_deleted_is_forgotten(server: Server) -> None:
-    async def story(store: Store) -> None:
-        for push_id in ("p", "q"):
-            await store.pushes.accept(make_push(push_id))
-        await take_all(store)
-        lane = keys.lane("shop", 0, "apns", "normal")
-        (entry_id, _), *_ = await store.link.call("XRANGE", lane, "-", "+")
-        await store.link.call("XDEL", lane, entry_id)
-        async with open_store(server.url, StoreConfig(consumer="a")) as again:
-            with capture_logs() as logs:
-                assert [taken.chunk.push_id for taken in await take(again)] == ["q"]
-            assert logs == []
-            assert (await store.link.call("XPENDING", lane, "dispatch"))["pending"] == 1
-
-    play(server, story)
+            assert [taken.chunk.push_id for taken in await take(again)] == ["q"]
+        assert logs == []
+        assert (await store.link.call("XPENDING", lane, "dispatch"))["pending"] == 1
 
 
 # --- faults ---------------------------------------------------------------------------------------
@@ -181,94 +155,79 @@ def _lose_answers(store: Store, name: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(store.link, "_run", losing)
 
 
-def test_entries_whose_read_was_lost_come_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(store: Store) -> None:
-        for push_id in ("p", "q"):
-            await store.pushes.accept(make_push(push_id))
-        held = await take(store, targets=1)
-        _lose_answers(store, "take", monkeypatch)
-        with pytest.raises(StoreUnavailable):
-            await take(store)
-        (again,) = await take(store)
-        assert {held[0].chunk.push_id, again.chunk.push_id} == {"p", "q"}
-        assert await take(store) == []
-
-    play(server, story)
+async def test_entries_whose_read_was_lost_come_again(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    for push_id in ("p", "q"):
+        await store.pushes.accept(make_push(push_id))
+    held = await take(store, targets=1)
+    _lose_answers(store, "take", monkeypatch)
+    with pytest.raises(StoreUnavailable):
+        await take(store)
+    (again,) = await take(store)
+    assert {held[0].chunk.push_id, again.chunk.push_id} == {"p", "q"}
+    assert await take(store) == []
 
 
-def test_entries_whose_take_over_was_lost_come_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(store: Store) -> None:
-        async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
-            await gone.pushes.accept(make_push("p", 2))
-            (taken,) = await take(gone)
-            await gone.queue.settle("shop", [settlement(taken.chunk, 0)], [])
-        _lose_answers(store, "reclaim", monkeypatch)
-        with pytest.raises(StoreUnavailable):
-            await store.queue.reclaim(ROUTE)
-        (again,) = await take(store)
-        assert [target.index for target in again.chunk.targets] == [1]
-
-    play(server, story)
-
-
-def test_a_wait_that_is_cancelled_loses_nothing(server: Server) -> None:
-    async def story(store: Store) -> None:
-        got: list[str] = []
-        for number in range(30):
-            waiting = asyncio.create_task(take(store, wait_ms=20_000))
-            for _ in range(number % 7):
-                await asyncio.sleep(0)
-            writing = asyncio.create_task(store.pushes.accept(make_push(f"p{number}")))
-            for _ in range(number % 11):
-                await asyncio.sleep(0)
-            waiting.cancel()
-            await writing
-            found = await asyncio.gather(waiting, return_exceptions=True)
-            if not isinstance(found[0], BaseException):
-                got += [taken.chunk.push_id for taken in found[0]]
-        deadline = asyncio.get_running_loop().time() + 20
-        while len(got) < 30:
-            got += [taken.chunk.push_id for taken in await take(store, wait_ms=10)]
-            assert asyncio.get_running_loop().time() < deadline
-        assert sorted(got) == sorted(f"p{number}" for number in range(30))
-
-    play(server, story)
+async def test_entries_whose_take_over_was_lost_come_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
+        await gone.pushes.accept(make_push("p", 2))
+        (taken,) = await take(gone)
+        await gone.queue.settle("shop", [settlement(taken.chunk, 0)], [])
+    _lose_answers(store, "reclaim", monkeypatch)
+    with pytest.raises(StoreUnavailable):
+        await store.queue.reclaim(ROUTE)
+    (again,) = await take(store)
+    assert [target.index for target in again.chunk.targets] == [1]
 
 
-def test_settling_whose_answer_was_lost_counts_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(store: Store) -> None:
-        await store.pushes.accept(make_push("p", 3))
-        (taken,) = await take(store)
-        _lose_answers(store, "settle", monkeypatch)
-        ends = [settlement(taken.chunk, index, INVALID, DEAD) for index in range(3)]
-        with pytest.raises(StoreUnavailable):
-            await store.queue.settle("shop", ends, [taken.ref])
-        assert len(await store.queue.settle("shop", ends, [taken.ref])) == 0
-        assert len(await store.receipts.take("shop", limit=10, wait_ms=0)) == 3
-        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
-        assert (figures.total_pending, await entries_of(store)) == (0, 0)
-
-    play(server, story)
-
-
-def test_connections_that_break_are_replaced(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await asyncio.gather(*(store.pushes.status("shop", "p") for _ in range(20)))
-        server.command("CLIENT KILL TYPE normal SKIPME yes")
-        await asyncio.gather(*(store.pushes.accept(make_push(f"p{number}")) for number in range(20)))
-        assert len(await take_all(store)) == 20
-
-    play(server, story)
+async def test_a_wait_that_is_cancelled_loses_nothing(store: Store) -> None:
+    got: list[str] = []
+    for number in range(30):
+        waiting = asyncio.create_task(take(store, wait_ms=20_000))
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        writing = asyncio.create_task(store.pushes.accept(make_push(f"p{number}")))
+        for _ in range(number % 11):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await writing
+        found = await asyncio.gather(waiting, return_exceptions=True)
+        if not isinstance(found[0], BaseException):
+            got += [taken.chunk.push_id for taken in found[0]]
+    deadline = asyncio.get_running_loop().time() + 20
+    while len(got) < 30:
+        got += [taken.chunk.push_id for taken in await take(store, wait_ms=10)]
+        assert asyncio.get_running_loop().time() < deadline
+    assert sorted(got) == sorted(f"p{number}" for number in range(30))
 
 
-def test_a_wait_may_be_longer_than_the_time_limit_of_a_round_trip(server: Server) -> None:
-    async def story(store: Store) -> None:
+async def test_settling_whose_answer_was_lost_counts_once(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    await store.pushes.accept(make_push("p", 3))
+    (taken,) = await take(store)
+    _lose_answers(store, "settle", monkeypatch)
+    ends = [settlement(taken.chunk, index, INVALID, DEAD) for index in range(3)]
+    with pytest.raises(StoreUnavailable):
+        await store.queue.settle("shop", ends, [taken.ref])
+    assert len(await store.queue.settle("shop", ends, [taken.ref])) == 0
+    assert len(await store.receipts.take("shop", limit=10, wait_ms=0)) == 3
+    figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+    assert (figures.total_pending, await entries_of(store)) == (0, 0)
+
+
+async def test_connections_that_break_are_replaced(server: Server, store: Store) -> None:
+    await asyncio.gather(*(store.pushes.status("shop", "p") for _ in range(20)))
+    server.command("CLIENT KILL TYPE normal SKIPME yes")
+    await asyncio.gather(*(store.pushes.accept(make_push(f"p{number}")) for number in range(20)))
+    assert len(await take_all(store)) == 20
+
+
+async def test_a_wait_may_be_longer_than_the_time_limit_of_a_round_trip(server: Server) -> None:
+    async with new_store(server, StoreConfig(consumer="a", timeout=0.3)) as store:
         assert await take(store, wait_ms=700) == []
 
-    play(server, story, StoreConfig(consumer="a", timeout=0.3))
 
-
-def test_a_server_that_is_gone_and_comes_back() -> None:
+async def test_a_server_that_is_gone_and_comes_back() -> None:
     async def story(store: Store, first: Server, stack: ExitStack) -> None:
         await store.pushes.accept(make_push("p"))
         first.kill()
@@ -279,8 +238,8 @@ def test_a_server_that_is_gone_and_comes_back() -> None:
             store.pushes.cancel("shop", "p"),
             store.pushes.ping(),
             take(store, wait_ms=50),
-            store.queue.promote(ROUTE, NOW),
-            store.queue.launch("shop", NOW),
+            store.queue.promote(ROUTE, moment()),
+            store.queue.launch("shop", moment()),
             store.queue.reclaim(ROUTE),
             store.queue.beat(),
             store.receipts.take("shop", limit=5, wait_ms=50),
@@ -293,21 +252,16 @@ def test_a_server_that_is_gone_and_comes_back() -> None:
         await store.pushes.accept(make_push("r"))
         assert [taken.chunk.push_id for taken in await take(store)] == ["r"]
 
-    async def main(first: Server, stack: ExitStack) -> None:
+    with TemporaryDirectory(prefix="ps-") as folder, ExitStack() as stack:
+        first = stack.enter_context(running_server("valkey", folder=Path(folder)))
         async with open_store(first.url, StoreConfig(consumer="a")) as store:
             await story(store, first, stack)
 
-    with TemporaryDirectory(prefix="ps-") as folder, ExitStack() as stack:
-        asyncio.run(main(stack.enter_context(running_server("valkey", folder=Path(folder))), stack))
 
-
-def test_no_server_at_all(tmp_path: Path) -> None:
-    async def main() -> None:
+async def test_no_server_at_all(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable):
         async with open_store(f"unix://{tmp_path}/nothing"):
             raise AssertionError("there is nothing to open")
-
-    with pytest.raises(StoreUnavailable):
-        asyncio.run(main())
 
 
 async def _look_at_everything(server: Server) -> None:
@@ -335,39 +289,33 @@ async def _look_at_everything(server: Server) -> None:
         ("ACL SETUSER default -hset", "ACL SETUSER default +hset"),
     ],
 )
-def test_what_refuses_a_push_refuses_readiness(server: Server, refuse: str, mend: str) -> None:
-    async def story(store: Store) -> None:
-        await store.pushes.ping()
-        server.command(*refuse.split())
-        try:
-            with pytest.raises(StoreUnavailable):
-                await store.pushes.accept(make_push("p"))
-            await store.pushes.ping()  # valid for a second for every caller
-            store.pushes._probed_at -= 1.0
-            with pytest.raises(StoreUnavailable):
-                await store.pushes.ping()
-        finally:
-            server.command(*mend.split())
-
-    play(server, story)
+async def test_what_refuses_a_push_refuses_readiness(server: Server, refuse: str, mend: str, store: Store) -> None:
+    await store.pushes.ping()
+    server.command(*refuse.split())
+    try:
+        with pytest.raises(StoreUnavailable):
+            await store.pushes.accept(make_push("p"))
+        await store.pushes.ping()  # valid for a second for every caller
+        store.pushes._probed_at -= 1.0
+        with pytest.raises(StoreUnavailable):
+            await store.pushes.ping()
+    finally:
+        server.command(*mend.split())
 
 
-def test_a_full_memory_refuses_a_push_whole(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await store.pushes.accept(make_push("before"))
-        await store.link.call("CONFIG", "SET", "maxmemory", "1")
-        try:
-            with pytest.raises(StoreUnavailable):
-                await store.pushes.accept(make_push("p", 2000))
-            with pytest.raises(StoreUnavailable, match="maxmemory"):
-                await store.pushes.ping()
-            await _look_at_everything(server)
-        finally:
-            await store.link.call("CONFIG", "SET", "maxmemory", "0")
-        assert await store.pushes.status("shop", "p") is None
-        assert [taken.chunk.push_id for taken in await take_all(store)] == ["before"]
-
-    play(server, story)
+async def test_a_full_memory_refuses_a_push_whole(server: Server, store: Store) -> None:
+    await store.pushes.accept(make_push("before"))
+    await store.link.call("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailable):
+            await store.pushes.accept(make_push("p", 2000))
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            await store.pushes.ping()
+        await _look_at_everything(server)
+    finally:
+        await store.link.call("CONFIG", "SET", "maxmemory", "0")
+    assert await store.pushes.status("shop", "p") is None
+    assert [taken.chunk.push_id for taken in await take_all(store)] == ["before"]
 
 
 # --- cost -----------------------------------------------------------------------------------------
@@ -378,19 +326,16 @@ async def _calls(store: Store, command: str) -> int:
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
-def test_concurrent_accepts_share_round_trips(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await store.pushes.accept(make_push("warm"))
-        await store.link.call("CONFIG", "RESETSTAT")
-        plain = [store.pushes.accept(make_push(f"p{number}")) for number in range(250)]
-        once = [store.pushes.accept_once([make_push(f"q{n}")], key=b"%d" % n, record=b"r") for n in range(250)]
-        await asyncio.gather(*plain, *once)
-        assert await _calls(store, "evalsha") <= 2
-
-    play(server, story)
+async def test_concurrent_accepts_share_round_trips(store: Store) -> None:
+    await store.pushes.accept(make_push("warm"))
+    await store.link.call("CONFIG", "RESETSTAT")
+    plain = [store.pushes.accept(make_push(f"p{number}")) for number in range(250)]
+    once = [store.pushes.accept_once([make_push(f"q{n}")], key=b"%d" % n, record=b"r") for n in range(250)]
+    await asyncio.gather(*plain, *once)
+    assert await _calls(store, "evalsha") <= 2
 
 
-def test_a_trickle_is_waited_for_without_a_look_before_each_wait(
+async def test_a_trickle_is_waited_for_without_a_look_before_each_wait(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wait returns at once where something is there, so a look goes before it only where the wait before it left
@@ -402,7 +347,9 @@ def test_a_trickle_is_waited_for_without_a_look_before_each_wait(
         looks.append(name)
         return await read(link, name, *args)
 
-    async def story(store: Store) -> None:
+    monkeypatch.setattr(Link, "read", counted)
+    async with new_store(server) as store:
+
         async def comes(push_id: str, *, count: int = 1) -> int:
             """Accept this number of pushes during a wait, each with an entry, and take them. Returns the number of
             reads."""
@@ -423,12 +370,11 @@ def test_a_trickle_is_waited_for_without_a_look_before_each_wait(
         assert await comes("after-a-pause") == 0
         assert await comes("flood", count=300) > 0
 
-    monkeypatch.setattr(Link, "read", counted)
-    play(server, story)
 
+async def test_the_suppression_list_is_asked_only_when_there_is_one(server: Server) -> None:
 
-def test_the_suppression_list_is_asked_only_when_there_is_one(server: Server) -> None:
-    async def story(store: Store) -> None:
+    server.command("CONFIG RESETSTAT")
+    async with new_store(server) as store:
         await store.pushes.accept(make_push("p", 3))
         (taken,) = await take(store)
         assert await _calls(store, "zmscore") == 0
@@ -440,9 +386,6 @@ def test_the_suppression_list_is_asked_only_when_there_is_one(server: Server) ->
         (marked,) = await take(store)
         assert len(marked.skip) == 3
         assert await _calls(store, "zmscore") == 1
-
-    server.command("CONFIG RESETSTAT")
-    play(server, story)
 
 
 async def _mixed(store: Store) -> None:
@@ -457,8 +400,8 @@ async def _mixed(store: Store) -> None:
     assert len(await take_all(store)) == 80 == store.pushes.pending
 
 
-def test_pushes_with_and_without_a_record_share_round_trips(server: Server) -> None:
-    async def story(store: Store) -> None:
+async def test_pushes_with_and_without_a_record_share_round_trips(server: Server) -> None:
+    async with new_store(server, StoreConfig(consumer="a", shards=3)) as store:
         await _mixed(store)
         await store.link.call("SCRIPT", "FLUSH")
         await store.link.call("FLUSHALL")
@@ -466,17 +409,12 @@ def test_pushes_with_and_without_a_record_share_round_trips(server: Server) -> N
         await _mixed(store)
         assert await _calls(store, "get") < 500
 
-    play(server, story, StoreConfig(consumer="a", shards=3))
 
-
-def test_they_do_so_in_a_cluster_too() -> None:
-    async def main(server: Server) -> None:
+async def test_they_do_so_in_a_cluster_too() -> None:
+    with running_server("valkey", tcp=True, cluster=True) as server:
         url = f"redis+cluster://127.0.0.1:{server.port}"
         async with asyncio.timeout(60), open_store(url, StoreConfig(consumer="a", shards=3)) as store:
             await _mixed(store)
-
-    with running_server("valkey", tcp=True, cluster=True) as server:
-        asyncio.run(main(server))
 
 
 async def _suppress_all(store: Store) -> int:
@@ -507,158 +445,151 @@ def _documented() -> list[tuple[re.Pattern[str], str, bool | None]]:
     return found
 
 
-def test_every_key_is_as_documented(server: Server) -> None:
-    async def story(store: Store) -> None:
-        for push_id, total in (("one", 1), ("some", 6), ("large", 1001), ("stays", 1)):
-            await store.pushes.accept(make_push(push_id, total))
-        taken = [each for each in await take_all(store) if each.chunk.push_id != "stays"]
-        for each in taken:
-            first, *rest = each.chunk.targets
-            kinds = [
-                settlement(each.chunk, first.index, Retry(NOW, 2), Unavailable()),
-                *(settlement(each.chunk, target.index, INVALID, DEAD) for target in rest[:2]),
-                *(settlement(each.chunk, target.index, FAILED, BadNotification()) for target in rest[2:4]),
-                *(settlement(each.chunk, target.index) for target in rest[4:-1]),
-            ]
-            await store.queue.settle("shop", kinds, [])
-        collapsing = Message("apns", b"{}", collapse="order-7", since=NOW)
-        await store.pushes.accept(
-            msgspec.structs.replace(make_push("c", 2, lane="urgent"), messages={"apns": collapsing})
-        )
-        (each,) = await take_all(store, "urgent")
-        await store.link.call("HSET", keys.latest("shop", 0), "@", 1)  # half a day is over
-        ends = [settlement(each.chunk, 0), settlement(each.chunk, 1, Retry(NOW, 2), Unavailable())]
-        await store.queue.settle("shop", ends, [each.ref])
-        old = encode_event(FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))
-        await store.link.call("XADD", keys.events("shop", 0), "1-1", "e", old)
-        assert await _suppress_all(store) == 6  # of `some`, and of each chunk of `large`
-        await store.pushes.cancel("shop", "large")
-        for each in (await store.link.call("XRANGE", keys.lane("shop", 0, "apns", "normal"), "-", "+"))[:1]:
-            assert decode_chunk(each[1][b"c"]).push_id == "one"
-        await store.link.call("XADD", keys.lane("shop", 0, "apns", "bulk"), "*", "c", "?")
-        with capture_logs():
-            await take(store, "bulk")
-        await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
-        await store.keys.note_use(["a" * 64])
-        await store.dead.request(ReplaySpec("shop"))
-        assert await store.locks.acquire("sweep", "a", lease=60)
-        await store.limiter.admit(ROUTE, Rate(10, 86_400), ["token"], question=Question("normal", 1))
-        await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
-        await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
-        for lane in keys.BEFORE_BULK:
-            await store.pushes.accept(make_push(f"scheduled {lane}", 1, lane=lane, send_at=NOW + 60_000))
-        await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
-        await store.queue.beat({"shop/apns": "unreachable"})
-        await store.flow.note(FlowNote("process", "mark", store.flow.slot, {"shop": {"accepted": 1}}))
-        await store.answers.release("shop", "apns", NOW + 60_000)
-        await store.pushes.ping()
-        await store.workers.report("dispatch", ["shop/apns"], [Route("shop", "apns")])
-        replicated = ReplicatedLink(server.url, name="a", timeout=5.0, least=0, strict=False)
-        await replicated.guarded(keys.mark_beside(keys.devices("shop")), [])
-        await replicated.aclose()
-        async with open_store(server.url, StoreConfig(fsync=True)) as strict:
-            with pytest.raises(StoreUnavailable):  # neither of these servers keeps an append-only file
-                await strict.pushes.accept(make_push("strict"))
-        for name in ("living", "pruned"):
-            device = Device(id=name, platform="apns", token=f"token of {name}", user="u", registered_at=NOW)
-            await store.registry.put("shop", device)
-            await store.registry.subscribe("shop", "news", name)
-        other = Device(id="living", platform="apns", token="token of living", user="v", registered_at=NOW)
-        await store.registry.put("shop", other)
-        pruned = Prune("pruned", "token of pruned", "Unregistered", NOW + 60_000)
-        assert await store.registry.prune("shop", [pruned]) == [True]
-        async with store.webhooks.claimed("shop", "place", lease=30) as claim:
-            assert claim is not None
-            batch = await claim.next(1)
-            assert batch is not None
-            await claim.note(WebhookCallNote(NOW, batch.id, 1, 1, 400, "http_400", 0.1, "given_up"))
-            assert await claim.bury(batch, "http_400")
-        assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
+async def test_every_key_is_as_documented(server: Server, store: Store) -> None:
+    for push_id, total in (("one", 1), ("some", 6), ("large", 1001), ("stays", 1)):
+        await store.pushes.accept(make_push(push_id, total))
+    taken = [each for each in await take_all(store) if each.chunk.push_id != "stays"]
+    for each in taken:
+        first, *rest = each.chunk.targets
+        kinds = [
+            settlement(each.chunk, first.index, Retry(moment(), 2), Unavailable()),
+            *(settlement(each.chunk, target.index, INVALID, DEAD) for target in rest[:2]),
+            *(settlement(each.chunk, target.index, FAILED, BadNotification()) for target in rest[2:4]),
+            *(settlement(each.chunk, target.index) for target in rest[4:-1]),
+        ]
+        await store.queue.settle("shop", kinds, [])
+    collapsing = Message("apns", b"{}", collapse="order-7", since=moment())
+    await store.pushes.accept(msgspec.structs.replace(make_push("c", 2, lane="urgent"), messages={"apns": collapsing}))
+    (each,) = await take_all(store, "urgent")
+    await store.link.call("HSET", keys.latest("shop", 0), "@", 1)  # half a day is over
+    ends = [settlement(each.chunk, 0), settlement(each.chunk, 1, Retry(moment(), 2), Unavailable())]
+    await store.queue.settle("shop", ends, [each.ref])
+    old = encode_event(FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))
+    await store.link.call("XADD", keys.events("shop", 0), "1-1", "e", old)
+    assert await _suppress_all(store) == 6  # of `some`, and of each chunk of `large`
+    await store.pushes.cancel("shop", "large")
+    for each in (await store.link.call("XRANGE", keys.lane("shop", 0, "apns", "normal"), "-", "+"))[:1]:
+        assert decode_chunk(each[1][b"c"]).push_id == "one"
+    await store.link.call("XADD", keys.lane("shop", 0, "apns", "bulk"), "*", "c", "?")
+    with capture_logs():
+        await take(store, "bulk")
+    await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
+    await store.keys.note_use(["a" * 64])
+    await store.dead.request(ReplaySpec("shop"))
+    assert await store.locks.acquire("sweep", "a", lease=60)
+    await store.limiter.admit(ROUTE, Rate(10, 86_400), ["token"], question=Question("normal", 1))
+    await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
+    await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")
+    for lane in keys.BEFORE_BULK:
+        await store.pushes.accept(make_push(f"scheduled {lane}", 1, lane=lane, send_at=moment() + 60_000))
+    await store.pushes.accept(msgspec.structs.replace(make_push("many", 0), audience=encode_audience(ToAll())))
+    await store.queue.beat({"shop/apns": "unreachable"})
+    await store.flow.note(FlowNote("process", "mark", store.flow.slot, {"shop": {"accepted": 1}}))
+    await store.answers.release("shop", "apns", moment() + 60_000)
+    await store.pushes.ping()
+    await store.workers.report("dispatch", ["shop/apns"], [Route("shop", "apns")])
+    replicated = ReplicatedLink(server.url, name="a", timeout=5.0, least=0, strict=False)
+    await replicated.guarded(keys.mark_beside(keys.devices("shop")), [])
+    await replicated.aclose()
+    async with open_store(server.url, StoreConfig(fsync=True)) as strict:
+        with pytest.raises(StoreUnavailable):  # neither of these servers keeps an append-only file
+            await strict.pushes.accept(make_push("strict"))
+    for name in ("living", "pruned"):
+        device = Device(id=name, platform="apns", token=f"token of {name}", user="u", registered_at=moment())
+        await store.registry.put("shop", device)
+        await store.registry.subscribe("shop", "news", name)
+    other = Device(id="living", platform="apns", token="token of living", user="v", registered_at=moment())
+    await store.registry.put("shop", other)
+    pruned = Prune("pruned", "token of pruned", "Unregistered", moment() + 60_000)
+    assert await store.registry.prune("shop", [pruned]) == [True]
+    async with store.webhooks.claimed("shop", "place", lease=30) as claim:
+        assert claim is not None
+        batch = await claim.next(1)
+        assert batch is not None
+        await claim.note(WebhookCallNote(moment(), batch.id, 1, 1, 400, "http_400", 0.1, "given_up"))
+        assert await claim.bury(batch, "http_400")
+    assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
-        live, at_hand = store.live, LivePush("scheduled urgent", NOW, NOW + 60_000, "normal", 1)
-        await live.beat("gate", {"shop": 0})
-        await live.keep_all("shop", [LiveContent(at_hand, b"{}")])
-        await live.append("shop", at_hand, [Receiver("living", 0)], platform="apns")
-        for number, name in enumerate(("replaced", "replacing")):
-            collapsed = LivePush(name, NOW + number, NOW + 60_000, "normal", 1, collapse="order-7")
-            await live.keep_all("shop", [LiveContent(collapsed, b"{}")])
-            await live.append("shop", collapsed, [Receiver("living", 0)], platform="apns")
-        await live.connect("shop", "living", LiveRoute("gate", 1), issued_at=NOW)
-        await store.link.call("XADD", keys.events("shop", 0, "event"), "1-1", "e", "?")
-        report = EventReport("scheduled urgent", "living", "shown")
-        assert await live.report("shop", [report], log=True) == ["apns"]
-        async with store.event_webhooks.claimed("shop", "place", lease=30):
-            pass
-        await live.revoke("shop", "living")
+    live, at_hand = store.live, LivePush("scheduled urgent", moment(), moment() + 60_000, "normal", 1)
+    await live.beat("gate", {"shop": 0})
+    await live.keep_all("shop", [LiveContent(at_hand, b"{}")])
+    await live.append("shop", at_hand, [Receiver("living", 0)], platform="apns")
+    for number, name in enumerate(("replaced", "replacing")):
+        collapsed = LivePush(name, moment() + number, moment() + 60_000, "normal", 1, collapse="order-7")
+        await live.keep_all("shop", [LiveContent(collapsed, b"{}")])
+        await live.append("shop", collapsed, [Receiver("living", 0)], platform="apns")
+    await live.connect("shop", "living", LiveRoute("gate", 1), issued_at=moment())
+    await store.link.call("XADD", keys.events("shop", 0, "event"), "1-1", "e", "?")
+    report = EventReport("scheduled urgent", "living", "shown")
+    assert await live.report("shop", [report], log=True) == ["apns"]
+    async with store.event_webhooks.claimed("shop", "place", lease=30):
+        pass
+    await live.revoke("shop", "living")
 
-        await store.cleanups.finish({})
-        await store.workers.report("dispatch", ["shop"], [ROUTE])
-        for name, token in (("gone", "nobody's"), ("held", "some-0")):
-            await store.registry.put("shop", Device(id=name, platform="apns", token=token, user=name))
-        assert (await eraser(store).erase("shop", "gone", wait=60.0)).done
-        await store.queue.enrol("shop")
-        revoked = keys.revoked("shop", 0)
-        while not any(b"e" in each for _, each in await store.link.call("XRANGE", revoked, "-", "+")):
-            # Its entry is held by ourselves.
-            assert not (await eraser(store).erase("shop", "held", wait=0.2)).done
+    await store.cleanups.finish({})
+    await store.workers.report("dispatch", ["shop"], [ROUTE])
+    for name, token in (("gone", "nobody's"), ("held", "some-0")):
+        await store.registry.put("shop", Device(id=name, platform="apns", token=token, user=name))
+    assert (await eraser(store).erase("shop", "gone", wait=60.0)).done
+    await store.queue.enrol("shop")
+    revoked = keys.revoked("shop", 0)
+    while not any(b"e" in each for _, each in await store.link.call("XRANGE", revoked, "-", "+")):
+        # Its entry is held by ourselves.
+        assert not (await eraser(store).erase("shop", "held", wait=0.2)).done
 
-        documented = _documented()
-        seen = set()
-        for key in await store.link.call("KEYS", "*"):
-            name = key.decode()
-            ((pattern, kind, expires),) = [row for row in documented if row[0].match(name)]
-            seen.add(pattern)
-            assert (await store.link.call("TYPE", name)).decode() == kind, name
-            if expires is None:
-                about = re.sub(r":[brp]:", ":p:", name)
-                state, total = await store.link.call("HMGET", about, "st", "n")
-                expires = state == b"done" or (total == b"1" and about == name)  # all of them live for a day at most
-            assert (await store.link.call("PTTL", name) > 0) == expires, name
-        assert seen == {pattern for pattern, _, _ in documented}
-
-    play(server, story)
+    documented = _documented()
+    seen = set()
+    for key in await store.link.call("KEYS", "*"):
+        name = key.decode()
+        ((pattern, kind, expires),) = [row for row in documented if row[0].match(name)]
+        seen.add(pattern)
+        assert (await store.link.call("TYPE", name)).decode() == kind, name
+        if expires is None:
+            about = re.sub(r":[brp]:", ":p:", name)
+            state, total = await store.link.call("HMGET", about, "st", "n")
+            expires = state == b"done" or (total == b"1" and about == name)  # all of them live for a day at most
+        assert (await store.link.call("PTTL", name) > 0) == expires, name
+    assert seen == {pattern for pattern, _, _ in documented}
 
 
-def test_a_waiting_push_to_one_target_takes_a_small_status_and_an_entry(server: Server) -> None:
+async def test_a_waiting_push_to_one_target_takes_a_small_status_and_an_entry(store: Store) -> None:
     """The bytes of a queued delivery are bounded by the shapes of its keys, whatever the server's allocator does."""
-
-    async def story(store: Store) -> None:
-        pushes = [make_push(f"push-{number}", 1) for number in range(100)]
-        await asyncio.gather(*map(store.pushes.accept, pushes))
-        call, lane, recent = store.link.call, keys.lane("shop", 0, "apns", "normal"), keys.recent("shop", 0)
-        shared = {keys.HASH_KEY, keys.FORMAT, keys.pending("shop", 0), recent, lane}
-        statuses = {keys.push("shop", 0, push.id) for push in pushes}
-        assert {key.decode() for key in await call("KEYS", "*")} - shared == statuses
-        for key in statuses:
-            assert sorted(await call("HKEYS", key)) == [b"at", b"n", b"st"]
-            assert await call("OBJECT", "ENCODING", key) in (b"listpack", b"ziplist")
-        assert await call("XLEN", recent) < 10  # a write has one entry
-        message = len(msgspec.msgpack.encode(pushes[0].messages["apns"]))
-        token = len(pushes[0].targets["apns"][0].token)
-        entries = [fields for _, fields in await call("XRANGE", lane, "-", "+")]
-        assert [int(fields[b"n"]) for fields in entries] == [keys.TOGETHER] * 6 + [4]
-        assert sum(len(fields[b"c"]) for fields in entries) < 100 * (90 + message + token)
-
-    play(server, story)
+    pushes = [make_push(f"push-{number}", 1) for number in range(100)]
+    await asyncio.gather(*map(store.pushes.accept, pushes))
+    call, lane, recent = store.link.call, keys.lane("shop", 0, "apns", "normal"), keys.recent("shop", 0)
+    shared = {keys.HASH_KEY, keys.FORMAT, keys.pending("shop", 0), recent, lane}
+    statuses = {keys.push("shop", 0, push.id) for push in pushes}
+    assert {key.decode() for key in await call("KEYS", "*")} - shared == statuses
+    for key in statuses:
+        assert sorted(await call("HKEYS", key)) == [b"at", b"n", b"st"]
+        assert await call("OBJECT", "ENCODING", key) in (b"listpack", b"ziplist")
+    assert await call("XLEN", recent) < 10  # a write has one entry
+    message = len(msgspec.msgpack.encode(pushes[0].messages["apns"]))
+    token = len(pushes[0].targets["apns"][0].token)
+    entries = [fields for _, fields in await call("XRANGE", lane, "-", "+")]
+    assert [int(fields[b"n"]) for fields in entries] == [keys.TOGETHER] * 6 + [4]
+    assert sum(len(fields[b"c"]) for fields in entries) < 100 * (90 + message + token)
 
 
 @pytest.mark.parametrize("total", [1, 2, 1001])
-def test_a_status_lives_from_its_end_on(server: Server, total: int) -> None:
-    async def story(store: Store) -> None:
+async def test_a_status_lives_from_its_end_on(server: Server, total: int) -> None:
+    async with new_store(
+        server, StoreConfig(consumer="a", status_ttl=100, dead_ttl=300), clock=lambda: moment()
+    ) as store:
         call = store.link.call
         kept = [keys.push("shop", 0, "p"), keys.rows("shop", 0, "p"), keys.prefix("shop", 0) + "b:p"]
 
         async def lifetimes() -> set[int]:
             return {left for left in [await call("PTTL", key) for key in kept] if left != -2}
 
-        await store.pushes.accept(msgspec.structs.replace(make_push("p", total), expires_at=NOW + 2 * SHORT_MS))
+        await store.pushes.accept(msgspec.structs.replace(make_push("p", total), expires_at=moment() + 2 * SHORT_MS))
         assert await lifetimes() == {-1}
         first, *rest = await take_all(store)
-        await store.queue.settle("shop", *all_of(first, Retry(NOW, 2), Unavailable()))
+        await store.queue.settle("shop", *all_of(first, Retry(moment(), 2), Unavailable()))
         for taken in rest:
             await store.queue.settle("shop", *all_of(taken))
         assert await lifetimes() == {-1}
-        await store.queue.promote(ROUTE, NOW)
+        await store.queue.promote(ROUTE, moment())
         (again,) = await take_all(store)
         await store.queue.settle("shop", *all_of(again, FAILED, BadNotification()))
         # A replay opens it again.
@@ -674,37 +605,34 @@ def test_a_status_lives_from_its_end_on(server: Server, total: int) -> None:
         assert all(90_000 < left <= 100_000 for left in await lifetimes())
         assert await call("EXISTS", keys.prefix("shop", 0) + "t:p") == 0
 
-    play(server, story, StoreConfig(consumer="a", status_ttl=100, dead_ttl=300), clock=lambda: NOW)
 
+async def test_the_status_of_a_short_push_to_one_target_lives_from_its_acceptance_on(server: Server) -> None:
+    async with new_store(server, StoreConfig(consumer="a", status_ttl=100), clock=lambda: moment()) as store:
 
-def test_the_status_of_a_short_push_to_one_target_lives_from_its_acceptance_on(server: Server) -> None:
-    async def story(store: Store) -> None:
         async def left_of(push_id: str) -> int:
             left: int = await store.link.call("PTTL", keys.push("shop", 0, push_id))
             return left
 
-        life = make_push("soon", 1).expires_at - NOW
+        life = make_push("soon", 1).expires_at - moment()
         for name in ("soon", "late", "again"):
             await store.pushes.accept(make_push(name, 1))
         taken = {each.chunk.push_id: each for each in await take_all(store)}
         ends, refs = all_of(taken["soon"])
         await store.queue.settle("shop", ends, refs)
         ends, refs = all_of(taken["late"])  # its end was recorded after its life was over
-        await store.queue.settle("shop", [msgspec.structs.replace(end, at=NOW + life + 1) for end in ends], refs)
-        await store.queue.settle("shop", *all_of(taken["again"], Retry(NOW, 2), Unavailable()))
+        await store.queue.settle("shop", [msgspec.structs.replace(end, at=moment() + life + 1) for end in ends], refs)
+        await store.queue.settle("shop", *all_of(taken["again"], Retry(moment(), 2), Unavailable()))
         assert life + 90_000 < await left_of("again") <= life + 100_000
-        await store.queue.promote(ROUTE, NOW)
+        await store.queue.promote(ROUTE, moment())
         (again,) = await take_all(store)
         await store.queue.settle("shop", *all_of(again))
         assert life + 90_000 < await left_of("soon") <= life + 100_000
         assert 90_000 < await left_of("late") <= 100_000
         assert 90_000 < await left_of("again") <= 100_000
 
-    play(server, story, StoreConfig(consumer="a", status_ttl=100), clock=lambda: NOW)
 
-
-def test_an_audience_that_waits_longer_than_a_status_is_kept_whole(server: Server) -> None:
-    async def story(store: Store) -> None:
+async def test_an_audience_that_waits_longer_than_a_status_is_kept_whole(server: Server) -> None:
+    async with new_store(server, StoreConfig(consumer="a", status_ttl=1)) as store:
         push = msgspec.structs.replace(make_push("p", 0), audience=encode_audience(ToAll()))
         await store.pushes.accept(push)
         await store.pushes.accept(make_push("q", 1))
@@ -720,11 +648,11 @@ def test_an_audience_that_waits_longer_than_a_status_is_kept_whole(server: Serve
             assert status is not None
             assert (status.state, status.counts.sent) == ("done", 1)
 
-    play(server, story, StoreConfig(consumer="a", status_ttl=1))
 
+async def test_a_push_stays_cancelled_for_as_long_as_a_delivery_may_wait(server: Server) -> None:
 
-def test_a_push_stays_cancelled_for_as_long_as_a_delivery_may_wait(server: Server) -> None:
-    async def story(store: Store) -> None:
+    now = [moment()]
+    async with new_store(server, StoreConfig(consumer="a"), clock=lambda: now[0]) as store:
         await store.pushes.accept(make_push("old", 1))
         await store.pushes.cancel("shop", "old")
         now[0] += 10 * 86_400_000  # longer than its status is kept
@@ -732,36 +660,27 @@ def test_a_push_stays_cancelled_for_as_long_as_a_delivery_may_wait(server: Serve
         await store.pushes.cancel("shop", "new")
         assert all(taken.skip == {0: "cancelled"} for taken in await take_all(store))
 
-    now = [NOW]
-    play(server, story, StoreConfig(consumer="a"), clock=lambda: now[0])
-
 
 @pytest.mark.parametrize("total", [1, 2, 1001])
-def test_deliveries_outlive_their_status(server: Server, total: int) -> None:
+async def test_deliveries_outlive_their_status(total: int, store: Store) -> None:
     """A status that has run out is not counted any more, but what was accepted still travels."""
-
-    async def story(store: Store) -> None:
-        await store.pushes.accept(make_push("p", total))
-        for taken in await take_all(store):
-            await store.link.call("DEL", keys.push("shop", 0, "p"))
-            ends, refs = all_of(taken, Retry(NOW, 2), Unavailable())
-            assert len(await store.queue.settle("shop", ends, refs)) == len(ends)
-        assert await store.queue.promote(ROUTE, NOW) == total
-        for taken in await take_all(store):
-            ends, refs = all_of(taken, INVALID, DEAD)
-            assert len(await store.queue.settle("shop", ends, refs)) == len(ends)
-        assert await store.pushes.status("shop", "p") is None
-        figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
-        assert (figures.total_pending, figures.retry_pending["apns"], figures.receipts) == (0, 0, total)
-
-    play(server, story)
+    await store.pushes.accept(make_push("p", total))
+    for taken in await take_all(store):
+        await store.link.call("DEL", keys.push("shop", 0, "p"))
+        ends, refs = all_of(taken, Retry(moment(), 2), Unavailable())
+        assert len(await store.queue.settle("shop", ends, refs)) == len(ends)
+    assert await store.queue.promote(ROUTE, moment()) == total
+    for taken in await take_all(store):
+        ends, refs = all_of(taken, INVALID, DEAD)
+        assert len(await store.queue.settle("shop", ends, refs)) == len(ends)
+    assert await store.pushes.status("shop", "p") is None
+    figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
+    assert (figures.total_pending, figures.retry_pending["apns"], figures.receipts) == (0, 0, total)
 
 
-def test_a_suppression_ends_with_its_time(server: Server) -> None:
-    now = NOW
-
-    async def story(store: Store) -> None:
-        nonlocal now
+async def test_a_suppression_ends_with_its_time(server: Server) -> None:
+    now = moment()
+    async with new_store(server, StoreConfig(consumer="a", suppression_ttl=10 * 86400), clock=lambda: now) as store:
         await store.pushes.accept(make_push("p"))
         (taken,) = await take(store)
         await store.queue.settle("shop", *all_of(taken, INVALID, DEAD))
@@ -773,151 +692,127 @@ def test_a_suppression_ends_with_its_time(server: Server) -> None:
             (again,) = await take(store)
             assert again.skip == expected
 
-    play(server, story, StoreConfig(consumer="a", suppression_ttl=10 * 86_400), clock=lambda: now)
+
+async def test_cancelled_pushes_leave_the_list_when_they_have_ended(store: Store) -> None:
+    for push_id, total in (("one", 1), ("two", 2), ("large", 1001)):
+        await store.pushes.accept(make_push(push_id, total))
+        await store.pushes.cancel("shop", push_id)
+    assert await store.link.call("ZCARD", keys.cancelled("shop", 0)) == 3
+    for taken in await take_all(store):
+        await store.queue.settle("shop", *all_of(taken))
+    assert await store.link.call("ZCARD", keys.cancelled("shop", 0)) == 0
 
 
-def test_cancelled_pushes_leave_the_list_when_they_have_ended(server: Server) -> None:
-    async def story(store: Store) -> None:
-        for push_id, total in (("one", 1), ("two", 2), ("large", 1001)):
-            await store.pushes.accept(make_push(push_id, total))
-            await store.pushes.cancel("shop", push_id)
-        assert await store.link.call("ZCARD", keys.cancelled("shop", 0)) == 3
-        for taken in await take_all(store):
-            await store.queue.settle("shop", *all_of(taken))
-        assert await store.link.call("ZCARD", keys.cancelled("shop", 0)) == 0
+async def test_consumers_that_are_gone_leave_the_group(server: Server, store: Store) -> None:
+    async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
+        await gone.pushes.accept(make_push("p"))
+        await take(gone)
+        await take(gone, "urgent")
+    await take(store)
+    lane = keys.lane("shop", 0, "apns", "normal")
+    assert len(await store.link.call("XINFO", "CONSUMERS", lane, "dispatch")) == 2
+    assert len(await store.queue.reclaim(ROUTE)) == 1
+    assert len(await store.link.call("XINFO", "CONSUMERS", lane, "dispatch")) == 1
+    urgent = keys.lane("shop", 0, "apns", "urgent")
+    assert await store.link.call("XINFO", "CONSUMERS", urgent, "dispatch") == []
 
-    play(server, story)
 
-
-def test_consumers_that_are_gone_leave_the_group(server: Server) -> None:
-    async def story(store: Store) -> None:
-        async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
-            await gone.pushes.accept(make_push("p"))
-            await take(gone)
-            await take(gone, "urgent")
+async def test_nobody_takes_over_from_the_living_when_redis_was_away(server: Server, store: Store) -> None:
+    async with open_store(server.url, StoreConfig(consumer="b")) as other:
+        await store.pushes.accept(make_push("p"))
         await take(store)
-        lane = keys.lane("shop", 0, "apns", "normal")
-        assert len(await store.link.call("XINFO", "CONSUMERS", lane, "dispatch")) == 2
-        assert len(await store.queue.reclaim(ROUTE)) == 1
-        assert len(await store.link.call("XINFO", "CONSUMERS", lane, "dispatch")) == 1
-        urgent = keys.lane("shop", 0, "apns", "urgent")
-        assert await store.link.call("XINFO", "CONSUMERS", urgent, "dispatch") == []
-
-    play(server, story)
-
-
-def test_nobody_takes_over_from_the_living_when_redis_was_away(server: Server) -> None:
-    async def story(store: Store) -> None:
-        async with open_store(server.url, StoreConfig(consumer="b")) as other:
-            await store.pushes.accept(make_push("p"))
-            await take(store)
-            await take(other)
-            for lapse in (other.queue.reclaim(ROUTE), other.queue.beat()):
-                # Redis was away for so long that every sign of life has run out.
-                await store.link.call("DEL", keys.alive("a"), keys.alive("b"))
-                await lapse
-                assert await other.queue.reclaim(ROUTE) == []
-            await store.queue.beat()
-            other.queue._liveness._blind_until = 0.0  # the time in which all renew theirs is over
+        await take(other)
+        for lapse in (other.queue.reclaim(ROUTE), other.queue.beat()):
+            # Redis was away for so long that every sign of life has run out.
+            await store.link.call("DEL", keys.alive("a"), keys.alive("b"))
+            await lapse
             assert await other.queue.reclaim(ROUTE) == []
-            await store.queue.retire()
-            assert len(await other.queue.reclaim(ROUTE)) == 1
+        await store.queue.beat()
+        other.queue._liveness._blind_until = 0.0  # the time in which all renew theirs is over
+        assert await other.queue.reclaim(ROUTE) == []
+        await store.queue.retire()
+        assert len(await other.queue.reclaim(ROUTE)) == 1
 
-    play(server, story)
 
-
-def test_what_is_forgotten_while_the_lane_is_looked_through_is_found_by_the_same_look(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+async def test_what_is_forgotten_while_the_lane_is_looked_through_is_found_by_the_same_look(
+    monkeypatch: pytest.MonkeyPatch, store: Store
 ) -> None:
     """A dispatcher whose lease had lapsed reads again while late answers of what it had sent are being recorded: the
     rest of their entries is given up when the look has already passed over them."""
+    await store.pushes.accept(make_push("p"))
+    (taken,) = await take(store)
+    given_up = [taken.ref]
+    ask = store.link.call
 
-    async def story(store: Store) -> None:
-        await store.pushes.accept(make_push("p"))
-        (taken,) = await take(store)
-        given_up = [taken.ref]
-        ask = store.link.call
+    async def call(*command: Any) -> Any:
+        answer = await ask(*command)
+        if command[0] == "XREADGROUP" and command[-1] != "0":
+            store.queue.forget(given_up)
+            given_up.clear()
+        return answer
 
-        async def call(*command: Any) -> Any:
-            answer = await ask(*command)
-            if command[0] == "XREADGROUP" and command[-1] != "0":
-                store.queue.forget(given_up)
-                given_up.clear()
-            return answer
-
-        store.queue._states(ROUTE, "normal")[0].lost(0.0)  # as where an entry is given up of which nothing is in flight
-        monkeypatch.setattr(store.link, "call", call)
-        (again,) = await take(store)
-        assert again.ref == taken.ref
-        assert await take(store) == []
-
-    play(server, story)
+    store.queue._states(ROUTE, "normal")[0].lost(0.0)  # as where an entry is given up of which nothing is in flight
+    monkeypatch.setattr(store.link, "call", call)
+    (again,) = await take(store)
+    assert again.ref == taken.ref
+    assert await take(store) == []
 
 
 # --- dead letters ---------------------------------------------------------------------------------
 
 
-def test_dead_letters_hold_what_a_replay_needs(server: Server) -> None:
-    async def story(store: Store) -> None:
-        push = make_push("p", 3, lane="bulk")
-        await store.pushes.accept(push)
-        (taken,) = await take(store, "bulk")
-        bad = BadNotification(status=400, reason="PayloadTooLarge")
-        ends = [settlement(taken.chunk, index, FAILED, bad) for index in (0, 2)]
-        await store.queue.settle("shop", [*ends, settlement(taken.chunk, 1)], [taken.ref])
-        await store.queue.settle("shop", ends, [taken.ref])
-        letters = [
-            decode_dead(fields[b"d"]) for _, fields in await store.link.call("XRANGE", keys.dead("shop", 0), "-", "+")
-        ]
-        assert [letter.target for letter in letters] == [taken.chunk.targets[0], taken.chunk.targets[2]]
-        assert {(letter.push_id, letter.platform, letter.reason, letter.attempts) for letter in letters} == {
-            ("p", "apns", "PayloadTooLarge", 1)
-        }
-        assert "p-0" not in repr(letters)
-        for letter in letters:
-            chunk = decode_chunk(letter.head)
-            assert (chunk.message, chunk.targets, chunk.lane) == (push.messages["apns"], (), "bulk")
-
-    play(server, story)
+async def test_dead_letters_hold_what_a_replay_needs(store: Store) -> None:
+    push = make_push("p", 3, lane="bulk")
+    await store.pushes.accept(push)
+    (taken,) = await take(store, "bulk")
+    bad = BadNotification(status=400, reason="PayloadTooLarge")
+    ends = [settlement(taken.chunk, index, FAILED, bad) for index in (0, 2)]
+    await store.queue.settle("shop", [*ends, settlement(taken.chunk, 1)], [taken.ref])
+    await store.queue.settle("shop", ends, [taken.ref])
+    letters = [
+        decode_dead(fields[b"d"]) for _, fields in await store.link.call("XRANGE", keys.dead("shop", 0), "-", "+")
+    ]
+    assert [letter.target for letter in letters] == [taken.chunk.targets[0], taken.chunk.targets[2]]
+    assert {(letter.push_id, letter.platform, letter.reason, letter.attempts) for letter in letters} == {
+        ("p", "apns", "PayloadTooLarge", 1)
+    }
+    assert "p-0" not in repr(letters)
+    for letter in letters:
+        chunk = decode_chunk(letter.head)
+        assert (chunk.message, chunk.targets, chunk.lane) == (push.messages["apns"], (), "bulk")
 
 
 # --- large ----------------------------------------------------------------------------------------
 
 
-def test_a_push_to_a_hundred_thousand(server: Server) -> None:
-    async def story(store: Store) -> None:
-        total = 100_000
-        await store.pushes.accept(make_push("p", total, lane="bulk"))
-        while taken := await take(store, "bulk", targets=5000):
-            for each in taken:
-                ends = [
-                    settlement(each.chunk, target.index, INVALID, DEAD)
-                    if target.index % 100 == 0
-                    else settlement(each.chunk, target.index)
-                    for target in each.chunk.targets
-                ]
-                assert len(await store.queue.settle("shop", ends, [each.ref])) == len(ends)
-        status = await store.pushes.status("shop", "p")
-        assert status is not None
-        assert (status.state, status.counts.sent, status.counts.invalid) == ("done", 99_000, 1000)
-        assert await store.link.call("STRLEN", keys.prefix("shop", 0) + "b:p") == total // 8
-        page = await store.pushes.deliveries("shop", "p", outcome="invalid", cursor="", limit=5000)
-        assert page is not None
-        assert (len(page[0]), page[1]) == (1000, None)
-
-    play(server, story)
+async def test_a_push_to_a_hundred_thousand(store: Store) -> None:
+    total = 100_000
+    await store.pushes.accept(make_push("p", total, lane="bulk"))
+    while taken := await take(store, "bulk", targets=5000):
+        for each in taken:
+            ends = [
+                settlement(each.chunk, target.index, INVALID, DEAD)
+                if target.index % 100 == 0
+                else settlement(each.chunk, target.index)
+                for target in each.chunk.targets
+            ]
+            assert len(await store.queue.settle("shop", ends, [each.ref])) == len(ends)
+    status = await store.pushes.status("shop", "p")
+    assert status is not None
+    assert (status.state, status.counts.sent, status.counts.invalid) == ("done", 99_000, 1000)
+    assert await store.link.call("STRLEN", keys.prefix("shop", 0) + "b:p") == total // 8
+    page = await store.pushes.deliveries("shop", "p", outcome="invalid", cursor="", limit=5000)
+    assert page is not None
+    assert (len(page[0]), page[1]) == (1000, None)
 
 
-def test_a_filter_that_fits_nothing_answers_with_a_cursor(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await store.pushes.accept(make_push("p", 30_000))
-        for each in await take_all(store):
-            await store.queue.settle("shop", *all_of(each, Ended("failed"), BadNotification()))
-        page = await store.pushes.deliveries("shop", "p", outcome="expired", cursor="", limit=10)
-        assert page == ([], "19999")
-        assert await store.pushes.deliveries("shop", "p", outcome="expired", cursor="19999", limit=10) == ([], None)
-
-    play(server, story)
+async def test_a_filter_that_fits_nothing_answers_with_a_cursor(store: Store) -> None:
+    await store.pushes.accept(make_push("p", 30_000))
+    for each in await take_all(store):
+        await store.queue.settle("shop", *all_of(each, Ended("failed"), BadNotification()))
+    page = await store.pushes.deliveries("shop", "p", outcome="expired", cursor="", limit=10)
+    assert page == ([], "19999")
+    assert await store.pushes.deliveries("shop", "p", outcome="expired", cursor="19999", limit=10) == ([], None)
 
 
 # --- shards and slots -----------------------------------------------------------------------------
@@ -927,12 +822,12 @@ async def _whole_life(store: Store) -> None:
     """Everything a push can meet, over several shards."""
     for number in range(30):
         # Every other one goes the way of a schedule.
-        await store.pushes.accept(make_push(f"p{number}", 2, send_at=NOW + 1 if number % 2 else None))
-    await store.pushes.accept(make_push("never", 2, send_at=NOW + 1))
+        await store.pushes.accept(make_push(f"p{number}", 2, send_at=moment() + 1 if number % 2 else None))
+    await store.pushes.accept(make_push("never", 2, send_at=moment() + 1))
     cancelled = await store.pushes.cancel("shop", "never")
     assert cancelled is not None
     assert cancelled.counts.cancelled == 2
-    assert await store.queue.launch("shop", NOW + 1) == 15
+    assert await store.queue.launch("shop", moment() + 1) == 15
     await store.pushes.cancel("shop", "p7")
     taken = await take_all(store)
     assert len({each.ref.shard for each in taken}) == 3
@@ -944,12 +839,12 @@ async def _whole_life(store: Store) -> None:
         else:
             ends = [
                 settlement(each.chunk, 0, INVALID, DEAD),
-                settlement(each.chunk, 1, Retry(NOW, 2), Unavailable()),
+                settlement(each.chunk, 1, Retry(moment(), 2), Unavailable()),
             ]
         settlements += ends
         finished.append(each.ref)
     assert len(await store.queue.settle("shop", settlements, finished)) == 60
-    assert await store.queue.promote(ROUTE, NOW) == 29
+    assert await store.queue.promote(ROUTE, moment()) == 29
     for each in await take_all(store):
         await store.queue.settle("shop", *all_of(each, FAILED, BadNotification(status=400)))
     for number in range(30):
@@ -1004,32 +899,32 @@ _urls: dict[int, str] = {}
 SHARDED = StoreConfig(consumer="a", shards={"shop": 3})
 
 
-def test_an_app_over_several_shards(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(store: Store) -> None:
+async def test_an_app_over_several_shards(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    monkeypatch.setattr(log, "SETTLED", 2)
+    async with new_store(server, SHARDED) as store:
         _urls[id(store)] = server.url
         await _whole_life(store)
 
-    monkeypatch.setattr(log, "SETTLED", 2)
-    play(server, story, SHARDED)
-
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_step_stays_in_one_slot(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_step_stays_in_one_slot(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster of one node: it has all slots, and refuses whatever touches two of them at once."""
 
-    async def main(server: Server) -> None:
+    monkeypatch.setattr(log, "SETTLED", 2)
+
+    with running_server(kind, tcp=True, cluster=True) as server:
         url = f"redis+cluster://127.0.0.1:{server.port}"
         async with asyncio.timeout(60), open_store(url, SHARDED) as store:
             _urls[id(store)] = url
             await _whole_life(store)
 
-    monkeypatch.setattr(log, "SETTLED", 2)
-    with running_server(kind, tcp=True, cluster=True) as server:
-        asyncio.run(main(server))
 
-
-def test_a_master_that_sentinels_know() -> None:
-    async def main(server: Server, sentinel: Server) -> None:
+async def test_a_master_that_sentinels_know() -> None:
+    with (
+        running_server("valkey", tcp=True) as server,
+        running_server("valkey", tcp=True, sentinel_of=server) as sentinel,
+    ):
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
         async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
             await store.pushes.accept(make_push("p"))
@@ -1038,73 +933,54 @@ def test_a_master_that_sentinels_know() -> None:
         assert b"ps:keys" not in server.command("KEYS", "*")
         assert b"ps:{shop.0}:p:p" in server.command("KEYS", "*")
 
-    with (
-        running_server("valkey", tcp=True) as server,
-        running_server("valkey", tcp=True, sentinel_of=server) as sentinel,
-    ):
-        asyncio.run(main(server, sentinel))
 
-
-def test_clients_say_who_they_are(server: Server) -> None:
-    async def story(store: Store) -> None:
+async def test_clients_say_who_they_are(server: Server) -> None:
+    async with new_store(server, StoreConfig(consumer="the one")) as store:
         await take(store, wait_ms=1)
         names = set(re.findall(rb"name=(\S+)", await store.link.call("CLIENT", "LIST")))
         assert {b"pushsvc:the-one", b"pushsvc:the-one:reader"} <= names
 
-    play(server, story, StoreConfig(consumer="the one"))
+
+async def test_taking_and_taking_over_at_once_hand_out_each_entry_once(server: Server, store: Store) -> None:
+    for number in range(60):
+        await store.pushes.accept(make_push(f"p{number}"))
+    async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
+        await take(gone, targets=30)
+    async with open_store(server.url, StoreConfig(consumer="before")) as before:
+        await take(before, targets=20)
+    # This one has pending entries of its own, those of the dead to take over, and new ones, all at the same time.
+    async with open_store(server.url, StoreConfig(consumer="before")) as after:
+        steps = [step for _ in range(8) for step in (take(after), after.queue.reclaim(ROUTE))]
+        found = [taken.chunk.push_id for some in await asyncio.gather(*steps) for taken in some]
+        found += [taken.chunk.push_id for taken in await take_all(after)]
+    assert sorted(found) == sorted(f"p{number}" for number in range(60))
 
 
-def test_taking_and_taking_over_at_once_hand_out_each_entry_once(server: Server) -> None:
-    async def story(store: Store) -> None:
-        for number in range(60):
-            await store.pushes.accept(make_push(f"p{number}"))
-        async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
-            await take(gone, targets=30)
-        async with open_store(server.url, StoreConfig(consumer="before")) as before:
-            await take(before, targets=20)
-        # This one has pending entries of its own, those of the dead to take over, and new ones, all at the same time.
-        async with open_store(server.url, StoreConfig(consumer="before")) as after:
-            steps = [step for _ in range(8) for step in (take(after), after.queue.reclaim(ROUTE))]
-            found = [taken.chunk.push_id for some in await asyncio.gather(*steps) for taken in some]
-            found += [taken.chunk.push_id for taken in await take_all(after)]
-        assert sorted(found) == sorted(f"p{number}" for number in range(60))
-
-    play(server, story)
+async def test_several_promote_at_once(store: Store) -> None:
+    for number in range(700):
+        await store.pushes.accept(make_push(f"p{number}"))
+    for taken in await take_all(store):
+        await store.queue.settle("shop", *all_of(taken, Retry(moment(), 2), Unavailable()))
+    moved = await asyncio.gather(*(store.queue.promote(ROUTE, moment()) for _ in range(4)))
+    assert sum(moved) == 700
+    again = await take_all(store)
+    assert sorted(each.chunk.push_id for each in again) == sorted(f"p{number}" for number in range(700))
 
 
-def test_several_promote_at_once(server: Server) -> None:
-    async def story(store: Store) -> None:
-        for number in range(700):
-            await store.pushes.accept(make_push(f"p{number}"))
-        for taken in await take_all(store):
-            await store.queue.settle("shop", *all_of(taken, Retry(NOW, 2), Unavailable()))
-        moved = await asyncio.gather(*(store.queue.promote(ROUTE, NOW) for _ in range(4)))
-        assert sum(moved) == 700
-        again = await take_all(store)
-        assert sorted(each.chunk.push_id for each in again) == sorted(f"p{number}" for number in range(700))
-
-    play(server, story)
+async def test_an_empty_store_has_figures(store: Store) -> None:
+    gauges = await store.gauges({"shop": ("apns", "fcm")})
+    assert gauges.pending == dict.fromkeys(LANES, 0)
+    assert gauges.retry_pending == 0
+    assert (await store.gauges({})).apps == {}
+    assert await store.queue.reclaim(Route("shop", "fcm")) == []
+    assert await store.receipts.events("shop", after="", limit=3) == EventPage([])
 
 
-def test_an_empty_store_has_figures(server: Server) -> None:
-    async def story(store: Store) -> None:
-        gauges = await store.gauges({"shop": ("apns", "fcm")})
-        assert gauges.pending == dict.fromkeys(LANES, 0)
-        assert gauges.retry_pending == 0
-        assert (await store.gauges({})).apps == {}
-        assert await store.queue.reclaim(Route("shop", "fcm")) == []
-        assert await store.receipts.events("shop", after="", limit=3) == EventPage([])
-
-    play(server, story)
-
-
-def test_an_installation_is_suppressed_for_a_day_and_any_token_until_it_is_lifted(server: Server) -> None:
-    now = NOW
+async def test_an_installation_is_suppressed_for_a_day_and_any_token_until_it_is_lifted(server: Server) -> None:
+    now = moment()
     installation = "cQ7_dE-fGhIjKlMnOpQrSt"
     registration = f"{installation}:APA91bTest"
-
-    async def story(store: Store) -> None:
-        nonlocal now
+    async with new_store(server, StoreConfig(consumer="a", addresses=runtime.addresses()), clock=lambda: now) as store:
         tokens = {registration: 0, installation: 1}
         await store.suppressions.add("shop", [("fcm", token, now) for token in tokens])
 
@@ -1123,5 +999,3 @@ def test_an_installation_is_suppressed_for_a_day_and_any_token_until_it_is_lifte
         now += 1
         assert await suppressed() == set()
         assert await store.suppressions.remove("shop", [("fcm", registration)]) == 0
-
-    play(server, story, StoreConfig(consumer="a", addresses=runtime.addresses()), clock=lambda: now)

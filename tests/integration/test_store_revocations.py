@@ -17,17 +17,7 @@ from pushsvc.store.revoke import revocations
 from pushsvc.store.revoke.revocations import PATIENCE, place_of
 
 from .servers import Server
-from .test_store_kit import (
-    NOW,
-    ROUTE,
-    AnyStore,
-    World,
-    backend_server,
-    make_push,
-    play,
-    settlement,
-    take,
-)
+from .test_store_kit import ROUTE, AnyStore, World, backend_server, make_push, moment, new_world, settlement, take
 
 CANCELLED = Ended("cancelled")
 
@@ -55,51 +45,47 @@ async def hear(store: AnyStore) -> News:
     return only
 
 
-def test_a_cancel_waits_for_every_dispatcher_and_tells_what_is_in_flight(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        caller, first, second = [await world.store(name) for name in ("caller", "first", "second")]
-        await caller.pushes.accept(make_push("p", 40))
-        await caller.pushes.accept(make_push("q", 1))
-        for store in (first, second):
-            await store.queue.enrol("shop")
-        taken = {each.chunk.push_id: each for each in await take(first)}
-        cancelling = asyncio.create_task(caller.pushes.cancel("shop", "p"))
-        news = await hear(first)
-        assert news.revoked == Revoked(pushes=frozenset({"p"}))
-        assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 40})
-        await first.queue.acknowledge(news, {"p": 12})
-        await second.queue.acknowledge(await hear(second), {})
-        assert counts(await cancelling) == ("sending", {"queued": 12, "cancelled": 28})
-        # What is let go of ends, and what was in flight ends as its provider says; no count goes back.
-        chunk = taken["p"].chunk
-        await first.queue.settle("shop", [settlement(chunk, n, CANCELLED, None) for n in range(12, 40)], [])
-        assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 12, "cancelled": 28})
-        await first.queue.settle("shop", [settlement(chunk, n) for n in range(9)], [])
-        assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 3, "sent": 9, "cancelled": 28})
-        busy = Unavailable(status=503)
-        await first.queue.settle("shop", [settlement(chunk, 9, Retry(NOW + 9000, 2), busy)], [])
-        assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 2, "sent": 9, "cancelled": 29})
-        last = [settlement(chunk, 10, CANCELLED, busy), settlement(chunk, 11)]
-        await first.queue.settle("shop", last, [taken["p"].ref])
-        assert counts(await second.pushes.status("shop", "p")) == ("cancelled", {"sent": 10, "cancelled": 30})
-        assert counts(await second.pushes.status("shop", "q")) == ("sending", {"queued": 1})
-        # The one that waited for a retry ends when it is taken.
-        await first.queue.promote(ROUTE, NOW + 10_000)
-        (again,) = await take(second)
-        assert again.skip == {9: "cancelled"}
-        assert counts(await caller.pushes.cancel("shop", "p")) == ("cancelled", {"sent": 10, "cancelled": 30})
-
-    play(server, story)
+async def test_a_cancel_waits_for_every_dispatcher_and_tells_what_is_in_flight(world: World) -> None:
+    caller, first, second = [await world.store(name) for name in ("caller", "first", "second")]
+    await caller.pushes.accept(make_push("p", 40))
+    await caller.pushes.accept(make_push("q", 1))
+    for store in (first, second):
+        await store.queue.enrol("shop")
+    taken = {each.chunk.push_id: each for each in await take(first)}
+    cancelling = asyncio.create_task(caller.pushes.cancel("shop", "p"))
+    news = await hear(first)
+    assert news.revoked == Revoked(pushes=frozenset({"p"}))
+    assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 40})
+    await first.queue.acknowledge(news, {"p": 12})
+    await second.queue.acknowledge(await hear(second), {})
+    assert counts(await cancelling) == ("sending", {"queued": 12, "cancelled": 28})
+    # What is let go of ends, and what was in flight ends as its provider says; no count goes back.
+    chunk = taken["p"].chunk
+    await first.queue.settle("shop", [settlement(chunk, n, CANCELLED, None) for n in range(12, 40)], [])
+    assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 12, "cancelled": 28})
+    await first.queue.settle("shop", [settlement(chunk, n) for n in range(9)], [])
+    assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 3, "sent": 9, "cancelled": 28})
+    busy = Unavailable(status=503)
+    await first.queue.settle("shop", [settlement(chunk, 9, Retry(moment() + 9000, 2), busy)], [])
+    assert counts(await second.pushes.status("shop", "p")) == ("sending", {"queued": 2, "sent": 9, "cancelled": 29})
+    last = [settlement(chunk, 10, CANCELLED, busy), settlement(chunk, 11)]
+    await first.queue.settle("shop", last, [taken["p"].ref])
+    assert counts(await second.pushes.status("shop", "p")) == ("cancelled", {"sent": 10, "cancelled": 30})
+    assert counts(await second.pushes.status("shop", "q")) == ("sending", {"queued": 1})
+    # The one that waited for a retry ends when it is taken.
+    await first.queue.promote(ROUTE, moment() + 10_000)
+    (again,) = await take(second)
+    assert again.skip == {9: "cancelled"}
+    assert counts(await caller.pushes.cancel("shop", "p")) == ("cancelled", {"sent": 10, "cancelled": 30})
 
 
 @pytest.mark.parametrize("name", ["silent", "fresh"])
-def test_one_that_has_just_begun_is_waited_for_whoever_was_waited_for_in_vain(
+async def test_one_that_has_just_begun_is_waited_for_whoever_was_waited_for_in_vain(
     real: Server, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has not said anything yet, and the other one never will: also where it has the name of the other one."""
     monkeypatch.setattr(revocations, "PATIENCE", 0.3)
-
-    async def story(world: World) -> None:
+    async with new_world(real) as world:
         loop = asyncio.get_running_loop()
         caller, silent = await world.store("caller"), await world.store("silent")
         await silent.queue.enrol("shop")
@@ -112,38 +98,33 @@ def test_one_that_has_just_begun_is_waited_for_whoever_was_waited_for_in_vain(
         assert counts(await caller.pushes.cancel("shop", "q")) == ("sending", {"queued": 1})
         assert loop.time() - began >= 0.3
 
-    play(real, story)
 
-
-def test_a_dispatcher_that_says_nothing_leaves_the_counts_as_they_stand(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        caller, deaf = await world.store("caller"), await world.store("deaf")
-        await deaf.queue.enrol("shop")
-        await caller.pushes.accept(make_push("p", 3))
-        (taken,) = await take(deaf)
+async def test_a_dispatcher_that_says_nothing_leaves_the_counts_as_they_stand(world: World) -> None:
+    caller, deaf = await world.store("caller"), await world.store("deaf")
+    await deaf.queue.enrol("shop")
+    await caller.pushes.accept(make_push("p", 3))
+    (taken,) = await take(deaf)
+    began = asyncio.get_running_loop().time()
+    assert counts(await caller.pushes.cancel("shop", "p")) == ("sending", {"queued": 3})
+    assert PATIENCE <= asyncio.get_running_loop().time() - began < PATIENCE + 2
+    await deaf.queue.settle("shop", [settlement(taken.chunk, 0), settlement(taken.chunk, 1, CANCELLED, None)], [])
+    assert counts(await caller.pushes.status("shop", "p")) == ("sending", {"queued": 1, "sent": 1, "cancelled": 1})
+    if world.real:
+        # It is not waited for again, until it says something; then it is.
         began = asyncio.get_running_loop().time()
-        assert counts(await caller.pushes.cancel("shop", "p")) == ("sending", {"queued": 3})
-        assert PATIENCE <= asyncio.get_running_loop().time() - began < PATIENCE + 2
-        await deaf.queue.settle("shop", [settlement(taken.chunk, 0), settlement(taken.chunk, 1, CANCELLED, None)], [])
-        assert counts(await caller.pushes.status("shop", "p")) == ("sending", {"queued": 1, "sent": 1, "cancelled": 1})
-        if world.real:
-            # It is not waited for again, until it says something; then it is.
-            began = asyncio.get_running_loop().time()
-            assert counts(await caller.pushes.cancel("shop", "p"))[0] == "sending"
-            await caller.pushes.accept(make_push("q", 2))
-            assert counts(await caller.pushes.cancel("shop", "q")) == ("sending", {"queued": 2})
-            assert asyncio.get_running_loop().time() - began < PATIENCE
-            await deaf.queue.acknowledge(await hear(deaf), {})
-            await until_confirmed(caller, "q")
-            await caller.pushes.accept(make_push("r", 2))
-            cancelling = asyncio.create_task(caller.pushes.cancel("shop", "r"))
-            await deaf.queue.acknowledge(await hear(deaf), {})
-            assert counts(await cancelling) == ("cancelled", {"cancelled": 2})
-        # One that has gone is not waited for.
-        await deaf.queue.retire()
-        assert counts(await caller.pushes.cancel("shop", "p")) == ("cancelled", {"sent": 1, "cancelled": 2})
-
-    play(server, story)
+        assert counts(await caller.pushes.cancel("shop", "p"))[0] == "sending"
+        await caller.pushes.accept(make_push("q", 2))
+        assert counts(await caller.pushes.cancel("shop", "q")) == ("sending", {"queued": 2})
+        assert asyncio.get_running_loop().time() - began < PATIENCE
+        await deaf.queue.acknowledge(await hear(deaf), {})
+        await until_confirmed(caller, "q")
+        await caller.pushes.accept(make_push("r", 2))
+        cancelling = asyncio.create_task(caller.pushes.cancel("shop", "r"))
+        await deaf.queue.acknowledge(await hear(deaf), {})
+        assert counts(await cancelling) == ("cancelled", {"cancelled": 2})
+    # One that has gone is not waited for.
+    await deaf.queue.retire()
+    assert counts(await caller.pushes.cancel("shop", "p")) == ("cancelled", {"sent": 1, "cancelled": 2})
 
 
 async def until_confirmed(store: AnyStore, push_id: str) -> None:
@@ -153,20 +134,17 @@ async def until_confirmed(store: AnyStore, push_id: str) -> None:
             await asyncio.sleep(0.02)
 
 
-def test_who_suppresses_a_token_tells_it(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        await store.queue.enrol("shop")
-        await store.suppressions.add("shop", [("apns", "a", NOW), ("apns", "b", NOW)])
-        news = await hear(store)
-        assert news.revoked == Revoked(tokens=frozenset({token_mark("a"), token_mark("b")}))
-        assert await store.queue.revoked({"shop"}, 1) == []
-
-    play(server, story)
+async def test_who_suppresses_a_token_tells_it(world: World) -> None:
+    store = await world.store()
+    await store.queue.enrol("shop")
+    await store.suppressions.add("shop", [("apns", "a", moment()), ("apns", "b", moment())])
+    news = await hear(store)
+    assert news.revoked == Revoked(tokens=frozenset({token_mark("a"), token_mark("b")}))
+    assert await store.queue.revoked({"shop"}, 1) == []
 
 
-def test_many_cancels_at_once_are_heard_in_few_messages(real: Server) -> None:
-    async def story(world: World) -> None:
+async def test_many_cancels_at_once_are_heard_in_few_messages(real: Server) -> None:
+    async with new_world(real) as world:
         caller, store = await world.store("caller"), await world.store("dispatcher")
         await store.queue.enrol("shop")
         names = [f"p{number}" for number in range(500)]
@@ -189,11 +167,9 @@ def test_many_cancels_at_once_are_heard_in_few_messages(real: Server) -> None:
             await asyncio.sleep(0.01)
         assert len(heard) < len(names) / 4
 
-    play(real, story)
 
-
-def test_one_that_died_is_struck_off_and_one_that_lives_is_not(real: Server) -> None:
-    async def story(world: World) -> None:
+async def test_one_that_died_is_struck_off_and_one_that_lives_is_not(real: Server) -> None:
+    async with new_world(real, StoreConfig(alive_ttl=0.3)) as world:
         store, dead = await world.store("living"), await world.store("dead")
         assert isinstance(store, Store)
         for each in (store, dead):
@@ -210,17 +186,14 @@ def test_one_that_died_is_struck_off_and_one_that_lives_is_not(real: Server) -> 
         while not await store.link.call("HEXISTS", key, "living"):
             await store.queue.revoked({"shop"}, 20)
 
-    play(real, story, StoreConfig(alive_ttl=0.3))
-
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_counts_only_grow_whatever_happens_after_a_cancel(real: Server, data: st.DataObject) -> None:
+async def test_counts_only_grow_whatever_happens_after_a_cancel(real: Server, data: st.DataObject) -> None:
     """Two dispatchers hold parts of a push; a cancel comes, and each lets go and settles in any order."""
 
     size = data.draw(st.sampled_from([6, 60]))
-
-    async def story(world: World) -> None:
+    async with new_world(real, StoreConfig(chunk_size=size // 2)) as world:
         caller = await world.store("caller")
         stores = [await world.store(name) for name in ("a", "b")]
         await caller.pushes.accept(make_push("p", size))
@@ -277,8 +250,6 @@ def test_counts_only_grow_whatever_happens_after_a_cancel(real: Server, data: st
             await stores[who].queue.settle("shop", rest, [held[who].ref])
             await look()
         assert counts(await caller.pushes.status("shop", "p"))[0] == "cancelled"
-
-    play(real, story, StoreConfig(chunk_size=size // 2))
 
 
 def test_places_are_in_order() -> None:

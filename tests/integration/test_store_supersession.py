@@ -3,6 +3,8 @@ backend."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
@@ -16,28 +18,28 @@ from pushsvc.store import Store, StoreConfig, keys
 
 from .servers import Server
 from .test_store_kit import (
-    NOW,
     ROUTE,
     AnyStore,
     World,
     backend_server,
     make_push,
-    play,
+    moment,
+    new_world,
     settlement,
     take,
     take_all,
 )
 
 BUSY = Unavailable(status=503)
-AGAIN = Retry(NOW, 2)
 FAILED = Ended("failed", dead_letter=True)
 SHARDS = StoreConfig(shards=3)
 
 
 def order_push(
-    push_id: str, *, since: int = NOW, token: str = "t", collapse: str = "order-7", lane: Lane = "normal"
+    push_id: str, *, since: int | None = None, token: str = "t", collapse: str = "order-7", lane: Lane = "normal"
 ) -> Push:
     """One delivery of a message with `collapse`."""
+    since = moment() if since is None else since
     message = Message("apns", b"{}", collapse=collapse, since=since)
     push = make_push(push_id, created_at=since, lane=lane)
     return msgspec.structs.replace(push, messages={"apns": message}, targets={"apns": (Target(0, token),)})
@@ -55,16 +57,16 @@ async def sent(store: AnyStore, push: Push) -> None:
     await store.queue.settle("shop", [settlement(taken.chunk, 0)], [taken.ref])
 
 
-async def waits(store: AnyStore, push: Push, verdict: Retry | Ended = AGAIN) -> None:
+async def waits(store: AnyStore, push: Push, verdict: Retry | Ended | None = None) -> None:
     """Accepted by us, and refused for the moment."""
     await store.pushes.accept(push)
     (taken,) = await take(store)
-    await store.queue.settle("shop", [settlement(taken.chunk, 0, verdict, BUSY)], [taken.ref])
+    await store.queue.settle("shop", [settlement(taken.chunk, 0, verdict or Retry(moment(), 2), BUSY)], [taken.ref])
 
 
 async def due(store: AnyStore) -> Taken:
     """What comes back from its wait."""
-    await store.queue.promote(ROUTE, NOW + 10_000)
+    await store.queue.promote(ROUTE, moment() + 10_000)
     (taken,) = await take(store)
     return taken
 
@@ -75,11 +77,11 @@ def superseded(taken: Taken) -> bool:
     return bool(taken.skip)
 
 
-def test_what_waits_ends_once_a_later_one_was_accepted(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_what_waits_ends_once_a_later_one_was_accepted(server: Server | None) -> None:
+    async with new_world(server, SHARDS) as world:
         first, second = await world.store("first"), await world.store("second")
         await waits(first, order_push("a"))
-        await sent(second, order_push("b", since=NOW + 1))
+        await sent(second, order_push("b", since=moment() + 1))
         again = await due(first)
         assert superseded(again)
         end = settlement(again.chunk, 0, Ended("suppressed"), None, reason="superseded")
@@ -91,194 +93,167 @@ def test_what_waits_ends_once_a_later_one_was_accepted(server: Server | None) ->
         assert rows is not None
         assert (rows[0][0].reason, rows[0][0].attempts) == ("superseded", 1)
 
-    play(server, story, SHARDS)
 
-
-def test_what_is_in_flight_while_a_later_one_is_accepted_ends_as_well(server: Server | None) -> None:
-    async def story(world: World) -> None:
+async def test_what_is_in_flight_while_a_later_one_is_accepted_ends_as_well(server: Server | None) -> None:
+    async with new_world(server, SHARDS) as world:
         store = await world.store()
         await store.pushes.accept(order_push("a"))
         (flying,) = await take(store)
-        await sent(store, order_push("b", since=NOW + 1))
-        await store.queue.settle("shop", [settlement(flying.chunk, 0, AGAIN, BUSY)], [flying.ref])
+        await sent(store, order_push("b", since=moment() + 1))
+        await store.queue.settle("shop", [settlement(flying.chunk, 0, Retry(moment(), 2), BUSY)], [flying.ref])
         assert superseded(await due(store))
 
-    play(server, story, SHARDS)
+
+async def test_what_waits_in_another_lane_or_with_another_dispatcher_ends_as_well(world: World) -> None:
+    holder, other = await world.store("holder"), await world.store("other")
+    for store in (holder, other):
+        await store.queue.enrol("shop")
+    await holder.pushes.accept(order_push("held", lane="bulk"))
+    (held,) = await take(holder, "bulk")
+    assert not superseded(held)
+    await holder.pushes.accept(order_push("in the lane", lane="bulk"))
+    await sent(other, order_push("z", since=moment() + 1))
+    (news,) = await holder.queue.revoked({"shop"}, 1000)
+    assert news.revoked.tokens == {token_mark("t")}
+    await holder.queue.settle("shop", [settlement(held.chunk, 0, Retry(moment(), 1), None)], [held.ref])
+    await holder.queue.promote(ROUTE, moment())
+    for _ in range(2):
+        (taken,) = await take(other, "bulk", targets=1)
+        assert superseded(taken)
+        end = settlement(taken.chunk, 0, Ended("suppressed"), None, reason="superseded")
+        await other.queue.settle("shop", [end], [taken.ref])
+    if isinstance(other, Store):
+        assert await other.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
 
 
-def test_what_waits_in_another_lane_or_with_another_dispatcher_ends_as_well(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        holder, other = await world.store("holder"), await world.store("other")
-        for store in (holder, other):
-            await store.queue.enrol("shop")
-        await holder.pushes.accept(order_push("held", lane="bulk"))
-        (held,) = await take(holder, "bulk")
-        assert not superseded(held)
-        await holder.pushes.accept(order_push("in the lane", lane="bulk"))
-        await sent(other, order_push("z", since=NOW + 1))
-        (news,) = await holder.queue.revoked({"shop"}, 1000)
-        assert news.revoked.tokens == {token_mark("t")}
-        await holder.queue.settle("shop", [settlement(held.chunk, 0, Retry(NOW, 1), None)], [held.ref])
-        await holder.queue.promote(ROUTE, NOW)
-        for _ in range(2):
-            (taken,) = await take(other, "bulk", targets=1)
-            assert superseded(taken)
-            end = settlement(taken.chunk, 0, Ended("suppressed"), None, reason="superseded")
-            await other.queue.settle("shop", [end], [taken.ref])
-        if isinstance(other, Store):
-            assert await other.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
-
-    play(server, story)
-
-
-def test_what_was_accepted_is_remembered_until_half_a_day_or_many_others_have_passed() -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        assert isinstance(store, Store)
-        await sent(store, order_push("b", since=NOW + 1))
-        for number, known in enumerate([True, True, False]):
-            if number:
-                await store.link.call("HSET", keys.latest("shop", 0), "@", 1)
-                await sent(store, order_push(f"another{number}", token="u"))
-            await store.pushes.accept(order_push(f"a{number}"))
-            (taken,) = await take(store)
-            assert superseded(taken) == known
-            await store.queue.settle("shop", [settlement(taken.chunk, 0, Ended("expired"), None)], [taken.ref])
-        assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
-
+async def test_what_was_accepted_is_remembered_until_half_a_day_or_many_others_have_passed() -> None:
     with backend_server("redis") as server:
-        play(server, story)
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            await sent(store, order_push("b", since=moment() + 1))
+            for number, known in enumerate([True, True, False]):
+                if number:
+                    await store.link.call("HSET", keys.latest("shop", 0), "@", 1)
+                    await sent(store, order_push(f"another{number}", token="u"))
+                await store.pushes.accept(order_push(f"a{number}"))
+                (taken,) = await take(store)
+                assert superseded(taken) == known
+                await store.queue.settle("shop", [settlement(taken.chunk, 0, Ended("expired"), None)], [taken.ref])
+            assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
 
 
-def test_what_is_taken_over_ends_as_well(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        killed, other = await world.store("killed"), await world.store("other")
-        await killed.pushes.accept(order_push("a"))
-        (flying,) = await take(killed)
-        await sent(other, order_push("b", since=NOW + 1))
-        await world.kill("killed")
-        (again,) = await other.queue.reclaim(ROUTE)
-        assert again.chunk == flying.chunk
-        assert superseded(again)
-
-    play(server, story)
+async def test_what_is_taken_over_ends_as_well(world: World) -> None:
+    killed, other = await world.store("killed"), await world.store("other")
+    await killed.pushes.accept(order_push("a"))
+    (flying,) = await take(killed)
+    await sent(other, order_push("b", since=moment() + 1))
+    await world.kill("killed")
+    (again,) = await other.queue.reclaim(ROUTE)
+    assert again.chunk == flying.chunk
+    assert superseded(again)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        pytest.param(order_push("b", since=NOW + 1, token="u"), id="another token"),
-        pytest.param(order_push("b", since=NOW + 1, collapse="order-8"), id="another collapse"),
-        pytest.param(order_push("b", since=NOW - 1), id="an earlier one"),
-        pytest.param(order_push("9", since=NOW), id="an earlier id of the same instant"),
-        pytest.param(msgspec.structs.replace(order_push("b", since=NOW + 1), dry_run=True), id="a dry run"),
+        pytest.param(lambda: order_push("b", since=moment() + 1, token="u"), id="another token"),
+        pytest.param(lambda: order_push("b", since=moment() + 1, collapse="order-8"), id="another collapse"),
+        pytest.param(lambda: order_push("b", since=moment() - 1), id="an earlier one"),
+        pytest.param(lambda: order_push("9", since=moment()), id="an earlier id of the same instant"),
+        pytest.param(
+            lambda: msgspec.structs.replace(order_push("b", since=moment() + 1), dry_run=True), id="a dry run"
+        ),
     ],
 )
-def test_nothing_else_supersedes(server: Server | None, other: Push) -> None:
-    async def story(world: World) -> None:
+async def test_nothing_else_supersedes(server: Server | None, other: Callable[[], Push]) -> None:
+    async with new_world(server, SHARDS) as world:
         store = await world.store()
         await waits(store, order_push("a"))
-        await sent(store, other)
+        await sent(store, other())
         assert not superseded(await due(store))
 
-    play(server, story, SHARDS)
+
+async def test_a_later_one_that_was_not_accepted_supersedes_nothing(world: World) -> None:
+    store = await world.store()
+    await waits(store, order_push("a"))
+    await waits(store, order_push("b", since=moment() + 1), FAILED)
+    assert not superseded(await due(store))
 
 
-def test_a_later_one_that_was_not_accepted_supersedes_nothing(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        await waits(store, order_push("a"))
-        await waits(store, order_push("b", since=NOW + 1), FAILED)
-        assert not superseded(await due(store))
-
-    play(server, story)
-
-
-def test_what_was_accepted_itself_goes_again_where_that_was_not_recorded(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        await waits(store, order_push("a"))
-        again = await due(store)
-        assert not superseded(again)
-        # Its acceptance is recorded before its end, and a process may die in between: nothing is behind itself.
-        other = msgspec.structs.replace(again.chunk, turn=7)
-        assert len(await store.queue.settle("shop", [settlement(other, 0)], [])) == 0
-        store.queue.forget([again.ref])
-        (again,) = await take(store)
-        assert not superseded(again)
-
-    play(server, story)
+async def test_what_was_accepted_itself_goes_again_where_that_was_not_recorded(world: World) -> None:
+    store = await world.store()
+    await waits(store, order_push("a"))
+    again = await due(store)
+    assert not superseded(again)
+    # Its acceptance is recorded before its end, and a process may die in between: nothing is behind itself.
+    other = msgspec.structs.replace(again.chunk, turn=7)
+    assert len(await store.queue.settle("shop", [settlement(other, 0)], [])) == 0
+    store.queue.forget([again.ref])
+    (again,) = await take(store)
+    assert not superseded(again)
 
 
-def test_who_holds_what_has_been_superseded_is_told(server: Server | None) -> None:
-    async def story(world: World) -> None:
-        holder, other = await world.store("holder"), await world.store("other")
-        for store in (holder, other):
-            await store.queue.enrol("shop")
-        await waits(holder, order_push("a"))
-        held = await due(holder)
-        assert not superseded(held)
-        await sent(other, order_push("b", since=NOW + 1))
-        (news,) = await holder.queue.revoked({"shop"}, 1000)
-        assert news.revoked.tokens == {token_mark("t")}
-        # It gives back what it holds, as a retry, and finds why as it takes it again.
-        await holder.queue.settle("shop", [settlement(held.chunk, 0, Retry(NOW, 2), None)], [held.ref])
-        assert superseded(await due(holder))
-        if isinstance(other, Store):  # the store in memory revokes more than it must
-            await sent(other, order_push("c", since=NOW + 2))
-            assert await holder.queue.revoked({"shop"}, 1) == []
-
-    play(server, story)
+async def test_who_holds_what_has_been_superseded_is_told(world: World) -> None:
+    holder, other = await world.store("holder"), await world.store("other")
+    for store in (holder, other):
+        await store.queue.enrol("shop")
+    await waits(holder, order_push("a"))
+    held = await due(holder)
+    assert not superseded(held)
+    await sent(other, order_push("b", since=moment() + 1))
+    (news,) = await holder.queue.revoked({"shop"}, 1000)
+    assert news.revoked.tokens == {token_mark("t")}
+    # It gives back what it holds, as a retry, and finds why as it takes it again.
+    await holder.queue.settle("shop", [settlement(held.chunk, 0, Retry(moment(), 2), None)], [held.ref])
+    assert superseded(await due(holder))
+    if isinstance(other, Store):  # the store in memory revokes more than it must
+        await sent(other, order_push("c", since=moment() + 2))
+        assert await holder.queue.revoked({"shop"}, 1) == []
 
 
-def test_what_a_device_has_acknowledged_stands_for_accepted(server: Server | None) -> None:
+async def test_what_a_device_has_acknowledged_stands_for_accepted(server: Server | None) -> None:
     """Both were left to the provider, since nobody was there; the device comes and shows the later one."""
-
-    async def story(world: World) -> None:
+    async with new_world(server, SHARDS) as world:
         store = await world.store()
         await store.registry.put_many("shop", [Device(id="phone", platform="apns", token="t")])
         for number, name in enumerate("ab"):
-            push = order_push(name, since=NOW + number)
-            live = Message("live", b"{}", collapse="order-7", since=NOW + number)
+            push = order_push(name, since=moment() + number)
+            live = Message("live", b"{}", collapse="order-7", since=moment() + number)
             target = Target(0, "t", "phone")
             push = msgspec.structs.replace(
                 push, messages=push.messages | {"live": live}, targets={path_name("apns", ("live", "apns")): (target,)}
             )
             await store.pushes.accept(push)
             (taken,) = await take_all(store, route=Route("shop", "live"))
-            settled = settlement(taken.chunk, 0, Retry(NOW, 1, channel="apns"), Unconfirmed())
+            settled = settlement(taken.chunk, 0, Retry(moment(), 1, channel="apns"), Unconfirmed())
             await store.queue.settle("shop", [settled], [taken.ref])
-        arrival = Arrival("b", 0, 1, "normal", "apns", "phone", NOW, collapse="order-7", since=NOW + 1)
+        arrival = Arrival("b", 0, 1, "normal", "apns", "phone", moment(), collapse="order-7", since=moment() + 1)
         assert await store.queue.arrived("shop", [arrival]) == 1
         (left,) = await take_all(store)
         assert (left.chunk.push_id, superseded(left)) == ("a", True)
 
-    play(server, story, SHARDS)
 
-
-def test_a_dead_letter_that_is_replayed_is_no_later_one() -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        assert isinstance(store, Store)
-        await waits(store, order_push("a"), FAILED)
-        await sent(store, order_push("b", since=NOW + 1))
-        job = (await store.dead.request(ReplaySpec("shop"))).job
-        while not (await store.dead.step("shop", job, most=10)).over:
-            pass
-        (taken,) = await take(store)
-        assert superseded(taken)
-
+async def test_a_dead_letter_that_is_replayed_is_no_later_one() -> None:
     with backend_server("valkey") as server:
-        play(server, story, SHARDS)
+        async with new_world(server, SHARDS) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            await waits(store, order_push("a"), FAILED)
+            await sent(store, order_push("b", since=moment() + 1))
+            job = (await store.dead.request(ReplaySpec("shop"))).job
+            while not (await store.dead.step("shop", job, most=10)).over:
+                pass
+            (taken,) = await take(store)
+            assert superseded(taken)
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["at once", "minutes later"])
-def test_a_device_has_one_place_by_its_old_and_its_new_token(server: Server | None, forgotten: bool) -> None:
+async def test_a_device_has_one_place_by_its_old_and_its_new_token(server: Server | None, forgotten: bool) -> None:
     """A push that waited for the old token would be sent to the new one, behind a later push that is there already."""
-
-    async def story(world: World) -> None:
+    async with new_world(server, SHARDS) as world:
         store = await world.store()
-        phone = Device(id="phone", platform="apns", token="t", registered_at=NOW)
+        phone = Device(id="phone", platform="apns", token="t", registered_at=moment())
         for newest in ("at the new token", "at the old token"):
             later = newest == "at the new token"
             token, name = ("u", "new") if later else ("v", "old")
@@ -286,11 +261,11 @@ def test_a_device_has_one_place_by_its_old_and_its_new_token(server: Server | No
             old, new = (Target(0, each, "phone") for each in (phone.token, token))
             await waits(store, to(order_push(f"a-{name}", collapse=name), old))
             if not later:
-                await sent(store, to(order_push(f"b-{name}", since=NOW + 1, collapse=name), old))
+                await sent(store, to(order_push(f"b-{name}", since=moment() + 1, collapse=name), old))
             phone = msgspec.structs.replace(phone, token=token)
             await store.registry.put("shop", phone)
             if later:
-                await sent(store, to(order_push(f"b-{name}", since=NOW + 1, collapse=name), new))
+                await sent(store, to(order_push(f"b-{name}", since=moment() + 1, collapse=name), new))
             if forgotten and isinstance(store, Store):
                 for shard in range(SHARDS.shards_of("shop")):
                     await store.link.call("DEL", keys.latest("shop", shard), keys.latest_before("shop", shard))
@@ -300,19 +275,15 @@ def test_a_device_has_one_place_by_its_old_and_its_new_token(server: Server | No
             end = settlement(again.chunk, 0, Ended("suppressed"), None, reason="superseded")
             await store.queue.settle("shop", [end], [again.ref])
 
-    play(server, story, SHARDS)
 
-
-def test_messages_without_collapse_leave_nothing() -> None:
-    async def story(world: World) -> None:
-        store = await world.store()
-        assert isinstance(store, Store)
-        plain = order_push("a", collapse="")
-        await waits(store, plain)
-        await sent(store, order_push("b", since=NOW + 1, collapse=""))
-        assert not superseded(await due(store))
-        assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}latest*") == []
-        assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
-
+async def test_messages_without_collapse_leave_nothing() -> None:
     with backend_server("redis") as server:
-        play(server, story)
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            plain = order_push("a", collapse="")
+            await waits(store, plain)
+            await sent(store, order_push("b", since=moment() + 1, collapse=""))
+            assert not superseded(await due(store))
+            assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}latest*") == []
+            assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []

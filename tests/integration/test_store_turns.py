@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from pushsvc.store import keys
 from pushsvc.store.link import scripts
 from pushsvc.store.link.link import Link
 
-from .servers import KINDS, Server, running_server
+from .servers import KINDS, Server
 
 KEY = keys.prefix("shop", 0) + "t:p"
 DRIVER = """-- include: turns
@@ -27,10 +28,7 @@ WAITS, CARRIED = "2 live:normal w", "2 apns:bulk f"
 Story = Callable[[Link], Awaitable[None]]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as found:
-        yield found
+BACKENDS = KINDS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,17 +41,20 @@ def _driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def play(server: Server, *stories: Story) -> None:
-    async def main() -> None:
-        link = Link(server.url, name="a", timeout=5.0)
-        try:
-            for story in stories:
-                await link.call("DEL", KEY)
-                await story(link)
-        finally:
-            await link.aclose()
+@asynccontextmanager
+async def empty(server: Server) -> AsyncIterator[Link]:
+    link = Link(server.url, name="a", timeout=5.0)
+    try:
+        await link.call("DEL", KEY)
+        yield link
+    finally:
+        await link.aclose()
 
-    asyncio.run(main())
+
+@pytest.fixture
+async def link(server: Server) -> AsyncIterator[Link]:
+    async with empty(server) as link:
+        yield link
 
 
 async def change(
@@ -80,49 +81,40 @@ def packed(numbers: Mapping[int, int], *records: str) -> bytes:
     )
 
 
-def test_the_fields_of_a_large_push(server: Server) -> None:
-    async def story(link: Link) -> None:
-        await change(link, [], {0: WAITS, LAST: WAITS}, [])
-        await change(link, [], {2: CARRIED}, [])
-        assert await fields(link) == {"#0": packed({0: 1, 2: 2, LAST: 1}, WAITS, CARRIED)}
-        # What no delivery has any more leaves its number to another record.
-        await change(link, [0, LAST], {}, [])
-        assert await fields(link) == {"#0": packed({2: 2}, WAITS, CARRIED)}
-        await change(link, [], {3: "3"}, [])
-        assert await fields(link) == {"#0": packed({2: 2, 3: 1}, "3", CARRIED)}
-        # The place of a retry stands beside them, as it is.
-        await change(link, [], {LAST + 1: "2", "@live 5": "1"}, [])
-        assert await fields(link) == {
-            "#0": packed({2: 2, 3: 1}, "3", CARRIED),
-            "#1": packed({0: 1}, "2"),
-            "@live 5": b"1",
-        }
-        await change(link, [2, 3, LAST + 1, 7 * keys.TURNS], {}, [])
-        assert await fields(link) == {"@live 5": b"1"}
-
-    play(server, story)
+async def test_the_fields_of_a_large_push(link: Link) -> None:
+    await change(link, [], {0: WAITS, LAST: WAITS}, [])
+    await change(link, [], {2: CARRIED}, [])
+    assert await fields(link) == {"#0": packed({0: 1, 2: 2, LAST: 1}, WAITS, CARRIED)}
+    # What no delivery has any more leaves its number to another record.
+    await change(link, [0, LAST], {}, [])
+    assert await fields(link) == {"#0": packed({2: 2}, WAITS, CARRIED)}
+    await change(link, [], {3: "3"}, [])
+    assert await fields(link) == {"#0": packed({2: 2, 3: 1}, "3", CARRIED)}
+    # The place of a retry stands beside them, as it is.
+    await change(link, [], {LAST + 1: "2", "@live 5": "1"}, [])
+    assert await fields(link) == {
+        "#0": packed({2: 2, 3: 1}, "3", CARRIED),
+        "#1": packed({0: 1}, "2"),
+        "@live 5": b"1",
+    }
+    await change(link, [2, 3, LAST + 1, 7 * keys.TURNS], {}, [])
+    assert await fields(link) == {"@live 5": b"1"}
 
 
-def test_those_of_a_small_one(server: Server) -> None:
-    async def story(link: Link) -> None:
-        found = await change(link, [], {0: WAITS, 31: "2", "@live 5": "1"}, [31, 5, 0], large=False)
-        assert found == [b"2", None, WAITS.encode()]
-        assert await fields(link) == {"0": WAITS.encode(), "31": b"2", "@live 5": b"1"}
-        assert await change(link, [0, 1], {}, [0, 31], large=False) == [None, b"2"]
-
-    play(server, story)
+async def test_those_of_a_small_one(link: Link) -> None:
+    found = await change(link, [], {0: WAITS, 31: "2", "@live 5": "1"}, [31, 5, 0], large=False)
+    assert found == [b"2", None, WAITS.encode()]
+    assert await fields(link) == {"0": WAITS.encode(), "31": b"2", "@live 5": b"1"}
+    assert await change(link, [0, 1], {}, [0, 31], large=False) == [None, b"2"]
 
 
-def test_every_delivery_of_a_field_may_have_another_record(server: Server) -> None:
-    async def story(link: Link) -> None:
-        index = list(range(keys.TURNS))
-        for turn in (2, 3):
-            records = {i: f"{turn} {i}" for i in index}
-            assert await change(link, [], records, index) == [text.encode() for text in records.values()]
-        assert await change(link, index, {}, index) == [None] * keys.TURNS
-        assert await fields(link) == {}
-
-    play(server, story)
+async def test_every_delivery_of_a_field_may_have_another_record(link: Link) -> None:
+    index = list(range(keys.TURNS))
+    for turn in (2, 3):
+        records = {i: f"{turn} {i}" for i in index}
+        assert await change(link, [], records, index) == [text.encode() for text in records.values()]
+    assert await change(link, index, {}, index) == [None] * keys.TURNS
+    assert await fields(link) == {}
 
 
 PLACES = [0, 1, 63, 126, LAST, LAST + 1, LAST + 2, 255, 256, 99_999, keys.INDEXES - 1]
@@ -154,16 +146,17 @@ def test_any_order_of_changes(server: Server) -> None:
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(CHANGES)
     def run(changes: list[tuple[list[int], dict[int, str]]]) -> None:
-        play(server, lambda link: follow(link, changes))
+        async def main() -> None:
+            async with empty(server) as link:
+                await follow(link, changes)
+
+        asyncio.run(main())
 
     run()
 
 
-def test_what_another_version_has_written_is_not_read(server: Server) -> None:
-    async def story(link: Link) -> None:
-        await change(link, [], {1: "2", keys.TURNS: "2"}, [])
-        await link.call("HSET", KEY, "#0", b"\x02newer")
-        assert await change(link, [], {}, [keys.TURNS]) == [b"2"]
-        assert await change(link, [], {}, [keys.TURNS, 1]) is None
-
-    play(server, story)
+async def test_what_another_version_has_written_is_not_read(link: Link) -> None:
+    await change(link, [], {1: "2", keys.TURNS: "2"}, [])
+    await link.call("HSET", KEY, "#0", b"\x02newer")
+    assert await change(link, [], {}, [keys.TURNS]) == [b"2"]
+    assert await change(link, [], {}, [keys.TURNS, 1]) is None

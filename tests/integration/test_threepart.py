@@ -6,8 +6,6 @@ of its addresses through the service.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,7 @@ from pushsvc.settings import CleanupSettings, RetrySettings
 
 from ..fakes.threepart import PLATFORM, Subscription, registered, subscription
 from .harness import Service, running_service
-from .provider_rig import Rig, play
-
-NOW = time.time_ns() // 1_000_000 + 30_000
-"""Ahead of the clock of the store, by less than two clocks may differ."""
+from .provider_rig import rigged
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +44,8 @@ def test_its_waits_and_its_stale_age_are_keys_of_the_configuration(tmp_path: Pat
     assert ages(settings.cleanup).stale[PLATFORM] == 60.0
 
 
-def test_every_answer_on_the_real_transport(tmp_path: Path) -> None:
-    async def scene(rig: Rig) -> None:
+async def test_every_answer_on_the_real_transport(tmp_path: Path) -> None:
+    async with rigged(PLATFORM, tmp_path) as rig:
         url = rig.simulator.urls[PLATFORM]
         scenarios = ("ok", "Gone", "TooManyRequests,retry-after-3", "ServiceUnavailable")
         addresses = [
@@ -64,18 +59,12 @@ def test_every_answer_on_the_real_transport(tmp_path: Path) -> None:
         assert throttled.retry_after == 3.0
         assert isinstance(away, Unavailable)
 
-    play(PLATFORM, tmp_path, scene)
 
-
-def test_its_addresses_go_the_whole_way_through_the_service(tmp_path: Path) -> None:
+async def test_its_addresses_go_the_whole_way_through_the_service(tmp_path: Path) -> None:
     def extra(simulator: Simulator) -> str:
         credentials = simulator.write_credentials(tmp_path / "simulator")
         url = simulator.urls[PLATFORM]
         return f'[apps.shop.{PLATFORM}]\nendpoint = "{url}"\nca_file = "{credentials.ca_file}"\n'
-
-    async def main() -> None:
-        async with running_service(tmp_path, extra=extra) as service:
-            await story(service)
 
     async def story(service: Service) -> None:
         def target(scenario: str, unique: str, auth: str = "Qg") -> dict[str, Any]:
@@ -120,4 +109,5 @@ def test_its_addresses_go_the_whole_way_through_the_service(tmp_path: Path) -> N
         assert "subscription" in schemas["TokenTarget"]["properties"]
         assert schemas["Keys"]["properties"].keys() == {"p256dh", "auth"}
 
-    asyncio.run(main())
+    async with running_service(tmp_path, extra=extra) as service:
+        await story(service)

@@ -69,7 +69,7 @@ async def command_line(origin: str, ca_file: str) -> str:
     ids=["provider", "webhook", "token endpoint", "command line"],
 )
 @pytest.mark.parametrize("named", [True, False], ids=["subjectAltName", "common name alone"])
-def test_a_certificate_names_its_host_or_is_refused(tmp_path: Path, ask: Ask, says: str, named: bool) -> None:
+async def test_a_certificate_names_its_host_or_is_refused(tmp_path: Path, ask: Ask, says: str, named: bool) -> None:
     keys = Keys()
     ca_file = tmp_path / "ca.pem"
     ca_file.write_bytes(keys.ca_pem)
@@ -79,19 +79,16 @@ def test_a_certificate_names_its_host_or_is_refused(tmp_path: Path, ask: Ask, sa
         bare.write_bytes(keys.server_certificate("localhost", None))
         context.load_cert_chain(bare)
 
-    async def main() -> None:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.close()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
 
-        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
-            port = server.sockets[0].getsockname()[1]
-            said = await ask(f"https://localhost:{port}", str(ca_file))
-        assert (says in said) is not named, said
-
-    asyncio.run(main())
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        said = await ask(f"https://localhost:{port}", str(ca_file))
+    assert (says in said) is not named, said
 
 
-def test_the_server_of_this_test_would_be_believed_by_a_careless_client(tmp_path: Path) -> None:
+async def test_the_server_of_this_test_would_be_believed_by_a_careless_client(tmp_path: Path) -> None:
     """Else the test above would prove nothing: the certificate is good but for its names."""
     keys = Keys()
     (tmp_path / "bare.pem").write_bytes(keys.server_certificate("localhost", None))
@@ -99,13 +96,10 @@ def test_the_server_of_this_test_would_be_believed_by_a_careless_client(tmp_path
     server_side.load_cert_chain(tmp_path / "bare.pem")
     careless = ssl.create_default_context(cadata=keys.ca_pem.decode())
 
-    async def main() -> None:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.close()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
 
-        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_side) as server:
-            port = server.sockets[0].getsockname()[1]
-            _, writer = await asyncio.open_connection("localhost", port, ssl=careless)
-            writer.close()
-
-    asyncio.run(main())
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_side) as server:
+        port = server.sockets[0].getsockname()[1]
+        _, writer = await asyncio.open_connection("localhost", port, ssl=careless)
+        writer.close()

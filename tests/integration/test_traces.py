@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import pytest
 import structlog
-import uvloop
 from aiohttp import web
 
 from pushsvc import telemetry
@@ -26,7 +25,7 @@ from pushsvc.store import keys, open_store
 
 from .harness import apns, fcm
 from .ports import free_ports
-from .test_live_flow import Town, town
+from .test_live_flow import LOOP as LOOP, Town, open_town
 
 CALLER = "0af7651916cd43dd8448eb211c80319c"
 SPAN_OF_CALLER = "b7ad6b7169203331"
@@ -99,31 +98,26 @@ async def collecting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector
         await runner.cleanup()
 
 
-def play(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    story: Callable[[Town, Collector], Awaitable[None]],
-    *,
-    share: float = 1.0,
-) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(90), collecting(monkeypatch) as collector:
-            tracing = telemetry.tracing(share, "test")
-            tracing.__enter__()
-            try:
-                async with town(folder) as opened:
-                    await story(opened, collector)
-            finally:
-                # Not in the loop, in which the collector takes the last spans.
-                await asyncio.to_thread(tracing.__exit__, None, None, None)
-
-    uvloop.run(main())
+@asynccontextmanager
+async def traced_town(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, share: float = 1.0
+) -> AsyncIterator[tuple[Town, Collector]]:
+    async with asyncio.timeout(90), collecting(monkeypatch) as collector:
+        tracing = telemetry.tracing(share, "test")
+        tracing.__enter__()
+        try:
+            async with open_town(folder) as town:
+                yield town, collector
+        finally:
+            # Not in the loop, in which the collector takes the last spans.
+            await asyncio.to_thread(tracing.__exit__, None, None, None)
 
 
-def test_a_push_is_one_trace_to_the_answer_of_its_provider_or_its_device(
+async def test_a_push_is_one_trace_to_the_answer_of_its_provider_or_its_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: None
 ) -> None:
-    async def story(town: Town, collector: Collector) -> None:
+    async with traced_town(tmp_path, monkeypatch) as (town, collector):
+
         async def traced(push: str, *names: str) -> dict[str, Span]:
             def there() -> bool:
                 return {"POST /v1/push", "accept", *names} <= {span.name for span in collector.of(push)}
@@ -178,13 +172,11 @@ def test_a_push_is_one_trace_to_the_answer_of_its_provider_or_its_device(
         secrets = [target["token"] for targets in tokens.values() for target in targets] + [TITLE]
         assert not [secret for secret in secrets if secret.encode() in collector.bytes]
 
-    play(tmp_path, monkeypatch, story)
 
-
-def test_without_traces_nothing_is_sent_or_stored(
+async def test_without_traces_nothing_is_sent_or_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: None
 ) -> None:
-    async def story(town: Town, collector: Collector) -> None:
+    async with traced_town(tmp_path, monkeypatch, share=0.0) as (town, collector):
         headers = {"traceparent": f"00-{CALLER}-{SPAN_OF_CALLER}-01"}
         at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         later = {"to": {"tokens": apns("ok", 1)}, "notification": {"title": TITLE}, "send_at": at}
@@ -198,8 +190,6 @@ def test_without_traces_nothing_is_sent_or_stored(
         sent = await town.push(apns("ok", 2))
         assert await town.done(sent) == {"total": 1, "sent": 1}
         assert collector.spans == []
-
-    play(tmp_path, monkeypatch, story, share=0.0)
 
 
 def test_a_collector_that_is_away_is_logged_as_a_state_and_lines_of_the_log_name_their_trace(

@@ -8,6 +8,7 @@ import ssl
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,48 +17,54 @@ from pushsvc.net.http2 import transport
 from pushsvc.net.http2.transport import Failure, Pool
 
 from .ports import free_ports
-from .transport_server import Certificates, Client, Peer, ScriptedServer, client, run, serve, statuses, until
+from .transport_server import (
+    LOOP as LOOP,
+    Certificates,
+    Client,
+    Peer,
+    ScriptedServer,
+    WatchedUvloop,
+    both_loops,
+    client,
+    serve,
+    statuses,
+    until,
+)
 
 
-@pytest.mark.parametrize("uvloop", [False, True])
-def test_nobody_listens_and_then_somebody_does(tmp_path: Path, uvloop: bool) -> None:
-    async def main() -> None:
-        server = ScriptedServer(Certificates(tmp_path))
-        server.port = free_ports()
-        async with client(server, request_timeout=0.2) as mine:
-            await until(lambda: mine.pool.stats.connects_failed >= 2)
-            assert "connection refused" in mine.pool.trouble
-            assert mine.pool.room == 0
-            assert await mine.send("a") == [Failure("unreachable", maybe_sent=False)]
-            await server.start()
-            await mine.up()
-            assert mine.pool.trouble == ""
-            assert statuses(await mine.send("b")) == {200: 1}
-            await server.stop()
-            await until(lambda: mine.pool.trouble)
-            await until(lambda: "connection refused" in mine.pool.trouble)
-            await server.start()
-            mine.submit("c")  # may be overdue before the connection is back
-            await mine.up()
-            assert statuses(await mine.send("d")) == {200: 1}
+@both_loops
+async def test_nobody_listens_and_then_somebody_does(tmp_path: Path) -> None:
+    server = ScriptedServer(Certificates(tmp_path))
+    server.port = free_ports()
+    async with client(server, request_timeout=0.2) as mine:
+        await until(lambda: mine.pool.stats.connects_failed >= 2)
+        assert "connection refused" in mine.pool.trouble
+        assert mine.pool.room == 0
+        assert await mine.send("a") == [Failure("unreachable", maybe_sent=False)]
+        await server.start()
+        await mine.up()
+        assert mine.pool.trouble == ""
+        assert statuses(await mine.send("b")) == {200: 1}
         await server.stop()
+        await until(lambda: mine.pool.trouble)
+        await until(lambda: "connection refused" in mine.pool.trouble)
+        await server.start()
+        mine.submit("c")  # may be overdue before the connection is back
+        await mine.up()
+        assert statuses(await mine.send("d")) == {200: 1}
+    await server.stop()
 
-    run(main, uvloop=uvloop)
 
-
-def test_an_outage_is_no_flood_of_log_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_outage_is_no_flood_of_log_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "BACKOFF", (0.001, 0.001))
 
-    async def main() -> None:
-        server = ScriptedServer(Certificates(tmp_path))
-        server.port = free_ports()
-        with capture_logs() as logs:
-            async with client(server, connections=1) as mine:
-                await until(lambda: mine.pool.stats.connects_failed >= 20)
-        failed = [line["failures"] for line in logs if line["event"] == "http2_connect_failed"]
-        assert failed[:5] == [1, 2, 4, 8, 16]
-
-    run(main)
+    server = ScriptedServer(Certificates(tmp_path))
+    server.port = free_ports()
+    with capture_logs() as logs:
+        async with client(server, connections=1) as mine:
+            await until(lambda: mine.pool.stats.connects_failed >= 20)
+    failed = [line["failures"] for line in logs if line["event"] == "http2_connect_failed"]
+    assert failed[:5] == [1, 2, 4, 8, 16]
 
 
 Break = Callable[[ScriptedServer], object]
@@ -94,143 +101,118 @@ def offers(*protocols: str) -> Break:
         (starts_with_a_ping, "first frame is not SETTINGS"),
     ],
 )
-@pytest.mark.parametrize("uvloop", [False, True])
-def test_trouble_names_what_is_wrong_with_the_server(tmp_path: Path, fault: Break, trouble: str, uvloop: bool) -> None:
-    async def main() -> None:
-        server = ScriptedServer(Certificates(tmp_path))
-        fault(server)
-        await server.start()
-        async with client(server, connect_timeout=0.3, request_timeout=0.2) as mine:
-            await until(lambda: trouble in mine.pool.trouble, lambda: mine.pool.trouble)
-            assert mine.pool.trouble.startswith(f"localhost:{server.port}: ")
-            assert await mine.send("a") == [Failure("unreachable", maybe_sent=False)]
-            assert mine.pool.stats.connections_opened == 0
-        await until(lambda: len(server.gone) == len(server.peers))
-        await server.stop()
-
-    run(main, uvloop=uvloop)
+@both_loops
+async def test_trouble_names_what_is_wrong_with_the_server(tmp_path: Path, fault: Break, trouble: str) -> None:
+    server = ScriptedServer(Certificates(tmp_path))
+    fault(server)
+    await server.start()
+    async with client(server, connect_timeout=0.3, request_timeout=0.2) as mine:
+        await until(lambda: trouble in mine.pool.trouble, lambda: mine.pool.trouble)
+        assert mine.pool.trouble.startswith(f"localhost:{server.port}: ")
+        assert await mine.send("a") == [Failure("unreachable", maybe_sent=False)]
+        assert mine.pool.stats.connections_opened == 0
+    await until(lambda: len(server.gone) == len(server.peers))
+    await server.stop()
 
 
-@pytest.mark.parametrize("uvloop", [False, True])
-def test_a_certificate_that_is_not_trusted(tmp_path: Path, uvloop: bool) -> None:
-    async def main() -> None:
-        async with serve(tmp_path) as server:
-            async with client(server, ssl=ssl.create_default_context()) as mine:
-                await until(lambda: "certificate verify failed: " in mine.pool.trouble, lambda: mine.pool.trouble)
-                assert "issuer" in mine.pool.trouble or "self-signed" in mine.pool.trouble
-            async with Pool(f"https://127.0.0.2:{server.port}", ssl=server.certificates.client()) as other:
-                await until(lambda: other.trouble and "not connected yet" not in other.trouble)
-                assert other.room == 0
-
-    run(main, uvloop=uvloop)
+@both_loops
+async def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    async with serve(tmp_path) as server:
+        async with client(server, ssl=ssl.create_default_context()) as mine:
+            await until(lambda: "certificate verify failed: " in mine.pool.trouble, lambda: mine.pool.trouble)
+            assert "issuer" in mine.pool.trouble or "self-signed" in mine.pool.trouble
+        async with Pool(f"https://127.0.0.2:{server.port}", ssl=server.certificates.client()) as other:
+            await until(lambda: other.trouble and "not connected yet" not in other.trouble)
+            assert other.room == 0
 
 
-def test_a_certificate_for_another_name(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with serve(tmp_path) as server:
-            context = server.certificates.client()
-            pool = Pool(f"https://localhost.localdomain:{server.port}", ssl=context)
-            pool._origin = type(pool._origin)("127.0.0.1", server.port)
-            async with pool:
-                await until(lambda: pool.room)  # the certificate names this address
-            pool = Pool(f"https://ip6-localhost.invalid:{server.port}", ssl=context)
-            async with pool:
-                await until(lambda: "name look-up failed" in pool.trouble)
-
-    run(main)
+async def test_a_certificate_for_another_name(tmp_path: Path) -> None:
+    async with serve(tmp_path) as server:
+        context = server.certificates.client()
+        pool = Pool(f"https://localhost.localdomain:{server.port}", ssl=context)
+        pool._origin = type(pool._origin)("127.0.0.1", server.port)
+        async with pool:
+            await until(lambda: pool.room)  # the certificate names this address
+        pool = Pool(f"https://ip6-localhost.invalid:{server.port}", ssl=context)
+        async with pool:
+            await until(lambda: "name look-up failed" in pool.trouble)
 
 
-@pytest.mark.parametrize("uvloop", [False, True])
-def test_failed_connects_are_spread_out(tmp_path: Path, uvloop: bool) -> None:
+@both_loops
+async def test_failed_connects_are_spread_out(tmp_path: Path) -> None:
     """Full jitter at its longest: 0.1 s, 0.2 s, 0.4 s, ... and never at once."""
+    server = ScriptedServer(Certificates(tmp_path))
+    server.port = free_ports()
+    async with client(server, random=lambda: 1.0) as mine:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await until(lambda: mine.pool.stats.connects_failed == 4)
+        assert loop.time() - start > 0.65
 
-    async def main() -> None:
-        server = ScriptedServer(Certificates(tmp_path))
-        server.port = free_ports()
+
+@both_loops
+async def test_connections_that_are_taken_and_dropped_are_spread_out_as_well(tmp_path: Path) -> None:
+    async with serve(tmp_path) as server:
+
+        def drop(peer: Peer) -> None:
+            peer.flush()
+            peer.transport.close()
+
+        server.greeted = drop
         async with client(server, random=lambda: 1.0) as mine:
             loop = asyncio.get_running_loop()
             start = loop.time()
-            await until(lambda: mine.pool.stats.connects_failed == 4)
+            await until(lambda: mine.pool.stats.connections_opened == 4)
             assert loop.time() - start > 0.65
-
-    run(main, uvloop=uvloop)
-
-
-@pytest.mark.parametrize("uvloop", [False, True])
-def test_connections_that_are_taken_and_dropped_are_spread_out_as_well(tmp_path: Path, uvloop: bool) -> None:
-    async def main() -> None:
-        async with serve(tmp_path) as server:
-
-            def drop(peer: Peer) -> None:
-                peer.flush()
-                peer.transport.close()
-
-            server.greeted = drop
-            async with client(server, random=lambda: 1.0) as mine:
-                loop = asyncio.get_running_loop()
-                start = loop.time()
-                await until(lambda: mine.pool.stats.connections_opened == 4)
-                assert loop.time() - start > 0.65
-                await until(lambda: "the connection ended" in mine.pool.trouble)
-
-    run(main, uvloop=uvloop)
+            await until(lambda: "the connection ended" in mine.pool.trouble)
 
 
-def test_rooms_wakers_are_called_once_an_iteration(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with serve(tmp_path, max_concurrent_streams=2) as server, client(server, connections=3) as mine:
-            calls: list[int] = []
-            mine.pool.on_room(lambda: calls.append(mine.pool.room))
-            await until(lambda: mine.pool.room == 6)
-            calls.clear()
-            mine.pool.changed()
-            mine.pool.changed()
-            assert not calls, "it was above 0 before"
-            assert statuses(await mine.send(*range(6))) == {200: 6}
-            await until(lambda: mine.pool.room == 6)
-            assert 1 <= len(calls) <= 6
-
-    run(main)
+async def test_rooms_wakers_are_called_once_an_iteration(tmp_path: Path) -> None:
+    async with serve(tmp_path, max_concurrent_streams=2) as server, client(server, connections=3) as mine:
+        calls: list[int] = []
+        mine.pool.on_room(lambda: calls.append(mine.pool.room))
+        await until(lambda: mine.pool.room == 6)
+        calls.clear()
+        mine.pool.changed()
+        mine.pool.changed()
+        assert not calls, "it was above 0 before"
+        assert statuses(await mine.send(*range(6))) == {200: 6}
+        await until(lambda: mine.pool.room == 6)
+        assert 1 <= len(calls) <= 6
 
 
-def test_more_than_there_is_room_for_waits_its_turn(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with serve(tmp_path, max_concurrent_streams=10) as server, client(server, connections=2) as mine:
-            mine.submit(*range(500))  # before any connection is up
-            assert mine.pool.room == 0
-            assert statuses(await mine.answered(*range(500))) == {200: 500}
-            assert max(peer.most_open for peer in server.peers) <= 10
-
-    run(main)
+async def test_more_than_there_is_room_for_waits_its_turn(tmp_path: Path) -> None:
+    async with serve(tmp_path, max_concurrent_streams=10) as server, client(server, connections=2) as mine:
+        mine.submit(*range(500))  # before any connection is up
+        assert mine.pool.room == 0
+        assert statuses(await mine.answered(*range(500))) == {200: 500}
+        assert max(peer.most_open for peer in server.peers) <= 10
 
 
-def test_a_clock_of_ones_own(tmp_path: Path) -> None:
-    async def main() -> None:
-        now, looks = 0.0, 0
+async def test_a_clock_of_ones_own(tmp_path: Path) -> None:
+    now, looks = 0.0, 0
 
-        def clock() -> float:
-            nonlocal looks
-            looks += 1
-            return now
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return now
 
-        async with serve(tmp_path) as server:
+    async with serve(tmp_path) as server:
 
-            def script(peer: Peer, stream: int) -> None:
-                if stream > 1:
-                    peer.answer(stream)
+        def script(peer: Peer, stream: int) -> None:
+            if stream > 1:
+                peer.answer(stream)
 
-            server.requested = script
-            async with client(server, clock=clock, request_timeout=0.05) as mine:
-                await mine.up()
-                mine.submit("silent")
-                assert statuses(await mine.send("a")) == {200: 1}
-                before = looks
-                await until(lambda: looks > before + 3)  # the sweep comes by and finds that no time has passed
-                assert "silent" not in mine.answers
-                now = 1.0
-                assert await mine.answered("silent") == [Failure("timeout", maybe_sent=True)]
-
-    run(main)
+        server.requested = script
+        async with client(server, clock=clock, request_timeout=0.05) as mine:
+            await mine.up()
+            mine.submit("silent")
+            assert statuses(await mine.send("a")) == {200: 1}
+            before = looks
+            await until(lambda: looks > before + 3)  # the sweep comes by and finds that no time has passed
+            assert "silent" not in mine.answers
+            now = 1.0
+            assert await mine.answered("silent") == [Failure("timeout", maybe_sent=True)]
 
 
 @pytest.mark.parametrize(
@@ -247,8 +229,8 @@ def test_sizes_that_make_no_pool(wrong: dict[str, int]) -> None:
         Pool("https://localhost", ssl=ssl.create_default_context(), **wrong)  # type: ignore[arg-type]  # all of them numbers
 
 
-@pytest.mark.parametrize("uvloop", [False, True])
-def test_a_pool_leaves_nothing_open(tmp_path: Path, uvloop: bool) -> None:
+@pytest.mark.parametrize("loop_factory", [LOOP, WatchedUvloop])
+def test_a_pool_leaves_nothing_open(tmp_path: Path, loop_factory: Any) -> None:
     async def main() -> None:
         async with serve(tmp_path) as server:
             async with Pool(server.origin, ssl=server.certificates.client(), connections=3) as pool:
@@ -268,7 +250,8 @@ def test_a_pool_leaves_nothing_open(tmp_path: Path, uvloop: bool) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(main, uvloop=uvloop)
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main())
         gc.collect()
 
 

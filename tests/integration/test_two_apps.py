@@ -6,7 +6,6 @@ call is among them by itself.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
@@ -134,46 +133,43 @@ async def snapshot(service: Service, found: Mapping[str, str]) -> dict[str, Any]
     return seen
 
 
-def test_no_call_shows_or_changes_what_another_app_has(tmp_path: Path) -> None:
+async def test_no_call_shows_or_changes_what_another_app_has(tmp_path: Path) -> None:
     document = build(addresses=runtime.addresses(), config=ApiConfig())
     shown = {call["operationId"] for path in document["paths"].values() for call in path.values()}
 
-    async def main() -> None:
-        async with running_service(tmp_path, extra=lambda simulator: extra(simulator, tmp_path)) as service:
-            found = await make(service)
-            before = await snapshot(service, found)
-            documents = bodies(found)
-            calls = [call for call in CALLS if call.keyed and call.name in shown]
-            assert len(calls) > 50
-            # What the other app has is in each place that the path of a call can name.
-            places = {
-                "device_id": [DEVICE],
-                "user": [USER],
-                "topic": [TOPIC],
-                "name": [NAMED],
-                "job": [found["job"]],
-                "platform": ["apns"],
-                "token": [found["token"]],
-                "id": [found["id"], found["waits"]],
-            }
-            for call in calls:
-                path, values = call.path, [""]
-                for name in (each.name for each in call.names):
-                    path = path.replace(f"{{{name}}}", "{}", 1)
-                    values = [f"{start}\n{value}" for start in values for value in places[name]]
-                body: list[Any] = documents.get(call.name, [None])
-                assert call.name in documents or call.document is None, f"{call.name} needs a body in this test"
-                for names in values:
-                    where = path.format(*(quote(each, safe="") for each in names.split("\n")[1:]))
-                    for each in body:
-                        status, text = await ask(service, call.method, where, each)
-                        named = {part for part in [where, json.dumps(each)] if SECRET in part}
-                        assert status < 500, (call.name, text)
-                        # What the caller has named itself may be repeated; nothing else begins like that.
-                        leaked = text
-                        for own in (DEVICE, USER, TOPIC, NAMED, f"{SECRET}gateway") if named else ():
-                            leaked = leaked.replace(own, "")
-                        assert SECRET not in leaked, (call.name, text)
-            assert await snapshot(service, found) == before
-
-    asyncio.run(main())
+    async with running_service(tmp_path, extra=lambda simulator: extra(simulator, tmp_path)) as service:
+        found = await make(service)
+        before = await snapshot(service, found)
+        documents = bodies(found)
+        calls = [call for call in CALLS if call.keyed and call.name in shown]
+        assert len(calls) > 50
+        # What the other app has is in each place that the path of a call can name.
+        places = {
+            "device_id": [DEVICE],
+            "user": [USER],
+            "topic": [TOPIC],
+            "name": [NAMED],
+            "job": [found["job"]],
+            "platform": ["apns"],
+            "token": [found["token"]],
+            "id": [found["id"], found["waits"]],
+        }
+        for call in calls:
+            path, values = call.path, [""]
+            for name in (each.name for each in call.names):
+                path = path.replace(f"{{{name}}}", "{}", 1)
+                values = [f"{start}\n{value}" for start in values for value in places[name]]
+            body: list[Any] = documents.get(call.name, [None])
+            assert call.name in documents or call.document is None, f"{call.name} needs a body in this test"
+            for names in values:
+                where = path.format(*(quote(each, safe="") for each in names.split("\n")[1:]))
+                for each in body:
+                    status, text = await ask(service, call.method, where, each)
+                    named = {part for part in [where, json.dumps(each)] if SECRET in part}
+                    assert status < 500, (call.name, text)
+                    # What the caller has named itself may be repeated; nothing else begins like that.
+                    leaked = text
+                    for own in (DEVICE, USER, TOPIC, NAMED, f"{SECRET}gateway") if named else ():
+                        leaked = leaked.replace(own, "")
+                    assert SECRET not in leaked, (call.name, text)
+        assert await snapshot(service, found) == before

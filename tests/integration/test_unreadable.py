@@ -7,7 +7,6 @@ one of each beside records that are well, and calls every reader.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -31,10 +30,9 @@ from pushsvc.stages.cleanup import Ages, clean, sweeps
 from pushsvc.store import Store, keys
 from pushsvc.store.keyring.keyring import RedisKeyRing
 
-from .servers import KINDS, Server, running_server
-from .test_store_channels import DUE, LATER, WRITTEN, push_of, take_live
-from .test_store_kit import NOW, ROUTE, all_of, eraser, make_push, names_of_keys, take_all
-from .test_store_redis import play
+from .servers import KINDS, Server
+from .test_store_channels import WRITTEN, due_at, push_of, retry_later, take_live
+from .test_store_kit import ROUTE, all_of, eraser, make_push, moment, names_of_keys, take_all
 
 NEWER = b"\x7fwritten by a newer pushsvc"
 FAILED = Ended("failed", dead_letter=True)
@@ -87,10 +85,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as found:
-        yield found
+BACKENDS = KINDS
 
 
 def test_every_kind_of_record_has_its_line() -> None:
@@ -98,7 +93,7 @@ def test_every_kind_of_record_has_its_line() -> None:
 
 
 def phone(name: str, *, user: str = "ann", topics: tuple[str, ...] = ("news",)) -> Device:
-    return Device(id=name, platform="apns", token=f"token of {name}", user=user, topics=topics, registered_at=NOW)
+    return Device(id=name, platform="apns", token=f"token of {name}", user=user, topics=topics, registered_at=moment())
 
 
 async def _break_device(store: Store, name: str) -> None:
@@ -108,286 +103,269 @@ async def _break_device(store: Store, name: str) -> None:
             await store.link.call("LSET", block, place, NEWER)
 
 
-def test_devices(server: Server) -> None:
-    async def story(store: Store) -> None:
-        registry = store.registry
-        names = ("well", "newer", "stone", "newer-stone")
-        await registry.put_many("shop", [phone(name) for name in names])
-        stones = [Prune(name, f"token of {name}", "Unregistered", NOW + 1) for name in ("newer-stone", "stone")]
-        assert await registry.prune("shop", stones) == [True, True]
-        for name in ("newer", "newer-stone"):
-            await _break_device(store, name)
+async def test_devices(store: Store) -> None:
+    registry = store.registry
+    names = ("well", "newer", "stone", "newer-stone")
+    await registry.put_many("shop", [phone(name) for name in names])
+    stones = [Prune(name, f"token of {name}", "Unregistered", moment() + 1) for name in ("newer-stone", "stone")]
+    assert await registry.prune("shop", stones) == [True, True]
+    for name in ("newer", "newer-stone"):
+        await _break_device(store, name)
 
-        audiences: tuple[Audience, ...] = (
-            ByDevices(("newer", "well")),
-            ByUsers(("ann", "bert")),
-            ByTopic("news"),
-            ToAll(),
-        )
-        for audience in audiences:
-            page = await registry.members("shop", audience, after="", limit=100)  # type: ignore[arg-type]  # no expression
-            assert [each.id for each in page.devices] == ["well"], audience
-            assert page.cursor is None
-        assert [each.id for each in await registry.of_user("shop", "ann")] == ["well", "stone"]
-        assert {each.id for each in (await registry.page("shop", after="", limit=100)).devices} == {"well", "stone"}
-        held = [Holding(None, "apns", "token of newer"), Holding("newer", "apns", ""), Holding("well", "apns", "")]
-        found = await registry.holders("shop", held)
-        assert [each and each.id for each in found] == [None, None, "well"]
+    audiences: tuple[Audience, ...] = (
+        ByDevices(("newer", "well")),
+        ByUsers(("ann", "bert")),
+        ByTopic("news"),
+        ToAll(),
+    )
+    for audience in audiences:
+        page = await registry.members("shop", audience, after="", limit=100)  # type: ignore[arg-type]  # no expression
+        assert [each.id for each in page.devices] == ["well"], audience
+        assert page.cursor is None
+    assert [each.id for each in await registry.of_user("shop", "ann")] == ["well", "stone"]
+    assert {each.id for each in (await registry.page("shop", after="", limit=100)).devices} == {"well", "stone"}
+    held = [Holding(None, "apns", "token of newer"), Holding("newer", "apns", ""), Holding("well", "apns", "")]
+    found = await registry.holders("shop", held)
+    assert [each and each.id for each in found] == [None, None, "well"]
 
-        for call in (
-            registry.get("shop", "newer"),
-            registry.put("shop", phone("newer")),
-            registry.put("shop", msgspec.structs.replace(phone("other"), token="token of newer")),
-            registry.remove("shop", "newer"),
-            registry.subscribe("shop", "sport", "newer"),
-            registry.unsubscribe("shop", "news", "newer"),
-        ):
-            with pytest.raises(Unreadable):
-                await call
-        with pytest.raises(Unreadable) as refused:
-            await registry.put_many("shop", [phone("well"), phone("newer")])
-        assert refused.value.device_ids == ("newer",)
-
-        assert (await registry.put("shop", phone("well")))[1] is False
-        assert (await registry.put("shop", phone("new")))[1] is True
-        assert await registry.prune("shop", [Prune("newer", "token of newer", "Unregistered", NOW + 1)]) == [False]
-        assert await registry.restore("shop", PrunedFilter(), limit=100) == 1
-        assert await registry.prune("shop", [Prune("stone", "token of stone", "Unregistered", NOW + 1)]) == [True]
-        assert await registry.remove("shop", "stone")
-        plan = sweeps(registry, store.leftovers, store.live, ["shop"], Ages(), clock=lambda: NOW, dry_run=False)
-        assert (await clean(plan, share=1.0)).removed == {}
-        # A place in a form that nobody knows is no place.
-        for name in ("shop devices", "shop indexes", "keys"):
-            assert (await clean(plan, share=1.0, place=f"{name}\n{NEWER!r}")).place is None
-
-        # An erasure that cannot be whole is not called done; what can be read goes.
+    for call in (
+        registry.get("shop", "newer"),
+        registry.put("shop", phone("newer")),
+        registry.put("shop", msgspec.structs.replace(phone("other"), token="token of newer")),
+        registry.remove("shop", "newer"),
+        registry.subscribe("shop", "sport", "newer"),
+        registry.unsubscribe("shop", "news", "newer"),
+    ):
         with pytest.raises(Unreadable):
-            await eraser(store).erase("shop", "ann", wait=30.0)
-        await eraser(store).work("shop", stopping=lambda: False)
-        assert await registry.of_user("shop", "ann") == []
-        assert await store.link.call("LRANGE", keys.device_block("shop", 0), 2, 2) == [NEWER]
+            await call
+    with pytest.raises(Unreadable) as refused:
+        await registry.put_many("shop", [phone("well"), phone("newer")])
+    assert refused.value.device_ids == ("newer",)
 
-    play(server, story)
+    assert (await registry.put("shop", phone("well")))[1] is False
+    assert (await registry.put("shop", phone("new")))[1] is True
+    assert await registry.prune("shop", [Prune("newer", "token of newer", "Unregistered", moment() + 1)]) == [False]
+    assert await registry.restore("shop", PrunedFilter(), limit=100) == 1
+    assert await registry.prune("shop", [Prune("stone", "token of stone", "Unregistered", moment() + 1)]) == [True]
+    assert await registry.remove("shop", "stone")
+    plan = sweeps(registry, store.leftovers, store.live, ["shop"], Ages(), clock=lambda: moment(), dry_run=False)
+    assert (await clean(plan, share=1.0)).removed == {}
+    # A place in a form that nobody knows is no place.
+    for name in ("shop devices", "shop indexes", "keys"):
+        assert (await clean(plan, share=1.0, place=f"{name}\n{NEWER!r}")).place is None
+
+    # An erasure that cannot be whole is not called done; what can be read goes.
+    with pytest.raises(Unreadable):
+        await eraser(store).erase("shop", "ann", wait=30.0)
+    await eraser(store).work("shop", stopping=lambda: False)
+    assert await registry.of_user("shop", "ann") == []
+    assert await store.link.call("LRANGE", keys.device_block("shop", 0), 2, 2) == [NEWER]
 
 
-def test_everything_else(server: Server) -> None:
-    async def story(store: Store) -> None:
-        call = store.link.call
-        receipts, events = keys.receipts("shop", 0), keys.events("shop", 0)
+async def test_everything_else(server: Server, store: Store) -> None:
+    call = store.link.call
+    receipts, events = keys.receipts("shop", 0), keys.events("shop", 0)
 
-        # Rows, dead letters and receipts, of a small and of a large push.
-        for name, total in (("small", 3), ("large", 40), ("other", 1)):
-            await store.pushes.accept(make_push(name, total))
-        await call("XADD", keys.lane("shop", 0, "apns", "normal"), "*", "c", NEWER, "n", 1)
-        await call("ZADD", keys.retries("shop", 0, "apns"), NOW - 1, b"normal 1 " + NEWER)
-        await store.pushes.accept(make_push("scheduled", 2, send_at=NOW - 1))
-        await call("LSET", keys.waiting("shop", 0, "scheduled"), 3, NEWER)
-        await store.pushes.accept(make_push("content", 40))
-        await call("HSET", keys.content("shop", 0, "content"), "apns", NEWER)
-        with capture_logs() as logs:
-            await store.queue.promote(ROUTE, NOW)
-            await store.queue.launch("shop", NOW)
-            taken = await take_all(store)
-        assert sorted(each.chunk.push_id for each in taken) == ["large", "other", "small"]
-        assert [line["event"] for line in logs].count("entry_quarantined") == 4
-        for each in taken:
-            dead = TokenDead(status=410, reason="Unregistered")
-            end = (Ended("invalid"), dead) if each.chunk.push_id == "other" else (FAILED, BadNotification())
-            await store.queue.settle("shop", *all_of(each, *end))
-        await call("HSET", keys.push("shop", 0, "small"), 1, NEWER)
-        await call("ZADD", keys.rows("shop", 0, "large"), 7, b"7 " + NEWER)
-        for name, rows in (("small", 2), ("large", 40)):
-            page = await store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=100)
-            assert page is not None
-            assert (len(page[0]), page[1]) == (rows, None)
+    # Rows, dead letters and receipts, of a small and of a large push.
+    for name, total in (("small", 3), ("large", 40), ("other", 1)):
+        await store.pushes.accept(make_push(name, total))
+    await call("XADD", keys.lane("shop", 0, "apns", "normal"), "*", "c", NEWER, "n", 1)
+    await call("ZADD", keys.retries("shop", 0, "apns"), moment() - 1, b"normal 1 " + NEWER)
+    await store.pushes.accept(make_push("scheduled", 2, send_at=moment() - 1))
+    await call("LSET", keys.waiting("shop", 0, "scheduled"), 3, NEWER)
+    await store.pushes.accept(make_push("content", 40))
+    await call("HSET", keys.content("shop", 0, "content"), "apns", NEWER)
+    with capture_logs() as logs:
+        await store.queue.promote(ROUTE, moment())
+        await store.queue.launch("shop", moment())
+        taken = await take_all(store)
+    assert sorted(each.chunk.push_id for each in taken) == ["large", "other", "small"]
+    assert [line["event"] for line in logs].count("entry_quarantined") == 4
+    for each in taken:
+        dead = TokenDead(status=410, reason="Unregistered")
+        end = (Ended("invalid"), dead) if each.chunk.push_id == "other" else (FAILED, BadNotification())
+        await store.queue.settle("shop", *all_of(each, *end))
+    await call("HSET", keys.push("shop", 0, "small"), 1, NEWER)
+    await call("ZADD", keys.rows("shop", 0, "large"), 7, b"7 " + NEWER)
+    for name, rows in (("small", 2), ("large", 40)):
+        page = await store.pushes.deliveries("shop", name, outcome=None, cursor="", limit=100)
+        assert page is not None
+        assert (len(page[0]), page[1]) == (rows, None)
 
-        # Dead letters.
-        await call("XADD", keys.dead("shop", 0), "*", "d", NEWER)
-        rows_of, _ = await store.dead.page("shop", DeadFilter(), cursor="", limit=100)
-        assert len(rows_of) == 43
-        newer = await store.dead.request(ReplaySpec("shop"))
-        await call("HSET", keys.replay("shop", 0, newer.job), "spec", NEWER)
-        for answer in (store.dead.replay("shop", newer.job), store.dead.stop("shop", newer.job)):
-            with pytest.raises(Unreadable):
-                await answer
-        own = await store.dead.request(ReplaySpec("shop"))
-        context = Context(Current(Settings()), server.url)
-        assert await replay(context, "shop", newer.job) == {}
-        assert await replay(context, "shop", own.job) == {"moved": 43, "skipped": 0}
-        assert await store.dead.unfinished(due=False) == []
+    # Dead letters.
+    await call("XADD", keys.dead("shop", 0), "*", "d", NEWER)
+    rows_of, _ = await store.dead.page("shop", DeadFilter(), cursor="", limit=100)
+    assert len(rows_of) == 43
+    newer = await store.dead.request(ReplaySpec("shop"))
+    await call("HSET", keys.replay("shop", 0, newer.job), "spec", NEWER)
+    for answer in (store.dead.replay("shop", newer.job), store.dead.stop("shop", newer.job)):
+        with pytest.raises(Unreadable):
+            await answer
+    own = await store.dead.request(ReplaySpec("shop"))
+    context = Context(Current(Settings()), server.url)
+    assert await replay(context, "shop", newer.job) == {}
+    assert await replay(context, "shop", own.job) == {"moved": 43, "skipped": 0}
+    assert await store.dead.unfinished(due=False) == []
 
-        # Receipts and events: for pollers and for webhooks.
-        await call("XADD", receipts, "*", "r", NEWER)
-        event = FeedbackEvent(NOW, "apns", "token", "Unregistered", "suppressed")
-        found = await store.receipts.take("shop", limit=10, wait_ms=0)
-        assert [each.token for _, each in found] == ["other-0"]
-        for _ in range(3):
-            await call("XADD", events, "*", "e", NEWER)
-        await store.receipts.record("shop", [(*found[0], event)])
-        reported = (await store.receipts.events("shop", after="", limit=2)).events
-        assert [each for _, each in reported] == [event]
+    # Receipts and events: for pollers and for webhooks.
+    await call("XADD", receipts, "*", "r", NEWER)
+    event = FeedbackEvent(moment(), "apns", "token", "Unregistered", "suppressed")
+    found = await store.receipts.take("shop", limit=10, wait_ms=0)
+    assert [each.token for _, each in found] == ["other-0"]
+    for _ in range(3):
         await call("XADD", events, "*", "e", NEWER)
-        async with store.webhooks.claimed("shop", "place", lease=30) as claim:
-            assert claim is not None
-            batch = await claim.next(10)
-            assert batch is not None
-            assert [each for _, each in batch.events] == [event]
-            assert await claim.bury(batch, "http_400")
-            await call("HSET", keys.hook_dead("shop"), "newer", NEWER)
-            (known,) = await store.webhooks.dead("shop")
-            assert known.id == batch.id
-            await call("ZADD", keys.hook_asked("shop"), 0, "newer")
-            assert await claim.next(10) is None
-        assert await call("HEXISTS", keys.hook_dead("shop"), "newer") == 1
-        await call("XADD", keys.events("shop", 0, "event"), "*", "e", NEWER)
-        async with store.event_webhooks.claimed("shop", "place", lease=30) as claim:
-            assert claim is not None
-            assert await claim.next(10) is None
-        assert not await store.webhooks.due("shop", "place")
-        assert (await store.webhooks.standing("shop", "place")).waiting_since is None
+    await store.receipts.record("shop", [(*found[0], event)])
+    reported = (await store.receipts.events("shop", after="", limit=2)).events
+    assert [each for _, each in reported] == [event]
+    await call("XADD", events, "*", "e", NEWER)
+    async with store.webhooks.claimed("shop", "place", lease=30) as claim:
+        assert claim is not None
+        batch = await claim.next(10)
+        assert batch is not None
+        assert [each for _, each in batch.events] == [event]
+        assert await claim.bury(batch, "http_400")
+        await call("HSET", keys.hook_dead("shop"), "newer", NEWER)
+        (known,) = await store.webhooks.dead("shop")
+        assert known.id == batch.id
+        await call("ZADD", keys.hook_asked("shop"), 0, "newer")
+        assert await claim.next(10) is None
+    assert await call("HEXISTS", keys.hook_dead("shop"), "newer") == 1
+    await call("XADD", keys.events("shop", 0, "event"), "*", "e", NEWER)
+    async with store.event_webhooks.claimed("shop", "place", lease=30) as claim:
+        assert claim is not None
+        assert await claim.next(10) is None
+    assert not await store.webhooks.due("shop", "place")
+    assert (await store.webhooks.standing("shop", "place")).waiting_since is None
 
-        # Keys, erasures, cleanups, processes.
-        await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
-        await call("HSET", keys.KEYRING, "b" * 64, NEWER)
-        assert [key.name for key in await store.keys.all()] == ["backend"]
-        assert await store.keys.find("b" * 64) is None
-        # A name is given once, however many ask for it at the same time; the same key again changes nothing.
-        made = [ApiKey("ci", "shop", each * 64, ()) for each in "cdef"]
-        added = await asyncio.gather(*map(store.keys.add, made))
-        assert sorted(added) == [False, False, False, True]
-        assert [await store.keys.add(key) for key in made] == list(added)
-        assert await store.keys.add(ApiKey("ci", "news", "0" * 64, ()))
-        assert [key.app for key in await store.keys.all() if key.name == "ci"] == ["news", "shop"]
-        # The use of a key is noted once an hour at most, and forgotten with the key.
-        for minutes, noted in ((0, 0), (59, 0), (61, 61)):
-            ring = RedisKeyRing(store.link, partial(int, NOW + minutes * 60_000))
-            await ring.note_use({"a" * 64})
-            assert await ring.last_used(["a" * 64, "c" * 64]) == [NOW + noted * 60_000, None]
-        assert await store.keys.revoke("backend", "shop")
-        assert await store.keys.last_used(["a" * 64]) == [None]
-        # A process that has seen it before may note it afterwards; one of the configuration is not in the store.
-        await ring.note_use({"a" * 64, "1" * 64}, configured={"1" * 64})
-        assert await ring.last_used(["a" * 64, "1" * 64]) == [None, NOW + 61 * 60_000]
-        await store.registry.put("shop", phone("hers"))
-        await call("HSET", keys.erase("shop"), "newer", NEWER, "pass", NEWER)
-        await call("ZADD", keys.retries("shop", 0, "apns"), NOW * 2, b"\x7fnewer")
-        assert (await eraser(store).erase("shop", "ann", wait=30.0)).done
-        for key in await call("KEYS", keys.erased("shop", "*")):
-            await call("SET", key, NEWER)
-        assert (await eraser(store).erase("shop", "ann", wait=30.0)).devices == 0
-        await call("HSET", keys.HELD, "gone shop/apns", NEWER)
-        await call("HSET", keys.WORKERS, "dispatch newer", NEWER)
-        assert await store.held() == {}
-        assert await store.workers.living() == []
+    # Keys, erasures, cleanups, processes.
+    await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
+    await call("HSET", keys.KEYRING, "b" * 64, NEWER)
+    assert [key.name for key in await store.keys.all()] == ["backend"]
+    assert await store.keys.find("b" * 64) is None
+    # A name is given once, however many ask for it at the same time; the same key again changes nothing.
+    made = [ApiKey("ci", "shop", each * 64, ()) for each in "cdef"]
+    added = await asyncio.gather(*map(store.keys.add, made))
+    assert sorted(added) == [False, False, False, True]
+    assert [await store.keys.add(key) for key in made] == list(added)
+    assert await store.keys.add(ApiKey("ci", "news", "0" * 64, ()))
+    assert [key.app for key in await store.keys.all() if key.name == "ci"] == ["news", "shop"]
+    # The use of a key is noted once an hour at most, and forgotten with the key.
+    for minutes, noted in ((0, 0), (59, 0), (61, 61)):
+        ring = RedisKeyRing(store.link, partial(int, moment() + minutes * 60_000))
+        await ring.note_use({"a" * 64})
+        assert await ring.last_used(["a" * 64, "c" * 64]) == [moment() + noted * 60_000, None]
+    assert await store.keys.revoke("backend", "shop")
+    assert await store.keys.last_used(["a" * 64]) == [None]
+    # A process that has seen it before may note it afterwards; one of the configuration is not in the store.
+    await ring.note_use({"a" * 64, "1" * 64}, configured={"1" * 64})
+    assert await ring.last_used(["a" * 64, "1" * 64]) == [None, moment() + 61 * 60_000]
+    await store.registry.put("shop", phone("hers"))
+    await call("HSET", keys.erase("shop"), "newer", NEWER, "pass", NEWER)
+    await call("ZADD", keys.retries("shop", 0, "apns"), moment() * 2, b"\x7fnewer")
+    assert (await eraser(store).erase("shop", "ann", wait=30.0)).done
+    for key in await call("KEYS", keys.erased("shop", "*")):
+        await call("SET", key, NEWER)
+    assert (await eraser(store).erase("shop", "ann", wait=30.0)).devices == 0
+    await call("HSET", keys.HELD, "gone shop/apns", NEWER)
+    await call("HSET", keys.WORKERS, "dispatch newer", NEWER)
+    assert await store.held() == {}
+    assert await store.workers.living() == []
 
-        # Everything was kept for the newer version.
-        assert await call("ZRANGE", keys.retries("shop", 0, "apns"), 0, -1) == [b"\x7fnewer"]
-        kept = [fields[b"b"] for _, fields in await call("XRANGE", keys.quarantine("shop", 0), "-", "+")]
-        whole = [blob for blob in kept if blob != NEWER]  # the entry whose content it is
-        assert [decode_chunk(blob).push_id for blob in whole] == ["content"]
-        assert len(kept) == 10
-
-    play(server, story)
+    # Everything was kept for the newer version.
+    assert await call("ZRANGE", keys.retries("shop", 0, "apns"), 0, -1) == [b"\x7fnewer"]
+    kept = [fields[b"b"] for _, fields in await call("XRANGE", keys.quarantine("shop", 0), "-", "+")]
+    whole = [blob for blob in kept if blob != NEWER]  # the entry whose content it is
+    assert [decode_chunk(blob).push_id for blob in whole] == ["content"]
+    assert len(kept) == 10
 
 
-def test_recorded_turns(server: Server) -> None:
+async def test_recorded_turns(store: Store) -> None:
     """Their deliveries are not settled: the entry is set aside, and others of the push and of the batch go on."""
+    call, lane = store.link.call, keys.lane("shop", 0, "apns", "normal")
+    turns, quarantine = keys.prefix("shop", 0) + "t:large", keys.quarantine("shop", 0)
+    await store.pushes.accept(make_push("large", 300))
+    (first,) = await take_all(store)
+    await store.queue.settle("shop", *all_of(first, Retry(moment(), 2), Unavailable()))
+    assert await store.queue.promote(ROUTE, moment())
+    (again,) = await take_all(store)
+    await store.pushes.accept(make_push("other", 1))
+    (other,) = await take_all(store)
+    await call("HSET", turns, "#1", NEWER)
 
-    async def story(store: Store) -> None:
-        call, lane = store.link.call, keys.lane("shop", 0, "apns", "normal")
-        turns, quarantine = keys.prefix("shop", 0) + "t:large", keys.quarantine("shop", 0)
-        await store.pushes.accept(make_push("large", 300))
-        (first,) = await take_all(store)
-        await store.queue.settle("shop", *all_of(first, Retry(NOW, 2), Unavailable()))
-        assert await store.queue.promote(ROUTE, NOW)
-        (again,) = await take_all(store)
-        await store.pushes.accept(make_push("other", 1))
-        (other,) = await take_all(store)
-        await call("HSET", turns, "#1", NEWER)
+    assert await store.queue.outstanding("shop", [again.chunk]) == [list(range(300))]
+    for end in ((Retry(moment(), 3), Unavailable()), (FAILED, BadNotification())):
+        mine, refs = all_of(again, *end)
+        mine = [msgspec.structs.replace(each, entry_id=again.ref.entry_id) for each in mine]
+        its, more = all_of(other)
+        took = await store.queue.settle("shop", [*mine, *its], [*refs, *more])
+        assert {each.delivery.chunk.push_id for each in took} <= {"other"}
+    status = await store.pushes.status("shop", "other")
+    assert status is not None
+    assert status.state == "done"
+    assert await call("XLEN", lane) == 1
+    with capture_logs() as logs:
+        assert await take_all(store) == []
+    assert [line["event"] for line in logs] == ["entry_quarantined"]
+    ((_, kept),) = await call("XRANGE", quarantine, "-", "+")
+    assert decode_chunk(kept[b"b"]).push_id == "large"
+    assert await call("XLEN", lane) == 0
+    assert await call("HGET", turns, "#1") == NEWER
 
-        assert await store.queue.outstanding("shop", [again.chunk]) == [list(range(300))]
-        for end in ((Retry(NOW, 3), Unavailable()), (FAILED, BadNotification())):
-            mine, refs = all_of(again, *end)
-            mine = [msgspec.structs.replace(each, entry_id=again.ref.entry_id) for each in mine]
-            its, more = all_of(other)
-            took = await store.queue.settle("shop", [*mine, *its], [*refs, *more])
-            assert {each.delivery.chunk.push_id for each in took} <= {"other"}
-        status = await store.pushes.status("shop", "other")
-        assert status is not None
-        assert status.state == "done"
-        assert await call("XLEN", lane) == 1
-        with capture_logs() as logs:
-            assert await take_all(store) == []
-        assert [line["event"] for line in logs] == ["entry_quarantined"]
-        ((_, kept),) = await call("XRANGE", quarantine, "-", "+")
-        assert decode_chunk(kept[b"b"]).push_id == "large"
-        assert await call("XLEN", lane) == 0
-        assert await call("HGET", turns, "#1") == NEWER
-
-        # A dead letter stays, and what waits for a device is set aside when it is due.
-        await store.pushes.accept(make_push("dead", 40))
-        (dead,) = await take_all(store)
-        await store.queue.settle("shop", *all_of(dead, FAILED, BadNotification()))
-        await call("HSET", keys.prefix("shop", 0) + "t:dead", "#0", NEWER)
-        job = (await store.dead.request(ReplaySpec("shop"))).job
-        step = await store.dead.step("shop", job, most=100)
-        assert (step.moved, step.skipped) == (0, 40)
-        await store.pushes.accept(push_of("waits", 40))
-        (waits,) = await take_live(store)
-        await store.queue.settle("shop", *all_of(waits, LATER, WRITTEN))
-        await call("HSET", keys.prefix("shop", 0) + "t:waits", "#0", NEWER)
-        assert await store.queue.promote(ROUTE, DUE) == 0
-        assert await call("ZCARD", keys.retries("shop", 0, "apns")) == 0
-        *_, (_, kept) = await call("XRANGE", quarantine, "-", "+")
-        assert (kept[b"from"], kept[b"why"]) == (
-            keys.retries("shop", 0, "apns").encode(),
-            b"unknown version of its turns",
-        )
-        assert b"waits" in kept[b"b"]
-
-    play(server, story)
+    # A dead letter stays, and what waits for a device is set aside when it is due.
+    await store.pushes.accept(make_push("dead", 40))
+    (dead,) = await take_all(store)
+    await store.queue.settle("shop", *all_of(dead, FAILED, BadNotification()))
+    await call("HSET", keys.prefix("shop", 0) + "t:dead", "#0", NEWER)
+    job = (await store.dead.request(ReplaySpec("shop"))).job
+    step = await store.dead.step("shop", job, most=100)
+    assert (step.moved, step.skipped) == (0, 40)
+    await store.pushes.accept(push_of("waits", 40))
+    (waits,) = await take_live(store)
+    await store.queue.settle("shop", *all_of(waits, retry_later(), WRITTEN))
+    await call("HSET", keys.prefix("shop", 0) + "t:waits", "#0", NEWER)
+    assert await store.queue.promote(ROUTE, due_at()) == 0
+    assert await call("ZCARD", keys.retries("shop", 0, "apns")) == 0
+    *_, (_, kept) = await call("XRANGE", quarantine, "-", "+")
+    assert (kept[b"from"], kept[b"why"]) == (
+        keys.retries("shop", 0, "apns").encode(),
+        b"unknown version of its turns",
+    )
+    assert b"waits" in kept[b"b"]
 
 
-def test_nothing_is_set_aside_by_an_id_that_another_server_gave(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+async def test_nothing_is_set_aside_by_an_id_that_another_server_gave(
+    monkeypatch: pytest.MonkeyPatch, store: Store
 ) -> None:
     """Another server becomes the primary behind the read: there, the id may be that of an entry which can be read."""
+    receipts, events, lane = (
+        keys.receipts("shop", 0),
+        keys.events("shop", 0),
+        keys.lane("shop", 0, "apns", "normal"),
+    )
+    for key, field in ((receipts, "r"), (events, "e"), (lane, "c")):
+        await store.link.call("XADD", key, "*", field, NEWER)
+    script, many, read = store.link.script, store.link.many, store.link.read
 
-    async def story(store: Store) -> None:
-        receipts, events, lane = (
-            keys.receipts("shop", 0),
-            keys.events("shop", 0),
-            keys.lane("shop", 0, "apns", "normal"),
-        )
-        for key, field in ((receipts, "r"), (events, "e"), (lane, "c")):
-            await store.link.call("XADD", key, "*", field, NEWER)
-        script, many, read = store.link.script, store.link.many, store.link.read
+    async def fails_over(ask: Any, *words: Any, **options: Any) -> Any:
+        answer = await ask(*words, **options)
+        if words[0] in ("receipts", "take") or "XRANGE" in str(words[0]):
+            store.link.history += 1
+        return answer
 
-        async def fails_over(ask: Any, *words: Any, **options: Any) -> Any:
-            answer = await ask(*words, **options)
-            if words[0] in ("receipts", "take") or "XRANGE" in str(words[0]):
-                store.link.history += 1
-            return answer
-
-        monkeypatch.setattr(store.link, "script", partial(fails_over, script))
-        monkeypatch.setattr(store.link, "many", partial(fails_over, many))
-        monkeypatch.setattr(store.link, "read", partial(fails_over, read))
-        assert await store.receipts.take("shop", limit=10, wait_ms=0) == []
-        assert await store.receipts._log._events("shop", "", 10) == (EventPage([]), True)
-        assert await store.queue.take(ROUTE, "normal", targets=10, wait_ms=0) == []
-        assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 0
-        assert [await store.link.call("XLEN", key) for key in (receipts, events, lane)] == [1, 1, 1]
-
-    play(server, story)
+    monkeypatch.setattr(store.link, "script", partial(fails_over, script))
+    monkeypatch.setattr(store.link, "many", partial(fails_over, many))
+    monkeypatch.setattr(store.link, "read", partial(fails_over, read))
+    assert await store.receipts.take("shop", limit=10, wait_ms=0) == []
+    assert await store.receipts._log._events("shop", "", 10) == (EventPage([]), True)
+    assert await store.queue.take(ROUTE, "normal", targets=10, wait_ms=0) == []
+    assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 0
+    assert [await store.link.call("XLEN", key) for key in (receipts, events, lane)] == [1, 1, 1]
 
 
-def test_an_unreadable_record_is_logged_at_growing_intervals(server: Server) -> None:
-    async def story(store: Store) -> None:
-        await store.link.call("HSET", keys.KEYRING, "b" * 64, NEWER)
-        with capture_logs() as logs:
-            for _ in range(20):
-                await store.keys.all()
-        assert len([line for line in logs if line["event"] == "record_unreadable"]) <= 1
-        assert not any("newer pushsvc" in str(line.values()) for line in logs)
-
-    play(server, story)
+async def test_an_unreadable_record_is_logged_at_growing_intervals(store: Store) -> None:
+    await store.link.call("HSET", keys.KEYRING, "b" * 64, NEWER)
+    with capture_logs() as logs:
+        for _ in range(20):
+            await store.keys.all()
+    assert len([line for line in logs if line["event"] == "record_unreadable"]) <= 1
+    assert not any("newer pushsvc" in str(line.values()) for line in logs)

@@ -29,21 +29,9 @@ from pushsvc.settings import SIMULATED
 from ..unit.test_systemd import Heard
 from .harness import apns, fcm
 from .ports import free_ports
-from .processes import Api, Command, Processes, Site, open_site, own_processes, until
+from .processes import Api, Command, Processes, Site, own_processes, until
 
 LISTENS = r"pushsvc listens on (\S+)"
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    with own_processes(tmp_path) as own:
-        yield own
-
-
-@pytest.fixture
-def site(tmp_path: Path, processes: Processes) -> Iterator[Site]:
-    with open_site(tmp_path) as own:
-        yield own
 
 
 def start(processes: Processes, site: Site, **environ: str) -> Command:
@@ -88,8 +76,6 @@ def shell(
     played: Played, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Calls the command line in this process, with the environment that a user of the playground would set."""
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("PUSHSVC_CONFIG", str(played.folder / "pushsvc.toml"))
     monkeypatch.setenv("PUSHSVC_KEY", played.api.key)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,16 +21,13 @@ from pushsvc.store import Store, StoreConfig, open_store
 
 from .harness import apns, fcm, running_service
 from .servers import KINDS, Server, running_server
-from .test_intake_kit import ALERT, CONFIG, Answer, Service, call, eventually, run_loop
+from .test_intake_kit import ALERT, CONFIG, LOOP as LOOP, Answer, Service, call, eventually
 from .test_store_kit import all_of
 
 PATIENT = {"Prefer": "wait=30"}
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as found:
-        yield found
+BACKENDS = KINDS
 
 
 class Looking(Waits):
@@ -61,13 +58,11 @@ async def intake(server: Server, *, most: int = 1000) -> AsyncIterator[tuple[Ser
             yield service, store, waits
 
 
-def play(server: Server, main: Callable[[Service, Store, Looking], Awaitable[None]], *, most: int = 1000) -> None:
-    async def whole() -> None:
-        async with asyncio.timeout(60), intake(server, most=most) as parts:
-            await main(*parts)
-
+@asynccontextmanager
+async def opened(server: Server, *, most: int = 1000) -> AsyncIterator[tuple[Service, Store, Looking]]:
     server.flush()
-    run_loop(whole())
+    async with asyncio.timeout(60), intake(server, most=most) as parts:
+        yield parts
 
 
 async def post(service: Service, document: Any = ALERT, **headers: str) -> Answer:
@@ -84,8 +79,8 @@ async def send_all(store: Store) -> int:
     return sent
 
 
-def test_it_answers_the_status_when_all_has_ended(server: Server) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_it_answers_the_status_when_all_has_ended(server: Server) -> None:
+    async with opened(server) as (service, store, waits):
         waiting = asyncio.create_task(post(service, **PATIENT))
         await eventually(lambda: len(waits.looks) >= 2)
         assert not waiting.done()
@@ -101,12 +96,10 @@ def test_it_answers_the_status_when_all_has_ended(server: Server) -> None:
         assert waits.waiting == 0
         await eventually(lambda: waits._task is None)
 
-    play(server, main)
-
 
 @pytest.mark.parametrize(("wish", "applied"), [("wait=1", 1), ("wait=0", 0), ('respond-async, wait="1"; x=y', 1)])
-def test_it_answers_202_when_the_time_is_over(server: Server, wish: str, applied: int) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_it_answers_202_when_the_time_is_over(server: Server, wish: str, applied: int) -> None:
+    async with opened(server) as (service, _, waits):
         started = time.monotonic()
         answer = await post(service, Prefer=wish)
         assert time.monotonic() - started >= applied
@@ -115,31 +108,25 @@ def test_it_answers_202_when_the_time_is_over(server: Server, wish: str, applied
         assert answer.json["state"] == "sending"
         assert waits.waiting == 0
 
-    play(server, main)
-
 
 @pytest.mark.parametrize("wish", ["wait", "wait=x", "respond-async", "return=minimal", "wait=-1", ""])
-def test_what_it_does_not_understand_it_ignores(server: Server, wish: str) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_what_it_does_not_understand_it_ignores(server: Server, wish: str) -> None:
+    async with opened(server) as (service, _, waits):
         answer = await post(service, Prefer=wish)
         assert (answer.status, "preference-applied" in answer.headers) == (202, False)
         assert waits.looks == []
 
-    play(server, main)
 
-
-def test_who_asks_for_more_than_is_given_is_told_how_much(server: Server) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_who_asks_for_more_than_is_given_is_told_how_much(server: Server) -> None:
+    async with opened(server) as (service, store, waits):
         waiting = asyncio.create_task(post(service, Prefer="wait=3600"))
         await eventually(lambda: waits.waiting == 1)
         await send_all(store)
         assert (await waiting).headers["preference-applied"] == "wait=30"
 
-    play(server, main)
 
-
-def test_all_that_wait_share_the_looks(server: Server) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_all_that_wait_share_the_looks(server: Server) -> None:
+    async with opened(server) as (service, store, waits):
         started = time.monotonic()
         waiting = [asyncio.create_task(post(service, **PATIENT)) for _ in range(200)]
         await eventually(lambda: waits.waiting == 200)
@@ -153,11 +140,9 @@ def test_all_that_wait_share_the_looks(server: Server) -> None:
         assert {(answer.status, answer.json["state"]) for answer in answers} == {(200, "done")}
         assert len({answer.json["id"] for answer in answers}) == 200
 
-    play(server, main)
 
-
-def test_who_finds_no_place_is_answered_at_once(server: Server) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_who_finds_no_place_is_answered_at_once(server: Server) -> None:
+    async with opened(server, most=2) as (service, store, waits):
         first = [asyncio.create_task(post(service, **PATIENT)) for _ in range(2)]
         await eventually(lambda: waits.full)
         answer = await post(service, **PATIENT)
@@ -166,11 +151,9 @@ def test_who_finds_no_place_is_answered_at_once(server: Server) -> None:
         assert {answer.status for answer in await asyncio.gather(*first)} == {200}
         assert not waits.full
 
-    play(server, main, most=2)
 
-
-def test_a_client_that_hangs_up_gives_its_place_free_and_its_push_is_sent(server: Server) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_a_client_that_hangs_up_gives_its_place_free_and_its_push_is_sent(server: Server) -> None:
+    async with opened(server, most=1) as (service, store, waits):
         body = msgspec.json.encode(ALERT)
         head = (
             "POST /v1/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pusher\r\nPrefer: wait=30\r\n"
@@ -187,26 +170,23 @@ def test_a_client_that_hangs_up_gives_its_place_free_and_its_push_is_sent(server
             await eventually(lambda: not waits.full)
         assert await send_all(store) == 2
 
-    play(server, main, most=1)
 
-
-def test_a_server_that_stops_lets_nobody_wait(server: Server) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(20):
-            async with intake(server) as (service, _, waits):
-                waiting = [asyncio.create_task(post(service, **PATIENT)) for _ in range(20)]
-                await eventually(lambda: waits.waiting == 20)
-            answers = await asyncio.gather(*waiting)
-        assert {answer.status for answer in answers} == {202}
-        assert waits.full
-        assert waits._task is None
+async def test_a_server_that_stops_lets_nobody_wait(server: Server) -> None:
 
     server.flush()
-    run_loop(main())
+
+    async with asyncio.timeout(20):
+        async with intake(server) as (service, _, waits):
+            waiting = [asyncio.create_task(post(service, **PATIENT)) for _ in range(20)]
+            await eventually(lambda: waits.waiting == 20)
+        answers = await asyncio.gather(*waiting)
+    assert {answer.status for answer in answers} == {202}
+    assert waits.full
+    assert waits._task is None
 
 
-def test_a_cancelled_push_has_ended(server: Server) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_a_cancelled_push_has_ended(server: Server) -> None:
+    async with opened(server) as (service, store, waits):
         accept = store.pushes.accept
         ids: list[str] = []
 
@@ -221,11 +201,9 @@ def test_a_cancelled_push_has_ended(server: Server) -> None:
         answer = await waiting
         assert (answer.status, answer.json["state"], answer.json["counts"]["cancelled"]) == (200, "cancelled", 1)
 
-    play(server, main)
 
-
-def test_a_repeat_under_the_same_key_may_wait_too(server: Server) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_a_repeat_under_the_same_key_may_wait_too(server: Server) -> None:
+    async with opened(server) as (service, store, waits):
         key = {"Idempotency-Key": "order 7"}
         waiting = [asyncio.create_task(post(service, **key, **PATIENT)) for _ in range(5)]
         await eventually(lambda: waits.waiting == 5)
@@ -243,21 +221,18 @@ def test_a_repeat_under_the_same_key_may_wait_too(server: Server) -> None:
         assert (await post(service, **key)).body == plain.body
         assert (await post(service, {**ALERT, "data": {"x": "y"}}, **key, **PATIENT)).status == 409
 
-    play(server, main)
 
-
-def test_refusals_and_batches_do_not_wait(server: Server) -> None:
-    async def main(service: Service, store: Store, waits: Looking) -> None:
+async def test_refusals_and_batches_do_not_wait(server: Server) -> None:
+    async with opened(server) as (service, _, waits):
         assert (await post(service, {"to": 7}, **PATIENT)).status == 422
         answer = await call(service, "POST", "/v1/push/batch", [ALERT], headers=PATIENT)
         assert (answer.status, "preference-applied" in answer.headers) == (200, False)
         assert waits.looks == []
 
-    play(server, main)
 
-
-def test_redis_may_go_and_come_back_meanwhile() -> None:
-    async def main(folder: Path) -> None:
+async def test_redis_may_go_and_come_back_meanwhile() -> None:
+    with TemporaryDirectory(prefix="ps-") as name:
+        folder = Path(name)
         options = ("--appendonly", "yes", "--appendfsync", "always")
         with running_server("valkey", folder=folder, options=options) as first:
             async with asyncio.timeout(60), intake(first) as (service, store, waits):
@@ -271,17 +246,11 @@ def test_redis_may_go_and_come_back_meanwhile() -> None:
                     assert await send_all(store) == 2
                     assert (await waiting[0]).status == 200
 
-    with TemporaryDirectory(prefix="ps-") as folder:
-        run_loop(main(Path(folder)))
 
-
-def test_in_the_whole_service(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with running_service(tmp_path) as service:
-            document = {"to": {"tokens": apns("ok", 1) + fcm("UNREGISTERED", 2)}, "notification": {"title": "x"}}
-            async with service.session.post("/v1/push", json=document, headers=PATIENT) as answer:
-                assert answer.status == 200
-                counts = (await answer.json())["counts"]
-                assert (counts["total"], counts["sent"], counts["invalid"]) == (2, 1, 1)
-
-    asyncio.run(main())
+async def test_in_the_whole_service(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
+        document = {"to": {"tokens": apns("ok", 1) + fcm("UNREGISTERED", 2)}, "notification": {"title": "x"}}
+        async with service.session.post("/v1/push", json=document, headers=PATIENT) as answer:
+            assert answer.status == 200
+            counts = (await answer.json())["counts"]
+            assert (counts["total"], counts["sent"], counts["invalid"]) == (2, 1, 1)

@@ -21,11 +21,11 @@ from pushsvc.runtime import Current, webhook_configs
 from pushsvc.settings import AppSettings, Settings, WebhookSettings
 from pushsvc.store import Store, keys
 
-from .servers import Server
-from .test_jobs import play, server, until, worker
+from .servers import KINDS, Server
+from .test_jobs import until, worker
 from .test_jobs_audiences import register, to_topic
 
-__all__ = ["server"]  # the fixture
+BACKENDS = KINDS
 
 SECRET = write_secret(bytes(32))
 EVENT = encode_event(FeedbackEvent(1, "apns", "t", "Unregistered", "suppressed"))
@@ -96,140 +96,123 @@ async def expanded(store: Store, push_id: str) -> bool:
     return status is not None and (status.state, status.counts.total) == ("sending", 3)
 
 
-def test_a_receiver_that_does_not_answer_delays_neither_audiences_nor_other_webhooks(
-    server: Server, tmp_path: Path
+async def test_a_receiver_that_does_not_answer_delays_neither_audiences_nor_other_webhooks(
+    server: Server, tmp_path: Path, store: Store
 ) -> None:
-    async def story(store: Store) -> None:
-        await register(store, 3)
-        async with receiver(answers=False) as slow, receiver() as quick:
-            settings = settings_of(slow=slow.url, shop=quick.url)
-            apns = {"topic": "com.example", "key_file": f"{tmp_path}/none.p8", "key_id": "ABC123DEFG"}
-            environ = {
-                f"PUSHSVC__APPS__{name.upper()}__WEBHOOK": json.dumps(
-                    {"url": url, "secret": SECRET, "allow_private": True, "timeout": 30.0}
-                )
-                for name, url in (("slow", slow.url), ("shop", quick.url))
-            }
-            environ["PUSHSVC__APPS__SLOW__APNS"] = json.dumps({**apns, "team_id": "DEF123GHIJ"})
-            await add_event(store, "slow")
-            with worker(server, tmp_path, **environ) as process:
-                await slow.called.wait()
-                await store.pushes.accept(to_topic("p"))
-                await add_event(store, "shop")
-                await until(partial(expanded, store, "p"))
-                await until(partial(reported, store, settings, "shop"))
-                # All of that while the call is open.
-                assert (slow.open, len(slow.calls)) == (1, 1)
-                process.send_signal(signal.SIGTERM)
-                slow.answers.set()
-                assert await asyncio.to_thread(process.wait) == 0
-                # The call that was under way has been ended and recorded.
-                assert await reported(store, settings, "slow")
-                assert len(slow.calls) == 1
-
-    play(server, story)
-
-
-def test_more_apps_than_places_take_turns(server: Server) -> None:
-    """With one place, an app that always has more to tell lets the others have it."""
-
-    async def story(store: Store) -> None:
-        async with receiver() as busy, receiver() as other:
-            settings = settings_of(busy=busy.url, other=other.url)
-            settings = msgspec.structs.replace(
-                settings,
-                apps={
-                    name: msgspec.structs.replace(app, webhook=msgspec.structs.replace(app.webhook, batch=1))
-                    for name, app in settings.apps.items()
-                },
+    await register(store, 3)
+    async with receiver(answers=False) as slow, receiver() as quick:
+        settings = settings_of(slow=slow.url, shop=quick.url)
+        apns = {"topic": "com.example", "key_file": f"{tmp_path}/none.p8", "key_id": "ABC123DEFG"}
+        environ = {
+            f"PUSHSVC__APPS__{name.upper()}__WEBHOOK": json.dumps(
+                {"url": url, "secret": SECRET, "allow_private": True, "timeout": 30.0}
             )
-            tasks = WebhookTasks(store.webhooks, Current(settings), clock=store.seconds, most=1)
-            for _ in range(2):
-                await add_event(store, "busy")
-            await tasks.start_due()
-            await busy.called.wait()
-
-            async def both() -> bool:
-                if not other.calls:
-                    await add_event(store, "busy")  # faster than it is sent
-                await tasks.start_due()
-                return await reported(store, settings, "other")
-
-            await add_event(store, "other")
-            await until(both)
-            await tasks.close()
-
-    play(server, story)
-
-
-def test_each_app_has_one_task_and_rest_is_left_to_the_store(server: Server) -> None:
-    async def story(store: Store) -> None:
-        async with receiver(answers=False) as slow, receiver() as quick:
-            settings = settings_of(slow=slow.url, quick=quick.url)
-            current = Current(settings)
-            tasks, elsewhere = (WebhookTasks(store.webhooks, current, clock=store.seconds) for _ in range(2))
-            for app in ("slow", "quick"):
-                await add_event(store, app)
-            await tasks.start_due()
+            for name, url in (("slow", slow.url), ("shop", quick.url))
+        }
+        environ["PUSHSVC__APPS__SLOW__APNS"] = json.dumps({**apns, "team_id": "DEF123GHIJ"})
+        await add_event(store, "slow")
+        with worker(server, tmp_path, **environ) as process:
             await slow.called.wait()
-            for each in (tasks, elsewhere):
-                await each.start_due()  # it is at work on it
-            await until(partial(reported, store, settings, "quick"))
-            assert len(slow.calls) == 1
-            # Taken out of the configuration meanwhile: its task ends with the call, and no other begins.
-            await add_event(store, "slow")
-            current.settings = settings_of(quick=quick.url)
+            await store.pushes.accept(to_topic("p"))
+            await add_event(store, "shop")
+            await until(partial(expanded, store, "p"))
+            await until(partial(reported, store, settings, "shop"))
+            # All of that while the call is open.
+            assert (slow.open, len(slow.calls)) == (1, 1)
+            process.send_signal(signal.SIGTERM)
             slow.answers.set()
-            await tasks.close()
-            await elsewhere.start_due()
-            assert (len(slow.calls), len(quick.calls)) == (1, 1)
+            assert await asyncio.to_thread(process.wait) == 0
+            # The call that was under way has been ended and recorded.
+            assert await reported(store, settings, "slow")
+            assert len(slow.calls) == 1
 
-    play(server, story)
 
-
-def test_a_webhook_that_cannot_be_tried_is_not_tried_all_the_time(server: Server) -> None:
-    async def story(store: Store) -> None:
-        hook = WebhookSettings(url="https://127.0.0.1:1/", secret=SECRET, ca_file="/nonexistent")
-        settings = Settings(apps={"shop": AppSettings(name="shop", webhook=hook), "bare": AppSettings(name="bare")})
-        place = webhook_configs(settings)["shop"].place
-        await store.link.call("XADD", keys.events("shop", 0), "*", "e", EVENT)
-        assert await store.webhooks.due("shop", place)
-        tasks = WebhookTasks(store.webhooks, Current(settings), clock=store.seconds)
+async def test_more_apps_than_places_take_turns(store: Store) -> None:
+    """With one place, an app that always has more to tell lets the others have it."""
+    async with receiver() as busy, receiver() as other:
+        settings = settings_of(busy=busy.url, other=other.url)
+        settings = msgspec.structs.replace(
+            settings,
+            apps={
+                name: msgspec.structs.replace(app, webhook=msgspec.structs.replace(app.webhook, batch=1))
+                for name, app in settings.apps.items()
+            },
+        )
+        tasks = WebhookTasks(store.webhooks, Current(settings), clock=store.seconds, most=1)
+        for _ in range(2):
+            await add_event(store, "busy")
         await tasks.start_due()
+        await busy.called.wait()
 
-        async def put_off() -> bool:
-            until_ms, owner = await store.link.call("HMGET", keys.hook("shop"), "until", "own")
-            return until_ms is not None and owner is None
+        async def both() -> bool:
+            if not other.calls:
+                await add_event(store, "busy")  # faster than it is sent
+            await tasks.start_due()
+            return await reported(store, settings, "other")
 
-        await until(put_off)
-        assert not await store.webhooks.due("shop", place)
-        standing = await store.webhooks.standing("shop", place)
-        assert standing.due_in > 25_000
-        assert "apps.shop.webhook.ca_file" in standing.reason
-        assert standing.failing_since is not None
+        await add_event(store, "other")
+        await until(both)
         await tasks.close()
 
-    play(server, story)
+
+async def test_each_app_has_one_task_and_rest_is_left_to_the_store(store: Store) -> None:
+    async with receiver(answers=False) as slow, receiver() as quick:
+        settings = settings_of(slow=slow.url, quick=quick.url)
+        current = Current(settings)
+        tasks, elsewhere = (WebhookTasks(store.webhooks, current, clock=store.seconds) for _ in range(2))
+        for app in ("slow", "quick"):
+            await add_event(store, app)
+        await tasks.start_due()
+        await slow.called.wait()
+        for each in (tasks, elsewhere):
+            await each.start_due()  # it is at work on it
+        await until(partial(reported, store, settings, "quick"))
+        assert len(slow.calls) == 1
+        # Taken out of the configuration meanwhile: its task ends with the call, and no other begins.
+        await add_event(store, "slow")
+        current.settings = settings_of(quick=quick.url)
+        slow.answers.set()
+        await tasks.close()
+        await elsewhere.start_due()
+        assert (len(slow.calls), len(quick.calls)) == (1, 1)
+
+
+async def test_a_webhook_that_cannot_be_tried_is_not_tried_all_the_time(store: Store) -> None:
+    hook = WebhookSettings(url="https://127.0.0.1:1/", secret=SECRET, ca_file="/nonexistent")
+    settings = Settings(apps={"shop": AppSettings(name="shop", webhook=hook), "bare": AppSettings(name="bare")})
+    place = webhook_configs(settings)["shop"].place
+    await store.link.call("XADD", keys.events("shop", 0), "*", "e", EVENT)
+    assert await store.webhooks.due("shop", place)
+    tasks = WebhookTasks(store.webhooks, Current(settings), clock=store.seconds)
+    await tasks.start_due()
+
+    async def put_off() -> bool:
+        until_ms, owner = await store.link.call("HMGET", keys.hook("shop"), "until", "own")
+        return until_ms is not None and owner is None
+
+    await until(put_off)
+    assert not await store.webhooks.due("shop", place)
+    standing = await store.webhooks.standing("shop", place)
+    assert standing.due_in > 25_000
+    assert "apps.shop.webhook.ca_file" in standing.reason
+    assert standing.failing_since is not None
+    await tasks.close()
 
 
 @pytest.mark.parametrize(("later", "dead"), [(0.0, 0), (4 * 86_400.0, 1)])
-def test_a_batch_is_as_old_as_the_clock_says_that_is_given(server: Server, later: float, dead: int) -> None:
+async def test_a_batch_is_as_old_as_the_clock_says_that_is_given(later: float, dead: int, store: Store) -> None:
     """It is that of Redis, which has dated the events: a host whose clock is wrong gives no batch up."""
+    hook = WebhookSettings(url="http://127.0.0.1:1/", secret=SECRET, allow_private=True, attempts=1)
+    settings = Settings(apps={"shop": AppSettings(name="shop", webhook=hook)})
+    place = webhook_configs(settings)["shop"].place
+    await add_event(store, "shop")
+    tasks = WebhookTasks(store.webhooks, Current(settings), clock=lambda: store.seconds() + later)
 
-    async def story(store: Store) -> None:
-        hook = WebhookSettings(url="http://127.0.0.1:1/", secret=SECRET, allow_private=True, attempts=1)
-        settings = Settings(apps={"shop": AppSettings(name="shop", webhook=hook)})
-        place = webhook_configs(settings)["shop"].place
-        await add_event(store, "shop")
-        tasks = WebhookTasks(store.webhooks, Current(settings), clock=lambda: store.seconds() + later)
+    async def failed() -> bool:
+        await tasks.start_due()
+        standing = await store.webhooks.standing("shop", place)
+        return standing.failures > 0 or standing.dead > 0
 
-        async def failed() -> bool:
-            await tasks.start_due()
-            standing = await store.webhooks.standing("shop", place)
-            return standing.failures > 0 or standing.dead > 0
-
-        await until(failed)
-        assert (await store.webhooks.standing("shop", place)).dead == dead
-        await tasks.close()
-
-    play(server, story)
+    await until(failed)
+    assert (await store.webhooks.standing("shop", place)).dead == dead
+    await tasks.close()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,14 @@ from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.live import EventReport
 from pushsvc.ports.webhooks import Standing
 from pushsvc.stages.webhooks.config import WebhookConfig
-from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store import Store, keys
 
 from ..pages import PAGES, blocks
 from .harness import apns, fcm
 from .ports import free_ports
 from .processes import open_site, own_processes, until
 from .servers import KINDS, Server, running_server
-from .test_store_kit import make_push
+from .test_store_kit import make_push, new_store
 from .webhook_receiver import Receiver, noted
 
 RECEIVER = Path(__file__).with_name("webhook_receiver.py")
@@ -176,16 +175,7 @@ def _listens(port: int) -> bool:
     return True
 
 
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running_server(request.param) as found:
-        yield found
+BACKENDS = KINDS
 
 
 @pytest.fixture(scope="module")
@@ -194,25 +184,20 @@ def valkey() -> Iterator[Server]:
         yield found
 
 
-def play(
-    server: Server, folder: Path, capsys: pytest.CaptureFixture[str], story: Callable[[Rig], Awaitable[None]]
-) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(120), open_store(server.url, StoreConfig(consumer="a")) as store:
-            rig = Rig(server, folder, store, capsys)
-            await story(rig)
-            # Neither the path of the URL, nor a secret, nor a token.
-            log = rig.log.read_text()
-            assert not re.search(r"hidden|whsec_|secret-token", log)
-
-    server.flush()
-    asyncio.run(main())
+@asynccontextmanager
+async def rigged(server: Server, folder: Path, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Rig]:
+    async with new_store(server) as store:
+        rig = Rig(server, folder, store, capsys)
+        yield rig
+        # Neither the path of the URL, nor a secret, nor a token.
+        log = rig.log.read_text()
+        assert not re.search(r"hidden|whsec_|secret-token", log)
 
 
-def test_down_slow_failing_and_killed_in_between(
+async def test_down_slow_failing_and_killed_in_between(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def story(rig: Rig) -> None:
+    async with rigged(server, tmp_path, capsys) as rig:
         async with rig.jobs() as jobs:
             await rig.events(0, 300)
 
@@ -259,13 +244,11 @@ def test_down_slow_failing_and_killed_in_between(
             )
         assert sum(repeated.values()) - len(repeated) <= lost + kills
 
-    play(server, tmp_path, capsys, story)
 
-
-def test_what_devices_report_is_sent_beside_feedback_events(
+async def test_what_devices_report_is_sent_beside_feedback_events(
     valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def story(rig: Rig) -> None:
+    async with rigged(valkey, tmp_path, capsys) as rig:
         rig.configure('kinds = ["feedback", "event"]\nattempts = 1\nretry_for = 0\n')
         await rig.store.registry.put("shop", Device(id="phone", platform="apns", token="secret-token-0"))
         pushes = [f"p{number}" for number in range(25)]
@@ -295,13 +278,11 @@ def test_what_devices_report_is_sent_beside_feedback_events(
             (push, "phone", "apns", "opened") for push in pushes
         ]
 
-    play(valkey, tmp_path, capsys, story)
 
-
-def test_a_redelivered_batch_and_one_that_is_refused_hold_nobody_up(
+async def test_a_redelivered_batch_and_one_that_is_refused_hold_nobody_up(
     valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def story(rig: Rig) -> None:
+    async with rigged(valkey, tmp_path, capsys) as rig:
         rig.configure("attempts = 2\nretry_for = 0\n")
         await rig.events(0, 100)
         async with rig.receiver(200, 400, 400), rig.jobs():
@@ -324,11 +305,11 @@ def test_a_redelivered_batch_and_one_that_is_refused_hold_nobody_up(
             code, out = await rig.command("webhooks", "failed", "--json")
             assert json.loads(out) == []
 
-    play(valkey, tmp_path, capsys, story)
 
-
-def test_what_cannot_be_redelivered_stays(valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def story(rig: Rig) -> None:
+async def test_what_cannot_be_redelivered_stays(
+    valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with rigged(valkey, tmp_path, capsys) as rig:
         rig.configure("attempts = 1\nretry_for = 0\n")
         async with rig.jobs():
             async with rig.receiver(400, 400, 400):
@@ -353,13 +334,12 @@ def test_what_cannot_be_redelivered_stays(valkey: Server, tmp_path: Path, capsys
                 assert (code, json.loads(out)["told"]) == (0, {"shop": 3})
         rig.in_order_once(60)
 
-    play(valkey, tmp_path, capsys, story)
 
-
-def test_gone_switches_it_off_until_somebody_resumes_it_or_its_url_is_another(
+async def test_gone_switches_it_off_until_somebody_resumes_it_or_its_url_is_another(
     valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def story(rig: Rig) -> None:
+    async with rigged(valkey, tmp_path, capsys) as rig:
+
         async def off() -> bool:
             return (await rig.standing()).off
 
@@ -380,11 +360,9 @@ def test_gone_switches_it_off_until_somebody_resumes_it_or_its_url_is_another(
             assert [(each["state"], each["off"]) for each in listed] == [("ok", False)]
         rig.in_order_once(10)
 
-    play(valkey, tmp_path, capsys, story)
 
-
-def test_a_secret_changes_under_way(valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def story(rig: Rig) -> None:
+async def test_a_secret_changes_under_way(valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with rigged(valkey, tmp_path, capsys) as rig:
         async with rig.jobs() as jobs:
             async with rig.receiver():
                 await rig.events(0, 5)
@@ -408,11 +386,9 @@ def test_a_secret_changes_under_way(valkey: Server, tmp_path: Path, capsys: pyte
                 await rig.until_had(20)
         rig.in_order_once(20)
 
-    play(valkey, tmp_path, capsys, story)
 
-
-def test_retry_after_is_waited_for(valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def story(rig: Rig) -> None:
+async def test_retry_after_is_waited_for(valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with rigged(valkey, tmp_path, capsys) as rig:
         async with rig.receiver(429), rig.jobs():
             await rig.events(0, 5)
             await rig.until("it was refused", lambda: rig.calls())
@@ -424,11 +400,9 @@ def test_retry_after_is_waited_for(valkey: Server, tmp_path: Path, capsys: pytes
         assert again is not None
         assert 1.0 <= float(again[1]) <= 1.1
 
-    play(valkey, tmp_path, capsys, story)
 
-
-def test_redirects_are_not_followed(valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def story(rig: Rig) -> None:
+async def test_redirects_are_not_followed(valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with rigged(valkey, tmp_path, capsys) as rig:
         elsewhere = tmp_path / "elsewhere"
         words = (str(RECEIVER), str(rig.port + 1), SECRET, str(elsewhere))
         with rig.process(*words):
@@ -439,11 +413,11 @@ def test_redirects_are_not_followed(valkey: Server, tmp_path: Path, capsys: pyte
         assert [call["did"] for call in rig.calls()] == [f"to:http://127.0.0.1:{rig.port + 1}/", 200]
         assert not elsewhere.exists()
 
-    play(valkey, tmp_path, capsys, story)
 
-
-def test_private_addresses_are_not_called(valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def story(rig: Rig) -> None:
+async def test_private_addresses_are_not_called(
+    valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with rigged(valkey, tmp_path, capsys) as rig:
         text = rig.config.read_text().replace("allow_private = true\n", "")
         rig.config.write_text(text.replace("http://127.0.0.1", "https://localhost"))
         async with rig.receiver(), rig.jobs():
@@ -464,11 +438,11 @@ def test_private_addresses_are_not_called(valkey: Server, tmp_path: Path, capsys
             await rig.until_had(5)
         assert [call["did"] for call in rig.calls()] == [200]
 
-    play(valkey, tmp_path, capsys, story)
 
-
-def test_commands_that_call_and_that_look(valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async def story(rig: Rig) -> None:
+async def test_commands_that_call_and_that_look(
+    valkey: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with rigged(valkey, tmp_path, capsys) as rig:
         code, out = await rig.command("webhooks", "secret")
         assert code == 0
         secret = out.strip()
@@ -497,8 +471,6 @@ def test_commands_that_call_and_that_look(valkey: Server, tmp_path: Path, capsys
         assert "apps.shop.webhook.url: the app has no webhook" in out
         code, out = await rig.command("webhooks", "list")
         assert (code, len(out.splitlines())) == (0, 1)
-
-    play(valkey, tmp_path, capsys, story)
 
 
 def test_a_call_whose_line_is_not_complete_has_not_been_had(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -319,18 +321,22 @@ def statuses(answers: list[Answer]) -> Counter[object]:
     )
 
 
-def run(main: Callable[[], Any], *, uvloop: bool = False) -> None:
-    """Run a test on a loop of its own; an exception that a callback swallowed fails it."""
-    complaints: list[dict[str, Any]] = []
+class _Watched:
+    """Fails a test for whatever a callback has swallowed."""
 
-    async def watched() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        await main()
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        context.setdefault("exception", AssertionError(context["message"]))
+        super().call_exception_handler(context)  # type: ignore[misc]  # of the loop
 
-    if uvloop:
-        import uvloop as uv
 
-        uv.run(watched())
-    else:
-        asyncio.run(watched())
-    assert not complaints, complaints
+class LOOP(_Watched, asyncio.SelectorEventLoop):
+    """The event loop of asyncio."""
+
+
+class WatchedUvloop(_Watched, uvloop.Loop):  # type: ignore[misc]  # its types are not quite those of asyncio
+    """The event loop of libuv."""
+
+
+both_loops = pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"loop_factory": loop}) for loop in (LOOP, WatchedUvloop)], ids=["asyncio", "uvloop"]
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -71,38 +71,32 @@ async def opened(config: Config) -> AsyncIterator[Opened]:
     assert all(pool.closed for pool in pools)
 
 
-def run(config: Config, scene: Callable[[Opened], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with opened(config) as it:
-            await scene(it)
-
-    asyncio.run(main())
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     key_file, _ = write_p8(tmp_path)
     return Config(topic="com.example.shop", key_file=key_file, key_id="ABC123DEFG", team_id="DEF123GHIJ")
 
 
+@pytest.fixture
+async def it(config: Config) -> AsyncIterator[Opened]:
+    async with opened(config) as it:
+        yield it
+
+
 # --- requests -----------------------------------------------------------------------------------
 
 
-def test_an_expiration_of_ours_is_the_end_of_the_chunk(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        headers = {**ALERT.headers, "apns-expiration": "7"}
-        for dated, said in (("apns-expiration", str(CREATED_AT // 1000 + 3600)), ("", "7")):
-            it.send(Message("apns", b"{}", headers, dated=dated))
-            assert it.pool.requests[-1].headers["apns-expiration"] == said
-
-    run(config, scene)
+async def test_an_expiration_of_ours_is_the_end_of_the_chunk(it: Opened) -> None:
+    headers = {**ALERT.headers, "apns-expiration": "7"}
+    for dated, said in (("apns-expiration", str(CREATED_AT // 1000 + 3600)), ("", "7")):
+        it.send(Message("apns", b"{}", headers, dated=dated))
+        assert it.pool.requests[-1].headers["apns-expiration"] == said
 
 
-def test_the_request_has_every_field_once_and_the_pseudo_fields_first(tmp_path: Path) -> None:
+async def test_the_request_has_every_field_once_and_the_pseudo_fields_first(tmp_path: Path) -> None:
     key_file, public = write_p8(tmp_path)
     config = Config(topic="com.example.shop", key_file=key_file, key_id="ABC123DEFG", team_id="DEF123GHIJ")
-
-    async def scene(it: Opened) -> None:
+    async with opened(config) as it:
         headers = {**ALERT.headers, "apns-expiration": "0", "apns-collapse-id": "größe"}
         it.send(Message("apns", b"{}", headers))
         request = it.pool.requests[0]
@@ -133,8 +127,6 @@ def test_the_request_has_every_field_once_and_the_pseudo_fields_first(tmp_path: 
         assert never_indexed(request.fields, "authorization", authorization)
         assert never_indexed(request.fields, ":path", f"/3/device/{TOKEN}")
 
-    run(config, scene)
-
 
 @pytest.mark.parametrize(
     ("push_type", "topic"),
@@ -152,15 +144,12 @@ def test_the_request_has_every_field_once_and_the_pseudo_fields_first(tmp_path: 
         ("pushtotalk", "com.example.shop.voip-ptt"),
     ],
 )
-def test_each_push_type_has_its_topic(config: Config, push_type: str, topic: str) -> None:
-    async def scene(it: Opened) -> None:
-        it.send(Message("apns", b"{}", {"apns-push-type": push_type}))
-        it.send(Message("apns", b"{}", {"apns-push-type": push_type, "apns-topic": "com.example.clip"}))
+async def test_each_push_type_has_its_topic(push_type: str, topic: str, it: Opened) -> None:
+    it.send(Message("apns", b"{}", {"apns-push-type": push_type}))
+    it.send(Message("apns", b"{}", {"apns-push-type": push_type, "apns-topic": "com.example.clip"}))
 
-        assert [request.headers["apns-topic"] for request in it.pool.requests] == [topic, "com.example.clip"]
-        assert all(request.headers["apns-push-type"] == push_type for request in it.pool.requests)
-
-    run(config, scene)
+    assert [request.headers["apns-topic"] for request in it.pool.requests] == [topic, "com.example.clip"]
+    assert all(request.headers["apns-push-type"] == push_type for request in it.pool.requests)
 
 
 BROADCAST = Message(
@@ -171,44 +160,40 @@ BROADCAST = Message(
 CHANNEL = "dHN0LXNyY2gtY2hubA=="
 
 
-def test_a_broadcast_goes_to_the_path_of_the_bundle_id(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        extra = {**BROADCAST.headers, "apns-topic": "x", "apns-collapse-id": "y", "apns-of-tomorrow": "z"}
-        it.send(BROADCAST, CHANNEL, kind="channel")
-        it.send(Message("apns", b"{}", extra), CHANNEL, kind="channel")
-        it.send(ALERT)
-        first, second, third = it.pool.requests
-        got = first.headers
-        assert got.pop("authorization").startswith("bearer ")
-        assert [name for name, _ in first.pairs[:4]] == [":method", ":scheme", ":authority", ":path"]
-        assert got == {
-            ":method": "POST",
-            ":scheme": "https",
-            ":authority": "api.push.apple.com",
-            ":path": "/4/broadcasts/apps/com.example.shop",
-            "apns-channel-id": CHANNEL,
-            "apns-request-id": apns_id(PUSH_ID, 0),
-            "apns-push-type": "liveactivity",
-            "apns-priority": "5",
-            "apns-expiration": "0",
-        }
-        assert first.body == BROADCAST.body
-        assert second.headers == {**first.headers, "apns-of-tomorrow": "z"}
-        assert third.headers[":path"] == f"/3/device/{TOKEN}"
-        first.answer(response(200))
-        second.answer(response(400, {"reason": "ChannelNotRegistered"}))
-        assert [outcome for _, outcome in it.outcomes] == [
-            Sent(status=200, provider_id=apns_id(PUSH_ID, 0)),
-            TokenDead(status=400, reason="ChannelNotRegistered"),
-        ]
-
-    run(config, scene)
+async def test_a_broadcast_goes_to_the_path_of_the_bundle_id(it: Opened) -> None:
+    extra = {**BROADCAST.headers, "apns-topic": "x", "apns-collapse-id": "y", "apns-of-tomorrow": "z"}
+    it.send(BROADCAST, CHANNEL, kind="channel")
+    it.send(Message("apns", b"{}", extra), CHANNEL, kind="channel")
+    it.send(ALERT)
+    first, second, third = it.pool.requests
+    got = first.headers
+    assert got.pop("authorization").startswith("bearer ")
+    assert [name for name, _ in first.pairs[:4]] == [":method", ":scheme", ":authority", ":path"]
+    assert got == {
+        ":method": "POST",
+        ":scheme": "https",
+        ":authority": "api.push.apple.com",
+        ":path": "/4/broadcasts/apps/com.example.shop",
+        "apns-channel-id": CHANNEL,
+        "apns-request-id": apns_id(PUSH_ID, 0),
+        "apns-push-type": "liveactivity",
+        "apns-priority": "5",
+        "apns-expiration": "0",
+    }
+    assert first.body == BROADCAST.body
+    assert second.headers == {**first.headers, "apns-of-tomorrow": "z"}
+    assert third.headers[":path"] == f"/3/device/{TOKEN}"
+    first.answer(response(200))
+    second.answer(response(400, {"reason": "ChannelNotRegistered"}))
+    assert [outcome for _, outcome in it.outcomes] == [
+        Sent(status=200, provider_id=apns_id(PUSH_ID, 0)),
+        TokenDead(status=400, reason="ChannelNotRegistered"),
+    ]
 
 
-def test_broadcasts_of_another_host_have_their_own_connection(config: Config) -> None:
+async def test_broadcasts_of_another_host_have_their_own_connection(config: Config) -> None:
     apart = structs.replace(config, broadcast_endpoint="https://api-broadcast.push.apple.com/")
-
-    async def scene(it: Opened) -> None:
+    async with opened(apart) as it:
         it.send(BROADCAST, CHANNEL, kind="channel")
         it.send(ALERT)
         (request,) = it.others[0].requests
@@ -221,26 +206,21 @@ def test_broadcasts_of_another_host_have_their_own_connection(config: Config) ->
         assert len(it.others[0].requests) == 2
         assert it.others[0].requests[1].headers["apns-request-id"] == apns_id(PUSH_ID, 0)
 
-    run(apart, scene)
 
+async def test_neighbours_share_all_but_path_and_id_and_chunks_do_not_mix(it: Opened) -> None:
+    voip = Message("apns", b'{"voip":1}', {"apns-push-type": "voip"})
+    it.send(ALERT, "aa", "bb")
+    it.send(voip, "cc", push_id="other")
+    it.send(ALERT, "dd")
 
-def test_neighbours_share_all_but_path_and_id_and_chunks_do_not_mix(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        voip = Message("apns", b'{"voip":1}', {"apns-push-type": "voip"})
-        it.send(ALERT, "aa", "bb")
-        it.send(voip, "cc", push_id="other")
-        it.send(ALERT, "dd")
-
-        seen = [(r.headers[":path"][-2:], r.headers["apns-id"], r.headers["apns-push-type"]) for r in it.pool.requests]
-        assert seen == [
-            ("aa", apns_id(PUSH_ID, 0), "alert"),
-            ("bb", apns_id(PUSH_ID, 1), "alert"),
-            ("cc", apns_id("other", 0), "voip"),
-            ("dd", apns_id(PUSH_ID, 0), "alert"),
-        ]
-        assert [request.body for request in it.pool.requests] == [ALERT.body, ALERT.body, voip.body, ALERT.body]
-
-    run(config, scene)
+    seen = [(r.headers[":path"][-2:], r.headers["apns-id"], r.headers["apns-push-type"]) for r in it.pool.requests]
+    assert seen == [
+        ("aa", apns_id(PUSH_ID, 0), "alert"),
+        ("bb", apns_id(PUSH_ID, 1), "alert"),
+        ("cc", apns_id("other", 0), "voip"),
+        ("dd", apns_id(PUSH_ID, 0), "alert"),
+    ]
+    assert [request.body for request in it.pool.requests] == [ALERT.body, ALERT.body, voip.body, ALERT.body]
 
 
 @given(push_id=st.text(max_size=40), index=st.integers(0, 10**6))
@@ -269,44 +249,35 @@ def test_the_namespace_stays_what_it_is() -> None:
     assert apns_id("push", 7) == "6abbc0d6-2d05-5bdd-bc16-77f45887a6e1"
 
 
-def test_topics_that_callers_choose_do_not_pile_up(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        for number in range(600):
-            it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": f"com.example.t{number}"}))
+async def test_topics_that_callers_choose_do_not_pile_up(it: Opened) -> None:
+    for number in range(600):
+        it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": f"com.example.t{number}"}))
 
-        assert it.pool.requests[-1].headers["apns-topic"] == "com.example.t599"
-        assert len(it.provider._common) <= 256  # type: ignore[attr-defined]  # what must stay bounded is private
-
-    run(config, scene)
+    assert it.pool.requests[-1].headers["apns-topic"] == "com.example.t599"
+    assert len(it.provider._common) <= 256  # type: ignore[attr-defined]  # what must stay bounded is private
 
 
-def test_a_dry_run_sends_nothing_and_is_told_later(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        it.send(ALERT, TOKEN, dry_run=True)
-        assert not it.outcomes
-        await asyncio.sleep(0)
+async def test_a_dry_run_sends_nothing_and_is_told_later(it: Opened) -> None:
+    it.send(ALERT, TOKEN, dry_run=True)
+    assert not it.outcomes
+    await asyncio.sleep(0)
 
-        assert it.outcomes.last == Sent(reason="dry_run")
-        assert not it.pool.requests
-
-    run(config, scene)
+    assert it.outcomes.last == Sent(reason="dry_run")
+    assert not it.pool.requests
 
 
-def test_a_field_that_http2_cannot_carry_is_a_bad_notification(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-collapse-id": "a\nb"}))
-        it.send(ALERT, "to ken")
-        assert not it.outcomes
-        await asyncio.sleep(0)
+async def test_a_field_that_http2_cannot_carry_is_a_bad_notification(it: Opened) -> None:
+    it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-collapse-id": "a\nb"}))
+    it.send(ALERT, "to ken")
+    assert not it.outcomes
+    await asyncio.sleep(0)
 
-        assert [outcome for _, outcome in it.outcomes] == [BadNotification(reason="malformed_request")] * 2
-        it.send(ALERT)
-        assert len(it.pool.requests) == 1
-
-    run(config, scene)
+    assert [outcome for _, outcome in it.outcomes] == [BadNotification(reason="malformed_request")] * 2
+    it.send(ALERT)
+    assert len(it.pool.requests) == 1
 
 
-def test_the_pool_is_opened_as_configured(tmp_path: Path) -> None:
+async def test_the_pool_is_opened_as_configured(tmp_path: Path) -> None:
     key_file, _ = write_p8(tmp_path)
     config = Config(
         topic="com.example.shop",
@@ -317,8 +288,7 @@ def test_the_pool_is_opened_as_configured(tmp_path: Path) -> None:
         connections=5,
         window=77,
     )
-
-    async def scene(it: Opened) -> None:
+    async with opened(config) as it:
         assert it.pool.origin == "https://127.0.0.1:8443"
         options = {name: it.pool.options[name] for name in ("connections", "window", "request_timeout")}
         assert options == {"connections": 5, "window": 77, "request_timeout": 10.0}
@@ -330,221 +300,179 @@ def test_the_pool_is_opened_as_configured(tmp_path: Path) -> None:
         it.provider.on_room(lambda: None)
         assert len(it.pool.wakes) == 1
 
-    run(config, scene)
-
 
 # --- answers ------------------------------------------------------------------------------------
 
 
-def test_each_answer_reaches_its_own_delivery_once(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        it.send(ALERT, "aa", "bb", "cc")
-        first, second, third = it.pool.requests
-        third.answer(Failure("timeout", True))
-        first.answer(response(200))
-        second.answer(response(410, {"reason": "Unregistered", "timestamp": 5}))
+async def test_each_answer_reaches_its_own_delivery_once(it: Opened) -> None:
+    it.send(ALERT, "aa", "bb", "cc")
+    first, second, third = it.pool.requests
+    third.answer(Failure("timeout", True))
+    first.answer(response(200))
+    second.answer(response(410, {"reason": "Unregistered", "timestamp": 5}))
 
-        assert [(delivery.target.token, outcome) for delivery, outcome in it.outcomes] == [
-            ("cc", Unavailable(reason="timeout", maybe_sent=True)),
-            ("aa", Sent(status=200, provider_id=apns_id(PUSH_ID, 0))),
-            ("bb", TokenDead(status=410, reason="Unregistered", since=5)),
-        ]
-
-    run(config, scene)
+    assert [(delivery.target.token, outcome) for delivery, outcome in it.outcomes] == [
+        ("cc", Unavailable(reason="timeout", maybe_sent=True)),
+        ("aa", Sent(status=200, provider_id=apns_id(PUSH_ID, 0))),
+        ("bb", TokenDead(status=410, reason="Unregistered", since=5)),
+    ]
 
 
 @pytest.mark.parametrize("ahead", [-3600, 0, 3600])
-def test_the_death_of_a_token_is_told_by_the_clock_of_registrations(config: Config, ahead: int) -> None:
-    async def scene(it: Opened) -> None:
-        it.ttl_clock.now += ahead
-        it.send(ALERT)
-        died_at = int(it.clock.now * 1000) - 60_000
-        it.pool.requests[0].answer(response(410, {"reason": "Unregistered", "timestamp": died_at}))
-        ((_, outcome),) = it.outcomes
-        assert outcome == TokenDead(status=410, reason="Unregistered", since=died_at + 1000 * ahead)
-
-    run(config, scene)
+async def test_the_death_of_a_token_is_told_by_the_clock_of_registrations(ahead: int, it: Opened) -> None:
+    it.ttl_clock.now += ahead
+    it.send(ALERT)
+    died_at = int(it.clock.now * 1000) - 60_000
+    it.pool.requests[0].answer(response(410, {"reason": "Unregistered", "timestamp": died_at}))
+    ((_, outcome),) = it.outcomes
+    assert outcome == TokenDead(status=410, reason="Unregistered", since=died_at + 1000 * ahead)
 
 
 def refused(reason: str, **headers: str) -> Any:
     return response(403, {"reason": reason}, headers)
 
 
-def test_one_delivery_tries_a_new_token_and_what_the_old_one_failed_follows_it(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        it.send(ALERT, "aa", "bb", "cc")
-        old = it.pool.requests[0].headers["authorization"]
-        it.clock.now += 1300  # more than the 20 minutes that a token must last
-        for request in it.pool.requests[:2]:
-            request.answer(refused("ExpiredProviderToken"))
-        (trial,) = it.pool.requests[3:]
-        assert it.provider.room == 0, "nothing else goes until it is known whether the new one is any better"
-        trial.answer(response(200))
-        assert it.provider.room > 0
-        it.pool.requests[2].answer(refused("ExpiredProviderToken"))
-        again = it.pool.requests[3:]
-        fresh = {request.headers["authorization"] for request in again}
+async def test_one_delivery_tries_a_new_token_and_what_the_old_one_failed_follows_it(it: Opened) -> None:
+    it.send(ALERT, "aa", "bb", "cc")
+    old = it.pool.requests[0].headers["authorization"]
+    it.clock.now += 1300  # more than the 20 minutes that a token must last
+    for request in it.pool.requests[:2]:
+        request.answer(refused("ExpiredProviderToken"))
+    (trial,) = it.pool.requests[3:]
+    assert it.provider.room == 0, "nothing else goes until it is known whether the new one is any better"
+    trial.answer(response(200))
+    assert it.provider.room > 0
+    it.pool.requests[2].answer(refused("ExpiredProviderToken"))
+    again = it.pool.requests[3:]
+    fresh = {request.headers["authorization"] for request in again}
 
-        assert [request.headers[":path"][-2:] for request in again] == ["aa", "bb", "cc"]
-        assert [request.headers["apns-id"] for request in again] == [apns_id(PUSH_ID, index) for index in range(3)]
-        assert len(fresh) == 1  # one new token for all
-        assert old not in fresh
-        again[1].answer(response(200))
-        again[2].answer(refused("ExpiredProviderToken"))
-        assert [outcome for _, outcome in it.outcomes] == [
-            Sent(status=200, provider_id=apns_id(PUSH_ID, 0)),
-            Sent(status=200, provider_id=apns_id(PUSH_ID, 1)),
-            Misconfigured(status=403, reason="ExpiredProviderToken"),
-        ]
-        assert len(it.pool.requests) == 6
-
-    run(config, scene)
+    assert [request.headers[":path"][-2:] for request in again] == ["aa", "bb", "cc"]
+    assert [request.headers["apns-id"] for request in again] == [apns_id(PUSH_ID, index) for index in range(3)]
+    assert len(fresh) == 1  # one new token for all
+    assert old not in fresh
+    again[1].answer(response(200))
+    again[2].answer(refused("ExpiredProviderToken"))
+    assert [outcome for _, outcome in it.outcomes] == [
+        Sent(status=200, provider_id=apns_id(PUSH_ID, 0)),
+        Sent(status=200, provider_id=apns_id(PUSH_ID, 1)),
+        Misconfigured(status=403, reason="ExpiredProviderToken"),
+    ]
+    assert len(it.pool.requests) == 6
 
 
-def test_a_young_token_that_is_called_expired_is_not_made_anew_and_nothing_is_sent_twice(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        for _ in range(5):
-            it.send()
-            it.pool.requests[-1].answer(refused("ExpiredProviderToken"))
-            it.clock.now += 200
-
-        assert len({request.headers["authorization"] for request in it.pool.requests}) == 1
-        assert len(it.outcomes) == len(it.pool.requests) == 5
-
-    run(config, scene)
-
-
-def test_a_clock_that_is_put_right_makes_a_new_token(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        it.clock.now += 3600  # it ran ahead when the token was signed
+async def test_a_young_token_that_is_called_expired_is_not_made_anew_and_nothing_is_sent_twice(it: Opened) -> None:
+    for _ in range(5):
         it.send()
-        it.clock.now -= 3600 - 5
-        it.send()
-        first, second = (request.headers["authorization"] for request in it.pool.requests)
-        assert first != second
-        it.clock.now -= 7200
         it.pool.requests[-1].answer(refused("ExpiredProviderToken"))
-        assert it.pool.requests[-1].headers["authorization"] not in (first, second)
+        it.clock.now += 200
 
-    run(config, scene)
+    assert len({request.headers["authorization"] for request in it.pool.requests}) == 1
+    assert len(it.outcomes) == len(it.pool.requests) == 5
+
+
+async def test_a_clock_that_is_put_right_makes_a_new_token(it: Opened) -> None:
+    it.clock.now += 3600  # it ran ahead when the token was signed
+    it.send()
+    it.clock.now -= 3600 - 5
+    it.send()
+    first, second = (request.headers["authorization"] for request in it.pool.requests)
+    assert first != second
+    it.clock.now -= 7200
+    it.pool.requests[-1].answer(refused("ExpiredProviderToken"))
+    assert it.pool.requests[-1].headers["authorization"] not in (first, second)
 
 
 @pytest.mark.parametrize("off", [3720, -3720])
-def test_after_a_clock_that_was_wrong_for_a_while_the_token_before_is_used_again(config: Config, off: int) -> None:
+async def test_after_a_clock_that_was_wrong_for_a_while_the_token_before_is_used_again(off: int, it: Opened) -> None:
     """A third within 20 minutes would be TooManyProviderTokenUpdates."""
-
-    async def scene(it: Opened) -> None:
-        used = []
-        for seconds in (0, off, 5 - off, 1700, 200):
-            it.clock.now += seconds
-            it.send()
-            used.append(it.pool.requests[-1].headers["authorization"])
-
-        assert used[0] == used[2] == used[3]
-        assert len({used[0], used[1], used[4]}) == 3
-
-    run(config, scene)
-
-
-def test_a_refusal_says_how_far_our_clock_is_from_theirs(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        assert "clock" in it.provider.remedy("ExpiredProviderToken")
-        assert "clock" not in it.provider.remedy("BadTopic")
+    used = []
+    for seconds in (0, off, 5 - off, 1700, 200):
+        it.clock.now += seconds
         it.send()
-        it.clock.now = 1_792_000_000.0
-        it.pool.requests[-1].answer(refused("ExpiredProviderToken", date="Wed, 14 Oct 2026 16:46:40 GMT"))
-        assert "clock is 3,600 s ahead" in it.provider.remedy("ExpiredProviderToken")
+        used.append(it.pool.requests[-1].headers["authorization"])
 
-    run(config, scene)
-
-
-def test_a_token_is_replaced_after_30_minutes_without_being_asked(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        used = []
-        for seconds in (0, 1700, 200, 1500, 400):
-            it.clock.now += seconds
-            it.send()
-            used.append(it.pool.requests[-1].headers["authorization"])
-
-        assert used[0] == used[1] != used[2] == used[3] != used[4]
-
-    run(config, scene)
+    assert used[0] == used[2] == used[3]
+    assert len({used[0], used[1], used[4]}) == 3
 
 
-def test_apns_may_ask_for_fewer_new_tokens(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        it.clock.now += 1700
+async def test_a_refusal_says_how_far_our_clock_is_from_theirs(it: Opened) -> None:
+    assert "clock" in it.provider.remedy("ExpiredProviderToken")
+    assert "clock" not in it.provider.remedy("BadTopic")
+    it.send()
+    it.clock.now = 1_792_000_000.0
+    it.pool.requests[-1].answer(refused("ExpiredProviderToken", date="Wed, 14 Oct 2026 16:46:40 GMT"))
+    assert "clock is 3,600 s ahead" in it.provider.remedy("ExpiredProviderToken")
+
+
+async def test_a_token_is_replaced_after_30_minutes_without_being_asked(it: Opened) -> None:
+    used = []
+    for seconds in (0, 1700, 200, 1500, 400):
+        it.clock.now += seconds
         it.send()
-        before = it.pool.requests[-1].headers["authorization"]
-        it.pool.requests[-1].answer(response(429, {"reason": "TooManyProviderTokenUpdates"}))
-        assert it.outcomes.last == Throttled(status=429, reason="TooManyProviderTokenUpdates", scope="route")
-        used = []
-        for seconds in (1100, 150):
-            it.clock.now += seconds
-            it.send()
-            used.append(it.pool.requests[-1].headers["authorization"])
+        used.append(it.pool.requests[-1].headers["authorization"])
 
-        assert used[0] == before != used[1]
+    assert used[0] == used[1] != used[2] == used[3] != used[4]
 
-    run(config, scene)
+
+async def test_apns_may_ask_for_fewer_new_tokens(it: Opened) -> None:
+    it.clock.now += 1700
+    it.send()
+    before = it.pool.requests[-1].headers["authorization"]
+    it.pool.requests[-1].answer(response(429, {"reason": "TooManyProviderTokenUpdates"}))
+    assert it.outcomes.last == Throttled(status=429, reason="TooManyProviderTokenUpdates", scope="route")
+    used = []
+    for seconds in (1100, 150):
+        it.clock.now += seconds
+        it.send()
+        used.append(it.pool.requests[-1].headers["authorization"])
+
+    assert used[0] == before != used[1]
 
 
 @pytest.mark.parametrize("reason", ["UnrelatedKeyIdInToken", "InvalidProviderToken"])
-def test_a_connection_that_refuses_our_key_is_replaced_before_the_refusal_is_reported(
-    config: Config, reason: str
+async def test_a_connection_that_refuses_our_key_is_replaced_before_the_refusal_is_reported(
+    reason: str, it: Opened
 ) -> None:
-    async def scene(it: Opened) -> None:
-        it.send(ALERT, "aa", "bb", "cc")
-        for request in it.pool.requests[:3]:
-            request.answer(refused(reason))
-        assert it.pool.renewals == 1
-        assert [request.headers[":path"][-2:] for request in it.pool.requests[3:]] == ["aa"]
-        it.pool.requests[3].answer(response(200))
-        assert [request.headers[":path"][-2:] for request in it.pool.requests[4:]] == ["bb", "cc"]
-        assert [type(outcome) for _, outcome in it.outcomes] == [Sent]
-
-    run(config, scene)
+    it.send(ALERT, "aa", "bb", "cc")
+    for request in it.pool.requests[:3]:
+        request.answer(refused(reason))
+    assert it.pool.renewals == 1
+    assert [request.headers[":path"][-2:] for request in it.pool.requests[3:]] == ["aa"]
+    it.pool.requests[3].answer(response(200))
+    assert [request.headers[":path"][-2:] for request in it.pool.requests[4:]] == ["bb", "cc"]
+    assert [type(outcome) for _, outcome in it.outcomes] == [Sent]
 
 
-def test_refused_for_good_it_costs_one_more_request_and_connections_ever_more_seldom(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        it.send(ALERT, "aa", "bb", "cc")
-        for request in it.pool.requests[:3]:
-            request.answer(refused("InvalidProviderToken"))
-        it.pool.requests[3].answer(refused("InvalidProviderToken"))
-        assert [outcome for _, outcome in it.outcomes] == [Misconfigured(status=403, reason="InvalidProviderToken")] * 3
-        assert len(it.pool.requests) == 4
-        renewals = []
-        for _ in range(40):
-            it.provider._replaced_at -= 5.0  # type: ignore[attr-defined]  # five seconds later
-            it.send()
-            it.pool.requests[-1].answer(refused("InvalidProviderToken"))
-            if it.provider.room == 0:
-                it.pool.requests[-1].answer(refused("InvalidProviderToken"))
-            renewals.append(it.pool.renewals)
-        assert renewals.index(2) < 4
-        assert renewals[-1] <= 5
-
-    run(config, scene)
-
-
-def test_a_push_that_named_its_own_topic_replaces_no_connection(config: Config) -> None:
-    async def scene(it: Opened) -> None:
-        it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": "com.example.other"}))
+async def test_refused_for_good_it_costs_one_more_request_and_connections_ever_more_seldom(it: Opened) -> None:
+    it.send(ALERT, "aa", "bb", "cc")
+    for request in it.pool.requests[:3]:
+        request.answer(refused("InvalidProviderToken"))
+    it.pool.requests[3].answer(refused("InvalidProviderToken"))
+    assert [outcome for _, outcome in it.outcomes] == [Misconfigured(status=403, reason="InvalidProviderToken")] * 3
+    assert len(it.pool.requests) == 4
+    renewals = []
+    for _ in range(40):
+        it.provider._replaced_at -= 5.0  # type: ignore[attr-defined]  # five seconds later
+        it.send()
         it.pool.requests[-1].answer(refused("InvalidProviderToken"))
-        assert it.pool.renewals == 0
-        assert it.outcomes.last == Misconfigured(status=403, reason="InvalidProviderToken", chosen=True)
+        if it.provider.room == 0:
+            it.pool.requests[-1].answer(refused("InvalidProviderToken"))
+        renewals.append(it.pool.renewals)
+    assert renewals.index(2) < 4
+    assert renewals[-1] <= 5
 
-    run(config, scene)
+
+async def test_a_push_that_named_its_own_topic_replaces_no_connection(it: Opened) -> None:
+    it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": "com.example.other"}))
+    it.pool.requests[-1].answer(refused("InvalidProviderToken"))
+    assert it.pool.renewals == 0
+    assert it.outcomes.last == Misconfigured(status=403, reason="InvalidProviderToken", chosen=True)
 
 
 @pytest.mark.parametrize("reason", ["BadCertificate", "Forbidden", "BadTopic"])
-def test_no_other_refusal_is_sent_again(config: Config, reason: str) -> None:
-    async def scene(it: Opened) -> None:
-        it.send()
-        it.pool.requests[0].answer(response(400 if reason == "BadTopic" else 403, {"reason": reason}))
+async def test_no_other_refusal_is_sent_again(reason: str, it: Opened) -> None:
+    it.send()
+    it.pool.requests[0].answer(response(400 if reason == "BadTopic" else 403, {"reason": reason}))
 
-        assert len(it.pool.requests) == len(it.outcomes) == 1
-        assert isinstance(it.outcomes.last, Misconfigured)
-
-    run(config, scene)
+    assert len(it.pool.requests) == len(it.outcomes) == 1
+    assert isinstance(it.outcomes.last, Misconfigured)

@@ -16,7 +16,9 @@ from pushsvc.stages.dispatch.config import DispatchConfig
 
 from .dispatch_fakes import FakeProvider, FakeQueue, memory_store, push
 from .test_dispatch_dispatcher import dispatcher, running
-from .virtual_time import run, until
+from .virtual_time import VirtualLoop, until
+
+LOOP = VirtualLoop
 
 
 def test_it_asks_at_what_is_due_and_after_a_while() -> None:
@@ -59,15 +61,12 @@ class Asked(FakeQueue):
         raise AssertionError("nothing is due")
 
 
-def test_an_idle_dispatcher_asks_once_a_second() -> None:
-    async def main() -> None:
-        queue = Asked()
-        async with running(dispatcher(queue, FakeProvider(), FakeProvider(Route("shop", "fcm")))):
-            await asyncio.sleep(60.0)
-            assert set(queue.asked) == {"shop", "shop/apns", "shop/fcm"}
-            assert all(45 <= count <= 62 for count in queue.asked.values())
-
-    run(main())
+async def test_an_idle_dispatcher_asks_once_a_second() -> None:
+    queue = Asked()
+    async with running(dispatcher(queue, FakeProvider(), FakeProvider(Route("shop", "fcm")))):
+        await asyncio.sleep(60.0)
+        assert set(queue.asked) == {"shop", "shop/apns", "shop/fcm"}
+        assert all(45 <= count <= 62 for count in queue.asked.values())
 
 
 class Crowded(FakeQueue):
@@ -92,47 +91,37 @@ class Crowded(FakeQueue):
         return 500
 
 
-def test_full_steps_of_retries_follow_each_other_and_leave_redis_half_of_the_time() -> None:
-    async def main() -> None:
-        queue = Crowded(200)
-        async with running(dispatcher(queue, FakeProvider())):
-            await until(lambda: not queue.left)
-            spans = [after - before for before, after in itertools.pairwise(queue.nows)]
-            # Each is told the time anew: what has become due meanwhile is promoted as well.
-            assert max(spans) <= 2 * Crowded.SECONDS * 1000 + 2
-            assert min(spans) >= 2 * Crowded.SECONDS * 1000 - 2
-
-    run(main())
+async def test_full_steps_of_retries_follow_each_other_and_leave_redis_half_of_the_time() -> None:
+    queue = Crowded(200)
+    async with running(dispatcher(queue, FakeProvider())):
+        await until(lambda: not queue.left)
+        spans = [after - before for before, after in itertools.pairwise(queue.nows)]
+        # Each is told the time anew: what has become due meanwhile is promoted as well.
+        assert max(spans) <= 2 * Crowded.SECONDS * 1000 + 2
+        assert min(spans) >= 2 * Crowded.SECONDS * 1000 - 2
 
 
-def test_a_stream_of_retries_is_promoted_at_its_pace() -> None:
+async def test_a_stream_of_retries_is_promoted_at_its_pace() -> None:
     """Some are due at any time, but each step has promoted all that were: Redis is not asked again at once."""
-
-    async def main() -> None:
-        queue = Crowded(20, later=1)
-        async with running(dispatcher(queue, FakeProvider())):
-            await until(lambda: not queue.left, 10.0)
-            spans = [after - before for before, after in itertools.pairwise(queue.nows)]
-            assert min(spans) >= DispatchConfig().promote_every * 1000
-
-    run(main())
+    queue = Crowded(20, later=1)
+    async with running(dispatcher(queue, FakeProvider())):
+        await until(lambda: not queue.left, 10.0)
+        spans = [after - before for before, after in itertools.pairwise(queue.nows)]
+        assert min(spans) >= DispatchConfig().promote_every * 1000
 
 
 @pytest.mark.parametrize("phase", [0.0, 0.15, 0.3, 0.45])
-def test_a_retry_of_less_than_a_second_goes_at_its_time(phase: float) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider, sent = memory_store(), FakeProvider(), list[float]()
+async def test_a_retry_of_less_than_a_second_goes_at_its_time(phase: float) -> None:
+    loop = asyncio.get_running_loop()
+    store, provider, sent = memory_store(), FakeProvider(), list[float]()
 
-        def says(delivery: object) -> Sent | Unavailable:
-            sent.append(loop.time())
-            return Sent(status=200) if len(sent) == 2 else Unavailable(status=500, reason="InternalServerError")
+    def says(delivery: object) -> Sent | Unavailable:
+        sent.append(loop.time())
+        return Sent(status=200) if len(sent) == 2 else Unavailable(status=500, reason="InternalServerError")
 
-        provider.says = says
-        async with running(dispatcher(store.queue, provider)):
-            await asyncio.sleep(10.0 + phase)
-            await store.pushes.accept(push("p", "t"))
-            await until(lambda: len(sent) == 2)
-        assert 0.5 <= sent[1] - sent[0] <= 0.5 + DispatchConfig().promote_every + 0.05
-
-    run(main())
+    provider.says = says
+    async with running(dispatcher(store.queue, provider)):
+        await asyncio.sleep(10.0 + phase)
+        await store.pushes.accept(push("p", "t"))
+        await until(lambda: len(sent) == 2)
+    assert 0.5 <= sent[1] - sent[0] <= 0.5 + DispatchConfig().promote_every + 0.05

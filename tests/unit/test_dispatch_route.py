@@ -57,8 +57,9 @@ from .dispatch_fakes import (
     taken,
     wall_clock,
 )
-from .virtual_time import pace, run, until
+from .virtual_time import VirtualLoop, pace, run, until
 
+LOOP = VirtualLoop
 REFUSED = Misconfigured(status=403, reason="InvalidProviderToken")
 PATIENT = RetryPolicy(attempts=3, base=1.0, server_error={}, throttled={})
 
@@ -122,7 +123,7 @@ async def rows(store: MemoryStore, name: str) -> dict[int, tuple[str, str, int, 
 # --- what an answer becomes -------------------------------------------------------------------------
 
 
-def test_each_target_has_an_outcome_of_its_own() -> None:
+async def test_each_target_has_an_outcome_of_its_own() -> None:
     answers: dict[str, Outcome] = {
         "good": Sent(status=200),
         "dead": TokenDead(status=410, reason="Unregistered"),
@@ -130,88 +131,76 @@ def test_each_target_has_an_outcome_of_its_own() -> None:
         "bad": BadNotification(status=400, reason="BadPriority"),
     }
 
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider()
-        provider.says = lambda delivery: answers[delivery.target.token]
-        async with working(store.queue, provider):
-            await store.pushes.accept(push("p", *answers))
-            assert await until_ended(store, "p") == {"total": 4, "sent": 1, "invalid": 1, "failed": 2}
-        assert await rows(store, "p") == {
-            0: ("sent", "", 1, "hash of good"),
-            1: ("invalid", "Unregistered", 1, "hash of dead"),
-            2: ("failed", "BadDeviceToken", 1, "hash of suspect"),
-            3: ("failed", "BadPriority", 1, "hash of bad"),
-        }
-        assert {letter.reason for letter in store.dead_letters("shop")} == {"BadDeviceToken", "BadPriority"}
-
-    run(main())
+    store, provider = memory_store(), FakeProvider()
+    provider.says = lambda delivery: answers[delivery.target.token]
+    async with working(store.queue, provider):
+        await store.pushes.accept(push("p", *answers))
+        assert await until_ended(store, "p") == {"total": 4, "sent": 1, "invalid": 1, "failed": 2}
+    assert await rows(store, "p") == {
+        0: ("sent", "", 1, "hash of good"),
+        1: ("invalid", "Unregistered", 1, "hash of dead"),
+        2: ("failed", "BadDeviceToken", 1, "hash of suspect"),
+        3: ("failed", "BadPriority", 1, "hash of bad"),
+    }
+    assert {letter.reason for letter in store.dead_letters("shop")} == {"BadDeviceToken", "BadPriority"}
 
 
-def test_what_failed_for_now_goes_again_when_it_is_due() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), FakeProvider()
-        sent: list[tuple[float, int, int]] = []
+async def test_what_failed_for_now_goes_again_when_it_is_due() -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), FakeProvider()
+    sent: list[tuple[float, int, int]] = []
 
-        def says(delivery: Delivery) -> Outcome:
-            sent.append((loop.time(), delivery.chunk.attempt, delivery.chunk.turn))
-            return Unavailable(status=500, reason="InternalServerError") if len(sent) < 3 else Sent(status=200)
+    def says(delivery: Delivery) -> Outcome:
+        sent.append((loop.time(), delivery.chunk.attempt, delivery.chunk.turn))
+        return Unavailable(status=500, reason="InternalServerError") if len(sent) < 3 else Sent(status=200)
 
-        provider.says = says
-        async with working(store.queue, provider):
-            await store.pushes.accept(push("p", "token"))
-            assert await until_ended(store, "p") == {"total": 1, "sent": 1}
-        assert [each[1:] for each in sent] == [(1, 1), (2, 2), (3, 3)]
-        # Half of 1 s and of 2 s, on steps of 0.1 s, and up to 0.2 s until somebody looks.
-        assert 0.49 <= sent[1][0] - sent[0][0] <= 0.9
-        assert 0.99 <= sent[2][0] - sent[1][0] <= 1.4
-        assert (await rows(store, "p"))[0][2] == 3
-
-    run(main())
+    provider.says = says
+    async with working(store.queue, provider):
+        await store.pushes.accept(push("p", "token"))
+        assert await until_ended(store, "p") == {"total": 1, "sent": 1}
+    assert [each[1:] for each in sent] == [(1, 1), (2, 2), (3, 3)]
+    # Half of 1 s and of 2 s, on steps of 0.1 s, and up to 0.2 s until somebody looks.
+    assert 0.49 <= sent[1][0] - sent[0][0] <= 0.9
+    assert 0.99 <= sent[2][0] - sent[1][0] <= 1.4
+    assert (await rows(store, "p"))[0][2] == 3
 
 
-def test_attempts_have_an_end_and_throttling_costs_none() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider()
-        seen: Counter[str] = Counter()
+async def test_attempts_have_an_end_and_throttling_costs_none() -> None:
+    store, provider = memory_store(), FakeProvider()
+    seen: Counter[str] = Counter()
 
-        def says(delivery: Delivery) -> Outcome:
-            token = delivery.target.token
-            seen[token] += 1
-            if token == "throttled" and seen[token] > 10:
-                return Sent(status=200)
-            return Throttled(status=429) if token == "throttled" else Unavailable(status=500, reason="down")
+    def says(delivery: Delivery) -> Outcome:
+        token = delivery.target.token
+        seen[token] += 1
+        if token == "throttled" and seen[token] > 10:
+            return Sent(status=200)
+        return Throttled(status=429) if token == "throttled" else Unavailable(status=500, reason="down")
 
-        provider.says = says
-        async with working(store.queue, provider):
-            await store.pushes.accept(push("p", "throttled", "down", ttl=1e6))
-            assert await until_ended(store, "p") == {"total": 2, "sent": 1, "failed": 1}
-        assert seen == {"throttled": 11, "down": 3}
-        assert [letter.reason for letter in store.dead_letters("shop")] == ["down"]
-
-    run(main())
+    provider.says = says
+    async with working(store.queue, provider):
+        await store.pushes.accept(push("p", "throttled", "down", ttl=1e6))
+        assert await until_ended(store, "p") == {"total": 2, "sent": 1, "failed": 1}
+    assert seen == {"throttled": 11, "down": 3}
+    assert [letter.reason for letter in store.dead_letters("shop")] == ["down"]
 
 
 # --- what must not be sent --------------------------------------------------------------------------
 
 
-def test_cancelled_and_suppressed_targets_are_settled_and_not_sent() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider()
-        provider.says = lambda delivery: Sent(status=200)
-        await store.pushes.accept(push("cancelled", *many("c", 5)))
-        await store.pushes.cancel("shop", "cancelled")
-        store._state.suppressed["shop", "apns", "dead"] = 0
-        await store.pushes.accept(push("mixed", "alive-1", "dead", "alive-2"))
-        await store.pushes.accept(push("all dead", "dead"))
-        async with working(store.queue, provider):
-            assert await until_ended(store, "mixed") == {"total": 3, "sent": 2, "suppressed": 1}
-            assert await until_ended(store, "all dead") == {"total": 1, "suppressed": 1}
-            assert await until_ended(store, "cancelled") == {"total": 5, "cancelled": 5}
-            await until(lambda: not any(stream.entries for stream in store._state.lanes.values()))
-        assert provider.tokens == ["alive-1", "alive-2"]
-
-    run(main())
+async def test_cancelled_and_suppressed_targets_are_settled_and_not_sent() -> None:
+    store, provider = memory_store(), FakeProvider()
+    provider.says = lambda delivery: Sent(status=200)
+    await store.pushes.accept(push("cancelled", *many("c", 5)))
+    await store.pushes.cancel("shop", "cancelled")
+    store._state.suppressed["shop", "apns", "dead"] = 0
+    await store.pushes.accept(push("mixed", "alive-1", "dead", "alive-2"))
+    await store.pushes.accept(push("all dead", "dead"))
+    async with working(store.queue, provider):
+        assert await until_ended(store, "mixed") == {"total": 3, "sent": 2, "suppressed": 1}
+        assert await until_ended(store, "all dead") == {"total": 1, "suppressed": 1}
+        assert await until_ended(store, "cancelled") == {"total": 5, "cancelled": 5}
+        await until(lambda: not any(stream.entries for stream in store._state.lanes.values()))
+    assert provider.tokens == ["alive-1", "alive-2"]
 
 
 def of_order(name: str, *tokens: str, lane: Lane = "normal") -> Push:
@@ -222,264 +211,230 @@ def of_order(name: str, *tokens: str, lane: Lane = "normal") -> Push:
 
 
 @pytest.mark.parametrize("why", ["busy", "held"])
-def test_what_an_urgent_push_has_overtaken_does_not_replace_it(why: str) -> None:
+async def test_what_an_urgent_push_has_overtaken_does_not_replace_it(why: str) -> None:
     """An older push with the same `collapse` waits in its lane until the later one has been sent: it ends, whether the
     route had no room or is held by then."""
+    store, provider = memory_store(), FakeProvider(room=0)
+    refused = ["first"] if why == "held" else []
 
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider(room=0)
-        refused = ["first"] if why == "held" else []
+    def says(delivery: Delivery) -> Outcome:
+        if delivery.chunk.push_id in refused:
+            refused.clear()
+            return REFUSED
+        return Sent(status=200)
 
-        def says(delivery: Delivery) -> Outcome:
-            if delivery.chunk.push_id in refused:
-                refused.clear()
-                return REFUSED
-            return Sent(status=200)
-
-        provider.says = says
-        async with working(store.queue, provider) as worker:
-            await store.pushes.accept(of_order("old", "phone", "tablet", lane="bulk"))
-            await store.pushes.accept(push("first", "other"))
-            await asyncio.sleep(0.5)
-            await store.pushes.accept(of_order("new", "phone", lane="urgent"))
-            await asyncio.sleep(0.5)
-            provider.window = 1
-            worker.use(provider)
-            assert await until_ended(store, "new") == {"total": 1, "sent": 1}
-            assert await until_ended(store, "old") == {"total": 2, "sent": 1, "suppressed": 1}
-            assert await until_ended(store, "first") == {"total": 1, "sent": 1}
-        ended = await rows(store, "old")
-        assert ended[0][:3] == ("suppressed", "superseded", 0)
-        assert provider.tokens == ["phone", "other", "tablet", *(["other"] if why == "held" else [])]
-
-    run(main())
+    provider.says = says
+    async with working(store.queue, provider) as worker:
+        await store.pushes.accept(of_order("old", "phone", "tablet", lane="bulk"))
+        await store.pushes.accept(push("first", "other"))
+        await asyncio.sleep(0.5)
+        await store.pushes.accept(of_order("new", "phone", lane="urgent"))
+        await asyncio.sleep(0.5)
+        provider.window = 1
+        worker.use(provider)
+        assert await until_ended(store, "new") == {"total": 1, "sent": 1}
+        assert await until_ended(store, "old") == {"total": 2, "sent": 1, "suppressed": 1}
+        assert await until_ended(store, "first") == {"total": 1, "sent": 1}
+    ended = await rows(store, "old")
+    assert ended[0][:3] == ("suppressed", "superseded", 0)
+    assert provider.tokens == ["phone", "other", "tablet", *(["other"] if why == "held" else [])]
 
 
-def test_an_overtaken_push_is_sent_where_the_other_was_refused_or_is_older() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider(room=0)
-        provider.says = lambda delivery: (
-            BadNotification(status=400, reason="BadTopic") if delivery.chunk.push_id == "new" else Sent(status=200)
-        )
-        async with working(store.queue, provider) as worker:
-            await store.pushes.accept(of_order("old", "phone", lane="bulk"))
-            await asyncio.sleep(0.5)
-            await store.pushes.accept(of_order("new", "phone", lane="urgent"))
-            await asyncio.sleep(0.5)
-            provider.window = 1
-            worker.use(provider)
-            assert await until_ended(store, "old") == {"total": 1, "sent": 1}
-            await store.pushes.accept(of_order("newest", "phone", lane="bulk"))
-            assert await until_ended(store, "newest") == {"total": 1, "sent": 1}
-
-    run(main())
+async def test_an_overtaken_push_is_sent_where_the_other_was_refused_or_is_older() -> None:
+    store, provider = memory_store(), FakeProvider(room=0)
+    provider.says = lambda delivery: (
+        BadNotification(status=400, reason="BadTopic") if delivery.chunk.push_id == "new" else Sent(status=200)
+    )
+    async with working(store.queue, provider) as worker:
+        await store.pushes.accept(of_order("old", "phone", lane="bulk"))
+        await asyncio.sleep(0.5)
+        await store.pushes.accept(of_order("new", "phone", lane="urgent"))
+        await asyncio.sleep(0.5)
+        provider.window = 1
+        worker.use(provider)
+        assert await until_ended(store, "old") == {"total": 1, "sent": 1}
+        await store.pushes.accept(of_order("newest", "phone", lane="bulk"))
+        assert await until_ended(store, "newest") == {"total": 1, "sent": 1}
 
 
-def test_what_has_expired_is_never_submitted() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider(room=0)
-        provider.says = lambda delivery: Sent(status=200)
-        async with working(store.queue, provider):
-            await store.pushes.accept(push("late", *many("late", 700), ttl=5.0))
-            await store.pushes.accept(push("in time", "in time", ttl=50.0))
-            await asyncio.sleep(5.0)
-            provider.widen(100)
-            assert await until_ended(store, "late") == {"total": 700, "expired": 700}
-            assert await until_ended(store, "in time") == {"total": 1, "sent": 1}
-            # One whose lifetime ends while it waits in Redis.
-            provider.widen(0)
-            await store.pushes.accept(push("over", "over", ttl=0.0))
-            provider.widen(100)
-            assert await until_ended(store, "over") == {"total": 1, "expired": 1}
-        assert provider.tokens == ["in time"]
-        assert (await rows(store, "over"))[0][:2] == ("expired", "ttl")
-
-    run(main())
+async def test_what_has_expired_is_never_submitted() -> None:
+    store, provider = memory_store(), FakeProvider(room=0)
+    provider.says = lambda delivery: Sent(status=200)
+    async with working(store.queue, provider):
+        await store.pushes.accept(push("late", *many("late", 700), ttl=5.0))
+        await store.pushes.accept(push("in time", "in time", ttl=50.0))
+        await asyncio.sleep(5.0)
+        provider.widen(100)
+        assert await until_ended(store, "late") == {"total": 700, "expired": 700}
+        assert await until_ended(store, "in time") == {"total": 1, "sent": 1}
+        # One whose lifetime ends while it waits in Redis.
+        provider.widen(0)
+        await store.pushes.accept(push("over", "over", ttl=0.0))
+        provider.widen(100)
+        assert await until_ended(store, "over") == {"total": 1, "expired": 1}
+    assert provider.tokens == ["in time"]
+    assert (await rows(store, "over"))[0][:2] == ("expired", "ttl")
 
 
-def test_a_retry_that_would_come_too_late_expires_at_once() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider()
-        provider.says = lambda delivery: Unavailable(status=503, retry_after=100.0)
-        async with working(store.queue, provider):
-            await store.pushes.accept(push("p", "token", ttl=60.0))
-            assert await until_ended(store, "p") == {"total": 1, "expired": 1}
-        assert asyncio.get_running_loop().time() < 1.0
-
-    run(main())
+async def test_a_retry_that_would_come_too_late_expires_at_once() -> None:
+    store, provider = memory_store(), FakeProvider()
+    provider.says = lambda delivery: Unavailable(status=503, retry_after=100.0)
+    async with working(store.queue, provider):
+        await store.pushes.accept(push("p", "token", ttl=60.0))
+        assert await until_ended(store, "p") == {"total": 1, "expired": 1}
+    assert asyncio.get_running_loop().time() < 1.0
 
 
 # --- how much at once -------------------------------------------------------------------------------
 
 
-def test_without_room_nothing_is_submitted_until_there_is_some() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider(room=0)
-        async with working(store.queue, provider):
-            await store.pushes.accept(push("p", *many("t", 30)))
-            await asyncio.sleep(30.0)
-            assert provider.tokens == []
-            provider.widen(1)
-            await until(lambda: provider.open, 1.0)
-            assert len(provider.tokens) == 1
-            provider.widen(20)
-            await until(lambda: len(provider.open) > 1, 1.0)
-            # The reserve of a small window is nothing, or it would never be full.
-            assert len(provider.tokens) == 19
-            while provider.open:
-                provider.answer()
-                await asyncio.sleep(0.01)
-            assert await until_ended(store, "p") == {"total": 30, "sent": 30}
-
-    run(main())
-
-
-def test_the_last_of_the_window_is_kept_for_urgent_pushes() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider(room=100)
-        reserve = int(100 * RESERVE)
-        async with working(store.queue, provider):
-            await store.pushes.accept(push("bulk", *many("bulk", 300), lane="bulk"))
-            await store.pushes.accept(push("normal", *many("normal", 300), lane="normal"))
-            await until(lambda: len(provider.open) >= 100 - reserve)
-            await asyncio.sleep(1.0)
-            assert provider.room == reserve
-            await store.pushes.accept(push("urgent", *many("urgent", 20), lane="urgent"))
-            await until(lambda: provider.room == 0, 1.0)
-            assert provider.tokens[-reserve:] == many("urgent", reserve)
-            # What becomes free goes to urgent first, down to the last.
-            provider.answer(count=15)
-            await until(lambda: provider.room == 0, 1.0)
-            assert provider.tokens[-15:] == [f"urgent-{n}" for n in range(reserve, 20)]
-            provider.says = lambda delivery: Sent(status=200)
+async def test_without_room_nothing_is_submitted_until_there_is_some() -> None:
+    store, provider = memory_store(), FakeProvider(room=0)
+    async with working(store.queue, provider):
+        await store.pushes.accept(push("p", *many("t", 30)))
+        await asyncio.sleep(30.0)
+        assert provider.tokens == []
+        provider.widen(1)
+        await until(lambda: provider.open, 1.0)
+        assert len(provider.tokens) == 1
+        provider.widen(20)
+        await until(lambda: len(provider.open) > 1, 1.0)
+        # The reserve of a small window is nothing, or it would never be full.
+        assert len(provider.tokens) == 19
+        while provider.open:
             provider.answer()
-            for name, total in (("bulk", 300), ("normal", 300), ("urgent", 20)):
-                assert await until_ended(store, name) == {"total": total, "sent": total}
-
-    run(main())
+            await asyncio.sleep(0.01)
+        assert await until_ended(store, "p") == {"total": 30, "sent": 30}
 
 
-def test_a_full_burst_lets_others_have_the_loop() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider(room=10_000)
-        seen: list[int] = []
-
-        async with working(store.queue, provider):
-            await store.pushes.accept(push("p", *many("t", 2000), lane="urgent"))
-            while not seen or seen[-1] < 2000:
-                await asyncio.sleep(0)
-                seen.append(len(provider.tokens))
-        assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= BURST
+async def test_the_last_of_the_window_is_kept_for_urgent_pushes() -> None:
+    store, provider = memory_store(), FakeProvider(room=100)
+    reserve = int(100 * RESERVE)
+    async with working(store.queue, provider):
+        await store.pushes.accept(push("bulk", *many("bulk", 300), lane="bulk"))
+        await store.pushes.accept(push("normal", *many("normal", 300), lane="normal"))
+        await until(lambda: len(provider.open) >= 100 - reserve)
+        await asyncio.sleep(1.0)
+        assert provider.room == reserve
+        await store.pushes.accept(push("urgent", *many("urgent", 20), lane="urgent"))
+        await until(lambda: provider.room == 0, 1.0)
+        assert provider.tokens[-reserve:] == many("urgent", reserve)
+        # What becomes free goes to urgent first, down to the last.
+        provider.answer(count=15)
+        await until(lambda: provider.room == 0, 1.0)
+        assert provider.tokens[-15:] == [f"urgent-{n}" for n in range(reserve, 20)]
+        provider.says = lambda delivery: Sent(status=200)
         provider.answer()
+        for name, total in (("bulk", 300), ("normal", 300), ("urgent", 20)):
+            assert await until_ended(store, name) == {"total": total, "sent": total}
 
-    run(main())
+
+async def test_a_full_burst_lets_others_have_the_loop() -> None:
+    store, provider = memory_store(), FakeProvider(room=10_000)
+    seen: list[int] = []
+
+    async with working(store.queue, provider):
+        await store.pushes.accept(push("p", *many("t", 2000), lane="urgent"))
+        while not seen or seen[-1] < 2000:
+            await asyncio.sleep(0)
+            seen.append(len(provider.tokens))
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= BURST
+    provider.answer()
 
 
-def test_no_more_is_read_than_can_be_held() -> None:
+async def test_no_more_is_read_than_can_be_held() -> None:
     config = DispatchConfig(retry=PATIENT, prefetch=100)
 
-    async def main() -> None:
-        store = MemoryStore(StoreConfig(chunk_size=30), clock=now_ms)
-        provider = FakeProvider(room=0)
-        async with working(store.queue, provider, config):
-            for lane in LANES:
-                await store.pushes.accept(push(lane, *many(lane, 1000), lane=lane))
-            await asyncio.sleep(60.0)
-            for lane in LANES:
-                read = [owner for owner in store.lane(ROUTE, lane).owner.values() if owner is not None]
-                assert 75 < len(read) * 30 <= 100 + 30  # give or take one entry of 30
-            provider.says = lambda delivery: Sent(status=200)
-            provider.widen(50)
-            for lane in LANES:
-                assert await until_ended(store, lane) == {"total": 1000, "sent": 1000}
-        assert len(provider.tokens) == len(set(provider.tokens)) == 3000
-
-    run(main())
+    store = MemoryStore(StoreConfig(chunk_size=30), clock=now_ms)
+    provider = FakeProvider(room=0)
+    async with working(store.queue, provider, config):
+        for lane in LANES:
+            await store.pushes.accept(push(lane, *many(lane, 1000), lane=lane))
+        await asyncio.sleep(60.0)
+        for lane in LANES:
+            read = [owner for owner in store.lane(ROUTE, lane).owner.values() if owner is not None]
+            assert 75 < len(read) * 30 <= 100 + 30  # give or take one entry of 30
+        provider.says = lambda delivery: Sent(status=200)
+        provider.widen(50)
+        for lane in LANES:
+            assert await until_ended(store, lane) == {"total": 1000, "sent": 1000}
+    assert len(provider.tokens) == len(set(provider.tokens)) == 3000
 
 
 # --- a held route -----------------------------------------------------------------------------------
 
 
-def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), FakeProvider()
-        async with working(store.queue, provider) as worker:
-            await store.pushes.accept(push("first", *many("first", 10)))
-            await until(lambda: len(provider.open) == 10)
-            # The route is held at the first refusal; stragglers that were accepted do not open it.
-            provider.answer(REFUSED, 1)
-            provider.answer(None, 8)
-            provider.answer(REFUSED, 1)
-            held_at = loop.time()
-            assert worker.held == {"shop/apns": "InvalidProviderToken: look after InvalidProviderToken"}
+async def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), FakeProvider()
+    async with working(store.queue, provider) as worker:
+        await store.pushes.accept(push("first", *many("first", 10)))
+        await until(lambda: len(provider.open) == 10)
+        # The route is held at the first refusal; stragglers that were accepted do not open it.
+        provider.answer(REFUSED, 1)
+        provider.answer(None, 8)
+        provider.answer(REFUSED, 1)
+        held_at = loop.time()
+        assert worker.held == {"shop/apns": "InvalidProviderToken: look after InvalidProviderToken"}
 
-            await store.pushes.accept(push("second", *many("second", 20)))
+        await store.pushes.accept(push("second", *many("second", 20)))
+        await until(lambda: provider.open)
+        # The refusal may be the first push's own: one of the other is sent at once, and no more.
+        assert loop.time() - held_at < FIRST_PROBE
+        assert len(provider.open) == 1
+        provider.answer(REFUSED)
+        refused_at = loop.time()
+        await until(lambda: provider.open)
+        assert loop.time() - refused_at >= 2 * FIRST_PROBE
+        assert len(provider.open) == 1
+        # A probe that is not answered is not overtaken by another one.
+        await asyncio.sleep(60.0)
+        assert len(provider.open) == 1
+
+        provider.says = lambda delivery: Sent(status=200)
+        provider.answer()
+        assert worker.held == {}
+        for name, total in (("first", 10), ("second", 20)):
+            assert await until_ended(store, name) == {"total": total, "sent": total}
+    # Waits that were not the deliveries' fault cost no attempt.
+    assert {row[2] for row in (await rows(store, "first")).values()} == {1}
+
+
+async def test_a_mended_credential_is_probed_at_once() -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), FakeProvider()
+    async with working(store.queue, provider) as worker:
+        await store.pushes.accept(push("p", *many("t", 3)))
+        await until(lambda: len(provider.open) == 3)
+        provider.answer(REFUSED)
+        for _ in range(5):
             await until(lambda: provider.open)
-            # The refusal may be the first push's own: one of the other is sent at once, and no more.
-            assert loop.time() - held_at < FIRST_PROBE
-            assert len(provider.open) == 1
             provider.answer(REFUSED)
-            refused_at = loop.time()
-            await until(lambda: provider.open)
-            assert loop.time() - refused_at >= 2 * FIRST_PROBE
-            assert len(provider.open) == 1
-            # A probe that is not answered is not overtaken by another one.
-            await asyncio.sleep(60.0)
-            assert len(provider.open) == 1
-
-            provider.says = lambda delivery: Sent(status=200)
-            provider.answer()
-            assert worker.held == {}
-            for name, total in (("first", 10), ("second", 20)):
-                assert await until_ended(store, name) == {"total": total, "sent": total}
-        # Waits that were not the deliveries' fault cost no attempt.
-        assert {row[2] for row in (await rows(store, "first")).values()} == {1}
-
-    run(main())
-
-
-def test_a_mended_credential_is_probed_at_once() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), FakeProvider()
-        async with working(store.queue, provider) as worker:
-            await store.pushes.accept(push("p", *many("t", 3)))
-            await until(lambda: len(provider.open) == 3)
-            provider.answer(REFUSED)
-            for _ in range(5):
-                await until(lambda: provider.open)
-                provider.answer(REFUSED)
-            worker.health.probe_now()
-            provider.says = lambda delivery: Sent(status=200)
-            mended = loop.time()
-            assert await until_ended(store, "p") == {"total": 3, "sent": 3}
-            assert loop.time() - mended < 10.0
-
-    run(main())
+        worker.health.probe_now()
+        provider.says = lambda delivery: Sent(status=200)
+        mended = loop.time()
+        assert await until_ended(store, "p") == {"total": 3, "sent": 3}
+        assert loop.time() - mended < 10.0
 
 
 # --- crashes and stops ------------------------------------------------------------------------------
 
 
-def test_what_a_dead_worker_held_is_taken_over_at_the_targets_without_an_outcome() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider()
-        await store.pushes.accept(push("p", *many("t", 10)))
-        async with working(store.queue, provider):
-            await until(lambda: len(provider.open) == 10)
-            provider.answer(count=4)
-        store.kill(store.consumer)
+async def test_what_a_dead_worker_held_is_taken_over_at_the_targets_without_an_outcome() -> None:
+    store, provider = memory_store(), FakeProvider()
+    await store.pushes.accept(push("p", *many("t", 10)))
+    async with working(store.queue, provider):
+        await until(lambda: len(provider.open) == 10)
+        provider.answer(count=4)
+    store.kill(store.consumer)
 
-        heir = FakeProvider()
-        heir.says = lambda delivery: Sent(status=200)
-        async with working(store.as_consumer("heir").queue, heir):
-            assert await until_ended(store, "p") == {"total": 10, "sent": 10}
-        assert heir.tokens == [f"t-{n}" for n in range(4, 10)]
-        # The dead one's late answers change nothing.
-        assert await counts(store, "p") == {"total": 10, "sent": 10}
-
-    run(main())
+    heir = FakeProvider()
+    heir.says = lambda delivery: Sent(status=200)
+    async with working(store.as_consumer("heir").queue, heir):
+        assert await until_ended(store, "p") == {"total": 10, "sent": 10}
+    assert heir.tokens == [f"t-{n}" for n in range(4, 10)]
+    # The dead one's late answers change nothing.
+    assert await counts(store, "p") == {"total": 10, "sent": 10}
 
 
 class Heritage(FakeQueue):
@@ -494,50 +449,41 @@ class Heritage(FakeQueue):
         return own
 
 
-def test_many_entries_of_a_dead_worker_are_taken_over_at_once_as_far_as_memory_holds_them() -> None:
-    async def main() -> None:
-        queue, provider = Heritage(700), FakeProvider(room=0)
-        config = DispatchConfig(retry=PATIENT, prefetch=300)
-        async with working(queue, provider, config):
-            await asyncio.sleep(config.reclaim_every / 2)
-            assert len(queue.left) == 400
-            provider.says = lambda delivery: Sent(status=200)
-            provider.widen(1000)
-            await until(lambda: len(provider.submitted) == 700)
-            assert asyncio.get_running_loop().time() <= 3 * config.reclaim_every
-
-    run(main())
+async def test_many_entries_of_a_dead_worker_are_taken_over_at_once_as_far_as_memory_holds_them() -> None:
+    queue, provider = Heritage(700), FakeProvider(room=0)
+    config = DispatchConfig(retry=PATIENT, prefetch=300)
+    async with working(queue, provider, config):
+        await asyncio.sleep(config.reclaim_every / 2)
+        assert len(queue.left) == 400
+        provider.says = lambda delivery: Sent(status=200)
+        provider.widen(1000)
+        await until(lambda: len(provider.submitted) == 700)
+        assert asyncio.get_running_loop().time() <= 3 * config.reclaim_every
 
 
-def test_a_stopped_worker_submits_nothing_and_records_what_comes_back() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), FakeProvider(room=20)
-        await store.pushes.accept(push("p", *many("t", 50)))
-        async with working(store.queue, provider) as worker:
-            await until(lambda: len(provider.open) == 19)
-            worker.stop()
-            provider.answer()
-            provider.widen(1000)
-            await asyncio.sleep(10.0)
-            assert provider.open == []
-            assert await counts(store, "p") == {"total": 50, "sent": 19, "queued": 31}
-
-    run(main())
+async def test_a_stopped_worker_submits_nothing_and_records_what_comes_back() -> None:
+    store, provider = memory_store(), FakeProvider(room=20)
+    await store.pushes.accept(push("p", *many("t", 50)))
+    async with working(store.queue, provider) as worker:
+        await until(lambda: len(provider.open) == 19)
+        worker.stop()
+        provider.answer()
+        provider.widen(1000)
+        await asyncio.sleep(10.0)
+        assert provider.open == []
+        assert await counts(store, "p") == {"total": 50, "sent": 19, "queued": 31}
 
 
-def test_reading_goes_on_when_redis_is_back() -> None:
-    async def main() -> None:
-        own = chunk("a", "b")
-        queue = FakeQueue(away=50, entries=[taken(own)])
-        provider = FakeProvider()
-        async with working(queue, provider):
-            await until(lambda: provider.open)
-            assert queue.away == 0
-            provider.answer()
-            await until(lambda: queue.settled)
-        assert [ref for _, finished in queue.settled for ref in finished] == [taken(own).ref]
-
-    run(main())
+async def test_reading_goes_on_when_redis_is_back() -> None:
+    own = chunk("a", "b")
+    queue = FakeQueue(away=50, entries=[taken(own)])
+    provider = FakeProvider()
+    async with working(queue, provider):
+        await until(lambda: provider.open)
+        assert queue.away == 0
+        provider.answer()
+        await until(lambda: queue.settled)
+    assert [ref for _, finished in queue.settled for ref in finished] == [taken(own).ref]
 
 
 # --- all of it at once ------------------------------------------------------------------------------
@@ -592,62 +538,51 @@ def test_whatever_is_answered_every_delivery_ends_once(sizes: list[tuple[str, in
     run(main())
 
 
-def test_what_was_read_from_the_old_primary_is_not_sent_from_memory() -> None:
+async def test_what_was_read_from_the_old_primary_is_not_sent_from_memory() -> None:
     """Its entry ids may be those of others on the new one, which hands out again what is open."""
-
-    async def main() -> None:
-        queue, provider = FakeQueue(), FakeProvider(room=0)
-        async with working(queue, provider) as route:
-            route._holdings.admit([taken(chunk("before"))], route._holdings.mark())
-            queue.history = 1
-            again = taken(chunk("after"))
-            route._holdings.admit(
-                [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))],
-                route._holdings.mark(),
-            )
-            provider.widen(10)
-            await until(lambda: bool(provider.tokens), 1.0)
-            assert provider.tokens == ["after"]
-
-    run(main())
+    queue, provider = FakeQueue(), FakeProvider(room=0)
+    async with working(queue, provider) as route:
+        route._holdings.admit([taken(chunk("before"))], route._holdings.mark())
+        queue.history = 1
+        again = taken(chunk("after"))
+        route._holdings.admit(
+            [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))],
+            route._holdings.mark(),
+        )
+        provider.widen(10)
+        await until(lambda: bool(provider.tokens), 1.0)
+        assert provider.tokens == ["after"]
 
 
-def test_after_a_failover_nothing_is_read_until_what_was_sent_is_recorded() -> None:
+async def test_after_a_failover_nothing_is_read_until_what_was_sent_is_recorded() -> None:
     """What is in flight would be sent again otherwise: the new primary has not heard of it."""
-
-    async def main() -> None:
-        queue, provider = FakeQueue(), FakeProvider(room=2)
-        async with working(queue, provider) as route:
-            old = taken(chunk("sent", "in-flight", "waits"))
-            route._holdings.admit([old], route._holdings.mark())
-            await until(lambda: len(provider.tokens) == 2, 1.0)
-            provider.answer(count=1)
-            queue.history, queue.away = 1, 3
-            again = taken(chunk("waits"))
-            queue.entries = [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))]
-            await asyncio.sleep(LANDING / 2)
-            assert len(queue.entries) == 1, "read while something was in flight"
-            queue.seconds = 0.5
-            provider.answer()
-            await until(lambda: not queue.entries, 2.0)
-            assert [s.delivery.target.token for settled, _ in queue.settled for s in settled] == ["sent", "in-flight"]
-            assert [finished for _, finished in queue.settled] == [[], []]
-            await until(lambda: provider.tokens[2:] == ["waits"], 1.0)
-            provider.answer()
-
-    run(main())
+    queue, provider = FakeQueue(), FakeProvider(room=2)
+    async with working(queue, provider) as route:
+        old = taken(chunk("sent", "in-flight", "waits"))
+        route._holdings.admit([old], route._holdings.mark())
+        await until(lambda: len(provider.tokens) == 2, 1.0)
+        provider.answer(count=1)
+        queue.history, queue.away = 1, 3
+        again = taken(chunk("waits"))
+        queue.entries = [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))]
+        await asyncio.sleep(LANDING / 2)
+        assert len(queue.entries) == 1, "read while something was in flight"
+        queue.seconds = 0.5
+        provider.answer()
+        await until(lambda: not queue.entries, 2.0)
+        assert [s.delivery.target.token for settled, _ in queue.settled for s in settled] == ["sent", "in-flight"]
+        assert [finished for _, finished in queue.settled] == [[], []]
+        await until(lambda: provider.tokens[2:] == ["waits"], 1.0)
+        provider.answer()
 
 
-def test_an_answer_that_does_not_come_holds_reading_up_for_some_seconds_only() -> None:
-    async def main() -> None:
-        queue, provider = FakeQueue(), FakeProvider(room=2)
-        async with working(queue, provider) as route:
-            route._holdings.admit([taken(chunk("silent"))], route._holdings.mark())
-            await until(lambda: bool(provider.tokens), 1.0)
-            queue.history = 1
-            again = taken(chunk("next"))
-            queue.entries = [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))]
-            await until(lambda: provider.tokens == ["silent", "next"], LANDING + 3.0)
-            provider.answer()
-
-    run(main())
+async def test_an_answer_that_does_not_come_holds_reading_up_for_some_seconds_only() -> None:
+    queue, provider = FakeQueue(), FakeProvider(room=2)
+    async with working(queue, provider) as route:
+        route._holdings.admit([taken(chunk("silent"))], route._holdings.mark())
+        await until(lambda: bool(provider.tokens), 1.0)
+        queue.history = 1
+        again = taken(chunk("next"))
+        queue.entries = [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))]
+        await until(lambda: provider.tokens == ["silent", "next"], LANDING + 3.0)
+        provider.answer()

@@ -19,8 +19,9 @@ from pushsvc.stages.dispatch.config import DispatchConfig
 
 from .dispatch_fakes import FakeProvider, counts as counts_of, many, memory_store, push
 from .test_dispatch_route import rows, until_ended, working
-from .virtual_time import run, until
+from .virtual_time import VirtualLoop, until
 
+LOOP = VirtualLoop
 DEFAULTS = DispatchConfig(retry=retry_policy(RetrySettings()))
 
 
@@ -66,313 +67,267 @@ OUTAGE = 600.0
 
 @pytest.mark.parametrize("platform", ["apns", "fcm"])
 @pytest.mark.parametrize("trouble", [SERVER_ERROR, SILENCE, CUT], ids=["503", "silence", "cut"])
-def test_ten_minutes_of_trouble_end_no_delivery(
+async def test_ten_minutes_of_trouble_end_no_delivery(
     platform: Platform, trouble: Unavailable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather(platform)
-        provider.weather = trouble
-        async with working(store.queue, provider, DEFAULTS) as worker:
-            began = loop.time()
-            for part in range(20):
-                await store.pushes.accept(
-                    push(f"p{part}", *many(f"{part}", TOTAL // 20), platform=platform, ttl=28 * 86400.0)
-                )
-            await until(lambda: worker.held)
-            shown = loop.time() - began
-            await asyncio.sleep(began + OUTAGE - loop.time())
-            provider.weather = None
-            over = loop.time()
-            for part in range(20):
-                assert await until_ended(store, f"p{part}", 2000.0) == {"total": TOTAL // 20, "sent": TOTAL // 20}
-            seconds = loop.time() - over
-            first, later = provider.between(0, 60), provider.between(60, over)
-            print(f"{platform} {trouble.status or trouble.reason}: shown after {shown:.1f} s, {first} requests in the")
-            print(f"first minute, {later / (over - 60):.2f} a second after it, all sent {seconds:.0f} s after the end")
-            # What was in flight, what came back of it, and few probes.
-            assert first <= provider.window + 200
-            assert later / (over - 60) <= 1.0
-            assert provider.between(over, over + 1.0) <= 64, "it opens step by step"
-            # In flight at the beginning, they wait as long as the vendor says: Apple, 15 minutes after a 5xx.
-            assert seconds <= (1200.0 if platform == "apns" and trouble.status else 60.0)
-            assert not worker.held
-        attempts: Counter[int] = Counter()
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather(platform)
+    provider.weather = trouble
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        began = loop.time()
         for part in range(20):
-            attempts.update(row[2] for row in (await rows(store, f"p{part}")).values())
-        assert attempts.total() == TOTAL
-        assert sum(count for tries, count in attempts.items() if tries > 1) <= 10
+            await store.pushes.accept(
+                push(f"p{part}", *many(f"{part}", TOTAL // 20), platform=platform, ttl=28 * 86400.0)
+            )
+        await until(lambda: worker.held)
+        shown = loop.time() - began
+        await asyncio.sleep(began + OUTAGE - loop.time())
+        provider.weather = None
+        over = loop.time()
+        for part in range(20):
+            assert await until_ended(store, f"p{part}", 2000.0) == {"total": TOTAL // 20, "sent": TOTAL // 20}
+        seconds = loop.time() - over
+        first, later = provider.between(0, 60), provider.between(60, over)
+        print(f"{platform} {trouble.status or trouble.reason}: shown after {shown:.1f} s, {first} requests in the")
+        print(f"first minute, {later / (over - 60):.2f} a second after it, all sent {seconds:.0f} s after the end")
+        # What was in flight, what came back of it, and few probes.
+        assert first <= provider.window + 200
+        assert later / (over - 60) <= 1.0
+        assert provider.between(over, over + 1.0) <= 64, "it opens step by step"
+        # In flight at the beginning, they wait as long as the vendor says: Apple, 15 minutes after a 5xx.
+        assert seconds <= (1200.0 if platform == "apns" and trouble.status else 60.0)
+        assert not worker.held
+    attempts: Counter[int] = Counter()
+    for part in range(20):
+        attempts.update(row[2] for row in (await rows(store, f"p{part}")).values())
+    assert attempts.total() == TOTAL
+    assert sum(count for tries, count in attempts.items() if tries > 1) <= 10
 
-    run(main())
 
-
-def test_a_timer_that_fires_before_its_time_does_not_end_the_probes() -> None:
+async def test_a_timer_that_fires_before_its_time_does_not_end_the_probes() -> None:
     """A loop's clock may be as coarse as uvloop's, which rounds timers to 1 ms: the pump asks for the instant again."""
+    loop = asyncio.get_running_loop()
+    call_at, asked = loop.call_at, set()
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        call_at, asked = loop.call_at, set()
+    def early(when: float, callback: Callable[..., object], *rest: Any, **named: Any) -> asyncio.TimerHandle:
+        at = when if when in asked else when - 0.0004
+        asked.add(when)
+        return call_at(at, callback, *rest, **named)
 
-        def early(when: float, callback: Callable[..., object], *rest: Any, **named: Any) -> asyncio.TimerHandle:
-            at = when if when in asked else when - 0.0004
-            asked.add(when)
-            return call_at(at, callback, *rest, **named)
-
-        loop.call_at = early  # type: ignore[method-assign,assignment]
-        store, provider = memory_store(), Weather("apns", room=10)
-        provider.weather = SERVER_ERROR
-        async with working(store.queue, provider, DEFAULTS):
-            await store.pushes.accept(push("p", *many("p", 100), platform="apns"))
-            await asyncio.sleep(200.0)
-            now = loop.time()
-            assert provider.between(now - 35.0, now) >= 1
-            provider.weather = None
-            await until(lambda: provider.between(now, loop.time()) >= 70)
-            assert loop.time() - now < 40.0
-
-    run(main())
+    loop.call_at = early  # type: ignore[method-assign,assignment]
+    store, provider = memory_store(), Weather("apns", room=10)
+    provider.weather = SERVER_ERROR
+    async with working(store.queue, provider, DEFAULTS):
+        await store.pushes.accept(push("p", *many("p", 100), platform="apns"))
+        await asyncio.sleep(200.0)
+        now = loop.time()
+        assert provider.between(now - 35.0, now) >= 1
+        provider.weather = None
+        await until(lambda: provider.between(now, loop.time()) >= 70)
+        assert loop.time() - now < 40.0
 
 
 @pytest.mark.parametrize("retry_after", [5.0, None])
-def test_a_throttle_of_the_whole_route_slows_everything_to_probes(retry_after: float | None) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather("fcm", room=500)
-        provider.weather = Throttled(status=429, reason="QUOTA_EXCEEDED", retry_after=retry_after, scope="route")
-        config = DispatchConfig(retry=RetryPolicy(throttled={"fcm": 60.0}))
-        async with working(store.queue, provider, config) as worker:
-            await store.pushes.accept(push("p", *many("t", 5000), platform="fcm", ttl=1e6))
-            await until(lambda: worker.held)
-            assert "429 QUOTA_EXCEEDED" in worker.held["shop/fcm"]
-            await asyncio.sleep(max(0.0, 12.0 - loop.time()))
-            assert provider.between(0, 0.5) <= 500
-            assert provider.between(0.5, 12.0) <= (3 if retry_after else 0)
-            provider.weather = None
-            assert await until_ended(store, "p") == {"total": 5000, "sent": 5000}
-        assert {row[2] for row in (await rows(store, "p")).values()} <= {1}
-
-    run(main())
+async def test_a_throttle_of_the_whole_route_slows_everything_to_probes(retry_after: float | None) -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("fcm", room=500)
+    provider.weather = Throttled(status=429, reason="QUOTA_EXCEEDED", retry_after=retry_after, scope="route")
+    config = DispatchConfig(retry=RetryPolicy(throttled={"fcm": 60.0}))
+    async with working(store.queue, provider, config) as worker:
+        await store.pushes.accept(push("p", *many("t", 5000), platform="fcm", ttl=1e6))
+        await until(lambda: worker.held)
+        assert "429 QUOTA_EXCEEDED" in worker.held["shop/fcm"]
+        await asyncio.sleep(max(0.0, 12.0 - loop.time()))
+        assert provider.between(0, 0.5) <= 500
+        assert provider.between(0.5, 12.0) <= (3 if retry_after else 0)
+        provider.weather = None
+        assert await until_ended(store, "p") == {"total": 5000, "sent": 5000}
+    assert {row[2] for row in (await rows(store, "p")).values()} <= {1}
 
 
-def test_a_provider_that_throttles_one_token_after_the_other_is_probed() -> None:
+async def test_a_provider_that_throttles_one_token_after_the_other_is_probed() -> None:
     """Apple has no word for a throttle of everything: TooManyRequests speaks of a device token."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather("apns", room=500)
-        provider.weather = Throttled(status=429, reason="TooManyRequests", retry_after=1.0)
-        async with working(store.queue, provider, DEFAULTS) as worker:
-            await store.pushes.accept(push("p", *many("t", 5000), platform="apns", ttl=1e6))
-            await store.pushes.accept(push("q", *many("u", 100), platform="apns", ttl=1e6))
-            await until(lambda: worker.held)
-            assert "429 TooManyRequests" in worker.held["shop/apns"]
-            await asyncio.sleep(max(0.0, 12.0 - loop.time()))
-            assert provider.between(0, 12.0) <= 500 + 12 / 0.25
-            provider.weather = None
-            assert await until_ended(store, "p") == {"total": 5000, "sent": 5000}
-            assert await until_ended(store, "q") == {"total": 100, "sent": 100}
-        assert {row[2] for row in (await rows(store, "q")).values()} == {1}
-
-    run(main())
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("apns", room=500)
+    provider.weather = Throttled(status=429, reason="TooManyRequests", retry_after=1.0)
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        await store.pushes.accept(push("p", *many("t", 5000), platform="apns", ttl=1e6))
+        await store.pushes.accept(push("q", *many("u", 100), platform="apns", ttl=1e6))
+        await until(lambda: worker.held)
+        assert "429 TooManyRequests" in worker.held["shop/apns"]
+        await asyncio.sleep(max(0.0, 12.0 - loop.time()))
+        assert provider.between(0, 12.0) <= 500 + 12 / 0.25
+        provider.weather = None
+        assert await until_ended(store, "p") == {"total": 5000, "sent": 5000}
+        assert await until_ended(store, "q") == {"total": 100, "sent": 100}
+    assert {row[2] for row in (await rows(store, "q")).values()} == {1}
 
 
-def test_a_lone_delivery_outlives_an_outage_and_its_doubt_has_an_end() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather("fcm")
+async def test_a_lone_delivery_outlives_an_outage_and_its_doubt_has_an_end() -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("fcm")
+    provider.weather = SERVER_ERROR
+    async with working(store.queue, provider, DEFAULTS):
+        await store.pushes.accept(push("alone", "t", platform="fcm", ttl=28 * 86400.0))
+        await asyncio.sleep(1800.0)
+        assert await counts_of(store, "alone") == {"total": 1, "retrying": 1}
+        provider.weather = None
+        assert await until_ended(store, "alone", 2000.0) == {"total": 1, "sent": 1}
         provider.weather = SERVER_ERROR
-        async with working(store.queue, provider, DEFAULTS):
-            await store.pushes.accept(push("alone", "t", platform="fcm", ttl=28 * 86400.0))
-            await asyncio.sleep(1800.0)
-            assert await counts_of(store, "alone") == {"total": 1, "retrying": 1}
-            provider.weather = None
-            assert await until_ended(store, "alone", 2000.0) == {"total": 1, "sent": 1}
-            provider.weather = SERVER_ERROR
-            await store.pushes.accept(push("bad", "u", platform="fcm", ttl=28 * 86400.0))
-            assert await until_ended(store, "bad", 20_000.0) == {"total": 1, "failed": 1}
-        assert loop.time() < 30_000
-
-    run(main())
+        await store.pushes.accept(push("bad", "u", platform="fcm", ttl=28 * 86400.0))
+        assert await until_ended(store, "bad", 20_000.0) == {"total": 1, "failed": 1}
+    assert loop.time() < 30_000
 
 
-def test_one_bad_push_costs_the_others_nothing_and_ends() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather("fcm")
-        provider.says = lambda delivery: SERVER_ERROR if delivery.chunk.push_id == "bad" else Sent(status=200)
-        waits = []
-        async with working(store.queue, provider, DEFAULTS):
-            await store.pushes.accept(push("bad", *many("bad", 500), platform="fcm", ttl=1e6))
-            for number in range(400):
-                name, at = f"good {number}", loop.time()
-                await store.pushes.accept(push(name, f"good {number}", platform="fcm", lane="urgent"))
-                assert await until_ended(store, name) == {"total": 1, "sent": 1}
-                waits.append(loop.time() - at)
-                await asyncio.sleep(0.5)
-            assert await until_ended(store, "bad", 5000.0) == {"total": 500, "failed": 500}
-        assert sorted(waits)[len(waits) // 2] <= 0.1
-        assert max(waits) <= 0.5
-
-    run(main())
+async def test_one_bad_push_costs_the_others_nothing_and_ends() -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("fcm")
+    provider.says = lambda delivery: SERVER_ERROR if delivery.chunk.push_id == "bad" else Sent(status=200)
+    waits = []
+    async with working(store.queue, provider, DEFAULTS):
+        await store.pushes.accept(push("bad", *many("bad", 500), platform="fcm", ttl=1e6))
+        for number in range(400):
+            name, at = f"good {number}", loop.time()
+            await store.pushes.accept(push(name, f"good {number}", platform="fcm", lane="urgent"))
+            assert await until_ended(store, name) == {"total": 1, "sent": 1}
+            waits.append(loop.time() - at)
+            await asyncio.sleep(0.5)
+        assert await until_ended(store, "bad", 5000.0) == {"total": 500, "failed": 500}
+    assert sorted(waits)[len(waits) // 2] <= 0.1
+    assert max(waits) <= 0.5
 
 
-def test_one_push_that_is_refused_like_bad_credentials_costs_the_others_nothing_and_ends() -> None:
+async def test_one_push_that_is_refused_like_bad_credentials_costs_the_others_nothing_and_ends() -> None:
     """What stands before FCM may answer one request 404 without a word of FCM's own."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather("fcm")
-        refused = Misconfigured(status=404, reason="unknown_404")
-        provider.says = lambda delivery: refused if delivery.chunk.push_id == "bad" else Sent(status=200)
-        waits = []
-        async with working(store.queue, provider, DEFAULTS):
-            await store.pushes.accept(push("bad", "bad", platform="fcm", ttl=28 * 86400.0))
-            for number in range(400):
-                name, at = f"good {number}", loop.time()
-                await store.pushes.accept(push(name, f"good {number}", platform="fcm", lane="urgent"))
-                assert await until_ended(store, name) == {"total": 1, "sent": 1}
-                waits.append(loop.time() - at)
-                await asyncio.sleep(0.5)
-            assert await until_ended(store, "bad", 5000.0) == {"total": 1, "failed": 1}
-        assert max(waits) <= 0.5
-
-    run(main())
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("fcm")
+    refused = Misconfigured(status=404, reason="unknown_404")
+    provider.says = lambda delivery: refused if delivery.chunk.push_id == "bad" else Sent(status=200)
+    waits = []
+    async with working(store.queue, provider, DEFAULTS):
+        await store.pushes.accept(push("bad", "bad", platform="fcm", ttl=28 * 86400.0))
+        for number in range(400):
+            name, at = f"good {number}", loop.time()
+            await store.pushes.accept(push(name, f"good {number}", platform="fcm", lane="urgent"))
+            assert await until_ended(store, name) == {"total": 1, "sent": 1}
+            waits.append(loop.time() - at)
+            await asyncio.sleep(0.5)
+        assert await until_ended(store, "bad", 5000.0) == {"total": 1, "failed": 1}
+    assert max(waits) <= 0.5
 
 
-def test_a_push_that_chose_what_is_refused_ends_and_holds_nothing() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), Weather("apns")
-        refused = Misconfigured(status=403, reason="InvalidProviderToken", chosen=True)
-        provider.says = lambda delivery: refused if delivery.chunk.push_id == "chose" else Sent(status=200)
-        async with working(store.queue, provider, DEFAULTS) as worker:
-            await store.pushes.accept(push("chose", *many("c", 50), ttl=28 * 86400.0))
-            for number in range(20):
-                await store.pushes.accept(push(f"p{number}", f"t{number}"))
-                assert await until_ended(store, f"p{number}") == {"total": 1, "sent": 1}
-                assert worker.held == {}
-            assert await until_ended(store, "chose", 5000.0) == {"total": 50, "failed": 50}
-
-    run(main())
+async def test_a_push_that_chose_what_is_refused_ends_and_holds_nothing() -> None:
+    store, provider = memory_store(), Weather("apns")
+    refused = Misconfigured(status=403, reason="InvalidProviderToken", chosen=True)
+    provider.says = lambda delivery: refused if delivery.chunk.push_id == "chose" else Sent(status=200)
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        await store.pushes.accept(push("chose", *many("c", 50), ttl=28 * 86400.0))
+        for number in range(20):
+            await store.pushes.accept(push(f"p{number}", f"t{number}"))
+            assert await until_ended(store, f"p{number}") == {"total": 1, "sent": 1}
+            assert worker.held == {}
+        assert await until_ended(store, "chose", 5000.0) == {"total": 50, "failed": 50}
 
 
-def test_what_waits_on_a_held_route_ends_with_its_ttl() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather("fcm", room=50)
-        provider.weather = SERVER_ERROR
-        async with working(store.queue, provider, DEFAULTS):
-            await store.pushes.accept(push("long", *many("l", 100), platform="fcm", ttl=1e6))
-            await store.pushes.accept(push("short", *many("s", 100), platform="fcm", ttl=30.0))
-            assert await until_ended(store, "short") == {"total": 100, "expired": 100}
-            assert loop.time() <= 32.0
-
-    run(main())
+async def test_what_waits_on_a_held_route_ends_with_its_ttl() -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("fcm", room=50)
+    provider.weather = SERVER_ERROR
+    async with working(store.queue, provider, DEFAULTS):
+        await store.pushes.accept(push("long", *many("l", 100), platform="fcm", ttl=1e6))
+        await store.pushes.accept(push("short", *many("s", 100), platform="fcm", ttl=30.0))
+        assert await until_ended(store, "short") == {"total": 100, "expired": 100}
+        assert loop.time() <= 32.0
 
 
-def test_a_short_life_outlasts_a_short_trouble() -> None:
+async def test_a_short_life_outlasts_a_short_trouble() -> None:
     """Apple's quarter of an hour after a 5xx is longer than the life of a code to log in with."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather("apns", room=50)
-        provider.weather = Unavailable(status=503, reason="ServiceUnavailable")
-        async with working(store.queue, provider, DEFAULTS):
-            await store.pushes.accept(push("codes", *many("c", 100), ttl=300.0))
-            await asyncio.sleep(5.0)
-            provider.weather = None
-            assert await until_ended(store, "codes") == {"total": 100, "sent": 100}
-            assert loop.time() < 300.0
-        # Each has gone once more, and one now and then as a probe.
-        assert len(provider.came) <= 170
-
-    run(main())
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("apns", room=50)
+    provider.weather = Unavailable(status=503, reason="ServiceUnavailable")
+    async with working(store.queue, provider, DEFAULTS):
+        await store.pushes.accept(push("codes", *many("c", 100), ttl=300.0))
+        await asyncio.sleep(5.0)
+        provider.weather = None
+        assert await until_ended(store, "codes") == {"total": 100, "sent": 100}
+        assert loop.time() < 300.0
+    # Each has gone once more, and one now and then as a probe.
+    assert len(provider.came) <= 170
 
 
 def apple(delivery: Delivery) -> bool:
     return delivery.target.token.startswith("apple")
 
 
-def test_trouble_of_a_part_holds_that_part_alone_is_named_and_ends_by_one_probe() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather("fcm")
-        refused = Misconfigured(status=401, reason="THIRD_PARTY_AUTH_ERROR", part="apple")
-        provider.says = lambda delivery: refused if apple(delivery) else Sent(status=200)
-        async with working(store.queue, provider, DEFAULTS) as worker:
-            tokens = [*many("apple", 300), *many("android", 300)]
-            await store.pushes.accept(push("p", *tokens, platform="fcm", ttl=1e6))
-            await until(lambda: worker.held)
-            assert worker.held == {"shop/fcm/apple": "THIRD_PARTY_AUTH_ERROR: look after THIRD_PARTY_AUTH_ERROR"}
-            await asyncio.sleep(120.0)
-            assert await counts_of(store, "p") == {"total": 600, "sent": 300, "retrying": 300}
-            probes = sum(map(apple, provider.submitted)) - 300
-            assert 1 <= probes <= 40
-            await store.pushes.accept(push("android", *many("android", 100), platform="fcm"))
-            assert await until_ended(store, "android") == {"total": 100, "sent": 100}
-            corrected = loop.time()
-            provider.says = None
-            assert await until_ended(store, "p") == {"total": 600, "sent": 600}
-            assert loop.time() - corrected <= 130.0
-            assert worker.held == {}
-        assert {row[2] for row in (await rows(store, "p")).values()} == {1}
-
-    run(main())
+async def test_trouble_of_a_part_holds_that_part_alone_is_named_and_ends_by_one_probe() -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("fcm")
+    refused = Misconfigured(status=401, reason="THIRD_PARTY_AUTH_ERROR", part="apple")
+    provider.says = lambda delivery: refused if apple(delivery) else Sent(status=200)
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        tokens = [*many("apple", 300), *many("android", 300)]
+        await store.pushes.accept(push("p", *tokens, platform="fcm", ttl=1e6))
+        await until(lambda: worker.held)
+        assert worker.held == {"shop/fcm/apple": "THIRD_PARTY_AUTH_ERROR: look after THIRD_PARTY_AUTH_ERROR"}
+        await asyncio.sleep(120.0)
+        assert await counts_of(store, "p") == {"total": 600, "sent": 300, "retrying": 300}
+        probes = sum(map(apple, provider.submitted)) - 300
+        assert 1 <= probes <= 40
+        await store.pushes.accept(push("android", *many("android", 100), platform="fcm"))
+        assert await until_ended(store, "android") == {"total": 100, "sent": 100}
+        corrected = loop.time()
+        provider.says = None
+        assert await until_ended(store, "p") == {"total": 600, "sent": 600}
+        assert loop.time() - corrected <= 130.0
+        assert worker.held == {}
+    assert {row[2] for row in (await rows(store, "p")).values()} == {1}
 
 
-def test_a_part_that_is_corrected_at_once_is_released_soon() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        store, provider = memory_store(), Weather("fcm")
-        provider.weather = Misconfigured(status=401, reason="THIRD_PARTY_AUTH_ERROR", part="apple")
-        async with working(store.queue, provider, DEFAULTS):
-            await store.pushes.accept(push("p", *many("apple", 50), platform="fcm", ttl=1e6))
-            await asyncio.sleep(3.5)
-            provider.weather = None
-            assert await until_ended(store, "p") == {"total": 50, "sent": 50}
-            assert loop.time() <= 20.0
-
-    run(main())
+async def test_a_part_that_is_corrected_at_once_is_released_soon() -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("fcm")
+    provider.weather = Misconfigured(status=401, reason="THIRD_PARTY_AUTH_ERROR", part="apple")
+    async with working(store.queue, provider, DEFAULTS):
+        await store.pushes.accept(push("p", *many("apple", 50), platform="fcm", ttl=1e6))
+        await asyncio.sleep(3.5)
+        provider.weather = None
+        assert await until_ended(store, "p") == {"total": 50, "sent": 50}
+        assert loop.time() <= 20.0
 
 
-def test_a_dry_run_that_asks_nobody_does_not_open_a_route() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), Weather("apns")
-        refused = Misconfigured(status=403, reason="InvalidProviderToken")
-        provider.says = lambda delivery: Sent(reason="dry_run") if delivery.chunk.dry_run else refused
-        async with working(store.queue, provider, DEFAULTS) as worker:
-            await store.pushes.accept(push("p", *many("t", 5), ttl=1e6))
-            await until(lambda: worker.held)
-            await store.pushes.accept(
-                Push(
-                    id="dry",
-                    app="shop",
-                    lane="urgent",
-                    created_at=0,
-                    expires_at=1 << 50,
-                    messages={"apns": Message("apns", b"{}")},
-                    targets={"apns": (Target(0, "d"),)},
-                    dry_run=True,
-                )
+async def test_a_dry_run_that_asks_nobody_does_not_open_a_route() -> None:
+    store, provider = memory_store(), Weather("apns")
+    refused = Misconfigured(status=403, reason="InvalidProviderToken")
+    provider.says = lambda delivery: Sent(reason="dry_run") if delivery.chunk.dry_run else refused
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        await store.pushes.accept(push("p", *many("t", 5), ttl=1e6))
+        await until(lambda: worker.held)
+        await store.pushes.accept(
+            Push(
+                id="dry",
+                app="shop",
+                lane="urgent",
+                created_at=0,
+                expires_at=1 << 50,
+                messages={"apns": Message("apns", b"{}")},
+                targets={"apns": (Target(0, "d"),)},
+                dry_run=True,
             )
-            assert await until_ended(store, "dry") == {"total": 1, "sent": 1}
-            assert worker.held
-
-    run(main())
-
-
-def test_retries_of_one_push_are_spread() -> None:
-    async def main() -> None:
-        store, provider = memory_store(), Weather("fcm")
-        provider.says = lambda delivery: (
-            SERVER_ERROR if delivery.chunk.turn == 1 and delivery.target.token.startswith("t") else Sent(status=200)
         )
-        async with working(store.queue, provider, DEFAULTS, spread=True):
-            tokens = [token for pair in zip(many("t", 60), many("ok", 60), strict=True) for token in pair]
-            await store.pushes.accept(push("p", *tokens, platform="fcm", ttl=1e6))
-            assert await until_ended(store, "p") == {"total": 120, "sent": 120}
-        again = [at for at, each in zip(provider.came, provider.submitted, strict=True) if each.chunk.turn == 2]
-        assert len(again) == 60
-        assert min(again) >= 10.0
-        assert len({round(at, 1) for at in again}) >= 10
+        assert await until_ended(store, "dry") == {"total": 1, "sent": 1}
+        assert worker.held
 
-    run(main())
+
+async def test_retries_of_one_push_are_spread() -> None:
+    store, provider = memory_store(), Weather("fcm")
+    provider.says = lambda delivery: (
+        SERVER_ERROR if delivery.chunk.turn == 1 and delivery.target.token.startswith("t") else Sent(status=200)
+    )
+    async with working(store.queue, provider, DEFAULTS, spread=True):
+        tokens = [token for pair in zip(many("t", 60), many("ok", 60), strict=True) for token in pair]
+        await store.pushes.accept(push("p", *tokens, platform="fcm", ttl=1e6))
+        assert await until_ended(store, "p") == {"total": 120, "sent": 120}
+    again = [at for at, each in zip(provider.came, provider.submitted, strict=True) if each.chunk.turn == 2]
+    assert len(again) == 60
+    assert min(again) >= 10.0
+    assert len({round(at, 1) for at in again}) >= 10

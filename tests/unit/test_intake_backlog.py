@@ -11,7 +11,9 @@ import pytest
 from pushsvc.api.pushes.backlog import EVERY, FRESH, Backlog
 from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
 
-from .virtual_time import run
+from .virtual_time import VirtualLoop
+
+LOOP = VirtualLoop
 
 
 class Waiting:
@@ -53,129 +55,108 @@ async def refused(own: Backlog, deliveries: int, *, beside: int = 0) -> bool:
     return False
 
 
-def test_what_fits_costs_no_look() -> None:
-    async def main() -> None:
-        store = Waiting()
-        own = backlog(store)
-        store.heard = 90
-        await own.admit("shop", 10)
-        await own.admit("shop", 4, beside=6)
-        assert store.looks == []
-
-    run(main())
+async def test_what_fits_costs_no_look() -> None:
+    store = Waiting()
+    own = backlog(store)
+    store.heard = 90
+    await own.admit("shop", 10)
+    await own.admit("shop", 4, beside=6)
+    assert store.looks == []
 
 
-def test_nobody_is_refused_on_old_news() -> None:
-    async def main() -> None:
-        store = Waiting()
-        own = backlog(store)
-        store.heard, store.waits = 100, 40
-        assert not await refused(own, 60)
-        store.heard = store.waits = 100
-        assert not await refused(own, 0)
-        await asyncio.sleep(FRESH)
-        assert await refused(own, 1)
-        assert store.looks == [("shop", "news")] * 2
-        store.waits = 98
-        await asyncio.sleep(FRESH)
-        assert await refused(own, 1, beside=2)
-        assert not await refused(own, 2)
-
-    run(main())
+async def test_nobody_is_refused_on_old_news() -> None:
+    store = Waiting()
+    own = backlog(store)
+    store.heard, store.waits = 100, 40
+    assert not await refused(own, 60)
+    store.heard = store.waits = 100
+    assert not await refused(own, 0)
+    await asyncio.sleep(FRESH)
+    assert await refused(own, 1)
+    assert store.looks == [("shop", "news")] * 2
+    store.waits = 98
+    await asyncio.sleep(FRESH)
+    assert await refused(own, 1, beside=2)
+    assert not await refused(own, 2)
 
 
-def test_a_flood_looks_ten_times_a_second() -> None:
-    async def main() -> None:
-        store = Waiting()
-        store.heard = store.waits = 100
-        own = backlog(store)
-        for _ in range(50):
-            assert all(await asyncio.gather(*(refused(own, 1) for _ in range(200))))
-            await asyncio.sleep(0.01)
-        assert len(store.looks) <= 7
-
-    run(main())
+async def test_a_flood_looks_ten_times_a_second() -> None:
+    store = Waiting()
+    store.heard = store.waits = 100
+    own = backlog(store)
+    for _ in range(50):
+        assert all(await asyncio.gather(*(refused(own, 1) for _ in range(200))))
+        await asyncio.sleep(0.01)
+    assert len(store.looks) <= 7
 
 
-def test_what_would_never_fit_is_no_matter_of_waiting() -> None:
-    async def main() -> None:
-        store = Waiting()
-        own = backlog(store)
-        with pytest.raises(ContentTooLarge) as caught:
-            await own.admit("shop", 101)
-        assert [(fault.path, fault.message) for fault in caught.value.faults] == [
-            ("to", "has 101 deliveries; the maximum is 100 (queue.max_pending): split it")
-        ]
-        own.limit(101, {"shop": 101})
+async def test_what_would_never_fit_is_no_matter_of_waiting() -> None:
+    store = Waiting()
+    own = backlog(store)
+    with pytest.raises(ContentTooLarge) as caught:
         await own.admit("shop", 101)
-        own.limit(50, {"news": 50})
-        store.heard = store.waits = 1
-        assert await refused(own, 50)
-        assert store.looks == [("news",)]
-
-    run(main())
-
-
-def test_it_looks_by_itself_each_second_also_when_redis_was_away() -> None:
-    async def main() -> None:
-        store = Waiting()
-        own = backlog(store)
-        async with own.watching():
-            assert len(store.looks) == 1
-            await asyncio.sleep(EVERY * 3.5)
-            assert len(store.looks) == 4
-            store.away = True
-            await asyncio.sleep(EVERY * 2)
-            store.heard = 100
-            with pytest.raises(StoreUnavailable):
-                await own.admit("shop", 1)
-            store.away = False
-            await asyncio.sleep(EVERY * 1.25)
-            assert len(store.looks) == 5
-        await asyncio.sleep(EVERY * 3)
-        assert len(store.looks) == 5
-        assert len(asyncio.all_tasks()) == 1
-
-    run(main())
+    assert [(fault.path, fault.message) for fault in caught.value.faults] == [
+        ("to", "has 101 deliveries; the maximum is 100 (queue.max_pending): split it")
+    ]
+    own.limit(101, {"shop": 101})
+    await own.admit("shop", 101)
+    own.limit(50, {"news": 50})
+    store.heard = store.waits = 1
+    assert await refused(own, 50)
+    assert store.looks == [("news",)]
 
 
-def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:
-    async def main() -> None:
-        store = Waiting()
-        own = backlog(store, most=100, share=60)
-        store.heard = store.waits = 60
-        with pytest.raises(TooManyRequests) as caught:
+async def test_it_looks_by_itself_each_second_also_when_redis_was_away() -> None:
+    store, before = Waiting(), asyncio.all_tasks()
+    own = backlog(store)
+    async with own.watching():
+        assert len(store.looks) == 1
+        await asyncio.sleep(EVERY * 3.5)
+        assert len(store.looks) == 4
+        store.away = True
+        await asyncio.sleep(EVERY * 2)
+        store.heard = 100
+        with pytest.raises(StoreUnavailable):
             await own.admit("shop", 1)
-        assert caught.value.detail.startswith("60 deliveries of the app wait; its maximum is 60 (")
-        await own.admit("news", 40)
-        with pytest.raises(ContentTooLarge):
-            await own.admit("news", 61)
-        store.heard = store.waits = 100
-        with pytest.raises(TooManyRequests) as caught:
-            await own.admit("news", 1)
-        assert caught.value.detail == "100 deliveries wait; the maximum is 100 (queue.max_pending)."
-        store.removed = 40
-        with pytest.raises(TooManyRequests) as caught:
-            await own.admit("shop", 10)
-        assert caught.value.detail.startswith("100 deliveries wait, 40 of them for apps that were removed (see `held`")
+        store.away = False
+        await asyncio.sleep(EVERY * 1.25)
+        assert len(store.looks) == 5
+    await asyncio.sleep(EVERY * 3)
+    assert len(store.looks) == 5
+    assert asyncio.all_tasks() == before
 
-    run(main())
+
+async def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:
+    store = Waiting()
+    own = backlog(store, most=100, share=60)
+    store.heard = store.waits = 60
+    with pytest.raises(TooManyRequests) as caught:
+        await own.admit("shop", 1)
+    assert caught.value.detail.startswith("60 deliveries of the app wait; its maximum is 60 (")
+    await own.admit("news", 40)
+    with pytest.raises(ContentTooLarge):
+        await own.admit("news", 61)
+    store.heard = store.waits = 100
+    with pytest.raises(TooManyRequests) as caught:
+        await own.admit("news", 1)
+    assert caught.value.detail == "100 deliveries wait; the maximum is 100 (queue.max_pending)."
+    store.removed = 40
+    with pytest.raises(TooManyRequests) as caught:
+        await own.admit("shop", 10)
+    assert caught.value.detail.startswith("100 deliveries wait, 40 of them for apps that were removed (see `held`")
 
 
 @pytest.mark.parametrize(("a_second", "missing", "seconds"), [(10, 25, 3), (10, 1, 1), (1, 500, 60), (0, 1, 60)])
-def test_retry_after_follows_from_how_fast_the_queue_empties(a_second: int, missing: int, seconds: int) -> None:
-    async def main() -> None:
-        store = Waiting()
-        store.waits = 1000
-        own = backlog(store, most=2000)
-        async with own.watching():
-            await asyncio.sleep(EVERY / 4)  # between two looks
-            for _ in range(20):
-                await asyncio.sleep(EVERY / 2)
-                store.waits -= a_second // 2 if a_second > 1 else a_second * (_ % 2)
-            own.limit(store.waits, {"shop": store.waits})
-            with pytest.raises(TooManyRequests) as caught:
-                await own.admit("shop", missing)
-            assert caught.value.retry_after == seconds
-
-    run(main())
+async def test_retry_after_follows_from_how_fast_the_queue_empties(a_second: int, missing: int, seconds: int) -> None:
+    store = Waiting()
+    store.waits = 1000
+    own = backlog(store, most=2000)
+    async with own.watching():
+        await asyncio.sleep(EVERY / 4)  # between two looks
+        for _ in range(20):
+            await asyncio.sleep(EVERY / 2)
+            store.waits -= a_second // 2 if a_second > 1 else a_second * (_ % 2)
+        own.limit(store.waits, {"shop": store.waits})
+        with pytest.raises(TooManyRequests) as caught:
+            await own.admit("shop", missing)
+        assert caught.value.retry_after == seconds

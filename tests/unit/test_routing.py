@@ -23,8 +23,9 @@ from pushsvc.stages.dispatch.holdings import NO_ROUTE
 
 from .dispatch_fakes import FakeProvider, memory_store, push
 from .test_dispatch_route import until_ended, working
-from .virtual_time import run
+from .virtual_time import VirtualLoop
 
+LOOP = VirtualLoop
 BOTH: dict[Platform, Environment] = {"apns": "production", "apns_sandbox": "sandbox"}
 
 
@@ -141,49 +142,43 @@ def test_whom_no_account_reaches_travels_in_the_lane_of_another(
     assert (chunk.platform, chunk.message, chunk.unreachable) == (lane, Message(platform, b""), True)
 
 
-def test_they_end_as_failed_and_nothing_is_sent() -> None:
-    async def story() -> None:
-        store, provider = memory_store(), FakeProvider()
-        mixed = msgspec.structs.replace(
-            push("p", "t0"), targets={"apns": (Target(0, "t0"),), "apns_sandbox": (Target(1, "t1", "d1"),)}
-        )
-        await store.pushes.accept(mixed)
-        provider.says = lambda delivery: Sent(status=200)
-        async with working(store.queue, provider):
-            assert await until_ended(store, "p") == {"total": 2, "sent": 1, "failed": 1}
-        assert provider.tokens == ["t0"]
-        found = await store.pushes.deliveries("shop", "p", outcome="failed", cursor="", limit=10)
-        assert found is not None
-        ((row,), _) = found
-        assert (row.platform, row.device_id, row.reason, row.attempts) == ("apns", "d1", NO_ROUTE, 0)
-
-    run(story())
+async def test_they_end_as_failed_and_nothing_is_sent() -> None:
+    store, provider = memory_store(), FakeProvider()
+    mixed = msgspec.structs.replace(
+        push("p", "t0"), targets={"apns": (Target(0, "t0"),), "apns_sandbox": (Target(1, "t1", "d1"),)}
+    )
+    await store.pushes.accept(mixed)
+    provider.says = lambda delivery: Sent(status=200)
+    async with working(store.queue, provider):
+        assert await until_ended(store, "p") == {"total": 2, "sent": 1, "failed": 1}
+    assert provider.tokens == ["t0"]
+    found = await store.pushes.deliveries("shop", "p", outcome="failed", cursor="", limit=10)
+    assert found is not None
+    ((row,), _) = found
+    assert (row.platform, row.device_id, row.reason, row.attempts) == ("apns", "d1", NO_ROUTE, 0)
 
 
 @pytest.mark.parametrize("accounts", [BOTH, {"apns": "production"}], ids=["both", "one"])
-def test_what_waits_follows_the_environment_of_its_device(accounts: dict[Platform, Environment]) -> None:
-    async def story() -> None:
-        store, provider, other = memory_store(), FakeProvider(), FakeProvider(Route("shop", "apns_sandbox"))
-        device = Device(id="d1", platform="apns", token="t0")
-        await store.registry.put("shop", device)
-        await store.pushes.accept(msgspec.structs.replace(push("p", ""), targets={"apns": (Target(0, "t0", "d1"),)}))
-        await store.registry.put("shop", msgspec.structs.replace(device, environment="sandbox"))
-        provider.says = other.says = lambda delivery: Sent(status=200)
-        async with (
-            working(store.queue, provider, accounts=accounts),
-            working(store.queue, other, accounts=accounts),
-        ):
-            ended = await until_ended(store, "p")
-        assert provider.tokens == []
-        if accounts is BOTH:
-            assert (ended, other.tokens) == ({"total": 1, "sent": 1}, ["t0"])
-            return
-        assert (ended, other.tokens) == ({"total": 1, "failed": 1}, [])
-        found = await store.pushes.deliveries("shop", "p", outcome="failed", cursor="", limit=10)
-        assert found is not None
-        assert [(row.reason, row.attempts) for row in found[0]] == [(NO_ROUTE, 0)]
-
-    run(story())
+async def test_what_waits_follows_the_environment_of_its_device(accounts: dict[Platform, Environment]) -> None:
+    store, provider, other = memory_store(), FakeProvider(), FakeProvider(Route("shop", "apns_sandbox"))
+    device = Device(id="d1", platform="apns", token="t0")
+    await store.registry.put("shop", device)
+    await store.pushes.accept(msgspec.structs.replace(push("p", ""), targets={"apns": (Target(0, "t0", "d1"),)}))
+    await store.registry.put("shop", msgspec.structs.replace(device, environment="sandbox"))
+    provider.says = other.says = lambda delivery: Sent(status=200)
+    async with (
+        working(store.queue, provider, accounts=accounts),
+        working(store.queue, other, accounts=accounts),
+    ):
+        ended = await until_ended(store, "p")
+    assert provider.tokens == []
+    if accounts is BOTH:
+        assert (ended, other.tokens) == ({"total": 1, "sent": 1}, ["t0"])
+        return
+    assert (ended, other.tokens) == ({"total": 1, "failed": 1}, [])
+    found = await store.pushes.deliveries("shop", "p", outcome="failed", cursor="", limit=10)
+    assert found is not None
+    assert [(row.reason, row.attempts) for row in found[0]] == [(NO_ROUTE, 0)]
 
 
 def test_two_accounts_of_one_environment_are_refused(tmp_path: Path) -> None:

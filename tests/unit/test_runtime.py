@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -161,7 +160,9 @@ def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
     assert 0 < config.reclaim_every <= 9.0
 
 
-def test_providers_are_told_the_clock_by_which_pushes_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_providers_are_told_the_clock_by_which_pushes_expire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is that of the store: by the wrong clock of a machine a push would live for too long, or not at all."""
     told: dict[str, float] = {}
 
@@ -174,12 +175,9 @@ def test_providers_are_told_the_clock_by_which_pushes_expire(tmp_path: Path, mon
     monkeypatch.setattr(accounts, "REGISTRY", kinds)
     monkeypatch.setattr(accounts, "expiry_of", lambda *_: None)
 
-    async def main() -> None:
-        store = cast(Store, SimpleNamespace(seconds=lambda: 7.5))
-        async with accounts.Accounts(store, request_timeout=1.0) as own:
-            await own.open_all(load(tmp_path).apps)
-
-    asyncio.run(main())
+    store = cast(Store, SimpleNamespace(seconds=lambda: 7.5))
+    async with accounts.Accounts(store, request_timeout=1.0) as own:
+        await own.open_all(load(tmp_path).apps)
     assert told == {"shop/apns": 7.5, "news/fcm": 7.5}
 
 

@@ -35,7 +35,7 @@ class Signs:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "crossed"])
-def test_only_one_that_was_silent_itself_lets_others_renew_first(order: tuple[int, ...]) -> None:
+async def test_only_one_that_was_silent_itself_lets_others_renew_first(order: tuple[int, ...]) -> None:
     """At the start two parts give the first sign of life at once, and it is no sign of an outage that there was none
     before; of two that renew it after an outage, one finds that it had expired."""
 
@@ -48,14 +48,11 @@ def test_only_one_that_was_silent_itself_lets_others_renew_first(order: tuple[in
             await beats[place]
         return await liveness.gone({"a", "b"})
 
-    async def story() -> None:
-        redis = Signs()
-        liveness = Liveness(cast(Link, redis), StoreConfig(consumer="a"), lambda: 1)
-        assert await twice(redis, liveness) == {"b"}
-        del redis.signs[keys.alive("a")]
-        assert await twice(redis, liveness) == set()
-
-    asyncio.run(story())
+    redis = Signs()
+    liveness = Liveness(cast(Link, redis), StoreConfig(consumer="a"), lambda: 1)
+    assert await twice(redis, liveness) == {"b"}
+    del redis.signs[keys.alive("a")]
+    assert await twice(redis, liveness) == set()
 
 
 def test_a_report_is_over_where_its_process_has_ended_on_this_very_machine(tmp_path: Path) -> None:

@@ -190,62 +190,56 @@ def test_dead_letters_are_versioned() -> None:
 # --- connecting -----------------------------------------------------------------------------------
 
 
-def test_urls_of_every_kind() -> None:
-    async def main() -> None:
-        plain = open_redis("redis://user:pw@host:7000/3?health_check_interval=7", name="me")
-        assert isinstance(plain, Redis)
-        kwargs = plain.connection_pool.connection_kwargs
-        assert (kwargs["host"], kwargs["port"], kwargs["db"], kwargs["password"]) == ("host", 7000, 3, "pw")
-        assert (kwargs["socket_timeout"], kwargs["client_name"]) == (5.0, "pushsvc:me")
-        assert kwargs["health_check_interval"] == 7
-        blocking = open_redis("rediss://host", name="a b\n", blocking=True)
-        assert isinstance(blocking, Redis)
-        assert blocking.connection_pool.connection_kwargs["socket_timeout"] is None
-        assert blocking.connection_pool.connection_kwargs["client_name"] == "pushsvc:a-b-"
-        unix = open_redis("unix:///tmp/a%20b.sock", name="me")
-        assert isinstance(unix, Redis)
-        assert unix.connection_pool.connection_kwargs["path"] == "/tmp/a b.sock"
+async def test_urls_of_every_kind() -> None:
+    plain = open_redis("redis://user:pw@host:7000/3?health_check_interval=7", name="me")
+    assert isinstance(plain, Redis)
+    kwargs = plain.connection_pool.connection_kwargs
+    assert (kwargs["host"], kwargs["port"], kwargs["db"], kwargs["password"]) == ("host", 7000, 3, "pw")
+    assert (kwargs["socket_timeout"], kwargs["client_name"]) == (5.0, "pushsvc:me")
+    assert kwargs["health_check_interval"] == 7
+    blocking = open_redis("rediss://host", name="a b\n", blocking=True)
+    assert isinstance(blocking, Redis)
+    assert blocking.connection_pool.connection_kwargs["socket_timeout"] is None
+    assert blocking.connection_pool.connection_kwargs["client_name"] == "pushsvc:a-b-"
+    unix = open_redis("unix:///tmp/a%20b.sock", name="me")
+    assert isinstance(unix, Redis)
+    assert unix.connection_pool.connection_kwargs["path"] == "/tmp/a b.sock"
 
-        url = "rediss+sentinel://u:p%40@one:1,two/mymaster/2?sentinel_password=s&ssl_cert_reqs=none"
-        sentinel = open_redis(url, name="me")
-        assert isinstance(sentinel, Redis)
-        pool = sentinel.connection_pool
-        assert isinstance(pool, SentinelConnectionPool)
-        assert pool.service_name == "mymaster"
-        assert (pool.connection_kwargs["db"], pool.connection_kwargs["password"]) == (2, "p@")
-        assert pool.connection_kwargs["ssl_cert_reqs"] == "none"
-        nodes = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
-        assert [(node["host"], node["port"], node["password"]) for node in nodes] == [
-            ("one", 1, "s"),
-            ("two", 26379, "s"),
-        ]
-        cluster = open_redis("redis+cluster://one:7000,two", name="me")
-        assert isinstance(cluster, RedisCluster)
-
-    asyncio.run(main())
+    url = "rediss+sentinel://u:p%40@one:1,two/mymaster/2?sentinel_password=s&ssl_cert_reqs=none"
+    sentinel = open_redis(url, name="me")
+    assert isinstance(sentinel, Redis)
+    pool = sentinel.connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    assert pool.service_name == "mymaster"
+    assert (pool.connection_kwargs["db"], pool.connection_kwargs["password"]) == (2, "p@")
+    assert pool.connection_kwargs["ssl_cert_reqs"] == "none"
+    nodes = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
+    assert [(node["host"], node["port"], node["password"]) for node in nodes] == [
+        ("one", 1, "s"),
+        ("two", 26379, "s"),
+    ]
+    cluster = open_redis("redis+cluster://one:7000,two", name="me")
+    assert isinstance(cluster, RedisCluster)
 
 
 @pytest.mark.parametrize("blocking", [False, True])
 @pytest.mark.parametrize(
     "url", ["redis://h", "rediss://h", "unix:///s", "redis+sentinel://one/master", "rediss+sentinel://one/master"]
 )
-def test_commands_are_packed_by_hiredis_as_redis_py_packs_them(url: str, blocking: bool) -> None:
-    async def main() -> None:
-        client = open_redis(url, name="me", blocking=blocking)
-        assert isinstance(client, Redis)
-        connection: Any = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py gives none
-        assert issubclass(type(connection), Packed)
-        words = ("SET", "key", "\u00e9 \U0001f514", b"\x00\r\n\xff", 7, -(10**18), 0.1, 1e300, "", b"x" * 10_000)
-        for command in (words, ("SCRIPT LOAD", "return 1"), ("PING",)):
-            assert b"".join(connection.pack_command(*command)) == b"".join(
-                AbstractConnection.pack_command(connection, *command)
-            )
-        whole = [words, ("PING",)] * 3
-        assert b"".join(connection.pack_commands(whole)) == b"".join(
-            b"".join(connection.pack_command(*command)) for command in whole
+async def test_commands_are_packed_by_hiredis_as_redis_py_packs_them(url: str, blocking: bool) -> None:
+    client = open_redis(url, name="me", blocking=blocking)
+    assert isinstance(client, Redis)
+    connection: Any = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py gives none
+    assert issubclass(type(connection), Packed)
+    words = ("SET", "key", "\u00e9 \U0001f514", b"\x00\r\n\xff", 7, -(10**18), 0.1, 1e300, "", b"x" * 10_000)
+    for command in (words, ("SCRIPT LOAD", "return 1"), ("PING",)):
+        assert b"".join(connection.pack_command(*command)) == b"".join(
+            AbstractConnection.pack_command(connection, *command)
         )
-
-    asyncio.run(main())
+    whole = [words, ("PING",)] * 3
+    assert b"".join(connection.pack_commands(whole)) == b"".join(
+        b"".join(connection.pack_command(*command)) for command in whole
+    )
 
 
 @pytest.mark.parametrize(
@@ -374,22 +368,19 @@ class _Writes:
             raise self.error
 
 
-def test_what_comes_in_one_tick_or_during_a_write_shares_the_next() -> None:
-    async def main() -> None:
-        writes = _Writes()
-        commit = GroupCommit(writes)
-        first = [commit.add(1, 1), commit.add(2, 1)]
-        await asyncio.sleep(0)
-        later = [commit.add(3, 1), commit.add(4, 1)]
-        await asyncio.sleep(0)
-        assert writes.seen == [[1, 2]]
-        assert not any(future.done() for future in first)
-        writes.gate.set()
-        await asyncio.gather(*first, *later)
-        assert writes.seen == [[1, 2], [3, 4]]
-        await commit.aclose()
-
-    asyncio.run(main())
+async def test_what_comes_in_one_tick_or_during_a_write_shares_the_next() -> None:
+    writes = _Writes()
+    commit = GroupCommit(writes)
+    first = [commit.add(1, 1), commit.add(2, 1)]
+    await asyncio.sleep(0)
+    later = [commit.add(3, 1), commit.add(4, 1)]
+    await asyncio.sleep(0)
+    assert writes.seen == [[1, 2]]
+    assert not any(future.done() for future in first)
+    writes.gate.set()
+    await asyncio.gather(*first, *later)
+    assert writes.seen == [[1, 2], [3, 4]]
+    await commit.aclose()
 
 
 @pytest.mark.parametrize(
@@ -430,19 +421,16 @@ def test_a_failed_write_fails_its_own_callers_only() -> None:
     assert third is None
 
 
-def test_a_caller_that_gives_up_does_not_hurt_the_others() -> None:
-    async def main() -> None:
-        writes = _Writes()
-        commit = GroupCommit(writes)
-        leaving, staying = commit.add(1, 1), commit.add(2, 1)
-        await asyncio.sleep(0)
-        leaving.cancel()
-        writes.gate.set()
-        await staying
-        assert writes.seen == [[1, 2]]
-        await commit.aclose()
-
-    asyncio.run(main())
+async def test_a_caller_that_gives_up_does_not_hurt_the_others() -> None:
+    writes = _Writes()
+    commit = GroupCommit(writes)
+    leaving, staying = commit.add(1, 1), commit.add(2, 1)
+    await asyncio.sleep(0)
+    leaving.cancel()
+    writes.gate.set()
+    await staying
+    assert writes.seen == [[1, 2]]
+    await commit.aclose()
 
 
 def test_closing_lets_what_was_handed_over_be_written() -> None:
@@ -458,25 +446,22 @@ def test_closing_lets_what_was_handed_over_be_written() -> None:
     assert asyncio.run(main()) == [[1]]
 
 
-def test_a_few_writes_may_be_under_way_at_once_and_the_rest_gathers() -> None:
-    async def main() -> None:
-        writes = _Writes()
-        commit = GroupCommit(writes, flights=2)
-        futures = []
-        for number in range(4):
-            futures += [commit.add(number, 1), commit.add(number + 10, 1)]
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        assert writes.seen == [[0, 10], [1, 11]]
-        writes.gate.set()
-        await asyncio.gather(*futures)
-        assert writes.seen == [[0, 10], [1, 11], [2, 12, 3, 13]]
-        await commit.aclose()
-        again = commit.add(9, 1)
-        await again
-        assert writes.seen[-1] == [9]
-
-    asyncio.run(main())
+async def test_a_few_writes_may_be_under_way_at_once_and_the_rest_gathers() -> None:
+    writes = _Writes()
+    commit = GroupCommit(writes, flights=2)
+    futures = []
+    for number in range(4):
+        futures += [commit.add(number, 1), commit.add(number + 10, 1)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert writes.seen == [[0, 10], [1, 11]]
+    writes.gate.set()
+    await asyncio.gather(*futures)
+    assert writes.seen == [[0, 10], [1, 11], [2, 12, 3, 13]]
+    await commit.aclose()
+    again = commit.add(9, 1)
+    await again
+    assert writes.seen[-1] == [9]
 
 
 class OneAtATime:
@@ -497,17 +482,14 @@ class OneAtATime:
         return [(b"%d-0" % number, {b"d": encode_dead(letter)}) for number in range(command[-1])]
 
 
-def test_looks_through_all_dead_letters_take_turns() -> None:
-    async def main() -> None:
-        link = OneAtATime()
-        own = RedisLetters(StoreContext(link, StoreConfig(), b"", lambda: 0))  # type: ignore[arg-type]  # a link that answers one command
-        which = DeadFilter(reason="nope")
-        pages = await asyncio.gather(*(own.page("shop", which, cursor="", limit=100) for _ in range(20)))
-        assert [rows for rows, _ in pages] == [[]] * 20
-        assert all(cursor for _, cursor in pages)
-        assert (link.most, link.steps, link.sizes) == (1, 20 * LOOK // STEP, {STEP})
-
-    asyncio.run(main())
+async def test_looks_through_all_dead_letters_take_turns() -> None:
+    link = OneAtATime()
+    own = RedisLetters(StoreContext(link, StoreConfig(), b"", lambda: 0))  # type: ignore[arg-type]  # a link that answers one command
+    which = DeadFilter(reason="nope")
+    pages = await asyncio.gather(*(own.page("shop", which, cursor="", limit=100) for _ in range(20)))
+    assert [rows for rows, _ in pages] == [[]] * 20
+    assert all(cursor for _, cursor in pages)
+    assert (link.most, link.steps, link.sizes) == (1, 20 * LOOK // STEP, {STEP})
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from pushsvc.settings import Settings
 from pushsvc.settings.schema import JobsSettings
 from pushsvc.telemetry import SharedFolder
 
-from .virtual_time import run, until
+from .virtual_time import VirtualLoop, run, until
 
+LOOP = VirtualLoop
 SERVE = Child("serve", ("serve",), stage=0)
 DISPATCH = Child("dispatch", ("dispatch",), stage=1, copies=2)
 FEEDBACK = Child("feedback", ("feedback",), stage=2)
@@ -113,26 +114,23 @@ def supervise(*children: Child, grace: float = 30.0, **options: Any) -> Supervis
     return Supervisor(children, environ={"PATH": "/bin"}, grace=grace, **options)
 
 
-def test_every_copy_is_started_with_the_lifeline_and_a_session_of_its_own(system: System) -> None:
-    async def main() -> None:
-        async with supervise(SERVE, DISPATCH):
-            await until(lambda: len(system.started) == 3)
-            for process in system.started:
-                reader = int(process.environ[LIFELINE])
-                assert process.options["pass_fds"] == (reader, int(process.environ[LISTENS]))
-                assert os.fstat(reader)
-                assert process.options["start_new_session"] is True
-                assert process.environ["PATH"] == "/bin"
-            # One address can be listened on once.
-            ports = [process.environ.get("PUSHSVC__METRICS__PORT") for process in system.of("dispatch")]
-            assert sorted(ports, key=str) == ["0", None]
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(reader)
-
-    run(main())
+async def test_every_copy_is_started_with_the_lifeline_and_a_session_of_its_own(system: System) -> None:
+    async with supervise(SERVE, DISPATCH):
+        await until(lambda: len(system.started) == 3)
+        for process in system.started:
+            reader = int(process.environ[LIFELINE])
+            assert process.options["pass_fds"] == (reader, int(process.environ[LISTENS]))
+            assert os.fstat(reader)
+            assert process.options["start_new_session"] is True
+            assert process.environ["PATH"] == "/bin"
+        # One address can be listened on once.
+        ports = [process.environ.get("PUSHSVC__METRICS__PORT") for process in system.of("dispatch")]
+        assert sorted(ports, key=str) == ["0", None]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)
 
 
-def test_a_process_that_was_forked_is_the_first_and_a_new_one_takes_its_place(system: System) -> None:
+async def test_a_process_that_was_forked_is_the_first_and_a_new_one_takes_its_place(system: System) -> None:
     class Waiting(Process):
         """Was forked for `serve`, and waits."""
 
@@ -140,23 +138,21 @@ def test_a_process_that_was_forked_is_the_first_and_a_new_one_takes_its_place(sy
             begun.append((environ["PATH"], os.fstat(lifeline).st_ino, os.fstat(heard).st_ino))
             system.started.append(self)
 
-    async def main() -> None:
-        forked = Waiting(50, ("", "", "", "serve"), {"env": {}}, system)
-        ready = Ready()
-        ready.add(SERVE, 0, cast(Any, forked))
-        async with supervise(SERVE, DISPATCH, ready=ready):
-            await until(lambda: len(system.started) == 3)
-            assert (system.of("serve"), len(begun)) == ([forked], 1)
-            assert begun[0][0] == "/bin"
-            assert begun[0][1:] == tuple(
-                os.fstat(int(system.of("dispatch")[0].environ[name])).st_ino for name in (LIFELINE, LISTENS)
-            )
-            forked.end(1)
-            await until(lambda: len(system.of("serve")) == 2)
-            assert len(begun) == 1
-
     begun: list[tuple[str, int, int]] = []
-    run(main())
+
+    forked = Waiting(50, ("", "", "", "serve"), {"env": {}}, system)
+    ready = Ready()
+    ready.add(SERVE, 0, cast(Any, forked))
+    async with supervise(SERVE, DISPATCH, ready=ready):
+        await until(lambda: len(system.started) == 3)
+        assert (system.of("serve"), len(begun)) == ([forked], 1)
+        assert begun[0][0] == "/bin"
+        assert begun[0][1:] == tuple(
+            os.fstat(int(system.of("dispatch")[0].environ[name])).st_ino for name in (LIFELINE, LISTENS)
+        )
+        forked.end(1)
+        await until(lambda: len(system.of("serve")) == 2)
+        assert len(begun) == 1
 
 
 def test_nothing_is_forked_where_its_end_cannot_be_watched_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,38 +199,32 @@ def test_a_forked_process_does_not_run_on_when_it_cannot_be_watched(
             waiting.kill()
 
 
-def test_a_hang_up_reaches_those_alone_that_it_does_not_kill(system: System) -> None:
-    async def main() -> None:
-        async with supervise(SERVE, FEEDBACK) as children:
-            await until(lambda: len(system.started) == 2)
-            (young,) = system.of("serve")
-            children.forward(signal.SIGHUP)
-            assert "hup" not in " ".join(system.story)
-            os.write(int(young.environ[LISTENS]), young.pid.to_bytes(PID_BYTES, "little"))
-            children.forward(signal.SIGHUP)
-            children.forward(signal.SIGHUP)
-            assert [each for each in system.story if each.startswith("hup")] == ["hup serve"] * 2
-            # Whoever follows it has to say so itself.
-            young.end(1)
-            await until(lambda: len(system.of("serve")) == 2)
-            children.forward(signal.SIGHUP)
-            assert system.story.count("hup serve") == 2
-
-    run(main())
+async def test_a_hang_up_reaches_those_alone_that_it_does_not_kill(system: System) -> None:
+    async with supervise(SERVE, FEEDBACK) as children:
+        await until(lambda: len(system.started) == 2)
+        (young,) = system.of("serve")
+        children.forward(signal.SIGHUP)
+        assert "hup" not in " ".join(system.story)
+        os.write(int(young.environ[LISTENS]), young.pid.to_bytes(PID_BYTES, "little"))
+        children.forward(signal.SIGHUP)
+        children.forward(signal.SIGHUP)
+        assert [each for each in system.story if each.startswith("hup")] == ["hup serve"] * 2
+        # Whoever follows it has to say so itself.
+        young.end(1)
+        await until(lambda: len(system.of("serve")) == 2)
+        children.forward(signal.SIGHUP)
+        assert system.story.count("hup serve") == 2
 
 
-def test_stages_stop_one_after_the_other(system: System) -> None:
+async def test_stages_stop_one_after_the_other(system: System) -> None:
     def slowly(process: Process) -> None:
         asyncio.get_running_loop().call_later(5.0, process.end, 0)
 
-    async def main() -> None:
-        async with supervise(FEEDBACK, SERVE, DISPATCH):
-            await until(lambda: len(system.started) == 4)
-            system.on_term = slowly
-            system.story.clear()
-        assert asyncio.get_running_loop().time() < 16.0
-
-    run(main())
+    async with supervise(FEEDBACK, SERVE, DISPATCH):
+        await until(lambda: len(system.started) == 4)
+        system.on_term = slowly
+        system.story.clear()
+    assert asyncio.get_running_loop().time() < 16.0
     assert system.story == [
         "term serve",
         "end serve",
@@ -262,35 +252,29 @@ class Metrics(SharedFolder):
         self.again.append(part)
 
 
-def test_a_child_that_ends_is_started_again_and_its_exit_is_told(system: System) -> None:
+async def test_a_child_that_ends_is_started_again_and_its_exit_is_told(system: System) -> None:
     metrics = Metrics(Path())
 
-    async def main() -> None:
-        async with supervise(SERVE, FEEDBACK, metrics=metrics):
-            await until(lambda: len(system.started) == 2)
-            await asyncio.sleep(60.0)
-            (first,) = system.living("serve")
-            first.end(-9)
-            await until(lambda: system.living("serve"), 1.0)
-            assert (metrics.gone, metrics.again) == ([first.pid], ["serve"])
-            assert len(system.of("feedback")) == 1
-
-    run(main())
+    async with supervise(SERVE, FEEDBACK, metrics=metrics):
+        await until(lambda: len(system.started) == 2)
+        await asyncio.sleep(60.0)
+        (first,) = system.living("serve")
+        first.end(-9)
+        await until(lambda: system.living("serve"), 1.0)
+        assert (metrics.gone, metrics.again) == ([first.pid], ["serve"])
+        assert len(system.of("feedback")) == 1
     assert len(system.of("serve")) == 2
     assert (len(metrics.gone), metrics.again) == (3, ["serve"])
 
 
-def test_a_process_of_two_parts_is_counted_as_both(system: System) -> None:
+async def test_a_process_of_two_parts_is_counted_as_both(system: System) -> None:
     metrics = Metrics(Path())
     jobs, *_ = (each for each in children_of(Settings(), live=False) if each.name == "jobs")
 
-    async def main() -> None:
-        async with supervise(jobs, metrics=metrics):
-            await until(lambda: system.started)
-            system.started[0].end(1)
-            await until(lambda: system.living("jobs"), 1.0)
-
-    run(main())
+    async with supervise(jobs, metrics=metrics):
+        await until(lambda: system.started)
+        system.started[0].end(1)
+        await until(lambda: system.living("jobs"), 1.0)
     assert metrics.again == ["jobs", "feedback"]
 
 
@@ -304,99 +288,78 @@ def test_one_process_has_jobs_and_feedback() -> None:
     ]
 
 
-def test_one_that_falls_over_at_once_is_started_less_and_less_often(system: System) -> None:
+async def test_one_that_falls_over_at_once_is_started_less_and_less_often(system: System) -> None:
     starts: list[float] = []
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with supervise(SERVE):
-            for _ in range(10):
-                await until(lambda: system.living("serve"))
-                starts.append(loop.time())
-                system.living("serve")[0].end(1)
-            # One that has held for a while starts from the shortest pause again.
+    loop = asyncio.get_running_loop()
+    async with supervise(SERVE):
+        for _ in range(10):
             await until(lambda: system.living("serve"))
-            await asyncio.sleep(100.0)
+            starts.append(loop.time())
             system.living("serve")[0].end(1)
-            ended = loop.time()
-            await until(lambda: system.living("serve"))
-            assert loop.time() - ended < 1.0
-
-    run(main())
+        # One that has held for a while starts from the shortest pause again.
+        await until(lambda: system.living("serve"))
+        await asyncio.sleep(100.0)
+        system.living("serve")[0].end(1)
+        ended = loop.time()
+        await until(lambda: system.living("serve"))
+        assert loop.time() - ended < 1.0
     pauses = [round(later - earlier, 1) for earlier, later in itertools.pairwise(starts)]
     assert pauses == [0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0, 10.0]
 
 
-def test_a_start_that_the_system_refuses_is_tried_again(system: System) -> None:
+async def test_a_start_that_the_system_refuses_is_tried_again(system: System) -> None:
     system.refuses = 3
 
-    async def main() -> None:
-        async with supervise(SERVE):
-            await until(lambda: system.living("serve"), 60.0)
-
-    run(main())
+    async with supervise(SERVE):
+        await until(lambda: system.living("serve"), 60.0)
 
 
-def test_a_fault_in_what_is_told_of_an_exit_does_not_end_the_keeping(system: System) -> None:
+async def test_a_fault_in_what_is_told_of_an_exit_does_not_end_the_keeping(system: System) -> None:
     class Fault(Metrics):
         def ended(self, pid: int) -> None:
             raise FileNotFoundError("gone already")
 
-    async def main() -> None:
-        async with supervise(SERVE, metrics=Fault(Path())):
+    async with supervise(SERVE, metrics=Fault(Path())):
+        await until(lambda: system.living("serve"))
+        system.living("serve")[0].end(1)
+        await until(lambda: system.living("serve"), 60.0)
+
+
+async def test_a_stop_does_not_wait_for_a_pause_between_starts(system: System) -> None:
+    loop = asyncio.get_running_loop()
+    async with supervise(SERVE, FEEDBACK):
+        for _ in range(7):
             await until(lambda: system.living("serve"))
             system.living("serve")[0].end(1)
-            await until(lambda: system.living("serve"), 60.0)
-
-    run(main())
-
-
-def test_a_stop_does_not_wait_for_a_pause_between_starts(system: System) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with supervise(SERVE, FEEDBACK):
-            for _ in range(7):
-                await until(lambda: system.living("serve"))
-                system.living("serve")[0].end(1)
-            await asyncio.sleep(0.1)
-            assert not system.living("serve")
-            stopping = loop.time()
-        assert loop.time() - stopping < 0.1
-
-    run(main())
+        await asyncio.sleep(0.1)
+        assert not system.living("serve")
+        stopping = loop.time()
+    assert loop.time() - stopping < 0.1
 
 
-def test_one_that_has_just_ended_does_not_hold_up_the_others(system: System) -> None:
-    async def main() -> None:
-        async with supervise(SERVE, FEEDBACK):
-            await until(lambda: len(system.started) == 2)
-            # In the same iteration of the loop: no child has been signalled yet.
-            system.living("serve")[0].end(1)
-
-    run(main())
+async def test_one_that_has_just_ended_does_not_hold_up_the_others(system: System) -> None:
+    async with supervise(SERVE, FEEDBACK):
+        await until(lambda: len(system.started) == 2)
+        # In the same iteration of the loop: no child has been signalled yet.
+        system.living("serve")[0].end(1)
     assert system.story[-2:] == ["term feedback", "end feedback"]
     assert len(system.of("serve")) == 1
 
 
-def test_one_that_is_just_being_started_is_stopped_too(system: System) -> None:
-    async def main() -> None:
-        async with supervise(SERVE):
-            await asyncio.sleep(0)
-
-    run(main())
+async def test_one_that_is_just_being_started_is_stopped_too(system: System) -> None:
+    async with supervise(SERVE):
+        await asyncio.sleep(0)
     assert system.story in ([], ["start serve", "term serve", "end serve"])
 
 
-def test_one_that_does_not_stop_in_time_is_killed(system: System) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        async with supervise(SERVE, FEEDBACK, grace=10.0):
-            await until(lambda: len(system.started) == 2)
-            system.on_term = lambda process: process.end(0) if process.name == "feedback" else None
-            stopping = loop.time()
-        assert 10.0 <= loop.time() - stopping < 10.1
-
-    run(main())
+async def test_one_that_does_not_stop_in_time_is_killed(system: System) -> None:
+    loop = asyncio.get_running_loop()
+    async with supervise(SERVE, FEEDBACK, grace=10.0):
+        await until(lambda: len(system.started) == 2)
+        system.on_term = lambda process: process.end(0) if process.name == "feedback" else None
+        stopping = loop.time()
+    assert 10.0 <= loop.time() - stopping < 10.1
     assert system.story[2:] == ["term serve", "kill serve", "end serve", "term feedback", "end feedback"]
 
 
