@@ -53,8 +53,8 @@ class Costs(Struct, frozen=True):
 
 
 COSTS: Final[Mapping[int, Costs]] = {
-    1: Costs(serve=140, dispatch=75, store=54, queued=310),
-    1000: Costs(serve=3, dispatch=17, store=5, queued=39),
+    1: Costs(serve=140, dispatch=75, store=54, queued=263),
+    1000: Costs(serve=3, dispatch=17, store=5, queued=33),
 }
 """By the tokens of a POST: what `tests.bench.whole` found with 128 and with 4 callers, and the bytes of
 `tests.bench.sizes`."""
