@@ -63,6 +63,12 @@ async def test_what_the_app_refuses_does_not_count_for_the_key(server: Server) -
         assert await count(third, SLOW, 5) == ""
 
 
+async def test_one_is_no_plural(server: Server) -> None:
+    async with two(server, shop=Rate(1, 3600)) as (first, _):
+        assert await count(first, OTHER) == ""
+        assert "The app may post 1 push in 3600 s" in await count(first, OTHER)
+
+
 async def test_a_batch_that_can_never_pass_is_refused_for_good(server: Server) -> None:
     async with two(server, shop=Rate(100, 60)) as (first, second):
         for own in (first, second):

@@ -119,8 +119,8 @@ class _Limit:
         self._bucket = bucket
         self._limiter = limiter
         self._monotonic = monotonic
-        self._whose = whose
-        self._limit = limit
+        pushes = "push" if bucket.rate.count == 1 else "pushes"
+        self._allowed = f"{whose} may post {bucket.rate.count:,} {pushes} in {bucket.rate.seconds} s ({limit})"
         self._refused = refused
         self._permits = Permits(bucket.rate, most=MOST)
         self._interval = interval_of(bucket.rate) / US
@@ -132,8 +132,7 @@ class _Limit:
         """Raise `ContentTooLarge` for a number that can never pass, and `TooManyRequests` for one that cannot pass
         yet."""
         if count > self.rate.count:
-            allowed = f"{self._whose} may post {self.rate.count:,} pushes in {self.rate.seconds} s ({self._limit})"
-            faults = [Fault("$", f"has {count:,} pushes; {allowed}: split it")]
+            faults = [Fault("$", f"has {count:,} pushes; {self._allowed}: split it")]
             raise ContentTooLarge("The batch can never pass.", faults=faults)
         if self._left < count:
             self._refuse_while_empty(count)
@@ -177,8 +176,4 @@ class _Limit:
             self._refused(count)
             seconds = max(1, math.ceil(left))
             these = "this one passes" if count == 1 else f"these {count:,} pass"
-            raise TooManyRequests(
-                f"{self._whose} may post {self.rate.count:,} pushes in {self.rate.seconds} s ({self._limit}); "
-                f"{these} in {seconds:,} s.",
-                retry_after=seconds,
-            )
+            raise TooManyRequests(f"{self._allowed}; {these} in {seconds:,} s.", retry_after=seconds)
