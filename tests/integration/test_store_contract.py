@@ -614,12 +614,18 @@ async def test_pushes_that_share_an_entry_end_each_by_itself(heir: str, world: W
     a = await world.store("a")
     names = [f"p{number}" for number in range(20)]
     singles = [make_push(name) for name in names]
+    singles[5] = msgspec.structs.replace(singles[5], trace=bytes(range(24)))
     others = [make_push("two", 2), make_push("fcm", platforms=("fcm",)), make_push("urgent", lane="urgent")]
     await accept_together(a, *others, *singles, singles[0])
     await accept_together(a, make_push("new"), *singles)
     held = {each.chunk.push_id: each for each in await take_all(a)}
     assert held.keys() == {*names, "two", "new"}
     assert await entries_of(a) == (5 if world.real else 23)
+    assert held["p5"].chunk.trace == bytes(range(24))
+    for name, trace in (("p4", ""), ("p5", bytes(range(16)).hex())):
+        status = await a.pushes.status("shop", name)
+        assert status is not None
+        assert status.trace == trace
     await a.queue.settle("shop", *all_of(held["p0"]))
     await a.queue.settle("shop", *all_of(held["p1"], Retry(moment(), 2), Unavailable()))
     await a.pushes.cancel("shop", "p2")

@@ -8,7 +8,7 @@
 -- other process can come between record and pushes. Where the answer to this very call was lost and the call is repeated,
 -- its first push exists already, and the call is not treated as a repeat of another. One without pushes only asks.
 --
--- A push to one target that is to be sent at once and not traced is single, if its status has a lifetime from here on
+-- A push to one target that is to be sent at once is single, if its status has a lifetime from here on
 -- (`settling.is_short`). It costs the server least: those of a lane share entries, and nothing has to be set at their end.
 -- Any other status has no lifetime while deliveries of its push are open: the step that ends the last of them sets it. The
 -- chunks of a scheduled push wait beside the lanes until launch.lua moves them there; until then its deliveries are counted
@@ -19,7 +19,7 @@
 --       the digest of the key, record, id of its first push or '', and number of arguments of its pushes; then the pushes,
 --       those of calls with a key first:
 --       single  `<platform>:<lane>`, ms for which its status stays, id, created at ms, place in the list of pushes
---               (listing.py), blob
+--               (listing.py), '' or the id of its trace, blob
 --       others  '', id, total, created at ms, due ms or 0 for at once, '' or `<lane> <size of the note> <note><encoded
 --               push>` with what its status notes of its audience (named.py), '' or MessagePack of the content that its
 --               entries name (lifetime in ms, then name and encoded message of each variant), place in the list of pushes,
@@ -30,7 +30,7 @@
 
 -- layout: LISTED LISTED_ENTRIES TOGETHER
 
-local SINGLE, OTHER, CHUNK = 6, 11, 4 -- arguments
+local SINGLE, OTHER, CHUNK = 7, 11, 4 -- arguments
 local NAMES = 1000 -- keys of one command
 
 local prefix, ttl, record_ttl, calls = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -57,6 +57,12 @@ local function note_schedule(push, due, place)
   redis.call('HSET', push, 'due', due, 'k', string.sub(place, 8 + string.byte(place, 7)))
 end
 
+local function note_trace(push, trace)
+  if trace ~= '' then
+    redis.call('HSET', push, 'tr', trace)
+  end
+end
+
 -- Puts the single pushes that wait for it into a lane: see `decode_chunks` in model/codec.py.
 local function add_singles(lane)
   local blobs = waiting[lane]
@@ -75,6 +81,7 @@ end
 local function write_single(push, at)
   local lane, life = ARGV[at], ARGV[at + 1]
   redis.call('HSET', push, 'n', '1', 'st', 'sending', 'at', ARGV[at + 3])
+  note_trace(push, ARGV[at + 5])
   redis.call('PEXPIRE', push, life)
   local blobs = waiting[lane]
   if blobs and (blobs.life ~= life or #blobs == TOGETHER) then -- with one life they expire at the same time
@@ -85,7 +92,7 @@ local function write_single(push, at)
     blobs = { life = life }
     waiting[lane] = blobs
   end
-  blobs[#blobs + 1] = ARGV[at + 5]
+  blobs[#blobs + 1] = ARGV[at + 6]
   added[lane] = (added[lane] or 0) + 1
   listed[#listed + 1] = ARGV[at + 4]
 end
@@ -114,9 +121,7 @@ local function write_other(push, at)
   if life ~= '0' then
     redis.call('PEXPIRE', push, life)
   end
-  if trace ~= '' then
-    redis.call('HSET', push, 'tr', trace)
-  end
+  note_trace(push, trace)
   if later then
     note_schedule(push, due, place)
     redis.call('ZADD', prefix .. 'scheduled', due, id)

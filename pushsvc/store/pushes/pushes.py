@@ -105,11 +105,11 @@ class RedisPushes(PushListing):
         chunks = split(push, config.chunk_size)
         total = chunks[0].total if chunks else 0
         life = push.expires_at - push.created_at + config.status_ttl * 1000 if chunks and is_short(chunks[0]) else 0
-        if life and not push.send_at and not push.trace:
+        if life and not push.send_at:
             (chunk,) = chunks
             blob = encode_chunk(chunk)
             place = f"{chunk.channel}:{chunk.lane}"
-            return Part([place, life, push.id, push.created_at, listed(push), blob], 1, len(blob))
+            return Part([place, life, push.id, push.created_at, listed(push), push.trace[:16], blob], 1, len(blob))
         whole = b""
         if push.audience:
             note = noted(decode_audience(push.audience))
