@@ -49,9 +49,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | once -> how far that is done: see promote.lua         |
 | `ps:T:latest`, `ps:T:latest:before` | hash | 24 h            | digest of a target and a `collapse` -> the latest push|
 |                            |        |                        | that was accepted of it: see supersede.lua            |
-| `ps:T:c:<digest>`          | hash   | a wait's TTL, renewed  | of a target and a `collapse` with a delivery that     |
-|                            |        |                        | waits: `a` latest push accepted, and each that waits  |
-|                            |        |                        | -> the later one of which its holder was told         |
+| `ps:T:w:<digest>`          | zset   | a wait's TTL, renewed  | of a target and a `collapse` with a delivery that     |
+|                            |        |                        | waits: each that does, and the latest push accepted:  |
+|                            |        |                        | see supersede.lua                                     |
 | `ps:T:epoch`               | string | permanent              | counter, raised by each cancel: cheap to compare      |
 | `ps:T:revoked`             | stream | 3600 seconds, renewed  | what dispatchers must drop, see revocations.py:       |
 |                            |        |                        | `p` a push id, `t` marks of tokens, `e` an entry      |

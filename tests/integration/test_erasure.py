@@ -746,7 +746,7 @@ KEEPERS: dict[str, tuple[str, ...]] = {
     "(keyed digests)": (
         "ps:T:latest",
         "ps:T:latest:before",
-        "ps:T:c:<digest>",
+        "ps:T:w:<digest>",
         "ps:T:i:<digest>",
         "ps:T:erased:<digest>",
     ),

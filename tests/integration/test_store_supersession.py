@@ -123,7 +123,7 @@ async def test_what_waits_in_another_lane_or_with_another_dispatcher_ends_as_wel
         end = settlement(taken.chunk, 0, Ended("suppressed"), None, reason="superseded")
         await other.queue.settle("shop", [end], [taken.ref])
     if isinstance(other, Store):
-        assert await other.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
+        assert await other.link.call("KEYS", f"{keys.prefix('shop', 0)}w:*") == []
 
 
 async def test_what_was_accepted_is_remembered_until_half_a_day_or_many_others_have_passed() -> None:
@@ -140,7 +140,7 @@ async def test_what_was_accepted_is_remembered_until_half_a_day_or_many_others_h
                 (taken,) = await take(store)
                 assert superseded(taken) == known
                 await store.queue.settle("shop", [settlement(taken.chunk, 0, Ended("expired"), None)], [taken.ref])
-            assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
+            assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}w:*") == []
 
 
 async def test_what_is_taken_over_ends_as_well(world: World) -> None:
@@ -276,6 +276,39 @@ async def test_a_device_has_one_place_by_its_old_and_its_new_token(server: Serve
             await store.queue.settle("shop", [end], [again.ref])
 
 
+async def test_what_a_step_costs_does_not_grow_with_what_waits() -> None:
+    """Thousands of pushes with one `collapse` to one device: none of them reads the others."""
+
+    def orders(digest: str, first: int, count: int, *span: int) -> list[str | int]:
+        found: list[str | int] = []
+        for number in range(first, first + count):
+            found += (digest, f"{number:014d}p", *span)
+        return found
+
+    with backend_server("redis") as server:
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            names = [keys.latest("shop", 0), keys.latest_before("shop", 0)]
+
+            async def told(*lists: list[str | int]) -> int:
+                """The microseconds of the server for one step."""
+                arguments = [keys.prefix("shop", 0), moment(), msgspec.msgpack.encode(lists)]
+                await store.link.call("CONFIG", "RESETSTAT")
+                await store.link.script("supersede", names, arguments)
+                stats = await store.link.call("INFO", "commandstats")
+                return max(int(each["usec"]) for name, each in stats.items() if name.startswith("cmdstat_evalsha"))
+
+            for first in range(0, 20_000, 1000):
+                await told([], orders("many", first, 1000, 60_000), [])
+            await told([], orders("few", 0, 40, 60_000), [])
+            spent = {
+                digest: min([await told(orders(digest, n, 1), [], orders(digest, n + 1, 1)) for n in range(0, 40, 2)])
+                for digest in ("few", "many")
+            }
+            assert spent["many"] < 10 * spent["few"], spent
+
+
 async def test_messages_without_collapse_leave_nothing() -> None:
     with backend_server("redis") as server:
         async with new_world(server) as world:
@@ -286,4 +319,4 @@ async def test_messages_without_collapse_leave_nothing() -> None:
             await sent(store, order_push("b", since=moment() + 1, collapse=""))
             assert not superseded(await due(store))
             assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}latest*") == []
-            assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}c:*") == []
+            assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}w:*") == []

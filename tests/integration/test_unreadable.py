@@ -66,7 +66,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
             "ps:T:latest",
             "ps:T:latest:before",
         ),
-        *("ps:T:c:<digest>", "ps:T:sup:<platform>", "ps:T:moved:<platform>", "ps:T:hook", "ps:T:hook:reported"),
+        *("ps:T:w:<digest>", "ps:T:sup:<platform>", "ps:T:moved:<platform>", "ps:T:hook", "ps:T:hook:reported"),
         *("ps:T:hook:asked", "ps:D:topics", "ps:D:refused", "ps:D:live", "ps:replays", "ps:lock:<name>"),
         *("ps:alive:<consumer>", "ps:routes"),
     ),

@@ -1,9 +1,10 @@
 -- Records which pushes with `collapse` the provider has accepted, and which wait: see supersession.py.
 --
 -- An order is an instant and a push id in one string, which compares as time goes. A digest of which something waits has
--- a hash: `a` the newest order that was accepted, and for each order that waits the one of which its holder was told, or
--- an empty string. Nobody knows what else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes, of
--- which the younger is written, and takes the place of the older one when it is full or old; `@` is when it began. May
+-- a sorted set: with score -1 the newest order that was accepted, behind an `a`, and each order that waits, with score 0,
+-- or since its holder was told of a later one with that one's instant. So no step reads all that waits, of which one device
+-- may have thousands. Nobody knows what else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes,
+-- of which the younger is written, and takes the place of the older one when it is full or old; `@` is when it began. May
 -- run twice: the same is found.
 --
 -- KEYS  1 ps:T:latest; 2 ps:T:latest:before
@@ -40,42 +41,47 @@ local function latest(digest)
   return before and (not own or own < before) and before or own
 end
 
--- The key of a digest, the newest order that was accepted while something waited, and what waits.
-local function known(digest)
-  local key, newest, orders = prefix .. 'c:' .. digest, nil, {}
-  local fields = redis.call('HGETALL', key)
-  for at = 1, #fields, 2 do
-    if fields[at] == 'a' then
-      newest = fields[at + 1]
-    else
-      orders[fields[at]] = fields[at + 1]
-    end
+-- The newest order of a digest that was accepted while something waited, and one that waits, or nothing.
+local function known(key)
+  local newest, order = unpack(redis.call('ZRANGE', key, 0, 1))
+  if newest and string.sub(newest, 1, 1) ~= 'a' then
+    return nil, newest
   end
-  return key, newest, orders
+  return newest and string.sub(newest, 2), order
 end
 
--- An order waits no more. Returns whether another does; where none does nothing is kept.
-local function leave(key, orders, order)
-  local waited = orders[order]
-  orders[order] = nil
-  if next(orders) then
-    redis.call('HDEL', key, order)
-    return true
-  elseif waited then
+-- An order waits no more. Returns whether another does, and the newest that was accepted: where none waits nothing is kept.
+local function leave(key, order)
+  redis.call('ZREM', key, order)
+  local newest, other = known(key)
+  if newest and not other then
     redis.call('DEL', key)
   end
+  return other, newest
 end
 
--- Whether any of these is older than an order that was accepted, and its holder is to be told.
-local function behind(key, orders, order)
-  local any = false
-  for other, told in pairs(orders) do
-    if other < order and (told == '' or told == order) then
-      redis.call('HSET', key, other, order)
-      any = true
+-- The score of an order whose holder was told of a later one.
+local function told_of(later)
+  return tonumber(string.sub(later, 1, 14)) + 1
+end
+
+-- Whether any that waits is older than an order that was accepted, and its holder is to be told.
+local function behind(key, order)
+  local score, most = told_of(order), 1
+  repeat
+    local told = { 'ZADD', key }
+    for _, other in ipairs(redis.call('ZRANGEBYSCORE', key, 0, 0, 'LIMIT', 0, most)) do
+      if other < order then
+        told[#told + 1], told[#told + 2] = score, other
+      end
     end
-  end
-  return any
+    local all = #told == 2 + 2 * most
+    if #told > 2 then
+      redis.call(unpack(told))
+    end
+    most = 100
+  until not all
+  return redis.call('ZCOUNT', key, score, score) > 0
 end
 
 if #accepted > 0 then
@@ -87,12 +93,14 @@ for at = 1, #accepted, 2 do
   if not last or last < order then
     redis.call('HSET', KEYS[1], digest, order)
   end
-  local key, newest, orders = known(digest)
-  if leave(key, orders, order) then
+  local key = prefix .. 'w:' .. digest
+  local waits, newest = leave(key, order)
+  if waits then
     if not newest or newest < order then
-      redis.call('HSET', key, 'a', order)
+      redis.call('ZREM', key, 'a' .. (newest or ''))
+      redis.call('ZADD', key, -1, 'a' .. order)
     end
-    if behind(key, orders, order) then
+    if behind(key, order) then
       found[#found + 1] = (at - 1) / 2
     end
   end
@@ -100,11 +108,12 @@ end
 
 for at = 1, #waiting, 3 do
   local digest, order, span = waiting[at], waiting[at + 1], waiting[at + 2]
-  local key = prefix .. 'c:' .. digest
-  local newest = redis.call('HGET', key, 'a') or latest(digest)
-  redis.call('HSET', key, order, newest and order < newest and newest or '')
+  local key = prefix .. 'w:' .. digest
+  local newest = known(key) or latest(digest)
   if newest then
-    redis.call('HSET', key, 'a', newest)
+    redis.call('ZADD', key, -1, 'a' .. newest, order < newest and told_of(newest) or 0, order)
+  else
+    redis.call('ZADD', key, 0, order)
   end
   if redis.call('PTTL', key) < span then
     redis.call('PEXPIRE', key, span)
@@ -113,7 +122,6 @@ for at = 1, #waiting, 3 do
 end
 
 for at = 1, #over, 2 do
-  local key, _, orders = known(over[at])
-  leave(key, orders, over[at + 1])
+  leave(prefix .. 'w:' .. over[at], over[at + 1])
 end
 return { found, newest_of }

@@ -9,7 +9,7 @@ The later one is determined by the time from which on each was to be sent (its a
 its id; a replay of a dead letter keeps its place. The key is app, target and `collapse`, as a keyed digest, in the app
 shard of that digest. A target from the registry has a second one by its device, whose token may change while it waits.
 
-    a delivery waits (a dispatcher has taken      `c:<digest>` says so, until it ends
+    a delivery waits (a dispatcher has taken      `w:<digest>` says so, until it ends
     it, it is retried, it is a dead letter)
     one is accepted                               is recorded there if something waits, and notifies the dispatchers of
                                                   the token if that is older: they return what they hold for it
