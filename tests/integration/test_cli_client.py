@@ -311,8 +311,8 @@ def test_what_waits_for_an_offline_device_is_said_once(capsys: pytest.CaptureFix
         with scripted([answer(200, document) for document in [*script, done]]) as (url, _):
             assert cli.main(["status", "--url", url, "p1", "--follow"]) == 0
         err = capsys.readouterr().err
-        assert err.count("1 delivery waits for its device: one that is offline gets it once it is back") == said
-        assert err.count("--ttl") == said
+        assert err.count("1 delivery waits for its device: one that is offline gets the push once it is online") == said
+        assert err.count("`ttl`") == said
 
 
 def test_following_gives_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ async def command_line(origin: str, ca_file: str) -> str:
 
 @pytest.mark.parametrize(
     ("ask", "says"),
-    [(provider, "certificate"), (webhook, "tls"), (token_endpoint, "CertVerif"), (command_line, "certificate")],
+    [(provider, "certificate"), (webhook, "tls"), (token_endpoint, "certificate"), (command_line, "certificate")],
     ids=["provider", "webhook", "token endpoint", "command line"],
 )
 @pytest.mark.parametrize("named", [True, False], ids=["subjectAltName", "common name alone"])
