@@ -552,9 +552,12 @@ async def test_every_key_is_as_documented(server: Server, store: Store) -> None:
     assert seen == {pattern for pattern, _, _ in documented}
 
 
-async def test_a_waiting_push_to_one_target_takes_a_small_status_and_an_entry(store: Store) -> None:
+@pytest.mark.parametrize("days", [0.1, 28])
+async def test_a_waiting_push_to_one_target_takes_a_small_status_and_an_entry(store: Store, days: float) -> None:
     """The bytes of a queued delivery are bounded by the shapes of its keys, whatever the server's allocator does."""
-    pushes = [make_push(f"push-{number}", 1) for number in range(100)]
+    made = [make_push(f"push-{number}", 1) for number in range(100)]
+    span = round(days * 86_400_000)
+    pushes = [msgspec.structs.replace(push, expires_at=push.created_at + span) for push in made]
     await asyncio.gather(*map(store.pushes.accept, pushes))
     call, lane, recent = store.link.call, keys.lane("shop", 0, "apns", "normal"), keys.recent("shop", 0)
     shared = {keys.HASH_KEY, keys.FORMAT, keys.pending("shop", 0), recent, lane}

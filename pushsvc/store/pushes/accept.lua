@@ -8,18 +8,17 @@
 -- other process can come between record and pushes. Where the answer to this very call was lost and the call is repeated,
 -- its first push exists already, and the call is not treated as a repeat of another. One without pushes only asks.
 --
--- A push to one target that is to be sent at once is single, if its status has a lifetime from here on
--- (`settling.is_short`). It costs the server least: those of a lane share entries, and nothing has to be set at their end.
--- Any other status has no lifetime while deliveries of its push are open: the step that ends the last of them sets it. The
--- chunks of a scheduled push wait beside the lanes until launch.lua moves them there; until then its deliveries are counted
+-- A push to one target that is to be sent at once is single. It costs the server least: those of a lane share entries. If
+-- it is also short (`settling.is_short`), its status has a lifetime from here on, and nothing has to be set at its end. Any
+-- other status has none while deliveries of its push are open: the step that ends the last of them sets it. The chunks of a scheduled push wait beside the lanes until launch.lua moves them there; until then its deliveries are counted
 -- as `scheduled`. An encoded push has an audience: it has no chunks yet, and expand.lua continues from here when it is due.
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 status TTL in ms; 3 TTL of a record in ms; 4 number of calls with a key; then for each of them
 --       the digest of the key, record, id of its first push or '', and number of arguments of its pushes; then the pushes,
 --       those of calls with a key first:
---       single  `<platform>:<lane>`, ms for which its status stays, id, created at ms, place in the list of pushes
---               (listing.py), '' or the id of its trace, blob
+--       single  `<platform>:<lane>`, ms from its acceptance to its expiry, ms for which its status stays or 0, id, created
+--               at ms, place in the list of pushes (listing.py), '' or the id of its trace, blob
 --       others  '', id, total, created at ms, due ms or 0 for at once, '' or `<lane> <size of the note> <note><encoded
 --               push>` with what its status notes of its audience (named.py), '' or MessagePack of the content that its
 --               entries name (lifetime in ms, then name and encoded message of each variant), place in the list of pushes,
@@ -30,7 +29,7 @@
 
 -- layout: LISTED LISTED_ENTRIES TOGETHER
 
-local SINGLE, OTHER, CHUNK = 7, 11, 4 -- arguments
+local SINGLE, OTHER, CHUNK = 8, 11, 4 -- arguments
 local NAMES = 1000 -- keys of one command
 
 local prefix, ttl, record_ttl, calls = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -79,22 +78,24 @@ local function add_singles(lane)
 end
 
 local function write_single(push, at)
-  local lane, life = ARGV[at], ARGV[at + 1]
-  redis.call('HSET', push, 'n', '1', 'st', 'sending', 'at', ARGV[at + 3])
-  note_trace(push, ARGV[at + 5])
-  redis.call('PEXPIRE', push, life)
+  local lane, span, life, _, created, place, trace, blob = unpack(ARGV, at, at + SINGLE - 1)
+  redis.call('HSET', push, 'n', '1', 'st', 'sending', 'at', created)
+  note_trace(push, trace)
+  if life ~= '0' then
+    redis.call('PEXPIRE', push, life)
+  end
   local blobs = waiting[lane]
-  if blobs and (blobs.life ~= life or #blobs == TOGETHER) then -- with one life they expire at the same time
+  if blobs and (blobs.span ~= span or #blobs == TOGETHER) then -- with one span they expire at the same time
     add_singles(lane)
     blobs = nil
   end
   if not blobs then
-    blobs = { life = life }
+    blobs = { span = span }
     waiting[lane] = blobs
   end
-  blobs[#blobs + 1] = ARGV[at + 6]
+  blobs[#blobs + 1] = blob
   added[lane] = (added[lane] or 0) + 1
-  listed[#listed + 1] = ARGV[at + 4]
+  listed[#listed + 1] = place
 end
 
 local function write_other(push, at)
@@ -157,7 +158,7 @@ local function note(at, to)
   while at < to do
     places[#places + 1] = at
     if ARGV[at] ~= '' then
-      names[#names + 1] = prefix .. 'p:' .. ARGV[at + 2]
+      names[#names + 1] = prefix .. 'p:' .. ARGV[at + 3]
       at = at + SINGLE
     else
       at = at + OTHER + CHUNK * ARGV[at + OTHER - 1]
@@ -189,7 +190,7 @@ end
 for p = 1, #places do
   local place = places[p]
   local single = ARGV[place] ~= ''
-  local push = prefix .. 'p:' .. ARGV[place + (single and 2 or 1)]
+  local push = prefix .. 'p:' .. ARGV[place + (single and 3 or 1)]
   if not seen[push] and (single and known == 0 or redis.call('EXISTS', push) == 0) then
     seen[push] = true
     if single then

@@ -104,12 +104,13 @@ class RedisPushes(PushListing):
         config = self._config
         chunks = split(push, config.chunk_size)
         total = chunks[0].total if chunks else 0
-        life = push.expires_at - push.created_at + config.status_ttl * 1000 if chunks and is_short(chunks[0]) else 0
-        if life and not push.send_at:
+        span = push.expires_at - push.created_at
+        life = span + config.status_ttl * 1000 if chunks and is_short(chunks[0]) else 0
+        if total == 1 and not push.send_at:
             (chunk,) = chunks
             blob = encode_chunk(chunk)
-            place = f"{chunk.channel}:{chunk.lane}"
-            return Part([place, life, push.id, push.created_at, listed(push), push.trace[:16], blob], 1, len(blob))
+            single: Args = [f"{chunk.channel}:{chunk.lane}", span, life, push.id, push.created_at]
+            return Part([*single, listed(push), push.trace[:16], blob], 1, len(blob))
         whole = b""
         if push.audience:
             note = noted(decode_audience(push.audience))
