@@ -4,7 +4,6 @@ Each folder may import from those below it::
 
     opening.py         `open_store`: all of the below as one `Store`
     erase/, cleanup/   everything about one user; what has outlived its use
-    form/              the format of the whole store, and what brings an older one forward
     webhooks/          how far each webhook has come, and what it could not deliver
     pushes/            accepted in groups, durable where wanted; status, rows, cancel, expansion of audiences
     letters/           dead letters: listed, sent again
@@ -20,8 +19,8 @@ Each folder may import from those below it::
     link/              round trips, failover, scripts, group commit, the clock of the store
     server/            the embedded server of one machine
 
-`keys.py` holds every key with its type, TTL and meaning in one table. A Lua script stands beside the
-module that calls it.
+`keys.py` holds every key with its type, TTL and meaning in one table, and `form.py` the number of their format. A Lua
+script stands beside the module that calls it.
 """
 
 from .config import StoreConfig as StoreConfig

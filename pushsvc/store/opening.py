@@ -28,7 +28,7 @@ from .feedback.receipts import RedisReceipts
 from .figures.answers import RedisAnswers
 from .figures.flow import RedisFlow
 from .figures.gauges import read_gauges, read_memory
-from .form.form import require_format
+from .form import require_format
 from .hashing import token_hasher
 from .keyring.keyring import RedisKeyRing, keep_hash_key, load_hash_key
 from .letters.replays import RedisReplays

@@ -32,7 +32,7 @@ from pushsvc.stages.dispatch import health, limits, settling, watch
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.feedback import stage as feedback
 from pushsvc.store import StoreConfig, keys
-from pushsvc.store.form.form import FORMAT
+from pushsvc.store.form import FORMAT
 from pushsvc.store.link import link
 from pushsvc.store.pushes import accepting, listing
 from pushsvc.store.revoke import presence, revocations, suppression
@@ -133,8 +133,7 @@ SAID: list[tuple[str, str, Any, Any]] = [
     ("guides/running.md", "all of them are asked each second", link.LOOK, 1.0),
     ("guides/running.md", "up to about 20 s", SETTINGS.dispatch.takeover + DispatchConfig().reclaim_every, 20.0),
     ("guides/runbook.md", "five seconds after its last report", workers.LASTS, 5.0),
-    ("guides/upgrade.md", "reads and writes format 2", FORMAT, 2),
-    ("guides/upgrade.md", "counts as running for up to 5 seconds", workers.LASTS, 5.0),
+    ("guides/upgrade.md", "reads and writes format 2 alone", FORMAT, 2),
     ("guides/credentials.md", "warns 30 days before the end", SOON, 30 * DAY),
 ]
 
