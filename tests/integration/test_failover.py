@@ -24,7 +24,18 @@ from pushsvc.store.link.sync_sentinels import SyncSentinels
 from pushsvc.store.queue import lanes
 
 from .servers import KINDS, Kind, halve, running_server, suspend, wait_until
-from .test_store_kit import ROUTE, all_of, make_push, moment, new_world, take, take_all
+from .test_store_kit import (
+    ROUTE,
+    accept_together,
+    all_of,
+    entries_of,
+    make_push,
+    moment,
+    new_world,
+    settlement,
+    take,
+    take_all,
+)
 from .topologies import SlotMove
 
 
@@ -192,6 +203,26 @@ async def test_what_an_old_primary_handed_out_is_read_again_from_the_new_one(
             (taken,) = found or await take(store)
             assert (taken.chunk.push_id, taken.ref.history, taken.again) == ("p", 1, True)
             assert len(await queue.settle("shop", *all_of(taken))) == 1
+
+
+async def test_what_an_old_primary_handed_out_finishes_nothing_on_the_new_one() -> None:
+    """Its answer comes when the same entries were read again, and is recorded behind one from the new primary."""
+    with running_server() as server:
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            await accept_together(store, make_push("a"), make_push("b"))
+            await store.pushes.accept(make_push("c"))
+            before = await take_all(store)
+            store.link.drop()
+            again = await take_all(store)
+            assert len(again) == len(before) == 3
+            finished = [again[0].ref, *(each.ref for each in before[1:])]
+            await store.queue.settle("shop", [settlement(each.chunk, 0) for each in again], finished)
+            assert await entries_of(store) == 2
+            assert await take_all(store) == []  # all that is left is in work here
+            await store.queue.settle("shop", [], [each.ref for each in again[1:]])
+            assert await entries_of(store) == 0
 
 
 class Naming:

@@ -245,11 +245,10 @@ class RedisQueue(Moving):
         if app in self._supersession.apps:
             await self._supersession.record(app, settlements)
         shards = self._config.shards_of(app)
-        if finished and finished[0].history != self._link.history:
-            finished = [ref for ref in finished if ref.history == self._link.history]
+        finished = [ref for ref in finished if ref.history == self._link.history]
         by_shard: dict[int, tuple[list[Settlement], list[EntryRef]]] = {}
         if shards == 1 and all(ref.shard == 0 for ref in finished):
-            by_shard[0] = (list(settlements), list(finished))
+            by_shard[0] = (list(settlements), finished)
         else:
             for settlement in settlements:
                 shard = keys.shard_of(settlement.delivery.chunk.push_id, shards)
@@ -269,6 +268,9 @@ class RedisQueue(Moving):
         return without(settlements, void) if any(void) else settlements
 
     def _state_of(self, ref: EntryRef) -> LaneState | None:
+        """Return the lane of an entry; None for one of a former primary, whose id may be another entry's by now."""
+        if ref.history != self._link.history:
+            return None
         return self._lanes.get((ref.app, ref.shard, ref.platform, ref.lane))
 
     async def _settle_shard(
@@ -443,8 +445,7 @@ class RedisQueue(Moving):
     def forget(self, refs: Iterable[EntryRef]) -> None:
         for ref in refs:
             self._lost.discard(place_of(ref))
-            state = self._state_of(ref)
-            if state is not None and ref.history == self._link.history:
+            if (state := self._state_of(ref)) is not None:
                 state.give_back(ref)
 
     @property
