@@ -16,10 +16,12 @@
 -- newest order that was accepted, or an empty string.
 
 local MOST, LEAST, LONGEST = 50000, 45000, 43200000 -- digests; ms: more than a request and a take-over take, and at most
+local NAMES = 1000 -- digests of one command
 
 local prefix, now = ARGV[1], tonumber(ARGV[2])
 local accepted, waiting, over = unpack(cmsgpack.unpack(ARGV[3]))
 local found, newest_of = {}, {}
+local latest = {} -- digest -> the newest order of it that was accepted, or false
 
 local function turn_over()
   local since = redis.call('HGET', KEYS[1], '@')
@@ -36,9 +38,21 @@ local function turn_over()
   redis.call('PEXPIRE', KEYS[1], 2 * LONGEST)
 end
 
-local function latest(digest)
-  local own, before = redis.call('HGET', KEYS[1], digest), redis.call('HGET', KEYS[2], digest)
-  return before and (not own or own < before) and before or own
+-- Looks up the newest order that is known of each digest of a list, which has one in every `step` places.
+local function look_up(list, step)
+  local names = {}
+  for at = 1, #list, step do
+    names[#names + 1] = list[at]
+  end
+  for first = 1, #names, NAMES do
+    local last = math.min(first + NAMES - 1, #names)
+    local own = redis.call('HMGET', KEYS[1], unpack(names, first, last))
+    local before = redis.call('HMGET', KEYS[2], unpack(names, first, last))
+    for at = 1, #own do
+      local one, other = own[at], before[at]
+      latest[names[first + at - 1]] = other and (not one or one < other) and other or one
+    end
+  end
 end
 
 -- The newest order of a digest that was accepted while something waited, and one that waits, or nothing.
@@ -87,17 +101,21 @@ end
 if #accepted > 0 then
   turn_over()
 end
+look_up(accepted, 2)
+local changed = {}
 for at = 1, #accepted, 2 do
   local digest, order = accepted[at], accepted[at + 1]
-  local last = redis.call('HGET', KEYS[1], digest)
-  if not last or last < order then
-    redis.call('HSET', KEYS[1], digest, order)
+  if not latest[digest] or latest[digest] < order then
+    latest[digest] = order
+    changed[#changed + 1], changed[#changed + 2] = digest, order
   end
   local key = prefix .. 'w:' .. digest
   local waits, newest = leave(key, order)
   if waits then
     if not newest or newest < order then
-      redis.call('ZREM', key, 'a' .. (newest or ''))
+      if newest then
+        redis.call('ZREM', key, 'a' .. newest)
+      end
       redis.call('ZADD', key, -1, 'a' .. order)
     end
     if behind(key, order) then
@@ -106,16 +124,23 @@ for at = 1, #accepted, 2 do
   end
 end
 
+for first = 1, #changed, 2 * NAMES do
+  redis.call('HSET', KEYS[1], unpack(changed, first, math.min(first + 2 * NAMES - 1, #changed)))
+end
+
+look_up(waiting, 3)
 for at = 1, #waiting, 3 do
   local digest, order, span = waiting[at], waiting[at + 1], waiting[at + 2]
   local key = prefix .. 'w:' .. digest
-  local newest = known(key) or latest(digest)
+  local newest, other = known(key)
+  local is_first = not newest and not other
+  newest = newest or latest[digest]
   if newest then
     redis.call('ZADD', key, -1, 'a' .. newest, order < newest and told_of(newest) or 0, order)
   else
     redis.call('ZADD', key, 0, order)
   end
-  if redis.call('PTTL', key) < span then
+  if is_first or redis.call('PTTL', key) < span then
     redis.call('PEXPIRE', key, span)
   end
   newest_of[#newest_of + 1] = newest or ''
