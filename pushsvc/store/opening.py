@@ -64,7 +64,7 @@ class Store:
         revocations = Revocations(context)
         suppression = Suppression(context, revocations)
         marks = Marks(context, suppression, revocations)
-        gateways = RedisGateways(link, config, clock)
+        gateways = RedisGateways(context)
         registry = RedisRegistry(
             context,
             suppression,
@@ -73,7 +73,7 @@ class Store:
             end_moved=lambda app, waiting: end_moved(self.arrivals, app, waiting, clock()),
         )
         presence = DevicePresence(marks, registry)
-        liveness = Liveness(link, config, clock)
+        liveness = Liveness(context)
         self.clock = clock
         self.seconds: Callable[[], float] = clock.seconds if isinstance(clock, StoreClock) else lambda: clock() / 1000
         """The same clock, in Unix seconds."""
@@ -85,17 +85,15 @@ class Store:
         """Set when this Redis came back empty and other processes have initialised it: this process must be
         restarted."""
         self.bell = RedisBell(link)
-        self.live = RedisLive(link, config, hash_key, registry, clock)
+        self.live = RedisLive(context, registry)
         self.pushes = RedisPushes(context, revocations, self.live, self.bell.ring)
         self.queue = RedisQueue(
-            link,
-            config,
+            context,
             suppression,
             presence,
             liveness,
             Following(context, liveness),
             Supersession(context, revocations, registry),
-            clock,
             self.live.unread,
         )
         self.arrivals = self.queue
@@ -105,21 +103,21 @@ class Store:
         self.answers = RedisAnswers(context)
         self.suppressions = suppression
         self.flow = RedisFlow(context)
-        self.keys = RedisKeyRing(link, clock)
+        self.keys = RedisKeyRing(context)
         self.dead = RedisReplays(context, presence, self.bell.ring)
         self.webhooks = RedisWebhooks(context, feedback)
         self.event_webhooks = RedisWebhooks(context, self.reported)
         self.limiter = RedisLimiter(context)
         self.registry = registry
         self.presence = presence
-        self.locks = RedisLocks(link)
+        self.locks = RedisLocks(context)
         self.expansions = RedisExpansions(context)
         erasing = keepers(context, self.queue, liveness, revocations)
         self.erasures = RedisErasures(context, registry, suppression, self.live, erasing)
-        self.leftovers = RedisLeftovers(link, config, hash_key)
+        self.leftovers = RedisLeftovers(context)
         # It must notice a machine whose own clock is wrong.
         self.cleanups = RedisCleanups(link, wall_clock if isinstance(clock, StoreClock) else clock, self.bell.ring)
-        self.workers = RedisWorkers(link, config)
+        self.workers = RedisWorkers(context)
 
     @property
     def consumer(self) -> str:

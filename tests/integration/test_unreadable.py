@@ -29,6 +29,7 @@ from pushsvc.settings import Settings
 from pushsvc.stages.cleanup import Ages, clean, sweeps
 from pushsvc.store import Store, keys
 from pushsvc.store.keyring.keyring import RedisKeyRing
+from pushsvc.store.part import StoreContext
 
 from .servers import KINDS, Server
 from .test_store_channels import WRITTEN, due_at, push_of, retry_later, take_live
@@ -251,7 +252,7 @@ async def test_everything_else(server: Server, store: Store) -> None:
     assert [key.app for key in await store.keys.all() if key.name == "ci"] == ["news", "shop"]
     # The use of a key is noted once an hour at most, and forgotten with the key.
     for minutes, noted in ((0, 0), (59, 0), (61, 61)):
-        ring = RedisKeyRing(store.link, partial(int, moment() + minutes * 60_000))
+        ring = RedisKeyRing(StoreContext(store.link, store.config, b"", partial(int, moment() + minutes * 60_000)))
         await ring.note_use({"a" * 64})
         assert await ring.last_used(["a" * 64, "c" * 64]) == [moment() + noted * 60_000, None]
     assert await store.keys.revoke("backend", "shop")

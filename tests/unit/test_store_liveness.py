@@ -12,8 +12,13 @@ import pytest
 
 from pushsvc.store import StoreConfig, keys
 from pushsvc.store.link.link import Link
+from pushsvc.store.part import StoreContext
 from pushsvc.store.work.liveness import Liveness
 from pushsvc.store.work.workers import RedisWorkers, machine_of
+
+
+def context_of(redis: object) -> StoreContext:
+    return StoreContext(cast(Link, redis), StoreConfig(consumer="a"), b"", lambda: 1)
 
 
 class Signs:
@@ -49,7 +54,7 @@ async def test_only_one_that_was_silent_itself_lets_others_renew_first(order: tu
         return await liveness.gone({"a", "b"})
 
     redis = Signs()
-    liveness = Liveness(cast(Link, redis), StoreConfig(consumer="a"), lambda: 1)
+    liveness = Liveness(context_of(redis))
     assert await twice(redis, liveness) == {"b"}
     del redis.signs[keys.alive("a")]
     assert await twice(redis, liveness) == set()
@@ -73,5 +78,5 @@ def test_a_report_is_over_where_its_process_has_ended_on_this_very_machine(tmp_p
         async def many(self, _: Any) -> list[Any]:
             return [(1, 0), {field: report(machine) for field, machine in machines.items()}]
 
-    known = asyncio.run(RedisWorkers(cast(Link, Redis()), StoreConfig()).known())
+    known = asyncio.run(RedisWorkers(context_of(Redis())).known())
     assert [worker.consumer for worker in known] == ["there", "x"]

@@ -14,8 +14,8 @@ from .. import keys
 from ..config import OPEN_MOST, StoreConfig
 from ..cursors import Cursor, ListingCursor
 from ..letters.replays import RECORD_TTL
-from ..link.link import Link
 from ..live.facts import hour_of
+from ..part import StoreContext, StorePart
 from ..pushes.accepting import KEEP_RECORD
 from ..registry.orphans import INDEXES, Orphans
 from ..revoke.suppression import outlived
@@ -71,13 +71,12 @@ class _Cursor(ListingCursor, frozen=True, array_like=True):
     """The place in the key that is examined next."""
 
 
-class RedisLeftovers:
+class RedisLeftovers(StorePart):
     """Implements `ports.cleanup.Leftovers`."""
 
-    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes) -> None:
-        self._link = link
-        self._config = config
-        self._orphans = Orphans(link, hash_key, config.addresses)
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
+        self._orphans = Orphans(context.link, context.hash_key, context.config.addresses)
 
     async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
         at = _Bucket.read(cursor)

@@ -13,9 +13,9 @@ from ...errors import StoreError
 from ...model.access import ApiKey
 from ...telemetry import get_logger
 from .. import keys
-from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
+from ..part import StorePart
 
 USED_EVERY: Final = 3_600_000
 """Milliseconds between two notes that a key is in use."""
@@ -26,12 +26,8 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ApiKey).decode
 
 
-class RedisKeyRing:
+class RedisKeyRing(StorePart):
     """`KeyRing` over one hash."""
-
-    def __init__(self, link: Link, clock: Clock) -> None:
-        self._link = link
-        self._clock = clock
 
     async def add(self, key: ApiKey) -> bool:
         call = ("key_add", [keys.KEYRING], [key.sha256, _encode(key)])

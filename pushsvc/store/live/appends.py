@@ -17,12 +17,11 @@ from ...ports.live import MAX_BATCH, Append, Appended, LiveContent, LivePush, Li
 from ...ports.registry import Holding, Registry
 from ...rules.audience import owner_of
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link, ScriptCall
+from ..link.link import ScriptCall
 from ..link.unreadable import readable
-from ..registry.wire import Digests
+from ..part import StoreContext
 from .facts import HOUR, WITHDRAWN, decode_facts, facts_of
+from .part import LivePart
 
 BEGINNING: Final = 1_767_225_600
 """Unix seconds of 2026: offsets that follow a new start of the server are at least the seconds since then."""
@@ -33,15 +32,12 @@ Share: TypeAlias = tuple[int, int, int]
 """Places of some appends, and of receivers in each."""
 
 
-class RedisAppends:
+class RedisAppends(LivePart):
     """The part of `ports.live.LiveStreams` that writes pushes, and what all of it needs."""
 
-    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, registry: Registry, clock: Clock) -> None:
-        self._link = link
-        self._config = config
-        self._digest = Digests(hash_key).of
+    def __init__(self, context: StoreContext, registry: Registry) -> None:
+        super().__init__(context)
         self._registry = registry
-        self._clock = clock
 
     async def append(
         self, app: str, push: LivePush, receivers: Sequence[Receiver], *, platform: Platform

@@ -17,25 +17,16 @@ from ...model.push import Platform
 from ...model.status import DeviceEvent
 from ...ports.live import EVENTS, EventCounts, EventReport
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link
 from ..link.unreadable import readable
 from ..registry.documents import decode_device
-from ..registry.wire import Digests
+from .part import LivePart
 
 
-class RedisEvents:
+class RedisEvents(LivePart):
     """See `ports.live.LiveEvents`."""
 
-    def __init__(self, link: Link, config: StoreConfig, hash_key: bytes, clock: Clock) -> None:
-        self._link = link
-        self._config = config
-        self._now = clock
-        self._digest = Digests(hash_key).of
-
     async def report(self, app: str, reports: Sequence[EventReport], *, log: bool = False) -> list[Platform | None]:
-        now = self._now()
+        now = self._clock()
         oldest = max(0, now - self._config.events_ttl * 1000)
 
         def entry(each: EventReport) -> bytes:

@@ -17,10 +17,9 @@ import msgspec
 
 from ...ports.live import InboxItem, Received
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
+from ..part import StorePart
 
 MOST: Final = 10_000
 """The approximate maximum number of entries of an inbox."""
@@ -37,13 +36,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[InboxItem]).decode
 
 
-class RedisGateways:
+class RedisGateways(StorePart):
     """See `ports.live.LiveGateways`."""
-
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
-        self._link = link
-        self._config = config
-        self._clock = clock
 
     @property
     def lifetime(self) -> float:

@@ -66,11 +66,11 @@ from ...ports.live import (
 from ...ports.registry import Registry
 from ...rules.life import seen
 from .. import keys
-from ..config import DAY, StoreConfig
-from ..link.clock import Clock
+from ..config import DAY
 from ..link.commit import GroupCommit
-from ..link.link import Link, ScriptCall
+from ..link.link import ScriptCall
 from ..link.shared import SharedScripts
+from ..part import StoreContext
 from .appends import RedisAppends, text_of
 from .facts import digest_of, hour_of
 from .gateways import RedisGateways
@@ -99,20 +99,11 @@ class End:
         self.was_there = False
 
 
-class RedisStreams(RedisAppends):
+class RedisStreams(RedisAppends, RedisGateways):
     """See `ports.live.LiveStreams`."""
 
-    def __init__(
-        self,
-        link: Link,
-        config: StoreConfig,
-        hash_key: bytes,
-        registry: Registry,
-        gateways: RedisGateways,
-        clock: Clock,
-    ) -> None:
-        super().__init__(link, config, hash_key, registry, clock)
-        self._gateways = gateways
+    def __init__(self, context: StoreContext, registry: Registry) -> None:
+        super().__init__(context, registry)
         self._connects: dict[str, SharedScripts] = {}
         self._ends: dict[str, GroupCommit[End]] = {}
 
@@ -244,7 +235,7 @@ class RedisStreams(RedisAppends):
             for connection, gateway in answer:
                 if gateway:
                     cuts[gateway.decode()].append(Cut(app, connection, "revoked"))
-        await self._gateways.poke(cuts)
+        await self.poke(cuts)
 
     # --- what a device has ------------------------------------------------------------------------
 
@@ -293,7 +284,7 @@ class RedisStreams(RedisAppends):
             if gateway:
                 route = routes[name] = LiveRoute(gateway.decode(), connection)
                 told[route.gateway].append(Unread(app, connection, count))
-        await self._gateways.poke(told)
+        await self.poke(told)
         return Read(fault.decode(), unread, routes)
 
     async def history(

@@ -17,8 +17,7 @@ from ...model.push import Chunk, CountedTarget, Platform, Route
 from ...model.routing import CARRIERS
 from ...ports.entries import NOBODY, EntryRef, Taken
 from .. import keys
-from ..link.clock import Clock
-from ..link.link import Link
+from ..part import StoreContext, StorePart
 from ..revoke.presence import DevicePresence, Present
 from ..revoke.supersession import SUPERSEDED, Supersession
 from ..revoke.suppression import ERASED, NONE_LISTED, Listed, Suppression, accepted_at
@@ -56,25 +55,23 @@ class LaneRead(NamedTuple):
     """The ids of entries that were added again: a consumer that had them before may still answer."""
 
 
-class Opener:
+class Opener(StorePart):
     """Opens entries for one consumer."""
 
     def __init__(
         self,
-        link: Link,
+        context: StoreContext,
         suppression: Suppression,
         presence: DevicePresence,
         supersession: Supersession,
-        clock: Clock,
         unread: UnreadOf,
     ) -> None:
         """Open entries. `unread` returns by the ids of devices how many pushes in their streams are unread."""
-        self._link = link
-        self._clock = clock
+        super().__init__(context)
         self._supersession = supersession
         self._presence = presence
         self._suppression = suppression
-        self._contents = Contents(link)
+        self._contents = Contents(context.link)
         self._unread = unread
         self._cancelled: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
 

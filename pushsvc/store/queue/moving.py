@@ -9,9 +9,8 @@ from ... import telemetry
 from ...model.push import Route
 from ...model.routing import CARRIERS
 from .. import keys
-from ..config import StoreConfig
-from ..link.link import Link
 from ..link.together import all_of
+from ..part import StoreContext, StorePart
 from ..work.liveness import Liveness
 
 _PROMOTE = 500
@@ -26,14 +25,13 @@ _RECOUNTED = 1000
 later."""
 
 
-class Moving:
+class Moving(StorePart):
     """The part of `DeliveryQueue` for which this process has no entry at hand."""
 
     _liveness: Liveness
 
-    def __init__(self, link: Link, config: StoreConfig) -> None:
-        self._link = link
-        self._config = config
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
         self._counted_at = 0.0
 
     @property

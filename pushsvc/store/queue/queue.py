@@ -33,11 +33,9 @@ from ...model.push import LANES, Chunk, Lane, Platform, Route
 from ...model.routing import platform_of
 from ...ports.entries import EntryRef, News, Taken
 from .. import keys
-from ..config import StoreConfig
 from ..figures.answers import ANSWERS_TTL, slot_of
-from ..link.clock import Clock
-from ..link.link import Link
 from ..link.together import all_of
+from ..part import StoreContext
 from ..revoke.presence import DevicePresence, newest_command, newest_of
 from ..revoke.revocations import Following
 from ..revoke.supersession import Supersession
@@ -69,29 +67,26 @@ class RedisQueue(Moving):
 
     def __init__(
         self,
-        link: Link,
-        config: StoreConfig,
+        context: StoreContext,
         suppression: Suppression,
         presence: DevicePresence,
         liveness: Liveness,
         following: Following,
         supersession: Supersession,
-        clock: Clock,
         unread: UnreadOf,
     ) -> None:
-        super().__init__(link, config)
+        super().__init__(context)
         self._liveness = liveness
-        self._clock = clock
         self._following = following
         self._counted: dict[str, int] = {}
         """Cancelled pushes, with how many of our deliveries in flight the store has counted."""
-        self._held = HeldRoutes(link, config, clock)
+        self._held = HeldRoutes(context)
         self._supersession = supersession
-        self._opener = Opener(link, suppression, presence, supersession, clock, unread)
+        self._opener = Opener(context, suppression, presence, supersession, unread)
         self._lanes: dict[LanePlace, LaneState] = {}
         self._lost: set[tuple[str, str]] = set()
         """Entries, by their lane's key and id, that were found to be another consumer's when a retry was settled."""
-        link.on_change(self.distrust)
+        self._link.on_change(self.distrust)
 
     # --- reading ----------------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ from ...ports.figures import Held
 from ...ports.provider import CREDENTIAL, REMOVED
 from ...ports.queue import NOTE
 from .. import keys
-from ..config import StoreConfig
 from ..link.clock import Clock
 from ..link.link import Link
+from ..part import StoreContext, StorePart
 
 LASTS: Final = 4
 """The lifetime of a report whose dispatcher is gone, in times of `alive_ttl`.
@@ -45,13 +45,11 @@ class _Said(Struct, frozen=True):
     why: str
 
 
-class HeldRoutes:
+class HeldRoutes(StorePart):
     """The latest reports of this process, so that it withdraws its own only."""
 
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
-        self._link = link
-        self._config = config
-        self._clock = clock
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
         self._told: dict[str, int] = {}
 
     async def tell(self, held: Mapping[str, str], worked: Mapping[str, float]) -> None:

@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from redis.exceptions import ResponseError
 
 from .. import keys
-from ..config import StoreConfig
-from ..link.clock import Clock
-from ..link.link import Link, pairs
+from ..link.link import pairs
+from ..part import StoreContext, StorePart
 
 
-class Liveness:
+class Liveness(StorePart):
     """Our own sign of life, and a look at those of others."""
 
-    def __init__(self, link: Link, config: StoreConfig, clock: Clock) -> None:
-        self._link = link
-        self._config = config
-        self._clock = clock
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
         self._alive = False
         self._blind_until = 0.0
         self.missed = 0

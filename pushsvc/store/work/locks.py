@@ -11,14 +11,11 @@ from functools import partial
 
 from ...background import lease_kept
 from .. import keys
-from ..link.link import Link
+from ..part import StorePart
 
 
-class RedisLocks:
+class RedisLocks(StorePart):
     """See `ports.work.Locks`."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
 
     @asynccontextmanager
     async def held(self, name: str, *, lease: float) -> AsyncIterator[Callable[[], bool] | None]:

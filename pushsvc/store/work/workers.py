@@ -19,8 +19,7 @@ from msgspec import Struct
 from ...model.push import Route
 from ...ports.work import FRESH, Configured, Worker
 from .. import keys
-from ..config import StoreConfig
-from ..link.link import Link
+from ..part import StorePart
 
 LASTS: Final = 5.0
 """The most seconds for which a report is valid: what nothing serves must show within ten."""
@@ -83,12 +82,8 @@ class _Report(Struct, frozen=True):
         )
 
 
-class RedisWorkers:
+class RedisWorkers(StorePart):
     """`Workers` over two keys."""
-
-    def __init__(self, link: Link, config: StoreConfig) -> None:
-        self._link = link
-        self._config = config
 
     @property
     def lifetime(self) -> float:
