@@ -31,7 +31,7 @@ from ..errors import ConfigError
 from ..net.tls import client_context
 from .otlp import encoded, message, new_id, resource
 from .states import StateLog
-from .traces import CURRENT, Alike, Attributes, OpenSpan, Parent, Recorded
+from .traces import CURRENT, NAMELESS, Alike, Names, OpenSpan, Parent, Recorded
 
 ENDPOINT: Final = "http://localhost:4318"
 CLOSING: Final = 3.0
@@ -178,7 +178,7 @@ class OtelTracer:
         self._head = resource(described(os.environ, part), "pushsvc", __version__)
         self._send = Sender(to).send
         self._queue: deque[bytes] = deque(maxlen=to.queue)
-        self._joined: dict[tuple[bytes, Alike, Attributes], Recorded] = {}
+        self._joined: dict[tuple[bytes, Alike, tuple[str, ...]], Recorded] = {}
         """The spans that grow until the next batch, by what each is alike with."""
         self._batch, self._delay = to.batch, to.delay
         self._changing = threading.Lock()
@@ -209,7 +209,7 @@ class OtelTracer:
             # A trace goes through several processes, and a span does not say which of them its parent is of.
             self.add(span, parent[:16], new_id(), parent[16:], remote=True)
             return
-        key = (parent, span.alike, span.own)
+        key = (parent, span.alike, span.texts)
         with self._changing:
             found = self._joined.get(key)
             self._joined[key] = span if found is None else found.join(span)
@@ -231,9 +231,12 @@ class OtelTracer:
             self._lose(1, f"a fault in encoding them: {type(error).__name__}")
             return
         queue = self._queue
-        with self._changing:
-            self._pushed_out += len(queue) == queue.maxlen
-            queue.append(found)
+        if len(queue) != queue.maxlen:
+            queue.append(found)  # which is atomic
+        else:
+            with self._changing:
+                self._pushed_out += len(queue) == queue.maxlen
+                queue.append(found)
         if len(queue) == self._batch:
             self._due.set()
 
@@ -289,7 +292,7 @@ class OtelTracer:
 class _Open:
     """See `traces.OpenSpan`."""
 
-    __slots__ = ("_before", "_parent", "_start", "_tracer", "carried")
+    __slots__ = ("_before", "_numbers", "_parent", "_start", "_texts", "_tracer", "carried", "names")
 
     def __init__(self, tracer: OtelTracer, carried: bytes, parent: bytes) -> None:
         self._tracer = tracer
@@ -297,11 +300,17 @@ class _Open:
         self._start = time.time_ns()
         self.carried = carried
         self._before = CURRENT.set(carried)
+        self.note(NAMELESS, ())
 
-    def end(self, alike: Alike, own: Attributes = ()) -> None:
+    def note(self, names: Names, texts: tuple[str, ...], numbers: tuple[float, ...] = ()) -> None:
+        self.names = names
+        self._texts = texts
+        self._numbers = numbers
+
+    def end(self, alike: Alike) -> None:
         CURRENT.reset(self._before)
         carried, parent = self.carried, self._parent
-        span = Recorded(alike, self._start, time.time_ns(), own)
+        span = Recorded(alike, self._start, time.time_ns(), self._texts, self._numbers)
         self._tracer.add(span, carried[:16], carried[16:], parent, remote=bool(parent))
 
 

@@ -1,8 +1,8 @@
 """The message in which spans go to a collector: OTLP 1 as protobuf. Pure.
 
 The packages of OpenTelemetry take about 45 µs for a span, much of it in the thread that encodes it, which the requests
-of the process wait for: a third of a request. Here it is about 1 µs: what many spans say alike is encoded once, and
-the fields of a fixed size are packed in one call.
+of the process wait for: a third of a request. Here it is about half a µs: what many spans say alike is encoded once,
+and packed in one call with the values that a span has of its own.
 
 The messages: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto.
 Their encoding: https://protobuf.dev/programming-guides/encoding/.
@@ -11,10 +11,10 @@ Their encoding: https://protobuf.dev/programming-guides/encoding/.
 from __future__ import annotations
 
 import random
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Final
+from struct import Struct
+from typing import Final, TypeAlias
 
 from .traces import Alike, Kind, Recorded
 
@@ -25,8 +25,7 @@ _FLAGS: Final = b"\x85\x01" + (0x101).to_bytes(4, "little")
 """It is sampled, and whether its parent is of another process is known: it is not."""
 _FLAGS_BELOW_REMOTE: Final = b"\x85\x01" + (0x301).to_bytes(4, "little")
 _random: Final = random.getrandbits
-_first: Final = struct.Struct("<2s16s2s8sBQBQ").pack
-_below: Final = struct.Struct("<2s16s2s8s2s8sBQBQ").pack
+_Field: TypeAlias = bytes | float
 
 
 def resource(attributes: Mapping[str, str], scope: str, version: str) -> tuple[bytes, bytes]:
@@ -38,7 +37,10 @@ def resource(attributes: Mapping[str, str], scope: str, version: str) -> tuple[b
 def message(spans: Iterable[bytes], head: tuple[bytes, bytes]) -> bytes:
     """Return an `ExportTraceServiceRequest` with these spans, which are `encoded`. `head` is the `resource`."""
     process, scope = head
-    return _sized(b"\x0a", process + _sized(b"\x12", b"".join((scope, *spans))))
+    own = (scope, *spans)
+    size = sum(map(len, own))
+    before = process + b"\x12" + _varint(size)
+    return b"".join((b"\x0a", _varint(len(before) + size), before, *own))  # in one copy
 
 
 def new_id() -> bytes:
@@ -52,45 +54,35 @@ def encoded(span: Recorded, trace: bytes, own: bytes, parent: bytes, *, remote: 
     `own` is its id in its `trace`, `parent` that of the span above it, or nothing if it begins the trace; `remote`:
     that one is of another process.
     """
-    if parent:
-        content = _below(b"\x0a\x10", trace, b"\x12\x08", own, b"\x22\x08", parent, 0x39, span.start, 0x41, span.end)
-    else:
-        content = _first(b"\x0a\x10", trace, b"\x12\x08", own, 0x39, span.start, 0x41, span.end)
-    content += _alike(span.alike, remote)
-    for key, value in span.own:
-        if isinstance(value, str):
-            said = value.encode(errors="replace")
-            content += _before(key, len(said)) + said
-        else:
-            content += _number(key, value)
-    for key, value in span.longest:
-        if value >= 0:
-            content += _number(key, value)
-    if span.deliveries:
-        content += _number("pushsvc.deliveries", span.deliveries)
-    return _sized(b"\x12", content)
+    texts = [text.encode("utf-8", "replace") for text in span.texts]
+    pack, layout = _layout(span.alike, remote, len(parent), *map(len, texts))
+    fields = layout.copy()
+    fields[2::2] = [trace, own, parent, span.start, span.end, *texts, *span.numbers]
+    return pack(*fields)
 
 
 @lru_cache(maxsize=4096)
-def _alike(alike: Alike, remote: bool) -> bytes:
-    fields = [_sized(b"\x4a", _attribute(key, value)) for key, value in alike.attributes]
+def _layout(alike: Alike, remote: bool, parent: int, *sizes: int) -> tuple[Callable[..., bytes], list[_Field]]:
+    """Return what packs spans that are alike, and its fields: each value of a span, whose place is empty, stands behind
+    what comes before it. The sizes are those of the id of the parent and of the texts."""
+    same = [_text(b"\x2a", alike.name), b"\x30", _varint(_KINDS[alike.kind])]
+    same += [_sized(b"\x4a", _attribute(key, value)) for key, value in alike.attributes]
     if alike.error:
-        fields.append(_sized(b"\x7a", _text(b"\x12", alike.error) + _ERROR))
-    flags = _FLAGS_BELOW_REMOTE if remote else _FLAGS
-    return b"".join((_text(b"\x2a", alike.name), b"\x30", _varint(_KINDS[alike.kind]), *fields, flags))
+        same.append(_sized(b"\x7a", _text(b"\x12", alike.error) + _ERROR))
+    same.append(_FLAGS_BELOW_REMOTE if remote else _FLAGS)
+    before = [b"".join(same) + b"\x0a\x10", b"\x12\x08", b"\x22" + _varint(parent), b"\x39", b"\x41"]
+    before += [_before(key, b"\x0a" + _varint(size), size) for key, size in zip(alike.names.texts, sizes, strict=True)]
+    before += [_before(key, b"\x21", 8) for key in alike.names.numbers]
+    kinds = ("16s", "8s", f"{parent}s", "Q", "Q", *(f"{size}s" for size in sizes), *"d" * len(alike.names.numbers))
+    form = "".join(f"{len(each)}s{kind}" for each, kind in zip(before, kinds, strict=True))
+    head = b"\x12" + _varint(Struct(f"<{form}").size)
+    return Struct(f"<{len(head)}s{form}").pack, [head, *(field for each in before for field in (each, b""))]
 
 
-@lru_cache(maxsize=4096)
-def _before(key: str, size: int) -> bytes:
-    """Return what stands in an attribute of a span before a text of this size."""
-    text = bytes(size)
-    whole = _sized(b"\x4a", _text(b"\x0a", key) + _sized(b"\x12", _sized(b"\x0a", text)))
+def _before(key: str, tag: bytes, size: int) -> bytes:
+    """Return what stands in an attribute of a span before a value of this size, up to its `tag`."""
+    whole = _sized(b"\x4a", _text(b"\x0a", key) + _sized(b"\x12", tag + bytes(size)))
     return whole[: len(whole) - size]
-
-
-@lru_cache(maxsize=4096)
-def _number(key: str, value: int) -> bytes:
-    return _sized(b"\x4a", _attribute(key, value))
 
 
 def _attribute(key: str, value: str | int) -> bytes:
@@ -107,7 +99,6 @@ def _sized(tag: bytes, content: bytes) -> bytes:
     return tag + _varint(len(content)) + content
 
 
-@lru_cache(maxsize=4096)
 def _varint(number: int) -> bytes:
     number &= (1 << 64) - 1  # a negative one is sent as its two's complement
     found = bytearray()

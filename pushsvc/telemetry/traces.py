@@ -17,10 +17,9 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from types import TracebackType
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -35,6 +34,8 @@ DISABLED: Final = "OTEL_SDK_DISABLED"
 Kind = Literal["server", "client", "consumer", "internal"]
 Attributes: TypeAlias = tuple[tuple[str, str | int], ...]
 """Names with their values. None has a token, a body or a key."""
+DELIVERIES: Final = "pushsvc.deliveries"
+"""The attribute that adds up where spans are joined; of any other number the largest counts."""
 
 CURRENT: Final[ContextVar[bytes]] = ContextVar("trace", default=b"")
 """The trace that the running task works on, which its log lines name; empty: none."""
@@ -51,6 +52,16 @@ class Parent(NamedTuple):
     """Whether the caller records it."""
 
 
+class Names(Struct, frozen=True, eq=False, gc=False):
+    """The names of attributes for which each span has its own values. They are compared as objects, so keep it."""
+
+    texts: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+
+
+NAMELESS: Final = Names()
+
+
 class Alike(Struct, frozen=True, eq=False, gc=False):
     """What many spans say alike. It is encoded once for all spans that refer to the same object, so keep it."""
 
@@ -59,6 +70,7 @@ class Alike(Struct, frozen=True, eq=False, gc=False):
     attributes: Attributes = ()
     error: str = ""
     """Why they have failed; empty: they have not."""
+    names: Names = NAMELESS
 
 
 class Recorded(Struct, frozen=True, gc=False):
@@ -67,14 +79,11 @@ class Recorded(Struct, frozen=True, gc=False):
     alike: Alike
     start: int
     end: int
-    own: Attributes = ()
-    """What it does not have in common with other spans, as ids."""
-    longest: tuple[tuple[str, int], ...] = ()
-    """Times that parts of it took; negative: not known. Of spans that are joined, the longest."""
-    deliveries: int = 0
-    """The number of deliveries that it is of; 0: it is of none."""
+    texts: tuple[str, ...] = ()
+    numbers: tuple[float, ...] = ()
+    """Both are the values for the names of `alike`."""
     joined: bool = False
-    """Whether it is one with those of its trace that are `alike`, have the same `own`, and end soon after it."""
+    """Whether it is one with those of its trace that are `alike`, have the same `texts`, and end soon after it."""
 
     def join(self, other: Recorded) -> Recorded:
         """Return the one span that this and the other one are."""
@@ -82,9 +91,13 @@ class Recorded(Struct, frozen=True, gc=False):
             self.alike,
             min(self.start, other.start),
             max(self.end, other.end),
-            self.own,
-            tuple([(key, max(one, two)) for (key, one), (_, two) in zip(self.longest, other.longest, strict=True)]),
-            self.deliveries + other.deliveries,
+            self.texts,
+            tuple(
+                [
+                    one + two if name == DELIVERIES else max(one, two)
+                    for name, one, two in zip(self.alike.names.numbers, self.numbers, other.numbers, strict=True)
+                ]
+            ),
             joined=True,
         )
 
@@ -96,8 +109,15 @@ class OpenSpan(Protocol):
     def carried(self) -> bytes:
         """Return what a push carries of it."""
 
-    def end(self, alike: Alike, own: Attributes = ()) -> None:
-        """End it."""
+    @property
+    def names(self) -> Names:
+        """Return the names for which it has values."""
+
+    def note(self, names: Names, texts: tuple[str, ...], numbers: tuple[float, ...] = ()) -> None:
+        """Let it have these values, and no others."""
+
+    def end(self, alike: Alike) -> None:
+        """End it. `alike` has its `names`."""
 
 
 class Tracer(Protocol):
@@ -134,41 +154,25 @@ def header_of(carried: bytes) -> str:
     return f"{_VERSION}-{carried[:16].hex()}-{carried[16:].hex()}-01"
 
 
-class _Stage:
-    """Records its block as a span."""
-
-    __slots__ = ("_about", "_name", "_parent", "_start", "_tracer")
-
-    def __init__(self, tracer: Tracer, name: str, parent: bytes, about: dict[str, str | int]) -> None:
-        self._tracer = tracer
-        self._name = name
-        self._parent = parent
-        self._about = about
-        self._start = time.time_ns()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        alike = _stage(self._name, "" if kind is None else kind.__name__)
-        own = tuple([(f"pushsvc.{key}", value) for key, value in self._about.items()])
-        self._tracer.record(Recorded(alike, self._start, time.time_ns(), own), self._parent)
+@contextmanager
+def stage(name: str, parent: bytes, **about: str) -> Iterator[None]:
+    """Record the block as a span below the one that is carried; do nothing if none is, or traces are off. Attributes
+    get the prefix `pushsvc.`."""
+    start, error = time.time_ns(), ""
+    try:
+        yield
+    except BaseException as raised:
+        error = type(raised).__name__
+        raise
+    finally:
+        if tracer is not None and parent:
+            alike = _stage(name, error, *about)
+            tracer.record(Recorded(alike, start, time.time_ns(), tuple(about.values())), parent)
 
 
 @cache
-def _stage(name: str, error: str) -> Alike:
-    return Alike(name, "internal", (), error)
-
-
-_UNTRACED: Final = nullcontext()
-
-
-def stage(name: str, parent: bytes, **about: str | int) -> AbstractContextManager[None]:
-    """Record the block as a span below the one that is carried; do nothing if none is, or traces are off. Attributes
-    get the prefix `pushsvc.`."""
-    if tracer is None or not parent:
-        return _UNTRACED
-    return _Stage(tracer, name, parent, about)
+def _stage(name: str, error: str, *keys: str) -> Alike:
+    return Alike(name, "internal", (), error, Names(tuple(f"pushsvc.{key}" for key in keys)))
 
 
 @contextmanager

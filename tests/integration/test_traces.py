@@ -43,7 +43,7 @@ class Span:
         self.seconds: float = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
         self.failed: str = span.status.message
         self.resource = resource
-        self.about = {each.key: each.value.int_value or each.value.string_value for each in span.attributes}
+        self.about = {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
 
 
 class Collector:
@@ -120,14 +120,15 @@ async def test_a_push_is_one_trace_to_the_answer_of_its_provider_or_its_device(
 
         async def traced(push: str, *names: str) -> dict[str, Span]:
             def there() -> bool:
-                return {"POST /v1/push", "accept", *names} <= {span.name for span in collector.of(push)}
+                return {"POST /v1/push", *names} <= {span.name for span in collector.of(push)}
 
             await town.until(f"{push} has {names}", there)
             spans = {span.name: span for span in collector.of(push)}
             root, whole = spans["POST /v1/push"], {span.id: span for span in spans.values()}
-            assert spans["accept"].parent == spans["deliver"].parent == root.id
+            assert spans["deliver"].parent == root.id
             assert root.about["http.response.status_code"] == 202
-            assert root.about["pushsvc.app"] == "shop"
+            assert (root.about["pushsvc.app"], root.about["pushsvc.push_id"]) == ("shop", push)
+            assert (root.about["pushsvc.deliveries"], root.about["pushsvc.accept_ms"] > 0) == (1, True)
             assert root.resource["service.name"] == "pushsvc"
             assert root.resource["deployment.environment.name"] == "test"
             assert all(span.parent in whole for span in spans.values() if span is not root)
@@ -169,6 +170,18 @@ async def test_a_push_is_one_trace_to_the_answer_of_its_provider_or_its_device(
                 assert await town.done(push) == {"total": 1, "sent": 1}
                 unsampled = push
         assert collector.of(unsampled) == []
+
+        for key in ({}, {"Idempotency-Key": "of-a-batch"}):
+            async with town.session.post("/v1/push/batch", json=[document, document], headers=key) as answer:
+                push = (await answer.json())["results"][0]["id"]
+
+            def roots() -> list[Span]:
+                return [span for span in collector.of(push) if not span.parent]  # noqa: B023  # awaited below
+
+            await town.until("the request of the batch has its span", roots)
+            ((name, about),) = [(span.name, span.about) for span in roots()]
+            own = (about["pushsvc.pushes"], about["pushsvc.deliveries"], about["pushsvc.accept_ms"] > 0)
+            assert (name, *own) == ("POST /v1/push/batch", 2, 2, True)
         secrets = [target["token"] for targets in tokens.values() for target in targets] + [TITLE]
         assert not [secret for secret in secrets if secret.encode() in collector.bytes]
 

@@ -141,8 +141,11 @@ def test_the_span_of_a_call_whose_answer_is_not_recorded_ends(monkeypatch: pytes
         def begin(self, *_: Any) -> Tracer:
             return self
 
-        def end(self, alike: telemetry.traces.Alike, own: telemetry.traces.Attributes = ()) -> None:
-            about = {*dict(alike.attributes + own)}
+        def note(self, names: telemetry.traces.Names, *_: Any) -> None:
+            self.names = names
+
+        def end(self, alike: telemetry.traces.Alike) -> None:
+            about = {*dict(alike.attributes), *alike.names.texts}
             ended.append((about & {"pushsvc.batch", "http.response.status_code"}, alike.error))
 
     monkeypatch.setattr(telemetry.traces, "tracer", Tracer())

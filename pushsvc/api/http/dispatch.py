@@ -43,6 +43,8 @@ LARGE: Final = 256 * 1024
 threads, 5 ms."""
 
 _encode: Final = msgspec.json.Encoder().encode
+_NAMES: Final = telemetry.traces.Names(("pushsvc.request_id",))
+"""What spans of requests have of their own before a handler notes more."""
 
 
 class _Row:
@@ -53,7 +55,7 @@ class _Row:
         self.route = telemetry.UNMATCHED if call is None else f"{call.method} {call.path}"
         """Its name in logs. Unknown paths are one route, or a scanner would make a metric of each."""
         self.traced = call is not None and call.keyed and call.in_document
-        self._alike: dict[tuple[str, int, str], telemetry.traces.Alike] = {}
+        self._alike: dict[tuple[str, int, str, telemetry.traces.Names], telemetry.traces.Alike] = {}
         self.heads = {} if call is None else {answer.status: _head(answer) for answer in call.answers}
         self._answered: dict[tuple[str, int], telemetry.Answered] = {}
 
@@ -70,10 +72,10 @@ class _Row:
         answered.count += 1
         answered.seconds.observe(seconds)
 
-    def alike(self, app: str, status: int, error: str = "") -> telemetry.traces.Alike:
+    def alike(self, app: str, status: int, error: str, names: telemetry.traces.Names) -> telemetry.traces.Alike:
         """Return what spans of requests have in common, by the names of
         https://opentelemetry.io/docs/specs/semconv/http/http-spans/. `status` is 0 where nothing was answered."""
-        found = self._alike.get((app, status, error))
+        found = self._alike.get((app, status, error, names))
         if found is None:
             about: telemetry.traces.Attributes = ()
             if self.call is not None:
@@ -82,7 +84,8 @@ class _Row:
                 about += (("http.response.status_code", status),)
             if app:
                 about += (("pushsvc.app", app),)
-            found = self._alike[app, status, error] = telemetry.traces.Alike(self.route, "server", about, error)
+            found = telemetry.traces.Alike(self.route, "server", about, error, names)
+            self._alike[app, status, error, names] = found
         return found
 
 
@@ -144,6 +147,8 @@ class CallDispatcher:
             if telemetry.traces.tracer is not None and row.traced:
                 parent = telemetry.traces.parent_of(request.headers.get(telemetry.traces.HEADER))
                 span = telemetry.traces.tracer.begin(parent)
+                if span is not None:
+                    span.note(_NAMES, (request.id,))
             if row.call is None:
                 response = no_such_call(request.method, methods)
             else:
@@ -154,7 +159,7 @@ class CallDispatcher:
             cut = request.writer.output_size > 0
         except asyncio.CancelledError:
             if span is not None:
-                span.end(row.alike(request.app, 0, "CancelledError"), _own(request))
+                span.end(row.alike(request.app, 0, "CancelledError", span.names))
             raise
         app, caller = request.app, request.caller
         if caller is not None:
@@ -166,7 +171,7 @@ class CallDispatcher:
         ms = seconds * 1000
         say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request.id)
         if span is not None:
-            span.end(row.alike(app, status, str(status) if status >= 500 else ""), _own(request))
+            span.end(row.alike(app, status, str(status) if status >= 500 else "", span.names))
         if caller is not None and caller.session and row.call is not None and row.call.method != "GET":
             log_act(row.call, request, names, caller, status)
         if cut:
@@ -231,7 +236,7 @@ class CallDispatcher:
             lines=lines,
             key=caller.key,
             session=caller.session,
-            trace=b"" if span is None else span.carried,
+            span=span,
             id=request.id,
         )
         does = call.does
@@ -249,10 +254,6 @@ class CallDispatcher:
         if limits is None:
             return await does.handle(ports, asked, document)
         return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
-
-
-def _own(request: ApiRequest) -> telemetry.traces.Attributes:
-    return (("pushsvc.request_id", request.id),)
 
 
 def _head(answer: Answer) -> dict[str, str]:

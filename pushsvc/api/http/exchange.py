@@ -9,6 +9,7 @@ from msgspec import Struct
 from yarl import URL
 
 from ...model.access import ApiKey
+from ...telemetry.traces import OpenSpan
 from ..ports import NO_APP, ServedApp
 from .idempotency import Once
 
@@ -52,8 +53,8 @@ class Request(Struct, frozen=True):
     """The key of the caller."""
     session: bool = False
     """Whether the caller has signed in to the console with it."""
-    trace: bytes = b""
-    """The trace of the request, which its pushes carry; empty: none."""
+    span: OpenSpan | None = None
+    """Its span, below which are those of its pushes; None: it is not traced."""
     id: str = ""
     """The id of the request, which the answer and each line of the log carry."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -21,6 +22,10 @@ from .preparing import prepare
 _BREATH: Final = 25
 """Pushes of a batch that are read before other requests run."""
 
+_NAMES: Final = telemetry.traces.Names(
+    ("pushsvc.request_id",), ("pushsvc.accept_ms", "pushsvc.pushes", telemetry.traces.DELIVERIES)
+)
+
 Placed: TypeAlias = tuple[int, Push]
 """A push and its place in the batch."""
 
@@ -35,10 +40,11 @@ async def post_batch(ports: ApiPorts, request: Request, documents: Sequence[byte
         if ports.backlog is not None:
             await ports.backlog.admit(app.name, total, path="$")
         record = once.record(encode(BatchResults(results)))
-        with telemetry.traces.stage("accept", request.trace, pushes=len(pushes), deliveries=total):
-            kept = await ports.pushes.accept_once([push for _, push in pushes], key=once.key, record=record)
+        began = time.monotonic()
+        kept = await ports.pushes.accept_once([push for _, push in pushes], key=once.key, record=record)
         if kept is not None:
             return await repeat_batch(ports, request, once.first_answer(kept))
+        _note(request, began, pushes)
         app.count_accepted(total)
     else:
         await _accept_each(ports, request, await _that_fit(ports, app.name, pushes, results), results)
@@ -81,6 +87,13 @@ async def _prepare_all(
     return pushes, results
 
 
+def _note(request: Request, began: float, pushes: Sequence[Placed]) -> None:
+    """Note in the span of the request what was accepted, by a write to Redis that began at this instant."""
+    if request.span is not None:
+        numbers = ((time.monotonic() - began) * 1000, len(pushes), sum(push.total for _, push in pushes))
+        request.span.note(_NAMES, (request.id,), numbers)
+
+
 async def _that_fit(ports: ApiPorts, app: str, pushes: Sequence[Placed], results: list[BatchItem]) -> Sequence[Placed]:
     """Return the pushes for which the queue has room; the others have their refusal as result."""
     if ports.backlog is None:
@@ -105,8 +118,9 @@ async def _accept_each(ports: ApiPorts, request: Request, pushes: Sequence[Place
     others may be accepted, and a refusal of the whole batch would have their sender send them twice. Where Redis has
     none of them, the batch is refused.
     """
-    with telemetry.traces.stage("accept", request.trace, pushes=len(pushes)):
-        ends = await asyncio.gather(*(ports.pushes.accept(push) for _, push in pushes), return_exceptions=True)
+    began = time.monotonic()
+    ends = await asyncio.gather(*(ports.pushes.accept(push) for _, push in pushes), return_exceptions=True)
+    _note(request, began, [placed for placed, end in zip(pushes, ends, strict=True) if end is None])
     lost = 0
     for (place, push), end in zip(pushes, ends, strict=True):
         if end is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -18,6 +21,10 @@ from .audiences import look_up
 from .document import Draft
 from .preparing import prepare
 
+_NAMES: Final = telemetry.traces.Names(
+    ("pushsvc.request_id", "pushsvc.push_id"), ("pushsvc.accept_ms", telemetry.traces.DELIVERIES)
+)
+
 
 async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
     """Accept a push: 202 once Redis has it, or 200 once it has ended, for a caller that waits for that."""
@@ -31,14 +38,13 @@ async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
     answer = answers.accepted(push.id, push.first_state, None if push.audience else total, unreached, warnings)
     if ports.backlog is not None:
         await ports.backlog.admit(app.name, total)
-    kept = None
-    with telemetry.traces.stage("accept", request.trace, push_id=push.id, deliveries=total):
-        if once is None:
-            await ports.pushes.accept(push)
-        else:
-            kept = await ports.pushes.accept_once([push], key=once.key, record=once.record(answer))
-    if once is not None and kept is not None:
+    began = time.monotonic()
+    if once is None:
+        await ports.pushes.accept(push)
+    elif (kept := await ports.pushes.accept_once([push], key=once.key, record=once.record(answer))) is not None:
         return await repeat_push(ports, request, once.first_answer(kept))
+    if request.span is not None:
+        request.span.note(_NAMES, (request.id, push.id), ((time.monotonic() - began) * 1000, total))
     app.count_accepted(total)
     return await _reply(ports, request, push.id, answer)
 

@@ -48,7 +48,7 @@ def prepare(ports: ApiPorts, request: Request, draft: Draft) -> tuple[Push, list
         only=only_of(draft, app.rules, platforms),
         via=draft.via,
         key=request.key.name,
-        trace=request.trace,
+        trace=b"" if request.span is None else request.span.carried,
     )
     found = list(draft.warnings)
     for platform, message in rendered.items():

@@ -19,6 +19,7 @@ _CODES: Final = {*range(1000, 1016), *_OWN}
 """The codes of an end that are counted apart: those of WebSocket and the gateway's own."""
 _TRANSPORTS: Final = ("websocket", "http_stream", "sse", "poll")
 _PLATFORMS: Final = ("apns", "fcm", "live")
+_NAMES: Final = telemetry.traces.Names(("pushsvc.push_id",), ("pushsvc.acknowledge_ms", telemetry.traces.DELIVERIES))
 _LATEST: Final = 7 * 86_400.0
 """The most seconds that an event is taken to be late: a device's clock may show anything."""
 
@@ -31,16 +32,16 @@ def acknowledged(app: str, reference: Reference, written: int, at: int) -> telem
         _acknowledged(app, reference.platform),
         written * 1_000_000,
         at * 1_000_000,
-        (("pushsvc.push_id", push.id),),
-        (("pushsvc.acknowledge_ms", at - written),),
-        1,
+        (push.id,),
+        (at - written, 1),
         joined=push.total != 1,
     )
 
 
 @lru_cache(maxsize=1024)
 def _acknowledged(app: str, platform: Platform) -> telemetry.traces.Alike:
-    return telemetry.traces.Alike("acknowledge", "consumer", (("pushsvc.app", app), ("pushsvc.platform", platform)))
+    about = (("pushsvc.app", app), ("pushsvc.platform", platform))
+    return telemetry.traces.Alike("acknowledge", "consumer", about, names=_NAMES)
 
 
 class GatewayMetrics:

@@ -12,12 +12,16 @@ from typing import Final, TypeAlias
 
 from ...model.delivery import Ended, Expired, Obsolete, Outcome, Sent, Settlement, Unconfirmed
 from ...model.push import Chunk, Lane, Platform
-from ...telemetry.traces import Alike, Attributes, Recorded
+from ...telemetry.traces import DELIVERIES, Alike, Attributes, Names, Recorded
 from .metrics import snake
 
 _MS: Final = 1_000_000
 _WELL: Final = (Sent, Unconfirmed, Expired, Obsolete)
 """The outcomes that are no failure of the attempt."""
+
+_NUMBERS: Final = ("pushsvc.queue_ms", "pushsvc.send_ms", DELIVERIES)
+_NAMES: Final = Names(("pushsvc.push_id",), _NUMBERS)
+_NAMES_WITH_ID: Final = Names(("pushsvc.push_id", "pushsvc.provider_id"), _NUMBERS)
 
 _Likeness: TypeAlias = tuple[type[Outcome] | None, int, str, str]
 """Outcome, status, reason and state of a delivery."""
@@ -49,7 +53,7 @@ def _deliver(chunk: Chunk, likeness: _Likeness, group: Sequence[Settlement]) -> 
     their own, three in place of one, they made a push to one device cost a tenth more."""
     first = group[0]
     start = end = first.at
-    queue = send = -1
+    queue = send = 0
     for each in group:
         at, passed, asked_at = each.at, each.delivery.passed, each.asked_at
         if at > end:
@@ -65,19 +69,13 @@ def _deliver(chunk: Chunk, likeness: _Likeness, group: Sequence[Settlement]) -> 
                 start = asked_at
             if at - asked_at > send:
                 send = at - asked_at
-    own: Attributes = (("pushsvc.push_id", chunk.push_id),)
+    names = _NAMES
+    texts: tuple[str, ...] = (chunk.push_id,)
     joined = chunk.total != 1
     if not joined and type(first.outcome) is Sent and first.outcome.provider_id:
-        own += (("pushsvc.provider_id", first.outcome.provider_id),)
-    return Recorded(
-        _alike(chunk.app, chunk.channel, chunk.lane, chunk.attempt, *likeness),
-        start * _MS,
-        end * _MS,
-        own,
-        (("pushsvc.queue_ms", queue), ("pushsvc.send_ms", send)),
-        len(group),
-        joined,
-    )
+        names, texts = _NAMES_WITH_ID, (chunk.push_id, first.outcome.provider_id)
+    alike = _alike(chunk.app, chunk.channel, chunk.lane, chunk.attempt, *likeness, names)
+    return Recorded(alike, start * _MS, end * _MS, texts, (queue, send, len(group)), joined)
 
 
 @lru_cache(maxsize=1024)
@@ -90,6 +88,7 @@ def _alike(
     status: int,
     reason: str,
     state: str,
+    names: Names,
 ) -> Alike:
     about: Attributes = (
         ("pushsvc.app", app),
@@ -107,4 +106,4 @@ def _alike(
     if reason:
         about += (("pushsvc.reason", reason),)
     failed = outcome is not None and outcome not in _WELL
-    return Alike("deliver", "consumer", about, (reason or kind) if failed else "")
+    return Alike("deliver", "consumer", about, (reason or kind) if failed else "", names)

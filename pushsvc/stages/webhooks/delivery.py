@@ -28,6 +28,8 @@ RESULTS: Final[Mapping[type[Verdict], Literal["delivered", "failed", "halved", "
     SwitchedOff: "off",
 }
 
+_NAMES: Final = telemetry.traces.Names(("pushsvc.batch",), ("pushsvc.events",))
+
 
 async def deliver(
     claim: WebhookClaim,
@@ -49,6 +51,8 @@ async def deliver(
         began, at = time.monotonic(), int(clock() * 1000)
         tracer = telemetry.traces.tracer
         span = None if tracer is None else tracer.begin()
+        if span is not None:
+            span.note(_NAMES, (batch.id,), (len(batch.events),))
         try:
             answer = await caller.post(batch.id, batch_body(app, batch), trace=b"" if span is None else span.carried)
             seconds = round(time.monotonic() - began, 3)
@@ -56,12 +60,12 @@ async def deliver(
             held = await _record(claim, batch, answer, verdict)
         except BaseException as error:
             if span is not None:
-                span.end(_alike(app, config.host, None, type(error).__name__), _own(batch))
+                span.end(_alike(app, config.host, None, type(error).__name__))
             raise
         _report(app, config, batch, answer, verdict)
         if span is not None:
             why = "" if isinstance(verdict, Delivered) else answer.reason
-            span.end(_alike(app, config.host, answer.status, why), _own(batch))
+            span.end(_alike(app, config.host, answer.status, why))
         attempt, result = batch.attempts + 1, RESULTS[type(verdict)]
         await claim.note(
             WebhookCallNote(at, batch.id, len(batch.events), attempt, answer.status, answer.reason, seconds, result)
@@ -82,11 +86,7 @@ def _alike(app: str, host: str, status: int | None, error: str) -> telemetry.tra
     about: telemetry.traces.Attributes = (("pushsvc.app", app), ("server.address", host))
     if status is not None:
         about += (("http.response.status_code", status),)
-    return telemetry.traces.Alike("webhook", "client", about, error)
-
-
-def _own(batch: Batch) -> telemetry.traces.Attributes:
-    return (("pushsvc.events", len(batch.events)), ("pushsvc.batch", batch.id))
+    return telemetry.traces.Alike("webhook", "client", about, error, _NAMES)
 
 
 async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdict: Verdict) -> bool:
