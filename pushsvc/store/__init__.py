@@ -19,8 +19,8 @@ Each folder may import from those below it::
     link/              round trips, failover, scripts, group commit, the clock of the store
     server/            the embedded server of one machine
 
-`keys.py` holds every key with its type, TTL and meaning in one table, and `form.py` the number of their format. A Lua
-script stands beside the module that calls it.
+`keys.py` holds every key with its type, TTL and meaning in one table, `layout.py` how many of what stand together in
+one, and `form.py` the number of the format of all. A Lua script stands beside the module that calls it.
 """
 
 from .config import StoreConfig as StoreConfig

@@ -224,10 +224,9 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from ..model.codec import FEW as FEW, is_large as is_large
 from ..model.push import Lane, Platform
 from ..model.routing import platform_of
-from ..model.status import ROWS_FOR_ALL, EventKind
+from ..model.status import EventKind
 
 BEFORE_BULK: Final = ("urgent", "normal")
 """The lanes of which something may wait among much of another lane, in their order."""
@@ -235,32 +234,6 @@ DISPATCH = "dispatch"
 """The consumer group of every lane."""
 FEEDBACK = "feedback"
 """The consumer group of every receipts stream."""
-
-SMALL = ROWS_FOR_ALL
-"""Pushes of up to this number of deliveries store a row of each; larger ones only of those that were not sent."""
-
-LISTED = 16
-"""Pushes in one entry of the list of pushes: about 600 bytes."""
-LISTED_ENTRIES = 100_000
-"""Entries of the list of pushes of a shard, approximately: at most some 60 MB."""
-TOGETHER = 16
-"""Single pushes of one write that share an entry of a lane."""
-BLOCK = 128
-"""Devices in one list of device documents."""
-TURNS = 128
-"""Deliveries of a large push whose turns stand in one field."""
-SEEN_EVERY = 3_600_000
-"""Milliseconds between two signs of life that a device's document notes."""
-BUCKETS = 1 << 16
-"""The number of hashes of one index of devices."""
-CONTAINER = 4096
-"""Ordinals in one field of a topic."""
-STREAMS = 32
-"""Devices in one list of their streams."""
-INDEXES = 1 << 28
-"""Numbers that the index of a delivery may have in a stream; the bits above are its platform."""
-DENSE = CONTAINER // 8
-"""Bytes of a container that is a bitmap; a list of 2-byte numbers is shorter than that."""
 
 HELD = "ps:held"
 WORKERS = "ps:workers"
@@ -341,6 +314,16 @@ def _by_route(kind: str) -> Callable[[str, int, Platform], str]:
     return lru_cache(maxsize=4096)(_in_shard_by(kind))
 
 
+def _of_app(kind: str) -> Callable[[str], str]:
+    """Return the function from an app to its one key of a kind, in its shard 0."""
+    return lambda app: f"{prefix(app, 0)}{kind}"
+
+
+def _of_app_by(kind: str) -> Callable[[str, str | int], str]:
+    """Return the function from an app, and a name or a number to the key of a kind in its shard 0."""
+    return lambda app, part: f"{prefix(app, 0)}{kind}:{part}"
+
+
 def _in_registry(kind: str) -> Callable[[str], str]:
     """Return the function from an app to the one key of a kind in its registry."""
     return lru_cache(maxsize=1024)(lambda app: f"{devices(app)}{kind}")
@@ -378,6 +361,11 @@ replay = _in_shard_by("replay")
 
 retries = _by_route("retry")
 suppressed = _by_route("sup")
+
+released = _of_app("released")
+erase = _of_app("erase")
+flow = _of_app_by("flow")
+erased = _of_app_by("erased")
 
 device_counts = _in_registry("count")
 gateways = _in_registry("gateways")
@@ -442,35 +430,13 @@ def hook(app: str, kind: EventKind = "feedback") -> str:
     return f"{prefix(app, 0)}{'hook' if kind == 'feedback' else 'hook:reported'}"
 
 
-def hook_dead(app: str, kind: EventKind = "feedback") -> str:
-    return f"{hook(app, kind)}:dead"
+def _of_hook(part: str) -> Callable[[str, EventKind], str]:
+    return lambda app, kind: f"{hook(app, kind)}:{part}"
 
 
-def hook_calls(app: str, kind: EventKind = "feedback") -> str:
-    return f"{hook(app, kind)}:calls"
-
-
-def hook_asked(app: str, kind: EventKind = "feedback") -> str:
-    return f"{hook(app, kind)}:asked"
-
-
-# --- of an app, in its shard 0 ----------------------------------------------------------------------
-
-
-def released(app: str) -> str:
-    return f"{prefix(app, 0)}released"
-
-
-def flow(app: str, minute: int) -> str:
-    return f"{prefix(app, 0)}flow:{minute}"
-
-
-def erase(app: str) -> str:
-    return f"{prefix(app, 0)}erase"
-
-
-def erased(app: str, digest: str) -> str:
-    return f"{prefix(app, 0)}erased:{digest}"
+hook_dead = _of_hook("dead")
+hook_calls = _of_hook("calls")
+hook_asked = _of_hook("asked")
 
 
 # --- of other owners --------------------------------------------------------------------------------

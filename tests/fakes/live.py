@@ -41,7 +41,7 @@ from pushsvc.ports.live import (
 )
 from pushsvc.rules.audience import owner_of
 from pushsvc.rules.life import SILENT, seen
-from pushsvc.store.keys import SEEN_EVERY
+from pushsvc.store.layout import SEEN_EVERY
 from pushsvc.store.live.facts import WITHDRAWN, hour_of
 
 if TYPE_CHECKING:

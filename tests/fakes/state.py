@@ -29,7 +29,7 @@ from pushsvc.ports.entries import Revoked
 from pushsvc.ports.letters import ReplayStatus
 from pushsvc.rules.freeze import Answers
 from pushsvc.store.config import StoreConfig
-from pushsvc.store.keys import SMALL
+from pushsvc.store.layout import SMALL
 from pushsvc.store.link.clock import Clock
 from pushsvc.store.pushes.status import counts_of, live_of, state_of
 from pushsvc.store.queue.arrivals import ARRIVED, EndOfAny, row_of_arrival

@@ -49,7 +49,7 @@ from pushsvc.store.config import StoreConfig
 from pushsvc.store.feedback.log import parse_event_id
 from pushsvc.store.figures.answers import slot_of
 from pushsvc.store.hashing import token_digest
-from pushsvc.store.keys import SMALL
+from pushsvc.store.layout import SMALL
 from pushsvc.store.link.clock import Clock, wall_clock
 from pushsvc.store.pushes.pushes import after_cursor, page
 from pushsvc.store.queue.arrivals import ARRIVED, EndOfAny

@@ -32,7 +32,7 @@ from pushsvc.ports.live import (
     Recipient,
 )
 from pushsvc.rules.audience import owner_of
-from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store import Store, StoreConfig, keys, layout, open_store
 from pushsvc.store.link.link import ScriptCall
 from pushsvc.store.live import gateways
 from pushsvc.store.live.appends import shares_of
@@ -387,7 +387,7 @@ async def sweep(store: Store, *, dry_run: bool = False) -> dict[tuple[str, str],
 
 async def test_cleanup_takes_what_is_too_old_and_streams_of_devices_that_are_gone(store: Store) -> None:
     live, call = store.live, store.link.call
-    names = [f"d{number}" for number in range(keys.STREAMS + 2)]
+    names = [f"d{number}" for number in range(layout.STREAMS + 2)]
     await registered(store, *names)
     await append(live, push_of("old", at=moment() - 9 * 24 * HOUR), "d0", "d1")
     await append(live, push_of("new"), "d0", names[-1], names[-2])

@@ -18,7 +18,7 @@ from pushsvc.model.push import Push, Target
 from pushsvc.ports.expansion import Waiting
 from pushsvc.ports.figures import SLOT, FlowNote
 from pushsvc.ports.pushes import PushFilter
-from pushsvc.store import Store, StoreConfig, keys
+from pushsvc.store import Store, StoreConfig, keys, layout
 from pushsvc.store.hashing import token_hash
 from pushsvc.store.link.link import AT_ONCE
 from pushsvc.store.pushes import kept, listing, pushes
@@ -192,7 +192,7 @@ async def test_one_push_is_found_among_many_by_when_it_came(store: Store) -> Non
         make_push(str(uuid4()), lane="bulk", created_at=at), dry_run=True, via="live", key="backend"
     )
     await accept_together(store, make_push(str(uuid4()), lane="bulk", created_at=at), push)
-    others = b"".join(listed(make_push(str(uuid4()))) for _ in range(keys.LISTED))
+    others = b"".join(listed(make_push(str(uuid4()))) for _ in range(layout.LISTED))
     # Also where the clock of Redis is behind or ahead, so that others stand between.
     for skew, between in ((0, 0), (-20_000, 200), (20_000, 200)):
         ids = [f"{at + step}-{number}" for step in (-50_000, 50_000) for number in range(1, 500)]
@@ -267,10 +267,10 @@ async def test_the_list_ends_by_age_and_by_size(store: Store) -> None:
     while await entries(old):  # about one write in a hundred cuts the list
         await write(store, 200)
     assert await entries(young) == 500
-    await call("EVAL", FILL, 1, key, keys.LISTED_ENTRIES)
+    await call("EVAL", FILL, 1, key, layout.LISTED_ENTRIES)
     while await entries(young):
         await write(store, 200)
-    assert await call("XLEN", key) >= keys.LISTED_ENTRIES
+    assert await call("XLEN", key) >= layout.LISTED_ENTRIES
     await store.link.many([("DEL", key), ("XADD", key, f"{old}-1", "p", b""), ("XADD", key, f"{young}-1", "p", b"")])
     for dry_run, left in ((True, 1), (False, 0)):
         cursor: str | None = ""

@@ -30,7 +30,7 @@ from pushsvc.ports.live import EventReport, LiveContent, LivePush, LiveRoute, Re
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Prune
 from pushsvc.ports.webhooks import WebhookCallNote
-from pushsvc.store import Store, StoreConfig, keys, open_store
+from pushsvc.store import Store, StoreConfig, keys, layout, open_store
 from pushsvc.store.feedback import log
 from pushsvc.store.link.link import Link
 from pushsvc.store.link.replicas import ReplicatedLink
@@ -570,7 +570,7 @@ async def test_a_waiting_push_to_one_target_takes_a_small_status_and_an_entry(st
     message = len(msgspec.msgpack.encode(pushes[0].messages["apns"]))
     token = len(pushes[0].targets["apns"][0].token)
     entries = [fields for _, fields in await call("XRANGE", lane, "-", "+")]
-    assert [int(fields[b"n"]) for fields in entries] == [keys.TOGETHER] * 6 + [4]
+    assert [int(fields[b"n"]) for fields in entries] == [layout.TOGETHER] * 6 + [4]
     assert sum(len(fields[b"c"]) for fields in entries) < 100 * (90 + message + token)
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from pushsvc.store import keys
+from pushsvc.store import keys, layout
 from pushsvc.store.link import scripts
 from pushsvc.store.link.link import Link
 
@@ -23,7 +23,7 @@ local large, gone, set, index = unpack(cmsgpack.unpack(ARGV[1]))
 write_turns(KEYS[1], large == 1, gone, set)
 return read_turns(KEYS[1], large == 1, index)
 """
-LAST = keys.TURNS - 1
+LAST = layout.TURNS - 1
 WAITS, CARRIED = "2 live:normal w", "2 apns:bulk f"
 Story = Callable[[Link], Awaitable[None]]
 
@@ -97,7 +97,7 @@ async def test_the_fields_of_a_large_push(link: Link) -> None:
         "#1": packed({0: 1}, "2"),
         "@live 5": b"1",
     }
-    await change(link, [2, 3, LAST + 1, 7 * keys.TURNS], {}, [])
+    await change(link, [2, 3, LAST + 1, 7 * layout.TURNS], {}, [])
     assert await fields(link) == {"@live 5": b"1"}
 
 
@@ -109,15 +109,15 @@ async def test_those_of_a_small_one(link: Link) -> None:
 
 
 async def test_every_delivery_of_a_field_may_have_another_record(link: Link) -> None:
-    index = list(range(keys.TURNS))
+    index = list(range(layout.TURNS))
     for turn in (2, 3):
         records = {i: f"{turn} {i}" for i in index}
         assert await change(link, [], records, index) == [text.encode() for text in records.values()]
-    assert await change(link, index, {}, index) == [None] * keys.TURNS
+    assert await change(link, index, {}, index) == [None] * layout.TURNS
     assert await fields(link) == {}
 
 
-PLACES = [0, 1, 63, 126, LAST, LAST + 1, LAST + 2, 255, 256, 99_999, keys.INDEXES - 1]
+PLACES = [0, 1, 63, 126, LAST, LAST + 1, LAST + 2, 255, 256, 99_999, layout.INDEXES - 1]
 INDEX = st.one_of(st.sampled_from(PLACES), st.integers(0, 400))
 RECORD = st.one_of(
     st.sampled_from(["2", "3", WAITS, CARRIED, "250 a.b-c:urgent fr"]), st.text("ab 7é\0", min_size=1, max_size=300)
@@ -141,7 +141,7 @@ def test_any_order_of_changes(server: Server) -> None:
             model = {i: record for i, record in model.items() if i not in only} | records
             expected = [model[i].encode() if i in model else None for i in asked]
             assert await change(link, only, records, asked) == expected
-            assert set(await fields(link)) == {f"#{i // keys.TURNS}" for i in model}
+            assert set(await fields(link)) == {f"#{i // layout.TURNS}" for i in model}
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(CHANGES)
@@ -156,7 +156,7 @@ def test_any_order_of_changes(server: Server) -> None:
 
 
 async def test_what_another_version_has_written_is_not_read(link: Link) -> None:
-    await change(link, [], {1: "2", keys.TURNS: "2"}, [])
+    await change(link, [], {1: "2", layout.TURNS: "2"}, [])
     await link.call("HSET", KEY, "#0", b"\x02newer")
-    assert await change(link, [], {}, [keys.TURNS]) == [b"2"]
-    assert await change(link, [], {}, [keys.TURNS, 1]) is None
+    assert await change(link, [], {}, [layout.TURNS]) == [b"2"]
+    assert await change(link, [], {}, [layout.TURNS, 1]) is None

@@ -225,12 +225,12 @@ async def test_everything_else(server: Server, store: Store) -> None:
         assert batch is not None
         assert [each for _, each in batch.events] == [event]
         assert await claim.bury(batch, "http_400")
-        await call("HSET", keys.hook_dead("shop"), "newer", NEWER)
+        await call("HSET", keys.hook_dead("shop", "feedback"), "newer", NEWER)
         (known,) = await store.webhooks.dead("shop")
         assert known.id == batch.id
-        await call("ZADD", keys.hook_asked("shop"), 0, "newer")
+        await call("ZADD", keys.hook_asked("shop", "feedback"), 0, "newer")
         assert await claim.next(10) is None
-    assert await call("HEXISTS", keys.hook_dead("shop"), "newer") == 1
+    assert await call("HEXISTS", keys.hook_dead("shop", "feedback"), "newer") == 1
     await call("XADD", keys.events("shop", 0, "event"), "*", "e", NEWER)
     async with store.event_webhooks.claimed("shop", "place", lease=30) as claim:
         assert claim is not None

@@ -31,7 +31,7 @@ from pushsvc.settings import Settings
 from pushsvc.stages.dispatch import health, limits, settling, watch
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.feedback import stage as feedback
-from pushsvc.store import StoreConfig, keys
+from pushsvc.store import StoreConfig, layout
 from pushsvc.store.form import FORMAT
 from pushsvc.store.link import link
 from pushsvc.store.pushes import accepting, listing
@@ -63,7 +63,7 @@ SAID: list[tuple[str, str, Any, Any]] = [
     ("reference/device.md", "A user has up to 1,000 devices", registry.MOST_OF_USER, 1000),
     ("reference/device.md", "a device up to 1,000 topics", registry.MOST_TOPICS, 1000),
     ("reference/device.md", "up to 4,096 bytes of JSON", device_document.MAX_TAGS_SIZE, 4096),
-    ("reference/device.md", "at most once an hour", keys.SEEN_EVERY, 3_600_000),
+    ("reference/device.md", "at most once an hour", layout.SEEN_EVERY, 3_600_000),
     ("reference/pruning.md", "this ends after a day", suppression.RENEWABLE_TTL, DAY),
     ("reference/pruning.md", "a judgement waits a second for more", feedback.LINGER, 1.0),
     # The API.
@@ -72,8 +72,8 @@ SAID: list[tuple[str, str, Any, Any]] = [
     ("reference/http.md", "of a push of up to 1,000, for all", status.ROWS_FOR_ALL, 1000),
     ("reference/http.md", "after two seconds at most", revocations.PATIENCE, 2.0),
     ("reference/http.md", "undo prunes, up to 10,000 a call", tombstones.MOST, 10_000),
-    ("reference/http.md", "the last 100,000 writes", keys.LISTED_ENTRIES, 100_000),
-    ("reference/http.md", "each of up to 16 pushes", keys.LISTED, 16),
+    ("reference/http.md", "the last 100,000 writes", layout.LISTED_ENTRIES, 100_000),
+    ("reference/http.md", "each of up to 16 pushes", layout.LISTED, 16),
     ("reference/http.md", "examines 20,000 pushes at most", listing.LOOK, 20_000),
     ("reference/http.md", "the statuses of 1,000", listing.ASK, 1000),
     ("reference/http.md", "pushes to up to 32 targets while they wait", codec.FEW, 32),

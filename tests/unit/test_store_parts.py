@@ -22,7 +22,7 @@ from pushsvc.model.delivery import ENDS
 from pushsvc.model.push import Target
 from pushsvc.model.status import Counts, LiveCounts
 from pushsvc.ports.letters import DeadFilter
-from pushsvc.store import StoreConfig, keys, token_hash
+from pushsvc.store import StoreConfig, keys, layout, token_hash
 from pushsvc.store.erase.subjects import ErasureRecord, Subjects
 from pushsvc.store.feedback.log import parse_event_id, start_of
 from pushsvc.store.letters.listing import LOOK, STEP, RedisLetters
@@ -98,14 +98,14 @@ def test_every_script_says_what_it_does(name: str) -> None:
     assert len(script.sha) == 40
 
 
-def test_scripts_get_the_layout_of_keys_from_python() -> None:
-    named = f"local BLOCK, CONTAINER, DENSE = {keys.BLOCK}, {keys.CONTAINER}, {keys.DENSE}\n"
+def test_scripts_get_the_layout_from_python() -> None:
+    named = f"local BLOCK, CONTAINER, DENSE = {layout.BLOCK}, {layout.CONTAINER}, {layout.DENSE}\n"
     assert named in scripts.load("registry_apply").text
     for name in scripts._FILES:
         text = scripts.load(name).text
         assert "-- include:" not in text
         assert "-- layout:" not in text
-        assert not re.search(rf"[/%] ({keys.BLOCK}|{keys.CONTAINER})\b", text)
+        assert not re.search(rf"[/%] ({layout.BLOCK}|{layout.CONTAINER})\b", text)
 
 
 def test_includes_are_part_of_the_digest() -> None:

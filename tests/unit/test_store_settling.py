@@ -26,7 +26,7 @@ from pushsvc.model.delivery import (
 )
 from pushsvc.model.push import Chunk, Message, Target
 from pushsvc.ports.entries import EntryRef
-from pushsvc.store.keys import FEW, SMALL
+from pushsvc.store.layout import FEW, SMALL
 from pushsvc.store.link import scripts
 from pushsvc.store.pushes.pushes import rows_of
 from pushsvc.store.queue.letter import decode_dead

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ...model.status import EventKind
 from ...ports.cleanup import Swept
-from .. import keys
+from .. import keys, layout
 from ..config import OPEN_MOST, StoreConfig
 from ..cursors import Cursor, ListingCursor
 from ..letters.replays import RECORD_TTL
@@ -81,8 +81,8 @@ class RedisLeftovers(StorePart):
     async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
         at = _Bucket.read(cursor)
         found, end = await self._orphans.in_buckets(app, INDEXES[at.index], at.bucket, dry_run=dry_run)
-        done = (at.index + end / keys.BUCKETS) / len(INDEXES)
-        following = _Bucket(at.index, end) if end < keys.BUCKETS else _Bucket(at.index + 1)
+        done = (at.index + end / layout.BUCKETS) / len(INDEXES)
+        following = _Bucket(at.index, end) if end < layout.BUCKETS else _Bucket(at.index + 1)
         removed = {(app, "orphans"): found} if found else {}
         return Swept(removed, following.written() if following.index < len(INDEXES) else None, done)
 

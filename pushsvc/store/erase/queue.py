@@ -24,7 +24,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ... import telemetry
-from ...model.codec import CodecError, decode_chunk, decode_chunks, encode_chunk, encode_chunks, encode_row
+from ...model.codec import CodecError, decode_chunk, decode_chunks, encode_chunk, encode_chunks, encode_row, is_large
 from ...model.delivery import Delivery, Ended, Settlement
 from ...model.push import LANES, Chunk, Lane, Platform, Target
 from ...model.routing import platform_of
@@ -273,7 +273,7 @@ class Queue(StorePart):
             changes += (place, blob, rest, len(left))
             for target, owner in found.gone:
                 row = _row(platform_of(found.chunk.platform), now)
-                large = keys.is_large(found.chunk.total)
+                large = is_large(found.chunk.total)
                 rows += (target.index, member_of([(target.index, row)]) if large else encode_row(row))
                 owners.append(owner)
                 platforms.append(found.chunk.platform)

@@ -3,7 +3,7 @@
 A script stands in the folder of the module that calls it.
 
 A line `-- include: <name>` stands for the text of another file, since Redis has no modules for scripts. A line
-`-- layout: <NAME> <NAME> ..` stands for locals with the values that `keys.py` gives these names.
+`-- layout: <NAME> <NAME> ..` stands for locals with the values that `layout.py` gives these names.
 
 EVALSHA sends the digest only; a server that does not know it (restarted, failed over, flushed) is told the text once.
 `FUNCTION` would need Redis 7 and is not used.
@@ -17,7 +17,7 @@ from hashlib import sha1
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import keys
+from .. import layout
 
 _FILES = {file.stem: file for file in Path(__file__).parents[1].glob("*/*.lua")}
 
@@ -53,7 +53,7 @@ def commands() -> frozenset[str]:
 
 
 def _locals(names: list[str]) -> str:
-    values: list[int] = [getattr(keys, name) for name in names]
+    values: list[int] = [getattr(layout, name) for name in names]
     return f"local {', '.join(names)} = {', '.join(map(str, values))}"
 
 

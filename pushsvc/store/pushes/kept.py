@@ -18,7 +18,7 @@ from ...model.codec import CodecError, decode_audience, decode_chunks, decode_me
 from ...model.push import LANES, Chunk, Message, Platform, Push
 from ...model.status import PushStatus
 from ...ports.pushes import KeptPush, ListedPush
-from .. import keys
+from .. import keys, layout
 from ..link.link import Link
 from ..queue.letter import decode_dead
 from .listing import ENTRIES, PushEntry, read_entry, shown_id
@@ -47,7 +47,7 @@ async def read_kept(link: Link, turn: Turn, status: PushStatus, shard: int) -> K
     contents, parts, whole, (note, *replayed) = await link.many(
         [
             ("HGETALL", keys.content(app, shard, name)),
-            ("LRANGE", keys.waiting(app, shard, name), 0, 4 * (1 if is_large(status.counts.total) else keys.FEW) - 1),
+            ("LRANGE", keys.waiting(app, shard, name), 0, 4 * (1 if is_large(status.counts.total) else layout.FEW) - 1),
             ("HGET", keys.expansion(app, shard, name), "push"),
             ("HMGET", keys.push(app, shard, name), "x", "ff", "ra"),
         ]

@@ -35,7 +35,7 @@ from .status import FIELDS, status_of
 STATUSES: Final = 100
 """Statuses that are read in one round trip."""
 ENTRIES: Final = 64
-"""Entries of a shard that are read in one round trip, each with up to `keys.LISTED` pushes."""
+"""Entries of a shard that are read in one round trip, each with up to `layout.LISTED` pushes."""
 STEP: Final = 200
 """Pushes examined before others have their turn."""
 LOOK: Final = 20_000

@@ -24,7 +24,7 @@ from ...model.push import LANES, Push
 from ...model.status import DeliveryRow, PushStatus
 from ...ports.live import LiveStreams
 from ...ports.pushes import DevicePush, DevicePushes, KeptPush
-from .. import keys
+from .. import keys, layout
 from ..config import OPEN_MOST
 from ..link.unreadable import readable
 from ..part import StoreContext
@@ -207,7 +207,7 @@ class RedisPushes(PushListing):
         total, expanded = await self._link.call("HMGET", push, "n", "x")
         if total is None:
             return None
-        if int(total) <= keys.FEW and expanded is None:
+        if int(total) <= layout.FEW and expanded is None:
             indexes = range(start, int(total))
             blobs = await self._link.call("HMGET", push, *indexes) if indexes else []
             rows = (
@@ -217,7 +217,7 @@ class RedisPushes(PushListing):
             )
             return page(rows, outcome, limit)
         key = keys.rows(app, shard, push_id)
-        if int(total) <= keys.SMALL:
+        if int(total) <= layout.SMALL:
             members = await self._link.call("ZRANGE", key, 0, -1)
             found = [row for member in members for row in rows_of(member, app) if row[0] >= start]
             return page(iter(sorted(found, key=itemgetter(0))), outcome, limit)
@@ -259,14 +259,14 @@ class RedisPushes(PushListing):
             async with self._lock:
                 entries = await reading.step(STATUSES)
                 places = [(app, keys.shard_of(each.id, shards), each.id) for each in entries]
-                wanted = ("n", "x", *range(keys.FEW))
+                wanted = ("n", "x", *range(layout.FEW))
                 answers = await self._link.many([("HMGET", keys.push(*place), *wanted) for place in places])
             for each, place, (total, expanded, *blobs) in zip(entries, places, answers, strict=True):
                 looked, since = looked + 1, -each.place.ms
                 own: list[DeliveryRow] = []
-                if total is None or int(total) > keys.SMALL:
+                if total is None or int(total) > layout.SMALL:
                     unlisted += total is not None
-                elif int(total) <= keys.FEW and expanded is None:
+                elif int(total) <= layout.FEW and expanded is None:
                     kept = (readable(decode_row, blob, "row", app) for blob in blobs if blob is not None)
                     own = [row for row in kept if row is not None]
                 else:

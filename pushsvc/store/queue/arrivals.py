@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from ...model.codec import decode_chunk, encode_chunk, encode_row
+from ...model.codec import decode_chunk, encode_chunk, encode_row, is_large
 from ...model.delivery import Arrival, End, Retry
 from ...model.push import Lane, Platform
 from ...model.routing import platform_of
 from ...model.status import DeliveryRow
-from ..keys import SMALL, is_large
+from ..layout import SMALL
 from .record import Group, RetryOf, Single, lua_string
 from .settling import Closed, again_as, guard_of, mark_of_retry, mask_of, packed_end
 

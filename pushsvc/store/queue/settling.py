@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
-from ...model.codec import encode_chunk, encode_receipt, encode_row, encode_rows
+from ...model.codec import encode_chunk, encode_receipt, encode_row, encode_rows, is_large
 from ...model.delivery import (
     End,
     Ended,
@@ -32,7 +32,7 @@ from ...model.push import Chunk, Lane, Platform, Target
 from ...model.routing import is_carried_on, platform_of
 from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
-from ..keys import SMALL, is_large
+from ..layout import SMALL
 from .letter import DeadLetter, encode_dead
 from .record import EndOf, Finished, Group, Note, ReceiptOf, RetryOf, Single, lua_string
 

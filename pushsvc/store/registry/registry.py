@@ -56,7 +56,7 @@ from ...ports.live import InboxItem
 from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
 from ...rules.life import lives_on
 from .. import keys
-from ..keys import BLOCK
+from ..layout import BLOCK
 from ..link.shared import SharedScripts
 from ..link.unreadable import readable
 from ..part import StoreContext, StorePart

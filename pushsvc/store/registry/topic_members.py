@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection
 
-from ..keys import CONTAINER, DENSE
+from ..layout import CONTAINER, DENSE
 
 
 def members_of(number: int, value: bytes) -> list[int]:
