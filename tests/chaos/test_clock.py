@@ -47,25 +47,22 @@ class JumpingClock:
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
-def test_a_jump_of_the_clock_loses_nothing_and_repeats_nothing(tmp_path: Path, jump: float) -> None:
-    async def main() -> None:
-        clock = JumpingClock()
-        with running_server() as server:
-            async with Simulator(SimulatorConfig(latency=0.02)) as simulator:
-                credentials = simulator.write_credentials(tmp_path)
-                config = REGISTRY["apns"].config(
-                    key_file=str(credentials.apns_key_file),
-                    key_id=credentials.key_id,
-                    team_id=credentials.team_id,
-                    topic=credentials.topic,
-                    endpoint=simulator.apns_url,
-                    ca_file=str(credentials.ca_file),
-                )
-                await _send_through(server.url, clock, config, jump)
-                record = simulator.record.apns
-                assert (record.accepted, record.duplicates) == (3000, 0)
-
-    asyncio.run(main())
+async def test_a_jump_of_the_clock_loses_nothing_and_repeats_nothing(tmp_path: Path, jump: float) -> None:
+    clock = JumpingClock()
+    with running_server() as server:
+        async with Simulator(SimulatorConfig(latency=0.02)) as simulator:
+            credentials = simulator.write_credentials(tmp_path)
+            config = REGISTRY["apns"].config(
+                key_file=str(credentials.apns_key_file),
+                key_id=credentials.key_id,
+                team_id=credentials.team_id,
+                topic=credentials.topic,
+                endpoint=simulator.apns_url,
+                ca_file=str(credentials.ca_file),
+            )
+            await _send_through(server.url, clock, config, jump)
+            record = simulator.record.apns
+            assert (record.accepted, record.duplicates) == (3000, 0)
 
 
 async def _send_through(url: str, clock: JumpingClock, config: Any, jump: float) -> None:
@@ -166,7 +163,7 @@ OFF = [
 
 
 @pytest.mark.parametrize("clocks", cases(*OFF))
-def test_a_clock_that_was_wrong_at_the_start_and_is_put_right(
+async def test_a_clock_that_was_wrong_at_the_start_and_is_put_right(
     clocks: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the providers refuse because of it waits without a loss, is said, and flows once the clock is right."""
@@ -181,57 +178,54 @@ def test_a_clock_that_was_wrong_at_the_start_and_is_put_right(
         beside.write_text(str(int(seconds)))
         beside.replace(off)
 
-    async def main() -> None:
-        set_clock(clocks[0])
-        async with open_rig(seed=f"clock {clocks}") as rig:
-            pushes = []
+    set_clock(clocks[0])
+    async with open_rig(seed=f"clock {clocks}") as rig:
+        pushes = []
 
-            async def post(name: str) -> None:
-                tokens = [
-                    {"platform": platform, "token": make("ok", f"{name}-{index}")}
-                    for platform, make in (("apns", apns_token), ("fcm", fcm_token))
-                    for index in range(100)
-                ]
-                body = {"to": {"tokens": tokens}, "notification": {"title": name}, "ttl": 600}
-                async with rig.session.post("/v1/push", json=body) as answer:
-                    assert answer.status == 202, await answer.text()
-                    pushes.append((await answer.json())["id"])
+        async def post(name: str) -> None:
+            tokens = [
+                {"platform": platform, "token": make("ok", f"{name}-{index}")}
+                for platform, make in (("apns", apns_token), ("fcm", fcm_token))
+                for index in range(100)
+            ]
+            body = {"to": {"tokens": tokens}, "notification": {"title": name}, "ttl": 600}
+            async with rig.session.post("/v1/push", json=body) as answer:
+                assert answer.status == 202, await answer.text()
+                pushes.append((await answer.json())["id"])
 
-            async def sent() -> bool:
-                for push in pushes:
-                    async with rig.session.get(f"/v1/push/{push}") as answer:
-                        counts = (await answer.json())["counts"]
-                    assert counts["total"] == counts["sent"] + counts["queued"] + counts["retrying"] == 200, counts
-                    if counts["sent"] < 200:
-                        return False
-                return True
+        async def sent() -> bool:
+            for push in pushes:
+                async with rig.session.get(f"/v1/push/{push}") as answer:
+                    counts = (await answer.json())["counts"]
+                assert counts["total"] == counts["sent"] + counts["queued"] + counts["retrying"] == 200, counts
+                if counts["sent"] < 200:
+                    return False
+            return True
 
-            if len(clocks) > 1:
-                await post("right")
-                await rig.until("what was posted before is sent", sent)
-                set_clock(clocks[1])
-            await post("wrong")
-            held: dict[str, str] = {}
+        if len(clocks) > 1:
+            await post("right")
+            await rig.until("what was posted before is sent", sent)
+            set_clock(clocks[1])
+        await post("wrong")
+        held: dict[str, str] = {}
 
-            async def both_held() -> bool:
-                async with rig.session.get("/readyz") as answer:
-                    held.update((await answer.json()).get("held", {}))
-                return {"demo/apns", "demo/fcm"} <= held.keys()
+        async def both_held() -> bool:
+            async with rig.session.get("/readyz") as answer:
+                held.update((await answer.json()).get("held", {}))
+            return {"demo/apns", "demo/fcm"} <= held.keys()
 
-            async def nothing_held() -> bool:
-                async with rig.session.get("/readyz") as answer:
-                    return "held" not in await answer.json()
+        async def nothing_held() -> bool:
+            async with rig.session.get("/readyz") as answer:
+                return "held" not in await answer.json()
 
-            if len(clocks) == 1:  # What was signed while it was right may still hold.
-                await rig.until("both routes are held", both_held)
-                assert all("clock" in text for text in held.values()), held
-            await post("still-wrong")
-            set_clock(0)
-            began = time.monotonic()
-            await rig.until("everything is sent", sent)
-            await rig.until("nothing is held", nothing_held)
-            took = time.monotonic() - began
-            with capsys.disabled():
-                print(f"\nclock off by {clocks}: everything flows {took:.1f} s after it is right")
-
-    asyncio.run(main())
+        if len(clocks) == 1:  # What was signed while it was right may still hold.
+            await rig.until("both routes are held", both_held)
+            assert all("clock" in text for text in held.values()), held
+        await post("still-wrong")
+        set_clock(0)
+        began = time.monotonic()
+        await rig.until("everything is sent", sent)
+        await rig.until("nothing is held", nothing_held)
+        took = time.monotonic() - began
+        with capsys.disabled():
+            print(f"\nclock off by {clocks}: everything flows {took:.1f} s after it is right")

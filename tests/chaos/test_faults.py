@@ -14,9 +14,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -72,14 +71,6 @@ async def account(rig: Rig, name: str, *, repeats: int) -> None:
     assert 0 <= twice <= repeats
 
 
-def play(name: str, act: Callable[[Rig], Coroutine[Any, Any, None]], **setup: Any) -> None:
-    async def main() -> None:
-        async with open_rig(seed=name, **setup) as rig:
-            await act(rig)
-
-    asyncio.run(main())
-
-
 async def roll(rig: Rig) -> None:
     """Every process is stopped, one after the other."""
     for part in ("serve", "dispatch", "jobs"):
@@ -106,8 +97,8 @@ async def reload(rig: Rig) -> None:
     assert {part: rig.pids(part) for part in before} == before, "a reload ends no process"
 
 
-def test_processes_killed_stopped_and_reloaded() -> None:
-    async def act(rig: Rig) -> None:
+async def test_processes_killed_stopped_and_reloaded() -> None:
+    async with open_rig(seed="processes", serve=2, dispatch=2) as rig:
         await under_load(rig, reload)
         await account(rig, "SIGHUP", repeats=0)
         await rig.begin()
@@ -127,8 +118,6 @@ def test_processes_killed_stopped_and_reloaded() -> None:
         await rig.begin()
         await under_load(rig, roll)
         await account(rig, "rolling restart", repeats=0)
-
-    play("processes", act, serve=2, dispatch=2)
 
 
 async def storm(rig: Rig) -> None:
@@ -152,8 +141,8 @@ async def refuse(rig: Rig) -> None:
     await rig.control("credentials", refuse=False)
 
 
-def test_connections_and_providers_in_trouble() -> None:
-    async def act(rig: Rig) -> None:
+async def test_connections_and_providers_in_trouble() -> None:
+    async with open_rig(seed="providers") as rig:
         await under_load(rig, lambda rig: rig.control("drop"), 3 * BLOWS)
         # What was on the wire may have been accepted: its answer went down with the connection.
         await account(rig, "connections cut", repeats=3 * BLOWS * IN_FLIGHT)
@@ -171,10 +160,8 @@ def test_connections_and_providers_in_trouble() -> None:
         await under_load(rig, refuse, 1)
         await account(rig, "credentials refused", repeats=0)
 
-    play("providers", act)
 
-
-def test_redis_goes_and_comes_back() -> None:
+async def test_redis_goes_and_comes_back() -> None:
     """What it has answered is on its disk at SIGKILL if it syncs always, and at SIGTERM in any case."""
 
     async def restart(rig: Rig, number: signal.Signals) -> None:
@@ -182,11 +169,9 @@ def test_redis_goes_and_comes_back() -> None:
         await asyncio.sleep(0.5 * BLOWS)
         await asyncio.to_thread(rig.store.start)
 
-    async def act(rig: Rig) -> None:
+    async with open_rig(seed="redis") as rig:
         for number, fsync in ((signal.SIGKILL, "always"), (signal.SIGTERM, "everysec")):
             await asyncio.to_thread(rig.store.sync, fsync)
             await rig.begin()
             await under_load(rig, partial(restart, number=number))
             await account(rig, f"Redis {number.name}", repeats=0)
-
-    play("redis", act)

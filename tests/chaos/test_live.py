@@ -202,13 +202,10 @@ async def rolled(scene: Scene) -> None:
     assert ended[ABNORMAL] == 0
 
 
-def test_nothing_is_lost_and_nothing_is_shown_twice() -> None:
-    async def main() -> None:
-        async with open_scene("live", **TWO_GATEWAYS) as scene:
-            # A dispatcher that is killed may have had answers that it had not recorded.
-            for fault, repeats in ((killed, PUSHES), (redis_gone, PUSHES), (rolled, 0)):
-                await scene.begin()
-                await scene.under_load(fault)
-                await scene.account(fault.__name__, repeats=repeats)
-
-    asyncio.run(main())
+async def test_nothing_is_lost_and_nothing_is_shown_twice() -> None:
+    async with open_scene("live", **TWO_GATEWAYS) as scene:
+        # A dispatcher that is killed may have had answers that it had not recorded.
+        for fault, repeats in ((killed, PUSHES), (redis_gone, PUSHES), (rolled, 0)):
+            await scene.begin()
+            await scene.under_load(fault)
+            await scene.account(fault.__name__, repeats=repeats)

@@ -278,14 +278,11 @@ async def play(rig: Rig, wait: Wait) -> None:
     print(f"posted in {waiting - began:.1f} s, moved in {moved - waiting:.1f} s, ended in {ended - moved:.1f} s")
 
 
-def test_nothing_reaches_a_token_that_is_anothers_by_now() -> None:
-    async def main() -> None:
-        retry: dict[str, Any] = {"RETRY__BASE": str(WAIT), "RETRY__CAP": str(2 * WAIT)}
-        # A loaded machine must neither give up a request that is on its way, nor take over from one that lives.
-        retry |= {"RETRY__REQUEST_TIMEOUT": "100", "DISPATCH__TAKEOVER": "60"}
-        retry |= {"RETRY__APNS_5XX": str(WAIT), "RETRY__FCM_5XX": str(WAIT)}
-        async with open_rig(seed="moves", dispatch=2, keep=10 * DEVICES, **retry) as rig:
-            for wait in WAITS:
-                await play(rig, wait)
-
-    asyncio.run(main())
+async def test_nothing_reaches_a_token_that_is_anothers_by_now() -> None:
+    retry: dict[str, Any] = {"RETRY__BASE": str(WAIT), "RETRY__CAP": str(2 * WAIT)}
+    # A loaded machine must neither give up a request that is on its way, nor take over from one that lives.
+    retry |= {"RETRY__REQUEST_TIMEOUT": "100", "DISPATCH__TAKEOVER": "60"}
+    retry |= {"RETRY__APNS_5XX": str(WAIT), "RETRY__FCM_5XX": str(WAIT)}
+    async with open_rig(seed="moves", dispatch=2, keep=10 * DEVICES, **retry) as rig:
+        for wait in WAITS:
+            await play(rig, wait)

@@ -53,12 +53,9 @@ async def end(trouble: str, handle: SimulatorHandle) -> None:
 
 
 @pytest.mark.parametrize("trouble", cases("503", "silence", "refused"))
-def test_an_outage_ends_no_delivery_and_disturbs_no_other_route(trouble: str) -> None:
-    async def main() -> None:
-        async with open_pair(seed=f"outage {trouble}", crossed=True, **RETRY) as pair:
-            await story(pair, trouble)
-
-    asyncio.run(main())
+async def test_an_outage_ends_no_delivery_and_disturbs_no_other_route(trouble: str) -> None:
+    async with open_pair(seed=f"outage {trouble}", crossed=True, **RETRY) as pair:
+        await story(pair, trouble)
 
 
 async def story(pair: Pair, trouble: str) -> None:

@@ -36,16 +36,12 @@ SETTLING = 400
 """Answered deliveries that a dispatcher has not recorded when it is stopped, at most: a batch."""
 
 
-def play(*acts: Callable[[Rig], Coroutine[Any, Any, None]], **setup: Any) -> None:
+async def play(*acts: Callable[[Rig], Coroutine[Any, Any, None]], **setup: Any) -> None:
     """One after the other on one service, each with an account of its own."""
-
-    async def main() -> None:
-        async with open_rig(seed="revocation", **setup) as rig:
-            for act in acts:
-                await rig.begin()
-                await act(rig)
-
-    asyncio.run(main())
+    async with open_rig(seed="revocation", **setup) as rig:
+        for act in acts:
+            await rig.begin()
+            await act(rig)
 
 
 async def post(rig: Rig, *unique: str, lane: str = "normal") -> str:
@@ -178,11 +174,11 @@ async def stops_a_dispatcher(rig: Rig) -> None:
     assert twice <= bound
 
 
-def test_what_was_cancelled_or_taken_over_is_not_sent() -> None:
+async def test_what_was_cancelled_or_taken_over_is_not_sent() -> None:
     latencies = cases(2.0, 0.4, 0.02)
-    play(*(partial(cancels, latency=each, limited=False) for each in latencies), stops_a_dispatcher, dispatch=2)
+    await play(*(partial(cancels, latency=each, limited=False) for each in latencies), stops_a_dispatcher, dispatch=2)
 
 
-def test_what_waits_for_a_limit_is_cancelled() -> None:
+async def test_what_waits_for_a_limit_is_cancelled() -> None:
     limited = [partial(cancels, latency=0.02, limited=True)] if LONG else []
-    play(*limited, cancels_many, dispatch=2, APPS__DEMO__LIMITS__PER_APP="600/min")
+    await play(*limited, cancels_many, dispatch=2, APPS__DEMO__LIMITS__PER_APP="600/min")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,8 +36,8 @@ DEFAULTS: dict[str, Any] = {"RETRY__ATTEMPTS": "8", "RETRY__BASE": "1", "RETRY__
 
 
 @pytest.mark.parametrize(("platform", "status"), cases(("fcm", 429), ("apns", 503), ("fcm", 503)))
-def test_a_throttle_of_the_whole_route_slows_everything_to_probes(platform: Platform, status: int) -> None:
-    async def act(pair: Pair) -> None:
+async def test_a_throttle_of_the_whole_route_slows_everything_to_probes(platform: Platform, status: int) -> None:
+    async with open_pair(seed=f"throttle {platform} {status}", **DEFAULTS) as pair:
         name = "throttle" if status == 429 else "unavailable"
         fields = {"rate": 1e-9} if status == 429 else {"on": True}
         await asyncio.to_thread(pair.second.control, name, platform=platform, retry_after=RETRY_AFTER, **fields)
@@ -74,15 +74,13 @@ def test_a_throttle_of_the_whole_route_slows_everything_to_probes(platform: Plat
         # What was in flight has come back by the middle; from then on there are probes alone.
         assert seen[-1] - seen[len(seen) // 2] <= A_FEW * SPAN
 
-    play(f"throttle {platform} {status}", act)
-
 
 async def past(pair: Pair, platform: Platform, count: int) -> bool:
     return await total(pair.second, platform) >= count
 
 
-def test_pushes_refused_for_their_own_topic_delay_nobody() -> None:
-    async def act(pair: Pair) -> None:
+async def test_pushes_refused_for_their_own_topic_delay_nobody() -> None:
+    async with open_pair(seed="own topic", **DEFAULTS) as pair:
         watch = Stopwatch(pair, pair.second, "apns", other=True)
         own = {"apns": {"headers": {"apns-topic": "com.example.shop.voip", "apns-push-type": "voip"}}}
         bad: list[str] = []
@@ -112,13 +110,3 @@ def test_pushes_refused_for_their_own_topic_delay_nobody() -> None:
             assert not (await answer.json()).get("held")
         # The suite shares its cores: there only what waits for the refused ones is a fault, and that takes seconds.
         assert p99(beside) < (max(1.5 * p99(without), 250.0) if LONG else 5000.0)
-
-    play("own topic", act)
-
-
-def play(seed: str, act: Callable[[Pair], Coroutine[Any, Any, None]]) -> None:
-    async def main() -> None:
-        async with open_pair(seed=seed, **DEFAULTS) as pair:
-            await act(pair)
-
-    asyncio.run(main())

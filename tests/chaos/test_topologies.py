@@ -17,7 +17,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -44,9 +44,16 @@ ClusterFault = Callable[[ClusterRig], None]
 
 
 async def through(
-    rig: Rig, name: str, fault: Callable[[], None], *, nodes: Sequence[Node] = (), repeats: int = REPEATS
+    url: str, name: str, fault: Callable[[], None], *, nodes: Sequence[Node] = (), repeats: int = REPEATS
 ) -> None:
-    """One fault in the middle of the load, and the account of it in a line."""
+    """One fault in the middle of the load of the store at `url`, and the account of it in a line."""
+    jobs: dict[str, Any] = {} if "+cluster" in url else {"JOBS__URL": ""}
+    async with open_rig(seed=url, url=url, DISPATCH__TAKEOVER="15", **jobs) as rig:
+        rig.keyed = True
+        await meet_and_account(rig, name, fault, nodes, repeats)
+
+
+async def meet_and_account(rig: Rig, name: str, fault: Callable[[], None], nodes: Sequence[Node], repeats: int) -> None:
     parts = ("serve", "dispatch", "jobs")
     before = {part: rig.pids(part) for part in parts}
     ledger = rig.ledger
@@ -130,17 +137,6 @@ async def reach_audience(rig: Rig) -> float:
     return time.monotonic() - started
 
 
-def play(url: str, act: Callable[[Rig], Awaitable[None]]) -> None:
-    jobs: dict[str, Any] = {} if "+cluster" in url else {"JOBS__URL": ""}
-
-    async def main() -> None:
-        async with open_rig(seed=url, url=url, DISPATCH__TAKEOVER="15", **jobs) as rig:
-            rig.keyed = True
-            await act(rig)
-
-    asyncio.run(main())
-
-
 # --- sentinels ------------------------------------------------------------------------------------
 
 
@@ -165,9 +161,9 @@ def freeze_primary(rig: SentinelRig) -> None:
 @pytest.mark.parametrize(
     "fault", [kill_primary, fail_over, freeze_primary] if ALL else [fail_over], ids=lambda fault: fault.__name__
 )
-def test_sentinels(kind: Kind, fault: SentinelFault) -> None:
+async def test_sentinels(kind: Kind, fault: SentinelFault) -> None:
     with running_sentinels(kind) as redis:
-        play(redis.url, lambda rig: through(rig, f"{kind} {fault.__name__}", lambda: fault(redis), nodes=redis.data))
+        await through(redis.url, f"{kind} {fault.__name__}", lambda: fault(redis), nodes=redis.data)
 
 
 # --- clusters -------------------------------------------------------------------------------------
@@ -222,9 +218,9 @@ def _replica_of(rig: ClusterRig, primary: Node) -> Node:
     [kill_holder, promote_replica, freeze_holder, move_slots] if ALL else [promote_replica],
     ids=lambda fault: fault.__name__,
 )
-def test_clusters(kind: Kind, fault: ClusterFault) -> None:
+async def test_clusters(kind: Kind, fault: ClusterFault) -> None:
     with running_cluster(kind) as redis:
-        play(redis.url, lambda rig: through(rig, f"{kind} {fault.__name__}", lambda: fault(redis), nodes=redis.nodes))
+        await through(redis.url, f"{kind} {fault.__name__}", lambda: fault(redis), nodes=redis.nodes)
 
 
 # --- alone ----------------------------------------------------------------------------------------
@@ -238,6 +234,6 @@ def refuse_writes(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS if ALL else KINDS[:1])
-def test_refused_writes(kind: Kind) -> None:
+async def test_refused_writes(kind: Kind) -> None:
     with running_server(kind) as redis:
-        play(redis.url, lambda rig: through(rig, f"{kind} refuse_writes", lambda: refuse_writes(redis), repeats=0))
+        await through(redis.url, f"{kind} refuse_writes", lambda: refuse_writes(redis), repeats=0)

@@ -9,7 +9,6 @@ import asyncio
 import base64
 import os
 import secrets
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -139,25 +138,22 @@ async def bulk(pair: Pair) -> None:
     assert p99(beside) < (max(1.5 * p99(without), SLACK) if LONG else 5000.0)
 
 
-def test_what_one_app_asks_for_does_not_hold_another() -> None:
+async def test_what_one_app_asks_for_does_not_hold_another() -> None:
     """Bulk, then audiences of nobody, then a slow replay and a slow webhook of the first app, on one service."""
     secret, port = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(), free_ports()
     more = (
         f'[apps.demo.webhook]\nurl = "http://127.0.0.1:{port}/"\nsecret = "{secret}"\nallow_private = true\nbatch = 1\n'
     )
 
-    async def main(record: Path) -> None:
-        async with open_pair(seed="two apps", more=more) as pair:
-            await bulk(pair)
-            await audiences_of_nobody(pair)
-            await a_slow_replay_and_a_slow_webhook(pair, record)
-
     with TemporaryDirectory(prefix="ps-") as folder:
         record = Path(folder) / "calls"
         words = [sys.executable, str(RECEIVER), str(port), secret, str(record), '["slow:14", "slow:14", "slow:14"]']
-        receiver = subprocess.Popen(words)
+        receiver = await asyncio.create_subprocess_exec(*words)
         try:
-            asyncio.run(main(record))
+            async with open_pair(seed="two apps", more=more) as pair:
+                await bulk(pair)
+                await audiences_of_nobody(pair)
+                await a_slow_replay_and_a_slow_webhook(pair, record)
         finally:
             receiver.kill()
-            receiver.wait()
+            await receiver.wait()
