@@ -675,6 +675,26 @@ async def test_what_is_given_back_of_a_shared_entry_is_taken_again(world: World)
     assert [counts(await store.pushes.status("shop", f"p{number}")) for number in range(4)] == [{"sent": 1}] * 4
 
 
+@pytest.mark.parametrize("days", [0.1, 28])
+async def test_what_ended_in_a_shared_entry_is_over_when_its_status_is_gone(days: float, world: World) -> None:
+    """The others wait for a route that is held for longer than a status is kept, and their dispatcher restarts."""
+    a = await world.store("a")
+    if not isinstance(a, Store):
+        return  # the store in memory keeps every status
+    made = [make_push(name) for name in ("ended", "waits")]
+    span = round(days * 86_400_000)
+    await accept_together(a, *(msgspec.structs.replace(each, expires_at=each.created_at + span) for each in made))
+    ended, waits = await take_all(a)
+    await a.queue.settle("shop", *all_of(ended))
+    await a.link.call("DEL", keys.push("shop", 0, "ended"))
+    next_one = await world.store("a")
+    (again,) = await take_all(next_one)
+    assert again.chunk == waits.chunk
+    await next_one.queue.settle("shop", *all_of(again))
+    assert await entries_of(next_one) == 0
+    assert sum((await next_one.gauges({"shop": ("apns",)})).pending.values()) == 0
+
+
 # --- receipts -------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from ..revoke.suppression import ERASED, NONE_LISTED, Listed, Suppression, accep
 from .contents import Contents, Decoded
 from .lanes import LaneState, bit_of
 from .quarantine import set_aside
-from .settling import Closed, written_of
+from .settling import Closed, is_short, written_of
 
 UnreadOf: TypeAlias = Callable[[str, Sequence[str]], Awaitable[Mapping[str, int]]]
 
@@ -279,8 +279,10 @@ class Opener(StorePart):
     async def _ask(self, app: str, shard: int, chunks: Sequence[Chunk]) -> list[list[int] | None]:
         """Return the indexes of the open targets of each of these chunks, or None where another version has recorded
         their turns."""
+        now = self._clock()
         asked = [
-            (chunk.push_id, chunk.total, chunk.turn, [target.index for target in chunk.targets]) for chunk in chunks
+            (chunk.push_id, chunk.total, chunk.turn, [target.index for target in chunk.targets], outlived(chunk, now))
+            for chunk in chunks
         ]
         answer: list[list[int] | None] = await self._link.script(
             "outstanding", [keys.pending(app, shard)], [keys.prefix(app, shard), _pack(asked)]
@@ -295,6 +297,12 @@ class Opener(StorePart):
             ids = await self._link.call("ZRANGE", keys.cancelled(app, shard), 0, -1) if epoch else []
             known = self._cancelled[app, shard] = (epoch, frozenset(push_id.decode() for push_id in ids))
         return known[1]
+
+
+def outlived(chunk: Chunk, now: int) -> bool:
+    """Return whether the only delivery of a push has ended if its status is gone: a status outlives what is open. An
+    entry of several pushes may outlive the status of one that ended long before the others."""
+    return chunk.total == 1 and not (is_short(chunk) and chunk.expires_at <= now)
 
 
 def counted(chunk: Chunk, unread: Mapping[str, int]) -> Chunk:
