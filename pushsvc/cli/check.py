@@ -25,7 +25,7 @@ from .output import Json, counted, print_json, print_table
 from .running import run
 
 if TYPE_CHECKING:
-    from ..settings import Settings
+    from ..settings.schema import Settings
 
 MARKS = {"ok": "green", "warning": "yellow", "error": "bold red"}
 

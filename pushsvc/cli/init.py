@@ -27,7 +27,7 @@ def init(
 
     An existing file is kept unless `--force` is given. Prints the path; the rest goes to standard error.
     """
-    from ..settings import NEW_FILE
+    from ..settings.schema import NEW_FILE
 
     path: Path = file or context.obj.config or NEW_FILE
     content = resources("pushsvc.settings").joinpath("example.toml").read_bytes()

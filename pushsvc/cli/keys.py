@@ -41,7 +41,7 @@ def new(
     json: Json = False,
 ) -> None:
     """Create a key and print it. It is shown only once."""
-    from ..settings import check_name
+    from ..settings.loading import check_name
 
     wanted = set(scope or ("push",))
     try:

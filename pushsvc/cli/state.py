@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ..lazily import import_without
 
 if TYPE_CHECKING:
-    from ..settings import Settings
+    from ..settings.schema import Settings
 
 
 PLAYGROUND: Final = Path("var/playground/pushsvc.toml")
@@ -65,7 +65,7 @@ class State:
 
     def server_url(self) -> str:
         """Return the URL by which this machine reaches the configured server. Raises `ConfigError`."""
-        from ..settings import load_server
+        from ..settings.loading import load_server
 
         self.find_playground()
         server = load_server(self.config, os.environ)

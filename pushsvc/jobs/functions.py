@@ -15,7 +15,7 @@ from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
 from ..ports.store import Store
 from ..runtime import Current, channel_rules, cleanup_plan, connect, eraser, route_table
-from ..settings import Settings
+from ..settings.schema import Settings
 from ..stages import replay as replays
 from ..stages.cleanup import LOCK, Progress, clean
 from ..stages.expand import fanout

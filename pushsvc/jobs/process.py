@@ -31,7 +31,7 @@ from ..background import until_pulse
 from ..errors import StoreError, StoreUnavailable
 from ..ports.store import Store
 from ..runtime.reload import ask_all, versions
-from ..settings import Settings
+from ..settings.schema import Settings
 from ..stages import cleanup
 from .functions import FUNCTIONS, Context, removed_apps
 from .webhooks import MOST, WebhookTasks

@@ -22,7 +22,7 @@ from .. import telemetry
 from ..errors import ConfigError, StoreError
 from ..ports.webhooks import WebhookClaim, Webhooks
 from ..runtime import Current, webhook_configs
-from ..settings import Settings
+from ..settings.schema import Settings
 from ..stages.webhooks.caller import open_caller
 from ..stages.webhooks.config import WebhookConfig
 from ..stages.webhooks.delivery import deliver

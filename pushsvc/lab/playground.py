@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import StoreOwned
-from ..settings import SIMULATED
+from ..settings.loading import SIMULATED
 from .simulator import SimulatorHandle, sections_of, simulator_process
 
 APP = "demo"

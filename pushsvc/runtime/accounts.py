@@ -26,7 +26,8 @@ from ..ports.provider import CREDENTIAL, REMOVED, OnOutcome, Provider
 from ..ports.store import Store
 from ..ports.work import RemovedRoute
 from ..providers import REGISTRY, live
-from ..settings import AppLive, AppSettings
+from ..settings.live import AppLive
+from ..settings.schema import AppSettings
 from ..stages.dispatch.dispatcher import Dispatcher
 from .opened import Closing, Mark, Opened, mark_of
 from .providers import expiry_of

@@ -16,7 +16,7 @@ from .. import telemetry
 from ..errors import BadGateway, Conflict, CredentialError
 from ..ports.channels import ChannelAccount
 from ..providers import REGISTRY
-from ..settings import AppSettings
+from ..settings.schema import AppSettings
 from .opened import Closing, Opened, mark_of
 
 IDLE: Final = 300.0

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..providers import REGISTRY
-from ..settings import Settings, load, settings_type
+from ..settings.loading import load
+from ..settings.schema import Settings, settings_type
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:

@@ -21,7 +21,8 @@ from ..live.wheel import running_wheel
 from ..model.delivery import Arrival
 from ..model.live import denied, network
 from ..ports.queue import Arrivals
-from ..settings import LiveSettings, Settings
+from ..settings.live import LiveSettings
+from ..settings.schema import Settings
 from .live_files import SPARE_FILES, live_tls, renew_tls
 from .parts import ending_with, following, quiet_gc, raise_file_limit
 from .plans import live_config

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..errors import ConfigError
 from ..net.tls import server_context
-from ..settings import LiveSettings
+from ..settings.live import LiveSettings
 
 SPARE_FILES: Final = 200
 """Files that a process opens beside the connections of devices: those to Redis, its metrics, its log."""

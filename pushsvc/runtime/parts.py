@@ -26,7 +26,7 @@ from ..model.devices import Environment
 from ..model.push import Platform, Route
 from ..ports.store import Store
 from ..ports.work import RemovedRoute
-from ..settings import Settings
+from ..settings.schema import Settings
 from ..stages import feedback
 from ..stages.dispatch.dispatcher import Dispatcher
 from .accounts import Accounts

@@ -22,7 +22,8 @@ from ..providers import REGISTRY
 from ..rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from ..rules.freeze import FreezePolicy
 from ..rules.policy import PrunePolicy, RetryPolicy
-from ..settings import AppLive, AppSettings, CleanupSettings, RetrySettings, Settings
+from ..settings.live import AppLive
+from ..settings.schema import AppSettings, CleanupSettings, RetrySettings, Settings
 from ..stages import cleanup, feedback
 from ..stages.dispatch.config import DispatchConfig
 from ..stages.dispatch.limits import RouteLimits

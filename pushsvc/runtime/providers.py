@@ -14,7 +14,7 @@ from ..ports.provider import Renderer
 from ..providers import REGISTRY, live
 from ..providers.files import as_finding
 from ..providers.kind import explain_any
-from ..settings import Settings
+from ..settings.schema import Settings
 
 
 def renderers() -> dict[Platform, Renderer]:

@@ -22,7 +22,8 @@ from msgspec import Struct, structs
 
 from ..background import until_pulse
 from ..errors import ConfigError
-from ..settings import AppLive, Settings
+from ..settings.live import AppLive
+from ..settings.schema import Settings
 from ..store import StoreConfig
 from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, claim, get_logger, systemd
 

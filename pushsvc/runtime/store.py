@@ -13,7 +13,8 @@ from .. import telemetry
 from ..background import unless
 from ..errors import PushsvcError, StoreOwned, StoreUnavailable
 from ..ports.store import Store
-from ..settings import Settings, is_simulated
+from ..settings.loading import is_simulated
+from ..settings.schema import Settings
 from ..store import (
     Fsync,
     StoreConfig,

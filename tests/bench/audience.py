@@ -36,7 +36,7 @@ from pushsvc.model.devices import ByTopic, ByWhere, Device
 from pushsvc.model.push import LANES, Content, Notification, Push
 from pushsvc.providers import REGISTRY
 from pushsvc.runtime.store import store_config
-from pushsvc.settings import Settings
+from pushsvc.settings.schema import Settings
 from pushsvc.store import Store, keys, open_store
 
 from .figures import record as note

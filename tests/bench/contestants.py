@@ -24,7 +24,7 @@ from pushsvc.lab.simulator import Address, apns_token, fcm_token
 from pushsvc.model.push import Content, Push, Route, Target
 from pushsvc.net.http2.transport import HTTPS, POST, Pool, authority, field, path
 from pushsvc.providers import REGISTRY
-from pushsvc.settings import LimitsSettings
+from pushsvc.settings.schema import LimitsSettings
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.dispatch.dispatcher import Dispatcher
 from pushsvc.stages.dispatch.limits import RouteLimits

@@ -17,7 +17,7 @@ import aiohttp
 
 from pushsvc import runtime, telemetry
 from pushsvc.lab.simulator import Credentials, Simulator, SimulatorConfig, SimulatorHandle, apns_token, fcm_token
-from pushsvc.settings import Settings
+from pushsvc.settings.schema import Settings
 
 KEY = "test-key-of-the-shop"
 PATIENCE = 60.0

@@ -17,7 +17,7 @@ from pushsvc.model.rates import Rate
 from pushsvc.ports.cleanup import ClocksApart
 from pushsvc.ports.limits import Bucket
 from pushsvc.runtime import Current
-from pushsvc.settings import AppSettings, Settings
+from pushsvc.settings.schema import AppSettings, Settings
 from pushsvc.stages.cleanup import LOCK, clean, sweeps
 from pushsvc.store import Store, keys, open_store, wall_clock
 from pushsvc.store.cleanup.cleanups import RedisCleanups

@@ -10,7 +10,7 @@ import pytest
 from pushsvc.api.config import ApiConfig
 from pushsvc.api.server import serve
 from pushsvc.runtime.plans import api_is_open
-from pushsvc.settings import MetricsSettings, ServerSettings, Settings
+from pushsvc.settings.schema import MetricsSettings, ServerSettings, Settings
 
 from .test_intake_kit import CONFIG, LOOP as LOOP, Service, Store, call
 

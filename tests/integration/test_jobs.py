@@ -32,7 +32,7 @@ from pushsvc.model.delivery import Ended, TokenDead
 from pushsvc.model.push import Route
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.runtime import Current
-from pushsvc.settings import Settings
+from pushsvc.settings.schema import Settings
 from pushsvc.stages.replay import BEHIND, STEP, Pace
 from pushsvc.store import Store, keys
 from pushsvc.store.link.connect import open_sync_redis

@@ -25,7 +25,7 @@ from pushsvc.ports.letters import ReplaySpec
 from pushsvc.ports.work import RemovedRoute
 from pushsvc.runtime import Current
 from pushsvc.runtime.state.conditions import read_conditions
-from pushsvc.settings import AppSettings, Settings
+from pushsvc.settings.schema import AppSettings, Settings
 from pushsvc.stages.expand import fanout
 from pushsvc.store import Store, keys, open_store
 

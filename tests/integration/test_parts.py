@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pushsvc import cli, runtime
-from pushsvc.settings import Settings, StoreSettings
+from pushsvc.settings.schema import Settings, StoreSettings
 
 from .harness import apns, fcm
 from .ports import free_ports

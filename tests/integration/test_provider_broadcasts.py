@@ -21,7 +21,7 @@ from pushsvc.ports.channels import ChannelAccount
 from pushsvc.providers.apns import Config, open_channels, open_provider
 from pushsvc.providers.apns.send import NAMESPACE
 from pushsvc.runtime.channels import OpenedChannels
-from pushsvc.settings import AppSettings
+from pushsvc.settings.schema import AppSettings
 
 from .provider_rig import Rig, rigged, section
 

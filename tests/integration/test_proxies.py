@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from pushsvc.live.peer import Request
 from pushsvc.live.sockets.http import HttpAnswer, HttpRoute
 from pushsvc.model.live import denied
-from pushsvc.settings import LiveSettings
+from pushsvc.settings.live import LiveSettings
 
 from .live_rig import LOOP as LOOP, Client, Gateway, Session, gateway, masked, upgrade_request
 from .ports import free_ports

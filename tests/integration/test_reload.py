@@ -23,7 +23,8 @@ from msgspec import structs
 from pushsvc import runtime
 from pushsvc.runtime.plans import live_config
 from pushsvc.runtime.reload import _fixed
-from pushsvc.settings import AppLive, AppSettings, Settings
+from pushsvc.settings.live import AppLive
+from pushsvc.settings.schema import AppSettings, Settings
 
 from .harness import KEY, Service, apns, fcm, running_service
 from .servers import ask

@@ -18,7 +18,7 @@ from pushsvc import runtime
 from pushsvc.lab.simulator import Simulator
 from pushsvc.model.delivery import Sent, Throttled, TokenDead, Unavailable
 from pushsvc.runtime.plans import ages, retry_policy
-from pushsvc.settings import CleanupSettings, RetrySettings
+from pushsvc.settings.schema import CleanupSettings, RetrySettings
 
 from ..fakes.threepart import PLATFORM, Subscription, registered, subscription
 from .harness import Service, running_service

@@ -25,7 +25,7 @@ from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Holding, Prune, PrunedFilter
 from pushsvc.runtime import Current
-from pushsvc.settings import Settings
+from pushsvc.settings.schema import Settings
 from pushsvc.stages.cleanup import Ages, clean, sweeps
 from pushsvc.store import Store, keys
 from pushsvc.store.keyring.keyring import RedisKeyRing

@@ -24,7 +24,7 @@ from pushsvc.cli.service.up import example, playground_folder, speaker
 from pushsvc.cli.state import local_url
 from pushsvc.lab.simulator import apns_token
 from pushsvc.runtime import load_settings
-from pushsvc.settings import SIMULATED
+from pushsvc.settings.loading import SIMULATED
 
 from ..unit.test_systemd import Heard
 from .harness import apns, fcm

@@ -18,7 +18,8 @@ from pushsvc.model.codec import encode_event
 from pushsvc.model.signing import write_secret
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.runtime import Current, webhook_configs
-from pushsvc.settings import AppSettings, Settings, WebhookSettings
+from pushsvc.settings.schema import AppSettings, Settings
+from pushsvc.settings.webhook import WebhookSettings
 from pushsvc.store import Store, keys
 
 from .servers import KINDS, Server

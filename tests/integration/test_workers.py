@@ -21,7 +21,8 @@ from pushsvc.runtime.state import conditions
 from pushsvc.runtime.state.conditions import watching
 from pushsvc.runtime.state.figures import Current
 from pushsvc.runtime.state.workers import read_unserved, unserved
-from pushsvc.settings import AppLive, AppSettings, Settings
+from pushsvc.settings.live import AppLive
+from pushsvc.settings.schema import AppSettings, Settings
 from pushsvc.store import Store, StoreConfig, open_store
 
 from .harness import running_service

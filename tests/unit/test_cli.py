@@ -51,8 +51,8 @@ from pushsvc.runtime.checks.check import (
 )
 from pushsvc.runtime.checks.configuration import faults_of
 from pushsvc.runtime.state.admin import concerns
-from pushsvc.settings import SIMULATED, Settings
-from pushsvc.settings.schema import AppSettings, KeySettings, LoggingSettings
+from pushsvc.settings.loading import SIMULATED
+from pushsvc.settings.schema import AppSettings, KeySettings, LoggingSettings, Settings
 
 
 @pytest.fixture(autouse=True)

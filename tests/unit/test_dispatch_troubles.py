@@ -14,7 +14,7 @@ from pushsvc.model.push import Message, Platform, Push, Route, Target
 from pushsvc.ports.provider import OnOutcome
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.runtime.plans import retry_policy
-from pushsvc.settings import RetrySettings
+from pushsvc.settings.schema import RetrySettings
 from pushsvc.stages.dispatch.config import DispatchConfig
 
 from .dispatch_fakes import FakeProvider, counts as counts_of, many, memory_store, push

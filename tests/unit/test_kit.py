@@ -20,8 +20,8 @@ import yaml
 
 from pushsvc import cli
 from pushsvc.runtime import load_settings
-from pushsvc.settings import LiveSettings, Settings
-from pushsvc.settings.schema import MetricsSettings, ServerSettings
+from pushsvc.settings.live import LiveSettings
+from pushsvc.settings.schema import MetricsSettings, ServerSettings, Settings
 
 from ..pages import ROOT
 from .test_readme import TABLES

@@ -34,7 +34,8 @@ from pushsvc.runtime.checks.live import (
     check_origins,
     check_port,
 )
-from pushsvc.settings import AppLive, AppSettings, LiveRule, LiveSettings, Settings
+from pushsvc.settings.live import AppLive, LiveRule, LiveSettings
+from pushsvc.settings.schema import AppSettings, Settings
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NOW = datetime(2026, 11, 29, tzinfo=UTC)

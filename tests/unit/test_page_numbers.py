@@ -27,7 +27,7 @@ from pushsvc.providers.live import render as live_render
 from pushsvc.rules import gcra, policy
 from pushsvc.runtime import live as runtime_live
 from pushsvc.runtime.state import admin as admin_state
-from pushsvc.settings import Settings
+from pushsvc.settings.schema import Settings
 from pushsvc.stages.dispatch import health, limits, settling, watch
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.feedback import stage as feedback

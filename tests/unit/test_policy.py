@@ -26,7 +26,7 @@ from pushsvc.model.delivery import (
 from pushsvc.model.push import Chunk, Fallback, Message
 from pushsvc.rules.policy import LONGEST, Blame, RetryPolicy, backoff, decide
 from pushsvc.runtime.plans import retry_policy
-from pushsvc.settings import RetrySettings
+from pushsvc.settings.schema import RetrySettings
 
 NOW = 1_000_000
 FAILED = Ended("failed", dead_letter=True)

@@ -10,7 +10,7 @@ import pytest
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.runtime.state import figures
-from pushsvc.settings import Settings
+from pushsvc.settings.schema import Settings
 
 
 async def _no_conditions(_: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from msgspec import NODEFAULT, Struct, structs
 from prometheus_client.metrics import MetricWrapperBase
 
 import pushsvc.live.sockets.server  # noqa: F401  # its refusals stand in the table of errors
-from pushsvc import cli, runtime, settings, telemetry
+from pushsvc import cli, runtime, telemetry
 from pushsvc.api import guide, openapi
 from pushsvc.api.answers import Status
 from pushsvc.api.config import ApiConfig
@@ -33,6 +33,7 @@ from pushsvc.model.delivery import Ended, Outcome, Retry, Unavailable
 from pushsvc.model.devices import Device
 from pushsvc.model.live import Order
 from pushsvc.model.push import Chunk, Message
+from pushsvc.model.rates import Rate, parse_rate
 from pushsvc.ports import cleanup
 from pushsvc.problems import TYPE_BASE
 from pushsvc.providers import REGISTRY
@@ -42,6 +43,7 @@ from pushsvc.rules.where.fields import fields_at
 from pushsvc.runtime.configuration import configured_type
 from pushsvc.runtime.plans import retry_policy
 from pushsvc.settings.environment import sections_of
+from pushsvc.settings.schema import AppSettings, CleanupSettings, RetrySettings
 
 from ..pages import EVERYTHING, PAGES, README, ROOT, TEXTS, blocks, code_in, prose, section_of, tables
 from ..sources import MODULES, PACKAGE, nodes_of
@@ -136,7 +138,7 @@ def _keys() -> Iterator[tuple[str, Any]]:
     for section, kind in sections_of(configured_type(), SECTIONS).items():
         if section != "apps":
             yield from _of_section(section, kind)
-    for section, kind in sections_of(settings.AppSettings, SECTIONS).items():
+    for section, kind in sections_of(AppSettings, SECTIONS).items():
         yield from _of_key(f"apps.NAME.{section}", kind)
 
 
@@ -172,8 +174,8 @@ def test_every_key_of_the_configuration_with_its_default() -> None:
             continue
         (text,) = code_in(cell)
         reported = tomllib.loads(f"value = {text}")["value"]
-        if default is None or isinstance(default, settings.Rate):
-            reported = settings.parse_rate(reported)
+        if default is None or isinstance(default, Rate):
+            reported = parse_rate(reported)
         assert reported == _written(default), name
         assert type(reported) is type(_written(default)), name
         assert meaning, name
@@ -209,7 +211,7 @@ def test_keys_without_effect_are_those_that_nothing_reads() -> None:
         if "settings" not in file.parts:
             used |= {node.attr for node in nodes_of(file) if isinstance(node, ast.Attribute)}
     # Read by the name of their provider; `test_runtime` has their effect.
-    for section in (settings.RetrySettings, settings.CleanupSettings):
+    for section in (RetrySettings, CleanupSettings):
         whole = next(kind for kind in structs.fields(configured_type()) if kind.type.__name__ == section.__name__)
         used |= set(whole.type.__struct_fields__) - set(section.__struct_fields__)
     for name, (_, _, meaning) in zip(_names("key"), TABLES["key"], strict=True):
@@ -344,7 +346,7 @@ def test_every_error() -> None:
 # --- what an answer does ------------------------------------------------------------------------
 
 
-RETRY = retry_policy(settings.RetrySettings())
+RETRY = retry_policy(RetrySettings())
 
 
 def _chunk(platform: str) -> Chunk:

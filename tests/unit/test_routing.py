@@ -18,7 +18,7 @@ from pushsvc.model.push import Message, Platform, Push, Route, Target
 from pushsvc.model.routing import RouteTable, path_name, path_of, platform_of, reachable, table_of
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.kind import no_environment
-from pushsvc.settings import load
+from pushsvc.settings.loading import load
 from pushsvc.stages.dispatch.holdings import NO_ROUTE
 
 from .dispatch_fakes import FakeProvider, memory_store, push

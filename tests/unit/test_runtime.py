@@ -39,7 +39,8 @@ from pushsvc.runtime.plans import ages, api_apps, dispatch_config, feedback_conf
 from pushsvc.runtime.state.app_stats import lanes_of
 from pushsvc.runtime.state.figures import show_frozen, show_gauges, show_webhooks
 from pushsvc.runtime.store import store_config
-from pushsvc.settings import CleanupSettings, LiveSettings, RetrySettings, Settings
+from pushsvc.settings.live import LiveSettings
+from pushsvc.settings.schema import CleanupSettings, RetrySettings, Settings
 from pushsvc.stages.cleanup import Ages
 from pushsvc.stages.feedback import FeedbackConfig
 from pushsvc.store import StoreConfig

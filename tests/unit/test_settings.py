@@ -14,19 +14,14 @@ from hypothesis import given, strategies as st
 from msgspec import Struct, structs
 
 from pushsvc.errors import ConfigError
+from pushsvc.model.rates import Rate, parse_rate
 from pushsvc.providers import REGISTRY
 from pushsvc.runtime import load_settings
 from pushsvc.runtime.configuration import configured_type
-from pushsvc.settings import (
-    AppLive,
-    LimitsSettings,
-    Rate,
-    RedisSettings,
-    Settings,
-    WebhookSettings,
-    load,
-    parse_rate,
-)
+from pushsvc.settings.live import AppLive
+from pushsvc.settings.loading import load
+from pushsvc.settings.schema import LimitsSettings, RedisSettings, Settings
+from pushsvc.settings.webhook import WebhookSettings
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
 

@@ -13,9 +13,13 @@ from msgspec import Struct, structs
 
 from pushsvc.decoding import expected
 from pushsvc.errors import ConfigError
+from pushsvc.model.rates import Rate
 from pushsvc.providers import REGISTRY
 from pushsvc.runtime.configuration import configured_type
-from pushsvc.settings import AppLive, KeySettings, LimitsSettings, LiveRule, Rate, Settings, WebhookSettings, load
+from pushsvc.settings.live import AppLive, LiveRule
+from pushsvc.settings.loading import load
+from pushsvc.settings.schema import KeySettings, LimitsSettings, Settings
+from pushsvc.settings.webhook import WebhookSettings
 from pushsvc.wording import TOML
 
 

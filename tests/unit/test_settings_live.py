@@ -19,9 +19,11 @@ from pushsvc.errors import ConfigError
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.sockets.origins import origin_rule
 from pushsvc.model.live import Denied, Endpoint, client_address, denied, endpoints_of, is_in, own_endpoints
+from pushsvc.model.rates import Rate
 from pushsvc.runtime.plans import live_config
 from pushsvc.runtime.store import store_config
-from pushsvc.settings import AppLive, LiveRule, LiveSettings, Rate, Settings
+from pushsvc.settings.live import AppLive, LiveRule, LiveSettings
+from pushsvc.settings.schema import Settings
 
 SECRET = "a secret of at least thirty-two bytes"
 APNS = "[apps.a.apns]\nkey_file = 'k.p8'\nkey_id = 'KEY1234567'\nteam_id = 'TEAM123456'\ntopic = 't'\n"

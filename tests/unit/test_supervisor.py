@@ -20,8 +20,7 @@ from pushsvc.cli.process import LISTENS, PID_BYTES
 from pushsvc.cli.service import children
 from pushsvc.cli.service.children import LIFELINE, Child, Forked, Ready, children_of, forked
 from pushsvc.cli.service.supervisor import Supervisor, watch_lifeline
-from pushsvc.settings import Settings
-from pushsvc.settings.schema import JobsSettings
+from pushsvc.settings.schema import JobsSettings, Settings
 from pushsvc.telemetry import SharedFolder
 
 from .virtual_time import VirtualLoop, run, until

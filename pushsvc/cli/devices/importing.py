@@ -35,7 +35,7 @@ from .lines import Format
 if TYPE_CHECKING:
     from ...api.devices.importing import Taken
     from ...api.rules import Rules
-    from ...settings import Settings
+    from ...settings.schema import Settings
 
 ANEW = "import without --resume"
 SAVE_EVERY = 1.0

@@ -39,7 +39,7 @@ from ..running import run
 
 if TYPE_CHECKING:
     from ...api.devices.importing import Taken
-    from ...settings import Settings
+    from ...settings.schema import Settings
     from ...stages.cleanup import Progress
     from ..state import State
 

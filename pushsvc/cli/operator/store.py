@@ -25,7 +25,7 @@ from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.live import EventCounts
 from ...ports.pushes import ListedPush, PushFilter
 from ...ports.registry import PrunedFilter
-from ...settings import Settings
+from ...settings.schema import Settings
 from ..pushes.failed import PAGE
 from .operator import (
     DEVICE_FIELDS,

@@ -20,7 +20,7 @@ from ..instants import parse_instant
 from ..output import Json, cell, print_json, print_table
 
 if TYPE_CHECKING:
-    from ...settings import Settings
+    from ...settings.schema import Settings
 
 COLUMNS = ("at", "app", "push_id", "platform", "reason", "status", "attempts", "device_id", "token_hash")
 PAGE = 1000

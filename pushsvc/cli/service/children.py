@@ -30,7 +30,7 @@ from .. import COMMANDS, process
 from ..files import temporary_folder
 
 if TYPE_CHECKING:
-    from ...settings import Settings
+    from ...settings.schema import Settings
     from ..state import State
 
 LIFELINE = "PUSHSVC_LIFELINE"

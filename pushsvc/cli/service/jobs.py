@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ...settings import Settings
+from ...settings.schema import Settings
 from .parts import Processes, report_ready, run_part
 
 Feedback = Annotated[bool, typer.Option("--feedback", help="Act on dead tokens too, in the same processes.")]

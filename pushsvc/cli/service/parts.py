@@ -17,7 +17,7 @@ import typer
 import uvloop
 
 from ... import runtime
-from ...settings import Settings
+from ...settings.schema import Settings
 from ..files import temporary_folder
 from .children import LIFELINE, Child, Ready, child_of, forked_parts
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import uvloop
 
-from ...settings import Settings, is_simulated
+from ...settings.loading import is_simulated
+from ...settings.schema import Settings
 from .children import Ready, children_of, forked_parts
 from .parts import until_signalled
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ... import runtime, telemetry
 from ...errors import ConfigError
-from ...settings import Settings
+from ...settings.schema import Settings
 from ...wording import other_port
 from ..get import get
 from ..state import local_url

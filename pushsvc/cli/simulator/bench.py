@@ -31,7 +31,7 @@ from ..pushes.follow import ended
 from ..running import run
 
 if TYPE_CHECKING:
-    from ...settings import Settings
+    from ...settings.schema import Settings
 
 SAMPLE = 200
 """The number of pushes whose deliveries are read one by one, for the latencies."""

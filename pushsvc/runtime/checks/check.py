@@ -19,7 +19,7 @@ from ...ports.conditions import Condition
 from ...ports.provider import REMOVED
 from ...ports.store import Inspection, Store
 from ...ports.work import RemovedRoute
-from ...settings import Settings
+from ...settings.schema import Settings
 from ...stages.webhooks.checks import check
 from ..plans import routes_of, webhook_configs
 from ..providers import check_credentials

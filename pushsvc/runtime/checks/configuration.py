@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...errors import ConfigError
 from ...ports.admin import CheckFinding
-from ...settings import Settings
+from ...settings.schema import Settings
 from ..configuration import load_settings
 
 

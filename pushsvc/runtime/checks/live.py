@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from ...errors import ConfigError
 from ...model.finding import Finding
 from ...providers.files import check_dates, check_private
-from ...settings import AppLive, AppSettings, LiveSettings, Settings
-from ...settings.schema import PARTS
+from ...settings.live import AppLive, LiveSettings
+from ...settings.schema import PARTS, AppSettings, Settings
 from ..live_files import SPARE_FILES, live_tls, read_public_key
 from ..plans import live_endpoints
 

@@ -9,7 +9,7 @@ from ...errors import ConfigError
 from ...model.finding import Finding
 from ...ports.admin import CheckFinding
 from ...providers import REGISTRY
-from ...settings import Settings
+from ...settings.schema import Settings
 from ...stages.webhooks.caller import trial_call
 from ...stages.webhooks.config import WebhookConfig
 from ..plans import webhook_configs

@@ -35,7 +35,7 @@ from ...ports.figures import SLOT
 from ...ports.store import Store
 from ...ports.webhooks import DeadBatch
 from ...rules.freeze import Answers, slots_around
-from ...settings import Settings
+from ...settings.schema import Settings
 from ...stages import cleanup, feedback
 from ...stages.webhooks.caller import trial_call
 from ...stages.webhooks.config import WebhookConfig

@@ -33,7 +33,7 @@ from ...ports.figures import SLOT, AppGauges
 from ...ports.store import Store
 from ...ports.work import Worker
 from ...rules.freeze import SLOT_MS, Answers
-from ...settings import Settings
+from ...settings.schema import Settings
 from ..providers import expiry_of
 from ..reload import applied_at, refused_since, unapplied
 from .conditions import StoreConditions

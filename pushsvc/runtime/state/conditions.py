@@ -22,7 +22,7 @@ from ...ports.queue import NOTE
 from ...ports.store import Store
 from ...ports.work import Worker
 from ...rules.bound import Bound
-from ...settings import Settings
+from ...settings.schema import Settings
 from ...stages.webhooks.trouble import troubles_of
 from .figures import Current, StoreFigures, frozen_routes, webhook_standings
 from .workers import REPORTS, read_unserved

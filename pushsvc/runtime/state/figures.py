@@ -18,7 +18,7 @@ from ...ports.figures import Gauges
 from ...ports.store import Store
 from ...ports.webhooks import Standing, Webhooks
 from ...ports.work import Worker
-from ...settings import Settings
+from ...settings.schema import Settings
 from ...stages import feedback
 from ..plans import feedback_config, routes_of, webhook_configs
 

@@ -10,7 +10,7 @@ from ...ports.admin import PreviewedMessage
 from ...ports.provider import Preview
 from ...providers import REGISTRY
 from ...providers.live.render import LIMIT as LIVE_LIMIT
-from ...settings import Settings
+from ...settings.schema import Settings
 
 
 def previewed(settings: Settings, push: Push) -> list[PreviewedMessage]:

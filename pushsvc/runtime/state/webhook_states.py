@@ -11,7 +11,7 @@ from ...model.instants import instant
 from ...ports.admin import DeadBatchRow, WebhookCallRow, WebhookState
 from ...ports.store import Store
 from ...ports.webhooks import DeadBatch, Standing, WebhookCallNote, Webhooks
-from ...settings import Settings
+from ...settings.schema import Settings
 from ...stages.webhooks.config import WebhookConfig
 from ...stages.webhooks.trouble import troubles_of
 from ..plans import webhook_configs

@@ -18,7 +18,7 @@ from ...model.push import Route
 from ...ports.conditions import Condition, condition
 from ...ports.store import Store
 from ...ports.work import Configured, RemovedRoute, Worker
-from ...settings import Settings
+from ...settings.schema import Settings
 from ..plans import routes_of
 from ..reload import refusal, refused_since, unapplied
 from .flow import noting
