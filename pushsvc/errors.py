@@ -33,7 +33,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 SILENT_REDIS: Final = (
-    "see that Redis runs: `redis-cli ping` must answer at once where redis.url says; restart one that hangs"
+    "see that Redis runs: `redis-cli ping` must answer at once where redis.url says; restart one that hangs. Of the "
+    "embedded store, see `store.log` and `server.pid` in store.data_dir"
 )
 """What to do about a Redis that gives no answer."""
 

@@ -60,7 +60,7 @@ def new(
     else:
         typer.echo(f"The key {name!r} of {app}; it is not shown again:", err=True)
         print(made.text)
-        typer.echo(f"Its SHA-256, to put it into a configuration instead: {made.sha256}", err=True)
+        typer.echo(f"Its SHA-256, to put it into a configuration instead:\n{made.sha256}", err=True)
 
 
 @keys.command("list")

@@ -217,8 +217,9 @@ async def test_the_figures_come_as_a_stream_that_ends_with_the_server() -> None:
 
 
 async def test_the_page_is_framed_by_none_and_runs_nothing_but_its_files(service: Service) -> None:
-    root = await call(service, "GET", "/", key=None)
-    assert (root.status, root.headers["location"]) == (303, "/console")
+    for path in ("/", "/console/"):
+        root = await call(service, "GET", path, key=None)
+        assert (root.status, root.headers["location"]) == (303, "/console")
     pages = [
         await call(service, "GET", path, key=None)
         for path in ("/console", "/console/pushes?state=sending", "/console/devices/a%2Fb", "/console/x/%7B%22")

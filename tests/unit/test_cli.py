@@ -311,6 +311,11 @@ def test_a_held_route_is_not_shown_beside_its_cause() -> None:
     assert once([*held, good, cause]) == [held[1], good, cause]
 
 
+def test_a_held_route_is_found_with_its_remedy() -> None:
+    (found,) = judge_held({"shop/apns": "InvalidProviderToken: correct `key_file`"})
+    assert (found.what, found.fix) == ("the route is currently held: InvalidProviderToken", "correct `key_file`")
+
+
 def test_a_check_shows_the_log_of_connections_only_where_it_was_asked_for() -> None:
     assert _quiet(Settings()).logging.level == "warning"
     asked = Settings(logging=LoggingSettings(level="debug"))

@@ -16,6 +16,7 @@ _session: Final = rows("admin", under="/console/", in_document=False)
 _file: Final = rows(under=STATIC + "/{version}/", in_document=False, headers=(calls.CODINGS,), raises=(NotFound,))
 
 _SESSION: Final = Answer(200, "The session.", calls.SessionDocument)
+_PLACE: Final = Answer(303, "The place of the console.", media="text/plain", no_store=False)
 _HTML: Final = Answer(200, "The page.", media="text/html")
 _FILE: Final = Answer(200, "The file.", media="text/javascript", no_store=False)
 
@@ -26,11 +27,8 @@ _PAGE: Final = PathParam("page", "The page.")
 _ITEM: Final = PathParam("item", "What the page shows.")
 
 CALLS: Final = (
-    _row(
-        *("GET /", "get_root", calls.get_root),
-        "Get to the console.",
-        Answer(303, "The place of the console.", media="text/plain", no_store=False),
-    ),
+    _row("GET /", "get_root", calls.get_root, "Get to the console.", _PLACE),
+    _row("GET /console/", "get_console_folder", calls.get_root, "Get to the console.", _PLACE),
     _session(
         *("POST session", "post_session", calls.post_session),
         *("Begin a session of the console.", _SESSION),

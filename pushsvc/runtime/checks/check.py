@@ -23,7 +23,7 @@ from ...settings.schema import Settings
 from ...stages.webhooks.checks import check
 from ..plans import routes_of, webhook_configs
 from ..providers import check_credentials
-from ..state.conditions import read_conditions
+from ..state.conditions import parts_of, read_conditions
 from ..state.removal import removal_of
 from ..store import open_running_store, open_trial_store, running_store_url
 from .configuration import check_on_disk, in_use
@@ -171,7 +171,8 @@ def judge_held(held: Mapping[str, str]) -> Iterator[CheckFinding]:
     Pure."""
     for name, why in held.items():
         app, _, route = name.partition("/")
-        yield CheckFinding(f"apps.{app}.{route.replace('/', '.')}", "warning", f"{HELD}: {why}")
+        _, cause, remedy = parts_of(why)
+        yield CheckFinding(f"apps.{app}.{route.replace('/', '.')}", "warning", f"{HELD}: {cause}", remedy)
 
 
 def judge_conditions(conditions: Sequence[Condition]) -> Iterator[CheckFinding]:
