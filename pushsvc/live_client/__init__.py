@@ -5,9 +5,15 @@
     from centrifuge import Client
     from pushsvc.live_client import FileStorage, LiveClient
 
+    async def show(message):
+        print(message.id, message.data.get("notification"))
+
     client = Client("wss://push.example.com/connection/websocket", token=token, get_token=get_token)
     live = LiveClient(client, show, storage=FileStorage("live.json"))
     await live.connect()
+
+`token` is that of `POST /v1/devices/{id}/token`, which your server asks for, and the URL one of its `endpoints`;
+`async def get_token()` returns a new one.
 
 Messages come from four sources that overlap: the open connection, what is sent again, history, and the copies that a
 provider brings. They meet here: each message is handled once, in the order of the device's stream, and acknowledged
