@@ -71,13 +71,16 @@ class Page:
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the protocol; its result."""
-        number = next(self._numbers)
-        self._answers[number] = asyncio.get_running_loop().create_future()
-        await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        reported = await asyncio.wait_for(self._answers[number], PATIENCE)
+        reported = await asyncio.wait_for(await self._ask(method, parameters), PATIENCE)
         assert "error" not in reported, (method, reported)
         result: dict[str, Any] = reported["result"]
         return result
+
+    async def _ask(self, method: str, parameters: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
+        number = next(self._numbers)
+        self._answers[number] = asyncio.get_running_loop().create_future()
+        await self._socket.send_json({"id": number, "method": method, "params": parameters})
+        return self._answers[number]
 
     async def open(self, url: str) -> None:
         """Go there and wait until all of it is loaded."""
@@ -105,6 +108,8 @@ class Page:
         file.write_bytes(base64.b64decode(reported["data"]))
 
     async def close(self) -> None:
+        """Let the browser end, which may be gone before it has answered."""
+        await self._ask("Browser.close", {})
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
 
@@ -135,7 +140,6 @@ async def browser() -> AsyncIterator[Page]:
                     for domain in ("Network", "Page", "Log", "Runtime"):
                         await page.call(f"{domain}.enable")
                     yield page
-                    await page.call("Browser.close")
                     await page.close()
             await asyncio.wait_for(process.wait(), PATIENCE)
         finally:
