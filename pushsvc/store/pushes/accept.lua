@@ -10,8 +10,9 @@
 --
 -- A push to one target that is to be sent at once is single. It costs the server least: those of a lane share entries. If
 -- it is also short (`settling.is_short`), its status has a lifetime from here on, and nothing has to be set at its end. Any
--- other status has none while deliveries of its push are open: the step that ends the last of them sets it. The chunks of a scheduled push wait beside the lanes until launch.lua moves them there; until then its deliveries are counted
--- as `scheduled`. An encoded push has an audience: it has no chunks yet, and expand.lua continues from here when it is due.
+-- other status has none while deliveries of its push are open: the step that ends the last of them sets it. The chunks of a
+-- scheduled push wait beside the lanes until launch.lua moves them there; until then its deliveries are counted as
+-- `scheduled`. An encoded push has an audience: it has no chunks yet, and expand.lua continues from here when it is due.
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 status TTL in ms; 3 TTL of a record in ms; 4 number of calls with a key; then for each of them
