@@ -68,7 +68,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "audience": Bench("a push to a million devices", 240),
     "devices": Bench("import, export and cleanup of a million devices", 240),
     "live_sockets": Bench("open WebSockets beside other servers", 60),
-    "live_beside": Bench("the live channel beside Centrifugo", 300),
+    "live_beside": Bench("the live channel beside Centrifugo and a bare protocol", 330),
     "live_heartbeats": Bench("how often devices are pinged", 20),
     "live_many": Bench("2,000 phones of one gateway", 60),
     "live_cut": Bench("50,000 phones cut at once", 240),

@@ -2,9 +2,11 @@
 
     python -m tests.bench.live_beside [idle] [traffic] [away] [--phones 50000] [--online 10000] [--rounds 3]
 
-Centrifugo takes part where a build of it is on the PATH, or named by `CENTRIFUGO`. All processes of a server have the
-first core; the phones, the callers and Redis have the last one. Each publication is acknowledged by an RPC: ours ends
-the delivery and moves the cursor of the device by it, Centrifugo has nothing to do for it and answers its RPC `ping`.
+Centrifugo takes part where a build of it is on the PATH, or named by `CENTRIFUGO`. In `traffic` a bare protocol on
+uvloop does too, which keeps nothing and checks nothing: no server in Python can be cheaper. All processes of a server
+have the first core; the phones, the callers and Redis have the last one. Each publication is acknowledged by an RPC:
+ours ends the delivery and moves the cursor of the device by it, Centrifugo has nothing to do for it and answers its
+RPC `ping`.
 
 `idle`: connections without traffic. Bytes of the kernel are of one end. `traffic`: both servers run, and take turns.
 `away`: bytes of Redis for a message to a device that is not connected. A rate "a core" is that of one second of CPU
@@ -20,10 +22,11 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -167,6 +170,19 @@ async def open_ours(folder: Path, secret: str, processes: int, cores: tuple[int,
             await client.aclose()
 
 
+def _published(mark: str) -> dict[str, Any]:
+    """Return the data of a publication, with the fields that it has with us."""
+    return {
+        "id": "01J" + "x" * 23,
+        "at": "2026-12-01T09:00:00.000Z",
+        "expires_at": "2026-12-29T09:00:00.000Z",
+        "lane": "normal",
+        "notification": {"title": TITLE},
+        "data": {"t": mark},
+        "unread": 1,
+    }
+
+
 @asynccontextmanager
 async def open_centrifugo(folder: Path, secret: str, processes: int, cores: tuple[int, int]) -> AsyncIterator[Server]:
     """Start nodes of Centrifugo."""
@@ -200,19 +216,6 @@ async def open_centrifugo(folder: Path, secret: str, processes: int, cores: tupl
         try:
             for port in ports:
                 await until_listening(port)
-
-            def data(mark: str) -> Any:
-                """What a device of ours gets has these fields too."""
-                return {
-                    "id": "01J" + "x" * 23,
-                    "at": "2026-12-01T09:00:00.000Z",
-                    "expires_at": "2026-12-29T09:00:00.000Z",
-                    "lane": "normal",
-                    "notification": {"title": TITLE},
-                    "data": {"t": mark},
-                    "unread": 1,
-                }
-
             header = f"X-API-Key: {key}"
             yield Server(
                 name="Centrifugo",
@@ -224,10 +227,12 @@ async def open_centrifugo(folder: Path, secret: str, processes: int, cores: tupl
                 redis=client,
                 redis_pid=int((await client.info("server"))["process_id"]),
                 single=lambda device, mark: request(
-                    "/api/publish", header, {"channel": f"device:{device}", "data": data(mark)}
+                    "/api/publish", header, {"channel": f"device:{device}", "data": _published(mark)}
                 ),
                 many=lambda devices, mark: request(
-                    "/api/broadcast", header, {"channels": [f"device:{each}" for each in devices], "data": data(mark)}
+                    "/api/broadcast",
+                    header,
+                    {"channels": [f"device:{each}" for each in devices], "data": _published(mark)},
                 ),
             )
         finally:
@@ -237,7 +242,40 @@ async def open_centrifugo(folder: Path, secret: str, processes: int, cores: tupl
                 node.wait()
 
 
-OPEN: Final = {"pushsvc": open_ours, "centrifugo": open_centrifugo}
+@asynccontextmanager
+async def open_bare(folder: Path, secret: str, processes: int, cores: tuple[int, int]) -> AsyncIterator[Server]:
+    """Start the bare protocol, which is the limit of what Python can do, and has no use for Redis."""
+    async with redis_server({cores[1]}) as url:
+        port = free_port()
+        pin(0, {cores[0]})
+        bare = subprocess.Popen([sys.executable, "-m", "tests.bench.live_bare", str(port)])  # noqa: ASYNC220  # nothing else runs yet
+        pin(0, {cores[1]})
+        client = redis.asyncio.Redis.from_url(url)
+        try:
+            await until_listening(port)
+
+            def push(devices: Sequence[str], mark: str) -> bytes:
+                return request("/", "Accept: */*", {"devices": devices, "data": _published(mark)})
+
+            yield Server(
+                name="bare protocol",
+                port=port,
+                ports=[port],
+                parts={"server": [bare.pid]},
+                gateways=[bare.pid],
+                redis_url=url,
+                redis=client,
+                redis_pid=int((await client.info("server"))["process_id"]),
+                single=lambda device, mark: push([device], mark),
+                many=push,
+            )
+        finally:
+            await client.aclose()
+            bare.kill()
+            bare.wait()
+
+
+OPEN: Final = {"pushsvc": open_ours, "centrifugo": open_centrifugo, "bare": open_bare}
 
 
 def centrifugo() -> str | None:
@@ -315,19 +353,26 @@ class Figures:
         """Record our own figures and the ratios, for `make bench`. A rate is what has `/s` in its words, and the rest
         is less where it is better."""
         for words, by_name in self._found.items():
-            ours, theirs = by_name.get("pushsvc"), by_name.get("Centrifugo")
-            if ours and theirs and all(theirs):
-                name = f"{words.strip()}, of Centrifugo's"
+            for peer, ours, theirs in _beside(by_name):
+                name = f"{words.strip()}, of {peer}'s"
                 record(name, "share" if "/s" in words else "x", *(a / b for a, b in zip(ours, theirs, strict=True)))
 
     def show(self) -> None:
-        """Print the medians, each beside the other server's."""
+        """Print the medians, and ours as a share of each of the others."""
         for words, by_name in self._found.items():
-            line = "  ".join(f"{name} {median(values):>11,.1f}" for name, values in by_name.items())
-            ours, theirs = by_name.get("pushsvc"), by_name.get("Centrifugo")
-            if ours and theirs and median(theirs):
-                line += f"  ratio {median(ours) / median(theirs):6.2f}"
-            print(f"{words:<58} {line}", flush=True)
+            values = "  ".join(f"{name} {median(values):>11,.1f}" for name, values in by_name.items())
+            shares = "".join(
+                f"  {median(ours) / median(theirs):6.2f} of {peer}'s" for peer, ours, theirs in _beside(by_name)
+            )
+            print(f"{words:<58} {values}{shares}", flush=True)
+
+
+def _beside(by_name: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, Sequence[float], Sequence[float]]]:
+    """Yield each other server with our values and its own, where both have some."""
+    ours = by_name.get("pushsvc")
+    for name, theirs in by_name.items():
+        if name != "pushsvc" and ours and all(theirs):
+            yield name, ours, theirs
 
 
 async def connect(server: Server, phones: Sequence[Phones], count: int) -> float:
@@ -545,10 +590,10 @@ async def main() -> None:
     parser.add_argument("--online", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beats", type=float, default=50.0, help="seconds for which heartbeats are measured")
-    parser.add_argument("--only", choices=OPEN)
+    parser.add_argument("--only", nargs="+", choices=OPEN)
     options = parser.parse_args()
     telemetry.configure_logging("error", json=False)
-    names = [options.only] if options.only else [name for name in OPEN if name == "pushsvc" or centrifugo()]
+    names = options.only or [name for name in OPEN if name != "centrifugo" or centrifugo()]
     every = sorted(os.sched_getaffinity(0))
     cores = (every[0], every[-1])
     pin(0, {cores[1]})
@@ -556,13 +601,13 @@ async def main() -> None:
         print(f"--- {what}", flush=True)
         figures = Figures()
         if what == "idle":
-            for name in names:
+            for name in [name for name in names if name != "bare"]:
                 await idle(name, options.phones, options.beats, figures, cores)
                 figures.show()
         elif what == "traffic":
             await traffic(names, options.online, options.rounds, figures, cores)
         else:
-            await away(names, figures, cores)
+            await away([name for name in names if name != "bare"], figures, cores)
         figures.note()
 
 

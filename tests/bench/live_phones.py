@@ -200,6 +200,12 @@ def _base64(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
+def claims_of(token: str) -> dict[str, Any]:
+    """Return the claims of a token, unchecked."""
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    return claims
+
+
 async def obey(app: str, secret: str) -> None:
     """Obey commands until standard input ends."""
     raise_file_limit()
