@@ -6,7 +6,7 @@ import ast
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -433,11 +433,10 @@ def test_every_part_of_the_package_with_its_layer() -> None:
 
 
 def _commands() -> list[str]:
-    """Every `pushsvc ..` of the code blocks and of the text, but for what is not there yet."""
-    there = EVERYTHING.replace(section_of("Not there yet"), "")
-    lines = [line for block in blocks("sh", there) for line in block.replace("\\\n", " ").splitlines()]
+    """Every `pushsvc ..` of the code blocks and of the text."""
+    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
     found = [line[line.index("pushsvc ") :] for line in lines if re.match(r"(?:\S*/)?pushsvc ", line)]
-    return found + [each for each in code_in(prose(there)) if each.startswith("pushsvc ")]
+    return found + [each for each in code_in(prose(EVERYTHING)) if each.startswith("pushsvc ")]
 
 
 @pytest.mark.parametrize("command", sorted(set(_commands())))
@@ -461,23 +460,3 @@ def test_each_make_target_of_the_text_exists() -> None:
     }
     assert named >= {"demo", "test", "lint", "bench"}
     assert named <= targets
-
-
-def test_what_is_not_there_is_not_there() -> None:
-    """Whoever adds it takes it out of the list."""
-    missing = section_of("Not there yet")
-    for name in re.findall(r"`pushsvc (\w+)`", missing):
-        assert name not in cli.COMMANDS, name
-    for verb, path in re.findall(r"`(GET|PUT|POST|DELETE) (/[^`]*)`", missing):
-        assert verb.lower() not in OPENAPI["paths"].get(path, {}), path
-    for name in re.findall(r"`to\.(\w+)`", missing):
-        assert name not in SCHEMAS["To"]["properties"], name
-    answered = _answered()
-    assert {"404", "422", "429", "503"} <= set(answered)
-
-
-def _answered() -> Mapping[str, str]:
-    """Statuses that some module answers with, each with the name of an error: those of which one is ever made."""
-    names = {kind.__name__: str(kind.status) for kind in _below(RequestError)}
-    made = {name for file in MODULES for name in re.findall(r"(?<!class )\b([A-Z]\w+)\(", file.read_text("utf-8"))}
-    return {names[name]: name for name in made & names.keys()}
