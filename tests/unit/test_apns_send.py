@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import jwt
 import pytest
+from aioapns.connection import JWTAuthorizationHeaderProvider
 from hypothesis import given, strategies as st
 from msgspec import structs
 
@@ -393,6 +394,50 @@ async def test_after_a_clock_that_was_wrong_for_a_while_the_token_before_is_used
 
     assert used[0] == used[2] == used[3]
     assert len({used[0], used[1], used[4]}) == 3
+
+
+async def test_what_a_wrong_clock_signed_and_is_refused_when_it_is_right_goes_with_the_token_before(it: Opened) -> None:
+    it.send()
+    before = it.pool.requests[-1].headers["authorization"]
+    it.clock.now -= 3720
+    it.send()
+    wrong = it.pool.requests[-1]
+    it.clock.now += 3720
+    wrong.answer(refused("ExpiredProviderToken"))
+    assert wrong.headers["authorization"] != before == it.pool.requests[-1].headers["authorization"]
+    assert not it.outcomes
+
+
+@pytest.mark.parametrize("off", [3720, -3720])
+async def test_a_clock_that_is_set_during_a_signature_leaves_no_token_that_is_taken_for_one_of_now(
+    off: int, it: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed: list[float] = []
+
+    class Signer(JWTAuthorizationHeaderProvider):
+        def get_header(self) -> str:
+            signed.append(it.clock.now)
+            it.clock.now -= off * (len(signed) == 1)
+            return f"bearer {len(signed)}"
+
+    monkeypatch.setattr("aioapns.connection.JWTAuthorizationHeaderProvider", Signer)
+    it.clock.now += 1900 + off
+    it.send()
+    it.send()
+    assert it.pool.requests[-1].headers["authorization"] == f"bearer {len(signed)}"
+    assert signed[-1] == it.clock.now
+
+
+async def test_what_the_last_token_failed_goes_with_the_next_one(it: Opened) -> None:
+    it.send(ALERT, "aa")
+    it.clock.now += 1900
+    it.send(ALERT, "bb")
+    it.pool.requests[0].answer(refused("ExpiredProviderToken"))
+    _, next_one, again = it.pool.requests
+    assert again.headers[":path"].endswith("aa")
+    assert again.headers["authorization"] == next_one.headers["authorization"]
+    assert it.provider.room > 0
+    assert not it.outcomes
 
 
 async def test_a_refusal_says_how_far_our_clock_is_from_theirs(it: Opened) -> None:

@@ -31,6 +31,8 @@ EARLIEST: Final = 20 * 60.0
 """Seconds that a token must have lived before the next; sooner is 429 TooManyProviderTokenUpdates."""
 LATEST: Final = 55 * 60.0
 """Seconds after which it must be replaced; at 60 minutes APNs refuses it."""
+AT_ONCE: Final = 60.0
+"""Seconds that a signature takes at most, unless the clock was set meanwhile."""
 
 _P8: Final = "download the key again from Apple's developer pages, as AuthKey_<KEY ID>.p8"
 _P12: Final = (".p12", ".pfx")
@@ -79,9 +81,11 @@ class ProviderToken:
         return True
 
     def refuse(self) -> bool:
-        """Replace the token, which APNs called expired, unless this would be too soon. Returns whether it has
-        changed."""
-        if 0 <= self._clock() - self._made_at < EARLIEST:
+        """Replace the token, which APNs refused, where that is due anyway, as after the clock was put right, or it is
+        old enough. Returns whether it has changed."""
+        if self.refresh():
+            return True
+        if self._clock() - self._made_at < EARLIEST:
             return False
         self._earlier = _NONE  # it would only be refused in turn
         self._sign()
@@ -106,6 +110,7 @@ class ProviderToken:
         from aioapns.connection import JWTAuthorizationHeaderProvider
 
         config = self._config
+        began = self._clock()
         # A fresh signer each time: its own notion of when to renew would use another clock.
         signer = JWTAuthorizationHeaderProvider(self._key, config.key_id, config.team_id)
         try:
@@ -115,6 +120,8 @@ class ProviderToken:
             raise CredentialError(config.key_file, f"cannot sign a provider token ({name})", _P8) from None
         self._made_at = self._clock()
         self.renew_at = self._made_at + signer.TOKEN_TTL
+        if not 0 <= self._made_at - began < AT_ONCE:
+            self._sign()  # the clock was set meanwhile: by which one the token was signed is not known
 
 
 def client_context(config: Config) -> ssl.SSLContext:

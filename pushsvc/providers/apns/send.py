@@ -221,6 +221,7 @@ class ApnsProvider:
         """Build what the deliveries of the chunk share."""
         if self._token is not None and self._token.refresh():
             self._authorization = field("authorization", self._token.header)
+            self._renewed += 1
         headers, dated = chunk.message.headers, chunk.message.dated
         key = (headers.get("apns-push-type"), headers.get("apns-priority"), headers.get("apns-topic"))
         common = self._common.get(key)
