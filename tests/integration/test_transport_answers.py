@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, PriorityFrame, PushPromiseFrame
@@ -160,6 +162,70 @@ async def test_a_silent_stream_times_out_and_its_neighbours_do_not(tmp_path: Pat
             assert statuses(await mine.send("after")) == {200: 1}
             stats = mine.pool.stats
             assert (stats.timeouts, stats.connections_opened, stats.in_flight) == (1, 1, 0)
+
+
+class _Selector(selectors.DefaultSelector):
+    """Its next wait is over after a pause of the process (SIGSTOP), without a look, as the time of the wait is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pause = self.paused = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if not self.pause:
+            return super().select(timeout)
+        self.paused, self.pause = self.paused + self.pause, 0.0
+        return []
+
+
+class PausedLoop(LOOP):
+    def __init__(self) -> None:
+        self.selector = _Selector()
+        super().__init__(self.selector)
+
+    def time(self) -> float:
+        return super().time() + self.selector.paused
+
+
+paused = pytest.mark.parametrize("anyio_backend", [("asyncio", {"loop_factory": PausedLoop})], ids=["paused"])
+
+
+@paused
+async def test_what_was_answered_in_a_pause_of_the_process_is_read_before_it_times_out(tmp_path: Path) -> None:
+    loop = cast(PausedLoop, asyncio.get_running_loop())
+    async with serve(tmp_path) as server, client(server, request_timeout=10.0) as mine:
+
+        def answer(peer: Peer, stream: int) -> None:
+            peer.answer(stream)
+            loop.selector.pause = 15.0
+
+        server.requested = answer
+        await mine.up()
+        assert statuses(await mine.send("a")) == {200: 1}
+        mine.submit("b")
+        await mine.pool.aclose()
+        assert statuses(await mine.answered("b")) == {200: 1}
+
+
+@paused
+async def test_a_ping_that_was_answered_in_a_pause_of_the_process_keeps_its_connection(tmp_path: Path) -> None:
+    loop = cast(PausedLoop, asyncio.get_running_loop())
+    async with serve(tmp_path) as server, client(server, request_timeout=0.3) as mine:
+        server.requested = held
+        await mine.up()
+        mine.submit("silent")
+        (peer,) = server.peers
+        await until(lambda: peer.requests)
+        receive = peer.data_received
+
+        def answer(data: bytes) -> None:
+            receive(data)
+            loop.selector.pause = 1.0
+
+        peer.data_received = answer  # type: ignore[method-assign]
+        assert await mine.answered("silent") == [Failure("timeout", maybe_sent=True)]
+        await until(lambda: mine.pool.room)
+        assert (mine.pool.stats.dead_peers, mine.pool.stats.connections_opened) == (0, 1)
 
 
 async def test_resets(tmp_path: Path) -> None:

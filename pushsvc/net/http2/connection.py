@@ -121,9 +121,9 @@ class Connection(asyncio.Protocol):
         if not self.streams.open:
             self.close()
 
-    def close(self, failure: Failure = LOST) -> None:
-        """Send GOAWAY and close. Requests that are still open end with `failure`."""
-        self._leave(frames.NO_ERROR, failure)
+    def close(self) -> None:
+        """Send GOAWAY and close. Requests that are still open are lost."""
+        self._leave(frames.NO_ERROR, LOST)
 
     def abort(self) -> None:
         """Close without waiting for anything."""
@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
         for the request timeout closes the connection."""
         if self._probe is None and self._greeted and not self._leaving:
             self.streams.out.append(_PING)
-            self._probe = self._loop.call_later(self._terms.request_timeout, self._give_up)
+            self._probe = self._loop.call_later(self._terms.request_timeout, self._look_again)
             self._flush()
 
     # --- callbacks of the transport -------------------------------------------------------------
@@ -359,6 +359,10 @@ class Connection(asyncio.Protocol):
         _log.warning("http2_protocol_error", origin=self._name, error=message)
         self._fail_ready(ConnectionError(f"the server breaks the HTTP/2 protocol: {message}"))
         self._leave(code, BROKEN)
+
+    def _look_again(self) -> None:
+        """Give up once what has come is read: after a pause of the process, timers may come first."""
+        self._probe = self._loop.call_later(self._terms.request_timeout / 100, self._give_up)
 
     def _give_up(self) -> None:
         self._stats.dead_peers += 1

@@ -58,7 +58,6 @@ LOST: Final = Failure("connection_lost", True)
 BROKEN: Final = Failure("protocol_error", True)
 RESET: Final = Failure("reset", True)
 REFUSED: Final = Failure("reset", False)
-CUT_OFF: Final = Failure("closing", True)
 CLOSING: Final = Failure("closing", False)
 TOO_LARGE: Final = Failure("response_too_large", True)
 

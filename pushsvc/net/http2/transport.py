@@ -42,7 +42,6 @@ from ..proxy import Proxy
 from .connection import Connection
 from .exchange import (
     CLOSING,
-    CUT_OFF,
     NEVER_SENT,
     UNREACHABLE,
     Answer as Answer,
@@ -182,18 +181,16 @@ class Pool:
         self._closing = True
         if self._waiting or self._busy():
             self._drained = self._drained or self._loop.create_future()
-            await asyncio.wait([self._drained], timeout=self._timeout)
+            await asyncio.wait([self._drained])
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         for timer in (self._sweeper, self._listener):
             if timer is not None:
                 timer.cancel()
-        self._give_up(list(self._waiting), CLOSING)
-        self._waiting.clear()
         connections = list(self._alive)
         for connection in connections:
-            connection.close(CUT_OFF)
+            connection.close()
         if connections:
             await asyncio.wait([connection.closed for connection in connections])
 
@@ -255,13 +252,17 @@ class Pool:
                 wake()
 
     def _sweep_at(self, deadline: float) -> None:
-        # Not sooner than a hundredth of the timeout, so that deadlines close together cost one look.
-        self._sweeper = self._loop.call_later(max(deadline - self._now(), self._timeout / 100), self._sweep)
+        self._sweeper = self._loop.call_later(max(deadline - self._now(), 0.0), self._sweep)
 
     def _sweep(self) -> None:
-        """End overdue requests and schedule the next sweep. One timer serves all requests of the pool."""
+        """End what is overdue now, once what has been answered is read: after a pause of the process, timers may come
+        first. The wait also lets deadlines close together share a look."""
+        self._sweeper = self._loop.call_later(self._timeout / 100, self._end_overdue, self._now())
+
+    def _end_overdue(self, now: float) -> None:
+        """End requests that were overdue at `now`, and schedule the next sweep. One timer serves all requests of the
+        pool."""
         self._sweeper = None
-        now = self._now()
         overdue = [request for request in self._waiting if request.deadline <= now]
         if overdue:
             self._waiting = deque(request for request in self._waiting if request.deadline > now)
