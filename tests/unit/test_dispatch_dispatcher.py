@@ -249,6 +249,15 @@ async def test_it_shows_signs_of_life_also_while_it_drains() -> None:
     assert queue.beats - before >= 4
 
 
+@pytest.mark.parametrize("takeover", [3.0, 5.0, 15.0])
+async def test_it_shows_more_than_three_signs_of_life_in_the_time_of_a_takeover(takeover: float) -> None:
+    queue = FakeQueue()
+    config = DispatchConfig(takeover=takeover, beat_every=takeover / 4)
+    async with running(dispatcher(queue, FakeProvider(), config=config)):
+        await asyncio.sleep(10 * takeover)
+        assert queue.beats > 3 * 10
+
+
 # --- pressure ---------------------------------------------------------------------------------------
 
 

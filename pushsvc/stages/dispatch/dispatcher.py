@@ -189,7 +189,7 @@ class Dispatcher:
 
     async def _beat(self) -> None:
         """Report a sign of life every `beat_every` seconds, and within a second when a route becomes held or open."""
-        loop = asyncio.get_running_loop()
+        loop, step = asyncio.get_running_loop(), min(1.0, self._config.beat_every)
         reported: dict[str, str] | None = None
         due, missed = 0.0, 0
         while not self._stopping:
@@ -207,11 +207,11 @@ class Dispatcher:
                     if lapsed:
                         self._wake_all()
                     reported = held
-                    due = loop.time() + self._config.beat_every
+                    due = loop.time() + self._config.beat_every - step / 2  # the pulse that is nearest to it
                     REDIS.end("beat")
                 except StoreUnavailable as error:
                     REDIS.begin("beat", error=str(error))
-            await pulse(min(1.0, self._config.beat_every))
+            await pulse(step)
 
     async def _follow(self) -> None:
         """Apply revocations and acknowledge them, because their callers wait for it."""
