@@ -12,11 +12,12 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -340,6 +341,25 @@ def child_pids(parent: int, part: str) -> list[int]:
     return found
 
 
+@contextmanager
+def logs_of_failure(file: Path) -> Iterator[None]:
+    """Keep in a file what this process and those that it starts write to stderr, and show it where the block fails,
+    less what is said of each dead token."""
+    stderr, failed = os.dup(2), True
+    with file.open("a+") as log:
+        os.dup2(log.fileno(), 2)
+        telemetry.configure_logging("info", log, json=False)
+        try:
+            yield
+            failed = False
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            if failed:
+                log.seek(0)
+                sys.stderr.writelines(line for line in log if "token_judged" not in line)
+
+
 @asynccontextmanager
 async def open_rig(
     *,
@@ -356,11 +376,11 @@ async def open_rig(
     rig's own holds the jobs alone. `keep` requests of each platform stay whole in the simulator's record.
     `configure` may write to the configuration file before anything reads it. `live`: the app has the live channel.
     """
-    telemetry.configure_logging("critical", json=False)
     # Not pytest's tmp_path: a socket's path has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="ps-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.enter_context(logs_of_failure(folder / "log"))
         store_folder = folder / "redis"
         store_folder.mkdir()
         store = StoreServer(store_folder)
@@ -383,7 +403,7 @@ async def open_rig(
             "RETRY__ATTEMPTS": "50",
             "RETRY__CAP": "2",
             "RETRY__REQUEST_TIMEOUT": "3",
-            "LOGGING__LEVEL": "critical",
+            "LOGGING__LEVEL": "info",
             **environ,
         }
         variables = {**os.environ, **{f"PUSHSVC__{name}": text for name, text in reported.items()}}
