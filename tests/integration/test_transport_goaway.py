@@ -15,7 +15,7 @@ from .transport_server import LOOP as LOOP, Peer, client, serve, statuses, until
 
 @pytest.mark.parametrize("connections", [1, 2])
 @pytest.mark.parametrize("graceful", [False, True], ids=["at once", "in two steps"])
-async def test_goaway_with_200_in_flight(tmp_path: Path, connections: int, graceful: bool) -> None:
+async def test_goaway_with_256_in_flight(tmp_path: Path, connections: int, graceful: bool) -> None:
     """The server processes up to the 50th and says so; the others go again elsewhere, each exactly once."""
     async with serve(tmp_path) as server:
         waiting: list[int] = []
@@ -25,7 +25,7 @@ async def test_goaway_with_200_in_flight(tmp_path: Path, connections: int, grace
                 peer.answer(stream)
                 return
             waiting.append(stream)
-            if len(waiting) == 200 // connections:
+            if len(waiting) == 256 // connections:
                 last = sorted(waiting)[49]
                 if graceful:
                     peer.go_away(2**31 - 1)
@@ -37,12 +37,12 @@ async def test_goaway_with_200_in_flight(tmp_path: Path, connections: int, grace
         server.requested = leave
         async with client(server, connections=connections) as mine:
             await until(lambda: mine.pool.room == 1000 * connections)
-            names = [str(number) for number in range(200)]
-            assert statuses(await mine.send(*names)) == {200: 200}
+            names = [str(number) for number in range(256)]
+            assert statuses(await mine.send(*names)) == {200: 256}
             assert sorted(server.processed) == sorted(f"/{name}" for name in names)
             assert set(server.processed.values()) == {1}
             stats = mine.pool.stats
-            assert stats.resubmitted == 200 // connections - 50
+            assert stats.resubmitted == 256 // connections - 50
             assert stats.goaways == (2 if graceful else 1)
             assert stats.last_goaway == "0 Shutdown"
             await until(lambda: server.peers[0] in server.gone)
