@@ -98,7 +98,7 @@ class Quickest:
 
     def __init__(self, now: float) -> None:
         self._before = self.latest = float("inf")
-        """The quickest of the span before this one, and of this one: `Congestion.answered` writes the latter."""
+        """The quickest of the span before this one, and of this one: `Window.answered` writes the latter."""
         self._remembered_at = now
 
     def get(self, now: float) -> float:
@@ -153,6 +153,8 @@ class Window(ABC):
 
     def answered(self, seconds: float, in_flight: int, now: float) -> None:
         """Record an answer that came `seconds` after its submission, with `in_flight` other deliveries in flight."""
+        if seconds < self._quickest.latest:
+            self._quickest.latest = seconds
         self._count += 1
         self._sum += seconds
         if in_flight > self._used:
@@ -298,13 +300,15 @@ class Lean(Window):
 class Congestion:
     """One route's measure of what may be in flight. Times are seconds of one monotonic clock."""
 
-    __slots__ = ("_active", "_quickest", "calm", "lean")
+    __slots__ = ("_active", "_quickest", "answered", "calm", "lean")
 
     def __init__(self, now: float) -> None:
         self._quickest = Quickest(now)
         self.calm = Calm(self._quickest, now)
         self.lean = Lean(self._quickest, now)
         self._active: Window = self.calm
+        self.answered = self._active.answered
+        """The same of the window that is chosen."""
 
     def choose(self, now: float, *, lean: bool) -> None:
         """Choose the window that limits what is sent from now on; the answers to this judge the same window.
@@ -316,12 +320,6 @@ class Congestion:
         if active is not self._active:
             self._active.begin(now)
             active.begin(now)
-            self._active = active
+            self._active, self.answered = active, active.answered
             if lean and self.calm.last is not None:
                 self.lean.seek(self.calm.last, now)
-
-    def answered(self, seconds: float, in_flight: int, now: float) -> None:
-        """Record an answer that came `seconds` after its submission, with `in_flight` other deliveries in flight."""
-        if seconds < self._quickest.latest:
-            self._quickest.latest = seconds
-        self._active.answered(seconds, in_flight, now)
