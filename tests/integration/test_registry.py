@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -324,6 +325,39 @@ async def test_many_at_once_leave_all_indexes_in_agreement(world: World) -> None
     if isinstance(stores[0], Store):
         found = await audit(stores[0])
         assert "last" in {each.id for each in found.values()}
+
+
+async def test_look_ups_that_come_together_share_a_step_and_each_has_its_own_answer(world: World) -> None:
+    store = await world.store()
+    registry = store.registry
+    phones = [device(f"d{number}", user=f"u{number % 9}") for number in range(90)]
+    await registry.put_many("shop", phones)
+    steps: list[str] = []
+    if isinstance(store, Store):
+        script = store.link.script
+
+        async def counting(name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+            steps.append(args[0])
+            return await script(name, keys, args)
+
+        store.link.script = counting  # type: ignore[method-assign]  # counts them
+    found = await asyncio.gather(
+        *(registry.get("shop", each.id) for each in phones),
+        registry.get("shop", "nobody"),
+        registry.get("mart", "d1"),
+        registry.holders("shop", [Holding(None, "apns", phones[5].token), Holding(None, "apns", "ff")]),
+        registry.of_user("shop", "u4"),
+        everyone(registry, ByDevices(tuple(f"d{number}" for number in range(80)))),
+        everyone(registry, ByUsers(("u1",)), 1),
+    )
+    assert found[:92] == [*phones, None, None]
+    assert found[92:] == [
+        [phones[5], None],
+        [each for each in phones if each.user == "u4"],
+        [f"d{number}" for number in range(80)],
+        [each.id for each in phones if each.user == "u1"],
+    ]
+    assert sorted(steps) == (["ps:{mart.devices}:"] + ["ps:{shop.devices}:"] * 2 if steps else [])
 
 
 async def test_a_lost_step_is_taken_again(world: World) -> None:

@@ -354,18 +354,19 @@ def test_what_is_not_about_the_store_passes() -> None:
 
 
 class _Writes:
-    """A write that waits until it is let go."""
+    """A write that waits until it is let go. The result of an item is that number as a text, of 99 a fault."""
 
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
-    async def __call__(self, items: list[int]) -> None:
+    async def __call__(self, items: list[int]) -> list[str | Exception]:
         self.seen.append(items)
         await self.gate.wait()
         if self.error is not None:
             raise self.error
+        return [ValueError("no") if item == 99 else str(item) for item in items]
 
 
 async def test_what_comes_in_one_tick_or_during_a_write_shares_the_next() -> None:
@@ -378,9 +379,18 @@ async def test_what_comes_in_one_tick_or_during_a_write_shares_the_next() -> Non
     assert writes.seen == [[1, 2]]
     assert not any(future.done() for future in first)
     writes.gate.set()
-    await asyncio.gather(*first, *later)
+    assert await asyncio.gather(*first, *later) == ["1", "2", "3", "4"], "each caller has its own result"
     assert writes.seen == [[1, 2], [3, 4]]
     await commit.aclose()
+
+
+async def test_a_fault_among_the_results_of_a_write_is_raised_to_its_caller_alone() -> None:
+    writes = _Writes()
+    writes.gate.set()
+    commit = GroupCommit(writes)
+    found = await asyncio.gather(*map(commit.add, (98, 99, 100)), return_exceptions=True)
+    assert (writes.seen, found[::2]) == ([[98, 99, 100]], ["98", "100"])
+    assert isinstance(found[1], ValueError)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Group commit: writes that arrive during a round trip, or within one tick of the event loop, share the next one.
+"""Group commit: what is asked during a round trip, or within one tick of the event loop, shares the next one.
 
 A round trip costs tens of microseconds of Python whatever it contains; one push per round trip would spend more on
 that than on the rest of a request. With one flush in flight at a time, a batch grows with the load: a single push does
@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar, cast
 
 from ...errors import StoreUnavailable
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
-class GroupCommit(Generic[T]):
-    """Collects the items of many callers for one `write`. Each caller waits until the write with its own item is done,
-    and gets the exception of that write if it failed."""
+class GroupCommit(Generic[T, R]):
+    """Collects the items of many callers for one `write`, which returns the result of each. A caller waits for that of
+    its own item. An exception among the results is raised to its caller alone, one of the whole write to all."""
 
     def __init__(
         self,
-        write: Callable[[list[T]], Awaitable[None]],
+        write: Callable[[list[T]], Awaitable[Sequence[R | Exception]]],
         *,
         flights: int = 1,
         most: int = 1000,
@@ -40,12 +41,12 @@ class GroupCommit(Generic[T]):
         self._flights = flights
         self._most = most
         self._most_bytes = most_bytes
-        self._waiting: deque[tuple[T, int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[T, int, asyncio.Future[R]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def add(self, item: T, size: int) -> asyncio.Future[None]:
+    def add(self, item: T, size: int = 0) -> asyncio.Future[R]:
         """Hand over one caller's item, of about `size` bytes."""
-        future: asyncio.Future[None] = self._loop.create_future()
+        future: asyncio.Future[R] = self._loop.create_future()
         self._waiting.append((item, size, future))
         if len(self._tasks) < self._flights:
             self._tasks.add(self._loop.create_task(self._run()))
@@ -57,20 +58,22 @@ class GroupCommit(Generic[T]):
             await asyncio.wait(self._tasks)
 
     async def _run(self) -> None:
-        batch: list[asyncio.Future[None]] = []
+        batch: list[asyncio.Future[R]] = []
         try:
             while self._waiting:
                 items, batch = self._next()
+                results: Sequence[R | Exception]
                 try:
-                    await self._write(items)
+                    results = await self._write(items)
                 except Exception as error:
-                    for future in batch:
-                        if not future.done():
-                            future.set_exception(error)
-                else:
-                    for future in batch:
-                        if not future.done():
-                            future.set_result(None)
+                    results = [error] * len(batch)
+                for future, result in zip(batch, results, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(result, Exception):
+                        future.set_exception(result)
+                    else:
+                        future.set_result(result)
         finally:
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
             # Reached with waiting callers only when the loop is being closed.
@@ -79,9 +82,9 @@ class GroupCommit(Generic[T]):
                     future.set_exception(StoreUnavailable("the store is closing"))
             self._waiting.clear()
 
-    def _next(self) -> tuple[list[T], list[asyncio.Future[None]]]:
+    def _next(self) -> tuple[list[T], list[asyncio.Future[R]]]:
         items: list[T] = []
-        futures: list[asyncio.Future[None]] = []
+        futures: list[asyncio.Future[R]] = []
         size = 0
         waiting = self._waiting
         while waiting and len(items) < self._most and (not items or size < self._most_bytes):

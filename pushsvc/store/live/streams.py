@@ -45,7 +45,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from struct import pack
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ...errors import Unreadable
 from ...ports.live import (
@@ -68,8 +68,8 @@ from ...rules.life import seen
 from .. import keys
 from ..config import DAY
 from ..link.commit import GroupCommit
+from ..link.connect import store_faults
 from ..link.link import ScriptCall
-from ..link.shared import SharedScripts
 from ..part import StoreContext
 from .appends import RedisAppends, text_of
 from .facts import digest_of, hour_of
@@ -88,15 +88,11 @@ _ENDS_AT_ONCE: Final = 100
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
 
 
-class End:
-    """A connection that is to end, and then whether it was that of its device."""
+class End(NamedTuple):
+    """A connection that is to end."""
 
-    __slots__ = ("device_id", "route", "was_there")
-
-    def __init__(self, device_id: str, route: LiveRoute) -> None:
-        self.device_id = device_id
-        self.route = route
-        self.was_there = False
+    device_id: str
+    route: LiveRoute
 
 
 class RedisStreams(RedisAppends, RedisGateways):
@@ -104,8 +100,8 @@ class RedisStreams(RedisAppends, RedisGateways):
 
     def __init__(self, context: StoreContext, registry: Registry) -> None:
         super().__init__(context, registry)
-        self._connects: dict[str, SharedScripts] = {}
-        self._ends: dict[str, GroupCommit[End]] = {}
+        self._connects: dict[str, GroupCommit[ScriptCall, Any]] = {}
+        self._ends: dict[str, GroupCommit[End, bool]] = {}
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -123,7 +119,8 @@ class RedisStreams(RedisAppends, RedisGateways):
         call = self.connect_call(
             app, device_id, route, issued_at=issued_at, position=position, limit=limit, unacked=unacked
         )
-        fault, *answer = await self._connects_of(app).run(call)
+        with store_faults():
+            fault, *answer = await self._connects_of(app).add(call)
         if fault == b"unreadable":
             raise Unreadable("The stream of the device", device_ids=[device_id])
         if fault:
@@ -135,27 +132,24 @@ class RedisStreams(RedisAppends, RedisGateways):
         page = Page(text_of(epoch), top, self._publications(app, found), bool(more), missing)
         return Connected(since, bool(valid) and not ahead, page, acked, unread, replaced, ahead)
 
-    def _connects_of(self, app: str) -> SharedScripts:
+    def _connects_of(self, app: str) -> GroupCommit[ScriptCall, Any]:
         """Return the connects of an app that wait for their round trip: in a cluster, those of one node. They are never
         repeated: the connection of a device may be another one by then."""
         if app not in self._connects:
             run = partial(self._link.read_all, keys.mark_beside(keys.devices(app)))
-            self._connects[app] = SharedScripts(run, most=_AT_ONCE)
+            self._connects[app] = GroupCommit(run, most=_AT_ONCE)
         return self._connects[app]
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
         if app not in self._ends:
             self._ends[app] = GroupCommit(partial(self._end, app), most=_ENDS_AT_ONCE)
-        end = End(device_id, route)
-        await self._ends[app].add(end, 0)
-        return end.was_there
+        return await self._ends[app].add(End(device_id, route))
 
-    async def _end(self, app: str, ends: Sequence[End]) -> None:
-        """End these connections, in one round trip."""
+    async def _end(self, app: str, ends: Sequence[End]) -> list[bool]:
+        """End these connections, in one round trip, and return whether each was that of its device."""
         groups = [ends[at : at + _ENDS] for at in range(0, len(ends), _ENDS)]
         answers = await self._link.scripts([self.disconnect_call(app, group) for group in groups])
-        for end, answer in zip(ends, chain.from_iterable(answers), strict=True):
-            end.was_there = bool(answer)
+        return [bool(answer) for answer in chain.from_iterable(answers)]
 
     def connect_call(
         self,

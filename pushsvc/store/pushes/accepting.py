@@ -27,13 +27,15 @@ KEEP_RECORD = 24 * 60 * 60
 """Seconds for which the record of an idempotency key is kept."""
 
 _Place: TypeAlias = tuple[str, int]
+_Kept: TypeAlias = bytes | None
+"""The record of an earlier call with the same key."""
 
 
 class Part:
     """One caller's share of a group: pushes as `accept.lua` reads them, with or without the record of a key. A part
     without pushes asks for the record of its key, and waits until that is on the disk or on replicas."""
 
-    __slots__ = ("args", "deliveries", "first", "kept", "key", "record", "size")
+    __slots__ = ("args", "deliveries", "first", "key", "record", "size")
 
     def __init__(
         self, args: Args, deliveries: int, size: int, *, key: str = "", record: bytes = b"", first: str = ""
@@ -47,8 +49,6 @@ class Part:
         self.record = record
         self.first = first
         """The id of the first of its pushes."""
-        self.kept: bytes | None = None
-        """The record of an earlier call with the same key, once this part was written."""
 
 
 class Accepting:
@@ -58,7 +58,7 @@ class Accepting:
         self._link = link
         self._config = config
         self.durable = Durable(link, timeout=config.timeout)
-        self._groups: dict[_Place, GroupCommit[Part]] = {}
+        self._groups: dict[_Place, GroupCommit[Part, _Kept]] = {}
         self._heard: dict[_Place, int] = {}
         self._sent = 0
         self._answered: dict[_Place, int] = {}
@@ -75,7 +75,7 @@ class Accepting:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def write(self, app: str, shard: int, part: Part) -> asyncio.Future[None]:
+    def write(self, app: str, shard: int, part: Part) -> asyncio.Future[_Kept]:
         """Write a part together with others for the same shard."""
         self._under_way += part.deliveries
         self._of_app[app] += part.deliveries
@@ -84,10 +84,10 @@ class Accepting:
             group = self._groups[app, shard] = self._group(app, shard)
         return group.add(part, part.size)
 
-    def _group(self, app: str, shard: int) -> GroupCommit[Part]:
-        async def write(parts: list[Part]) -> None:
+    def _group(self, app: str, shard: int) -> GroupCommit[Part, _Kept]:
+        async def write(parts: list[Part]) -> list[_Kept]:
             try:
-                await self._write(app, shard, parts)
+                return await self._write(app, shard, parts)
             finally:
                 # The part no longer counts as under way, with an answer or without one.
                 written = sum(part.deliveries for part in parts)
@@ -96,7 +96,7 @@ class Accepting:
 
         return GroupCommit(write, flights=FLIGHTS if self.waits else 1)
 
-    async def _write(self, app: str, shard: int, parts: list[Part]) -> None:
+    async def _write(self, app: str, shard: int, parts: list[Part]) -> list[_Kept]:
         keyed = [part for part in parts if part.key]
         args: Args = [keys.prefix(app, shard), self._config.status_ttl * 1000, KEEP_RECORD * 1000, len(keyed)]
         for part in keyed:
@@ -110,12 +110,12 @@ class Accepting:
         else:
             answers = await self._link.guarded(keys.mark(app, shard), calls)
         counters, *records = answers[0]
-        for part, kept in zip(keyed, records, strict=True):
-            part.kept = kept
         # The answers to several writes in flight may arrive in another order.
         if number > self._answered.get((app, shard), 0):
             self._answered[app, shard] = number
             self._note((app, shard), pending_of(pairs(counters)))
+        kept = iter(records)
+        return [next(kept) if part.key else None for part in parts]
 
     async def aclose(self) -> None:
         for group in self._groups.values():

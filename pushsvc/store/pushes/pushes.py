@@ -138,8 +138,7 @@ class RedisPushes(PushListing):
         # The call that wrote it may have ended without an answer, because the disk or a replica was slow. The wait
         # must be for the server where the record was read: another one may be the primary by now, and not have it.
         part = Part([], 0, 0, key=key.hex())
-        await self._accepting.write(app, shard, part)
-        return part.kept
+        return await self._accepting.write(app, shard, part)
 
     async def accept_once(self, pushes: Sequence[Push], *, key: bytes, record: bytes) -> bytes | None:
         """Write the pushes and the record in one atomic step. Raises `ValueError` for a push that is not `beside` the
@@ -153,10 +152,10 @@ class RedisPushes(PushListing):
         size = len(record) + sum(own.size for own in packed_pushes)
         deliveries = sum(own.deliveries for own in packed_pushes)
         part = Part(args, deliveries, size, key=key.hex(), record=record, first=pushes[0].id)
-        await self._accepting.write(app, shard, part)
+        kept = await self._accepting.write(app, shard, part)
         for push in pushes:
             self._tell(push)
-        return part.kept
+        return kept
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:
         shard = keys.shard_of(push_id, self._config.shards_of(app))

@@ -47,6 +47,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
 from ... import telemetry
@@ -57,7 +59,7 @@ from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, Prun
 from ...rules.life import lives_on
 from .. import keys
 from ..layout import BLOCK
-from ..link.shared import SharedScripts
+from ..link.commit import GroupCommit
 from ..link.unreadable import readable
 from ..part import StoreContext, StorePart
 from ..revoke.presence import Marks
@@ -100,7 +102,9 @@ _LONGEST = 0.25
 _PAGE = 500
 """Tombstones in one step."""
 _FINDS = 64
-"""Look-ups of one round trip: those of pushes to a device each come one by one."""
+"""Look-ups of one step: those of pushes to a device each come one by one."""
+_ARGUMENTS = 500
+"""Arguments with which a step takes no further look-up: it keeps others from Redis for a millisecond or two."""
 _LEFT = telemetry.StateLog("store", "departed_left_waiting", "departed_still_left_waiting", "departed_ended")
 """Deliveries to devices that have changed could not be ended."""
 
@@ -126,7 +130,7 @@ class RedisRegistry(StorePart):
         self._addresses = context.config.addresses
         self._digests = Digests(context.hash_key, self._addresses)
         self._suppression = suppression
-        self._finds = SharedScripts(context.link.scripts, most=_FINDS)
+        self._finds: dict[str, GroupCommit[list[Any], list[Any]]] = {}
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
         about = _about([device])
@@ -377,9 +381,16 @@ class RedisRegistry(StorePart):
         return made
 
     async def _find(self, app: str, question: DeviceQuery) -> Reading:
-        args = [keys.devices(app), *self._digests.ask(question)]
-        answer = await self._finds.run(("registry_find", [keys.device_counts(app)], args))
-        return read_found(question, answer, self._addresses, app)
+        if app not in self._finds:
+            self._finds[app] = GroupCommit(partial(self._find_all, app), most=_FINDS, most_bytes=_ARGUMENTS)
+        asked = self._digests.ask(question)
+        return read_found(question, await self._finds[app].add(asked, len(asked)), self._addresses, app)
+
+    async def _find_all(self, app: str, asked: Sequence[list[Any]]) -> list[Any]:
+        """Return the answers to these questions, in one step."""
+        args = [keys.devices(app), *chain.from_iterable(asked)]
+        answers: list[Any] = await self._link.script("registry_find", [keys.device_counts(app)], args)
+        return answers
 
     async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
         """Mark what changes, apply it in one step, and notify dispatchers and gateways that hold it. Returns False if

@@ -1,24 +1,40 @@
--- Reads devices by what they are known by, each once.
+-- Reads devices by what they are known by, for each of some questions each device once.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 number of ids; 3 number of tokens; 4 most devices, about; then digests of ids, of
---       tokens, and of users
--- Returns { { ordinal that the index knows, or '', of each id and token .. }, users read, the next new device's
--- ordinal, then ordinal, document, .. }. Of the users it reads at least one, and no more once there are more devices than asked for.
+-- ARGV  1 prefix `ps:D:`; then for each question: number of ids, of tokens and of users; most devices, about; then digests
+--       of ids, of tokens, and of users
+-- Returns for each question { { ordinal that the index knows, or '', of each id and token .. }, users read, the next new
+-- device's ordinal, then ordinal, document, .. }. Of the users it reads at least one, and no more once there are more
+-- devices than asked for.
 
 -- include: document
 
-local prefix = ARGV[1]
-local ids, tokens, most = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local known, answer, seen = {}, { {}, 0, tonumber(redis.call('HGET', KEYS[1], 'next') or 0) }, {}
+-- A block of which at least this many documents are read is read whole: that costs the server less than a command for each.
+local MANY = BLOCK / 2
+local HEAD = 4 -- arguments of a question before the digests
+
+local prefix, following = ARGV[1], tonumber(redis.call('HGET', KEYS[1], 'next') or 0)
+local blocks, answer, seen
 
 local function look_up(kind, digest)
   return redis.call('HGET', prefix .. kind .. string.format(':%02x%02x', string.byte(digest, 1, 2)), string.sub(digest, 3))
 end
 
--- A block of which at least this many documents are read is read whole: that costs the server less than a command for each.
-local MANY = BLOCK / 2
-local blocks, counts = {}, {}
+-- Reads the blocks of which `known` are many ordinals.
+local function read_blocks(known)
+  local counts = {}
+  for i = 1, #known do
+    local block = known[i] ~= '' and math.floor(known[i] / BLOCK)
+    if block then
+      counts[block] = (counts[block] or 0) + 1
+    end
+  end
+  for block, count in pairs(counts) do
+    if count >= MANY then
+      blocks[block] = redis.call('LRANGE', string.format('%sd:%d', prefix, block), 1, -1)
+    end
+  end
+end
 
 local function read(n)
   if not seen[n] then
@@ -32,34 +48,33 @@ local function read(n)
   end
 end
 
-for i = 1, ids + tokens do
-  local n = look_up(i <= ids and 'i' or 'k', ARGV[4 + i])
-  known[i] = n or ''
-  if n then
-    local block = math.floor(n / BLOCK)
-    counts[block] = (counts[block] or 0) + 1
+local answers, at = {}, 2
+while at <= #ARGV do
+  local ids, tokens, most = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
+  local first, known = at + HEAD, {}
+  local first_user = first + ids + tokens
+  at = first_user + tonumber(ARGV[at + 2])
+  blocks, answer, seen = {}, { known, 0, following }, {}
+  for i = first, first_user - 1 do
+    known[#known + 1] = look_up(i - first < ids and 'i' or 'k', ARGV[i]) or ''
   end
+  if #known >= MANY then
+    read_blocks(known)
+  end
+  for i = 1, #known do
+    if known[i] ~= '' then
+      read(tonumber(known[i]))
+    end
+  end
+  for i = first_user, at - 1 do
+    if i > first_user and #answer > 2 * most + 1 then
+      break
+    end
+    answer[2] = answer[2] + 1
+    for n in string.gmatch(look_up('u', ARGV[i]) or '', '%d+') do
+      read(tonumber(n))
+    end
+  end
+  answers[#answers + 1] = answer
 end
-for block, count in pairs(counts) do
-  if count >= MANY then
-    blocks[block] = redis.call('LRANGE', string.format('%sd:%d', prefix, block), 1, -1)
-  end
-end
-for i = 1, ids + tokens do
-  if known[i] ~= '' then
-    read(tonumber(known[i]))
-  end
-end
-local users = 0
-for i = 5 + ids + tokens, #ARGV do
-  if users > 0 and #answer > 2 * most + 1 then
-    break
-  end
-  users = users + 1
-  local list = look_up('u', ARGV[i])
-  for n in string.gmatch(list or '', '%d+') do
-    read(tonumber(n))
-  end
-end
-answer[1], answer[2] = known, users
-return answer
+return answers

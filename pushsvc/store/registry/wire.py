@@ -95,10 +95,11 @@ class Digests:
         return self.of("\0".join(self._identity(*address)))
 
     def ask(self, question: DeviceQuery) -> list[Any]:
-        """Return the arguments of registry_find.lua, behind the prefix."""
+        """Return the question as registry_find.lua takes it."""
         return [
             len(question.ids),
             len(question.tokens),
+            len(question.users),
             question.most,
             *map(self.of, question.ids),
             *map(self.of_address, question.tokens),
@@ -187,7 +188,7 @@ def cuts_of(app: str, ended: Sequence[Any]) -> dict[str, list[InboxItem]]:
 
 
 def read_found(question: DeviceQuery, answer: Sequence[Any], addresses: Addresses, app: str = "") -> Reading:
-    """Parse the answer of registry_find.lua."""
+    """Parse the answer of registry_find.lua to a question."""
     known, users_read, following, *flat = answer
     kept, unreadable = [], set()
     for n, blob in zip(flat[::2], flat[1::2], strict=True):
