@@ -6,16 +6,21 @@
 local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in the status
 local F = string.byte('f')
 
--- What is counted as pending of `counted_as` was counted where the recorded turn says, and waits no more.
-local function count_elsewhere(recorded, counted_as)
-  local place, waits = recorded and said_by(recorded).place, waiting_field(recorded)
+-- So many of what is counted as pending of `counted_as` were counted where the recorded turn says, and wait no more.
+local function count_elsewhere(recorded, counted_as, count)
+  local place, waits = said_by(recorded).place, waiting_field(recorded)
   if place and place ~= counted_as then
-    count_pending(place, -1)
-    count_pending(counted_as, 1)
+    count_pending(place, -count)
+    count_pending(counted_as, count)
   end
   if waits then
-    count_pending(waits, -1)
+    count_pending(waits, -count)
   end
+end
+
+-- Notes one more delivery with this record, if there is one: what follows from a record is counted once for all that have it.
+local function tally(counts, recorded)
+  counts[recorded or ''] = (counts[recorded or ''] or 0) + 1
 end
 
 -- Whether all of `count` places behind `place` are open or all closed; else says which of them are closed. With
@@ -54,15 +59,15 @@ local function is_whole(id, index, open, ends, retries)
   return whole
 end
 
--- A delivery is marked otherwise from now on, or not any more. What a provider has carried on remains so counted, unless
--- its device is the one that ends it.
-local function count_mark(marks, was, is, turn)
+-- So many deliveries are marked otherwise from now on, or not any more. What a provider has carried on remains so counted,
+-- unless its device is the one that ends it.
+local function count_mark(marks, was, is, turn, count)
   local carried, carries = string.byte(was) == F, string.byte(is) == F
-  marks.w = marks.w - (was == 'w' and 1 or 0) + (is == 'w' and 1 or 0)
+  marks.w = marks.w - (was == 'w' and count or 0) + (is == 'w' and count or 0)
   if carries and not carried then
-    marks.f = marks.f + 1
+    marks.f = marks.f + count
   elseif carried and not carries and turn == 0 then
-    marks.f = marks.f - 1
+    marks.f = marks.f - count
   end
 end
 
@@ -75,13 +80,12 @@ local function account_live(push, acked, marks)
   end
 end
 
--- The turn that is recorded for the delivery goes when it ends. Of one that ends in any turn it says where it is counted.
+-- The turn that is recorded for the delivery goes when it ends.
 local function forget_turn(work, p)
   local was = work.recorded and work.recorded[p]
   if work.turn > 1 or was then
     work.turns[#work.turns + 1] = work.index[p]
-    count_elsewhere(was, work.counted_as)
-    count_mark(work.marks, mark_of(was), '', work.turn)
+    tally(work.forgotten, was)
   end
 end
 
@@ -148,6 +152,11 @@ local function finish(work, ends)
       end
     end
   end
+  -- Of what ends in any turn the record says where it is counted.
+  for was, count in pairs(work.forgotten) do
+    count_elsewhere(was, work.counted_as, count)
+    count_mark(work.marks, mark_of(was), '', work.turn, count)
+  end
   return place
 end
 
@@ -156,7 +165,7 @@ local function retry(work, retries, place, lane)
   local turns = work.next_turns
   for r = 1, #retries do
     local due, count, chunk, flew, channel, guard, mark = unpack(retries[r])
-    local counted_as, before = channel .. ':' .. lane, work.retried
+    local counted_as, before, replaced = channel .. ':' .. lane, work.retried, {}
     local turn = string.format(guard == '' and '%d' or '%d %s', work.turn + 1, counted_as)
     if mark ~= '' then
       turn = turn .. ' ' .. mark
@@ -167,13 +176,15 @@ local function retry(work, retries, place, lane)
         turns[at + 1], turns[at + 2] = work.index[p], turn
         work.retried = work.retried + 1
         if guard ~= '' then
-          local was = work.recorded and work.recorded[p]
-          local waits = waiting_field(was)
-          count_mark(work.marks, mark_of(was), mark, work.turn)
-          if waits then
-            count_pending(waits, -1) -- it goes on before its time, see awaiting.lua
-          end
+          tally(replaced, work.recorded and work.recorded[p])
         end
+      end
+    end
+    for was, number in pairs(replaced) do
+      local waits = waiting_field(was)
+      count_mark(work.marks, mark_of(was), mark, work.turn, number)
+      if waits then
+        count_pending(waits, -number) -- they go on before their time, see awaiting.lua
       end
     end
     local moved = work.retried - before
@@ -372,7 +383,7 @@ local function settle(group)
     open = open, all = open == true, bytes = bytes, before = before, from = from, recorded = recorded, blobs = blobs,
     counted_as = channel .. ':' .. lane,
     fields = { 'HSET', prefix .. 'p:' .. push_id, 'up', now }, bits = {}, rows = {}, turns = {}, next_turns = {},
-    hits = {}, marks = { w = 0, f = 0 }, ended = 0, retried = 0, landed = 0,
+    forgotten = {}, hits = {}, marks = { w = 0, f = 0 }, ended = 0, retried = 0, landed = 0,
   }
   local place = finish(work, ends)
   retry(work, retries, place, lane)
@@ -427,7 +438,7 @@ local function settle_singles(name, turn, list, counted_as)
     if open then
       ended = ended + 1
       if recorded then
-        count_elsewhere(recorded, counted_as)
+        count_elsewhere(recorded, counted_as, 1)
       end
       if state then
         local fields = { 'HSET', push, 'up', at, tally, '1', '0', list[p + 1] }
@@ -445,7 +456,7 @@ local function settle_singles(name, turn, list, counted_as)
         end
         if turn == 0 or recorded then
           local marks = { w = 0, f = 0 }
-          count_mark(marks, mark_of(recorded), '', turn)
+          count_mark(marks, mark_of(recorded), '', turn, 1)
           local changes = { turn == 0 and name == 'sent' and 1 or 0, marks.w, marks.f }
           for c, field in ipairs(LIVE) do
             if changes[c] ~= 0 then

@@ -8,10 +8,14 @@
 -- include: turns
 -- include: fence
 
-local chunks = cmsgpack.unpack(ARGV[2])
-local found = {}
-for c = 1, #chunks do
-  local id, total, turn, index, over = unpack(chunks[c])
+-- The open indexes of a chunk, or false.
+local function open_of(id, total, turn, index, over)
+  if total == 1 and turn == 1 then -- the only delivery of its push, of which nothing is recorded as a rule
+    local state, retrying, row = unpack(redis.call('HMGET', ARGV[1] .. 'p:' .. id, 'st', 'rt', '0'))
+    if state and (not retrying or retrying == '0') then
+      return row and {} or index
+    end
+  end
   local status, open, _, recorded = fence(ARGV[1], id, total, turn, index, 0, '')
   if over and not status then
     open = {}
@@ -22,6 +26,11 @@ for c = 1, #chunks do
       left[#left + 1] = index[place]
     end
   end
-  found[c] = recorded ~= false and left
+  return recorded ~= false and left
 end
-return found
+
+local chunks = cmsgpack.unpack(ARGV[2])
+for c = 1, #chunks do
+  chunks[c] = open_of(unpack(chunks[c]))
+end
+return chunks

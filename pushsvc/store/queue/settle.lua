@@ -9,9 +9,9 @@
 -- late: its entry belongs to another one, or was put into the lane again, and is sent from there; a retry beside that
 -- would send the same delivery twice at a time. Such an entry is not acknowledged either, and neither is one of a push
 -- whose turns another version has recorded: whoever reads it next sets it aside.
--- The end of a push's only delivery, the most frequent case, has a way of its own that makes no tables and needs none of
--- the functions of the others, which take the server longer to make than a step for one push: they are made where they
--- are called for. Keys other than KEYS[1] are built from the prefix and share its hash tag.
+-- The end of a push's only delivery that nothing is recorded of, the most frequent case, has a way of its own that makes no
+-- tables and needs none of the functions of the others, which take the server longer to make than a step for one push: they
+-- are made where they are called for. Keys other than KEYS[1] are built from the prefix and share its hash tag.
 -- What the provider said of tokens is counted a channel and slot of time, not a delivery.
 --
 -- KEYS  1 ps:T:pending
@@ -60,15 +60,21 @@ local function settle_others(groups, singles)
 -- include: groups
 end
 
--- Ends the only deliveries of pushes, for good and in their first turn. Returns what must be looked at more closely.
-local function end_singles(channel, lane, name, kept, list)
-  local first, tally, left = prefix .. 'p:', 'n:' .. name, {}
+-- Ends the only deliveries of pushes, for good, in their first turn or in whichever is recorded. Returns what must be looked
+-- at more closely.
+local function end_singles(channel, lane, name, turn, kept, list)
+  local first, left = prefix .. 'p:', {}
   local at, lifetime = string.format('%.0f', now), string.format('%.0f', ttl) -- the server formats a number more slowly
+  local fields = { 'HSET', '', '0', '', 'up', at, 'n:' .. name, '1', 'st', 'done' }
+  if turn == 0 and name == 'sent' then
+    fields[11], fields[12] = 'la', '1'
+  end
   for p = 1, #list, 2 do
     local push = first .. list[p]
     local head = redis.call('HMGET', push, 'st', 'rt', '0')
     if head[1] == 'sending' and not head[3] and (not head[2] or head[2] == '0') then
-      redis.call('HSET', push, 'up', at, tally, '1', '0', list[p + 1], 'st', 'done')
+      fields[2], fields[4] = push, list[p + 1]
+      redis.call(unpack(fields))
       if kept == 0 then
         redis.call('PEXPIRE', push, lifetime)
       end
@@ -79,7 +85,7 @@ local function end_singles(channel, lane, name, kept, list)
   local ended = (#list - #left) / 2
   applied = applied + ended
   count_pending(channel .. ':' .. lane, -ended)
-  if name == 'sent' then
+  if name == 'sent' and turn > 0 then
     count_answers(channel, 'sent', ended)
   end
   return left
@@ -107,7 +113,7 @@ end
 local others = {}
 for s = 1, #singles do
   local channel, lane, name, turn, kept, list = unpack(singles[s])
-  local left = turn == 1 and end_singles(channel, lane, name, kept, list) or list
+  local left = turn <= 1 and end_singles(channel, lane, name, turn, kept, list) or list
   if #left > 0 then
     others[#others + 1] = { channel, lane, name, turn, kept, left }
   end
