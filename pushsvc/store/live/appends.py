@@ -27,6 +27,7 @@ BEGINNING: Final = 1_767_225_600
 """Unix seconds of 2026: offsets that follow a new start of the server are at least the seconds since then."""
 _STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn", "moved")
 _APPENDED: Final = Layout(">BIIIII")
+_RECEIVER: Final = Layout(">12sI")
 _Places: TypeAlias = list[tuple[int, list[int]]]
 Share: TypeAlias = tuple[int, int, int]
 """Places of some appends, and of receivers in each."""
@@ -113,9 +114,8 @@ class RedisAppends(LivePart):
             others = not append.alone or append.platform in CARRIERS
             name = append.platform if others else f"{append.platform}:live"
             args += (facts.hour, facts.digest, facts.blob, until, facts.collapse, name)
-            args += (int(append.now_or_never), end - start)
-            for receiver in append.receivers[start:end]:
-                args += (self._digest(receiver.device_id), receiver.index)
+            receivers = [_RECEIVER.pack(self._digest(own.device_id), own.index) for own in append.receivers[start:end]]
+            args += (int(append.now_or_never), b"".join(receivers))
         return self._call(app, "live_append", *args)
 
     async def keep_all(self, app: str, contents: Sequence[LiveContent]) -> None:

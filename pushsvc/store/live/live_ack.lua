@@ -1,15 +1,16 @@
 -- Acknowledges everything up to an offset in each of some streams, or says what that would acknowledge.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 1 to change nothing; then for each device the digest of its id, epoch or -1 for any, offset, and
---       `*`, or the offsets of deliveries that have ended, 4 bytes each, in their order: where another one would be
---       acknowledged, the fault is `open`, and nothing is
+-- ARGV  1 prefix `ps:D:`; 2 1 to change nothing; 3 packed, for each device the digest of its id; epoch or -1 for any, and
+--       offset, doubles; 65535, or the number, 2 bytes, of deliveries that have ended, and their offsets, 4 bytes each, in
+--       their order: where another one would be acknowledged, the fault is `open`, and nothing is
 -- Returns for each { fault, acked, unacked, acked before, offset, index, platform, facts, .. of what was not acknowledged
--- before, where all may be }
+-- before, where all may be }; or what was acknowledged before alone, where everything is acknowledged as it was asked
 
 -- include: live_stream
 
-local prefix, look = ARGV[1], ARGV[2] == '1'
+local prefix, look, asked = ARGV[1], ARGV[2] == '1', ARGV[3]
+local HEAD, ALL = DIGEST + 18, 65535 -- bytes of a device before the offsets that it names, and their number where it may be any
 
 -- The first of the records before `through` that are not acknowledged. Looked for from the end: many may stand before it
 -- that were acknowledged long ago.
@@ -65,7 +66,7 @@ local function take_latest(n, value, epoch, offset, ended)
     return nil
   end
   write_stream(prefix, n, sub(value, 1, 10) .. ended .. sub(value, 15))
-  return { '', offset, 0, acked }
+  return acked
 end
 
 local function take(n, value, epoch, offset, ended)
@@ -77,7 +78,7 @@ local function take(n, value, epoch, offset, ended)
     local through = count_to(s, fault == '' and math.max(offset, s.acked) or s.acked)
     if fault == '' and offset > s.acked then
       local first = first_open(s, through)
-      if ended == '*' then
+      if not ended then
         name(own, s, first, through)
       elseif not have_ended(s, first, through, ended) then
         own[1], through = 'open', first
@@ -94,17 +95,20 @@ local function take(n, value, epoch, offset, ended)
   return own
 end
 
-local ordinals = {} -- by the places of the digests
-for i = 3, #ARGV, 4 do
-  ordinals[i] = ordinal_of(prefix, ARGV[i])
+local ordinals, places, at = {}, {}, 1
+while at <= #asked do
+  ordinals[#ordinals + 1], places[#places + 1] = ordinal_of(prefix, asked, at), at + DIGEST
+  local named = unpack_bytes('>I2', asked, at + HEAD - 2)
+  at = at + HEAD + (named == ALL and 0 or 4 * named)
 end
 hold(prefix, ordinals)
 
 local answer = {}
-for i = 3, #ARGV, 4 do
-  local n, epoch, offset, ended = ordinals[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3]
+for p = 1, #places do
+  local n, epoch, offset, named, from = ordinals[p], unpack_bytes('>ddI2', asked, places[p])
+  local ended = named ~= ALL and sub(asked, from, from + 4 * named - 1)
   local value = n and read_stream(prefix, n) or ''
-  answer[#answer + 1] = take_latest(n, value, epoch, offset, ended) or take(n, value, epoch, offset, ended)
+  answer[p] = take_latest(n, value, epoch, offset, ended) or take(n, value, epoch, offset, ended)
 end
 write_held(prefix)
 return answer

@@ -11,8 +11,8 @@
 --       of offsets; 6 most publications that are on their way to a connected device; 7, 8 numbers of the changes of users
 --       and of the devices that the caller knows of, or -1; then for each push: its hour; its digest, 4 bytes; its facts;
 --       until when the facts are kept, ms; digest of its collapse, 4 bytes, or ''; its platform, with `:live` behind it
---       where no other channel carries it on; 1 to append only where the device is connected; number of devices, and for
---       each of these the digest of its id and the index of its delivery
+--       where no other channel carries it on; 1 to append only where the device is connected; its devices, packed: of each
+--       the digest of its id and the index of its delivery, 4 bytes
 -- Returns the numbers of the changes and of the devices now: the caller appends again to devices of status MOVED that the
 -- push is for, as of these; then for each push
 -- { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of the status
@@ -26,7 +26,7 @@
 local prefix, now, most, seed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local since_beginning, window = tonumber(ARGV[5]), tonumber(ARGV[6])
 local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY, WITHDRAWN, MOVED = 0, 1, 2, 3, 4, 5, 6
-local FIRST, HEAD = 9, 8 -- argument of the first push, and how many it has before its devices
+local FIRST, ARGUMENTS, DEVICE = 9, 8, DIGEST + 4 -- argument of the first push; how many each has; bytes of a device
 local JUMP = 4096
 local REPEATED, PART = 600000, 128 -- ms for which a push may name again what it has displaced; devices of one hash
 
@@ -263,41 +263,33 @@ local function append_to(n, index, place)
   end
 end
 
-local ordinals = {} -- by the places of the digests
-local i = FIRST
-while i <= #ARGV do
-  local first = i + HEAD
-  i = first + 2 * tonumber(ARGV[i + HEAD - 1])
-  for at = first, i - 1, 2 do
-    ordinals[at] = ordinal_of(prefix, ARGV[at])
+local ordinals, nth = {}, 0 -- of the devices of all pushes
+for i = FIRST + ARGUMENTS - 1, #ARGV, ARGUMENTS do
+  for at = 1, #ARGV[i], DEVICE do
+    ordinals[#ordinals + 1] = ordinal_of(prefix, ARGV[i], at)
   end
 end
 hold(prefix, ordinals)
 
 local found = { tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0) }
-i = FIRST
-while i <= #ARGV do
-  local facts, devices = ARGV[i + 2], tonumber(ARGV[i + 7])
-  local kept
+for i = FIRST, #ARGV, ARGUMENTS do
+  local facts, devices = ARGV[i + 2], ARGV[i + 7]
   answer, replaced, overrun, carried = {}, {}, {}, {}
   id, at, collapse_text = read_facts(facts)
   collapse, now_or_never = ARGV[i + 4], ARGV[i + 6] == '1'
-  key, kept = find_push(prefix, ARGV[i], ARGV[i + 1], id)
-  if not kept then
-    keep_facts(prefix, key, facts, ARGV[i + 3])
-  end
+  local kept
+  key, kept = keep_facts(prefix, ARGV[i], ARGV[i + 1], id, facts, ARGV[i + 3])
   local is_withdrawn = kept and expires_at(kept) == WITHDRAWN_AT
   digest_of_key = sub(key, 3)
   code = platform_code(ARGV[i + 5]) * INDEXES
-  i = i + HEAD
-  for place = 0, devices - 1 do
+  for place = 0, #devices / DEVICE - 1 do
+    nth = nth + 1
     if is_withdrawn then
       answer[place + 1] = string.char(WITHDRAWN)
     else
-      append_to(ordinals[i + 2 * place], ARGV[i + 2 * place + 1], place)
+      append_to(ordinals[nth], unpack_bytes('>I4', devices, place * DEVICE + DIGEST + 1), place)
     end
   end
-  i = i + 2 * devices
   local f = #found
   found[f + 1], found[f + 2], found[f + 3], found[f + 4] = answer, replaced, overrun, carried
 end

@@ -6,12 +6,13 @@ local call, byte, find, floor, format, sub = redis.call, string.byte, string.fin
 local pack, unpack_bytes = struct.pack, struct.unpack
 
 local VERSION, CURSORS, ROUTE, WIDE = 16, 1, 2, 4
-local NARROW_RECORD, WIDE_RECORD, KEY = 14, 18, 6
+local NARROW_RECORD, WIDE_RECORD, KEY, DIGEST = 14, 18, 6, 12
 local CUT = 0
 
--- The ordinal of the device with that digest of its id, or false.
-local function ordinal_of(prefix, digest)
-  local n = call('HGET', format('%si:%02x%02x', prefix, byte(digest, 1, 2)), sub(digest, 3))
+-- The ordinal of the device whose id has this digest, or the one that begins `at` there in a text; or false.
+local function ordinal_of(prefix, text, at)
+  at = at or 1
+  local n = call('HGET', format('%si:%02x%02x', prefix, byte(text, at, at + 1)), sub(text, at + 2, at + DIGEST - 1))
   return n and tonumber(n)
 end
 
@@ -225,24 +226,23 @@ local function read_facts(facts)
   return id, at, sub(facts, rest)
 end
 
--- The key of a push, and what streams know of it or false. The key is its hour and the digest of its id, or the next one
--- that no other push of the hour has.
-local function find_push(prefix, hour, digest, id)
+-- Keeps what streams are to know of a push, unless they know of it. Returns its key, and what they know already, if
+-- anything. The key is its hour and the digest of its id, or the next one that no other push of the hour has.
+local function keep_facts(prefix, hour, digest, id, facts, till)
   hour = pack('>I2', hour)
   while true do
     local key = hour .. digest
-    local facts = facts_of(prefix, key)
-    if not facts or read_facts(facts) == id then
-      return key, facts
+    local place = facts_key(prefix, key)
+    if call('HSETNX', place, digest, facts) == 1 then -- most pushes are new, and one command is less than two
+      call('PEXPIREAT', place, till)
+      return key
+    end
+    local known = call('HGET', place, digest)
+    if read_facts(known) == id then
+      return key, known
     end
     digest = pack('>I4', (unpack_bytes('>I4', digest) + 1) % 4294967296)
   end
-end
-
-local function keep_facts(prefix, key, facts, till)
-  local place = facts_key(prefix, key)
-  call('HSET', place, sub(key, 3), facts)
-  call('PEXPIREAT', place, till)
 end
 
 -- Whether a record is older than streams are kept; both in hours, and the hour of a record has 16 bits.

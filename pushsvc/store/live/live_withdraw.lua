@@ -7,8 +7,9 @@
 -- include: live_stream
 
 local prefix = ARGV[1]
-local key, facts = find_push(prefix, ARGV[2], ARGV[3], ARGV[4])
+local key, facts = keep_facts(prefix, ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
 if facts then
-  facts = sub(facts, 1, 1) .. pack('>I6', WITHDRAWN_AT) .. sub(facts, 8)
+  local place = facts_key(prefix, key)
+  call('HSET', place, sub(key, 3), sub(facts, 1, 1) .. pack('>I6', WITHDRAWN_AT) .. sub(facts, 8))
+  call('PEXPIREAT', place, ARGV[6])
 end
-keep_facts(prefix, key, facts or ARGV[5], ARGV[6])

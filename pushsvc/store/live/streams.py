@@ -44,7 +44,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
-from struct import pack
+from struct import Struct as Layout, pack
 from typing import Any, Final, NamedTuple
 
 from ...errors import Unreadable
@@ -86,6 +86,12 @@ _ENDS: Final = 50
 _ENDS_AT_ONCE: Final = 100
 """The same of one round trip. When all connections are cut at once the others wait here."""
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
+
+
+_ASKED: Final = Layout(">12sddH")
+"""A device and a position in live_ack.lua, before the offsets that are named."""
+_ALL: Final = 0xFFFF
+"""Their number where it may be any."""
 
 
 class End(NamedTuple):
@@ -244,21 +250,27 @@ class RedisStreams(RedisAppends, RedisGateways):
     async def _ack(
         self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int] | None], *, look: bool
     ) -> list[Acked]:
-        asked: list[tuple[Any, ...]] = []
-        for (device_id, at), offsets in zip(positions, ended or [None] * len(positions), strict=True):
-            known = b"*" if offsets is None else pack(f">{len(offsets)}I", *offsets)
-            asked.append((self._digest(device_id), _number(at.epoch, -1), at.offset, known))
+        asked = [
+            _ASKED.pack(self._digest(device_id), _number(at.epoch, -1), at.offset, _ALL)
+            if offsets is None
+            else _ASKED.pack(self._digest(device_id), _number(at.epoch, -1), at.offset, len(offsets))
+            + pack(f">{len(offsets)}I", *offsets)
+            for (device_id, at), offsets in zip(positions, ended or [None] * len(positions), strict=True)
+        ]
         calls = [
-            self._call(app, "live_ack", keys.devices(app), int(look), *chain(*asked[start : start + MAX_BATCH]))
+            self._call(app, "live_ack", keys.devices(app), int(look), b"".join(asked[start : start + MAX_BATCH]))
             for start in range(0, len(asked), MAX_BATCH)
         ]
-        found: list[Acked] = []
-        for answer in await self._link.scripts(calls) if calls else ():
-            for fault, acked, unacked, before, *flat in answer:
-                references = [self._reference(app, *flat[at : at + 4]) for at in range(0, len(flat), 4)]
-                newly = [each for each in references if each is not None]
-                found.append(Acked(fault.decode(), newly, acked, unacked, before))
-        return found
+        answers = await self._link.scripts(calls) if calls else ()
+        return [
+            Acked("", [], at.offset, 0, answer) if isinstance(answer, int) else self._acked(app, *answer)
+            for (_, at), answer in zip(positions, chain.from_iterable(answers), strict=True)
+        ]
+
+    def _acked(self, app: str, fault: Any, acked: int, unacked: int, before: int, *flat: Any) -> Acked:
+        references = [self._reference(app, *flat[at : at + 4]) for at in range(0, len(flat), 4)]
+        newly = [each for each in references if each is not None]
+        return Acked(fault.decode(), newly, acked, unacked, before)
 
     async def read(self, app: str, device_id: str, position: Position) -> Read:
         device = await self._registry.get(app, device_id)
