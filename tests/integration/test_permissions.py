@@ -92,7 +92,7 @@ def test_every_command_that_is_sent_is_known() -> None:
     words = {f"{first}|{second}" if second else first for first, second in WORDS.findall(text)}
     elsewhere = {"WAITAOF", "CLUSTER|SLOTS", "CONFIG|GET", "SENTINEL|MASTER", "SENTINEL|REPLICAS", "SENTINEL", "EVAL"}
     assert {word for word in words if word.partition("|")[0] in COMMANDS} - elsewhere <= {*permissions.SENT}
-    assert {"XGROUP|CREATE", "XGROUP|DELCONSUMER", "XCLAIM", "BITFIELD"} <= scripts.commands()
+    assert {"XGROUP|CREATE", "XGROUP|DELCONSUMER", "XCLAIM", "BITFIELD", "INFO", "LLEN"} <= scripts.commands()
 
 
 WORDS = re.compile(r'\(\s*"([A-Z]{3,})"(?:, "((?:CONSUMERS|SLOTS|GET|MASTER|REPLICAS))")?')

@@ -27,7 +27,7 @@ class Script(NamedTuple):
     sha: str
 
 
-_CALLED = re.compile(r"redis\.p?call\(\s*'(XGROUP', '[A-Z]+|[A-Z]+)'")
+_CALLED = re.compile(r"\bp?call\(\s*'(XGROUP', '[A-Z]+|[A-Z]+)'")
 _WITHOUT_LAST = "KEYS[#KEYS] = nil\n"
 
 
