@@ -576,6 +576,23 @@ async def test_after_a_failover_nothing_is_read_until_what_was_sent_is_recorded(
         provider.answer()
 
 
+async def test_a_read_that_the_new_primary_answers_by_itself_counts_for_nothing() -> None:
+    """It was asked for before the failover, so that nothing has waited for what was sent to be recorded."""
+    queue, provider = FakeQueue(), FakeProvider(room=10)
+    async with working(queue, provider) as route:
+        mark = route._holdings.mark()
+        queue.history = 1
+        again = taken(chunk("sent"))
+        again = msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))
+        route._holdings.admit([again], mark)
+        assert queue.forgotten == [again.ref]
+        await asyncio.sleep(0.1)
+        assert provider.tokens == []
+        route._holdings.admit([again], route._holdings.mark())
+        await until(lambda: provider.tokens == ["sent"], 1.0)
+        provider.answer()
+
+
 async def test_an_answer_that_does_not_come_holds_reading_up_for_some_seconds_only() -> None:
     queue, provider = FakeQueue(), FakeProvider(room=2)
     async with working(queue, provider) as route:

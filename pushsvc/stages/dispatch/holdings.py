@@ -43,10 +43,12 @@ OTHER_ACCOUNT: Final = "other_account"
 
 
 class Mark(NamedTuple):
-    """A point in time, to determine later what has been revoked since, and whether the lease ran out."""
+    """A point in time, to determine later what has been revoked since, and whether the lease ran out or another server
+    became the primary."""
 
     heard: int
     generation: int
+    history: int
 
 
 class Holdings:
@@ -120,10 +122,11 @@ class Holdings:
 
     def admit(self, taken: list[Taken], mark: Mark) -> None:
         """Take what was read, asked for at `mark`: it may be sent, less what was taken back since. Where that is not
-        known any more, all of it is read again."""
+        known any more, all of it is read again; so it is if another primary has answered, which may not know yet what
+        was sent."""
         if not taken:
             return
-        if not self._lease.holds or mark.generation != self._lease.generation or not self._heard.knows(mark.heard):
+        if not self._lease.holds or mark[1:] != self.mark()[1:] or not self._heard.knows(mark.heard):
             self._queue.forget([each.ref for each in taken])
             return
         now = int(self._wall_clock() * 1000)
@@ -196,7 +199,7 @@ class Holdings:
 
     def mark(self) -> Mark:
         """Return the present moment, for an answer that arrives later."""
-        return Mark(self._heard.number, self._lease.generation)
+        return Mark(self._heard.number, self._lease.generation, self._queue.history)
 
     async def revoke(self, revoked: Revoked) -> None:
         """Remove what is revoked: afterwards none of it waits here. The caller has added it to `heard` just before."""
