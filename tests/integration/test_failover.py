@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from pushsvc.errors import StoreUnavailable
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
-from pushsvc.store.link import scripts, sentinels, sync_sentinels
+from pushsvc.store.link import replicas, scripts, sentinels, sync_sentinels
 from pushsvc.store.link.connect import open_sync_redis
 from pushsvc.store.link.link import Link
 from pushsvc.store.link.sentinels import SentinelReport, Sentinels
@@ -36,7 +36,7 @@ from .test_store_kit import (
     take,
     take_all,
 )
-from .topologies import SlotMove
+from .topologies import MASTER, SlotMove, running_sentinels
 
 
 class CuttingProxy:
@@ -234,7 +234,11 @@ class Naming:
         async def ask(sentinels: Sentinels, sentinel: object) -> SentinelReport:
             return self.word
 
+        async def none(sentinels: Sentinels) -> int:
+            return 0
+
         monkeypatch.setattr(Sentinels, "_ask", ask)
+        monkeypatch.setattr(Sentinels, "replicas", none)
         monkeypatch.setattr(SyncSentinels, "_ask", lambda sentinels, sentinel: self.word)
 
     def switch(self, port: int) -> None:
@@ -333,6 +337,45 @@ async def test_the_record_of_a_key_counts_where_it_is_read(monkeypatch: pytest.M
 
             monkeypatch.setattr(store.link, "call", call_and_switch)
             assert await store.pushes.recall("shop", key) is None
+
+
+async def test_what_was_to_be_recorded_at_the_old_primary_is_not_recorded_at_the_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They change while the sentinels are asked for replicas: the entries to acknowledge may be others there."""
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
+        naming = Naming(monkeypatch, old.port)
+
+        async def replicas_and_switch(sentinels: Sentinels) -> int:
+            naming.switch(new.port)
+            await sentinels.discover_master("mymaster")
+            return 0
+
+        async with asyncio.timeout(30), open_store(SENTINELS, StoreConfig(consumer="a")) as store:
+            await store.pushes.accept(make_push("p"))
+            (taken,) = await take(store)
+            monkeypatch.setattr(Sentinels, "replicas", replicas_and_switch)
+            cast("replicas.ReplicatedLink", store.link)._quorums.clear()  # as in a process that only sends
+            with pytest.raises(StoreUnavailable, match="another server"):
+                await store.queue.settle("shop", *all_of(taken))
+            assert new.command("EXISTS", keys.mark("shop", 0)) == b":0\r\n"
+
+
+async def test_a_process_that_starts_promises_nothing_while_a_replica_may_have_been_promoted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It leaves its primary and the sentinels as one that dies, and the other one acknowledges what will be lost."""
+    monkeypatch.setattr(replicas, "WAIT_MS", 200)
+    monkeypatch.setattr(replicas, "GRACE", 1.0)
+    with running_sentinels(sentinels=1, down_after=60_000) as rig:
+        rig.data[1].send(signal.SIGKILL)
+        wait_until(lambda: "disconnected" in str(rig.sentinels[0].ask("SENTINEL", "REPLICAS", MASTER)))
+        async with asyncio.timeout(30), open_store(rig.url) as store:
+            with pytest.raises(StoreUnavailable, match="1 of 2 replicas"):
+                await store.pushes.accept(make_push("p"))
+            while True:
+                with suppress(StoreUnavailable):
+                    return await store.pushes.accept(make_push("p"))
 
 
 async def until(reached: Callable[[], bool]) -> None:

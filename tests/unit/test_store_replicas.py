@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.store.link.replicas import GRACE, SAMPLE, TRY, Quorum, Role, owner_of, read_role
+from pushsvc.store.link.replicas import SAMPLE, TRY, Quorum, Role, owner_of, read_role
+from pushsvc.store.link.sentinels import GRACE
 
 
 def judge(quorum: Quorum, acknowledged: int, connected: int, now: float, confirmed: float | None = None) -> bool:

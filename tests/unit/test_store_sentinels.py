@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pushsvc.errors import ConfigError
-from pushsvc.store.link.sentinels import SentinelReport, elect, living_of, read_word
+from pushsvc.store.link.sentinels import GRACE, SentinelReport, elect, present_of, read_word
 from pushsvc.store.link.urls import check_url
 
 OLD, NEW = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
@@ -67,10 +67,16 @@ def test_what_a_sentinel_says() -> None:
     assert read_word([b"10.0.0.1", b"6379"], ValueError("no such master")) is None
 
 
-def test_living_replicas() -> None:
-    flags = [b"slave", b"slave,promoted", b"s_down,slave,disconnected", b"slave,disconnected"]
-    assert living_of([[b"name", b"x", b"flags", each] for each in flags]) == 2
-    assert living_of(None) == living_of([]) == living_of(ValueError("no such master")) == 0
+def test_a_replica_that_is_missing_since_a_moment_ago_may_have_been_promoted() -> None:
+    down = int(GRACE * 1000)
+    replicas = [
+        [b"flags", b"slave"],
+        [b"flags", b"slave,disconnected,promoted"],
+        [b"flags", b"s_down,slave,disconnected", b"s-down-time", b"%d" % (down - 1)],
+        [b"flags", b"s_down,slave,disconnected", b"s-down-time", b"%d" % down],
+    ]
+    assert present_of(replicas) == 3
+    assert present_of([]) == present_of(ValueError("no permissions")) == 0
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from ...telemetry import StateLog, get_logger
 from ..keys import HASH_KEY, mark_beside
 from .connect import store_faults
 from .link import LOOK, Command, Link, ScriptCall
-from .sentinels import Address
+from .sentinels import GRACE, Address
 
 PROMISES: Final = frozenset(
     {
@@ -51,9 +51,6 @@ PROMISES: Final = frozenset(
 )
 WAIT_MS: Final = 2000
 """How long replicas may take, in milliseconds; then the result is reported as unknown."""
-GRACE: Final = 3.0
-"""Seconds until a missing replica is known not to have been promoted. A sentinel asks each second who is a primary, and
-informs the others at once."""
 SAMPLE: Final = 1.0
 """Seconds between two samples of how far the primary has written. A replica reports its offset each second."""
 NEVER: Final = float("-inf")
@@ -107,8 +104,7 @@ class Quorum:
         self._in_step = sum(has > 0 and has >= self._written[0] for has in role.acknowledged)
 
     def expect(self, replicas: int) -> None:
-        """Expect at least the `replicas` that the sentinels call living: one that is not connected may be the one that
-        is being promoted."""
+        """Expect at least the `replicas` that the sentinels know: one that is not connected may be being promoted."""
         self.wanted = max(self.wanted, replicas)
 
     def _needed(self, now: float) -> int:
@@ -193,6 +189,7 @@ class ReplicatedLink(Link):
             return await self._on_replicas(key, commands, mark=mark, repeat=False)
 
     async def _on_replicas(self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool) -> list[Any]:
+        history = self.history
         quorum = self._quorums.get(key if self.cluster else "")
         if quorum is None:
             quorum = Quorum(self._least, strict=self._strict, all_of_them=self.sentinels is not None)
@@ -203,7 +200,8 @@ class ReplicatedLink(Link):
                 quorum.expect(await self.sentinels.replicas())
             (role,) = await self.pinned(key, [("ROLE",)], 0)
             quorum.look(read_role(role), time.monotonic())
-        history = self.history
+            if self.history != history:
+                raise StoreUnavailable("another server of Redis has become the primary")
         asked = quorum.asked(time.monotonic())
         marked = [("SET", key, 1, "PX", _MARK_LIFE)] if mark else []
         barrier: list[Command] = [*marked, ("WAIT", asked, WAIT_MS), ("ROLE",)]

@@ -31,8 +31,12 @@ from redis.asyncio.sentinel import (
 )
 from redis.exceptions import ConnectionError as NoConnection, RedisError, ResponseError
 
+from ...errors import StoreUnavailable
 from .packed import Packed
 
+GRACE: Final = 3.0
+"""Seconds until a missing replica is known not to have been promoted. A sentinel asks each second who is a primary, and
+informs the others at once."""
 MEMORY: Final = 30.0
 """Seconds for which a newer answer takes precedence over an older one."""
 
@@ -73,12 +77,13 @@ def read_word(address: Any, master: Any) -> SentinelReport | None:
     )
 
 
-def living_of(replicas: Any) -> int:
-    """Return how many of the answer to SENTINEL REPLICAS are not down."""
-    if not replicas or isinstance(replicas, Exception):
+def present_of(replicas: Any) -> int:
+    """Return how many of the answer to SENTINEL REPLICAS may have been promoted: those that have not been down for
+    `GRACE` seconds. A promotion ends the connections of all sentinels to its server."""
+    if isinstance(replicas, Exception):
         return 0
-    flags = [dict(zip(flat[::2], flat[1::2], strict=True))[b"flags"].split(b",") for flat in replicas]
-    return sum(not {b"s_down", b"o_down", b"disconnected"} & set(own) for own in flags)
+    found = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in replicas]
+    return sum(int(fields.get(b"s-down-time", 0)) < GRACE * 1000 for fields in found)
 
 
 class Sentinels(Sentinel):
@@ -123,11 +128,15 @@ class Sentinels(Sentinel):
         return elected.address
 
     async def replicas(self) -> int:
-        """Return how many living replicas the primary has, by the sentinel that knows most of them."""
+        """Return how many replicas the primary may have, by the sentinel that knows most of them. Raises
+        `StoreUnavailable` if none answers."""
         answers = await asyncio.gather(
             *(self._answers(each, [("SENTINEL", "REPLICAS", self._name)]) for each in self.sentinels)
         )
-        return max((living_of(answer[0]) for answer in answers), default=0)
+        known = [answer for (answer,) in answers if answer is not None]
+        if not known:
+            raise StoreUnavailable("no sentinel says which replicas there are")
+        return max(map(present_of, known))
 
     async def _ask(self, sentinel: Redis) -> SentinelReport | None:
         address, master = await self._answers(
