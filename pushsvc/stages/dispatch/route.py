@@ -48,6 +48,8 @@ class Flight(Delivery, frozen=True, gc=False):
     passed: tuple[int, int]
     entry: OpenEntry
     started: float
+    asked_at: int
+    """The same in Unix ms."""
     probe: bool
 
 
@@ -302,7 +304,7 @@ class RouteWorker:
                     targets = self._latest(entry, targets, now)
                 passed = entry.passed
                 for target in targets:
-                    submit(Flight(chunk, target, passed, entry, started, False), on_outcome)
+                    submit(Flight(chunk, target, passed, entry, started, now, False), on_outcome)
                 sent = len(targets)
                 self._in_flight += sent
                 budget -= sent
@@ -351,7 +353,7 @@ class RouteWorker:
         health.spend(1, started)
         self._in_flight += 1
         self._unanswered_since = min(self._unanswered_since, started)
-        self._provider.submit(Flight(entry.chunk, target, entry.passed, entry, started, True), self._on_outcome)
+        self._provider.submit(Flight(entry.chunk, target, entry.passed, entry, started, now, True), self._on_outcome)
         self._holdings.signal_space()
 
     def _latest(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> tuple[Target, ...]:
@@ -445,6 +447,6 @@ class RouteWorker:
         seconds = now_monotonic - delivery.started
         self._congestion.answered(seconds, self._in_flight, now_monotonic)
         self._metrics.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
-        asked_at = now - int(seconds * 1000)
-        self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason, asked_at)
-        self.wake()
+        self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason, delivery.asked_at)
+        if not self._pump_scheduled:
+            self.wake()

@@ -127,7 +127,10 @@ class Settler:
     def add(self, settlement: Settlement, entry: OpenEntry) -> None:
         """Record this outcome soon."""
         self._waiting.append((settlement, entry))
-        if not is_written(settlement) or len(self._waiting) >= self._bound // 2:
+        outcome = settlement.outcome
+        # What was written to its device has yet to be acknowledged; it may follow that it replaces an older push.
+        written = type(outcome) is Unconfirmed and outcome.within > 0 and type(settlement.verdict) is Retry
+        if not written or settlement.delivery.chunk.message.collapse or len(self._waiting) >= self._bound // 2:
             self._press()
         if not self._more.is_set():
             self._more.set()
@@ -142,7 +145,7 @@ class Settler:
 
     def _press(self) -> None:
         """Let nothing of what was added wait for its device."""
-        self._due = self.handed_over
+        self._due = self._drawn + len(self._waiting)
         self._hurry.set()
 
     def flush_metrics(self) -> None:
@@ -280,11 +283,3 @@ class Settler:
             async with patience:
                 await tell()
                 return
-
-
-def is_written(settlement: Settlement) -> bool:
-    """Return whether the delivery was written to its device, which has yet to acknowledge it, and nothing else follows
-    from that: it replaces no older push."""
-    outcome = settlement.outcome
-    written = type(outcome) is Unconfirmed and outcome.within > 0 and type(settlement.verdict) is Retry
-    return written and not settlement.delivery.chunk.message.collapse
