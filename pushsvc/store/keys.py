@@ -47,11 +47,11 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | not ended; score cancelled at ms                      |
 | `ps:T:recalled`            | hash   | field: a moment        | id of a cancelled push whose retries are to be due at |
 |                            |        |                        | once -> how far that is done: see promote.lua         |
-| `ps:T:latest`, `ps:T:latest:before` | hash | 24 h            | digest of a target and a `collapse` -> the latest push|
-|                            |        |                        | that was accepted of it: see supersede.lua            |
-| `ps:T:w:<digest>`          | zset   | a wait's TTL, renewed  | of a target and a `collapse` with a delivery that     |
-|                            |        |                        | waits: each that does, and the latest push accepted:  |
-|                            |        |                        | see supersede.lua                                     |
+| `ps:T:w:<digest>`          | zset   | a wait's TTL, renewed  | of a target and a `collapse`, or a `collapse` alone,  |
+|                            |        |                        | with a delivery that waits: each that does, and the   |
+|                            |        |                        | latest push accepted: see supersede.lua               |
+| `ps:T:latest`, `ps:T:latest:before` | hash | 24 h            | the same digests -> the latest push that was accepted |
+|                            |        |                        | of it: see supersede.lua                              |
 | `ps:T:epoch`               | string | permanent              | counter, raised by each cancel: cheap to compare      |
 | `ps:T:revoked`             | stream | 3600 seconds, renewed  | what dispatchers must drop, see revocations.py:       |
 |                            |        |                        | `p` a push id, `t` marks of tokens, `e` an entry      |

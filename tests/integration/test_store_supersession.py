@@ -4,11 +4,12 @@ backend."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
-from pushsvc.model.delivery import Arrival, Ended, Retry, Unavailable, Unconfirmed
+from pushsvc.model.delivery import Arrival, Ended, Outcome, Retry, Unavailable, Unconfirmed, Verdict
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Lane, Message, Push, Route, Target
 from pushsvc.model.routing import path_name
@@ -19,8 +20,10 @@ from pushsvc.store import Store, StoreConfig, keys
 from .servers import Server
 from .test_store_kit import (
     ROUTE,
+    SENT,
     AnyStore,
     World,
+    all_of,
     backend_server,
     make_push,
     moment,
@@ -50,18 +53,41 @@ def to(push: Push, target: Target) -> Push:
     return msgspec.structs.replace(push, targets={"apns": (target,)})
 
 
+def broadcast(push: Push, others: int = 39) -> Push:
+    """The push, to tokens of its own as well."""
+    more = tuple(Target(index, f"{push.id}-{index}") for index in range(1, others + 1))
+    return msgspec.structs.replace(push, targets={"apns": push.targets["apns"] + more})
+
+
+async def settled(
+    store: AnyStore, taken: Taken, verdict: Verdict | None = None, outcome: Outcome | None = SENT
+) -> None:
+    """All of the entry."""
+    settlements, refs = all_of(taken, verdict, outcome)
+    settlements = [msgspec.structs.replace(each, entry_id=taken.ref.entry_id) for each in settlements]
+    await store.queue.settle("shop", settlements, refs)
+
+
 async def sent(store: AnyStore, push: Push) -> None:
     """Accepted by us and by the provider."""
     await store.pushes.accept(push)
-    (taken,) = await take(store)
-    await store.queue.settle("shop", [settlement(taken.chunk, 0)], [taken.ref])
+    for taken in await take(store, push.lane):
+        await settled(store, taken)
+
+
+async def places_of_waits(store: Store) -> int:
+    """The number of places in which something waits."""
+    names = [
+        await store.link.call("KEYS", f"{keys.prefix('shop', shard)}w:*") for shard in range(SHARDS.shards_of("shop"))
+    ]
+    return sum(map(len, names))
 
 
 async def waits(store: AnyStore, push: Push, verdict: Retry | Ended | None = None) -> None:
     """Accepted by us, and refused for the moment."""
     await store.pushes.accept(push)
     (taken,) = await take(store)
-    await store.queue.settle("shop", [settlement(taken.chunk, 0, verdict or Retry(moment(), 2), BUSY)], [taken.ref])
+    await settled(store, taken, verdict or Retry(moment(), 2), BUSY)
 
 
 async def due(store: AnyStore) -> Taken:
@@ -291,22 +317,103 @@ async def test_what_a_step_costs_does_not_grow_with_what_waits() -> None:
             assert isinstance(store, Store)
             names = [keys.latest("shop", 0), keys.latest_before("shop", 0)]
 
-            async def told(*lists: list[str | int]) -> int:
+            async def told(*lists: list[Any]) -> int:
                 """The microseconds of the server for one step."""
-                arguments = [keys.prefix("shop", 0), moment(), msgspec.msgpack.encode(lists)]
+                arguments = [keys.prefix("shop", 0), moment(), msgspec.msgpack.encode(lists), 1]
                 await store.link.call("CONFIG", "RESETSTAT")
                 await store.link.script("supersede", names, arguments)
                 stats = await store.link.call("INFO", "commandstats")
                 return max(int(each["usec"]) for name, each in stats.items() if name.startswith("cmdstat_evalsha"))
 
+            async def accepted(digest: str, number: int) -> int:
+                order = orders(digest, number, 1)[1]
+                return await told([("of a collapse", order, [digest])], [], orders(digest, number + 1, 1))
+
             for first in range(0, 20_000, 1000):
                 await told([], orders("many", first, 1000, 60_000), [])
             await told([], orders("few", 0, 40, 60_000), [])
-            spent = {
-                digest: min([await told(orders(digest, n, 1), [], orders(digest, n + 1, 1)) for n in range(0, 40, 2)])
-                for digest in ("few", "many")
-            }
+            spent = {digest: min([await accepted(digest, n) for n in range(0, 40, 2)]) for digest in ("few", "many")}
             assert spent["many"] < 10 * spent["few"], spent
+
+
+# --- broadcasts -----------------------------------------------------------------------------------
+
+
+SIZES = pytest.mark.parametrize(("older", "newer"), [(0, 39), (39, 0), (39, 39)], ids=["newer", "older", "both"])
+"""How many targets of its own each of two pushes has beside one that they share."""
+
+
+@SIZES
+async def test_a_broadcast_that_waits_in_a_lane_ends_where_a_later_push_was_accepted(
+    older: int, newer: int, server: Server | None
+) -> None:
+    async with new_world(server, SHARDS) as world:
+        store = await world.store()
+        await store.pushes.accept(broadcast(order_push("a", lane="bulk"), older))
+        await sent(store, broadcast(order_push("b", since=moment() + 1), newer))
+        (taken,) = await take(store, "bulk")
+        assert superseded(taken)
+        await settled(store, taken)
+        await sent(store, broadcast(order_push("c", since=moment() + 2), older))
+        if isinstance(store, Store):
+            assert await places_of_waits(store) == 0
+
+
+@SIZES
+async def test_who_holds_a_broadcast_is_told_of_a_later_push(older: int, newer: int, world: World) -> None:
+    holder, other = await world.store("holder"), await world.store("other")
+    for store in (holder, other):
+        await store.queue.enrol("shop")
+    await holder.pushes.accept(broadcast(order_push("a", lane="bulk"), older))
+    (held,) = await take(holder, "bulk")
+    assert not superseded(held)
+    for number, name in enumerate("bc", 1):
+        await sent(other, broadcast(order_push(name, since=moment() + number), newer))
+        (news,) = await holder.queue.revoked({"shop"}, 1000)
+        assert token_mark("t") in news.revoked.tokens
+        assert not news.revoked.tokens & {token_mark(f"a-{index}") for index in range(1, older + 1)}
+    await settled(holder, held, Retry(moment(), 2), None)
+    if isinstance(other, Store):  # what waits for its time is with nobody
+        await sent(other, broadcast(order_push("d", since=moment() + 3), newer))
+        assert await holder.queue.revoked({"shop"}, 1) == []
+
+
+@SIZES
+async def test_a_broadcast_that_is_retried_ends_however_much_later(
+    older: int, newer: int, server: Server | None
+) -> None:
+    async with new_world(server, SHARDS) as world:
+        store = await world.store()
+        await waits(store, broadcast(order_push("a"), older))
+        await sent(store, broadcast(order_push("b", since=moment() + 1), newer))
+        if isinstance(store, Store):
+            for shard in range(SHARDS.shards_of("shop")):
+                await store.link.call("DEL", keys.latest("shop", shard), keys.latest_before("shop", shard))
+        again = await due(store)
+        assert len(again.chunk.targets) == 1 + older
+        assert superseded(again)
+        await settled(store, again)
+        if isinstance(store, Store):
+            assert await places_of_waits(store) == 0
+
+
+async def test_a_broadcast_waits_in_one_place_until_its_last_entry_ends() -> None:
+    config = msgspec.structs.replace(SHARDS, chunk_size=30)
+    with backend_server("redis") as server:
+        async with new_world(server, config) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            await store.queue.enrol("shop")
+            await sent(store, broadcast(order_push("0", since=moment() - 1)))
+            await store.pushes.accept(broadcast(order_push("a")))
+            taken = await take(store)
+            assert len(taken) == 2
+            assert await places_of_waits(store) == SHARDS.shards_of("shop")
+            for number, (each, told) in enumerate(zip(taken, (1, 0), strict=True), 1):
+                await settled(store, each)
+                await sent(store, order_push(f"b{number}", since=moment() + number))
+                assert len(await store.queue.revoked({"shop"}, 1)) == told
+            assert await places_of_waits(store) == 0
 
 
 async def test_messages_without_collapse_leave_nothing() -> None:

@@ -141,7 +141,7 @@ class Opener(StorePart):
             changed = {**changed, **more}
             if listed is not NONE_LISTED:
                 others[platform] = listed
-        superseded = await self._supersession.among(route.app, chunks)
+        superseded = await self._supersession.among(route.app, [each for _, decoded, _ in found for each in decoded])
         counting = [target for chunk in chunks if chunk.message.counts for target in chunk.targets]
         devices = [target.device_id for target in counting if target.device_id is not None]
         unread = await self._unread(route.app, devices) if devices else {}

@@ -238,7 +238,7 @@ class RedisQueue(Moving):
     ) -> Sequence[Settlement]:
         """Settle deliveries. Entries are acknowledged with the last settlements of their shard, never before."""
         if app in self._supersession.apps:
-            await self._supersession.record(app, settlements)
+            await self._supersession.record(app, settlements, finished)
         shards = self._config.shards_of(app)
         finished = [ref for ref in finished if ref.history == self._link.history]
         by_shard: dict[int, tuple[list[Settlement], list[EntryRef]]] = {}

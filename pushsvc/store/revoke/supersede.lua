@@ -1,24 +1,28 @@
 -- Records which pushes with `collapse` the provider has accepted, and which wait: see supersession.py.
 --
 -- An order is an instant and a push id in one string, which compares as time goes. A digest of which something waits has
--- a sorted set: with score -1 the newest order that was accepted, behind an `a`, and each order that waits, with score 0,
--- or since its holder was told of a later one with that one's instant. So no step reads all that waits, of which one device
--- may have thousands. Nobody knows what else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes,
--- of which the younger is written, and takes the place of the older one when it is full or old; `@` is when it began. May
--- run twice: the same is found.
+-- a sorted set: with score -1 the newest order that was accepted, behind an `a`, and each order that waits, with score 1
+-- while a dispatcher has it and nothing newer is known, else 0. So no step reads all that waits, of which one device may
+-- have thousands. Nobody knows what else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes, of
+-- which the younger is written, and takes the place of the older one when it is full or old; `@` is when it began. May run
+-- twice: the same is found.
+--
+-- A broadcast waits under the digest of its `collapse` alone, by its order and the name of its entry. The newest order of a
+-- `collapse` that was accepted for any target is in `latest` as well: where that is not newer, no target needs a look.
 --
 -- KEYS  1 ps:T:latest; 2 ps:T:latest:before
--- ARGV  1 prefix `ps:T:`; 2 now ms; 3 MessagePack of { accepted, waiting, over }
---         accepted: { digest, order, digest, order, .. }
+-- ARGV  1 prefix `ps:T:`; 2 now ms; 3 MessagePack of { accepted, waiting, over }; 4 1 where a dispatcher has what waits
+--         accepted: { { digest of the collapse, order, { digest, .. } }, .. }
 --         waiting:  { digest, order, ms for which it may wait, .. }
 --         over:     { digest, order, .. } of what has ended otherwise
--- Returns the places (from 0) of what was accepted with something older waiting behind it, and for each that waits the
--- newest order that was accepted, or an empty string.
+-- Returns the places (from 0), over all digests that were accepted, of those with something older at a dispatcher, and for
+-- each that waits the newest order that was accepted, or an empty string.
 
 local MOST, LEAST, LONGEST = 50000, 45000, 43200000 -- digests; ms: more than a request and a take-over take, and at most
 local NAMES = 1000 -- digests of one command
+local HELD = '1' -- score
 
-local prefix, now = ARGV[1], tonumber(ARGV[2])
+local prefix, now, held = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local accepted, waiting, over = unpack(cmsgpack.unpack(ARGV[3]))
 local found, newest_of = {}, {}
 local latest = {} -- digest -> the newest order of it that was accepted, or false
@@ -38,12 +42,8 @@ local function turn_over()
   redis.call('PEXPIRE', KEYS[1], 2 * LONGEST)
 end
 
--- Looks up the newest order that is known of each digest of a list, which has one in every `step` places.
-local function look_up(list, step)
-  local names = {}
-  for at = 1, #list, step do
-    names[#names + 1] = list[at]
-  end
+-- Looks up the newest order that is known of each of these digests.
+local function look_up(names)
   for first = 1, #names, NAMES do
     local last = math.min(first + NAMES - 1, #names)
     local own = redis.call('HMGET', KEYS[1], unpack(names, first, last))
@@ -55,6 +55,10 @@ local function look_up(list, step)
   end
 end
 
+local function key_of(digest)
+  return prefix .. 'w:' .. digest
+end
+
 -- The newest order of a digest that was accepted while something waited, and one that waits, or nothing.
 local function known(key)
   local newest, order = unpack(redis.call('ZRANGE', key, 0, 1))
@@ -64,89 +68,137 @@ local function known(key)
   return newest and string.sub(newest, 2), order
 end
 
--- An order waits no more. Returns whether another does, and the newest that was accepted: where none waits nothing is kept.
-local function leave(key, order)
-  redis.call('ZREM', key, order)
-  local newest, other = known(key)
-  if newest and not other then
+-- Some order waits no more. Returns as `known`: where none waits nothing is kept.
+local function left(key)
+  local newest, order = known(key)
+  if newest and not order then
     redis.call('DEL', key)
   end
-  return other, newest
+  return newest, order
 end
 
--- The score of an order whose holder was told of a later one.
-local function told_of(later)
-  return tonumber(string.sub(later, 1, 14)) + 1
+-- Keeps the newest order that was accepted in the place of one before it.
+local function keep(key, before, newest)
+  if before then
+    redis.call('ZREM', key, 'a' .. before)
+  end
+  redis.call('ZADD', key, -1, 'a' .. newest)
 end
 
--- Whether any that waits is older than an order that was accepted, and its holder is to be told.
-local function behind(key, order)
-  local score, most = told_of(order), 1
-  repeat
-    local told = { 'ZADD', key }
-    for _, other in ipairs(redis.call('ZRANGEBYSCORE', key, 0, 0, 'LIMIT', 0, most)) do
-      if other < order then
-        told[#told + 1], told[#told + 2] = score, other
+-- Whether a dispatcher has anything older than an order that was accepted.
+local function is_behind(key, order)
+  local oldest = redis.call('ZRANGEBYSCORE', key, HELD, HELD, 'LIMIT', 0, 1)[1]
+  return oldest and oldest < order
+end
+
+-- An order was accepted. Returns whether a dispatcher has an older one.
+local function accept(key, order)
+  local newest, other = left(key)
+  if not other then
+    return false
+  end
+  if not newest or newest < order then
+    keep(key, newest, order)
+  end
+  return is_behind(key, order)
+end
+
+-- Whether something waits of any of these digests.
+local function any_waits(digests)
+  for first = 1, #digests, NAMES do
+    local names = {}
+    for at = first, math.min(first + NAMES - 1, #digests) do
+      names[#names + 1] = key_of(digests[at])
+    end
+    if redis.call('EXISTS', unpack(names)) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
+local function accept_all()
+  local collapses, digests, orders, unsure = {}, {}, {}, {}
+  for g = 1, #accepted do
+    collapses[g] = accepted[g][1]
+  end
+  look_up(collapses)
+  for g = 1, #accepted do
+    local collapse, order, own = unpack(accepted[g])
+    local newest = latest[collapse]
+    for at = 1, #own do
+      digests[#digests + 1], orders[#orders + 1] = own[at], order
+      if newest and newest > order then
+        unsure[#unsure + 1] = own[at]
       end
     end
-    local all = #told == 2 + 2 * most
-    if #told > 2 then
-      redis.call(unpack(told))
+  end
+  look_up(unsure)
+  local waits = any_waits(digests)
+  if waits then
+    for at = 1, #digests do
+      redis.call('ZREM', key_of(digests[at]), orders[at])
     end
-    most = 100
-  until not all
-  return redis.call('ZCOUNT', key, score, score) > 0
+    waits = any_waits(digests)
+  end
+  local broadcasts, place = any_waits(collapses), 0
+  for g = 1, #accepted do
+    local collapse, order, own = unpack(accepted[g])
+    local all = broadcasts and is_behind(key_of(collapse), order)
+    for at = 1, #own do
+      if waits and accept(key_of(own[at]), order) or all then
+        found[#found + 1] = place
+      end
+      place = place + 1
+    end
+    digests[#digests + 1], orders[#orders + 1] = collapse, order
+  end
+  local touched, changed = {}, {}
+  for at = 1, #digests do
+    local digest, order = digests[at], orders[at]
+    if not latest[digest] or latest[digest] < order then
+      latest[digest] = order
+    end
+    touched[digest] = true
+  end
+  for digest in pairs(touched) do -- also where it is older, so that it stays as long as what it was accepted with
+    changed[#changed + 1], changed[#changed + 2] = digest, latest[digest]
+  end
+  for first = 1, #changed, 2 * NAMES do
+    redis.call('HSET', KEYS[1], unpack(changed, first, math.min(first + 2 * NAMES - 1, #changed)))
+  end
 end
 
 if #accepted > 0 then
   turn_over()
-end
-look_up(accepted, 2)
-local changed = {}
-for at = 1, #accepted, 2 do
-  local digest, order = accepted[at], accepted[at + 1]
-  if not latest[digest] or latest[digest] < order then
-    latest[digest] = order
-    changed[#changed + 1], changed[#changed + 2] = digest, order
-  end
-  local key = prefix .. 'w:' .. digest
-  local waits, newest = leave(key, order)
-  if waits then
-    if not newest or newest < order then
-      if newest then
-        redis.call('ZREM', key, 'a' .. newest)
-      end
-      redis.call('ZADD', key, -1, 'a' .. order)
-    end
-    if behind(key, order) then
-      found[#found + 1] = (at - 1) / 2
-    end
-  end
+  accept_all()
 end
 
-for first = 1, #changed, 2 * NAMES do
-  redis.call('HSET', KEYS[1], unpack(changed, first, math.min(first + 2 * NAMES - 1, #changed)))
+local names = {}
+for at = 1, #waiting, 3 do
+  names[#names + 1] = waiting[at]
 end
-
-look_up(waiting, 3)
+look_up(names)
 for at = 1, #waiting, 3 do
   local digest, order, span = waiting[at], waiting[at + 1], waiting[at + 2]
-  local key = prefix .. 'w:' .. digest
-  local newest, other = known(key)
-  local is_first = not newest and not other
-  newest = newest or latest[digest]
-  if newest then
-    redis.call('ZADD', key, -1, 'a' .. newest, order < newest and told_of(newest) or 0, order)
-  else
-    redis.call('ZADD', key, 0, order)
+  local key = key_of(digest)
+  local before, other = known(key)
+  local newest = before
+  if latest[digest] and (not before or before < latest[digest]) then
+    newest = latest[digest]
+    keep(key, before, newest)
   end
-  if is_first or redis.call('PTTL', key) < span then
+  redis.call('ZADD', key, newest and order < newest and 0 or held, order)
+  if not before and not other or redis.call('PTTL', key) < span then
     redis.call('PEXPIRE', key, span)
   end
   newest_of[#newest_of + 1] = newest or ''
 end
 
 for at = 1, #over, 2 do
-  leave(prefix .. 'w:' .. over[at], over[at + 1])
+  local key = key_of(over[at])
+  if redis.call('ZREM', key, over[at + 1]) == 1 then
+    left(key)
+  end
 end
 return { found, newest_of }

@@ -12,7 +12,7 @@ shard of that digest. A target from the registry has a second one by its device,
     a delivery waits (a dispatcher has taken      `w:<digest>` says so, until it ends
     it, it is retried, it is a dead letter)
     one is accepted                               is recorded there if something waits, and notifies the dispatchers of
-                                                  the token if that is older: they return what they hold for it
+                                                  the token if one has an older: they return what they hold for it
     one is taken                                  ends if something newer was accepted
 
 What no dispatcher has taken yet waits in a lane without a record of it. So what was accepted is remembered in any case
@@ -20,6 +20,10 @@ What no dispatcher has taken yet waits in a lane without a record of it. So what
 least, and all for 45 seconds. What is in flight at two dispatchers at once is in the hands of the provider. All is
 recorded before the settlement that it belongs to, so that a crash in between repeats it. Messages without `collapse`
 take no part in this: they cost no command and no look-up.
+
+A broadcast that is taken for the first time waits in one place, that of its `collapse`, however many targets it has.
+Nearly always no newer one of this `collapse` was accepted, and then its targets are not looked up. Whatever is accepted
+while it waits there notifies the dispatchers: they return what they have for that token, and find out why.
 """
 
 from __future__ import annotations
@@ -32,11 +36,14 @@ from typing import Final, TypeAlias
 import msgspec
 
 from ...model.address import Addresses
+from ...model.codec import is_large
 from ...model.delivery import Arrival, Ended, Settlement, Unconfirmed
 from ...model.push import Chunk, Platform, Target
 from ...model.routing import platform_of
+from ...ports.entries import EntryRef
 from ...ports.registry import Holding, Registry
 from .. import keys
+from ..link.together import all_of
 from ..part import StoreContext, StorePart
 from .revocations import Revocations
 
@@ -61,11 +68,15 @@ class _Noted:
     """What is told to one app shard: see supersede.lua."""
 
     def __init__(self) -> None:
-        self.accepted: list[str] = []
-        self.tokens: list[str] = []
-        """Those of what was accepted."""
+        self.accepted: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+        """By `collapse` and order the digests of what was accepted, and their tokens."""
         self.waiting: list[str | int] = []
         self.over: list[str] = []
+
+    def accept(self, collapse: str, order: str, digest: str, token: str) -> None:
+        digests, tokens = self.accepted.setdefault((collapse, order), ([], []))
+        digests.append(digest)
+        tokens.append(token)
 
 
 class Supersession(StorePart):
@@ -78,14 +89,16 @@ class Supersession(StorePart):
         self.apps: set[str] = set()
         """Apps of which this process has met a message with `collapse`: others need no look-up."""
 
-    async def record(self, app: str, settlements: Iterable[Settlement]) -> None:
-        """Note what was accepted of these, what waits and what has ended. Call it before they are settled; twice
-        changes nothing."""
+    async def record(self, app: str, settlements: Iterable[Settlement], finished: Iterable[EntryRef]) -> None:
+        """Note what was accepted of these, what waits and what has ended. Call it before they are settled and these
+        entries finished; twice changes nothing."""
         noted: defaultdict[int, _Noted] = defaultdict(_Noted)
         now = self._clock()
+        left = {(ref.platform, ref.entry_id) for ref in finished}
         for settlement in settlements:
             chunk, verdict, target = settlement.delivery.chunk, settlement.verdict, settlement.delivery.target
-            if not chunk.message.collapse or chunk.dry_run:
+            collapse, entry = chunk.message.collapse, (chunk.channel, settlement.entry_id)
+            if not collapse or chunk.dry_run:
                 continue
             order, accepted = order_of(chunk), was_accepted(settlement)
             until = chunk.expires_at
@@ -94,12 +107,15 @@ class Supersession(StorePart):
             for shard, digest in self._located(app, places_of(chunk, target, self._config.addresses)):
                 own = noted[shard]
                 if accepted:
-                    own.accepted += (digest, order)
-                    own.tokens.append(target.token)
+                    own.accept(collapse, order, digest, target.token)
                 if until:
                     own.waiting += (digest, order, max(0, until - now) + GRACE)
                 elif not accepted:
                     own.over += (digest, order)
+            if entry in left and is_broadcast(chunk):
+                left.discard(entry)
+                for shard in range(self._config.shards_of(app)):
+                    noted[shard].over += (self._digest(collapse).hexdigest(), held_as(chunk, settlement.entry_id))
         await self._note(app, noted)
 
     async def arrived(self, app: str, arrivals: Iterable[Arrival]) -> None:
@@ -115,45 +131,70 @@ class Supersession(StorePart):
                 places = places_at(*target, arrival.collapse, self._config.addresses)
                 order = order_at(arrival.since, arrival.push_id)
                 for shard, digest in self._located(app, places):
-                    noted[shard].accepted += (digest, order)
-                    noted[shard].tokens.append(device.token)
+                    noted[shard].accept(arrival.collapse, order, digest, device.token)
         await self._note(app, noted)
 
     async def _note(self, app: str, noted: Mapping[int, _Noted]) -> None:
         behind: set[str] = set()
         for shard, own in noted.items():
             found, _ = await self._tell(app, shard, own)
-            behind.update(own.tokens[int(place)] for place in found)
+            tokens = [token for _, some in own.accepted.values() for token in some] if found else []
+            behind.update(tokens[int(place)] for place in found)
         if behind:
             await self._revocations.tell_tokens(app, behind)
 
-    async def among(self, app: str, chunks: Sequence[Chunk]) -> dict[int, frozenset[int]]:
+    async def among(self, app: str, taken: Iterable[tuple[EntryRef, Chunk]]) -> dict[int, frozenset[int]]:
         """Note that these chunks were taken, and return which of their targets have been sent something newer: indexes,
         by the identity of the chunk."""
+        taken = [each for each in taken if each[1].message.collapse and not each[1].dry_run]
+        if not taken:
+            return {}
+        self.apps.add(app)
+        broadcasts = [each for each in taken if is_broadcast(each[1])]
         asked: defaultdict[int, list[tuple[Chunk, Target, str]]] = defaultdict(list)
-        for chunk in chunks:
-            if chunk.message.collapse and not chunk.dry_run:
-                self.apps.add(app)
-                for target in chunk.targets:
-                    for shard, digest in self._located(app, places_of(chunk, target, self._config.addresses)):
-                        asked[shard].append((chunk, target, digest))
+        for chunk in [chunk for _, chunk in taken if not is_broadcast(chunk)] + await self._replaced(app, broadcasts):
+            for target in chunk.targets:
+                for shard, digest in self._located(app, places_of(chunk, target, self._config.addresses)):
+                    asked[shard].append((chunk, target, digest))
         found: defaultdict[int, set[int]] = defaultdict(set)
-        now = self._clock()
         steps = [(each, own[start : start + STEP]) for each, own in asked.items() for start in range(0, len(own), STEP)]
         for shard, some in steps:
-            own = _Noted()
-            for chunk, _, digest in some:
-                own.waiting += (digest, order_of(chunk), max(0, chunk.expires_at - now) + GRACE)
-            _, answer = await self._tell(app, shard, own)
+            answer = await self._hold(app, shard, [(chunk, digest, order_of(chunk)) for chunk, _, digest in some])
             for (chunk, target, _), newest in zip(some, answer, strict=True):
-                if newest.decode() > order_of(chunk):
+                if newest > order_of(chunk):
                     found[id(chunk)].add(target.index)
         return {place: frozenset(indexes) for place, indexes in found.items()}
 
-    async def _tell(self, app: str, shard: int, own: _Noted) -> tuple[list[int], list[bytes]]:
-        lists = _pack((own.accepted, own.waiting, own.over))
+    async def _replaced(self, app: str, broadcasts: Sequence[tuple[EntryRef, Chunk]]) -> list[Chunk]:
+        """Note that these were taken, and return those of which a newer one may have been accepted for some target."""
+        if not broadcasts:
+            return []
+        held = [
+            (chunk, self._digest(chunk.message.collapse).hexdigest(), held_as(chunk, ref.entry_id))
+            for ref, chunk in broadcasts
+        ]
+        answers = await all_of(self._hold(app, shard, held) for shard in range(self._config.shards_of(app)))
+        newest = [max(some) for some in zip(*answers, strict=True)]
+        return [chunk for (_, chunk), order in zip(broadcasts, newest, strict=True) if order > order_of(chunk)]
+
+    async def _hold(self, app: str, shard: int, held: Iterable[tuple[Chunk, str, str]]) -> list[str]:
+        """Note under these digests and orders that chunks were taken, and return the newest orders that were accepted
+        there."""
+        own, now = _Noted(), self._clock()
+        for chunk, digest, order in held:
+            own.waiting += (digest, order, max(0, chunk.expires_at - now) + GRACE)
+        _, answer = await self._tell(app, shard, own, held=1)
+        return [newest.decode() for newest in answer]
+
+    async def _tell(self, app: str, shard: int, own: _Noted, held: int = 0) -> tuple[list[int], list[bytes]]:
+        accepted = [
+            (self._digest(collapse).hexdigest(), order, digests)
+            for (collapse, order), (digests, _) in own.accepted.items()
+        ]
+        lists = _pack((accepted, own.waiting, own.over))
         names = [keys.latest(app, shard), keys.latest_before(app, shard)]
-        found, newest = await self._link.script("supersede", names, [keys.prefix(app, shard), self._clock(), lists])
+        arguments = [keys.prefix(app, shard), self._clock(), lists, held]
+        found, newest = await self._link.script("supersede", names, arguments)
         return found, newest
 
     def _located(self, app: str, places: Iterable[Place]) -> list[tuple[int, str]]:
@@ -161,8 +202,22 @@ class Supersession(StorePart):
         return [self._locate(app, place) for place in places]
 
     def _locate(self, app: str, place: Place) -> tuple[int, str]:
-        digest = blake2b("\0".join(place).encode(), digest_size=10, key=self._hash_key)
+        digest = self._digest(*place)
         return keys.token_shard(digest.digest(), self._config.shards_of(app)), digest.hexdigest()
+
+    def _digest(self, *parts: str) -> blake2b:
+        return blake2b("\0".join(parts).encode(), digest_size=10, key=self._hash_key)
+
+
+def is_broadcast(chunk: Chunk) -> bool:
+    """Return whether this chunk waits in the place of its `collapse` while a dispatcher has it. What is retried of it
+    waits in those of its targets."""
+    return is_large(chunk.total) and chunk.turn == 1
+
+
+def held_as(chunk: Chunk, entry_id: str) -> str:
+    """Return the order of an entry there: one that ends leaves the others of its push."""
+    return f"{order_of(chunk)} {chunk.channel} {entry_id}"
 
 
 def was_accepted(settlement: Settlement) -> bool:
