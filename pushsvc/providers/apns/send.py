@@ -83,7 +83,9 @@ def _opening(name: str, size: int) -> bytes:
     return field(name, "0" * size)[:-size]
 
 
+@functools.lru_cache(maxsize=1024)
 def _field(name: str, value: str) -> bytes:
+    """Return the same as `field`. Pushes of the same second have most fields in common, so they are kept."""
     if value and value.isascii() and value.isprintable() and value[0] != " " != value[-1]:
         return _opening(name, len(value)) + value.encode()
     return field(name, value)
