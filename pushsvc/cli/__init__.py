@@ -16,7 +16,7 @@ COMMANDS = {
     "up": ("service.up:up", "Run the whole service on this machine."),
     "serve": ("service.parts:serve", "Run the HTTP API."),
     "dispatch": ("service.parts:dispatch", "Run the workers that send to the providers."),
-    "feedback": ("service.parts:feedback", "Run the workers that act on dead tokens."),
+    "feedback": ("service.parts:feedback", "Run the workers that act on dead tokens; lists no events."),
     "jobs": ("service.jobs:jobs", "Run the workers for audiences, replays and webhooks."),
     "live": ("service.parts:live", "Run the gateway to which devices connect."),
     "simulate": ("simulator.simulate:simulate", "Run the provider simulator, or simulated phones."),

@@ -80,8 +80,20 @@ def _run(act: Callable[[], int]) -> int:
     except BrokenPipeError:
         return 1
     except OutputFailed as failed:
-        print(f"pushsvc: standard output cannot be written: {failed}", file=sys.stderr)
+        say(f"pushsvc: standard output cannot be written: {failed}")
         return 1
+
+
+def say(text: str) -> None:
+    """Print a text for people on standard error. At a terminal, lines that are wider are folded between words."""
+    lines = text.splitlines()
+    if sys.stderr.isatty():
+        from textwrap import TextWrapper
+
+        width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        fold = TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False).wrap
+        lines = [part for line in lines for part in (fold(line) if len(line) > width else [line])]
+    print(*lines, sep="\n", file=sys.stderr)
 
 
 # --- signals --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import typer
 from ..errors import PushsvcError, StoreUnavailable
 from . import COMMANDS
 from .lazy import LazyCommand, lazy_group
-from .process import PARTS
+from .process import PARTS, say
 from .state import State
 
 
@@ -43,12 +44,16 @@ def _root(
 def run(arguments: Sequence[str], *, alone: bool = False) -> int:
     """Run one command line and return its exit code; see `pushsvc.cli.main`. `alone`: see `State`."""
     if fault := unreadable(arguments):
-        print(f"pushsvc: {fault}", file=sys.stderr)
+        say(f"pushsvc: {fault}")
         return 2
     root = lazy_group(
         _root, {name: LazyCommand(name, target, told, __package__) for name, (target, told) in COMMANDS.items()}
     )
-    return reported(lambda: root.main(list(arguments), prog_name="pushsvc", obj=State(alone=alone)))
+
+    def act() -> None:
+        sys.exit(root.main(list(arguments), prog_name="pushsvc", obj=State(alone=alone), standalone_mode=False))
+
+    return reported(act)
 
 
 def reported(act: Callable[[], object]) -> int:
@@ -59,21 +64,25 @@ def reported(act: Callable[[], object]) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return 130
-    except StoreUnavailable as error:
-        print(f"pushsvc: {error}" + (f" ({error.fix})" if error.fix else ""), file=sys.stderr)
-        return 1
-    except PushsvcError as error:
-        print(f"pushsvc: {error}", file=sys.stderr)
-        return 1
-    except BaseExceptionGroup as group:
-        # Tasks that ran side by side failed. Anything that is not ours is a bug, and then the whole is shown.
-        leaves = list(_leaves(group))
+    except typer.TyperException as error:
+        usage = io.StringIO()
+        error.show(usage)  # type: ignore[attr-defined]  # of a class of typer that it does not export
+        say(usage.getvalue())
+        return error.exit_code
+    except (PushsvcError, BaseExceptionGroup) as error:
+        # Of tasks that ran side by side several have failed. What is not ours is a bug, and then the whole is shown.
+        leaves = list(_leaves(error))
         if not all(isinstance(leaf, PushsvcError) for leaf in leaves):
             raise
-        for text in dict.fromkeys(str(leaf) for leaf in leaves):
-            print(f"pushsvc: {text}", file=sys.stderr)
+        for text in dict.fromkeys(map(_text_of, leaves)):
+            say(f"pushsvc: {text}")
         return 1
     return 0
+
+
+def _text_of(error: BaseException) -> str:
+    fix = error.fix if isinstance(error, StoreUnavailable) else ""
+    return f"{error} ({fix})" if fix else str(error)
 
 
 def unreadable(arguments: Sequence[str]) -> str:
@@ -98,9 +107,9 @@ def unreadable(arguments: Sequence[str]) -> str:
     return ""
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error

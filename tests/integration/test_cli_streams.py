@@ -20,12 +20,14 @@ import pytest
 from pushsvc import cli
 from pushsvc.cli.devices.export import _export
 from pushsvc.cli.operator.operator import ExportedDevices
+from pushsvc.cli.service.parts import FEEDBACK
 from pushsvc.store import open_store
 
 from ..bench.registry import Population
 from .ports import free_ports
 from .processes import Api, Processes, own_processes, until
 from .servers import Server, running_server
+from .terminal import at_terminal
 from .test_jobs import CONFIG as FILE
 
 
@@ -86,6 +88,40 @@ def catches(pid: int, number: signal.Signals) -> bool:
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) & 1 << (number - 1))
     return False
+
+
+AWAY = ("--url", "http://127.0.0.1:1/where-no-service-listens")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("nonsense",), 2),
+        (("send", "--ttl", "a-long-time", "--lane", "bulk"), 2),
+        (("status", "0190a4b2-0000-7000-8000-000000000000", *AWAY), 1),
+        (("serve", "-c", "a/folder/with/a/long/name/and/no/configuration/in/it/pushsvc.toml"), 1),
+        (("keys", "new", "backend", "--app", "an-app-that-no-configuration-names", "--scopes", "push"), 1),
+        (("feedback", "-c", "none.toml"), 1),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_a_command_says_is_folded_at_a_terminal_and_plain_in_a_pipe(
+    words: tuple[str, ...], code: int, processes: Processes
+) -> None:
+    environ = processes.environ(PUSHSVC_CONFIG="pushsvc.toml", PUSHSVC_KEY="key")
+    command = [sys.executable, "-m", "pushsvc", *words]
+    piped = subprocess.run(command, cwd=processes.folder, env=environ, capture_output=True, text=True, check=False)
+    with at_terminal(*words, cwd=processes.folder, environ=environ, columns=80) as terminal:
+        assert (terminal.wait(), piped.returncode) == (code, code)
+    lines = terminal.shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    first = piped.stderr
+    if words[0] == "feedback":
+        first = f"{FEEDBACK} {first}"
+        assert lines[0].startswith("pushsvc feedback runs workers of the service")
+        assert "GET /v1/feedback" in lines[1]
+    assert terminal.shown.split() == first.split()
+    assert max(map(len, piped.stderr.splitlines())) > 80 or words[0] in ("nonsense", "feedback")
 
 
 def fill(server: Server, count: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -19,6 +20,7 @@ import uvloop
 from ... import runtime
 from ...settings.schema import Settings
 from ..files import temporary_folder
+from ..process import say
 from .children import LIFELINE, Child, Ready, child_of, forked_parts
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="The number of processes; 0: as configured.")]
 
 
+FEEDBACK = (
+    "pushsvc feedback runs workers of the service until Ctrl-C, and lists nothing: the events are read by "
+    "GET /v1/feedback, and sent to webhooks"
+)
+"""What is said first at a terminal, where somebody may expect a list."""
 LEAVING = 20.0
 """Seconds that a gateway may take beside `live.drain`: for the last close frames, and for what devices have asked."""
 JOBS_GRACE = 35.0
@@ -54,7 +61,12 @@ def dispatch(context: typer.Context, processes: Processes = 0) -> None:
 
 
 def feedback(context: typer.Context, processes: Processes = 0) -> None:
-    """Run the loop that acts on dead tokens."""
+    """Run the workers that act on dead tokens, until they are stopped: a part of the service, which lists nothing.
+
+    The events are read by GET /v1/feedback, and sent to webhooks.
+    """
+    if sys.stderr.isatty() and LIFELINE not in os.environ:
+        say(FEEDBACK)
     settings = context.obj.read()
     run_part("feedback", processes or 1, _looped("feedback", lambda: runtime.run_feedback), settings, context)
 
