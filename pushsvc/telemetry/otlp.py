@@ -16,6 +16,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Final, TypeAlias
 
+from ..net.protobuf import bytes_field, varint
 from .traces import Alike, Kind, Recorded
 
 _KINDS: Final[Mapping[Kind, int]] = {"internal": 1, "server": 2, "client": 3, "consumer": 5}
@@ -30,8 +31,8 @@ _Field: TypeAlias = bytes | float
 
 def resource(attributes: Mapping[str, str], scope: str, version: str) -> tuple[bytes, bytes]:
     """Return the parts of every message of a process: what it is, and what writes its spans."""
-    about = b"".join(_sized(b"\x0a", _attribute(key, value)) for key, value in attributes.items())
-    return _sized(b"\x0a", about), _sized(b"\x0a", _text(b"\x0a", scope) + _text(b"\x12", version))
+    about = b"".join(bytes_field(b"\x0a", _attribute(key, value)) for key, value in attributes.items())
+    return bytes_field(b"\x0a", about), bytes_field(b"\x0a", _text(b"\x0a", scope) + _text(b"\x12", version))
 
 
 def message(spans: Iterable[bytes], head: tuple[bytes, bytes]) -> bytes:
@@ -39,8 +40,8 @@ def message(spans: Iterable[bytes], head: tuple[bytes, bytes]) -> bytes:
     process, scope = head
     own = (scope, *spans)
     size = sum(map(len, own))
-    before = process + b"\x12" + _varint(size)
-    return b"".join((b"\x0a", _varint(len(before) + size), before, *own))  # in one copy
+    before = process + b"\x12" + varint(size)
+    return b"".join((b"\x0a", varint(len(before) + size), before, *own))  # in one copy
 
 
 def new_id() -> bytes:
@@ -65,45 +66,31 @@ def encoded(span: Recorded, trace: bytes, own: bytes, parent: bytes, *, remote: 
 def _layout(alike: Alike, remote: bool, parent: int, *sizes: int) -> tuple[Callable[..., bytes], list[_Field]]:
     """Return what packs spans that are alike, and its fields: each value of a span, whose place is empty, stands behind
     what comes before it. The sizes are those of the id of the parent and of the texts."""
-    same = [_text(b"\x2a", alike.name), b"\x30", _varint(_KINDS[alike.kind])]
-    same += [_sized(b"\x4a", _attribute(key, value)) for key, value in alike.attributes]
+    same = [_text(b"\x2a", alike.name), b"\x30", varint(_KINDS[alike.kind])]
+    same += [bytes_field(b"\x4a", _attribute(key, value)) for key, value in alike.attributes]
     if alike.error:
-        same.append(_sized(b"\x7a", _text(b"\x12", alike.error) + _ERROR))
+        same.append(bytes_field(b"\x7a", _text(b"\x12", alike.error) + _ERROR))
     same.append(_FLAGS_BELOW_REMOTE if remote else _FLAGS)
-    before = [b"".join(same) + b"\x0a\x10", b"\x12\x08", b"\x22" + _varint(parent), b"\x39", b"\x41"]
-    before += [_before(key, b"\x0a" + _varint(size), size) for key, size in zip(alike.names.texts, sizes, strict=True)]
+    before = [b"".join(same) + b"\x0a\x10", b"\x12\x08", b"\x22" + varint(parent), b"\x39", b"\x41"]
+    before += [_before(key, b"\x0a" + varint(size), size) for key, size in zip(alike.names.texts, sizes, strict=True)]
     before += [_before(key, b"\x21", 8) for key in alike.names.numbers]
     kinds = ("16s", "8s", f"{parent}s", "Q", "Q", *(f"{size}s" for size in sizes), *"d" * len(alike.names.numbers))
     form = "".join(f"{len(each)}s{kind}" for each, kind in zip(before, kinds, strict=True))
-    head = b"\x12" + _varint(Struct(f"<{form}").size)
+    head = b"\x12" + varint(Struct(f"<{form}").size)
     return Struct(f"<{len(head)}s{form}").pack, [head, *(field for each in before for field in (each, b""))]
 
 
 def _before(key: str, tag: bytes, size: int) -> bytes:
     """Return what stands in an attribute of a span before a value of this size, up to its `tag`."""
-    whole = _sized(b"\x4a", _text(b"\x0a", key) + _sized(b"\x12", tag + bytes(size)))
+    whole = bytes_field(b"\x4a", _text(b"\x0a", key) + bytes_field(b"\x12", tag + bytes(size)))
     return whole[: len(whole) - size]
 
 
 def _attribute(key: str, value: str | int) -> bytes:
     """Return a `KeyValue`."""
-    said = b"\x18" + _varint(value) if isinstance(value, int) else _text(b"\x0a", value)
-    return _text(b"\x0a", key) + _sized(b"\x12", said)
+    said = b"\x18" + varint(value % (1 << 64)) if isinstance(value, int) else _text(b"\x0a", value)
+    return _text(b"\x0a", key) + bytes_field(b"\x12", said)
 
 
 def _text(tag: bytes, text: str) -> bytes:
-    return _sized(tag, text.encode(errors="replace"))
-
-
-def _sized(tag: bytes, content: bytes) -> bytes:
-    return tag + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    number &= (1 << 64) - 1  # a negative one is sent as its two's complement
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+    return bytes_field(tag, text.encode(errors="replace"))

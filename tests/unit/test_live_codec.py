@@ -12,8 +12,8 @@ from hypothesis import given, strategies as st
 from pushsvc.live.protocol.codec import JSON, PROTOBUF, Codec, ConnectResult, Rendered, render
 from pushsvc.live.protocol.codes import BAD_REQUEST, SHUTDOWN, TOO_MANY_REQUESTS
 from pushsvc.live.protocol.commands import Command
-from pushsvc.live.protocol.protobuf import MalformedMessage
 from pushsvc.live.protocol.requests import ack_of, asked_by
+from pushsvc.net.protobuf import MalformedMessage
 
 from . import centrifuge_schema as schema
 

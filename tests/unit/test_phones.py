@@ -14,7 +14,7 @@ from pushsvc.lab.phones.shown import Hole, Shown
 from pushsvc.lab.phones.wire import JSON, PROTOBUF, WIRES, Connected, Ended, Reply, Wire
 from pushsvc.live.protocol import codec
 from pushsvc.live.protocol.codes import SHUTDOWN, ReplyError
-from pushsvc.live.protocol.protobuf import MalformedMessage
+from pushsvc.net.protobuf import MalformedMessage
 from pushsvc.ports.live import Position
 
 from ..phone_verdict import judge

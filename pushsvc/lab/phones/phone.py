@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from ...live.protocol.codec import CHANNEL
 from ...live.protocol.codes import TOKEN_EXPIRED, Disconnect
-from ...live.protocol.protobuf import MalformedMessage
 from ...live.wheel import Deadline
+from ...net.protobuf import MalformedMessage
 from ...net.websocket import frames, handshake
 from ...net.websocket.frames import MessageReader
 from .behaviour import Behaviour

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ...live.protocol.codec import CHANNEL
-from ...live.protocol.protobuf import (
+from ...net.protobuf import (
     MalformedMessage,
     Read,
     bytes_field,

@@ -16,6 +16,18 @@ from typing import Final, NewType, Protocol
 import msgspec
 from msgspec import Raw, Struct
 
+from ...net.protobuf import (
+    MalformedMessage,
+    Read,
+    bytes_field,
+    delimited,
+    message_reader,
+    number_field,
+    read_fields,
+    read_varint,
+    string_field,
+    varint,
+)
 from .codes import Disconnect, ReplyError
 from .commands import (
     AckCommand,
@@ -29,18 +41,6 @@ from .commands import (
     SendRequest,
     StreamPosition,
     SubscribeRequest,
-)
-from .protobuf import (
-    MalformedMessage,
-    Read,
-    bytes_field,
-    delimited,
-    message_reader,
-    number_field,
-    read_fields,
-    read_varint,
-    string_field,
-    varint,
 )
 
 CHANNEL: Final = "device"

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Raw, Struct
 
+from ...net.protobuf import MalformedMessage
 from ...ports.live import Connected, Page, Recipient, Reference
 from ..config import LiveAppConfig
 from ..peer import FaultKind
@@ -22,7 +23,6 @@ from .codec import CHANNEL, Codec, ConnectResult, Rendered
 from .codes import Disconnect, Refusal, ReplyError
 from .commands import Command
 from .effects import AckAsked, Bytes, Close, Effect, FaultSeen, HistoryAsked, Ping, Ponged, Resent
-from .protobuf import MalformedMessage
 from .requests import Declined, ack_asked, ack_of, asked_by, connect_asked, refused_by
 from .window import NEVER, Given, StreamWindow
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from ...errors import ContentTooLarge, MalformedBody, NotFound
+from ...net.protobuf import MalformedMessage, Read, read_fields
 from ..peer import Request
 from .http import HttpAnswer, HttpRoute
 
@@ -40,6 +41,11 @@ class _Command(Struct):
 
 
 _decode = msgspec.json.Decoder(_Command).decode
+_FIELDS: Final[Mapping[int, tuple[str, Read]]] = {
+    0x0A: ("node", bytes.decode),
+    0x12: ("session", bytes.decode),
+    0x1A: ("data", bytes),
+}
 
 
 def new_session(key: bytes) -> str:
@@ -96,24 +102,8 @@ def read_json(body: bytes) -> tuple[str, str, bytes]:
 
 def read_protobuf(body: bytes) -> tuple[str, str, bytes]:
     """Return node, session and message of an `EmulationRequest`. Raises `MalformedBody`."""
-    fields = {1: b"", 2: b"", 3: b""}
-    at = 0
     try:
-        while at < len(body):
-            key, at = body[at], at + 1
-            if key & 0x87 != 2:  # Only fields below 16 with a length are in this message.
-                raise ValueError
-            size, shift = 0, 0
-            while True:
-                byte, at = body[at], at + 1
-                size |= (byte & 0x7F) << shift
-                shift += 7
-                if byte < 0x80:
-                    break
-            if at + size > len(body):
-                raise ValueError
-            fields[key >> 3] = body[at : at + size]
-            at += size
-        return fields[1].decode(), fields[2].decode(), fields[3]
-    except (ValueError, IndexError):
+        fields = read_fields(body, _FIELDS)
+        return fields.get("node", ""), fields.get("session", ""), fields.get("data", b"")
+    except (MalformedMessage, UnicodeDecodeError, IndexError):
         raise MalformedBody("The body is not an EmulationRequest in Protobuf.") from None
