@@ -25,7 +25,6 @@ from pushsvc.live.protocol.effects import (
     HistoryAsked,
     MoreAsked,
     Ping,
-    Ponged,
     ReadAsked,
     RefreshAsked,
     ResendAsked,
@@ -106,7 +105,7 @@ def opened(**options: Any) -> Session:
         ({"token": "t", "name": "js", "version": "1"}, ConnectAsked(1, "t", None, False)),
         (
             {"data": {"heartbeat": 240, "foreground": True, "app_version": "3.1", "other": []}},
-            ConnectAsked(1, "", None, False, 240.0, True, "3.1"),
+            ConnectAsked(1, "", None, False, 240.0, True),
         ),
         (
             {"subs": {"device": {"recover": True, "epoch": "e", "offset": 5}, "other": {"recover": True}}},
@@ -257,7 +256,7 @@ def test_a_transport_that_needs_emulation_gets_session_and_node() -> None:
     assert (reply["connect"]["session"], reply["connect"]["node"]) == ("secret", "g1")
     assert session.disconnect(codes.SHUTDOWN) == [
         Bytes(b'{"push":{"disconnect":{"code":3001,"reason":"shutdown"}}}'),
-        Close(3001, "shutdown", reconnect=True),
+        Close(3001, "shutdown"),
     ]
 
 
@@ -277,29 +276,30 @@ def test_a_connect_that_ends_in_an_error(refusal: Any, line: dict[str, Any]) -> 
     assert lines(effects) == [{"id": 1, "error": line}]
     assert not others(effects), "the client closes, and comes back in its own time"
     assert session.connected(1, result(0, False, page()), FULL, APP, heartbeat=25.0, ttl=1.0, now=0.0) == []
-    assert session.tick(15.0) == [Close(3011, "force reconnect", reconnect=True)]
+    assert session.tick(15.0) == [Close(3011, "force reconnect")]
 
 
 @pytest.mark.parametrize(
     ("refusal", "close"),
     [
-        (codes.INVALID_TOKEN, Close(3500, "invalid token", reconnect=False)),
-        (codes.REVOKED, Close(3503, "force disconnect", reconnect=False)),
-        (codes.REPLACED, Close(4501, "replaced", reconnect=False)),
-        (codes.EXPIRED, Close(3005, "connection expired", reconnect=True)),
-        (codes.SLOW, Close(3008, "slow", reconnect=True)),
+        (codes.INVALID_TOKEN, Close(3500, "invalid token")),
+        (codes.REVOKED, Close(3503, "force disconnect")),
+        (codes.REPLACED, Close(4501, "replaced")),
+        (codes.EXPIRED, Close(3005, "connection expired")),
+        (codes.SLOW, Close(3008, "slow")),
     ],
 )
 def test_a_disconnect_ends_the_session(refusal: Any, close: Close) -> None:
     session = new()
     send(session, {"id": 1, "connect": {}})
     assert session.refused(1, refusal) == [close]
+    assert refusal.reconnect is (close.code in (3005, 3008)), "the client comes back by itself"
     assert session.disconnect(codes.SHUTDOWN) == []
     assert send(session, {"id": 2, "rpc": {}}) == []
     assert session.due == float("inf")
 
 
-BAD = (3501, "bad request", False)
+BAD = (3501, "bad request")
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_a_refresh_names_the_client_again_and_moves_the_end() -> None:
         {"id": 2, "refresh": {"client": "c1", "version": "pushsvc", "expires": True, "ttl": 100}}
     ]
     assert session.due == 145.0
-    assert session.tick(145.0) == [Close(3005, "connection expired", reconnect=True)]
+    assert session.tick(145.0) == [Close(3005, "connection expired")]
 
 
 def test_history_has_its_own_chain_and_only_what_was_asked() -> None:
@@ -492,10 +492,10 @@ def test_a_ping_and_its_pong() -> None:
     assert session.tick(24.9) == []
     assert session.tick(25.0) == [Bytes(b"{}")]
     assert session.due == 33.0
-    assert session.received(b"{}", 25.5) == [Ponged(0.5)]
+    assert session.received(b"{}", 25.5) == []
     assert session.due == 50.0
     assert session.tick(50.0) == [Bytes(b"{}")]
-    assert session.tick(58.0) == [Close(3012, "no pong", reconnect=True)]
+    assert session.tick(58.0) == [Close(3012, "no pong")]
 
 
 def test_the_first_ping_is_spread() -> None:
@@ -514,7 +514,7 @@ def test_pings_of_websocket() -> None:
     assert "pong" not in reply["connect"]
     assert session.ponged(1.0) == [], "WebSocket allows a pong without a ping"
     assert session.tick(25.0) == [Ping()]
-    assert session.ponged(26.0) == [Ponged(1.0)]
+    assert session.ponged(26.0) == []
     assert session.received(b"{}", 27.0) == [FaultSeen("pong"), Close(*BAD)]
 
 
@@ -531,7 +531,7 @@ def test_another_heartbeat_is_never_longer_than_the_client_was_told() -> None:
 def test_a_socket_that_never_connects_is_stale() -> None:
     session = new()
     assert session.due == 15.0
-    assert session.tick(15.0) == [Close(3502, "stale", reconnect=False)]
+    assert session.tick(15.0) == [Close(3502, "stale")]
 
 
 # --- Publications ---
@@ -591,13 +591,11 @@ def test_what_has_expired_leaves_no_hole() -> None:
 def test_a_hole_ends_the_connection_and_the_client_recovers(found: Page | None) -> None:
     session = opened()
     session.published(recipient(2), CONTENT, 0.0)
-    assert session.more(found, FULL, 0.0) == [Close(3010, "insufficient state", reconnect=True)]
+    assert session.more(found, FULL, 0.0) == [Close(3010, "insufficient state")]
 
 
 def test_news_of_another_stream_end_the_connection() -> None:
-    assert opened().published(recipient(1, epoch="other"), CONTENT, 0.0) == [
-        Close(3010, "insufficient state", reconnect=True)
-    ]
+    assert opened().published(recipient(1, epoch="other"), CONTENT, 0.0) == [Close(3010, "insufficient state")]
 
 
 def test_news_that_overtake_the_connect_are_not_lost() -> None:

@@ -35,7 +35,6 @@ from ..protocol.effects import (
     HistoryAsked,
     MoreAsked,
     Ping,
-    Ponged,
     ReadAsked,
     RefreshAsked,
     ResendAsked,
@@ -213,8 +212,6 @@ class Connection:
                 gateway.metrics.fault(kind)
             case Resent(count=count):
                 gateway.metrics.resent(self.app, count)
-            case Ponged():
-                pass
             case ConnectAsked():
                 self._spawn(self._connect(effect))
             case RefreshAsked(id=id):

@@ -40,8 +40,6 @@ class Beats:
         self._pinged_at = now
         self.due = now + min(within, self.interval)
 
-    def ponged(self, now: float) -> float:
-        """Note the answer to the last ping. Return the seconds that it took."""
-        pinged_at, self._pinged_at = self._pinged_at, 0.0
-        self.due = max(now, pinged_at + self.interval)
-        return now - pinged_at
+    def ponged(self, now: float) -> None:
+        """Note the answer to the last ping."""
+        self.due, self._pinged_at = max(now, self._pinged_at + self.interval), 0.0

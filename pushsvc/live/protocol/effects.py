@@ -26,8 +26,6 @@ class Close(Struct, frozen=True, gc=False):
 
     code: int
     reason: str
-    reconnect: bool
-    """Whether the client comes back by itself."""
 
 
 class FaultSeen(Struct, frozen=True, gc=False):
@@ -48,7 +46,6 @@ class ConnectAsked(Struct, frozen=True, gc=False):
     heartbeat: float | None = None
     """The interval that the device wishes, in seconds."""
     foreground: bool | None = None
-    app_version: str = ""
 
     def __repr__(self) -> str:
         return f"ConnectAsked({self.id}, {self.position})"
@@ -136,12 +133,6 @@ class Resent(Struct, frozen=True, gc=False):
     count: int
 
 
-class Ponged(Struct, frozen=True, gc=False):
-    """Note the time from a ping to its answer, in seconds."""
-
-    seconds: float
-
-
 Effect: TypeAlias = (
     Bytes
     | Ping
@@ -158,5 +149,4 @@ Effect: TypeAlias = (
     | MoreAsked
     | ResendAsked
     | Resent
-    | Ponged
 )

@@ -107,7 +107,7 @@ def connect_asked(command_id: int, request: ConnectRequest) -> tuple[ConnectAske
         else:
             position = Position(device.epoch, offset)
     token = request.token or ""
-    asked = ConnectAsked(command_id, token, position, recover, body.heartbeat, body.foreground, body.app_version)
+    asked = ConnectAsked(command_id, token, position, recover, body.heartbeat, body.foreground)
     return asked, faults
 
 

@@ -22,7 +22,7 @@ from .beats import Beats
 from .codec import CHANNEL, Codec, ConnectResult, Rendered
 from .codes import Disconnect, Refusal, ReplyError
 from .commands import Command
-from .effects import AckAsked, Bytes, Close, Effect, FaultSeen, HistoryAsked, Ping, Ponged, Resent
+from .effects import AckAsked, Bytes, Close, Effect, FaultSeen, HistoryAsked, Ping, Resent
 from .requests import Declined, ack_asked, ack_of, asked_by, connect_asked, refused_by
 from .window import NEVER, Given, StreamWindow
 
@@ -159,7 +159,9 @@ class Session:
 
     def ponged(self, now: float) -> list[Effect]:
         """Take a pong of WebSocket; one that was not asked for is allowed there."""
-        return [Ponged(self._beats.ponged(now))] if self._beats.unanswered else []
+        if self._beats.unanswered:
+            self._beats.ponged(now)
+        return []
 
     def _take(self, command: Command, now: float, effects: list[Effect]) -> None:
         if self._state != _OPEN:
@@ -174,7 +176,7 @@ class Session:
         elif command.send is not None:
             self._carry_out(0, ack_asked(0, command.send.data, self.epoch), effects)
         elif self._beats.unanswered and not self._frame_pings:
-            effects.append(Ponged(self._beats.ponged(now)))
+            self._beats.ponged(now)
         else:
             self._end(effects, codes.MALFORMED, "pong")
 
@@ -476,7 +478,7 @@ class Session:
             effects.append(FaultSeen(kind))
         if self._emulation:
             effects.append(Bytes(self._codec.disconnect(disconnect)))
-        effects.append(Close(disconnect.code, disconnect.reason, disconnect.reconnect))
+        effects.append(Close(disconnect.code, disconnect.reason))
         self._state = _CLOSED
         self._window.clear()
         self._pending.clear()
