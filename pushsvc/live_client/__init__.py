@@ -22,39 +22,24 @@ JavaScript, and imports nothing of the service. `sequencer` decides what follows
 it.
 """
 
-from .client import FileStorage, LiveClient, Storage, connect_data
-from .sequencer import (
-    Ack,
-    Drop,
-    Handle,
-    History,
-    Message,
-    Missing,
-    Position,
-    Publication,
-    Retry,
-    Sequencer,
-    Show,
-    State,
-    Step,
+from .client import (
+    FileStorage as FileStorage,
+    LiveClient as LiveClient,
+    Storage as Storage,
+    connect_data as connect_data,
 )
-
-__all__ = [
-    "Ack",
-    "Drop",
-    "FileStorage",
-    "Handle",
-    "History",
-    "LiveClient",
-    "Message",
-    "Missing",
-    "Position",
-    "Publication",
-    "Retry",
-    "Sequencer",
-    "Show",
-    "State",
-    "Step",
-    "Storage",
-    "connect_data",
-]
+from .sequencer import (
+    Ack as Ack,
+    Drop as Drop,
+    Handle as Handle,
+    History as History,
+    Message as Message,
+    Missing as Missing,
+    Position as Position,
+    Publication as Publication,
+    Retry as Retry,
+    Sequencer as Sequencer,
+    Show as Show,
+    State as State,
+    Step as Step,
+)

@@ -17,37 +17,17 @@ Its speed on one core of a shared 2-core machine is measured by `tests/bench/sim
 
 from __future__ import annotations
 
-from .certificates import Credentials, Keys, open_keys
-from .config import SimulatorConfig
-from .controls import COMMANDS
-from .halves import HALVES, sections_of, token_kinds
-from .process import Address, SimulatorHandle, run_forever, simulator_process
-from .record import PlatformRecord, Received, Record
-from .scenario import GRAMMAR, ScenarioError, fault_of
-from .server import Simulator
-from .tokens import apns_token, channel_id, fcm_token
-
-__all__ = [
-    "Simulator",
-    "SimulatorConfig",
-    "Credentials",
-    "Keys",
-    "open_keys",
-    "Record",
-    "PlatformRecord",
-    "Received",
-    "SimulatorHandle",
-    "simulator_process",
-    "Address",
-    "run_forever",
-    "HALVES",
-    "token_kinds",
-    "sections_of",
-    "apns_token",
-    "fcm_token",
-    "channel_id",
-    "ScenarioError",
-    "fault_of",
-    "GRAMMAR",
-    "COMMANDS",
-]
+from .certificates import Credentials as Credentials, Keys as Keys, open_keys as open_keys
+from .config import SimulatorConfig as SimulatorConfig
+from .controls import COMMANDS as COMMANDS
+from .halves import HALVES as HALVES, sections_of as sections_of, token_kinds as token_kinds
+from .process import (
+    Address as Address,
+    SimulatorHandle as SimulatorHandle,
+    run_forever as run_forever,
+    simulator_process as simulator_process,
+)
+from .record import PlatformRecord as PlatformRecord, Received as Received, Record as Record
+from .scenario import GRAMMAR as GRAMMAR, ScenarioError as ScenarioError, fault_of as fault_of
+from .server import Simulator as Simulator
+from .tokens import apns_token as apns_token, channel_id as channel_id, fcm_token as fcm_token
