@@ -11,6 +11,8 @@
 --       keys of that name in keys.py, or the lifetime to set in ms
 -- Returns for each key 0 where nothing was wrong, 1 where it was deleted, 2 where its lifetime was restored.
 
+-- include: retire
+
 local now, ttl, dead_ttl, count_only = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local open_most = tonumber(ARGV[5])
 local DAY = 24 * 60 * 60 * 1000
@@ -19,8 +21,6 @@ local function of_push(key, first)
   return (string.gsub(key, '^(ps:%b{}:)%a:', '%1' .. first .. ':'))
 end
 
-local ENDS = { 'n:failed', 'n:sent', 'n:invalid', 'n:expired', 'n:suppressed', 'n:cancelled' }
-
 -- Returns whether the time or the audience of a push is still to come.
 local function waits(push)
   return redis.call('EXISTS', of_push(push, 's')) == 1 or redis.call('EXISTS', of_push(push, 'x')) == 1
@@ -28,13 +28,9 @@ end
 
 -- Returns when the lifetime of a push is over, in ms, and whether it is open.
 local function ending(push)
-  local head = redis.call('HMGET', push, 'up', 'due', 'st', 'n', 'at', unpack(ENDS))
+  local head = redis.call('HMGET', push, 'up', 'due', 'st', 'n', 'at', 'n:failed')
   local last = math.max(tonumber(head[1] or head[5] or 0), tonumber(head[2] or 0))
-  local over = 0
-  for at = 6, 5 + #ENDS do
-    over = over + tonumber(head[at] or 0)
-  end
-  local open = head[3] == 'expanding' or (head[3] ~= 'done' and (tonumber(head[4]) or 0) > over)
+  local open = head[3] == 'expanding' or (head[3] ~= 'done' and (tonumber(head[4]) or 0) > ended_of_push(push))
     or waits(push)
   local span = tonumber(head[6] or 0) > 0 and math.max(ttl, dead_ttl) or ttl
   return last + span + (open and open_most or 0), open

@@ -12,8 +12,7 @@ local prefix, now = ARGV[1], tonumber(ARGV[2])
 local ended = {}
 for at = 3, #ARGV, 3 do
   local n = ordinal_of(prefix, ARGV[at])
-  local value = n and read_stream(prefix, n) or ''
-  local s = value ~= '' and parse_stream(value)
+  local s = stream_at(prefix, n)
   if s and s.gateway == ARGV[at + 1] and s.connection == tonumber(ARGV[at + 2]) then
     s.gateway = nil
     write_stream(prefix, n, format_stream(s))

@@ -12,8 +12,7 @@ local prefix, now, epoch, offset = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local most, reverse, hour, hours = tonumber(ARGV[6]), ARGV[7] == '1', tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local n = ordinal_of(prefix, ARGV[3])
-local value = n and read_stream(prefix, n) or ''
-local s = value ~= '' and parse_stream(value)
+local s = stream_at(prefix, n)
 if not s then
   return nil
 end

@@ -11,8 +11,7 @@ local BESIDE = 16
 
 local prefix, wanted = ARGV[1], unpack_bytes('>I4', ARGV[3])
 local n = ordinal_of(prefix, ARGV[2])
-local value = n and read_stream(prefix, n) or ''
-local s = value ~= '' and parse_stream(value)
+local s = stream_at(prefix, n)
 for record = 0, s and #s.records / s.width - 1 or -1 do
   local key = key_at(s, record)
   if (unpack_bytes('>I4', key, 3) - wanted) % 4294967296 < BESIDE then

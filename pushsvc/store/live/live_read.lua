@@ -9,13 +9,8 @@
 
 local prefix, now, epoch, offset = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
-local function stream_of(digest)
-  local n = ordinal_of(prefix, digest)
-  local value = n and read_stream(prefix, n) or ''
-  return n, value ~= '' and parse_stream(value) or nil
-end
-
-local n, s = stream_of(ARGV[5])
+local n = ordinal_of(prefix, ARGV[5])
+local s = stream_at(prefix, n)
 if not s then
   return { 'unknown' }
 elseif epoch >= 0 and epoch ~= s.epoch then
@@ -42,7 +37,8 @@ end
 
 read_to(n, s, offset)
 for i = 6, #ARGV do
-  local number, stream = stream_of(ARGV[i])
+  local number = ordinal_of(prefix, ARGV[i])
+  local stream = stream_at(prefix, number)
   if stream then
     local last = 0
     for _, key in ipairs(newly) do

@@ -17,17 +17,12 @@ for i = 4, #ARGV do
     call('ZADD', key, ARGV[2], ARGV[i])
   end
   local n = ordinal_of(prefix, ARGV[i])
-  local value = n and read_stream(prefix, n) or ''
-  local s = value ~= '' and parse_stream(value)
-  local own = { 0, '' }
-  if s then
-    local connection, _, gateway = connection_of(prefix, s, now)
-    own[1], own[2] = connection, gateway
-    if s.gateway and s.since ~= CUT then
-      s.since = CUT
-      write_stream(prefix, n, format_stream(s))
-    end
+  local s = stream_at(prefix, n)
+  local connection, _, gateway = connection_of(prefix, s or {}, now)
+  answer[#answer + 1] = { connection, gateway }
+  if s and s.gateway and s.since ~= CUT then
+    s.since = CUT
+    write_stream(prefix, n, format_stream(s))
   end
-  answer[#answer + 1] = own
 end
 return answer

@@ -111,6 +111,12 @@ local function parse_stream(value)
   }
 end
 
+-- The stream of device n; nil where it has none that this version can read.
+local function stream_at(prefix, n)
+  local value = n and read_stream(prefix, n) or ''
+  return value ~= '' and parse_stream(value) or nil
+end
+
 local function format_stream(s)
   local flags, cursors, route = VERSION, '', ''
   if s.acked + s.read + s.floor > 0 then
@@ -345,21 +351,15 @@ end
 -- The device is gone, or has another id. Returns where it has a connection, as `connection_of` does.
 local function drop_stream(prefix, n, now)
   local value = read_stream(prefix, n)
-  if value == '' then
-    return 0, 0, ''
+  if value ~= '' then
+    write_stream(prefix, n, '')
   end
-  write_stream(prefix, n, '')
-  local s = parse_stream(value)
-  if not s then
-    return 0, 0, ''
-  end
-  return connection_of(prefix, s, now)
+  return connection_of(prefix, value ~= '' and parse_stream(value) or {}, now)
 end
 
 -- Nothing of this is for the device any more: another stream begins, on the same connection.
 local function renew_stream(prefix, n, now)
-  local value = read_stream(prefix, n)
-  local s = value ~= '' and parse_stream(value)
+  local s = stream_at(prefix, n)
   if s then
     s.epoch, s.records, s.width = (s.epoch + 1) % 4294967296, '', NARROW_RECORD
     s.acked, s.read, s.floor, s.lost = s.top, s.top, s.top, 0

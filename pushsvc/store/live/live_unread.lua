@@ -10,9 +10,7 @@
 
 local answer = {}
 for i = 3, #ARGV do
-  local n = ordinal_of(ARGV[1], ARGV[i])
-  local value = n and read_stream(ARGV[1], n) or ''
-  local s = value ~= '' and parse_stream(value)
+  local s = stream_at(ARGV[1], ordinal_of(ARGV[1], ARGV[i]))
   answer[#answer + 1] = s and open_after(ARGV[1], s, s.read, tonumber(ARGV[2])) or -1
 end
 return answer

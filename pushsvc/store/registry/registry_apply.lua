@@ -218,8 +218,7 @@ end
 
 -- What waits in the stream of a device waits no more.
 local function let_go(place, n)
-  local value = read_stream(prefix, n)
-  local s = value ~= '' and parse_stream(value)
+  local s = stream_at(prefix, n)
   for record = s and count_to(s, s.acked) or 0, s and #s.records / s.width - 1 or -1 do
     local facts = facts_of(prefix, key_at(s, record))
     if facts and expires_at(facts) > now then
@@ -230,9 +229,7 @@ local function let_go(place, n)
 end
 
 local function is_connected(n)
-  local value = read_stream(prefix, n)
-  local s = value ~= '' and parse_stream(value)
-  local _, _, gateway = route_of(prefix, s or {}, now)
+  local _, _, gateway = route_of(prefix, stream_at(prefix, n) or {}, now)
   return gateway ~= ''
 end
 
