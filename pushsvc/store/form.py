@@ -45,12 +45,7 @@ def judge_format(stored: bytes | None) -> StoreFormat | None:
             f"the store's format ({keys.FORMAT}) is {text[:20]!r}, which is not a number",
             "is `redis.url` the Redis of pushsvc? If so, restore the key from a backup",
         )
+    fix = "run the version that wrote it, and upgrade by the versions in between"
     if int(text) > FORMAT:
-        return StoreFormat(
-            f"the store has format {text}, and this version of pushsvc reads format {FORMAT} alone",
-            "run the newer version that wrote it, or restore a backup from before the upgrade",
-        )
-    return StoreFormat(
-        f"the store has format {text}, and this version of pushsvc reads format {FORMAT} alone",
-        "run the version that wrote it, and upgrade by the versions in between",
-    )
+        fix = "run the newer version that wrote it, or restore a backup from before the upgrade"
+    return StoreFormat(f"the store has format {text}, and this version of pushsvc reads format {FORMAT} alone", fix)

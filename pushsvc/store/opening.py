@@ -13,7 +13,7 @@ from hashlib import blake2b
 from msgspec import structs
 
 from ..errors import StoreError
-from ..model.codec import decode_event, decode_reported
+from ..model.codec import decode_reported
 from ..model.push import Platform, Route
 from ..ports.figures import Gauges, Held
 from ..ports.store import Inspection
@@ -97,15 +97,14 @@ class Store:
             self.live.unread,
         )
         self.arrivals = self.queue
-        feedback = EventLog(context, "feedback", decode_event)
-        self.receipts = RedisReceipts(context, suppression, liveness, feedback)
+        self.receipts = RedisReceipts(context, suppression, liveness)
         self.reported = EventLog(context, "event", decode_reported)
         self.answers = RedisAnswers(context)
         self.suppressions = suppression
         self.flow = RedisFlow(context)
         self.keys = RedisKeyRing(context)
         self.dead = RedisReplays(context, presence, self.bell.ring)
-        self.webhooks = RedisWebhooks(context, feedback)
+        self.webhooks = RedisWebhooks(context, self.receipts)
         self.event_webhooks = RedisWebhooks(context, self.reported)
         self.limiter = RedisLimiter(context)
         self.registry = registry

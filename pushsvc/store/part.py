@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from . import keys
 from .config import StoreConfig
 from .link.clock import Clock
 from .link.link import Link
@@ -22,3 +23,7 @@ class StorePart:
 
     def __init__(self, context: StoreContext) -> None:
         self._link, self._config, self._hash_key, self._clock = context
+
+    def _shard(self, app: str, push_id: str) -> int:
+        """Return the app shard of a push."""
+        return keys.shard_of(push_id, self._config.shards_of(app))

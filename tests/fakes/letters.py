@@ -96,8 +96,8 @@ class MemoryDeadLetters:
         if not found:
             return ReplayStep(over=True)
         moved = skipped = 0
-        for push_id, _, group in grouped([(str(number), letter) for number, letter in found], state.config.chunk_size):
-            record = state.pushes[app, push_id]
+        for group in grouped([(str(number), letter) for number, letter in found], state.config.chunk_size):
+            record = state.pushes[app, group[0][1].push_id]
             head = decode_chunk(group[0][1].head)
             if head.lacks_content:
                 head = msgspec.structs.replace(head, message=record.push.messages[head.variant])

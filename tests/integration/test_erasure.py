@@ -27,10 +27,11 @@ from pushsvc.rules.audience import owner_of, targets_of
 from pushsvc.stages.erase import ORDER
 from pushsvc.stages.expand.fanout import expand
 from pushsvc.store import Store, StoreConfig, keys, token_hash
+from pushsvc.store.config import OPEN_MOST
 from pushsvc.store.erase.passes import keepers
 from pushsvc.store.erase.subjects import Subjects
 from pushsvc.store.part import StoreContext
-from pushsvc.store.revoke.suppression import ERASED_FOR, outlived
+from pushsvc.store.revoke.suppression import outlived
 
 from .registry_audit import audit
 from .servers import KINDS, Server
@@ -465,10 +466,10 @@ async def test_what_an_erasure_has_marked_is_no_suppression(world: World) -> Non
     names = [keys.suppressed("shop", 0, platform) for platform, _ in tokens]
     assert [await store.link.call("ZCARD", name) for name in names] == [1, 1]
     for name in names:
-        await store.link.call(*outlived(name, now_ms() + ERASED_FOR - 60_000))
+        await store.link.call(*outlived(name, now_ms() + OPEN_MOST - 60_000))
     assert [await store.link.call("ZCARD", name) for name in names] == [1, 1]
     for name in names:
-        await store.link.call(*outlived(name, now_ms() + ERASED_FOR + 60_000))
+        await store.link.call(*outlived(name, now_ms() + OPEN_MOST + 60_000))
     assert [await store.link.call("ZCARD", name) for name in names] == [0, 0]
 
 

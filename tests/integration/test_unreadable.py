@@ -357,7 +357,7 @@ async def test_nothing_is_set_aside_by_an_id_that_another_server_gave(
     monkeypatch.setattr(store.link, "many", partial(fails_over, many))
     monkeypatch.setattr(store.link, "read", partial(fails_over, read))
     assert await store.receipts.take("shop", limit=10, wait_ms=0) == []
-    assert await store.receipts._log._events("shop", "", 10) == (EventPage([]), True)
+    assert await store.receipts._events("shop", "", 10) == (EventPage([]), True)
     assert await store.queue.take(ROUTE, "normal", targets=10, wait_ms=0) == []
     assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 0
     assert [await store.link.call("XLEN", key) for key in (receipts, events, lane)] == [1, 1, 1]

@@ -32,10 +32,11 @@ from pushsvc.stages.dispatch import health, limits, settling, watch
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.feedback import stage as feedback
 from pushsvc.store import StoreConfig, layout
+from pushsvc.store.config import OPEN_MOST
 from pushsvc.store.form import FORMAT
 from pushsvc.store.link import link
 from pushsvc.store.pushes import accepting, listing
-from pushsvc.store.revoke import presence, revocations, suppression
+from pushsvc.store.revoke import revocations, suppression
 from pushsvc.store.webhooks import record
 from pushsvc.store.work import held, workers
 
@@ -103,7 +104,7 @@ SAID: list[tuple[str, str, Any, Any]] = [
     ("guides/sizing.md", "FCM | 600,000 messages a minute", quota.QUOTA, Rate(600_000, 60)),
     ("guides/bulk.md", "uses a quarter of the time", SETTINGS.cleanup.share, 0.25),
     ("guides/bulk.md", "cleans up once a day", SETTINGS.cleanup.every, DAY),
-    ("guides/bulk.md", "for 29 days", (suppression.ERASED_FOR, presence.KEPT), (29 * DAY * 1000, 29 * DAY * 1000)),
+    ("guides/bulk.md", "for 29 days", OPEN_MOST, 29 * DAY * 1000),
     ("guides/bulk.md", "did not answer within two seconds", revocations.PATIENCE, 2.0),
     # The live channel.
     ("guides/live.md", "the ids of the last 500 messages", Sequencer()._memory, 500),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ...ports.cleanup import CleanupRecord, ClocksApart, Removed
@@ -83,11 +83,5 @@ class RedisCleanups:
 
 
 def _counts(fields: dict[str, Any], kind: str) -> dict[tuple[str, str], int]:
-    return {(app, what): int(fields[name]) for name, app, what in _of_kind(fields, kind)}
-
-
-def _of_kind(names: Iterable[str], kind: str) -> Iterable[tuple[str, str, str]]:
-    for name in names:
-        words = name.split(" ")
-        if len(words) == 3 and words[0] == kind:
-            yield name, words[1], words[2]
+    named = {tuple(name.split(" ")): int(count) for name, count in fields.items() if name.startswith(f"{kind} ")}
+    return {(words[1], words[2]): count for words, count in named.items() if len(words) == 3}

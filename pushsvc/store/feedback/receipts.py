@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from ...model.codec import CodecError, decode_receipt, encode_event
+from ...model.codec import CodecError, decode_event, decode_receipt, encode_event
 from ...model.delivery import Receipt
 from ...model.push import Platform
 from ...model.status import FeedbackEvent
-from ...ports.receipts import EventPage
 from .. import keys
-from ..part import StoreContext, StorePart
+from ..part import StoreContext
 from ..queue.entries import entries_of
 from ..queue.quarantine import set_aside
 from ..revoke.suppression import Suppression
@@ -26,20 +25,13 @@ from .log import EventLog
 _POLL = 0.05
 
 
-class RedisReceipts(StorePart):
+class RedisReceipts(EventLog[FeedbackEvent]):
     """`ReceiptLog` over Redis Streams."""
 
-    def __init__(
-        self,
-        context: StoreContext,
-        suppression: Suppression,
-        liveness: Liveness,
-        log: EventLog[FeedbackEvent],
-    ) -> None:
-        super().__init__(context)
+    def __init__(self, context: StoreContext, suppression: Suppression, liveness: Liveness) -> None:
+        super().__init__(context, "feedback", decode_event)
         self._suppression = suppression
         self._liveness = liveness
-        self._log = log
         self._looked: dict[str, float] = {}
 
     async def take(self, app: str, *, limit: int, wait_ms: int) -> list[tuple[str, Receipt]]:
@@ -131,6 +123,3 @@ class RedisReceipts(StorePart):
             )
         own = [receipt.token for _, receipt, event in done if event is not None and event.action == "suppressed"]
         await self._suppression.announce(app, own)
-
-    async def events(self, app: str, *, after: str, limit: int) -> EventPage[FeedbackEvent]:
-        return await self._log.events(app, after=after, limit=limit)

@@ -38,15 +38,11 @@ def reopened(head: Chunk, found: Sequence[Letter], *, now: int) -> Reopening:
     return Reopening(chunk, entries, min(letter.at for _, letter in found))
 
 
-def grouped(found: Iterable[Letter], size: int) -> list[tuple[str, Platform, list[Letter]]]:
+def grouped(found: Iterable[Letter], size: int) -> list[list[Letter]]:
     """Return groups of at most `size` dead letters that may share a chunk: of chunks that differ in their targets only.
     A device may acknowledge some deliveries of a push and not others, although both failed at the same channel."""
     groups: dict[tuple[str, Platform, bytes], list[Letter]] = {}
     for entry in found:
         letter = entry[1]
         groups.setdefault((letter.push_id, letter.platform, letter.head), []).append(entry)
-    return [
-        (push_id, platform, group[start : start + size])
-        for (push_id, platform, _), group in groups.items()
-        for start in range(0, len(group), size)
-    ]
+    return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]

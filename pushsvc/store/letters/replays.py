@@ -179,7 +179,7 @@ class RedisReplays(RedisLetters):
         """Return the chunks, and the number of dead letters that cannot be read."""
         now = self._clock()
         reopenings, skipped = [], 0
-        for _, _, group in grouped(found, self._config.chunk_size):
+        for group in grouped(found, self._config.chunk_size):
             head = readable(decode_chunk, group[0][1].head, "dead_letter", app)
             if head is None:
                 skipped += len(group)

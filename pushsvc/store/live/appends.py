@@ -154,9 +154,6 @@ class RedisAppends(LivePart):
     def _call(self, app: str, name: str, *args: Any) -> ScriptCall:
         return name, [keys.device_counts(app)], args
 
-    def _shard(self, app: str, push_id: str) -> int:
-        return keys.shard_of(push_id, self._config.shards_of(app))
-
     def _kept_until(self, app: str, push: LivePush) -> int:
         """Return the end of the time in which a stream may refer to the push, and an hour."""
         return (push.at // HOUR + self._config.history_hours(app) + 2) * HOUR

@@ -45,7 +45,7 @@ class RedisEvents(LivePart):
         shards: dict[int, list[int]] = defaultdict(list)
         for place, each in enumerate(reports):
             if ordinals[each.device_id] >= 0:
-                shards[keys.shard_of(each.push_id, self._config.shards_of(app))].append(place)
+                shards[self._shard(app, each.push_id)].append(place)
         calls = [
             (
                 "live_report",
@@ -68,6 +68,5 @@ class RedisEvents(LivePart):
         return counted
 
     async def events(self, app: str, push_ids: Sequence[str]) -> list[EventCounts]:
-        shards = self._config.shards_of(app)
-        commands = [("HMGET", keys.seen(app, keys.shard_of(name, shards), name), *EVENTS) for name in push_ids]
+        commands = [("HMGET", keys.seen(app, self._shard(app, name), name), *EVENTS) for name in push_ids]
         return [EventCounts(*(int(count or 0) for count in found)) for found in await self._link.many(commands)]

@@ -202,9 +202,7 @@ class RedisStreams(RedisAppends, RedisGateways):
         return found
 
     async def revoke(self, app: str, device_id: str) -> int:
-        now = self._clock()
-        await self._revoke(app, [device_id], now)
-        return now
+        return await self.forget(app, [device_id])
 
     async def admits(self, app: str, device_id: str, *, issued_at: int) -> Refused | None:
         args = (keys.devices(app), self._digest(device_id), issued_at, self._clock())
@@ -221,12 +219,9 @@ class RedisStreams(RedisAppends, RedisGateways):
         args = (keys.devices(app), self._digest(device_id), digest_of(push_id), push_id, self._clock())
         return bool(await self._link.script(*self._call(app, "live_holds", *args)))
 
-    async def forget(self, app: str, device_ids: Sequence[str]) -> None:
-        """Revoke the tokens of devices that are being erased."""
-        await self._revoke(app, device_ids, self._clock())
-
-    async def _revoke(self, app: str, device_ids: Sequence[str], now: int) -> None:
-        cuts: dict[str, list[InboxItem]] = defaultdict(list)
+    async def forget(self, app: str, device_ids: Sequence[str]) -> int:
+        """Revoke the tokens of devices, as of those that are being erased. Returns the instant, in Unix ms."""
+        now, cuts = self._clock(), defaultdict[str, list[InboxItem]](list)
         for at in range(0, len(device_ids), MAX_BATCH):
             digests = map(self._digest, device_ids[at : at + MAX_BATCH])
             call = self._call(app, "live_revoke", keys.devices(app), now, now - REFUSED, *digests)
@@ -236,6 +231,7 @@ class RedisStreams(RedisAppends, RedisGateways):
                 if gateway:
                     cuts[gateway.decode()].append(Cut(app, connection, "revoked"))
         await self.poke(cuts)
+        return now
 
     # --- what a device has ------------------------------------------------------------------------
 

@@ -154,6 +154,3 @@ class RedisExpansions(StorePart):
             ],
         )
         return None if total < 0 else Expansion(push, at.step + 1, cursor or "", total)
-
-    def _shard(self, app: str, push_id: str) -> int:
-        return keys.shard_of(push_id, self._config.shards_of(app))

@@ -221,15 +221,11 @@ class PushListing(StorePart):
         delay no other work."""
 
     async def statuses(self, pushes: Sequence[tuple[str, str]]) -> list[PushStatus | None]:
-        shards = self._config.shards_of
         found: list[PushStatus | None] = []
         for at in range(0, len(pushes), STATUSES):
             own = pushes[at : at + STATUSES]
             answers = await self._link.many(
-                [
-                    ("HMGET", keys.push(app, keys.shard_of(push_id, shards(app)), push_id), *FIELDS)
-                    for app, push_id in own
-                ]
+                [("HMGET", keys.push(app, self._shard(app, push_id), push_id), *FIELDS) for app, push_id in own]
             )
             found += [status_of(*push, values) for push, values in zip(own, answers, strict=True)]
             await asyncio.sleep(0)
@@ -304,7 +300,7 @@ class PushListing(StorePart):
 
     async def _posted(self, app: str, names: Sequence[str]) -> list[tuple[Lane | None, str]]:
         """Return of scheduled pushes the lane, of those with chunks, and the API key, as far as these are known."""
-        places = [(app, keys.shard_of(name, self._config.shards_of(app)), name) for name in names]
+        places = [(app, self._shard(app, name), name) for name in names]
         answers = await self._link.many(
             [
                 command

@@ -92,7 +92,7 @@ class RedisPushes(PushListing):
 
     async def accept(self, push: Push) -> None:
         """Write the push durably, completely or not at all. A repeat with the same push changes nothing."""
-        shard = keys.shard_of(push.id, self._config.shards_of(push.app))
+        shard = self._shard(push.app, push.id)
         await self._accepting.write(push.app, shard, self._pack(push))
         self._tell(push)
 
@@ -158,7 +158,7 @@ class RedisPushes(PushListing):
         return kept
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:
-        shard = keys.shard_of(push_id, self._config.shards_of(app))
+        shard = self._shard(app, push_id)
         values = await self._link.call("HMGET", keys.push(app, shard, push_id), *FIELDS)
         return status_of(app, push_id, values)
 
@@ -166,12 +166,12 @@ class RedisPushes(PushListing):
         status = await self.status(app, push_id)
         if status is None:
             return None
-        return await read_kept(self._link, self._lock, status, keys.shard_of(push_id, self._config.shards_of(app)))
+        return await read_kept(self._link, self._lock, status, self._shard(app, push_id))
 
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         """Cancel what has not been sent. Raises `Conflict` when every delivery has ended already. Scheduled deliveries
         are counted here, since no dispatcher is involved."""
-        shard = keys.shard_of(push_id, self._config.shards_of(app))
+        shard = self._shard(app, push_id)
         answer = await self._link.script(
             "cancel",
             [
@@ -201,7 +201,7 @@ class RedisPushes(PushListing):
     ) -> tuple[list[DeliveryRow], str | None] | None:
         """Return rows in the order of their index. A page may be short or empty and still have a next cursor."""
         start = after_cursor(cursor)
-        shard = keys.shard_of(push_id, self._config.shards_of(app))
+        shard = self._shard(app, push_id)
         push = keys.push(app, shard, push_id)
         total, expanded = await self._link.call("HMGET", push, "n", "x")
         if total is None:
@@ -257,7 +257,7 @@ class RedisPushes(PushListing):
         while True:
             async with self._lock:
                 entries = await reading.step(STATUSES)
-                places = [(app, keys.shard_of(each.id, shards), each.id) for each in entries]
+                places = [(app, self._shard(app, each.id), each.id) for each in entries]
                 wanted = ("n", "x", *range(layout.FEW))
                 answers = await self._link.many([("HMGET", keys.push(*place), *wanted) for place in places])
             for each, place, (total, expanded, *blobs) in zip(entries, places, answers, strict=True):

@@ -39,6 +39,10 @@ class DeviceChange(Struct, frozen=True):
     before: Kept | None
     after: Device | None
 
+    @property
+    def old(self) -> Device | None:
+        return None if self.before is None else self.before.device
+
 
 class Desk:
     """Devices as they were read, and as they are to be written."""
@@ -67,11 +71,9 @@ class Desk:
         return self.devices.get(holding.device_id)
 
     def put(self, device: Device) -> bool:
-        """Register the device. Returns it, and whether it is new. Any other device with its token is removed.
-
-        It then takes the place of that device: a reader that pages through an audience meets each token at one place,
-        whatever its device is called.
-        """
+        """Register the device, and return whether it is new. It takes the place of any other device with its token,
+        which is removed: a reader that pages through an audience meets each token at one place, whatever its device is
+        called."""
         owner = self.owner(device.platform, device.token)
         old = self.devices.get(device.id)
         if old is not None:
@@ -176,8 +178,7 @@ def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
     tombstone have no effect on a push, because its token was marked when it was made."""
     found = []
     for change in changes:
-        old = None if change.before is None else change.before.device
-        new = change.after
+        old, new = change.old, change.after
         if old is None or old.state == "pruned":
             continue
         same = new is not None and (old.id, old.user, old.token, old.kind, old.environment, old.state) == (
@@ -191,11 +192,10 @@ def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
 def heirs_of(changes: Sequence[DeviceChange]) -> list[tuple[Platform, str, str]]:
     """Return the tokens that a user's phone keeps under a new id, as waiting targets hold them, each with that id: see
     presence.py."""
-    existed = {change.before.device.id for change in changes if change.before is not None}
+    existed = {change.old.id for change in changes if change.old is not None}
     found = []
     for change in changes:
-        old = None if change.before is None else change.before.device
-        new = change.after
+        old, new = change.old, change.after
         if old is not None and new is not None and new.id not in existed and old.user == new.user is not None:
             found.append((old.platform, old.token, new.id))
     return found
@@ -205,18 +205,15 @@ def joining_of(changes: Iterable[DeviceChange]) -> Counter[str]:
     """Return how many devices each user would gain."""
     found: Counter[str] = Counter()
     for change in changes:
-        left = None if change.before is None else change.before.device.user
+        left = None if change.old is None else change.old.user
         if change.after is not None and change.after.user is not None and change.after.user != left:
             found[change.after.user] += 1
     return found
 
 
 def spare(devices: Sequence[Device], joining: int) -> list[str]:
-    """Return which of a user's tombstones, the oldest first, must be removed so that the joining devices fit.
-
-    None if this is unnecessary or does not help. A tombstone exists to be restored; it must not exclude a phone that
-    is in use.
-    """
+    """Return which of a user's tombstones, the oldest first, must be removed so that the joining devices fit: none if
+    this is unnecessary or does not help."""
     stones = sorted((each for each in devices if each.state == "pruned"), key=lambda each: each.pruned_at)
     excess = len(devices) + joining - MOST_OF_USER
     return [stone.id for stone in stones[:excess]] if 0 < excess <= len(stones) else []

@@ -290,23 +290,15 @@ class RedisRegistry(StorePart):
         return sum(await self._link.many([("ZCOUNT", keys.tombstones(app, label), *_range(which)) for label in labels]))
 
     async def restore(self, app: str, which: PrunedFilter, *, limit: int) -> int:
-        async def step(devices: Sequence[Device]) -> int:
-            await self._suppression.lift(app, devices, always=True)
-            ids = [device.id for device in devices]
-            return await self._change(app, DeviceQuery(ids=ids), lambda desk: sum(map(desk.restore, ids)))
-
-        return await self._of_tombstones(app, which, step, limit)
-
-    async def _of_tombstones(
-        self, app: str, which: PrunedFilter, step: Callable[[Sequence[Device]], Awaitable[int]], limit: int
-    ) -> int:
-        """Apply `step` to the matching tombstones, the oldest of each label first, until `limit` have been changed."""
+        """Restore matching tombstones, the oldest of each label first."""
         done = 0
         for label in await self._labels(app, which):
             moved, skipped = 1, 0
             while moved and done < limit:
                 devices, met = await self._tombstones(app, label, which, skipped, min(_PAGE, limit - done))
-                moved = await step(devices) if devices else 0
+                ids = [device.id for device in devices]
+                await self._suppression.lift(app, devices, always=True)
+                moved = await self._change(app, DeviceQuery(ids=ids), partial(_restore_all, ids)) if ids else 0
                 done += moved
                 # What cannot be read stays in front of what follows.
                 skipped += met - len(devices)
@@ -432,6 +424,10 @@ def _about(devices: Iterable[Device]) -> DeviceQuery:
 
 def _reached(devices: Iterable[Device]) -> list[Device]:
     return [device for device in devices if device.state == "active" or lives_on(device)]
+
+
+def _restore_all(ids: Iterable[str], desk: Desk) -> int:
+    return sum(map(desk.restore, ids))
 
 
 def _range(which: PrunedFilter) -> tuple[str, str]:

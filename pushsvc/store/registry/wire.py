@@ -114,8 +114,7 @@ class Digests:
         return args
 
     def _told(self, found: Reading, change: DeviceChange) -> list[Any]:
-        before, after = change.before, change.after
-        old = None if before is None else before.device
+        before, old, after = change.before, change.old, change.after
         taken = None if after is None else (after.platform, after.token)
         loses = NONE if old is None else self.of_address((old.platform, old.token))
         gains = NONE if taken is None else self.of_address(taken)
@@ -174,8 +173,8 @@ def waiting_of(changes: Sequence[DeviceChange], flat: Sequence[Any]) -> list[Dep
     for place, index, platform, push in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True):
         change = changes[place]
         why = PRUNED if change.after is not None and change.after.state == "pruned" else MOVED
-        if change.before is not None:
-            found.append(Departed(change.before.device.id, why, index, platform.decode(), push))
+        if change.old is not None:
+            found.append(Departed(change.old.id, why, index, platform.decode(), push))
     return found
 
 

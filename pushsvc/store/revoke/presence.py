@@ -15,9 +15,9 @@ The mark is made before the registry changes. A process that dies in between lea
 round it would leave a text on a stranger's phone. Dispatchers are notified of what they hold after the change.
 
 A mark also counts for pushes that started after it, for as long as the clocks of two machines may differ and a change
-may take (`SLACK`). Marks live as long as the longest `ttl`. A full list loses its oldest mark, and then everything that
-started before the oldest remaining one is looked up. A replay is as old as its push, so it looks devices up itself, and
-makes marks of what has changed.
+may take (`SLACK`). Marks live as long as deliveries (`OPEN_MOST`). A full list loses its oldest mark, and then
+everything that started before the oldest remaining one is looked up. A replay is as old as its push, so it looks
+devices up itself, and makes marks of what has changed.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ from ...model.routing import platform_of, usual_environment
 from ...ports.registry import Holding, Registry
 from ...rules.audience import is_heir, present
 from .. import keys
+from ..config import OPEN_MOST
 from ..part import StoreContext, StorePart
 from .revocations import Revocations
 from .suppression import Suppression
 
 SLACK = 600_000
 """Milliseconds by which a mark may be older than a push that it applies to."""
-KEPT = 29 * 86_400_000
-"""The lifetime of a mark in milliseconds: the longest `ttl`, and a day."""
 MOST = 250_000
 """Marks of one platform in one shard."""
 PAGE = 500
@@ -72,7 +71,7 @@ class Marks(StorePart):
         for key, pairs in found.items():
             commands += (
                 ("ZADD", key, *pairs),
-                ("ZREMRANGEBYSCORE", key, "-inf", f"({now - KEPT}"),
+                ("ZREMRANGEBYSCORE", key, "-inf", f"({now - OPEN_MOST}"),
                 ("ZREMRANGEBYRANK", key, 0, -MOST - 1),
             )
         await self._link.many(commands)

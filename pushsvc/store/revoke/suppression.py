@@ -7,7 +7,7 @@ The place of a token is the app shard of its digest, not that of the push throug
 shard finds it with one question. The list stores digests under the store's own key, so that it reveals no token.
 
 A token of a user who is being erased is marked in the same list, with a score above every time: during the erasure
-nothing is sent to it, and afterwards nothing that was accepted before its end (`ERASED_FOR`), wherever it waited. So
+nothing is sent to it, and afterwards nothing that was accepted before its end (for `OPEN_MOST`), wherever it waited. So
 the mark adds no cost to a read, and what is accepted later is a push like any other.
 """
 
@@ -20,14 +20,13 @@ from typing import Any, Final, NamedTuple
 from ...model.devices import Device
 from ...model.push import Chunk, Platform
 from .. import keys
+from ..config import OPEN_MOST
 from ..hashing import token_digest
 from ..part import StoreContext, StorePart
 from .revocations import Revocations
 
 RENEWABLE_TTL: Final = 86_400
 """The maximum number of seconds for which a token is suppressed that can become valid again."""
-ERASED_FOR: Final = 29 * 86_400_000
-"""Milliseconds for which pushes accepted before the end of an erasure are not sent: the longest `ttl`, and a day."""
 ERASED_AT: Final = 1 << 50
 """Added to the instant at which the erasure of a token ended; the score of a dead token is the instant alone."""
 ERASING_AT: Final = 1 << 51
@@ -61,7 +60,7 @@ def accepted_at(chunk: Chunk) -> int:
 
 def outlived(key: str, now: int) -> tuple[Any, ...]:
     """Return the command that removes outdated marks of erasures from a list."""
-    return "ZREMRANGEBYSCORE", key, ERASED_AT, f"({ERASED_AT + max(0, now - ERASED_FOR)}"
+    return "ZREMRANGEBYSCORE", key, ERASED_AT, f"({ERASED_AT + max(0, now - OPEN_MOST)}"
 
 
 class Suppression(StorePart):
