@@ -68,7 +68,6 @@ class Client:
 
 @asynccontextmanager
 async def open_client(at: Access) -> AsyncIterator[Client]:
-    """Open a client with its session."""
     async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as api:
         yield Client(api, at.url)
 

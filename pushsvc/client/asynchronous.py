@@ -50,8 +50,6 @@ FIRST_LOOK, LAST_LOOK = 0.1, 2.0
 
 
 class Answer(Struct, frozen=True):
-    """An answer as it came."""
-
     status: int
     headers: Mapping[str, str]
     body: bytes

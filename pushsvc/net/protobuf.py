@@ -84,7 +84,6 @@ def message_reader(make: Callable[..., _T], fields: Mapping[int, tuple[str, Read
 
 
 def varint(number: int) -> bytes:
-    """Return a number."""
     if number < 0x80:
         return _SMALL[number]
     if number < 0x4000:

@@ -27,9 +27,6 @@ from .schema import AppSettings, Settings
 PREFIX = "PUSHSVC__"
 _FILE = "_file"
 
-Sections = Mapping[str, Any]
-"""Names to types: the keys of one section."""
-
 
 def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> dict[str, Any]:
     """Return the keys of a section that may be written, by name. Those of an app include its providers."""

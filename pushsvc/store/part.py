@@ -25,5 +25,4 @@ class StorePart:
         self._link, self._config, self._hash_key, self._clock = context
 
     def _shard(self, app: str, push_id: str) -> int:
-        """Return the app shard of a push."""
         return keys.shard_of(push_id, self._config.shards_of(app))

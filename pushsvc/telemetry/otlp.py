@@ -87,7 +87,6 @@ def _before(key: str, tag: bytes, size: int) -> bytes:
 
 
 def _attribute(key: str, value: str | int) -> bytes:
-    """Return a `KeyValue`."""
     said = b"\x18" + varint(value % (1 << 64)) if isinstance(value, int) else _text(b"\x0a", value)
     return _text(b"\x0a", key) + bytes_field(b"\x12", said)
 

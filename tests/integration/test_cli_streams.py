@@ -100,7 +100,7 @@ AWAY = ("--url", "http://127.0.0.1:1/where-no-service-listens")
         (("send", "--ttl", "a-long-time", "--lane", "bulk"), 2),
         (("status", "0190a4b2-0000-7000-8000-000000000000", *AWAY), 1),
         (("serve", "-c", "a/folder/with/a/long/name/and/no/configuration/in/it/pushsvc.toml"), 1),
-        (("keys", "new", "backend", "--app", "an-app-that-no-configuration-names", "--scopes", "push"), 1),
+        (("keys", "new", "--app", "an-app-that-no-configuration-names-and-no-key", "--name", "backend"), 1),
         (("feedback", "-c", "none.toml"), 1),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",

@@ -66,7 +66,6 @@ class Connections:
             self._make_room(connection)
 
     def closed(self, connection: Connection) -> None:
-        """Unregister a connection."""
         self._open.pop(connection, None)
 
     def _make_room(self, newest: Connection) -> None:

@@ -61,7 +61,6 @@ class PathParam(Struct, frozen=True):
     """Returns its value. Raises `ValueError` with what is wrong, or `NotFound` where nothing can have such a name."""
 
     def schema(self) -> dict[str, Any]:
-        """Return its JSON Schema."""
         return dict(self.shape)
 
 
@@ -76,7 +75,6 @@ class HeaderParam(Struct, frozen=True):
     """Returns the value from every occurrence of the header. Raises `InvalidRequest`."""
 
     def schema(self) -> dict[str, Any]:
-        """Return its JSON Schema."""
         return dict(self.shape)
 
 

@@ -70,13 +70,11 @@ class Challenge(RequestError):
 
 
 def answer(problem: Problem, headers: Mapping[str, str]) -> Response:
-    """Return the response with `problem`."""
     sent = {"Content-Type": MEDIA_TYPE, "Server": SERVER, "Cache-Control": "no-store", **headers}
     return Response(problem.status, encode(problem), sent)
 
 
 def respond(error: RequestError, *, headers: Mapping[str, str] | None = None, instance: str | None = None) -> Response:
-    """Return the response for `error`, with its headers."""
     sent = dict(headers or {})
     if isinstance(error, Challenge):
         sent["WWW-Authenticate"] = error.challenge

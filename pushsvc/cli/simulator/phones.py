@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What is simulated."""
-
     count: int
     kinds: Sequence[str] = ()
     gateway: str = ""

@@ -4,7 +4,6 @@ two samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
@@ -75,9 +74,6 @@ class ServiceFigures(Struct, frozen=True, kw_only=True):
     """Whether a process has refused the configuration on disk and runs with an older one."""
     api: str = ""
     """Why the counters are missing because the API does not answer; empty if they are not."""
-
-
-Counters = Mapping[tuple[str, ...], float]
 
 
 def read_counters(text: str) -> tuple[dict[tuple[str, ...], float], dict[tuple[str, ...], float]]:

@@ -85,8 +85,6 @@ class Figures:
 
 
 class FleetConfig(Struct, frozen=True, kw_only=True):
-    """A fleet."""
-
     url: str
     """Of the gateway: `ws://HOST:PORT`, with or without the path."""
     seed: str = "1"
@@ -122,7 +120,6 @@ class Fleet:
         return phone
 
     def start(self) -> None:
-        """Start all phones."""
         for phone in self.phones.values():
             phone.start()
 
@@ -141,7 +138,6 @@ class Fleet:
         self._errands.put_nowait((self._renew, phone))
 
     def connected(self, phone: Phone, *, recovered: bool, asked: bool) -> None:
-        """Count a connect."""
         self.online += 1
         self.figures.connects += 1
         if asked:

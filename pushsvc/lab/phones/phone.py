@@ -450,7 +450,6 @@ class _Hole(asyncio.Protocol):
         among.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
         self._among.discard(self._transport)
 
 

@@ -53,15 +53,11 @@ class Subscription(Struct, frozen=True, gc=False):
 
 
 class ConnectData(Struct, frozen=True, gc=False):
-    """`data` of the answer to a connect."""
-
     missing: int = 0
     acked: int | None = None
 
 
 class Connected(Struct, frozen=True, gc=False):
-    """The answer to a connect."""
-
     subs: dict[str, Subscription] = {}
     data: ConnectData = ConnectData()
     ttl: int = 0
@@ -69,8 +65,6 @@ class Connected(Struct, frozen=True, gc=False):
 
 
 class Refreshed(Struct, frozen=True, gc=False):
-    """The answer to a refresh."""
-
     ttl: int = 0
 
 

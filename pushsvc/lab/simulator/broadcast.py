@@ -130,7 +130,6 @@ class Channels:
         return None, channel
 
     def delete(self, bundle: str, channel: bytes) -> None:
-        """Delete a channel."""
         self._policies.get(bundle, {}).pop(channel.decode(), None)
 
     def all(self, bundle: str) -> list[str]:

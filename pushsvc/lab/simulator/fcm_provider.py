@@ -22,8 +22,6 @@ _INTERFERENCE: Final = {"unavailable": "UNAVAILABLE", "refused": "UNAUTHENTICATE
 
 
 class SimulatedFcm(SimulatedProvider):
-    """FCM on one port."""
-
     def __init__(
         self,
         projects: tuple[str, ...],

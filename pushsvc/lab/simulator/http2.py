@@ -183,7 +183,6 @@ class Connection(asyncio.Protocol):
     # --- answering ------------------------------------------------------------------------------
 
     def answer(self, stream: int, answer: Answer) -> None:
-        """Answer a request."""
         self._flow.answer(stream, answer.block, answer.body)
         if not self._batching:
             self._end_batch()

@@ -70,8 +70,6 @@ class Received(Struct, frozen=True):
 
 
 class PlatformRecord:
-    """The record of one platform."""
-
     def __init__(self, platform: str, keep: int, *, enabled: bool) -> None:
         self.platform = platform
         self.traffic = Traffic()

@@ -103,7 +103,6 @@ class Connection:
 
     @property
     def transport(self) -> str:
-        """The name of the transport."""
         return self._transport.name
 
     @property
@@ -163,7 +162,6 @@ class Connection:
         self._run(self._session.unread(count))
 
     def end(self, disconnect: Disconnect) -> None:
-        """End the connection."""
         self._run(self._session.disconnect(disconnect))
 
     def fail(self) -> None:

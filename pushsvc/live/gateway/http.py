@@ -270,7 +270,6 @@ class WaitingPoll:
         """Pass over what is unread: the next answer has it."""
 
     def end(self, disconnect: codes.Disconnect) -> None:
-        """End the wait."""
         self.replaced = disconnect == codes.REPLACED
         self.called.set()
 

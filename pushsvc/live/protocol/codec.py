@@ -51,8 +51,6 @@ Rendered = NewType("Rendered", bytes)
 
 
 class ConnectResult(Struct, frozen=True, gc=False):
-    """The answer to a connect."""
-
     client: str
     version: str
     ttl: int

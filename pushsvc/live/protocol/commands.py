@@ -59,8 +59,6 @@ class ChannelRequest(Struct, frozen=True, gc=False):
 
 
 class StreamPosition(Struct, frozen=True, gc=False):
-    """A position in a stream."""
-
     offset: _UInt64 | None = 0
     epoch: str | None = None
 
@@ -177,8 +175,6 @@ class HeartbeatBody(Struct, frozen=True, gc=False):
 
 
 class ConnectBody(Struct, frozen=True, gc=False):
-    """`data` of a connect."""
-
     heartbeat: Annotated[float, Meta(gt=0)] | None = None
     foreground: bool | None = None
     app_version: Annotated[str, Meta(max_length=64)] = ""

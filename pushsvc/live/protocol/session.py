@@ -321,7 +321,6 @@ class Session:
         return [Bytes(self._codec.rpc(command_id, data))] if self._answered(command_id) else []
 
     def error(self, command_id: int, error: ReplyError) -> list[Effect]:
-        """Answer a command with an error."""
         return [Bytes(self._codec.error(command_id, error))] if self._answered(command_id) else []
 
     def published(

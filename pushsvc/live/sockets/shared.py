@@ -53,11 +53,9 @@ class Shared:
         self.denied: Sequence[Network] = config.deny_networks
 
     def opened(self, connection: HttpConnection | LongConnection) -> None:
-        """Count a connection."""
         self.open.add(connection)
 
     def closed(self, connection: HttpConnection | LongConnection) -> None:
-        """Forget a connection."""
         self.open.discard(connection)
         if not self.open:
             self._emptied.set()

@@ -155,8 +155,6 @@ class LongConnection(asyncio.Protocol):
 
 
 class WebSocketTransport(LongConnection):
-    """A WebSocket."""
-
     __slots__ = ("_heard", "_opcode", "_reader", "_second", "frame_pings")
 
     name = "websocket"

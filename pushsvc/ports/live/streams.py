@@ -173,8 +173,6 @@ class Acked(Struct, frozen=True):
 
 
 class Read(Struct, frozen=True):
-    """The answer to `read`."""
-
     fault: Literal["", "epoch", "offset", "unknown"]
     unread: Mapping[str, int] = {}
     """The number of unread pushes now, by device id of the user."""

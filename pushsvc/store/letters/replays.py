@@ -37,8 +37,6 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class RedisReplays(RedisLetters):
-    """`Replays` over Redis."""
-
     def __init__(self, context: StoreContext, presence: DevicePresence, ring: Callable[[], None]) -> None:
         """Write records that `jobs` acts on; `ring` wakes it."""
         super().__init__(context)

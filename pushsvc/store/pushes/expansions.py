@@ -31,8 +31,6 @@ def pause(faults: int) -> int:
 
 
 class RedisExpansions(StorePart):
-    """`Expansions` over Redis."""
-
     async def due(self, apps: Iterable[str]) -> list[Waiting]:
         return await self._due(apps, HEAD)
 

@@ -36,8 +36,6 @@ FEW_WRITTEN: Final = 8
 
 
 class Entry(Struct, frozen=True, gc=False):
-    """An entry of the stream."""
-
     id: str
     blob: bytes
 

@@ -37,8 +37,6 @@ class _Span(Struct, frozen=True):
 
 
 class RedisWebhookClaim:
-    """`WebhookClaim` over Redis."""
-
     def __init__(self, records: WebhookRecords, app: str, place: str, owner: str, lease: float) -> None:
         self._records = records
         self._app = app

@@ -26,8 +26,6 @@ _SHOWN = ("after", "tries", "fails", "why", "since", "off", "at", "own", "until"
 
 
 class RedisWebhooks(WebhookRecords):
-    """`Webhooks` over Redis."""
-
     async def due(self, app: str, place: str) -> bool:
         left, (fields, asked) = await asyncio.gather(
             self._link.script("claim", [keys.hook(app, self.kind)], ["", 0, place]),
