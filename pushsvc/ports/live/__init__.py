@@ -10,46 +10,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .events import (
-    EVENTS as EVENTS,
-    Event as Event,
-    EventCounts as EventCounts,
-    EventReport as EventReport,
-    LiveEvents as LiveEvents,
-)
-from .gateways import (
-    Cut as Cut,
-    Drain as Drain,
-    Forwarded as Forwarded,
-    Inbox as Inbox,
-    InboxItem as InboxItem,
-    LiveGateways as LiveGateways,
-    Poke as Poke,
-    Received as Received,
-    Recipient as Recipient,
-    Unread as Unread,
-    pokes_of as pokes_of,
-)
-from .streams import (
-    MAX_BATCH as MAX_BATCH,
-    MAX_NAMED as MAX_NAMED,
-    Acked as Acked,
-    Append as Append,
-    Appended as Appended,
-    Connected as Connected,
-    LiveContent as LiveContent,
-    LivePush as LivePush,
-    LiveRoute as LiveRoute,
-    LiveStreams as LiveStreams,
-    Page as Page,
-    Position as Position,
-    Presence as Presence,
-    Publication as Publication,
-    Read as Read,
-    Receiver as Receiver,
-    Reference as Reference,
-    Refused as Refused,
-)
+from .events import *
+from .gateways import *
+from .streams import *
 
 
 class Live(LiveStreams, LiveGateways, LiveEvents, Protocol):
