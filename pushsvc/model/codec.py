@@ -9,7 +9,7 @@ that all targets share once.
 
 Pushes to one target that were accepted together share an entry, which is then their chunks one behind the other: it is
 written, read and deleted once for all of them. Each of them ends by itself, and who reads the entry again asks which of
-them are open.
+them are open. One that cannot be read is set aside alone: the others of its entry are sent.
 
 A queued APNs delivery takes 263 bytes of Redis at 1 a push and 33 at 1,000 (`python -m tests.bench.sizes`). With its
 content beside the push, a push of one delivery takes a fifth more, one of 32 little more than half. Small pushes stay
@@ -20,9 +20,9 @@ and one more command when it ends, and most pushes have one delivery.
 from __future__ import annotations
 
 from binascii import unhexlify
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -253,26 +253,40 @@ def decode_chunk(blob: bytes) -> Chunk:
     )
 
 
-def encode_chunks(chunks: Sequence[Chunk]) -> bytes:
-    """Return an entry of these chunks."""
-    blobs = [encode_chunk(chunk) for chunk in chunks]
+class UnreadableChunk(NamedTuple):
+    """An encoded chunk that this version cannot read, and why."""
+
+    blob: bytes
+    error: CodecError
+
+
+def encode_entry(chunks: Iterable[Chunk], unreadable: Iterable[UnreadableChunk] = ()) -> bytes:
+    """Return an entry of these chunks, and of those that could not be read."""
+    blobs = [*map(encode_chunk, chunks), *(each.blob for each in unreadable)]
     if len(blobs) == 1:
         return blobs[0]
     return SEVERAL + b"".join(part for blob in blobs for part in (len(blob).to_bytes(_SIZE), blob))
 
 
-def decode_chunks(blob: bytes) -> list[Chunk]:
-    """Decode the chunks of an entry. Raises `CodecError` where it cannot read one of them."""
-    if blob[:1] != SEVERAL:
-        return [decode_chunk(blob)]
-    chunks, at = [], 1
-    while at < len(blob):
+def decode_entry(blob: bytes) -> tuple[list[Chunk], list[UnreadableChunk]]:
+    """Decode the chunks of an entry, and return beside them those that this version cannot read."""
+    chunks, unreadable = [], []
+    for part in _parts_of(blob):
+        try:
+            chunks.append(decode_chunk(part))
+        except CodecError as error:
+            unreadable.append(UnreadableChunk(part, error))
+    return chunks, unreadable
+
+
+def _parts_of(blob: bytes) -> list[bytes]:
+    """Return the encoded chunks of an entry. Of one that was cut off the last is no chunk."""
+    parts, at = [], 1
+    while blob[:1] == SEVERAL and at < len(blob):
         start = at + _SIZE
         at = start + int.from_bytes(blob[at:start])
-        chunks.append(decode_chunk(blob[start:at]))
-    if not chunks:
-        raise CodecError("not a chunk: an entry of none")
-    return chunks
+        parts.append(blob[start:at])
+    return parts or [blob]
 
 
 def _nothing(channel: Platform) -> Message:

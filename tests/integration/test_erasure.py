@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from pushsvc import runtime, telemetry
 from pushsvc.api.pushes.ids import new_push_id, now_ms
-from pushsvc.model.codec import decode_audience, encode_audience
+from pushsvc.model.codec import decode_audience, decode_entry, encode_audience, encode_chunk
 from pushsvc.model.delivery import BadNotification, Ended, Retry, Settlement, TokenDead, Unavailable, Verdict
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
 from pushsvc.model.push import LANES, Message, Push, Route, Target
@@ -53,6 +53,7 @@ from .test_store_kit import (
 )
 
 SHARDED = StoreConfig(shards=3)
+DAYS = 28 * 24 * 3_600_000
 
 
 BACKENDS = KINDS
@@ -562,6 +563,39 @@ async def test_pushes_that_share_an_entry_with_hers_stay(world: World) -> None:
     for each in left:
         await store.queue.settle("shop", *all_of(each))
     assert await entries_of(store) == 0
+
+
+async def test_what_cannot_be_read_of_a_shared_entry_hides_nothing_of_hers_and_stays(world: World) -> None:
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    await accept_together(store, to("his", BERT[0]), to("hers", ANNA[0]), to("newer", device("other")))
+    lane = keys.lane("shop", 0, "apns", "normal")
+    ((name, fields),) = await store.link.call("XRANGE", lane, "-", "+")
+    blob = encode_chunk(decode_entry(fields[b"c"])[0][2])
+    newer = b"\x7f" + blob[1:]
+    await store.link.call("XDEL", lane, name)
+    await store.link.call("XADD", lane, "*", "c", fields[b"c"].replace(blob, newer), "n", 3)
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
+    await nothing_left(store, ANNA)
+    ((_, fields),) = await store.link.call("XRANGE", lane, "-", "+")
+    chunks, unreadable = decode_entry(fields[b"c"])
+    assert ([chunk.push_id for chunk in chunks], [each.blob for each in unreadable]) == (["his"], [newer])
+    assert fields[b"n"] == b"2"
+
+
+async def test_what_has_ended_in_a_shared_entry_is_counted_once_though_its_status_is_gone(world: World) -> None:
+    store, dispatcher = await open_store_of(world), await open_store_of(world, "dispatcher")
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    made = [to("hers", ANNA[0]), to("open", ANNA[0]), to("his", BERT[0])]
+    await accept_together(store, *(replace(each, expires_at=each.created_at + DAYS) for each in made))
+    ended, *_ = await take_all(dispatcher)
+    await dispatcher.queue.settle("shop", *all_of(ended))
+    await world.kill("dispatcher")
+    await store.link.call("DEL", keys.push("shop", 0, "hers"))
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}
+    await nothing_left(store, ANNA)
+    assert await store.link.call("HGET", keys.pending("shop", 0), "apns:normal") == b"1"
+    assert [each.chunk.push_id for each in await take_all(store)] == ["his"]
 
 
 @pytest.mark.parametrize("waits", [False, True])

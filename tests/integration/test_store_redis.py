@@ -17,12 +17,13 @@ from structlog.testing import capture_logs
 from pushsvc import runtime
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.access import ApiKey
-from pushsvc.model.codec import decode_chunk, encode_audience, encode_event
+from pushsvc.model.codec import decode_chunk, decode_entry, encode_audience, encode_chunk, encode_event
 from pushsvc.model.delivery import BadNotification, Ended, Retry, TokenDead, Unavailable
 from pushsvc.model.devices import Device, ToAll
 from pushsvc.model.push import LANES, Message, Route, Target
 from pushsvc.model.rates import Rate
 from pushsvc.model.status import FeedbackEvent
+from pushsvc.ports.entries import Taken
 from pushsvc.ports.figures import FlowNote
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.limits import Bucket, Question
@@ -38,7 +39,19 @@ from pushsvc.store.queue.letter import decode_dead
 from pushsvc.store.queue.settling import SHORT_MS
 
 from .servers import KINDS, Server, running_server
-from .test_store_kit import ROUTE, all_of, entries_of, eraser, make_push, moment, new_store, settlement, take, take_all
+from .test_store_kit import (
+    ROUTE,
+    accept_together,
+    all_of,
+    entries_of,
+    eraser,
+    make_push,
+    moment,
+    new_store,
+    settlement,
+    take,
+    take_all,
+)
 
 FAILED = Ended("failed", dead_letter=True)
 INVALID = Ended("invalid")
@@ -111,6 +124,38 @@ async def test_entries_that_cannot_be_decoded_are_put_aside(store: Store) -> Non
     await store.queue.settle("shop", *all_of(taken[0]))
     figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
     assert (figures.quarantined, await entries_of(store)) == (3, 0)
+
+
+@pytest.mark.parametrize("way", ["read", "waited for", "taken over", "expired"])
+async def test_of_pushes_that_share_an_entry_only_those_that_cannot_be_decoded_are_put_aside(
+    way: str, store: Store
+) -> None:
+    call, lane = store.link.call, keys.lane("shop", 0, "apns", "normal")
+    await accept_together(store, *(make_push(f"p{number}") for number in range(layout.TOGETHER)))
+    ((name, fields),) = await call("XRANGE", lane, "-", "+")
+    blobs = [encode_chunk(chunk) for chunk in decode_entry(fields[b"c"])[0]]
+    newer, torn = b"\x7f" + blobs[3][1:], blobs[7][:-9] + b"\xc1" * 9
+    await call("XDEL", lane, name)
+    entry = fields[b"c"].replace(blobs[3], newer).replace(blobs[7], torn)
+    await call("XADD", lane, "*", "c", entry, "n", len(blobs))
+    await call("XGROUP", "CREATE", lane, keys.DISPATCH, 0)
+    if way == "taken over":
+        await call("XREADGROUP", "GROUP", keys.DISPATCH, "gone", "STREAMS", lane, ">")
+    ways: dict[str, Callable[[], Awaitable[list[Taken]]]] = {
+        "read": lambda: take(store),
+        "waited for": lambda: take(store, wait_ms=100),
+        "taken over": lambda: store.queue.reclaim(ROUTE),
+        "expired": lambda: store.queue.lapsed(ROUTE, "normal", moment() + 3_600_000),
+    }
+    with capture_logs() as logs:
+        found = [*await ways[way](), *await take(store)]
+    assert [each.chunk.push_id for each in found] == [f"p{n}" for n in range(layout.TOGETHER) if n not in (3, 7)]
+    assert [line["event"] for line in logs] == ["entry_quarantined"]
+    ((_, kept),) = await call("XRANGE", keys.quarantine("shop", 0), "-", "+")
+    assert [each.blob for each in decode_entry(kept[b"b"])[1]] == [newer, torn]  # an entry again for who can read it
+    for each in found:
+        await store.queue.settle("shop", *all_of(each))
+    assert await entries_of(store) == 0
 
 
 async def test_receipts_and_retries_that_cannot_be_decoded_are_put_aside(store: Store) -> None:

@@ -18,7 +18,7 @@ from pushsvc.model.codec import (
     CodecError,
     decode_audience,
     decode_chunk,
-    decode_chunks,
+    decode_entry,
     decode_event,
     decode_message,
     decode_push,
@@ -26,14 +26,13 @@ from pushsvc.model.codec import (
     decode_row,
     decode_rows,
     encode_chunk,
-    encode_chunks,
+    encode_entry,
 )
 from pushsvc.model.push import Chunk, Fallback, Message, Target
 from pushsvc.store.queue.letter import decode_dead
 
 DECODERS = (
     decode_chunk,
-    decode_chunks,
     decode_message,
     decode_row,
     decode_rows,
@@ -107,13 +106,32 @@ def test_an_entry_of_several_chunks() -> None:
         chunk_of([Target(n, f"{n:064x}") for n in range(9)], 9),
         chunk_of([Target(0, "x")], 1),
     ]
-    assert encode_chunks(chunks[:1]) == encode_chunk(chunks[0])
+    assert encode_entry(chunks[:1]) == encode_chunk(chunks[0])
     for count in range(1, 4):
-        assert decode_chunks(encode_chunks(chunks[:count])) == chunks[:count]
-    blob = encode_chunks(chunks)
-    for broken in (blob[:-1], blob[:-7] + b"\xff" * 7, blob + b"\0", b"\x04" + blob[1:]):
-        with pytest.raises(CodecError):
-            decode_chunks(broken)
+        assert decode_entry(encode_entry(chunks[:count])) == (chunks[:count], [])
+
+
+def test_what_cannot_be_read_of_an_entry_stands_apart_and_is_written_again_as_it_is() -> None:
+    chunks = [chunk_of([Target(0, f"{n:064x}")], 1) for n in range(3)]
+    blobs = [encode_chunk(chunk) for chunk in chunks]
+    entry = encode_entry(chunks)
+    one = len(blobs[0]) + 4
+    for broken, read, left in (
+        (entry[:-1], chunks[:2], [blobs[2][:-1]]),  # it was cut off
+        (entry[: 1 + one + 2], chunks[:1], [b""]),
+        (entry + b"\0", chunks, [b""]),
+        (b"\x04" + entry[1:], [], [b"\x04" + entry[1:]]),  # of another version as a whole
+        (entry[:1], [], [entry[:1]]),  # there is none
+        (entry[: 1 + 4] + b"\x7f" + entry[6:], chunks[1:], [b"\x7f" + blobs[0][1:]]),  # of another version
+        (b"", [], [b""]),
+    ):
+        found, unreadable = decode_entry(broken)
+        assert (found, [each.blob for each in unreadable]) == (read, left), broken
+    others, unreadable = decode_entry(entry[: 1 + 4] + b"\x7f" + entry[6:])
+    again = encode_entry(others[1:], unreadable)
+    assert decode_entry(again)[0] == chunks[2:]
+    assert [each.blob for each in decode_entry(again)[1]] == [b"\x7f" + blobs[0][1:]]
+    assert encode_entry((), unreadable) == b"\x7f" + blobs[0][1:]
 
 
 @pytest.mark.parametrize(("total", "version", "plain"), [(1, b"\x02", VERSION), (100, b"\x82", PACKED)])

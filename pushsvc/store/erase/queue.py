@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ... import telemetry
-from ...model.codec import CodecError, decode_chunk, decode_chunks, encode_chunk, encode_chunks, encode_row, is_large
+from ...model.codec import UnreadableChunk, decode_entry, encode_chunk, encode_entry, encode_row, is_large
 from ...model.delivery import Delivery, Ended, Settlement
 from ...model.push import LANES, Chunk, Lane, Platform, Target
 from ...model.routing import platform_of
@@ -87,9 +87,30 @@ class _Found(Struct, frozen=True):
     gone: list[tuple[Target, str]]
 
     @property
-    def left(self) -> tuple[Target, ...]:
+    def left(self) -> Chunk:
+        """The chunk without them."""
         indexes = {target.index for target, _ in self.gone}
-        return tuple(target for target in self.chunk.targets if target.index not in indexes)
+        return replace(self.chunk, targets=tuple(each for each in self.chunk.targets if each.index not in indexes))
+
+
+class _Looked(NamedTuple):
+    """An entry that was searched."""
+
+    found: list[_Found]
+    """Its chunks of which something is to be removed."""
+    others: list[Chunk]
+    unreadable: list[UnreadableChunk]
+    """What cannot be read is moved to the quarantine when it is due, and that is searched as bytes."""
+
+    @property
+    def targets(self) -> int:
+        return sum(len(chunk.targets) for chunk in (*self.others, *(each.chunk for each in self.found)))
+
+    def left(self) -> tuple[int, bytes]:
+        """Return the number of the remaining targets, and the entry with them; no bytes where there are none."""
+        chunks = [*(left for each in self.found if (left := each.left).targets), *self.others]
+        count = sum(len(chunk.targets) for chunk in chunks) + len(self.unreadable)
+        return count, encode_entry(chunks, self.unreadable) if count else b""
 
 
 class Queue(StorePart):
@@ -157,11 +178,11 @@ class Queue(StorePart):
         removed: Counts = Counter()
         busy, targets = list(at.busy), 1
         for entry_id, fields in entries:
-            found = _found_in(who, fields)
-            targets += sum(len(each.chunk.targets) for each in found)
-            if any(each.gone for each in found):
+            looked = _look_into(who, fields.get(b"c", b""))
+            targets += looked.targets
+            if looked.found:
                 own = _Busy(shard, platform, lane, entry_id.decode())
-                if not await self._remove(app, own, found, removed):
+                if not await self._remove(app, own, looked, removed):
                     busy.append(own)
         if len(entries) < at.room:
             return removed, _Cursor(at.place + 1, "", _MOST, tuple(busy), at.look)
@@ -174,17 +195,17 @@ class Queue(StorePart):
         for own in busy:
             key = keys.lane(app, own.shard, own.platform, own.lane)
             entries = await self._link.call("XRANGE", key, own.entry_id, own.entry_id)
-            found = _found_in(who, entries[0][1]) if entries else []
-            if any(each.gone for each in found) and not await self._remove(app, own, found, removed):
-                still.append(own)
+            for _, fields in entries:
+                looked = _look_into(who, fields.get(b"c", b""))
+                if looked.found and not await self._remove(app, own, looked, removed):
+                    still.append(own)
         return removed, tuple(still)
 
-    async def _remove(self, app: str, at: _Busy, found: Sequence[_Found], removed: Counts) -> bool:
+    async def _remove(self, app: str, at: _Busy, looked: _Looked, removed: Counts) -> bool:
         """End the deliveries, and let the entry continue without them: its next reader asks what else of it has ended,
         since the dispatcher that had it may still answer. Returns False where a dispatcher works on it."""
         key = keys.lane(app, at.shard, at.platform, at.lane)
-        owner, left = "", [replace(each.chunk, targets=each.left) for each in found if each.left]
-        count = sum(len(chunk.targets) for chunk in left)
+        owner, (count, rest) = "", looked.left()
         while True:
             state, *holder = await self._link.script("requeue", [key], [keys.DISPATCH, at.entry_id, owner, "", b""])
             if state == -1:
@@ -192,20 +213,21 @@ class Queue(StorePart):
                 if owner not in await self._liveness.gone({owner}):
                     await self._recall(app, at)
                     return False
-            for each in found:
-                if each.gone:
-                    await self._end(app, each, removed)
-            rest = encode_chunks(left) if left else b""
+            for each in looked.found:
+                await self._end(app, each, removed)
             state, *_ = await self._link.script("requeue", [key], [keys.DISPATCH, at.entry_id, owner, count, rest])
             if state != -1:
                 return True
 
     async def _end(self, app: str, found: _Found, removed: Counts) -> None:
-        """Record the deliveries as cancelled, in rows without the user's data. A repeat changes nothing."""
+        """Record those of the deliveries that are open as cancelled, in rows without the user's data. A repeat changes
+        nothing. They are asked for first: the store would end what has no status any more a second time."""
         now = self._clock()
+        (still_open,) = await self._queue.outstanding(app, [found.chunk])
         settlements = [
             Settlement(Delivery(found.chunk, Target(target.index, "")), None, CANCELLED, now, "", ERASED)
             for target, _ in found.gone
+            if target.index in still_open
         ]
         took = await self._queue.settle(app, settlements, [])
         ended = {settlement.delivery.target.index for settlement in took}
@@ -232,17 +254,15 @@ class Queue(StorePart):
         for member, _ in flat:
             lane, _, rest = member.partition(b" ")
             count, _, blob = rest.partition(b" ")
-            found = _found(who, blob)  # what is no member of ours has no chunk: it is set aside when it is due
-            if found is None or not found.gone:
-                continue
-            await self._end(app, found, removed)
-            left = found.left
-            rest = b"%s %d %s" % (lane, len(left), encode_chunk(replace(found.chunk, targets=left)))
-            await self._link.script(
-                "rewait",
-                [key, keys.pending(app, source.shard)],
-                [source.platform, member, rest if left else b"", int(count) - len(left)],
-            )
+            for found in _look_into(who, blob).found:
+                await self._end(app, found, removed)
+                left = found.left
+                rest = b"%s %d %s" % (lane, len(left.targets), encode_chunk(left)) if left.targets else b""
+                await self._link.script(
+                    "rewait",
+                    [key, keys.pending(app, source.shard)],
+                    [source.platform, member, rest, int(count) - len(left.targets)],
+                )
         return removed, str(int(following)) if int(following) else None
 
     # --- scheduled --------------------------------------------------------------------------------
@@ -265,18 +285,15 @@ class Queue(StorePart):
         platforms: list[Platform] = []
         for place in range(0, len(parts), 4):
             blob = parts[place + 3]
-            found = _found(who, blob)
-            if found is None or not found.gone:
-                continue
-            left = found.left
-            rest = encode_chunk(replace(found.chunk, targets=left)) if left else b""
-            changes += (place, blob, rest, len(left))
-            for target, owner in found.gone:
-                row = _row(platform_of(found.chunk.platform), now)
-                large = is_large(found.chunk.total)
-                rows += (target.index, member_of([(target.index, row)]) if large else encode_row(row))
-                owners.append(owner)
-                platforms.append(found.chunk.platform)
+            for found in _look_into(who, blob).found:
+                left = found.left
+                changes += (place, blob, encode_chunk(left) if left.targets else b"", len(left.targets))
+                for target, owner in found.gone:
+                    row = _row(platform_of(found.chunk.platform), now)
+                    large = is_large(found.chunk.total)
+                    rows += (target.index, member_of([(target.index, row)]) if large else encode_row(row))
+                    owners.append(owner)
+                    platforms.append(found.chunk.platform)
         if not changes:
             return True
         went = await self._link.script(
@@ -292,26 +309,18 @@ class Queue(StorePart):
         return True
 
 
-def _found(who: Subjects, blob: bytes) -> _Found | None:
-    """Return the affected targets of an encoded chunk, or None where it cannot be read: it is moved to the quarantine,
-    which is searched as bytes."""
-    try:
-        return _found_of(who, decode_chunk(blob))
-    except CodecError:
-        return None
-
-
-def _found_in(who: Subjects, fields: Mapping[bytes, bytes]) -> list[_Found]:
-    """Return the affected targets of each chunk of an entry of a lane; nothing where it cannot be read, as above."""
-    try:
-        return [_found_of(who, chunk) for chunk in decode_chunks(fields.get(b"c", b""))]
-    except CodecError:
-        return []
-
-
-def _found_of(who: Subjects, chunk: Chunk) -> _Found:
-    owners = ((target, who.of(target.device_id, chunk.platform, target.token)) for target in chunk.targets)
-    return _Found(chunk, [(target, key) for target, key in owners if key is not None])
+def _look_into(who: Subjects, entry: bytes) -> _Looked:
+    """Search an entry of a lane, or the one chunk of a retry or of a scheduled push."""
+    chunks, unreadable = decode_entry(entry)
+    looked = _Looked([], [], unreadable)
+    for chunk in chunks:
+        owners = ((target, who.of(target.device_id, chunk.platform, target.token)) for target in chunk.targets)
+        gone = [(target, key) for target, key in owners if key is not None]
+        if gone:
+            looked.found.append(_Found(chunk, gone))
+        else:
+            looked.others.append(chunk)
+    return looked
 
 
 def _row(platform: Platform, at: int) -> DeliveryRow:

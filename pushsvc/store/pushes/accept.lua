@@ -63,7 +63,7 @@ local function note_trace(push, trace)
   end
 end
 
--- Puts the single pushes that wait for it into a lane: see `decode_chunks` in model/codec.py.
+-- Puts the single pushes that wait for it into a lane: see `decode_entry` in model/codec.py.
 local function add_singles(lane)
   local blobs = waiting[lane]
   if #blobs == 1 then

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any, Final, TypeAlias
 
-from ...model.codec import CodecError, decode_audience, decode_chunks, decode_message, decode_push, is_large
+from ...model.codec import CodecError, decode_audience, decode_entry, decode_message, decode_push, is_large
 from ...model.push import LANES, Chunk, Message, Platform, Push
 from ...model.status import PushStatus
 from ...ports.pushes import KeptPush, ListedPush
@@ -193,5 +193,4 @@ def _blobs(answer: Iterable[Any], name: bytes) -> Iterator[bytes]:
 def _chunks(blobs: Iterable[bytes], name: str) -> Iterator[Chunk]:
     for blob in blobs:
         if name.encode() in blob:
-            with suppress(CodecError):
-                yield from (chunk for chunk in decode_chunks(blob) if chunk.push_id == name)
+            yield from (chunk for chunk in decode_entry(blob)[0] if chunk.push_id == name)

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ...model.codec import CodecError, decode_chunks
+from ...model.codec import CodecError, decode_entry, encode_entry
 from ...model.delivery import End, Settlement
 from ...model.push import Chunk, CountedTarget, Platform, Route
 from ...model.routing import CARRIERS
@@ -197,19 +197,24 @@ class Opener(StorePart):
         decoded = []
         for entry in read.entries:
             ref = EntryRef(app, shard, platform, lane, entry.id, read.history)
-            try:
-                first, *more = decode_chunks(entry.blob)
-            except CodecError as error:
-                await self._set_aside(read.state, ref, error)
+            chunks, unreadable = decode_entry(entry.blob)
+            if unreadable:
+                # What can be read of it goes behind the others of the lane.
+                count = sum(len(chunk.targets) for chunk in chunks)
+                rest = (encode_entry((), unreadable), encode_entry(chunks), count) if chunks else ()
+                await self._set_aside(read.state, ref, unreadable[0].error, rest)
                 continue
+            first, *more = chunks
             decoded.append((replace(ref, part=0) if more else ref, first))
             for part, chunk in enumerate(more, 1):
                 decoded.append((EntryRef(app, shard, platform, lane, entry.id, read.history, part), chunk))
         return decoded
 
-    async def _set_aside(self, state: LaneState, ref: EntryRef, error: CodecError) -> None:
-        quarantine = keys.quarantine(ref.app, ref.shard)
-        await set_aside(self._link, state.key, keys.DISPATCH, quarantine, ref.entry_id, error, history=ref.history)
+    async def _set_aside(
+        self, state: LaneState, ref: EntryRef, error: CodecError, rest: tuple[bytes, bytes, int] | tuple[()] = ()
+    ) -> None:
+        quarantine, name = keys.quarantine(ref.app, ref.shard), ref.entry_id
+        await set_aside(self._link, state.key, keys.DISPATCH, quarantine, name, error, history=ref.history, rest=rest)
 
     async def _complete(self, state: LaneState, decoded: list[Decoded]) -> list[Decoded]:
         """Return the chunks with their messages. Content is kept for a day longer than what waits for it, so an open
