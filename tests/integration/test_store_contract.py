@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import msgspec
 import pytest
@@ -652,6 +653,21 @@ async def test_pushes_that_share_an_entry_end_each_by_itself(heir: str, world: W
         assert len(await a.queue.settle("shop", *all_of(each, FAILED, BadNotification(status=400)))) == 0
     ended = [counts(await a.pushes.status("shop", name)) for name in names]
     assert ended == [{"cancelled": 1} if name == "p2" else {"sent": 1} for name in names]
+
+
+async def test_the_ends_of_one_lane_are_recorded_one_batch_after_the_other(world: World) -> None:
+    """Of two at once, each would leave the entry that they share to the other."""
+    store = await world.store()
+    if not isinstance(store, Store):
+        return  # the store in memory awaits nothing
+    await accept_together(store, make_push("p1"), make_push("p2"), make_push("apart", lane="urgent"))
+    one, two, apart = *await take_all(store), *await take_all(store, "urgent")
+    settle = [partial(store.queue.settle, "shop", *all_of(each)) for each in (one, two, apart)]
+    first, second, third = await asyncio.gather(*(each() for each in settle), return_exceptions=True)
+    assert (type(first), type(second), type(third)) == (list, AssertionError, list)
+    assert await entries_of(store) == 1
+    await settle[1]()
+    assert await entries_of(store) == 0
 
 
 async def test_what_is_given_back_of_a_shared_entry_is_taken_again(world: World) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeAlias
 
 from ...model.push import Lane, Platform, Route
@@ -31,7 +32,7 @@ class LaneState:
     """One stream from the view of one consumer."""
 
     __slots__ = (
-        *("cursor", "drained", "expected", "held", "key", "look_at", "looked", "losses", "place"),
+        *("cursor", "drained", "ending", "expected", "held", "key", "look_at", "looked", "losses", "place"),
         *("sure_after", "unsure"),
     )
 
@@ -45,6 +46,8 @@ class LaneState:
         self.sure_after = 0.0
         self.losses = 0
         """How often answers were lost: what was looked at before the latest time says nothing about now."""
+        self.ending = False
+        """Whether the end of some of `held` is being recorded: see `ending`."""
         self.drained = False
         """Whether the latest wait returned everything, so that the next read may begin with a wait, too."""
         self.look_at = 0.0
@@ -91,18 +94,29 @@ class LaneState:
         self.expected += 0.5 * (max(1.0, targets / entries) - self.expected)
 
 
-def ended(finished: Iterable[EntryRef], lanes: Mapping[LanePlace, LaneState]) -> list[EntryRef]:
-    """Return a reference to each entry of which nothing is left in work once these have ended."""
-    found: list[EntryRef] = []
-    parts: dict[tuple[LanePlace, str], tuple[EntryRef, int]] = {}
+@contextmanager
+def ending(finished: Sequence[EntryRef], state_of: Callable[[EntryRef], LaneState | None]) -> Iterator[list[EntryRef]]:
+    """Yield a reference to each entry of which nothing is left in work once these have ended, and note after the block
+    that they have. Of a lane there is one such block at a time: of two that end the last parts of an entry, each would
+    leave the entry to the other."""
+    states = {state for ref in finished if (state := state_of(ref)) is not None}
+    assert not any(state.ending for state in states), "what ends in one lane is recorded one batch after the other"
+    last: list[EntryRef] = []
+    parts: dict[tuple[LaneState, str], tuple[EntryRef, int]] = {}
     for ref in finished:
         if ref.part < 0:
-            found.append(ref)
-        else:
-            place = (ref.app, ref.shard, ref.platform, ref.lane), ref.entry_id
+            last.append(ref)
+        elif (state := state_of(ref)) is not None:
+            place = state, ref.entry_id
             parts[place] = ref, parts.get(place, (ref, 0))[1] | bit_of(ref)
-    for (lane, entry_id), (ref, bits) in parts.items():
-        state = lanes.get(lane)
-        if state is not None and not state.held.get(entry_id, GIVEN_BACK) & ~bits:
-            found.append(ref)
-    return found
+    last += [ref for (state, name), (ref, bits) in parts.items() if not state.held.get(name, GIVEN_BACK) & ~bits]
+    for state in states:
+        state.ending = True
+    try:
+        yield last
+    finally:
+        for state in states:
+            state.ending = False
+    for ref in finished:
+        if (state := state_of(ref)) is not None:
+            state.finish(ref)

@@ -44,7 +44,7 @@ from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
 from .arrivals import ARRIVED, EndOfAny, beside, pack_arrivals, pack_carried_on
 from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
-from .lanes import LanePlace, LaneState, ended
+from .lanes import LanePlace, LaneState, ending
 from .lapses import take_lapsed
 from .letter import note_dropped
 from .moving import Moving
@@ -239,28 +239,31 @@ class RedisQueue(Moving):
         """Settle deliveries. Entries are acknowledged with the last settlements of their shard, never before."""
         if app in self._supersession.apps:
             await self._supersession.record(app, settlements, finished)
-        shards = self._config.shards_of(app)
         finished = [ref for ref in finished if ref.history == self._link.history]
-        by_shard: dict[int, tuple[list[Settlement], list[EntryRef]]] = {}
-        if shards == 1 and all(ref.shard == 0 for ref in finished):
-            by_shard[0] = (list(settlements), finished)
-        else:
-            for settlement in settlements:
-                shard = keys.shard_of(settlement.delivery.chunk.push_id, shards)
-                by_shard.setdefault(shard, ([], []))[0].append(settlement)
-            for ref in finished:
-                by_shard.setdefault(ref.shard, ([], []))[1].append(ref)
-        void = await all_of(
-            self._settle_shard(app, shard, own, ended(refs, self._lanes)) for shard, (own, refs) in by_shard.items()
-        )
-        for ref in finished:
-            if (state := self._state_of(ref)) is not None:
-                state.finish(ref)
+        with ending(finished, self._state_of) as last:
+            void = await all_of(
+                self._settle_shard(app, shard, own, refs)
+                for shard, (own, refs) in self._by_shard(app, settlements, last).items()
+            )
         if self._counted:
             self._landed(settlements)
         if self._lost:
             self.forget([ref for ref in finished if place_of(ref) in self._lost])
         return without(settlements, void) if any(void) else settlements
+
+    def _by_shard(
+        self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]
+    ) -> Mapping[int, tuple[Sequence[Settlement], Sequence[EntryRef]]]:
+        shards = self._config.shards_of(app)
+        if shards == 1 and all(ref.shard == 0 for ref in finished):
+            return {0: (settlements, finished)}
+        found: dict[int, tuple[list[Settlement], list[EntryRef]]] = {}
+        for settlement in settlements:
+            shard = keys.shard_of(settlement.delivery.chunk.push_id, shards)
+            found.setdefault(shard, ([], []))[0].append(settlement)
+        for ref in finished:
+            found.setdefault(ref.shard, ([], []))[1].append(ref)
+        return found
 
     def _state_of(self, ref: EntryRef) -> LaneState | None:
         """Return the lane of an entry; None for one of a former primary, whose id may be another entry's by now."""
