@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from pushsvc.model.devices import ByDevices, Device
-from pushsvc.model.push import Platform
+from pushsvc.model.push import Platform, Route
 from pushsvc.ports.live import (
     Acked,
     Append,
@@ -33,7 +33,7 @@ from pushsvc.ports.live import (
     pokes_of,
 )
 from pushsvc.rules.audience import owner_of
-from pushsvc.store import StoreConfig, wall_clock
+from pushsvc.store import Store, StoreConfig, wall_clock
 
 from .servers import Server
 from .test_store_kit import AnyStore, World, make_push, moment, new_world
@@ -181,6 +181,8 @@ async def test_a_cancelled_push_is_in_no_stream_and_comes_into_none(server: Serv
     async with new_world(server, LASTING) as world:
         store = await opened(world, "x", "y")
         live, pushes = store.live, store.pushes
+        if isinstance(store, Store):
+            await store.workers.report("dispatch", [], [Route("shop", "live")])
         await pushes.accept(make_push("p1", 2))
         await pushes.accept(make_push("p2", 2))
         await pushes.accept(make_push("later", send_at=moment() + HOUR))

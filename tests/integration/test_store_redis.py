@@ -751,6 +751,16 @@ async def test_cancelled_pushes_leave_the_list_when_they_have_ended(store: Store
     assert await store.link.call("ZCARD", keys.cancelled("shop", 0)) == 0
 
 
+async def test_a_cancel_tells_the_streams_of_an_app_that_has_a_live_channel_and_writes_nothing_else(
+    store: Store,
+) -> None:
+    for channel, told in (("apns", 0), ("live", 1)):
+        await store.workers.report("dispatch", [], [Route("shop", channel)])
+        await store.pushes.accept(make_push(channel))
+        await store.pushes.cancel("shop", channel)
+        assert len(await store.link.call("KEYS", f"{keys.devices('shop')}pushes:*")) == told
+
+
 async def test_consumers_that_are_gone_leave_the_group(server: Server, store: Store) -> None:
     async with open_store(server.url, StoreConfig(consumer="gone")) as gone:
         await gone.pushes.accept(make_push("p"))

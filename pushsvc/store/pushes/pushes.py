@@ -20,7 +20,7 @@ from ...model.codec import (
     without_contents,
 )
 from ...model.delivery import End
-from ...model.push import LANES, Push
+from ...model.push import LANES, Push, Route
 from ...model.status import DeliveryRow, PushStatus
 from ...ports.live import LiveStreams
 from ...ports.pushes import DevicePush, DevicePushes, KeptPush
@@ -188,8 +188,9 @@ class RedisPushes(PushListing):
         status = status_of(app, push_id, values)
         if status is not None and status.state == "done":
             raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
-        if status is not None and launched:
-            # Whatever is on its way to the streams: what a dispatcher appends from now on is appended nowhere.
+        if status is not None and launched and await self._link.call("SISMEMBER", keys.ROUTES, Route(app, "live").name):
+            # Whatever is on its way to the streams of the app, if it has any: what a dispatcher appends from now on is
+            # appended nowhere.
             await self._streams.withdraw(app, push_id, status.send_at or status.created_at)
         if place:
             await self._revocations.heard(app, shard, place.decode(), push_id)
