@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
@@ -12,11 +13,22 @@ from hypothesis import given, settings, strategies as st
 from prometheus_client import REGISTRY
 
 from pushsvc.model.delivery import Delivery, Retry, Settlement, Unconfirmed
+from pushsvc.model.push import Lane
 from pushsvc.ports.entries import EntryRef
 from pushsvc.rules.policy import EXPIRED
 from pushsvc.stages.dispatch.lanes import OpenEntry
 from pushsvc.stages.dispatch.recorder import Recorder
-from pushsvc.stages.dispatch.settling import ACKED, BATCH, BOUND, ENTRIES, LINGER, QUIET, REPLICATED_BOUND, Settler
+from pushsvc.stages.dispatch.settling import (
+    ACKED,
+    BATCH,
+    BOUND,
+    ENTRIES,
+    FAIR,
+    LINGER,
+    QUIET,
+    REPLICATED_BOUND,
+    Settler,
+)
 
 from .dispatch_fakes import FakeQueue, chunk, many, settlement
 from .virtual_time import VirtualLoop, run, until
@@ -24,9 +36,9 @@ from .virtual_time import VirtualLoop, run, until
 LOOP = VirtualLoop
 
 
-def entry(name: str, count: int) -> OpenEntry:
-    own = chunk(*many(name, count), name=name)
-    return OpenEntry(EntryRef("shop", 0, "apns", "normal", f"1-{name}"), own, own.targets)
+def entry(name: str, count: int, lane: Lane = "normal") -> OpenEntry:
+    own = chunk(*many(name, count), name=name, lane=lane)
+    return OpenEntry(EntryRef("shop", 0, "apns", lane, f"1-{name}"), own, own.targets)
 
 
 def add(settler: Settler, entry: OpenEntry, index: int) -> None:
@@ -72,6 +84,53 @@ def test_many_share_a_step_and_keep_their_order() -> None:
     assert [len(settlements) for settlements, _ in queue.settled] == [BATCH, BATCH, 1000 - 2 * BATCH]
     assert recorded(queue) == many("large", 1000)
     assert [finished for _, finished in queue.settled] == [[], [], [large.ref]]
+
+
+@pytest.mark.parametrize(("lane", "behind"), [("urgent", "normal"), ("urgent", "bulk"), ("normal", "bulk")])
+async def test_what_goes_on_to_a_provider_waits_for_two_batches_at_most_whatever_is_unrecorded(
+    lane: Lane, behind: Lane
+) -> None:
+    loop, queue = asyncio.get_running_loop(), FakeQueue(seconds=0.1)
+    settler = Settler("shop", queue, lambda: None)
+    broadcast, waits = entry("broadcast", BOUND, behind), []
+
+    def is_recorded(own: OpenEntry) -> bool:
+        return any(own.ref in finished for _, finished in queue.settled)
+
+    for index in range(BOUND):
+        add(settler, broadcast, index)
+    task = asyncio.create_task(settler.run())
+    for number in range(8):
+        await asyncio.sleep(0.13)
+        own, began = entry(f"carried-{number}", 1, lane), loop.time()
+        delivery = Delivery(own.chunk, own.chunk.targets[0])
+        settler.add(Settlement(delivery, None, Retry(0, 1, channel="apns"), 0, ""), own)
+        await until(partial(is_recorded, own))
+        waits.append(loop.time() - began)
+    assert not settler.has_recorded(settler.handed_over)
+    assert max(waits) <= 3 * queue.seconds + LINGER  # the one that is being recorded, at most one other, and its own
+    assert sum(waits) / len(waits) <= 2 * queue.seconds
+    settler.close()
+    await task
+
+
+async def test_no_lane_waits_for_ever_and_what_was_handed_over_is_known_by_lane() -> None:
+    queue = FakeQueue(seconds=0.01)
+    settler = Settler("shop", queue, lambda: None)
+    add(settler, late := entry("late", 1, "bulk"), 0)
+    flood = entry("flood", 20 * BATCH, "urgent")
+    for index in range(10 * BATCH):
+        add(settler, flood, index)
+    before = settler.handed_over
+    task = asyncio.create_task(settler.run())
+    for index in range(10 * BATCH, 20 * BATCH):
+        add(settler, flood, index)
+    while not settler.has_recorded(before):
+        await asyncio.sleep(queue.seconds / 10)
+    assert [late.ref in finished for _, finished in queue.settled].index(True) == FAIR - 1
+    assert (len(queue.settled), settler.has_recorded(settler.handed_over)) == (11, False)
+    settler.close()
+    await task
 
 
 def test_a_step_ends_fewer_pushes_of_their_own_than_it_settles_deliveries_of_a_large_one() -> None:

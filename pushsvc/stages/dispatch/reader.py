@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ...model.push import LANES, Lane, Route
@@ -70,11 +70,11 @@ class Reader:
         history = self._queue.history
         self._holdings.withdraw()
         last = self._loop.time() + LANDING
-        sent: int | None = None
+        sent: Mapping[Lane, int] | None = None
         while self._history != history:  # of several lanes the first to be done speaks for all
             if sent is None and (not self._in_flight() or self._loop.time() >= last):
                 sent = self._settler.handed_over
-            if sent is not None and self._settler.recorded >= sent:
+            if sent is not None and self._settler.has_recorded(sent):
                 self._history = history
                 return
             await asyncio.sleep(LANDING_LOOK)

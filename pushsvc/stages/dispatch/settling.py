@@ -4,6 +4,10 @@ An entry is acknowledged in the same step as its last outcome. Batches of one ap
 acknowledgement must not overtake an outcome. When Redis is away the same batch is tried again until it is back:
 settling twice changes nothing.
 
+What is urgent is recorded first, then what is normal: a delivery that goes on from the live channel to a provider goes
+there once that is recorded, and so waits for two batches at most, however much of a broadcast is unrecorded. An entry
+is of one lane, so that its outcomes keep their order.
+
 What is held of a push is known here, from its admission to the record of its last outcome. So is how much of it is in
 flight, between two batches: that is the moment in which a revocation is acknowledged.
 """
@@ -12,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from itertools import chain
+from typing import Final, TypeAlias
 
 from ...model.delivery import Ended, Retry, Settlement, Unconfirmed
-from ...model.push import Route
+from ...model.push import LANES, Lane, Route
 from ...ports.entries import EntryRef, News
 from ...ports.queue import DeliveryQueue
 from ...telemetry import StageSeconds, traces
@@ -31,6 +36,9 @@ BATCH: Final = 400
 
 ENTRIES: Final = 200
 """Entries that a step ends, at most: one that is a push takes Redis far longer than a settlement of a large push."""
+
+FAIR: Final = 8
+"""One step of this number takes the lanes in the opposite order, so that each gets on whatever the others do."""
 
 LINGER: Final = 0.004
 """Seconds that a batch waits for more to come. It delays the record, never a push."""
@@ -49,6 +57,26 @@ REPLICATED_BOUND: Final = 2_000
 """The same where a failover may undo what is not on replicas: what another dispatcher may then send again."""
 
 
+Waiting: TypeAlias = "deque[tuple[Settlement | None, OpenEntry]]"
+
+
+class _Line:
+    """What waits to be recorded of one lane. All numbers are of settlements, from the first on."""
+
+    __slots__ = ("added", "due", "recorded", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: Waiting = deque()
+        self.added = 0
+        self.due = 0
+        """Up to the last that does not wait for a device."""
+        self.recorded = 0
+
+    @property
+    def drawn(self) -> int:
+        return self.added - len(self.waiting)
+
+
 class Settler:
     def __init__(
         self,
@@ -63,13 +91,11 @@ class Settler:
         self._on_relief = on_relief
         self._on_retry = on_retry
         self._bound = REPLICATED_BOUND if queue.replicated else BOUND
-        self._drawn = 0
-        self._due = 0
-        """The number of settlements, from the first on, of which the last one does not wait for a device."""
+        self._lines: dict[Lane, _Line] = {lane: _Line() for lane in LANES}
+        self._size = 0
+        """How many settlements wait in all lines."""
+        self._steps = 0
         self._hurry = asyncio.Event()
-        self.recorded = 0
-        """The number of settlements, from the first on, that are recorded."""
-        self._waiting: deque[tuple[Settlement | None, OpenEntry]] = deque()
         self._held: set[OpenEntry] = set()
         self._news: deque[tuple[News, asyncio.Future[None]]] = deque()
         self._more = asyncio.Event()
@@ -81,12 +107,16 @@ class Settler:
     @property
     def congested(self) -> bool:
         """Whether too much is unrecorded to send more."""
-        return len(self._waiting) >= self._bound
+        return self._size >= self._bound
 
     @property
-    def handed_over(self) -> int:
-        """The number of settlements that were ever passed on to be recorded."""
-        return self._drawn + len(self._waiting)
+    def handed_over(self) -> Mapping[Lane, int]:
+        """The number of settlements of each lane that were ever passed on to be recorded."""
+        return {lane: line.added for lane, line in self._lines.items()}
+
+    def has_recorded(self, handed_over: Mapping[Lane, int]) -> bool:
+        """Return whether all is recorded that had been passed on then."""
+        return all(line.recorded >= handed_over[lane] for lane, line in self._lines.items())
 
     def hold(self, entry: OpenEntry) -> None:
         """Register an entry that was taken and of which some targets may be sent."""
@@ -126,26 +156,31 @@ class Settler:
 
     def add(self, settlement: Settlement, entry: OpenEntry) -> None:
         """Record this outcome soon."""
-        self._waiting.append((settlement, entry))
+        self._add(settlement, entry)
         outcome = settlement.outcome
         # What was written to its device has yet to be acknowledged; it may follow that it replaces an older push.
         written = type(outcome) is Unconfirmed and outcome.within > 0 and type(settlement.verdict) is Retry
-        if not written or settlement.delivery.chunk.message.collapse or len(self._waiting) >= self._bound // 2:
+        if not written or settlement.delivery.chunk.message.collapse or self._size >= self._bound // 2:
             self._press()
-        if not self._more.is_set():
-            self._more.set()
-            self._idle.clear()
 
     def finish(self, entry: OpenEntry) -> None:
         """Acknowledge an entry of which nothing was left to settle."""
-        self._waiting.append((None, entry))
+        self._add(None, entry)
         self._press()
-        self._more.set()
-        self._idle.clear()
+
+    def _add(self, settlement: Settlement | None, entry: OpenEntry) -> None:
+        line = self._lines[entry.chunk.lane]
+        line.waiting.append((settlement, entry))
+        line.added += 1
+        self._size += 1
+        if self._idle.is_set():
+            self._idle.clear()
+            self._more.set()
 
     def _press(self) -> None:
         """Let nothing of what was added wait for its device."""
-        self._due = self._drawn + len(self._waiting)
+        for line in self._lines.values():
+            line.due = line.added
         self._hurry.set()
 
     def flush_metrics(self) -> None:
@@ -174,17 +209,17 @@ class Settler:
                     await self._record_next()
                 await self._tell(*self._news[0])
                 self._news.popleft()
-            if self._waiting:
-                if self._due <= self._drawn:
+            if self._size:
+                if all(line.due <= line.drawn for line in self._lines.values()):
                     await self._wait_for_devices()
-                elif len(self._waiting) < BATCH and loop.time() - recorded_at < QUIET:
+                elif self._size < BATCH and loop.time() - recorded_at < QUIET:
                     await asyncio.sleep(LINGER)
                 was_congested = self.congested
                 await self._record_next()
                 recorded_at = loop.time()
                 if was_congested and not self.congested:
                     self._on_relief()
-            if not self._waiting and not self._news:
+            if not self._size and not self._news:
                 self._more.clear()
                 self._idle.set()
 
@@ -193,12 +228,14 @@ class Settler:
         with suppress(TimeoutError):
             async with asyncio.timeout(ACKED):
                 await self._hurry.wait()
-        self._due = self.handed_over
+        self._press()
 
     async def _record_next(self) -> None:
         settlements, finished, forgotten = self._next_batch()
+        drawn = [(line, line.drawn) for line in self._lines.values()]
         await self._record(settlements, finished)
-        self.recorded = self._drawn
+        for line, count in drawn:
+            line.recorded = count
         self._queue.forget(forgotten)
 
     def _ends_of(self, pushes: Collection[str]) -> bool:
@@ -213,9 +250,12 @@ class Settler:
                 and isinstance(settlement.verdict, Ended)
                 and settlement.verdict.end != "cancelled"
                 and entry.chunk.push_id in pushes
-                for settlement, entry in self._waiting
+                for settlement, entry in self._waiting()
             )
         )
+
+    def _waiting(self) -> Iterator[tuple[Settlement | None, OpenEntry]]:
+        return chain.from_iterable(line.waiting for line in self._lines.values())
 
     async def _tell(self, news: News, told: asyncio.Future[None]) -> None:
         in_flight = self._in_flight(news.revoked.pushes)
@@ -229,7 +269,7 @@ class Settler:
         for entry in self.held(pushes):
             counts[entry.chunk.push_id] += entry.unsettled - len(entry.left)
         if counts:
-            for settlement, entry in self._waiting:
+            for settlement, entry in self._waiting():
                 push_id = entry.chunk.push_id
                 if push_id in counts and settlement is not None and settlement.outcome is None:
                     counts[push_id] -= 1
@@ -240,18 +280,20 @@ class Settler:
         settlements: list[Settlement] = []
         finished: list[EntryRef] = []
         forgotten: list[EntryRef] = []
-        waiting = self._waiting
-        drawn, most = 0, min(BATCH, len(waiting))
-        while drawn < most and len(finished) < ENTRIES:
-            drawn += 1
-            settlement, entry = waiting.popleft()
-            if settlement is not None:
-                settlements.append(settlement)
-                entry.unsettled -= 1
-            if not entry.unsettled:
-                (forgotten if entry.dropped else finished).append(entry.ref)
-                self._held.discard(entry)
-        self._drawn += drawn
+        self._steps += 1
+        room = BATCH
+        for lane in LANES if self._steps % FAIR else reversed(LANES):
+            waiting = self._lines[lane].waiting
+            while waiting and room and len(finished) < ENTRIES:
+                room -= 1
+                settlement, entry = waiting.popleft()
+                if settlement is not None:
+                    settlements.append(settlement)
+                    entry.unsettled -= 1
+                if not entry.unsettled:
+                    (forgotten if entry.dropped else finished).append(entry.ref)
+                    self._held.discard(entry)
+        self._size -= BATCH - room
         return settlements, finished, forgotten
 
     async def _record(self, settlements: list[Settlement], finished: list[EntryRef]) -> None:
@@ -278,7 +320,7 @@ class Settler:
         await self._until_told(settle)
 
     async def _until_told(self, tell: Callable[[], Awaitable[object]]) -> None:
-        patience = Patience(("settle", self._app), unrecorded=lambda: len(self._waiting))
+        patience = Patience(("settle", self._app), unrecorded=lambda: self._size)
         while not self._closed:
             async with patience:
                 await tell()
