@@ -18,7 +18,7 @@ from pushsvc.runtime import open_running_store, webhook_configs
 from pushsvc.stages.dispatch.evidence import UNANSWERED
 from pushsvc.telemetry import configure_logging
 
-from .harness import Service, apns, running_service
+from .harness import Service, apns, fcm, running_service
 
 
 async def readyz(service: Service) -> Any:
@@ -66,6 +66,27 @@ async def test_a_held_route_is_named_until_it_is_open_again(tmp_path: Path, caps
         assert "shop\tapns\t0\t20\t0" in table
         service.simulator.restore_credentials("apns")
         assert await service.done(push) == {"total": 20, "sent": 20}
+
+        async def cleared() -> bool:
+            return "held" not in await readyz(service)
+
+        await service.until("readyz names nothing any more", cleared)
+
+
+async def test_a_provider_that_answers_503_to_the_few_requests_that_it_gets_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running_service(tmp_path) as service:
+        await service.push(fcm("UNAVAILABLE", *range(3)))
+        cause = "unavailable: the provider is in trouble (503 UNAVAILABLE)"
+
+        async def named() -> bool:
+            return bool((await readyz(service)).get("held", {}).get("shop/fcm", "").startswith(f"{cause}: "))
+
+        await service.until("readyz names the route", named)
+        assert f"held      shop/fcm: {cause}" in await stats(service, capsys, "--every", "0.2")
+        answered = await service.push(fcm("ok", 1))
+        assert await service.done(answered) == {"total": 1, "sent": 1}
 
         async def cleared() -> bool:
             return "held" not in await readyz(service)

@@ -104,6 +104,23 @@ async def test_ten_minutes_of_trouble_end_no_delivery(
     assert sum(count for tries, count in attempts.items() if tries > 1) <= 10
 
 
+@pytest.mark.parametrize("trouble", [SERVER_ERROR, CUT], ids=["503", "cut"])
+@pytest.mark.parametrize(("devices", "within"), [(4, 10.0), (1, 70.0)])
+async def test_a_provider_in_trouble_is_named_though_few_requests_met_it(
+    devices: int, within: float, trouble: Unavailable
+) -> None:
+    store, provider = memory_store(), Weather("apns")
+    provider.weather = trouble
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        await store.pushes.accept(push("few", *many("t", devices), ttl=28 * 86400.0))
+        await asyncio.sleep(within)
+        assert str(trouble.status or trouble.reason) in worker.held["shop/apns"]
+        provider.weather = None
+        await store.pushes.accept(push("next", "u"))
+        assert await until_ended(store, "next") == {"total": 1, "sent": 1}
+        assert worker.held == {}
+
+
 async def test_a_timer_that_fires_before_its_time_does_not_end_the_probes() -> None:
     """A loop's clock may be as coarse as uvloop's, which rounds timers to 1 ms: the pump asks for the instant again."""
     loop = asyncio.get_running_loop()

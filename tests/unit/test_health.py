@@ -28,6 +28,7 @@ from pushsvc.stages.dispatch.health import (
     LAST_PROBE,
     OTHERS,
     QUIET,
+    SOON,
     STEP,
     UNBOUNDED,
     RouteHealth,
@@ -124,6 +125,37 @@ def test_one_token_never_holds_a_route() -> None:
     for second in range(1000):
         health.troubled(BROKEN, float(second), token="bad", push=f"p{second}")
     assert health.trouble is None
+
+
+@pytest.mark.parametrize("what", [BROKEN, SILENT, Trouble("unreachable", "reset")])
+def test_trouble_of_all_of_too_little_to_hold_the_route_is_reported(what: Trouble) -> None:
+    health = RouteHealth()
+    trouble(health, what, 1.0, 2)
+    assert [health.spoken_of(1.0 + after) for after in (0.0, SOON - 0.1)] == [None, None], "the next may work"
+    assert health.spoken_of(1.0 + SOON) == what
+    assert health.is_open, "what comes is sent"
+    health.worked(1.0 + SOON)
+    assert health.spoken_of(2.0 + SOON) is None
+    health.troubled(what, 100.0, token="alone", push="p")
+    assert [health.spoken_of(100.0 + after) for after in (SOON, QUIET)] == [None, what]
+    health.troubled(SILENT, 200.0, token="alone", push="p")
+    assert health.spoken_of(200.0) == SILENT, "the latest"
+    assert health.spoken_of(200.1 + LONGEST) is None, "what is not tried any more says nothing of today"
+
+
+def test_a_throttle_of_too_few_tokens_is_their_own() -> None:
+    health = RouteHealth()
+    trouble(health, Trouble("tokens_throttled", "TooManyRequests", 429), 0.0, ENOUGH - 1)
+    assert health.spoken_of(QUIET) is None
+
+
+def test_trouble_of_a_push_that_broke_its_provider_before_is_not_the_routes() -> None:
+    health = RouteHealth()
+    trouble(health, BROKEN, 0.0, ENOUGH, pushes=1)
+    health.spend(1, 0.1)
+    health.worked(0.1, push="another", probe=True)
+    trouble(health, BROKEN, 1.0, 3, pushes=1)
+    assert health.spoken_of(1.0 + QUIET) is None
 
 
 def test_a_push_that_breaks_its_provider_delays_the_others_by_one_round_trip() -> None:

@@ -18,6 +18,8 @@ credentials, delays the others by one round trip, and uses up its attempts. Of r
 only these tokens are the cause, whichever push a probe of another token was of: the rest of a broadcast may still be
 the first to meet credentials that are no longer good. What was refused before a correction was not a push's own.
 
+Trouble of fewer tokens that nothing which works has followed is reported all the same: it may be all that was sent.
+
 **While held** nothing goes but a probe at a time: the first after `FIRST_PROBE` seconds, each later one after twice the
 span, up to `LAST_PROBE`, or after what the provider asked for. Whatever works ends a hold for 5xx, time-outs and
 broken connections; refused credentials and a throttle end by a probe alone, because answers to what went before do not
@@ -52,6 +54,8 @@ ENOUGH: Final = 5
 """The number of tokens in trouble, one after the other, that hold a route."""
 CONFIRMED: Final = 0.5
 """Seconds for which a hold by several answers must last before it is reported: what is in flight may disprove it."""
+SOON: Final = 5.0
+"""Seconds after which trouble of too few tokens to hold the route is reported; that of a single one after `QUIET`."""
 QUIET: Final = 60.0
 BENEFIT: Final = 3600.0
 FIRST_RATE: Final = 16.0
@@ -103,6 +107,9 @@ class RouteHealth:
         self._proven = False
         self._since: float | None = None
         """The time of the first trouble after which nothing has worked."""
+        self._met: Trouble | None = None
+        """The latest since then, if it may be the route's own, and its time."""
+        self._met_at = now
         self._delay = FIRST_PROBE
         self._probing_until = 0.0
         self._other_at = 0.0
@@ -165,9 +172,13 @@ class RouteHealth:
         return False
 
     def spoken_of(self, now: float) -> Trouble | None:
-        """Return the trouble to report: one that is proven, or has lasted."""
-        trouble = self.trouble
-        return trouble if trouble is not None and (self._proven or now - self.held_at >= CONFIRMED) else None
+        """Return the trouble to report: one that is proven, or has lasted; also one that does not hold the route, where
+        nothing has worked since it began, until it is too old to tell."""
+        if self.trouble is not None:
+            return self.trouble if self._proven or now - self.held_at >= CONFIRMED else None
+        if self._since is None or now - self._met_at > LONGEST:
+            return None
+        return self._met if now - self._since >= (SOON if len(self._tokens) > 1 else QUIET) else None
 
     # --- what came back -----------------------------------------------------
 
@@ -222,6 +233,8 @@ class RouteHealth:
             self._since = now
         self.watching = True
         self._remember(token, push)
+        if trouble.cause != "tokens_throttled":
+            self._met, self._met_at = trouble, now
         if self.trouble is not None:
             self._again(trouble, now, probe, min(wait, LONGEST))
             return "route"
@@ -277,7 +290,7 @@ class RouteHealth:
     def _forget(self) -> None:
         self._tokens.clear()
         self._suspects.clear()
-        self._since = None
+        self._since = self._met = None
         self.watching = self._rate > 0
 
     def _open(self) -> None:
