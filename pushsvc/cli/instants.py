@@ -1,4 +1,5 @@
-"""Times as users type them: `2026-12-01T09:00:00Z`, `2026-12-01`, or `2h` for two hours ago or ahead."""
+"""Times as users type them: `2026-12-01T09:00:00Z`, `2026-12-01`, or `2h` for two hours ago or ahead; and as they read
+them."""
 
 from __future__ import annotations
 
@@ -8,6 +9,19 @@ from datetime import datetime
 import typer
 
 from ..model.instants import parse_span
+
+
+def age(seconds: float) -> str:
+    """Return a span in its largest whole unit, such as `41s`, `12m`, `3h` or `6d`."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def age_of(instant: str) -> str:
+    """Return how long ago an instant was."""
+    return age(max(0.0, time.time() - datetime.fromisoformat(instant).timestamp()))
 
 
 def parse_instant(text: str, *, option: str, now: float | None = None, ahead: bool = False) -> int | None:

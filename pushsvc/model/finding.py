@@ -24,3 +24,5 @@ class Explained(Struct, frozen=True):
 
     meaning: str
     remedy: str
+    retryable: bool = False
+    """Whether a replay may succeed as soon as the provider takes pushes, though nothing of the push is corrected."""

@@ -72,12 +72,15 @@ class Provider(Protocol):
         """Return the vendor's reason for refusing our credentials before anything can be sent, or the empty string."""
 
     def remedy(self, reason: str) -> str:
-        """Return what an operator can do when our credentials, or a part of them, are refused for `reason`; may be
-        empty."""
+        """Return what an operator can do when our credentials, or a part of them, are refused for `reason`, or all
+        requests throttled; empty where the provider knows nothing better than what is said of every other."""
 
     async def aclose(self) -> None:
         """Let requests in flight end within the request timeout, then close every connection."""
 
+
+LOOK: Final = "look at the credentials with `pushsvc check`"
+"""What an operator can do when they are refused for a reason for which the provider has no remedy."""
 
 CREDENTIAL: Final = "credential: "
 """The prefix of the `trouble` of a provider whose credentials cannot be read, so that no connection is tried."""

@@ -14,22 +14,28 @@ UNJUDGED: Final = frozenset({408, 421, 425, 499})
 Request Timeout and Misdirected Request (RFC 9110, 15.5.9 and 15.5.20), Too Early (RFC 8470, 5.2), and that of
 `CANCELLED` (https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto)."""
 
+
+def later(meaning: str) -> Explained:
+    """Return what a reason means that is the provider's trouble alone."""
+    return Explained(meaning, "Replay when the route sends again.", retryable=True)
+
+
 _WAY: Final[dict[str, Explained]] = {
-    "timeout": Explained("The provider did not answer in time.", "Replay when the route sends again."),
+    "timeout": later("The provider did not answer in time."),
     "unreachable": Explained(
-        "The provider could not be reached.", "Look at network, DNS and proxy with `pushsvc check`, then replay."
+        "The provider could not be reached.",
+        "Look at network, DNS and proxy with `pushsvc check`, then replay.",
+        retryable=True,
     ),
     **dict.fromkeys(
         ("connection_lost", "reset", "closing", "protocol_error"),
-        Explained("The connection to the provider broke before its answer.", "Replay when the route sends again."),
+        later("The connection to the provider broke before its answer."),
     ),
     "response_too_large": Explained(
         "The answer was too large to come from the provider.", "Look at the proxy in front of it, then replay."
     ),
 }
-_BUSY: Final = Explained(
-    "The provider could not accept it in any of the attempts.", "Replay when the route sends again."
-)
+_BUSY: Final = later("The provider could not accept it in any of the attempts.")
 _REFUSED: Final = Explained("The provider refuses this push.", "Correct what the reason names, then replay.")
 UNEXPLAINED: Final = Explained("The delivery was given up.", "Look at the push, then replay.")
 
@@ -45,9 +51,8 @@ def explain(reason: str, status: int, known: Mapping[str, Explained]) -> Explain
 
 
 def remedy(reason: str, skew: float, known: Mapping[str, str], timed: Container[str]) -> str:
-    """Return the remedy for a refusal of our identity, by the provider's own table. `skew` is how many seconds the
-    provider's clock is ahead of ours, as far as is known; a wrong clock may be the cause of a reason in `timed`."""
-    words = [known.get(reason, "look at the credentials with `pushsvc check`")]
-    if reason in timed or abs(skew) >= SIGNIFICANT:
-        words.append(clock_hint(skew))
-    return "; ".join(words)
+    """Return the remedy for a refusal of our identity, by the provider's own table, or an empty text. `skew` is how
+    many seconds the provider's clock is ahead of ours, as far as is known; a wrong clock may be the cause of a reason
+    in `timed`."""
+    found = known.get(reason, "")
+    return f"{found}; {clock_hint(skew)}" if found and (reason in timed or abs(skew) >= SIGNIFICANT) else found

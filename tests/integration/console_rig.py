@@ -390,6 +390,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                     "status": 400,
                     "meaning": "Apple does not know the topic.",
                     "remedy": "Correct `topic` of the account; then replay.",
+                    "retryable": False,
                     "sample": [_letter(0)],
                 },
                 {
@@ -401,6 +402,7 @@ def answer(state: State, method: str, path: str, query: dict[str, str]) -> Any:
                     "status": 429,
                     "meaning": "The project, or one device, was sent more messages than Google accepts.",
                     "remedy": "Lower the rate, or ask Google for more; then replay.",
+                    "retryable": True,
                     "sample": [_letter(1)],
                 },
             ]

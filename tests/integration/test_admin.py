@@ -373,7 +373,11 @@ async def guards(service: Service) -> None:
     assert [(group["platform"], group["reason"], group["count"]) for group in groups["groups"]] == [
         ("apns", "PayloadEmpty", 1)
     ]
-    assert groups["groups"][0].items() >= {"status": 400, "meaning": "The payload is empty."}.items()
+    told = {"status": 400, "meaning": "The payload is empty.", "retryable": False}
+    assert groups["groups"][0].items() >= told.items()
+    (letter,) = groups["groups"][0]["sample"]
+    for narrow, total in ((f"push={letter['push_id']}", 1), ("reason=PayloadEmpty", 1), ("reason=BadTopic", 0)):
+        assert (await ask(service, "GET", f"/v1/admin/failed?{narrow}"))[1]["total"] == total
     assert (await ask(service, "GET", "/v1/admin/failed", key=DESK))[1]["total"] == 0
     series: dict[tuple[str, str, str], list[int | None]] = {}
 

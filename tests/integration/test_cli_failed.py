@@ -28,14 +28,26 @@ async def test_dead_letters_are_listed_and_sent_again(shell: Shell) -> None:
 
     code, out, err = await shell("failed", "--push", push, "--reason", "BadPriority", "--limit", "2")
     assert code == 0
-    titles, *rows = [line.split("\t") for line in out.splitlines()]
+    reasons, why, titles, *rows = [line.split("\t") for line in out.splitlines()]
+    assert reasons[:3] == ["deliveries", "reason", "retryable"]
+    assert why[:3] == ["3", "BadPriority", "no"]
+    assert why[5:] == ["apns", "400", "shop", "Correct this field in the overrides of the push, then send it again."]
     assert titles[:4] == ["at", "app", "push_id", "platform"]
     assert [row[1:6] for row in rows] == [["shop", push, "apns", "BadPriority", "400"]] * 2
     assert bad[0]["token"] not in out
     assert err == "2 of 3; --limit shows more"
     reported = await shell.json("failed", "--platform", "fcm", "--since", "1h")
     assert (reported["matched"], reported["items"][0]["reason"]) == (1, "SENDER_ID_MISMATCH")
-    assert (await shell.json("failed", "--until", "2020-01-01"))["matched"] == 0
+    (group,) = reported["groups"]
+    assert group.items() >= {"app": "shop", "platform": "fcm", "count": 1, "retryable": False}.items()
+    assert (group["first_at"], reported["complete"]) == (reported["items"][0]["at"], True)
+    every = await shell.json("failed")
+    assert [(group["reason"], group["count"]) for group in every["groups"]] == [
+        ("BadPriority", 3),
+        ("SENDER_ID_MISMATCH", 1),
+    ]
+    nothing = await shell.json("failed", "--until", "2020-01-01")
+    assert (nothing["matched"], nothing["groups"]) == (0, [])
 
     code, out, _ = await shell("replay", "--app", "shop", "--platform", "apns", "--dry-run")
     assert (code, out) == (0, "3 of 4 dead letters would be sent again\n")

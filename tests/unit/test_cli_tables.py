@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, strategies as st
 from rich.console import Console
 
-from pushsvc.cli.pushes.commands import AGE, LESSER, LIST, SCHEDULES, age
-from pushsvc.cli.pushes.failed import COLUMNS
+from pushsvc.cli.instants import age
+from pushsvc.cli.pushes.commands import AGE, LESSER, LIST, SCHEDULES
+from pushsvc.cli.pushes.failed import COLUMNS, LESSER as LESSER_OF_REASONS, REASONS
 from pushsvc.cli.stats.stats import TITLES
 from pushsvc.cli.tables import table
 
@@ -93,6 +94,16 @@ def test_a_list_of_pushes_is_a_table_of_80_columns_whatever_it_counts(count: str
 
     lines = drawn(SCHEDULES, [[row[title] for title in SCHEDULES]], 80, lesser=LESSER).splitlines()
     assert (len(lines), lines[0].split()[:3]) == (3, ["due", "id", "deliveries"])
+
+
+def test_the_reasons_of_dead_letters_are_a_table_of_80_columns() -> None:
+    remedy = "Check which app registers with this account."
+    row = ["3,100", "DeviceTokenNotForTopic", "no", "2h", "12s", "apns", "400", "shop", remedy]
+    shown = drawn(REASONS, [row], 80, prose=("what to do",), lesser=LESSER_OF_REASONS)
+    head, _, *lines = shown.splitlines()
+    assert " ".join(head.split()) == "deliveries reason retryable since what to do"
+    assert lines[0].split()[:4] == ["3,100", "DeviceTokenNotForTopic", "no", "2h"]
+    assert " ".join(line[head.index("what") :].strip() for line in lines) == remedy
 
 
 @pytest.mark.parametrize(

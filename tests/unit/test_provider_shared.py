@@ -15,9 +15,13 @@ from msgspec import Raw
 from pushsvc.model.routing import platform_of
 from pushsvc.net.retry_after import LONGEST, retry_after
 from pushsvc.providers import REGISTRY, kinds_of
+from pushsvc.providers.apns.remedies import remedy as apns_remedy
 from pushsvc.providers.endpoint import endpoint_fault, host_fields
+from pushsvc.providers.fcm.remedies import remedy as fcm_remedy
 from pushsvc.providers.merge import NotAnObjectError, decode_object, encode, merge_patch
 from pushsvc.runtime.providers import explain
+from pushsvc.runtime.state.conditions import parts_of
+from pushsvc.stages.dispatch.evidence import text_of
 
 from ..fakes import threepart
 
@@ -63,6 +67,45 @@ def test_what_a_delivery_fails_for_is_explained() -> None:
     assert explain("apns", "unreachable", 0) != explain("apns", "unknown_502", 502) != unnamed
     busy = {explain("apns", f"unknown_{status}", status) for status in (204, 302, 408, 429, 502)}
     assert len(busy) == 1, "nobody has refused the push"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "retryable"),
+    [
+        ("timeout", 0, True),
+        ("unreachable", 0, True),
+        ("reset", 0, True),
+        ("response_too_large", 0, False),
+        ("unknown_502", 502, True),
+        ("unknown_429", 429, True),
+        ("unknown_418", 418, False),
+        ("InternalServerError", 500, True),
+        ("TooManyRequests", 429, True),
+        ("BadTopic", 400, False),
+        ("PayloadTooLarge", 413, False),
+        ("given_up_here", 0, False),
+    ],
+)
+def test_what_a_replay_may_cure(reason: str, status: int, retryable: bool) -> None:
+    assert explain("apns", reason, status).retryable == retryable
+
+
+@pytest.mark.parametrize(
+    ("platform", "reason", "advice"),
+    [
+        ("apns", "TooManyProviderTokenUpdates", "let them share one token"),
+        ("apns", "TooManyRequests", "ask it for more quota"),  # if it were of the route
+        ("fcm", "QUOTA_EXCEEDED", "ask it for more quota"),
+        ("fcm", "unknown_429", "ask it for more quota"),
+    ],
+)
+def test_a_throttle_is_shown_with_the_remedy_of_its_reason(platform: str, reason: str, advice: str) -> None:
+    remedy = {"apns": apns_remedy, "fcm": fcm_remedy}[platform]
+    why = f"throttled: {text_of('throttled', f'429 {reason}', remedy(reason, 3600.0))}"
+    short, cause, told = parts_of(why)
+    assert (short, cause) == ("throttled", f"throttled: the provider asks for fewer requests (429 {reason})")
+    assert advice in told
+    assert ("quota" in told) == ("quota" in advice)
 
 
 ADDRESSES = {

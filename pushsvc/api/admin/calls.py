@@ -14,9 +14,10 @@ from ...model.rates import Rate
 from ...ports.admin import CheckAnswer, DeadBatches, key_row, key_rows
 from ...ports.figures import SLOT
 from ...ports.keyring import make_key
-from ...ports.letters import DeadFilter
 from ...rules.where import compile_where
 from ..http.exchange import NO_CONTENT, Reply, Request
+from ..http.instants import read_instants
+from ..letters.document import read_filter
 from ..ports import ApiPorts
 from ..pushes.audiences import look_up
 from ..pushes.document import Draft
@@ -32,7 +33,6 @@ from .document import (
     PushPreview,
     ReleaseDocument,
     push_filter,
-    read_instants,
     shown_groups,
     shown_push,
 )
@@ -165,8 +165,7 @@ async def get_rates(ports: ApiPorts, request: Request) -> Reply:
 
 async def get_failed_groups(ports: ApiPorts, request: Request) -> Reply:
     """Return dead letters by platform and reason."""
-    since, until = read_instants(request.params)
-    which = DeadFilter(platform=request.params["platform"] or "", since=since, until=until)
+    which = read_filter(request.params)
     return Reply(shown_groups(*await ports.dead.groups(request.app.name, which), ports.admin.explain))
 
 

@@ -20,7 +20,7 @@ from ...ports.admin import KeyRow, PreviewedMessage
 from ...ports.letters import DeadGroup
 from ...ports.pushes import ListedPush, PushFilter
 from ...problems import ProblemFault
-from ..http.instants import Instant, instant_fault, parse_instant
+from ..http.instants import Instant, parse_instant, read_instants
 from ..http.refusal import read_document
 from ..letters.document import DeadLetter, shown
 
@@ -124,6 +124,9 @@ class FailedGroup(Struct, frozen=True):
     status: Annotated[int, Meta(description="The provider's status of the first in the sample; 0 without an answer.")]
     meaning: Annotated[str, Meta(description="What the reason means.")]
     remedy: Annotated[str, Meta(description="What to do about the reason.")]
+    retryable: Annotated[
+        bool, Meta(description="Whether a replay may succeed though nothing of the pushes is corrected.")
+    ]
     sample: Annotated[list[DeadLetter], Meta(description="Up to three dead letters of the group.")]
 
 
@@ -182,7 +185,7 @@ def shown_groups(
         found.append(
             FailedGroup(
                 *(group.platform, group.reason, group.count, instant(group.first_at), instant(group.last_at)),
-                *(status, said.meaning, said.remedy),
+                *(status, said.meaning, said.remedy, said.retryable),
                 [shown(row) for row in group.sample],
             )
         )
@@ -209,16 +212,6 @@ def push_filter(values: Mapping[str, Any]) -> PushFilter:
     """Return the filter of query parameters. Raises `InvalidRequest` with every fault."""
     span = read_instants(values)
     return PushFilter(values["state"], values["lane"], values["collapse"] or "", values["key"] or "", *span)
-
-
-def read_instants(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return `since` and `until` of query parameters in Unix ms. Raises `InvalidRequest` with every fault."""
-    given = [(name, values[name]) for name in ("since", "until")]
-    faults = [Fault(name, fault) for name, text in given if text is not None and (fault := instant_fault(text))]
-    if faults:
-        raise InvalidRequest("The query parameters are not valid.", faults=faults)
-    since, until = (None if text is None else parse_instant(text) for _, text in given)
-    return since, until
 
 
 def read_key(body: bytes) -> tuple[str, tuple[Scope, ...], Rate | None]:

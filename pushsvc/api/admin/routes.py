@@ -15,6 +15,7 @@ from ..devices.routes import DEVICE
 from ..http.exchange import Reply, Request
 from ..http.params import PathParam, QueryParam
 from ..http.refusal import T, read_document
+from ..letters.routes import FILTERS
 from ..ports import ApiPorts
 from ..pushes.document import PushDocument, read
 from ..pushes.routes import PUSH_ID
@@ -182,11 +183,7 @@ CALLS: Final = (
         *("GET failed", "get_admin_failed", calls.get_failed_groups),
         "Count dead letters by platform and reason.",
         Answer(200, "The groups, the largest first.", document.FailedGroups),
-        params=(
-            QueryParam("platform", "Only those of this platform."),
-            QueryParam("since", "Only those that failed at this instant (RFC 3339) or later."),
-            QueryParam("until", "Only those that failed before this instant (RFC 3339)."),
-        ),
+        params=FILTERS,
     ),
     _row(
         *("GET feedback", "get_admin_feedback", calls.get_feedback_state),

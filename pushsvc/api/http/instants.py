@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
 from ...decoding import Rule
+from ...errors import Fault, InvalidRequest
 from ...model import instants
 from ...model.instants import RFC3339
 
@@ -32,6 +34,16 @@ def instant_fault(text: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def read_instants(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return `since` and `until` of query parameters in Unix ms. Raises `InvalidRequest` with every fault."""
+    given = [(name, values[name]) for name in ("since", "until")]
+    faults = [Fault(name, fault) for name, text in given if text is not None and (fault := instant_fault(text))]
+    if faults:
+        raise InvalidRequest("The query parameters are not valid.", faults=faults)
+    since, until = (None if text is None else parse_instant(text) for _, text in given)
+    return since, until
 
 
 Instant = Annotated[

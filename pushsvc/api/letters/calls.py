@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import Fault, InvalidRequest, NotFound
+from ...errors import NotFound
 from ...ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from ..http.exchange import Reply, Request
 from ..ports import ApiPorts
@@ -12,10 +12,7 @@ from .document import DeadLetterPage, ReplayAccepted, read_filter, shown, shown_
 async def get_failed(ports: ApiPorts, request: Request) -> Reply:
     """Return a page of dead letters."""
     query = request.params
-    faults: list[Fault] = []
-    which = read_filter(query, faults)
-    if faults:
-        raise InvalidRequest("The query parameters are not valid.", faults=faults)
+    which = read_filter(query)
     rows, cursor = await ports.dead.page(request.app.name, which, cursor=query["cursor"] or "", limit=query["limit"])
     return Reply(DeadLetterPage([shown(row) for row in rows], cursor))
 

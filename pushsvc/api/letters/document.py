@@ -9,11 +9,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ...decoding import Rule, fraction, unprintable
-from ...errors import Fault
 from ...model.documents import Time
 from ...model.instants import instant
 from ...ports.letters import DeadFilter, DeadRow, ReplayStatus
-from ..http.instants import Instant, instant_fault, parse_instant
+from ..http.instants import Instant, read_instants
 from ..http.refusal import read_document
 
 MAX_LIMIT: Final = 2**31 - 1
@@ -98,29 +97,17 @@ class Replay(Struct, frozen=True):
     rate: Annotated[float, Meta(description="The number of deliveries a second; 0: no limit.")]
 
 
-def read_filter(values: Mapping[str, Any], faults: list[Fault]) -> DeadFilter:
-    """Return the filter of query parameters. Its faults are added to `faults`."""
-    right = dict(values)
-    for name in ("since", "until"):
-        if values.get(name) is not None and (fault := instant_fault(values[name])) is not None:
-            faults.append(Fault(name, fault))
-            right[name] = None
-    return filter_of(*map(right.get, DeadFilter.__struct_fields__))
-
-
-def filter_of(
-    push: str | None, platform: str | None, reason: str | None, since: str | None, until: str | None
-) -> DeadFilter:
-    """Return the filter of valid texts; None does not narrow."""
-    first, last = (None if text is None else parse_instant(text) for text in (since, until))
-    return DeadFilter((push or "").lower(), platform or "", reason or "", first, last)
+def read_filter(values: Mapping[str, Any]) -> DeadFilter:
+    """Return the filter of these values by name; None does not narrow. Raises `InvalidRequest` with every fault."""
+    push, platform, reason = (values[name] or "" for name in ("push", "platform", "reason"))
+    return DeadFilter(push.lower(), platform, reason, *read_instants(values))
 
 
 def read_replay(body: bytes) -> tuple[DeadFilter, int, float, bool]:
     """Return filter, limit, rate and whether it is a dry run. Raises `MalformedBody`, or `InvalidRequest` with every
     fault."""
     asked = read_document(body, ReplayDocument)
-    which = filter_of(asked.push, asked.platform, asked.reason, asked.since, asked.until)
+    which = read_filter(msgspec.structs.asdict(asked))
     return which, int(asked.limit or 0), asked.rate or 0.0, asked.dry_run or False
 
 

@@ -22,6 +22,15 @@ def _job(text: str) -> str:
 
 _JOB: Final = PathParam("job", "The id of the replay.", {"type": "string", "pattern": f"^{_JOB_ID.pattern}$"}, _job)
 
+FILTERS: Final = (
+    QueryParam("push", "Only dead letters of this push."),
+    QueryParam("platform", "Only those of this platform."),
+    QueryParam("reason", "Only those that failed with this reason."),
+    QueryParam("since", "Only those that failed at this instant (RFC 3339) or later."),
+    QueryParam("until", "Only those that failed before this instant (RFC 3339)."),
+)
+"""The parameters that `document.read_filter` reads."""
+
 _row: Final = rows("push", "admin")
 
 CALLS: Final = (
@@ -30,15 +39,7 @@ CALLS: Final = (
         "List dead letters: deliveries that failed permanently.",
         Answer(200, "A page of dead letters, oldest first.", DeadLetterPage),
         description="Dead letters are kept for a month, unless configured otherwise, and can be replayed.",
-        params=(
-            QueryParam("push", "Only dead letters of this push."),
-            QueryParam("platform", "Only those of this platform."),
-            QueryParam("reason", "Only those that failed with this reason."),
-            QueryParam("since", "Only those that failed at this instant (RFC 3339) or later."),
-            QueryParam("until", "Only those that failed before this instant (RFC 3339)."),
-            CURSOR,
-            LIMIT,
-        ),
+        params=(*FILTERS, CURSOR, LIMIT),
     ),
     _row(
         *(

@@ -15,7 +15,7 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from ...api.admin.document import KeyList, NewKey
+from ...api.admin.document import FailedGroups, KeyList, NewKey
 from ...api.devices.document import Erased
 from ...api.devices.importing import BadLine, Imported, read_device
 from ...api.devices.tombstones import Restored
@@ -215,9 +215,11 @@ class ApiOperator:
 
     async def failed(self, which: DeadFilter, limit: int) -> Failed:
         matched = await self.matched(which)
+        reasons = await self._get(f"/v1/admin/failed?{urlencode(_selecting(which))}", FailedGroups)
         found = await paged(self._pages("/v1/failed", _selecting(which), _Page[DeadLetter]), limit)
         rows = [DeadRow(**{**msgspec.structs.asdict(each), "at": parse_instant(each.at)}) for each in found]
-        return Failed(sum(matched.values()), [(self.apps[0], row) for row in rows])
+        app = self.apps[0]
+        return Failed(sum(matched.values()), {app: reasons}, [(app, row) for row in rows])
 
     async def matched(self, which: DeadFilter) -> Mapping[str, int]:
         counted = await self._post("/v1/failed/replay", ReplayAccepted, {**_selecting(which), "dry_run": True})

@@ -38,6 +38,7 @@ from ..pushes.failed import PAGE, apps_of
 from ..running import run
 
 if TYPE_CHECKING:
+    from ...api.admin.document import FailedGroups
     from ...api.devices.importing import Taken
     from ...settings.schema import Settings
     from ...stages.cleanup import Progress
@@ -71,9 +72,10 @@ class MadeKey(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """Dead letters with their apps, and how many match."""
+    """Dead letters with their apps, how many match, and the reasons of each app."""
 
     matched: int
+    reasons: Mapping[str, FailedGroups]
     rows: list[tuple[str, DeadRow]]
 
 

@@ -25,6 +25,7 @@ from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.live import EventCounts
 from ...ports.pushes import ListedPush, PushFilter
 from ...ports.registry import PrunedFilter
+from ...runtime.providers import explain
 from ...settings.schema import Settings
 from ..pushes.failed import PAGE
 from .operator import (
@@ -193,13 +194,16 @@ class StoreOperator:
         return None
 
     async def failed(self, which: DeadFilter, limit: int) -> Failed:
+        from ...api.admin.document import shown_groups
+
         found: list[tuple[str, DeadRow]] = []
         async with open_for_reading(self._settings) as store:
             matched = sum([await store.dead.count(app, which) for app in self.apps])
+            reasons = {app: shown_groups(*await store.dead.groups(app, which), explain) for app in self.apps}
             for app in self.apps:
                 rows = await paged(partial(store.dead.page, app, which), limit - len(found))
                 found += [(app, row) for row in rows]
-        return Failed(matched, found)
+        return Failed(matched, reasons, found)
 
     async def matched(self, which: DeadFilter) -> Mapping[str, int]:
         async with open_for_reading(self._settings) as store:

@@ -6,9 +6,7 @@ It asks the API of a running service where a key is known, or else reads the sto
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Annotated, Any, Final, get_args
 
 import msgspec
@@ -19,7 +17,7 @@ from ...model.push import LANES, JsonObject, PushState
 from ...ports.pushes import PushFilter
 from ...wording import did_you_mean
 from ..access import Key, Url
-from ..instants import parse_instant
+from ..instants import age_of, parse_instant
 from ..operator.operator import Operator, PushTrouble, operate
 from ..output import Json, command_group, counted, counts_line, print_json, print_table
 from .failed import AppName, checked_id
@@ -160,7 +158,7 @@ def _cell(row: Mapping[str, Any], title: str) -> str:
     counts = row["counts"]
     match title:
         case "age":
-            return age(max(0.0, time.time() - datetime.fromisoformat(row["created_at"]).timestamp()))
+            return age_of(row["created_at"])
         case "accepted":
             return _second(row["created_at"])
         case "due":
@@ -170,14 +168,6 @@ def _cell(row: Mapping[str, Any], title: str) -> str:
         case "deliveries":  # an audience is counted when it is due
             return f"{counts['total']:,}" if counts["total"] else ""
     return row[title] or ""
-
-
-def age(seconds: float) -> str:
-    """Return a span in its largest whole unit, such as `41s`, `12m`, `3h` or `6d`."""
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds)}s"
 
 
 def _second(instant: str) -> str:

@@ -1,4 +1,4 @@
-"""`pushsvc failed`: list dead letters with their reasons.
+"""`pushsvc failed`: show why deliveries failed permanently, and list them.
 
 It asks the API of a running service where a key is known, or else reads the store of the configuration.
 """
@@ -6,6 +6,7 @@ It asks the API of a running service where a key is known, or else reads the sto
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -16,12 +17,16 @@ from ...model.instants import instant
 from ...ports.letters import DeadFilter
 from ...wording import did_you_mean
 from ..access import Key, Url
-from ..instants import parse_instant
+from ..instants import age_of, parse_instant
 from ..output import Json, cell, print_json, print_table
 
 if TYPE_CHECKING:
+    from ...api.admin.document import FailedGroup
     from ...settings.schema import Settings
 
+REASONS = ("deliveries", "reason", "retryable", "since", "last", "platform", "status", "app", "what to do")
+LESSER = ("status", "app", "last", "platform")
+"""The columns of reasons that a narrow terminal does without, the first to go first."""
 COLUMNS = ("at", "app", "push_id", "platform", "reason", "status", "attempts", "device_id", "token_hash")
 PAGE = 1000
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -54,18 +59,37 @@ def failed(
     key: Key = "",
     json: Json = False,
 ) -> None:
-    """List dead letters: deliveries that failed permanently. `pushsvc replay` sends them again."""
+    """Show why deliveries failed permanently, and list these dead letters. `pushsvc replay` sends them again.
+
+    First come the reasons, the most frequent first: how many deliveries, since when, whether a replay may succeed
+    though nothing of the pushes is corrected, and what to do. They are those of up to 100,000 dead letters.
+    """
     from ..operator.operator import operate
 
     which = chosen(push, platform, reason, since, until)
     found = operate(context, app, url, key, lambda operator: operator.failed(which, limit))
     shown = [{**msgspec.structs.asdict(row), "app": name, "at": instant(row.at)} for name, row in found.rows]
+    groups = [(name, group) for name, reasons in found.reasons.items() for group in reasons.groups]
+    complete = all(reasons.complete for reasons in found.reasons.values())
     if json:
-        print_json({"matched": found.matched, "items": shown})
+        why = [{"app": name, **msgspec.structs.asdict(group)} for name, group in groups]
+        print_json({"matched": found.matched, "groups": why, "complete": complete, "items": shown})
         return
+    if groups:
+        print_table(REASONS, [_reason(*each) for each in groups], prose=("what to do",), lesser=LESSER)
+    if not complete:
+        typer.echo("more failed than were counted for these reasons; --since and --until narrow it", err=True)
     print_table(COLUMNS, [[cell(row[name]) for name in COLUMNS] for row in shown])
     if found.matched > len(shown):
         typer.echo(f"{len(shown):,} of {found.matched:,}; --limit shows more", err=True)
+
+
+def _reason(app: str, group: FailedGroup) -> list[str]:
+    """Return the row of a reason, for people with ages instead of instants."""
+    since, last = (age_of(at) if sys.stdout.isatty() else at for at in (group.first_at, group.last_at))
+    again = "yes" if group.retryable else "no"
+    counts = f"{group.count:,}", group.reason, again, since, last
+    return [*counts, group.platform, str(group.status), app, group.remedy]
 
 
 def chosen(push: str, platform: str, reason: str, since: str, until: str) -> DeadFilter:

@@ -16,6 +16,7 @@ from ...model.delivery import Misconfigured, Throttled, TokenDead, TokenSuspect,
 from ...model.finding import Finding
 from ...model.push import Message
 from ...net.http2.transport import POST, field, path
+from ...ports.provider import LOOK
 from ..endpoint import host_fields
 from ..files import as_finding
 from ..online import Asked, ask, host_of, judge_skew, unreached
@@ -67,7 +68,7 @@ def judge(config: Config, asked: Asked, now: float) -> list[Finding]:
             text = f"{host} accepts the credential for {config.topic} (HTTP/2; {outcome.reason} to a made-up token)"
             found = [Finding("ok", text)]
         case Misconfigured():
-            found = [Finding("error", said, remedy(outcome.reason, asked.skew))]
+            found = [Finding("error", said, remedy(outcome.reason, asked.skew) or LOOK)]
         case Throttled() | Unavailable():
             found = [Finding("warning", f"{said}: the credential was not checked", "try again later")]
         case _:

@@ -7,6 +7,7 @@ from typing import Final
 
 from ...model.finding import Explained
 from .. import reasons
+from .classify import TOO_MANY_TOKENS
 
 _CLOCK: Final = frozenset({"ExpiredProviderToken", "InvalidProviderToken"})
 
@@ -24,11 +25,14 @@ _REMEDIES: Final[dict[str, str]] = {
     "TopicDisallowed": "the account may not send to this `topic`: correct it",
     "Forbidden": "look at the account's rights at developer.apple.com",
     "FeatureNotEnabled": "switch broadcasts on for the app at developer.apple.com",
+    # https://developer.apple.com/forums/thread/702056
+    TOO_MANY_TOKENS: "it is probed; APNs takes a new provider token of a team every 20 minutes at most, and several "
+    "processes or hosts make them: look for other senders with a key of this team, let them share one token, or run "
+    "fewer `dispatch` processes",
 }
 
 _TOPIC: Final = "Correct `apns-topic` in the overrides of the push, or `topic` of the account; then replay."
 _FIELD: Final = "Correct this field in the overrides of the push, then send it again."
-_LATER: Final = "Replay when the route sends again."
 
 _EXPLAINED: Final[dict[str, Explained]] = {
     "BadTopic": Explained("Apple does not know the topic.", _TOPIC),
@@ -56,9 +60,11 @@ _EXPLAINED: Final[dict[str, Explained]] = {
     "MissingPushType": Explained("The push has no `apns-push-type`.", _FIELD),
     "BadChannelId": Explained("Apple cannot read the id of the broadcast channel.", "Correct the id of the channel."),
     "MissingChannelId": Explained("The push names no broadcast channel.", "Name the channel that it is for."),
-    "TooManyRequests": Explained("Too many pushes were sent to one device.", "Send less to it, then replay."),
-    "InternalServerError": Explained("Apple had an internal error.", _LATER),
-    "ServiceUnavailable": Explained("Apple could not accept pushes.", _LATER),
+    "TooManyRequests": Explained(
+        "Too many pushes were sent to one device.", "Send less to it, then replay.", retryable=True
+    ),
+    "InternalServerError": reasons.later("Apple had an internal error."),
+    "ServiceUnavailable": reasons.later("Apple could not accept pushes."),
 }
 
 explain: Final = partial(reasons.explain, known=_EXPLAINED)

@@ -16,6 +16,7 @@ from ...model.delivery import Misconfigured, Throttled, Unavailable
 from ...model.finding import Finding
 from ...model.push import Message
 from ...net.http2.transport import field
+from ...ports.provider import LOOK
 from ..endpoint import tls_context
 from ..files import as_finding
 from ..online import TIMEOUT, Asked, ask, host_of, judge_skew, unreached, way_remedy
@@ -45,7 +46,7 @@ async def check_online(config: Config) -> list[Finding]:
         asked = await ask(config.endpoint, context, config.proxy, fields, _BODY)  # for its clock
         fix = "try again later"
         if error.final:
-            fix = remedy(error.reason, asked.skew)
+            fix = remedy(error.reason, asked.skew) or LOOK
         elif error.reason == UNREACHABLE:
             fix = way_remedy(str(error))
         return [Finding("error", str(error), fix), *judge_skew(asked.skew, host_of(config.endpoint))]
@@ -63,7 +64,7 @@ def judge(config: Config, project: str, asked: Asked, now: float) -> list[Findin
     said = f"{host} answers {answer.status} {outcome.reason}"
     match outcome:
         case Misconfigured():
-            found = [Finding("error", said, remedy(outcome.reason, asked.skew))]
+            found = [Finding("error", said, remedy(outcome.reason, asked.skew) or LOOK)]
         case Throttled() | Unavailable():
             found = [Finding("warning", f"{said}: the account was not checked", "try again later")]
         case _:

@@ -27,8 +27,6 @@ _REMEDIES: Final[dict[str, str]] = {
     "APNS_AUTH_ERROR": _PART,
 }
 
-_LATER: Final = "Replay when the route sends again."
-
 _EXPLAINED: Final[dict[str, Explained]] = {
     "INVALID_ARGUMENT": Explained(
         "Google refuses a field of the message.", "Look at `data` and the overrides of the push, then send it again."
@@ -44,12 +42,15 @@ _EXPLAINED: Final[dict[str, Explained]] = {
         Explained(
             "The project, or one device, was sent more messages than Google accepts.",
             "Lower the rate, or ask Google for more; then replay.",
+            retryable=True,
         ),
     ),
-    "UNSPECIFIED_ERROR": Explained("Google names no cause.", "Replay one of them; if it fails again, ask Firebase."),
-    "UNAVAILABLE": Explained("Google could not accept messages.", _LATER),
-    "INTERNAL": Explained("Google had an internal error.", _LATER),
-    "DEADLINE_EXCEEDED": Explained("Google did not finish in time.", _LATER),
+    "UNSPECIFIED_ERROR": Explained(
+        "Google names no cause.", "Replay one of them; if it fails again, ask Firebase.", retryable=True
+    ),
+    "UNAVAILABLE": reasons.later("Google could not accept messages."),
+    "INTERNAL": reasons.later("Google had an internal error."),
+    "DEADLINE_EXCEEDED": reasons.later("Google did not finish in time."),
 }
 
 explain: Final = partial(reasons.explain, known=_EXPLAINED)

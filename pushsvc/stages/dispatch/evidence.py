@@ -30,17 +30,30 @@ IDLE: Final = 400
 
 _BROKEN: Final = frozenset({"unreachable", "connection_lost", "reset", "protocol_error", "response_too_large"})
 
-_TEXTS: Final[dict[Cause, str]] = {
-    "throttled": "the provider asks for fewer requests ({detail}): it is probed as it says; ask it for more quota, or "
-    "set `limits.per_app` or the provider's `quota`",
-    "tokens_throttled": "the provider refuses one token after the other ({detail}): it is probed; send less to each "
-    "token, see `limits.per_token`",
-    "unavailable": "the provider is in trouble ({detail}): it is probed; look at its status page, and at "
-    "`endpoint` and proxies where it is not the provider that answers",
-    "timeout": "the provider takes requests and does not answer within `retry.request_timeout`: it is probed; look at "
-    "its status page and at proxies and firewalls on the way",
-    "unreachable": "connections to the provider break ({detail}): look at network, firewall, proxy and `endpoint`",
+_TEXTS: Final[dict[Cause, tuple[str, str]]] = {
+    "throttled": (
+        "the provider asks for fewer requests ({detail})",
+        "it is probed as it says; ask it for more quota, or set `limits.per_app` or the provider's `quota`",
+    ),
+    "tokens_throttled": (
+        "the provider refuses one token after the other ({detail})",
+        "it is probed; send less to each token, see `limits.per_token`",
+    ),
+    "unavailable": (
+        "the provider is in trouble ({detail})",
+        "it is probed; look at its status page, and at `endpoint` and proxies where it is not the provider that "
+        "answers",
+    ),
+    "timeout": (
+        "the provider takes requests and does not answer within `retry.request_timeout`",
+        "it is probed; look at its status page and at proxies and firewalls on the way",
+    ),
+    "unreachable": (
+        "connections to the provider break ({detail})",
+        "look at network, firewall, proxy and `endpoint`",
+    ),
 }
+"""What is wrong, and what to do."""
 
 SILENCE: Final = (
     "nothing at all comes from the provider, not even the answer to a PING: its requests are given "
@@ -77,6 +90,7 @@ def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
             return "works" if outcome.status else None
 
 
-def text_of(cause: Cause, detail: str) -> str:
-    """Return a text for operators: what is wrong and what to do. The provider supplies the remedy for credentials."""
-    return _TEXTS[cause].format(detail=detail) if cause in _TEXTS else detail
+def text_of(cause: Cause, detail: str, remedy: str = "") -> str:
+    """Return a text for operators: what is wrong and what to do. A `remedy` of the provider is better than ours."""
+    what, usual = _TEXTS[cause]
+    return f"{what.format(detail=detail)}: {remedy or usual}"

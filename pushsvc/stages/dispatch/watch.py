@@ -12,7 +12,7 @@ from typing import Final
 from ...model.delivery import Misconfigured, Outcome, Throttled, Unavailable
 from ...model.push import Route
 from ...model.routing import platform_of
-from ...ports.provider import CREDENTIAL, REMOVED, STREAMS, Provider
+from ...ports.provider import CREDENTIAL, LOOK, REMOVED, STREAMS, Provider
 from ...rules.policy import Blame, RetryPolicy
 from ...telemetry import get_logger
 from .evidence import SILENCE, UNANSWERED, cause_of, text_of
@@ -123,20 +123,21 @@ class RouteWatch:
         if label := _label(provider.trouble):
             found[route] = (label, provider.trouble)
         elif provider.refused:
-            found[route] = (provider.refused, _with(provider.trouble, provider.remedy(provider.refused)))
+            found[route] = (provider.refused, f"{provider.trouble}: {provider.remedy(provider.refused) or LOOK}")
         elif trouble is not None and trouble.cause == "credentials":
-            found[route] = (trouble.label, _with(trouble.reason, provider.remedy(trouble.reason)))
+            found[route] = (trouble.label, f"{trouble.reason}: {provider.remedy(trouble.reason) or LOOK}")
         elif provider.trouble and self._away_since is not None and now - self._away_since >= AWAY:
             found[route] = ("unreachable", f"unreachable: {text_of('unreachable', provider.trouble)}")
         elif trouble is not None:
             detail = " ".join(word for word in (str(trouble.status or ""), trouble.reason) if word)
-            found[route] = (trouble.label, f"{trouble.label}: {text_of(trouble.cause, detail)}")
+            text = text_of(trouble.cause, detail, provider.remedy(trouble.reason))
+            found[route] = (trouble.label, f"{trouble.label}: {text}")
         elif self._silent:
             found[route] = ("timeout", f"timeout: {SILENCE}")
         elif unanswered >= SLOW:
             found[route] = ("timeout", f"timeout: {UNANSWERED}")
         for part, reason in self.parts.held.items():
-            found[f"{route}/{part}"] = (reason, _with(reason, provider.remedy(reason)))
+            found[f"{route}/{part}"] = (reason, f"{reason}: {provider.remedy(reason) or LOOK}")
         return found
 
 
@@ -156,7 +157,3 @@ class _LogLine:
 def _label(trouble: str) -> str:
     """Return the label of a trouble that has one of its own, since it is not about connections; else an empty text."""
     return next((begin.rstrip(": ") for begin in (CREDENTIAL, REMOVED, STREAMS) if trouble.startswith(begin)), "")
-
-
-def _with(reason: str, remedy: str) -> str:
-    return f"{reason}: {remedy}" if remedy else reason
