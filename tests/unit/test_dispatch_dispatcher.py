@@ -249,6 +249,20 @@ async def test_it_shows_signs_of_life_also_while_it_drains() -> None:
     assert queue.beats - before >= 4
 
 
+async def test_it_shows_no_sign_of_life_once_it_retires() -> None:
+    class SlowQueue(FakeQueue):
+        async def retire(self) -> None:
+            await asyncio.sleep(10.0)
+            self.beats -= beats
+            await super().retire()
+
+    queue = SlowQueue()
+    async with running(dispatcher(queue, FakeProvider())):
+        await asyncio.sleep(10.0)
+        beats = queue.beats
+    assert (queue.retired, queue.beats) == (1, 0)
+
+
 @pytest.mark.parametrize("takeover", [3.0, 5.0, 15.0])
 async def test_it_shows_more_than_three_signs_of_life_in_the_time_of_a_takeover(takeover: float) -> None:
     queue = FakeQueue()

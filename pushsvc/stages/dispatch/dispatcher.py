@@ -180,6 +180,7 @@ class Dispatcher:
                 await asyncio.gather(*(line.provider.aclose() for line in self._lines.values()))
                 for settler, _ in self._settlers.values():
                     await settler.drain()
+                self._stopping = True  # a sign of life after the retirement would keep others waiting
                 await self._queue.retire()
         except (TimeoutError, StoreUnavailable) as error:
             # Nothing is lost: what is unrecorded is unacknowledged, and another consumer takes it over.
