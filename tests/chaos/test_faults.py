@@ -5,7 +5,8 @@
 
 After each fault: the sum of all status documents is what was accepted, every one of them has ended as it should,
 every accepted delivery is in the simulator's record, and what arrived twice arrived under the same identity
-(`apns-id`; for FCM the whole message) and was in flight at the fault.
+(`apns-id`; for FCM the whole message) and was in flight at the fault, or was given up: on a machine where the simulator
+does not keep up, it accepts requests after their time-out, and nobody can know that before they are sent again.
 """
 
 from __future__ import annotations
@@ -45,14 +46,17 @@ async def under_load(rig: Rig, fault: Fault, blows: int = BLOWS) -> None:
         await asyncio.gather(load, return_exceptions=True)
 
 
-async def account(rig: Rig, name: str, *, repeats: int) -> None:
-    """Everything that must be true afterwards; at most `repeats` deliveries may have arrived more than once."""
+async def account(rig: Rig, name: str, *, repeats: int | None = None) -> None:
+    """Everything that must be true afterwards; at most `repeats` deliveries may have arrived more than once, or none but
+    those whose requests were given up."""
     ledger = rig.ledger
     started = time.monotonic()
     counts = await rig.balance()
     await rig.drained()
     record = await rig.record()
     twice = record["accepted"] - record["distinct"]
+    if repeats is None:
+        repeats = await rig.resets() - ledger.resets
     print(
         f"\n{name:<22} seed {SEED}: accepted {ledger.accepted:,} in {len(ledger.pushes):,} pushes,"
         f" doubtful {ledger.doubtful:,}; ended {dict(counts)} {time.monotonic() - started:.1f} s after the load;"
@@ -100,16 +104,16 @@ async def reload(rig: Rig) -> None:
 async def test_processes_killed_stopped_and_reloaded() -> None:
     async with open_rig(seed="processes", serve=2, dispatch=2) as rig:
         await under_load(rig, reload)
-        await account(rig, "SIGHUP", repeats=0)
+        await account(rig, "SIGHUP")
         await rig.begin()
         await under_load(rig, lambda rig: rig.kill("serve"))
-        await account(rig, "kill -9 serve", repeats=0)
+        await account(rig, "kill -9 serve")
         await rig.begin()
         await under_load(rig, lambda rig: rig.kill("dispatch"))
         await account(rig, "kill -9 dispatch", repeats=BLOWS * (IN_FLIGHT + UNRECORDED))
         await rig.begin()
         await under_load(rig, lambda rig: rig.kill("jobs"))
-        await account(rig, "kill -9 jobs", repeats=0)
+        await account(rig, "kill -9 jobs")
 
         async def all_told() -> bool:
             return set(await rig.feedback_tokens()) >= rig.ledger.dead
@@ -117,7 +121,7 @@ async def test_processes_killed_stopped_and_reloaded() -> None:
         await rig.until("feedback tells each dead token", all_told)
         await rig.begin()
         await under_load(rig, roll)
-        await account(rig, "rolling restart", repeats=0)
+        await account(rig, "rolling restart")
 
 
 async def storm(rig: Rig) -> None:
@@ -148,17 +152,17 @@ async def test_connections_and_providers_in_trouble() -> None:
         await account(rig, "connections cut", repeats=3 * BLOWS * IN_FLIGHT)
         await rig.begin()
         await under_load(rig, storm, 2 * BLOWS)
-        await account(rig, "GOAWAY storm", repeats=0)
+        await account(rig, "GOAWAY storm")
         await rig.begin()
         await under_load(rig, lambda rig: rig.control("unavailable", seconds=SPAN), 1)
-        await account(rig, f"503 for {SPAN:.0f} s", repeats=0)
+        await account(rig, f"503 for {SPAN:.0f} s")
         await rig.begin()
         await under_load(rig, silence, 1)
         # The simulator judges at the end what it held and nobody waits for any more.
         await account(rig, "silent provider", repeats=IN_FLIGHT)
         await rig.begin()
         await under_load(rig, refuse, 1)
-        await account(rig, "credentials refused", repeats=0)
+        await account(rig, "credentials refused")
 
 
 async def test_redis_goes_and_comes_back() -> None:
@@ -174,4 +178,4 @@ async def test_redis_goes_and_comes_back() -> None:
             await asyncio.to_thread(rig.store.sync, fsync)
             await rig.begin()
             await under_load(rig, partial(restart, number=number))
-            await account(rig, f"Redis {number.name}", repeats=0)
+            await account(rig, f"Redis {number.name}")
