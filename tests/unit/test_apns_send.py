@@ -408,9 +408,10 @@ async def test_what_a_wrong_clock_signed_and_is_refused_when_it_is_right_goes_wi
     assert not it.outcomes
 
 
+@pytest.mark.parametrize("age", [5, 1900])
 @pytest.mark.parametrize("off", [3720, -3720])
-async def test_a_clock_that_is_set_during_a_signature_leaves_no_token_that_is_taken_for_one_of_now(
-    off: int, it: Opened, monkeypatch: pytest.MonkeyPatch
+async def test_a_clock_that_is_put_right_during_a_signature_leaves_no_token_of_the_wrong_time(
+    off: int, age: int, it: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed: list[float] = []
 
@@ -421,11 +422,14 @@ async def test_a_clock_that_is_set_during_a_signature_leaves_no_token_that_is_ta
             return f"bearer {len(signed)}"
 
     monkeypatch.setattr("aioapns.connection.JWTAuthorizationHeaderProvider", Signer)
-    it.clock.now += 1900 + off
+    it.send()
+    before = it.pool.requests[-1].headers["authorization"]
+    right = it.clock.now + age
+    it.clock.now = right + off
     it.send()
     it.send()
-    assert it.pool.requests[-1].headers["authorization"] == f"bearer {len(signed)}"
-    assert signed[-1] == it.clock.now
+    last = it.pool.requests[-1].headers["authorization"]
+    assert (signed, last) == (([right + off], before) if age == 5 else ([right + off, right], "bearer 2"))
 
 
 async def test_what_the_last_token_failed_goes_with_the_next_one(it: Opened) -> None:

@@ -75,10 +75,11 @@ class ProviderToken:
     def refresh(self) -> bool:
         """Replace the header when that is due; True when it has changed. One that was made in the future is due as
         well: the clock was put back, and APNs would refuse its `iat`."""
-        if self._made_at <= self._clock() < self.renew_at:
-            return False
-        self._replace()
-        return True
+        changed = False
+        while not self._made_at <= self._clock() < self.renew_at:
+            self._replace()
+            changed = True
+        return changed
 
     def refuse(self) -> bool:
         """Replace the token, which APNs refused, where that is due anyway, as after the clock was put right, or it is
@@ -118,10 +119,9 @@ class ProviderToken:
         except Exception as error:
             name = type(error).__name__  # PyJWT's texts may quote the key
             raise CredentialError(config.key_file, f"cannot sign a provider token ({name})", _P8) from None
-        self._made_at = self._clock()
-        self.renew_at = self._made_at + signer.TOKEN_TTL
-        if not 0 <= self._made_at - began < AT_ONCE:
-            self._sign()  # the clock was set meanwhile: by which one the token was signed is not known
+        self._made_at = self.renew_at = self._clock()
+        if 0 <= self._made_at - began < AT_ONCE:  # else the clock was set meanwhile, and the token may be of either time
+            self.renew_at += signer.TOKEN_TTL
 
 
 def client_context(config: Config) -> ssl.SSLContext:
