@@ -47,8 +47,8 @@ async def under_load(rig: Rig, fault: Fault, blows: int = BLOWS) -> None:
 
 
 async def account(rig: Rig, name: str, *, repeats: int | None = None) -> None:
-    """Everything that must be true afterwards; at most `repeats` deliveries may have arrived more than once, or none but
-    those whose requests were given up."""
+    """Everything that must be true afterwards; at most `repeats` deliveries may have arrived more than once, or those
+    whose requests were given up."""
     ledger = rig.ledger
     started = time.monotonic()
     counts = await rig.balance()

@@ -120,7 +120,7 @@ class ProviderToken:
             name = type(error).__name__  # PyJWT's texts may quote the key
             raise CredentialError(config.key_file, f"cannot sign a provider token ({name})", _P8) from None
         self._made_at = self.renew_at = self._clock()
-        if 0 <= self._made_at - began < AT_ONCE:  # else the clock was set meanwhile, and the token may be of either time
+        if 0 <= self._made_at - began < AT_ONCE:  # else the clock was set meanwhile, and it may be of either time
             self.renew_at += signer.TOKEN_TTL
 
 
