@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import structs
 
 from .. import telemetry
-from ..live.gateway import Acknowledged, Confirm, open_gateway
+from ..live.gateway import Confirm, open_gateway
 from ..live.gateway.http import routes
 from ..live.sockets.config import SocketsConfig
 from ..live.sockets.server import serve
@@ -130,17 +130,8 @@ def confirming(arrivals: Arrivals) -> Confirm:
     """Return the function that ends acknowledged deliveries. What had ended already is counted: another channel has
     carried it as well."""
 
-    async def confirm(app: str, acknowledged: Sequence[Acknowledged]) -> None:
-        ended = await arrivals.arrived(app, [_arrival(each) for each in acknowledged])
+    async def confirm(app: str, acknowledged: Sequence[Arrival]) -> None:
+        ended = await arrivals.arrived(app, acknowledged)
         telemetry.LIVE_DUPLICATES.labels(app).inc(max(0, len(acknowledged) - ended))
 
     return confirm
-
-
-def _arrival(each: Acknowledged) -> Arrival:
-    reference, push = each.reference, each.reference.push
-    return Arrival(
-        *(push.id, reference.index, push.total, push.lane, reference.platform, each.device_id, each.at),
-        collapse=push.collapse,
-        since=push.at,
-    )

@@ -147,10 +147,7 @@ class LiveState:
         """What its device has not acknowledged."""
         stream = self.streams.get((app, ordinal))
         left = [] if stream is None else [each for each in stream.after(stream.acked) if each.push.expires_at > now]
-        return [
-            Arrival(each.push.id, each.index, each.push.total, each.push.lane, each.platform, device_id, now)
-            for each in left
-        ]
+        return [each.push.arrival(each.index, each.platform, device_id, now) for each in left]
 
     def renew(self, app: str, ordinal: int) -> None:
         """A device has another user."""

@@ -29,7 +29,7 @@ from prometheus_client import REGISTRY
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.live.config import LiveAppConfig, LiveConfig
-from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
+from pushsvc.live.gateway import Gateway, open_gateway
 from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.http import routes
 from pushsvc.live.protocol.codes import INSUFFICIENT_STATE as INSUFFICIENT, REVOKED, SHUTDOWN, SLOW
@@ -40,6 +40,7 @@ from pushsvc.live.sockets.config import SocketsConfig
 from pushsvc.live.sockets.server import Sockets, serve
 from pushsvc.live.sockets.transports import LongConnection
 from pushsvc.live.wheel import Deadline, running_wheel
+from pushsvc.model.delivery import Arrival
 from pushsvc.model.devices import Device
 from pushsvc.model.status import DeviceEvent
 from pushsvc.ports.live import Appended, LiveContent, LivePush, Receiver, Unread, pokes_of
@@ -153,8 +154,8 @@ class World:
     def url(self) -> str:
         return self.sockets.url
 
-    async def confirm(self, app: str, ended: Sequence[Acknowledged]) -> None:
-        self.confirmed += [(each.device_id, each.reference.push.id) for each in ended]
+    async def confirm(self, app: str, ended: Sequence[Arrival]) -> None:
+        self.confirmed += [(each.device_id or "", each.push_id) for each in ended]
 
     def token(self, device: str, *, ttl: float = 3600.0, age: float = 0.0) -> str:
         return issue("shop", device, SECRET, now=time.time() - age, ttl=ttl, token_id=f"t{next(self._names)}")

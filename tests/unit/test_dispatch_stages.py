@@ -11,11 +11,11 @@ from prometheus_client import REGISTRY
 
 from pushsvc import telemetry
 from pushsvc.live.config import LiveAppConfig, LiveConfig
-from pushsvc.live.gateway import Acknowledged, Gateway
+from pushsvc.live.gateway import Gateway
 from pushsvc.live.gateway.http import WaitingPoll
 from pushsvc.live.protocol.tokens import Claims
 from pushsvc.live.wheel import Wheel
-from pushsvc.model.delivery import Sent, Unavailable
+from pushsvc.model.delivery import Arrival, Sent, Unavailable
 from pushsvc.model.devices import Device
 from pushsvc.model.push import Chunk, Fallback, Message, Platform, Route, Target
 from pushsvc.ports.entries import EntryRef, Taken
@@ -91,7 +91,7 @@ async def test_the_stages_of_a_delivery_by_the_live_channel_add_up_to_the_whole(
     await store.registry.put_many("shop", [Device(id="phone", platform="apns", token="0" * 64)])
     live = store.live
 
-    async def confirm(app: str, ended: Sequence[Acknowledged]) -> None:
+    async def confirm(app: str, ended: Sequence[Arrival]) -> None:
         pass
 
     loop = asyncio.get_running_loop()

@@ -24,7 +24,7 @@ from pushsvc.errors import (
     Unreadable,
 )
 from pushsvc.live.config import LiveAppConfig, LiveConfig
-from pushsvc.live.gateway import Acknowledged, Gateway, open_gateway
+from pushsvc.live.gateway import Gateway, open_gateway
 from pushsvc.live.gateway.acks import LINGER, QUIET
 from pushsvc.live.gateway.admission import CONNECTING, ENOUGH, STALLED, Admission
 from pushsvc.live.gateway.connection import Connection
@@ -36,6 +36,7 @@ from pushsvc.live.peer import FaultKind, Request
 from pushsvc.live.protocol import codes
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.wheel import Wheel
+from pushsvc.model.delivery import Arrival
 from pushsvc.model.live import denied, own_endpoints
 from pushsvc.model.rates import Rate
 from pushsvc.ports.live import (
@@ -180,7 +181,7 @@ class World:
 
     def __init__(self) -> None:
         self.streams = Streams()
-        self.confirmed: list[Acknowledged] = []
+        self.confirmed: list[Arrival] = []
         self.pauses: list[float] = []
         self.now = 1000.0
         config = LiveConfig(apps={"shop": LiveAppConfig(secret=SECRET)})
@@ -189,7 +190,7 @@ class World:
         self.gateway.signs._given_at = self.now
         self.gateway.pause = self.pause  # type: ignore[method-assign]  # waits for nothing
 
-    async def confirm(self, app: str, ended: Sequence[Acknowledged]) -> None:
+    async def confirm(self, app: str, ended: Sequence[Arrival]) -> None:
         self.confirmed += ended
 
     async def pause(self, seconds: float) -> None:
@@ -330,7 +331,7 @@ async def test_what_is_appended_during_an_acknowledgement_is_not_acknowledged_by
     loop.cancel()
     assert [each.fault for each in answers] == ["", "offset", ""]
     assert [[position.offset for _, position in each] for each in streams.acknowledged] == [[1, 1]]
-    assert [each.reference.offset for each in world.confirmed] == [1]
+    assert [(each.push_id, each.index) for each in world.confirmed] == [("p1", 0)]
 
 
 async def test_a_stream_is_asked_only_what_its_connection_does_not_know(world: World) -> None:
@@ -339,12 +340,13 @@ async def test_a_stream_is_asked_only_what_its_connection_does_not_know(world: W
     loop = asyncio.create_task(gateway.acks.run())
     assert (await gateway.acks.ack("shop", "phone", Position("e", 2), [known])).fault == ""
     assert "acking" not in streams.calls
-    assert [each.reference for each in world.confirmed] == [known]
+    assert [(each.push_id, each.platform) for each in world.confirmed] == [("p1", "fcm")]
     # The stream has one more: it is asked, and what has ended already is not ended again.
     streams.acks, streams.looked = [[Acked("open")]], [Acked("", [others, known])]
     assert (await gateway.acks.ack("shop", "phone", Position("e", 2), [known])).fault == ""
     assert streams.calls.count("acking") == 1
-    assert [each.reference for each in world.confirmed] == [known, known, others]
+    ended = [(each.push_id, each.platform) for each in world.confirmed]
+    assert ended == [("p1", "fcm"), ("p1", "fcm"), ("p0", "apns")]
     loop.cancel()
 
 
@@ -362,8 +364,8 @@ async def test_a_connection_knows_what_it_was_given_by_a_poke(world: World) -> N
         connection.received(b'{"id":%d,"rpc":{"method":"ack","data":{"ack":%d}}}' % (offset + 10, offset))
         await gateway.acks.all_taken()
         assert streams.calls.count("acking") == asked
-    found = [(each.reference.offset, each.reference.index, each.reference.platform) for each in world.confirmed]
-    assert found == [(1, 7, "fcm"), (2, 7, "live")]
+    found = [(each.push_id, each.index, each.platform) for each in world.confirmed]
+    assert found == [("p1", 7, "fcm"), ("p2", 7, "live")]
     loop.cancel()
 
 

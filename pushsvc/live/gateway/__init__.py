@@ -4,7 +4,7 @@ It holds sockets and nothing that matters: a device that is cut off finds everyt
 what a session asks for, and `gateway` holds the connections of a process and hands them what comes into its inbox.
 """
 
-from .acks import Acknowledged, Confirm
+from .acks import Confirm
 from .gateway import Gateway, open_gateway
 
-__all__ = ["Acknowledged", "Confirm", "Gateway", "open_gateway"]
+__all__ = ["Confirm", "Gateway", "open_gateway"]

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ... import telemetry
+from ...model.delivery import Arrival
 from ...ports.live import Acked, LiveStreams, Position, Reference
 from .metrics import GatewayMetrics, acknowledged
 
@@ -28,16 +29,7 @@ CLOCKED: Final = 65_536
 ones are forgotten where more wait."""
 
 
-class Acknowledged(Struct, frozen=True, gc=False):
-    """A delivery that a device has acknowledged."""
-
-    device_id: str
-    reference: Reference
-    at: int
-    """Unix milliseconds."""
-
-
-Confirm: TypeAlias = Callable[[str, Sequence[Acknowledged]], Awaitable[object]]
+Confirm: TypeAlias = Callable[[str, Sequence[Arrival]], Awaitable[object]]
 """End deliveries of an app as sent; a repeat changes nothing. Raises `StoreUnavailable`."""
 
 
@@ -162,12 +154,12 @@ class Acks:
             for place, found in zip(unknown, named, strict=True):
                 given[place], results[place] = found.newly, found
         taken = [place for place in range(len(acks)) if place not in results or not results[place].fault]
-        ending = {
-            (acks[place].device_id, each.offset): Acknowledged(acks[place].device_id, each, at)
-            for place in taken
-            for each in given[place] or ()
-        }
-        if left := [each for key, each in ending.items() if key not in ended]:
+        ending: dict[tuple[str, int], Arrival] = {}
+        for place in taken:
+            device_id = acks[place].device_id
+            for each in given[place] or ():
+                ending[device_id, each.offset] = each.push.arrival(each.index, each.platform, device_id, at)
+        if left := [arrival for key, arrival in ending.items() if key not in ended]:
             await self._confirm(app, left)
             ended.update(ending)
         offsets = [[each.offset for each in given[place] or ()] for place in taken]

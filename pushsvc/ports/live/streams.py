@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from ...model.delivery import Arrival
 from ...model.push import Lane, Platform
 
 MAX_BATCH = 500
@@ -26,6 +27,12 @@ class LivePush(Struct, frozen=True, array_like=True, gc=False):
     total: int = 0
     """The number of deliveries of the push; 0 for an audience."""
     collapse: str = ""
+
+    def arrival(self, index: int, platform: Platform, device_id: str, at: int) -> Arrival:
+        """Return a delivery that its device has acknowledged at that instant, or cannot acknowledge any more."""
+        return Arrival(
+            *(self.id, index, self.total, self.lane, platform, device_id, at), collapse=self.collapse, since=self.at
+        )
 
 
 class LiveContent(NamedTuple):

@@ -313,8 +313,7 @@ class LiveProvider:
             task.add_done_callback(self._carrying.discard)
 
     def _arrival(self, receiver: Receiver, old: Reference) -> Arrival:
-        push = old.push
-        return Arrival(push.id, old.index, push.total, push.lane, old.platform, receiver.device_id, self._clock())
+        return old.push.arrival(old.index, old.platform, receiver.device_id, self._clock())
 
     async def _carry_on(self, carried: Sequence[Arrival]) -> None:
         """Let deliveries without a place in a stream go on at their next channel, once it is recorded that they wait.

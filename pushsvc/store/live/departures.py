@@ -22,7 +22,6 @@ async def end_moved(arrivals: Arrivals, app: str, waiting: Sequence[Departed], n
     for each in waiting:
         push = readable(decode_facts, each.push, "live_push", app)
         if push is not None:
-            arrival = Arrival(push.id, each.place, push.total, push.lane, each.platform, each.device_id, now)
-            found.setdefault(each.why, []).append(arrival)
+            found.setdefault(each.why, []).append(push.arrival(each.place, each.platform, each.device_id, now))
     for why, own in found.items():
         await arrivals.suppress(app, own, why)
