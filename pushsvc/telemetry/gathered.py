@@ -54,13 +54,13 @@ class StageSeconds:
         self._gathered = {stage: Gathered(STAGE_SECONDS.labels(stage)) for stage in STAGES}
         self._spans: dict[Stage, Counter[int]] = {stage: Counter() for stage in STAGES}
 
-    def passed(self, deliveries: Iterable[Instants], last: Stage) -> None:
-        """Take the instants of some deliveries, whose `last` stage is over. An instant of another clock that lies
+    def passed(self, deliveries: Counter[Instants], last: Stage) -> None:
+        """Take the instants of some deliveries whose `last` stage is over. An instant of another clock that lies
         before the one of the stage before it counts as that one, so that the stages of a delivery add up to the whole.
         """
         queued, taken, written, ended = [self._spans[stage] for stage in (*STAGES[:3], last)]
-        # Deliveries of one batch were taken, written and answered in few milliseconds. Comparing costs less than `max`.
-        for (start, (queued_at, taken_at), written_at, ended_at), count in Counter(deliveries).items():
+        # Comparing costs less than `max`.
+        for (start, (queued_at, taken_at), written_at, ended_at), count in deliveries.items():
             if queued_at < start:
                 queued_at = start
             if taken_at < queued_at:

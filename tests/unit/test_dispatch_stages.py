@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,7 +143,7 @@ INSTANT = st.integers(START_MS - 5000, START_MS + 5000)
 def test_clocks_that_differ_make_no_stage_negative(deliveries: list[telemetry.Instants]) -> None:
     before = seconds()
     stages = telemetry.StageSeconds()
-    stages.passed(deliveries, "answered")
+    stages.passed(Counter(deliveries), "answered")
     stages.flush()
     added = since(before)
     assert {count for count, _ in added.values()} == {len(deliveries)}

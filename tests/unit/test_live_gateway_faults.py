@@ -369,6 +369,28 @@ async def test_a_connection_knows_what_it_was_given_by_a_poke(world: World) -> N
     loop.cancel()
 
 
+async def test_when_deliveries_passed_the_stages_before_is_remembered_of_the_last_ones(
+    monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    monkeypatch.setattr("pushsvc.live.gateway.acks.CLOCKED", 3)
+    acks = world.gateway.acks
+    for name, indexes in (("p1", [0, 1]), ("p2", [0, 1])):
+        acks.remember(name, indexes, (1, 2, 3, b""))
+    loop = asyncio.create_task(acks.run())
+    counted = [acked_stages()]
+    for offset, index in enumerate((0, 1), start=1):
+        world.streams.acks = [[Acked("", acked=offset, before=offset - 1)]]
+        await acks.ack("shop", "phone", Position("e", offset), [Reference(offset, index, "fcm", PUSH)])
+        counted.append(acked_stages())
+    loop.cancel()
+    assert [each - counted[0] for each in counted] == [0, 0, 1]
+
+
+def acked_stages() -> float:
+    """How many deliveries were counted with the stages before them."""
+    return REGISTRY.get_sample_value("pushsvc_stage_seconds_count", {"stage": "acked"}) or 0.0
+
+
 def test_acknowledgements_that_follow_one_another_share_a_step() -> None:
     async def main() -> None:
         world, loop = World(), asyncio.get_running_loop()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Final, TypeAlias
 
 from msgspec import Struct
@@ -16,7 +18,7 @@ from msgspec.structs import replace
 from ... import telemetry
 from ...model.delivery import Arrival
 from ...ports.live import Acked, LiveStreams, Position, Reference
-from .metrics import GatewayMetrics, acknowledged
+from .metrics import GatewayMetrics, Passed, acknowledged
 
 AT_ONCE: Final = 400
 """Acknowledgements of one step."""
@@ -57,9 +59,8 @@ class Acks:
         self._more = asyncio.Event()
         self._all_taken = asyncio.Event()
         self._all_taken.set()
-        self._passed: dict[tuple[str, int], tuple[int, int, int, bytes]] = {}
-        """When deliveries, by push and index, were queued, taken and written, in ms after they were to be sent, and the
-        traces of their pushes."""
+        self._passed: OrderedDict[tuple[str, int], Passed] = OrderedDict()
+        """By push and index of deliveries."""
 
     async def ack(
         self, app: str, device_id: str, position: Position, given: Sequence[Reference] | None = None
@@ -95,11 +96,11 @@ class Acks:
             self._more.set()
         self._waiting.append(_Ack(app, device_id, position, given, done))
 
-    def remember(self, push_id: str, index: int, passed: tuple[int, int, int, bytes]) -> None:
-        """Note when a delivery passed the stages before the gateway, and the trace of its push."""
-        if len(self._passed) >= CLOCKED:
-            del self._passed[next(iter(self._passed))]
-        self._passed[push_id, index] = passed
+    def remember(self, push_id: str, indexes: Iterable[int], passed: Passed) -> None:
+        """Note when deliveries of a push passed the stages before the gateway."""
+        self._passed.update(zip(zip(repeat(push_id), indexes, strict=False), repeat(passed), strict=False))
+        while len(self._passed) > CLOCKED:
+            self._passed.popitem(last=False)
 
     async def run(self) -> None:
         """Take acknowledgements until cancelled."""
@@ -172,14 +173,11 @@ class Acks:
         return [results[place] for place in range(len(acks))]
 
     def _count(self, app: str, references: Sequence[Reference], at: int) -> None:
-        self._metrics.acked(app, [max(0.0, (at - each.push.at) / 1000) for each in references])
-        known = []
+        deliveries = []
         for reference in references:
-            start = reference.push.at
-            passed = self._passed.pop((reference.push.id, reference.index), None)
-            if passed is not None:
-                queued, taken, written, trace = passed
-                known.append((start, (start + queued, start + taken), start + written, at))
-                if trace and telemetry.traces.tracer is not None:
-                    telemetry.traces.tracer.record(acknowledged(app, reference, start + written, at), trace)
-        self._metrics.passed(known)
+            key, start = (reference.push.id, reference.index), reference.push.at
+            passed = self._passed.pop(key, None)
+            deliveries.append((start, passed))
+            if passed is not None and passed[3] and telemetry.traces.tracer is not None:
+                telemetry.traces.tracer.record(acknowledged(app, reference, start + passed[2], at), passed[3])
+        self._metrics.acked(app, Counter(deliveries), at)

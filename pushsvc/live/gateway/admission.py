@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 from ...model.rates import Rate
@@ -77,7 +78,7 @@ class Turns:
         """Let each device come at `rate`, and `burst` times at once."""
         self._interval = gcra.interval_of(rate)
         self._burst = burst
-        self._tats: dict[tuple[str, str], int] = {}
+        self._tats: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def admit(self, device: tuple[str, str], now: float) -> bool:
         """Return whether it is the turn of a device. `now` is in seconds."""
@@ -85,5 +86,5 @@ class Turns:
         decision = gcra.admit(tat, int(now * gcra.US), interval=self._interval, burst=self._burst)
         self._tats[device] = decision.tat
         if len(self._tats) > REMEMBERED:
-            del self._tats[next(iter(self._tats))]
+            self._tats.popitem(last=False)
         return not decision.wait

@@ -296,33 +296,7 @@ class Gateway:
             self.deliver(item.session, item.data)
             return
         if isinstance(item, Poke):
-            push_id = item.push.id
-            if item.body:
-                rendered = self.contents.add(item.app, push_id, item.body)
-            else:
-                found = await self.contents.of(item.app, [push_id])
-                if push_id not in found:
-                    return
-                rendered = found[push_id]
-            passed = None if item.passed is None else (*item.passed, item.trace)
-            for recipient in item.recipients:
-                connection = self.connections.get(recipient.connection)
-                if connection is None:
-                    self._outlived(recipient.connection)
-                elif connection.app == item.app:
-                    offset, index, delivery = recipient.offset, recipient.index, None
-                    if passed is not None:
-                        self.acks.remember(push_id, index, passed)
-                    if item.platform:
-                        delivery = Reference(offset, index, item.platform, item.push)
-                    try:
-                        connection.published(recipient, rendered, delivery)
-                    except Exception as error:
-                        self.failed(connection, error)
-                self._handed += 1
-                if self._handed >= TURN:
-                    self._handed = 0
-                    await asyncio.sleep(0)
+            await self._hand_out(item)
             return
         if isinstance(item, Drain):
             for member in list(self.connections.values()):
@@ -343,6 +317,33 @@ class Gateway:
                 if item.why == "replaced":
                     self.remove(connection)
                 connection.end(_CUTS[item.why])
+
+    async def _hand_out(self, poke: Poke) -> None:
+        """Hand a push to the connections that it was appended for."""
+        app, push, platform = poke.app, poke.push, poke.platform
+        if poke.body:
+            rendered = self.contents.add(app, push.id, poke.body)
+        else:
+            found = await self.contents.of(app, [push.id])
+            if push.id not in found:
+                return
+            rendered = found[push.id]
+        if poke.passed is not None:
+            self.acks.remember(push.id, [each.index for each in poke.recipients], (*poke.passed, poke.trace))
+        for recipient in poke.recipients:
+            connection = self.connections.get(recipient.connection)
+            if connection is None:
+                self._outlived(recipient.connection)
+            elif connection.app == app:
+                delivery = Reference(recipient.offset, recipient.index, platform, push) if platform else None
+                try:
+                    connection.published(recipient, rendered, delivery)
+                except Exception as error:
+                    self.failed(connection, error)
+            self._handed += 1
+            if self._handed >= TURN:
+                self._handed = 0
+                await asyncio.sleep(0)
 
     def drain(self, seconds: float) -> None:
         """Answer the polls that wait, spread over `seconds`; the sockets let the connections go."""

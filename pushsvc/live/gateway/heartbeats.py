@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 from ..protocol.heartbeat import NOTHING, Bounds, Learned, agree, ended
@@ -15,7 +16,7 @@ class Heartbeats:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._learned: dict[tuple[str, str], Learned] = {}
+        self._learned: OrderedDict[tuple[str, str], Learned] = OrderedDict()
 
     def agree(self, device: tuple[str, str], wish: float | None, *, foreground: bool | None) -> float:
         """Return the interval in seconds that a device gets."""
@@ -28,4 +29,4 @@ class Heartbeats:
         if learned != NOTHING:
             self._learned[device] = learned
             while len(self._learned) > MOST:
-                del self._learned[next(iter(self._learned))]
+                self._learned.popitem(last=False)

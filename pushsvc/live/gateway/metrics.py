@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from itertools import product
-from typing import Final, get_args
+from itertools import product, repeat
+from typing import Final, TypeAlias, get_args
 
 from ... import telemetry
 from ...model.push import Platform
@@ -22,6 +23,10 @@ _PLATFORMS: Final = ("apns", "fcm", "live")
 _NAMES: Final = telemetry.traces.Names(("pushsvc.push_id",), ("pushsvc.acknowledge_ms", telemetry.traces.DELIVERIES))
 _LATEST: Final = 7 * 86_400.0
 """The most seconds that an event is taken to be late: a device's clock may show anything."""
+
+
+Passed: TypeAlias = tuple[int, int, int, bytes]
+"""When a delivery was queued, taken and written, in ms after it was to be sent, and the trace of its push."""
 
 
 def acknowledged(app: str, reference: Reference, written: int, at: int) -> telemetry.traces.Recorded:
@@ -98,19 +103,21 @@ class GatewayMetrics:
         """Count the end of a connection. A code that a client has made up is `other`."""
         telemetry.LIVE_DISCONNECTS.labels(app, str(code) if code in _CODES else "other").inc()
 
-    def acked(self, app: str, delays: Sequence[float]) -> None:
-        """Count acknowledged deliveries, by the seconds since their pushes were to be sent."""
-        if delays:
-            telemetry.LIVE_MESSAGES.labels(app, "acked").inc(len(delays))
-        for seconds in delays:
-            self._ack_seconds.observe(seconds)
-
-    def passed(self, deliveries: Iterable[telemetry.Instants]) -> None:
-        """Take when acknowledged deliveries passed each stage, as `telemetry.StageSeconds` does."""
-        self._stages.passed(deliveries, "acked")
+    def acked(self, app: str, deliveries: Counter[tuple[int, Passed | None]], at: int) -> None:
+        """Count deliveries that were acknowledged at this instant (Unix ms), by when their pushes were to be sent and
+        when they passed the stages before, where that is known."""
+        if deliveries:
+            telemetry.LIVE_MESSAGES.labels(app, "acked").inc(deliveries.total())
+        instants = Counter[telemetry.Instants]()
+        for (start, passed), count in deliveries.items():
+            self._ack_seconds.observe_all(repeat(max(0.0, (at - start) / 1000), count))
+            if passed is not None:
+                queued, taken, written, _ = passed
+                instants[start, (start + queued, start + taken), start + written, at] += count
+        self._stages.passed(instants, "acked")
 
     def flush(self) -> None:
-        """Make what `acked` and `passed` have gathered visible."""
+        """Make what `acked` has gathered visible."""
         self._ack_seconds.flush()
         self._stages.flush()
 

@@ -93,16 +93,17 @@ def count_ended(settlements: Iterable[Settlement]) -> None:
         telemetry.count_ended(app, route, end, reason, count)
 
 
-def passed(settlements: Iterable[Settlement]) -> list[telemetry.Instants]:
-    """Return the instants of each delivery that a provider has answered. An answer that is not the last one counts as
-    well: the retry that follows is queued later. At the live channel the gateway knows of the end."""
-    return [
+def passed(settlements: Iterable[Settlement]) -> Counter[telemetry.Instants]:
+    """Return the instants of the deliveries that a provider has answered: those of one batch were taken, written and
+    answered in few milliseconds. An answer that is not the last one counts as well: the retry that follows is queued
+    later. At the live channel the gateway knows of the end."""
+    return Counter(
         (delivery.chunk.starts_at, own, settlement.asked_at, settlement.at)
         for settlement in settlements
         if settlement.asked_at is not None
         and (own := (delivery := settlement.delivery).passed) is not None
         and delivery.chunk.channel not in CARRIERS
-    ]
+    )
 
 
 def live_result(settlement: Settlement) -> str:

@@ -8,6 +8,7 @@ sent, and notifies the others.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final, TypeAlias
 
 from ...model.delivery import Ended
@@ -28,7 +29,7 @@ class Replacing:
     """The orders that one route's provider has accepted, by `collapse` and token."""
 
     def __init__(self) -> None:
-        self._newest: dict[tuple[str, str], _Order] = {}
+        self._newest: OrderedDict[tuple[str, str], _Order] = OrderedDict()
 
     def note(self, chunk: Chunk, target: Target) -> None:
         """Record that a message with a `collapse` was accepted."""
@@ -38,7 +39,7 @@ class Replacing:
         newest = self._newest.pop(place, order)
         self._newest[place] = max(newest, order)
         if len(self._newest) > MOST:
-            del self._newest[next(iter(self._newest))]
+            self._newest.popitem(last=False)
 
     def split(self, chunk: Chunk, targets: tuple[Target, ...]) -> tuple[tuple[Target, ...], tuple[Target, ...]]:
         """Return the targets of a chunk with a `collapse` that may be sent, and those that have a later one."""
