@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from unittest.mock import Mock
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -16,8 +17,10 @@ from pushsvc.live.sockets.emulation import read_json, read_protobuf
 from pushsvc.live.sockets.http import HttpAnswer, HttpRoute, Router, answer_bytes, problem_answer, read_query
 from pushsvc.live.sockets.origins import origin_rule
 from pushsvc.live.sockets.shared import Shared
+from pushsvc.live.sockets.transports import WebSocketTransport
 from pushsvc.live.wheel import Wheel
 from pushsvc.model.live import denied
+from pushsvc.net.websocket.frames import TEXT, client_frame
 from pushsvc.problems import MalformedRequest
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -181,3 +184,19 @@ def test_denied_networks() -> None:
         (("2001:db8::/32",), "", False),
     ]:
         assert asyncio.run(refused(deny, address)) == expected
+
+
+@pytest.mark.parametrize(("a_second", "least", "most"), [(40, 400, 400), (200, 400, 510), (100_000, 500, 510)])
+def test_of_a_client_that_sends_too_much_its_share_of_each_second_is_read(a_second: int, least: int, most: int) -> None:
+    async def heard_in_ten_seconds() -> int:
+        now, heard, io = 0.0, 0, Mock(spec=asyncio.Transport)
+        shared = Shared(SocketsConfig(messages=50), Wheel(lambda: now), lambda transport, request: Mock(), [])
+        transport = WebSocketTransport(shared, io, "json", frame_pings=False)
+        while now < 10.0:
+            transport.data_received(client_frame(TEXT, b"{}", bytes(4)))
+            heard += 1
+            now += 1 / a_second + io.pause_reading.call_count  # a second, after which it is read again
+            io.reset_mock()
+        return heard
+
+    assert least <= asyncio.run(heard_in_ten_seconds()) <= most

@@ -113,8 +113,8 @@ class Connection:
     # --- The transport ---------------------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:
-        """Take one message of the client."""
-        self._run(self._session.received(data, self._gateway.now()))
+        """Take one message of the client, which makes nothing due earlier than it was."""
+        self._do_all(self._session.received(data, self._gateway.now()))
 
     def ponged(self) -> None:
         """Take a pong of WebSocket."""

@@ -327,22 +327,20 @@ class Session:
         self, recipient: Recipient, rendered: Rendered, now: float, delivery: Reference | None = None
     ) -> list[Effect]:
         """Hand out what was appended to the stream just now, if everything before it was; else it waits there."""
-        effects: list[Effect] = []
-        if self._state == _CONNECTING:
-            if recipient.epoch != self.epoch:
-                self.epoch, self._window.top = recipient.epoch, 0
-            self._window.top = max(self._window.top, recipient.offset)
         if self._state != _OPEN:
-            return effects
+            if self._state == _CONNECTING:
+                if recipient.epoch != self.epoch:
+                    self.epoch, self._window.top = recipient.epoch, 0
+                self._window.top = max(self._window.top, recipient.offset)
+            return []
         if recipient.epoch != self.epoch:
-            self._end(effects, codes.INSUFFICIENT_STATE)
-            return effects
+            return self.disconnect(codes.INSUFFICIENT_STATE)
         self._unread = recipient.unread
         prev = self._window.take(recipient.offset, recipient.prev, now, delivery)
         if prev is not None:
-            effects.append(Bytes(self._codec.push(rendered, recipient.offset, prev, self._unread)))
-        else:
-            self._ask_more(effects)
+            return [Bytes(self._codec.push(rendered, recipient.offset, prev, recipient.unread))]
+        effects: list[Effect] = []
+        self._ask_more(effects)
         return effects
 
     def more(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[Effect]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from ...ports.live import Page, Reference
 from ..config import LiveAppConfig
@@ -95,15 +95,15 @@ class StreamWindow:
         given = [flight.pop(each)[2] for each in [each for each in flight if each <= offset]]
         if not flight:
             self.resend_at = NEVER
-        known = tuple([each for each in given if each is not None])
-        return known if len(known) == len(given) else ()
+        return () if None in given else cast("tuple[Reference, ...]", tuple(given))
 
     def take(self, offset: int, prev: int, now: float, delivery: Reference | None = None) -> int | None:
         """Return the `prev` with which a publication that was appended just now is handed out; None: it is not, for it
         was before, or it waits in the stream."""
         if offset <= self._through:
             return None
-        self.top = max(self.top, offset)
+        if offset > self.top:
+            self.top = offset
         if prev > self._through or self._paging or self.room <= 0:
             return None
         self._through = offset
@@ -155,7 +155,8 @@ class StreamWindow:
         if offset > self.acked:  # A device may acknowledge the top of its stream before it has been given all of it.
             due = now + self._resend_after
             self._flight[offset] = due, self.app.resend, delivery
-            self.resend_at = min(self.resend_at, due)
+            if due < self.resend_at:
+                self.resend_at = due
         return prev
 
     def overdue(self, now: float) -> ResendAsked | None:

@@ -155,7 +155,7 @@ class LongConnection(asyncio.Protocol):
 
 
 class WebSocketTransport(LongConnection):
-    __slots__ = ("_heard", "_opcode", "_reader", "_second", "frame_pings")
+    __slots__ = ("_heard", "_opcode", "_reader", "_since", "frame_pings")
 
     name = "websocket"
     session = ""
@@ -165,8 +165,8 @@ class WebSocketTransport(LongConnection):
         self._opcode = frames.BINARY if format == "protobuf" else frames.TEXT
         self._reader = frames.MessageReader(min(shared.config.first_bytes, shared.config.message_bytes))
         self.frame_pings = frame_pings
-        self._second = 0
-        """The second of the wheel in which the last messages were read, and in `_heard` their number."""
+        self._since = shared.wheel.now()
+        """Since when the messages of the client are counted, in seconds of the wheel, and in `_heard` their number."""
         self._heard = 0
 
     def known(self) -> None:
@@ -179,7 +179,9 @@ class WebSocketTransport(LongConnection):
 
     def data_received(self, data: bytes) -> None:
         events = self._reader.feed(data)
-        self._count(len(events) + len(data) // 256)
+        self._heard += len(events) + len(data) // 256
+        if self._heard > self._shared.config.messages:
+            self._rest()
         for kind, payload in events:
             if kind <= frames.BINARY:
                 self.receive(payload)
@@ -199,15 +201,14 @@ class WebSocketTransport(LongConnection):
                 self.close(frames.close_code(payload), payload[2:].decode())
                 self._end_sending()
 
-    def _count(self, heard: int) -> None:
-        """Read nothing more for a second once the client has sent more than its share, so that others have theirs."""
+    def _rest(self) -> None:
+        """Begin to count the client's next share of a second. If the last was sent within less, read nothing more for a
+        second, so that others have theirs."""
         wheel = self._shared.wheel
-        second = int(wheel.now())
-        if second != self._second:
-            self._second, self._heard = second, 0
-        self._heard += heard
-        if self._heard > self._shared.config.messages:
-            self._heard = 0
+        now = wheel.now()
+        is_early = now < self._since + 1.0
+        self._since, self._heard = now + is_early, 0
+        if is_early:
             self._io.pause_reading()
             wheel.after(1.0, self._listen)
 

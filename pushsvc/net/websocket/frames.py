@@ -36,6 +36,8 @@ _FINAL: Final = 0x80
 _RESERVED: Final = 0x70
 _MASKED: Final = 0x80
 _LARGEST_CONTROL: Final = 125
+_WHOLE: Final = frozenset({_FINAL | TEXT, _FINAL | BINARY})
+"""How most frames begin: a message that is not in fragments."""
 _OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _ENDED: Final = -1
 _pack_16: Final = struct.Struct(">BBH").pack
@@ -78,7 +80,8 @@ class MessageReader:
         mask = _MASKED if key else 0
         while (left := size - at) >= 2:
             first, length = data[at], data[at + 1] ^ mask
-            if fault := self._fault(first, length):
+            usual = first in _WHOLE and length < _MASKED and self._message is None
+            if not usual and (fault := self._fault(first, length)):
                 return self._end(events, PROTOCOL_ERROR, fault)
             head = at + 2
             if length >= 126:
@@ -90,7 +93,7 @@ class MessageReader:
                 # Section 5.2: the shortest form, and the highest bit of the longest one is 0.
                 if length < (126 if wide == 2 else 0x10000) or length >> 63:
                     return self._end(events, PROTOCOL_ERROR, "a length is not in its shortest form")
-            if first & 0xF < CLOSE and length + len(self._message or b"") > self._limit:
+            if first & 0xF < CLOSE and length + (len(self._message) if self._message else 0) > self._limit:
                 return self._end(events, TOO_BIG, f"a message is larger than {self._limit} bytes")
             end = head + key + length
             if end > size:
@@ -114,7 +117,7 @@ class MessageReader:
             elif first < _FINAL:
                 self._kind, self._message = opcode, bytearray(payload)
                 continue
-            if opcode == TEXT and not _is_text(payload):
+            if opcode == TEXT and not (payload.isascii() or _is_text(payload)):
                 return self._end(events, INVALID_TEXT, "a text is not UTF-8")
             events.append((opcode, payload))
         return self._hold(events, data, at, 2) if left else events
@@ -193,8 +196,6 @@ def close_code(payload: bytes) -> int:
 
 
 def _is_text(payload: bytes) -> bool:
-    if payload.isascii():
-        return True
     try:
         payload.decode()
     except UnicodeDecodeError:
