@@ -47,8 +47,8 @@ QUIET: Final = 0.01
 """Seconds without a record after which an outcome does not wait: as a rule no other follows it soon."""
 
 ACKED: Final = 0.1
-"""Seconds that a batch waits if devices are yet to acknowledge all of it: most do so in that time, and the end of their
-deliveries leaves no wait to record. It delays no other outcome."""
+"""Seconds that an outcome waits, or up to twice as long, if its device is yet to acknowledge it: most do so until then,
+and the end of their deliveries leaves no wait to record. It delays no other outcome."""
 
 BOUND: Final = 20_000
 """Unrecorded settlements at which sending stops until Redis has caught up."""
@@ -225,10 +225,12 @@ class Settler:
 
     async def _wait_for_devices(self) -> None:
         self._hurry.clear()
+        written = self.handed_over
         with suppress(TimeoutError):
             async with asyncio.timeout(ACKED):
                 await self._hurry.wait()
-        self._press()
+        for lane, line in self._lines.items():
+            line.due = max(line.due, written[lane])  # what came meanwhile waits as long itself
 
     async def _record_next(self) -> None:
         settlements, finished, forgotten = self._next_batch()
@@ -283,10 +285,10 @@ class Settler:
         self._steps += 1
         room = BATCH
         for lane in LANES if self._steps % FAIR else reversed(LANES):
-            waiting = self._lines[lane].waiting
-            while waiting and room and len(finished) < ENTRIES:
+            line = self._lines[lane]
+            while line.drawn < line.due and room and len(finished) < ENTRIES:
                 room -= 1
-                settlement, entry = waiting.popleft()
+                settlement, entry = line.waiting.popleft()
                 if settlement is not None:
                     settlements.append(settlement)
                     entry.unsettled -= 1
