@@ -106,8 +106,6 @@ class Ledger:
     """Deliveries of calls that broke before an answer or were answered 503: accepted or not, nobody can say."""
     refused: int = 0
     accepted_at: float = 0.0
-    resets: int = 0
-    """Streams that had been reset before, as `Rig.resets` counts them."""
     silence: float = 0.0
     """Seconds, the longest between two pushes that were accepted."""
     done: bool = False
@@ -153,11 +151,6 @@ class Rig:
     async def record(self) -> dict[str, Any]:
         return await asyncio.to_thread(self.playground.simulator.record)
 
-    async def resets(self) -> int:
-        """The requests that the service has given up: their streams were reset."""
-        record = await self.record()
-        return sum(record[platform]["resets_received"] for platform in ("apns", "fcm"))
-
     async def arrived(self, share: float) -> None:
         """Wait until the simulator has accepted this share of the load."""
 
@@ -180,7 +173,7 @@ class Rig:
 
     async def begin(self) -> None:
         """Open a new account, when nothing of the last one is under way any more."""
-        self.ledger = Ledger(resets=await self.resets())
+        self.ledger = Ledger()
         self.loads += 1
         await asyncio.to_thread(self.playground.simulator.clear)
 
