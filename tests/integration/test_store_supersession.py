@@ -65,7 +65,8 @@ async def settled(
     """All of the entry."""
     settlements, refs = all_of(taken, verdict, outcome)
     settlements = [msgspec.structs.replace(each, entry_id=taken.ref.entry_id) for each in settlements]
-    await store.queue.settle("shop", settlements, refs)
+    for some, ended in ((settlements, []), ([], refs)):  # as where the last target needs no settlement
+        await store.queue.settle("shop", some, ended)
 
 
 async def sent(store: AnyStore, push: Push) -> None:
@@ -319,7 +320,7 @@ async def test_what_a_step_costs_does_not_grow_with_what_waits() -> None:
 
             async def told(*lists: list[Any]) -> int:
                 """The microseconds of the server for one step."""
-                arguments = [keys.prefix("shop", 0), moment(), msgspec.msgpack.encode(lists), 1]
+                arguments = [keys.prefix("shop", 0), moment(), msgspec.msgpack.encode([*lists, ["a"]]), "a"]
                 await store.link.call("CONFIG", "RESETSTAT")
                 await store.link.script("supersede", names, arguments)
                 stats = await store.link.call("INFO", "commandstats")
@@ -414,6 +415,29 @@ async def test_a_broadcast_waits_in_one_place_until_its_last_entry_ends() -> Non
                 await sent(store, order_push(f"b{number}", since=moment() + number))
                 assert len(await store.queue.revoked({"shop"}, 1)) == told
             assert await places_of_waits(store) == 0
+
+
+@pytest.mark.parametrize("others", [0, 39])
+@pytest.mark.parametrize("verdict", [None, Retry(moment(), 2), FAILED], ids=["sent", "retried", "failed"])
+async def test_a_late_answer_leaves_its_successor_to_be_told(
+    others: int, verdict: Verdict | None, server: Server | None
+) -> None:
+    """A dispatcher was thought dead, and another one has its entry by now."""
+    async with new_world(server, SHARDS) as world:
+        late, heir = await world.store("late"), await world.store("heir")
+        await heir.queue.enrol("shop")
+        await late.pushes.accept(broadcast(order_push("a"), others))
+        (before,) = await take(late)
+        await world.kill("late")
+        (after,) = await heir.queue.reclaim(ROUTE)
+        await settled(late, before, verdict, None if verdict else SENT)
+        await sent(late, order_push("b", since=moment() + 1))
+        if verdict or isinstance(heir, Store):  # the twin sees that all of the entry has ended
+            (news,) = await heir.queue.revoked({"shop"}, 1000)
+            assert token_mark("t") in news.revoked.tokens
+        await settled(heir, after, Ended("suppressed"), None)
+        if isinstance(heir, Store) and not verdict:
+            assert await places_of_waits(heir) == 0
 
 
 async def test_messages_without_collapse_leave_nothing() -> None:

@@ -51,6 +51,8 @@ class LaneRead(NamedTuple):
     """The shard's epoch, if it was read in the same step."""
     again: Collection[str] = ()
     """The ids of entries that were added again: a consumer that had them before may still answer."""
+    leavers: Sequence[str] = ()
+    """The consumers that had them, which are gone."""
 
 
 class Opener(StorePart):
@@ -115,7 +117,8 @@ class Opener(StorePart):
             decoded = await self._outstanding(state, await self._decode(read))
             decoded = await self._complete(state, decoded)
             found.append((state, decoded, await self._cancelled_of(state, int(epoch or 0))))
-        return await self._hold(route, found, sizes, newest, again=True)
+        leavers = [name for read in reads for name in read.leavers]
+        return await self._hold(route, found, sizes, newest, again=True, leavers=leavers)
 
     async def _hold(
         self,
@@ -125,6 +128,7 @@ class Opener(StorePart):
         newest: Sequence[float],
         *,
         again: bool = False,
+        leavers: Sequence[str] = (),
     ) -> list[Taken]:
         chunks = [chunk for _, decoded, _ in found for _, chunk in decoded]
         others: dict[Platform, Listed] = {}
@@ -139,7 +143,8 @@ class Opener(StorePart):
             changed = {**changed, **more}
             if listed is not NONE_LISTED:
                 others[platform] = listed
-        superseded = await self._supersession.among(route.app, [each for _, decoded, _ in found for each in decoded])
+        opened = [each for _, decoded, _ in found for each in decoded]
+        superseded = await self._supersession.among(route.app, opened, leavers)
         counting = [target for chunk in chunks if chunk.message.counts for target in chunk.targets]
         devices = [target.device_id for target in counting if target.device_id is not None]
         unread = await self._unread(route.app, devices) if devices else {}

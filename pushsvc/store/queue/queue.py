@@ -237,9 +237,9 @@ class RedisQueue(Moving):
         self, app: str, settlements: Sequence[Settlement], finished: Sequence[EntryRef]
     ) -> Sequence[Settlement]:
         """Settle deliveries. Entries are acknowledged with the last settlements of their shard, never before."""
+        finished = [ref for ref in finished if ref.history == self._link.history]
         if app in self._supersession.apps:
             await self._supersession.record(app, settlements, finished)
-        finished = [ref for ref in finished if ref.history == self._link.history]
         with ending(finished, self._state_of) as last:
             void = await all_of(
                 self._settle_shard(app, shard, own, refs)
@@ -401,7 +401,7 @@ class RedisQueue(Moving):
                     flat = await self._link.read(
                         "reclaim", [state.key], [keys.DISPATCH, self._config.consumer, _RECLAIM, *names]
                     )
-                    claimed.append(LaneRead(state, entries_of(flat), history))
+                    claimed.append(LaneRead(state, entries_of(flat), history, leavers=names))
             return await self._opener.open_again(route, claimed)
         except BaseException:
             for state in states:
@@ -441,6 +441,7 @@ class RedisQueue(Moving):
                     del self._counted[push_id]
 
     def forget(self, refs: Iterable[EntryRef]) -> None:
+        self._supersession.forget(refs)
         for ref in refs:
             self._lost.discard(place_of(ref))
             if (state := self._state_of(ref)) is not None:
@@ -461,6 +462,7 @@ class RedisQueue(Moving):
             state.held.clear()
             state.lost(0.0)
         self._lost.clear()
+        self._supersession.held.clear()
         self._counted_at = 0.0
 
     def release(self, route: Route) -> None:

@@ -3,18 +3,21 @@
 -- An order is an instant and a push id in one string, which compares as time goes. A digest of which something waits has
 -- a sorted set: with score -1 the newest order that was accepted, behind an `a`, and each order that waits, with score 1
 -- while a dispatcher has it and nothing newer is known, else 0. So no step reads all that waits, of which one device may
--- have thousands. Nobody knows what else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes, of
--- which the younger is written, and takes the place of the older one when it is full or old; `@` is when it began. May run
--- twice: the same is found.
+-- have thousands. Behind the order of what a dispatcher has stands its name: one that was thought dead and answers late
+-- leaves alone what another has by now, and who takes over from a dead one removes what is left of it. Nobody knows what
+-- else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes, of which the younger is written, and
+-- takes the place of the older one when it is full or old; `@` is when it began. May run twice: the same is found.
 --
 -- A broadcast waits under the digest of its `collapse` alone, by its order and the name of its entry. The newest order of a
 -- `collapse` that was accepted for any target is in `latest` as well: where that is not newer, no target needs a look.
 --
 -- KEYS  1 ps:T:latest; 2 ps:T:latest:before
--- ARGV  1 prefix `ps:T:`; 2 now ms; 3 MessagePack of { accepted, waiting, over }; 4 1 where a dispatcher has what waits
+-- ARGV  1 prefix `ps:T:`; 2 now ms; 3 MessagePack of { accepted, waiting, over, leaving }; 4 the dispatcher that has what
+--       waits from now on, or an empty string
 --         accepted: { { digest of the collapse, order, { digest, .. } }, .. }
 --         waiting:  { digest, order, ms for which it may wait, .. }
 --         over:     { digest, order, .. } of what has ended otherwise
+--         leaving:  { dispatcher, .. } of those that have none of this any more
 -- Returns the places (from 0), over all digests that were accepted, of those with something older at a dispatcher, and for
 -- each that waits the newest order that was accepted, or an empty string.
 
@@ -22,8 +25,8 @@ local MOST, LEAST, LONGEST = 50000, 45000, 43200000 -- digests; ms: more than a 
 local NAMES = 1000 -- digests of one command
 local HELD = '1' -- score
 
-local prefix, now, held = ARGV[1], tonumber(ARGV[2]), ARGV[4]
-local accepted, waiting, over = unpack(cmsgpack.unpack(ARGV[3]))
+local prefix, now, holder = ARGV[1], tonumber(ARGV[2]), ARGV[4]
+local accepted, waiting, over, leaving = unpack(cmsgpack.unpack(ARGV[3]))
 local found, newest_of = {}, {}
 local latest = {} -- digest -> the newest order of it that was accepted, or false
 
@@ -66,6 +69,15 @@ local function known(key)
     return nil, newest
   end
   return newest and string.sub(newest, 2), order
+end
+
+-- An order waits no more, neither for its time nor where it was. Returns how often it did.
+local function remove(key, order)
+  local gone = { 'ZREM', key, order }
+  for n = 1, #leaving do
+    gone[n + 3] = order .. ' ' .. leaving[n]
+  end
+  return redis.call(unpack(gone))
 end
 
 -- Some order waits no more. Returns as `known`: where none waits nothing is kept.
@@ -137,7 +149,7 @@ local function accept_all()
   local waits = any_waits(digests)
   if waits then
     for at = 1, #digests do
-      redis.call('ZREM', key_of(digests[at]), orders[at])
+      remove(key_of(digests[at]), orders[at])
     end
     waits = any_waits(digests)
   end
@@ -188,7 +200,14 @@ for at = 1, #waiting, 3 do
     newest = latest[digest]
     keep(key, before, newest)
   end
-  redis.call('ZADD', key, newest and order < newest and 0 or held, order)
+  if other then
+    remove(key, order)
+  end
+  if holder == '' then
+    redis.call('ZADD', key, 0, order)
+  else
+    redis.call('ZADD', key, newest and order < newest and 0 or HELD, order .. ' ' .. holder)
+  end
   if not before and not other or redis.call('PTTL', key) < span then
     redis.call('PEXPIRE', key, span)
   end
@@ -197,7 +216,7 @@ end
 
 for at = 1, #over, 2 do
   local key = key_of(over[at])
-  if redis.call('ZREM', key, over[at + 1]) == 1 then
+  if remove(key, over[at + 1]) > 0 then
     left(key)
   end
 end

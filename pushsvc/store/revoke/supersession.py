@@ -88,16 +88,17 @@ class Supersession(StorePart):
         self._revocations = revocations
         self.apps: set[str] = set()
         """Apps of which this process has met a message with `collapse`: others need no look-up."""
+        self.held: dict[EntryRef, tuple[str, str]] = {}
+        """Digest and order of each broadcast that this process has."""
 
-    async def record(self, app: str, settlements: Iterable[Settlement], finished: Iterable[EntryRef]) -> None:
+    async def record(self, app: str, settlements: Iterable[Settlement], finished: Sequence[EntryRef]) -> None:
         """Note what was accepted of these, what waits and what has ended. Call it before they are settled and these
         entries finished; twice changes nothing."""
         noted: defaultdict[int, _Noted] = defaultdict(_Noted)
         now = self._clock()
-        left = {(ref.platform, ref.entry_id) for ref in finished}
         for settlement in settlements:
             chunk, verdict, target = settlement.delivery.chunk, settlement.verdict, settlement.delivery.target
-            collapse, entry = chunk.message.collapse, (chunk.channel, settlement.entry_id)
+            collapse = chunk.message.collapse
             if not collapse or chunk.dry_run:
                 continue
             order, accepted = order_of(chunk), was_accepted(settlement)
@@ -112,11 +113,16 @@ class Supersession(StorePart):
                     own.waiting += (digest, order, max(0, until - now) + GRACE)
                 elif not accepted:
                     own.over += (digest, order)
-            if entry in left and is_broadcast(chunk):
-                left.discard(entry)
-                for shard in range(self._config.shards_of(app)):
-                    noted[shard].over += (self._digest(collapse).hexdigest(), held_as(chunk, settlement.entry_id))
+        for held in (self.held[ref] for ref in finished if ref in self.held):
+            for shard in range(self._config.shards_of(app)):
+                noted[shard].over += held
         await self._note(app, noted)
+        self.forget(finished)
+
+    def forget(self, refs: Iterable[EntryRef]) -> None:
+        """Note that this process does not have these entries any more. Who takes them over removes what is left."""
+        for ref in refs:
+            self.held.pop(ref, None)
 
     async def arrived(self, app: str, arrivals: Iterable[Arrival]) -> None:
         """Note what devices have acknowledged, which stands for accepted. Call it before that is recorded."""
@@ -137,63 +143,72 @@ class Supersession(StorePart):
     async def _note(self, app: str, noted: Mapping[int, _Noted]) -> None:
         behind: set[str] = set()
         for shard, own in noted.items():
-            found, _ = await self._tell(app, shard, own)
+            found, _ = await self._tell(app, shard, own, [self._config.consumer])
             tokens = [token for _, some in own.accepted.values() for token in some] if found else []
             behind.update(tokens[int(place)] for place in found)
         if behind:
             await self._revocations.tell_tokens(app, behind)
 
-    async def among(self, app: str, taken: Iterable[tuple[EntryRef, Chunk]]) -> dict[int, frozenset[int]]:
-        """Note that these chunks were taken, and return which of their targets have been sent something newer: indexes,
-        by the identity of the chunk."""
+    async def among(
+        self, app: str, taken: Iterable[tuple[EntryRef, Chunk]], leavers: Sequence[str] = ()
+    ) -> dict[int, frozenset[int]]:
+        """Note that these chunks were taken, perhaps from one of these dispatchers, and return which of their targets
+        have been sent something newer: indexes, by the identity of the chunk."""
         taken = [each for each in taken if each[1].message.collapse and not each[1].dry_run]
         if not taken:
             return {}
         self.apps.add(app)
         broadcasts = [each for each in taken if is_broadcast(each[1])]
         asked: defaultdict[int, list[tuple[Chunk, Target, str]]] = defaultdict(list)
-        for chunk in [chunk for _, chunk in taken if not is_broadcast(chunk)] + await self._replaced(app, broadcasts):
+        replaced = await self._replaced(app, broadcasts, leavers)
+        for chunk in [chunk for _, chunk in taken if not is_broadcast(chunk)] + replaced:
             for target in chunk.targets:
                 for shard, digest in self._located(app, places_of(chunk, target, self._config.addresses)):
                     asked[shard].append((chunk, target, digest))
         found: defaultdict[int, set[int]] = defaultdict(set)
         steps = [(each, own[start : start + STEP]) for each, own in asked.items() for start in range(0, len(own), STEP)]
         for shard, some in steps:
-            answer = await self._hold(app, shard, [(chunk, digest, order_of(chunk)) for chunk, _, digest in some])
+            held = [(chunk, digest, order_of(chunk)) for chunk, _, digest in some]
+            answer = await self._hold(app, shard, held, leavers)
             for (chunk, target, _), newest in zip(some, answer, strict=True):
                 if newest > order_of(chunk):
                     found[id(chunk)].add(target.index)
         return {place: frozenset(indexes) for place, indexes in found.items()}
 
-    async def _replaced(self, app: str, broadcasts: Sequence[tuple[EntryRef, Chunk]]) -> list[Chunk]:
+    async def _replaced(
+        self, app: str, broadcasts: Sequence[tuple[EntryRef, Chunk]], leavers: Sequence[str]
+    ) -> list[Chunk]:
         """Note that these were taken, and return those of which a newer one may have been accepted for some target."""
         if not broadcasts:
             return []
-        held = [
-            (chunk, self._digest(chunk.message.collapse).hexdigest(), held_as(chunk, ref.entry_id))
-            for ref, chunk in broadcasts
-        ]
-        answers = await all_of(self._hold(app, shard, held) for shard in range(self._config.shards_of(app)))
+        for ref, chunk in broadcasts:
+            self.held[ref] = self._digest(chunk.message.collapse).hexdigest(), held_as(chunk, ref)
+        held = [(chunk, *self.held[ref]) for ref, chunk in broadcasts]
+        answers = await all_of(self._hold(app, shard, held, leavers) for shard in range(self._config.shards_of(app)))
         newest = [max(some) for some in zip(*answers, strict=True)]
         return [chunk for (_, chunk), order in zip(broadcasts, newest, strict=True) if order > order_of(chunk)]
 
-    async def _hold(self, app: str, shard: int, held: Iterable[tuple[Chunk, str, str]]) -> list[str]:
+    async def _hold(
+        self, app: str, shard: int, held: Iterable[tuple[Chunk, str, str]], leavers: Sequence[str]
+    ) -> list[str]:
         """Note under these digests and orders that chunks were taken, and return the newest orders that were accepted
         there."""
         own, now = _Noted(), self._clock()
         for chunk, digest, order in held:
             own.waiting += (digest, order, max(0, chunk.expires_at - now) + GRACE)
-        _, answer = await self._tell(app, shard, own, held=1)
+        _, answer = await self._tell(app, shard, own, leavers, holder=self._config.consumer)
         return [newest.decode() for newest in answer]
 
-    async def _tell(self, app: str, shard: int, own: _Noted, held: int = 0) -> tuple[list[int], list[bytes]]:
+    async def _tell(
+        self, app: str, shard: int, own: _Noted, leaving: Sequence[str], holder: str = ""
+    ) -> tuple[list[int], list[bytes]]:
         accepted = [
             (self._digest(collapse).hexdigest(), order, digests)
             for (collapse, order), (digests, _) in own.accepted.items()
         ]
-        lists = _pack((accepted, own.waiting, own.over))
+        lists = _pack((accepted, own.waiting, own.over, leaving))
         names = [keys.latest(app, shard), keys.latest_before(app, shard)]
-        arguments = [keys.prefix(app, shard), self._clock(), lists, held]
+        arguments = [keys.prefix(app, shard), self._clock(), lists, holder]
         found, newest = await self._link.script("supersede", names, arguments)
         return found, newest
 
@@ -215,9 +230,9 @@ def is_broadcast(chunk: Chunk) -> bool:
     return is_large(chunk.total) and chunk.turn == 1
 
 
-def held_as(chunk: Chunk, entry_id: str) -> str:
+def held_as(chunk: Chunk, ref: EntryRef) -> str:
     """Return the order of an entry there: one that ends leaves the others of its push."""
-    return f"{order_of(chunk)} {chunk.channel} {entry_id}"
+    return f"{order_of(chunk)} {chunk.channel} {ref.entry_id}"
 
 
 def was_accepted(settlement: Settlement) -> bool:
