@@ -360,6 +360,27 @@ async def test_look_ups_that_come_together_share_a_step_and_each_has_its_own_ans
     assert sorted(steps) == (["ps:{mart.devices}:"] + ["ps:{shop.devices}:"] * 2 if steps else [])
 
 
+async def test_look_ups_of_many_devices_take_several_steps(world: World) -> None:
+    """Each step keeps all others from the server."""
+    store = await world.store()
+    registry = store.registry
+    users = {user: [device(f"{user}-{number}", user=user) for number in range(400)] for user in ("a", "b", "c", "d")}
+    for phones in users.values():
+        await registry.put_many("shop", phones)
+    sizes: list[int] = []
+    if isinstance(store, Store):
+        script = store.link.script
+
+        async def sizing(name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+            answers = await script(name, keys, args)
+            sizes.append(sum(len(flat) // 2 for _, _, _, *flat in answers))
+            return answers
+
+        store.link.script = sizing  # type: ignore[method-assign]  # adds up what it returns
+    assert await asyncio.gather(*(registry.of_user("shop", user) for user in users)) == list(users.values())
+    assert sizes in ([], [800, 800])
+
+
 async def test_a_lost_step_is_taken_again(world: World) -> None:
     """All register one new device at once, then all subscribe one: it is new once, and no subscription is lost."""
     stores = [await world.store(name) for name in "abcd"]

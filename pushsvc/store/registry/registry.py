@@ -379,9 +379,11 @@ class RedisRegistry(StorePart):
         return read_found(question, await self._finds[app].add(asked, len(asked)), self._addresses, app)
 
     async def _find_all(self, app: str, asked: Sequence[list[Any]]) -> list[Any]:
-        """Return the answers to these questions, in one step."""
-        args = [keys.devices(app), *chain.from_iterable(asked)]
-        answers: list[Any] = await self._link.script("registry_find", [keys.device_counts(app)], args)
+        """Return the answers to these questions, in one step unless they are of many devices."""
+        answers: list[Any] = []
+        while len(answers) < len(asked):
+            args = [keys.devices(app), *chain.from_iterable(asked[len(answers) :])]
+            answers += await self._link.script("registry_find", [keys.device_counts(app)], args)
         return answers
 
     async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:

@@ -3,15 +3,16 @@
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; then for each question: number of ids, of tokens and of users; most devices, about; then digests
 --       of ids, of tokens, and of users
--- Returns for each question { { ordinal that the index knows, or '', of each id and token .. }, users read, the next new
--- device's ordinal, then ordinal, document, .. }. Of the users it reads at least one, and no more once there are more
--- devices than asked for.
+-- Returns for each question, or for the first ones that have about `ENOUGH` documents together, { { ordinal that the index
+-- knows, or '', of each id and token .. }, users read, the next new device's ordinal, then ordinal, document, .. }. Of the
+-- users it reads at least one, and no more once there are more devices than asked for.
 
 -- include: document
 
 -- A block of which at least this many documents are read is read whole: that costs the server less than a command for each.
 local MANY = BLOCK / 2
 local HEAD = 4 -- arguments of a question before the digests
+local ENOUGH = 500 -- documents of a step, which keeps others from the server for a few milliseconds
 
 local prefix, following = ARGV[1], tonumber(redis.call('HGET', KEYS[1], 'next') or 0)
 local blocks, answer, seen
@@ -48,8 +49,8 @@ local function read(n)
   end
 end
 
-local answers, at = {}, 2
-while at <= #ARGV do
+local answers, at, places = {}, 2, 0
+while at <= #ARGV and places < 2 * ENOUGH do
   local ids, tokens, most = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
   local first, known = at + HEAD, {}
   local first_user = first + ids + tokens
@@ -76,5 +77,6 @@ while at <= #ARGV do
     end
   end
   answers[#answers + 1] = answer
+  places = places + #answer
 end
 return answers
