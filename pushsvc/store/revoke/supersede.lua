@@ -73,11 +73,11 @@ end
 
 -- An order waits no more, neither for its time nor where it was. Returns how often it did.
 local function remove(key, order)
-  local gone = { 'ZREM', key, order }
-  for n = 1, #leaving do
-    gone[n + 3] = order .. ' ' .. leaving[n]
+  local count = redis.call('ZREM', key, order, order .. ' ' .. (leaving[1] or ''))
+  for n = 2, #leaving do
+    count = count + redis.call('ZREM', key, order .. ' ' .. leaving[n])
   end
-  return redis.call(unpack(gone))
+  return count
 end
 
 -- Some order waits no more. Returns as `known`: where none waits nothing is kept.
