@@ -9,7 +9,6 @@ import asyncio
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import repeat
 from typing import Final, TypeAlias
 
 from msgspec import Struct
@@ -98,7 +97,7 @@ class Acks:
 
     def remember(self, push_id: str, indexes: Iterable[int], passed: Passed) -> None:
         """Note when deliveries of a push passed the stages before the gateway."""
-        self._passed.update(zip(zip(repeat(push_id), indexes, strict=False), repeat(passed), strict=False))
+        self._passed.update(((push_id, index), passed) for index in indexes)
         while len(self._passed) > CLOCKED:
             self._passed.popitem(last=False)
 

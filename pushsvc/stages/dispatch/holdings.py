@@ -126,7 +126,8 @@ class Holdings:
         was sent."""
         if not taken:
             return
-        if not self._lease.holds or mark[1:] != self.mark()[1:] or not self._heard.knows(mark.heard):
+        unchanged = self.mark() == mark._replace(heard=self._heard.number)
+        if not self._lease.holds or not unchanged or not self._heard.knows(mark.heard):
             self._queue.forget([each.ref for each in taken])
             return
         now = int(self._wall_clock() * 1000)

@@ -6,7 +6,8 @@
 local ENDS = { sent = 3, failed = 4, invalid = 5, expired = 6, suppressed = 7, cancelled = 8 } -- places in the status
 local F = string.byte('f')
 
--- So many of what is counted as pending of `counted_as` were counted where the recorded turn says, and wait no more.
+-- Moves the pending count of `count` deliveries from where their recorded turn counts them to `counted_as`, and takes them out
+-- of the count of those that wait.
 local function count_elsewhere(recorded, counted_as, count)
   local place, waits = said_by(recorded).place, waiting_field(recorded)
   if place and place ~= counted_as then
@@ -59,8 +60,8 @@ local function is_whole(id, index, open, ends, retries)
   return whole
 end
 
--- So many deliveries are marked otherwise from now on, or not any more. What a provider has carried on remains so counted,
--- unless its device is the one that ends it.
+-- Counts that the mark of `count` deliveries changes from `was` to `is`, which is empty where the mark goes. A delivery that a
+-- provider has carried on stays counted as such, unless its device ends it.
 local function count_mark(marks, was, is, turn, count)
   local carried, carries = string.byte(was) == F, string.byte(is) == F
   marks.w = marks.w - (was == 'w' and count or 0) + (is == 'w' and count or 0)
