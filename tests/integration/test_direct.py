@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis import exceptions as faults
@@ -19,6 +20,7 @@ from pushsvc.store.link.connect import close_redis, open_redis
 from pushsvc.store.link.direct import Direct, direct_of
 from pushsvc.store.link.link import Link, ScriptCall
 
+from .paused import PausedLoop, paused
 from .servers import KINDS, Server, running_server, suspended
 from .test_failover import until
 
@@ -153,6 +155,20 @@ async def test_a_silent_server_fails_what_is_late_and_nothing_else(server: Serve
     # Everything on the first connection is answered or late, so that it has ended.
     await until(lambda: server.command("CLIENT LIST").count(b"name=pushsvc:a") == 1)
     assert await direct.wait([("PING",)], 5) == [b"PONG"]
+
+
+@paused
+async def test_what_was_answered_in_a_pause_of_the_process_is_read_before_it_is_late(direct: Direct) -> None:
+    loop = cast(PausedLoop, asyncio.get_running_loop())
+    first = await direct.ask([("CLIENT", "ID")], 5)
+    (connection,) = direct._all
+    asking = asyncio.create_task(direct.ask([("CLIENT", "ID")], 5))
+    await asyncio.sleep(0)
+    select.select([connection._transport.get_extra_info("socket").fileno()], [], [], 5)
+    loop.selector.pause = 15.0
+    assert await asking == first
+    assert loop.selector.paused == 15.0
+    assert await direct.ask([("CLIENT", "ID")], 5) == first
 
 
 async def test_a_connection_whose_answers_are_all_late_ends(server: Server, direct: Direct) -> None:

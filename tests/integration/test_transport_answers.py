@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 from collections import Counter
 from pathlib import Path
 from typing import cast
@@ -13,6 +12,7 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, Priority
 
 from pushsvc.net.http2.transport import Answer, Failure, Response
 
+from .paused import PausedLoop, paused
 from .transport_server import LOOP as LOOP, Client, Peer, both_loops, client, serve, statuses, until
 
 
@@ -162,32 +162,6 @@ async def test_a_silent_stream_times_out_and_its_neighbours_do_not(tmp_path: Pat
             assert statuses(await mine.send("after")) == {200: 1}
             stats = mine.pool.stats
             assert (stats.timeouts, stats.connections_opened, stats.in_flight) == (1, 1, 0)
-
-
-class _Selector(selectors.DefaultSelector):
-    """Its next wait is over after a pause of the process (SIGSTOP), without a look, as the time of the wait is over."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pause = self.paused = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if not self.pause:
-            return super().select(timeout)
-        self.paused, self.pause = self.paused + self.pause, 0.0
-        return []
-
-
-class PausedLoop(LOOP):
-    def __init__(self) -> None:
-        self.selector = _Selector()
-        super().__init__(self.selector)
-
-    def time(self) -> float:
-        return super().time() + self.selector.paused
-
-
-paused = pytest.mark.parametrize("anyio_backend", [("asyncio", {"loop_factory": PausedLoop})], ids=["paused"])
 
 
 @paused

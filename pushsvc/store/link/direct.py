@@ -33,6 +33,8 @@ from .packed import pack
 
 PAUSE: Final = 0.05
 """Seconds until a command whose connection broke is tried once more."""
+READ: Final = 0.02
+"""Seconds in which what has arrived is read before an answer counts as late."""
 _NOT_PRIMARY: Final = "the server is not the primary any more"
 _CLOSED: Final = "the store is closed"
 _NOTHING: Final = object()
@@ -166,9 +168,12 @@ class DirectConnection(asyncio.Protocol):
         self._timer = self._loop.call_at(at, self._look)
 
     def _look(self) -> None:
-        """Fail what is late. Its place in the order of the replies stays."""
+        """Fail what is late now, once what has arrived is read: after a pause of the process, timers may come first."""
+        self._timer = self._loop.call_later(READ, self._fail_late, self._loop.time())
+
+    def _fail_late(self, now: float) -> None:
+        """Fail what was late at `now`. Its place in the order of the replies stays."""
         self._look_at = inf
-        now = self._loop.time()
         for each in self._asked:
             if each.until > now:
                 self._look_at = min(self._look_at, each.until)
