@@ -14,10 +14,12 @@ from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
+from pushsvc.model.delivery import Ended, TokenDead
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
 from pushsvc.store.link import replicas, scripts, sentinels, sync_sentinels
 from pushsvc.store.link.connect import open_sync_redis
+from pushsvc.store.link.direct import DirectConnection
 from pushsvc.store.link.link import Link
 from pushsvc.store.link.sentinels import SentinelReport, Sentinels
 from pushsvc.store.link.sync_sentinels import SyncSentinels
@@ -359,6 +361,104 @@ async def test_what_was_to_be_recorded_at_the_old_primary_is_not_recorded_at_the
             with pytest.raises(StoreUnavailable, match="another server"):
                 await store.queue.settle("shop", *all_of(taken))
             assert new.command("EXISTS", keys.mark("shop", 0)) == b":0\r\n"
+
+
+@pytest.mark.parametrize("durability", ["memory", "replicas", "checked"])
+async def test_a_record_whose_own_attempt_to_connect_finds_the_new_primary_is_not_made_there(
+    durability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another entry has the id there that was read from the old one, and the same consumer."""
+    url = f"{SENTINELS}?health_check_interval=30" if durability == "checked" else SENTINELS
+    config = StoreConfig(consumer="a", replicas=None if durability == "replicas" else 0)
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
+        naming = Naming(monkeypatch, old.port)
+        async with asyncio.timeout(30), open_store(url, config) as store:
+            await store.pushes.accept(make_push("p"))
+            (taken,) = await take(store)
+            lane = keys.lane("shop", 0, "apns", "normal")
+            new.command("XADD", lane, taken.ref.entry_id, "c", "another")
+            new.command("XGROUP", "CREATE", lane, keys.DISPATCH, "0")
+            new.command("XREADGROUP", "GROUP", keys.DISPATCH, "a", "STREAMS", lane, ">")
+            naming.switch(new.port)
+            old.command("CLIENT KILL TYPE normal")
+            link = store.link
+            await until(lambda: not (link._direct and link._direct._all))
+            for _ in range(2):  # the first may only find that its connection has ended
+                if not link.history:
+                    with pytest.raises(StoreUnavailable):
+                        await store.queue.settle("shop", *all_of(taken))
+            assert link.history == 1
+            assert new.command("XLEN", lane) == b":1\r\n"
+            await store.queue.settle("shop", *all_of(taken))  # which another server has read
+            assert new.command("XLEN", lane) == b":1\r\n"
+
+
+async def test_what_ends_entries_is_not_asked_a_second_time_of_another_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = keys.lane("shop", 0, "apns", "normal")
+    with running_server() as server:
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            link, dead = store.link, (Ended("failed"), TokenDead(status=410, reason="Unregistered"))
+
+            async def over(script: str, work: Callable[[], Any]) -> None:
+                """Its first attempt to run the script meets a primary that goes at this moment."""
+                ask, sha, history = DirectConnection.ask, scripts.load(script).sha, link.history
+
+                def ask_the_next(connection: DirectConnection, commands: Any, seconds: float) -> Any:
+                    if link.history == history and any(sha in command for command in commands):
+                        link.drop()
+                    return ask(connection, commands, seconds)
+
+                with monkeypatch.context() as patched:
+                    patched.setattr(DirectConnection, "ask", ask_the_next)
+                    with pytest.raises(StoreUnavailable):
+                        await work()
+                assert link.history == history + 1
+
+            await store.pushes.accept(make_push("settled"))
+            (taken,) = await take(store)
+            await over("settle", lambda: store.queue.settle("shop", *all_of(taken)))
+            assert await entries_of(store) == 1
+            (taken,) = await take_all(store)
+            await store.queue.settle("shop", all_of(taken, *dead)[0], [])
+            store.queue.release(ROUTE)
+            await over("forget", lambda: take(store))
+            assert await entries_of(store) == 1
+            assert await take_all(store) == []
+            assert await entries_of(store) == 0
+
+            await link.call("XADD", lane, "*", "c", b"\xff", "n", 1)
+            await over("quarantine", lambda: take_all(store))
+            assert await entries_of(store) == 1
+            assert await take_all(store) == []
+            assert await entries_of(store) == 0
+
+            ((entry, receipt),) = await store.receipts.take("shop", limit=10, wait_ms=0)
+            await over("record", lambda: store.receipts.record("shop", [(entry, receipt, None)]))
+            await store.receipts.record("shop", [(entry, receipt, None)])  # which another server has read
+            assert [each for _, each in await store.receipts.take("shop", limit=10, wait_ms=0)] == [receipt]
+
+
+async def test_the_primary_changes_after_a_record_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known before the step that acknowledges, which is made at the new one without the entries of the old."""
+    with running_server() as server:
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            await store.pushes.accept(make_push("p"))
+            (taken,) = await take(store)
+            acknowledged = store.queue._opener.acknowledged
+
+            async def then_change(*args: Any) -> Any:
+                store.link.drop()
+                return await acknowledged(*args)
+
+            monkeypatch.setattr(store.queue._opener, "acknowledged", then_change)
+            assert len(await store.queue.settle("shop", *all_of(taken))) == 1
+            assert await entries_of(store) == 1
+            assert await take_all(store) == []
+            assert await entries_of(store) == 0
 
 
 async def test_a_process_that_starts_promises_nothing_while_a_replica_may_have_been_promoted(

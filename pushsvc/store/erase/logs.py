@@ -40,7 +40,7 @@ class Log(StorePart):
         at = SetCursor.read(cursor)
         if at.place >= self._config.shards_of(app):
             return KeeperStep(Counter(), None)
-        key = self._key(app, at.place)
+        key, history = self._key(app, at.place), self._link.history
         entries = await self._link.call("XRANGE", key, f"({at.position}" if at.position else "-", "+", "COUNT", _PAGE)
         removed: Counts = Counter()
         gone: list[Entry] = []
@@ -50,12 +50,13 @@ class Log(StorePart):
                 gone.append((entry_id, fields))
                 removed[owner, self._what] += 1
         if gone:
+            self._link.require(history)
             await self._remove(app, at.place, gone)
         further = SetCursor(at.place, entries[-1][0].decode()) if len(entries) == _PAGE else SetCursor(at.place + 1)
         return KeeperStep(removed, further.written())
 
     async def _remove(self, app: str, shard: int, gone: Sequence[Entry]) -> None:
-        await self._link.script("forget", [self._key(app, shard)], [self._group, *(entry_id for entry_id, _ in gone)])
+        await self._link.record("forget", [self._key(app, shard)], [self._group, *(entry_id for entry_id, _ in gone)])
 
 
 class Letters(Log):
@@ -68,7 +69,7 @@ class Letters(Log):
     async def _remove(self, app: str, shard: int, gone: Sequence[Entry]) -> None:
         pushes = [decode_dead(fields[b"d"]).push_id for _, fields in gone]
         named = [key(app, shard, push_id) for push_id in pushes for key in (keys.push, keys.content)]
-        await self._link.script("forget_letters", [keys.dead(app, shard), *named], [entry_id for entry_id, _ in gone])
+        await self._link.record("forget_letters", [keys.dead(app, shard), *named], [entry_id for entry_id, _ in gone])
 
 
 def _of(field: bytes, decode: Callable[[bytes], T], owner: Callable[[Subjects, T], str | None]) -> Whose:

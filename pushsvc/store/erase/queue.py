@@ -173,7 +173,7 @@ class Queue(StorePart):
         self, app: str, who: Subjects, shard: int, platform: Platform, lane: Lane, at: _Cursor
     ) -> tuple[Counts, _Cursor]:
         key = keys.lane(app, shard, platform, lane)
-        first = f"({at.position}" if at.position else "-"
+        first, history = f"({at.position}" if at.position else "-", self._link.history
         entries = await self._link.call("XRANGE", key, first, "+", "COUNT", at.room)
         removed: Counts = Counter()
         busy, targets = list(at.busy), 1
@@ -182,7 +182,7 @@ class Queue(StorePart):
             targets += looked.targets
             if looked.found:
                 own = _Busy(shard, platform, lane, entry_id.decode())
-                if not await self._remove(app, own, looked, removed):
+                if not await self._remove(app, own, looked, history, removed):
                     busy.append(own)
         if len(entries) < at.room:
             return removed, _Cursor(at.place + 1, "", _MOST, tuple(busy), at.look)
@@ -193,17 +193,18 @@ class Queue(StorePart):
         removed: Counts = Counter()
         still = []
         for own in busy:
-            key = keys.lane(app, own.shard, own.platform, own.lane)
+            key, history = keys.lane(app, own.shard, own.platform, own.lane), self._link.history
             entries = await self._link.call("XRANGE", key, own.entry_id, own.entry_id)
             for _, fields in entries:
                 looked = _look_into(who, fields.get(b"c", b""))
-                if looked.found and not await self._remove(app, own, looked, removed):
+                if looked.found and not await self._remove(app, own, looked, history, removed):
                     still.append(own)
         return removed, tuple(still)
 
-    async def _remove(self, app: str, at: _Busy, looked: _Looked, removed: Counts) -> bool:
+    async def _remove(self, app: str, at: _Busy, looked: _Looked, history: int, removed: Counts) -> bool:
         """End the deliveries, and let the entry continue without them: its next reader asks what else of it has ended,
-        since the dispatcher that had it may still answer. Returns False where a dispatcher works on it."""
+        since the dispatcher that had it may still answer. Returns False where a dispatcher works on it. `history` is
+        that of the link before the entry was read: on another server its id may be that of another entry."""
         key = keys.lane(app, at.shard, at.platform, at.lane)
         owner, (count, rest) = "", looked.left()
         while True:
@@ -215,7 +216,8 @@ class Queue(StorePart):
                     return False
             for each in looked.found:
                 await self._end(app, each, removed)
-            state, *_ = await self._link.script("requeue", [key], [keys.DISPATCH, at.entry_id, owner, count, rest])
+            self._link.require(history)
+            state, *_ = await self._link.record("requeue", [key], [keys.DISPATCH, at.entry_id, owner, count, rest])
             if state != -1:
                 return True
 

@@ -91,9 +91,10 @@ class RedisReceipts(EventLog[FeedbackEvent]):
         pruned."""
         by_shard: dict[int, list[Any]] = {}
         foreign: list[tuple[Platform, str, int]] = []
+        present = self._link.history
         for entry, receipt, event in done:
             shard_text, entry_id, history = entry.split(":")
-            if int(history) != self._link.history:
+            if int(history) != present:
                 continue  # another server is the primary by now: it comes again from there
             shard = int(shard_text)
             route, digest, since = "", b"", receipt.at
@@ -109,7 +110,8 @@ class RedisReceipts(EventLog[FeedbackEvent]):
         await self._suppression.add(app, foreign)
         oldest = self._suppression.oldest
         for shard, args in by_shard.items():
-            await self._link.script(
+            self._link.require(present)
+            await self._link.read(
                 "record",
                 [keys.receipts(app, shard), keys.events(app, shard), keys.gone(app, shard)],
                 [

@@ -144,12 +144,14 @@ class RedisReplays(RedisLetters):
     async def _step_in(self, spec: ReplaySpec, job: str, shard: int, most: int) -> ReplayStep:
         app = spec.app
         while True:
+            history = self._link.history
             cursor, end = await self._link.call("HMGET", keys.replay(app, shard, job), "cursor", "end")
             seen = (cursor or b"").decode()
             found, reached = await self._next(spec, shard, seen, (end or b"0-0").decode(), most)
             if reached == seen:
                 return ReplayStep(over=True)
             reopenings, skipped = await self._reopen(app, found)
+            self._link.require(history)
             answer = await self._move(app, shard, job, (seen, reached, skipped), reopenings)
             if answer[0] == -1:
                 return ReplayStep(lost=True)
@@ -205,7 +207,7 @@ class RedisReplays(RedisLetters):
             )
             for each in reopenings
         ]
-        answer: list[int] = await self._link.script(
+        answer: list[int] = await self._link.read(
             "replay",
             [keys.pending(app, shard), keys.dead(app, shard), keys.replay(app, shard, job)],
             [keys.prefix(app, shard), _pack((now, *progress, groups))],

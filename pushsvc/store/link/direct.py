@@ -35,7 +35,7 @@ PAUSE: Final = 0.05
 """Seconds until a command whose connection broke is tried once more."""
 READ: Final = 0.02
 """Seconds in which what has arrived is read before an answer counts as late."""
-_NOT_PRIMARY: Final = "the server is not the primary any more"
+NOT_PRIMARY: Final = "the server is not the primary any more"
 _CLOSED: Final = "the store is closed"
 _NOTHING: Final = object()
 """The parser's answer where the next reply is not complete."""
@@ -204,6 +204,7 @@ class Direct:
         self._idle: list[DirectConnection] = []
         """Those of waits that are over."""
         self._all: set[DirectConnection] = set()
+        self._drops = 0
         self._closed = False
 
     async def ask(
@@ -214,32 +215,41 @@ class Direct:
         their bytes are on the way, the server answers others. Raises redis-py's exceptions, and `TimeoutError`."""
         if not commands:
             return []
-        ask = self.wait if alone else self._ask
         try:
-            return await ask(commands, seconds)
+            return await self._ask_once(commands, seconds, repeat=repeat, alone=alone)
         except faults.ConnectionError:
             if not repeat:
                 raise
         await asyncio.sleep(PAUSE)
-        return await ask(commands, seconds)
+        return await self._ask_once(commands, seconds, repeat=repeat, alone=alone)
 
-    async def _ask(self, commands: Sequence[tuple[Any, ...]], seconds: float) -> list[Any]:
+    async def _ask_once(
+        self, commands: Sequence[tuple[Any, ...]], seconds: float, *, repeat: bool, alone: bool
+    ) -> list[Any]:
+        if alone:
+            return await self.wait(commands, seconds, anywhere=repeat)
         connection = self._shared
         if connection is None or connection.spent:
             async with asyncio.timeout(seconds):
                 connection = await self._share()
         return self._judged(connection, await connection.ask(commands, seconds))
 
-    async def wait(self, commands: Sequence[tuple[Any, ...]], seconds: float) -> list[Any]:
+    async def wait(self, commands: Sequence[tuple[Any, ...]], seconds: float, *, anywhere: bool = False) -> list[Any]:
         """Return the replies to commands of which some block, within `seconds`. They are never repeated. A call that
-        is cancelled ends its connection, so that the server gives nothing more to it."""
+        is cancelled ends its connection, so that the server gives nothing more to it. Unless they may be asked
+        `anywhere`, another primary that is found while a connection is opened is asked nothing: what they name may be
+        something else there."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.spent:
                 break
         else:
+            drops = self._drops
             async with asyncio.timeout(seconds):
                 connection = await self._open(self._blocking)
+            if drops != self._drops and not anywhere:
+                self._idle.append(connection)
+                raise faults.ConnectionError(NOT_PRIMARY)
         try:
             answers = await connection.ask(commands, seconds)
         except BaseException:
@@ -255,8 +265,8 @@ class Direct:
             if isinstance(answer, faults.ConnectionError):
                 raise answer
             if self._behind_sentinels and isinstance(answer, faults.ReadOnlyError):
-                connection.drop(_NOT_PRIMARY)
-                raise faults.ConnectionError(_NOT_PRIMARY)
+                connection.drop(NOT_PRIMARY)
+                raise faults.ConnectionError(NOT_PRIMARY)
         return answers
 
     async def _share(self) -> DirectConnection:
@@ -291,8 +301,9 @@ class Direct:
         self._all.add(connection)
         return connection
 
-    def drop(self, why: str = _NOT_PRIMARY) -> None:
+    def drop(self, why: str = NOT_PRIMARY) -> None:
         """End every connection at once: nothing is answered any more."""
+        self._drops += 1
         for connection in tuple(self._all):
             connection.drop(why)
 

@@ -3,11 +3,12 @@
 Short commands and scripts share one connection; a blocking wait, a read and a large batch have one each: see direct.py.
 Short ones have a time limit, and are tried once more if their connection broke: each may safely run twice. Blocking
 reads, and scripts that hand out entries of a stream, are never repeated; the limit applies to the whole wait, so that a
-server that has silently gone is noticed. redis-py's own clients do the rest by the same rules: everything that is for a
-cluster, and what must stay together on one connection (`pinned`).
+server that has silently gone is noticed. Where there are no direct connections, as for a cluster, redis-py's own
+clients do the same by the same rules.
 
 Behind sentinels, `follow` asks each second for the primary. If it has changed, every connection ends at once, so that
-no process writes to the old one or trusts its answers, and the callbacks of `on_change` are called.
+no process writes to the old one or trusts its answers, and the callbacks of `on_change` are called. An attempt to
+connect may be the first to learn of it: what is never repeated is not asked of the new one then.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from redis import exceptions as faults
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoScriptError
 
-from ...errors import StoreError
+from ...errors import StoreError, StoreUnavailable
 from ...telemetry import get_logger
 from ..keys import whole_beside
 from . import scripts
@@ -121,9 +122,9 @@ class Link:
         return await self.scripts(calls)
 
     async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run `<name>.lua`, which acknowledges entries of one server, once: a second run might reach another server,
-        where an id may be another entry's. With `queue.durability = "replicas"` the replicas have it too, as with
-        `guarded`. After a `StoreError` it may have been done."""
+        """Run `<name>.lua`, which ends entries that were read in the present `history`, exactly once as `read` does: on
+        another server an id may be another entry's. With `queue.durability = "replicas"` the replicas have it too, as
+        with `guarded`. After a `StoreError` it may have been done."""
         return await self.read(name, keys, args)
 
     async def promise(self, *command: Any) -> Any:
@@ -190,7 +191,8 @@ class Link:
             return await self._run(self._client, name, keys, args)
 
     async def read(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run `<name>.lua`, which hands out entries of a stream, exactly once.
+        """Run `<name>.lua`, which hands out entries of a stream or ends some, exactly once, and on no other server than
+        the primary of the moment of this call.
 
         A second run would hand out others, and the first ones would be lost from view. After a `StoreError`, entries
         may be pending that this process never received.
@@ -202,19 +204,27 @@ class Link:
         """Run scripts on the node of `key` in one round trip, each exactly once as `read` does. Errors of single ones
         are among the answers."""
 
+        history = self.history
+
         async def run(commands: Sequence[Command]) -> list[Any]:
-            if self._direct is None:
-                return await self.pinned(key, commands, 0, repeat=False)
-            with store_faults():
-                return await self._direct.ask(commands, self._timeout, alone=True)
+            self.require(history)
+            return await self.pinned(key, commands, 0, repeat=False)
 
         return await self._told(calls, run)
 
+    def require(self, history: int) -> None:
+        """Raise `StoreUnavailable` if another server has become the primary since this history."""
+        if self.history != history:
+            raise StoreUnavailable("another server of Redis has become the primary")
+
     async def _run(self, client: Client, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script, names = self._prepared(name, keys)
+        history = self.history
         try:
             return await self._send(client, ("EVALSHA", script.sha, len(names), *names, *args))
         except NoScriptError:
+            if client is self._waiting:
+                self.require(history)
             return await self._send(client, ("EVAL", script.text, len(names), *names, *args))
 
     async def _send(self, client: Client, command: Command) -> Any:
@@ -224,13 +234,16 @@ class Link:
             repeat, last = client is self._client, command[-1]
             alone = not repeat or (type(last) is bytes and len(last) > LARGE)
             (answer,) = await self._direct.ask([command], self._timeout, repeat=repeat, alone=alone)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-        if client is self._client:
+        elif client is self._client:
             return await client.execute_command(*command)
-        async with asyncio.timeout(self._timeout):
-            return await client.execute_command(*command)
+        else:
+            async with asyncio.timeout(self._timeout):
+                if self.cluster:
+                    return await client.execute_command(*command)
+                (answer,) = await self._pinned("", [command], history=self.history)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _prepared(self, name: str, keys: Sequence[str]) -> tuple[scripts.Script, Sequence[str]]:
         """Return the script and its keys. On a cluster one more, so that a slot that moves refuses it whole; see
@@ -316,12 +329,17 @@ class Link:
         """Run commands in one pipeline on one connection to the node of `key`.
 
         Some of them may block, for `wait_ms` in total. With `repeat`, all of them are tried once more if the
-        connection broke. Errors are returned among the answers.
+        connection broke; else only the primary of the moment of this call is asked. Errors are returned among the
+        answers.
         """
+        seconds = wait_ms / 1000 + self._timeout
         with store_faults():
-            async with asyncio.timeout(wait_ms / 1000 + self._timeout):
+            if self._direct is not None:
+                answers = await self._direct.ask(commands, seconds, repeat=repeat, alone=True)
+                return self._shaped(commands, answers, errors=True)
+            async with asyncio.timeout(seconds):
                 try:
-                    return await self._pinned(key, commands)
+                    return await self._pinned(key, commands, history=None if repeat else self.history)
                 except faults.ConnectionError:
                     await self._look_again()
                     if not repeat:
@@ -336,12 +354,15 @@ class Link:
                 async with asyncio.timeout(self._timeout / 2):
                     await self._waiting.nodes_manager.initialize()
 
-    async def _pinned(self, key: str, commands: Sequence[Command]) -> list[Any]:
+    async def _pinned(self, key: str, commands: Sequence[Command], *, history: int | None = None) -> list[Any]:
         client = self._waiting
         if not isinstance(client, RedisCluster):
             async with client.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
+                pipe.connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py gives it no types
+                if history is not None:
+                    self.require(history)  # the attempt to connect may have found another
                 return refusals(await pipe.execute(raise_on_error=False))
         await client.initialize()
         answers = await self._on_node_of(client, key, commands)

@@ -6,10 +6,10 @@ in one pipeline with the writes, on one connection; in a cluster, on one to the 
 its own, precedes it, for a step whose work is already done and that writes nothing; see durable.py.
 
 The scripts of `PROMISES` wait, whose success is reported to a caller: an accepted push, a cancel, a change of a device,
-an erasure. So do the records of a dispatcher, a batch at a time: until replicas have a batch the dispatcher keeps it,
-and records it again on the server that takes over, so that nothing is sent a second time. While it is kept, little more
-is sent; see dispatch/settling.py. A launch or a retry's return that is lost happens again, because the server that
-takes over has the whole of one step or nothing.
+an erasure. So does `record`, as of the outcomes of a dispatcher, a batch at a time: until replicas have a batch the
+dispatcher keeps it, and records it again on the server that takes over, so that nothing is sent a second time. While it
+is kept, little more is sent; see dispatch/settling.py. A launch or a retry's return that is lost happens again, because
+the server that takes over has the whole of one step or nothing.
 
 How many must have it is judged by `Quorum`. One replica is not enough for the failover that sentinels make on demand:
 one is promoted while another still follows, and acknowledges, what is about to be thrown away. So all replicas that a
@@ -46,7 +46,7 @@ PROMISES: Final = frozenset(
     {
         *("accept", "cancel", "probe"),
         "registry_apply",
-        *("disown", "forget", "forget_letters", "requeue", "rewait", "unschedule"),  # the steps of an erasure
+        *("disown", "rewait", "unschedule"),  # the steps of an erasure, besides those that are recorded
     }
 )
 WAIT_MS: Final = 2000
@@ -169,7 +169,11 @@ class ReplicatedLink(Link):
         return (await self.guarded(mark_beside(keys[0]), [(name, keys, args)], repeat=False))[0]
 
     async def guarded(self, mark: str, calls: Sequence[ScriptCall], *, repeat: bool = True) -> list[Any]:
+        history = self.history
+
         async def run(commands: Sequence[Command]) -> list[Any]:
+            if not repeat:
+                self.require(history)
             return await self._with_replicas(mark, commands, mark=True, repeat=repeat)
 
         return await self.by_digest(calls, run)
@@ -200,8 +204,7 @@ class ReplicatedLink(Link):
                 quorum.expect(await self.sentinels.replicas())
             (role,) = await self.pinned(key, [("ROLE",)], 0)
             quorum.look(read_role(role), time.monotonic())
-            if self.history != history:
-                raise StoreUnavailable("another server of Redis has become the primary")
+            self.require(history)
         asked = quorum.asked(time.monotonic())
         marked = [("SET", key, 1, "PX", _MARK_LIFE)] if mark else []
         barrier: list[Command] = [*marked, ("WAIT", asked, WAIT_MS), ("ROLE",)]

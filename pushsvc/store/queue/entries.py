@@ -259,8 +259,7 @@ class Opener(StorePart):
         for ref, _ in left:
             over.pop(ref.entry_id, None)  # other parts of it are open
         if over:
-            # In this order: what is deleted and still pending is forgotten at its next read.
-            await self._link.many([("XDEL", state.key, *over), ("XACK", state.key, keys.DISPATCH, *over)])
+            await self._link.read("forget", [state.key], [keys.DISPATCH, *over])
         return left
 
     async def open_of(self, app: str, shard: int, chunks: Sequence[Chunk]) -> list[list[int]]:

@@ -30,7 +30,7 @@ async def set_aside(
     if history != link.history:
         return
     why = str(error).partition(":")[0]
-    if not await link.script("quarantine", [stream, quarantine], [group, entry_id, why, *rest]):
+    if not await link.read("quarantine", [stream, quarantine], [group, entry_id, why, *rest]):
         return  # deleted while it was pending, or moved by another process
     if (name := keys.parse(stream)) is not None:
         UNREADABLE.labels(name.app, _RECORDS[name.kind]).inc()

@@ -280,7 +280,7 @@ class RedisQueue(Moving):
             closed = await self._opener.acknowledged(app, shard, batch)
             found += closed
             while True:
-                refs = pack_finished(self._not_lost(finished)) if last else []
+                refs = pack_finished(self._still_ours(finished)) if last else []
                 _, dropped, lost, void, *more = await self._settle_once(app, shard, batch, closed, refs)
                 found += places_of(void)
                 self._lost.update(
@@ -296,8 +296,10 @@ class RedisQueue(Moving):
                 closed |= others
         return found
 
-    def _not_lost(self, finished: Sequence[EntryRef]) -> Sequence[EntryRef]:
-        return [ref for ref in finished if place_of(ref) not in self._lost] if self._lost else finished
+    def _still_ours(self, finished: Iterable[EntryRef]) -> list[EntryRef]:
+        """Return those that this consumer has at the present primary, which may have changed since the last await."""
+        history, lost = self._link.history, self._lost
+        return [ref for ref in finished if ref.history == history and not (lost and place_of(ref) in lost)]
 
     async def _settle_once(
         self, app: str, shard: int, settlements: Sequence[Settlement], closed: Closed, refs: list[Finished]
