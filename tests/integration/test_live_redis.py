@@ -41,7 +41,7 @@ from pushsvc.store.live.streams import End
 
 from .servers import KINDS, Server, running_server
 from .test_live_contract import HOUR, LASTING, A, B, ack, append, connected, keep, offsets, phone, push_of
-from .test_store_kit import eraser, make_push, moment
+from .test_store_kit import eraser, make_push, moment, new_store
 from .topologies import running_cluster
 
 NEWER = b"\x7fwritten by a newer pushsvc"
@@ -452,6 +452,24 @@ async def test_contents_go_with_the_erasure_of_the_last_device_that_they_are_for
         assert set(await live.contents("shop", [*names, "shared", "many", "large"])) == {"shared", "many", "large"}
         assert (await users.erase("shop", "bob", wait=30.0)).devices == 1
         assert set(await live.contents("shop", ["shared", "many", "large"])) == {"many", "large"}
+
+
+async def test_pushes_from_before_and_after_the_clock_was_set_back_both_stay(server: Server) -> None:
+    now = moment()
+    async with new_store(server, LASTING, clock=lambda: now) as store:
+        await registered(store, "x")
+        live = store.live
+        now += HOUR
+        await append(live, push_of("ahead", at=now, collapse="order"), "x")
+        now -= HOUR
+        (found,) = await append(live, push_of("b", at=now, collapse="order"), "x")
+        assert (found.status, found.offset, found.replaced) == ("new", 2, None)
+        (found,) = await append(live, push_of("c", at=now + 1, collapse="order"), "x")
+        assert found.replaced is not None
+        assert (found.replaced.push.id, found.offset) == ("b", 3)
+        now += 2 * HOUR
+        await append(live, push_of("d", at=now, collapse="order"), "x")
+        assert offsets(await live.history("shop", "x")) == [(4, 0)]
 
 
 async def test_an_erasure_takes_streams_and_tokens(store: Store) -> None:

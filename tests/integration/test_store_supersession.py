@@ -27,6 +27,7 @@ from .test_store_kit import (
     backend_server,
     make_push,
     moment,
+    new_store,
     new_world,
     settlement,
     take,
@@ -168,6 +169,51 @@ async def test_what_was_accepted_is_remembered_until_half_a_day_or_many_others_h
                 assert superseded(taken) == known
                 await store.queue.settle("shop", [settlement(taken.chunk, 0, Ended("expired"), None)], [taken.ref])
             assert await store.link.call("KEYS", f"{keys.prefix('shop', 0)}w:*") == []
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_what_was_accepted_before_the_clock_was_set_back_ends_nothing_later(many: bool) -> None:
+    """Neither until the clock has caught up with it, nor then, once something later was accepted."""
+    now, hour = moment(), 3_600_000
+    with backend_server("redis") as server:
+        config = StoreConfig(consumer="a", shards=3)
+        assert server is not None
+        async with new_store(server, config, clock=lambda: now) as store:
+            now += hour
+            await sent(store, order_push("z", since=now))
+            now -= hour
+            push = order_push("b", since=now)
+            await store.pushes.accept(broadcast(push) if many else push)
+            (taken,) = await take(store)
+            assert not superseded(taken)
+            await settled(store, taken, Retry(now, 2), BUSY)
+            await sent(store, order_push("c", since=now + 1))
+            assert superseded(await due(store))
+            now += hour
+            await store.pushes.accept(order_push("d", since=now - hour + 2))
+            (taken,) = await take(store)
+            assert not superseded(taken)
+
+
+async def test_what_is_sent_again_after_the_clock_was_set_back_hides_nothing() -> None:
+    """Its time is still to come. What was accepted since then stays known, and it ends as soon as it waits no more."""
+    now, hour = moment(), 3_600_000
+    with backend_server("redis") as server:
+        assert server is not None
+        async with new_store(server, StoreConfig(consumer="a"), clock=lambda: now) as store:
+            await store.pushes.accept(order_push("a"))
+            (flying,) = await take(store)
+            await sent(store, order_push("z", since=now + hour))
+            await settled(store, flying, Retry(now, 2), BUSY)
+            again = await due(store)
+            assert not superseded(again)
+            await sent(store, order_push("b", since=now + 1))
+            await settled(store, again, Retry(now, 2), BUSY)
+            await sent(store, order_push("y", since=now + hour))
+            last = await due(store)
+            assert superseded(last)
+            await settled(store, last, Ended("suppressed"), None)
+            assert await places_of_waits(store) == 0
 
 
 async def test_what_is_taken_over_ends_as_well(world: World) -> None:

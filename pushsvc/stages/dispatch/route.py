@@ -358,7 +358,7 @@ class RouteWorker:
 
     def _latest(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> tuple[Target, ...]:
         """Return the targets without those that a later push with the same `collapse` has reached: they end here."""
-        ahead, behind = self._replacing.split(entry.chunk, targets)
+        ahead, behind = self._replacing.split(entry.chunk, targets, now)
         for target in behind:
             self._settle(Delivery(entry.chunk, target), entry, None, REPLACED, now, SUPERSEDED)
         return ahead
@@ -438,7 +438,7 @@ class RouteWorker:
             )
         if kind is Sent:
             if chunk.message.collapse:
-                self._replacing.note(chunk, delivery.target)
+                self._replacing.note(chunk, delivery.target, now)
         else:
             policy = self._config.retry
             verdict = decide(chunk, outcome, now=now, jitter=self._random(), policy=policy, blame=blame)

@@ -28,6 +28,7 @@ local since_beginning, window = tonumber(ARGV[5]), tonumber(ARGV[6])
 local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY, WITHDRAWN, MOVED = 0, 1, 2, 3, 4, 5, 6
 local FIRST, ARGUMENTS, DEVICE = 9, 8, DIGEST + 4 -- argument of the first push; how many each has; bytes of a device
 local JUMP = 4096
+local AHEAD = 1000 -- ms by which the instant of a push may be ahead of the present, since clocks differ
 local REPEATED, PART = 600000, 128 -- ms for which a push may name again what it has displaced; devices of one hash
 
 local codes = {}
@@ -51,7 +52,13 @@ local displaced
 
 local run = current_run(prefix)
 
--- The records with the collapse of the push: place, its facts, whether it is later. Of one instant, ids say so.
+-- Whether an instant is of a time before the clock was set back.
+local function is_ahead(instant)
+  return instant > now + AHEAD
+end
+
+-- The records with the collapse of the push: place, its facts, whether it is later. Of one instant, ids say so. Of pushes
+-- from before and after the clock was set back nobody knows which is later: each stays, in the order of their arrival.
 local function rivals(s)
   local found, start = {}, 1
   while s.width == WIDE_RECORD do
@@ -64,7 +71,7 @@ local function rivals(s)
       local own = facts_of(prefix, key_at(s, record))
       if own then
         local other, instant, text = read_facts(own)
-        if text == collapse_text then
+        if text == collapse_text and is_ahead(instant) == is_ahead(at) then
           found[#found + 1] = { record, own, instant > at or instant == at and other > id }
         end
       end

@@ -8,6 +8,10 @@
 -- else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes, of which the younger is written, and
 -- takes the place of the older one when it is full or old; `@` is when it began. May run twice: the same is found.
 --
+-- An order further ahead of the present than clocks differ is of a time before the clock was set back. Nobody knows which
+-- others are later, so that it is forgotten where it was accepted: else the later ones would end until the clock catches
+-- up with it.
+--
 -- A broadcast waits under the digest of its `collapse` alone, by its order and the name of its entry. The newest order of a
 -- `collapse` that was accepted for any target is in `latest` as well: where that is not newer, no target needs a look.
 --
@@ -24,8 +28,10 @@
 local MOST, LEAST, LONGEST = 50000, 45000, 43200000 -- digests; ms: more than a request and a take-over take, and at most
 local NAMES = 1000 -- digests of one command
 local HELD = '1' -- score
+local AHEAD = 1000 -- ms
 
 local prefix, now, holder = ARGV[1], tonumber(ARGV[2]), ARGV[4]
+local horizon = string.format('%014.0f', now + AHEAD) -- what is behind it is ahead of the present
 local accepted, waiting, over, leaving = unpack(cmsgpack.unpack(ARGV[3]))
 local found, newest_of = {}, {}
 local latest = {} -- digest -> the newest order of it that was accepted, or false
@@ -45,6 +51,15 @@ local function turn_over()
   redis.call('PEXPIRE', KEYS[1], 2 * LONGEST)
 end
 
+-- The order under this digest in a hash, unless it is ahead of the present.
+local function heeded(key, digest, order)
+  if order and order > horizon then
+    redis.call('HDEL', key, digest)
+    return false
+  end
+  return order
+end
+
 -- Looks up the newest order that is known of each of these digests.
 local function look_up(names)
   for first = 1, #names, NAMES do
@@ -52,8 +67,9 @@ local function look_up(names)
     local own = redis.call('HMGET', KEYS[1], unpack(names, first, last))
     local before = redis.call('HMGET', KEYS[2], unpack(names, first, last))
     for at = 1, #own do
-      local one, other = own[at], before[at]
-      latest[names[first + at - 1]] = other and (not one or one < other) and other or one
+      local digest = names[first + at - 1]
+      local one, other = heeded(KEYS[1], digest, own[at]), heeded(KEYS[2], digest, before[at])
+      latest[digest] = other and (not one or one < other) and other or one
     end
   end
 end
@@ -67,6 +83,10 @@ local function known(key)
   local newest, order = unpack(redis.call('ZRANGE', key, 0, 1))
   if newest and string.sub(newest, 1, 1) ~= 'a' then
     return nil, newest
+  end
+  if newest and newest > 'a' .. horizon then
+    redis.call('ZREM', key, newest)
+    return nil, order
   end
   return newest and string.sub(newest, 2), order
 end
@@ -106,7 +126,7 @@ end
 -- An order was accepted. Returns whether a dispatcher has an older one.
 local function accept(key, order)
   local newest, other = left(key)
-  if not other then
+  if not other or order > horizon then
     return false
   end
   if not newest or newest < order then
@@ -156,7 +176,7 @@ local function accept_all()
   local broadcasts, place = any_waits(collapses), 0
   for g = 1, #accepted do
     local collapse, order, own = unpack(accepted[g])
-    local all = broadcasts and is_behind(key_of(collapse), order)
+    local all = broadcasts and order <= horizon and is_behind(key_of(collapse), order)
     for at = 1, #own do
       if waits and accept(key_of(own[at]), order) or all then
         found[#found + 1] = place
@@ -168,10 +188,10 @@ local function accept_all()
   local touched, changed = {}, {}
   for at = 1, #digests do
     local digest, order = digests[at], orders[at]
-    if not latest[digest] or latest[digest] < order then
+    if order <= horizon and (not latest[digest] or latest[digest] < order) then
       latest[digest] = order
     end
-    touched[digest] = true
+    touched[digest] = latest[digest] and true or nil
   end
   for digest in pairs(touched) do -- also where it is older, so that it stays as long as what it was accepted with
     changed[#changed + 1], changed[#changed + 2] = digest, latest[digest]
