@@ -7,6 +7,7 @@
 
 -- include: turns
 -- include: fence
+-- include: waits
 -- include: waiting
 
 local FIELDS, PLACES = 1000, 50 -- of a push's turns, and of its retries

@@ -197,7 +197,7 @@ local function retry(work, retries, place, lane)
       if not work.head or work.head[1] ~= 'cancelled' then -- else whoever takes it ends it
         look = look_at(due, guard, now + FIRST_LOOK)
       end
-      add_waiting(prefix, channel, lane, look, member)
+      add_waiting(channel, lane, look, member)
       turns[#turns + 1], turns[#turns + 2] = place_field(channel, look), 1
       count_pending(channel .. ':' .. wait_of(mark), moved)
     end
@@ -327,12 +327,6 @@ local function report(work, receipts)
     end
   end
   return died, told - died
-end
-
--- Whether an entry is still pending for this consumer. Where the server knows no group it has lost everything.
-local function is_ours(stream, entry)
-  local pending = redis.pcall('XPENDING', stream, 'dispatch', entry, entry, 1, consumer)
-  return pending.err or #pending > 0
 end
 
 -- Whether any of `count` places is open: a device may have acknowledged all that a retry is for.

@@ -12,6 +12,7 @@
 
 -- include: turns
 -- include: fence
+-- include: waits
 -- include: waiting
 
 local PUSHES, FIELDS = 20, 1000 -- of cancelled pushes, in one step
@@ -46,6 +47,14 @@ for at = 1, math.min(#recalled, 2 * PUSHES), 2 do
   recall(recalled[at], recalled[at + 1])
 end
 
+-- Puts a member back into the retry set, to be looked at then.
+local function add_waiting(lane, look, member)
+  redis.call('ZADD', KEYS[1], look, member)
+  if lane ~= 'bulk' then
+    redis.call('ZADD', prefix .. lane .. ':' .. channel, look, look)
+  end
+end
+
 -- Moves a member that is due, or looks at it again later: afterwards it is not in the set with this score.
 local function move(member, score)
   seen = seen + 1
@@ -62,7 +71,7 @@ local function move(member, score)
   local turns = lane and prefix .. 't:' .. (id or push_of(guard, chunk))
   if lane and open > 0 and due > now then
     local look = look_at(due, guard, now + LATER_LOOK)
-    add_waiting(prefix, channel, lane, look, member)
+    add_waiting(lane, look, member)
     redis.call('HDEL', turns, place_field(channel, score))
     redis.call('HSET', turns, place_field(channel, look), 1)
   else

@@ -1,4 +1,4 @@
--- Included by others: what stands in a retry set.
+-- Included by others, behind waits.lua: what stands in a retry set.
 --
 -- A member is `<lane> <number of targets> <encoded chunk>`, and its score the time at which it is due. Where a device may
 -- acknowledge its deliveries, `@<due>,<total>,<turn>,<indexes>,<push id>` follows the lane: it is looked at before it is
@@ -7,25 +7,6 @@
 -- The turns of a push name the place of each of its members, `@<channel> <score>`, so that a cancel finds them. The scores
 -- of urgent and normal ones are also in `ps:T:<lane>:<channel>`, so that promote.lua finds these among many others. It is
 -- only a hint: without one a member is promoted in its turn, and one that leads to none is removed when it is due.
-
-local FIRST_LOOK, LATER_LOOK = 60000, 3600000 -- ms
-
--- When to look at a member that is due then: with a guard, at `later` at the latest.
-local function look_at(due, guard, later)
-  return string.format('%.0f', guard ~= '' and math.min(due, later) or due)
-end
-
-local function place_field(channel, score)
-  return '@' .. channel .. ' ' .. score
-end
-
--- Puts a member into the retry set of a channel, to be looked at then.
-local function add_waiting(prefix, channel, lane, look, member)
-  redis.call('ZADD', prefix .. 'retry:' .. channel, look, member)
-  if lane ~= 'bulk' then
-    redis.call('ZADD', prefix .. lane .. ':' .. channel, look, look)
-  end
-end
 
 -- The id of the push of a member: its guard has it, or its chunk, which begins with a version and a list that begins with
 -- the id (see model/codec.py).
