@@ -658,6 +658,34 @@ async def test_whoever_takes_over_finds_what_was_acknowledged(world: World) -> N
     assert counts(await two.pushes.status("shop", "p")) == {"sent": 3, "retrying": 1}
 
 
+@pytest.mark.parametrize("total", [1, 3])
+async def test_a_wait_is_recorded_of_what_is_open_by_whoever_has_its_entry(total: int, world: World) -> None:
+    one, two = await world.store("a"), await world.store("b")
+    for name in ("recorded", "acknowledged", "taken-over"):
+        await one.pushes.accept(push_of(name, total))
+    taken = {each.chunk.push_id: each for each in await take_live(one)}
+
+    async def record(store: AnyStore, each: Taken) -> int:
+        settlements, finished = all_of(each, retry_later(), WRITTEN)
+        own = [replace(settled, entry_id=each.ref.entry_id) for settled in settlements]
+        return len(await store.queue.settle("shop", own, finished))
+
+    assert await one.queue.arrived("shop", ack(taken["acknowledged"].chunk, *range(total))) == total
+    assert await record(one, taken["acknowledged"]) == 0
+    assert await record(one, taken["recorded"]) == total
+    assert await record(one, taken["recorded"]) == 0, "a repeat changes nothing"
+    await world.kill("a")
+    (left,) = await two.queue.reclaim(LIVE)
+    assert left.chunk.push_id == "taken-over"
+    assert await record(one, taken["taken-over"]) == 0, "the first one was thought dead, and speaks now"
+    assert await pending(two) == {"live": total, "apns": total, "apns:ack": total}
+    assert await record(two, left) == total
+    assert await pending(two) == {"apns": 2 * total, "apns:ack": 2 * total}
+    found = await sent_on(two, due_at())
+    assert Counter(each.chunk.push_id for each in found) == {"recorded": 1, "taken-over": 1}
+    assert indexes_of(found) == sorted(2 * list(range(total)))
+
+
 async def test_retries_of_several_hands_never_send_twice(world: World) -> None:
     """Two processes have parts of the same chunk, and settle it with others in between."""
     store = await world.store()

@@ -153,12 +153,12 @@ local function hold_singles(groups)
     local id, channel, lane, total, turn, _, _, _, ends, retries, dead, receipts, _, counted, entry = unpack(groups[g])
     local again, head = retries[1], nil
     if total == 1 and turn == 1 and again and again[7] == 'w' and #ends + #dead + #receipts + counted == 0 then
-      head = redis.call('HMGET', prefix .. 'p:' .. id, 'st', 'rt', '0')
+      head = redis.call('HMGET', prefix .. 'p:' .. id, 'st', 'rt')
     end
-    if not head or head[1] ~= 'sending' or head[2] and head[2] ~= '0' then
-      left[#left + 1] = groups[g]
-    elseif head[3] then
+    if head and head[1] == 'done' then
       void[#void + 1], void[#void + 2] = id, 0
+    elseif not head or head[1] ~= 'sending' or head[2] and head[2] ~= '0' then
+      left[#left + 1] = groups[g]
     elseif entry ~= '' and not is_ours(prefix .. 'q:' .. channel .. ':' .. lane, entry) then
       void[#void + 1], void[#void + 2] = id, 0
       lost[#lost + 1], lost[#lost + 2] = prefix .. 'q:' .. channel .. ':' .. lane, entry
