@@ -461,6 +461,23 @@ async def test_the_primary_changes_after_a_record_has_begun(monkeypatch: pytest.
             assert await entries_of(store) == 0
 
 
+async def test_what_was_cancelled_is_read_anew_from_another_primary() -> None:
+    """Its epoch may be one that the old primary had after other cancels."""
+    with running_server() as server:
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            await accept_together(store, make_push("a"), make_push("b"))
+            await store.pushes.cancel("shop", "a")
+            ended = {each.chunk.push_id: each.skip for each in await take_all(store)}
+            assert ended == {"a": {0: "cancelled"}, "b": {}}
+            store.link.drop()
+            await store.link.call("ZREM", keys.cancelled("shop", 0), "a")
+            await store.link.call("ZADD", keys.cancelled("shop", 0), moment(), "b")
+            ended = {each.chunk.push_id: each.skip for each in await take_all(store)}
+            assert ended["b"] == {0: "cancelled"}
+
+
 async def test_a_process_that_starts_promises_nothing_while_a_replica_may_have_been_promoted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

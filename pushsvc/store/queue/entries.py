@@ -73,7 +73,7 @@ class Opener(StorePart):
         self._suppression = suppression
         self._contents = Contents(context.link)
         self._unread = unread
-        self._cancelled: dict[tuple[str, int], tuple[int, frozenset[str]]] = {}
+        self._cancelled: dict[tuple[str, int], tuple[tuple[int, int], frozenset[str]]] = {}
 
     async def open(
         self, route: Route, reads: Iterable[LaneRead], sizes: Sequence[int], newest: Sequence[float]
@@ -100,7 +100,7 @@ class Opener(StorePart):
                     sure = [each for each in decoded if each[0].entry_id not in asked]
                     decoded = [*sure, *await self._outstanding(state, unsure)]
                 decoded = await self._complete(state, decoded)
-                found.append((state, decoded, await self._cancelled_of(state, read.epoch)))
+                found.append((state, decoded, await self._cancelled_of(read, read.epoch)))
         return await self._hold(route, found, sizes, newest)
 
     async def open_again(self, route: Route, reads: Iterable[LaneRead]) -> list[Taken]:
@@ -116,7 +116,7 @@ class Opener(StorePart):
             state = read.state
             decoded = await self._outstanding(state, await self._decode(read))
             decoded = await self._complete(state, decoded)
-            found.append((state, decoded, await self._cancelled_of(state, int(epoch or 0))))
+            found.append((state, decoded, await self._cancelled_of(read, int(epoch or 0))))
         leavers = [name for read in reads for name in read.leavers]
         return await self._hold(route, found, sizes, newest, again=True, leavers=leavers)
 
@@ -296,13 +296,14 @@ class Opener(StorePart):
         )
         return answer
 
-    async def _cancelled_of(self, state: LaneState, epoch: int) -> frozenset[str]:
-        """Return the ids of the shard's cancelled pushes, which are read only when the epoch has changed."""
-        app, shard = state.place[:2]
-        known = self._cancelled.get((app, shard))
-        if known is None or known[0] != epoch:
+    async def _cancelled_of(self, read: LaneRead, epoch: int) -> frozenset[str]:
+        """Return the ids of the shard's cancelled pushes, which are read when the epoch or the primary has changed:
+        at another one an epoch may be that of other pushes."""
+        app, shard = read.state.place[:2]
+        known, present = self._cancelled.get((app, shard)), (read.history, epoch)
+        if known is None or known[0] != present:
             ids = await self._link.call("ZRANGE", keys.cancelled(app, shard), 0, -1) if epoch else []
-            known = self._cancelled[app, shard] = (epoch, frozenset(push_id.decode() for push_id in ids))
+            known = self._cancelled[app, shard] = (present, frozenset(push_id.decode() for push_id in ids))
         return known[1]
 
 
