@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Misconfigured, Sent, Settlement, Unavailable
@@ -379,6 +381,22 @@ async def test_a_provider_that_answers_no_request_is_named_until_it_answers_one(
         await until(lambda: not own.held())
         await asyncio.sleep(2 * SLOW)
         assert own.held() == {}, "nothing waits for an answer"
+
+
+async def test_a_provider_that_answered_in_a_pause_of_the_process_is_not_named() -> None:
+    loop = cast(VirtualLoop, asyncio.get_running_loop())
+    store, provider = memory_store(), FakeProvider()
+    own = dispatcher(store.queue, provider)
+    async with running(own):
+        await store.pushes.accept(push("p", "t"))
+        await until(lambda: provider.open)
+        with capture_logs() as logs:
+            loop.pause(2 * SLOW)
+            assert own.held() == {}
+            loop.call_later(0.01, provider.answer)
+            await until(lambda: not provider.open)
+            await asyncio.sleep(1.0)
+        assert [line for line in logs if line["event"] == "route_held"] == []
 
 
 async def test_it_says_since_when_which_routes_work() -> None:

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import cast
 
 import msgspec
 import pytest
@@ -37,7 +38,7 @@ from pushsvc.stages.dispatch.health import FIRST_PROBE
 from pushsvc.stages.dispatch.lease import Lease
 from pushsvc.stages.dispatch.limits import RouteLimits
 from pushsvc.stages.dispatch.preemption import Preemption
-from pushsvc.stages.dispatch.reader import LANDING
+from pushsvc.stages.dispatch.reader import LANDING, LANDING_LOOK
 from pushsvc.stages.dispatch.revoking import Heard
 from pushsvc.stages.dispatch.route import BURST, RESERVE, RouteWorker
 from pushsvc.stages.dispatch.settling import Settler
@@ -573,6 +574,31 @@ async def test_after_a_failover_nothing_is_read_until_what_was_sent_is_recorded(
         assert [s.delivery.target.token for settled, _ in queue.settled for s in settled] == ["sent", "in-flight"]
         assert [finished for _, finished in queue.settled] == [[], []]
         await until(lambda: provider.tokens[2:] == ["waits"], 1.0)
+        provider.answer()
+
+
+async def test_what_came_in_a_pause_of_the_process_is_recorded_before_the_new_primary_is_read() -> None:
+    loop = cast(VirtualLoop, asyncio.get_running_loop())
+    queue, provider = FakeQueue(), FakeProvider(room=2)
+    async with working(queue, provider) as route:
+        route._holdings.admit([taken(chunk("in-flight"))], route._holdings.mark())
+        await until(lambda: bool(provider.tokens), 1.0)
+        queue.history = 1
+        again = taken(chunk("waits"))
+        queue.entries = [msgspec.structs.replace(again, ref=msgspec.structs.replace(again.ref, history=1))]
+        await asyncio.sleep(LANDING / 2)
+        unread: list[int] = []
+
+        def answer() -> None:
+            unread.append(len(queue.entries))
+            provider.answer()
+
+        loop.pause(LANDING)
+        loop.call_later(LANDING_LOOK / 2, answer)
+        await until(lambda: not queue.entries, 2.0)
+        assert unread == [1]
+        assert [s.delivery.target.token for settled, _ in queue.settled for s in settled] == ["in-flight"]
+        await until(lambda: provider.tokens[1:] == ["waits"], 1.0)
         provider.answer()
 
 

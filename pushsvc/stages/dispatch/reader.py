@@ -71,12 +71,14 @@ class Reader:
         self._holdings.withdraw()
         last = self._loop.time() + LANDING
         sent: Mapping[Lane, int] | None = None
+        late = False
         while self._history != history:  # of several lanes the first to be done speaks for all
-            if sent is None and (not self._in_flight() or self._loop.time() >= last):
+            if sent is None and (late or not self._in_flight()):
                 sent = self._settler.handed_over
             if sent is not None and self._settler.has_recorded(sent):
                 self._history = history
                 return
+            late = self._loop.time() >= last  # what came in a pause of the process is read before the next look
             await asyncio.sleep(LANDING_LOOK)
 
     async def enrol(self) -> None:

@@ -44,6 +44,7 @@ class RouteWatch:
         self._log = get_logger("dispatch").bind(app=route.app, platform=route.platform)
         self._away_since: float | None = None
         self._silent = False
+        self._slow = self._maybe_slow = False
         self._shown: dict[str, _LogLine] = {}
 
     def judge(self, outcome: Outcome, now: float, *, token: str, push: str, part: str, probe: bool) -> Blame:
@@ -105,6 +106,9 @@ class RouteWatch:
             self._silent = True
         elif not provider.trouble:  # Without a connection nothing can be heard.
             self._silent = False
+        slow = unanswered >= SLOW
+        # At the second look: what came in a pause of the process may not be read at the first one after it.
+        self._slow, self._maybe_slow = slow and self._maybe_slow, slow
         held = self._held(provider, now, unanswered)
         self._metrics.held({label for label, _ in held.values()})
         for name in [name for name in self._shown if name not in held]:
@@ -134,7 +138,7 @@ class RouteWatch:
             found[route] = (trouble.label, f"{trouble.label}: {text}")
         elif self._silent:
             found[route] = ("timeout", f"timeout: {SILENCE}")
-        elif unanswered >= SLOW:
+        elif self._slow and unanswered >= SLOW:
             found[route] = ("timeout", f"timeout: {UNANSWERED}")
         for part, reason in self.parts.held.items():
             found[f"{route}/{part}"] = (reason, f"{reason}: {provider.remedy(reason) or LOOK}")
