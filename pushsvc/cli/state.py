@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..lazily import import_without
+from ..imports import import_without
 
 if TYPE_CHECKING:
     from ..settings.schema import Settings
@@ -47,7 +47,7 @@ class State:
         self.find_playground()
         # rich would make tracebacks of its own, which the logs do not have: 6 MB in each process.
         import_without("structlog", "rich")
-        from ..runtime import load_settings
+        from ..runtime.configuration import load_settings
 
         return load_settings(self.config)
 

@@ -14,7 +14,9 @@ from ..model.codec import CodecError
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
 from ..ports.store import Store
-from ..runtime import Current, channel_rules, cleanup_plan, connect, eraser, route_table
+from ..runtime.plans import channel_rules, cleanup_plan, eraser, route_table
+from ..runtime.state.figures import Current
+from ..runtime.store import connect
 from ..settings.schema import Settings
 from ..stages import replay as replays
 from ..stages.cleanup import LOCK, Progress, clean

@@ -26,11 +26,17 @@ from rq import Queue
 from rq.exceptions import StopRequested
 from rq.job import Job
 
-from .. import runtime, telemetry
+from .. import telemetry
 from ..background import until_pulse
 from ..errors import StoreError, StoreUnavailable
 from ..ports.store import Store
+from ..runtime.configuration import load_settings
+from ..runtime.parts import judging, quiet_gc
+from ..runtime.plans import eraser, routes_of
 from ..runtime.reload import ask_all, versions
+from ..runtime.state.figures import Current, serve_part_metrics
+from ..runtime.state.workers import reporting
+from ..runtime.store import connect, open_sync_redis, redis_url
 from ..settings.schema import Settings
 from ..stages import cleanup
 from .functions import FUNCTIONS, Context, removed_apps
@@ -125,7 +131,7 @@ def run_jobs(
     settings.require_apps()
     logging.getLogger("rq").setLevel(logging.WARNING)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    current = runtime.Current(settings)
+    current = Current(settings)
     companion = Companion(current, name, watch, feedback=feedback)
     with suppress(StopRequested), Stopping() as stopping, companion.running() as store_url:
         queue: Queue | None = None
@@ -136,10 +142,10 @@ def run_jobs(
             waiting=lambda: queue is not None and queue.count > 0,
         )
         job_class = make_job_class(FUNCTIONS, context)
-        runtime.quiet_gc()
+        quiet_gc()
         listening(f"queue {QUEUE} as {name}")
         for attempt in count():
-            queue = make_queue(QUEUE, runtime.open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
+            queue = make_queue(QUEUE, open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
             try:
                 queue.connection.ping()
                 telemetry.REDIS.end("jobs")
@@ -161,9 +167,7 @@ class Companion:
     """Serves `/metrics` and keeps the schedule, in a thread with an event loop of its own. When it ends early, so does
     the process. It also keeps `current` up to date."""
 
-    def __init__(
-        self, current: runtime.Current, name: str, watch: Callable[[asyncio.Event], None], *, feedback: bool
-    ) -> None:
+    def __init__(self, current: Current, name: str, watch: Callable[[asyncio.Event], None], *, feedback: bool) -> None:
         self._current, self._settings = current, current.settings
         self._name, self._watch, self._feedback = name, watch, feedback
         self._ready: Future[str] = Future()
@@ -221,17 +225,17 @@ class Companion:
         gone = asyncio.Event()
         self._watch(gone)
         async with AsyncExitStack() as stack:
-            url = await stack.enter_async_context(runtime.redis_url(settings))
-            connection = runtime.open_sync_redis(settings.jobs.url or url, name=f"{self._name}:schedule")
+            url = await stack.enter_async_context(redis_url(settings))
+            connection = open_sync_redis(settings.jobs.url or url, name=f"{self._name}:schedule")
             stack.callback(connection.close)
-            store = await stack.enter_async_context(runtime.connect(url, settings))
+            store = await stack.enter_async_context(connect(url, settings))
             telemetry.begin_jobs(FUNCTIONS, [name for name, app in settings.apps.items() if app.webhook.url])
-            await runtime.serve_part_metrics(stack, settings, "jobs")
-            reporting = runtime.reporting(
+            await serve_part_metrics(stack, settings, "jobs")
+            reports = reporting(
                 *(store, "jobs", lambda: current.settings.apps if self._reaches else ()),
-                lambda: runtime.routes_of(current.settings),
+                lambda: routes_of(current.settings),
             )
-            report = await stack.enter_async_context(reporting)
+            report = await stack.enter_async_context(reports)
 
             async def note(reached: bool) -> None:
                 """Report at once where the queue of jobs was lost or is back."""
@@ -241,7 +245,7 @@ class Companion:
 
             again: Callable[[], None] | None = None
             if self._feedback:
-                again = await stack.enter_async_context(runtime.judging(store, current))
+                again = await stack.enter_async_context(judging(store, current))
             following = asyncio.create_task(_follow(current, self._stop, again), name="reload")
             stack.callback(following.cancel)
             for each in (store.webhooks, store.event_webhooks):
@@ -273,9 +277,9 @@ class Companion:
         return periodics
 
 
-async def _follow(current: runtime.Current, stop: asyncio.Event, changed: Callable[[], None] | None) -> None:
+async def _follow(current: Current, stop: asyncio.Event, changed: Callable[[], None] | None) -> None:
     settings = current.settings
-    async for newer in versions(settings, partial(runtime.load_settings, settings.file), stop):
+    async for newer in versions(settings, partial(load_settings, settings.file), stop):
         current.settings = newer
         if changed is not None:
             changed()
@@ -427,7 +431,7 @@ async def _enqueue_each(
 async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> bool:
     """Enqueue the erasures of each app that no process works on. Returns whether there is one."""
     apps = {*settings.apps, *await removed_apps(store, settings)}  # requested erasures are completed all the same
-    due = await runtime.eraser(store).unfinished(sorted(apps))
+    due = await eraser(store).unfinished(sorted(apps))
     await _enqueue_each(queue, "erase", {app: (app,) for app in due})
     return bool(due)
 

@@ -21,7 +21,8 @@ from typing import Final
 from .. import telemetry
 from ..errors import ConfigError, StoreError
 from ..ports.webhooks import WebhookClaim, Webhooks
-from ..runtime import Current, webhook_configs
+from ..runtime.plans import webhook_configs
+from ..runtime.state.figures import Current
 from ..settings.schema import Settings
 from ..stages.webhooks.caller import open_caller
 from ..stages.webhooks.config import WebhookConfig

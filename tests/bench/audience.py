@@ -26,7 +26,7 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.cli.service.up import free_port
 from pushsvc.cli.service.whole import open_service
 from pushsvc.lab.playground import APP, Playground, open_playground
@@ -35,7 +35,8 @@ from pushsvc.model.codec import encode_audience
 from pushsvc.model.devices import ByTopic, ByWhere, Device
 from pushsvc.model.push import LANES, Content, Notification, Push
 from pushsvc.providers import REGISTRY
-from pushsvc.runtime.store import store_config
+from pushsvc.runtime.configuration import load_settings
+from pushsvc.runtime.store import own_embedded, store_config
 from pushsvc.settings.schema import Settings
 from pushsvc.store import Store, keys, open_store
 
@@ -105,7 +106,7 @@ async def jobs(playground: Playground, url: str) -> AsyncIterator[subprocess.Pop
 
 
 async def by_itself(playground: Playground, settings: Settings, count: int) -> None:
-    async with runtime.own_embedded(settings) as url, open_store(url, store_config(settings)) as store:
+    async with own_embedded(settings) as url, open_store(url, store_config(settings)) as store:
         await register(store, count)
         async with jobs(playground, url) as process:
             for name, audience in (("topic", ByTopic("news")), ("where", ByWhere("tags.plan == 'pro'"))):
@@ -247,7 +248,7 @@ def main(scale: float) -> None:
     count = int(1_000_000 * scale)
     telemetry.configure_logging("warning", json=False)
     with tempfile.TemporaryDirectory() as folder, open_playground(Path(folder), port=free_port()) as playground:
-        settings = runtime.load_settings(playground.config_file)
+        settings = load_settings(playground.config_file)
         uvloop.run(by_itself(playground, settings, count))
         uvloop.run(with_all(playground, settings, count))
 

@@ -19,11 +19,12 @@ from typing import Any
 import msgspec
 import uvloop
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.lab.simulator import Address, apns_token, fcm_token
 from pushsvc.model.push import Content, Push, Route, Target
 from pushsvc.net.http2.transport import HTTPS, POST, Pool, authority, field, path
 from pushsvc.providers import REGISTRY
+from pushsvc.runtime.parts import quiet_gc
 from pushsvc.settings.schema import LimitsSettings
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.dispatch.dispatcher import Dispatcher
@@ -212,7 +213,7 @@ async def ours(
     `limited`: with the default limits, so that every token is counted; each is pushed to once. This `share` of pushes
     is part of a trace.
     """
-    runtime.quiet_gc()
+    quiet_gc()
     route = Route("shop", platform)
     token = apns_token if platform == "apns" else fcm_token
     message = REGISTRY[platform].renderer.render(

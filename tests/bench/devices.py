@@ -29,9 +29,9 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from pushsvc import runtime
 from pushsvc.cli.devices.lines import ndjson_of
 from pushsvc.model.devices import Device
+from pushsvc.runtime.providers import addresses
 from pushsvc.store import open_store
 
 from ..integration.cleanup_rig import make_orphans
@@ -139,7 +139,7 @@ def make_file(path: Path, count: int) -> int:
             for place in range(1, len(made), 200):  # of FCM, whose stale devices go
                 made[place] = msgspec.structs.replace(made[place], registered_at=now - YEAR, last_seen_at=now - YEAR)
                 stale += 1
-            file.write(ndjson_of(made, runtime.addresses()))
+            file.write(ndjson_of(made, addresses()))
     return stale
 
 

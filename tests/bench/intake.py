@@ -26,7 +26,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.api.app import build_app
 from pushsvc.api.config import ApiApp, ApiConfig
 from pushsvc.api.http.dispatch import CallDispatcher
@@ -37,8 +37,10 @@ from pushsvc.cli.service.up import free_port
 from pushsvc.model.access import ApiKey
 from pushsvc.model.push import Push
 from pushsvc.providers import REGISTRY
-from pushsvc.runtime import eraser
 from pushsvc.runtime.channels import OpenedChannels
+from pushsvc.runtime.parts import quiet_gc
+from pushsvc.runtime.plans import eraser
+from pushsvc.runtime.providers import addresses
 from pushsvc.store import StoreConfig, open_store
 
 from .figures import record
@@ -105,7 +107,7 @@ async def application(kind: str, redis: str, store_config: StoreConfig | None = 
         known = {name: kind.renderer for name, kind in REGISTRY.items()}
         ports = ApiPorts(
             renderers=known,
-            addresses=runtime.addresses(),
+            addresses=addresses(),
             pushes=store,
             receipts=store,
             registry=registry,
@@ -132,7 +134,7 @@ async def run_server(kind: str, redis: str, store_config: StoreConfig | None = N
         else:
             app = await stack.enter_async_context(application(kind, redis, store_config))
             url = await stack.enter_async_context(serve(app, ApiConfig(port=0)))
-        runtime.quiet_gc()  # as `serve` does
+        quiet_gc()  # as `serve` does
         print(url, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 

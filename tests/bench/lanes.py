@@ -28,11 +28,12 @@ import aiohttp
 import msgspec
 import uvloop
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.cli.service.up import free_port
 from pushsvc.cli.service.whole import open_service
 from pushsvc.lab.playground import CONFIG, Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
+from pushsvc.runtime.configuration import load_settings
 
 from .figures import record
 
@@ -218,7 +219,7 @@ async def silence(shop: Caller, count: int) -> None:
 
 async def run(playground: Playground, scale: float, only: str) -> None:
     count = int(1_000_000 * scale)
-    settings = runtime.load_settings(playground.config_file)
+    settings = load_settings(playground.config_file)
     async with (
         open_service(settings, playground.config_file, os.environ) as service,
         aiohttp.ClientSession(service.url) as session,

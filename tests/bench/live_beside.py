@@ -39,10 +39,11 @@ import redis.asyncio
 import uvloop
 from msgspec import Struct
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.cli.service.up import free_port
 from pushsvc.cli.service.whole import open_service
 from pushsvc.model.devices import Device
+from pushsvc.runtime.configuration import load_settings
 from pushsvc.store import open_store
 
 from ..chaos.rig import child_pids
@@ -143,7 +144,7 @@ async def open_ours(folder: Path, secret: str, processes: int, cores: tuple[int,
             )
         )
         environ = {**os.environ, "PUSHSVC_CONFIG": str(config)}
-        settings = runtime.load_settings(config, environ)
+        settings = load_settings(config, environ)
         pin(0, {cores[0]})
         async with open_service(settings, config, environ):
             pin(0, {cores[1]})

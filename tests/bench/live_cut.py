@@ -29,7 +29,7 @@ from redis.asyncio import Redis
 from pushsvc.lab.phones.fleet import FleetConfig, Pace, open_fleet
 from pushsvc.lab.phones.tokens import SecretTokens
 from pushsvc.lab.playground import APP
-from pushsvc.runtime import raise_file_limit
+from pushsvc.runtime.parts import raise_file_limit
 from pushsvc.store import open_store
 
 from ..chaos.rig import Rig, open_rig

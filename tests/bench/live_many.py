@@ -19,7 +19,7 @@ import msgspec
 from pushsvc.lab.phones.fleet import Pace
 from pushsvc.lab.playground import APP
 from pushsvc.model.devices import Device
-from pushsvc.runtime import raise_file_limit
+from pushsvc.runtime.parts import raise_file_limit
 from pushsvc.store import open_store
 
 from ..chaos.test_live import Scene, open_scene

@@ -21,13 +21,14 @@ from pathlib import Path
 
 import uvloop
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.cli.service.up import free_port
 from pushsvc.lab.playground import APP, Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model.push import Content, Notification, Push, Target
 from pushsvc.providers import REGISTRY
-from pushsvc.runtime.store import store_config
+from pushsvc.runtime.configuration import load_settings
+from pushsvc.runtime.store import own_embedded, store_config
 from pushsvc.store import Store, open_store
 
 from .figures import record
@@ -56,13 +57,13 @@ def rates_of(left: list[tuple[float, int]], parts: int = 5) -> list[float]:
 
 
 async def run(playground: Playground, deliveries: int, per: int) -> None:
-    settings = runtime.load_settings(playground.config_file)
+    settings = load_settings(playground.config_file)
     content = Content(notification=Notification(title="Order 7 shipped", body="Arrives Friday"))
     now = int(time.time() * 1000)
     messages = {
         platform: kind.renderer.render(content, push_id="bench", starts_at=now) for platform, kind in REGISTRY.items()
     }
-    async with runtime.own_embedded(settings) as url, open_store(url, store_config(settings)) as store:
+    async with own_embedded(settings) as url, open_store(url, store_config(settings)) as store:
         dispatcher = subprocess.Popen(  # noqa: ASYNC220  # nothing else runs in this loop yet
             [sys.executable, "-m", "pushsvc", "dispatch"],
             env={**os.environ, "PUSHSVC_CONFIG": str(playground.config_file), "PUSHSVC__REDIS__URL": url},

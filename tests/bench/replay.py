@@ -22,11 +22,12 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.cli.service.up import free_port
 from pushsvc.cli.service.whole import open_service
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
+from pushsvc.runtime.configuration import load_settings
 
 from .figures import record
 from .volume import document, post_all
@@ -83,7 +84,7 @@ async def state_of(session: aiohttp.ClientSession, job: str) -> dict[str, Any]:
 
 async def run(playground: Playground, scale: float) -> None:
     count = max(2, int(100 * scale)) * CALL
-    settings = runtime.load_settings(playground.config_file)
+    settings = load_settings(playground.config_file)
     async with open_service(settings, playground.config_file, os.environ) as service:
         headers = {"Authorization": f"Bearer {playground.api_key}"}
         async with aiohttp.ClientSession(service.url, headers=headers) as session:

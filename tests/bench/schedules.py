@@ -30,11 +30,12 @@ import aiohttp
 import msgspec
 import uvloop
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.cli.service.up import free_port
 from pushsvc.cli.service.whole import open_service
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token
+from pushsvc.runtime.configuration import load_settings
 
 from .figures import record
 
@@ -154,7 +155,7 @@ async def run(playground: Playground, scale: float, seed: int) -> None:
     ahead = 2.0 + count / POSTS_A_SECOND
     rng = random.Random(seed)
     variables = {**os.environ, "PUSHSVC__DISPATCH__PROCESSES": "2"}
-    settings = runtime.load_settings(playground.config_file, variables)
+    settings = load_settings(playground.config_file, variables)
     async with open_service(settings, playground.config_file, variables) as service:
         headers = {"Authorization": f"Bearer {playground.api_key}", "Content-Type": "application/json"}
         async with aiohttp.ClientSession(service.url, headers=headers) as session:

@@ -20,12 +20,13 @@ from pathlib import Path
 import aiohttp
 import uvloop
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.cli.service.up import free_port
 from pushsvc.cli.service.whole import open_service
 from pushsvc.lab.playground import APP, Playground, open_playground
 from pushsvc.model.delivery import BadNotification, Ended, Sent
 from pushsvc.model.push import Push
+from pushsvc.runtime.configuration import load_settings
 from pushsvc.store import Store, open_store
 from pushsvc.store.server.embedded import open_embedded
 
@@ -90,7 +91,7 @@ def size_of(folder: Path) -> int:
 
 async def service_part(playground: Playground, calls: int, targets: int) -> None:
     """Print the CPU that a delivery costs each part of a whole service."""
-    settings = runtime.load_settings(playground.config_file)
+    settings = load_settings(playground.config_file)
     async with open_service(settings, playground.config_file, os.environ) as service:
         headers = {"Authorization": f"Bearer {playground.api_key}"}
         async with aiohttp.ClientSession(service.url, headers=headers) as session:

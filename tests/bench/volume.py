@@ -23,11 +23,12 @@ import aiohttp
 import msgspec
 import uvloop
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.cli.service.up import free_port
 from pushsvc.cli.service.whole import open_service
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
+from pushsvc.runtime.configuration import load_settings
 
 from .figures import record
 
@@ -89,7 +90,7 @@ async def add_up(session: aiohttp.ClientSession, ids: list[str], total: int) -> 
 
 async def run(playground: Playground, scale: float) -> None:
     singles, calls = int(100_000 * scale), int(200 * scale)
-    settings = runtime.load_settings(playground.config_file)
+    settings = load_settings(playground.config_file)
     async with open_service(settings, playground.config_file, os.environ) as service:
         headers = {"Authorization": f"Bearer {playground.api_key}"}
         connector = aiohttp.TCPConnector(limit=64)

@@ -26,10 +26,11 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.cli.service.whole import open_service
 from pushsvc.lab.playground import Playground, open_playground
 from pushsvc.lab.simulator import apns_token, fcm_token
+from pushsvc.runtime.configuration import load_settings
 
 from ..integration.ports import free_ports
 from ..integration.servers import ask, find_binary, wait_for_answer
@@ -407,7 +408,7 @@ async def open_rig(
             **environ,
         }
         variables = {**os.environ, **{f"PUSHSVC__{name}": text for name, text in reported.items()}}
-        settings = runtime.load_settings(playground.config_file, variables)
+        settings = load_settings(playground.config_file, variables)
         async with open_service(settings, playground.config_file, variables) as service:
             headers = {"Authorization": f"Bearer {playground.api_key}", "Content-Type": "application/json"}
             timeout = aiohttp.ClientTimeout(total=30)

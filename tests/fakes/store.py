@@ -15,7 +15,6 @@ from operator import or_
 
 import msgspec
 
-from pushsvc import runtime
 from pushsvc.errors import Conflict
 from pushsvc.model.delivery import (
     Arrival,
@@ -45,6 +44,7 @@ from pushsvc.ports.figures import Gauges
 from pushsvc.ports.pushes import DevicePushes, KeptPush, ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
 from pushsvc.rules.audience import is_heir, present
+from pushsvc.runtime.providers import addresses
 from pushsvc.store.config import StoreConfig
 from pushsvc.store.feedback.log import parse_event_id
 from pushsvc.store.figures.answers import slot_of
@@ -549,7 +549,7 @@ class MemoryStore:
         clock: Clock = wall_clock,
         _state: State | None = None,
     ) -> None:
-        self._state = _state or State(config or StoreConfig(addresses=runtime.addresses()), clock)
+        self._state = _state or State(config or StoreConfig(addresses=addresses()), clock)
         self.config = self._state.config
         self.consumer = consumer
         self.pushes = MemoryPushes(self._state)

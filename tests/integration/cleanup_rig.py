@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from pushsvc import runtime
 from pushsvc.model.devices import Device
+from pushsvc.runtime.providers import addresses
 from pushsvc.stages.cleanup import Ages, Cleaned, clean, sweeps
 from pushsvc.store import Store, StoreConfig, keys
 from pushsvc.store.registry.documents import decode_device
@@ -22,7 +22,7 @@ CONFIG = StoreConfig(
     dead_ttl=30 * 86400,
     suppression_ttl=180 * 86400,
     events_ttl=30 * 86400,
-    addresses=runtime.addresses(),
+    addresses=addresses(),
 )
 AGES = Ages(tombstones=30 * 86400, suspects=90 * 86400, stale={"fcm": 270 * 86400})
 

@@ -15,8 +15,11 @@ from typing import Any
 
 import aiohttp
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.lab.simulator import Credentials, Simulator, SimulatorConfig, SimulatorHandle, apns_token, fcm_token
+from pushsvc.runtime.configuration import load_settings
+from pushsvc.runtime.parts import run_api, run_dispatch, run_feedback
+from pushsvc.runtime.store import own_embedded
 from pushsvc.settings.schema import Settings
 
 KEY = "test-key-of-the-shop"
@@ -173,14 +176,14 @@ async def running_service(
         file = folder / "pushsvc.toml"
         text = configuration(folder, simulator, credentials, request_timeout=request_timeout, connections=connections)
         file.write_text(text + (extra if isinstance(extra, str) else extra(simulator)))
-        settings = runtime.load_settings(file, {})
-        async with runtime.own_embedded(settings):
+        settings = load_settings(file, {})
+        async with own_embedded(settings):
             stops: list[asyncio.Event] = []
             parts: list[asyncio.Task[None]] = []
             listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            for run in (runtime.run_api, *[runtime.run_dispatch] * dispatchers, runtime.run_feedback):
+            for run in (run_api, *[run_dispatch] * dispatchers, run_feedback):
                 stop = asyncio.Event()
-                heard = listening.set_result if run is runtime.run_api else lambda where: None
+                heard = listening.set_result if run is run_api else lambda where: None
                 stops.append(stop)
                 parts.append(asyncio.create_task(run(settings, stop, listening=heard)))
             started: list[asyncio.Future[Any]] = [listening, *parts]

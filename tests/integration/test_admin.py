@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pushsvc import runtime
 from pushsvc.api.admin import pushes
 from pushsvc.api.admin.routes import CALLS
 from pushsvc.lab.simulator import Simulator
@@ -21,6 +20,7 @@ from pushsvc.model.status import Counts, DeliveryRow, PushStatus
 from pushsvc.ports.pushes import KeptPush, ListedPush
 from pushsvc.ports.registry import Prune
 from pushsvc.runtime.state import flow
+from pushsvc.runtime.store import open_running_store
 
 from .harness import Service, apns, fcm, running_service
 
@@ -332,7 +332,7 @@ async def devices(service: Service) -> None:
     assert (status, problem["errors"][0]["path"]) == (422, "where")
     assert (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]["user"] == "u1"
     assert (await ask(service, "POST", "/v1/admin/devices/phone-1/restore"))[0] == 409
-    async with runtime.open_running_store(service.settings) as store:
+    async with open_running_store(service.settings) as store:
         assert (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]["suppressed"] is False
         await store.suppressions.add("shop", [("apns", token + "11", store.clock())])
         assert (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]["suppressed"] is True

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from pushsvc import runtime
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model.devices import Device
 from pushsvc.ports.store import Store
+from pushsvc.runtime.store import open_configured_store
 
 from .harness import Service, running_service
 from .test_replay_flow import worker
@@ -34,7 +34,7 @@ def device(number: int, scenario: str = "ok", **fields: Any) -> Device:
 async def opened(folder: Path, extra: str = "") -> AsyncIterator[tuple[Service, Store]]:
     async with (
         running_service(folder, extra=extra) as service,
-        runtime.open_configured_store(service.settings) as store,
+        open_configured_store(service.settings) as store,
         worker(folder),
     ):
         yield service, store

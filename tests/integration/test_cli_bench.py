@@ -12,7 +12,7 @@ import pytest
 from pushsvc.cli.output import percentile
 from pushsvc.cli.simulator.bench import require_simulator
 from pushsvc.errors import ConfigError
-from pushsvc.runtime import load_settings
+from pushsvc.runtime.configuration import load_settings
 
 from .ports import free_ports
 from .processes import own_processes

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from pushsvc import cli, runtime
+from pushsvc import cli
 from pushsvc.api.http.problems import away, respond
 from pushsvc.cli.access import Access
 from pushsvc.cli.devices.lines import ndjson_of
@@ -29,6 +29,9 @@ from pushsvc.errors import SILENT_REDIS
 from pushsvc.model.codec import encode_event
 from pushsvc.model.devices import Device
 from pushsvc.model.status import FeedbackEvent
+from pushsvc.runtime.plans import webhook_configs
+from pushsvc.runtime.providers import addresses
+from pushsvc.runtime.store import open_running_store
 from pushsvc.stages.cleanup import LOCK
 from pushsvc.store import Store, keys
 
@@ -303,7 +306,7 @@ async def test_stats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: She
 
 async def age(service: Service, name: str) -> None:
     """Let the app have a device that a cleanup takes."""
-    async with runtime.open_running_store(service.settings) as store:
+    async with open_running_store(service.settings) as store:
         old = Device(id=name, platform="fcm", token=fcm("ok", name)[0]["token"], registered_at=1, last_seen_at=1)
         assert await store.registry.put_many("shop", [old]) == [True]
 
@@ -348,7 +351,7 @@ async def test_replay_and_cleanup(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert await service.done(push) == {"total": 3, "failed": 3}
 
         async def cleaned_at_its_start() -> bool:
-            async with runtime.open_running_store(service.settings) as store:
+            async with open_running_store(service.settings) as store:
                 record = await store.cleanups.record()
                 # The one that the command has run in the store ended before `jobs` began its own.
                 ended = record.ended_at >= record.began_at > 0
@@ -430,8 +433,8 @@ async def test_devices_and_webhooks(
     ]
     async with serving(tmp_path, capsys, monkeypatch, HOOK.format(port=9)) as shell:
         both = BothWays(shell, monkeypatch)
-        place = runtime.webhook_configs(shell.service.settings)["shop"].place
-        async with runtime.open_running_store(shell.service.settings) as store:
+        place = webhook_configs(shell.service.settings)["shop"].place
+        async with open_running_store(shell.service.settings) as store:
             await store.registry.put_many("shop", devices)
             event = FeedbackEvent(then, "apns", "token", "Unregistered", "suspected")
             assert isinstance(store, Store)
@@ -461,7 +464,7 @@ async def test_devices_and_webhooks(
                 stdout=-1,
             )
             lines = (await process.communicate())[0].splitlines()
-            assert sorted(lines) == sorted(ndjson_of(devices, runtime.addresses()).splitlines())
+            assert sorted(lines) == sorted(ndjson_of(devices, addresses()).splitlines())
         assert await both.over_api("devices", "restore") == (0, "1 device restored\n", "")
         assert (await shell.json("devices", "show", "gone"))[0]["state"] == "active"
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from pushsvc.jobs import FUNCTIONS, Context, functions
-from pushsvc.runtime import Current, load_settings
+from pushsvc.runtime.configuration import load_settings
+from pushsvc.runtime.state.figures import Current
 from pushsvc.stages.cleanup import LOCK
 from pushsvc.store import Store
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pushsvc import runtime
 from pushsvc.cli.devices.lines import header, ndjson_of
 from pushsvc.model.devices import Device
+from pushsvc.runtime.providers import addresses
 from pushsvc.store import Store, StoreConfig, open_store
 
 from ..bench.registry import NOW, Population
@@ -27,7 +27,7 @@ from .terminal import at_terminal
 from .test_jobs import CONFIG as FILE, until
 from .test_store_kit import new_store
 
-KNOWN = runtime.addresses()
+KNOWN = addresses()
 STORE = StoreConfig(addresses=KNOWN)
 FCM = """
 [apps.shop.fcm]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc import runtime
 from pushsvc.model.devices import Device
 from pushsvc.ports.live import Refused
 from pushsvc.ports.registry import Prune
+from pushsvc.runtime.store import open_running_store
 
 from .harness import apns
 from .test_cli_commands import serving
@@ -32,7 +32,7 @@ async def test_devices_are_shown_restored_and_deleted(
             topics=("news",),
             registered_at=moment(),
         )
-        async with runtime.open_running_store(shell.service.settings) as store:
+        async with open_running_store(shell.service.settings) as store:
             await store.registry.put_many("shop", [phone, *many[:400]])
             await store.registry.put_many("shop", many[400:])
             for page in ([phone, *many[:400]], many[400:]):

@@ -16,10 +16,11 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from pushsvc import client as package, runtime
+from pushsvc import client as package
 from pushsvc.api import openapi
 from pushsvc.api.config import ApiConfig
 from pushsvc.client import AsyncClient, Client, PushDocument, Refused, Retries, Unreachable, documents as known
+from pushsvc.runtime.providers import addresses
 
 from ..node import needs_node, node
 from .ports import free_ports
@@ -27,7 +28,7 @@ from .test_intake_kit import TOKEN, running, running_in_thread
 
 PUSH: PushDocument = {"to": {"tokens": [{"platform": "apns", "token": TOKEN}]}, "notification": {"title": "x"}}
 PAGE = (Path(package.__file__).parents[1] / "docs" / "guides" / "clients.md").read_text(encoding="utf-8")
-SCHEMAS = openapi.build(addresses=runtime.addresses(), config=ApiConfig())["components"]["schemas"]
+SCHEMAS = openapi.build(addresses=addresses(), config=ApiConfig())["components"]["schemas"]
 
 
 # --- the documents --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pushsvc import runtime, telemetry
+from pushsvc import telemetry
 from pushsvc.api.pushes.ids import new_push_id, now_ms
 from pushsvc.model.codec import decode_audience, decode_entry, encode_audience, encode_chunk
 from pushsvc.model.delivery import BadNotification, Ended, Retry, Settlement, TokenDead, Unavailable, Verdict
@@ -24,6 +24,7 @@ from pushsvc.ports.entries import Revoked, token_mark
 from pushsvc.ports.erasure import WHAT, Erasure
 from pushsvc.ports.letters import DeadFilter
 from pushsvc.rules.audience import owner_of, targets_of
+from pushsvc.runtime.providers import addresses
 from pushsvc.stages.erase import ORDER
 from pushsvc.stages.expand.fanout import expand
 from pushsvc.store import Store, StoreConfig, keys, token_hash
@@ -110,7 +111,7 @@ def reported(store: Store, each: Settlement) -> Settlement:
 
 
 def hash_of(key: bytes, platform: str, token: str) -> str:
-    return token_hash(key, token, runtime.addresses().same_of(platform))
+    return token_hash(key, token, addresses().same_of(platform))
 
 
 async def scan(store: Store) -> dict[bytes, bytes]:
@@ -810,7 +811,7 @@ async def test_every_name_has_its_keeper(world: World) -> None:
     own = keepers(StoreContext(store.link, store.config, bytes(32), lambda: 0), store.queue, None, None)  # type: ignore[arg-type]  # is not asked
     assert set(own) == set(ORDER)
     for name in ORDER:
-        step = await own[name].step("shop", Subjects({}, bytes(32), runtime.addresses()), "")
+        step = await own[name].step("shop", Subjects({}, bytes(32), addresses()), "")
         assert step.removed == {}
     assert len(set(WHAT)) == len(WHAT)
 

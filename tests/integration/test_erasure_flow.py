@@ -17,7 +17,7 @@ from pushsvc.model.delivery import Retry
 from pushsvc.model.devices import Device
 from pushsvc.model.push import LANES
 from pushsvc.ports.entries import EntryRef
-from pushsvc.runtime import open_configured_store
+from pushsvc.runtime.store import open_configured_store
 from pushsvc.store import Store, StoreConfig, keys, open_store
 
 from .harness import Service, running_service

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pushsvc import cli, runtime
+from pushsvc import cli
 from pushsvc.api.pushes.ids import new_push_id, now_ms
 from pushsvc.lab.simulator import apns_token, fcm_token
 from pushsvc.model.devices import ByTopic, Device
@@ -25,6 +25,7 @@ from pushsvc.model.push import Content, Notification, Push, Target
 from pushsvc.ports.registry import Prune
 from pushsvc.ports.store import Store
 from pushsvc.providers import REGISTRY
+from pushsvc.runtime.store import open_running_store
 
 from .harness import Service, apns, fcm, running_service
 
@@ -105,7 +106,7 @@ class Loop:
 
 @asynccontextmanager
 async def running_loop(folder: Path, **flags: Any) -> AsyncIterator[Loop]:
-    async with running_service(folder, **flags) as service, runtime.open_running_store(service.settings) as store:
+    async with running_service(folder, **flags) as service, open_running_store(service.settings) as store:
         yield Loop(service, store)
 
 

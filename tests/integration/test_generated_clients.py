@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc import runtime
 from pushsvc.api.openapi import SHOWN, build
+from pushsvc.runtime.providers import addresses
 
 from ..node import node
 from .servers import skip_or_fail
@@ -57,7 +57,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_client_of_openapi_python_client_sends_a_push(generator: Path, tmp_path: Path) -> None:
     document, config = tmp_path / "openapi.json", tmp_path / "config.json"
-    document.write_text(json.dumps(build(addresses=runtime.addresses(), config=CONFIG)), encoding="utf-8")
+    document.write_text(json.dumps(build(addresses=addresses(), config=CONFIG)), encoding="utf-8")
     config.write_text('{"post_hooks": []}', encoding="utf-8")
     made = tmp_path / "made"
     generate = ("-m", "openapi_python_client", "generate", "--path", str(document), "--output-path", str(made))
@@ -109,7 +109,7 @@ def test_a_client_of_openapi_typescript_sends_a_push(typescript: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    document = build(addresses=runtime.addresses(), config=CONFIG)
+    document = build(addresses=addresses(), config=CONFIG)
     (typescript / "openapi.json").write_text(json.dumps(document), encoding="utf-8")
     run("node_modules/openapi-typescript/bin/cli.js", "openapi.json", "--output", "schema.d.ts")
     made = (typescript / "schema.d.ts").read_text(encoding="utf-8")

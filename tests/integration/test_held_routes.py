@@ -14,7 +14,8 @@ from prometheus_client import REGISTRY
 from pushsvc import cli
 from pushsvc.cli.pushes.status import print_status
 from pushsvc.model.signing import write_secret
-from pushsvc.runtime import open_running_store, webhook_configs
+from pushsvc.runtime.plans import webhook_configs
+from pushsvc.runtime.store import open_running_store
 from pushsvc.stages.dispatch.evidence import UNANSWERED
 from pushsvc.telemetry import configure_logging
 

@@ -27,7 +27,6 @@ import aiohttp
 import msgspec
 import uvloop
 
-from pushsvc import runtime
 from pushsvc.api.app import build_app
 from pushsvc.api.config import ApiApp, ApiConfig, ApiLive
 from pushsvc.api.http.dispatch import CallDispatcher
@@ -52,6 +51,7 @@ from pushsvc.ports.provider import RenderError
 from pushsvc.ports.pushes import DevicePush, DevicePushes, KeptPush, ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Registry
+from pushsvc.runtime.providers import addresses, renderers
 
 from ..fakes import MemoryStore
 from ..fakes.admin import FixedAdministration
@@ -394,8 +394,8 @@ class Service:
             suppressions=self.memory.suppressions,
             channels=self.channels,
             live=self.memory.live,
-            renderers={"apns": Apns(), "fcm": Fcm(), "live": runtime.renderers()["live"]},
-            addresses=runtime.addresses(),
+            renderers={"apns": Apns(), "fcm": Fcm(), "live": renderers()["live"]},
+            addresses=addresses(),
             conditions=Reported(self.failing, self.holding),
             admin=FixedAdministration(),
             config=config,

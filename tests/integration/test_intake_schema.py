@@ -23,11 +23,11 @@ import schemathesis
 from hypothesis import HealthCheck, strategies as st
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from pushsvc import runtime
 from pushsvc.api.config import ApiConfig, ApiLive
 from pushsvc.api.openapi import build
 from pushsvc.api.pushes.batch import NDJSON
 from pushsvc.model.status import FeedbackEvent
+from pushsvc.runtime.providers import addresses
 
 from .test_intake_kit import NOW, TOKEN, Service, running_in_thread
 
@@ -50,7 +50,7 @@ def service() -> Iterator[Service]:
 
 
 CONFIG = ApiConfig(port=0, shutdown_timeout=5)
-DOCUMENT = build(addresses=runtime.addresses(), config=CONFIG)
+DOCUMENT = build(addresses=addresses(), config=CONFIG)
 
 
 def tried() -> dict[str, Any]:

@@ -26,10 +26,10 @@ from centrifuge import (  # type: ignore[import-untyped]  # it ships no types
 )
 from prometheus_client import REGISTRY
 
-from pushsvc import runtime
 from pushsvc.lab.simulator import apns_token
 from pushsvc.live.protocol.tokens import issue
-from pushsvc.runtime.store import running_store_url
+from pushsvc.runtime.live import run_live
+from pushsvc.runtime.store import open_running_store, running_store_url
 from pushsvc.store import Store, keys, open_store
 
 from .harness import Service, running_service
@@ -124,7 +124,7 @@ class Town(Service):
 
     async def is_idle(self) -> bool:
         """Whether the dispatcher has recorded everything, and nothing waits for a provider."""
-        async with runtime.open_running_store(self.settings) as store:
+        async with open_running_store(self.settings) as store:
             figures = (await store.gauges({"shop": ("apns",)})).apps["shop"]
             assert isinstance(store, Store)
             entries = await entries_of(store)
@@ -132,7 +132,7 @@ class Town(Service):
 
     async def pending(self) -> tuple[int, int, int]:
         """How many deliveries have not ended, and of these wait for a retry, and for their phones."""
-        async with runtime.open_running_store(self.settings) as store:
+        async with open_running_store(self.settings) as store:
             gauges = await store.gauges({"shop": ("apns", "live")})
         return sum(gauges.pending.values()), gauges.retry_pending, gauges.ack_pending
 
@@ -154,7 +154,7 @@ async def town_of(folder: Path, **more: Any) -> AsyncIterator[Town]:
         assert isinstance(service, Town)
         stop = asyncio.Event()
         listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        gateway = asyncio.create_task(runtime.run_live(service.settings, stop, listening=listening.set_result))
+        gateway = asyncio.create_task(run_live(service.settings, stop, listening=listening.set_result))
         started: list[asyncio.Future[Any]] = [gateway, listening]
         await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
         service.url = listening.result()

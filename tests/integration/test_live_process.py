@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pushsvc import runtime
 from pushsvc.live.protocol.codes import REVOKED, SHUTDOWN
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.model.devices import Device
+from pushsvc.runtime.configuration import load_settings
+from pushsvc.runtime.store import open_running_store
 
 from .harness import KEY
 from .ports import free_ports
@@ -169,8 +170,8 @@ async def test_two_gateways_share_a_port_and_a_poll_is_answered_at_their_end(
     shop.file.write_text(shop.file.read_text().replace("drain = 2.0", 'drain = 2.0\ndeny = ["phone-2"]'))
 
     device = holder("phone-1")
-    settings = runtime.load_settings(shop.file, {})
-    async with runtime.open_running_store(settings) as store:
+    settings = load_settings(shop.file, {})
+    async with open_running_store(settings) as store:
         phone = Device(id="phone-1", platform="live", token="phone-1", user="a", registered_at=1, last_seen_at=1)
         await store.registry.put_many("shop", [phone])
         workers = await store.workers.living()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc import cli, runtime
+from pushsvc import cli
+from pushsvc.runtime.store import redis_url
 from pushsvc.settings.schema import Settings, StoreSettings
 
 from .harness import apns, fcm
@@ -51,7 +52,7 @@ async def test_parts_that_start_at_the_same_moment_find_one_store(tmp_path: Path
     all_up = asyncio.Barrier(3)
 
     async def part() -> str:
-        async with runtime.redis_url(settings) as url:
+        async with redis_url(settings) as url:
             await all_up.wait()
             return url
 

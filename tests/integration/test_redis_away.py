@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from pushsvc import runtime
 from pushsvc.model.push import LANES
+from pushsvc.runtime import store as runtime_store
 from pushsvc.runtime.state import conditions, figures
 from pushsvc.runtime.store import store_config
 
@@ -163,7 +163,7 @@ async def test_a_server_that_dies_and_is_started_again(tmp_path: Path, place: Pl
 
 async def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     config = store_config
-    monkeypatch.setattr(runtime.store, "store_config", lambda settings: structs.replace(config(settings), timeout=0.5))
+    monkeypatch.setattr(runtime_store, "store_config", lambda settings: structs.replace(config(settings), timeout=0.5))
     async with opened(tmp_path, place.server.url) as service:
         waiting = await service.push(apns("ok", 1))
         await service.done(waiting)

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
-from pushsvc import runtime
 from pushsvc.model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
 from pushsvc.ports.registry import Holding, Prune, PrunedFilter, Strike
+from pushsvc.runtime.providers import addresses
 from pushsvc.store import Store, StoreConfig
 
 from .registry_audit import audit
@@ -62,7 +62,7 @@ class RegistryMachine(RuleBasedStateMachine):
         if self.server is not None:
             self.server.flush()
         self.runner = self.stack.enter_context(asyncio.Runner())
-        self.world = World(self.server, StoreConfig(addresses=runtime.addresses()))
+        self.world = World(self.server, StoreConfig(addresses=addresses()))
         self.stack.callback(lambda: self.run(self.world.aclose()))
         self.store: AnyStore = self.run(self.world.store("a"))
         self.registry = self.store.registry

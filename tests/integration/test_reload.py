@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import structs
 
-from pushsvc import runtime
+from pushsvc.runtime import reload
+from pushsvc.runtime.configuration import load_settings
+from pushsvc.runtime.parts import run_dispatch
 from pushsvc.runtime.plans import live_config
 from pushsvc.runtime.reload import _fixed
 from pushsvc.settings.live import AppLive
@@ -234,8 +236,8 @@ async def test_a_start_without_an_app_holds_what_waits_for_it_until_it_expires_o
         gone = "the configuration has no app `other` any more, 2 deliveries wait"
         await service.until("nobody serves it", lambda: named("unserved", f"{gone}, and of the app 1 push"))
         stop = asyncio.Event()
-        settings = runtime.load_settings(file, {})
-        part = asyncio.create_task(runtime.run_dispatch(settings, stop, listening=lambda _: None))
+        settings = load_settings(file, {})
+        part = asyncio.create_task(run_dispatch(settings, stop, listening=lambda _: None))
 
         async def expired() -> bool:
             labels = 'app="other",outcome="expired",platform="fcm",reason="ttl"'
@@ -388,19 +390,17 @@ def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_u
 
     async def main() -> None:
         stop = asyncio.Event()
-        settings = runtime.load_settings(file, {})
-        versions = runtime.reload.versions(
-            settings, lambda: runtime.load_settings(file, {}), stop, every=0.01, check=live_config
-        )
+        settings = load_settings(file, {})
+        versions = reload.versions(settings, lambda: load_settings(file, {}), stop, every=0.01, check=live_config)
         assert await anext(versions) == settings
         file.write_text("[apps.shop.live]\npublic_key_file = 'key.pem'")
         newer = asyncio.ensure_future(anext(versions))
-        while runtime.reload.refused_since() is None:
+        while reload.refused_since() is None:
             await asyncio.sleep(0.01)
         assert not newer.done()
         key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
         assert (await newer).apps["shop"].live == AppLive(public_key_file=str(key))
-        assert runtime.reload.refused_since() is None
+        assert reload.refused_since() is None
         stop.set()
         assert [each async for each in versions] == []
 
@@ -457,7 +457,7 @@ async def test_limits_change_under_a_running_route_and_what_waits_for_them_is_se
 def test_a_refusal_is_logged_by_one_of_the_processes_of_a_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = runtime.reload.stamp_of([tmp_path / "pushsvc.toml"])
+    files = reload.stamp_of([tmp_path / "pushsvc.toml"])
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     look = (
         "import sys; from pathlib import Path; from pushsvc.runtime.reload import is_news, stamp_of;"
@@ -468,8 +468,8 @@ def test_a_refusal_is_logged_by_one_of_the_processes_of_a_supervisor(
         command = [sys.executable, "-c", look, str(tmp_path / "pushsvc.toml"), *whys]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    assert runtime.reload.is_news("a: unknown key", files)
-    assert not runtime.reload.is_news("a: unknown key", files), "another part of the process"
+    assert reload.is_news("a: unknown key", files)
+    assert not reload.is_news("a: unknown key", files), "another part of the process"
     assert other("a: unknown key", "b: unknown key", "b: unknown key") == "[False, True, False]"
     (tmp_path / "pushsvc.toml").write_text("changed\n")
     assert other("a: unknown key") == "[True]"

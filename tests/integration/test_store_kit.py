@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from pushsvc import runtime
 from pushsvc.model.delivery import Delivery, Ended, Outcome, Sent, Settlement, Verdict
 from pushsvc.model.push import (
     LANES,
@@ -27,6 +26,7 @@ from pushsvc.model.push import (
 from pushsvc.model.status import PushStatus
 from pushsvc.ports.entries import EntryRef, Taken
 from pushsvc.ports.erasure import Erasures
+from pushsvc.runtime.providers import addresses
 from pushsvc.stages.erase import Eraser
 from pushsvc.store import Store, StoreConfig, keys, open_store, token_hash
 
@@ -109,7 +109,7 @@ async def new_world(server: Server | None, config: StoreConfig | None = None) ->
     """A world that is empty at its beginning."""
     if server is not None:
         server.flush()
-    world = World(server, msgspec.structs.replace(config or StoreConfig(), addresses=runtime.addresses()))
+    world = World(server, msgspec.structs.replace(config or StoreConfig(), addresses=addresses()))
     try:
         async with asyncio.timeout(60):
             yield world

@@ -14,7 +14,6 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from pushsvc import runtime
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.access import ApiKey
 from pushsvc.model.codec import decode_chunk, decode_entry, encode_audience, encode_chunk, encode_event
@@ -31,6 +30,7 @@ from pushsvc.ports.live import EventReport, LiveContent, LivePush, LiveRoute, Re
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Prune
 from pushsvc.ports.webhooks import WebhookCallNote
+from pushsvc.runtime.providers import addresses
 from pushsvc.store import Store, StoreConfig, keys, layout, open_store
 from pushsvc.store.feedback import log
 from pushsvc.store.link.link import Link
@@ -1038,7 +1038,7 @@ async def test_an_installation_is_suppressed_for_a_day_and_any_token_until_it_is
     now = moment()
     installation = "cQ7_dE-fGhIjKlMnOpQrSt"
     registration = f"{installation}:APA91bTest"
-    async with new_store(server, StoreConfig(consumer="a", addresses=runtime.addresses()), clock=lambda: now) as store:
+    async with new_store(server, StoreConfig(consumer="a", addresses=addresses()), clock=lambda: now) as store:
         tokens = {registration: 0, installation: 1}
         await store.suppressions.add("shop", [("fcm", token, now) for token in tokens])
 

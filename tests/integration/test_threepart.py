@@ -14,9 +14,9 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from pushsvc import runtime
 from pushsvc.lab.simulator import Simulator
 from pushsvc.model.delivery import Sent, Throttled, TokenDead, Unavailable
+from pushsvc.runtime.configuration import load_settings
 from pushsvc.runtime.plans import ages, retry_policy
 from pushsvc.settings.schema import CleanupSettings, RetrySettings
 
@@ -38,7 +38,7 @@ def test_its_waits_and_its_stale_age_are_keys_of_the_configuration(tmp_path: Pat
     assert ages(CleanupSettings()).stale[PLATFORM] == 100 * 86400.0
     file = tmp_path / "pushsvc.toml"
     file.write_text(f"[retry]\n{PLATFORM}_5xx = 1.5\n[cleanup]\n{PLATFORM}_stale = 60.0\n")
-    settings = runtime.load_settings(file, {f"PUSHSVC__RETRY__{PLATFORM.upper()}_429": "2.5"})
+    settings = load_settings(file, {f"PUSHSVC__RETRY__{PLATFORM.upper()}_429": "2.5"})
     policy = retry_policy(settings.retry)
     assert (policy.server_error[PLATFORM], policy.throttled[PLATFORM]) == (1.5, 2.5)
     assert ages(settings.cleanup).stale[PLATFORM] == 60.0

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from pushsvc import runtime
 from pushsvc.api.config import ApiConfig
 from pushsvc.api.openapi import build
 from pushsvc.api.routes import CALLS
 from pushsvc.lab.simulator import Simulator
+from pushsvc.runtime.providers import addresses
 
 from .harness import KEY, Service, apns, running_service
 
@@ -134,7 +134,7 @@ async def snapshot(service: Service, found: Mapping[str, str]) -> dict[str, Any]
 
 
 async def test_no_call_shows_or_changes_what_another_app_has(tmp_path: Path) -> None:
-    document = build(addresses=runtime.addresses(), config=ApiConfig())
+    document = build(addresses=addresses(), config=ApiConfig())
     shown = {call["operationId"] for path in document["paths"].values() for call in path.values()}
 
     async with running_service(tmp_path, extra=lambda simulator: extra(simulator, tmp_path)) as service:

@@ -23,7 +23,7 @@ from pushsvc import cli
 from pushsvc.cli.service.up import example, playground_folder, speaker
 from pushsvc.cli.state import local_url
 from pushsvc.lab.simulator import apns_token
-from pushsvc.runtime import load_settings
+from pushsvc.runtime.configuration import load_settings
 from pushsvc.settings.loading import SIMULATED
 
 from ..unit.test_systemd import Heard

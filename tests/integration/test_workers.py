@@ -12,15 +12,15 @@ import pytest
 from msgspec import Struct, structs
 from structlog.testing import capture_logs
 
-from pushsvc import runtime
 from pushsvc.model.push import Route
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.queue import NOTE
 from pushsvc.ports.work import RemovedRoute, Worker
+from pushsvc.runtime.parts import run_dispatch
 from pushsvc.runtime.state import conditions
 from pushsvc.runtime.state.conditions import watching
 from pushsvc.runtime.state.figures import Current
-from pushsvc.runtime.state.workers import read_unserved, unserved
+from pushsvc.runtime.state.workers import read_unserved, reporting, unserved
 from pushsvc.settings.live import AppLive
 from pushsvc.settings.schema import AppSettings, Settings
 from pushsvc.store import Store, StoreConfig, open_store
@@ -206,10 +206,10 @@ async def test_what_nobody_serves_is_logged_once_and_its_end_too(server: Server)
                         await asyncio.sleep(0.01)
 
             for part in ("feedback", "jobs"):
-                await stack.enter_async_context(runtime.reporting(store, part, lambda: ["shop"]))
+                await stack.enter_async_context(reporting(store, part, lambda: ["shop"]))
             async with watching(store, current, start=0.0):
                 await until("unserved")
-                async with runtime.reporting(store, "dispatch", lambda: ["shop/apns"]):
+                async with reporting(store, "dispatch", lambda: ["shop/apns"]):
                     await until("served_again")
     (line,) = [line for line in logs if line["event"] == "unserved"]
     assert line["log_level"] == "error"
@@ -264,7 +264,7 @@ async def test_a_route_without_a_dispatcher_is_named_on_readyz(tmp_path: Path) -
 
         await service.until("nobody serves the routes", lambda: names("shop/apns", "shop/fcm"))
         stop = asyncio.Event()
-        part = asyncio.create_task(runtime.run_dispatch(service.settings, stop, listening=lambda _: None))
+        part = asyncio.create_task(run_dispatch(service.settings, stop, listening=lambda _: None))
         await service.until("somebody serves them", names)
         await service.until("the metric says so", lambda: counts("dispatch", "1.0"))
         assert await counts("serve", "1.0")

@@ -610,7 +610,7 @@ def test_a_replay_that_nobody_watches_any_more_says_that_it_goes_on(capsys: pyte
     watched = asyncio.Event()
     operator = StoreOperator(Settings(), ["shop"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pushsvc.runtime.open_running_store", opened)
+        patch.setattr("pushsvc.cli.operator.store.open_running_store", opened)
         asyncio.run(main())
     assert "`pushsvc jobs` continues the replay 0199ab of shop" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ import pytest
 
 from pushsvc import cli
 from pushsvc.errors import ConfigError
-from pushsvc.runtime import load_settings
+from pushsvc.runtime.configuration import load_settings
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
 

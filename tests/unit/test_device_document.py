@@ -9,15 +9,15 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from pushsvc import runtime
 from pushsvc.api.devices.document import device_checks, device_of, device_types, read_device, shown
 from pushsvc.api.http.refusal import examined, judged
 from pushsvc.api.rules import Rules
 from pushsvc.errors import Fault, InvalidRequest
 from pushsvc.model.devices import Device, name_fault
 from pushsvc.providers import REGISTRY
+from pushsvc.runtime.providers import addresses
 
-ADDRESSES = runtime.addresses()
+ADDRESSES = addresses()
 RULES = Rules("shop", frozenset(REGISTRY), ADDRESSES)
 DOCUMENT = device_types(ADDRESSES).document
 NOW = 1_796_115_600_000

@@ -11,7 +11,6 @@ import pytest
 import typer
 from hypothesis import given, strategies as st
 
-from pushsvc import runtime
 from pushsvc.api.devices.importing import BadLine, read_device
 from pushsvc.api.rules import Rules
 from pushsvc.cli.devices.files import LONGEST, entries, format_of
@@ -27,9 +26,10 @@ from pushsvc.cli.devices.lines import (
 from pushsvc.model.devices import Device
 from pushsvc.model.instants import instant
 from pushsvc.providers import REGISTRY
+from pushsvc.runtime.providers import addresses
 
 NOW = 1_790_000_000_000
-KNOWN = runtime.addresses()
+KNOWN = addresses()
 RULES = Rules("shop", frozenset(REGISTRY), KNOWN)
 
 # --- round trips ------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from pushsvc import runtime
 from pushsvc.api import docs
 from pushsvc.api.config import ApiConfig
 from pushsvc.api.docs import curl, render as render_page
@@ -39,6 +38,7 @@ from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest
 from pushsvc.model.instants import instant
 from pushsvc.model.push import Content, Message, Target
 from pushsvc.ports.provider import Renderer, RenderError
+from pushsvc.runtime.providers import addresses
 
 # --- calls and answers ----------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ def test_each_is_told_the_kinds_of_its_targets() -> None:
         "apns": (Target(0, "aa", None, "activity"), Target(2, "bb", None, "activity")),
         "fcm": (Target(1, "cc"), Target(3, "dd", None, "fid")),
     }
-    platforms = platforms_of(Draft(Content(), "normal", targets, 4), Rules("shop", (), runtime.addresses()))
+    platforms = platforms_of(Draft(Content(), "normal", targets, 4), Rules("shop", (), addresses()))
     render({"apns": apns, "fcm": fcm}, Content(), platforms, push_id="p", starts_at=7)
     assert (set(apns.kinds), set(fcm.kinds)) == ({"activity"}, {"token", "fid"})
 
@@ -256,7 +256,7 @@ def test_a_batch_has_an_end(body: bytes, lines: bool) -> None:
 
 # --- the OpenAPI document ---------------------------------------------------------------------------
 
-DOCUMENT = build(addresses=runtime.addresses(), config=ApiConfig(max_targets=123))
+DOCUMENT = build(addresses=addresses(), config=ApiConfig(max_targets=123))
 
 
 def test_the_document_is_openapi_3_1() -> None:
@@ -337,7 +337,7 @@ def test_every_refusal_has_its_problem_document() -> None:
 
 
 def test_the_examples_are_taken() -> None:
-    rules = Rules("shop", {"apns", "fcm"}, runtime.addresses())
+    rules = Rules("shop", {"apns", "fcm"}, addresses())
     now = 1_796_000_000_000  # a day before the time that one of them names
     drafts = [read(msgspec.json.encode(example["value"]), rules, now) for example in EXAMPLES.values()]
     named = [name for name, example in EXAMPLES.items() if "tokens" in example["value"]["to"]]

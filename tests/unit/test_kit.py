@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from pushsvc import cli
-from pushsvc.runtime import load_settings
+from pushsvc.runtime.configuration import load_settings
 from pushsvc.settings.live import LiveSettings
 from pushsvc.settings.schema import MetricsSettings, ServerSettings, Settings
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -73,16 +71,15 @@ def test_a_command_imports_what_it_uses(
 @pytest.mark.parametrize(
     ("part", "absent"),
     [
-        ("from pushsvc.runtime import load_settings", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis")),
+        ("from pushsvc.runtime.configuration import load_settings", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis")),
         # What supervises processes decides where metrics are kept before anything counts them.
         ("from pushsvc.cli.service import jobs, parts, up", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis", "rich")),
-        ("from pushsvc.runtime import open_running_store", (*SDKS, *WEB, *KEYS, "aiohttp", "opentelemetry")),
+        ("from pushsvc.runtime.store import open_running_store", (*SDKS, *WEB, *KEYS, "aiohttp", "opentelemetry")),
         (
-            "from pushsvc.runtime import run_feedback; import pushsvc.runtime.state.conditions",
+            "from pushsvc.runtime.parts import run_dispatch; import pushsvc.runtime.state.conditions",
             ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel"),
         ),
-        ("from pushsvc.runtime import run_dispatch", ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel")),
-        ("from pushsvc.runtime import run_live", ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel")),
+        ("from pushsvc.runtime.live import run_live", ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel")),
     ],
     ids=lambda value: value.rpartition(" ")[2] if isinstance(value, str) else "",
 )
@@ -101,27 +98,6 @@ def test_what_up_forks_has_neither_the_sdks_of_providers_nor_what_only_commands_
     assert {"pushsvc.api.app", "pushsvc.jobs", "pushsvc.stages.feedback"} <= loaded
     unwanted = (*SDKS, *KEYS, "rich", "opentelemetry", "pushsvc.live.gateway", "pushsvc.cli.client")
     assert sorted(loaded.intersection(unwanted)) == []
-
-
-def test_a_package_says_the_same_to_type_checkers_and_when_it_runs() -> None:
-    runtime = import_module("pushsvc.runtime")
-    tree = ast.parse(Path(str(runtime.__file__)).read_text())
-    typed = {
-        name.name: f"pushsvc.runtime.{each.module}"
-        for block in tree.body
-        if isinstance(block, ast.If)
-        for each in block.body
-        if isinstance(each, ast.ImportFrom)
-        for name in each.names
-    }
-    assert typed
-    for name, home in typed.items():
-        assert getattr(runtime, name) is getattr(import_module(home), name), name
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = runtime.nonsense
-    table = next(each for each in ast.walk(tree) if isinstance(each, ast.Dict))
-    listed = ast.literal_eval(table).items()
-    assert {name: f"pushsvc.runtime.{home}" for home, names in listed for name in names.split()} == typed
 
 
 def test_the_words_of_apns_are_those_of_aioapns() -> None:

@@ -16,7 +16,7 @@ from msgspec import NODEFAULT, Struct, structs
 from prometheus_client.metrics import MetricWrapperBase
 
 import pushsvc.live.sockets.server  # noqa: F401  # its refusals stand in the table of errors
-from pushsvc import cli, runtime, telemetry
+from pushsvc import cli, telemetry
 from pushsvc.api import guide, openapi
 from pushsvc.api.answers import Status
 from pushsvc.api.config import ApiConfig
@@ -40,8 +40,9 @@ from pushsvc.providers import REGISTRY
 from pushsvc.rules import policy
 from pushsvc.rules.where import WhereError, compile_where
 from pushsvc.rules.where.fields import fields_at
-from pushsvc.runtime.configuration import configured_type
+from pushsvc.runtime.configuration import configured_type, load_settings
 from pushsvc.runtime.plans import retry_policy
+from pushsvc.runtime.providers import addresses
 from pushsvc.settings.environment import sections_of
 from pushsvc.settings.schema import AppSettings, CleanupSettings, RetrySettings
 
@@ -51,7 +52,7 @@ from .provider_fakes import golden
 
 SECTIONS = {kind.platform: kind.config for kind in reversed(REGISTRY.values())}
 """A further account of a provider has the keys of the first."""
-OPENAPI = openapi.build(addresses=runtime.addresses(), config=ApiConfig())
+OPENAPI = openapi.build(addresses=addresses(), config=ApiConfig())
 SCHEMAS: dict[str, Any] = OPENAPI["components"]["schemas"]
 
 NO_EFFECT = "No effect yet"
@@ -187,7 +188,7 @@ def test_the_live_channel_of_the_page_loads(tmp_path: Path) -> None:
     (tmp_path / "pushsvc.toml").write_text(text + account)
     (tmp_path / "secret").write_text("x" * 32)
     environ = {"PUSHSVC__APPS__SHOP__LIVE__SECRET_FILE": str(tmp_path / "secret")}
-    loaded = runtime.load_settings(tmp_path / "pushsvc.toml", environ).apps["shop"].live
+    loaded = load_settings(tmp_path / "pushsvc.toml", environ).apps["shop"].live
     assert loaded is not None
     assert loaded.secret == "x" * 32
     assert {loaded.order, loaded.rules[0].order} < set(_names("order")) == set(get_args(Order))
@@ -266,7 +267,7 @@ def test_the_example_push_is_taken_and_rendered() -> None:
     document = msgspec.json.decode(text)
     assert set(document["notification"]) == set(SCHEMAS["Notification"]["properties"])
     assert set(document) <= set(SCHEMAS["PushDocument"]["properties"])
-    draft = read(text.encode(), Rules("shop", frozenset(REGISTRY), runtime.addresses()), now=0)
+    draft = read(text.encode(), Rules("shop", frozenset(REGISTRY), addresses()), now=0)
     assert draft.total == len(document["to"]["tokens"])
     for platform in draft.targets:
         message = REGISTRY[platform].renderer.render(draft.content, push_id="p", starts_at=0)
@@ -277,7 +278,7 @@ def test_the_example_device_is_taken() -> None:
     (text,) = blocks("json", section_of("The device document"))
     document = msgspec.json.decode(text)
     assert set(document) == set(SCHEMAS["DeviceDocument"]["properties"]) - {"fid"}
-    device = read_device(text.encode(), "d", Rules("shop", frozenset(REGISTRY), runtime.addresses()), 0)
+    device = read_device(text.encode(), "d", Rules("shop", frozenset(REGISTRY), addresses()), 0)
     assert device.tags["beta"] is True
     reported = set(code_in(section_of("The device document")))
     assert reported >= set(SCHEMAS["RegisteredDevice"]["properties"]) - set(document)
@@ -296,7 +297,7 @@ def test_every_count_and_the_status_document() -> None:
 def test_every_column_of_a_file_of_devices() -> None:
     reported = [name for row in TABLES["column"] for name in code_in(row[0])]
     document = set(SCHEMAS["DeviceDocument"]["properties"])
-    columns = set(device_lines.columns(runtime.addresses(), tombstones=True))
+    columns = set(device_lines.columns(addresses(), tombstones=True))
     assert set(reported) == columns - document | {"tags"}
     assert document <= columns
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pushsvc import runtime
 from pushsvc.api.pushes.document import read
 from pushsvc.api.rules import Rules
 from pushsvc.errors import ConfigError, InvalidRequest
@@ -18,6 +17,7 @@ from pushsvc.model.push import Message, Platform, Push, Route, Target
 from pushsvc.model.routing import RouteTable, path_name, path_of, platform_of, reachable, table_of
 from pushsvc.providers import REGISTRY
 from pushsvc.providers.kind import no_environment
+from pushsvc.runtime.providers import addresses
 from pushsvc.settings.loading import load
 from pushsvc.stages.dispatch.holdings import NO_ROUTE
 
@@ -48,18 +48,18 @@ def test_each_environment_has_its_route(
         sandbox,
     )
     assert {platform_of(route) for route in table.values()} == {"apns"}
-    assert set(table.values()) <= set(runtime.addresses().routes_of("apns"))
+    assert set(table.values()) <= set(addresses().routes_of("apns"))
     assert ("fcm", "sandbox") not in table  # its tokens belong to none
 
 
 def test_the_registry_and_the_names_of_routes_agree() -> None:
     for route, kind in REGISTRY.items():
         assert platform_of(route) == kind.platform
-        assert route in runtime.addresses().routes_of(kind.platform)
+        assert route in addresses().routes_of(kind.platform)
 
 
 def _rules(routes: RouteTable) -> Rules:
-    return Rules("shop", frozenset({"apns", "fcm"}), runtime.addresses(), routes=routes)
+    return Rules("shop", frozenset({"apns", "fcm"}), addresses(), routes=routes)
 
 
 def _tokens(*entries: dict[str, str]) -> bytes:

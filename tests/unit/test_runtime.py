@@ -14,7 +14,6 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
-from pushsvc import runtime
 from pushsvc.api.config import ApiApp, ApiLive
 from pushsvc.errors import ConfigError
 from pushsvc.live.config import LiveAppConfig
@@ -33,9 +32,19 @@ from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
 from pushsvc.runtime import accounts
-from pushsvc.runtime.configuration import configured_type
+from pushsvc.runtime.configuration import configured_type, load_settings
 from pushsvc.runtime.live import fitting, sockets_config
-from pushsvc.runtime.plans import ages, api_apps, dispatch_config, feedback_config, retry_policy, route_limits
+from pushsvc.runtime.parts import quiet_gc
+from pushsvc.runtime.plans import (
+    ages,
+    api_apps,
+    channel_rules,
+    dispatch_config,
+    feedback_config,
+    retry_policy,
+    route_limits,
+    routes_of,
+)
 from pushsvc.runtime.state.app_stats import lanes_of
 from pushsvc.runtime.state.figures import show_frozen, show_gauges, show_webhooks
 from pushsvc.runtime.store import store_config
@@ -85,7 +94,7 @@ service_account_file = "account.json"
 def load(tmp_path: Path, text: str = CONFIG, **environ: str) -> Settings:
     file = tmp_path / "pushsvc.toml"
     file.write_text(text.replace("{sha}", SHA))
-    return runtime.load_settings(file, environ)
+    return load_settings(file, environ)
 
 
 # --- the mappings -----------------------------------------------------------------------------------
@@ -231,11 +240,11 @@ def test_a_live_channel_is_a_route_like_any_other(tmp_path: Path) -> None:
     """
     settings = load(tmp_path, CONFIG + text)
     settings.require_apps()
-    assert [route.name for route in runtime.routes_of(settings)] == ["shop/apns", "shop/live", "news/fcm", "only/live"]
+    assert [route.name for route in routes_of(settings)] == ["shop/apns", "shop/live", "news/fcm", "only/live"]
     apps = api_apps(settings)
     assert apps["shop"].channels == ChannelRules("provider, live", (ChannelRule("platform == 'apns'", "live"),))
     assert apps["only"].channels == ChannelRules("live, provider")
-    assert apps["news"].channels == NO_LIVE == runtime.channel_rules(settings, "gone")
+    assert apps["news"].channels == NO_LIVE == channel_rules(settings, "gone")
     assert apps["shop"].accounts == frozenset({"apns", "live"})
     assert apps["only"].platforms == frozenset({"live"})
     limits = route_limits(settings.apps)
@@ -350,7 +359,7 @@ def _collector_as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_collector_as_before")
 def test_the_collector_looks_seldom_and_is_not_switched_off() -> None:
-    runtime.quiet_gc()
+    quiet_gc()
     assert gc.isenabled()
     assert gc.get_threshold()[0] > 10_000
 

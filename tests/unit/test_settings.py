@@ -16,8 +16,7 @@ from msgspec import Struct, structs
 from pushsvc.errors import ConfigError
 from pushsvc.model.rates import Rate, parse_rate
 from pushsvc.providers import REGISTRY
-from pushsvc.runtime import load_settings
-from pushsvc.runtime.configuration import configured_type
+from pushsvc.runtime.configuration import configured_type, load_settings
 from pushsvc.settings.live import AppLive
 from pushsvc.settings.loading import load
 from pushsvc.settings.schema import LimitsSettings, RedisSettings, Settings

@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings as few, strategies as st
 from msgspec import Struct
 
-from pushsvc import runtime
 from pushsvc.errors import ConfigError
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.sockets.origins import origin_rule
 from pushsvc.model.live import Denied, Endpoint, client_address, denied, endpoints_of, is_in, own_endpoints
 from pushsvc.model.rates import Rate
-from pushsvc.runtime.plans import live_config
+from pushsvc.runtime.configuration import load_settings
+from pushsvc.runtime.plans import live_config, webhook_configs
 from pushsvc.runtime.store import store_config
 from pushsvc.settings.live import AppLive, LiveRule, LiveSettings
 from pushsvc.settings.schema import Settings
@@ -33,7 +33,7 @@ LIVE = f"[apps.a.live]\nsecret = '{SECRET}'\n"
 def loaded(folder: Path, text: str, **environ: str) -> Settings:
     file = folder / "pushsvc.toml"
     file.write_text(text, encoding="utf-8")
-    return runtime.load_settings(file, environ)
+    return load_settings(file, environ)
 
 
 FAULTS = [
@@ -244,7 +244,7 @@ def test_any_value_at_any_key_loads_or_is_a_fault_that_shows_no_secret(
     environ = {"PUSHSVC__LIVE": json.dumps(live), "PUSHSVC__APPS__A__LIVE": json.dumps({"secret": SECRET * 2} | app)}
     settings: Settings | None = None
     try:
-        settings = runtime.load_settings(None, environ)
+        settings = load_settings(None, environ)
         found = repr(settings)
     except ConfigError as error:
         found = str(error)
@@ -412,6 +412,6 @@ def test_events_of_devices_are_logged_where_a_webhook_is_sent_them(tmp_path: Pat
     text = f"[apps.a.live]\nsecret = '{SECRET}'\n[apps.a.webhook]\nsecret = '{secret}'\n{webhook}"
     settings = loaded(tmp_path, text)
     assert live_config(settings).apps["a"].log_events == logged
-    assert ("a" in runtime.webhook_configs(settings, "event")) == logged
-    assert ("a" in runtime.webhook_configs(settings, "feedback")) == ("url" in webhook and "['event']" not in webhook)
-    assert ("a" in runtime.webhook_configs(settings)) == ("url" in webhook)
+    assert ("a" in webhook_configs(settings, "event")) == logged
+    assert ("a" in webhook_configs(settings, "feedback")) == ("url" in webhook and "['event']" not in webhook)
+    assert ("a" in webhook_configs(settings)) == ("url" in webhook)

@@ -79,7 +79,7 @@ async def write_devices(
     tombstones: bool,
 ) -> int:
     """Write pages of devices, and return the number of these. Raises `Stopped`."""
-    from ...runtime import addresses
+    from ...runtime.providers import addresses
 
     known = addresses()
     if form == "csv":

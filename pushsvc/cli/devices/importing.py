@@ -121,7 +121,7 @@ def import_devices(
 def rules_of(settings: Settings, app: str) -> Rules:
     """Return the rules that validate the devices of the app, here and in the API."""
     from ...api.rules import Rules
-    from ...runtime import addresses
+    from ...runtime.providers import addresses
 
     return Rules(app, frozenset(map(platform_of, settings.apps[app].accounts)), addresses())
 
@@ -140,7 +140,7 @@ async def _import(
     quiet: bool,
 ) -> tuple[FilePosition, bool]:
     """Return the position that was reached, and whether it is the end of the file."""
-    from ...runtime import addresses
+    from ...runtime.providers import addresses
 
     stop = until_signalled(hang_up=True)
     async with open_operator(context, app, url, key, changes=True) as operator:

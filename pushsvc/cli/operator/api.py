@@ -308,7 +308,7 @@ class ApiOperator:
         return taken
 
     async def exporting(self, app: str, *, tombstones: bool) -> AsyncGenerator[ExportedDevices, None]:
-        from ...runtime import addresses
+        from ...runtime.providers import addresses
 
         rules = Rules(app, frozenset(addresses().platforms), addresses())
         narrow = {} if tombstones else {"state": "active"}

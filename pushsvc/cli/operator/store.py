@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ... import runtime
 from ...errors import SILENT_REDIS, ConfigError, PushsvcError, StoreUnavailable
 from ...model.access import ApiKey, Scope
 from ...model.devices import Device
@@ -25,7 +24,8 @@ from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.live import EventCounts
 from ...ports.pushes import ListedPush, PushFilter
 from ...ports.registry import PrunedFilter
-from ...runtime.providers import explain
+from ...runtime.providers import addresses, explain
+from ...runtime.store import open_configured_store, open_existing_store, open_running_store
 from ...settings.schema import Settings
 from ..pushes.failed import PAGE
 from .operator import (
@@ -69,7 +69,7 @@ async def open_for_reading(settings: Settings) -> AsyncIterator[Store]:
     async with AsyncExitStack() as stack:
         try:
             async with asyncio.timeout(OPENS):
-                store = await stack.enter_async_context(runtime.open_running_store(settings))
+                store = await stack.enter_async_context(open_running_store(settings))
         except TimeoutError:
             raise StoreUnavailable(
                 f"Redis is not available: it has not answered for {OPENS:g} s", SILENT_REDIS
@@ -103,21 +103,22 @@ class StoreOperator:
         text, key = make_key(app, name, scopes, intake, now=int(time.time() * 1000))
         row = key_row(key, "store")
         require_free(self._configured_rows(), app, name)
-        async with runtime.open_configured_store(self._settings) as store:
+        async with open_configured_store(self._settings) as store:
             if not await store.keys.add(key):
                 require_free([row], app, name)
         return MadeKey(text, key.sha256, row)
 
     async def revoke_key(self, app: str, name: str) -> bool:
         require_stored(self._configured_rows(), app, name)
-        async with runtime.open_existing_store(self._settings) as store:
+        async with open_existing_store(self._settings) as store:
             return await store.keys.revoke(name, app)
 
     async def states(self, every: float) -> AsyncGenerator[ServiceState, None]:
         from ...runtime.state.app_stats import AppStatsReader
         from ...runtime.state.conditions import StoreConditions
+        from ...runtime.state.figures import Current
 
-        current = runtime.Current(self._settings)
+        current = Current(self._settings)
         async with open_for_reading(self._settings) as store:
             conditions = StoreConditions(current, store)
             reader = AppStatsReader(current, store, conditions)
@@ -182,7 +183,7 @@ class StoreOperator:
     async def cancel(self, push_id: str) -> JsonObject | None:
         from ...api import answers
 
-        async with runtime.open_existing_store(self._settings) as store:
+        async with open_existing_store(self._settings) as store:
             for app in self.apps:
                 if (status := await store.pushes.cancel(app, push_id)) is None:
                     continue
@@ -231,12 +232,13 @@ class StoreOperator:
         self, *, share: float, dry_run: bool, stop: asyncio.Event, show: Callable[[Progress], None]
     ) -> CleanedUp:
         """See `Operator.clean_up`. It needs no other part of the service."""
+        from ...runtime.plans import cleanup_plan
         from ...stages.cleanup import LOCK, Cleaned, clean
 
         def cleaned_up(cleaned: Cleaned) -> CleanedUp:
             return CleanedUp(cleaned.removed, "" if cleaned.place is None else "the next run removes the rest")
 
-        opened = open_for_reading if dry_run else runtime.open_existing_store
+        opened = open_for_reading if dry_run else open_existing_store
         async with opened(self._settings) as store:
             clock = await store.cleanups.clock()
 
@@ -244,7 +246,7 @@ class StoreOperator:
                 show(progress)
 
             if dry_run:  # it changes nothing, so it needs no lease
-                plan = runtime.cleanup_plan(self._settings, store, clock, dry_run=True)
+                plan = cleanup_plan(self._settings, store, clock, dry_run=True)
                 return cleaned_up(await clean(plan, share=share, stopping=stop.is_set, after=look))
             async with store.locks.held(LOCK, lease=self._settings.jobs.takeover) as lost:
                 if lost is None:
@@ -258,7 +260,7 @@ class StoreOperator:
                             "another cleanup has started meanwhile, because this one did not respond for too long"
                         )
 
-                plan = runtime.cleanup_plan(self._settings, store, clock)
+                plan = cleanup_plan(self._settings, store, clock)
                 cleaned = await clean(plan, share=share, stopping=stop.is_set, after=note)
                 if cleaned.place is None:
                     await store.cleanups.finish(cleaned.removed)
@@ -270,7 +272,7 @@ class StoreOperator:
         from ..devices.importing import rules_of
 
         rules = rules_of(self._settings, app)
-        async with runtime.open_configured_store(self._settings) as store:
+        async with open_configured_store(self._settings) as store:
 
             async def write(values: Sequence[Any]) -> Sequence[Taken]:
                 return await import_devices(store.registry, rules, values, time.time_ns() // 1_000_000)
@@ -292,14 +294,14 @@ class StoreOperator:
             return {app: await store.registry.pruned(app, which) for app in self.apps}
 
     async def restoring(self, which: PrunedFilter) -> AsyncGenerator[tuple[str, int], None]:
-        async with runtime.open_existing_store(self._settings) as store:
+        async with open_existing_store(self._settings) as store:
             for app in self.apps:
                 while step := await store.registry.restore(app, which, limit=STEP):
                     yield app, step
 
     async def unsuppress(self, app: str, platform: str, token: str) -> bool:
-        address = runtime.addresses().recognised(platform, token)
-        async with runtime.open_existing_store(self._settings) as store:
+        address = addresses().recognised(platform, token)
+        async with open_existing_store(self._settings) as store:
             return await store.suppressions.remove(app, [(platform, address)]) > 0
 
     async def webhooks(self) -> list[tuple[str, WebhookState]]:
@@ -317,7 +319,9 @@ class StoreOperator:
         return WebhookTest(good, config.host, answer.status, answer.reason, seconds)
 
     def _webhook_of(self, app: str) -> WebhookConfig:
-        config = runtime.webhook_configs(self._settings).get(app)
+        from ...runtime.plans import webhook_configs
+
+        config = webhook_configs(self._settings).get(app)
         if config is None:
             raise ConfigError(f"apps.{app}.webhook.url", "the app has no webhook", "set `url` and `secret`")
         return config
@@ -330,7 +334,7 @@ class StoreOperator:
 
     async def redeliver(self, app: str, since: int | None, until: int | None) -> None:
         self._webhook_of(app)
-        async with runtime.open_existing_store(self._settings) as store:
+        async with open_existing_store(self._settings) as store:
             for log in (store.webhooks, store.event_webhooks):
                 if batches := await log.dead(app, since=since, until=until):
                     await log.ask_again(app, batches)
@@ -343,7 +347,7 @@ class StoreOperator:
 
     async def resume_webhooks(self, app: str) -> None:
         self._webhook_of(app)
-        async with runtime.open_existing_store(self._settings) as store:
+        async with open_existing_store(self._settings) as store:
             for log in (store.webhooks, store.event_webhooks):
                 await log.resume(app)
 
@@ -356,14 +360,16 @@ class StoreOperator:
             ]
 
     async def delete_device(self, app: str, device_id: str) -> bool:
-        async with runtime.open_existing_store(self._settings) as store:
+        async with open_existing_store(self._settings) as store:
             if self._settings.apps[app].live is not None:
                 await store.live.revoke(app, device_id)
             return await store.registry.remove(app, device_id)
 
     async def erase_user(self, app: str, user: str, wait: float) -> Erasure:
-        async with runtime.open_existing_store(self._settings) as store:
-            return await runtime.eraser(store).erase(app, user, wait=wait)
+        from ...runtime.plans import eraser
+
+        async with open_existing_store(self._settings) as store:
+            return await eraser(store).erase(app, user, wait=wait)
 
 
 def _json(value: object) -> JsonObject:

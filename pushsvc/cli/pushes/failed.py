@@ -114,7 +114,7 @@ def checked_id(text: str, option: str = "") -> str:
 def require_platform(platform: str) -> None:
     """End with wrong usage (2) if the platform is unknown."""
     if platform:
-        from ...runtime import renderers
+        from ...runtime.providers import renderers
 
         known = renderers()
         if platform not in known:

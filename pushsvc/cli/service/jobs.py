@@ -25,7 +25,7 @@ def jobs(context: typer.Context, processes: Processes = 0, feedback: Feedback = 
 
 
 def _one(settings: Settings, *, feedback: bool) -> None:
-    from ...lazily import import_redis
+    from ...imports import import_redis
 
     import_redis()  # before rq does
     from ... import jobs as work, telemetry

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 import uvloop
 
-from ... import runtime
 from ...settings.schema import Settings
 from ..files import temporary_folder
 from ..process import say
@@ -49,14 +48,14 @@ class RunPart(Protocol):
 def serve(context: typer.Context, processes: Processes = 0) -> None:
     """Run the HTTP API."""
     settings = context.obj.read()
-    one = _looped("serve", lambda: runtime.run_api)
+    one = _looped("serve")
     run_part("serve", processes or settings.server.processes, one, settings, context)
 
 
 def dispatch(context: typer.Context, processes: Processes = 0) -> None:
     """Run the workers that send to the providers."""
     settings = context.obj.read()
-    one = _looped("dispatch", lambda: runtime.run_dispatch)
+    one = _looped("dispatch")
     run_part("dispatch", processes or settings.dispatch.processes, one, settings, context)
 
 
@@ -68,14 +67,14 @@ def feedback(context: typer.Context, processes: Processes = 0) -> None:
     if sys.stderr.isatty() and LIFELINE not in os.environ:
         say(FEEDBACK)
     settings = context.obj.read()
-    run_part("feedback", processes or 1, _looped("feedback", lambda: runtime.run_feedback), settings, context)
+    run_part("feedback", processes or 1, _looped("feedback"), settings, context)
 
 
 def live(context: typer.Context, processes: Processes = 0) -> None:
     """Run the gateway to which devices connect."""
     settings = context.obj.read()
     settings.require_live()
-    run = _looped("live", lambda: runtime.run_live)
+    run = _looped("live")
 
     def one(settings: Settings) -> None:
         if settings.redis.url:  # An embedded store that this process starts would inherit it.
@@ -109,14 +108,24 @@ def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
     return stop
 
 
-def _looped(part: str, runs: Callable[[], RunPart]) -> Callable[[Settings], None]:
-    """Return the work of a process of a part in an event loop. `runs` imports what it is."""
+def _import_part(part: str) -> RunPart:
+    if part == "live":
+        from ...runtime.live import run_live
+
+        return run_live
+    from ...runtime.parts import run_api, run_dispatch, run_feedback
+
+    return {"serve": run_api, "dispatch": run_dispatch, "feedback": run_feedback}[part]
+
+
+def _looped(part: str) -> Callable[[Settings], None]:
+    """Return the work of a process of a part in an event loop. The part is imported when it runs."""
 
     async def work(settings: Settings) -> None:
         from ... import telemetry
 
         log, stop = telemetry.get_logger(part), until_signalled()
-        await runs()(settings, stop, listening=lambda where: report_ready(log, where))
+        await _import_part(part)(settings, stop, listening=lambda where: report_ready(log, where))
         log.info("stopped", pid=os.getpid())
 
     return lambda settings: uvloop.run(work(settings))
@@ -147,12 +156,13 @@ def run_part(
 
 async def _many(part: str, children: list[Child], ready: Ready, settings: Settings, context: typer.Context) -> None:
     from ... import telemetry
+    from ...runtime.store import redis_url, require_store
     from .supervisor import Supervisor
 
     stop = until_signalled()
     # The copies share one embedded store, which this process owns, and one exposition of their metrics.
-    async with runtime.redis_url(settings) as url:
-        await runtime.require_store(settings, url, durable=part == "serve")
+    async with redis_url(settings) as url:
+        await require_store(settings, url, durable=part == "serve")
         with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
             environ = child_environ(context, url, folder)
             if section := {"serve": "SERVER", "live": "LIVE"}.get(part):  # they share one port

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from ... import runtime, telemetry
+from ... import telemetry
 from ...errors import ConfigError
+from ...runtime.store import own_embedded, require_store, require_unowned, running_store_url
 from ...settings.schema import Settings
 from ...wording import other_port
 from ..get import get
@@ -59,8 +60,8 @@ async def open_service(
         if settings.redis.url:
             store_url = settings.redis.url
         else:
-            store_url = await stack.enter_async_context(runtime.own_embedded(settings))
-        await runtime.require_store(settings, store_url)
+            store_url = await stack.enter_async_context(own_embedded(settings))
+        await require_store(settings, store_url)
         metrics = settings.store.data_dir / "run" / "metrics"
         environ = {
             **environ,
@@ -105,8 +106,8 @@ async def _until_free(section: str, host: str, port: int, settings: Settings, se
             if error.errno != errno.EADDRINUSE:
                 return  # The part says better what is wrong with the address.
         if deadline is None:
-            await asyncio.to_thread(runtime.require_unowned, settings)
-            left = await runtime.running_store_url(settings) is not None
+            await asyncio.to_thread(require_unowned, settings)
+            left = await running_store_url(settings) is not None
             deadline = loop.time() + (seconds if left else 1.0)
         if loop.time() >= deadline:
             raise ConfigError(f"{section}.port", f"{host}:{port} is in use by another process", other_port(section))

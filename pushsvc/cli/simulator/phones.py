@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ...client import AsyncClient, Retries
 from ...net.websocket.frames import ABNORMAL
-from ...runtime import raise_file_limit
+from ...runtime.parts import raise_file_limit
 from ..access import Access
 from ..output import counted, percentile, print_json, print_table
 from ..service.parts import until_signalled

@@ -1,5 +1,5 @@
 """The connection to Redis: clients and failover, scripts, group commits, durability, the clock of the store."""
 
-from ...lazily import import_redis
+from ...imports import import_redis
 
 import_redis()
