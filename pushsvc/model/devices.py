@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
+from .instants import instant
 from .push import Platform
 
 TagValue: TypeAlias = str | bool | int | float | tuple[str, ...]
@@ -57,6 +58,18 @@ def revived(device: Device, **changes: Any) -> Device:
     """Return the device as an active one that no answer speaks against, with other changes."""
     clean = {"pruned_at": 0, "pruned_for": "", "strikes": 0, "struck_at": 0, "struck_for": "", "judged_by": ""}
     return replace(device, state="active", **clean, **changes)
+
+
+def as_fields(device: Device) -> dict[str, Any]:
+    """Return the fields of a device except its token, with instants as documents write them; None stands for a prune
+    or a strike that there is not."""
+    fields = asdict(device)
+    del fields["token"]
+    for name in ("registered_at", "last_seen_at"):
+        fields[name] = instant(fields[name])
+    fields["pruned_at"] = instant(device.pruned_at) if device.state == "pruned" else None
+    fields["struck_at"] = instant(device.struck_at) if device.struck_at else None
+    return fields
 
 
 MAX_NAME: Final = 128

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from ...errors import Conflict, Fault, InvalidRequest, NotFound
-from ...model.devices import Device, TagValue, revived
+from ...model.devices import Device, TagValue, as_fields, revived
 from ...model.documents import Time
 from ...model.instants import instant
 from ...ports.admin import live_state
@@ -283,27 +283,9 @@ async def _shown(ports: ApiPorts, app: ServedApp, devices: list[Device]) -> list
         present = await ports.live.presence(app.name, [device.id for device in devices])
     return [
         AdminDevice(
-            id=device.id,
-            platform=device.platform,
-            kind=device.kind,
+            **as_fields(device),
             token_hash=ports.admin.token_hash(device.platform)(device.token),
             token_end=device.token[-4:] if len(device.token) > 16 else "",
-            user=device.user,
-            tags=device.tags,
-            locale=device.locale,
-            timezone=device.timezone,
-            app_version=device.app_version,
-            environment=device.environment,
-            registered_at=instant(device.registered_at),
-            last_seen_at=instant(device.last_seen_at),
-            topics=device.topics,
-            state=device.state,
-            pruned_at=instant(device.pruned_at) if device.state == "pruned" else None,
-            pruned_for=device.pruned_for,
-            strikes=device.strikes,
-            struck_at=instant(device.struck_at) if device.struck_at else None,
-            struck_for=device.struck_for,
-            judged_by=device.judged_by,
             evidence=_evidence(ports, device),
             live=None if app.live is None else _live(each),
         )

@@ -20,9 +20,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from ...decoding import Checks, Rule, unprintable
 from ...errors import Fault, InvalidRequest
 from ...model.address import Addresses
-from ...model.devices import MAX_NAME, Device, TagValue, name_fault
+from ...model.devices import MAX_NAME, Device, TagValue, as_fields, name_fault
 from ...model.documents import Time
-from ...model.instants import instant
 from ...ports.registry import MOST_OF_USER
 from ...problems import ProblemFault
 from ..http.refusal import judged, parse, summary
@@ -205,27 +204,15 @@ class Erased(Struct, frozen=True):
 
 def shown(device: Device, addresses: Addresses, **live: Any) -> RegisteredDevice:
     """Return a device as the API shows it, with the fields of its state in the live channel."""
-    pruned = device.state == "pruned"
-    return device_types(addresses).registered(
-        id=device.id,
-        platform=device.platform,
-        user=device.user,
-        tags=device.tags,
-        locale=device.locale,
-        timezone=device.timezone,
-        app_version=device.app_version,
-        environment=device.environment,
-        registered_at=instant(device.registered_at),
-        last_seen_at=instant(device.last_seen_at),
-        topics=device.topics,
-        state=device.state,
-        pruned_at=instant(device.pruned_at) if pruned else UNSET,
-        pruned_for=device.pruned_for if pruned else UNSET,
-        strikes=device.strikes or UNSET,
-        struck_at=instant(device.struck_at) if device.struck_at else UNSET,
-        **addresses.devices.filled(device.platform, device.kind, device.token),
-        **live,
-    )
+    fields = as_fields(device)
+    for name in ("kind", "struck_for", "judged_by"):
+        del fields[name]
+    for name in ("pruned_at", "strikes", "struck_at"):
+        fields[name] = fields[name] or UNSET
+    if device.state != "pruned":
+        fields["pruned_for"] = UNSET
+    address = addresses.devices.filled(device.platform, device.kind, device.token)
+    return device_types(addresses).registered(**fields, **address, **live)
 
 
 def read_device(body: bytes, device_id: str, rules: Rules, now: int) -> Device:

@@ -18,8 +18,7 @@ import msgspec
 from ...api.devices.importing import BadLine
 from ...errors import Fault, PushsvcError
 from ...model.address import Addresses
-from ...model.devices import Device
-from ...model.instants import instant
+from ...model.devices import Device, as_fields
 
 Format: TypeAlias = Literal["ndjson", "csv"]
 
@@ -43,27 +42,9 @@ class BadHeader(PushsvcError):
 
 def document_of(device: Device, addresses: Addresses) -> dict[str, Any]:
     """Return the document of a device, with its fields in order. Empty fields are left out."""
-    pruned = device.state == "pruned"
-    told: dict[str, Any] = {
-        "id": device.id,
-        "platform": device.platform,
-        **addresses.devices.filled(device.platform, device.kind, device.token),
-        "user": device.user,
-        "tags": device.tags or None,
-        "locale": device.locale,
-        "timezone": device.timezone,
-        "app_version": device.app_version,
-        "environment": device.environment,
-        "registered_at": instant(device.registered_at),
-        "last_seen_at": instant(device.last_seen_at),
-        "topics": device.topics or None,
-        "strikes": device.strikes or None,
-        "struck_at": instant(device.struck_at) if device.struck_at else None,
-        "state": device.state if pruned else None,
-        "pruned_at": instant(device.pruned_at) if pruned else None,
-        "pruned_for": device.pruned_for if pruned else None,
-    }
-    return {name: value for name, value in told.items() if value is not None}
+    fields = {**as_fields(device), **addresses.devices.filled(device.platform, device.kind, device.token)}
+    names = columns(addresses, tombstones=device.state == "pruned")
+    return {name: fields[name] for name in names if fields.get(name) not in (None, {}, (), 0)}
 
 
 def ndjson_of(devices: Sequence[Device], addresses: Addresses) -> bytes:
@@ -87,11 +68,11 @@ def csv_of(devices: Sequence[Device], addresses: Addresses, *, tombstones: bool)
     names = columns(addresses, tombstones=tombstones)
     objects = _objects(addresses)
     for device in devices:
-        told = document_of(device, addresses)
-        for name in objects & told.keys():
-            told[name] = _encode(told[name]).decode()
-        told["topics"] = " ".join(told.get("topics", ()))
-        writer.writerow([told.get(name, "") for name in names])
+        document = document_of(device, addresses)
+        for name in objects & document.keys():
+            document[name] = _encode(document[name]).decode()
+        document["topics"] = " ".join(document.get("topics", ()))
+        writer.writerow([document.get(name, "") for name in names])
     return text.getvalue().encode()
 
 

@@ -26,6 +26,7 @@ from ...client.asynchronous import Answer
 from ...client.retries import PASSING
 from ...errors import SILENT_REDIS, Conflict, Fault, PushsvcError, StoreUnavailable, Unauthorized, Unavailable
 from ...model.access import Scope
+from ...model.devices import Device
 from ...model.instants import instant, parse_instant
 from ...model.push import JsonObject
 from ...model.rates import Rate
@@ -51,7 +52,6 @@ from ...ports.registry import PrunedFilter
 from ..access import Access
 from ..pushes.failed import PAGE
 from .operator import (
-    DEVICE_FIELDS,
     CleanedUp,
     ExportedDevices,
     Failed,
@@ -77,6 +77,8 @@ LOOK: Final = 0.5
 """Seconds between two looks at a cleanup."""
 BODY: Final = 1024 * 1024
 """Bytes of devices that are sent at once; one device is always sent."""
+DEVICE_FIELDS: Final = (*(name for name in Device.__struct_fields__ if name != "token"), "token_hash")
+"""What a command shows of a device: all but its token."""
 
 
 class NoJobs(PushsvcError):

@@ -15,7 +15,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 from msgspec import Struct
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-DEVICE_FIELDS: Final = (*(name for name in Device.__struct_fields__ if name != "token"), "token_hash")
-"""What a command shows of a device: all but its token."""
-INSTANTS: Final = ("registered_at", "last_seen_at", "pruned_at", "struck_at")
 
 
 class KeyExists(PushsvcError):

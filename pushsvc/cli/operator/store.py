@@ -13,8 +13,7 @@ import msgspec
 
 from ...errors import SILENT_REDIS, ConfigError, PushsvcError, StoreUnavailable
 from ...model.access import ApiKey, Scope
-from ...model.devices import Device
-from ...model.instants import instant
+from ...model.devices import as_fields
 from ...model.push import JsonObject
 from ...model.rates import Rate
 from ...ports.admin import DeadBatchRow, KeyRow, WebhookState, WebhookTest, key_row, key_rows
@@ -29,8 +28,6 @@ from ...runtime.store import open_configured_store, open_existing_store, open_ru
 from ...settings.schema import Settings
 from ..pushes.failed import PAGE
 from .operator import (
-    DEVICE_FIELDS,
-    INSTANTS,
     CleanedUp,
     ExportedDevices,
     Failed,
@@ -354,7 +351,7 @@ class StoreOperator:
     async def device(self, device_id: str) -> list[dict[str, Any]]:
         async with open_for_reading(self._settings) as store:
             return [
-                _shown(app, device, store.token_hash(device.platform)(device.token))
+                {"app": app, **as_fields(device), "token_hash": store.token_hash(device.platform)(device.token)}
                 for app in self.apps
                 if (device := await store.registry.get(app, device_id)) is not None
             ]
@@ -382,10 +379,3 @@ def _replay(status: ReplayStatus) -> ReplayStatus:
     """Return a replay with what it is to move as `matched`."""
     limit = status.spec.limit
     return msgspec.structs.replace(status, matched=min(status.matched, limit)) if limit else status
-
-
-def _shown(app: str, device: Device, token_hash: str) -> dict[str, Any]:
-    known = {**msgspec.structs.asdict(device), "token_hash": token_hash}
-    for name in INSTANTS:
-        known[name] = instant(known[name]) if known[name] else None
-    return {"app": app, **{name: known[name] for name in DEVICE_FIELDS}}
