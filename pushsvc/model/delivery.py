@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -12,6 +12,8 @@ End = Literal["sent", "failed", "invalid", "expired", "suppressed", "cancelled"]
 
 ENDS: tuple[End, ...] = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled")
 """The states in which a delivery ends. Every delivery ends in exactly one of them."""
+SUPERSEDED: Final = "superseded"
+"""The reason of a delivery that ends because a later push with the same `collapse` was accepted."""
 
 
 class Delivery(Struct, frozen=True, gc=False):

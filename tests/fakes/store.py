@@ -17,6 +17,7 @@ import msgspec
 
 from pushsvc.errors import Conflict
 from pushsvc.model.delivery import (
+    SUPERSEDED,
     Arrival,
     End,
     Ended,
@@ -56,7 +57,7 @@ from pushsvc.store.queue.arrivals import ARRIVED, EndOfAny
 from pushsvc.store.queue.entries import counted
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
 from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, mark_of_retry, receipt_of, row_of
-from pushsvc.store.revoke.supersession import SUPERSEDED, order_at, order_of, places_at, places_of, was_accepted
+from pushsvc.store.revoke.supersession import order_at, order_of, places_at, places_of, was_accepted
 
 from .expansions import MemoryExpansions
 from .feedback import MemoryAnswers, MemorySuppressions

@@ -14,7 +14,7 @@ from pushsvc.model.status import PushStatus
 from pushsvc.ports.entries import News, Revoked, token_mark
 from pushsvc.store import Store, StoreConfig, keys
 from pushsvc.store.revoke import revocations
-from pushsvc.store.revoke.revocations import PATIENCE, place_of
+from pushsvc.store.revoke.revocations import PATIENCE, entry_order
 
 from .servers import Server
 from .test_store_kit import ROUTE, AnyStore, World, backend_server, make_push, moment, new_world, settlement, take
@@ -253,4 +253,4 @@ async def test_counts_only_grow_whatever_happens_after_a_cancel(real: Server, da
 
 
 def test_places_are_in_order() -> None:
-    assert place_of(b"5-10") > place_of("5-9") > place_of("4-99") > place_of("0-0")
+    assert entry_order(b"5-10") > entry_order("5-9") > entry_order("4-99") > entry_order("0-0")

@@ -35,7 +35,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from ...errors import StoreError, StoreUnavailable
-from ...model.delivery import Arrival, Delivery, Expired, Obsolete, Outcome, Sent, Unavailable, Unconfirmed
+from ...model.delivery import SUPERSEDED, Arrival, Delivery, Expired, Obsolete, Outcome, Sent, Unavailable, Unconfirmed
 from ...model.instants import instant
 from ...model.push import Chunk, Route
 from ...model.routing import platform_of
@@ -86,7 +86,6 @@ _encode = msgspec.json.Encoder().encode
 AWAY: Final = Unconfirmed(reason="away")
 FIRST: Final = Unconfirmed(reason="provider_first")
 NEVER: Final = Expired(reason="ttl")
-SUPERSEDED: Final = Obsolete(reason="superseded")
 MOVED: Final = Obsolete(reason="moved")
 UNREADABLE: Final = Unavailable(reason="unreadable")
 CANCELLED: Final = Obsolete(reason="cancelled", end="cancelled")
@@ -305,7 +304,7 @@ class LiveProvider:
             for receiver, result in zip(part.append.receivers, results, strict=True):
                 self._displaced += [("overflow", self._arrival(receiver, old)) for old in result.overrun]
                 if result.replaced is not None:
-                    self._displaced.append(("superseded", self._arrival(receiver, result.replaced)))
+                    self._displaced.append((SUPERSEDED, self._arrival(receiver, result.replaced)))
                 carried += [self._arrival(receiver, old) for old in result.carried]
         if carried:
             task = self._loop.create_task(self._carry_on(carried))
@@ -361,7 +360,7 @@ class LiveProvider:
         """Return the outcome of a delivery that stands in no stream; None if it goes on at the next channel."""
         match appended.status:
             case "superseded":
-                return SUPERSEDED
+                return Obsolete(reason=SUPERSEDED)
             case "withdrawn":
                 return CANCELLED
             case "moved":

@@ -22,8 +22,6 @@ AHEAD: Final = 1000
 time before the clock was set back, and it is not known which others are later: it replaces none."""
 
 REPLACED: Final = Ended("suppressed")
-SUPERSEDED: Final = "superseded"
-"""The reason of what has ended because a later one was accepted."""
 
 _Order: TypeAlias = tuple[int, str]
 """When its push was to be sent first, in Unix ms, and the id of the push."""

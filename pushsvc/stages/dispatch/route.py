@@ -11,7 +11,7 @@ from typing import Final
 
 from ...background import pulse, until_pulse
 from ...errors import StoreUnavailable
-from ...model.delivery import Delivery, Ended, Outcome, Retry, Sent, Unavailable, Unconfirmed, Verdict
+from ...model.delivery import SUPERSEDED, Delivery, Ended, Outcome, Retry, Sent, Unavailable, Unconfirmed, Verdict
 from ...model.push import LANES, Route, Target
 from ...model.routing import CARRIERS
 from ...ports.entries import Revoked
@@ -28,7 +28,7 @@ from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
 from .metrics import RouteMetrics
 from .reader import Reader
 from .recorder import Recorder, waits
-from .replacing import REPLACED, SUPERSEDED, Replacing
+from .replacing import REPLACED, Replacing
 from .settling import Settler
 from .watch import RouteWatch
 

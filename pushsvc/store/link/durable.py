@@ -33,7 +33,7 @@ FLIGHTS = 8
 arrives in between need not wait for the first to be done."""
 _EVERYSEC = 0.9
 """The minimum duration of two consecutive flushes in seconds if one starts each second, with tolerance for clocks."""
-_MARK_LIFE = 60_000
+MARK_LIFE = 60_000
 """The lifetime of a mark in milliseconds. It is never read."""
 
 
@@ -91,7 +91,7 @@ class Durable:
         return time.monotonic() - started
 
     def _barrier(self, mark: str) -> list[Command]:
-        return [("SET", mark, 1, "PX", _MARK_LIFE), ("WAITAOF", 1, 0, self._wait_ms)]
+        return [("SET", mark, 1, "PX", MARK_LIFE), ("WAITAOF", 1, 0, self._wait_ms)]
 
 
 def _judged(answer: Any) -> bool | StoreUnavailable:

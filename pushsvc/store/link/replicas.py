@@ -39,6 +39,7 @@ from ...errors import StoreError, StoreUnavailable
 from ...telemetry import StateLog, get_logger
 from ..keys import HASH_KEY, mark_beside
 from .connect import store_faults
+from .durable import MARK_LIFE
 from .link import LOOK, Command, Link, ScriptCall
 from .sentinels import GRACE, Address
 
@@ -56,7 +57,6 @@ SAMPLE: Final = 1.0
 NEVER: Final = float("-inf")
 TRY: Final = 60.0
 """Seconds between two tries to wait for a replica that keeps up but did not acknowledge in time."""
-_MARK_LIFE: Final = 60_000
 
 
 class Role(NamedTuple):
@@ -206,7 +206,7 @@ class ReplicatedLink(Link):
             quorum.look(read_role(role), time.monotonic())
             self.require(history)
         asked = quorum.asked(time.monotonic())
-        marked = [("SET", key, 1, "PX", _MARK_LIFE)] if mark else []
+        marked = [("SET", key, 1, "PX", MARK_LIFE)] if mark else []
         barrier: list[Command] = [*marked, ("WAIT", asked, WAIT_MS), ("ROLE",)]
         *answers, acknowledged, told = await self.pinned(key, [*commands, *barrier], WAIT_MS, repeat=repeat)
         if mark:

@@ -12,14 +12,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ...model.codec import CodecError, decode_entry, encode_entry
-from ...model.delivery import End, Settlement
+from ...model.delivery import SUPERSEDED, End, Settlement
 from ...model.push import Chunk, CountedTarget, Platform, Route
 from ...model.routing import CARRIERS
 from ...ports.entries import NOBODY, EntryRef, Taken
 from .. import keys
 from ..part import StoreContext, StorePart
 from ..revoke.presence import DevicePresence, Present
-from ..revoke.supersession import SUPERSEDED, Supersession
+from ..revoke.supersession import Supersession
 from ..revoke.suppression import ERASED, NONE_LISTED, Listed, Suppression, accepted_at
 from .contents import Contents, Decoded
 from .lanes import LaneState, bit_of

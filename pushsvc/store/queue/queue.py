@@ -248,7 +248,7 @@ class RedisQueue(Moving):
         if self._counted:
             self._landed(settlements)
         if self._lost:
-            self.forget([ref for ref in finished if place_of(ref) in self._lost])
+            self.forget([ref for ref in finished if lane_entry(ref) in self._lost])
         return without(settlements, void) if any(void) else settlements
 
     def _by_shard(
@@ -299,7 +299,7 @@ class RedisQueue(Moving):
     def _still_ours(self, finished: Iterable[EntryRef]) -> list[EntryRef]:
         """Return those that this consumer has at the present primary, which may have changed since the last await."""
         history, lost = self._link.history, self._lost
-        return [ref for ref in finished if ref.history == history and not (lost and place_of(ref) in lost)]
+        return [ref for ref in finished if ref.history == history and not (lost and lane_entry(ref) in lost)]
 
     async def _settle_once(
         self, app: str, shard: int, settlements: Sequence[Settlement], closed: Closed, refs: list[Finished]
@@ -445,7 +445,7 @@ class RedisQueue(Moving):
     def forget(self, refs: Iterable[EntryRef]) -> None:
         self._supersession.forget(refs)
         for ref in refs:
-            self._lost.discard(place_of(ref))
+            self._lost.discard(lane_entry(ref))
             if (state := self._state_of(ref)) is not None:
                 state.give_back(ref)
 
@@ -487,6 +487,6 @@ class RedisQueue(Moving):
         await self._liveness.end()
 
 
-def place_of(ref: EntryRef) -> tuple[str, str]:
+def lane_entry(ref: EntryRef) -> tuple[str, str]:
     """Return the key of the entry's lane, and its id."""
     return keys.lane(ref.app, ref.shard, ref.platform, ref.lane), ref.entry_id

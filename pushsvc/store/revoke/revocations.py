@@ -42,7 +42,7 @@ _AFTER = 60.0
 """Seconds for which a cancel is still confirmed after its caller has stopped waiting."""
 
 
-def place_of(entry_id: bytes | str) -> tuple[int, int]:
+def entry_order(entry_id: bytes | str) -> tuple[int, int]:
     """Return the id of a stream entry as a pair of numbers, which can be compared."""
     instant, _, number = (entry_id if isinstance(entry_id, str) else entry_id.decode()).partition("-")
     return int(instant), int(number or 0)
@@ -217,7 +217,7 @@ class _Confirmation:
     __slots__ = ("future", "place", "push_id", "until")
 
     def __init__(self, place: str, push_id: str, until: float) -> None:
-        self.place = place_of(place)
+        self.place = entry_order(place)
         self.push_id = push_id
         self.until = until
         self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -261,7 +261,7 @@ class _Wait:
             waiting = list(self._waiting)
             try:
                 heard: dict[bytes, bytes] = await self._link.call("HGETALL", self._key)
-                least = min(map(place_of, heard.values()), default=None)
+                least = min(map(entry_order, heard.values()), default=None)
                 ready = {each for each in waiting if least is None or each.place <= least}
                 pushes = [each.push_id for each in ready if each.push_id]
                 for first in range(0, len(pushes), MOST):
@@ -274,7 +274,8 @@ class _Wait:
                 return
             now = loop.time()
             self._listen(heard, now)
-            speaking = min((place_of(said) for name, said in heard.items() if name not in self._silent), default=None)
+            spoken = [said for name, said in heard.items() if name not in self._silent]
+            speaking = min(map(entry_order, spoken), default=None)
             for each in waiting:
                 if not each.future.done() and (each in ready or speaking is None or each.place <= speaking):
                     each.future.set_result(each in ready)
@@ -295,5 +296,5 @@ class _Wait:
         self._silent |= {
             name
             for name, (said, since) in self._said.items()
-            if now >= since + PATIENCE and any(place_of(said) < each.place for each in late)
+            if now >= since + PATIENCE and any(entry_order(said) < each.place for each in late)
         }

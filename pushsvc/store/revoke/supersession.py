@@ -47,9 +47,6 @@ from ..link.together import all_of
 from ..part import StoreContext, StorePart
 from .revocations import Revocations
 
-SUPERSEDED: Final = "superseded"
-"""The reason of what ends because a newer one was accepted."""
-
 STEP: Final = 500
 """Digests that one step looks up, which blocks the server for about a millisecond."""
 GRACE: Final = 3_600_000
