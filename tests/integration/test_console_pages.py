@@ -185,6 +185,21 @@ async def test_a_value_without_neighbours_is_drawn() -> None:
         await until(page, red)
 
 
+async def test_reasons_say_whether_a_replay_may_succeed_as_it_is() -> None:
+    async with console() as (page, rig):
+        await page.open(f"{rig.url}/console/failed")
+        shown = """
+(() => {
+  const table = document.querySelector('table[aria-label="reasons"]');
+  const place = table && [...table.querySelectorAll('th')].findIndex(each => each.innerText === 'retryable');
+  const rows = [...table?.querySelectorAll('tbody tr') ?? []];
+  return rows.map(({ cells }) => [cells[0].innerText, cells[place].innerText]);
+})()
+"""
+        await until(page, f"{shown.strip()}.length")
+        assert await page.look(shown) == [["BadTopic", "no"], ["QUOTA_EXCEEDED", "●\nyes"]]
+
+
 async def test_acts_count_first_and_are_confirmed_by_the_count() -> None:
     async with console() as (page, rig):
         await page.open(f"{rig.url}/console/failed?reason=BadTopic")

@@ -80,6 +80,7 @@ export default function Failed({ query }) {
         { label: "platform", cell: (row) => row.platform },
         { label: "deliveries", num: true, cell: (row) => number(row.count) },
         { label: "answer", num: true, cell: (row) => row.status || "none" },
+        { label: "retryable", cell: (row) => html`<span title="whether a replay may succeed though nothing is corrected">${row.retryable ? html`<${State} of="ok">yes<//>` : "no"}</span>` },
         { label: "what it means, and what to do", cell: (row) => html`<span><${Prose} text=${row.meaning} /> <b class="strong"><${Prose} text=${row.remedy} /></b></span>` },
         { label: "last", tight: true, cell: (row) => html`<${Age} of=${row.last_at} />` },
         { label: "", tight: true, cell: (row) => html`<${Replay} filter=${{ ...filter, platform: row.platform, reason: row.reason }} changed=${reload} />` },
