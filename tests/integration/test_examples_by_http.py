@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pushsvc.providers.apns.send import NAMESPACE
+from pushsvc.providers.apns.fields import NAMESPACE
 
 from ..unit.provider_fakes import FULL
 from .harness import Service

@@ -25,7 +25,7 @@ from pushsvc.model.delivery import (
 )
 from pushsvc.model.push import Content, Notification
 from pushsvc.providers.apns.classify import _REASONS
-from pushsvc.providers.apns.send import NAMESPACE
+from pushsvc.providers.apns.fields import NAMESPACE
 
 from .provider_rig import Rig, own, rigged
 

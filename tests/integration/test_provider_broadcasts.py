@@ -19,7 +19,7 @@ from pushsvc.model.delivery import BadNotification, Misconfigured, Sent, Throttl
 from pushsvc.model.push import Content, LiveActivity, Route
 from pushsvc.ports.channels import ChannelAccount
 from pushsvc.providers.apns import Config, open_channels, open_provider
-from pushsvc.providers.apns.send import NAMESPACE
+from pushsvc.providers.apns.fields import NAMESPACE
 from pushsvc.runtime.channels import OpenedChannels
 from pushsvc.settings.schema import AppSettings
 

@@ -29,8 +29,8 @@ from pushsvc.model.push import Message, Route
 from pushsvc.net.http2.exchange import Failure
 from pushsvc.net.http2.hpack_fields import field, path
 from pushsvc.ports.provider import Provider
-from pushsvc.providers.apns import Config, open_provider, send
-from pushsvc.providers.apns.send import NAMESPACE, apns_id
+from pushsvc.providers.apns import Config, fields, open_provider
+from pushsvc.providers.apns.fields import NAMESPACE, apns_id
 
 from .credential_files import write_p8
 from .provider_fakes import CREATED_AT, PUSH_ID, Clock, FakePool, Outcomes, chunk, never_indexed, response
@@ -234,8 +234,8 @@ def test_the_id_is_the_uuid5_of_push_and_target(push_id: str, index: int) -> Non
 
 @given(name=st.sampled_from(["apns-collapse-id", "apns-expiration", "apns-x"]), value=st.text(max_size=300))
 def test_a_field_by_the_short_way_is_the_same_field(name: str, value: str) -> None:
-    assert _built(lambda: send._field(name, value)) == _built(lambda: field(name, value))
-    assert _built(lambda: send._path(value)) == _built(lambda: path("/3/device/" + value))
+    assert _built(lambda: fields.field_of(name, value)) == _built(lambda: field(name, value))
+    assert _built(lambda: fields.device_path(value)) == _built(lambda: path("/3/device/" + value))
 
 
 def _built(make: Callable[[], bytes]) -> bytes | None:

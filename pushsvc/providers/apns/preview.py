@@ -7,7 +7,7 @@ from ...ports.provider import TARGET, Preview
 from ..again import unbound
 from ..merge import encode
 from .config import Config
-from .send import apns_id
+from .fields import apns_id
 from .vocabulary import ALERT, TOPIC_SUFFIX, payload_limit
 
 

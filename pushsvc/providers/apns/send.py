@@ -16,11 +16,9 @@ https://developer.apple.com/documentation/usernotifications/sending-broadcast-pu
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeAlias
@@ -39,12 +37,9 @@ from ..endpoint import host_fields
 from .classify import EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
 from .config import Config
 from .credentials import ProviderToken, client_context
+from .fields import APNS_ID, device_path, field_of, hashed, headers_of, id_of_digest
 from .remedies import remedy
 from .vocabulary import CHANNEL, TOPIC_SUFFIX
-
-NAMESPACE: Final = uuid.UUID("6d1c4d0c-2f0b-5f0a-9c43-6f0a3c1b7a52")
-"""The namespace of all apns-ids. It must never change: another one would break the promise of `apns_id`."""
-_NAMESPACE: Final = NAMESPACE.bytes
 
 _Context: TypeAlias = tuple[Delivery, OnOutcome, str, int]
 """The delivery, its callback, its `apns-id`, and how often the credentials had been renewed when it was sent."""
@@ -59,46 +54,7 @@ MOST_STORELESS: Final = 10_000
 """Channels that are remembered, at most: as many as Apple allows to an app."""
 _COMMON_NAMES: Final = frozenset({"apns-push-type", "apns-priority", "apns-topic"})
 _NOT_OF_BROADCASTS: Final = frozenset({"apns-topic", "apns-collapse-id"})
-_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _DRY_RUN: Final = Sent(reason="dry_run")
-
-
-def apns_id(push_id: str, index: int) -> str:
-    """Return the UUIDv5 of push and target, so that a repeat after a crash has the same id."""
-    return _format(hashlib.sha1(_NAMESPACE + f"{push_id}:{index}".encode(), usedforsecurity=False).hexdigest())
-
-
-def _format(digest: str) -> str:
-    # RFC 9562 5.5: the first 128 bits of SHA-1, with version 5 and the variant set.
-    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{_VARIANT[digest[16]]}{digest[17:20]}-{digest[20:32]}"
-
-
-# `field` checks name and value by pattern, at 1.4 microseconds. For the fields that differ from push to push, and for
-# values that need no pattern, what stands in front of the value is looked up instead, at a sixth of that.
-
-
-@functools.lru_cache(maxsize=4096)
-def _opening(name: str, size: int) -> bytes:
-    """Return the bytes that precede a value of `size` bytes."""
-    return field(name, "0" * size)[:-size]
-
-
-@functools.lru_cache(maxsize=1024)
-def _field(name: str, value: str) -> bytes:
-    """Return the same as `field`. Pushes of the same second have most fields in common, so they are kept."""
-    if value and value.isascii() and value.isprintable() and value[0] != " " != value[-1]:
-        return _opening(name, len(value)) + value.encode()
-    return field(name, value)
-
-
-_APNS_ID: Final = _opening("apns-id", 36)
-
-
-def _path(token: str) -> bytes:
-    raw = token.encode()
-    if raw.isalnum():  # of bytes that is ASCII alone, and twice as fast as of text
-        return _opening(":path", 10 + len(raw)) + b"/3/device/" + raw
-    return path("/3/device/" + token)
 
 
 class ApnsProvider:
@@ -198,7 +154,7 @@ class ApnsProvider:
                 fields = self._broadcast_fields(chunk, target.token, own_id)
                 self._broadcasts.submit(fields, body, (delivery, on_outcome, own_id, self._renewed), on_answer)
                 return
-            fields = self._head + _path(target.token) + self._tail + _APNS_ID + own_id.encode()
+            fields = self._head + device_path(target.token) + self._tail + APNS_ID + own_id.encode()
             self._pool.submit(fields, body, (delivery, on_outcome, own_id, self._renewed), on_answer)
         except ValueError:
             # A field that HTTP/2 cannot carry. Intake lets none through, but a store may outlive its rules.
@@ -211,11 +167,11 @@ class ApnsProvider:
         required. If the push has none, it is the end of the push, so that a channel with storage keeps it; a channel
         without storage refuses this once, and is remembered.
         """
-        headers = _headers_of(chunk)
+        headers = headers_of(chunk)
         if EXPIRATION not in headers:
             end = "0" if channel in self._storeless else str(chunk.expires_at // 1000)
             headers = {**headers, EXPIRATION: end}
-        own = [_field(name, value) for name, value in headers.items() if name not in _NOT_OF_BROADCASTS]
+        own = [field_of(name, value) for name, value in headers.items() if name not in _NOT_OF_BROADCASTS]
         given = field("apns-channel-id", channel) + field("apns-request-id", own_id)
         return self._broadcast_head + self._authorization + b"".join(own) + given
 
@@ -231,12 +187,12 @@ class ApnsProvider:
             common = self._remember(key)
         tail = self._authorization + common
         if len(headers) + key.count(None) > len(_COMMON_NAMES):
-            own = [_field(*each) for each in headers.items() if each[0] not in _COMMON_NAMES and each[0] != dated]
+            own = [field_of(*each) for each in headers.items() if each[0] not in _COMMON_NAMES and each[0] != dated]
             tail += b"".join(own)
         if dated:
-            tail += _field(dated, str(chunk.expires_at // 1000))
+            tail += field_of(dated, str(chunk.expires_at // 1000))
         self._tail = tail
-        self._named = _NAMESPACE + f"{chunk.push_id}:".encode()
+        self._named = hashed(chunk.push_id)
         if chunk.total != 1:
             self._sha = hashlib.sha1(self._named, usedforsecurity=False)
         self._chunk = chunk
@@ -244,10 +200,10 @@ class ApnsProvider:
     def _id_of(self, index: int, total: int) -> str:
         """Return `apns_id` of a target of the chunk at hand, one of `total` of its push."""
         if total == 1:
-            return _format(hashlib.sha1(self._named + b"%d" % index, usedforsecurity=False).hexdigest())
+            return id_of_digest(hashlib.sha1(self._named + b"%d" % index, usedforsecurity=False).hexdigest())
         sha = self._sha.copy()
         sha.update(b"%d" % index)
-        return _format(sha.hexdigest())
+        return id_of_digest(sha.hexdigest())
 
     def _remember(self, key: tuple[str | None, str | None, str | None]) -> bytes:
         push_type, priority, topic = key
@@ -364,12 +320,6 @@ class ApnsProvider:
                 self._send(other[0], other[1], self._on_last_answer)
         for wake in self._wakes:
             wake()
-
-
-def _headers_of(chunk: Chunk) -> dict[str, str]:
-    """The push's headers, with the instant at which the chunk expires where that is ours to say."""
-    message = chunk.message
-    return {**message.headers, message.dated: str(chunk.expires_at // 1000)} if message.dated else message.headers
 
 
 @asynccontextmanager
