@@ -75,7 +75,7 @@ async def working(
     accounts: Mapping[Platform, Environment] | None = None,
 ) -> AsyncIterator[RouteWorker]:
     """A worker at work, with a settler of its own. Every jitter is a half, unless they are to `spread`."""
-    settler = Settler("shop", queue, lambda: worker.wake(), lambda route, due_at: worker.expect(due_at))
+    settler = Settler("shop", queue, lambda: worker.wake(), lambda route, due_at: worker.retries.expect(due_at))
     lease = Lease(math.inf, lambda: 0.0, lambda: None)
     lease.renew(0.0)
     context = DispatchContext(

@@ -260,7 +260,7 @@ class Dispatcher:
 
     def _expect(self, route: Route, due_at: int) -> None:
         if (line := self._lines.get(route)) is not None:
-            line.worker.expect(due_at)
+            line.worker.retries.expect(due_at)
 
     def _wake_all(self) -> None:
         for line in self._lines.values():

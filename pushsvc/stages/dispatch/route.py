@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Final
 
-from ...background import pulse, until_pulse
+from ...background import pulse
 from ...errors import StoreUnavailable
 from ...model.delivery import SUPERSEDED, Delivery, Ended, Outcome, Retry, Sent, Unavailable, Unconfirmed, Verdict
 from ...model.push import LANES, Route, Target
@@ -18,7 +17,6 @@ from ...ports.entries import Revoked
 from ...ports.provider import Provider
 from ...rules.policy import SENT, Blame, decide
 from ...telemetry import REDIS, get_logger
-from .agenda import Agenda
 from .congestion import Congestion
 from .context import DispatchContext
 from .health import UNBOUNDED
@@ -29,6 +27,7 @@ from .metrics import RouteMetrics
 from .reader import Reader
 from .recorder import Recorder, waits
 from .replacing import REPLACED, Replacing
+from .retries import Retries
 from .settling import Settler
 from .watch import RouteWatch
 
@@ -84,9 +83,7 @@ class RouteWorker:
         )
         self._lanes = self._holdings.lanes
         self._rechecks = self._holdings.rechecks
-        self._agenda = Agenda(self._config.ask_every)
-        self._expects = asyncio.Event()
-        self._promoting: float | None = None
+        self.retries = Retries(context, self.route)
         self._reader = Reader(context, self.route, settler, self._holdings, in_flight=lambda: self._in_flight)
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
         self._gate: Gate | None = None
@@ -165,42 +162,14 @@ class RouteWorker:
                 REDIS.begin(who, error=str(error))
             await pause()
 
-    def expect(self, due_at: int) -> None:
-        """Look for a retry at `due_at` (Unix ms): it was recorded a moment ago."""
-        self._agenda.note(due_at)
-        self._expects.set()
-
     async def _promote(self) -> None:
         self.flush_metrics()
         self._look()
-        self._promoting = None
-        now, started = int(self._wall_clock() * 1000), self._loop.time()
-        if self._agenda.take(now, started):
-            due = await self._queue.next_retry(self.route)
-            self._agenda.note(due)
-            if due is not None and due <= now:
-                await self._queue.promote(self.route, now)
-                due = await self._queue.next_retry(self.route)
-                if due is not None and due <= now:
-                    self._promoting = self._loop.time() - started
+        await self.retries.promote()
 
     async def _rest(self) -> None:
-        """Wait until the next look: where nothing is in memory and the route sends, until a question is due, or a retry
-        is recorded here. After a step that has left some that were due, wait only as long as it took, so that half
-        of the time of Redis is for others."""
-        config, seconds = self._config, self._config.promote_every
-        if self._promoting is not None:
-            await asyncio.sleep(self._promoting)
-            return
-        here = self._in_flight or any(self._holdings.held(lane) for lane in LANES)
-        if here or not self.health.is_open or not self._provider.room:
-            await asyncio.sleep(seconds)
-            return
-        self._expects.clear()
-        left = min(self._agenda.left(int(self._wall_clock() * 1000)), until_pulse(config.ask_every))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(seconds, left)):
-                await self._expects.wait()
+        busy = self._in_flight or any(self._holdings.held(lane) for lane in LANES)
+        await self.retries.rest(idle=not busy and self.health.is_open and bool(self._provider.room))
 
     async def _lapse(self) -> None:
         if self.health.trouble is not None or self._provider.trouble:
