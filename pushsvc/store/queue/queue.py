@@ -20,20 +20,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ... import telemetry
 from ...errors import StoreError
-from ...model.codec import CodecError
-from ...model.delivery import Arrival, Settlement
-from ...model.push import LANES, Chunk, Lane, Platform, Route
-from ...model.routing import platform_of
+from ...model.delivery import Settlement
+from ...model.push import LANES, Chunk, Lane, Route
 from ...ports.entries import EntryRef, News, Taken
 from .. import keys
-from ..figures.answers import ANSWERS_TTL, slot_of
+from ..figures.answers import slot_of
 from ..link.together import all_of
 from ..part import StoreContext
 from ..revoke.presence import DevicePresence, newest_command, newest_of
@@ -42,27 +38,23 @@ from ..revoke.supersession import Supersession
 from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
-from .arrivals import ARRIVED, EndOfAny, beside, pack_arrivals, pack_carried_on
+from .ending import SETTLE, Ending
 from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
 from .lanes import LanePlace, LaneState, ending
 from .lapses import take_lapsed
 from .letter import note_dropped
 from .moving import Moving
-from .record import Finished, Group, Record, Single, encode_record
+from .record import Finished
 from .settling import Closed, Place, among, batches, pack, pack_finished, places_of, without
 
-_SETTLE = 1000
-"""Settlements in one atomic step, which blocks the server for some milliseconds."""
 _RECLAIM = 100
 """Entries that one call takes over from a lane."""
-_CARRY_ON = 100
-"""Deliveries that go on before their time in one step."""
 _BURST = 64
 """The maximum number of entries that one wait returns."""
 _POLL = 0.05
 
 
-class RedisQueue(Moving):
+class RedisQueue(Ending, Moving):
     """`DeliveryQueue` over Redis Streams, for one consumer."""
 
     def __init__(
@@ -276,7 +268,7 @@ class RedisQueue(Moving):
     ) -> list[Place]:
         """Return what took no effect."""
         found: list[Place] = []
-        for batch, last in batches(settlements, _SETTLE):
+        for batch, last in batches(settlements, SETTLE):
             closed = await self._opener.acknowledged(app, shard, batch)
             found += closed
             while True:
@@ -306,86 +298,6 @@ class RedisQueue(Moving):
     ) -> list[Any]:
         groups, singles = pack(settlements, closed, counted=self._counted)
         return await self._record(app, shard, groups, singles, refs, slot_of(settlements, self._clock()))
-
-    async def _record(
-        self,
-        app: str,
-        shard: int,
-        groups: Sequence[Group],
-        singles: Sequence[Single],
-        refs: Sequence[Finished],
-        slot: int,
-    ) -> list[Any]:
-        config = self._config
-        now = self._clock()
-        ttl, dead_ttl, answers_ttl = config.status_ttl * 1000, config.dead_ttl * 1000, ANSWERS_TTL * 1000
-        record = Record(
-            now, ttl, dead_ttl, groups, singles, refs, slot, answers_ttl, config.dead_most(app), config.consumer
-        )
-        answer: list[Any] = await self._link.record(
-            "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), encode_record(record)]
-        )
-        return answer
-
-    async def arrived(self, app: str, arrivals: Sequence[Arrival]) -> int:
-        """See `Arrivals.arrived`; up to 1,000 in one atomic step."""
-        await self._supersession.arrived(app, arrivals)
-        return await self._end_any(app, arrivals, ARRIVED)
-
-    async def suppress(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
-        """See `Arrivals.suppress`."""
-        return await self._end_any(app, arrivals, EndOfAny("suppressed", why))
-
-    async def _end_any(self, app: str, arrivals: Sequence[Arrival], how: EndOfAny) -> int:
-        """End deliveries in whichever turn is recorded; by platform, so that they are counted for it."""
-        places: dict[tuple[int, Platform], list[Arrival]] = {}
-        shards = self._config.shards_of(app)
-        for arrival in arrivals:
-            place = keys.shard_of(arrival.push_id, shards), platform_of(arrival.platform)
-            places.setdefault(place, []).append(arrival)
-
-        async def end(shard: int, platform: Platform, own: Sequence[Arrival]) -> int:
-            ended = 0
-            while own:
-                applied, _, _, _, *closed = await self._record(app, shard, *pack_arrivals(own, how), [], 0)
-                if applied:
-                    telemetry.count_ended(app, platform, how.end, how.reason, applied)
-                ended += applied
-                own = beside(own, set(places_of(closed)))
-            return ended
-
-        return sum(
-            await all_of(
-                end(*place, own[start : start + _SETTLE])
-                for place, own in places.items()
-                for start in range(0, len(own), _SETTLE)
-            )
-        )
-
-    async def carry_on(self, app: str, arrivals: Sequence[Arrival]) -> int:
-        """See `Arrivals.carry_on`; up to 100 in one atomic step. Those of very large pushes wait for their time."""
-        shards = self._config.shards_of(app)
-        by_shard: dict[int, list[Arrival]] = {}
-        for arrival in arrivals:
-            by_shard.setdefault(keys.shard_of(arrival.push_id, shards), []).append(arrival)
-        moved = 0
-        for shard, own in by_shard.items():
-            for start in range(0, len(own), _CARRY_ON):
-                moved += await self._carry_on(app, shard, own[start : start + _CARRY_ON])
-        if moved:
-            telemetry.LIVE_MESSAGES.labels(app, "fallback").inc(moved)
-        return moved
-
-    async def _carry_on(self, app: str, shard: int, arrivals: Sequence[Arrival]) -> int:
-        asked = [word for each in arrivals for word in (each.push_id, each.total, each.index)]
-        blobs = await self._link.script("awaiting", [keys.pending(app, shard)], [keys.prefix(app, shard), *asked])
-        groups = []
-        for arrival, blob in zip(arrivals, blobs, strict=True):
-            with suppress(CodecError):  # a newer version carries it on
-                if blob:
-                    groups.append(pack_carried_on(blob, arrival.index))
-        moved: int = (await self._record(app, shard, groups, [], [], 0))[0] if groups else 0
-        return moved
 
     # --- what others had --------------------------------------------------------------------------
 
