@@ -22,12 +22,12 @@ from .metrics import GatewayMetrics, Passed, acknowledged
 AT_ONCE: Final = 400
 """Acknowledgements of one step."""
 LINGER: Final = 0.004
-"""Seconds that a step waits for more to come: what it costs besides is shared by all that it takes."""
+"""Seconds that a step waits for more to come: its fixed cost is shared by all that it takes."""
 QUIET: Final = 0.01
 """Seconds without a step after which one does not wait: as a rule no other follows it soon."""
 CLOCKED: Final = 65_536
-"""Deliveries of which a gateway remembers when they passed the stages before it, until they are acknowledged: the first
-ones are forgotten where more wait."""
+"""Deliveries of which a gateway remembers when they passed the stages before it, until they are acknowledged: the
+oldest are forgotten where more wait."""
 
 
 Confirm: TypeAlias = Callable[[str, Sequence[Arrival]], Awaitable[object]]
@@ -43,7 +43,7 @@ class _Ack(Struct, frozen=True):
     given: Sequence[Reference] | None
     """The deliveries that it ends, where the connection knows them."""
     done: Callable[[Acked | Exception], None]
-    """Is called with what has become of it."""
+    """Called with the result."""
 
 
 class Acks:

@@ -38,7 +38,7 @@ class Departures:
             self._ended.popitem(last=False)
 
     async def cut(self, gateway: str, cut: Cut) -> None:
-        """End a connection of another gateway; if that cannot be told now, later."""
+        """End a connection of another gateway; where that fails, try again later."""
         try:
             await self._live.poke({gateway: [cut]})
         except StoreError as error:

@@ -177,7 +177,7 @@ class Gateway:
         return device_id in self.config.deny_ids
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do some work beside everything else."""
+        """Run a task in the background."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -220,7 +220,7 @@ class Gateway:
         return True
 
     async def replace(self, older: LiveRoute | None, newer: Member) -> None:
-        """End the older connection of a device, here or at another gateway; if that cannot be told now, later."""
+        """End the older connection of a device, here or at another gateway; where that fails, try again later."""
         if older is None:
             return
         if older.gateway != self.id:
@@ -233,11 +233,11 @@ class Gateway:
                 connection.end(codes.REPLACED)
 
     async def disconnect(self, connection: Member) -> None:
-        """Take the route of a connection that has ended away; if that fails, later."""
+        """Remove the route of a connection that has ended; where that fails, try again later."""
         await self.departures.disconnect(connection.number, connection.app, connection.device_id)
 
     def _outlived(self, number: int) -> None:
-        """Take the route away of a connection that has ended long since."""
+        """Remove the route of a connection that ended long ago."""
         place = self.departures.outlived(number)
         if place is not None:
             self.spawn(self.departures.disconnect(number, *place))
@@ -305,7 +305,7 @@ class Gateway:
             return
         connection = self.connections.get(item.connection)
         if connection is None:
-            if not (isinstance(item, Cut) and item.why == "replaced"):  # which has taken its route away
+            if not (isinstance(item, Cut) and item.why == "replaced"):  # which has removed its route
                 self._outlived(item.connection)
             return
         if connection.app != item.app:

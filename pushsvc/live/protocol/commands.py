@@ -147,7 +147,7 @@ class AckCall(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
 
 class AckCommand(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """The most frequent `Command`, an acknowledgement by RPC, which is decoded at once and in half of the time."""
+    """The most frequent `Command`, an acknowledgement by RPC, which is decoded directly, in half the time."""
 
     id: Annotated[int, Meta(gt=0, lt=2**32)]
     rpc: AckCall
@@ -168,7 +168,7 @@ class FetchBody(Struct, frozen=True, gc=False):
 
 
 class HeartbeatBody(Struct, frozen=True, gc=False):
-    """The interval that a device wishes from now on."""
+    """The interval that a device asks for from now on."""
 
     seconds: Annotated[float, Meta(gt=0)] | None = None
     foreground: bool | None = None

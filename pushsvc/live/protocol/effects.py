@@ -97,7 +97,7 @@ class FetchAsked(Struct, frozen=True, gc=False):
 
 
 class HeartbeatAsked(Struct, frozen=True, gc=False):
-    """Agree another interval: `heartbeat`."""
+    """Agree on another interval: `heartbeat`."""
 
     id: int
     seconds: float | None
@@ -114,7 +114,7 @@ class HistoryAsked(Struct, frozen=True, gc=False):
 
 
 class MoreAsked(Struct, frozen=True, gc=False):
-    """Read what waits in the stream, for there is room now: `more`."""
+    """Read what waits in the stream, because there is room now: `more`."""
 
     since: int
     limit: int

@@ -88,7 +88,7 @@ def _of_channel(channel: str | None, error: ReplyError = codes.PERMISSION_DENIED
 
 
 def connect_asked(command_id: int, request: ConnectRequest) -> tuple[ConnectAsked, list[FaultSeen]]:
-    """Return what a connect asks for, and what of it is wrong and passed over."""
+    """Return what a connect asks for, and the faults in it that are ignored."""
     faults: list[FaultSeen] = []
     body = ConnectBody()
     if bytes(request.data) != b"null":

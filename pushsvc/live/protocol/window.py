@@ -72,7 +72,7 @@ class StreamWindow:
         self.acked, self.top = acked, top
 
     def clear(self) -> None:
-        """Await nothing any more."""
+        """Stop waiting for acknowledgements."""
         self._flight.clear()
 
     @property
@@ -98,8 +98,8 @@ class StreamWindow:
         return () if None in given else cast("tuple[Reference, ...]", tuple(given))
 
     def take(self, offset: int, prev: int, now: float, delivery: Reference | None = None) -> int | None:
-        """Return the `prev` with which a publication that was appended just now is handed out; None: it is not, for it
-        was before, or it waits in the stream."""
+        """Return the `prev` with which a publication that was appended just now is handed out; None: it was
+        handed out before, or it waits in the stream."""
         if offset <= self._through:
             return None
         if offset > self.top:

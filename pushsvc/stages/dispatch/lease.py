@@ -41,7 +41,7 @@ class Lease:
         return False
 
     def lapse(self) -> None:
-        """Let it lapse now, because the store has told that the last sign of life was over."""
+        """Let it lapse now, because the store has reported that the last sign of life was over."""
         self._until = float("-inf")
         _ = self.holds
 

@@ -13,7 +13,7 @@ most `READY` and one entry a lane. Each lane asks for itself, so that an urgent 
 question about hundreds of others.
 
 Limits change under a running route (`use`). What waits in the gate is asked for by the limits of that moment; what has
-passed it, and what waits in Redis for its time, keeps what it was told.
+passed it, and what waits in Redis for its time, keeps the answer that it got.
 """
 
 from __future__ import annotations

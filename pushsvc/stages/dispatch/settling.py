@@ -148,11 +148,11 @@ class Settler:
     async def acknowledge(self, news: News) -> None:
         """Wait until the store knows that nothing of these revocations will be submitted any more, and how many
         deliveries of the cancelled pushes are in flight."""
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._news.append((news, told))
+        known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._news.append((news, known))
         self._press()
         self._more.set()
-        await told
+        await known
 
     def add(self, settlement: Settlement, entry: OpenEntry) -> None:
         """Record this outcome soon."""
@@ -259,11 +259,11 @@ class Settler:
     def _waiting(self) -> Iterator[tuple[Settlement | None, OpenEntry]]:
         return chain.from_iterable(line.waiting for line in self._lines.values())
 
-    async def _tell(self, news: News, told: asyncio.Future[None]) -> None:
+    async def _tell(self, news: News, known: asyncio.Future[None]) -> None:
         in_flight = self._in_flight(news.revoked.pushes)
-        await self._until_told(lambda: self._queue.acknowledge(news, in_flight))
-        if not told.done():
-            told.set_result(None)
+        await self._until_recorded(lambda: self._queue.acknowledge(news, in_flight))
+        if not known.done():
+            known.set_result(None)
 
     def _in_flight(self, pushes: Collection[str]) -> dict[str, int]:
         """Return the number of deliveries that were submitted and are not recorded, of each of these pushes."""
@@ -319,11 +319,11 @@ class Settler:
                 for span, trace in spans_of(settlements):
                     traces.tracer.record(span, trace)
 
-        await self._until_told(settle)
+        await self._until_recorded(settle)
 
-    async def _until_told(self, tell: Callable[[], Awaitable[object]]) -> None:
+    async def _until_recorded(self, step: Callable[[], Awaitable[object]]) -> None:
         patience = Patience(("settle", self._app), unrecorded=lambda: self._size)
         while not self._closed:
             async with patience:
-                await tell()
+                await step()
                 return

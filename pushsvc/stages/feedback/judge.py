@@ -32,7 +32,7 @@ class Case:
 
     @property
     def device_id(self) -> str | None:
-        """Of a raw token the device that has it."""
+        """The id of the device; for a raw token, that of the device that has it."""
         return self.receipt.device_id or (self.device.id if self.device else None)
 
     def judge_again(self, device: Device | None, policy: PrunePolicy) -> None:

@@ -225,7 +225,7 @@ class RedisStreams(RedisAppends, RedisGateways):
         for at in range(0, len(device_ids), MAX_BATCH):
             digests = map(self._digest, device_ids[at : at + MAX_BATCH])
             call = self._call(app, "live_revoke", keys.devices(app), now, now - REFUSED, *digests)
-            # What a caller was told is refused stays so after a failover.
+            # A device that was reported as refused stays refused after a failover.
             (answer,) = await self._link.guarded(keys.mark_beside(keys.devices(app)), [call])
             for connection, gateway in answer:
                 if gateway:
@@ -278,15 +278,15 @@ class RedisStreams(RedisAppends, RedisGateways):
         fault, *flat = await self._link.script(*self._call(app, "live_read", *args, *map(self._digest, ids)))
         unread: dict[str, int] = {}
         routes: dict[str, LiveRoute] = {}
-        told: dict[str, list[InboxItem]] = defaultdict(list)
+        items: dict[str, list[InboxItem]] = defaultdict(list)
         for name, at in zip(ids, range(0, len(flat), 3), strict=False):
             count, connection, gateway = flat[at : at + 3]
             if count >= 0:
                 unread[name] = count
             if gateway:
                 route = routes[name] = LiveRoute(gateway.decode(), connection)
-                told[route.gateway].append(Unread(app, connection, count))
-        await self.poke(told)
+                items[route.gateway].append(Unread(app, connection, count))
+        await self.poke(items)
         return Read(fault.decode(), unread, routes)
 
     async def history(

@@ -32,7 +32,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 FEW_WRITTEN: Final = 8
-"""Deliveries that were written to devices, of which it is recorded without a look that they wait."""
+"""Deliveries that were written to devices and are recorded as waiting without a look at their streams."""
 
 
 class Entry(Struct, frozen=True, gc=False):

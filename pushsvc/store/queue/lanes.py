@@ -66,7 +66,7 @@ class LaneState:
         self.cursor = "0"
 
     def finish(self, ref: EntryRef) -> None:
-        """Note that nothing is left to do of an entry, or of a part of one."""
+        """Note that an entry, or a part of one, is finished."""
         left = self.held.get(ref.entry_id, 0) & ~bit_of(ref)
         if left not in (0, GIVEN_BACK):
             self.held[ref.entry_id] = left

@@ -1,4 +1,4 @@
-"""What has expired in a lane behind what is read already.
+"""The entries of a lane that have expired behind those that were read.
 
 A route that is held reads no more than fits into memory. What stands behind that waits in the stream, and its `ttl`
 may be over long before it is read: hours in an outage, and weeks where the account was taken out of the configuration.

@@ -115,11 +115,11 @@ class Following(StorePart):
 
     async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
         """See `DeliveryQueue.acknowledge`."""
-        told = [part for push_id, count in in_flight.items() if count for part in (push_id, count)]
+        counts = [part for push_id, count in in_flight.items() if count for part in (push_id, count)]
         await self._link.script(
             "heard",
             [keys.heard(news.app, news.shard)],
-            [keys.prefix(news.app, news.shard), self._config.consumer, news.place, *told],
+            [keys.prefix(news.app, news.shard), self._config.consumer, news.place, *counts],
         )
 
     async def end(self) -> None:

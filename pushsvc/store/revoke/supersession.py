@@ -62,7 +62,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class _Noted:
-    """What is told to one app shard: see supersede.lua."""
+    """What is reported to one app shard: see supersede.lua."""
 
     def __init__(self) -> None:
         self.accepted: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
