@@ -56,7 +56,8 @@ from pushsvc.store.pushes.pushes import after_cursor, page
 from pushsvc.store.queue.arrivals import ARRIVED, EndOfAny
 from pushsvc.store.queue.entries import counted
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
-from pushsvc.store.queue.settling import again_as, dead_letter_of, head_of, mark_of_retry, receipt_of, row_of
+from pushsvc.store.queue.results import dead_letter_of, head_of, receipt_of, row_of
+from pushsvc.store.queue.settling import again_as, mark_of_retry
 from pushsvc.store.revoke.supersession import order_at, order_of, places_at, places_of, was_accepted
 
 from .expansions import MemoryExpansions
