@@ -10,6 +10,7 @@ import typer
 from .access import App, Key, Url, access
 from .client import ask
 from .output import Json, command_group, counted, print_done, print_json, print_table
+from .process import say
 
 channels = command_group("Create, list and delete broadcast channels (APNs).")
 
@@ -48,7 +49,7 @@ def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App
         for each in ids:
             print(each)
         if not ids:
-            typer.echo(counted(0, "channel"), err=True)
+            say(counted(0, "channel"))
 
 
 @channels.command("show")

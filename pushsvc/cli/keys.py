@@ -17,6 +17,7 @@ from ..wording import did_you_mean
 from .access import Key, Url
 from .operator.operator import operate
 from .output import Json, command_group, print_done, print_json, print_table
+from .process import say
 
 keys = command_group("Create, list and revoke API keys.")
 
@@ -58,9 +59,9 @@ def new(
     if json:
         print_json({"key": made.text, "sha256": made.sha256, **structs.asdict(made.row)})
     else:
-        typer.echo(f"The key {name!r} of {app}; it is not shown again:", err=True)
+        say(f"The key {name!r} of {app}; it is not shown again:")
         print(made.text)
-        typer.echo(f"Its SHA-256, to put it into a configuration instead:\n{made.sha256}", err=True)
+        say(f"Its SHA-256, to put it into a configuration instead:\n{made.sha256}")
 
 
 @keys.command("list")

@@ -11,6 +11,8 @@ from typing import Annotated
 import msgspec
 import typer
 
+from .process import say
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -79,7 +81,7 @@ def going_on(message: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        typer.echo(f"interrupted: {message()}", err=True)
+        say(f"interrupted: {message()}")
         raise
 
 

@@ -12,6 +12,7 @@ from ..ports.erasure import UNHEARD, WHAT, Erasure
 from .access import Key, Url
 from .operator.operator import open_operator
 from .output import Json, command_group, going_on, print_json, print_table
+from .process import say
 from .running import run
 
 users = command_group("Erase a user.")
@@ -64,7 +65,7 @@ def erase(
         rows += [[what.replace("_", " "), f"{count:,}"] for what in WHAT if (count := erasure.removed.get(what))]
         print_table(("erased", "records"), rows)
         if not erasure.heard:
-            typer.echo(f"warning: {UNHEARD}", err=True)
+            say(f"warning: {UNHEARD}")
     if not erasure.done:
         raise NotErased("the erasure is not complete yet; `pushsvc jobs` continues it, and so does this command")
 

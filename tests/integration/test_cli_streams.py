@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,29 @@ def catches(pid: int, number: signal.Signals) -> bool:
 AWAY = ("--url", "http://127.0.0.1:1/where-no-service-listens")
 
 
+@contextmanager
+def a_service_that_refuses_every_key() -> Iterator[str]:
+    """Answer each request with 401, at the port that is yielded."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name in the base class
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield str(server.server_port)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -108,11 +132,12 @@ AWAY = ("--url", "http://127.0.0.1:1/where-no-service-listens")
 def test_what_a_command_says_is_folded_at_a_terminal_and_plain_in_a_pipe(
     words: tuple[str, ...], code: int, processes: Processes
 ) -> None:
-    environ = processes.environ(PUSHSVC_CONFIG="pushsvc.toml", PUSHSVC_KEY="key")
-    command = [sys.executable, "-m", "pushsvc", *words]
-    piped = subprocess.run(command, cwd=processes.folder, env=environ, capture_output=True, text=True, check=False)
-    with at_terminal(*words, cwd=processes.folder, environ=environ, columns=80) as terminal:
-        assert (terminal.wait(), piped.returncode) == (code, code)
+    with a_service_that_refuses_every_key() as port:
+        environ = processes.environ(PUSHSVC_CONFIG="pushsvc.toml", PUSHSVC_KEY="key", PUSHSVC__SERVER__PORT=port)
+        command = [sys.executable, "-m", "pushsvc", *words]
+        piped = subprocess.run(command, cwd=processes.folder, env=environ, capture_output=True, text=True, check=False)
+        with at_terminal(*words, cwd=processes.folder, environ=environ, columns=80) as terminal:
+            assert (terminal.wait(), piped.returncode) == (code, code)
     lines = terminal.shown.splitlines()
     assert max(map(len, lines)) <= 80
     first = piped.stderr

@@ -27,6 +27,7 @@ from ..access import Key, Url
 from ..files import FileFailed, is_regular, open_private, reading, write_whole
 from ..operator.operator import open_operator
 from ..output import Json, counted, print_json
+from ..process import say
 from ..running import run
 from ..service.parts import until_signalled
 from .files import FileRecord, entries, format_of, progress
@@ -110,9 +111,9 @@ def import_devices(
     else:
         print(f"{counted(at.imported, 'device')} imported ({at.new:,} new) in {seconds:,.1f} s")
         if at.rejected:
-            typer.echo(f"{counted(at.rejected, 'bad line')}: {bad} lists the faults", err=True)
+            say(f"{counted(at.rejected, 'bad line')}: {bad} lists the faults")
     if not done:
-        typer.echo("interrupted; --resume continues" if plain else "interrupted", err=True)
+        say("interrupted; --resume continues" if plain else "interrupted")
         raise typer.Exit(130)
     if strict and at.rejected:
         raise typer.Exit(1)
@@ -302,7 +303,7 @@ class Notes:
         try:
             write_whole(self._path, msgspec.json.encode(at))
         except FileFailed as error:
-            typer.echo(f"{error}; this import goes on, but cannot be resumed", err=True)
+            say(f"{error}; this import goes on, but cannot be resumed")
             self._path = None
 
     def remove(self) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
-import typer
 from msgspec import Struct
 
 from ...api.admin.document import FailedGroups, KeyList, NewKey
@@ -50,6 +49,7 @@ from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.pushes import PushFilter
 from ...ports.registry import PrunedFilter
 from ..access import Access
+from ..process import say
 from ..pushes.failed import PAGE
 from .operator import (
     CleanedUp,
@@ -101,7 +101,7 @@ async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | N
                 raise
             rows = []
             if isinstance(error, Refused) and error.status == Unauthorized.status:
-                typer.echo(f"{at.url} refuses the API key; this is from the store of the configuration", err=True)
+                say(f"{at.url} refuses the API key; this is from the store of the configuration")
         yield ApiOperator(client, rows[0].app) if rows else None
 
 

@@ -20,6 +20,7 @@ from ..access import Key, Url
 from ..instants import age_of, parse_instant
 from ..operator.operator import Operator, PushTrouble, operate
 from ..output import Json, command_group, counted, counts_line, print_json, print_table
+from ..process import say
 from .failed import AppName, checked_id
 
 pushes = command_group("List pushes and schedules, show one, and cancel it.")
@@ -122,7 +123,7 @@ def show(
     if found["messages"]:
         print_table(SENT, [_sent(each) for each in found["messages"]])
     else:
-        typer.echo("Content is kept only for up to 32 targets, while it waits or has dead letters.", err=True)
+        say("Content is kept only for up to 32 targets, while it waits or has dead letters.")
 
 
 @pushes.command("cancel")
@@ -151,7 +152,7 @@ def _print(found: Sequence[JsonObject], titles: Sequence[str], *, json: bool) ->
         titles = (AGE, *titles)
     print_table(titles, [[_cell(row, title) for title in titles] for row in found], lesser=LESSER)
     if not found:
-        typer.echo(counted(0, "push", "pushes"), err=True)
+        say(counted(0, "push", "pushes"))
 
 
 def _cell(row: Mapping[str, Any], title: str) -> str:

@@ -19,6 +19,7 @@ from ...wording import did_you_mean
 from ..access import Key, Url
 from ..instants import age_of, parse_instant
 from ..output import Json, cell, print_json, print_table
+from ..process import say
 
 if TYPE_CHECKING:
     from ...api.admin.document import FailedGroup
@@ -78,10 +79,10 @@ def failed(
     if groups:
         print_table(REASONS, [_reason(*each) for each in groups], prose=("what to do",), lesser=LESSER)
     if not complete:
-        typer.echo("more failed than were counted for these reasons; --since and --until narrow it", err=True)
+        say("more failed than were counted for these reasons; --since and --until narrow it")
     print_table(COLUMNS, [[cell(row[name]) for name in COLUMNS] for row in shown])
     if found.matched > len(shown):
-        typer.echo(f"{len(shown):,} of {found.matched:,}; --limit shows more", err=True)
+        say(f"{len(shown):,} of {found.matched:,}; --limit shows more")
 
 
 def _reason(app: str, group: FailedGroup) -> list[str]:

@@ -20,6 +20,7 @@ from ...ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from ..access import Key, Url
 from ..operator.operator import Operator, operate
 from ..output import Json, counted, going_on, print_json
+from ..process import say
 from ..progress import ChangedLines, open_bars
 from .failed import AppName, Platform, PushId, Reason, Since, Until, chosen
 
@@ -148,9 +149,9 @@ async def _follow(operator: Operator, status: ReplayStatus, *, quiet: bool) -> R
                 lines.show(f"{status.spec.app}: {status.state}, {status.moved:,} of {total:,}{skipped}")
                 if status.state == "queued" and not warned and loop.time() - began > PATIENCE:
                     warned = True
-                    typer.echo("no worker has started the replay yet: is `pushsvc jobs` running?", err=True)
+                    say("no worker has started the replay yet: is `pushsvc jobs` running?")
     if status.state == "stopped":
-        typer.echo(f"the replay {status.job} was stopped", err=True)
+        say(f"the replay {status.job} was stopped")
     if status.state == "failed":
-        typer.echo(f"pushsvc: the replay {status.job} has failed: {status.error}", err=True)
+        say(f"pushsvc: the replay {status.job} has failed: {status.error}")
     return status
