@@ -146,19 +146,20 @@ local function end_singles(channel, lane, name, turn, kept, list)
 end
 
 -- Lets the only deliveries of pushes wait for their devices, each after its first turn. Returns the groups that must be looked
--- at more closely.
+-- at more closely: also those behind one of these that are of the same push, since what is said first counts.
 local function hold_singles(groups)
-  local at, left = string.format('%.0f', now), {}
+  local at, left, behind = string.format('%.0f', now), {}, {}
   for g = 1, #groups do
     local id, channel, lane, total, turn, _, _, _, ends, retries, dead, receipts, _, counted, entry = unpack(groups[g])
     local again, head = retries[1], nil
-    if total == 1 and turn == 1 and again and again[7] == 'w' and #ends + #dead + #receipts + counted == 0 then
+    if total == 1 and turn == 1 and again and again[7] == 'w' and #ends + #dead + #receipts + counted == 0
+      and not behind[id] then
       head = redis.call('HMGET', prefix .. 'p:' .. id, 'st', 'rt')
     end
     if head and head[1] == 'done' then
       void[#void + 1], void[#void + 2] = id, 0
     elseif not head or head[1] ~= 'sending' or head[2] and head[2] ~= '0' then
-      left[#left + 1] = groups[g]
+      left[#left + 1], behind[id] = groups[g], true
     elseif entry ~= '' and not is_ours(prefix .. 'q:' .. channel .. ':' .. lane, entry) then
       void[#void + 1], void[#void + 2] = id, 0
       lost[#lost + 1], lost[#lost + 2] = prefix .. 'q:' .. channel .. ':' .. lane, entry
