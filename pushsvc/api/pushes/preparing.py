@@ -53,7 +53,8 @@ def prepare(ports: ApiPorts, request: Request, draft: Draft) -> tuple[Push, list
     found = list(draft.warnings)
     for platform, message in rendered.items():
         found += ports.renderers[platform].warnings(content, message, platforms[platform])
-    if app.live is not None and rendered.keys() == {LIVE} and 0 < app.live.history_age < lifetime(content.ttl):
+    given = content.ttl or 0  # a life that the caller did not ask for is nothing to warn of
+    if app.live is not None and rendered.keys() == {LIVE} and 0 < app.live.history_age < given:
         text = f"a device that is away for longer than {app.live.history_age:,} seconds (`live.history_age`) does not"
         found.append(Fault("ttl", f"{text} get it: no other channel carries it. Give a `ttl` of at most that"))
     return push, [ProblemFault(fault.path, fault.message) for fault in found[:MOST_WARNINGS]]
