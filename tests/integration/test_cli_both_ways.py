@@ -272,6 +272,13 @@ async def test_pushes_fit_a_terminal_of_80_columns(tmp_path: Path, shell: Shell)
         assert max(map(len, screen.splitlines())) <= 80
 
 
+@pytest.mark.usefixtures("shell")
+async def test_stats_at_a_terminal_say_since_when_outcomes_are_counted(tmp_path: Path) -> None:
+    with at_terminal("stats", "--every", "0.2", cwd=tmp_path, environ=dict(os.environ), columns=80) as terminal:
+        assert await asyncio.to_thread(terminal.wait) == 0
+    assert terminal.shown.splitlines()[-1] == "sent to cancelled: since the service started"
+
+
 async def test_stats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
     both, service = BothWays(shell, monkeypatch), shell.service
     soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()

@@ -87,6 +87,8 @@ async def _stats(
         print("\n".join(folded(line, width) if terminal else line for line in summary(last)))
         titles = SHOWN if terminal else TITLES
         print_table(titles, [row[: len(titles)] for row in rows(last)])
+        if terminal:
+            print(f"{OUTCOMES[0]} to {OUTCOMES[-1]}: since the service started")
 
 
 async def _looks(
