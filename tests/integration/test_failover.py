@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model.delivery import Ended, TokenDead
+from pushsvc.model.delivery import Ended, Retry, TokenDead
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
 from pushsvc.store.link import replicas, scripts, sentinels, sync_sentinels
@@ -438,6 +438,39 @@ async def test_what_ends_entries_is_not_asked_a_second_time_of_another_primary(m
             await over("record", lambda: store.receipts.record("shop", [(entry, receipt, None)]))
             await store.receipts.record("shop", [(entry, receipt, None)])  # which another server has read
             assert [each for _, each in await store.receipts.take("shop", limit=10, wait_ms=0)] == [receipt]
+
+
+async def test_what_was_found_to_be_over_is_not_ended_at_a_primary_that_comes_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another entry of the same read is set aside when the primary changes."""
+    lane = keys.lane("shop", 0, "apns", "normal")
+    with running_server() as server:
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            link, read = store.link, store.link.read
+            await store.pushes.accept(make_push("over"))
+            await store.pushes.accept(make_push("newer", 40))
+            await store.pushes.accept(make_push("other", lane="urgent"))
+            over, newer = await take_all(store)
+            await store.queue.settle("shop", all_of(over)[0], [])
+            await store.queue.settle("shop", all_of(newer, Retry(moment() + 60_000, 2), None)[0], [])
+            await link.call("HSET", "ps:{shop.0}:t:newer", "#0", b"\xff" + bytes(100))
+            ((_, other),) = await link.call("XRANGE", keys.lane("shop", 0, "apns", "urgent"), "-", "+")
+
+            async def then_change(name: str, *args: Any) -> Any:
+                answer = await read(name, *args)
+                if name == "quarantine":
+                    link.drop()
+                    await link.call("DEL", lane)
+                    await link.call("XADD", lane, over.ref.entry_id, "c", other[b"c"])
+                return answer
+
+            monkeypatch.setattr(link, "read", then_change)
+            store.queue.release(ROUTE)
+            assert [each.chunk.push_id for each in await take_all(store)] == ["other"]
+            assert link.history == 1
 
 
 async def test_the_primary_changes_after_a_record_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:

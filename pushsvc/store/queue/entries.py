@@ -248,8 +248,7 @@ class Opener(StorePart):
                 error = CodecError("unknown version of recorded turns: written by a newer pushsvc?")
                 await self._set_aside(state, ref, error)
             elif not indexes:
-                if ref.history == self._link.history:
-                    over[ref.entry_id] = None
+                over[ref.entry_id] = None
             elif len(indexes) == len(chunk.targets):
                 left.append((ref, chunk))
             else:
@@ -258,7 +257,7 @@ class Opener(StorePart):
                 left.append((ref, replace(chunk, targets=targets)))
         for ref, _ in left:
             over.pop(ref.entry_id, None)  # other parts of it are open
-        if over:
+        if over and decoded[0][0].history == self._link.history:
             await self._link.read("forget", [state.key], [keys.DISPATCH, *over])
         return left
 
