@@ -548,7 +548,7 @@ def test_tables_at_a_terminal_take_nothing_for_markup(
         ([], 1, [("ok", "1 API key in the store")]),
         ([], 2, [("ok", "2 API keys in the store")]),
         ([], 0, [("warning", "no API key: no caller can push")]),
-        ([], None, [("ok", "no API key in the configuration; no store runs that could have some")]),
+        ([], None, [("ok", "no API key in the configuration; those in the store can be read once it runs")]),
         (["a" * 64], None, []),
         (["a" * 64], 0, []),
         (["a" * 64], 1, [("ok", "1 API key in the store")]),

@@ -210,7 +210,8 @@ def judge_keys(settings: Settings, stored: Sequence[ApiKey] | None) -> Iterator[
         if count := sum(key.app == name for key in stored or ()):
             yield CheckFinding(part, "ok", f"{count:,} API key{'s' * (count != 1)} in the store")
         elif not app.keys and stored is None:
-            yield CheckFinding(part, "ok", "no API key in the configuration; no store runs that could have some", makes)
+            what = "no API key in the configuration; those in the store can be read once it runs"
+            yield CheckFinding(part, "ok", what, f"if there is none, {makes}")
         elif not app.keys:
             yield CheckFinding(part, "warning", "no API key: no caller can push", makes)
 
