@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
 import os
 import re
@@ -154,8 +155,9 @@ def test_the_command_prints_tokens() -> None:
     assert run.returncode == 0
     tokens = {"apns": apns_token, "fcm": fcm_token, "channel": channel_id}
     printed = run.stdout.split()
+    unique = bytes.fromhex(printed[1]).decode().removeprefix("sim:stall.1:")
     assert dict(zip(printed[::2], printed[1::2], strict=True)) == {
-        name: make("stall.1", "demo") for name, make in tokens.items()
+        name: make("stall.1", unique) for name, make in tokens.items()
     }
     for wrong, fault in {
         "Oops": "unknown action 'Oops'",
@@ -167,14 +169,16 @@ def test_the_command_prints_tokens() -> None:
 
     run = subprocess.run([*COMMAND, "--token", "Unregistered"], capture_output=True, text=True, check=False)
     assert run.stderr == "send to one: pushsvc send --apns TOKEN --title hi --follow\n"
-    assert run.stdout == f"{apns_token('Unregistered', 'demo')}\n", "alone, as for a variable of a shell"
-    for words, token in (
-        (["ServiceUnavailable.2"], apns_token("ServiceUnavailable.2", "demo")),
-        (["slow-500", "--platform", "fcm"], fcm_token("slow-500", "demo")),
-        (["stall.1", "--platform", "channel"], channel_id("stall.1", "demo")),
+    alone = bytes.fromhex(run.stdout.removesuffix("\n")).decode()
+    assert alone.startswith("sim:Unregistered:"), "alone, as for a variable of a shell"
+    for words, read in (
+        (["ServiceUnavailable.2"], bytes.fromhex),
+        (["slow-500", "--platform", "fcm"], str.encode),
+        (["stall.1", "--platform", "channel"], base64.b64decode),
     ):
         run = subprocess.run([*COMMAND, "--token", *words], capture_output=True, text=True, check=False)
-        assert (run.returncode, run.stdout) == (0, f"{token}\n")
+        token = read(run.stdout.removesuffix("\n")).decode()
+        assert (run.returncode, token.startswith(f"sim:{words[0]}:")) == (0, True)
     words = ["--token", "ok", "--platform", "apsn"]
     run = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
     assert (run.returncode, "did you mean `apns`?" in run.stderr) == (2, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -115,8 +116,8 @@ def simulate(
     A device token may carry its own scenario: sim:ACTION[,ACTION]:ANY-TEXT. For FCM this text is the token, for APNs
     its bytes in hexadecimal; another ANY-TEXT makes another token. ACTION is the reason of an answer, such as
     Unregistered or UNREGISTERED, or one of stall, reset, drop, goaway, slow-500 (milliseconds) and others; with .N it
-    applies to the first N requests. --token prints such tokens, --token list every action. Keys and credentials in the
-    folder are created once and reused, so an app that was configured with them continues to work.
+    applies to the first N requests. --token prints new tokens of this kind, --token list every action. Keys and
+    credentials in the folder are created once and reused, so an app that was configured with them continues to work.
 
     With --phones they are devices of the live channel that connect, acknowledge and reconnect as the official clients
     do. They get their tokens from the API, which needs a key with the scope `devices`, or sign them with --secret for
@@ -207,7 +208,9 @@ def _print_snippet(address: Address) -> None:
 
 def _print_tokens(scenario: str, platform: str) -> None:
     """Print a token for each provider that knows the scenario; that of one platform alone, and when piped the only one
-    for a device. Exit with 2 if none knows it. `list` prints all acts, and the reasons of each provider."""
+    for a device. Exit with 2 if none knows it. `list` prints all acts, and the reasons of each provider.
+
+    Each call prints new tokens: a simulator remembers how many requests a token had, and `.N` counts them."""
     kinds = token_kinds()
     if platform:
         if platform not in kinds:
@@ -218,10 +221,10 @@ def _print_tokens(scenario: str, platform: str) -> None:
         for name, kind in kinds.items():
             print(f"Reasons that {name} answers with:", *(f"  {reason}" for reason in kind.reasons), sep="\n")
         return
-    made = {}
+    made, unique = {}, secrets.token_hex(4)
     for name, kind in kinds.items():
         with suppress(ScenarioError):
-            made[name] = kind.make(scenario, "demo")
+            made[name] = kind.make(scenario, unique)
     if not made:
         fault = fault_of(scenario, [reason for kind in kinds.values() for reason in kind.reasons])
         say(f"pushsvc simulate: --token: {fault} (`--token list` shows all)")
