@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.runtime.checks.check import judge_permissions
@@ -84,6 +86,15 @@ async def test_what_a_user_lacks_is_named(server: Server) -> None:
             await store.pushes.ping()
     async with open_store(restricted(server)) as store:
         assert list(judge_permissions((await store.inspect()).forbidden)) == []
+
+
+async def test_a_user_who_may_not_read_the_memory_counts_as_no_error(server: Server) -> None:
+    before = REGISTRY.get_sample_value("pushsvc_redis_errors_total")
+    async with open_store(restricted(server, "-info")) as store:
+        assert math.isnan(await store.memory_ratio())
+        inspected = await store.inspect()
+    assert (inspected.info, inspected.missing) == (None, [])
+    assert REGISTRY.get_sample_value("pushsvc_redis_errors_total") == before
 
 
 def test_every_command_that_is_sent_is_known() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
@@ -301,6 +302,17 @@ async def test_a_server_that_is_gone_and_comes_back() -> None:
         first = stack.enter_context(running_server("valkey", folder=Path(folder)))
         async with open_store(first.url, StoreConfig(consumer="a")) as store:
             await story(store, first, stack)
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+async def test_a_lane_that_nothing_was_ever_read_from_counts_as_no_error(cluster: bool) -> None:
+    before = REGISTRY.get_sample_value("pushsvc_redis_errors_total")
+    with running_server("valkey", tcp=True, cluster=cluster) as server:
+        url = f"redis{'+cluster' * cluster}://127.0.0.1:{server.port}"
+        async with open_store(url, StoreConfig(consumer="a")) as store:
+            for lane in LANES:
+                assert await take(store, lane) == []
+    assert REGISTRY.get_sample_value("pushsvc_redis_errors_total") == before
 
 
 async def test_no_server_at_all(tmp_path: Path) -> None:

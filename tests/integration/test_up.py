@@ -102,6 +102,7 @@ def test_one_command_serves(played: Played) -> None:
         lambda: (t := api.call("GET", "/metrics")[1]) and "_deliveries_total{" in t and t,
     )
     assert "pushsvc_deliveries_accepted_total{" in text
+    assert "\npushsvc_redis_errors_total 0.0\n" in text  # of lanes, receipts and devices that there were none of yet
     assert Api(api.url, "wrong").call("GET", f"/v1/push/{push}")[0] == 401
     # The parts were forked, and share the memory of what was imported before.
     for part in ("serve", "dispatch", "jobs --feedback", "live"):

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from ...errors import StoreError
 from ...model.push import LANES, Lane, Platform
 from ...ports.figures import AppGauges, Gauges
@@ -66,8 +68,10 @@ async def read_memory(link: Link) -> float:
     """Return the used memory as a share of `maxmemory`; in a cluster, that of the fullest node that is asked. NaN if no
     maximum is set or this user may not read it."""
     try:
-        answer = await link.call("INFO", "memory")
+        answer = await link.call("INFO", "memory", errors=True)
     except StoreError:
+        return math.nan
+    if isinstance(answer, ResponseError):
         return math.nan
     nodes = [answer] if "used_memory" in answer else list(answer.values())
     shares = [int(node["used_memory"]) / int(node["maxmemory"]) for node in nodes if int(node.get("maxmemory", 0))]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from ...errors import StoreError
+from redis.exceptions import ResponseError
+
 from ...ports.store import Inspection
 from .. import keys
 from .link import Link
@@ -38,13 +39,12 @@ async def inspect(link: Link) -> Inspection:
 
 async def _permitted(link: Link, *command: Any) -> Any:
     """Return the answer to a command, or None if this user of Redis may not run it. The service works without these."""
-    try:
-        return await link.call(*command)
-    except StoreError as error:
-        told = str(error).lower()
+    answer = await link.call(*command, errors=True)
+    if isinstance(answer, ResponseError):
+        told = str(answer).lower()
         if "permission" in told or "can't run this command" in told:  # the latter within a script
             return None
-        raise
+    return link.raised([answer])[0]
 
 
 async def clock_ahead(link: Link) -> float:

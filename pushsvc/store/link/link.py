@@ -131,13 +131,19 @@ class Link:
         """Run one command with the guarantee of `guarded`. Its second word is its key."""
         return await self.call(*command)
 
-    async def call(self, *command: Any) -> Any:
-        """Run one command, which does not block."""
+    async def call(self, *command: Any, errors: bool = False) -> Any:
+        """Run one command, which does not block. With `errors`, what the server refuses is the answer, and counts as no
+        fault: the caller expects it."""
         with store_faults():
-            if self._direct is None:
+            if self._direct is not None:
+                answers = await self._direct.ask([command], self._timeout, repeat=True)
+                return self._shaped([command], answers, errors=errors)[0]
+            try:
                 return await self._client.execute_command(*command)
-            answers = await self._direct.ask([command], self._timeout, repeat=True)
-            return self._shaped([command], answers)[0]
+            except faults.ResponseError as error:
+                if not errors:
+                    raise
+                return refusals([error])[0]
 
     async def many(self, commands: Sequence[Command], *, errors: bool = False) -> list[Any]:
         """Run independent commands in one round trip, or in one for each `AT_ONCE`. The first failure raises; with

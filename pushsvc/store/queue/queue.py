@@ -24,7 +24,6 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ...errors import StoreError
 from ...model.delivery import Settlement
 from ...model.push import LANES, Chunk, Lane, Route
 from ...ports.entries import EntryRef, News, Taken
@@ -186,16 +185,15 @@ class RedisQueue(Ending, Moving):
         while True:
             count = min(max(1, int(targets / state.expected)), _BURST)
             history, losses = self._link.history, state.losses
-            try:
-                answer = await self._link.call(
-                    *("XREADGROUP", "GROUP", keys.DISPATCH, self._config.consumer, "COUNT", count),
-                    *("STREAMS", state.key, state.cursor),
-                )
-            except StoreError as error:
-                if isinstance(error.__cause__, ResponseError) and "NOGROUP" in str(error.__cause__):
-                    state.empty()  # nothing was ever read from this lane
-                    return []
-                raise
+            answer = await self._link.call(
+                *("XREADGROUP", "GROUP", keys.DISPATCH, self._config.consumer, "COUNT", count),
+                *("STREAMS", state.key, state.cursor),
+                errors=True,
+            )
+            if isinstance(answer, ResponseError) and "NOGROUP" in str(answer):
+                state.empty()  # nothing was ever read from this lane
+                return []
+            self._link.raised([answer])
             entries = entries_read(answer[0][1]) if answer else []
             if not entries:
                 if losses != state.losses:
