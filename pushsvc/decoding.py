@@ -223,10 +223,12 @@ def _test(shape: _Shape) -> _Test | None:
     fault = shape.rule.fault
     if fault is None and inner.count(None) == len(inner):
         return None
-    if shape.base is Union and inner.count(None) != len(inner):
+    if shape.base is Union and any(test not in (None, right) for test in inner):
         raise TypeError(f"a choice of {shape.kind} has a rule: give it to the union")
 
     def passes(value: Any, checks: Checks) -> bool:
+        if shape.base is Union:
+            return (fault is None or fault(value) is None) and (not isinstance(value, Struct) or right(value, checks))
         for test, items in zip(inner, (value,) if shape.base is not dict else (value, value.values()), strict=False):
             if test is not None and not all(item is None or test(item, checks) for item in items):
                 return False

@@ -94,16 +94,24 @@ class Fault:
     message: str
 
 
+def summary(count: int, more: bool = False) -> str:
+    """Return the sentence above the list of faults."""
+    if more:
+        return f"The first {count:,} faults are listed; there are more."
+    return "1 fault was found." if count == 1 else f"{count:,} faults were found."
+
+
 class RequestError(PushsvcError):
-    """A request is refused. `status` is HTTP's, `type` the last part of the problem type's URI."""
+    """A request is refused. `status` is HTTP's, `type` the last part of the problem type's URI. Without a `detail`,
+    that is the number of faults or, without faults either, the title."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "error"
     title: ClassVar[str] = "Error"
 
     def __init__(self, detail: str = "", *, faults: Sequence[Fault] = (), retry_after: int | None = None) -> None:
-        super().__init__(detail or self.title)
-        self.detail = detail or self.title
+        self.detail = detail or (summary(len(faults)) if faults else self.title)
+        super().__init__(self.detail)
         self.faults = tuple(faults)
         self.retry_after = retry_after  # seconds, for 429 and 503
 

@@ -10,6 +10,9 @@ from typing import Final
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
 """Seconds of each unit of a span."""
 
+INSTANT: Final = "an instant like 2026-12-01T09:00:00Z"
+"""What is expected where an instant is."""
+
 RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _SPAN: Final = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

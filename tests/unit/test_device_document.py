@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pushsvc.api.devices.document import device_checks, device_of, device_types, read_device, shown
-from pushsvc.api.http.refusal import examined, judged
 from pushsvc.api.rules import Rules
+from pushsvc.bodies import examined, judged
 from pushsvc.errors import Fault, InvalidRequest
 from pushsvc.model.devices import Device, name_fault
 from pushsvc.providers import REGISTRY

@@ -17,9 +17,9 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from pushsvc.api.http.depth import MAX_DEPTH
-from pushsvc.api.http.refusal import LIMIT, examined
 from pushsvc.api.pushes.document import Draft, checks, push_types, read
 from pushsvc.api.rules import Rules
+from pushsvc.bodies import LIMIT, examined
 from pushsvc.errors import ContentTooLarge, Fault, InvalidRequest, MalformedBody
 from pushsvc.model.address import Addresses, AddressKind
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, ToAll

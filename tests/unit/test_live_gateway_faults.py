@@ -15,6 +15,7 @@ from pushsvc import telemetry
 from pushsvc.errors import (
     Conflict,
     InvalidRequest,
+    MalformedBody,
     NotFound,
     StoreError,
     StoreUnavailable,
@@ -607,6 +608,57 @@ async def test_a_poll_says_what_was_lost_while_it_waited(page: Page, recovered: 
 async def test_a_number_of_any_length_in_a_query_is_refused(world: World) -> None:
     with pytest.raises(InvalidRequest):
         await HttpCalls(world.gateway).history(world.request("GET", "/history", since="1" * 5000))
+
+
+OFFSET = "a whole number from 0 to 9,007,199,254,740,991"
+NONE = "is missing: expected a whole number"
+INSTANT = "an instant like 2026-12-01T09:00:00Z"
+EVENT = 'one of "arrived", "shown", "opened", "dismissed"'
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "faults"),
+    [
+        ("events", {"id": "p", "event": "opend"}, {"event": f'expected {EVENT}, found "opend"'}),
+        ("events", {"events": [{"id": "p", "event": 1}]}, {"events[0].event": f"expected {EVENT}, found the number 1"}),
+        ("events", {"id": "p", "event": "opened", "at": 5}, {"at": f"expected {INSTANT}, found the number 5"}),
+        ("events", {"events": []}, {"events": "must not be empty"}),
+        ("events", [], {"$": "expected an object, found a list"}),
+        ("ack", {"ack": {"offset": "3", "epoch": "x"}}, {"ack.offset": f"expected {OFFSET}, found a string"}),
+        ("ack", {"epoch": "x"}, {"offset": NONE}),
+        ("read", {"ofset": 3}, {"ofset": "unknown field; did you mean `offset`?", "offset": NONE}),
+    ],
+)  # fmt: skip
+async def test_a_wrong_body_is_refused_in_the_words_of_the_api(
+    call: str, body: Any, faults: dict[str, str], world: World
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await getattr(HttpCalls(world.gateway), call)(world.request("POST", call, msgspec.json.encode(body)))
+    assert {fault.path: fault.message for fault in caught.value.faults} == faults
+    assert caught.value.detail == f"{len(faults)} fault{'s were' if len(faults) > 1 else ' was'} found."
+
+
+async def test_the_place_where_a_body_is_not_json_is_named(world: World) -> None:
+    for call in ("ack", "read", "events"):
+        with pytest.raises(MalformedBody, match="line 2, column 3"):
+            await getattr(HttpCalls(world.gateway), call)(world.request("POST", call, b'{"id":\n  x}'))
+
+
+@pytest.mark.parametrize(
+    ("sent", "detail"),
+    [
+        ({}, "Send the device's token in the header `Authorization: Bearer <token>`."),
+        ({"authorization": "Basic eDp5"}, "Send the device's token in the header `Authorization: Bearer <token>`."),
+        (
+            {"authorization": "Bearer x.y.z"},
+            "The token is not valid: get a new one, signed with the secret or key of the app in this configuration.",
+        ),
+    ],
+)
+async def test_a_wrong_token_is_told_from_none(sent: dict[str, str], detail: str, world: World) -> None:
+    with pytest.raises(Unauthorized) as caught:
+        await HttpCalls(world.gateway).history(Request(method="GET", path="/v1/live/history", headers=sent))
+    assert caught.value.detail == detail
 
 
 # --- What others can do to a gateway ------------------------------------------------------------------------------

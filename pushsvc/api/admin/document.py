@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from ...bodies import read_document
 from ...decoding import Rule, fraction
 from ...errors import Fault, InvalidRequest
 from ...model.access import NAME, NAME_RULE, SCOPES, Scope
@@ -21,7 +22,6 @@ from ...ports.letters import DeadGroup
 from ...ports.pushes import ListedPush, PushFilter
 from ...problems import ProblemFault
 from ..http.instants import Instant, parse_instant, read_instants
-from ..http.refusal import read_document
 from ..letters.document import DeadLetter, shown
 
 

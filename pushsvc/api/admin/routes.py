@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from ...bodies import T, read_document
 from ...errors import Conflict, NotFound
 from ...model.push import LANES
 from ...ports import admin
@@ -14,7 +15,6 @@ from ..devices.importing import MOST, ImportDocument, Imported, read_import
 from ..devices.routes import DEVICE
 from ..http.exchange import Reply, Request
 from ..http.params import PathParam, QueryParam
-from ..http.refusal import T, read_document
 from ..letters.routes import FILTERS
 from ..ports import ApiPorts
 from ..pushes.document import PushDocument, read

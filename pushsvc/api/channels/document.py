@@ -6,8 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from ...bodies import read_document
 from ...ports.channels import Storage
-from ..http.refusal import read_document
 
 _Storage = Annotated[
     Storage,

@@ -17,14 +17,14 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ...bodies import judged, parse
 from ...decoding import Checks, Rule, unprintable
-from ...errors import Fault, InvalidRequest
+from ...errors import Fault, InvalidRequest, summary
 from ...model.address import Addresses
 from ...model.devices import MAX_NAME, Device, TagValue, as_fields, name_fault
 from ...model.documents import Time
 from ...ports.registry import MOST_OF_USER
 from ...problems import ProblemFault
-from ..http.refusal import judged, parse, summary
 from ..rules import PlatformName, Rules, extended
 
 MAX_TEXT: Final = 64

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from ...bodies import judged, read_document
 from ...decoding import Rule, unprintable
 from ...errors import Fault, PushsvcError, Unreadable
 from ...model.address import Addresses
@@ -17,7 +18,6 @@ from ...model.devices import Device
 from ...ports.registry import MOST_OF_USER, MOST_TOPICS, Registry, UserFull
 from ...problems import ProblemFault
 from ..http.instants import Instant, parse_instant
-from ..http.refusal import judged, read_document
 from ..rules import Rules, extended
 from .document import DeviceDocument, Name, device_of
 

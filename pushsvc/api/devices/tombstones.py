@@ -6,9 +6,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from ...bodies import read_document
 from ...ports.registry import PrunedFilter
 from ..http.instants import Instant, parse_instant
-from ..http.refusal import read_document
 from ..letters.document import Text
 
 MOST: Final = 10_000

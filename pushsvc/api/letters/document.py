@@ -8,12 +8,12 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from ...bodies import read_document
 from ...decoding import Rule, fraction, unprintable
 from ...model.documents import Time
 from ...model.instants import instant
 from ...ports.letters import DeadFilter, DeadRow, ReplayStatus
 from ..http.instants import Instant, read_instants
-from ..http.refusal import read_document
 
 MAX_LIMIT: Final = 2**31 - 1
 MIN_RATE: Final = 0.1

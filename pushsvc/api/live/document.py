@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ...bodies import read_document
 from ...decoding import Rule, fraction
 from ...model.devices import Device
 from ...model.documents import Time
@@ -14,7 +15,6 @@ from ...model.instants import instant
 from ...model.live import Endpoint
 from ...ports.live import Presence
 from ..config import ApiLive
-from ..http.refusal import read_document
 
 
 class TokenDocument(Struct, forbid_unknown_fields=True):

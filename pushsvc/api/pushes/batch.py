@@ -11,10 +11,10 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from ...bodies import parse
 from ...errors import Fault, InvalidRequest, RequestError
 from ...model.push import PushState
 from ...problems import Problem, ProblemFault, problem
-from ..http.refusal import parse
 
 MOST: Final = 1000
 NDJSON: Final = "application/x-ndjson"

@@ -25,8 +25,9 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from ...bodies import examined, parse, repeats, utf8
 from ...decoding import WRONG, Checks, Rule, fraction
-from ...errors import ContentTooLarge, Fault, InvalidRequest
+from ...errors import ContentTooLarge, Fault, InvalidRequest, summary
 from ...model.address import Addresses
 from ...model.devices import Audience
 from ...model.push import (
@@ -45,7 +46,6 @@ from ...model.push import (
 from ...wording import join, names, show
 from ..http.depth import depth_fault
 from ..http.instants import DAYS_AHEAD, Instant, instant_fault, parse_send_at
-from ..http.refusal import examined, parse, repeats, summary, utf8
 from ..rules import Rules, extended
 from . import live_activity
 from .live_activity import LiveActivity

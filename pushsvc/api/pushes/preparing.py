@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from ...errors import ContentTooLarge, Fault, InvalidRequest
+from ...bodies import LIMIT
+from ...errors import ContentTooLarge, Fault, InvalidRequest, summary
 from ...model.codec import encode_audience
 from ...model.push import MAX_TTL, Content, Message, Platform, Push
 from ...ports.provider import Renderer, RenderError
 from ...problems import ProblemFault
 from ...rules.channels import LIVE
 from ..http.exchange import Request
-from ..http.refusal import LIMIT, summary
 from ..ports import ApiPorts
 from .audiences import only_of, platforms_of
 from .document import Draft

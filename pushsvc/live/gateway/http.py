@@ -6,17 +6,18 @@ The bearer is the device's connect token. What a stream cannot give is said in t
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from ...bodies import parse, read_document, read_value
 from ...errors import (
     Conflict,
     Fault,
     Forbidden,
     InvalidRequest,
-    MalformedBody,
     NotFound,
     StoreUnavailable,
     TooManyRequests,
@@ -28,7 +29,7 @@ from ..peer import Request
 from ..protocol import codes
 from ..protocol.codec import Rendered
 from ..protocol.commands import EventBody, OffsetBody
-from ..protocol.tokens import UNKNOWN_APP, Claims
+from ..protocol.tokens import UNKNOWN_APP, Claims, Rejected
 from ..sockets.http import HttpAnswer, HttpRoute
 from .contents import bounded
 from .gateway import Gateway
@@ -41,7 +42,6 @@ LONGEST_POLL: Final = 55
 
 _REFUSED: Final = "The token was revoked, or its device is not known."
 
-_T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -169,10 +169,8 @@ class HttpCalls:
     async def events(self, request: Request) -> HttpAnswer:
         """Count what has become of pushes, whichever channel they came by: one event, or `events`."""
         device = await self._device(request)
-        try:
-            reported = [msgspec.json.decode(request.body, type=EventBody)]
-        except msgspec.MsgspecError:
-            reported = _read(request.body, Events).events
+        several = isinstance(value := parse(request.body), dict) and "events" in value
+        reported = read_value(value, Events).events if several else [read_value(value, EventBody)]
         events = [(EventReport(each.id, device.device_id, each.event), each.at) for each in reported]
         async with _away():
             counted = await self._gateway.report(device.app, events)
@@ -204,8 +202,7 @@ class HttpCalls:
         if verdict == UNKNOWN_APP:
             raise Unavailable("This gateway does not know the app of the token yet. Try again.", retry_after=1)
         if not isinstance(verdict, Claims):
-            expired = verdict is not None and verdict.refusal == codes.TOKEN_EXPIRED
-            raise Unauthorized("The token has expired." if expired else "Send the device's token as bearer.")
+            raise Unauthorized(_unauthorized(token.strip(), verdict))
         if self._gateway.denies(verdict.device_id):
             raise Forbidden("This device is refused.")
         if not self._gateway.calls.admit((verdict.app, verdict.device_id), self._gateway.now()):
@@ -289,20 +286,23 @@ class _away:  # noqa: N801  # reads as a statement: `async with _away():`
             raise Unavailable("Redis cannot be reached. Try again.", retry_after=1) from None
 
 
-def _read(body: bytes, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at `$")
-        raise InvalidRequest(faults=[Fault(place.strip("`.") or "$", message)]) from None
-    except msgspec.MsgspecError:
-        raise MalformedBody("The body is not JSON.") from None
+def _unauthorized(token: str, verdict: Rejected | None) -> str:
+    """Return why a call is not authenticated: no token as bearer, or a token with this verdict."""
+    if verdict is None or not token:
+        return "Send the device's token in the header `Authorization: Bearer <token>`."
+    if verdict.refusal == codes.TOKEN_EXPIRED:
+        return "The token has expired: get a new one."
+    return "The token is not valid: get a new one, signed with the secret or key of the app in this configuration."
+
+
+def _offset_fault(body: OffsetBody) -> Iterator[tuple[str, str]]:
+    if body.position is None:
+        yield "offset", "is missing: expected a whole number"
 
 
 def _position(body: bytes) -> Position:
-    asked = _read(body, OffsetBody).position
-    if asked is None:
-        raise InvalidRequest(faults=[Fault("offset", "is missing: expected a number")])
+    asked = read_document(body, OffsetBody, {OffsetBody: _offset_fault}).position
+    assert asked is not None, "the check has refused it"
     return Position(asked.epoch, asked.offset)
 
 

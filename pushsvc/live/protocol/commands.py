@@ -10,6 +10,8 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Raw, Struct
 
+from ...decoding import Rule
+from ...model.instants import INSTANT
 from ...ports.live import Event
 
 MAX_OFFSET: Final = 2**53 - 1
@@ -158,7 +160,7 @@ class EventBody(Struct, frozen=True, gc=False):
 
     id: Annotated[str, Meta(min_length=1, max_length=128)]
     event: Event
-    at: Annotated[datetime, Meta(tz=True)] | None = None
+    at: Annotated[datetime, Meta(tz=True), Rule(INSTANT)] | None = None
 
 
 class FetchBody(Struct, frozen=True, gc=False):

@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from ...decoding import NO_CHECKS, Checks, Enough, Faults, decode, right
-from ...errors import Fault, InvalidRequest, MalformedBody
-from ...wording import join
+from .decoding import NO_CHECKS, Checks, Enough, Faults, decode, right
+from .errors import Fault, InvalidRequest, MalformedBody, summary
+from .wording import join
 
 LIMIT: Final = 1000
 """The maximum number of listed faults."""
@@ -24,7 +24,12 @@ _BYTE: Final = re.compile(r"^(?:JSON is malformed: )?(?P<what>.*?)(?: \(byte (?P
 
 def read_document(body: bytes, kind: type[T], checks: Checks = NO_CHECKS) -> T:
     """Return the document of a body. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
-    value, faults, more = judged(parse(body), kind, checks)
+    return read_value(parse(body), kind, checks)
+
+
+def read_value(value: Any, kind: type[T], checks: Checks = NO_CHECKS) -> T:
+    """Return the document of a JSON value. Raises `InvalidRequest` with every fault."""
+    value, faults, more = judged(value, kind, checks)
     if faults:
         raise InvalidRequest(summary(len(faults), more), faults=faults)
     return cast(T, value)
@@ -47,13 +52,6 @@ def examined(value: Any, kind: type[Struct], checks: Checks = NO_CHECKS) -> tupl
         return decode(value, kind, "", faults, checks), faults, False
     except Enough:
         return None, faults, True
-
-
-def summary(count: int, more: bool) -> str:
-    """Return the sentence above the list of faults."""
-    if more:
-        return f"The first {count:,} faults are listed; there are more."
-    return "1 fault was found." if count == 1 else f"{count:,} faults were found."
 
 
 def parse(body: bytes) -> Any:
