@@ -473,6 +473,31 @@ async def test_what_was_found_to_be_over_is_not_ended_at_a_primary_that_comes_me
             assert link.history == 1
 
 
+async def test_what_has_lapsed_is_not_claimed_at_another_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = keys.lane("shop", 0, "apns", "bulk")
+    with running_server() as server:
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            link, call = store.link, store.link.call
+            for name in ("read", "lapsed"):
+                await store.pushes.accept(make_push(name, lane="bulk", created_at=moment() - 3_700_000))
+                await take(store, "bulk", targets=1) if name == "read" else None
+
+            async def then_change(*command: Any) -> Any:
+                answer = await call(*command)
+                if command[:2] == ("XRANGE", lane) and not link.history:
+                    link.drop()
+                return answer
+
+            monkeypatch.setattr(link, "call", then_change)
+            with pytest.raises(StoreUnavailable):
+                await store.queue.lapsed(ROUTE, "bulk", moment())
+            held = await link.call("XPENDING", lane, keys.DISPATCH)
+            assert (link.history, held["pending"]) == (1, 1)
+            assert [each.chunk.push_id for each in await store.queue.lapsed(ROUTE, "bulk", moment())] == ["lapsed"]
+
+
 async def test_the_primary_changes_after_a_record_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is known before the step that acknowledges, which is made at the new one without the entries of the old."""
     with running_server() as server:

@@ -32,7 +32,10 @@ async def take_lapsed(link: Link, consumer: str, state: LaneState, now: int) -> 
         for entry_id, fields in page
         if entry_id.decode() not in state.held and _is_over(fields.get(b"c", b""), now)
     ]
-    flat = await link.read("lapse", [state.key], [keys.DISPATCH, consumer, *ids]) if ids else []
+    if not ids:
+        return LaneRead(state, [], history)
+    link.require(history)  # at another primary these ids may be those of others
+    flat = await link.read("lapse", [state.key], [keys.DISPATCH, consumer, *ids])
     return LaneRead(state, entries_of(flat), history)
 
 
