@@ -248,6 +248,10 @@ class _Reader:
         if word.text == "tags":
             return self._tag(word)
         field = self._fields.get(word.text)
+        if field is None and self._at(".", "["):
+            tag = self._tag(word)
+            self._fault(word.column, f"{_shown(word)} is not a field; did you mean `{tag.shown}`?")
+            return _Named(None, tag.shown, word.column)
         if field is None:
             self._fault(word.column, f"{_shown(word)} is not a field; {self._likely(word.text)}")
         return _Named(field, word.text, word.column)
