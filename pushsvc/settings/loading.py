@@ -4,6 +4,7 @@ faults.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -97,8 +98,10 @@ def check_name(name: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    text = ""
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(
             str(path), "no such file", "name one with --config or PUSHSVC_CONFIG; `pushsvc init` writes one"
@@ -110,7 +113,31 @@ def _read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), f"not UTF-8 at byte {error.start}", "save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), f"not valid TOML: {error}", "see https://toml.io/en/v1.0.0") from None
+        raise ConfigError(str(path), f"not valid TOML: {error}", _toml_remedy(text, str(error))) from None
+
+
+_PLACE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
+_SWITCH: Final = re.compile(r"(?:true|false|yes|no|on|off)\b", re.IGNORECASE)
+_BARE: Final = re.compile(r"[^\s\"'#,\]}]")
+
+
+def _toml_remedy(text: str, error: str) -> str:
+    """Return what to do about what `tomllib` reports. No value is repeated: it may be a secret."""
+    if error.startswith("Cannot declare"):
+        return "this section is there twice: join the two"
+    if error.startswith(("Cannot overwrite a value", "Duplicate inline table key")):
+        return "this key is there twice: leave one of them out"
+    lines = text.replace("\r\n", "\n").split("\n")
+    place = _PLACE.search(error)
+    line = lines[int(place[1]) - 1] if place else lines[-1]
+    rest = line[int(place[2]) - 1 :] if place else ""
+    if error.startswith("Invalid value"):
+        if _SWITCH.match(rest):
+            return "write true or false, in small letters; texts need quotes"
+        return 'texts need quotes: "text"' if _BARE.match(rest) else 'a value is missing: "text", 1, true or false'
+    if error.startswith("Expected newline") and _BARE.match(line.partition("=")[2].lstrip()):
+        return 'texts need quotes: "text"; one key stands in a line'
+    return "see https://toml.io/en/v1.0.0"
 
 
 def _settings(

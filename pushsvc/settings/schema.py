@@ -3,7 +3,7 @@ the same for operators; a test compares them. Spans are in seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from functools import lru_cache
 from operator import itemgetter
@@ -45,6 +45,14 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     """The maximum number of connections of one process."""
 
 
+def _check_redis_url(url: str, schemes: Collection[str]) -> None:
+    """Raise `ValueError` for a URL of another scheme, with the remedy. It never quotes the URL, which may contain a
+    password."""
+    if url and ("://" not in url or urlsplit(url).scheme not in schemes):
+        begins = ", ".join(f"{name}://" for name in schemes)
+        raise ValueError(f"url: is not the URL of a Redis; write redis://localhost:6379/0, or begin with {begins}")
+
+
 class RedisSettings(Struct, frozen=True, kw_only=True):
     """`[redis]`: where the store is. Its password is left out of `repr`."""
 
@@ -53,9 +61,7 @@ class RedisSettings(Struct, frozen=True, kw_only=True):
     """The number of shards of each app, spread over the nodes of a cluster. Use 1 for a single server."""
 
     def __post_init__(self) -> None:
-        scheme = urlsplit(self.url).scheme
-        if self.url and scheme not in REDIS_SCHEMES:
-            raise ValueError(f"url: expected empty or one of {', '.join(f'{name}://' for name in REDIS_SCHEMES)}")
+        _check_redis_url(self.url, REDIS_SCHEMES)
 
     @property
     def shown(self) -> str:
@@ -134,10 +140,7 @@ class JobsSettings(Struct, frozen=True, kw_only=True):
     """The Redis in which rq stores its jobs; empty: `redis.url`."""
 
     def __post_init__(self) -> None:
-        scheme = urlsplit(self.url).scheme
-        schemes = [name for name in REDIS_SCHEMES if not name.endswith("+cluster")]
-        if self.url and scheme not in schemes:
-            raise ValueError(f"url: expected empty or one of {', '.join(f'{name}://' for name in schemes)}")
+        _check_redis_url(self.url, [name for name in REDIS_SCHEMES if not name.endswith("+cluster")])
 
     def __repr__(self) -> str:
         return f"JobsSettings(processes={self.processes}, takeover={self.takeover}, url_set={bool(self.url)})"
