@@ -141,10 +141,31 @@ async def test_bad_lines_are_set_aside_with_what_is_wrong(processes: Processes, 
     ]
     assert reported[1]["given"] == "oops"
     assert len(await audit(store)) == 3
+    assert f"3 bad lines: {rejects} lists the faults; line 2: token: is missing" in " ".join(err.split())
 
+    # What an earlier import has set aside stays, and it is said where.
+    earlier, old = rejects.read_bytes(), rejects.with_name("devices.jsonl.rejected.old")
     file.write_bytes(good[0])
-    assert (await run(processes, "import", str(file), "--app", "shop", "--strict"))[0] == 0
-    assert not rejects.exists()
+    code, _, err = await run(processes, "import", str(file), "--app", "shop", "--strict")
+    assert (code, rejects.exists(), old.read_bytes()) == (0, False, earlier)
+    assert f"the bad lines of an earlier import are in {old} now" in " ".join(err.split())
+    code, _, err = await run(processes, "import", str(file), "--app", "shop")
+    assert (code, old.read_bytes(), "earlier" in err) == (0, earlier, False)
+
+
+async def test_where_every_line_is_bad_the_import_has_failed_and_names_the_first_fault(
+    processes: Processes, store: Store
+) -> None:
+    token = "ab" * 40
+    file = processes.folder / "all.ndjson"
+    file.write_text(f'{{"id": "x", "platform": "apns", "token": "{token}", "{token[:64]}": 1}}\n{{"id": "y"}}\n')
+    for words in ((), ("--json",)):
+        code, out, err = await run(processes, "import", str(file), "--app", "shop", *words)
+        assert (code, token[:64] in out + err) == (1, False)
+        assert ("2 bad lines" in err and "line 1: " in err) == (not words)
+    file.write_text("")
+    assert (await run(processes, "import", str(file), "--app", "shop"))[0] == 0
+    assert await audit(store) == {}
 
 
 async def test_a_user_that_everybody_is_is_refused_line_by_line(processes: Processes, store: Store) -> None:
@@ -208,12 +229,12 @@ async def test_killed_half_way_it_is_gone_on_with(processes: Processes, store: S
 
 
 async def test_from_standard_input(processes: Processes, store: Store) -> None:
-    def pipe(*words: str) -> subprocess.CompletedProcess[bytes]:
+    def pipe(*words: str, more: bytes = b"oops\n") -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [sys.executable, "-m", "pushsvc", "devices", "import", "-", "--app", "shop", *words],
             cwd=processes.folder,
             env=processes.environ(**environ(processes)),
-            input=ndjson_of(crowd(20), KNOWN) + b"oops\n",
+            input=ndjson_of(crowd(20), KNOWN) + more,
             capture_output=True,
             check=False,
         )
@@ -221,8 +242,17 @@ async def test_from_standard_input(processes: Processes, store: Store) -> None:
     done = await asyncio.to_thread(pipe)
     assert done.returncode == 0
     assert done.stdout.startswith(b"20 devices imported")
-    assert (processes.folder / "devices.rejected").exists()
+    rejects, old = processes.folder / "devices.rejected", processes.folder / "devices.rejected.old"
+    first = rejects.read_text()
+    assert json.loads(first)["given"] == "oops"
     assert (await asyncio.to_thread(pipe, "--resume")).returncode == 2
+    # Nobody else has a copy of these lines: another import through a pipe does not remove them.
+    assert (await asyncio.to_thread(pipe, more=b"")).returncode == 0
+    assert (rejects.exists(), old.read_text()) == (False, first)
+    assert (await asyncio.to_thread(pipe, more=b"ouch\n")).returncode == 0
+    assert (json.loads(rejects.read_text())["given"], old.read_text()) == ("ouch", first)
+    done = await asyncio.to_thread(pipe)
+    assert (old.read_text() == first, b"in place of older ones" in done.stderr) == (False, True)
     assert len(await audit(store)) == 20
 
 

@@ -3,7 +3,8 @@
 While a regular file is imported, `FILE.position` beside it holds the number of records that Redis has. `--resume`
 continues an import that was interrupted, by Ctrl-C or kill -9; the records of its last second may be written twice,
 which has the same result. Invalid lines go to `FILE.rejected`, with their number and the fault. A pipe has no
-position, and its invalid lines go to the file that `--rejects` names.
+position, and its invalid lines go to `devices.rejected`, or to the file that `--rejects` names. What an earlier import
+has left there moves to a file beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import typer
 from msgspec import Struct
 
 from ...api.devices.importing import MOST
+from ...errors import Fault
 from ...model.routing import platform_of
+from ...redaction import scrub_text
 from ..access import Key, Url
 from ..files import FileFailed, is_regular, open_private, reading, write_whole
 from ..operator.operator import open_operator
@@ -78,7 +81,9 @@ def import_devices(
     rejects: Annotated[
         str, typer.Option("--rejects", help="Where bad lines go; by default FILE.rejected.", metavar="FILE")
     ] = "",
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there were bad lines.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 on any bad line, not only if nothing was imported.")
+    ] = False,
     url: Url = "",
     key: Key = "",
     json: Json = False,
@@ -95,7 +100,7 @@ def import_devices(
         raise typer.BadParameter("--resume: only a regular file can be resumed")
     bad = Path(rejects or (f"{file}.rejected" if plain else "devices.rejected"))
     began = time.monotonic()
-    at, done = run(_import(context, app, url, key, file, wanted, bad, plain=plain, resume=resume, quiet=json))
+    at, done, first = run(_import(context, app, url, key, file, wanted, bad, plain=plain, resume=resume, quiet=json))
     seconds = time.monotonic() - began
     report = {
         "app": app,
@@ -111,11 +116,11 @@ def import_devices(
     else:
         print(f"{counted(at.imported, 'device')} imported ({at.new:,} new) in {seconds:,.1f} s")
         if at.rejected:
-            say(f"{counted(at.rejected, 'bad line')}: {bad} lists the faults")
+            say(f"{counted(at.rejected, 'bad line')}: {bad} lists the faults{first and f'; {first}'}")
     if not done:
         say("interrupted; --resume continues" if plain else "interrupted")
         raise typer.Exit(130)
-    if strict and at.rejected:
+    if at.rejected and (strict or not at.imported):
         raise typer.Exit(1)
 
 
@@ -139,8 +144,8 @@ async def _import(
     plain: bool,
     resume: bool,
     quiet: bool,
-) -> tuple[FilePosition, bool]:
-    """Return the position that was reached, and whether it is the end of the file."""
+) -> tuple[FilePosition, bool, str]:
+    """Return the position that was reached, whether it is the end of the file, and the first fault that was found."""
     from ...runtime.providers import addresses
 
     stop = until_signalled(hang_up=True)
@@ -151,7 +156,7 @@ async def _import(
             notes = Notes(Path(f"{file}.position") if plain else None)
             new = FilePosition(app, identity or FileIdentity(0, 0, ""))
             start = notes.read(app, identity) if resume and identity else new
-            bad = stack.enter_context(Rejects(rejects, kept=start.rejected))
+            bad = stack.enter_context(Rejects(rejects, kept=start.rejected if start.records else None))
             size = identity.size if identity else None
             show = stack.enter_context(progress(size, start=start.imported, quiet=quiet))
             async with operator.importing(app) as write:
@@ -163,7 +168,7 @@ async def _import(
                 )
             if done:
                 notes.remove()
-            return importer.at, done
+            return importer.at, done, bad.first
 
 
 def identify(stream: BinaryIO) -> FileIdentity:
@@ -243,15 +248,21 @@ class Rejects:
     Its lines are copies, and so may contain tokens.
     """
 
-    def __init__(self, path: Path, *, kept: int) -> None:
-        """Open the file. Keeps the first `kept` lines of an earlier run; the lines after them are written again."""
+    def __init__(self, path: Path, *, kept: int | None) -> None:
+        """Open the file. Keeps the first `kept` lines of the import that is resumed; the lines after them are written
+        again. None: the import is a new one, and the lines of an earlier one move to another file."""
         self._path = path
+        self._anew = kept is None
         self._stack = ExitStack()
-        self.count = kept
+        self.count = kept or 0
+        self.first = ""
+        """The first fault that was added, as people read it."""
 
     def __enter__(self) -> Rejects:
         # Opened before anything is imported: where it cannot be written, that is said at once.
         try:
+            if self._anew:
+                self._set_aside()
             self._file = self._stack.enter_context(open_private(self._path, keep=self._kept_bytes()))
         except FileFailed as error:
             raise FileFailed(f"{error}; --rejects names another place for bad lines") from None
@@ -263,13 +274,29 @@ class Rejects:
             with suppress(OSError):
                 Path(os.path.realpath(self._path)).unlink(missing_ok=True)
 
+    def _set_aside(self) -> None:
+        """Move the lines of an earlier import, which may be the only copy of what came through a pipe. Raises
+        `FileFailed`."""
+        if not (is_regular(self._path) and self._path.exists() and self._path.stat().st_size):
+            return
+        found = Path(os.path.realpath(self._path))
+        other = found.with_name(f"{found.name}.old")
+        instead = ", in place of older ones" if other.exists() else ""
+        try:
+            found.replace(other)
+        except OSError as error:
+            raise FileFailed(f"{found} cannot be moved to {other.name}: {error.strerror}") from None
+        say(f"the bad lines of an earlier import are in {other} now{instead}")
+
     def _kept_bytes(self) -> int:
         if not self.count or not is_regular(self._path) or not self._path.exists():
             return 0
         with reading(str(self._path)) as file:
             return sum(len(file.readline()) for _ in range(self.count))
 
-    def add(self, entry: FileRecord, faults: object) -> None:
+    def add(self, entry: FileRecord, faults: Sequence[Fault]) -> None:
+        if not self.first:
+            self.first = scrub_text(f"line {entry.line}: {faults[0].path}: {faults[0].message}")
         fault = {"line": entry.line, "errors": faults, "given": entry.text}
         self._file.write(msgspec.json.encode(fault) + b"\n")
         self.count += 1
