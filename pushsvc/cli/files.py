@@ -9,8 +9,10 @@ Ctrl-C, SIGTERM or SIGHUP, leaves no unfinished file. Each fault is a `FileFaile
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -20,6 +22,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import PushsvcError
+
+_HELD = "held"
+"""The file with the lock of those that share a folder."""
 
 
 class FileFailed(PushsvcError):
@@ -151,3 +156,34 @@ def temporary_folder(prefix: str, otherwise: Path) -> Iterator[Path]:
             raise _failed(otherwise, "written", error) from None
     with folder as name:
         yield Path(name)
+
+
+@contextmanager
+def shared_folder(prefix: str, otherwise: Path) -> Iterator[tuple[Path, int]]:
+    """Create a temporary folder for files of this process and of those that it passes the descriptor to.
+
+    Where all of them were killed, the next call with this prefix removes the folder: the descriptor has a lock, which
+    the system keeps for as long as one of them lives. Raises `FileFailed`.
+    """
+    with temporary_folder(prefix, otherwise) as folder:
+        for held in folder.parent.glob(f"{prefix}*/{_HELD}"):
+            _remove_unheld(held)
+        unheld = folder / f"not-{_HELD}"
+        descriptor = os.open(unheld, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            with suppress(OSError):  # a file system without locks: the folder is never taken for one that was left
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                unheld.rename(folder / _HELD)  # under this name it was never without the lock
+            yield folder, descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _remove_unheld(held: Path) -> None:
+    with suppress(OSError):  # a process has the lock, or it is another user's
+        descriptor = os.open(held, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(held.parent)
+        finally:
+            os.close(descriptor)

@@ -14,7 +14,6 @@ from .exposition import (
     claim,
     exposition,
     forget,
-    prepare_multiprocess,
     serve_metrics,
 )
 from .figures import *

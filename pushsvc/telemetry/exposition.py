@@ -71,18 +71,6 @@ class _Shared(Collector):
         return [*counted, *(metric for each in own for metric in each.describe() if metric.name not in names)]
 
 
-def prepare_multiprocess(folder: Path) -> dict[str, str]:
-    """Remove the values of an earlier run from `folder` and return the environment that the processes need.
-
-    Files of dead processes are kept during a run, because their counters still count; across runs they would give the
-    counters of a reused process id an arbitrary start value.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for file in (*folder.glob("*.db"), *folder.glob(f"{_CLAIM}*")):
-        file.unlink(missing_ok=True)
-    return {MULTIPROCESS_ENV: str(folder)}
-
-
 def claim(name: str) -> bool:
     """Return whether this process is the first to claim a name, of all that share the multiprocess folder: what each of
     them sees is said by one."""
@@ -107,10 +95,13 @@ def forget(gauge: Gauge, *labels: str, value: float = 0.0) -> None:
 
 
 class SharedFolder:
-    """The folder of processes that share their metrics, for the parent that runs them."""
+    """The folder of processes that share their metrics, for the parent that runs them. Files of processes that have
+    ended stay, because their counters still count. Each process has the descriptors `held` open: the folder is in use
+    until all have ended."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *held: int) -> None:
         self.path = path
+        self.held = held
 
     def ended(self, pid: int) -> None:
         """Forget the gauges of a process that has ended; its counters stay."""

@@ -21,7 +21,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -171,13 +170,11 @@ def collecting() -> Iterator[Collector]:
 def shared_metrics() -> Iterator[None]:
     """Let the processes that start in the block share their metrics by files."""
     with tempfile.TemporaryDirectory() as folder:
-        added = telemetry.prepare_multiprocess(Path(folder))
-        os.environ |= added
+        os.environ[telemetry.MULTIPROCESS_ENV] = folder
         try:
             yield
         finally:
-            for name in added:
-                del os.environ[name]
+            del os.environ[telemetry.MULTIPROCESS_ENV]
 
 
 async def posts(redis: str, by: Watch, collector: Collector, seconds: float) -> Row:

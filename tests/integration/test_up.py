@@ -30,6 +30,7 @@ from ..unit.test_systemd import Heard
 from .harness import apns, fcm
 from .ports import free_ports
 from .processes import Api, Command, Processes, Site, own_processes, until
+from .servers import running_server
 
 LISTENS = r"pushsvc listens on (\S+)"
 
@@ -273,6 +274,47 @@ def test_an_idle_service_wakes_up_seldom(processes: Processes, site: Site) -> No
     with closing(store):
         until(lambda: f"what the start has left behind is over: {seen}", rests)
     assert up.end() == 0
+
+
+# --- two with one data folder -----------------------------------------------------------------------
+
+
+def test_another_one_leaves_the_metrics_of_a_running_one_alone(
+    processes: Processes, site: Site, tmp_path: Path
+) -> None:
+    folders = tmp_path / "folders"
+    folders.mkdir()
+
+    def left() -> set[str]:
+        return {each.name for each in folders.glob("pushsvc-metrics-*")}
+
+    with running_server("redis", tcp=True) as server:
+        shared = {"PUSHSVC__REDIS__URL": server.url, "TMPDIR": str(folders)}
+        first = start(processes, site, **shared)
+        site.api.until_done(site.api.push(apns("ok", *range(7))))
+        own = left()
+        assert len(own) == 2  # of its parts, and of the process that started them
+        accepted = re.compile(r"^pushsvc_deliveries_accepted_total{.*} 7.0$", re.MULTILINE)
+        assert accepted.search(site.api.call("GET", "/metrics")[1])
+
+        elsewhere = {**site.environ, **shared, "PUSHSVC__SERVER__PORT": str(free_ports())}
+        second = processes.start("up", **elsewhere)
+        second.until(LISTENS)
+        assert accepted.search(site.api.call("GET", "/metrics")[1])
+        killed = left() - own
+        assert len(killed) == 2
+        os.kill(second.pid, signal.SIGKILL)
+        second.wait()
+        until(lambda: "the parts of the second end", lambda: len(processes.find("pushsvc ")) == 4)
+        assert left() == own | killed
+
+        third = processes.start("up", **elsewhere)
+        third.until(LISTENS)
+        assert len(left()) == 4
+        assert not left() & killed
+        assert accepted.search(site.api.call("GET", "/metrics")[1])
+        assert (third.end(), first.end()) == (0, 0)
+        assert left() == set()
 
 
 # --- stops and crashes ------------------------------------------------------------------------------

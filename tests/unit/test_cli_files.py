@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import tempfile
@@ -19,6 +21,7 @@ from pushsvc.cli.files import (
     open_private,
     reading,
     replacing,
+    shared_folder,
     temporary_folder,
     write_whole,
 )
@@ -154,3 +157,34 @@ def test_a_temporary_folder_is_found_where_only_the_data_folder_can_be_written(
     assert not folder.exists()
     with pytest.raises(FileFailed, match="cannot be written"), temporary_folder("pushsvc-", tmp_path / "none"):
         pass
+
+
+def test_a_shared_folder_stays_while_any_process_has_it_and_is_removed_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "x-of-others").mkdir()
+    with shared_folder("x-", tmp_path) as (folder, descriptor):
+        passed = os.dup(descriptor)  # as to a child that outlives this process
+        kept = folder.rename(tmp_path / "x-killed")  # nor does its end remove it
+        folder.mkdir()
+    assert not folder.exists()
+    with shared_folder("x-", tmp_path) as (second, _), shared_folder("x-", tmp_path) as (third, _):
+        assert {each.name for each in tmp_path.iterdir()} == {kept.name, second.name, third.name, "x-of-others"}
+    os.close(passed)
+    with shared_folder("x-", tmp_path) as (folder, _):
+        assert {each.name for each in tmp_path.iterdir()} == {folder.name, "x-of-others"}
+
+
+def test_a_folder_that_cannot_be_locked_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with monkeypatch.context() as without:
+        without.setattr(fcntl, "flock", refused)
+        unlocked = shared_folder("x-", tmp_path)
+        folder, _ = unlocked.__enter__()
+    with shared_folder("x-", tmp_path):
+        assert folder.exists()
+    unlocked.__exit__(None, None, None)

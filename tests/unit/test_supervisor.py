@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -129,11 +129,14 @@ async def test_every_copy_is_started_with_the_lifeline_and_a_session_of_its_own(
         os.fstat(reader)
 
 
-async def test_a_process_that_was_forked_is_the_first_and_a_new_one_takes_its_place(system: System) -> None:
+async def test_a_process_that_was_forked_is_the_first_and_a_new_one_takes_its_place(
+    system: System, tmp_path: Path
+) -> None:
     class Waiting(Process):
         """Was forked for `serve`, and waits."""
 
-        def begin(self, environ: dict[str, str], *, lifeline: int, heard: int) -> None:
+        def begin(self, environ: dict[str, str], *, lifeline: int, heard: int, held: Sequence[int]) -> None:
+            assert held == (7,)
             begun.append((environ["PATH"], os.fstat(lifeline).st_ino, os.fstat(heard).st_ino))
             system.started.append(self)
 
@@ -142,8 +145,9 @@ async def test_a_process_that_was_forked_is_the_first_and_a_new_one_takes_its_pl
     forked = Waiting(50, ("", "", "", "serve"), {"env": {}}, system)
     ready = Ready()
     ready.add(SERVE, 0, cast(Any, forked))
-    async with supervise(SERVE, DISPATCH, ready=ready):
+    async with supervise(SERVE, DISPATCH, ready=ready, metrics=Metrics(tmp_path, 7)):
         await until(lambda: len(system.started) == 3)
+        assert [process.options["pass_fds"][2:] for process in system.of("dispatch")] == [(7,), (7,)]
         assert (system.of("serve"), len(begun)) == ([forked], 1)
         assert begun[0][0] == "/bin"
         assert begun[0][1:] == tuple(
@@ -239,8 +243,8 @@ async def test_stages_stop_one_after_the_other(system: System) -> None:
 class Metrics(SharedFolder):
     """Writes down what it is called with."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, *held: int) -> None:
+        super().__init__(path, *held)
         self.gone: list[int] = []
         self.again: list[str] = []
 

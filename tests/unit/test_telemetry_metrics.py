@@ -23,7 +23,6 @@ from pushsvc.telemetry import (
     Figure,
     SharedFolder,
     exposition,
-    prepare_multiprocess,
 )
 
 CONTRACT = {
@@ -170,9 +169,7 @@ def samples(text: str) -> dict[str, float]:
 def test_many_processes(tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     folder.mkdir()
-    (folder / "counter_1.db").write_bytes(b"of an earlier run")
-    environ = {**os.environ, **prepare_multiprocess(folder)}
-    assert list(folder.iterdir()) == []
+    environ = {**os.environ, MULTIPROCESS_ENV: str(folder)}
 
     def read() -> dict[str, float]:
         done = subprocess.run([sys.executable, "-c", READER], env=environ, capture_output=True, text=True, check=True)

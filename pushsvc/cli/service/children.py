@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from ... import __version__
 from .. import COMMANDS, process
-from ..files import temporary_folder
+from ..files import shared_folder
 
 if TYPE_CHECKING:
     from ...settings.schema import Settings
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 LIFELINE = "PUSHSVC_LIFELINE"
 """The environment variable with the descriptor of a pipe that is closed when the supervisor ends."""
+METRICS = "pushsvc-metrics-"
+"""How the names of the folders begin in which processes have the metrics that they share."""
 
 _MODULES: Final = {
     "serve": ("pushsvc.cli.service.parts", "pushsvc.runtime.parts", "pushsvc.api.app", "pushsvc.api.server"),
@@ -109,13 +111,14 @@ class Forked:
         """A descriptor that can be read once the process has ended."""
         self._ended = False
 
-    def begin(self, environ: Mapping[str, str], *, lifeline: int, heard: int) -> None:
+    def begin(self, environ: Mapping[str, str], *, lifeline: int, heard: int, held: Sequence[int]) -> None:
         """Let it run its command. `lifeline` and `heard` are the descriptors that `LIFELINE` and `process.LISTENS`
-        name there. Raises `OSError` where it has ended, or its end cannot be watched for; then it runs nothing."""
+        name there, and `held` what it keeps open. Raises `OSError` where it has ended, or its end cannot be watched
+        for; then it runs nothing."""
         try:
             with self._channel:
                 self._watch = os.pidfd_open(self.pid)
-                socket.send_fds(self._channel, [b"\0"], [lifeline, heard])
+                socket.send_fds(self._channel, [b"\0"], [lifeline, heard, *held])
                 self._channel.sendall(json.dumps(dict(environ)).encode())
         except OSError:
             self._unwatch()
@@ -196,7 +199,7 @@ def _shared_metrics(settings: Settings) -> Iterator[None]:
     """Let this process count metrics as its children do, in files, for as long as the block lasts. Its own go to a
     folder that is not read. It must begin before the metrics are imported, because that decides where they are kept
     (https://prometheus.github.io/client_python/multiprocess/)."""
-    with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
+    with shared_folder(METRICS, settings.store.data_dir) as (folder, _):
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         try:
             yield
@@ -300,12 +303,13 @@ def _call(child: Child) -> int:
 def _hear(channel: socket.socket) -> dict[str, str]:
     """Return the environment that the supervisor sends, or nothing where it has ended."""
     with channel:
-        begin, descriptors, _, _ = socket.recv_fds(channel, 1, 2)
+        begin, descriptors, _, _ = socket.recv_fds(channel, 1, 3)
         if not begin:
             return {}
         text = b"".join(iter(lambda: channel.recv(65536), b""))
-    lifeline, heard = descriptors
-    os.set_inheritable(lifeline, False)
+    lifeline, heard, *held = descriptors
+    for kept in (lifeline, *held):
+        os.set_inheritable(kept, False)
     environ: dict[str, str] = json.loads(text)
     return environ | {LIFELINE: str(lifeline), process.LISTENS: str(heard)}
 

@@ -18,9 +18,9 @@ import typer
 import uvloop
 
 from ...settings.schema import Settings
-from ..files import temporary_folder
+from ..files import shared_folder
 from ..process import say
-from .children import LIFELINE, Child, Ready, child_of, forked_parts
+from .children import LIFELINE, METRICS, Child, Ready, child_of, forked_parts
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -163,7 +163,7 @@ async def _many(part: str, children: list[Child], ready: Ready, settings: Settin
     # The copies share one embedded store, which this process owns, and one exposition of their metrics.
     async with redis_url(settings) as url:
         await require_store(settings, url, durable=part == "serve")
-        with temporary_folder("pushsvc-metrics-", settings.store.data_dir) as folder:
+        with shared_folder(METRICS, settings.store.data_dir) as (folder, held):
             environ = child_environ(context, url, folder)
             if section := {"serve": "SERVER", "live": "LIVE"}.get(part):  # they share one port
                 environ[f"PUSHSVC__{section}__PROCESSES"] = str(sum(child.copies for child in children))
@@ -171,7 +171,7 @@ async def _many(part: str, children: list[Child], ready: Ready, settings: Settin
                 children,
                 environ=environ,
                 grace=JOBS_GRACE if part == "jobs" else grace_of(settings),
-                metrics=telemetry.SharedFolder(folder),
+                metrics=telemetry.SharedFolder(folder, held),
                 ready=ready,
             ) as supervisor:
                 await supervisor.until_started(stop)
@@ -200,5 +200,5 @@ def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, 
     if context.obj.config is not None:
         environ["PUSHSVC_CONFIG"] = str(context.obj.config)
     environ["PUSHSVC__REDIS__URL"] = url
-    environ.update(telemetry.prepare_multiprocess(metrics))
+    environ[telemetry.MULTIPROCESS_ENV] = str(metrics)
     return environ

@@ -174,8 +174,9 @@ class Supervisor:
     async def _start(self, child: Child, number: int, environ: dict[str, str]) -> ChildProcess:
         """Return the process that was forked for this copy, or a new one."""
         lifeline, heard = self._lifeline[0], self._heard[1]
+        held = () if self._metrics is None else self._metrics.held
         if (forked := self._ready.take(child, number)) is not None:
-            forked.begin(environ, lifeline=lifeline, heard=heard)
+            forked.begin(environ, lifeline=lifeline, heard=heard, held=held)
             return forked
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -183,7 +184,7 @@ class Supervisor:
             "pushsvc",
             *child.arguments,
             env={**environ, LIFELINE: str(lifeline), LISTENS: str(heard)},
-            pass_fds=(lifeline, heard),
+            pass_fds=(lifeline, heard, *held),
             start_new_session=True,
         )
 

@@ -16,9 +16,10 @@ from ...errors import ConfigError
 from ...runtime.store import own_embedded, require_store, require_unowned, running_store_url
 from ...settings.schema import Settings
 from ...wording import other_port
+from ..files import shared_folder
 from ..get import get
 from ..state import local_url
-from .children import Ready, children_of
+from .children import METRICS, Ready, children_of
 from .parts import grace_of
 from .supervisor import Supervisor
 
@@ -62,10 +63,10 @@ async def open_service(
         else:
             store_url = await stack.enter_async_context(own_embedded(settings))
         await require_store(settings, store_url)
-        metrics = settings.store.data_dir / "run" / "metrics"
+        folder, held = stack.enter_context(shared_folder(METRICS, settings.store.data_dir))
         environ = {
             **environ,
-            **telemetry.prepare_multiprocess(metrics),
+            telemetry.MULTIPROCESS_ENV: str(folder),
             "PUSHSVC__REDIS__URL": store_url,
             "PUSHSVC__METRICS__PORT": "0",
         }
@@ -76,7 +77,7 @@ async def open_service(
                 children_of(settings, live=has_live),
                 environ=environ,
                 grace=grace_of(settings),
-                metrics=telemetry.SharedFolder(metrics),
+                metrics=telemetry.SharedFolder(folder, held),
                 ready=ready,
             )
         )
