@@ -63,6 +63,38 @@ async def test_percent_encoding_that_is_not_utf_8_is_400(method: str, path: str,
     assert "UTF-8" in found.json["detail"]
 
 
+NOTHING = "There is nothing at"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "detail"),
+    [
+        (
+            "POST",
+            "/v1/v1/push",
+            404,
+            f"{NOTHING} /v1/v1/push; see /docs. Give the URL of the service without /v1: each call adds it.",
+        ),
+        ("GET", "/v1/pushes", 404, f"{NOTHING} /v1/pushes; see /docs."),
+        ("GET", "/v1/4f1e8f3c", 404, f"{NOTHING} this path; see /docs."),
+        ("POST", "/v1/push/7/cancel", 404, f"{NOTHING} this path; see /docs. There is DELETE, GET /v1/push/{{id}}."),
+        (
+            "POST",
+            "/v1/devices",
+            405,
+            "Allowed here: GET, HEAD, OPTIONS. There is DELETE, GET, PUT /v1/devices/{device_id}.",
+        ),
+        ("PUT", "/v1/push", 405, "Allowed here: OPTIONS, POST. There is DELETE, GET /v1/push/{id}."),
+        ("PUT", "/readyz", 405, "Allowed here: GET, HEAD, OPTIONS."),
+    ],
+)
+async def test_a_call_that_there_is_not_is_told_with_those_beside_it(
+    method: str, path: str, status: int, detail: str, service: Service
+) -> None:
+    found = await call(service, method, path)
+    assert (found.status, found.json["detail"]) == (status, detail)
+
+
 async def test_push_ids_are_taken_in_any_case(service: Service) -> None:
     push_id = (await call(service, "POST", "/v1/push", ALERT)).json["id"]
     for path in (push_id.upper(), push_id.title()):

@@ -91,7 +91,10 @@ class BearerKeys:
         if found is None:
             key = await self._find(sha256)
             if key is None:
-                raise NoKey("The API key is not known.", challenge=f'{REALM}, error="invalid_token"')
+                raise NoKey(
+                    "The API key is not known. `pushsvc keys list` names the keys, and `pushsvc keys new` makes one.",
+                    challenge=f'{REALM}, error="invalid_token"',
+                )
             app = self._apps.get(key.app)
             if app is None:
                 raise NoKey(

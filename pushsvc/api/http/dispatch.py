@@ -150,7 +150,7 @@ class CallDispatcher:
                 if span is not None:
                     span.note(_NAMES, (request.id,))
             if row.call is None:
-                response = no_such_call(request.method, methods)
+                response = self._no_such_call(request, methods)
             else:
                 response = await self._answer(row.call, row.heads, names, request, span)
         except Exception as error:
@@ -180,6 +180,10 @@ class CallDispatcher:
         if not request.content.is_eof() and isinstance(request.protocol, Connection):
             request.protocol.leave(request.content)
         return response
+
+    def _no_such_call(self, request: ApiRequest, allowed: Mapping[str, _Row]) -> Response:
+        path = request.rel_url.path_safe
+        return no_such_call(request.method, path, allowed, self._table.near(path))
 
     async def _answer(
         self,

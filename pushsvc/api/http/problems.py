@@ -37,6 +37,8 @@ ACCEPT_ENCODING: Final = "gzip, deflate"
 """The supported codings of bodies."""
 RETRY_AFTER: Final = 1  # Seconds; Redis is usually away for a failover or a restart.
 
+_PLAIN_PATH: Final = re.compile(r"(?:/(?:v1|[a-z-]{1,16})){1,4}").fullmatch
+
 _log: FilteringBoundLogger = structlog.get_logger("intake")
 
 
@@ -94,14 +96,19 @@ def away() -> Unavailable:
     )
 
 
-def no_such_call(method: str, allowed: Collection[str]) -> Response:
-    """Return the answer at a path without this method; `OPTIONS` of a known path is answered with its methods."""
+def no_such_call(method: str, path: str, allowed: Collection[str], near: str) -> Response:
+    """Return the answer at a path without this method; `OPTIONS` of a known path is answered with its methods. `near`
+    is what there is one step below or above it. A path is named only where no part of it can be a token."""
+    also = f" There is {near}." if near else ""
     if not allowed:
-        return respond(NotFound("There is nothing at this path; see /docs."))
+        shown = path if _PLAIN_PATH(path) else "this path"
+        if path.startswith("/v1/v1/"):
+            also = " Give the URL of the service without /v1: each call adds it."
+        return respond(NotFound(f"There is nothing at {shown}; see /docs.{also}"))
     allow = {"Allow": ", ".join(sorted({*allowed, "OPTIONS"}))}
     if method == "OPTIONS":
         return Response(204, headers={**allow, "Server": SERVER})
-    return respond(MethodNotAllowed(f"Allowed here: {allow['Allow']}."), headers=allow)
+    return respond(MethodNotAllowed(f"Allowed here: {allow['Allow']}.{also}"), headers=allow)
 
 
 def crash(request: ApiRequest, error: BaseException) -> Response:

@@ -6,7 +6,7 @@ anything but a slash, also braces, which are common around GUIDs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ class Table(Generic[T]):
                 methods["HEAD"] = call
         self.plain: Mapping[str, Mapping[str, T]] = {path: own for path, own in by_path.items() if "{" not in path}
         """The calls of each path without names, by method."""
+        self._by_path = by_path
         self._named = [(path.split("/"), own) for path, own in by_path.items() if "{" in path]
 
     def find(self, path: str) -> tuple[Mapping[str, T], Mapping[str, str]]:
@@ -48,3 +49,18 @@ class Table(Generic[T]):
                 else:
                     return methods, names
         return {}, _NO_NAMES
+
+    def near(self, path: str) -> str:
+        """Return the calls one step below or above a path, as `DELETE, GET /v1/push/{id}`, or the empty string."""
+        given = path.split("/")
+        for template, methods in self._by_path.items():
+            *parts, last = template.split("/")
+            if last[:1] == "{" and (_fit(parts, given) or _fit([*parts, last], given[:-1])):
+                return f"{', '.join(sorted(methods.keys() - {'HEAD'}))} {template}"
+        return ""
+
+
+def _fit(parts: Sequence[str], given: Sequence[str]) -> bool:
+    return len(parts) == len(given) and all(
+        part == text or (part[:1] == "{" and text) for part, text in zip(parts, given, strict=True)
+    )
