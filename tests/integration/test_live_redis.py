@@ -514,6 +514,29 @@ async def test_a_device_that_moves_between_the_look_and_the_append_is_looked_at_
     assert (found.status, len(looks)) == ("new", 3)
 
 
+async def test_the_numbers_of_changes_of_another_server_say_nothing(store: Store) -> None:
+    """It may have counted fewer: by the numbers of the old one, a device that has moved since then would not have."""
+    await registered(store, "x")
+    ann = owner_of(phone("x", "ann"))
+    registry: Any = store.registry
+    holders, looks = registry.holders, []
+
+    async def moves_then(app: str, wanted: Any) -> Any:
+        found = await holders(app, wanted)
+        looks.append([each.user for each in found])
+        if len(looks) == 1:
+            await registered(store, "x", user="bob")
+            await store.link.call("HSET", "ps:{shop.devices}:live", "server", "another", "moves", 1)
+            (ordinal,) = await store.link.call("ZRANGE", "ps:{shop.devices}:moved", 0, -1)
+            await store.link.call("ZADD", "ps:{shop.devices}:moved", 1, ordinal)
+        return found
+
+    await store.link.call("HSET", "ps:{shop.devices}:live", "moves", 7)
+    registry.holders = moves_then
+    (found,) = await store.live.append("shop", push_of("p1"), [Receiver("x", 0, ann)], platform="fcm")
+    assert (found.status, looks) == ("moved", [["ann"], ["bob"]])
+
+
 async def test_a_device_that_takes_the_place_of_another_is_looked_at_before_an_append(store: Store) -> None:
     """It has the token of a device that has been there for a while, and with it that one's ordinal."""
     await registered(store, "a", user="ann")

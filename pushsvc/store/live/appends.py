@@ -29,6 +29,9 @@ _STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn", "
 _APPENDED: Final = Layout(">BIIIII")
 _RECEIVER: Final = Layout(">12sI")
 _Places: TypeAlias = list[tuple[int, list[int]]]
+_Known: TypeAlias = tuple[int, int, int]
+"""The numbers of the changes of users and of the devices, and of the run of the server that has counted them."""
+_UNKNOWN: Final[_Known] = (-1, -1, -1)
 Share: TypeAlias = tuple[int, int, int]
 """Places of some appends, and of receivers in each."""
 
@@ -53,7 +56,7 @@ class RedisAppends(LivePart):
             await self.keep_all(app, contents)
         else:
             kept = self._keep_calls(app, contents)
-        found, known = await self._append_all(app, appends, (-1, -1), kept)
+        found, known = await self._append_all(app, appends, _UNKNOWN, kept)
         places = _moved(found)
         while places := await self._still_ours(app, appends, places):
             again = [replace(appends[at], receivers=[appends[at].receivers[n] for n in own]) for at, own in places]
@@ -77,11 +80,11 @@ class RedisAppends(LivePart):
         return ours
 
     async def _append_all(
-        self, app: str, appends: Sequence[Append], known: tuple[int, int], before: Sequence[ScriptCall] = ()
-    ) -> tuple[list[list[Appended]], tuple[int, int]]:
-        """Append, and return the results beside the numbers of changes of users and of devices by now. `known` are such
-        numbers: devices that came or moved since then are `moved`; (-1, -1) stands for some time ago. The steps of
-        `before` go before all that is appended."""
+        self, app: str, appends: Sequence[Append], known: _Known, before: Sequence[ScriptCall] = ()
+    ) -> tuple[list[list[Appended]], _Known]:
+        """Append, and return the results beside what is known by now. Devices that came or moved since `known` are
+        `moved`; `_UNKNOWN`, or what another server has counted, stands for some time ago. The steps of `before` go
+        before all that is appended."""
         now, shares = self._clock(), list(shares_of(appends))
         calls = [self._append_call(app, appends, share, now, known) for share in shares]
         # No publication is shown before the replicas have it: after a failover its offset would be another one's.
@@ -89,7 +92,7 @@ class RedisAppends(LivePart):
         answers = await self._link.guarded(keys.mark_beside(keys.devices(app)), calls) if calls else []
         answers = answers[len(before) :]
         found: list[list[Appended]] = [[] for _ in appends]
-        for share, (_, _, *flat) in zip(shares, answers, strict=True):
+        for share, (_, _, _, *flat) in zip(shares, answers, strict=True):
             parts = zip(share, flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
             for (owner, *_), texts, *displaced in parts:
                 if not any(displaced):
@@ -100,11 +103,13 @@ class RedisAppends(LivePart):
                     _appended(text, replaced.get(place, ()), overrun.get(place, ()), carried.get(place, ()))
                     for place, text in enumerate(texts)
                 ]
-        moves, births = zip(*(answer[:2] for answer in answers), strict=True) if answers else ((0,), (0,))
-        return found, (max(moves), max(births))
+        if not answers:
+            return found, _UNKNOWN
+        moves, births, runs = zip(*(answer[:3] for answer in answers), strict=True)
+        return found, (max(moves), max(births), runs[0]) if len(set(runs)) == 1 else _UNKNOWN
 
     def _append_call(
-        self, app: str, appends: Sequence[Append], share: Sequence[Share], now: int, known: tuple[int, int]
+        self, app: str, appends: Sequence[Append], share: Sequence[Share], now: int, known: _Known
     ) -> ScriptCall:
         args: list[Any] = [keys.devices(app), now, self._config.history_of(app), secrets.randbits(32)]
         args += (max(0, now // 1000 - BEGINNING), self._config.window_of(app), *known)

@@ -9,12 +9,12 @@
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 a random number of 32 bits; 5 seconds since the beginning
 --       of offsets; 6 most publications that are on their way to a connected device; 7, 8 numbers of the changes of users
---       and of the devices that the caller knows of, or -1; then for each push: its hour; its digest, 4 bytes; its facts;
---       until when the facts are kept, ms; digest of its collapse, 4 bytes, or ''; its platform, with `:live` behind it
---       where no other channel carries it on; 1 to append only where the device is connected; its devices, packed: of each
---       the digest of its id and the index of its delivery, 4 bytes
--- Returns the numbers of the changes and of the devices now: the caller appends again to devices of status MOVED that the
--- push is for, as of these; then for each push
+--       and of the devices that the caller knows of, or -1; 9 number of the server's run that they are of; then for each push:
+--       its hour; its digest, 4 bytes; its facts; until when the facts are kept, ms; digest of its collapse, 4 bytes, or '';
+--       its platform, with `:live` behind it where no other channel carries it on; 1 to append only where the device is
+--       connected; its devices, packed: of each the digest of its id and the index of its delivery, 4 bytes
+-- Returns the numbers of the changes, of the devices and of the run now: the caller appends again to devices of status MOVED
+-- that the push is for, as of these; then for each push
 -- { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of the status
 -- alone where there is no stream to name },
 -- { for each that replaced another: place of the device, offset, index, platform, facts },
@@ -26,7 +26,7 @@
 local prefix, now, most, seed = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local since_beginning, window = tonumber(ARGV[5]), tonumber(ARGV[6])
 local ABSENT, NEW, KNOWN, SUPERSEDED, AWAY, WITHDRAWN, MOVED = 0, 1, 2, 3, 4, 5, 6
-local FIRST, ARGUMENTS, DEVICE = 9, 8, DIGEST + 4 -- argument of the first push; how many each has; bytes of a device
+local FIRST, ARGUMENTS, DEVICE = 10, 8, DIGEST + 4 -- argument of the first push; how many each has; bytes of a device
 local JUMP = 4096
 local AHEAD = 1000 -- ms by which the instant of a push may be ahead of the present, since clocks differ
 local REPEATED, PART = 600000, 128 -- ms for which a push may name again what it has displaced; devices of one hash
@@ -147,6 +147,9 @@ local function is_superseded(s, device)
 end
 
 local moves, births = tonumber(ARGV[7]), tonumber(ARGV[8])
+if tonumber(ARGV[9]) ~= run then
+  moves, births = -1, -1 -- another server may have counted other changes
+end
 local lately = call('HMGET', prefix .. 'live', 'moves', 'young', 'born_at', 'born_last')
 local settled_at = lately[4] and lately[4] + APART or math.huge
 local any_moved = call('EXISTS', prefix .. 'moved') == 1
@@ -278,7 +281,7 @@ for i = FIRST + ARGUMENTS - 1, #ARGV, ARGUMENTS do
 end
 hold(prefix, ordinals)
 
-local found = { tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0) }
+local found = { tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0), run }
 for i = FIRST, #ARGV, ARGUMENTS do
   local facts, devices = ARGV[i + 2], ARGV[i + 7]
   answer, replaced, overrun, carried = {}, {}, {}, {}
