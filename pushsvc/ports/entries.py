@@ -79,6 +79,8 @@ class News(Struct, frozen=True):
     shard: int
     place: str
     revoked: Revoked
+    history: int = 0
+    """The value of `DeliveryQueue.history` when they were read: another server has other places."""
 
 
 def token_mark(token: str) -> int:

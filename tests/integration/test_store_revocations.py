@@ -254,3 +254,86 @@ async def test_counts_only_grow_whatever_happens_after_a_cancel(real: Server, da
 
 def test_places_are_in_order() -> None:
     assert entry_order(b"5-10") > entry_order("5-9") > entry_order("4-99") > entry_order("0-0")
+
+
+class Failover:
+    """Another primary has what the old one had at a moment before it went, and its clock may be behind."""
+
+    def __init__(self, store: Store) -> None:
+        self._link = store.link
+        self._keys = [keys.heard("shop", 0), keys.revoked("shop", 0)]
+
+    async def replicate(self) -> None:
+        self._had = [await self._link.call("DUMP", key) for key in self._keys]
+
+    async def switch(self) -> None:
+        self._link.drop()
+        await self._link.call("DEL", *self._keys)
+        for key, value in zip(self._keys, self._had, strict=True):
+            if value is not None:
+                await self._link.call("RESTORE", key, 0, value)
+
+
+async def test_a_revocation_of_a_new_primary_whose_clock_is_behind_is_read(real: Server) -> None:
+    """The old one had later ids, in what the new one did not receive."""
+    async with new_world(real) as world:
+        caller, store = await world.store("caller"), await world.store("dispatcher")
+        assert isinstance(store, Store)
+        failover = Failover(store)
+        await store.queue.enrol("shop")
+        await failover.replicate()
+        await store.link.call("XADD", keys.revoked("shop", 0), f"{moment() + 3_600_000}-0", "p", "lost")
+        lost = await hear(store)
+        await failover.switch()
+        await store.queue.acknowledge(lost, {})
+        await caller.pushes.accept(make_push("p", 3))
+        cancelling = asyncio.create_task(caller.pushes.cancel("shop", "p"))
+        news = await hear(store)
+        assert news.revoked == Revoked(pushes=frozenset({"p"}))
+        assert counts(await caller.pushes.status("shop", "p")) == ("sending", {"queued": 3})
+        await store.queue.acknowledge(news, {"p": 1})
+        assert counts(await cancelling) == ("sending", {"queued": 1, "cancelled": 2})
+
+
+async def test_what_another_primary_does_not_know_to_be_acknowledged_is_read_again_and_nothing_else(
+    real: Server,
+) -> None:
+    """Twice acknowledged, what is in flight would count twice. Not acknowledged, the second would wait forever."""
+    async with new_world(real, StoreConfig(shards=1)) as world:
+        caller, store = await world.store("caller"), await world.store("dispatcher")
+        assert isinstance(store, Store)
+        failover = Failover(store)
+        await store.queue.enrol("shop")
+        for name in ("first", "second"):
+            await caller.pushes.accept(make_push(name, 3))
+        cancelling = [asyncio.create_task(caller.pushes.cancel("shop", "first"))]
+        await store.queue.acknowledge(await hear(store), {"first": 1})
+        assert counts(await cancelling.pop()) == ("sending", {"queued": 1, "cancelled": 2})
+        cancelling = [asyncio.create_task(caller.pushes.cancel("shop", "second"))]
+        news = await hear(store)
+        await failover.replicate()
+        await failover.switch()
+        await store.queue.acknowledge(news, {"second": 1})
+        again = await hear(store)
+        assert again.revoked == Revoked(pushes=frozenset({"second"}))
+        await store.queue.acknowledge(again, {"second": 1})
+        assert counts(await cancelling.pop()) == ("sending", {"queued": 1, "cancelled": 2})
+        assert counts(await caller.pushes.status("shop", "first")) == ("sending", {"queued": 1, "cancelled": 2})
+
+
+async def test_whom_another_primary_does_not_know_is_enrolled_there_before_it_takes_anything(real: Server) -> None:
+    async with new_world(real) as world:
+        caller, store = await world.store("caller"), await world.store("dispatcher")
+        assert isinstance(store, Store)
+        failover = Failover(store)
+        await failover.replicate()
+        await store.queue.enrol("shop")
+        await failover.switch()
+        await store.queue.enrol("shop")
+        await caller.pushes.accept(make_push("p"))
+        await take(store)
+        cancelling = asyncio.create_task(caller.pushes.cancel("shop", "p"))
+        news = await hear(store)
+        assert counts(await caller.pushes.status("shop", "p")) == ("sending", {"queued": 1})
+        await store.queue.acknowledge(news, {})
+        assert counts(await cancelling) == ("cancelled", {"cancelled": 1})

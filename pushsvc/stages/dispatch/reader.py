@@ -76,6 +76,7 @@ class Reader:
             if sent is None and (late or not self._in_flight()):
                 sent = self._settler.handed_over
             if sent is not None and self._settler.has_recorded(sent):
+                await self.enrol()  # the new primary may not have it of us
                 self._history = history
                 return
             late = self._loop.time() >= last  # what came in a pause of the process is read before the next look

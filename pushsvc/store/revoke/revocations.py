@@ -59,6 +59,9 @@ class Following(StorePart):
         consider gone."""
         self._places: dict[tuple[str, int], str] = {}
         """The streams that are followed, and how far."""
+        self._history = self._link.history
+        """The history of the link in which these places are valid."""
+        self._lock = asyncio.Lock()
         self._gone: dict[str, float] = {}
         self._look_at = 0.0
         self._enrolled = asyncio.Event()
@@ -66,25 +69,44 @@ class Following(StorePart):
 
     async def enrol(self, app: str) -> None:
         """See `DeliveryQueue.enrol`."""
-        shards = [shard for shard in range(self._config.shards_of(app)) if (app, shard) not in self._places]
-        await self._link.many(
-            [("HSET", keys.heard(app, shard), self._config.consumer, self._begin) for shard in shards]
-        )
-        self._places.update({(app, shard): self._begin for shard in shards})
+        async with self._lock:
+            await self._catch_up()
+            shards = [shard for shard in range(self._config.shards_of(app)) if (app, shard) not in self._places]
+            await self._link.many(
+                [("HSET", keys.heard(app, shard), self._config.consumer, self._begin) for shard in shards]
+            )
+            self._places.update({(app, shard): self._begin for shard in shards})
         self._enrolled.set()
+
+    async def _catch_up(self) -> None:
+        """Continue at another primary behind what we have acknowledged as it knows it.
+
+        Whatever it has received of the stream up to there has an earlier id, and whatever is written to it a later one.
+        What we read behind that on the old one it may not have, and its own ids may be earlier, because its clock is.
+        """
+        while self._history != (history := self._link.history):
+            places, consumer = list(self._places), self._config.consumer
+            commands: list[tuple[Any, ...]] = []
+            for key in (keys.heard(*place) for place in places):
+                commands += (("HSETNX", key, consumer, self._begin), ("HGET", key, consumer))
+            answers = await self._link.many(commands)
+            if self._link.history == history:
+                self._places.update(zip(places, (at.decode() for at in answers[1::2]), strict=True))
+                self._history = history
 
     async def news(self, apps: Collection[str], wait_ms: int) -> list[News]:
         """See `DeliveryQueue.revoked`."""
-        await self._leave([place for place in self._places if place[0] not in apps])
-        await self._strike_off()
-        streams = list(self._places.items())
+        async with self._lock:
+            await self._catch_up()
+            await self._leave([place for place in self._places if place[0] not in apps])
+            await self._strike_off()
+            streams, history = list(self._places.items()), self._history
         if not streams:
             self._enrolled.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_ms / 1000):
                     await self._enrolled.wait()
             return []
-        history = self._link.history
         if self._link.cluster and len(streams) > 1:
             answers = await self._poll(streams, wait_ms)
         else:
@@ -97,8 +119,9 @@ class Following(StorePart):
         for ((app, shard), _), entries in zip(streams, answers, strict=True):
             if entries:
                 place = entries[-1][0].decode()
-                self._places[app, shard] = place
-                news.append(News(app, shard, place, _read(app, shard, entries, history)))
+                if self._link.history == history:
+                    self._places[app, shard] = place
+                news.append(News(app, shard, place, _read(app, shard, entries, history), history))
         return news
 
     async def _poll(self, streams: Sequence[tuple[tuple[str, int], str]], wait_ms: int) -> list[Any]:
@@ -115,16 +138,18 @@ class Following(StorePart):
 
     async def acknowledge(self, news: News, in_flight: Mapping[str, int]) -> None:
         """See `DeliveryQueue.acknowledge`."""
-        counts = [part for push_id, count in in_flight.items() if count for part in (push_id, count)]
-        await self._link.script(
-            "heard",
-            [keys.heard(news.app, news.shard)],
-            [keys.prefix(news.app, news.shard), self._config.consumer, news.place, *counts],
-        )
+        if news.history == self._link.history:  # else it comes again from the new primary, if that has it
+            counts = [part for push_id, count in in_flight.items() if count for part in (push_id, count)]
+            await self._say(news.app, news.shard, news.place, *counts)
+
+    async def _say(self, app: str, shard: int, place: str, *counts: str | int) -> None:
+        words = [keys.prefix(app, shard), self._config.consumer, place, *counts]
+        await self._link.read("heard", [keys.heard(app, shard)], words)  # another primary has other places
 
     async def end(self) -> None:
         """Remove this consumer, so that no caller waits for it."""
-        await self._leave(list(self._places))
+        async with self._lock:
+            await self._leave(list(self._places))
 
     async def _leave(self, places: Sequence[tuple[str, int]]) -> None:
         await self._link.many([("HDEL", keys.heard(*place), self._config.consumer) for place in places])
@@ -147,9 +172,10 @@ class Following(StorePart):
         for place, found in zip(places, names, strict=True):
             if over & found:
                 commands.append(("HDEL", keys.heard(*place), *sorted(over & found)))
-            if self._config.consumer not in found:  # thought gone, or Redis came back without it
-                commands.append(("HSET", keys.heard(*place), self._config.consumer, self._places[place]))
         await self._link.many(commands)
+        for place, found in zip(places, names, strict=True):
+            if self._config.consumer not in found and self._history == self._link.history:
+                await self._say(*place, self._places[place])  # thought gone, or Redis came back without it
 
 
 def _read(app: str, shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]], history: int) -> Revoked:
