@@ -195,6 +195,26 @@ async def test_what_was_accepted_before_the_clock_was_set_back_ends_nothing_late
             assert not superseded(taken)
 
 
+@pytest.mark.parametrize("many", [False, True])
+async def test_what_was_sent_to_another_device_before_the_clock_was_set_back_hides_nothing(many: bool) -> None:
+    now, hour = moment(), 3_600_000
+    with backend_server("redis") as server:
+        assert server is not None
+        async with new_store(server, StoreConfig(consumer="a"), clock=lambda: now) as store:
+            push = order_push("b", since=now - 1, lane="bulk")
+            await store.pushes.accept(broadcast(push) if many else push)
+            await store.pushes.accept(order_push("a", since=now - 2))
+            (flying,) = await take(store)
+            await sent(store, order_push("c", since=now))
+            now += hour
+            await sent(store, order_push("z", since=now, token="other"))
+            now -= hour
+            if not many:
+                await settled(store, flying)
+            (taken,) = await take(store, "bulk")
+            assert superseded(taken)
+
+
 async def test_what_is_sent_again_after_the_clock_was_set_back_hides_nothing() -> None:
     """Its time is still to come. What was accepted since then stays known, and it ends as soon as it waits no more."""
     now, hour = moment(), 3_600_000

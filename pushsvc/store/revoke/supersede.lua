@@ -10,7 +10,7 @@
 --
 -- An order further ahead of the present than clocks differ is of a time before the clock was set back. Nobody knows which
 -- others are later, so that it is forgotten where it was accepted: else the later ones would end until the clock catches
--- up with it.
+-- up with it. Of a `collapse` alone it stays: it only says that targets need a look.
 --
 -- A broadcast waits under the digest of its `collapse` alone, by its order and the name of its entry. The newest order of a
 -- `collapse` that was accepted for any target is in `latest` as well: where that is not newer, no target needs a look.
@@ -35,6 +35,7 @@ local horizon = string.format('%014.0f', now + AHEAD) -- what is behind it is ah
 local accepted, waiting, over, leaving = unpack(cmsgpack.unpack(ARGV[3]))
 local found, newest_of = {}, {}
 local latest = {} -- digest -> the newest order of it that was accepted, or false
+local alone = {} -- digests of a `collapse` alone
 
 local function turn_over()
   local since = redis.call('HGET', KEYS[1], '@')
@@ -53,7 +54,7 @@ end
 
 -- The order under this digest in a hash, unless it is ahead of the present.
 local function heeded(key, digest, order)
-  if order and order > horizon then
+  if order and order > horizon and not alone[digest] then
     redis.call('HDEL', key, digest)
     return false
   end
@@ -152,7 +153,7 @@ end
 local function accept_all()
   local collapses, digests, orders, unsure = {}, {}, {}, {}
   for g = 1, #accepted do
-    collapses[g] = accepted[g][1]
+    collapses[g], alone[accepted[g][1]] = accepted[g][1], true
   end
   look_up(collapses)
   for g = 1, #accepted do
@@ -209,6 +210,7 @@ end
 local names = {}
 for at = 1, #waiting, 3 do
   names[#names + 1] = waiting[at]
+  alone[waiting[at]] = string.find(waiting[at + 1], ' ', 1, true) ~= nil -- the order of a broadcast has its entry behind it
 end
 look_up(names)
 for at = 1, #waiting, 3 do
