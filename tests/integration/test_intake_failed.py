@@ -91,6 +91,16 @@ async def test_a_replay_is_asked_for_and_followed(service: Service, session: aio
     assert (await service.dead.step("shop", reported["job"], most=2)).over
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_reason_that_nothing_has_is_warned_of(dry_run: bool, session: aiohttp.ClientSession) -> None:
+    for reason, paths in (("BadTopc", ["reason"]), ("BadTopic", [])):
+        asked = {"reason": reason, "dry_run": dry_run}
+        async with session.post("/v1/failed/replay", json=asked) as answer:
+            found = await answer.json()
+        assert (answer.status, bool(found["matched"])) == (202, not paths)
+        assert [warning["path"] for warning in found.get("warnings", [])] == paths
+
+
 @pytest.mark.parametrize(
     ("body", "status", "paths"),
     [

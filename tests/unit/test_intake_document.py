@@ -326,6 +326,7 @@ def test_overrides_alone_speak_to_their_platforms_only(fields: dict[str, Any], o
     assert take({"to": {"all": True}, **fields}).only == only
 
 
+INSTANT = "an instant like 2026-12-01T09:00:00Z"
 BADGES = "a whole number from 0 to 2,147,483,647, or `unread`"
 TARGET_FIELDS = "activity, channel, condition, environment, fid, platform, push_to_start, token, topic"
 SHOWN_FIELDS = "badge, body, category, channel, image, link, sound, subtitle, thread, title"
@@ -447,7 +448,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         activity(content_state="1:0", stale_date=1_796_115_600, relevance_score="high", input_push_channel=""),
         [
             ("live_activity.content_state", "expected an object, found a string"),
-            ("live_activity.stale_date", "expected a string, found the number 1796115600"),
+            ("live_activity.stale_date", "expected an instant like 2026-12-01T09:00:00Z, found the number 1796115600"),
             ("live_activity.relevance_score", 'expected a number, found "high"'),
             ("live_activity.input_push_channel", "must not be empty"),
             ("live_activity.input_push_channel", "belongs to `start`, not to `update`"),
@@ -510,9 +511,13 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         push(silent=True),
         [("silent", "a silent push shows nothing: leave out `silent`, or `title` of `notification`")],
     ),
-    (push(ttl=2_419_201), [("ttl", "expected a whole number from 0 to 2,419,200, found the number 2419201")]),
+    (
+        push(ttl=2_419_201),
+        [("ttl", "expected a whole number from 0 to 2,419,200, found the number 2419201")],
+    ),
     (push(ttl=2.5), [("ttl", "must be a whole number")]),
-    (push(ttl="3600"), [("ttl", "expected a whole number from 0 to 2,419,200, found a string")]),
+    (push(ttl="1h"), [("ttl", "expected a whole number of seconds from 0 to 2,419,200, found a string")]),
+    (push(ttl="3600"), [("ttl", "expected a whole number of seconds from 0 to 2,419,200, found a string")]),
     (push(collapse=""), [("collapse", "must not be empty")]),
     (
         push(to={"tokens": [{"platform": "fcm", "token": "dQw4"}]}, collapse="x" * 65),
@@ -538,7 +543,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         ],
     ),
     *(
-        (push(ack_within=wrong), [("ack_within", f"expected a number from 0.1 to 3,600, found {shown}")])
+        (push(ack_within=wrong), [("ack_within", f"expected a number of seconds from 0.1 to 3,600, found {shown}")])
         for wrong, shown in ((0, "the number 0"), (3600.5, "the number 3600.5"), ("10", "a string"), (True, "true"))
     ),
     (push(dry_run=1), [("dry_run", "expected true or false, found the number 1")]),
@@ -551,8 +556,11 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
         {"to": {"tokens": [TOKEN]}, "overrides": {"apns": {"headers": {"apns-topic": "x"}}}},
         [("$", "has no content: add `notification`, `live_activity`, `data` or an override with a payload")],
     ),
-    (push(send_at=7), [("send_at", "expected a string, found the number 7")]),
-    (push(send_at=1_796_115_600), [("send_at", "expected a string, found the number 1796115600")]),
+    (push(send_at=7), [("send_at", "expected an instant like 2026-12-01T09:00:00Z, found the number 7")]),
+    (
+        push(send_at=1_796_115_600),
+        [("send_at", "expected an instant like 2026-12-01T09:00:00Z, found the number 1796115600")],
+    ),
     *(
         (
             push(send_at=text),

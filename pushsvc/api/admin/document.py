@@ -163,7 +163,7 @@ class ReleaseDocument(Struct, forbid_unknown_fields=True):
     route: Annotated[str, Meta(min_length=1, max_length=128, description="As in `app/platform`.")]
     for_: Annotated[
         Annotated[int, Meta(ge=1, le=86_400)] | Annotated[float, Meta(ge=1, le=86_400)] | None,
-        Rule("a whole number from 1 to 86,400", fault=fraction),
+        Rule("a whole number of seconds from 1 to 86,400", fault=fraction),
         Meta(description="Seconds; default: 3600."),
     ] = field(default=None, name="for")
 

@@ -49,7 +49,7 @@ def read_instants(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
 Instant = Annotated[
     str,
     Meta(extra_json_schema={"format": "date-time"}, examples=["2026-12-01T09:00:00Z"]),
-    Rule(fault=instant_fault),
+    Rule(instants.INSTANT, fault=instant_fault),
 ]
 
 

@@ -22,10 +22,10 @@ async def post_replay(ports: ApiPorts, request: Request, asked: tuple[DeadFilter
     which, limit, rate, dry_run = asked
     if dry_run:
         matched = await ports.dead.count(request.app.name, which)
-        return Reply(ReplayAccepted(None, min(matched, limit) if limit else matched), 202)
+        return Reply(ReplayAccepted.of(None, min(matched, limit) if limit else matched, which), 202)
     status = await ports.dead.request(ReplaySpec(request.app.name, which, limit, rate))
     matched = min(status.matched, limit) if limit else status.matched
-    return Reply(ReplayAccepted(status.job, matched), 202, {"Location": f"/v1/failed/replay/{status.job}"})
+    return Reply(ReplayAccepted.of(status.job, matched, which), 202, {"Location": f"/v1/failed/replay/{status.job}"})
 
 
 async def get_replay(ports: ApiPorts, request: Request) -> Reply:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ...bodies import read_document
 from ...decoding import Rule, fraction, unprintable
 from ...model.documents import Time
 from ...model.instants import instant
 from ...ports.letters import DeadFilter, DeadRow, ReplayStatus
+from ...problems import ProblemFault
 from ..http.instants import Instant, read_instants
 
 MAX_LIMIT: Final = 2**31 - 1
@@ -69,6 +70,17 @@ class ReplayAccepted(Struct, frozen=True):
 
     job: str | None
     matched: int
+    warnings: Annotated[
+        list[ProblemFault] | UnsetType, Meta(description="Given where nothing has failed for the `reason` in question.")
+    ] = UNSET
+
+    @classmethod
+    def of(cls, job: str | None, matched: int, asked: DeadFilter) -> ReplayAccepted:
+        """Return the answer, with a warning where a `reason` matches nothing: it may be a typo."""
+        if matched or not asked.reason:
+            return cls(job, matched)
+        hint = "no dead letter that is asked for has this reason; `GET /v1/failed` shows the reasons that there are"
+        return cls(job, matched, [ProblemFault("reason", hint)])
 
 
 class ReplayFilter(Struct, frozen=True, omit_defaults=True):

@@ -22,7 +22,7 @@ class TokenDocument(Struct, forbid_unknown_fields=True):
 
     ttl: Annotated[
         Annotated[int, Meta(ge=1)] | Annotated[float, Meta(ge=1)] | None,
-        Rule("a whole number of at least 1", fault=fraction),
+        Rule("a whole number of seconds, at least 1", fault=fraction),
         Meta(description="Seconds for which it is valid. Default and maximum: `live.token_ttl` of the app."),
     ] = None
 

@@ -86,7 +86,7 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
     ] = None
     ttl: Annotated[
         Annotated[int, Meta(ge=0, le=MAX_TTL)] | Annotated[float, Meta(ge=0, le=MAX_TTL)] | None,
-        Rule(f"a whole number from 0 to {MAX_TTL:,}", fault=fraction),
+        Rule(f"a whole number of seconds from 0 to {MAX_TTL:,}", fault=fraction),
         Meta(description="Seconds after which it is not sent any more; 0: now or never. Default: 2,419,200 (28 days)."),
     ] = None
     collapse: Annotated[
@@ -109,6 +109,7 @@ class PushDocument(Struct, forbid_unknown_fields=True, gc=False):
     ] = None
     ack_within: Annotated[
         Annotated[float, Meta(ge=MIN_ACK_WITHIN, le=MAX_ACK_WITHIN)] | None,
+        Rule(f"a number of seconds from {MIN_ACK_WITHIN} to {MAX_ACK_WITHIN:,}"),
         Meta(
             description="Seconds in which a device that is online acknowledges it, before the next channel carries it. "
             "Default: `live.ack_within` of the app."
