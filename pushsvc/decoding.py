@@ -240,6 +240,14 @@ def _test(shape: _Shape) -> _Test | None:
 # --- the walk ---------------------------------------------------------------------------------------
 
 
+def _own_faults(error: Exception, fields: Collection[str]) -> Iterable[tuple[str, str]]:
+    """Yield the faults that a struct's own `__post_init__` has found, each an argument of what it raised, with the name
+    of its field, which stands in front of a colon where there is one."""
+    for text in map(str, error.args):
+        name, colon, rest = text.partition(": ")
+        yield (name, scrub_text(rest)) if colon and name in fields else ("", scrub_text(text))
+
+
 class _Walk:
     """The decoding of one document."""
 
@@ -309,31 +317,34 @@ class _Walk:
                 values[field.name] = WRONG
         check = self._checks.get(shape.base)
         if check is None and len(faults) > before:
-            self._rest(shape.base, fields, values, path)
+            self._rest(shape.base, fields, values, path, known=raw.keys() <= fields.keys())
             return WRONG
         try:
             value = shape.base(**values)
         except (ValueError, TypeError) as error:
-            # A rule of the struct's own `__post_init__`; it names its field in front of a colon where there is one.
-            name, colon, rest = str(error).partition(": ")
-            at_field = bool(colon) and name in fields
-            faults(join(path, name) if at_field else path, scrub_text(rest if at_field else str(error)))
+            for name, message in _own_faults(error, fields):
+                faults(join(path, name) if name else path, message)
             return WRONG
         for below, message in () if check is None else check(value):
             faults(f"{path}{'.' if path and below and below[0] != '[' else ''}{below}", message)
         return value
 
-    def _rest(self, kind: type[Struct], fields: Mapping[str, _Field], values: Mapping[str, Any], path: str) -> None:
-        """Add the fault of `__post_init__` of a struct some of whose fields have faults, if it concerns none of
-        those."""
+    def _rest(
+        self, kind: type[Struct], fields: Mapping[str, _Field], values: Mapping[str, Any], path: str, *, known: bool
+    ) -> None:
+        """Add the faults of `__post_init__` of a struct some of whose fields have faults, if they concern none of
+        those. With an unknown name, which may be a misspelt one, nothing is said of fields that are left out."""
         right = {name: value for name, value in values.items() if value is not WRONG}
+        wrong = values.keys() - right.keys()
+        # A required text that is wrong is empty here: what is said of it is left out.
+        required = {field.name: "" for field in fields.values() if field.required and field.shape.base is str}
         try:
-            kind(**right)
+            kind(**required | right)
         except (ValueError, TypeError) as error:
-            name, _, rest = str(error).partition(": ")
-            wrong = {field.name for field in fields.values()} & (values.keys() - right.keys())
-            if rest and name in right and not any(f"`{each}`" in rest for each in wrong):
-                self._faults(join(path, name), scrub_text(rest))
+            for name, message in _own_faults(error, fields):
+                concerned = name in wrong or any(f"`{each}`" in message for each in wrong)
+                if name and not concerned and (known or name in right):
+                    self._faults(join(path, name), message)
 
     def _unknown(self, name: str, fields: Mapping[str, _Field]) -> str:
         text = f"unknown {self._faults.words.field}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
@@ -96,15 +96,19 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     tls_key: str = ""
 
     def __post_init__(self) -> None:
+        if faults := [*self._faults()]:
+            raise ValueError(*faults)
+
+    def _faults(self) -> Iterator[str]:
         if self.heartbeat_min > self.heartbeat_max:
-            raise ValueError("heartbeat_min: must not be greater than `heartbeat_max`")
-        if not self.heartbeat_min <= self.heartbeat <= self.heartbeat_max:
-            raise ValueError("heartbeat: must lie between `heartbeat_min` and `heartbeat_max`")
+            yield "heartbeat_min: must not be greater than `heartbeat_max`"
+        elif not self.heartbeat_min <= self.heartbeat <= self.heartbeat_max:
+            yield "heartbeat: must lie between `heartbeat_min` and `heartbeat_max`"
         if self.tls_key and not self.tls_cert:
-            raise ValueError("tls_cert: needed beside `tls_key`; leave both out where a proxy ends TLS")
+            yield "tls_cert: needed beside `tls_key`; leave both out where a proxy ends TLS"
         for name in ("tls_cert", "tls_key"):
             if "-----BEGIN" in getattr(self, name):
-                raise ValueError(f"{name}: expected the path of a PEM file, found its content")
+                yield f"{name}: expected the path of a PEM file, found its content"
 
 
 class LiveRule(Struct, frozen=True, kw_only=True):
@@ -141,31 +145,34 @@ class AppLive(Struct, frozen=True, kw_only=True):
     """The first one that selects a device decides."""
 
     def __post_init__(self) -> None:
+        if faults := [*self._faults()]:
+            raise ValueError(*faults)
+
+    def _faults(self) -> Iterator[str]:
         for name in ("secret", "old_secret"):
-            if secret := getattr(self, name):
-                _check_secret(name, secret)
+            if (secret := getattr(self, name)) and (fault := _secret_fault(secret)):
+                yield f"{name}: {fault}"
         if self.old_secret and not self.secret:
-            raise ValueError("secret: needed beside `old_secret`, which only verifies")
-        if not self.secret and not self.public_key_file:
-            raise ValueError(
+            yield "secret: needed beside `old_secret`, which only verifies"
+        elif not self.secret and not self.public_key_file:
+            yield (
                 "secret: needed for connect tokens, unless `public_key_file` verifies those that you sign yourself; "
                 "`openssl rand -hex 32` makes one"
             )
         if self.history <= self.window:
-            raise ValueError(
-                f"history: must be greater than `window`, {self.window}, which may be on their way to a device"
-            )
+            yield f"history: must be greater than `window`, {self.window}, which may be on their way to a device"
 
     def __repr__(self) -> str:
         return f"AppLive(secret_set={bool(self.secret)}, order={self.order!r}, rules={self.rules!r})"
 
 
-def _check_secret(name: str, secret: str) -> None:
-    """Check that a text can be a key for HS256. Raises `ValueError`, which does not quote it."""
+def _secret_fault(secret: str) -> str | None:
+    """Return why a text cannot be a key for HS256, without quoting it, or None."""
     if "-----BEGIN" in secret or secret.startswith("ssh-"):
-        raise ValueError(f"{name}: expected a random text, found a key pair's key: its file is `public_key_file`")
+        return "expected a random text, found a key pair's key: its file is `public_key_file`"
     if secret != secret.strip():
-        raise ValueError(f"{name}: begins or ends with a space or a line break: remove it, and where tokens are signed")
+        return "begins or ends with a space or a line break: remove it, and where tokens are signed"
     # https://www.rfc-editor.org/rfc/rfc7518#section-3.2
     if len(secret.encode()) < 32:
-        raise ValueError(f"{name}: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one")
+        return "expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one"
+    return None

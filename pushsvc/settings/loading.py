@@ -21,7 +21,6 @@ from .environment import PREFIX, overlay, sections_of
 from .live import LiveSettings
 from .schema import (
     AppSettings,
-    FeedbackSettings,
     QueueSettings,
     RedisSettings,
     ServerSettings,
@@ -163,10 +162,9 @@ def _settings(
     decoded = {name: value for name, value in values.items() if value is not WRONG}
     apps: Mapping[str, AppSettings] = decoded.get("apps") or {}
     _check_keys(apps, faults)
-    _check_routes(decoded, apps, faults)
+    _check_routes(tree.get("feedback"), apps, faults)
     _check_environments(apps, faults)
-    _check_orders(apps, {*map(platform_of, providers), *CARRIERS}, faults)
-    _check_durability(decoded, faults)
+    _check_durability(values, faults)
     if faults:
         return None
     store: StoreSettings = values.get("store", StoreSettings())
@@ -187,12 +185,11 @@ def _apps(
     apps = {}
     for name, body in raw.items():
         path = f"apps.{name}"
-        before = len(faults)
         decode(name, Name, path, faults)
-        if not isinstance(body, Mapping):
-            faults(path, f"expected a section [{path}], found {show(body, TOML)}")
-        if len(faults) == before:
+        if isinstance(body, Mapping):
             apps[name] = _app(name, body, path, base, providers, faults)
+        else:
+            faults(path, f"expected a section [{path}], found {show(body, TOML)}")
     return apps
 
 
@@ -215,6 +212,8 @@ def _app(
             accounts[key] = decode(_with_files(raw, base), providers[key], where, faults)
         else:
             values[key] = decode(_with_files(raw, base), known[key], where, faults)
+    if isinstance(live := body.get("live"), Mapping):
+        _check_orders(name, live, bool(accounts), {*map(platform_of, providers), *CARRIERS}, faults)
     decoded = {key: value for key, value in values.items() if value is not WRONG}
     return AppSettings(name=name, providers=accounts, **decoded)
 
@@ -233,7 +232,10 @@ def _check_characters(raw: object, path: str, faults: Faults) -> None:
 
 
 def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
-    """Add a fault if pushes would wait for a flush or a replica that this store does not have."""
+    """Add a fault if pushes would wait for a flush or a replica that this store does not have. Where one of these
+    sections is wrong, that is not known."""
+    if WRONG in (values.get("redis"), values.get("store"), values.get("queue")):
+        return
     redis: RedisSettings = values.get("redis", RedisSettings())
     store: StoreSettings = values.get("store", StoreSettings())
     queue: QueueSettings = values.get("queue", QueueSettings())
@@ -243,11 +245,12 @@ def _check_durability(values: Mapping[str, Any], faults: Faults) -> None:
         faults("queue.durability", '"replicas" waits for replicas, which the embedded store lacks: set redis.url')
 
 
-def _check_routes(values: Mapping[str, Any], apps: Mapping[str, AppSettings], faults: Faults) -> None:
-    """Add a fault for each override of a route that does not exist, because it would have no effect."""
-    feedback: FeedbackSettings = values.get("feedback", FeedbackSettings())
+def _check_routes(feedback: object, apps: Mapping[str, AppSettings], faults: Faults) -> None:
+    """Add a fault for each override of a route that does not exist, because it would have no effect. Reads the section
+    as it is written, whatever else is wrong with it."""
+    overrides = feedback.get("prune_anyway") if isinstance(feedback, Mapping) else None
     known = [f"{app.name}/{platform}" for app in apps.values() for platform in app.providers]
-    for route in feedback.prune_anyway:
+    for route in overrides if isinstance(overrides, Mapping) else ():
         if route not in known:
             faults(join("feedback.prune_anyway", route), f"no such route; {did_you_mean(route, known)}")
 
@@ -264,26 +267,26 @@ def _check_environments(apps: Mapping[str, AppSettings], faults: Faults) -> None
                 faults(f"apps.{app.name}.{owner}.environment", f"{text}: each environment has one account")
 
 
-def _check_orders(apps: Mapping[str, AppSettings], platforms: Collection[str], faults: Faults) -> None:
+def _check_orders(app: str, live: Mapping[str, Any], reached: bool, platforms: Collection[str], faults: Faults) -> None:
     """Add a fault for each rule of a live channel that selects nothing it could mean, and for each order that leaves
-    the devices of an app without a channel."""
-    for app in apps.values():
-        if app.live is None:
+    the devices of an app without a channel: `reached` is whether it has a provider. Reads the section as it is written,
+    whatever else is wrong with it."""
+    path = f"apps.{app}.live"
+    orders = {f"{path}.order": live.get("order")}
+    rules = live.get("rules")
+    for index, rule in enumerate(rules if isinstance(rules, list) else ()):
+        if not isinstance(rule, Mapping):
             continue
-        path = f"apps.{app.name}.live"
-        for index, rule in enumerate(app.live.rules):
+        orders[f"{path}.rules[{index}].order"] = rule.get("order")
+        if isinstance(where := rule.get("where"), str):
             try:
-                compile_where(rule.where, now=0, platforms=sorted(platforms))
+                compile_where(where, now=0, platforms=sorted(platforms))
             except WhereError as error:
                 for fault in error.faults:
                     faults(f"{path}.rules[{index}].where", str(fault))
-        orders = {f"{path}.order": app.live.order}
-        orders |= {f"{path}.rules[{index}].order": rule.order for index, rule in enumerate(app.live.rules)}
-        for place, order in orders.items():
-            if order == "provider" and not app.providers:
-                faults(
-                    place, f'"provider" reaches no device: the app has no provider; add [apps.{app.name}.apns] or .fcm'
-                )
+    for place, order in orders.items():
+        if order == "provider" and not reached:
+            faults(place, f'"provider" reaches no device: the app has no provider; add [apps.{app}.apns] or .fcm')
 
 
 def _check_keys(apps: Mapping[str, AppSettings], faults: Faults) -> None:

@@ -301,7 +301,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         if bare := [name for name, app in self.apps.items() if not (app.providers or app.live)]:
             raise ConfigError(
                 f"apps.{bare[0]}",
-                "the app has no provider and no live channel",
+                f"the app has no provider and no live channel{''.join(f', nor has {name}' for name in bare[1:])}",
                 f"add [apps.{bare[0]}.apns], [apps.{bare[0]}.fcm] or [apps.{bare[0]}.live]; see config/example.toml",
             )
 

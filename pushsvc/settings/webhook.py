@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -42,41 +42,48 @@ class WebhookSettings(Struct, frozen=True, kw_only=True):
     cap: Positive = 3600.0
 
     def __post_init__(self) -> None:
+        if faults := [*self._faults()]:
+            raise ValueError(*faults)
+
+    def _faults(self) -> Iterator[str]:
         if self.url:
-            _check_webhook_url(self.url, private=self.allow_private)
+            yield from _url_faults(self.url, private=self.allow_private)
             if not self.secret:
-                raise ValueError("secret: needed to sign the calls to `url`; `pushsvc webhooks secret` makes one")
+                yield "secret: needed to sign the calls to `url`; `pushsvc webhooks secret` makes one"
         for name in ("secret", "old_secret"):
             if text := getattr(self, name):
                 try:
                     parse_secret(text)
                 except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from None
-        _check_headers(self.headers)
+                    yield f"{name}: {error}"
+        yield from _header_faults(self.headers)
         if not self.kinds:
-            raise ValueError("kinds: expected `feedback`, `event` or both; an empty `url` switches the webhook off")
+            yield "kinds: expected `feedback`, `event` or both; an empty `url` switches the webhook off"
         if self.base > self.cap:
-            raise ValueError("base: must not be greater than `cap`")
+            yield "base: must not be greater than `cap`"
 
     def __repr__(self) -> str:
         return f"WebhookSettings(set={bool(self.url)})"
 
 
-def _check_webhook_url(url: str, *, private: bool) -> None:
-    """Check a receiver's URL. Raises `ValueError`, which does not quote it: its path may be a secret."""
+def _url_faults(url: str, *, private: bool) -> Iterator[str]:
+    """Yield what is wrong with a receiver's URL. Does not quote it: its path may be a secret."""
     try:
         parts = urlsplit(url)
         host, user, _ = parts.hostname, parts.username, parts.port
     except ValueError:
-        raise ValueError("url: expected https://host/path") from None
+        yield "url: expected https://host/path"
+        return
     if parts.scheme not in ("http", "https"):
-        raise ValueError("url: expected empty, http:// or https://")
+        yield "url: expected empty, http:// or https://"
+        return
     if not host or any(char.isspace() or not char.isprintable() for char in url):
-        raise ValueError("url: expected https://host/path")
+        yield "url: expected https://host/path"
+        return
     if user is not None or parts.fragment:
-        raise ValueError("url: expected no user, password or fragment in it; the signature authenticates the call")
+        yield "url: expected no user, password or fragment in it; the signature authenticates the call"
     if parts.scheme == "http" and not private:
-        raise ValueError("url: expected https://; http:// only with `allow_private`")
+        yield "url: expected https://; http:// only with `allow_private`"
 
 
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -91,17 +98,17 @@ _OWN_HEADERS: Final = frozenset(
 )
 
 
-def _check_headers(headers: Mapping[str, str]) -> None:
-    """Check additional headers. Raises `ValueError`, which quotes no value."""
+def _header_faults(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with additional headers, at most one fault for each. Quotes no value."""
     seen = set()
     for name, value in headers.items():
         plain = name.lower()
         if not _HEADER.fullmatch(name):
-            raise ValueError("headers: expected names of letters, digits and dashes, such as `Authorization`")
-        if plain in _OWN_HEADERS or plain.startswith("webhook-"):
-            raise ValueError(f"headers: `{name}` is set by pushsvc itself; leave it out")
-        if plain in seen:
-            raise ValueError(f"headers: `{name}` is given twice; upper and lower case are the same")
-        if not _HEADER_VALUE.fullmatch(value):
-            raise ValueError(f"headers: the value of `{name}` is empty, begins or ends with a space, or is not ASCII")
+            yield "headers: expected names of letters, digits and dashes, such as `Authorization`"
+        elif plain in _OWN_HEADERS or plain.startswith("webhook-"):
+            yield f"headers: `{name}` is set by pushsvc itself; leave it out"
+        elif plain in seen:
+            yield f"headers: `{name}` is given twice; upper and lower case are the same"
+        elif not _HEADER_VALUE.fullmatch(value):
+            yield f"headers: the value of `{name}` is empty, begins or ends with a space, or is not ASCII"
         seen.add(plain)

@@ -211,23 +211,23 @@ FAULTS = [
         "feedback.strike_memory: must not be shorter than `strike_span` / (`strikes` - 1): no device would have two strikes (in FILE)",
     ),
     (
-        "[feedback.prune_anyway]\n'a/apns' = '2026-12-01'",
+        "[apps.a.apns]\nkey_id = 'K'\n[feedback.prune_anyway]\n'a/apns' = '2026-12-01'",
         "feedback.prune_anyway[\"a/apns\"]: expected an instant such as 2026-12-01T09:00:00Z, found \"2026-12-01\" (in FILE)",
     ),
     (
         "[feedback.prune_anyway]\n'a/apsn' = 2026-12-01T09:00:00Z\n[apps.a.apns]\nkey_id = 'K'",
         "feedback.prune_anyway[\"a/apsn\"]: no such route; did you mean `a/apns`? (in FILE)",
     ),
-    ("[apps.a.webhook]\nurl = 'ftp://x'", "apps.a.webhook.url: expected empty, http:// or https:// (in FILE)"),
-    ("[apps.a.webhook]\nurl = 'https:///x'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
-    ("[apps.a.webhook]\nurl = 'https://x y/'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
-    ("[apps.a.webhook]\nurl = 'https://x:y/'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
+    (f"[apps.a.webhook]\nsecret = '{SECRET}'\nurl = 'ftp://x'", "apps.a.webhook.url: expected empty, http:// or https:// (in FILE)"),
+    (f"[apps.a.webhook]\nsecret = '{SECRET}'\nurl = 'https:///x'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
+    (f"[apps.a.webhook]\nsecret = '{SECRET}'\nurl = 'https://x y/'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
+    (f"[apps.a.webhook]\nsecret = '{SECRET}'\nurl = 'https://x:y/'", "apps.a.webhook.url: expected https://host/path (in FILE)"),
     (
-        "[apps.a.webhook]\nurl = 'https://me:hunter22@x/'",
+        f"[apps.a.webhook]\nsecret = '{SECRET}'\nurl = 'https://me:hunter22@x/'",
         "apps.a.webhook.url: expected no user, password or fragment in it; the signature authenticates the call (in FILE)",
     ),
     (
-        "[apps.a.webhook]\nurl = 'http://x/'",
+        f"[apps.a.webhook]\nsecret = '{SECRET}'\nurl = 'http://x/'",
         "apps.a.webhook.url: expected https://; http:// only with `allow_private` (in FILE)",
     ),
     (
@@ -284,6 +284,52 @@ FAULTS = [
 @pytest.mark.parametrize(("text", "error"), FAULTS, ids=[error.partition(":")[0] for _, error in FAULTS])
 def test_a_fault_says_where_what_and_what_is_allowed(tmp_path: Path, text: str, error: str) -> None:
     assert refused(tmp_path, text).replace(str(tmp_path / "pushsvc.toml"), "FILE") == error
+
+
+APNS, HOOK = '[apps.a.apns]\nkey_file = "k"\n', "[apps.a.webhook]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        (HOOK + "url = 'http://x/'\nsecret = 'abc'\nbase = 9\ncap = 3", "webhook.url webhook.secret webhook.base"),
+        (HOOK + "url = 'http://me@x/'\nsecret = 'abc'", "webhook.url webhook.url webhook.secret"),
+        (HOOK + "url = 'https://x/'\nbatch = 0", "webhook.batch webhook.secret"),
+        (HOOK + "headers = { 'X Key' = 'y', host = 'z' }\nkinds = []", "webhook.headers webhook.headers webhook.kinds"),
+        (APNS + "key_id = '-'\nproxy = 'ftp://x'\nendpoint = 'x'", "apns.topic apns.key_id apns.team_id apns.proxy apns.endpoint"),
+        (APNS + "topic = ''\nkey_id = 1\nchannels_endpoint = 'x'", "apns.key_id apns.topic apns.team_id apns.channels_endpoint"),
+        ("[apps.a.fcm]\nproject_id = '-/-'\nproxy = 'ftp://x'\nquota = 'x'", "fcm.service_account_file fcm.project_id fcm.proxy fcm.quota"),
+        ("[apps.a.fcm]\nservice_account_file = 'x'\ncollapsible = 'x'\nendpoint = 'x'", "fcm.collapsible fcm.endpoint"),
+        (
+            "[apps.a.live]\nold_secret = 'x'\nhistory = 9\norder = 'provider'\nrules = [{ where = '', order = 'x' }]",
+            "live.rules[0].order live.rules[0].where live.order live.old_secret live.secret live.history",
+        ),
+        (
+            "[apps.a.live]\nold_secret = 'x'\nhistory = 9\norder = 'provider'\nrules = [{ where = '', order = 'live' }]",
+            "live.old_secret live.secret live.history live.rules[0].where live.order",
+        ),
+        ("[live]\nheartbeat_min = 9\nheartbeat_max = 3\ntls_key = '-----BEGIN'", "live.heartbeat_min live.tls_cert live.tls_key"),
+        ("[apps.'a/b'.limits]\nper_app = 'x'", "apps.a/b apps.a/b.limits.per_app"),
+        ("[feedback]\nstrikes = 0\nprune_anyway = { 'a/apns' = 2026-12-01T09:00:00Z }", 'feedback.strikes feedback.prune_anyway["a/apns"]'),
+        # What only follows from another fault is none.
+        (HOOK + "url = 'https://x/'\nsecert = 'abc'", "webhook.secert"),
+        (HOOK + "url = 5\nbase = 9\ncap = 'x'", "webhook.url webhook.cap"),
+        ("[redis]\nurl = 'db:6379'\n[queue]\ndurability = 'replicas'", "redis.url"),
+    ],
+)  # fmt: skip
+def test_no_fault_hides_another_that_does_not_depend_on_it(tmp_path: Path, text: str, faults: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(written(tmp_path, text), {})
+    first, *lines = str(caught.value).splitlines()
+    found = [line.strip().partition(": ")[0] for line in lines or [first]]
+    assert sorted(path.removeprefix("apps.a.") for path in found) == sorted(faults.split())
+
+
+def test_every_app_without_a_channel_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^apps\.a: the app has no provider and no live channel, nor has b, nor has c "
+    ):
+        loaded(tmp_path, "[apps.a]\n[apps.b]\n[apps.c]").require_apps()
 
 
 @pytest.mark.parametrize(

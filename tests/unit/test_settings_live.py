@@ -64,7 +64,7 @@ FAULTS = [
     ("[apps.a]\nlive = 3", "apps.a.live: expected a section, found the number 3"),
     ("[apps.a.live]", "apps.a.live.secret: needed for connect tokens, unless `public_key_file` verifies those that you sign yourself; `openssl rand -hex 32` makes one"),
     ("[apps.a.live]\nsecret = 'hunter22'", "apps.a.live.secret: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one"),
-    ("[apps.a.live]\nold_secret = 'hunter22'", "apps.a.live.old_secret: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one"),
+    (LIVE + "old_secret = 'hunter22'", "apps.a.live.old_secret: expected at least 32 bytes, as HS256 needs; `openssl rand -hex 32` makes one"),
     ("[apps.a.live]\npublic_key_file = 'k'\nold_secret = '%s'" % ("hunter22" * 4), "apps.a.live.secret: needed beside `old_secret`, which only verifies"),
     ("[apps.a.live]\nsecret = 12", "apps.a.live.secret: expected a string, found a number"),
     ("[apps.a.live]\nsecret = '%s '" % ("hunter22" * 4), "apps.a.live.secret: begins or ends with a space or a line break: remove it, and where tokens are signed"),

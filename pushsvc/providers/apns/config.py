@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -25,7 +26,7 @@ CHANNELS_ENDPOINTS = {
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Either a token key (`key_file`, `key_id`, `team_id`) or a certificate (`cert_file`); and the topic. Raises
-    `ValueError` with `key: what is wrong`. Paths are absolute."""
+    `ValueError` with `key: what is wrong` for each fault. Paths are absolute."""
 
     topic: str
     """The app's bundle id; the suffix of a push type is added when a push has one."""
@@ -62,35 +63,37 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Pushes in flight on one connection at most, also where APNs allows more."""
 
     def __post_init__(self) -> None:
-        if not self.topic:
-            raise ValueError("topic: missing, expected the app's bundle id")
-        if not self.topic.isascii() or not self.topic.isprintable() or " " in self.topic:
-            raise ValueError("topic: expected a bundle id of ASCII letters, digits, `.` and `-`")
-        if self.cert_file and self.key_file:
-            raise ValueError("cert_file: give either a token key (`key_file`) or a certificate, not both")
-        if not self.cert_file and not self.key_file:
-            raise ValueError(
-                "key_file: missing; either `key_file`, `key_id` and `team_id`, or `cert_file` must be given"
-            )
-        if self.key_file:
-            for name in ("key_id", "team_id"):
-                value = getattr(self, name)
-                if not value:
-                    raise ValueError(f"{name}: missing; a token key needs `key_id` and `team_id` beside it")
-                if not (value.isascii() and value.isalnum()):
-                    raise ValueError(f"{name}: expected letters and digits as Apple's developer pages show them")
-        if fault := proxy_fault(self.proxy):
-            raise ValueError(f"proxy: {fault}")
+        if faults := [*self._faults()]:
+            raise ValueError(*faults)
         self._reach("endpoint", ENDPOINTS[self.environment])
         self._reach("broadcast_endpoint", self.endpoint)
         self._reach("channels_endpoint", CHANNELS_ENDPOINTS[self.environment])
 
+    def _faults(self) -> Iterator[str]:
+        if not self.topic:
+            yield "topic: missing, expected the app's bundle id"
+        if not self.topic.isascii() or not self.topic.isprintable() or " " in self.topic:
+            yield "topic: expected a bundle id of ASCII letters, digits, `.` and `-`"
+        if self.cert_file and self.key_file:
+            yield "cert_file: give either a token key (`key_file`) or a certificate, not both"
+        if not self.cert_file and not self.key_file:
+            yield "key_file: missing; either `key_file`, `key_id` and `team_id`, or `cert_file` must be given"
+        if self.key_file:
+            for name in ("key_id", "team_id"):
+                value = getattr(self, name)
+                if not value and not self.cert_file:
+                    yield f"{name}: missing; a token key needs it beside `key_file`"
+                if value and not (value.isascii() and value.isalnum()):
+                    yield f"{name}: expected letters and digits as Apple's developer pages show them"
+        if fault := proxy_fault(self.proxy):
+            yield f"proxy: {fault}"
+        for name in ("endpoint", "broadcast_endpoint", "channels_endpoint"):
+            if (url := getattr(self, name)) and (fault := endpoint_fault(url)):
+                yield f"{name}: {fault}"
+
     def _reach(self, name: str, default: str) -> None:
-        """Put the default where an endpoint is left out, and look at it."""
-        url: str = getattr(self, name) or default
-        if fault := endpoint_fault(url):
-            raise ValueError(f"{name}: {fault}")
-        force_setattr(self, name, origin(url))
+        """Put the default where an endpoint is left out."""
+        force_setattr(self, name, origin(getattr(self, name) or default))
 
     def __repr__(self) -> str:
         return f"Config(topic={self.topic!r}, endpoint={self.endpoint!r})"  # The password stays out.

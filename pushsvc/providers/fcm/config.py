@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
@@ -25,7 +26,7 @@ PROJECT: Final = re.compile(r"[A-Za-z0-9.:-]{1,100}")
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A service account that may send for the project. Raises `ValueError` with `key: what is wrong`."""
+    """A service account that may send for the project. Raises `ValueError` with `key: what is wrong` for each fault."""
 
     service_account_file: str
     """The service account's JSON file. Its own `token_uri` is honoured."""
@@ -48,12 +49,19 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rate of messages with a collapse key and nothing to show, to one device."""
 
     def __post_init__(self) -> None:
+        if not self.endpoint:
+            force_setattr(self, "endpoint", ENDPOINT)
+        if faults := [*self._faults()]:
+            raise ValueError(*faults)
+        force_setattr(self, "endpoint", origin(self.endpoint))
+
+    def _faults(self) -> Iterator[str]:
         if not self.service_account_file:
-            raise ValueError("service_account_file: missing, expected the service account's JSON file")
+            yield "service_account_file: missing, expected the service account's JSON file"
         if self.project_id and PROJECT.fullmatch(self.project_id) is None:
-            raise ValueError("project_id: expected the id or number of a Firebase project")
+            yield "project_id: expected the id or number of a Firebase project"
         if fault := proxy_fault(self.proxy):
-            raise ValueError(f"proxy: {fault}")
+            yield f"proxy: {fault}"
         for name in ("quota", "collapsible"):
             text = getattr(self, name)
             if name == "quota" and text == "auto":
@@ -61,12 +69,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             try:
                 parse_rate(text)
             except ValueError as error:
-                raise ValueError(f"{name}: {error}{', or `auto`' if name == 'quota' else ''}") from None
-        if not self.endpoint:
-            force_setattr(self, "endpoint", ENDPOINT)
+                yield f"{name}: {error}{', or `auto`' if name == 'quota' else ''}"
         if fault := endpoint_fault(self.endpoint):
-            raise ValueError(f"endpoint: {fault}")
-        force_setattr(self, "endpoint", origin(self.endpoint))
+            yield f"endpoint: {fault}"
 
     def __repr__(self) -> str:
         return f"Config(project_id={self.project_id!r}, endpoint={self.endpoint!r})"  # A proxy's password stays out.

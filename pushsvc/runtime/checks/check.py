@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -126,12 +127,13 @@ def judge_traces(settings: Settings) -> list[CheckFinding]:
         return []
     from ...telemetry import otel
 
-    try:
-        otel.exporting(os.environ)
-        otel.sampling(os.environ, settings.traces.share)
-    except ConfigError as error:
-        return [CheckFinding(error.path, "error", error.message, error.remedy)]
-    return []
+    found = []
+    for usable in (otel.exporting, partial(otel.sampling, share=settings.traces.share)):
+        try:
+            usable(os.environ)
+        except ConfigError as error:
+            found.append(CheckFinding(error.path, "error", error.message, error.remedy))
+    return found
 
 
 def _unusable(settings: Settings, where: str, error: StoreError) -> CheckFinding:
