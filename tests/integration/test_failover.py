@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
+from redis import exceptions as faults
 from redis.crc import key_slot
 from structlog.testing import capture_logs
 
@@ -25,7 +26,7 @@ from pushsvc.store.link.sentinels import SentinelReport, Sentinels
 from pushsvc.store.link.sync_sentinels import SyncSentinels
 from pushsvc.store.queue import lanes
 
-from .servers import KINDS, Kind, halve, running_server, suspend, wait_until
+from .servers import KINDS, Kind, Server, halve, running_server, suspend, wait_until
 from .test_store_kit import (
     ROUTE,
     accept_together,
@@ -361,6 +362,83 @@ async def test_what_was_to_be_recorded_at_the_old_primary_is_not_recorded_at_the
             with pytest.raises(StoreUnavailable, match="another server"):
                 await store.queue.settle("shop", *all_of(taken))
             assert new.command("EXISTS", keys.mark("shop", 0)) == b":0\r\n"
+
+
+def lose_the_answer(
+    monkeypatch: pytest.MonkeyPatch, old: Server, new: Server, *, replicated: bool, then: Callable[[], None]
+) -> None:
+    """The old primary does what a push asks of it, and its connection ends before it answers. With `replicated`, the
+    new one, a replica until then, has it too."""
+    monkeypatch.setattr(replicas, "WAIT_MS", 200)
+    monkeypatch.setattr(replicas, "GRACE", float("-inf"))  # the new one has no replica
+    ask, script = DirectConnection.ask, scripts.load("accept")
+    lane = keys.lane("shop", 0, "apns", "normal")
+
+    async def lose(connection: DirectConnection, answer: asyncio.Future[Any]) -> None:
+        await until(lambda: old.command("XLEN", lane) == b":1\r\n")
+        await until(lambda: not replicated or new.command("XLEN", lane) == b":1\r\n")
+        new.command("REPLICAOF NO ONE")
+        then()
+        answer.cancel()
+        connection.drop("its answer is lost")
+        raise faults.ConnectionError
+
+    def ask_and_lose(connection: DirectConnection, commands: Any, seconds: float) -> Any:
+        answer = ask(connection, commands, seconds)
+        if not any(script.sha in command for command in commands):
+            return answer
+        monkeypatch.setattr(DirectConnection, "ask", ask)
+        return lose(connection, answer)
+
+    monkeypatch.setattr(DirectConnection, "ask", ask_and_lose)
+
+
+@asynccontextmanager
+async def two_servers(*, replicated: bool) -> AsyncIterator[tuple[Server, Server]]:
+    with running_server(tcp=True) as old, running_server(tcp=True) as new:
+        if replicated:
+            new.command("REPLICAOF", "127.0.0.1", str(old.port))
+            wait_until(lambda: b"master_link_status:up" in new.command("INFO replication"))
+        yield old, new
+
+
+@pytest.mark.parametrize("replicated", [False, True])
+async def test_a_promise_whose_second_attempt_finds_the_new_primary_is_made_there(
+    replicated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(30), two_servers(replicated=replicated) as (old, new):
+        naming = Naming(monkeypatch, old.port)
+        async with open_store(SENTINELS, StoreConfig(consumer="a")) as store:
+            await store.pushes.ping()
+            await store.link.call("SCRIPT", "LOAD", scripts.load("accept").text)
+            lose_the_answer(monkeypatch, old, new, replicated=replicated, then=lambda: naming.switch(new.port))
+            key = b"k" * 16
+            assert await store.pushes.accept_once([make_push("p")], key=key, record=b"p") is None
+            assert store.link.history == 1
+            assert await store.pushes.accept_once([make_push("q")], key=key, record=b"q") == b"p"
+            assert await store.pushes.recall("shop", key) == b"p"
+            assert [each.chunk.push_id for each in await take_all(store)] == ["p"]
+
+
+@pytest.mark.parametrize("replicated", [False, True])
+async def test_a_push_that_may_have_been_accepted_is_sent_once_when_its_call_is_repeated(
+    replicated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No primary answers for a while. Where the next one has the push, that one is sent, else that of the repeat."""
+    async with asyncio.timeout(30), two_servers(replicated=replicated) as (old, new):
+        naming = Naming(monkeypatch, old.port)
+        async with open_store(SENTINELS, StoreConfig(consumer="a")) as store:
+            await store.pushes.ping()
+            await store.link.call("SCRIPT", "LOAD", scripts.load("accept").text)
+            lose_the_answer(monkeypatch, old, new, replicated=replicated, then=lambda: naming.switch(1))
+            key = b"k" * 16
+            with pytest.raises(StoreUnavailable):
+                await store.pushes.accept_once([make_push("p")], key=key, record=b"p")
+            naming.switch(new.port)
+            kept = await store.pushes.accept_once([make_push("q")], key=key, record=b"q")
+            assert kept == (b"p" if replicated else None)
+            assert await store.pushes.recall("shop", key) == (kept or b"q")
+            assert [each.chunk.push_id for each in await take_all(store)] == [(kept or b"q").decode()]
 
 
 @pytest.mark.parametrize("durability", ["memory", "replicas", "checked"])

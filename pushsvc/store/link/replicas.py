@@ -182,15 +182,20 @@ class ReplicatedLink(Link):
         self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool = True
     ) -> list[Any]:
         """Return the answers in the order of the commands, or one fault for all if replicas do not have the writes."""
-        history = self.history
-        try:
-            return await self._on_replicas(key, commands, mark=mark, repeat=repeat and self.sentinels is None)
-        except StoreUnavailable as error:
-            # Another primary has other replicas: it is asked for them before it is asked to write.
-            broken = isinstance(error.__cause__, NoConnection)
-            if self.sentinels is None or not repeat or not (broken or self.history != history):
-                raise
-            return await self._on_replicas(key, commands, mark=mark, repeat=False)
+        if self.sentinels is None or not repeat:
+            return await self._on_replicas(key, commands, mark=mark, repeat=repeat)
+        may_break = True
+        while True:
+            history = self.history
+            try:
+                return await self._on_replicas(key, commands, mark=mark, repeat=False)
+            except StoreUnavailable as error:
+                # Another primary has other replicas: it is asked for them before it is asked to write. An attempt that
+                # only finds it has asked it nothing.
+                broken = may_break and isinstance(error.__cause__, NoConnection)
+                if not (broken or self.history != history):
+                    raise
+                may_break = False
 
     async def _on_replicas(self, key: str, commands: Sequence[Command], *, mark: bool, repeat: bool) -> list[Any]:
         history = self.history
