@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from pushsvc import telemetry
 from pushsvc.api.pushes.ids import new_push_id, now_ms
+from pushsvc.errors import StoreUnavailable
 from pushsvc.model.codec import decode_audience, decode_entry, encode_audience, encode_chunk
 from pushsvc.model.delivery import BadNotification, Ended, Retry, Settlement, TokenDead, Unavailable, Verdict
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
@@ -276,6 +277,33 @@ async def test_a_user_that_nobody_knows(world: World) -> None:
     store = await open_store_of(world)
     assert await eraser(store).erase("shop", "nobody", wait=1.0) == Erasure(0, True)
     assert await eraser(store).unfinished(["shop", "other"]) == []
+
+
+async def test_what_was_read_of_one_primary_is_not_ended_on_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id may be that of another entry there: the step is refused, and made again."""
+    store = await open_store_of(world)
+    await fill(store)
+    call, read, refused = store.link.call, [""], set()
+
+    async def call_and_change(*command: Any, **more: Any) -> Any:
+        answer = await call(*command, **more)
+        if command[0] == "XRANGE" and answer and command[1] not in refused:
+            read.append(command[1])
+            store.link.drop()
+        return answer
+
+    monkeypatch.setattr(store.link, "call", call_and_change)
+    while True:
+        try:
+            if (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done:
+                break
+        except StoreUnavailable:
+            refused.add(read[-1])
+    ended = {keys.dead("shop", 0), keys.receipts("shop", 0), keys.events("shop", 0)}
+    assert ended | {keys.lane("shop", 0, "apns", "urgent")} <= refused
+    await audit(store)
 
 
 # --- step by step -----------------------------------------------------------------------------------

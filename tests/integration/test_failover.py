@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Ended, Retry, TokenDead
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
 from pushsvc.store.link import replicas, scripts, sentinels, sync_sentinels
@@ -39,6 +40,7 @@ from .test_store_kit import (
     take,
     take_all,
 )
+from .test_store_replay import fail_all
 from .topologies import MASTER, SlotMove, running_sentinels
 
 
@@ -595,6 +597,28 @@ async def test_the_primary_changes_after_a_record_has_begun(monkeypatch: pytest.
             assert await entries_of(store) == 1
             assert await take_all(store) == []
             assert await entries_of(store) == 0
+
+
+async def test_dead_letters_that_were_read_are_not_replayed_on_another_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_server() as server:
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            await fail_all(store, make_push("p"))
+            job = (await store.dead.request(ReplaySpec("shop", DeadFilter()))).job
+            reopen = store.dead._reopen
+
+            async def reopen_and_change(*args: Any) -> Any:
+                store.link.drop()
+                return await reopen(*args)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(store.dead, "_reopen", reopen_and_change)
+                with pytest.raises(StoreUnavailable):
+                    await store.dead.step("shop", job, most=10)
+            assert (await entries_of(store), await store.dead.count("shop", DeadFilter())) == (0, 1)
+            assert (await store.dead.step("shop", job, most=10)).moved == 1
+            assert (await entries_of(store), await store.dead.count("shop", DeadFilter())) == (1, 0)
 
 
 async def test_what_was_cancelled_is_read_anew_from_another_primary() -> None:
