@@ -175,7 +175,7 @@ async def test_what_an_old_primary_handed_out_is_read_again_from_the_new_one(
             ask = getattr(link, method)
             reads: list[int] = []
 
-            async def then_change(*args: Any) -> Any:
+            async def then_change(*args: Any, **more: Any) -> Any:
                 if way == "wait":
                     await other.pushes.accept(make_push("p"))
                 answer = await ask(*args)
