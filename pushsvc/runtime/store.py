@@ -36,6 +36,8 @@ EMBEDDED_START = 15.0
 EMBEDDED_LOOK = 1.0
 """Seconds until the owner of an embedded server that has closed its connection checks it, and between two checks; after
 two failures it is started again."""
+REDIS_LOOK = 1.0
+"""Seconds between two looks for a Redis that is away when a supervisor starts."""
 EMBEDDED_AWAY = telemetry.StateLog(
     "store", "embedded_store_stays_away", "embedded_store_still_away", "embedded_store_back", level="error"
 )
@@ -177,16 +179,31 @@ async def require_durability(settings: Settings, store: Store) -> None:
         await store.require_durable(settings.apps)
 
 
-async def require_store(settings: Settings, url: str, *, durable: bool = True) -> None:
-    """Raise `StoreFormat` or `ConfigError` where this version or `queue.durability` rules out the store at `url`. So a
-    supervisor says it, before it starts children that would each end with it. A Redis that is away is waited for."""
-    try:
+async def require_store(settings: Settings, url: str, stop: asyncio.Event, *, durable: bool = True) -> None:
+    """Wait until the store at `url` answers, or `stop` is set. Raises `StoreFormat` or `ConfigError` where this version
+    or `queue.durability` rules it out. So a supervisor says it, before it starts children that would each end with it.
+
+    A Redis that is away is not waited for where it is to show that it flushes: then it raises `StoreUnavailable`.
+    """
+
+    async def look() -> bool:
         async with connect(url, settings) as store:
             if durable:
                 await require_durability(settings, store)
-    except StoreUnavailable:
-        if durable and settings.queue.durability == "fsync":
-            raise
+        return True
+
+    while not stop.is_set():
+        try:
+            if await unless(stop, look()):
+                telemetry.REDIS.end("start")
+                return
+        except StoreUnavailable as error:
+            if durable and settings.queue.durability == "fsync":
+                raise
+            at = settings.redis.shown or str(settings.store.data_dir)
+            told = {"at": at, "error": str(error)} | ({"remedy": error.fix} if error.fix else {})
+            telemetry.REDIS.begin("start", what="waits for Redis, and starts the parts once it answers", **told)
+        await unless(stop, asyncio.sleep(REDIS_LOOK))
 
 
 def log_durability(settings: Settings, store: Store) -> None:

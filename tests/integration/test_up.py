@@ -276,6 +276,43 @@ def test_an_idle_service_wakes_up_seldom(processes: Processes, site: Site) -> No
     assert up.end() == 0
 
 
+# --- a Redis that is away at the start ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [("up",), ("dispatch", "--processes", "2")], ids=["up", "dispatch"])
+def test_redis_is_waited_for_with_one_line_and_the_parts_start_once_it_is_there(
+    arguments: tuple[str, ...], processes: Processes, site: Site
+) -> None:
+    port = free_ports()
+    url = f"redis://127.0.0.1:{port}/0"
+    waiting = processes.start(*arguments, **site.environ, PUSHSVC__REDIS__URL=url)
+    waiting.until("redis_away")
+    assert waiting.end() == 0
+    (line,) = waiting.output().splitlines()
+    told = json.loads(line)
+    assert told["at"] == url
+    assert told["error"] == f"Redis is not available: 127.0.0.1:{port}: Connection refused"
+    assert told["what"] == "waits for Redis, and starts the parts once it answers"
+    assert told["remedy"] == "is Redis running there? redis.url says where it is"
+
+    goes_on = processes.start(*arguments, **site.environ, PUSHSVC__REDIS__URL=url)
+    goes_on.until("redis_away")
+    with running_server("redis", options=["--port", str(port)]):
+        goes_on.until("redis_back")
+        goes_on.until(LISTENS if arguments == ("up",) else '"ready"')
+        assert goes_on.output().count("redis_away") == 1
+        assert "child_ended" not in goes_on.output()
+        assert goes_on.end() == 0
+
+
+def test_redis_is_not_waited_for_where_it_is_to_show_that_it_flushes(processes: Processes, site: Site) -> None:
+    port = free_ports()
+    dead = {"PUSHSVC__REDIS__URL": f"redis://127.0.0.1:{port}/0", "PUSHSVC__QUEUE__DURABILITY": "fsync"}
+    code, _, err = processes.run("up", **site.environ, **dead)
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(f"pushsvc: Redis is not available: 127.0.0.1:{port}: Connection refused (is Redis running")
+
+
 # --- two with one data folder -----------------------------------------------------------------------
 
 

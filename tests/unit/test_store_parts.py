@@ -519,6 +519,42 @@ def test_a_refusal_says_what_to_do_where_its_cause_says_so(error: Exception, fix
     assert caught.value.fix == fix
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "Error 111 connecting to 127.0.0.1:1. Connect call failed ('127.0.0.1', 1).",
+            "127.0.0.1:1: Connection refused",
+        ),
+        ("Error 111 connecting to ::1:1. Connect call failed ('::1', 1, 0, 0).", "::1:1: Connection refused"),
+        ("Error 111 connecting to 127.0.0.1:1. Connection refused.", "127.0.0.1:1: Connection refused"),
+        ("Error -2 connecting to no.where:1. Name or service not known.", "no.where:1: Name or service not known"),
+        (
+            "Error 2 connecting to /run/a b.sock. No such file or directory.",
+            "/run/a b.sock: No such file or directory",
+        ),
+        (
+            "Error 1 connecting to r:1. [SSL: X] verify failed (_ssl.c:1000).",
+            "r:1: [SSL: X] verify failed (_ssl.c:1000)",
+        ),
+        (
+            "Error Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), "
+            "[Errno 111] Connect call failed ('127.0.0.1', 1) connecting to localhost:1.",
+            "localhost:1: Connection refused",
+        ),
+        (
+            "Cluster cannot be connected: Error 111 connecting to 127.0.0.1:1. Connect call failed ('127.0.0.1', 1).",
+            "Cluster cannot be connected: 127.0.0.1:1: Connection refused",
+        ),
+        ("Connection closed by server.", "Connection closed by server"),
+    ],
+)
+def test_what_keeps_a_connection_from_being_made_is_said_in_plain_words(said: str, told: str) -> None:
+    with pytest.raises(StoreUnavailable) as caught:
+        asyncio.run(failing(faults.ConnectionError(said)))
+    assert str(caught.value) == f"Redis is not available: {told}"
+
+
 def test_a_token_is_found_in_unreadable_bytes_in_either_form() -> None:
     token = "ab" * 32
     who = Subjects({"anna": ErasureRecord("anna", (("phone", "apns", token),), 1)}, b"key", NO_ADDRESSES)

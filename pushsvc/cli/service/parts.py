@@ -162,7 +162,9 @@ async def _many(part: str, children: list[Child], ready: Ready, settings: Settin
     stop = until_signalled()
     # The copies share one embedded store, which this process owns, and one exposition of their metrics.
     async with redis_url(settings) as url:
-        await require_store(settings, url, durable=part == "serve")
+        await require_store(settings, url, stop, durable=part == "serve")
+        if stop.is_set():
+            return
         with shared_folder(METRICS, settings.store.data_dir) as (folder, held):
             environ = child_environ(context, url, folder)
             if section := {"serve": "SERVER", "live": "LIVE"}.get(part):  # they share one port

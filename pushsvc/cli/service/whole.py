@@ -62,7 +62,12 @@ async def open_service(
             store_url = settings.redis.url
         else:
             store_url = await stack.enter_async_context(own_embedded(settings))
-        await require_store(settings, store_url)
+        stop = stop or asyncio.Event()
+        await require_store(settings, store_url, stop)
+        url = local_url(settings.server.host, settings.server.port)
+        if stop.is_set():
+            yield Service(url, store_url)
+            return
         folder, held = stack.enter_context(shared_folder(METRICS, settings.store.data_dir))
         environ = {
             **environ,
@@ -81,12 +86,11 @@ async def open_service(
                 ready=ready,
             )
         )
-        url = local_url(settings.server.host, settings.server.port)
-        await _until_ready(url, stop or asyncio.Event())
+        await _until_ready(url, stop)
         scheme = "wss" if settings.live.tls_cert else "ws"
         live_url = local_url(settings.live.host, settings.live.port, scheme) if has_live else ""
         if live_url:
-            await _until_listening(live_url, stop or asyncio.Event())
+            await _until_listening(live_url, stop)
         yield Service(url, store_url, live_url)
 
 

@@ -15,6 +15,7 @@ nothing, see `Link.read` and `queue.py`.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from types import TracebackType
 from typing import Any, Final, TypeAlias
@@ -70,6 +71,10 @@ _UNAVAILABLE_CODE = re.compile(
     # An access list that a command within a script is not on: outside of one that is a NOPERM.
     r"|user executing the script can't run this|ACL failure in script"
 )
+_UNCONNECTED = re.compile(
+    r"Error (?:(-?\d+)|Multiple exceptions: (.+?)) connecting to (.+?)\.(?: (Connect call failed \(.*?\))?|$)"
+)
+"""What redis-py says of a connection that could not be made; several exceptions where a name has several addresses."""
 _DRIVER = ("redis.", "uvloop", "asyncio.")
 """Modules whose RuntimeErrors and the like mean that a connection was lost while they used it. uvloop writes to a
 closed transport; redis-py uses a parser that a disconnect has removed."""
@@ -146,7 +151,14 @@ def _told(error: BaseException) -> str:
 
 def _short(error: BaseException) -> str:
     silent = "it has not answered in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return _told(error)[:200] or silent
+    return _UNCONNECTED.sub(_why, _told(error)).rstrip(".")[:200] or silent
+
+
+def _why(unconnected: re.Match[str]) -> str:
+    """Return where no connection could be made, and why in the system's words where these are Python's."""
+    number, several, at, pythons = unconnected.groups()
+    numbers = re.findall(r"\[Errno (\d+)\]", several) if several else [number] if pythons else []
+    return f"{at}: " + ", ".join(dict.fromkeys(os.strerror(int(each)) for each in numbers))
 
 
 def open_redis(
