@@ -178,7 +178,7 @@ async def test_what_an_old_primary_handed_out_is_read_again_from_the_new_one(
             async def then_change(*args: Any, **more: Any) -> Any:
                 if way == "wait":
                     await other.pushes.accept(make_push("p"))
-                answer = await ask(*args)
+                answer = await ask(*args, **more)
                 if str(args[0][0][0] if method == "wait" else args[0]) == word:
                     reads.append(link.history)
                     if len(reads) == 1:
