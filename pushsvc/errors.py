@@ -10,7 +10,7 @@ PushsvcError
 └── RequestError           the caller's request is refused; carries its HTTP status
     ├── MalformedBody      not JSON at all                    400
     ├── Unauthorized       no key, or an unknown one          401
-    ├── Forbidden          the key lacks the scope            403
+    ├── Forbidden          the caller may not do this         403
     ├── NotFound           no such thing                      404
     ├── MethodNotAllowed   the path exists, the verb does not 405
     ├── Conflict           the state forbids it               409
@@ -49,8 +49,13 @@ class _Placed(PushsvcError):
     message: str
     remedy: str = ""
 
+    @property
+    def placed(self) -> str:
+        """The message with its place."""
+        return f"{self.path}: {self.message}"
+
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}" + (f" ({self.remedy})" if self.remedy else "")
+        return self.placed + (f" ({self.remedy})" if self.remedy else "")
 
 
 class ConfigError(_Placed):
@@ -84,6 +89,12 @@ class StoreOwned(StoreError):
 
 class CredentialError(_Placed):
     """A provider credential cannot be used. `path` names the key or file, `remedy` what to do."""
+
+    @property
+    def placed(self) -> str:
+        """The message with its place, which is the subject of most."""
+        is_subject = self.message.startswith(("is ", "has ", "holds ", "names ", "cannot "))
+        return f"{self.path} {self.message}" if is_subject else super().placed
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    status, type, title = 403, "forbidden", "The API key lacks the scope"
+    status, type, title = 403, "forbidden", "Not allowed"
 
 
 class NotFound(RequestError):

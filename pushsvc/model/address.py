@@ -96,8 +96,8 @@ class AddressFields:
         """Return why the value of a field cannot be an address at a platform, or None if it can."""
         kind = self.kinds[platform].get(name)
         if kind is None:
-            known = " and ".join(f"`{each}`" for each, kind in self.kinds[platform].items() if kind.field)
-            return f"{platform} knows {known or 'no address'}, not `{name}`"
+            known = " or ".join(f"`{each}`" for each, kind in self.kinds[platform].items() if kind.field)
+            return f"{platform} takes {known}, not `{name}`" if known else f"leave it out: {platform} has no addresses"
         return None if kind.fits(kind.text_of(value)) else kind.wrong
 
     def address_of(self, document: Any, device_id: str = "") -> tuple[str, str]:

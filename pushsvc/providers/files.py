@@ -54,4 +54,4 @@ def check_dates(file: str, certificate: Certificate, now: float, *, soon: float,
 
 def as_finding(error: CredentialError) -> Finding:
     """Return a file that cannot be used, as a line of `check`."""
-    return Finding("error", f"{error.path}: {error.message}", error.remedy)
+    return Finding("error", error.placed, error.remedy)

@@ -151,7 +151,7 @@ class MemoryPushes:
         if record is None:
             return None
         if record.state == "done":
-            raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
+            raise Conflict("Every delivery of this push has ended: there is nothing left to cancel.")
         if record.state != "cancelled":
             if record.state != "scheduled":
                 self._state.live.withdraw(app, push_id, record.push.starts_at)

@@ -197,7 +197,7 @@ class Store:
     async def cancel(self, app: str, push_id: str) -> PushStatus | None:
         status = await self.status(app, push_id)
         if push_id in self.done:
-            raise Conflict("every delivery of this push has ended")
+            raise Conflict("Every delivery of this push has ended: there is nothing left to cancel.")
         if status is None:
             return None
         counts = Counts(total=status.counts.total, cancelled=status.counts.total)

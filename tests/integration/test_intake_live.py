@@ -229,7 +229,7 @@ async def test_a_device_of_the_live_channel_has_no_token_and_no_provider(session
     status, shown = await ask(session, "PUT", "/v1/devices/web", {"platform": "live"})
     assert (status, shown["platform"], "token" in shown) == (201, "live", False)
     document = {"platform": "live", "token": "ab"}
-    assert await faults(session, "PUT", "/v1/devices/web", document) == {"token": "live knows no address, not `token`"}
+    assert await faults(session, "PUT", "/v1/devices/web", document) == {"token": "leave it out: live has no addresses"}
     headers = {"Authorization": "Bearer full"}
     made = {}
     for via in ("auto", "live", "provider"):

@@ -86,8 +86,8 @@ def test_two_addresses_of_one_target_are_one_delivery(first: dict[str, Any], sec
     [
         ({"platform": "threepart"}, "subscription", "is missing"),
         ({"platform": "nobody", "token": "ab"}, "platform", "unknown platform"),
-        ({"platform": "threepart", "token": "ab"}, "token", "threepart knows `subscription`, not `token`"),
-        ({"platform": "apns", "subscription": PLAIN}, "subscription", "apns knows `token` and `channel` and"),
+        ({"platform": "threepart", "token": "ab"}, "token", "threepart takes `subscription`, not `token`"),
+        ({"platform": "apns", "subscription": PLAIN}, "subscription", "apns takes `token` or `channel` or"),
         ({"platform": "threepart", "subscription": TEXT}, "subscription", "expected an object, found a string"),
         (
             {"platform": "threepart", "subscription": PLAIN | {"endpoint": "http://push.example"}},
@@ -111,7 +111,7 @@ def test_two_addresses_of_one_target_are_one_delivery(first: dict[str, Any], sec
         ),
         ({"platform": "threepart", "subscription": PLAIN | {"expires": 1}}, "subscription.expires", "unknown field"),
         ({"platform": "bare"}, "", "bare has no addresses: name its devices in `to.devices`"),
-        ({"platform": "bare", "token": "ab"}, "token", "bare knows no address, not `token`"),
+        ({"platform": "bare", "token": "ab"}, "token", "leave it out: bare has no addresses"),
     ],
 )
 def test_a_fault_names_its_place_in_the_address(token: dict[str, Any], path: str, message: str) -> None:

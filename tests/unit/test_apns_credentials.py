@@ -116,15 +116,16 @@ def test_a_key_that_apns_cannot_use_is_refused_with_its_file_and_the_remedy(tmp_
         with pytest.raises(CredentialError, match=says) as caught:
             load_key(config)
         assert caught.value.path == path
+        assert str(caught.value).startswith(f"{path} is not a ")
         assert "download the key again" in caught.value.remedy
         assert "BEGIN" not in str(caught.value)
-        assert found(config)[0].level == "error"
+        assert (found(config)[0].level, found(config)[0].what) == ("error", caught.value.placed)
 
 
 def test_a_missing_file_names_the_key_of_the_configuration() -> None:
     with pytest.raises(CredentialError, match=r"/k\.p8: no such file \(correct `key_file`\)"):
         ProviderToken(Config(**KEY), Clock())
-    with pytest.raises(CredentialError, match=r"^/: is a folder \(name the file in it by `key_file`\)"):
+    with pytest.raises(CredentialError, match=r"^/ is a folder \(name the file in it by `key_file`\)"):
         ProviderToken(Config(**{**KEY, "key_file": "/"}), Clock())
 
 
@@ -159,7 +160,7 @@ def test_a_key_that_others_may_read_is_warned_about(tmp_path: Path) -> None:
             "error",
             "is Apple's for sandbox",
         ),
-        ({"ca_file": "/no/such/ca.pem"}, "error", "/no/such/ca.pem: cannot be read"),
+        ({"ca_file": "/no/such/ca.pem"}, "error", "/no/such/ca.pem cannot be read"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

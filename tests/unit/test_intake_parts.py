@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import re
@@ -20,6 +21,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given, strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from pushsvc import errors
 from pushsvc.api import docs
 from pushsvc.api.config import ApiConfig
 from pushsvc.api.docs import curl, render as render_page
@@ -39,6 +41,8 @@ from pushsvc.model.instants import instant
 from pushsvc.model.push import Content, Message, Target
 from pushsvc.ports.provider import Renderer, RenderError
 from pushsvc.runtime.providers import addresses
+
+from ..sources import MODULES, PACKAGE, nodes_of
 
 # --- calls and answers ----------------------------------------------------------------------------
 
@@ -72,6 +76,33 @@ def test_a_header_of_an_answer_cannot_begin_another(value: str) -> None:
 
     with pytest.raises(ValueError, match="end of a line"):
         asyncio.run(send())
+
+
+def _details() -> Iterator[tuple[str, str]]:
+    """Yield every detail of a refusal that the servers raise with a text of its own, and its place."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    refusals = {kind.__name__ for kind in kinds if issubclass(kind, errors.RequestError)}
+    for path in MODULES:
+        if path.relative_to(PACKAGE).parts[0] not in ("api", "live", "problems.py", "runtime", "store"):
+            continue
+        for node in nodes_of(path):
+            match node:
+                case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(begin)), *_]):
+                    pass
+                case ast.Call(
+                    func=ast.Name(id=name), args=[ast.JoinedStr(values=[ast.Constant(value=str(begin)), *_]), *_]
+                ):
+                    pass
+                case _:
+                    continue
+            if name in refusals - {"Unreadable"}:  # whose text is made of what it is given
+                yield f"{path.relative_to(PACKAGE)}:{node.lineno}", begin
+
+
+def test_the_detail_of_a_refusal_is_a_sentence() -> None:
+    found = dict(_details())
+    assert len(found) > 20
+    assert [place for place, begin in found.items() if begin[0].islower()] == []
 
 
 # --- ids --------------------------------------------------------------------------------------------

@@ -108,9 +108,18 @@ def test_words_that_are_none_are_named(kind: str) -> None:
         parse(kind)
 
 
-@pytest.mark.parametrize("kinds", [["ack=never"], ["101%:torn"], ["60%:torn", "60%:torn"]])
-def test_shares_that_are_none_are_refused(kinds: list[str]) -> None:
-    with pytest.raises(UnknownBehaviour):
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["ack=never"], "'ack=never' does not say of what share of the phones: write 10%:ack=never"),
+        (["ack=nver"], "'ack=nver' is not a behaviour of a phone: ack="),
+        (["10%:ack=nver"], "'ack=nver' is not a behaviour of a phone: ack="),
+        (["101%:torn"], "add up to more than 100%"),
+        (["60%:torn", "60%:torn"], "add up to more than 100%"),
+    ],
+)
+def test_shares_that_are_none_are_refused(kinds: list[str], said: str) -> None:
+    with pytest.raises(UnknownBehaviour, match=said):
         shares(kinds)
 
 

@@ -187,7 +187,7 @@ class RedisPushes(PushListing):
             telemetry.count_ended(app, platform.decode(), "cancelled", "cancelled", count)
         status = status_of(app, push_id, values)
         if status is not None and status.state == "done":
-            raise Conflict("every delivery of this push has ended: there is nothing left to cancel")
+            raise Conflict("Every delivery of this push has ended: there is nothing left to cancel.")
         if status is not None and launched and await self._link.call("SISMEMBER", keys.ROUTES, Route(app, "live").name):
             # Whatever is on its way to the streams of the app, if it has any: what a dispatcher appends from now on is
             # appended nowhere.
