@@ -25,6 +25,7 @@ from pushsvc.cli.files import (
     temporary_folder,
     write_whole,
 )
+from pushsvc.errors import Fault
 
 
 def test_a_file_appears_when_it_is_whole_and_only_for_its_owner(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_device_is_written_into_and_stays() -> None:
         write_whole(Path("/dev/full"), b"x" * 100_000)
     write_whole(Path(os.devnull), b"x")
     with Rejects(Path(os.devnull), kept=0) as rejects:
-        rejects.add(FileRecord(1, "x"), [])
+        rejects.add(FileRecord(1, "x"), [Fault("token", "is missing")])
     after = os.stat("/dev/full")
     assert (after.st_mode, after.st_rdev) == (before.st_mode, before.st_rdev)
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
@@ -103,10 +104,10 @@ def test_rejects_stay_only_when_there_are_any(tmp_path: Path) -> None:
         pass
     assert not file.exists()
     with Rejects(file, kept=0) as rejects:
-        rejects.add(FileRecord(1, "one"), [])
-        rejects.add(FileRecord(2, "two"), [])
+        rejects.add(FileRecord(1, "one"), [Fault("token", "is missing")])
+        rejects.add(FileRecord(2, "two"), [Fault("token", "is missing")])
     with Rejects(file, kept=1) as rejects:
-        rejects.add(FileRecord(3, "three"), [])
+        rejects.add(FileRecord(3, "three"), [Fault("token", "is missing")])
     assert [line[8:9] for line in file.read_text().splitlines()] == ["1", "3"]
 
 
