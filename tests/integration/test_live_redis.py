@@ -271,6 +271,19 @@ async def test_an_inbox_that_was_read_in_vain_is_read_again(monkeypatch: pytest.
     assert await inbox.receive(0) == Received([Cut("shop", 1, "replaced")])
 
 
+async def test_an_inbox_at_another_primary_is_read_from_its_beginning(store: Store) -> None:
+    """The clock of that one is behind, so that its ids are lower than those that were read."""
+    inbox, key = store.live.inbox("gate-a"), keys.inbox("gate-a")
+    await store.live.poke({"gate-a": [Cut("shop", 1, "replaced")]})
+    assert await inbox.receive(0) == Received([Cut("shop", 1, "replaced")])
+    ((_, fields),) = await store.link.call("XRANGE", key, "-", "+")
+    await store.link.call("DEL", key)
+    await store.link.call("XADD", key, "5-0", *(word for field in fields.items() for word in field))
+    store.link.drop()
+    assert await inbox.receive(0) == Received([Cut("shop", 1, "replaced")], lost=True)
+    assert await inbox.receive(0) == Received([])
+
+
 async def test_what_is_large_is_spread_over_entries_of_an_inbox(server: Server) -> None:
     items: list[InboxItem] = [
         Poke("shop", push_of("p"), [Recipient(number, "e", number, 0, 1, number)], b"x" * 4096) for number in range(200)

@@ -96,8 +96,14 @@ class RedisInbox:
         self._key = key
         self._place = "0"
         self._number = 0
+        self._history = link.history
 
     async def receive(self, wait_ms: int) -> Received:
+        # Another primary may lack what this one had, and its clock may be behind: none of its ids is known.
+        history = self._link.history
+        lost = history != self._history
+        if lost:
+            self._place = "0"
         # What was read before leaves with this round trip: its items have not waited for that.
         _, answer, _ = await self._link.wait(
             [
@@ -108,8 +114,8 @@ class RedisInbox:
             wait_ms,
         )
         entries = dict(answer or ()).get(self._key.encode(), ())
+        self._history = history
         found: list[InboxItem] = []
-        lost = False
         for entry_id, fields in entries:
             number = int(fields[b"n"])
             items = readable(_decode, fields[b"i"], "live_inbox")
