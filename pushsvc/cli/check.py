@@ -69,9 +69,9 @@ def _rows(state: Any, *, online: bool) -> list[CheckFinding]:
         settings: Settings = state.read()
         state.log(_quiet(settings))
     except ConfigError as error:
-        from ..runtime.checks.configuration import faults_of
+        from ..runtime.checks.configuration import check_environment, faults_of
 
-        return list(faults_of(error))
+        return [*faults_of(error), *check_environment()]
     return run(_all(settings, online=online))
 
 

@@ -11,7 +11,8 @@ parsed by the type of its key: numbers and `true`/`false` as they are, lists wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -26,6 +27,11 @@ from .schema import AppSettings, Settings
 
 PREFIX = "PUSHSVC__"
 _FILE = "_file"
+_OURS = "PUSHSVC_"
+_LINK = re.compile(r"(?:tcp|udp|sctp)://")
+"""The value of `PUSHSVC_LIVE_PORT` where there is a service `pushsvc-live`."""
+_APP, _INDEX = "<app>", "<index>"
+_PLACES = {_APP: r"(\w+?)", _INDEX: r"(\d+)"}
 
 
 def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> dict[str, Any]:
@@ -37,6 +43,41 @@ def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> di
         del names["name"], names["providers"]
         names.update(providers)
     return names
+
+
+def misspelt(environ: Mapping[str, str], kind: type[Settings], providers: Mapping[str, type[Struct]]) -> dict[str, str]:
+    """Return the right name for each variable that begins with `PUSHSVC_`, is not read, and would set a key if its
+    underscores were right. The links that Docker and Kubernetes make of the names of services are none."""
+    found: dict[str, str] = {}
+    for variable, text in environ.items():
+        name = variable.upper()
+        if not name.startswith(_OURS) or name.startswith(PREFIX) or _LINK.match(text):
+            continue
+        for words in _keys_of(kind, providers):
+            pattern = "_+".join(_PLACES.get(word) or word.replace("_", "_+") for word in words)
+            if match := re.fullmatch(f"{_OURS}{pattern}(?:_+(FILE))?", name):
+                *given, file = match.groups()
+                own = iter(given)
+                right = "__".join(next(own) if word in (_APP, _INDEX) else word for word in words)
+                found[variable] = f"{PREFIX}{right}{f'_{file}' if file else ''}"
+                break
+    return found
+
+
+def _keys_of(
+    kind: type[Struct], providers: Mapping[str, type[Struct]], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    """Yield the words of every key that a variable may set, in capital letters, with `_APP` and `_INDEX` in them."""
+    for name, each in sections_of(kind, providers).items():
+        words = (*above, name.upper())
+        if words == ("APPS",):
+            yield from _keys_of(AppSettings, providers, (*words, _APP))
+        elif is_struct(each):
+            yield from _keys_of(each, providers, words)
+        elif (element := _element(each)) is not None:
+            yield from _keys_of(element, providers, (*words, _INDEX))
+        else:
+            yield words
 
 
 def overlay(

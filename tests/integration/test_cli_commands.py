@@ -221,6 +221,21 @@ async def test_checking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: 
     ]
 
 
+def test_a_variable_that_only_seems_to_set_a_key_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PUSHSVC_SERVER_PORT", "9")
+    monkeypatch.setenv("PUSHSVC_SERVICE_HOST", "10.0.0.7")
+    warned = "warning\tPUSHSVC_SERVER_PORT\tis ignored: this name sets nothing\tdid you mean PUSHSVC__SERVER__PORT?\n"
+    for refused in (False, True):  # where the configuration cannot be used, it may be for want of this very key
+        if refused:
+            monkeypatch.setenv("PUSHSVC__SERVER__PRT", "9")
+        cli.main(["check"])
+        out = capsys.readouterr().out
+        assert (warned in out, "SERVICE_HOST" in out, "SERVER__PRT" in out) == (True, False, refused)
+
+
 def test_a_check_leaves_nothing_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

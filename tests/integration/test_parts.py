@@ -98,9 +98,10 @@ def test_doubled_dispatchers_share_the_work_and_one_address_for_their_metrics(pr
     port = free_ports(3)
     with running_server("valkey") as server:
         environ = {**site.environ, "PUSHSVC__METRICS__PORT": str(port), "PUSHSVC__REDIS__URL": server.url}
+        ignored = {"PUSHSVC_DISPATCH_CHUNK": "9"}
         commands = {
-            "serve": processes.start("serve", **environ),
-            "dispatch": processes.start("dispatch", "--processes", "2", **environ),
+            "serve": processes.start("serve", **environ, **ignored),
+            "dispatch": processes.start("dispatch", "--processes", "2", **environ, **ignored),
             "feedback": processes.start("feedback", **environ),
         }
         site.api.until_ready()
@@ -111,6 +112,9 @@ def test_doubled_dispatchers_share_the_work_and_one_address_for_their_metrics(pr
             lambda: f"both are ready: {commands['dispatch'].output()}",
             lambda: commands["dispatch"].output().count('"ready"') >= 2,
         )
+        for part, warned in (("serve", 1), ("dispatch", 1), ("feedback", 0)):  # once, however many processes it has
+            found = [line for line in commands[part].output().splitlines() if "variable_ignored" in line]
+            assert (len(found), "PUSHSVC__DISPATCH__CHUNK" in "".join(found)) == (warned, bool(warned))
         # Late answers, so that neither can take everything before the other has looked.
         site.simulator.control("latency", seconds=0.3)
         pushes = [site.api.push(apns("ok", *range(n, n + 1000)), data={"a": "b"}) for n in range(0, 8000, 1000)]

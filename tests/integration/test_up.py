@@ -63,7 +63,8 @@ class Played:
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     with own_processes(tmp_path_factory.mktemp("played")) as own:
         port = free_ports(2)
-        up = own.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(port), PUSHSVC__LIVE__PORT=str(port + 1))
+        ports = {"PUSHSVC__SERVER__PORT": str(port), "PUSHSVC__LIVE__PORT": str(port + 1)}
+        up = own.start("up", "--simulator", **ports, PUSHSVC_SERVER__HOST="192.0.2.1")
         key = up.until(r"API key of the app `demo`: (\S+)")[1]
         url = up.until(LISTENS)[1]
         assert url == f"http://127.0.0.1:{port}"
@@ -92,6 +93,8 @@ def shell(
 def test_one_command_serves(played: Played) -> None:
     api = played.api
     assert f"\n  console   {api.url}/console\n" in played.command.output()
+    (ignored,) = [line for line in played.command.output().splitlines() if "variable_ignored" in line]
+    assert "PUSHSVC__SERVER__HOST" in ignored
     assert api.call("GET", "/console")[0] == 200
     assert api.call("GET", "/healthz")[0] == 200
     assert api.call("GET", "/readyz")[0] == 200

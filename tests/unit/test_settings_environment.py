@@ -15,7 +15,7 @@ from pushsvc.decoding import expected
 from pushsvc.errors import ConfigError
 from pushsvc.model.rates import Rate
 from pushsvc.providers import REGISTRY
-from pushsvc.runtime.configuration import configured_type
+from pushsvc.runtime.configuration import configured_type, load_settings, misspelt_variables
 from pushsvc.settings.live import AppLive, LiveRule
 from pushsvc.settings.loading import load
 from pushsvc.settings.schema import KeySettings, LimitsSettings, Settings
@@ -176,6 +176,44 @@ def test_a_section_that_the_file_has_wrong_is_reported_once(tmp_path: Path) -> N
 
 def test_other_variables_are_left_alone(tmp_path: Path) -> None:
     assert loaded(tmp_path, "", PUSHSVC_URL="x", PUSHSVC_KEY="y", PUSHSVC="z", PATH="/bin").apps == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "right"),
+    [
+        ("PUSHSVC_SERVER_PORT", "PUSHSVC__SERVER__PORT"),
+        ("PUSHSVC_SERVER__PORT", "PUSHSVC__SERVER__PORT"),
+        ("pushsvc_server_port", "PUSHSVC__SERVER__PORT"),
+        ("PUSHSVC_REDIS_URL_FILE", "PUSHSVC__REDIS__URL_FILE"),
+        ("PUSHSVC_STORE__DATA__DIR", "PUSHSVC__STORE__DATA_DIR"),
+        ("PUSHSVC_APPS_MY_SHOP_APNS_KEY_FILE", "PUSHSVC__APPS__MY_SHOP__APNS__KEY_FILE"),
+        ("PUSHSVC_APPS__SHOP__KEYS_0__SHA256", "PUSHSVC__APPS__SHOP__KEYS__0__SHA256"),
+        ("PUSHSVC_APPS__SHOP__LIVE__SECRET", "PUSHSVC__APPS__SHOP__LIVE__SECRET"),
+        ("PUSHSVC_RETRY_APNS_5XX", "PUSHSVC__RETRY__APNS_5XX"),
+        # What is read, and what other programs may have of this name.
+        ("PUSHSVC__SERVER__PORT", ""),
+        ("PUSHSVC_CONFIG", ""),
+        ("PUSHSVC_URL", ""),
+        ("PUSHSVC_KEY", ""),
+        ("PUSHSVC_KEY_SHOP", ""),
+        ("PUSHSVC_LIVE_SECRET", ""),
+        ("PUSHSVC_VERSION", ""),
+        ("PUSHSVC_SERVICE_HOST", ""),
+        ("PUSHSVC_SERVER_PROT", ""),
+        ("MY_PUSHSVC_SERVER_PORT", ""),
+    ],
+)
+def test_a_variable_with_the_wrong_underscores_is_named_with_the_right_ones(variable: str, right: str) -> None:
+    assert misspelt_variables({variable: "9"}) == ({variable: right} if right else {})
+    if right:  # which is a key indeed, and the other one is left alone
+        with pytest.raises(ConfigError, match=right):
+            load_settings(None, {right: "/no/such/file" if right.endswith("URL_FILE") else "\0"})
+    if not variable.startswith("PUSHSVC__"):
+        assert load_settings(None, {variable: "\0"}) == load_settings(None, {})
+
+
+def test_the_links_of_kubernetes_to_a_service_are_no_variables_of_ours() -> None:
+    assert misspelt_variables({"PUSHSVC_SERVER_PORT": "tcp://10.0.0.7:8080"}) == {}
 
 
 _names = st.lists(

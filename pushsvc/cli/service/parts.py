@@ -145,6 +145,8 @@ def run_part(
         from ... import telemetry
 
         context.obj.log(settings)
+        if LIFELINE not in os.environ:
+            warn_of_environment(part)
         with telemetry.tracing(settings.traces.share, part):
             one(settings)
         return
@@ -160,6 +162,7 @@ async def _many(part: str, children: list[Child], ready: Ready, settings: Settin
     from .supervisor import Supervisor
 
     stop = until_signalled()
+    warn_of_environment(part)
     # The copies share one embedded store, which this process owns, and one exposition of their metrics.
     async with redis_url(settings) as url:
         await require_store(settings, url, stop, durable=part == "serve")
@@ -179,6 +182,15 @@ async def _many(part: str, children: list[Child], ready: Ready, settings: Settin
                 await supervisor.until_started(stop)
                 telemetry.systemd.notify_ready()
                 await stop.wait()
+
+
+def warn_of_environment(part: str) -> None:
+    """Log each variable that is ignored, and would set a key if its underscores were right."""
+    from ... import telemetry
+    from ...runtime.configuration import misspelt_variables
+
+    for variable, right in misspelt_variables().items():
+        telemetry.get_logger(part).warning("variable_ignored", variable=variable, did_you_mean=right)
 
 
 def report_ready(log: FilteringBoundLogger, where: str) -> None:

@@ -19,7 +19,7 @@ import uvloop
 from ...settings.loading import is_simulated
 from ...settings.schema import Settings
 from .children import Ready, children_of, forked_parts
-from .parts import until_signalled
+from .parts import until_signalled, warn_of_environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,6 +69,7 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
     from .whole import open_service
 
     stop = until_signalled()
+    warn_of_environment("up")
     async with open_service(settings, config, os.environ, stop, ready) as service:
         say = speaker()
         if stop.is_set():

@@ -27,7 +27,7 @@ from ..providers import check_credentials
 from ..state.conditions import parts_of, read_conditions
 from ..state.removal import removal_of
 from ..store import open_running_store, open_trial_store, running_store_url
-from .configuration import check_on_disk, in_use
+from .configuration import check_environment, check_on_disk, in_use
 from .live import check_live
 
 HELD: Final = "the route is currently held"
@@ -39,13 +39,15 @@ async def check_running(settings: Settings, store: Store) -> list[CheckFinding]:
         found = await check_store(settings, store, shown(settings), runs=True)
     except StoreError as error:
         found = [_unusable(settings, shown(settings), error), *judge_keys(settings, None)]
-    return once([*check_on_disk(settings), *judge_traces(settings), *found, *await check_files(settings)])
+    shared = [row for row in check_environment() if "APPS" not in row.fix]  # a key sees its own app alone
+    whole = [*check_on_disk(settings), *shared, *judge_traces(settings)]
+    return once([*whole, *found, *await check_files(settings)])
 
 
 async def check_all(settings: Settings, folder: Callable[[], AbstractContextManager[Path]]) -> list[CheckFinding]:
     """Return everything that a check finds. Where no store runs, an embedded one is tried in a temporary `folder`, so
     that nothing is left behind."""
-    rows = [in_use(settings), *judge_traces(settings)]
+    rows = [in_use(settings), *check_environment(), *judge_traces(settings)]
     try:
         settings.require_apps()
     except ConfigError as error:

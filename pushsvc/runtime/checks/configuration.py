@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from ...errors import ConfigError
 from ...ports.admin import CheckFinding
 from ...settings.schema import Settings
-from ..configuration import load_settings
+from ..configuration import load_settings, misspelt_variables
 
 
 def in_use(settings: Settings) -> CheckFinding:
     where = str(settings.file) if settings.file else "no file: defaults and environment"
     return CheckFinding("configuration", "ok", where)
+
+
+def check_environment() -> Iterator[CheckFinding]:
+    """Yield a finding for each variable that is ignored, and would set a key if its underscores were right."""
+    for variable, right in misspelt_variables().items():
+        yield CheckFinding(variable, "warning", "is ignored: this name sets nothing", f"did you mean {right}?")
 
 
 def check_on_disk(settings: Settings) -> list[CheckFinding]:
