@@ -205,7 +205,7 @@ def test_a_credential_that_cannot_be_used_is_told_with_its_own_remedy() -> None:
     error = CredentialError("a.p8", "cannot sign a provider token (ValueError)", "download the key again")
     (found,) = held({"shop/apns": Held(f"{CREDENTIAL}{error}", 1)}, {})
     assert (found.cause, found.remedy) == (
-        "credential: a.p8: cannot sign a provider token (ValueError)",
+        "credential: a.p8 cannot sign a provider token (ValueError)",
         "download the key again; the account is tried again when the file changes",
     )
 
