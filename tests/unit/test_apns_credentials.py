@@ -174,6 +174,15 @@ def test_names_that_do_not_fit_are_pointed_out(tmp_path: Path, fields: dict[str,
     assert last.remedy
 
 
+def test_a_key_that_cannot_be_read_hides_no_name_that_does_not_fit() -> None:
+    said = [each.what for each in found(Config(**{**KEY, "key_file": "/no/AuthKey_ABCDE12345.p8", "team_id": "ABC"}))]
+
+    assert len(said) == 3
+    assert "/no/AuthKey_ABCDE12345.p8: no such file" in said[0]
+    assert "the file name says key ABCDE12345" in said[1]
+    assert "team_id 'ABC' does not have 10" in said[2]
+
+
 def test_a_ca_file_without_a_certificate_is_an_error(tmp_path: Path) -> None:
     path, _ = write_p8(tmp_path)
     ca_file = write(tmp_path / "ca.pem", b"nothing")

@@ -109,6 +109,15 @@ def test_a_missing_file_names_the_key_of_the_configuration() -> None:
     assert (finding.level, finding.remedy) == ("error", "correct `service_account_file`")
 
 
+def test_a_service_account_that_cannot_be_read_hides_no_other_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "ftp://proxy")
+    found = check(Config(service_account_file="/no/such.json", ca_file="/no/ca.pem"))
+    assert [each.level for each in found] == ["error"] * 3
+    assert "/no/such.json" in found[0].what
+    assert "HTTPS_PROXY" in found[1].what
+    assert "/no/ca.pem" in found[2].what
+
+
 def test_a_good_file_is_ok_and_what_looks_wrong_is_pointed_out(tmp_path: Path) -> None:
     good = write_service_account(tmp_path)
     assert [finding.level for finding in check(Config(service_account_file=good))] == ["ok"]

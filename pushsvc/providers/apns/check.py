@@ -46,8 +46,10 @@ def _check_key(config: Config) -> list[Finding]:
     try:
         load_key(config)
     except CredentialError as error:
-        return [as_finding(error)]
-    found = [Finding("ok", f"{config.key_file} is a P-256 key; token keys do not expire")]
+        found = [as_finding(error)]
+    else:
+        found = [Finding("ok", f"{config.key_file} is a P-256 key; token keys do not expire")]
+        found += check_private(config.key_file)
     named = _KEY_FILE.fullmatch(Path(config.key_file).name)
     if named and named[1] != config.key_id:
         text = f"the file name says key {named[1]}, but `key_id` is {config.key_id!r}: APNs would refuse the token"
@@ -56,7 +58,7 @@ def _check_key(config: Config) -> list[Finding]:
         if len(getattr(config, name)) != 10:
             text = f"{name} {getattr(config, name)!r} does not have 10 characters as Apple's do"
             found.append(Finding("warning", text, f"correct `{name}`"))
-    return found + check_private(config.key_file)
+    return found
 
 
 def _check_certificate(config: Config, now: float) -> list[Finding]:

@@ -18,7 +18,11 @@ def check(config: Config) -> list[Finding]:
     try:
         account = load_service_account(config)
     except CredentialError as error:
-        return [as_finding(error), *check_ca(config.ca_file)]
+        return [
+            as_finding(error),
+            *check_proxy(config.endpoint, config.proxy, os.environ),
+            *check_ca(config.ca_file),
+        ]
     path = config.service_account_file
     found = [Finding("ok", f"{path} is the service account {account.email} for the project {account.project_id}")]
     if urlsplit(account.token_uri).scheme != "https":
