@@ -656,13 +656,13 @@ async def test_a_delivery_that_moves_while_it_is_looked_for(monkeypatch: pytest.
     moved = False
     call = store.link.call
 
-    async def late(*command: Any) -> Any:
+    async def late(*command: Any, **more: Any) -> Any:
         nonlocal moved
         if not moved and command[0] == "XRANGE" and ":q:apns:urgent" in command[1]:
             moved = True
             settlements, refs = all_of(taken, Retry(moment(), 2), Unavailable())
             await dispatcher.queue.settle("shop", settlements, refs)
-        return await call(*command)
+        return await call(*command, **more)
 
     monkeypatch.setattr(store.link, "call", late)
     assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).removed == {"deliveries": 1}

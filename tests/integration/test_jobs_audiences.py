@@ -118,10 +118,10 @@ async def test_new_work_wakes_every_process_that_waits_for_it(server: Server, st
         # The caller does not wait for the bell, which rings before the store is closed.
         stalled, call = asyncio.Event(), store.link.call
 
-        async def slow(*command: Any) -> Any:
+        async def slow(*command: Any, errors: bool = False) -> Any:
             if command[:2] == ("XADD", keys.BELL):
                 await stalled.wait()
-            return await call(*command)
+            return await call(*command, errors=errors)
 
         async with open_store(server.url, store.config) as third:
             third.link.call = slow  # type: ignore[method-assign]

@@ -814,8 +814,8 @@ async def test_what_is_forgotten_while_the_lane_is_looked_through_is_found_by_th
     given_up = [taken.ref]
     ask = store.link.call
 
-    async def call(*command: Any) -> Any:
-        answer = await ask(*command)
+    async def call(*command: Any, **more: Any) -> Any:
+        answer = await ask(*command, **more)
         if command[0] == "XREADGROUP" and command[-1] != "0":
             store.queue.forget(given_up)
             given_up.clear()
