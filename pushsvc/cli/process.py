@@ -122,8 +122,18 @@ def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+def was_stopped() -> bool:
+    """Return whether a part was stopped before it had an event loop."""
+    return bool(_stops)
+
+
+_stops: Final[list[int]] = []
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Exit with 0: a part that is stopped before it has started ends successfully."""
+    """Exit with 0: a part that is stopped before it has started ends successfully. Where the interpreter ignores
+    exceptions, as in callbacks of the import system, the exit is lost, so the signal is also noted for the part."""
+    _stops.append(number)
     sys.exit(0)
 
 

@@ -181,3 +181,21 @@ def test_signals_are_caught_before_anything_is_imported() -> None:
         "print(sorted({'typer', 'msgspec', 'aiohttp', 'asyncio', 'dataclasses'}.intersection(sys.modules)))"
     )
     assert python(text).stdout == "[]\n"
+
+
+def test_a_part_ends_that_was_stopped_where_the_interpreter_ignores_exceptions() -> None:
+    """The exit is lost in a callback of a weak reference; the signal is not."""
+    done = python(
+        "import asyncio, os, signal, weakref\n"
+        "from pushsvc.cli import process\n"
+        "from pushsvc.cli.service.parts import until_signalled\n"
+        "process.catch_signals(['dispatch'])\n"
+        "class Thing: pass\n"
+        "thing = Thing()\n"
+        "ref = weakref.ref(thing, lambda ref: [os.kill(os.getpid(), signal.SIGTERM), len([])])\n"
+        "del thing\n"
+        "async def main(): print(until_signalled().is_set())\n"
+        "asyncio.run(main())\n"
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert "SystemExit" in done.stderr

@@ -19,7 +19,7 @@ import uvloop
 
 from ...settings.schema import Settings
 from ..files import shared_folder
-from ..process import say
+from ..process import say, was_stopped
 from .children import LIFELINE, METRICS, Child, Ready, child_of, forked_parts
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hang_up else [])):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             loop.add_signal_handler(number, end)
+    if was_stopped():
+        end()
     watch_lifeline(stop)
     systemd.keep_watchdog()
     return stop
