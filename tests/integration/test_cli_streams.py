@@ -247,11 +247,11 @@ def test_a_command_that_looks_starts_no_store(
 
 
 def test_up_that_is_told_to_stop_before_it_is_ready_does_not_wait_for_that(tmp_path: Path) -> None:
-    """As where Redis is away: its parts are started again and again, and the API is never ready."""
+    """As where Redis is away: it waits for Redis, and the API is never ready."""
     (tmp_path / "pushsvc.toml").write_text(FILE.format(url="unix:///nonesuch.sock", folder=tmp_path))
     with own_processes(tmp_path) as processes:
         up = processes.start("up", "--config", "pushsvc.toml", PUSHSVC__SERVER__PORT=str(free_ports()))
-        up.until("child_ended")
+        up.until("redis_away")
         up.process.send_signal(signal.SIGTERM)
         assert up.wait(60) == 0
         assert "pushsvc listens on" not in up.output()
