@@ -201,8 +201,8 @@ async def require_store(settings: Settings, url: str, stop: asyncio.Event, *, du
             if durable and settings.queue.durability == "fsync":
                 raise
             at = settings.redis.shown or str(settings.store.data_dir)
-            told = {"at": at, "error": str(error)} | ({"remedy": error.fix} if error.fix else {})
-            telemetry.REDIS.begin("start", what="waits for Redis, and starts the parts once it answers", **told)
+            fields = {"at": at, "error": str(error)} | ({"remedy": error.fix} if error.fix else {})
+            telemetry.REDIS.begin("start", what="waits for Redis, and starts the parts once it answers", **fields)
         await unless(stop, asyncio.sleep(REDIS_LOOK))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
@@ -499,20 +499,26 @@ async def test_an_erasure_takes_streams_and_tokens(store: Store) -> None:
     assert not isinstance(refused, Connected)
 
 
-async def test_a_device_that_moves_between_the_look_and_the_append_is_looked_at_again(store: Store) -> None:
-    await registered(store, "x")
-    ann = owner_of(phone("x", "ann"))
+def after_first_look(store: Store, change: Callable[[], Awaitable[None]]) -> list[list[str | None]]:
+    """Make a change after devices were first looked at for an append. Returns the users that each look has found."""
     registry: Any = store.registry
-    holders, looks = registry.holders, []
+    holders, looks = registry.holders, list[list[str | None]]()
 
-    async def moves_then(app: str, wanted: Any) -> Any:
+    async def look(app: str, wanted: Any) -> Any:
         found = await holders(app, wanted)
         looks.append([each.user for each in found])
         if len(looks) == 1:
-            await registered(store, "x", user="bob")
+            await change()
         return found
 
-    registry.holders = moves_then
+    registry.holders = look
+    return looks
+
+
+async def test_a_device_that_moves_between_the_look_and_the_append_is_looked_at_again(store: Store) -> None:
+    await registered(store, "x")
+    ann = owner_of(phone("x", "ann"))
+    looks = after_first_look(store, lambda: registered(store, "x", user="bob"))
     (found,) = await store.live.append("shop", push_of("p1"), [Receiver("x", 0, ann)], platform="fcm")
     assert (found.status, looks) == ("moved", [["ann"], ["bob"]])
     # Who was there when the push began, or for a while, and has not moved lately, is not looked at.
@@ -531,21 +537,15 @@ async def test_the_numbers_of_changes_of_another_server_say_nothing(store: Store
     """It may have counted fewer: by the numbers of the old one, a device that has moved since then would not have."""
     await registered(store, "x")
     ann = owner_of(phone("x", "ann"))
-    registry: Any = store.registry
-    holders, looks = registry.holders, []
 
-    async def moves_then(app: str, wanted: Any) -> Any:
-        found = await holders(app, wanted)
-        looks.append([each.user for each in found])
-        if len(looks) == 1:
-            await registered(store, "x", user="bob")
-            await store.link.call("HSET", "ps:{shop.devices}:live", "server", "another", "moves", 1)
-            (ordinal,) = await store.link.call("ZRANGE", "ps:{shop.devices}:moved", 0, -1)
-            await store.link.call("ZADD", "ps:{shop.devices}:moved", 1, ordinal)
-        return found
+    async def moves_and_changes() -> None:
+        await registered(store, "x", user="bob")
+        await store.link.call("HSET", "ps:{shop.devices}:live", "server", "another", "moves", 1)
+        (ordinal,) = await store.link.call("ZRANGE", "ps:{shop.devices}:moved", 0, -1)
+        await store.link.call("ZADD", "ps:{shop.devices}:moved", 1, ordinal)
 
     await store.link.call("HSET", "ps:{shop.devices}:live", "moves", 7)
-    registry.holders = moves_then
+    looks = after_first_look(store, moves_and_changes)
     (found,) = await store.live.append("shop", push_of("p1"), [Receiver("x", 0, ann)], platform="fcm")
     assert (found.status, looks) == ("moved", [["ann"], ["bob"]])
 

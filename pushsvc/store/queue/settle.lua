@@ -11,7 +11,8 @@
 -- whose turns another version has recorded: whoever reads it next sets it aside.
 -- A push's only delivery that ends in its first turn, that waits for its device then, or whose device has acknowledged it
 -- has a way of its own: these, the most frequent cases, need none of the functions of the others, which take the server
--- longer to make than a step for one push: they are made where they are called for. Keys other than KEYS[1] are built from the prefix and share its hash tag.
+-- longer to make than a step for one push: they are made where they are called for. Keys other than KEYS[1] are built from
+-- the prefix and share its hash tag.
 -- What the provider said of tokens is counted a channel and slot of time, not a delivery.
 --
 -- KEYS  1 ps:T:pending
@@ -101,16 +102,15 @@ local function end_singles(channel, lane, name, turn, kept, list)
   local at, lifetime = string.format('%.0f', now), string.format('%.0f', ttl) -- the server formats a number more slowly
   local fields = { 'HSET', '', '0', '', 'up', at, 'n:' .. name, '1', 'st', 'done' }
   local acked = turn == 0 and name == 'sent'
+  local waited -- the same of what has waited for its device
   if acked then
     fields[11], fields[12] = 'la', '1'
+    waited = { unpack(fields) }
+    waited[13], waited[14], waited[15], waited[16] = 'rt', '0', 'lw', '0'
   end
-  local waited = { unpack(fields) } -- the same of what has waited for its device
-  waited[13], waited[14], waited[15], waited[16] = 'rt', '0', 'lw', '0'
-  local ask = { 'HMGET', '', 'st', 'rt', '0', acked and 'la' or nil }
   for p = 1, #list, 2 do
     local push = first .. list[p]
-    ask[2] = push
-    local head = redis.call(unpack(ask))
+    local head = acked and redis.call('HMGET', push, 'st', 'rt', '0', 'la') or redis.call('HMGET', push, 'st', 'rt', '0')
     local open = head[1] == 'sending' and not head[3]
     local own
     if open and (not head[2] or head[2] == '0') then
