@@ -110,6 +110,8 @@ def catch_signals(arguments: list[str]) -> None:
     for number, handler in handlers.items():
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
+    if part:
+        sys.unraisablehook = _report_ignored
     if (pipe := os.environ.pop(LISTENS, None)) is not None:
         try:
             os.write(int(pipe), os.getpid().to_bytes(PID_BYTES, "little"))
@@ -135,6 +137,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
     exceptions, as in callbacks of the import system, the exit is lost, so the signal is also noted for the part."""
     _stops.append(number)
     sys.exit(0)
+
+
+def _report_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    """Report an exception that the interpreter ignores, unless it is the exit of `_stop`: the part ends by the note."""
+    if not (_stops and isinstance(ignored.exc_value, SystemExit)):
+        sys.__unraisablehook__(ignored)
 
 
 def _later(number: int, frame: FrameType | None) -> None:

@@ -197,5 +197,4 @@ def test_a_part_ends_that_was_stopped_where_the_interpreter_ignores_exceptions()
         "async def main(): print(until_signalled().is_set())\n"
         "asyncio.run(main())\n"
     )
-    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
-    assert "SystemExit" in done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ...settings.schema import Settings
+from ..process import was_stopped
 from .parts import Processes, report_ready, run_part
 
 Feedback = Annotated[bool, typer.Option("--feedback", help="Act on dead tokens too, in the same processes.")]
@@ -31,7 +32,8 @@ def _one(settings: Settings, *, feedback: bool) -> None:
     from ... import jobs as work, telemetry
 
     log = telemetry.get_logger("jobs")
-    work.run_jobs(settings, listening=lambda where: report_ready(log, where), watch=_watch, feedback=feedback)
+    if not was_stopped():
+        work.run_jobs(settings, listening=lambda where: report_ready(log, where), watch=_watch, feedback=feedback)
     log.info("stopped", pid=os.getpid())
 
 
