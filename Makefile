@@ -25,9 +25,10 @@ UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-emi
 
 DEMO_FLAGS ?= --once
 # A test that hangs is ended after 10 minutes, with the stacks of its threads, so that the run itself still reports.
-# One worker more than there are cores: many tests wait for processes of their own.
+# One worker more than there are cores: many tests wait for processes of their own. One that has none left takes over
+# what waits at another: the long ones stand together.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
-PYTEST_FLAGS ?= -n $(WORKERS) -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
+PYTEST_FLAGS ?= -n $(WORKERS) --dist worksteal -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 BENCH_FLAGS ?=
 CHAOS_DELIVERIES ?= 100000
 

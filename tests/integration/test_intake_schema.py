@@ -11,6 +11,7 @@ Left out of its checks, with the reason:
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +22,8 @@ import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, strategies as st
-from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+from schemathesis.generation.meta import TestPhase
+from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from pushsvc.api.config import ApiConfig, ApiLive
 from pushsvc.api.openapi import build
@@ -32,7 +34,13 @@ from pushsvc.runtime.providers import addresses
 from .test_intake_kit import NOW, TOKEN, Service, running_in_thread
 
 EXCLUDED: list[Any] = [positive_data_acceptance]
+REFUSED_FIRST = [*EXCLUDED, negative_data_rejection]
+"""What a key may not do is refused before it is looked at."""
+WITH_NARROW = [*REFUSED_FIRST, ignored_auth]
+"""The same request without a key is made after the one with the key that may do all."""
 BATCH = "/v1/push/batch"
+NARROW = ("pusher", "reader", "registrar", "admin")
+"""The keys of one scope each."""
 
 
 @schemathesis.serializer("application/x-ndjson")
@@ -66,48 +74,71 @@ def tried() -> dict[str, Any]:
     return document
 
 
-schema = schemathesis.openapi.from_dict(tried())
-# A token that is too long for the request line is refused too, which the check does not know by itself.
-REJECTION = schema.config.checks.negative_data_rejection
-REJECTION.expected_statuses = [*REJECTION.expected_statuses, "431"]
-
-
-@schema.hook
 def filter_query(_: schemathesis.HookContext, query: dict[str, Any] | None) -> bool:
     """A parameter without a name, or of nothing, is not sent, so that nobody could refuse it; an empty one is the same
     as none."""
-    return "" not in (query or {}) and not any(value in (None, "", [], {}) for value in (query or {}).values())
+    return "" not in (query or {}) and not any(map(is_nothing, (query or {}).values()))
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether nothing of a parameter's value is sent: of a dictionary its keys are."""
+    return value in (None, "") or (isinstance(value, list | dict) and all(map(is_nothing, value)))
+
+
+def describing(*, listed: bool) -> schemathesis.schemas.BaseSchema:
+    """The document that is tried, with the cases at its bounds, `listed`, or without."""
+    schema = schemathesis.openapi.from_dict(tried())
+    schema.config.phases.coverage.enabled = listed
+    # A token that is too long for the request line is refused too, which the check does not know by itself.
+    rejection = schema.config.checks.negative_data_rejection
+    rejection.expected_statuses = [*rejection.expected_statuses, "431"]
+    schema.hook(filter_query)
+    return schema
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    """One connection for all: a session of its own for each request would take most of the time."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
 
 
 def test_the_document_that_is_served_is_the_one_that_is_tried(service: Service) -> None:
     assert requests.get(f"{service.url}/openapi.json", timeout=20).json() == DOCUMENT
 
 
-@schema.parametrize()
+@pytest.fixture
+def turns() -> Iterator[str]:
+    return itertools.cycle(NARROW)
+
+
+@describing(listed=True).parametrize()
 @hypothesis.settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_one_that_the_document_describes(service: Service, case: schemathesis.Case[Any]) -> None:
-    headers = {"Authorization": "Bearer full"}
-    excluded = [*EXCLUDED, negative_data_rejection] if case.operation.path == BATCH else EXCLUDED
-    case.call_and_validate(service.url, headers=headers, excluded_checks=excluded, timeout=20)
+def test_every_answer_is_one_that_the_document_describes(
+    service: Service, session: requests.Session, turns: Iterator[str], case: schemathesis.Case[Any]
+) -> None:
+    excluded = REFUSED_FIRST if case.operation.path == BATCH else EXCLUDED
+    call(service, session, case, "full", excluded)
+    assert case.meta is not None
+    if case.meta.phase.name is TestPhase.COVERAGE:  # the keys of one scope take turns with these many
+        call(service, session, case, next(turns), WITH_NARROW)
 
 
-@schema.parametrize()
+@describing(listed=False).parametrize()
 @hypothesis.settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_to_a_key_of_one_scope_is_one_that_the_document_describes(
-    service: Service, case: schemathesis.Case[Any]
+    service: Service, session: requests.Session, case: schemathesis.Case[Any]
 ) -> None:
-    # What the key may not do is refused before it is looked at.
-    excluded = [*EXCLUDED, negative_data_rejection]
-    for key in ("pusher", "reader", "registrar", "admin"):
-        headers = {"Authorization": f"Bearer {key}"}
-        case.call_and_validate(service.url, headers=headers, excluded_checks=excluded, timeout=20)
+    for key in NARROW:
+        call(service, session, case, key, WITH_NARROW)
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[requests.Session]:
-    with requests.Session() as session:
-        session.headers.update({"Authorization": "Bearer full", "Content-Type": "application/json"})
-        yield session
+def call(
+    service: Service, session: requests.Session, case: schemathesis.Case[Any], key: str, excluded: list[Any]
+) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    case.call_and_validate(service.url, session, headers, excluded_checks=excluded, timeout=20)
 
 
 json_values = st.recursive(
@@ -134,7 +165,8 @@ fields = ("to", "notification", "data", "lane", "silent", "ttl", "collapse", "ov
 )
 def test_any_body_is_accepted_whole_or_refused_whole(service: Service, session: requests.Session, body: bytes) -> None:
     before = len(service.store.pushes)
-    response = session.post(f"{service.url}/v1/push", data=body, timeout=20)
+    headers = {"Authorization": "Bearer full", "Content-Type": "application/json"}
+    response = session.post(f"{service.url}/v1/push", data=body, headers=headers, timeout=20)
     added = len(service.store.pushes) - before
     assert (response.status_code, added) in {(202, 1), (400, 0), (413, 0), (422, 0)}
     answer: dict[str, Any] = response.json()
