@@ -19,7 +19,7 @@ from pushsvc.model.delivery import Ended, Retry, TokenDead
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
-from pushsvc.store.link import replicas, scripts, sentinels, sync_sentinels
+from pushsvc.store.link import replicas, scripts, sentinels, sync_sentinels, together
 from pushsvc.store.link.connect import open_sync_redis
 from pushsvc.store.link.direct import DirectConnection
 from pushsvc.store.link.link import Link
@@ -208,6 +208,25 @@ async def test_what_an_old_primary_handed_out_is_read_again_from_the_new_one(
             (taken,) = found or await take(store)
             assert (taken.chunk.push_id, taken.ref.history, taken.again) == ("p", 1, True)
             assert len(await queue.settle("shop", *all_of(taken))) == 1
+
+
+async def test_what_several_shards_of_a_new_primary_hand_out_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The primary changes when a read has begun and none of its shards is asked yet."""
+    with running_server() as server:
+        async with new_world(server, StoreConfig(shards=2)) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            assert await take(store) == []
+            await store.pushes.accept(make_push("p"))
+
+            async def after_a_change(calls: Any) -> Any:
+                if not store.link.history:
+                    store.link.drop()
+                return await together.all_of(calls)
+
+            monkeypatch.setattr("pushsvc.store.queue.queue.all_of", after_a_change)
+            (taken,) = await take(store)
+            assert (taken.chunk.push_id, taken.ref.history) == ("p", 1)
 
 
 async def test_what_an_old_primary_handed_out_finishes_nothing_on_the_new_one() -> None:

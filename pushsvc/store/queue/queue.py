@@ -115,21 +115,14 @@ class RedisQueue(Ending, Moving):
         return found
 
     async def _read(self, route: Route, states: Sequence[LaneState], targets: int) -> list[Taken]:
-        history = self._link.history
         share = max(1, -(-targets // len(states)))
         answers = await all_of(self._read_one(route, state, share) for state in states)
-        reads, sizes, newest = [], [], []
-        for state, (entries, epoch, size, mark, again) in zip(states, answers, strict=True):
-            reads.append(LaneRead(state, entries_of(entries), history, int(epoch), [each.decode() for each in again]))
-            sizes.append(size)
-            newest.append(newest_of(mark))
-        return await self._opener.open(route, reads, sizes, newest)
+        return await self._opener.open(route, *zip(*answers, strict=True))
 
-    async def _read_one(
-        self, route: Route, state: LaneState, targets: int
-    ) -> tuple[list[bytes], bytes, int, list[Any], list[bytes]]:
-        app, shard = state.place[:2]
-        answer: tuple[list[bytes], bytes, int, list[Any], list[bytes]] = await self._link.read(
+    async def _read_one(self, route: Route, state: LaneState, targets: int) -> tuple[LaneRead, int, float]:
+        """Return what was read of one shard, the size of its suppression list, and when a device changed last."""
+        (app, shard), history = state.place[:2], self._link.history
+        entries, epoch, size, mark, again = await self._link.read(
             "take",
             [
                 state.key,
@@ -139,7 +132,8 @@ class RedisQueue(Ending, Moving):
             ],
             [keys.DISPATCH, self._config.consumer, targets, state.expected],
         )
-        return answer
+        read = LaneRead(state, entries_of(entries), history, int(epoch), [each.decode() for each in again])
+        return read, size, newest_of(mark)
 
     async def _wait(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
         if self._link.cluster and len(states) > 1:
