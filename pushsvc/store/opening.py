@@ -175,6 +175,7 @@ async def open_store(
         config = structs.replace(config, consumer=name)
     link = await open_link(url, name=config.consumer, timeout=config.timeout, replicas=config.replicas)
     try:
+        await link.meet()
         await require_format(link)
         hash_key = await load_hash_key(link)
         tasks = []

@@ -176,14 +176,14 @@ def kill_holder(rig: ClusterRig) -> None:
 def promote_replica(rig: ClusterRig) -> None:
     """CLUSTER FAILOVER: the primary waits for its replica."""
     old = rig.holder(LANE)
-    replica = _replica_of(rig, old)
+    replica = rig.replica_of(old)
     replica.ask("CLUSTER", "FAILOVER")
     wait_until(lambda: rig.holder(LANE) is replica, 30)
 
 
 def freeze_holder(rig: ClusterRig) -> None:
     old = rig.holder(LANE)
-    replica = _replica_of(rig, old)
+    replica = rig.replica_of(old)
     old.send(signal.SIGSTOP)
     wait_until(lambda: replica.ask("ROLE")[0] == "master", 30)  # type: ignore[index]
     time.sleep(1)
@@ -201,15 +201,6 @@ def move_slots(rig: ClusterRig) -> None:
             move.carry(names)
         move.end()
         wait_until(lambda key=key, other=other: rig.holder(key) is other, 30)  # type: ignore[misc]  # bound for the loop
-
-
-def _replica_of(rig: ClusterRig, primary: Node) -> Node:
-    own = primary.ask("CLUSTER", "MYID")
-    for node in rig.nodes:
-        fields = str(node.ask("INFO", "replication"))
-        if node is not primary and f"'master_port': {primary.port}" in fields:
-            return node
-    raise LookupError(own)
 
 
 @pytest.mark.parametrize("kind", KINDS if ALL else KINDS[-1:])

@@ -54,7 +54,7 @@ class Node:
         if number == signal.SIGKILL:
             self.process.wait()
 
-    def ask(self, *command: str | int) -> object:
+    def ask(self, *command: str | bytes | int) -> object:
         """One command by a connection of its own."""
         with Redis(port=self.port, socket_timeout=10, decode_responses=True) as client:
             return client.execute_command(*command)
@@ -191,6 +191,12 @@ class ClusterRig:
                 return next(node for node in self.nodes if node.port == int(port))
         raise LookupError(key)
 
+    def replica_of(self, primary: Node) -> Node:
+        for node in self.nodes:
+            if node is not primary and f"'master_port': {primary.port}" in str(node.ask("INFO", "replication")):
+                return node
+        raise LookupError(primary.port)
+
 
 class SlotMove:
     """A slot on its way from one primary to another, step by step as `redis-cli --cluster reshard` does it."""
@@ -249,7 +255,7 @@ def running_cluster(
             for at, node in enumerate(nodes[primaries:]):
                 node.ask("CLUSTER", "REPLICATE", str(nodes[at % primaries].ask("CLUSTER", "MYID")))
             wait_until(lambda: all(_in_step(node, replicas) for node in nodes[:primaries]), 30)
-            wait_until(lambda: all(_is_ok(node) for node in nodes), 30)
+            wait_until(lambda: all(is_ok(node) for node in nodes), 30)
             yield ClusterRig(nodes)
 
 
@@ -257,7 +263,7 @@ def _peers(node: Node) -> int:
     return int(_info(node)["cluster_known_nodes"])
 
 
-def _is_ok(node: Node) -> bool:
+def is_ok(node: Node) -> bool:
     return _info(node)["cluster_state"] == "ok"
 
 

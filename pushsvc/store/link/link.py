@@ -8,7 +8,8 @@ clients do the same by the same rules.
 
 Behind sentinels, `follow` asks each second for the primary. If it has changed, every connection ends at once, so that
 no process writes to the old one or trusts its answers, and the callbacks of `on_change` are called. An attempt to
-connect may be the first to learn of it: what is never repeated is not asked of the new one then.
+connect may be the first to learn of it: what is never repeated is not asked of the new one then. In a cluster each
+connection asks its node who it is, and another primary means the same, except that connections stay: see primaries.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from redis import exceptions as faults
@@ -29,6 +31,7 @@ from ..keys import whole_beside
 from . import scripts
 from .connect import Client, close_redis, open_redis, sentinels_of, store_faults
 from .direct import direct_of
+from .primaries import Primaries, checked, follow_primaries
 from .sentinels import Address, drop_connections
 
 Command = tuple[Any, ...]
@@ -69,17 +72,32 @@ class Link:
             url, name=f"{name}:reader", timeout=timeout, blocking=True, sentinels=self.sentinels
         )
         self.cluster = isinstance(self._client, RedisCluster)
+        self._primaries = Primaries(self._switch)
+        for client in (self._client, self._waiting):
+            if isinstance(client, RedisCluster):
+                follow_primaries(client, self._primaries)
         self._direct = direct_of(self._client, self._waiting)
         self._changed: list[Callable[[], None]] = []
         self.history = 0
         """Raised when another server becomes the primary: an older entry id may be that of another entry there."""
-        self.behind_until = time.monotonic() + BEHIND if self.sentinels is not None else 0.0
+        fails_over = self.cluster or self.sentinels is not None
+        self.behind_until = time.monotonic() + BEHIND if fails_over else 0.0
         """Until when the primary may hand out entries whose deliveries have ended, by `time.monotonic`."""
 
     def on_change(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever another server has become the primary: the latest answers of the old one may be
         invalid."""
         self._changed.append(changed)
+
+    async def meet(self) -> None:
+        """Meet the primaries of a cluster. Without that none of them would be known to be another one later on."""
+        client = self._client
+        if isinstance(client, RedisCluster):
+            with store_faults():
+                await client.initialize()
+            asked = (client.execute_command("TIME", target_nodes=node) for node in client.get_primaries())
+            await asyncio.gather(*asked, return_exceptions=True)
+            self._primaries.complete = True
 
     async def follow(self) -> None:
         """Follow the primary until cancelled. Returns at once where there are no sentinels."""
@@ -94,8 +112,9 @@ class Link:
         self.drop()
 
     def drop(self) -> None:
-        """End every connection and call the callbacks of `on_change`. Awaits nothing. From here on nothing is answered
-        by the former primary, except for answers that have already arrived."""
+        """Begin another history, and call the callbacks of `on_change`. Awaits nothing. Every connection ends, except
+        those to a cluster, whose other primaries go on: from here on nothing is answered by the former primary, except
+        for answers that have already arrived."""
         self.history += 1
         self.behind_until = time.monotonic() + BEHIND
         for client in (self._client, self._waiting):
@@ -227,14 +246,15 @@ class Link:
         script, names = self._prepared(name, keys)
         history = self.history
         try:
-            return await self._send(client, ("EVALSHA", script.sha, len(names), *names, *args))
+            return await self._send(client, ("EVALSHA", script.sha, len(names), *names, *args), history)
         except NoScriptError:
             if client is self._waiting:
                 self.require(history)
-            return await self._send(client, ("EVAL", script.text, len(names), *names, *args))
+            return await self._send(client, ("EVAL", script.text, len(names), *names, *args), history)
 
-    async def _send(self, client: Client, command: Command) -> Any:
-        """Run one script, once with the client of waits, else with a second try if the connection broke."""
+    async def _send(self, client: Client, command: Command, history: int) -> Any:
+        """Run one script: with the client of waits once and in this history, else with a second try if the connection
+        broke."""
         if self._direct is not None:
             # A read is answered by much, and the last argument is all there is of a batch.
             repeat, last = client is self._client, command[-1]
@@ -245,8 +265,10 @@ class Link:
         else:
             async with asyncio.timeout(self._timeout):
                 if self.cluster:
-                    return await client.execute_command(*command)
-                (answer,) = await self._pinned("", [command], history=self.history)
+                    await client.initialize()
+                    with checked(partial(self.require, history)):
+                        return await client.execute_command(*command)
+                (answer,) = await self._pinned("", [command], history=history)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -371,12 +393,13 @@ class Link:
                     self.require(history)  # the attempt to connect may have found another
                 return refusals(await pipe.execute(raise_on_error=False))
         await client.initialize()
-        answers = await self._on_node_of(client, key, commands)
-        if any(isinstance(answer, faults.MovedError) for answer in answers):
-            # A command of one key finds the slot's new node, and the client remembers it.
-            await client.execute_command("EXISTS", key)
+        with checked(partial(self.require, history)) if history is not None else nullcontext():
             answers = await self._on_node_of(client, key, commands)
-        return answers
+            if any(isinstance(answer, faults.MovedError) for answer in answers):
+                # A command of one key finds the slot's new node, and the client remembers it.
+                await client.execute_command("EXISTS", key)
+                answers = await self._on_node_of(client, key, commands)
+            return answers
 
     async def aclose(self) -> None:
         if self._direct is not None:

@@ -1,8 +1,8 @@
 """Connections that encode commands with hiredis, which also parses replies.
 
 redis-py's asyncio connections encode each argument and join the pieces in Python, which took a tenth of the
-dispatcher's time for a delivery of its own push; hiredis does it in one call. Connections to a cluster are created by
-redis-py itself and are unchanged.
+dispatcher's time for a delivery of its own push; hiredis does it in one call. Connections to a cluster encode as
+redis-py does.
 """
 
 from __future__ import annotations
