@@ -277,7 +277,11 @@ class _Walk:
             return raw
         if base is Union:
             choice = next((choice for choice in shape.inner if choice.takes(raw)), None)
-            return self._wrong(shape, raw, path, secret) if choice is None else self.value(choice, raw, path, secret)
+            if choice is None:
+                return self._wrong(shape, raw, path, secret)
+            if choice.base in (int, float):  # A number out of bounds is described by the rule of the whole.
+                choice = choice._replace(rule=choice.rule._replace(expected=shape.rule.expected))
+            return self.value(choice, raw, path, secret)
         if is_struct(base):
             return self._struct(shape, raw, path, secret)
         if base is dict:

@@ -400,6 +400,7 @@ async def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Sh
     moment = without("seconds")
     command = ("devices", "import", str(file), "--app", "shop")
     first = {"app": "shop", "imported": 2, "new": 2, "rejected": 3, "rejects": f"{file}.rejected", "done": True}
+    first["fault"] = "line 2: platform: unknown platform; known are `apns`, `fcm`, `live`"
     over_api, in_store = await both.as_processes(*command)
     aside = f"the bad lines of an earlier import are in {file}.rejected.old now\n"
     assert (over_api[0], moment(over_api[1]), over_api[2]) == (0, first, "")

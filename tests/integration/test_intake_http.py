@@ -87,7 +87,7 @@ async def test_a_time_that_has_passed_is_at_once(send_at: str | None, service: S
 async def test_a_wrong_time_is_named_among_the_other_faults(service: Service) -> None:
     answer = await call(service, "POST", "/v1/push", {**ALERT, "ttl": -1, "send_at": "2027-12-02T09:00:01Z"})
     assert answer.errors == [
-        ("ttl", "expected a whole number from 0 to 2,419,200, found the number -1"),
+        ("ttl", "expected a whole number of seconds from 0 to 2,419,200, found the number -1"),
         ("send_at", "must not be more than 366 days ahead"),
     ]
 

@@ -488,7 +488,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     ),
     (
         push(notification={"badge": -1}),
-        [("notification.badge", "expected a whole number from 0 to 2,147,483,647, found the number -1")],
+        [("notification.badge", "expected a whole number from 0 to 2,147,483,647, or `unread`, found the number -1")],
     ),
     (
         push(notification={"text": "x"}, data={"a": "b"}),
@@ -513,7 +513,7 @@ REFUSED: list[tuple[Any, list[tuple[str, str]]]] = [
     ),
     (
         push(ttl=2_419_201),
-        [("ttl", "expected a whole number from 0 to 2,419,200, found the number 2419201")],
+        [("ttl", "expected a whole number of seconds from 0 to 2,419,200, found the number 2419201")],
     ),
     (push(ttl=2.5), [("ttl", "must be a whole number")]),
     (push(ttl="1h"), [("ttl", "expected a whole number of seconds from 0 to 2,419,200, found a string")]),

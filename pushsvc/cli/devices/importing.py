@@ -108,6 +108,7 @@ def import_devices(
         "new": at.new,
         "rejected": at.rejected,
         "rejects": str(bad) if at.rejected else None,
+        "fault": first or None,
         "done": done,
         "seconds": round(seconds, 3),
     }
