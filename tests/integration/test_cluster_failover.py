@@ -23,10 +23,10 @@ from pushsvc.ports.live import Cut, Received
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.erase.logs import Log
 from pushsvc.store.erase.subjects import Subjects
-from pushsvc.store.link import primaries
+from pushsvc.store.link import primaries, replicas
 from pushsvc.store.part import StoreContext
 
-from .servers import wait_until
+from .servers import suspended, wait_until
 from .test_store_kit import ROUTE, all_of, make_push, moment, take, take_all
 from .test_store_replay import fail_all
 from .topologies import ClusterRig, Node, SlotMove, is_ok, running_cluster
@@ -420,3 +420,23 @@ async def test_a_slot_that_moves_takes_what_was_read_of_it_along(rig: ClusterRig
         assert (store.link.history, other.ask("XLEN", LANE)) == (0, 0)
         store.queue.release(ROUTE)
         assert await take_all(store) == []
+
+
+async def test_a_replica_that_was_away_is_waited_for_again(rig: ClusterRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the service goes on alone, and no longer than that."""
+    monkeypatch.setattr(replicas, "WAIT_MS", 300)
+    monkeypatch.setattr(replicas, "GRACE", 0.1)
+    shard = Shard(rig, LANE)
+    async with opened(rig, StoreConfig()) as store:
+        await store.pushes.accept(make_push("before"))
+        shard.hold_behind()
+        with pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
+            await store.pushes.accept(make_push("alone"))
+        await insist(lambda: store.pushes.accept(make_push("alone")))
+        shard.old.ask("ACL", "SETUSER", "default", "+@all")
+        (_, written, _) = role_of(shard.old)
+        wait_until(lambda: any(int(has) >= int(written) for *_, has in role_of(shard.old)[2]))
+        await insist(lambda: store.pushes.accept(make_push("back")))
+        assert shard.new.process is not None
+        with suspended(shard.new.process.pid), pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
+            await store.pushes.accept(make_push("later"))

@@ -131,6 +131,20 @@ def test_of_a_cluster_so_many_as_are_asked_for() -> None:
     assert quorum.asked(1.0) == 1
 
 
+@pytest.mark.parametrize("least", [0, 1])
+def test_of_a_cluster_one_that_was_gone_is_waited_for_again(least: int) -> None:
+    """As in a restart of all replicas, one after the other."""
+    quorum = Quorum(least, strict=False, all_of_them=False)
+    assert judge(quorum, 1, 1, 0.0)
+    assert not judge(quorum, 0, 0, 10.0)
+    assert judge(quorum, 0, 0, 10.0 + GRACE)
+    assert quorum.asked(20.0) == 0
+    assert not judge(quorum, 0, 2, 20.0)
+    assert quorum.asked(20.1) == 1
+    assert judge(quorum, 1, 2, 20.2)
+    assert not judge(quorum, 0, 0, 30.0)
+
+
 def test_who_has_a_slot() -> None:
     slots = [[0, 8191, [b"10.0.0.1", 7000, b"id", []], [b"10.0.0.3", 7002, b"id", []]], [8192, 16000, [None, 7001]]]
     assert owner_of(8191, slots, "asked") == ("10.0.0.1", 7000)

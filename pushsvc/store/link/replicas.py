@@ -29,6 +29,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -81,7 +82,7 @@ class Quorum:
     def __init__(self, least: int, *, strict: bool, all_of_them: bool) -> None:
         """Start with `least` replicas. `strict`: never fewer. `all_of_them`: as many as the primary has."""
         self._floor = least if strict else 0
-        self._all = all_of_them
+        self._most = inf if all_of_them else max(1, least)
         self.wanted = least
         self.unseen = all_of_them
         """Whether the replicas are still unknown: ask by ROLE and `look` before the first write."""
@@ -108,7 +109,10 @@ class Quorum:
         self.wanted = max(self.wanted, replicas)
 
     def _needed(self, now: float) -> int:
-        return max(self.wanted, self._in_step if self._all and now >= self._try_at else 0)
+        return max(self.wanted, self._at_most(self._in_step) if now >= self._try_at else 0)
+
+    def _at_most(self, replicas: int) -> int:
+        return int(min(replicas, self._most))
 
     def asked(self, now: float) -> int:
         """Return how many replicas to wait for. If too few exist, the answer is negative anyway and comes at once."""
@@ -123,8 +127,7 @@ class Quorum:
         self.look(role, now)
         if acknowledged >= self._needed(now):
             self._doubted = None
-            if self._all:
-                self.wanted = max(self.wanted, acknowledged)
+            self.wanted = max(self.wanted, self._at_most(acknowledged))
             return True
         if self._doubted is None:
             self._doubted = now
