@@ -3,6 +3,7 @@ functions, besides reading and writing the files."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -74,8 +75,10 @@ class Chart(Struct, frozen=True):
 
 
 def commit() -> str:
-    """Return the commit of this tree, with `-dirty` where it was changed; empty where git does not know."""
-    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """Return the commit of this tree, with `-dirty` where it was changed; empty without git, or where it does not know."""
+    if (git := shutil.which("git")) is None:
+        return ""
+    words = [git, "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
