@@ -75,7 +75,8 @@ class Chart(Struct, frozen=True):
 
 
 def commit() -> str:
-    """Return the commit of this tree, with `-dirty` where it was changed; empty without git, or where it does not know."""
+    """Return the commit of this tree, with `-dirty` where it was changed; empty where
+    git is not here or does not know."""
     if (git := shutil.which("git")) is None:
         return ""
     words = [git, "describe", "--always", "--dirty", "--exclude=*"]
