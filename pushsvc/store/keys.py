@@ -52,7 +52,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | latest push accepted: see supersede.lua               |
 | `ps:T:latest`, `ps:T:latest:before` | hash | 24 h            | the same digests -> the latest push that was accepted |
 |                            |        |                        | of it: see supersede.lua                              |
-| `ps:T:epoch`               | string | permanent              | counter, raised by each cancel: cheap to compare      |
+| `ps:T:epoch`               | string | permanent              | the revocation of the latest cancel: cheap to compare |
 | `ps:T:revoked`             | stream | 3600 seconds, renewed  | what dispatchers must drop, see revocations.py:       |
 |                            |        |                        | `p` a push id, `t` marks of tokens, `e` an entry      |
 | `ps:T:heard`               | hash   | field: its dispatcher  | consumer -> the last entry of `revoked` that it has   |

@@ -657,6 +657,19 @@ async def test_what_was_cancelled_is_read_anew_from_another_primary() -> None:
             assert ended["b"] == {0: "cancelled"}
 
 
+async def test_a_cancel_is_seen_where_an_earlier_one_was_lost() -> None:
+    """As by a restart of a store that writes to its disk once a second: nothing says that it is not as it was."""
+    with running_server() as server:
+        async with new_world(server) as world:
+            store = await world.store()
+            assert isinstance(store, Store)
+            for push_id in ("a", "b"):
+                await store.pushes.accept(make_push(push_id))
+                await store.pushes.cancel("shop", push_id)
+                assert [each.skip for each in await take_all(store)] == [{0: "cancelled"}]
+                await store.link.call("DEL", keys.cancelled("shop", 0), keys.epoch("shop", 0))
+
+
 async def test_a_process_that_starts_promises_nothing_while_a_replica_may_have_been_promoted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -49,10 +49,10 @@ if state ~= 'done' and state ~= 'cancelled' then
     if tonumber(retrying or 0) > 0 then
       redis.call('HSET', prefix .. 'recalled', ARGV[1], 0) -- what waits for its retry is due now: see promote.lua
     end
-    redis.call('INCR', KEYS[3])
     local oldest = string.format('%.0f', ARGV[2] - ARGV[5])
     place = redis.call('XADD', KEYS[8], 'MINID', '~', oldest, '*', 'p', ARGV[1])
     redis.call('PEXPIRE', KEYS[8], ARGV[5])
+    redis.call('SET', KEYS[3], place)
     redis.call('HSET', KEYS[1], 'cx', place)
     confirmed = redis.call('HLEN', KEYS[9]) == 0 and '1'
   end

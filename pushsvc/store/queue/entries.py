@@ -47,8 +47,8 @@ class LaneRead(NamedTuple):
     entries: list[Entry]
     history: int
     """The history of the link before the read: at most that of the server which answered."""
-    epoch: int = 0
-    """The shard's epoch, if it was read in the same step."""
+    epoch: bytes = b""
+    """The shard's epoch, if it was read in the same step; empty before the first cancel."""
     again: Collection[str] = ()
     """The ids of entries that were added again: a consumer that had them before may still answer."""
     leavers: Sequence[str] = ()
@@ -73,7 +73,7 @@ class Opener(StorePart):
         self._suppression = suppression
         self._contents = Contents(context.link)
         self._unread = unread
-        self._cancelled: dict[tuple[str, int], tuple[tuple[int, int], frozenset[str]]] = {}
+        self._cancelled: dict[tuple[str, int], tuple[tuple[int, bytes], frozenset[str]]] = {}
 
     async def open(
         self, route: Route, reads: Iterable[LaneRead], sizes: Sequence[int], newest: Sequence[float]
@@ -116,7 +116,7 @@ class Opener(StorePart):
             state = read.state
             decoded = await self._outstanding(state, await self._decode(read))
             decoded = await self._complete(state, decoded)
-            found.append((state, decoded, await self._cancelled_of(read, int(epoch or 0))))
+            found.append((state, decoded, await self._cancelled_of(read, epoch or b"")))
         leavers = [name for read in reads for name in read.leavers]
         return await self._hold(route, found, sizes, newest, again=True, leavers=leavers)
 
@@ -295,7 +295,7 @@ class Opener(StorePart):
         )
         return answer
 
-    async def _cancelled_of(self, read: LaneRead, epoch: int) -> frozenset[str]:
+    async def _cancelled_of(self, read: LaneRead, epoch: bytes) -> frozenset[str]:
         """Return the ids of the shard's cancelled pushes, which are read when the epoch or the primary has changed:
         at another one an epoch may be that of other pushes."""
         app, shard = read.state.place[:2]

@@ -132,7 +132,7 @@ class RedisQueue(Ending, Moving):
             ],
             [keys.DISPATCH, self._config.consumer, targets, state.expected],
         )
-        read = LaneRead(state, entries_of(entries), history, int(epoch), [each.decode() for each in again])
+        read = LaneRead(state, entries_of(entries), history, epoch, [each.decode() for each in again])
         return read, size, newest_of(mark)
 
     async def _wait(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
@@ -158,7 +158,7 @@ class RedisQueue(Ending, Moving):
             return []
         epochs, sizes, marks = (rest[at : at + len(states)] for at in range(0, len(rest), len(states)))
         reads = [
-            LaneRead(state, entries_read(own), history, int(epoch or 0), added_again(own))
+            LaneRead(state, entries_read(own), history, epoch or b"", added_again(own))
             for state, epoch in zip(states, epochs, strict=True)
             for own in [by_key.get(state.key, ())]
         ]

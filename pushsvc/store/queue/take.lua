@@ -41,5 +41,5 @@ while sum < wanted do
     expected = math.max(1, (sum - before) / #got)
   end
 end
-return { entries, redis.call('GET', KEYS[2]) or '0', redis.call('ZCARD', KEYS[3]),
+return { entries, redis.call('GET', KEYS[2]) or '', redis.call('ZCARD', KEYS[3]),
   redis.call('ZREVRANGE', KEYS[4], 0, 0, 'WITHSCORES'), again }
