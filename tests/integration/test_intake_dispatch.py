@@ -22,7 +22,7 @@ from pushsvc.api.server import serve
 from pushsvc.errors import NotFound, StoreUnavailable
 from pushsvc.model.access import SCOPES
 
-from .test_intake_kit import CONFIG, LOOP as LOOP, Service, Store, api_key, call
+from .test_intake_kit import CONFIG, LOOP as LOOP, TOKEN, Service, Store, answer, api_key, call
 
 PLACES = {"id": "017f22e2-79b0-7cc3-98c4-dc0c0c07398f", "job": "1", "platform": "apns"}
 
@@ -137,3 +137,35 @@ async def test_the_last_use_of_a_key_is_seen_whether_it_was_let_in_or_not() -> N
         await call(service, "GET", "/v1/feedback", key="reader")
     # Those of the last minute are noted when the server stops.
     assert service.store.uses.keys() == {api_key(name, "shop").sha256 for name in ("admin", "pusher", "reader")}
+
+
+async def test_a_head_that_was_read_before_decides_nothing_that_may_change_between_its_requests() -> None:
+    """Requests on one connection whose heads are the same but for the length of the body."""
+    service = Service(Store())
+    key = api_key("full", "shop", "push", "admin")
+    apps = {"shop": ApiApp("shop", frozenset({"apns"}), (key,))}
+    app = build_app(service.ports(CONFIG), apps)
+    document = msgspec.json.encode({"to": {"tokens": [{"platform": "apns", "token": TOKEN}]}, "data": {"a": "b"}})
+    typed = "Content-Type: application/json\r\n"
+    async with serve(app, CONFIG) as service.url:
+        reader, writer = await asyncio.open_connection(*service.address)
+
+        async def ask(path: str, body: bytes, more: str = typed) -> int:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer full\r\n{more}"
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            return (await answer(reader)).status
+
+        # The type of a body that may be left out counts where it is there.
+        plain = "Content-Type: text/plain\r\n"
+        cleanup = [await ask("/v1/admin/cleanup", body, plain) for body in (b"", b'{"dry_run":true}', b"")]
+        assert cleanup == [202, 415, 202]
+        # The key is there, is taken away, and comes again.
+        assert [await ask("/v1/push", document) for _ in range(2)] == [202, 202]
+        app.serve({}, public=True)
+        assert [await ask("/v1/push", document) for _ in range(2)] == [401, 401]
+        app.serve(apps, public=True)
+        assert await ask("/v1/push", document) == 202
+        for _ in range(2):
+            assert await ask("/v1/push", document, f"{typed}Expect: 100-continue\r\n") == 100
+            assert (await answer(reader)).status == 202
+        writer.close()

@@ -65,7 +65,7 @@ async def outcome(kind: type[Connection], pieces: list[tuple[bytes, int]]) -> tu
         seen.append((about, exists, request.keep_alive))
         await asyncio.sleep(0)
         try:
-            body = await read_body(request, CONFIG)
+            body = await read_body(request, CONFIG, request.headers.get("Content-Encoding"))
         except RequestError as error:
             return respond(error)
         seen.append(body)

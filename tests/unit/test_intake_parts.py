@@ -71,7 +71,8 @@ def test_a_path_without_names_comes_first_and_a_name_is_anything_but_a_slash(
 def test_a_header_of_an_answer_cannot_begin_another(value: str) -> None:
     async def send() -> None:
         response = Response(200, b"", {"X-One": value})
-        await response.prepare(make_mocked_request("GET", "/"))
+        request: Any = make_mocked_request("GET", "/")
+        await response.prepare(request)
         await response.write_eof()
 
     with pytest.raises(ValueError, match="end of a line"):

@@ -98,6 +98,10 @@ class Sessions:
         self._secret = secret
         self._clock = clock
 
+    def known(self, request: ApiRequest) -> Caller | None:
+        """Return the owner of the request's key, if the key of its head is known to be one of the configuration."""
+        return self._keys.known(request)
+
     async def caller(self, request: ApiRequest) -> Caller:
         """Return the owner of the request's key, or of its session where it has no key. Raises `Unauthorized` with its
         challenge, or `Foreign`."""

@@ -47,6 +47,9 @@ class MissingScope(Challenge, Forbidden):
 class Authentication(Protocol):
     """A way to authenticate callers."""
 
+    def known(self, request: ApiRequest) -> Caller | None:
+        """Return the caller of a request whose head came before, if it has a key of the configuration."""
+
     async def caller(self, request: ApiRequest) -> Caller:
         """Return the caller of a request. Raises `Unauthorized` with its challenge."""
 
@@ -76,13 +79,18 @@ class BearerKeys:
         self._cache_size = cache_size
         self._cache: dict[str, _Known] = {}
 
+    def known(self, request: ApiRequest) -> Caller | None:
+        """Return the owner of the request's key, if the key of its head is known to be one of the configuration."""
+        sha256 = request.said.bearer
+        return self._configured.get(sha256) if sha256 else None
+
     async def caller(self, request: ApiRequest) -> Caller:
         """Return the owner of the request's key. Raises `Unauthorized` with its challenge."""
         scheme, _, text = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         text = text.strip()
         if not text or scheme.lower() != "bearer":
             raise NoKey("Send the API key in the header `Authorization: Bearer <key>`.")
-        sha256 = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        sha256 = request.said.bearer = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         return self._configured.get(sha256) or await self.owner(sha256)
 
     async def owner(self, sha256: str, *, session: bool = False) -> Caller:
@@ -125,7 +133,7 @@ async def admit(call: Call, request: ApiRequest, authentication: Authentication,
     if not call.scopes or (public and not call.keyed):
         return KEYLESS
     try:
-        caller = request.caller = await authentication.caller(request)
+        caller = request.caller = authentication.known(request) or await authentication.caller(request)
         scopes = caller.key.scopes
         for scope in call.scopes:
             if scope in scopes:

@@ -17,14 +17,14 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import StreamReader, web
-from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import FilteringBoundLogger
 
 from ..config import ApiConfig
 from .heads import Head, body_of, left_of, read_head
 from .problems import crash, respond, unreadable
-from .request import REQUEST_ID, ApiRequest
+from .request import ApiRequest
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
 
@@ -119,7 +119,7 @@ class Connection(web.RequestHandler):
         self._left = 0
         self._head: Head | None = None
         """The head of the last whole request, which the next is likely to have too."""
-        self._whole: tuple[RawRequestMessage, StreamReader] | None = None
+        self._whole: tuple[Head, StreamReader] | None = None
         """A whole request that has not begun."""
         self._to_come: int | None = 0
         """How much of a request that aiohttp parses is still to come; None: it is not known, and aiohttp parses all
@@ -175,7 +175,7 @@ class Connection(web.RequestHandler):
         waiter = self._waiter
         if head is None or body is None or body[1] != len(data) or waiter is None:
             return False
-        self._whole = head.message, body_of(data[body[0] :])
+        self._whole = head, body_of(data[body[0] :])
         self._request_count += 1
         if self._lent:
             self._lent = False
@@ -204,13 +204,14 @@ class Connection(web.RequestHandler):
                 if self._lent or self._task_handler is None or self._task_handler.cancelling():
                     raise
 
-    async def _answer(self, message: RawRequestMessage, body: StreamReader) -> None:
+    async def _answer(self, head: Head, body: StreamReader) -> None:
         """Answer a whole request, as aiohttp's loop does, but in the task of the connection and by fewer calls."""
         self._whole = None
         make, handle = self._request_factory, self._request_handler
         if make is None or handle is None or self._task_handler is None:
             return  # the client has gone
-        request = make(message, body, self, StreamWriter(self, self._loop), self._task_handler)
+        request: Any = make(head.message, body, self, StreamWriter(self, self._loop), self._task_handler)
+        request.said = head.said
         self._request_in_progress, self._current_request = True, request
         kept: bool | None = False
         try:
@@ -283,6 +284,5 @@ class Connection(web.RequestHandler):
             response = respond(error)
         else:
             response = crash(request, exc or RuntimeError())
-        response.headers[REQUEST_ID] = request.id
         response.force_close()
         return response

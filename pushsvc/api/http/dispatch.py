@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from aiohttp import HttpVersion11, hdrs
@@ -29,11 +29,11 @@ from .auth import Authentication, BearerKeys, admit
 from .connections import Connection
 from .exchange import Caller, Reply, Request
 from .idempotency import PARAM as IDEMPOTENCY_KEY, REPLAYED, Once
-from .incoming import receive
+from .incoming import read_body, receive
 from .limits import ApiLimits
 from .problems import SERVER, ExpectationFailed, away, check_path, crash, no_such_call, respond
-from .request import REQUEST_ID, ApiRequest
-from .response import Response
+from .request import ApiRequest
+from .response import Common, Response
 from .table import Table
 from .uses import KeyUses
 
@@ -56,8 +56,18 @@ class _Row:
         """Its name in logs. Unknown paths are one route, or a scanner would make a metric of each."""
         self.traced = call is not None and call.keyed and call.in_document
         self._alike: dict[tuple[str, int, str, telemetry.traces.Names], telemetry.traces.Alike] = {}
-        self.heads = {} if call is None else {answer.status: _head(answer) for answer in call.answers}
+        self._heads = {} if call is None else {answer.status: Common(_head(answer)) for answer in call.answers}
         self._answered: dict[tuple[str, int], telemetry.Answered] = {}
+
+    def response(self, reply: Reply) -> Response:
+        """Return the answer for a handler's reply."""
+        body = reply.body
+        if body is None:
+            body = b""
+        elif not isinstance(body, bytes):
+            body = _encode(body)
+        headers = {**reply.headers, **REPLAYED} if reply.repeated else reply.headers
+        return Response(reply.status, body, headers, self._heads[reply.status])
 
     def count(self, app: str, method: str, status: int, seconds: float) -> None:
         """Count a request, which was answered after `seconds`."""
@@ -87,6 +97,10 @@ class _Row:
             found = telemetry.traces.Alike(self.route, "server", about, error, names)
             self._alike[app, status, error, names] = found
         return found
+
+
+_Place: TypeAlias = tuple[_Row, Mapping[str, str], bool]
+"""The row of a request, the values of the names in its path, and whether there is more to look at before it."""
 
 
 class CallDispatcher:
@@ -136,23 +150,33 @@ class CallDispatcher:
         span: telemetry.traces.OpenSpan | None = None
         cut = False
         try:
-            methods = plain = self._table.plain.get(request.raw_path)
-            if methods is None:
-                methods, names = self._table.find(request.rel_url.path_safe)
-            row = methods.get(request.method, row)
-            if methods is not plain:
+            place: _Place = request.said.place or self._find(request)
+            row, names, odd = place
+            if odd:
                 check_path(request.raw_path)
-            if hdrs.EXPECT in request.headers:
-                await _expect(request)
+                if hdrs.EXPECT in request.headers:
+                    await _expect(request)
             if telemetry.traces.tracer is not None and row.traced:
                 parent = telemetry.traces.parent_of(request.headers.get(telemetry.traces.HEADER))
                 span = telemetry.traces.tracer.begin(parent)
                 if span is not None:
                     span.note(_NAMES, (request.id,))
             if row.call is None:
-                response = self._no_such_call(request, methods)
+                response = self._no_such_call(request)
             else:
-                response = await self._answer(row.call, row.heads, names, request, span)
+                caller = await admit(row.call, request, self._authentication, public=self._public)
+                limits = self._limits
+                if limits is None or not row.call.limited or not limits.apply_to(caller.key):
+                    reply = await self._perform(row.call, names, request, caller, span)
+                elif row.call.many:
+                    reply = await self._perform(row.call, names, request, caller, span, limits)
+                else:
+                    # Before its body is read: a caller over the limit costs next to nothing.
+                    perform = partial(self._perform, row.call, names, request, caller, span)
+                    reply = await limits.counted(caller.key, 1, perform)
+                response = row.response(reply)
+                if reply.pieces is not None:
+                    await response.stream(request, reply.pieces)
         except Exception as error:
             response = _refusal(request, error)
             # A part of an answer was sent already, so no other can be.
@@ -161,60 +185,48 @@ class CallDispatcher:
             if span is not None:
                 span.end(row.alike(request.app, 0, "CancelledError", span.names))
             raise
-        app, caller = request.app, request.caller
-        if caller is not None:
-            self.uses.see(caller.key.sha256)
-        status = response.status
-        seconds = time.perf_counter() - started
-        row.count(app, request.method, status, seconds)
-        say = self._log.debug if status < 400 else self._log.info
-        ms = seconds * 1000
-        say("request", method=request.method, route=row.route, status=status, ms=ms, app=app, request_id=request.id)
-        if span is not None:
-            span.end(row.alike(app, status, str(status) if status >= 500 else "", span.names))
-        if caller is not None and caller.session and row.call is not None and row.call.method != "GET":
-            log_act(row.call, request, names, caller, status)
+        self._note(row, names, request, response.status, time.perf_counter() - started, span)
         if cut:
             raise ConnectionResetError
-        response.headers[REQUEST_ID] = request.id
         if not request.content.is_eof() and isinstance(request.protocol, Connection):
             request.protocol.leave(request.content)
         return response
 
-    def _no_such_call(self, request: ApiRequest, allowed: Mapping[str, _Row]) -> Response:
+    def _find(self, request: ApiRequest) -> _Place:
+        methods = plain = self._table.plain.get(request.raw_path)
+        names: Mapping[str, str] = {}
+        if methods is None:
+            methods, names = self._table.find(request.rel_url.path_safe)
+        odd = methods is not plain or hdrs.EXPECT in request.headers
+        place = request.said.place = (methods.get(request.method, self._unmatched), names, odd)
+        return place
+
+    def _no_such_call(self, request: ApiRequest) -> Response:
         path = request.rel_url.path_safe
+        allowed, _ = self._table.find(path)
         return no_such_call(request.method, path, allowed, self._table.near(path))
 
-    async def _answer(
+    def _note(
         self,
-        call: Call,
-        heads: Mapping[int, dict[str, str]],
+        row: _Row,
         names: Mapping[str, str],
         request: ApiRequest,
+        status: int,
+        seconds: float,
         span: telemetry.traces.OpenSpan | None,
-    ) -> Response:
-        caller = await admit(call, request, self._authentication, public=self._public)
-        limits = self._limits
-        if limits is None or not call.limited or not limits.apply_to(caller.key):
-            reply = await self._perform(call, names, request, caller, span)
-        elif call.many:
-            reply = await self._perform(call, names, request, caller, span, limits)
-        else:
-            # Before its body is read: a caller over the limit costs next to nothing.
-            perform = partial(self._perform, call, names, request, caller, span)
-            reply = await limits.counted(caller.key, 1, perform)
-        body = reply.body
-        if body is None:
-            body = b""
-        elif not isinstance(body, bytes):
-            body = _encode(body)
-        response = Response(reply.status, body, {**heads[reply.status], **reply.headers})
-        if reply.repeated:
-            response.headers |= REPLAYED
-        if reply.pieces is not None:
-            response.headers[REQUEST_ID] = request.id
-            await response.stream(request, reply.pieces)
-        return response
+    ) -> None:
+        """Count and log a request, which was answered after `seconds`."""
+        app, caller, method = request.app, request.caller, request.method
+        if caller is not None:
+            self.uses.see(caller.key.sha256)
+        row.count(app, method, status, seconds)
+        say = self._log.debug if status < 400 else self._log.info
+        ms = seconds * 1000
+        say("request", method=method, route=row.route, status=status, ms=ms, app=app, request_id=request.id)
+        if span is not None:
+            span.end(row.alike(app, status, str(status) if status >= 500 else "", span.names))
+        if caller is not None and caller.session and row.call is not None and row.call.method != "GET":
+            log_act(row.call, request, names, caller, status)
 
     async def _perform(
         self,
@@ -227,14 +239,15 @@ class CallDispatcher:
     ) -> Reply:
         """Read the request and return the handler's reply. With `limits` the documents of a batch are counted."""
         ports = self._ports
-        params, body, lines = await receive(call, names, request, ports.config)
+        params, lines, coded = request.said.received or receive(call, names, request)
+        body = b"" if call.document is None else await read_body(request, ports.config, coded)
         key: bytes | None = params.get(IDEMPOTENCY_KEY.name)
         asked = Request(
             app=caller.app,
             params=params,
             url=request.rel_url,
             now=ports.clock(),
-            gone=lambda: request.transport is None,
+            gone=request.gone,
             trusted=caller.trusted,
             once=None if key is None else Once.of(key, request.path, body),
             lines=lines,

@@ -13,7 +13,7 @@ property test checks.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
@@ -22,6 +22,8 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, EmptyStreamReader, StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
+
+from .request import Said
 
 # No part is tried twice (`++`, `*+`): the time is that of one look at each byte, whatever was sent.
 _HEAD: Final = re.compile(
@@ -50,6 +52,7 @@ class Head:
     """What follows them."""
     message: RawRequestMessage
     """The head as aiohttp's requests have it, but without the length."""
+    said: Said = field(default_factory=Said)
 
     def body_in(self, data: bytes, at: int = 0) -> tuple[int, int] | None:
         """Return where the body of the request at this place of the data begins and ends, which may be after the end of

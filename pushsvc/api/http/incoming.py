@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import hdrs, web
-from multidict import CIMultiDictProxy
 
 from ...errors import ContentTooLarge, MalformedBody
 from ...problems import RequestTimeout
@@ -23,7 +22,7 @@ from ..call import Call
 from ..config import ApiConfig
 from .params import JSON, read_path, read_query
 from .problems import ACCEPT_ENCODING, ClientGone, UnsupportedCoding, UnsupportedMediaType, body_error
-from .request import ApiRequest
+from .request import ApiRequest, Received
 
 CURL_DEFAULT: Final = "application/x-www-form-urlencoded"
 """The default type of `curl -d`. It is treated as JSON, so that a first try works."""
@@ -34,11 +33,9 @@ _MEMBERS: Final = 256
 """The maximum number of members of one gzip body; `bgzip` makes one of each 64 KB."""
 
 
-async def receive(
-    call: Call, names: Mapping[str, str], request: ApiRequest, config: ApiConfig
-) -> tuple[dict[str, Any], bytes, bool]:
-    """Return the values of path, query and declared headers by name, the body, and whether it has one document a line.
-    Raises `InvalidRequest` or `NotFound` for parameters, `UnsupportedMediaType`, and what reading the body raises."""
+def receive(call: Call, names: Mapping[str, str], request: ApiRequest) -> Received:
+    """Return what the call takes of the head of its request. Raises `InvalidRequest` or `NotFound` for parameters, or
+    `UnsupportedMediaType`."""
     params: dict[str, Any] = {}
     query = request.query_string
     if (query or call.params) and call.keyed:
@@ -46,19 +43,18 @@ async def receive(
     if call.names:
         params |= read_path(names, call.names)
     document, headers = call.document, request.headers
-    if document is None:
-        return params | _declared(call, headers), b"", False
-    lines = bool(document.lines) and request.content_type == document.lines
-    # The common value first, because parsing each would be slower.
-    if not lines and headers.get(hdrs.CONTENT_TYPE) != JSON and (request.body_exists or not document.optional):
-        _check_type(request)
-    params |= _declared(call, headers)
-    return params, await read_body(request, config), lines
-
-
-def _declared(call: Call, headers: CIMultiDictProxy[str]) -> dict[str, Any]:
-    """Return the values of the headers that the call declares."""
-    return {param.name: param.parse(headers.getall(param.name)) for param in call.headers if param.name in headers}
+    lines, usual = False, True
+    if document is not None:
+        lines = bool(document.lines) and request.content_type == document.lines
+        # The common value first, because parsing each would be slower.
+        usual = lines or headers.get(hdrs.CONTENT_TYPE) == JSON
+        if not usual and (request.body_exists or not document.optional):
+            _check_type(request)
+    params |= {param.name: param.parse(headers.getall(param.name)) for param in call.headers if param.name in headers}
+    received = Received(params, lines, headers.get(hdrs.CONTENT_ENCODING))
+    if usual:  # whatever the length of the body is
+        request.said.received = received
+    return received
 
 
 def _check_type(request: ApiRequest) -> None:
@@ -73,16 +69,15 @@ def _check_type(request: ApiRequest) -> None:
             raise UnsupportedMediaType("Send the JSON as UTF-8.")
 
 
-async def read_body(request: ApiRequest, config: ApiConfig) -> bytes:
-    """Return the whole body, inflated. Raises `ContentTooLarge`, `UnsupportedCoding`, `RequestTimeout`, `MalformedBody`
-    or `ClientGone`."""
+async def read_body(request: ApiRequest, config: ApiConfig, coded: str | None) -> bytes:
+    """Return the whole body, inflated by the value of its `Content-Encoding`. Raises `ContentTooLarge`,
+    `UnsupportedCoding`, `RequestTimeout`, `MalformedBody` or `ClientGone`."""
     limit = config.body_limit
     content = request.content
     arrived = content.is_eof()
     if not arrived and (request.content_length or 0) > limit:
         raise _too_large(limit)
-    header = request.headers.get(hdrs.CONTENT_ENCODING)
-    coding = None if header is None else _coding_of(header)
+    coding = None if coded is None else _coding_of(coded)
     try:
         if arrived:
             # It came with the headers: there is nothing to wait for, so no timer is needed.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 from multidict import istr
@@ -13,19 +15,49 @@ from .exchange import Caller
 REQUEST_ID: Final = istr(HEADER)
 
 
+class Said:
+    """What the head of a request says, as far as it was read: once for all requests that have the same head."""
+
+    __slots__ = ("bearer", "place", "received")
+
+    def __init__(self) -> None:
+        self.place: Any = None
+        """Where it is in the route table."""
+        self.bearer = ""
+        """The SHA-256 of its API key."""
+        self.received: Received | None = None
+
+
+class Received(NamedTuple):
+    """What a call takes of the head of its request."""
+
+    params: Mapping[str, Any]
+    """The values of path, query and declared headers, by name."""
+    lines: bool
+    """Whether the body has one document a line."""
+    coded: str | None
+    """The value of `Content-Encoding`."""
+
+
 class ApiRequest(web.BaseRequest):
     """A request to the API. To look at aiohttp's own store for what belongs to a request costs several times more."""
 
     caller: Caller | None = None
     """Set by authentication, for the log and the metric."""
-    _id = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """The id of the request, the same each time."""
-        if not self._id:
-            self._id = request_id(self.headers.get(REQUEST_ID))
-        return self._id
+        """The id of the request."""
+        return request_id(self.headers.get(REQUEST_ID))
+
+    @cached_property
+    def said(self) -> Said:
+        """What its head says."""
+        return Said()
+
+    def gone(self) -> bool:
+        """Return whether the client has closed its connection."""
+        return self.transport is None
 
     @property
     def app(self) -> str:
