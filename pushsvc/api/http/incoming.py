@@ -22,7 +22,7 @@ from ..call import Call
 from ..config import ApiConfig
 from .params import JSON, read_path, read_query
 from .problems import ACCEPT_ENCODING, ClientGone, UnsupportedCoding, UnsupportedMediaType, body_error
-from .request import ApiRequest, Received
+from .request import ApiRequest, Parameters
 
 CURL_DEFAULT: Final = "application/x-www-form-urlencoded"
 """The default type of `curl -d`. It is treated as JSON, so that a first try works."""
@@ -33,7 +33,7 @@ _MEMBERS: Final = 256
 """The maximum number of members of one gzip body; `bgzip` makes one of each 64 KB."""
 
 
-def receive(call: Call, names: Mapping[str, str], request: ApiRequest) -> Received:
+def receive(call: Call, names: Mapping[str, str], request: ApiRequest) -> Parameters:
     """Return what the call takes of the head of its request. Raises `InvalidRequest` or `NotFound` for parameters, or
     `UnsupportedMediaType`."""
     params: dict[str, Any] = {}
@@ -51,7 +51,7 @@ def receive(call: Call, names: Mapping[str, str], request: ApiRequest) -> Receiv
         if not usual and (request.body_exists or not document.optional):
             _check_type(request)
     params |= {param.name: param.parse(headers.getall(param.name)) for param in call.headers if param.name in headers}
-    received = Received(params, lines, headers.get(hdrs.CONTENT_ENCODING))
+    received = Parameters(params, lines, headers.get(hdrs.CONTENT_ENCODING))
     if usual:  # whatever the length of the body is
         request.said.received = received
     return received

@@ -25,10 +25,10 @@ class Said:
         """Where it is in the route table."""
         self.bearer = ""
         """The SHA-256 of its API key."""
-        self.received: Received | None = None
+        self.received: Parameters | None = None
 
 
-class Received(NamedTuple):
+class Parameters(NamedTuple):
     """What a call takes of the head of its request."""
 
     params: Mapping[str, Any]
