@@ -33,9 +33,9 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from ..model.devices import Device
+from ..model.devices import Device, Environment
 from ..model.live import Order
-from ..model.push import Platform, Push, Via
+from ..model.push import Platform, Push
 from ..model.routing import CARRIERS, RouteTable, path_name
 from .where import Predicate, compile_where
 
@@ -78,19 +78,17 @@ def paths_of(push: Push, routes: RouteTable, rules: ChannelRules = NO_LIVE) -> P
     """Return the function that chooses the path of this push to a device. `routes` are those of the app's accounts.
     Spans in the rules count back from when the push is to be sent, in whole minutes. Raises `WhereError`."""
 
-    def route_of(device: Device) -> Platform:
-        return routes.get((device.platform, device.environment), device.platform)
-
-    if LIVE not in push.messages:
-        return route_of
-    chosen = _chosen(push.via, rules, push.starts_at)
-    paths: dict[tuple[Platform, Order], Platform] = {}
+    same, minute = _same_order(push, rules), push.starts_at // _MINUTE
+    compiled = [(_compiled(rule.where, minute), rule.order) for rule in rules.rules if same is None]
+    paths: dict[tuple[Platform, Environment, Order], Platform] = {}
 
     def path_of(device: Device) -> Platform:
-        place = route_of(device), chosen(device)
+        order = same if same is not None else next((own for fits, own in compiled if fits(device)), rules.order)
+        place = device.platform, device.environment, order
         path = paths.get(place)
         if path is None:
-            path = paths[place] = path_to(*place, push.messages, dry_run=push.dry_run)
+            route = routes.get(place[:2], device.platform)
+            path = paths[place] = path_to(route, order, push.messages, dry_run=push.dry_run)
         return path
 
     return path_of
@@ -110,13 +108,13 @@ def _without_repeats(channels: Sequence[Platform]) -> list[Platform]:
     return [name for place, name in enumerate(channels) if not place or channels[place - 1] != name]
 
 
-def _chosen(via: Via, rules: ChannelRules, at: int) -> Callable[[Device], Order]:
-    """Return the function that chooses the order for a device, of a push that is to be sent at `at` (Unix ms)."""
-    if via != "auto" or not rules.rules:
-        order: Order = rules.order if via == "auto" else via
-        return lambda device: order
-    compiled = [(_compiled(rule.where, at // _MINUTE), rule.order) for rule in rules.rules]
-    return lambda device: next((order for selects, order in compiled if selects(device)), rules.order)
+def _same_order(push: Push, rules: ChannelRules) -> Order | None:
+    """Return the order of channels that the push has to every device, or None where rules choose it."""
+    if LIVE not in push.messages:
+        return "provider"
+    if push.via != "auto":
+        return push.via
+    return None if rules.rules else rules.order
 
 
 @lru_cache(maxsize=1024)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -53,9 +54,14 @@ class Desk:
         self._places = {kept.device.id: kept for kept in self._found}
         """Which document that was read becomes that of a device."""
         self.devices = {device_id: kept.device for device_id, kept in self._places.items()}
-        self._owners: dict[Address, str] = {}
-        for device in sorted(self.devices.values(), key=lambda device: device.registered_at):
-            self._owners[self._identity(device.platform, device.token)] = device.id
+
+    @cached_property
+    def _owners(self) -> dict[Address, str]:
+        """Whose an address is: of those that were read with it, the device that was registered last. Most readers of
+        many devices do not ask."""
+        identity = self._identity
+        found = sorted((kept.device for kept in self._places.values()), key=lambda device: device.registered_at)
+        return {identity(device.platform, device.token): device.id for device in found}
 
     def before(self, ordinal: int) -> list[Device]:
         """Return the devices as they were read, those with a smaller ordinal."""
