@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -47,6 +49,10 @@ class Context:
     """Returns whether other jobs wait."""
     fair_queue: FairQueue = field(default_factory=FairQueue)
     """Chooses the audience to expand next."""
+    run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
+    """Runs the function of a job."""
+    connect: Callable[[str, Settings], AbstractAsyncContextManager[Store]] = connect
+    """Connects to the store for short jobs, which follow each other fast."""
 
     @property
     def settings(self) -> Settings:
@@ -70,7 +76,7 @@ class Slice:
         return spent > self._most and self._context.waiting()
 
 
-Function: TypeAlias = Callable[..., Awaitable[Any]]
+Function: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 
 
 async def replay(context: Context, app: str, job: str) -> dict[str, int]:
@@ -94,7 +100,7 @@ async def expand(context: Context) -> dict[str, int]:
     deliveries made. A killed expansion continues after its last step."""
     settings, piece, made = context.settings, Slice(context), 0
     full: set[str] = set()
-    async with connect(context.store_url, settings) as store:
+    async with context.connect(context.store_url, settings) as store:
         lapsed = await store.expansions.lapsed(await removed_apps(store, settings))
         while not piece.over:
             waiting = [each for each in (*await store.expansions.due(settings.apps), *lapsed) if each.app not in full]

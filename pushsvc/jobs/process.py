@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from functools import partial
 from itertools import count
 from types import FrameType
@@ -40,6 +40,7 @@ from ..runtime.store import connect, open_sync_redis, redis_url
 from ..settings.schema import Settings
 from ..stages import cleanup
 from .functions import FUNCTIONS, Context, removed_apps
+from .kept import KeptStore
 from .webhooks import MOST, WebhookTasks
 from .worker import JobsWorker, make_job_class, make_queue, make_worker
 
@@ -133,13 +134,16 @@ def run_jobs(
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     current = Current(settings)
     companion = Companion(current, name, watch, feedback=feedback)
-    with suppress(StopRequested), Stopping() as stopping, companion.running() as store_url:
+    opened = companion.running()
+    with suppress(StopRequested), Stopping() as stopping, opened as store_url, closing(KeptStore()) as kept:
         queue: Queue | None = None
         context = Context(
             current,
             store_url,
             stopping=lambda: stopping.requested,
             waiting=lambda: queue is not None and queue.count > 0,
+            run=kept.run,
+            connect=kept.connect,
         )
         job_class = make_job_class(FUNCTIONS, context)
         quiet_gc()

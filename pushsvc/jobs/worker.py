@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Callable, Mapping
@@ -56,7 +55,7 @@ def make_job_class(functions: Mapping[str, Function], context: Context | None) -
                 known = str(self.func_name)
                 if context is None:
                     raise NotAllowed("this process only enqueues")
-                answer = asyncio.run(function(context, *self.args, **self.kwargs))
+                answer = context.run(function(context, *self.args, **self.kwargs))
                 result = "done"
                 REDIS.end("job")
                 return answer

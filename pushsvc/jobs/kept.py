@@ -1,0 +1,83 @@
+"""The event loop in which the jobs of a process run, and the store that is kept in it from one job to the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
+from typing import Any, Final, TypeVar
+
+from ..background import boot_clock
+from ..ports.store import Store
+from ..runtime.store import connect
+from ..settings.schema import Settings
+
+T = TypeVar("T")
+
+REST: Final = 1.0
+"""Seconds after a job for which its store is kept. What keeps up with Redis, as with another primary, looks about as
+often, and only while a job runs."""
+
+
+class KeptStore:
+    """Runs jobs one after the other in one loop, and keeps a store for them: to open it costs as much as to expand an
+    audience of a thousand.
+
+    A job that raises anything ends both, as one does that rq interrupts: it may have been anywhere in them. Other
+    settings need another store.
+    """
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+        self._job: asyncio.Task[Any] | None = None
+        self._opened = AsyncExitStack()
+        self._store: Store | None = None
+        self._settings: Settings | None = None
+        self._used_at = -inf
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a job, and return its result."""
+        try:
+            if boot_clock() - self._used_at > REST:
+                self.close()
+            self._runner = self._runner or asyncio.Runner()
+            return self._runner.run(self._noted(work))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._used_at = boot_clock()
+
+    @asynccontextmanager
+    async def connect(self, url: str, settings: Settings) -> AsyncIterator[Store]:
+        """Yield the store, opened where that is needed; see `runtime.store.connect`. For jobs that `run` runs."""
+        if self._store is None or self._store.replaced.is_set() or self._settings is not settings:
+            await self._leave()
+            self._store = await self._opened.enter_async_context(connect(url, settings))
+            self._settings = settings
+        yield self._store
+
+    def close(self) -> None:
+        """End the job, if one was interrupted, then the store and the loop."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            try:
+                runner.run(self._end())
+            finally:
+                runner.close()
+
+    async def _noted(self, work: Coroutine[Any, Any, T]) -> T:
+        self._job = asyncio.current_task()
+        return await work
+
+    async def _end(self) -> None:
+        job, self._job = self._job, None
+        if job is not None and not job.done():
+            job.cancel()
+            await asyncio.wait([job])
+        await self._leave()
+
+    async def _leave(self) -> None:
+        self._store = None
+        await self._opened.aclose()
