@@ -36,6 +36,7 @@ from pushsvc.stages.cleanup import LOCK
 from pushsvc.store import Store, keys
 
 from .harness import KEY, Service, apns, fcm
+from .processes import SAME_PRIORITY
 from .terminal import at_terminal
 from .test_cli_commands import HOOK, Shell, serving
 
@@ -81,7 +82,7 @@ class BothWays:
 
     async def as_process(self, *words: str, **environ: str) -> tuple[int | None, Any, str]:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pushsvc", *words, "--json"), env={**os.environ, **environ}, stdout=-1, stderr=-1
+            *(sys.executable, *SAME_PRIORITY, *words, "--json"), env={**os.environ, **environ}, stdout=-1, stderr=-1
         )
         out, err = await process.communicate()
         return process.returncode, json.loads(out) if out else None, err.decode()

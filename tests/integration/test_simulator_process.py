@@ -21,7 +21,10 @@ from urllib.parse import urlsplit
 import httpx
 import jwt
 import pytest
+import typer
+from typer.testing import CliRunner, Result
 
+from pushsvc.cli.simulator.simulate import simulate
 from pushsvc.lab.simulator import (
     Address,
     SimulatorHandle,
@@ -150,9 +153,16 @@ def test_the_command_prints_a_configuration_to_paste(tmp_path: Path) -> None:
         assert Path(apps["fcm"]["service_account_file"]).exists()
 
 
+def invoke(*words: str) -> Result:
+    """Run the command without a process of its own."""
+    command = typer.Typer()
+    command.command()(simulate)
+    return CliRunner().invoke(command, words)
+
+
 def test_the_command_prints_tokens() -> None:
-    run = subprocess.run([*COMMAND, "--token", "stall.1"], capture_output=True, text=True, check=False)
-    assert run.returncode == 0
+    run = invoke("--token", "stall.1")
+    assert run.exit_code == 0
     tokens = {"apns": apns_token, "fcm": fcm_token, "channel": channel_id}
     printed = run.stdout.split()
     unique = bytes.fromhex(printed[1]).decode().removeprefix("sim:stall.1:")
@@ -164,10 +174,10 @@ def test_the_command_prints_tokens() -> None:
         "badpriority": "unknown action 'badpriority': did you mean `BadPriority`?",
         "slow": "'slow' needs a number: slow-<ms>: answer that many milliseconds late",
     }.items():
-        run = subprocess.run([*COMMAND, "--token", wrong], capture_output=True, text=True, check=False)
-        assert (run.returncode, run.stderr.count(fault), "--token list" in run.stderr) == (2, 1, True), run.stderr
+        run = invoke("--token", wrong)
+        assert (run.exit_code, run.stderr.count(fault), "--token list" in run.stderr) == (2, 1, True), run.stderr
 
-    run = subprocess.run([*COMMAND, "--token", "Unregistered"], capture_output=True, text=True, check=False)
+    run = invoke("--token", "Unregistered")
     assert run.stderr == "send to one: pushsvc send --apns TOKEN --title hi --follow\n"
     alone = bytes.fromhex(run.stdout.removesuffix("\n")).decode()
     assert alone.startswith("sim:Unregistered:"), "alone, as for a variable of a shell"
@@ -176,17 +186,17 @@ def test_the_command_prints_tokens() -> None:
         (["slow-500", "--platform", "fcm"], str.encode),
         (["stall.1", "--platform", "channel"], base64.b64decode),
     ):
-        run = subprocess.run([*COMMAND, "--token", *words], capture_output=True, text=True, check=False)
+        run = invoke("--token", *words)
         token = read(run.stdout.removesuffix("\n")).decode()
-        assert (run.returncode, token.startswith(f"sim:{words[0]}:")) == (0, True)
+        assert (run.exit_code, token.startswith(f"sim:{words[0]}:")) == (0, True)
     words = ["--token", "ok", "--platform", "apsn"]
-    run = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
-    assert (run.returncode, "did you mean `apns`?" in run.stderr) == (2, True)
+    run = invoke(*words)
+    assert (run.exit_code, "did you mean `apns`?" in run.stderr) == (2, True)
 
 
 def test_the_command_lists_acts_and_reasons_apart() -> None:
-    run = subprocess.run([*COMMAND, "--token", "list"], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (0, "")
+    run = invoke("--token", "list")
+    assert (run.exit_code, run.stderr) == (0, "")
     acts, *lists = re.split(r"^Reasons that (\w+) answers with:\n", run.stdout, flags=re.MULTILINE)
     listed = dict(zip(lists[::2], lists[1::2], strict=True))
     known = TRANSPORT | MODIFIERS
