@@ -392,6 +392,17 @@ async def test_concurrent_accepts_share_round_trips(store: Store) -> None:
     assert await _calls(store, "evalsha") <= 2
 
 
+async def test_a_push_that_cannot_be_encoded_fails_alone(store: Store) -> None:
+    """Of those that are written together the others are accepted, and none waits for what was never written."""
+    half = msgspec.structs.replace(make_push("half"), targets={"apns": (Target(0, "\ud800"),)})
+    pushes = [make_push("p"), half, make_push("q"), make_push("r", 2)]
+    ends = await asyncio.gather(*(store.pushes.accept(push) for push in pushes), return_exceptions=True)
+    assert [end if end is None else type(end) for end in ends] == [None, UnicodeEncodeError, None, None]
+    assert store.pushes.pending == store.pushes.pending_of("shop") == 4
+    assert sorted(taken.chunk.push_id for taken in await take_all(store)) == ["p", "q", "r"]
+    assert store.pushes.pending == await store.pushes.recount(["shop"])
+
+
 async def test_a_trickle_is_waited_for_without_a_look_before_each_wait(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

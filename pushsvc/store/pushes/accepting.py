@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from ...model.push import Push
 from .. import keys
 from ..config import StoreConfig
 from ..figures.gauges import pending_of
@@ -23,6 +24,8 @@ from ..work.workers import routes_named
 
 Args: TypeAlias = list[Any]
 
+SINGLE: Final = 8192
+"""About how many bytes a push to one target has at most."""
 KEEP_RECORD = 24 * 60 * 60
 """Seconds for which the record of an idempotency key is kept."""
 
@@ -54,11 +57,12 @@ class Part:
 class Accepting:
     """The groups of one process, over all apps and shards."""
 
-    def __init__(self, link: Link, config: StoreConfig) -> None:
+    def __init__(self, link: Link, config: StoreConfig, pack: Callable[[Push], Part]) -> None:
+        self._pack = pack
         self._link = link
         self._config = config
         self.durable = Durable(link, timeout=config.timeout)
-        self._groups: dict[_Place, GroupCommit[Part, _Kept]] = {}
+        self._groups: dict[_Place, GroupCommit[Part | Push, _Kept]] = {}
         self._heard: dict[_Place, int] = {}
         self._sent = 0
         self._answered: dict[_Place, int] = {}
@@ -75,26 +79,38 @@ class Accepting:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def write(self, app: str, shard: int, part: Part) -> asyncio.Future[_Kept]:
-        """Write a part together with others for the same shard."""
-        self._under_way += part.deliveries
-        self._of_app[app] += part.deliveries
+    def write(self, app: str, shard: int, part: Part | Push) -> asyncio.Future[_Kept]:
+        """Write a part, or a push to one target, together with others for the same shard. Such pushes are packed when
+        their group is written: one right after the other, each costs half as much."""
+        deliveries, size = (part.deliveries, part.size) if isinstance(part, Part) else (1, SINGLE)
+        self._under_way += deliveries
+        self._of_app[app] += deliveries
         group = self._groups.get((app, shard))
         if group is None:
             group = self._groups[app, shard] = self._group(app, shard)
-        return group.add(part, part.size)
+        return group.add(part, size)
 
-    def _group(self, app: str, shard: int) -> GroupCommit[Part, _Kept]:
-        async def write(parts: list[Part]) -> list[_Kept]:
+    def _group(self, app: str, shard: int) -> GroupCommit[Part | Push, _Kept]:
+        async def write(items: list[Part | Push]) -> list[_Kept | Exception]:
+            packed = [item if isinstance(item, Part) else self._packed(item) for item in items]
+            parts = [part for part in packed if isinstance(part, Part)]
             try:
-                return await self._write(app, shard, parts)
+                kept = iter(await self._write(app, shard, parts))
             finally:
-                # The part no longer counts as under way, with an answer or without one.
-                written = sum(part.deliveries for part in parts)
+                # It no longer counts as under way, with an answer or without one.
+                written = sum([item.deliveries if isinstance(item, Part) else 1 for item in items])
                 self._under_way -= written
                 self._of_app[app] -= written
+            return [next(kept) if isinstance(part, Part) else part for part in packed]
 
         return GroupCommit(write, flights=FLIGHTS if self.waits else 1)
+
+    def _packed(self, push: Push) -> Part | Exception:
+        """Return a push as a part, or why it is none, which concerns its caller alone."""
+        try:
+            return self._pack(push)
+        except Exception as error:
+            return error
 
     async def _write(self, app: str, shard: int, parts: list[Part]) -> list[_Kept]:
         keyed = [part for part in parts if part.key]

@@ -63,7 +63,7 @@ class RedisPushes(PushListing):
         self._ring = ring
         self._streams = streams
         self._revocations = revocations
-        self._accepting = Accepting(context.link, context.config)
+        self._accepting = Accepting(context.link, context.config, self._pack)
         self._probe: asyncio.Future[Any] | None = None
         self._probed_at = 0.0
 
@@ -92,8 +92,8 @@ class RedisPushes(PushListing):
 
     async def accept(self, push: Push) -> None:
         """Write the push durably, completely or not at all. A repeat with the same push changes nothing."""
-        shard = self._shard(push.app, push.id)
-        await self._accepting.write(push.app, shard, self._pack(push))
+        single = push.total == 1 and not push.send_at
+        await self._accepting.write(push.app, self._shard(push.app, push.id), push if single else self._pack(push))
         self._tell(push)
 
     def _tell(self, push: Push) -> None:
