@@ -147,25 +147,25 @@ def redeliver(
         wanted: Dead = {}
         for name, batch in await operator.dead_batches(*span):
             wanted.setdefault(name, []).append(batch)
-        told: dict[str, int] = {}
+        delivered: dict[str, int] = {}
         if not dry_run:
             for name in wanted:
                 await operator.redeliver(name, *span)
         if not dry_run and not detach:
             with going_on(lambda: "`pushsvc jobs` continues it"):
-                told = {name: await _follow(operator, name, batches, span) for name, batches in wanted.items()}
-        return wanted, told
+                delivered = {name: await _follow(operator, name, batches, span) for name, batches in wanted.items()}
+        return wanted, delivered
 
-    wanted, told = operate(context, app, url, key, act, changes=not dry_run)
+    wanted, delivered = operate(context, app, url, key, act, changes=not dry_run)
     batches = sum(map(len, wanted.values()))
     if json:
-        print_json({"matched": batches, "batches": wanted, "told": told})
+        print_json({"matched": batches, "batches": wanted, "delivered": delivered})
     else:
         events = sum(batch.events for dead in wanted.values() for batch in dead)
         what = f"{counted(batches, 'batch', 'batches')} with {counted(events, 'event')}"
-        done = f"{sum(told.values()):,} of {what} delivered" if batches else "no batch was given up"
+        done = f"{sum(delivered.values()):,} of {what} delivered" if batches else "no batch was given up"
         print(f"{what} would be redelivered" if dry_run else f"{what} will be redelivered" if detach else done)
-    if not (dry_run or detach or sum(told.values()) == batches):
+    if not (dry_run or detach or sum(delivered.values()) == batches):
         raise typer.Exit(1)
 
 

@@ -24,7 +24,7 @@ from .metrics import (
 
 LIMITS: Final = ("app", "key", "queue", "share")
 """The limits by which pushes are refused."""
-WEBHOOK_RESULTS: Final = ("told", "failed", "halved", "given_up", "gone")
+WEBHOOK_RESULTS: Final = ("delivered", "failed", "halved", "given_up", "gone")
 POST_CODES: Final = (202, 429, 500, 503)
 """Answers to a push, by which a caller knows whether it was accepted."""
 PARTS: Final = ("serve", "dispatch", "feedback", "jobs", "live", "simulator")

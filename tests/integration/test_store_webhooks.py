@@ -304,7 +304,7 @@ async def bury_all(store: Store, most: int) -> list[DeadBatch]:
     return await store.webhooks.dead(APP)
 
 
-async def test_what_is_given_up_is_kept_and_told_again_when_asked_for(store: Store) -> None:
+async def test_what_is_given_up_is_kept_and_redelivered_when_asked_for(store: Store) -> None:
     hooks = store.webhooks
     ids = await record(store, 1, 2, 3)
     dead = await bury_all(store, 2)
@@ -432,7 +432,7 @@ async def test_what_retention_has_taken_is_said_once(server: Server) -> None:
             assert (await store.receipts.events(APP, after=after, limit=9)).missing_to == ""
 
 
-async def test_a_webhook_that_never_told_anything_misses_its_first_batch_only(server: Server) -> None:
+async def test_a_webhook_that_never_delivered_anything_misses_its_first_batch_only(server: Server) -> None:
     async with new_store(server, StoreConfig(consumer="a", events_ttl=OLD)) as store:
         old, before = store.clock() - OLD * 1000, gaps()
         await record_at(store, old - 500, 0)
@@ -457,7 +457,7 @@ async def test_more_events_than_are_kept_leave_their_last_id(server: Server) -> 
         assert (await store.receipts.events(APP, after=ids[3], limit=1)) == page
 
 
-async def test_of_several_shards_the_last_that_is_missing_is_told(
+async def test_of_several_shards_the_last_that_is_missing_is_reported(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pushsvc.store.feedback.log.SETTLED", 2)
@@ -485,7 +485,7 @@ async def test_a_cursor_of_the_future_was_never_given(store: Store) -> None:
     assert (await store.receipts.events(APP, after=last, limit=9)).events == []
 
 
-async def test_the_last_event_of_a_batch_may_be_erased_while_it_is_told(store: Store) -> None:
+async def test_the_last_event_of_a_batch_may_be_erased_while_it_is_delivered(store: Store) -> None:
     ids = await record(store, 1, 2, 3)
     async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
         first = await mine(claim).next(2)
@@ -522,14 +522,14 @@ async def test_events_of_several_shards_keep_one_order(server: Server, monkeypat
         assert not await store.webhooks.due(APP, PLACE)
 
 
-async def test_an_event_that_cannot_be_read_does_not_stop_whoever_looks(store: Store) -> None:
+async def test_an_event_that_cannot_be_read_does_not_stop_a_reader(store: Store) -> None:
     await store.link.call("XADD", keys.events(APP, 0), "*", "e", b"\xff")
     assert await store.webhooks.due(APP, PLACE)
     assert (await store.webhooks.standing(APP, PLACE)).waiting_since is not None
 
 
 async def test_events_of_devices_have_a_log_and_a_webhook_of_their_own(server: Server) -> None:
-    """However many there are, no feedback event is removed or waits for them; the reader of their log is told of what
+    """However many there are, no feedback event is removed or waits for them; the reader of their log learns of what
     went before it had it."""
     async with new_store(server, StoreConfig(consumer="a", events_max=100)) as store:
         names = [f"d{number}" for number in range(8)]

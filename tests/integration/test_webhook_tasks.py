@@ -130,7 +130,7 @@ async def test_a_receiver_that_does_not_answer_delays_neither_audiences_nor_othe
 
 
 async def test_more_apps_than_places_take_turns(store: Store) -> None:
-    """With one place, an app that always has more to tell lets the others have it."""
+    """With one place, an app that always has more to deliver lets the others have it."""
     async with receiver() as busy, receiver() as other:
         settings = settings_of(busy=busy.url, other=other.url)
         settings = msgspec.structs.replace(

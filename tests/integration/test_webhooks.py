@@ -273,8 +273,8 @@ async def test_what_devices_report_is_sent_beside_feedback_events(
             assert (code, out) == (0, "2 of 2 batches with 25 events delivered\n")
         calls = [call for call in rig.calls() if "new" in call]
         assert [(call["type"], len(call["new"])) for call in calls] == [("feedback", 3), ("event", 20), ("event", 5)]
-        told = [event for call in calls[1:] for event in call["new"]]
-        assert [(each["push_id"], each["device_id"], each["platform"], each["event"]) for each in told] == [
+        delivered = [event for call in calls[1:] for event in call["new"]]
+        assert [(each["push_id"], each["device_id"], each["platform"], each["event"]) for each in delivered] == [
             (push, "phone", "apns", "opened") for push in pushes
         ]
 
@@ -331,7 +331,7 @@ async def test_what_cannot_be_redelivered_stays(
                     (1, "http_400"),
                 ]
                 code, out = await rig.command("webhooks", "redeliver", "--json")
-                assert (code, json.loads(out)["told"]) == (0, {"shop": 3})
+                assert (code, json.loads(out)["delivered"]) == (0, {"shop": 3})
         rig.in_order_once(60)
 
 

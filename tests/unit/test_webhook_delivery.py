@@ -39,7 +39,7 @@ class Claim:
         return not self.lost
 
     async def delivered(self, batch: Batch) -> bool:
-        return self._say(f"told {batch.id}")
+        return self._say(f"delivered {batch.id}")
 
     async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
         return self._say(f"failed {batch.id} {reason} {wait}")
@@ -64,7 +64,7 @@ class Claim:
 
 
 class Broken(Claim):
-    """Fails as it is told."""
+    """A claim that cannot record a delivery."""
 
     async def delivered(self, batch: Batch) -> bool:
         raise ZeroDivisionError
@@ -100,16 +100,16 @@ def run(claim: Claim, *answers: WebhookReply, calls: int = 100) -> int:
 @pytest.mark.parametrize(
     ("batches", "answers", "said", "reported"),
     [
-        ([batch("a"), batch("b")], [OK, OK], ["told a", "told b"], 6),
-        ([batch("a"), batch("b")], [OK, AWAY], ["told a", "failed b http_503 5.5"], 3),
-        ([batch("a", attempts=1), batch("b")], [BAD, OK], ["bury a http_400", "told b"], 3),
+        ([batch("a"), batch("b")], [OK, OK], ["delivered a", "delivered b"], 6),
+        ([batch("a"), batch("b")], [OK, AWAY], ["delivered a", "failed b http_503 5.5"], 3),
+        ([batch("a", attempts=1), batch("b")], [BAD, OK], ["bury a http_400", "delivered b"], 3),
         ([batch("a"), batch("b")], [WebhookReply(410, "http_410")], ["off http_410"], 0),
-        ([batch("a"), batch("b")], [LARGE, OK], ["halve a http_413", "told b"], 3),
+        ([batch("a"), batch("b")], [LARGE, OK], ["halve a http_413", "delivered b"], 3),
         ([batch("a", events=1), batch("b")], [LARGE], ["bury a http_413", "rest 0.5"], 0),
-        ([batch("a", again=True), batch("b")], [LARGE, OK], ["halve a http_413", "told b"], 3),
-        ([batch("a", events=1, again=True), batch("b")], [LARGE, OK], ["bury a http_413", "told b"], 3),
-        ([batch("a", again=True), batch("b")], [BAD, OK], ["bury a http_400", "told b"], 3),
-        ([batch("a", again=True), batch("b")], [AWAY, OK], ["bury a http_503", "drop asked", "told b"], 3),
+        ([batch("a", again=True), batch("b")], [LARGE, OK], ["halve a http_413", "delivered b"], 3),
+        ([batch("a", events=1, again=True), batch("b")], [LARGE, OK], ["bury a http_413", "delivered b"], 3),
+        ([batch("a", again=True), batch("b")], [BAD, OK], ["bury a http_400", "delivered b"], 3),
+        ([batch("a", again=True), batch("b")], [AWAY, OK], ["bury a http_503", "drop asked", "delivered b"], 3),
     ],
 )
 def test_what_is_said_of_each(
@@ -123,13 +123,13 @@ def test_what_is_said_of_each(
 def test_it_ends_between_two_calls() -> None:
     claim = Claim([batch("a"), batch("b"), batch("c")])
     assert run(claim, OK, OK, OK, calls=2) == 6
-    assert claim.said == ["told a", "told b"]
+    assert claim.said == ["delivered a", "delivered b"]
 
 
 def test_it_ends_where_somebody_else_has_taken_over() -> None:
     claim = Claim([batch("a"), batch("b")], lost=True)
     assert run(claim, OK, OK) == 0
-    assert claim.said == ["told a"]
+    assert claim.said == ["delivered a"]
 
 
 def test_the_span_of_a_call_whose_answer_is_not_recorded_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,11 +159,11 @@ def test_calls_are_counted_by_what_followed() -> None:
     def count(result: str) -> float:
         return float(telemetry.WEBHOOK_CALLS.labels("shop", result)._value.get())
 
-    before = {result: count(result) for result in ("told", "failed", "given_up", "gone")}
+    before = {result: count(result) for result in ("delivered", "failed", "given_up", "gone")}
     run(Claim([batch("a"), batch("b", attempts=1), batch("c"), batch("d")]), OK, BAD, AWAY)
     run(Claim([batch("a")]), WebhookReply(410, "http_410"))
     assert {result: count(result) - before[result] for result in before} == {
-        "told": 1,
+        "delivered": 1,
         "failed": 1,
         "given_up": 1,
         "gone": 1,

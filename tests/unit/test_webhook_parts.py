@@ -115,7 +115,7 @@ VERDICTS: list[tuple[str, WebhookReply, Batch, Verdict]] = [
     ("200", no(200), batch(), Delivered()),
     ("204", no(204), batch(5, 5, age=2 * HOUR), Delivered()),
     ("299", no(299), batch(), Delivered()),
-    ("asked for again, told", no(200), batch(9, again=True), Delivered()),
+    ("asked for again, delivered", no(200), batch(9, again=True), Delivered()),
     ("a redirect is not followed", no(302), batch(), Later(0.5)),
     ("304", no(304), batch(), Later(0.5)),
     ("the first failure", no(500), batch(), Later(0.5)),

@@ -116,7 +116,7 @@ def _report(app: str, config: WebhookConfig, batch: Batch, answer: WebhookReply,
     attempt = batch.attempts + 1
     match verdict:
         case Delivered():
-            result = "told"
+            result = "delivered"
             log.info("webhook_delivered", attempt=attempt)
         case Later(wait=wait):
             result = "failed"

@@ -291,6 +291,6 @@ async def _replicas_of(link: Link) -> int | None:
     waited, role = await link.pinned(HASH_KEY, [("WAIT", 0, 1), ("ROLE",)], 0)
     for answer in (waited, role):
         if isinstance(answer, Exception):
-            get_logger("store").warning("replicas_unknown", error=str(answer)[:200], mend="allow WAIT and ROLE")
+            get_logger("store").warning("replicas_unknown", error=str(answer)[:200], remedy="allow WAIT and ROLE")
             return None
     return len(role[2]) if role[0] == b"master" else 0

@@ -1,4 +1,4 @@
--- Asks for dead batches of a webhook to be told again, and lets it begin at once, unless somebody works on it anyhow.
+-- Schedules dead batches of a webhook for redelivery, and lets it begin at once, unless somebody works on it already.
 --
 -- KEYS  1 ps:T:hook; 2 ps:T:hook:dead; 3 ps:T:hook:asked
 -- ARGV  for each dead batch: its place in the order, its id; those that are gone meanwhile are left out

@@ -1,7 +1,7 @@
 -- Takes a webhook for its owner, unless somebody has it or it rests. By this server's clock.
 --
 -- What one receiver has asked for, or was found to take, says nothing of another: at a new place nothing rests, and
--- failures and the size of a call are counted anew.
+-- failures and the size of a call start afresh.
 --
 -- KEYS  1 ps:T:hook
 -- ARGV  1 owner; 2 ms until others may have it; 0: only look; 3 the place that it leads to
