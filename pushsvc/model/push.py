@@ -231,7 +231,7 @@ class Push(Struct, frozen=True, omit_defaults=True):
 
     @property
     def first_state(self) -> PushState:
-        if not self.total and not self.audience:
+        if not self.audience and not any(self.targets.values()):
             return "done"
         if self.send_at is not None:
             return "scheduled"

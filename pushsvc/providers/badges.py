@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from ..errors import Fault
-from ..model.push import MAX_UNREAD, UNREAD, Badge, CountedTarget, Target
+from ..model.push import MAX_UNREAD, UNREAD, Badge, CountedTarget, Notification, Target
 
 COUNT: Final = "notification_count"
 """FCM's field for Android, where 0 is no number: see fcm/render.py."""
@@ -25,9 +25,10 @@ def marked(badge: Badge | None, push_id: str) -> Badge | str | None:
     return f"{push_id}:{UNREAD}" if badge == UNREAD else badge
 
 
-def is_marked(body: bytes, push_id: str) -> bool:
+def is_marked(body: bytes, notification: Notification | None, push_id: str) -> bool:
     """Return whether a number is to be filled in."""
-    return f'"{push_id}:{UNREAD}"'.encode() in body
+    marks = notification is not None and notification.badge == UNREAD
+    return marks and f'"{push_id}:{UNREAD}"'.encode() in body
 
 
 def unread_of(target: Target) -> int | None:

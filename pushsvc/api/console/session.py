@@ -95,12 +95,9 @@ class Sessions:
 
     def __init__(self, keys: BearerKeys, secret: bytes, clock: Callable[[], int]) -> None:
         self._keys = keys
+        self.known = keys.known
         self._secret = secret
         self._clock = clock
-
-    def known(self, request: ApiRequest) -> Caller | None:
-        """Return the owner of the request's key, if the key of its head is known to be one of the configuration."""
-        return self._keys.known(request)
 
     async def caller(self, request: ApiRequest) -> Caller:
         """Return the owner of the request's key, or of its session where it has no key. Raises `Unauthorized` with its

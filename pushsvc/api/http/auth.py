@@ -47,8 +47,9 @@ class MissingScope(Challenge, Forbidden):
 class Authentication(Protocol):
     """A way to authenticate callers."""
 
-    def known(self, request: ApiRequest) -> Caller | None:
-        """Return the caller of a request whose head came before, if it has a key of the configuration."""
+    @property
+    def known(self) -> Callable[[ApiRequest], Caller | None]:
+        """Returns the caller of a request whose head came before, if it has a key of the configuration."""
 
     async def caller(self, request: ApiRequest) -> Caller:
         """Return the caller of a request. Raises `Unauthorized` with its challenge."""

@@ -122,7 +122,7 @@ class ApnsRenderer:
         judge(kinds, push_type, event, faults, neutral=content.live_activity is not None)
         if faults:
             raise RenderError(faults)
-        counts = is_marked(body, push_id)
+        counts = is_marked(body, content.notification, push_id)
         size = len(filled_in(body, push_id, MAX_UNREAD)) if counts else len(body)
         limit = payload_limit(push_type, broadcast=broadcast)
         if size > limit:

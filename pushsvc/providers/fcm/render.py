@@ -99,7 +99,7 @@ class FcmRenderer:
             faults.append(Fault("overrides.fcm", "is missing: there is nothing to send to FCM devices"))
         if faults:
             raise RenderError(faults)
-        counts = is_marked(body, push_id)
+        counts = is_marked(body, content.notification, push_id)
         # JSON is never shorter than the keys and values in it, so a short body need not be measured.
         limit = _limit(kinds)
         if len(body) > limit and (size := size_of(message)) > limit:
