@@ -47,7 +47,7 @@ def run(arguments: Sequence[str], *, alone: bool = False) -> int:
         say(f"pushsvc: {fault}")
         return 2
     root = lazy_group(
-        _root, {name: LazyCommand(name, target, told, __package__) for name, (target, told) in COMMANDS.items()}
+        _root, {name: LazyCommand(name, target, summary, __package__) for name, (target, summary) in COMMANDS.items()}
     )
 
     def act() -> None:

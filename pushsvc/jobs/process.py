@@ -187,15 +187,16 @@ class Companion:
     def running(self) -> Iterator[str]:
         """Run beside the block, and yield the store's URL. SIGHUP arrives on the main thread and is passed on."""
         self._thread.start()
-        before = signal.signal(signal.SIGHUP, lambda number, frame: self._tell(ask_all))
+        before = signal.signal(signal.SIGHUP, lambda number, frame: self._schedule(ask_all))
         try:
             yield self._ready.result()
         finally:
             signal.signal(signal.SIGHUP, before)
-            self._tell(self._end)
+            self._schedule(self._end)
             self._thread.join(timeout=LAST)
 
-    def _tell(self, act: Callable[[], None]) -> None:
+    def _schedule(self, act: Callable[[], None]) -> None:
+        """Have the loop of the thread call this, if the thread still runs."""
         if self._loop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(act)
 
@@ -301,8 +302,8 @@ async def _keep_schedule(
     gone: asyncio.Event,
     note: Callable[[bool], Awaitable[None]] = _note_nothing,
 ) -> None:
-    """Do each periodic work in its turn until `stop` or `gone`. `note` is told whether all of it reaches the queue of
-    jobs, which may be in another Redis than the store."""
+    """Do each periodic work in its turn until `stop` or `gone`. `note` is called with whether all of it reaches the
+    queue of jobs, which may be in another Redis than the store."""
     cut_off: set[str] = set()
     now = asyncio.get_running_loop().time
     ends = [asyncio.ensure_future(each.wait()) for each in (stop, gone, store.replaced)]

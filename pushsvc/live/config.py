@@ -36,7 +36,7 @@ class LiveConfig(Struct, frozen=True, kw_only=True):
     """The gateway, without its sockets. Spans are seconds."""
 
     endpoints: tuple[Endpoint, ...] = ()
-    """The ways to the gateway that devices are told, in their order."""
+    """The ways to the gateway that are announced to devices, in their order."""
     heartbeat: float = 25.0
     heartbeat_min: float = 4.0
     heartbeat_max: float = 900.0

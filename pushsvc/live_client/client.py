@@ -87,7 +87,7 @@ class LiveClient:
 
     `on_message` shows or stores one message, and is called for one at a time. Where it raises, it is called again,
     after 1 s at first and 60 s at most, and nothing behind the message is handled meanwhile; to give a message up,
-    return. `on_missing` is told how many messages at most are lost (None: that is not known), `on_unread` the
+    return. `on_missing` gets how many messages at most are lost (None: that is not known), `on_unread` the
     number of the user's unread messages, `on_error` what failed and is tried again. Without `storage` only the
     server's own position keeps a restarted app from showing a message again.
     """
@@ -165,7 +165,7 @@ class LiveClient:
         unread."""
         position = (await self._load()).position if message is None else message
         unread: int = (await self._call("read", {"offset": position.offset, "epoch": position.epoch}))["unread"]
-        self._tell_unread({"unread": unread})
+        self._notify_unread({"unread": unread})
         return unread
 
     async def event(
@@ -208,7 +208,7 @@ class LiveClient:
             raise RuntimeError("call `connect` of the LiveClient, not of the SDK's client")
         self._protobuf = self._protobuf or isinstance(data, bytes)
         self._reply = _decode(data) or {}
-        self._tell_unread(self._reply)
+        self._notify_unread(self._reply)
 
     def _subscribed(self, epoch: str, offset: int, recovered: bool) -> None:
         assert self._sequencer is not None
@@ -219,7 +219,7 @@ class LiveClient:
     def _published(self, publication: Any) -> None:
         assert self._sequencer is not None
         found = self._publication(publication)
-        self._tell_unread(found.data)
+        self._notify_unread(found.data)
         self._run(self._sequencer.publication(found))
 
     # --- What is to be done ------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ class LiveClient:
                 case History():
                     self._spawn(self._fill(step, self._generation))
                 case Missing(count):
-                    _tell(self._on_missing, count)
+                    _notify(self._on_missing, count)
                 case _:
                     pass
         if self._sequencer.settled:
@@ -254,10 +254,10 @@ class LiveClient:
             await self._on_message(message)
         except Exception as error:
             if notice and getattr(error, "code", None) == _NOT_FOUND:
-                _tell(self._on_missing, 1)
+                _notify(self._on_missing, 1)
             else:
                 succeeded = False
-                _tell(self._on_error, error)
+                _notify(self._on_error, error)
         self._run(self._sequencer.handled(succeeded=succeeded))
 
     async def _retry(self, push_id: str, attempt: int) -> None:
@@ -318,7 +318,7 @@ class LiveClient:
                 try:
                     await self._storage.save(self._sequencer.state)
                 except Exception as error:
-                    _tell(self._on_error, error)
+                    _notify(self._on_error, error)
 
     async def _call(self, method: str, data: Any) -> Any:
         sent = json.dumps(data).encode() if self._protobuf else data
@@ -331,14 +331,14 @@ class LiveClient:
             shown["badge"] = data["unread"]
         return Publication(int(publication.offset), data)
 
-    def _tell_unread(self, data: Mapping[str, Any]) -> None:
+    def _notify_unread(self, data: Mapping[str, Any]) -> None:
         if "unread" in data:
-            _tell(self._on_unread, data["unread"])
+            _notify(self._on_unread, data["unread"])
 
     def _refused(self, error: Exception) -> None:
-        """Tell of an error, unless it ended with its connection: the next connection does it again."""
+        """Report an error to the app, unless it ended with its connection: the next connection does it again."""
         if self._client.state.value == "connected":
-            _tell(self._on_error, error)
+            _notify(self._on_error, error)
 
 
 class _Events:
@@ -377,7 +377,7 @@ async def _pause(attempt: int) -> None:
         await asyncio.sleep(min(2 ** (attempt - 1), 60))
 
 
-def _tell(listener: Callable[[_T], None] | None, value: _T) -> None:
+def _notify(listener: Callable[[_T], None] | None, value: _T) -> None:
     """Call a listener of the app, whose own errors do not disturb the order of steps."""
     if listener is not None:
         asyncio.get_running_loop().call_soon(listener, value)

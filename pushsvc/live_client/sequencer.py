@@ -74,7 +74,7 @@ class History:
 
 @dataclass(frozen=True)
 class Missing:
-    """Tell the app that up to `count` messages are lost. None: how many is not known."""
+    """Notify the app that up to `count` messages are lost. None: how many is not known."""
 
     count: int | None
 
@@ -190,7 +190,7 @@ class Sequencer:
         return steps
 
     def history(self, publications: Sequence[Publication]) -> list[Step]:
-        """Take the page of history that was asked for; an empty one says that nothing more is to be had."""
+        """Take the page of history that was asked for; an empty one says that there is nothing more."""
         steps: list[Step] = []
         if not self._filling:
             return steps

@@ -1,5 +1,5 @@
-"""What the parts of the service share about the live channel: the order of channels, the addresses that devices are
-told, and who is refused. Pure."""
+"""What the parts of the service share about the live channel: the order of channels, the addresses that are
+announced to devices, and who is refused. Pure."""
 
 from __future__ import annotations
 

@@ -168,18 +168,18 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
             if blame != "route":
                 return _attempt(chunk, now, policy.held, jitter, policy)
             return _wait(chunk, now, policy.held * (0.5 + jitter), chunk.attempt)
-        case Throttled(retry_after=told):
-            least = min(told, LONGEST) if told is not None else policy.throttled.get(platform_of(chunk.channel), 0.0)
+        case Throttled(retry_after=asked):
+            least = min(asked, LONGEST) if asked is not None else policy.throttled.get(platform_of(chunk.channel), 0.0)
             return _wait(chunk, now, _spread(least, chunk.turn, jitter, policy), chunk.attempt)
-        case Unavailable(status=status, maybe_sent=maybe_sent, retry_after=told):
-            least = min(told, LONGEST) if told is not None else _least_wait(chunk, outcome, policy)
+        case Unavailable(status=status, maybe_sent=maybe_sent, retry_after=asked):
+            least = min(asked, LONGEST) if asked is not None else _least_wait(chunk, outcome, policy)
             own = blame == "delivery" and bool(status or maybe_sent)
             if own and chunk.attempt >= policy.attempts:
                 return FAILED
             # A held route is probed, and opens when it can: a growing wait would only be lost time.
             nth = chunk.attempt if own else 1 if blame == "route" else chunk.turn
             seconds = _spread(least, nth, jitter, policy)
-            if told is None:
+            if asked is None:
                 seconds = _within_life(chunk, now, seconds, jitter)
             return _wait(chunk, now, seconds, chunk.attempt + own)
         case _:

@@ -78,7 +78,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
                 renew_tls(tls, own)
 
         async def change(newer: Settings) -> None:
-            # Who is served, who is refused and which endpoints are told; the other keys of [live] need a restart.
+            # Who is served, who is refused and which endpoints are announced; the other keys of [live] need a restart.
             current.settings = newer
             sockets.deny(changed.deny_networks)
             gateway.use(changed)
@@ -118,7 +118,7 @@ def sockets_config(
 
 def fitting(live: LiveSettings, files: int) -> LiveSettings:
     """Return the configuration with as many connections as a process with `files` open files at most can hold: what it
-    cannot accept would wait in vain, and no device would be told to try again."""
+    cannot accept would wait in vain, and no device would be asked to try again."""
     most = (files - SPARE_FILES) * 8 // 9  # an eighth above it is accepted, and answered with a temporary error
     if live.max_connections <= most:
         return live

@@ -204,7 +204,7 @@ def webhook_configs(settings: Settings, kind: EventKind | None = None) -> dict[s
 
 
 def live_endpoints(settings: Settings) -> tuple[Endpoint, ...]:
-    """Return the ways to the gateway that devices are told; none where its port is not known before it listens."""
+    """Return the ways to the gateway that devices are given; none where its port is not known before it listens."""
     live = settings.live
     if live.endpoints:
         return tuple(endpoint for text in live.endpoints for endpoint in endpoints_of(text))

@@ -111,18 +111,18 @@ async def versions(
             yield settings
 
 
-_told = ""
+_logged = ""
 """The digest of the refusal that was logged last by this process, or by another one for it."""
 
 
 def is_news(refusal: str, files: Stamp) -> bool:
     """Return whether nothing has logged yet that these files were refused for this reason: no other part of this
     process, and no other process of its supervisor."""
-    global _told  # for all parts of the process
+    global _logged  # for all parts of the process
     name = hashlib.sha256(f"{files} {refusal}".encode()).hexdigest()[:32]
-    if name == _told:
+    if name == _logged:
         return False
-    _told = name
+    _logged = name
     return claim(name)
 
 
@@ -182,7 +182,7 @@ def _fixed(old: Settings, new: Settings) -> list[str]:
 
 
 def _kept(live: AppLive) -> tuple[int, int]:
-    """Return what the store is told of a live channel when it is opened."""
+    """Return what the store is given of a live channel when it is opened."""
     return live.history, live.history_age
 
 

@@ -70,7 +70,7 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
     max_connections: Count = 100_000
     """The maximum number of connections of one process."""
     endpoints: tuple[Annotated[str, Rule(fault=_fault(endpoints_of))], ...] = ()
-    """The addresses that devices are told, in their order; empty: that on which the gateway listens."""
+    """The addresses that are announced to devices, in their order; empty: that on which the gateway listens."""
     heartbeat: Seconds = 25.0
     heartbeat_min: Seconds = 4.0
     heartbeat_max: Seconds = 900.0

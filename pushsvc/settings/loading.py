@@ -256,7 +256,7 @@ def _check_routes(feedback: object, apps: Mapping[str, AppSettings], faults: Fau
 
 
 def _check_environments(apps: Mapping[str, AppSettings], faults: Faults) -> None:
-    """Add a fault if two accounts have the same environment, because their tokens could not be told apart."""
+    """Add a fault if two accounts have the same environment, because their tokens could not be distinguished."""
     for app in apps.values():
         owners: dict[tuple[str, str], str] = {}
         for route, config in app.providers.items():

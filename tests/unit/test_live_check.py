@@ -47,13 +47,13 @@ def written(findings: Iterator[tuple[str, Finding]]) -> list[str]:
 
 
 ENDPOINTS = [
-    (LiveSettings(), "warning live.endpoints: devices are told 127.0.0.1:8081, where other machines cannot reach it"),
-    (LiveSettings(host="::"), "warning live.endpoints: devices are told :::8081, where other machines cannot reach it"),
-    (LiveSettings(endpoints=("https://push.example", "wss://localhost")), "warning live.endpoints: devices are told https://push.example, wss://localhost, where other machines cannot reach it"),
-    (LiveSettings(port=0), "error live.endpoints: live.port is chosen at the start, so devices cannot be told where to connect"),
-    (LiveSettings(port=0, endpoints=("https://push.example",), proxies=("::1",)), "ok live.endpoints: devices are told https://push.example"),
-    (LiveSettings(endpoints=("wss://push.example", "http://push.example")), "warning live.endpoints: devices are told wss://push.example, http://push.example: without TLS, which phones and browsers refuse, since tokens are in it"),
-    (LiveSettings(host="push.example", tls_cert="c"), "ok live.endpoints: devices are told push.example:8081"),
+    (LiveSettings(), "warning live.endpoints: devices are given 127.0.0.1:8081, where other machines cannot reach it"),
+    (LiveSettings(host="::"), "warning live.endpoints: devices are given :::8081, where other machines cannot reach it"),
+    (LiveSettings(endpoints=("https://push.example", "wss://localhost")), "warning live.endpoints: devices are given https://push.example, wss://localhost, where other machines cannot reach it"),
+    (LiveSettings(port=0), "error live.endpoints: live.port is chosen at the start, so no address can be announced to devices"),
+    (LiveSettings(port=0, endpoints=("https://push.example",), proxies=("::1",)), "ok live.endpoints: devices are given https://push.example"),
+    (LiveSettings(endpoints=("wss://push.example", "http://push.example")), "warning live.endpoints: devices are given wss://push.example, http://push.example: without TLS, which phones and browsers refuse, since tokens are in it"),
+    (LiveSettings(host="push.example", tls_cert="c"), "ok live.endpoints: devices are given push.example:8081"),
 ]  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_a_proxy_that_is_not_named_hides_the_addresses_of_devices() -> None:
 
 
 @pytest.mark.parametrize(("live", "line"), ENDPOINTS)
-def test_the_addresses_that_devices_are_told(live: LiveSettings, line: str) -> None:
+def test_the_addresses_that_devices_are_given(live: LiveSettings, line: str) -> None:
     assert written(check_endpoints(Settings(live=live))) == [line]
 
 

@@ -518,7 +518,7 @@ def test_pings_of_websocket() -> None:
     assert session.received(b"{}", 27.0) == [FaultSeen("pong"), Close(*BAD)]
 
 
-def test_another_heartbeat_is_never_longer_than_the_client_was_told() -> None:
+def test_another_heartbeat_is_never_longer_than_what_was_announced() -> None:
     session = opened()
     send(session, {"id": 2, "rpc": {"method": "heartbeat", "data": {"seconds": 10}}})
     assert lines(session.heartbeat(2, 10.0, 1.0)) == [{"id": 2, "rpc": {"data": {"heartbeat": 10.0, "agreed": 10.0}}}]

@@ -257,7 +257,7 @@ def test_any_value_at_any_key_loads_or_is_a_fault_that_shows_no_secret(
             assert live_config(settings).apps["a"].secret == channel.secret
 
 
-# --- the addresses that devices are told ------------------------------------------------------------
+# --- the addresses that devices are given ------------------------------------------------------------
 
 ALL = "{0}://{1}/connection/websocket {2}://{1}/connection/http_stream {2}://{1}/connection/sse"
 ENDPOINTS = [

@@ -35,12 +35,12 @@ class FileRecord(Struct, frozen=True):
     fault: BadLine | None = None
 
 
-def format_of(path: str, told: str) -> Format:
+def format_of(path: str, option: str) -> Format:
     """Return the format that the option or the file's suffix names. Ends with wrong usage if neither does."""
-    if told:
-        if told not in ("csv", "ndjson"):
-            raise typer.BadParameter(f"--format: no {told!r}; there are csv and ndjson")
-        return "csv" if told == "csv" else "ndjson"
+    if option:
+        if option not in ("csv", "ndjson"):
+            raise typer.BadParameter(f"--format: no {option!r}; there are csv and ndjson")
+        return "csv" if option == "csv" else "ndjson"
     if path == "-":
         return "ndjson"
     found = SUFFIXES.get(Path(path).suffix.lower())

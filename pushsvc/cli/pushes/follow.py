@@ -51,9 +51,9 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
     before: JsonObject = {}
     waits: dict[str, int] = {}
     said: set[str] = set()
-    told = f"the push continues; `pushsvc cancel {push_id}` cancels what has not been sent"
+    hint = f"the push continues; `pushsvc cancel {push_id}` cancels what has not been sent"
     lines = ChangedLines(quiet=quiet)
-    with going_on(lambda: told), open_bars(sys.stdout, "{task.fields[counts]}", "elapsed", quiet=quiet) as bars:
+    with going_on(lambda: hint), open_bars(sys.stdout, "{task.fields[counts]}", "elapsed", quiet=quiet) as bars:
         task = bars.add_task("sending", total=None, counts="")
         while True:
             try:

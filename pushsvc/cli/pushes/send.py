@@ -23,8 +23,8 @@ from .follow import follow, verdict
 Text = str | None
 
 
-def _option(name: str, told: str, metavar: str = "TEXT") -> Any:
-    return typer.Option(name, help=told, metavar=metavar)
+def _option(name: str, text: str, metavar: str = "TEXT") -> Any:
+    return typer.Option(name, help=text, metavar=metavar)
 
 
 def send(

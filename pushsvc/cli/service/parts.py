@@ -141,7 +141,7 @@ def run_part(
     context: typer.Context,
     also: tuple[str, ...] = (),
 ) -> None:
-    """Run a part until it is told to stop: by `one`, or in several processes. `also` are the parts that `one` runs
+    """Run a part until it is asked to stop: by `one`, or in several processes. `also` are the parts that `one` runs
     beside it."""
     if processes == 1 or LIFELINE in os.environ:
         from ... import telemetry

@@ -81,7 +81,7 @@ class PhoneFigures(Struct, frozen=True, kw_only=True):
 
     @property
     def holds(self) -> bool:
-        """Return whether every phone has shown each push once and in order, without a hole that it was not told of."""
+        """Return whether every phone has shown each push once and in order, without an unreported hole."""
         return not (self.holes or self.late or self.faults)
 
 

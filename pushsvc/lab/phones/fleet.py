@@ -33,7 +33,7 @@ _NO_PORT: Final = 24
 
 
 class TokenRefused(PushsvcError):
-    """No token is to be had for a device."""
+    """No token can be obtained for a device."""
 
 
 class TokenSource(Protocol):
@@ -73,7 +73,7 @@ class Figures:
         self.darkened = 0
         """Times that a network swallowed a connection."""
         self.ended: Counter[int] = Counter()
-        """Ends of connections by code: 1006 without a word, 0 where no token was to be had."""
+        """Ends of connections by code: 1006 without a word, 0 where no token could be obtained."""
         self.errors: Counter[int] = Counter()
         """Replies with an error, by code."""
         self.unanswered: Counter[str] = Counter()

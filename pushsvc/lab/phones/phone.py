@@ -117,7 +117,7 @@ class Phone(asyncio.Protocol):
         self.state = State.AWAY
 
     def darken(self) -> None:
-        """Have the network swallow everything from now on. Neither side is told."""
+        """Have the network swallow everything from now on. Neither side gets a sign of it."""
         self._abandon_socket(swallow=True)
         self._fleet.figures.darkened += 1
 
@@ -132,7 +132,7 @@ class Phone(asyncio.Protocol):
         return self._source
 
     def refused(self, *, for_good: bool) -> None:
-        """Take it that a token or a socket was not to be had."""
+        """Handle that no token or no socket could be obtained."""
         if self.state is State.WAITING:
             self._end(0) if for_good else self._again()
 

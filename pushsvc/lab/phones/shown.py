@@ -37,9 +37,9 @@ class Shown:
         self.late: list[str] = []
         """Pushes that were shown after others that stand behind them in the stream."""
         self.lost = 0
-        """Connects from a position that was not recovered: the phone was told that there may be a hole."""
+        """Connects from a position that was not recovered: the server said that there may be a hole."""
         self.missing = 0
-        """How many publications it was told are missing."""
+        """How many publications were reported to it as missing."""
         self.epoch = ""
         self.position = 0
         """The offset that the client libraries keep, and recover from."""

@@ -105,7 +105,7 @@ export class Sequencer {
     return steps;
   }
 
-  /** The page of history that was asked for; an empty one says that nothing more is to be had. */
+  /** The page of history that was asked for; an empty one says that there is nothing more. */
   history(publications) {
     const steps = [];
     if (!this.#filling) return steps;
@@ -363,7 +363,7 @@ export class LiveClient {
 
   /** @param {{unread?: number}} reply */
   #unread({ unread }) {
-    if (unread !== undefined) tell(this.#options.onUnread, unread);
+    if (unread !== undefined) notify(this.#options.onUnread, unread);
     return unread;
   }
 
@@ -374,7 +374,7 @@ export class LiveClient {
       else if (step.do === "retry") this.#after(step.attempt, () => this.#run(this.#sequencer.retried(step.id)));
       else if (step.do === "ack") this.#acking = this.#ack(step, this.#generation);
       else if (step.do === "history") this.#fill(step, this.#generation);
-      else if (step.do === "missing") tell(this.#options.onMissing, step.count);
+      else if (step.do === "missing") notify(this.#options.onMissing, step.count);
     }
     if (this.#sequencer.settled) this.#waiting.splice(0).forEach((resolve) => resolve());
     return steps[0];
@@ -388,7 +388,7 @@ export class LiveClient {
       await this.#options.onMessage(shown);
     } catch (error) {
       if (message.data.notice && error?.code === NOT_FOUND) {
-        tell(this.#options.onMissing, 1);
+        notify(this.#options.onMissing, 1);
       } else {
         succeeded = false;
         this.#failed(error);
@@ -441,7 +441,7 @@ export class LiveClient {
   }
 
   #failed(error) {
-    tell(this.#options.onError, error);
+    notify(this.#options.onError, error);
   }
 
   #after(attempt, call) {
@@ -494,7 +494,7 @@ export function webStorage(key = "pushsvc-live", storage = globalThis.localStora
 }
 
 /** Calls a listener of the app, whose own errors do not disturb the order of steps. */
-function tell(listener, value) {
+function notify(listener, value) {
   Promise.resolve(value).then(listener);
 }
 

@@ -158,7 +158,7 @@ class Connection:
         self.published(Recipient(self.number, epoch, top, top, unread, 0), _NOTHING)
 
     def unread(self, count: int) -> None:
-        """Tell the device how much is unread."""
+        """Notify the device of how much is unread."""
         self._run(self._session.unread(count))
 
     def end(self, disconnect: Disconnect) -> None:

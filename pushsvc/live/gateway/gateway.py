@@ -128,8 +128,8 @@ class Gateway:
         self.metrics.show(config.apps)
 
     def use(self, newer: LiveConfig) -> None:
-        """Serve the apps of this configuration from the next connect on, tell its endpoints, and refuse what it denies;
-        connections of others end. Everything else needs another gateway."""
+        """Serve the apps of this configuration from the next connect on, announce its endpoints, and refuse what it
+        denies; connections of others end. Everything else needs another gateway."""
         apps, ids, networks = newer.apps, newer.deny_ids, newer.deny_networks
         self._verifier = Verifier(apps)
         self.config = msgspec.structs.replace(

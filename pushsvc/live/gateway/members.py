@@ -33,7 +33,7 @@ class Member(Protocol):
         """Look whether the stream has something that was not handed out."""
 
     def unread(self, count: int) -> None:
-        """Tell the device how much is unread."""
+        """Notify the device of how much is unread."""
 
     def end(self, disconnect: codes.Disconnect) -> None:
         """End the connection."""

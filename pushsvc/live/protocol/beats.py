@@ -24,12 +24,12 @@ class Beats:
         return self._pinged_at > 0.0
 
     def begin(self, interval: float, first: float, *, announced: float) -> None:
-        """Ping from the instant `first` on. The client was told that no ping comes later than `announced` seconds after
-        another."""
+        """Ping from the instant `first` on. The client was promised one every `announced` seconds at the
+        latest."""
         self.interval, self._announced, self.due = interval, announced, first
 
     def change(self, interval: float, now: float) -> None:
-        """Ping in another interval. One that is longer than the client was told at its connect waits for the next
+        """Ping in another interval. One that is longer than what was announced at the connect waits for the next
         connect, because clients end a connection whose pings are late."""
         self.interval = min(interval, self._announced)
         if not self._pinged_at:

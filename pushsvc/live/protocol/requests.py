@@ -92,11 +92,11 @@ def connect_asked(command_id: int, request: ConnectRequest) -> tuple[ConnectAske
     faults: list[FaultSeen] = []
     body = ConnectBody()
     if bytes(request.data) != b"null":
-        told = _body(_connect_body, request.data)
-        if told is None:
+        sent = _body(_connect_body, request.data)
+        if sent is None:
             faults.append(FaultSeen("connect_data"))
         else:
-            body = told
+            body = sent
     device = (request.subs or {}).get(CHANNEL)
     recover = device is not None and bool(device.recover)
     position = None

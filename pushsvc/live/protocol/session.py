@@ -46,7 +46,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     expired_after: float = 25.0
     """How long after the end of its token a client may still bring a new one."""
     endpoints: bytes = b"[]"
-    """The endpoints that devices are told, in JSON."""
+    """The endpoints that are announced to devices, in JSON."""
 
 
 class Session:
@@ -288,7 +288,7 @@ class Session:
         return [Bytes(self._codec.refresh(command_id, self.client, self._limits.version, max(1, int(ttl))))]
 
     def heartbeat(self, command_id: int, seconds: float, now: float) -> list[Effect]:
-        """Ping in another interval, if that is not longer than the client was told at its connect."""
+        """Ping in another interval, if that is not longer than what was announced at the connect."""
         if not self._answered(command_id):
             return []
         self._beats.change(seconds, now)
@@ -344,7 +344,7 @@ class Session:
         return effects
 
     def more(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[Effect]:
-        """Hand out what has waited in the stream. A hole ends the connection: the client recovers, and is told."""
+        """Hand out what has waited in the stream. A hole ends the connection: the client recovers, and learns of it."""
         effects: list[Effect] = []
         if self._state != _OPEN:
             return effects
@@ -370,7 +370,7 @@ class Session:
         return effects
 
     def unread(self, unread: int) -> list[Effect]:
-        """Tell the device what is unread now, because its user has read on another one."""
+        """Notify the device of what is unread now, because its user has read on another one."""
         self._unread = unread
         if self._state != _OPEN:
             return []

@@ -25,7 +25,7 @@ from .shared import Shared
 from .transports import LongConnection
 
 _QUEUE: Final = 1.0
-"""Seconds in which connections that wait in the kernel are accepted at the end, to be told of it."""
+"""Seconds in which connections that wait in the kernel are accepted at the end, so that they learn of it."""
 _STEP: Final = 0.1
 """Seconds between two groups of connections that are let go."""
 

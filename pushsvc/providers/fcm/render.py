@@ -302,8 +302,8 @@ def _own(raw: Raw, faults: list[Fault]) -> dict[str, Any]:
     )
     for name in ("message", "validate_only", "validateOnly"):
         if name in own:
-            mend = "give the fields of `message` themselves" if name == "message" else "use `dry_run`"
-            faults.append(Fault(f"overrides.fcm.{name}", f"stands outside the message: {mend}"))
+            remedy = "give the fields of `message` themselves" if name == "message" else "use `dry_run`"
+            faults.append(Fault(f"overrides.fcm.{name}", f"stands outside the message: {remedy}"))
     for name in _BLOCKS:
         block = own.get(name)
         if block is not None and not isinstance(block, dict):

@@ -55,22 +55,22 @@ def check_port(settings: Settings) -> Iterator[tuple[str, Finding]]:
 
 
 def check_endpoints(settings: Settings) -> Iterator[tuple[str, Finding]]:
-    """Yield the findings about the addresses that devices are told. Pure."""
+    """Yield the findings about the addresses that are announced to devices. Pure."""
     live, part = settings.live, "live.endpoints"
-    told = live_endpoints(settings)
-    if not told:
-        what = "live.port is chosen at the start, so devices cannot be told where to connect"
+    announced = live_endpoints(settings)
+    if not announced:
+        what = "live.port is chosen at the start, so no address can be announced to devices"
         yield part, Finding("error", what, "set one of both")
         return
     shown = ", ".join(live.endpoints) or f"{live.host}:{live.port}"
     fix = 'name the address of the gateway, or of its proxy: ["https://push.example.com"]'
-    if any(_is_local(urlsplit(each.endpoint).hostname or "") for each in told):
-        yield part, Finding("warning", f"devices are told {shown}, where other machines cannot reach it", fix)
-    elif any(each.endpoint.startswith(("ws:", "http:")) for each in told):
-        what = f"devices are told {shown}: without TLS, which phones and browsers refuse, since tokens are in it"
+    if any(_is_local(urlsplit(each.endpoint).hostname or "") for each in announced):
+        yield part, Finding("warning", f"devices are given {shown}, where other machines cannot reach it", fix)
+    elif any(each.endpoint.startswith(("ws:", "http:")) for each in announced):
+        what = f"devices are given {shown}: without TLS, which phones and browsers refuse, since tokens are in it"
         yield part, Finding("warning", what, "begin it with https:// or wss://; a proxy ends TLS, or live.tls_cert")
     else:
-        yield part, Finding("ok", f"devices are told {shown}")
+        yield part, Finding("ok", f"devices are given {shown}")
         if not live.tls_cert and not live.proxies:
             what = "behind a proxy that is not named here all devices have its address: `deny` knows no networks"
             yield "live.proxies", Finding("warning", what, 'name its network, as in ["127.0.0.1"]')

@@ -43,5 +43,5 @@ async def _call(config: WebhookConfig, app: str) -> list[Finding]:
     took = f"after {time.monotonic() - began:.1f} s"
     if 200 <= answer.status < 300:
         return [Finding("ok", f"{config.host} answers {answer.status} {took}")]
-    told = f"answers {answer.status}" if answer.status else f"does not answer: {answer.reason.replace('_', ' ')}"
-    return [Finding("error", f"{config.host} {told} {took}", "correct `url` or the receiver; events wait meanwhile")]
+    result = f"answers {answer.status}" if answer.status else f"does not answer: {answer.reason.replace('_', ' ')}"
+    return [Finding("error", f"{config.host} {result} {took}", "correct `url` or the receiver; events wait meanwhile")]

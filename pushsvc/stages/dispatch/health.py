@@ -173,7 +173,7 @@ class RouteHealth:
 
     def spoken_of(self, now: float) -> Trouble | None:
         """Return the trouble to report: one that is proven, or has lasted; also one that does not hold the route, where
-        nothing has worked since it began, until it is too old to tell."""
+        nothing has worked since it began, until it is too old to judge."""
         if self.trouble is not None:
             return self.trouble if self._proven or now - self.held_at >= CONFIRMED else None
         if self._since is None or now - self._met_at > LONGEST:

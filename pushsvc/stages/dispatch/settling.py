@@ -207,7 +207,7 @@ class Settler:
             while self._news:
                 while self._ends_of(self._news[0][0].revoked.pushes):
                     await self._record_next()
-                await self._tell(*self._news[0])
+                await self._acknowledge(*self._news[0])
                 self._news.popleft()
             if self._size:
                 if all(line.due <= line.drawn for line in self._lines.values()):
@@ -259,7 +259,8 @@ class Settler:
     def _waiting(self) -> Iterator[tuple[Settlement | None, OpenEntry]]:
         return chain.from_iterable(line.waiting for line in self._lines.values())
 
-    async def _tell(self, news: News, known: asyncio.Future[None]) -> None:
+    async def _acknowledge(self, news: News, known: asyncio.Future[None]) -> None:
+        """Acknowledge a revocation with how much of its pushes is in flight, and complete `known`."""
         in_flight = self._in_flight(news.revoked.pushes)
         await self._until_recorded(lambda: self._queue.acknowledge(news, in_flight))
         if not known.done():

@@ -60,7 +60,7 @@ class Watch:
             if receipt.at >= latest.get(receipt.platform, (0, each))[0]:
                 latest[receipt.platform] = receipt.at, each
         for platform, (_, each) in latest.items():
-            self._tell(platform, each.freeze)
+            self._log_change(platform, each.freeze)
 
     async def look_for_thaw(self) -> None:
         """Log the routes that are no longer frozen and have no receipt that would show it."""
@@ -68,9 +68,10 @@ class Watch:
             routes = [Route(self._app, platform) for platform in self._frozen]
             frozen = await frozen_routes(self._ports.answers, routes, self._config, self._ports.clock())
             for route in routes:
-                self._tell(route.platform, frozen.get(route))
+                self._log_change(route.platform, frozen.get(route))
 
-    def _tell(self, platform: Platform, freeze: Freeze | None) -> None:
+    def _log_change(self, platform: Platform, freeze: Freeze | None) -> None:
+        """Log that pruning of a platform has been frozen, or has thawed, if that was not logged before."""
         if freeze is not None and platform not in self._frozen:
             self._frozen.add(platform)
             self._log.error("pruning_frozen", platform=platform, why=freeze.why)
