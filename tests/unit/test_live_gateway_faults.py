@@ -335,6 +335,17 @@ async def test_what_is_appended_during_an_acknowledgement_is_not_acknowledged_by
     assert [(each.push_id, each.index) for each in world.confirmed] == [("p1", 0)]
 
 
+async def test_deliveries_of_two_streams_of_a_device_end_though_their_offsets_are_the_same(world: World) -> None:
+    given = [Reference(1, 0, "fcm", LivePush(name, 0, 2**40, "normal")) for name in ("p1", "p2")]
+    loop = asyncio.create_task(world.gateway.acks.run())
+    acks = world.gateway.acks
+    asked = (acks.ack("shop", "phone", Position(epoch, 1), [own]) for epoch, own in zip("de", given, strict=True))
+    await asyncio.gather(*asked)
+    loop.cancel()
+    assert [len(each) for each in world.streams.acknowledged] == [2], "in one step"
+    assert [each.push_id for each in world.confirmed] == ["p1", "p2"]
+
+
 async def test_a_stream_is_asked_only_what_its_connection_does_not_know(world: World) -> None:
     gateway, streams = world.gateway, world.streams
     known, others = Reference(2, 0, "fcm", PUSH), Reference(1, 0, "apns", LivePush("p0", 0, 2**40, "normal"))

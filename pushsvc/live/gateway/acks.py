@@ -9,14 +9,14 @@ import asyncio
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ... import telemetry
 from ...model.delivery import Arrival
 from ...ports.live import Acked, LiveStreams, Position, Reference
+from ..protocol.effects import AckAsked
 from .metrics import GatewayMetrics, Passed, acknowledged
 
 AT_ONCE: Final = 400
@@ -34,16 +34,35 @@ Confirm: TypeAlias = Callable[[str, Sequence[Arrival]], Awaitable[object]]
 """End deliveries of an app as sent; a repeat changes nothing. Raises `StoreUnavailable`."""
 
 
-class _Ack(Struct, frozen=True):
-    """An acknowledgement that waits for its batch."""
+class Acknowledger(Protocol):
+    """Acknowledges for a device."""
 
     app: str
     device_id: str
-    position: Position
-    given: Sequence[Reference] | None
-    """The deliveries that it ends, where the connection knows them."""
-    done: Callable[[Acked | Exception], None]
-    """Called with the result."""
+
+    def acked(self, command_id: int, result: Acked | Exception) -> None:
+        """Take the result."""
+
+
+_Ack: TypeAlias = tuple[Acknowledger, AckAsked]
+"""An acknowledgement that waits for its batch."""
+
+
+class _Caller:
+    """An `Acknowledger` that waits for its one result."""
+
+    def __init__(self, app: str, device_id: str) -> None:
+        self.app = app
+        self.device_id = device_id
+        self.answer: asyncio.Future[Acked] = asyncio.get_running_loop().create_future()
+
+    def acked(self, command_id: int, result: Acked | Exception) -> None:
+        if self.answer.done():
+            return
+        if isinstance(result, Exception):
+            self.answer.set_exception(result)
+        else:
+            self.answer.set_result(result)
 
 
 class Acks:
@@ -65,39 +84,23 @@ class Acks:
         self, app: str, device_id: str, position: Position, given: Sequence[Reference] | None = None
     ) -> Acked:
         """Acknowledge everything up to a position. Raises `StoreUnavailable`; the device repeats it then."""
-        answer: asyncio.Future[Acked] = asyncio.get_running_loop().create_future()
+        caller = _Caller(app, device_id)
+        self.take(caller, AckAsked(0, position.offset, position.epoch, None if given is None else tuple(given)))
+        return await caller.answer
 
-        def done(result: Acked | Exception) -> None:
-            if answer.done():
-                return
-            if isinstance(result, Exception):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)
-
-        self.take(app, device_id, position, given, done)
-        return await answer
-
-    def take(
-        self,
-        app: str,
-        device_id: str,
-        position: Position,
-        given: Sequence[Reference] | None,
-        done: Callable[[Acked | Exception], None],
-    ) -> None:
+    def take(self, acknowledger: Acknowledger, ask: AckAsked) -> None:
         """Acknowledge everything up to a position, together with what other devices acknowledge at the same time, and
-        call `done`: a task for each acknowledgement would cost as much as all that it does. `given` are the deliveries
-        up to there that are not acknowledged yet, as far as a connection knows: the stream is asked only where it has
-        others."""
+        tell the acknowledger: a task for each acknowledgement would cost as much as all that it does. The stream is
+        asked only where it has other deliveries up to there than those that the connection was given."""
         if not self._waiting:
             self._all_taken.clear()
             self._more.set()
-        self._waiting.append(_Ack(app, device_id, position, given, done))
+        self._waiting.append((acknowledger, ask))
 
     def remember(self, push_id: str, indexes: Iterable[int], passed: Passed) -> None:
         """Note when deliveries of a push passed the stages before the gateway."""
-        self._passed.update(((push_id, index), passed) for index in indexes)
+        for index in indexes:
+            self._passed[push_id, index] = passed
         while len(self._passed) > CLOCKED:
             self._passed.popitem(last=False)
 
@@ -114,15 +117,15 @@ class Acks:
                 batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
                 by_app: dict[str, list[_Ack]] = {}
                 for each in batch:
-                    by_app.setdefault(each.app, []).append(each)
+                    by_app.setdefault(each[0].app, []).append(each)
                 for app, own in by_app.items():
                     results: Sequence[Acked | Exception]
                     try:
                         results = await self._take_all(app, own)
                     except Exception as error:  # Each device is answered with it, and the others go on.
                         results = [error] * len(own)
-                    for each, result in zip(own, results, strict=True):
-                        each.done(result)
+                    for (acknowledger, ask), result in zip(own, results, strict=True):
+                        acknowledger.acked(ask.id, result)
                 taken_at = loop.time()
             self._all_taken.set()
 
@@ -131,45 +134,51 @@ class Acks:
         await self._all_taken.wait()
 
     async def _take_all(self, app: str, acks: Sequence[_Ack]) -> list[Acked]:
-        ended: set[tuple[str, int]] = set()
+        ended: dict[tuple[str, int], Arrival] = {}
         results = await self._end_all(app, acks, ended)
         # A stream may have more than its connection knows: what has expired, or what was never given.
         unknown = [place for place, result in enumerate(results) if result.fault == "open"]
         if unknown:
-            again = await self._end_all(app, [replace(acks[place], given=None) for place in unknown], ended)
-            for place, result in zip(unknown, again, strict=True):
+            asked = [(acks[place][0], replace(acks[place][1], given=None)) for place in unknown]
+            for place, result in zip(unknown, await self._end_all(app, asked, ended), strict=True):
                 results[place] = result
         self._metrics.flush()
         return results
 
-    async def _end_all(self, app: str, acks: Sequence[_Ack], ended: set[tuple[str, int]]) -> list[Acked]:
+    async def _end_all(self, app: str, acks: Sequence[_Ack], ended: dict[tuple[str, int], Arrival]) -> list[Acked]:
         """End the deliveries that were given, or that the stream names, then acknowledge these and no others. `ended`,
-        which grows, are those that have ended, by device and offset."""
+        which grows, are those that have ended, by push and index: offsets of two streams of a device may be the same.
+        """
         at = int(self._wall() * 1000)
-        positions = [(each.device_id, each.position) for each in acks]
-        given = [each.given for each in acks]
-        results: dict[int, Acked] = {}
-        if unknown := [place for place, own in enumerate(given) if own is None]:
-            named = await self._live.acking(app, [positions[place] for place in unknown])
+        faults: list[Acked | None] = [None] * len(acks)
+        if unknown := [place for place, (_, ask) in enumerate(acks) if ask.given is None]:
+            acks = list(acks)
+            named = await self._live.acking(app, [_asked(acks[place]) for place in unknown])
             for place, found in zip(unknown, named, strict=True):
-                given[place], results[place] = found.newly, found
-        taken = [place for place in range(len(acks)) if place not in results or not results[place].fault]
-        ending: dict[tuple[str, int], Arrival] = {}
-        for place in taken:
-            device_id = acks[place].device_id
-            for each in given[place] or ():
-                ending[device_id, each.offset] = each.push.arrival(each.index, each.platform, device_id, at)
-        if left := [arrival for key, arrival in ending.items() if key not in ended]:
-            await self._confirm(app, left)
-            ended.update(ending)
-        offsets = [[each.offset for each in given[place] or ()] for place in taken]
-        newly: list[Reference] = []
-        acked = await self._live.ack(app, [positions[place] for place in taken], offsets)
-        for place, result in zip(taken, acked, strict=True):
-            results[place] = result
-            newly += [each for each in given[place] or () if result.before < each.offset <= result.acked]
+                acknowledger, ask = acks[place]
+                acks[place] = acknowledger, replace(ask, given=tuple(found.newly))
+                faults[place] = found if found.fault else None
+        taken = [ack for ack, fault in zip(acks, faults, strict=True) if fault is None]
+        known = len(ended)
+        for acknowledger, ask in taken:
+            device_id = acknowledger.device_id
+            for each in ask.given or ():
+                key = each.push.id, each.index
+                if key not in ended:
+                    ended[key] = each.push.arrival(each.index, each.platform, device_id, at)
+        if len(ended) > known:
+            await self._confirm(app, list(ended.values())[known:])
+        offsets = [[each.offset for each in ask.given or ()] for _, ask in taken]
+        acked = await self._live.ack(app, list(map(_asked, taken)), offsets)
+        newly = [
+            each
+            for (_, ask), result in zip(taken, acked, strict=True)
+            for each in ask.given or ()
+            if result.before < each.offset <= result.acked
+        ]
         self._count(app, newly, at)
-        return [results[place] for place in range(len(acks))]
+        rest = iter(acked)
+        return [next(rest) if fault is None else fault for fault in faults]
 
     def _count(self, app: str, references: Sequence[Reference], at: int) -> None:
         deliveries = []
@@ -180,3 +189,9 @@ class Acks:
             if passed is not None and passed[3] and telemetry.traces.tracer is not None:
                 telemetry.traces.tracer.record(acknowledged(app, reference, start + passed[2], at), passed[3])
         self._metrics.acked(app, Counter(deliveries), at)
+
+
+def _asked(ack: _Ack) -> tuple[str, Position]:
+    """Return the device of an acknowledgement, and the position up to which it acknowledges."""
+    acknowledger, ask = ack
+    return acknowledger.device_id, Position(ask.epoch, ask.offset)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
@@ -161,6 +160,18 @@ class Connection:
         """Notify the device of how much is unread."""
         self._run(self._session.unread(count))
 
+    def acked(self, command_id: int, result: Acked | Exception) -> None:
+        """Answer an acknowledgement."""
+        try:
+            if isinstance(result, Acked):
+                self._do_all(self._session.acked(command_id, result.fault))  # Nothing is due earlier than before.
+            elif isinstance(result, PushsvcError):
+                self._fails(command_id, result)
+            else:
+                raise result
+        except Exception as error:
+            self._gateway.failed(self, error)
+
     def end(self, disconnect: Disconnect) -> None:
         self._run(self._session.disconnect(disconnect))
 
@@ -185,23 +196,22 @@ class Connection:
                 deadline.bring_forward(due)
 
     def _do_all(self, effects: list[Effect]) -> None:
+        """Do what a session asks for, the most frequent at once."""
         for effect in effects:
             if type(effect) is Bytes:
                 self._transport.write(effect.data)
+            elif type(effect) is AckAsked and effect.id:
+                self._gateway.acks.take(self, effect)
             else:
                 self._do(effect)
 
     def _do(self, effect: Effect) -> None:
         gateway, session = self._gateway, self._session
-        match effect:  # the most frequent first
-            case AckAsked(id=id):
-                if id:
-                    position = Position(effect.epoch, effect.offset)
-                    gateway.acks.take(self.app, self.device_id, position, effect.given, partial(self._acked, id))
-                else:
-                    self._ack_later(effect)
+        match effect:
             case Bytes(data=data):
                 self._transport.write(data)
+            case AckAsked():
+                self._ack_later(effect)
             case Ping():
                 self._transport.ping()
             case Close(code=code, reason=reason):
@@ -370,18 +380,6 @@ class Connection:
         return self._gateway.heartbeats.agree((self.app, self.device_id), wish, foreground=self._foreground)
 
     # --- The stream ------------------------------------------------------------------------------------------------
-
-    def _acked(self, command_id: int, result: Acked | Exception) -> None:
-        """Answer an acknowledgement."""
-        try:
-            if isinstance(result, Acked):
-                self._do_all(self._session.acked(command_id, result.fault))  # Nothing is due earlier than before.
-            elif isinstance(result, PushsvcError):
-                self._fails(command_id, result)
-            else:
-                raise result
-        except Exception as error:
-            self._gateway.failed(self, error)
 
     def _ack_later(self, ask: AckAsked) -> None:
         """Take an acknowledgement that has no answer. Later ones stand for earlier ones, so that two wait at most,

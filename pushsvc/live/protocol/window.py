@@ -45,10 +45,21 @@ class Given(NamedTuple):
 class StreamWindow:
     """The state of one connection. Instants are the gateway's seconds, which only grow."""
 
-    __slots__ = ("_flight", "_last", "_paging", "_through", "acked", "app", "paused", "resend_at", "top")
+    __slots__ = (
+        "_flight",
+        "_last",
+        "_paging",
+        "_resend_after",
+        "_through",
+        "acked",
+        "app",
+        "paused",
+        "resend_at",
+        "top",
+    )
 
     def __init__(self, app: LiveAppConfig) -> None:
-        self.app = app
+        self._use(app)
         self.acked = 0
         self.top = 0
         self.resend_at = NEVER
@@ -67,9 +78,14 @@ class StreamWindow:
 
     def begin(self, app: LiveAppConfig, *, since: int, acked: int, top: int) -> None:
         """Begin behind an offset of a stream."""
-        self.app = app
+        self._use(app)
         self._through = self._last = since
         self.acked, self.top = acked, top
+
+    def _use(self, app: LiveAppConfig) -> None:
+        self.app = app
+        self._resend_after = app.ack_within / (app.resend + 1) if app.resend else NEVER
+        """Seconds until a publication is sent again: all resends are spread evenly over the time for its ack."""
 
     def clear(self) -> None:
         """Stop waiting for acknowledgements."""
@@ -80,11 +96,6 @@ class StreamWindow:
         """How many publications may be handed out."""
         return 0 if self.paused else self.app.window - len(self._flight)
 
-    @property
-    def _resend_after(self) -> float:
-        """Seconds until a publication is sent again: all resends are spread evenly over the time for its ack."""
-        return self.app.ack_within / (self.app.resend + 1) if self.app.resend else NEVER
-
     def acknowledge(self, offset: int) -> tuple[Reference, ...]:
         """Take an acknowledgement of everything up to an offset, which makes room at once. Return the deliveries that
         were given; none if some of them are not known, or if it says nothing new or what cannot be true."""
@@ -92,7 +103,10 @@ class StreamWindow:
             return ()
         self.acked = offset
         flight = self._flight
-        given = [flight.pop(each)[2] for each in [each for each in flight if each <= offset]]
+        if len(flight) == 1 and offset in flight:  # as nearly always
+            given = [flight.pop(offset)[2]]
+        else:
+            given = [flight.pop(each)[2] for each in [each for each in flight if each <= offset]]
         if not flight:
             self.resend_at = NEVER
         return () if None in given else cast("tuple[Reference, ...]", tuple(given))

@@ -31,7 +31,7 @@ class LivePush(Struct, frozen=True, array_like=True, gc=False):
     def arrival(self, index: int, platform: Platform, device_id: str, at: int) -> Arrival:
         """Return a delivery that its device has acknowledged at that instant, or cannot acknowledge any more."""
         return Arrival(
-            *(self.id, index, self.total, self.lane, platform, device_id, at), collapse=self.collapse, since=self.at
+            self.id, index, self.total, self.lane, platform, device_id, at, collapse=self.collapse, since=self.at
         )
 
 

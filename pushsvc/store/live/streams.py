@@ -42,7 +42,7 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from struct import Struct as Layout, pack
 from typing import Any, Final, NamedTuple
@@ -88,8 +88,13 @@ _ENDS_AT_ONCE: Final = 100
 _REFUSED: Final = {"": None, "unknown": Refused("unknown"), "revoked": Refused("revoked")}
 
 
+_DEVICES: Final = 16_384
+"""Devices of which a process keeps the digest, in about 3 MB: to make one takes longer than to pack all that is asked
+with it."""
 _ASKED: Final = Layout(">12sddH")
 """A device and a position in live_ack.lua, before the offsets that are named."""
+_ASKED_OF_ONE: Final = Layout(">12sddHI")
+"""The same with one offset, as nearly all have."""
 _ALL: Final = 0xFFFF
 """Their number where it may be any."""
 
@@ -108,6 +113,8 @@ class RedisStreams(RedisAppends, RedisGateways):
         super().__init__(context, registry)
         self._connects: dict[str, GroupCommit[ScriptCall, Any]] = {}
         self._ends: dict[str, GroupCommit[End, bool]] = {}
+        self._digest_again = lru_cache(maxsize=_DEVICES)(self._digest)
+        """Of devices that acknowledge, as a connected one does again and again."""
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -246,13 +253,15 @@ class RedisStreams(RedisAppends, RedisGateways):
     async def _ack(
         self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int] | None], *, look: bool
     ) -> list[Acked]:
-        asked = [
-            _ASKED.pack(self._digest(device_id), _number(at.epoch, -1), at.offset, _ALL)
-            if offsets is None
-            else _ASKED.pack(self._digest(device_id), _number(at.epoch, -1), at.offset, len(offsets))
-            + pack(f">{len(offsets)}I", *offsets)
-            for (device_id, at), offsets in zip(positions, ended or [None] * len(positions), strict=True)
-        ]
+        asked = []
+        for (device_id, at), offsets in zip(positions, ended or [None] * len(positions), strict=True):
+            place = self._digest_again(device_id), _number(at.epoch, -1), at.offset
+            if offsets is None:
+                asked.append(_ASKED.pack(*place, _ALL))
+            elif len(offsets) == 1:
+                asked.append(_ASKED_OF_ONE.pack(*place, 1, offsets[0]))
+            else:
+                asked.append(_ASKED.pack(*place, len(offsets)) + pack(f">{len(offsets)}I", *offsets))
         calls = [
             self._call(app, "live_ack", keys.devices(app), int(look), b"".join(asked[start : start + MAX_BATCH]))
             for start in range(0, len(asked), MAX_BATCH)

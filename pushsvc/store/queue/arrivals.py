@@ -35,19 +35,23 @@ def pack_arrivals(arrivals: Iterable[Arrival], how: EndOfAny = ARRIVED) -> tuple
     """Return the `groups` and the `singles` of one app shard. A delivery that is named twice ends once."""
     singles: dict[tuple[Platform, Lane], list[Any]] = {}
     pushes: dict[tuple[str, Platform], dict[int, Arrival]] = {}
+    push_id = channel = ""
     for arrival in arrivals:
         if arrival.total == 1:
             flat = singles.setdefault((arrival.channel, arrival.lane), [])
             flat += (arrival.push_id, lua_string(encode_row(row_of_arrival(arrival, how))))
-        else:
-            pushes.setdefault((arrival.push_id, arrival.channel), {}).setdefault(arrival.index, arrival)
+            continue
+        if arrival.push_id != push_id or arrival.channel != channel:  # Those of one push mostly come together.
+            push_id, channel = arrival.push_id, arrival.channel
+            same = pushes.setdefault((push_id, channel), {})
+        same.setdefault(arrival.index, arrival)
     return (
-        [_group(list(map(own.get, sorted(own))), how) for own in pushes.values()],
+        [_group([own[index] for index in sorted(own)], how) for own in pushes.values()],
         [Single(*place, how.end, ANY_TURN, 0, flat) for place, flat in singles.items()],
     )
 
 
-def _group(arrivals: list[Any], how: EndOfAny) -> Group:
+def _group(arrivals: list[Arrival], how: EndOfAny) -> Group:
     """The arrivals of one push, in the order of their indexes: those that have a row come first."""
     first = arrivals[0]
     large, indexes = is_large(first.total), [arrival.index for arrival in arrivals]

@@ -45,9 +45,12 @@ class Ending(StorePart):
         """End deliveries in whichever turn is recorded; by platform, so that they are counted for it."""
         places: dict[tuple[int, Platform], list[Arrival]] = {}
         shards = self._config.shards_of(app)
+        push_id = route = ""
         for arrival in arrivals:
-            place = keys.shard_of(arrival.push_id, shards), platform_of(arrival.platform)
-            places.setdefault(place, []).append(arrival)
+            if arrival.push_id != push_id or arrival.platform != route:  # Those of one push mostly come together.
+                push_id, route = arrival.push_id, arrival.platform
+                same = places.setdefault((keys.shard_of(push_id, shards), platform_of(route)), [])
+            same.append(arrival)
 
         async def end(shard: int, platform: Platform, own: Sequence[Arrival]) -> int:
             ended = 0
