@@ -128,13 +128,13 @@ class Store:
 
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
         """Return the figures of these apps at these platforms and of removed routes, and update `pushes.pending`."""
-        tell = self.pushes.looking()
+        note = self.pushes.looking()
         routes = dict(routes)
         for each in await self.removed([Route(app, platform) for app in routes for platform in routes[app]]):
             routes[each.route.app] = (*routes.get(each.route.app, ()), each.route.platform)
         gauges = await read_gauges(self.link, self.config, routes, self.clock())
         for app, figures in gauges.apps.items():
-            tell(app, figures.by_shard)
+            note(app, figures.by_shard)
         return gauges
 
     async def memory_ratio(self) -> float:

@@ -134,7 +134,7 @@ def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
     assert found.desk.owner("apns", "u") is None
     new, _ = found.desk.register(Device(id="d", platform="apns", token="u"))
     (change,) = found.desk.changes()
-    told = Digests(bytes(32), NO_ADDRESSES).tell(found, [change])
+    told = Digests(bytes(32), NO_ADDRESSES).arguments(found, [change])
     # New, under the digest that has another's ordinal: the entry is expected to be what it was, and is taken over.
     assert (told[0], told[5], told[8]) == (b"", b"5", b"5")
     assert new.id == "d"
@@ -148,7 +148,7 @@ def told(before: Device | None, after: Device | None) -> list[Any]:
     if after is not None:
         desk.put(after)
     found = read_found(DeviceQuery(), [[], 0, 0], NO_ADDRESSES)
-    return Digests(bytes(32), NO_ADDRESSES).tell(found, desk.changes())
+    return Digests(bytes(32), NO_ADDRESSES).arguments(found, desk.changes())
 
 
 def test_a_change_says_only_what_changes() -> None:

@@ -1,7 +1,8 @@
 -- Moves an entry of a lane behind the others with fewer targets, or deletes it where none is left.
 --
--- It does so only where no consumer works on the entry, or a dead one did: another consumer may be sending it. Whoever
--- had the entry may answer later: the new one has the field `a`, so that its reader asks the fence (see take.lua).
+-- It does so only where no consumer works on the entry, or a dead one did: another consumer may be sending it. The
+-- consumer that had the entry may answer later: the new entry has the field `a`, so that its reader asks the fence (see
+-- take.lua).
 --
 -- KEYS  1 ps:T:q:<platform>:<lane>
 -- ARGV  1 group; 2 entry id; 3 the dead consumer that had the entry, or ''; 4 number of remaining targets, or '' to

@@ -1,8 +1,8 @@
 -- Included by others: what is removed from a log of events.
 
--- Removes what is older than `oldest` ms, or more than `most`. Whoever reads the events by a cursor is to see when some
--- went before it had them: the id of the last one stays in `gone`. Up to a hundred more than are to be kept may stand
--- there, and a thousand go in one step.
+-- Removes what is older than `oldest` ms, or more than `most`. A reader with a cursor has to see that some
+-- were removed before it had read them: the id of the last one stays in `gone`. Up to a hundred more than `most` may
+-- remain, and at most a thousand are removed in one step.
 local function trim_events(stream, gone, most, oldest)
   local before = string.format('%.0f', math.max(0, oldest - 1))
   local last = redis.call('XREVRANGE', stream, before, '-', 'COUNT', 1)[1]

@@ -1,14 +1,14 @@
 -- Counts one push to each of many tokens (GCRA, see gcra.py), by this server's clock.
 --
--- What is kept of a token is its TAT, and only as long as the TAT lies ahead of the clock. It lies in a hash of all
--- tokens of a span of time, so that a thousand tokens are read and written by a few commands and forgotten by the
--- death of one key. Who has little ahead goes into a hash of a short span, who has much into one of a long span:
--- most are pushed to once and leave the short hashes within seconds. A TAT only grows, so the largest that any hash
--- knows is the right one. Hash number g begins at g * span and holds whoever was written in it or dies before
--- (g + 2) * span, so two of each kind are read.
+-- What is kept of a token is its TAT (theoretical arrival time), and only as long as it lies ahead of the clock. It
+-- lies in a hash of all tokens of a span of time, so that a thousand tokens are read and written by a few commands and
+-- forgotten when one key expires. A TAT a little ahead goes into a hash of a short span, one far ahead into a hash of a
+-- long span: most tokens are pushed to once and leave the short hashes within seconds. A TAT only grows, so the largest
+-- that any hash has is the right one. Hash number g begins at g * span and holds what was written during its span or
+-- expires before (g + 2) * span, so two of each kind are read.
 --
--- Whoever must wait is told a time of its own: the end of the token's queue of waiters is kept beside the TATs. It is
--- advice, not a promise; whoever comes is counted when it comes.
+-- A push that must wait gets a time of its own: the end of the token's queue of waiters is kept beside the TATs. It is
+-- advice, not a promise; a push is counted when it comes.
 --
 -- KEYS  1 ps:T:lim:<platform>:<family>; where the question may be asked again 2 ps:T:asked:<consumer>.<what>
 -- ARGV  1 digests of 8 bytes each, at most 3,000; 2 interval us; 3 burst; 4 short span us; 5 long span us; with

@@ -104,7 +104,7 @@ class StoreFaults:
         if isinstance(error, _UNAVAILABLE):
             raised = StoreUnavailable(f"Redis is not available: {_short(error)}", _fix(error))
         elif isinstance(error, faults.RedisError):
-            refused = StoreUnavailable if _UNAVAILABLE_CODE.search(_told(error)) else StoreError
+            refused = StoreUnavailable if _UNAVAILABLE_CODE.search(_message_of(error)) else StoreError
             raised = refused(f"Redis refused: {_short(error)}")
         elif isinstance(error, RuntimeError | AttributeError | LookupError | TypeError):
             self._heed_cancellation()
@@ -144,14 +144,15 @@ def _of_driver(error: BaseException) -> bool:
     return f"{module}.".startswith(_DRIVER) or "Transport closed" in str(error)
 
 
-def _told(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
+    """Return the message of an error, without arguments."""
     # Redis quotes the arguments of a command that it does not know, and an argument may hold a token.
     return str(error).split(", with args", 1)[0]
 
 
 def _short(error: BaseException) -> str:
     silent = "it has not answered in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return _UNCONNECTED.sub(_why, _told(error)).rstrip(".")[:200] or silent
+    return _UNCONNECTED.sub(_why, _message_of(error)).rstrip(".")[:200] or silent
 
 
 def _why(unconnected: re.Match[str]) -> str:

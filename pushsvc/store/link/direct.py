@@ -65,7 +65,7 @@ class DirectConnection(asyncio.Protocol):
         self._opened = opened
         self._on_lost = on_lost
         self._transport = writer.transport
-        # The stream is told of the end, which it waits for; it gets nothing else.
+        # The stream gets the end of the connection, which it waits for, and nothing else.
         self._stream = self._transport.get_protocol()
         self._replies = hiredis.Reader(
             protocolError=faults.InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOTHING

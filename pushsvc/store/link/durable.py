@@ -63,9 +63,9 @@ class Durable:
         server cannot be waited for, `StoreUnavailable` if it is unreachable."""
         started = time.monotonic()
         policy = ("CONFIG", "GET", "appendfsync")
-        *answers, told = await self._link.pinned(mark, [*self._barrier(mark), policy], self._wait_ms)
+        *answers, found = await self._link.pinned(mark, [*self._barrier(mark), policy], self._wait_ms)
         took = self._took(answers, started)
-        if not isinstance(told, Exception) and told[1] == b"always":
+        if not isinstance(found, Exception) and found[1] == b"always":
             return took
         again = time.monotonic()
         took = max(took, self._took(await self._link.pinned(mark, self._barrier(mark), self._wait_ms), again))

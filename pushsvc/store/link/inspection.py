@@ -41,8 +41,8 @@ async def _permitted(link: Link, *command: Any) -> Any:
     """Return the answer to a command, or None if this user of Redis may not run it. The service works without these."""
     answer = await link.call(*command, errors=True)
     if isinstance(answer, ResponseError):
-        told = str(answer).lower()
-        if "permission" in told or "can't run this command" in told:  # the latter within a script
+        message = str(answer).lower()
+        if "permission" in message or "can't run this command" in message:  # the latter within a script
             return None
     return link.raised([answer])[0]
 

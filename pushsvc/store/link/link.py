@@ -235,7 +235,7 @@ class Link:
             self.require(history)
             return await self.pinned(key, commands, 0, repeat=False)
 
-        return await self._told(calls, run)
+        return await self._answers_to(calls, run)
 
     def require(self, history: int) -> None:
         """Raise `StoreUnavailable` if another server has become the primary since this history."""
@@ -326,9 +326,9 @@ class Link:
     ) -> list[Any]:
         """Return what `run` answers to the calls as commands. It gives faults among its answers, and the first is
         raised. What it answers besides, of each time that it runs, follows."""
-        return self.raised(await self._told(calls, run))
+        return self.raised(await self._answers_to(calls, run))
 
-    async def _told(
+    async def _answers_to(
         self, calls: Sequence[ScriptCall], run: Callable[[Sequence[Command]], Awaitable[list[Any]]]
     ) -> list[Any]:
         """Return what `run` answers to the calls as commands, faults included. Where the server does not know a script,

@@ -1,7 +1,7 @@
--- Which of these commands Redis' access list forbids to whoever asks, on a key of ours.
+-- Which of these commands Redis' access list forbids to the caller, on a key of ours.
 --
 -- A script that is stopped by it half-way leaves what it had written until then, so this is asked before. Each command
--- is tried with arguments of no meaning, which are all the key of no meaning. (`redis.acl_check_cmd` would tell
+-- is tried with arguments of no meaning, which are all the key of no meaning. (`redis.acl_check_cmd` would answer
 -- without a trial, but Redis 7.0.15 and Valkey 9.1.2 crash where it is asked about an EVAL without arguments.)
 --
 -- KEYS  1 ps:probe

@@ -56,10 +56,10 @@ class Primaries:
         """Return whether the node has to be asked."""
         return time.monotonic() >= self._due.get(address, 0.0)
 
-    def hear(self, address: Address, told: bytes | None) -> None:
+    def hear(self, address: Address, info: bytes | None) -> None:
         """Take a node's answer to INFO. None: it did not say, as where this user may not ask; then its address has to
         do."""
-        fields = dict(_FIELD.findall(told or b""))
+        fields = dict(_FIELD.findall(info or b""))
         if fields.get(b"role") == b"slave":
             self._due.pop(address, None)
             return
@@ -104,10 +104,10 @@ class _Asking(AbstractConnection):
         else:
             await self.connect()  # type: ignore[no-untyped-call]  # as above
         await self.send_command("INFO", "replication", check_health=False)
-        told = None
+        info = None
         with suppress(ResponseError):
-            told = await self.read_response(disable_decoding=True)
-        self.primaries.hear(address, told)
+            info = await self.read_response(disable_decoding=True)
+        self.primaries.hear(address, info)
 
 
 def follow_primaries(client: RedisCluster, primaries: Primaries) -> None:

@@ -216,14 +216,14 @@ class ReplicatedLink(Link):
         asked = quorum.asked(time.monotonic())
         marked = [("SET", key, 1, "PX", MARK_LIFE)] if mark else []
         barrier: list[Command] = [*marked, ("WAIT", asked, WAIT_MS), ("ROLE",)]
-        *answers, acknowledged, told = await self.pinned(key, [*commands, *barrier], WAIT_MS, repeat=repeat)
+        *answers, acknowledged, answered = await self.pinned(key, [*commands, *barrier], WAIT_MS, repeat=repeat)
         if mark:
             refused = answers.pop()
             if isinstance(refused, Exception):
                 return [*answers[:-1], refused] if answers else [refused]
         if isinstance(acknowledged, Exception):
             raise StoreUnavailable(f"Redis does not say which replicas have it: {acknowledged}")
-        role = read_role(told)
+        role = read_role(answered)
         if acknowledged and not self._least:
             self._least = 1  # from now on one is missed when it goes
         now = time.monotonic()

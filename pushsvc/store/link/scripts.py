@@ -5,7 +5,7 @@ A script stands in the folder of the module that calls it.
 A line `-- include: <name>` stands for the text of another file, since Redis has no modules for scripts. A line
 `-- layout: <NAME> <NAME> ..` stands for locals with the values that `layout.py` gives these names.
 
-EVALSHA sends the digest only; a server that does not know it (restarted, failed over, flushed) is told the text once.
+EVALSHA sends the digest only; a server that does not know it (restarted, failed over, flushed) is sent the text once.
 `FUNCTION` would need Redis 7 and is not used.
 """
 

@@ -57,8 +57,9 @@ local function is_ahead(instant)
   return instant > now + AHEAD
 end
 
--- The records with the collapse of the push: place, its facts, whether it is later. Of one instant, ids say so. Of pushes
--- from before and after the clock was set back nobody knows which is later: each stays, in the order of their arrival.
+-- Returns the records with the collapse of the push: place, its facts, whether it is later. Among pushes of one instant
+-- the ids decide. Of pushes from before and after the clock was set back it is unknown which is later: each stays, in the
+-- order of arrival.
 local function rivals(s)
   local found, start = {}, 1
   while s.width == WIDE_RECORD do
@@ -224,9 +225,9 @@ local function append_to(n, index, place)
     n = nil
   end
   local value = n and read_stream(prefix, n)
-  local told = value and collapse == '' and not now_or_never and append_behind(n, value, index)
-  if told then
-    answer[#answer + 1] = told
+  local appended = value and collapse == '' and not now_or_never and append_behind(n, value, index)
+  if appended then
+    answer[#answer + 1] = appended
   elseif value then
     s = value == '' and new_stream((seed + n) % 4294967296, run) or parse_stream(value)
   end

@@ -1,6 +1,6 @@
 -- Makes a connection that of a device, and reads what stands behind its position in the stream.
 --
--- What has expired or is too old leaves the stream here, before anybody reads it.
+-- Removes what has expired or is too old from the stream first, before it is read.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 digest of the device's id; 4 gateway; 5 connection; 6 when the token was issued,

@@ -94,9 +94,10 @@ class RedisPushes(PushListing):
         """Write the push durably, completely or not at all. A repeat with the same push changes nothing."""
         single = push.total == 1 and not push.send_at
         await self._accepting.write(push.app, self._shard(push.app, push.id), push if single else self._pack(push))
-        self._tell(push)
+        self._wake_jobs(push)
 
-    def _tell(self, push: Push) -> None:
+    def _wake_jobs(self, push: Push) -> None:
+        """Wake the jobs for a push whose audience they have to look up now."""
         if push.audience and not push.send_at:
             self._ring()
 
@@ -154,7 +155,7 @@ class RedisPushes(PushListing):
         part = Part(args, deliveries, size, key=key.hex(), record=record, first=pushes[0].id)
         kept = await self._accepting.write(app, shard, part)
         for push in pushes:
-            self._tell(push)
+            self._wake_jobs(push)
         return kept
 
     async def status(self, app: str, push_id: str) -> PushStatus | None:

@@ -11,7 +11,7 @@
 -- waiting. How these records are stored is in turns.lua.
 --
 -- A push of more than FEW deliveries is large: it has a bit a delivery instead of a row under its index. So is a push
--- with a total of 0: it is made from an audience, page by page, and nobody knew its total when the chunk was written.
+-- with a total of 0: it is made from an audience, page by page, and its total was unknown when the chunk was written.
 
 -- layout: FEW
 

@@ -194,7 +194,7 @@ local function retry(work, retries, place, lane)
       redis.call('XADD', prefix .. 'q:' .. counted_as, '*', 'c', chunk, 'n', count)
     elseif moved > 0 then
       local member, look = lane .. guard .. ' ' .. string.format('%d ', count) .. chunk, '0'
-      if not work.head or work.head[1] ~= 'cancelled' then -- else whoever takes it ends it
+      if not work.head or work.head[1] ~= 'cancelled' then -- else the consumer that takes it ends it
         look = look_at(due, guard, now + FIRST_LOOK)
       end
       add_waiting(channel, lane, look, member)
@@ -316,17 +316,17 @@ local function bury(work, dead)
   end
 end
 
--- Feedback is told of tokens that are dead or suspect. Returns of how many of each.
+-- Reports tokens that are dead or suspect to feedback. Returns how many of each.
 local function report(work, receipts)
-  local told, died = 0, 0
+  local reported, died = 0, 0
   for r = 1, #receipts do
     local place, blob, dead = unpack(receipts[r])
     if work.all or work.open[place] then
-      told, died = told + 1, died + dead
+      reported, died = reported + 1, died + dead
       redis.call('XADD', prefix .. 'receipts', '*', 'r', blob)
     end
   end
-  return died, told - died
+  return died, reported - died
 end
 
 -- Whether any of `count` places is open: a device may have acknowledged all that a retry is for.

@@ -1,7 +1,7 @@
--- Takes entries whose time is over and that nobody has read, although others stand before them.
+-- Takes entries whose time is over and that no consumer has read, although others stand before them.
 --
--- What is pending is somebody's, who sees to it. What is taken here is still unread to the group: it is deleted when it
--- is settled, and where it is handed out before that, the fence knows what of it has ended.
+-- A pending entry is left to its consumer. What is taken here remains unread for the group: it is deleted when it is
+-- settled, and where it is handed out before that, the fence knows what of it has ended.
 --
 -- KEYS  1 a stream
 -- ARGV  1 group; 2 the consumer that takes them; then ids

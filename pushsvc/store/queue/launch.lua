@@ -1,7 +1,7 @@
 -- Launches scheduled pushes that are due: their chunks go into their lanes, and the push is being sent.
 --
--- Several processes may do so at once, and one may cancel meanwhile: each push is launched or cancelled, once, and by
--- whoever comes first. A push is launched whole, so a call moves a little more than it was told at most. Where the
+-- Several processes may do so at once, and one may cancel meanwhile: each push is launched or cancelled, once, by the
+-- first one. A push is launched whole, so a call moves a little more than it was asked for at most. Where the
 -- status is gone its deliveries travel all the same. After a failover a push may be scheduled again whose deliveries
 -- have been sent and recorded: where all have ended nothing is left to launch. Urgent ones go first and then normal ones,
 -- however many others are due.

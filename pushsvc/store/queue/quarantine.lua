@@ -4,7 +4,7 @@
 -- KEYS  1 the stream; 2 ps:T:quarantine
 -- ARGV  1 group, or '' for a stream that has none; 2 entry id; 3 why; then, where a part of the entry can be decoded: the
 --       other part, this one, and the number of its targets
--- Returns 1, or 0 when the entry is gone or somebody else did it already.
+-- Returns 1, or 0 when the entry is gone or another process did it already.
 
 local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
 local ours = ARGV[1] == '' or redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1

@@ -381,7 +381,7 @@ class RedisQueue(Ending, Moving):
     async def beat(self, held: Mapping[str, str] | None = None, worked: Mapping[str, float] | None = None) -> None:
         await self._liveness.beat()
         if held is not None:
-            await self._held.tell(held, worked or {})
+            await self._held.report(held, worked or {})
         await self._recount(place[:3] for place in self._lanes)
 
     async def retire(self) -> None:

@@ -1,14 +1,14 @@
 -- Settles deliveries: THE atomic step. Ends, retries, dead letters, receipts, counters, state and acknowledgement.
 --
 -- Only deliveries that are open for their turn (see fence.lua) take effect, so that the step may run twice and may
--- be told things by processes that were thought dead. The targets of one retry travel together in one encoded chunk
+-- be called by processes that were thought dead. The targets of one retry travel together in one encoded chunk
 -- that Lua cannot take apart, and so do rows: where only some of them are open, the group is left untouched and its
 -- closed targets are returned; the caller settles again without them, and until then nothing is acknowledged. A retry
--- that a device may acknowledge travels with those of its targets that have ended: whoever takes it asks the fence.
+-- that a device may acknowledge travels with those of its targets that have ended: its reader asks the fence.
 -- A retry takes effect only while its entry is still pending for its consumer. A consumer that was thought dead answers
 -- late: its entry belongs to another one, or was put into the lane again, and is sent from there; a retry beside that
 -- would send the same delivery twice at a time. Such an entry is not acknowledged either, and neither is one of a push
--- whose turns another version has recorded: whoever reads it next sets it aside.
+-- whose turns another version has recorded: its next reader sets it aside.
 -- A push's only delivery that ends in its first turn, that waits for its device then, or whose device has acknowledged it
 -- has a way of its own: these, the most frequent cases, need none of the functions of the others, which take the server
 -- longer to make than a step for one push: they are made where they are called for. Keys other than KEYS[1] are built from

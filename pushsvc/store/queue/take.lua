@@ -1,4 +1,4 @@
--- Reads entries of a lane until enough targets are together, and tells what is needed to know whom to leave out.
+-- Reads entries of a lane until enough targets are together, and returns what is needed to know which targets to leave out.
 --
 -- COUNT counts entries, but an entry may hold one target or hundreds; reading in small steps until the sum is
 -- reached keeps what a process holds near what it asked for. At least one entry is read where there is one.

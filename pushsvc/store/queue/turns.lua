@@ -12,7 +12,7 @@ local TURNS_VERSION = 1
 local SLICE = 1000 -- Lua cannot unpack more than about 7,000 values at once
 
 -- Returns the functions that read and change the fields of a large push. They are made where they are needed, since each
--- step makes its functions anew, and most pushes are small.
+-- step makes its functions again, and most pushes are small.
 local function fields_of(key)
   local function records_of(blob)
     local records = {}

@@ -392,14 +392,14 @@ class RedisRegistry(StorePart):
         concerned = unsettling(changes)
         if concerned:
             await self._marks.make(app, concerned, heirs_of(changes))
-        args = [keys.devices(app), MOST_OF_USER, self._clock(), *self._digests.tell(found, changes)]
+        args = [keys.devices(app), MOST_OF_USER, self._clock(), *self._digests.arguments(found, changes)]
         done, *more = await self._link.script("registry_apply", [keys.device_counts(app)], args)
         if done < 0:
             raise UserFull([device.id for place in more if (device := changes[place].after)])
         if done:
             cuts, waiting = more
             if concerned:
-                await self._marks.tell(app, concerned)
+                await self._marks.announce(app, concerned)
             if cuts:
                 await self._poke(cuts_of(app, cuts))
             if waiting and not erases:

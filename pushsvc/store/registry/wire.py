@@ -106,14 +106,15 @@ class Digests:
             *map(self.of, question.users),
         ]
 
-    def tell(self, found: Reading, changes: Iterable[DeviceChange]) -> list[Any]:
+    def arguments(self, found: Reading, changes: Iterable[DeviceChange]) -> list[Any]:
         """Return the arguments of registry_apply.lua, behind the prefix and the bound."""
         args: list[Any] = []
         for change in changes:
-            args += self._told(found, change)
+            args += self._arguments_of(found, change)
         return args
 
-    def _told(self, found: Reading, change: DeviceChange) -> list[Any]:
+    def _arguments_of(self, found: Reading, change: DeviceChange) -> list[Any]:
+        """Return the arguments for one change."""
         before, old, after = change.before, change.old, change.after
         taken = None if after is None else (after.platform, after.token)
         loses = NONE if old is None else self.of_address((old.platform, old.token))

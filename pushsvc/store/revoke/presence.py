@@ -88,9 +88,9 @@ class Marks(StorePart):
         )
         return [score is not None and float(score) >= since for (_, _, since), score in zip(heirs, scores, strict=True)]
 
-    async def tell(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
+    async def announce(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
         """Notify dispatchers that the devices have changed, so that they return what they hold for these tokens."""
-        await self._revocations.tell_tokens(app, [token for _, token in tokens], wait=True)
+        await self._revocations.announce_tokens(app, [token for _, token in tokens], wait=True)
 
     async def newest(self, app: str, platform: Platform) -> list[float]:
         """Return the time of the last mark of each shard, in Unix ms; 0 if there is none."""

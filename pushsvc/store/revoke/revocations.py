@@ -200,21 +200,22 @@ class Revocations(StorePart):
         super().__init__(context)
         self._waits: dict[tuple[str, int], _Wait] = {}
 
-    async def tell_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> bool:
+    async def announce_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> bool:
         """Let dispatchers look again at what waits for these tokens. With `wait`, returns once they have let go of it.
         Waits for `PATIENCE` at most; returns False if one of them has not acknowledged by then."""
         marks = " ".join(str(mark) for mark in sorted({token_mark(token) for token in tokens}))
         if marks:
-            place = await self._tell(app, 0, "t", marks)
+            place = await self._publish(app, 0, "t", marks)
             if wait:
                 return await self.heard(app, 0, place)
         return True
 
     async def recall(self, ref: EntryRef) -> None:
         """Ask the dispatcher that holds the entry to return what was not sent of it."""
-        await self._tell(ref.app, ref.shard, "e", f"{ref.platform} {ref.lane} {ref.entry_id}")
+        await self._publish(ref.app, ref.shard, "e", f"{ref.platform} {ref.lane} {ref.entry_id}")
 
-    async def _tell(self, app: str, shard: int, kind: str, what: str) -> str:
+    async def _publish(self, app: str, shard: int, kind: str, what: str) -> str:
+        """Append a revocation to the stream that dispatchers follow, and return its place."""
         key = keys.revoked(app, shard)
         entry_id, _ = await self._link.many(
             [

@@ -4,12 +4,12 @@
 -- a sorted set: with score -1 the newest order that was accepted, behind an `a`, and each order that waits, with score 1
 -- while a dispatcher has it and nothing newer is known, else 0. So no step reads all that waits, of which one device may
 -- have thousands. Behind the order of what a dispatcher has stands its name: one that was thought dead and answers late
--- leaves alone what another has by now, and who takes over from a dead one removes what is left of it. Nobody knows what
--- else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes, of which the younger is written, and
+-- leaves alone what another has by now, and who takes over from a dead one removes what is left of it. It is unknown
+-- what else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes, of which the younger is written, and
 -- takes the place of the older one when it is full or old; `@` is when it began. May run twice: the same is found.
 --
--- An order further ahead of the present than clocks differ is of a time before the clock was set back. Nobody knows which
--- others are later, so that it is forgotten where it was accepted: else the later ones would end until the clock catches
+-- An order further ahead of the present than clocks differ is of a time before the clock was set back. It is unknown which
+-- others are later, so it is forgotten where it was accepted: else the later ones would end until the clock catches
 -- up with it. Of a `collapse` alone it stays: it only says that targets need a look.
 --
 -- A broadcast waits under the digest of its `collapse` alone, by its order and the name of its entry. The newest order of a

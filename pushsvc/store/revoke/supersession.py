@@ -140,11 +140,11 @@ class Supersession(StorePart):
     async def _note(self, app: str, noted: Mapping[int, _Noted]) -> None:
         behind: set[str] = set()
         for shard, own in noted.items():
-            found, _ = await self._tell(app, shard, own, [self._config.consumer])
+            found, _ = await self._supersede(app, shard, own, [self._config.consumer])
             tokens = [token for _, some in own.accepted.values() for token in some] if found else []
             behind.update(tokens[int(place)] for place in found)
         if behind:
-            await self._revocations.tell_tokens(app, behind)
+            await self._revocations.announce_tokens(app, behind)
 
     async def among(
         self, app: str, taken: Iterable[tuple[EntryRef, Chunk]], leavers: Sequence[str] = ()
@@ -193,12 +193,14 @@ class Supersession(StorePart):
         own, now = _Noted(), self._clock()
         for chunk, digest, order in held:
             own.waiting += (digest, order, max(0, chunk.expires_at - now) + GRACE)
-        _, answer = await self._tell(app, shard, own, leavers, holder=self._config.consumer)
+        _, answer = await self._supersede(app, shard, own, leavers, holder=self._config.consumer)
         return [newest.decode() for newest in answer]
 
-    async def _tell(
+    async def _supersede(
         self, app: str, shard: int, own: _Noted, leaving: Sequence[str], holder: str = ""
     ) -> tuple[list[int], list[bytes]]:
+        """Run supersede.lua. Return the places of the accepted tokens for which a dispatcher holds something older, and
+        for each that waits the newest accepted order."""
         accepted = [
             (self._digest(collapse).hexdigest(), order, digests)
             for (collapse, order), (digests, _) in own.accepted.items()

@@ -101,7 +101,7 @@ class Suppression(StorePart):
 
     async def announce(self, app: str, tokens: Sequence[str], *, wait: bool = False) -> None:
         """Notify the dispatchers of tokens that have been suppressed."""
-        await self._revocations.tell_tokens(app, tokens, wait=wait)
+        await self._revocations.announce_tokens(app, tokens, wait=wait)
 
     # --- erasure ----------------------------------------------------------------------------------
 
@@ -113,11 +113,11 @@ class Suppression(StorePart):
         for key, digest in self._places(app, tokens):
             found.setdefault(key, []).extend((ERASING_AT + now, digest))
         await self._link.many([("ZADD", key, *pairs) for key, pairs in found.items()])
-        return await self._revocations.tell_tokens(app, [token for _, token in tokens], wait=wait)
+        return await self._revocations.announce_tokens(app, [token for _, token in tokens], wait=wait)
 
     async def erased(self, app: str, tokens: Sequence[tuple[Platform, str]]) -> None:
         """End the erasure: pushes that are accepted from the next millisecond on are sent. In this one, those that were
-        accepted before cannot be told from those that come after.
+        accepted before cannot be distinguished from those that come after.
 
         A token that was registered meanwhile keeps the time of its registration. Outdated marks are removed from the
         lists.

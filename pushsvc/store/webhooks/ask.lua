@@ -1,4 +1,4 @@
--- Schedules dead batches of a webhook for redelivery, and lets it begin at once, unless somebody works on it already.
+-- Schedules dead batches of a webhook for redelivery, and lets it begin at once, unless a process works on it already.
 --
 -- KEYS  1 ps:T:hook; 2 ps:T:hook:dead; 3 ps:T:hook:asked
 -- ARGV  for each dead batch: its place in the order, its id; those that are gone meanwhile are left out

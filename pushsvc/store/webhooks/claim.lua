@@ -1,4 +1,4 @@
--- Takes a webhook for its owner, unless somebody has it or it rests. By this server's clock.
+-- Takes a webhook for its owner, unless another process has it or it rests. By this server's clock.
 --
 -- What one receiver has asked for, or was found to take, says nothing of another: at a new place nothing rests, and
 -- failures and the size of a call start afresh.

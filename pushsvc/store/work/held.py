@@ -36,7 +36,7 @@ class _Said(Struct, frozen=True):
 
     field: bytes
     name: str
-    told: int
+    at: int
     """When it was reported, in ms."""
     until: int
     """Until when it is valid, in ms."""
@@ -50,9 +50,9 @@ class HeldRoutes(StorePart):
 
     def __init__(self, context: StoreContext) -> None:
         super().__init__(context)
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
 
-    async def tell(self, held: Mapping[str, str], worked: Mapping[str, float]) -> None:
+    async def report(self, held: Mapping[str, str], worked: Mapping[str, float]) -> None:
         """Report the routes that this process holds now, `app/platform` with the reason, and withdraw its other
         reports.
 
@@ -62,11 +62,11 @@ class HeldRoutes(StorePart):
         fields: list[str] = []
         for name, why in held.items():
             until = now + life * (1 if name.startswith(NOTE) or why.startswith((CREDENTIAL, REMOVED)) else LASTS)
-            fields += (self._field(name), f"{now} {until} {self._told.setdefault(name, now)} {why}")
-        over: list[str | bytes] = [self._field(name) for name in sorted(self._told.keys() - held.keys())]
+            fields += (self._field(name), f"{now} {until} {self._reported.setdefault(name, now)} {why}")
+        over: list[str | bytes] = [self._field(name) for name in sorted(self._reported.keys() - held.keys())]
         for said in _read(await self._link.call("HGETALL", keys.HELD)):
-            silent = said.told + life < now
-            if said.until < now or (silent and (now - said.told) / 1000 > worked.get(said.name, float("inf"))):
+            silent = said.at + life < now
+            if said.until < now or (silent and (now - said.at) / 1000 > worked.get(said.name, float("inf"))):
                 over.append(said.field)
         commands: list[tuple[Any, ...]] = []
         if over:
@@ -74,14 +74,14 @@ class HeldRoutes(StorePart):
         if fields:
             commands.append(("HSET", keys.HELD, *fields))
         await self._link.many(commands)
-        self._told = {name: since for name, since in self._told.items() if name in held}
+        self._reported = {name: since for name, since in self._reported.items() if name in held}
 
     async def leave(self) -> None:
         """Withdraw the notes of this process, which ends. Its reports of trouble remain valid."""
-        notes = [self._field(name) for name in sorted(self._told) if name.startswith(NOTE)]
+        notes = [self._field(name) for name in sorted(self._reported) if name.startswith(NOTE)]
         if notes:
             await self._link.call("HDEL", keys.HELD, *notes)
-        self._told = {}
+        self._reported = {}
 
     def _field(self, name: str) -> str:
         return f"{self._config.consumer} {name}"
@@ -96,7 +96,7 @@ def still_held(fields: Mapping[bytes, bytes], now: int) -> dict[str, Held]:
     """Return the reports that are valid at `now` (ms): the latest one of each route, since the first of them. A note
     stands beside the report that its route is held."""
     found: dict[str, Held] = {}
-    for each in sorted((each for each in _read(fields) if each.until >= now), key=lambda each: (each.name, each.told)):
+    for each in sorted((each for each in _read(fields) if each.until >= now), key=lambda each: (each.name, each.at)):
         before = found.get(each.name)
         since = min(each.since, before.since if before else each.since)
         found[each.name] = Held(each.why, since, note=each.name.startswith(NOTE))
@@ -106,8 +106,8 @@ def still_held(fields: Mapping[bytes, bytes], now: int) -> dict[str, Held]:
 def _read(fields: Mapping[bytes, bytes]) -> Iterator[_Said]:
     for field, value in fields.items():
         _, _, name = field.decode(errors="replace").partition(" ")
-        told, until, why, *_ = (*value.decode(errors="replace").split(" ", 2), "", "")
-        if name and told.isdecimal() and until.isdecimal():
+        at, until, why, *_ = (*value.decode(errors="replace").split(" ", 2), "", "")
+        if name and at.isdecimal() and until.isdecimal():
             since, _, rest = why.partition(" ")
             known = since.isdecimal()  # an older version does not write it
-            yield _Said(field, name, int(told), int(until), int(since) if known else int(told), rest if known else why)
+            yield _Said(field, name, int(at), int(until), int(since) if known else int(at), rest if known else why)

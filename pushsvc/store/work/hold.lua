@@ -1,4 +1,4 @@
--- Holds a lock, or gives it back: nobody else's turn as long as its owner says so again in time.
+-- Acquires, renews or releases a lock. It stays with its owner as long as the owner renews it in time.
 --
 -- KEYS  1 ps:lock:<name>
 -- ARGV  1 owner; 2 lease ms; 0: give it back

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 a sorted set of names, by the ms at which one is due
 -- ARGV  1 name; 2 now ms; 3 until when it is left to the caller, ms
--- Returns 1, or 0 where it is gone or somebody else has it.
+-- Returns 1, or 0 where it is gone or another caller has it.
 
 local due = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not due or tonumber(due) > tonumber(ARGV[2]) then
