@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
@@ -138,10 +139,10 @@ def pokes_of(
     platform: Platform = "",
 ) -> dict[str, list[InboxItem]]:
     """Return what to send to the gateways after an append: one `Poke` for each gateway."""
-    found: dict[str, list[Recipient]] = {}
+    found: defaultdict[str, list[Recipient]] = defaultdict(list)
     for receiver, each in zip(receivers, appended, strict=True):
         if each.route is not None and each.status in ("new", "known"):
-            found.setdefault(each.route.gateway, []).append(
+            found[each.route.gateway].append(
                 Recipient(each.route.connection, each.epoch, each.offset, each.prev, each.unread, receiver.index)
             )
     return {

@@ -28,9 +28,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -175,11 +175,9 @@ class LiveProvider:
             batch = self._next_batch()
             self._in_batch = len(batch)
             outcomes = await self._outcomes(_parts_of(batch))
-            had_room = self.room > 0
+            wakes = () if self.room > 0 else self._wakes
             self._in_batch = 0
-            calls: list[tuple[Callable[..., None], tuple[Any, ...]]]
-            calls = [(on_outcome, (delivery, outcomes[id(delivery)])) for delivery, on_outcome in batch]
-            self._call(calls if had_room else [*calls, *((wake, ()) for wake in self._wakes)])
+            self._report(batch, outcomes, wakes)
 
     async def _has_more(self) -> bool:
         """Wait until a delivery waits, and return False once there is none and this is closed. In trouble, look
@@ -210,12 +208,19 @@ class LiveProvider:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
 
-    def _call(self, calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
-        """Call each of these, also after one that fails."""
+    def _report(
+        self, batch: Sequence[_Submitted], outcomes: Mapping[int, Outcome], wakes: Sequence[Callable[[], None]]
+    ) -> None:
+        """Call back with each outcome, then these, also after a call that fails."""
         faults: Counter[str] = Counter()
-        for call, args in calls:
+        for delivery, on_outcome in batch:
             try:
-                call(*args)
+                on_outcome(delivery, outcomes[id(delivery)])
+            except Exception as error:
+                faults[type(error).__name__] += 1
+        for wake in wakes:
+            try:
+                wake()
             except Exception as error:
                 faults[type(error).__name__] += 1
         for error_name, times in faults.items():
@@ -267,11 +272,10 @@ class LiveProvider:
         await self._end_displaced()
         await self._poke(parts, appended, {name: content.body for name, content in contents.items()})
         absent = await self._absent(parts, appended)
-        return {
-            id(delivery): outcome
-            for part, results in zip(parts, appended, strict=True)
-            for delivery, outcome in zip(part.deliveries, self._outcomes_of(part, results, absent), strict=True)
-        }
+        found: dict[int, Outcome] = {}
+        for part, results in zip(parts, appended, strict=True):
+            found.update(zip(map(id, part.deliveries), self._outcomes_of(part, results, absent), strict=True))
+        return found
 
     def _fresh(self, contents: Mapping[str, LiveContent]) -> dict[str, LiveContent]:
         """Return the contents that are to be stored. What is for few devices gets those that are new."""
@@ -302,6 +306,8 @@ class LiveProvider:
         carried: list[Arrival] = []
         for part, results in zip(parts, appended, strict=True):
             for receiver, result in zip(part.append.receivers, results, strict=True):
+                if result.replaced is None and not (result.overrun or result.carried):
+                    continue
                 self._displaced += [("overflow", self._arrival(receiver, old)) for old in result.overrun]
                 if result.replaced is not None:
                     self._displaced.append((SUPERSEDED, self._arrival(receiver, result.replaced)))
@@ -344,17 +350,18 @@ class LiveProvider:
         found = await self._live.presence(self.route.app, asked)
         return {device_id for device_id, presence in zip(asked, found, strict=True) if presence is None}
 
-    def _outcomes_of(self, part: _Part, results: Sequence[Appended], absent: set[str]) -> Iterator[Outcome]:
-        """Yield the outcomes of the deliveries of one chunk."""
+    def _outcomes_of(self, part: _Part, results: Sequence[Appended], absent: set[str]) -> list[Outcome]:
+        """Return the outcomes of the deliveries of one chunk."""
         chunk = part.chunk
         within = chunk.message.headers.get(ACK_WITHIN)
         written = Unconfirmed(reason="written", within=float(within) if within else self._ack_within)
         here, away = (FIRST, FIRST) if _comes_again(chunk, self.route) else (written, AWAY)
-        for delivery, result in zip(part.deliveries, results, strict=True):
-            if result.status in ("new", "known"):
-                yield away if result.route is None else here
-            else:
-                yield self._not_appended(chunk, delivery, result, absent) or away
+        return [
+            (away if result.route is None else here)
+            if result.status in ("new", "known")
+            else self._not_appended(chunk, delivery, result, absent) or away
+            for delivery, result in zip(part.deliveries, results, strict=True)
+        ]
 
     def _not_appended(self, chunk: Chunk, delivery: Delivery, appended: Appended, absent: set[str]) -> Outcome | None:
         """Return the outcome of a delivery that stands in no stream; None if it goes on at the next channel."""

@@ -26,7 +26,9 @@ from .part import LivePart
 BEGINNING: Final = 1_767_225_600
 """Unix seconds of 2026: offsets that follow a new start of the server are at least the seconds since then."""
 _STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn", "moved")
-_APPENDED: Final = Layout(">BIIIII")
+_NOWHERE: Final = tuple(map(_STATUS.index, ("absent", "withdrawn", "moved")))
+"""The statuses beside which nothing is said of a stream."""
+_APPENDED: Final = Layout(">BIIIIIH")
 _RECEIVER: Final = Layout(">12sI")
 _Places: TypeAlias = list[tuple[int, list[int]]]
 _Known: TypeAlias = tuple[int, int, int]
@@ -92,17 +94,18 @@ class RedisAppends(LivePart):
         answers = await self._link.guarded(keys.mark_beside(keys.devices(app)), calls) if calls else []
         answers = answers[len(before) :]
         found: list[list[Appended]] = [[] for _ in appends]
-        for share, (_, _, _, *flat) in zip(shares, answers, strict=True):
+        for share, (_, _, _, gateways, *flat) in zip(shares, answers, strict=True):
+            names = [gateway.decode() for gateway in gateways]
             parts = zip(share, flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
-            for (owner, *_), texts, *displaced in parts:
-                if not any(displaced):
-                    found[owner] += map(_appended, texts)
-                    continue
-                replaced, overrun, carried = (self._references(app, each) for each in displaced)
-                found[owner] += [
-                    _appended(text, replaced.get(place, ()), overrun.get(place, ()), carried.get(place, ()))
-                    for place, text in enumerate(texts)
-                ]
+            for (owner, *_), packed, *displaced in parts:
+                results = _appended(packed, names)
+                if any(displaced):
+                    replaced, overrun, carried = (self._references(app, each) for each in displaced)
+                    for place in replaced.keys() | overrun.keys() | carried.keys():
+                        last = replaced[place][-1] if place in replaced else None
+                        others = {"overrun": overrun.get(place, ()), "carried": carried.get(place, ())}
+                        results[place] = replace(results[place], replaced=last, **others)
+                found[owner] += results
         if not answers:
             return found, _UNKNOWN
         moves, births, runs = zip(*(answer[:3] for answer in answers), strict=True)
@@ -206,19 +209,16 @@ def _moved(found: Sequence[Sequence[Appended]]) -> _Places:
     return [(at, own) for at, own in moved if own]
 
 
-def _appended(
-    text: bytes,
-    replaced: tuple[Reference, ...] = (),
-    overrun: tuple[Reference, ...] = (),
-    carried: tuple[Reference, ...] = (),
-) -> Appended:
-    if len(text) == 1:
-        return Appended(_STATUS[text[0]])
-    status, offset, prev, unread, epoch, connection = _APPENDED.unpack_from(text)
-    gateway = text[_APPENDED.size :]
-    route = LiveRoute(gateway.decode(), connection) if gateway else None
-    last = replaced[-1] if replaced else None
-    return Appended(_STATUS[status], offset, prev, unread, text_of(epoch), route, last, overrun, carried)
+def _appended(packed: bytes, gateways: Sequence[str]) -> list[Appended]:
+    """Return the results of a push that live_append.lua has packed."""
+    found = []
+    for status, offset, prev, unread, epoch, connection, gateway in _APPENDED.iter_unpack(packed):
+        if status in _NOWHERE:
+            found.append(Appended(_STATUS[status]))
+            continue
+        route = LiveRoute(gateways[gateway - 1], connection) if gateway else None
+        found.append(Appended(_STATUS[status], offset, prev, unread, text_of(epoch), route))
+    return found
 
 
 def text_of(epoch: int) -> str:

@@ -14,9 +14,9 @@
 --       its platform, with `:live` behind it where no other channel carries it on; 1 to append only where the device is
 --       connected; its devices, packed: of each the digest of its id and the index of its delivery, 4 bytes
 -- Returns the numbers of the changes, of the devices and of the run now: the caller appends again to devices of status MOVED
--- that the push is for, as of these; then for each push
--- { for each device a text of status, offset, prev, unread, epoch, connection (B and 5 times I4), gateway, or of the status
--- alone where there is no stream to name },
+-- that the push is for, as of these; gateways; then for each push
+-- { packed, for each device status, offset, prev, unread, epoch, connection (B and 5 times I4) and place of its gateway (I2),
+-- which is 0 where it is not connected; all but the status are 0 where there is no stream to name },
 -- { for each that replaced another: place of the device, offset, index, platform, facts },
 -- { the same for each that waits for its device alone and for which the stream has no room any more },
 -- { the same for each for which the stream of a connected device has none, and which another channel carries on }
@@ -49,6 +49,19 @@ end
 local id, at, collapse_text, collapse, now_or_never, key, digest_of_key, code
 local answer, replaced, overrun, carried
 local displaced
+
+local gateways, place_of_gateway = {}, { [''] = 0 }
+
+local function packed(status, offset, prev, unread, epoch, connection, gateway)
+  if not place_of_gateway[gateway] then
+    gateways[#gateways + 1], place_of_gateway[gateway] = gateway, #gateways + 1
+  end
+  return pack('>BI4I4I4I4I4I2', status, offset, prev, unread, epoch, connection, place_of_gateway[gateway])
+end
+
+local function status_alone(status)
+  return string.char(status) .. string.rep('\0', 22)
+end
 
 local run = current_run(prefix)
 
@@ -212,22 +225,22 @@ local function append_behind(n, value, index)
   if since == CUT or not alive(prefix, gateway, now) then
     connection, gateway = 0, ''
   end
-  local offset = pack('>I4', top + 1)
-  write_stream(prefix, n, sub(value, 1, 6) .. offset .. sub(value, 11) .. key .. pack('>I4', code + index) .. offset)
-  return pack('>BI4I4I4I4I4', NEW, top + 1, math.max(last, lost_to), count + 1 - has_read, epoch, connection) .. gateway
+  local place = pack('>I4I4', code + index, top + 1)
+  write_stream(prefix, n, sub(value, 1, 6) .. sub(place, 5) .. sub(value, 11) .. key .. place)
+  return packed(NEW, top + 1, math.max(last, lost_to), count + 1 - has_read, epoch, connection, gateway)
 end
 
 local function append_to(n, index, place)
   local status, offset, prev, s = ABSENT, 0, 0, nil
   displaced = ''
   if n and may_have_moved(n) then
-    answer[#answer + 1] = string.char(MOVED)
+    answer[place + 1] = status_alone(MOVED)
     n = nil
   end
   local value = n and read_stream(prefix, n)
   local appended = value and collapse == '' and not now_or_never and append_behind(n, value, index)
   if appended then
-    answer[#answer + 1] = appended
+    answer[place + 1] = appended
   elseif value then
     s = value == '' and new_stream((seed + n) % 4294967296, run) or parse_stream(value)
   end
@@ -268,9 +281,9 @@ local function append_to(n, index, place)
       write_stream(prefix, n, format_stream(s))
       note_displaced(n)
     end
-    answer[#answer + 1] = pack('>BI4I4I4I4I4', status, offset, prev, count_after(s, s.read), s.epoch, connection) .. gateway
-  elseif #answer <= place then
-    answer[#answer + 1] = string.char(ABSENT)
+    answer[place + 1] = packed(status, offset, prev, count_after(s, s.read), s.epoch, connection, gateway)
+  elseif not answer[place + 1] then
+    answer[place + 1] = status_alone(ABSENT)
   end
 end
 
@@ -282,7 +295,7 @@ for i = FIRST + ARGUMENTS - 1, #ARGV, ARGUMENTS do
 end
 hold(prefix, ordinals)
 
-local found = { tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0), run }
+local found = { tonumber(lately[1] or 0), tonumber(call('HGET', KEYS[1], 'next') or 0), run, gateways }
 for i = FIRST, #ARGV, ARGUMENTS do
   local facts, devices = ARGV[i + 2], ARGV[i + 7]
   answer, replaced, overrun, carried = {}, {}, {}, {}
@@ -296,13 +309,13 @@ for i = FIRST, #ARGV, ARGUMENTS do
   for place = 0, #devices / DEVICE - 1 do
     nth = nth + 1
     if is_withdrawn then
-      answer[place + 1] = string.char(WITHDRAWN)
+      answer[place + 1] = status_alone(WITHDRAWN)
     else
       append_to(ordinals[nth], unpack_bytes('>I4', devices, place * DEVICE + DIGEST + 1), place)
     end
   end
   local f = #found
-  found[f + 1], found[f + 2], found[f + 3], found[f + 4] = answer, replaced, overrun, carried
+  found[f + 1], found[f + 2], found[f + 3], found[f + 4] = table.concat(answer), replaced, overrun, carried
 end
 write_held(prefix)
 return found
