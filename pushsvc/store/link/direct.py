@@ -215,24 +215,21 @@ class Direct:
         their bytes are on the way, the server answers others. Raises redis-py's exceptions, and `TimeoutError`."""
         if not commands:
             return []
-        try:
-            return await self._ask_once(commands, seconds, repeat=repeat, alone=alone)
-        except faults.ConnectionError:
-            if not repeat:
-                raise
-        await asyncio.sleep(PAUSE)
-        return await self._ask_once(commands, seconds, repeat=repeat, alone=alone)
-
-    async def _ask_once(
-        self, commands: Sequence[tuple[Any, ...]], seconds: float, *, repeat: bool, alone: bool
-    ) -> list[Any]:
-        if alone:
-            return await self.wait(commands, seconds, anywhere=repeat)
-        connection = self._shared
-        if connection is None or connection.spent:
-            async with asyncio.timeout(seconds):
-                connection = await self._share()
-        return self._judged(connection, await connection.ask(commands, seconds))
+        may_break = repeat
+        while True:
+            try:
+                if alone:
+                    return await self.wait(commands, seconds, anywhere=repeat)
+                connection = self._shared
+                if connection is None or connection.spent:
+                    async with asyncio.timeout(seconds):
+                        connection = await self._share()
+                return self._judged(connection, await connection.ask(commands, seconds))
+            except faults.ConnectionError:
+                if not may_break:
+                    raise
+            may_break = False
+            await asyncio.sleep(PAUSE)
 
     async def wait(self, commands: Sequence[tuple[Any, ...]], seconds: float, *, anywhere: bool = False) -> list[Any]:
         """Return the replies to commands of which some block, within `seconds`. They are never repeated. A call that

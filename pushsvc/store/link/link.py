@@ -135,16 +135,16 @@ class Link:
         """Whether `guarded` waits for others than the server itself."""
         return False
 
-    async def guarded(self, mark: str, calls: Sequence[ScriptCall]) -> list[Any]:
+    def guarded(self, mark: str, calls: Sequence[ScriptCall]) -> Awaitable[list[Any]]:
         """Run scripts whose success is reported to a caller, in one round trip. `mark` is a key in their slot. With
         `queue.durability = "replicas"`, their writes are on replicas when this returns; see replicas.py."""
-        return await self.scripts(calls)
+        return self.scripts(calls)
 
-    async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Awaitable[Any]:
         """Run `<name>.lua`, which ends entries that were read in the present `history`, exactly once as `read` does: on
         another server an id may be another entry's. With `queue.durability = "replicas"` the replicas have it too, as
         with `guarded`. After a `StoreError` it may have been done."""
-        return await self.read(name, keys, args)
+        return self.read(name, keys, args)
 
     async def promise(self, *command: Any) -> Any:
         """Run one command with the guarantee of `guarded`. Its second word is its key."""
@@ -257,9 +257,11 @@ class Link:
         broke."""
         if self._direct is not None:
             # A read is answered by much, and the last argument is all there is of a batch.
-            repeat, last = client is self._client, command[-1]
-            alone = not repeat or (type(last) is bytes and len(last) > LARGE)
-            (answer,) = await self._direct.ask([command], self._timeout, repeat=repeat, alone=alone)
+            if client is self._waiting:
+                (answer,) = await self._direct.wait([command], self._timeout)
+            else:
+                alone = type(command[-1]) is bytes and len(command[-1]) > LARGE
+                (answer,) = await self._direct.ask([command], self._timeout, repeat=True, alone=alone)
         elif client is self._client:
             return await client.execute_command(*command)
         else:

@@ -65,12 +65,12 @@ class LaneState:
         self.sure_after = max(self.sure_after, asyncio.get_running_loop().time() + grace)
         self.cursor = "0"
 
-    def finish(self, ref: EntryRef) -> None:
-        """Note that an entry, or a part of one, is finished."""
-        left = self.held.get(ref.entry_id, 0) & ~bit_of(ref)
+    def finish(self, entry_id: str, parts: int) -> None:
+        """Note that these parts of an entry are finished."""
+        left = self.held.get(entry_id, 0) & ~parts
         if left not in (0, GIVEN_BACK):
-            self.held[ref.entry_id] = left
-        elif self.held.pop(ref.entry_id, 0) & GIVEN_BACK:
+            self.held[entry_id] = left
+        elif self.held.pop(entry_id, 0) & GIVEN_BACK:
             self.lost(0.0)
 
     def give_back(self, ref: EntryRef) -> None:
@@ -99,17 +99,23 @@ def ending(finished: Sequence[EntryRef], state_of: Callable[[EntryRef], LaneStat
     """Yield a reference to each entry of which nothing is left in work once these have ended, and note after the block
     that they have. Of a lane there is one such block at a time: of two that end the last parts of an entry, each would
     leave the entry to the other."""
-    states = {state for ref in finished if (state := state_of(ref)) is not None}
-    assert not any(state.ending for state in states), "what ends in one lane is recorded one batch after the other"
     last: list[EntryRef] = []
-    parts: dict[tuple[LaneState, str], tuple[EntryRef, int]] = {}
+    states: set[LaneState] = set()
+    ends: dict[tuple[LaneState, str], tuple[EntryRef, int]] = {}
     for ref in finished:
+        state = state_of(ref)
         if ref.part < 0:
             last.append(ref)
-        elif (state := state_of(ref)) is not None:
+        if state is not None:
+            states.add(state)
             place = state, ref.entry_id
-            parts[place] = ref, parts.get(place, (ref, 0))[1] | bit_of(ref)
-    last += [ref for (state, name), (ref, bits) in parts.items() if not state.held.get(name, GIVEN_BACK) & ~bits]
+            ends[place] = ref, ends.get(place, (ref, 0))[1] | bit_of(ref)
+    assert not any(state.ending for state in states), "what ends in one lane is recorded one batch after the other"
+    last += [
+        ref
+        for (state, name), (ref, bits) in ends.items()
+        if ref.part >= 0 and not state.held.get(name, GIVEN_BACK) & ~bits
+    ]
     for state in states:
         state.ending = True
     try:
@@ -117,6 +123,6 @@ def ending(finished: Sequence[EntryRef], state_of: Callable[[EntryRef], LaneStat
     finally:
         for state in states:
             state.ending = False
-    for ref in finished:
+    for ref, bits in ends.values():
         if (state := state_of(ref)) is not None:
-            state.finish(ref)
+            state.finish(ref.entry_id, bits)

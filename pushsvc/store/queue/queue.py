@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -43,8 +42,7 @@ from .lanes import LanePlace, LaneState, ending
 from .lapses import take_lapsed
 from .letter import note_dropped
 from .moving import Moving
-from .record import Finished
-from .settling import Closed, Place, among, batches, pack, pack_finished, places_of, without
+from .settling import Place, among, batches, pack, pack_finished, places_of, without
 
 _RECLAIM = 100
 """Entries that one call takes over from a lane."""
@@ -265,7 +263,9 @@ class RedisQueue(Ending, Moving):
             found += closed
             while True:
                 refs = pack_finished(self._still_ours(finished)) if last else []
-                _, dropped, lost, void, *more = await self._settle_once(app, shard, batch, closed, refs)
+                groups, singles = pack(batch, closed, counted=self._counted)
+                slot = slot_of(batch, self._clock())
+                _, dropped, lost, void, *more = await self._record(app, shard, groups, singles, refs, slot)
                 found += places_of(void)
                 self._lost.update(
                     (key.decode(), entry.decode()) for key, entry in zip(lost[::2], lost[1::2], strict=True)
@@ -284,12 +284,6 @@ class RedisQueue(Ending, Moving):
         """Return those that this consumer has at the present primary, which may have changed since the last await."""
         history, lost = self._link.history, self._lost
         return [ref for ref in finished if ref.history == history and not (lost and lane_entry(ref) in lost)]
-
-    async def _settle_once(
-        self, app: str, shard: int, settlements: Sequence[Settlement], closed: Closed, refs: list[Finished]
-    ) -> list[Any]:
-        groups, singles = pack(settlements, closed, counted=self._counted)
-        return await self._record(app, shard, groups, singles, refs, slot_of(settlements, self._clock()))
 
     # --- what others had --------------------------------------------------------------------------
 
