@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 
 import msgspec
 
+from ..model.address import Addresses
 from . import docs, openapi
-from .config import ApiApp
+from .config import ApiApp, ApiConfig
 from .http.dispatch import CallDispatcher
 from .ports import ApiPorts
 from .routes import CALLS
@@ -16,9 +18,15 @@ from .routes import CALLS
 
 def build_app(ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool = True) -> CallDispatcher:
     """Return the HTTP API of these apps. `public`: figures and details of the service need no key."""
-    description = openapi.build(addresses=ports.addresses, config=ports.config)
-    ports = replace(ports, openapi=msgspec.json.encode(description), page=docs.render(description).encode())
-    return CallDispatcher(ports, CALLS, apps, public=public)
+    document, page = _described(ports.addresses, ports.config)
+    return CallDispatcher(replace(ports, openapi=document, page=page), CALLS, apps, public=public)
+
+
+@cache
+def _described(addresses: Addresses, config: ApiConfig) -> tuple[bytes, bytes]:
+    """Return the OpenAPI document and its page."""
+    description = openapi.build(addresses=addresses, config=config)
+    return msgspec.json.encode(description), docs.render(description).encode()
 
 
 def reload_app(app: CallDispatcher, apps: Mapping[str, ApiApp], *, public: bool) -> None:

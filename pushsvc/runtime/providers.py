@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from ..errors import CredentialError
@@ -23,6 +24,7 @@ def renderers() -> dict[Platform, Renderer]:
     return {kind.platform: kind.renderer for kind in REGISTRY.values()} | {live.PLATFORM: live.RENDERER}
 
 
+@cache
 def addresses() -> Addresses:
     """Return the kinds of addresses of every platform."""
     kinds = {kind.platform: kind.addresses for kind in REGISTRY.values()}

@@ -14,6 +14,7 @@ import pytest
 
 from pushsvc.lab.simulator.halves import HALVES
 from pushsvc.providers import REGISTRY, kinds_of
+from pushsvc.runtime.providers import addresses
 
 from .provider import (
     ADDRESSES,
@@ -56,4 +57,6 @@ def registered() -> Iterator[None]:
         for route, kind in kinds_of(sys.modules[__name__]).items():
             patch.setitem(REGISTRY, route, kind)
         patch.setitem(HALVES, PLATFORM, HALF)
+        addresses.cache_clear()
         yield
+    addresses.cache_clear()
