@@ -92,7 +92,7 @@ async def test_a_token_is_what_the_gateway_takes(body: Any, ttl: int, session: a
     ("body", "fault"),
     [
         ({"ttl": 3601}, {"ttl": "must be at most 3,600, the `live.token_ttl` of the app"}),
-        ({"ttl": 0}, {"ttl": "expected a whole number of at least 1, found the number 0"}),
+        ({"ttl": 0}, {"ttl": "expected a whole number of seconds, at least 1, found the number 0"}),
         ({"ttl": 1.5}, {"ttl": "must be a whole number"}),
         ({"ttl": "1h"}, {"ttl": "expected a whole number of seconds, at least 1, found a string"}),
         ({"tll": 1}, {"tll": "unknown field; did you mean `ttl`?"}),
