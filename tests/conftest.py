@@ -60,7 +60,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key of the configuration comes from the environment of whoever runs the tests."""
+    """No key of the configuration comes from the environment of the user who runs the tests."""
     for name in [name for name in os.environ if name.startswith("PUSHSVC")]:
         monkeypatch.delenv(name)
 

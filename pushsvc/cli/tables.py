@@ -69,12 +69,12 @@ def fitting(
 ) -> list[int]:
     """Return the numbers of the columns that fit, or none if no table fits. Pure."""
     everything = list(range(len(titles)))
-    telling = [at for at in everything if not rows or any(row[at] not in _NOTHING for row in rows)]
-    for columns in (everything, telling):
+    shown = [at for at in everything if not rows or any(row[at] not in _NOTHING for row in rows)]
+    for columns in (everything, shown):
         if _width(titles, rows, columns, ()) <= width:
             return columns
     for left_out in range(len(lesser) + 1):
-        columns = [at for at in telling if titles[at] not in lesser[:left_out]]
+        columns = [at for at in shown if titles[at] not in lesser[:left_out]]
         if columns and _width(titles, rows, columns, prose) <= width:
             return columns
     return []

@@ -62,8 +62,8 @@ async def cut(scene: Scene) -> None:
     record("all phones are back", "s", time.monotonic() - began)
     print(f"all are back after {time.monotonic() - began:.1f} s")
     back.set()
-    told = await posting
-    for name, times in (("idle", idle), ("while they come back", told)):
+    posted = await posting
+    for name, times in (("idle", idle), ("while they come back", posted)):
         ordered = sorted(times)
         record(f"POST to 202, {name}: p99", "ms", 1000 * ordered[int(len(ordered) * 0.99)])
         print(f"POST to 202, {name}: p50 {1000 * ordered[len(ordered) // 2]:.1f} ms, p99", end=" ")

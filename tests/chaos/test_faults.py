@@ -114,10 +114,10 @@ async def test_processes_killed_stopped_and_reloaded() -> None:
         await under_load(rig, lambda rig: rig.kill("jobs"))
         await account(rig, "kill -9 jobs", repeats=0)
 
-        async def all_told() -> bool:
+        async def all_reported() -> bool:
             return set(await rig.feedback_tokens()) >= rig.ledger.dead
 
-        await rig.until("feedback tells each dead token", all_told)
+        await rig.until("feedback reports each dead token", all_reported)
         await rig.begin()
         await under_load(rig, roll)
         await account(rig, "rolling restart", repeats=0)

@@ -191,7 +191,7 @@ async def redis_gone(scene: Scene) -> None:
 
 
 async def rolled(scene: Scene) -> None:
-    """Both gateways are restarted, one after the other: every connection is told so."""
+    """Both gateways are restarted, one after the other: every connection gets to know it."""
     rig, ended = scene.rig, scene.fleet.figures.ended
     ended.clear()
     for gateway in rig.pids("live"):

@@ -257,7 +257,7 @@ class State:
         self.change()
 
     def revoke(self, app: str, revoked: Revoked) -> int:
-        """Tell it; the place to wait for."""
+        """Append a revocation, and return the place to wait for."""
         self.revoked[app].append(revoked)
         self.change()
         return len(self.revoked[app])

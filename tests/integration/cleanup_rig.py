@@ -65,7 +65,7 @@ def index_key(app: str, index: str, digest: bytes) -> str:
 
 
 async def make_orphans(store: Store, app: str = "shop") -> Removed:
-    """Entries in every index that lead nowhere, or to somebody whom they are not about."""
+    """Make entries in every index that lead nowhere, or to a device that they are not about."""
     digests = Digests(store.hash_key, store.config.addresses)
     nowhere = 900_000
     call = store.link.call

@@ -31,7 +31,7 @@ from pushsvc.store import token_hash
 from ..unit.dispatch_fakes import ROUTE, FakeProvider
 from .stepped import Process, SteppedWorld
 
-Tell = Callable[["Flight"], None]
+Report = Callable[["Flight"], None]
 
 TAKEOVER = 12.0
 NAMES = ("a", "b")
@@ -93,9 +93,9 @@ class Flight:
 class Provider(FakeProvider):
     """Keeps requests until the machine answers them, and reports each to the machine."""
 
-    def __init__(self, route: Route, tell: Tell, process: Process) -> None:
+    def __init__(self, route: Route, report: Report, process: Process) -> None:
         super().__init__(route, room=5)
-        self._tell = tell
+        self._report = report
         self._process = process
         self.flights: list[Flight] = []
 
@@ -103,7 +103,7 @@ class Provider(FakeProvider):
         super().submit(delivery, on_outcome)
         flight = Flight(self._process, delivery)
         self.flights.append(flight)
-        self._tell(flight)
+        self._report(flight)
 
     def say(self, outcome: Outcome, count: int) -> None:
         """Answer the oldest ones, when the process next looks at its sockets."""
@@ -116,15 +116,15 @@ class Provider(FakeProvider):
 class Dispatching:
     """A dispatcher in a process."""
 
-    def __init__(self, world: SteppedWorld, name: str, tell: Tell) -> None:
+    def __init__(self, world: SteppedWorld, name: str, report: Report) -> None:
         self.provider: Provider
         self.live: Provider
         self._world = world
-        self._tell = tell
+        self._report = report
         self.process = world.start(name, self._main)
 
     async def _main(self, process: Process) -> None:
-        self.provider, self.live = (Provider(route, self._tell, process) for route in (ROUTE, LIVE))
+        self.provider, self.live = (Provider(route, self._report, process) for route in (ROUTE, LIVE))
         clock = self._world.clock
         key = process.store.hash_key
         await Dispatcher(

@@ -1,4 +1,4 @@
-// Phones that are told on the standard input what to do, a line of JSON each, and say on the output what they see.
+// Phones that read on the standard input what to do, a line of JSON each, and write on the output what they see.
 // usage: node live_node.mjs centrifuge.protobuf.js pushsvc-live.js
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";

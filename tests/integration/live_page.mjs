@@ -1,4 +1,4 @@
-// Phones in a page of a browser: `tell` is what a phone is to do, `next` gives what phones have seen since.
+// Phones in a page of a browser: `call` is what a phone is to do, `next` gives what phones have seen since.
 import { LiveClient, emulation } from "/pushsvc-live.js";
 import { Phone } from "/live_phone.mjs";
 
@@ -6,14 +6,14 @@ const phones = new Map();
 let said = [];
 let wake = () => {};
 
-window.add = (phone, told) => {
+window.add = (phone, setup) => {
   const emit = (event, value) => {
     said.push({ phone, event, value });
     wake();
   };
-  phones.set(phone, new Phone({ Centrifuge: window.Centrifuge, LiveClient, emulation, emit, options: {} }, told));
+  phones.set(phone, new Phone({ Centrifuge: window.Centrifuge, LiveClient, emulation, emit, options: {} }, setup));
 };
-window.tell = (phone, call, argument) => phones.get(phone).live[call](...argument).then((result) => result ?? null);
+window.call = (phone, method, argument) => phones.get(phone).live[method](...argument).then((result) => result ?? null);
 window.next = async () => {
   if (!said.length) await new Promise((resolve) => ((wake = resolve), setTimeout(resolve, 1000)));
   return said.splice(0);

@@ -54,7 +54,7 @@ class Rig:
         done = asyncio.Event()
 
         def on_outcome(delivery: Delivery, outcome: Outcome) -> None:
-            assert delivery.target.index not in outcomes, "told twice"
+            assert delivery.target.index not in outcomes, "answered twice"
             outcomes[delivery.target.index] = outcome
             self._woken.set()
             if len(outcomes) == len(targets):

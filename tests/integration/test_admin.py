@@ -60,7 +60,7 @@ async def ask(service: Service, method: str, path: str, body: Any = None, *, key
 
 
 @pytest.mark.parametrize(
-    ("rows", "failed", "told"),
+    ("rows", "failed", "expected"),
     [
         ([(2, "sent"), (3, "failed")], None, {"first_end": 2, "first_failure": 3, "last_end": 3}),
         ([(2, "sent")], 3, {"first_end": 2, "first_failure": 3, "last_end": 2, "replayed": 9}),
@@ -70,13 +70,13 @@ async def ask(service: Service, method: str, path: str, body: Any = None, *, key
     ],
 )
 def test_a_replay_keeps_what_was_first_and_what_is_last_has_ended(
-    rows: list[tuple[int, End]], failed: int | None, told: dict[str, int]
+    rows: list[tuple[int, End]], failed: int | None, expected: dict[str, int]
 ) -> None:
     status = PushStatus("p", "shop", "sending", 1, 12, Counts(total=2))
     kept = KeptPush(ListedPush(status), failed_at=failed, replayed_at=failed and 9)
     ended = [DeliveryRow("apns", None, "", end, "", 0, 1, "", at) for at, end in rows]
     moments = {each.what: each.at for each in pushes._timeline(kept, ended)}
-    assert moments == {what: instant(at) for what, at in {"accepted": 1, **told}.items()}
+    assert moments == {what: instant(at) for what, at in {"accepted": 1, **expected}.items()}
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
@@ -373,8 +373,8 @@ async def guards(service: Service) -> None:
     assert [(group["platform"], group["reason"], group["count"]) for group in groups["groups"]] == [
         ("apns", "PayloadEmpty", 1)
     ]
-    told = {"status": 400, "meaning": "The payload is empty.", "retryable": False}
-    assert groups["groups"][0].items() >= told.items()
+    expected = {"status": 400, "meaning": "The payload is empty.", "retryable": False}
+    assert groups["groups"][0].items() >= expected.items()
     (letter,) = groups["groups"][0]["sample"]
     for narrow, total in ((f"push={letter['push_id']}", 1), ("reason=PayloadEmpty", 1), ("reason=BadTopic", 0)):
         assert (await ask(service, "GET", f"/v1/admin/failed?{narrow}"))[1]["total"] == total

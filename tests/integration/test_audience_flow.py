@@ -74,7 +74,7 @@ async def test_every_way_to_name_an_audience_reaches_it_once(tmp_path: Path) -> 
         assert len(await service.rows(pushes["where"])) == 450
 
 
-async def test_what_a_device_did_not_take_is_told_with_its_id(tmp_path: Path) -> None:
+async def test_what_a_device_did_not_take_is_reported_with_its_id(tmp_path: Path) -> None:
     async with opened(tmp_path) as (service, store):
         crowd = [device(1, "BadPriority.1"), device(2, "Unregistered"), device(4, "ServiceUnavailable.1"), device(5)]
         await store.registry.put_many("shop", crowd)

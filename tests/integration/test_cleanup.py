@@ -236,7 +236,7 @@ async def test_it_is_held_for_as_long_as_its_owner_lives(world: World) -> None:
     assert await locks.holder(LOCK) == "b"
 
 
-async def test_the_record_tells_of_the_run_and_of_all_runs(world: World) -> None:
+async def test_the_record_counts_the_run_and_all_runs(world: World) -> None:
     cleanups: RedisCleanups = (await open_real(world)).cleanups
     assert (await cleanups.record()).place is None
     await cleanups.request()

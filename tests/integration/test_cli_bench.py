@@ -18,7 +18,7 @@ from .ports import free_ports
 from .processes import own_processes
 
 
-def test_it_loads_the_service_and_tells(tmp_path: Path) -> None:
+def test_it_loads_the_service_and_reports(tmp_path: Path) -> None:
     with own_processes(tmp_path) as own:
         port = free_ports(2)
         up = own.start("up", "--simulator", PUSHSVC__SERVER__PORT=str(port), PUSHSVC__LIVE__PORT=str(port + 1))

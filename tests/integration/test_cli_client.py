@@ -120,7 +120,7 @@ def test_what_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
         (["--all", "--topic", ""], {"topic": "", "all": True}),
     ],
 )
-def test_whom_it_is_for(flags: list[str], to: dict[str, Any], tmp_path: Path) -> None:
+def test_its_receivers(flags: list[str], to: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "push.json"
     file.write_text('{"to": {"users": ["u9"]}, "lane": "bulk"}')
     with scripted([answer(202, {"id": "p1", "state": "expanding", "deliveries": None})]) as (url, asked):
@@ -242,7 +242,7 @@ def test_a_status_says_what_it_was_scheduled_for_and_who_carried_it(capsys: pyte
         (answer(200, [1]), "pushsvc: URL answered 200 without a JSON object: is it pushsvc?"),
     ],
 )
-def test_a_refusal_is_told(given: Answer, reported: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_reported(given: Answer, reported: str, capsys: pytest.CaptureFixture[str]) -> None:
     with scripted([given]) as (url, _):
         assert cli.main(["status", "p1", "--url", url]) == 1
     captured = capsys.readouterr()

@@ -71,7 +71,7 @@ def test_a_service_does_not_need_anybody_to_hear_it(processes: Processes, stream
     up.communicate()
 
 
-def test_a_part_that_is_told_to_stop_in_its_first_instant_ends_well(processes: Processes) -> None:
+def test_a_part_that_is_asked_to_stop_in_its_first_instant_ends_well(processes: Processes) -> None:
     """Whatever it is at then: loading, connecting, or not even that."""
     for command, number in (("serve", 2), ("dispatch", 15), ("feedback", 15), ("jobs", 15)):
         part = shell(processes, f"pushsvc {command}", PUSHSVC__SERVER__PORT=str(free_ports()))
@@ -246,7 +246,7 @@ def test_a_command_that_looks_starts_no_store(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pushsvc.toml"]
 
 
-def test_up_that_is_told_to_stop_before_it_is_ready_does_not_wait_for_that(tmp_path: Path) -> None:
+def test_up_that_is_asked_to_stop_before_it_is_ready_does_not_wait_for_that(tmp_path: Path) -> None:
     """As where Redis is away: it waits for Redis, and the API is never ready."""
     (tmp_path / "pushsvc.toml").write_text(FILE.format(url="unix:///nonesuch.sock", folder=tmp_path))
     with own_processes(tmp_path) as processes:

@@ -229,7 +229,7 @@ async def test_a_wait_that_goes_on_at_the_next_primary_loses_nothing(
 
 
 async def test_what_has_ended_is_not_handed_out_by_a_primary_that_was_behind(rig: ClusterRig) -> None:
-    """It does not know that the entry was read; a process that starts then is told what was recorded since."""
+    """It does not know that the entry was read; a process that starts then learns what was recorded since."""
     shard = Shard(rig, LANE)
     async with opened(rig) as store:
         await store.pushes.accept(make_push("p"))

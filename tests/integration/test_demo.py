@@ -33,7 +33,7 @@ def scratch(tmp_path: Path) -> Iterator[dict[str, str]]:
     assert left == []
 
 
-def test_piped_it_tells_the_story_in_plain_lines_as_the_page_shows_it(
+def test_piped_it_prints_the_story_in_plain_lines_as_the_page_shows_it(
     processes: Processes, scratch: dict[str, str]
 ) -> None:
     (shown,) = blocks("text", PAGES["tutorial/try.md"])
@@ -65,7 +65,7 @@ def test_piped_it_tells_the_story_in_plain_lines_as_the_page_shows_it(
         "5,426 accepted = sent 5,423, failed 1, invalid 1, suppressed 1",
         "by the simulator's record 0 of them arrived twice",
     ]
-    assert err == "", "what the script provokes is told by the script alone"
+    assert err == "", "what the script provokes is reported by the script alone"
     processes.until_gone("the demo has ended", 10.0)
 
 

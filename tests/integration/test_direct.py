@@ -79,8 +79,8 @@ async def test_each_caller_gets_its_own_answers_on_one_connection(server: Server
 
 async def test_what_is_asked_in_one_turn_of_the_loop_is_written_together(direct: Direct) -> None:
     async def reads() -> int:
-        (told,) = await direct.ask([("INFO", "stats")], 5)
-        return int(re.findall(rb"total_reads_processed:(\d+)", told)[0])
+        (stats,) = await direct.ask([("INFO", "stats")], 5)
+        return int(re.findall(rb"total_reads_processed:(\d+)", stats)[0])
 
     for _ in range(3):
         before = await reads()
@@ -259,7 +259,7 @@ async def test_a_connection_that_cannot_be_opened_fails_all_who_want_it_at_once(
         await link.aclose()
 
 
-async def test_a_script_that_the_server_has_forgotten_is_told_again(server: Server) -> None:
+async def test_a_script_that_the_server_has_forgotten_is_sent_again(server: Server) -> None:
 
     server.flush()
 

@@ -271,7 +271,7 @@ async def test_a_flush_that_comes_too_soon_is_not_believed(policy: Any, seconds:
             await durable.probe("mark")
 
 
-async def test_a_user_that_may_not_wait_is_told_so() -> None:
+async def test_a_user_that_may_not_wait_gets_a_reason() -> None:
     async with opened() as (store, _):
         await store.link.call("ACL", "SETUSER", "default", "-waitaof")
         with pytest.raises(ConfigError, match="let this user run WAITAOF"):

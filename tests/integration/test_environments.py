@@ -61,7 +61,7 @@ ca_file = "{credentials.ca_file}"
             assert await service.done(await service.push([dead])) == {"total": 1, "suppressed": 1}
 
 
-async def test_whom_no_account_reaches_is_counted_and_has_a_row(tmp_path: Path) -> None:
+async def test_a_device_that_no_account_reaches_is_counted_and_has_a_row(tmp_path: Path) -> None:
     async with running_service(tmp_path) as service:
         stranger = {"platform": "apns", "token": apns_token("ok", "s"), "environment": "sandbox"}
         tokens = [{"platform": "apns", "token": apns_token("ok", "p")}, stranger]
@@ -89,7 +89,7 @@ async def test_whom_no_account_reaches_is_counted_and_has_a_row(tmp_path: Path) 
         async with service.session.post("/v1/push/batch", json=[odd, document, {**odd, "overrides": {}}]) as answer:
             results = (await answer.json())["results"]
         assert [result.get("warnings") for result in results] == [[said], [warning], None]
-        # Whoever waits for the end has them too: with the status, and when the call is repeated.
+        # A caller that waits for the end has them too: with the status, and when the call is repeated.
         for _ in range(2):
             waiting = {"Prefer": "wait=30", "Idempotency-Key": "once"}
             async with service.session.post("/v1/push", json=document, headers=waiting) as answer:

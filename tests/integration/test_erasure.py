@@ -828,7 +828,7 @@ KEEPERS: dict[str, tuple[str, ...]] = {
 
 
 def test_every_key_of_the_table_has_a_keeper_or_a_reason() -> None:
-    """Whoever adds a key decides here whether data of a device may stand in it."""
+    """A change that adds a key decides here whether data of a device may stand in it."""
     assert sorted(name for names in KEEPERS.values() for name in names) == sorted(names_of_keys())
     named = {keeper for keeper in KEEPERS if not re.fullmatch(r"\(.+\)", keeper)}
     assert named == {*ORDER, "erasures"} - {"late", "later letters"}  # which are looked through once more

@@ -152,7 +152,7 @@ async def test_the_command_begins_and_jobs_end_what_takes_longer(
         code = await asyncio.to_thread(cli.main, ["--config", str(config), "users", *words])
         return code, *capsys.readouterr()
 
-    async def told_to_give_back(store: Store, ref: EntryRef) -> bool:
+    async def asked_to_give_back(store: Store, ref: EntryRef) -> bool:
         await store.queue.enrol("shop")
         return any(ref in news.revoked.entries for news in await store.queue.revoked({"shop"}, 1))
 
@@ -175,7 +175,7 @@ async def test_the_command_begins_and_jobs_end_what_takes_longer(
         }
         assert "the erasure is not complete yet" in err
         with worker(server, tmp_path):
-            await until(lambda: told_to_give_back(dispatcher, taken.ref))
+            await until(lambda: asked_to_give_back(dispatcher, taken.ref))
             await dispatcher.queue.settle("shop", *all_of(taken, Retry(moment(), 1), None))
             await until(lambda: over(dispatcher))
         await nothing_left(dispatcher, hers)

@@ -119,7 +119,7 @@ async def test_a_lost_answer_of_a_read_leaves_nothing_lying(kind: Kind) -> None:
                 assert sorted(each.chunk.push_id for each in taken) == sorted(f"p{number}" for number in range(20))
 
 
-async def test_who_was_thought_dead_is_told_so_by_its_next_sign_of_life() -> None:
+async def test_who_was_thought_dead_learns_it_by_its_next_sign_of_life() -> None:
     """Its clocks may have stood still with it, so that only the store knows that others have taken over."""
     with running_server("redis") as server:
         url = server.url
@@ -731,7 +731,7 @@ async def test_a_slot_that_moves_is_unavailable_and_loses_nothing() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_server_that_came_back_empty(kind: Kind) -> None:
-    """Whoever runs goes on with one hash key; what ends was never counted here, and the counters do not go below 0."""
+    """Every process goes on with one hash key; what ends was never counted here, and no counter goes below 0."""
     with running_server(kind) as server:
         url = server.url
         async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:

@@ -67,7 +67,7 @@ class Loop:
                 found.extend((await answer.json())["items"])
             return len(found) >= count
 
-        await self.service.until(f"{count} events are told", there)
+        await self.service.until(f"{count} events are reported", there)
         assert len(found) == count
         return found
 

@@ -340,7 +340,7 @@ async def test_without_a_known_key_401_says_how_to_come_in(authorization: str | 
     assert service.store.pushes == {}
 
 
-async def test_an_unknown_key_is_told_with_where_keys_are(service: Service) -> None:
+async def test_an_unknown_key_is_refused_with_where_keys_are(service: Service) -> None:
     answer = await call(service, "POST", "/v1/push", ALERT, key="nobody")
     assert answer.json["detail"].startswith("The API key is not known. `pushsvc keys list` ")
 

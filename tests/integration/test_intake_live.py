@@ -111,7 +111,7 @@ async def test_a_device_that_nobody_knows_has_no_token(session: aiohttp.ClientSe
         assert (status, problem["detail"]) == (404, "No device has this id.")
 
 
-async def test_an_app_without_the_channel_or_without_a_secret_is_told_what_it_lacks() -> None:
+async def test_an_app_without_the_channel_or_without_a_secret_learns_what_it_lacks() -> None:
     async with calling(live=None) as (_, session):
         for method, path in CALLS:
             status, problem = await ask(session, method, path)
@@ -170,7 +170,7 @@ async def test_the_connections_of_the_app(service: Service, session: aiohttp.Cli
     assert await ask(session, "GET", "/v1/live") == (200, {"connections": 3, "gateways": gateways})
 
 
-async def test_a_status_tells_what_devices_have_reported_and_what_the_channel_has_carried(
+async def test_a_status_shows_what_devices_have_reported_and_what_the_channel_has_carried(
     service: Service, session: aiohttp.ClientSession
 ) -> None:
     headers = {"Authorization": "Bearer full"}

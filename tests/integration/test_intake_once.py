@@ -161,8 +161,8 @@ async def test_a_key_that_is_none_is_refused(key: str, service: Service) -> None
 
 async def test_a_refused_call_keeps_no_record(service: Service) -> None:
     assert (await call(service, "POST", "/v1/push", {"to": {}}, headers=KEY)).status == 422
-    mended = await call(service, "POST", "/v1/push", ALERT, headers=KEY)
-    assert (mended.status, "idempotent-replay" in mended.headers) == (202, False)
+    corrected = await call(service, "POST", "/v1/push", ALERT, headers=KEY)
+    assert (corrected.status, "idempotent-replay" in corrected.headers) == (202, False)
 
 
 async def _lines(service: Service, body: bytes) -> Answer:

@@ -88,7 +88,7 @@ NOTHING = "There is nothing at"
         ("PUT", "/readyz", 405, "Allowed here: GET, HEAD, OPTIONS."),
     ],
 )
-async def test_a_call_that_there_is_not_is_told_with_those_beside_it(
+async def test_an_unknown_path_is_refused_with_those_beside_it(
     method: str, path: str, status: int, detail: str, service: Service
 ) -> None:
     found = await call(service, method, path)

@@ -193,7 +193,7 @@ async def test_a_worker_that_is_asked_to_stop_ends_between_two_steps(
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_jobs_end_when_they_are_told_to_whatever_redis_does(tmp_path: Path, silent: bool) -> None:
+def test_jobs_end_when_they_are_asked_to_whatever_redis_does(tmp_path: Path, silent: bool) -> None:
     def says(text: str) -> bool:
         return text in (tmp_path / "log").read_text()
 

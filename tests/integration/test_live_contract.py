@@ -412,7 +412,7 @@ async def test_a_full_stream_keeps_what_is_on_its_way_to_a_connected_device(serv
         page = await live.history("shop", "x", since=4, epoch=start.page.epoch)
         assert page is not None
         # The first two are its window, and the next two are while it acknowledges these: it acknowledges all of them,
-        # and is told of the hole behind them.
+        # and learns of the hole behind them.
         assert (offsets(page), page.missing) == ([(8, 7), (9, 8), (10, 9)], 3)
         # A device that acknowledges nothing has its position behind the hole, which shows in the chain.
         found = await connected(live, "x", A, Position(start.page.epoch, 9), unacked=True)

@@ -381,7 +381,7 @@ async def test_a_shutdown_says_so_and_the_device_comes_back(world: World) -> Non
 
 
 @pytest.mark.parametrize("how", ["at once", "repeated", "compared"])
-async def test_a_revoked_device_is_cut_off_also_where_the_gateway_was_not_told(how: str, world: World) -> None:
+async def test_a_revoked_device_is_cut_off_also_where_the_gateway_was_not_notified(how: str, world: World) -> None:
     phone, live = Phone(world, "phone-1", protobuf=False), world.store.live
     await phone.client.connect()
     await phone.until(lambda: bool(phone.connects))
@@ -418,9 +418,9 @@ async def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(serve
         live, compared, answered = world.store.live, asyncio.Event(), asyncio.Event()
         beat, presence = live.beat, live.presence
 
-        async def late(*told: Any) -> set[str]:
+        async def late(*args: Any) -> set[str]:
             await answered.wait()
-            return await beat(*told)
+            return await beat(*args)
 
         async def noted(*asked: Any, **more: Any) -> Any:
             found = await presence(*asked, **more)

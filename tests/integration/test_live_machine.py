@@ -1,7 +1,7 @@
 """Any order of appends, losses, connects, ends, acknowledgements and moves: no hole with `recovered`, each ack once.
 
 hypothesis drives Redis and its twin in memory through the same steps, and compares every answer. Beside them stand
-clients that know only what reached them, as the rules of the port say: one that is told that it has recovered has
+clients that know only what reached them, as the rules of the port say: one that learns that it has recovered has
 every push that it should have.
 """
 
@@ -271,7 +271,7 @@ class LiveMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _floor(found: Connected) -> int:
-        """What a client goes on from that was told that something is missing."""
+        """Return the offset from which a client goes on that learns that something is missing."""
         first = found.page.publications[:1]
         return first[0].prev if found.page.missing and first else found.since
 
@@ -347,7 +347,7 @@ class LiveMachine(RuleBasedStateMachine):
             client.wanted = set()
 
     def _begin_where_new(self, name: str) -> None:
-        """Another user has another stream, in which nothing is to be had."""
+        """Another user has another stream, in which there is nothing."""
         client = self.clients[name]
         (row,) = self.run(self.store.live.presence("shop", [name]))
         assert row is not None

@@ -87,7 +87,7 @@ class Shop:
         assert self.api.until_done(push) == {"total": 1, "sent": 1}
 
 
-async def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Path, processes: Processes) -> None:
+async def test_a_device_is_served_through_kills_and_informed_of_the_end(tmp_path: Path, processes: Processes) -> None:
     shop = Shop(tmp_path)
     up = processes.start("up", **shop.environ)
     assert up.until(r"devices +(\S+)")[1] == shop.url.replace("http", "ws")
@@ -99,7 +99,7 @@ async def test_a_device_is_served_through_kills_and_told_of_the_end(tmp_path: Pa
         return total(read(shop.port), "pushsvc_live_connections", app="shop", transport="websocket")
 
     def shows_it(push: str) -> None:
-        """The API tells who is online, and what has become of a push."""
+        """The API shows who is online, and what has become of a push."""
         assert shop.read("/v1/devices/phone-1").keys() >= {"online", "connected_at", "unacked"}
         presence = shop.read("/v1/users/ann/presence")
         assert [(each["id"], each["online"], each["unacked"]) for each in presence["items"]] == [

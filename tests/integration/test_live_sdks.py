@@ -51,7 +51,7 @@ def server() -> Iterator[Server]:
 
 
 class Phone:
-    """What a phone has said that it has seen, and what it can be told."""
+    """What a phone has said that it has seen, and what it can be asked to do."""
 
     def __init__(self, name: str, call: Callable[[str, list[Any]], Awaitable[Any]]) -> None:
         self.name = name
@@ -80,7 +80,7 @@ class Phone:
         return [each["id"] for each in self.said["shown"]]
 
 
-class Told:
+class Setup:
     """A phone's endpoints, its tokens in the order in which it gets them, and how often its handler fails."""
 
     def __init__(self, world: World, device: str, transport: str, form: str, *, ttl: float = 3600.0) -> None:
@@ -92,16 +92,16 @@ class Told:
         self.fails = 0
 
 
-NewPhone = Callable[[Told], Awaitable[Phone]]
+NewPhone = Callable[[Setup], Awaitable[Phone]]
 
 
 @asynccontextmanager
 async def in_python() -> AsyncIterator[NewPhone]:
     made: list[LiveClient] = []
 
-    async def new(told: Told) -> Phone:
-        protobuf = told.format == "protobuf"
-        phone = Phone(f"python {told.format}", lambda call, arguments: getattr(live, call)(*arguments))
+    async def new(setup: Setup) -> Phone:
+        protobuf = setup.format == "protobuf"
+        phone = Phone(f"python {setup.format}", lambda call, arguments: getattr(live, call)(*arguments))
 
         class Events(ClientEventHandler):  # type: ignore[misc]  # its base has no types
             async def on_connected(self, ctx: ConnectedContext) -> None:
@@ -125,20 +125,20 @@ async def in_python() -> AsyncIterator[NewPhone]:
 
         async def new_token() -> str:
             phone.heard("token", True)
-            return told.tokens.pop(0)
+            return setup.tokens.pop(0)
 
         async def show(message: Message) -> None:
             phone.heard("handling", message.id)
-            if told.fails:
-                told.fails -= 1
+            if setup.fails:
+                setup.fails -= 1
                 raise RuntimeError("the handler fails")
             phone.heard("shown", {"id": message.id, "offset": message.offset, "data": message.data})
 
-        (endpoint,) = told.endpoints
+        (endpoint,) = setup.endpoints
         client = Client(
             endpoint["endpoint"] + ("?format=protobuf" if protobuf else ""),
             events=Events(),
-            token=told.tokens.pop(0),
+            token=setup.tokens.pop(0),
             get_token=new_token,
             use_protobuf=protobuf,
             data=connect_data(heartbeat=30, protobuf=protobuf),
@@ -194,20 +194,20 @@ async def in_node() -> AsyncIterator[NewPhone]:
             if not answer.done():
                 answer.set_exception(AssertionError("Node has ended"))
 
-    def tell(**what: Any) -> None:
+    def send(**what: Any) -> None:
         stdin.write(json.dumps(what).encode() + b"\n")
 
-    async def new(told: Told) -> Phone:
+    async def new(setup: Setup) -> Phone:
         place = len(phones)
 
         async def call(name: str, arguments: list[Any]) -> Any:
             number = next(numbers)
             answers[number] = asyncio.get_running_loop().create_future()
-            tell(phone=place, call=name, argument=arguments, number=number)
+            send(phone=place, call=name, argument=arguments, number=number)
             return await answers[number]
 
-        phones.append(Phone(f"node {told.endpoints[0]['transport']} {told.format}", call))
-        tell(phone=place, call="new", argument={**vars(told), "storage": True})
+        phones.append(Phone(f"node {setup.endpoints[0]['transport']} {setup.format}", call))
+        send(phone=place, call="new", argument={**vars(setup), "storage": True})
         return phones[place]
 
     reading = asyncio.create_task(read())
@@ -255,9 +255,9 @@ async def story(world: World, door: Door, new: NewPhone, transport: str, form: s
     await world.store.registry.put_many(
         "shop", [Device(id=device, platform="fcm", token=device, user=device, registered_at=1, last_seen_at=1)]
     )
-    told = Told(world, device, transport, form, ttl=2.0)
-    told.fails = 1
-    phone = await new(told)
+    setup = Setup(world, device, transport, form, ttl=2.0)
+    setup.fails = 1
+    phone = await new(setup)
     await phone.call("connect", [])
     await phone.until_said("recovered", 1)
     assert (phone.said["connected"], phone.said["recovered"]) == ([transport], [False])
@@ -309,7 +309,7 @@ async def story(world: World, door: Door, new: NewPhone, transport: str, form: s
     assert phone.said["missing"] == []
 
     # Another connection of the device: the first one stays away.
-    other = await new(Told(world, device, transport, form))
+    other = await new(Setup(world, device, transport, form))
     await other.call("connect", [])
     await phone.until(lambda: phone.said["ended"] == [4501])
     after, _ = await world.push(device)
@@ -375,14 +375,14 @@ async def in_chromium(origin: str) -> AsyncIterator[NewPhone]:
                     for said in await page.look("next()"):
                         phones[said["phone"]].heard(said["event"], said.get("value"))
 
-            async def new(told: Told) -> Phone:
+            async def new(setup: Setup) -> Phone:
                 place = len(phones)
 
                 async def call(name: str, arguments: list[Any]) -> Any:
-                    return await page.look(f"tell({place}, {json.dumps(name)}, {json.dumps(arguments)})")
+                    return await page.look(f"call({place}, {json.dumps(name)}, {json.dumps(arguments)})")
 
-                phones.append(Phone(f"chromium {told.endpoints[0]['transport']} {told.format}", call))
-                await page.look(f"add({place}, {json.dumps({**vars(told), 'storage': True})})")
+                phones.append(Phone(f"chromium {setup.endpoints[0]['transport']} {setup.format}", call))
+                await page.look(f"add({place}, {json.dumps({**vars(setup), 'storage': True})})")
                 return phones[place]
 
             reading = asyncio.create_task(read())

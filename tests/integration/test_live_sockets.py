@@ -208,7 +208,7 @@ async def test_a_fault_ends_its_own_connection_only(sent: bytes, code: int, kind
         assert await other.frame() == (1, b"still here")
 
 
-async def test_a_slow_reader_is_told_to_pause_and_then_cut() -> None:
+async def test_a_slow_reader_is_asked_to_pause_and_then_cut() -> None:
     async with gateway(buffer_soft=32_768, buffer_hard=262_144, close_within=30.0) as live:
         client = await live.upgrade()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -454,8 +454,8 @@ async def test_a_message_that_is_too_large_is_refused_on_every_way() -> None:
         stream.send(b"POST /connection/http_stream HTTP/1.1\r\nHost: g\r\nContent-Length: 42\r\n\r\n" + CONNECT)
         session = await live.session()
         client = await live.connect()
-        told = {"session": session.transport.session, "node": "here", "data": "x" * 101}
-        assert (await client.ask("POST", "/emulation", json.dumps(told).encode()))[0] == 413
+        asked = {"session": session.transport.session, "node": "here", "data": "x" * 101}
+        assert (await client.ask("POST", "/emulation", json.dumps(asked).encode()))[0] == 413
         for path in ("/connection/http_stream", "/connection/sse"):
             assert (await client.ask("POST", path, b"x" * 101))[0] == 413
         assert session.messages == [CONNECT]
@@ -740,20 +740,20 @@ async def test_connections_wait_in_the_kernel_while_there_is_enough_to_do() -> N
         assert (live.sockets.paused, live.sockets.connections) == (False, 22)
 
 
-async def test_connections_that_wait_in_the_kernel_are_told_of_the_end() -> None:
+async def test_connections_that_wait_in_the_kernel_are_informed_of_the_end() -> None:
     async with gateway(accepts=lambda: False) as live:
         clients = [await live.upgrade(), *[await live.connect() for _ in range(20)]]
         for client in clients[1:]:
             client.send(upgrade_request())
 
-        async def is_told(client: Client, *, opened: bool) -> None:
+        async def is_informed(client: Client, *, opened: bool) -> None:
             assert opened or (await client.head()).startswith("HTTP/1.1 101 ")
             assert await client.close_code() == 3001
             await client.closed()
 
         async with asyncio.TaskGroup() as group:
             for client in clients:
-                group.create_task(is_told(client, opened=client is clients[0]))
+                group.create_task(is_informed(client, opened=client is clients[0]))
             group.create_task(live.sockets.drain(0.1))
         with pytest.raises(OSError):  # noqa: PT011  # refused, or reset by the kernel
             await live.upgrade()

@@ -173,7 +173,9 @@ async def test_a_restart_brings_all_back_and_an_end_for_good_does_not(server: Se
         assert scene.fleet.online == len(scene.phones) - 1
 
 
-async def test_the_command_tells_what_its_phones_have_seen(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_command_reports_what_its_phones_have_seen(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with running(server, devices=10) as world:
         url = world.sockets.url.replace("http", "ws")
         plan = Plan(count=10, kinds=["20%:ack=never", "10%:stay=0.02,away=0"], gateway=url, seconds=1.5, every=0.5)

@@ -135,7 +135,7 @@ async def test_what_waits_in_a_lane_follows_the_registry(
 
 
 @pytest.mark.parametrize("total", [1, 40])
-async def test_what_waits_is_told_the_environment_of_its_device_and_goes_on_by_another_account(
+async def test_what_waits_gets_the_environment_of_its_device_and_goes_on_by_another_account(
     total: int, world: World
 ) -> None:
     """It may change again, and the same message goes by either."""

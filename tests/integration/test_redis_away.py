@@ -207,7 +207,7 @@ async def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_
 
 
 @pytest.mark.parametrize(
-    ("trouble", "mend"),
+    ("trouble", "remedy"),
     [
         (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
         (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
@@ -215,7 +215,7 @@ async def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_
     ids=["full", "no primary"],
 )
 async def test_a_server_that_takes_no_writes(
-    tmp_path: Path, place: Place, trouble: tuple[str, ...], mend: tuple[str, ...]
+    tmp_path: Path, place: Place, trouble: tuple[str, ...], remedy: tuple[str, ...]
 ) -> None:
     async with opened(tmp_path, place.server.url) as service:
         before = await service.push(apns("ok", 1))
@@ -232,7 +232,7 @@ async def test_a_server_that_takes_no_writes(
             status, headers = await call(service, "POST", path, body)
             assert (status, int(headers["Retry-After"]) >= 1) == (503, True)
         assert (await service.status(before))["counts"]["sent"] == 1
-        place.server.command(*mend)
+        place.server.command(*remedy)
         await goes_on(service, before)
 
 

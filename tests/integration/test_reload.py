@@ -257,7 +257,7 @@ async def test_a_start_without_an_app_holds_what_waits_for_it_until_it_expires_o
         await part
 
 
-async def test_a_mended_key_file_opens_a_held_route_and_loses_nothing(service: Service, file: Path) -> None:
+async def test_a_corrected_key_file_opens_a_held_route_and_loses_nothing(service: Service, file: Path) -> None:
     config: Any = service.settings.apps["shop"].providers["apns"]
     key_file = Path(config.key_file)
     good = key_file.read_text()
@@ -326,8 +326,8 @@ async def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
 
     await service.until("nothing is to be looked at any more", noted)
     refused()
-    told = [line for line in log.splitlines() if "reload_refused" in line and "apps.shop.nonsense" in line]
-    assert len(told) == 1, "all parts of the process have refused it"
+    logged = [line for line in log.splitlines() if "reload_refused" in line and "apps.shop.nonsense" in line]
+    assert len(logged) == 1, "all parts of the process have refused it"
     corrected = file.read_text()
     file.write_text(corrected.replace("[apps.shop]", "[cleanup]\nshare = 0.5\n[apps.shop]", 1))
 
@@ -378,8 +378,8 @@ def test_only_what_is_read_at_the_start_asks_for_a_restart() -> None:
     assert _fixed(old, structs.replace(larger, queue=structs.replace(larger.queue, durability="fsync"))) == ["queue"]
     assert _fixed(old, structs.replace(larger, retry=structs.replace(old.retry, attempts=2))) == ["retry"]
     assert _fixed(old, structs.replace(larger, live=structs.replace(old.live, heartbeat=30.0))) == ["live"]
-    told = structs.replace(old.live, endpoints=["wss://push.example.com"])
-    assert _fixed(old, structs.replace(larger, live=told)) == []
+    announced = structs.replace(old.live, endpoints=["wss://push.example.com"])
+    assert _fixed(old, structs.replace(larger, live=announced)) == []
 
 
 def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_used(tmp_path: Path) -> None:

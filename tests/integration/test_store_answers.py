@@ -37,7 +37,7 @@ async def counted(store: AnyStore, platform: str = "apns") -> Slots:
 
 
 @pytest.mark.parametrize("total", [6, 40, 1001])
-async def test_answers_that_tell_of_a_token_are_counted_once(total: int, world: World) -> None:
+async def test_answers_about_a_token_are_counted_once(total: int, world: World) -> None:
     store = await world.store()
     push = make_push("p", total)
     await store.pushes.accept(push)

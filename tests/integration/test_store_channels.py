@@ -1,4 +1,4 @@
-"""Deliveries that several channels carry, one after another: one delivery with one end, whoever brings it about.
+"""Deliveries that several channels carry, one after another: one delivery with one end, whichever brings it about.
 
 The device is first looked for at `live`, and an account of `apns` carries on what nobody has acknowledged in time. An
 acknowledgement ends a delivery as sent in any turn: before the retry is recorded, while it waits, or after it.
@@ -642,7 +642,7 @@ async def test_what_is_known_of_a_token_holds_where_it_is_used(world: World) -> 
     assert again.skip == {0: "suppressed"}
 
 
-async def test_whoever_takes_over_finds_what_was_acknowledged(world: World) -> None:
+async def test_a_successor_finds_what_was_acknowledged(world: World) -> None:
     one, two = await world.store("a"), await world.store("b")
     await one.pushes.accept(push_of("p", 4))
     (taken,) = await take_live(one)
@@ -659,7 +659,7 @@ async def test_whoever_takes_over_finds_what_was_acknowledged(world: World) -> N
 
 
 @pytest.mark.parametrize("total", [1, 3])
-async def test_a_wait_is_recorded_of_what_is_open_by_whoever_has_its_entry(total: int, world: World) -> None:
+async def test_a_wait_is_recorded_of_what_is_open_by_the_holder_of_its_entry(total: int, world: World) -> None:
     one, two = await world.store("a"), await world.store("b")
     for name in ("recorded", "acknowledged", "taken-over"):
         await one.pushes.accept(push_of(name, total))

@@ -577,7 +577,7 @@ async def test_an_entry_without_open_targets_is_not_handed_out(world: World) -> 
     assert await entries_of(b) == 0
 
 
-async def test_whoever_retires_is_followed_at_once(world: World) -> None:
+async def test_a_consumer_that_retires_is_followed_at_once(world: World) -> None:
     a, b = await world.store("a"), await world.store("b")
     await a.pushes.accept(make_push("p", 2))
     await take_all(a)

@@ -265,7 +265,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.holdings)
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
-        """A process says nothing more about an entry: it is handed out again, to it or to whoever has it."""
+        """A process says nothing more about an entry: it is handed out again, to it or to the process that has it."""
         holding = self.holdings.pop(data.draw(st.integers(0, len(self.holdings) - 1)))
 
         async def forget() -> None:

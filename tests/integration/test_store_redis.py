@@ -337,7 +337,7 @@ async def _look_at_everything(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refuse", "mend"),
+    ("refuse", "remedy"),
     [
         ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
@@ -346,7 +346,7 @@ async def _look_at_everything(server: Server) -> None:
         ("ACL SETUSER default -hset", "ACL SETUSER default +hset"),
     ],
 )
-async def test_what_refuses_a_push_refuses_readiness(server: Server, refuse: str, mend: str, store: Store) -> None:
+async def test_what_refuses_a_push_refuses_readiness(server: Server, refuse: str, remedy: str, store: Store) -> None:
     await store.pushes.ping()
     server.command(*refuse.split())
     try:
@@ -357,7 +357,7 @@ async def test_what_refuses_a_push_refuses_readiness(server: Server, refuse: str
         with pytest.raises(StoreUnavailable):
             await store.pushes.ping()
     finally:
-        server.command(*mend.split())
+        server.command(*remedy.split())
 
 
 async def test_a_full_memory_refuses_a_push_whole(server: Server, store: Store) -> None:
@@ -774,14 +774,14 @@ async def test_cancelled_pushes_leave_the_list_when_they_have_ended(store: Store
     assert await store.link.call("ZCARD", keys.cancelled("shop", 0)) == 0
 
 
-async def test_a_cancel_tells_the_streams_of_an_app_that_has_a_live_channel_and_writes_nothing_else(
+async def test_a_cancel_notifies_the_streams_of_an_app_that_has_a_live_channel_and_writes_nothing_else(
     store: Store,
 ) -> None:
-    for channel, told in (("apns", 0), ("live", 1)):
+    for channel, notified in (("apns", 0), ("live", 1)):
         await store.workers.report("dispatch", [], [Route("shop", channel)])
         await store.pushes.accept(make_push(channel))
         await store.pushes.cancel("shop", channel)
-        assert len(await store.link.call("KEYS", f"{keys.devices('shop')}pushes:*")) == told
+        assert len(await store.link.call("KEYS", f"{keys.devices('shop')}pushes:*")) == notified
 
 
 async def test_consumers_that_are_gone_leave_the_group(server: Server, store: Store) -> None:

@@ -232,7 +232,7 @@ async def test_a_replay_has_as_long_to_live_as_the_push_had_and_its_message_says
     assert taken.chunk.starts_at >= moment()
 
 
-async def test_of_two_workers_on_one_replay_the_slower_is_told(server: Server | None) -> None:
+async def test_of_two_workers_on_one_replay_the_slower_is_refused(server: Server | None) -> None:
     if server is None:
         return  # in memory, a step cannot be interrupted
     async with new_world(server) as world:

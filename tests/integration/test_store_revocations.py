@@ -45,7 +45,7 @@ async def hear(store: AnyStore) -> News:
     return only
 
 
-async def test_a_cancel_waits_for_every_dispatcher_and_tells_what_is_in_flight(world: World) -> None:
+async def test_a_cancel_waits_for_every_dispatcher_and_returns_what_is_in_flight(world: World) -> None:
     caller, first, second = [await world.store(name) for name in ("caller", "first", "second")]
     await caller.pushes.accept(make_push("p", 40))
     await caller.pushes.accept(make_push("q", 1))
@@ -80,7 +80,7 @@ async def test_a_cancel_waits_for_every_dispatcher_and_tells_what_is_in_flight(w
 
 
 @pytest.mark.parametrize("name", ["silent", "fresh"])
-async def test_one_that_has_just_begun_is_waited_for_whoever_was_waited_for_in_vain(
+async def test_one_that_has_just_begun_is_waited_for_also_after_another_in_vain(
     real: Server, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has not said anything yet, and the other one never will: also where it has the name of the other one."""
@@ -134,7 +134,7 @@ async def until_confirmed(store: AnyStore, push_id: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_who_suppresses_a_token_tells_it(world: World) -> None:
+async def test_who_suppresses_a_token_announces_it(world: World) -> None:
     store = await world.store()
     await store.queue.enrol("shop")
     await store.suppressions.add("shop", [("apns", "a", moment()), ("apns", "b", moment())])
@@ -321,7 +321,7 @@ async def test_what_another_primary_does_not_know_to_be_acknowledged_is_read_aga
         assert counts(await caller.pushes.status("shop", "first")) == ("sending", {"queued": 1, "cancelled": 2})
 
 
-async def test_whom_another_primary_does_not_know_is_enrolled_there_before_it_takes_anything(real: Server) -> None:
+async def test_a_dispatcher_unknown_to_another_primary_is_enrolled_there_before_it_takes_anything(real: Server) -> None:
     async with new_world(real) as world:
         caller, store = await world.store("caller"), await world.store("dispatcher")
         assert isinstance(store, Store)

@@ -213,7 +213,7 @@ async def test_after_its_time_it_is_cancelled_as_any_other(world: World) -> None
 
 
 async def test_cancel_and_launch_at_once_agree(world: World) -> None:
-    """Whoever comes first decides, and everybody sees the same."""
+    """The first one decides, and all see the same."""
     a, b = await world.store("a"), await world.store("b")
     rng = random.Random(7)
     count = 400

@@ -287,7 +287,7 @@ async def test_what_was_accepted_itself_goes_again_where_that_was_not_recorded(w
     assert not superseded(again)
 
 
-async def test_who_holds_what_has_been_superseded_is_told(world: World) -> None:
+async def test_who_holds_what_has_been_superseded_is_notified(world: World) -> None:
     holder, other = await world.store("holder"), await world.store("other")
     for store in (holder, other):
         await store.queue.enrol("shop")
@@ -384,7 +384,7 @@ async def test_what_a_step_costs_does_not_grow_with_what_waits() -> None:
             assert isinstance(store, Store)
             names = [keys.latest("shop", 0), keys.latest_before("shop", 0)]
 
-            async def told(*lists: list[Any]) -> int:
+            async def spent_on(*lists: list[Any]) -> int:
                 """The microseconds of the server for one step."""
                 arguments = [keys.prefix("shop", 0), moment(), msgspec.msgpack.encode([*lists, ["a"]]), "a"]
                 await store.link.call("CONFIG", "RESETSTAT")
@@ -394,11 +394,11 @@ async def test_what_a_step_costs_does_not_grow_with_what_waits() -> None:
 
             async def accepted(digest: str, number: int) -> int:
                 order = orders(digest, number, 1)[1]
-                return await told([("of a collapse", order, [digest])], [], orders(digest, number + 1, 1))
+                return await spent_on([("of a collapse", order, [digest])], [], orders(digest, number + 1, 1))
 
             for first in range(0, 20_000, 1000):
-                await told([], orders("many", first, 1000, 60_000), [])
-            await told([], orders("few", 0, 40, 60_000), [])
+                await spent_on([], orders("many", first, 1000, 60_000), [])
+            await spent_on([], orders("few", 0, 40, 60_000), [])
             spent = {digest: min([await accepted(digest, n) for n in range(0, 40, 2)]) for digest in ("few", "many")}
             assert spent["many"] < 10 * spent["few"], spent
 
@@ -427,7 +427,7 @@ async def test_a_broadcast_that_waits_in_a_lane_ends_where_a_later_push_was_acce
 
 
 @SIZES
-async def test_who_holds_a_broadcast_is_told_of_a_later_push(older: int, newer: int, world: World) -> None:
+async def test_who_holds_a_broadcast_is_notified_of_a_later_push(older: int, newer: int, world: World) -> None:
     holder, other = await world.store("holder"), await world.store("other")
     for store in (holder, other):
         await store.queue.enrol("shop")
@@ -476,16 +476,16 @@ async def test_a_broadcast_waits_in_one_place_until_its_last_entry_ends() -> Non
             taken = await take(store)
             assert len(taken) == 2
             assert await places_of_waits(store) == SHARDS.shards_of("shop")
-            for number, (each, told) in enumerate(zip(taken, (1, 0), strict=True), 1):
+            for number, (each, notified) in enumerate(zip(taken, (1, 0), strict=True), 1):
                 await settled(store, each)
                 await sent(store, order_push(f"b{number}", since=moment() + number))
-                assert len(await store.queue.revoked({"shop"}, 1)) == told
+                assert len(await store.queue.revoked({"shop"}, 1)) == notified
             assert await places_of_waits(store) == 0
 
 
 @pytest.mark.parametrize("others", [0, 39])
 @pytest.mark.parametrize("ending", ["sent", "retried", "failed"])
-async def test_a_late_answer_leaves_its_successor_to_be_told(others: int, ending: str, server: Server | None) -> None:
+async def test_a_late_answer_leaves_its_successor_to_notify(others: int, ending: str, server: Server | None) -> None:
     """A dispatcher was thought dead, and another one has its entry by now."""
     verdicts: dict[str, Verdict] = {"retried": Retry(moment(), 2), "failed": FAILED}
     verdict = verdicts.get(ending)

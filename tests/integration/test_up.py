@@ -292,11 +292,11 @@ def test_redis_is_waited_for_with_one_line_and_the_parts_start_once_it_is_there(
     waiting.until("redis_away")
     assert waiting.end() == 0
     (line,) = waiting.output().splitlines()
-    told = json.loads(line)
-    assert told["at"] == url
-    assert told["error"] == f"Redis is not available: 127.0.0.1:{port}: Connection refused"
-    assert told["what"] == "waits for Redis, and starts the parts once it answers"
-    assert told["remedy"] == "is Redis running there? redis.url says where it is"
+    logged = json.loads(line)
+    assert logged["at"] == url
+    assert logged["error"] == f"Redis is not available: 127.0.0.1:{port}: Connection refused"
+    assert logged["what"] == "waits for Redis, and starts the parts once it answers"
+    assert logged["remedy"] == "is Redis running there? redis.url says where it is"
 
     goes_on = processes.start(*arguments, **site.environ, PUSHSVC__REDIS__URL=url)
     goes_on.until("redis_away")

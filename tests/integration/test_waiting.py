@@ -117,7 +117,7 @@ async def test_what_it_does_not_understand_it_ignores(server: Server, wish: str)
         assert waits.looks == []
 
 
-async def test_who_asks_for_more_than_is_given_is_told_how_much(server: Server) -> None:
+async def test_who_asks_for_more_than_is_given_learns_how_much(server: Server) -> None:
     async with opened(server) as (service, store, waits):
         waiting = asyncio.create_task(post(service, Prefer="wait=3600"))
         await eventually(lambda: waits.waiting == 1)

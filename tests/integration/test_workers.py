@@ -57,7 +57,7 @@ def texts(*arguments: Any) -> dict[str, str]:
     return {each.what: each.text for each in unserved(*arguments)}
 
 
-def test_whoever_serves_it_is_enough() -> None:
+def test_any_worker_that_serves_it_is_enough() -> None:
     everything = workers(dispatch="shop/apns", feedback="shop", jobs="shop other")
     assert texts(settings("shop"), everything) == {}
     shared = [*workers(dispatch="shop/apns"), *workers(dispatch="news/apns", feedback="shop news", jobs="shop news")]

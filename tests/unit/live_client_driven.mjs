@@ -119,8 +119,8 @@ await driven("visibility", async (sdk, live) => {
   page.dispatchEvent(new Event("visibilitychange"));
   await turn();
   same(sdk.calls.filter(([method]) => method === "heartbeat"), [["heartbeat", { foreground: false }]]);
-  const told = sdk.calls.filter(([method]) => method === "data").map(([, { foreground }]) => foreground);
-  same(told, [true, false]);
+  const sent = sdk.calls.filter(([method]) => method === "data").map(([, { foreground }]) => foreground);
+  same(sent, [true, false]);
   await live.disconnect();
   page.dispatchEvent(new Event("visibilitychange"));
   same(sdk.calls.at(-1)[0], "disconnect");

@@ -334,7 +334,7 @@ def test_a_target_of_the_wrong_kind_is_refused(given: Content, kinds: tuple[str,
         render(given, *kinds)
 
 
-def test_an_own_payload_goes_to_whom_the_caller_vouches_for() -> None:
+def test_an_own_payload_goes_to_those_that_the_caller_vouches_for() -> None:
     update = {"aps": {"timestamp": 1, "event": "update", "content-state": {}}}
     own = content(overrides={"apns": {"payload": update}})
     for kind in ("token", "activity", "channel"):

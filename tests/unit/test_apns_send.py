@@ -258,7 +258,7 @@ async def test_topics_that_callers_choose_do_not_pile_up(it: Opened) -> None:
     assert len(it.provider._common) <= 256  # type: ignore[attr-defined]  # what must stay bounded is private
 
 
-async def test_a_dry_run_sends_nothing_and_is_told_later(it: Opened) -> None:
+async def test_a_dry_run_sends_nothing_and_is_answered_later(it: Opened) -> None:
     it.send(ALERT, TOKEN, dry_run=True)
     assert not it.outcomes
     await asyncio.sleep(0)
@@ -320,7 +320,7 @@ async def test_each_answer_reaches_its_own_delivery_once(it: Opened) -> None:
 
 
 @pytest.mark.parametrize("ahead", [-3600, 0, 3600])
-async def test_the_death_of_a_token_is_told_by_the_clock_of_registrations(ahead: int, it: Opened) -> None:
+async def test_the_death_of_a_token_is_dated_by_the_clock_of_registrations(ahead: int, it: Opened) -> None:
     it.ttl_clock.now += ahead
     it.send(ALERT)
     died_at = int(it.clock.now * 1000) - 60_000

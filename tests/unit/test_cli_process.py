@@ -145,7 +145,7 @@ def test_a_command_ends_by_an_exception_that_lets_it_clean_up(number: signal.Sig
     assert (done.returncode, done.stdout) == (128 + number, "cleaned up\n")
 
 
-def test_whoever_listens_to_signals_tells_its_supervisor() -> None:
+def test_a_process_that_listens_to_signals_notifies_its_supervisor() -> None:
     reported = (
         "import os; from pushsvc.cli import process; process.catch_signals(['serve']);"
         "print(os.getpid(), process.LISTENS in os.environ)"

@@ -278,7 +278,7 @@ def test_no_bytes_break_the_reader(blob: bytes, form: Format) -> None:
                 assert isinstance(read_device(entry.value, RULES, NOW), Device)
 
 
-def test_the_format_is_told_or_seen() -> None:
+def test_the_format_is_named_or_seen() -> None:
     assert [format_of(name, "") for name in ("a.csv", "b.NDJSON", "c.jsonl", "-")] == [
         "csv",
         "ndjson",

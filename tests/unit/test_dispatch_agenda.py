@@ -71,7 +71,7 @@ async def test_an_idle_dispatcher_asks_once_a_second() -> None:
 
 class Crowded(FakeQueue):
     """Has retries for a number of steps, each of which takes some time. What one leaves is due `later` ms after the
-    time that it was told."""
+    time that it was given."""
 
     SECONDS = 0.01
 
@@ -96,7 +96,7 @@ async def test_full_steps_of_retries_follow_each_other_and_leave_redis_half_of_t
     async with running(dispatcher(queue, FakeProvider())):
         await until(lambda: not queue.left)
         spans = [after - before for before, after in itertools.pairwise(queue.nows)]
-        # Each is told the time anew: what has become due meanwhile is promoted as well.
+        # Each gets the present time: what has become due meanwhile is promoted as well.
         assert max(spans) <= 2 * Crowded.SECONDS * 1000 + 2
         assert min(spans) >= 2 * Crowded.SECONDS * 1000 - 2
 

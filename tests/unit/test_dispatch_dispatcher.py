@@ -77,7 +77,7 @@ async def test_every_route_is_served() -> None:
     assert [provider.tokens for provider in providers] == [["t"], ["t"], ["t"]]
 
 
-async def test_what_was_read_for_a_route_that_goes_is_sent_by_whoever_still_serves_it() -> None:
+async def test_what_was_read_for_a_route_that_goes_is_sent_by_a_dispatcher_that_still_serves_it() -> None:
     store, going, heir = memory_store(), FakeProvider(room=20), FakeProvider()
     heir.says = lambda delivery: Sent(status=200)
     own = dispatcher(store.queue, going)

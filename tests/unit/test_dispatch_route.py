@@ -401,7 +401,7 @@ async def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> 
     assert {row[2] for row in (await rows(store, "first")).values()} == {1}
 
 
-async def test_a_mended_credential_is_probed_at_once() -> None:
+async def test_a_corrected_credential_is_probed_at_once() -> None:
     loop = asyncio.get_running_loop()
     store, provider = memory_store(), FakeProvider()
     async with working(store.queue, provider) as worker:
@@ -413,9 +413,9 @@ async def test_a_mended_credential_is_probed_at_once() -> None:
             provider.answer(REFUSED)
         worker.health.probe_now()
         provider.says = lambda delivery: Sent(status=200)
-        mended = loop.time()
+        corrected = loop.time()
         assert await until_ended(store, "p") == {"total": 3, "sent": 3}
-        assert loop.time() - mended < 10.0
+        assert loop.time() - corrected < 10.0
 
 
 # --- crashes and stops ------------------------------------------------------------------------------

@@ -322,7 +322,7 @@ async def test_while_redis_is_away_the_same_batch_waits_and_then_goes_first() ->
 
 
 async def test_a_fault_of_another_kind_ends_the_settler() -> None:
-    """Whoever runs it must hear of it: a dispatcher that records nothing must not go on."""
+    """The caller must learn of it: a dispatcher that records nothing must not go on."""
     queue = FakeQueue(fault=ZeroDivisionError("a bug"))
 
     settler = Settler("shop", queue, lambda: None)

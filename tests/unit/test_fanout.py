@@ -122,7 +122,7 @@ class Desk:
         (ByWhere("platform == 'webpush'"), ["d5"]),
     ],
 )
-async def test_whom_a_push_reaches(audience: Audience, reached: list[str]) -> None:
+async def test_the_receivers_of_a_push(audience: Audience, reached: list[str]) -> None:
     """All but tombstones; also those that no account of the app reaches, who must not be left out silently."""
     desk = Desk(ALL, audience)
     await desk.accept()
@@ -152,7 +152,7 @@ async def test_whom_a_push_reaches(audience: Audience, reached: list[str]) -> No
 async def test_each_goes_by_the_account_of_its_environment(
     environments: dict[Platform, Environment], sent: list[tuple[str, str]], unreachable: list[str]
 ) -> None:
-    """Whom no account reaches is a target all the same, without a message: nobody is left out silently."""
+    """A device that no account reaches is a target all the same, without a message: none is left out silently."""
     desk = Desk(ALL, ByTopic("news"))
     desk.routes = table_of(environments)
     messages = {route: Message(platform_of(route), b"{}") for route in (*environments, "fcm")}

@@ -33,7 +33,7 @@ def device(name: str, **fields: Any) -> Device:
     return Device(id=name, **{**known, **fields})
 
 
-async def tell(store: MemoryStore, outcomes: dict[str, Outcome], *, by_device: bool = True, at: int = 0) -> None:
+async def report(store: MemoryStore, outcomes: dict[str, Outcome], *, by_device: bool = True, at: int = 0) -> None:
     """Let a push to the tokens of these devices be answered, now or at an instant."""
     name = f"p{next(store._state.numbers)}"
     document = push(name, *(f"token-{each}" for each in outcomes))
@@ -80,7 +80,7 @@ async def test_a_dead_device_becomes_a_tombstone_and_its_neighbour_does_not(stor
     before = pruned("shop")
     await store.registry.put("shop", device("other"))
     await asyncio.sleep(1)
-    await tell(store, {"phone": GONE, "other": GOOD})
+    await report(store, {"phone": GONE, "other": GOOD})
     assert await judged(store) == [("phone", "pruned")]
     assert await state_of(store, "phone") == ("pruned", 0, True)
     assert await state_of(store, "other") == ("active", 0, False)
@@ -88,9 +88,9 @@ async def test_a_dead_device_becomes_a_tombstone_and_its_neighbour_does_not(stor
     found = await store.registry.get("shop", "phone")
     assert found is not None
     assert found.pruned_for == "Unregistered"
-    # A second answer of the same kind has nothing new to tell.
+    # A second answer of the same kind has nothing new to report.
     await asyncio.sleep(1)
-    await tell(store, {"phone": GONE})
+    await report(store, {"phone": GONE})
     assert await judged(store) == [("phone", "pruned")]
     # Registered again, it is as good as new.
     await store.registry.put("shop", device("phone"))
@@ -98,7 +98,7 @@ async def test_a_dead_device_becomes_a_tombstone_and_its_neighbour_does_not(stor
 
 
 async def test_a_raw_token_is_judged_as_the_device_that_has_it(store: MemoryStore) -> None:
-    await tell(store, {"phone": GONE, "nobody": GONE}, by_device=False)
+    await report(store, {"phone": GONE, "nobody": GONE}, by_device=False)
     assert await judged(store) == [("phone", "pruned"), (None, "suppressed")]
     assert await state_of(store, "phone") == ("pruned", 0, True)
     assert ("shop", "apns", "token-nobody") in store._state.suppressed
@@ -107,7 +107,7 @@ async def test_a_raw_token_is_judged_as_the_device_that_has_it(store: MemoryStor
 async def test_a_device_is_pruned_at_its_third_strike(store: MemoryStore) -> None:
     for hours, state, strikes in ((0, "active", 1), (6, "active", 1), (6, "active", 2), (12, "pruned", 2)):
         await asyncio.sleep(hours * HOUR)
-        await tell(store, {"phone": SUSPECT, **GOOD_ONES})
+        await report(store, {"phone": SUSPECT, **GOOD_ONES})
         await judged(store)
         assert (await state_of(store, "phone"))[:2] == (state, strikes)
     assert [action for _, action in await judged(store)] == ["suspected"] * 3 + ["pruned"]
@@ -115,7 +115,7 @@ async def test_a_device_is_pruned_at_its_third_strike(store: MemoryStore) -> Non
 
 async def test_suspicion_counts_only_where_others_were_accepted(store: MemoryStore) -> None:
     for _ in range(4):
-        await tell(store, {"phone": SUSPECT})
+        await report(store, {"phone": SUSPECT})
         await judged(store)
         await asyncio.sleep(12 * HOUR)
     assert await state_of(store, "phone") == ("active", 0, False)
@@ -124,7 +124,7 @@ async def test_suspicion_counts_only_where_others_were_accepted(store: MemorySto
 
 async def test_a_registration_clears_the_strikes(store: MemoryStore) -> None:
     for _ in range(4):
-        await tell(store, {"phone": SUSPECT, **GOOD_ONES})
+        await report(store, {"phone": SUSPECT, **GOOD_ONES})
         await judged(store)
         await asyncio.sleep(12 * HOUR)
         await store.registry.put("shop", device("phone"))
@@ -137,7 +137,7 @@ async def test_a_token_that_moved_is_left_alone(store: MemoryStore) -> None:
     await asyncio.sleep(1)
     # The same phone, signed in as somebody else: the token leaves the old device.
     await store.registry.put("shop", device("other", user="u2", token="token-phone"))
-    await tell(store, {"phone": GONE}, at=at)
+    await report(store, {"phone": GONE}, at=at)
     assert await judged(store) == [("phone", "kept")]
     assert await state_of(store, "other") == ("active", 0, False)
 
@@ -145,12 +145,12 @@ async def test_a_token_that_moved_is_left_alone(store: MemoryStore) -> None:
 async def test_several_answers_for_one_device_at_once_are_one_change(store: MemoryStore) -> None:
     at = now_ms()
     for _ in range(3):
-        await tell(store, {"phone": SUSPECT, **GOOD_ONES}, at=at)
+        await report(store, {"phone": SUSPECT, **GOOD_ONES}, at=at)
     assert await judged(store) == [("phone", "suspected")]
     assert await state_of(store, "phone") == ("active", 1, False)
     at = now_ms()
     for _ in range(3):
-        await tell(store, {"phone": GONE}, at=at)
+        await report(store, {"phone": GONE}, at=at)
     assert await judged(store) == [("phone", "suspected"), ("phone", "pruned")]
 
 
@@ -164,20 +164,20 @@ async def test_a_burst_of_bad_answers_freezes_before_its_first_prune(
     names = [f"d{number}" for number in range(count)]
     await store.registry.put_many("shop", [device(name, strikes=2) for name in names])
     await asyncio.sleep(20)
-    await tell(store, dict.fromkeys([f"g{number}" for number in range(5000)], GOOD))
+    await report(store, dict.fromkeys([f"g{number}" for number in range(5000)], GOOD))
     await asyncio.sleep(20)
     # The first receipts are there a while before the rest of the burst.
     async with judging(store, "shop"):
-        await tell(store, dict.fromkeys(names[:3], outcome))
+        await report(store, dict.fromkeys(names[:3], outcome))
         await asyncio.sleep(LINGER / 2)
-        await tell(store, dict.fromkeys(names[3:], outcome))
+        await report(store, dict.fromkeys(names[3:], outcome))
         await until(lambda: not store._state.receipts["shop"].entries)
         assert {event.action for event in await events(store)} == {"kept"}
         assert await store.registry.count("shop") == count + 1
-        # Mended: with good answers it thaws, and says so without another receipt.
-        await tell(store, dict.fromkeys([f"g{number}" for number in range(5000)], GOOD))
+        # Corrected: with good answers it thaws, and says so without another receipt.
+        await report(store, dict.fromkeys([f"g{number}" for number in range(5000)], GOOD))
         await asyncio.sleep(3)
-        await tell(store, {"phone": GONE})
+        await report(store, {"phone": GONE})
         await until(lambda: not store._state.receipts["shop"].entries)
     assert (await events(store))[-1].action == "pruned"
     assert not store._state.suppressed.keys() - {("shop", "apns", "token-phone")}
@@ -188,17 +188,17 @@ async def test_a_burst_of_bad_answers_freezes_before_its_first_prune(
 async def test_an_operator_can_have_it_pruned_anyway_for_a_while(store: MemoryStore) -> None:
     route = Route("shop", "apns")
     config = FeedbackConfig(freeze=FreezePolicy(dead_answers=2), prune_anyway={route: now_ms() + 60_000})
-    await tell(store, dict.fromkeys(["phone", "a", "b"], GONE), by_device=False)
+    await report(store, dict.fromkeys(["phone", "a", "b"], GONE), by_device=False)
     assert [action for _, action in await judged(store, config)] == ["pruned", "suppressed", "suppressed"]
     await asyncio.sleep(60)
-    await tell(store, dict.fromkeys(["c", "d", "e"], GONE), by_device=False)
+    await report(store, dict.fromkeys(["c", "d", "e"], GONE), by_device=False)
     assert [action for _, action in await judged(store, config)][3:] == ["kept"] * 3
 
 
 async def test_few_answers_are_judged_a_second_later_and_many_at_once(store: MemoryStore) -> None:
     loop = asyncio.get_running_loop()
     for good, lingers in ((0, True), (500, False)):
-        await tell(store, {**dict.fromkeys([f"g{number}" for number in range(good)], GOOD), "nobody": GONE})
+        await report(store, {**dict.fromkeys([f"g{number}" for number in range(good)], GOOD), "nobody": GONE})
         began = loop.time()
         async with judging(store, "shop"):
             await until(lambda: not store._state.receipts["shop"].entries)
@@ -206,7 +206,7 @@ async def test_few_answers_are_judged_a_second_later_and_many_at_once(store: Mem
 
 
 async def test_what_is_in_hand_at_a_stop_is_judged_by_the_next(store: MemoryStore) -> None:
-    await tell(store, {"phone": GONE})
+    await report(store, {"phone": GONE})
     async with judging(store, "shop"):
         await asyncio.sleep(LINGER / 2)
     assert await events(store) == []
@@ -249,7 +249,7 @@ async def test_a_crash_between_two_changes_changes_nothing(
     outcome: Outcome, where: str, done: bool, store: MemoryStore
 ) -> None:
     lose(store, where, done=done)
-    await tell(store, {"phone": outcome, **GOOD_ONES})
+    await report(store, {"phone": outcome, **GOOD_ONES})
     dead = outcome is GONE
     assert await judged(store) == [("phone", "pruned" if dead else "suspected")]
     assert await state_of(store, "phone") == (("pruned", 0, True) if dead else ("active", 1, False))
@@ -265,7 +265,7 @@ async def test_a_registration_after_a_crash_undoes_it(
         await store.registry.put("shop", device("phone"))
 
     lose(store, where, done=done, meanwhile=register)
-    await tell(store, {"phone": outcome, **GOOD_ONES})
+    await report(store, {"phone": outcome, **GOOD_ONES})
     await judged(store)
     assert await state_of(store, "phone") == ("active", 0, False)
 
@@ -282,7 +282,7 @@ async def test_a_registration_in_between_is_never_left_suppressed(where: str, st
         return await real(*arguments)
 
     setattr(port, method, with_a_registration)
-    await tell(store, {"phone": GONE, "nobody": GONE}, by_device=False)
+    await report(store, {"phone": GONE, "nobody": GONE}, by_device=False)
     await judged(store)
     assert await state_of(store, "phone") == ("active", 0, False)
     assert await state_of(store, "nobody") == ("active", 0, False)
@@ -298,15 +298,15 @@ async def test_a_command_that_ran_twice_because_its_answer_was_lost_is_known(sto
             return await real(*arguments)
 
         setattr(store.registry, method, twice)
-    await tell(store, {"phone": SUSPECT, **GOOD_ONES})
+    await report(store, {"phone": SUSPECT, **GOOD_ONES})
     assert await judged(store) == [("phone", "suspected")]
     assert await state_of(store, "phone") == ("active", 1, False)
-    await tell(store, {"phone": GONE})
+    await report(store, {"phone": GONE})
     assert (await judged(store))[1:] == [("phone", "pruned")]
     assert await state_of(store, "phone") == ("pruned", 1, True)
 
 
-async def test_a_device_that_is_gone_meanwhile_is_told_as_kept(store: MemoryStore) -> None:
+async def test_a_device_that_is_gone_meanwhile_is_reported_as_kept(store: MemoryStore) -> None:
     real = store.registry.prune
 
     async def after_its_end(*arguments: Any) -> list[bool]:
@@ -314,12 +314,12 @@ async def test_a_device_that_is_gone_meanwhile_is_told_as_kept(store: MemoryStor
         return await real(*arguments)
 
     store.registry.prune = after_its_end  # type: ignore[assignment,method-assign]  # only to be late
-    await tell(store, {"phone": GONE})
+    await report(store, {"phone": GONE})
     assert await judged(store) == [("phone", "kept")]
     assert not store._state.suppressed
 
 
 async def test_one_strike_is_enough_where_the_operator_says_so(store: MemoryStore) -> None:
-    await tell(store, {"phone": SUSPECT, **GOOD_ONES})
+    await report(store, {"phone": SUSPECT, **GOOD_ONES})
     config = FeedbackConfig(prune=PrunePolicy(strikes=1))
     assert await judged(store, config) == [("phone", "pruned")]

@@ -20,11 +20,11 @@ NAMES = ("accepted", "ended:apns:sent", "ended:fcm:failed", "out:bulk", "waiting
 
 
 class LossyFlow:
-    """`Flow` that makes what it is told, and loses answers when it is told so."""
+    """A `Flow` that keeps the notes that it gets, and loses its answers on demand."""
 
     def __init__(self) -> None:
         self.notes: dict[str, FlowNote] = {}
-        self.told: list[str] = []
+        self.received: list[str] = []
         self.loses = False
         self.slots: dict[int, dict[str, int]] = {}
         self.read_at_once: list[int] = []
@@ -34,7 +34,7 @@ class LossyFlow:
         return 7
 
     async def note(self, note: FlowNote) -> None:
-        self.told.append(note.mark)
+        self.received.append(note.mark)
         self.notes[note.mark] = note
         if self.loses:
             raise StoreUnavailable("lost")
@@ -58,7 +58,7 @@ async def test_what_was_counted_is_noted_once_also_where_an_answer_is_lost() -> 
         store.loses = lost
         await flow.note(store)
     assert store.accepted("flow") == 15
-    assert len(store.told) == len(store.notes) + 2, "a note without an answer is repeated before another one"
+    assert len(store.received) == len(store.notes) + 2, "a note without an answer is repeated before another one"
     assert len({note.process for note in store.notes.values()}) == 1
 
 

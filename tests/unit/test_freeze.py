@@ -60,7 +60,7 @@ def test_each_share(slots: dict[int, Answers], cause: str | None) -> None:
     assert (freeze.cause if freeze else None) == cause
 
 
-def test_the_reason_is_told_by_the_span_with_the_most_answers() -> None:
+def test_the_reason_is_that_of_the_span_with_the_most_answers() -> None:
     freeze = health({SLOT - 5: dead(300), SLOT: dead(5000, among=10)}, AT, POLICY).freeze
     assert freeze is not None
     assert freeze.why == "5,300 of 5,310 answers within 60 s were `dead`"

@@ -1,4 +1,4 @@
-"""Tokens as hashes: what the limiter has made and what a row shows is the same hash, whoever asks first."""
+"""Tokens as hashes: what the limiter has made and what a row shows is the same hash, whichever asks first."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_an_apns_token_is_one_in_either_case(kind: str) -> None:
     assert draft.targets == {"apns": (Target(0, "ab12", None, kind),)}
 
 
-def test_what_is_no_hexadecimal_is_told_apart_by_case() -> None:
+def test_what_is_no_hexadecimal_is_distinguished_by_case() -> None:
     given = [("fcm", "token", "Ab"), ("fcm", "token", "ab"), ("apns", "channel", "Ab=="), ("apns", "channel", "ab==")]
     draft = take(push(to={"tokens": [{"platform": platform, kind: text} for platform, kind, text in given]}))
     assert [target.token for targets in draft.targets.values() for target in targets] == ["Ab", "ab", "Ab==", "ab=="]

@@ -240,7 +240,7 @@ def test_each_platform_among_the_targets_is_rendered() -> None:
     assert rendered(apns=None, fcm=None) == {"apns": Message("apns", b"p 7"), "fcm": Message("fcm", b"p 7")}
 
 
-def test_each_is_told_the_kinds_of_its_targets() -> None:
+def test_each_gets_the_kinds_of_its_targets() -> None:
     apns, fcm = Says("apns"), Says("fcm")
     targets: dict[str, tuple[Target, ...]] = {
         "apns": (Target(0, "aa", None, "activity"), Target(2, "bb", None, "activity")),

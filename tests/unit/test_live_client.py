@@ -538,7 +538,7 @@ async def test_a_restarted_app_shows_nothing_again(tmp_path: Path) -> None:
         assert (sdk.acks()[0], sdk.acks()[-1]) == (2, 4)
 
 
-def test_what_the_sdk_is_told_at_its_connect() -> None:
+def test_what_the_sdk_sends_at_its_connect() -> None:
     assert connect_data(heartbeat=240, foreground=False) == {"heartbeat": 240, "foreground": False}
     assert connect_data(app_version="3.1", protobuf=True) == b'{"app_version": "3.1"}'
 

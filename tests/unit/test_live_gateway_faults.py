@@ -468,11 +468,11 @@ async def test_what_an_inbox_may_have_lost_is_compared_after_a_sign_of_life_alon
     assert world.streams.calls.count("presence") == 0, "without a sign of life no connection has a route"
     away, sign = [AWAY], world.streams.beat
 
-    async def beat(*told: Any) -> set[str]:
+    async def beat(*args: Any) -> set[str]:
         if away:
             raise away.pop()
         world.streams.calls.append("sign")
-        return await sign(*told)
+        return await sign(*args)
 
     world.streams.beat = beat  # type: ignore[method-assign,assignment]  # scripted
     world.streams.lapsed = [set()]
@@ -528,7 +528,7 @@ async def test_a_sign_of_life_is_given_within_a_long_comparison(world: World) ->
     assert (looks, signs) == ([1000.0, 1003.0], [1003.0])
 
 
-async def test_the_end_of_a_replaced_connection_is_told_until_its_gateway_has_it(world: World) -> None:
+async def test_the_end_of_a_replaced_connection_is_announced_until_its_gateway_has_it(world: World) -> None:
     world.streams.connected = Connected(0, False, EMPTY, 0, 0, LiveRoute("other", 7))
     world.streams.pokes, world.streams.lapsed = [AWAY, AWAY, None], [set()] * 3
     _, line = world.ask()
@@ -666,7 +666,7 @@ async def test_the_place_where_a_body_is_not_json_is_named(world: World) -> None
         ),
     ],
 )
-async def test_a_wrong_token_is_told_from_none(sent: dict[str, str], detail: str, world: World) -> None:
+async def test_a_wrong_token_is_distinguished_from_none(sent: dict[str, str], detail: str, world: World) -> None:
     with pytest.raises(Unauthorized) as caught:
         await HttpCalls(world.gateway).history(Request(method="GET", path="/v1/live/history", headers=sent))
     assert caught.value.detail == detail
@@ -862,15 +862,15 @@ async def test_another_configuration_ends_the_connections_that_it_refuses(
         assert line.written[-1]["error"]["code"] == codes.PERMISSION_DENIED.code
 
 
-async def test_a_connect_after_a_reload_tells_the_present_endpoints(world: World) -> None:
-    told = []
+async def test_a_connect_after_a_reload_announces_the_present_endpoints(world: World) -> None:
+    announced = []
     for host in ("a", "b"):
         endpoints = own_endpoints(host, 9090, secure=False)
         world.gateway.use(msgspec.structs.replace(world.gateway.config, endpoints=endpoints))
         _, line = world.ask(device=host)
         await world.done()
-        told.append(line.written[0]["connect"]["data"]["endpoints"][0]["endpoint"])
-    assert told == ["ws://a:9090/connection/websocket", "ws://b:9090/connection/websocket"]
+        announced.append(line.written[0]["connect"]["data"]["endpoints"][0]["endpoint"])
+    assert announced == ["ws://a:9090/connection/websocket", "ws://b:9090/connection/websocket"]
 
 
 async def test_a_device_of_an_app_that_is_not_known_yet_is_asked_to_come_again(world: World) -> None:
@@ -957,7 +957,7 @@ async def test_no_connection_is_accepted_while_enough_connects_wait_for_redis(wo
     assert world.gateway.accepts()
 
 
-async def test_a_device_that_calls_too_often_is_told_to_wait(world: World) -> None:
+async def test_a_device_that_calls_too_often_is_asked_to_wait(world: World) -> None:
     calls = HttpCalls(world.gateway)
     world.streams.pages = [EMPTY] * 1000
     for _ in range(CALLS_AT_ONCE):

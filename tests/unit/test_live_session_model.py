@@ -86,7 +86,7 @@ class Online(RuleBasedStateMachine):
         self.now = 0.0
         self.made = 0
         self.sent: dict[tuple[str, int], str] = {}
-        """By epoch and offset: what the device ought to get, unless it is told that it does not."""
+        """By epoch and offset: what the device ought to get, unless it is notified that it does not."""
         self.session: Session | None = None
         self.asked: list[Effect] = []
         self.news: list[Recipient] = []
@@ -281,7 +281,7 @@ class Online(RuleBasedStateMachine):
                 for (epoch, offset), push_id in self.sent.items()
                 if epoch == self.stream.epoch and offset > self.base and push_id not in self.got
             }
-            assert not missing, "not given to a device that was never told"
+            assert not missing, "not given to a device that was never notified"
 
     # --- What always holds ---
 

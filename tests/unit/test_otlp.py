@@ -156,10 +156,10 @@ def test_where_spans_go_and_how() -> None:
 
 def test_what_a_process_says_of_itself() -> None:
     assert otel.described({}, "serve")["service.name"] == "pushsvc"
-    told = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=one,team=push%2Cwest"}
-    assert otel.described(told, "serve")["service.name"] == "one"
-    assert otel.described(told, "serve")["team"] == "push,west"
-    assert otel.described({**told, "OTEL_SERVICE_NAME": "two"}, "serve")["service.name"] == "two"
+    variables = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=one,team=push%2Cwest"}
+    assert otel.described(variables, "serve")["service.name"] == "one"
+    assert otel.described(variables, "serve")["team"] == "push,west"
+    assert otel.described({**variables, "OTEL_SERVICE_NAME": "two"}, "serve")["service.name"] == "two"
 
 
 @pytest.mark.parametrize(

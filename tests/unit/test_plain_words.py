@@ -10,27 +10,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import pytest
+
 from ..pages import ROOT, TEXTS, prose
 from ..sources import MODULES, PACKAGE, nodes_of
 
+NAMES: Final = r"mend|mends|mended|mending|told|tell|tells|telling|whom|whoever|anyhow|deeds?|dice|to be had"
+"""Words that stand in no text and in no name either, of the package and of its tests."""
+
 BANNED: Final = re.compile(
-    r"\b(mend|mends|mended|mending|deeds?|dice|whom|whoever|manieth|reckon\w*|anew|thus|hence|lest|be it|tells|"
+    rf"\b({NAMES}|manieth|reckon\w*|anew|thus|hence|lest|be it|"
     r"nobody|somebody|everybody|anybody|of (?:before|then|later)|so many|done with|its own word|for ever|as ever|shall|"
     r"thereof|therein|whilst)\b",
     re.IGNORECASE,
 )
 """Words that are archaic, private to the authors, or mean too many things."""
 
-CLIPPED: Final = re.compile(r"\b(told|besides(?=[,.:;])|else it)\b", re.IGNORECASE)
+CLIPPED: Final = re.compile(r"\b(besides(?=[,.:;])|else it)\b", re.IGNORECASE)
 """Turns of phrase that make a reader stop, in what people read who do not know the code."""
 
 READ: Final = (
     *((ROOT / ".github").glob("*.md")),
     *(ROOT / name for name in ("Makefile", "Dockerfile", ".ci/run")),
     *(path for path in (ROOT / "config").rglob("*") if path.is_file() and path.suffix != ".json"),
-    *(path for kind in ("*.js", "*.html", "*.css") for path in PACKAGE.rglob(kind) if "vendor" not in path.parts),
+    *(
+        path
+        for kind in ("*.js", "*.html", "*.css", "*.lua")
+        for path in PACKAGE.rglob(kind)
+        if "vendor" not in path.parts
+    ),
 )
 """Files beside the pages of the guide that people read, with their comments and texts."""
+
+SOURCES: Final = (
+    *(path for kind in ("*.py", "*.lua", "*.js") for path in PACKAGE.rglob(kind) if "vendor" not in path.parts),
+    *(path for kind in ("*.py", "*.mjs", "*.toml") for path in (ROOT / "tests").rglob(kind) if path != Path(__file__)),
+)
+"""Files whose names are read as well: of functions, arguments, variables, attributes and keys."""
+
+NAMED: Final = re.compile(rf"(?<![a-z])({NAMES})(?![a-z])", re.IGNORECASE)
 
 NO_COMMAND: Final = re.compile(
     r"(Whether|Who|What|Whose|Why|Where|When|How|Until|It|Its|So|Of|As|The|An?|All|Each|Every|This|That|These|Those|"
@@ -115,3 +133,36 @@ def test_files_that_people_read_are_in_plain_words() -> None:
         text = re.sub(r"`[^`\n]*`", "", path.read_text(encoding="utf-8"))
         found += [(path.relative_to(ROOT).as_posix(), m[0]) for m in BANNED.finditer(text)]
     assert found == []
+
+
+def _names(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the words of a source that no name may have, with their lines. A name is read word by word."""
+    parts = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", source).replace(".tell()", "")  # the method of a file
+    for match in NAMED.finditer(parts):
+        yield parts.count("\n", 0, match.start()) + 1, match[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("def _tell(x): ...", ["tell"]),
+        ("self._told = 1", ["told"]),
+        ('log("x", mend="y")', ["mend"]),
+        ("class NewTold: ...", ["Told"]),
+        ('{"told": 1}', ["told"]),
+        ("at = file.tell()", []),
+        ("satellite, recommended, bestellung", []),
+        ("-- whoever comes first\nlocal told = 0", ["whoever", "told"]),
+    ],
+)
+def test_names_are_read_word_by_word(source: str, found: list[str]) -> None:
+    assert [word for _, word in _names(source)] == found
+
+
+def test_names_are_in_plain_words() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {word}"
+        for path in SOURCES
+        for line, word in _names(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)

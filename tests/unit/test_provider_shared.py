@@ -102,10 +102,10 @@ def test_what_a_replay_may_cure(reason: str, status: int, retryable: bool) -> No
 def test_a_throttle_is_shown_with_the_remedy_of_its_reason(platform: str, reason: str, advice: str) -> None:
     remedy = {"apns": apns_remedy, "fcm": fcm_remedy}[platform]
     why = f"throttled: {text_of('throttled', f'429 {reason}', remedy(reason, 3600.0))}"
-    short, cause, told = parts_of(why)
+    short, cause, shown = parts_of(why)
     assert (short, cause) == ("throttled", f"throttled: the provider asks for fewer requests (429 {reason})")
-    assert advice in told
-    assert ("quota" in told) == ("quota" in advice)
+    assert advice in shown
+    assert ("quota" in shown) == ("quota" in advice)
 
 
 ADDRESSES = {

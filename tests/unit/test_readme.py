@@ -206,7 +206,7 @@ def test_the_example_has_the_keys_of_the_table() -> None:
 
 
 def test_keys_without_effect_are_those_that_nothing_reads() -> None:
-    """Whoever gives one an effect takes the words away here."""
+    """A change that gives one an effect takes the words away here."""
     used: set[str] = set()
     for file in MODULES:
         if "settings" not in file.parts:
@@ -322,7 +322,7 @@ def test_every_call() -> None:
         assert answer.split(", ") == want[name], name
         assert tuple(code_in(scopes)) == (by_name[name].scopes if by_name[name].keyed else ()), name
         for param in by_name[name].params:
-            assert param.name in code_in(does), f"{name} does not tell of {param.name}"
+            assert param.name in code_in(does), f"{name} does not mention {param.name}"
 
 
 def _below(kind: type[RequestError]) -> Iterator[type[RequestError]]:
@@ -361,7 +361,7 @@ def test_every_outcome_and_what_follows() -> None:
     for name, row in zip(_names("outcome"), TABLES["outcome"], strict=True):
         # 503 is an answer, so the request has left us; to other outcomes the status says nothing.
         outcome = kinds[name](status=503)
-        # Refused credentials are the route's; of other troubles the table tells first what a delivery's own costs.
+        # Refused credentials are the route's; of other troubles the table says first what a delivery's own costs.
         blame: policy.Blame = "route" if name == "Misconfigured" else "delivery"
         verdict = policy.decide(_chunk("fcm"), outcome, now=0, jitter=0.5, policy=RETRY, blame=blame)
         does, attempt = row[3], row[4]

@@ -1,4 +1,4 @@
-"""The registry's pure parts: documents there and back, and what a change tells the script."""
+"""The registry's pure parts: documents there and back, and what a change asks of the script."""
 
 from __future__ import annotations
 
@@ -134,13 +134,13 @@ def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
     assert found.desk.owner("apns", "u") is None
     new, _ = found.desk.register(Device(id="d", platform="apns", token="u"))
     (change,) = found.desk.changes()
-    told = Digests(bytes(32), NO_ADDRESSES).arguments(found, [change])
+    args = Digests(bytes(32), NO_ADDRESSES).arguments(found, [change])
     # New, under the digest that has another's ordinal: the entry is expected to be what it was, and is taken over.
-    assert (told[0], told[5], told[8]) == (b"", b"5", b"5")
+    assert (args[0], args[5], args[8]) == (b"", b"5", b"5")
     assert new.id == "d"
 
 
-def told(before: Device | None, after: Device | None) -> list[Any]:
+def args_of(before: Device | None, after: Device | None) -> list[Any]:
     """The arguments of one change."""
     desk = Desk([] if before is None else [Kept(7, encode_device(before), before)], NO_ADDRESSES)
     if before is not None:
@@ -153,7 +153,7 @@ def told(before: Device | None, after: Device | None) -> list[Any]:
 
 def test_a_change_says_only_what_changes() -> None:
     device = Device(id="d", platform="apns", token="t", user="u", topics=("a", "b"))
-    assert told(device, device) == []
+    assert args_of(device, device) == []
     digests = Digests(bytes(32), NO_ADDRESSES)
     empty = b""
     new = [
@@ -161,19 +161,19 @@ def test_a_change_says_only_what_changes() -> None:
         *(empty, digests.of_address(("apns", "t")), empty, empty, digests.of("u")),
         *(1, empty, empty, 0, "", 2),
     ]
-    added = told(None, device)
+    added = args_of(None, device)
     assert added[:17] == new
     assert sorted((added[at], added[at + 1], added[at + 2]) for at in (17, 20)) == [("a", 1, 1), ("b", 1, 1)]
     pruned = Device(
         id="d", platform="apns", token="t", user="u", topics=("b",), state="pruned", pruned_at=9, pruned_for="Gone"
     )
-    change = told(device, pruned)
+    change = args_of(device, pruned)
     assert change[3:17] == [*[empty] * 8, -1, empty, "apns:Gone", 9, "prune", 2]
     assert sorted((change[at], change[at + 1], change[at + 2]) for at in (17, 20)) == [("a", -1, -1), ("b", 0, -1)]
-    assert told(device, replace(pruned, last_seen_at=10))[15] == ""  # it lives on
+    assert args_of(device, replace(pruned, last_seen_at=10))[15] == ""  # it lives on
     for other in (replace(device, user="v"), replace(device, platform="fcm")):
-        assert told(device, other)[15] == "renew"
-    gone = told(pruned, None)
+        assert args_of(device, other)[15] == "renew"
+    gone = args_of(pruned, None)
     assert gone[:17] == [
         *(7, encode_device(pruned), empty, digests.of("d"), empty, empty),
         *(digests.of_address(("apns", "t")), empty, empty, digests.of("u"), empty),

@@ -134,7 +134,7 @@ def _push(messages: dict[Platform, Message], targets: dict[Platform, tuple[Targe
         (("fcm",), "apns", "fcm", "apns"),
     ],
 )
-def test_whom_no_account_reaches_travels_in_the_lane_of_another(
+def test_a_target_that_no_account_reaches_travels_in_the_lane_of_another(
     accounts: tuple[str, ...], route: str, lane: str, platform: str
 ) -> None:
     messages = {name: Message(platform_of(name), b"{}") for name in accounts}

@@ -160,7 +160,7 @@ def test_the_alarm_of_each_route_is_set_and_taken_back(tmp_path: Path) -> None:
     assert alarms() == [0, 0]
 
 
-def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
+def test_the_dispatcher_gets_its_times(tmp_path: Path) -> None:
     settings = load(tmp_path)
     config = dispatch_config(settings)
     assert config.retry == retry_policy(settings.retry)
@@ -170,15 +170,13 @@ def test_the_dispatcher_is_told_its_times(tmp_path: Path) -> None:
     assert 0 < config.reclaim_every <= 9.0
 
 
-async def test_providers_are_told_the_clock_by_which_pushes_expire(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_providers_get_the_clock_by_which_pushes_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is that of the store: by the wrong clock of a machine a push would live for too long, or not at all."""
-    told: dict[str, float] = {}
+    clocks: dict[str, float] = {}
 
     @asynccontextmanager
     async def open_provider(route: Route, config: Any, **given: Any) -> AsyncIterator[Provider]:
-        told[route.name] = given["ttl_clock"]()
+        clocks[route.name] = given["ttl_clock"]()
         yield cast(Provider, None)
 
     kinds = {name: replace(kind, open_provider=open_provider) for name, kind in PROVIDERS.items()}
@@ -188,7 +186,7 @@ async def test_providers_are_told_the_clock_by_which_pushes_expire(
     store = cast(Store, SimpleNamespace(seconds=lambda: 7.5))
     async with accounts.Accounts(store, request_timeout=1.0) as own:
         await own.open_all(load(tmp_path).apps)
-    assert told == {"shop/apns": 7.5, "news/fcm": 7.5}
+    assert clocks == {"shop/apns": 7.5, "news/fcm": 7.5}
 
 
 def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> None:

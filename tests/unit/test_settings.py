@@ -348,7 +348,7 @@ def test_every_app_without_a_channel_is_named(tmp_path: Path) -> None:
         ("[x\n", "see https://toml.io/en/v1.0.0"),
     ],
 )
-def test_a_slip_in_toml_is_told_with_its_remedy(tmp_path: Path, text: str, remedy: str) -> None:
+def test_a_slip_in_toml_is_reported_with_its_remedy(tmp_path: Path, text: str, remedy: str) -> None:
     reported = refused(tmp_path, text)
     # tomllib words its errors a little differently from version to version.
     assert reported.startswith(f"{tmp_path / 'pushsvc.toml'}: not valid TOML: ")
@@ -507,8 +507,8 @@ def test_faults_of_every_kind_are_named_at_once(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError) as caught:
         load_settings(file, {})
-    told = {line.strip().partition(": ")[0] for line in caught.value.message.split("\n")[1:]}
-    assert told >= {
+    reported = {line.strip().partition(": ")[0] for line in caught.value.message.split("\n")[1:]}
+    assert reported >= {
         *("server.port", "retry.attempts", "retry.base", "live.heartbeat_min"),
         *("apps.a.live.secret", "apps.b.live.rules[0].where"),
     }

@@ -321,7 +321,7 @@ DENIED = [
 
 
 @pytest.mark.parametrize(("entries", "expected"), DENIED)
-def test_networks_and_devices_are_told_apart(entries: tuple[str, ...], expected: Denied) -> None:
+def test_networks_and_devices_are_distinguished(entries: tuple[str, ...], expected: Denied) -> None:
     assert denied(entries) == expected
 
 

@@ -187,7 +187,7 @@ async def test_a_body_in_many_frames_beyond_the_windows_gets_its_credit_back() -
     assert [len(body) for _, _, body in line.echo.seen] == [200_000]
 
 
-async def test_held_credit_is_returned_when_told() -> None:
+async def test_held_credit_is_returned_when_asked() -> None:
     line = Line(limits=Limits(connection_window=65_535))
     line.exchange()
     line.server.hold_credit(True)
@@ -324,7 +324,7 @@ async def test_more_data_than_the_window_is_an_error() -> None:
     assert [event.error_code for event in kinds(reset, ConnectionTerminated)] == [3]
 
 
-async def test_http_1_is_told_so() -> None:
+async def test_http_1_is_refused_with_a_reason() -> None:
     line = Line()
     line.server.data_received(b"POST / HTTP/1.1\r\n\r\n")
     assert line.transport.written.startswith(b"HTTP/1.1 505")

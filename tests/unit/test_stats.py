@@ -91,20 +91,20 @@ def test_rates_are_those_between_two_looks() -> None:
     assert (route.sent_rate, route.outcomes["failed"], route.consumers) == (100.0, 3, 1)
 
 
-def test_frozen_routes_are_told() -> None:
+def test_frozen_routes_are_reported() -> None:
     look = figures(state(one("frozen", "shop/apns", "300 of 300 answers within 10 s were `dead`")), "", now=1.0)
     assert summary(look)[4:] == ["frozen    shop/apns: 300 of 300 answers within 10 s were `dead`: look"]
     assert plain(look).endswith(" frozen=shop/apns")
 
 
-def test_a_webhook_in_trouble_is_told() -> None:
+def test_a_webhook_in_trouble_is_reported() -> None:
     look = figures(state(one("webhook", "shop", "2 batches were given up")), "", now=1.0)
     assert summary(look)[4:] == ["webhook   shop: 2 batches were given up: look"]
     assert summary(look)[4].startswith(ALARMS)
     assert plain(look).endswith(" webhook=shop")
 
 
-def test_a_refused_configuration_is_told() -> None:
+def test_a_refused_configuration_is_reported() -> None:
     refused = configuration([Worker("jobs", "b", frozenset(), refused_since=5000)])
     look = figures(state(*refused), "", now=1.0)
     assert look.reload_refused
@@ -117,9 +117,9 @@ def test_a_refused_configuration_is_told() -> None:
     # Processes that say why say it once.
     why = "apps.shop.nonsense: unknown key"
     processes = [Worker(part, "b", frozenset(), refused_since=5000, refusal=why) for part in ("jobs", "serve")]
-    (told,) = configuration(processes)
-    assert told.cause.endswith(f"the previous one is still running (jobs, serve): {why}")
-    assert told.remedy == "correct it; it is then read again automatically"
+    (reported,) = configuration(processes)
+    assert reported.cause.endswith(f"the previous one is still running (jobs, serve): {why}")
+    assert reported.remedy == "correct it; it is then read again automatically"
 
 
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:
@@ -133,7 +133,7 @@ def test_one_is_no_plural() -> None:
     assert live.startswith("live      1 connection, 1 gateway; ")
 
 
-def test_held_routes_and_a_silent_api_are_told() -> None:
+def test_held_routes_and_a_silent_api_are_reported() -> None:
     held = one("held", "shop/apns", "InvalidProviderToken")
     look = figures(state(held, schedules=3), None, api="http://x does not answer", now=1.0)
     assert summary(look) == [
@@ -158,7 +158,7 @@ def test_a_long_line_is_folded_below_its_text() -> None:
     assert folded("rates     accepted -/s", 80) == "rates     accepted -/s"
 
 
-def test_a_service_that_is_away_is_told_with_the_age_of_the_figures() -> None:
+def test_a_service_that_is_away_is_reported_with_the_age_of_the_figures() -> None:
     look = figures(structs.replace(state(), away=f"no answer; the figures are of {AT}"), "", now=1.0)
     assert summary(look)[-1] == f"counters  missing: no answer; the figures are of {AT}"
     assert rows(look)[0][-2] == "-"
@@ -190,9 +190,9 @@ def test_of_several_dispatchers_the_last_word_counts() -> None:
 
 def test_a_note_of_a_route_does_not_hide_that_it_is_held() -> None:
     fields = {
-        f"{who} {prefix}{app}/apns".encode(): f"{told} 2000 {told} {why}".encode()
+        f"{who} {prefix}{app}/apns".encode(): f"{since} 2000 {since} {why}".encode()
         for app in ("a", "shop")
-        for who, prefix, told, why in (("x", "", 700, "timeout: look"), ("y", "note:", 600, "the file"))
+        for who, prefix, since, why in (("x", "", 700, "timeout: look"), ("y", "note:", 600, "the file"))
     }
     found = [(each.kind, each.what, each.cause, each.since) for each in held(still_held(fields, 1000), {})]
     assert sorted(found) == [
@@ -201,7 +201,7 @@ def test_a_note_of_a_route_does_not_hide_that_it_is_held() -> None:
     ]
 
 
-def test_a_credential_that_cannot_be_used_is_told_with_its_own_remedy() -> None:
+def test_a_credential_that_cannot_be_used_is_reported_with_its_own_remedy() -> None:
     error = CredentialError("a.p8", "cannot sign a provider token (ValueError)", "download the key again")
     (found,) = held({"shop/apns": Held(f"{CREDENTIAL}{error}", 1)}, {})
     assert (found.cause, found.remedy) == (
@@ -210,7 +210,7 @@ def test_a_credential_that_cannot_be_used_is_told_with_its_own_remedy() -> None:
     )
 
 
-def test_what_nobody_serves_is_told() -> None:
+def test_what_nothing_serves_is_reported() -> None:
     cause, remedy = "no `pushsvc dispatch` runs, or it hangs", "start it"
     look = figures(state(one("unserved", "shop/apns", cause, remedy)), "", now=1.0)
     assert summary(look)[-1] == f"unserved  shop/apns: {cause}: {remedy}"

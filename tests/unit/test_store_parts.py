@@ -520,7 +520,7 @@ def test_a_refusal_says_what_to_do_where_its_cause_says_so(error: Exception, fix
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "shown"),
     [
         (
             "Error 111 connecting to 127.0.0.1:1. Connect call failed ('127.0.0.1', 1).",
@@ -549,10 +549,10 @@ def test_a_refusal_says_what_to_do_where_its_cause_says_so(error: Exception, fix
         ("Connection closed by server.", "Connection closed by server"),
     ],
 )
-def test_what_keeps_a_connection_from_being_made_is_said_in_plain_words(said: str, told: str) -> None:
+def test_what_keeps_a_connection_from_being_made_is_said_in_plain_words(said: str, shown: str) -> None:
     with pytest.raises(StoreUnavailable) as caught:
         asyncio.run(failing(faults.ConnectionError(said)))
-    assert str(caught.value) == f"Redis is not available: {told}"
+    assert str(caught.value) == f"Redis is not available: {shown}"
 
 
 def test_a_token_is_found_in_unreadable_bytes_in_either_form() -> None:

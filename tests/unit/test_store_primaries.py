@@ -35,7 +35,7 @@ def test_those_that_are_met_at_first_are_no_others() -> None:
 
 
 @pytest.mark.parametrize("address", [ONE, THREE], ids=["started again", "promoted"])
-def test_another_one_is_told_once(address: Address) -> None:
+def test_another_one_is_announced_once(address: Address) -> None:
     changed: list[Address] = []
     found = met(changed)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Whom sentinels call the primary, and URLs of Redis that cannot be meant."""
+"""Which server sentinels call the primary, and URLs of Redis that cannot be meant."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ OLD, NEW = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
             id="one that is cut off does not lead back",
         ),
         pytest.param(
-            [SentinelReport(3, False, OLD)], SentinelReport(3, True, NEW), NEW, id="nor before the epoch is told"
+            [SentinelReport(3, False, OLD)], SentinelReport(3, True, NEW), NEW, id="nor before the epoch is announced"
         ),
-        pytest.param([SentinelReport(4, False, NEW)], SentinelReport(3, True, NEW), NEW, id="then it is told"),
+        pytest.param([SentinelReport(4, False, NEW)], SentinelReport(3, True, NEW), NEW, id="then it is announced"),
         pytest.param([SentinelReport(3, False, OLD, True)], None, None, id="the primary is down"),
         pytest.param(
             [SentinelReport(3, False, OLD, True), SentinelReport(3, False, OLD)],

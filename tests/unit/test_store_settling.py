@@ -222,7 +222,7 @@ def test_dead_letters_and_receipts_name_their_place() -> None:
 
 @pytest.mark.parametrize("total", [1, 2])
 @pytest.mark.parametrize(("status", "asked"), [(0, 0), (200, 1)])
-def test_a_dry_run_tells_whether_the_provider_was_asked(total: int, status: int, asked: int) -> None:
+def test_a_dry_run_says_whether_the_provider_was_asked(total: int, status: int, asked: int) -> None:
     of = msgspec.structs.replace(chunk(total), dry_run=True)
     groups, singles = pack([settle(of, index, Ended("sent"), Sent(status=status)) for index in range(total)])
     assert ([group.asked for group in groups], singles) == ([asked], [])
@@ -276,7 +276,7 @@ def test_retries_of_one_time_are_one_chunk() -> None:
     assert [(due, count) for due, count, *_ in map(astuple, group.retries)] == [(AT + 900_000, 20)]
 
 
-def test_of_a_cancelled_push_what_was_in_flight_is_told_apart() -> None:
+def test_of_a_cancelled_push_what_was_in_flight_is_counted_apart() -> None:
     of = chunk(9)
     settlements = [
         settle(of, 0, Ended("cancelled"), Unavailable(status=503)),

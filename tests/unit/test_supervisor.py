@@ -212,7 +212,7 @@ async def test_a_hang_up_reaches_those_alone_that_it_does_not_kill(system: Syste
         children.forward(signal.SIGHUP)
         children.forward(signal.SIGHUP)
         assert [each for each in system.story if each.startswith("hup")] == ["hup serve"] * 2
-        # Whoever follows it has to say so itself.
+        # Its successor has to say so itself.
         young.end(1)
         await until(lambda: len(system.of("serve")) == 2)
         children.forward(signal.SIGHUP)
@@ -255,7 +255,7 @@ class Metrics(SharedFolder):
         self.again.append(part)
 
 
-async def test_a_child_that_ends_is_started_again_and_its_exit_is_told(system: System) -> None:
+async def test_a_child_that_ends_is_started_again_and_its_exit_is_reported(system: System) -> None:
     metrics = Metrics(Path())
 
     async with supervise(SERVE, FEEDBACK, metrics=metrics):
@@ -318,7 +318,7 @@ async def test_a_start_that_the_system_refuses_is_tried_again(system: System) ->
         await until(lambda: system.living("serve"), 60.0)
 
 
-async def test_a_fault_in_what_is_told_of_an_exit_does_not_end_the_keeping(system: System) -> None:
+async def test_a_fault_in_what_is_reported_of_an_exit_does_not_end_the_keeping(system: System) -> None:
     class Fault(Metrics):
         def ended(self, pid: int) -> None:
             raise FileNotFoundError("gone already")

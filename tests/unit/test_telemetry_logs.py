@@ -120,7 +120,7 @@ def test_an_exception_is_in_the_entry() -> None:
         assert "exc_info" not in entry
 
 
-def test_what_json_cannot_say_is_told_by_its_repr() -> None:
+def test_what_json_cannot_say_is_given_by_its_repr() -> None:
     stream = io.StringIO()
     configure_logging("info", stream)
     get_logger("x").info("odd", value=object, text="\ud800", nan=float("nan"), big=2**70)

@@ -91,7 +91,7 @@ class Acks:
 
     def take(self, acknowledger: Acknowledger, ask: AckAsked) -> None:
         """Acknowledge everything up to a position, together with what other devices acknowledge at the same time, and
-        tell the acknowledger: a task for each acknowledgement would cost as much as all that it does. The stream is
+        notify `acknowledger`: a task for each acknowledgement would cost as much as all that it does. The stream is
         asked only where it has other deliveries up to there than those that the connection was given."""
         if not self._waiting:
             self._all_taken.clear()
