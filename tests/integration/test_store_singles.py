@@ -134,6 +134,8 @@ def contents(client: Any) -> dict[bytes, Any]:
             value = [fields for _, fields in value], _pending(client, name, [entry_id for entry_id, _ in value])
         elif kind == b"hash":
             value.pop(b"cx", None)  # the id of an entry
+        elif name.endswith(b":epoch"):
+            value = bool(value)  # the id of an entry
         found[name] = value, life if life < 0 else round(life / DAY)  # a `kept` status has up to a day more
     return found
 
