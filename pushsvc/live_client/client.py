@@ -342,7 +342,7 @@ class LiveClient:
 
 
 class _Events:
-    """The SDK's events, for the live client first, then for the handler that the app had set."""
+    """Passes the SDK's events to the live client first, then to the handler that the app had set."""
 
     def __init__(self, live: LiveClient, others: Any) -> None:
         self._live = live

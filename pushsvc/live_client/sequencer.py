@@ -130,17 +130,17 @@ class Sequencer:
 
     @property
     def state(self) -> State:
-        """What is to be stored."""
+        """Return what has to be stored."""
         return State(epoch=self._epoch, offset=self._done, ids=list(self._known))
 
     @property
     def position(self) -> Position:
-        """Where the stream has been handled up to."""
+        """Return the position up to which the stream has been handled."""
         return Position(self._epoch, self._done)
 
     @property
     def settled(self) -> bool:
-        """Whether nothing waits to be handled, acknowledged or filled in."""
+        """Return whether nothing waits to be handled, acknowledged or filled in."""
         return not (self._queue or self._acking or self._filling)
 
     def subscribed(

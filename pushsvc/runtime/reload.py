@@ -182,12 +182,12 @@ def _fixed(old: Settings, new: Settings) -> list[str]:
 
 
 def _kept(live: AppLive) -> tuple[int, int]:
-    """Return what the store is given of a live channel when it is opened."""
+    """Return the limits of a live channel that the store reads when it is opened."""
     return live.history, live.history_age
 
 
 _UNREAD: Final = (StoreConfig().history, StoreConfig().history_age)
-"""What applies to an app that came later."""
+"""The limits of an app that was added after the store was opened."""
 
 
 async def _wait(stop: asyncio.Event, asked: asyncio.Event, seconds: float) -> bool:

@@ -30,7 +30,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     count: int
     kinds: Sequence[str] = ()
     gateway: str = ""
-    """Empty: where the API sends devices."""
+    """The URL of the gateway; empty: that which the API gives to devices."""
     wire: str = "both"
     seconds: float = math.inf
     every: float = 2.0
@@ -68,9 +68,9 @@ class PhoneFigures(Struct, frozen=True, kw_only=True):
     moves: int
     darkened: int
     holes: dict[str, list[str]]
-    """By device: offsets that never came though nothing was said of it."""
+    """Offsets that never came though no loss was reported, by device."""
     late: dict[str, list[str]]
-    """By device: pushes that were shown behind later ones."""
+    """Pushes that were shown after later ones, by device."""
     ended: dict[str, int]
     """Ends of connections by code."""
     errors: dict[str, int]

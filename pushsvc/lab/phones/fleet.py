@@ -64,7 +64,7 @@ class Figures:
         self.recovered = 0
         """Connects from a position that was recovered."""
         self.lost = 0
-        """Those that were not."""
+        """Connects from a position that was not recovered."""
         self.shown = 0
         self.acks = 0
         self.pings = 0
@@ -73,7 +73,7 @@ class Figures:
         self.darkened = 0
         """Times that a network swallowed a connection."""
         self.ended: Counter[int] = Counter()
-        """Ends of connections by code: 1006 without a word, 0 where no token could be obtained."""
+        """Ends of connections by code: 1006 without a close frame, 0 where no token could be obtained."""
         self.errors: Counter[int] = Counter()
         """Replies with an error, by code."""
         self.unanswered: Counter[str] = Counter()
@@ -86,7 +86,7 @@ class Figures:
 
 class FleetConfig(Struct, frozen=True, kw_only=True):
     url: str
-    """Of the gateway: `ws://HOST:PORT`, with or without the path."""
+    """The URL of the gateway: `ws://HOST:PORT`, with or without the path."""
     seed: str = "1"
     pace: Pace = Pace()
 

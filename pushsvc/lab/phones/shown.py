@@ -29,11 +29,11 @@ class Shown:
 
     def __init__(self) -> None:
         self.pushes: dict[str, int] = {}
-        """The offset of each push that was shown, in the order in which they were."""
+        """The offset of each push that was shown, in the order in which they were shown."""
         self.repeats = 0
         """Publications of pushes that had been shown before."""
         self.holes: list[Hole] = []
-        """Those that were not filled since."""
+        """Holes that were not filled since."""
         self.late: list[str] = []
         """Pushes that were shown after others that stand behind them in the stream."""
         self.lost = 0

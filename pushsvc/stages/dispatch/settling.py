@@ -69,7 +69,7 @@ class _Line:
         self.waiting: Waiting = deque()
         self.added = 0
         self.due = 0
-        """Up to the last that does not wait for a device."""
+        """The number up to the last settlement that does not wait for a device."""
         self.recorded = 0
 
     @property

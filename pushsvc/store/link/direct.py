@@ -202,7 +202,7 @@ class Direct:
         self._shared: DirectConnection | None = None
         self._opening: asyncio.Task[DirectConnection] | None = None
         self._idle: list[DirectConnection] = []
-        """Those of waits that are over."""
+        """Connections whose wait is over, for the next wait."""
         self._all: set[DirectConnection] = set()
         self._drops = 0
         self._closed = False

@@ -28,7 +28,7 @@ class DeviceQuery(Struct, frozen=True, kw_only=True):
     tokens: Sequence[Address] = ()
     users: Sequence[str] = ()
     most: int = 1_000_000
-    """No further users are read once there are more devices than that."""
+    """The number of devices above which no further users are read."""
 
 
 def held_by(wanted: Sequence[Holding]) -> DeviceQuery:
