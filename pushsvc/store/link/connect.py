@@ -145,8 +145,8 @@ def _of_driver(error: BaseException) -> bool:
 
 
 def _message_of(error: BaseException) -> str:
-    """Return the message of an error, without the arguments that Redis quotes of a command that it does not know: one of
-    them may be a token."""
+    """Return the message of an error, without the arguments that Redis quotes of an unknown command: one may be a
+    token."""
     return str(error).split(", with args", 1)[0]
 
 
