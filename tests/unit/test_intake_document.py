@@ -135,6 +135,32 @@ def test_defaults() -> None:
     )
 
 
+@given(
+    st.fixed_dictionaries(
+        {"platform": st.sampled_from(["apns", "fcm", "webpush", "pager"])},
+        optional={
+            "environment": st.sampled_from([None, "production", "sandbox"]),
+            **dict.fromkeys(
+                ("token", "channel", "fid", "topic"), st.sampled_from([None, "8F3c", "8f3", "x:APA91y", ""])
+            ),
+        },
+    )
+)
+@example({"platform": "apns", "token": "8F3C"})
+@example({"platform": "apns", "token": "8F3C", "environment": "sandbox"})
+@example({"platform": "fcm", "fid": "8F3C", "token": None})
+def test_a_token_alone_is_read_as_it_is_beside_another(entry: dict[str, Any]) -> None:
+    rules = dataclasses.replace(RULES, routes={("apns", "sandbox"): "apns_sandbox", ("fcm", None): "fcm_sandbox"})
+
+    def targets(*tokens: dict[str, Any]) -> Any:
+        try:
+            return read(msgspec.json.encode(push(to={"tokens": tokens})), rules, NOW).targets
+        except InvalidRequest:
+            return None
+
+    assert targets(entry) == targets(entry, entry)
+
+
 def test_the_same_token_twice_is_one_delivery_and_indexes_have_no_gap() -> None:
     entries = [TOKEN, {"platform": "fcm", "token": "a"}, TOKEN, {"platform": "fcm", "fid": "b"}, TOKEN]
     draft = take(push(to={"tokens": entries}))

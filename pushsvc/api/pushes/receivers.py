@@ -178,6 +178,15 @@ def targets_of(
 ) -> dict[Platform, tuple[Target, ...]] | None:
     """Return the distinct targets by route, numbered in the order of the request; None where one has a fault."""
     routes, (_, _, ways, usual, unset) = rules.routes, types
+    if len(tokens) == 1:  # as in most pushes: none of what tells targets apart is needed
+        row = astuple(tokens[0])
+        platform, environment = row[0], row[1]
+        only = usual.get(platform)
+        if only is not None and only.text_of is None and environment is None and row.count(None) == unset:
+            text = row[only.place]
+            if text is not None and platform in rules.platforms and only.fits(text):
+                text = text if only.canonical is None else only.canonical(text)
+                return {routes.get((platform, None), platform): (Target(0, text, None, only.name),)}
     found: dict[Platform, list[Target]] = {}
     groups: dict[Platform, tuple[Any, ...]] = {}
     index = 0
