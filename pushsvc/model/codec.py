@@ -143,20 +143,42 @@ def encode_chunk(chunk: Chunk) -> bytes:
 def _whole(chunk: Chunk) -> bytes:
     """Return the chunk as its struct is encoded, less the last fields that have their defaults, which a reader takes.
     Of a push to one token that is a twelfth of the entry, and the server answers a read of many in fewer steps."""
-    message = chunk.message
-    extra = message.spans or message.instants or message.dated or message.collapse or message.since or message.counts
-    targets: list[Any] = [
-        each if each.kind != "token" or each.device_id is not None or each.owner else (each.index, each.token)
-        for each in chunk.targets
-    ]
     return _encode(
         (
             *(chunk.push_id, chunk.app, chunk.channel, chunk.lane, chunk.total, chunk.starts_at, chunk.expires_at),
-            message if extra else (message.platform, message.body, message.headers),
-            targets,
+            _short_message(chunk.message),
+            [_short_target(target) for target in chunk.targets],
             *(chunk.attempt, chunk.turn, chunk.dry_run, chunk.part, chunk.topic, chunk.counted, chunk.variant),
             *((chunk.home, chunk.fallbacks) if chunk.home or chunk.fallbacks or chunk.trace else ()),
             *((chunk.trace,) if chunk.trace else ()),
+        )
+    )
+
+
+def _short_message(message: Message) -> Any:
+    extra = message.spans or message.instants or message.dated or message.collapse or message.since or message.counts
+    return message if extra else (message.platform, message.body, message.headers)
+
+
+def _short_target(target: Target) -> Any:
+    extra = target.kind != "token" or target.device_id is not None or target.owner
+    return target if extra else (target.index, target.token)
+
+
+def encode_single(push: Push) -> tuple[Platform, bytes]:
+    """Return the channel that carries the one delivery of a push first, and its encoded chunk. Where only the route of
+    the target carries it, no chunk is made for this, which would take twice as long."""
+    path, (target,) = next((path, targets) for path, targets in push.targets.items() if targets)
+    message = push.messages.get(path)
+    if message is None or path in CARRIERS or push.audience:
+        (chunk,) = split(push, 1)
+        return chunk.channel, encode_chunk(chunk)
+    return path, VERSION + _encode(
+        (
+            *(push.id, push.app, path, push.lane, 1, push.starts_at, push.expires_at),
+            *(_short_message(message), (_short_target(target),)),
+            *(1, 1, push.dry_run, "", "", False, path),
+            *(("", (), push.trace) if push.trace else ()),
         )
     )
 

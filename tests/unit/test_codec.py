@@ -25,10 +25,14 @@ from pushsvc.model.codec import (
     decode_receipt,
     decode_row,
     decode_rows,
+    encode_audience,
     encode_chunk,
     encode_entry,
+    encode_single,
+    split,
 )
-from pushsvc.model.push import Chunk, Fallback, Message, Target
+from pushsvc.model.devices import ToAll
+from pushsvc.model.push import Chunk, Fallback, Message, Push, Target
 from pushsvc.store.queue.letter import decode_dead
 
 DECODERS = (
@@ -168,6 +172,32 @@ def test_a_trace_takes_bytes_only_where_there_is_one(trace: bytes) -> None:
 
 
 MESSAGE = Message("apns", b"{}", {"apns-priority": "10"})
+MESSAGES = {"apns": MESSAGE, "live": Message("live", b"{}")}
+PUSH = Push("p", "shop", "urgent", 1, 2, MESSAGES, {"apns": (Target(0, "t"),)})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"messages": {"apns": Message("apns", b"{}", dated="apns-expiration", collapse="c", since=1)}},
+        {"messages": {"live": MESSAGES["live"]}},
+        {"targets": {"apns": (), "apns_sandbox": (Target(0, "t"),)}},
+        {"targets": {"apns": (Target(0, "t", "device", "token", b"owner"),), "live": ()}},
+        {"targets": {"apns": (Target(0, "t", None, "activity"),)}},
+        {"targets": {"live": (Target(0, "t"),)}},
+        {"targets": {"apns:live>apns": (Target(0, "t"),)}},
+        {"dry_run": True, "lane": "bulk", "trace": b"t" * 24},
+        {"audience": encode_audience(ToAll())},
+    ],
+    ids=lambda changes: "-".join(changes) or "usual",
+)
+def test_the_chunk_of_one_delivery_is_encoded_as_any_other(changes: dict[str, Any]) -> None:
+    push = msgspec.structs.replace(PUSH, **changes)
+    (chunk,) = split(push, 1)
+    assert encode_single(push) == (chunk.channel, encode_chunk(chunk))
+
+
 PLAIN = Chunk("p", "shop", "apns", "normal", 1, 1000, 2000, MESSAGE, (Target(0, "t"),), variant="apns")
 
 

@@ -178,7 +178,7 @@ def targets_of(
 ) -> dict[Platform, tuple[Target, ...]] | None:
     """Return the distinct targets by route, numbered in the order of the request; None where one has a fault."""
     routes, (_, _, ways, usual, unset) = rules.routes, types
-    if len(tokens) == 1:  # as in most pushes: none of what tells targets apart is needed
+    if len(tokens) == 1:  # as in most pushes: it is compared with no other
         row = astuple(tokens[0])
         platform, environment = row[0], row[1]
         only = usual.get(platform)

@@ -16,6 +16,7 @@ from ...model.codec import (
     decode_rows,
     encode_chunk,
     encode_push,
+    encode_single,
     split,
     without_contents,
 )
@@ -102,16 +103,14 @@ class RedisPushes(PushListing):
             self._ring()
 
     def _pack(self, push: Push) -> Part:
-        config = self._config
-        chunks = split(push, config.chunk_size)
-        total = chunks[0].total if chunks else 0
+        config, total = self._config, push.total
         span = push.expires_at - push.created_at
-        life = span + config.status_ttl * 1000 if chunks and is_short(chunks[0]) else 0
+        life = span + config.status_ttl * 1000 if is_short(push) else 0
         if total == 1 and not push.send_at:
-            (chunk,) = chunks
-            blob = encode_chunk(chunk)
-            single: Args = [f"{chunk.channel}:{chunk.lane}", span, life, push.id, push.created_at]
+            channel, blob = encode_single(push)
+            single: Args = [f"{channel}:{push.lane}", span, life, push.id, push.created_at]
             return Part([*single, listed(push), push.trace[:16], blob], 1, len(blob))
+        chunks = split(push, config.chunk_size)
         whole = b""
         if push.audience:
             note = noted(decode_audience(push.audience))

@@ -26,7 +26,7 @@ from ...model.delivery import (
     TokenSuspect,
     Unconfirmed,
 )
-from ...model.push import Chunk, Lane, Platform, Target
+from ...model.push import Chunk, Lane, Platform, Push, Target
 from ...model.routing import is_carried_on
 from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
@@ -158,9 +158,9 @@ def member_of(rows: list[tuple[int, DeliveryRow]]) -> bytes:
     return b"%d %s" % (rows[0][0], encode_rows(rows))
 
 
-def is_short(chunk: Chunk) -> bool:
-    """Return whether the status of this chunk's push has its lifetime from acceptance on."""
-    return chunk.total == 1 and chunk.expires_at - chunk.starts_at <= SHORT_MS
+def is_short(it: Chunk | Push) -> bool:
+    """Return whether the status of a push, or of that of a chunk, has its lifetime from acceptance on."""
+    return it.total == 1 and it.expires_at - it.starts_at <= SHORT_MS
 
 
 def pack(
