@@ -80,8 +80,8 @@ class Status(Struct, frozen=True):
     held: Annotated[
         dict[str, str] | UnsetType,
         Meta(
-            description="While deliveries wait: routes of the app that currently do not send (`app/platform`), with "
-            "the reason."
+            description="While deliveries wait: the routes that the push is for and that currently do not send "
+            "(`app/platform`), with the reason. All of the app, if it is not known any more for which it is."
         ),
     ] = UNSET
     warnings: Annotated[

@@ -65,6 +65,16 @@ async def test_a_held_route_is_named_until_it_is_open_again(tmp_path: Path, caps
         table = await stats(service, capsys, "--every", "0.2")
         assert "held      shop/apns: InvalidProviderToken" in table
         assert "shop\tapns\t0\t20\t0" in table
+        # Another push that waits, but not for this route, does not name it: not over the API, and not from the store.
+        other = await service.push(fcm("slow-4000", "other"))
+        several = await service.push(fcm("slow-4000", *range(40)))
+        for each in (other, several):
+            status = await service.status(each)
+            assert ("held" in status, status["counts"]["queued"] > 0) == (False, True)
+            shown = await asyncio.to_thread(cli.main, ["--config", str(service.settings.file), "pushes", "show", each])
+            assert (shown, "held: " in capsys.readouterr().out) == (0, False)
+        shown = await asyncio.to_thread(cli.main, ["--config", str(service.settings.file), "pushes", "show", push])
+        assert (shown, "held: shop/apns: InvalidProviderToken" in capsys.readouterr().out) == (0, True)
         service.simulator.restore_credentials("apns")
         assert await service.done(push) == {"total": 20, "sent": 20}
 

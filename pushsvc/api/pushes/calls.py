@@ -19,6 +19,7 @@ from ..http.problems import ClientGone
 from ..ports import ApiPorts
 from .audiences import look_up
 from .document import Draft
+from .holds import holds_of
 from .preparing import prepare
 
 _NAMES: Final = telemetry.traces.Names(
@@ -76,7 +77,7 @@ async def get_push(ports: ApiPorts, request: Request) -> Reply:
     """Return the status of a push."""
     status = _known(request, await ports.pushes.status(request.app.name, request.params["id"]))
     held = await ports.conditions.held() if status.counts.queued or status.counts.retrying else {}
-    own = {route: why for route, why in held.items() if route.startswith(f"{status.app}/")}
+    own = await holds_of(status, held, ports.pushes)
     return Reply(answers.status(status, await _events(ports, request, status.id), own))
 
 

@@ -162,6 +162,7 @@ class StoreOperator:
 
     async def trouble(self, push_id: str) -> PushTrouble:
         from ...api import answers
+        from ...api.pushes.holds import holds_of
 
         async with open_for_reading(self._settings) as store:
             for app in self.apps:
@@ -172,9 +173,7 @@ class StoreOperator:
                 waits = status.counts.queued or status.counts.retrying
                 held = await store.held() if waits else {}
                 rows = msgspec.json.decode(answers.deliveries(*page))["items"]
-                return PushTrouble(
-                    {route: why for route, why in held.items() if route.startswith(f"{app}/")}, not_sent(rows)
-                )
+                return PushTrouble(await holds_of(status, held, store.pushes), not_sent(rows))
         return PushTrouble({}, {})
 
     async def cancel(self, push_id: str) -> JsonObject | None:
