@@ -57,9 +57,9 @@ def new(
         raise typer.BadParameter(f"--name: {fault}")
     made = operate(context, app, url, key, lambda operator: operator.make_key(app, name, scopes, rate), changes=True)
     if json:
-        print_json({"key": made.text, "sha256": made.sha256, **structs.asdict(made.row)})
+        print_json({"key": made.text, "sha256": made.sha256, **structs.asdict(made.row), "store": made.store})
     else:
-        say(f"The key {name!r} of {app}; it is not shown again:")
+        say(f"The key {name!r} of {app}, kept at {made.store}; it is not shown again:")
         print(made.text)
         say(f"Its SHA-256, to put it into a configuration instead:\n{made.sha256}")
 

@@ -200,8 +200,7 @@ async def require_store(settings: Settings, url: str, stop: asyncio.Event, *, du
         except StoreUnavailable as error:
             if durable and settings.queue.durability == "fsync":
                 raise
-            at = settings.redis.shown or str(settings.store.data_dir)
-            fields = {"at": at, "error": str(error)} | ({"remedy": error.fix} if error.fix else {})
+            fields = {"at": store_place(settings), "error": str(error)} | ({"remedy": error.fix} if error.fix else {})
             telemetry.REDIS.begin("start", what="waits for Redis, and starts the parts once it answers", **fields)
         await unless(stop, asyncio.sleep(REDIS_LOOK))
 
@@ -252,10 +251,20 @@ async def open_trial_store(settings: Settings, folder: Path) -> AsyncIterator[St
 async def open_existing_store(settings: Settings) -> AsyncIterator[Store]:
     """Connect to the configured store for changes: an embedded one that does not run is started where it has data, and
     none is created. Raises `StoreUnavailable`."""
-    if not settings.redis.url and not holds_data(settings.store.data_dir):
+    if creates_store(settings):
         raise StoreUnavailable(_no_store(settings, "is"))
     async with open_configured_store(settings) as store:
         yield store
+
+
+def store_place(settings: Settings) -> str:
+    """Return where the configured store is: its URL without a password, or the folder of an embedded one."""
+    return settings.redis.shown or str(settings.store.data_dir)
+
+
+def creates_store(settings: Settings) -> bool:
+    """Return whether `open_configured_store` creates an embedded store, because none has ever run in its folder."""
+    return not settings.redis.url and not holds_data(settings.store.data_dir)
 
 
 def _unreachable(settings: Settings) -> str:

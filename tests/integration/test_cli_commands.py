@@ -22,6 +22,10 @@ from .harness import KEY, Service, apns, running_service
 from .servers import KINDS, Kind, running_server
 
 
+def service_url(service: Service) -> str:
+    return str(service.session._base_url).rstrip("/")
+
+
 class Shell:
     """Calls the command line in a thread of its own, beside the service's loop."""
 
@@ -125,7 +129,8 @@ async def test_keys(shell: Shell) -> None:
     code, key, err = await shell(*new, "backend")
     assert code == 0
     assert key.startswith("pushsvc_")
-    assert "not shown again" in err
+    place = f"kept at {service_url(shell.service)}"
+    assert err.splitlines()[0] == f"The key 'backend' of shop, {place}; it is not shown again:"
     code, _, _ = await shell("send", "--key", key, "--apns", apns_token("ok", "1"), "--title", "x", "--follow")
     assert code == 0
     made = await shell.json(*new, "all", "--scope", "admin", "--scope", "push", "--intake", "2/h")
@@ -392,6 +397,7 @@ async def test_the_store_and_the_api_show_the_same(
         await both("users", "erase", "nobody", "--app", "shop")
         made = await shell.json("keys", "new", "--app", "shop", "--name", "mine", "--intake", "2/h")
         assert (used[-1], made["intake"], made["kept_in"]) == ("ApiOperator", "2/3600s", "store")
+        assert made["store"] == service_url(service)
         assert (await shell("keys", "revoke", "--app", "shop", "--name", "mine"))[0] == 0
         assert (await shell("devices", "delete", "phone", "--app", "shop"))[0] == 0
         # A service that is named must answer; one that is only configured need not run.

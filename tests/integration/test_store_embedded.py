@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from structlog.testing import capture_logs
 
+from pushsvc import cli
 from pushsvc.errors import ConfigError, StoreOwned, StoreUnavailable
 from pushsvc.model.status import PushStatus
 from pushsvc.runtime import store as runtime_store
@@ -423,3 +424,18 @@ def test_a_server_that_is_stuck_is_not_joined_by_a_second(tmp_path: Path, monkey
         monkeypatch.undo()
         with open_embedded(tmp_path) as again:
             assert server_pid(again) == pid
+
+
+def test_a_command_that_makes_a_store_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A shell may name another store than the service uses, and nothing else shows that a key went to the wrong one."""
+    config = tmp_path / "pushsvc.toml"
+    config.write_text(f'[server]\nport = 0\n[apps.shop.live]\nsecret = "{"s" * 32}"\n')
+    devices = tmp_path / "devices.ndjson"
+    devices.write_text("")
+    new = ("keys", "new", "--app", "shop", "--name")
+    imported = ("devices", "import", "--app", "shop", str(devices))
+    for words, first in [((*new, "one"), True), ((*new, "two"), False), (imported, False)]:
+        assert cli.main(["--config", str(config), *words]) == 0
+        err = capsys.readouterr().err
+        assert (f"created a new store: {tmp_path / 'var'}\n" in err) is first
+        assert (f"of shop, kept at {tmp_path / 'var'};" in err) is (words[0] == "keys")

@@ -102,7 +102,7 @@ async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | N
             rows = []
             if isinstance(error, Refused) and error.status == Unauthorized.status:
                 say(f"{at.url} refuses the API key; this is from the store of the configuration")
-        yield ApiOperator(client, rows[0].app) if rows else None
+        yield ApiOperator(client, at.url, rows[0].app) if rows else None
 
 
 async def _first(client: AsyncClient) -> Answer:
@@ -139,8 +139,9 @@ async def check_service(at: Access, *, online: bool) -> list[CheckFinding]:
 class ApiOperator:
     """Works over the API, for the app of its key."""
 
-    def __init__(self, client: AsyncClient, app: str) -> None:
+    def __init__(self, client: AsyncClient, url: str, app: str) -> None:
         self.apps = [app]
+        self._url = url
         self._client = client
 
     async def keys(self) -> list[KeyRow]:
@@ -153,7 +154,7 @@ class ApiOperator:
             asked["intake"] = str(intake)
         made = await self._post("/v1/admin/keys", NewKey, asked)
         row = KeyRow(made.app, made.name, made.scopes, made.intake, made.created_at, "store")
-        return MadeKey(made.key, made.sha256, row)
+        return MadeKey(made.key, made.sha256, row, self._url)
 
     async def revoke_key(self, app: str, name: str) -> bool:
         require_stored(await self.keys(), app, name)

@@ -63,6 +63,8 @@ class MadeKey(Struct, frozen=True):
     text: str
     sha256: str
     row: KeyRow
+    store: str
+    """Where it is kept: the address of the store, or that of the service."""
 
     def __repr__(self) -> str:
         return f"MadeKey({self.row!r})"

@@ -24,8 +24,15 @@ from ...ports.live import EventCounts
 from ...ports.pushes import ListedPush, PushFilter
 from ...ports.registry import PrunedFilter
 from ...runtime.providers import addresses, explain
-from ...runtime.store import open_configured_store, open_existing_store, open_running_store
+from ...runtime.store import (
+    creates_store,
+    open_configured_store,
+    open_existing_store,
+    open_running_store,
+    store_place,
+)
 from ...settings.schema import Settings
+from ..process import say
 from ..pushes.failed import PAGE
 from .operator import (
     CleanedUp,
@@ -74,6 +81,17 @@ async def open_for_reading(settings: Settings) -> AsyncIterator[Store]:
         yield store
 
 
+@asynccontextmanager
+async def _open_for_writing(settings: Settings) -> AsyncIterator[Store]:
+    """Connect to the store of a configuration for what may come before the first start of the service: an embedded one
+    is created where there is none, and this is said, since it may be the wrong place."""
+    new = creates_store(settings)
+    async with open_configured_store(settings) as store:
+        if new:
+            say(f"created a new store: {store_place(settings)}")
+        yield store
+
+
 class StoreOperator:
     """Works in the store of a configuration."""
 
@@ -100,10 +118,10 @@ class StoreOperator:
         text, key = make_key(app, name, scopes, intake, now=int(time.time() * 1000))
         row = key_row(key, "store")
         require_free(self._configured_rows(), app, name)
-        async with open_configured_store(self._settings) as store:
+        async with _open_for_writing(self._settings) as store:
             if not await store.keys.add(key):
                 require_free([row], app, name)
-        return MadeKey(text, key.sha256, row)
+        return MadeKey(text, key.sha256, row, store_place(self._settings))
 
     async def revoke_key(self, app: str, name: str) -> bool:
         require_stored(self._configured_rows(), app, name)
@@ -268,7 +286,7 @@ class StoreOperator:
         from ..devices.importing import rules_of
 
         rules = rules_of(self._settings, app)
-        async with open_configured_store(self._settings) as store:
+        async with _open_for_writing(self._settings) as store:
 
             async def write(values: Sequence[Any]) -> Sequence[Taken]:
                 return await import_devices(store.registry, rules, values, time.time_ns() // 1_000_000)
