@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import threading
@@ -79,17 +80,30 @@ def unit(file: Path) -> dict[str, list[str]]:
 def test_a_unit_says_what_the_service_does(file: Path) -> None:
     keys = unit(file)
     assert keys["Type"] == ["notify"]
-    commands = [keys[key][0].split() for key in ("ExecStartPre", "ExecStart")]
-    assert {path for path, _ in commands} == {"/opt/pushsvc/venv/bin/pushsvc"}
-    assert [name for _, name in commands] == ["check", "up" if file.stem == "pushsvc" else "%i"]
+    program = "/opt/pushsvc/venv/bin/pushsvc"
+    # What `check` finds is in the journal and keeps nothing from starting, and no number of starts is too many: the
+    # service itself waits for a Redis that is away, and an app with a bad credential leaves the others alone.
+    assert keys["ExecStartPre"] == [f"-{program} check"]
+    assert keys["ExecStart"] == [f"{program} {'up' if file.stem == 'pushsvc' else '%i'}"]
+    assert keys["StartLimitIntervalSec"] == ["0"]
+    assert "StartLimitBurst" not in keys
     assert keys["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
-    environ = dict(value.split("=", 1) for value in keys["Environment"])
-    assert environ.pop("PUSHSVC_CONFIG") == "/etc/pushsvc/config.toml"
-    settings_of(environ)
+    # All else is in the configuration, where commands of a shell and of cron find it too.
+    assert keys["Environment"] == ["PUSHSVC_CONFIG=/etc/pushsvc/config.toml"]
     # The longest stop: the API first, then what is in flight and the connections of devices.
     longest = Settings().server.shutdown_timeout + max(Settings().dispatch.drain_timeout, Settings().live.drain)
     assert float(keys["TimeoutStopSec"][0]) > longest
     assert {"NoNewPrivileges", "ProtectSystem", "PrivateTmp", "CapabilityBoundingSet"} <= set(keys)
+
+
+def test_the_steps_of_the_unit_put_the_store_into_the_configuration(tmp_path: Path) -> None:
+    steps = (CONFIG / "systemd" / "pushsvc.service").read_text(encoding="utf-8")
+    (edit,) = re.findall(r"^#   (sed -i .*)$", steps, re.MULTILINE)
+    config = tmp_path / "config.toml"
+    shutil.copy(ROOT / "pushsvc" / "settings" / "example.toml", config)
+    subprocess.run(shlex.split(edit.replace("/etc/pushsvc/config.toml", str(config))), check=True, timeout=60)
+    (folder,) = unit(CONFIG / "systemd" / "pushsvc.service")["StateDirectory"]
+    assert load_settings(config, {}).store.data_dir == Path("/var/lib") / folder
 
 
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
