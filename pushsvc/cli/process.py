@@ -110,8 +110,6 @@ def catch_signals(arguments: list[str]) -> None:
     for number, handler in handlers.items():
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
-    if part:
-        sys.unraisablehook = _report_ignored
     if (pipe := os.environ.pop(LISTENS, None)) is not None:
         try:
             os.write(int(pipe), os.getpid().to_bytes(PID_BYTES, "little"))
@@ -133,16 +131,11 @@ _stops: Final[list[int]] = []
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Exit with 0: a part that is stopped before it has started ends successfully. Where the interpreter ignores
-    exceptions, as in callbacks of the import system, the exit is lost, so the signal is also noted for the part."""
+    """Note that the part is to end as soon as it has started; exit with 0 where it is asked again. An exception here
+    could be lost or become another one, because the import system runs code that ignores or wraps exceptions."""
     _stops.append(number)
-    sys.exit(0)
-
-
-def _report_ignored(ignored: sys.UnraisableHookArgs) -> None:
-    """Report an exception that the interpreter ignores, unless it is the exit of `_stop`: the part ends by the note."""
-    if not (_stops and isinstance(ignored.exc_value, SystemExit)):
-        sys.__unraisablehook__(ignored)
+    if len(_stops) > 1:
+        sys.exit(0)
 
 
 def _later(number: int, frame: FrameType | None) -> None:
