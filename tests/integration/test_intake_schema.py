@@ -57,6 +57,7 @@ def service() -> Iterator[Service]:
         yield service
 
 
+OF_CONNECTION = {"transfer-encoding", "upgrade", "connection", "proxy-connection", "sec-websocket-key1", "expect"}
 CONFIG = ApiConfig(port=0, shutdown_timeout=5)
 DOCUMENT = build(addresses=addresses(), config=CONFIG)
 
@@ -80,6 +81,12 @@ def filter_query(_: schemathesis.HookContext, query: dict[str, Any] | None) -> b
     return "" not in (query or {}) and not any(map(is_nothing, (query or {}).values()))
 
 
+def filter_headers(_: schemathesis.HookContext, headers: dict[str, Any] | None) -> bool:
+    """A header of the connection, whose name may be drawn from the texts of the package, is refused before it is known
+    which call it is."""
+    return not any(name.lower() in OF_CONNECTION for name in headers or ())
+
+
 def is_nothing(value: Any) -> bool:
     """Whether nothing of a parameter's value is sent: of a dictionary its keys are."""
     return value in (None, "") or (isinstance(value, list | dict) and all(map(is_nothing, value)))
@@ -93,6 +100,7 @@ def describing(*, listed: bool) -> schemathesis.schemas.BaseSchema:
     rejection = schema.config.checks.negative_data_rejection
     rejection.expected_statuses = [*rejection.expected_statuses, "431"]
     schema.hook(filter_query)
+    schema.hook(filter_headers)
     return schema
 
 
