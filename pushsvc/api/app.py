@@ -10,16 +10,16 @@ import msgspec
 
 from ..model.address import Addresses
 from . import docs, openapi
-from .config import ApiApp, ApiConfig
+from .config import ApiApp, ApiConfig, Keyless
 from .http.dispatch import CallDispatcher
 from .ports import ApiPorts
 from .routes import CALLS
 
 
-def build_app(ports: ApiPorts, apps: Mapping[str, ApiApp], *, public: bool = True) -> CallDispatcher:
-    """Return the HTTP API of these apps. `public`: figures and details of the service need no key."""
+def build_app(ports: ApiPorts, apps: Mapping[str, ApiApp], *, keyless: Keyless = "all") -> CallDispatcher:
+    """Return the HTTP API of these apps. `keyless` requests need no key for figures and details of the service."""
     document, page = _described(ports.addresses, ports.config)
-    return CallDispatcher(replace(ports, openapi=document, page=page), CALLS, apps, public=public)
+    return CallDispatcher(replace(ports, openapi=document, page=page), CALLS, apps, keyless=keyless)
 
 
 @cache
@@ -29,6 +29,6 @@ def _described(addresses: Addresses, config: ApiConfig) -> tuple[bytes, bytes]:
     return msgspec.json.encode(description), docs.render(description).encode()
 
 
-def reload_app(app: CallDispatcher, apps: Mapping[str, ApiApp], *, public: bool) -> None:
+def reload_app(app: CallDispatcher, apps: Mapping[str, ApiApp], *, keyless: Keyless) -> None:
     """Serve these apps from the next request on, including requests on open connections."""
-    app.serve(apps, public=public)
+    app.serve(apps, keyless=keyless)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -15,6 +15,9 @@ from ..model.routing import RouteTable, platform_of
 from ..rules.channels import NO_LIVE, ChannelRules
 
 MIB: Final = 1024 * 1024
+Keyless: TypeAlias = Literal["none", "direct", "all"]
+"""The requests that need no key for figures and details of the service: `direct` are those that no proxy has passed
+on."""
 
 
 class ApiLive(Struct, frozen=True):

@@ -1,6 +1,7 @@
 """The handlers for the service itself: health, readiness, metrics, documentation. None needs a key on the machine
 itself. Names of apps and volumes, and the providers' errors, are not public: where the API listens for other machines,
-figures and details need a key with the scope `admin` (see `plans.api_is_open`)."""
+or a proxy has passed a request on, figures and details need a key with the scope `admin` (see
+`plans.keyless_requests`)."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _SERVICE: Final = (
         "currently do not send: their deliveries wait. `frozen` names routes that currently prune no devices, because "
         "too many of their answers are bad. `unserved` names routes and parts that no running process serves. `full` "
         "names the queue, or the apps, whose pushes are refused because too many deliveries wait. If the API listens "
-        "on more than the loopback interface, "
+        "on more than the loopback interface, or a proxy has passed the request on, "
         "everything except `status` needs a key with the scope `admin`.",
         raises=(Unavailable, InternalError),
         scopes=("admin",),
@@ -55,7 +55,8 @@ _SERVICE: Final = (
         *("GET /metrics", "get_metrics", meta.get_metrics),
         "Get metrics in the Prometheus text format.",
         Answer(200, "The metrics.", media="text/plain", no_store=False),
-        description="If the API listens on more than the loopback interface, a key with the scope `admin` is needed.",
+        description="If the API listens on more than the loopback interface, or a proxy has passed the request on, a "
+        "key with the scope `admin` is needed.",
         scopes=("admin",),
         others="local",
     ),

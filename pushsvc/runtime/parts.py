@@ -35,11 +35,11 @@ from .configuration import load_settings
 from .plans import (
     api_apps,
     api_config,
-    api_is_open,
     dispatch_config,
     environments_of,
     eraser,
     feedback_config,
+    keyless_requests,
     route_limits,
     routes_of,
 )
@@ -104,7 +104,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             clock=store.clock,
             session_secret=store.secret(b"console"),
         )
-        app = build_app(ports, api_apps(settings), public=api_is_open(settings))
+        app = build_app(ports, api_apps(settings), keyless=keyless_requests(settings))
 
         async def change(newer: Settings) -> None:
             fresh = set(routes_of(newer)) - set(routes_of(current.settings))
@@ -112,7 +112,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             if fresh:
                 await report()  # before anything is accepted for them
             backlog.limit(newer.queue.max_pending, newer.queue_shares())
-            reload_app(app, api_apps(newer), public=api_is_open(newer))
+            reload_app(app, api_apps(newer), keyless=keyless_requests(newer))
 
         quiet_gc()
         async with (

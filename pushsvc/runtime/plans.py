@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address
 
-from ..api.config import ApiApp, ApiConfig, ApiLive
+from ..api.config import ApiApp, ApiConfig, ApiLive, Keyless
 from ..live.config import LiveAppConfig, LiveConfig
 from ..model.access import ApiKey
 from ..model.defaults import Defaults
@@ -145,14 +145,17 @@ def route_limits(apps: Mapping[str, AppSettings]) -> dict[Route, RouteLimits]:
     }
 
 
-def api_is_open(settings: Settings) -> bool:
-    """Return whether `/metrics` and the details of `/readyz` need no key: on a loopback address, or where it is
-    configured."""
+def keyless_requests(settings: Settings) -> Keyless:
+    """Return which requests need no key for `/metrics` and the details of `/readyz`: all where it is configured; on a
+    loopback address those of this machine itself, which come through no proxy."""
+    if settings.metrics.public:
+        return "all"
     host = settings.server.host
     try:
-        return settings.metrics.public or ip_address(host).is_loopback
+        local = ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        local = host == "localhost"
+    return "direct" if local else "none"
 
 
 def routes_of(settings: Settings) -> list[Route]:

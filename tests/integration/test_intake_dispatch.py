@@ -37,8 +37,8 @@ def path_of(row: Call) -> str:
 
 
 async def test_the_scopes_of_the_table_are_those_that_let_in() -> None:
-    service = Service(Store(), public=False)
-    async with serve(build_app(service.ports(CONFIG), of_every_scope(), public=False), CONFIG) as service.url:
+    service = Service(Store(), keyless="none")
+    async with serve(build_app(service.ports(CONFIG), of_every_scope(), keyless="none"), CONFIG) as service.url:
         for row in CALLS:
             for key in (None, "unknown", "nothing", *SCOPES):
                 answer = await call(service, row.method, path_of(row), key=key)
@@ -161,9 +161,9 @@ async def test_a_head_that_was_read_before_decides_nothing_that_may_change_betwe
         assert cleanup == [202, 415, 202]
         # The key is there, is taken away, and comes again.
         assert [await ask("/v1/push", document) for _ in range(2)] == [202, 202]
-        app.serve({}, public=True)
+        app.serve({}, keyless="all")
         assert [await ask("/v1/push", document) for _ in range(2)] == [401, 401]
-        app.serve(apps, public=True)
+        app.serve(apps, keyless="all")
         assert await ask("/v1/push", document) == 202
         for _ in range(2):
             assert await ask("/v1/push", document, f"{typed}Expect: 100-continue\r\n") == 100

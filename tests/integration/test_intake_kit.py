@@ -28,7 +28,7 @@ import msgspec
 import uvloop
 
 from pushsvc.api.app import build_app
-from pushsvc.api.config import ApiApp, ApiConfig, ApiLive
+from pushsvc.api.config import ApiApp, ApiConfig, ApiLive, Keyless
 from pushsvc.api.http.dispatch import CallDispatcher
 from pushsvc.api.ports import ApiPorts
 from pushsvc.api.pushes.backlog import Backlog
@@ -330,7 +330,7 @@ class Service:
     url: str = ""
     failing: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
-    public: bool = True
+    keyless: Keyless = "all"
     holding: dict[str, str] = field(default_factory=dict)
     backlog: Backlog | None = None
     waits: Waits | None = None
@@ -381,7 +381,7 @@ class Service:
                 (api_key("newsie", "news", "push"), api_key("newsroom", "news", "devices")),
             ),
         }
-        return build_app(self.ports(config), apps, public=self.public)
+        return build_app(self.ports(config), apps, keyless=self.keyless)
 
     def ports(self, config: ApiConfig) -> ApiPorts:
         return ApiPorts(

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pushsvc.api.config import ApiConfig
+from pushsvc.api.config import ApiConfig, Keyless
 from pushsvc.api.server import serve
-from pushsvc.runtime.plans import api_is_open
+from pushsvc.runtime.plans import keyless_requests
 from pushsvc.settings.schema import MetricsSettings, ServerSettings, Settings
 
 from .test_intake_kit import CONFIG, LOOP as LOOP, Service, Store, call
@@ -25,34 +25,34 @@ READY = {"status": "ready", "held": {"shop/apns": "InvalidProviderToken: look"},
 
 
 @pytest.mark.parametrize(
-    ("host", "public", "is_open"),
+    ("host", "public", "keyless"),
     [
-        ("127.0.0.1", False, True),
-        ("127.8.8.8", False, True),
-        ("::1", False, True),
-        ("localhost", False, True),
-        ("0.0.0.0", False, False),
-        ("::", False, False),
-        ("", False, False),
-        ("192.0.2.1", False, False),
-        ("push.example.com", False, False),
-        ("0.0.0.0", True, True),
+        ("127.0.0.1", False, "direct"),
+        ("127.8.8.8", False, "direct"),
+        ("::1", False, "direct"),
+        ("localhost", False, "direct"),
+        ("0.0.0.0", False, "none"),
+        ("::", False, "none"),
+        ("", False, "none"),
+        ("192.0.2.1", False, "none"),
+        ("push.example.com", False, "none"),
+        ("0.0.0.0", True, "all"),
     ],
 )
-def test_only_the_machine_itself_sees_everything(host: str, public: bool, is_open: bool) -> None:
+def test_only_the_machine_itself_sees_everything(host: str, public: bool, keyless: Keyless) -> None:
     settings = Settings(server=ServerSettings(host=host), metrics=MetricsSettings(public=public))
-    assert api_is_open(settings) is is_open
+    assert keyless_requests(settings) == keyless
 
 
 @asynccontextmanager
-async def opened(public: bool, config: ApiConfig) -> AsyncIterator[Service]:
-    service = Service(Store(), public=public, holding=HELD)
+async def opened(keyless: Keyless, config: ApiConfig) -> AsyncIterator[Service]:
+    service = Service(Store(), keyless=keyless, holding=HELD)
     async with serve(service.app(config), config) as service.url:
         yield service
 
 
 async def test_without_the_admins_key_there_is_no_more_than_ready_or_not() -> None:
-    async with opened(False, CONFIG) as service:
+    async with opened("none", CONFIG) as service:
         for key in (None, "pusher", "nobody"):
             found = await call(service, "GET", "/readyz", key=key)
             assert (found.status, found.json) == (200, {"status": "ready"})
@@ -70,6 +70,28 @@ async def test_without_the_admins_key_there_is_no_more_than_ready_or_not() -> No
 
 
 async def test_where_it_is_open_nobody_needs_a_key() -> None:
-    async with opened(True, CONFIG) as service:
+    async with opened("all", CONFIG) as service:
         assert (await call(service, "GET", "/readyz", key=None)).json == READY
         assert (await call(service, "GET", "/metrics", key=None)).status == 200
+
+
+PASSED_ON = {
+    "Forwarded": "for=203.0.113.7",
+    "Via": "1.1 proxy",
+    "X-Real-IP": "203.0.113.7",
+    "X-Forwarded-For": "203.0.113.7",
+    "x-forwarded-proto": "https",
+}
+
+
+async def test_behind_a_proxy_on_the_machine_a_stranger_is_no_local_caller() -> None:
+    async with opened("direct", CONFIG) as service:
+        assert (await call(service, "GET", "/readyz", key=None)).json == READY
+        assert (await call(service, "GET", "/metrics", key=None)).status == 200
+        for headers in ({name: value} for name, value in PASSED_ON.items()):
+            assert (await call(service, "GET", "/readyz", key=None, headers=headers)).json == {"status": "ready"}
+            assert (await call(service, "GET", "/metrics", key=None, headers=headers)).status == 401
+            assert (await call(service, "GET", "/readyz", key="admin", headers=headers)).json == READY
+            assert (await call(service, "GET", "/metrics", key="admin", headers=headers)).status == 200
+    async with opened("all", CONFIG) as service:
+        assert (await call(service, "GET", "/metrics", key=None, headers=PASSED_ON)).status == 200

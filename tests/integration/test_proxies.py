@@ -102,7 +102,7 @@ PROXIES = {"nginx": nginx, "haproxy": haproxy}
 
 
 class Proxied:
-    """A proxy in front of a gateway and of an API that answers with its path."""
+    """A proxy in front of a gateway and of an API that answers with its path, and whether the request was passed on."""
 
     def __init__(self, folder: Path, live: Gateway, port: int) -> None:
         self.live = live
@@ -127,7 +127,8 @@ class Proxied:
 
 
 async def _api(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+    head = await reader.readuntil(b"\r\n\r\n")
+    path = head.split()[1] + (b" forwarded" if b"\r\nx-forwarded-for: " in head.lower() else b"")
     writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(path), path))
     writer.close()
 
@@ -175,11 +176,16 @@ async def _plain_calls(proxy: Proxied) -> None:
     client = await proxy.connect()
     for path, answer in [
         ("/v1/live/history", "/v1/live/history 203.0.113.7"),
-        ("/v1/live", "/v1/live"),
-        ("/v1/push", "/v1/push"),
+        ("/v1/live", "/v1/live forwarded"),
+        ("/v1/push", "/v1/push forwarded"),
     ]:
         status, _, body = await client.ask("GET", path, Host=HOST, X_Forwarded_For="203.0.113.7")
         assert (status, body.decode()) == (200, answer)
+    # What the API shows to its own machine alone; it knows others by the header, however the path is written.
+    status, _, _ = await client.ask("GET", "/metrics", Host=HOST)
+    assert status == 403
+    status, _, body = await (await proxy.connect()).ask("GET", "/%6detrics", Host=HOST)
+    assert status == 403 or (status, body) == (200, b"/%6detrics forwarded")
 
 
 async def _websocket(proxy: Proxied) -> None:

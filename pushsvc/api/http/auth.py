@@ -18,11 +18,17 @@ from ...errors import Forbidden, RequestError, StoreUnavailable, Unauthorized
 from ...model.access import ApiKey, Scope
 from ...ports.keyring import KeyRing
 from ..call import Call
+from ..config import Keyless
 from ..ports import ServedApp
 from .exchange import KEYLESS, UNTRUSTED, Caller
 from .problems import Challenge
 from .request import ApiRequest
 
+FORWARDED: Final = (
+    *("Forwarded", "Via", "X-Real-IP", "X-Forwarded-For"),
+    *("X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server"),
+)
+"""The headers that proxies add."""
 REALM: Final = 'Bearer realm="pushsvc"'
 
 
@@ -128,10 +134,15 @@ class BearerKeys:
         return key
 
 
-async def admit(call: Call, request: ApiRequest, authentication: Authentication, *, public: bool) -> Caller:
+def _forwarded(request: ApiRequest) -> bool:
+    """Return whether a proxy says that it has passed the request on: it comes from this machine, its sender may not."""
+    return any(name in request.headers for name in FORWARDED)
+
+
+async def admit(call: Call, request: ApiRequest, authentication: Authentication, *, keyless: Keyless) -> Caller:
     """Return the caller if the call is allowed: `KEYLESS` or `UNTRUSTED` where it needs no key. Raises the refusal
-    otherwise. `public`: figures and details of the service need no key."""
-    if not call.scopes or (public and not call.keyed):
+    otherwise. `keyless` requests need no key for figures and details of the service."""
+    if not call.scopes or (not call.keyed and (keyless == "all" or (keyless == "direct" and not _forwarded(request)))):
         return KEYLESS
     try:
         caller = request.caller = authentication.known(request) or await authentication.caller(request)

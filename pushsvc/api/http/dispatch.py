@@ -22,7 +22,7 @@ from structlog.typing import FilteringBoundLogger
 from ... import telemetry
 from ...errors import RequestError, StoreUnavailable
 from ..call import Answer, Call, Document
-from ..config import ApiApp
+from ..config import ApiApp, Keyless
 from ..console.session import Sessions, log_act
 from ..ports import ApiPorts, ServedApp
 from .auth import Authentication, BearerKeys, admit
@@ -106,7 +106,7 @@ _Place: TypeAlias = tuple[_Row, Mapping[str, str], bool]
 class CallDispatcher:
     """Answers the requests of all calls."""
 
-    def __init__(self, ports: ApiPorts, calls: Iterable[Call], apps: Mapping[str, ApiApp], *, public: bool) -> None:
+    def __init__(self, ports: ApiPorts, calls: Iterable[Call], apps: Mapping[str, ApiApp], *, keyless: Keyless) -> None:
         self._ports = ports
         # Bound once: to look it up costs more than a call that logs nothing.
         self._log: FilteringBoundLogger = telemetry.get_logger("intake").bind()
@@ -118,14 +118,14 @@ class CallDispatcher:
         self.uses = KeyUses(ports.keys)
         """The keys of the requests, which are noted while the API is served."""
         self._table = Table((call.method, call.path, _Row(call)) for call in calls)
-        self.serve(apps, public=public)
+        self.serve(apps, keyless=keyless)
 
-    def serve(self, apps: Mapping[str, ApiApp], *, public: bool) -> None:
-        """Serve these apps from the next request on. `public`: figures and details need no key."""
+    def serve(self, apps: Mapping[str, ApiApp], *, keyless: Keyless) -> None:
+        """Serve these apps from the next request on. `keyless` requests need no key for figures and details."""
         ports = self._ports
         served = {name: ServedApp.of(app, ports.addresses, ports.config) for name, app in apps.items()}
         rates = {name: app.limit for name, app in apps.items() if app.limit is not None}
-        self._public = public
+        self._keyless: Keyless = keyless
         self.uses.configured = frozenset(key.sha256.lower() for app in apps.values() for key in app.keys)
         keys = BearerKeys(
             served,
@@ -164,7 +164,7 @@ class CallDispatcher:
             if row.call is None:
                 response = self._no_such_call(request)
             else:
-                caller = await admit(row.call, request, self._authentication, public=self._public)
+                caller = await admit(row.call, request, self._authentication, keyless=self._keyless)
                 limits = self._limits
                 if limits is None or not row.call.limited or not limits.apply_to(caller.key):
                     reply = await self._perform(row.call, names, request, caller, span)
