@@ -16,7 +16,7 @@ from ..model.rates import parse_rate
 from ..wording import did_you_mean
 from .access import Key, Url
 from .operator.operator import operate
-from .output import Json, command_group, print_done, print_json, print_table
+from .output import Json, command_group, counted, print_done, print_json, print_table
 from .process import say
 
 keys = command_group("Create, list and revoke API keys.")
@@ -88,6 +88,7 @@ def list_keys(
             for row in rows
         ],
         prose=("scopes",),
+        none=counted(0, "key"),
     )
 
 

@@ -57,12 +57,15 @@ def print_table(
     prose: Collection[str] = (),
     lesser: Sequence[str] = (),
     marks: Mapping[str, str] | None = None,
+    none: str = "",
 ) -> None:
     """Print a table at a terminal, or tab-separated lines when piped.
 
     `prose` names the columns that may be folded if the terminal is narrow, `lesser` those that may be left out then;
-    `marks` colours cells by their text.
+    `marks` colours cells by their text; `none` is said on standard error if there are no rows.
     """
+    if none and not rows:
+        say(none)
     if not sys.stdout.isatty():
         for row in [titles, *rows]:
             print("\t".join(cell.replace("\n", " ") for cell in row))

@@ -73,6 +73,7 @@ def list_webhooks(context: typer.Context, app: Apps = "", url: Url = "", key: Ke
             for name, state in found
         ],
         marks={"ok": "green", "failing": "yellow", "off": "bold red"},
+        none=counted(0, "webhook"),
     )
 
 
@@ -119,6 +120,7 @@ def failed(
     print_table(
         DEAD,
         [[name, batch.id, str(batch.events), str(batch.attempts), batch.reason, batch.at] for name, batch in found],
+        none=counted(0, "batch", "batches"),
     )
 
 

@@ -51,8 +51,13 @@ async def test_dead_letters_are_listed_and_sent_again(shell: Shell) -> None:
 
     code, out, _ = await shell("replay", "--app", "shop", "--platform", "apns", "--dry-run")
     assert (code, out) == (0, "3 of 4 dead letters would be sent again\n")
-    code, out, _ = await shell("replay", "--reason", "Nonsense")
-    assert (code, out) == (0, "no match among 4 dead letters, so nothing was replayed\n")
+    none = "no dead letter that is asked for has the reason 'Nonsense'; `pushsvc failed` shows those there are"
+    code, out, err = await shell("replay", "--reason", "Nonsense")
+    assert (code, out, err) == (0, "no match among 4 dead letters, so nothing was replayed\n", none)
+    code, out, err = await shell("failed", "--reason", "Nonsense")
+    assert (code, len(out.splitlines()), err.splitlines()) == (0, 1, [none, "0 dead letters"])
+    code, _, err = await shell("failed", "--until", "2020-01-01")
+    assert (code, err) == (0, "0 dead letters")
     code, _, err = await shell("replay", "--app", "shoop")
     assert code == 1
     assert "apps.shoop: no such app" in err

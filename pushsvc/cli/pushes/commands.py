@@ -150,9 +150,8 @@ def _print(found: Sequence[JsonObject], titles: Sequence[str], *, json: bool) ->
         return
     if "accepted" in titles and sys.stdout.isatty():
         titles = (AGE, *titles)
-    print_table(titles, [[_cell(row, title) for title in titles] for row in found], lesser=LESSER)
-    if not found:
-        say(counted(0, "push", "pushes"))
+    rows = [[_cell(row, title) for title in titles] for row in found]
+    print_table(titles, rows, lesser=LESSER, none=counted(0, "push", "pushes"))
 
 
 def _cell(row: Mapping[str, Any], title: str) -> str:

@@ -18,7 +18,7 @@ from ...ports.letters import DeadFilter
 from ...wording import did_you_mean
 from ..access import Key, Url
 from ..instants import age_of, parse_instant
-from ..output import Json, cell, print_json, print_table
+from ..output import Json, cell, counted, print_json, print_table
 from ..process import say
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def failed(
     shown = [{**msgspec.structs.asdict(row), "app": name, "at": instant(row.at)} for name, row in found.rows]
     groups = [(name, group) for name, reasons in found.reasons.items() for group in reasons.groups]
     complete = all(reasons.complete for reasons in found.reasons.values())
+    warn_of_reason(which, found.matched)
     if json:
         why = [{"app": name, **msgspec.structs.asdict(group)} for name, group in groups]
         print_json({"matched": found.matched, "groups": why, "complete": complete, "items": shown})
@@ -80,7 +81,8 @@ def failed(
         print_table(REASONS, [_reason(*each) for each in groups], prose=("what to do",), lesser=LESSER)
     if not complete:
         say("more failed than were counted for these reasons; --since and --until narrow it")
-    print_table(COLUMNS, [[cell(row[name]) for name in COLUMNS] for row in shown])
+    rows = [[cell(row[name]) for name in COLUMNS] for row in shown]
+    print_table(COLUMNS, rows, none=counted(0, "dead letter"))
     if found.matched > len(shown):
         say(f"{len(shown):,} of {found.matched:,}; --limit shows more")
 
@@ -103,6 +105,12 @@ def chosen(push: str, platform: str, reason: str, since: str, until: str) -> Dea
         since=parse_instant(since, option="--since"),
         until=parse_instant(until, option="--until"),
     )
+
+
+def warn_of_reason(which: DeadFilter, matched: int) -> None:
+    """Say that nothing has failed for the reason that was asked for: it may be a typo."""
+    if which.reason and not matched:
+        say(f"no dead letter that is asked for has the reason {which.reason!r}; `pushsvc failed` shows those there are")
 
 
 def checked_id(text: str, option: str = "") -> str:

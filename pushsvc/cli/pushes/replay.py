@@ -22,7 +22,7 @@ from ..operator.operator import Operator, operate
 from ..output import Json, counted, going_on, print_json
 from ..process import say
 from ..progress import ChangedLines, open_bars
-from .failed import AppName, Platform, PushId, Reason, Since, Until, chosen
+from .failed import AppName, Platform, PushId, Reason, Since, Until, chosen, warn_of_reason
 
 LOOK = 0.2
 """Seconds between two looks."""
@@ -90,6 +90,7 @@ async def _replay(
 ) -> bool:
     meant = share(dict(await operator.matched(which)), limit)
     matched = sum(meant.values())
+    warn_of_reason(which, matched)
     if dry_run or not matched:
         if json:
             print_json({"matched": matched, "apps": meant, "jobs": []})
