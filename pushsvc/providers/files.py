@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +29,24 @@ def read_credential(path: str, key: str) -> bytes:
 
 
 def check_private(path: str) -> list[Finding]:
-    """Return a warning where a file with a private key is readable by others than its owner."""
+    """Return a warning where a file with a private key is readable by others than this service."""
     try:
-        mode = Path(path).stat().st_mode
+        status = Path(path).stat()
     except OSError:
         return []  # Reading it reports that better.
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        return [Finding("warning", f"{path} holds a private key and others may read it", f"chmod 600 {path}")]
-    return []
+    remedy = private_remedy(path, status.st_mode, status.st_uid, os.geteuid())
+    return [Finding("warning", f"{path} holds a private key and others may read it", remedy)] if remedy else []
+
+
+def private_remedy(path: str, mode: int, owner: int, user: int) -> str:
+    """Return what makes a file private that others may read, or an empty text. A file of another user, or of root, is
+    read by the service through its group, so that group alone may read it. Pure."""
+    own = owner == user != 0
+    if not mode & (stat.S_IROTH | (stat.S_IRGRP if own else 0)):
+        return ""
+    if own:
+        return f"chmod 600 {path}"
+    return f"chown root:GROUP {path} && chmod 640 {path}, with the group of the user that runs pushsvc"
 
 
 def check_dates(file: str, certificate: Certificate, now: float, *, soon: float, remedy: str) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pushsvc.errors import CredentialError
 from pushsvc.model.finding import Finding
 from pushsvc.providers.apns import Config, check
 from pushsvc.providers.apns.credentials import ProviderToken, client_context, load_key
+from pushsvc.providers.files import private_remedy
 
 from .credential_files import (
     PRODUCTION,
@@ -145,7 +147,31 @@ def test_a_key_that_others_may_read_is_warned_about(tmp_path: Path) -> None:
 
     warning = found(Config(**{**KEY, "key_file": path}))[1]
 
-    assert (warning.level, warning.remedy) == ("warning", f"chmod 600 {path}")
+    assert (warning.level, warning.remedy) == ("warning", private_remedy(path, 0o644, os.geteuid(), os.geteuid()))
+
+
+ROOT, SERVICE, OTHER = 0, 990, 1000
+CHMOD = "chmod 600 key.p8"
+CHOWN = "chown root:GROUP key.p8 && chmod 640 key.p8, with the group of the user that runs pushsvc"
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "user", "remedy"),
+    [
+        (0o600, SERVICE, SERVICE, ""),
+        (0o640, SERVICE, SERVICE, CHMOD),
+        (0o644, SERVICE, SERVICE, CHMOD),
+        # As a system service has them: root changes them, the group of the service reads them.
+        (0o640, ROOT, SERVICE, ""),
+        (0o640, ROOT, ROOT, ""),
+        (0o640, OTHER, SERVICE, ""),
+        (0o644, ROOT, SERVICE, CHOWN),
+        (0o604, ROOT, ROOT, CHOWN),
+        (0o644, OTHER, SERVICE, CHOWN),
+    ],
+)
+def test_the_remedy_leaves_a_key_readable_for_the_service(mode: int, owner: int, user: int, remedy: str) -> None:
+    assert private_remedy("key.p8", mode, owner, user) == remedy
 
 
 @pytest.mark.parametrize(
