@@ -42,7 +42,7 @@ from ..stages import cleanup
 from .functions import FUNCTIONS, Context, removed_apps
 from .kept import KeptStore
 from .webhooks import MOST, WebhookTasks
-from .worker import JobsWorker, make_job_class, make_queue, make_worker
+from .worker import REDIS_AWAY, JobsWorker, make_job_class, make_queue, make_worker
 
 FAILED = telemetry.StateLog("jobs", "schedule_failed", "schedule_still_failed", "schedule_goes_on", level="error")
 """The state in which periodic work fails though Redis answers."""
@@ -132,6 +132,7 @@ def run_jobs(
     settings.require_apps()
     logging.getLogger("rq").setLevel(logging.WARNING)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    REDIS_AWAY.at = settings.jobs.shown
     current = Current(settings)
     companion = Companion(current, name, watch, feedback=feedback)
     opened = companion.running()
@@ -152,14 +153,13 @@ def run_jobs(
             queue = make_queue(QUEUE, open_sync_redis(settings.jobs.url or store_url, name=name), job_class)
             try:
                 queue.connection.ping()
-                telemetry.REDIS.end("jobs")
                 # A worker registers its name once: the next one after a fault needs another.
                 stopping.worker = make_worker(
                     queue, name=f"{name}-{attempt}", job_class=job_class, maintenance=MAINTENANCE, result_ttl=RESULT_TTL
                 )
                 stopping.worker.work(logging_level=None)
             except RedisError as error:
-                telemetry.REDIS.begin("jobs", error=type(error).__name__)
+                REDIS_AWAY.report("jobs", error)
             finally:
                 queue.connection.close()
             if stopping.requested:
@@ -327,12 +327,14 @@ async def _keep_schedule(
                     telemetry.REDIS.end(each.name)
                     FAILED.end(each.name)
                 except (StoreUnavailable, RedisError) as error:
-                    telemetry.REDIS.begin(each.name, error=type(error).__name__)
                     wait = PAUSE
                     if isinstance(error, RedisError):
+                        REDIS_AWAY.report(each.name, error)
                         cut_off.add(each.name)
+                    else:
+                        telemetry.REDIS.away(each.name, error)
                 except StoreError as error:
-                    FAILED.begin(each.name, task=each.name, error=type(error).__name__)
+                    FAILED.begin(each.name, task=each.name, error=str(error))
                     wait = PAUSE
                 due[each] = now() + (wait or until_pulse(each.seconds))
                 await note(not cut_off)

@@ -109,7 +109,7 @@ class WebhookTasks:
                     await _deliver(claim, config, app, over, self._clock)
         except StoreError as error:
             # Redis is away or very slow: the webhook continues when it is back. The schedule logs when that is.
-            telemetry.REDIS.begin("webhooks", error=type(error).__name__)
+            telemetry.REDIS.away("webhooks", error)
 
 
 async def _deliver(

@@ -10,11 +10,12 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
-from rq.exceptions import StopRequested
+from rq.exceptions import DequeueTimeout, StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from ..errors import PushsvcError, StoreUnavailable
+from ..runtime.store import store_error
 from ..telemetry import JOBS, REDIS
 from .functions import Context, Function
 
@@ -62,7 +63,7 @@ def make_job_class(functions: Mapping[str, Function], context: Context | None) -
             except StoreUnavailable as error:
                 # Not a fault of the job, which continues when its lease is over: it must not be kept and logged for
                 # each try.
-                REDIS.begin("job", error=type(error).__name__)
+                REDIS.away("job", error)
                 return None
             finally:
                 JOBS.labels(known, result).inc()
@@ -123,20 +124,43 @@ class RedisAwayFilter(logging.Filter):
     """Drops what rq logs at each try while Redis is away, sometimes with a traceback: `telemetry.REDIS` logs when that
     state begins and when it ends."""
 
+    at = ""
+    """Where the Redis of rq is, if it is not that of the store."""
+
     def filter(self, record: logging.LogRecord) -> bool:
         error = sys.exception()
         if isinstance(error, RedisError):
-            REDIS.begin("jobs", error=type(error).__name__)
+            self.report("jobs", error)
             return False
         return True
+
+    def report(self, who: str, error: RedisError) -> None:
+        """Report that the part `who` waits for the Redis of rq because of this error."""
+        said = store_error(error)
+        assert said is not None  # only what is not of redis-py says nothing of Redis
+        REDIS.away(who, said, what="the queue of jobs, in rq:*", **({"at": self.at} if self.at else {}))
 
 
 REDIS_AWAY: Final = RedisAwayFilter()
 
 
+class JobsQueue(Queue):
+    """A queue whose every answer shows that its Redis does all that a worker needs."""
+
+    @classmethod
+    def dequeue_any(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            found = super().dequeue_any(*args, **kwargs)
+        except DequeueTimeout:
+            REDIS.end("jobs")
+            raise
+        REDIS.end("jobs")
+        return found
+
+
 def make_queue(name: str, connection: Redis, job_class: type[Job]) -> Queue:
     """Return a queue whose jobs are in JSON."""
-    return Queue(name, connection=connection, job_class=job_class, serializer=JSONSerializer)
+    return JobsQueue(name, connection=connection, job_class=job_class, serializer=JSONSerializer)
 
 
 def make_worker(
@@ -146,6 +170,7 @@ def make_worker(
     worker = JobsWorker(
         [queue],
         name=name,
+        queue_class=JobsQueue,
         connection=queue.connection,
         job_class=job_class,
         serializer=JSONSerializer,

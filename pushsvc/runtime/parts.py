@@ -188,7 +188,7 @@ async def _removed(store: Store, routes: Sequence[Route], *, anywhere: bool = Tr
         telemetry.REDIS.end("removed")
         return left
     except StoreUnavailable as error:
-        telemetry.REDIS.begin("removed", error=str(error))
+        telemetry.REDIS.away("removed", error)
         return None
 
 

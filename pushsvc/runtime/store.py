@@ -26,7 +26,7 @@ from ..store import (
     open_store,
     require_free,
 )
-from ..store.link.connect import open_sync_redis as open_sync_redis
+from ..store.link.connect import open_sync_redis as open_sync_redis, store_error as store_error
 from .providers import addresses
 
 EMBEDDED_START = 15.0
@@ -170,6 +170,7 @@ def store_config(settings: Settings) -> StoreConfig:
 
 def connect(url: str, settings: Settings) -> AbstractAsyncContextManager[Store]:
     """Connect to the running store at `url`, used as configured. Raises `ConfigError`, `StoreUnavailable`."""
+    telemetry.REDIS.at = store_place(settings)
     return open_store(url, store_config(settings))
 
 
@@ -200,8 +201,7 @@ async def require_store(settings: Settings, url: str, stop: asyncio.Event, *, du
         except StoreUnavailable as error:
             if durable and settings.queue.durability == "fsync":
                 raise
-            fields = {"at": store_place(settings), "error": str(error)} | ({"remedy": error.fix} if error.fix else {})
-            telemetry.REDIS.begin("start", what="waits for Redis, and starts the parts once it answers", **fields)
+            telemetry.REDIS.away("start", error, what="waits for Redis, and starts the parts once it answers")
         await unless(stop, asyncio.sleep(REDIS_LOOK))
 
 

@@ -53,6 +53,12 @@ def _check_redis_url(url: str, schemes: Collection[str]) -> None:
         raise ValueError(f"url: is not the URL of a Redis; write redis://localhost:6379/0, or begin with {begins}")
 
 
+def _shown(url: str) -> str:
+    """Return a URL without its password and without options."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 class RedisSettings(Struct, frozen=True, kw_only=True):
     """`[redis]`: where the store is. Its password is left out of `repr`."""
 
@@ -66,9 +72,7 @@ class RedisSettings(Struct, frozen=True, kw_only=True):
     @property
     def shown(self) -> str:
         """The URL without its password and without options, for logs and errors."""
-        parts = urlsplit(self.url)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+        return _shown(self.url)
 
     def __repr__(self) -> str:
         return f"RedisSettings(url={self.shown!r}, shards={self.shards})"
@@ -141,6 +145,11 @@ class JobsSettings(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check_redis_url(self.url, [name for name in REDIS_SCHEMES if not name.endswith("+cluster")])
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password and without options, for logs and errors."""
+        return _shown(self.url)
 
     def __repr__(self) -> str:
         return f"JobsSettings(processes={self.processes}, takeover={self.takeover}, url_set={bool(self.url)})"

@@ -44,7 +44,7 @@ class Patience:
         if not isinstance(error, StoreUnavailable):
             return False
         more = {} if self._unrecorded is None else {"unrecorded": self._unrecorded()}
-        REDIS.begin(self._who, error=str(error), **more)
+        REDIS.away(self._who, error, **more)
         await asyncio.sleep(self._pause)
         self._pause = min(self._longest, self._pause * 2)
         return True

@@ -26,6 +26,7 @@ one, and `form.py` the number of the format of all. A Lua script stands beside t
 from .config import StoreConfig as StoreConfig
 from .hashing import token_hash as token_hash
 from .link.clock import wall_clock as wall_clock
+from .link.permissions import forbidden_to_jobs as forbidden_to_jobs
 from .opening import Store as Store, open_store as open_store
 from .server.embedded import (
     Fsync as Fsync,

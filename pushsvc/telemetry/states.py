@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
+from ..errors import StoreError, StoreUnavailable
 from .logs import get_logger
 
 FIRST: Final = 10.0
@@ -89,5 +90,18 @@ class StateLog:
         getattr(get_logger(self._logger), self._level)(self._events[event], **fields)
 
 
-REDIS: Final = StateLog("store", "redis_away", "redis_still_away", "redis_back")
-"""The state of Redis being unreachable, reported by all parts of this process that wait for it."""
+class RedisLog(StateLog):
+    """The state of Redis being unreachable, or refusing what it is asked."""
+
+    at = ""
+    """Where the store is, without a password."""
+
+    def away(self, who: Hashable, error: StoreError, **fields: Any) -> None:
+        """Report that the part `who` waits for Redis because of this error. A line says where Redis is, what is wrong
+        and, where the cause shows it, what to do. `fields` are added."""
+        said = {"at": self.at, "error": str(error), "remedy": error.fix if isinstance(error, StoreUnavailable) else ""}
+        self.begin(who, **{name: value for name, value in said.items() if value} | fields)
+
+
+REDIS: Final = RedisLog("store", "redis_away", "redis_still_away", "redis_back")
+"""The state of Redis, reported by all parts of this process that wait for it."""

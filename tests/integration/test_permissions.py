@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
 import sys
@@ -14,7 +15,9 @@ from prometheus_client import REGISTRY
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.runtime.checks.check import judge_permissions
-from pushsvc.store import open_store
+from pushsvc.runtime.checks.jobs import check_jobs
+from pushsvc.settings.schema import JobsSettings, RedisSettings, Settings
+from pushsvc.store import forbidden_to_jobs, open_store
 from pushsvc.store.link import permissions, scripts
 
 from ..pages import PAGES
@@ -88,6 +91,83 @@ async def test_what_a_user_lacks_is_named(server: Server) -> None:
         assert list(judge_permissions((await store.inspect()).forbidden)) == []
 
 
+@pytest.mark.parametrize(
+    ("more", "lacking", "fix"),
+    [
+        ("", [], ""),
+        ("resetkeys ~ps:*", ["~rq:*"], "allow it: ACL SETUSER .. ~rq:*"),
+        ("-blmove -zrange", ["+blmove", "+zrange"], "allow it: ACL SETUSER .. ~rq:* +blmove +zrange"),
+        ("-eval", ["+eval"], "allow it: ACL SETUSER .. ~rq:* +eval"),
+        ("-command", [], ""),
+    ],
+)
+async def test_what_a_user_lacks_for_the_jobs_is_named(server: Server, more: str, lacking: list[str], fix: str) -> None:
+    settings = Settings(redis=RedisSettings(url=restricted(server, more)))
+    assert await forbidden_to_jobs(settings.redis.url) == lacking
+    found = await check_jobs(settings)
+    assert [(row.part, row.level, row.fix) for row in found] == ([("redis", "error", fix)] if fix else [])
+    assert all(rule in row.what for row in found for rule in lacking)
+    assert server.command("EXISTS rq:pushsvc-probe") == b":0\r\n"
+
+
+async def test_the_redis_of_the_jobs_is_asked_where_it_is_another_one(server: Server) -> None:
+    own = Settings(redis=RedisSettings(url="redis://localhost:1/0"), jobs=JobsSettings(url=restricted(server, "-set")))
+    (row,) = await check_jobs(own)
+    assert (row.part, row.level, row.fix) == ("jobs.url", "error", "allow it: ACL SETUSER .. ~rq:* +set")
+    (row,) = await check_jobs(Settings(jobs=JobsSettings(url="redis://pushsvc:SECRET@127.0.0.1:1/0")))
+    assert (row.part, row.level) == ("jobs.url", "error")
+    assert row.what == "redis://127.0.0.1:1/0: Redis is not available: 127.0.0.1:1: Connection refused"
+    (row,) = await check_jobs(Settings(redis=RedisSettings(url="redis+cluster://127.0.0.1:1")))
+    assert (row.part, row.level, "not a cluster" in row.fix) == ("jobs.url", "error", True)
+    assert await check_jobs(Settings()) == []
+
+
+APP = """
+[metrics]
+port = 0
+[apps.shop.apns]
+topic = "com.example.shop"
+key_file = "none.p8"
+key_id = "ABC123DEFG"
+team_id = "DEF123GHIJ"
+"""
+
+
+async def test_jobs_that_redis_refuses_say_once_what_is_refused_and_the_remedy(server: Server, tmp_path: Path) -> None:
+    """Also a worker that gets as far as its first wait for a job."""
+
+    def rejected() -> int:
+        return sum(map(int, re.findall(rb"rejected_calls=(\d+)", server.command("INFO commandstats"))))
+
+    for more, refused in (("resetkeys ~ps:*", "key"), ("-blmove", "blmove")):
+        url, log, file = restricted(server, more), tmp_path / refused, tmp_path / f"{refused}.toml"
+        server.command("CONFIG RESETSTAT")
+        file.write_text(f'[redis]\nurl = "{url}"\n{APP}')
+        with log.open("wb") as stream:
+            jobs = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "pushsvc", "jobs", "--config", str(file)), stderr=stream
+            )
+            try:
+                async with asyncio.timeout(60):
+                    while rejected() < 4:
+                        assert jobs.returncode is None, log.read_text()
+                        await asyncio.sleep(0.05)
+                jobs.terminate()
+                assert await jobs.wait() == 0
+            finally:
+                if jobs.returncode is None:
+                    jobs.kill()
+                    await jobs.wait()
+        text = log.read_text()
+        lines = [json.loads(line) for line in text.splitlines() if '"redis_' in line]
+        assert [line["event"] for line in lines] == ["redis_away"], text
+        assert lines[0]["at"] == f"redis://127.0.0.1:{server.port}/0"
+        assert refused in lines[0]["error"]
+        assert lines[0]["what"] == "the queue of jobs, in rq:*"
+        assert "~rq:* +@all" in lines[0]["remedy"]
+        assert "SECRET" not in text
+
+
 async def test_a_user_who_may_not_read_the_memory_counts_as_no_error(server: Server) -> None:
     before = REGISTRY.get_sample_value("pushsvc_redis_errors_total")
     async with open_store(restricted(server, "-info")) as store:
@@ -99,7 +179,9 @@ async def test_a_user_who_may_not_read_the_memory_counts_as_no_error(server: Ser
 
 def test_every_command_that_is_sent_is_known() -> None:
     folder = Path(permissions.__file__).parent.parent
-    text = "".join(file.read_text() for file in folder.rglob("*.py") if file.name != "embedded.py")
+    text = "".join(
+        file.read_text() for file in folder.rglob("*.py") if file.name not in ("embedded.py", "permissions.py")
+    )
     words = {f"{first}|{second}" if second else first for first, second in WORDS.findall(text)}
     elsewhere = {"WAITAOF", "CLUSTER|SLOTS", "CONFIG|GET", "SENTINEL|MASTER", "SENTINEL|REPLICAS", "SENTINEL", "EVAL"}
     assert {word for word in words if word.partition("|")[0] in COMMANDS} - elsewhere <= {*permissions.SENT}

@@ -28,7 +28,7 @@ from pushsvc.store.feedback.log import parse_event_id, start_of
 from pushsvc.store.letters.listing import LOOK, STEP, RedisLetters
 from pushsvc.store.link import scripts
 from pushsvc.store.link.commit import GroupCommit
-from pushsvc.store.link.connect import open_redis, store_faults
+from pushsvc.store.link.connect import PERMIT, open_redis, store_faults
 from pushsvc.store.link.link import refusals
 from pushsvc.store.link.packed import Packed
 from pushsvc.store.part import StoreContext
@@ -511,6 +511,8 @@ async def test_looks_through_all_dead_letters_take_turns() -> None:
             "is Redis running there? redis.url says where it is",
         ),
         (faults.OutOfMemoryError("OOM command not allowed"), ""),
+        (faults.NoPermissionError("User p has no permissions to run the 'set' command"), PERMIT),
+        (faults.ResponseError("ACL failure in script: User p has no permissions"), PERMIT),
     ],
 )
 def test_a_refusal_says_what_to_do_where_its_cause_says_so(error: Exception, fix: str) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
+from pushsvc.errors import StoreError, StoreUnavailable
 from pushsvc.telemetry import StateLog
+from pushsvc.telemetry.states import RedisLog
 
 
 class Hour:
@@ -86,3 +88,15 @@ def test_it_ends_for_the_log_when_only_others_are_heard_of() -> None:
         log.end("b")
         log.end("b")
     assert names(logs) == ["away", "back"]
+
+
+def test_redis_away_says_where_it_is_what_is_wrong_and_the_remedy() -> None:
+    log = RedisLog("store", "away", "still_away", "back")
+    log.at = "redis://r:6379/0"
+    with capture_logs() as logs:
+        log.away("a", StoreUnavailable("it is silent", "restart it"), more=1)
+        log.end("a")
+        log.away("a", StoreError("it refused"), at="redis://jobs/0")
+    line = {"event": "away", "log_level": "warning"}
+    assert logs[0] == {**line, "at": "redis://r:6379/0", "error": "it is silent", "remedy": "restart it", "more": 1}
+    assert logs[2] == {**line, "at": "redis://jobs/0", "error": "it refused"}

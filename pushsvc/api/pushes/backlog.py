@@ -136,4 +136,4 @@ class Backlog:
                 await self._look(EVERY / 2)
                 telemetry.REDIS.end("backlog")
             except StoreError as error:
-                telemetry.REDIS.begin("backlog", error=str(error))
+                telemetry.REDIS.away("backlog", error)

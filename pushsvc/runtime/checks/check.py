@@ -28,6 +28,7 @@ from ..state.conditions import parts_of, read_conditions
 from ..state.removal import removal_of
 from ..store import open_running_store, open_trial_store, running_store_url
 from .configuration import check_environment, check_on_disk, in_use
+from .jobs import check_jobs
 from .live import check_live
 
 HELD: Final = "the route is currently held"
@@ -95,6 +96,7 @@ async def check_store(settings: Settings, store: Store, where: str, *, runs: boo
     return [
         *judge_server(where, server),
         *judge_permissions(server.forbidden),
+        *await check_jobs(settings),
         *judge_clocks(server.ahead),
         durable,
         *_data_dir(settings),

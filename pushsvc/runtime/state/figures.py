@@ -77,7 +77,7 @@ class StoreFigures:
             await self._be_answered()
             await self._read()
         except StoreUnavailable as error:
-            self._away(str(error))
+            self._away(error)
             return
         telemetry.REDIS_UP.show({(): 1})
         telemetry.REDIS.end("gauges")
@@ -89,7 +89,7 @@ class StoreFigures:
             async with _within_answer():
                 await self._store.pushes.ping()
         except StoreUnavailable as error:
-            self._away(str(error))
+            self._away(error)
             return str(error)
         telemetry.REDIS_UP.show({(): 1})
         telemetry.REDIS.end("gauges")
@@ -101,8 +101,8 @@ class StoreFigures:
             with suppress(StoreUnavailable):
                 await self._store.pushes.ping()
 
-    def _away(self, why: str) -> None:
-        telemetry.REDIS.begin("gauges", error=why)
+    def _away(self, error: StoreUnavailable) -> None:
+        telemetry.REDIS.away("gauges", error)
         self._good_until = 0.0
         telemetry.REDIS_UP.show({(): 0})
         for figure, always in _FROM_REDIS.items():

@@ -211,7 +211,7 @@ class Dispatcher:
                     due = loop.time() + self._config.beat_every - step / 2  # the pulse that is nearest to it
                     REDIS.end("beat")
                 except StoreUnavailable as error:
-                    REDIS.begin("beat", error=str(error))
+                    REDIS.away("beat", error)
             await pulse(step)
 
     async def _follow(self) -> None:
@@ -253,7 +253,7 @@ class Dispatcher:
                             crowded |= due is not None and due <= now
                 REDIS.end("launch")
             except StoreUnavailable as error:
-                REDIS.begin("launch", error=str(error))
+                REDIS.away("launch", error)
                 crowded = False
             left = max(self._config.launch_every, agenda.left(int(self._wall_clock() * 1000)))
             await asyncio.sleep(0 if crowded else min(left, until_pulse(self._config.ask_every)))

@@ -339,7 +339,7 @@ class Pacer:
         try:
             lease: Grant = await self._limiter.lease(drawn.bucket, missing)
         except StoreUnavailable as error:
-            REDIS.begin(drawn.bucket, error=str(error))
+            REDIS.away(drawn.bucket, error)
             return 0.2
         REDIS.end(drawn.bucket)
         if not lease.granted:

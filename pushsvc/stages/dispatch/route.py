@@ -159,7 +159,7 @@ class RouteWorker:
                 await step()
                 REDIS.end(who)
             except StoreUnavailable as error:
-                REDIS.begin(who, error=str(error))
+                REDIS.away(who, error)
             await pause()
 
     async def _promote(self) -> None:

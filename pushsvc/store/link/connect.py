@@ -46,13 +46,18 @@ SENTINEL_TIMEOUT: Final = 1.0
 _CONNECTIONS = 64
 """The size of the pool. More concurrent round trips do not make one Redis faster; others wait for a free connection."""
 
+PERMIT: Final = (
+    "allow its user what the service needs: ACL SETUSER .. ~ps:* ~rq:* +@all -@dangerous +info +role +client"
+)
+"""What to do where the access list of Redis forbids something."""
+_BROKEN = (RuntimeError, AttributeError, LookupError, TypeError)
+"""What redis-py raises where a connection is lost while it uses it."""
 _UNAVAILABLE = (
     faults.ConnectionError,
     faults.TimeoutError,
     faults.BusyLoadingError,
     faults.ReadOnlyError,
     faults.OutOfMemoryError,
-    faults.NoPermissionError,
     faults.ClusterError,
     faults.RedisClusterException,
     faults.TryAgainError,
@@ -63,13 +68,14 @@ _UNAVAILABLE = (
 )
 # In front of the text, or in the middle of it: where Redis 6.2 says what stopped a script, and where redis-py says
 # which command of a pipeline it was.
+_FORBIDDEN = re.compile(r"user executing the script can't run this|ACL failure in script")
+"""An access list that a command within a script is not on: outside of one that is a NOPERM."""
 _UNAVAILABLE_CODE = re.compile(
     r"(?:^|[ '\"-])(?:MISCONF|NOREPLICAS|LOADING|MASTERDOWN|BUSY|UNBLOCKED|OOM|NOAUTH|READONLY|CLUSTERDOWN|TRYAGAIN"
     r"|NOGROUP|WRONGTYPE) "
     # Of a slot that moves, where a script makes the names of its keys from their prefix.
     r"|attempted to access a non local key"
-    # An access list that a command within a script is not on: outside of one that is a NOPERM.
-    r"|user executing the script can't run this|ACL failure in script"
+    r"|" + _FORBIDDEN.pattern
 )
 _UNCONNECTED = re.compile(
     r"Error (?:(-?\d+)|Multiple exceptions: (.+?)) connecting to (.+?)\.(?: (Connect call failed \(.*?\))?|$)"
@@ -100,20 +106,11 @@ class StoreFaults:
         if error is None:
             self._heed_cancellation()
             return
-        raised: StoreError
-        if isinstance(error, _UNAVAILABLE):
-            raised = StoreUnavailable(f"Redis is not available: {_short(error)}", _fix(error))
-        elif isinstance(error, faults.RedisError):
-            refused = StoreUnavailable if _UNAVAILABLE_CODE.search(_message_of(error)) else StoreError
-            raised = refused(f"Redis refused: {_short(error)}")
-        elif isinstance(error, RuntimeError | AttributeError | LookupError | TypeError):
+        raised = store_error(error)
+        if raised is not None or isinstance(error, _BROKEN):
             self._heed_cancellation()
-            if not _of_driver(error):
-                return
-            raised = StoreUnavailable(f"Redis is not available: the connection went ({type(error).__name__})")
-        else:
+        if raised is None:
             return
-        self._heed_cancellation()
         REDIS_ERRORS.inc()
         raise raised from error
 
@@ -123,6 +120,22 @@ class StoreFaults:
 
 
 store_faults: Final = StoreFaults
+
+
+def store_error(error: BaseException) -> StoreError | None:
+    """Return what an exception of redis-py says of Redis, or None for one that is not about Redis."""
+    if isinstance(error, faults.NoPermissionError):
+        return StoreUnavailable(f"Redis refused: {_short(error)}", PERMIT)
+    if isinstance(error, _UNAVAILABLE):
+        return StoreUnavailable(f"Redis is not available: {_short(error)}", _fix(error))
+    if isinstance(error, faults.RedisError):
+        said = f"Redis refused: {_short(error)}"
+        if not _UNAVAILABLE_CODE.search(_message_of(error)):
+            return StoreError(said)
+        return StoreUnavailable(said, PERMIT if _FORBIDDEN.search(_message_of(error)) else "")
+    if isinstance(error, _BROKEN) and _of_driver(error):
+        return StoreUnavailable(f"Redis is not available: the connection went ({type(error).__name__})")
+    return None
 
 
 def _fix(error: BaseException) -> str:
@@ -274,13 +287,19 @@ def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
     return RedisCluster(startup_nodes=nodes, max_connections=100_000, **kwargs)
 
 
-def open_sync_redis(url: str, *, name: str) -> SyncRedis:
-    """Return a client for rq, which knows no event loop; not yet connected. Raises ConfigError, also for a cluster."""
+def check_jobs_url(url: str) -> str:
+    """Return the scheme of a URL with which rq can work. Raises `ConfigError`."""
     scheme = check_url(url, "jobs.url")
     if scheme.endswith("+cluster"):
         raise ConfigError(
             "jobs.url", "rq does not run on a Redis Cluster", "set it to the URL of a Redis that is not a cluster"
         )
+    return scheme
+
+
+def open_sync_redis(url: str, *, name: str) -> SyncRedis:
+    """Return a client for rq, which knows no event loop; not yet connected. Raises ConfigError, also for a cluster."""
+    scheme = check_jobs_url(url)
     options = _options(name, scheme, TIMEOUT) | {"retry": SyncRetry(ConstantBackoff(0.05), 1)}
     try:
         if not scheme.endswith("+sentinel"):
