@@ -360,13 +360,14 @@ class _Writes:
         self.seen: list[list[int]] = []
         self.gate = asyncio.Event()
         self.error: Exception | None = None
+        self.fault: Exception = ValueError("no")
 
     async def __call__(self, items: list[int]) -> list[str | Exception]:
         self.seen.append(items)
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return [ValueError("no") if item == 99 else str(item) for item in items]
+        return [self.fault if item == 99 else str(item) for item in items]
 
 
 async def test_what_comes_in_one_tick_or_during_a_write_shares_the_next() -> None:
@@ -384,13 +385,17 @@ async def test_what_comes_in_one_tick_or_during_a_write_shares_the_next() -> Non
     await commit.aclose()
 
 
-async def test_a_fault_among_the_results_of_a_write_is_raised_to_its_caller_alone() -> None:
+@pytest.mark.parametrize(("fault", "raised"), [(ValueError("no"), ValueError), (StopIteration(), RuntimeError)])
+async def test_a_fault_among_the_results_of_a_write_is_raised_to_its_caller_alone(
+    fault: Exception, raised: type[Exception]
+) -> None:
     writes = _Writes()
     writes.gate.set()
-    commit = GroupCommit(writes)
-    found = await asyncio.gather(*map(commit.add, (98, 99, 100)), return_exceptions=True)
-    assert (writes.seen, found[::2]) == ([[98, 99, 100]], ["98", "100"])
-    assert isinstance(found[1], ValueError)
+    writes.fault = fault
+    commit = GroupCommit(writes, most=3)
+    found = await asyncio.gather(*map(commit.add, (98, 99, 100, 101)), return_exceptions=True)
+    assert (writes.seen, found[::2], found[3]) == ([[98, 99, 100], [101]], ["98", "100"], "101")
+    assert isinstance(found[1], raised)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class GroupCommit(Generic[T, R]):
                     if future.done():
                         continue
                     if isinstance(result, Exception):
-                        future.set_exception(result)
+                        future.set_exception(_raisable(result))
                     else:
                         future.set_result(result)
         finally:
@@ -93,3 +93,13 @@ class GroupCommit(Generic[T, R]):
             futures.append(future)
             size += own_size
         return items, futures
+
+
+def _raisable(error: Exception) -> Exception:
+    """Return the error as a future takes it: a `StopIteration` is a `RuntimeError` there, as where a coroutine raises
+    it."""
+    if not isinstance(error, StopIteration):
+        return error
+    raised = RuntimeError("an item raised StopIteration")
+    raised.__cause__ = error
+    return raised
