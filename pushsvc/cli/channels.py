@@ -9,7 +9,7 @@ import typer
 
 from .access import App, Key, Url, access
 from .client import ask
-from .output import Json, command_group, counted, print_done, print_json, print_table
+from .output import Json, command_group, counted, print_done, print_items, print_json, print_table
 from .process import say
 
 channels = command_group("Create, list and delete broadcast channels (APNs).")
@@ -44,7 +44,7 @@ def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App
     """List the ids of the channels of the app."""
     ids = ask(access(context.obj, url, key, app), lambda client: client.call("GET", PATH))["channels"]
     if json:
-        print_json({"channels": ids})
+        print_items(ids)
     else:
         for each in ids:
             print(each)

@@ -16,7 +16,7 @@ from ..model.rates import parse_rate
 from ..wording import did_you_mean
 from .access import Key, Url
 from .operator.operator import operate
-from .output import Json, command_group, counted, print_done, print_json, print_table
+from .output import Json, command_group, counted, print_done, print_items, print_json, print_table
 from .process import say
 
 keys = command_group("Create, list and revoke API keys.")
@@ -76,7 +76,7 @@ def list_keys(
     found = operate(context, app, url, key, lambda operator: operator.keys())
     rows = sorted(found, key=lambda row: (row.app, row.name))
     if json:
-        print_json([structs.asdict(row) for row in rows])
+        print_items(structs.asdict(row) for row in rows)
         return
     print_table(
         ("app", "name", "scopes", "intake", "created", "kept in", "last used"),

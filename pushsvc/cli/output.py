@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -35,6 +35,11 @@ COUNTS = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled", "re
 def print_json(value: object) -> None:
     """Print one indented JSON document on standard output."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_items(items: Iterable[object]) -> None:
+    """Print a list as JSON, in the one shape that every list has."""
+    print_json({"items": list(items)})
 
 
 def print_done(document: object, text: str, *, json: bool) -> None:

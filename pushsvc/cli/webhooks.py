@@ -18,7 +18,7 @@ from ..model.instants import parse_instant as to_unix_ms
 from .access import Key, Url
 from .instants import parse_instant
 from .operator.operator import Operator, operate
-from .output import Json, command_group, counted, going_on, print_done, print_json, print_table
+from .output import Json, command_group, counted, going_on, print_done, print_items, print_json, print_table
 from .process import say
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def list_webhooks(context: typer.Context, app: Apps = "", url: Url = "", key: Ke
     """
     found = operate(context, app, url, key, lambda operator: operator.webhooks())
     if json:
-        print_json([_standing(name, state) for name, state in found])
+        print_items(_standing(name, state) for name, state in found)
         return
     print_table(
         STANDING,
@@ -115,7 +115,7 @@ def failed(
     span = _span(since, until)
     found = operate(context, app, url, key, lambda operator: operator.dead_batches(*span))
     if json:
-        print_json([{"app": name, **msgspec.structs.asdict(batch)} for name, batch in found])
+        print_items({"app": name, **msgspec.structs.asdict(batch)} for name, batch in found)
         return
     print_table(
         DEAD,

@@ -418,7 +418,7 @@ async def test_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Sh
     assert rejected[0] == rejected[1]
     assert [json.loads(line)["line"] for line in rejected[0].splitlines()] == [2, 4, 5]
     assert shown[0] == shown[1]
-    assert (shown[0][0]["topics"], shown[0][0]["strikes"]) == (["news"], 2)
+    assert [(each["topics"], each["strikes"]) for each in shown[0]["items"]] == [(["news"], 2)]
     # What is too much for one body goes in several.
     monkeypatch.setattr(operator_api, "BODY", 100)
     at = Access(str(shell.service.session._base_url), KEY)
@@ -466,7 +466,7 @@ async def test_devices_and_webhooks(
             code, out, _ = await way("webhooks", "test", "--app", "shop")
             assert (code, out.partition(" after")[0]) == (1, "127.0.0.1:9: failed, unreachable")
             assert (await way("webhooks", "redeliver", "--detach"))[0] == 0
-            assert (await shell.json("webhooks", "list"))[0]["asked"] == 1
+            assert (await shell.json("webhooks", "list"))["items"][0]["asked"] == 1
         for environ in ({"PUSHSVC__REDIS__URL": "redis://127.0.0.1:1/0"}, {"PUSHSVC_KEY": ""}):
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "pushsvc", "devices", "export", "-", "--app", "shop", "--tombstones"),
@@ -476,7 +476,7 @@ async def test_devices_and_webhooks(
             lines = (await process.communicate())[0].splitlines()
             assert sorted(lines) == sorted(ndjson_of(devices, addresses()).splitlines())
         assert await both.over_api("devices", "restore") == (0, "1 device restored\n", "")
-        assert (await shell.json("devices", "show", "gone"))[0]["state"] == "active"
+        assert (await shell.json("devices", "show", "gone"))["items"][0]["state"] == "active"
 
 
 async def test_check(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:

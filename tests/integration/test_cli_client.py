@@ -173,7 +173,7 @@ def test_channels_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         for words in (["new"], ["list"], ["show", "d"], ["delete", "d"]):
             assert cli.main(["channels", *words, "--url", url, "--json"]) == 0
             printed.append(json.loads(capsys.readouterr().out))
-    assert printed == [channel, {"channels": ["d"]}, channel, {"id": "d", "deleted": True}]
+    assert printed == [channel, {"items": ["d"]}, channel, {"id": "d", "deleted": True}]
     assert cli.main(["channels", "new", "--storage", "all"]) == 2
 
 

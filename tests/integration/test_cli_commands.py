@@ -163,7 +163,7 @@ async def test_keys(shell: Shell) -> None:
         ("backend", "push", "", "store"),
         ("test", "push, devices, feedback, admin", "", "configuration"),
     ]
-    listed = await shell.json("keys", "list")
+    listed = (await shell.json("keys", "list"))["items"]
     assert [row["name"] for row in listed] == ["all", "backend", "test"]
     assert key.strip() not in str(listed)
 
@@ -178,7 +178,7 @@ async def test_keys(shell: Shell) -> None:
     code, _, err = await shell("keys", "revoke", "--app", "shop", "--name", "test")
     assert code == 1
     assert "remove it there: running servers stop accepting it within seconds" in err
-    assert [row["name"] for row in await shell.json("keys", "list")] == ["all", "test"]
+    assert [row["name"] for row in (await shell.json("keys", "list"))["items"]] == ["all", "test"]
 
 
 async def test_checking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:

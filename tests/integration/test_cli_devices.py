@@ -40,7 +40,7 @@ async def test_devices_are_shown_restored_and_deleted(
                 assert all(await store.registry.prune("shop", prunes))
                 await store.suppressions.add("shop", [(each.platform, each.token, moment() + 1) for each in page])
 
-            reported = await shell.json("devices", "show", "phone")
+            reported = (await shell.json("devices", "show", "phone"))["items"]
             assert [(each["app"], each["state"], each["pruned_for"]) for each in reported] == [
                 ("shop", "pruned", "Unregistered")
             ]

@@ -146,7 +146,7 @@ def test_the_shell_talks_to_it(played: Played, shell: Callable[..., tuple[int, s
     assert code == 0
     assert Api(played.api.url, made.strip()).call("GET", f"/v1/push/{sent}")[0] == 200
     code, out, _ = shell("keys", "list", "--json")
-    assert (code, [row["name"] for row in json.loads(out)]) == (0, ["demo", "laptop"])
+    assert (code, [row["name"] for row in json.loads(out)["items"]]) == (0, ["demo", "laptop"])
     code, out, _ = shell("keys", "revoke", "--app", "demo", "--name", "laptop")
     assert code == 0
     assert [line.split("\t")[1] for line in shell("keys", "list")[1].splitlines()] == ["name", "demo"]

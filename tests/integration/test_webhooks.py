@@ -265,7 +265,7 @@ async def test_what_devices_report_is_sent_beside_feedback_events(
             await rig.events(0, 3)
             await rig.until_had(3)
             code, out = await rig.command("webhooks", "list", "--json")
-            assert [(row["kind"], row["state"], row["dead"]) for row in json.loads(out)] == [
+            assert [(row["kind"], row["state"], row["dead"]) for row in json.loads(out)["items"]] == [
                 ("feedback", "ok", 0),
                 ("event", "failing", 2),
             ]
@@ -304,7 +304,7 @@ async def test_a_redelivered_batch_and_one_that_is_refused_hold_nobody_up(
             assert rig.calls()[-1]["call"] == first["call"] == second["call"]
             assert (await rig.command("webhooks", "failed"))[1].splitlines()[1:] == ["0 batches"]
             code, out = await rig.command("webhooks", "failed", "--json")
-            assert json.loads(out) == []
+            assert json.loads(out) == {"items": []}
 
 
 async def test_what_cannot_be_redelivered_stays(
@@ -325,7 +325,7 @@ async def test_what_cannot_be_redelivered_stays(
                 assert (code, out) == (1, "0 of 3 batches with 60 events delivered\n")
                 # The first was refused for its own sake; with the second the receiver was in trouble.
                 assert [call["did"] for call in rig.calls()[3:]] == [422, 503]
-                reported = json.loads((await rig.command("webhooks", "failed", "--json"))[1])
+                reported = json.loads((await rig.command("webhooks", "failed", "--json"))[1])["items"]
                 assert [(each["attempts"], each["reason"]) for each in reported] == [
                     (2, "http_422"),
                     (2, "http_503"),
@@ -357,7 +357,7 @@ async def test_gone_switches_it_off_until_somebody_resumes_it_or_its_url_is_anot
             assert len(rig.had()) == 5
             rig.configure(path="/other?key=hidden")
             await rig.until_had(10)
-            listed = json.loads((await rig.command("webhooks", "list", "--json"))[1])
+            listed = json.loads((await rig.command("webhooks", "list", "--json"))[1])["items"]
             assert [(each["state"], each["off"]) for each in listed] == [("ok", False)]
         rig.in_order_once(10)
 

@@ -12,7 +12,7 @@ import typer
 from ...errors import NotFound
 from ..access import Key, Url
 from ..operator.operator import operate
-from ..output import Json, cell, command_group, print_done, print_json, print_table
+from ..output import Json, cell, command_group, print_done, print_items, print_table
 from .export import export_devices
 from .importing import import_devices
 from .restore import restore
@@ -37,7 +37,7 @@ def show(
     if not found:
         raise NotFound(f"no app has a device {device_id!r}" if not app else f"{app} has no device {device_id!r}")
     if json:
-        print_json(found)
+        print_items(found)
         return
     for document in found:
         cells = [[name, _cell(value)] for name, value in document.items()]

@@ -19,7 +19,7 @@ from ...wording import did_you_mean
 from ..access import Key, Url
 from ..instants import age_of, parse_instant
 from ..operator.operator import Operator, PushTrouble, operate
-from ..output import Json, command_group, counted, counts_line, print_json, print_table
+from ..output import Json, command_group, counted, counts_line, print_items, print_json, print_table
 from ..process import say
 from .failed import AppName, checked_id
 
@@ -146,7 +146,7 @@ def _unknown(push_id: str) -> NotFound:
 
 def _print(found: Sequence[JsonObject], titles: Sequence[str], *, json: bool) -> None:
     if json:
-        print_json({"items": found})
+        print_items(found)
         return
     if "accepted" in titles and sys.stdout.isatty():
         titles = (AGE, *titles)
