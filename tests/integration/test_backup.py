@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,30 @@ from pushsvc.store import open_store
 from pushsvc.store.server.embedded import open_embedded
 
 from ..pages import PAGES, blocks
-from .servers import KINDS, Kind, ask, running_server, wait_until
+from .servers import KINDS, Kind, ask, find_binary, running_server, skip_or_fail
 from .test_store_kit import all_of, make_push, moment, settlement, take_all
 from .test_store_replay import fail_all
 
 DEVICES = [Device(id=f"d{n}", platform="apns", token=f"{n:064x}", user=f"u{n % 7}") for n in range(50)]
 EMBEDDED, OWN, RESTORE = blocks("sh", PAGES["guides/backup.md"])
+
+
+def script(text: str, data: Path, folder: Path, **environ: str) -> int:
+    """Run a script of the page in `folder`, beside a server with its data in `data`, and return its exit code."""
+    if shutil.which("redis-cli") is None:
+        skip_or_fail("no redis-cli on PATH")
+    cli = f"redis-cli -s {data / 'socket'}"
+    changes = {
+        "runuser -u redis -- ": "",
+        "-o redis -g redis ": "",
+        "/var/lib/redis": str(data),
+        "redis-cli BGSAVE": f"{cli} BGSAVE",
+        "redis-cli INFO": f"{cli} INFO",
+    }
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    command = ["sh", "-c", text]
+    return subprocess.run(command, cwd=folder, env={**os.environ, **environ}, check=False, timeout=60).returncode
 
 
 async def fill(url: str) -> None:
@@ -91,18 +112,23 @@ def test_a_snapshot_is_restored_into_another_server(kind: Kind, tmp_path: Path) 
     with running_server(kind, options=append) as server:
         asyncio.run(fill(server.url))
         before = asyncio.run(seen(server.url))
-        assert "redis-cli BGSAVE" in OWN
-        server.command("BGSAVE")
-        wait_until(lambda: (server.folder / "dump.rdb").exists())
-        shutil.copy(server.folder / "dump.rdb", tmp_path)
-    assert "--appendonly no" in RESTORE
-    assert "CONFIG SET appendonly yes" in RESTORE
-    with running_server(kind, options=("--appendonly", "no"), folder=tmp_path) as server:
-        assert server.command("CONFIG SET appendonly yes").startswith(b"+OK")
-        wait_until(lambda: b"aof_rewrite_in_progress:0" in server.command("INFO persistence"))
-        wait_until(lambda: any((tmp_path / "appendonlydir").glob("*.manifest")))
-    with running_server(kind, options=append, folder=tmp_path) as server:
-        check(before, server.url)
+        server.command("CONFIG SET requirepass secret")
+        assert script(OWN, server.folder, tmp_path) != 0, "a server that refuses is not waited for"
+        assert not list(tmp_path.glob("*.rdb"))
+        assert script(OWN, server.folder, tmp_path, REDISCLI_AUTH="secret") == 0
+    (backup,) = tmp_path.glob("backup-*.rdb")
+    folder = Path(tempfile.mkdtemp(prefix="ps-"))  # a socket's path has at most 107 bytes
+    try:
+        with running_server(kind, options=append, folder=folder) as server:
+            server.command("SET other 1")
+        restore = RESTORE.replace("/root/backup-2026-12-01.rdb", str(backup))
+        restore = restore.replace("redis-server --port", f"{find_binary(kind)} --port")
+        assert script(restore, folder, folder) == 0
+        assert (folder / "before" / "appendonlydir").is_dir()
+        with running_server(kind, options=append, folder=folder) as server:
+            check(before, server.url)
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_the_folder_of_the_embedded_store_is_copied_while_it_runs(tmp_path: Path) -> None:
