@@ -10,6 +10,7 @@ from msgspec import Struct
 from .instants import UNITS
 
 _UNITS = ("s", "sec", "second", "m", "min", "minute", "h", "hour", "d", "day")
+_WRITTEN = (("day", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _RATE = re.compile(r"\s*(\d{1,12})\s*/\s*(\d{1,6})?\s*([a-z]+)\s*", re.ASCII)
 
 RATE_HELP = "a rate such as `240/min`, `10/s`, `500/10s` (units s, min, h, day), or `0` for no limit"
@@ -22,7 +23,9 @@ class Rate(Struct, frozen=True):
     seconds: int
 
     def __str__(self) -> str:
-        return f"{self.count}/{self.seconds}s"
+        unit, seconds = next(each for each in _WRITTEN if self.seconds % each[1] == 0)
+        units = self.seconds // seconds
+        return f"{self.count}/{'' if units == 1 else units}{unit}"
 
     @property
     def per_second(self) -> float:

@@ -134,7 +134,7 @@ async def test_keys(shell: Shell) -> None:
     code, _, _ = await shell("send", "--key", key, "--apns", apns_token("ok", "1"), "--title", "x", "--follow")
     assert code == 0
     made = await shell.json(*new, "all", "--scope", "admin", "--scope", "push", "--intake", "2/h")
-    assert (made["scopes"], made["intake"]) == (["push", "admin"], "2/3600s")
+    assert (made["scopes"], made["intake"]) == (["push", "admin"], "2/h")
     assert made["key"] != key.strip()
 
     code, _, err = await shell(*new, "backend")
@@ -159,7 +159,7 @@ async def test_keys(shell: Shell) -> None:
     assert code == 0
     rows = [line.split("\t") for line in out.splitlines()]
     assert [(row[1], row[2], row[3], row[5]) for row in rows[1:]] == [
-        ("all", "push, admin", "2/3600s", "store"),
+        ("all", "push, admin", "2/h", "store"),
         ("backend", "push", "", "store"),
         ("test", "push, devices, feedback, admin", "", "configuration"),
     ]
@@ -396,7 +396,7 @@ async def test_the_store_and_the_api_show_the_same(
         await both("devices", "delete", "nobody", "--app", "shop", code=1)
         await both("users", "erase", "nobody", "--app", "shop")
         made = await shell.json("keys", "new", "--app", "shop", "--name", "mine", "--intake", "2/h")
-        assert (used[-1], made["intake"], made["kept_in"]) == ("ApiOperator", "2/3600s", "store")
+        assert (used[-1], made["intake"], made["kept_in"]) == ("ApiOperator", "2/h", "store")
         assert made["store"] == service_url(service)
         assert (await shell("keys", "revoke", "--app", "shop", "--name", "mine"))[0] == 0
         assert (await shell("devices", "delete", "phone", "--app", "shop"))[0] == 0

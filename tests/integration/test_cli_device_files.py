@@ -158,11 +158,14 @@ async def test_where_every_line_is_bad_the_import_has_failed_and_names_the_first
 ) -> None:
     token = "ab" * 40
     file = processes.folder / "all.ndjson"
-    file.write_text(f'{{"id": "x", "platform": "apns", "token": "{token}", "{token[:64]}": 1}}\n{{"id": "y"}}\n')
+    bad = {"id": "x", "platform": "apns", "token": token, token[:64]: 1, "locale": 7}
+    file.write_text(f'{json.dumps(bad)}\n{{"id": "y"}}\n')
     for words in ((), ("--json",)):
         code, out, err = await run(processes, "import", str(file), "--app", "shop", *words)
         assert (code, token[:64] in out + err) == (1, False)
         assert ("2 bad lines" in err and "line 1: " in err) == (not words)
+        assert "unknown field" in out + err
+        assert "; locale: expected" in out + " ".join(err.split())
     file.write_text("")
     assert (await run(processes, "import", str(file), "--app", "shop"))[0] == 0
     assert await audit(store) == {}

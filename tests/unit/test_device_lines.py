@@ -204,9 +204,9 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
         b"h,fcm,t,,,\r\n"
         b'i,fcm,"t'
     )
-    assert [line for line, _ in faults(blob, "csv")] == [3, 4, 5, 8, 9, 10, 11, 13]
+    assert [line for line, _ in faults(blob, "csv")] == [3, 4, 5, 10, 11, 13]
     good = [entry for entry in entries(io.BytesIO(blob), "csv", KNOWN) if entry.fault is None]
-    assert [entry.line for entry in good] == [2, 6, 12]
+    assert [entry.line for entry in good] == [2, 6, 8, 9, 12]
     assert good[1].value == {
         "id": "c",
         "platform": "fcm",
@@ -216,6 +216,14 @@ def test_lines_of_csv_that_cannot_be_read() -> None:
         "strikes": 2,
     }
     assert good[1].text == 'c,fcm,t,"{""plan"": ""one line""}",news  sport,2'
+
+
+def test_every_fault_of_a_row_is_named() -> None:
+    blob = b"id,platform,token,tags,strikes,environment\nd,fcn,t,{oops,two,test\n"
+    (entry,) = entries(io.BytesIO(blob), "csv", KNOWN)
+    with pytest.raises(BadLine) as caught:
+        read_device(entry.value, RULES, NOW)
+    assert sorted(fault.path for fault in caught.value.faults) == ["environment", "platform", "strikes", "tags"]
 
 
 @pytest.mark.parametrize(

@@ -423,6 +423,7 @@ def test_rates(text: str, rate: Rate | None) -> None:
     assert parse_rate(text) == rate
     if rate:
         assert parse_rate(str(rate)) == rate
+        assert str(rate) == re.sub(r" |econd", "", text)
         assert rate.per_second == rate.count / rate.seconds
 
 

@@ -137,7 +137,7 @@ def test_held_routes_and_a_silent_api_are_reported() -> None:
     held = one("held", "shop/apns", "InvalidProviderToken")
     look = figures(state(held, schedules=3), None, api="http://x does not answer", now=1.0)
     assert summary(look) == [
-        "queued    1 urgent, 2 normal, 3,000 bulk; 5 waiting to retry",
+        "queued    1 urgent, 2 normal, 3,000 bulk; 5 of these waiting to retry",
         "scheduled 3 pushes (40 deliveries; audiences are counted when due)",
         "rates     accepted -/s, sent -/s",
         "dead      7 dead letters",

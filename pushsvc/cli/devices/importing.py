@@ -46,6 +46,8 @@ SAVE_EVERY = 1.0
 """Seconds between two writes of the position."""
 
 
+NAMED = 5
+"""How many faults of the first bad line are shown."""
 HEAD = 1 << 20
 """The number of bytes at the start of a file that identify it."""
 
@@ -257,7 +259,7 @@ class Rejects:
         self._stack = ExitStack()
         self.count = kept or 0
         self.first = ""
-        """The first fault that was added, as people read it."""
+        """The faults of the first line that was added, as people read them."""
 
     def __enter__(self) -> Rejects:
         # Opened before anything is imported: where it cannot be written, that is said at once.
@@ -297,7 +299,9 @@ class Rejects:
 
     def add(self, entry: FileRecord, faults: Sequence[Fault]) -> None:
         if not self.first:
-            self.first = scrub_text(f"line {entry.line}: {faults[0].path}: {faults[0].message}")
+            named = "; ".join(f"{each.path}: {each.message}" for each in faults[:NAMED])
+            more = f"; and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
+            self.first = scrub_text(f"line {entry.line}: {named}{more}")
         fault = {"line": entry.line, "errors": faults, "given": entry.text}
         self._file.write(msgspec.json.encode(fault) + b"\n")
         self.count += 1

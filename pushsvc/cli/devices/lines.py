@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -108,24 +109,18 @@ def check_header(names: Sequence[str], addresses: Addresses) -> None:
 
 
 def read_row(names: Sequence[str], cells: Sequence[str], addresses: Addresses) -> dict[str, Any]:
-    """Return a CSV row as the object that the same line of NDJSON would contain. Raises `BadLine`."""
+    """Return a CSV row as the object that the same line of NDJSON would contain. Raises `BadLine`.
+
+    A cell that is not what its column is for stays a text, which is refused with all other faults of the line.
+    """
     if len(cells) != len(names):
         raise BadLine([Fault("$", f"has {len(cells):,} cells, the header {len(names):,}")])
     found: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
-    faults = []
     for name in _objects(addresses) & found.keys():
-        try:
+        with suppress(msgspec.MsgspecError, RecursionError):
             found[name] = _decode(found[name])
-        except (msgspec.MsgspecError, RecursionError):
-            example = ', as {"plan": "pro"}' if name == "tags" else ""
-            faults.append(Fault(name, f"must be a JSON object{example}"))
     if "topics" in found:
         found["topics"] = found["topics"].split()
-    if "strikes" in found:
-        if found["strikes"].isascii() and found["strikes"].isdigit():
-            found["strikes"] = int(found["strikes"][:18])
-        else:
-            faults.append(Fault("strikes", "must be a whole number"))
-    if faults:
-        raise BadLine(faults)
+    if (strikes := found.get("strikes", "")).isascii() and strikes.isdigit():
+        found["strikes"] = int(strikes[:18])
     return found

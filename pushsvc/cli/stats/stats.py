@@ -138,7 +138,7 @@ def summary(look: ServiceFigures) -> list[str]:
     schedules = f"{look.schedules:,} {'push' if look.schedules == 1 else 'pushes'}"
     scheduled = f"{look.scheduled:,} {'delivery' if look.scheduled == 1 else 'deliveries'}"
     lines = [
-        f"queued    {lanes}; {look.retrying:,} waiting to retry",
+        f"queued    {lanes}; {look.retrying:,} of these waiting to retry",
         f"scheduled {schedules} ({scheduled}; audiences are counted when due)",
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
         f"dead      {counted(sum(look.dead_letters.values()), 'dead letter')}",
