@@ -34,6 +34,7 @@ from .keyring.keyring import RedisKeyRing, keep_hash_key, load_hash_key
 from .letters.replays import RedisReplays
 from .limits.limiter import RedisLimiter
 from .link.clock import Clock, StoreClock, wall_clock
+from .link.connect import first_contact
 from .link.inspection import inspect
 from .link.replicas import open_link
 from .live import RedisGateways, RedisLive
@@ -173,10 +174,12 @@ async def open_store(
     if not config.consumer:
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         config = structs.replace(config, consumer=name)
-    link = await open_link(url, name=config.consumer, timeout=config.timeout, replicas=config.replicas)
+    with first_contact(url):
+        link = await open_link(url, name=config.consumer, timeout=config.timeout, replicas=config.replicas)
     try:
-        await link.meet()
-        await require_format(link)
+        with first_contact(url):
+            await link.meet()
+            await require_format(link)
         hash_key = await load_hash_key(link)
         tasks = []
         if clock is None:

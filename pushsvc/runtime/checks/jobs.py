@@ -21,6 +21,8 @@ async def check_jobs(settings: Settings) -> list[CheckFinding]:
         return [CheckFinding("jobs.url", "error", error.message, error.remedy)]
     except StoreError as error:
         fix = error.fix if isinstance(error, StoreUnavailable) else ""
+        if settings.jobs.url:
+            fix = fix.replace("redis.url", "jobs.url")
         return [CheckFinding(_part(settings), "error", f"{settings.jobs.shown}: {error}".removeprefix(": "), fix)]
     return list(judge_jobs(_part(settings), lacking))
 

@@ -17,6 +17,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -138,10 +141,76 @@ def store_error(error: BaseException) -> StoreError | None:
     return None
 
 
+@contextmanager
+def first_contact(url: str) -> Iterator[None]:
+    """Give a `StoreUnavailable` of the block, in which this Redis is asked for the first time, the remedy that its URL
+    shows."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        error.fix = _url_fix(url, error) or error.fix
+        raise
+
+
+def _url_fix(url: str, error: StoreUnavailable) -> str:
+    """Return what is to be corrected in the URL of a Redis that cannot be reached; empty where that is not known."""
+    scheme, _, rest = url.partition("://")
+    options = dict(parse_qsl(rest.partition("?")[2]))
+    for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"):
+        if not os.access(options.get(name, os.curdir), os.R_OK):
+            return f"{name} in redis.url names {options[name]}, which cannot be read: correct it, or its permissions"
+    causes = tuple(_causes(error))
+    if scheme.startswith("rediss") and any(isinstance(each, TimeoutError | faults.TimeoutError) for each in causes):
+        plain = scheme.replace("rediss", "redis")
+        return f"if this port is one without TLS, begin redis.url with {plain}://; if it is not, {SILENT_REDIS}"
+    closed = any(isinstance(each, ConnectionResetError | EOFError) for each in causes)
+    if closed and not scheme.startswith(("rediss", "unix")):
+        return f"if this port is one for TLS, begin redis.url with {scheme.replace('redis', 'rediss')}://"
+    return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _tls_fix(error: ssl.SSLError) -> str:
+    """Return what to do about a fault of TLS; empty where the cause is not known."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _CERTIFICATE_FIXES.get(error.verify_code, _NAME_CA)
+    reason = error.reason or ""
+    if "CERTIFICATE_REQUIRED" in reason:
+        return _NAME_OWN
+    if reason.startswith("NO_CERTIFICATE"):
+        return "name a file with a certificate in PEM as ssl_ca_certs in redis.url"
+    if reason == "WRONG_VERSION_NUMBER":
+        return "if this port is one without TLS, begin redis.url with redis:// and not with rediss://"
+    return ""
+
+
+_NAME_CA: Final = "name the authority that signed its certificate: append ?ssl_ca_certs=/path/ca.pem to redis.url"
+_NAME_OWN: Final = (
+    "it wants a certificate of its clients: append ?ssl_certfile=/path/own.pem&ssl_keyfile=/path/own.key to redis.url"
+)
+_OTHER_NAME: Final = "connect by a name that its certificate is for, or give it one for this name"
+_CERTIFICATE_FIXES: Final = {
+    9: "its certificate is not valid yet: look at this machine's clock",
+    10: "renew the certificate of Redis",
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+"""What to do about a certificate, by the code of OpenSSL."""
+
+
 def _fix(error: BaseException) -> str:
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError) and (fix := _tls_fix(cause)):
+            return fix
     if isinstance(error, faults.AuthenticationError):
         return "correct user and password in redis.url"
-    if isinstance(error, faults.ConnectionError) and "connecting to" in str(error):
+    if isinstance(error, faults.ConnectionError | faults.RedisClusterException) and "connecting to" in str(error):
         return "is Redis running there? redis.url says where it is"
     if isinstance(error, faults.TimeoutError | TimeoutError):
         return SILENT_REDIS

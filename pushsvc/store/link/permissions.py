@@ -9,7 +9,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from .. import keys
 from . import scripts
-from .connect import check_jobs_url, close_redis, open_redis, store_faults
+from .connect import check_jobs_url, close_redis, first_contact, open_redis, store_faults
 from .link import Link
 
 SENT: Final = (
@@ -46,7 +46,7 @@ async def forbidden_to_jobs(url: str) -> list[str]:
     client = open_redis(url, name="check")
     lacking = []
     try:
-        with store_faults():
+        with first_contact(url), store_faults():
             try:
                 await client.execute_command("EVAL", "return 1", 1, _JOBS_PROBE)
             except NoPermissionError as error:
