@@ -10,6 +10,9 @@ import { listen, useStream } from "./stream.js";
 const PAGES = {
   overview: "Overview", pushes: "Pushes", devices: "Devices", failed: "Failed", feedback: "Feedback", live: "Live", webhooks: "Webhooks", send: "Send", keys: "Keys",
 };
+/** The pages that there are for the app: the live channel's where it has one. */
+const pagesOf = (session) => Object.keys(PAGES).filter((name) => name !== "live" || session.live);
+const addressOf = (page) => (page === "overview" ? "/console" : to(page));
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const THEMES = ["system", "light", "dark"];
 
@@ -74,7 +77,6 @@ function Header({ session, page, leave }) {
     /** @type {HTMLElement | null} */ (document.activeElement)?.blur();
   };
   useEffect(() => unfold(false), [page]);
-  const names = Object.entries(PAGES).filter(([name]) => name !== "live" || session.live);
   return html`<header class="bar"><div>
       <a class="brand" href="/console"><img src=${new URL("./icon.svg", import.meta.url).href} alt="" />pushsvc</a>
       <span class="strong" title="the app that this key belongs to">${session.app}</span>
@@ -87,18 +89,20 @@ function Header({ session, page, leave }) {
         <button class="menu" aria-expanded=${String(open)} onClick=${() => unfold(!open)}>${PAGES[page] ?? "Menu"} ▾</button>
       </div>
     </div><div>
-      <nav class="tabs ${open ? "open" : ""}" aria-label="pages">${names.map(([name, title]) => html`<a href=${name === "overview" ? "/console" : to(name)} aria-current=${name === page ? "page" : null}>${title}</a>`)}</nav>
+      <nav class="tabs ${open ? "open" : ""}" aria-label="pages">${pagesOf(session).map((name) => html`<a href=${addressOf(name)} aria-current=${name === page ? "page" : null}>${PAGES[name]}</a>`)}</nav>
       <span class="end"><${Freshness} /></span>
     </div><${Verdict} page=${page} /></header>`;
 }
 
-const KEYS = [["/", "search"], ["?", "this help"], ["↓ ↑ or j k", "next, previous in a list"], ["Enter", "open"], ["Escape", "close"], ["g then o p d f s", "go to overview, pushes, devices, failed, send"]];
+const KEYS = [["/", "search"], ["?", "this help"], ["↓ ↑ or j k", "next, previous in a list"], ["Enter", "open"], ["Escape", "close"]];
+/** The page by the key that follows `g`. */
+const PLACES = { o: "overview", p: "pushes", d: "devices", f: "failed", b: "feedback", l: "live", w: "webhooks", s: "send", k: "keys" };
 
-function Help({ close }) {
+function Help({ close, pages }) {
   const box = useRef(null);
   useLayoutEffect(() => box.current.showModal(), []);
   return html`<dialog ref=${box} onClose=${close} aria-labelledby="help"><div class="stack"><h2 id="help">Keys</h2>
-    <dl class="facts">${KEYS.map(([keys, does]) => html`<dt><kbd>${keys}</kbd></dt><dd>${does}</dd>`)}</dl>
+    <dl class="facts">${[...KEYS, ...Object.entries(PLACES).filter(([, page]) => pages.includes(page)).map(([key, page]) => [`g ${key}`, `go to ${PAGES[page]}`])].map(([keys, does]) => html`<dt><kbd>${keys}</kbd></dt><dd>${does}</dd>`)}</dl>
     <p class="soft">Everything in this console is also a call of <a href="/docs" target="_blank">the API</a>.</p>
     <div class="row"><button onClick=${() => box.current.close()} autofocus>Close</button></div></div></dialog>`;
 }
@@ -113,16 +117,16 @@ function move(step) {
   return !!next;
 }
 
-function useKeys(help) {
+function useKeys(help, pages) {
   useEffect(() => {
     let going = 0;
     const press = (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, textarea, select, dialog")) return;
-      const page = Date.now() - going < 1000 && { o: "", p: "/pushes", d: "/devices", f: "/failed", s: "/send" }[event.key];
-      if (page !== undefined && page !== false) { going = 0; go(`/console${page}`); }
+      const page = Date.now() - going < 1000 && PLACES[event.key];
+      going = event.key === "g" ? Date.now() : 0;
+      if (page && pages.includes(page)) go(addressOf(page));
       else if (event.key === "/") { event.preventDefault(); document.getElementById("search").focus(); }
       else if (event.key === "?") help();
-      else if (event.key === "g") going = Date.now();
       else if (["ArrowDown", "j"].includes(event.key)) move(1) && event.preventDefault();
       else if (["ArrowUp", "k"].includes(event.key)) move(-1) && event.preventDefault();
     };
@@ -152,13 +156,14 @@ function Console({ session, leave }) {
   const address = useAddress();
   const [help, showHelp] = useState(false);
   const [, redraw] = useState(0);
-  useKeys(() => showHelp(true));
+  const pages = pagesOf(session);
+  useKeys(() => showHelp(true), pages);
   useEffect(listen, []);
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>Skip to content</a>
     <${Header} session=${session} page=${address.page} leave=${{ out: leave, redraw: () => redraw((n) => n + 1) }} />
     <main id="main" class="page" tabindex="-1"><${Page} session=${session} address=${address} />
       <p class="foot wide-only">pushsvc ${session.version} · <a href="/docs">API</a> · <button class="plain tiny" onClick=${() => showHelp(true)}>keys: <kbd>?</kbd></button></p></main>
-    <${Questions} />${help && html`<${Help} close=${() => showHelp(false)} />`}`;
+    <${Questions} />${help && html`<${Help} close=${() => showHelp(false)} pages=${pages} />`}`;
 }
 
 function App() {

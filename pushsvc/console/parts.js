@@ -200,6 +200,7 @@ export function Questions() {
   useEffect(() => {
     if (question?.count) question.count().then((count) => goTo({ name: "asking", count }), (problem) => goTo({ name: "refused", problem }));
   }, [question]);
+  useLayoutEffect(() => { if (step.name === "asking") box.current?.querySelector("input[name=typed]")?.focus(); }, [question, step.name]);
   if (!question) return null;
   const close = () => { open.current += 1; box.current?.close(); put(null); question.opener?.focus?.(); question.closed?.(); };
   const { count } = step;

@@ -206,6 +206,7 @@ async def test_acts_count_first_and_are_confirmed_by_the_count() -> None:
         await press(page, "Replay what matches")
         await until(page, "document.querySelector('dialog').innerText.includes('3,412 dead letters match')")
         assert rig.calls == [("POST", "/v1/failed/replay", "0", {"reason": "BadTopic", "dry_run": True})]
+        await until(page, "document.activeElement.name === 'typed'")
         start = "[...document.querySelectorAll('dialog button')].find(each => each.classList.contains('primary'))"
         assert await page.look(f"{start}.disabled")
         await write(page, "dialog input[name=typed]", "3411")
@@ -301,8 +302,19 @@ async def test_the_address_is_the_state_and_the_keyboard_is_enough() -> None:
         assert await page.look("document.activeElement.closest('tr').rowIndex") == 2
         await key(page, "?")
         await until(page, "!!document.querySelector('dialog')?.open")
+        shown = "[...document.querySelectorAll('dialog kbd')].map(each => [each.innerText, each.closest('dt')"
+        listed = await page.look(f"{shown}.nextElementSibling.innerText])")
+        places = {keys[2:]: does.removeprefix("go to ") for keys, does in listed if keys.startswith("g ")}
         await key(page, "Escape")
         await until(page, "!document.querySelector('dialog')")
+        # Every page of the navigation has a key.
+        links = "[...document.querySelectorAll('nav a')].map(each => [each.innerText, each.getAttribute('href')])"
+        addresses = dict(await page.look(links))
+        assert sorted(places.values()) == sorted(addresses)
+        for letter, title in places.items():
+            await key(page, "g")
+            await key(page, letter)
+            await until(page, f"location.pathname === '{addresses[title]}'")
         await key(page, "/")
         await until(page, "document.activeElement.id === 'search'")
         await write(page, "#search", PUSH)
