@@ -143,9 +143,15 @@ def test_compose_runs_parts_that_exist() -> None:
             else:
                 assert source in compose["volumes"], source
     (prometheus,) = documents("compose/prometheus.yml")
-    (scrape,) = prometheus["scrape_configs"]
-    targets = {f"{name}:{health_port(each['command'][0])}" for name, each in own.items() if name != "live"}
-    assert set(scrape["static_configs"][0]["targets"]) == targets
+    api, parts = prometheus["scrape_configs"]
+    static = [target for scrape in (api, parts) for target in scrape["static_configs"][0]["targets"]]
+    (gateway,) = parts["dns_sd_configs"]  # it has an address only with its profile
+    assert {*static, *(f"{name}:{gateway['port']}" for name in gateway["names"])} == {
+        f"{name}:{health_port(each['command'][0])}" for name, each in own.items()
+    }
+    # Only the API needs a key: one that is missing leaves the parts alone.
+    assert ("authorization" in api, "authorization" in parts) == (True, False)
+    assert parts["relabel_configs"] == [{"target_label": "job", "replacement": api["job_name"]}]
 
 
 def test_promtool_takes_the_configuration_of_compose(tmp_path: Path) -> None:
