@@ -25,7 +25,7 @@ from ..errors import ConfigError
 from ..settings.live import AppLive
 from ..settings.schema import Settings
 from ..store import StoreConfig
-from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, claim, get_logger, systemd
+from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, claim, get_logger, set_level, systemd
 
 EVERY = 1.0
 """Seconds between two checks of the files."""
@@ -71,9 +71,10 @@ async def versions(
     check: Callable[[Settings], object] = lambda newer: None,
 ) -> AsyncIterator[Settings]:
     """Yield each later version of the configuration until `stop`, loaded on SIGHUP or when a file changes. Only `apps`
-    (without `live.history` and `live.history_age`), `feedback`, `queue.max_pending`, `queue.app_share`, `live.deny`
-    and `live.endpoints` can change in a running process; for all else the log asks for a restart. `check` raises
-    `ConfigError` for a version that this process cannot use, which is refused like one that cannot be read."""
+    (without `live.history` and `live.history_age`), `feedback`, `queue.max_pending`, `queue.app_share`, `live.deny`,
+    `live.endpoints` and `logging.level` can change in a running process; for all else the log asks for a restart.
+    `check` raises `ConfigError` for a version that this process cannot use, which is refused like one that cannot be
+    read."""
     log = get_logger("reload")
     _note()
     # The files may have changed between being read at the start and this first check, and a SIGHUP may have come
@@ -105,6 +106,8 @@ async def versions(
             quiet = quiet and newer == settings
             if (fixed := _fixed(settings, newer)) and not quiet:
                 log.warning("reload_needs_restart", sections=fixed)
+            if newer.logging.level != settings.logging.level:
+                set_level(newer.logging.level)
             settings = newer
             if not quiet:
                 log.info("reloaded", apps=sorted(settings.apps))
@@ -173,7 +176,8 @@ def _fixed(old: Settings, new: Settings) -> list[str]:
     names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
     queue = structs.replace(new.queue, max_pending=old.queue.max_pending, app_share=old.queue.app_share)
     live = structs.replace(new.live, deny=old.live.deny, endpoints=old.live.endpoints)
-    new = structs.replace(new, queue=queue, live=live)
+    logging = structs.replace(new.logging, level=old.logging.level)
+    new = structs.replace(new, queue=queue, live=live, logging=logging)
     found = [name for name in names if getattr(old, name) != getattr(new, name)]
     kept = {name: _kept(app.live) for name, app in old.apps.items() if app.live}
     return found + [

@@ -92,6 +92,10 @@ def _to_json(event: object, **_: object) -> str:
         return json.dumps(event, default=repr)
 
 
+_Logger: Final = cast(
+    type[FilteringBoundLogger], type("_Logger", (structlog.make_filtering_bound_logger(logging.DEBUG),), {})
+)
+"""The class of all loggers. A logger is kept once it has written, so that its class has the methods of the level."""
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
@@ -99,11 +103,10 @@ def configure_logging(level: str = "info", stream: TextIO | None = None, json: b
     """Route structlog and the standard library's loggers to `stream` (None: stderr, as it is at each line).
 
     `json` None means: JSON lines unless the stream is a terminal. A call of a level below `level` costs a method
-    call that does nothing. May be called again; loggers that have written keep the configuration they began with.
+    call that does nothing. May be called again; loggers that have written keep the configuration they began with,
+    except for the level.
     """
-    if level not in LEVELS:
-        raise ConfigError("logging.level", f"unknown level {level!r}", f"one of {', '.join(LEVELS)}")
-    number = int(getattr(logging, level.upper()))
+    set_level(level)
     target = stream or sys.stderr
     as_json = not target.isatty() if json is None else json
     lines = _Lines(stream)
@@ -127,7 +130,7 @@ def configure_logging(level: str = "info", stream: TextIO | None = None, json: b
     ]
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=_Logger,
         logger_factory=lambda name="": _Lines(stream, name),
         cache_logger_on_first_use=True,
     )
@@ -135,11 +138,21 @@ def configure_logging(level: str = "info", stream: TextIO | None = None, json: b
     for handler in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(handler)
     root.addHandler(_Handler(lines, processors))
-    root.setLevel(number)
+    logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """Make this the level of every logger, also of those that have written."""
+    if level not in LEVELS:
+        raise ConfigError("logging.level", f"unknown level {level!r}", f"one of {', '.join(LEVELS)}")
+    number = int(getattr(logging, level.upper()))
+    for name, method in vars(structlog.make_filtering_bound_logger(number)).items():
+        if callable(method) and not name.startswith("__"):
+            setattr(_Logger, name, method)
+    logging.getLogger().setLevel(number)
     # Libraries that report each request in their debug or info logs: at this volume that is noise, and it quotes URLs.
     for chatty in ("aiohttp.access", "urllib3", "google", "requests", "hpack", "h2", "markdown_it", "rq.worker"):
         logging.getLogger(chatty).setLevel(max(number, logging.WARNING))
-    logging.captureWarnings(True)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +29,7 @@ from pushsvc.runtime.plans import live_config
 from pushsvc.runtime.reload import _fixed
 from pushsvc.settings.live import AppLive
 from pushsvc.settings.schema import AppSettings, Settings
+from pushsvc.telemetry import configure_logging, get_logger, set_level
 
 from .harness import KEY, Service, apns, fcm, running_service
 from .servers import ask
@@ -380,6 +383,8 @@ def test_only_what_is_read_at_the_start_asks_for_a_restart() -> None:
     assert _fixed(old, structs.replace(larger, live=structs.replace(old.live, heartbeat=30.0))) == ["live"]
     announced = structs.replace(old.live, endpoints=["wss://push.example.com"])
     assert _fixed(old, structs.replace(larger, live=announced)) == []
+    assert _fixed(old, structs.replace(larger, logging=structs.replace(old.logging, level="debug"))) == []
+    assert _fixed(old, structs.replace(larger, logging=structs.replace(old.logging, format="json"))) == ["logging"]
 
 
 def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_used(tmp_path: Path) -> None:
@@ -405,6 +410,30 @@ def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_u
         assert [each async for each in versions] == []
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_the_level_of_the_log_changes_at_once(tmp_path: Path) -> None:
+    file, log, stream = tmp_path / "pushsvc.toml", get_logger("any"), io.StringIO()
+    file.write_text(f"[apps.shop.live]\nsecret = '{'x' * 32}'")
+    configure_logging("info", stream)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        settings = load_settings(file, {})
+        versions = reload.versions(settings, lambda: load_settings(file, {}), stop, every=0.01)
+        await anext(versions)
+        log.debug("before")
+        file.write_text(file.read_text() + "\n[logging]\nlevel = 'debug'")
+        await anext(versions)
+        log.debug("after")
+        stop.set()
+        assert reload.unapplied() == []
+
+    try:
+        asyncio.run(asyncio.wait_for(main(), 30))
+    finally:
+        set_level("info")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["reloaded", "after"]
 
 
 def test_how_long_streams_are_kept_is_read_when_the_store_is_opened() -> None:

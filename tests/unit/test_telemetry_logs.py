@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pushsvc.errors import ConfigError
-from pushsvc.telemetry import configure_logging, get_logger
+from pushsvc.telemetry import configure_logging, get_logger, set_level
 from pushsvc.telemetry.traces import CURRENT
 
 
@@ -86,6 +86,21 @@ def test_levels_below_are_dropped_without_work() -> None:
     logging.getLogger("aiohttp").info("c %s", Explodes())
     log.warning("d")
     assert [entry["event"] for entry in entries(stream)] == ["d"]
+
+
+def test_the_level_of_a_logger_that_has_written_can_change() -> None:
+    stream = io.StringIO()
+    configure_logging("info", stream)
+    own, bound, theirs = get_logger("a"), get_logger("b").bind(app="shop"), logging.getLogger("c")
+    for level in ("info", "debug", "warning"):
+        set_level(level)
+        for log in (own, bound, theirs):
+            log.debug("debug")
+            log.info("info")
+            log.warning("warning")
+    set_level("info")
+    events = [str(entry["event"]) for entry in entries(stream)]
+    assert events == ["info", "warning"] * 3 + ["debug", "info", "warning"] * 3 + ["warning"] * 3
 
 
 def test_libraries_that_chatter_are_kept_to_warnings() -> None:
