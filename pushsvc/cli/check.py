@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,10 +82,10 @@ async def _asked(at: Access, online: bool) -> list[CheckFinding]:
 
 
 def _quiet(settings: Settings) -> Settings:
-    """Return the settings without the log lines of a service, unless they were asked for: the findings say it."""
-    if settings.logging.level != "info":
+    """Return the settings without the log lines of a service, unless `debug` asks for them: the findings say it."""
+    if settings.logging.level == "debug":
         return settings
-    return structs.replace(settings, logging=structs.replace(settings.logging, level="warning"))
+    return structs.replace(settings, logging=structs.replace(settings.logging, level="critical"))
 
 
 async def _all(settings: Settings, *, online: bool) -> list[CheckFinding]:
@@ -103,7 +102,7 @@ async def _all(settings: Settings, *, online: bool) -> list[CheckFinding]:
 def _print(rows: Sequence[CheckFinding]) -> None:
     """Print the findings: at a terminal faults first, each with its fix below it; piped one line each."""
     if not sys.stdout.isatty():
-        shown = [[row.level, row.part, row.what + _until(row), row.fix] for row in rows]
+        shown = [[row.level, row.part, row.what, row.fix] for row in rows]
         print_table(("", "part", "found", "fix"), shown)
         return
     from rich.console import Console
@@ -115,15 +114,9 @@ def _print(rows: Sequence[CheckFinding]) -> None:
     for row in order:
         head = Text.assemble((f"{row.level:8}", MARKS[row.level]), (row.part, "bold"))
         console.print(head, soft_wrap=False)
-        console.print(Padding(Text(row.what + _until(row), overflow="fold"), (0, 0, 0, 8)))
+        console.print(Padding(Text(row.what, overflow="fold"), (0, 0, 0, 8)))
         if row.fix and row.level != "ok":
             console.print(Padding(Text.assemble(("fix: ", "bold"), row.fix, overflow="fold"), (0, 0, 0, 8)))
     counts = Counter(row.level for row in rows)
     faults = f"{counted(counts['error'], 'error')}, {counted(counts['warning'], 'warning')}"
     console.print(Text(f"{faults}, {counts['ok']:,} ok"))
-
-
-def _until(row: CheckFinding) -> str:
-    if row.expires is None:
-        return ""
-    return f" (until {datetime.fromtimestamp(row.expires, UTC):%Y-%m-%d})"

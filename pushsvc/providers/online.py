@@ -22,6 +22,8 @@ TIMEOUT: Final = 10.0
 """Seconds that a connection may take, and then an answer."""
 NOTICED: Final = 5.0
 """Seconds of clock skew from which on it is reported."""
+_NOT_ACCEPTED: Final = ("before it sent its SETTINGS", "reset by peer", " alert ")
+"""What is said where a server ends a connection because of the client's certificate: in TLS 1.3 after the handshake."""
 _LOOK: Final = 0.02
 """Seconds between two looks at a connection that is being opened."""
 
@@ -61,10 +63,16 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc
 
 
-def unreached(trouble: str) -> Finding:
-    """Return the finding about a host that gives no answer."""
+def unreached(trouble: str, certificate: str = "") -> Finding:
+    """Return the finding about a host that gives no answer. `certificate` is the file of ours that it was shown."""
     what = trouble if UNANSWERED in trouble else f"cannot be reached: {trouble}"
-    return Finding("error", what, way_remedy(trouble))
+    remedy = way_remedy(trouble)
+    if certificate and any(sign in trouble for sign in _NOT_ACCEPTED):
+        remedy = (
+            f"it may not accept {certificate}: see that this is a certificate of the app and of the environment, and "
+            f"neither expired nor revoked. If it is right: {remedy}"
+        )
+    return Finding("error", what, remedy)
 
 
 def way_remedy(trouble: str) -> str:

@@ -91,6 +91,24 @@ def test_the_cause_decides_the_remedy(trouble: str, remedy: str) -> None:
     assert (remedy in found.remedy, found.what.startswith("cannot be reached")) == (True, remedy != "status page")
 
 
+@pytest.mark.parametrize(
+    ("trouble", "named"),
+    [
+        ("h: the server closed the connection before it sent its SETTINGS", True),
+        ("h: connection reset by peer", True),
+        ("h: TLS failed: sslv3 alert certificate revoked", True),
+        ("h: connection refused", False),
+        ("h: certificate verify failed: self-signed certificate", False),
+    ],
+)
+def test_a_connection_that_the_server_ends_may_be_because_of_our_certificate(trouble: str, named: bool) -> None:
+    own = apns.Config(cert_file="shop.pem", topic="com.example.shop")
+    (found,) = of_apple.judge(own, Asked(None, trouble), 0.0)
+    assert found.remedy.startswith("it may not accept shop.pem: ") is named
+    (found,) = of_apple.judge(APNS, Asked(None, trouble), 0.0)
+    assert "it may not accept" not in found.remedy
+
+
 def test_files_that_cannot_be_read_are_findings(tmp_path: Path) -> None:
     missing = str(tmp_path / "none")
     own = apns.Config(key_file=missing, key_id="ABCDEFGHIJ", team_id="KLMNOPQRST", topic="com.example.shop")

@@ -11,6 +11,7 @@ import sys
 import typing
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +19,15 @@ from typing import Any
 import msgspec
 import pytest
 import typer
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from typer.core import TyperArgument, TyperGroup
 
 from pushsvc import cli
 from pushsvc.cli.access import Access, access
-from pushsvc.cli.check import _quiet
+from pushsvc.cli.check import _print, _quiet
 from pushsvc.cli.lazy import LazyCommand
 from pushsvc.cli.operator.store import StoreOperator
 from pushsvc.cli.output import COUNTS, counted, counts_line, print_json, print_table
@@ -40,6 +45,7 @@ from pushsvc.ports.conditions import condition
 from pushsvc.ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from pushsvc.ports.store import Inspection
 from pushsvc.ports.work import RemovedRoute
+from pushsvc.providers.files import check_dates
 from pushsvc.runtime.checks.check import (
     judge_clocks,
     judge_conditions,
@@ -317,7 +323,8 @@ def test_a_held_route_is_found_with_its_remedy() -> None:
 
 
 def test_a_check_shows_the_log_of_connections_only_where_it_was_asked_for() -> None:
-    assert _quiet(Settings()).logging.level == "warning"
+    for level in ("info", "warning", "error"):
+        assert _quiet(Settings(logging=LoggingSettings(level=level))).logging.level == "critical"
     asked = Settings(logging=LoggingSettings(level="debug"))
     assert _quiet(asked) is asked
 
@@ -511,7 +518,7 @@ def test_when_a_push_has_ended(
         (
             {"redis_version": "7.0", "maxmemory": 1, "maxmemory_policy": "allkeys-lru", "aof_enabled": 0},
             [],
-            ["ok", "warning", "warning"],
+            ["ok", "error", "warning"],
             "drops keys (allkeys-lru)",
         ),
         ({"redis_version": "7.0", "maxmemory": 0, "maxmemory_policy": "allkeys-lru"}, [], ["ok"], ""),
@@ -526,6 +533,21 @@ def test_what_is_said_of_a_server(
     assert [row.level for row in rows] == levels
     assert reported in " ".join(row.what for row in rows)
     assert all(row.fix for row in rows if row.level != "ok")
+
+
+def test_the_end_of_a_certificate_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    end = datetime(2026, 12, 21, tzinfo=UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "push.example")])
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, end - timedelta(90), end)
+    signed = builder.sign(key, hashes.SHA256())
+    rows = []
+    for days in (-60, -5, 1):
+        found = check_dates("c.pem", signed, (end + timedelta(days)).timestamp(), soon=10 * 86_400, remedy="renew it")
+        rows.append(CheckFinding("apps.shop.apns", found.level, found.what, found.remedy, found.expires))
+    _print(rows)
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.count("2026-12-21") for line in lines] == [1, 1, 1]
 
 
 def test_tables_are_tabs_when_piped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def judge(config: Config, asked: Asked, now: float) -> list[Finding]:
     """Return what an answer says about the account. Pure."""
     host, answer = host_of(config.endpoint), asked.answer
     if answer is None:
-        return [unreached(asked.trouble)]
+        return [unreached(asked.trouble, config.cert_file)]
     outcome = classify(answer, _MESSAGE, now)
     said = f"{host} answers {answer.status} {outcome.reason}"
     match outcome:

@@ -275,7 +275,7 @@ def judge_server(where: str, server: Inspection) -> Iterator[CheckFinding]:
     if info.get("maxmemory") and info.get("maxmemory_policy") not in (None, "noeviction"):
         yield CheckFinding(
             "redis",
-            "warning",
+            "error",
             f"a full {name} drops keys ({info['maxmemory_policy']}): accepted pushes could vanish",
             "set maxmemory-policy noeviction",
         )
