@@ -29,7 +29,7 @@ def render(document: dict[str, Any]) -> str:
         for part in (
             f"<h2>{escape(name)}</h2>",
             *(
-                f'<a href="#{call["operationId"]}">{_verb(verb)}<span>{escape(path)}</span></a>'
+                f'<a href="#{call["operationId"]}">{_verb(verb)}<span>{_breaking(path)}</span></a>'
                 for path, verb, call in members
             ),
         )
@@ -61,6 +61,11 @@ def page(title: str, nav: str, main: str, *, head: str = "") -> str:
     """Return a page of the documentation from its parts, which are HTML."""
     parts = {"title": title, "nav": nav, "main": main, "head": head}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _breaking(path: str) -> str:
+    """Return a path that a narrow column breaks before a slash, not within a word."""
+    return escape(path).replace("/", "<wbr>/")
 
 
 def _verb(verb: str) -> str:

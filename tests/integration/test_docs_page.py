@@ -41,6 +41,22 @@ SEEN = """
 })
 """
 
+BROKEN = """
+[...document.querySelectorAll('nav a span:not(.verb)')].filter(each => {
+  let before = null, last = '';
+  for (const node of each.childNodes) for (let at = 0; at < (node.data ?? '').length; at++) {
+    const range = document.createRange();
+    range.setStart(node, at);
+    range.setEnd(node, at + 1);
+    const {top} = range.getBoundingClientRect();
+    if (before !== null && top > before + 4 && node.data[at] !== '/' && last !== '-') return true;
+    before = top;
+    last = node.data[at];
+  }
+  return false;
+}).map(each => each.innerText)
+"""
+"""Paths of the navigation that go on in another line elsewhere than at a slash or a hyphen."""
 CONTRAST = """
 (() => {
   const light = text => {
@@ -141,6 +157,7 @@ async def test_it_reads_well_in_the_light_and_in_the_dark_and_on_a_phone() -> No
                 await page.open(f"{service.url}/docs")
                 across = await page.look("document.documentElement.scrollWidth")
                 assert across <= width, f"{name}: {across} pixels wide"
+                assert await page.look(BROKEN) == [], name
                 worst = await page.look(CONTRAST)
                 assert worst["ratio"] >= 4.5, (scheme, worst)
                 if pictures:
