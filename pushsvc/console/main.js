@@ -68,6 +68,7 @@ function Header({ session, page, leave }) {
   const [open, unfold] = useState(false);
   const [theme, setTheme] = useState(remembered.load("pushsvc.theme") ?? "system");
   const [, redraw] = useState(0);
+  const turn = () => { const next = THEMES[(THEMES.indexOf(theme) + 1) % 3]; remembered.store("pushsvc.theme", next); applyTheme(next); setTheme(next); };
   const search = (event) => {
     event.preventDefault();
     const text = written(event.currentTarget, "q");
@@ -83,13 +84,14 @@ function Header({ session, page, leave }) {
       <form class="search" role="search" onSubmit=${search}><input id="search" name="q" type="search" placeholder="push id, device, user" aria-label="Search a push id, a device or a user" autocomplete="off" spellcheck=${false} /><kbd aria-hidden="true" class="wide-only">/</kbd></form>
       <div class="row end">
         <button class="plain" title="the time zone of all times" onClick=${() => { setZone(zone() === "UTC" ? "local" : "UTC"); redraw((n) => n + 1); leave.redraw(); }}>${zone()}</button>
-        <button class="plain wide-only" title="light, dark or system" onClick=${() => { const next = THEMES[(THEMES.indexOf(theme) + 1) % 3]; remembered.store("pushsvc.theme", next); applyTheme(next); setTheme(next); }}>theme: ${theme}</button>
+        <button class="plain wide-only" title="light, dark or system" onClick=${turn}>theme: ${theme}</button>
         <span class="soft wide-only">key: ${session.key}</span>
         <button class="plain" onClick=${leave.out}>sign out</button>
         <button class="menu" aria-expanded=${String(open)} onClick=${() => unfold(!open)}>${PAGES[page] ?? "Menu"} ▾</button>
       </div>
     </div><div>
-      <nav class="tabs ${open ? "open" : ""}" aria-label="pages">${pagesOf(session).map((name) => html`<a href=${addressOf(name)} aria-current=${name === page ? "page" : null}>${PAGES[name]}</a>`)}</nav>
+      <nav class="tabs ${open ? "open" : ""}" aria-label="pages">${pagesOf(session).map((name) => html`<a href=${addressOf(name)} aria-current=${name === page ? "page" : null}>${PAGES[name]}</a>`)}
+        <button class="phone-only" title="light, dark or system" onClick=${turn}>theme: ${theme}</button><span class="phone-only soft">key: ${session.key}</span></nav>
       <span class="end"><${Freshness} /></span>
     </div><${Verdict} page=${page} /></header>`;
 }

@@ -40,7 +40,8 @@ export function useNow(every = 1000) {
   }, [every]);
 }
 
-export const Time = ({ of }) => (of ? html`<time datetime=${of} title=${full(of)}>${instant(of)}</time>` : html`<span class="soft">-</span>`);
+/** An instant; `dated` with its day even if that is today. */
+export const Time = ({ of, dated = false }) => (of ? html`<time datetime=${of} title=${full(of)}>${dated ? full(of) : instant(of)}</time>` : html`<span class="soft">-</span>`);
 export const Age = ({ of, ending = " ago" }) => (of ? html`<time datetime=${of} title=${full(of)}>${span(Math.max(0, secondsSince(of)))}${ending}</time>` : html`<span class="soft">-</span>`);
 
 const STATES = {
@@ -66,7 +67,7 @@ export function Copy({ text, label = "copy" }) {
 }
 
 /** A command with a button that copies it. */
-export const Command = ({ text, label }) => html`<div class="stack tight"><div class="row spread"><span class="soft">${label}</span><${Copy} text=${text} /></div><pre tabindex="0" aria-label=${label}>${text}</pre></div>`;
+export const Command = ({ text, label }) => html`<div class="stack tight"><div class="row spread"><span class="soft">${label}</span><${Copy} text=${text} /></div><pre class="command" tabindex="0" aria-label=${label}>${text}</pre></div>`;
 
 /** A text of the API, in which code stands between backticks. */
 export const Prose = ({ text }) => (text ?? "").split(/`([^`]+)`/).map((part, index) => (index % 2 ? html`<code>${part}</code>` : part));
@@ -136,7 +137,7 @@ export function Filter({ fields, children }) {
     if (JSON.stringify(given) !== JSON.stringify(Object.fromEntries(fields.map(([name]) => [name, query[name] ?? ""])))) filter(given);
   };
   return html`<form class="filter" role="search" onSubmit=${set} onChange=${set} key=${JSON.stringify(query)}>
-    ${fields.map(([name, label, kind]) => html`<label class="field"><span>${label}</span>${Array.isArray(kind)
+    ${fields.map(([name, label, kind]) => html`<label class="field ${kind === "datetime" ? "instant" : ""}"><span>${label}</span>${Array.isArray(kind)
       ? html`<select name=${name} value=${query[name] ?? ""}>${[["", "all"], ...kind.map((each) => [each, each])].map(([value, text]) => html`<option value=${value} selected=${value === (query[name] ?? "")}>${text}</option>`)}</select>`
       : html`<input name=${name} value=${query[name] ?? ""} autocomplete="off" spellcheck=${false} placeholder=${kind === "datetime" ? "2026-12-01T09:00Z" : ""} />`}</label>`)}
     ${Object.keys(query).length ? html`<button type="button" onClick=${() => go(to(here().page, here().item))}>Clear</button>` : null}

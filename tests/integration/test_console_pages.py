@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,20 @@ WIDE = """
 [...document.querySelectorAll('main *')].filter(each => !each.closest('pre, .chart, .sr, thead')
   && each.getBoundingClientRect().right > innerWidth + 1).map(each => each.outerHTML.slice(0, 120))
 """
+CUT = """
+[...document.querySelectorAll('input[placeholder]')].filter(each => {
+  const style = getComputedStyle(each), ruler = document.createElement('canvas').getContext('2d');
+  ruler.font = style.font;
+  const inner = each.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  return inner > 0 && ruler.measureText(each.placeholder).width > inner;
+}).map(each => each.outerHTML)
+"""
+"""Fields whose placeholder does not fit into them."""
+SCROLLED = """
+[...document.querySelectorAll('pre.command')].filter(each => each.scrollWidth > each.clientWidth)
+  .map(each => each.innerText)
+"""
+"""Commands that can be read only by scrolling."""
 
 
 @asynccontextmanager
@@ -127,6 +142,8 @@ async def test_every_page_in_every_state_and_look() -> None:
                     where = (name, state, width, scheme)
                     assert await page.look("document.documentElement.scrollWidth") <= width, where
                     assert await page.look(WIDE) == [], where
+                    assert await page.look(CUT) == [], where
+                    assert await page.look(SCROLLED) == [], where
                     assert await page.look(FAULTS) == [], where
                     if PICTURES:
                         tall = await page.look("document.documentElement.scrollHeight")
@@ -363,6 +380,21 @@ window.EventSource = class extends Stream { constructor(...given) { super(...giv
 """Keeps what a page does again and again, so that a test need not wait for it."""
 
 
+async def test_a_phone_has_the_theme_and_the_key_in_its_menu() -> None:
+    async with console() as (page, rig):
+        await page.size(375, 800)
+        await page.open(f"{rig.url}/console/send")
+        await until(page, SETTLED)
+        assert "theme: " not in await text(page, "header")
+        await page.look("document.querySelector('button.menu').click()")
+        await until(page, "document.querySelector('nav').innerText.includes('theme: system')")
+        assert "key: operator" in await text(page, "nav")
+        await page.look("document.querySelector('nav button').click()")
+        await until(page, "document.documentElement.dataset.theme === 'light'")
+        await page.size(1280, 800)
+        assert "theme: " not in await text(page, "nav")
+
+
 async def test_a_hidden_tab_stops_asking() -> None:
     async with console() as (page, rig):
         await page.call("Page.addScriptToEvaluateOnNewDocument", source=WATCHED)
@@ -407,6 +439,24 @@ async def test_the_whole_service_by_its_console(tmp_path: Path) -> None:
         assert len(page.complaints) == 1, page.complaints
         assert "401" in page.complaints[0]
 
+        # What waits for its time says what will be sent, when, and that nothing has ended.
+        later: dict[str, Any] = {"to": {"devices": ["phone-1"]}, "notification": {"title": "Later"}}
+        later["send_at"] = (datetime.now(UTC) + timedelta(minutes=119.5)).isoformat(timespec="seconds")
+        async with service.session.post("/v1/push", json=later) as answer:
+            scheduled = (await answer.json())["id"]
+        await visit(page, f"/console/pushes/{scheduled}")
+        await until(page, "!!document.querySelector('pre[aria-label=\"request to live\"]')")
+        seen = await text(page)
+        assert f"{later['send_at'][:10]} {later['send_at'][11:19]} UTC in 1 h 59 min" in seen
+        assert "No delivery has ended yet." in seen
+        assert ("What will be sent" in seen, "What was sent" in seen) == (True, False)
+        assert await page.look("document.querySelector('pre[aria-label=\"request to live\"]').innerText[0]") == "{"
+        await visit(page, f"/console/pushes/{scheduled}?outcome=failed")
+        await until(page, "document.querySelector('main').innerText.includes('No delivery has this outcome.')")
+        # A route that has nothing to send is ready.
+        await visit(page, "/console")
+        await until(page, "document.querySelector('[aria-label=routes]').innerText.includes('ready')")
+
         # What is sent by hand is found again, and was sent to the provider.
         await visit(page, "/console/send")
         await write(page, "textarea", json.dumps({"to": {"users": ["u1"]}, "notification": {"title": "By hand"}}))
@@ -419,7 +469,7 @@ async def test_the_whole_service_by_its_console(tmp_path: Path) -> None:
         by_hand = (await page.look("location.pathname")).rpartition("/")[2]
         await visit(page, "/console/devices/phone-1")
         await until(page, f"document.querySelector('main').innerText.includes('{by_hand}')")
-        assert "Looked at the last 2 pushes of the app" in await text(page)
+        assert "Looked at the last 3 pushes of the app" in await text(page)
         assert push not in await text(page)
 
 
@@ -437,7 +487,7 @@ async def test_why_a_device_is_suspect_when_a_key_was_used_and_a_gateway_lived_i
         await visit(page, "/console/keys")
         await until(page, f"{rows}.length === 3")
         backend, _, ci = await page.look(rows)
-        assert "33 min" in backend
+        assert "within the last hour" in backend
         assert "never" in ci
         await visit(page, "/console/live")
         await until(page, f"{rows}.length === 2")

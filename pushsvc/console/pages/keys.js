@@ -2,6 +2,7 @@
 
 import { html, useState } from "../vendor/preact-htm.js";
 import { act, at, written } from "../api.js";
+import { secondsSince } from "../format.js";
 import { Act, Age, Asked, Copy, Refusal, State, Table, Time, useDocument, useNow } from "../parts.js";
 import { to } from "../router.js";
 
@@ -29,6 +30,9 @@ function Make({ made }) {
     ${key && html`<div class="note is-ok" role="status"><p><${State} of="ok">The key ${key.name} was created.<//> Copy it now: it is not shown again.</p><div class="row"><code>${key.key}</code><${Copy} text=${key.key} /></div></div>`}</section>`;
 }
 
+/** When a key was last used. That is noted once an hour at most, so of the last hour no more is known. */
+const Used = ({ at: time }) => (secondsSince(time) < 3600 ? html`<time datetime=${time} title="Use is recorded at most once an hour">within the last hour</time>` : html`<${Age} of=${time} />`);
+
 export default function Keys({ session }) {
   useNow(5000);
   const asked = useDocument("/v1/admin/keys", {}, { every: 30 });
@@ -37,7 +41,7 @@ export default function Keys({ session }) {
     { label: "scopes", cell: (key) => key.scopes.join(", ") },
     { label: "pushes at most", cell: (key) => key.intake },
     { label: "created", tight: true, cell: (key) => html`<${Time} of=${key.created_at} />` },
-    { label: "last used", tight: true, cell: (key) => (key.last_used_at ? html`<${Age} of=${key.last_used_at} />` : html`<span class="soft" title="Use is recorded at most once an hour">never</span>`) },
+    { label: "last used", tight: true, cell: (key) => (key.last_used_at ? html`<${Used} at=${key.last_used_at} />` : html`<span class="soft" title="Use is recorded at most once an hour">never</span>`) },
     { label: "kept in", cell: (key) => key.kept_in },
     { label: "", tight: true, cell: (key) => (key.kept_in === "configuration" ? html`<span class="soft" title="remove it from the configuration file and reload">in the file</span>` : key.name === session.key ? null : html`<${Act} danger title=${`Revoke the key ${key.name}`} typed=${key.name} text="Calls with this key are refused within seconds, and its sessions end. A revoked key cannot be restored." run=${() => act("DELETE", `/v1/admin/keys/${at(key.name)}`)} done=${() => "The key is revoked."} changed=${asked.reload}>Revoke<//>`) },
   ]} />`}<//></div>`;

@@ -54,6 +54,9 @@ function Check({ asked, close }) {
       ]} />`}<//></section>`;
 }
 
+/** Whether nothing holds a route that has nothing to send. */
+const idle = (route) => route.state === "sending" && !route.sent_rate && !route.waiting && !route.retrying;
+
 function RatesChart() {
   const asked = useDocument("/v1/admin/rates", { span: 3600, step: 60 }, { every: 30 });
   if (!asked.document) return asked.problem ? html`<${Refusal} problem=${asked.problem} again=${asked.reload} />` : html`<p class="chart soft" aria-busy="true">Loading…</p>`;
@@ -126,7 +129,7 @@ export default function Overview({ session }) {
     ]} /></section>
     <section class="stack tight"><h2>Routes</h2><${Table} label="routes" rows=${stats.routes} columns=${[
       { label: "route", cell: (route) => html`<a href=${to("failed", null, { platform: route.platform })}>${route.route}</a>` },
-      { label: "state", tight: true, cell: (route) => html`<${State} of=${route.state} />${route.frozen && html` <a class="slow" href=${to("feedback")} title=${route.frozen}>▲ frozen</a>`}` },
+      { label: "state", tight: true, cell: (route) => html`<${State} of=${route.state}>${idle(route) ? "ready" : route.state}<//>${route.frozen && html` <a class="slow" href=${to("feedback")} title=${route.frozen}>▲ frozen</a>`}` },
       { label: "since", tight: true, cell: (route) => route.since && html`<${Time} of=${route.since} />` },
       { label: "waiting", num: true, cell: (route) => html`<span class="live">${number(route.waiting)}</span>` },
       { label: "sent /s", num: true, cell: (route) => measure(route.sent_rate) },

@@ -2,7 +2,7 @@
 
 import { html } from "../vendor/preact-htm.js";
 import { at } from "../api.js";
-import { number, plural, remembered, span } from "../format.js";
+import { number, plural, remembered, secondsSince, span } from "../format.js";
 import { Age, Asked, Choice, Command, Copy, Facts, Pager, Prose, Shares, State, Table, Time, tone, useDocument, useNow } from "../parts.js";
 import { go, to } from "../router.js";
 import { Cancel, stateOf } from "./pushes.js";
@@ -31,12 +31,16 @@ function Timeline({ push, rows, moments }) {
   </figure>`;
 }
 
+/** Whether any of it was handed to a provider or a device, so that there is something that was sent. */
+const begun = ({ counts }) => counts.sent + counts.failed + counts.invalid + counts.retrying > 0;
+const hasEnded = (push) => ["done", "cancelled"].includes(push.state);
+
 function Rows({ push, query }) {
   const rows = useDocument(`/v1/push/${at(push.id)}/deliveries`, { outcome: query.outcome, cursor: query.cursor, limit: 50 });
   return html`<section class="stack tight"><div class="row spread"><h2>Deliveries</h2>
       <${Choice} name="outcome" label="outcome" options=${[["", "all rows"], ...ENDS.map((end) => [end, end])]} /></div>
     ${push.counts.total > 1000 && html`<p class="soft">For a push with more than 1,000 deliveries, rows are kept only for deliveries that were not sent.</p>`}
-    <${Asked} of=${rows}>${({ items, cursor }) => html`<div><${Table} label="deliveries" rows=${items} empty=${html`<p class="soft">No delivery has this outcome.</p>`} columns=${[
+    <${Asked} of=${rows}>${({ items, cursor }) => html`<div><${Table} label="deliveries" rows=${items} empty=${html`<p class="soft">${query.outcome ? "No delivery has this outcome." : hasEnded(push) ? "No delivery is listed." : "No delivery has ended yet."}</p>`} columns=${[
       { label: "outcome", tight: true, cell: (row) => html`<${State} of=${row.outcome} />` },
       { label: "reason", cell: (row) => row.reason && html`<a href=${to("failed", null, { reason: row.reason })}>${row.reason}</a>` },
       { label: "platform", cell: (row) => row.platform },
@@ -49,15 +53,15 @@ function Rows({ push, query }) {
     ]} /><${Pager} cursor=${cursor} /></div>`}<//></section>`;
 }
 
-/** What each provider was sent, as far as it is still kept. */
-const Sent = ({ kept }) => html`<section class="stack tight"><h2>What was sent</h2><${Asked} of=${kept}>${({ messages }) => (messages.length
+/** What each provider was or will be sent, as far as it is still kept. */
+const Sent = ({ push, kept }) => html`<section class="stack tight"><h2>${begun(push) ? "What was sent" : hasEnded(push) ? "What would have been sent" : "What will be sent"}</h2><${Asked} of=${kept}>${({ messages }) => (messages.length
   ? html`<div class="two">${messages.map((message) => html`<${Message} key=${message.route} message=${message} />`)}</div>`
   : html`<p class="soft">Its content is not stored. Content is kept for pushes to up to 32 targets while they wait, and for dead letters.</p>`)}<//></section>`;
 
 const receivers = (to) => to && Object.entries(to).map(([kind, value]) => (Array.isArray(value) ? plural(value.length, kind.slice(0, -1), kind) : kind === "all" ? "all devices" : html`${kind} <code>${value}</code>`))[0];
 
 function Push({ push, query, reload, session }) {
-  const ended = ["done", "cancelled"].includes(push.state);
+  const ended = hasEnded(push);
   const rows = useDocument(`/v1/push/${at(push.id)}/deliveries`, { limit: 400 }, { every: ended ? 0 : 5 });
   const kept = useDocument(`/v1/admin/pushes/${at(push.id)}`, {}, { every: ended ? 0 : 10 });
   const { copy, copy_lacks, key, lane, to: receiving } = kept.document ?? {};
@@ -77,7 +81,7 @@ function Push({ push, query, reload, session }) {
     <${Timeline} push=${push} rows=${rows.document?.items ?? []} moments=${kept.document?.timeline ?? [{ what: "accepted", at: push.created_at }]} />
     <div class="two"><${Facts} of=${[
       ["Accepted", html`<${Time} of=${push.created_at} />, <${Age} of=${push.created_at} />`],
-      ["Due", push.send_at && html`<${Time} of=${push.send_at} />`],
+      ["Due", push.send_at && html`<${Time} of=${push.send_at} dated />${push.state === "scheduled" ? ` in ${span(-secondsSince(push.send_at))}` : ""}`],
       ["Changed", html`<${Time} of=${push.updated_at} />, <${Age} of=${push.updated_at} />`],
       ["Posted with", key && html`the key <a href=${to("pushes", null, { key })}>${key}</a>`],
       ["Lane", lane],
@@ -89,7 +93,7 @@ function Push({ push, query, reload, session }) {
     ]} /></div>
     <${Command} label="This push with curl" text=${`curl -H "Authorization: Bearer $PUSHSVC_KEY" ${location.origin}/v1/push/${push.id}`} />
     <${Rows} push=${push} query=${query} />
-    <${Sent} kept=${kept} />`;
+    <${Sent} push=${push} kept=${kept} />`;
 }
 
 export default function OnePush({ item, query, session }) {

@@ -10,13 +10,18 @@ const KINDS = [["users", "users"], ["devices", "devices"], ["topic", "topic"], [
 const START = { to: { users: [] }, notification: { title: "", body: "" } };
 const FIELDS = [["title", "title"], ["body", "body"], ["subtitle", "subtitle"], ["image", "image (URL)"], ["link", "link"], ["sound", "sound"]];
 
-/** A request to a provider. */
+/** A request to a provider, or the content alone, which is what the live channel carries. */
+const written = ({ method, path, headers, body }) => {
+  const head = [`${method} ${path}`.trim(), ...Object.entries(headers ?? {}).map(([name, value]) => `${name}: ${value}`)].filter(Boolean);
+  return [...head, ...(head.length ? [""] : []), JSON.stringify(body, null, 2)].join("\n");
+};
+
 export function Message({ message }) {
   const { limit } = message;
   const share = limit ? message.bytes / limit : 0;
   return html`<section class="panel stack tight"><div class="row spread"><h2>${message.route}</h2><span>${message.deliveries !== null && message.deliveries !== undefined ? `${plural(message.deliveries, "delivery", "deliveries")}, ` : ""}<span class=${share > 0.9 ? "slow" : ""}>${number(message.bytes)}${limit ? ` of ${number(limit)}` : ""} bytes</span></span></div>
     ${limit && html`<div class="meter ${share > 1 ? "bad" : share > 0.9 ? "slow" : "ok"}" role="img" aria-label=${`${number(message.bytes)} of ${number(limit)} bytes`}><i style=${{ width: `${Math.min(100, share * 100)}%` }}></i></div>`}
-    <pre tabindex="0" aria-label=${`request to ${message.route}`}>${message.method} ${message.path}${Object.entries(message.headers ?? {}).map(([name, value]) => `\n${name}: ${value}`)}${"\n\n"}${JSON.stringify(message.body, null, 2)}</pre></section>`;
+    <pre tabindex="0" aria-label=${`request to ${message.route}`}>${written(message)}</pre></section>`;
 }
 
 /** The values of the form, of a document; what the form has no field for stays as it is. */
@@ -35,7 +40,7 @@ function Form({ push, change }) {
     <div class="filter fill"><label class="field"><span>lane</span><select onChange=${(event) => set("lane", event.currentTarget.value)}>${["", "urgent", "normal", "bulk"].map((lane) => html`<option value=${lane} selected=${lane === (push.lane ?? "")}>${lane || "default"}</option>`)}</select></label>
       <label class="field"><span>time to live, s</span><input inputmode="numeric" value=${push.ttl ?? ""} onChange=${(event) => set("ttl", event.currentTarget.value.trim() === "" ? undefined : Number(event.currentTarget.value))} /></label>
       <label class="field"><span>collapse</span><input value=${push.collapse ?? ""} onChange=${(event) => set("collapse", event.currentTarget.value.trim())} /></label>
-      <label class="field"><span>send at (UTC)</span><input value=${push.send_at ?? ""} placeholder="2026-12-01T09:00:00Z" onChange=${(event) => set("send_at", event.currentTarget.value.trim())} /></label>
+      <label class="field instant"><span>send at (UTC)</span><input value=${push.send_at ?? ""} placeholder="2026-12-01T09:00:00Z" onChange=${(event) => set("send_at", event.currentTarget.value.trim())} /></label>
       <label class="check"><input type="checkbox" checked=${!!push.silent} onChange=${(event) => set("silent", event.currentTarget.checked)} />silent</label></div>
   </div>`;
 }
