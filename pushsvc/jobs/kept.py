@@ -53,17 +53,21 @@ class KeptStore:
     async def connect(self, url: str, settings: Settings) -> AsyncIterator[Store]:
         """Yield the store, opened where that is needed; see `runtime.store.connect`. For jobs that `run` runs."""
         if self._store is None or self._store.replaced.is_set() or self._settings is not settings:
-            await self._leave()
+            self._store = None
+            await self._opened.aclose()
             self._store = await self._opened.enter_async_context(connect(url, settings))
             self._settings = settings
         yield self._store
 
     def close(self) -> None:
-        """End the job, if one was interrupted, then the store and the loop."""
-        runner, self._runner = self._runner, None
+        """End the job, if one was interrupted, then the store and the loop. Where this is interrupted too, the next job
+        has others nevertheless."""
+        runner, job, opened = self._runner, self._job, self._opened
+        self._runner = self._job = self._store = None
+        self._opened = AsyncExitStack()
         if runner is not None:
             try:
-                runner.run(self._end())
+                runner.run(_end(job, opened))
             finally:
                 runner.close()
 
@@ -71,13 +75,9 @@ class KeptStore:
         self._job = asyncio.current_task()
         return await work
 
-    async def _end(self) -> None:
-        job, self._job = self._job, None
-        if job is not None and not job.done():
-            job.cancel()
-            await asyncio.wait([job])
-        await self._leave()
 
-    async def _leave(self) -> None:
-        self._store = None
-        await self._opened.aclose()
+async def _end(job: asyncio.Task[Any] | None, opened: AsyncExitStack) -> None:
+    if job is not None and not job.done():
+        job.cancel()
+        await asyncio.wait([job])
+    await opened.aclose()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import pytest
 from redis import Redis
 from rq.job import JobStatus
+from rq.timeouts import JobTimeoutException
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.jobs import QUEUE, Context, kept, make_job_class, make_worker
@@ -124,6 +126,22 @@ def test_a_job_at_its_time_limit_is_cancelled_with_its_store(jobs: Jobs) -> None
         assert "JobTimeoutException" in str(result.exc_string)
     assert jobs.waits == "cancelled, 0 devices"
     assert jobs.stores == [first, first]
+    assert jobs.run() is not first
+
+
+def test_an_interruption_while_it_ends_leaves_the_next_job_nothing_of_it(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = jobs.run()
+
+    def interrupted(_: asyncio.Runner, work: Coroutine[Any, Any, None]) -> None:
+        work.close()
+        raise JobTimeoutException
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio.Runner, "run", interrupted)
+        with pytest.raises(JobTimeoutException):
+            jobs.kept.close()
     assert jobs.run() is not first
 
 
