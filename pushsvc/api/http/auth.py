@@ -88,7 +88,7 @@ class BearerKeys:
 
     def known(self, request: ApiRequest) -> Caller | None:
         """Return the owner of the request's key, if the key of its head is known to be one of the configuration."""
-        sha256 = request.said.bearer
+        sha256 = request.parsed.bearer
         return self._configured.get(sha256) if sha256 else None
 
     async def caller(self, request: ApiRequest) -> Caller:
@@ -97,7 +97,7 @@ class BearerKeys:
         text = text.strip()
         if not text or scheme.lower() != "bearer":
             raise NoKey("Send the API key in the header `Authorization: Bearer <key>`.")
-        sha256 = request.said.bearer = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        sha256 = request.parsed.bearer = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         return self._configured.get(sha256) or await self.owner(sha256)
 
     async def owner(self, sha256: str, *, session: bool = False) -> Caller:

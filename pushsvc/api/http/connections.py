@@ -211,7 +211,7 @@ class Connection(web.RequestHandler):
         if make is None or handle is None or self._task_handler is None:
             return  # the client has gone
         request: Any = make(head.message, body, self, StreamWriter(self, self._loop), self._task_handler)
-        request.said = head.said
+        request.parsed = head.parsed
         self._request_in_progress, self._current_request = True, request
         kept: bool | None = False
         try:

@@ -150,7 +150,7 @@ class CallDispatcher:
         span: telemetry.traces.OpenSpan | None = None
         cut = False
         try:
-            place: _Place = request.said.place or self._find(request)
+            place: _Place = request.parsed.place or self._find(request)
             row, names, odd = place
             if odd:
                 check_path(request.raw_path)
@@ -198,7 +198,7 @@ class CallDispatcher:
         if methods is None:
             methods, names = self._table.find(request.rel_url.path_safe)
         odd = methods is not plain or hdrs.EXPECT in request.headers
-        place = request.said.place = (methods.get(request.method, self._unmatched), names, odd)
+        place = request.parsed.place = (methods.get(request.method, self._unmatched), names, odd)
         return place
 
     def _no_such_call(self, request: ApiRequest) -> Response:
@@ -239,7 +239,7 @@ class CallDispatcher:
     ) -> Reply:
         """Read the request and return the handler's reply. With `limits` the documents of a batch are counted."""
         ports = self._ports
-        params, lines, coded = request.said.received or receive(call, names, request)
+        params, lines, coded = request.parsed.received or receive(call, names, request)
         body = b"" if call.document is None else await read_body(request, ports.config, coded)
         key: bytes | None = params.get(IDEMPOTENCY_KEY.name)
         asked = Request(

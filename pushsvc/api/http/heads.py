@@ -23,7 +23,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, EmptyStreamReader, StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from .request import Said
+from .request import ParsedHead
 
 # No part is tried twice (`++`, `*+`): the time is that of one look at each byte, whatever was sent.
 _HEAD: Final = re.compile(
@@ -52,7 +52,7 @@ class Head:
     """What follows them."""
     message: RawRequestMessage
     """The head as aiohttp's requests have it, but without the length."""
-    said: Said = field(default_factory=Said)
+    parsed: ParsedHead = field(default_factory=ParsedHead)
 
     def body_in(self, data: bytes, at: int = 0) -> tuple[int, int] | None:
         """Return where the body of the request at this place of the data begins and ends, which may be after the end of

@@ -53,7 +53,7 @@ def receive(call: Call, names: Mapping[str, str], request: ApiRequest) -> Parame
     params |= {param.name: param.parse(headers.getall(param.name)) for param in call.headers if param.name in headers}
     received = Parameters(params, lines, headers.get(hdrs.CONTENT_ENCODING))
     if usual:  # whatever the length of the body is
-        request.said.received = received
+        request.parsed.received = received
     return received
 
 

@@ -15,8 +15,8 @@ from .exchange import Caller
 REQUEST_ID: Final = istr(HEADER)
 
 
-class Said:
-    """What the head of a request says, as far as it was read: once for all requests that have the same head."""
+class ParsedHead:
+    """What was parsed of the head of a request: once for all requests that have the same head."""
 
     __slots__ = ("bearer", "place", "received")
 
@@ -51,9 +51,9 @@ class ApiRequest(web.BaseRequest):
         return request_id(self.headers.get(REQUEST_ID))
 
     @cached_property
-    def said(self) -> Said:
-        """What its head says."""
-        return Said()
+    def parsed(self) -> ParsedHead:
+        """What was parsed of its head."""
+        return ParsedHead()
 
     def gone(self) -> bool:
         """Return whether the client has closed its connection."""
