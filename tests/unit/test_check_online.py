@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from pushsvc.net.http2.exchange import Response
 from pushsvc.providers import apns, fcm
-from pushsvc.providers.apns import online as of_apple
-from pushsvc.providers.fcm import online as of_google
+from pushsvc.providers.apns import online as of_apple, remedies as of_apple_remedies
+from pushsvc.providers.fcm import online as of_google, remedies as of_google_remedies
 from pushsvc.providers.online import Asked, judge_skew, unreached
+
+from ..pages import PAGES
 
 APNS = apns.Config(key_file="k.p8", key_id="ABCDEFGHIJ", team_id="KLMNOPQRST", topic="com.example.shop")
 FCM = fcm.Config(service_account_file="account.json")
@@ -118,3 +121,10 @@ def test_files_that_cannot_be_read_are_findings(tmp_path: Path) -> None:
     ):
         (found,) = asyncio.run(asking)
         assert (found.level, missing in found.what) == ("error", True)
+
+
+@pytest.mark.parametrize("remedies", [of_apple_remedies._REMEDIES, of_google_remedies._REMEDIES])
+def test_the_runbook_has_each_reason_for_which_a_route_is_held(remedies: dict[str, str]) -> None:
+    section = PAGES["guides/runbook.md"].partition("### Why a route is held")[2].partition("\n## ")[0]
+    named = [re.escape(name).replace(re.escape(".."), ".*") for name in re.findall(r"`([\w.]+)`", section)]
+    assert [reason for reason in remedies if not any(re.fullmatch(name, reason) for name in named)] == []
