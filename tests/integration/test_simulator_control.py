@@ -341,7 +341,11 @@ async def test_the_control_api(tmp_path: Path) -> None:
             assert answer.headers["retry-after"].endswith("GMT")
             assert await control("drop", platform="fcm") == 1
 
-            wrong = {"nonsense": {}, "stall": {"onn": True}, "streams": {}, "latency": {"seconds": "x"}}
+            answer = await client.post(f"{simulator.control_url}/control/throttle", json={"on": True})
+            assert answer.json()["error"].endswith(
+                '; the fields of throttle are {"rate": .., "burst": 1.0, "retry_after": null}'
+            )
+            wrong = {"nonsense": {}, "stall": {"onn": True}, "streams": {}, "latency": {"seconds": "x"}, "throttle": {}}
             for command, fields in wrong.items():
                 answer = await client.post(f"{simulator.control_url}/control/{command}", json=fields)
                 assert answer.status_code == 400

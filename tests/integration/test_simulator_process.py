@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import http.client
+import json
 import os
 import re
 import signal
@@ -22,10 +23,12 @@ import httpx
 import jwt
 import pytest
 import typer
+from msgspec import convert
 from typer.testing import CliRunner, Result
 
-from pushsvc.cli.simulator.simulate import simulate
+from pushsvc.cli.simulator.simulate import _commands, simulate
 from pushsvc.lab.simulator import (
+    COMMANDS,
     Address,
     SimulatorHandle,
     apns_token,
@@ -34,6 +37,7 @@ from pushsvc.lab.simulator import (
     simulator_process,
     token_kinds,
 )
+from pushsvc.lab.simulator.controls import Command
 from pushsvc.lab.simulator.scenario import MODIFIERS, TRANSPORT
 
 TOKEN = "ab" * 32
@@ -158,6 +162,16 @@ def invoke(*words: str) -> Result:
     command = typer.Typer()
     command.command()(simulate)
     return CliRunner().invoke(command, words)
+
+
+def test_each_fault_is_described_with_its_fields_and_does_something_without_further_ones() -> None:
+    lines = dict(line.removeprefix("#").split(None, 1) for line in _commands().splitlines())
+    assert [*lines] == list(COMMANDS)
+    assert lines["latency"] == '{"seconds": ..}'
+    assert lines["stall"] == '{"on": true}'
+    assert lines["throttle"] == '{"rate": .., "burst": 1.0, "retry_after": null}'
+    for name, fields in lines.items():
+        convert({**json.loads(fields.replace("..", "1")), "platform": "fcm", "command": name}, Command)
 
 
 def test_the_command_prints_tokens() -> None:

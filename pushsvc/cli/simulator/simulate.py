@@ -24,6 +24,7 @@ from ...lab.simulator import (
     run_forever,
     sections_of,
     token_kinds,
+    usage,
 )
 from ...wording import did_you_mean
 from ..access import Access, App, Key, Url, access
@@ -190,14 +191,20 @@ def _print_json(address: Address) -> None:
     print(address.as_json().decode(), flush=True)
 
 
+def _commands() -> str:
+    """Return a line for each command of the simulator, with its fields."""
+    return "\n".join(f"#     {name:11}  {usage(name)}" for name in COMMANDS)
+
+
 def _print_snippet(address: Address) -> None:
     print(
         f"""\
 # APNs     {address.apns_url}
 # FCM      {address.fcm_url}
 # control  {address.control_url}
-#   POST /control/COMMAND  COMMAND is {", ".join(COMMANDS)};
-#                          fields as JSON, {{"on": false}} ends a stall; calm ends everything
+#   POST /control/COMMAND  a fault, with these fields as JSON, and "platform": "apns" or "fcm" for one of them alone
+{_commands()}
+#                          calm ends everything
 #   GET /record            what came and how often; DELETE /record forgets it
 # To push there, put this into the configuration, in the place of these sections if it has them:
 

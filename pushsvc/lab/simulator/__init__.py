@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from .certificates import Credentials as Credentials, Keys as Keys, open_keys as open_keys
 from .config import SimulatorConfig as SimulatorConfig
-from .controls import COMMANDS as COMMANDS
+from .controls import COMMANDS as COMMANDS, usage as usage
 from .halves import HALVES as HALVES, sections_of as sections_of, token_kinds as token_kinds
 from .process import (
     Address as Address,

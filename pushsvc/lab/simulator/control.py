@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from .controls import COMMANDS, Controls
+from .controls import COMMANDS, Controls, usage
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 
@@ -62,7 +62,7 @@ class ControlApi:
             fields.pop("command", None)
             return _json({"touched": self._controls.control(name, **fields)})
         except msgspec.DecodeError as error:
-            return _json({"error": str(error)}, 400)
+            return _json({"error": f"{error}; the fields of {name} are {usage(name)}"}, 400)
         except KeyError:
             known = ", ".join(self._controls.providers)
             return _json({"error": f"unknown platform {fields.get('platform')!r}; known are {known}"}, 400)

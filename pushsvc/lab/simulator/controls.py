@@ -53,7 +53,7 @@ class Unavailable(_Command, frozen=True, tag="unavailable"):
 class Throttle(_Command, frozen=True, tag="throttle"):
     """Answer 429 beyond a rate for each app (topic) or project."""
 
-    rate: float = 0.0
+    rate: float
     """Requests a second; 0: no limit."""
     burst: float = 1.0
     retry_after: int | None = None
@@ -104,6 +104,17 @@ Command: TypeAlias = (
 
 COMMANDS: Final = tuple(str(each.__struct_config__.tag) for each in get_args(Command))
 """The names of all commands."""
+
+
+def usage(command: str) -> str:
+    """Return the fields of a command as JSON, with their defaults; `..` is a number that must be given."""
+    (kind,) = (each for each in get_args(Command) if each.__struct_config__.tag == command)
+    fields = {each.name: each.default for each in msgspec.structs.fields(kind) if each.name != "platform"}
+    shown = (
+        f'"{name}": {".." if value is msgspec.NODEFAULT else msgspec.json.encode(value).decode()}'
+        for name, value in fields.items()
+    )
+    return f"{{{', '.join(shown)}}}"
 
 
 class Commanded(ABC):
