@@ -52,8 +52,9 @@ async def serving(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, extra: str = ""
 ) -> AsyncIterator[Shell]:
     """A shell beside a service that the environment points at. `extra` is added to its configuration."""
-    # The service shares this process' streams; only the command line is to be heard there.
+    # The service shares this process' streams and its level of logging; only the command line is to be heard there.
     configure_logging("info", io.StringIO())
+    monkeypatch.setenv("PUSHSVC__LOGGING__LEVEL", "warning")
     async with running_service(tmp_path, extra=extra) as service:
         monkeypatch.setenv("PUSHSVC_URL", str(service.session._base_url))
         monkeypatch.setenv("PUSHSVC_KEY", KEY)
