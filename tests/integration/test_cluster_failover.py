@@ -149,6 +149,22 @@ async def test_what_a_former_primary_handed_out_ends_nothing_on_the_next(rig: Cl
         assert (store.link.history, shard.new.ask("XLEN", LANE)) == (1, 1)
 
 
+async def test_a_replica_that_does_not_say_what_it_is_is_another_primary_once_it_is_promoted(rig: ClusterRig) -> None:
+    shard = Shard(rig, LANE)
+    for node in rig.nodes:
+        node.ask("ACL", "SETUSER", "mute", "on", ">word", "~*", "&*", "+@all", "-info")
+    # It is asked which node has which slot.
+    url = f"redis+cluster://mute:word@127.0.0.1:{shard.new.port}"
+    async with asyncio.timeout(60), open_store(url, CONFIG) as store:
+        shard.hold_behind()
+        await store.pushes.accept(make_push("p"))
+        (taken,) = await take(store)
+        shard.fail_over()
+        shard.other_entry(LANE, taken.ref.entry_id, group=keys.DISPATCH)
+        await insist(lambda: store.queue.settle("shop", *all_of(taken)))
+        assert (store.link.history, shard.new.ask("XLEN", LANE)) == (1, 1)
+
+
 async def test_what_replicas_confirm_ends_nothing_on_the_next_primary(rig: ClusterRig) -> None:
     shard = Shard(rig, LANE)
     async with opened(rig, StoreConfig(consumer="a", replicas=1)) as store:

@@ -18,8 +18,9 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import NodesManager, RedisCluster
 from redis.asyncio.connection import AbstractConnection
+from redis.cluster import PRIMARY
 from redis.exceptions import ResponseError
 
 from .sentinels import Address
@@ -58,7 +59,7 @@ class Primaries:
 
     def hear(self, address: Address, info: bytes | None) -> None:
         """Take a node's answer to INFO. None: it did not say, as where this user may not ask; then its address has to
-        do."""
+        do, and it must be one that takes writes."""
         fields = dict(_FIELD.findall(info or b""))
         if fields.get(b"role") == b"slave":
             self._due.pop(address, None)
@@ -78,6 +79,7 @@ class _Asking(AbstractConnection):
     """To be mixed in before one of redis-py's kinds of connection."""
 
     primaries: Primaries
+    nodes: NodesManager
     host: str
     port: int
     _asks = False
@@ -107,13 +109,17 @@ class _Asking(AbstractConnection):
         info = None
         with suppress(ResponseError):
             info = await self.read_response(disable_decoding=True)
+        if info is None:
+            node = self.nodes.get_node(*address)
+            if node is None or node.server_type != PRIMARY:
+                return  # it may be a replica, and is another primary once it is promoted
         self.primaries.hear(address, info)
 
 
 def follow_primaries(client: RedisCluster, primaries: Primaries) -> None:
     """Let each connection of a client that has none yet ask its node."""
     kind = client.connection_kwargs["connection_class"]
-    asking = type(kind.__name__, (_Asking, kind), {"primaries": primaries})
+    asking = type(kind.__name__, (_Asking, kind), {"primaries": primaries, "nodes": client.nodes_manager})
     client.connection_kwargs["connection_class"] = asking
     for node in client.startup_nodes:
         node.connection_class = asking
