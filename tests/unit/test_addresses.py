@@ -13,7 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from pushsvc.api import openapi
 from pushsvc.api.config import ApiConfig
 from pushsvc.api.devices.document import read_device, shown
-from pushsvc.api.devices.importing import read_device as read_line
+from pushsvc.api.devices.importing import BadLine, read_device as read_line
 from pushsvc.api.pushes.document import Draft, read
 from pushsvc.api.rules import Rules
 from pushsvc.cli.devices.files import entries
@@ -206,8 +206,9 @@ def test_a_cell_of_several_parts_is_json() -> None:
         for cell in (b'"{""endpoint"":1}"\nb,threepart,{', b"")
     )
     assert good.value == {"id": "a", "platform": "threepart", "subscription": {"endpoint": 1}}
-    assert bad.fault is not None
-    assert bad.fault.faults[0].path == "subscription"
+    with pytest.raises(BadLine) as refused:
+        read_line(bad.value, RULES, NOW)
+    assert [fault.path for fault in refused.value.faults] == ["subscription"]
 
 
 def test_a_header_needs_an_address_where_every_platform_does() -> None:

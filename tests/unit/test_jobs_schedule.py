@@ -173,4 +173,4 @@ async def test_work_that_fails_each_second_is_logged_when_it_begins_and_when_it_
         await until(lambda: len(processes.acts) > count, 5.0)
     await processes.end()
     assert [line["event"] for line in lines] == ["schedule_failed", "schedule_goes_on"]
-    assert (lines[0]["task"], lines[0]["error"]) == ("sweep", "StoreError")
+    assert (lines[0]["task"], lines[0]["error"]) == ("sweep", "NOPERM")

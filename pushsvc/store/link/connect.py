@@ -166,6 +166,8 @@ def _url_fix(url: str, error: StoreUnavailable) -> str:
     closed = any(isinstance(each, ConnectionResetError | EOFError) for each in causes)
     if closed and not scheme.startswith(("rediss", "unix")):
         return f"if this port is one for TLS, begin redis.url with {scheme.replace('redis', 'rediss')}://"
+    if closed and scheme.startswith("rediss") and "ssl_certfile" not in options:
+        return f"if it wants a certificate of its clients, {_OWN}"
     return ""
 
 
@@ -191,9 +193,8 @@ def _tls_fix(error: ssl.SSLError) -> str:
 
 
 _NAME_CA: Final = "name the authority that signed its certificate: append ?ssl_ca_certs=/path/ca.pem to redis.url"
-_NAME_OWN: Final = (
-    "it wants a certificate of its clients: append ?ssl_certfile=/path/own.pem&ssl_keyfile=/path/own.key to redis.url"
-)
+_OWN: Final = "append ?ssl_certfile=/path/own.pem&ssl_keyfile=/path/own.key to redis.url"
+_NAME_OWN: Final = f"it wants a certificate of its clients: {_OWN}"
 _OTHER_NAME: Final = "connect by a name that its certificate is for, or give it one for this name"
 _CERTIFICATE_FIXES: Final = {
     9: "its certificate is not valid yet: look at this machine's clock",
