@@ -18,6 +18,7 @@ from redis.crc import key_slot
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Ended, TokenDead
+from pushsvc.ports.entries import Taken
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.live import Cut, Received
 from pushsvc.store import Store, StoreConfig, keys, open_store
@@ -136,6 +137,13 @@ async def insist(work: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(0.02)
 
 
+async def assert_ends_no_other(shard: Shard, store: Store, taken: Taken) -> None:
+    """Settle what the former primary handed out, while another entry has its id on the new one."""
+    shard.other_entry(LANE, taken.ref.entry_id, group=keys.DISPATCH)
+    await insist(lambda: store.queue.settle("shop", *all_of(taken)))
+    assert (store.link.history, shard.new.ask("XLEN", LANE)) == (1, 1)
+
+
 @pytest.mark.parametrize("way", ["FORCE", "TAKEOVER", "kill"])
 async def test_what_a_former_primary_handed_out_ends_nothing_on_the_next(rig: ClusterRig, way: Way) -> None:
     shard = Shard(rig, LANE)
@@ -144,9 +152,7 @@ async def test_what_a_former_primary_handed_out_ends_nothing_on_the_next(rig: Cl
         await store.pushes.accept(make_push("p"))
         (taken,) = await take(store)
         shard.fail_over(way)
-        shard.other_entry(LANE, taken.ref.entry_id, group=keys.DISPATCH)
-        await insist(lambda: store.queue.settle("shop", *all_of(taken)))
-        assert (store.link.history, shard.new.ask("XLEN", LANE)) == (1, 1)
+        await assert_ends_no_other(shard, store, taken)
 
 
 async def test_a_replica_that_does_not_say_what_it_is_is_another_primary_once_it_is_promoted(rig: ClusterRig) -> None:
@@ -160,9 +166,7 @@ async def test_a_replica_that_does_not_say_what_it_is_is_another_primary_once_it
         await store.pushes.accept(make_push("p"))
         (taken,) = await take(store)
         shard.fail_over()
-        shard.other_entry(LANE, taken.ref.entry_id, group=keys.DISPATCH)
-        await insist(lambda: store.queue.settle("shop", *all_of(taken)))
-        assert (store.link.history, shard.new.ask("XLEN", LANE)) == (1, 1)
+        await assert_ends_no_other(shard, store, taken)
 
 
 async def test_what_replicas_confirm_ends_nothing_on_the_next_primary(rig: ClusterRig) -> None:
@@ -172,9 +176,7 @@ async def test_what_replicas_confirm_ends_nothing_on_the_next_primary(rig: Clust
         (taken,) = await take(store)
         shard.fail_over()
         wait_until(lambda: is_linked(shard.old))
-        shard.other_entry(LANE, taken.ref.entry_id, group=keys.DISPATCH)
-        await insist(lambda: store.queue.settle("shop", *all_of(taken)))
-        assert (store.link.history, shard.new.ask("XLEN", LANE)) == (1, 1)
+        await assert_ends_no_other(shard, store, taken)
 
 
 async def test_what_another_client_has_learnt_first_stops_a_record_that_is_on_its_way(
@@ -418,9 +420,7 @@ async def test_a_primary_that_was_a_replica_meanwhile_has_another_history(
         wait_until(lambda: is_linked(shard.old))
         shard.old, shard.new = shard.new, shard.old
         shard.fail_over()
-        shard.other_entry(LANE, taken.ref.entry_id, group=keys.DISPATCH)
-        await insist(lambda: store.queue.settle("shop", *all_of(taken)))
-        assert (store.link.history, shard.new.ask("XLEN", LANE)) == (1, 1)
+        await assert_ends_no_other(shard, store, taken)
 
 
 async def test_a_slot_that_moves_takes_what_was_read_of_it_along(rig: ClusterRig) -> None:
