@@ -30,8 +30,9 @@ from pushsvc.model.push import (
 from pushsvc.ports.live import Appended, LiveRoute, Poke, Position
 from pushsvc.ports.provider import STREAMS, RenderError
 from pushsvc.providers.live import RENDERER, open_provider
+from pushsvc.providers.live.batch import CONTENTS
 from pushsvc.providers.live.render import LIMIT
-from pushsvc.providers.live.send import CONTENTS, KEPT_FOR, LASTS, QUIET, RECORDED, TRIES, WINDOW, LiveProvider
+from pushsvc.providers.live.send import KEPT_FOR, LASTS, QUIET, RECORDED, TRIES, WINDOW, LiveProvider
 from pushsvc.rules.audience import owner_of
 from pushsvc.store import StoreConfig
 

@@ -6,7 +6,7 @@ where that is decided for all. It differs in three ways. Its account is the app'
 in the `REGISTRY` of sections. It writes to the store and not to a vendor. And it never says that anything was sent: a
 device acknowledges, or the next channel carries the delivery on (`Unconfirmed`).
 
-`render` pure · `send` appends to streams and pokes gateways
+`render` and `batch` pure · `send` appends to streams and pokes gateways
 """
 
 from __future__ import annotations

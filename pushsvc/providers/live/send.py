@@ -5,17 +5,6 @@ pokes: two round trips, however many deliveries and pushes it has. Batches follo
 a stream in the order in which they were submitted. A batch that fails at once is sent again in halves, down to the part
 that is to blame: a repeat of what stands in a stream appends nothing.
 
-    the append says                                                the outcome
-    written to a connected device                                  unconfirmed, until the time to acknowledge is over
-    the device is not connected                                    unconfirmed: the next channel carries it on at once
-    a provider comes first, and this channel again at last         unconfirmed: the same, and nothing is poked
-    now or never, not connected, and no channel follows            expired
-    a later push of its `collapse` is there                        obsolete
-    it was cancelled                                               obsolete, and ends as cancelled
-    there is no such device any more, or it has another user       obsolete
-    its stream cannot be read by this version                      unavailable, which costs no attempt
-    Redis is away, or this part of the batch fails                 the same
-
 `rules.policy` decides when what is unavailable here goes on at the next channel, so the route takes deliveries whatever
 its `trouble`.
 
@@ -30,40 +19,19 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final, NamedTuple, TypeAlias
-
-import msgspec
+from typing import Final
 
 from ...errors import StoreError, StoreUnavailable
-from ...model.delivery import SUPERSEDED, Arrival, Delivery, Expired, Obsolete, Outcome, Sent, Unavailable, Unconfirmed
-from ...model.instants import instant
-from ...model.push import Chunk, Route
-from ...model.routing import platform_of
-from ...ports.live import (
-    MAX_NAMED,
-    Append,
-    Appended,
-    InboxItem,
-    Live,
-    LiveContent,
-    LivePush,
-    Receiver,
-    Reference,
-    pokes_of,
-)
+from ...model.delivery import SUPERSEDED, Arrival, Delivery, Outcome
+from ...model.push import Route
+from ...ports.live import Appended, InboxItem, Live, LiveContent, Receiver, Reference
 from ...ports.provider import STREAMS, OnOutcome
 from ...ports.queue import Arrivals
 from ...telemetry import get_logger
-from .render import ACK_WITHIN, NOW_OR_NEVER
+from .batch import DRY_RUN, FAILED, STORE_AWAY, Part, Submitted, all_with, contents_of, parts_of, size_of_next
 
 WINDOW: Final = 4000
 """The maximum number of deliveries that wait for their batch or are in it."""
-BATCH: Final = 2000
-"""The maximum number of deliveries of one batch."""
-CONTENTS: Final = 4 << 20
-"""The contents in bytes with which a batch takes no further push."""
-POKED_BODY: Final = 4096
-"""The largest content in bytes that travels to the gateways with the poke; they read a larger one from the store."""
 KEPT: Final = 1024
 KEPT_FOR: Final = 10.0
 """The number of pushes, and the seconds, for which a content that was stored is not sent to the store again."""
@@ -80,39 +48,6 @@ LASTS: Final = 5.0
 QUIET: Final = 60.0
 """Seconds after a failure for which trouble is shown if nothing was appended since, though the store answers."""
 
-_Submitted: TypeAlias = tuple[Delivery, OnOutcome]
-_encode = msgspec.json.Encoder().encode
-
-AWAY: Final = Unconfirmed(reason="away")
-FIRST: Final = Unconfirmed(reason="provider_first")
-NEVER: Final = Expired(reason="ttl")
-MOVED: Final = Obsolete(reason="moved")
-UNREADABLE: Final = Unavailable(reason="unreadable")
-CANCELLED: Final = Obsolete(reason="cancelled", end="cancelled")
-STORE_AWAY: Final = Unavailable(reason="store_away")
-FAILED: Final = Unavailable(reason="internal_error")
-DRY_RUN: Final = Sent(reason="dry_run")
-
-
-class _Part(NamedTuple):
-    """The deliveries of one chunk in a batch."""
-
-    chunk: Chunk
-    deliveries: Sequence[Delivery]
-    append: Append
-    """What is appended for them."""
-
-    @property
-    def push(self) -> LivePush:
-        """The push as streams know it."""
-        return self.append.push
-
-    def passed(self, now: int) -> tuple[int, int, int] | None:
-        """Return when they were queued, taken and written, which is `now`, in ms after the push was to be sent; None
-        if that is not known."""
-        passed, at = self.deliveries[0].passed, self.push.at
-        return None if passed is None else (passed[0] - at, passed[1] - at, now - at)
-
 
 class LiveProvider:
     """`ports.provider.Provider` for the live channel of one app. Belongs to one event loop."""
@@ -128,7 +63,7 @@ class LiveProvider:
         self._ack_within = ack_within
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[_Submitted] = []
+        self._waiting: list[Submitted] = []
         self._in_batch = 0
         self._more = asyncio.Event()
         self._closing = False
@@ -172,9 +107,9 @@ class LiveProvider:
     async def _send_all(self) -> None:
         """Send until closed. No error ends it: one of the store is an outcome, and one of a callback is logged."""
         while await self._has_more():
-            batch = self._next_batch()
-            self._in_batch = len(batch)
-            outcomes = await self._outcomes(_parts_of(batch))
+            self._in_batch = size_of_next(self._waiting)
+            batch, self._waiting = self._waiting[: self._in_batch], self._waiting[self._in_batch :]
+            outcomes = await self._outcomes(parts_of(batch))
             wakes = () if self.room > 0 else self._wakes
             self._in_batch = 0
             self._report(batch, outcomes, wakes)
@@ -193,23 +128,8 @@ class LiveProvider:
                     self._recovers()
         return bool(self._waiting)
 
-    def _next_batch(self) -> list[_Submitted]:
-        """Remove the next batch from what waits: at least one push, however large it is."""
-        count = size = 0
-        pushes: set[str] = set()
-        for delivery, _ in self._waiting[:BATCH]:
-            chunk = delivery.chunk
-            if chunk.push_id not in pushes:
-                size += len(chunk.message.body)
-                if pushes and size > CONTENTS:
-                    break
-                pushes.add(chunk.push_id)
-            count += 1
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        return batch
-
     def _report(
-        self, batch: Sequence[_Submitted], outcomes: Mapping[int, Outcome], wakes: Sequence[Callable[[], None]]
+        self, batch: Sequence[Submitted], outcomes: Mapping[int, Outcome], wakes: Sequence[Callable[[], None]]
     ) -> None:
         """Call back with each outcome, then these, also after a call that fails."""
         faults: Counter[str] = Counter()
@@ -226,7 +146,7 @@ class LiveProvider:
         for error_name, times in faults.items():
             get_logger("live").error("live_outcome_failed", app=self.route.app, error=error_name, times=times)
 
-    async def _outcomes(self, parts: Sequence[_Part]) -> dict[int, Outcome]:
+    async def _outcomes(self, parts: Sequence[Part]) -> dict[int, Outcome]:
         """Send a batch and return the outcomes by the `id` of the delivery."""
         found: dict[int, Outcome] = {}
         left, tries = [parts], TRIES
@@ -244,12 +164,12 @@ class LiveProvider:
                 middle = len(some) // 2
                 if not tries or self._loop.time() - began > QUICK:
                     # It is not about a part of them, or the others would wait for it as long.
-                    found |= _all_of([*some, *(part for each in left for part in each)], outcome)
+                    found |= all_with([*some, *(part for each in left for part in each)], outcome)
                     left.clear()
                 elif middle:
                     left += (some[middle:], some[:middle])
                 else:
-                    found |= _all_of(some, outcome)
+                    found |= all_with(some, outcome)
         return found
 
     def _fails(self, why: str) -> None:
@@ -261,20 +181,21 @@ class LiveProvider:
         if self._loop.time() - self._failed_at >= (LASTS if self._works_again else QUIET):
             self.trouble = ""
 
-    async def _send(self, parts: Sequence[_Part]) -> dict[int, Outcome]:
+    async def _send(self, parts: Sequence[Part]) -> dict[int, Outcome]:
         """Send these parts and return the outcomes by the `id` of the delivery. Raises `StoreUnavailable`."""
-        contents = _contents(parts)
+        contents = contents_of(parts)
         fresh, now = self._fresh(contents), self._loop.time()
         appended = await self._live.append_all(self.route.app, [part.append for part in parts], list(fresh.values()))
         self._kept.update(dict.fromkeys(fresh, now))
         self._note_displaced(parts, appended)
         # Before the poke: a repeat of the append names them again for some minutes only.
         await self._end_displaced()
-        await self._poke(parts, appended, {name: content.body for name, content in contents.items()})
+        await self._poke(parts, appended, contents)
         absent = await self._absent(parts, appended)
         found: dict[int, Outcome] = {}
         for part, results in zip(parts, appended, strict=True):
-            found.update(zip(map(id, part.deliveries), self._outcomes_of(part, results, absent), strict=True))
+            outcomes = part.outcomes(results, absent, ack_within=self._ack_within)
+            found.update(zip(map(id, part.deliveries), outcomes, strict=True))
         return found
 
     def _fresh(self, contents: Mapping[str, LiveContent]) -> dict[str, LiveContent]:
@@ -285,24 +206,17 @@ class LiveProvider:
         return {name: content for name, content in contents.items() if content.device_ids or name not in kept}
 
     async def _poke(
-        self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]], contents: Mapping[str, bytes]
+        self, parts: Sequence[Part], appended: Sequence[Sequence[Appended]], contents: Mapping[str, LiveContent]
     ) -> None:
         found: dict[str, list[InboxItem]] = {}
         now = self._clock()
         for part, results in zip(parts, appended, strict=True):
-            if not _comes_again(part.chunk, self.route):
-                append, body = part.append, contents[part.push.id]
-                body = body if len(body) <= POKED_BODY else b""
-                passed, trace = part.passed(now), part.chunk.trace
-                pokes = pokes_of(
-                    self.route.app, part.push, append.receivers, results, body, passed, trace, append.platform
-                )
-                for gateway, items in pokes.items():
-                    found.setdefault(gateway, []).extend(items)
+            for gateway, items in part.pokes(results, contents[part.push.id].body, now).items():
+                found.setdefault(gateway, []).extend(items)
         if found:
             await self._live.poke(found)
 
-    def _note_displaced(self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]]) -> None:
+    def _note_displaced(self, parts: Sequence[Part], appended: Sequence[Sequence[Appended]]) -> None:
         carried: list[Arrival] = []
         for part, results in zip(parts, appended, strict=True):
             for receiver, result in zip(part.append.receivers, results, strict=True):
@@ -337,7 +251,7 @@ class LiveProvider:
             except StoreUnavailable:
                 self._displaced += [(why, arrival) for arrival in own]
 
-    async def _absent(self, parts: Sequence[_Part], appended: Sequence[Sequence[Appended]]) -> set[str]:
+    async def _absent(self, parts: Sequence[Part], appended: Sequence[Sequence[Appended]]) -> set[str]:
         """Return those ids without a stream that the registry does not know; the streams of others are unreadable."""
         asked = [
             receiver.device_id
@@ -349,101 +263,6 @@ class LiveProvider:
             return set()
         found = await self._live.presence(self.route.app, asked)
         return {device_id for device_id, presence in zip(asked, found, strict=True) if presence is None}
-
-    def _outcomes_of(self, part: _Part, results: Sequence[Appended], absent: set[str]) -> list[Outcome]:
-        """Return the outcomes of the deliveries of one chunk."""
-        chunk = part.chunk
-        within = chunk.message.headers.get(ACK_WITHIN)
-        written = Unconfirmed(reason="written", within=float(within) if within else self._ack_within)
-        here, away = (FIRST, FIRST) if _comes_again(chunk, self.route) else (written, AWAY)
-        return [
-            (away if result.route is None else here)
-            if result.status in ("new", "known")
-            else self._not_appended(chunk, delivery, result, absent) or away
-            for delivery, result in zip(part.deliveries, results, strict=True)
-        ]
-
-    def _not_appended(self, chunk: Chunk, delivery: Delivery, appended: Appended, absent: set[str]) -> Outcome | None:
-        """Return the outcome of a delivery that stands in no stream; None if it goes on at the next channel."""
-        match appended.status:
-            case "superseded":
-                return Obsolete(reason=SUPERSEDED)
-            case "withdrawn":
-                return CANCELLED
-            case "moved":
-                return MOVED
-            case "absent":
-                target = delivery.target
-                return MOVED if (target.device_id or target.token) in absent else UNREADABLE
-            case "away" if not chunk.fallbacks:
-                return NEVER
-        return None
-
-
-def _comes_again(chunk: Chunk, route: Route) -> bool:
-    """Return whether a provider is asked first and this channel after it, if need be: see `rules.channels`."""
-    return any(following.channel == route.platform for following in chunk.fallbacks)
-
-
-def _parts_of(batch: Sequence[_Submitted]) -> list[_Part]:
-    """Return a batch by chunk. A device that is in it twice gets its pushes in the order of their submission: where
-    that needs it, a chunk has several parts."""
-    parts: list[list[Delivery]] = []
-    place_of: dict[int, int] = {}
-    latest: dict[str, int] = {}
-    for delivery, _ in batch:
-        chunk, device_id = delivery.chunk, delivery.target.device_id or delivery.target.token
-        place = place_of.get(id(chunk), -1)
-        if place < latest.get(device_id, 0):
-            place = place_of[id(chunk)] = len(parts)
-            parts.append([])
-        latest[device_id] = place
-        parts[place].append(delivery)
-    return [_Part(own[0].chunk, own, _append_of(own)) for own in parts]
-
-
-def _append_of(deliveries: Sequence[Delivery]) -> Append:
-    """Return what is appended for deliveries of one chunk."""
-    chunk = deliveries[0].chunk
-    receivers = [
-        Receiver(each.device_id or each.token, each.index, each.owner if each.device_id else None)
-        for each in (delivery.target for delivery in deliveries)
-    ]
-    now_or_never = NOW_OR_NEVER in chunk.message.headers
-    return Append(_push_of(chunk), receivers, platform_of(chunk.platform), now_or_never, not chunk.fallbacks)
-
-
-def _all_of(parts: Sequence[_Part], outcome: Outcome) -> dict[int, Outcome]:
-    return {id(delivery): outcome for part in parts for delivery in part.deliveries}
-
-
-def _push_of(chunk: Chunk) -> LivePush:
-    message = chunk.message
-    at = message.since or chunk.starts_at
-    return LivePush(chunk.push_id, at, chunk.expires_at, chunk.lane, chunk.total, message.collapse)
-
-
-def _contents(parts: Sequence[_Part]) -> dict[str, LiveContent]:
-    """Return the content of each push, by id, with the devices that it is for if these may be few."""
-    found: dict[str, LiveContent] = {}
-    for part in parts:
-        device_ids = [each.device_id for each in part.append.receivers]
-        if part.push.id in found:
-            known = found[part.push.id]
-            found[part.push.id] = known._replace(device_ids=[*known.device_ids, *device_ids])
-        else:
-            found[part.push.id] = LiveContent(part.push, _content(part), device_ids)
-    return {
-        name: each._replace(device_ids=()) if max(each.push.total, len(each.device_ids)) > MAX_NAMED else each
-        for name, each in found.items()
-    }
-
-
-def _content(part: _Part) -> bytes:
-    """Return the object of a publication's `data`, without what differs by device."""
-    push = part.push
-    head = {"id": push.id, "at": instant(push.at), "expires_at": instant(push.expires_at), "lane": push.lane}
-    return _encode(head)[:-1] + b"," + part.chunk.message.body[1:]
 
 
 @asynccontextmanager
