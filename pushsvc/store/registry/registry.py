@@ -30,12 +30,6 @@ There is no index of tags or of when a device was last seen: `where` and cleanup
 this process 3.5 to 4.4 us a device and the server 0.3, so a core goes through some 200,000 devices a second; a topic's
 page costs the server 3 to 4 us a device.
 
-A change reads what it concerns, decides (`changes.py`) and writes the difference with what it had read as
-the fence (`registry_apply.lua`); if another process was faster, it starts again. So the form of a document is
-known in one place, and the rules are Python that needs no server.
-
-A change of a device that pushes may wait for is marked before it is made: see presence.py.
-
 A registration takes the token off the suppression list where it was put there before. The list lies in another slot,
 so that happens after the registration: a process that dies in between leaves a token suppressed that the next refresh
 of the device frees. A restored tombstone's token is freed before, since nothing refreshes it: what may be left then is
@@ -44,69 +38,28 @@ a tombstone, restored by the next call.
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-from ... import telemetry
-from ...errors import StoreError, StoreUnavailable
 from ...model.devices import ByDevices, ByTopic, ByUsers, Device, ToAll
-from ...ports.live import InboxItem
-from ...ports.registry import MOST_OF_USER, Holding, Judge, Members, Prune, PrunedFilter, Strike, UserFull
+from ...ports.registry import Holding, Judge, Members, Prune, PrunedFilter, Strike
 from ...rules.life import lives_on
 from .. import keys
 from ..layout import BLOCK
-from ..link.commit import GroupCommit
 from ..link.unreadable import readable
 from ..part import StoreContext, StorePart
 from ..revoke.presence import Marks
 from ..revoke.suppression import Suppression
-from .changes import (
-    Desk,
-    DeviceChange,
-    heirs_of,
-    joining_of,
-    read_place,
-    spare,
-    unsettling,
-    written_place,
-)
+from .changes import Desk, read_place, written_place
 from .documents import decode_device
-from .wire import (
-    Departed,
-    DeviceQuery,
-    Digests,
-    Reading,
-    cuts_of,
-    held_by,
-    is_meant,
-    read_found,
-    shows,
-    spares,
-    waiting_of,
-)
+from .steps import EndMoved, Poke, Steps
+from .wire import DeviceQuery, held_by, is_meant, shows, spares
 
 T = TypeVar("T")
-Poke: TypeAlias = Callable[[Mapping[str, Sequence[InboxItem]]], Awaitable[None]]
-EndMoved: TypeAlias = Callable[[str, Sequence[Departed]], Awaitable[None]]
 
-_TRIES = 200
-"""How often a step may find that another writer was faster: one of those that compete always succeeds."""
-_AT_ONCE = 3
-"""Tries that follow each other at once; before each further one a writer waits for a random time."""
-_LONGEST = 0.25
-"""The maximum duration of such a wait in seconds."""
 _PAGE = 500
 """Tombstones in one step."""
-_FINDS = 64
-"""Look-ups of one step: those of pushes to a device each come one by one."""
-_ARGUMENTS = 500
-"""Arguments with which a step takes no further look-up: it keeps others from Redis for a millisecond or two."""
-_LEFT = telemetry.StateLog("store", "departed_left_waiting", "departed_still_left_waiting", "departed_ended")
-"""Deliveries to devices that have changed could not be ended."""
 
 
 class RedisRegistry(StorePart):
@@ -121,47 +74,41 @@ class RedisRegistry(StorePart):
         poke: Poke,
         end_moved: EndMoved,
     ) -> None:
-        """Work on the registries of this Redis. `poke` puts items into the inboxes of gateways of the live channel, and
-        `end_moved` ends what has waited in the streams of devices that have changed."""
+        """Work on the registries of this Redis. See `Steps` for `poke` and `end_moved`."""
         super().__init__(context)
-        self._poke = poke
-        self._end_moved = end_moved
-        self._marks = marks
-        self._addresses = context.config.addresses
-        self._digests = Digests(context.hash_key, self._addresses)
+        self._steps = Steps(context, marks, poke=poke, end_moved=end_moved)
         self._suppression = suppression
-        self._finds: dict[str, GroupCommit[list[Any], list[Any]]] = {}
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
         about = _about([device])
-        result = await self._change(app, about, lambda desk: desk.register(device), spares([device]))
+        result = await self._steps.change(app, about, lambda desk: desk.register(device), spares([device]))
         await self._suppression.lift(app, [device])
         return result
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
-        about = _about(devices)
-        new = await self._change(app, about, lambda desk: [desk.put(device) for device in devices], spares(devices))
+        about, check = _about(devices), spares(devices)
+        new = await self._steps.change(app, about, lambda desk: [desk.put(device) for device in devices], check)
         await self._suppression.lift(app, [device for device in devices if device.state == "active"])
         return new
 
     async def get(self, app: str, device_id: str) -> Device | None:
-        found = await self._find(app, DeviceQuery(ids=[device_id]))
+        found = await self._steps.find(app, DeviceQuery(ids=[device_id]))
         shows(device_id)(found)
         return found.desk.devices.get(device_id)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
-        desk = (await self._find(app, held_by(wanted))).desk
+        desk = (await self._steps.find(app, held_by(wanted))).desk
         return [desk.holder(each) for each in wanted]
 
     async def remove(self, app: str, device_id: str) -> bool:
         return await self._change_one(app, device_id, lambda desk: desk.remove(device_id) is not None)
 
     async def of_user(self, app: str, user: str) -> list[Device]:
-        return (await self._find(app, DeviceQuery(users=[user]))).desk.of_user(user)
+        return (await self._steps.find(app, DeviceQuery(users=[user]))).desk.of_user(user)
 
     async def hides_of_user(self, app: str, user: str) -> bool:
         """Return whether the user has devices that this version cannot read: `of_user` leaves them out."""
-        return bool((await self._find(app, DeviceQuery(users=[user]))).unreadable)
+        return bool((await self._steps.find(app, DeviceQuery(users=[user]))).unreadable)
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
         return await self._change_one(app, device_id, lambda desk: desk.subscribe(device_id, topic))
@@ -181,8 +128,12 @@ class RedisRegistry(StorePart):
     ) -> list[tuple[Device, Device | None]]:
         about = DeviceQuery(ids=device_ids)
         if dry_run:
-            return (await self._find(app, about)).desk.revise(device_ids, judge)
-        return await self._change(app, about, lambda desk: desk.revise(device_ids, judge), erases=erases)
+            return (await self._steps.find(app, about)).desk.revise(device_ids, judge)
+        return await self._steps.change(app, about, lambda desk: desk.revise(device_ids, judge), erases=erases)
+
+    async def _change_one(self, app: str, device_id: str, decide: Callable[[Desk], T]) -> T:
+        """Change the device with that id, if there is one, and return the change. Raises `Unreadable`."""
+        return await self._steps.change(app, DeviceQuery(ids=[device_id]), decide, shows(device_id))
 
     # --- paging -----------------------------------------------------------------------------------
 
@@ -237,7 +188,7 @@ class RedisRegistry(StorePart):
     async def _listed(self, app: str, ids: Sequence[str], first: int, limit: int) -> Members:
         distinct = list(dict.fromkeys(ids))
         page = distinct[first : first + limit]
-        known = (await self._find(app, DeviceQuery(ids=page))).desk.devices
+        known = (await self._steps.find(app, DeviceQuery(ids=page))).desk.devices
         devices = _reached(known[device_id] for device_id in page if device_id in known)
         return Members(devices, str(first + limit) if first + limit < len(distinct) else None)
 
@@ -251,7 +202,7 @@ class RedisRegistry(StorePart):
     async def _of_users(self, app: str, users: Sequence[str], first: int, bound: int, limit: int) -> Members:
         distinct = list(dict.fromkeys(users))
         asked = DeviceQuery(users=distinct[first : first + limit], most=limit)
-        found = await self._find(app, asked)
+        found = await self._steps.find(app, asked)
         wanted = set(asked.users)
         bound = bound or found.following
         devices = _reached(device for device in found.desk.before(bound) if device.user in wanted)
@@ -279,11 +230,11 @@ class RedisRegistry(StorePart):
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
         about = DeviceQuery(ids=[prune.device_id for prune in prunes])
-        return await self._change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
+        return await self._steps.change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
 
     async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
         about = DeviceQuery(ids=[strike.device_id for strike in strikes])
-        return await self._change(app, about, lambda desk: [desk.strike(strike) for strike in strikes])
+        return await self._steps.change(app, about, lambda desk: [desk.strike(strike) for strike in strikes])
 
     async def pruned(self, app: str, which: PrunedFilter) -> int:
         labels = await self._labels(app, which)
@@ -298,7 +249,7 @@ class RedisRegistry(StorePart):
                 devices, met = await self._tombstones(app, label, which, skipped, min(_PAGE, limit - done))
                 ids = [device.id for device in devices]
                 await self._suppression.lift(app, devices, always=True)
-                moved = await self._change(app, DeviceQuery(ids=ids), partial(_restore_all, ids)) if ids else 0
+                moved = await self._steps.change(app, DeviceQuery(ids=ids), partial(_restore_all, ids)) if ids else 0
                 done += moved
                 # What cannot be read stays in front of what follows.
                 skipped += met - len(devices)
@@ -326,94 +277,6 @@ class RedisRegistry(StorePart):
         """Return the devices that can be read."""
         found = (readable(decode_device, blob, "device", app) for blob in blobs if blob)
         return [device for device in found if device is not None]
-
-    # --- one step ---------------------------------------------------------------------------------
-
-    async def _change_one(self, app: str, device_id: str, decide: Callable[[Desk], T]) -> T:
-        """Change the device with that id, if there is one, and return the change. Raises `Unreadable`."""
-        return await self._change(app, DeviceQuery(ids=[device_id]), decide, shows(device_id))
-
-    async def _change(
-        self,
-        app: str,
-        about: DeviceQuery,
-        decide: Callable[[Desk], T],
-        check: Callable[[Reading], None] = lambda _: None,
-        *,
-        erases: bool = False,
-    ) -> T:
-        """Read the devices, decide, and write the changes. `check` may reject what was read. What waits in the streams
-        of devices that change ends, unless the caller `erases` them.
-
-        Raises `UserFull`, and `StoreUnavailable` also if too many writers change the same devices.
-        """
-        for number in range(_TRIES):
-            if number >= _AT_ONCE:
-                await asyncio.sleep(random.random() * min(_LONGEST, 0.002 * 2 ** min(number, 10)))  # noqa: S311 - no secret
-            found = await self._find(app, about)
-            check(found)
-            result = decide(found.desk)
-            changes = found.desk.changes()
-            try:
-                if not changes or await self._carry_out(app, found, changes, erases=erases):
-                    return result
-            except UserFull:
-                if not await self._make_room(app, changes):
-                    raise
-        raise StoreUnavailable("too many change the same devices at once")
-
-    async def _make_room(self, app: str, changes: Sequence[DeviceChange]) -> bool:
-        """Remove the oldest tombstones of users who would have too many devices. Returns whether that can help. A
-        tombstone exists to be restored; it must not exclude a phone that is in use."""
-        made = False
-        for user, joining in joining_of(changes).items():
-            if ids := spare(await self.of_user(app, user), joining):
-                await self.revise(app, ids, lambda device: None if device.state == "pruned" else device)
-                made = True
-        return made
-
-    async def _find(self, app: str, question: DeviceQuery) -> Reading:
-        if app not in self._finds:
-            self._finds[app] = GroupCommit(partial(self._find_all, app), most=_FINDS, most_bytes=_ARGUMENTS)
-        asked = self._digests.ask(question)
-        return read_found(question, await self._finds[app].add(asked, len(asked)), self._addresses, app)
-
-    async def _find_all(self, app: str, asked: Sequence[list[Any]]) -> list[Any]:
-        """Return the answers to these questions, in one step unless they are of many devices."""
-        answers: list[Any] = []
-        while len(answers) < len(asked):
-            args = [keys.devices(app), *chain.from_iterable(asked[len(answers) :])]
-            answers += await self._link.script("registry_find", [keys.device_counts(app)], args)
-        return answers
-
-    async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
-        """Mark what changes, apply it in one step, and notify dispatchers and gateways that hold it. Returns False if
-        something has changed meanwhile. Raises `UserFull` if a user would have too many devices."""
-        concerned = unsettling(changes)
-        if concerned:
-            await self._marks.make(app, concerned, heirs_of(changes))
-        args = [keys.devices(app), MOST_OF_USER, self._clock(), *self._digests.arguments(found, changes)]
-        done, *more = await self._link.script("registry_apply", [keys.device_counts(app)], args)
-        if done < 0:
-            raise UserFull([device.id for place in more if (device := changes[place].after)])
-        if done:
-            cuts, waiting = more
-            if concerned:
-                await self._marks.announce(app, concerned)
-            if cuts:
-                await self._poke(cuts_of(app, cuts))
-            if waiting and not erases:
-                await self._end_waiting(app, waiting_of(changes, waiting))
-        return bool(done)
-
-    async def _end_waiting(self, app: str, waiting: Sequence[Departed]) -> None:
-        """Try to end what has waited for the devices. The change is made; what remains ends when it is taken."""
-        try:
-            await self._end_moved(app, waiting)
-        except StoreError as error:
-            _LEFT.begin(app, app=app, error=str(error))
-        else:
-            _LEFT.end(app)
 
 
 def _about(devices: Iterable[Device]) -> DeviceQuery:
