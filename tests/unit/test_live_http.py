@@ -85,10 +85,31 @@ def test_routes() -> None:
     for path in ("/", "/v1/live/messages/", "/v1/live/messages/1/2", "/v1/live/messages/{id}/", "/healthz/"):
         with pytest.raises(NotFound):
             ROUTER.find(_ask("GET", path))
+    assert ROUTER.methods("/connection/websocket") == ["GET", "OPTIONS"]
     with pytest.raises(MethodNotAllowed, match="OPTIONS, POST"):
         ROUTER.find(_ask("GET", "/v1/live/ack"))
     with pytest.raises(MalformedRequest):
         ROUTER.find(_ask("GET", "/v1/live/messages/%ff"))
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/connection/websockets", "did you mean `/connection/websocket`?"),
+        ("/connection/http-stream", "did you mean `/connection/http_stream`?"),
+        ("/V1/live/message/7", "did you mean `/v1/live/messages/{id}`?"),
+        ("/live/history/", "did you mean `/v1/live/history`?"),
+        (
+            "/",
+            "known: /connection/http_stream, /connection/sse, /connection/websocket, /healthz, /v1/live/ack, "
+            "/v1/live/history, /v1/live/messages/{id}",
+        ),
+    ],
+)
+def test_an_unknown_path_is_refused_with_those_that_may_be_meant(path: str, hint: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        ROUTER.methods(path)
+    assert caught.value.detail == f"There is nothing at this path; {hint}"
 
 
 @given(st.dictionaries(TEXTS, TEXTS, max_size=5))

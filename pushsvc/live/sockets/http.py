@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -12,11 +12,18 @@ from msgspec import Struct
 
 from ...errors import MethodNotAllowed, NotFound, RequestError, TooManyRequests, Unauthorized, Unavailable
 from ...problems import MEDIA_TYPE, MalformedRequest, encode, problem
+from ...wording import did_you_mean
 from ..peer import Request
+
+WEBSOCKET: Final = "/connection/websocket"
+HTTP_STREAM: Final = "/connection/http_stream"
+SSE: Final = "/connection/sse"
+STREAMS: Final = {WEBSOCKET: ["GET", "OPTIONS"], HTTP_STREAM: ["OPTIONS", "POST"], SSE: ["GET", "OPTIONS", "POST"]}
+"""The paths at which a request becomes a long connection, with their methods."""
 
 
 class HttpAnswer(Struct, frozen=True):
-    """What is answered to a plain request."""
+    """The answer to a plain request."""
 
     body: bytes = b""
     status: int = 200
@@ -46,7 +53,9 @@ class Router:
         self._templates = [path.split("/") for path in self._routes if "{" in path]
 
     def methods(self, path: str) -> list[str]:
-        """Return the methods of a path, sorted. Raises `NotFound`."""
+        """Return the methods of a path, sorted. Raises `NotFound` with the paths that it may be meant for."""
+        if path in STREAMS:
+            return STREAMS[path]
         methods = {*self._methods(path)[0], "OPTIONS"}
         return sorted({*methods, "HEAD"} if "GET" in methods else methods)
 
@@ -72,7 +81,7 @@ class Router:
             ):
                 params = {part[1:-1]: _unquote(segments[n]) for n, part in enumerate(template) if part[:1] == "{"}
                 return self._routes["/".join(template)], params
-        raise NotFound("There is nothing at this path.")
+        raise NotFound(f"There is nothing at this path; {did_you_mean(path, [*STREAMS, *self._routes])}")
 
 
 def read_query(query: str) -> dict[str, str]:
@@ -94,13 +103,13 @@ def _unquote(segment: str) -> str:
 def problem_answer(
     error: RequestError, *, headers: Mapping[str, str] | None = None, instance: str | None = None
 ) -> HttpAnswer:
-    """Return the answer that says `error` as a problem document."""
-    said = dict(headers or {})
+    """Return the answer with `error` as a problem document."""
+    sent = dict(headers or {})
     if isinstance(error, TooManyRequests | Unavailable):
-        said["Retry-After"] = str(1 if error.retry_after is None else error.retry_after)
+        sent["Retry-After"] = str(1 if error.retry_after is None else error.retry_after)
     elif isinstance(error, Unauthorized):  # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.2
-        said["WWW-Authenticate"] = 'Bearer realm="pushsvc"'
-    return HttpAnswer(encode(problem(error, instance=instance)), error.status, MEDIA_TYPE, said)
+        sent["WWW-Authenticate"] = 'Bearer realm="pushsvc"'
+    return HttpAnswer(encode(problem(error, instance=instance)), error.status, MEDIA_TYPE, sent)
 
 
 def head(status: int, headers: Mapping[str, str]) -> bytes:
