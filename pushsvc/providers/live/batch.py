@@ -51,7 +51,7 @@ Submitted: TypeAlias = tuple[Delivery, OnOutcome]
 _encode = msgspec.json.Encoder().encode
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """The deliveries of one chunk in a batch."""
 
     chunk: Chunk
@@ -137,7 +137,7 @@ def size_of_next(waiting: Sequence[Submitted]) -> int:
     return count
 
 
-def parts_of(batch: Sequence[Submitted]) -> list[Part]:
+def parts_of(batch: Sequence[Submitted]) -> list[BatchPart]:
     """Return a batch by chunk. A device that is in it twice gets its pushes in the order of their submission: where
     that needs it, a chunk has several parts."""
     parts: list[list[Delivery]] = []
@@ -151,10 +151,10 @@ def parts_of(batch: Sequence[Submitted]) -> list[Part]:
             parts.append([])
         latest[device_id] = place
         parts[place].append(delivery)
-    return [Part(own[0].chunk, own, _append_of(own)) for own in parts]
+    return [BatchPart(own[0].chunk, own, _append_of(own)) for own in parts]
 
 
-def contents_of(parts: Sequence[Part]) -> dict[str, LiveContent]:
+def contents_of(parts: Sequence[BatchPart]) -> dict[str, LiveContent]:
     """Return the content of each push, by id, with the devices that it is for if these may be few."""
     found: dict[str, LiveContent] = {}
     for part in parts:
@@ -170,7 +170,7 @@ def contents_of(parts: Sequence[Part]) -> dict[str, LiveContent]:
     }
 
 
-def all_with(parts: Sequence[Part], outcome: Outcome) -> dict[int, Outcome]:
+def all_with(parts: Sequence[BatchPart], outcome: Outcome) -> dict[int, Outcome]:
     """Return the same outcome for each delivery, by its `id`."""
     return {id(delivery): outcome for part in parts for delivery in part.deliveries}
 

@@ -28,7 +28,7 @@ from ...ports.live import Appended, InboxItem, Live, LiveContent, Receiver, Refe
 from ...ports.provider import STREAMS, OnOutcome
 from ...ports.queue import Arrivals
 from ...telemetry import get_logger
-from .batch import DRY_RUN, FAILED, STORE_AWAY, Part, Submitted, all_with, contents_of, parts_of, size_of_next
+from .batch import DRY_RUN, FAILED, STORE_AWAY, BatchPart, Submitted, all_with, contents_of, parts_of, size_of_next
 
 WINDOW: Final = 4000
 """The maximum number of deliveries that wait for their batch or are in it."""
@@ -146,7 +146,7 @@ class LiveProvider:
         for error_name, times in faults.items():
             get_logger("live").error("live_outcome_failed", app=self.route.app, error=error_name, times=times)
 
-    async def _outcomes(self, parts: Sequence[Part]) -> dict[int, Outcome]:
+    async def _outcomes(self, parts: Sequence[BatchPart]) -> dict[int, Outcome]:
         """Send a batch and return the outcomes by the `id` of the delivery."""
         found: dict[int, Outcome] = {}
         left, tries = [parts], TRIES
@@ -181,7 +181,7 @@ class LiveProvider:
         if self._loop.time() - self._failed_at >= (LASTS if self._works_again else QUIET):
             self.trouble = ""
 
-    async def _send(self, parts: Sequence[Part]) -> dict[int, Outcome]:
+    async def _send(self, parts: Sequence[BatchPart]) -> dict[int, Outcome]:
         """Send these parts and return the outcomes by the `id` of the delivery. Raises `StoreUnavailable`."""
         contents = contents_of(parts)
         fresh, now = self._fresh(contents), self._loop.time()
@@ -206,7 +206,7 @@ class LiveProvider:
         return {name: content for name, content in contents.items() if content.device_ids or name not in kept}
 
     async def _poke(
-        self, parts: Sequence[Part], appended: Sequence[Sequence[Appended]], contents: Mapping[str, LiveContent]
+        self, parts: Sequence[BatchPart], appended: Sequence[Sequence[Appended]], contents: Mapping[str, LiveContent]
     ) -> None:
         found: dict[str, list[InboxItem]] = {}
         now = self._clock()
@@ -216,7 +216,7 @@ class LiveProvider:
         if found:
             await self._live.poke(found)
 
-    def _note_displaced(self, parts: Sequence[Part], appended: Sequence[Sequence[Appended]]) -> None:
+    def _note_displaced(self, parts: Sequence[BatchPart], appended: Sequence[Sequence[Appended]]) -> None:
         carried: list[Arrival] = []
         for part, results in zip(parts, appended, strict=True):
             for receiver, result in zip(part.append.receivers, results, strict=True):
@@ -251,7 +251,7 @@ class LiveProvider:
             except StoreUnavailable:
                 self._displaced += [(why, arrival) for arrival in own]
 
-    async def _absent(self, parts: Sequence[Part], appended: Sequence[Sequence[Appended]]) -> set[str]:
+    async def _absent(self, parts: Sequence[BatchPart], appended: Sequence[Sequence[Appended]]) -> set[str]:
         """Return those ids without a stream that the registry does not know; the streams of others are unreadable."""
         asked = [
             receiver.device_id
