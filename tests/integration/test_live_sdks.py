@@ -329,7 +329,7 @@ def connections(world: World, device: str) -> list[Connection]:
 
 def cut(world: World, device: str) -> None:
     for connection in connections(world, device):
-        connection._transport.abort()
+        connection.line.abort()
 
 
 def end(world: World, device: str) -> None:

@@ -747,7 +747,7 @@ async def test_a_session_that_fails_ends_alone(method: str, world: World) -> Non
 async def test_a_session_that_fails_at_its_time_ends(world: World) -> None:
     connection, line = world.ask()
     await world.done()
-    connection._session = None  # type: ignore[assignment]  # broken
+    connection.session = None  # type: ignore[assignment]  # broken
     connection._tick()
     assert line.code == 1011
 
