@@ -22,7 +22,8 @@ from pushsvc.live.gateway.heartbeats import Heartbeats
 from pushsvc.live.protocol.codec import JSON
 from pushsvc.live.protocol.effects import Close
 from pushsvc.live.protocol.heartbeat import Bounds
-from pushsvc.live.protocol.session import Limits, Session
+from pushsvc.live.protocol.limits import Limits
+from pushsvc.live.protocol.session import Session
 from pushsvc.ports.live import Connected, Page
 
 from .figures import record

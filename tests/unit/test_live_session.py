@@ -30,7 +30,8 @@ from pushsvc.live.protocol.effects import (
     ResendAsked,
     Resent,
 )
-from pushsvc.live.protocol.session import PENDING, Limits, Session
+from pushsvc.live.protocol.limits import Limits
+from pushsvc.live.protocol.session import PENDING, Session
 from pushsvc.live.protocol.window import MESSAGE
 from pushsvc.ports.live import Connected, LivePush, Page, Position, Publication, Recipient
 

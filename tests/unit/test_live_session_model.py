@@ -25,7 +25,8 @@ from pushsvc.live.protocol.effects import (
     MoreAsked,
     ResendAsked,
 )
-from pushsvc.live.protocol.session import Limits, Session
+from pushsvc.live.protocol.limits import Limits
+from pushsvc.live.protocol.session import Session
 from pushsvc.ports.live import Connected, LivePush, Page, Position, Publication, Recipient
 
 APP = LiveAppConfig(window=3, ack_within=10.0, resend=1)

@@ -40,7 +40,7 @@ from ..config import LiveConfig
 from ..peer import Peer, Request, Transport
 from ..protocol import codes
 from ..protocol.heartbeat import Bounds
-from ..protocol.session import Limits
+from ..protocol.limits import Limits
 from ..protocol.slowdown import Slowdown
 from ..protocol.tokens import Claims, Rejected, Verifier
 from ..wheel import Wheel

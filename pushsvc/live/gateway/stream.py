@@ -30,7 +30,7 @@ async def read(connection: Connection, ask: ReadAsked) -> list[Effect]:
 
 
 async def report_event(connection: Connection, ask: EventReported) -> list[Effect]:
-    """Count what a device has done with a push."""
+    """Count an event of a push on the device."""
     event = EventReport(ask.push_id, connection.device_id, ask.event)
     counted = await connection.gateway.report(connection.app, [(event, ask.at)])
     return connection.session.done(ask.id, _json({"counted": bool(counted)}))

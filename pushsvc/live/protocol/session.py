@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from ...net.protobuf import MalformedMessage
 from ...ports.live import Connected, Page, Recipient, Reference
@@ -23,6 +23,8 @@ from .codec import CHANNEL, Codec, ConnectResult, Rendered
 from .codes import Disconnect, Refusal, ReplyError
 from .commands import Command
 from .effects import AckAsked, Bytes, Close, Effect, FaultSeen, HistoryAsked, Ping, Resent
+from .limits import Limits
+from .recovery import recovery_of
 from .requests import Declined, ack_asked, ack_of, asked_by, connect_asked, refused_by
 from .window import NEVER, Given, StreamWindow
 
@@ -31,22 +33,6 @@ PENDING: Final = 64
 _NEW, _CONNECTING, _OPEN, _REFUSED, _CLOSED = range(5)
 
 _json = msgspec.json.Encoder().encode
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """What is the same for all connections of a gateway. Times are in seconds."""
-
-    gateway: str = ""
-    version: str = ""
-    message_bytes: int = 65_536
-    """The longest message of the transport that a client may send."""
-    pong_within: float = 8.0
-    stale_after: float = 15.0
-    """A client that sends no connect for so long is disconnected; so is a refused one that stays."""
-    expired_after: float = 25.0
-    """How long after the end of its token a client may still bring a new one."""
-    endpoints: bytes = b"[]"
-    """The endpoints that are announced to devices, in JSON."""
 
 
 class Session:
@@ -229,13 +215,7 @@ class Session:
         now: float,
     ) -> list[Effect]:
         """Open the connection. `heartbeat` is the interval that was agreed, `ttl` the seconds that the token has left.
-
-        A position is recovered if nothing behind it is missing, and no content: then the reply names the position that
-        was asked for, and has the publications: first those before it that are not acknowledged, then those that catch
-        it up. What is missing before it was announced at an earlier connect, and shows in `prev`. Otherwise the reply
-        names the top of the stream, and what is not acknowledged comes behind the reply. Either way it is no more than
-        the window has room for.
-        """
+        Publications go into the reply or follow it (`recovery_of`), no more than the window has room for."""
         if self._state != _CONNECTING or command_id not in self._pending:
             return []
         self._pending.remove(command_id)
@@ -248,10 +228,7 @@ class Session:
         self._beats.begin(heartbeat, now + heartbeat * (0.5 + self._spread / 2), announced=announced or NEVER)
         self._expires_at = now + ttl + self._limits.expired_after
 
-        lost = sum(each.push.id not in rendered for each in page.publications)
-        asked = self._asked if result.recovered and not lost else None
-        recovered = asked is not None
-        missing = 0 if result.recovered else result.missing_ahead or page.missing
+        offset, recovered, missing = recovery_of(result, self._asked, rendered)
         given = window.hand_out(page, rendered, now, shows_holes=recovered)
         reply = self._codec.connect(
             command_id,
@@ -259,9 +236,9 @@ class Session:
                 client=self.client,
                 version=self._limits.version,
                 ttl=max(1, int(ttl)),
-                data=self._connect_data(missing + lost),
+                data=self._connect_data(missing),
                 epoch=page.epoch,
-                offset=page.top if asked is None else asked,
+                offset=offset,
                 recovered=recovered,
                 was_recovering=self._recovers,
                 publications=self._publications(given) if recovered else [],
@@ -463,7 +440,7 @@ class Session:
 
     def _answered(self, command_id: int) -> bool:
         """Whether a command waits for this result."""
-        if self._state == _CLOSED or command_id not in self._pending:
+        if command_id not in self._pending:
             return False
         self._pending.remove(command_id)
         return True
