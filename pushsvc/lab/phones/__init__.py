@@ -1,5 +1,6 @@
 """Simulated phones: devices of the live channel by the thousand, in one process.
 
-Each is one object on one socket, and speaks the protocol as an official client does. `behaviour` says what a phone does
-with what it gets and what its network does to it; `shown` what it has shown its user.
+Each is one object with one socket, and speaks the protocol as an official client does. `behaviour` names what a phone
+does with what it gets and what its network does to it, `socket` lets the network do so, and `shown` is what the phone
+has shown its user.
 """

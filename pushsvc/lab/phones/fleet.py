@@ -21,6 +21,7 @@ from ...live.wheel import Wheel, running_wheel
 from ...net.tls import client_context
 from .behaviour import ORDINARY, Behaviour
 from .phone import Phone, State
+from .socket import PhoneSocket
 from .wire import JSON, PROTOBUF, Content, Wire
 
 PATH: Final = "/connection/websocket"
@@ -185,7 +186,7 @@ class Fleet:
         loop = asyncio.get_running_loop()
         host, port = self._address
         if not host.startswith("127."):
-            await loop.create_connection(lambda: phone, host, port, ssl=self._tls)
+            await loop.create_connection(lambda: PhoneSocket(self, phone), host, port, ssl=self._tls)
             return
         # Each network has addresses of its own, so that neither one address nor its ports are all that there are.
         own = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -199,7 +200,7 @@ class Fleet:
             own.close()
             raise
         name = host if self._tls is not None else None
-        await loop.create_connection(lambda: phone, sock=own, ssl=self._tls, server_hostname=name)
+        await loop.create_connection(lambda: PhoneSocket(self, phone), sock=own, ssl=self._tls, server_hostname=name)
 
     async def _renew(self, phone: Phone) -> None:
         try:

@@ -1,33 +1,25 @@
-"""One simulated phone: a protocol on a socket, which reconnects, recovers, acknowledges and refreshes as an official
-client does, and lets its network do to it what its behaviour says.
-"""
+"""One simulated phone, which reconnects, recovers, acknowledges and refreshes as an official client does."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import math
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING
 
 from ...live.protocol.codec import CHANNEL
 from ...live.protocol.codes import TOKEN_EXPIRED, Disconnect
 from ...live.wheel import Deadline
 from ...net.protobuf import MalformedMessage
-from ...net.websocket import frames, handshake
-from ...net.websocket.frames import MessageReader
+from ...net.websocket import frames
 from .behaviour import Behaviour
 from .shown import Shown
+from .socket import PhoneSocket
 from .wire import Connected, Ended, Publication, Reply, Wire
 
 if TYPE_CHECKING:
     from .fleet import Fleet
-
-LARGEST: Final = 1 << 20
-"""Bytes of the longest message that a phone reads, as in the official client for Python."""
 
 
 class State(Enum):
@@ -46,7 +38,7 @@ class State(Enum):
     """The gateway said that it must not come back."""
 
 
-class Phone(asyncio.Protocol):
+class Phone:
     """A phone of a fleet, for all its connections: one after the other."""
 
     __slots__ = (
@@ -54,15 +46,11 @@ class Phone(asyncio.Protocol):
         "_attempts",
         "_commands",
         "_fleet",
-        "_heard_at",
-        "_key",
         "_leave_at",
-        "_pieces",
         "_ping",
-        "_reader",
         "_refresh_at",
+        "_socket",
         "_source",
-        "_transport",
         "_wake_at",
         "behaviour",
         "code",
@@ -85,16 +73,10 @@ class Phone(asyncio.Protocol):
         self._fleet = fleet
         self._source = 0
         """The number of its network: its address differs in each."""
-        self._transport: asyncio.Transport | None = None
-        """The socket; None where there is none, or the network swallows what goes through it."""
-        self._reader: MessageReader | None = None
-        self._key = ""
-        self._pieces = b""
-        """The beginning of the answer to the handshake; of a torn phone afterwards what is still to be written."""
+        self._socket: PhoneSocket | None = None
         self._commands = 0
         self._attempts = 0
         self._ping = 0.0
-        self._heard_at = 0.0
         # Each deadline is made when it is first needed: most phones never need all.
         self._wake_at: Deadline | None = None
         self._ack_at: Deadline | None = None
@@ -111,20 +93,20 @@ class Phone(asyncio.Protocol):
 
     def leave(self, *, vanish: bool = False) -> None:
         """Go away; with `vanish` without a word, as when the network is gone."""
-        if not vanish and self._reader is not None:
-            self._write(frames.CLOSE, frames.close_payload(frames.NORMAL))
+        if not vanish and self._socket is not None and self._socket.is_open:
+            self._socket.write(frames.CLOSE, frames.close_payload(frames.NORMAL))
         self._abandon(swallow=vanish)
         self.state = State.AWAY
 
     def darken(self) -> None:
         """Have the network swallow everything from now on. Neither side gets a sign of it."""
-        self._abandon_socket(swallow=True)
-        self._fleet.figures.darkened += 1
+        if self._socket is not None:
+            self._socket.darken()
 
     def cut(self) -> None:
         """Break the connection, as a network does that resets it: the phone comes back by itself."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._socket is not None:
+            self._socket.cut()
 
     @property
     def source(self) -> int:
@@ -162,20 +144,12 @@ class Phone(asyncio.Protocol):
         """Leave the connection behind."""
         if self.state is State.ONLINE:
             self._fleet.online -= 1
-        self._abandon_socket(swallow=swallow)
-        self._reader = None
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.abandon(swallow=swallow)
         for each in (self._wake_at, self._ack_at, self._leave_at, self._refresh_at):
             if each is not None:
                 each.cancel()
-
-    def _abandon_socket(self, *, swallow: bool) -> None:
-        transport, self._transport = self._transport, None
-        if transport is None:
-            return
-        transport.set_protocol(_Hole(transport, self._fleet.swallowed) if swallow else asyncio.Protocol())
-        _read_on(transport)
-        if not swallow:
-            transport.close()
 
     # --- Deadlines -------------------------------------------------------------------------------------------------
 
@@ -213,99 +187,60 @@ class Phone(asyncio.Protocol):
 
     # --- The socket ------------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the WebSocket."""
-        socket = cast("asyncio.Transport", transport)
-        if self.state is not State.WAITING or self._transport is not None:
-            socket.set_protocol(asyncio.Protocol())  # It went away meanwhile.
-            socket.abort()
-            return
-        self._transport = socket
+    def takes(self, socket: PhoneSocket) -> bool:
+        """Take a socket that is connected; return False if the phone went away meanwhile."""
+        if self.state is not State.WAITING or self._socket is not None:
+            return False
+        self._socket = socket
         self.state = State.OPENING
-        self._heard_at = self._fleet.wheel.now()
-        self._pieces = b""
-        self._key = base64.b64encode(self._fleet.random.randbytes(16)).decode()
         self._wake(self._fleet.pace.answer_within)
-        socket.write(handshake.request(self._fleet.host, self._fleet.path_of(self.wire), self._key))
+        return True
 
-    def data_received(self, data: bytes) -> None:
-        """Take what the gateway sends."""
-        if self._forgotten() or self._transport is None:
+    def opened(self) -> None:
+        """Connect on the WebSocket, which is open."""
+        self.state = State.CONNECTING
+        self._commands = 0
+        data: dict[str, object] = {}
+        if self.behaviour.heartbeat is not None:
+            data["heartbeat"] = self.behaviour.heartbeat
+        if self.behaviour.foreground is not None:
+            data["foreground"] = self.behaviour.foreground
+        self._command(self.wire.connect(self._next_command(), self.token, data, self.shown.recover_from))
+
+    def received(self, message: bytes) -> None:
+        """Take one message of the gateway."""
+        before, socket = self.shown.reached, self._socket
+        try:
+            for reply in self.wire.replies(message):
+                self._take_reply(reply)
+                if self._socket is not socket:
+                    return
+        except MalformedMessage:
+            self.fault("message")
             return
-        behaviour = self.behaviour
-        if behaviour.read < math.inf and self._reader is not None:
-            self._transport.pause_reading()
-            self._fleet.wheel.after(len(data) / behaviour.read, partial(_read_on, self._transport))
-        if self._reader is None:
-            self._pieces += data
-            head, ended, data = self._pieces.partition(b"\r\n\r\n")
-            if not ended:
-                return
-            self._pieces = b""
-            if not handshake.is_open(head, self._key):
-                self._fleet.figures.faults["handshake"] += 1
-                self._again()
-                return
-            self._reader = MessageReader(LARGEST, masked=False)
-            self._connect()
-        reader = self._reader
-        for opcode, payload in reader.feed(data):
-            if opcode in (frames.TEXT, frames.BINARY):
-                self._take_message(payload)
-            elif opcode == frames.PING:
-                self._write(frames.PONG, payload)
-            elif opcode == frames.CLOSE:
-                self._take_close(payload)
-            elif opcode == frames.VIOLATION:
-                self._fleet.figures.faults["frame"] += 1
-                self._again()
-            if self._reader is not reader:
-                return
+        if self.shown.reached is not None and self.shown.reached != before:
+            self._acknowledge_later()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def closed(self, payload: bytes) -> None:
+        """Answer a close frame, and do what its code asks for."""
+        code = frames.close_code(payload)
+        self._write(frames.CLOSE, payload[:2])
+        self._disconnected(Disconnect(code, ""))
+
+    def lost(self) -> None:
         """Come back: the gateway or the network has ended the connection without a word."""
-        self._transport = None
         if self.state in (State.OPENING, State.CONNECTING, State.ONLINE):
             self._fleet.ended(frames.ABNORMAL)
             self._again()
 
-    def _forgotten(self) -> bool:
-        """Return whether the network has forgotten the connection, which is found out by the next to use it."""
-        now = self._fleet.wheel.now()
-        forgotten = now - self._heard_at > self.behaviour.nat and self._transport is not None
-        if forgotten:
-            self.darken()
-        self._heard_at = now
-        return forgotten
+    def fault(self, kind: str) -> None:
+        """Count what the gateway sent against the protocol, and connect again."""
+        self._fleet.figures.faults[kind] += 1
+        self._again()
 
     def _write(self, opcode: int, payload: bytes) -> None:
-        if self._forgotten() or self._transport is None:
-            return
-        random = self._fleet.random
-        key = random.randbytes(4)
-        if not self.behaviour.torn:
-            self._transport.write(frames.client_frame(opcode, payload, key))
-            return
-        data = b""
-        if opcode < frames.CLOSE:
-            cut = random.randrange(len(payload) + 1)
-            data = frames.client_frame(opcode, payload[:cut], key, final=False)
-            opcode, payload = frames.CONTINUATION, payload[cut:]
-        waits = bool(self._pieces)
-        self._pieces += data + frames.client_frame(opcode, payload, key)
-        if not waits:
-            self._write_piece()
-
-    def _write_piece(self) -> None:
-        """Write some of the bytes that wait, and the others in later turns of the event loop."""
-        if self._transport is None or not self._pieces:
-            self._pieces = b""
-            return
-        size = self._fleet.random.randint(1, len(self._pieces))
-        self._transport.write(self._pieces[:size])
-        self._pieces = self._pieces[size:]
-        if self._pieces:
-            asyncio.get_running_loop().call_soon(self._write_piece)
+        if self._socket is not None:
+            self._socket.write(opcode, payload)
 
     # --- The protocol ----------------------------------------------------------------------------------------------
 
@@ -316,21 +251,6 @@ class Phone(asyncio.Protocol):
     def _command(self, message: bytes) -> None:
         self._write(self.wire.opcode, message)
 
-    def _connect(self) -> None:
-        self.state = State.CONNECTING
-        self._commands = 0
-        data: dict[str, object] = {}
-        if self.behaviour.heartbeat is not None:
-            data["heartbeat"] = self.behaviour.heartbeat
-        if self.behaviour.foreground is not None:
-            data["foreground"] = self.behaviour.foreground
-        self._command(self.wire.connect(self._next_command(), self.token, data, self.shown.recover_from))
-
-    def _take_close(self, payload: bytes) -> None:
-        code = frames.close_code(payload)
-        self._write(frames.CLOSE, payload[:2])
-        self._disconnected(Disconnect(code, ""))
-
     def _disconnected(self, why: Disconnect) -> None:
         # As in the official clients: a message that is too large would be repeated endlessly otherwise.
         if why.reconnect and why.code != frames.TOO_BIG:
@@ -339,20 +259,6 @@ class Phone(asyncio.Protocol):
             self._again()
         else:
             self._end(why.code)
-
-    def _take_message(self, message: bytes) -> None:
-        before = self.shown.reached
-        try:
-            for reply in self.wire.replies(message):
-                self._take_reply(reply)
-                if self._reader is None:
-                    return
-        except MalformedMessage:
-            self._fleet.figures.faults["message"] += 1
-            self._again()
-            return
-        if self.shown.reached is not None and self.shown.reached != before:
-            self._acknowledge_later()
 
     def _take_reply(self, reply: Reply) -> None:
         push = reply.push
@@ -386,8 +292,7 @@ class Phone(asyncio.Protocol):
     def _take_connected(self, answer: Connected) -> None:
         stream = answer.subs.get(CHANNEL)
         if stream is None:
-            self._fleet.figures.faults["no subs.device"] += 1
-            self._again()
+            self.fault("no subs.device")
             return
         fleet, behaviour = self._fleet, self.behaviour
         asked = self.shown.recover_from
@@ -439,23 +344,6 @@ class Phone(asyncio.Protocol):
         for _ in range(2 if self.behaviour.doubled else 1):
             self._fleet.figures.acks += 1
             self._command(message)
-
-
-class _Hole(asyncio.Protocol):
-    """Swallows what comes on a connection that a network has lost, until the gateway gives it up."""
-
-    def __init__(self, transport: asyncio.Transport, among: set[asyncio.Transport]) -> None:
-        self._transport = transport
-        self._among = among
-        among.add(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._among.discard(self._transport)
-
-
-def _read_on(transport: asyncio.Transport) -> None:
-    if not transport.is_closing():
-        transport.resume_reading()
 
 
 def _spread(random: Random, mean: float) -> float:
