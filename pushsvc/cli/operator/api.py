@@ -8,11 +8,10 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
-from msgspec import Struct
 
 from ...api.admin.document import FailedGroups, KeyList, NewKey
 from ...api.devices.document import Erased
@@ -51,12 +50,12 @@ from ...ports.registry import PrunedFilter
 from ..access import Access
 from ..process import say
 from ..pushes.failed import PAGE
+from .calls import ApiCalls, ApiPage, narrow_by, other_version, quoted, read
 from .operator import (
     CleanedUp,
     ExportedDevices,
     Failed,
     MadeKey,
-    Pages,
     PushTrouble,
     ServiceState,
     not_sent,
@@ -93,7 +92,7 @@ async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | N
     async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
         try:
             # The key of the call is among the keys of its app.
-            rows = _read((await _first(client)).body, KeyList).keys
+            rows = read((await _first(client)).body, KeyList).keys
         except ClientError as error:
             if _is_away(error):
                 raise StoreUnavailable(f"{at.url} answers that its Redis is not available", SILENT_REDIS) from None
@@ -132,8 +131,8 @@ def _is_away(error: BaseException) -> bool:
 async def check_service(at: Access, *, online: bool) -> list[CheckFinding]:
     """Return what a running service finds about the app of the key, and what all apps share. Raises `ClientError`."""
     async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
-        answer = await client.request("GET", f"/v1/admin/check{'?online=true' if online else ''}")
-    return _read(answer.body, CheckAnswer).findings
+        found = await ApiCalls(client).get(f"/v1/admin/check{'?online=true' if online else ''}", CheckAnswer)
+    return found.findings
 
 
 class ApiOperator:
@@ -142,23 +141,23 @@ class ApiOperator:
     def __init__(self, client: AsyncClient, url: str, app: str) -> None:
         self.apps = [app]
         self._url = url
-        self._client = client
+        self._api = ApiCalls(client)
 
     async def keys(self) -> list[KeyRow]:
-        return (await self._get("/v1/admin/keys", KeyList)).keys
+        return (await self._api.get("/v1/admin/keys", KeyList)).keys
 
     async def make_key(self, app: str, name: str, scopes: tuple[Scope, ...], intake: Rate | None) -> MadeKey:
         require_free(await self.keys(), app, name)
         asked: dict[str, object] = {"name": name, "scopes": scopes}
         if intake is not None:
             asked["intake"] = str(intake)
-        made = await self._post("/v1/admin/keys", NewKey, asked)
+        made = await self._api.post("/v1/admin/keys", NewKey, asked)
         row = KeyRow(made.app, made.name, made.scopes, made.intake, made.created_at, "store")
         return MadeKey(made.key, made.sha256, row, self._url)
 
     async def revoke_key(self, app: str, name: str) -> bool:
         require_stored(await self.keys(), app, name)
-        return await self._delete(f"/v1/admin/keys/{_quoted(name)}")
+        return await self._api.deleted(f"/v1/admin/keys/{quoted(name)}")
 
     async def states(self, every: float) -> AsyncGenerator[ServiceState, None]:
         last: ServiceState | None = None
@@ -175,7 +174,7 @@ class ApiOperator:
             await asyncio.sleep(every)
 
     async def _stats(self) -> AppStats:
-        return await self._get("/v1/admin/stats", AppStats)
+        return await self._api.get("/v1/admin/stats", AppStats)
 
     async def pushes(self, which: PushFilter, limit: int) -> list[JsonObject]:
         narrow = {name: value for name, value in msgspec.structs.asdict(which).items() if value not in (None, "")}
@@ -188,29 +187,21 @@ class ApiOperator:
         return await self._pushes("/v1/admin/schedules", {}, limit)
 
     async def _pushes(self, path: str, narrow: Mapping[str, str], limit: int) -> list[JsonObject]:
-        found = await paged(self._pages(path, narrow, _Page[dict[str, Any]]), limit)
+        found = await paged(self._api.pages(path, narrow, ApiPage[dict[str, Any]]), limit)
         return [{"app": self.apps[0], **each} for each in found]
 
-    def _pages(self, path: str, narrow: Mapping[str, str], kind: type[_Page[T]]) -> Pages[T]:
-        async def page(*, cursor: str, limit: int) -> tuple[list[T], str | None]:
-            place = {"cursor": cursor} if cursor else {}
-            found = await self._get(f"{path}?{urlencode({**narrow, **place, 'limit': limit})}", kind)
-            return found.items, found.cursor
-
-        return page
-
     async def push(self, push_id: str) -> JsonObject | None:
-        found = await self._known("GET", f"/v1/admin/pushes/{_quoted(push_id)}")
+        found = await self._api.known("GET", f"/v1/admin/pushes/{quoted(push_id)}")
         return found and {"app": self.apps[0], **found}
 
     async def trouble(self, push_id: str) -> PushTrouble:
-        status = await self._known("GET", f"/v1/push/{_quoted(push_id)}") or {}
-        page = await self._known("GET", f"/v1/push/{_quoted(push_id)}/deliveries?limit={PAGE}") or {}
+        status = await self._api.known("GET", f"/v1/push/{quoted(push_id)}") or {}
+        page = await self._api.known("GET", f"/v1/push/{quoted(push_id)}/deliveries?limit={PAGE}") or {}
         return PushTrouble(status.get("held", {}), not_sent(page.get("items", ())))
 
     async def cancel(self, push_id: str) -> JsonObject | None:
         try:
-            return await self._known("DELETE", f"/v1/push/{_quoted(push_id)}")
+            return await self._api.known("DELETE", f"/v1/push/{quoted(push_id)}")
         except Refused as refused:
             if refused.status == Conflict.status:
                 raise Conflict(refused.problem.detail) from None
@@ -218,20 +209,20 @@ class ApiOperator:
 
     async def failed(self, which: DeadFilter, limit: int) -> Failed:
         matched = await self.matched(which)
-        reasons = await self._get(f"/v1/admin/failed?{urlencode(_selecting(which))}", FailedGroups)
-        found = await paged(self._pages("/v1/failed", _selecting(which), _Page[DeadLetter]), limit)
+        reasons = await self._api.get(f"/v1/admin/failed?{urlencode(_selecting(which))}", FailedGroups)
+        found = await paged(self._api.pages("/v1/failed", _selecting(which), ApiPage[DeadLetter]), limit)
         rows = [DeadRow(**{**msgspec.structs.asdict(each), "at": parse_instant(each.at)}) for each in found]
         app = self.apps[0]
         return Failed(sum(matched.values()), {app: reasons}, [(app, row) for row in rows])
 
     async def matched(self, which: DeadFilter) -> Mapping[str, int]:
-        counted = await self._post("/v1/failed/replay", ReplayAccepted, {**_selecting(which), "dry_run": True})
+        counted = await self._api.post("/v1/failed/replay", ReplayAccepted, {**_selecting(which), "dry_run": True})
         return {self.apps[0]: counted.matched}
 
     async def replay(self, spec: ReplaySpec) -> ReplayStatus:
         asked: dict[str, object] = dict(_selecting(spec.filter))
         asked |= {name: value for name, value in (("limit", spec.limit), ("rate", spec.rate)) if value}
-        job = (await self._post("/v1/failed/replay", ReplayAccepted, asked)).job
+        job = (await self._api.post("/v1/failed/replay", ReplayAccepted, asked)).job
         if job is None or (status := await self._replay(job)) is None:
             raise Unreachable(f"the service no longer knows the replay {job} that it has accepted")
         return status
@@ -246,7 +237,7 @@ class ApiOperator:
 
     async def _replay(self, job: str, method: Literal["GET", "DELETE"] = "GET") -> ReplayStatus | None:
         """Return a replay as the store has it."""
-        found = await self._known(method, f"/v1/failed/replay/{_quoted(job)}")
+        found = await self._api.known(method, f"/v1/failed/replay/{quoted(job)}")
         if found is None:
             return None
         which = dict(found["filter"])
@@ -267,7 +258,7 @@ class ApiOperator:
             raise NoJobs(
                 "`pushsvc jobs`, which would clean up, is not running: start it, or give no key to clean up from here"
             )
-        answer = await self._post("/v1/admin/cleanup", CleanupAnswer)
+        answer = await self._api.post("/v1/admin/cleanup", CleanupAnswer)
         if answer.state == "running":
             return CleanedUp({}, elsewhere=answer.holder)
         while not stop.is_set():
@@ -282,7 +273,7 @@ class ApiOperator:
         place: str | None = ""
         while not stop.is_set():
             asked = {"dry_run": True, **({"place": place} if place else {})}
-            counted = await self._post("/v1/admin/cleanup", CleanupCount, asked)
+            counted = await self._api.post("/v1/admin/cleanup", CleanupCount, asked)
             removed.update(counted.removed)
             place = counted.place
             if place is None:
@@ -302,7 +293,7 @@ class ApiOperator:
         if len(values) > 1 and len(msgspec.json.encode(values)) > BODY:
             half = len(values) // 2
             return [*await self._import(values[:half]), *await self._import(values[half:])]
-        found = await self._post("/v1/admin/devices/import", Imported, {"devices": values})
+        found = await self._api.post("/v1/admin/devices/import", Imported, {"devices": values})
         taken: list[Taken] = [False] * len(values)
         for at in found.new:
             taken[at] = True
@@ -315,7 +306,7 @@ class ApiOperator:
 
         rules = Rules(app, frozenset(addresses().platforms), addresses())
         narrow = {} if tombstones else {"state": "active"}
-        pages = self._pages("/v1/devices", narrow, _Page[dict[str, Any]])
+        pages = self._api.pages("/v1/devices", narrow, ApiPage[dict[str, Any]])
         total, count = (await self._stats()).devices, 0
         cursor: str | None = ""
         while cursor is not None:
@@ -324,7 +315,7 @@ class ApiOperator:
             try:
                 devices = [read_device(each, rules, sys.maxsize) for each in documents]
             except BadLine as error:
-                raise _other_version(error) from None
+                raise other_version(error) from None
             yield ExportedDevices(devices, count / max(total, count, 1))
 
     async def pruned(self, which: PrunedFilter) -> Mapping[str, int]:
@@ -335,28 +326,28 @@ class ApiOperator:
             yield self.apps[0], step.restored
 
     async def _restore(self, which: PrunedFilter, *, dry_run: bool = False) -> Restored:
-        narrow = _narrow(platform=which.platform, reason=which.reason, since=which.since, until=which.until)
-        return await self._post("/v1/devices/restore", Restored, {**narrow, "dry_run": dry_run})
+        narrow = narrow_by(platform=which.platform, reason=which.reason, since=which.since, until=which.until)
+        return await self._api.post("/v1/devices/restore", Restored, {**narrow, "dry_run": dry_run})
 
     async def unsuppress(self, app: str, platform: str, token: str) -> bool:
-        return await self._delete(f"/v1/suppressions/{_quoted(platform)}/{_quoted(token)}")
+        return await self._api.deleted(f"/v1/suppressions/{quoted(platform)}/{quoted(token)}")
 
     async def webhooks(self) -> list[tuple[str, WebhookState]]:
-        return [(self.apps[0], each) for each in (await self._get("/v1/admin/webhooks", WebhookStates)).webhooks]
+        return [(self.apps[0], each) for each in (await self._api.get("/v1/admin/webhooks", WebhookStates)).webhooks]
 
     async def test_webhook(self, app: str) -> WebhookTest:
-        return await self._post("/v1/admin/webhooks/test", WebhookTest)
+        return await self._api.post("/v1/admin/webhooks/test", WebhookTest)
 
     async def resume_webhooks(self, app: str) -> None:
-        await self._client.request("POST", "/v1/admin/webhooks/resume")
+        await self._api.post_only("/v1/admin/webhooks/resume")
 
     async def dead_batches(self, since: int | None, until: int | None) -> list[tuple[str, DeadBatchRow]]:
-        query = urlencode(_narrow(since=since, until=until))
-        found = await self._get(f"/v1/admin/webhooks/failed?{query}", DeadBatches)
+        query = urlencode(narrow_by(since=since, until=until))
+        found = await self._api.get(f"/v1/admin/webhooks/failed?{query}", DeadBatches)
         return [(self.apps[0], each) for each in found.batches]
 
     async def redeliver(self, app: str, since: int | None, until: int | None) -> None:
-        await self._client.request("POST", "/v1/admin/webhooks/redeliver", _narrow(since=since, until=until))
+        await self._api.post_only("/v1/admin/webhooks/redeliver", narrow_by(since=since, until=until))
 
     async def redelivering(self, app: str, every: float) -> AsyncGenerator[int, None]:
         while True:
@@ -364,55 +355,25 @@ class ApiOperator:
             await asyncio.sleep(every)
 
     async def device(self, device_id: str) -> list[dict[str, Any]]:
-        known = await self._known("GET", f"/v1/admin/devices/{_quoted(device_id)}")
+        known = await self._api.known("GET", f"/v1/admin/devices/{quoted(device_id)}")
         if known is None:
             return []
         return [{"app": self.apps[0], **{name: known.get(name) for name in DEVICE_FIELDS}}]
 
     async def delete_device(self, app: str, device_id: str) -> bool:
-        return await self._delete(f"/v1/devices/{_quoted(device_id)}")
+        return await self._api.deleted(f"/v1/devices/{quoted(device_id)}")
 
     async def erase_user(self, app: str, user: str, wait: float) -> Erasure:
         until = time.monotonic() + wait
         while True:
-            answer = await self._client.request("DELETE", f"/v1/users/{_quoted(user)}")
-            erased = _read(answer.body, Erased)
+            erased = await self._api.delete(f"/v1/users/{quoted(user)}", Erased)
             if erased.done or time.monotonic() >= until:
                 removed = msgspec.structs.asdict(erased.removed)
                 return Erasure(erased.erased, erased.done, removed, heard=not erased.warnings)
 
-    async def _get(self, path: str, kind: type[T]) -> T:
-        return _read((await self._client.request("GET", path)).body, kind)
-
-    async def _post(self, path: str, kind: type[T], body: object = None) -> T:
-        return _read((await self._client.request("POST", path, body)).body, kind)
-
-    async def _known(self, method: Literal["GET", "DELETE"], path: str) -> JsonObject | None:
-        """Return the JSON object of an answer, or None where there is no such thing."""
-        try:
-            return _read((await self._client.request(method, path)).body or b"{}", dict[str, Any])
-        except Refused as refused:
-            if refused.status != 404:
-                raise
-            return None
-
-    async def _delete(self, path: str) -> bool:
-        return await self._known("DELETE", path) is not None
-
-
-class _Page(Struct, Generic[T]):
-    items: list[T]
-    cursor: str | None
-
-
-def _narrow(*, since: int | None, until: int | None, **texts: str) -> dict[str, str]:
-    """Return a filter as the API takes it, in a query or a body."""
-    span = {name: instant(at) for name, at in (("since", since), ("until", until)) if at is not None}
-    return {name: text for name, text in texts.items() if text} | span
-
 
 def _selecting(which: DeadFilter) -> dict[str, str]:
-    return _narrow(**msgspec.structs.asdict(which))
+    return narrow_by(**msgspec.structs.asdict(which))
 
 
 def _condition(cause: Cause) -> Condition:
@@ -420,19 +381,4 @@ def _condition(cause: Cause) -> Condition:
     try:
         return msgspec.convert(known, Condition)
     except msgspec.ValidationError as error:
-        raise _other_version(error) from None
-
-
-def _other_version(error: Exception) -> Unreachable:
-    return Unreachable(f"the answer is not one of this version of pushsvc: {error}")
-
-
-def _read(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
-        raise _other_version(error) from None
-
-
-def _quoted(name: str) -> str:
-    return quote(name, safe="")
+        raise other_version(error) from None
