@@ -74,11 +74,44 @@ def raise_file_limit() -> None:
 async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API until `stop`. `listening` is called with its URL."""
     settings.require_apps()
+    async with open_configured_store(settings) as store:
+        await _serve(settings, store, stop, listening)
+
+
+async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Send the deliveries of the queue until `stop`, then drain."""
+    settings.require_apps()
+    async with open_configured_store(settings) as store:
+        await _dispatch(settings, store, stop, listening)
+
+
+async def run_api_and_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Serve the HTTP API and send the deliveries of the queue until `stop`. The API ends first, so that what it has
+    accepted is sent; where either fails, both end."""
+    settings.require_apps()
+    drain = asyncio.Event()
+    async with open_configured_store(settings) as store:
+
+        async def dispatch() -> None:
+            try:
+                await _dispatch(settings, store, drain, listening)
+            finally:
+                stop.set()
+
+        dispatching = asyncio.create_task(dispatch(), name="dispatch")
+        try:
+            await _serve(settings, store, stop, listening)
+        finally:
+            drain.set()
+            await dispatching
+
+
+async def _serve(settings: Settings, store: Store, stop: asyncio.Event, listening: Callable[[str], None]) -> None:
     raise_file_limit()
     current = Current(settings)
     config = api_config(settings)
     channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
-    async with open_configured_store(settings) as store, channels:
+    async with channels:
         await require_durability(settings, store)
         log_durability(settings, store)
         backlog = Backlog(store.pushes, settings.queue.max_pending, settings.queue_shares(), monotonic=time.monotonic)
@@ -128,12 +161,10 @@ async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callabl
             await stop.wait()
 
 
-async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
-    """Send the deliveries of the queue until `stop`, then drain."""
-    settings.require_apps()
+async def _dispatch(settings: Settings, store: Store, stop: asyncio.Event, listening: Callable[[str], None]) -> None:
     raise_file_limit()
     current = Current(settings)
-    async with open_configured_store(settings) as store, ending_with(store, stop), AsyncExitStack() as stack:
+    async with ending_with(store, stop), AsyncExitStack() as stack:
         await serve_part_metrics(stack, settings, "dispatch")
         accounts = await stack.enter_async_context(Accounts(store, request_timeout=settings.retry.request_timeout))
         await accounts.open_all(settings.apps)

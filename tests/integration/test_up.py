@@ -20,6 +20,7 @@ from redis import Redis
 from rich.console import Console
 
 from pushsvc import cli
+from pushsvc.cli.service.children import cores
 from pushsvc.cli.service.up import example, playground_folder, speaker
 from pushsvc.cli.state import local_url
 from pushsvc.lab.simulator import apns_token
@@ -33,6 +34,10 @@ from .processes import Api, Command, Processes, Site, own_processes, until
 from .servers import running_server
 
 LISTENS = r"pushsvc listens on (\S+)"
+
+
+SERVE, DISPATCH = ("pushsvc serve", "pushsvc dispatch") if cores() > 1 else ("pushsvc serve --dispatch",) * 2
+"""The processes that serve and that dispatch, which are one on a single core."""
 
 
 def start(processes: Processes, site: Site, **environ: str) -> Command:
@@ -109,8 +114,8 @@ def test_one_command_serves(played: Played) -> None:
     assert "\npushsvc_redis_errors_total 0.0\n" in text  # of lanes, receipts and devices that there were none of yet
     assert Api(api.url, "wrong").call("GET", f"/v1/push/{push}")[0] == 401
     # The parts were forked, and share the memory of what was imported before.
-    for part in ("serve", "dispatch", "jobs --feedback", "live"):
-        pid = played.processes.find_one(f"pushsvc {part}")
+    for part in (SERVE, DISPATCH, "pushsvc jobs --feedback", "pushsvc live"):
+        pid = played.processes.find_one(part)
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         shared = re.search(r"^Shared_Dirty: +(\d+) kB$", rollup, re.MULTILINE)
         assert shared is not None
@@ -239,7 +244,7 @@ def test_the_example_can_be_copied_from_a_narrow_terminal() -> None:
 
 # --- idle -------------------------------------------------------------------------------------------
 
-WAKES = {"pushsvc up": 2, "pushsvc serve": 6, "pushsvc dispatch": 9, "pushsvc jobs": 14}
+WAKES = {"pushsvc up": 2, SERVE: 6, DISPATCH: 9, "pushsvc jobs": 14}
 """How often a second the processes of an idle service may wake up: about twice as often as they do."""
 COMMANDS = 90
 """How many commands a second they may make the store run, those of its scripts included."""
@@ -360,11 +365,22 @@ def test_another_one_leaves_the_metrics_of_a_running_one_alone(
 # --- stops and crashes ------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[False, True], ids=["every_core", "one_core"])
+def on_cores(request: pytest.FixtureRequest) -> Iterator[set[int]]:
+    """Let what the test starts have every core of this machine, or one of them. Yields them."""
+    every = os.sched_getaffinity(0)
+    own = {min(every)} if request.param else every
+    os.sched_setaffinity(0, own)
+    yield own
+    os.sched_setaffinity(0, every)
+
+
 def test_stopped_or_killed_it_loses_nothing_and_the_next_start_goes_on(
-    processes: Processes, site: Site, tmp_path: Path
+    processes: Processes, site: Site, tmp_path: Path, on_cores: set[int]
 ) -> None:
     systemd = Heard(str(tmp_path / "notify"))
     up = start(processes, site, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="30000000")
+    assert bool(processes.find("pushsvc serve --dispatch")) == (len(on_cores) == 1)
     heard = systemd.all()
     assert (heard.count("READY=1"), "WATCHDOG=1" in heard, "STOPPING=1" in heard) == (1, True, False)
     os.kill(up.pid, signal.SIGHUP)
@@ -430,11 +446,11 @@ def test_kill_9_of_its_parts_in_flight(processes: Processes, site: Site) -> None
     tokens = apns("ok", *range(500, 1200)) + fcm("ok", *range(100, 170))
     in_flight = api.push(tokens, lane="urgent", notification={"title": "hello"})
     until(lambda: f"770 are in flight: {simulator.record()}", lambda: simulator.record()["accepted"] == 600 + 770)
-    kill("pushsvc dispatch")
+    kill(DISPATCH)
     simulator.control("latency", seconds=0.0)
 
     kill("pushsvc jobs --feedback")
-    kill("pushsvc serve")
+    kill(SERVE)
     api.until_ready()
     kill("valkey-server")
     api.until_ready()

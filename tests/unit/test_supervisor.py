@@ -20,7 +20,7 @@ from pushsvc.cli.process import LISTENS, PID_BYTES
 from pushsvc.cli.service import children
 from pushsvc.cli.service.children import LIFELINE, Child, Forked, Ready, children_of, forked
 from pushsvc.cli.service.supervisor import Supervisor, watch_lifeline
-from pushsvc.settings.schema import JobsSettings, Settings
+from pushsvc.settings.schema import DispatchSettings, JobsSettings, Settings
 from pushsvc.telemetry import SharedFolder
 
 from .virtual_time import VirtualLoop, run, until
@@ -281,11 +281,21 @@ async def test_a_process_of_two_parts_is_counted_as_both(system: System) -> None
     assert metrics.again == ["jobs", "feedback"]
 
 
-def test_one_process_has_jobs_and_feedback() -> None:
-    found = children_of(Settings(jobs=JobsSettings(processes=2)), live=True)
-    assert [(each.arguments, each.stage, each.copies, each.parts) for each in found] == [
+@pytest.mark.parametrize(("number", "dispatching", "joined"), [(1, 1, True), (2, 1, False), (1, 2, False)], ids=str)
+def test_some_parts_share_a_process(
+    number: int, dispatching: int, joined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "cores", lambda: number)
+    settings = Settings(jobs=JobsSettings(processes=2), dispatch=DispatchSettings(processes=dispatching))
+    found = [(each.arguments, each.stage, each.copies, each.parts) for each in children_of(settings, live=True)]
+    first: list[tuple[object, ...]] = [
         (("serve", "--processes", "1"), 0, 1, ("serve",)),
-        (("dispatch", "--processes", "1"), 1, 1, ("dispatch",)),
+        (("dispatch", "--processes", "1"), 1, dispatching, ("dispatch",)),
+    ]
+    if joined:
+        first = [(("serve", "--dispatch", "--processes", "1"), 0, 1, ("serve", "dispatch"))]
+    assert found == [
+        *first,
         (("jobs", "--feedback", "--processes", "1"), 1, 2, ("jobs", "feedback")),
         (("live", "--processes", "1"), 1, 1, ("live",)),
     ]

@@ -67,10 +67,14 @@ class Child(Struct, frozen=True):
 
 def children_of(settings: Settings, *, live: bool) -> list[Child]:
     """Return the parts of the service as processes: one of each, or as many as the configuration says. Feedback runs
-    with the jobs, the gateway where an app is `live`."""
-    found = [
-        child_of("serve", settings.server.processes),
-        child_of("dispatch", settings.dispatch.processes, stage=1),
+    with the jobs, the gateway where an app is `live`. On a single core, one process serves and dispatches unless the
+    configuration asks for more: two would only take turns."""
+    serving, dispatching = settings.server.processes, settings.dispatch.processes
+    if serving == dispatching == cores() == 1:
+        found = [child_of("serve", 1, also=("dispatch",))]
+    else:
+        found = [child_of("serve", serving), child_of("dispatch", dispatching, stage=1)]
+    found += [
         # Both wait most of the time. They judge what the dispatchers record, and have no longer to stop than those.
         child_of("jobs", settings.jobs.processes, stage=1, also=("feedback",)),
     ]
@@ -78,6 +82,13 @@ def children_of(settings: Settings, *, live: bool) -> list[Child]:
         # Devices stay until nothing is accepted for them any more.
         found.append(child_of("live", settings.live.processes, stage=1))
     return found
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def child_of(part: str, copies: int, *, stage: int = 0, also: tuple[str, ...] = ()) -> Child:

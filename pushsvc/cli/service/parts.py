@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="The number of processes; 0: as configured.")]
-
+Dispatch = Annotated[bool, typer.Option("--dispatch", help="Send to the providers too, in the same processes.")]
 
 FEEDBACK = (
     "pushsvc feedback runs workers of the service until Ctrl-C, and lists nothing: the events are read by "
@@ -45,11 +45,11 @@ class RunPart(Protocol):
     ) -> Coroutine[None, None, None]: ...
 
 
-def serve(context: typer.Context, processes: Processes = 0) -> None:
+def serve(context: typer.Context, processes: Processes = 0, dispatch: Dispatch = False) -> None:
     """Run the HTTP API."""
     settings = context.obj.read()
-    one = _looped("serve")
-    run_part("serve", processes or settings.server.processes, one, settings, context)
+    also = ("dispatch",) if dispatch else ()
+    run_part("serve", processes or settings.server.processes, _looped("serve", *also), settings, context, also)
 
 
 def dispatch(context: typer.Context, processes: Processes = 0) -> None:
@@ -110,24 +110,31 @@ def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
     return stop
 
 
-def _import_part(part: str) -> RunPart:
-    if part == "live":
+def _import_part(*parts: str) -> RunPart:
+    if parts == ("live",):
         from ...runtime.live import run_live
 
         return run_live
-    from ...runtime.parts import run_api, run_dispatch, run_feedback
+    from ...runtime.parts import run_api, run_api_and_dispatch, run_dispatch, run_feedback
 
-    return {"serve": run_api, "dispatch": run_dispatch, "feedback": run_feedback}[part]
+    runs: dict[tuple[str, ...], RunPart] = {
+        ("serve",): run_api,
+        ("serve", "dispatch"): run_api_and_dispatch,
+        ("dispatch",): run_dispatch,
+        ("feedback",): run_feedback,
+    }
+    return runs[parts]
 
 
-def _looped(part: str) -> Callable[[Settings], None]:
-    """Return the work of a process of a part in an event loop. The part is imported when it runs."""
+def _looped(part: str, *also: str) -> Callable[[Settings], None]:
+    """Return the work of a process of a part, and of those of `also` beside it, in an event loop. They are imported
+    when they run."""
 
     async def work(settings: Settings) -> None:
         from ... import telemetry
 
         log, stop = telemetry.get_logger(part), until_signalled()
-        await _import_part(part)(settings, stop, listening=lambda where: report_ready(log, where))
+        await _import_part(part, *also)(settings, stop, listening=lambda where: report_ready(log, where))
         log.info("stopped", pid=os.getpid())
 
     return lambda settings: uvloop.run(work(settings))
@@ -204,8 +211,8 @@ def report_ready(log: FilteringBoundLogger, where: str) -> None:
 
 
 def grace_of(settings: Settings) -> float:
-    """Return the seconds that the stop of a part may take."""
-    return max(settings.server.shutdown_timeout + 5, settings.dispatch.drain_timeout + 5, settings.live.drain + LEAVING)
+    """Return the seconds that the stop of a part may take; one that serves and dispatches does these in turn."""
+    return max(settings.server.shutdown_timeout + settings.dispatch.drain_timeout + 5, settings.live.drain + LEAVING)
 
 
 def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:
