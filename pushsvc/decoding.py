@@ -5,7 +5,7 @@ and lists are walked here; single values are left to msgspec, including bounds a
 results are those of `msgspec.convert` for the same types, except for what the `Rule`s of the types and the `checks` of
 the structs refuse. A value of type `msgspec.Raw` stays the plain value that it is.
 
-A required field that is null is missing. No fault repeats a long value, or any value under a name that says secret.
+A required field that is null is missing. No fault repeats a long value, or any value under a name of a secret.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Rule(NamedTuple):
     parse: Callable[[str], Any] | None = None
     """Makes the value from a text, instead of msgspec; null is not a text. Raises `ValueError`."""
     secret: bool | None = None
-    """Whether no fault may show what was found, here and below. None: where the name says secret."""
+    """Whether no fault may show what was found, here and below. None: where the name is one of a secret."""
     numbers: bool = False
     """Whether `parse` also takes a whole number, as its text."""
 
@@ -337,10 +337,10 @@ class _Walk:
         self, kind: type[Struct], fields: Mapping[str, _Field], values: Mapping[str, Any], path: str, *, known: bool
     ) -> None:
         """Add the faults of `__post_init__` of a struct some of whose fields have faults, if they concern none of
-        those. With an unknown name, which may be a misspelt one, nothing is said of fields that are left out."""
+        those. With an unknown name, which may be a misspelt one, fields that are left out are not reported."""
         right = {name: value for name, value in values.items() if value is not WRONG}
         wrong = values.keys() - right.keys()
-        # A required text that is wrong is empty here: what is said of it is left out.
+        # A required text that is wrong is empty here: its faults are left out.
         required = {field.name: "" for field in fields.values() if field.required and field.shape.base is str}
         try:
             kind(**required | right)

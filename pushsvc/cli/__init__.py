@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 COMMANDS = {
-    # name: (module:function or module:Typer, what `--help` says)
+    # name: (module:function or module:Typer, its text in `--help`)
     "demo": ("service.demo:demo", "Show the whole service at work in one command."),
     "init": ("init:init", "Write a first configuration, with comments."),
     "up": ("service.up:up", "Run the whole service on this machine."),

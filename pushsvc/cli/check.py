@@ -82,7 +82,7 @@ async def _asked(at: Access, online: bool) -> list[CheckFinding]:
 
 
 def _quiet(settings: Settings) -> Settings:
-    """Return the settings without the log lines of a service, unless `debug` asks for them: the findings say it."""
+    """Return the settings without the log lines of a service, unless `debug` asks for them: the findings have it."""
     if settings.logging.level == "debug":
         return settings
     return structs.replace(settings, logging=structs.replace(settings.logging, level="critical"))

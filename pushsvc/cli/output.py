@@ -67,7 +67,7 @@ def print_table(
     """Print a table at a terminal, or tab-separated lines when piped.
 
     `prose` names the columns that may be folded if the terminal is narrow, `lesser` those that may be left out then;
-    `marks` colours cells by their text; `none` is said on standard error if there are no rows.
+    `marks` colours cells by their text; `none` is printed on standard error if there are no rows.
     """
     if none and not rows:
         say(none)

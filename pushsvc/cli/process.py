@@ -8,9 +8,9 @@ stream that the parent closed, is handled.
   that arrives too early is made up for by the first check of the files (`runtime/reload.py`). Before Python has started
   no process can handle a signal, so a supervisor forwards SIGHUP only to children that have reported through `LISTENS`.
 - **Standard streams.** A closed descriptor 0, 1 or 2 is opened on /dev/null, because otherwise the next file or socket
-  would get its number. Standard input that was closed cannot be read: a command that needs it says so.
+  would get its number. Standard input that was closed cannot be read: a command that needs it reports that.
 - **Standard error** never fails: what cannot be written is dropped. No terminal, pipe or full disk may end a service.
-- **Standard output** carries data: if it cannot be written, the command fails and says why. A reader that has closed
+- **Standard output** carries data: if it cannot be written, the command fails and reports why. A reader that has closed
   the pipe is not reported.
 """
 
@@ -115,7 +115,7 @@ def catch_signals(arguments: list[str]) -> None:
             os.write(int(pipe), os.getpid().to_bytes(PID_BYTES, "little"))
             os.close(int(pipe))
         except (OSError, ValueError):
-            pass  # The supervisor is gone, which the lifeline will say.
+            pass  # The supervisor is gone, which the lifeline will show.
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -29,8 +29,8 @@ class State:
     """Whether the process runs this command and nothing else, so that what it changes in itself ends with it."""
 
     def find_playground(self) -> None:
-        """Use the configuration of the playground in the working directory, and say so, where none is named: neither
-        a file nor a key in the environment."""
+        """Use the configuration of the playground in the working directory where none is named, neither as a file nor
+        by a key in the environment, and report that."""
         named = any(name.upper().startswith("PUSHSVC__") for name in os.environ)
         if self.seeks and self.config is None and not named and PLAYGROUND.is_file():
             self.config = PLAYGROUND

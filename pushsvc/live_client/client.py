@@ -77,8 +77,8 @@ def connect_data(
     protobuf: bool = False,
 ) -> Any:
     """Return `data` for the SDK's client: the wished seconds between pings, whether the app is seen, its version."""
-    said = {"heartbeat": heartbeat, "foreground": foreground, "app_version": app_version}
-    data = {name: value for name, value in said.items() if value is not None}
+    wishes = {"heartbeat": heartbeat, "foreground": foreground, "app_version": app_version}
+    data = {name: value for name, value in wishes.items() if value is not None}
     return json.dumps(data).encode() if protobuf else data
 
 
@@ -177,10 +177,10 @@ class LiveClient:
         return counted
 
     async def heartbeat(self, seconds: float | None = None, *, foreground: bool | None = None) -> float:
-        """Wish another interval between pings, or say whether the app is seen. Return the seconds that hold now."""
-        wish = {"seconds": seconds, "foreground": foreground}
-        said = {name: value for name, value in wish.items() if value is not None}
-        agreed: float = (await self._call("heartbeat", said))["heartbeat"]
+        """Request another interval between pings, or report whether the app is seen. Return the seconds in force."""
+        wishes = {"seconds": seconds, "foreground": foreground}
+        data = {name: value for name, value in wishes.items() if value is not None}
+        agreed: float = (await self._call("heartbeat", data))["heartbeat"]
         return agreed
 
     async def history(self, *, before: int | None = None, since: int | None = None, limit: int = PAGE) -> list[Message]:
@@ -201,7 +201,7 @@ class LiveClient:
         content: Mapping[str, Any] = await self._call("fetch", {"id": push_id})
         return content
 
-    # --- What the SDK says -------------------------------------------------------------------------------------------
+    # --- What the SDK reports ----------------------------------------------------------------------------------------
 
     def _connected(self, data: Any) -> None:
         if self._sequencer is None:
@@ -292,7 +292,7 @@ class LiveClient:
             self._refused(error)
             if getattr(error, "code", None) != _UNRECOVERABLE_POSITION:
                 self._spawn(self._fill(asked, generation, attempt + 1))
-            return  # With another epoch the gateway ends the connection, and the next one says it.
+            return  # With another epoch the gateway ends the connection, and the next one reports it.
         if generation == self._generation:
             self._run(self._sequencer.history([self._publication(each) for each in page.publications]))
 

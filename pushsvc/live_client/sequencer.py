@@ -190,7 +190,7 @@ class Sequencer:
         return steps
 
     def history(self, publications: Sequence[Publication]) -> list[Step]:
-        """Take the page of history that was asked for; an empty one says that there is nothing more."""
+        """Take the page of history that was asked for; an empty one means that there is nothing more."""
         steps: list[Step] = []
         if not self._filling:
             return steps
@@ -204,7 +204,7 @@ class Sequencer:
         return steps
 
     def received(self, push_id: str) -> list[Step]:
-        """Take the copy that a provider brought: the first step says whether the app is to show it."""
+        """Take the copy that a provider brought: the first step decides whether the app is to show it."""
         head = self._queue[0].id if self._queue else None
         if push_id in self._known or (self._handling and head == push_id):
             return [Drop(push_id)]
@@ -250,7 +250,7 @@ class Sequencer:
             self._next(steps)
 
     def _take_behind(self, steps: list[Step], publications: Iterable[Publication]) -> int:
-        """Take what is not taken yet, and count what the chain of `prev` says to be lost. Return the new tail."""
+        """Take what is not taken yet, and count what is lost by the chain of `prev`. Return the new tail."""
         tail = self._tail or 0
         for each in publications:
             if each.offset > tail:

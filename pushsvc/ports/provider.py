@@ -73,7 +73,7 @@ class Provider(Protocol):
 
     def remedy(self, reason: str) -> str:
         """Return what an operator can do when our credentials, or a part of them, are refused for `reason`, or all
-        requests throttled; empty where the provider knows nothing better than what is said of every other."""
+        requests throttled; empty where the provider has nothing beyond the general remedy."""
 
     async def aclose(self) -> None:
         """Let requests in flight end within the request timeout, then close every connection."""

@@ -63,7 +63,7 @@ class KeptPush(Struct, frozen=True):
     audience: Audience | None = None
     """Its audience, once that has been expanded only a topic or all devices; None where none is known."""
     topic: str = ""
-    """The topic that it is for, if what is left of it says so."""
+    """The topic that it is for, if what is left of it names one."""
     looked_up: bool = False
     """Whether its receivers are or were looked up page by page."""
     dry_run: bool | None = None

@@ -117,7 +117,7 @@ class WebhookClaim(Protocol):
         """Keep a call for the operator, with the last ones before it."""
 
     async def rest(self, wait: float, reason: str = "") -> bool:
-        """End the claim, and let no process claim the webhook for `wait` seconds. `reason` says why no call could be
+        """End the claim, and let no process claim the webhook for `wait` seconds. `reason` is why no call could be
         made."""
 
 

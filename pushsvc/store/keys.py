@@ -3,7 +3,7 @@
 `T` is the hash tag `{app.shard}`: all that one atomic step touches shares it, so that the step stays in one slot
 of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a suppressed token
 `crc32(digest) % shards`, where `shards` is the app's number in the configuration (1 by default). `D` is the hash tag
-`{app.devices}`: the whole registry of an app; `registry.py` says why.
+`{app.devices}`: the whole registry of an app; see registry.py.
 
 | key                        | type   | lifetime               | meaning                                               |
 |----------------------------|--------|------------------------|-------------------------------------------------------|

@@ -111,7 +111,7 @@ def test_words_that_are_none_are_named(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kinds", "said"),
     [
-        (["ack=never"], "'ack=never' does not say of what share of the phones: write 10%:ack=never"),
+        (["ack=never"], "'ack=never' has no share of the phones: write 10%:ack=never"),
         (["ack=nver"], "'ack=nver' is not a behaviour of a phone: ack="),
         (["10%:ack=nver"], "'ack=nver' is not a behaviour of a phone: ack="),
         (["101%:torn"], "add up to more than 100%"),

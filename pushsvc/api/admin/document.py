@@ -181,11 +181,11 @@ def shown_groups(
     found = []
     for group in groups:
         status = group.sample[0].status if group.sample else 0
-        said = explain(group.platform, group.reason, status)
+        explained = explain(group.platform, group.reason, status)
         found.append(
             FailedGroup(
                 *(group.platform, group.reason, group.count, instant(group.first_at), instant(group.last_at)),
-                *(status, said.meaning, said.remedy, said.retryable),
+                *(status, explained.meaning, explained.remedy, explained.retryable),
                 [shown(row) for row in group.sample],
             )
         )

@@ -187,22 +187,22 @@ def _copy(
     """Return a document that sends the push again, and the fields that it may lack: of its own fields where the live
     channel still has them, otherwise of what each of the `providers` was sent."""
     neutral = live or next((message.body for route, message in kept.messages.items() if route == LIVE), None)
-    said: dict[str, Any]
+    fields: dict[str, Any]
     if neutral is not None:
         content = msgspec.json.decode(neutral)
-        said = {name: content[name] for name, kind in NEUTRAL.items() if _fits(content.get(name), kind)}
-        rest = {name: value for name, value in content.items() if name not in said and name not in RESERVED}
+        fields = {name: content[name] for name, kind in NEUTRAL.items() if _fits(content.get(name), kind)}
+        rest = {name: value for name, value in content.items() if name not in fields and name not in RESERVED}
         if rest:
-            said["overrides"] = {LIVE: rest}
+            fields["overrides"] = {LIVE: rest}
     else:
-        said = {"overrides": {each.platform: each.override for each in messages if bytes(each.override) != b"null"}}
-        if not said["overrides"]:
+        fields = {"overrides": {each.platform: each.override for each in messages if bytes(each.override) != b"null"}}
+        if not fields["overrides"]:
             return None, []
     known: dict[str, Any] = {"lane": kept.listed.lane, "ttl": kept.ttl, "via": kept.via}
     lacks = [name for name, value in [*known.items(), ("dry_run", kept.dry_run)] if value is None]
     document = {
         **({} if to is None else {"to": dict(to)}),
-        **said,
+        **fields,
         **{name: value for name, value in known.items() if value not in (None, *DEFAULTS)},
     }
     # Unless it is known that something was sent, the copy sends nothing.
@@ -210,7 +210,7 @@ def _copy(
         document["dry_run"] = True
     if neutral is None:
         return document, lacks
-    overrides = [f"overrides.{each}" for each in dict.fromkeys(providers)] if "overrides" in said else ["overrides"]
+    overrides = [f"overrides.{each}" for each in dict.fromkeys(providers)] if "overrides" in fields else ["overrides"]
     return document, [*lacks, *LOST, *overrides]
 
 

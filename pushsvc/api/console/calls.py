@@ -115,6 +115,6 @@ def _document(request: Request) -> SessionDocument:
 
 
 def _cookie(request: Request, value: str, seconds: int) -> str:
-    """Return the cookie. It is `Secure` where the browser itself says that it speaks TLS, also to a proxy before us."""
+    """Return the cookie. It is `Secure` where the browser itself reports TLS, also to a proxy before us."""
     secure = "; Secure" if urlsplit(request.params.get(ORIGIN.name, "")).scheme == "https" else ""
     return f"{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"

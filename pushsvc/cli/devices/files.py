@@ -26,7 +26,7 @@ SUFFIXES: dict[str, Format] = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "nd
 
 
 class FileRecord(Struct, frozen=True):
-    """A record of a file. `fault` says why it cannot be read, if so."""
+    """A record of a file. `fault` is the reason for which it cannot be read, if so."""
 
     line: int
     """The number of its first line, counted from 1."""

@@ -262,7 +262,7 @@ class Rejects:
         """The faults of the first line that was added, as people read them."""
 
     def __enter__(self) -> Rejects:
-        # Opened before anything is imported: where it cannot be written, that is said at once.
+        # Opened before anything is imported: where it cannot be written, that is reported at once.
         try:
             if self._anew:
                 self._set_aside()

@@ -87,8 +87,8 @@ class NoJobs(PushsvcError):
 @asynccontextmanager
 async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | None]:
     """Open the API. Yields None where no service answers there or it refuses the key, unless it is `strict`:
-    then it raises `ClientError`. Raises `StoreUnavailable` where the service says that its Redis is away, which to ask
-    the store itself would only say later."""
+    then it raises `ClientError`. Raises `StoreUnavailable` where the service answers that its Redis is away: the
+    store itself would only fail later."""
     async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
         try:
             # The key of the call is among the keys of its app.

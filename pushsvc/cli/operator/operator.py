@@ -3,7 +3,7 @@ or its store.
 
 The API is used where its URL and a key with the scope `admin` are known, a service answers there, and the key's app is
 the only one that a command is about. Otherwise, and as long as nothing runs, it is the store of the configuration. A
-service that answers that its Redis is away has said all there is: the store is not tried after it.
+service that answers that its Redis is away is the last word: the store is not tried after it.
 
 A service that was named by `--url` must answer, and the key must be of the app: nothing else is meant then. So it is
 with a key and `PUSHSVC_URL` for a command that changes something, since the store may be that of another service.

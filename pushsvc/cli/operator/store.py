@@ -84,7 +84,7 @@ async def open_for_reading(settings: Settings) -> AsyncIterator[Store]:
 @asynccontextmanager
 async def _open_for_writing(settings: Settings) -> AsyncIterator[Store]:
     """Connect to the store of a configuration for what may come before the first start of the service: an embedded one
-    is created where there is none, and this is said, since it may be the wrong place."""
+    is created where there is none, and this is reported, since it may be the wrong place."""
     new = creates_store(settings)
     async with open_configured_store(settings) as store:
         if new:

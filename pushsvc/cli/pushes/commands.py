@@ -39,7 +39,7 @@ MOMENTS: Final = {
     "replayed": "last replayed",
     "last_end": "last delivery ended",
 }
-"""What people read for moments whose names do not say enough."""
+"""The texts for moments whose names do not explain themselves."""
 STATES: Final = get_args(PushState)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The id of the push.")]

@@ -19,9 +19,9 @@ PATIENCE = 60
 """Requests that may fail in a row before the command gives up. A server that restarts is back sooner."""
 
 WAITS: Final = 3
-"""Looks in a row at which a push waits for the same, before this is said."""
+"""Looks in a row at which a push waits for the same, before this is reported."""
 STILL: Final = 10
-"""Looks in a row at which nothing has moved and no reason is known, before this is said."""
+"""Looks in a row at which nothing has moved and no reason is known, before this is reported."""
 
 
 def ended(status: JsonObject) -> bool:
@@ -50,7 +50,7 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
     pause, failures = FIRST_LOOK, 0
     before: JsonObject = {}
     waits: dict[str, int] = {}
-    said: set[str] = set()
+    reported: set[str] = set()
     hint = f"the push continues; `pushsvc cancel {push_id}` cancels what has not been sent"
     lines = ChangedLines(quiet=quiet)
     with going_on(lambda: hint), open_bars(sys.stdout, "{task.fields[counts]}", "elapsed", quiet=quiet) as bars:
@@ -72,8 +72,8 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
             reasons = waits_for(status, before)
             waits = {what: waits.get(what, 0) + 1 for what in reasons}
             for what, looks in waits.items():
-                if looks >= (WAITS if what else STILL) and what not in said and not quiet:
-                    said.add(what)
+                if looks >= (WAITS if what else STILL) and what not in reported and not quiet:
+                    reported.add(what)
                     say(reasons[what])
             before = status
             await asyncio.sleep(pause)

@@ -57,7 +57,7 @@ class PhoneFigures(Struct, frozen=True, kw_only=True):
     connects: int
     recovered: int
     lost: int
-    """Connects from a position that was not recovered, as the gateway said."""
+    """Connects from a position that was not recovered, by the reply of the gateway."""
     shown: int
     """Pushes that apps would have shown, each once."""
     repeats: int
@@ -86,7 +86,7 @@ class PhoneFigures(Struct, frozen=True, kw_only=True):
 
 
 def simulate_phones(plan: Plan, at: Access | Signed, *, json: bool) -> None:
-    """Simulate, and exit with 1 if something was shown out of order, or did not come though nothing was said of it."""
+    """Simulate, and exit with 1 if something was shown out of order, or did not come and is not known to be missing."""
     raise_file_limit()
     found = uvloop.run(run_phones(plan, at, quiet=json))
     if json:

@@ -90,7 +90,9 @@ def simulate(
     ] = None,
     gateway: Annotated[
         str,
-        typer.Option(help="Where phones connect, ws://HOST:PORT; by default where the API says.", metavar="URL"),
+        typer.Option(
+            help="Where phones connect, ws://HOST:PORT; by default the URL that the API names.", metavar="URL"
+        ),
     ] = "",
     wire: Annotated[Literal["json", "protobuf", "both"], typer.Option(help="The format that phones speak.")] = "both",
     seconds: Annotated[float, typer.Option(min=0, help="How long phones run; 0: until Ctrl-C.")] = 0.0,

@@ -102,7 +102,7 @@ def figures(
 ) -> ServiceFigures:
     """Return the figures of a sample of the state and of `/metrics`. `now` is in Unix seconds.
 
-    `metrics` is None if the API did not answer; `api` says why. `before` is the earlier sample for the rates.
+    `metrics` is None if the API did not answer; `api` has the reason. `before` is the earlier sample for the rates.
     """
     ended, accepted = read_counters(metrics or "")
     api = state.away or api

@@ -28,7 +28,7 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Update continuously;
 
 TITLES = ("app", "platform", "urgent", "normal", "bulk", "retrying", "workers", "sent/s", *OUTCOMES, "held")
 SHOWN = TITLES[:-1]
-"""The columns at a terminal, where lines above the table say which routes are held."""
+"""The columns at a terminal, where lines above the table name the routes that are held."""
 
 OTHERS = {
     "full": "full",

@@ -155,7 +155,7 @@ def expect(counts: dict[str, int], **wanted: int) -> None:
     """Compare counts with the expected ones. Raises `DemoError` if any differs."""
     for name, count in wanted.items():
         if counts[name] != count:
-            raise DemoError(f"expected {name}={count}, the status document says {counts}")
+            raise DemoError(f"expected {name}={count}, the status document has {counts}")
 
 
 async def sent(scene: Scene) -> None:
@@ -246,7 +246,7 @@ async def pruned(scene: Scene) -> None:
     await scene.register("cid-phone", dead, "news", user="cid")
     push = await scene.send({"topic": "news"}, "One of these phones is gone")
     expect(await scene.until_done(push), invalid=1, sent=3)
-    scene.view.say("dead", "APNs says 410 Unregistered of Cid's phone: it is `invalid`")
+    scene.view.say("dead", "APNs answers 410 Unregistered for Cid's phone: it is `invalid`")
     deadline = asyncio.get_running_loop().time() + PATIENCE
     while not (events := [event for event in await scene.feedback() if event["token"] == dead["token"]]):
         if asyncio.get_running_loop().time() > deadline:

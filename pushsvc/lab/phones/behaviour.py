@@ -107,7 +107,7 @@ def shares(kinds: Iterable[str]) -> list[tuple[float, Behaviour]]:
         match = _SHARE.fullmatch(text)
         if match is None:
             parse(text)  # names a word that is none first
-            raise UnknownBehaviour(f"{text!r} does not say of what share of the phones: write 10%:{text}")
+            raise UnknownBehaviour(f"{text!r} has no share of the phones: write 10%:{text}")
         found.append((float(match[1]) / 100, parse(match[2])))
     left = 1 - sum(share for share, _ in found)
     if left < -1e-9:

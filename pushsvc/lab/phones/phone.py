@@ -35,7 +35,7 @@ class State(Enum):
     """It waits for the answer to its connect."""
     ONLINE = "online"
     ENDED = "ended"
-    """The gateway said that it must not come back."""
+    """The gateway has ended its connection with a code that forbids another one."""
 
 
 class Phone:

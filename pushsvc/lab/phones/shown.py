@@ -37,14 +37,14 @@ class Shown:
         self.late: list[str] = []
         """Pushes that were shown after others that stand behind them in the stream."""
         self.lost = 0
-        """Connects from a position that was not recovered: the server said that there may be a hole."""
+        """Connects from a position that was not recovered: there may be a hole."""
         self.missing = 0
         """How many publications were reported to it as missing."""
         self.epoch = ""
         self.position = 0
         """The offset that the client libraries keep, and recover from."""
         self.reached: int | None = None
-        """Everything of the stream up to here has come; None: the next publication says where it begins."""
+        """Everything of the stream up to here has come; None: the next publication decides where it begins."""
         self.top = 0
         """The highest offset of the stream that has come."""
 

@@ -117,7 +117,7 @@ class Wire(Protocol):
         """Return a new token."""
 
     def replies(self, message: bytes) -> Iterator[Reply]:
-        """Yield what a message says. Raises `MalformedMessage`."""
+        """Yield the replies of a message. Raises `MalformedMessage`."""
 
 
 _encode: Final = msgspec.json.Encoder().encode

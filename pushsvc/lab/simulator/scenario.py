@@ -37,7 +37,7 @@ TRANSPORT: Final = {
     "stall": "never answer",
     "reset": "RST_STREAM with INTERNAL_ERROR",
     "refuse": "RST_STREAM with REFUSED_STREAM: not processed",
-    "goaway": "GOAWAY that says this request and all later ones were not processed, then close",
+    "goaway": "GOAWAY by which this request and all later ones were not processed, then close",
     "goaway-graceful": "accept the push, and send the two GOAWAYs of an orderly shutdown",
     "drop": "close the TCP connection without an answer",
     "status": "status-<code>: that HTTP status with an unknown reason",

@@ -105,7 +105,7 @@ export class Sequencer {
     return steps;
   }
 
-  /** The page of history that was asked for; an empty one says that there is nothing more. */
+  /** The page of history that was asked for; an empty one means that there is nothing more. */
   history(publications) {
     const steps = [];
     if (!this.#filling) return steps;
@@ -235,7 +235,7 @@ export class LiveClient {
   #saving = Promise.resolve();
   #acking = Promise.resolve();
   #heartbeat;
-  #page; // Whose visibility says whether the app is seen.
+  #page; // Whose visibility decides whether the app counts as seen.
   #follow = () => this.heartbeat({ foreground: this.#page.visibilityState === "visible" }).catch(() => {});
 
   constructor(client, options) {
@@ -295,7 +295,7 @@ export class LiveClient {
     return (await this.#call("event", { id, event, at: at.toISOString() })).counted;
   }
 
-  /** Wishes another interval between pings, or says whether the app is seen; returns the seconds that hold now. */
+  /** Requests another interval between pings, or reports whether the app is seen; returns the seconds now in force. */
   async heartbeat(wish) {
     Object.assign(this.#heartbeat, wish);
     this.#describe();
@@ -313,7 +313,8 @@ export class LiveClient {
       reverse: since === undefined,
       ...(from === undefined ? {} : { since: { offset: from, epoch } }),
     });
-    return page.publications.map((each) => this.#publication(each)).map(({ offset, data }) => ({ id: data.id, offset, epoch, data }));
+    const publications = page.publications.map((each) => this.#publication(each));
+    return publications.map(({ offset, data }) => ({ id: data.id, offset, epoch, data }));
   }
 
   /** Returns the whole content of a message that came as a notice. */
@@ -419,7 +420,8 @@ export class LiveClient {
       this.#run(this.#sequencer.history(page.publications.map((each) => this.#publication(each))));
     } catch (error) {
       this.#refused(error);
-      if (error?.code === UNRECOVERABLE_POSITION) return; // The gateway ends the connection, and the next one says it.
+      // The gateway ends the connection, and the next one reports it.
+      if (error?.code === UNRECOVERABLE_POSITION) return;
       this.#after(attempt, () => {
         if (generation === this.#generation) this.#fill({ since, epoch }, generation, attempt + 1);
       });
@@ -486,7 +488,9 @@ export async function lastGoodFirst(endpoints, storage) {
 
 /** Keeps the state in `localStorage`, or another storage like it. */
 export function webStorage(key = "pushsvc-live", storage = globalThis.localStorage) {
-  if (!storage) throw new Error("webStorage: no localStorage here; pass a storage of your own: { load(), save(state) }");
+  if (!storage) {
+    throw new Error("webStorage: no localStorage here; pass a storage of your own: { load(), save(state) }");
+  }
   return {
     load: () => JSON.parse(storage.getItem(key)),
     save: (state) => storage.setItem(key, JSON.stringify(state)),

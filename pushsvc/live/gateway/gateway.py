@@ -165,11 +165,11 @@ class Gateway:
         return secrets.token_hex(8)
 
     def verify(self, token: str) -> Claims | Rejected:
-        """Return what a token says, or why it is refused."""
+        """Return the claims of a token, or why it is refused."""
         return self._verifier.verify(token, self.wall())
 
     def verify_refresh(self, token: str, app: str, device_id: str) -> Claims | Rejected:
-        """Return what a new token of an open connection says, or why it is refused."""
+        """Return the claims of a new token of an open connection, or why it is refused."""
         return self._verifier.verify_refresh(token, self.wall(), Claims(app, device_id, 0.0))
 
     def denies(self, device_id: str) -> bool:

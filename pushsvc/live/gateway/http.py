@@ -1,6 +1,6 @@
 """The live channel over plain HTTP, for a short connection: history, acknowledgements, events and a long poll.
 
-The bearer is the device's connect token. What a stream cannot give is said in the answer, as over the wire.
+The bearer is the device's connect token. The answer reports what a stream cannot give, as over the wire.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .gateway import Gateway
 from .members import POLL
 
 WAIT: Final = 25
-"""Seconds for which a poll waits that does not say."""
+"""Seconds for which a poll waits that names no time."""
 LONGEST_POLL: Final = 55
 """Seconds of one poll at most: shorter than the patience of common proxies."""
 

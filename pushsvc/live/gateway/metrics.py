@@ -126,7 +126,7 @@ class GatewayMetrics:
         telemetry.LIVE_MISSING.labels(app).inc(count)
 
     def reported(self, app: str, platform: Platform, event: Event, late: float | None) -> None:
-        """Count an event. `late` is the number of seconds to its report by the device's clock, if it says."""
+        """Count an event. `late` is the number of seconds to its report by the device's clock, if that is known."""
         telemetry.EVENTS.labels(app, platform, event).inc()
         if late is not None:
             telemetry.EVENT_LAG.observe(min(max(late, 0.0), _LATEST))

@@ -91,7 +91,7 @@ class Codec(Protocol):
         """Return the push of a message outside of the stream."""
 
     def disconnect(self, disconnect: Disconnect) -> bytes:
-        """Return the push that says why the connection ends, for transports that have no close frame."""
+        """Return the push with the reason for which the connection ends, for transports that have no close frame."""
 
     def ping(self) -> bytes:
         """Return a ping, which is a reply without content."""

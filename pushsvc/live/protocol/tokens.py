@@ -38,14 +38,14 @@ _is_base64url: Final = re.compile(r"[A-Za-z0-9_-]*").fullmatch
 
 
 class Claims(Struct, frozen=True, gc=False):
-    """What a valid token says."""
+    """The claims of a valid token."""
 
     app: str
     device_id: str
     expires_at: float
     """In Unix seconds, like every instant of a token."""
     issued_at: int = 0
-    """In Unix milliseconds, as revocations have it; 0 where the token does not say."""
+    """In Unix milliseconds, as revocations have it; 0 where the token has none."""
     id: str = ""
 
 
@@ -92,7 +92,7 @@ class Verifier:
         self._keys = {app: _verifies(config) for app, config in apps.items()}
 
     def verify(self, token: str, now: float) -> Claims | Rejected:
-        """Return what a token says, or why it is refused at the instant `now`."""
+        """Return the claims of a token, or why it is refused at the instant `now`."""
         payload = self._payload(token)
         if isinstance(payload, Rejected):
             return payload
@@ -109,7 +109,7 @@ class Verifier:
         return Claims(app, device_id, expires_at, round(issued_at * 1000), token_id)
 
     def verify_refresh(self, token: str, now: float, connected: Claims) -> Claims | Rejected:
-        """Return what a new token of an open connection says. One of another device is invalid.
+        """Return the claims of a new token of an open connection. One of another device is invalid.
 
         An expired one ends the connection, after which the client asks for a token; the error that answers a connect
         would end a client for good.

@@ -98,7 +98,7 @@ class StreamWindow:
 
     def acknowledge(self, offset: int) -> tuple[Reference, ...]:
         """Take an acknowledgement of everything up to an offset, which makes room at once. Return the deliveries that
-        were given; none if some of them are not known, or if it says nothing new or what cannot be true."""
+        were given; none if some of them are not known, or if the offset is not new or beyond the stream."""
         if not self.acked < offset <= self.top:
             return ()
         self.acked = offset

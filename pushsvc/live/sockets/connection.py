@@ -297,7 +297,7 @@ def _note(shared: Shared, error: RequestError) -> None:
 
 
 async def _run(shared: Shared, handler: Handler, request: Request) -> HttpAnswer:
-    """Return the handler's answer, or the one that says what it raised."""
+    """Return the handler's answer, or the one for the error that it raised."""
     try:
         return await handler(request)
     except RequestError as error:

@@ -1,4 +1,4 @@
-"""`POST /emulation`: what a client of HTTP streaming or SSE has to say, for a session of this gateway or another one.
+"""`POST /emulation`: what a client of HTTP streaming or SSE sends, to a session of this gateway or of another one.
 
 The body is `{"session", "node", "data"}` with the message as a string, or the Protobuf message `EmulationRequest`.
 Source: `emulation.go` of https://github.com/centrifugal/centrifuge

@@ -130,7 +130,7 @@ class Listener:
 
 
 async def listen(config: SocketsConfig, make: MakeProtocol, accepts: Callable[[], bool]) -> Listener:
-    """Listen, and make a protocol for each connection; accept no more of them while `accepts` says no. Raises
+    """Listen, and make a protocol for each connection; accept no more of them while `accepts` returns False. Raises
     `OSError`."""
     bound = await asyncio.get_running_loop().create_server(
         make, config.host, config.port, reuse_port=config.reuse_port or None, start_serving=False

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 def origin_rule(allowed: Sequence[str]) -> Callable[[str, str], bool]:
-    """Return the function that says whether a page of `origin` may talk to `host`, the value of the `Host` header.
+    """Return the function that decides whether a page of `origin` may use `host`, the value of the `Host` header.
 
     Allowed are no origin at all (programs that are no browser send none), the gateway's own host, and what `allowed`
     names: `https://shop.example`, `https://*.shop.example` for all below it, or `*` for every page.

@@ -102,8 +102,9 @@ async def serve(
 ) -> AsyncIterator[Sockets]:
     """Serve while the block lasts. What is still open at its end is cut; `Sockets.drain` comes before that.
 
-    `forward` hands a command to the gateway where its session is. While `accepts` says no, new connections wait in the
-    kernel; see listener.py.
+    `forward` hands a command to the gateway where its session is. While `accepts` returns False, new connections wait
+    in the kernel; see listener.py.
+
     Raises `ConfigError` when the address cannot be bound.
     """
 

@@ -241,7 +241,7 @@ class WebSocketTransport(LongConnection):
 
 
 class StreamTransport(LongConnection):
-    """An HTTP response without end; what the client has to say comes as requests of their own."""
+    """An HTTP response without end; what the client sends comes as requests of their own."""
 
     __slots__ = ("_chunked", "session")
 

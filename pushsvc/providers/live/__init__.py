@@ -3,7 +3,7 @@
 It is a package beside the other providers, with the same fixed names, because it then leaves the dispatcher as it is: a
 live route is opened, read, limited, drained and replaced like any other, and what follows from its answers is decided
 where that is decided for all. It differs in three ways. Its account is the app's own (`[apps.NAME.live]`), so it is not
-in the `REGISTRY` of sections. It writes to the store and not to a vendor. And it never says that anything was sent: a
+in the `REGISTRY` of sections. It writes to the store and not to a vendor. And it never reports anything as sent: a
 device acknowledges, or the next channel carries the delivery on (`Unconfirmed`).
 
 `render` and `batch` pure · `send` appends to streams and pokes gateways

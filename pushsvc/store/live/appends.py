@@ -27,7 +27,7 @@ BEGINNING: Final = 1_767_225_600
 """Unix seconds of 2026: offsets that follow a new start of the server are at least the seconds since then."""
 _STATUS: Final = ("absent", "new", "known", "superseded", "away", "withdrawn", "moved")
 _NOWHERE: Final = tuple(map(_STATUS.index, ("absent", "withdrawn", "moved")))
-"""The statuses beside which nothing is said of a stream."""
+"""The statuses without anything about a stream."""
 _APPENDED: Final = Layout(">BIIIIIH")
 _RECEIVER: Final = Layout(">12sI")
 _Places: TypeAlias = list[tuple[int, list[int]]]

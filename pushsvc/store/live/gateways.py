@@ -1,7 +1,8 @@
 """`LiveGateways` over Redis: signs of life in one hash of an app, and a stream for each gateway's inbox.
 
-A sign of life is a field that says how long it is valid, as in workers.py: Redis has one write for each gateway and app
-every few seconds, however many devices are connected, and the routes of a gateway that died end together.
+A sign of life is a field with the instant until which it is valid, as in workers.py: Redis has one write for each
+gateway and app every few seconds, however many devices are connected, and the routes of a gateway that died end
+together.
 
 An inbox is a stream of its gateway alone, with numbered entries. It is read without being consumed, so that a read may
 be repeated, and the next read removes what the last one has returned; a reader that finds a number left out has lagged

@@ -1,19 +1,21 @@
--- Acknowledges everything up to an offset in each of some streams, or says what that would acknowledge.
+-- Acknowledges everything up to an offset in each of some streams, or returns what that would acknowledge.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 1 to change nothing; 3 packed, for each device the digest of its id; epoch or -1 for any, and
---       offset, doubles; 65535, or the number, 2 bytes, of deliveries that have ended, and their offsets, 4 bytes each, in
---       their order: where another one would be acknowledged, the fault is `open`, and nothing is
--- Returns for each { fault, acked, unacked, acked before, offset, index, platform, facts, .. of what was not acknowledged
--- before, where all may be }; or what was acknowledged before alone, where everything is acknowledged as it was asked
+-- ARGV  1 prefix `ps:D:`; 2 1 to change nothing; 3 packed, for each device the digest of its id; epoch or -1 for any,
+--       and offset, doubles; 65535, or the number, 2 bytes, of deliveries that have ended, and their offsets, 4 bytes
+--       each, in their order: where another one would be acknowledged, the fault is `open`, and nothing is
+-- Returns for each { fault, acked, unacked, acked before, offset, index, platform, facts, .. of what was not
+-- acknowledged before, where all may be }; or what was acknowledged before alone, where everything is acknowledged as
+-- it was asked
 
 -- include: live_stream
 
 local prefix, look, asked = ARGV[1], ARGV[2] == '1', ARGV[3]
-local HEAD, ALL = DIGEST + 18, 65535 -- bytes of a device before the offsets that it names, and their number where it may be any
+local HEAD = DIGEST + 18 -- bytes of a device before the offsets that it names
+local ALL = 65535 -- their number where it may be any
 
--- The first of the records before `through` that are not acknowledged. Looked for from the end: many may stand before it
--- that were acknowledged long ago.
+-- The first of the records before `through` that are not acknowledged. Looked for from the end: many may stand before
+-- it that were acknowledged long ago.
 local function first_open(s, through)
   local first = through
   while first > 0 and offset_at(s, first - 1) > s.acked do
@@ -45,13 +47,14 @@ local function name(own, s, first, through)
     if facts then
       local index, platform = index_and_platform(s, record)
       local o = #own
-      own[o + 1], own[o + 2], own[o + 3], own[o + 4] = offset_at(s, record), index, platform_named(prefix, platform), facts
+      own[o + 1], own[o + 2] = offset_at(s, record), index
+      own[o + 3], own[o + 4] = platform_named(prefix, platform), facts
     end
   end
 end
 
--- Most acknowledgements are of the latest record alone, whose delivery has ended, and change nothing of a stream but 4 bytes:
--- it is not taken apart. Returns what is answered, or nil where this is no such acknowledgement.
+-- Most acknowledgements are of the latest record alone, whose delivery has ended, and change nothing of a stream but 4
+-- bytes: it is not taken apart. Returns what is answered, or nil where this is no such acknowledgement.
 local function take_latest(n, value, epoch, offset, ended)
   local flags = value ~= '' and byte(value, 1) - VERSION or -1
   if look or flags < 0 or flags >= WIDE or flags % 2 ~= CURSORS or sub(value, -4) ~= ended then
@@ -71,7 +74,8 @@ end
 
 local function take(n, value, epoch, offset, ended)
   local s = value ~= '' and parse_stream(value)
-  local fault = (not s and 'unknown') or (epoch >= 0 and epoch ~= s.epoch and 'epoch') or (offset > s.top and 'offset') or ''
+  local fault = (not s and 'unknown') or (epoch >= 0 and epoch ~= s.epoch and 'epoch')
+    or (offset > s.top and 'offset') or ''
   local before = s and s.acked or 0
   local own = { fault, before, 0, before }
   if s then

@@ -1,4 +1,4 @@
--- Appends pushes to the streams of devices, and says where those that are connected are.
+-- Appends pushes to the streams of devices, and returns where those that are connected are.
 --
 -- A stream whose last record was appended before this server was started may have lost what came after it: then its
 -- offsets go on far behind all that may have been given out.
@@ -7,16 +7,17 @@
 -- lost, appends nothing and names again what the push has displaced.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 a random number of 32 bits; 5 seconds since the beginning
---       of offsets; 6 most publications that are on their way to a connected device; 7, 8 numbers of the changes of users
---       and of the devices that the caller knows of, or -1; 9 number of the server's run that they are of; then for each push:
---       its hour; its digest, 4 bytes; its facts; until when the facts are kept, ms; digest of its collapse, 4 bytes, or '';
---       its platform, with `:live` behind it where no other channel carries it on; 1 to append only where the device is
---       connected; its devices, packed: of each the digest of its id and the index of its delivery, 4 bytes
--- Returns the numbers of the changes, of the devices and of the run now: the caller appends again to devices of status MOVED
--- that the push is for, as of these; gateways; then for each push
--- { packed, for each device status, offset, prev, unread, epoch, connection (B and 5 times I4) and place of its gateway (I2),
--- which is 0 where it is not connected; all but the status are 0 where there is no stream to name },
+-- ARGV  1 prefix `ps:D:`; 2 now ms; 3 most records of a stream; 4 a random number of 32 bits; 5 seconds since the
+--       beginning of offsets; 6 most publications that are on their way to a connected device; 7, 8 numbers of the
+--       changes of users and of the devices that the caller knows of, or -1; 9 number of the server's run that they are
+--       of; then for each push: its hour; its digest, 4 bytes; its facts; until when the facts are kept, ms; digest of
+--       its collapse, 4 bytes, or ''; its platform, with `:live` behind it where no other channel carries it on; 1 to
+--       append only where the device is connected; its devices, packed: of each the digest of its id and the index of
+--       its delivery, 4 bytes
+-- Returns the numbers of the changes, of the devices and of the run now: the caller appends again to devices of status
+-- MOVED that the push is for, as of these; gateways; then for each push
+-- { packed, for each device status, offset, prev, unread, epoch, connection (B and 5 times I4) and place of its gateway
+-- (I2), which is 0 where it is not connected; all but the status are 0 where there is no stream to name },
 -- { for each that replaced another: place of the device, offset, index, platform, facts },
 -- { the same for each that waits for its device alone and for which the stream has no room any more },
 -- { the same for each for which the stream of a connected device has none, and which another channel carries on }
@@ -71,8 +72,8 @@ local function is_ahead(instant)
 end
 
 -- Returns the records with the collapse of the push: place, its facts, whether it is later. Among pushes of one instant
--- the ids decide. Of pushes from before and after the clock was set back it is unknown which is later: each stays, in the
--- order of arrival.
+-- the ids decide. Of pushes from before and after the clock was set back it is unknown which is later: each stays, in
+-- the order of arrival.
 local function rivals(s)
   local found, start = {}, 1
   while s.width == WIDE_RECORD do
@@ -198,8 +199,9 @@ local function make_room(s, over, online, device)
   s.records = sub(s.records, 1, first * s.width) .. sub(s.records, (first + over) * s.width + 1)
 end
 
--- Most appends change nothing of a stream but its end and its top, and need none of it taken apart: no collapse, room for
--- another record, and no record that may be of this push. Returns what is answered, or nil where this is no such append.
+-- Most appends change nothing of a stream but its end and its top, and need none of it taken apart: no collapse, room
+-- for another record, and no record that may be of this push. Returns what is answered, or nil where this is no such
+-- append.
 local function append_behind(n, value, index)
   local flags = value ~= '' and byte(value, 1) - VERSION or -1
   if flags < 0 or flags >= WIDE or byte(value, 2) ~= run then

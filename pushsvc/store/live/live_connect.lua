@@ -8,8 +8,9 @@
 --       streams are kept; 12 a random number of 32 bits; 13 1 to begin with what is not acknowledged, though it stands
 --       before the position
 -- Returns { 'unknown' }, { 'revoked' }, { 'unreadable' } or { '', 1 if the device is a tombstone, epoch, top, offset
--- behind which the publications begin, 1 if the position was valid, missing, those of them behind a valid position, acked,
--- unread, 1 if more follow, gateway and connection that were replaced, or '' and 0, { offset, prev, index, facts, .. } }
+-- behind which the publications begin, 1 if the position was valid, missing, those of them behind a valid position,
+-- acked, unread, 1 if more follow, gateway and connection that were replaced, or '' and 0, { offset, prev, index,
+-- facts, .. } }
 
 -- include: live_stream
 -- include: document

@@ -1,8 +1,8 @@
 -- Keeps contents of pushes, and of each the devices that it is for, while these are few. A repeat changes no content.
 --
 -- KEYS  1 ps:T:live:<id> of one of them
--- ARGV  1 prefix `ps:T:`; then for each: id, until when it is kept ms, content, number of devices or 0 for many, and the
---       digest of each device's id
+-- ARGV  1 prefix `ps:T:`; then for each: id, until when it is kept ms, content, number of devices or 0 for many, and
+--       the digest of each device's id
 
 -- layout: FEW
 

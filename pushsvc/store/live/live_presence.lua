@@ -1,8 +1,8 @@
 -- Says how devices stand in the live channel. What has expired or was withdrawn is neither unacknowledged nor unread.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 now ms; 3 a gateway that asks for its own connections, or '': it lives, though its last sign
---       of life may be over; then the digests of the devices' ids
+-- ARGV  1 prefix `ps:D:`; 2 now ms; 3 a gateway that asks for its own connections, or '': it lives, though its last
+--       sign of life may be over; then the digests of the devices' ids
 -- Returns for each { } without a device, { -1 } without a stream, { -2 } with one that this version cannot read, or
 -- { epoch, top, acked, unacked, unread, connection, connected at in seconds, gateway }
 

@@ -1,6 +1,6 @@
--- Refuses the tokens of devices that were issued before now, and says which connections are to be ended. Nothing is sent
--- there any more, and a gateway which misses the message finds it out when it compares its connections. Until a gateway
--- has confirmed the end (live_disconnect.lua), a repeat finds the same connection again.
+-- Refuses the tokens of devices that were issued before now, and returns the connections that are to be ended. Nothing
+-- is sent there any more, and a gateway which misses the message finds it out when it compares its connections. Until a
+-- gateway has confirmed the end (live_disconnect.lua), a repeat finds the same connection again.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 the oldest revocation that is kept, ms; then the digests of the devices' ids

@@ -16,8 +16,8 @@ local function ordinal_of(prefix, text, at)
   return n and tonumber(n)
 end
 
--- The list of the stream of device n, and its place there. The server formats a number more slowly than this, and what is
--- read is mostly written next.
+-- The list of the stream of device n, and its place there. The server formats a number more slowly than this, and what
+-- is read is mostly written next.
 local placed, list_of_it, place_of_it
 local function place_of(prefix, n)
   if placed ~= n then
@@ -26,8 +26,8 @@ local function place_of(prefix, n)
   return list_of_it, place_of_it
 end
 
--- Lists of which a step uses nearly all streams, by their numbers. They are read and written whole: that costs the server
--- less than a command for each of these streams, but the more the longer the others are.
+-- Lists of which a step uses nearly all streams, by their numbers. They are read and written whole: that costs the
+-- server less than a command for each of these streams, but the more the longer the others are.
 local MANY = 26
 local held, changed = {}, {}
 
@@ -86,7 +86,8 @@ local function write_stream(prefix, n, value)
 end
 
 local function new_stream(epoch, run)
-  return { epoch = epoch, run = run, top = 0, acked = 0, read = 0, floor = 0, lost = 0, width = NARROW_RECORD, records = '' }
+  return { epoch = epoch, run = run, top = 0, acked = 0, read = 0, floor = 0, lost = 0, width = NARROW_RECORD,
+    records = '' }
 end
 
 -- nil where this version cannot read it.
@@ -177,8 +178,8 @@ local function before(s, record, offset)
   return behind(s, record > 0 and offset_at(s, record - 1) or 0, offset)
 end
 
--- The place of the record of a push, or nil. A key is found at the beginning of a record only. Its digest is looked for:
--- all keys of an hour begin alike.
+-- The place of the record of a push, or nil. A key is found at the beginning of a record only. Its digest is looked
+-- for: all keys of an hour begin alike.
 local function record_of(s, key)
   local at = find(s.records, sub(key, 3), 3, true)
   while at do
@@ -276,8 +277,8 @@ local function current_run(prefix)
   return run
 end
 
--- The name of a code: the platform of a device, `apns`, or `apns:live` where no other channel carries on what the device
--- does not acknowledge. `live` has no other.
+-- The name of a code: the platform of a device, `apns`, or `apns:live` where no other channel carries on what the
+-- device does not acknowledge. `live` has no other.
 local names = {}
 local function name_of(prefix, code)
   names[code] = names[code] or call('HGET', prefix .. 'live', 'platform:' .. code) or ''
@@ -326,8 +327,8 @@ local function is_refused(prefix, digest, issued_at)
 end
 
 -- Who has the user of a push may be another one by the time of its append. Changes of users are numbered, and devices
--- that came lately are known by their ordinals: of these the caller asks the registry before it appends, unless none came
--- since the push began, which is when its devices were chosen.
+-- that came lately are known by their ordinals: of these the caller asks the registry before it appends, unless none
+-- came since the push began, which is when its devices were chosen.
 local LATELY, MOST_MOVED = 60000, 50000 -- ms, devices
 local APART = 1000 -- ms by which the clocks of two processes differ at most
 

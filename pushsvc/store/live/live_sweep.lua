@@ -2,15 +2,16 @@
 -- connected live.
 --
 -- KEYS  1 a list of streams
--- ARGV  1 prefix `ps:D:`; 2 number of the list; 3 the present hour; 4 hours for which streams are kept; 5 1 to count only;
---       6 now ms
+-- ARGV  1 prefix `ps:D:`; 2 number of the list; 3 the present hour; 4 hours for which streams are kept; 5 1 to count
+--       only; 6 now ms
 -- Returns { streams of devices that are gone, records that were too old }
 
 -- include: live_stream
 -- include: document
 -- include: device_seen
 
-local prefix, number, hour, hours, count_only = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
+local prefix, number, hour, hours = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local count_only = ARGV[5] == '1'
 local now = tonumber(ARGV[6])
 local gone, aged, left = 0, 0, 0
 for place, value in ipairs(call('LRANGE', KEYS[1], 0, -1)) do

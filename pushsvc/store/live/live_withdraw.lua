@@ -1,8 +1,8 @@
 -- Makes a push expire at once in every stream that refers to it, and in those that it is yet to be appended to.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 hour of the push; 3 its digest, 4 bytes; 4 its id; 5 the facts to keep where it was appended to
---       no stream so far; 6 until when they are kept, ms
+-- ARGV  1 prefix `ps:D:`; 2 hour of the push; 3 its digest, 4 bytes; 4 its id; 5 the facts to keep where it was
+--       appended to no stream so far; 6 until when they are kept, ms
 
 -- include: live_stream
 

@@ -1,8 +1,8 @@
 -- Included by others, after `document`: a sign of life of a device moves `last_seen_at` in its document.
 --
 -- Of the form of a document, which documents.py describes, only this is known here: id, platform, token, registered at,
--- last seen so long after that, user, seven others, and last of all the fate, of which the first says whether it is a
--- tombstone. `cmsgpack` reads no bytes, as which ids, tokens and users may stand.
+-- last seen so long after that, user, seven others, and last of all the fate, of which the first decides whether it is
+-- a tombstone. `cmsgpack` reads no bytes, as which ids, tokens and users may stand.
 
 -- layout: BLOCK SEEN_EVERY
 

@@ -14,13 +14,13 @@
 --         10 digest of the user that it leaves, or ''       11 digest of the user that it joins, or ''
 --         12 change of the number of active devices         13 label under which it was pruned, or ''
 --         14 label under which it is pruned, or ''          15 at ms
---         16 what becomes of its stream: '' nothing, `renew` another begins, `prune` another begins unless the device is
---            connected, which is a sign of life then
+--         16 what becomes of its stream: '' nothing, `renew` another begins, `prune` another begins unless the device
+--            is connected, which is a sign of life then
 --         17 number of topics that change, then for each: its name; 1 joined, -1 left, 0 neither; change of its count
--- Returns { 1, { gateway, connection, 1 if its id is that of another device now, .. } with the connections of streams that
--- ended, { place of the change, index, platform, facts, .. } with what had not been acknowledged of streams that ended };
--- { 0 } where something is not what it was: read again; or { -1, place, .. }, the places from 0 of those changes that
--- would give a user too many devices.
+-- Returns { 1, { gateway, connection, 1 if its id is that of another device now, .. } with the connections of streams
+-- that ended, { place of the change, index, platform, facts, .. } with what had not been acknowledged of streams that
+-- ended }; { 0 } where something is not what it was: read again; or { -1, place, .. }, the places from 0 of those
+-- changes that would give a user too many devices.
 
 -- include: live_stream
 -- include: document

@@ -1,15 +1,16 @@
 -- Reads devices by what they are known by, for each of some questions each device once.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; then for each question: number of ids, of tokens and of users; most devices, about; then digests
---       of ids, of tokens, and of users
--- Returns for each question, or for the first ones that have about `ENOUGH` documents together, { { ordinal that the index
--- knows, or '', of each id and token .. }, users read, the next new device's ordinal, then ordinal, document, .. }. Of the
--- users it reads at least one, and no more once there are more devices than asked for.
+-- ARGV  1 prefix `ps:D:`; then for each question: number of ids, of tokens and of users; most devices, about; then
+--       digests of ids, of tokens, and of users
+-- Returns for each question, or for the first ones that have about `ENOUGH` documents together, { { ordinal that the
+-- index knows, or '', of each id and token .. }, users read, the next new device's ordinal, then ordinal, document,
+-- .. }. Of the users it reads at least one, and no more once there are more devices than asked for.
 
 -- include: document
 
--- A block of which at least this many documents are read is read whole: that costs the server less than a command for each.
+-- A block of which at least this many documents are read is read whole: that costs the server less than a command for
+-- each.
 local MANY = BLOCK / 2
 local HEAD = 4 -- arguments of a question before the digests
 local ENOUGH = 500 -- documents of a step, which keeps others from the server for a few milliseconds
@@ -18,7 +19,8 @@ local prefix, following = ARGV[1], tonumber(redis.call('HGET', KEYS[1], 'next') 
 local blocks, answer, seen
 
 local function look_up(kind, digest)
-  return redis.call('HGET', prefix .. kind .. string.format(':%02x%02x', string.byte(digest, 1, 2)), string.sub(digest, 3))
+  local bucket = string.format(':%02x%02x', string.byte(digest, 1, 2))
+  return redis.call('HGET', prefix .. kind .. bucket, string.sub(digest, 3))
 end
 
 -- Reads the blocks of which `known` are many ordinals.

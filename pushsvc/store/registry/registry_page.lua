@@ -1,8 +1,8 @@
 -- Reads a page of a topic's devices, in the order of their ordinals.
 --
 -- KEYS  1 ps:D:t:<topic>; 2 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 the first ordinal that is wanted; 3 how many at most; 4 the first that is not, or 0: that of
---       the next new device
+-- ARGV  1 prefix `ps:D:`; 2 the first ordinal that is wanted; 3 how many at most; 4 the first that is not, or 0: that
+--       of the next new device
 -- Returns { where to go on, or -1 where there are no more, the first ordinal that is not wanted, document, .. }
 
 -- layout: BLOCK CONTAINER DENSE

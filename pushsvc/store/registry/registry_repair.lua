@@ -1,7 +1,7 @@
 -- Removes entries from the registry's indexes that lead to no device, or to one that they are not about.
 --
--- Removes an entry only where it is still what it was, and so are the devices that it was judged by: otherwise it has been
--- changed meanwhile, and is judged again another time.
+-- Removes an entry only where it is still what it was, and so are the devices that it was judged by: otherwise it has
+-- been changed meanwhile, and is judged again another time.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; then for each repair:
