@@ -2,6 +2,8 @@
 
     worker.py     rq's Job and Worker made safe: an allow-list of functions, JSON, nothing named in Redis is imported
     functions.py  the functions, by name
+    kept.py       the event loop and the store that jobs share
+    limit.py      the time limit of a job
     webhooks.py   the webhooks of all apps, in the companion's loop instead of in jobs
     process.py    one process: the worker on the main thread, its companion (metrics, schedule, webhooks) on another
 

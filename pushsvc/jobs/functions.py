@@ -9,8 +9,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from rq.timeouts import BaseTimeoutException
-
 from ..errors import StoreError
 from ..model.codec import CodecError
 from ..ports.cleanup import ClocksApart
@@ -91,7 +89,6 @@ async def replay(context: Context, app: str, job: str) -> dict[str, int]:
             lease=context.settings.jobs.takeover,
             over=lambda: piece.over,
             now=store.clock,
-            passes=(BaseTimeoutException,),
         )
 
 
@@ -145,7 +142,7 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
     except CodecError as error:
         await store.expansions.set_aside(which, str(error).partition(":")[0])
         return fanout.Run(0, "left")
-    except (StoreError, BaseTimeoutException):
+    except StoreError:
         raise  # Redis is away or very slow: the lease runs out, and another process takes it up
     except Exception as error:
         wait = await store.expansions.put_off(which, type(error).__name__)

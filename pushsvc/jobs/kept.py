@@ -16,16 +16,16 @@ from ..settings.schema import Settings
 T = TypeVar("T")
 
 REST: Final = 1.0
-"""Seconds after a job for which its store is kept. What keeps up with Redis, as with another primary, looks about as
-often, and only while a job runs."""
+"""Seconds after a job for which its store is kept. It checks about as often which server is the primary, but only
+while a job runs."""
 
 
 class KeptStore:
     """Runs jobs one after the other in one loop, and keeps a store for them: to open it costs as much as to expand an
     audience of a thousand.
 
-    A job that raises anything ends both, as one does that rq interrupts: it may have been anywhere in them. Other
-    settings need another store.
+    A job that raises anything ends both, as one does that is interrupted (see limit.py): it may have been anywhere in
+    them. Other settings need another store.
     """
 
     def __init__(self) -> None:
@@ -41,13 +41,14 @@ class KeptStore:
         try:
             if boot_clock() - self._used_at > REST:
                 self.close()
+            self._used_at = -inf  # where this job does not return, the next one has another loop
             self._runner = self._runner or asyncio.Runner()
-            return self._runner.run(self._noted(work))
+            result = self._runner.run(self._noted(work))
+            self._used_at = boot_clock()
+            return result
         except BaseException:
             self.close()
             raise
-        finally:
-            self._used_at = boot_clock()
 
     @asynccontextmanager
     async def connect(self, url: str, settings: Settings) -> AsyncIterator[Store]:

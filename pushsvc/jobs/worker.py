@@ -18,6 +18,7 @@ from ..errors import PushsvcError, StoreUnavailable
 from ..runtime.store import store_error
 from ..telemetry import JOBS, REDIS
 from .functions import Context, Function
+from .limit import NoAlarm, limited
 
 DEQUEUE: Final = 2
 """Seconds that one wait for a job lasts. A failover is noticed between two of them."""
@@ -56,7 +57,9 @@ def make_job_class(functions: Mapping[str, Function], context: Context | None) -
                 known = str(self.func_name)
                 if context is None:
                     raise NotAllowed("this process only enqueues")
-                answer = context.run(function(context, *self.args, **self.kwargs))
+                # rq takes a negative limit as none.
+                seconds = self.timeout if self.timeout and self.timeout > 0 else Queue.DEFAULT_TIMEOUT
+                answer = limited(context.run, function(context, *self.args, **self.kwargs), seconds)
                 result = "done"
                 REDIS.end("job")
                 return answer
@@ -74,8 +77,9 @@ def make_job_class(functions: Mapping[str, Function], context: Context | None) -
 class JobsWorker(SimpleWorker):
     """A worker of one process, without forks and without remote commands: it does not subscribe to rq's pub/sub
     channel. Signals are handled by the process: rq's own handlers ask Redis before they stop anything, so that a Redis
-    that is away would keep the worker alive."""
+    that is away would keep the worker alive. The time limit of a job is that of limit.py."""
 
+    death_penalty_class = NoAlarm
     at_work = False
     """Whether a job is running or its result is being recorded."""
     stop_was_requested = False

@@ -44,23 +44,21 @@ async def run(
     lease: float,
     over: Callable[[], bool],
     now: Callable[[], int],
-    passes: tuple[type[BaseException], ...] = (),
 ) -> dict[str, int]:
     """Run a replay until it is done, its next step is due later, or `over` returns True between two steps.
 
     Others leave it alone for `lease` seconds after each step; `now` gives Unix ms. Returns how many deliveries were
-    moved and skipped. Raises `StoreError` without Redis: the lease runs out, and another worker continues. The same is
-    true for an error of a kind in `passes`; any other error ends the replay, because the next run would end in the same
-    way.
+    moved and skipped. Raises `StoreError` without Redis: the lease runs out, and another worker continues. Any other
+    error ends the replay, because the next run would end in the same way.
     """
     try:
         return await _run(replays, app, job, int(lease * 1000), over, now)
     except Unreadable:
         await replays.finish(app, job, error="written by a newer pushsvc; go back to it to see what was asked for")
         return {}
+    except StoreError:
+        raise
     except Exception as error:
-        if isinstance(error, (StoreError, *passes)):
-            raise
         # The text may hold anything; the type does not.
         await replays.finish(app, job, error=f"stopped by {type(error).__name__}; see the log")
         raise
