@@ -46,18 +46,18 @@ const options = {
   fetch,
   readableStream: ReadableStream,
 };
-const say = (said) => process.stdout.write(`${JSON.stringify(said)}\n`);
+const report = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 
 const phones = new Map();
 for await (const line of createInterface({ input: process.stdin })) {
   const { phone, call, argument, number } = JSON.parse(line);
   if (call === "new") {
-    const emit = (event, value) => say({ phone, event, value });
+    const emit = (event, value) => report({ phone, event, value });
     phones.set(phone, new Phone({ Centrifuge, LiveClient, emulation, emit, options }, argument));
   } else {
     Promise.resolve(phones.get(phone).live[call](...argument)).then(
-      (result) => say({ number, result: result ?? null }),
-      (error) => say({ number, error: `${call}: ${error.code ?? ""} ${error.message}` }),
+      (result) => report({ number, result: result ?? null }),
+      (error) => report({ number, error: `${call}: ${error.code ?? ""} ${error.message}` }),
     );
   }
 }

@@ -23,7 +23,7 @@ LOOP = uvloop.new_event_loop
 
 
 class Session:
-    """Records what its transport says; with `echo` it answers each message with itself."""
+    """Records what its transport reports; with `echo` it answers each message with itself."""
 
     echo = True
 
@@ -136,8 +136,8 @@ class Client:
         return int(status.split()[1]), headers, body
 
     async def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], bytes]:
-        said = {"Host": "gateway.test", **{name.replace("_", "-"): value for name, value in headers.items()}}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in said.items())
+        sent = {"Host": "gateway.test", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
         self.send(f"{method} {path} HTTP/1.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         return await self.answer()
 

@@ -20,7 +20,7 @@ BLOCK, STREAMS, CONTAINER, BITMAP = 128, 32, 4096, 512
 
 
 async def audit(store: Store, app: str = "shop") -> dict[int, Device]:
-    """The documents by ordinal, after every key of the registry was found to say the same."""
+    """The documents by ordinal, after every key of the registry was found to have the same."""
     kept = await _dump(store, f"ps:{{{app}.devices}}:")
     found = _documents(kept)
     kept = {name: value for name, value in kept.items() if not _is_live(name, value, found)}

@@ -51,11 +51,11 @@ async def test_the_copy_of_a_push_that_the_live_channel_carried_is_accepted_as_i
     async with open_town(tmp_path) as town:
         await town.register("web", "live")
         await town.register("phone")
-        said = {"notification": {"title": "hello", "badge": "unread"}, "data": {"a": "b"}, "collapse": "c"}
+        content = {"notification": {"title": "hello", "badge": "unread"}, "data": {"a": "b"}, "collapse": "c"}
         dark: dict[str, Any] = {"overrides": {"live": {"theme": "dark"}}}
         odd: dict[str, Any] = {"overrides": {"live": {"notification": {"title": 5}}}}
         for fields, copied, lacks in (
-            (said | {"ttl": 600}, said, "overrides"),
+            (content | {"ttl": 600}, content, "overrides"),
             (dark, dark | {"notification": {"title": "hello"}}, "overrides.apns"),
             (odd, odd, "overrides.apns"),  # no document may have such a title
         ):

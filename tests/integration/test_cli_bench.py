@@ -41,7 +41,7 @@ def test_it_loads_the_service_and_reports(tmp_path: Path) -> None:
             "POST to 202",
             "POST to answer",
         ]
-        # A simulator that dies is started again where it was, and that is said.
+        # A simulator that dies is started again where it was, and that is reported.
         os.kill(own.find_one("pushsvc.lab.simulator"), signal.SIGKILL)
         up.until("the simulator's process had ended and was restarted")
         code, _, err = own.run("bench", "--config", config, "-n", "5", PUSHSVC_KEY=key)

@@ -131,7 +131,7 @@ LOOKS = (["stats"], ["keys", "list"], ["pushes", "list"])
 
 @pytest.fixture
 def mute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A configuration whose Redis takes connections and never says anything."""
+    """A configuration whose Redis takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         config = tmp_path / "pushsvc.toml"
         config.write_text(f'[apps.shop]\n[redis]\nurl = "redis://127.0.0.1:{server.getsockname()[1]}/0"\n')
@@ -144,8 +144,8 @@ def mute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("command", LOOKS, ids=" ".join)
 def test_a_silent_redis_is_named_within_one_step(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code = cli.main(command)
-    said = capsys.readouterr().err
-    assert (code, "it has not answered for 0.3 s" in said, SILENT_REDIS in said) == (1, True, True), said
+    printed = capsys.readouterr().err
+    assert (code, "it has not answered for 0.3 s" in printed, SILENT_REDIS in printed) == (1, True, True), printed
 
 
 @pytest.mark.usefixtures("mute")
@@ -154,7 +154,7 @@ def test_a_silent_redis_is_named_within_one_step(command: list[str], capsys: pyt
 def test_a_service_without_its_redis_says_all_there_is(
     command: list[str], waits: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To ask the same Redis again would take as long as the service took, and say no more. A question may wait for a
+    """To ask the same Redis again would take as long as the service took, and show no more. A question may wait for a
     silent Redis twice as long as for one step, and `/readyz` does not."""
     over = threading.Event()
 
@@ -182,9 +182,9 @@ def test_a_service_without_its_redis_says_all_there_is(
         code = cli.main(command)
         over.set()
         service.shutdown()
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert code == 1
-    assert f"{url} answers that its Redis is not available ({SILENT_REDIS})" in said
+    assert f"{url} answers that its Redis is not available ({SILENT_REDIS})" in printed
 
 
 async def test_pushes(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:

@@ -81,7 +81,7 @@ def of_shop(reported: Any) -> Removed:
     return Counter({("shop", what): count for what, count in reported["apps"]["shop"].items()})
 
 
-async def test_the_command_does_what_its_dry_run_says(processes: Processes, store: Store) -> None:
+async def test_the_command_removes_what_its_dry_run_counts(processes: Processes, store: Store) -> None:
     expected = await make_all(store)
     for words in (("--dry-run",), ()):
         code, reported = await run(processes, *words)

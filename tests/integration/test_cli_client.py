@@ -186,7 +186,7 @@ def test_when_it_is_to_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
         after = time.time()
     soon, far = (datetime.fromisoformat(json.loads(body)["send_at"]) for _, _, body in asked)
     assert before - 0.001 <= soon.timestamp() - 1800 <= after
-    assert far.year > 3900  # which the API refuses, and says why
+    assert far.year > 3900  # which the API refuses with the reason
     capsys.readouterr()
     assert cli.main(["send", "--url", url, "--apns", "a1", "--title", "T", "--send-at", "soon"]) == 2
     assert "--send-at: 'soon' is not a time: give 2026-12-01T09:00:00Z, or 30m, 2h, 7d" in " ".join(
@@ -307,12 +307,14 @@ def test_what_waits_for_an_offline_device_is_said_once(capsys: pytest.CaptureFix
     sending = status_document("sending", total=2, sent=1, retrying=1)
     waits = {**sending, "live": {"acked": 1, "fallback": 0, "waiting": 1}}
     done = status_document("done", total=2, sent=1, expired=1)
-    for script, said in (([waits] * 5, 1), ([sending] * 5, 0), ([waits, sending] * 4, 0)):
+    for script, times in (([waits] * 5, 1), ([sending] * 5, 0), ([waits, sending] * 4, 0)):
         with scripted([answer(200, document) for document in [*script, done]]) as (url, _):
             assert cli.main(["status", "--url", url, "p1", "--follow"]) == 0
         err = capsys.readouterr().err
-        assert err.count("1 delivery waits for its device: one that is offline gets the push once it is online") == said
-        assert err.count("`ttl`") == said
+        assert (
+            err.count("1 delivery waits for its device: one that is offline gets the push once it is online") == times
+        )
+        assert err.count("`ttl`") == times
 
 
 def test_following_gives_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +379,7 @@ def test_tls_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_as_a_process_of_its_own() -> None:
-    """A signal says what goes on, and a reader that has gone is no traceback."""
+    """A signal is answered with what goes on, and a reader that has gone is no traceback."""
     environ = {**os.environ, "PUSHSVC_KEY": "k"}
     waiting = [answer(200, status_document("sending", total=1, queued=1))] * 1000
     with scripted(waiting) as (url, asked):

@@ -282,8 +282,8 @@ allow_private = true
 async def test_checking_online(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real sockets with TLS and HTTP/2: what the providers and the receiver of the webhook say, and what is wrong where
-    they cannot be reached."""
+    """Real sockets with TLS and HTTP/2: what the providers and the receiver of the webhook answer, and what is wrong
+    where they cannot be reached."""
     status = 204
 
     async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -143,7 +143,7 @@ async def test_bad_lines_are_set_aside_with_what_is_wrong(processes: Processes, 
     assert len(await audit(store)) == 3
     assert f"3 bad lines: {rejects} lists the faults; line 2: token: is missing" in " ".join(err.split())
 
-    # What an earlier import has set aside stays, and it is said where.
+    # What an earlier import has set aside stays, and its place is reported.
     earlier, old = rejects.read_bytes(), rejects.with_name("devices.jsonl.rejected.old")
     file.write_bytes(good[0])
     code, _, err = await run(processes, "import", str(file), "--app", "shop", "--strict")

@@ -1,4 +1,4 @@
-"""A service whose terminal, pipe or disk for its words has gone serves on and ends well; a command says what failed."""
+"""A service whose terminal, pipe or disk for messages has gone serves on and ends well; a command reports a failure."""
 
 from __future__ import annotations
 

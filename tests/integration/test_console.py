@@ -65,7 +65,7 @@ async def test_the_cookie_is_for_this_site_alone_and_no_script_reads_it(service:
         "HttpOnly",
         "SameSite=Strict",
     }
-    # The browser says that it speaks TLS, whatever the proxy before us speaks with us.
+    # The browser reports TLS, whatever the proxy before us speaks with us.
     tls = await call(service, "POST", "/console/session", headers={"Origin": "https://push.example.com"})
     assert tls.headers["set-cookie"].endswith("; Secure")
     ended = await by_session(service, await sign_in(service), "DELETE", "/console/session")

@@ -169,7 +169,7 @@ async def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_i
         loaded = "performance.getEntriesByType('resource').filter(each => !each.name.includes('/vendor/uplot'))"
         assert await page.look(f"{loaded}.reduce((sum, each) => sum + each.decodedBodySize, 0)") < 100_000
         assert "Apple refuses the signing key" in await text(page, "main h1")
-        # The remedy is in the first sentence. One cause is said once, and every other page leads back to it.
+        # The remedy is in the first sentence. One cause is shown once, and every other page leads back to it.
         assert "Check key_id and team_id" in await text(page, "main h1")
         assert "12 dead, 1 suspect, 4 failed" in await text(page)
         assert (await text(page)).count("Apple refuses the signing key") == 1
@@ -180,11 +180,11 @@ async def test_the_first_screen_is_small_and_says_what_is_wrong_and_how_old_it_i
         await visit(page, "/console/keys")
         await page.look("document.querySelector('.strip').click()")
         await until(page, "location.pathname === '/console'")
-        # A lost stream is said, and the verdict is no longer that of now.
+        # A lost stream is shown, and the verdict is no longer that of now.
         rig.state = "stale"
         await until(page, "document.querySelector('header').innerText.includes('connecting again')")
         assert " ago: " in await text(page, "main h1")
-        # A cause that the verdict says with its remedy, and that leads nowhere, stands there alone.
+        # A cause that the verdict names with its remedy, and that leads nowhere, stands there alone.
         await until(page, "document.querySelector('main h1').innerText.includes('apps.shop.nonsense: unknown key')")
         assert await page.look("document.querySelectorAll('.verdict .cause').length") == 0
 
@@ -439,7 +439,7 @@ async def test_the_whole_service_by_its_console(tmp_path: Path) -> None:
         assert len(page.complaints) == 1, page.complaints
         assert "401" in page.complaints[0]
 
-        # What waits for its time says what will be sent, when, and that nothing has ended.
+        # What waits for its time shows what will be sent, when, and that nothing has ended.
         later: dict[str, Any] = {"to": {"devices": ["phone-1"]}, "notification": {"title": "Later"}}
         later["send_at"] = (datetime.now(UTC) + timedelta(minutes=119.5)).isoformat(timespec="seconds")
         async with service.session.post("/v1/push", json=later) as answer:

@@ -55,7 +55,7 @@ def test_piped_it_prints_the_story_in_plain_lines_as_the_page_shows_it(
     assert "503" in reported["retry"]
     assert "BadPriority" in reported["failed"]
     assert [text for kind, text in story if kind == "dead"] == [
-        "APNs says 410 Unregistered of Cid's phone: it is `invalid`",
+        "APNs answers 410 Unregistered for Cid's phone: it is `invalid`",
         "feedback: cid-phone pruned, its state is pruned",
         "the topic leaves it out, and its bare token is `suppressed`",
     ]

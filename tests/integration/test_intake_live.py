@@ -99,7 +99,7 @@ async def test_a_token_is_what_the_gateway_takes(body: Any, ttl: int, session: a
         ([], {"$": "expected an object, found a list"}),
     ],
 )
-async def test_what_is_wrong_with_a_request_for_a_token_is_said(
+async def test_what_is_wrong_with_a_request_for_a_token_is_named(
     body: Any, fault: dict[str, str], session: aiohttp.ClientSession
 ) -> None:
     assert await faults(session, "POST", "/v1/devices/a/token", body) == fault
@@ -215,14 +215,14 @@ async def test_a_push_of_the_live_channel_alone_is_warned_of_a_given_life_longer
     """The default life is longer too, and no word of the caller: it is not warned of."""
     async with calling(live=ApiLive(3600, sign, history_age=3600)) as (_, session):
         headers, to = {"Authorization": "Bearer full"}, {"to": {"devices": ["a"]}, "data": {"a": "b"}}
-        said = []
+        warned = []
         for fields in ({"via": "live"}, {"via": "live", "ttl": 3601}, {"via": "live", "ttl": 3600}, {"ttl": 3601}):
             status, made = await ask(session, "POST", "/v1/push", {**to, **fields}, headers=headers)
             assert status == 202
-            said.append([(each["path"], each["message"]) for each in made.get("warnings", ())])
+            warned.append([(each["path"], each["message"]) for each in made.get("warnings", ())])
         text = "a device that is away for longer than 3,600 seconds (`live.history_age`) does not get it: no other"
         warning = [("ttl", f"{text} channel carries it. Give a `ttl` of at most that")]
-        assert said == [[], warning, [], []]
+        assert warned == [[], warning, [], []]
 
 
 async def test_a_device_of_the_live_channel_has_no_token_and_no_provider(session: aiohttp.ClientSession) -> None:

@@ -182,7 +182,7 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
 
 async def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp_path: Path) -> None:
 
-    async def _says(town: Town, why: str) -> bool:
+    async def _has_trouble(town: Town, why: str) -> bool:
         async with town.session.get("/readyz") as answer:
             assert answer.status == 200
             held: dict[str, str] = (await answer.json()).get("held", {})
@@ -204,7 +204,7 @@ async def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp
                 "silent": ("sent", "", "provider"),
                 "away": ("sent", "", "provider"),
             }
-            # It says so too late: the same push and collapse, counted once.
+            # It acknowledges too late: the same push and collapse, counted once.
             (asked,) = town.simulator.record.apns.requests(token=apns_token("ok", "silent"))
             assert asked.fields["apns-collapse-id"] == "c" == silent.shown[0]["collapse"]
             await silent.ack()
@@ -213,13 +213,13 @@ async def test_whether_a_provider_is_asked_is_decided_by_the_acknowledgement(tmp
         # Who comes back finds it in its stream.
         async with town.phone("away") as away:
             await town.until("it is shown", lambda: away.ids == [push])
-        # No stream can be written: the provider is asked, and this is said.
+        # No stream can be written: the provider is asked, and this is reported.
         async with open_store(await running_store_url(town.settings) or "") as store:
             await store.link.call("SET", f"{keys.devices('shop')}live", "of another kind")
         unwritten = await town.send("acks", "away")
         assert await town.done(unwritten) == {"total": 2, "sent": 2}
         assert town.requests("acks", "away") == [1, 2]
-        await town.until("it is said", lambda: _says(town, "streams: cannot be written (Redis refused: "))
+        await town.until("it is reported", lambda: _has_trouble(town, "streams: cannot be written (Redis refused: "))
 
 
 async def test_what_waits_for_a_phone_ends_with_its_push_and_with_its_device(town: Town) -> None:

@@ -1,7 +1,7 @@
 """Any order of appends, losses, connects, ends, acknowledgements and moves: no hole with `recovered`, each ack once.
 
 hypothesis drives Redis and its twin in memory through the same steps, and compares every answer. Beside them stand
-clients that know only what reached them, as the rules of the port say: one that learns that it has recovered has
+clients that know only what reached them, as the rules of the port have it: one that learns that it has recovered has
 every push that it should have.
 """
 
@@ -68,7 +68,7 @@ class Client:
             self.given = Position(found.epoch, found.offset)
 
     def take(self, epoch: str, publications: list[Publication], since: int, *, missing: int = 0) -> None:
-        """Receive publications that follow `since` without a hole, unless it was said that something is missing."""
+        """Receive publications that follow `since` without a hole, unless something was reported as missing."""
         for each in publications:
             assert since < each.offset
             assert each.prev <= since or missing
@@ -77,7 +77,7 @@ class Client:
         self.position = Position(epoch, since)
 
     def begin(self, pushes: set[str]) -> None:
-        """Something is lost, and it was said: from here on nothing may be missing."""
+        """Something is lost, and it was reported: from here on nothing may be missing."""
         self.has, self.wanted = set(), pushes
 
 

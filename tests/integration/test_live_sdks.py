@@ -51,16 +51,16 @@ def server() -> Iterator[Server]:
 
 
 class Phone:
-    """What a phone has said that it has seen, and what it can be asked to do."""
+    """What a phone has reported, and what it can be asked to do."""
 
     def __init__(self, name: str, call: Callable[[str, list[Any]], Awaitable[Any]]) -> None:
         self.name = name
         self.call = call
-        self.said: dict[str, list[Any]] = defaultdict(list)
+        self.reported: dict[str, list[Any]] = defaultdict(list)
         self._changed = asyncio.Event()
 
     def heard(self, event: str, value: Any) -> None:
-        self.said[event].append(value)
+        self.reported[event].append(value)
         self._changed.set()
 
     async def until(self, reached: Callable[[], bool]) -> None:
@@ -70,14 +70,14 @@ class Phone:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise AssertionError(f"{self.name} has seen only {dict(self.said)}") from None
+            raise AssertionError(f"{self.name} has seen only {dict(self.reported)}") from None
 
-    async def until_said(self, event: str, count: int) -> None:
-        await self.until(lambda: len(self.said[event]) >= count)
+    async def until_reported(self, event: str, count: int) -> None:
+        await self.until(lambda: len(self.reported[event]) >= count)
 
     @property
     def shown(self) -> list[str]:
-        return [each["id"] for each in self.said["shown"]]
+        return [each["id"] for each in self.reported["shown"]]
 
 
 class Setup:
@@ -183,13 +183,13 @@ async def in_node() -> AsyncIterator[NewPhone]:
 
     async def read() -> None:
         async for line in stdout:
-            said = json.loads(line)
-            if "phone" in said:
-                phones[said["phone"]].heard(said["event"], said.get("value"))
-            elif "error" in said:
-                answers[said["number"]].set_exception(AssertionError(said["error"]))
+            reported = json.loads(line)
+            if "phone" in reported:
+                phones[reported["phone"]].heard(reported["event"], reported.get("value"))
+            elif "error" in reported:
+                answers[reported["number"]].set_exception(AssertionError(reported["error"]))
             else:
-                answers[said["number"]].set_result(said["result"])
+                answers[reported["number"]].set_result(reported["result"])
         for answer in answers.values():
             if not answer.done():
                 answer.set_exception(AssertionError("Node has ended"))
@@ -259,20 +259,20 @@ async def story(world: World, door: Door, new: NewPhone, transport: str, form: s
     setup.fails = 1
     phone = await new(setup)
     await phone.call("connect", [])
-    await phone.until_said("recovered", 1)
-    assert (phone.said["connected"], phone.said["recovered"]) == ([transport], [False])
+    await phone.until_reported("recovered", 1)
+    assert (phone.reported["connected"], phone.reported["recovered"]) == ([transport], [False])
 
     # Received in order, and acknowledged after the handler, which fails at first.
     pushed = [(await world.push(device))[0] for _ in range(3)]
-    await phone.until_said("error", 1)
+    await phone.until_reported("error", 1)
     assert not any(name == device for name, _ in world.confirmed)
     await phone.until(lambda: phone.shown == pushed)
     await phone.call("settled", [])
     await confirmed(world, device, pushed)
-    assert phone.said["shown"][0]["data"]["notification"] == {"title": "hi"}
+    assert phone.reported["shown"][0]["data"]["notification"] == {"title": "hi"}
 
     # Read, events, history.
-    assert phone.said["unread"][-1] == 3
+    assert phone.reported["unread"][-1] == 3
     assert await phone.call("read", []) == 0
     assert [await phone.call("event", [pushed[0], "opened"]) for _ in range(2)] == [True, False]
     page = await phone.call("history", [])
@@ -280,12 +280,12 @@ async def story(world: World, door: Door, new: NewPhone, transport: str, form: s
     assert ids == pushed[::-1]
 
     # The token was renewed, and the connection goes on.
-    await phone.until_said("token", 1)
+    await phone.until_reported("token", 1)
     # A content that is too large for the stream is fetched.
     big, _ = await world.push(device, body=msgspec.json.encode({"id": "big", "data": {"text": BIG}}))
     await phone.until(lambda: phone.shown[3:] == [big])
-    assert phone.said["shown"][-1]["data"]["data"] == {"text": BIG}
-    assert len(phone.said["connected"]) == 1
+    assert phone.reported["shown"][-1]["data"]["data"] == {"text": BIG}
+    assert len(phone.reported["connected"]) == 1
 
     # A cut: what was appended meanwhile comes once, and what a provider brought meanwhile is not shown again.
     with door.shut(device):
@@ -293,33 +293,33 @@ async def story(world: World, door: Door, new: NewPhone, transport: str, form: s
         missed = [(await world.push(device, collapse=collapse))[0] for collapse in ("", "x", "x", "")]
         assert await phone.call("received", [missed[3]]) is True
     await phone.until(lambda: phone.shown[4:] == [missed[0], missed[2]])
-    await phone.until_said("recovered", 2)
+    await phone.until_reported("recovered", 2)
     await phone.call("settled", [])
-    assert phone.said["recovered"] == [False, True]
+    assert phone.reported["recovered"] == [False, True]
     assert await phone.call("received", [missed[0]]) is False
     await confirmed(world, device, [*pushed, big, missed[0], missed[2], missed[3]])
 
     # A shutdown: it comes back.
     end(world, device)
-    await phone.until_said("recovered", 3)
+    await phone.until_reported("recovered", 3)
     last, _ = await world.push(device)
     await phone.until(lambda: phone.shown[-1:] == [last])
     await phone.call("settled", [])
-    assert phone.said["ended"] == []
-    assert phone.said["missing"] == []
+    assert phone.reported["ended"] == []
+    assert phone.reported["missing"] == []
 
     # Another connection of the device: the first one stays away.
     other = await new(Setup(world, device, transport, form))
     await other.call("connect", [])
-    await phone.until(lambda: phone.said["ended"] == [4501])
+    await phone.until(lambda: phone.reported["ended"] == [4501])
     after, _ = await world.push(device)
     await other.until(lambda: other.shown == [after])
     await other.call("settled", [])
-    assert (len(phone.said["connected"]), phone.shown[-1]) == (3, last)
+    assert (len(phone.reported["connected"]), phone.shown[-1]) == (3, last)
     await confirmed(world, device, [*pushed, big, missed[0], missed[2], missed[3], last, after])
     await other.call("disconnect", [])
-    assert (len(phone.said["error"]), other.said["error"]) == (1, [])
-    assert phone.said["handling"] == [pushed[0], *phone.shown]
+    assert (len(phone.reported["error"]), other.reported["error"]) == (1, [])
+    assert phone.reported["handling"] == [pushed[0], *phone.shown]
 
 
 def connections(world: World, device: str) -> list[Connection]:
@@ -372,8 +372,8 @@ async def in_chromium(origin: str) -> AsyncIterator[NewPhone]:
 
             async def read() -> None:
                 while True:
-                    for said in await page.look("next()"):
-                        phones[said["phone"]].heard(said["event"], said.get("value"))
+                    for reported in await page.look("next()"):
+                        phones[reported["phone"]].heard(reported["event"], reported.get("value"))
 
             async def new(setup: Setup) -> Phone:
                 place = len(phones)

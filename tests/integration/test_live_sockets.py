@@ -29,8 +29,8 @@ CONNECT = b'{"id":1,"connect":{"token":"very-secret"}}'
 
 
 async def _echo(request: Request) -> HttpAnswer:
-    said = {"path": request.path, "query": request.query, "params": request.params, "body": request.body.decode()}
-    return HttpAnswer(json.dumps(said).encode())
+    echo = {"path": request.path, "query": request.query, "params": request.params, "body": request.body.decode()}
+    return HttpAnswer(json.dumps(echo).encode())
 
 
 async def _refuse(request: Request) -> HttpAnswer:
@@ -348,11 +348,11 @@ async def test_http_streaming_with_emulation() -> None:
         session.transport.close(3001, "shutdown")
         assert not live.sockets.deliver(session.transport.session, b"late")
         assert (await client.chunk()).startswith(b'{"push"')
-        said_at = asyncio.get_running_loop().time()
+        ended_at = asyncio.get_running_loop().time()
         assert await client.chunk() == b""
         assert await client.closed()
         # Old versions of centrifuge-js stay away where the end comes together with the message that announces it.
-        assert asyncio.get_running_loop().time() - said_at > ENDS_AFTER - 0.1
+        assert asyncio.get_running_loop().time() - ended_at > ENDS_AFTER - 0.1
         await session.end.wait()
         assert session.ended == [True]
         assert (await other.ask("POST", "/emulation", json.dumps(reported).encode()))[0] == 404
@@ -770,7 +770,7 @@ async def test_a_half_open_connection_is_cut_by_its_session() -> None:
         assert (session.ended, session.transport.code) == ([False], 1006)
 
 
-async def test_a_place_that_is_taken_is_said() -> None:
+async def test_an_address_that_is_taken_is_reported() -> None:
     from pushsvc.errors import ConfigError
 
     with socket.socket() as taken:

@@ -8,7 +8,7 @@ const { Sequencer } = await import(`data:text/javascript,${encodeURIComponent(re
 
 const publication = ({ offset, id, prev }) => ({ offset, data: { id, prev } });
 const calls = {
-  subscribed: (sequencer, said) => sequencer.subscribed(said),
+  subscribed: (sequencer, subscription) => sequencer.subscribed(subscription),
   publication: (sequencer, came) => sequencer.publication(publication(came)),
   history: (sequencer, page) => sequencer.history(page.map(publication)),
   received: (sequencer, id) => sequencer.received(id),

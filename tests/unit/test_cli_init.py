@@ -57,7 +57,7 @@ def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "pushsvc: etc/pushsvc.toml cannot be written: there is no folder etc\n"
 
 
-def test_a_file_that_is_not_named_is_not_read_and_that_is_said() -> None:
+def test_a_file_that_is_not_named_is_not_read_and_that_is_printed() -> None:
     with pytest.raises(ConfigError, match=r"names no app \(`pushsvc init` writes .*name it with --config or PUSHSVC_C"):
         load_settings(None, {}).require_apps()
     assert cli.main(["init"]) == 0

@@ -114,7 +114,7 @@ def test_a_document_has_only_faults_that_its_types_or_rules_name(kind: type[Stru
         assert faults
         return
     assert faults or value == right
-    # What the schema does not say: characters, and what an instant is.
+    # What the schema does not express: characters, and what an instant is.
     assert all(
         message.startswith(("must be printable", "must be an instant", "is no instant", "must be a whole number"))
         for _, message in faults
@@ -164,7 +164,7 @@ class Ruled(Struct):
     raw: dict[str, Raw] = {}
 
 
-def test_rules_say_what_types_cannot() -> None:
+def test_rules_express_what_types_cannot() -> None:
     value, faults = decoded({"name": "abc", "number": "1+2j", "raw": {"a": [1]}}, Ruled)
     assert (value.name, value.number, value.raw, faults) == ("abc", 1 + 2j, {"a": [1]}, [])
     assert decoded({"name": "a1", "number": "x"}, Ruled)[1] == [

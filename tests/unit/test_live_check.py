@@ -1,4 +1,4 @@
-"""What `pushsvc check` says about the live channel."""
+"""What `pushsvc check` finds about the live channel."""
 
 # ruff: noqa: E501  # golden tables: one row a line is easier to read than none too long
 

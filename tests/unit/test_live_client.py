@@ -347,7 +347,7 @@ def played(ops: Sequence[Callable[[Model], None]]) -> Model:
 
 
 @given(st.lists(st.sampled_from(OPS), max_size=60))
-def test_whatever_happens_each_message_is_shown_once_and_what_is_lost_is_said(
+def test_whatever_happens_each_message_is_shown_once_and_what_is_lost_is_reported(
     ops: list[Callable[[Model], None]],
 ) -> None:
     model = played(ops)
@@ -377,10 +377,10 @@ def test_javascript_does_the_same(tmp_path: Path) -> None:
     wrong = {"name": "a wrong expectation is seen", "plays": [["received", "a", []]]}
     scenarios = tmp_path / "scenarios.json"
     scenarios.write_text(json.dumps([*TABLE, *played_here, wrong]))
-    said = subprocess.run(
+    ran = subprocess.run(
         [*node(), HERE / "live_client_golden.mjs", MODULE, scenarios], capture_output=True, text=True, check=True
     )
-    assert said.stdout == 'a wrong expectation is seen: play 0, received "a": ["show a"]\n'
+    assert ran.stdout == 'a wrong expectation is seen: play 0, received "a": ["show a"]\n'
 
 
 class Refusal(Exception):
@@ -546,8 +546,8 @@ def test_what_the_sdk_sends_at_its_connect() -> None:
 @needs_node
 def test_the_client_in_javascript_is_driven_in_the_same_way() -> None:
     command = [*node(), str(HERE / "live_client_driven.mjs"), str(MODULE)]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (said.returncode, said.stdout.split()) == (
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout.split()) == (
         0,
         ["notices", "acks", "holes", "restart", "visibility", "endpoints"],
-    ), said.stderr
+    ), ran.stderr

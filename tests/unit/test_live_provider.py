@@ -142,7 +142,7 @@ def test_what_the_caller_gives_for_the_live_channel_is_merged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "path", "said"),
+    ("content", "path", "text"),
     [
         (Content(overrides={"live": msgspec.Raw(b'{"id":"x"}')}), "overrides.live.id", "set by the service"),
         (Content(overrides={"live": msgspec.Raw(b"{}")}), "overrides.live", "nothing to send"),
@@ -151,13 +151,13 @@ def test_what_the_caller_gives_for_the_live_channel_is_merged() -> None:
         (Content(data={"a": "x" * LIMIT}), "data", "65,553 bytes for the live channel, the limit is 65,536"),
     ],
 )
-def test_what_the_live_channel_cannot_carry_is_refused(content: Content, path: str, said: str) -> None:
+def test_what_the_live_channel_cannot_carry_is_refused(content: Content, path: str, text: str) -> None:
     with pytest.raises(RenderError) as caught:
         RENDERER.render(content, push_id="p", starts_at=NOW)
     (fault,) = caught.value.faults
     assert fault.path == path
-    assert said in fault.message
-    assert caught.value.too_large == ("bytes" in said)
+    assert text in fault.message
+    assert caught.value.too_large == ("bytes" in text)
 
 
 async def test_a_connected_device_is_poked_and_the_others_go_on(desk: Desk) -> None:
@@ -364,14 +364,14 @@ async def test_while_redis_is_away_nobody_is_to_blame_and_a_repeat_is_harmless(s
 
 
 @pytest.mark.parametrize(
-    ("error", "reason", "said"),
+    ("error", "reason", "text"),
     [
         (ValueError("secret"), "internal_error", "a fault, ValueError"),
         (StoreError("Redis refused: no"), "internal_error", "Redis refused: no"),
         (StoreUnavailable("Redis refused: WRONGTYPE"), "store_away", "Redis refused: WRONGTYPE"),
     ],
 )
-async def test_an_error_of_one_push_fails_no_other(error: Exception, reason: str, said: str, desk: Desk) -> None:
+async def test_an_error_of_one_push_fails_no_other(error: Exception, reason: str, text: str, desk: Desk) -> None:
     live: Any = desk.store.live
     append_all, calls = live.append_all, Counter[str]()
 
@@ -387,7 +387,7 @@ async def test_an_error_of_one_push_fails_no_other(error: Exception, reason: str
     assert await desk.send(*sent) == [AWAY] * 4 + [failed] * 2 + [AWAY] * 4
     assert calls["tries"] <= 7
     assert await desk.stream("phone-0") == ["p0", "p1", "p3", "p4"]
-    assert desk.provider.trouble.startswith(f"{STREAMS}cannot be written ({said})")
+    assert desk.provider.trouble.startswith(f"{STREAMS}cannot be written ({text})")
     live.append_all = append_all
     assert await desk.send(sent[2]) == [AWAY, AWAY]
 
@@ -442,7 +442,7 @@ async def test_trouble_is_shown_until_the_store_has_worked_for_a_while(desk: Des
     assert await desk.send(chunk("phone-1")) == [Unavailable(reason="store_away")]
     await asyncio.sleep(2 * QUIET)
     assert "Redis is away" in desk.provider.trouble
-    # It is looked for without any push. That the store answers does not say that it takes appends.
+    # It is looked for without any push. That the store answers is no sign that it takes appends.
     live.presence = presence
     await until(lambda: not desk.provider.trouble, LASTS + 1)
     await desk.send(chunk("phone-1"))

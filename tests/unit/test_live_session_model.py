@@ -119,7 +119,7 @@ class Online(RuleBasedStateMachine):
         self.asked.clear()
         self.wire.clear()
 
-    def say(self, **request: Any) -> None:
+    def send(self, **request: Any) -> None:
         self.command += 1
         assert self.session is not None
         self.run_effects(self.session.received(json.dumps({"id": self.command} | request).encode(), self.now))
@@ -217,7 +217,7 @@ class Online(RuleBasedStateMachine):
         subs = {}
         if position is not None:
             subs = {"device": {"recover": True, "epoch": position.epoch, "offset": position.offset}}
-        self.say(connect={"token": "t", "subs": subs})
+        self.send(connect={"token": "t", "subs": subs})
         if not late:
             self.answer_one(0)
             self.take(self.wire.pop(0))
@@ -255,7 +255,7 @@ class Online(RuleBasedStateMachine):
     @precondition(lambda self: self.session and self.session.open and self.had)
     def ack(self) -> None:
         assert self.had is not None
-        self.say(rpc={"method": "ack", "data": {"ack": {"offset": self.had.offset, "epoch": self.had.epoch}}})
+        self.send(rpc={"method": "ack", "data": {"ack": {"offset": self.had.offset, "epoch": self.had.epoch}}})
 
     @rule()
     @precondition(lambda self: self.session)

@@ -14,7 +14,7 @@ SECONDS = st.one_of(st.floats(0, 3), st.floats(0, 1000), st.sampled_from([0.0, T
 
 
 class WheelMachine(RuleBasedStateMachine):
-    """Deadlines are added, moved, cancelled and reached in any order; a dictionary says what should happen."""
+    """Deadlines are added, moved, cancelled and reached in any order; a dictionary has what should happen."""
 
     def __init__(self) -> None:
         super().__init__()

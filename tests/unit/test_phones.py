@@ -109,7 +109,7 @@ def test_words_that_are_none_are_named(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "said"),
+    ("kinds", "message"),
     [
         (["ack=never"], "'ack=never' has no share of the phones: write 10%:ack=never"),
         (["ack=nver"], "'ack=nver' is not a behaviour of a phone: ack="),
@@ -118,8 +118,8 @@ def test_words_that_are_none_are_named(kind: str) -> None:
         (["60%:torn", "60%:torn"], "add up to more than 100%"),
     ],
 )
-def test_shares_that_are_none_are_refused(kinds: list[str], said: str) -> None:
-    with pytest.raises(UnknownBehaviour, match=said):
+def test_shares_that_are_none_are_refused(kinds: list[str], message: str) -> None:
+    with pytest.raises(UnknownBehaviour, match=message):
         shares(kinds)
 
 

@@ -57,10 +57,10 @@ def test_what_a_delivery_fails_for_is_explained() -> None:
     unnamed = explain("apns", "unknown_418", 418)
     for platform, refused in REFUSALS.items():
         for reason in refused:
-            said = explain(platform, reason, 400)
-            assert said != unnamed, reason
-            assert said.meaning.endswith("."), reason
-            assert said.remedy.endswith("."), reason
+            explained = explain(platform, reason, 400)
+            assert explained != unnamed, reason
+            assert explained.meaning.endswith("."), reason
+            assert explained.remedy.endswith("."), reason
     assert explain("apns_sandbox", "BadTopic", 400) == explain("apns", "BadTopic", 400)
     assert explain("fcm", "BadTopic", 400) == unnamed, "a reason belongs to its provider"
     assert explain("live", "x", 0).remedy, "a platform without a provider is explained too"

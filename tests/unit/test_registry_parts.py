@@ -126,7 +126,7 @@ def test_a_digest_is_keyed_and_knows_platforms_apart() -> None:
 
 
 def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
-    """Two texts with one digest: the document says whose it is."""
+    """Two texts with one digest: the document decides whose it is."""
     other = encode_device(Device(id="other", platform="apns", token="t"))
     question = DeviceQuery(ids=["d"], tokens=[("apns", "u")])
     found = read_found(question, [[b"5", b"5"], 0, 6, 5, other], NO_ADDRESSES)

@@ -52,7 +52,7 @@ def test_right_assertions(claims: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "says"),
+    ("given", "error", "message"),
     [
         (form(OTHER_KEY), "invalid_grant", "Invalid JWT Signature"),
         (form(grant_type="password"), "unsupported_grant_type", "password"),
@@ -66,8 +66,8 @@ def test_right_assertions(claims: dict[str, Any]) -> None:
         ({}, "unsupported_grant_type", "Invalid grant_type"),
     ],
 )
-def test_wrong_assertions(given: dict[str, str], error: str, says: str) -> None:
-    with pytest.raises(TokenError, match=says) as caught:
+def test_wrong_assertions(given: dict[str, str], error: str, message: str) -> None:
+    with pytest.raises(TokenError, match=message) as caught:
         verify_assertion(given, ACCOUNT, NOW)
     assert caught.value.error == error
 

@@ -46,7 +46,7 @@ def test_a_status_may_be_any() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("sim:", "a scenario is"),
         ("sim:Unregistered", "a scenario is"),
@@ -66,8 +66,8 @@ def test_a_status_may_be_any() -> None:
         ("sim:status-600:x", "from 200 to 599"),
     ],
 )
-def test_what_is_no_scenario_is_refused_with_the_reason(text: str, says: str) -> None:
-    with pytest.raises(ScenarioError, match=says.replace(".", r"\.").replace("?", r"\?")):
+def test_what_is_no_scenario_is_refused_with_the_reason(text: str, message: str) -> None:
+    with pytest.raises(ScenarioError, match=message.replace(".", r"\.").replace("?", r"\?")):
         parse(text, WORDS)
 
 

@@ -114,7 +114,7 @@ def test_a_refused_configuration_is_reported() -> None:
     )
     assert line.startswith(ALARMS)
     assert not figures(state(), "", now=1.0).reload_refused
-    # Processes that say why say it once.
+    # Processes that have the same reason show it once.
     why = "apps.shop.nonsense: unknown key"
     processes = [Worker(part, "b", frozenset(), refused_since=5000, refusal=why) for part in ("jobs", "serve")]
     (reported,) = configuration(processes)
