@@ -76,9 +76,9 @@ def connect_data(
     app_version: str | None = None,
     protobuf: bool = False,
 ) -> Any:
-    """Return `data` for the SDK's client: the wished seconds between pings, whether the app is seen, its version."""
-    wishes = {"heartbeat": heartbeat, "foreground": foreground, "app_version": app_version}
-    data = {name: value for name, value in wishes.items() if value is not None}
+    """Return `data` for the SDK's client: the requested seconds between pings, whether the app is seen, its version."""
+    fields = {"heartbeat": heartbeat, "foreground": foreground, "app_version": app_version}
+    data = {name: value for name, value in fields.items() if value is not None}
     return json.dumps(data).encode() if protobuf else data
 
 
@@ -178,8 +178,8 @@ class LiveClient:
 
     async def heartbeat(self, seconds: float | None = None, *, foreground: bool | None = None) -> float:
         """Request another interval between pings, or report whether the app is seen. Return the seconds in force."""
-        wishes = {"seconds": seconds, "foreground": foreground}
-        data = {name: value for name, value in wishes.items() if value is not None}
+        fields = {"seconds": seconds, "foreground": foreground}
+        data = {name: value for name, value in fields.items() if value is not None}
         agreed: float = (await self._call("heartbeat", data))["heartbeat"]
         return agreed
 

@@ -51,14 +51,14 @@ class Day(Struct):
     """The share of the day in which the device could not be reached."""
 
 
-def days(span: float, wish: float | None, count: int, *, seed: str, bounds: Bounds = BOUNDS) -> list[Day]:
+def days(span: float, requested: float | None, count: int, *, seed: str, bounds: Bounds = BOUNDS) -> list[Day]:
     """Return the days of a device whose network forgets a connection after `span` idle seconds."""
     random = Random(seed)
     heartbeats, limits = Heartbeats(bounds), Limits()
     found = [Day() for _ in range(count)]
     now = 0.0
     while now < count * DAY:
-        interval = heartbeats.agree(DEVICE, wish, foreground=False)
+        interval = heartbeats.agree(DEVICE, requested, foreground=False)
         session = Session(JSON, "client", now, spread=random.random(), limits=limits)
         session.received(PHONE.connect(1, "token", {}, None), now)
         session.connected(1, NEW_STREAM, {}, LiveAppConfig(), heartbeat=interval, ttl=DAY * 365, now=now)
@@ -88,16 +88,18 @@ def main() -> None:
     """Print the first day, and the days of the second week."""
     fixed = days(math.inf, 25.0, 1, seed="fixed")[0].messages
     print(f"pings and pongs an hour at a fixed 25 s: {fixed:.0f}")
-    print("forgotten after, wish | first day: an hour, forgotten | days 8 to 14: interval, an hour, forgotten, deaf")
+    print(
+        "forgotten after, requested | first day: an hour, forgotten | days 8 to 14: interval, an hour, forgotten, deaf"
+    )
     for span in (30.0, 60.0, 240.0, 300.0, 600.0, math.inf):
-        for wish in (None, 900.0):
-            every = [days(span, wish, 14, seed=f"{span} {device}") for device in range(20)]
+        for requested in (None, 900.0):
+            every = [days(span, requested, 14, seed=f"{span} {device}") for device in range(20)]
             first = mean([each[0] for each in every])
             later = mean([day for each in every for day in each[7:]])
-            wished = "none" if wish is None else f"{wish:.0f}"
+            shown = "none" if requested is None else f"{requested:.0f}"
             after = f"{later.interval:20.0f} s {later.messages:8.1f} {later.lost:10.2f} {later.deaf:7.3%}"
-            record(f"interval where networks forget after {span:.0f} s, wish {wished}", "s", later.interval)
-            print(f"{span:12.0f} s {wished:>6} | {first.messages:17.1f} {first.lost:11.1f} | {after}")
+            record(f"interval where networks forget after {span:.0f} s, {shown} requested", "s", later.interval)
+            print(f"{span:12.0f} s {shown:>6} | {first.messages:17.1f} {first.lost:11.1f} | {after}")
 
 
 def mean(every: Sequence[Day]) -> Day:

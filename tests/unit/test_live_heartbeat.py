@@ -15,7 +15,7 @@ BOUNDS = Bounds(default=25.0, least=4.0, most=900.0)
 
 
 @pytest.mark.parametrize(
-    ("wish", "foreground", "learned", "agreed"),
+    ("requested", "foreground", "learned", "agreed"),
     [
         (None, None, NOTHING, 25.0),
         (None, True, NOTHING, 25.0),
@@ -29,8 +29,8 @@ BOUNDS = Bounds(default=25.0, least=4.0, most=900.0)
         (600.0, None, Learned(cap=1.0), 4.0),
     ],
 )
-def test_what_is_agreed(wish: float | None, foreground: bool | None, learned: Learned, agreed: float) -> None:
-    assert agree(BOUNDS, learned, wish, foreground) == agreed
+def test_what_is_agreed(requested: float | None, foreground: bool | None, learned: Learned, agreed: float) -> None:
+    assert agree(BOUNDS, learned, requested, foreground) == agreed
 
 
 def connection(agreed: float, timeout: float) -> float:
@@ -38,24 +38,24 @@ def connection(agreed: float, timeout: float) -> float:
     return agreed + 8.0 if agreed >= timeout else 20 * agreed
 
 
-def live(learned: Learned, wish: float, timeout: float, connections: int) -> tuple[Learned, list[float]]:
+def live(learned: Learned, requested: float, timeout: float, connections: int) -> tuple[Learned, list[float]]:
     """Return what is learned in so many connections, none of which ends with a close frame, and what was agreed."""
     agreements = []
     for _ in range(connections):
-        agreed = agree(BOUNDS, learned, wish, False)
+        agreed = agree(BOUNDS, learned, requested, False)
         agreements.append(agreed)
         learned = ended(BOUNDS, learned, agreed, connection(agreed, timeout), clean=False)
     return learned, agreements
 
 
 @pytest.mark.parametrize("timeout", [30.0, 60.0, 240.0, 300.0, 600.0])
-@pytest.mark.parametrize("wish", [240.0, 600.0, 900.0])
-def test_it_settles_below_the_timeout_of_a_network(timeout: float, wish: float) -> None:
-    learned, first = live(NOTHING, wish, timeout, 12)
+@pytest.mark.parametrize("requested", [240.0, 600.0, 900.0])
+def test_it_settles_below_the_timeout_of_a_network(timeout: float, requested: float) -> None:
+    learned, first = live(NOTHING, requested, timeout, 12)
     failed = [agreed for agreed in first if agreed >= timeout]
     assert len(failed) <= 7
-    _, later = live(learned, wish, timeout, 1000)
-    best = min(wish, timeout)
+    _, later = live(learned, requested, timeout, 1000)
+    best = min(requested, timeout)
     assert sum(agreed >= timeout for agreed in later) <= 12, "it stays, and tries longer ones ever more rarely"
     assert sorted(later)[len(later) // 2] >= best * 0.45, "it is not needlessly short"
 
@@ -97,8 +97,8 @@ def test_an_end_with_a_close_frame_shortens_nothing() -> None:
 )
 def test_what_is_agreed_is_always_within_the_bounds(ends: list[tuple[float, float, bool, bool]]) -> None:
     learned = NOTHING
-    for wish, lived, clean, foreground in ends:
-        agreed = agree(BOUNDS, learned, wish, foreground)
+    for requested, lived, clean, foreground in ends:
+        agreed = agree(BOUNDS, learned, requested, foreground)
         assert BOUNDS.least <= agreed <= BOUNDS.most
         learned = ended(BOUNDS, learned, agreed, lived, clean=clean)
     assert learned.cap >= BOUNDS.least

@@ -39,7 +39,7 @@ class Behaviour(Struct, frozen=True, kw_only=True):
     read: float = math.inf
     """Bytes that it reads in a second."""
     heartbeat: float | None = None
-    """The interval between pings that it wishes."""
+    """The interval between pings that it requests."""
     foreground: bool | None = None
 
 

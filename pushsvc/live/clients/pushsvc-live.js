@@ -219,7 +219,7 @@ export class Sequencer {
  * - `onError(error)`: what failed and is tried again.
  * - `storage`: `{load(): state | null, save(state)}`, which may return promises; see `webStorage`. Without it,
  *   only the server's own position keeps a restarted app from showing a message again.
- * - `memory`: ids that are remembered. - `heartbeat`: the wished seconds between pings. - `foreground`: whether the app
+ * - `memory`: ids that are remembered. - `heartbeat`: the requested seconds between pings. - `foreground`: whether the app
  *   is seen; by default a page follows its own visibility. - `appVersion`. - `protobuf`: whether the client speaks it.
  */
 export class LiveClient {
@@ -296,11 +296,11 @@ export class LiveClient {
   }
 
   /** Requests another interval between pings, or reports whether the app is seen; returns the seconds now in force. */
-  async heartbeat(wish) {
-    Object.assign(this.#heartbeat, wish);
+  async heartbeat(requested) {
+    Object.assign(this.#heartbeat, requested);
     this.#describe();
     if (this.#client.state !== "connected") return undefined;
-    return (await this.#call("heartbeat", wish)).heartbeat;
+    return (await this.#call("heartbeat", requested)).heartbeat;
   }
 
   /** Returns a page of the stream: of older messages, newest first, or of newer ones. */

@@ -228,9 +228,9 @@ class Connection:
                 self._answer(id, stream.fetch(self, effect))
             case HistoryAsked(id=id):
                 self._answer(id, stream.history(self, effect))
-            case HeartbeatAsked(id=id, seconds=wish, foreground=foreground):
+            case HeartbeatAsked(id=id, seconds=requested, foreground=foreground):
                 self._learn(clean=True)
-                seconds = self.agree_heartbeat(wish, foreground)
+                seconds = self.agree_heartbeat(requested, foreground)
                 self._run(session.heartbeat(id, seconds, gateway.now()))
                 self.use_heartbeat(session.interval)
             case MoreAsked(since=since, limit=limit):
@@ -245,7 +245,7 @@ class Connection:
         self.gateway.spawn(self._performed(work))
 
     async def _performed(self, work: Coroutine[Any, Any, list[Effect]]) -> None:
-        """Do some work; where it fails the connection ends, because its session may wait for it in vain."""
+        """Do some work; where it fails the connection ends, because its session may wait for a result that never comes."""
         with self.gateway.contained(self):
             self._run(await work)
 
@@ -314,12 +314,12 @@ class Connection:
         clean = not silent and (clean or lived < self.heartbeat)
         gateway.heartbeats.ended((self.app, self.device_id), self.heartbeat, lived, clean=clean)
 
-    def agree_heartbeat(self, wish: float | None, foreground: bool | None) -> float:
-        """Return the interval of heartbeats for what the device wishes, and for whether its app is in the foreground;
-        None: as before."""
+    def agree_heartbeat(self, requested: float | None, foreground: bool | None) -> float:
+        """Return the interval of heartbeats that the device may use, by what it requests and by whether its app is in
+        the foreground; None: as before."""
         if foreground is not None:
             self._foreground = foreground
-        return self.gateway.heartbeats.agree((self.app, self.device_id), wish, foreground=self._foreground)
+        return self.gateway.heartbeats.agree((self.app, self.device_id), requested, foreground=self._foreground)
 
 
 _NOTHING = Rendered(b"")

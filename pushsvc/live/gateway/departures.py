@@ -1,4 +1,4 @@
-"""What is left to do for connections that have ended: their routes leave Redis, and others hear of their end."""
+"""What is left to do for connections that have ended: their routes leave Redis, and other gateways are notified."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Departures:
             self._left[number] = app, device_id
 
     def outlived(self, number: int) -> tuple[str, str] | None:
-        """Return whose a connection was that has ended long since, once: its route is still there. Others send there,
-        and wait in vain for the device to acknowledge it. A connect whose answer was lost may have taken place after
-        its end."""
+        """Return the app and the device of a connection that ended long ago, once: its route is still there. Others
+        send there, and wait for an acknowledgement that cannot come. A connect whose answer was lost may have taken
+        place after its end."""
         return self._ended.pop(number, None)
 
     async def settle(self, sign_if_due: Callable[[], Awaitable[None]]) -> None:

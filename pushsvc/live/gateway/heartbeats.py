@@ -18,9 +18,9 @@ class Heartbeats:
         self._bounds = bounds
         self._learned: OrderedDict[tuple[str, str], Learned] = OrderedDict()
 
-    def agree(self, device: tuple[str, str], wish: float | None, *, foreground: bool | None) -> float:
+    def agree(self, device: tuple[str, str], requested: float | None, *, foreground: bool | None) -> float:
         """Return the interval in seconds that a device gets."""
-        return agree(self._bounds, self._learned.get(device, NOTHING), wish, foreground)
+        return agree(self._bounds, self._learned.get(device, NOTHING), requested, foreground)
 
     def ended(self, device: tuple[str, str], agreed: float, lived: float, *, clean: bool) -> None:
         """Learn from the end of a connection that `lived` for some seconds with the `agreed` interval."""

@@ -44,7 +44,7 @@ class ConnectAsked(Struct, frozen=True, gc=False):
     recover: bool
     """Whether the client wants to go on from a position."""
     heartbeat: float | None = None
-    """The interval that the device wishes, in seconds."""
+    """The interval that the device requests, in seconds."""
     foreground: bool | None = None
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 """Which interval between pings a device and the networks before it can hold.
 
-A device wishes an interval, within the gateway's bounds; without a wish it is short while the app is in the foreground,
+A device may request an interval, within the gateway's bounds; otherwise it is short while the app is in the foreground,
 and long in the background, where every ping costs battery. A network that forgets idle connections earlier (NAT, 240 s
 to 600 s and more) shows itself by connections that end without a close frame: such an end counts against the interval
 that was agreed. The search halves the distance to the longest interval that has held, stays there, and tries a longer
@@ -33,11 +33,11 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """The gateway's intervals, in seconds."""
 
     default: float = 25.0
-    """Without a wish, and with the app in the foreground."""
+    """For a device that requests none, with the app in the foreground."""
     least: float = 4.0
     most: float = 900.0
     background: float = 240.0
-    """Without a wish, and with the app in the background."""
+    """For a device that requests none, with the app in the background."""
 
 
 class Learned(Struct, frozen=True, gc=False):
@@ -58,11 +58,11 @@ class Learned(Struct, frozen=True, gc=False):
 NOTHING: Final = Learned()
 
 
-def agree(bounds: Bounds, learned: Learned, wish: float | None, foreground: bool | None) -> float:
+def agree(bounds: Bounds, learned: Learned, requested: float | None, foreground: bool | None) -> float:
     """Return the interval of a new connection."""
-    if wish is None:
-        wish = bounds.background if foreground is False else bounds.default
-    return max(bounds.least, min(wish, learned.cap, bounds.most))
+    if requested is None:
+        requested = bounds.background if foreground is False else bounds.default
+    return max(bounds.least, min(requested, learned.cap, bounds.most))
 
 
 def ended(bounds: Bounds, learned: Learned, agreed: float, lived: float, *, clean: bool) -> Learned:

@@ -127,8 +127,8 @@ def _rpc(command_id: int, request: RPCRequest, epoch: str) -> Effect | Declined:
         fetch = _body(_fetch_body, request.data)
         return _BAD if fetch is None else FetchAsked(command_id, fetch.id)
     if method == "heartbeat":
-        wish = _body(_heartbeat_body, request.data)
-        return _BAD if wish is None else HeartbeatAsked(command_id, wish.seconds, wish.foreground)
+        body = _body(_heartbeat_body, request.data)
+        return _BAD if body is None else HeartbeatAsked(command_id, body.seconds, body.foreground)
     return Declined("method", codes.METHOD_NOT_FOUND)
 
 
