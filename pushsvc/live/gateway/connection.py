@@ -245,7 +245,7 @@ class Connection:
         self.gateway.spawn(self._performed(work))
 
     async def _performed(self, work: Coroutine[Any, Any, list[Effect]]) -> None:
-        """Do some work; where it fails the connection ends, because its session may wait for a result that never comes."""
+        """Do some work; where it fails the connection ends: its session may wait for a result that never comes."""
         with self.gateway.contained(self):
             self._run(await work)
 
