@@ -845,17 +845,17 @@ async def test_bodies_that_are_read_slowly_have_a_bound_together() -> None:
 )
 def test_strangers_are_counted_by_network(address: str, network: str) -> None:
     strangers = Strangers(1, 2)
-    assert strangers.meet(address) == network
-    assert strangers.meet(address) == ""
+    assert strangers.enter(address) == network
+    assert strangers.enter(address) == ""
     strangers.leave(network)
     assert len(strangers) == 0
-    assert strangers.meet(address) == network
+    assert strangers.enter(address) == network
 
 
 def test_a_proxy_of_this_machine_has_the_strangers_of_many_networks() -> None:
     strangers = Strangers(1, 2)
     for address in ("127.0.0.1", "::1", "192.0.2.1"):
-        own = [bool(strangers.meet(address)) for _ in range(3)]
+        own = [bool(strangers.enter(address)) for _ in range(3)]
         assert own == ([True, False, False] if address == "192.0.2.1" else [True, True, False])
 
 

@@ -74,7 +74,7 @@ class Scene:
         answer = await self._api.request("POST", "/v1/push", body)
         return str(msgspec.json.decode(answer.body)["id"])
 
-    async def until_so(self, what: str, reached: Callable[[], bool]) -> None:
+    async def wait_until(self, what: str, reached: Callable[[], bool]) -> None:
         """Wait for something that the phones do."""
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while not reached():
@@ -186,7 +186,7 @@ async def online(scene: Scene) -> None:
     async with scene.phones() as phones:
         phone, desk = phones.add("dora-phone"), phones.add("dora-desk")
         phones.start()
-        await scene.until_so("both are online", lambda: phones.online == 2)
+        await scene.wait_until("both are online", lambda: phones.online == 2)
         scene.view.say("online", "Dora's phone (FCM) and desktop (live only) have connected")
 
         before = await scene.asked()
@@ -206,7 +206,7 @@ async def online(scene: Scene) -> None:
         scene.view.say("back", "the phone gets its whole stream, and drops what it has shown")
 
         desk.leave()
-        await scene.until_so("the desktop is away", lambda: desk.state is State.AWAY)
+        await scene.wait_until("the desktop is away", lambda: desk.state is State.AWAY)
         push = await scene.send({"devices": ["dora-desk"]}, "For later")
         await scene.until(push, lambda counts: counts["total"] > 0)
         scene.view.say("live", "the desktop is away and has no provider: its push waits")
@@ -218,7 +218,7 @@ async def online(scene: Scene) -> None:
 
 async def shown(scene: Scene, phone: Phone, push: str, *, asked: int) -> None:
     """Wait until a phone has shown a push. Raises `DemoError` if providers were asked otherwise than `asked` times."""
-    await scene.until_so(f"{phone.device} shows {push}", lambda: push in phone.shown.pushes)
+    await scene.wait_until(f"{phone.device} shows {push}", lambda: push in phone.shown.pushes)
     await provider_asked(scene, asked)
     if phone.shown.holes or phone.shown.late:
         raise DemoError(f"{phone.device} has not shown everything in order")

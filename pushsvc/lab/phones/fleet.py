@@ -112,7 +112,7 @@ class Fleet:
         self._tokens = tokens
         self.swallowed: set[asyncio.Transport] = set()
         """Connections that phones have lost without an end."""
-        self._errands: asyncio.Queue[tuple[Callable[[Phone], Awaitable[None]], Phone]] = asyncio.Queue()
+        self._work: asyncio.Queue[tuple[Callable[[Phone], Awaitable[None]], Phone]] = asyncio.Queue()
 
     def add(self, device: str, behaviour: Behaviour = ORDINARY, wire: Wire | None = None) -> Phone:
         """Return a new phone, which is away until it is started. Without a `wire` it speaks either."""
@@ -132,11 +132,11 @@ class Fleet:
 
     def dial(self, phone: Phone) -> None:
         """Get a token, if the phone has none, and a socket."""
-        self._errands.put_nowait((self._dial, phone))
+        self._work.put_nowait((self._dial, phone))
 
     def renew(self, phone: Phone) -> None:
         """Get another token for a phone that is connected."""
-        self._errands.put_nowait((self._renew, phone))
+        self._work.put_nowait((self._renew, phone))
 
     def connected(self, phone: Phone, *, recovered: bool, asked: bool) -> None:
         self.online += 1
@@ -160,12 +160,12 @@ class Fleet:
             elif (place := self.random.randrange(figures.shown)) < _DELAYS:
                 figures.delays[place] = delay
 
-    # --- Errands ---------------------------------------------------------------------------------------------------
+    # --- Work ------------------------------------------------------------------------------------------------------
 
-    async def run_errands(self) -> None:
+    async def run_work(self) -> None:
         """Do what phones wait for, one after the other, until cancelled."""
         while True:
-            work, phone = await self._errands.get()
+            work, phone = await self._work.get()
             await work(phone)
 
     async def _dial(self, phone: Phone) -> None:
@@ -223,7 +223,7 @@ async def open_fleet(config: FleetConfig, tokens: TokenSource) -> AsyncIterator[
     """Open a fleet without phones. At its end they go away."""
     with running_wheel() as wheel:
         fleet = Fleet(config, tokens, wheel)
-        tasks = [asyncio.create_task(fleet.run_errands()) for _ in range(_DIALS)]
+        tasks = [asyncio.create_task(fleet.run_work()) for _ in range(_DIALS)]
         try:
             yield fleet
         finally:

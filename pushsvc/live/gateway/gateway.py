@@ -143,7 +143,7 @@ class Gateway:
                 elif connection.device_id in ids or (networks and is_in(connection.address, networks)):
                     connection.end(codes.REVOKED)
         self.metrics.show(apps)
-        self.signs.hurry()  # before the first connection of a new app
+        self.signs.give_now()  # before the first connection of a new app
 
     # --- What connections ask for ----------------------------------------------------------------------------------
 
@@ -283,7 +283,7 @@ class Gateway:
                 for item in received.items:
                     await self._take(item)
                 if received.lost or self._missed:
-                    self.signs.doubt()
+                    self.signs.compare_all()
                     self._missed = False
             except Exception as error:
                 # The items that were read are not read again: the streams have what they were about.

@@ -46,11 +46,11 @@ class Signs:
         """When the last one was given, in seconds of the wheel."""
         self._now = asyncio.Event()
 
-    def hurry(self) -> None:
+    def give_now(self) -> None:
         """Give the next one now."""
         self._now.set()
 
-    def doubt(self) -> None:
+    def compare_all(self) -> None:
         """Compare all connections after the next one: without one, no connection has a route."""
         self._unsure |= self._gateway.config.apps.keys()
         self._now.set()

@@ -105,13 +105,13 @@ class HttpConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         address = peer[0] if peer else ""
         self._reader = RequestReader(shared, address)
-        if shared.is_refused(address) or not (shared.is_proxy(address) or self._meet(address)):
+        if shared.is_refused(address) or not (shared.is_proxy(address) or self._enter(address)):
             self._reader.stop()
             self.abort()
 
-    def _meet(self, address: str) -> bool:
+    def _enter(self, address: str) -> bool:
         """Count the client as a stranger; False if its network has too many."""
-        self._stranger = self._shared.strangers.meet(address)
+        self._stranger = self._shared.strangers.enter(address)
         return self._stranger != ""
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -241,7 +241,7 @@ class HttpConnection(asyncio.Protocol):
             is_protobuf = request.headers.get("content-type") == PROTOBUF
             long = HttpStreamTransport(shared, io, "protobuf" if is_protobuf else "json", chunked=incoming.is_1_1)
             opening = _stream_head(PROTOBUF if is_protobuf else "application/x-ndjson", incoming, origin)
-        if not self._stranger and not self._meet(request.address):
+        if not self._stranger and not self._enter(request.address):
             raise TooManyRequests("Too many connections of this network show no valid token.", retry_after=5)
         self._forget_deadline()
         self._reader.stop()

@@ -17,7 +17,7 @@ class Strangers:
     def __len__(self) -> int:
         return sum(self._counts.values())
 
-    def meet(self, address: str) -> str:
+    def enter(self, address: str) -> str:
         """Count a stranger, and return the network for `leave`; empty, and nothing is counted, if it has too many."""
         network = _network(address)
         count = self._counts.get(network, 0)

@@ -88,7 +88,7 @@ class LongConnection(asyncio.Protocol):
         """End the connection after what was written; at once if the client does not take it in time."""
         if not self.code:
             self.code = code
-            self._say_end(code, reason)
+            self._announce_end(code, reason)
 
     def abort(self) -> None:
         self.code = self.code or frames.ABNORMAL
@@ -128,7 +128,7 @@ class LongConnection(asyncio.Protocol):
     def _framed(self, data: bytes) -> bytes:
         raise NotImplementedError
 
-    def _say_end(self, code: int, reason: str) -> None:
+    def _announce_end(self, code: int, reason: str) -> None:
         raise NotImplementedError
 
     def _abort_later(self) -> None:
@@ -235,7 +235,7 @@ class WebSocketTransport(LongConnection):
     def _framed(self, data: bytes) -> bytes:
         return frames.frame(self._opcode, data)
 
-    def _say_end(self, code: int, reason: str) -> None:
+    def _announce_end(self, code: int, reason: str) -> None:
         self._io.write(frames.frame(frames.CLOSE, frames.close_payload(code, reason)))
         self._abort_later()
 
@@ -264,7 +264,7 @@ class StreamTransport(LongConnection):
     def _message(self, data: bytes) -> bytes:
         raise NotImplementedError
 
-    def _say_end(self, code: int, reason: str) -> None:
+    def _announce_end(self, code: int, reason: str) -> None:
         self._closing = self._shared.wheel.after(ENDS_AFTER, self._end)
 
     def _end(self) -> None:
