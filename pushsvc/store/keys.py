@@ -134,7 +134,7 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | which its tokens were issued that are refused, ms     |
 | `ps:D:moved`               | zset   | 10 minutes, renewed    | ordinal of a device that has got another user; score  |
 |                            |        |                        | the number of the change                              |
-| `ps:D:live`                | hash   | for good               | `moves` number of the last of these; `young` ordinal  |
+| `ps:D:live`                | hash   | permanent              | `moves` number of the last of these; `young` ordinal  |
 |                            |        |                        | from which on devices are new, for two minutes from   |
 |                            |        |                        | `born_at` ms on, and the next, `born`; `born_last` ms |
 |                            |        |                        | when a device came last;                              |

@@ -108,7 +108,7 @@ def chosen(push: str, platform: str, reason: str, since: str, until: str) -> Dea
 
 
 def warn_of_reason(which: DeadFilter, matched: int) -> None:
-    """Say that nothing has failed for the reason that was asked for: it may be a typo."""
+    """Report that nothing has failed for the reason that was asked for: it may be a typo."""
     if which.reason and not matched:
         say(f"no dead letter that is asked for has the reason {which.reason!r}; `pushsvc failed` shows those there are")
 

@@ -275,7 +275,7 @@ export class LiveClient {
     await this.#saving;
   }
 
-  /** Says whether the app is to show a copy that a provider brought: each message is shown once. */
+  /** Returns whether the app is to show a copy that a provider brought: each message is shown once. */
   async received(id) {
     await this.#load();
     const show = this.#run(this.#sequencer.received(id)).do === "show";

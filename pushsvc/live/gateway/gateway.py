@@ -1,7 +1,7 @@
 """The connections of one gateway process, and the loops that serve all of them.
 
 Others reach the devices through one inbox a process, however many connections it has; an incarnation of a gateway has
-a name of its own, and its routes are good for as long as it gives signs of life (`signs`). Acknowledgements are taken
+a name of its own, and its routes are valid for as long as it gives signs of life (`signs`). Acknowledgements are taken
 in batches (`acks`), and what is left to do for connections that have ended is in `departures`.
 """
 

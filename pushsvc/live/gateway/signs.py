@@ -1,7 +1,7 @@
-"""The signs of life of a gateway, by which its routes are good, and what it does with each of them.
+"""The signs of life of a gateway, by which its routes are valid, and what it does with each of them.
 
-What a gateway did not hear is in the streams. After a gap it compares every connection with its stream, and a share of
-them with each sign of life: a message to the gateway may have been lost with the process that was to send it.
+What a gateway did not receive is in the streams. After a gap it compares every connection with its stream, and a share
+of them with each sign of life: a message to the gateway may have been lost with the process that was to send it.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Signs:
         self.settled = True
 
     async def _give_if_due(self) -> None:
-        """Give a sign of life within work that may take longer than one is good for."""
+        """Give a sign of life within work that may take longer than one is valid."""
         if self._gateway.now() - self._given_at >= self._gateway.live.lifetime / 3:
             await self._give()
 

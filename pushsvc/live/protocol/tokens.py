@@ -32,8 +32,8 @@ from .codes import EXPIRED, INTERNAL, INVALID_TOKEN, TOKEN_EXPIRED, Refusal
 MAX_LENGTH: Final = 4096
 """A longer token is invalid, and is not looked at."""
 LEEWAY: Final = 30.0
-"""Seconds by which a token may be issued in the future. An invalid token ends an official client for good, and a clock
-that is a second ahead is common."""
+"""Seconds by which a token may be issued in the future. An invalid token ends an official client permanently, and a
+clock that is a second ahead is common."""
 _is_base64url: Final = re.compile(r"[A-Za-z0-9_-]*").fullmatch
 
 
@@ -62,7 +62,7 @@ _INVALID: Final = Rejected(INVALID_TOKEN)
 UNKNOWN_APP: Final = Rejected(INTERNAL)
 """A token of an app that is not configured here, whose signature nothing can verify. It may be configured soon: the API
 issues tokens of a new app as soon as it has read the configuration, and gateways read it a moment later. An invalid
-token ends an official client for good, so it is asked to try again."""
+token ends an official client permanently, so it is asked to try again."""
 
 
 class _Header(Struct, frozen=True, gc=False):
@@ -112,7 +112,7 @@ class Verifier:
         """Return the claims of a new token of an open connection. One of another device is invalid.
 
         An expired one ends the connection, after which the client asks for a token; the error that answers a connect
-        would end a client for good.
+        would end a client permanently.
         """
         claims = self.verify(token, now)
         if (claims.app, claims.device_id) != (connected.app, connected.device_id):

@@ -27,7 +27,7 @@ class Strangers:
         return network
 
     def leave(self, network: str) -> None:
-        """Forget a stranger, who has gone or is none any more."""
+        """Forget a stranger that has disconnected, or has shown a valid token."""
         if network:
             count = self._counts[network] - 1
             if count:

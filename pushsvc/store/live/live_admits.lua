@@ -1,4 +1,4 @@
--- Says whether a token of a device is good; a call with a good one is a sign of life.
+-- Returns whether a token of a device is valid; a call with a valid one is a sign of life.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 digest of the device's id; 3 when the token was issued, ms; 4 now ms

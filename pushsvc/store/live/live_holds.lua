@@ -1,4 +1,4 @@
--- Says whether a push stands in the stream of a device and has not expired.
+-- Returns whether a push stands in the stream of a device and has not expired.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 digest of the device's id; 3 digest of the push's id, 4 bytes; 4 the push's id; 5 now ms

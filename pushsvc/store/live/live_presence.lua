@@ -1,4 +1,5 @@
--- Says how devices stand in the live channel. What has expired or was withdrawn is neither unacknowledged nor unread.
+-- Returns the state of devices in the live channel. What has expired or was withdrawn is neither unacknowledged nor
+-- unread.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 a gateway that asks for its own connections, or '': it lives, though its last

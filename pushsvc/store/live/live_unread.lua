@@ -1,5 +1,5 @@
--- Says how many pushes in the streams of devices are unread: those behind what was read that have neither expired nor
--- been withdrawn.
+-- Returns how many pushes in the streams of devices are unread: those behind what was read that have neither expired
+-- nor been withdrawn.
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 now ms; then the digests of the devices' ids
