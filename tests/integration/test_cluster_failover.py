@@ -439,6 +439,32 @@ async def test_a_slot_that_moves_takes_what_was_read_of_it_along(rig: ClusterRig
         assert await take_all(store) == []
 
 
+@pytest.mark.parametrize("repeat", [False, True])
+async def test_where_a_slot_moves_within_a_batch_what_was_done_is_done_again_only_if_it_may(
+    rig: ClusterRig, monkeypatch: pytest.MonkeyPatch, repeat: bool
+) -> None:
+    """The batch itself moves the slot, between two of its commands."""
+    key = keys.mark_beside(LANE)
+    shard, slot = Shard(rig, key), key_slot(key.encode())
+    other = next(node for node in rig.primaries() if node is not shard.old)
+    away = ("CLUSTER", "SETSLOT", slot, "NODE", str(other.ask("CLUSTER", "MYID")))
+    async with opened(rig) as store:
+        await store.link.call("SET", key, 10)
+        send = store.link._on_node_of
+
+        async def then_end_the_move(*args: Any) -> Any:
+            monkeypatch.undo()
+            answers = await send(*args)
+            SlotMove(slot, shard.old.port, other.port).end()
+            return answers
+
+        monkeypatch.setattr(store.link, "_on_node_of", then_end_the_move)
+        batch = [("INCR", key), ("DEL", key), away, ("INCR", key), ("ROLE",)]
+        done, _, _, refused, role = await store.link.pinned(key, batch, 0, repeat=repeat)
+        assert (done, refused) == (1 if repeat else 11, 1)
+        assert (role[0], other.ask("GET", key)) == (b"master", "1")
+
+
 async def test_a_replica_that_was_away_is_waited_for_again(rig: ClusterRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the service goes on alone, and no longer than that."""
     monkeypatch.setattr(replicas, "WAIT_MS", 300)

@@ -397,10 +397,14 @@ class Link:
         await client.initialize()
         with checked(partial(self.require, history)) if history is not None else nullcontext():
             answers = await self._on_node_of(client, key, commands)
-            if any(isinstance(answer, faults.MovedError) for answer in answers):
+            refused = [place for place, answer in enumerate(answers) if isinstance(answer, faults.MovedError)]
+            if refused:
                 # A command of one key finds the slot's new node, and the client remembers it.
                 await client.execute_command("EXISTS", key)
-                answers = await self._on_node_of(client, key, commands)
+                # What was done before came along with the slot. Where another primary may have taken over, which is
+                # not sure to have it, all are done again.
+                first = refused[0] if history is not None else 0
+                answers[first:] = await self._on_node_of(client, key, commands[first:])
             return answers
 
     async def aclose(self) -> None:
