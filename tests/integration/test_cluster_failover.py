@@ -24,7 +24,7 @@ from pushsvc.ports.live import Cut, Received
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.erase.logs import Log
 from pushsvc.store.erase.subjects import Subjects
-from pushsvc.store.link import primaries, replicas
+from pushsvc.store.link import link, primaries, replicas
 from pushsvc.store.part import StoreContext
 
 from .servers import suspended, wait_until
@@ -79,6 +79,12 @@ class Shard:
             self.new.ask("XREADGROUP", "GROUP", group, "a", "STREAMS", key, ">")
 
 
+def let_follow(primary: Node) -> None:
+    """Let replicas follow again. SYNC stays forbidden: a replica tries it after a PSYNC that was refused just before,
+    and would acknowledge nothing."""
+    primary.ask("ACL", "SETUSER", "default", "+psync")
+
+
 def role_of(node: Node) -> Sequence[Any]:
     role: Sequence[Any] = node.ask("ROLE")  # type: ignore[assignment]
     return role
@@ -115,9 +121,11 @@ def rig(cluster: ClusterRig) -> ClusterRig:
         if not node.answers():
             node.start()
             wait_until(node.answers)
-        node.ask("ACL", "SETUSER", "default", "+@all")
+        let_follow(node)
     wait_until(lambda: all(is_ok(node) for node in cluster.nodes) and agree(cluster.nodes), 30)
     wait_until(lambda: all(is_primary(node) or is_linked(node) for node in cluster.nodes), 30)
+    for node in cluster.nodes:
+        node.ask("ACL", "SETUSER", "default", "+@all")
     for node in cluster.primaries():
         node.ask("FLUSHALL")
     return cluster
@@ -412,6 +420,7 @@ async def test_a_primary_that_was_a_replica_meanwhile_has_another_history(
 ) -> None:
     """Nothing was asked of it in between, and its connections are open."""
     monkeypatch.setattr(primaries, "LOOK", 0.0)
+    monkeypatch.setattr(link, "LOOK", 600.0)
     shard = Shard(rig, LANE)
     async with opened(rig) as store:
         await store.pushes.accept(make_push("p"))
@@ -437,6 +446,44 @@ async def test_a_slot_that_moves_takes_what_was_read_of_it_along(rig: ClusterRig
         assert (store.link.history, other.ask("XLEN", LANE)) == (0, 0)
         store.queue.release(ROUTE)
         assert await take_all(store) == []
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_primary_that_was_frozen_hands_out_nothing_once_another_has_taken_over(
+    rig: ClusterRig, monkeypatch: pytest.MonkeyPatch, blocking: bool
+) -> None:
+    """It answers what it was asked before it learns of that."""
+    monkeypatch.setattr(link, "LOOK", 0.1)
+    monkeypatch.setattr(primaries, "LOOK", 600.0)
+    shard = Shard(rig, LANE)
+    async with opened(rig) as store, opened(rig) as other:
+        await take(store)
+        await other.pushes.accept(make_push("first"))
+        (taken,) = await take(store)
+        await store.queue.settle("shop", *all_of(taken))
+        if not blocking:
+            await other.pushes.accept(make_push("p"))
+        wait_until(shard._is_in_step)
+        reading, accepting = None, None
+        if blocking:
+            reading = asyncio.create_task(take(store, wait_ms=30_000))
+            while "'blocked_clients': 0" in str(shard.old.ask("INFO", "clients")):
+                await asyncio.sleep(0.005)
+        assert shard.old.process is not None
+        with suspended(shard.old.process.pid):
+            if reading is None:
+                reading = asyncio.create_task(take(store))
+            else:
+                accepting = asyncio.create_task(other.pushes.accept(make_push("p")))
+            await asyncio.sleep(0)
+            shard.new.ask("CLUSTER", "FAILOVER", "TAKEOVER")
+            while not store.link.history:
+                await asyncio.sleep(0.02)
+            await store.pushes.accept(make_push("q"))
+        with pytest.raises(StoreUnavailable):
+            await reading
+        if accepting is not None:
+            await asyncio.gather(accepting, return_exceptions=True)
 
 
 @pytest.mark.parametrize("repeat", [False, True])
@@ -476,7 +523,7 @@ async def test_a_replica_that_was_away_is_waited_for_again(rig: ClusterRig, monk
         with pytest.raises(StoreUnavailable, match="0 of 1 replicas"):
             await store.pushes.accept(make_push("alone"))
         await insist(lambda: store.pushes.accept(make_push("alone")))
-        shard.old.ask("ACL", "SETUSER", "default", "+@all")
+        let_follow(shard.old)
         (_, written, _) = role_of(shard.old)
         wait_until(lambda: any(int(has) >= int(written) for *_, has in role_of(shard.old)[2]))
         await insist(lambda: store.pushes.accept(make_push("back")))

@@ -286,8 +286,12 @@ def sentinels_of(client: Client) -> Sentinels | None:
 
 
 async def close_redis(client: Client) -> None:
-    """Close the client, and with it the connections to the sentinels that it asked: redis-py leaves those open."""
+    """Close the client, and what redis-py leaves open: the connections to the sentinels that it asked, and those to the
+    nodes of a cluster after a fault of one of them."""
     await client.aclose()
+    if isinstance(client, RedisCluster):
+        await client.nodes_manager.aclose()
+        await client.nodes_manager.aclose("startup_nodes")
     sentinels = sentinels_of(client)
     for sentinel in sentinels.sentinels if sentinels is not None else ():
         await sentinel.aclose()

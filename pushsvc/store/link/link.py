@@ -9,7 +9,8 @@ clients do the same by the same rules.
 Behind sentinels, `follow` asks each second for the primary. If it has changed, every connection ends at once, so that
 no process writes to the old one or trusts its answers, and the callbacks of `on_change` are called. An attempt to
 connect may be the first to learn of it: what is never repeated is not asked of the new one then. In a cluster each
-connection asks its node who it is, and another primary means the same, except that connections stay: see primaries.py.
+connection asks its node who it is, see primaries.py, and `follow` asks one node each second which the primaries are.
+Another one means the same, except that connections stay: what is never repeated has no answer then.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Final, TypeAlias
 
 from redis import exceptions as faults
 from redis.asyncio.cluster import RedisCluster
+from redis.cluster import get_node_name
 from redis.exceptions import NoScriptError
 
 from ...errors import StoreError, StoreUnavailable
@@ -31,7 +33,7 @@ from ..keys import whole_beside
 from . import scripts
 from .connect import Client, close_redis, open_redis, sentinels_of, store_faults
 from .direct import direct_of
-from .primaries import Primaries, checked, follow_primaries
+from .primaries import Primaries, checked, follow_primaries, present_primaries
 from .sentinels import Address, drop_connections
 
 Command = tuple[Any, ...]
@@ -100,12 +102,29 @@ class Link:
             self._primaries.complete = True
 
     async def follow(self) -> None:
-        """Follow the primary until cancelled. Returns at once where there are no sentinels."""
+        """Follow the primary, or those of a cluster, until cancelled. Returns at once where there is no other."""
         sentinels = self.sentinels
-        while sentinels is not None:
+        while sentinels is not None or self.cluster:
             await asyncio.sleep(LOOK)
             with suppress(StoreError), store_faults():
-                await sentinels.discover_master(sentinels.name)
+                if sentinels is not None:
+                    await sentinels.discover_master(sentinels.name)
+                else:
+                    await self._follow_cluster()
+
+    async def _follow_cluster(self) -> None:
+        """Meet the primaries that have taken over, though nothing was asked of them: the former one may be silent, and
+        would answer later on. From here on nothing is asked of that."""
+        clients = [each for each in (self._client, self._waiting) if isinstance(each, RedisCluster)]
+        present = await present_primaries(clients[0])
+        known = [{(str(node.host), int(node.port)) for node in each.get_primaries()} for each in clients]
+        if all(present <= each for each in known):
+            return
+        for client, those in zip(clients, known, strict=True):
+            former = next((get_node_name(*address) for address in those - present), None)
+            async with asyncio.timeout(self._timeout / 2):
+                await client.nodes_manager.initialize(last_failed_node_name=former)
+        await self.meet()
 
     def _switch(self, address: Address) -> None:
         get_logger("store").warning("primary_changed", host=address[0], port=address[1])
@@ -207,8 +226,11 @@ class Link:
         with store_faults():
             if self._direct is not None:
                 return self._shaped(commands, await self._direct.wait(commands, seconds))
+            history = self.history
             async with asyncio.timeout(seconds):
-                return await self._pipeline(self._waiting, commands)
+                answers = await self._pipeline(self._waiting, commands)
+            self.require(history)
+            return answers
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run `<name>.lua`."""

@@ -6,11 +6,16 @@ its predecessor had. A slot that moves between two primaries brings its keys alo
 
 redis-py follows a slot to its new node within a call. So the connection itself asks its node: when it opens, and before
 a command where no connection has asked that node for `LOOK` seconds. A replica is asked each time, since it may be
-promoted. What may be done on no other primary than the present one is checked after that, just before it is sent.
+promoted. What may be done on no other primary than the present one is checked after that, just before it is sent, and
+again when it is answered.
+
+A primary that was a replica meanwhile, and is the primary again within `LOOK`, has another id, which is asked for too
+late: the ids of the past, which it also has, say no more. A cluster does not do so by itself in that time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +26,7 @@ from typing import Any, Final
 from redis.asyncio.cluster import NodesManager, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.cluster import PRIMARY
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from .sentinels import Address
 
@@ -34,12 +39,14 @@ _check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None
 
 @contextmanager
 def checked(check: Callable[[], None]) -> Iterator[None]:
-    """Call `check` before each command of the block is sent, once the node is known; it raises to prevent that."""
+    """Call `check` before each command of the block is sent, once the node is known, and after the block; it raises to
+    prevent that what it checks is done, or used."""
     token = _check.set(check)
     try:
         yield
     finally:
         _check.reset(token)
+    check()
 
 
 class Primaries:
@@ -114,6 +121,16 @@ class _Asking(AbstractConnection):
             if node is None or node.server_type != PRIMARY:
                 return  # it may be a replica, and is another primary once it is promoted
         self.primaries.hear(address, info)
+
+
+async def present_primaries(client: RedisCluster) -> set[Address]:
+    """Return the primaries by the first node of a cluster that answers soon; empty where none does."""
+    for node in client.get_nodes():
+        with suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(LOOK):
+                slots = await client.execute_command("CLUSTER", "SLOTS", target_nodes=node)
+            return {(name.decode() if name else str(node.host), int(port)) for _, _, (name, port, *_), *_ in slots}
+    return set()
 
 
 def follow_primaries(client: RedisCluster, primaries: Primaries) -> None:
