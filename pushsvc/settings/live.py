@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from ..decoding import Rule
 from ..model.live import Denied, Order, denied, endpoints_of, network, own_endpoints
 from ..model.rates import Rate
+from .processes import Processes
 from .values import Count, Port, RateText
 
 
@@ -66,7 +67,7 @@ class LiveSettings(Struct, frozen=True, kw_only=True):
 
     host: Annotated[str, Rule(fault=_host_fault)] = "127.0.0.1"
     port: Port = 8081
-    processes: Count = 1
+    processes: Processes = 1
     max_connections: Count = 100_000
     """The maximum number of connections of one process."""
     endpoints: tuple[Annotated[str, Rule(fault=_fault(endpoints_of))], ...] = ()

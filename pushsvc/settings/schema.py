@@ -20,6 +20,7 @@ from ..model.defaults import Defaults
 from ..model.push import Platform
 from ..model.rates import Rate
 from .live import AppLive, LiveSettings
+from .processes import Processes
 from .values import SPAN, Count, Name, NotNegative, Port, Positive, RateText, Seconds, Share
 from .webhook import WebhookSettings
 
@@ -33,7 +34,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8080
-    processes: Count = 1
+    processes: Processes = 1
     body_limit: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
     """Bytes. 10,000 targets with FCM's long tokens make about 2.5 MB."""
     shutdown_timeout: NotNegative = 30.0
@@ -124,7 +125,7 @@ class TracesSettings(Struct, frozen=True, kw_only=True):
 class DispatchSettings(Struct, frozen=True, kw_only=True):
     """`[dispatch]`: the processes that send."""
 
-    processes: Count = 1
+    processes: Processes = 1
     drain_timeout: NotNegative = 25.0
     chunk: Annotated[int, Meta(ge=1, le=5000)] = 500
     """Targets of one queue entry, which are read, sent and settled together."""
@@ -137,7 +138,7 @@ class JobsSettings(Struct, frozen=True, kw_only=True):
     """`[jobs]`: the processes for work that is done once rather than once a push. The URL's password is left out of
     `repr`."""
 
-    processes: Count = 1
+    processes: Processes = 1
     takeover: Annotated[float, Meta(ge=1), SPAN] = 15.0
     """Seconds after the last report of a job's worker until the job is given to another one."""
     url: str = ""

@@ -20,7 +20,7 @@ def _too_long(seconds: float) -> str | None:
     return f"must be at most {LONGEST:,}, which is 100 years" if seconds > LONGEST else None
 
 
-def _too_many(count: int) -> str | None:
+def too_many(count: int) -> str | None:
     return f"must be at most {MOST:,}" if count > MOST else None
 
 
@@ -30,7 +30,7 @@ Positive: TypeAlias = Annotated[float, Meta(gt=0), SPAN]
 NotNegative: TypeAlias = Annotated[float, Meta(ge=0), SPAN]
 Seconds: TypeAlias = Annotated[int, Meta(ge=1), SPAN]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-Count: TypeAlias = Annotated[int, Meta(ge=1), Rule(fault=_too_many)]
+Count: TypeAlias = Annotated[int, Meta(ge=1), Rule(fault=too_many)]
 Name: TypeAlias = Annotated[
     str,
     Meta(pattern=NAME),

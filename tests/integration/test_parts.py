@@ -14,6 +14,7 @@ import pytest
 
 from pushsvc import cli
 from pushsvc.runtime.store import redis_url
+from pushsvc.settings.processes import cores
 from pushsvc.settings.schema import Settings, StoreSettings
 
 from .harness import apns, fcm
@@ -63,10 +64,18 @@ async def test_parts_that_start_at_the_same_moment_find_one_store(tmp_path: Path
 
 def test_three_commands_started_at_once_share_one_embedded_store(processes: Processes, site: Site) -> None:
     port = free_ports(3)
-    environ = {**site.environ, "PUSHSVC__METRICS__PORT": str(port)}
-    commands = {part: processes.start(part, **environ) for part in PARTS}
+    environ = {**site.environ, "PUSHSVC__METRICS__PORT": str(port), "PUSHSVC__DISPATCH__PROCESSES": "auto"}
+    automatic = {"serve": ("--processes", "auto")}
+    commands = {part: processes.start(part, *automatic.get(part, ()), **environ) for part in PARTS}
     for command in commands.values():
         command.until(r'"ready"')
+    half = cores() // 2
+    children = half if half > 1 else 0  # a single process is the command itself
+
+    def started() -> list[int]:
+        return [len(processes.find(f"{part} --processes 1")) for part in ("serve", "dispatch")]
+
+    until(lambda: f"{children} children of each: {started()}", lambda: started() == [children, children])
     api = site.api
     api.until_ready()
     push = api.push(apns("ok", *range(20)) + fcm("ok", *range(10)) + apns("Unregistered", "dead"))

@@ -20,12 +20,12 @@ from redis import Redis
 from rich.console import Console
 
 from pushsvc import cli
-from pushsvc.cli.service.children import cores
 from pushsvc.cli.service.up import example, playground_folder, speaker
 from pushsvc.cli.state import local_url
 from pushsvc.lab.simulator import apns_token
 from pushsvc.runtime.configuration import load_settings
 from pushsvc.settings.loading import SIMULATED
+from pushsvc.settings.processes import cores
 
 from ..unit.test_systemd import Heard
 from .harness import apns, fcm

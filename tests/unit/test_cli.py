@@ -35,6 +35,7 @@ from pushsvc.cli.process import PARTS
 from pushsvc.cli.pushes.follow import ended, verdict, waits_for
 from pushsvc.cli.pushes.replay import _replay
 from pushsvc.cli.pushes.send import lay_over, read_document
+from pushsvc.cli.service import jobs as jobs_command, parts as part_commands
 from pushsvc.cli.state import State
 from pushsvc.errors import ConfigError, PushsvcError, StoreUnavailable
 from pushsvc.model.access import ApiKey
@@ -57,6 +58,7 @@ from pushsvc.runtime.checks.check import (
 )
 from pushsvc.runtime.checks.configuration import faults_of
 from pushsvc.runtime.state.admin import concerns
+from pushsvc.settings import processes as counted_processes
 from pushsvc.settings.loading import SIMULATED
 from pushsvc.settings.schema import AppSettings, KeySettings, LoggingSettings, Settings
 
@@ -200,6 +202,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             ["keys", "new", "--app", "a", "--name", "n", "--scope", "root"],
             "--scope: unknown scope 'root'; known: admin, devices, feedback, push",
         ),
+        *(
+            (
+                ["serve", "--processes", text],
+                "Invalid value for '--processes' / '-n': expected a whole number of at least 1, or \"auto\" for half "
+                f"of the cores, or 0 for what is configured; found '{text}'",
+            )
+            for text in ("many", "-1", "1.5", "")
+        ),
     ],
 )
 def test_wrong_usage(arguments: list[str], reported: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,6 +217,27 @@ def test_wrong_usage(arguments: list[str], reported: str, capsys: pytest.Capture
     captured = capsys.readouterr()
     assert reported in " ".join(captured.err.split())
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("part", ["serve", "dispatch", "feedback", "jobs", "live"])
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [((), 7), (("-n", "0"), 7), (("-n", "3"), 3), (("-n", "auto"), 4), (("--processes", "auto"), 4)],
+    ids=["none", "zero", "number", "auto", "auto in full"],
+)
+def test_the_number_of_processes(
+    part: str, words: tuple[str, ...], number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "pushsvc.toml"
+    configured = "".join(f"[{name}]\nprocesses = 7\n" for name in ("server", "dispatch", "jobs", "live"))
+    config.write_text(f"{configured}[apps.shop.live]\nsecret = '{'s' * 40}'\n")
+    asked: list[tuple[str, int]] = []
+    for module in (part_commands, jobs_command):
+        monkeypatch.setattr(module, "run_part", lambda part, number, *rest: asked.append((part, number)))
+    monkeypatch.setattr(counted_processes, "cores", lambda: 8)
+    assert cli.main(["--config", str(config), part, *words]) == 0
+    # Feedback has no number in the configuration.
+    assert asked == [(part, 1 if part == "feedback" and number == 7 else number)]
 
 
 def _commands(command: Any, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:

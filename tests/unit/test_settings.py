@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from pushsvc.providers import REGISTRY
 from pushsvc.runtime.configuration import configured_type, load_settings
 from pushsvc.settings.live import AppLive
 from pushsvc.settings.loading import load
+from pushsvc.settings.processes import cores
 from pushsvc.settings.schema import LimitsSettings, RedisSettings, Settings
 from pushsvc.settings.webhook import WebhookSettings
 
@@ -149,6 +152,10 @@ FAULTS = [
     ("[server]\nport = '80'", "server.port: expected a whole number from 0 to 65,535, found \"80\" (in FILE)"),
     ("[server]\nport = 70000", "server.port: expected a whole number from 0 to 65,535, found the number 70000 (in FILE)"),
     ("[server]\nport = true", "server.port: expected a whole number from 0 to 65,535, found true (in FILE)"),
+    ("[dispatch]\nprocesses = 'many'", "dispatch.processes: expected a whole number of at least 1, or \"auto\" for half of the cores, found \"many\" (in FILE)"),
+    ("[jobs]\nprocesses = 1.5", "jobs.processes: expected a whole number of at least 1, or \"auto\" for half of the cores, found the number 1.5 (in FILE)"),
+    ("[server]\nprocesses = true", "server.processes: expected a whole number of at least 1, or \"auto\" for half of the cores, found true (in FILE)"),
+    ("[server]\nprocesses = 1000000000001", "server.processes: must be at most 1,000,000,000,000 (in FILE)"),
     ("server = 1", "server: expected a section, found the number 1 (in FILE)"),
     ("[servers]", "servers: unknown section; did you mean `server`? (in FILE)"),
     (
@@ -279,6 +286,43 @@ FAULTS = [
     ("[apps.a.webhook]\nsecret = 12", "apps.a.webhook.secret: expected a string, found a number (in FILE)"),
     ("file = 'x'", "file: unknown section; known: apps, cleanup, dispatch, feedback, jobs, live, logging, metrics, queue, redis, retry, server, store, traces (in FILE)"),
 ]  # fmt: skip
+
+
+@pytest.fixture
+def given_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Let this process have a number of cores, as a process that has just started sees them."""
+
+    def give(number: int) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {*range(number)}, raising=False)
+        cores.cache_clear()
+
+    yield give
+    cores.cache_clear()
+
+
+AUTO = "".join(f"[{section}]\nprocesses = 'auto'\n" for section in ("server", "dispatch", "jobs", "live"))
+
+
+def numbers(settings: Settings) -> list[int]:
+    return [each.processes for each in (settings.server, settings.dispatch, settings.jobs, settings.live)]
+
+
+@pytest.mark.parametrize(("number", "half"), [(1, 1), (2, 1), (3, 1), (4, 2), (7, 3), (64, 32)], ids=str)
+def test_auto_is_half_of_the_cores(number: int, half: int, given_cores: Callable[[int], None], tmp_path: Path) -> None:
+    given_cores(number)
+    assert numbers(loaded(tmp_path, "")) == [1, 1, 1, 1]
+    assert numbers(loaded(tmp_path, AUTO)) == [half] * 4
+    environ = {"PUSHSVC__SERVER__PROCESSES": "auto", "PUSHSVC__JOBS__PROCESSES": "5"}
+    assert numbers(loaded(tmp_path, "[dispatch]\nprocesses = 9", **environ)) == [half, 9, 5, 1]
+
+
+def test_settings_that_are_read_again_are_the_same_after_a_change_of_cores(
+    given_cores: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given_cores(8)
+    before = loaded(tmp_path, AUTO)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert loaded(tmp_path, AUTO) == before
 
 
 @pytest.mark.parametrize(("text", "error"), FAULTS, ids=[error.partition(":")[0] for _, error in FAULTS])

@@ -121,6 +121,7 @@ FAULTS = [
     ("PUSHSVC__SEVER__PORT", "1", "PUSHSVC__SEVER__PORT: no such key `sever`; did you mean `server`?"),
     ("PUSHSVC__SERVER__PORT__X", "1", "PUSHSVC__SERVER__PORT__X: `server.port` is a value and has no keys of its own"),
     ("PUSHSVC__SERVER__PORT", "x", 'server.port (from PUSHSVC__SERVER__PORT): expected a whole number from 0 to 65,535, found "x"'),
+    ("PUSHSVC__SERVER__PROCESSES", "many", 'server.processes (from PUSHSVC__SERVER__PROCESSES): expected a whole number of at least 1, or "auto" for half of the cores, found "many"'),
     ("PUSHSVC__SERVER", "[1", "PUSHSVC__SERVER: expected a section as JSON: Input data was truncated"),
     ("PUSHSVC__SERVER", '{"port": "x"}', 'server.port (from PUSHSVC__SERVER): expected a whole number from 0 to 65,535, found "x"'),
     ("PUSHSVC__APPS__A__APNS__SANDBOX", "maybe", 'apps.a.apns.sandbox (from PUSHSVC__APPS__A__APNS__SANDBOX): expected true or false, found "maybe"'),

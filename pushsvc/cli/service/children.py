@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 from msgspec import Struct
 
 from ... import __version__
+from ...settings.processes import cores
 from .. import COMMANDS, process
 from ..files import shared_folder
 
@@ -82,13 +83,6 @@ def children_of(settings: Settings, *, live: bool) -> list[Child]:
         # Devices stay until nothing is accepted for them any more.
         found.append(child_of("live", settings.live.processes, stage=1))
     return found
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def child_of(part: str, copies: int, *, stage: int = 0, also: tuple[str, ...] = ()) -> Child:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 import uvloop
 
+from ...settings.processes import PROCESSES_HELP, parse_processes
 from ...settings.schema import Settings
 from ..files import shared_folder
 from ..process import say, was_stopped
@@ -25,7 +26,26 @@ from .children import LIFELINE, METRICS, Child, Ready, child_of, forked_parts
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-Processes = Annotated[int, typer.Option("--processes", "-n", min=0, help="The number of processes; 0: as configured.")]
+
+def _count(given: str | int) -> int:
+    """Return the number of processes that an option asks for; 0, its default, leaves it to the configuration."""
+    text = str(given)
+    try:
+        return 0 if text == "0" else parse_processes(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected {PROCESSES_HELP}, or 0 for what is configured; found {text!r}") from None
+
+
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        "-n",
+        parser=_count,
+        metavar="N",
+        help="The number of processes; auto: half of the cores, at least one; 0: as configured.",
+    ),
+]
 Dispatch = Annotated[bool, typer.Option("--dispatch", help="Send to the providers too, in the same processes.")]
 
 FEEDBACK = (
