@@ -5,6 +5,8 @@
     kept.py       the event loop and the store that jobs share
     limit.py      the time limit of a job
     webhooks.py   the webhooks of all apps, in the companion's loop instead of in jobs
+    enqueue.py    what there is to do, as jobs
+    schedule.py   the periodic work of all processes
     process.py    one process: the worker on the main thread, its companion (metrics, schedule, webhooks) on another
 
 These are the reasons against rq's defaults. Its worker runs any importable name in a job, so that a client with write

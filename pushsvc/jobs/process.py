@@ -1,6 +1,5 @@
 """One process of `pushsvc jobs`: the rq worker on the main thread, which receives signals, and its companion on
-another. The companion serves `/metrics` and keeps the schedule: periodic work is done by the process that acquires its
-lock, which lasts for the period in Redis, however many processes there are."""
+another. The companion serves `/metrics` and keeps the schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from functools import partial
@@ -20,53 +19,45 @@ from itertools import count
 from types import FrameType
 from typing import Any
 
-from msgspec import Struct
 from redis.exceptions import RedisError
 from rq import Queue
 from rq.exceptions import StopRequested
-from rq.job import Job
 
 from .. import telemetry
-from ..background import until_pulse
-from ..errors import StoreError, StoreUnavailable
 from ..ports.store import Store
 from ..runtime.configuration import load_settings
 from ..runtime.parts import judging, quiet_gc
-from ..runtime.plans import eraser, routes_of
+from ..runtime.plans import routes_of
 from ..runtime.reload import ask_all, versions
 from ..runtime.state.figures import Current, serve_part_metrics
 from ..runtime.state.workers import reporting
 from ..runtime.store import connect, open_sync_redis, redis_url
 from ..settings.schema import Settings
-from ..stages import cleanup
-from .functions import FUNCTIONS, Context, removed_apps
+from .enqueue import (
+    RESULT_TTL,
+    enqueue_cleanup,
+    enqueue_erasures,
+    enqueue_expansions,
+    enqueue_lapsed,
+    enqueue_replays,
+)
+from .functions import FUNCTIONS, Context
 from .kept import KeptStore
+from .schedule import Periodic, act_each, keep_schedule
 from .webhooks import MOST, WebhookTasks
 from .worker import REDIS_AWAY, JobsWorker, make_job_class, make_queue, make_worker
 
-FAILED = telemetry.StateLog("jobs", "schedule_failed", "schedule_still_failed", "schedule_goes_on", level="error")
-"""The state in which periodic work fails though Redis answers."""
 QUEUE = "pushsvc"
-TIMEOUT = 180
-"""Seconds that a job may take; long ones return after a slice and are enqueued again."""
-RESULT_TTL = 300
-FAILURE_TTL = 3600
-"""Seconds for which rq keeps a failed job with its traceback, which is also in the log."""
 LAST = 30.0
 """Seconds after the first signal at which the process ends in any case: less than its supervisor allows. Another
 process takes up what a job had not finished, as after a kill."""
 MAINTENANCE = 30
 SWEEP = 1.0
 """Seconds between two checks for work while there is none. The bell says earlier what callers may be waiting for."""
-SOON = 0.2
-"""Seconds between two checks while there is work."""
-REST = 0.05
-"""The minimum number of seconds between two checks after the bell, over all processes."""
-ACTING = 1.0
-"""Seconds for which no other process repeats a check that a process has begun, if it does not end before."""
 LAPSED = 5.0
 """Seconds between two checks for expired audiences of apps that are no longer configured."""
 PAUSE = 1.0
+"""Seconds between two attempts of the worker to reach its Redis."""
 GRACE = 2.0
 """Seconds that the companion has to end by itself."""
 THREADS = 4 * MOST + 8
@@ -75,16 +66,6 @@ does not answer can block a thread for longer than a call: it must take none fro
 schedule."""
 LOOK = 60.0
 """Seconds between two checks for the next cleanup."""
-
-
-class Periodic(Struct, frozen=True):
-    """Work that one of all processes does every `seconds`, or after the bell if it `hears` it, and never two at once.
-    `act` returns whether to act again `SOON`."""
-
-    name: str
-    seconds: float
-    act: Callable[[], Awaitable[bool]]
-    hears: bool = False
 
 
 class Stopping:
@@ -259,7 +240,7 @@ class Companion:
                 self._webhooks.append(hooks)
             self._ready.set_result(url)
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
-            await _keep_schedule(store, self._periodics(store, queue), self._name, self._stop, gone, note)
+            await keep_schedule(store, self._periodics(store, queue), self._name, self._stop, gone, note)
 
     def _periodics(self, store: Store, queue: Queue) -> list[Periodic]:
         current, settings = self._current, self._settings
@@ -271,7 +252,7 @@ class Companion:
             lambda: enqueue_cleanup(store, queue),
         ]
         periodics = [
-            Periodic("sweep", SWEEP, partial(_act_each, sweep), hears=True),
+            Periodic("sweep", SWEEP, partial(act_each, sweep), on_bell=True),
             Periodic("lapsed", LAPSED, lambda: enqueue_lapsed(store, queue, current.settings)),
         ]
         if settings.cleanup.every:
@@ -290,178 +271,6 @@ async def _follow(current: Current, stop: asyncio.Event, changed: Callable[[], N
             changed()
 
 
-async def _note_nothing(reached: bool) -> None:
-    """Do nothing."""
-
-
-async def _keep_schedule(
-    store: Store,
-    periodics: list[Periodic],
-    owner: str,
-    stop: asyncio.Event,
-    gone: asyncio.Event,
-    note: Callable[[bool], Awaitable[None]] = _note_nothing,
-) -> None:
-    """Do each periodic work in its turn until `stop` or `gone`. `note` is called with whether all of it reaches the
-    queue of jobs, which may be in another Redis than the store."""
-    cut_off: set[str] = set()
-    now = asyncio.get_running_loop().time
-    ends = [asyncio.ensure_future(each.wait()) for each in (stop, gone, store.replaced)]
-    due = dict.fromkeys(periodics, 0.0)
-    rung = False
-    try:
-        while not stop.is_set():
-            for each in periodics:
-                if now() < due[each] and not (rung and each.hears):
-                    continue
-                wait = 0.0
-                try:
-                    # The lock is free again when its owner looks the next time.
-                    lease = 0.9 * until_pulse(each.seconds)
-                    turn = (rung and each.hears) or await store.locks.acquire(each.name, owner, lease=lease)
-                    if turn and await _act(store, each, owner):
-                        await store.locks.release(each.name, owner)
-                        wait = SOON
-                    if turn:
-                        cut_off.discard(each.name)
-                    telemetry.REDIS.end(each.name)
-                    FAILED.end(each.name)
-                except (StoreUnavailable, RedisError) as error:
-                    wait = PAUSE
-                    if isinstance(error, RedisError):
-                        REDIS_AWAY.report(each.name, error)
-                        cut_off.add(each.name)
-                    else:
-                        telemetry.REDIS.away(each.name, error)
-                except StoreError as error:
-                    FAILED.begin(each.name, task=each.name, error=str(error))
-                    wait = PAUSE
-                due[each] = now() + (wait or until_pulse(each.seconds))
-                await note(not cut_off)
-            rung = await _wait(store, ends, min(due.values()) - now(), rest=REST if rung else 0.0)
-            if gone.is_set() or store.replaced.is_set():
-                os.kill(os.getpid(), signal.SIGTERM)
-                await stop.wait()
-    finally:
-        for end in ends:
-            end.cancel()
-
-
-async def _wait(store: Store, ends: Sequence[asyncio.Future[Any]], seconds: float, *, rest: float) -> bool:
-    """Wait until the bell rings, one of the ends is done or `seconds` have passed. Returns whether it rang. What rings
-    in the first `rest` seconds is heard once, after them."""
-    if rest and (await asyncio.wait(ends, timeout=rest, return_when=asyncio.FIRST_COMPLETED))[0]:
-        return False
-    rings = asyncio.ensure_future(store.bell.heard(max(seconds - rest, 0.001)))
-    try:
-        await asyncio.wait([*ends, rings], return_when=asyncio.FIRST_COMPLETED)
-        if rings.done() and (error := rings.exception()) is not None:
-            if not isinstance(error, StoreError):
-                raise error
-            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return False
-        return rings.done() and rings.result()
-    finally:
-        rings.cancel()
-        await asyncio.gather(rings, return_exceptions=True)
-
-
-async def _act(store: Store, periodic: Periodic, owner: str) -> bool:
-    """Do periodic work, and return whether to look again soon: there is more, or another process is doing it or has
-    just done it. Frees its lock where it failed, so that the next check repeats it however long the period is."""
-    acting = f"{periodic.name}-acting"
-    try:
-        if not await store.locks.hold(acting, owner, lease=ACTING):
-            return True
-        soon = await periodic.act()
-        await store.locks.hold(acting, owner, lease=REST)
-        return soon
-    except (StoreError, RedisError):
-        await store.locks.release(acting, owner)
-        await store.locks.release(periodic.name, owner)
-        raise
-
-
-async def _act_each(acts: Sequence[Callable[[], Awaitable[bool]]]) -> bool:
-    """Do these at the same time, so that what they ask of Redis is one round trip. Raises an error after all have
-    ended: that Redis is away, or else the first."""
-    answers = await asyncio.gather(*(act() for act in acts), return_exceptions=True)
-    errors = [each for each in answers if isinstance(each, BaseException)]
-    if errors:
-        raise next((each for each in errors if isinstance(each, StoreUnavailable)), errors[0])
-    return any(answers)
-
-
 async def _request_cleanup(store: Store, every: float) -> bool:
     await store.cleanups.request(every=every)
     return False
-
-
-async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> bool:
-    """Enqueue each replay that no process works on. Returns whether there is one."""
-    due = await store.dead.unfinished()
-    await _enqueue_each(queue, "replay", {f"{app}-{job}": (app, job) for app, job in due})
-    for app, job in due:
-        await store.dead.keep(app, job, lease=int(settings.jobs.takeover * 1000))
-    return bool(due)
-
-
-async def enqueue_expansions(store: Store, queue: Queue, settings: Settings) -> bool:
-    """Enqueue an expansion before all other jobs where audiences wait; the worker chooses the audience when the job
-    runs. Returns whether one waits."""
-    if not await store.expansions.due(settings.apps):
-        return False
-    await _enqueue_each(queue, "expand", {"run": ()}, first=True)
-    return True
-
-
-async def enqueue_lapsed(store: Store, queue: Queue, settings: Settings) -> bool:
-    """Enqueue an expansion that ends the expired audiences of removed apps."""
-    if await store.expansions.lapsed(await removed_apps(store, settings)):
-        await _enqueue_each(queue, "expand", {"run": ()})
-    return False
-
-
-async def _enqueue_each(
-    queue: Queue, function: str, calls: Mapping[str, tuple[str, ...]], *, first: bool = False
-) -> None:
-    """Enqueue each call, unless one of the same name waits already; with `first` before all other jobs."""
-    if not calls:
-        return
-    waiting = {job_id.rpartition("-")[0] for job_id in await asyncio.to_thread(queue.get_job_ids)}
-    for name, arguments in calls.items():
-        if f"{function}-{name}" not in waiting:
-            job_id = f"{function}-{name}-{time.time_ns()}"
-            await asyncio.to_thread(_enqueue, queue, function, arguments, job_id, first)
-
-
-async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> bool:
-    """Enqueue the erasures of each app that no process works on. Returns whether there is one."""
-    apps = {*settings.apps, *await removed_apps(store, settings)}  # requested erasures are completed all the same
-    due = await eraser(store).unfinished(sorted(apps))
-    await _enqueue_each(queue, "erase", {app: (app,) for app in due})
-    return bool(due)
-
-
-async def enqueue_cleanup(store: Store, queue: Queue) -> bool:
-    """Enqueue the running cleanup, unless a process works on it or it is enqueued already. Returns whether one is
-    running."""
-    record = await store.cleanups.record()
-    if record.place is None:
-        return False
-    if await store.locks.holder(cleanup.LOCK) is None:
-        await _enqueue_each(queue, "cleanup", {"run": ()})
-    return True
-
-
-def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: str, at_front: bool) -> Job:
-    return queue.enqueue_call(
-        function,
-        args=arguments,
-        timeout=TIMEOUT,
-        result_ttl=RESULT_TTL,
-        failure_ttl=FAILURE_TTL,
-        job_id=job_id,
-        description=function,
-        at_front=at_front,
-    )

@@ -140,9 +140,9 @@ class RedisAwayFilter(logging.Filter):
 
     def report(self, who: str, error: RedisError) -> None:
         """Report that the part `who` waits for the Redis of rq because of this error."""
-        said = store_error(error)
-        assert said is not None  # only what is not of redis-py says nothing of Redis
-        REDIS.away(who, said, what="the queue of jobs, in rq:*", **({"at": self.at} if self.at else {}))
+        fault = store_error(error)
+        assert fault is not None  # every error of redis-py has one
+        REDIS.away(who, fault, what="the queue of jobs, in rq:*", **({"at": self.at} if self.at else {}))
 
 
 REDIS_AWAY: Final = RedisAwayFilter()

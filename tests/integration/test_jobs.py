@@ -24,9 +24,11 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from pushsvc.errors import ConfigError, StoreUnavailable
-from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker, process
+from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker
+from pushsvc.jobs.enqueue import enqueue_replays
 from pushsvc.jobs.functions import replay
-from pushsvc.jobs.process import LAST, Periodic, enqueue_replays
+from pushsvc.jobs.process import LAST
+from pushsvc.jobs.schedule import Periodic, act
 from pushsvc.jobs.worker import make_queue
 from pushsvc.model.delivery import Ended, TokenDead
 from pushsvc.model.push import Route
@@ -332,7 +334,7 @@ async def test_what_could_not_be_done_is_not_put_off_for_its_period(store: Store
     daily = Periodic("daily", 86_400.0, fails)
     assert await store.locks.acquire("daily", "me", lease=86_400.0)
     with pytest.raises(StoreUnavailable):
-        await process._act(store, daily, "me")
+        await act(store, daily, "me")
     assert await store.locks.acquire("daily", "another", lease=60.0)
 
 

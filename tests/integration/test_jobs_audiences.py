@@ -15,8 +15,8 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, functions, make_job_class
+from pushsvc.jobs.enqueue import enqueue_expansions, enqueue_lapsed, enqueue_replays
 from pushsvc.jobs.functions import LONGEST, SLICE, Slice
-from pushsvc.jobs.process import enqueue_expansions, enqueue_lapsed, enqueue_replays
 from pushsvc.jobs.worker import make_queue
 from pushsvc.model.codec import encode_audience
 from pushsvc.model.devices import ByTopic, Device

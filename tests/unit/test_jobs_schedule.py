@@ -12,7 +12,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreError, StoreUnavailable
-from pushsvc.jobs.process import ACTING, FAILED, PAUSE, REST, SOON, SWEEP, Periodic, _keep_schedule
+from pushsvc.jobs.process import SWEEP
+from pushsvc.jobs.schedule import ACTING, FAILED, PAUSE, REST, SOON, Periodic, keep_schedule
 
 from .virtual_time import VirtualLoop, until
 
@@ -76,8 +77,8 @@ class Processes:
 
     async def _run(self, owner: str) -> None:
         store: Any = SimpleNamespace(locks=self._locks, bell=self.bells[int(owner)], replaced=asyncio.Event())
-        await _keep_schedule(
-            store, [Periodic("sweep", SWEEP, self._act, hears=True)], owner, self.stop, asyncio.Event()
+        await keep_schedule(
+            store, [Periodic("sweep", SWEEP, self._act, on_bell=True)], owner, self.stop, asyncio.Event()
         )
 
     async def _act(self) -> bool:
@@ -137,8 +138,8 @@ async def test_a_queue_that_is_not_reached_is_noted_until_it_is() -> None:
 
     store: Any = SimpleNamespace(locks=Locks(), bell=Bell(), replaced=asyncio.Event())
     other = Periodic("lapsed", SWEEP, lambda: asyncio.sleep(0, False))
-    periodics = [Periodic("sweep", SWEEP, act, hears=True), other]
-    keeping = asyncio.create_task(_keep_schedule(store, periodics, "a", stop, asyncio.Event(), note))
+    periodics = [Periodic("sweep", SWEEP, act, on_bell=True), other]
+    keeping = asyncio.create_task(keep_schedule(store, periodics, "a", stop, asyncio.Event(), note))
     expected = [True]
     for now, reached in ((RedisConnectionError(), False), (StoreUnavailable("away"), False), (None, True)):
         await asyncio.sleep(3 * SWEEP)

@@ -20,8 +20,8 @@ def info(role: str, name: str) -> bytes:
 def met(changed: list[Address]) -> Primaries:
     """Two primaries, and all there are."""
     found = Primaries(changed.append)
-    found.hear(ONE, info("master", "1" * 40))
-    found.hear(TWO, info("master", "2" * 40))
+    found.note(ONE, info("master", "1" * 40))
+    found.note(TWO, info("master", "2" * 40))
     found.complete = True
     return found
 
@@ -29,8 +29,8 @@ def met(changed: list[Address]) -> Primaries:
 def test_those_that_are_met_at_first_are_no_others() -> None:
     changed: list[Address] = []
     found = met(changed)
-    found.hear(ONE, info("master", "1" * 40))
-    found.hear(THREE, info("slave", "1" * 40))
+    found.note(ONE, info("master", "1" * 40))
+    found.note(THREE, info("slave", "1" * 40))
     assert changed == []
 
 
@@ -39,18 +39,18 @@ def test_another_one_is_announced_once(address: Address) -> None:
     changed: list[Address] = []
     found = met(changed)
     for _ in range(2):
-        found.hear(address, info("master", "3" * 40))
-        found.hear(TWO, info("master", "2" * 40))
+        found.note(address, info("master", "3" * 40))
+        found.note(TWO, info("master", "2" * 40))
     assert changed == [address]
 
 
 def test_where_a_node_does_not_say_its_address_has_to_do() -> None:
     changed: list[Address] = []
     found = met(changed)
-    found.hear(ONE, None)  # which was too busy, and is the same
-    found.hear(THREE, None)
-    found.hear(THREE, None)
-    found.hear(ONE, info("master", "1" * 40))
+    found.note(ONE, None)  # which was too busy, and is the same
+    found.note(THREE, None)
+    found.note(THREE, None)
+    found.note(ONE, info("master", "1" * 40))
     assert changed == [THREE]
 
 
@@ -60,7 +60,7 @@ def test_a_primary_is_asked_once_in_a_while_and_a_replica_each_time(monkeypatch:
     found = met([])
     assert found.is_due(THREE)
     assert not found.is_due(ONE)
-    found.hear(ONE, info("slave", "2" * 40))
+    found.note(ONE, info("slave", "2" * 40))
     assert found.is_due(ONE)
     now += primaries.LOOK
     assert found.is_due(TWO)

@@ -132,12 +132,12 @@ def store_error(error: BaseException) -> StoreError | None:
     if isinstance(error, _UNAVAILABLE):
         return StoreUnavailable(f"Redis is not available: {_short(error)}", _fix(error))
     if isinstance(error, faults.RedisError):
-        said = f"Redis refused: {_short(error)}"
+        message = f"Redis refused: {_short(error)}"
         if not _UNAVAILABLE_CODE.search(_message_of(error)):
-            return StoreError(said)
-        return StoreUnavailable(said, PERMIT if _FORBIDDEN.search(_message_of(error)) else "")
+            return StoreError(message)
+        return StoreUnavailable(message, PERMIT if _FORBIDDEN.search(_message_of(error)) else "")
     if isinstance(error, _BROKEN) and _of_driver(error):
-        return StoreUnavailable(f"Redis is not available: the connection went ({type(error).__name__})")
+        return StoreUnavailable(f"Redis is not available: the connection was lost ({type(error).__name__})")
     return None
 
 

@@ -64,7 +64,7 @@ class Primaries:
         """Return whether the node has to be asked."""
         return time.monotonic() >= self._due.get(address, 0.0)
 
-    def hear(self, address: Address, info: bytes | None) -> None:
+    def note(self, address: Address, info: bytes | None) -> None:
         """Take a node's answer to INFO. None: it did not say, as where this user may not ask; then its address has to
         do, and it must be one that takes writes."""
         fields = dict(_FIELD.findall(info or b""))
@@ -120,7 +120,7 @@ class _Asking(AbstractConnection):
             node = self.nodes.get_node(*address)
             if node is None or node.server_type != PRIMARY:
                 return  # it may be a replica, and is another primary once it is promoted
-        self.primaries.hear(address, info)
+        self.primaries.note(address, info)
 
 
 async def present_primaries(client: RedisCluster) -> set[Address]:
