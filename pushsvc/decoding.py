@@ -248,6 +248,16 @@ def _own_faults(error: Exception, fields: Collection[str]) -> Iterable[tuple[str
         yield (name, scrub_text(rest)) if colon and name in fields else ("", scrub_text(text))
 
 
+def _length_fault(shape: _Shape, length: int, found: str) -> str | None:
+    """Return what is wrong with the length of a value, or None. `found` is the text for the length."""
+    if not length and shape.bound("min_length"):
+        return "must not be empty"
+    most = shape.bound("max_length")
+    if most is not None and length > most:
+        return f"{found.format(length)}, at most {most:,} are taken"
+    return None
+
+
 class _Walk:
     """The decoding of one document."""
 
@@ -379,21 +389,16 @@ class _Walk:
 
     def _counted(self, shape: _Shape, raw: Collection[object], path: str) -> bool:
         """Return whether there are as many entries as there may be. Too many are refused without a look at each."""
-        if not raw and shape.bound("min_length"):
-            self._faults(path, "must not be empty")
-            return False
-        if len(raw) > (most := shape.bound("max_length") or len(raw)):
-            self._faults(path, f"has {len(raw):,} entries, at most {most:,} are taken")
-            return False
-        return True
+        fault = _length_fault(shape, len(raw), "has {:,} entries")
+        if fault is not None:
+            self._faults(path, fault)
+        return fault is None
 
     def _wrong(self, shape: _Shape, raw: Any, path: str, secret: bool | None) -> Any:
         if isinstance(raw, str) and shape.base is str and not shape.rule.expected:
-            if not raw and shape.bound("min_length"):
-                self._faults(path, "must not be empty")
-                return WRONG
-            if len(raw) > (most := shape.bound("max_length") or len(raw)):
-                self._faults(path, f"is {len(raw):,} characters long, at most {most:,} are taken")
+            fault = _length_fault(shape, len(raw), "is {:,} characters long")
+            if fault is not None:
+                self._faults(path, fault)
                 return WRONG
         hidden = is_secret(path.rpartition(".")[2]) if secret is None else secret
         found = show(raw, self._faults.words, secret=hidden)

@@ -219,8 +219,11 @@ export class Sequencer {
  * - `onError(error)`: what failed and is tried again.
  * - `storage`: `{load(): state | null, save(state)}`, which may return promises; see `webStorage`. Without it,
  *   only the server's own position keeps a restarted app from showing a message again.
- * - `memory`: ids that are remembered. - `heartbeat`: the requested seconds between pings. - `foreground`: whether the app
- *   is seen; by default a page follows its own visibility. - `appVersion`. - `protobuf`: whether the client speaks it.
+ * - `memory`: ids that are remembered.
+ * - `heartbeat`: the requested seconds between pings.
+ * - `foreground`: whether the app is seen; by default a page follows its own visibility.
+ * - `appVersion`.
+ * - `protobuf`: whether the client speaks it.
  */
 export class LiveClient {
   #client;
