@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,10 @@ from pushsvc.errors import ConfigError
 from pushsvc.model.rates import Rate, parse_rate
 from pushsvc.providers import REGISTRY
 from pushsvc.runtime.configuration import configured_type, load_settings
+from pushsvc.settings import processes
 from pushsvc.settings.live import AppLive
 from pushsvc.settings.loading import load
-from pushsvc.settings.processes import cores
+from pushsvc.settings.processes import cores, quota
 from pushsvc.settings.schema import LimitsSettings, RedisSettings, Settings
 from pushsvc.settings.webhook import WebhookSettings
 
@@ -291,6 +293,7 @@ FAULTS = [
 @pytest.fixture
 def given_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Let this process have a number of cores, as a process that has just started sees them."""
+    monkeypatch.setattr(processes, "quota", lambda: inf)
 
     def give(number: int) -> None:
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {*range(number)}, raising=False)
@@ -298,6 +301,36 @@ def given_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Non
 
     yield give
     cores.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("group", "limits", "found"),
+    [
+        ("0::/", {"": "150000 100000\n"}, 1.5),  # in a container, which sees its own group as the root
+        ("0::/", {"": "max 100000\n"}, inf),
+        ("0::/system.slice/pushsvc.service", {"system.slice/pushsvc.service": "50000 100000\n"}, 0.5),
+        ("1:cpu:/x\n0::/kube/pod/own", {"kube/pod/own": "max 100000\n", "kube/pod": "400000 100000\n"}, 4.0),
+        ("0::/a/b", {"a/b": "800000 100000\n", "a": "200000 100000\n"}, 2.0),
+        ("4:cpu,cpuacct:/docker/x", {"": "100000 100000\n"}, inf),
+    ],
+)
+def test_a_quota_of_cpu_time_counts_as_cores(group: str, limits: dict[str, str], found: float, tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"{group}\n")
+    for name, limit in limits.items():
+        folder = tmp_path / "sys/fs/cgroup" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.max").write_text(limit)
+    assert quota(tmp_path) == found
+
+
+@pytest.mark.parametrize(("share", "number"), [(inf, 8), (0.5, 1), (1.0, 1), (2.5, 3), (64.0, 8)])
+def test_cores_are_those_of_affinity_and_quota(
+    share: float, number: int, given_cores: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "quota", lambda: share)
+    given_cores(8)
+    assert cores() == number
 
 
 AUTO = "".join(f"[{section}]\nprocesses = 'auto'\n" for section in ("server", "dispatch", "jobs", "live"))
