@@ -24,7 +24,7 @@ from pushsvc.ports.live import Cut, Received
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.erase.logs import Log
 from pushsvc.store.erase.subjects import Subjects
-from pushsvc.store.link import link, primaries, replicas
+from pushsvc.store.link import cluster as cluster_nodes, link, primaries, replicas
 from pushsvc.store.part import StoreContext
 
 from .servers import suspended, wait_until
@@ -497,7 +497,7 @@ async def test_where_a_slot_moves_within_a_batch_what_was_done_is_done_again_onl
     away = ("CLUSTER", "SETSLOT", slot, "NODE", str(other.ask("CLUSTER", "MYID")))
     async with opened(rig) as store:
         await store.link.call("SET", key, 10)
-        send = store.link._on_node_of
+        send = cluster_nodes._on_node_of
 
         async def then_end_the_move(*args: Any) -> Any:
             monkeypatch.undo()
@@ -505,7 +505,7 @@ async def test_where_a_slot_moves_within_a_batch_what_was_done_is_done_again_onl
             SlotMove(slot, shard.old.port, other.port).end()
             return answers
 
-        monkeypatch.setattr(store.link, "_on_node_of", then_end_the_move)
+        monkeypatch.setattr(cluster_nodes, "_on_node_of", then_end_the_move)
         batch = [("INCR", key), ("DEL", key), away, ("INCR", key), ("ROLE",)]
         done, _, _, refused, role = await store.link.pinned(key, batch, 0, repeat=repeat)
         assert (done, refused) == (1 if repeat else 11, 1)

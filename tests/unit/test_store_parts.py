@@ -29,8 +29,8 @@ from pushsvc.store.letters.listing import LOOK, STEP, RedisLetters
 from pushsvc.store.link import scripts
 from pushsvc.store.link.commit import GroupCommit
 from pushsvc.store.link.connect import PERMIT, open_redis, store_faults
-from pushsvc.store.link.link import refusals
 from pushsvc.store.link.packed import Packed
+from pushsvc.store.link.pipelines import refusals
 from pushsvc.store.part import StoreContext
 from pushsvc.store.pushes.status import FIELDS, counts_of, state_of, status_of
 from pushsvc.store.queue.letter import DeadLetter, decode_dead, encode_dead

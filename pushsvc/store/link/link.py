@@ -24,19 +24,18 @@ from typing import Any, Final, TypeAlias
 
 from redis import exceptions as faults
 from redis.asyncio.cluster import RedisCluster
-from redis.cluster import get_node_name
 from redis.exceptions import NoScriptError
 
 from ...errors import StoreError, StoreUnavailable
 from ...telemetry import get_logger
 from ..keys import whole_beside
-from . import scripts
+from . import cluster, scripts
 from .connect import Client, close_redis, open_redis, sentinels_of, store_faults
 from .direct import direct_of
-from .primaries import Primaries, checked, follow_primaries, present_primaries
+from .pipelines import Command as Command, pipelined, refusals
+from .primaries import Primaries, checked, follow_primaries
 from .sentinels import Address, drop_connections
 
-Command = tuple[Any, ...]
 ScriptCall: TypeAlias = tuple[str, Sequence[str], Sequence[Any]]
 """A script's name, its keys and its arguments."""
 
@@ -116,15 +115,8 @@ class Link:
         """Meet the primaries that have taken over, though nothing was asked of them: the former one may be silent, and
         would answer later on. From here on nothing is asked of that."""
         clients = [each for each in (self._client, self._waiting) if isinstance(each, RedisCluster)]
-        present = await present_primaries(clients[0])
-        known = [{(str(node.host), int(node.port)) for node in each.get_primaries()} for each in clients]
-        if all(present <= each for each in known):
-            return
-        for client, those in zip(clients, known, strict=True):
-            former = next((get_node_name(*address) for address in those - present), None)
-            async with asyncio.timeout(self._timeout / 2):
-                await client.nodes_manager.initialize(last_failed_node_name=former)
-        await self.meet()
+        if await cluster.follow(clients, self._timeout / 2):
+            await self.meet()
 
     def _switch(self, address: Address) -> None:
         get_logger("store").warning("primary_changed", host=address[0], port=address[1])
@@ -192,9 +184,9 @@ class Link:
         return answers
 
     async def _together(self, commands: Sequence[Command], *, errors: bool) -> list[Any]:
-        if self._direct is None:
-            return await self._pipeline(self._client, commands, errors=errors)
         with store_faults():
+            if self._direct is None:
+                return await pipelined(self._client, commands, errors=errors)
             answers = await self._direct.ask(commands, self._timeout, repeat=True)
             return self._shaped(commands, answers, errors=errors)
 
@@ -228,7 +220,7 @@ class Link:
                 return self._shaped(commands, await self._direct.wait(commands, seconds))
             history = self.history
             async with asyncio.timeout(seconds):
-                answers = await self._pipeline(self._waiting, commands)
+                answers = await pipelined(self._waiting, commands)
             self.require(history)
             return answers
 
@@ -320,17 +312,7 @@ class Link:
             following, names = await self.call(*words)
             return names, f"{int(following)}@" if int(following) else None
         with store_faults():
-            await self._client.initialize()
-            nodes = {node.name: node for node in self._client.get_primaries()}
-            order = sorted(nodes)
-            if place not in nodes:
-                place, words = order[0], (words[0], 0, *words[2:])
-            answer, names = await self._client.execute_command(*words, target_nodes=nodes[place])
-        following = int(next(iter(answer.values())))
-        if following:
-            return names, f"{following}@{place}"
-        later = order[order.index(place) + 1 :]
-        return names, f"0@{later[0]}" if later else None
+            return await cluster.scan(self._client, words, place)
 
     async def scripts(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run several scripts in one round trip, each an atomic step of its own. The first failure raises."""
@@ -338,9 +320,9 @@ class Link:
             return [await self.script(*calls[0])]
 
         async def run(commands: Sequence[Command]) -> list[Any]:
-            if self._direct is None:
-                return await self._pipeline(self._client, commands, errors=True)
             with store_faults():
+                if self._direct is None:
+                    return await pipelined(self._client, commands, errors=True)
                 return await self._direct.ask(commands, self._timeout, repeat=True)
 
         return await self.by_digest(calls, run)
@@ -393,76 +375,28 @@ class Link:
                 try:
                     return await self._pinned(key, commands, history=None if repeat else self.history)
                 except faults.ConnectionError:
-                    await self._look_again()
+                    if isinstance(self._waiting, RedisCluster):
+                        await cluster.look_again(self._waiting, self._timeout / 2)
                     if not repeat:
                         raise
                     return await self._pinned(key, commands)
 
-    async def _look_again(self) -> None:
-        """Ask a cluster which node has which slot. redis-py does not do so for a command that names its node, and would
-        use a dead one forever."""
-        if isinstance(self._waiting, RedisCluster):
-            with suppress(faults.RedisError, faults.RedisClusterException, OSError, TimeoutError):
-                async with asyncio.timeout(self._timeout / 2):
-                    await self._waiting.nodes_manager.initialize()
-
     async def _pinned(self, key: str, commands: Sequence[Command], *, history: int | None = None) -> list[Any]:
         client = self._waiting
-        if not isinstance(client, RedisCluster):
-            async with client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                pipe.connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py gives it no types
-                if history is not None:
-                    self.require(history)  # the attempt to connect may have found another
-                return refusals(await pipe.execute(raise_on_error=False))
-        await client.initialize()
-        with checked(partial(self.require, history)) if history is not None else nullcontext():
-            answers = await self._on_node_of(client, key, commands)
-            refused = [place for place, answer in enumerate(answers) if isinstance(answer, faults.MovedError)]
-            if refused:
-                # A command of one key finds the slot's new node, and the client remembers it.
-                await client.execute_command("EXISTS", key)
-                # What was done before came along with the slot. Where another primary may have taken over, which is
-                # not sure to have it, all are done again.
-                first = refused[0] if history is not None else 0
-                answers[first:] = await self._on_node_of(client, key, commands[first:])
-            return answers
+        if isinstance(client, RedisCluster):
+            await client.initialize()
+            with checked(partial(self.require, history)) if history is not None else nullcontext():
+                return await cluster.pinned(client, key, commands, repeat=history is None)
+        async with client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            pipe.connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py gives it no types
+            if history is not None:
+                self.require(history)  # the attempt to connect may have found another
+            return refusals(await pipe.execute(raise_on_error=False))
 
     async def aclose(self) -> None:
         if self._direct is not None:
             await self._direct.aclose()
         await close_redis(self._client)
         await close_redis(self._waiting)
-
-    @staticmethod
-    async def _pipeline(client: Client, commands: Sequence[Command], *, errors: bool = False) -> list[Any]:
-        if not commands:
-            return []
-        with store_faults():
-            async with client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return refusals(await pipe.execute(raise_on_error=not errors))
-
-    @staticmethod
-    async def _on_node_of(client: RedisCluster, key: str, commands: Sequence[Command]) -> list[Any]:
-        node = client.get_node_from_key(key)
-        async with client.pipeline() as pipe:
-            for command in commands:
-                pipe.execute_command(*command, target_nodes=node)
-            # Redirected one by one, they would not be on one connection any more.
-            return refusals(await pipe.execute(raise_on_error=False, allow_redirections=False))
-
-
-def refusals(answers: list[Any]) -> list[Any]:
-    """Return the answers of a pipeline, if the errors among them are what the server refuses.
-
-    redis-py puts whatever goes wrong among the answers, as of a connection that a node of a cluster has closed
-    (`RuntimeError`), and none of it says anything about what was asked. The first such fault is raised.
-    """
-    for answer in answers:
-        refused = isinstance(answer, faults.ResponseError) and not isinstance(answer, faults.ClusterDownError)
-        if isinstance(answer, Exception) and not refused:
-            raise answer
-    return answers

@@ -15,7 +15,6 @@ late: the ids of the past, which it also has, say no more. A cluster does not do
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from typing import Any, Final
 from redis.asyncio.cluster import NodesManager, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.cluster import PRIMARY
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from .sentinels import Address
 
@@ -121,16 +120,6 @@ class _Asking(AbstractConnection):
             if node is None or node.server_type != PRIMARY:
                 return  # it may be a replica, and is another primary once it is promoted
         self.primaries.note(address, info)
-
-
-async def present_primaries(client: RedisCluster) -> set[Address]:
-    """Return the primaries by the first node of a cluster that answers soon; empty where none does."""
-    for node in client.get_nodes():
-        with suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(LOOK):
-                slots = await client.execute_command("CLUSTER", "SLOTS", target_nodes=node)
-            return {(name.decode() if name else str(node.host), int(port)) for _, _, (name, port, *_), *_ in slots}
-    return set()
 
 
 def follow_primaries(client: RedisCluster, primaries: Primaries) -> None:
