@@ -139,6 +139,25 @@ async def test_a_drain_lets_what_is_in_flight_end_and_leaves_the_rest_to_others(
     assert sorted(provider.tokens + heir.tokens) == sorted(many("t", 50))
 
 
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+async def test_a_drain_lets_what_is_in_flight_at_a_provider_that_was_replaced_or_removed_end(change: str) -> None:
+    store, earlier = memory_store(), FakeProvider()
+    own = dispatcher(store.queue, earlier)
+    async with running(own) as stop:
+        await store.pushes.accept(push("p", *many("t", 10)))
+        await until(lambda: len(earlier.open) == 10)
+        removing = asyncio.create_task(own.remove(earlier.route)) if change == "removed" else None
+        if removing is None:
+            own.replace(FakeProvider())
+        await until(earlier.closed.is_set)
+        stop.set()
+        await asyncio.sleep(10.0)
+        earlier.answer()
+        if removing is not None:
+            await removing
+    assert await counts(store, "p") == {"total": 10, "sent": 10}
+
+
 async def test_a_drain_has_a_bound_and_loses_nothing() -> None:
     loop = asyncio.get_running_loop()
     store, silent = memory_store(), FakeProvider()

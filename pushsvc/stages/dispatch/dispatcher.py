@@ -74,6 +74,8 @@ class Dispatcher:
         self.notes: dict[Route, str] = {}
         """Notes for operators about routes that do send. The caller writes them here."""
         self._settlers: dict[str, tuple[Settler, asyncio.Task[None]]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        """The closing of providers that were replaced or removed, and may have requests in flight."""
         self._fault: asyncio.Future[None] | None = None
         self._stopping = False
         self._log = get_logger("dispatch")
@@ -141,6 +143,7 @@ class Dispatcher:
     def replace(self, provider: Provider) -> None:
         """Use this provider from now on. The caller closes the old one, whose answers are still recorded."""
         line = self._lines[provider.route]
+        self._leave(line.provider)
         line.provider = provider
         line.worker.use(provider)
 
@@ -151,12 +154,19 @@ class Dispatcher:
         line.worker.stop()
         line.reading.cancel()
         await asyncio.gather(line.reading, return_exceptions=True)
+        leaving = self._leave(line.provider)
         await line.worker.hand_back()
-        await line.provider.aclose()
+        await leaving
         await self._settlers[route.app][0].drain()
         line.worker.flush_metrics()
         line.worker.forget_metrics()
         self._queue.release(route)
+
+    def _leave(self, provider: Provider) -> asyncio.Task[None]:
+        leaving = asyncio.create_task(provider.aclose(), name=f"leave:{provider.route.name}")
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        return leaving
 
     def _watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         def ended(task: asyncio.Task[None]) -> None:
@@ -177,7 +187,7 @@ class Dispatcher:
             line.reading.cancel()
         try:
             async with asyncio.timeout(self._config.drain_timeout):
-                await asyncio.gather(*(line.provider.aclose() for line in self._lines.values()))
+                await asyncio.gather(*(line.provider.aclose() for line in self._lines.values()), *self._leaving)
                 for settler, _ in self._settlers.values():
                     await settler.drain()
                 self._stopping = True  # a sign of life after the retirement would keep others waiting
