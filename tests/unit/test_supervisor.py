@@ -19,8 +19,11 @@ from pushsvc import telemetry
 from pushsvc.cli.process import LISTENS, PID_BYTES
 from pushsvc.cli.service import children
 from pushsvc.cli.service.children import LIFELINE, Child, Forked, Ready, children_of, forked
+from pushsvc.cli.service.parts import grace_of
 from pushsvc.cli.service.supervisor import Supervisor, watch_lifeline
-from pushsvc.settings.schema import DispatchSettings, JobsSettings, Settings
+from pushsvc.jobs.process import LAST
+from pushsvc.settings.live import LiveSettings
+from pushsvc.settings.schema import DispatchSettings, JobsSettings, ServerSettings, Settings
 from pushsvc.telemetry import SharedFolder
 
 from .virtual_time import VirtualLoop, run, until
@@ -413,3 +416,11 @@ def test_a_command_of_its_own_has_no_lifeline(monkeypatch: pytest.MonkeyPatch) -
 
     asyncio.run(main())
     assert LIFELINE == "PUSHSVC_LIFELINE"
+
+
+def test_a_stop_of_the_service_has_the_time_that_each_part_may_take() -> None:
+    none = Settings(server=ServerSettings(shutdown_timeout=0), dispatch=DispatchSettings(drain_timeout=0))
+    assert grace_of(none) > LAST, "jobs end by themselves"
+    long = Settings(server=ServerSettings(shutdown_timeout=100), dispatch=DispatchSettings(drain_timeout=100))
+    assert grace_of(long) > 200
+    assert grace_of(Settings(live=LiveSettings(drain=100))) > 100

@@ -204,7 +204,7 @@ async def _many(part: str, children: list[Child], ready: Ready, settings: Settin
             async with Supervisor(
                 children,
                 environ=environ,
-                grace=JOBS_GRACE if part == "jobs" else grace_of(settings),
+                grace=grace_of(settings),
                 metrics=telemetry.SharedFolder(folder, held),
                 ready=ready,
             ) as supervisor:
@@ -232,7 +232,8 @@ def report_ready(log: FilteringBoundLogger, where: str) -> None:
 
 def grace_of(settings: Settings) -> float:
     """Return the seconds that the stop of a part may take; one that serves and dispatches does these in turn."""
-    return max(settings.server.shutdown_timeout + settings.dispatch.drain_timeout + 5, settings.live.drain + LEAVING)
+    both = settings.server.shutdown_timeout + settings.dispatch.drain_timeout + 5
+    return max(both, settings.live.drain + LEAVING, JOBS_GRACE)
 
 
 def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:
