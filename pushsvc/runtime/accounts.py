@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Self
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from typing import Final, Self
 
 from .. import telemetry
 from ..errors import CredentialError
@@ -32,6 +32,9 @@ from ..stages.dispatch.dispatcher import Dispatcher
 from .opened import Closing, Mark, Opened, mark_of
 from .providers import expiry_of
 from .state.removal import removal_of
+
+CLOSE: Final = 1.0
+"""Seconds that the connections may take to close when the process stops."""
 
 
 class _Shut:
@@ -80,9 +83,13 @@ class Accounts:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Close what is open. The dispatcher has drained: a request that is still in flight has had its time, and is
+        not waited for, because nothing records its answer."""
         closing = [account.close() for account in self._open.values()]
         self._open.clear()
-        await asyncio.gather(*closing, self._closing.wait(), return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE):
+                await asyncio.gather(*closing, self._closing.wait(), return_exceptions=True)
 
     @property
     def providers(self) -> list[Provider]:

@@ -87,20 +87,27 @@ async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Ca
 
 async def run_api_and_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API and send the deliveries of the queue until `stop`. The API ends first, so that what it has
-    accepted is sent; where either fails, both end."""
+    accepted is sent; where either fails, both end. `listening` is called once both are ready, with where each is."""
     settings.require_apps()
     drain = asyncio.Event()
+    places: dict[str, str] = {"serve": "", "dispatch": ""}
+
+    def ready(part: str, where: str) -> None:
+        places[part] = where
+        if all(places.values()):
+            listening(", ".join(places.values()))
+
     async with open_configured_store(settings) as store:
 
         async def dispatch() -> None:
             try:
-                await _dispatch(settings, store, drain, listening)
+                await _dispatch(settings, store, drain, partial(ready, "dispatch"))
             finally:
                 stop.set()
 
         dispatching = asyncio.create_task(dispatch(), name="dispatch")
         try:
-            await _serve(settings, store, stop, listening)
+            await _serve(settings, store, stop, partial(ready, "serve"))
         finally:
             drain.set()
             await dispatching

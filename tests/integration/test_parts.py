@@ -17,6 +17,7 @@ from pushsvc.runtime.store import redis_url
 from pushsvc.settings.processes import cores
 from pushsvc.settings.schema import Settings, StoreSettings
 
+from ..unit.test_systemd import Heard
 from .harness import apns, fcm
 from .ports import free_ports
 from .processes import Command, Processes, Site, until
@@ -169,6 +170,44 @@ topic = "com.example.shop"
 
 
 LIVE = {"PUSHSVC__APPS__SHOP__LIVE__SECRET": "s" * 40}
+
+
+def test_what_serves_and_dispatches_is_ready_once_it_does_both(
+    processes: Processes, site: Site, tmp_path: Path
+) -> None:
+    systemd = Heard(str(tmp_path / "notify"))
+    environ = {**site.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    port = int(site.environ["PUSHSVC__SERVER__PORT"])
+    with socket.create_server(("127.0.0.1", port)):
+        code, _, err = processes.run("serve", "--dispatch", **environ)
+    assert (code, f"server.port: 127.0.0.1:{port} is in use" in err, systemd.all()) == (1, True, [])
+
+    both = processes.start("serve", "--dispatch", **environ)
+    at = both.until(r'"at":"(.*?)".*"ready"')[1]
+    assert re.fullmatch(rf"{site.api.url}, 2 routes as .*:{both.pid}", at)
+    until(lambda: "it is ready", lambda: "READY=1" in systemd.all())
+    systemd.socket.close()
+    assert both.end() == 0
+    assert both.output().count('"ready"') == 1
+
+
+def test_a_stop_waits_no_longer_than_the_drain_for_a_provider_that_does_not_answer(
+    processes: Processes, site: Site
+) -> None:
+    times = {"PUSHSVC__DISPATCH__DRAIN_TIMEOUT": "1", "PUSHSVC__RETRY__REQUEST_TIMEOUT": "3600"}
+    both = processes.start("serve", "--dispatch", **site.environ, **times)
+    both.until('"ready"')
+    site.simulator.control("latency", seconds=3600.0)
+    push = site.api.push(apns("ok", 1))
+    until(lambda: "it is in flight", lambda: site.simulator.record()["accepted"] == 1)
+    assert both.end() == 0
+    assert "drain_incomplete" in both.output()
+    site.simulator.control("latency", seconds=0.0)
+
+    both = processes.start("serve", "--dispatch", **site.environ, PUSHSVC__DISPATCH__TAKEOVER="3")
+    site.api.until_ready()
+    assert site.api.until_done(push) == {"total": 1, "sent": 1}
+    assert both.end() == 0
 
 
 @pytest.mark.usefixtures("_in_a_folder")

@@ -179,12 +179,17 @@ class Pool:
         self.changed()
 
     async def aclose(self) -> None:
-        """Accept no more requests, let those in flight end within the request timeout, and close the connections. May
-        be called again: later calls wait as well."""
+        """Accept no more requests, let those in flight end within the request timeout, and close the connections. Where
+        this is cancelled, they close at once. May be called again: later calls wait as well."""
         self._closing = True
-        if self._waiting or self._busy():
-            self._drained = self._drained or self._loop.create_future()
-            await asyncio.wait([self._drained])
+        try:
+            if self._waiting or self._busy():
+                self._drained = self._drained or self._loop.create_future()
+                await asyncio.wait([self._drained])
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
