@@ -50,7 +50,7 @@ _STOP = 30.0
 _SILENCE = 2.0
 """Seconds after which a server that accepted the connection and does not answer counts as stuck."""
 
-_TUNABLES = "glibc.malloc.tcache_count=16384"
+_TUNABLES = "glibc.malloc.tcache_count=1024"
 """https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html"""
 
 _OURS = frozenset({_OWNER, _SERVER, _PID, _SOCKET, _LOG, "appendonlydir", "playground"})
@@ -293,7 +293,9 @@ def _command(server: str, folder: Path, path: Path, fsync: Fsync) -> list[str]:
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
     """Return the server's environment. A script that settles hundreds of deliveries frees many thousands of small
     values at its end, of which glibc's allocator keeps 7 of a size at hand by default and sorts the rest into its
-    heap; with more of them at hand the server needs a tenth fewer instructions. Other allocators ignore this."""
+    heap; with more of them at hand the server needs a tenth less CPU. What is at hand of one size serves no other:
+    1,024 of each are at most 34 MB and save as much as 16,384, with which the server grew to seven times what it held.
+    Other allocators ignore this."""
     return {"GLIBC_TUNABLES": _TUNABLES, **own}
 
 
