@@ -76,14 +76,21 @@ def resident_mb(pid: int) -> float:
 
 def pss_mb(pid: int) -> float:
     """Return the memory of a process in MB, with its share of what it has in common with others
-    (https://docs.kernel.org/filesystems/proc.html: Pss)."""
-    lines = _text(f"/proc/{pid}/smaps_rollup").splitlines()
+    (https://docs.kernel.org/filesystems/proc.html: Pss); 0 of one that has ended, as the store's that write its file
+    anew do."""
+    try:
+        lines = _text(f"/proc/{pid}/smaps_rollup").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
 def descriptors(pid: int) -> int:
-    """Return the number of open descriptors of a process."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """Return the number of open descriptors of a process; 0 of one that has ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def family(*roots: int) -> dict[int, str]:
