@@ -133,7 +133,8 @@ async def main() -> None:
     options = parser.parse_args()
     raise_file_limit()
     began = time.monotonic()
-    async with open_scene("many", count=options.phones, pace=Pace()) as scene:
+    room = {"LIVE__MAX_CONNECTIONS": str(options.phones)}  # a playground has 1,000
+    async with open_scene("many", count=options.phones, pace=Pace(), **room) as scene:
         print(f"{options.phones:,} phones are online {time.monotonic() - began:.1f} s after the service was started")
         (gateway,) = scene.rig.pids("live")
         with open(f"/proc/{gateway}/status") as status:  # noqa: ASYNC230  # short, and nothing else waits
