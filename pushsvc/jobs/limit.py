@@ -1,9 +1,9 @@
 """The time limit of a job: its event loop cancels it, and an alarm interrupts it where that does not end it.
 
 rq raises an exception from the handler of an alarm. In an event loop that ends a job only if the alarm comes while the
-job itself runs or the loop waits: what a callback raises, the loop logs and forgets, and the job never ends. So
-the loop cancels the job. The alarm is for what a loop cannot end: code that never returns to it, and a job that does
-not end when it is cancelled.
+job itself runs or the loop waits: what a callback raises, the loop logs and forgets, and the job never ends. So the
+loop cancels the job. The alarm is for what a loop cannot end: code that never returns to it, and a job that does not
+end when it is cancelled.
 """
 
 from __future__ import annotations
