@@ -38,7 +38,7 @@ from pushsvc.stages.dispatch.health import FIRST_PROBE
 from pushsvc.stages.dispatch.lease import Lease
 from pushsvc.stages.dispatch.limits import RouteLimits
 from pushsvc.stages.dispatch.preemption import Preemption
-from pushsvc.stages.dispatch.reader import LANDING, LANDING_LOOK
+from pushsvc.stages.dispatch.reader import GATHER, LANDING, LANDING_LOOK, MANY, flows
 from pushsvc.stages.dispatch.revoking import Heard
 from pushsvc.stages.dispatch.route import BURST, RESERVE, RouteWorker
 from pushsvc.stages.dispatch.settling import Settler
@@ -287,6 +287,50 @@ async def test_a_retry_that_would_come_too_late_expires_at_once() -> None:
 
 
 # --- how much at once -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lane", "every", "waits"),
+    [("normal", 0.0002, GATHER), ("bulk", 0.0002, GATHER), ("urgent", 0.0002, 0.0), ("normal", 0.002, 0.0)],
+)
+async def test_pushes_that_come_fast_are_read_together_unless_they_are_urgent(
+    lane: Lane, every: float, waits: float
+) -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), FakeProvider()
+    delays: list[float] = []
+    accepted: dict[str, float] = {}
+
+    def says(delivery: Delivery) -> Outcome:
+        delays.append(loop.time() - accepted[delivery.chunk.push_id])
+        return Sent(status=200)
+
+    provider.says = says
+    reads = 0
+    take = store.queue.take
+
+    async def counted(route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
+        nonlocal reads
+        found = await take(route, lane, targets=targets, wait_ms=wait_ms)
+        reads += bool(found)
+        return found
+
+    store.queue.take = counted  # type: ignore[method-assign]  # counts what it passes on
+    async with working(store.queue, provider):
+        await asyncio.sleep(1.0)
+        for number in range(500):
+            accepted[f"p{number}"] = loop.time()
+            await store.pushes.accept(push(f"p{number}", "token", lane=lane))
+            await asyncio.sleep(every)
+        await until(lambda: len(delays) == 500)
+    assert max(delays) <= waits + 1e-6
+    assert reads <= 500 * every / waits + 2 if waits else reads == 500
+
+
+@given(entries=st.integers(1, 3000), seconds=st.floats(0, 10))
+def test_a_read_that_brings_much_or_comes_late_is_followed_by_the_next_at_once(entries: int, seconds: float) -> None:
+    assert not flows(0, seconds)
+    assert flows(entries, seconds) == (entries < MANY and entries / 1000 >= seconds)
 
 
 async def test_without_room_nothing_is_submitted_until_there_is_some() -> None:

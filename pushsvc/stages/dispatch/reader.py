@@ -17,6 +17,13 @@ from .settling import Settler
 LANDING: Final = 5.0
 """Seconds that requests in flight at a failover have to end before their entries are read from the new primary."""
 LANDING_LOOK: Final = 0.02
+FLOW: Final = 1000
+"""Entries a second from which on reads are gathered. A caller that waits for the end of each push stays below it."""
+GATHER: Final = 0.004
+"""Seconds until the next read while entries come as fast: those that come meanwhile share its cost, which is that of
+many entries. Nothing urgent waits for this."""
+MANY: Final = 64
+"""Entries of a read that is followed by the next at once: its cost is shared already, and more may be there."""
 
 
 class Reader:
@@ -44,6 +51,7 @@ class Reader:
     async def read(self, lane: Lane) -> None:
         space = self._holdings.space[lane]
         wait_ms = int(self._config.read_wait * 1000)
+        read_at = self._loop.time()
         patience = Patience(("read", self._route, lane))
         while not self.stopping:
             wanted = self._config.prefetch - self._holdings.held(lane)
@@ -63,6 +71,9 @@ class Reader:
                 if 0 < len(taken) <= TRICKLE and self._holdings.held(lane) + size_of(taken) <= TRICKLE:
                     self._preemption.note(self._route, lane, self._loop.time())
                 self._holdings.admit(taken, mark)
+                before, read_at = read_at, self._loop.time()
+                if lane != "urgent" and flows(len(taken), read_at - before):
+                    await asyncio.sleep(GATHER)
 
     async def _land(self) -> None:
         """Handle a new primary: drop what was read from the old one, and wait until what was sent of it is recorded on
@@ -109,6 +120,11 @@ class Reader:
                 break
             self._holdings.admit(taken, mark)
             admitted += size_of(taken)
+
+
+def flows(entries: int, seconds: float) -> bool:
+    """Return whether a read should wait for more, after one of `entries` that came `seconds` after the one before."""
+    return 0 < entries < MANY and entries >= FLOW * seconds
 
 
 def size_of(taken: Sequence[Taken]) -> int:
