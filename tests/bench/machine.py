@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
 STORES = ("valkey-server", "redis-server")
+CGROUPS: Final = Path("/sys/fs/cgroup")
+PERIOD_US: Final = 10_000
+"""Microseconds after which a limited process may run again that has used up its CPU time."""
 
 
 class Machine(Struct, frozen=True):
@@ -45,6 +49,51 @@ def pin(pid: int, to: Collection[int]) -> None:
     """Keep a process (0: this one) and those that it starts on these cores, where the system can."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(pid, to)
+
+
+def limit_files(limit: float, root: Path = CGROUPS) -> tuple[Path, dict[str, str]]:
+    """Return the folder in which a cgroup is made, and what its files say where it has the CPU time of so many cores
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files, and of version 1
+    https://docs.kernel.org/scheduler/sched-bwc.html). It has the highest weight too: beside each process outside it
+    would be no more than one process, and not reach its limit."""
+    quota = round(limit * PERIOD_US)
+    if (root / "cgroup.controllers").exists():
+        return root, {"cpu.max": f"{quota} {PERIOD_US}", "cpu.weight": "10000"}
+    files = {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(quota), "cpu.shares": "262144"}
+    return root / "cpu", files
+
+
+@contextmanager
+def limited(pid: int, limit: float, root: Path = CGROUPS) -> Iterator[None]:
+    """Limit a process and those below it, all together, to the CPU time of so many cores while the block runs. Raises
+    `RuntimeError` where the system does not let it."""
+    parent, files = limit_files(limit, root)
+    group = parent / f"pushsvc-bench-{pid}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise RuntimeError(f"limiting CPU time needs root and a cgroup under {root}: {error}") from error
+    try:
+        try:
+            for name, text in files.items():
+                (group / name).write_text(text)
+        except OSError as error:
+            raise RuntimeError(f"limiting CPU time needs the controller `cpu` for {parent}: {error}") from error
+        joined: set[int] = set()
+        while new := family(pid).keys() - joined:  # until none has started another one meanwhile
+            _move(new, group)
+            joined |= new
+        yield
+    finally:
+        while members := {int(word) for word in _text(f"{group}/cgroup.procs").split()}:
+            _move(members, parent)
+        group.rmdir()
+
+
+def _move(pids: Collection[int], group: Path) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            (group / "cgroup.procs").write_text(str(pid))
 
 
 def cpu_seconds(pid: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -246,6 +247,65 @@ def test_each_request_has_fresh_tokens_and_its_length() -> None:
 )
 def test_the_part_of_a_process(command: list[str], part_name: str) -> None:
     assert machine.part_of(command) == part_name
+
+
+def test_the_files_of_a_limit(tmp_path: Path) -> None:
+    assert machine.limit_files(1.5, tmp_path) == (
+        tmp_path / "cpu",
+        {"cpu.cfs_period_us": "10000", "cpu.cfs_quota_us": "15000", "cpu.shares": "262144"},
+    )
+    (tmp_path / "cgroup.controllers").touch()
+    assert machine.limit_files(0.25, tmp_path) == (tmp_path, {"cpu.max": "2500 10000", "cpu.weight": "10000"})
+
+
+def test_where_no_limit_can_be_had_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="needs root and a cgroup under"), machine.limited(1, 1.0, tmp_path):
+        pytest.fail("it runs without a limit")
+    assert list(tmp_path.iterdir()) == []
+
+
+def may_limit() -> bool:
+    """Whether this machine lets a group of processes be made that has a limit of CPU time."""
+    if (machine.CGROUPS / "cgroup.controllers").exists():
+        words = (machine.CGROUPS / "cgroup.subtree_control").read_text().split()
+        return "cpu" in words and os.access(machine.CGROUPS, os.W_OK)
+    return os.access(machine.CGROUPS / "cpu", os.W_OK)
+
+
+BURN = """
+import subprocess, sys, time
+
+if len(sys.argv) == 1:
+    sys.exit(subprocess.run([sys.executable, __file__, "below"]).returncode)
+print("runs", flush=True)
+input()
+began, used = time.perf_counter(), time.process_time()
+while time.process_time() < used + 0.1:
+    pass
+print(time.perf_counter() - began)
+"""
+
+
+@pytest.mark.skipif(not may_limit(), reason="needs root and a cgroup with the controller of CPU time")
+def test_a_limit_holds_for_a_process_and_those_below_it_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "burn.py").write_text(BURN)
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "burn.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "runs\n"
+        group = machine.limit_files(0.2)[0] / f"pushsvc-bench-{process.pid}"
+        with machine.limited(process.pid, 0.2):
+            inside = {int(word) for word in (group / "cgroup.procs").read_text().split()}
+            assert inside == machine.family(process.pid).keys()
+            assert len(inside) == 2
+            process.stdin.write("\n")
+            process.stdin.flush()
+            # 0.1 s of CPU time in periods that have 2 ms each, the first of which is not whole.
+            assert float(process.stdout.readline()) > 0.4
+        assert not group.exists()
+    assert process.returncode == 0
 
 
 def test_rates_by_fifths() -> None:
