@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -17,6 +17,9 @@ from .config import ApiConfig
 from .http.connections import Connections
 from .http.dispatch import CallDispatcher
 from .http.request import ApiRequest
+
+_MOMENT: Final = 0.1
+"""Seconds for a request that is cut off to notice it."""
 
 
 @asynccontextmanager
@@ -50,7 +53,11 @@ async def serve(app: CallDispatcher, config: ApiConfig) -> AsyncIterator[str]:
         await asyncio.sleep(0)  # What has arrived is begun before idle connections are closed.
         server.pre_shutdown()
         await app.aclose()
-        await server.shutdown(config.shutdown_timeout)
+        # aiohttp's own limit applies twice where a client does not read its answer, and 0 is none.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(config.shutdown_timeout):
+                await server.shutdown()
+        await server.shutdown(_MOMENT)
 
 
 def _why(error: OSError, config: ApiConfig) -> str:

@@ -39,6 +39,8 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 MULTIPROCESS_ENV: Final = "PROMETHEUS_MULTIPROC_DIR"
 
+_LEAVING: Final = 1.0
+"""Seconds that an answer may take when the listener stops, and as many again where its client does not read it."""
 _CLAIM: Final = "claim-"
 """How the names of files begin that stand for what was claimed."""
 
@@ -135,7 +137,7 @@ async def serve_metrics(host: str, port: int) -> AsyncIterator[int]:
 
     app = web.Application()
     app.add_routes([web.get("/metrics", exposed), web.get("/healthz", healthz)])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_LEAVING)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)

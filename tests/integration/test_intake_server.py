@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from pushsvc import telemetry
 from pushsvc.api.config import ApiConfig
+from pushsvc.api.http.connections import Connection
 from pushsvc.api.server import serve
 from pushsvc.errors import ConfigError
 
@@ -267,11 +268,12 @@ class Tracer:
         raise AssertionError("it is not ours to close")
 
 
-async def test_draining_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seconds", [0.2, 0.0])
+async def test_draining_is_bounded(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     tracer = Tracer()
     monkeypatch.setattr(telemetry.traces, "tracer", tracer)
 
-    config = ApiConfig(port=0, shutdown_timeout=0.2)
+    config = ApiConfig(port=0, shutdown_timeout=seconds)
     service = Service(Store(gate=asyncio.Event()))
     async with serve(service.app(config), config) as service.url:
         reader, writer = await asyncio.open_connection(*service.address)
@@ -285,6 +287,27 @@ async def test_draining_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cause == "CancelledError"
     assert (about["http.route"], about["pushsvc.app"]) == ("/v1/push", "shop")
     assert "http.response.status_code" not in about
+
+
+async def test_draining_waits_once_for_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves and dispatches has its time to drain after this."""
+    loop, full = asyncio.get_running_loop(), asyncio.Event()
+    pause = Connection.pause_writing
+
+    def pause_writing(self: Connection) -> None:
+        pause(self)
+        full.set()
+
+    monkeypatch.setattr(Connection, "pause_writing", pause_writing)
+    config, service = ApiConfig(port=0, shutdown_timeout=2.0), Service(Store())
+    async with serve(service.app(config), config) as service.url:
+        _, writer = await asyncio.open_connection(*service.address, limit=1)
+        writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+        await full.wait()
+        begun = loop.time()
+    took = loop.time() - begun
+    writer.transport.abort()
+    assert 1.9 <= took < 3.9
 
 
 async def test_an_address_that_is_taken_is_a_configuration_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -229,6 +231,25 @@ async def test_the_listener() -> None:
                 pass
     with pytest.raises(aiohttp.ClientConnectionError):
         await _get(f"{base}/metrics")
+
+
+async def test_the_listener_stops_though_a_client_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, full = asyncio.get_running_loop(), asyncio.Event()
+    pause = web.RequestHandler.pause_writing
+
+    def pause_writing(self: web.RequestHandler) -> None:
+        pause(self)
+        full.set()
+
+    monkeypatch.setattr(web.RequestHandler, "pause_writing", pause_writing)
+    async with telemetry.serve_metrics("127.0.0.1", 0) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+        await full.wait()
+        begun = loop.time()
+    took = loop.time() - begun
+    writer.transport.abort()
+    assert took < 20
 
 
 def test_the_mode_is_fixed_at_import(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
