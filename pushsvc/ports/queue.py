@@ -20,6 +20,9 @@ class DeliveryQueue(Protocol):
         """Read entries with up to about `targets` targets of one lane, and wait up to `wait_ms` for the first. An entry
         stays with this consumer until `settle`."""
 
+    def drained(self, route: Route, lane: Lane) -> bool:
+        """Return whether the latest `take` has left nothing in the lane."""
+
     async def outstanding(self, app: str, chunks: Sequence[Chunk]) -> list[list[int]]:
         """Return for each of these chunks which of its targets, by index, still await an outcome in its turn."""
 

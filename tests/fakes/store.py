@@ -196,6 +196,9 @@ class MemoryQueue:
             if taken or not await self._state.changed(until):
                 return taken
 
+    def drained(self, route: Route, lane: Lane) -> bool:
+        return not self._state.lanes[route.app, route.platform, lane].of({None})
+
     def _open(self, route: Route, lane: Lane, entry_ids: Sequence[str], *, again: bool = False) -> list[Taken]:
         stream = self._state.lanes[route.app, route.platform, lane]
         taken = []

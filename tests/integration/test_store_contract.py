@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from functools import partial
 
 import msgspec
@@ -198,6 +199,25 @@ async def test_take_returns_about_what_was_asked_for(world: World) -> None:
     assert [each.chunk.push_id for each in some] == [f"p{number:02}" for number in range(len(some))]
     one = await take(store, targets=1)
     assert sum(len(each.chunk.targets) for each in one) == 3
+
+
+async def test_what_a_read_has_left_is_known(server: Server | None) -> None:
+    """Of several shards, too: a read takes some of each."""
+    for shards in (1, 16) if server else (1,):
+        async with new_world(server, StoreConfig(shards=shards)) as world:
+            store = await world.store()
+            names = (f"p{number}" for number in itertools.count())
+            for name in itertools.islice((name for name in names if not keys.shard_of(name, shards)), 30):
+                await store.pushes.accept(make_push(name, 1))
+            taken = await take(store, targets=shards)
+            assert (len(taken), store.queue.drained(ROUTE, "normal")) == (1, False)
+            taken = await take(store, targets=100 * shards)
+            assert (len(taken), store.queue.drained(ROUTE, "normal")) == (29, True)
+            await accept_together(store, *(make_push(f"q{number}", 1) for number in range(100)))
+            got = await take(store, targets=10 * shards, wait_ms=1000)
+            while not store.queue.drained(ROUTE, "normal"):
+                got += await take(store, targets=10 * shards, wait_ms=1000)
+            assert sum(len(each.chunk.targets) for each in got) == 100
 
 
 async def test_take_waits_for_the_first(world: World) -> None:

@@ -186,6 +186,9 @@ class FakeQueue:
             await asyncio.sleep(wait_ms / 1000)
         return taken
 
+    def drained(self, route: Route, lane: Lane) -> bool:
+        return True
+
     async def next_retry(self, route: Route) -> int | None:
         self._come()
         return None

@@ -327,6 +327,30 @@ async def test_pushes_that_come_fast_are_read_together_unless_they_are_urgent(
     assert reads <= 500 * every / waits + 2 if waits else reads == 500
 
 
+async def test_what_waits_in_the_lane_is_read_without_a_pause() -> None:
+    """A read may bring little of it, as where all of it is in one shard of many."""
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), FakeProvider()
+    sent: list[float] = []
+
+    def says(delivery: Delivery) -> Outcome:
+        sent.append(loop.time())
+        return Sent(status=200)
+
+    provider.says = says
+    take = store.queue.take
+
+    async def some(route: Route, lane: Lane, *, targets: int, wait_ms: int) -> list[Taken]:
+        return await take(route, lane, targets=10, wait_ms=wait_ms)
+
+    store.queue.take = some  # type: ignore[method-assign]  # asks for less
+    for number in range(500):
+        await store.pushes.accept(push(f"p{number}", "token"))
+    async with working(store.queue, provider):
+        await until(lambda: len(sent) == 500)
+    assert sent[-1] - sent[0] < GATHER
+
+
 @given(entries=st.integers(1, 3000), seconds=st.floats(0, 10))
 def test_a_read_that_brings_much_or_comes_late_is_followed_by_the_next_at_once(entries: int, seconds: float) -> None:
     assert not flows(0, seconds)

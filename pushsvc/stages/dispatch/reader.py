@@ -21,7 +21,7 @@ FLOW: Final = 1000
 """Entries a second from which on reads are gathered. A caller that waits for the end of each push stays below it."""
 GATHER: Final = 0.004
 """Seconds until the next read while entries come as fast: those that come meanwhile share its cost, which is that of
-many entries. Nothing urgent waits for this."""
+many entries. Nothing urgent waits for this, nor what may be in the lane already."""
 MANY: Final = 64
 """Entries of a read that is followed by the next at once: its cost is shared already, and more may be there."""
 
@@ -72,7 +72,7 @@ class Reader:
                     self._preemption.note(self._route, lane, self._loop.time())
                 self._holdings.admit(taken, mark)
                 before, read_at = read_at, self._loop.time()
-                if lane != "urgent" and flows(len(taken), read_at - before):
+                if lane != "urgent" and flows(len(taken), read_at - before) and self._queue.drained(self._route, lane):
                     await asyncio.sleep(GATHER)
 
     async def _land(self) -> None:

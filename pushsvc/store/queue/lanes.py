@@ -49,7 +49,7 @@ class LaneState:
         self.ending = False
         """Whether the end of some of `held` is being recorded: see `ending`."""
         self.drained = False
-        """Whether the latest wait returned everything, so that the next read may begin with a wait, too."""
+        """Whether the latest read returned everything, so that the next one may begin with a wait."""
         self.look_at = 0.0
         """When to check for such entries although nothing indicates any."""
         self.cursor: bytes | str = "0"

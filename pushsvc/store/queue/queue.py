@@ -92,7 +92,7 @@ class RedisQueue(Ending, Moving):
                     return resumed
         try:
             # A wait returns at once where something is there: what comes in a trickle needs no look before it.
-            look = wait_ms <= 0 or not all(state.drained for state in states)
+            look = wait_ms <= 0 or self._polls(states) or not all(state.drained for state in states)
             taken = await self._read(route, states, targets) if look else []
             if not taken and wait_ms > 0:
                 taken = await self._wait(route, states, targets, wait_ms)
@@ -101,6 +101,9 @@ class RedisQueue(Ending, Moving):
                 state.lost(wait_ms / 1000 + self._config.timeout)
             raise
         return taken
+
+    def drained(self, route: Route, lane: Lane) -> bool:
+        return all(state.drained for state in self._states(route, lane))
 
     def _states(self, route: Route, lane: Lane) -> list[LaneState]:
         found = []
@@ -120,7 +123,7 @@ class RedisQueue(Ending, Moving):
     async def _read_one(self, route: Route, state: LaneState, targets: int) -> tuple[LaneRead, int, float]:
         """Return what was read of one shard, the size of its suppression list, and when a device changed last."""
         (app, shard), history = state.place[:2], self._link.history
-        entries, epoch, size, mark, again = await self._link.read(
+        entries, epoch, size, mark, again, drained = await self._link.read(
             "take",
             [
                 state.key,
@@ -130,11 +133,12 @@ class RedisQueue(Ending, Moving):
             ],
             [keys.DISPATCH, self._config.consumer, targets, state.expected],
         )
+        state.drained = bool(drained)
         read = LaneRead(state, entries_of(entries), history, epoch, [each.decode() for each in again])
         return read, size, newest_of(mark)
 
     async def _wait(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
-        if self._link.cluster and len(states) > 1:
+        if self._polls(states):
             return await self._poll(route, states, targets, wait_ms)
         app = route.app
         count = min(max(1, int(targets / len(states) / max(state.expected for state in states))), _BURST)
@@ -162,8 +166,12 @@ class RedisQueue(Ending, Moving):
         ]
         return await self._opener.open(route, reads, sizes, list(map(newest_of, marks)))
 
+    def _polls(self, states: Sequence[LaneState]) -> bool:
+        """Return whether no command can wait for these streams, because they are in several slots of a cluster."""
+        return self._link.cluster and len(states) > 1
+
     async def _poll(self, route: Route, states: Sequence[LaneState], targets: int, wait_ms: int) -> list[Taken]:
-        """Poll streams in several slots of a cluster, for which one command cannot wait."""
+        """Read until there is something, with a pause before each read."""
         deadline = asyncio.get_running_loop().time() + wait_ms / 1000
         while (left := deadline - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(min(_POLL, left))

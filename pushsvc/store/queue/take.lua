@@ -8,7 +8,7 @@
 -- KEYS  1 ps:T:q:<platform>:<lane>; 2 ps:T:epoch; 3 ps:T:sup:<platform>; 4 ps:T:moved:<platform>
 -- ARGV  1 group; 2 consumer; 3 targets wanted; 4 expected targets an entry
 -- Returns { entries as id, blob, id, blob, ..; epoch; size of the suppression list; the newest mark with its instant;
---           the ids of entries that were added again (see requeue.lua) }
+--           the ids of entries that were added again (see requeue.lua); 1 where nothing was left, 0 where there may be more }
 
 local STEP = 16
 local wanted, expected = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -42,4 +42,4 @@ while sum < wanted do
   end
 end
 return { entries, redis.call('GET', KEYS[2]) or '', redis.call('ZCARD', KEYS[3]),
-  redis.call('ZREVRANGE', KEYS[4], 0, 0, 'WITHSCORES'), again }
+  redis.call('ZREVRANGE', KEYS[4], 0, 0, 'WITHSCORES'), again, sum < wanted and 1 or 0 }
