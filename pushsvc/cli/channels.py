@@ -10,7 +10,7 @@ import typer
 from .access import App, Key, Url, access
 from .client import ask
 from .output import Json, command_group, counted, print_done, print_items, print_json, print_table
-from .process import say
+from .process import print_message
 
 channels = command_group("Create, list and delete broadcast channels (APNs).")
 
@@ -49,7 +49,7 @@ def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App
         for each in ids:
             print(each)
         if not ids:
-            say(counted(0, "channel"))
+            print_message(counted(0, "channel"))
 
 
 @channels.command("show")

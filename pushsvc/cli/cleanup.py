@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from .access import Key, Url, key_of
 from .operator.operator import CleanedUp, configuration, named_by_option, open_operator
 from .output import Json, counted, print_json, print_table
-from .process import say
+from .process import print_message
 from .progress import open_bars
 from .running import run
 from .service.parts import until_signalled
@@ -78,7 +78,7 @@ def cleanup(
         records = counted(total, "record")
         print(f"{records} would be removed" if dry_run else f"{records} removed in {seconds:,.1f} s")
     if cleaned.left:
-        say(f"interrupted: {cleaned.left}")
+        print_message(f"interrupted: {cleaned.left}")
         raise typer.Exit(130)
 
 

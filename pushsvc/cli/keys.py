@@ -17,7 +17,7 @@ from ..wording import did_you_mean
 from .access import Key, Url
 from .operator.operator import operate
 from .output import Json, command_group, counted, print_done, print_items, print_json, print_table
-from .process import say
+from .process import print_message
 
 keys = command_group("Create, list and revoke API keys.")
 
@@ -59,9 +59,9 @@ def new(
     if json:
         print_json({"key": made.text, "sha256": made.sha256, **structs.asdict(made.row), "store": made.store})
     else:
-        say(f"The key {name!r} of {app}, kept at {made.store}; it is not shown again:")
+        print_message(f"The key {name!r} of {app}, kept at {made.store}; it is not shown again:")
         print(made.text)
-        say(f"Its SHA-256, to put it into a configuration instead:\n{made.sha256}")
+        print_message(f"Its SHA-256, to put it into a configuration instead:\n{made.sha256}")
 
 
 @keys.command("list")

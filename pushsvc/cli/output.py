@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from .process import say
+from .process import print_message
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -70,7 +70,7 @@ def print_table(
     `marks` colours cells by their text; `none` is printed on standard error if there are no rows.
     """
     if none and not rows:
-        say(none)
+        print_message(none)
     if not sys.stdout.isatty():
         for row in [titles, *rows]:
             print("\t".join(cell.replace("\n", " ") for cell in row))
@@ -89,7 +89,7 @@ def going_on(message: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        say(f"interrupted: {message()}")
+        print_message(f"interrupted: {message()}")
         raise
 
 

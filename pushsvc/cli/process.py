@@ -80,11 +80,11 @@ def _run(act: Callable[[], int]) -> int:
     except BrokenPipeError:
         return 1
     except OutputFailed as failed:
-        say(f"pushsvc: standard output cannot be written: {failed}")
+        print_message(f"pushsvc: standard output cannot be written: {failed}")
         return 1
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a text for people on standard error. At a terminal, lines that are wider are folded between words."""
     lines = text.splitlines()
     if sys.stderr.isatty():

@@ -14,7 +14,7 @@ import typer
 from ..errors import PushsvcError, StoreUnavailable
 from . import COMMANDS
 from .lazy import LazyCommand, lazy_group
-from .process import PARTS, say
+from .process import PARTS, print_message
 from .state import State
 
 
@@ -44,7 +44,7 @@ def _root(
 def run(arguments: Sequence[str], *, alone: bool = False) -> int:
     """Run one command line and return its exit code; see `pushsvc.cli.main`. `alone`: see `State`."""
     if fault := unreadable(arguments):
-        say(f"pushsvc: {fault}")
+        print_message(f"pushsvc: {fault}")
         return 2
     root = lazy_group(
         _root, {name: LazyCommand(name, target, summary, __package__) for name, (target, summary) in COMMANDS.items()}
@@ -67,7 +67,7 @@ def reported(act: Callable[[], object]) -> int:
     except typer.TyperException as error:
         usage = io.StringIO()
         error.show(usage)  # type: ignore[attr-defined]  # of a class of typer that it does not export
-        say(usage.getvalue())
+        print_message(usage.getvalue())
         return error.exit_code
     except (PushsvcError, BaseExceptionGroup) as error:
         # Of tasks that ran side by side several have failed. What is not ours is a bug, and then the whole is shown.
@@ -75,7 +75,7 @@ def reported(act: Callable[[], object]) -> int:
         if not all(isinstance(leaf, PushsvcError) for leaf in leaves):
             raise
         for text in dict.fromkeys(map(_text_of, leaves)):
-            say(f"pushsvc: {text}")
+            print_message(f"pushsvc: {text}")
         return 1
     return 0
 

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidRequest, PushsvcError
-from ..ports.erasure import UNHEARD, WHAT, Erasure
+from ..ports.erasure import UNCONFIRMED, WHAT, Erasure
 from .access import Key, Url
 from .operator.operator import open_operator
 from .output import Json, command_group, going_on, print_json, print_table
-from .process import say
+from .process import print_message
 from .running import run
 
 users = command_group("Erase a user.")
@@ -57,15 +57,15 @@ def erase(
     erasure = run(_erase(context, app, user, wait, url, key))
     if json:
         removed = {what: erasure.removed.get(what, 0) for what in WHAT}
-        warnings = {} if erasure.heard else {"warnings": [UNHEARD]}
+        warnings = {} if erasure.confirmed else {"warnings": [UNCONFIRMED]}
         report = {"app": app, "user": user, "erased": erasure.devices, "done": erasure.done, "removed": removed}
         print_json({**report, **warnings})
     else:
         rows = [["devices", f"{erasure.devices:,}"]]
         rows += [[what.replace("_", " "), f"{count:,}"] for what in WHAT if (count := erasure.removed.get(what))]
         print_table(("erased", "records"), rows)
-        if not erasure.heard:
-            say(f"warning: {UNHEARD}")
+        if not erasure.confirmed:
+            print_message(f"warning: {UNCONFIRMED}")
     if not erasure.done:
         raise NotErased("the erasure is not complete yet; `pushsvc jobs` continues it, and so does this command")
 

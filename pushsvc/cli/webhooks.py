@@ -19,7 +19,7 @@ from .access import Key, Url
 from .instants import parse_instant
 from .operator.operator import Operator, operate
 from .output import Json, command_group, counted, going_on, print_done, print_items, print_json, print_table
-from .process import say
+from .process import print_message
 
 if TYPE_CHECKING:
     from ..ports.admin import DeadBatchRow, WebhookState
@@ -218,6 +218,6 @@ async def _follow(operator: Operator, app: str, batches: list[DeadBatchRow], spa
                 break
             if left >= len(batches) and not warned and loop.time() - began > PATIENCE:
                 warned = True
-                say("nothing has started yet: is `pushsvc jobs` running?")
+                print_message("nothing has started yet: is `pushsvc jobs` running?")
     still = {batch.id for name, batch in await operator.dead_batches(*span) if name == app}
     return len({batch.id for batch in batches} - still)

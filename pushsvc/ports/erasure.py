@@ -20,16 +20,16 @@ class Erasure(Struct, frozen=True):
     """Whether nothing is left. Otherwise the next call, or `pushsvc jobs`, continues."""
     removed: Mapping[str, int] = {}
     """What was removed so far, by kind (one of `WHAT`)."""
-    heard: bool = True
+    confirmed: bool = True
     """Whether all dispatchers confirmed in time that they dropped what they had read. One that did not is paused or was
     killed, and may send until its lease expires."""
 
 
-UNHEARD: Final = (
+UNCONFIRMED: Final = (
     "a dispatcher has not confirmed in time that it lets go of what it had read, and may send of that until "
     "`dispatch.takeover` has passed; look for one that is paused or was killed, and start it again"
 )
-"""The text that explains `heard` being False."""
+"""The text that explains `confirmed` being False."""
 
 WHAT = ("deliveries", "dead_letters", "receipts", "events", "statuses", "suppressions", "quarantined", "pushes")
 """The kinds that are counted: `deliveries` that were queued and end as `cancelled`; rows of `statuses`, which stay

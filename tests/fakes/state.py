@@ -187,7 +187,7 @@ class State:
         self.live = LiveState()
         self.revoked: dict[str, list[Revoked]] = defaultdict(list)
         """Of an app, in order; the number of one is its place."""
-        self.heard: dict[str, dict[str, int]] = defaultdict(dict)
+        self.acknowledged: dict[str, dict[str, int]] = defaultdict(dict)
         """Of an app, by consumer, how many of them it has applied."""
         self._changed: list[asyncio.Future[None]] = []
 
@@ -263,9 +263,9 @@ class State:
         return len(self.revoked[app])
 
     async def applied(self, app: str, place: int) -> bool:
-        """Wait until every consumer has heard so much, for `PATIENCE` at most; whether they have."""
+        """Wait until every consumer has acknowledged that place, for `PATIENCE` at most; whether they have."""
         until = asyncio.get_running_loop().time() + PATIENCE
-        while any(heard < place for heard in self.heard[app].values()):
+        while any(at < place for at in self.acknowledged[app].values()):
             if not await self.changed(until):
                 return False
         return True

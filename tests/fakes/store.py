@@ -462,7 +462,7 @@ class MemoryQueue:
         return self._open(route, lane, over, again=True)
 
     async def enrol(self, app: str) -> None:
-        self._state.heard[app].setdefault(self._consumer, len(self._state.revoked[app]))
+        self._state.acknowledged[app].setdefault(self._consumer, len(self._state.revoked[app]))
 
     async def revoked(self, apps: Collection[str], wait_ms: int) -> Sequence[News]:
         state = self._state
@@ -470,7 +470,10 @@ class MemoryQueue:
         while True:
             news = []
             for app in apps:
-                reported, after = state.revoked[app], self._places.get(app, state.heard[app].get(self._consumer, 0))
+                reported, after = (
+                    state.revoked[app],
+                    self._places.get(app, state.acknowledged[app].get(self._consumer, 0)),
+                )
                 if len(reported) > after:
                     self._places[app] = len(reported)
                     news.append(News(app, 0, str(len(reported)), reduce(or_, reported[after:])))
@@ -481,7 +484,7 @@ class MemoryQueue:
         for push_id, count in in_flight.items():
             self._state.pushes[news.app, push_id].flying += count
             self._counted[news.app, push_id] += count
-        self._state.heard[news.app][self._consumer] = int(news.place)
+        self._state.acknowledged[news.app][self._consumer] = int(news.place)
         self._state.change()
 
     def forget(self, refs: Iterable[EntryRef]) -> None:
@@ -503,8 +506,8 @@ class MemoryQueue:
 
     async def retire(self) -> None:
         self._state.alive.discard(self._consumer)
-        for heard in self._state.heard.values():
-            heard.pop(self._consumer, None)
+        for acknowledged in self._state.acknowledged.values():
+            acknowledged.pop(self._consumer, None)
 
 
 class MemoryReceipts:

@@ -121,7 +121,7 @@ def test_the_picture_fits_the_terminal(columns: int, lines: int) -> None:
     with open_view(console) as view:
         assert view.live
         for number in range(30):
-            view.say("sent", f"line {number}: " + "a long story " * (number % 7))
+            view.log("sent", f"line {number}: " + "a long story " * (number % 7))
             view.show({"total": 5412 + number, "sent": number, "suppressed": 1}, "apns (InvalidProviderToken)")
             picture = console.render_lines(view._render())
             assert len(picture) < lines
@@ -137,5 +137,5 @@ def test_without_a_terminal_there_is_no_picture() -> None:
     with open_view(Console(file=file, width=20)) as view:
         assert not view.live
         view.show({"total": 1}, "")
-        view.say("sent", "a line that is longer than the console is wide")
+        view.log("sent", "a line that is longer than the console is wide")
     assert re.fullmatch(r" +\d+\.\d\ds  sent     a line that is longer than the console is wide\n", file.getvalue())

@@ -511,8 +511,8 @@ async def test_a_dispatcher_that_says_nothing_is_named_in_the_answer(
     await silent.queue.enrol("shop")
     await store.registry.put_many("shop", [*ANNA, *BERT])
     erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
-    assert (erased.done, erased.heard) == (True, False)
-    assert not (await eraser(store).erase("shop", "bert@example.com", wait=30.0)).heard  # nobody waits again
+    assert (erased.done, erased.confirmed) == (True, False)
+    assert not (await eraser(store).erase("shop", "bert@example.com", wait=30.0)).confirmed  # nobody waits again
 
 
 async def test_several_at_once_are_erased_by_few_passes(world: World) -> None:

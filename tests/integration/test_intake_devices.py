@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from pushsvc.model.instants import instant
-from pushsvc.ports.erasure import UNHEARD, WHAT, Erasure
+from pushsvc.ports.erasure import UNCONFIRMED, WHAT, Erasure
 from pushsvc.ports.registry import MOST_OF_USER, MOST_TOPICS, Prune
 
 from .test_intake_kit import NOW, TOKEN, Service
@@ -104,12 +104,12 @@ async def test_an_erasure_warns_of_a_dispatcher_that_says_nothing(
     service: Service, session: aiohttp.ClientSession
 ) -> None:
     async def erase(app: str, user: str, *, wait: float) -> Erasure:
-        return Erasure(1, True, {"deliveries": 2}, heard=False)
+        return Erasure(1, True, {"deliveries": 2}, confirmed=False)
 
     service.erasures.erase = erase  # type: ignore[method-assign]
     status, reported = await ask(session, "DELETE", "/v1/users/anna")
     assert (status, reported["done"], reported["removed"]["deliveries"]) == (200, True, 2)
-    assert reported["warnings"] == [{"path": "user", "message": UNHEARD}]
+    assert reported["warnings"] == [{"path": "user", "message": UNCONFIRMED}]
 
 
 async def test_topics(service: Service, session: aiohttp.ClientSession) -> None:

@@ -20,7 +20,7 @@ from redis import Redis
 from rich.console import Console
 
 from pushsvc import cli
-from pushsvc.cli.service.up import example, playground_folder, speaker
+from pushsvc.cli.service.up import example, message_printer, playground_folder
 from pushsvc.cli.state import local_url
 from pushsvc.lab.simulator import apns_token
 from pushsvc.runtime.configuration import load_settings
@@ -235,7 +235,7 @@ def test_a_playground_goes_on_where_its_own_file_is_the_configuration(tmp_path: 
 def test_the_example_can_be_copied_from_a_narrow_terminal() -> None:
     file = io.StringIO()
     text = example("http://127.0.0.1:8080", "pk_a-key-that-is-as-long-as-a-real-one")
-    speaker(Console(file=file, width=40, force_terminal=True))(text)
+    message_printer(Console(file=file, width=40, force_terminal=True))(text)
     assert re.sub(r"\x1b\[[\d;]*m", "", file.getvalue()) == text + "\n"
     assert max(map(len, text.splitlines())) <= 80
     (body,) = [word for word in shlex.split(text) if word.startswith("{")]

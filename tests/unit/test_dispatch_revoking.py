@@ -21,7 +21,7 @@ from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.dispatch.dispatcher import Dispatcher
 from pushsvc.stages.dispatch.lease import Lease
 from pushsvc.stages.dispatch.limits import RouteLimits
-from pushsvc.stages.dispatch.revoking import KEPT, Heard
+from pushsvc.stages.dispatch.revoking import KEPT, RevocationLog
 
 from ..fakes import MemoryStore
 from .dispatch_fakes import (
@@ -343,17 +343,17 @@ async def test_a_token_that_is_suppressed_meanwhile_is_not_sent_to() -> None:
 
 
 def test_what_was_heard_is_known_by_its_number_and_forgotten_in_time() -> None:
-    heard = Heard()
-    assert heard.since(0) is None
+    log = RevocationLog()
+    assert log.since(0) is None
     for number, name in enumerate("abc"):
-        heard.add(Revoked(pushes=frozenset(name)), float(number))
-    assert heard.since(0) == Revoked(frozenset("abc"))
-    assert heard.since(2) == Revoked(frozenset("c"))
-    assert heard.since(3) is None
-    assert heard.knows(0)
-    heard.add(Revoked(tokens=frozenset((5,))), KEPT + 1.5)
-    assert heard.since(0) == Revoked(frozenset("c"), frozenset((5,)))
-    assert (heard.knows(1), heard.knows(2)) == (False, True)
+        log.add(Revoked(pushes=frozenset(name)), float(number))
+    assert log.since(0) == Revoked(frozenset("abc"))
+    assert log.since(2) == Revoked(frozenset("c"))
+    assert log.since(3) is None
+    assert log.knows(0)
+    log.add(Revoked(tokens=frozenset((5,))), KEPT + 1.5)
+    assert log.since(0) == Revoked(frozenset("c"), frozenset((5,)))
+    assert (log.knows(1), log.knows(2)) == (False, True)
 
 
 async def test_what_the_limits_let_pass_after_very_long_is_checked_anew() -> None:

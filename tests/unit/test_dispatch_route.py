@@ -39,7 +39,7 @@ from pushsvc.stages.dispatch.lease import Lease
 from pushsvc.stages.dispatch.limits import RouteLimits
 from pushsvc.stages.dispatch.preemption import Preemption
 from pushsvc.stages.dispatch.reader import GATHER, LANDING, LANDING_LOOK, MANY, flows
-from pushsvc.stages.dispatch.revoking import Heard
+from pushsvc.stages.dispatch.revoking import RevocationLog
 from pushsvc.stages.dispatch.route import BURST, RESERVE, RouteWorker
 from pushsvc.stages.dispatch.settling import Settler
 from pushsvc.store import StoreConfig
@@ -88,7 +88,7 @@ async def working(
         random.Random(7).random if spread else lambda: 0.5,
         lease,
         Preemption(),
-        Heard(),
+        RevocationLog(),
     )
     worker = RouteWorker(context, provider, settler, RouteLimits())
     tasks = [asyncio.create_task(settler.run()), asyncio.create_task(worker.run())]

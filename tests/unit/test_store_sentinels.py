@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pushsvc.errors import ConfigError
-from pushsvc.store.link.sentinels import GRACE, SentinelReport, elect, present_of, read_word
+from pushsvc.store.link.sentinels import GRACE, SentinelReport, elect, present_of, read_report
 from pushsvc.store.link.urls import check_url
 
 OLD, NEW = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
@@ -61,10 +61,10 @@ def test_the_newest_word_counts(
 
 def test_what_a_sentinel_says() -> None:
     fields = [b"name", b"m", b"ip", b"10.0.0.1", b"port", b"6379", b"flags", b"master,o_down", b"config-epoch", b"7"]
-    assert read_word([b"10.0.0.1", b"6379"], fields) == SentinelReport(7, False, OLD, True)
-    assert read_word([b"10.0.0.2", b"6379"], fields) == SentinelReport(7, True, NEW, False)
-    assert read_word(None, None) is None
-    assert read_word([b"10.0.0.1", b"6379"], ValueError("no such master")) is None
+    assert read_report([b"10.0.0.1", b"6379"], fields) == SentinelReport(7, False, OLD, True)
+    assert read_report([b"10.0.0.2", b"6379"], fields) == SentinelReport(7, True, NEW, False)
+    assert read_report(None, None) is None
+    assert read_report([b"10.0.0.1", b"6379"], ValueError("no such master")) is None
 
 
 def test_a_replica_that_is_missing_since_a_moment_ago_may_have_been_promoted() -> None:

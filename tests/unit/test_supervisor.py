@@ -138,9 +138,9 @@ async def test_a_process_that_was_forked_is_the_first_and_a_new_one_takes_its_pl
     class Waiting(Process):
         """Was forked for `serve`, and waits."""
 
-        def begin(self, environ: dict[str, str], *, lifeline: int, heard: int, held: Sequence[int]) -> None:
+        def begin(self, environ: dict[str, str], *, lifeline: int, reports: int, held: Sequence[int]) -> None:
             assert held == (7,)
-            begun.append((environ["PATH"], os.fstat(lifeline).st_ino, os.fstat(heard).st_ino))
+            begun.append((environ["PATH"], os.fstat(lifeline).st_ino, os.fstat(reports).st_ino))
             system.started.append(self)
 
     begun: list[tuple[str, int, int]] = []

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from ...errors import Fault, InvalidRequest, NotFound
 from ...model.devices import ByTopic, Device, name_fault
-from ...ports.erasure import UNHEARD
+from ...ports.erasure import UNCONFIRMED
 from ...ports.registry import MOST_OF_USER, PrunedFilter, TopicsFull, UserFull
 from ...problems import ProblemFault
 from ..http.exchange import NO_CONTENT, Reply, Request
@@ -97,7 +97,7 @@ async def delete_user(ports: ApiPorts, request: Request) -> Reply:
     """Erase a user."""
     erasure = await ports.erasures.erase(request.app.name, request.params["user"], wait=ports.config.erase_wait)
     removed = ErasedParts(**{what: erasure.removed.get(what, 0) for what in ErasedParts.__struct_fields__})
-    warnings = UNSET if erasure.heard else [ProblemFault("user", UNHEARD)]
+    warnings = UNSET if erasure.confirmed else [ProblemFault("user", UNCONFIRMED)]
     return Reply(Erased(erasure.devices, erasure.done, removed, warnings))
 
 

@@ -18,7 +18,7 @@ from ..access import Key, Url
 from ..files import replacing
 from ..operator.operator import ExportedDevices, open_operator
 from ..output import counted
-from ..process import say
+from ..process import print_message
 from ..running import run
 from ..service.parts import until_signalled
 from .files import format_of, progress
@@ -53,7 +53,7 @@ def export_devices(
         raise typer.Exit(130)
     seconds = time.monotonic() - began
     written = f"{counted(count, 'device')} in {seconds:,.1f} s"
-    say(f"{written}; the file contains their tokens: keep it safe")
+    print_message(f"{written}; the file contains their tokens: keep it safe")
 
 
 async def _export(

@@ -30,7 +30,7 @@ from ..access import Key, Url
 from ..files import FileFailed, is_regular, open_private, reading, write_whole
 from ..operator.operator import open_operator
 from ..output import Json, counted, print_json
-from ..process import say
+from ..process import print_message
 from ..running import run
 from ..service.parts import until_signalled
 from .files import FileRecord, entries, format_of, progress
@@ -119,9 +119,9 @@ def import_devices(
     else:
         print(f"{counted(at.imported, 'device')} imported ({at.new:,} new) in {seconds:,.1f} s")
         if at.rejected:
-            say(f"{counted(at.rejected, 'bad line')}: {bad} lists the faults{first and f'; {first}'}")
+            print_message(f"{counted(at.rejected, 'bad line')}: {bad} lists the faults{first and f'; {first}'}")
     if not done:
-        say("interrupted; --resume continues" if plain else "interrupted")
+        print_message("interrupted; --resume continues" if plain else "interrupted")
         raise typer.Exit(130)
     if at.rejected and (strict or not at.imported):
         raise typer.Exit(1)
@@ -289,7 +289,7 @@ class Rejects:
             found.replace(other)
         except OSError as error:
             raise FileFailed(f"{found} cannot be moved to {other.name}: {error.strerror}") from None
-        say(f"the bad lines of an earlier import are in {other} now{instead}")
+        print_message(f"the bad lines of an earlier import are in {other} now{instead}")
 
     def _kept_bytes(self) -> int:
         if not self.count or not is_regular(self._path) or not self._path.exists():
@@ -335,7 +335,7 @@ class Notes:
         try:
             write_whole(self._path, msgspec.json.encode(at))
         except FileFailed as error:
-            say(f"{error}; this import goes on, but cannot be resumed")
+            print_message(f"{error}; this import goes on, but cannot be resumed")
             self._path = None
 
     def remove(self) -> None:

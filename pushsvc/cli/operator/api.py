@@ -48,7 +48,7 @@ from ...ports.letters import DeadFilter, DeadRow, ReplaySpec, ReplayStatus
 from ...ports.pushes import PushFilter
 from ...ports.registry import PrunedFilter
 from ..access import Access
-from ..process import say
+from ..process import print_message
 from ..pushes.failed import PAGE
 from .calls import ApiCalls, ApiPage, narrow_by, other_version, quoted, read
 from .operator import (
@@ -100,7 +100,7 @@ async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | N
                 raise
             rows = []
             if isinstance(error, Refused) and error.status == Unauthorized.status:
-                say(f"{at.url} refuses the API key; this is from the store of the configuration")
+                print_message(f"{at.url} refuses the API key; this is from the store of the configuration")
         yield ApiOperator(client, at.url, rows[0].app) if rows else None
 
 
@@ -369,7 +369,7 @@ class ApiOperator:
             erased = await self._api.delete(f"/v1/users/{quoted(user)}", Erased)
             if erased.done or time.monotonic() >= until:
                 removed = msgspec.structs.asdict(erased.removed)
-                return Erasure(erased.erased, erased.done, removed, heard=not erased.warnings)
+                return Erasure(erased.erased, erased.done, removed, confirmed=not erased.warnings)
 
 
 def _selecting(which: DeadFilter) -> dict[str, str]:

@@ -32,7 +32,7 @@ from ...runtime.store import (
     store_place,
 )
 from ...settings.schema import Settings
-from ..process import say
+from ..process import print_message
 from ..pushes.failed import PAGE
 from .operator import (
     CleanedUp,
@@ -88,7 +88,7 @@ async def _open_for_writing(settings: Settings) -> AsyncIterator[Store]:
     new = creates_store(settings)
     async with open_configured_store(settings) as store:
         if new:
-            say(f"created a new store: {store_place(settings)}")
+            print_message(f"created a new store: {store_place(settings)}")
         yield store
 
 

@@ -20,7 +20,7 @@ from ..access import Key, Url
 from ..instants import age_of, parse_instant
 from ..operator.operator import Operator, PushTrouble, operate
 from ..output import Json, command_group, counted, counts_line, print_items, print_json, print_table
-from ..process import say
+from ..process import print_message
 from .failed import AppName, checked_id
 
 pushes = command_group("List pushes and schedules, show one, and cancel it.")
@@ -123,7 +123,7 @@ def show(
     if found["messages"]:
         print_table(SENT, [_sent(each) for each in found["messages"]])
     else:
-        say("Content is kept only for up to 32 targets, while it waits or has dead letters.")
+        print_message("Content is kept only for up to 32 targets, while it waits or has dead letters.")
 
 
 @pushes.command("cancel")

@@ -19,7 +19,7 @@ from ...wording import did_you_mean
 from ..access import Key, Url
 from ..instants import age_of, parse_instant
 from ..output import Json, cell, counted, print_json, print_table
-from ..process import say
+from ..process import print_message
 
 if TYPE_CHECKING:
     from ...api.admin.document import FailedGroup
@@ -80,11 +80,11 @@ def failed(
     if groups:
         print_table(REASONS, [_reason(*each) for each in groups], prose=("what to do",), lesser=LESSER)
     if not complete:
-        say("more failed than were counted for these reasons; --since and --until narrow it")
+        print_message("more failed than were counted for these reasons; --since and --until narrow it")
     rows = [[cell(row[name]) for name in COLUMNS] for row in shown]
     print_table(COLUMNS, rows, none=counted(0, "dead letter"))
     if found.matched > len(shown):
-        say(f"{len(shown):,} of {found.matched:,}; --limit shows more")
+        print_message(f"{len(shown):,} of {found.matched:,}; --limit shows more")
 
 
 def _reason(app: str, group: FailedGroup) -> list[str]:
@@ -110,7 +110,9 @@ def chosen(push: str, platform: str, reason: str, since: str, until: str) -> Dea
 def warn_of_reason(which: DeadFilter, matched: int) -> None:
     """Report that nothing has failed for the reason that was asked for: it may be a typo."""
     if which.reason and not matched:
-        say(f"no dead letter that is asked for has the reason {which.reason!r}; `pushsvc failed` shows those there are")
+        print_message(
+            f"no dead letter that is asked for has the reason {which.reason!r}; `pushsvc failed` shows those there are"
+        )
 
 
 def checked_id(text: str, option: str = "") -> str:

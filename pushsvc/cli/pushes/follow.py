@@ -10,7 +10,7 @@ from ...client import Refused, Unreachable
 from ...model.push import JsonObject
 from ..client import Client
 from ..output import counts_line, going_on
-from ..process import say
+from ..process import print_message
 from ..progress import ChangedLines, open_bars
 
 FIRST_LOOK, LAST_LOOK = 0.1, 1.0
@@ -38,7 +38,7 @@ def verdict(status: JsonObject, *, quiet: bool = False) -> bool:
     """
     counts = status["counts"]
     if not counts.get("total") and not quiet:
-        say("No device matched `to`, so nothing was sent.")
+        print_message("No device matched `to`, so nothing was sent.")
     return bool(counts.get("sent"))
 
 
@@ -74,7 +74,7 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
             for what, looks in waits.items():
                 if looks >= (WAITS if what else STILL) and what not in reported and not quiet:
                     reported.add(what)
-                    say(reasons[what])
+                    print_message(reasons[what])
             before = status
             await asyncio.sleep(pause)
             pause = min(LAST_LOOK, pause * 1.5)

@@ -20,7 +20,7 @@ from ...ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from ..access import Key, Url
 from ..operator.operator import Operator, operate
 from ..output import Json, counted, going_on, print_json
-from ..process import say
+from ..process import print_message
 from ..progress import ChangedLines, open_bars
 from .failed import AppName, Platform, PushId, Reason, Since, Until, chosen, warn_of_reason
 
@@ -150,9 +150,9 @@ async def _follow(operator: Operator, status: ReplayStatus, *, quiet: bool) -> R
                 lines.show(f"{status.spec.app}: {status.state}, {status.moved:,} of {total:,}{skipped}")
                 if status.state == "queued" and not warned and loop.time() - began > PATIENCE:
                     warned = True
-                    say("no worker has started the replay yet: is `pushsvc jobs` running?")
+                    print_message("no worker has started the replay yet: is `pushsvc jobs` running?")
     if status.state == "stopped":
-        say(f"the replay {status.job} was stopped")
+        print_message(f"the replay {status.job} was stopped")
     if status.state == "failed":
-        say(f"pushsvc: the replay {status.job} has failed: {status.error}")
+        print_message(f"pushsvc: the replay {status.job} has failed: {status.error}")
     return status

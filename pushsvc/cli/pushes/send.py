@@ -16,7 +16,7 @@ from ..client import open_client
 from ..files import reading
 from ..instants import parse_instant
 from ..output import Json, Missing, print_json
-from ..process import say
+from ..process import print_message
 from ..running import run
 from .follow import follow, verdict
 
@@ -137,7 +137,7 @@ async def _send(at: Access, document: JsonObject, headers: dict[str, str], *, fo
         warnings = answer.get("warnings") or []
         if not json:
             for warning in warnings:
-                say(f"warning: {warning['path']}: {warning['message']}")
+                print_message(f"warning: {warning['path']}: {warning['message']}")
         if not follow_it:
             if json:
                 print_json(answer)

@@ -10,7 +10,7 @@ from ...model.push import JsonObject
 from ..access import Access, App, Key, Url, access
 from ..client import open_client
 from ..output import Json, cell, counts_line, print_json, print_table
-from ..process import say
+from ..process import print_message
 from ..running import run
 from .follow import follow, verdict
 
@@ -57,7 +57,7 @@ async def _status(at: Access, push_id: str, *, follow_it: bool, deliveries: bool
         if deliveries and rows:
             print_table(COLUMNS, [[cell(row.get(name)) for name in COLUMNS] for row in rows])
         elif deliveries:
-            say("no delivery to list: none has ended yet" if _open(document) else "no delivery to list")
+            print_message("no delivery to list: none has ended yet" if _open(document) else "no delivery to list")
     if follow_it and not verdict(document, quiet=json):
         raise typer.Exit(1)
 

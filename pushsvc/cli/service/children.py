@@ -116,14 +116,14 @@ class Forked:
         """A descriptor that can be read once the process has ended."""
         self._ended = False
 
-    def begin(self, environ: Mapping[str, str], *, lifeline: int, heard: int, held: Sequence[int]) -> None:
-        """Let it run its command. `lifeline` and `heard` are the descriptors that `LIFELINE` and `process.LISTENS`
+    def begin(self, environ: Mapping[str, str], *, lifeline: int, reports: int, held: Sequence[int]) -> None:
+        """Let it run its command. `lifeline` and `reports` are the descriptors that `LIFELINE` and `process.LISTENS`
         name there, and `held` what it keeps open. Raises `OSError` where it has ended, or its end cannot be watched
         for; then it runs nothing."""
         try:
             with self._channel:
                 self._watch = os.pidfd_open(self.pid)
-                socket.send_fds(self._channel, [b"\0"], [lifeline, heard, *held])
+                socket.send_fds(self._channel, [b"\0"], [lifeline, reports, *held])
                 self._channel.sendall(json.dumps(dict(environ)).encode())
         except OSError:
             self._unwatch()
@@ -277,7 +277,7 @@ def _run(child: Child, channel: socket.socket, signals: Iterable[int]) -> NoRetu
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
-        if environ := _hear(channel):
+        if environ := _receive_environment(channel):
             os.environ.clear()
             os.environ.update(environ)
             from ... import telemetry
@@ -305,18 +305,18 @@ def _call(child: Child) -> int:
     return reported(lambda: function(context, processes=1, **dict.fromkeys(child.also, True)))
 
 
-def _hear(channel: socket.socket) -> dict[str, str]:
+def _receive_environment(channel: socket.socket) -> dict[str, str]:
     """Return the environment that the supervisor sends, or nothing where it has ended."""
     with channel:
         begin, descriptors, _, _ = socket.recv_fds(channel, 1, 3)
         if not begin:
             return {}
         text = b"".join(iter(lambda: channel.recv(65536), b""))
-    lifeline, heard, *held = descriptors
+    lifeline, reports, *held = descriptors
     for kept in (lifeline, *held):
         os.set_inheritable(kept, False)
     environ: dict[str, str] = json.loads(text)
-    return environ | {LIFELINE: str(lifeline), process.LISTENS: str(heard)}
+    return environ | {LIFELINE: str(lifeline), process.LISTENS: str(reports)}
 
 
 def show_arguments(words: Sequence[str]) -> None:

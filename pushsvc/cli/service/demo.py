@@ -42,7 +42,7 @@ def demo(context: typer.Context, once: Once = False) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pushsvc-demo-")))
         view = stack.enter_context(open_view(Console()))
-        view.say("start", "store, simulator, API, dispatcher, gateway, feedback, jobs")
+        view.log("start", "store, simulator, API, dispatcher, gateway, feedback, jobs")
         playground = stack.enter_context(open_playground(folder, port=free_port(), live_port=free_port()))
         context.obj.config = playground.config_file
         settings = context.obj.settings()
@@ -52,7 +52,7 @@ def demo(context: typer.Context, once: Once = False) -> None:
 
         async def run() -> None:
             async with open_service(settings, playground.config_file, environ) as service:
-                view.say("ready", f"{service.url} after {time.monotonic() - started:.1f} s")
+                view.log("ready", f"{service.url} after {time.monotonic() - started:.1f} s")
                 async with AsyncClient(service.url, key=playground.api_key, retries=Retries(0.0)) as api:
                     scene = Scene(api, service.live_url, playground, view)
                     await play(scene)
@@ -62,11 +62,11 @@ def demo(context: typer.Context, once: Once = False) -> None:
         try:
             uvloop.run(run())
         except KeyboardInterrupt:
-            view.say("stop", "as asked: everything has drained and ended")
+            view.log("stop", "as asked: everything has drained and ended")
             if once:
                 raise typer.Exit(130) from None  # as a shell says it: the script was not played to its end
         except PushsvcError:
             view.close()
             raise
         else:
-            view.say("done", f"every step succeeded, {time.monotonic() - started:.1f} s in total")
+            view.log("done", f"every step succeeded, {time.monotonic() - started:.1f} s in total")

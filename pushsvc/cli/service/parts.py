@@ -20,7 +20,7 @@ import uvloop
 from ...settings.processes import PROCESSES_HELP, parse_processes
 from ...settings.schema import Settings
 from ..files import shared_folder
-from ..process import say, was_stopped
+from ..process import print_message, was_stopped
 from .children import LIFELINE, METRICS, Child, Ready, child_of, forked_parts
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def feedback(context: typer.Context, processes: Processes = 0) -> None:
     The events are read by GET /v1/feedback, and sent to webhooks.
     """
     if sys.stderr.isatty() and LIFELINE not in os.environ:
-        say(FEEDBACK)
+        print_message(FEEDBACK)
     settings = context.obj.read()
     run_part("feedback", processes or 1, _looped("feedback"), settings, context)
 

@@ -58,7 +58,7 @@ class Supervisor:
         self._processes: dict[int, set[ChildProcess]] = {}
         self._stopping: dict[int, asyncio.Event] = {child.stage: asyncio.Event() for child in children}
         self._lifeline: tuple[int, int] = (-1, -1)
-        self._heard: tuple[int, int] = (-1, -1)
+        self._reports: tuple[int, int] = (-1, -1)
         """A pipe to which each child writes its process id once it handles signals."""
         self._listening: set[int] = set()
         self._hang_ups = ExitStack()
@@ -66,8 +66,8 @@ class Supervisor:
 
     async def __aenter__(self) -> Self:
         self._lifeline = os.pipe()
-        self._heard = os.pipe()
-        os.set_blocking(self._heard[0], False)
+        self._reports = os.pipe()
+        os.set_blocking(self._reports[0], False)
         # Where there are no signals, as outside the main thread, the children still see changed files by themselves.
         self._hang_ups.enter_context(on_hang_up(lambda: self.forward(signal.SIGHUP)))
         for child in self._children:
@@ -82,7 +82,7 @@ class Supervisor:
                 await self._stop_stage(stage)
         finally:
             self._hang_ups.close()
-            for end in (*self._lifeline, *self._heard):
+            for end in (*self._lifeline, *self._reports):
                 os.close(end)
 
     async def until_started(self, stop: asyncio.Event) -> None:
@@ -108,9 +108,9 @@ class Supervisor:
     def _listen(self) -> None:
         """Read from the pipe which children handle signals by now."""
         with suppress(BlockingIOError):
-            while said := os.read(self._heard[0], 512 * PID_BYTES):
-                for at in range(0, len(said), PID_BYTES):
-                    self._listening.add(int.from_bytes(said[at : at + PID_BYTES], "little"))
+            while pids := os.read(self._reports[0], 512 * PID_BYTES):
+                for at in range(0, len(pids), PID_BYTES):
+                    self._listening.add(int.from_bytes(pids[at : at + PID_BYTES], "little"))
 
     async def _stop_stage(self, stage: int) -> None:
         self._stopping[stage].set()
@@ -173,18 +173,18 @@ class Supervisor:
 
     async def _start(self, child: Child, number: int, environ: dict[str, str]) -> ChildProcess:
         """Return the process that was forked for this copy, or a new one."""
-        lifeline, heard = self._lifeline[0], self._heard[1]
+        lifeline, reports = self._lifeline[0], self._reports[1]
         held = () if self._metrics is None else self._metrics.held
         if (forked := self._ready.take(child, number)) is not None:
-            forked.begin(environ, lifeline=lifeline, heard=heard, held=held)
+            forked.begin(environ, lifeline=lifeline, reports=reports, held=held)
             return forked
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "pushsvc",
             *child.arguments,
-            env={**environ, LIFELINE: str(lifeline), LISTENS: str(heard)},
-            pass_fds=(lifeline, heard, *held),
+            env={**environ, LIFELINE: str(lifeline), LISTENS: str(reports)},
+            pass_fds=(lifeline, reports, *held),
             start_new_session=True,
         )
 

@@ -71,40 +71,41 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
     stop = until_signalled()
     warn_of_environment("up")
     async with open_service(settings, config, os.environ, stop, ready) as service:
-        say = speaker()
+        print_text = message_printer()
         if stop.is_set():
             return
         systemd.notify_ready()
         # A terminal makes a link of all that follows `http://` up to a space.
-        say(f"pushsvc listens on {service.url}")
-        say(f"  console   {service.url}/console\n  API page  {service.url}/docs\n  metrics   {service.url}/metrics")
+        print_text(f"pushsvc listens on {service.url}")
+        for name, path in (("console", "/console"), ("API page", "/docs"), ("metrics", "/metrics")):
+            print_text(f"  {name:<9} {service.url}{path}")
         if service.live_url:
-            say(f"  devices   {service.live_url}")
+            print_text(f"  devices   {service.live_url}")
         if playground is None:
             await stop.wait()
         else:
-            say(f"  APNs      {playground.simulator.apns_url} (simulator)")
-            say(f"  FCM       {playground.simulator.fcm_url} (simulator)")
-            say(f"API key of the app `demo`: {playground.api_key}\n\n{commands(playground)}")
-            say(f"Try:\n{example(service.url, playground.api_key)}")
-            await keep_simulator(playground, stop, say)
-        say("stopping: what was accepted is sent or stays in the store")
+            print_text(f"  APNs      {playground.simulator.apns_url} (simulator)")
+            print_text(f"  FCM       {playground.simulator.fcm_url} (simulator)")
+            print_text(f"API key of the app `demo`: {playground.api_key}\n\n{commands(playground)}")
+            print_text(f"Try:\n{example(service.url, playground.api_key)}")
+            await keep_simulator(playground, stop, print_text)
+        print_text("stopping: what was accepted is sent or stays in the store")
 
 
-async def keep_simulator(playground: Playground, stop: asyncio.Event, say: Callable[[str], None]) -> None:
-    """Restart the simulator whenever its process has ended, and report it through `say`. Returns when `stop` is set."""
+async def keep_simulator(playground: Playground, stop: asyncio.Event, print_text: Callable[[str], None]) -> None:
+    """Restart the simulator whenever its process has ended, and print that it did. Returns when `stop` is set."""
     while not stop.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), SIMULATOR_LOOK)
         try:
             if not stop.is_set() and await asyncio.to_thread(playground.simulator.revive):
-                say("the simulator's process had ended and was restarted; its record is empty")
+                print_text("the simulator's process had ended and was restarted; its record is empty")
         except RuntimeError as error:
-            say(f"the simulator's process has ended and cannot be restarted: {error}")
+            print_text(f"the simulator's process has ended and cannot be restarted: {error}")
             await stop.wait()
 
 
-def speaker(console: Console | None = None) -> Callable[[str], None]:
+def message_printer(console: Console | None = None) -> Callable[[str], None]:
     """Return a function that prints a text on standard error without breaking its lines, so that commands can be
     copied. A log needs no colours, and so no rich."""
     if console is None and not sys.stderr.isatty():
@@ -114,10 +115,10 @@ def speaker(console: Console | None = None) -> Callable[[str], None]:
 
         console = Console(stderr=True)
 
-    def say(text: str) -> None:
+    def print_text(text: str) -> None:
         console.print(text, markup=False, highlight=console.is_terminal, soft_wrap=True)
 
-    return say
+    return print_text
 
 
 def commands(playground: Playground) -> str:

@@ -19,7 +19,7 @@ from ...net.websocket.frames import ABNORMAL
 from ...runtime.parts import raise_file_limit
 from ..access import Access
 from ..output import counted, percentile, print_json, print_table
-from ..process import say
+from ..process import print_message
 from ..service.parts import until_signalled
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ async def run_phones(plan: Plan, at: Access | Signed, *, quiet: bool) -> PhoneFi
         for device, behaviour in zip(devices, behaviours, strict=True):
             fleet.add(device, behaviour, WIRES.get(plan.wire))
         if not quiet:
-            say(f"{counted(plan.count, 'phone')} at {gateway}, seed {seed}; Ctrl-C ends it")
+            print_message(f"{counted(plan.count, 'phone')} at {gateway}, seed {seed}; Ctrl-C ends it")
         fleet.start()
         await _progress(fleet, plan, stop, quiet=quiet)
         return figures(fleet)
@@ -130,7 +130,7 @@ async def _progress(fleet: Fleet, plan: Plan, stop: asyncio.Event, *, quiet: boo
         now, seen = time.monotonic(), fleet.figures.shown
         if not quiet:
             rate = (seen - shown) / (now - last)
-            say(f"{now - began:7.1f} s  {progress(fleet)}, {rate:,.0f}/s")
+            print_message(f"{now - began:7.1f} s  {progress(fleet)}, {rate:,.0f}/s")
         last, shown = now, seen
 
 

@@ -29,7 +29,7 @@ from ...lab.simulator import (
 from ...wording import did_you_mean
 from ..access import Access, App, Key, Url, access
 from ..output import Missing
-from ..process import say
+from ..process import print_message
 from .phones import Plan, Signed, simulate_phones
 
 _DEFAULTS = SimulatorConfig()
@@ -176,7 +176,7 @@ def simulate(
         section, _, name = error.path.partition(".")
         if section == "simulator":  # which no configuration has: its values are options of this command
             error = ConfigError(f"--{name.replace('_', '-')}", error.message, error.remedy)
-        say(f"pushsvc simulate: {error}")
+        print_message(f"pushsvc simulate: {error}")
         raise typer.Exit(1) from error
 
 
@@ -236,7 +236,7 @@ def _print_tokens(scenario: str, platform: str) -> None:
             made[name] = kind.make(scenario, unique)
     if not made:
         fault = fault_of(scenario, [reason for kind in kinds.values() for reason in kind.reasons])
-        say(f"pushsvc simulate: --token: {fault} (`--token list` shows all)")
+        print_message(f"pushsvc simulate: --token: {fault} (`--token list` shows all)")
         raise typer.Exit(2)
     bare = [token for name, token in made.items() if platform or name in HALVES]
     if len(bare) == 1 and (platform or not sys.stdout.isatty()):

@@ -137,7 +137,7 @@ class Scene:
         mixed = self.apns(count=30) + self.fcm(count=30) + self.apns("ServiceUnavailable.1", 3)
         push = await self.send(mixed, "Something is going on", lane="bulk")
         counts = await self.until_done(push)
-        self.view.say("sent", f"{counts['sent']} of {counts['total']}")
+        self.view.log("sent", f"{counts['sent']} of {counts['total']}")
         await asyncio.sleep(1.0)
 
     def _unique(self) -> str:
@@ -160,24 +160,24 @@ def expect(counts: dict[str, int], **wanted: int) -> None:
 
 async def sent(scene: Scene) -> None:
     push = await scene.send(scene.apns() + scene.fcm(), "Order 7 shipped", lane="urgent")
-    scene.view.say("accepted", "one push to an iPhone and an Android phone")
+    scene.view.log("accepted", "one push to an iPhone and an Android phone")
     expect(await scene.until_done(push), sent=2)
-    scene.view.say("sent", "both providers accepted it")
+    scene.view.log("sent", "both providers accepted it")
     push = await scene.send(scene.apns(count=2500) + scene.fcm(count=2500), "News", lane="bulk")
-    scene.view.say("accepted", "one push to 5,000 tokens, lane bulk")
+    scene.view.log("accepted", "one push to 5,000 tokens, lane bulk")
     expect(await scene.until_done(push), sent=5000)
-    scene.view.say("sent", "5,000 of 5,000")
+    scene.view.log("sent", "5,000 of 5,000")
 
 
 async def registered(scene: Scene) -> None:
     for device, target in (("ann-phone", scene.apns()), ("ann-tablet", scene.fcm()), ("bob-phone", scene.fcm())):
         user = device.partition("-")[0]
         await scene.register(device, target[0], "news", user=user, tags={"plan": "pro" if user == "ann" else "free"})
-    scene.view.say("devices", "Ann's phone and tablet, Bob's phone; all follow topic `news`")
+    scene.view.log("devices", "Ann's phone and tablet, Bob's phone; all follow topic `news`")
     expect(await scene.until_done(await scene.send({"users": ["ann"]}, "For Ann")), sent=2)
     expect(await scene.until_done(await scene.send({"where": "tags.plan == 'free'"}, "For who pays nothing")), sent=1)
     expect(await scene.until_done(await scene.send({"topic": "news"}, "News for all")), sent=3)
-    scene.view.say("sent", "2 to user ann, 1 where tags.plan == 'free', 3 to the topic")
+    scene.view.log("sent", "2 to user ann, 1 where tags.plan == 'free', 3 to the topic")
 
 
 async def online(scene: Scene) -> None:
@@ -187,33 +187,33 @@ async def online(scene: Scene) -> None:
         phone, desk = phones.add("dora-phone"), phones.add("dora-desk")
         phones.start()
         await scene.wait_until("both are online", lambda: phones.online == 2)
-        scene.view.say("online", "Dora's phone (FCM) and desktop (live only) have connected")
+        scene.view.log("online", "Dora's phone (FCM) and desktop (live only) have connected")
 
         before = await scene.asked()
         push = await scene.send({"devices": ["dora-phone"]}, "You are online")
         expect(await scene.until_done(push), sent=1)
         await shown(scene, phone, push, asked=before)
-        scene.view.say("online", "the phone has acknowledged a push: no provider is asked")
+        scene.view.log("online", "the phone has acknowledged a push: no provider is asked")
 
         phone.darken()
         push = await scene.send({"devices": ["dora-phone"]}, "Are you there?")
         expect(await scene.until_done(push), sent=1)
         await provider_asked(scene, before + 1)
-        scene.view.say("silent", "its network drops everything: after 2 s FCM is asked, once")
+        scene.view.log("silent", "its network drops everything: after 2 s FCM is asked, once")
         phone.leave()
         phone.start()
         await shown(scene, phone, push, asked=before + 1)
-        scene.view.say("back", "the phone gets its whole stream, and drops what it has shown")
+        scene.view.log("back", "the phone gets its whole stream, and drops what it has shown")
 
         desk.leave()
         await scene.wait_until("the desktop is away", lambda: desk.state is State.AWAY)
         push = await scene.send({"devices": ["dora-desk"]}, "For later")
         await scene.until(push, lambda counts: counts["total"] > 0)
-        scene.view.say("live", "the desktop is away and has no provider: its push waits")
+        scene.view.log("live", "the desktop is away and has no provider: its push waits")
         desk.start()
         expect(await scene.until_done(push), sent=1)
         await shown(scene, desk, push, asked=before + 1)
-        scene.view.say("live", "it is back, and gets it")
+        scene.view.log("live", "it is back, and gets it")
 
 
 async def shown(scene: Scene, phone: Phone, push: str, *, asked: int) -> None:
@@ -233,12 +233,12 @@ async def provider_asked(scene: Scene, times: int) -> None:
 async def retried(scene: Scene) -> None:
     push = await scene.send(scene.apns("ServiceUnavailable.2", 3) + scene.apns(), "Twice unavailable")
     await scene.until(push, lambda counts: counts["retrying"] > 0)
-    scene.view.say("retry", "APNs answers 503 to three of four: they wait, with back-off")
+    scene.view.log("retry", "APNs answers 503 to three of four: they wait, with back-off")
     expect(await scene.until_done(push), sent=4)
-    scene.view.say("sent", "all four, the three at their third attempt")
+    scene.view.log("sent", "all four, the three at their third attempt")
     push = await scene.send(scene.fcm("INTERNAL.1") + scene.apns("BadPriority"), "One is refused")
     expect(await scene.until_done(push), sent=1, failed=1)
-    scene.view.say("failed", "one is refused permanently (BadPriority) and kept; one is sent")
+    scene.view.log("failed", "one is refused permanently (BadPriority) and kept; one is sent")
 
 
 async def pruned(scene: Scene) -> None:
@@ -246,32 +246,32 @@ async def pruned(scene: Scene) -> None:
     await scene.register("cid-phone", dead, "news", user="cid")
     push = await scene.send({"topic": "news"}, "One of these phones is gone")
     expect(await scene.until_done(push), invalid=1, sent=3)
-    scene.view.say("dead", "APNs answers 410 Unregistered for Cid's phone: it is `invalid`")
+    scene.view.log("dead", "APNs answers 410 Unregistered for Cid's phone: it is `invalid`")
     deadline = asyncio.get_running_loop().time() + PATIENCE
     while not (events := [event for event in await scene.feedback() if event["token"] == dead["token"]]):
         if asyncio.get_running_loop().time() > deadline:
             raise DemoError("the dead token never came up in /v1/feedback")
         await asyncio.sleep(0.05)
     state = (await scene.get("/v1/devices/cid-phone"))["state"]
-    scene.view.say("dead", f"feedback: {events[0]['device_id']} {events[0]['action']}, its state is {state}")
+    scene.view.log("dead", f"feedback: {events[0]['device_id']} {events[0]['action']}, its state is {state}")
     expect(await scene.until_done(await scene.send({"topic": "news"}, "News again")), total=3, sent=3)
     push = await scene.send([dead, *scene.apns()], "To its token all the same")
     expect(await scene.until_done(push), suppressed=1, sent=1)
-    scene.view.say("dead", "the topic leaves it out, and its bare token is `suppressed`")
+    scene.view.log("dead", "the topic leaves it out, and its bare token is `suppressed`")
 
 
 async def held(scene: Scene) -> None:
     await asyncio.to_thread(scene.simulator.break_credentials, "apns")
-    scene.view.say("held", "APNs refuses our credentials from now on")
+    scene.view.log("held", "APNs refuses our credentials from now on")
     push = await scene.send(scene.apns(count=200) + scene.fcm(count=200), "Through a bad minute")
     where = await scene.until_held(True)
     counts = await scene.until(push, lambda counts: counts["sent"] >= 200)
-    scene.view.say("held", f"{where}: {counts['total'] - counts['sent']} wait, 0 failed")
+    scene.view.log("held", f"{where}: {counts['total'] - counts['sent']} wait, 0 failed")
     await asyncio.to_thread(scene.simulator.restore_credentials, "apns")
-    scene.view.say("fixed", "they are valid again; the next probe finds out")
+    scene.view.log("fixed", "they are valid again; the next probe finds out")
     await scene.until_held(False)
     expect(await scene.until_done(push), sent=400)
-    scene.view.say("resumed", "400 of 400 sent, no token lost")
+    scene.view.log("resumed", "400 of 400 sent, no token lost")
 
 
 async def totals(scene: Scene) -> None:
@@ -279,7 +279,7 @@ async def totals(scene: Scene) -> None:
     ends = ", ".join(f"{name} {counts[name]:,}" for name in ("sent", "failed", "invalid", "suppressed"))
     record = await asyncio.to_thread(scene.simulator.record)
     duplicates = sum(record[platform]["duplicates"] for platform in ("apns", "fcm"))
-    scene.view.say("totals", f"{counts['total']:,} accepted = {ends}")
-    scene.view.say("totals", f"by the simulator's record {duplicates} of them arrived twice")
+    scene.view.log("totals", f"{counts['total']:,} accepted = {ends}")
+    scene.view.log("totals", f"by the simulator's record {duplicates} of them arrived twice")
     if duplicates:
         raise DemoError(f"the simulator accepted {duplicates} pushes twice")

@@ -33,7 +33,7 @@ SHOWN = ("total", "queued", "retrying", "sent", "failed", "invalid", "expired", 
 
 
 class View:
-    """Shows the progress. `say` adds a line to the log, `show` updates the figures."""
+    """Shows the progress. `log` adds a line to the log, `show` updates the figures."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -51,7 +51,7 @@ class View:
         """Whether it draws a picture, which other output would tear."""
         return self._live is not None
 
-    def say(self, kind: str, text: str) -> None:
+    def log(self, kind: str, text: str) -> None:
         """Add a line to the log."""
         at = time.monotonic() - self._started
         if self._live is None:

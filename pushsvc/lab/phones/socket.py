@@ -22,7 +22,7 @@ LARGEST: Final = 1 << 20
 class PhoneSocket(asyncio.Protocol):
     """One connection of a phone, which gets what comes."""
 
-    __slots__ = ("_fleet", "_head", "_heard_at", "_key", "_phone", "_pieces", "_reader", "_transport")
+    __slots__ = ("_fleet", "_head", "_key", "_phone", "_pieces", "_reader", "_received_at", "_transport")
 
     def __init__(self, fleet: Fleet, phone: Phone) -> None:
         self._fleet = fleet
@@ -36,7 +36,7 @@ class PhoneSocket(asyncio.Protocol):
         """The beginning of the answer to the handshake."""
         self._pieces = b""
         """What a torn phone has still to write."""
-        self._heard_at = 0.0
+        self._received_at = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -98,7 +98,7 @@ class PhoneSocket(asyncio.Protocol):
             socket.abort()
             return
         self._transport = socket
-        self._heard_at = self._fleet.wheel.now()
+        self._received_at = self._fleet.wheel.now()
         self._key = base64.b64encode(self._fleet.random.randbytes(16)).decode()
         socket.write(handshake.request(self._fleet.host, self._fleet.path_of(self._phone.wire), self._key))
 
@@ -142,10 +142,10 @@ class PhoneSocket(asyncio.Protocol):
     def _is_forgotten(self) -> bool:
         """Return whether the network has forgotten the connection, which is found out by the next to use it."""
         now = self._fleet.wheel.now()
-        forgotten = now - self._heard_at > self._phone.behaviour.nat and self._transport is not None
+        forgotten = now - self._received_at > self._phone.behaviour.nat and self._transport is not None
         if forgotten:
             self.darken()
-        self._heard_at = now
+        self._received_at = now
         return forgotten
 
     def _detach(self, *, swallow: bool) -> None:

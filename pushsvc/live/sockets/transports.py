@@ -155,7 +155,7 @@ class LongConnection(asyncio.Protocol):
 
 
 class WebSocketTransport(LongConnection):
-    __slots__ = ("_heard", "_opcode", "_reader", "_since", "frame_pings")
+    __slots__ = ("_messages", "_opcode", "_reader", "_since", "frame_pings")
 
     name = "websocket"
     session = ""
@@ -166,8 +166,8 @@ class WebSocketTransport(LongConnection):
         self._reader = frames.MessageReader(min(shared.config.first_bytes, shared.config.message_bytes))
         self.frame_pings = frame_pings
         self._since = shared.wheel.now()
-        """Since when the messages of the client are counted, in seconds of the wheel, and in `_heard` their number."""
-        self._heard = 0
+        """Since when `_messages` counts the messages of the client, in seconds of the wheel."""
+        self._messages = 0
 
     def known(self) -> None:
         super().known()
@@ -179,8 +179,8 @@ class WebSocketTransport(LongConnection):
 
     def data_received(self, data: bytes) -> None:
         events = self._reader.feed(data)
-        self._heard += len(events) + len(data) // 256
-        if self._heard > self._shared.config.messages:
+        self._messages += len(events) + len(data) // 256
+        if self._messages > self._shared.config.messages:
             self._rest()
         for kind, payload in events:
             if kind <= frames.BINARY:
@@ -207,7 +207,7 @@ class WebSocketTransport(LongConnection):
         wheel = self._shared.wheel
         now = wheel.now()
         is_early = now < self._since + 1.0
-        self._since, self._heard = now + is_early, 0
+        self._since, self._messages = now + is_early, 0
         if is_early:
             self._io.pause_reading()
             wheel.after(1.0, self._listen)

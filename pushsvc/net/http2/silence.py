@@ -30,15 +30,15 @@ class Silence:
         So a pause of this process, in which bytes arrived that it has yet to read, counts for no more than `DOUBT`."""
         return 0.0 if self._since is None else DOUBT + now - self._doubted_at
 
-    def look(self, now: float, *, heard: float, asked: float) -> bool:
+    def look(self, now: float, *, received: float, asked: float) -> bool:
         """Take a look, and return whether the server is silent, so that each connection should be asked.
 
-        `heard` is when the last byte came, minus infinity where there is no connection; `asked` is when the request
+        `received` is when the last byte came, minus infinity where there is no connection; `asked` is when the request
         that waits longest was sent, infinity where none waits.
         """
-        if self._since is not None and heard > self._since:
+        if self._since is not None and received > self._since:
             self._since = None
-        last = max(heard, asked)
+        last = max(received, asked)
         if self._since is None and now - last >= DOUBT:
             self._since, self._doubted_at = last, now
         return self._since is not None

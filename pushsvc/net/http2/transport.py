@@ -281,10 +281,10 @@ class Pool:
     def _listen(self) -> None:
         """Look whether the server says anything, again while requests wait for it or it is silent."""
         self._listener = None
-        heard = max((connection.last_received for connection in self._alive), default=-inf)
+        received = max((connection.last_received for connection in self._alive), default=-inf)
         asked = min((connection.asked_at for connection in self._alive if connection.streams.open), default=inf)
         now = self._now()
-        silent = self._silence.look(now, heard=heard, asked=asked)
+        silent = self._silence.look(now, received=received, asked=asked)
         for connection in list(self._alive) if silent else ():
             connection.inquire(now)
         if silent or asked < inf:

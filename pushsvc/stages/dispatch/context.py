@@ -12,7 +12,7 @@ from ...ports.queue import DeliveryQueue
 from .config import DispatchConfig
 from .lease import Lease
 from .preemption import Preemption
-from .revoking import Heard
+from .revoking import RevocationLog
 
 Environments: TypeAlias = Callable[[str], Mapping[Platform, Environment]]
 """Returns the environment of each account of an app, by its route, where tokens belong to one."""
@@ -28,4 +28,4 @@ class DispatchContext(NamedTuple):
     random: Callable[[], float]
     lease: Lease
     preemption: Preemption
-    heard: Heard
+    revocations: RevocationLog

@@ -23,7 +23,7 @@ from .context import DispatchContext, Environments
 from .lease import Lease
 from .limits import RouteLimits
 from .preemption import Preemption
-from .revoking import Heard
+from .revoking import RevocationLog
 from .route import RouteWorker
 from .settling import Settler
 
@@ -56,7 +56,7 @@ class Dispatcher:
         self._config = config
         self._limits = limits or {}
         self._wall_clock = wall_clock
-        self._heard = Heard()
+        self._revocations = RevocationLog()
         self._lease = Lease(config.takeover, lease_clock, self._give_up)
         self._context = DispatchContext(
             queue,
@@ -68,7 +68,7 @@ class Dispatcher:
             jitter,
             self._lease,
             Preemption(),
-            self._heard,
+            self._revocations,
         )
         self._lines: dict[Route, _Line] = {}
         self.notes: dict[Route, str] = {}
@@ -232,7 +232,7 @@ class Dispatcher:
             async with patience:
                 apps = {route.app for route in self._lines}
                 for news in await self._queue.revoked(apps, wait_ms):
-                    self._heard.add(news.revoked, asyncio.get_running_loop().time())
+                    self._revocations.add(news.revoked, asyncio.get_running_loop().time())
                     own = [line.worker for route, line in self._lines.items() if route.app == news.app]
                     for worker in own:
                         await worker.revoke(news.revoked)

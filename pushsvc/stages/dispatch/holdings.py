@@ -46,7 +46,7 @@ class Mark(NamedTuple):
     """A point in time, to determine later what has been revoked since, and whether the lease ran out or another server
     became the primary."""
 
-    heard: int
+    revocation: int
     generation: int
     history: int
 
@@ -73,7 +73,7 @@ class Holdings:
         self._enqueue = self.lanes.add
         self._queue, self._config = context.queue, context.config
         self._wall_clock, self._random = context.wall_clock, context.random
-        self._lease, self._heard = context.lease, context.heard
+        self._lease, self._revocations = context.lease, context.revocations
         self._environments = context.environments
         self._settler = settler
         self._recorder = recorder
@@ -126,12 +126,12 @@ class Holdings:
         was sent."""
         if not taken:
             return
-        unchanged = self.mark() == mark._replace(heard=self._heard.number)
-        if not self._lease.holds or not unchanged or not self._heard.knows(mark.heard):
+        unchanged = self.mark() == mark._replace(revocation=self._revocations.number)
+        if not self._lease.holds or not unchanged or not self._revocations.knows(mark.revocation):
             self._queue.forget([each.ref for each in taken])
             return
         now = int(self._wall_clock() * 1000)
-        revoked = self._heard.since(mark.heard)
+        revoked = self._revocations.since(mark.revocation)
         for each in taken:
             ref, chunk, skip = each.ref, each.chunk, each.skip
             targets = tuple(t for t in chunk.targets if t.index not in skip) if skip else chunk.targets
@@ -200,10 +200,10 @@ class Holdings:
 
     def mark(self) -> Mark:
         """Return the present moment, for an answer that arrives later."""
-        return Mark(self._heard.number, self._lease.generation, self._queue.history)
+        return Mark(self._revocations.number, self._lease.generation, self._queue.history)
 
     async def revoke(self, revoked: Revoked) -> None:
-        """Remove what is revoked: afterwards none of it waits here. The caller has added it to `heard` just before."""
+        """Remove what is revoked, which the caller has just added to the `RevocationLog`: then none of it waits."""
         held = self._settler.held(revoked.pushes)
         if not held and not revoked.tokens and not revoked.entries:
             return
@@ -265,7 +265,7 @@ class Holdings:
                 entry.without(left)
             self._settler.drop(withdrawn)
             return
-        revoked, known = self._heard.since(mark.heard), self._heard.knows(mark.heard)
+        revoked, known = self._revocations.since(mark.revocation), self._revocations.knows(mark.revocation)
         add = self.lanes.add
         for entry in entries:
             if not known:

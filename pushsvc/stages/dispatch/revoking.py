@@ -2,7 +2,7 @@
 
 Each revocation is applied at once to everything that waits in the lanes and the gate, so that what is drawn may be
 submitted. What is between two places at that moment (an answer of the store in transit, a question to the limiter) is
-checked against all revocations since it left the first of them: `Heard` keeps them in order.
+checked against all revocations since it left the first of them: `RevocationLog` keeps them in order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEPT: Final = 60.0
 away, is checked again from the beginning."""
 
 
-class Heard:
+class RevocationLog:
     """The revocations that one process has applied, by number. Times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:

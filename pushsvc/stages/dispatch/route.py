@@ -195,7 +195,7 @@ class RouteWorker:
         self._metrics.held(set())
 
     async def revoke(self, revoked: Revoked) -> None:
-        """Remove what is revoked: afterwards none of it waits here. The caller has added it to `heard` just before."""
+        """Remove what is revoked, which the caller has just added to the `RevocationLog`: then none of it waits."""
         await self._holdings.revoke(revoked)
 
     async def hand_back(self) -> None:

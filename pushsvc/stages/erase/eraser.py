@@ -43,7 +43,7 @@ class Eraser:
     async def erase(self, app: str, user: str, *, wait: float) -> Erasure:
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait
-        begun, heard = await self._begin(app, user)
+        begun, confirmed = await self._begin(app, user)
         if not begun:
             if (removed := await self._forget_name(app, user, lambda: clock() > deadline)) is not None:
                 return Erasure(0, True, removed) if removed else await self._steps.report(app, user)
@@ -52,9 +52,9 @@ class Eraser:
             await self.work(app, stopping=lambda: clock() >= deadline)
             under_way = await self._steps.under_way(app, user)
             if under_way is None:
-                return replace(await self._steps.report(app, user), heard=heard)
+                return replace(await self._steps.report(app, user), confirmed=confirmed)
             if clock() >= deadline:
-                return replace(under_way, heard=heard)
+                return replace(under_way, confirmed=confirmed)
             await asyncio.sleep(LOOK)
 
     async def unfinished(self, apps: Sequence[str]) -> list[str]:
@@ -74,15 +74,15 @@ class Eraser:
         Returns whether there is a user to erase, and whether all dispatchers have dropped what they held. Raises
         Unreadable if a device remains because this version cannot read it.
         """
-        begun, heard = await self._steps.under_way(app, user) is not None, True
+        begun, confirmed = await self._steps.under_way(app, user) is not None, True
         while devices := await self._registry.of_user(app, user):
-            heard &= await self._steps.record(app, user, devices)
+            confirmed &= await self._steps.record(app, user, devices)
             begun = True
             ids = [device.id for device in devices]
             await self._registry.revise(app, ids, lambda device: None if device.user == user else device, erases=True)
         if await self._steps.hides(app, user):
             raise Unreadable("A device of this user, which is not erased,")
-        return begun, heard
+        return begun, confirmed
 
     async def _forget_name(self, app: str, user: str, late: Callable[[], bool]) -> dict[str, int] | None:
         """Remove the name of a user without devices, of which nothing else is kept, from audiences that wait. Returns

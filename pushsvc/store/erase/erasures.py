@@ -72,10 +72,10 @@ class RedisErasures(StorePart):
         suppressed = await self.suppression.known(app, tokens)
         key = key_of(user, self._hash_key)
         await self.change(app, key, partial(joined, user=user, devices=devices, suppressed=suppressed))
-        heard = await self.suppression.erasing(app, tokens, wait=True)
-        # The dispatchers, which append to the streams, have heard of it, and the registry still has the devices.
+        confirmed = await self.suppression.erasing(app, tokens, wait=True)
+        # The dispatchers, which append to the streams, know of it, and the registry still has the devices.
         await self._live.forget(app, [device.id for device in devices])
-        return heard
+        return confirmed
 
     async def hides(self, app: str, user: str) -> bool:
         return await self._registry.hides_of_user(app, user)

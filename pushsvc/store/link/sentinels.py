@@ -55,15 +55,15 @@ class SentinelReport(NamedTuple):
         return self.epoch, self.leads
 
 
-def elect(words: Iterable[SentinelReport], believed: SentinelReport | None) -> SentinelReport | None:
+def elect(reports: Iterable[SentinelReport], believed: SentinelReport | None) -> SentinelReport | None:
     """Return the newest answer, unless `believed` is newer still, or None if no sentinel names a living primary."""
-    newest = max((word for word in words if not word.down), key=lambda word: word.rank, default=None)
+    newest = max((report for report in reports if not report.down), key=lambda report: report.rank, default=None)
     if newest is None or (believed is not None and believed.rank > newest.rank):
         return believed if newest is not None else None
     return newest
 
 
-def read_word(address: Any, master: Any) -> SentinelReport | None:
+def read_report(address: Any, master: Any) -> SentinelReport | None:
     """Parse SENTINEL GET-MASTER-ADDR-BY-NAME and SENTINEL MASTER. None: this sentinel does not know the master."""
     if not address or isinstance(master, Exception) or not master:
         return None
@@ -93,7 +93,7 @@ class Sentinels(Sentinel):
         self._name = master
         self._timeout = timeout
         self._believed: SentinelReport | None = None
-        self._heard = 0.0
+        self._believed_at = 0.0
         self._switched: list[Callable[[Address], None]] = []
         self.confirmed = float("-inf")
         """When the sentinels were last asked and named `address`, by `time.monotonic`."""
@@ -113,15 +113,15 @@ class Sentinels(Sentinel):
     async def discover_master(self, service_name: str) -> Address:
         """Return where the primary is. Raises redis-py's `MasterNotFoundError`."""
         asked = time.monotonic()
-        words = await asyncio.gather(*(self._ask(sentinel) for sentinel in self.sentinels))
-        known = [word for word in words if word is not None]
+        reports = await asyncio.gather(*(self._ask(sentinel) for sentinel in self.sentinels))
+        known = [report for report in reports if report is not None]
         now = time.monotonic()
-        elected = elect(known, self._believed if now - self._heard < MEMORY else None)
+        elected = elect(known, self._believed if now - self._believed_at < MEMORY else None)
         if elected is None:
             raise MasterNotFoundError(f"the sentinels name no living primary {service_name!r}")
         before, self._believed = self.address, elected
         if elected in known:
-            self._heard, self.confirmed = now, asked
+            self._believed_at, self.confirmed = now, asked
         if before not in (None, elected.address):
             for switched in self._switched:
                 switched(elected.address)
@@ -142,7 +142,7 @@ class Sentinels(Sentinel):
         address, master = await self._answers(
             sentinel, [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name), ("SENTINEL", "MASTER", self._name)]
         )
-        return None if isinstance(address, Exception) else read_word(address, master)
+        return None if isinstance(address, Exception) else read_report(address, master)
 
     async def _answers(self, sentinel: Redis, commands: Sequence[tuple[str, ...]]) -> list[Any]:
         """Return the answers of one sentinel, with faults among them, or None for each if it does not answer."""
@@ -172,7 +172,7 @@ class _Checked(Packed, SentinelManagedConnection):
             await self.send_command("ROLE", check_health=False)
             role = (await self.read_response(disable_decoding=True))[0]
         except ResponseError:
-            role = b"master"  # this user may not ask: the sentinels' word has to do
+            role = b"master"  # this user may not ask: what the sentinels report has to do
         if role != b"master":
             await self.disconnect()
             raise NoConnection("the server that the sentinels name is not a primary (yet)")

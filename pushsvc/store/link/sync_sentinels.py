@@ -19,7 +19,7 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
-from .sentinels import MEMORY, Address, SentinelReport, elect, read_word
+from .sentinels import MEMORY, Address, SentinelReport, elect, read_report
 
 LOOK = 1.0
 """Seconds between two questions to the sentinels on one connection."""
@@ -32,17 +32,17 @@ class SyncSentinels(Sentinel):
         super().__init__(nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py gives it no types
         self._name = master
         self._believed: SentinelReport | None = None
-        self._heard = 0.0
+        self._believed_at = 0.0
 
     def discover_master(self, service_name: str) -> Address:
         """Return where the primary is. Raises redis-py's `MasterNotFoundError`."""
-        words = [word for sentinel in self.sentinels if (word := self._ask(sentinel)) is not None]
+        reports = [report for sentinel in self.sentinels if (report := self._ask(sentinel)) is not None]
         now = time.monotonic()
-        elected = elect(words, self._believed if now - self._heard < MEMORY else None)
+        elected = elect(reports, self._believed if now - self._believed_at < MEMORY else None)
         if elected is None:
             raise MasterNotFoundError(f"the sentinels name no living primary {service_name!r}")
-        if elected in words:
-            self._heard = now
+        if elected in reports:
+            self._believed_at = now
         self._believed = elected
         return elected.address
 
@@ -54,7 +54,7 @@ class SyncSentinels(Sentinel):
                 address, master = pipe.execute(raise_on_error=False)
         except (RedisError, OSError):
             return None
-        return None if isinstance(address, Exception) else read_word(address, master)
+        return None if isinstance(address, Exception) else read_report(address, master)
 
 
 class _Checked(SentinelManagedConnection):
@@ -68,7 +68,7 @@ class _Checked(SentinelManagedConnection):
             self.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]  # as above
             role = self.read_response(disable_decoding=True)[0]
         except ResponseError:
-            role = b"master"  # this user may not ask: the sentinels' word has to do
+            role = b"master"  # this user may not ask: what the sentinels report has to do
         if role != b"master":
             self.disconnect()  # type: ignore[no-untyped-call]  # as above
             raise NoConnection("the server that the sentinels name is not a primary (yet)")

@@ -63,7 +63,7 @@ class Accepting:
         self._config = config
         self.durable = Durable(link, timeout=config.timeout)
         self._groups: dict[_Place, GroupCommit[Part | Push, _Kept]] = {}
-        self._heard: dict[_Place, int] = {}
+        self._counts: dict[_Place, int] = {}
         self._sent = 0
         self._answered: dict[_Place, int] = {}
         self._sum = 0
@@ -149,10 +149,10 @@ class Accepting:
         return self._of_app[app]
 
     def _note(self, place: _Place, count: int) -> None:
-        change = count - self._heard.get(place, 0)
+        change = count - self._counts.get(place, 0)
         self._sum += change
         self._of_app[place[0]] += change
-        self._heard[place] = count
+        self._counts[place] = count
 
     def looking(self) -> Callable[[str, Sequence[int]], None]:
         """Begin a count. Returns a function to call at its end, with an app and the deliveries in each of its shards. A
@@ -178,5 +178,5 @@ class Accepting:
         answers = iter(found)
         for app in apps:
             note(app, [pending_of(next(answers)) for _ in range(self._config.shards_of(app))])
-        for place in self._heard.keys() - set(places):
+        for place in self._counts.keys() - set(places):
             self._note(place, 0)

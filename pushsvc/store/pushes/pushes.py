@@ -193,7 +193,7 @@ class RedisPushes(PushListing):
             # appended nowhere.
             await self._streams.withdraw(app, push_id, status.send_at or status.created_at)
         if place:
-            await self._revocations.heard(app, shard, place.decode(), push_id)
+            await self._revocations.applied(app, shard, place.decode(), push_id)
             status = await self.status(app, push_id)
         return status
 

@@ -91,7 +91,7 @@ class Group(Struct, frozen=True, array_like=True, gc=False):
     asked: int
     """1 if the provider was asked; 0 for a dry run that the provider has no request for."""
     counted: int
-    """1 for a cancelled push whose deliveries in flight this dispatcher has counted: see heard.lua."""
+    """1 for a cancelled push whose deliveries in flight this dispatcher has counted: see acknowledge.lua."""
     entry: str
     """The id of the entry that the chunk was read from; empty: it was not read from one."""
 

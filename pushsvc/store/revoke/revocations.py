@@ -33,7 +33,7 @@ LIFETIME = 3_600_000
 """The lifetime of a revocation in milliseconds. A dispatcher that reads none for so long has lost its lease long
 before."""
 MOST = 500
-"""Revocations of one shard that are heard at once."""
+"""Revocations of one shard that are read at once."""
 PATIENCE = 2.0
 """Seconds that the caller of a revocation waits for the dispatchers."""
 _POLL = 0.05
@@ -140,11 +140,11 @@ class Following(StorePart):
         """See `DeliveryQueue.acknowledge`."""
         if news.history == self._link.history:  # else it comes again from the new primary, if that has it
             counts = [part for push_id, count in in_flight.items() if count for part in (push_id, count)]
-            await self._say(news.app, news.shard, news.place, *counts)
+            await self._write_place(news.app, news.shard, news.place, *counts)
 
-    async def _say(self, app: str, shard: int, place: str, *counts: str | int) -> None:
+    async def _write_place(self, app: str, shard: int, place: str, *counts: str | int) -> None:
         words = [keys.prefix(app, shard), self._config.consumer, place, *counts]
-        await self._link.read("heard", [keys.heard(app, shard)], words)  # another primary has other places
+        await self._link.read("acknowledge", [keys.heard(app, shard)], words)  # another primary has other places
 
     async def end(self) -> None:
         """Remove this consumer, so that no caller waits for it."""
@@ -175,7 +175,7 @@ class Following(StorePart):
         await self._link.many(commands)
         for place, found in zip(places, names, strict=True):
             if self._config.consumer not in found and self._history == self._link.history:
-                await self._say(*place, self._places[place])  # thought gone, or Redis came back without it
+                await self._write_place(*place, self._places[place])  # thought gone, or Redis came back without it
 
 
 def _read(app: str, shard: int, entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]], history: int) -> Revoked:
@@ -207,7 +207,7 @@ class Revocations(StorePart):
         if marks:
             place = await self._publish(app, 0, "t", marks)
             if wait:
-                return await self.heard(app, 0, place)
+                return await self.applied(app, 0, place)
         return True
 
     async def recall(self, ref: EntryRef) -> None:
@@ -225,7 +225,7 @@ class Revocations(StorePart):
         )
         return cast(bytes, entry_id).decode()
 
-    async def heard(self, app: str, shard: int, place: str, push_id: str = "") -> bool:
+    async def applied(self, app: str, shard: int, place: str, push_id: str = "") -> bool:
         """Return whether all dispatchers have applied the revocations up to `place`, once they have, or after
         `PATIENCE`. A cancelled push is recorded as confirmed then. Raises `StoreUnavailable`."""
         wait = self._waits.get((app, shard))
@@ -264,7 +264,7 @@ class _Wait:
         self._key = keys.heard(app, shard)
         self._prefix = keys.prefix(app, shard)
         self._waiting: list[_Confirmation] = []
-        self._said: dict[bytes, tuple[bytes, float]] = {}
+        self._places: dict[bytes, tuple[bytes, float]] = {}
         """The last response of each consumer, and since when we know it."""
         self._silent: set[bytes] = set()
         self._task: asyncio.Task[None] | None = None
@@ -274,7 +274,7 @@ class _Wait:
         waiter = _Confirmation(place, push_id, loop.time() + PATIENCE)
         self._waiting.append(waiter)
         if self._task is None or self._task.done():
-            self._task = loop.create_task(self._look(), name="heard")
+            self._task = loop.create_task(self._look(), name="revocations")
         await asyncio.wait([waiter.future], timeout=PATIENCE)
         return waiter.future.done() and waiter.future.result()
 
@@ -287,8 +287,8 @@ class _Wait:
         while self._waiting:
             waiting = list(self._waiting)
             try:
-                heard: dict[bytes, bytes] = await self._link.call("HGETALL", self._key)
-                least = min(map(entry_order, heard.values()), default=None)
+                acknowledged: dict[bytes, bytes] = await self._link.call("HGETALL", self._key)
+                least = min(map(entry_order, acknowledged.values()), default=None)
                 ready = {each for each in waiting if least is None or each.place <= least}
                 pushes = [each.push_id for each in ready if each.push_id]
                 for first in range(0, len(pushes), MOST):
@@ -300,28 +300,28 @@ class _Wait:
                 self._waiting.clear()
                 return
             now = loop.time()
-            self._listen(heard, now)
-            spoken = [said for name, said in heard.items() if name not in self._silent]
-            speaking = min(map(entry_order, spoken), default=None)
+            self._note_silent(acknowledged, now)
+            active = [place for name, place in acknowledged.items() if name not in self._silent]
+            least_active = min(map(entry_order, active), default=None)
             for each in waiting:
-                if not each.future.done() and (each in ready or speaking is None or each.place <= speaking):
+                if not each.future.done() and (each in ready or least_active is None or each.place <= least_active):
                     each.future.set_result(each in ready)
             self._waiting = [each for each in self._waiting if each not in ready and now < each.until + _AFTER]
             urgent = any(now < each.until and not each.future.done() for each in self._waiting)
             pause = _FIRST_LOOK if ready else min(_LAST_LOOK if urgent else 1.0, pause * 1.5)
             await asyncio.sleep(pause)
 
-    def _listen(self, heard: Mapping[bytes, bytes], now: float) -> None:
+    def _note_silent(self, acknowledged: Mapping[bytes, bytes], now: float) -> None:
         """Record which consumers have responded, and which were waited for in vain."""
-        known = self._said
-        self._said = {
-            name: known[name] if name in known and known[name][0] == said else (said, now)
-            for name, said in heard.items()
+        known = self._places
+        self._places = {
+            name: known[name] if name in known and known[name][0] == place else (place, now)
+            for name, place in acknowledged.items()
         }
-        self._silent = {name for name in self._silent if self._said.get(name) == known.get(name)}
+        self._silent = {name for name in self._silent if self._places.get(name) == known.get(name)}
         late = [each for each in self._waiting if now >= each.until]
         self._silent |= {
             name
-            for name, (said, since) in self._said.items()
-            if now >= since + PATIENCE and any(entry_order(said) < each.place for each in late)
+            for name, (place, since) in self._places.items()
+            if now >= since + PATIENCE and any(entry_order(place) < each.place for each in late)
         }

@@ -1,9 +1,9 @@
--- A dispatcher has applied the revocations up to a place: it says so, and how many deliveries of the cancelled pushes
--- it has in flight, of which settle.lua takes those away again that it settles.
+-- Record that a dispatcher has applied the revocations up to a place, and how many deliveries of the cancelled pushes
+-- it has in flight: settle.lua subtracts those that it settles.
 --
 -- KEYS  1 ps:T:heard
 -- ARGV  1 prefix `ps:T:`; 2 consumer; 3 place; then for each cancelled push: id, deliveries in flight
--- Returns 0 where this was said before.
+-- Returns 0 where this was recorded before.
 
 if redis.call('HGET', KEYS[1], ARGV[2]) == ARGV[3] then
   return 0
