@@ -44,9 +44,9 @@ def render(document: dict[str, Any]) -> str:
         '<p><a href="/docs/guide">Guide</a> · <a href="openapi.json">openapi.json</a></p>',
         *(
             part
-            for name, says, members in groups
+            for name, summary, members in groups
             for part in (
-                f"<h2>{escape(name.capitalize())}</h2><p class=soft>{_text(says)}</p>",
+                f"<h2>{escape(name.capitalize())}</h2><p class=soft>{_text(summary)}</p>",
                 *(_call(path, verb, call, document["components"]) for path, verb, call in members),
             )
         ),

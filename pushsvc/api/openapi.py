@@ -185,7 +185,7 @@ def build(*, addresses: Addresses, config: ApiConfig) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name, "description": says} for name, says in _TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": _paths(),
         "components": {
             "schemas": dict(sorted(schemas.items())),
@@ -336,7 +336,7 @@ def _good(answer: Answer) -> dict[str, Any]:
         good["content"] = {answer.media: {"schema": _answer_schema(answer)}}
     if answer.headers:
         good["headers"] = {
-            name: {"description": says, "required": True, "schema": {"type": "string"}} for name, says in answer.headers
+            name: {"description": text, "required": True, "schema": {"type": "string"}} for name, text in answer.headers
         }
     return good
 
@@ -359,7 +359,7 @@ def _problem(problem: type[RequestError]) -> dict[str, Any]:
         kind = "integer" if header == "Retry-After" else "string"
         # 403 is answered without it where the key belongs to another app: no scope would help.
         needed = problem.status != 403
-        response["headers"] = {header: {"description": _SAYS[header], "required": needed, "schema": {"type": kind}}}
+        response["headers"] = {header: {"description": _HEADERS[header], "required": needed, "schema": {"type": kind}}}
     return response
 
 
@@ -380,7 +380,7 @@ _TAGS: Final = {
 }
 """By the beginning of the path; the last one has all other calls."""
 _PROBLEMS: Final = sorted({problem for call in SHOWN for problem in call.problems}, key=lambda each: each.__name__)
-_SAYS: Final = {
+_HEADERS: Final = {
     "WWW-Authenticate": "How to authenticate (RFC 6750).",
     "Retry-After": "The number of seconds to wait before the next try.",
 }

@@ -21,12 +21,14 @@ from .pushes.routes import CALLS as PUSHES
 
 
 def _asset(
-    name: str, path: str, does: Handler, says: str, *, media: str = "text/javascript", in_document: bool = True
+    name: str, path: str, does: Handler, summary: str, *, media: str = "text/javascript", in_document: bool = True
 ) -> Call:
     """Return the row of a file that browsers keep."""
     found = Answer(200, "The module.", media=media, no_store=False)
     known = Answer(304, "The caller has it already.", media=media, no_store=False)
-    return Call(name, "GET", path, does, says, found, (known,), headers=(meta.IF_NONE_MATCH,), in_document=in_document)
+    return Call(
+        name, "GET", path, does, summary, found, (known,), headers=(meta.IF_NONE_MATCH,), in_document=in_document
+    )
 
 
 _row: Final = rows()

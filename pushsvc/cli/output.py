@@ -84,7 +84,7 @@ def print_table(
 
 
 @contextmanager
-def going_on(message: Callable[[], str]) -> Iterator[None]:
+def note_interrupt(message: Callable[[], str]) -> Iterator[None]:
     """Print `message()` if the user interrupts the block, which only watches work that continues elsewhere."""
     try:
         yield

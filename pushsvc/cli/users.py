@@ -11,7 +11,7 @@ from ..errors import InvalidRequest, PushsvcError
 from ..ports.erasure import UNCONFIRMED, WHAT, Erasure
 from .access import Key, Url
 from .operator.operator import open_operator
-from .output import Json, command_group, going_on, print_json, print_table
+from .output import Json, command_group, note_interrupt, print_json, print_table
 from .process import print_message
 from .running import run
 
@@ -72,5 +72,5 @@ def erase(
 
 async def _erase(context: typer.Context, app: str, user: str, wait: float, url: str, key: str) -> Erasure:
     async with open_operator(context, app, url, key, changes=True) as operator:
-        with going_on(lambda: "once started, the erasure is continued by `pushsvc jobs`, or by this command"):
+        with note_interrupt(lambda: "once started, the erasure is continued by `pushsvc jobs`, or by this command"):
             return await operator.erase_user(app, user, wait)

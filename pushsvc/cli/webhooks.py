@@ -18,7 +18,7 @@ from ..model.instants import parse_instant as to_unix_ms
 from .access import Key, Url
 from .instants import parse_instant
 from .operator.operator import Operator, operate
-from .output import Json, command_group, counted, going_on, print_done, print_items, print_json, print_table
+from .output import Json, command_group, counted, note_interrupt, print_done, print_items, print_json, print_table
 from .process import print_message
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def redeliver(
             for name in wanted:
                 await operator.redeliver(name, *span)
         if not dry_run and not detach:
-            with going_on(lambda: "`pushsvc jobs` continues it"):
+            with note_interrupt(lambda: "`pushsvc jobs` continues it"):
                 delivered = {name: await _follow(operator, name, batches, span) for name, batches in wanted.items()}
         return wanted, delivered
 

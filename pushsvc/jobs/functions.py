@@ -135,7 +135,7 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
             routes=route_table(settings, which.app),
             channels=channel_rules(settings, which.app),
             lease=lease,
-            go_on=lambda: time.monotonic() < until and not context.stopping(),
+            may_continue=lambda: time.monotonic() < until and not context.stopping(),
             has_room=_room(store, settings, which.app),
             now=store.clock,
         )

@@ -86,7 +86,7 @@ class AddressFields:
 
     def declared(self, absent: UnsetType | None) -> list[tuple[str, Any, UnsetType | None]]:
         """Return the fields as `msgspec.defstruct` takes them. One that is left out is `absent`."""
-        return [(name, Annotated[kind | type(absent), says, rule], absent) for name, kind, says, rule in self._fields]
+        return [(name, Annotated[kind | type(absent), text, rule], absent) for name, kind, text, rule in self._fields]
 
     def given(self, document: Any) -> list[str]:
         """Return the names of those fields that a document has."""

@@ -64,7 +64,7 @@ def carries(path: Platform) -> bool:
     return any(name in CARRIERS for name in path_of(path)[1])
 
 
-def is_carried_on(chunk: Chunk) -> bool:
+def has_provider_fallback(chunk: Chunk) -> bool:
     """Return whether a provider carries on what no device has acknowledged."""
     following = (each.channel for each in chunk.fallbacks)
     return bool(chunk.home) and chunk.channel not in CARRIERS and not any(name in CARRIERS for name in following)

@@ -129,8 +129,8 @@ async def _tunnel(loop: asyncio.AbstractEventLoop, proxy: Proxy, origin: Origin,
         if status is None:
             raise ProxyError(f"{proxy.name} does not answer in HTTP/1")
         if not 200 <= int(status[1]) < 300:
-            said = " ".join(status[0].decode("latin-1").split()[1:])[:100]
-            raise ProxyError(f"{proxy.name} refuses the tunnel to {origin}: {said}")
+            answer_line = " ".join(status[0].decode("latin-1").split()[1:])[:100]
+            raise ProxyError(f"{proxy.name} refuses the tunnel to {origin}: {answer_line}")
     except BaseException as error:
         sock.close()
         if isinstance(error, OSError) and not isinstance(error, ProxyError | TimeoutError):

@@ -117,7 +117,7 @@ class Arrivals(Protocol):
         Returns the number of deliveries that ended.
         """
 
-    async def carry_on(self, app: str, arrivals: Sequence[Arrival]) -> int:
+    async def fall_back(self, app: str, arrivals: Sequence[Arrival]) -> int:
         """Let deliveries that wait for their devices go on at their next channel now: a full stream has no room for
         them, so no device can acknowledge them. Others do not change, nor do those of a very large push: they wait for
         their time. Returns the number of those that go on."""

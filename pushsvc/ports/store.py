@@ -106,7 +106,7 @@ class Store(Figures, Protocol):
         status documents show instead."""
 
     @property
-    def promise(self) -> str:
+    def durability(self) -> str:
         """Return a text that names what the durability of this store rests on."""
 
     async def require_durable(self, apps: Iterable[str]) -> float:

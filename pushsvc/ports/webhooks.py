@@ -100,7 +100,7 @@ class WebhookClaim(Protocol):
     async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
         """Record that the call failed and is to be repeated in `wait` seconds, and end the claim."""
 
-    async def bury(self, batch: Batch, reason: str) -> bool:
+    async def give_up(self, batch: Batch, reason: str) -> bool:
         """Give the batch up: keep it as a dead batch, and continue after it."""
 
     async def halve(self, batch: Batch, reason: str) -> bool:

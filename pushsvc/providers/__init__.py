@@ -16,7 +16,7 @@ from msgspec import Struct
 from ..model.defaults import Defaults
 from ..model.push import Platform
 from . import apns, fcm
-from .kind import ProviderKind, ask_nobody, explain_any, no_environment, no_limits
+from .kind import ProviderKind, check_nothing, explain_any, no_environment, no_limits
 
 __all__ = ["REGISTRY", "kinds_of", "ProviderKind"]
 
@@ -27,7 +27,7 @@ def kinds_of(package: ModuleType) -> dict[Platform, ProviderKind]:
     return {
         route: ProviderKind(
             *(package.PLATFORM, config, package.RENDERER, package.open_provider, package.check, package.preview),
-            check_online=getattr(package, "check_online", ask_nobody),
+            check_online=getattr(package, "check_online", check_nothing),
             addresses=package.ADDRESSES,
             defaults=getattr(package, "DEFAULTS", Defaults()),
             account_limits=getattr(package, "account_limits", no_limits),

@@ -49,7 +49,7 @@ def no_environment(config: Any) -> None:
     """Return None, as a provider does whose tokens belong to no environment."""
 
 
-async def ask_nobody(config: Any) -> list[Finding]:
+async def check_nothing(config: Any) -> list[Finding]:
     """Return nothing, as a provider does that cannot be asked without sending."""
     return []
 
@@ -69,7 +69,7 @@ class ProviderKind(Struct, frozen=True):
     check: Callable[[Any], list[Finding]]
     """Reads the files that the config names and returns findings about them, without using the network."""
     preview: MakePreview
-    check_online: Callable[[Any], Awaitable[list[Finding]]] = ask_nobody
+    check_online: Callable[[Any], Awaitable[list[Finding]]] = check_nothing
     """Returns what the provider says to the account of a config, without sending anything."""
     account_limits: Callable[[Any], AccountLimits] = no_limits
     """Returns the limits that the provider grants to the account of a config."""

@@ -60,8 +60,8 @@ def owner_of(device: Device) -> bytes:
 def present(target: Target, device: Device | None, chunk: Chunk) -> Target | str:
     """Return the target as the registry has it now, or the reason why nothing is sent to it.
 
-    It is the same target, or one with the current token of its device. `device` is the device of its id, or its heir;
-    `chunk` names the channel, and the topic if the push has one.
+    It is the same target, or one with the current token of its device. `device` is the device of its id, or its
+    successor; `chunk` names the channel, and the topic if the push has one.
     """
     if device is None or owner_of(device) != target.owner or device.platform != platform_of(chunk.platform):
         return MOVED
@@ -75,7 +75,7 @@ def present(target: Target, device: Device | None, chunk: Chunk) -> Target | str
     return target
 
 
-def is_heir(device: Device, target: Target, chunk: Chunk) -> bool:
+def is_successor(device: Device, target: Target, chunk: Chunk) -> bool:
     """Return whether a device that has the token of a target, whose own device is gone, may stand for it: the same user
     has registered the phone under another id. The caller knows that this id was new then: a device that existed before
     may be a target of the push itself.

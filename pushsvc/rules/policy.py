@@ -137,7 +137,7 @@ def decide(
     delivery."""
     verdict = _judge(chunk, outcome, now, jitter, policy, blame)
     if chunk.fallbacks and (verdict in (INVALID, FAILED) or _waits_too_long(chunk, outcome, verdict, now)):
-        return _go_on(chunk, now, 0.0)
+        return _next_channel(chunk, now, 0.0)
     return verdict
 
 
@@ -153,7 +153,7 @@ def _judge(chunk: Chunk, outcome: Outcome, now: int, jitter: float, policy: Retr
         case Sent():
             return SENT
         case Unconfirmed(within=within):
-            return _go_on(chunk, now, within)
+            return _next_channel(chunk, now, within)
         case TokenDead():
             return INVALID
         case Expired():
@@ -190,7 +190,7 @@ def left_out(chunk: Chunk, end: End, reason: str, now: int) -> Verdict:
     """Return the verdict on a delivery that must not be sent by this channel. If only its token is bad and the next
     channel needs no token, that channel takes over; otherwise the delivery ends."""
     if chunk.fallbacks and chunk.fallbacks[0].channel in CARRIERS and reason in (PRUNED, "suppressed"):
-        return _go_on(chunk, now, 0.0)
+        return _next_channel(chunk, now, 0.0)
     return Ended(end)
 
 
@@ -227,7 +227,7 @@ def _least_wait(chunk: Chunk, outcome: Unavailable, policy: RetryPolicy) -> floa
     return 0.0
 
 
-def _go_on(chunk: Chunk, now: int, seconds: float) -> Verdict:
+def _next_channel(chunk: Chunk, now: int, seconds: float) -> Verdict:
     """Return the verdict on a delivery that goes on elsewhere or waits; an acknowledgement still ends it."""
     if chunk.expires_at <= now:
         return EXPIRED

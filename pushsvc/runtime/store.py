@@ -21,10 +21,10 @@ from ..store import (
     attach_embedded,
     holds_data,
     lost_socket,
-    obituary,
     open_embedded,
     open_store,
     require_free,
+    server_log_tail,
 )
 from ..store.link.connect import open_sync_redis as open_sync_redis, store_error as store_error
 from .providers import addresses
@@ -124,7 +124,7 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, url: str, stop: 
             if not EMBEDDED_AWAY.active:
                 lost = await asyncio.to_thread(lost_socket, folder)
                 if lost is None:
-                    log.error("embedded_store_died", data_dir=str(folder), **obituary(folder))
+                    log.error("embedded_store_died", data_dir=str(folder), **server_log_tail(folder))
                 else:
                     log.error("embedded_store_socket_removed", data_dir=str(folder), **lost, remedy=KEEP_SOCKET)
             try:
@@ -208,8 +208,8 @@ async def require_store(settings: Settings, url: str, stop: asyncio.Event, *, du
 def log_durability(settings: Settings, store: Store) -> None:
     """Log what a 202 of this process guarantees."""
     fsync = settings.queue.durability == "fsync"
-    promise = "fsync: the disk of Redis has it" if fsync else store.promise
-    telemetry.get_logger("store").info("durability", promise=promise)
+    durability = "fsync: the disk of Redis has it" if fsync else store.durability
+    telemetry.get_logger("store").info("durability", promise=durability)
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ from .server.embedded import (
     attach_embedded as attach_embedded,
     holds_data as holds_data,
     lost_socket as lost_socket,
-    obituary as obituary,
     open_embedded as open_embedded,
     require_free as require_free,
+    server_log_tail as server_log_tail,
 )

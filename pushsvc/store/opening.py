@@ -148,8 +148,8 @@ class Store:
         return token_hasher(self.hash_key, self.config.addresses.same_of(route))
 
     @property
-    def promise(self) -> str:
-        return self.link.promise_is
+    def durability(self) -> str:
+        return self.link.durability
 
     async def require_durable(self, apps: Iterable[str]) -> float:
         return await self.pushes.require_durable(apps)

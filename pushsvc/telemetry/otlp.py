@@ -87,8 +87,8 @@ def _before(key: str, tag: bytes, size: int) -> bytes:
 
 
 def _attribute(key: str, value: str | int) -> bytes:
-    said = b"\x18" + varint(value % (1 << 64)) if isinstance(value, int) else _text(b"\x0a", value)
-    return _text(b"\x0a", key) + bytes_field(b"\x12", said)
+    encoded = b"\x18" + varint(value % (1 << 64)) if isinstance(value, int) else _text(b"\x0a", value)
+    return _text(b"\x0a", key) + bytes_field(b"\x12", encoded)
 
 
 def _text(tag: bytes, text: str) -> bytes:

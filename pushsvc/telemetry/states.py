@@ -99,8 +99,8 @@ class RedisLog(StateLog):
     def away(self, who: Hashable, error: StoreError, **fields: Any) -> None:
         """Report that the part `who` waits for Redis because of this error. A line says where Redis is, what is wrong
         and, where the cause shows it, what to do. `fields` are added."""
-        said = {"at": self.at, "error": str(error), "remedy": error.fix if isinstance(error, StoreUnavailable) else ""}
-        self.begin(who, **{name: value for name, value in said.items() if value} | fields)
+        known = {"at": self.at, "error": str(error), "remedy": error.fix if isinstance(error, StoreUnavailable) else ""}
+        self.begin(who, **{name: value for name, value in known.items() if value} | fields)
 
 
 REDIS: Final = RedisLog("store", "redis_away", "redis_still_away", "redis_back")

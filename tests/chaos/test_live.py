@@ -177,7 +177,7 @@ async def open_scene(seed: str, count: int = PHONES, pace: Pace = PACE, **enviro
 async def killed(scene: Scene) -> None:
     """kill -9 of one process of each part, while networks swallow a third of the connections."""
     for phone in list(scene.fleet.phones.values())[::3]:
-        phone.darken()
+        phone.drop_traffic()
     await asyncio.gather(*(scene.rig.kill(part) for part in ("live", "dispatch", "serve", "jobs")))
 
 

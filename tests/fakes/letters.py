@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pushsvc.model.codec import decode_chunk
-from pushsvc.model.routing import is_carried_on
+from pushsvc.model.routing import has_provider_fallback
 from pushsvc.ports.letters import DeadFilter, DeadGroup, DeadRow, ReplaySpec, ReplayStatus, ReplayStep
 from pushsvc.store.letters.listing import fits, parse_cursor, row_of_letter
 from pushsvc.store.letters.reopening import grouped, reopened
@@ -110,7 +110,7 @@ class MemoryDeadLetters:
                 del record.ended[index], state.dead[app][int(entry)]
                 record.rows.pop(index)
                 record.turns[index] = reopening.chunk.turn
-                if is_carried_on(reopening.chunk):
+                if has_provider_fallback(reopening.chunk):
                     record.marks[index] = "f"
             record.state = "sending" if record.state == "done" else record.state
             state.lanes[app, head.channel, head.lane].add(reopening.chunk)

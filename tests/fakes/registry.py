@@ -21,14 +21,14 @@ from pushsvc.store.registry.changes import (
     Desk,
     DeviceChange,
     Kept,
-    heirs_of,
     joining_of,
     read_place,
     spare,
-    unsettling,
+    successors_of,
+    tokens_to_recheck,
     written_place,
 )
-from pushsvc.store.registry.wire import DeviceQuery, fate_of_stream, held_by, is_meant, label_of
+from pushsvc.store.registry.wire import DeviceQuery, held_by, is_meant, label_of, stream_action
 
 from .state import State
 
@@ -197,8 +197,8 @@ class MemoryRegistry:
                     self._change(app, DeviceQuery(ids=stones), partial(_remove, ids=stones))
                     return self._change(app, about, decide)
             raise
-        state.moved |= {(app, platform, token_digest(b"", token)) for platform, token in unsettling(changes)}
-        state.heirs |= {(app, *each) for each in heirs_of(changes)}
+        state.moved |= {(app, platform, token_digest(b"", token)) for platform, token in tokens_to_recheck(changes)}
+        state.successors |= {(app, *each) for each in successors_of(changes)}
         given = {change.after.id for change in changes if change.after is not None}
         alive = set()
         waiting: dict[str, list[Arrival]] = {PRUNED: [], MOVED: []}
@@ -208,7 +208,7 @@ class MemoryRegistry:
                 del owners[identity(old.platform, old.token)]
                 del devices[old.id]
                 gone = new is None or new.id != old.id
-                fate = "" if gone else fate_of_stream(old, new)
+                fate = "" if gone else stream_action(old, new)
                 if fate == "prune" and state.live.is_connected(app, change.before.n, state.clock()):
                     alive.add(change.before.n)
                 elif gone or fate:

@@ -169,7 +169,7 @@ class State:
         """App, platform and token, with the instant from which they are."""
         self.moved: set[tuple[str, Platform, bytes]] = set()
         """App, platform and token digest of devices that changed after a target may have been made of them."""
-        self.heirs: set[tuple[str, Platform, str, str]] = set()
+        self.successors: set[tuple[str, Platform, str, str]] = set()
         """App, platform and token of devices that are gone, each with the id under which its user has it now."""
         self.superseding: dict[tuple[str, ...], str] = {}
         """App and what two messages must have in common to replace each other, with the newest order accepted."""

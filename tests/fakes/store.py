@@ -44,7 +44,7 @@ from pushsvc.ports.entries import EntryRef, News, Revoked, Taken, token_mark
 from pushsvc.ports.figures import Gauges
 from pushsvc.ports.pushes import DevicePushes, KeptPush, ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
-from pushsvc.rules.audience import is_heir, present
+from pushsvc.rules.audience import is_successor, present
 from pushsvc.runtime.providers import addresses
 from pushsvc.store.config import StoreConfig
 from pushsvc.store.feedback.log import parse_event_id
@@ -57,7 +57,7 @@ from pushsvc.store.queue.arrivals import ARRIVED, EndOfAny
 from pushsvc.store.queue.entries import counted
 from pushsvc.store.queue.letter import DeadLetter, note_dropped
 from pushsvc.store.queue.results import dead_letter_of, head_of, receipt_of, row_of
-from pushsvc.store.queue.settling import again_as, mark_of_retry
+from pushsvc.store.queue.settling import mark_of_retry, retry_chunk
 from pushsvc.store.revoke.supersession import order_at, order_of, places_at, places_of, was_accepted
 
 from .expansions import MemoryExpansions
@@ -251,9 +251,9 @@ class MemoryQueue:
             kept = state.devices[route.app].get(target.device_id)
             if kept is None:
                 owner = state.owners[route.app].get(state.config.addresses.identity(platform, target.token), "")
-                if (route.app, platform, target.token, owner) in state.heirs:
-                    heir = state.devices[route.app][owner]
-                    kept = heir if is_heir(heir.device, target, chunk) else None
+                if (route.app, platform, target.token, owner) in state.successors:
+                    successor = state.devices[route.app][owner]
+                    kept = successor if is_successor(successor.device, target, chunk) else None
             if kept is not None:
                 environments[target.index] = kept.device.environment
             judged = present(target, None if kept is None else kept.device, chunk)
@@ -336,7 +336,7 @@ class MemoryQueue:
                 unconfirmed = isinstance(settlement.outcome, Unconfirmed)
                 again.setdefault((id(chunk), verdict, at_once, unconfirmed), (chunk, []))[1].append(target)
         for (_, retry, at_once, unconfirmed), (chunk, targets) in again.items():
-            following = again_as(chunk, targets, retry)
+            following = retry_chunk(chunk, targets, retry)
             record = state.pushes[app, chunk.push_id]
             mark = mark_of_retry(following, 0 if at_once else retry.due_at, unconfirmed=unconfirmed)
             for target in targets:
@@ -376,7 +376,7 @@ class MemoryQueue:
     async def suppress(self, app: str, arrivals: Sequence[Arrival], why: str) -> int:
         return self._state.end_any(app, arrivals, EndOfAny("suppressed", why))
 
-    async def carry_on(self, app: str, arrivals: Sequence[Arrival]) -> int:
+    async def fall_back(self, app: str, arrivals: Sequence[Arrival]) -> int:
         moved = 0
         for arrival in arrivals:
             record = self._state.pushes.get((app, arrival.push_id))
@@ -386,7 +386,7 @@ class MemoryQueue:
             for chunk in waiting:
                 own = [target for target in chunk.targets if target.index == arrival.index]
                 if chunk.push_id == arrival.push_id and own and record.open(arrival.index, chunk.turn):
-                    following = again_as(chunk, own, Retry(0, chunk.attempt, chunk.part, chunk.counted))
+                    following = retry_chunk(chunk, own, Retry(0, chunk.attempt, chunk.part, chunk.counted))
                     record.turns[arrival.index] = following.turn
                     record.mark(arrival.index, mark_of_retry(following, 0, unconfirmed=False))
                     self._state.lanes[app, following.channel, following.lane].add(following)

@@ -453,7 +453,7 @@ async def test_devices_and_webhooks(
                 assert claim is not None
                 batch = await claim.next(5)
                 assert batch is not None
-                assert await claim.bury(batch, "http_400")
+                assert await claim.give_up(batch, "http_400")
         for words in (
             ("webhooks", "failed"),
             ("webhooks", "redeliver", "--dry-run"),

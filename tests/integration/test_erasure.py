@@ -885,7 +885,7 @@ async def test_an_audience_names_her_no_more_and_everybody_else(server: Server) 
                 registry=store.registry,
                 routes={},
                 lease=1000,
-                go_on=lambda: True,
+                may_continue=lambda: True,
                 has_room=has_room,
             )
             assert (run.made, run.end) == (size, "done"), name

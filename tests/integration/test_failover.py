@@ -195,7 +195,7 @@ async def test_what_an_old_primary_handed_out_is_read_again_from_the_new_one(
             elif way == "resume":
                 lane = keys.lane("shop", 0, "apns", "normal")
                 await link.call("XREADGROUP", "GROUP", "dispatch", "a", "STREAMS", lane, ">")
-                queue.distrust()
+                queue.recheck_all()
             monkeypatch.setattr(link, method, then_change)
             if way == "reclaim":
                 found = await queue.reclaim(ROUTE)
@@ -769,7 +769,7 @@ async def test_counters_of_empty_lanes_are_set_right() -> None:
             fields = [word for pair in wrong.items() for word in pair]
             await store.link.call("HSET", keys.pending("shop", 0), *fields)
             await store.pushes.accept(make_push("p", 5, lane="urgent"))
-            store.queue.distrust()
+            store.queue.recheck_all()
             await store.queue.beat()
             gauges = await store.gauges({"shop": ("apns",)})
             assert gauges.pending == {"urgent": 5, "normal": 0, "bulk": 0}

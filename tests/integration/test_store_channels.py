@@ -30,7 +30,7 @@ from pushsvc.rules.audience import owner_of
 from pushsvc.rules.life import lives_on
 from pushsvc.store import Store, StoreConfig, keys
 from pushsvc.store.queue import moving, settling
-from pushsvc.store.queue.settling import again_as
+from pushsvc.store.queue.settling import retry_chunk
 
 from ..fakes.store import MemoryStore
 from .servers import Server
@@ -348,7 +348,7 @@ async def test_a_step_looks_at_a_bounded_number_of_targets(monkeypatch: pytest.M
     await take_all(store)  # both lanes are this consumer's
     for limit, counted in ((9, 1), (28, 28)):
         monkeypatch.setattr(moving, "_STEP_TARGETS", limit)
-        store.queue.distrust()
+        store.queue.recheck_all()
         await store.queue.beat()
         assert await store.link.call("HGET", keys.pending("shop", 0), "apns:normal") == b"%d" % counted
     monkeypatch.setattr(moving, "_STEP_TARGETS", 9)
@@ -457,7 +457,7 @@ async def test_what_devices_have_acknowledged_is_not_recorded_as_waiting(
 
     def retry(chunk: Chunk, targets: Sequence[Target], verdict: Retry) -> Chunk:
         recorded.append([replace(chunk, targets=tuple(targets))])
-        return again_as(chunk, targets, verdict)
+        return retry_chunk(chunk, targets, verdict)
 
     async with new_world(server) as world:
         store = await world.store()
@@ -468,7 +468,7 @@ async def test_what_devices_have_acknowledged_is_not_recorded_as_waiting(
         for each in taken:
             if each.chunk.push_id != "last":
                 await store.queue.arrived("shop", ack(each.chunk, *indexes_of([each])))
-        monkeypatch.setattr(settling, "again_as", retry)
+        monkeypatch.setattr(settling, "retry_chunk", retry)
         settlements = [one for each in taken for one in all_of(each, retry_later(), WRITTEN)[0]]
         took = await store.queue.settle("shop", settlements, [each.ref for each in taken])
         assert {each.delivery.chunk.push_id for each in took} == {"last"}
@@ -556,8 +556,8 @@ async def test_what_no_device_can_acknowledge_any_more_goes_on_at_once(total: in
     left = [index for index in range(total) if index not in (*acked, *gone)]
     assert await store.queue.arrived("shop", [by_index[index] for index in acked]) == len(acked)
     displaced = [by_index[index] for index in (*acked, *gone)]
-    assert await store.queue.carry_on("shop", displaced) == len(gone)
-    assert await store.queue.carry_on("shop", displaced) == 0, "each goes on once"
+    assert await store.queue.fall_back("shop", displaced) == len(gone)
+    assert await store.queue.fall_back("shop", displaced) == 0, "each goes on once"
     assert await live(store) == (len(acked), len(gone), len(left))
     waiting = {"apns:ack": len(left) + total}
     assert await pending(store) == {"apns": 2 * total - len(acked)} | waiting

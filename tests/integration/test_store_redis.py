@@ -575,7 +575,7 @@ async def test_every_key_is_as_documented(server: Server, store: Store) -> None:
         batch = await claim.next(1)
         assert batch is not None
         await claim.note(WebhookCallNote(moment(), batch.id, 1, 1, 400, "http_400", 0.1, "given_up"))
-        assert await claim.bury(batch, "http_400")
+        assert await claim.give_up(batch, "http_400")
     assert await store.webhooks.ask_again("shop", await store.webhooks.dead("shop")) == 1
 
     live, at_hand = store.live, LivePush("scheduled urgent", moment(), moment() + 60_000, "normal", 1)

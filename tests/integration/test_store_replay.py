@@ -292,13 +292,13 @@ async def test_a_stop_is_promised_like_the_replay_itself() -> None:
             store = await world.store()
             assert isinstance(store, Store)
             promised: list[tuple[Any, ...]] = []
-            promise = store.link.promise
+            guarded_call = store.link.guarded_call
 
-            async def promises(*command: Any) -> Any:
+            async def counted_call(*command: Any) -> Any:
                 promised.append(command[:3])
-                return await promise(*command)
+                return await guarded_call(*command)
 
-            store.link.promise = promises  # type: ignore[method-assign]  # what a link with replicas waits for
+            store.link.guarded_call = counted_call  # type: ignore[method-assign]  # what a link with replicas waits for
             await fail_all(store, make_push("p", 3))
             job = (await store.dead.request(ReplaySpec("shop", ANY))).job
             assert await store.dead.stop("shop", job)

@@ -75,7 +75,7 @@ class Step(NamedTuple):
 
 WHAT = (
     *("accept", "take", "take", "settle", "settle", "settle", "settle", "arrive", "promote", "cancel", "cancel"),
-    *("replay", "reclaim", "suppress", "carry_on", "forget_status", "forget_group", "later"),
+    *("replay", "reclaim", "suppress", "fall_back", "forget_status", "forget_group", "later"),
 )
 """Names of methods of `Twins`: what comes more often is here more often."""
 STEPS = st.lists(
@@ -246,8 +246,8 @@ class Twins:
     async def suppress(self, name: str, step: Step) -> list[Any]:
         return await self.both(name, lambda store, _: store.queue.suppress("shop", self._some(step), "gone"))
 
-    async def carry_on(self, name: str, step: Step) -> list[Any]:
-        return await self.both(name, lambda store, _: store.queue.carry_on("shop", self._some(step)))
+    async def fall_back(self, name: str, step: Step) -> list[Any]:
+        return await self.both(name, lambda store, _: store.queue.fall_back("shop", self._some(step)))
 
     async def promote(self, name: str, step: Step) -> list[Any]:
         at = self.now + (5_000, 61_000, 61_000, 3 * DAY)[step.how % 4]

@@ -148,7 +148,7 @@ async def test_one_owner_at_a_time_and_the_slower_is_not_heard(store: Store) -> 
             assert (repeated.id, repeated.events) == (second.id, second.events)
             assert not await mine(dead).delivered(second)
             assert not await mine(dead).failed(second, "timeout", wait=600.0)
-            assert not await mine(dead).bury(second, "timeout")
+            assert not await mine(dead).give_up(second, "timeout")
             assert not await mine(dead).switch_off("http_410")
             assert await mine(living).delivered(repeated)
             assert await mine(living).next(1) is None
@@ -300,7 +300,7 @@ async def test_a_dead_batch_that_is_too_large_is_halved(store: Store) -> None:
 async def bury_all(store: Store, most: int) -> list[DeadBatch]:
     async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
         while batch := await mine(claim).next(most):
-            assert await mine(claim).bury(batch, "http_400")
+            assert await mine(claim).give_up(batch, "http_400")
     return await store.webhooks.dead(APP)
 
 
@@ -326,7 +326,7 @@ async def test_what_is_given_up_is_kept_and_redelivered_when_asked_for(store: St
         second = await mine(claim).next(50)
         assert numbers(second) == [3]
         assert second is not None
-        assert await mine(claim).bury(second, "http_422")
+        assert await mine(claim).give_up(second, "http_422")
         assert await all_of(mine(claim), 50) == [[4]]
     (left,) = await hooks.dead(APP)
     assert (left.id, left.attempts, left.reason) == (dead[1].id, 2, "http_422")
@@ -369,7 +369,7 @@ async def test_what_is_erased_or_too_old_holds_nothing_up(store: Store) -> None:
         first = await mine(claim).next(2)
         assert numbers(first) == [1, 2]
         assert first is not None
-        await mine(claim).bury(first, "http_400")
+        await mine(claim).give_up(first, "http_400")
         assert numbers(await mine(claim).next(2)) == [3, 4]
         await store.link.call("XDEL", key, ids[3])
         partly = await mine(claim).next(2)
@@ -562,7 +562,7 @@ async def test_events_of_devices_have_a_log_and_a_webhook_of_their_own(server: S
             assert list(rest.events) == kept
             assert kept[0][1].push_id != "p0"
             assert kept[-1][1].push_id == "p39"
-            assert await mine(claim).bury(rest, "http_400")
+            assert await mine(claim).give_up(rest, "http_400")
             assert await all_of(mine(other), 50) == [[0, 1, 2]]
         assert (await store.webhooks.standing(APP, PLACE)).cursor == feedback[-1]
         (dead,) = await events.dead(APP)

@@ -224,7 +224,7 @@ async def test_everything_else(server: Server, store: Store) -> None:
         batch = await claim.next(10)
         assert batch is not None
         assert [each for _, each in batch.events] == [event]
-        assert await claim.bury(batch, "http_400")
+        assert await claim.give_up(batch, "http_400")
         await call("HSET", keys.hook_dead("shop", "feedback"), "newer", NEWER)
         (known,) = await store.webhooks.dead("shop")
         assert known.id == batch.id

@@ -72,7 +72,7 @@ class Desk:
         self.audience = audience or ToAll()
         self.routes: RouteTable = table_of({"apns": "production"})
         self.channels = NO_LIVE
-        self.go_on: Callable[[], bool] = lambda: True
+        self.may_continue: Callable[[], bool] = lambda: True
         self.has_room: Callable[[int], Coroutine[Any, Any, bool]] = always
 
     async def accept(self, push: Push = PUSH) -> None:
@@ -88,7 +88,7 @@ class Desk:
             routes=self.routes,
             channels=self.channels,
             lease=15_000,
-            go_on=self.go_on,
+            may_continue=self.may_continue,
             has_room=self.has_room,
             now=lambda: self.now,
         )
@@ -231,11 +231,11 @@ async def test_it_stops_between_two_steps_and_goes_on_there() -> None:
     desk = Desk([device(n) for n in range(35)])
     await desk.accept()
     answers = iter([True, True, False])
-    desk.go_on = lambda: next(answers)
+    desk.may_continue = lambda: next(answers)
     assert await desk.expand() == Run(20, "paused")
     assert await desk.standing() == ("expanding", 20)
     assert [each.push_id for each in await desk.store.expansions.due(["shop"])] == ["p"]
-    desk.go_on = lambda: True
+    desk.may_continue = lambda: True
     desk.now = PUSH.expires_at + 1
     assert await desk.expand() == Run(15, "done", late=True)
     assert [row[3] for row in desk.targets()] == [f"d{n}" for n in range(35)]

@@ -103,7 +103,7 @@ def test_an_open_route_sends_without_bound() -> None:
 def test_one_answer_that_speaks_of_the_route_holds_it(what: Trouble) -> None:
     health = RouteHealth()
     assert health.troubled(what, 0.0, token="t", push="p") == "route"
-    assert health.spoken_of(0.0) == what
+    assert health.reported_trouble(0.0) == what
     assert health.allowance(0.0) == 0
 
 
@@ -116,8 +116,8 @@ def test_of_other_troubles_it_takes_several_tokens_with_nothing_good_in_between(
     assert not held(health)
     health.troubled(what, 0.3, token="one more", push="p")
     assert health.trouble == what
-    assert health.spoken_of(0.3) is None, "what is in flight may prove it wrong"
-    assert health.spoken_of(0.3 + CONFIRMED) == what
+    assert health.reported_trouble(0.3) is None, "what is in flight may prove it wrong"
+    assert health.reported_trouble(0.3 + CONFIRMED) == what
 
 
 def test_one_token_never_holds_a_route() -> None:
@@ -131,22 +131,22 @@ def test_one_token_never_holds_a_route() -> None:
 def test_trouble_of_all_of_too_little_to_hold_the_route_is_reported(what: Trouble) -> None:
     health = RouteHealth()
     trouble(health, what, 1.0, 2)
-    assert [health.spoken_of(1.0 + after) for after in (0.0, SOON - 0.1)] == [None, None], "the next may work"
-    assert health.spoken_of(1.0 + SOON) == what
+    assert [health.reported_trouble(1.0 + after) for after in (0.0, SOON - 0.1)] == [None, None], "the next may work"
+    assert health.reported_trouble(1.0 + SOON) == what
     assert health.is_open, "what comes is sent"
     health.worked(1.0 + SOON)
-    assert health.spoken_of(2.0 + SOON) is None
+    assert health.reported_trouble(2.0 + SOON) is None
     health.troubled(what, 100.0, token="alone", push="p")
-    assert [health.spoken_of(100.0 + after) for after in (SOON, QUIET)] == [None, what]
+    assert [health.reported_trouble(100.0 + after) for after in (SOON, QUIET)] == [None, what]
     health.troubled(SILENT, 200.0, token="alone", push="p")
-    assert health.spoken_of(200.0) == SILENT, "the latest"
-    assert health.spoken_of(200.1 + LONGEST) is None, "what is not tried any more says nothing of today"
+    assert health.reported_trouble(200.0) == SILENT, "the latest"
+    assert health.reported_trouble(200.1 + LONGEST) is None, "what is not tried any more says nothing of today"
 
 
 def test_a_throttle_of_too_few_tokens_is_their_own() -> None:
     health = RouteHealth()
     trouble(health, Trouble("tokens_throttled", "TooManyRequests", 429), 0.0, ENOUGH - 1)
-    assert health.spoken_of(QUIET) is None
+    assert health.reported_trouble(QUIET) is None
 
 
 def test_trouble_of_a_push_that_broke_its_provider_before_is_not_the_routes() -> None:
@@ -155,7 +155,7 @@ def test_trouble_of_a_push_that_broke_its_provider_before_is_not_the_routes() ->
     health.spend(1, 0.1)
     health.worked(0.1, push="another", probe=True)
     trouble(health, BROKEN, 1.0, 3, pushes=1)
-    assert health.spoken_of(1.0 + QUIET) is None
+    assert health.reported_trouble(1.0 + QUIET) is None
 
 
 def test_a_push_that_breaks_its_provider_delays_the_others_by_one_round_trip() -> None:

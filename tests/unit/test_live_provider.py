@@ -251,7 +251,7 @@ async def test_what_a_full_stream_of_a_connected_device_has_no_room_for_goes_on_
             return len(arrivals)
 
         arrivals: Any = desk.provider._arrivals
-        arrivals.carry_on = noted
+        arrivals.fall_back = noted
         await desk.online("phone-1")
         await desk.send(*(chunk("phone-1", name=name, then=[THEN]) for name in "pqrstu"))
         while not carried:

@@ -6,7 +6,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -56,6 +56,10 @@ NO_COMMAND: Final = re.compile(
     r"[A-Z][a-z]*[^s]s)\b"
 )
 """How a docstring of a function does not begin: it says what the function does, as a command ("Return ..")."""
+
+DEFINED: Final = re.compile(r"say|says|spoken|heirs?|go_on|goes_on|going_on|carry_on|carried_on|obituary")
+"""What nothing is called that the package defines: a function prints, logs or reports, and a message is received, read
+or acknowledged."""
 
 
 class Doc(NamedTuple):
@@ -164,5 +168,38 @@ def test_names_are_in_plain_words() -> None:
         f"{path.relative_to(ROOT)}:{line}: {word}"
         for path in SOURCES
         for line, word in _names(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)
+
+
+def _defined(tree: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
+    """Yield the names of classes, functions, arguments, fields and attributes that a module defines."""
+    for node in tree:
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield node.lineno, node.name
+            case ast.arg():
+                yield node.lineno, node.arg
+            case ast.AnnAssign(target=ast.Name() as name):
+                yield node.lineno, name.id
+            case ast.Attribute(ctx=ast.Store()):
+                yield node.lineno, node.attr
+
+
+def _is_quaint(name: str) -> bool:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return re.search(rf"(?:^|_)(?:{DEFINED.pattern})(?:$|_)", words) is not None
+
+
+def test_names_that_are_defined_say_what_is_done() -> None:
+    tree = ast.parse("class GoesOn:\n  says: int\n  def _say(self, heirs): self._spoken = saying = hearsay = 1")
+    assert [name for _, name in _defined(ast.walk(tree)) if _is_quaint(name)] == [
+        *("GoesOn", "says", "_say", "heirs", "_spoken")
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in MODULES
+        for line, name in _defined(nodes_of(path))
+        if _is_quaint(name)
     ]
     assert not found, "\n".join(found)

@@ -44,8 +44,8 @@ class Claim:
     async def failed(self, batch: Batch, reason: str, *, wait: float) -> bool:
         return self._say(f"failed {batch.id} {reason} {wait}")
 
-    async def bury(self, batch: Batch, reason: str) -> bool:
-        return self._say(f"bury {batch.id} {reason}")
+    async def give_up(self, batch: Batch, reason: str) -> bool:
+        return self._say(f"give_up {batch.id} {reason}")
 
     async def halve(self, batch: Batch, reason: str) -> bool:
         return self._say(f"halve {batch.id} {reason}")
@@ -102,14 +102,14 @@ def run(claim: Claim, *answers: WebhookReply, calls: int = 100) -> int:
     [
         ([batch("a"), batch("b")], [OK, OK], ["delivered a", "delivered b"], 6),
         ([batch("a"), batch("b")], [OK, AWAY], ["delivered a", "failed b http_503 5.5"], 3),
-        ([batch("a", attempts=1), batch("b")], [BAD, OK], ["bury a http_400", "delivered b"], 3),
+        ([batch("a", attempts=1), batch("b")], [BAD, OK], ["give_up a http_400", "delivered b"], 3),
         ([batch("a"), batch("b")], [WebhookReply(410, "http_410")], ["off http_410"], 0),
         ([batch("a"), batch("b")], [LARGE, OK], ["halve a http_413", "delivered b"], 3),
-        ([batch("a", events=1), batch("b")], [LARGE], ["bury a http_413", "rest 0.5"], 0),
+        ([batch("a", events=1), batch("b")], [LARGE], ["give_up a http_413", "rest 0.5"], 0),
         ([batch("a", again=True), batch("b")], [LARGE, OK], ["halve a http_413", "delivered b"], 3),
-        ([batch("a", events=1, again=True), batch("b")], [LARGE, OK], ["bury a http_413", "delivered b"], 3),
-        ([batch("a", again=True), batch("b")], [BAD, OK], ["bury a http_400", "delivered b"], 3),
-        ([batch("a", again=True), batch("b")], [AWAY, OK], ["bury a http_503", "drop asked", "delivered b"], 3),
+        ([batch("a", events=1, again=True), batch("b")], [LARGE, OK], ["give_up a http_413", "delivered b"], 3),
+        ([batch("a", again=True), batch("b")], [BAD, OK], ["give_up a http_400", "delivered b"], 3),
+        ([batch("a", again=True), batch("b")], [AWAY, OK], ["give_up a http_503", "drop asked", "delivered b"], 3),
     ],
 )
 def test_what_is_said_of_each(

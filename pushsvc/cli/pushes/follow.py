@@ -9,7 +9,7 @@ from typing import Any, Final
 from ...client import Refused, Unreachable
 from ...model.push import JsonObject
 from ..client import Client
-from ..output import counts_line, going_on
+from ..output import counts_line, note_interrupt
 from ..process import print_message
 from ..progress import ChangedLines, open_bars
 
@@ -53,7 +53,7 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
     reported: set[str] = set()
     hint = f"the push continues; `pushsvc cancel {push_id}` cancels what has not been sent"
     lines = ChangedLines(quiet=quiet)
-    with going_on(lambda: hint), open_bars(sys.stdout, "{task.fields[counts]}", "elapsed", quiet=quiet) as bars:
+    with note_interrupt(lambda: hint), open_bars(sys.stdout, "{task.fields[counts]}", "elapsed", quiet=quiet) as bars:
         task = bars.add_task("sending", total=None, counts="")
         while True:
             try:

@@ -19,7 +19,7 @@ from ...errors import NotFound
 from ...ports.letters import DeadFilter, ReplaySpec, ReplayStatus
 from ..access import Key, Url
 from ..operator.operator import Operator, operate
-from ..output import Json, counted, going_on, print_json
+from ..output import Json, counted, note_interrupt, print_json
 from ..process import print_message
 from ..progress import ChangedLines, open_bars
 from .failed import AppName, Platform, PushId, Reason, Since, Until, chosen, warn_of_reason
@@ -105,7 +105,7 @@ async def _replay(
         if count
     ]
     if not detach:
-        with going_on(lambda: _left(asked)):
+        with note_interrupt(lambda: _left(asked)):
             for place, each in enumerate(asked):
                 asked[place] = await _follow(operator, each, quiet=json)
     if json:

@@ -195,10 +195,10 @@ async def online(scene: Scene) -> None:
         await shown(scene, phone, push, asked=before)
         scene.view.log("online", "the phone has acknowledged a push: no provider is asked")
 
-        phone.darken()
+        phone.drop_traffic()
         push = await scene.send({"devices": ["dora-phone"]}, "Are you there?")
         expect(await scene.until_done(push), sent=1)
-        await provider_asked(scene, before + 1)
+        await expect_provider_requests(scene, before + 1)
         scene.view.log("silent", "its network drops everything: after 2 s FCM is asked, once")
         phone.leave()
         phone.start()
@@ -219,12 +219,12 @@ async def online(scene: Scene) -> None:
 async def shown(scene: Scene, phone: Phone, push: str, *, asked: int) -> None:
     """Wait until a phone has shown a push. Raises `DemoError` if providers were asked otherwise than `asked` times."""
     await scene.wait_until(f"{phone.device} shows {push}", lambda: push in phone.shown.pushes)
-    await provider_asked(scene, asked)
+    await expect_provider_requests(scene, asked)
     if phone.shown.holes or phone.shown.late:
         raise DemoError(f"{phone.device} has not shown everything in order")
 
 
-async def provider_asked(scene: Scene, times: int) -> None:
+async def expect_provider_requests(scene: Scene, times: int) -> None:
     """Raise `DemoError` if the providers have accepted another number of requests."""
     if (found := await scene.asked()) != times:
         raise DemoError(f"the providers were asked {found} times, not {times}")

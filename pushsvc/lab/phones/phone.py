@@ -98,10 +98,10 @@ class Phone:
         self._abandon(swallow=vanish)
         self.state = State.AWAY
 
-    def darken(self) -> None:
+    def drop_traffic(self) -> None:
         """Have the network swallow everything from now on. Neither side gets a sign of it."""
         if self._socket is not None:
-            self._socket.darken()
+            self._socket.drop_traffic()
 
     def cut(self) -> None:
         """Break the connection, as a network does that resets it: the phone comes back by itself."""
@@ -116,7 +116,7 @@ class Phone:
     def refused(self, *, for_good: bool) -> None:
         """Handle that no token or no socket could be obtained."""
         if self.state is State.WAITING:
-            self._end(0) if for_good else self._again()
+            self._end(0) if for_good else self._reconnect_later()
 
     def has_token(self) -> None:
         """Use the new token on the open connection."""
@@ -127,7 +127,7 @@ class Phone:
         self.state = State.WAITING
         self._fleet.dial(self)
 
-    def _again(self) -> None:
+    def _reconnect_later(self) -> None:
         """Come back after a pause, which grows with the attempts that fail, and is spread."""
         self._abandon(swallow=False)
         self.state = State.WAITING
@@ -168,7 +168,7 @@ class Phone:
             self._dial()
         else:  # No answer to the handshake or the connect, or no ping.
             self._fleet.figures.unanswered[self.state.value] += 1
-            self._again()
+            self._reconnect_later()
 
     def _leave(self) -> None:
         """Go to another network, and connect from there after a while, unless the phone is to stay now."""
@@ -231,12 +231,12 @@ class Phone:
         """Come back: the gateway or the network has ended the connection without a word."""
         if self.state in (State.OPENING, State.CONNECTING, State.ONLINE):
             self._fleet.ended(frames.ABNORMAL)
-            self._again()
+            self._reconnect_later()
 
     def fault(self, kind: str) -> None:
         """Count what the gateway sent against the protocol, and connect again."""
         self._fleet.figures.faults[kind] += 1
-        self._again()
+        self._reconnect_later()
 
     def _write(self, opcode: int, payload: bytes) -> None:
         if self._socket is not None:
@@ -256,7 +256,7 @@ class Phone:
         if why.reconnect and why.code != frames.TOO_BIG:
             self._fleet.ended(why.code)
             self.code = why.code
-            self._again()
+            self._reconnect_later()
         else:
             self._end(why.code)
 
@@ -285,7 +285,7 @@ class Phone:
         if self.state is not State.CONNECTING:
             return
         if error.temporary or error.code == TOKEN_EXPIRED.code:
-            self._again()
+            self._reconnect_later()
         else:
             self._end(error.code)
 

@@ -48,7 +48,7 @@ class PhoneSocket(asyncio.Protocol):
         self._detach(swallow=swallow)
         self._reader = None
 
-    def darken(self) -> None:
+    def drop_traffic(self) -> None:
         """Have the network swallow everything from now on. Neither side gets a sign of it."""
         self._detach(swallow=True)
         self._fleet.figures.darkened += 1
@@ -144,7 +144,7 @@ class PhoneSocket(asyncio.Protocol):
         now = self._fleet.wheel.now()
         forgotten = now - self._received_at > self._phone.behaviour.nat and self._transport is not None
         if forgotten:
-            self.darken()
+            self.drop_traffic()
         self._received_at = now
         return forgotten
 

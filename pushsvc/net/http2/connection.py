@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
                 if self._leaving:
                     break
                 if not self._greeted:
-                    self._greet(kind, flags)
+                    self._read_first_frame(kind, flags)
                 if kind == HEADERS:
                     streams.headers(stream, flags, payload)
                 elif kind == DATA:
@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
 
     # --- frames of the connection ---------------------------------------------------------------
 
-    def _greet(self, kind: int, flags: int) -> None:
+    def _read_first_frame(self, kind: int, flags: int) -> None:
         if kind != frames.SETTINGS or flags & frames.ACK:
             raise ConnectionFault(frames.PROTOCOL_ERROR, "the server's first frame is not SETTINGS")
         self._greeted = self._usable = True
@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
         elif kind == frames.RST_STREAM:
             self.streams.reset(stream, int.from_bytes(payload, "big"))
         elif kind == frames.GOAWAY:
-            self._depart(payload)
+            self._handle_goaway(payload)
         elif kind == frames.SETTINGS and not flags & frames.ACK:
             self._follow(payload)
         elif kind == frames.PING and not flags & frames.ACK:
@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
         self.streams.out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))
         _finish(self.ready)
 
-    def _depart(self, payload: bytes) -> None:
+    def _handle_goaway(self, payload: bytes) -> None:
         """Handle GOAWAY: continue the streams up to its last one and return the others to the pool."""
         last_stream, code, reason = frames.read_goaway(payload)
         self._stats.goaways += 1

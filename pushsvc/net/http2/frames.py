@@ -225,12 +225,12 @@ def settings(values: dict[int, int]) -> bytes:
 def opening(receive_window: int) -> bytes:
     """Return the client's connection preface: no dynamic table, no push, and `receive_window` bytes of answers in
     flight."""
-    said = PREFACE + settings(
+    data = PREFACE + settings(
         {HEADER_TABLE_SIZE: 0, ENABLE_PUSH: 0, INITIAL_WINDOW_SIZE: STREAM_WINDOW, MAX_HEADER_LIST_SIZE: MAX_BLOCK}
     )
     if receive_window > DEFAULT_WINDOW:  # the connection's own window is no setting: RFC 9113 6.9.2
-        said += window_update(0, receive_window - DEFAULT_WINDOW)
-    return said
+        data += window_update(0, receive_window - DEFAULT_WINDOW)
+    return data
 
 
 def rst_stream(stream: int, code: int) -> bytes:

@@ -59,7 +59,7 @@ class Outflow:
                     request.credit = self._initial
                     self.unfinished[stream] = request
                     self.window = window
-                    self._go_on(out, stream, request)
+                    self._resume(out, stream, request)
                     window = self.window
             stream += 2
         self.window = window
@@ -70,9 +70,9 @@ class Outflow:
         for stream, request in list(self.unfinished.items()):
             if self.window <= 0:
                 return
-            self._go_on(out, stream, request)
+            self._resume(out, stream, request)
 
-    def _go_on(self, out: list[bytes], stream: int, request: Request) -> None:
+    def _resume(self, out: list[bytes], stream: int, request: Request) -> None:
         body, position = request.body, request.sent
         left = len(body) - position
         while (size := min(left, self.window, request.credit, self._largest)) > 0:

@@ -188,8 +188,8 @@ def client_frame(opcode: int, payload: bytes, key: bytes, *, final: bool = True)
 
 def close_payload(code: int, reason: str = "") -> bytes:
     """Return the payload of a close frame; a reason that is too long is cut between two characters."""
-    said = reason.encode()[: _LARGEST_CONTROL - 2]
-    return code.to_bytes(2) + said.decode(errors="ignore").encode()
+    text = reason.encode()[: _LARGEST_CONTROL - 2]
+    return code.to_bytes(2) + text.decode(errors="ignore").encode()
 
 
 def close_code(payload: bytes) -> int:

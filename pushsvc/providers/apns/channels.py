@@ -146,21 +146,21 @@ class ApnsChannels:
 def refusal(answer: Response, topic: str, now: float) -> RequestError:
     """Return what our API answers where APNs answers this. `now` in Unix seconds."""
     status, reason = answer.status, _reason(answer)
-    said = f"APNs answers {status} {reason}".rstrip()
+    message = f"APNs answers {status} {reason}".rstrip()
     match reason:
         case "ChannelNotRegistered" | "BadChannelId" | "MissingChannelId":
-            return NotFound(f"No channel has this id ({said}).")
+            return NotFound(f"No channel has this id ({message}).")
         case "FeatureNotEnabled":
             remedy = "switch them on at https://developer.apple.com/account/resources/identifiers/list"
-            return Conflict(f"{said}: broadcasts are switched off for {topic}; {remedy}.")
+            return Conflict(f"{message}: broadcasts are switched off for {topic}; {remedy}.")
         case "CannotCreateChannelConfig":
-            return Conflict(f"{said}: the app has as many channels as it may ({MOST:,}); delete some.")
+            return Conflict(f"{message}: the app has as many channels as it may ({MOST:,}); delete some.")
     if status == 429 or status >= 500:
         wait = retry_after(answer.headers, now)
-        return Unavailable(f"{said}: try again later.", retry_after=BUSY_WAIT if wait is None else round(wait))
+        return Unavailable(f"{message}: try again later.", retry_after=BUSY_WAIT if wait is None else round(wait))
     if status == 403 or reason == "TopicDisallowed":
-        return BadGateway(f"{said}: it refuses the app's credentials or topic; `pushsvc check` looks at them.")
-    return BadGateway(f"{said}, which pushsvc did not expect.")
+        return BadGateway(f"{message}: it refuses the app's credentials or topic; `pushsvc check` looks at them.")
+    return BadGateway(f"{message}, which pushsvc did not expect.")
 
 
 def _reason(answer: Response) -> str:

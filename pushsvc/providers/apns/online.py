@@ -62,15 +62,15 @@ def judge(config: Config, asked: Asked, now: float) -> list[Finding]:
     if answer is None:
         return [unreached(asked.trouble, config.cert_file)]
     outcome = classify(answer, _MESSAGE, now)
-    said = f"{host} answers {answer.status} {outcome.reason}"
+    message = f"{host} answers {answer.status} {outcome.reason}"
     match outcome:
         case TokenSuspect() | TokenDead():
             text = f"{host} accepts the credential for {config.topic} (HTTP/2; {outcome.reason} to a made-up token)"
             found = [Finding("ok", text)]
         case Misconfigured():
-            found = [Finding("error", said, remedy(outcome.reason, asked.skew) or LOOK)]
+            found = [Finding("error", message, remedy(outcome.reason, asked.skew) or LOOK)]
         case Throttled() | Unavailable():
-            found = [Finding("warning", f"{said}: the credential was not checked", "try again later")]
+            found = [Finding("warning", f"{message}: the credential was not checked", "try again later")]
         case _:
-            found = [Finding("warning", f"{said}, which says nothing about the credential", "try again later")]
+            found = [Finding("warning", f"{message}, which says nothing about the credential", "try again later")]
     return found + judge_skew(asked.skew, host)

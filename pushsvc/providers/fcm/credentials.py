@@ -119,8 +119,8 @@ def _fetch(google: Any, token_uri: str, ca_file: str, proxy: Proxy | None, timeo
         # lacks the 502 of a gateway, for one.
         text = " ".join(str(error.args[0] if error.args else "").split())[:200].removesuffix(": None")
         final = not error.retryable and not (statuses and statuses[-1] >= 500)
-        said = f"the token endpoint {host} " + ("refuses the service account" if final else "is in trouble")
-        raise TokenRefusedError(f"{said}: {text}", reason=_word(text), final=final) from None
+        problem = f"the token endpoint {host} " + ("refuses the service account" if final else "is in trouble")
+        raise TokenRefusedError(f"{problem}: {text}", reason=_word(text), final=final) from None
     except (GoogleAuthError, OSError, ValueError) as error:
         way = "" if proxy is None else f" through the {proxy.name}"
         why = f"cannot be reached{way}: {_words_of(_innermost(error))}"

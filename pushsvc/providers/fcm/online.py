@@ -61,12 +61,12 @@ def judge(config: Config, project: str, asked: Asked, now: float) -> list[Findin
     if answer is None:
         return [unreached(asked.trouble)]
     outcome = classify(answer, _MESSAGE, now)
-    said = f"{host} answers {answer.status} {outcome.reason}"
+    message = f"{host} answers {answer.status} {outcome.reason}"
     match outcome:
         case Misconfigured():
-            found = [Finding("error", said, remedy(outcome.reason, asked.skew) or LOOK)]
+            found = [Finding("error", message, remedy(outcome.reason, asked.skew) or LOOK)]
         case Throttled() | Unavailable():
-            found = [Finding("warning", f"{said}: the account was not checked", "try again later")]
+            found = [Finding("warning", f"{message}: the account was not checked", "try again later")]
         case _:
             text = f"{host} accepts the account for {project} (HTTP/2; {outcome.reason or 'valid'} to a made-up token)"
             found = [Finding("ok", text)]

@@ -166,7 +166,7 @@ class FcmProvider:
                 return
             if concerns_access_token(answer) and self._token.refuse(context[2]):
                 if self._token.value:
-                    self._again(context)
+                    self._send_again(context)
                 else:
                     self._refused.append(context)
                 return
@@ -180,7 +180,7 @@ class FcmProvider:
             self._skew = clock_skew(answer.headers, now)
         on_outcome(delivery, outcome)
 
-    def _again(self, context: _Context) -> None:
+    def _send_again(self, context: _Context) -> None:
         # The pool lets it wait for its turn, within another request timeout.
         self._send(context[0], context[1], self._on_last_answer)
 
@@ -193,7 +193,7 @@ class FcmProvider:
             self._fields = self._head + field("authorization", f"Bearer {token.value}")
             waiting, self._refused = self._refused, []
             for context in waiting:
-                self._again(context)
+                self._send_again(context)
             for wake in self._wakes:
                 wake()
         elif token.failure is not None:

@@ -62,8 +62,8 @@ class Spans:
 def filled(body: bytes, spans: Sequence[Span], seconds: int, instants: Sequence[Span] = (), until: int = 0) -> bytes:
     """Return the body with this number of seconds in each of its spans, and with `until` in each of its instants."""
     left, end = b"%d" % (seconds if seconds < LONGEST else LONGEST), b"%d" % until
-    said = [(spans[:1], left), (instants[:1], end)]
-    if all(body[start : start + length] == text for places, text in said for start, length in places):
+    present = [(spans[:1], left), (instants[:1], end)]
+    if all(body[start : start + length] == text for places, text in present for start, length in places):
         return body  # it goes within a second of its acceptance, as nearly all do
     found, at = b"", 0
     for start, length, text in sorted([(*span, left) for span in spans] + [(*span, end) for span in instants]):

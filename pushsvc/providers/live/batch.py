@@ -65,7 +65,7 @@ class BatchPart(NamedTuple):
         return self.append.push
 
     @property
-    def comes_again(self) -> bool:
+    def is_fallback_too(self) -> bool:
         """Whether a provider is asked first and this channel after it, if need be: see `rules.channels`."""
         return any(following.channel == PLATFORM for following in self.chunk.fallbacks)
 
@@ -84,7 +84,7 @@ class BatchPart(NamedTuple):
 
     def pokes(self, results: Sequence[Appended], content: bytes, now: int) -> dict[str, list[InboxItem]]:
         """Return what to send to each gateway after the append."""
-        if self.comes_again:
+        if self.is_fallback_too:
             return {}
         body = content if len(content) <= POKED_BODY else b""
         append, chunk = self.append, self.chunk
@@ -97,7 +97,7 @@ class BatchPart(NamedTuple):
         for a push that names no time of its own."""
         within = self.chunk.message.headers.get(ACK_WITHIN)
         written = Unconfirmed(reason="written", within=float(within) if within else ack_within)
-        here, away = (FIRST, FIRST) if self.comes_again else (written, AWAY)
+        here, away = (FIRST, FIRST) if self.is_fallback_too else (written, AWAY)
         return [
             (away if result.route is None else here)
             if result.status in ("new", "known")

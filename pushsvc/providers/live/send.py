@@ -227,19 +227,19 @@ class LiveProvider:
                     self._displaced.append((SUPERSEDED, self._arrival(receiver, result.replaced)))
                 carried += [self._arrival(receiver, old) for old in result.carried]
         if carried:
-            task = self._loop.create_task(self._carry_on(carried))
+            task = self._loop.create_task(self._fall_back(carried))
             self._carrying.add(task)
             task.add_done_callback(self._carrying.discard)
 
     def _arrival(self, receiver: Receiver, old: Reference) -> Arrival:
         return old.push.arrival(old.index, old.platform, receiver.device_id, self._clock())
 
-    async def _carry_on(self, carried: Sequence[Arrival]) -> None:
+    async def _fall_back(self, carried: Sequence[Arrival]) -> None:
         """Let deliveries without a place in a stream go on at their next channel, once it is recorded that they wait.
         What is missed here goes on when the time of its device is over."""
         await asyncio.sleep(RECORDED)
         with suppress(StoreError):
-            await self._arrivals.carry_on(self.route.app, carried)
+            await self._arrivals.fall_back(self.route.app, carried)
 
     async def _end_displaced(self) -> None:
         """End what has lost its place. While Redis does not take it, it is tried again with the next batch."""

@@ -230,7 +230,7 @@ async def _durable(store: Store, settings: Settings) -> CheckFinding:
             await store.pushes.ping()
         except StoreUnavailable as error:
             return CheckFinding("queue.durability", "error", str(error), "see the guide on Redis that fails over")
-        return CheckFinding("queue.durability", "ok", store.promise)
+        return CheckFinding("queue.durability", "ok", store.durability)
     try:
         seconds = await store.require_durable(settings.apps or ("check",))
     except ConfigError as error:

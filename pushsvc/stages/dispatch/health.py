@@ -171,7 +171,7 @@ class RouteHealth:
         self._credit -= count
         return False
 
-    def spoken_of(self, now: float) -> Trouble | None:
+    def reported_trouble(self, now: float) -> Trouble | None:
         """Return the trouble to report: one that is proven, or has lasted; also one that does not hold the route, where
         nothing has worked since it began, until it is too old to judge."""
         if self.trouble is not None:
@@ -236,7 +236,7 @@ class RouteHealth:
         if trouble.cause != "tokens_throttled":
             self._met, self._met_at = trouble, now
         if self.trouble is not None:
-            self._again(trouble, now, probe, min(wait, LONGEST))
+            self._hold_longer(trouble, now, probe, min(wait, LONGEST))
             return "route"
         if trouble.cause in AT_ONCE or len(self._tokens) >= ENOUGH:
             self._hold(trouble, now, min(wait, LONGEST))
@@ -309,7 +309,7 @@ class RouteHealth:
         self.watching = True
         self.probe_at = now + max(self._delay, wait)
 
-    def _again(self, trouble: Trouble, now: float, probe: bool, wait: float) -> None:
+    def _hold_longer(self, trouble: Trouble, now: float, probe: bool, wait: float) -> None:
         held = self.trouble
         assert held is not None
         if probe:

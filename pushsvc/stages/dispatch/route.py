@@ -133,7 +133,7 @@ class RouteWorker:
     @property
     def worked(self) -> dict[str, float]:
         """Seconds since the route, and each of its parts that was in question, was last seen to work."""
-        return self._watch.worked_ago(self._loop.time())
+        return self._watch.seconds_since_work(self._loop.time())
 
     def use(self, provider: Provider) -> None:
         """Use another provider of the same route from now on, even if the route is held. Outcomes of what the old one

@@ -84,7 +84,7 @@ class RouteWatch:
         Requests have waited for `unanswered` seconds, and none was answered."""
         return {name: text for name, (_, text) in self._held(provider, now, unanswered).items()}
 
-    def worked_ago(self, now: float) -> dict[str, float]:
+    def seconds_since_work(self, now: float) -> dict[str, float]:
         """Return the seconds since the route, and each of its parts that was in question, was last seen to work, by
         name."""
         route = self._route.name
@@ -123,7 +123,7 @@ class RouteWatch:
     def _held(self, provider: Provider, now: float, unanswered: float) -> dict[str, tuple[str, str]]:
         route = self._route.name
         found: dict[str, tuple[str, str]] = {}
-        trouble = self.health.spoken_of(now)
+        trouble = self.health.reported_trouble(now)
         if label := _label(provider.trouble):
             found[route] = (label, provider.trouble)
         elif provider.refused:

@@ -65,7 +65,7 @@ class Eraser:
             if lost is None:
                 return False
             while not stopping() and not lost() and (present := await self._steps.open_pass(app)) is not None:
-                await _go_on(present, lambda: stopping() or lost())
+                await _continue_pass(present, lambda: stopping() or lost())
             return not await self._steps.waiting([app])
 
     async def _begin(self, app: str, user: str) -> tuple[bool, bool]:
@@ -97,14 +97,14 @@ class Eraser:
         return dict(removed)
 
 
-async def _go_on(present: ErasurePass, stopping: Callable[[], bool]) -> None:
+async def _continue_pass(present: ErasurePass, stopping: Callable[[], bool]) -> None:
     """Continue a pass, and end it if it has found no further tokens. Otherwise another pass follows, because tokens
     of earlier registrations may be in places that this one has already visited."""
     legs = [Leg(name, partial(present.step, name)) for name in ORDER]
     left = await walk(legs, share=SHARE, place=present.place, stopping=stopping, after=present.note)
-    learnt = await present.learn()
+    has_new_tokens = await present.learn()
     if left is None:
-        await present.end(finished=not learnt)
+        await present.end(finished=not has_new_tokens)
 
 
 def _lock(app: str) -> str:

@@ -52,14 +52,14 @@ async def expand(
     registry: Registry,
     routes: RouteTable,
     lease: int,
-    go_on: Callable[[], bool],
+    may_continue: Callable[[], bool],
     has_room: Callable[[int], Awaitable[bool]],
     now: Callable[[], int],
     channels: ChannelRules = NO_LIVE,
 ) -> Run:
-    """Take steps until the audience is complete, or one of `go_on` and `has_room` returns False. `has_room` receives
-    the number of deliveries that were made here so far. Other processes leave the push alone for `lease` ms after each
-    step. `now` gives Unix ms. Raises `StoreUnavailable`; what was written stays."""
+    """Take steps until the audience is complete, or one of `may_continue` and `has_room` returns False. `has_room`
+    receives the number of deliveries that were made here so far. Other processes leave the push alone for `lease` ms
+    after each step. `now` gives Unix ms. Raises `StoreUnavailable`; what was written stays."""
     at = await expansions.load(app, push_id)
     if at is None:
         return Run(0, "left")
@@ -72,7 +72,7 @@ async def expand(
         reading = asyncio.ensure_future(reader.read(at.cursor))
         try:
             while True:
-                if not go_on():
+                if not may_continue():
                     await expansions.release(at)
                     return Run(at.total - begun, "paused")
                 if not await has_room(at.total - begun):

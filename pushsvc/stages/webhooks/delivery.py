@@ -99,7 +99,7 @@ async def _record(claim: WebhookClaim, batch: Batch, answer: WebhookReply, verdi
         case Halved():
             return await claim.halve(batch, answer.reason)
         case GivenUp(wait=wait):
-            buried = await claim.bury(batch, answer.reason)
+            buried = await claim.give_up(batch, answer.reason)
             if buried and wait:
                 return await claim.rest(wait)
             if buried and batch.again and answer.in_trouble:

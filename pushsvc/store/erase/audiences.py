@@ -45,7 +45,7 @@ def without_names(audience: Audience, users: Collection[str], ids: Collection[st
             return audience
 
 
-def names_nobody(audience: Audience) -> bool:
+def is_anonymous(audience: Audience) -> bool:
     """Return whether all names of an audience were replaced. Pure."""
     match audience:
         case ByUsers(named) | ByDevices(named):
@@ -127,7 +127,7 @@ class Audiences(StorePart):
         audience = without_names(before, who.users, who.device_ids)
         if audience == before:
             return
-        if names_nobody(audience) and await self._end(push, shard, step):
+        if is_anonymous(audience) and await self._end(push, shard, step):
             removed[named_in(before, who), "pushes"] += 1
         else:
             after = encode_push(replace(push, audience=encode_audience(audience)))

@@ -27,8 +27,8 @@ from .subjects import (
     encode_record,
     joined,
     key_of,
-    learnt,
     noted,
+    with_devices,
 )
 
 REPORT_TTL = 3600
@@ -161,11 +161,11 @@ class RedisErasurePass:
         await self._link.call("HSET", keys.erase(self._app), _PRESENT, _encode_pass(_Pass(self._begun, place)))
 
     async def learn(self) -> bool:
-        for key, devices in self._who.learnt.items():
+        for key, devices in self._who.new_devices.items():
             tokens = [(platform, token) for _, platform, token in devices]
             await self._erasures.suppression.erasing(self._app, tokens)
-            await self._erasures.change(self._app, key, partial(learnt, devices=devices))
-        return bool(self._who.learnt)
+            await self._erasures.change(self._app, key, partial(with_devices, devices=devices))
+        return bool(self._who.new_devices)
 
     async def end(self, *, finished: bool) -> None:
         """End the pass: remove the last traces, then the finished records, then the pass."""

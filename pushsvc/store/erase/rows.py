@@ -85,7 +85,7 @@ class Rows:
                         found.append((index, blob, [(int(index), decode_row(blob))]))
                     except CodecError:
                         continue
-                await self._disown(key, who, found, lambda rows: encode_row(rows[0][1]), removed)
+                await self._clear_rows(key, who, found, lambda rows: encode_row(rows[0][1]), removed)
         await self._link.many(commands)
         devices = sorted(map(self._digest, who.device_ids))
         for of_part in contents.values():
@@ -102,10 +102,10 @@ class Rows:
                 found.append((index, blob, decode_rows(blob)))
             except CodecError:
                 continue
-        await self._disown(key, who, found, encode_rows, removed)
+        await self._clear_rows(key, who, found, encode_rows, removed)
         return rank + _MEMBERS if len(members) == _MEMBERS else 0
 
-    async def _disown(
+    async def _clear_rows(
         self, key: str, who: Subjects, found: Sequence[_Kept], encode: Callable[[_Rows], bytes], removed: Counts
     ) -> None:
         args: list[bytes] = []

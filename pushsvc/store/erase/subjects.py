@@ -62,7 +62,7 @@ def joined(record: ErasureRecord | None, *, user: str, devices: Iterable[Device]
     return noted(joined, removed={"suppressions": suppressed} if suppressed else {}) or joined
 
 
-def learnt(record: ErasureRecord | None, *, devices: Iterable[tuple[str, Platform, str]]) -> ErasureRecord | None:
+def with_devices(record: ErasureRecord | None, *, devices: Iterable[tuple[str, Platform, str]]) -> ErasureRecord | None:
     """Return the record with further tokens of its devices."""
     return record and replace(record, devices=(*record.devices, *sorted(devices)))
 
@@ -85,7 +85,7 @@ class Subjects:
         self._device_of: dict[str, str] = {}
         """A device id of each record, to store another form of its token under."""
         self.tokens: set[tuple[Platform, str]] = set()
-        self.learnt: dict[str, set[tuple[str, Platform, str]]] = {}
+        self.new_devices: dict[str, set[tuple[str, Platform, str]]] = {}
         """By record key, devices with a token that was not known, such as one of an earlier registration. These are
         searched for too."""
         for key, record in records.items():
@@ -122,7 +122,7 @@ class Subjects:
             key = self._by_id.get(device_id)
         if key is not None and (platform, token) not in self.tokens:
             device_id = device_id or self._device_of[key]
-            self.learnt.setdefault(key, set()).add((device_id, platform, token))
+            self.new_devices.setdefault(key, set()).add((device_id, platform, token))
             self._know(key, platform, token)
         return key
 

@@ -81,8 +81,8 @@ class RedisReceipts(EventLog[FeedbackEvent]):
     async def _take_over(self, app: str) -> None:
         """Take over the receipts of dead consumers; the next `take` returns them."""
         streams = [keys.receipts(app, shard) for shard in range(self._config.shards_of(app))]
-        leavers = await self._liveness.leavers(streams, keys.FEEDBACK)
-        for stream, names in zip(streams, leavers, strict=True):
+        departed = await self._liveness.leavers(streams, keys.FEEDBACK)
+        for stream, names in zip(streams, departed, strict=True):
             if names:
                 await self._link.script("reclaim", [stream], [keys.FEEDBACK, self._config.consumer, 1000, *names])
 

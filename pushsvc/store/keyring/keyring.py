@@ -48,7 +48,7 @@ class RedisKeyRing(StorePart):
     async def revoke(self, name: str, app: str) -> bool:
         """Remove every key of that name from the app; false when there was none."""
         hashes = [key.sha256 for key in await self.all() if key.name == name and key.app == app]
-        if not hashes or not await self._link.promise("HDEL", keys.KEYRING, *hashes):
+        if not hashes or not await self._link.guarded_call("HDEL", keys.KEYRING, *hashes):
             return False
         await self._link.call("HDEL", keys.KEY_USES, *hashes)
         return True

@@ -60,7 +60,7 @@ class RedisReplays(RedisLetters):
         fields = ("spec", msgspec.json.encode(spec), "st", "queued", "at", now, "up", now, "matched", matched)
         commands.append(("HSET", head, *fields))
         await self._link.many(commands)
-        await self._link.promise("ZADD", keys.REPLAYS, now, f"{app} {job}")
+        await self._link.guarded_call("ZADD", keys.REPLAYS, now, f"{app} {job}")
         self._ring()
         return ReplayStatus(job=job, spec=spec, state="queued", created_at=now, updated_at=now, matched=matched)
 
@@ -94,7 +94,7 @@ class RedisReplays(RedisLetters):
             return status
         for shard in range(self._config.shards_of(app)):
             key = keys.replay(app, shard, job)
-            await self._link.promise("HSET", key, "stop", 1, "up", self._clock())
+            await self._link.guarded_call("HSET", key, "stop", 1, "up", self._clock())
             await self._link.call("PEXPIRE", key, RECORD_TTL)
         await self._link.call("ZREM", keys.REPLAYS, f"{app} {job}")
         return await self.replay(app, job)

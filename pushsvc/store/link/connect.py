@@ -107,17 +107,17 @@ class StoreFaults:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._heed_cancellation()
+            self._raise_if_cancelled()
             return
         raised = store_error(error)
         if raised is not None or isinstance(error, _BROKEN):
-            self._heed_cancellation()
+            self._raise_if_cancelled()
         if raised is None:
             return
         REDIS_ERRORS.inc()
         raise raised from error
 
-    def _heed_cancellation(self) -> None:
+    def _raise_if_cancelled(self) -> None:
         if self._task is not None and self._task.cancelling() > self._before:
             raise asyncio.CancelledError
 

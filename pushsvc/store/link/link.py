@@ -137,7 +137,7 @@ class Link:
             changed()
 
     @property
-    def promise_is(self) -> str:
+    def durability(self) -> str:
         """A text for people that says what a confirmed write is protected by."""
         return "memory: Redis has it"
 
@@ -157,7 +157,7 @@ class Link:
         with `guarded`. After a `StoreError` it may have been done."""
         return self.read(name, keys, args)
 
-    async def promise(self, *command: Any) -> Any:
+    async def guarded_call(self, *command: Any) -> Any:
         """Run one command with the guarantee of `guarded`. Its second word is its key."""
         return await self.call(*command)
 

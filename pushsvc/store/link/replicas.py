@@ -155,7 +155,7 @@ class ReplicatedLink(Link):
         return True
 
     @property
-    def promise_is(self) -> str:
+    def durability(self) -> str:
         if self._strict:
             return f"replicas: at least {self._least} of them have it, else the answer is 503"
         return "replicas: those that the primary has" if self._least else "memory: the primary has no replica (yet)"
@@ -165,7 +165,7 @@ class ReplicatedLink(Link):
             return await super().script(name, keys, args)
         return (await self.guarded(mark_beside(keys[0]), [(name, keys, args)]))[0]
 
-    async def promise(self, *command: Any) -> Any:
+    async def guarded_call(self, *command: Any) -> Any:
         return self.raised(await self._with_replicas(str(command[1]), [command], mark=False))[0]
 
     async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:

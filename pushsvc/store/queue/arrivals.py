@@ -16,7 +16,7 @@ from ...model.routing import platform_of
 from ...model.status import DeliveryRow
 from ..layout import SMALL
 from .record import Group, RetryOf, Single, lua_string
-from .settling import Closed, again_as, guard_of, mark_of_retry, mask_of, packed_end
+from .settling import Closed, guard_of, mark_of_retry, mask_of, packed_end, retry_chunk
 
 ANY_TURN = 0
 
@@ -87,12 +87,12 @@ def beside(arrivals: Iterable[Arrival], ended: Closed) -> list[Arrival]:
     return [each for each in arrivals if each.push_id in pushes and (each.push_id, each.index) not in ended]
 
 
-def pack_carried_on(blob: bytes, index: int) -> Group:
+def pack_fallback(blob: bytes, index: int) -> Group:
     """Return the group with which one delivery of an encoded chunk that waits goes on at once, in its next turn. Raises
     `CodecError`."""
     chunk = decode_chunk(blob)
     targets = [target for target in chunk.targets if target.index == index]
-    again = again_as(chunk, targets, Retry(0, chunk.attempt, chunk.part, chunk.counted))
+    again = retry_chunk(chunk, targets, Retry(0, chunk.attempt, chunk.part, chunk.counted))
     mark = mark_of_retry(again, 0, unconfirmed=False)
     following = RetryOf(0, 1, lua_string(encode_chunk(again)), 0, again.channel, guard_of(again, 0), mark)
     return Group(

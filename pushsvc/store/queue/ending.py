@@ -17,13 +17,13 @@ from ..figures.answers import ANSWERS_TTL
 from ..link.together import all_of
 from ..part import StorePart
 from ..revoke.supersession import Supersession
-from .arrivals import ARRIVED, EndOfAny, beside, pack_arrivals, pack_carried_on
+from .arrivals import ARRIVED, EndOfAny, beside, pack_arrivals, pack_fallback
 from .record import Finished, Group, Record, Single, encode_record
 from .settling import places_of
 
 SETTLE = 1000
 """Settlements in one atomic step, which blocks the server for some milliseconds."""
-_CARRY_ON = 100
+_FALL_BACK_MOST = 100
 """Deliveries that go on before their time in one step."""
 
 
@@ -70,28 +70,28 @@ class Ending(StorePart):
             )
         )
 
-    async def carry_on(self, app: str, arrivals: Sequence[Arrival]) -> int:
-        """See `Arrivals.carry_on`; up to 100 in one atomic step. Those of very large pushes wait for their time."""
+    async def fall_back(self, app: str, arrivals: Sequence[Arrival]) -> int:
+        """See `Arrivals.fall_back`; up to 100 in one atomic step. Those of very large pushes wait for their time."""
         shards = self._config.shards_of(app)
         by_shard: dict[int, list[Arrival]] = {}
         for arrival in arrivals:
             by_shard.setdefault(keys.shard_of(arrival.push_id, shards), []).append(arrival)
         moved = 0
         for shard, own in by_shard.items():
-            for start in range(0, len(own), _CARRY_ON):
-                moved += await self._carry_on(app, shard, own[start : start + _CARRY_ON])
+            for start in range(0, len(own), _FALL_BACK_MOST):
+                moved += await self._fall_back(app, shard, own[start : start + _FALL_BACK_MOST])
         if moved:
             telemetry.LIVE_MESSAGES.labels(app, "fallback").inc(moved)
         return moved
 
-    async def _carry_on(self, app: str, shard: int, arrivals: Sequence[Arrival]) -> int:
+    async def _fall_back(self, app: str, shard: int, arrivals: Sequence[Arrival]) -> int:
         asked = [word for each in arrivals for word in (each.push_id, each.total, each.index)]
         blobs = await self._link.script("awaiting", [keys.pending(app, shard)], [keys.prefix(app, shard), *asked])
         groups = []
         for arrival, blob in zip(arrivals, blobs, strict=True):
             with suppress(CodecError):  # a newer version carries it on
                 if blob:
-                    groups.append(pack_carried_on(blob, arrival.index))
+                    groups.append(pack_fallback(blob, arrival.index))
         moved: int = (await self._record(app, shard, groups, [], [], 0))[0] if groups else 0
         return moved
 

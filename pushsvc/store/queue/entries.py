@@ -51,7 +51,7 @@ class LaneRead(NamedTuple):
     """The shard's epoch, if it was read in the same step; empty before the first cancel."""
     again: Collection[str] = ()
     """The ids of entries that were added again: a consumer that had them before may still answer."""
-    leavers: Sequence[str] = ()
+    departed: Sequence[str] = ()
     """The consumers that had them, which are gone."""
 
 
@@ -117,8 +117,8 @@ class Opener(StorePart):
             decoded = await self._outstanding(state, await self._decode(read))
             decoded = await self._complete(state, decoded)
             found.append((state, decoded, await self._cancelled_of(read, epoch or b"")))
-        leavers = [name for read in reads for name in read.leavers]
-        return await self._hold(route, found, sizes, newest, again=True, leavers=leavers)
+        departed = [name for read in reads for name in read.departed]
+        return await self._hold(route, found, sizes, newest, again=True, departed=departed)
 
     async def _hold(
         self,
@@ -128,7 +128,7 @@ class Opener(StorePart):
         newest: Sequence[float],
         *,
         again: bool = False,
-        leavers: Sequence[str] = (),
+        departed: Sequence[str] = (),
     ) -> list[Taken]:
         chunks = [chunk for _, decoded, _ in found for _, chunk in decoded]
         others: dict[Platform, Listed] = {}
@@ -144,7 +144,7 @@ class Opener(StorePart):
             if listed is not NONE_LISTED:
                 others[platform] = listed
         opened = [each for _, decoded, _ in found for each in decoded]
-        superseded = await self._supersession.among(route.app, opened, leavers)
+        superseded = await self._supersession.among(route.app, opened, departed)
         counting = [target for chunk in chunks if chunk.message.counts for target in chunk.targets]
         devices = [target.device_id for target in counting if target.device_id is not None]
         unread = await self._unread(route.app, devices) if devices else {}
@@ -369,6 +369,6 @@ def entries_read(answer: Answer) -> list[Entry]:
     return [Entry(entry_id.decode(), (fields or {}).get(b"c", b"")) for entry_id, fields in answer]
 
 
-def added_again(answer: Answer) -> list[str]:
+def requeued_ids(answer: Answer) -> list[str]:
     """Return the ids of the entries that requeue.lua has added."""
     return [entry_id.decode() for entry_id, fields in answer if fields and b"a" in fields]

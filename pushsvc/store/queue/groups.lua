@@ -294,7 +294,7 @@ local function account(work, total, first, counted)
 end
 
 -- Step `letters`: what failed for good is kept for a replay, and with it the content that it names.
-local function bury(work, dead)
+local function add_dead_letters(work, dead)
   local count = 0
   for d = 1, #dead do
     local place, blob = unpack(dead[d])
@@ -394,7 +394,7 @@ local function settle(group)
     return
   end
   applied = applied + took
-  bury(work, dead)
+  add_dead_letters(work, dead)
   if status then
     account(work, total, first, counted)
   end

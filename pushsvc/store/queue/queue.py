@@ -37,7 +37,7 @@ from ..revoke.suppression import Suppression
 from ..work.held import HeldRoutes
 from ..work.liveness import Liveness
 from .ending import SETTLE, Ending
-from .entries import LaneRead, Opener, UnreadOf, added_again, entries_of, entries_read
+from .entries import LaneRead, Opener, UnreadOf, entries_of, entries_read, requeued_ids
 from .lanes import LanePlace, LaneState, ending
 from .lapses import take_lapsed
 from .letter import note_dropped
@@ -75,7 +75,7 @@ class RedisQueue(Ending, Moving):
         self._lanes: dict[LanePlace, LaneState] = {}
         self._lost: set[tuple[str, str]] = set()
         """Entries, by their lane's key and id, that were found to be another consumer's when a retry was settled."""
-        self._link.on_change(self.distrust)
+        self._link.on_change(self.recheck_all)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class RedisQueue(Ending, Moving):
             return []
         epochs, sizes, marks = (rest[at : at + len(states)] for at in range(0, len(rest), len(states)))
         reads = [
-            LaneRead(state, entries_read(own), history, epoch or b"", added_again(own))
+            LaneRead(state, entries_read(own), history, epoch or b"", requeued_ids(own))
             for state, epoch in zip(states, epochs, strict=True)
             for own in [by_key.get(state.key, ())]
         ]
@@ -236,7 +236,7 @@ class RedisQueue(Ending, Moving):
                 for shard, (own, refs) in self._by_shard(app, settlements, last).items()
             )
         if self._counted:
-            self._landed(settlements)
+            self._on_settled(settlements)
         if self._lost:
             self.forget([ref for ref in finished if lane_entry(ref) in self._lost])
         return without(settlements, void) if any(void) else settlements
@@ -299,17 +299,17 @@ class RedisQueue(Ending, Moving):
         """Take over up to 100 entries a lane and shard. Dead consumers without entries are removed from the group."""
         await self._liveness.begin()
         states = [state for lane in LANES for state in self._states(route, lane)]
-        leavers = await self._liveness.leavers([state.key for state in states], keys.DISPATCH)
+        departed = await self._liveness.leavers([state.key for state in states], keys.DISPATCH)
         claimed = []
         # A claim whose answer is lost leaves entries under our name, like any other read.
         try:
-            for state, names in zip(states, leavers, strict=True):
+            for state, names in zip(states, departed, strict=True):
                 if names:
                     history = self._link.history
                     flat = await self._link.read(
                         "reclaim", [state.key], [keys.DISPATCH, self._config.consumer, _RECLAIM, *names]
                     )
-                    claimed.append(LaneRead(state, entries_of(flat), history, leavers=names))
+                    claimed.append(LaneRead(state, entries_of(flat), history, departed=names))
             return await self._opener.open_again(route, claimed)
         except BaseException:
             for state in states:
@@ -340,7 +340,7 @@ class RedisQueue(Ending, Moving):
         await self._following.acknowledge(news, in_flight)
         self._counted.update({push_id: count for push_id, count in in_flight.items() if count})
 
-    def _landed(self, settlements: Sequence[Settlement]) -> None:
+    def _on_settled(self, settlements: Sequence[Settlement]) -> None:
         for settlement in settlements:
             push_id = settlement.delivery.chunk.push_id
             if settlement.outcome is not None and push_id in self._counted:
@@ -363,7 +363,7 @@ class RedisQueue(Ending, Moving):
     def replicated(self) -> bool:
         return self._link.waits
 
-    def distrust(self) -> None:
+    def recheck_all(self) -> None:
         """Note that another server answers from now on: entries may be pending on it that this process does not
         know."""
         for state in self._lanes.values():

@@ -27,7 +27,7 @@ from ...model.delivery import (
     Unconfirmed,
 )
 from ...model.push import Chunk, Lane, Platform, Push, Target
-from ...model.routing import is_carried_on
+from ...model.routing import has_provider_fallback
 from ...model.status import DeliveryRow
 from ...ports.entries import EntryRef
 from ..layout import SMALL
@@ -35,7 +35,7 @@ from .letter import encode_dead
 from .record import EndOf, Finished, Group, Note, ReceiptOf, RetryOf, Single, lua_string
 from .results import dead_letter_of, head_of, receipt_of, row_of
 
-Again: TypeAlias = tuple[int, str, bool, str, bool, bool]
+RetryGroup: TypeAlias = tuple[int, str, bool, str, bool, bool]
 """What retries in one chunk have in common: the fields of a `Retry` other than its time, whether they were submitted,
 and whether a device has yet to acknowledge them."""
 STEP_MS: Final = 100
@@ -82,7 +82,7 @@ class _Group:
         """Deliveries from this index on need no row when they end as `sent`."""
         self.seen: set[int] = set()
         self.ends: dict[Segment, _End] = {}
-        self.retries: dict[Again, list[tuple[int, Target]]] = {}
+        self.retries: dict[RetryGroup, list[tuple[int, Target]]] = {}
         self.head = b""
         """The chunk without targets, encoded for dead letters."""
         self.dead: list[tuple[int, msgspec.Raw]] = []
@@ -102,7 +102,7 @@ class _Group:
         for (attempt, part, counted, channel, flew, unconfirmed), waiting in self.retries.items():
             for due_at, targets in together(waiting):
                 indexes += [target.index for target in targets]
-                again = again_as(chunk, targets, Retry(due_at, attempt, part, counted, channel))
+                again = retry_chunk(chunk, targets, Retry(due_at, attempt, part, counted, channel))
                 guard = guard_of(again, due_at) if chunk.home else ""
                 blob = lua_string(encode_chunk(again))
                 mark = mark_of_retry(again, due_at, unconfirmed=unconfirmed) if guard else ""
@@ -179,12 +179,12 @@ def pack(
             continue
         verdict = settlement.verdict
         outcome = settlement.outcome
-        spoken = type(outcome) is TokenDead or type(outcome) is TokenSuspect
+        token_judged = type(outcome) is TokenDead or type(outcome) is TokenSuspect
         if (
             chunk.total == 1
             and type(verdict) is Ended
             and not verdict.dead_letter
-            and not spoken
+            and not token_judged
             and not chunk.dry_run
             and target.index == 0
         ):
@@ -223,7 +223,7 @@ def pack(
             again = (retry.attempt, retry.part, retry.counted, retry.channel, flew, unconfirmed)
             due_at = 0 if retry.channel and retry.due_at <= settlement.at else retry.due_at
             group.retries.setdefault(again, []).append((due_at, target))
-        if spoken:
+        if token_judged:
             receipt = receipt_of(settlement, cast(TokenDead | TokenSuspect, outcome))
             group.receipts.append((target.index, lua_string(encode_receipt(receipt)), int(receipt.kind == "dead")))
     return [group.packed() for group in made], [Single(*kind, flat) for kind, flat in singles.items()]
@@ -297,7 +297,7 @@ def together(waiting: Sequence[tuple[int, Target]]) -> list[tuple[int, list[Targ
     return [(max(due for due, _ in group), [target for _, target in group]) for group in groups.values()]
 
 
-def again_as(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
+def retry_chunk(chunk: Chunk, targets: Sequence[Target], retry: Retry) -> Chunk:
     """Return the chunk of some targets to retry, at the same channel, or at the one that the verdict names: a fallback,
     or another account at the same provider, which takes the same message."""
     channel, message, variant, fallbacks = chunk.channel, chunk.message, chunk.variant, chunk.fallbacks
@@ -329,12 +329,12 @@ def mark_of_retry(again: Chunk, due_at: int, *, unconfirmed: bool) -> str:
     once if that is 0; `unconfirmed` are those that a device may acknowledge until then."""
     if unconfirmed and due_at:
         return "w"
-    return ("f" if is_carried_on(again) else "") + ("r" if due_at else "")
+    return ("f" if has_provider_fallback(again) else "") + ("r" if due_at else "")
 
 
 def recorded_turn(chunk: Chunk) -> str:
     """Return the turn of these deliveries as fence.lua records it."""
-    mark = " f" if is_carried_on(chunk) else ""
+    mark = " f" if has_provider_fallback(chunk) else ""
     return f"{chunk.turn} {chunk.channel}:{chunk.lane}{mark}" if chunk.home else str(chunk.turn)
 
 

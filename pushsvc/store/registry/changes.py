@@ -83,7 +83,7 @@ class Desk:
         owner = self.owner(device.platform, device.token)
         old = self.devices.get(device.id)
         if old is not None:
-            self._disown(old)
+            self._release_token(old)
         if owner is not None and owner.id != device.id:
             self.remove(owner.id)
             if (place := self._places.pop(owner.id, None)) is not None:
@@ -101,10 +101,10 @@ class Desk:
     def remove(self, device_id: str) -> Device | None:
         device = self.devices.pop(device_id, None)
         if device is not None:
-            self._disown(device)
+            self._release_token(device)
         return device
 
-    def _disown(self, device: Device) -> None:
+    def _release_token(self, device: Device) -> None:
         identity = self._identity(device.platform, device.token)
         if self._owners.get(identity) == device.id:
             del self._owners[identity]
@@ -179,7 +179,7 @@ class Desk:
         return found
 
 
-def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
+def tokens_to_recheck(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
     """Return the tokens, as waiting targets hold them, of devices that change for a push: see presence.py. Changes of a
     tombstone have no effect on a push, because its token was marked when it was made."""
     found = []
@@ -195,7 +195,7 @@ def unsettling(changes: Iterable[DeviceChange]) -> list[tuple[Platform, str]]:
     return found
 
 
-def heirs_of(changes: Sequence[DeviceChange]) -> list[tuple[Platform, str, str]]:
+def successors_of(changes: Sequence[DeviceChange]) -> list[tuple[Platform, str, str]]:
     """Return the tokens that a user's phone keeps under a new id, as waiting targets hold them, each with that id: see
     presence.py."""
     existed = {change.old.id for change in changes if change.old is not None}

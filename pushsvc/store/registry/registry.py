@@ -149,7 +149,7 @@ class RedisRegistry(StorePart):
             case ByTopic(topic):
                 return await self._subscribed(app, topic, first, bound, limit)
             case ToAll():
-                return await self._everybody(app, first, bound, limit)
+                return await self._all_devices(app, first, bound, limit)
 
     async def scan(self, app: str, *, after: str, limit: int) -> Members:
         first = int(after or 0)
@@ -192,7 +192,7 @@ class RedisRegistry(StorePart):
         devices = _reached(known[device_id] for device_id in page if device_id in known)
         return Members(devices, str(first + limit) if first + limit < len(distinct) else None)
 
-    async def _everybody(self, app: str, first: int, bound: int, limit: int) -> Members:
+    async def _all_devices(self, app: str, first: int, bound: int, limit: int) -> Members:
         end = first + max(1, limit // BLOCK)
         known, *blocks = await self._blocks(app, first, end)
         bound = bound or int(known or 0)

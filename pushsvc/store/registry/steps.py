@@ -23,7 +23,7 @@ from .. import keys
 from ..link.commit import GroupCommit
 from ..part import StoreContext, StorePart
 from ..revoke.presence import Marks
-from .changes import Desk, DeviceChange, heirs_of, joining_of, spare, unsettling
+from .changes import Desk, DeviceChange, joining_of, spare, successors_of, tokens_to_recheck
 from .wire import Departed, DeviceQuery, Digests, Reading, cuts_of, read_found, waiting_of
 
 T = TypeVar("T")
@@ -108,9 +108,9 @@ class Steps(StorePart):
     async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
         """Mark what changes, apply it in one step, and notify dispatchers and gateways that hold it. Returns False if
         something has changed meanwhile. Raises `UserFull` if a user would have too many devices."""
-        concerned = unsettling(changes)
+        concerned = tokens_to_recheck(changes)
         if concerned:
-            await self._marks.make(app, concerned, heirs_of(changes))
+            await self._marks.make(app, concerned, successors_of(changes))
         args = [keys.devices(app), MOST_OF_USER, self._clock(), *self._digests.arguments(found, changes)]
         done, *more = await self._link.script("registry_apply", [keys.device_counts(app)], args)
         if done < 0:

@@ -140,13 +140,13 @@ class Digests:
             NONE if stone is None or stone == new_stone else stone[0],
             NONE if new_stone is None or stone == new_stone else new_stone[0],
             0 if new_stone is None else new_stone[1],
-            fate_of_stream(old, after),
+            stream_action(old, after),
             len(topics) // 3,
             *topics,
         ]
 
 
-def fate_of_stream(old: Device | None, new: Device | None) -> str:
+def stream_action(old: Device | None, new: Device | None) -> str:
     """Return what registry_apply.lua does with the stream of a device that remains."""
     if old is None or new is None:
         return ""

@@ -8,8 +8,8 @@ targets with a mark are looked up in the registry, and judged by its current con
 returns the time of the newest mark: if that was before the start of the push, nothing is asked at all.
 
 A phone whose user has registered it under a new id, with the same token, still gets what waits for the old one: a mark
-of its own names the new device as the heir (`audience.is_heir`). One that existed before is none: it may be a target of
-the same push by its former token, and its phone would get that twice.
+of its own names the new device as the successor (`audience.is_successor`). One that existed before is none: it may be
+a target of the same push by its former token, and its phone would get that twice.
 
 The mark is made before the registry changes. A process that dies in between leaves a needless look-up; the other way
 round it would leave a text on a stranger's phone. Dispatchers are notified of what they hold after the change.
@@ -32,7 +32,7 @@ from ...model.devices import NOBODY, Device, Environment
 from ...model.push import Chunk, Platform, Target
 from ...model.routing import platform_of, usual_environment
 from ...ports.registry import Holding, Registry
-from ...rules.audience import is_heir, present
+from ...rules.audience import is_successor, present
 from .. import keys
 from ..config import OPEN_MOST
 from ..part import StoreContext, StorePart
@@ -56,16 +56,16 @@ class Marks(StorePart):
         self._revocations = revocations
 
     async def make(
-        self, app: str, tokens: Iterable[tuple[Platform, str]], heirs: Iterable[tuple[Platform, str, str]] = ()
+        self, app: str, tokens: Iterable[tuple[Platform, str]], successors: Iterable[tuple[Platform, str, str]] = ()
     ) -> None:
-        """Mark tokens whose devices are about to change, and tokens with the id of the device that will be the heir."""
+        """Mark tokens whose devices are about to change, and tokens with the id of the coming successor."""
         now = self._clock()
         found: dict[str, list[int | bytes]] = defaultdict(list)
         for platform, token in tokens:
             shard, digest = self._suppression.locate(app, token)
             found[keys.moved(app, shard, platform)] += (now, digest)
-        for platform, token, device_id in heirs:
-            shard, digest = self._locate_heir(app, token, device_id)
+        for platform, token, device_id in successors:
+            shard, digest = self._locate_successor(app, token, device_id)
             found[keys.moved(app, shard, platform)] += (now, digest)
         commands: list[tuple[Any, ...]] = []
         for key, pairs in found.items():
@@ -76,17 +76,19 @@ class Marks(StorePart):
             )
         await self._link.many(commands)
 
-    def _locate_heir(self, app: str, token: str, device_id: str) -> tuple[int, bytes]:
-        """Return the shard of a token, and the member that names this device as its heir."""
+    def _locate_successor(self, app: str, token: str, device_id: str) -> tuple[int, bytes]:
+        """Return the shard of a token, and the member that names this device as its successor."""
         return self._suppression.locate(app, token)[0], self._suppression.locate(app, token + NOBODY + device_id)[1]
 
-    async def named(self, app: str, platform: Platform, heirs: Sequence[tuple[str, str, int]]) -> list[bool]:
-        """Return for each token and id whether the device was named as the heir at the instant beside them or later."""
-        places = [self._locate_heir(app, token, device_id) for token, device_id, _ in heirs]
+    async def named(self, app: str, platform: Platform, successors: Sequence[tuple[str, str, int]]) -> list[bool]:
+        """Return for each token and id whether the device was named as successor at the instant or later."""
+        places = [self._locate_successor(app, token, device_id) for token, device_id, _ in successors]
         scores = await self._link.many(
             [("ZSCORE", keys.moved(app, shard, platform), digest) for shard, digest in places]
         )
-        return [score is not None and float(score) >= since for (_, _, since), score in zip(heirs, scores, strict=True)]
+        return [
+            score is not None and float(score) >= since for (_, _, since), score in zip(successors, scores, strict=True)
+        ]
 
     async def announce(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
         """Notify dispatchers that the devices have changed, so that they return what they hold for these tokens."""
@@ -180,10 +182,12 @@ class DevicePresence:
             if target.device_id is not None and target.token in changed
         ]
         devices = await self._look_up(app, platform, [target for _, target in wanted])
-        heirs = await self._heirs(app, platform, [each for each in wanted if each[1].device_id not in devices])
+        successors = await self._successors(
+            app, platform, [each for each in wanted if each[1].device_id not in devices]
+        )
         found: dict[int, tuple[Chunk, dict[int, Target | str], dict[int, Environment]]] = {}
         for chunk, target in wanted:
-            device = devices.get(target.device_id or "") or heirs.get((chunk.push_id, target.index))
+            device = devices.get(target.device_id or "") or successors.get((chunk.push_id, target.index))
             judged = present(target, device, chunk)
             _, changes, environments = found.setdefault(id(chunk), (chunk, {}, {}))
             if judged is not target:
@@ -207,7 +211,7 @@ class DevicePresence:
             if changed:
                 await self._marks.make(app, changed)
 
-    async def _heirs(
+    async def _successors(
         self, app: str, platform: Platform, orphans: Sequence[tuple[Chunk, Target]]
     ) -> dict[tuple[str, int], Device]:
         """Return the devices that stand for targets whose own devices are gone, by push and index."""
@@ -217,7 +221,7 @@ class DevicePresence:
             page = owned[start : start + PAGE]
             wanted = [Holding(None, platform_of(platform), target.token) for _, target in page]
             for (chunk, target), device in zip(page, await self._registry.holders(app, wanted), strict=True):
-                if device is not None and is_heir(device, target, chunk):
+                if device is not None and is_successor(device, target, chunk):
                     found.append((chunk, target, device))
         asked = [(target.token, device.id, chunk.starts_at - SLACK) for chunk, target, device in found]
         named = await self._marks.named(app, platform, asked) if asked else []

@@ -147,7 +147,7 @@ class Supersession(StorePart):
             await self._revocations.announce_tokens(app, behind)
 
     async def among(
-        self, app: str, taken: Iterable[tuple[EntryRef, Chunk]], leavers: Sequence[str] = ()
+        self, app: str, taken: Iterable[tuple[EntryRef, Chunk]], departed: Sequence[str] = ()
     ) -> dict[int, frozenset[int]]:
         """Note that these chunks were taken, perhaps from one of these dispatchers, and return which of their targets
         have been sent something newer: indexes, by the identity of the chunk."""
@@ -157,7 +157,7 @@ class Supersession(StorePart):
         self.apps.add(app)
         broadcasts = [each for each in taken if is_broadcast(each[1])]
         asked: defaultdict[int, list[tuple[Chunk, Target, str]]] = defaultdict(list)
-        replaced = await self._replaced(app, broadcasts, leavers)
+        replaced = await self._replaced(app, broadcasts, departed)
         for chunk in [chunk for _, chunk in taken if not is_broadcast(chunk)] + replaced:
             for target in chunk.targets:
                 for shard, digest in self._located(app, places_of(chunk, target, self._config.addresses)):
@@ -166,14 +166,14 @@ class Supersession(StorePart):
         steps = [(each, own[start : start + STEP]) for each, own in asked.items() for start in range(0, len(own), STEP)]
         for shard, some in steps:
             held = [(chunk, digest, order_of(chunk)) for chunk, _, digest in some]
-            answer = await self._hold(app, shard, held, leavers)
+            answer = await self._hold(app, shard, held, departed)
             for (chunk, target, _), newest in zip(some, answer, strict=True):
                 if newest > order_of(chunk):
                     found[id(chunk)].add(target.index)
         return {place: frozenset(indexes) for place, indexes in found.items()}
 
     async def _replaced(
-        self, app: str, broadcasts: Sequence[tuple[EntryRef, Chunk]], leavers: Sequence[str]
+        self, app: str, broadcasts: Sequence[tuple[EntryRef, Chunk]], departed: Sequence[str]
     ) -> list[Chunk]:
         """Note that these were taken, and return those of which a newer one may have been accepted for some target."""
         if not broadcasts:
@@ -181,19 +181,19 @@ class Supersession(StorePart):
         for ref, chunk in broadcasts:
             self.held[ref] = self._digest(chunk.message.collapse).hexdigest(), held_as(chunk, ref)
         held = [(chunk, *self.held[ref]) for ref, chunk in broadcasts]
-        answers = await all_of(self._hold(app, shard, held, leavers) for shard in range(self._config.shards_of(app)))
+        answers = await all_of(self._hold(app, shard, held, departed) for shard in range(self._config.shards_of(app)))
         newest = [max(some) for some in zip(*answers, strict=True)]
         return [chunk for (_, chunk), order in zip(broadcasts, newest, strict=True) if order > order_of(chunk)]
 
     async def _hold(
-        self, app: str, shard: int, held: Iterable[tuple[Chunk, str, str]], leavers: Sequence[str]
+        self, app: str, shard: int, held: Iterable[tuple[Chunk, str, str]], departed: Sequence[str]
     ) -> list[str]:
         """Note under these digests and orders that chunks were taken, and return the newest orders that were accepted
         there."""
         own, now = _Noted(), self._clock()
         for chunk, digest, order in held:
             own.waiting += (digest, order, max(0, chunk.expires_at - now) + GRACE)
-        _, answer = await self._supersede(app, shard, own, leavers, holder=self._config.consumer)
+        _, answer = await self._supersede(app, shard, own, departed, holder=self._config.consumer)
         return [newest.decode() for newest in answer]
 
     async def _supersede(

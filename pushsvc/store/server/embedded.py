@@ -371,7 +371,7 @@ def _await_answer(folder: Path, path: Path, server: Server) -> None:
         if isinstance(server, subprocess.Popen) and server.poll() is not None:
             raise ConfigError(
                 "store.data_dir",
-                f"the embedded server ended with status {server.returncode}: {_last_words(folder)}",
+                f"the embedded server ended with status {server.returncode}: {_log_tail(folder)}",
                 f"see {folder / _LOG}",
             )
         if answer is None and time.monotonic() > deadline:
@@ -389,10 +389,10 @@ def _terminate(folder: Path, server: Server) -> None:
             os.kill(server, signal.SIGTERM)
 
 
-def obituary(data_dir: Path) -> dict[str, str]:
+def server_log_tail(data_dir: Path) -> dict[str, str]:
     """Return, for the log, the path of the server's own log and its last lines. A killed server wrote nothing about
     it."""
-    return {"store_log": str(data_dir / _LOG), "last_lines": _last_words(data_dir)}
+    return {"store_log": str(data_dir / _LOG), "last_lines": _log_tail(data_dir)}
 
 
 def lost_socket(data_dir: Path) -> dict[str, str] | None:
@@ -409,7 +409,7 @@ def lost_socket(data_dir: Path) -> dict[str, str] | None:
     return None
 
 
-def _last_words(folder: Path) -> str:
+def _log_tail(folder: Path) -> str:
     with suppress(OSError):
         lines = (folder / _LOG).read_text(errors="replace").splitlines()[-3:]
         return " / ".join(line.strip() for line in lines)

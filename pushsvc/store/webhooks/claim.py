@@ -60,13 +60,13 @@ class RedisWebhookClaim:
             self._most = min(most, int(taken or most))
             failures = int(fails or 0)
             if asked:
-                batch, goes_on = await self._asked_for(asked, failures)
+                batch, continues = await self._asked_for(asked, failures)
             elif last:
                 self._span = _Span(batch_id(self._app, last, self._records.kind), after, last, int(count))
-                batch, goes_on = await self._under_way(int(tries or 0), failures)
+                batch, continues = await self._under_way(int(tries or 0), failures)
             else:
-                batch, goes_on = None, await self._begin(after)
-            if batch is not None or not goes_on:
+                batch, continues = None, await self._begin(after)
+            if batch is not None or not continues:
                 return batch
 
     async def _asked_for(self, asked: str, failures: int) -> tuple[Batch | None, bool]:
@@ -78,7 +78,7 @@ class RedisWebhookClaim:
             return None, await self._change(over)
         self._span = _Span(dead.id, dead.after, dead.last, dead.events)
         page = await self._events()
-        self._say_missing(page)
+        self._log_missing(page)
         if page.events:
             return Batch(dead.id, page.events, dead.attempts, failures, again=True), True
         return None, await self._change(RecordChange(self._lease, drop=[asked]))
@@ -114,10 +114,10 @@ class RedisWebhookClaim:
         delete = _UNDER_WAY if whole else ()
         held = await self._change(RecordChange(self._lease, put={"after": page.missing_to}, delete=delete))
         if held:
-            self._say_missing(page)
+            self._log_missing(page)
         return held
 
-    def _say_missing(self, page: Page) -> None:
+    def _log_missing(self, page: Page) -> None:
         if page.missing_to:
             FEEDBACK_GAPS.labels(self._app, "webhook").inc()
             log.warning(
@@ -145,14 +145,14 @@ class RedisWebhookClaim:
         put: dict[str, str | int] = {"tries": batch.attempts + 1, "fails": batch.failures + 1, "why": reason}
         return await self._change(RecordChange(wait, stays=False, put=put))
 
-    async def bury(self, batch: Batch, reason: str) -> bool:
+    async def give_up(self, batch: Batch, reason: str) -> bool:
         span = self._span
         dead = DeadBatch(batch.id, span.after, span.last, span.events, batch.attempts + 1, reason, self._records.now())
         if batch.again:
-            return await self._change(RecordChange(self._lease, bury=[dead], answered=[batch.id]))
+            return await self._change(RecordChange(self._lease, dead=[dead], answered=[batch.id]))
         put: dict[str, str | int] = {"after": span.last, "fails": batch.failures + 1, "why": reason}
         expired = await self._records.expired(self._app)
-        return await self._change(RecordChange(self._lease, put=put, delete=_UNDER_WAY, bury=[dead], drop=expired))
+        return await self._change(RecordChange(self._lease, put=put, delete=_UNDER_WAY, dead=[dead], drop=expired))
 
     async def halve(self, batch: Batch, reason: str) -> bool:
         half = batch.events[: len(batch.events) // 2]
@@ -165,7 +165,7 @@ class RedisWebhookClaim:
             DeadBatch(batch_id(self._app, last, self._records.kind), span.after, last, len(half), tried, reason, now),
             DeadBatch(span.id, last, span.last, len(batch.events) - len(half), tried, reason, now),
         ]
-        return await self._change(RecordChange(self._lease, bury=both, ask=both))
+        return await self._change(RecordChange(self._lease, dead=both, ask=both))
 
     async def drop_asked(self) -> bool:
         return await self._change(RecordChange(self._lease, answered=await self._records.asked(self._app)))

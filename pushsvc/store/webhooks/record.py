@@ -43,7 +43,7 @@ class RecordChange(Struct, frozen=True):
     """Whether its owner stays its owner."""
     put: dict[str, str | int] = {}
     delete: Sequence[str] = ()
-    bury: Sequence[DeadBatch] = ()
+    dead: Sequence[DeadBatch] = ()
     drop: Sequence[str] = ()
     answered: Sequence[str] = ()
     ask: Sequence[DeadBatch] = ()
@@ -99,7 +99,7 @@ class WebhookRecords(StorePart):
             int(what.seconds * 1000),
             [str(part) for pair in what.put.items() for part in pair],
             what.delete,
-            [part for batch in what.bury for part in (batch.id, msgspec.json.encode(batch).decode())],
+            [part for batch in what.dead for part in (batch.id, msgspec.json.encode(batch).decode())],
             what.drop,
             what.answered,
             asking(what.ask),

@@ -10,7 +10,7 @@
 --           dead batches to ask for no more { id, .. }, dead batches to ask for { place in the order, id, .. } }
 -- Returns 1, or 0 where it is another's.
 
-local owner, stays, ms, set, delete, bury, drop, answered, ask = unpack(cmsgpack.unpack(ARGV[1]))
+local owner, stays, ms, set, delete, dead, drop, answered, ask = unpack(cmsgpack.unpack(ARGV[1]))
 if redis.call('HGET', KEYS[1], 'own') ~= owner then
   return 0
 end
@@ -28,8 +28,8 @@ if redis.call('HEXISTS', KEYS[1], 'why') == 1 then
 else
   redis.call('HDEL', KEYS[1], 'since')
 end
-for at = 1, #bury, 2 do
-  redis.call('HSET', KEYS[2], bury[at], bury[at + 1])
+for at = 1, #dead, 2 do
+  redis.call('HSET', KEYS[2], dead[at], dead[at + 1])
 end
 for _, id in ipairs(drop) do
   redis.call('HDEL', KEYS[2], id)
