@@ -37,6 +37,8 @@ class Inspection(Struct, frozen=True):
     """Commands of the service that this user may not run."""
     ahead: float
     """Seconds by which the server's clock is ahead of this machine's."""
+    unidentified: list[str] = []
+    """The nodes of a cluster, as `host:port`, on which this user may not run INFO: their restarts are not noticed."""
 
 
 class Store(Figures, Protocol):

@@ -6,13 +6,16 @@ import asyncio
 import json
 import math
 import re
+import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
+from pushsvc import cli
 from pushsvc.errors import StoreUnavailable
 from pushsvc.runtime.checks.check import judge_permissions
 from pushsvc.runtime.checks.jobs import check_jobs
@@ -22,7 +25,9 @@ from pushsvc.store.link import permissions, scripts
 
 from ..pages import PAGES
 from .harness import Service, apns, fcm, running_service
-from .servers import KINDS, Server, running_server
+from .servers import KINDS, Server, running_server, wait_until
+from .test_cluster_failover import insist
+from .topologies import is_ok, running_cluster
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -193,3 +198,43 @@ COMMANDS = {name.partition("|")[0] for name in (*permissions.SENT, *scripts.comm
     *("INCR", "EXPIRE", "ZINCRBY", "SREM", "XTRIM", "RENAME", "COPY", "UNLINK", "ZPOPMIN", "LPUSH", "LPOP", "HSCAN"),
     *("SSCAN", "MGET", "MSET", "GETDEL", "TOUCH", "XAUTOCLAIM", "PTTL", "TTL", "KEYS", "SCARD", "SISMEMBER"),
 }
+
+
+async def test_a_node_of_a_cluster_whose_restarts_are_not_noticed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As its user may not run INFO there. On the other nodes, on which it may, they are noticed."""
+
+    def reported(*arguments: str) -> str:
+        capsys.readouterr()
+        cli.main(["check", *arguments])
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    with running_cluster(primaries=3, replicas=0) as rig:
+        open_node, mute = rig.nodes[:2]
+        for node in rig.nodes:
+            rules = ["on", ">secret", "~*", "&*", "+@all", *["-info"] * (node is mute)]
+            node.ask("ACL", "SETUSER", "narrow", *rules)
+            node.words += ["--user", "narrow", *rules]  # also after a restart
+        url = f"redis+cluster://narrow:secret@127.0.0.1:{open_node.port}"
+        async with asyncio.timeout(60), open_store(url) as store:
+            assert (await store.inspect()).unidentified == [f"127.0.0.1:{mute.port}"]
+            for node, histories in ((mute, 0), (open_node, 1)):
+                key = next(key for number in range(1000) if rig.holder(key := f"ps:{number}") is node)
+                node.send(signal.SIGKILL)
+                node.start()
+                wait_until(node.answers)
+                wait_until(lambda: all(map(is_ok, rig.nodes)), 30)
+                await insist(partial(store.link.call, "GET", key))
+                assert store.link.history == histories
+        monkeypatch.setenv("PUSHSVC__REDIS__URL", url)
+        findings = json.loads(await asyncio.to_thread(reported, "--json"))["findings"]
+        (found,) = (row for row in findings if "a restart there" in row["what"])
+        assert (found["part"], found["level"]) == ("redis", "warning")
+        assert f" 127.0.0.1:{mute.port}:" in found["what"]
+        assert found["fix"].endswith("ACL SETUSER .. +info")
+        (line,) = (line for line in (await asyncio.to_thread(reported)).splitlines() if "a restart there" in line)
+        assert line.startswith("warning\tredis\t")
+        mute.ask("ACL", "SETUSER", "narrow", "+info")
+        assert "a restart there" not in await asyncio.to_thread(reported)

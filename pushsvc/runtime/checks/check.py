@@ -96,6 +96,7 @@ async def check_store(settings: Settings, store: Store, where: str, *, runs: boo
     return [
         *judge_server(where, server),
         *judge_permissions(server.forbidden),
+        *judge_identity(server.unidentified),
         *await check_jobs(settings),
         *judge_clocks(server.ahead),
         durable,
@@ -157,6 +158,18 @@ def judge_permissions(forbidden: Sequence[str]) -> Iterator[CheckFinding]:
             f"this user may not run {', '.join(forbidden)} on `ps:*`: a script that is stopped half-way leaves what it "
             "had written",
             f"allow them: ACL SETUSER .. ~ps:* {' '.join(f'+{name.lower()}' for name in forbidden)}",
+        )
+
+
+def judge_identity(unidentified: Sequence[str]) -> Iterator[CheckFinding]:
+    """Yield a row if there are nodes of a cluster whose restarts are not noticed. Pure."""
+    if unidentified:
+        yield CheckFinding(
+            "redis",
+            "warning",
+            f"this user may not run INFO on {', '.join(unidentified)}: a restart there is not noticed, and if it loses "
+            "writes, an earlier outcome may be recorded on a later delivery",
+            "allow it on every node, as each has its own users: ACL SETUSER .. +info",
         )
 
 

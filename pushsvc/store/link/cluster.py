@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from redis import exceptions as faults
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.cluster import get_node_name
 
 from .pipelines import Command, refusals
@@ -61,6 +61,24 @@ async def follow(clients: Sequence[RedisCluster], seconds: float) -> bool:
         async with asyncio.timeout(seconds):
             await client.nodes_manager.initialize(last_failed_node_name=former)
     return True
+
+
+async def unidentified(client: RedisCluster) -> list[str]:
+    """Return the nodes, replicas among them, on which this user may not run INFO: see primaries.py. A node that is away
+    is not among them."""
+
+    async def refuses(node: ClusterNode) -> bool:
+        with suppress(faults.RedisError, OSError, TimeoutError):
+            try:
+                await client.execute_command("INFO", "replication", target_nodes=node)
+            except faults.NoPermissionError:
+                return True
+        return False
+
+    await client.initialize()
+    nodes = sorted(client.get_nodes(), key=lambda node: node.name)
+    refused = await asyncio.gather(*map(refuses, nodes))
+    return [node.name for node, is_refused in zip(nodes, refused, strict=True) if is_refused]
 
 
 async def _present_primaries(client: RedisCluster) -> set[Address]:

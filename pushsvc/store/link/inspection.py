@@ -34,6 +34,7 @@ async def inspect(link: Link) -> Inspection:
         missing=None if missing is None else [name.decode() for name in missing],
         forbidden=[] if missing is None else await forbidden(link),
         ahead=await clock_ahead(link),
+        unidentified=await link.unidentified(),
     )
 
 

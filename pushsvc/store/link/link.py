@@ -118,6 +118,13 @@ class Link:
         if await cluster.follow(clients, self._timeout / 2):
             await self.meet()
 
+    async def unidentified(self) -> list[str]:
+        """Return the nodes of a cluster whose restarts are not noticed, because this user may not run INFO there."""
+        if not isinstance(self._client, RedisCluster):
+            return []
+        with store_faults():
+            return await cluster.unidentified(self._client)
+
     def _switch(self, address: Address) -> None:
         get_logger("store").warning("primary_changed", host=address[0], port=address[1])
         self.drop()
