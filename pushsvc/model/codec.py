@@ -4,8 +4,7 @@ A reader refuses an unknown version instead of guessing: an older dispatcher mus
 
 A chunk has two forms. A chunk of a small push, of up to `FEW` deliveries, is encoded whole, with its message. A chunk
 of a larger push, or of a push made from an audience, names the variant of the push's content, which is stored once
-beside the push. If their tokens are hexadecimal, its targets are packed in columns: the tokens as bytes, and a value
-that all targets share once.
+beside the push. If their tokens are hexadecimal, its targets are packed: see columns.py.
 
 Pushes to one target that were accepted together share an entry, which is then their chunks one behind the other: it is
 written, read and deleted once for all of them. Each of them ends by itself, and who reads the entry again asks which of
@@ -19,14 +18,13 @@ and one more command when it ends, and most pushes have one delivery.
 
 from __future__ import annotations
 
-from binascii import unhexlify
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from .columns import Columns, columns_of, targets_of
 from .delivery import Receipt
 from .devices import Audience, ByTopic
 from .push import Chunk, Fallback, Lane, Message, Platform, Push, Target
@@ -40,7 +38,8 @@ HOMED: Final = {VERSION: b"\x02", PACKED: b"\x82"}
 """The versions of chunks that a device may acknowledge. An older reader would take their channel for the platform of
 their targets, so it must set them aside."""
 SEVERAL: Final = b"\x03"
-"""The version of an entry of several chunks: behind it stands each with its size before it, in 4 bytes."""
+"""The version of an entry of several chunks: behind it stands each with its size before it, in `_SIZE` bytes."""
+_SIZE: Final = 4
 FEW: Final = 32
 """Pushes of up to this many deliveries are small: their content stands in their entries, their rows in their hash."""
 T = TypeVar("T")
@@ -74,29 +73,6 @@ def is_large(total: int) -> bool:
     return total > FEW or total == 0
 
 
-_SIZE = 4
-_UUID, _OWNER = 16, 8
-"""Bytes of a device id that is a UUID, and of an owner."""
-
-
-class _Columns(Struct, frozen=True, array_like=True, gc=False):
-    """Targets of one kind, whose tokens are all hexadecimal digits in lower case of the same length, or all the ids of
-    their devices."""
-
-    indexes: int | list[int]
-    """The first index, if each is one more than the one before."""
-    tokens: bytes
-    """The bytes of the tokens; none if these are ids that are no UUIDs."""
-    width: int
-    """Bytes of one token."""
-    kind: str
-    device_ids: list[str | None] | None
-    owners: list[bytes] | bytes | None
-    """Both are None if no target has a device id or an owner. Bytes: one behind the other, 8 of each."""
-    by_id: bool = False
-    """Whether the tokens are the ids of the devices."""
-
-
 class _Packed(Struct, frozen=True, array_like=True, gc=False):
     """A chunk of a large push without its message."""
 
@@ -114,7 +90,7 @@ class _Packed(Struct, frozen=True, array_like=True, gc=False):
     topic: str
     counted: bool
     variant: str
-    columns: _Columns | None
+    columns: Columns | None
     rows: tuple[Target, ...]
     """The targets, if they are not packed in columns."""
     home: Platform = ""
@@ -128,7 +104,7 @@ _packed = msgspec.msgpack.Decoder(_Packed)
 def encode_chunk(chunk: Chunk) -> bytes:
     if not chunk.variant or not is_large(chunk.total):
         return (HOMED[VERSION] if chunk.home else VERSION) + _whole(chunk)
-    columns = _columns_of(chunk.targets)
+    columns = columns_of(chunk.targets)
     return (HOMED[PACKED] if chunk.home else PACKED) + _encode(
         (
             *(chunk.push_id, chunk.app, chunk.channel, chunk.lane, chunk.total, chunk.starts_at, chunk.expires_at),
@@ -183,75 +159,16 @@ def encode_single(push: Push) -> tuple[Platform, bytes]:
     )
 
 
-def _columns_of(targets: Sequence[Target]) -> _Columns | None:
-    # Tokens of one platform look alike, so the first one saves looking at the others.
-    by_id = bool(targets) and targets[0].token == targets[0].device_id
-    if not targets or not (by_id or _bytes_of([targets[0].token])):
-        return None
-    tokens = [target.token for target in targets]
-    kinds = [target.kind for target in targets]
-    if kinds.count(kinds[0]) != len(kinds):
-        return None
-    indexes = [target.index for target in targets]
-    first = indexes[0]
-    places = first if indexes == list(range(first, first + len(indexes))) else indexes
-    device_ids, owners = _holders_of(targets)
-    if by_id and device_ids == tokens:
-        raw = _uuids_of(tokens)
-        width, others = (_UUID, None) if raw else (0, device_ids)
-        return _Columns(places, raw, width, kinds[0], others, _joined(owners or ()), by_id=True)
-    raw = _bytes_of(tokens)
-    return _Columns(places, raw, len(raw) // len(tokens), kinds[0], device_ids, owners) if raw else None
-
-
-def _joined(owners: Sequence[bytes]) -> list[bytes] | bytes | None:
-    """Return the owners in their shortest form."""
-    if not any(owners):
-        return None
-    return b"".join(owners) if all(len(owner) == _OWNER for owner in owners) else list(owners)
-
-
-def _uuids_of(names: Sequence[str]) -> bytes:
-    """Return the bytes of names that are all UUIDs in lower case; else no bytes."""
-    if any(len(name) != 36 for name in names):
-        return b""
-    raw = _bytes_of([name.replace("-", "") for name in names])
-    return raw if len(raw) == _UUID * len(names) and _names_of(raw) == list(names) else b""
-
-
-def _names_of(raw: bytes) -> list[str]:
-    digits = raw.hex(" ", _UUID).split(" ") if raw else []
-    return [f"{each[:8]}-{each[8:12]}-{each[12:16]}-{each[16:20]}-{each[20:]}" for each in digits]
-
-
-def _holders_of(targets: Sequence[Target]) -> tuple[list[str | None] | None, list[bytes] | None]:
-    """Return the device ids and the owners of the targets, or None twice if there are none."""
-    device_ids = [target.device_id for target in targets]
-    owners = [target.owner for target in targets]
-    return (device_ids, owners) if any(owners) or device_ids.count(None) < len(device_ids) else (None, None)
-
-
-def _bytes_of(tokens: Sequence[str]) -> bytes:
-    """Return the bytes of tokens that are all hexadecimal, in lower case and of the same length; else no bytes."""
-    count, step = len(tokens), len(tokens[0])
-    text = "".join(tokens)
-    try:
-        raw = unhexlify(text)
-    except ValueError:
-        return b""
-    # Between tokens of the same length the separators stand at equal distances.
-    if len(text) != step * count or " ".join(tokens)[step :: step + 1] != " " * (count - 1):
-        return b""
-    return b"" if any(digit in text for digit in "ABCDEF") else raw
-
-
 def decode_chunk(blob: bytes) -> Chunk:
     """Decode a chunk. That of a large push lacks its content."""
     version = blob[:1]
     if version not in (PACKED, HOMED[PACKED]):
         return read(_chunk, blob, "a chunk", version=version if version == HOMED[VERSION] else VERSION)
     it = read(_packed, blob, "a chunk", version=version)
-    targets = it.rows if it.columns is None else _targets_of(it.columns)
+    try:
+        targets = it.rows if it.columns is None else targets_of(it.columns)
+    except ValueError as error:
+        raise CodecError(f"not a chunk: {error}") from None
     return Chunk(
         push_id=it.push_id,
         app=it.app,
@@ -314,25 +231,6 @@ def _parts_of(blob: bytes) -> list[bytes]:
 def _nothing(channel: Platform) -> Message:
     """Return the message of a channel whose content stands beside the push."""
     return Message(platform_of(channel), b"")
-
-
-def _targets_of(columns: _Columns) -> tuple[Target, ...]:
-    raw, width, indexes = columns.tokens, columns.width, columns.indexes
-    device_ids: Sequence[str | None]
-    if columns.by_id:
-        tokens = _names_of(raw) if width else [name or "" for name in columns.device_ids or ()]
-        device_ids = tokens
-    else:
-        tokens = raw.hex(" ", width).split(" ") if 0 < width <= len(raw) else []
-        device_ids = columns.device_ids or [None] * len(tokens)
-    count = len(tokens)
-    places = range(indexes, indexes + count) if isinstance(indexes, int) else indexes
-    owners = columns.owners or [b""] * count
-    if isinstance(owners, bytes):
-        owners = [owners[at : at + _OWNER] for at in range(0, len(owners), _OWNER)]
-    if not count == len(places) == len(device_ids) == len(owners):
-        raise CodecError("not a chunk: its columns differ in length")
-    return tuple(map(Target, places, tokens, device_ids, repeat(columns.kind), owners))
 
 
 encode_message, decode_message = form(msgspec.msgpack.Decoder(Message), "a message")
