@@ -13,13 +13,15 @@ from typing import Final, NamedTuple
 
 from ...model.delivery import Delivery, Ended, Retry, Verdict
 from ...model.devices import Environment
-from ...model.push import LANES, Lane, Target
-from ...model.routing import platform_of
+from ...model.push import LANES, Lane, Route, Target
+from ...model.routing import CARRIERS, platform_of
 from ...ports.entries import Revoked, Taken
+from ...ports.limits import Limiter
 from ...rules.policy import left_out, look_again
 from .context import DispatchContext
 from .lanes import Choice, Lanes, OpenEntry, Withdrawn
-from .limits import Gate, Passed
+from .limits import RATE_LIMITED, Gate, RouteLimits
+from .metrics import RouteMetrics
 from .parts import Parts
 from .rechecks import Rechecks
 from .recorder import Recorder, waits
@@ -32,6 +34,8 @@ UNREACHABLE: Final = Ended("failed")
 
 RECALLED: Final = "recalled"
 CANCELLED: Final = Ended("cancelled")
+DROPPED: Final = Ended("suppressed")
+"""Ends because the limits of the app drop what exceeds them."""
 
 BREATH: Final = 500
 """Deliveries taken back before others get the loop again."""
@@ -57,10 +61,11 @@ class Holdings:
     def __init__(
         self,
         context: DispatchContext,
-        app: str,
+        route: Route,
         settler: Settler,
         recorder: Recorder,
         parts: Parts,
+        metrics: RouteMetrics,
         *,
         clock: Callable[[], float],
         wake: Callable[[], None],
@@ -78,13 +83,34 @@ class Holdings:
         self._settler = settler
         self._recorder = recorder
         self._parts = parts
+        self._metrics = metrics
+        self._preemption = context.preemption
         self._clock = clock
         self._wake = wake
-        self.rechecks = Rechecks(context, app, self.lanes, settler, answered=self._answered)
+        self._route = route
+        self.rechecks = Rechecks(context, route.app, self.lanes, settler, answered=self._ready)
 
-    def _answered(self) -> None:
+    def _ready(self) -> None:
+        """Go on after an answer of the store or of the limits."""
         self.signal_space()
         self._wake()
+
+    # --- the limits -----------------------------------------------------------
+
+    def open_gate(self, limiter: Limiter) -> Gate:
+        """Return the gate for what is admitted after `ask_first`."""
+        self.gate = Gate(
+            self._route,
+            RouteLimits(),
+            limiter,
+            self.lanes,
+            asking=lambda: partial(self._pass, self.mark()),
+            refuse=self._refuse,
+            wake=self._ready,
+            congested=lambda: self._settler.congested,
+            overtaken=lambda lane: lane in self._preemption.overtaken(self._route, self._clock()),
+        )
+        return self.gate
 
     def ask_first(self) -> None:
         """Send everything that is admitted from now on through the gate. This is never undone, so that nothing
@@ -92,9 +118,20 @@ class Holdings:
         assert self.gate is not None
         self._enqueue = self.gate.add
 
-    def asking(self) -> Passed:
-        """Begin a question to the limits, and return the function to call with the entries that have passed."""
-        return partial(self._pass, self.mark())
+    def _refuse(self, entry: OpenEntry, target: Target, wait_ms: int, limits: RouteLimits) -> None:
+        """Let a target that is over its limit wait in Redis, without costing an attempt, or end it."""
+        now = int(self._wall_clock() * 1000)
+        chunk = entry.chunk
+        if entry.revoked:
+            # Its push was cancelled during the question, and has been reported as cancelled.
+            self._recorder.settle(Delivery(chunk, target), entry, None, CANCELLED, now, CANCELLED.end)
+            return
+        # Nothing was asked of this provider before: what comes from the live channel has one turn behind it.
+        first = 1 + (bool(chunk.home) and chunk.channel not in CARRIERS)
+        drops = limits.on_exceed == "drop" and chunk.turn == first
+        verdict = DROPPED if drops else waits(chunk, now, wait_ms, counted=False)
+        self._metrics.limited()
+        self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
 
     # --- room -----------------------------------------------------------------
 

@@ -10,9 +10,8 @@ from typing import Final
 
 from ...background import pulse
 from ...errors import StoreUnavailable
-from ...model.delivery import SUPERSEDED, Delivery, Ended, Outcome, Retry, Sent, Unavailable, Unconfirmed, Verdict
+from ...model.delivery import SUPERSEDED, Delivery, Outcome, Retry, Sent, Unavailable, Unconfirmed, Verdict
 from ...model.push import LANES, Route, Target
-from ...model.routing import CARRIERS
 from ...ports.entries import Revoked
 from ...ports.provider import Provider
 from ...rules.policy import SENT, Blame, decide
@@ -22,10 +21,10 @@ from .context import DispatchContext
 from .health import UNBOUNDED
 from .holdings import CANCELLED, Holdings
 from .lanes import SLICE, OpenEntry
-from .limits import RATE_LIMITED, Gate, Pacer, RouteLimits
+from .limits import Gate, Pacer, RouteLimits
 from .metrics import RouteMetrics
 from .reader import Reader
-from .recorder import Recorder, waits
+from .recorder import Recorder
 from .replacing import REPLACED, Replacing
 from .retries import Retries
 from .settling import Settler
@@ -37,8 +36,6 @@ behind a broadcast wait about four times as long (`tests/bench/lanes.py`)."""
 
 RESERVE: Final = 0.05
 """The share of the window that only urgent deliveries may use."""
-
-DROPPED: Final = Ended("suppressed")
 
 
 class Flight(Delivery, frozen=True, gc=False):
@@ -79,7 +76,9 @@ class RouteWorker:
         recorder = Recorder(settler, context.hash_token)
         self._settle, self._expire = recorder.settle, recorder.expire
         self._holdings = Holdings(
-            context, self.route.app, settler, recorder, self._watch.parts, clock=self._loop.time, wake=self.wake
+            *(context, self.route, settler, recorder, self._watch.parts, self._metrics),
+            clock=self._loop.time,
+            wake=self.wake,
         )
         self._lanes = self._holdings.lanes
         self._rechecks = self._holdings.rechecks
@@ -89,17 +88,7 @@ class RouteWorker:
         self._gate: Gate | None = None
         self._pacer: Pacer | None = None
         if context.limiter is not None:
-            self._gate = self._holdings.gate = Gate(
-                self.route,
-                RouteLimits(),
-                context.limiter,
-                self._lanes,
-                asking=self._holdings.asking,
-                refuse=self._refuse,
-                wake=self._passed,
-                congested=lambda: settler.congested,
-                overtaken=lambda lane: lane in self._preemption.overtaken(self.route, self._loop.time()),
-            )
+            self._gate = self._holdings.open_gate(context.limiter)
             self._pacer = Pacer((), context.limiter, wake=self.wake)
             self.limit(limits)
         provider.on_room(self.wake)
@@ -357,25 +346,6 @@ class RouteWorker:
             # The pump is woken when there are more.
             pacer.want(min(budget, fresh), min(budget, counted))
         return max(0, min(budget, again)), max(0, permits)
-
-    def _passed(self) -> None:
-        self._holdings.signal_space()
-        self.wake()
-
-    def _refuse(self, entry: OpenEntry, target: Target, wait_ms: int, limits: RouteLimits) -> None:
-        """Let a target that is over its limit wait in Redis, without costing an attempt, or end it."""
-        now = int(self._wall_clock() * 1000)
-        chunk = entry.chunk
-        if entry.revoked:
-            # Its push was cancelled during the question, and has been reported as cancelled.
-            self._settle(Delivery(chunk, target), entry, None, CANCELLED, now, CANCELLED.end)
-            return
-        # Nothing was asked of this provider before: what comes from the live channel has one turn behind it.
-        first = 1 + (bool(chunk.home) and chunk.channel not in CARRIERS)
-        drops = limits.on_exceed == "drop" and chunk.turn == first
-        verdict = DROPPED if drops else waits(chunk, now, wait_ms, counted=False)
-        self._metrics.limited()
-        self._settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
 
     # --- judging ------------------------------------------------------------
 
