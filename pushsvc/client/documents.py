@@ -191,6 +191,9 @@ class Device(Struct, frozen=True):
     connected_at: str | None = None
     unacked: int | None = None
 
+    def __repr__(self) -> str:
+        return f"Device({self.id!r}, {self.platform}, {self.state}, user={self.user!r})"
+
 
 class Topic(Struct, frozen=True):
     """A topic and the number of its devices."""
@@ -216,6 +219,9 @@ class FeedbackEvent(Struct, frozen=True):
     reason: str
     action: str
     device_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"FeedbackEvent({self.id!r}, {self.at}, {self.platform}, {self.reason}, {self.action})"
 
 
 class BatchResults(Struct, frozen=True):

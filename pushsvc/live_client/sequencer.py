@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypedDict
 
 
@@ -30,7 +30,7 @@ class Message:
     id: str
     offset: int
     epoch: str
-    data: Mapping[str, Any]
+    data: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Publication:
     """A message as it came."""
 
     offset: int
-    data: Mapping[str, Any]
+    data: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)

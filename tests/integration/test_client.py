@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from pushsvc import client as package
+from pushsvc import client as package, live_client
 from pushsvc.api import openapi
 from pushsvc.api.config import ApiConfig
 from pushsvc.client import AsyncClient, Client, PushDocument, Refused, Retries, Unreachable, documents as known
@@ -185,6 +185,17 @@ def test_no_error_and_no_repr_has_the_key() -> None:
         assert "secret-key" not in f"{unreachable.value}{push!r}"
     with pytest.raises(ValueError, match="key"):
         Client("http://127.0.0.1", key="")
+
+
+def test_no_repr_of_an_answer_has_a_token() -> None:
+    secret = "dQw4w9WgXcQ"
+    at = "2026-12-01T09:00:00.000Z"
+    device = known.Device("d1", "fcm", at, at, "active", token=secret, fid=secret)
+    dead = known.FeedbackEvent("1-0", at, "fcm", secret, "UNREGISTERED", "pruned")
+    message = live_client.Message("p1", 1, "e", {"notification": {"title": secret}})
+    publication = live_client.Publication(1, message.data)
+    shown = f"{known.DeviceList([device])}{known.FeedbackPage([dead])}{live_client.Handle(message)}{publication}"
+    assert ("d1" in shown, "UNREGISTERED" in shown, "p1" in shown, secret in shown) == (True, True, True, False)
 
 
 def test_pauses_grow_are_spread_and_never_undercut_the_service() -> None:
