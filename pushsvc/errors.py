@@ -32,9 +32,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+_EMBEDDED: Final = "Of the embedded store, see `store.log` and `server.pid` in store.data_dir"
+ABSENT_REDIS: Final = f"is Redis running there? redis.url says where it is. {_EMBEDDED}"
+"""What to do about a Redis that takes no connection."""
 SILENT_REDIS: Final = (
-    "see that Redis runs: `redis-cli ping` must answer at once where redis.url says; restart one that hangs. Of the "
-    "embedded store, see `store.log` and `server.pid` in store.data_dir"
+    "see that Redis runs: `redis-cli ping` must answer at once where redis.url says; restart one that hangs. "
+    f"{_EMBEDDED}"
 )
 """What to do about a Redis that gives no answer."""
 

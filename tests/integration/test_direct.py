@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from redis import exceptions as faults
 
-from pushsvc.errors import StoreUnavailable
+from pushsvc.errors import ABSENT_REDIS, StoreUnavailable
 from pushsvc.store import keys
 from pushsvc.store.link.connect import close_redis, open_redis
 from pushsvc.store.link.direct import Direct, direct_of
@@ -255,7 +255,7 @@ async def test_a_connection_that_cannot_be_opened_fails_all_who_want_it_at_once(
         calls = (link.script("probe", [keys.PROBE], [1000]) for _ in range(20))
         for answer in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(answer, StoreUnavailable)
-            assert answer.fix == "is Redis running there? redis.url says where it is"
+            assert answer.fix == ABSENT_REDIS
         await link.aclose()
 
 

@@ -358,6 +358,7 @@ async def test_the_control_api(tmp_path: Path) -> None:
 
             state = (await client.get(f"{simulator.control_url}/control")).json()
             assert state["fcm"]["stalled"] is False
+            assert state["commands"]["latency"] == '{"seconds": ..}'
             assert state["process"]["cpu_seconds"] > 0
 
             record = (await client.get(f"{simulator.control_url}/record")).json()

@@ -203,6 +203,10 @@ def test_the_command_prints_tokens() -> None:
         run = invoke("--token", *words)
         token = read(run.stdout.removesuffix("\n")).decode()
         assert (run.exit_code, token.startswith(f"sim:{words[0]}:")) == (0, True)
+    run = invoke("--token", "Unregistered", "--json")
+    (token,) = [token for name, token in json.loads(run.stdout).items() if name == "apns"]
+    assert (bytes.fromhex(token).decode().startswith("sim:Unregistered:"), run.stderr) == (True, "")
+    assert "BadPriority" in json.loads(invoke("--token", "list", "--json").stdout)["apns"]
     words = ["--token", "ok", "--platform", "apsn"]
     run = invoke(*words)
     assert (run.exit_code, "did you mean `apns`?" in run.stderr) == (2, True)

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,6 +23,7 @@ from rich.console import Console
 from pushsvc import cli
 from pushsvc.cli.service.up import example, message_printer, playground_folder
 from pushsvc.cli.state import local_url
+from pushsvc.errors import ABSENT_REDIS
 from pushsvc.lab.simulator import apns_token
 from pushsvc.runtime.configuration import load_settings
 from pushsvc.settings.loading import SIMULATED
@@ -120,6 +122,21 @@ def test_one_command_serves(played: Played) -> None:
         shared = re.search(r"^Shared_Dirty: +(\d+) kB$", rollup, re.MULTILINE)
         assert shared is not None
         assert int(shared[1]) > 10_000, part
+
+
+def test_its_simulator_is_disturbed_by_the_commands_that_it_prints(played: Played) -> None:
+    stall, listing, calm = [line for line in played.command.output().splitlines() if "/control" in line]
+
+    def answer_of(command: str) -> dict[str, Any]:
+        run = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+        answer: dict[str, Any] = json.loads(run.stdout)
+        return answer
+
+    for command, stalled in ((stall, True), (calm, False)):
+        assert "touched" in answer_of(command)
+        state = answer_of(listing)
+        assert (state["apns"]["stalled"], state["fcm"]["stalled"]) == (stalled, False)
+    assert state["commands"]["stall"] == '{"on": true}'
 
 
 def test_the_shell_talks_to_it(played: Played, shell: Callable[..., tuple[int, str, str]]) -> None:
@@ -301,7 +318,7 @@ def test_redis_is_waited_for_with_one_line_and_the_parts_start_once_it_is_there(
     assert logged["at"] == url
     assert logged["error"] == f"Redis is not available: 127.0.0.1:{port}: Connection refused"
     assert logged["what"] == "waits for Redis, and starts the parts once it answers"
-    assert logged["remedy"] == "is Redis running there? redis.url says where it is"
+    assert logged["remedy"] == ABSENT_REDIS
 
     goes_on = processes.start(*arguments, **site.environ, PUSHSVC__REDIS__URL=url)
     goes_on.until("redis_away")

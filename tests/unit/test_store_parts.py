@@ -15,7 +15,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
-from pushsvc.errors import ConfigError, InvalidRequest, StoreError, StoreUnavailable
+from pushsvc.errors import ABSENT_REDIS, ConfigError, InvalidRequest, StoreError, StoreUnavailable
 from pushsvc.model.address import NO_ADDRESSES
 from pushsvc.model.codec import CodecError
 from pushsvc.model.delivery import ENDS
@@ -513,7 +513,7 @@ async def test_looks_through_all_dead_letters_take_turns() -> None:
         (faults.AuthenticationError("invalid username-password pair"), "correct user and password in redis.url"),
         (
             faults.ConnectionError("Error 111 connecting to 127.0.0.1:1. Connection refused."),
-            "is Redis running there? redis.url says where it is",
+            ABSENT_REDIS,
         ),
         (faults.OutOfMemoryError("OOM command not allowed"), ""),
         (faults.NoPermissionError("User p has no permissions to run the 'set' command"), PERMIT),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ...lab.playground import Playground
+    from ...lab.simulator.process import SimulatorHandle
 
 Simulator = Annotated[
     bool, typer.Option("--simulator", help="Add an app `demo` whose providers are the simulator. Needs no accounts.")
@@ -87,6 +88,9 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
             print_text(f"  APNs      {playground.simulator.apns_url} (simulator)")
             print_text(f"  FCM       {playground.simulator.fcm_url} (simulator)")
             print_text(f"API key of the app `demo`: {playground.api_key}\n\n{commands(playground)}")
+            print_text(
+                f"To disturb the simulator, list its faults, and end them:\n{disturbances(playground.simulator)}"
+            )
             print_text(f"Try:\n{example(service.url, playground.api_key)}")
             await keep_simulator(playground, stop, print_text)
         print_text("stopping: what was accepted is sent or stays in the store")
@@ -129,6 +133,12 @@ def commands(playground: Playground) -> str:
         f"  export PUSHSVC_CONFIG={shlex.quote(str(playground.config_file))} "
         f"PUSHSVC_KEY=$(cat {shlex.quote(str(folder / 'api-key'))})\n"
     )
+
+
+def disturbances(simulator: SimulatorHandle) -> str:
+    """Return curl commands that start a fault of the simulator, list all with their fields, and end them."""
+    call = f"  curl -s --cacert {shlex.quote(str(simulator.credentials.ca_file))} {simulator.control_url}/control"
+    return f'{call}/stall -d \'{{"platform": "apns"}}\'\n{call}\n{call}/calm -X POST\n'
 
 
 def example(url: str, api_key: str) -> str:

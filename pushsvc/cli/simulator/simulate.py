@@ -28,7 +28,7 @@ from ...lab.simulator import (
 )
 from ...wording import did_you_mean
 from ..access import Access, App, Key, Url, access
-from ..output import Missing
+from ..output import Missing, print_json
 from ..process import print_message
 from .phones import Plan, Signed, simulate_phones
 
@@ -71,7 +71,7 @@ def simulate(
     keep: Annotated[int, typer.Option(min=0, help="How many of the latest requests are recorded.")] = 1000,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print addresses and files as one line of JSON, or what phones have seen."),
+        typer.Option("--json", help="Print JSON: addresses and files in one line, tokens, or what phones have seen."),
     ] = False,
     token: Annotated[
         str | None,
@@ -148,7 +148,7 @@ def simulate(
         )
         return
     if token is not None:
-        _print_tokens(token, platform)
+        _print_tokens(token, platform, json=as_json)
         return
     config = SimulatorConfig(
         folder=str(folder),
@@ -207,6 +207,7 @@ def _print_snippet(address: Address) -> None:
 #   POST /control/COMMAND  a fault, with these fields as JSON, and "platform": "apns" or "fcm" for one of them alone
 {_commands()}
 #                          calm ends everything
+#     curl --cacert {address.credentials.ca_file} {address.control_url}/control/stall -X POST
 #   GET /record            what came and how often; DELETE /record forgets it
 # To push there, put this into the configuration, in the place of these sections if it has them:
 
@@ -215,7 +216,7 @@ def _print_snippet(address: Address) -> None:
     )
 
 
-def _print_tokens(scenario: str, platform: str) -> None:
+def _print_tokens(scenario: str, platform: str, *, json: bool) -> None:
     """Print a token for each provider that knows the scenario; that of one platform alone, and when piped the only one
     for a device. Exit with 2 if none knows it. `list` prints all acts, and the reasons of each provider.
 
@@ -225,6 +226,9 @@ def _print_tokens(scenario: str, platform: str) -> None:
         if platform not in kinds:
             raise typer.BadParameter(f"--platform: unknown platform {platform!r}; {did_you_mean(platform, kinds)}")
         kinds = {platform: kinds[platform]}
+    if scenario == "list" and json:
+        print_json({name: sorted(kind.reasons) for name, kind in kinds.items()})
+        return
     if scenario == "list":
         print(GRAMMAR)
         for name, kind in kinds.items():
@@ -238,6 +242,9 @@ def _print_tokens(scenario: str, platform: str) -> None:
         fault = fault_of(scenario, [reason for kind in kinds.values() for reason in kind.reasons])
         print_message(f"pushsvc simulate: --token: {fault} (`--token list` shows all)")
         raise typer.Exit(2)
+    if json:
+        print_json(made)
+        return
     bare = [token for name, token in made.items() if platform or name in HALVES]
     if len(bare) == 1 and (platform or not sys.stdout.isatty()):
         print(*bare)

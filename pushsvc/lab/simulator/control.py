@@ -3,7 +3,8 @@
 | call | does |
 |---|---|
 | `POST /control/{command}` | runs a command of `controls`, with its fields as a JSON object; answers `{"touched": n}` |
-| `GET /control` | returns the switches, connections, waiting requests, CPU seconds and memory of the process |
+| `GET /control` | returns the commands with their fields, the switches, connections, waiting requests, CPU seconds and
+memory of the process |
 | `GET /record` | returns all counts, by platform |
 | `GET /record/{platform}?token=&apns_id=&limit=` | returns counts of that token or id, and the last complete requests |
 | `DELETE /record` | deletes the requests, and the request counts of tokens with a scenario |
@@ -51,7 +52,8 @@ class ControlApi:
     async def _state(self, request: web.Request) -> web.Response:
         used = resource.getrusage(resource.RUSAGE_SELF)
         process = {"cpu_seconds": used.ru_utime + used.ru_stime, "max_rss_kib": used.ru_maxrss}
-        return _json({**self._controls.state(), "process": process})
+        commands = {name: usage(name) for name in COMMANDS}
+        return _json({"commands": commands, **self._controls.state(), "process": process})
 
     async def _command(self, request: web.Request) -> web.Response:
         name = request.match_info["command"]

@@ -33,7 +33,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry as SyncRetry
 
-from ...errors import SILENT_REDIS, ConfigError, StoreError, StoreUnavailable
+from ...errors import ABSENT_REDIS, SILENT_REDIS, ConfigError, StoreError, StoreUnavailable
 from ...telemetry import REDIS_ERRORS
 from .packed import packed
 from .sentinels import Sentinels, primary_client
@@ -212,7 +212,7 @@ def _fix(error: BaseException) -> str:
     if isinstance(error, faults.AuthenticationError):
         return "correct user and password in redis.url"
     if isinstance(error, faults.ConnectionError | faults.RedisClusterException) and "connecting to" in str(error):
-        return "is Redis running there? redis.url says where it is"
+        return ABSENT_REDIS
     if isinstance(error, faults.TimeoutError | TimeoutError):
         return SILENT_REDIS
     return ""
