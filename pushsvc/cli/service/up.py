@@ -88,9 +88,7 @@ async def _run(settings: Settings, config: Path | None, playground: Playground |
             print_text(f"  APNs      {playground.simulator.apns_url} (simulator)")
             print_text(f"  FCM       {playground.simulator.fcm_url} (simulator)")
             print_text(f"API key of the app `demo`: {playground.api_key}\n\n{commands(playground)}")
-            print_text(
-                f"To disturb the simulator, list its faults, and end them:\n{disturbances(playground.simulator)}"
-            )
+            print_text(disturbances(playground.simulator))
             print_text(f"Try:\n{example(service.url, playground.api_key)}")
             await keep_simulator(playground, stop, print_text)
         print_text("stopping: what was accepted is sent or stays in the store")
