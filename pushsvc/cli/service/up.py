@@ -136,7 +136,8 @@ def commands(playground: Playground) -> str:
 def disturbances(simulator: SimulatorHandle) -> str:
     """Return curl commands that start a fault of the simulator, list all with their fields, and end them."""
     call = f"  curl -s --cacert {shlex.quote(str(simulator.credentials.ca_file))} {simulator.control_url}/control"
-    return f'{call}/stall -d \'{{"platform": "apns"}}\'\n{call}\n{call}/calm -X POST\n'
+    title = "To disturb the simulator, list its faults, and end them:"
+    return f'{title}\n{call}/stall -d \'{{"platform": "apns"}}\'\n{call}\n{call}/calm -X POST\n'
 
 
 def example(url: str, api_key: str) -> str:
