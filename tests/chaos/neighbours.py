@@ -11,9 +11,10 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +68,8 @@ class Pair:
     rig: Rig
     first: SimulatorHandle
     second: SimulatorHandle
+    numbers: Iterator[int] = field(default_factory=count)
+    """Of the pushes that are measured: the simulators' records keep those of every stopwatch."""
 
     async def post(self, tokens: list[dict[str, str]], *, other: bool = False, **fields: Any) -> str:
         """One push of an app; its id."""
@@ -149,7 +152,6 @@ class Stopwatch:
         self._platform: Platform = platform
         self._other = other
         self._topics = topics
-        self._number = 0
 
     async def run(self, until: Callable[[], bool]) -> list[float]:
         """Post until stopped. Returns the seconds from each call to its arrival, sorted."""
@@ -157,12 +159,12 @@ class Stopwatch:
         lane: Lane = "urgent"
         while not until():
             began = time.time()
-            self._number += 1
-            name = f"watch-{self._other}-{self._platform}-{self._number}"
+            number = next(self._pair.numbers)
+            name = f"watch-{number}"
             fields: dict[str, Any] = {"lane": lane, "notification": {"title": name}}
             if self._topics:
                 # Notifications of one device are distinguished by their titles.
-                fields["to"] = {"topic": self._topics[self._number % len(self._topics)]}
+                fields["to"] = {"topic": self._topics[number % len(self._topics)]}
             posted[name] = began
             await self._pair.post(targets(self._platform, name, 1), other=self._other, **fields)
             await asyncio.sleep(max(0.0, began + GAP - time.time()))
@@ -177,7 +179,9 @@ class Stopwatch:
             return posted.keys() <= arrived.keys()
 
         await self._pair.rig.until("each urgent push has arrived", all_there)
-        return sorted(arrived[name] - began for name, began in posted.items())
+        took = sorted(arrived[name] - began for name, began in posted.items())
+        assert not took or took[0] > 0, "a push has the name of an earlier one: it was found before it was posted"
+        return took
 
     async def seconds(self, span: float) -> list[float]:
         """Do the same for this number of seconds."""
