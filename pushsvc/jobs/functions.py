@@ -15,7 +15,7 @@ from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
 from ..ports.store import Store
 from ..runtime.plans import channel_rules, cleanup_plan, eraser, route_table
-from ..runtime.state.figures import Current
+from ..runtime.reload import Current
 from ..runtime.store import connect
 from ..settings.schema import Settings
 from ..stages import replay as replays

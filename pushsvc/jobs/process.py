@@ -25,11 +25,11 @@ from rq.exceptions import StopRequested
 
 from .. import telemetry
 from ..ports.store import Store
-from ..runtime.configuration import load_settings
 from ..runtime.parts import judging, quiet_gc
 from ..runtime.plans import routes_of
-from ..runtime.reload import ask_all, versions
-from ..runtime.state.figures import Current, serve_part_metrics
+from ..runtime.reload import Current, ask_all, following
+from ..runtime.state.figures import serve_part_metrics
+from ..runtime.state.flow import noting
 from ..runtime.state.workers import reporting
 from ..runtime.store import connect, open_sync_redis, redis_url
 from ..settings.schema import Settings
@@ -229,11 +229,10 @@ class Companion:
                     self._reaches = reached
                     await report()
 
-            again: Callable[[], None] | None = None
+            await stack.enter_async_context(noting(store.flow))
             if self._feedback:
-                again = await stack.enter_async_context(judging(store, current))
-            following = asyncio.create_task(_follow(current, self._stop, again), name="reload")
-            stack.callback(following.cancel)
+                await stack.enter_async_context(judging(store, current))
+            await stack.enter_async_context(following(current, self._stop))
             for each in (store.webhooks, store.event_webhooks):
                 hooks = WebhookTasks(each, current, clock=store.seconds)
                 stack.push_async_callback(hooks.close)
@@ -261,14 +260,6 @@ class Companion:
             every = settings.cleanup.every
             periodics.append(Periodic("cleanup-runs", min(LOOK, every), partial(_request_cleanup, store, every)))
         return periodics
-
-
-async def _follow(current: Current, stop: asyncio.Event, changed: Callable[[], None] | None) -> None:
-    settings = current.settings
-    async for newer in versions(settings, partial(load_settings, settings.file), stop):
-        current.settings = newer
-        if changed is not None:
-            changed()
 
 
 async def _request_cleanup(store: Store, every: float) -> bool:

@@ -22,7 +22,7 @@ from .. import telemetry
 from ..errors import ConfigError, StoreError
 from ..ports.webhooks import WebhookClaim, Webhooks
 from ..runtime.plans import webhook_configs
-from ..runtime.state.figures import Current
+from ..runtime.reload import Current
 from ..settings.schema import Settings
 from ..stages.webhooks.caller import open_caller
 from ..stages.webhooks.config import WebhookConfig

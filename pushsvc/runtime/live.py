@@ -24,9 +24,11 @@ from ..ports.queue import Arrivals
 from ..settings.live import LiveSettings
 from ..settings.schema import Settings
 from .live_files import SPARE_FILES, live_tls, renew_tls
-from .parts import ending_with, following, quiet_gc, raise_file_limit
+from .parts import ending_with, quiet_gc, raise_file_limit
 from .plans import live_config
-from .state.figures import Current, serve_part_metrics
+from .reload import Current, applying, following
+from .state.figures import serve_part_metrics
+from .state.flow import noting
 from .state.workers import reporting
 from .store import open_configured_store
 
@@ -73,21 +75,23 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
             nonlocal changed
             # It goes on listening where it does.
             kept = structs.replace(newer.live, host=own.host, port=own.port, tls_cert=own.tls_cert)
-            changed = live_config(structs.replace(newer, live=kept))
+            fresh = live_config(structs.replace(newer, live=kept))
             if tls is not None:
                 renew_tls(tls, own)
+            changed = fresh
 
-        async def change(newer: Settings) -> None:
+        async def change() -> None:
             # Who is served, who is refused and which endpoints are announced; the other keys of [live] need a restart.
-            current.settings = newer
             sockets.deny(changed.deny_networks)
             gateway.use(changed)
             await report()
 
         async with (
             ending_with(store, stop),
+            noting(store.flow),
             reporting(store, "live", lambda: gateway.config.apps) as report,
-            following(settings, stop, change, check=check),
+            applying(current.news(), change),
+            following(current, stop, check=check),
         ):
             listening(sockets.url)
             await stop.wait()

@@ -9,9 +9,9 @@ import os
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from typing import TypeAlias
 
 from .. import telemetry
 from ..api.app import build_app, reload_app
@@ -31,7 +31,6 @@ from ..stages import feedback
 from ..stages.dispatch.dispatcher import Dispatcher
 from .accounts import Accounts
 from .channels import OpenedChannels
-from .configuration import load_settings
 from .plans import (
     api_apps,
     api_config,
@@ -44,10 +43,11 @@ from .plans import (
     routes_of,
 )
 from .providers import addresses, renderers
-from .reload import versions
+from .reload import Current, applying, following
 from .state.admin import StoreAdministration
 from .state.conditions import StoreConditions, watching
-from .state.figures import Current, serve_part_metrics
+from .state.figures import serve_part_metrics
+from .state.flow import noting
 from .state.removal import removal_of
 from .state.workers import reporting
 from .store import log_durability, open_configured_store, require_durability
@@ -73,49 +73,54 @@ def raise_file_limit() -> None:
 
 async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API until `stop`. `listening` is called with its URL."""
-    settings.require_apps()
-    async with open_configured_store(settings) as store:
-        await _serve(settings, store, stop, listening)
+    await _run(settings, stop, listening, _serving)
 
 
 async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Send the deliveries of the queue until `stop`, then drain."""
-    settings.require_apps()
-    async with open_configured_store(settings) as store:
-        await _dispatch(settings, store, stop, listening)
+    await _run(settings, stop, listening, _dispatching, metrics_of="dispatch")
 
 
 async def run_api_and_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
     """Serve the HTTP API and send the deliveries of the queue until `stop`. The API ends first, so that what it has
     accepted is sent; where either fails, both end. `listening` is called once both are ready, with where each is."""
+    await _run(settings, stop, listening, _serving, _dispatching)
+
+
+async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
+    """Judge receipts until `stop`."""
+    await _run(settings, stop, listening, _feeding_back, metrics_of="feedback")
+
+
+_Part: TypeAlias = Callable[[Store, Current, asyncio.Event], AbstractAsyncContextManager[str]]
+"""The work of a part while a block lasts, which yields where it is. It sets the event if it cannot go on."""
+
+
+async def _run(
+    settings: Settings, stop: asyncio.Event, listening: Callable[[str], None], *parts: _Part, metrics_of: str = ""
+) -> None:
+    """Run these parts in this process until `stop`, and end them one after the other. `metrics_of` is the part whose
+    listener for `/metrics` is started; it is empty where the API shows them."""
     settings.require_apps()
-    drain = asyncio.Event()
-    places: dict[str, str] = {"serve": "", "dispatch": ""}
-
-    def ready(part: str, where: str) -> None:
-        places[part] = where
-        if all(places.values()):
-            listening(", ".join(places.values()))
-
-    async with open_configured_store(settings) as store:
-
-        async def dispatch() -> None:
-            try:
-                await _dispatch(settings, store, drain, partial(ready, "dispatch"))
-            finally:
-                stop.set()
-
-        dispatching = asyncio.create_task(dispatch(), name="dispatch")
-        try:
-            await _serve(settings, store, stop, partial(ready, "serve"))
-        finally:
-            drain.set()
-            await dispatching
-
-
-async def _serve(settings: Settings, store: Store, stop: asyncio.Event, listening: Callable[[str], None]) -> None:
     raise_file_limit()
     current = Current(settings)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_configured_store(settings))
+        await stack.enter_async_context(ending_with(store, stop))
+        await stack.enter_async_context(following(current, stop))
+        serves = _serving in parts
+        await stack.enter_async_context(noting(store.flow, lambda: current.settings.apps if serves else ()))
+        if metrics_of:
+            await serve_part_metrics(stack, settings, metrics_of)
+        where = [await stack.enter_async_context(part(store, current, stop)) for part in reversed(parts)]
+        quiet_gc()
+        listening(", ".join(reversed(where)))
+        await stop.wait()
+
+
+@asynccontextmanager
+async def _serving(store: Store, current: Current, stop: asyncio.Event) -> AsyncIterator[str]:
+    news, settings = current.news(), current.settings
     config = api_config(settings)
     channels = OpenedChannels(lambda: current.settings.apps, request_timeout=settings.retry.request_timeout)
     async with channels:
@@ -146,34 +151,28 @@ async def _serve(settings: Settings, store: Store, stop: asyncio.Event, listenin
         )
         app = build_app(ports, api_apps(settings), keyless=keyless_requests(settings))
 
-        async def change(newer: Settings) -> None:
-            fresh = set(routes_of(newer)) - set(routes_of(current.settings))
-            current.settings = newer
-            if fresh:
-                await report()  # before anything is accepted for them
+        async def change() -> None:
+            newer = current.settings
+            await report()  # before anything is accepted for routes that are new
             backlog.limit(newer.queue.max_pending, newer.queue_shares())
             reload_app(app, api_apps(newer), keyless=keyless_requests(newer))
 
-        quiet_gc()
         async with (
-            ending_with(store, stop),
             backlog.watching(),
             reporting(store, "serve", lambda: current.settings.apps, lambda: routes_of(current.settings)) as report,
             telemetry.HTTP.flushing(),
             serve(app, config) as at,
-            following(settings, stop, change),
+            applying(news, change),
             watching(store, current),
         ):
-            listening(at)
-            await stop.wait()
+            yield at
 
 
-async def _dispatch(settings: Settings, store: Store, stop: asyncio.Event, listening: Callable[[str], None]) -> None:
-    raise_file_limit()
-    current = Current(settings)
-    async with ending_with(store, stop), AsyncExitStack() as stack:
-        await serve_part_metrics(stack, settings, "dispatch")
-        accounts = await stack.enter_async_context(Accounts(store, request_timeout=settings.retry.request_timeout))
+@asynccontextmanager
+async def _dispatching(store: Store, current: Current, stop: asyncio.Event) -> AsyncIterator[str]:
+    news, settings = current.news(), current.settings
+    drain = asyncio.Event()
+    async with Accounts(store, request_timeout=settings.retry.request_timeout) as accounts:
         await accounts.open_all(settings.apps)
 
         def accounts_of(app: str) -> Mapping[Platform, Environment]:
@@ -191,32 +190,41 @@ async def _dispatch(settings: Settings, store: Store, stop: asyncio.Event, liste
             environments=accounts_of,
         )
 
+        async def dispatch() -> None:
+            try:
+                await dispatcher.run(drain)
+            finally:
+                stop.set()
+
         def routes() -> list[Route]:
             return routes_of(current.settings)
 
-        async def change(newer: Settings) -> None:
-            current.settings = newer
+        async def change() -> None:
+            newer = current.settings
             dispatcher.limit(route_limits(newer.apps))
-            left = await _removed(store, routes(), anywhere=False)
+            left = await _removed(store, routes_of(newer), anywhere=False)
             waiting = {each.route: str(removal_of(each, newer.apps)) for each in left or ()}
             await accounts.follow(newer.apps, dispatcher, waiting)
             await report()
 
         async def hold_removed() -> None:
-            while not stop.is_set():
+            while not drain.is_set():
                 left = await _removed(store, routes())
-                if left is not None and not stop.is_set():
+                if left is not None and not drain.is_set():
                     await accounts.hold(left, current.settings.apps, dispatcher)
                 await pulse(REMOVED_EVERY)
 
         async with (
             reporting(store, "dispatch", lambda: [route.name for route in routes()], routes) as report,
-            following(settings, stop, change),
+            applying(news, change),
             in_background(hold_removed(), "removed"),
         ):
-            listening(f"{len(accounts.providers)} routes as {socket.gethostname()}:{os.getpid()}")
-            quiet_gc()
-            await dispatcher.run(stop)
+            dispatching = asyncio.create_task(dispatch(), name="dispatch")
+            try:
+                yield f"{len(accounts.providers)} routes as {_process()}"
+            finally:
+                drain.set()
+                await dispatching
 
 
 async def _removed(store: Store, routes: Sequence[Route], *, anywhere: bool = True) -> list[RemovedRoute] | None:
@@ -230,31 +238,17 @@ async def _removed(store: Store, routes: Sequence[Route], *, anywhere: bool = Tr
         return None
 
 
-async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
-    settings.require_apps()
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_configured_store(settings))
-        current = Current(settings)
-        await serve_part_metrics(stack, settings, "feedback")
-
-        async def change(newer: Settings) -> None:
-            current.settings = newer
-            again()
-
-        async with (
-            ending_with(store, stop),
-            judging(store, current) as again,
-            following(settings, stop, change),
-        ):
-            count = len(settings.apps)
-            listening(f"{count} app{'s' * (count != 1)} as {socket.gethostname()}:{os.getpid()}")
-            await stop.wait()
+@asynccontextmanager
+async def _feeding_back(store: Store, current: Current, stop: asyncio.Event) -> AsyncIterator[str]:
+    async with judging(store, current):
+        count = len(current.settings.apps)
+        yield f"{count} app{'s' * (count != 1)} as {_process()}"
 
 
 @asynccontextmanager
-async def judging(store: Store, current: Current) -> AsyncIterator[Callable[[], None]]:
-    """Judge receipts while the block lasts, and report that this process does. Call the yielded function when the
-    configuration has changed. The block is cancelled where judging fails, and raises the error."""
+async def judging(store: Store, current: Current) -> AsyncIterator[None]:
+    """Judge receipts while the block lasts, and report that this process does. The block is cancelled where judging
+    fails, and raises the error."""
     ports = feedback.FeedbackPorts(
         receipts=store.receipts,
         registry=store.registry,
@@ -262,8 +256,7 @@ async def judging(store: Store, current: Current) -> AsyncIterator[Callable[[], 
         suppressions=store.suppressions,
         clock=store.clock,
     )
-    again = asyncio.Event()
-    ends = False
+    again, ends = current.news(), False
 
     async def judge() -> None:
         while not ends:
@@ -273,10 +266,14 @@ async def judging(store: Store, current: Current) -> AsyncIterator[Callable[[], 
     async with reporting(store, "feedback", lambda: current.settings.apps), asyncio.TaskGroup() as tasks:
         tasks.create_task(judge(), name="feedback")
         try:
-            yield again.set
+            yield
         finally:
             ends = True
             again.set()
+
+
+def _process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @asynccontextmanager
@@ -295,22 +292,3 @@ async def ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]:
         watching.cancel()
     if store.replaced.is_set():
         raise StoreError("Redis came back empty and was initialised by other processes: restart this one")
-
-
-@asynccontextmanager
-async def following(
-    settings: Settings,
-    stop: asyncio.Event,
-    change: Callable[[Settings], Awaitable[None]],
-    *,
-    check: Callable[[Settings], object] = lambda newer: None,
-) -> AsyncIterator[None]:
-    """Call `change` with each later version of the configuration while the block lasts. Those for which `check` raises
-    `ConfigError` are refused."""
-
-    async def follow() -> None:
-        async for newer in versions(settings, partial(load_settings, settings.file), stop, check=check):
-            await change(newer)
-
-    async with in_background(follow(), "reload"):
-        yield

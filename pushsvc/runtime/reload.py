@@ -13,19 +13,21 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from msgspec import Struct, structs
 
-from ..background import until_pulse
+from ..background import in_background, until_pulse
 from ..errors import ConfigError
 from ..settings.live import AppLive
 from ..settings.schema import Settings
 from ..store import StoreConfig
 from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, claim, get_logger, set_level, systemd
+from .configuration import load_settings
 
 EVERY = 1.0
 """Seconds between two checks of the files."""
@@ -60,6 +62,55 @@ def all_files(settings: Settings) -> list[Path]:
     tls = [Path(file) for file in (settings.live.tls_cert, settings.live.tls_key) if file]
     sections = [section for app in settings.apps.values() for section in (*app.accounts.values(), app.webhook)]
     return own + tls + [file for section in sections for file in files_of(section)]
+
+
+class Current:
+    """The configuration that this process uses now."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._news: list[asyncio.Event] = []
+
+    def news(self) -> asyncio.Event:
+        """Return an event that is set at each change from now on. Each part of the process has its own, and clears
+        it."""
+        self._news.append(asyncio.Event())
+        return self._news[-1]
+
+    def use(self, newer: Settings) -> None:
+        self.settings = newer
+        for each in self._news:
+            each.set()
+
+
+@asynccontextmanager
+async def following(
+    current: Current, stop: asyncio.Event, *, check: Callable[[Settings], object] = lambda newer: None
+) -> AsyncIterator[None]:
+    """Have `current` follow the configuration while the block lasts, until `stop`, for all parts of the process.
+    Versions for which `check` raises `ConfigError` are refused."""
+    settings = current.settings
+
+    async def follow() -> None:
+        async for newer in versions(settings, partial(load_settings, settings.file), stop, check=check):
+            current.use(newer)
+
+    async with in_background(follow(), "reload"):
+        yield
+
+
+@asynccontextmanager
+async def applying(news: asyncio.Event, change: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Call `change` while the block lasts whenever `Current` has `news` for a part: once for all that come during a
+    call. So a part that takes long to change, as until requests in flight have ended, holds up no other."""
+
+    async def apply() -> None:
+        while await news.wait():
+            news.clear()
+            await change()
+
+    async with in_background(apply(), "apply"):
+        yield
 
 
 async def versions(

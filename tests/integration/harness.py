@@ -18,7 +18,7 @@ import aiohttp
 from pushsvc import telemetry
 from pushsvc.lab.simulator import Credentials, Simulator, SimulatorConfig, SimulatorHandle, apns_token, fcm_token
 from pushsvc.runtime.configuration import load_settings
-from pushsvc.runtime.parts import run_api, run_dispatch, run_feedback
+from pushsvc.runtime.parts import run_api, run_api_and_dispatch, run_dispatch, run_feedback
 from pushsvc.runtime.store import own_embedded
 from pushsvc.settings.schema import Settings
 
@@ -166,10 +166,12 @@ async def running_service(
     request_timeout: float = 10.0,
     connections: int = 2,
     dispatchers: int = 1,
+    together: bool = False,
     extra: str | Callable[[Simulator], str] = "",
     **simulator_flags: Any,
 ) -> AsyncIterator[Service]:
-    """Start it all; stop it in the order in which pushes travel, and fail when a part ended by a fault."""
+    """Start it all, the API and a dispatcher as one part where they run `together`; stop it in the order in which
+    pushes travel, and fail when a part ended by a fault."""
     telemetry.configure_logging("warning", json=False)
     async with Simulator(SimulatorConfig(folder=str(folder / "simulator"), **simulator_flags)) as simulator:
         credentials = simulator.write_credentials(folder / "simulator")
@@ -181,9 +183,10 @@ async def running_service(
             stops: list[asyncio.Event] = []
             parts: list[asyncio.Task[None]] = []
             listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            for run in (run_api, *[run_dispatch] * dispatchers, run_feedback):
+            first = [run_api_and_dispatch] if together else [run_api, *[run_dispatch] * dispatchers]
+            for run in (*first, run_feedback):
                 stop = asyncio.Event()
-                heard = listening.set_result if run is run_api else lambda where: None
+                heard = listening.set_result if run is first[0] else lambda where: None
                 stops.append(stop)
                 parts.append(asyncio.create_task(run(settings, stop, listening=heard)))
             started: list[asyncio.Future[Any]] = [listening, *parts]
@@ -191,7 +194,8 @@ async def running_service(
             for part in parts:
                 if part.done():
                     part.result()
-            async with aiohttp.ClientSession(listening.result(), headers={"Authorization": f"Bearer {KEY}"}) as session:
+            url = listening.result().partition(",")[0]
+            async with aiohttp.ClientSession(url, headers={"Authorization": f"Bearer {KEY}"}) as session:
                 try:
                     yield Service(simulator, settings, session)
                 finally:

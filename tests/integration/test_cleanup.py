@@ -16,7 +16,7 @@ from pushsvc.model.delivery import BadNotification, Ended
 from pushsvc.model.rates import Rate
 from pushsvc.ports.cleanup import ClocksApart
 from pushsvc.ports.limits import Bucket
-from pushsvc.runtime.state.figures import Current
+from pushsvc.runtime.reload import Current
 from pushsvc.settings.schema import AppSettings, Settings
 from pushsvc.stages.cleanup import LOCK, clean, sweeps
 from pushsvc.store import Store, keys, open_store, wall_clock

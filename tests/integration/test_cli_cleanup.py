@@ -15,7 +15,7 @@ import pytest
 
 from pushsvc.jobs import FUNCTIONS, Context, functions
 from pushsvc.runtime.configuration import load_settings
-from pushsvc.runtime.state.figures import Current
+from pushsvc.runtime.reload import Current
 from pushsvc.stages.cleanup import LOCK
 from pushsvc.store import Store
 

@@ -33,7 +33,7 @@ from pushsvc.jobs.worker import make_queue
 from pushsvc.model.delivery import Ended, TokenDead
 from pushsvc.model.push import Route
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
-from pushsvc.runtime.state.figures import Current
+from pushsvc.runtime.reload import Current
 from pushsvc.settings.schema import Settings
 from pushsvc.stages.replay import BEHIND, STEP, Pace
 from pushsvc.store import Store, keys

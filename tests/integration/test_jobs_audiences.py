@@ -23,8 +23,8 @@ from pushsvc.model.devices import ByTopic, Device
 from pushsvc.model.push import Push, Route
 from pushsvc.ports.letters import ReplaySpec
 from pushsvc.ports.work import RemovedRoute
+from pushsvc.runtime.reload import Current
 from pushsvc.runtime.state.conditions import read_conditions
-from pushsvc.runtime.state.figures import Current
 from pushsvc.settings.schema import AppSettings, Settings
 from pushsvc.stages.expand import fanout
 from pushsvc.store import Store, keys, open_store

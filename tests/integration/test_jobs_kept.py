@@ -22,7 +22,7 @@ from pushsvc.jobs.functions import Function
 from pushsvc.jobs.kept import REST, KeptStore
 from pushsvc.jobs.worker import make_queue
 from pushsvc.ports.store import Store
-from pushsvc.runtime.state.figures import Current
+from pushsvc.runtime.reload import Current
 from pushsvc.settings.schema import Settings
 
 from .servers import KINDS, Server, running_server, wait_until

@@ -8,17 +8,21 @@ import re
 import signal
 import socket
 import urllib.request
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from pushsvc import cli
 from pushsvc.runtime.store import redis_url
 from pushsvc.settings.processes import cores
 from pushsvc.settings.schema import Settings, StoreSettings
+from pushsvc.stages.dispatch.dispatcher import Dispatcher
 
 from ..unit.test_systemd import Heard
-from .harness import apns, fcm
+from .harness import apns, fcm, running_service
 from .ports import free_ports
 from .processes import Command, Processes, Site, until
 from .servers import running_server
@@ -189,6 +193,43 @@ def test_what_serves_and_dispatches_is_ready_once_it_does_both(
     systemd.socket.close()
     assert both.end() == 0
     assert both.output().count('"ready"') == 1
+
+
+async def test_what_is_done_once_for_a_process_is_not_done_again_for_its_second_part(tmp_path: Path) -> None:
+    async with running_service(tmp_path, together=True) as service:
+        assert await service.done(await service.push(apns("ok", 1))) == {"total": 1, "sent": 1}
+        found = Counter(task.get_name() for task in asyncio.all_tasks())
+    # The part that judges runs beside them as a process of its own would.
+    once = dict.fromkeys(("clock", "flow", "hash key", "reload", "replaced"), 2) | {"conditions": 1}
+    assert {name: found[name] for name in once} == once
+    assert found["reporting"] == 3
+
+
+async def test_a_process_of_two_parts_ends_where_one_of_them_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = asyncio.Event()
+
+    async def run(dispatcher: Dispatcher, stop: asyncio.Event) -> None:
+        await fails.wait()
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Dispatcher, "run", run)
+
+    async def serve() -> None:
+        async with running_service(tmp_path, together=True) as service:
+
+            async def is_gone() -> bool:
+                with suppress(aiohttp.ClientConnectionError):
+                    await service.session.get("/healthz")
+                    return False
+                return True
+
+            fails.set()
+            await service.until("the API has ended too", is_gone)
+
+    with pytest.raises(RuntimeError, match="broken"):
+        await serve()
 
 
 def test_a_stop_waits_no_longer_than_the_drain_for_a_provider_that_does_not_answer(

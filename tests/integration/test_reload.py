@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -31,7 +32,10 @@ from pushsvc.settings.live import AppLive
 from pushsvc.settings.schema import AppSettings, Settings
 from pushsvc.telemetry import configure_logging, get_logger, set_level
 
+from ..unit.test_systemd import Heard
 from .harness import KEY, Service, apns, fcm, running_service
+from .ports import free_ports
+from .processes import Api, Processes, Site, until
 from .servers import ask
 
 OTHER = "test-key-of-the-other"
@@ -370,6 +374,56 @@ async def test_accounts_change_under_load_and_each_push_is_sent_once(service: Se
         await service.until("new connections are up", are_up)
     assert await service.done(*pushes) == {"total": 12_000, "sent": 12_000}
     assert service.simulator.record.apns.duplicates == 0
+
+
+def test_a_process_with_two_parts_follows_the_configuration_once_for_both(
+    processes: Processes, site: Site, tmp_path: Path
+) -> None:
+    systemd = Heard(str(tmp_path / "notify"))
+    port, text = free_ports(), with_other_app(site.config.read_text())
+    environ = site.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "PUSHSVC__METRICS__PORT": str(port)}
+    both = processes.start("serve", "--dispatch", **environ)
+    other = Api(site.api.url, OTHER)
+
+    def write(newer: str) -> None:
+        (tmp_path / "newer.toml").write_text(newer)
+        os.replace(tmp_path / "newer.toml", site.config)
+
+    def logged(event: str, number: int) -> None:
+        until(lambda: f"{number} {event}: {both.output()}", lambda: both.output().count(f'"{event}"') == number)
+
+    def sends(*unique: object) -> bool:
+        """Return whether the other app's push is accepted, and then sent."""
+        status, push = other.call("POST", "/v1/push", {"to": {"tokens": apns("ok", *unique)}, **HELLO})
+        return status == 202 and other.until_done(push["id"])["sent"] == len(unique)
+
+    until(lambda: "it is ready", lambda: "READY=1" in systemd.all())
+    assert not sends(1)
+    write(text)
+    until(lambda: "both know the other app", lambda: sends(1))
+    logged("route_added", 2)
+
+    write(text + "\n[apps.shop.nonsense]\n")
+    logged("reload_refused", 1)
+    assert sends(2)
+    write(text.replace("[store]", "[queue]\nmax_pending = 1\n[store]"))
+    until(lambda: "the API has another bound", lambda: not sends(3, 4))
+    assert sends(3)
+    write(text.replace("connections = 2", "connections = 1", 1))
+    logged("route_reopened", 1)
+    until(lambda: "the API has its first bound", lambda: sends(5, 6))
+    os.kill(both.pid, signal.SIGHUP)
+    logged("reloaded", 4)
+
+    metrics = site.api.call("GET", "/metrics")[1]
+    assert 'pushsvc_deliveries_total{app="other",outcome="sent",platform="apns",reason=""}' in metrics
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))  # what would be counted there is shown by the API
+    assert both.end() == 0
+    heard = [message.partition("=")[0] for message in systemd.all()]
+    assert heard == ["RELOADING", "READY"] * 5 + ["STOPPING"]
+    assert [both.output().count(f'"{event}"') for event in ("reloaded", "reload_refused", "route_added")] == [4, 1, 2]
+    systemd.socket.close()
 
 
 def test_only_what_is_read_at_the_start_asks_for_a_restart() -> None:

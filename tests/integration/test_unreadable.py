@@ -24,7 +24,7 @@ from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Holding, Prune, PrunedFilter
-from pushsvc.runtime.state.figures import Current
+from pushsvc.runtime.reload import Current
 from pushsvc.settings.schema import Settings
 from pushsvc.stages.cleanup import Ages, clean, sweeps
 from pushsvc.store import Store, keys

@@ -18,7 +18,7 @@ from pushsvc.model.codec import encode_event
 from pushsvc.model.signing import write_secret
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.runtime.plans import webhook_configs
-from pushsvc.runtime.state.figures import Current
+from pushsvc.runtime.reload import Current
 from pushsvc.settings.schema import AppSettings, Settings
 from pushsvc.settings.webhook import WebhookSettings
 from pushsvc.store import Store, keys

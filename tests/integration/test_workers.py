@@ -17,9 +17,9 @@ from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.queue import NOTE
 from pushsvc.ports.work import RemovedRoute, Worker
 from pushsvc.runtime.parts import run_dispatch
+from pushsvc.runtime.reload import Current
 from pushsvc.runtime.state import conditions
 from pushsvc.runtime.state.conditions import watching
-from pushsvc.runtime.state.figures import Current
 from pushsvc.runtime.state.workers import read_unserved, reporting, unserved
 from pushsvc.settings.live import AppLive
 from pushsvc.settings.schema import AppSettings, Settings

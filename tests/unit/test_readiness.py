@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pushsvc.errors import StoreUnavailable
+from pushsvc.runtime.reload import Current
 from pushsvc.runtime.state import figures
 from pushsvc.settings.schema import Settings
 
@@ -30,7 +31,7 @@ async def test_a_redis_whose_connection_ends_while_it_is_asked_is_away_at_once(m
         raise StoreUnavailable("the connection went")
 
     store: Any = SimpleNamespace(pushes=SimpleNamespace(ping=ping))
-    own = figures.StoreFigures(figures.Current(Settings()), store, _no_conditions)
+    own = figures.StoreFigures(Current(Settings()), store, _no_conditions)
 
     async with asyncio.timeout(10):
         assert await own.away() == "the connection went"

@@ -129,9 +129,9 @@ class StoreOperator:
             return await store.keys.revoke(name, app)
 
     async def states(self, every: float) -> AsyncGenerator[ServiceState, None]:
+        from ...runtime.reload import Current
         from ...runtime.state.app_stats import AppStatsReader
         from ...runtime.state.conditions import StoreConditions
-        from ...runtime.state.figures import Current
 
         current = Current(self._settings)
         async with open_for_reading(self._settings) as store:

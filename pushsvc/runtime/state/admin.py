@@ -43,9 +43,9 @@ from ..checks.check import check_running, once
 from ..checks.online import check_online
 from ..plans import cleanup_plan, feedback_config, routes_of, webhook_configs
 from ..providers import explain
+from ..reload import Current
 from .app_stats import AppStatsReader
 from .conditions import StoreConditions
-from .figures import Current
 from .flow_history import FlowHistory
 from .previews import previewed
 from .webhook_states import dead_batches, webhook_states

@@ -35,9 +35,9 @@ from ...ports.work import Worker
 from ...rules.freeze import SLOT_MS, Answers
 from ...settings.schema import Settings
 from ..providers import expiry_of
-from ..reload import applied_at, refused_since, unapplied
+from ..reload import Current, applied_at, refused_since, unapplied
 from .conditions import StoreConditions
-from .figures import PARTS, Current
+from .figures import PARTS
 from .flow import quantile, summed
 from .verdict import verdict_of
 from .webhook_states import webhook_states

@@ -24,7 +24,8 @@ from ...ports.work import Worker
 from ...rules.bound import Bound
 from ...settings.schema import Settings
 from ...stages.webhooks.trouble import troubles_of
-from .figures import Current, StoreFigures, frozen_routes, webhook_standings
+from ..reload import Current
+from .figures import StoreFigures, frozen_routes, webhook_standings
 from .workers import REPORTS, read_unserved
 
 MEMORY_FULL: Final = 0.95

@@ -21,6 +21,7 @@ from ...ports.work import Worker
 from ...settings.schema import Settings
 from ...stages import feedback
 from ..plans import feedback_config, routes_of, webhook_configs
+from ..reload import Current
 
 PARTS = ("serve", "dispatch", "feedback", "jobs")
 """The parts of every service, each of one process or more. `live` is one where an app has a live channel."""
@@ -48,11 +49,6 @@ _FROM_REDIS: Final[Mapping[telemetry.Figure, Sequence[tuple[str, ...]]]] = {
     telemetry.REDIS_MEMORY: [()],
 }
 """The figures that are read from Redis, each with the series that always exist."""
-
-
-class Current:
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
 
 class StoreFigures:

@@ -21,7 +21,6 @@ from ...ports.work import Configured, RemovedRoute, Worker
 from ...settings.schema import Settings
 from ..plans import routes_of
 from ..reload import refusal, refused_since, unapplied
-from .flow import noting
 from .removal import removal_of
 
 _WITHOUT: Final = {
@@ -103,9 +102,6 @@ async def reporting(
     configuration. The first report precedes the block; the yielded function reports a change at once."""
     every = REPORTS * store.workers.lifetime
 
-    def apps() -> Collection[str]:
-        return list(serves()) if part == "serve" else ()
-
     async def report() -> None:
         with suppress(StoreError):  # a report that could not be written is the same as none
             configured = Configured(refused_since(), tuple(unapplied()), refusal())
@@ -118,7 +114,7 @@ async def reporting(
 
     await report()
     try:
-        async with in_background(keep_reporting(), "reporting"), noting(store.flow, apps):
+        async with in_background(keep_reporting(), "reporting"):
             yield report
     finally:
         with suppress(StoreError, TimeoutError):
