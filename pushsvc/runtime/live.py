@@ -22,6 +22,7 @@ from ..model.delivery import Arrival
 from ..model.live import denied, network
 from ..ports.queue import Arrivals
 from ..settings.live import LiveSettings
+from ..settings.processes import share_address
 from ..settings.schema import Settings
 from .live_files import SPARE_FILES, live_tls, renew_tls
 from .parts import ending_with, quiet_gc, raise_file_limit
@@ -108,7 +109,7 @@ def sockets_config(
     return SocketsConfig(
         host=live.host,
         port=live.port,
-        reuse_port=live.processes > 1,
+        reuse_port=share_address(live.processes),
         tls=tls,
         node=node,
         session_key=session_key,

@@ -23,6 +23,7 @@ from ..rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from ..rules.freeze import FreezePolicy
 from ..rules.policy import PrunePolicy, RetryPolicy
 from ..settings.live import AppLive
+from ..settings.processes import share_address
 from ..settings.schema import AppSettings, CleanupSettings, RetrySettings, Settings
 from ..stages import cleanup, feedback
 from ..stages.dispatch.config import DispatchConfig
@@ -86,7 +87,7 @@ def api_config(settings: Settings) -> ApiConfig:
     return ApiConfig(
         host=server.host,
         port=server.port,
-        reuse_port=server.processes > 1,
+        reuse_port=share_address(server.processes),
         body_limit=server.body_limit,
         shutdown_timeout=server.shutdown_timeout,
         keepalive_timeout=server.keepalive,

@@ -15,6 +15,10 @@ from .values import too_many
 PROCESSES_HELP: Final = 'a whole number of at least 1, or "auto" for half of the cores'
 
 
+COPIES: Final = "PUSHSVC_COPIES"
+"""The environment variable in which a supervisor says how many processes like this one it runs."""
+
+
 @cache
 def cores() -> int:
     """Return the number of cores that this process may use, by its affinity and its quota of CPU time, as it was when
@@ -48,6 +52,13 @@ def parse_processes(text: str) -> int:
     if (count := int(text)) < 1:
         raise ValueError(f"expected {PROCESSES_HELP}")
     return count
+
+
+def share_address(configured: int) -> bool:
+    """Return whether several processes listen on the address of this one: as many as its supervisor runs, which has
+    counted once for all, or else as are `configured`. A process that takes the place of another may find another
+    configuration, or other cores."""
+    return int(os.environ.get(COPIES, configured)) > 1
 
 
 Processes: TypeAlias = Annotated[int, Rule(PROCESSES_HELP, too_many, parse_processes, numbers=True)]

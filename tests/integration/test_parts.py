@@ -232,6 +232,30 @@ async def test_a_process_of_two_parts_ends_where_one_of_them_fails(
         await serve()
 
 
+@pytest.mark.parametrize(("command", "configured"), [(("up",), 2), (("serve", "-n", "2"), 1)], ids=["up", "serve"])
+def test_a_process_that_takes_the_place_of_another_shares_its_address_whatever_is_configured_by_now(
+    command: tuple[str, ...], configured: int, processes: Processes, site: Site
+) -> None:
+    before = site.config.read_text()
+
+    def configure(number: int) -> None:
+        site.config.write_text(before.replace("[server]", f"[server]\nprocesses = {number}"))
+
+    configure(configured)
+    service = processes.start(*command, **site.environ)
+    site.api.until_ready()
+
+    def serving() -> list[int]:
+        return [int(pid) for pid in re.findall(rf'"at":"{site.api.url}","pid":(\d+),"event":"ready"', service.output())]
+
+    until(lambda: f"two serve: {service.output()}", lambda: len(serving()) == 2)
+    configure(1)
+    os.kill(serving()[0], signal.SIGKILL)
+    until(lambda: f"another takes its place: {service.output()}", lambda: len(serving()) == 3)
+    assert service.output().count('"child_ended"') == 1
+    assert service.end() == 0
+
+
 def test_a_stop_waits_no_longer_than_the_drain_for_a_provider_that_does_not_answer(
     processes: Processes, site: Site
 ) -> None:

@@ -20,6 +20,8 @@ from pushsvc.errors import ConfigError
 from pushsvc.model.rates import Rate, parse_rate
 from pushsvc.providers import REGISTRY
 from pushsvc.runtime.configuration import configured_type, load_settings
+from pushsvc.runtime.live import sockets_config
+from pushsvc.runtime.plans import api_config
 from pushsvc.settings import processes
 from pushsvc.settings.live import AppLive
 from pushsvc.settings.loading import load
@@ -356,6 +358,25 @@ def test_settings_that_are_read_again_are_the_same_after_a_change_of_cores(
     before = loaded(tmp_path, AUTO)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     assert loaded(tmp_path, AUTO) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "copies", "shared"), [(1, "", False), (4, "", True), (1, "2", True), (4, "1", False)]
+)
+def test_an_address_is_shared_as_the_supervisor_has_decided(
+    number: int,
+    copies: str,
+    shared: bool,
+    given_cores: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Also where a process finds other cores when it takes the place of another."""
+    given_cores(number)
+    if copies:
+        monkeypatch.setenv(processes.COPIES, copies)
+    settings = loaded(tmp_path, AUTO)
+    assert (api_config(settings).reuse_port, sockets_config(settings.live, "").reuse_port) == (shared, shared)
 
 
 @pytest.mark.parametrize(("text", "error"), FAULTS, ids=[error.partition(":")[0] for _, error in FAULTS])

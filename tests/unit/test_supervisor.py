@@ -18,11 +18,12 @@ import pytest
 from pushsvc import telemetry
 from pushsvc.cli.process import LISTENS, PID_BYTES
 from pushsvc.cli.service import children
-from pushsvc.cli.service.children import LIFELINE, Child, Forked, Ready, children_of, forked
+from pushsvc.cli.service.children import LIFELINE, Child, Forked, Ready, child_of, children_of, forked
 from pushsvc.cli.service.parts import grace_of
 from pushsvc.cli.service.supervisor import Supervisor, watch_lifeline
 from pushsvc.jobs.process import LAST
 from pushsvc.settings.live import LiveSettings
+from pushsvc.settings.processes import COPIES
 from pushsvc.settings.schema import DispatchSettings, JobsSettings, ServerSettings, Settings
 from pushsvc.telemetry import SharedFolder
 
@@ -125,6 +126,7 @@ async def test_every_copy_is_started_with_the_lifeline_and_a_session_of_its_own(
             assert os.fstat(reader)
             assert process.options["start_new_session"] is True
             assert process.environ["PATH"] == "/bin"
+            assert process.environ[COPIES] == ("2" if process.name == "dispatch" else "1")
         # One address can be listened on once.
         ports = [process.environ.get("PUSHSVC__METRICS__PORT") for process in system.of("dispatch")]
         assert sorted(ports, key=str) == ["0", None]
@@ -203,6 +205,15 @@ def test_a_forked_process_does_not_run_on_when_it_cannot_be_watched(
             run(main())
         finally:
             waiting.kill()
+
+
+def test_a_process_that_was_forked_for_another_configuration_is_not_taken() -> None:
+    alone, both = child_of("serve", 1), child_of("serve", 1, also=("dispatch",))
+    ready, own = Ready(), cast(Any, object())
+    ready.add(alone, 0, own)
+    assert ready.take(both, 0) is None
+    assert ready.take(alone, 0) is own
+    assert ready.take(alone, 0) is None
 
 
 async def test_a_hang_up_reaches_those_alone_that_it_does_not_kill(system: System) -> None:

@@ -176,17 +176,18 @@ class Forked:
 
 
 class Ready:
-    """The forked processes that wait, by their command and number."""
+    """The forked processes that wait, by what they are to run and their number."""
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[str, int], Forked] = {}
+        self._waiting: dict[tuple[Child, int], Forked] = {}
 
     def add(self, child: Child, number: int, forked: Forked) -> None:
-        self._waiting[child.name, number] = forked
+        self._waiting[child, number] = forked
 
     def take(self, child: Child, number: int) -> Forked | None:
-        """Return the process for a copy of a child, once; None where a new one is to be started."""
-        return self._waiting.pop((child.name, number), None)
+        """Return the process for a copy of a child, once; None where a new one is to be started, as for a child that a
+        configuration asks for which was read after the fork."""
+        return self._waiting.pop((child, number), None)
 
     def leave(self) -> None:
         """Close the channels of the parent in a forked process, which would keep them open."""

@@ -199,8 +199,6 @@ async def _many(part: str, children: list[Child], ready: Ready, settings: Settin
             return
         with shared_folder(METRICS, settings.store.data_dir) as (folder, held):
             environ = child_environ(context, url, folder)
-            if section := {"serve": "SERVER", "live": "LIVE"}.get(part):  # they share one port
-                environ[f"PUSHSVC__{section}__PROCESSES"] = str(sum(child.copies for child in children))
             async with Supervisor(
                 children,
                 environ=environ,

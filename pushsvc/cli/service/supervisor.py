@@ -19,6 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import Self
 
 from ...runtime.reload import on_hang_up
+from ...settings.processes import COPIES
 from ...telemetry import SharedFolder, get_logger, systemd
 from ..process import LISTENS, PID_BYTES
 from .children import LIFELINE, Child, ChildProcess, Ready
@@ -149,6 +150,7 @@ class Supervisor:
     async def _run(self, child: Child, number: int, stopping: asyncio.Event) -> None:
         """Run one child process until it ends."""
         environ = {name: value for name, value in self._environ.items() if name not in systemd.VARIABLES}
+        environ[COPIES] = str(child.copies)
         if number:
             # An address can be listened on once: the first copy shows the metrics of all.
             environ["PUSHSVC__METRICS__PORT"] = "0"
