@@ -743,6 +743,7 @@ async def test_a_server_that_came_back_empty(kind: Kind) -> None:
                 while not logs:
                     await asyncio.sleep(0.01)
             assert [line["event"] for line in logs] == ["store_came_back_empty"]
+            assert "restore a backup" in logs[0]["remedy"]
             async with open_store(url) as later:
                 assert later.hash_key == store.hash_key
                 assert (await later.gauges({"shop": ("apns",)})).pending["normal"] == 0

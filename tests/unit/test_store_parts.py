@@ -515,6 +515,8 @@ async def test_looks_through_all_dead_letters_take_turns() -> None:
             faults.ConnectionError("Error 111 connecting to 127.0.0.1:1. Connection refused."),
             ABSENT_REDIS,
         ),
+        (faults.ConnectionError("the server closed the connection"), ABSENT_REDIS),
+        (faults.ConnectionError("Connection closed by server."), ABSENT_REDIS),
         (faults.OutOfMemoryError("OOM command not allowed"), ""),
         (faults.NoPermissionError("User p has no permissions to run the 'set' command"), PERMIT),
         (faults.ResponseError("ACL failure in script: User p has no permissions"), PERMIT),

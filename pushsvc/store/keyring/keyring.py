@@ -83,6 +83,12 @@ async def load_hash_key(link: Link) -> bytes:
     return key
 
 
+_EMPTIED: Final = (
+    "all pushes, devices and API keys of the store are gone: restore a backup, or make the keys again; see that Redis "
+    "keeps an append-only file (`pushsvc check`)"
+)
+
+
 async def keep_hash_key(link: Link, own: bytes, replaced: Callable[[], None]) -> None:
     """Check the key until cancelled, and restore it if it is lost, as when Redis came back empty.
 
@@ -96,7 +102,7 @@ async def keep_hash_key(link: Link, own: bytes, replaced: Callable[[], None]) ->
             kept: bytes | None = await link.call("GET", keys.HASH_KEY)
             if kept is None:
                 await link.call("SET", keys.HASH_KEY, own, "NX")
-                log.error("store_came_back_empty")
+                log.error("store_came_back_empty", remedy=_EMPTIED)
         except StoreError:
             continue  # operations in progress report this
         if kept is not None and kept != own:

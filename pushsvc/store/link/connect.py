@@ -205,13 +205,19 @@ _CERTIFICATE_FIXES: Final = {
 """What to do about a certificate, by the code of OpenSSL."""
 
 
+_GONE: Final = ("connecting to", "closed the connection", "closed by server")
+"""Words of errors, of this package and of redis-py, about a server that has ended or was never there."""
+
+
 def _fix(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLError) and (fix := _tls_fix(cause)):
             return fix
     if isinstance(error, faults.AuthenticationError):
         return "correct user and password in redis.url"
-    if isinstance(error, faults.ConnectionError | faults.RedisClusterException) and "connecting to" in str(error):
+    if isinstance(error, faults.ConnectionError | faults.RedisClusterException) and any(
+        words in str(error) for words in _GONE
+    ):
         return ABSENT_REDIS
     if isinstance(error, faults.TimeoutError | TimeoutError):
         return SILENT_REDIS
