@@ -28,7 +28,7 @@ _LOOK: Final = 0.02
 """Seconds between two looks at a connection that is being opened."""
 
 
-class Asked(Struct, frozen=True):
+class ProbeResult(Struct, frozen=True):
     """What came of a request: an answer, or the reason why there is none."""
 
     answer: Response | None
@@ -37,7 +37,7 @@ class Asked(Struct, frozen=True):
     """Seconds by which the provider's clock is ahead of ours, by the `Date` of its answer; 0 without one."""
 
 
-async def ask(url: str, context: ssl.SSLContext, proxy: str, fields: bytes = b"", body: bytes = b"") -> Asked:
+async def ask(url: str, context: ssl.SSLContext, proxy: str, fields: bytes = b"", body: bytes = b"") -> ProbeResult:
     """Connect to the origin of `url` and send a request; without `fields` only connect. `proxy` as configured. Raises
     `CredentialError` for a proxy that cannot be used."""
     way = proxy_for(url, proxy, os.environ)
@@ -47,16 +47,16 @@ async def ask(url: str, context: ssl.SSLContext, proxy: str, fields: bytes = b""
     ) as pool:
         while not pool.room:
             if pool.stats.connects_failed:
-                return Asked(None, pool.trouble)
+                return ProbeResult(None, pool.trouble)
             await asyncio.sleep(_LOOK)
         if not fields:
-            return Asked(None)
+            return ProbeResult(None)
         answer = await answer_of(pool, fields, body)
         if isinstance(answer, Response):
-            return Asked(answer, skew=clock_skew(answer.headers, time.time()))
+            return ProbeResult(answer, skew=clock_skew(answer.headers, time.time()))
         silent = answer.reason == "timeout"
         why = f"{UNANSWERED} {TIMEOUT:g} s" if silent else f"no answer ({answer.reason.replace('_', ' ')})"
-        return Asked(None, pool.trouble or f"{host_of(url)}: {why}")
+        return ProbeResult(None, pool.trouble or f"{host_of(url)}: {why}")
 
 
 def host_of(url: str) -> str:

@@ -1,5 +1,5 @@
-"""The registry's twin in plain dictionaries. It decides as Redis' does, at the same `Desk`, and keeps no more index
-than its tests' patience needs."""
+"""The registry's twin in plain dictionaries. It decides as Redis' does, with the same `ChangeSet`, and keeps no more
+indexes than its tests' patience needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pushsvc.rules.life import lives_on, seen
 from pushsvc.store.hashing import token_digest
 from pushsvc.store.queue.arrivals import EndOfAny
 from pushsvc.store.registry.changes import (
-    Desk,
+    ChangeSet,
     DeviceChange,
     Kept,
     joining_of,
@@ -43,7 +43,7 @@ class MemoryRegistry:
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
         about = DeviceQuery(ids=[device.id], tokens=[(device.platform, device.token)])
-        result = self._change(app, about, lambda desk: desk.register(device))
+        result = self._change(app, about, lambda changes: changes.register(device))
         self._state.lift(app, [device])
         return result
 
@@ -52,28 +52,28 @@ class MemoryRegistry:
             ids=[device.id for device in devices],
             tokens=[(device.platform, device.token) for device in devices],
         )
-        new = self._change(app, about, lambda desk: [desk.put(device) for device in devices])
+        new = self._change(app, about, lambda changes: [changes.put(device) for device in devices])
         self._state.lift(app, _active(devices))
         return new
 
     async def get(self, app: str, device_id: str) -> Device | None:
-        return self._desk(app, DeviceQuery(ids=[device_id])).devices.get(device_id)
+        return self._change_set(app, DeviceQuery(ids=[device_id])).devices.get(device_id)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
-        desk = self._desk(app, held_by(wanted))
-        return [desk.holder(each) for each in wanted]
+        change_set = self._change_set(app, held_by(wanted))
+        return [change_set.holder(each) for each in wanted]
 
     async def remove(self, app: str, device_id: str) -> bool:
-        return self._change(app, DeviceQuery(ids=[device_id]), lambda desk: desk.remove(device_id) is not None)
+        return self._change(app, DeviceQuery(ids=[device_id]), lambda changes: changes.remove(device_id) is not None)
 
     async def of_user(self, app: str, user: str) -> list[Device]:
-        return self._desk(app, DeviceQuery(users=[user])).of_user(user)
+        return self._change_set(app, DeviceQuery(users=[user])).of_user(user)
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
-        return self._change(app, DeviceQuery(ids=[device_id]), lambda desk: desk.subscribe(device_id, topic))
+        return self._change(app, DeviceQuery(ids=[device_id]), lambda changes: changes.subscribe(device_id, topic))
 
     async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool:
-        return self._change(app, DeviceQuery(ids=[device_id]), lambda desk: desk.unsubscribe(device_id, topic))
+        return self._change(app, DeviceQuery(ids=[device_id]), lambda changes: changes.unsubscribe(device_id, topic))
 
     async def topic_size(self, app: str, topic: str) -> int | None:
         found = [kept.device for kept in self._kept(app) if topic in kept.device.topics]
@@ -87,8 +87,8 @@ class MemoryRegistry:
     ) -> list[tuple[Device, Device | None]]:
         about = DeviceQuery(ids=device_ids)
         if dry_run:
-            return self._desk(app, about).revise(device_ids, judge)
-        return self._change(app, about, lambda desk: desk.revise(device_ids, judge), erases=erases)
+            return self._change_set(app, about).revise(device_ids, judge)
+        return self._change(app, about, lambda changes: changes.revise(device_ids, judge), erases=erases)
 
     # --- paging -----------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class MemoryRegistry:
             case ByDevices(ids):
                 distinct = list(dict.fromkeys(ids))
                 asked = distinct[first : first + limit]
-                found = list(filter(_is_reached, self._desk(app, DeviceQuery(ids=asked)).devices.values()))
+                found = list(filter(_is_reached, self._change_set(app, DeviceQuery(ids=asked)).devices.values()))
                 return Members(found, str(first + limit) if first + limit < len(distinct) else None)
             case ByUsers(users):
                 return page(lambda device: device.user in users)
@@ -142,11 +142,11 @@ class MemoryRegistry:
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
         about = DeviceQuery(ids=[prune.device_id for prune in prunes])
-        return self._change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
+        return self._change(app, about, lambda changes: [changes.prune(prune) for prune in prunes])
 
     async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
         about = DeviceQuery(ids=[strike.device_id for strike in strikes])
-        return self._change(app, about, lambda desk: [desk.strike(strike) for strike in strikes])
+        return self._change(app, about, lambda changes: [changes.strike(strike) for strike in strikes])
 
     async def pruned(self, app: str, which: PrunedFilter) -> int:
         return len(self._tombstones(app, which))
@@ -155,7 +155,7 @@ class MemoryRegistry:
         devices = self._tombstones(app, which)[:limit]
         self._state.lift(app, devices, always=True)
         ids = [device.id for device in devices]
-        return self._change(app, DeviceQuery(ids=ids), lambda desk: sum(map(desk.restore, ids)))
+        return self._change(app, DeviceQuery(ids=ids), lambda changes: sum(map(changes.restore, ids)))
 
     def _tombstones(self, app: str, which: PrunedFilter) -> list[Device]:
         return [
@@ -172,19 +172,19 @@ class MemoryRegistry:
     def _kept(self, app: str) -> Iterable[Kept]:
         return self._state.devices[app].values()
 
-    def _desk(self, app: str, about: DeviceQuery) -> Desk:
+    def _change_set(self, app: str, about: DeviceQuery) -> ChangeSet:
         known, owners = self._state.devices[app], self._state.owners[app]
         tokens = [self._state.config.addresses.identity(*token) for token in about.tokens]
         ids = dict.fromkeys((*about.ids, *(owners[token] for token in tokens if token in owners)))
         found = {device_id: known[device_id] for device_id in ids if device_id in known}
         if about.users:
             found |= {kept.device.id: kept for kept in known.values() if kept.device.user in about.users}
-        return Desk(found.values(), self._state.config.addresses)
+        return ChangeSet(found.values(), self._state.config.addresses)
 
-    def _change(self, app: str, about: DeviceQuery, decide: Callable[[Desk], T], *, erases: bool = False) -> T:
-        desk = self._desk(app, about)
-        result = decide(desk)
-        changes = desk.changes()
+    def _change(self, app: str, about: DeviceQuery, decide: Callable[[ChangeSet], T], *, erases: bool = False) -> T:
+        change_set = self._change_set(app, about)
+        result = decide(change_set)
+        changes = change_set.changes()
         state = self._state
         devices, owners, crowds = state.devices[app], state.owners[app], state.crowds[app]
         identity = state.config.addresses.identity
@@ -192,7 +192,7 @@ class MemoryRegistry:
             crowds.update(_moves(crowds, changes))
         except UserFull:
             for user, joining in joining_of(changes).items():
-                stones = spare(self._desk(app, DeviceQuery(users=[user])).of_user(user), joining)
+                stones = spare(self._change_set(app, DeviceQuery(users=[user])).of_user(user), joining)
                 if stones:
                     self._change(app, DeviceQuery(ids=stones), partial(_remove, ids=stones))
                     return self._change(app, about, decide)
@@ -230,9 +230,9 @@ class MemoryRegistry:
         return result
 
 
-def _remove(desk: Desk, ids: Iterable[str]) -> None:
+def _remove(change_set: ChangeSet, ids: Iterable[str]) -> None:
     for device_id in ids:
-        desk.remove(device_id)
+        change_set.remove(device_id)
 
 
 def _moves(crowds: Counter[str], changes: Sequence[DeviceChange]) -> Counter[str]:

@@ -13,7 +13,7 @@ from pushsvc.net.http2.exchange import Response
 from pushsvc.providers import apns, fcm
 from pushsvc.providers.apns import online as of_apple, remedies as of_apple_remedies
 from pushsvc.providers.fcm import online as of_google, remedies as of_google_remedies
-from pushsvc.providers.online import Asked, judge_skew, unreached
+from pushsvc.providers.online import ProbeResult, judge_skew, unreached
 
 from ..pages import PAGES
 
@@ -21,16 +21,16 @@ APNS = apns.Config(key_file="k.p8", key_id="ABCDEFGHIJ", team_id="KLMNOPQRST", t
 FCM = fcm.Config(service_account_file="account.json")
 
 
-def answered(status: int, reason: str = "", skew: float = 0.0) -> Asked:
+def answered(status: int, reason: str = "", skew: float = 0.0) -> ProbeResult:
     """What APNs answers."""
-    return Asked(Response(status, json.dumps({"reason": reason}).encode()), skew=skew)
+    return ProbeResult(Response(status, json.dumps({"reason": reason}).encode()), skew=skew)
 
 
-def google(status: int, code: str, error_code: str = "") -> Asked:
+def google(status: int, code: str, error_code: str = "") -> ProbeResult:
     """What FCM answers."""
     details = [{"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": error_code}]
     error = {"code": status, "status": code, "message": "..", "details": details if error_code else []}
-    return Asked(Response(status, json.dumps({"error": error}).encode()))
+    return ProbeResult(Response(status, json.dumps({"error": error}).encode()))
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def google(status: int, code: str, error_code: str = "") -> Asked:
         (answered(429, "TooManyRequests"), "warning", "the credential was not checked", "try again later"),
         (answered(503, "ServiceUnavailable"), "warning", "the credential was not checked", "try again later"),
         (answered(200), "warning", "says nothing about the credential", "try again later"),
-        (Asked(None, "h: connection refused"), "error", "cannot be reached: h: connection refused", "firewall"),
+        (ProbeResult(None, "h: connection refused"), "error", "cannot be reached: h: connection refused", "firewall"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_apple_says(asked: Asked, level: str, what: str, remedy: str) -> None:
+def test_what_apple_says(asked: ProbeResult, level: str, what: str, remedy: str) -> None:
     found, *_ = of_apple.judge(APNS, asked, 0.0)
     assert (found.level, what in found.what, remedy in found.remedy) == (level, True, True), found
 
@@ -60,11 +60,11 @@ def test_what_apple_says(asked: Asked, level: str, what: str, remedy: str) -> No
         (google(403, "PERMISSION_DENIED"), "error", "403 PERMISSION_DENIED", "enable its API"),
         (google(404, "NOT_FOUND"), "error", "404 NOT_FOUND", "no such project"),
         (google(503, "UNAVAILABLE", "UNAVAILABLE"), "warning", "the account was not checked", "try again later"),
-        (Asked(None, "h: connect timed out"), "error", "cannot be reached: h: connect timed out", "firewall"),
+        (ProbeResult(None, "h: connect timed out"), "error", "cannot be reached: h: connect timed out", "firewall"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_google_says(asked: Asked, level: str, what: str, remedy: str) -> None:
+def test_what_google_says(asked: ProbeResult, level: str, what: str, remedy: str) -> None:
     found, *_ = of_google.judge(FCM, "shop-1", asked, 0.0)
     assert (found.level, what in found.what, remedy in found.remedy) == (level, True, True), found
 
@@ -106,9 +106,9 @@ def test_the_cause_decides_the_remedy(trouble: str, remedy: str) -> None:
 )
 def test_a_connection_that_the_server_ends_may_be_because_of_our_certificate(trouble: str, named: bool) -> None:
     own = apns.Config(cert_file="shop.pem", topic="com.example.shop")
-    (found,) = of_apple.judge(own, Asked(None, trouble), 0.0)
+    (found,) = of_apple.judge(own, ProbeResult(None, trouble), 0.0)
     assert found.remedy.startswith("it may not accept shop.pem: ") is named
-    (found,) = of_apple.judge(APNS, Asked(None, trouble), 0.0)
+    (found,) = of_apple.judge(APNS, ProbeResult(None, trouble), 0.0)
     assert "it may not accept" not in found.remedy
 
 

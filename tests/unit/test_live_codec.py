@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from pushsvc.live.protocol.codec import JSON, PROTOBUF, Codec, ConnectResult, Rendered, render
 from pushsvc.live.protocol.codes import BAD_REQUEST, SHUTDOWN, TOO_MANY_REQUESTS
 from pushsvc.live.protocol.commands import Command
-from pushsvc.live.protocol.requests import ack_of, asked_by
+from pushsvc.live.protocol.requests import ack_of, requested_by
 from pushsvc.net.protobuf import MalformedMessage
 
 from . import centrifuge_schema as schema
@@ -118,7 +118,7 @@ def test_an_acknowledgement_that_is_decoded_at_once_is_what_the_command_asks_for
     assert (ack is not None) == (usual and 0 < command_id < 2**32)
     if ack is not None:
         [command] = JSON.commands(message)
-        assert ack_of(ack.id, ack.rpc.data.ack, "e") == asked_by(command, "e")
+        assert ack_of(ack.id, ack.rpc.data.ack, "e") == requested_by(command, "e")
         assert JSON.ack(message + b"\n" + message) is None
 
 

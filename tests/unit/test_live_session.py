@@ -13,21 +13,21 @@ from pushsvc.live.config import LiveAppConfig
 from pushsvc.live.protocol import codes
 from pushsvc.live.protocol.codec import JSON, PROTOBUF, Rendered, render
 from pushsvc.live.protocol.effects import (
-    AckAsked,
+    AckRequested,
     Bytes,
     Close,
-    ConnectAsked,
+    ConnectRequested,
     Effect,
     EventReported,
     FaultSeen,
-    FetchAsked,
-    HeartbeatAsked,
-    HistoryAsked,
-    MoreAsked,
+    FetchRequested,
+    HeartbeatRequested,
+    HistoryRequested,
+    MoreRequested,
     Ping,
-    ReadAsked,
-    RefreshAsked,
-    ResendAsked,
+    ReadRequested,
+    RefreshRequested,
+    ResendRequested,
     Resent,
 )
 from pushsvc.live.protocol.limits import Limits
@@ -102,21 +102,21 @@ def opened(**options: Any) -> Session:
 @pytest.mark.parametrize(
     ("request_", "asked"),
     [
-        ({}, ConnectAsked(1, "", None, False)),
-        ({"token": "t", "name": "js", "version": "1"}, ConnectAsked(1, "t", None, False)),
+        ({}, ConnectRequested(1, "", None, False)),
+        ({"token": "t", "name": "js", "version": "1"}, ConnectRequested(1, "t", None, False)),
         (
             {"data": {"heartbeat": 240, "foreground": True, "app_version": "3.1", "other": []}},
-            ConnectAsked(1, "", None, False, 240.0, True),
+            ConnectRequested(1, "", None, False, 240.0, True),
         ),
         (
             {"subs": {"device": {"recover": True, "epoch": "e", "offset": 5}, "other": {"recover": True}}},
-            ConnectAsked(1, "", Position("e", 5), True),
+            ConnectRequested(1, "", Position("e", 5), True),
         ),
-        ({"subs": {"device": {"epoch": "e", "offset": 5}}}, ConnectAsked(1, "", None, False)),
-        ({"subs": {"device": None}}, ConnectAsked(1, "", None, False)),
+        ({"subs": {"device": {"epoch": "e", "offset": 5}}}, ConnectRequested(1, "", None, False)),
+        ({"subs": {"device": None}}, ConnectRequested(1, "", None, False)),
     ],
 )
-def test_a_connect_is_taken_apart(request_: dict[str, Any], asked: ConnectAsked) -> None:
+def test_a_connect_is_taken_apart(request_: dict[str, Any], asked: ConnectRequested) -> None:
     assert send(new(), {"id": 1, "connect": request_}) == [asked]
 
 
@@ -133,12 +133,12 @@ def test_a_connect_is_taken_apart(request_: dict[str, Any], asked: ConnectAsked)
 def test_what_is_wrong_beside_the_token_does_not_keep_a_device_away(
     request_: dict[str, Any], kind: Any, recover: bool
 ) -> None:
-    assert send(new(), {"id": 1, "connect": request_}) == [FaultSeen(kind), ConnectAsked(1, "", None, recover)]
+    assert send(new(), {"id": 1, "connect": request_}) == [FaultSeen(kind), ConnectRequested(1, "", None, recover)]
 
 
 def test_a_token_is_not_in_the_repr_of_an_effect() -> None:
     effects = send(new(), {"id": 1, "connect": {"token": "SECRET"}})
-    assert "SECRET" not in repr([*effects, RefreshAsked(1, "SECRET")])
+    assert "SECRET" not in repr([*effects, RefreshRequested(1, "SECRET")])
 
 
 def test_the_reply_to_a_first_connect() -> None:
@@ -236,7 +236,7 @@ def test_the_connect_reply_is_the_same_in_protobuf() -> None:
     command.connect.subs["device"].recover = True
     command.connect.subs["device"].epoch = "e"
     command.connect.subs["device"].offset = 3
-    assert session.received(schema.delimited(command), 0.0) == [ConnectAsked(1, "t", Position("e", 3), True, 240.0)]
+    assert session.received(schema.delimited(command), 0.0) == [ConnectRequested(1, "t", Position("e", 3), True, 240.0)]
     [effect] = session.connected(1, result(3, True, page(4)), FULL, APP, heartbeat=240.0, ttl=60.0, now=0.0)
     assert isinstance(effect, Bytes)
     [reply] = schema.replies(effect.data)
@@ -332,7 +332,7 @@ def test_what_ends_the_connection(before: str, data: bytes, kind: Any) -> None:
 
 def test_commands_before_a_malformed_one_are_taken() -> None:
     effects = opened().received(b'{"id":2,"rpc":{"method":"fetch","data":{"id":"p"}}}\n{"id":3,"ping":{}}\n[', 0.0)
-    assert others(effects) == [FetchAsked(2, "p"), FaultSeen("method"), FaultSeen("malformed"), Close(*BAD)]
+    assert others(effects) == [FetchRequested(2, "p"), FaultSeen("method"), FaultSeen("malformed"), Close(*BAD)]
     assert isinstance(effects[-3], Bytes), "what was answered is written before the end"
 
 
@@ -371,14 +371,14 @@ def test_what_is_answered_with_an_error(command: dict[str, Any], code: int, kind
     [line] = lines(effects)
     assert (line["id"], line["error"]["code"], line["error"]["temporary"]) == (2, code, False)
     assert others(effects) == [FaultSeen(kind)]
-    assert send(session, {"id": 2, "rpc": {"data": {"ack": 0}}}) == [AckAsked(2, 0, "e")], "the id is free again"
+    assert send(session, {"id": 2, "rpc": {"data": {"ack": 0}}}) == [AckRequested(2, 0, "e")], "the id is free again"
 
 
 def test_a_subscription_beside_the_connect_is_refused_alone() -> None:
     session = new()
     effects = send(session, {"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "news"}})
     assert [line["error"]["code"] for line in lines(effects)] == [103]
-    assert ConnectAsked(1, "", None, False) in effects
+    assert ConnectRequested(1, "", None, False) in effects
 
 
 def test_an_unsubscribe_from_another_channel_is_granted() -> None:
@@ -388,22 +388,22 @@ def test_an_unsubscribe_from_another_channel_is_granted() -> None:
 @pytest.mark.parametrize(
     ("command", "asked"),
     [
-        ({"rpc": {"method": "ack", "data": {"ack": 5}}}, AckAsked(2, 5, "e")),
-        ({"rpc": {"data": {"ack": 5}}}, AckAsked(2, 5, "e")),
-        ({"rpc": {"method": "ack", "data": 5}}, AckAsked(2, 5, "e")),
-        ({"rpc": {"method": "ack", "data": {"offset": 5, "epoch": "e"}}}, AckAsked(2, 5, "e")),
-        ({"rpc": {"method": "ack", "data": {"ack": {"offset": 5, "epoch": "e"}}}}, AckAsked(2, 5, "e")),
-        ({"rpc": {"method": "read", "data": {"offset": 5}}}, ReadAsked(2, 5, "e")),
+        ({"rpc": {"method": "ack", "data": {"ack": 5}}}, AckRequested(2, 5, "e")),
+        ({"rpc": {"data": {"ack": 5}}}, AckRequested(2, 5, "e")),
+        ({"rpc": {"method": "ack", "data": 5}}, AckRequested(2, 5, "e")),
+        ({"rpc": {"method": "ack", "data": {"offset": 5, "epoch": "e"}}}, AckRequested(2, 5, "e")),
+        ({"rpc": {"method": "ack", "data": {"ack": {"offset": 5, "epoch": "e"}}}}, AckRequested(2, 5, "e")),
+        ({"rpc": {"method": "read", "data": {"offset": 5}}}, ReadRequested(2, 5, "e")),
         ({"rpc": {"method": "event", "data": {"id": "p", "event": "opened"}}}, EventReported(2, "p", "opened", None)),
-        ({"rpc": {"method": "fetch", "data": {"id": "p"}}}, FetchAsked(2, "p")),
-        ({"rpc": {"method": "heartbeat", "data": {"seconds": 60}}}, HeartbeatAsked(2, 60.0, None)),
-        ({"rpc": {"method": "heartbeat", "data": {"foreground": False}}}, HeartbeatAsked(2, None, False)),
-        ({"refresh": {"token": "t"}}, RefreshAsked(2, "t")),
-        ({"history": {"channel": "device"}}, HistoryAsked(2, None, 0, False)),
-        ({"history": {"channel": "device", "limit": -1, "reverse": True}}, HistoryAsked(2, None, 100, True)),
+        ({"rpc": {"method": "fetch", "data": {"id": "p"}}}, FetchRequested(2, "p")),
+        ({"rpc": {"method": "heartbeat", "data": {"seconds": 60}}}, HeartbeatRequested(2, 60.0, None)),
+        ({"rpc": {"method": "heartbeat", "data": {"foreground": False}}}, HeartbeatRequested(2, None, False)),
+        ({"refresh": {"token": "t"}}, RefreshRequested(2, "t")),
+        ({"history": {"channel": "device"}}, HistoryRequested(2, None, 0, False)),
+        ({"history": {"channel": "device", "limit": -1, "reverse": True}}, HistoryRequested(2, None, 100, True)),
         (
             {"history": {"channel": "device", "limit": 10, "since": {"offset": 4, "epoch": "e"}}},
-            HistoryAsked(2, 4, 10, False),
+            HistoryRequested(2, 4, 10, False),
         ),
     ],
 )
@@ -416,7 +416,7 @@ def test_what_is_asked_is_answered_once(command: dict[str, Any], asked: Any) -> 
 
 def test_a_send_acknowledges_without_an_answer() -> None:
     session = opened()
-    assert send(session, {"send": {"data": {"ack": 5}}}) == [AckAsked(0, 5, "e")]
+    assert send(session, {"send": {"data": {"ack": 5}}}) == [AckRequested(0, 5, "e")]
     assert session.acked(0, "") == []
     assert send(session, {"send": {"data": {"other": 5}}}) == [FaultSeen("request")]
     assert send(session, {"send": {"data": {"ack": {"offset": 1, "epoch": "old"}}}}) == [FaultSeen("epoch")]
@@ -438,7 +438,7 @@ def test_an_id_that_is_still_in_use_and_a_flood_of_commands() -> None:
     read = {"rpc": {"method": "read", "data": {"offset": 1}}}
     effects = send(session, {"id": 2} | read, {"id": 2} | read)
     assert lines(effects) == [{"id": 2, "error": {"code": 107, "message": "bad request", "temporary": False}}]
-    assert others(effects) == [ReadAsked(2, 1, "e"), FaultSeen("doubled_id")]
+    assert others(effects) == [ReadRequested(2, 1, "e"), FaultSeen("doubled_id")]
     effects = send(session, *({"id": 10 + number} | read for number in range(PENDING)))
     [line] = lines(effects)
     assert (line["error"]["code"], line["error"]["temporary"]) == (111, True)
@@ -468,7 +468,7 @@ def test_history_has_its_own_chain_and_only_what_was_asked() -> None:
     session = opened()
     send(session, {"id": 2, "history": {"channel": "device", "limit": 2}})
     found = Page("e", 9, [publication(4, 1), publication(9, 4), publication(10)], True, 0)
-    [line] = lines(session.history(HistoryAsked(2, None, 2, False), found, FULL))
+    [line] = lines(session.history(HistoryRequested(2, None, 2, False), found, FULL))
     assert line["history"] == {
         "epoch": "e",
         "offset": 9,
@@ -478,10 +478,10 @@ def test_history_has_its_own_chain_and_only_what_was_asked() -> None:
         ],
     }
     send(session, {"id": 3, "history": {"channel": "device"}})
-    [line] = lines(session.history(HistoryAsked(3, None, 0, False), found, FULL))
+    [line] = lines(session.history(HistoryRequested(3, None, 0, False), found, FULL))
     assert line["history"] == {"epoch": "e", "offset": 9, "publications": []}
     send(session, {"id": 4, "history": {"channel": "device"}})
-    assert lines(session.history(HistoryAsked(4, None, 0, False), None, {}))[0]["error"]["code"] == 112
+    assert lines(session.history(HistoryRequested(4, None, 0, False), None, {}))[0]["error"]["code"] == 112
 
 
 # --- Pings ---
@@ -547,13 +547,13 @@ def test_publications_are_handed_out_in_order_and_once() -> None:
         "channel": "device",
         "pub": {"data": {"id": "p", "prev": 1, "unread": 3}, "offset": 3},
     }
-    assert session.published(recipient(5), CONTENT, 0.0) == [MoreAsked(3, 2)], "4 is missing"
+    assert session.published(recipient(5), CONTENT, 0.0) == [MoreRequested(3, 2)], "4 is missing"
     assert session.published(recipient(6), CONTENT, 0.0) == [], "it is asked for already"
     effects = session.more(page(4, 5, top=5), FULL, 0.0)
     assert offsets(effects) == [4, 5]
     assert others(effects) == [], "the window is full; 6 waits"
     effects = send(session, {"send": {"data": {"ack": 5}}})
-    assert effects == [AckAsked(0, 5, "e"), MoreAsked(5, 4)]
+    assert effects == [AckRequested(0, 5, "e"), MoreRequested(5, 4)]
     assert offsets(session.more(page(6), FULL, 0.0)) == [6]
 
 
@@ -562,7 +562,7 @@ def test_what_does_not_fit_into_the_window_waits_in_the_stream() -> None:
     handed = [offsets(session.published(recipient(number), CONTENT, 0.0)) for number in range(1, 8)]
     assert handed == [[1], [2], [3], [4], [], [], []]
     assert session.waiting == 4
-    assert send(session, {"send": {"data": {"ack": 2}}})[1:] == [MoreAsked(4, 2)]
+    assert send(session, {"send": {"data": {"ack": 2}}})[1:] == [MoreRequested(4, 2)]
     assert offsets(session.more(page(5, 6, top=7, more=True), FULL, 0.0)) == [5, 6]
     assert session.waiting == 4
 
@@ -572,7 +572,7 @@ def test_a_page_of_which_not_all_fits() -> None:
     session.published(recipient(2), CONTENT, 0.0)
     effects = session.more(page(1, 2, 3, 4, 5, 6), FULL, 0.0)
     assert offsets(effects) == [1, 2, 3, 4]
-    assert send(session, {"send": {"data": {"ack": 4}}})[1:] == [MoreAsked(4, 4)]
+    assert send(session, {"send": {"data": {"ack": 4}}})[1:] == [MoreRequested(4, 4)]
 
 
 def test_what_has_expired_leaves_no_hole() -> None:
@@ -604,7 +604,7 @@ def test_news_that_overtake_the_connect_are_not_lost() -> None:
     send(session, {"id": 1, "connect": {}})
     assert session.published(recipient(1), CONTENT, 0.0) == []
     effects = session.connected(1, result(0, False, page()), FULL, APP, heartbeat=25.0, ttl=60.0, now=0.0)
-    assert others(effects) == [MoreAsked(0, 4)]
+    assert others(effects) == [MoreRequested(0, 4)]
     assert others(session.more(page(), FULL, 0.0)) == [], "the stream does not have it: it is not asked for again"
 
 
@@ -615,7 +615,7 @@ def test_news_that_overtake_a_connect_without_room_come_after_the_acknowledgemen
     recovered = result(0, True, page(1, 2, 3, 4), acked=0)
     effects = session.connected(1, recovered, FULL, APP, heartbeat=25.0, ttl=60.0, now=0.0)
     assert others(effects) == [], "the window is full"
-    assert others(send(session, {"send": {"data": {"ack": 4}}})) == [AckAsked(0, 4, "e"), MoreAsked(4, 4)]
+    assert others(send(session, {"send": {"data": {"ack": 4}}})) == [AckRequested(0, 4, "e"), MoreRequested(4, 4)]
     assert offsets(session.more(page(5), FULL, 0.0)) == [5]
 
 
@@ -632,7 +632,7 @@ def test_a_client_that_does_not_read_is_given_nothing() -> None:
     session = opened()
     session.pause()
     assert session.published(recipient(1), CONTENT, 0.0) == []
-    assert session.resumed() == [MoreAsked(0, 4)]
+    assert session.resumed() == [MoreRequested(0, 4)]
 
 
 def test_unread_of_another_device() -> None:
@@ -644,7 +644,7 @@ def test_what_was_acknowledged_before_it_was_given_takes_no_room() -> None:
     session = new()
     connect(session, result(0, False, page(1, 2, 3, 4, 5, 6)))
     assert session.waiting == 4
-    assert send(session, {"send": {"data": {"ack": 6}}})[1:] == [MoreAsked(4, 4)]
+    assert send(session, {"send": {"data": {"ack": 6}}})[1:] == [MoreRequested(4, 4)]
     assert offsets(session.more(page(5, 6), FULL, 0.0)) == [5, 6]
     assert session.waiting == 0
 
@@ -655,9 +655,9 @@ def test_a_recovery_hands_out_no_more_than_the_window_and_pages_on(recovered: bo
     effects = connect(session, result(3, recovered, page(4, 5, 6, 7, 8, 9, top=11)), ASKED)
     assert others(effects) == [], "the window is full"
     assert session.waiting == 4
-    assert send(session, {"send": {"data": {"ack": 5}}})[1:] == [MoreAsked(7, 2)]
+    assert send(session, {"send": {"data": {"ack": 5}}})[1:] == [MoreRequested(7, 2)]
     assert offsets(session.more(page(8, 9, top=11, more=True), FULL, 0.0)) == [8, 9]
-    assert send(session, {"send": {"data": {"ack": 9}}})[1:] == [MoreAsked(9, 4)]
+    assert send(session, {"send": {"data": {"ack": 9}}})[1:] == [MoreRequested(9, 4)]
     assert offsets(session.more(page(10, 11), FULL, 0.0)) == [10, 11]
 
 
@@ -666,14 +666,14 @@ def test_a_client_with_a_position_gets_first_what_it_has_not_acknowledged() -> N
     session = new()
     subs = {"device": {"recover": True, "epoch": "e", "offset": 3}}
     assert send(session, {"id": 1, "connect": {"token": "t", "subs": subs}}) == [
-        ConnectAsked(1, "t", Position("e", 3), True)
+        ConnectRequested(1, "t", Position("e", 3), True)
     ]
     session.published(recipient(4), CONTENT, 0.0)
     effects = session.connected(1, result(0, True, page(1, 2, 3)), FULL, APP, heartbeat=25.0, ttl=60.0, now=0.0)
     device = lines(effects)[0]["connect"]["subs"]["device"]
     assert (device["offset"], device["recovered"]) == (3, True)
     assert [each["offset"] for each in device["publications"]] == [1, 2, 3]
-    assert others(effects) == [MoreAsked(3, 1)]
+    assert others(effects) == [MoreRequested(3, 1)]
     assert offsets(session.more(page(4), FULL, 0.0)) == [4], "before that, nothing which it could acknowledge with them"
 
 
@@ -686,7 +686,7 @@ def test_what_is_not_acknowledged_is_sent_again_once() -> None:
     session.published(recipient(1), CONTENT, 0.0)
     session.published(recipient(2), CONTENT, 2.0)
     assert session.due == 5.0, "half of the time for the ack"
-    assert session.tick(5.0) == [ResendAsked(0, 4)]
+    assert session.tick(5.0) == [ResendRequested(0, 4)]
     effects = session.resend(page(1, 2), FULL, 5.0)
     assert offsets(effects) == [1, 2], "the last one is the last again: it is the position of the client"
     assert others(effects) == [Resent(2)]
@@ -717,7 +717,7 @@ def test_what_is_acknowledged_is_not_sent_again() -> None:
     send(session, {"send": {"data": {"ack": 1}}})
     assert session.due > 400.0
     session.published(recipient(2), CONTENT, 1.0)
-    assert session.tick(6.0) == [ResendAsked(1, 4)]
+    assert session.tick(6.0) == [ResendRequested(1, 4)]
     send(session, {"send": {"data": {"ack": 2}}})
     assert session.resend(page(2), FULL, 6.0) == []
 

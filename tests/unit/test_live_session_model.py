@@ -16,14 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pushsvc.live.config import LiveAppConfig
 from pushsvc.live.protocol.codec import JSON, Rendered, render
 from pushsvc.live.protocol.effects import (
-    AckAsked,
+    AckRequested,
     Bytes,
     Close,
-    ConnectAsked,
+    ConnectRequested,
     Effect,
-    HistoryAsked,
-    MoreAsked,
-    ResendAsked,
+    HistoryRequested,
+    MoreRequested,
+    ResendRequested,
 )
 from pushsvc.live.protocol.limits import Limits
 from pushsvc.live.protocol.session import Session
@@ -111,7 +111,9 @@ class Online(RuleBasedStateMachine):
             elif isinstance(effect, Close):
                 assert effect.code in (3010, 3012), effect
                 self.break_connection()
-            elif isinstance(effect, ConnectAsked | AckAsked | MoreAsked | ResendAsked | HistoryAsked):
+            elif isinstance(
+                effect, ConnectRequested | AckRequested | MoreRequested | ResendRequested | HistoryRequested
+            ):
                 self.asked.append(effect)
 
     def break_connection(self) -> None:
@@ -172,7 +174,7 @@ class Online(RuleBasedStateMachine):
         session, asked = self.session, self.asked.pop(at)
         assert session is not None
         match asked:
-            case ConnectAsked():
+            case ConnectRequested():
                 effects = session.connected(
                     asked.id,
                     self.stream.connect(asked.position, 4),
@@ -182,7 +184,7 @@ class Online(RuleBasedStateMachine):
                     ttl=10**6,
                     now=self.now,
                 )
-            case AckAsked():
+            case AckRequested():
                 right = asked.epoch == self.stream.epoch and asked.offset <= self.stream.top
                 if right:
                     for offset, push_id in self.stream.standing.items():
@@ -190,9 +192,9 @@ class Online(RuleBasedStateMachine):
                         assert not covered or push_id in self.got, "acknowledged by a device that never had it"
                     self.stream.acked = max(self.stream.acked, asked.offset)
                 effects = session.acked(asked.id, "" if right else "epoch")
-            case MoreAsked():
+            case MoreRequested():
                 effects = session.more(self.stream.page(asked.since, asked.limit), self.rendered, self.now)
-            case ResendAsked():
+            case ResendRequested():
                 effects = session.resend(self.stream.page(asked.since, asked.limit), self.rendered, self.now)
             case _:
                 raise AssertionError(asked)

@@ -13,7 +13,7 @@ from pushsvc.model.address import NO_ADDRESSES
 from pushsvc.model.codec import CodecError
 from pushsvc.model.devices import Device
 from pushsvc.ports.registry import Prune, PrunedFilter
-from pushsvc.store.registry.changes import Desk, Kept
+from pushsvc.store.registry.changes import ChangeSet, Kept
 from pushsvc.store.registry.documents import VERSION, decode_device, encode_device
 from pushsvc.store.registry.wire import DeviceQuery, Digests, is_meant, read_found
 
@@ -85,9 +85,9 @@ def test_other_bytes_are_refused(blob: bytes) -> None:
 @pytest.mark.parametrize("push_id", ["", "p2"])
 def test_a_tombstone_names_the_push_of_its_own_answer_alone(push_id: str) -> None:
     struck = Device(id="d", platform="apns", token="t", strikes=1, struck_at=5, struck_for="Bad", judged_by="p1")
-    desk = Desk([Kept(1, encode_device(struck), struck)], NO_ADDRESSES)
-    assert desk.prune(Prune("d", "t", "Unregistered", 9, push_id))
-    assert desk.devices["d"] == replace(
+    change_set = ChangeSet([Kept(1, encode_device(struck), struck)], NO_ADDRESSES)
+    assert change_set.prune(Prune("d", "t", "Unregistered", 9, push_id))
+    assert change_set.devices["d"] == replace(
         struck, state="pruned", pruned_at=9, pruned_for="Unregistered", judged_by=push_id
     )
 
@@ -130,10 +130,10 @@ def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
     other = encode_device(Device(id="other", platform="apns", token="t"))
     question = DeviceQuery(ids=["d"], tokens=[("apns", "u")])
     found = read_found(question, [[b"5", b"5"], 0, 6, 5, other], NO_ADDRESSES)
-    assert found.desk.devices.get("d") is None
-    assert found.desk.owner("apns", "u") is None
-    new, _ = found.desk.register(Device(id="d", platform="apns", token="u"))
-    (change,) = found.desk.changes()
+    assert found.change_set.devices.get("d") is None
+    assert found.change_set.owner("apns", "u") is None
+    new, _ = found.change_set.register(Device(id="d", platform="apns", token="u"))
+    (change,) = found.change_set.changes()
     args = Digests(bytes(32), NO_ADDRESSES).arguments(found, [change])
     # New, under the digest that has another's ordinal: the entry is expected to be what it was, and is taken over.
     assert (args[0], args[5], args[8]) == (b"", b"5", b"5")
@@ -142,13 +142,13 @@ def test_what_is_not_asked_for_by_its_own_name_is_not_found() -> None:
 
 def args_of(before: Device | None, after: Device | None) -> list[Any]:
     """The arguments of one change."""
-    desk = Desk([] if before is None else [Kept(7, encode_device(before), before)], NO_ADDRESSES)
+    change_set = ChangeSet([] if before is None else [Kept(7, encode_device(before), before)], NO_ADDRESSES)
     if before is not None:
-        desk.remove(before.id)
+        change_set.remove(before.id)
     if after is not None:
-        desk.put(after)
+        change_set.put(after)
     found = read_found(DeviceQuery(), [[], 0, 0], NO_ADDRESSES)
-    return Digests(bytes(32), NO_ADDRESSES).arguments(found, desk.changes())
+    return Digests(bytes(32), NO_ADDRESSES).arguments(found, change_set.changes())
 
 
 def test_a_change_says_only_what_changes() -> None:

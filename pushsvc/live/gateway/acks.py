@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ... import telemetry
 from ...model.delivery import Arrival
 from ...ports.live import Acked, LiveStreams, Position, Reference
-from ..protocol.effects import AckAsked
+from ..protocol.effects import AckRequested
 from .metrics import GatewayMetrics, Passed, acknowledged
 
 AT_ONCE: Final = 400
@@ -45,7 +45,7 @@ class Acknowledger(Protocol):
         """Take the result."""
 
 
-_Ack: TypeAlias = tuple[Acknowledger, AckAsked]
+_Ack: TypeAlias = tuple[Acknowledger, AckRequested]
 """An acknowledgement that waits for its batch."""
 
 
@@ -86,10 +86,10 @@ class Acks:
     ) -> Acked:
         """Acknowledge everything up to a position. Raises `StoreUnavailable`; the device repeats it then."""
         caller = _Caller(app, device_id)
-        self.take(caller, AckAsked(0, position.offset, position.epoch, None if given is None else tuple(given)))
+        self.take(caller, AckRequested(0, position.offset, position.epoch, None if given is None else tuple(given)))
         return await caller.answer
 
-    def take(self, acknowledger: Acknowledger, ask: AckAsked) -> None:
+    def take(self, acknowledger: Acknowledger, ask: AckRequested) -> None:
         """Acknowledge everything up to a position, together with what other devices acknowledge at the same time, and
         notify `acknowledger`: a task for each acknowledgement would cost as much as all that it does. The stream is
         asked only where it has other deliveries up to there than those that the connection was given."""

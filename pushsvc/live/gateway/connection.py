@@ -19,21 +19,21 @@ from ..protocol import codes
 from ..protocol.codec import JSON, PROTOBUF, Rendered
 from ..protocol.codes import Disconnect
 from ..protocol.effects import (
-    AckAsked,
+    AckRequested,
     Bytes,
     Close,
-    ConnectAsked,
+    ConnectRequested,
     Effect,
     EventReported,
     FaultSeen,
-    FetchAsked,
-    HeartbeatAsked,
-    HistoryAsked,
-    MoreAsked,
+    FetchRequested,
+    HeartbeatRequested,
+    HistoryRequested,
+    MoreRequested,
     Ping,
-    ReadAsked,
-    RefreshAsked,
-    ResendAsked,
+    ReadRequested,
+    RefreshRequested,
+    ResendRequested,
     Resent,
 )
 from ..protocol.session import Session
@@ -81,7 +81,7 @@ class Connection:
         self._heartbeat_since = 0.0
         """Since when it is in use, in seconds of the wheel."""
         self._foreground: bool | None = None
-        self._acks: dict[bool, AckAsked] | None = None
+        self._acks: dict[bool, AckRequested] | None = None
         """The acknowledgements without an answer that wait while others are taken: the latest of those that the stream
         has, and of those beyond. None while none is taken."""
         now = gateway.now()
@@ -196,7 +196,7 @@ class Connection:
         for effect in effects:
             if type(effect) is Bytes:
                 self.line.write(effect.data)
-            elif type(effect) is AckAsked and effect.id:
+            elif type(effect) is AckRequested and effect.id:
                 self.gateway.acks.take(self, effect)
             else:
                 self._do(effect)
@@ -206,7 +206,7 @@ class Connection:
         match effect:
             case Bytes(data=data):
                 self.line.write(data)
-            case AckAsked():
+            case AckRequested():
                 self._ack_later(effect)
             case Ping():
                 self.line.ping()
@@ -216,26 +216,26 @@ class Connection:
                 gateway.metrics.fault(kind)
             case Resent(count=count):
                 gateway.metrics.resent(self.app, count)
-            case ConnectAsked():
+            case ConnectRequested():
                 self._perform(joining.connect(self, effect))
-            case RefreshAsked(id=id):
+            case RefreshRequested(id=id):
                 self._answer(id, joining.refresh(self, effect))
-            case ReadAsked(id=id):
+            case ReadRequested(id=id):
                 self._answer(id, stream.read(self, effect))
             case EventReported(id=id):
                 self._answer(id, stream.report_event(self, effect))
-            case FetchAsked(id=id):
+            case FetchRequested(id=id):
                 self._answer(id, stream.fetch(self, effect))
-            case HistoryAsked(id=id):
+            case HistoryRequested(id=id):
                 self._answer(id, stream.history(self, effect))
-            case HeartbeatAsked(id=id, seconds=requested, foreground=foreground):
+            case HeartbeatRequested(id=id, seconds=requested, foreground=foreground):
                 self._learn(clean=True)
                 seconds = self.agree_heartbeat(requested, foreground)
                 self._run(session.heartbeat(id, seconds, gateway.now()))
                 self.use_heartbeat(session.interval)
-            case MoreAsked(since=since, limit=limit):
+            case MoreRequested(since=since, limit=limit):
                 self._perform(stream.more(self, since, limit))
-            case ResendAsked(since=since, limit=limit):
+            case ResendRequested(since=since, limit=limit):
                 self._perform(stream.resend(self, since, limit))
             case _:
                 assert_never(effect)
@@ -265,7 +265,7 @@ class Connection:
 
     # --- Acknowledgements without an answer ------------------------------------------------------------------------
 
-    def _ack_later(self, ask: AckAsked) -> None:
+    def _ack_later(self, ask: AckRequested) -> None:
         """Take an acknowledgement that has no answer. Later ones stand for earlier ones, so that two wait at most,
         however many come; one beyond the stream stands for none that the stream has."""
         if self._acks is None:
@@ -277,7 +277,7 @@ class Connection:
             self._acks[inside] = ask
         elif ask.offset > waiting.offset:
             given = None if waiting.given is None or ask.given is None else (*waiting.given, *ask.given)
-            self._acks[inside] = AckAsked(ask.id, ask.offset, ask.epoch, given)
+            self._acks[inside] = AckRequested(ask.id, ask.offset, ask.epoch, given)
 
     async def _ack_waiting(self) -> None:
         """Take the acknowledgements that wait, until none does. While Redis is away they are kept; what is left at the

@@ -10,7 +10,7 @@ from ...ports.live import LiveRoute, Refused as RefusedDevice
 from ..protocol import codes
 from ..protocol.codes import Refusal
 from ..protocol.commands import PAGE
-from ..protocol.effects import ConnectAsked, Effect, RefreshAsked
+from ..protocol.effects import ConnectRequested, Effect, RefreshRequested
 from ..protocol.tokens import Claims, Rejected
 from .contents import bounded
 from .faults import report
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 
-async def connect(connection: Connection, ask: ConnectAsked) -> list[Effect]:
+async def connect(connection: Connection, ask: ConnectRequested) -> list[Effect]:
     """Connect the device that a token names, if it may connect, and it is its turn, and the gateway has room."""
     gateway = connection.gateway
     if connection.ended:
@@ -45,7 +45,7 @@ async def connect(connection: Connection, ask: ConnectAsked) -> list[Effect]:
         return await _refuse_late(connection, ask.id, codes.INTERNAL, "busy")
 
 
-async def refresh(connection: Connection, ask: RefreshAsked) -> list[Effect]:
+async def refresh(connection: Connection, ask: RefreshRequested) -> list[Effect]:
     """Go on with a new token of the same device."""
     gateway = connection.gateway
     verdict = gateway.verify_refresh(ask.token, connection.app, connection.device_id)
@@ -55,7 +55,7 @@ async def refresh(connection: Connection, ask: RefreshAsked) -> list[Effect]:
     return connection.session.refreshed(ask.id, ttl, gateway.now())
 
 
-async def _join(connection: Connection, ask: ConnectAsked, claims: Claims) -> list[Effect]:
+async def _join(connection: Connection, ask: ConnectRequested, claims: Claims) -> list[Effect]:
     """Give the device its route, and open its session with what its stream has for it."""
     gateway = connection.gateway
     app = gateway.config.apps[claims.app]

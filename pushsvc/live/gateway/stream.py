@@ -11,7 +11,7 @@ from ...errors import PushsvcError, StoreUnavailable
 from ...ports.live import EventReport, Page, Position
 from ..protocol import codes
 from ..protocol.codec import Rendered
-from ..protocol.effects import Effect, EventReported, FetchAsked, HistoryAsked, ReadAsked
+from ..protocol.effects import Effect, EventReported, FetchRequested, HistoryRequested, ReadRequested
 from .contents import bounded
 from .faults import report
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _json = msgspec.json.Encoder().encode
 
 
-async def read(connection: Connection, ask: ReadAsked) -> list[Effect]:
+async def read(connection: Connection, ask: ReadRequested) -> list[Effect]:
     """Mark what the user has read, up to a position."""
     found = await connection.gateway.live.read(connection.app, connection.device_id, Position(ask.epoch, ask.offset))
     if found.fault:
@@ -36,7 +36,7 @@ async def report_event(connection: Connection, ask: EventReported) -> list[Effec
     return connection.session.done(ask.id, _json({"counted": bool(counted)}))
 
 
-async def fetch(connection: Connection, ask: FetchAsked) -> list[Effect]:
+async def fetch(connection: Connection, ask: FetchRequested) -> list[Effect]:
     """Return the content of a push that the device got without it."""
     body = await connection.gateway.content(connection.app, connection.device_id, ask.push_id)
     if body is None:
@@ -44,7 +44,7 @@ async def fetch(connection: Connection, ask: FetchAsked) -> list[Effect]:
     return connection.session.done(ask.id, body)
 
 
-async def history(connection: Connection, ask: HistoryAsked) -> list[Effect]:
+async def history(connection: Connection, ask: HistoryRequested) -> list[Effect]:
     """Return a page of the stream; a limit of 0 asks for its top alone."""
     gateway, limit = connection.gateway, ask.limit
     page = await gateway.live.history(

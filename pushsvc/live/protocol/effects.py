@@ -34,7 +34,7 @@ class FaultSeen(Struct, frozen=True, gc=False):
     kind: FaultKind
 
 
-class ConnectAsked(Struct, frozen=True, gc=False):
+class ConnectRequested(Struct, frozen=True, gc=False):
     """Verify the token and connect the device: `connected` or `refused`. Its `repr` does not show the token."""
 
     id: int
@@ -48,20 +48,20 @@ class ConnectAsked(Struct, frozen=True, gc=False):
     foreground: bool | None = None
 
     def __repr__(self) -> str:
-        return f"ConnectAsked({self.id}, {self.position})"
+        return f"ConnectRequested({self.id}, {self.position})"
 
 
-class RefreshAsked(Struct, frozen=True, gc=False):
+class RefreshRequested(Struct, frozen=True, gc=False):
     """Verify a new token for this connection: `refreshed` or `refused`. Its `repr` does not show the token."""
 
     id: int
     token: str
 
     def __repr__(self) -> str:
-        return f"RefreshAsked({self.id})"
+        return f"RefreshRequested({self.id})"
 
 
-class AckAsked(Struct, frozen=True, gc=False):
+class AckRequested(Struct, frozen=True, gc=False):
     """Acknowledge everything up to an offset; an empty epoch means the stream's own."""
 
     id: int
@@ -72,7 +72,7 @@ class AckAsked(Struct, frozen=True, gc=False):
     known."""
 
 
-class ReadAsked(Struct, frozen=True, gc=False):
+class ReadRequested(Struct, frozen=True, gc=False):
     """Note that the user has read everything up to an offset; an empty epoch means the stream's own."""
 
     id: int
@@ -89,14 +89,14 @@ class EventReported(Struct, frozen=True, gc=False):
     at: datetime | None
 
 
-class FetchAsked(Struct, frozen=True, gc=False):
+class FetchRequested(Struct, frozen=True, gc=False):
     """Answer with the content of a push of which a notice was sent."""
 
     id: int
     push_id: str
 
 
-class HeartbeatAsked(Struct, frozen=True, gc=False):
+class HeartbeatRequested(Struct, frozen=True, gc=False):
     """Agree on another interval: `heartbeat`."""
 
     id: int
@@ -104,7 +104,7 @@ class HeartbeatAsked(Struct, frozen=True, gc=False):
     foreground: bool | None
 
 
-class HistoryAsked(Struct, frozen=True, gc=False):
+class HistoryRequested(Struct, frozen=True, gc=False):
     """Read a page of the stream: `history`."""
 
     id: int
@@ -113,14 +113,14 @@ class HistoryAsked(Struct, frozen=True, gc=False):
     reverse: bool
 
 
-class MoreAsked(Struct, frozen=True, gc=False):
+class MoreRequested(Struct, frozen=True, gc=False):
     """Read what waits in the stream, because there is room now: `more`."""
 
     since: int
     limit: int
 
 
-class ResendAsked(Struct, frozen=True, gc=False):
+class ResendRequested(Struct, frozen=True, gc=False):
     """Read what was not acknowledged in time: `resend`."""
 
     since: int
@@ -138,15 +138,15 @@ Effect: TypeAlias = (
     | Ping
     | Close
     | FaultSeen
-    | ConnectAsked
-    | RefreshAsked
-    | AckAsked
-    | ReadAsked
+    | ConnectRequested
+    | RefreshRequested
+    | AckRequested
+    | ReadRequested
     | EventReported
-    | FetchAsked
-    | HeartbeatAsked
-    | HistoryAsked
-    | MoreAsked
-    | ResendAsked
+    | FetchRequested
+    | HeartbeatRequested
+    | HistoryRequested
+    | MoreRequested
+    | ResendRequested
     | Resent
 )

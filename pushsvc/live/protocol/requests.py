@@ -28,16 +28,16 @@ from .commands import (
     RPCRequest,
 )
 from .effects import (
-    AckAsked,
-    ConnectAsked,
+    AckRequested,
+    ConnectRequested,
     Effect,
     EventReported,
     FaultSeen,
-    FetchAsked,
-    HeartbeatAsked,
-    HistoryAsked,
-    ReadAsked,
-    RefreshAsked,
+    FetchRequested,
+    HeartbeatRequested,
+    HistoryRequested,
+    ReadRequested,
+    RefreshRequested,
 )
 
 _T = TypeVar("_T")
@@ -56,7 +56,7 @@ class Declined(NamedTuple):
     """Its answer; None: the connection ends, because no client should send this."""
 
 
-def asked_by(command: Command, epoch: str) -> Effect | Declined:
+def requested_by(command: Command, epoch: str) -> Effect | Declined:
     """Return what a command with an id asks for on an open connection, which follows the stream of this epoch."""
     command_id = command.id or 0
     if command.rpc is not None:
@@ -64,7 +64,7 @@ def asked_by(command: Command, epoch: str) -> Effect | Declined:
     if command.history is not None:
         return _history(command_id, command.history, epoch)
     if command.refresh is not None:
-        return RefreshAsked(command_id, command.refresh.token or "")
+        return RefreshRequested(command_id, command.refresh.token or "")
     if command.connect is not None:
         return Declined("second_connect")
     return refused_by(command)
@@ -87,7 +87,7 @@ def _of_channel(channel: str | None, error: ReplyError = codes.PERMISSION_DENIED
     return Declined("channel", error if channel else None)
 
 
-def connect_asked(command_id: int, request: ConnectRequest) -> tuple[ConnectAsked, list[FaultSeen]]:
+def connect_requested(command_id: int, request: ConnectRequest) -> tuple[ConnectRequested, list[FaultSeen]]:
     """Return what a connect asks for, and the faults in it that are ignored."""
     faults: list[FaultSeen] = []
     body = ConnectBody()
@@ -107,47 +107,47 @@ def connect_asked(command_id: int, request: ConnectRequest) -> tuple[ConnectAske
         else:
             position = Position(device.epoch, offset)
     token = request.token or ""
-    asked = ConnectAsked(command_id, token, position, recover, body.heartbeat, body.foreground)
+    asked = ConnectRequested(command_id, token, position, recover, body.heartbeat, body.foreground)
     return asked, faults
 
 
 def _rpc(command_id: int, request: RPCRequest, epoch: str) -> Effect | Declined:
     method = request.method or "ack"
     if method == "ack":
-        return ack_asked(command_id, request.data, epoch)
+        return ack_requested(command_id, request.data, epoch)
     if method == "read":
         position = _position(request.data, epoch)
         if isinstance(position, Declined):
             return position
-        return ReadAsked(command_id, position.offset, position.epoch)
+        return ReadRequested(command_id, position.offset, position.epoch)
     if method == "event":
         event = _body(_event_body, request.data)
         return _BAD if event is None else EventReported(command_id, event.id, event.event, event.at)
     if method == "fetch":
         fetch = _body(_fetch_body, request.data)
-        return _BAD if fetch is None else FetchAsked(command_id, fetch.id)
+        return _BAD if fetch is None else FetchRequested(command_id, fetch.id)
     if method == "heartbeat":
         body = _body(_heartbeat_body, request.data)
-        return _BAD if body is None else HeartbeatAsked(command_id, body.seconds, body.foreground)
+        return _BAD if body is None else HeartbeatRequested(command_id, body.seconds, body.foreground)
     return Declined("method", codes.METHOD_NOT_FOUND)
 
 
-def ack_asked(command_id: int, data: Raw, epoch: str) -> AckAsked | Declined:
+def ack_requested(command_id: int, data: Raw, epoch: str) -> AckRequested | Declined:
     """Return what an acknowledgement asks for; an id of 0 stands for one without an answer."""
     position = _position(data, epoch)
     return position if isinstance(position, Declined) else ack_of(command_id, position, epoch)
 
 
-def ack_of(command_id: int, where: int | Offset, epoch: str) -> AckAsked | Declined:
+def ack_of(command_id: int, where: int | Offset, epoch: str) -> AckRequested | Declined:
     """Return what an acknowledgement up to an offset asks for on a connection that follows the stream of this epoch."""
     if isinstance(where, int):
-        return AckAsked(command_id, where, epoch)
+        return AckRequested(command_id, where, epoch)
     if where.epoch and where.epoch != epoch:
         return _OTHER_EPOCH
-    return AckAsked(command_id, where.offset, epoch)
+    return AckRequested(command_id, where.offset, epoch)
 
 
-def _history(command_id: int, request: HistoryRequest, epoch: str) -> HistoryAsked | Declined:
+def _history(command_id: int, request: HistoryRequest, epoch: str) -> HistoryRequested | Declined:
     since = request.since
     if request.channel != CHANNEL:
         return _of_channel(request.channel)
@@ -156,7 +156,7 @@ def _history(command_id: int, request: HistoryRequest, epoch: str) -> HistoryAsk
     if since is not None and (since.offset or 0) > MAX_OFFSET:
         return Declined("position", codes.BAD_REQUEST)
     limit = request.limit or 0
-    return HistoryAsked(
+    return HistoryRequested(
         command_id,
         None if since is None else since.offset or 0,
         limit if 0 <= limit <= PAGE else PAGE,

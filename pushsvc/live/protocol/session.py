@@ -22,11 +22,11 @@ from .beats import Beats
 from .codec import CHANNEL, Codec, ConnectResult, Rendered
 from .codes import Disconnect, Refusal, ReplyError
 from .commands import Command
-from .effects import AckAsked, Bytes, Close, Effect, FaultSeen, HistoryAsked, Ping, Resent
+from .effects import AckRequested, Bytes, Close, Effect, FaultSeen, HistoryRequested, Ping, Resent
 from .limits import Limits
 from .recovery import recovery_of
-from .requests import Declined, ack_asked, ack_of, asked_by, connect_asked, refused_by
-from .window import NEVER, Given, StreamWindow
+from .requests import Declined, ack_of, ack_requested, connect_requested, refused_by, requested_by
+from .window import NEVER, HandedOut, StreamWindow
 
 PENDING: Final = 64
 """Commands of one connection that may wait for their results."""
@@ -162,9 +162,9 @@ class Session:
             if command.unsubscribe is not None and command.unsubscribe.channel not in (None, "", CHANNEL):
                 effects.append(Bytes(self._codec.unsubscribe(command_id)))
             else:
-                self._carry_out(command_id, asked_by(command, self.epoch), effects)
+                self._carry_out(command_id, requested_by(command, self.epoch), effects)
         elif command.send is not None:
-            self._carry_out(0, ack_asked(0, command.send.data, self.epoch), effects)
+            self._carry_out(0, ack_requested(0, command.send.data, self.epoch), effects)
         elif self._beats.unanswered and not self._frame_pings:
             self._beats.ponged(now)
         else:
@@ -175,7 +175,7 @@ class Session:
         if self._state == _NEW and command.connect is not None and command.id:
             self._state = _CONNECTING
             self._pending.append(command.id)
-            asked, faults = connect_asked(command.id, command.connect)
+            asked, faults = connect_requested(command.id, command.connect)
             self._asked = None if asked.position is None else asked.position.offset
             self._recovers = asked.recover
             effects += [*faults, asked]
@@ -194,9 +194,9 @@ class Session:
             else:
                 self._fail(effects, command_id, asked.error, asked.kind)
         elif not command_id or self._wait(command_id, effects):
-            if isinstance(asked, AckAsked):
+            if isinstance(asked, AckRequested):
                 given = self._window.acknowledge(asked.offset)
-                effects.append(AckAsked(command_id, asked.offset, asked.epoch, given) if given else asked)
+                effects.append(AckRequested(command_id, asked.offset, asked.epoch, given) if given else asked)
                 self._ask_more(effects)
             else:
                 effects.append(asked)
@@ -275,7 +275,7 @@ class Session:
         self._beats.change(seconds, now)
         return [Bytes(self._codec.rpc(command_id, _json({"heartbeat": self.interval, "agreed": seconds})))]
 
-    def history(self, asked: HistoryAsked, page: Page | None, rendered: Mapping[str, Rendered]) -> list[Effect]:
+    def history(self, asked: HistoryRequested, page: Page | None, rendered: Mapping[str, Rendered]) -> list[Effect]:
         """Answer with a page of the stream; None: the stream is gone. What has no content any more is left out, which
         the client sees by the next `prev`."""
         if not self._answered(asked.id):
@@ -407,10 +407,10 @@ class Session:
         if self._state == _OPEN and (more := self._window.more()) is not None:
             effects.append(more)
 
-    def _publications(self, given: Sequence[Given]) -> list[bytes]:
+    def _publications(self, given: Sequence[HandedOut]) -> list[bytes]:
         return [self._codec.publication(each.rendered, each.offset, each.prev, self._unread) for each in given]
 
-    def _write(self, effects: list[Effect], given: Sequence[Given]) -> None:
+    def _write(self, effects: list[Effect], given: Sequence[HandedOut]) -> None:
         if given:
             pushes = [self._codec.push(each.rendered, each.offset, each.prev, self._unread) for each in given]
             effects.append(Bytes(self._codec.batch(pushes)))

@@ -11,7 +11,7 @@ All but the flight are offsets: `begin` sets all of them, and the others move th
 | `acked`    | is acknowledged                                | `acknowledge`                                      |
 | `_through` | was handed out, or has expired                 | `take`, `hand_out`                                 |
 | `top`      | is known to be in the stream; at least `acked` | `take`, `hand_out`; back to its page by `answered` |
-| `_paging`  | is asked for by a `MoreAsked`; 0: nothing is   | `more`; 0 again by `answered`                      |
+| `_paging`  | is asked for by a `MoreRequested`; 0: nothing is   | `more`; 0 again by `answered`                      |
 | `_last`    | was given; the next publication's `prev`       | `_give`                                            |
 | `_flight`  | (not up to: each that is to be acknowledged)   | in by `_give`; out by an acknowledgement           |
 """
@@ -26,7 +26,7 @@ from ...ports.live import Page, Reference
 from ..config import LiveAppConfig
 from .codec import Rendered
 from .commands import PAGE
-from .effects import MoreAsked, ResendAsked
+from .effects import MoreRequested, ResendRequested
 
 MESSAGE: Final = 512 * 1024
 """Bytes of contents of one message, unless the first alone has more: some clients end a connection at a message of
@@ -34,7 +34,7 @@ MESSAGE: Final = 512 * 1024
 NEVER: Final = math.inf
 
 
-class Given(NamedTuple):
+class HandedOut(NamedTuple):
     """A publication that is handed out."""
 
     rendered: Rendered
@@ -123,14 +123,14 @@ class StreamWindow:
         self._through = offset
         return self._give(offset, now, delivery)
 
-    def more(self) -> MoreAsked | None:
+    def more(self) -> MoreRequested | None:
         """Return what to ask for of what waits in the stream, if something does and there is room."""
         if self._paging or self.top <= self._through or (room := self.room) <= 0:
             return None
         self._paging = self.top
-        return MoreAsked(self._through, min(room, PAGE))
+        return MoreRequested(self._through, min(room, PAGE))
 
-    def answered(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[Given] | None:
+    def answered(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[HandedOut] | None:
         """Return what is handed out of the page that `more` has asked for; None: it has a hole."""
         asked, self._paging = self._paging, 0
         if not asked:
@@ -143,10 +143,10 @@ class StreamWindow:
 
     def hand_out(
         self, page: Page, rendered: Mapping[str, Rendered], now: float, *, shows_holes: bool = False
-    ) -> list[Given]:
+    ) -> list[HandedOut]:
         """Return the publications of a page for which there is room. With `shows_holes` their `prev` names what is
         missing before them; otherwise the client learns of that in another way."""
-        given: list[Given] = []
+        given: list[HandedOut] = []
         room = self.room
         self.top = max(self.top, page.top)
         for each in page.publications:
@@ -157,7 +157,7 @@ class StreamWindow:
             content = rendered.get(each.push.id)
             if content is not None:
                 prev = self._give(each.offset, now)
-                given.append(Given(content, each.offset, max(prev, each.prev) if shows_holes else prev))
+                given.append(HandedOut(content, each.offset, max(prev, each.prev) if shows_holes else prev))
             self._through = each.offset
         if not (page.more and page.publications):
             self._through = max(self._through, page.top)
@@ -173,7 +173,7 @@ class StreamWindow:
                 self.resend_at = due
         return prev
 
-    def overdue(self, now: float) -> ResendAsked | None:
+    def overdue(self, now: float) -> ResendRequested | None:
         """Return what to ask for of what is to be sent again now."""
         if now < self.resend_at:
             return None
@@ -181,12 +181,12 @@ class StreamWindow:
         overdue = [offset - 1 for offset, (due, *_) in self._flight.items() if due <= now]
         if not overdue or self.paused:
             return None
-        return ResendAsked(min(overdue), max(self.app.window, len(self._flight)))
+        return ResendRequested(min(overdue), max(self.app.window, len(self._flight)))
 
-    def resend(self, page: Page, rendered: Mapping[str, Rendered], now: float) -> list[Given]:
+    def resend(self, page: Page, rendered: Mapping[str, Rendered], now: float) -> list[HandedOut]:
         """Return again what is still not acknowledged: all of it, though only the first was due. The client's position
         is the offset of the last publication that it was given, so that one comes last again."""
-        again: list[Given] = []
+        again: list[HandedOut] = []
         owed, size = False, 0
         for each in page.publications:
             _, left, delivery = self._flight.get(each.offset, (NEVER, 0, None))
@@ -199,7 +199,7 @@ class StreamWindow:
             size += len(content)
             left -= 1
             self._flight[each.offset] = now + self._resend_after if left else NEVER, left, delivery
-            again.append(Given(content, each.offset, each.prev))
+            again.append(HandedOut(content, each.offset, each.prev))
         self.resend_at = min((due for due, *_ in self._flight.values() if due > now), default=NEVER)
         if owed:
             self.resend_at = min(self.resend_at, now + self._resend_after)

@@ -19,7 +19,7 @@ from ...net.http2.transport import POST, field, path
 from ...ports.provider import LOOK
 from ..endpoint import host_fields
 from ..files import as_finding
-from ..online import Asked, ask, host_of, judge_skew, unreached
+from ..online import ProbeResult, ask, host_of, judge_skew, unreached
 from .classify import classify
 from .config import Config
 from .credentials import ProviderToken, client_context
@@ -56,7 +56,7 @@ async def check_online(config: Config) -> list[Finding]:
     return found
 
 
-def judge(config: Config, asked: Asked, now: float) -> list[Finding]:
+def judge(config: Config, asked: ProbeResult, now: float) -> list[Finding]:
     """Return what an answer says about the account. Pure."""
     host, answer = host_of(config.endpoint), asked.answer
     if answer is None:

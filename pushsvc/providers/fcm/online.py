@@ -19,7 +19,7 @@ from ...net.http2.transport import field
 from ...ports.provider import LOOK
 from ..endpoint import tls_context
 from ..files import as_finding
-from ..online import TIMEOUT, Asked, ask, host_of, judge_skew, unreached, way_remedy
+from ..online import TIMEOUT, ProbeResult, ask, host_of, judge_skew, unreached, way_remedy
 from .classify import classify
 from .config import Config
 from .credentials import UNREACHABLE, TokenRefusedError, load_service_account
@@ -55,7 +55,7 @@ async def check_online(config: Config) -> list[Finding]:
     return judge(config, account.project_id, asked, time.time())
 
 
-def judge(config: Config, project: str, asked: Asked, now: float) -> list[Finding]:
+def judge(config: Config, project: str, asked: ProbeResult, now: float) -> list[Finding]:
     """Return what an answer says about the account. Pure."""
     host, answer = host_of(config.endpoint), asked.answer
     if answer is None:

@@ -70,7 +70,7 @@ class Dispatcher:
             Preemption(),
             self._revocations,
         )
-        self._lines: dict[Route, _Line] = {}
+        self._routes: dict[Route, _RunningRoute] = {}
         self.notes: dict[Route, str] = {}
         """Notes for operators about routes that do send. The caller writes them here."""
         self._settlers: dict[str, tuple[Settler, asyncio.Task[None]]] = {}
@@ -82,11 +82,11 @@ class Dispatcher:
 
     def held(self) -> dict[str, str]:
         """Return the routes that do not send now, `app/platform`, and parts of them, `app/platform/part`, and why."""
-        return {name: why for line in self._lines.values() for name, why in line.worker.held.items()}
+        return {name: why for running in self._routes.values() for name, why in running.worker.held.items()}
 
     def worked(self) -> dict[str, float]:
         """Return the seconds since each route, or part of one, was last seen to work, without those that never were."""
-        return {name: ago for line in self._lines.values() for name, ago in line.worker.worked.items()}
+        return {name: ago for running in self._routes.values() for name, ago in running.worker.worked.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop` is set; then let what is in flight end and record it, within `drain_timeout`."""
@@ -105,15 +105,17 @@ class Dispatcher:
                 self._fault.result()
             launching.cancel()
             await self._drain()
-            for line in self._lines.values():
-                line.worker.flush_metrics()
+            for running in self._routes.values():
+                running.worker.flush_metrics()
         finally:
             self._stopping = True
-            for line in self._lines.values():
-                line.worker.stop()
+            for running in self._routes.values():
+                running.worker.stop()
             for settler, _ in self._settlers.values():
                 settler.close()
-            tasks = [line.reading for line in self._lines.values()] + [task for _, task in self._settlers.values()]
+            tasks = [running.reading for running in self._routes.values()] + [
+                task for _, task in self._settlers.values()
+            ]
             for task in (beating, following, launching, *tasks, stopped):
                 task.cancel()
             await asyncio.gather(beating, following, launching, *tasks, stopped, return_exceptions=True)
@@ -130,36 +132,36 @@ class Dispatcher:
         limits = self._limits.get(provider.route, RouteLimits())
         worker = RouteWorker(self._context, provider, self._settlers[app][0], limits)
         reading = self._watch(asyncio.create_task(worker.run(), name=provider.route.name))
-        self._lines[provider.route] = _Line(worker, provider, reading)
+        self._routes[provider.route] = _RunningRoute(worker, provider, reading)
 
     def limit(self, limits: Mapping[Route, RouteLimits]) -> None:
         """Apply these limits from now on, to running routes and to those that are added later."""
         self._limits = limits
-        for route, line in self._lines.items():
+        for route, running in self._routes.items():
             # One that is not named is about to go: it keeps its limits until then.
             if (own := limits.get(route)) is not None:
-                line.worker.limit(own)
+                running.worker.limit(own)
 
     def replace(self, provider: Provider) -> None:
         """Use this provider from now on. The caller closes the old one, whose answers are still recorded."""
-        line = self._lines[provider.route]
-        self._leave(line.provider)
-        line.provider = provider
-        line.worker.use(provider)
+        running = self._routes[provider.route]
+        self._leave(running.provider)
+        running.provider = provider
+        running.worker.use(provider)
 
     async def remove(self, route: Route) -> None:
         """Stop sending for a route: what is in flight ends and is recorded, the rest waits in Redis, for another
         process that still serves the route, too."""
-        line = self._lines.pop(route)
-        line.worker.stop()
-        line.reading.cancel()
-        await asyncio.gather(line.reading, return_exceptions=True)
-        leaving = self._leave(line.provider)
-        await line.worker.hand_back()
+        running = self._routes.pop(route)
+        running.worker.stop()
+        running.reading.cancel()
+        await asyncio.gather(running.reading, return_exceptions=True)
+        leaving = self._leave(running.provider)
+        await running.worker.hand_back()
         await leaving
         await self._settlers[route.app][0].drain()
-        line.worker.flush_metrics()
-        line.worker.forget_metrics()
+        running.worker.flush_metrics()
+        running.worker.forget_metrics()
         self._queue.release(route)
 
     def _leave(self, provider: Provider) -> asyncio.Task[None]:
@@ -182,12 +184,12 @@ class Dispatcher:
 
     async def _drain(self) -> None:
         self._log.info("draining")
-        for line in self._lines.values():
-            line.worker.stop()
-            line.reading.cancel()
+        for running in self._routes.values():
+            running.worker.stop()
+            running.reading.cancel()
         try:
             async with asyncio.timeout(self._config.drain_timeout):
-                await asyncio.gather(*(line.provider.aclose() for line in self._lines.values()), *self._leaving)
+                await asyncio.gather(*(running.provider.aclose() for running in self._routes.values()), *self._leaving)
                 for settler, _ in self._settlers.values():
                     await settler.drain()
                 self._stopping = True  # a sign of life after the retirement would keep others waiting
@@ -230,17 +232,17 @@ class Dispatcher:
         patience = Patience("follow", longest=FOLLOW_PAUSE)
         while not self._stopping:
             async with patience:
-                apps = {route.app for route in self._lines}
+                apps = {route.app for route in self._routes}
                 for news in await self._queue.revoked(apps, wait_ms):
                     self._revocations.add(news.revoked, asyncio.get_running_loop().time())
-                    own = [line.worker for route, line in self._lines.items() if route.app == news.app]
+                    own = [running.worker for route, running in self._routes.items() if route.app == news.app]
                     for worker in own:
                         await worker.revoke(news.revoked)
                     await self._settlers[news.app][0].acknowledge(news)
 
     def _give_up(self) -> None:
-        for line in self._lines.values():
-            line.worker.give_up()
+        for running in self._routes.values():
+            running.worker.give_up()
 
     async def _launch(self) -> None:
         """Launch the scheduled pushes of our apps when they are due.
@@ -254,7 +256,7 @@ class Dispatcher:
             now, crowded = int(self._wall_clock() * 1000), False
             try:
                 if agenda.take(now, loop.time()):
-                    for app in {route.app for route in self._lines}:
+                    for app in {route.app for route in self._routes}:
                         due = await self._queue.next_launch(app)
                         agenda.note(due)
                         if due is not None and due <= now and not self._stopping:
@@ -269,16 +271,16 @@ class Dispatcher:
             await asyncio.sleep(0 if crowded else min(left, until_pulse(self._config.ask_every)))
 
     def _expect(self, route: Route, due_at: int) -> None:
-        if (line := self._lines.get(route)) is not None:
-            line.worker.retries.expect(due_at)
+        if (running := self._routes.get(route)) is not None:
+            running.worker.retries.expect(due_at)
 
     def _wake_all(self) -> None:
-        for line in self._lines.values():
-            line.worker.wake()
+        for running in self._routes.values():
+            running.worker.wake()
 
 
 @dataclass
-class _Line:
+class _RunningRoute:
     """The worker of a route, its provider, and the task that runs it."""
 
     worker: RouteWorker

@@ -1,4 +1,4 @@
-"""Computes the changes of devices. Pure: a `Desk` is filled, modified, and read.
+"""Computes the changes of devices. Pure: a `ChangeSet` is filled, modified, and read.
 
 Every change of the registry has three steps: read the devices that may be concerned, decide what becomes of them, and
 write the difference in one atomic step that takes place only if nothing that was read has changed meanwhile. So the
@@ -45,7 +45,7 @@ class DeviceChange(Struct, frozen=True):
         return None if self.before is None else self.before.device
 
 
-class Desk:
+class ChangeSet:
     """Devices as they were read, and as they are to be written."""
 
     def __init__(self, found: Iterable[Kept], addresses: Addresses) -> None:

@@ -51,7 +51,7 @@ from ..link.unreadable import readable
 from ..part import StoreContext, StorePart
 from ..revoke.presence import Marks
 from ..revoke.suppression import Suppression
-from .changes import Desk, read_place, written_place
+from .changes import ChangeSet, read_place, written_place
 from .documents import decode_device
 from .steps import EndMoved, Poke, Steps
 from .wire import DeviceQuery, held_by, is_meant, shows, spares
@@ -81,40 +81,40 @@ class RedisRegistry(StorePart):
 
     async def put(self, app: str, device: Device) -> tuple[Device, bool]:
         about = _about([device])
-        result = await self._steps.change(app, about, lambda desk: desk.register(device), spares([device]))
+        result = await self._steps.change(app, about, lambda changes: changes.register(device), spares([device]))
         await self._suppression.lift(app, [device])
         return result
 
     async def put_many(self, app: str, devices: Sequence[Device]) -> list[bool]:
         about, check = _about(devices), spares(devices)
-        new = await self._steps.change(app, about, lambda desk: [desk.put(device) for device in devices], check)
+        new = await self._steps.change(app, about, lambda changes: [changes.put(device) for device in devices], check)
         await self._suppression.lift(app, [device for device in devices if device.state == "active"])
         return new
 
     async def get(self, app: str, device_id: str) -> Device | None:
         found = await self._steps.find(app, DeviceQuery(ids=[device_id]))
         shows(device_id)(found)
-        return found.desk.devices.get(device_id)
+        return found.change_set.devices.get(device_id)
 
     async def holders(self, app: str, wanted: Sequence[Holding]) -> list[Device | None]:
-        desk = (await self._steps.find(app, held_by(wanted))).desk
-        return [desk.holder(each) for each in wanted]
+        change_set = (await self._steps.find(app, held_by(wanted))).change_set
+        return [change_set.holder(each) for each in wanted]
 
     async def remove(self, app: str, device_id: str) -> bool:
-        return await self._change_one(app, device_id, lambda desk: desk.remove(device_id) is not None)
+        return await self._change_one(app, device_id, lambda changes: changes.remove(device_id) is not None)
 
     async def of_user(self, app: str, user: str) -> list[Device]:
-        return (await self._steps.find(app, DeviceQuery(users=[user]))).desk.of_user(user)
+        return (await self._steps.find(app, DeviceQuery(users=[user]))).change_set.of_user(user)
 
     async def hides_of_user(self, app: str, user: str) -> bool:
         """Return whether the user has devices that this version cannot read: `of_user` leaves them out."""
         return bool((await self._steps.find(app, DeviceQuery(users=[user]))).unreadable)
 
     async def subscribe(self, app: str, topic: str, device_id: str) -> bool:
-        return await self._change_one(app, device_id, lambda desk: desk.subscribe(device_id, topic))
+        return await self._change_one(app, device_id, lambda changes: changes.subscribe(device_id, topic))
 
     async def unsubscribe(self, app: str, topic: str, device_id: str) -> bool:
-        return await self._change_one(app, device_id, lambda desk: desk.unsubscribe(device_id, topic))
+        return await self._change_one(app, device_id, lambda changes: changes.unsubscribe(device_id, topic))
 
     async def topic_size(self, app: str, topic: str) -> int | None:
         size = await self._link.call("HGET", keys.topic(app, topic), "#")
@@ -128,10 +128,10 @@ class RedisRegistry(StorePart):
     ) -> list[tuple[Device, Device | None]]:
         about = DeviceQuery(ids=device_ids)
         if dry_run:
-            return (await self._steps.find(app, about)).desk.revise(device_ids, judge)
-        return await self._steps.change(app, about, lambda desk: desk.revise(device_ids, judge), erases=erases)
+            return (await self._steps.find(app, about)).change_set.revise(device_ids, judge)
+        return await self._steps.change(app, about, lambda changes: changes.revise(device_ids, judge), erases=erases)
 
-    async def _change_one(self, app: str, device_id: str, decide: Callable[[Desk], T]) -> T:
+    async def _change_one(self, app: str, device_id: str, decide: Callable[[ChangeSet], T]) -> T:
         """Change the device with that id, if there is one, and return the change. Raises `Unreadable`."""
         return await self._steps.change(app, DeviceQuery(ids=[device_id]), decide, shows(device_id))
 
@@ -188,7 +188,7 @@ class RedisRegistry(StorePart):
     async def _listed(self, app: str, ids: Sequence[str], first: int, limit: int) -> Members:
         distinct = list(dict.fromkeys(ids))
         page = distinct[first : first + limit]
-        known = (await self._steps.find(app, DeviceQuery(ids=page))).desk.devices
+        known = (await self._steps.find(app, DeviceQuery(ids=page))).change_set.devices
         devices = _reached(known[device_id] for device_id in page if device_id in known)
         return Members(devices, str(first + limit) if first + limit < len(distinct) else None)
 
@@ -205,7 +205,7 @@ class RedisRegistry(StorePart):
         found = await self._steps.find(app, asked)
         wanted = set(asked.users)
         bound = bound or found.following
-        devices = _reached(device for device in found.desk.before(bound) if device.user in wanted)
+        devices = _reached(device for device in found.change_set.before(bound) if device.user in wanted)
         end = first + found.users_read
         return Members(devices, written_place(end, bound) if end < len(distinct) else None)
 
@@ -230,11 +230,11 @@ class RedisRegistry(StorePart):
 
     async def prune(self, app: str, prunes: Sequence[Prune]) -> list[bool]:
         about = DeviceQuery(ids=[prune.device_id for prune in prunes])
-        return await self._steps.change(app, about, lambda desk: [desk.prune(prune) for prune in prunes])
+        return await self._steps.change(app, about, lambda changes: [changes.prune(prune) for prune in prunes])
 
     async def strike(self, app: str, strikes: Sequence[Strike]) -> list[bool]:
         about = DeviceQuery(ids=[strike.device_id for strike in strikes])
-        return await self._steps.change(app, about, lambda desk: [desk.strike(strike) for strike in strikes])
+        return await self._steps.change(app, about, lambda changes: [changes.strike(strike) for strike in strikes])
 
     async def pruned(self, app: str, which: PrunedFilter) -> int:
         labels = await self._labels(app, which)
@@ -291,8 +291,8 @@ def _reached(devices: Iterable[Device]) -> list[Device]:
     return [device for device in devices if device.state == "active" or lives_on(device)]
 
 
-def _restore_all(ids: Iterable[str], desk: Desk) -> int:
-    return sum(map(desk.restore, ids))
+def _restore_all(ids: Iterable[str], change_set: ChangeSet) -> int:
+    return sum(map(change_set.restore, ids))
 
 
 def _range(which: PrunedFilter) -> tuple[str, str]:

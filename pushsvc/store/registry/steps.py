@@ -23,7 +23,7 @@ from .. import keys
 from ..link.commit import GroupCommit
 from ..part import StoreContext, StorePart
 from ..revoke.presence import Marks
-from .changes import Desk, DeviceChange, joining_of, spare, successors_of, tokens_to_recheck
+from .changes import ChangeSet, DeviceChange, joining_of, spare, successors_of, tokens_to_recheck
 from .wire import Departed, DeviceQuery, Digests, Reading, cuts_of, read_found, waiting_of
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Steps(StorePart):
         self,
         app: str,
         about: DeviceQuery,
-        decide: Callable[[Desk], T],
+        decide: Callable[[ChangeSet], T],
         check: Callable[[Reading], None] = lambda _: None,
         *,
         erases: bool = False,
@@ -84,8 +84,8 @@ class Steps(StorePart):
                 await asyncio.sleep(random.random() * min(_LONGEST, 0.002 * 2 ** min(number, 10)))  # noqa: S311 - no secret
             found = await self.find(app, about)
             check(found)
-            result = decide(found.desk)
-            changes = found.desk.changes()
+            result = decide(found.change_set)
+            changes = found.change_set.changes()
             try:
                 if not changes or await self._carry_out(app, found, changes, erases=erases):
                     return result
@@ -99,7 +99,7 @@ class Steps(StorePart):
         tombstone exists to be restored; it must not exclude a phone that is in use."""
         made = False
         for user, joining in joining_of(changes).items():
-            own = (await self.find(app, DeviceQuery(users=[user]))).desk.of_user(user)
+            own = (await self.find(app, DeviceQuery(users=[user]))).change_set.of_user(user)
             if ids := spare(own, joining):
                 await self.change(app, DeviceQuery(ids=ids), partial(_remove_tombstones, ids))
                 made = True
@@ -143,5 +143,5 @@ class Steps(StorePart):
         return answers
 
 
-def _remove_tombstones(ids: Sequence[str], desk: Desk) -> None:
-    desk.revise(ids, lambda device: None if device.state == "pruned" else device)
+def _remove_tombstones(ids: Sequence[str], change_set: ChangeSet) -> None:
+    change_set.revise(ids, lambda device: None if device.state == "pruned" else device)

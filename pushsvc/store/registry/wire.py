@@ -17,7 +17,7 @@ from ...ports.registry import Holding, PrunedFilter
 from ...rules.audience import MOVED, PRUNED
 from ...rules.life import lives_on
 from ..link.unreadable import readable
-from .changes import Address, Desk, DeviceChange, Kept
+from .changes import Address, ChangeSet, DeviceChange, Kept
 from .documents import decode_device, encode_device
 
 NONE = b""
@@ -41,12 +41,12 @@ def held_by(wanted: Sequence[Holding]) -> DeviceQuery:
 class Reading(Struct, frozen=True):
     """The devices that were found, and the state of the indexes, which fences the changes based on them."""
 
-    desk: Desk
+    change_set: ChangeSet
     ids: dict[str, bytes]
     tokens: dict[Address, bytes]
     users_read: int
     unreadable: frozenset[int] = frozenset()
-    """Ordinals of documents that this version cannot read: they are not on the desk."""
+    """Ordinals of documents that this version cannot read: they are in no change set."""
     following: int = 0
     """The ordinal that the next new device has."""
 
@@ -198,7 +198,7 @@ def read_found(question: DeviceQuery, answer: Sequence[Any], addresses: Addresse
         else:
             kept.append(Kept(n, blob, device))
     return Reading(
-        Desk(kept, addresses),
+        ChangeSet(kept, addresses),
         dict(zip(question.ids, known, strict=False)),
         dict(zip(question.tokens, known[len(question.ids) :], strict=True)),
         users_read,
