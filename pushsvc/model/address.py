@@ -27,7 +27,7 @@ Form: TypeAlias = Callable[[str], str]
 class AddressKind(Struct, frozen=True):
     fits: Check
     wrong: str
-    """What is said of a text that does not fit."""
+    """The message for a text that does not fit."""
     canonical: Form = str
     """Takes a text without fault and gives the one form in which it is kept, sent and compared."""
     same: Form = str

@@ -229,7 +229,7 @@ def _parts_of(blob: bytes) -> list[bytes]:
 
 
 def _nothing(channel: Platform) -> Message:
-    """Return the message of a channel whose content stands beside the push."""
+    """Return the empty message of a channel whose content is stored apart from the push."""
     return Message(platform_of(channel), b"")
 
 

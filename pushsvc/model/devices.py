@@ -55,7 +55,7 @@ class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def revived(device: Device, **changes: Any) -> Device:
-    """Return the device as an active one that no answer speaks against, with other changes."""
+    """Return the device as an active one, without evidence against its token, and with other changes."""
     clean = {"pruned_at": 0, "pruned_for": "", "strikes": 0, "struck_at": 0, "struck_for": "", "judged_by": ""}
     return replace(device, state="active", **clean, **changes)
 

@@ -26,7 +26,7 @@ class Erasure(Struct, frozen=True):
 
 
 UNCONFIRMED: Final = (
-    "a dispatcher has not confirmed in time that it lets go of what it had read, and may send of that until "
+    "a dispatcher has not confirmed in time that it dropped what it had read, and may send some of that until "
     "`dispatch.takeover` has passed; look for one that is paused or was killed, and start it again"
 )
 """The text that explains `confirmed` being False."""

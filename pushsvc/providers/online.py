@@ -23,7 +23,7 @@ TIMEOUT: Final = 10.0
 NOTICED: Final = 5.0
 """Seconds of clock skew from which on it is reported."""
 _NOT_ACCEPTED: Final = ("before it sent its SETTINGS", "reset by peer", " alert ")
-"""What is said where a server ends a connection because of the client's certificate: in TLS 1.3 after the handshake."""
+"""Parts of the errors of a server that refuses the client's certificate: in TLS 1.3 after the handshake."""
 _LOOK: Final = 0.02
 """Seconds between two looks at a connection that is being opened."""
 

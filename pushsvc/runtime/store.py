@@ -268,7 +268,7 @@ def creates_store(settings: Settings) -> bool:
 
 
 def _unreachable(settings: Settings) -> str:
-    """Return what is said of an embedded store that has an owner and does not answer."""
+    """Return the message for an embedded store that has an owner and does not answer."""
     return (
         f"the store in {settings.store.data_dir} has an owner that runs, and does not answer: it is about to start, or "
         "its socket was removed; its owner notices that within a minute, and starts it again"

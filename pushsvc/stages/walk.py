@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 NAP: Final = 0.1
-"""Seconds until a rest hears that it is to stop."""
+"""Seconds between two checks, during a rest, whether to stop."""
 
 
 class Stepped(Protocol):

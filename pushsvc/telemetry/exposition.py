@@ -74,8 +74,8 @@ class _Shared(Collector):
 
 
 def claim(name: str) -> bool:
-    """Return whether this process is the first to claim a name, of all that share the multiprocess folder: what each of
-    them sees is said by one."""
+    """Return whether this process is the first to claim a name, of all that share the multiprocess folder: what all of
+    them see is reported by one."""
     folder = os.environ.get(MULTIPROCESS_ENV)
     if not folder:
         return True
@@ -83,7 +83,7 @@ def claim(name: str) -> bool:
         (Path(folder) / f"{_CLAIM}{name}").touch(mode=0o600, exist_ok=False)
     except FileExistsError:
         return False
-    except OSError:  # said twice is better than not at all
+    except OSError:  # two reports are better than none
         return True
     return True
 

@@ -22,7 +22,7 @@ STOPPING: Final = "STOPPING=1"
 ALIVE: Final = "WATCHDOG=1"
 
 _serving = False
-"""Whether this process has said that it is ready, and not yet that it stops."""
+"""Whether this process has reported that it is ready, and not yet that it stops."""
 
 
 def reloading(monotonic: float) -> str:

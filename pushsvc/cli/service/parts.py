@@ -52,7 +52,7 @@ FEEDBACK = (
     "pushsvc feedback runs workers of the service until Ctrl-C, and lists nothing: the events are read by "
     "GET /v1/feedback, and sent to webhooks"
 )
-"""What is said first at a terminal, where a list may be expected."""
+"""Printed first at a terminal, where a list may be expected."""
 LEAVING = 20.0
 """Seconds that a gateway may take beside `live.drain`: for the last close frames, and for what devices have asked."""
 JOBS_GRACE = 35.0

@@ -141,7 +141,7 @@ class BlockReader:
             status = _STATUS.get(block[:1])
             if status is not None:
                 return status, block
-            bare = block.lstrip(EMPTY_TABLE)  # said again: it may be, and changes nothing
+            bare = block.lstrip(EMPTY_TABLE)  # repeated, which is allowed and changes nothing
             status = _STATUS.get(bare[:1])
             if status is not None:
                 return status, bare

@@ -190,7 +190,7 @@ class Streams:
 
     def _finish(self, stream: int, request: Request, answer: Response) -> None:
         del self.open[stream]
-        if stream in self.outflow.unfinished:  # answered before it heard us out (RFC 9113 8.1): stop talking
+        if stream in self.outflow.unfinished:  # answered before all was sent (RFC 9113 8.1): send no more
             del self.outflow.unfinished[stream]
             self.out.append(frames.rst_stream(stream, frames.CANCEL))
         self.answered += 1

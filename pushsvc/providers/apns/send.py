@@ -334,8 +334,8 @@ async def open_provider(
 ) -> AsyncIterator[ApnsProvider]:
     """Open the connections of one route and keep them; on leaving, what is in flight ends first.
 
-    `request_timeout` is in seconds. A delivery that is sent again (see above) may take three times that. By `ttl_clock`
-    it is said since when a token is dead. Raises `CredentialError` before anything is opened.
+    `request_timeout` is in seconds. A delivery that is sent again (see above) may take three times that. `ttl_clock`
+    is the clock of the instants since which tokens are dead. Raises `CredentialError` before anything is opened.
     """
     token = ProviderToken(config, clock) if config.key_file else None
     ssl = client_context(config)

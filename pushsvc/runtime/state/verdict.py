@@ -71,7 +71,7 @@ def _all_is_well(lanes: Sequence[LaneFigures], rates: Rates) -> str:
 
 
 def _at_most(seconds: float) -> str:
-    """Return a span, rounded up to the unit in which it is said."""
+    """Return a span, rounded up to the unit in which it is shown."""
     unit = 1 if seconds < 119 else 60 if seconds < 172_740 else 86_400
     return span_of(seconds + unit)
 

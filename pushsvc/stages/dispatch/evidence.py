@@ -59,7 +59,7 @@ SILENCE: Final = (
     "nothing at all comes from the provider, not even the answer to a PING: its requests are given "
     "`retry.request_timeout`, and then sent again; look at its status page and at proxies and firewalls on the way"
 )
-"""What is said of a provider before its requests time out."""
+"""The cause that is reported of a silent provider before its requests time out."""
 
 UNANSWERED: Final = (
     "the provider takes requests and has answered none for some seconds: each is given `retry.request_timeout`, and "

@@ -42,7 +42,7 @@ class OpenEntry:
         self.passed = (int(ref.entry_id.partition("-")[0]), taken_at)
         """When it was queued, and when it was taken from there, in Unix ms."""
         self.sure_at = taken_at
-        """When the store last said that its targets were open, in Unix ms."""
+        """When the store last reported its targets as open, in Unix ms."""
         self.cursor = 0
         self.unsettled = len(chunk.targets)
         self.revoked = False
@@ -94,7 +94,7 @@ class Lanes:
         self._credit: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
         self.size: dict[Lane, int] = dict.fromkeys(LANES, 0)
         self.resting: set[Lane] = set()
-        """Lanes of which nothing is drawn until the store has said what of them is still open."""
+        """Lanes of which nothing is drawn until the store has reported what of them is still open."""
 
     def __bool__(self) -> bool:
         return any(self.size.values())

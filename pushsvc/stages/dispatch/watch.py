@@ -23,10 +23,10 @@ from .parts import Parts
 AWAY: Final = 1.0
 """Seconds without any connection from which on the route is in trouble. Connections are replaced within less."""
 SILENT: Final = 5.0
-"""Seconds for which nothing has come from a provider from which on it is said, long before its requests time out. It
-only says so: a provider that is slow answers PINGs, and requests have their whole `request_timeout`."""
+"""Seconds without a byte from a provider after which this is reported, long before its requests time out. The route
+is not held by it: a provider that is slow answers PINGs, and requests have their whole `request_timeout`."""
 SLOW: Final = 7.0
-"""Seconds for which requests have waited and none was answered, from which on that is said, until one is."""
+"""Seconds for which requests have waited and none was answered, after which this is reported, until one is."""
 REPEAT: Final = (60.0, 3600.0)
 """Seconds after which the log repeats a trouble: the first time, doubled up to the second."""
 
@@ -104,7 +104,7 @@ class RouteWatch:
             self.health.lost(Trouble("unreachable", "no connection"), now)
         if provider.silence >= SILENT:
             self._silent = True
-        elif not provider.trouble:  # Without a connection nothing can be heard.
+        elif not provider.trouble:  # Without a connection nothing can be received.
             self._silent = False
         slow = unanswered >= SLOW
         # At the second look: what came in a pause of the process may not be read at the first one after it.

@@ -338,14 +338,14 @@ class Link:
         self, calls: Sequence[ScriptCall], run: Callable[[Sequence[Command]], Awaitable[list[Any]]]
     ) -> list[Any]:
         """Return what `run` answers to the calls as commands. It gives faults among its answers, and the first is
-        raised. What it answers besides, of each time that it runs, follows."""
+        raised. Answers beyond those to the commands, of each time that it runs, follow."""
         return self.raised(await self._answers_to(calls, run))
 
     async def _answers_to(
         self, calls: Sequence[ScriptCall], run: Callable[[Sequence[Command]], Awaitable[list[Any]]]
     ) -> list[Any]:
         """Return what `run` answers to the calls as commands, faults included. Where the server does not know a script,
-        that one alone goes again, with its text, after the others: those would say less in a second answer."""
+        only that one is sent again, with its text, after the others: their second answers would contain less."""
         known = [(*self._prepared(name, keys), args) for name, keys, args in calls]
         answers = await run([("EVALSHA", script.sha, len(names), *names, *args) for script, names, args in known])
         unknown = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]

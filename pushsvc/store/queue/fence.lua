@@ -1,7 +1,7 @@
 -- Included by others: what is recorded of some deliveries of a push.
 --
 -- A delivery is open for a turn when it has not ended and this turn is the one that is recorded for it; without a
--- record the turn is 1. This is the fence: what a process that was thought dead still has to say, or what is said
+-- record the turn is 1. This is the fence: an outcome that comes late, from a process that was taken for dead, or
 -- twice, finds its delivery closed. A turn of 0 stands for whichever is recorded: a device has acknowledged the delivery,
 -- which is proof that it has arrived, whatever became of it meanwhile. It ends what is open, unless its push was cancelled.
 --
@@ -89,11 +89,11 @@ local function wait_of(mark)
   return mark == 'w' and 'ack' or 'retry'
 end
 
--- What a record says besides its turn: the `place` where it is counted as pending, its `mark`, and the field of `pending`
+-- What a record holds besides its turn: the `place` where it is counted as pending, its `mark`, and the field of `pending`
 -- in which it `waits`. Most deliveries of a step have the same record.
-local said = {}
-local function said_by(recorded)
-  local found = said[recorded]
+local parsed = {}
+local function parsed_record(recorded)
+  local found = parsed[recorded]
   if not found then
     local channel, mark = string.match(recorded, ' ([^ ]+):%a+ (%a+)$')
     found = {
@@ -101,19 +101,19 @@ local function said_by(recorded)
       mark = string.match(recorded, ' (%a+)$') or '',
       waits = channel and mark ~= 'f' and channel .. ':' .. wait_of(mark),
     }
-    said[recorded] = found
+    parsed[recorded] = found
   end
   return found
 end
 
 -- `w`, `f`, `fr`, `r` or '': how a delivery with this record is counted.
 local function mark_of(recorded)
-  return recorded and said_by(recorded).mark or ''
+  return recorded and parsed_record(recorded).mark or ''
 end
 
 -- The field of `pending` in which a delivery with this record is counted as waiting, or nil where it does not wait.
 local function waiting_field(recorded)
-  return recorded and said_by(recorded).waits
+  return recorded and parsed_record(recorded).waits
 end
 
 -- Returns head, open, bytes, recorded. `head` is nil when the status of the push has run out: then nothing is known, and

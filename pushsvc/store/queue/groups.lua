@@ -9,7 +9,7 @@ local F = string.byte('f')
 -- Moves the pending count of `count` deliveries from where their recorded turn counts them to `counted_as`, and takes them out
 -- of the count of those that wait.
 local function count_elsewhere(recorded, counted_as, count)
-  local place, waits = said_by(recorded).place, waiting_field(recorded)
+  local place, waits = parsed_record(recorded).place, waiting_field(recorded)
   if place and place ~= counted_as then
     count_pending(place, -count)
     count_pending(counted_as, count)

@@ -1,11 +1,11 @@
 -- Settles deliveries: THE atomic step. Ends, retries, dead letters, receipts, counters, state and acknowledgement.
 --
 -- Only deliveries that are open for their turn (see fence.lua) take effect, so that the step may run twice and may
--- be called by processes that were thought dead. The targets of one retry travel together in one encoded chunk
+-- be called by processes that were taken for dead. The targets of one retry travel together in one encoded chunk
 -- that Lua cannot take apart, and so do rows: where only some of them are open, the group is left untouched and its
 -- closed targets are returned; the caller settles again without them, and until then nothing is acknowledged. A retry
 -- that a device may acknowledge travels with those of its targets that have ended: its reader asks the fence.
--- A retry takes effect only while its entry is still pending for its consumer. A consumer that was thought dead answers
+-- A retry takes effect only while its entry is still pending for its consumer. A consumer that was taken for dead answers
 -- late: its entry belongs to another one, or was put into the lane again, and is sent from there; a retry beside that
 -- would send the same delivery twice at a time. Such an entry is not acknowledged either, and neither is one of a push
 -- whose turns another version has recorded: its next reader sets it aside.
@@ -13,7 +13,7 @@
 -- has a way of its own: these, the most frequent cases, need none of the functions of the others, which take the server
 -- longer to make than a step for one push: they are made where they are called for. Keys other than KEYS[1] are built from
 -- the prefix and share its hash tag.
--- What the provider said of tokens is counted a channel and slot of time, not a delivery.
+-- The provider's answers about tokens are counted a channel and slot of time, not a delivery.
 --
 -- KEYS  1 ps:T:pending
 -- ARGV  1 prefix `ps:T:`; 2 MessagePack of a Record, which record.py types. All times are ms.
@@ -146,7 +146,7 @@ local function end_singles(channel, lane, name, turn, kept, list)
 end
 
 -- Lets the only deliveries of pushes wait for their devices, each after its first turn. Returns the groups that must be looked
--- at more closely: also those behind one of these that are of the same push, since what is said first counts.
+-- at more closely: also those behind one of these that are of the same push, since the first outcome counts.
 local function hold_singles(groups)
   local at, left, behind = string.format('%.0f', now), {}, {}
   for g = 1, #groups do

@@ -198,12 +198,12 @@ def pack(
             continue
         group = groups.get(id(chunk))
         if group is None or target.index in group.seen:
-            # What is said of a delivery first counts: the script finds it closed in a later group.
+            # The first outcome of a delivery counts: the script finds it closed in a later group.
             group = groups[id(chunk)] = _Group(chunk, settlement.entry_id, chunk.push_id in counted)
             made.append(group)
         group.seen.add(target.index)
         if not group.asked and outcome is not None and outcome.status:
-            group.asked = True  # a dry run that the provider has a word for
+            group.asked = True  # a dry run that the provider has answered
         flew = group.counted and outcome is not None
         if type(verdict) is Ended:
             segment = (verdict.end, flew)

@@ -1,4 +1,4 @@
--- Every dispatcher has let go of these cancelled pushes: what is not in flight counts as cancelled from now on.
+-- Every dispatcher has dropped these cancelled pushes: what is not in flight counts as cancelled from now on.
 --
 -- KEYS  1 ps:T:heard
 -- ARGV  1 prefix `ps:T:`; then push ids

@@ -201,8 +201,8 @@ class Revocations(StorePart):
         self._waits: dict[tuple[str, int], _Wait] = {}
 
     async def announce_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> bool:
-        """Let dispatchers look again at what waits for these tokens. With `wait`, returns once they have let go of it.
-        Waits for `PATIENCE` at most; returns False if one of them has not acknowledged by then."""
+        """Let dispatchers check again what waits for these tokens. With `wait`, returns once they have dropped it. It
+        waits for `PATIENCE` at most; returns False if one of them has not acknowledged by then."""
         marks = " ".join(str(mark) for mark in sorted({token_mark(token) for token in tokens}))
         if marks:
             place = await self._publish(app, 0, "t", marks)

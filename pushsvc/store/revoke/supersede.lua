@@ -3,7 +3,7 @@
 -- An order is an instant and a push id in one string, which compares as time goes. A digest of which something waits has
 -- a sorted set: with score -1 the newest order that was accepted, behind an `a`, and each order that waits, with score 1
 -- while a dispatcher has it and nothing newer is known, else 0. So no step reads all that waits, of which one device may
--- have thousands. Behind the order of what a dispatcher has stands its name: one that was thought dead and answers late
+-- have thousands. Behind the order of what a dispatcher has stands its name: one that was taken for dead and answers late
 -- leaves alone what another has by now, and who takes over from a dead one removes what is left of it. It is unknown
 -- what else waits in a lane, so whatever is accepted is also kept in `latest`: two hashes, of which the younger is written, and
 -- takes the place of the older one when it is full or old; `@` is when it began. May run twice: the same is found.

@@ -1,7 +1,7 @@
 -- Changes the record of a webhook, as long as no other process has taken it over from its owner.
 --
 -- `since` stands for as long as `why` does: the instant of the first failure of those that follow one another.
--- An owner whose lease has run out, and whose place is not taken, is still heard.
+-- An owner whose lease has run out, and whose place is not taken, may still change it.
 --
 -- KEYS  1 ps:T:hook; 2 ps:T:hook:dead; 3 ps:T:hook:asked
 -- ARGV  1 MessagePack of
