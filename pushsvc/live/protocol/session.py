@@ -42,7 +42,6 @@ class Session:
     """
 
     __slots__ = (
-        "_asked",
         "_beats",
         "_codec",
         "_emulation",
@@ -51,6 +50,7 @@ class Session:
         "_limits",
         "_pending",
         "_recovers",
+        "_resume_offset",
         "_spread",
         "_state",
         "_unread",
@@ -84,7 +84,7 @@ class Session:
         self._frame_pings = frame_pings
         self._spread = spread
         self._state = _NEW
-        self._asked: int | None = None
+        self._resume_offset: int | None = None
         """The offset behind which the client wants to go on; None where it names no position that can be valid."""
         self._recovers = False
         self._pending: list[int] = []
@@ -133,8 +133,7 @@ class Session:
         if self._state == _CLOSED:
             return effects
         if len(data) > self._limits.message_bytes:
-            self._end(effects, codes.MALFORMED, "oversized")
-            return effects
+            return self._end(effects, codes.MALFORMED, "oversized")
         if self._state == _OPEN and (ack := self._codec.ack(data)) is not None:
             self._carry_out(ack.id, ack_of(ack.id, ack.rpc.data.ack, self.epoch), effects)
             return effects
@@ -176,7 +175,7 @@ class Session:
             self._state = _CONNECTING
             self._pending.append(command.id)
             asked, faults = connect_requested(command.id, command.connect)
-            self._asked = None if asked.position is None else asked.position.offset
+            self._resume_offset = None if asked.position is None else asked.position.offset
             self._recovers = asked.recover
             effects += [*faults, asked]
         elif self._state == _CONNECTING and command.subscribe is not None and command.id:
@@ -228,7 +227,7 @@ class Session:
         self._beats.begin(heartbeat, now + heartbeat * (0.5 + self._spread / 2), announced=announced or NEVER)
         self._expires_at = now + ttl + self._limits.expired_after
 
-        offset, recovered, missing = recovery_of(result, self._asked, rendered)
+        offset, recovered, missing = recovery_of(result, self._resume_offset, rendered)
         given = window.hand_out(page, rendered, now, shows_holes=recovered)
         reply = self._codec.connect(
             command_id,
@@ -250,8 +249,7 @@ class Session:
         effects: list[Effect] = [Bytes(reply)]
         if not recovered:
             self._write(effects, given)
-        self._ask_more(effects)
-        return effects
+        return self._ask_more(effects)
 
     def refused(self, command_id: int, refusal: Refusal) -> list[Effect]:
         """Refuse a connect or a refresh."""
@@ -320,35 +318,25 @@ class Session:
         prev = self._window.take(recipient.offset, recipient.prev, now, delivery)
         if prev is not None:
             return [Bytes(self._codec.push(rendered, recipient.offset, prev, recipient.unread))]
-        effects: list[Effect] = []
-        self._ask_more(effects)
-        return effects
+        return self._ask_more([])
 
     def more(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[Effect]:
         """Hand out what has waited in the stream. A hole ends the connection: the client recovers, and learns of it."""
-        effects: list[Effect] = []
         if self._state != _OPEN:
-            return effects
+            return []
         if page is not None and page.epoch != self.epoch:
             page = None
         given = self._window.answered(page, rendered, now)
         if given is None:
-            self._end(effects, codes.INSUFFICIENT_STATE)
-            return effects
-        self._write(effects, given)
-        self._ask_more(effects)
-        return effects
+            return self._end([], codes.INSUFFICIENT_STATE)
+        return self._ask_more(self._write([], given))
 
     def resend(self, page: Page | None, rendered: Mapping[str, Rendered], now: float) -> list[Effect]:
         """Send again what is still not acknowledged."""
-        effects: list[Effect] = []
         if self._state != _OPEN or page is None or page.epoch != self.epoch:
-            return effects
+            return []
         again = self._window.resend(page, rendered, now)
-        self._write(effects, again)
-        if again:
-            effects.append(Resent(len(again)))
-        return effects
+        return [*self._write([], again), Resent(len(again))] if again else []
 
     def unread(self, unread: int) -> list[Effect]:
         """Notify the device of what is unread now, because its user has read on another one."""
@@ -359,10 +347,7 @@ class Session:
 
     def disconnect(self, disconnect: Disconnect) -> list[Effect]:
         """End the connection."""
-        effects: list[Effect] = []
-        if self._state != _CLOSED:
-            self._end(effects, disconnect)
-        return effects
+        return [] if self._state == _CLOSED else self._end([], disconnect)
 
     def pause(self) -> None:
         """Hand out nothing, because the client does not read what was written."""
@@ -371,49 +356,45 @@ class Session:
     def resumed(self) -> list[Effect]:
         """Hand out what has waited."""
         self._window.paused = False
-        effects: list[Effect] = []
-        self._ask_more(effects)
-        return effects
+        return self._ask_more([])
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
-        effects: list[Effect] = []
         if now < self.due:
-            return effects
+            return []
         if self._state == _NEW:
-            self._end(effects, codes.STALE)
-        elif self._state == _REFUSED:
-            self._end(effects, codes.FORCE_RECONNECT)
-        elif now >= self._expires_at:
-            self._end(effects, codes.EXPIRED)
-        else:
-            if now >= self._beats.due:
-                self._beat(now, effects)
-            if self._state == _OPEN and (overdue := self._window.overdue(now)) is not None:
-                effects.append(overdue)
+            return self._end([], codes.STALE)
+        if self._state == _REFUSED:
+            return self._end([], codes.FORCE_RECONNECT)
+        if now >= self._expires_at:
+            return self._end([], codes.EXPIRED)
+        effects: list[Effect] = []
+        if now >= self._beats.due:
+            if self._beats.unanswered:
+                return self._end(effects, codes.NO_PONG)
+            self._beats.pinged(now, self._limits.pong_within)
+            effects.append(Ping() if self._frame_pings else Bytes(self._codec.ping()))
+        if (overdue := self._window.overdue(now)) is not None:
+            effects.append(overdue)
         return effects
 
     # --- Parts -----------------------------------------------------------------------------------------------------
 
-    def _beat(self, now: float, effects: list[Effect]) -> None:
-        if self._beats.unanswered:
-            self._end(effects, codes.NO_PONG)
-            return
-        self._beats.pinged(now, self._limits.pong_within)
-        effects.append(Ping() if self._frame_pings else Bytes(self._codec.ping()))
-
-    def _ask_more(self, effects: list[Effect]) -> None:
-        """Ask for what waits in the stream, if something does and there is room."""
+    def _ask_more(self, effects: list[Effect]) -> list[Effect]:
+        """Ask for what waits in the stream, if something does and there is room. Returns the same list."""
         if self._state == _OPEN and (more := self._window.more()) is not None:
             effects.append(more)
+        return effects
 
     def _publications(self, given: Sequence[HandedOut]) -> list[bytes]:
         return [self._codec.publication(each.rendered, each.offset, each.prev, self._unread) for each in given]
 
-    def _write(self, effects: list[Effect], given: Sequence[HandedOut]) -> None:
+    def _write(self, effects: list[Effect], given: Sequence[HandedOut]) -> list[Effect]:
+        """Write what is handed out. Returns the same list."""
         if given:
             pushes = [self._codec.push(each.rendered, each.offset, each.prev, self._unread) for each in given]
             effects.append(Bytes(self._codec.batch(pushes)))
+        return effects
 
     def _connect_data(self, missing: int) -> bytes:
         data: dict[str, object] = {
@@ -451,7 +432,8 @@ class Session:
         if command_id:
             effects.append(Bytes(self._codec.error(command_id, error)))
 
-    def _end(self, effects: list[Effect], disconnect: Disconnect, kind: FaultKind | None = None) -> None:
+    def _end(self, effects: list[Effect], disconnect: Disconnect, kind: FaultKind | None = None) -> list[Effect]:
+        """End the connection. Returns the same list."""
         if kind is not None:
             effects.append(FaultSeen(kind))
         if self._emulation:
@@ -460,6 +442,7 @@ class Session:
         self._state = _CLOSED
         self._window.clear()
         self._pending.clear()
+        return effects
 
     def _batched(self, effects: list[Effect]) -> list[Effect]:
         """Return the effects with all replies in one message."""
