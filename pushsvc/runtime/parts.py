@@ -104,12 +104,13 @@ async def _run(
     settings.require_apps()
     raise_file_limit()
     current = Current(settings)
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_configured_store(settings))
-        await stack.enter_async_context(ending_with(store, stop))
-        await stack.enter_async_context(following(current, stop))
-        serves = _serving in parts
-        await stack.enter_async_context(noting(store.flow, lambda: current.settings.apps if serves else ()))
+    async with (
+        open_configured_store(settings) as store,
+        ending_with(store, stop),
+        following(current, stop),
+        noting(store.flow, lambda: current.settings.apps if _serving in parts else ()),
+        AsyncExitStack() as stack,
+    ):
         if metrics_of:
             await serve_part_metrics(stack, settings, metrics_of)
         where = [await stack.enter_async_context(part(store, current, stop)) for part in reversed(parts)]

@@ -1,4 +1,5 @@
-"""Follows the configuration while the process runs: each new valid version, and the files that it depends on.
+"""Follows the configuration while the process runs: each new valid version, and the files that it depends on. One task
+does so for all parts of a process.
 
 A new version is loaded on SIGHUP, or when the configuration file or a credential file has changed. The files' times are
 polled each second, which needs only the standard library and also notices files that are replaced, mounted again or
