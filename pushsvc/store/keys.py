@@ -465,12 +465,12 @@ def alive(consumer: str) -> str:
 # --- the slot of a key ------------------------------------------------------------------------------
 
 
-def mark_beside(key: str) -> str:
+def mark_in_slot_of(key: str) -> str:
     """Return the mark in the slot of a key."""
     return f"{_tag_of(key)}:mark"
 
 
-def whole_beside(key: str) -> str:
+def absent_in_slot_of(key: str) -> str:
     """Return the key that never exists, in the slot of a key: see the module."""
     return f"{_tag_of(key)}:whole"
 

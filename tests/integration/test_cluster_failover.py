@@ -491,7 +491,7 @@ async def test_where_a_slot_moves_within_a_batch_what_was_done_is_done_again_onl
     rig: ClusterRig, monkeypatch: pytest.MonkeyPatch, repeat: bool
 ) -> None:
     """The batch itself moves the slot, between two of its commands."""
-    key = keys.mark_beside(LANE)
+    key = keys.mark_in_slot_of(LANE)
     shard, slot = Shard(rig, key), key_slot(key.encode())
     other = next(node for node in rig.primaries() if node is not shard.old)
     away = ("CLUSTER", "SETSLOT", slot, "NODE", str(other.ask("CLUSTER", "MYID")))

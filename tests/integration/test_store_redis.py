@@ -557,7 +557,7 @@ async def test_every_key_is_as_documented(server: Server, store: Store) -> None:
     await store.pushes.ping()
     await store.workers.report("dispatch", ["shop/apns"], [Route("shop", "apns")])
     replicated = ReplicatedLink(server.url, name="a", timeout=5.0, least=0, strict=False)
-    await replicated.guarded(keys.mark_beside(keys.devices("shop")), [])
+    await replicated.guarded(keys.mark_in_slot_of(keys.devices("shop")), [])
     await replicated.aclose()
     async with open_store(server.url, StoreConfig(fsync=True)) as strict:
         with pytest.raises(StoreUnavailable):  # neither of these servers keeps an append-only file

@@ -31,7 +31,7 @@ class RedisKeyRing(StorePart):
 
     async def add(self, key: ApiKey) -> bool:
         call = ("key_add", [keys.KEYRING], [key.sha256, _encode(key)])
-        (added,) = await self._link.guarded(keys.mark_beside(keys.KEYRING), [call])
+        (added,) = await self._link.guarded(keys.mark_in_slot_of(keys.KEYRING), [call])
         return bool(added)
 
     async def all(self) -> list[ApiKey]:

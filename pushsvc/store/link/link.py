@@ -28,7 +28,7 @@ from redis.exceptions import NoScriptError
 
 from ...errors import StoreError, StoreUnavailable
 from ...telemetry import get_logger
-from ..keys import whole_beside
+from ..keys import absent_in_slot_of
 from . import cluster, scripts
 from .connect import Client, close_redis, open_redis, sentinels_of, store_faults
 from .direct import direct_of
@@ -301,7 +301,7 @@ class Link:
         keys.py."""
         if not self.cluster or not keys:
             return scripts.load(name), keys
-        return scripts.load(name, whole=True), (*keys, whole_beside(keys[0]))
+        return scripts.load(name, whole=True), (*keys, absent_in_slot_of(keys[0]))
 
     async def scan(self, match: str, cursor: str, count: int) -> tuple[list[bytes], str | None]:
         """Return names of keys from about `count` that were examined, and the next cursor, or None after the last.

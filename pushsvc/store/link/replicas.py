@@ -38,7 +38,7 @@ from redis.exceptions import ConnectionError as NoConnection
 
 from ...errors import StoreError, StoreUnavailable
 from ...telemetry import StateLog, get_logger
-from ..keys import HASH_KEY, mark_beside
+from ..keys import HASH_KEY, mark_in_slot_of
 from .connect import store_faults
 from .durable import MARK_LIFE
 from .link import LOOK, Command, Link, ScriptCall
@@ -163,13 +163,13 @@ class ReplicatedLink(Link):
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         if name not in PROMISES:
             return await super().script(name, keys, args)
-        return (await self.guarded(mark_beside(keys[0]), [(name, keys, args)]))[0]
+        return (await self.guarded(mark_in_slot_of(keys[0]), [(name, keys, args)]))[0]
 
     async def guarded_call(self, *command: Any) -> Any:
         return self.raised(await self._with_replicas(str(command[1]), [command], mark=False))[0]
 
     async def record(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return (await self.guarded(mark_beside(keys[0]), [(name, keys, args)], repeat=False))[0]
+        return (await self.guarded(mark_in_slot_of(keys[0]), [(name, keys, args)], repeat=False))[0]
 
     async def guarded(self, mark: str, calls: Sequence[ScriptCall], *, repeat: bool = True) -> list[Any]:
         history = self.history

@@ -91,7 +91,7 @@ class RedisAppends(LivePart):
         calls = [self._append_call(app, appends, share, now, known) for share in shares]
         # No publication is shown before the replicas have it: after a failover its offset would be another one's.
         calls = [*before, *calls]
-        answers = await self._link.guarded(keys.mark_beside(keys.devices(app)), calls) if calls else []
+        answers = await self._link.guarded(keys.mark_in_slot_of(keys.devices(app)), calls) if calls else []
         answers = answers[len(before) :]
         found: list[list[Appended]] = [[] for _ in appends]
         for share, (_, _, _, gateways, *flat) in zip(shares, answers, strict=True):
@@ -130,7 +130,7 @@ class RedisAppends(LivePart):
         calls = self._keep_calls(app, contents)
         if self._link.cluster:
             # Each slot has replicas of its own. Elsewhere an append, which comes later, waits for this as well.
-            await asyncio.gather(*(self._link.guarded(keys.mark_beside(call[1][0]), [call]) for call in calls))
+            await asyncio.gather(*(self._link.guarded(keys.mark_in_slot_of(call[1][0]), [call]) for call in calls))
         elif calls:
             await self._link.scripts(calls)
 
@@ -149,7 +149,7 @@ class RedisAppends(LivePart):
         push = LivePush(push_id, at, WITHDRAWN, "normal")
         facts, until = facts_of(push), self._facts_until(app, push, self._clock())
         args = (keys.devices(app), facts.hour, facts.digest, push_id, facts.blob, until)
-        await self._link.guarded(keys.mark_beside(keys.devices(app)), [self._call(app, "live_withdraw", *args)])
+        await self._link.guarded(keys.mark_in_slot_of(keys.devices(app)), [self._call(app, "live_withdraw", *args)])
 
     async def contents(self, app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
         distinct = list(dict.fromkeys(push_ids))

@@ -149,7 +149,7 @@ class RedisStreams(RedisAppends, RedisGateways):
         """Return the connects of an app that wait for their round trip: in a cluster, those of one node. They are never
         repeated: the connection of a device may be another one by then."""
         if app not in self._connects:
-            run = partial(self._link.read_all, keys.mark_beside(keys.devices(app)))
+            run = partial(self._link.read_all, keys.mark_in_slot_of(keys.devices(app)))
             self._connects[app] = GroupCommit(run, most=_AT_ONCE)
         return self._connects[app]
 
@@ -233,7 +233,7 @@ class RedisStreams(RedisAppends, RedisGateways):
             digests = map(self._digest, device_ids[at : at + MAX_BATCH])
             call = self._call(app, "live_revoke", keys.devices(app), now, now - REFUSED, *digests)
             # A device that was reported as refused stays refused after a failover.
-            (answer,) = await self._link.guarded(keys.mark_beside(keys.devices(app)), [call])
+            (answer,) = await self._link.guarded(keys.mark_in_slot_of(keys.devices(app)), [call])
             for connection, gateway in answer:
                 if gateway:
                     cuts[gateway.decode()].append(Cut(app, connection, "revoked"))
