@@ -69,9 +69,7 @@ def _causes(state: State) -> list[dict[str, Any]]:
     ]
 
 
-REFUSAL = (
-    "the changed configuration was refused; the previous one is still running (serve): apps.shop.nonsense: unknown key"
-)
+REFUSAL = "the change on disk was refused; the previous one is still in use (serve): apps.shop.nonsense: unknown key"
 
 
 def stats(state: State) -> dict[str, Any]:

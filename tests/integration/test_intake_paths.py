@@ -75,6 +75,7 @@ NOTHING = "There is nothing at"
             404,
             f"{NOTHING} /v1/v1/push; see /docs. Give the URL of the service without /v1: each call adds it.",
         ),
+        ("POST", "/v1/push/", 404, f"{NOTHING} /v1/push/; see /docs. There is POST /v1/push."),
         ("GET", "/v1/pushes", 404, f"{NOTHING} /v1/pushes; see /docs."),
         ("GET", "/v1/4f1e8f3c", 404, f"{NOTHING} this path; see /docs."),
         ("POST", "/v1/push/7/cancel", 404, f"{NOTHING} this path; see /docs. There is DELETE, GET /v1/push/{{id}}."),

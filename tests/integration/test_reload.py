@@ -311,7 +311,7 @@ async def test_a_bad_configuration_is_refused_and_the_old_one_goes_on(
     await service.until("a process has reported it", reported)
     ready, metrics = await about(service)
     assert len(ready["notes"]) == 1
-    assert "the changed configuration was refused" in ready["notes"][0]
+    assert "the change on disk was refused" in ready["notes"][0]
     assert ready["notes"][0].count("apps.shop.nonsense: ") == 1, "all parts refuse it, and it is said once"
     assert "pushsvc_config_last_reload_successful 0.0" in metrics
     async with service.session.get("/v1/admin/check") as answer:

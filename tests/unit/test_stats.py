@@ -110,7 +110,7 @@ def test_a_refused_configuration_is_reported() -> None:
     assert look.reload_refused
     (line,) = summary(look)[4:]
     assert line.startswith(
-        "config    configuration: the changed configuration was refused; the previous one is still running (jobs)"
+        "config    configuration: the change on disk was refused; the previous one is still in use (jobs)"
     )
     assert line.startswith(ALARMS)
     assert not figures(state(), "", now=1.0).reload_refused
@@ -118,7 +118,7 @@ def test_a_refused_configuration_is_reported() -> None:
     why = "apps.shop.nonsense: unknown key"
     processes = [Worker(part, "b", frozenset(), refused_since=5000, refusal=why) for part in ("jobs", "serve")]
     (reported,) = configuration(processes)
-    assert reported.cause.endswith(f"the previous one is still running (jobs, serve): {why}")
+    assert reported.cause.endswith(f"the previous one is still in use (jobs, serve): {why}")
     assert reported.remedy == "correct it; it is then read again automatically"
 
 

@@ -37,7 +37,7 @@ ACCEPT_ENCODING: Final = "gzip, deflate"
 """The supported codings of bodies."""
 RETRY_AFTER: Final = 1  # Seconds; Redis is usually away for a failover or a restart.
 
-_PLAIN_PATH: Final = re.compile(r"(?:/(?:v1|[a-z-]{1,16})){1,4}").fullmatch
+_PLAIN_PATH: Final = re.compile(r"(?:/(?:v1|[a-z-]{1,16})){1,4}/?").fullmatch
 
 _log: FilteringBoundLogger = structlog.get_logger("intake")
 

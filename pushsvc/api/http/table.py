@@ -51,11 +51,13 @@ class Table(Generic[T]):
         return {}, _NO_NAMES
 
     def near(self, path: str) -> str:
-        """Return the calls one step below or above a path, as `DELETE, GET /v1/push/{id}`, or the empty string."""
+        """Return the calls one step below or above a path, as `DELETE, GET /v1/push/{id}`, or those of the path without
+        the slash at its end, or the empty string."""
         given = path.split("/")
         for template, methods in self._by_path.items():
-            *parts, last = template.split("/")
-            if last[:1] == "{" and (_fit(parts, given) or _fit([*parts, last], given[:-1])):
+            *parts, last = every = template.split("/")
+            named = last[:1] == "{"
+            if (named and _fit(parts, given)) or ((named or not given[-1]) and _fit(every, given[:-1])):
                 return f"{', '.join(sorted(methods.keys() - {'HEAD'}))} {template}"
         return ""
 

@@ -70,7 +70,10 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
         *quarantine({app: each.quarantined for app, each in gauges.apps.items()}),
     ]
     for route, why in frozen.items():
-        remedy = "compare `reason` in `pushsvc_deliveries_total` with the account, see `feedback.prune_anyway`"
+        remedy = (
+            "compare `reason` in `pushsvc_deliveries_total` with the account; if the tokens are dead, release it "
+            "in the console, or set `feedback.prune_anyway`"
+        )
         app = route.partition("/")[0]
         found.append(condition("frozen", route, f"{why}, so nothing is pruned", remedy, app=app))
     now = store.clock()
@@ -152,7 +155,7 @@ def configuration(living: Iterable[Worker]) -> Iterator[Condition]:
     if refused:
         parts = ", ".join(sorted({worker.part for worker in refused}))
         since = min(worker.refused_since or 0 for worker in refused)
-        cause = f"the changed configuration was refused; the previous one is still running ({parts})"
+        cause = f"the change on disk was refused; the previous one is still in use ({parts})"
         # A process of an earlier version does not report why.
         remedy = "see `reload_refused` in the log, or `pushsvc check`"
         if whys := sorted({worker.refusal for worker in refused if worker.refusal}):
