@@ -512,6 +512,29 @@ async def test_where_a_slot_moves_within_a_batch_what_was_done_is_done_again_onl
         assert (role[0], other.ask("GET", key)) == (b"master", "1")
 
 
+async def test_primaries_that_are_announced_as_localhost_are_no_others(rig: ClusterRig) -> None:
+    """Else every process would look up all slots each second."""
+
+    def announce(name: str, kind: str, gone: str) -> None:
+        for node in rig.nodes:
+            node.ask("CONFIG", "SET", "cluster-announce-hostname", name, "cluster-preferred-endpoint-type", kind)
+        before = f"['{gone}',", "['?',"
+        wait_until(lambda: not any(each in str(node.ask("CLUSTER", "SLOTS")) for node in rig.nodes for each in before))
+
+    announce("localhost", "hostname", "127.0.0.1")
+    try:
+        async with opened(rig) as store:
+            clients = [
+                client for client in (store.link._client, store.link._waiting) if isinstance(client, RedisCluster)
+            ]
+            for client in clients:
+                await client.initialize()
+            assert len(clients) == 2
+            assert not await cluster_nodes.follow(clients, 5.0)
+    finally:
+        announce("", "ip", "localhost")
+
+
 async def test_a_replica_that_was_away_is_waited_for_again(rig: ClusterRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the service goes on alone, and no longer than that."""
     monkeypatch.setattr(replicas, "WAIT_MS", 300)

@@ -9,7 +9,6 @@ from typing import Any
 
 from redis import exceptions as faults
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.cluster import get_node_name
 
 from .pipelines import Command, refusals
 from .primaries import LOOK
@@ -53,11 +52,12 @@ async def follow(clients: Sequence[RedisCluster], seconds: float) -> bool:
     """Ask which primaries there are, and let these clients of one cluster use those: a former one may be silent, and
     would answer later on. Returns whether there are others than a client knew."""
     present = await _present_primaries(clients[0])
-    known = [{(str(node.host), int(node.port)) for node in client.get_primaries()} for client in clients]
-    if all(present <= each for each in known):
+    # By the client: it calls a node that is announced as localhost by its number.
+    found = [{client.get_node(*address) for address in present} for client in clients]
+    if all(nodes <= set(client.get_primaries()) for client, nodes in zip(clients, found, strict=True)):
         return False
-    for client, those in zip(clients, known, strict=True):
-        former = next((get_node_name(*address) for address in those - present), None)
+    for client, nodes in zip(clients, found, strict=True):
+        former = next((node.name for node in client.get_primaries() if node not in nodes), None)
         async with asyncio.timeout(seconds):
             await client.nodes_manager.initialize(last_failed_node_name=former)
     return True
