@@ -99,10 +99,10 @@ async def keep_schedule(
 
 async def _wait(store: Store, ends: Sequence[asyncio.Future[Any]], seconds: float, *, rest: float) -> bool:
     """Wait until the bell rings, one of the ends is done or `seconds` have passed. Returns whether it rang. What rings
-    in the first `rest` seconds is heard once, after them."""
+    in the first `rest` seconds counts as one ring, after them."""
     if rest and (await asyncio.wait(ends, timeout=rest, return_when=asyncio.FIRST_COMPLETED))[0]:
         return False
-    rings = asyncio.ensure_future(store.bell.heard(max(seconds - rest, 0.001)))
+    rings = asyncio.ensure_future(store.bell.wait(max(seconds - rest, 0.001)))
     try:
         await asyncio.wait([*ends, rings], return_when=asyncio.FIRST_COMPLETED)
         if rings.done() and (error := rings.exception()) is not None:

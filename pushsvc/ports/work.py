@@ -104,6 +104,6 @@ class Bell(Protocol):
     def ring(self) -> None:
         """Wake them soon, because there is work. Neither waits nor fails."""
 
-    async def heard(self, seconds: float) -> bool:
+    async def wait(self, seconds: float) -> bool:
         """Wait until it has rung since the last call, for `seconds` at most, and return whether it has. Raises
         `StoreUnavailable`."""

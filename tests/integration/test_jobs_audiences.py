@@ -93,28 +93,28 @@ async def test_an_expansion_killed_again_and_again_numbers_each_device_once(
 
 async def test_new_work_wakes_every_process_that_waits_for_it(server: Server, store: Store) -> None:
     async with open_store(server.url, store.config) as other:
-        assert not await other.bell.heard(0.01)
+        assert not await other.bell.wait(0.01)
         for ask in (
             lambda: store.pushes.accept(to_topic("p")),
             lambda: store.dead.request(ReplaySpec("shop")),
             store.cleanups.request,
         ):
-            waiting = [asyncio.create_task(each.bell.heard(60.0)) for each in (store, other)]
+            waiting = [asyncio.create_task(each.bell.wait(60.0)) for each in (store, other)]
             await ask()
             assert await asyncio.gather(*waiting) == [True, True]
-            assert not await other.bell.heard(0.01)
+            assert not await other.bell.wait(0.01)
         # A push without an audience is nothing for them.
         await store.pushes.accept(make_push("q", 1))
-        assert not await other.bell.heard(0.01)
+        assert not await other.bell.wait(0.01)
         # Another server became the primary, which has not received the last ring, and whose clock is behind.
         server.command("DEL", keys.BELL)
         server.command("XADD", keys.BELL, "1-1", "a", "b")
-        assert await store.bell.heard(0.01)
-        assert not await store.bell.heard(0.01)
+        assert await store.bell.wait(0.01)
+        assert not await store.bell.wait(0.01)
         other.bell.ring()
-        assert await store.bell.heard(60.0)
-        assert not await store.bell.heard(0.01)
-        assert await other.bell.heard(60.0)
+        assert await store.bell.wait(60.0)
+        assert not await store.bell.wait(0.01)
+        assert await other.bell.wait(60.0)
         # The caller does not wait for the bell, which rings before the store is closed.
         stalled, call = asyncio.Event(), store.link.call
 
@@ -130,9 +130,9 @@ async def test_new_work_wakes_every_process_that_waits_for_it(server: Server, st
             await third.dead.request(ReplaySpec("shop"))
             await third.cleanups.give_up()
             await third.cleanups.request()
-            assert not await other.bell.heard(0.01)
+            assert not await other.bell.wait(0.01)
             stalled.set()
-        assert await other.bell.heard(0.01)
+        assert await other.bell.wait(0.01)
 
 
 async def test_audiences_go_before_all_that_waits(server: Server, store: Store) -> None:

@@ -52,12 +52,12 @@ class Bell:
     def __init__(self) -> None:
         self.rung = asyncio.Event()
 
-    async def heard(self, seconds: float) -> bool:
+    async def wait(self, seconds: float) -> bool:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.rung.wait(), seconds)
-        heard = self.rung.is_set()
+        rung = self.rung.is_set()
         self.rung.clear()
-        return heard
+        return rung
 
 
 class Processes:

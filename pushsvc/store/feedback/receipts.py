@@ -81,7 +81,7 @@ class RedisReceipts(EventLog[FeedbackEvent]):
     async def _take_over(self, app: str) -> None:
         """Take over the receipts of dead consumers; the next `take` returns them."""
         streams = [keys.receipts(app, shard) for shard in range(self._config.shards_of(app))]
-        departed = await self._liveness.leavers(streams, keys.FEEDBACK)
+        departed = await self._liveness.departed(streams, keys.FEEDBACK)
         for stream, names in zip(streams, departed, strict=True):
             if names:
                 await self._link.script("reclaim", [stream], [keys.FEEDBACK, self._config.consumer, 1000, *names])

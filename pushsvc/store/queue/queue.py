@@ -299,7 +299,7 @@ class RedisQueue(Ending, Moving):
         """Take over up to 100 entries a lane and shard. Dead consumers without entries are removed from the group."""
         await self._liveness.begin()
         states = [state for lane in LANES for state in self._states(route, lane)]
-        departed = await self._liveness.leavers([state.key for state in states], keys.DISPATCH)
+        departed = await self._liveness.departed([state.key for state in states], keys.DISPATCH)
         claimed = []
         # A claim whose answer is lost leaves entries under our name, like any other read.
         try:

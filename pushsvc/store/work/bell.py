@@ -31,7 +31,7 @@ class RedisBell:
             with suppress(StoreError):
                 await self._link.call("XADD", keys.BELL, "MAXLEN", 1, "*", "", "")
 
-    async def heard(self, seconds: float) -> bool:
+    async def wait(self, seconds: float) -> bool:
         wait_ms = max(1, int(seconds * 1000))
         # The last ring may be missing on a new primary, and if its clock is behind, later rings have smaller ids there:
         # XREAD does not return them, so that what the bell holds after the wait is compared as well.

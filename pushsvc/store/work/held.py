@@ -31,7 +31,7 @@ One passes until its entries are taken over, the others until the process that t
 """
 
 
-class _Said(Struct, frozen=True):
+class _Report(Struct, frozen=True):
     """The content of one field: what a dispatcher reports of a route."""
 
     field: bytes
@@ -64,10 +64,10 @@ class HeldRoutes(StorePart):
             until = now + life * (1 if name.startswith(NOTE) or why.startswith((CREDENTIAL, REMOVED)) else LASTS)
             fields += (self._field(name), f"{now} {until} {self._reported.setdefault(name, now)} {why}")
         over: list[str | bytes] = [self._field(name) for name in sorted(self._reported.keys() - held.keys())]
-        for said in _read(await self._link.call("HGETALL", keys.HELD)):
-            silent = said.at + life < now
-            if said.until < now or (silent and (now - said.at) / 1000 > worked.get(said.name, float("inf"))):
-                over.append(said.field)
+        for report in _read(await self._link.call("HGETALL", keys.HELD)):
+            silent = report.at + life < now
+            if report.until < now or (silent and (now - report.at) / 1000 > worked.get(report.name, float("inf"))):
+                over.append(report.field)
         commands: list[tuple[Any, ...]] = []
         if over:
             commands.append(("HDEL", keys.HELD, *over))
@@ -103,11 +103,11 @@ def still_held(fields: Mapping[bytes, bytes], now: int) -> dict[str, Held]:
     return found
 
 
-def _read(fields: Mapping[bytes, bytes]) -> Iterator[_Said]:
+def _read(fields: Mapping[bytes, bytes]) -> Iterator[_Report]:
     for field, value in fields.items():
         _, _, name = field.decode(errors="replace").partition(" ")
         at, until, why, *_ = (*value.decode(errors="replace").split(" ", 2), "", "")
         if name and at.isdecimal() and until.isdecimal():
             since, _, rest = why.partition(" ")
             known = since.isdecimal()  # an older version does not write it
-            yield _Said(field, name, int(at), int(until), int(since) if known else int(at), rest if known else why)
+            yield _Report(field, name, int(at), int(until), int(since) if known else int(at), rest if known else why)

@@ -66,7 +66,7 @@ class Liveness(StorePart):
             return set()
         return {consumer for consumer, lives in zip(others, living, strict=True) if not lives}
 
-    async def leavers(self, streams: Sequence[str], group: str) -> list[list[str]]:
+    async def departed(self, streams: Sequence[str], group: str) -> list[list[str]]:
         """Return, for each stream, the members of its group that are gone, or none if there is no group yet."""
         answers = await self._link.many([("XINFO", "CONSUMERS", key, group) for key in streams], errors=True)
         members = [
