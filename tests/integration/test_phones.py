@@ -15,6 +15,7 @@ from pushsvc.cli.simulator.phones import Plan, Signed, rows, run_phones
 from pushsvc.lab.phones.behaviour import ORDINARY, Behaviour
 from pushsvc.lab.phones.fleet import Fleet, FleetConfig, Pace, open_fleet
 from pushsvc.lab.phones.phone import Phone, State
+from pushsvc.lab.phones.shown import Shown
 from pushsvc.lab.phones.tokens import SecretTokens
 from pushsvc.live.protocol.codes import SHUTDOWN
 
@@ -95,6 +96,22 @@ async def test_each_push_is_shown_once_and_acknowledged_whatever_the_frames_look
         assert [str(judge(scene.sent, each.shown)) for each in acking] == ["received once, in order"] * len(acking)
         assert {each.wire.name for each in scene.phones} == {"json", "protobuf"}
         assert not scene.fleet.figures.faults
+
+
+async def test_what_the_gateway_reports_as_acknowledged_is_not_acknowledged(server: Server) -> None:
+    async with acting(server, [ORDINARY] * 4) as scene:
+        await scene.until_online()
+        assert scene.fleet.figures.acks == 0, "nothing was sent"
+        await scene.push()
+        await scene.until(lambda: len(scene.world.confirmed) == len(scene.phones))
+        assert scene.fleet.figures.acks == len(scene.phones)
+        for phone in scene.phones:  # They begin anew, and the gateway names the offset that they have acknowledged.
+            phone.leave()
+            phone.shown = Shown()
+            phone.start()
+        await scene.until_online()
+        assert [each.shown.reached for each in scene.phones] == [1] * len(scene.phones)
+        assert scene.fleet.figures.acks == len(scene.phones)
 
 
 async def test_who_moves_between_networks_misses_nothing(server: Server) -> None:

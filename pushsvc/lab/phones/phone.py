@@ -43,6 +43,7 @@ class Phone:
 
     __slots__ = (
         "_ack_at",
+        "_acked",
         "_attempts",
         "_commands",
         "_fleet",
@@ -76,6 +77,8 @@ class Phone:
         self._socket: PhoneSocket | None = None
         self._commands = 0
         self._attempts = 0
+        self._acked: int | None = None
+        """What the last answer to a connect reports as acknowledged: there is no need to acknowledge that."""
         self._ping = 0.0
         # Each deadline is made when it is first needed: most phones never need all.
         self._wake_at: Deadline | None = None
@@ -218,7 +221,7 @@ class Phone:
         except MalformedMessage:
             self.fault("message")
             return
-        if self.shown.reached is not None and self.shown.reached != before:
+        if self.shown.reached not in (None, before, self._acked):
             self._acknowledge_later()
 
     def closed(self, payload: bytes) -> None:
@@ -304,6 +307,7 @@ class Phone:
             missing=answer.data.missing,
             acked=answer.data.acked,
         )
+        self._acked = answer.data.acked
         fleet.connected(self, recovered=stream.recovered, asked=asked is not None)
         self.state = State.ONLINE
         self._attempts = 0
