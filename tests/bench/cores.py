@@ -1,14 +1,15 @@
 """What the second core gives: the service on one core and on two, with one process of each part and with more.
 
-    python -m tests.bench.cores [--seconds 4] [--rounds 5] [--share 0.5]
+    python -m tests.bench.cores [--seconds 4] [--rounds 5] [--share 0.3]
 
 The simulator and the generator run on the same machine: with two cores in all they take a part of what the service
 could have, so the last column says how much of the cores the service itself used. The rate that a machine with room for
 both could reach is about that many cores times the rate a core. The settings take turns.
 
-With `--share 0.5` the service has half of the CPU time of its cores, all of them together, and the simulator and the
-generator have the rest, as if they were on another machine: then `x` is what another core gives. A part that is one
-process may still use up to a whole core. This needs root, and cgroups with the controller `cpu`.
+With `--share 0.3` the service has 30 % of the CPU time of its cores, all of them together, and the simulator and the
+generator have the rest, as if they were on another machine: then `x` is what another core gives. Where the service used
+less than its share, the others were the limit: take a smaller one. A part that is one process may still use up to a
+whole core. This needs root, and cgroups with the controller `cpu`.
 """
 
 from __future__ import annotations
