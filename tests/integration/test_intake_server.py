@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -45,6 +45,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 def sized(body: bytes) -> bytes:
     return HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def in_one_chunk(body: bytes) -> bytes:
+    return HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 def check(answer: Answer, status: int, kind: str) -> None:
@@ -218,7 +222,8 @@ async def test_a_refusal_before_the_body_leaves_the_connection_usable(service: S
 # --- binding and draining ---------------------------------------------------------------------------
 
 
-async def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
+@pytest.mark.parametrize("framed", [sized, in_one_chunk])
+async def test_draining_answers_what_is_under_way_and_closes_the_rest(framed: Callable[[bytes], bytes]) -> None:
     config = ApiConfig(port=0, shutdown_timeout=20)
     service = Service(Store(gate=asyncio.Event()))
     assert service.store.gate is not None
@@ -226,7 +231,7 @@ async def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
     service.url = await server.__aenter__()
     idle_reader, idle_writer = await asyncio.open_connection(*service.address)
     reader, writer = await asyncio.open_connection(*service.address)
-    writer.write(sized(BODY))
+    writer.write(framed(BODY))
     await call(service, "GET", "/healthz", key=None)
     ending = asyncio.ensure_future(server.__aexit__(None, None, None))
     # The idle connection is closed at once, the busy one is waited for.
@@ -235,7 +240,9 @@ async def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*service.address)
     service.store.gate.set()
-    assert (await answer(reader)).status == 202
+    last = await answer(reader)
+    # https://www.rfc-editor.org/rfc/rfc9112#section-9.6-7
+    assert (last.status, last.headers["connection"]) == (202, "close")
     await asyncio.wait_for(ending, 20)
     assert await reader.read() == b""
     assert len(service.store.pushes) == 1

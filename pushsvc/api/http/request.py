@@ -55,6 +55,11 @@ class ApiRequest(web.BaseRequest):
         """What was parsed of its head."""
         return ParsedHead()
 
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection is kept after the answer: as the client asks for, until the server stops."""
+        return super().keep_alive and not self._protocol._close
+
     def gone(self) -> bool:
         """Return whether the client has closed its connection."""
         return self.transport is None
