@@ -12,6 +12,7 @@ from ..model.instants import instant
 
 Kind: TypeAlias = Literal[
     "redis",
+    "emptied",
     "memory",
     "held",
     "unserved",
@@ -29,6 +30,7 @@ Severity: TypeAlias = Literal["critical", "warning"]
 
 SEVERITIES: Final[Mapping[Kind, Severity]] = {
     "redis": "critical",
+    "emptied": "critical",
     "memory": "critical",
     "held": "critical",
     "unserved": "critical",

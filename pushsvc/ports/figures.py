@@ -115,6 +115,12 @@ class Held(Struct, frozen=True):
     """Whether the route does send, and this is a note for the operator."""
 
 
+EMPTIED_REMEDY: Final = (
+    "restore a backup, or make the API keys again (`pushsvc keys new`); see that Redis keeps an append-only file "
+    "(`pushsvc check`)"
+)
+
+
 class Figures(Protocol):
     async def gauges(self, routes: Mapping[str, Sequence[Platform]]) -> Gauges:
         """Return the figures of these apps at these platforms, and of removed routes that still have deliveries."""
@@ -132,3 +138,9 @@ class Figures(Protocol):
 
     async def memory_ratio(self) -> float:
         """Return the store's used memory as a share of its limit, or NaN where it has no limit."""
+
+    async def emptied(self) -> int | None:
+        """Return when a running process found that the store had lost all its data, in Unix ms; None where none did.
+        That is over once the store has an API key, since someone made one or restored a backup, and a day later at the
+        latest, as where all keys are in the configuration. Where every process has started after the loss, the store is
+        like a new one, and this is None."""

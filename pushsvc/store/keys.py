@@ -167,6 +167,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | to be in use, once an hour at most                    |
 | `ps:probe`                 | stream | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
 | `ps:hash_key`              | string | permanent              | 32 random bytes that key every token hash             |
+| `ps:emptied`               | string | 24 h                   | ms at which a running process first found that all    |
+|                            |        |                        | else is lost: see keyring.py                          |
 | `ps:format`                | string | permanent              | the format of all keys: see form.py                   |
 
 The push's hash `ps:T:p:<id>` has `st` state, `n` total, `at` created ms, `up` updated ms once it was, `due` ms where it
@@ -241,6 +243,7 @@ ROUTES = "ps:routes"
 KEYRING = "ps:keys"
 KEY_USES = "ps:keys:used"
 HASH_KEY = "ps:hash_key"
+EMPTIED = "ps:emptied"
 FORMAT = "ps:format"
 PROBE = "ps:probe"
 REPLAYS = "ps:replays"

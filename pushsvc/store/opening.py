@@ -30,7 +30,7 @@ from .figures.flow import RedisFlow
 from .figures.gauges import read_gauges, read_memory
 from .form import require_format
 from .hashing import token_hasher
-from .keyring.keyring import RedisKeyRing, keep_hash_key, load_hash_key
+from .keyring.keyring import RedisKeyRing, keep_hash_key, load_hash_key, read_emptied
 from .letters.replays import RedisReplays
 from .limits.limiter import RedisLimiter
 from .link.clock import Clock, StoreClock, wall_clock
@@ -141,6 +141,9 @@ class Store:
     async def memory_ratio(self) -> float:
         return await read_memory(self.link)
 
+    async def emptied(self) -> int | None:
+        return await read_emptied(self.link)
+
     def secret(self, purpose: bytes) -> bytes:
         return blake2b(key=self.hash_key, person=purpose, digest_size=32).digest()
 
@@ -188,7 +191,7 @@ async def open_store(
             tasks.append(asyncio.create_task(clock.keep(link.call), name="clock"))
         store = Store(StoreContext(link, config, hash_key, clock))
         tasks.append(asyncio.create_task(link.follow(), name="follow"))
-        tasks.append(asyncio.create_task(keep_hash_key(link, hash_key, store.replaced.set), name="hash key"))
+        tasks.append(asyncio.create_task(keep_hash_key(link, clock, hash_key, store.replaced.set), name="hash key"))
         try:
             yield store
         finally:

@@ -16,9 +16,11 @@ from structlog.testing import capture_logs
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Ended, Retry, TokenDead
+from pushsvc.ports.keyring import make_key
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.cleanup.leftovers import _part
+from pushsvc.store.keyring.keyring import EMPTIED_FOR
 from pushsvc.store.link import replicas, scripts, sentinels, sync_sentinels, together
 from pushsvc.store.link.connect import open_sync_redis
 from pushsvc.store.link.direct import DirectConnection
@@ -737,6 +739,8 @@ async def test_a_server_that_came_back_empty(kind: Kind) -> None:
         async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
             await store.pushes.accept(make_push("p", 100))
             (taken,) = await take(store)
+            assert await store.emptied() is None
+            before = store.clock()
             await store.link.call("FLUSHALL")
             with capture_logs() as logs:
                 await store.queue.settle("shop", *all_of(taken))
@@ -744,12 +748,17 @@ async def test_a_server_that_came_back_empty(kind: Kind) -> None:
                     await asyncio.sleep(0.01)
             assert [line["event"] for line in logs] == ["store_came_back_empty"]
             assert "restore a backup" in logs[0]["remedy"]
+            assert before <= (await store.emptied() or 0) <= store.clock()
+            assert 0 < await store.link.call("PTTL", keys.EMPTIED) <= EMPTIED_FOR
             async with open_store(url) as later:
                 assert later.hash_key == store.hash_key
                 assert (await later.gauges({"shop": ("apns",)})).pending["normal"] == 0
             assert not store.replaced.is_set()
             await store.pushes.accept(make_push("q"))
             assert [each.chunk.push_id for each in await take(store)] == ["q"]
+            _, key = make_key("shop", "web", ("push",), None, now=store.clock())
+            assert await store.keys.add(key)
+            assert await store.emptied() is None, "a key was made, or a backup restored"
 
 
 async def test_a_server_that_others_have_begun_anew() -> None:
@@ -759,6 +768,7 @@ async def test_a_server_that_others_have_begun_anew() -> None:
             await store.link.call("SET", keys.HASH_KEY, b"another" * 5)
             with capture_logs():
                 await store.replaced.wait()
+            assert await store.emptied() is not None
 
 
 async def test_counters_of_empty_lanes_are_set_right() -> None:

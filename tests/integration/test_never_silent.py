@@ -136,6 +136,16 @@ class Town:
         return self.changed(key, lambda _: "broken")
 
     @contextmanager
+    def emptied(self) -> Iterator[None]:
+        (socket,) = self.processes.folder.glob("**/store.sock")
+        ask(socket, "FLUSHALL")
+        yield
+        code, _, errors = self.processes.run(
+            *("keys", "new", "--app", "demo", "--name", "new", "--scope", "push"), PUSHSVC_CONFIG=str(self.config)
+        )
+        assert code == 0, errors
+
+    @contextmanager
     def full(self) -> Iterator[None]:
         later = datetime.now(UTC) + timedelta(hours=1)
         push = self.api.push(apns("ok", 1), notification={"title": "later"}, send_at=later.isoformat())
@@ -221,12 +231,13 @@ FAULTS = {
     "a webhook is off": Fault(
         *(Town.switched_off, "webhook", "demo", shown("webhook", "warning", "demo")), "PushsvcWebhook"
     ),
+    "Redis came back empty": Fault(Town.emptied, "emptied", "redis", shown("emptied", "critical"), "PushsvcEmptied"),
 }
 
 
 COMMANDED = {
     *("no dispatcher lives or one hangs", "the queue is full", "a route is held", "pruning is frozen"),
-    "a webhook is off",
+    *("a webhook is off", "Redis came back empty"),
 }
 """One fault of each kind that `pushsvc stats` shows by itself: a process for each other one would show the same."""
 

@@ -604,6 +604,10 @@ async def test_every_key_is_as_documented(server: Server, store: Store) -> None:
     while not any(b"e" in each for _, each in await store.link.call("XRANGE", revoked, "-", "+")):
         # Its entry is held by ourselves.
         assert not (await eraser(store).erase("shop", "held", wait=0.2)).done
+    await store.link.call("DEL", keys.HASH_KEY)
+    with capture_logs() as logs:
+        while not logs:  # the process looks each second whether it is there
+            await asyncio.sleep(0.01)
 
     documented = _documented()
     seen = set()

@@ -687,12 +687,13 @@ def test_a_check_by_a_key_shows_no_trouble_of_other_apps() -> None:
                 condition("unserved", "live shop", "c", "r", app="shop"),
                 condition("unserved", "shop/fcm", "c", "r", app="shop"),
                 condition("frozen", "shop/apns", "c", "r", app="shop"),
+                condition("emptied", "redis", "c", "r"),
                 condition("unserved", "jobs", "c", "r"),
                 condition("silent", "dispatch host-1", "c", "r"),
             ]
         )
     )
-    everyones = ["jobs", "dispatch host-1"]
+    everyones = ["redis", "jobs", "dispatch host-1"]
     own = ["apps.shop.webhook", "apps.shop.live", "apps.shop.fcm", "apps.shop.apns"]
     assert [each.part for each in found if concerns(each.part, "shop")] == [*own, *everyones]
     assert [each.part for each in found if concerns(each.part, "news")] == everyones

@@ -92,6 +92,7 @@ ROUTE = '{app="shop",platform="apns"}'
 FIRES = {
     "PushsvcDown": fires('up{job="pushsvc",instance="a:8080"}', ENDS, "job", "instance"),
     "PushsvcRedisAway": fires("pushsvc_redis_up", ENDS),
+    "PushsvcEmptied": condition("emptied"),
     "PushsvcMemoryFull": condition("memory"),
     "PushsvcRouteHeld": fires(
         'pushsvc_route_held{app="shop",platform="fcm",reason="timeout"}', BEGINS, "app", "platform", "reason"

@@ -32,6 +32,7 @@ SHOWN = TITLES[:-1]
 
 OTHERS = {
     "full": "full",
+    "emptied": "emptied",
     "memory": "memory",
     "audience": "audience",
     "silent": "silent",

@@ -198,7 +198,7 @@ def judge_conditions(conditions: Sequence[Condition]) -> Iterator[CheckFinding]:
     """Yield a finding for what no process of the running service serves, and for what else is in trouble beside held
     routes. What concerns an app is named as its configuration, so that it is shown to that app alone. Pure."""
     for each in conditions:
-        if each.kind in ("unserved", "silent", "frozen", "webhook"):
+        if each.kind in ("emptied", "unserved", "silent", "frozen", "webhook"):
             yield CheckFinding(_part_of(each), "warning", each.cause, each.remedy)
 
 

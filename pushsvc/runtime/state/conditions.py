@@ -16,7 +16,7 @@ from ...errors import StoreError, StoreUnavailable
 from ...model.instants import instant
 from ...ports.conditions import Condition, Kind, condition, ordered
 from ...ports.expansion import FailingExpansion
-from ...ports.figures import Gauges, Held
+from ...ports.figures import EMPTIED_REMEDY, Gauges, Held
 from ...ports.provider import CREDENTIAL, REMOVED
 from ...ports.queue import NOTE
 from ...ports.store import Store
@@ -64,6 +64,7 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
         ),
         *silent(processes),
         *full(settings, {app: sum(each.by_shard) for app, each in gauges.apps.items()}),
+        *emptied(await store.emptied()),
         *memory(used),
         *configuration(living),
         *audiences(await store.expansions.failing(settings.apps)),
@@ -140,6 +141,13 @@ def full(settings: Settings, waits: Mapping[str, int]) -> Iterator[Condition]:
             bound = Bound(app, waits[app], share)
             remedy = "check in `pushsvc stats` what waits, scheduled pushes included; raise `limits.max_pending`"
             yield condition("full", app, bound.text, remedy, app=app, reason="share", waiting=bound.waits)
+
+
+def emptied(since: int | None) -> Iterator[Condition]:
+    """Yield that Redis came back empty, for as long as `Figures.emptied` names a time."""
+    if since is not None:
+        cause = "Redis came back without its data: the pushes, devices and API keys that it had are gone"
+        yield condition("emptied", "redis", cause, EMPTIED_REMEDY, since=since)
 
 
 def memory(ratio: float) -> Iterator[Condition]:

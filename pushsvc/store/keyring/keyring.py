@@ -11,8 +11,10 @@ import msgspec
 from ...background import pulse
 from ...errors import StoreError
 from ...model.access import ApiKey
+from ...ports.figures import EMPTIED_REMEDY
 from ...telemetry import get_logger
 from .. import keys
+from ..link.clock import Clock
 from ..link.link import Link
 from ..link.unreadable import readable
 from ..part import StorePart
@@ -21,6 +23,8 @@ USED_EVERY: Final = 3_600_000
 """Milliseconds between two notes that a key is in use."""
 KEY_LOOK: Final = 1.0
 """Seconds between two checks of the key of all token hashes."""
+EMPTIED_FOR: Final = 86_400_000
+"""Milliseconds for which a loss of all data is reported at most: every shift of a day sees it."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ApiKey).decode
@@ -83,29 +87,33 @@ async def load_hash_key(link: Link) -> bytes:
     return key
 
 
-_EMPTIED: Final = (
-    "all pushes, devices and API keys of the store are gone: restore a backup, or make the keys again; see that Redis "
-    "keeps an append-only file (`pushsvc check`)"
-)
-
-
-async def keep_hash_key(link: Link, own: bytes, replaced: Callable[[], None]) -> None:
+async def keep_hash_key(link: Link, clock: Clock, own: bytes, replaced: Callable[[], None]) -> None:
     """Check the key until cancelled, and restore it if it is lost, as when Redis came back empty.
 
     So all running processes continue with the same key. If there is another one by then, `replaced` is called: a
-    process with the old key would not find what others write, and must restart.
+    process with the old key would not find what others write, and must restart. Either way the loss is noted in the
+    store, where a restored backup removes the note with all else.
     """
     log = get_logger("store")
     while True:
         await pulse(KEY_LOOK)
         try:
             kept: bytes | None = await link.call("GET", keys.HASH_KEY)
+            if kept != own:
+                await link.call("SET", keys.EMPTIED, clock(), "NX", "PX", EMPTIED_FOR)
             if kept is None:
                 await link.call("SET", keys.HASH_KEY, own, "NX")
-                log.error("store_came_back_empty", remedy=_EMPTIED)
+                gone = "all pushes, devices and API keys of the store are gone"
+                log.error("store_came_back_empty", remedy=f"{gone}: {EMPTIED_REMEDY}")
         except StoreError:
             continue  # operations in progress report this
         if kept is not None and kept != own:
             log.error("store_was_replaced")
             replaced()
             return
+
+
+async def read_emptied(link: Link) -> int | None:
+    """Return what `keep_hash_key` has noted; None once the store has an API key again."""
+    at, stored = await link.many([("GET", keys.EMPTIED), ("HLEN", keys.KEYRING)])
+    return int(at) if at is not None and at.isdigit() and not stored else None
