@@ -138,7 +138,9 @@ class Town:
     @contextmanager
     def emptied(self) -> Iterator[None]:
         (socket,) = self.processes.folder.glob("**/store.sock")
-        ask(socket, "FLUSHALL")
+        with self.stopped("jobs"):  # A job that opened the store now would set it up anew, and all others restart.
+            ask(socket, "FLUSHALL")
+            until(lambda: "it is set up again", lambda: ask(socket, "EXISTS ps:hash_key").startswith(b":1"))
         yield
         code, _, errors = self.processes.run(
             *("keys", "new", "--app", "demo", "--name", "new", "--scope", "push"), PUSHSVC_CONFIG=str(self.config)
