@@ -160,7 +160,7 @@ class Health(Struct, frozen=True):
         dict[str, str] | UnsetType,
         Meta(
             description="`queue`, or apps, whose pushes are currently refused with 429 because too many deliveries "
-            "wait."
+            "wait, or were within the last 30 seconds because they were too large for what was left."
         ),
     ] = UNSET
     notes: Annotated[

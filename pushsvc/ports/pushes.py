@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -11,6 +11,7 @@ from ..model.delivery import End
 from ..model.devices import Audience
 from ..model.push import Lane, Message, Platform, Push, PushState, Via
 from ..model.status import DeliveryRow, PushStatus
+from ..rules.bound import Bound
 
 
 class PushFilter(Struct, frozen=True):
@@ -99,6 +100,10 @@ class PushLists(Protocol):
         of audiences are due within minutes, some that are being expanded may be among them."""
 
 
+REFUSED_FOR: Final = 30.0
+"""Seconds for which a refusal is reported: two looks of a scraper with the usual interval."""
+
+
 class PushStore(PushLists, Protocol):
     """The queue as intake sees it."""
 
@@ -111,6 +116,12 @@ class PushStore(PushLists, Protocol):
 
     async def recount(self, apps: Iterable[str]) -> int:
         """Count everything that waits for these apps, and for removed ones, and return `pending`."""
+
+    async def note_refused(self, bounds: Iterable[Bound]) -> None:
+        """Note the last push that was refused for each of these bounds, for `REFUSED_FOR` seconds."""
+
+    async def refused(self) -> list[Bound]:
+        """Return what any process has noted in the last `REFUSED_FOR` seconds."""
 
     async def accept(self, push: Push) -> None:
         """Write the push durably, completely or not at all. Concurrent calls share round trips. The push counts in

@@ -13,15 +13,18 @@ class Bound(NamedTuple):
     most: int
     removed: int = 0
     """The part of `waits` whose apps are no longer in the configuration."""
+    refused: int = 0
+    """The deliveries of the push that was refused, where one was."""
 
     @property
     def text(self) -> str:
+        refused = f", so a push of {self.refused:,} was refused" if self.refused else ""
         if self.who:
             return (
                 f"{self.waits:,} deliveries of the app wait; its maximum is {self.most:,} "
-                "(limits.max_pending, or queue.app_share of queue.max_pending)"
+                f"(limits.max_pending, or queue.app_share of queue.max_pending){refused}"
             )
         removed = (
             f", {self.removed:,} of them for apps that were removed (see `held` of /readyz)" if self.removed else ""
         )
-        return f"{self.waits:,} deliveries wait{removed}; the maximum is {self.most:,} (queue.max_pending)"
+        return f"{self.waits:,} deliveries wait{removed}; the maximum is {self.most:,} (queue.max_pending){refused}"

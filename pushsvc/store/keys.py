@@ -165,6 +165,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:keys`                  | hash   | permanent              | SHA-256 of an API key -> ApiKey as JSON               |
 | `ps:keys:used`             | hash   | field: as its key      | SHA-256 of an API key -> ms at which it was last noted|
 |                            |        |                        | to be in use, once an hour at most                    |
+| `ps:full`                  | hash   | 30 seconds, renewed    | app, or nothing for the whole queue -> until ms, and  |
+|                            |        |                        | the numbers of the `Bound` that refused a push last   |
 | `ps:probe`                 | stream | 60 seconds             | written to learn whether writes are taken: `/readyz`  |
 | `ps:hash_key`              | string | permanent              | 32 random bytes that key every token hash             |
 | `ps:emptied`               | string | 24 h                   | ms at which a running process first found that all    |
@@ -246,6 +248,7 @@ HASH_KEY = "ps:hash_key"
 EMPTIED = "ps:emptied"
 FORMAT = "ps:format"
 PROBE = "ps:probe"
+FULL = "ps:full"
 REPLAYS = "ps:replays"
 CLEANUP = "ps:cleanup"
 BELL = "ps:bell"

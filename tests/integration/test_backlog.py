@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pushsvc.api.pushes.backlog import Backlog
 from pushsvc.api.server import serve
 from pushsvc.model.push import Route
-from pushsvc.store import Store, StoreConfig, open_store
+from pushsvc.ports.pushes import REFUSED_FOR
+from pushsvc.rules.bound import Bound
+from pushsvc.runtime.state.conditions import _read_logged, read_conditions
+from pushsvc.settings.schema import AppSettings, QueueSettings, Settings
+from pushsvc.store import Store, StoreConfig, keys, open_store
 
 from .harness import Service as WholeService, apns, running_service
 from .servers import KINDS, Server
 from .test_intake_kit import ALERT, CONFIG, LOOP as LOOP, Answer, Service, call
-from .test_store_kit import all_of
+from .test_store_kit import all_of, moment
 
 NEWS = {"to": {"tokens": [{"platform": "fcm", "token": "n1"}]}, "notification": {"title": "x"}}
 
@@ -142,6 +147,42 @@ async def test_of_a_batch_those_that_do_not_fit_have_429_in_their_place(server: 
         await send_all(store)
         again = await until_taken(service, [large, {"to": 7}], **{"Idempotency-Key": "order 8"})
         assert [each["status"] for each in again.json["results"]] == [202, 422]
+
+
+async def test_a_push_that_was_refused_while_there_was_room_is_shown_by_every_process(server: Server) -> None:
+    async with intakes(server, 10, processes=2) as (services, store):
+        tokens = [{"platform": "apns", "token": f"{number:064x}"} for number in range(4)]
+        large = {"to": {"tokens": tokens}, "notification": {"title": "x"}}
+        assert [(await post(services[1], large)).status for _ in range(3)] == [202, 202, 429]
+
+        async def shown() -> list[tuple[str, str, int | None]]:
+            found = await read_conditions(settings, store)
+            return [(each.what, each.cause, each.waiting) for each in found if each.kind == "full"]
+
+        apps = {name: AppSettings(name=name) for name in ("shop", "news")}
+        settings = Settings(apps=apps, queue=QueueSettings(max_pending=10, app_share=1.0))
+        while not (found := await shown()):
+            await asyncio.sleep(0.02)
+        cause = "8 deliveries wait; the maximum is 10 (queue.max_pending), so a push of 4 was refused"
+        assert found == [("queue", cause, 8)]
+        assert [each.cause for each in await _read_logged(settings, store) if each.kind == "full"] == [cause]
+        assert 0 < await store.link.call("PTTL", keys.FULL) <= REFUSED_FOR * 1000
+        await send_all(store)
+        assert await shown() == [("queue", cause, 0)], "it was refused lately"
+        settings = structs.replace(settings, queue=QueueSettings(max_pending=12, app_share=1.0))
+        assert await shown() == [], "the limit was raised"
+
+
+async def test_what_was_refused_is_over_in_time(server: Server) -> None:
+    server.flush()
+    now = moment()
+    async with open_store(server.url, clock=lambda: now) as store:
+        await store.pushes.note_refused([Bound("", 8, 10, 1, refused=4)])
+        now += int(REFUSED_FOR * 1000) - 1
+        await store.pushes.note_refused([Bound("shop", 2, 3, refused=2)])
+        assert await store.pushes.refused() == [Bound("", 8, 10, 1, refused=4), Bound("shop", 2, 3, refused=2)]
+        now += 1
+        assert await store.pushes.refused() == [Bound("shop", 2, 3, refused=2)]
 
 
 async def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -800,7 +800,7 @@ KEEPERS: dict[str, tuple[str, ...]] = {
         *("ps:T:normal:<platform>",),
         *("ps:T:mark", "ps:T:answers:<platform>:<minute>", "ps:{owner}:bucket:<name>", "ps:{owner}:asked:<who>"),
         *("ps:D:mark", "ps:D:count", "ps:D:displaced:<h>:<k>:<b>", "ps:D:moved", "ps:T:seen:<id>", "ps:cleanup"),
-        *("ps:bell", "ps:probe", "ps:format", "ps:emptied"),
+        *("ps:bell", "ps:probe", "ps:format", "ps:emptied", "ps:full"),
     ),
     "(ids of pushes, events and replays)": (
         *("ps:T:scheduled", "ps:T:urgent", "ps:T:normal", "ps:T:expansions:<lane>", "ps:T:cancelled", "ps:T:recalled"),

@@ -51,6 +51,7 @@ from pushsvc.ports.provider import RenderError
 from pushsvc.ports.pushes import DevicePush, DevicePushes, KeptPush, ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Registry
+from pushsvc.rules.bound import Bound
 from pushsvc.runtime.providers import addresses, renderers
 
 from ..fakes import MemoryStore
@@ -125,6 +126,12 @@ class Store:
     async def recount(self, apps: Iterable[str]) -> int:
         self._come()
         return self.pending
+
+    async def note_refused(self, bounds: Iterable[Bound]) -> None:
+        self._come()
+
+    async def refused(self) -> list[Bound]:
+        return []
 
     async def accept(self, push: Push) -> None:
         self._come()

@@ -31,6 +31,7 @@ from pushsvc.ports.live import EventReport, LiveContent, LivePush, LiveRoute, Re
 from pushsvc.ports.receipts import EventPage
 from pushsvc.ports.registry import Prune
 from pushsvc.ports.webhooks import WebhookCallNote
+from pushsvc.rules.bound import Bound
 from pushsvc.runtime.providers import addresses
 from pushsvc.store import Store, StoreConfig, keys, layout, open_store
 from pushsvc.store.feedback import log
@@ -555,6 +556,7 @@ async def test_every_key_is_as_documented(server: Server, store: Store) -> None:
     await store.flow.note(FlowNote("process", "mark", store.flow.slot, {"shop": {"accepted": 1}}))
     await store.answers.release("shop", "apns", moment() + 60_000)
     await store.pushes.ping()
+    await store.pushes.note_refused([Bound("", 8, 10, refused=4)])
     await store.workers.report("dispatch", ["shop/apns"], [Route("shop", "apns")])
     replicated = ReplicatedLink(server.url, name="a", timeout=5.0, least=0, strict=False)
     await replicated.guarded(keys.mark_in_slot_of(keys.devices("shop")), [])

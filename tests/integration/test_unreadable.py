@@ -54,7 +54,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
         *("ps:T:answers:<platform>:<minute>", "ps:T:lim:<platform>:<family>:<kind>:<number>"),
         *("ps:{owner}:bucket:<name>", "ps:D:mark", "ps:D:count", "ps:D:i:<b>", "ps:D:k:<b>", "ps:D:u:<b>"),
         *("ps:D:t:<topic>", "ps:D:x:<platform>:<why>", "ps:D:x", "ps:D:displaced:<h>:<k>:<b>", "ps:D:moved"),
-        *("ps:T:seen:<id>", "ps:bell", "ps:probe", "ps:keys:used", "ps:emptied"),
+        *("ps:T:seen:<id>", "ps:bell", "ps:probe", "ps:keys:used", "ps:emptied", "ps:full"),
     ),
     "(ids, names and digests, with numbers)": (
         *("ps:T:scheduled", "ps:T:urgent", "ps:T:normal", "ps:T:expansions:<lane>", "ps:T:cancelled", "ps:T:recalled"),

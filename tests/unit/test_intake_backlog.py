@@ -10,6 +10,7 @@ import pytest
 
 from pushsvc.api.pushes.backlog import EVERY, FRESH, Backlog
 from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
+from pushsvc.rules.bound import Bound
 
 from .virtual_time import VirtualLoop
 
@@ -24,6 +25,7 @@ class Waiting:
         self.waits = 0
         self.removed = 0
         self.looks: list[tuple[str, ...]] = []
+        self.noted: list[Bound] = []
         self.away = False
 
     @property
@@ -40,6 +42,9 @@ class Waiting:
         self.looks.append(tuple(apps))
         self.heard = self.waits
         return self.heard
+
+    async def note_refused(self, bounds: Iterable[Bound]) -> None:
+        self.noted += bounds
 
 
 def backlog(store: Any, most: int = 100, share: int = 0) -> Backlog:
@@ -78,6 +83,25 @@ async def test_nobody_is_refused_on_old_news() -> None:
     await asyncio.sleep(FRESH)
     assert await refused(own, 1, beside=2)
     assert not await refused(own, 2)
+
+
+async def test_what_was_refused_is_noted_each_second_with_its_figures() -> None:
+    store = Waiting()
+    store.heard = store.waits = 8
+    own = backlog(store, 10)
+    async with own.watching():
+        for deliveries in (3, 4):
+            assert await refused(own, deliveries)
+        assert await refused(own, 2, beside=1)
+        assert not await refused(own, 2)
+        await asyncio.sleep(EVERY + 0.1)
+        assert store.noted == [Bound("", 9, 10, refused=2)]
+        await asyncio.sleep(EVERY)
+        assert len(store.noted) == 1
+        assert (
+            store.noted[0].text
+            == "9 deliveries wait; the maximum is 10 (queue.max_pending), so a push of 2 was refused"
+        )
 
 
 async def test_a_flood_looks_ten_times_a_second() -> None:

@@ -19,7 +19,9 @@ from pushsvc.ports.conditions import Condition, Kind, condition
 from pushsvc.ports.figures import Held
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.work import Worker
-from pushsvc.runtime.state.conditions import configuration, held
+from pushsvc.rules.bound import Bound
+from pushsvc.runtime.state.conditions import configuration, full, held
+from pushsvc.settings.schema import AppSettings, LimitsSettings, QueueSettings, Settings
 from pushsvc.store.work.held import still_held
 
 from ..fakes.admin import AT, FixedAdministration
@@ -120,6 +122,30 @@ def test_a_refused_configuration_is_reported() -> None:
     (reported,) = configuration(processes)
     assert reported.cause.endswith(f"the previous one is still in use (jobs, serve): {why}")
     assert reported.remedy == "correct it; it is then read again automatically"
+
+
+@pytest.mark.parametrize(
+    ("waits", "refused", "named"),
+    [
+        ({"a": 4, "b": 5}, [], []),
+        ({"a": 4, "b": 6}, [Bound("", 9, 10, refused=2)], [("queue", "10 deliveries wait; the maximum is 10 (")]),
+        ({"a": 4}, [Bound("", 9, 10, refused=2)], [("queue", ", so a push of 2 was refused")]),
+        ({"a": 4}, [Bound("", 9, 9, refused=1)], []),
+        ({"a": 4}, [Bound("a", 4, 5, refused=3)], [("a", ", so a push of 3 was refused")]),
+        ({"a": 5}, [], [("a", "5 deliveries of the app wait; its maximum is 5 (")]),
+        ({"a": 5}, [Bound("removed", 4, 5, refused=3)], [("a", "its maximum is 5")]),
+    ],
+)
+def test_the_queue_is_full_where_a_push_is_or_was_lately_refused(
+    waits: dict[str, int], refused: list[Bound], named: list[tuple[str, str]]
+) -> None:
+    apps = {
+        "a": AppSettings(name="a", limits=LimitsSettings(max_pending=5)),
+        "b": AppSettings(name="b", limits=LimitsSettings(max_pending=10)),
+    }
+    found = list(full(Settings(apps=apps, queue=QueueSettings(max_pending=10)), waits, refused))
+    assert [each.what for each in found] == [what for what, _ in named]
+    assert all(part in each.cause for each, (_, part) in zip(found, named, strict=True))
 
 
 def test_a_counter_that_began_anew_is_no_negative_rate() -> None:

@@ -62,6 +62,8 @@ class Backlog:
         self._looked_at = float("-inf")
         self._looks: deque[_Look] = deque(maxlen=MEMORY + 1)
         self._lock = asyncio.Lock()
+        self._refused: dict[str, Bound] = {}
+        """The bounds that have refused a push since that was last noted, with the figures of the last one."""
         self.limit(most, shares)
 
     def limit(self, most: int, shares: Mapping[str, int]) -> None:
@@ -92,6 +94,7 @@ class Backlog:
         passed = self._passed(app, deliveries + beside)
         if passed is not None:
             telemetry.REFUSED.labels(app, "share" if passed.who else "queue").inc()
+            self._refused[passed.who] = passed._replace(waits=passed.waits + beside, refused=deliveries)
             missing = passed.waits + deliveries + beside - passed.most
             raise TooManyRequests(f"{passed.text}.", retry_after=self._seconds_until(missing, passed.who))
 
@@ -134,6 +137,9 @@ class Backlog:
             await pulse(EVERY)
             try:
                 await self._look(EVERY / 2)
+                if self._refused:
+                    noted, self._refused = self._refused, {}
+                    await self._pushes.note_refused(noted.values())
                 telemetry.REDIS.end("backlog")
             except StoreError as error:
                 telemetry.REDIS.away("backlog", error)

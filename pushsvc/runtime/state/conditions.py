@@ -63,7 +63,11 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
             for each in await read_unserved(settings, store, processes)
         ),
         *silent(processes),
-        *full(settings, {app: sum(each.by_shard) for app, each in gauges.apps.items()}),
+        *full(
+            settings,
+            {app: sum(each.by_shard) for app, each in gauges.apps.items()},
+            await store.pushes.refused(),
+        ),
         *emptied(await store.emptied()),
         *memory(used),
         *configuration(living),
@@ -129,18 +133,27 @@ def silent(processes: Iterable[Worker]) -> Iterator[Condition]:
             yield condition("silent", f"{each.part} {each.consumer}", cause, remedy, since=each.last_sign)
 
 
-def full(settings: Settings, waits: Mapping[str, int]) -> Iterator[Condition]:
-    """Yield the queue, and the apps, whose pushes are refused with 429. `waits` has the waiting deliveries by app."""
+def full(settings: Settings, waits: Mapping[str, int], refused: Iterable[Bound] = ()) -> Iterator[Condition]:
+    """Yield the queue, and the apps, whose pushes are refused with 429: each push, or those that were too large for
+    what was left, which `refused` has of late. A higher limit ends that at once. `waits` has the waiting deliveries by
+    app."""
+    lately = {each.who: each for each in refused}
+
+    def reached(who: str, waiting: int, most: int, removed: int = 0) -> Bound | None:
+        if waiting >= most:
+            return Bound(who, waiting, most, removed)
+        last = lately.get(who)
+        return None if last is None or last.waits + last.refused <= most else last
+
     total, most = sum(waits.values()), settings.queue.max_pending
-    if total >= most:
-        bound = Bound("", total, most, sum(count for app, count in waits.items() if app not in settings.apps))
+    removed = sum(count for app, count in waits.items() if app not in settings.apps)
+    if bound := reached("", total, most, removed):
         remedy = "check in `pushsvc stats` what fills it, scheduled pushes included; raise `queue.max_pending`"
         yield condition("full", "queue", bound.text, remedy, reason="queue", waiting=total)
     for app, share in settings.queue_shares().items():
-        if waits.get(app, 0) >= share < most:
-            bound = Bound(app, waits[app], share)
+        if share < most and (bound := reached(app, waits.get(app, 0), share)):
             remedy = "check in `pushsvc stats` what waits, scheduled pushes included; raise `limits.max_pending`"
-            yield condition("full", app, bound.text, remedy, app=app, reason="share", waiting=bound.waits)
+            yield condition("full", app, bound.text, remedy, app=app, reason="share", waiting=waits.get(app, 0))
 
 
 def emptied(since: int | None) -> Iterator[Condition]:
@@ -245,15 +258,15 @@ class StoreConditions:
 
 async def _read_logged(settings: Settings, store: Store) -> list[Condition]:
     """Return the conditions of the kinds in `_LOGS`. Raises `StoreUnavailable`."""
-    processes, used, total = await asyncio.gather(
-        store.workers.known(), store.memory_ratio(), store.pushes.recount(settings.apps)
+    processes, used, total, refused = await asyncio.gather(
+        store.workers.known(), store.memory_ratio(), store.pushes.recount(settings.apps), store.pushes.refused()
     )
     waits = {app: store.pushes.pending_of(app) for app in settings.apps}
     removed = {"": total - sum(waits.values())}
     return [
         *await read_unserved(settings, store, processes),
         *silent(processes),
-        *full(settings, waits | removed),
+        *full(settings, waits | removed, refused),
         *memory(used),
     ]
 

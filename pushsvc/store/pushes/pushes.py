@@ -24,7 +24,8 @@ from ...model.delivery import End
 from ...model.push import LANES, Push, Route
 from ...model.status import DeliveryRow, PushStatus
 from ...ports.live import LiveStreams
-from ...ports.pushes import DevicePush, DevicePushes, KeptPush
+from ...ports.pushes import REFUSED_FOR, DevicePush, DevicePushes, KeptPush
+from ...rules.bound import Bound
 from .. import keys, layout
 from ..config import OPEN_MOST
 from ..link.unreadable import readable
@@ -84,6 +85,16 @@ class RedisPushes(PushListing):
         """Count every shard of these apps and of removed ones, and return `pending`."""
         await self._accepting.recount(tuple(apps))
         return self.pending
+
+    async def note_refused(self, bounds: Iterable[Bound]) -> None:
+        until = self._clock() + int(REFUSED_FOR * 1000)
+        fields = [word for who, *numbers in bounds for word in (who, " ".join(map(str, [until, *numbers])))]
+        await self._link.many([("HSET", keys.FULL, *fields), ("PEXPIREAT", keys.FULL, until)])
+
+    async def refused(self) -> list[Bound]:
+        noted, now = await self._link.call("HGETALL", keys.FULL), self._clock()
+        found = [(who.decode(), *map(int, numbers.split())) for who, numbers in noted.items()]
+        return [Bound(who, *numbers) for who, until, *numbers in found if until > now]
 
     async def require_durable(self, apps: Iterable[str]) -> float:
         marks = [keys.mark(app, shard) for app in apps for shard in range(self._config.shards_of(app))]
