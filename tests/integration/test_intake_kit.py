@@ -345,7 +345,7 @@ class Service:
     limit: Rate | None = None
     live: ApiLive | None = None
     ring: KeyRing | None = None
-    memory: MemoryStore = field(default_factory=MemoryStore)
+    memory: MemoryStore = field(default_factory=lambda: MemoryStore(clock=lambda: NOW))
     channels: Channels = field(default_factory=Channels)
     erasures: Erasures = field(init=False)
 
