@@ -87,9 +87,10 @@ class RedisPushes(PushListing):
         return self.pending
 
     async def note_refused(self, bounds: Iterable[Bound]) -> None:
-        until = self._clock() + int(REFUSED_FOR * 1000)
+        life = int(REFUSED_FOR * 1000)
+        until = self._clock() + life
         fields = [word for who, *numbers in bounds for word in (who, " ".join(map(str, [until, *numbers])))]
-        await self._link.many([("HSET", keys.FULL, *fields), ("PEXPIREAT", keys.FULL, until)])
+        await self._link.many([("HSET", keys.FULL, *fields), ("PEXPIRE", keys.FULL, life)])
 
     async def refused(self) -> list[Bound]:
         noted, now = await self._link.call("HGETALL", keys.FULL), self._clock()
