@@ -109,8 +109,10 @@ class Town:
     def held(self) -> Iterator[None]:
         self.control("credentials", refuse=True, platform="apns")
         push = self.api.push(apns("ok", "held"))
-        yield
-        self.control("credentials", refuse=False, platform="apns")
+        try:
+            yield
+        finally:
+            self.control("credentials", refuse=False, platform="apns")
         assert self.api.until_done(push) == {"total": 1, "sent": 1}
 
     @contextmanager
@@ -251,7 +253,8 @@ def test_it_shows_with_its_remedy(town: Town, fault: str) -> None:
         began = time.monotonic()
         found = until(lambda: f"{kind} of {what}", lambda: [c for c in town.conditions(kind) if c["what"] == what])
         seconds = [time.monotonic() - began]
-        until(lambda: metric, lambda: metric in town.metrics())
+        shown = lambda: [line for line in town.metrics() if line.startswith("pushsvc_conditions")]  # noqa: E731
+        until(lambda: f"{metric} is among {shown()}", lambda: metric in town.metrics())
         seconds.append(time.monotonic() - began)
         annotations = until(lambda: f"{alert} fires; so far {town.firing()}", lambda: town.firing().get(alert))
         seconds.append(time.monotonic() - began)
