@@ -55,9 +55,9 @@ class Town:
         status, ready = self.api.call("GET", "/readyz")
         return [each for each in ready.get("conditions", []) if each["kind"] == kind] if status == 200 else []
 
-    def metrics(self) -> list[str]:
+    def metrics(self, name: str = "") -> list[str]:
         text: str = self.api.call("GET", "/metrics")[1]
-        return text.splitlines()
+        return [line for line in text.splitlines() if line.startswith(name)]
 
     def firing(self) -> dict[str, dict[str, str]]:
         """The alerts that fire, with their annotations."""
@@ -253,8 +253,7 @@ def test_it_shows_with_its_remedy(town: Town, fault: str) -> None:
         began = time.monotonic()
         found = until(lambda: f"{kind} of {what}", lambda: [c for c in town.conditions(kind) if c["what"] == what])
         seconds = [time.monotonic() - began]
-        shown = lambda: [line for line in town.metrics() if line.startswith("pushsvc_conditions")]  # noqa: E731
-        until(lambda: f"{metric} is among {shown()}", lambda: metric in town.metrics())
+        until(lambda: f"{metric} is among {town.metrics('pushsvc_conditions')}", lambda: metric in town.metrics())
         seconds.append(time.monotonic() - began)
         annotations = until(lambda: f"{alert} fires; so far {town.firing()}", lambda: town.firing().get(alert))
         seconds.append(time.monotonic() - began)
