@@ -50,6 +50,9 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
         webhook_standings(settings, store.webhooks),
         webhook_standings(settings, store.event_webhooks),
     )
+    refused, emptied_at, failing = await asyncio.gather(
+        store.pushes.refused(), store.emptied(), store.expansions.failing(settings.apps)
+    )
     living = [worker for worker in processes if worker.lives]
     waiting = {
         f"{app}/{platform}": sum(lanes.values())
@@ -63,15 +66,11 @@ async def read_conditions(settings: Settings, store: Store, gauges: Gauges | Non
             for each in await read_unserved(settings, store, processes)
         ),
         *silent(processes),
-        *full(
-            settings,
-            {app: sum(each.by_shard) for app, each in gauges.apps.items()},
-            await store.pushes.refused(),
-        ),
-        *emptied(await store.emptied()),
+        *full(settings, {app: sum(each.by_shard) for app, each in gauges.apps.items()}, refused),
+        *emptied(emptied_at),
         *memory(used),
         *configuration(living),
-        *audiences(await store.expansions.failing(settings.apps)),
+        *audiences(failing),
         *quarantine({app: each.quarantined for app, each in gauges.apps.items()}),
     ]
     for route, why in frozen.items():
