@@ -317,7 +317,7 @@ async def test_pushes_that_come_fast_are_read_together_unless_they_are_urgent(
 
     store.queue.take = counted  # type: ignore[method-assign]  # counts what it passes on
     async with working(store.queue, provider):
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0)  # of virtual time: what comes right after the start counts as fast
         for number in range(500):
             accepted[f"p{number}"] = loop.time()
             await store.pushes.accept(push(f"p{number}", "token", lane=lane))
