@@ -167,6 +167,9 @@ def _command(server: str, folder: Path, path: Path, fsync: Fsync) -> list[str]:
         "appendfsync": fsync,
         "save": "",
         "maxmemory-policy": "noeviction",
+        # The values of a push are too short and too random to become shorter: without this attempt a rewrite of the
+        # file takes half of the CPU, beside those who wait for the server.
+        "rdbcompression": "no",
         # A push and its rows stay one compact value up to this size: half the memory of a status. Every server knows
         # this older name of the option.
         "hash-max-ziplist-value": "256",
