@@ -3,9 +3,10 @@
     python -m tests.bench.soak [--minutes 30] [--connections 32] [--retention 60]
 
 First the full rate is measured for ten seconds; then the generator posts at half of it. Each minute is a row: rate,
-percentiles of the POST, memory and descriptors of all processes, keys and memory of the store, pushes that have not
-been sent. Statuses are kept for `--retention` seconds, so that keys can be as many at the end as at the beginning.
-Fails when a figure of the last third is more than a tenth above that of the middle third, or when a push is lost.
+percentiles of the POST, memory and descriptors of all processes, keys and memory of the store, how often it began to
+rewrite its file, which takes a part of the service's core, and pushes that have not been sent. Statuses are kept for
+`--retention` seconds, so that keys can be as many at the end as at the beginning. Fails when a figure of the last third
+is more than a tenth above that of the middle third, or when a push is lost.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Look(Struct, frozen=True):
     descriptors: int
     keys: int
     store_mb: float
+    forks: int
+    """How often the store has begun to rewrite its file, from the beginning on."""
 
     @property
     def keys_by_rate(self) -> float:
@@ -74,15 +77,16 @@ def look(playground: Playground, root: int, client: redis.Redis, load: Load, wai
         descriptors=sum(map(descriptors, pids)),
         keys=int(client.dbsize()),
         store_mb=client.info("memory")["used_memory"] / 1e6,
+        forks=client.info("stats")["total_forks"],
     )
 
 
-def show(minute: int, seen: Look) -> None:
+def show(minute: int, seen: Look, rewrites: int) -> None:
     """Print a row."""
     load = seen.load
     print(
         f"{minute:>6} {load.rate:>8,.0f} {load.p50:>8.1f} {load.p99:>8.1f} {seen.waiting:>8,} {seen.memory_mb:>9.1f} "
-        f"{seen.descriptors:>6} {seen.keys:>9,} {seen.store_mb:>9.1f}",
+        f"{seen.descriptors:>6} {seen.keys:>9,} {seen.store_mb:>9.1f} {rewrites:>8}",
         flush=True,
     )
 
@@ -105,15 +109,17 @@ def main(minutes: int, connections: int, retention: int) -> None:
         print(f"full rate {full.rate:,.0f}/s, from here on {rate:,.0f}/s; load: {full.tool}")
         print(
             f"{'minute':>6} {'POST/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'waiting':>8} {'memory MB':>9} {'files':>6} "
-            f"{'keys':>9} {'store MB':>9}"
+            f"{'keys':>9} {'store MB':>9} {'rewrites':>8}"
         )
         with redis.Redis.from_url(url) as client:
+            forks = client.info("stats")["total_forks"]
             for minute in range(1, minutes + 1):
                 load = put_load(post, connections=SPREAD * connections, seconds=60, rate=rate)
                 accepted += load.requests
                 waiting = max(0, base + accepted - arrived(simulator))
                 seen.append(look(playground, root, client, load, waiting))
-                show(minute, seen[-1])
+                show(minute, seen[-1], seen[-1].forks - forks)
+                forks = seen[-1].forks
         after, _ = until_still(simulator, base + accepted)
     faults = [f"{base + accepted - after} pushes were lost"] if after < base + accepted else []
     for name in WATCHED:
