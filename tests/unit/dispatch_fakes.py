@@ -71,6 +71,11 @@ def chunk(*tokens: str, name: str = "p", lane: Lane = "normal", platform: Platfo
     return Chunk(name, "shop", platform, lane, len(tokens), 0, 1 << 50, Message(platform, b"{}"), targets)
 
 
+async def judged() -> None:
+    """Let a dispatcher judge what a provider has answered: it does so at the next turn of the loop."""
+    await asyncio.sleep(0)
+
+
 class FakeProvider:
     """`ports.provider.Provider`: keeps what is submitted until the test answers it."""
 

@@ -48,7 +48,7 @@ class Line:
                 heapq.heappush(self.flights, (back, self.now))
             self.now, sent = heapq.heappop(self.flights)
             self.answers += 1
-            self.congestion.answered(self.now - sent, len(self.flights), self.now)
+            self.congestion.answered([self.now - sent], len(self.flights), self.now)
         return (self.answers - before) / (self.now - began)
 
 

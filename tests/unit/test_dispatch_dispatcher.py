@@ -31,6 +31,7 @@ from .dispatch_fakes import (
     FakeQueue,
     chunk,
     counts,
+    judged,
     many,
     memory_store,
     push,
@@ -344,6 +345,7 @@ async def test_it_says_which_routes_are_held() -> None:
         assert own.held() == {"shop/fcm": "the token endpoint refuses: look after invalid_grant"}
         cut_off.trouble, cut_off.refused = "connection refused", ""
         refused.answer(Misconfigured(status=403, reason="InvalidProviderToken"))
+        await judged()
         assert own.held() == {
             "shop/apns": "InvalidProviderToken: look after InvalidProviderToken",
             "shop/fcm": away,

@@ -100,7 +100,8 @@ def test_it_counts_what_prometheus_client_would_have(
     metrics = RouteMetrics(Route(tallied, "apns"))
     RouteMetrics(Route(counted, "apns"))  # the same children exist on both sides
     for number, (kind, lane, provider, delivery) in enumerate(answers):
-        metrics.answered(kind(), lane, provider, delivery)
+        metrics.answered([kind], [provider])
+        metrics.delivered[lane](delivery)
         telemetry.ATTEMPTS.labels(counted, "apns", KINDS[kind]).inc()
         telemetry.PROVIDER_SECONDS.labels(counted, "apns").observe(provider)
         telemetry.DELIVERY_SECONDS.labels(counted, "apns", lane).observe(delivery)
@@ -125,7 +126,8 @@ def test_nothing_shows_before_the_flush() -> None:
     app = unused()
     metrics = RouteMetrics(Route(app, "fcm"))
     before = samples(app)
-    metrics.answered(Sent(), "urgent", 0.1, 0.2)
+    metrics.answered([Sent], [0.1])
+    metrics.delivered["urgent"](0.2)
     assert samples(app) == before
     metrics.flush()
     assert samples(app) != before

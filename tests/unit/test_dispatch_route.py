@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -51,6 +51,7 @@ from .dispatch_fakes import (
     FakeQueue,
     chunk,
     counts,
+    judged,
     many,
     memory_store,
     now_ms,
@@ -122,6 +123,21 @@ async def rows(store: MemoryStore, name: str) -> dict[int, tuple[str, str, int, 
 
 
 # --- what an answer becomes -------------------------------------------------------------------------
+
+
+async def test_an_answer_that_cannot_be_judged_keeps_no_other_from_being_recorded() -> None:
+    loop, faults = asyncio.get_running_loop(), list[BaseException]()
+    loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    unknown: Any = object()
+    store, provider = memory_store(), FakeProvider()
+    async with working(store.queue, provider):
+        await store.pushes.accept(push("p", *many("t", 10)))
+        await until(lambda: len(provider.open) == 10)
+        # All in one turn of the loop, as the answers of one read.
+        assert [provider.answer(None, 4), provider.answer(unknown, 1), provider.answer(None, 5)] == [4, 1, 5]
+        await until(lambda: faults)
+    assert await counts(store, "p") == {"total": 10, "sent": 9, "queued": 1}
+    assert len(faults) == 1
 
 
 async def test_each_target_has_an_outcome_of_its_own() -> None:
@@ -444,6 +460,7 @@ async def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> 
         provider.answer(None, 8)
         provider.answer(REFUSED, 1)
         held_at = loop.time()
+        await judged()
         assert worker.held == {"shop/apns": "InvalidProviderToken: look after InvalidProviderToken"}
 
         await store.pushes.accept(push("second", *many("second", 20)))
@@ -462,6 +479,7 @@ async def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> 
 
         provider.says = lambda delivery: Sent(status=200)
         provider.answer()
+        await judged()
         assert worker.held == {}
         for name, total in (("first", 10), ("second", 20)):
             assert await until_ended(store, name) == {"total": total, "sent": total}
@@ -495,6 +513,7 @@ async def test_what_a_dead_worker_held_is_taken_over_at_the_targets_without_an_o
     async with working(store.queue, provider):
         await until(lambda: len(provider.open) == 10)
         provider.answer(count=4)
+        await judged()
     store.kill(store.consumer)
 
     heir = FakeProvider()

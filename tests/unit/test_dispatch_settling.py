@@ -42,7 +42,7 @@ def entry(name: str, count: int, lane: Lane = "normal") -> OpenEntry:
 
 
 def add(settler: Settler, entry: OpenEntry, index: int) -> None:
-    settler.add(settlement(entry.chunk, entry.chunk.targets[index]), entry)
+    settler.add([(settlement(entry.chunk, entry.chunk.targets[index]), entry)])
 
 
 async def settle(queue: FakeQueue, act: Callable[[Settler], None], relief: Callable[[], None] = lambda: None) -> None:
@@ -66,7 +66,7 @@ def test_a_token_has_the_hash_of_its_own_platform_whichever_channel_carries_it()
 
     def act(settler: Settler) -> None:
         recorder = Recorder(settler, lambda platform: lambda token: f"{platform} {token}")
-        recorder.settle(Delivery(own, own.targets[0]), carried, None, EXPIRED, 5, "ttl")
+        recorder.settle(Delivery(own, own.targets[0]), carried, EXPIRED, 5, "ttl")
 
     run(settle(queue, act))
     assert [each.token_hash for settlements, _ in queue.settled for each in settlements] == ["webpush token"]
@@ -104,7 +104,7 @@ async def test_what_goes_on_to_a_provider_waits_for_two_batches_at_most_whatever
         await asyncio.sleep(0.13)
         own, began = entry(f"carried-{number}", 1, lane), loop.time()
         delivery = Delivery(own.chunk, own.chunk.targets[0])
-        settler.add(Settlement(delivery, None, Retry(0, 1, channel="apns"), 0, ""), own)
+        settler.add([(Settlement(delivery, None, Retry(0, 1, channel="apns"), 0, ""), own)])
         await until(partial(is_recorded, own))
         waits.append(loop.time() - began)
     assert not settler.has_recorded(settler.handed_over)
@@ -205,7 +205,7 @@ async def test_what_devices_are_yet_to_acknowledge_waits_and_nothing_else_waits_
     def write(index: int, *, within: float = 10.0, collapse: str = "") -> None:
         message = msgspec.structs.replace(own.chunk.message, collapse=collapse)
         delivery = Delivery(msgspec.structs.replace(own.chunk, message=message), own.chunk.targets[index])
-        settler.add(Settlement(delivery, Unconfirmed(within=within), Retry(10_000, 1), 0, ""), own)
+        settler.add([(Settlement(delivery, Unconfirmed(within=within), Retry(10_000, 1), 0, ""), own)])
 
     def steps() -> list[int]:
         return [len(settlements) for settlements, _ in queue.settled]
@@ -245,7 +245,7 @@ async def test_many_that_are_yet_to_be_acknowledged_do_not_stop_what_is_sent() -
     task = asyncio.create_task(settler.run())
     own = entry("many", BOUND // 2)
     for target in own.chunk.targets:
-        settler.add(Settlement(Delivery(own.chunk, target), Unconfirmed(within=10.0), Retry(10_000, 1), 0, ""), own)
+        settler.add([(Settlement(Delivery(own.chunk, target), Unconfirmed(within=10.0), Retry(10_000, 1), 0, ""), own)])
     await asyncio.sleep(ACKED / 2)
     assert sum(len(settlements) for settlements, _ in queue.settled) == BOUND // 2
     settler.close()
@@ -384,7 +384,7 @@ async def test_what_ended_is_counted_once_when_it_is_recorded() -> None:
     settler = Settler(name, queue, lambda: None)
     task = asyncio.create_task(settler.run())
     for index in range(10):
-        settler.add(settlement(own, own.targets[index]), entry)
+        settler.add([(settlement(own, own.targets[index]), entry)])
     await until(lambda: queue.attempts)
     assert count() == 0, "nothing is recorded while Redis is away"
     await settler.drain()

@@ -34,6 +34,7 @@ window of 2,000. Vegas compares with the quickest, so jitter is a queue for it. 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -151,12 +152,14 @@ class Window(ABC):
         self._round_at, self._count, self._sum, self._used = now, 0, 0.0, 0
         self._closes_at = now + (START_ROUND if self._starting else ROUND)
 
-    def answered(self, seconds: float, in_flight: int, now: float) -> None:
-        """Record an answer that came `seconds` after its submission, with `in_flight` other deliveries in flight."""
-        if seconds < self._quickest.latest:
-            self._quickest.latest = seconds
-        self._count += 1
-        self._sum += seconds
+    def answered(self, seconds: Sequence[float], in_flight: int, now: float) -> None:
+        """Record answers that came together, each this long after its submission. `in_flight` others were in flight
+        when the first came."""
+        quickest = min(seconds)
+        if quickest < self._quickest.latest:
+            self._quickest.latest = quickest
+        self._count += len(seconds)
+        self._sum += sum(seconds)
         if in_flight > self._used:
             self._used = in_flight
         if now >= self._closes_at:

@@ -124,14 +124,14 @@ class Holdings:
         chunk = entry.chunk
         if entry.revoked:
             # Its push was cancelled during the question, and has been reported as cancelled.
-            self._recorder.settle(Delivery(chunk, target), entry, None, CANCELLED, now, CANCELLED.end)
+            self._recorder.settle(Delivery(chunk, target), entry, CANCELLED, now, CANCELLED.end)
             return
         # Nothing was asked of this provider before: what comes from the live channel has one turn behind it.
         first = 1 + (bool(chunk.home) and chunk.channel not in CARRIERS)
         drops = limits.on_exceed == "drop" and chunk.turn == first
         verdict = DROPPED if drops else waits(chunk, now, wait_ms, counted=False)
         self._metrics.limited()
-        self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, RATE_LIMITED)
+        self._recorder.settle(Delivery(chunk, target), entry, verdict, now, RATE_LIMITED)
 
     # --- room -----------------------------------------------------------------
 
@@ -186,12 +186,12 @@ class Holdings:
                     verdict = left_out(chunk, end, reason, now)
                     if revoked is not None and chunk.push_id in revoked.pushes:
                         verdict, reason = CANCELLED, CANCELLED.end
-                    self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
+                    self._recorder.settle(Delivery(chunk, target), entry, verdict, now, reason)
             if revoked is not None:
                 self._take_back(entry, revoked)  # first: a cancel is reported before its push ends in another way
             if not chunk.message.body and chunk.unreachable:
                 for target in entry.targets:
-                    self._recorder.settle(Delivery(chunk, target), entry, None, UNREACHABLE, now, NO_ROUTE)
+                    self._recorder.settle(Delivery(chunk, target), entry, UNREACHABLE, now, NO_ROUTE)
                 continue
             if each.environments:
                 self._redirect(entry, each.environments, now)
@@ -220,7 +220,7 @@ class Holdings:
             if route is not None:
                 verdict = Retry(now, chunk.attempt, counted=chunk.counted, channel=route)
             reason = NO_ROUTE if route is None else OTHER_ACCOUNT
-            self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
+            self._recorder.settle(Delivery(chunk, target), entry, verdict, now, reason)
 
     def _hold_part(self, entry: OpenEntry, now: int) -> None:
         """Send one target of a held part of the route as a probe, or none; the others wait for another try."""
@@ -231,7 +231,7 @@ class Holdings:
         jitter, chunk = self._random(), entry.chunk
         verdict = look_again(chunk, now=now, jitter=jitter, policy=self._config.retry, part=chunk.part)
         for target in waiting:
-            self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, PART_HELD)
+            self._recorder.settle(Delivery(chunk, target), entry, verdict, now, PART_HELD)
 
     # --- taken back -----------------------------------------------------------
 
@@ -291,7 +291,7 @@ class Holdings:
             verdict = waits(chunk, now, 0, counted=counted or chunk.counted)
         reason = CANCELLED.end if entry.revoked else RECALLED
         for target in targets:
-            self._recorder.settle(Delivery(chunk, target), entry, None, verdict, now, reason)
+            self._recorder.settle(Delivery(chunk, target), entry, verdict, now, reason)
 
     def _pass(self, mark: Mark, entries: Sequence[OpenEntry]) -> None:
         """Move entries that the limits admitted to the lanes. The limits were asked at `mark`. Where it is not known

@@ -7,7 +7,7 @@ What is gathered here and not yet flushed is at most a quarter of a second old.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, get_args
 
 from ... import telemetry
@@ -27,6 +27,8 @@ class RouteMetrics:
         self._delivery: dict[Lane, telemetry.Gathered] = {
             lane: telemetry.Gathered(telemetry.DELIVERY_SECONDS.labels(*self._labels, lane)) for lane in LANES
         }
+        self.delivered = {lane: gathered.observe for lane, gathered in self._delivery.items()}
+        """For each lane, takes the seconds from the start of a delivery to its answer."""
         self._held_reasons: set[str] = set()
         self._limited = 0
         telemetry.begin_route(*self._labels, _RESULTS)
@@ -34,10 +36,10 @@ class RouteMetrics:
             for result in ("fallback", "expired", "dropped"):
                 telemetry.LIVE_MESSAGES.labels(route.app, result)
 
-    def answered(self, outcome: Outcome, lane: Lane, provider_seconds: float, delivery_seconds: float) -> None:
-        self._attempts[type(outcome)] += 1
-        self._provider.observe(provider_seconds)
-        self._delivery[lane].observe(delivery_seconds)
+    def answered(self, kinds: Sequence[type[Outcome]], seconds: Sequence[float]) -> None:
+        """Count answers of a provider, and the seconds that each took."""
+        self._attempts.update(kinds)
+        self._provider.observe_all(seconds)
 
     def limited(self) -> None:
         """Count a delivery that was over one of our limits and was not attempted."""

@@ -21,11 +21,16 @@ class Recorder:
     """Hands the ends of one route's deliveries to its settler."""
 
     def __init__(self, settler: Settler, hash_token: Callable[[Platform], Callable[[str], str]]) -> None:
-        self._settler = settler
+        self.add = settler.add
+        """Hands over settlements with their entries."""
         self._hasher_of = cache(hash_token)
         """A token is hashed in the form of its own platform, whichever channel carries the delivery."""
 
-    def settle(
+    def settle(self, delivery: Delivery, entry: OpenEntry, verdict: Verdict, now: int, reason: str) -> None:
+        """Record the verdict on a delivery that the provider was not asked about."""
+        self.add([(self.settlement(delivery, entry, None, verdict, now, reason), entry)])
+
+    def settlement(
         self,
         delivery: Delivery,
         entry: OpenEntry,
@@ -34,19 +39,18 @@ class Recorder:
         now: int,
         reason: str,
         asked_at: int | None = None,
-    ) -> None:
-        """Record the verdict on a delivery. `outcome` is None if the provider was not asked."""
+    ) -> Settlement:
+        """Return what is recorded of a delivery. `outcome` is None if the provider was not asked."""
         # A broadcast keeps no row of what was sent, and no push one of what waits for its device: no hash is needed.
         chunk = entry.chunk
         waits_for_device = type(verdict) is Retry and type(outcome) is Unconfirmed
         silent = waits_for_device or (verdict is SENT and chunk.total > ROWS_FOR_ALL)
         hashed = "" if silent else self._hasher_of(chunk.home or chunk.channel)(delivery.target.token)
-        settlement = Settlement(delivery, outcome, verdict, now, hashed, reason, asked_at, entry.ref.entry_id)
-        self._settler.add(settlement, entry)
+        return Settlement(delivery, outcome, verdict, now, hashed, reason, asked_at, entry.ref.entry_id)
 
     def expire(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> None:
         for target in targets:
-            self.settle(Delivery(entry.chunk, target), entry, None, EXPIRED, now, "ttl")
+            self.settle(Delivery(entry.chunk, target), entry, EXPIRED, now, "ttl")
 
 
 def waits(chunk: Chunk, now: int, wait_ms: int, *, counted: bool) -> Verdict:

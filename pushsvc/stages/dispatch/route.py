@@ -1,4 +1,4 @@
-"""The worker of one route: reads its lanes, keeps the provider's window full, judges the outcomes."""
+"""The worker of one route: reads its lanes and keeps the provider's window full."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Final
 
 from ...background import pulse
 from ...errors import StoreUnavailable
-from ...model.delivery import SUPERSEDED, Delivery, Outcome, Retry, Sent, Unavailable, Unconfirmed, Verdict
+from ...model.delivery import SUPERSEDED, Delivery
 from ...model.push import LANES, Route, Target
 from ...ports.entries import Revoked
 from ...ports.provider import Provider
-from ...rules.policy import SENT, Blame, decide
 from ...telemetry import REDIS, get_logger
 from .congestion import Congestion
 from .context import DispatchContext
+from .flights import Flight, Flights
 from .health import UNBOUNDED
-from .holdings import CANCELLED, Holdings
+from .holdings import Holdings
 from .lanes import SLICE, OpenEntry
 from .limits import Gate, Pacer, RouteLimits
 from .metrics import RouteMetrics
@@ -36,17 +36,6 @@ behind a broadcast wait about four times as long (`tests/bench/lanes.py`)."""
 
 RESERVE: Final = 0.05
 """The share of the window that only urgent deliveries may use."""
-
-
-class Flight(Delivery, frozen=True, gc=False):
-    """A delivery on its way: what the callback must know again."""
-
-    passed: tuple[int, int]
-    entry: OpenEntry
-    started: float
-    asked_at: int
-    """The same in Unix ms."""
-    probe: bool
 
 
 class RouteWorker:
@@ -67,14 +56,14 @@ class RouteWorker:
         self._later_at = 0.0
         self._stopping = False
         self._pump_scheduled = False
-        self._in_flight = 0
-        self._unanswered_since = inf
-        """When the last request was answered, or the first was sent after that; infinity while none waits. A time-out
-        is no answer."""
         self._congestion = Congestion(self._loop.time())
         self._replacing = Replacing()
         recorder = Recorder(settler, context.hash_token)
         self._settle, self._expire = recorder.settle, recorder.expire
+        self._flights = Flights(
+            *(context, self._watch, self._metrics, recorder, self._congestion, self._replacing),
+            on_judged=self._pump_unless_scheduled,
+        )
         self._holdings = Holdings(
             *(context, self.route, settler, recorder, self._watch.parts, self._metrics),
             clock=self._loop.time,
@@ -83,7 +72,7 @@ class RouteWorker:
         self._lanes = self._holdings.lanes
         self._rechecks = self._holdings.rechecks
         self.retries = Retries(context, self.route)
-        self._reader = Reader(context, self.route, settler, self._holdings, in_flight=lambda: self._in_flight)
+        self._reader = Reader(context, self.route, settler, self._holdings, in_flight=lambda: self._flights.in_flight)
         self._log = get_logger("dispatch").bind(app=self.route.app, platform=self.route.platform)
         self._gate: Gate | None = None
         self._pacer: Pacer | None = None
@@ -117,7 +106,7 @@ class RouteWorker:
     def held(self) -> dict[str, str]:
         """The route and its parts that currently do not send, with the reason."""
         now = self._loop.time()
-        return self._watch.held(self._provider, now, now - self._unanswered_since)
+        return self._watch.held(self._provider, now, now - self._flights.unanswered_since)
 
     @property
     def worked(self) -> dict[str, float]:
@@ -128,7 +117,7 @@ class RouteWorker:
         """Use another provider of the same route from now on, even if the route is held. Outcomes of what the old one
         has in flight are still recorded; its owner closes it."""
         self._provider = provider
-        self._unanswered_since = inf
+        self._flights.unanswered_since = inf
         provider.on_room(self.wake)
         self.health.probe_now()
         self.wake()
@@ -157,7 +146,7 @@ class RouteWorker:
         await self.retries.promote()
 
     async def _rest(self) -> None:
-        busy = self._in_flight or any(self._holdings.held(lane) for lane in LANES)
+        busy = self._flights.in_flight or any(self._holdings.held(lane) for lane in LANES)
         await self.retries.rest(idle=not busy and self.health.is_open and bool(self._provider.room))
 
     async def _lapse(self) -> None:
@@ -167,7 +156,7 @@ class RouteWorker:
     def _look(self) -> None:
         """Publish the state of the route; while it does not send, end expired deliveries in memory."""
         at = self._loop.time()
-        self._watch.tick(self._provider, at, at - self._unanswered_since)
+        self._watch.tick(self._provider, at, at - self._flights.unanswered_since)
         if not self.health.is_open or not self._provider.room:
             now = int(self._wall_clock() * 1000)
             over = self._holdings.expired(now)
@@ -203,6 +192,10 @@ class RouteWorker:
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
 
+    def _pump_unless_scheduled(self) -> None:
+        if not self._pump_scheduled:
+            self._pump()
+
     def _pump(self) -> None:
         self._pump_scheduled = False
         if self._stopping or self._settler.congested or not self._lanes or not self._lease.holds:
@@ -219,7 +212,8 @@ class RouteWorker:
             if not allowance:
                 self._wake_at(health.next_at(started))
                 return
-        reserve = int((room + self._in_flight) * RESERVE)
+        flights = self._flights
+        reserve = int((room + flights.in_flight) * RESERVE)
         budget = min(room, BURST, allowance)
         pacer, permits = self._pacer, None
         if pacer:
@@ -229,7 +223,7 @@ class RouteWorker:
         if self._rechecks.needed:
             self._rechecks.look(budget, now)
         history = self._queue.history
-        submit, on_outcome = self._provider.submit, self._on_outcome
+        submit, on_outcome = self._provider.submit, flights.take
         overtaken = self._preemption.overtaken(self.route, started)
         calm, lean = self._congestion.calm, self._congestion.lean
         self._congestion.choose(started, lean=bool(overtaken))
@@ -242,8 +236,8 @@ class RouteWorker:
                 look_at = budget - SLICE
             drawn = self._lanes.draw(
                 budget,
-                spare=min(room - reserve, calm.limit - self._in_flight),
-                lean=lean.limit - self._in_flight,
+                spare=min(room - reserve, calm.limit - flights.in_flight),
+                lean=lean.limit - flights.in_flight,
                 overtaken=overtaken,
                 permits=permits,
             )
@@ -264,15 +258,13 @@ class RouteWorker:
                 for target in targets:
                     submit(Flight(chunk, target, passed, entry, started, now, False), on_outcome)
                 sent = len(targets)
-                self._in_flight += sent
+                flights.expect(sent, started)
                 budget -= sent
                 room -= sent
                 if permits is not None and not entry.counted:
                     permits -= sent
                     fresh += sent
         self._holdings.signal_space()
-        if budget < granted:
-            self._unanswered_since = min(self._unanswered_since, started)
         if pacer:
             pacer.spend(fresh, granted - budget - fresh)
         if allowance != UNBOUNDED:
@@ -309,16 +301,15 @@ class RouteWorker:
             self.wake()
             return
         health.spend(1, started)
-        self._in_flight += 1
-        self._unanswered_since = min(self._unanswered_since, started)
-        self._provider.submit(Flight(entry.chunk, target, entry.passed, entry, started, now, True), self._on_outcome)
+        self._flights.expect(1, started)
+        self._provider.submit(Flight(entry.chunk, target, entry.passed, entry, started, now, True), self._flights.take)
         self._holdings.signal_space()
 
     def _latest(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> tuple[Target, ...]:
         """Return the targets without those that a later push with the same `collapse` has reached: they end here."""
         ahead, behind = self._replacing.split(entry.chunk, targets, now)
         for target in behind:
-            self._settle(Delivery(entry.chunk, target), entry, None, REPLACED, now, SUPERSEDED)
+            self._settle(Delivery(entry.chunk, target), entry, REPLACED, now, SUPERSEDED)
         return ahead
 
     def _wake_at(self, when: float) -> None:
@@ -346,46 +337,3 @@ class RouteWorker:
             # The pump is woken when there are more.
             pacer.want(min(budget, fresh), min(budget, counted))
         return max(0, min(budget, again)), max(0, permits)
-
-    # --- judging ------------------------------------------------------------
-
-    def _on_outcome(self, delivery: Flight, outcome: Outcome) -> None:
-        self._in_flight -= 1
-        chunk = delivery.chunk
-        now_monotonic = self._loop.time()
-        now_wall = self._wall_clock()
-        now = int(now_wall * 1000)
-        verdict: Verdict = SENT
-        kind = type(outcome)
-        blame: Blame = "delivery"
-        if kind is not Unavailable or outcome.reason != "timeout":
-            self._unanswered_since = now_monotonic if self._in_flight else inf
-        # Most answers say that the provider works, and most of the time that is nothing new.
-        works = kind is Unconfirmed or (kind is Sent and outcome.status)
-        if works and not delivery.probe and not chunk.part:
-            self.health.worked_at = now_monotonic
-            if self.health.watching:
-                self.health.worked(now_monotonic)
-        else:
-            blame = self._watch.judge(
-                outcome,
-                now_monotonic,
-                token=delivery.target.token,
-                push=chunk.push_id,
-                part=chunk.part,
-                probe=delivery.probe,
-            )
-        if kind is Sent:
-            if chunk.message.collapse:
-                self._replacing.note(chunk, delivery.target, now)
-        else:
-            policy = self._config.retry
-            verdict = decide(chunk, outcome, now=now, jitter=self._random(), policy=policy, blame=blame)
-            if type(verdict) is Retry and delivery.entry.revoked:
-                verdict = CANCELLED
-        seconds = now_monotonic - delivery.started
-        self._congestion.answered(seconds, self._in_flight, now_monotonic)
-        self._metrics.answered(outcome, chunk.lane, seconds, now_wall - chunk.starts_at / 1000)
-        self._settle(delivery, delivery.entry, outcome, verdict, now, outcome.reason, delivery.asked_at)
-        if not self._pump_scheduled:
-            self.wake()

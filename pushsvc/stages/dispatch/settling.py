@@ -154,25 +154,24 @@ class Settler:
         self._more.set()
         await known
 
-    def add(self, settlement: Settlement, entry: OpenEntry) -> None:
-        """Record this outcome soon."""
-        self._add(settlement, entry)
-        outcome = settlement.outcome
-        # What was written to its device has yet to be acknowledged; it may follow that it replaces an older push.
-        written = type(outcome) is Unconfirmed and outcome.within > 0 and type(settlement.verdict) is Retry
-        if not written or settlement.delivery.chunk.message.collapse or self._size >= self._bound // 2:
+    def add(self, settled: Sequence[tuple[Settlement, OpenEntry]]) -> None:
+        """Record these outcomes soon."""
+        self._add(settled)
+        if self._size >= self._bound // 2 or not all(_waits_for_device(settlement) for settlement, _ in settled):
             self._press()
 
     def finish(self, entry: OpenEntry) -> None:
         """Acknowledge an entry of which nothing was left to settle."""
-        self._add(None, entry)
+        self._add([(None, entry)])
         self._press()
 
-    def _add(self, settlement: Settlement | None, entry: OpenEntry) -> None:
-        line = self._lines[entry.chunk.lane]
-        line.waiting.append((settlement, entry))
-        line.added += 1
-        self._size += 1
+    def _add(self, settled: Sequence[tuple[Settlement | None, OpenEntry]]) -> None:
+        lines = self._lines
+        for each in settled:
+            line = lines[each[1].chunk.lane]
+            line.waiting.append(each)
+            line.added += 1
+        self._size += len(settled)
         if self._idle.is_set():
             self._idle.clear()
             self._more.set()
@@ -328,3 +327,11 @@ class Settler:
             async with patience:
                 await step()
                 return
+
+
+def _waits_for_device(settlement: Settlement) -> bool:
+    """Return whether it was written to its device, which has yet to acknowledge it. Where it may follow that it
+    replaces an older push, it is recorded at once."""
+    outcome = settlement.outcome
+    written = type(outcome) is Unconfirmed and outcome.within > 0 and type(settlement.verdict) is Retry
+    return written and not settlement.delivery.chunk.message.collapse
