@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import quote
 
 import typer
 
 from .access import App, Key, Url, access
-from .client import ask
+from .operator.calls import ask, quoted
 from .output import Json, command_group, counted, print_done, print_items, print_json, print_table
 from .process import print_message
 
@@ -35,14 +34,14 @@ def new(
     json: Json = False,
 ) -> None:
     """Create a channel and print its id."""
-    made = ask(access(context.obj, url, key, app), lambda client: client.call("POST", PATH, {"storage": storage}))
+    made = ask(access(context.obj, url, key, app), "POST", PATH, {"storage": storage})
     print_done(made, made["id"], json=json)
 
 
 @channels.command("list")
 def list_channels(context: typer.Context, url: Url = "", key: Key = "", app: App = "", json: Json = False) -> None:
     """List the ids of the channels of the app."""
-    ids = ask(access(context.obj, url, key, app), lambda client: client.call("GET", PATH))["channels"]
+    ids = ask(access(context.obj, url, key, app), "GET", PATH)["channels"]
     if json:
         print_items(ids)
     else:
@@ -57,7 +56,7 @@ def show(
     context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
 ) -> None:
     """Show a channel."""
-    found = ask(access(context.obj, url, key, app), lambda client: client.call("GET", _of(channel_id)))
+    found = ask(access(context.obj, url, key, app), "GET", _of(channel_id))
     if json:
         print_json(found)
     else:
@@ -69,9 +68,9 @@ def delete(
     context: typer.Context, channel_id: ChannelId, url: Url = "", key: Key = "", app: App = "", json: Json = False
 ) -> None:
     """Delete a channel permanently. Its id is never used again."""
-    ask(access(context.obj, url, key, app), lambda client: client.call("DELETE", _of(channel_id)))
+    ask(access(context.obj, url, key, app), "DELETE", _of(channel_id))
     print_done({"id": channel_id, "deleted": True}, f"deleted {channel_id}", json=json)
 
 
 def _of(channel_id: str) -> str:
-    return f"{PATH}/{quote(channel_id, safe='')}"
+    return f"{PATH}/{quoted(channel_id)}"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.cli import client
 from pushsvc.cli.access import Access
+from pushsvc.cli.operator.calls import open_calls
 from pushsvc.client import Refused, Unreachable
 from pushsvc.lab.simulator.certificates import Keys
 from pushsvc.net.http2.transport import Pool
@@ -54,8 +54,8 @@ async def command_line(origin: str, ca_file: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", ca_file)
         try:
-            async with client.open_client(Access(origin, "key")) as api:
-                await api.status("x")
+            async with open_calls(Access(origin, "key")) as api:
+                await api.document("GET", "/v1/push/x")
         except Unreachable as error:
             return str(error)
         except Refused:

@@ -99,7 +99,7 @@ def test_what_up_forks_has_neither_the_sdks_of_providers_nor_what_only_commands_
     )
     loaded = modules_of(start, tmp_path)
     assert {"pushsvc.api.app", "pushsvc.jobs", "pushsvc.stages.feedback"} <= loaded
-    unwanted = (*SDKS, *KEYS, "rich", "opentelemetry", "pushsvc.live.gateway", "pushsvc.cli.client")
+    unwanted = (*SDKS, *KEYS, "rich", "opentelemetry", "pushsvc.live.gateway", "pushsvc.cli.operator.calls")
     assert sorted(loaded.intersection(unwanted)) == []
 
 

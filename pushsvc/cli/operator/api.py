@@ -19,8 +19,7 @@ from ...api.devices.importing import BadLine, Imported, read_device
 from ...api.devices.tombstones import Restored
 from ...api.letters.document import DeadLetter, ReplayAccepted
 from ...api.rules import Rules
-from ...client import AsyncClient, ClientError, Refused, Retries, Unreachable
-from ...client.asynchronous import Answer
+from ...client import ClientError, Refused, Unreachable
 from ...client.retries import PASSING
 from ...errors import SILENT_REDIS, Conflict, Fault, PushsvcError, StoreUnavailable, Unauthorized, Unavailable
 from ...model.access import Scope
@@ -50,7 +49,7 @@ from ...ports.registry import PrunedFilter
 from ..access import Access
 from ..process import print_message
 from ..pushes.failed import PAGE
-from .calls import ApiCalls, ApiPage, narrow_by, other_version, quoted, read
+from .calls import ApiCalls, ApiPage, narrow_by, open_calls, other_version, push_path, quoted
 from .operator import (
     CleanedUp,
     ExportedDevices,
@@ -89,10 +88,10 @@ async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | N
     """Open the API. Yields None where no service answers there or it refuses the key, unless it is `strict`:
     then it raises `ClientError`. Raises `StoreUnavailable` where the service answers that its Redis is away: the
     store itself would only fail later."""
-    async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
+    async with open_calls(at) as api:
         try:
             # The key of the call is among the keys of its app.
-            rows = read((await _first(client)).body, KeyList).keys
+            rows = (await _first(api)).keys
         except ClientError as error:
             if _is_away(error):
                 raise StoreUnavailable(f"{at.url} answers that its Redis is not available", SILENT_REDIS) from None
@@ -101,17 +100,17 @@ async def open_api(at: Access, *, strict: bool) -> AsyncIterator[ApiOperator | N
             rows = []
             if isinstance(error, Refused) and error.status == Unauthorized.status:
                 print_message(f"{at.url} refuses the API key; this is from the store of the configuration")
-        yield ApiOperator(client, at.url, rows[0].app) if rows else None
+        yield ApiOperator(api, rows[0].app) if rows else None
 
 
-async def _first(client: AsyncClient) -> Answer:
+async def _first(api: ApiCalls) -> KeyList:
     """Return the answer to the first question of a command. Raises `ClientError`; where the question takes longer than
     `SOON`, also what `/readyz` refuses, which knows of a silent Redis sooner than a question that waits for it."""
-    asking = asyncio.create_task(client.request("GET", "/v1/admin/keys"))
-    tasks = [asking]
+    asking = asyncio.create_task(api.get("/v1/admin/keys", KeyList))
+    tasks: list[asyncio.Task[Any]] = [asking]
     try:
         if not (await asyncio.wait(tasks, timeout=SOON))[0]:
-            ready = asyncio.create_task(client.request("GET", "/readyz"))
+            ready = asyncio.create_task(api.known("GET", "/readyz"))
             tasks.append(ready)
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done() and (refused := ready.exception()) is not None and _is_away(refused):
@@ -130,18 +129,17 @@ def _is_away(error: BaseException) -> bool:
 
 async def check_service(at: Access, *, online: bool) -> list[CheckFinding]:
     """Return what a running service finds about the app of the key, and what all apps share. Raises `ClientError`."""
-    async with AsyncClient(at.url, key=at.key, retries=Retries(0.0)) as client:
-        found = await ApiCalls(client).get(f"/v1/admin/check{'?online=true' if online else ''}", CheckAnswer)
+    async with open_calls(at) as api:
+        found = await api.get(f"/v1/admin/check{'?online=true' if online else ''}", CheckAnswer)
     return found.findings
 
 
 class ApiOperator:
     """Works over the API, for the app of its key."""
 
-    def __init__(self, client: AsyncClient, url: str, app: str) -> None:
+    def __init__(self, api: ApiCalls, app: str) -> None:
         self.apps = [app]
-        self._url = url
-        self._api = ApiCalls(client)
+        self._api = api
 
     async def keys(self) -> list[KeyRow]:
         return (await self._api.get("/v1/admin/keys", KeyList)).keys
@@ -153,7 +151,7 @@ class ApiOperator:
             asked["intake"] = str(intake)
         made = await self._api.post("/v1/admin/keys", NewKey, asked)
         row = KeyRow(made.app, made.name, made.scopes, made.intake, made.created_at, "store")
-        return MadeKey(made.key, made.sha256, row, self._url)
+        return MadeKey(made.key, made.sha256, row, self._api.url)
 
     async def revoke_key(self, app: str, name: str) -> bool:
         require_stored(await self.keys(), app, name)
@@ -195,13 +193,13 @@ class ApiOperator:
         return found and {"app": self.apps[0], **found}
 
     async def trouble(self, push_id: str) -> PushTrouble:
-        status = await self._api.known("GET", f"/v1/push/{quoted(push_id)}") or {}
-        page = await self._api.known("GET", f"/v1/push/{quoted(push_id)}/deliveries?limit={PAGE}") or {}
+        status = await self._api.known("GET", push_path(push_id)) or {}
+        page = await self._api.known("GET", f"{push_path(push_id)}/deliveries?limit={PAGE}") or {}
         return PushTrouble(status.get("held", {}), not_sent(page.get("items", ())))
 
     async def cancel(self, push_id: str) -> JsonObject | None:
         try:
-            return await self._api.known("DELETE", f"/v1/push/{quoted(push_id)}")
+            return await self._api.known("DELETE", push_path(push_id))
         except Refused as refused:
             if refused.status == Conflict.status:
                 raise Conflict(refused.problem.detail) from None

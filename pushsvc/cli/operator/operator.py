@@ -12,6 +12,7 @@ with a key and `PUSHSVC_URL` for a command that changes something, since the sto
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -102,7 +103,7 @@ class Pages(Protocol[T_co]):
     def __call__(self, *, cursor: str, limit: int) -> Awaitable[tuple[Sequence[T_co], str | None]]: ...
 
 
-async def paged(pages: Pages[T], limit: int) -> list[T]:
+async def paged(pages: Pages[T], limit: int = sys.maxsize) -> list[T]:
     """Return up to `limit` items, from as many pages as that takes."""
     found: list[T] = []
     cursor: str | None = ""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..access import App, Key, Url, access
-from ..client import ask
+from ..operator.calls import ask, push_path
 from ..output import Json
 from .status import print_status
 
@@ -21,5 +21,5 @@ def cancel(
     json: Json = False,
 ) -> None:
     """Cancel the deliveries of a push that have not been sent, and show its status."""
-    document = ask(access(context.obj, url, key, app), lambda client: client.cancel(push_id))
+    document = ask(access(context.obj, url, key, app), "DELETE", push_path(push_id))
     print_status(document, json=json)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ...client import Refused, Unreachable
 from ...model.push import JsonObject
-from ..client import Client
+from ..operator.calls import ApiCalls, push_path
 from ..output import counts_line, note_interrupt
 from ..process import print_message
 from ..progress import ChangedLines, open_bars
@@ -42,7 +42,7 @@ def verdict(status: JsonObject, *, quiet: bool = False) -> bool:
     return bool(counts.get("sent"))
 
 
-async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonObject:
+async def follow(api: ApiCalls, push_id: str, *, quiet: bool = False) -> JsonObject:
     """Poll the status until the push has ended, show each change, and return the last status document.
 
     Raises `Refused` when the server refuses, `Unreachable` when it is away for longer than a restart takes.
@@ -57,7 +57,7 @@ async def follow(client: Client, push_id: str, *, quiet: bool = False) -> JsonOb
         task = bars.add_task("sending", total=None, counts="")
         while True:
             try:
-                status = await client.status(push_id)
+                status = await api.document("GET", push_path(push_id))
             except (Refused, Unreachable) as error:
                 failures += 1
                 if failures >= PATIENCE or (isinstance(error, Refused) and error.status not in (429, 503)):

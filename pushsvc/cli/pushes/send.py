@@ -12,9 +12,9 @@ from ...errors import PushsvcError
 from ...model.instants import instant
 from ...model.push import JsonObject
 from ..access import Access, App, Key, Url, access
-from ..client import open_client
 from ..files import reading
 from ..instants import parse_instant
+from ..operator.calls import open_calls
 from ..output import Json, Missing, print_json
 from ..process import print_message
 from ..running import run
@@ -132,8 +132,8 @@ def send(
 
 
 async def _send(at: Access, document: JsonObject, headers: dict[str, str], *, follow_it: bool, json: bool) -> None:
-    async with open_client(at) as client:
-        answer = await client.send(document, headers)
+    async with open_calls(at) as api:
+        answer = await api.document("POST", "/v1/push", document, headers)
         warnings = answer.get("warnings") or []
         if not json:
             for warning in warnings:
@@ -146,7 +146,7 @@ async def _send(at: Access, document: JsonObject, headers: dict[str, str], *, fo
             return
         if not json:
             print(answer["id"], flush=True)
-        status = await follow(client, str(answer["id"]), quiet=json)
+        status = await follow(api, str(answer["id"]), quiet=json)
         if json:
             print_json({**status, "warnings": warnings} if warnings else status)
         if not verdict(status, quiet=json):

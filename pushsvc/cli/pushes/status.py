@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ...model.push import JsonObject
 from ..access import Access, App, Key, Url, access
-from ..client import open_client
+from ..operator.calls import ApiPage, open_calls, push_path
+from ..operator.operator import paged
 from ..output import Json, cell, counts_line, print_json, print_table
 from ..process import print_message
 from ..running import run
@@ -43,12 +44,13 @@ def status(
 
 
 async def _status(at: Access, push_id: str, *, follow_it: bool, deliveries: bool, json: bool) -> None:
-    async with open_client(at) as client:
+    async with open_calls(at) as api:
         if follow_it:
-            document = await follow(client, push_id, quiet=json)
+            document = await follow(api, push_id, quiet=json)
         else:
-            document = await client.status(push_id)
-        rows = [row async for row in client.deliveries(push_id)] if deliveries else []
+            document = await api.document("GET", push_path(push_id))
+        pages = api.pages(f"{push_path(push_id)}/deliveries", {}, ApiPage[dict[str, Any]])
+        rows = await paged(pages) if deliveries else []
     if json:
         print_json({**document, "deliveries": rows} if deliveries else document)
     else:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
@@ -24,7 +24,8 @@ from ...errors import ConfigError, PushsvcError
 from ...model.instants import parse_instant
 from ...model.push import JsonObject
 from ..access import Access, App, Key, Url, access
-from ..client import Client, open_client
+from ..operator.calls import ApiCalls, ApiPage, open_calls, push_path
+from ..operator.operator import paged
 from ..output import Json, percentile, print_json, print_table
 from ..progress import open_bars
 from ..pushes.follow import ended
@@ -129,7 +130,7 @@ async def _run(
     at: Access, deliveries: int, targets: int, callers: int, platform: str, lane: str, *, quiet: bool
 ) -> BenchFigures:
     posted: list[Posted] = []
-    async with open_client(at) as client:
+    async with open_calls(at) as api:
         began = time.time()
         documents = _documents(deliveries, targets, platform, lane)
         pushes = -(-deliveries // targets)
@@ -137,7 +138,7 @@ async def _run(
         async def caller(posting: Callable[[], None]) -> None:
             for document in documents:
                 started = time.time()
-                answer = await client.send(document, {})
+                answer = await api.document("POST", "/v1/push", document)
                 posted.append(Posted(str(answer["id"]), started, time.time()))
                 posting()
 
@@ -147,9 +148,9 @@ async def _run(
             )
             await asyncio.gather(*(caller(posting) for _ in range(callers)))
             accepted = time.time()
-            await asyncio.gather(*(_until_sent(client, posted[first::callers], ending) for first in range(callers)))
+            await asyncio.gather(*(_until_sent(api, posted[first::callers], ending) for first in range(callers)))
         # The last answers come to the last pushes, but a few of the others may be as late.
-        answers = await _answers(client, [*posted[:: max(1, len(posted) // SAMPLE)], *posted[-callers:]])
+        answers = await _answers(api, [*posted[:: max(1, len(posted) // SAMPLE)], *posted[-callers:]])
     over = max(answered for _, answered in answers)
     # Of the same pushes as the answers: percentiles of two samples cannot be compared.
     posts = sorted(push.ended - push.began for push in {push.id: push for push, _ in answers}.values())
@@ -180,11 +181,11 @@ def _documents(deliveries: int, targets: int, platform: str, lane: str) -> Itera
         yield {"to": {"tokens": tokens}, "lane": lane, "notification": {"title": "Order 7 shipped"}}
 
 
-async def _until_sent(client: Client, posted: list[Posted], ending: Callable[[], None]) -> None:
+async def _until_sent(api: ApiCalls, posted: list[Posted], ending: Callable[[], None]) -> None:
     """Wait until every delivery of these pushes was sent. Calls `ending` for each push that has ended."""
     deadline = time.monotonic() + PATIENCE
     for push in posted:
-        while not ended(status := await client.status(push.id)):
+        while not ended(status := await api.document("GET", push_path(push.id))):
             if time.monotonic() > deadline:
                 raise NotAllSent(f"push {push.id} has not ended: {status['counts']}")
             await asyncio.sleep(0.02)
@@ -194,6 +195,10 @@ async def _until_sent(client: Client, posted: list[Posted], ending: Callable[[],
         deadline = time.monotonic() + PATIENCE
 
 
-async def _answers(client: Client, posted: Iterable[Posted]) -> list[tuple[Posted, float]]:
+async def _answers(api: ApiCalls, posted: Iterable[Posted]) -> list[tuple[Posted, float]]:
     """Return the deliveries of these pushes, each with the time of the provider's answer."""
-    return [(push, parse_instant(row["at"]) / 1000) for push in posted async for row in client.deliveries(push.id)]
+    found = []
+    for push in posted:
+        rows = await paged(api.pages(f"{push_path(push.id)}/deliveries", {}, ApiPage[dict[str, Any]]))
+        found += [(push, parse_instant(row["at"]) / 1000) for row in rows]
+    return found
