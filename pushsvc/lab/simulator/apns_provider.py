@@ -11,9 +11,8 @@ from .broadcast import Channels
 from .broadcasts import Broadcasts
 from .hpack import Headers
 from .http2 import Answer, Connection
-from .provider import Clock, Decision, SimulatedProvider
-from .record import PlatformRecord
-from .scenario import ScenarioError, Stage, Step
+from .provider import Decision, Setup, SimulatedProvider
+from .scenario import ScenarioError, Step
 
 _DEVICE: Final = b"/3/device/"
 _PATH: Final = len(_DEVICE)
@@ -30,32 +29,28 @@ class SimulatedApns(SimulatedProvider):
 
     farewell = b'{"reason":"Shutdown"}'
 
-    def __init__(
-        self,
-        identity: Identity,
-        *,
-        record: PlatformRecord,
-        clock: Clock,
-        latency: float,
-        streams: int,
-        one_stream_at_start: bool,
-        throttle: bool,
-        sandbox: bool,
-        channels: Channels,
-    ) -> None:
-        stage = Stage(apns.REASONS)
-        super().__init__(record=record, stage=stage, clock=clock, latency=latency, streams=streams, throttle=throttle)
-        self.channels = channels
+    def __init__(self, setup: Setup) -> None:
+        config = setup.config
+        super().__init__(setup, apns.REASONS, streams=config.apns_streams, throttle=config.throttle_rejections)
+        self.channels = Channels(enabled=config.broadcasts)
         """The existing broadcast channels, which can be switched off while the simulator runs."""
-        self._verifier = Verifier(identity)
-        self._one_stream_at_start = one_stream_at_start
-        self._sandbox = sandbox
+        self._verifier = Verifier(
+            Identity(
+                key_id=config.key_id,
+                team_id=config.team_id,
+                public_key=setup.keys.apns_key.public_key(),
+                topics=frozenset({config.topic}),
+                token_updates=config.token_updates,
+            )
+        )
+        self._one_stream_at_start = config.one_stream_at_start
+        self._sandbox = config.environment == "sandbox"
         seed = secrets.token_hex(9)
         self._id_prefix = f"{seed[:8].upper()}-{seed[8:12].upper()}-4{seed[12:15].upper()}-A{seed[15:].upper()}-"
         self._ids = 0
         self._broadcasts = Broadcasts(
             self._verifier,
-            channels,
+            self.channels,
             self.switches,
             echo=self._echo,
             unique_id=self._unique_id,

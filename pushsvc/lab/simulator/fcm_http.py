@@ -9,15 +9,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from .certificates import service_account_email
 from .hpack import new_decode
 from .http2 import Answer
-from .oauth import ServiceAccount, TokenError, verify_assertion
-from .provider import Clock
+from .oauth import GOOGLE_AUDIENCE, ServiceAccount, TokenError, verify_assertion
+from .provider import Setup
 
 if TYPE_CHECKING:
     from .fcm_provider import SimulatedFcm
@@ -28,10 +28,10 @@ _HOP_BY_HOP: Final = frozenset({"connection", "transfer-encoding", "content-leng
 class FcmHttp:
     """The HTTP/1.1 routes of the simulated FCM."""
 
-    def __init__(self, fcm: SimulatedFcm, account: Callable[[], ServiceAccount], clock: Clock) -> None:
+    def __init__(self, fcm: SimulatedFcm, setup: Setup) -> None:
         self._fcm = fcm
-        self._account = account
-        self._clock = clock
+        self._setup = setup
+        self._clock = setup.clock
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/token", self.token), web.post("/v1/{rest:.*}", self.send)]
@@ -47,6 +47,14 @@ class FcmHttp:
             return web.json_response({"error": error.error, "error_description": str(error)}, status=400)
         tokens = self._fcm.tokens
         return web.json_response({"access_token": tokens.issue(now), "expires_in": tokens.life, "token_type": "Bearer"})
+
+    def _account(self) -> ServiceAccount:
+        setup = self._setup
+        return ServiceAccount(
+            client_email=service_account_email(setup.config.project_id),
+            public_key=setup.keys.service_account_key.public_key(),
+            audiences=frozenset({f"{setup.control_url()}/token", GOOGLE_AUDIENCE}),
+        )
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """Send a message for a client that only uses HTTP/1.1, such as firebase-admin's `messaging.send`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -13,33 +12,22 @@ from .fcm_http import FcmHttp
 from .fcm_schema import Violation
 from .hpack import Headers
 from .http2 import Answer
-from .oauth import AccessTokens, ServiceAccount
-from .provider import Clock, Decision, SimulatedProvider
-from .record import PlatformRecord
-from .scenario import PREFIX, ScenarioError, Stage, Step
+from .oauth import AccessTokens
+from .provider import Decision, Setup, SimulatedProvider
+from .scenario import PREFIX, ScenarioError, Step
 
 _INTERFERENCE: Final = {"unavailable": "UNAVAILABLE", "refused": "UNAUTHENTICATED", "throttled": "QUOTA_EXCEEDED"}
 
 
 class SimulatedFcm(SimulatedProvider):
-    def __init__(
-        self,
-        projects: tuple[str, ...],
-        tokens: AccessTokens,
-        *,
-        record: PlatformRecord,
-        clock: Clock,
-        latency: float,
-        streams: int,
-        account: Callable[[], ServiceAccount],
-    ) -> None:
-        stage = Stage(fcm.ERRORS)
-        super().__init__(record=record, stage=stage, clock=clock, latency=latency, streams=streams, throttle=False)
-        self.tokens = tokens
-        self._projects = projects
-        self._verifier = Verifier(frozenset(projects))
-        self._messages = round(clock() * 1_000_000)
-        self._http = FcmHttp(self, account, clock)
+    def __init__(self, setup: Setup) -> None:
+        config = setup.config
+        super().__init__(setup, fcm.ERRORS, streams=config.fcm_streams)
+        self.tokens = AccessTokens(setup.keys.secret)
+        self._projects = (config.project_id, *config.more_projects)
+        self._verifier = Verifier(frozenset(self._projects))
+        self._messages = round(setup.clock() * 1_000_000)
+        self._http = FcmHttp(self, setup)
 
     def revoke_access_tokens(self) -> None:
         self.tokens.revoke(self._clock())

@@ -8,28 +8,12 @@ from typing import Final
 from msgspec import Struct
 
 from . import apns, broadcast, fcm
-from .apns import Identity
 from .apns_provider import SimulatedApns
-from .broadcast import Channels
-from .certificates import Credentials, Keys, service_account_email
-from .config import SimulatorConfig
+from .certificates import Credentials
 from .fcm_provider import SimulatedFcm
-from .oauth import GOOGLE_AUDIENCE, AccessTokens, ServiceAccount
-from .provider import Clock, SimulatedProvider
-from .record import PlatformRecord
+from .provider import Setup, SimulatedProvider
 from .scenario import nameable
 from .tokens import apns_token, channel_id, fcm_token
-
-
-class Setup(Struct, frozen=True):
-    """The arguments of a half."""
-
-    config: SimulatorConfig
-    keys: Keys
-    record: PlatformRecord
-    clock: Clock
-    control_url: Callable[[], str]
-    """Returns the address of the control port, once it listens."""
 
 
 class TokenKind(Struct, frozen=True):
@@ -52,27 +36,6 @@ class Half(Struct, frozen=True):
     """The kinds of targets by name; the one with the platform's name is a device token."""
 
 
-def _make_apns(setup: Setup) -> SimulatedApns:
-    config = setup.config
-    return SimulatedApns(
-        Identity(
-            key_id=config.key_id,
-            team_id=config.team_id,
-            public_key=setup.keys.apns_key.public_key(),
-            topics=frozenset({config.topic}),
-            token_updates=config.token_updates,
-        ),
-        record=setup.record,
-        clock=setup.clock,
-        latency=config.latency,
-        streams=config.apns_streams,
-        one_stream_at_start=config.one_stream_at_start,
-        throttle=config.throttle_rejections,
-        sandbox=config.environment == "sandbox",
-        channels=Channels(enabled=config.broadcasts),
-    )
-
-
 def _apns_section(credentials: Credentials, url: str) -> str:
     return f"""\
 key_file = "{credentials.apns_key_file.absolute()}"
@@ -85,27 +48,6 @@ ca_file = "{credentials.ca_file.absolute()}"
 """
 
 
-def _make_fcm(setup: Setup) -> SimulatedFcm:
-    config = setup.config
-
-    def account() -> ServiceAccount:
-        return ServiceAccount(
-            client_email=service_account_email(config.project_id),
-            public_key=setup.keys.service_account_key.public_key(),
-            audiences=frozenset({f"{setup.control_url()}/token", GOOGLE_AUDIENCE}),
-        )
-
-    return SimulatedFcm(
-        (config.project_id, *config.more_projects),
-        AccessTokens(setup.keys.secret),
-        record=setup.record,
-        clock=setup.clock,
-        latency=config.latency,
-        streams=config.fcm_streams,
-        account=account,
-    )
-
-
 def _fcm_section(credentials: Credentials, url: str) -> str:
     return f"""\
 service_account_file = "{credentials.service_account_file.absolute()}"
@@ -116,14 +58,14 @@ ca_file = "{credentials.ca_file.absolute()}"
 
 HALVES: Final[dict[str, Half]] = {
     "apns": Half(
-        make=_make_apns,
+        make=SimulatedApns,
         section=_apns_section,
         tokens={
             "apns": TokenKind(apns_token, nameable(apns.REASONS)),
             "channel": TokenKind(channel_id, nameable(broadcast.REASONS)),
         },
     ),
-    "fcm": Half(make=_make_fcm, section=_fcm_section, tokens={"fcm": TokenKind(fcm_token, nameable(fcm.ERRORS))}),
+    "fcm": Half(make=SimulatedFcm, section=_fcm_section, tokens={"fcm": TokenKind(fcm_token, nameable(fcm.ERRORS))}),
 }
 """By platform."""
 

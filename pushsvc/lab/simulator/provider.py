@@ -5,12 +5,15 @@ and `fcm` have the checks and the wording."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import Any, Final, TypeAlias
 
 from aiohttp import web
+from msgspec import Struct
 
+from .certificates import Keys
+from .config import SimulatorConfig
 from .frames import ErrorCode
 from .hpack import Headers
 from .http2 import Answer, Connection
@@ -27,23 +30,33 @@ _UNANSWERED: Final = {name: Answer(0, name, b"") for name in ("stall", "held", "
 _NO_ERROR: Final = (200, 201, 204, 410)  # APNs does not count 410 as an error condition
 
 
+class Setup(Struct, frozen=True):
+    """What a simulated provider is made from."""
+
+    config: SimulatorConfig
+    keys: Keys
+    record: PlatformRecord
+    clock: Clock
+    control_url: Callable[[], str]
+    """Returns the address of the control port, once it listens."""
+
+
 class SimulatedProvider(ABC):
     """One platform on one port. Call every method on the simulator's event loop."""
 
     farewell: bytes = b""
     """The debug data of a GOAWAY."""
 
-    def __init__(
-        self, *, record: PlatformRecord, stage: Stage, clock: Clock, latency: float, streams: int, throttle: bool
-    ) -> None:
-        self.record = record
-        self.stage = stage
-        self.switches = Switches(latency)
+    def __init__(self, setup: Setup, reasons: Iterable[str], *, streams: int, throttle: bool = False) -> None:
+        """`reasons` are those of answers that the scenario of a token may name."""
+        self.record = setup.record
+        self.stage = Stage(reasons)
+        self.switches = Switches(setup.config.latency)
         self.connections: set[Connection] = set()
         self.streams = streams
         """The SETTINGS_MAX_CONCURRENT_STREAMS of a connection without restrictions."""
         self._throttle = throttle
-        self._clock = clock
+        self._clock = setup.clock
 
     @abstractmethod
     def decide(self, headers: Headers, body: bytes, memory: Any, now: float) -> Decision:

@@ -18,10 +18,10 @@ from .certificates import Credentials, Keys, open_keys, write_credentials
 from .config import SimulatorConfig
 from .control import ControlApi
 from .controls import Controls
-from .halves import HALVES, Setup
+from .halves import HALVES
 from .http2 import Connection
 from .inflow import Limits
-from .provider import Clock, SimulatedProvider
+from .provider import Clock, Setup, SimulatedProvider
 from .record import Record
 
 

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from pushsvc.lab.simulator.certificates import Credentials
 from pushsvc.lab.simulator.frames import literal, status_field
-from pushsvc.lab.simulator.halves import Half, Setup, TokenKind
+from pushsvc.lab.simulator.halves import Half, TokenKind
 from pushsvc.lab.simulator.hpack import Headers
 from pushsvc.lab.simulator.http2 import Answer
-from pushsvc.lab.simulator.provider import Decision, SimulatedProvider
-from pushsvc.lab.simulator.scenario import PREFIX, ScenarioError, Stage, nameable, parse
+from pushsvc.lab.simulator.provider import Decision, Setup, SimulatedProvider
+from pushsvc.lab.simulator.scenario import PREFIX, ScenarioError, nameable, parse
 
 PATH: Final = b"/push/"
 REASONS: Final = {
@@ -25,6 +25,9 @@ _INTERFERENCE: Final = {"unavailable": "ServiceUnavailable", "refused": "Forbidd
 
 class Simulated(SimulatedProvider):
     """The provider on one port. It answers 201, which its record counts as accepted."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, REASONS, streams=100)
 
     def decide(self, headers: Headers, body: bytes, memory: Any, now: float) -> Decision:
         fields = {each[0]: each[1] for each in headers}
@@ -54,17 +57,6 @@ class Simulated(SimulatedProvider):
         return Answer(REASONS[reason], reason, block if wait is None else block + literal(b"retry-after", wait))
 
 
-def _make(setup: Setup) -> Simulated:
-    return Simulated(
-        record=setup.record,
-        stage=Stage(REASONS),
-        clock=setup.clock,
-        latency=setup.config.latency,
-        streams=100,
-        throttle=False,
-    )
-
-
 def _section(credentials: Credentials, url: str) -> str:
     return f'endpoint = "{url}"\nca_file = "{credentials.ca_file}"\n'
 
@@ -79,4 +71,4 @@ def subscription(url: str, scenario: str, unique: str, *, auth: str = "c2VjcmV0"
     return {"endpoint": f"{url}{PATH.decode()}{token(scenario, unique)}", "keys": {"p256dh": "cHVibGlj", "auth": auth}}
 
 
-HALF: Final = Half(make=_make, section=_section, tokens={"threepart": TokenKind(token, nameable(REASONS))})
+HALF: Final = Half(make=Simulated, section=_section, tokens={"threepart": TokenKind(token, nameable(REASONS))})
