@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+import uvloop
 
 from ...errors import ConfigError
 from ...lab.phones.behaviour import UnknownBehaviour
@@ -21,7 +22,7 @@ from ...lab.simulator import (
     ScenarioError,
     SimulatorConfig,
     fault_of,
-    run_forever,
+    run_simulator,
     sections_of,
     token_kinds,
     usage,
@@ -171,7 +172,7 @@ def simulate(
         keep=keep,
     )
     try:
-        run_forever(config, _print_json if as_json else _print_snippet)
+        uvloop.run(run_simulator(config, _print_json if as_json else _print_snippet))
     except ConfigError as error:
         section, _, name = error.path.partition(".")
         if section == "simulator":  # which no configuration has: its values are options of this command

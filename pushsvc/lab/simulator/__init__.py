@@ -24,7 +24,7 @@ from .halves import HALVES as HALVES, sections_of as sections_of, token_kinds as
 from .process import (
     Address as Address,
     SimulatorHandle as SimulatorHandle,
-    run_forever as run_forever,
+    run_simulator as run_simulator,
     simulator_process as simulator_process,
 )
 from .record import PlatformRecord as PlatformRecord, Received as Received, Record as Record

@@ -7,10 +7,11 @@ from __future__ import annotations
 import sys
 
 import msgspec
+import uvloop
 
 from ...errors import ConfigError
 from .config import SimulatorConfig
-from .process import Address, run_forever
+from .process import Address, run_simulator
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
         config = msgspec.json.decode(sys.stdin.buffer.readline(), type=SimulatorConfig)
         if config.folder is None:
             raise ConfigError("simulator.folder", "is not set", "name a folder for the credentials")
-        run_forever(config, _announce, until_eof=True)
+        uvloop.run(run_simulator(config, _announce, until_eof=True))
     except (ConfigError, msgspec.DecodeError) as error:
         sys.stderr.write(f"pushsvc.lab.simulator: {error}\n")
         return 1

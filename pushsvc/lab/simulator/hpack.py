@@ -4,27 +4,17 @@ them."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any, TypeAlias
+from typing import TypeAlias
+
+from ...net.http2.hpack_fields import Decoder
 
 Headers: TypeAlias = list[tuple[bytes, bytes, bool]]
 """Names and values in the order received. From jh2's Python decoder the third item is missing: do not unpack it."""
 
 
-def _find_decoder() -> Any:
-    # The same choice as jh2 makes itself; by name, because the package has no marker for its types.
-    try:
-        return import_module("jh2._hazmat").Decoder
-    except ImportError:  # pragma: no cover
-        return import_module("jh2.hpack").Decoder
-
-
-_Decoder = _find_decoder()
-
-
 def new_decode() -> Callable[[bytes, bool], Headers]:
     """Return a decoder for one connection: call it with a block and True (names and values stay bytes), in order."""
-    decode: Callable[[bytes, bool], Headers] = _Decoder().decode
+    decode: Callable[[bytes, bool], Headers] = Decoder().decode
     return decode
 
 

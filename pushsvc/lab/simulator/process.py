@@ -150,7 +150,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-async def run(config: SimulatorConfig, ready: Callable[[Address], None], *, until_eof: bool = False) -> None:
+async def run_simulator(config: SimulatorConfig, ready: Callable[[Address], None], *, until_eof: bool = False) -> None:
     """Run a simulator until SIGTERM, and SIGINT or (`until_eof`) the end of standard input. Needs `config.folder`."""
     assert config.folder is not None
     over = asyncio.Event()
@@ -172,17 +172,3 @@ async def run(config: SimulatorConfig, ready: Callable[[Address], None], *, unti
         await over.wait()
         if until_eof:
             loop.remove_reader(sys.stdin.fileno())
-
-
-def run_forever(config: SimulatorConfig, ready: Callable[[Address], None], *, until_eof: bool = False) -> None:
-    """Run a simulator (see `run`), on uvloop where that is installed."""
-    with asyncio.Runner(loop_factory=_new_event_loop()) as runner:
-        runner.run(run(config, ready, until_eof=until_eof))
-
-
-def _new_event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # pragma: no cover
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

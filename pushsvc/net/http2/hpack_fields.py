@@ -19,9 +19,9 @@ import re
 from typing import Final, Protocol, TypeAlias, cast
 
 try:  # Rust; the package's public decoder is the same thing in Python and 15 times slower.
-    from jh2._hazmat import Decoder as _Decoder  # type: ignore[import-untyped]  # jh2 ships no py.typed
+    from jh2._hazmat import Decoder as Decoder  # type: ignore[import-untyped]  # jh2 ships no py.typed
 except ImportError:  # pragma: no cover  (a platform for which jh2 has no compiled wheel)
-    from jh2.hpack import Decoder as _Decoder  # type: ignore[import-untyped]  # the same calls
+    from jh2.hpack import Decoder as Decoder  # type: ignore[import-untyped]  # the same calls
 
 EMPTY_TABLE: Final = b"\x20"
 POST: Final = b"\x83"
@@ -127,7 +127,7 @@ class BlockReader:
     __slots__ = ("_decoder",)
 
     def __init__(self) -> None:
-        self._decoder: _Decodes | None = cast(_Decodes, _Decoder())
+        self._decoder: _Decodes | None = cast(_Decodes, Decoder())
 
     @property
     def stateless(self) -> bool:
@@ -148,7 +148,7 @@ class BlockReader:
             if not 0x20 < (bare[0] if bare else 0) < 0x40:
                 return _split(_decode(_fresh(), bare))
             # The server enlarges its table although we allow none. Nothing can be in it yet, so a new decoder follows.
-            self._decoder = cast(_Decodes, _Decoder())
+            self._decoder = cast(_Decodes, Decoder())
         decoder = self._decoder
         pairs = _decode(decoder, block)
         if decoder.header_table_size == 0:
@@ -165,7 +165,7 @@ def read_fields(block: bytes) -> dict[str, str]:
 
 
 def _fresh() -> _Decodes:
-    decoder = cast(_Decodes, _Decoder())
+    decoder = cast(_Decodes, Decoder())
     decoder.header_table_size = 0
     return decoder
 
