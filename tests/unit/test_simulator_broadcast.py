@@ -220,7 +220,7 @@ def test_the_switches_hold_for_broadcasts_too() -> None:
     desk.switches.unavailable(float("inf"))
     assert reasons() == ["Service Unavailable"] * 2
     desk.switches.calm()
-    desk.switches.refuse_credentials(True)
+    desk.switches.credentials_refused = True
     assert reasons() == ["InvalidProviderToken"] * 2
     desk.switches.calm()
     desk.switches.throttle(0.001, 1.0)

@@ -78,11 +78,8 @@ class SimulatedApns(SimulatedProvider):
         if not fields.get(b":path", _DEVICE).startswith(_DEVICE):
             return self._broadcasts.decide(fields, len(headers), body, memory, now)
         message_id = fields.get(b"apns-id")
-        if self.switches.active:
-            interference = self.switches.interfere(fields.get(b"apns-topic", b""), now)
-            if interference is not None:
-                step = Step(_INTERFERENCE[interference])
-                return self._refuse(step, self._echo(message_id), now), b"", None, None
+        if (trouble := self.switches.interfere(fields.get(b"apns-topic", b""), now)) is not None:
+            return self._refuse(Step(_INTERFERENCE[trouble]), self._echo(message_id), now), b"", None, None
         reason = self._verifier.judge(fields, len(headers), body, memory, now)
         if reason is not None:
             token = fields.get(b":path", b"")[_PATH:]
@@ -111,16 +108,15 @@ class SimulatedApns(SimulatedProvider):
             step = self.stage.next_step(bytes.fromhex(token.decode()).decode("latin-1"))
         except ScenarioError as error:
             return apns.refuse("BadDeviceToken", message_id, detail=str(error)), token, None, None
-        if step.name in apns.REASONS or (step.name == "status" and step.status != 200):
+        if step.refuses:
             return self._refuse(step, message_id, now), token, None, step
         return self._accept(message_id), token, client_id or token + body, step
 
     def _refuse(self, step: Step, message_id: bytes, now: float) -> Answer:
-        known = step.name in apns.REASONS
         return apns.refuse(
-            step.name if known else "SomethingNew",
+            step.name if step.status is None else "SomethingNew",
             message_id,
-            status=None if known else step.status,
+            status=step.status,
             timestamp=round(now * 1000) if step.since is None else step.since,
             retry_after=self.retry_after(step, now),
             empty=step.empty,

@@ -56,10 +56,8 @@ class Broadcasts:
         if not path.startswith((broadcast.SEND, broadcast.MANAGE)):
             return apns.refuse("BadPath", request_id), b"", None, None
         bundle = broadcast.bundle_of(path)
-        if self._switches.active:
-            interference = self._switches.interfere(bundle.encode("latin-1"), now)
-            if interference is not None:
-                return self._refuse(Step(_INTERFERENCE[interference]), request_id, now), channel, None, None
+        if (trouble := self._switches.interfere(bundle.encode("latin-1"), now)) is not None:
+            return self._refuse(Step(_INTERFERENCE[trouble]), request_id, now), channel, None, None
         refused = (
             broadcast.judge_frame(fields, count)
             or self._verifier.judge_identity(fields.get(b"authorization"), memory, now)
@@ -90,7 +88,7 @@ class Broadcasts:
         if refused is not None:
             return broadcast.refuse(refused, request_id), channel, None, None
         step = self._step(channel)
-        if step is not None and _refuses(step):
+        if step is not None and step.refuses:
             return self._refuse(step, request_id, now), channel, None, step
         answer = broadcast.accept(request_id, unique=self._unique_id())
         return answer, channel, given_id or channel + body, step
@@ -101,7 +99,7 @@ class Broadcasts:
         if refused is not None:
             return broadcast.refuse(refused, request_id), channel, None, None
         step = self._step(channel)
-        if step is not None and _refuses(step):
+        if step is not None and step.refuses:
             return self._refuse(step, request_id, now), channel, None, step
         if method == b"DELETE":
             self._channels.delete(bundle, channel)
@@ -134,15 +132,10 @@ class Broadcasts:
             return Step("ChannelNotRegistered")
 
     def _refuse(self, step: Step, request_id: bytes, now: float) -> Answer:
-        known = step.name in broadcast.REASONS
         return broadcast.refuse(
-            step.name if known else "SomethingNew",
+            step.name if step.status is None else "SomethingNew",
             request_id,
-            status=None if known else step.status,
+            status=step.status,
             retry_after=self._retry_after(step, now),
             empty=step.empty,
         )
-
-
-def _refuses(step: Step) -> bool:
-    return step.name in broadcast.REASONS or (step.name == "status" and step.status != 200)

@@ -172,7 +172,7 @@ class Controls(Commanded):
             case Drop():
                 return provider.drop_connections()
             case Credentials():
-                switches.refuse_credentials(command.refuse)
+                switches.credentials_refused = command.refuse
                 switches.token_endpoint_refuses = command.refuse and command.token_endpoint
             case Latency():
                 switches.latency = command.seconds

@@ -37,10 +37,8 @@ class SimulatedFcm(SimulatedProvider):
 
     def decide(self, headers: Headers, body: bytes, memory: Any, now: float) -> Decision:
         fields = {field[0]: field[1] for field in headers}
-        if self.switches.active:
-            interference = self.switches.interfere(fields.get(b":path", b""), now)
-            if interference is not None:
-                return self._refuse(Step(_INTERFERENCE[interference]), now), b"", None, None
+        if (trouble := self.switches.interfere(fields.get(b":path", b""), now)) is not None:
+            return self._refuse(Step(_INTERFERENCE[trouble]), now), b"", None, None
         authorised = self.tokens.authorises(fields.get(b"authorization"), now)
         verdict = self._verifier.judge(fields, body, authorised=authorised)
         if isinstance(verdict, Refusal):
@@ -62,16 +60,15 @@ class SimulatedFcm(SimulatedProvider):
             return fcm.refuse(bad, now), token, None, None
         if step.sender is not None and message.project != self._projects[step.sender % len(self._projects)]:
             return fcm.refuse(Refusal("SENDER_ID_MISMATCH"), now), token, None, step
-        if step.name in fcm.ERRORS or (step.name == "status" and step.status != 200):
+        if step.refuses:
             return self._refuse(step, now), token, None, step
         return self._accept(message), token, None if message.validate_only else body, step
 
     def _refuse(self, step: Step, now: float) -> Answer:
-        known = step.name in fcm.ERRORS
         return fcm.refuse(
-            Refusal(step.name if known else "UNSPECIFIED_ERROR"),
+            Refusal(step.name if step.status is None else "UNSPECIFIED_ERROR"),
             now,
-            status=None if known else step.status,
+            status=step.status,
             retry_after=self.retry_after(step, now),
             empty=step.empty,
         )

@@ -48,7 +48,7 @@ class SimulatedProvider(ABC):
     """The debug data of a GOAWAY."""
 
     def __init__(self, setup: Setup, reasons: Iterable[str], *, streams: int, throttle: bool = False) -> None:
-        """`reasons` are those of answers that the scenario of a token may name."""
+        """Make the provider. The scenario of a token may name `reasons` of refusals."""
         self.record = setup.record
         self.stage = Stage(reasons)
         self.switches = Switches(setup.config.latency)

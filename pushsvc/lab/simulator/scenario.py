@@ -110,6 +110,11 @@ class Step(Struct, frozen=True):
     retry_at: int | None = None
     empty: bool = False
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the request is answered with a refusal: by a provider's reason, or by a status other than 200."""
+        return self.name not in TRANSPORT or self.status not in (None, 200)
+
 
 def nameable(reasons: Iterable[str]) -> list[str]:
     """Return those of a provider's reasons that a scenario can name, in alphabetical order. None has a space."""

@@ -27,7 +27,7 @@ class Bucket:
 
 
 class Switches:
-    """The switches, all off at first. `active` states whether any of them affects requests."""
+    """The switches, all off at first."""
 
     def __init__(self, latency: float = 0.0) -> None:
         self.latency = latency
@@ -42,32 +42,21 @@ class Switches:
         self._rate = 0.0
         self._burst = 0.0
         self._buckets: dict[bytes, Bucket] = {}
-        self.active = False
-
-    def refuse_credentials(self, on: bool) -> None:
-        self.credentials_refused = on
-        self._settle()
 
     def unavailable(self, until: float) -> None:
         """Answer 503 to everything until that instant."""
         self._unavailable_until = until
-        self._settle()
 
     def throttle(self, rate: float, burst: float) -> None:
         """Answer 429 beyond `rate` requests a second for each app or project; 0: no limit."""
         self._rate, self._burst = rate, max(burst, 1.0)
         self._buckets.clear()
-        self._settle()
 
     def calm(self) -> None:
         """Switch everything off, except the latency."""
         self.stalled = self.credentials_refused = self.token_endpoint_refuses = False
         self.retry_after = None
         self._unavailable_until = self._rate = 0.0
-        self._settle()
-
-    def _settle(self) -> None:
-        self.active = bool(self.credentials_refused or self._unavailable_until or self._rate)
 
     def interfere(self, key: bytes, now: float) -> Interference | None:
         """Return how the switches affect a request of this app or project now, or None."""

@@ -32,7 +32,7 @@ class Simulated(SimulatedProvider):
     def decide(self, headers: Headers, body: bytes, memory: Any, now: float) -> Decision:
         fields = {each[0]: each[1] for each in headers}
         where = fields.get(b":path", b"")
-        if self.switches.active and (trouble := self.switches.interfere(where, now)) is not None:
+        if (trouble := self.switches.interfere(where, now)) is not None:
             return self._refuse(_INTERFERENCE[trouble]), b"", None, None
         if not where.startswith(PATH) or not fields.get(b"p256dh") or not fields.get(b"auth"):
             return self._refuse("BadRequest"), b"", None, None
