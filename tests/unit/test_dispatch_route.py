@@ -34,7 +34,7 @@ from pushsvc.ports.queue import DeliveryQueue
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.dispatch.context import DispatchContext
-from pushsvc.stages.dispatch.health import FIRST_PROBE
+from pushsvc.stages.dispatch.health import FEW, FIRST_PROBE
 from pushsvc.stages.dispatch.lease import Lease
 from pushsvc.stages.dispatch.limits import RouteLimits
 from pushsvc.stages.dispatch.preemption import Preemption
@@ -485,6 +485,25 @@ async def test_a_refused_route_waits_sends_one_probe_and_resumes_by_itself() -> 
             assert await until_ended(store, name) == {"total": total, "sent": total}
     # Waits that were not the deliveries' fault cost no attempt.
     assert {row[2] for row in (await rows(store, "first")).values()} == {1}
+
+
+async def test_a_held_route_reads_on_when_all_that_it_has_in_memory_expires_by_its_probes() -> None:
+    loop, config = asyncio.get_running_loop(), DispatchConfig(retry=PATIENT, prefetch=8)
+    store, provider = memory_store(), FakeProvider()
+    async with working(store.queue, provider, config) as worker:
+        for number in range(FEW + 1):
+            await store.pushes.accept(push(f"refused-{number}", f"refused-{number}"))
+        await until(lambda: len(provider.open) > FEW)
+        provider.answer(REFUSED)
+        await judged()
+        # It fills the memory of its lane, and has expired when the next probe is due.
+        ttl = worker.health.probe_at - loop.time() - 0.002
+        await store.pushes.accept(push("short", *many("short", 12), ttl=ttl))
+        provider.says = lambda delivery: Sent(status=200)
+        assert await until_ended(store, "short") == {"total": 12, "expired": 12}
+        await store.pushes.accept(push("later", "later"))
+        assert await until_ended(store, "later", 60.0) == {"total": 1, "sent": 1}
+        assert worker.held == {}
 
 
 async def test_a_corrected_credential_is_probed_at_once() -> None:

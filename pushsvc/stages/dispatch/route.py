@@ -154,16 +154,14 @@ class RouteWorker:
             await self._reader.lapse()
 
     def _look(self) -> None:
-        """Publish the state of the route; while it does not send, end expired deliveries in memory."""
+        """Publish the state of the route; while it does not send, end expired deliveries in memory, and read on."""
         at = self._loop.time()
         self._watch.tick(self._provider, at, at - self._flights.unanswered_since)
         if not self.health.is_open or not self._provider.room:
             now = int(self._wall_clock() * 1000)
-            over = self._holdings.expired(now)
-            for entry, targets in over:
+            for entry, targets in self._holdings.expired(now):
                 self._expire(entry, targets, now)
-            if over:
-                self._holdings.signal_space()
+            self._holdings.signal_space()
 
     def flush_metrics(self) -> None:
         self._metrics.flush()
@@ -289,6 +287,7 @@ class RouteWorker:
                 self._wake_at(health.look_at(started))
             return  # The pump is woken when there is room, something to send, or an answer of the store.
         entry, target = drawn
+        self._holdings.signal_space()  # whatever becomes of it
         if entry.ref.history != self._queue.history:
             self._settler.drop([(entry, (target,))])
             self.wake()
@@ -303,7 +302,6 @@ class RouteWorker:
         health.spend(1, started)
         self._flights.expect(1, started)
         self._provider.submit(Flight(entry.chunk, target, entry.passed, entry, started, now, True), self._flights.take)
-        self._holdings.signal_space()
 
     def _latest(self, entry: OpenEntry, targets: tuple[Target, ...], now: int) -> tuple[Target, ...]:
         """Return the targets without those that a later push with the same `collapse` has reached: they end here."""
