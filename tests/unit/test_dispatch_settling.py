@@ -252,6 +252,23 @@ async def test_many_that_are_yet_to_be_acknowledged_do_not_stop_what_is_sent() -
     await task
 
 
+async def test_a_dropped_entry_is_taken_again_only_when_what_was_drawn_of_it_is_recorded() -> None:
+    queue = FakeQueue(seconds=1.0, away=3)
+    settler, own = Settler("shop", queue, lambda: None), entry("p", 2)
+    settler.hold(own)
+    task = asyncio.create_task(settler.run())
+    add(settler, own, 0)
+    await until(lambda: queue.attempts)
+    own.cursor = 1
+    settler.drop([(own, own.left)])  # the other one was not sent, and the lease has lapsed
+    await until(lambda: len(queue.attempts) > 3)  # the record fails three times
+    assert queue.forgotten == []
+    await settler.drain()
+    assert (recorded(queue), queue.forgotten) == (["p-0"], [own.ref])
+    settler.close()
+    await task
+
+
 async def test_nothing_added_is_drained_already() -> None:
     settler = Settler("shop", FakeQueue(), lambda: None)
     await asyncio.wait_for(settler.drain(), 1)

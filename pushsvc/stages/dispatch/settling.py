@@ -94,6 +94,10 @@ class Settler:
         self._lines: dict[Lane, _Line] = {lane: _Line() for lane in LANES}
         self._size = 0
         """How many settlements wait in all lines."""
+        self._recording: list[OpenEntry] = []
+        """The entries of the settlements that are being recorded."""
+        self._forgotten: list[EntryRef] = []
+        """Entries that may be taken again once these are recorded."""
         self._steps = 0
         self._hurry = asyncio.Event()
         self._held: set[OpenEntry] = set()
@@ -128,15 +132,15 @@ class Settler:
         return [entry for entry in self._held if entry.chunk.push_id in pushes] if pushes else ()
 
     def drop(self, given_up: Withdrawn) -> None:
-        """Give up these targets, whose entries another dispatcher may have by now. Those in flight are still recorded;
-        then the entries are taken again, as far as they still belong to this consumer."""
-        over = []
+        """Give up these targets, whose entries another dispatcher may have by now. What was drawn of them is still
+        recorded; then the entries are taken again, as far as they still belong to this consumer."""
+        over, recording = [], set(self._recording)
         for entry, targets in given_up:
             entry.dropped = True
             entry.unsettled -= len(targets)
             if not entry.unsettled:
                 self._held.discard(entry)
-                over.append(entry.ref)
+                (self._forgotten if entry in recording else over).append(entry.ref)
         self._queue.forget(over)
 
     def spare(self, entry: OpenEntry, targets: int) -> None:
@@ -232,11 +236,12 @@ class Settler:
             line.due = max(line.due, written[lane])  # what came meanwhile waits as long itself
 
     async def _record_next(self) -> None:
-        settlements, finished, forgotten = self._next_batch()
+        settlements, finished = self._next_batch()
         drawn = [(line, line.drawn) for line in self._lines.values()]
         await self._record(settlements, finished)
         for line, count in drawn:
             line.recorded = count
+        forgotten, self._forgotten, self._recording = self._forgotten, [], []
         self._queue.forget(forgotten)
 
     def _ends_of(self, pushes: Collection[str]) -> bool:
@@ -277,11 +282,10 @@ class Settler:
                     counts[push_id] -= 1
         return counts
 
-    def _next_batch(self) -> tuple[list[Settlement], list[EntryRef], list[EntryRef]]:
-        """Return what is recorded next, the entries that it ends, and those to take again."""
+    def _next_batch(self) -> tuple[list[Settlement], list[EntryRef]]:
+        """Return what is recorded next, and the entries that it ends."""
         settlements: list[Settlement] = []
         finished: list[EntryRef] = []
-        forgotten: list[EntryRef] = []
         self._steps += 1
         room = BATCH
         for lane in LANES if self._steps % FAIR else reversed(LANES):
@@ -291,12 +295,13 @@ class Settler:
                 settlement, entry = line.waiting.popleft()
                 if settlement is not None:
                     settlements.append(settlement)
+                    self._recording.append(entry)
                     entry.unsettled -= 1
                 if not entry.unsettled:
-                    (forgotten if entry.dropped else finished).append(entry.ref)
+                    (self._forgotten if entry.dropped else finished).append(entry.ref)
                     self._held.discard(entry)
         self._size -= BATCH - room
-        return settlements, finished, forgotten
+        return settlements, finished
 
     async def _record(self, settlements: list[Settlement], finished: list[EntryRef]) -> None:
         attempts = 0
