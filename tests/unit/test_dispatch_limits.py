@@ -381,3 +381,22 @@ async def test_entries_that_were_not_asked_for_can_be_withdrawn() -> None:
     assert [[target.token for target in left] for _, left in taken] == [["a", "b"], ["c"]]
     assert rig.gate.size["bulk"] == 0
     assert rig.gate.sift(lambda own: own.left) == []
+
+
+async def test_what_is_being_asked_for_is_back_in_its_place_when_the_gate_ends() -> None:
+    asked = asyncio.Event()
+
+    class Silent(FakeLimiter):
+        async def admit(self, *_: Any, **__: Any) -> Sequence[tuple[int, int]]:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with rigged(RouteLimits(per_token=RATE), Silent()) as rig:
+        for tokens in (("a", "b"), ("c",)):
+            rig.add(*tokens)
+        await asked.wait()
+        assert rig.gate.size["normal"] == 0
+    taken = rig.gate.sift(lambda own: own.left)
+    assert [[target.token for target in left] for _, left in taken] == [["a", "b"], ["c"]]
+    assert rig.gate.size["normal"] == 0

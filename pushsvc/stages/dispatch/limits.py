@@ -178,7 +178,12 @@ class Gate:
                 more.clear()
                 continue
             passed = self._asking()
-            await self._ask_until_answered(lane, entries)
+            try:
+                await self._ask_until_answered(lane, entries)
+            except asyncio.CancelledError:
+                self._waiting[lane].extendleft(reversed(entries))  # so that they are handed back as well
+                self.size[lane] += sum(len(entry.targets) for entry in entries)
+                raise
             passed(entries)
             self._wake()
 
