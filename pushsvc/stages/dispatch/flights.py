@@ -84,24 +84,23 @@ class Flights:
         answered = False
         health, settlement_of, delivered = self._watch.health, self._recorder.settlement, self._metrics.delivered
         for delivery, outcome in answers:
-            chunk, kind = delivery.chunk, type(outcome)
+            chunk, entry, kind = delivery.chunk, delivery.entry, type(outcome)
             verdict: Verdict = SENT
-            usual = kind is Sent and outcome.status and not (delivery.probe or chunk.part or chunk.message.collapse)
-            if usual and not health.watching:
-                health.worked_at, answered = at, True
-            else:
-                answered = answered or kind is not Unavailable or outcome.reason != "timeout"
-                try:
+            try:
+                usual = kind is Sent and outcome.status and not (delivery.probe or chunk.part or chunk.message.collapse)
+                if usual and not health.watching:
+                    health.worked_at, answered = at, True
+                else:
+                    answered = answered or kind is not Unavailable or outcome.reason != "timeout"
                     verdict = self._verdict(delivery, outcome, at, now)
-                except Exception as error:  # the others have nothing to do with it
-                    self._loop.call_exception_handler({"message": "an answer was not judged", "exception": error})
-                    continue
+                settlement = settlement_of(delivery, entry, outcome, verdict, now, outcome.reason, delivery.asked_at)
+            except Exception as error:  # the others have nothing to do with it
+                self._loop.call_exception_handler({"message": "an answer was not judged", "exception": error})
+                continue
+            judged.append((settlement, entry))
             kinds.append(kind)
             seconds.append(at - delivery.started)
             delivered[chunk.lane](wall - chunk.starts_at / 1000)
-            entry = delivery.entry
-            settlement = settlement_of(delivery, entry, outcome, verdict, now, outcome.reason, delivery.asked_at)
-            judged.append((settlement, entry))
         if answered:
             self.unanswered_since = at if self.in_flight else inf
         if judged:
