@@ -134,7 +134,8 @@ class Settler:
     def drop(self, given_up: Withdrawn) -> None:
         """Give up these targets, whose entries another dispatcher may have by now. What was drawn of them is still
         recorded; then the entries are taken again, as far as they still belong to this consumer."""
-        over, recording = [], set(self._recording)
+        over: list[EntryRef] = []
+        recording = set(self._recording)
         for entry, targets in given_up:
             entry.dropped = True
             entry.unsettled -= len(targets)
