@@ -51,12 +51,12 @@ class Phone:
         "_ping",
         "_refresh_at",
         "_socket",
-        "_source",
         "_wake_at",
         "behaviour",
         "code",
         "device",
         "shown",
+        "source",
         "state",
         "token",
         "wire",
@@ -71,9 +71,9 @@ class Phone:
         self.token = ""
         self.code = 0
         """The code of the last end of a connection; 0 before the first."""
-        self._fleet = fleet
-        self._source = 0
+        self.source = 0
         """The number of its network: its address differs in each."""
+        self._fleet = fleet
         self._socket: PhoneSocket | None = None
         self._commands = 0
         self._attempts = 0
@@ -110,11 +110,6 @@ class Phone:
         """Break the connection, as a network does that resets it: the phone comes back by itself."""
         if self._socket is not None:
             self._socket.cut()
-
-    @property
-    def source(self) -> int:
-        """Return the number of the network that it is in."""
-        return self._source
 
     def refused(self, *, for_good: bool) -> None:
         """Handle that no token or no socket could be obtained."""
@@ -180,7 +175,7 @@ class Phone:
             return
         self.leave(vanish=behaviour.vanish)
         self.state = State.WAITING
-        self._source += 1
+        self.source += 1
         self._attempts = 0
         self._fleet.figures.moves += 1
         self._wake(_spread(self._fleet.random, behaviour.away))
