@@ -233,7 +233,7 @@ class Companion:
             if self._feedback:
                 await stack.enter_async_context(judging(store, current))
             await stack.enter_async_context(following(current, self._stop))
-            for each in (store.webhooks, store.event_webhooks):
+            for each in store.webhook_logs:
                 hooks = WebhookTasks(each, current, clock=store.seconds)
                 stack.push_async_callback(hooks.close)
                 self._webhooks.append(hooks)

@@ -85,6 +85,10 @@ class Store(Figures, Protocol):
     @property
     def event_webhooks(self) -> Webhooks: ...
     @property
+    def webhook_logs(self) -> tuple[Webhooks, Webhooks]:
+        """Return both logs that an app's webhook is called from: `webhooks` and `event_webhooks`."""
+
+    @property
     def workers(self) -> Workers: ...
 
     @property

@@ -107,6 +107,7 @@ class Store:
         self.dead = RedisReplays(context, presence, self.bell.ring)
         self.webhooks = RedisWebhooks(context, self.receipts)
         self.event_webhooks = RedisWebhooks(context, self.reported)
+        self.webhook_logs = (self.webhooks, self.event_webhooks)
         self.limiter = RedisLimiter(context)
         self.registry = registry
         self.presence = presence

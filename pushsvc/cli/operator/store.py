@@ -327,10 +327,7 @@ class StoreOperator:
     async def test_webhook(self, app: str) -> WebhookTest:
         from ...stages.webhooks.caller import trial_call
 
-        config, began = self._webhook_of(app), time.monotonic()
-        answer = await trial_call(config, app, time.time_ns() // 1_000_000)
-        good, seconds = 200 <= answer.status < 300, round(time.monotonic() - began, 3)
-        return WebhookTest(good, config.host, answer.status, answer.reason, seconds)
+        return await trial_call(self._webhook_of(app), app, time.time_ns() // 1_000_000)
 
     def _webhook_of(self, app: str) -> WebhookConfig:
         from ...runtime.plans import webhook_configs
@@ -349,20 +346,20 @@ class StoreOperator:
     async def redeliver(self, app: str, since: int | None, until: int | None) -> None:
         self._webhook_of(app)
         async with open_existing_store(self._settings) as store:
-            for log in (store.webhooks, store.event_webhooks):
+            for log in store.webhook_logs:
                 if batches := await log.dead(app, since=since, until=until):
                     await log.ask_again(app, batches)
 
     async def redelivering(self, app: str, every: float) -> AsyncGenerator[int, None]:
         async with open_for_reading(self._settings) as store:
             while True:
-                yield sum([len(await log.asked(app)) for log in (store.webhooks, store.event_webhooks)])
+                yield sum([len(await log.asked(app)) for log in store.webhook_logs])
                 await asyncio.sleep(every)
 
     async def resume_webhooks(self, app: str) -> None:
         self._webhook_of(app)
         async with open_existing_store(self._settings) as store:
-            for log in (store.webhooks, store.event_webhooks):
+            for log in store.webhook_logs:
                 await log.resume(app)
 
     async def device(self, device_id: str) -> list[dict[str, Any]]:

@@ -35,13 +35,12 @@ async def check_online(settings: Settings) -> list[CheckFinding]:
 
 async def _call(config: WebhookConfig, app: str) -> list[Finding]:
     """Return what a webhook answers to a call without events."""
-    now, began = time.time_ns() // 1_000_000, time.monotonic()
     try:
-        answer = await trial_call(config, app, now)
+        answer = await trial_call(config, app, time.time_ns() // 1_000_000)
     except ConfigError as error:
         return [Finding("error", error.message, error.remedy)]
-    took = f"after {time.monotonic() - began:.1f} s"
-    if 200 <= answer.status < 300:
+    took = f"after {answer.seconds:.1f} s"
+    if answer.ok:
         return [Finding("ok", f"{config.host} answers {answer.status} {took}")]
     result = f"answers {answer.status}" if answer.status else f"does not answer: {answer.reason.replace('_', ' ')}"
     return [Finding("error", f"{config.host} {result} {took}", "correct `url` or the receiver; events wait meanwhile")]

@@ -153,14 +153,11 @@ class StoreAdministration:
         return WebhookStates(await webhook_states(self._settings, self._store, app, details=True))
 
     async def test_webhook(self, app: str) -> WebhookTest:
-        config, now, began = self._webhook_of(app), self._store.clock(), time.monotonic()
-        answer = await trial_call(config, app, now)
-        good = 200 <= answer.status < 300
-        return WebhookTest(good, config.host, answer.status, answer.reason, round(time.monotonic() - began, 3))
+        return await trial_call(self._webhook_of(app), app, self._store.clock())
 
     async def resume_webhooks(self, app: str) -> None:
         self._webhook_of(app)
-        for of in (self._store.webhooks, self._store.event_webhooks):
+        for of in self._store.webhook_logs:
             await of.resume(app)
 
     async def dead_batches(self, app: str, *, since: int | None, until: int | None) -> list[DeadBatchRow]:
@@ -169,7 +166,7 @@ class StoreAdministration:
     async def redeliver(self, app: str, *, since: int | None, until: int | None, dry_run: bool) -> Redelivery:
         self._webhook_of(app)
         found: list[DeadBatch] = []
-        for of in (self._store.webhooks, self._store.event_webhooks):
+        for of in self._store.webhook_logs:
             batches = await of.dead(app, since=since, until=until)
             if batches and not dry_run:
                 await of.ask_again(app, batches)

@@ -113,9 +113,7 @@ class StoreFigures:
         conditions = await self._conditions(gauges)
         show_conditions(settings, conditions)
         show_frozen(settings, {each.what for each in conditions if each.kind == "frozen"})
-        show_webhooks(
-            await webhook_standings(settings, store.webhooks), await webhook_standings(settings, store.event_webhooks)
-        )
+        show_webhooks(*[await webhook_standings(settings, log) for log in store.webhook_logs])
         show_cleanups(await store.cleanups.record())
         telemetry.REDIS_MEMORY.show({(): await store.memory_ratio()})
 

@@ -23,7 +23,7 @@ NEWEST: Final = 20
 async def webhook_states(settings: Settings, store: Store, app: str, *, details: bool = False) -> list[WebhookState]:
     """Return the states of the app's webhooks, with their calls if `details` are asked for."""
     found = []
-    for of in (store.webhooks, store.event_webhooks):
+    for of in store.webhook_logs:
         config = webhook_configs(settings, of.kind).get(app)
         if config is None:
             continue
@@ -38,8 +38,7 @@ async def webhook_states(settings: Settings, store: Store, app: str, *, details:
 
 async def dead_batches(store: Store, app: str, since: int | None, until: int | None) -> list[DeadBatchRow]:
     """Return the dead batches of all webhooks of an app whose last event was recorded in a span (Unix ms)."""
-    logs = (store.webhooks, store.event_webhooks)
-    return [_row(each) for of in logs for each in await of.dead(app, since=since, until=until)]
+    return [_row(each) for of in store.webhook_logs for each in await of.dead(app, since=since, until=until)]
 
 
 def _row(batch: DeadBatch) -> DeadBatchRow:

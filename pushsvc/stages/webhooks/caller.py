@@ -26,6 +26,7 @@ from ...net.public_address import is_public
 from ...net.retry_after import retry_after
 from ...net.tls import client_context
 from ...net.urls import exact_url
+from ...ports.admin import WebhookTest
 from ...telemetry import traces
 from .body import trial_body
 from .config import WebhookConfig
@@ -123,10 +124,13 @@ async def open_caller(
         yield WebhookCaller(session, config, clock)
 
 
-async def trial_call(config: WebhookConfig, app: str, now: int) -> WebhookReply:
+async def trial_call(config: WebhookConfig, app: str, now: int) -> WebhookTest:
     """Make a call without events at `now`, in Unix ms, and return its result. Raises as `open_caller`."""
+    began = time.monotonic()
     async with open_caller(config, app) as caller:
-        return await caller.post(f"test_{app}_{now}", trial_body(app, now))
+        reply = await caller.post(f"test_{app}_{now}", trial_body(app, now))
+    seconds = round(time.monotonic() - began, 3)
+    return WebhookTest(200 <= reply.status < 300, config.host, reply.status, reply.reason, seconds)
 
 
 def tls_context(config: WebhookConfig, app: str) -> ssl.SSLContext:
