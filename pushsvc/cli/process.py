@@ -27,7 +27,8 @@ from typing import Final, TextIO
 from ..garbage import collect_seldom
 
 LISTENS: Final = "PUSHSVC_LISTENS"
-"""The environment variable with the descriptor of a pipe to which a process writes its id once it handles signals."""
+"""The environment variable with the descriptor of a pipe to which a process writes its id once it handles signals, and
+the negative of its id once it works."""
 PID_BYTES: Final = 8
 PARTS: Final = frozenset(("up", "serve", "dispatch", "feedback", "jobs", "live"))
 """Commands to which SIGHUP means a reload."""
@@ -101,7 +102,7 @@ def print_message(text: str) -> None:
 
 def catch_signals(arguments: list[str]) -> None:
     """Install the signal handlers that apply until the command has an event loop. Ignored signals stay ignored."""
-    part = any(word in PARTS for word in arguments)
+    part = subcommand(arguments) in PARTS
     handlers = (
         {signal.SIGTERM: _stop, signal.SIGINT: _stop, signal.SIGHUP: _later}
         if part
@@ -110,12 +111,45 @@ def catch_signals(arguments: list[str]) -> None:
     for number, handler in handlers.items():
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
-    if (pipe := os.environ.pop(LISTENS, None)) is not None:
-        try:
-            os.write(int(pipe), os.getpid().to_bytes(PID_BYTES, "little"))
-            os.close(int(pipe))
-        except (OSError, ValueError):
-            pass  # The supervisor is gone, which the lifeline will show.
+    if (pipe := os.environ.pop(LISTENS, "")).isdecimal():
+        _pipes.append(int(pipe))
+        _report(os.getpid())
+
+
+_VALUED: Final = frozenset(("-c", "--config"))
+"""The options of the root command that a value follows."""
+
+
+def subcommand(arguments: list[str]) -> str:
+    """Return the name of the command in a command line, or an empty text where there is none."""
+    words = iter(arguments)
+    for word in words:
+        if word in _VALUED:
+            next(words, None)
+        elif word == "--":
+            return next(words, "")
+        elif not word.startswith("-"):
+            return word
+    return ""
+
+
+_pipes: Final[list[int]] = []
+"""The descriptor of the supervisor's pipe, until this process has reported that it works."""
+
+
+def report_started() -> None:
+    """Report to the supervisor, if there is one, that this process works."""
+    if _pipes:
+        _report(-os.getpid())
+        os.close(_pipes.pop())
+
+
+def _report(number: int) -> None:
+    try:
+        os.set_inheritable(_pipes[0], False)
+        os.write(_pipes[0], number.to_bytes(PID_BYTES, "little", signed=True))
+    except OSError:
+        pass  # The supervisor is gone, which the lifeline will show.
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -32,6 +32,33 @@ _LINK = re.compile(r"(?:tcp|udp|sctp)://")
 """The value of `PUSHSVC_LIVE_PORT` where there is a service `pushsvc-live`."""
 _APP, _INDEX = "<app>", "<index>"
 _PLACES = {_APP: r"(\w+?)", _INDEX: r"(\d+)"}
+_NUMBER = re.compile(r"[0-9]{1,9}")
+"""The place of an entry in a list. A longer one is that of no list."""
+
+
+def names_of(variable: str) -> list[str]:
+    """Return the names of section and key in a variable of ours, in lower case; none for any other variable."""
+    name = variable.upper()
+    return name[len(PREFIX) :].lower().split("__") if name.startswith(PREFIX) and name != PREFIX else []
+
+
+def override(environ: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with the variables of `values`, and without others that would set the same keys: in
+    another case, or by the name of a file."""
+    keys = {_key_of(variable) for variable in values}
+    return {variable: text for variable, text in environ.items() if _key_of(variable) not in keys} | dict(values)
+
+
+def _key_of(variable: str) -> tuple[str, ...]:
+    """Return the names of the key that a variable sets, itself or by a file; the name of a variable that sets none."""
+    *names, last = names_of(variable) or [variable]
+    return tuple(names) if names and last == "file" else (*names, last.removesuffix(_FILE) if names else last)
+
+
+def _order(variable: str) -> list[tuple[int, str]]:
+    """Return what variables are sorted by: a section as JSON comes before a key within it, and the tenth entry of a
+    list after the ninth."""
+    return [(int(name), "") if _NUMBER.fullmatch(name) else (10**9, name) for name in names_of(variable)]
 
 
 def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> dict[str, Any]:
@@ -90,10 +117,8 @@ def overlay(
     """Apply the environment to `tree`, which becomes a `kind`. Returns the name of the variable for each dotted path
     that was set."""
     origins: dict[str, str] = {}
-    # In order of their names, so that a section as JSON comes before a key within it.
-    for variable in sorted(environ):
-        if variable.upper().startswith(PREFIX) and variable != PREFIX:
-            _Walk(variable, environ[variable], providers, faults, origins).into(tree, kind)
+    for variable in sorted(sorted(filter(names_of, environ)), key=_order):
+        _Walk(variable, environ[variable], providers, faults, origins).into(tree, kind)
     return origins
 
 
@@ -108,22 +133,22 @@ class _Walk:
     origins: dict[str, str]
 
     def into(self, tree: dict[str, Any], kind: type[Settings]) -> None:
-        self._section(tree, kind, self.variable[len(PREFIX) :].split("__"), "")
+        self._section(tree, kind, names_of(self.variable), "")
 
     def _section(self, tree: dict[str, Any], kind: type[Struct], names: list[str], path: str) -> None:
         known = sections_of(kind, self.providers)
         by_case = {name.lower(): name for name in known}
-        given = names[0].lower()
+        given = names[0]
         name = by_case.get(given)
         if name is None and given.endswith(_FILE) and len(names) == 1 and (name := by_case.get(given[: -len(_FILE)])):
             names = [name, "file"]
         if name is None:
-            self.faults(self.variable, f"no such key `{join(path, names[0].lower())}`; {did_you_mean(names[0], known)}")
+            self.faults(self.variable, f"no such key `{join(path, given)}`; {did_you_mean(given, known)}")
             return
         self._value(tree, name, known[name], names[1:], join(path, name))
 
     def _value(self, tree: dict[str, Any], name: str, kind: Any, rest: list[str], path: str) -> None:
-        if [each.lower() for each in rest] == ["file"] and not is_struct(kind) and _element(kind) is None:
+        if rest == ["file"] and not is_struct(kind) and _element(kind) is None:
             if path == "apps":
                 self._app(self._child(tree, name), rest)
             elif self._read_file(path):
@@ -156,7 +181,7 @@ class _Walk:
         return False
 
     def _app(self, apps: dict[str, Any], rest: list[str]) -> None:
-        whole = "__".join(rest).lower()
+        whole = "__".join(rest)
         # The longest first: `shop__eu` must not be taken for a section `eu` of `shop`.
         fitting = [
             (len(name), name) for name in apps if (whole + "__").startswith(name.lower().replace("-", "_") + "__")
@@ -166,7 +191,7 @@ class _Walk:
         if len(names) > 1:
             self.faults(self.variable, f"matches more than one app: {', '.join(names)}; set it in the file")
             return
-        name, used = (names[0], names[0].count("__") + 1) if names else (rest[0].lower(), 1)
+        name, used = (names[0], names[0].count("__") + 1) if names else (rest[0], 1)
         if not rest[used:]:
             apps[name] = self._parse(AppSettings, f"apps.{name}")
             self.origins[f"apps.{name}"] = self.variable
@@ -177,7 +202,7 @@ class _Walk:
         items = tree.setdefault(name, [])
         if not isinstance(items, list):
             return  # The file has something else there, which is reported when the tree is decoded.
-        if not rest[0].isdecimal() or int(rest[0]) > len(items) or not rest[1:]:
+        if not _NUMBER.fullmatch(rest[0]) or int(rest[0]) > len(items) or not rest[1:]:
             self.faults(
                 self.variable, f"expected a number from 0 to {len(items)} after {name.upper()}__, and then a key"
             )

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..model.routing import CARRIERS, platform_of
 from ..rules.where import WhereError, compile_where
 from ..wording import TOML, did_you_mean, join, show
-from .environment import PREFIX, overlay, sections_of
+from .environment import PREFIX, names_of, overlay, sections_of
 from .live import LiveSettings
 from .schema import (
     AppSettings,
@@ -65,10 +65,7 @@ def load_server(path: Path | None, environ: Mapping[str, str]) -> ServerSettings
     are not validated, so that no provider has to be imported."""
     tree = _read(path) if path else {}
     server = {"server": tree["server"]} if "server" in tree else {}
-    wanted = f"{PREFIX}SERVER"
-    ours = {
-        name: text for name, text in environ.items() if name.upper() == wanted or name.upper().startswith(f"{wanted}__")
-    }
+    ours = {variable: text for variable, text in environ.items() if names_of(variable)[:1] == ["server"]}
     return _load_tree(server, path, ours, Settings, {}).server
 
 

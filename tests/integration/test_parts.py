@@ -195,6 +195,41 @@ def test_what_serves_and_dispatches_is_ready_once_it_does_both(
     assert both.output().count('"ready"') == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("PUSHSVC__REDIS__URL_FILE", ("serve", "--processes", "2")),
+        ("PUSHSVC__REDIS__URL__FILE", ("up",)),
+        ("pushsvc__redis__url", ("dispatch", "--processes", "2")),
+    ],
+)
+def test_the_parts_start_however_the_store_is_named(
+    name: str, part: tuple[str, ...], processes: Processes, site: Site, tmp_path: Path
+) -> None:
+    with running_server("redis", tcp=True) as server:
+        (tmp_path / "redis").write_text(server.url + "\n")
+        value = str(tmp_path / "redis") if name.upper().endswith("FILE") else server.url
+        command = processes.start(*part, **site.environ, **{name: value, "Pushsvc__Metrics__Port": str(free_ports(2))})
+        command.until("pushsvc listens on" if part == ("up",) else r'"ready"(?s:.*)"ready"')
+        assert command.end() == 0
+        assert "child_ended" not in command.output()
+
+
+def test_systemd_learns_that_several_processes_are_ready_once_each_works(
+    processes: Processes, site: Site, tmp_path: Path
+) -> None:
+    systemd = Heard(str(tmp_path / "notify"))
+    port = int(site.environ["PUSHSVC__SERVER__PORT"])
+    with socket.create_server(("127.0.0.1", port)):
+        both = processes.start("serve", "-n", "2", **site.environ, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        both.until(r"child_ended(?s:.*)child_ended")
+        assert "READY=1" not in systemd.all()
+    until(lambda: "it is ready", lambda: "READY=1" in systemd.all())
+    assert both.output().count('"ready"') == 2
+    systemd.socket.close()
+    assert both.end() == 0
+
+
 async def test_what_is_done_once_for_a_process_is_not_done_again_for_its_second_part(tmp_path: Path) -> None:
     async with running_service(tmp_path, together=True) as service:
         assert await service.done(await service.push(apns("ok", 1))) == {"total": 1, "sent": 1}

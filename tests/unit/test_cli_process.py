@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pushsvc.cli import process
+from pushsvc.cli import process, root
+from pushsvc.cli.lazy import LazyCommand
 
 PUSHSVC = f"{sys.executable} -m pushsvc"
 
@@ -153,7 +154,7 @@ def test_a_command_ends_by_an_exception_that_lets_it_clean_up(number: signal.Sig
 def test_a_process_that_listens_to_signals_notifies_its_supervisor() -> None:
     reported = (
         "import os; from pushsvc.cli import process; process.catch_signals(['serve']);"
-        "print(os.getpid(), process.LISTENS in os.environ)"
+        "[process.report_started() for _ in range(2)]; print(os.getpid(), process.LISTENS in os.environ)"
     )
     reader, writer = os.pipe()
     try:
@@ -166,10 +167,50 @@ def test_a_process_that_listens_to_signals_notifies_its_supervisor() -> None:
             check=True,
         )
         pid, kept = done.stdout.split()
-        assert (os.read(reader, 64), kept) == (int(pid).to_bytes(process.PID_BYTES, "little"), "False")
+        numbers = (int(pid), -int(pid))
+        written = b"".join(number.to_bytes(process.PID_BYTES, "little", signed=True) for number in numbers)
+        assert (os.read(reader, 64), kept) == (written, "False")
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("", ""),
+        ("-c", ""),
+        ("serve -n 2", "serve"),
+        ("send --user u1 --via live --follow", "send"),
+        ("devices import live", "devices"),
+        ("-c up status X", "status"),
+        ("--config up serve", "serve"),
+        ("--config=x live", "live"),
+        ("-cup jobs", "jobs"),
+        ("-- up", "up"),
+        ("check --config up", "check"),
+    ],
+)
+def test_the_command_is_found_as_the_root_finds_it(line: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word that names a part may be the value of an option, or an argument, of another command."""
+    found = []
+
+    def act(self: LazyCommand, name: str, args: list[str], **options: object) -> None:
+        found.append(name)
+        raise SystemExit
+
+    monkeypatch.setattr(LazyCommand, "make_context", act)
+    root.run(line.split())
+    assert (process.subcommand(line.split()), found) == (command, [command] if command else [])
+
+
+def test_ctrl_c_ends_a_command_whose_options_name_a_part() -> None:
+    done = python(
+        "import os, signal; from pushsvc.cli import process\n"
+        "process.catch_signals(['send', '--user', 'u1', '--via', 'live', '--follow'])\n"
+        "try:\n os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n print('at once')"
+    )
+    assert (done.returncode, done.stdout) == (0, "at once\n")
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

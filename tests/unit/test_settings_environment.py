@@ -16,6 +16,7 @@ from pushsvc.errors import ConfigError
 from pushsvc.model.rates import Rate
 from pushsvc.providers import REGISTRY
 from pushsvc.runtime.configuration import configured_type, load_settings, misspelt_variables
+from pushsvc.settings.environment import override
 from pushsvc.settings.live import AppLive, LiveRule
 from pushsvc.settings.loading import load
 from pushsvc.settings.schema import KeySettings, LimitsSettings, Settings
@@ -114,6 +115,34 @@ def test_lists_and_sections(tmp_path: Path) -> None:
     assert apns(settings, "b") == FakeApns(key_id="whole", window=4)
     assert settings.apps["c"].providers == {}
     assert [key.name for key in settings.apps["d"].keys] == ["json"]
+
+
+def test_entries_of_a_list_are_in_order_of_their_numbers(tmp_path: Path) -> None:
+    environ = {}
+    for number in range(12):
+        environ[f"PUSHSVC__APPS__A__KEYS__{number}__NAME"] = f"key{number}"
+        environ[f"pushsvc__apps__a__keys__{number}__sha256"] = f"{number:064x}"
+    keys = loaded(tmp_path, "", **environ).apps["a"].keys
+    assert [(key.name, key.sha256) for key in keys] == [(f"key{number}", f"{number:064x}") for number in range(12)]
+
+
+def test_a_section_comes_before_its_keys_in_any_case(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, "", pushsvc__server='{"port": 1, "host": "::1"}', PUSHSVC__SERVER__PORT="2")
+    assert (settings.server.host, settings.server.port) == ("::1", 2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["PUSHSVC__REDIS__URL", "pushsvc__redis__url", "PUSHSVC__REDIS__URL_FILE", "Pushsvc__Redis__Url__File"],
+)
+def test_a_key_is_set_in_place_of_every_other_variable_that_sets_it(tmp_path: Path, other: str) -> None:
+    kept = {"PUSHSVC__REDIS": '{"shards": 2, "url": "redis://a"}', "URL_FILE": "y", "PUSHSVC_LIVE": "x", "file": "z"}
+    environ = override({**kept, other: str(tmp_path / "none")}, {"PUSHSVC__REDIS__URL": "redis://b", "OWN": "1"})
+    assert environ == {**kept, "PUSHSVC__REDIS__URL": "redis://b", "OWN": "1"}
+    settings = loaded(tmp_path, "", **environ)
+    assert (settings.redis.url, settings.redis.shards) == ("redis://b", 2)
+    # The other way round, as a default under an environment.
+    assert override({"PUSHSVC__REDIS__URL": "redis://b"}, {other: "c"}) == {other: "c"}
 
 
 FAULTS = [

@@ -233,6 +233,36 @@ async def test_a_hang_up_reaches_those_alone_that_it_does_not_kill(system: Syste
         assert system.story.count("hup serve") == 2
 
 
+async def test_children_have_started_once_each_has_reported_that_it_works(system: System) -> None:
+    def report(process: Process, sign: int) -> None:
+        os.write(int(process.environ[LISTENS]), (sign * process.pid).to_bytes(PID_BYTES, "little", signed=True))
+
+    async with supervise(SERVE, FEEDBACK) as children:
+        await until(lambda: len(system.started) == 2)
+        started = asyncio.create_task(children.until_started(asyncio.Event()))
+        (serve,), (feedback,) = system.of("serve"), system.of("feedback")
+        report(serve, 1)
+        report(feedback, 1)
+        report(serve, -1)
+        await asyncio.sleep(60)
+        assert not started.done()  # one handles signals and has not opened its store
+        serve.end(1)
+        await until(lambda: len(system.of("serve")) == 2)
+        report(feedback, -1)
+        await asyncio.sleep(60)
+        assert not started.done()  # the one that had started has ended
+        report(system.of("serve")[1], -1)
+        await started
+
+
+async def test_a_copy_has_no_listener_for_metrics_however_that_is_written(system: System) -> None:
+    environ = {"pushsvc__metrics__port": "9100", "PUSHSVC__METRICS__HOST": "::1"}
+    async with Supervisor([DISPATCH], environ=environ, grace=30.0):
+        await until(lambda: len(system.started) == 2)
+        found = [{name: text for name, text in each.environ.items() if "__" in name} for each in system.of("dispatch")]
+    assert sorted(found, key=str) == [{"PUSHSVC__METRICS__HOST": "::1", "PUSHSVC__METRICS__PORT": "0"}, environ]
+
+
 async def test_stages_stop_one_after_the_other(system: System) -> None:
     def slowly(process: Process) -> None:
         asyncio.get_running_loop().call_later(5.0, process.end, 0)

@@ -24,6 +24,7 @@ from ...errors import PushsvcError
 from ...lab.demo.script import Scene, play
 from ...lab.demo.view import open_view
 from ...lab.playground import open_playground
+from ...settings.environment import override
 from .up import free_port
 from .whole import open_service
 
@@ -48,7 +49,7 @@ def demo(context: typer.Context, once: Once = False) -> None:
         settings = context.obj.settings()
         # The view shows what the parts would log of the trouble that the script makes.
         quiet = {"PUSHSVC__LOGGING__LEVEL": "critical"}
-        environ = {**os.environ, **quiet} if view.live else {**quiet, **os.environ}
+        environ = override(os.environ, quiet) if view.live else override(quiet, os.environ)
 
         async def run() -> None:
             async with open_service(settings, playground.config_file, environ) as service:

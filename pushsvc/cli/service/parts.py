@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 import uvloop
 
+from ...settings.environment import override
 from ...settings.processes import PROCESSES_HELP, parse_processes
 from ...settings.schema import Settings
 from ..files import shared_folder
-from ..process import print_message, was_stopped
+from ..process import print_message, report_started, was_stopped
 from .children import LIFELINE, METRICS, Child, Ready, child_of, forked_parts
 
 if TYPE_CHECKING:
@@ -221,10 +222,11 @@ def warn_of_environment(part: str) -> None:
 
 
 def report_ready(log: FilteringBoundLogger, where: str) -> None:
-    """Log that this process is ready and where it works, and let systemd know."""
+    """Log that this process is ready and where it works, and let its supervisor or systemd know."""
     from ...telemetry import systemd
 
     log.info("ready", at=where, pid=os.getpid())
+    report_started()
     systemd.notify_ready()
 
 
@@ -238,9 +240,7 @@ def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, 
     """Return the environment of supervised processes: the same configuration, this store, metrics in one folder."""
     from ... import telemetry
 
-    environ = dict(os.environ)
+    own = {"PUSHSVC__REDIS__URL": url, telemetry.MULTIPROCESS_ENV: str(metrics)}
     if context.obj.config is not None:
-        environ["PUSHSVC_CONFIG"] = str(context.obj.config)
-    environ["PUSHSVC__REDIS__URL"] = url
-    environ[telemetry.MULTIPROCESS_ENV] = str(metrics)
-    return environ
+        own["PUSHSVC_CONFIG"] = str(context.obj.config)
+    return override(os.environ, own)

@@ -19,6 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import Self
 
 from ...runtime.reload import on_hang_up
+from ...settings.environment import override
 from ...settings.processes import COPIES
 from ...telemetry import SharedFolder, get_logger, systemd
 from ..process import LISTENS, PID_BYTES
@@ -60,8 +61,9 @@ class Supervisor:
         self._stopping: dict[int, asyncio.Event] = {child.stage: asyncio.Event() for child in children}
         self._lifeline: tuple[int, int] = (-1, -1)
         self._reports: tuple[int, int] = (-1, -1)
-        """A pipe to which each child writes its process id once it handles signals."""
+        """A pipe to which each child writes its process id once it handles signals, and its negative once it works."""
         self._listening: set[int] = set()
+        self._started: set[int] = set()
         self._hang_ups = ExitStack()
         self._log = get_logger("supervisor")
 
@@ -87,11 +89,11 @@ class Supervisor:
                 os.close(end)
 
     async def until_started(self, stop: asyncio.Event) -> None:
-        """Return when every child handles signals, which is shortly after its start, or `stop` is set."""
+        """Return when every child works, as it has reported, or `stop` is set."""
         wanted = sum(child.copies for child in self._children)
         while not stop.is_set():
             self._listen()
-            if len(self._listening) >= wanted:
+            if len(self._started) >= wanted:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), STARTED_LOOK)
@@ -107,11 +109,12 @@ class Supervisor:
                             process.send_signal(number)
 
     def _listen(self) -> None:
-        """Read from the pipe which children handle signals by now."""
+        """Read from the pipe which children handle signals by now, and which work."""
         with suppress(BlockingIOError):
             while pids := os.read(self._reports[0], 512 * PID_BYTES):
                 for at in range(0, len(pids), PID_BYTES):
-                    self._listening.add(int.from_bytes(pids[at : at + PID_BYTES], "little"))
+                    pid = int.from_bytes(pids[at : at + PID_BYTES], "little", signed=True)
+                    (self._listening if pid > 0 else self._started).add(abs(pid))
 
     async def _stop_stage(self, stage: int) -> None:
         self._stopping[stage].set()
@@ -153,7 +156,7 @@ class Supervisor:
         environ[COPIES] = str(child.copies)
         if number:
             # An address can be listened on once: the first copy shows the metrics of all.
-            environ["PUSHSVC__METRICS__PORT"] = "0"
+            environ = override(environ, {"PUSHSVC__METRICS__PORT": "0"})
         process = await self._start(child, number, environ)
         running = self._processes.setdefault(child.stage, set())
         running.add(process)
@@ -165,6 +168,7 @@ class Supervisor:
             running.discard(process)
             self._listen()  # its number may be another's soon, and the pipe must not fill up
             self._listening.discard(process.pid)
+            self._started.discard(process.pid)
         if not stopping.is_set():
             self._log.error("child_ended", child=child.name, pid=process.pid, status=status)
         if self._metrics is not None:

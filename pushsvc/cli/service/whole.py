@@ -14,6 +14,7 @@ from msgspec import Struct
 from ... import telemetry
 from ...errors import ConfigError
 from ...runtime.store import own_embedded, require_store, require_unowned, running_store_url
+from ...settings.environment import override
 from ...settings.schema import Settings
 from ...wording import other_port
 from ..files import shared_folder
@@ -69,18 +70,17 @@ async def open_service(
             yield Service(url, store_url)
             return
         folder, held = stack.enter_context(shared_folder(METRICS, settings.store.data_dir))
-        environ = {
-            **environ,
+        own = {
             telemetry.MULTIPROCESS_ENV: str(folder),
             "PUSHSVC__REDIS__URL": store_url,
             "PUSHSVC__METRICS__PORT": "0",
         }
         if config is not None:
-            environ["PUSHSVC_CONFIG"] = str(config)
+            own["PUSHSVC_CONFIG"] = str(config)
         await stack.enter_async_context(
             Supervisor(
                 children_of(settings, live=has_live),
-                environ=environ,
+                environ=override(environ, own),
                 grace=grace_of(settings),
                 metrics=telemetry.SharedFolder(folder, held),
                 ready=ready,
