@@ -1,8 +1,9 @@
 """The command line: a table of commands, each loaded when it is called.
 
 What a command prints goes to standard output, logs and errors to standard error. Exit codes: 0 ok, 1 failed, 2 wrong
-usage, 130 stopped by Ctrl-C, 129 and 143 by SIGHUP and SIGTERM. `root.py` runs a command. `main` sets up signals and
-standard streams (`process.py`) before it imports `root.py`, so importing this package is cheap.
+usage, 130 stopped by Ctrl-C, 129 and 143 by SIGHUP and SIGTERM; 130 by each of the three where the command finishes a
+step first (`until_signalled`). `root.py` runs a command. `main` sets up signals and standard streams (`process.py`)
+before it imports `root.py`, so importing this package is cheap.
 """
 
 from __future__ import annotations

@@ -434,6 +434,10 @@ def test_a_command_that_makes_a_store_says_where(tmp_path: Path, capsys: pytest.
     devices.write_text("")
     new = ("keys", "new", "--app", "shop", "--name")
     imported = ("devices", "import", "--app", "shop", str(devices))
+    # Devices in a new store that no service uses would be missed only later.
+    assert cli.main(["--config", str(config), *imported]) == 1
+    assert f"no store is in {tmp_path / 'var'}, which the configuration {config} names" in capsys.readouterr().err
+    assert not (tmp_path / "var").exists()
     for words, first in [((*new, "one"), True), ((*new, "two"), False), (imported, False)]:
         assert cli.main(["--config", str(config), *words]) == 0
         err = capsys.readouterr().err

@@ -81,17 +81,6 @@ async def open_for_reading(settings: Settings) -> AsyncIterator[Store]:
         yield store
 
 
-@asynccontextmanager
-async def _open_for_writing(settings: Settings) -> AsyncIterator[Store]:
-    """Connect to the store of a configuration for what may come before the first start of the service: an embedded one
-    is created where there is none, and this is reported, since it may be the wrong place."""
-    new = creates_store(settings)
-    async with open_configured_store(settings) as store:
-        if new:
-            print_message(f"created a new store: {store_place(settings)}")
-        yield store
-
-
 class StoreOperator:
     """Works in the store of a configuration."""
 
@@ -118,7 +107,10 @@ class StoreOperator:
         text, key = make_key(app, name, scopes, intake, now=int(time.time() * 1000))
         row = key_row(key, "store")
         require_free(self._configured_rows(), app, name)
-        async with _open_for_writing(self._settings) as store:
+        new = creates_store(self._settings)  # alone of all commands: a key is made before the first start
+        async with open_configured_store(self._settings) as store:
+            if new:  # it may be the wrong place
+                print_message(f"created a new store: {store_place(self._settings)}")
             if not await store.keys.add(key):
                 require_free([row], app, name)
         return MadeKey(text, key.sha256, row, store_place(self._settings))
@@ -286,7 +278,7 @@ class StoreOperator:
         from ..devices.importing import rules_of
 
         rules = rules_of(self._settings, app)
-        async with _open_for_writing(self._settings) as store:
+        async with open_existing_store(self._settings) as store:
 
             async def write(values: Sequence[Any]) -> Sequence[Taken]:
                 return await import_devices(store.registry, rules, values, time.time_ns() // 1_000_000)
