@@ -99,7 +99,13 @@ SAID: list[tuple[str, str, Any, Any]] = [
     ("reference/answers.md", "for an hour no attempts are used up", health.BENEFIT, 3600.0),
     ("reference/limits.md", "It starts at a twentieth", gcra.FLOOR, 1 / 20),
     ("reference/limits.md", "after 60 s of use", quota.RAMP, 60.0),
-    ("reference/limits.md", "up to about 500 deliveries", limits.BATCH, 512),
+    (
+        "reference/limits.md",
+        "up to about 1,300 deliveries",
+        round(limits.READY + limits.BATCH + SETTINGS.dispatch.chunk, -2),  # of what is ready, and of one question
+        1300,
+    ),
+    ("reference/limits.md", "it allows what one second of the rate is", limits.SMOOTH, 1.0),
     ("reference/metrics.md", "one batch of 400 at most", settling.BATCH, 400),
     ("guides/sizing.md", "FCM | 600,000 messages a minute", quota.QUOTA, Rate(600_000, 60)),
     ("guides/bulk.md", "uses a quarter of the time", SETTINGS.cleanup.share, 0.25),

@@ -1,9 +1,9 @@
 """Connections of the server: problem documents for unreadable requests, and bounds on what strangers can occupy.
 
 A connection costs a file descriptor, and opening one needs no key. So connections without a complete request are closed
-after `first_request` seconds, and there are never more than `most`: a further one replaces the one that has been idle
-longest, beginning with those that never sent a request. Nothing is done for this while there is room; idle connections
-are only searched when there is none, and an eighth of all is then closed at once.
+after `first_request` seconds, and there are never more than `most`: a further one closes those that have been idle
+longest, beginning with those that never sent a request, up to an eighth of `most` at once. Nothing is done for this
+while there is room; idle connections are only searched when there is none.
 
 What arrives of a body after its answer is read and discarded, so that the client reads the answer before the connection
 is closed, but only for a limited time and size.
