@@ -248,7 +248,7 @@ async def test_a_push_says_why_deliveries_were_not_sent(monkeypatch: pytest.Monk
     sent = await service.push(fcm("ok", 2), data={"a": "b"})
     await service.done(sent)
     _, out, err = await shell("pushes", "show", sent)
-    assert ("deliveries\toutcome" in out, "Content is kept only" in err) == (False, True)
+    assert ("deliveries\toutcome" in out, "No content: it is kept until" in err) == (False, True)
 
 
 async def test_a_key_that_the_api_does_not_know_is_reported(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:

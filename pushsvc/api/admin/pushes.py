@@ -64,7 +64,10 @@ class AdminPush(PushRow, frozen=True, kw_only=True):
     ]
     messages: Annotated[
         list[PreviewedMessage],
-        Meta(description="What each provider was or is sent, as far as its content is still kept."),
+        Meta(
+            description="What each provider was or is sent, as far as its content is still kept; that of a push to up "
+            "to 32 targets may not be found in a long queue."
+        ),
     ]
     copy: Annotated[
         dict[str, Any] | None,

@@ -60,7 +60,8 @@ CALLS: Final = (
         *("GET pushes/{id}", "get_admin_push", pushes.get_admin_push),
         "Get a push with its times, what each provider was sent, and a copy to send again.",
         Answer(200, "The push.", pushes.AdminPush),
-        description="Content is kept for pushes to up to 32 targets, while they wait and for their dead letters.",
+        description="The content of a push is kept until its last delivery has ended. After that it is kept with its "
+        "dead letters, and in the live channel for `live.history_age` at most.",
         names=(PUSH_ID,),
         raises=(NotFound,),
     ),

@@ -77,8 +77,8 @@ CALLS: Final = (
         Answer(200, "The result of each push, in the order of the request.", BatchResults),
         description=(
             "Each push is judged separately: valid pushes are accepted, and each invalid one has a problem document in "
-            "its place. An `Idempotency-Key` covers the whole call, whose valid pushes are then accepted together or not "
-            "at all: 429 for the call while the queue has no room for all of them, 413 if they can never fit."
+            "its place. An `Idempotency-Key` covers the whole call, whose valid pushes are then accepted together or "
+            "not at all: 429 for the call while the queue has no room for all of them, 413 if they can never fit."
         ),
         scopes=("push",),
         headers=(IDEMPOTENCY_KEY,),

@@ -123,7 +123,9 @@ def show(
     if found["messages"]:
         print_table(SENT, [_sent(each) for each in found["messages"]])
     else:
-        print_message("Content is kept only for up to 32 targets, while it waits or has dead letters.")
+        print_message(
+            "No content: it is kept until the last delivery has ended, and after that only with dead letters."
+        )
 
 
 @pushes.command("cancel")

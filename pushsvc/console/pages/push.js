@@ -56,7 +56,7 @@ function Rows({ push, query }) {
 /** What each provider was or will be sent, as far as it is still kept. */
 const Sent = ({ push, kept }) => html`<section class="stack tight"><h2>${begun(push) ? "What was sent" : hasEnded(push) ? "What would have been sent" : "What will be sent"}</h2><${Asked} of=${kept}>${({ messages }) => (messages.length
   ? html`<div class="two">${messages.map((message) => html`<${Message} key=${message.route} message=${message} />`)}</div>`
-  : html`<p class="soft">Its content is not stored. Content is kept for pushes to up to 32 targets while they wait, and for dead letters.</p>`)}<//></section>`;
+  : html`<p class="soft">No content. It is kept until the last delivery has ended, and after that only with dead letters.</p>`)}<//></section>`;
 
 const receivers = (to) => to && Object.entries(to).map(([kind, value]) => (Array.isArray(value) ? plural(value.length, kind.slice(0, -1), kind) : kind === "all" ? "all devices" : html`${kind} <code>${value}</code>`))[0];
 
