@@ -20,7 +20,9 @@ import pytest
 import yaml
 
 from pushsvc import cli
+from pushsvc.cli.service.parts import rest_of_stop
 from pushsvc.runtime.configuration import load_settings
+from pushsvc.runtime.live_files import SPARE_FILES
 from pushsvc.settings.live import LiveSettings
 from pushsvc.settings.schema import MetricsSettings, ServerSettings, Settings
 
@@ -91,8 +93,10 @@ def test_a_unit_says_what_the_service_does(file: Path) -> None:
     # All else is in the configuration, where commands of a shell and of cron find it too.
     assert keys["Environment"] == ["PUSHSVC_CONFIG=/etc/pushsvc/config.toml"]
     # The longest stop: the API first, then what is in flight and the connections of devices.
-    longest = Settings().server.shutdown_timeout + max(Settings().dispatch.drain_timeout, Settings().live.drain)
+    longest = Settings().server.shutdown_timeout + rest_of_stop(Settings())
     assert float(keys["TimeoutStopSec"][0]) > longest
+    live = Settings().live.max_connections
+    assert int(keys["LimitNOFILE"][0]) >= live + live // 8 + SPARE_FILES
     assert {"NoNewPrivileges", "ProtectSystem", "PrivateTmp", "CapabilityBoundingSet"} <= set(keys)
 
 

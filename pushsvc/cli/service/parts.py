@@ -54,6 +54,8 @@ FEEDBACK = (
     "GET /v1/feedback, and sent to webhooks"
 )
 """Printed first at a terminal, where a list may be expected."""
+SETTLING = 5.0
+"""Seconds that a dispatcher may take beside `dispatch.drain_timeout`: to record what came last, and to close."""
 LEAVING = 20.0
 """Seconds that a gateway may take beside `live.drain`: for the last close frames, and for what devices have asked."""
 JOBS_GRACE = 35.0
@@ -232,8 +234,12 @@ def report_ready(log: FilteringBoundLogger, where: str) -> None:
 
 def grace_of(settings: Settings) -> float:
     """Return the seconds that the stop of a part may take; one that serves and dispatches does these in turn."""
-    both = settings.server.shutdown_timeout + settings.dispatch.drain_timeout + 5
-    return max(both, settings.live.drain + LEAVING, JOBS_GRACE)
+    return max(settings.server.shutdown_timeout + settings.dispatch.drain_timeout + SETTLING, rest_of_stop(settings))
+
+
+def rest_of_stop(settings: Settings) -> float:
+    """Return the seconds that the parts beside the API may take to stop, which they do at the same time, after it."""
+    return max(settings.dispatch.drain_timeout + SETTLING, settings.live.drain + LEAVING, JOBS_GRACE)
 
 
 def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:
