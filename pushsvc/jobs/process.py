@@ -24,8 +24,10 @@ from rq import Queue
 from rq.exceptions import StopRequested
 
 from .. import telemetry
+from ..background import in_background
+from ..errors import StoreError
 from ..ports.store import Store
-from ..runtime.parts import judging, quiet_gc
+from ..runtime.parts import REPLACED, judging, quiet_gc
 from ..runtime.plans import routes_of
 from ..runtime.reload import Current, ask_all, following
 from ..runtime.state.figures import serve_part_metrics
@@ -71,10 +73,12 @@ LOOK = 60.0
 class Stopping:
     """Handles SIGTERM and SIGINT while the process works, without asking Redis. A context manager for the main thread.
     The first signal lets the current job return after its step and ends everything else; the second one ends the
-    process at once."""
+    process at once. `failed` returns whether the process sent the first one to itself, because a part of it failed:
+    then its exit code is not 0, however it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[], bool]) -> None:
         self.requested = False
+        self._failed = failed
         self.worker: JobsWorker | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -93,7 +97,7 @@ class Stopping:
             os.kill(os.getpid(), number)
             return
         self.requested = True
-        last = threading.Timer(LAST, os._exit, (0,))
+        last = threading.Timer(LAST, lambda: os._exit(int(self._failed())))
         last.daemon = True
         last.start()
         if self.worker is None:
@@ -108,16 +112,17 @@ def run_jobs(
     watch: Callable[[asyncio.Event], None] = lambda gone: None,
     feedback: bool = False,
 ) -> None:
-    """Work until SIGTERM or SIGINT. Call it on the main thread. Raises `ConfigError`. `watch` is called in the
-    companion's loop with an event that ends the process when it is set. With `feedback`, receipts are judged there."""
+    """Work until SIGTERM or SIGINT. Call it on the main thread. Raises `ConfigError`, and the error with which the
+    companion failed. `watch` is called in the companion's loop with an event that ends the process when it is set. With
+    `feedback`, receipts are judged there."""
     settings.require_apps()
     logging.getLogger("rq").setLevel(logging.WARNING)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     REDIS_AWAY.at = settings.jobs.shown
     current = Current(settings)
     companion = Companion(current, name, watch, feedback=feedback)
-    opened = companion.running()
-    with suppress(StopRequested), Stopping() as stopping, opened as store_url, closing(KeptStore()) as kept:
+    opened, stops = companion.running(), Stopping(lambda: companion.fault is not None)
+    with suppress(StopRequested), stops as stopping, opened as store_url, closing(KeptStore()) as kept:
         queue: Queue | None = None
         context = Context(
             current,
@@ -155,6 +160,8 @@ class Companion:
     def __init__(self, current: Current, name: str, watch: Callable[[asyncio.Event], None], *, feedback: bool) -> None:
         self._current, self._settings = current, current.settings
         self._name, self._watch, self._feedback = name, watch, feedback
+        self.fault: BaseException | None = None
+        """Why the process is to end, where nobody has asked it to."""
         self._ready: Future[str] = Future()
         self._stop = asyncio.Event()
         self._reaches = True
@@ -166,7 +173,8 @@ class Companion:
 
     @contextmanager
     def running(self) -> Iterator[str]:
-        """Run beside the block, and yield the store's URL. SIGHUP arrives on the main thread and is passed on."""
+        """Run beside the block, and yield the store's URL. SIGHUP arrives on the main thread and is passed on. Raises
+        its fault at the end."""
         self._thread.start()
         before = signal.signal(signal.SIGHUP, lambda number, frame: self._schedule(ask_all))
         try:
@@ -175,6 +183,8 @@ class Companion:
             signal.signal(signal.SIGHUP, before)
             self._schedule(self._end)
             self._thread.join(timeout=LAST)
+            if self.fault is not None:
+                raise self.fault
 
     def _schedule(self, act: Callable[[], None]) -> None:
         """Have the loop of the thread call this, if the thread still runs."""
@@ -188,7 +198,8 @@ class Companion:
             if not self._ready.done():
                 self._ready.set_exception(error)
             elif not self._stop.is_set():
-                telemetry.get_logger("jobs").error("companion_ended", error=type(error).__name__, exc_info=True)
+                self.fault = error
+                telemetry.get_logger("jobs").error("companion_ended", error=type(error).__name__)
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _end(self) -> None:
@@ -239,7 +250,14 @@ class Companion:
                 self._webhooks.append(hooks)
             self._ready.set_result(url)
             queue = make_queue(QUEUE, connection, make_job_class(FUNCTIONS, None))
-            await keep_schedule(store, self._periodics(store, queue), self._name, self._stop, gone, note)
+            async with in_background(self._end_replaced(store, gone), "replaced"):
+                await keep_schedule(store, self._periodics(store, queue), self._name, self._stop, gone, note)
+
+    async def _end_replaced(self, store: Store, gone: asyncio.Event) -> None:
+        """Set `gone` when the store was replaced by another one, which is a fault: the process is started again."""
+        await store.replaced.wait()
+        self.fault = StoreError(REPLACED)
+        gone.set()
 
     def _periodics(self, store: Store, queue: Queue) -> list[Periodic]:
         current, settings = self._current, self._settings

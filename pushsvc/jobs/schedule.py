@@ -56,7 +56,7 @@ async def keep_schedule(
     queue of jobs, which may be in another Redis than the store."""
     cut_off: set[str] = set()
     now = asyncio.get_running_loop().time
-    ends = [asyncio.ensure_future(each.wait()) for each in (stop, gone, store.replaced)]
+    ends = [asyncio.ensure_future(each.wait()) for each in (stop, gone)]
     due = dict.fromkeys(periodics, 0.0)
     rung = False
     try:
@@ -89,7 +89,7 @@ async def keep_schedule(
                 due[each] = now() + (wait or until_pulse(each.seconds))
                 await note(not cut_off)
             rung = await _wait(store, ends, min(due.values()) - now(), rest=REST if rung else 0.0)
-            if gone.is_set() or store.replaced.is_set():
+            if gone.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
                 await stop.wait()
     finally:

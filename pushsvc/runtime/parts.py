@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from .. import telemetry
 from ..api.app import build_app, reload_app
@@ -91,6 +91,9 @@ async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Ca
     """Judge receipts until `stop`."""
     await _run(settings, stop, listening, _feeding_back, metrics_of="feedback")
 
+
+REPLACED: Final = "Redis came back empty and was initialised by other processes: restart this one"
+"""The error with which a process ends that has the hash key of an earlier store."""
 
 _Part: TypeAlias = Callable[[Store, Current, asyncio.Event], AbstractAsyncContextManager[str]]
 """The work of a part while a block lasts, which yields where it is. It sets the event if it cannot go on."""
@@ -292,4 +295,4 @@ async def ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]:
     finally:
         watching.cancel()
     if store.replaced.is_set():
-        raise StoreError("Redis came back empty and was initialised by other processes: restart this one")
+        raise StoreError(REPLACED)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,15 @@ BACKENDS = KINDS
 
 
 @contextmanager
-def worker(server: Server, folder: Path, *options: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(
+    server: Server, folder: Path, *options: str, program: Sequence[str] = ("-m", "pushsvc"), **environ: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """`pushsvc jobs`, killed at the end if it has not ended before."""
     config = folder / "pushsvc.toml"
     config.write_text(CONFIG.format(url=server.url, folder=folder))
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pushsvc", "jobs", *options, "--config", str(config)],
+            [sys.executable, *program, "jobs", *options, "--config", str(config)],
             env={**os.environ, **environ},
             stdout=log,
             stderr=log,
@@ -314,6 +316,46 @@ def test_the_jobs_process_ends_when_its_store_never_comes(server: Server, tmp_pa
         wait_until(lambda: process.poll() is not None, 60)
     assert process.returncode == 1
     assert "jobs.url" in (tmp_path / "log").read_text()
+
+
+FAILS = """
+import sys
+import pushsvc.jobs.process
+from pushsvc.cli import main
+
+async def fail(*_):
+    raise LookupError("broken")
+
+pushsvc.jobs.process.keep_schedule = fail
+sys.exit(main())
+"""
+
+
+def test_a_process_whose_companion_fails_ends_with_a_fault(server: Server, tmp_path: Path) -> None:
+    with worker(server, tmp_path, program=("-c", FAILS)) as process:
+        wait_until(lambda: process.poll() is not None, 60)
+    assert process.returncode == 1
+    log = (tmp_path / "log").read_text()
+    assert "companion_ended" in log
+    assert "LookupError: broken" in log
+
+
+LAST_MOMENT = """
+import os, signal, sys, threading
+import pushsvc.jobs.process as process
+
+process.LAST = 0.01
+with process.Stopping(lambda: {failed}) as stopping:
+    stopping.worker = type("AtWork", (), {{"stop": lambda self: None}})()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_job_that_does_not_return_hides_no_fault(failed: bool) -> None:
+    program = [sys.executable, "-c", LAST_MOMENT.format(failed=failed)]
+    assert subprocess.run(program, timeout=60, check=False).returncode == int(failed)
 
 
 async def test_of_many_schedulers_one_has_the_turn(store: Store) -> None:

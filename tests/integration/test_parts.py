@@ -20,6 +20,7 @@ from pushsvc.runtime.store import redis_url
 from pushsvc.settings.processes import cores
 from pushsvc.settings.schema import Settings, StoreSettings
 from pushsvc.stages.dispatch.dispatcher import Dispatcher
+from pushsvc.store import keys
 
 from ..unit.test_systemd import Heard
 from .harness import apns, fcm, running_service
@@ -265,6 +266,21 @@ async def test_a_process_of_two_parts_ends_where_one_of_them_fails(
 
     with pytest.raises(RuntimeError, match="broken"):
         await serve()
+
+
+def test_each_part_ends_with_a_fault_where_others_have_set_redis_up_again(processes: Processes, site: Site) -> None:
+    """`Restart=on-failure` of systemd then starts it again."""
+    first = free_ports(5)
+    environ = {"PUSHSVC__APPS__SHOP__LIVE__SECRET": "s" * 32, "PUSHSVC__LIVE__PORT": str(first)}
+    with running_server("valkey") as server:
+        environ |= {**site.environ, "PUSHSVC__METRICS__PORT": str(first + 1), "PUSHSVC__REDIS__URL": server.url}
+        parts = [processes.start(part, **environ) for part in ("serve", "dispatch", "feedback", "jobs", "live")]
+        for part in parts:
+            part.until('"ready"')
+        server.command(f"SET {keys.HASH_KEY} {'x' * 32}")
+        for part in parts:
+            assert (part.arguments[0], part.wait()) == (part.arguments[0], 1)
+            assert part.output().count("pushsvc: Redis came back empty") == 1
 
 
 @pytest.mark.parametrize(("command", "configured"), [(("up",), 2), (("serve", "-n", "2"), 1)], ids=["up", "serve"])

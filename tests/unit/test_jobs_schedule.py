@@ -76,7 +76,7 @@ class Processes:
             bell.rung.set()
 
     async def _run(self, owner: str) -> None:
-        store: Any = SimpleNamespace(locks=self._locks, bell=self.bells[int(owner)], replaced=asyncio.Event())
+        store: Any = SimpleNamespace(locks=self._locks, bell=self.bells[int(owner)])
         await keep_schedule(
             store, [Periodic("sweep", SWEEP, self._act, on_bell=True)], owner, self.stop, asyncio.Event()
         )
@@ -136,7 +136,7 @@ async def test_a_queue_that_is_not_reached_is_noted_until_it_is() -> None:
         if noted[-1:] != [reached]:
             noted.append(reached)
 
-    store: Any = SimpleNamespace(locks=Locks(), bell=Bell(), replaced=asyncio.Event())
+    store: Any = SimpleNamespace(locks=Locks(), bell=Bell())
     other = Periodic("lapsed", SWEEP, lambda: asyncio.sleep(0, False))
     periodics = [Periodic("sweep", SWEEP, act, on_bell=True), other]
     keeping = asyncio.create_task(keep_schedule(store, periodics, "a", stop, asyncio.Event(), note))
