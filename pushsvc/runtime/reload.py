@@ -1,10 +1,10 @@
 """Follows the configuration while the process runs: each new valid version, and the files that it depends on. One task
 does so for all parts of a process.
 
-A new version is loaded on SIGHUP, or when the configuration file or a credential file has changed. The files' times are
-polled each second, which needs only the standard library and also notices files that are replaced, mounted again or
-come back. A version that cannot be read is logged once, also where several processes of one supervisor follow it, and
-the previous one stays in use.
+A new version is loaded on SIGHUP, or when the configuration file, a credential file or the file of a value has changed.
+The files' times are polled each second, which needs only the standard library and also notices files that are replaced,
+mounted again or come back. A version that cannot be read is logged once, also where several processes of one supervisor
+follow it, and the previous one stays in use.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def files_of(section: Struct) -> list[Path]:
 
 
 def all_files(settings: Settings) -> list[Path]:
-    """Return the configuration file and every file that its apps name."""
-    own = [settings.file] if settings.file else []
+    """Return the configuration file, and every file that its apps, or variables for its values, name."""
+    own = [*([settings.file] if settings.file else []), *settings.value_files]
     tls = [Path(file) for file in (settings.live.tls_cert, settings.live.tls_key) if file]
     sections = [section for app in settings.apps.values() for section in (*app.accounts.values(), app.webhook)]
     return own + tls + [file for section in sections for file in files_of(section)]
@@ -131,9 +131,9 @@ async def versions(
     _note()
     # The files may have changed between being read at the start and this first check, and a SIGHUP may have come
     # before the handler was installed: so the first check reloads at once, without a log line where nothing differs.
-    first = settings.file is not None
     started = watched = settings
     seen = stamp_of(all_files(watched))
+    first = bool(seen)
     with _hang_ups() as asked:
         while not await _wait(stop, asked, 0.0 if first else every):
             now = stamp_of(all_files(watched))
@@ -225,7 +225,7 @@ def _note(refusal: str = "", *, unapplied: list[str] | None = None) -> None:
 
 def _fixed(old: Settings, new: Settings) -> list[str]:
     """Return the sections that differ, also in part, and are read only at the start."""
-    names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file")]
+    names = [name for name in Settings.__struct_fields__ if name not in ("apps", "feedback", "file", "value_files")]
     queue = structs.replace(new.queue, max_pending=old.queue.max_pending, app_share=old.queue.app_share)
     live = structs.replace(new.live, deny=old.live.deny, endpoints=old.live.endpoints)
     logging = structs.replace(new.logging, level=old.logging.level)

@@ -6,7 +6,8 @@ Two underscores separate the names, which are compared without regard to case: `
 parsed by the type of its key: numbers and `true`/`false` as they are, lists with commas or as JSON, sections as JSON.
 
 `.._FILE`, or `..__FILE`, names a file that contains the value, as Docker and Kubernetes provide secrets:
-`PUSHSVC__REDIS__URL_FILE=/run/secrets/redis`. A newline at its end is removed.
+`PUSHSVC__REDIS__URL_FILE=/run/secrets/redis`. A newline at its end is removed. A running process watches these files
+as it does those that the configuration names.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def sections_of(kind: type[Struct], providers: Mapping[str, type[Struct]]) -> di
     """Return the keys of a section that may be written, by name. Those of an app include its providers."""
     names = {field.encode_name: _section_type(field.type) for field in structs.fields(kind)}
     if issubclass(kind, Settings):
-        del names["file"]
+        del names["file"], names["value_files"]
     if kind is AppSettings:
         del names["name"], names["providers"]
         names.update(providers)
@@ -113,13 +114,14 @@ def overlay(
     kind: type[Settings],
     providers: Mapping[str, type[Struct]],
     faults: Faults,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], tuple[Path, ...]]:
     """Apply the environment to `tree`, which becomes a `kind`. Returns the name of the variable for each dotted path
-    that was set."""
+    that was set, and the files that variables name as those of their values."""
     origins: dict[str, str] = {}
+    files: list[Path] = []
     for variable in sorted(sorted(filter(names_of, environ)), key=_order):
-        _Walk(variable, environ[variable], providers, faults, origins).into(tree, kind)
-    return origins
+        _Walk(variable, environ[variable], providers, faults, origins, files).into(tree, kind)
+    return origins, tuple(files)
 
 
 @dataclass
@@ -131,6 +133,7 @@ class _Walk:
     providers: Mapping[str, type[Struct]]
     faults: Faults
     origins: dict[str, str]
+    files: list[Path]
 
     def into(self, tree: dict[str, Any], kind: type[Settings]) -> None:
         self._section(tree, kind, names_of(self.variable), "")
@@ -170,6 +173,7 @@ class _Walk:
     def _read_file(self, path: str) -> bool:
         """Replace the text by that of the file that the variable names. Returns whether it could be read."""
         file = Path(self.text.strip())
+        self.files.append(file)
         try:
             self.text = file.read_bytes().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except OSError as error:

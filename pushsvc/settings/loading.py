@@ -77,13 +77,13 @@ def _load_tree(
     providers: Mapping[str, type[Struct]],
 ) -> Settings:
     faults = Faults(TOML)
-    origins = overlay(tree, environ, kind, providers, faults)
+    origins, files = overlay(tree, environ, kind, providers, faults)
     _check_characters(tree, "", faults)
     settings = _settings(tree, path, kind, providers, faults)
     if faults:
         raise _error(path, faults, origins)
     assert settings is not None, "no settings without a fault"
-    return settings
+    return structs.replace(settings, value_files=files)
 
 
 def check_name(name: str) -> str:

@@ -287,6 +287,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     apps: dict[str, AppSettings] = field(default_factory=dict)
     file: Path | None = None
     """The file that was read, if any. It is not a key of the configuration."""
+    value_files: tuple[Path, ...] = ()
+    """The files that variables `PUSHSVC__.._FILE` name, each with one value. They are not a key either."""
 
     def queue_shares(self) -> dict[str, int]:
         """Return the maximum number of waiting deliveries of each app. A single app may use the whole queue."""

@@ -471,6 +471,39 @@ def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_u
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+@pytest.mark.parametrize("written", [True, False], ids=["beside a file", "without one"])
+def test_the_file_of_a_value_is_followed(tmp_path: Path, written: bool) -> None:
+    """As secrets are mounted: the variable names a link, and what that leads to is replaced."""
+    file, secret = tmp_path / "pushsvc.toml", tmp_path / "secret"
+    for name in "ab":
+        (tmp_path / name).write_text(name * 32)
+    secret.symlink_to("a")
+    file.write_text("[apps.shop.live]")
+    environ = {"PUSHSVC__APPS__SHOP__LIVE__SECRET_FILE": str(secret)}
+
+    def load() -> Settings:
+        return load_settings(file if written else None, environ)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        versions = reload.versions(settings := load(), load, stop, every=0.01)
+        assert await anext(versions) == settings  # the look at the start
+        newer = asyncio.ensure_future(anext(versions))
+        await asyncio.sleep(0)
+        for name in ("gone", "b"):
+            (tmp_path / "new").symlink_to(name)
+            (tmp_path / "new").replace(secret)
+            while name == "gone" and reload.refused_since() is None:
+                await asyncio.sleep(0.01)
+        live = (await newer).apps["shop"].live
+        assert live is not None
+        assert live.secret == "b" * 32
+        stop.set()
+        assert [each async for each in versions] == []
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
 def test_the_level_of_the_log_changes_at_once(tmp_path: Path) -> None:
     file, log, stream = tmp_path / "pushsvc.toml", get_logger("any"), io.StringIO()
     file.write_text(f"[apps.shop.live]\nsecret = '{'x' * 32}'")

@@ -170,7 +170,11 @@ def test_a_fault_names_the_variable(tmp_path: Path, variable: str, text: str, er
 def sections() -> list[tuple[str, Struct | type[Struct]]]:
     """Every section with its keys, by the variable that sets it."""
     defaults = configured_type()()
-    top = [(name, getattr(defaults, name)) for name in defaults.__struct_fields__ if name not in ("apps", "file")]
+    top = [
+        (name, getattr(defaults, name))
+        for name in defaults.__struct_fields__
+        if name not in ("apps", "file", "value_files")
+    ]
     app: list[tuple[str, Struct | type[Struct]]] = [
         *(("limits", LimitsSettings()), ("webhook", WebhookSettings())),
         *(("live", AppLive), ("live__rules", LiveRule)),
