@@ -161,7 +161,7 @@ class Companion:
         self._current, self._settings = current, current.settings
         self._name, self._watch, self._feedback = name, watch, feedback
         self.fault: BaseException | None = None
-        """Why the process is to end, where nobody has asked it to."""
+        """Why the process is to end, unless it was asked to."""
         self._ready: Future[str] = Future()
         self._stop = asyncio.Event()
         self._reaches = True

@@ -27,7 +27,7 @@ from ..errors import ConfigError
 from ..settings.live import AppLive
 from ..settings.schema import Settings
 from ..store import StoreConfig
-from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, claim, get_logger, set_level, systemd
+from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, begin_apps, claim, get_logger, set_level, systemd
 from .configuration import load_settings
 
 EVERY = 1.0
@@ -70,6 +70,7 @@ class Current:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        begin_apps(settings.apps)
         self._news: list[asyncio.Event] = []
 
     def news(self) -> asyncio.Event:
@@ -80,6 +81,7 @@ class Current:
 
     def use(self, newer: Settings) -> None:
         self.settings = newer
+        begin_apps(newer.apps)
         for each in self._news:
             each.set()
 

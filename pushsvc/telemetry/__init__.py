@@ -18,7 +18,7 @@ from .exposition import (
 )
 from .figures import *
 from .gathered import STAGES, Gathered, Instants, StageSeconds
-from .known import begin_app, begin_jobs, begin_route
+from .known import AppRecord, SharedRecord, begin_app, begin_apps, begin_jobs, begin_route
 from .logs import configure_logging, get_logger, redact, set_level
 from .metrics import *
 from .requests import HTTP, UNMATCHED, Answered

@@ -4,7 +4,7 @@ value of a series that begins with it."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from ..model.delivery import End
 from ..model.push import Platform
@@ -19,6 +19,7 @@ from .metrics import (
     JOBS,
     REFUSED,
     REPLAYED,
+    UNREADABLE,
     WEBHOOK_CALLS,
 )
 
@@ -30,14 +31,42 @@ POST_CODES: Final = (202, 429, 500, 503)
 PARTS: Final = ("serve", "dispatch", "feedback", "jobs", "live", "simulator")
 
 
+AppRecord: TypeAlias = Literal[
+    "dead_batch",
+    "dead_letter",
+    "delivery",
+    "device",
+    "erasure",
+    "event",
+    "live_push",
+    "receipt",
+    "replay",
+    "row",
+    "webhook_call",
+]
+"""The kinds of records that belong to an app."""
+SharedRecord: TypeAlias = Literal["api_key", "live_inbox"]
+"""The kinds of records that are counted without an app."""
+
+
+def begin_apps(apps: Iterable[str]) -> None:
+    """Begin the series that every process which uses the store may count, whatever part it is."""
+    for shared in get_args(SharedRecord):
+        UNREADABLE.labels("", shared)
+    for app in apps:
+        DEAD_LETTERS_DROPPED.labels(app)
+        REPLAYED.labels(app)
+        for record in get_args(AppRecord):
+            UNREADABLE.labels(app, record)
+        for reader in ("webhook", "api"):
+            FEEDBACK_GAPS.labels(app, reader)
+
+
 def begin_app(app: str) -> None:
+    """Begin the series of an app that only the API counts."""
     ACCEPTED.labels(app)
-    DEAD_LETTERS_DROPPED.labels(app)
-    REPLAYED.labels(app)
     for limit in LIMITS:
         REFUSED.labels(app, limit)
-    for reader in ("webhook", "api"):
-        FEEDBACK_GAPS.labels(app, reader)
     for code in POST_CODES:
         HTTP_REQUESTS.labels(app, "POST", "/v1/push", str(code))
 

@@ -11,6 +11,7 @@ import urllib.request
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import aiohttp
 import pytest
@@ -21,12 +22,14 @@ from pushsvc.settings.processes import cores
 from pushsvc.settings.schema import Settings, StoreSettings
 from pushsvc.stages.dispatch.dispatcher import Dispatcher
 from pushsvc.store import keys
+from pushsvc.telemetry import AppRecord, SharedRecord
 
+from ..unit.test_monitoring import counters
 from ..unit.test_systemd import Heard
 from .harness import apns, fcm, running_service
 from .ports import free_ports
 from .processes import Command, Processes, Site, until
-from .servers import running_server
+from .servers import Server, running_server
 
 PARTS = ("serve", "dispatch", "feedback")
 
@@ -268,19 +271,63 @@ async def test_a_process_of_two_parts_ends_where_one_of_them_fails(
         await serve()
 
 
+def all_parts(processes: Processes, site: Site, server: Server) -> tuple[dict[str, Command], list[int]]:
+    """Every part in a process of its own, by name, and the ports of their metrics."""
+    first = free_ports(5)
+    environ = {
+        **site.environ,
+        "PUSHSVC__APPS__SHOP__LIVE__SECRET": "s" * 32,
+        "PUSHSVC__LIVE__PORT": str(first),
+        "PUSHSVC__METRICS__PORT": str(first + 1),
+        "PUSHSVC__REDIS__URL": server.url,
+    }
+    ports = [int(site.api.url.rpartition(":")[2]), *range(first + 1, first + 5)]
+    return {part: processes.start(part, **environ) for part in ALL}, ports
+
+
 def test_each_part_ends_with_a_fault_where_others_have_set_redis_up_again(processes: Processes, site: Site) -> None:
     """`Restart=on-failure` of systemd then starts it again."""
-    first = free_ports(5)
-    environ = {"PUSHSVC__APPS__SHOP__LIVE__SECRET": "s" * 32, "PUSHSVC__LIVE__PORT": str(first)}
     with running_server("valkey") as server:
-        environ |= {**site.environ, "PUSHSVC__METRICS__PORT": str(first + 1), "PUSHSVC__REDIS__URL": server.url}
-        parts = [processes.start(part, **environ) for part in ("serve", "dispatch", "feedback", "jobs", "live")]
-        for part in parts:
-            part.until('"ready"')
+        parts, _ = all_parts(processes, site, server)
+        for command in parts.values():
+            command.until('"ready"')
         server.command(f"SET {keys.HASH_KEY} {'x' * 32}")
-        for part in parts:
-            assert (part.arguments[0], part.wait()) == (part.arguments[0], 1)
-            assert part.output().count("pushsvc: Redis came back empty") == 1
+        for part, command in parts.items():
+            assert (part, command.wait()) == (part, 1)
+            assert command.output().count("pushsvc: Redis came back empty") == 1
+
+
+ALL = ("serve", "dispatch", "feedback", "jobs", "live")
+COUNTED_BY = {
+    "pushsvc_child_restarts_total": ALL,
+    "pushsvc_http_requests_total": ("serve",),
+    "pushsvc_deliveries_total": ("dispatch",),
+    "pushsvc_dead_letters_dropped_total": ALL,
+    "pushsvc_feedback_gaps_total": ALL,
+    "pushsvc_unreadable_total": ALL,
+    "pushsvc_live_recoveries_total": ("live",),
+}
+"""The counters of which alerts read how they grow, with the parts that may count them."""
+
+
+def test_what_an_alert_reads_is_there_before_it_is_counted(processes: Processes, site: Site) -> None:
+    """The growth of a counter that begins with its first event does not show it."""
+    assert COUNTED_BY.keys() == counters().keys()
+    with running_server("valkey") as server:
+        parts, ports = all_parts(processes, site, server)
+        for part, port in zip(ALL, ports, strict=True):
+            parts[part].until('"ready"')
+            lines = read(port).splitlines()
+            for name in [name for name, by in COUNTED_BY.items() if part in by]:
+                own = [line for line in lines if re.match(rf'{name}{{(app="shop"|part=)', line)]
+                for label, value in re.findall(r'(\w+)=~?"([^"]*)"', counters()[name]):
+                    own = [line for line in own if re.search(f'{label}="{value}"', line)]
+                assert {line.rpartition(" ")[2] for line in own} == {"0.0"}, (part, name)
+            found = [line for line in lines if line.startswith("pushsvc_unreadable_total{")]
+            assert len(found) == len(get_args(AppRecord)) + len(get_args(SharedRecord)), part
+            assert len([line for line in lines if line.startswith("pushsvc_feedback_gaps_total{")]) == 2, part
+        for command in parts.values():
+            assert command.end() == 0
 
 
 @pytest.mark.parametrize(("command", "configured"), [(("up",), 2), (("serve", "-n", "2"), 1)], ids=["up", "serve"])

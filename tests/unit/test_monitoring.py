@@ -87,7 +87,7 @@ def condition(kind: str, app: str = "") -> Fires:
 
 _MATCHER_PAIR = re.compile(r'(\w+)="([^"]*)"')
 BEGINS, ENDS, GROWS = "0x5 1x400", "1x5 0x400", "0x5 10+10x400"
-"""A value that becomes 1, one that becomes 0, and a counter that begins to count."""
+"""A value that becomes 1, also a counter of a single event, one that becomes 0, and a counter that begins to count."""
 ROUTE = '{app="shop",platform="apns"}'
 FIRES = {
     "PushsvcDown": fires('up{job="pushsvc",instance="a:8080"}', ENDS, "job", "instance"),
@@ -125,10 +125,12 @@ FIRES = {
         "platform",
         **{'pushsvc_deliveries_total{app="shop",platform="apns",outcome="sent"}': "0+50x400"},
     ),
-    "PushsvcDeadLettersDropped": fires('pushsvc_dead_letters_dropped_total{app="shop"}', GROWS, "app"),
+    "PushsvcDeadLettersDropped": fires('pushsvc_dead_letters_dropped_total{app="shop"}', BEGINS, "app"),
     "PushsvcReceiptsWait": fires('pushsvc_receipts_waiting{app="shop"}', "0x5 100001x400", "app"),
-    "PushsvcFeedbackGap": fires('pushsvc_feedback_gaps_total{app="shop",reader="api"}', GROWS, "app", "reader"),
-    "PushsvcUnreadable": fires('pushsvc_unreadable_total{app="shop",record="chunk"}', GROWS, "app", "record"),
+    "PushsvcFeedbackGap": fires('pushsvc_feedback_gaps_total{app="shop",reader="api"}', BEGINS, "app", "reader"),
+    "PushsvcUnreadable": fires(
+        'pushsvc_unreadable_total{app="shop",record="delivery"}', BEGINS, "app", "record", after="10m"
+    ),
     "PushsvcCleanupOld": fires("pushsvc_cleanup_last_end_timestamp_seconds", "1x20000", after="49h"),
     "PushsvcLiveLost": fires('pushsvc_live_recoveries_total{app="shop",result="lost"}', GROWS, "app"),
 }
@@ -153,6 +155,12 @@ def test_a_query_asks_for_what_exists(name: str, expr: str) -> None:
     everything = set().union(*(known[metric] for metric, _ in asked))
     for group in _BY.findall(expr):
         assert {label.strip() for label in group.split(",")} <= everything, f"{name}: {group}"
+
+
+def counters() -> dict[str, str]:
+    """Every counter of which an alert reads how it grows, with what it asks of its labels."""
+    grown = re.compile(r"(?:rate|increase)\((pushsvc_\w+)(?:\{([^}]*)\})?\[")
+    return {name: matchers for _, expr, _ in rules() for name, matchers in grown.findall(expr)}
 
 
 def test_each_alert_has_its_row() -> None:

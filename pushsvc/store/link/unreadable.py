@@ -12,14 +12,14 @@ from typing import TypeVar
 import msgspec
 
 from ...model.codec import CodecError
-from ...telemetry import UNREADABLE, StateLog
+from ...telemetry import UNREADABLE, AppRecord, SharedRecord, StateLog
 
 T = TypeVar("T")
 
 _logs: dict[tuple[str, str], StateLog] = {}
 
 
-def readable(decode: Callable[[bytes], T], blob: bytes, what: str, app: str = "") -> T | None:
+def readable(decode: Callable[[bytes], T], blob: bytes, what: AppRecord | SharedRecord, app: str = "") -> T | None:
     """Return the record, or None for one that cannot be decoded, which is counted and logged under `what`."""
     try:
         return decode(blob)
@@ -28,7 +28,7 @@ def readable(decode: Callable[[bytes], T], blob: bytes, what: str, app: str = ""
         return None
 
 
-def note(what: str, app: str, error: Exception) -> None:
+def note(what: AppRecord | SharedRecord, app: str, error: Exception) -> None:
     """Count a record that cannot be read, and log it at growing intervals. A page that is read each second must not
     write a line each second. The line does not show the record, which may contain a token."""
     UNREADABLE.labels(app, what).inc()

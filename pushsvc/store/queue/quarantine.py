@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from ...model.codec import CodecError
-from ...telemetry import UNREADABLE, get_logger
+from ...telemetry import UNREADABLE, AppRecord, get_logger
 from .. import keys
 from ..link.link import Link
 
 log = get_logger("store")
-_RECORDS = {"q": "delivery", "receipts": "receipt", "events": "event", "reported": "event"}
+_RECORDS: Final[Mapping[str, AppRecord]] = {
+    "q": "delivery",
+    "receipts": "receipt",
+    "events": "event",
+    "reported": "event",
+}
 """The contents of the streams, by their kind."""
 
 
