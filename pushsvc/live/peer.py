@@ -76,10 +76,6 @@ class Transport(Protocol):
         """The code of the end: 0 while the connection is open, 1006 if it broke."""
 
     @property
-    def buffered(self) -> int:
-        """Bytes that wait because the client does not read."""
-
-    @property
     def paused(self) -> bool:
         """Whether too many bytes wait, so that the session should write no more until `Peer.resumed`."""
 

@@ -63,11 +63,6 @@ class Gauges(Struct, frozen=True):
         """Deliveries of all apps that wait until a device acknowledges them."""
         return sum(count for app in self.apps.values() for count in app.ack_pending.values())
 
-    @property
-    def scheduled(self) -> int:
-        """Deliveries of all apps that wait for the time of their push."""
-        return sum(app.scheduled for app in self.apps.values())
-
 
 SLOT: Final = 10
 """The seconds in which the flow of an app is counted together."""

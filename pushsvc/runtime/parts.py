@@ -1,5 +1,4 @@
-"""The work of one process of each part, from its first connection to its last. Each function returns when `stop` is
-set."""
+"""The work of one process of each part, from its first connection to its last."""
 
 from __future__ import annotations
 
@@ -71,27 +70,6 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def run_api(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
-    """Serve the HTTP API until `stop`. `listening` is called with its URL."""
-    await _run(settings, stop, listening, _serving)
-
-
-async def run_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
-    """Send the deliveries of the queue until `stop`, then drain."""
-    await _run(settings, stop, listening, _dispatching, metrics_of="dispatch")
-
-
-async def run_api_and_dispatch(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
-    """Serve the HTTP API and send the deliveries of the queue until `stop`. The API ends first, so that what it has
-    accepted is sent; where either fails, both end. `listening` is called once both are ready, with where each is."""
-    await _run(settings, stop, listening, _serving, _dispatching)
-
-
-async def run_feedback(settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]) -> None:
-    """Judge receipts until `stop`."""
-    await _run(settings, stop, listening, _feeding_back, metrics_of="feedback")
-
-
 REPLACED: Final = "Redis came back empty and was initialised by other processes: restart this one"
 """The error with which a process ends that has the hash key of an earlier store."""
 
@@ -99,11 +77,11 @@ _Part: TypeAlias = Callable[[Store, Current, asyncio.Event], AbstractAsyncContex
 """The work of a part while a block lasts, which yields where it is. It sets the event if it cannot go on."""
 
 
-async def _run(
-    settings: Settings, stop: asyncio.Event, listening: Callable[[str], None], *parts: _Part, metrics_of: str = ""
+async def run_parts(
+    names: Sequence[str], settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]
 ) -> None:
-    """Run these parts in this process until `stop`, and end them one after the other. `metrics_of` is the part whose
-    listener for `/metrics` is started; it is empty where the API shows them."""
+    """Run these of `PARTS` in this process until `stop`, and end them one after the other: the API before what sends
+    what it has accepted. Where one fails, all end. `listening` is called once all are ready, with where each is."""
     settings.require_apps()
     raise_file_limit()
     current = Current(settings)
@@ -111,12 +89,12 @@ async def _run(
         open_configured_store(settings) as store,
         ending_with(store, stop),
         following(current, stop),
-        noting(store.flow, lambda: current.settings.apps if _serving in parts else ()),
+        noting(store.flow, lambda: current.settings.apps if "serve" in names else ()),
         AsyncExitStack() as stack,
     ):
-        if metrics_of:
-            await serve_part_metrics(stack, settings, metrics_of)
-        where = [await stack.enter_async_context(part(store, current, stop)) for part in reversed(parts)]
+        if "serve" not in names:  # whose API shows them
+            await serve_part_metrics(stack, settings, names[0])
+        where = [await stack.enter_async_context(PARTS[name](store, current, stop)) for name in reversed(names)]
         quiet_gc()
         listening(", ".join(reversed(where)))
         await stop.wait()
@@ -247,6 +225,9 @@ async def _feeding_back(store: Store, current: Current, stop: asyncio.Event) -> 
     async with judging(store, current):
         count = len(current.settings.apps)
         yield f"{count} app{'s' * (count != 1)} as {_process()}"
+
+
+PARTS: Final[Mapping[str, _Part]] = {"serve": _serving, "dispatch": _dispatching, "feedback": _feeding_back}
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ import aiohttp
 from pushsvc import telemetry
 from pushsvc.lab.simulator import Credentials, Simulator, SimulatorConfig, SimulatorHandle, apns_token, fcm_token
 from pushsvc.runtime.configuration import load_settings
-from pushsvc.runtime.parts import run_api, run_api_and_dispatch, run_dispatch, run_feedback
+from pushsvc.runtime.parts import run_parts
 from pushsvc.runtime.store import own_embedded
 from pushsvc.settings.schema import Settings
 
@@ -183,12 +183,12 @@ async def running_service(
             stops: list[asyncio.Event] = []
             parts: list[asyncio.Task[None]] = []
             listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            first = [run_api_and_dispatch] if together else [run_api, *[run_dispatch] * dispatchers]
-            for run in (*first, run_feedback):
+            first = [("serve", "dispatch")] if together else [("serve",), *[("dispatch",)] * dispatchers]
+            for names in (*first, ("feedback",)):
                 stop = asyncio.Event()
-                heard = listening.set_result if run is first[0] else lambda where: None
+                heard = listening.set_result if names == first[0] else lambda where: None
                 stops.append(stop)
-                parts.append(asyncio.create_task(run(settings, stop, listening=heard)))
+                parts.append(asyncio.create_task(run_parts(names, settings, stop, listening=heard)))
             started: list[asyncio.Future[Any]] = [listening, *parts]
             await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
             for part in parts:

@@ -26,7 +26,6 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from structlog.testing import capture_logs
 
-from pushsvc.api.pushes.ids import uuid7
 from pushsvc.errors import Conflict
 from pushsvc.model.codec import decode_audience, encode_audience
 from pushsvc.model.delivery import ENDS, Arrival, BadNotification, Outcome, Sent, TokenDead
@@ -247,7 +246,8 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def new_id(self) -> str:
         """An id that says when the push was accepted, as the API makes them, and in their order."""
-        return uuid7(self.world.clock.ms(), len(self.pushes).to_bytes(10, "big"))
+        digits = f"{self.world.clock.ms():012x}"
+        return f"{digits[:8]}-{digits[8:]}-7000-8000-{len(self.pushes):012x}"
 
     async def _accept_and_cancel(self, model: Model) -> None:
         """It is cancelled while dispatchers read it."""

@@ -242,7 +242,7 @@ async def test_nothing_is_left_of_one_and_everything_of_the_other(server: Server
         gauges = await store.gauges({"shop": ("apns", "fcm")})
         assert (gauges.apps["shop"].events, gauges.apps["shop"].receipts) == (1, 1)
         assert gauges.retry_pending == 2
-        assert gauges.scheduled == 2
+        assert gauges.apps["shop"].scheduled == 2
         assert gauges.pending == {"urgent": 2, "normal": 2, "bulk": 2}
         for route in ROUTES:
             await store.queue.promote(route, moment() + 120_000)
@@ -547,7 +547,7 @@ async def test_a_scheduled_push_that_is_cancelled_after_an_erasure_is_counted_on
         assert await store.pushes.cancel("shop", "later") is not None
         assert counted("cancelled") - cancelled == 2
         assert await balance(store, "later") == {"cancelled": 3, "state": "cancelled"}
-        assert (await store.gauges({"shop": ("apns",)})).scheduled == 0
+        assert (await store.gauges({"shop": ("apns",)})).apps["shop"].scheduled == 0
         await store.pushes.cancel("shop", "later")
         assert counted("cancelled") - cancelled == 2
 

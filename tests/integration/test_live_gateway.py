@@ -523,7 +523,7 @@ async def test_a_device_that_asks_and_does_not_read_is_cut_off_and_holds_no_memo
     def noted(self: LongConnection, data: bytes) -> None:
         nonlocal most
         write(self, data)
-        most = max(most, self.buffered)
+        most = max(most, self._io.get_write_buffer_size())
 
     monkeypatch.setattr(LongConnection, "write", noted)
 

@@ -25,7 +25,7 @@ from msgspec import structs
 
 from pushsvc.runtime import reload
 from pushsvc.runtime.configuration import load_settings
-from pushsvc.runtime.parts import run_dispatch
+from pushsvc.runtime.parts import run_parts
 from pushsvc.runtime.plans import live_config
 from pushsvc.runtime.reload import _fixed
 from pushsvc.settings.live import AppLive
@@ -244,7 +244,7 @@ async def test_a_start_without_an_app_holds_what_waits_for_it_until_it_expires_o
         await service.until("nobody serves it", lambda: named("unserved", f"{gone}, and of the app 1 push"))
         stop = asyncio.Event()
         settings = load_settings(file, {})
-        part = asyncio.create_task(run_dispatch(settings, stop, listening=lambda _: None))
+        part = asyncio.create_task(run_parts(["dispatch"], settings, stop, listening=lambda _: None))
 
         async def expired() -> bool:
             labels = 'app="other",outcome="expired",platform="fcm",reason="ttl"'

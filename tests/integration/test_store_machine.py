@@ -395,7 +395,7 @@ class StoreMachine(RuleBasedStateMachine):
         gauges = self.run(self.stores["a"].gauges({"shop": PLATFORMS}))
         models = self.pushes.values()
         assert sum(gauges.pending.values()) == sum(model.left for model in models)
-        assert gauges.scheduled == sum(model.total for model in models if model.state == "scheduled")
+        assert gauges.apps["shop"].scheduled == sum(model.total for model in models if model.state == "scheduled")
 
     def teardown(self) -> None:
         """Everybody dies; one newcomer brings everything to its end."""
@@ -438,7 +438,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.rows_are_what_happened(push_id)
             assert len(model.ended) == (0 if model.never_began else model.total)
         gauges = self.run(heir.gauges({"shop": PLATFORMS}))
-        assert (gauges.apps["shop"].total_pending, gauges.retry_pending, gauges.scheduled) == (0, 0, 0)
+        assert (gauges.apps["shop"].total_pending, gauges.retry_pending, gauges.apps["shop"].scheduled) == (0, 0, 0)
         assert self.run(entries_of(heir)) == 0
 
 

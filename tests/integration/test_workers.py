@@ -16,7 +16,7 @@ from pushsvc.model.push import Route
 from pushsvc.ports.provider import CREDENTIAL
 from pushsvc.ports.queue import NOTE
 from pushsvc.ports.work import RemovedRoute, Worker
-from pushsvc.runtime.parts import run_dispatch
+from pushsvc.runtime.parts import run_parts
 from pushsvc.runtime.reload import Current
 from pushsvc.runtime.state import conditions
 from pushsvc.runtime.state.conditions import watching
@@ -185,7 +185,7 @@ async def test_a_removed_route_is_known_while_something_waits_and_nobody_serves_
         assert await store.pushes.recount(["shop"]) in (8, 16)  # of others it learns in the first look
         assert await store.pushes.recount(["shop"]) == 16
         gauges = await store.gauges({"shop": ["apns"]})
-        assert gauges.pending["normal"] == gauges.scheduled == 8
+        assert gauges.pending["normal"] == sum(each.scheduled for each in gauges.apps.values()) == 8
         assert set(gauges.apps) == {"shop", "news"}
         # One dispatcher still has it in its configuration: it is changing, or has another on purpose.
         await elsewhere.workers.report("dispatch", ["shop/fcm"])
@@ -265,7 +265,7 @@ async def test_a_route_without_a_dispatcher_is_named_on_readyz(tmp_path: Path) -
 
         await service.until("nobody serves the routes", lambda: names("shop/apns", "shop/fcm"))
         stop = asyncio.Event()
-        part = asyncio.create_task(run_dispatch(service.settings, stop, listening=lambda _: None))
+        part = asyncio.create_task(run_parts(["dispatch"], service.settings, stop, listening=lambda _: None))
         await service.until("somebody serves them", names)
         await service.until("the metric says so", lambda: counts("dispatch", "1.0"))
         assert await counts("serve", "1.0")

@@ -79,7 +79,7 @@ def test_commands_import_what_they_use(
         ("from pushsvc.cli.service import jobs, parts, up", (*SDKS, *WEB, *KEYS, *METRICS, "aiohttp", "redis", "rich")),
         ("from pushsvc.runtime.store import open_running_store", (*SDKS, *WEB, *KEYS, "aiohttp", "opentelemetry")),
         (
-            "from pushsvc.runtime.parts import run_dispatch; import pushsvc.runtime.state.conditions",
+            "from pushsvc.runtime.parts import run_parts; import pushsvc.runtime.state.conditions",
             ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel"),
         ),
         ("from pushsvc.runtime.live import run_live", ("firebase_admin", "grpc", "aioapns", "pushsvc.telemetry.otel")),

@@ -20,23 +20,6 @@ _DIGITS: Final = 20
 """Random digits of an id."""
 
 
-def uuid7(unix_ms: int, random: bytes) -> str:
-    """Return the UUIDv7 of an instant in Unix ms and 10 random bytes: 36 characters, lower case."""
-    digits = random.hex()
-    return f"{_begin(unix_ms)}{digits[:3]}{_end(digits)}"
-
-
-def _begin(unix_ms: int) -> str:
-    """Return what the ids of an instant begin with: it, and the version."""
-    digits = f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}"
-    return f"{digits[:8]}-{digits[8:]}-7"
-
-
-def _end(digits: str) -> str:
-    """Return what follows 3 random digits, from 20 of which the last 16 lose two bits to the variant."""
-    return f"-{_VARIANT[digits[4]]}{digits[5:8]}-{digits[8:]}"
-
-
 class PushIds:
     """Makes ids. Those of one instant are in the order in which they were made: of two pushes of a batch with one
     `collapse`, the second is the later one. https://www.rfc-editor.org/rfc/rfc9562#name-monotonicity-and-counters"""
@@ -63,8 +46,10 @@ class PushIds:
             self._count = min(self._count + 1, _MOST)
         else:
             # In the lower half, so that it has room to grow.
-            self._instant, self._count, self._begin = unix_ms, int(digits[:3], 16) >> 1, _begin(unix_ms)
-        return f"{self._begin}{self._count:03x}{_end(digits)}"
+            self._instant, self._count = unix_ms, int(digits[:3], 16) >> 1
+            instant = f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}"
+            self._begin = f"{instant[:8]}-{instant[8:]}-7"
+        return f"{self._begin}{self._count:03x}-{_VARIANT[digits[4]]}{digits[5:8]}-{digits[8:]}"
 
 
 new_push_id: Final = PushIds()

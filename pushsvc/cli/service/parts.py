@@ -10,19 +10,17 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import uvloop
 
-from ...settings.environment import override
 from ...settings.processes import PROCESSES_HELP, parse_processes
 from ...settings.schema import Settings
-from ..files import shared_folder
 from ..process import print_message, report_started, was_stopped
-from .children import LIFELINE, METRICS, Child, Ready, child_of, forked_parts
+from .children import LIFELINE, Child, Ready, child_of, forked_parts
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -60,12 +58,6 @@ LEAVING = 20.0
 """Seconds that a gateway may take beside `live.drain`: for the last close frames, and for what devices have asked."""
 JOBS_GRACE = 35.0
 """Seconds that the stop of `jobs` may take: a job returns after its step; a webhook call in progress may take 30."""
-
-
-class RunPart(Protocol):
-    def __call__(
-        self, settings: Settings, stop: asyncio.Event, *, listening: Callable[[str], None]
-    ) -> Coroutine[None, None, None]: ...
 
 
 def serve(context: typer.Context, processes: Processes = 0, dispatch: Dispatch = False) -> None:
@@ -133,22 +125,6 @@ def until_signalled(*, hang_up: bool = False) -> asyncio.Event:
     return stop
 
 
-def _import_part(*parts: str) -> RunPart:
-    if parts == ("live",):
-        from ...runtime.live import run_live
-
-        return run_live
-    from ...runtime.parts import run_api, run_api_and_dispatch, run_dispatch, run_feedback
-
-    runs: dict[tuple[str, ...], RunPart] = {
-        ("serve",): run_api,
-        ("serve", "dispatch"): run_api_and_dispatch,
-        ("dispatch",): run_dispatch,
-        ("feedback",): run_feedback,
-    }
-    return runs[parts]
-
-
 def _looped(part: str, *also: str) -> Callable[[Settings], None]:
     """Return the work of a process of a part, and of those of `also` beside it, in an event loop. They are imported
     when they run."""
@@ -157,7 +133,13 @@ def _looped(part: str, *also: str) -> Callable[[Settings], None]:
         from ... import telemetry
 
         log, stop = telemetry.get_logger(part), until_signalled()
-        await _import_part(part, *also)(settings, stop, listening=lambda where: report_ready(log, where))
+        if part == "live":
+            from ...runtime.live import run_live as run
+        else:
+            from ...runtime.parts import run_parts
+
+            run = partial(run_parts, (part, *also))
+        await run(settings, stop, listening=lambda where: report_ready(log, where))
         log.info("stopped", pid=os.getpid())
 
     return lambda settings: uvloop.run(work(settings))
@@ -189,9 +171,9 @@ def run_part(
 
 
 async def _many(part: str, children: list[Child], ready: Ready, settings: Settings, context: typer.Context) -> None:
-    from ... import telemetry
     from ...runtime.store import redis_url, require_store
-    from .supervisor import Supervisor
+    from ...telemetry import systemd
+    from .supervisor import supervised
 
     stop = until_signalled()
     warn_of_environment(part)
@@ -200,18 +182,11 @@ async def _many(part: str, children: list[Child], ready: Ready, settings: Settin
         await require_store(settings, url, stop, durable=part == "serve")
         if stop.is_set():
             return
-        with shared_folder(METRICS, settings.store.data_dir) as (folder, held):
-            environ = child_environ(context, url, folder)
-            async with Supervisor(
-                children,
-                environ=environ,
-                grace=grace_of(settings),
-                metrics=telemetry.SharedFolder(folder, held),
-                ready=ready,
-            ) as supervisor:
-                await supervisor.until_started(stop)
-                telemetry.systemd.notify_ready()
-                await stop.wait()
+        own = supervised(children, settings, context.obj.config, url, os.environ, ready)
+        async with own as supervisor:
+            await supervisor.until_started(stop)
+            systemd.notify_ready()
+            await stop.wait()
 
 
 def warn_of_environment(part: str) -> None:
@@ -240,13 +215,3 @@ def grace_of(settings: Settings) -> float:
 def rest_of_stop(settings: Settings) -> float:
     """Return the seconds that the parts beside the API may take to stop, which they do at the same time, after it."""
     return max(settings.dispatch.drain_timeout + SETTLING, settings.live.drain + LEAVING, JOBS_GRACE)
-
-
-def child_environ(context: typer.Context, url: str, metrics: Path) -> dict[str, str]:
-    """Return the environment of supervised processes: the same configuration, this store, metrics in one folder."""
-    from ... import telemetry
-
-    own = {"PUSHSVC__REDIS__URL": url, telemetry.MULTIPROCESS_ENV: str(metrics)}
-    if context.obj.config is not None:
-        own["PUSHSVC_CONFIG"] = str(context.obj.config)
-    return override(os.environ, own)

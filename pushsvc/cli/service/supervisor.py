@@ -14,16 +14,20 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Self
 
 from ...runtime.reload import on_hang_up
 from ...settings.environment import override
 from ...settings.processes import COPIES
-from ...telemetry import SharedFolder, get_logger, systemd
+from ...settings.schema import Settings
+from ...telemetry import MULTIPROCESS_ENV, SharedFolder, get_logger, systemd
+from ..files import shared_folder
 from ..process import LISTENS, PID_BYTES
-from .children import LIFELINE, Child, ChildProcess, Ready
+from .children import LIFELINE, METRICS, Child, ChildProcess, Ready
+from .parts import grace_of
 
 QUICK = 5.0
 """Seconds: a child that ends sooner than this is restarted with a growing delay."""
@@ -218,3 +222,28 @@ def watch_lifeline(stop: asyncio.Event) -> None:
         stop.set()
 
     loop.add_reader(reader, gone)
+
+
+@asynccontextmanager
+async def supervised(
+    children: Sequence[Child],
+    settings: Settings,
+    config: Path | None,
+    url: str,
+    environ: Mapping[str, str],
+    ready: Ready | None = None,
+) -> AsyncIterator[Supervisor]:
+    """Keep children running while the block lasts: with the same configuration, the store at `url`, and their metrics
+    in one folder."""
+    with shared_folder(METRICS, settings.store.data_dir) as (folder, held):
+        own = {MULTIPROCESS_ENV: str(folder), "PUSHSVC__REDIS__URL": url}
+        if config is not None:
+            own["PUSHSVC_CONFIG"] = str(config)
+        async with Supervisor(
+            children,
+            environ=override(environ, own),
+            grace=grace_of(settings),
+            metrics=SharedFolder(folder, held),
+            ready=ready,
+        ) as supervisor:
+            yield supervisor

@@ -11,18 +11,15 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from ... import telemetry
 from ...errors import ConfigError
 from ...runtime.store import own_embedded, require_store, require_unowned, running_store_url
 from ...settings.environment import override
 from ...settings.schema import Settings
 from ...wording import other_port
-from ..files import shared_folder
 from ..get import get
 from ..state import local_url
-from .children import METRICS, Ready, children_of
-from .parts import grace_of
-from .supervisor import Supervisor
+from .children import Ready, children_of
+from .supervisor import supervised
 
 
 class Service(Struct, frozen=True):
@@ -69,23 +66,8 @@ async def open_service(
         if stop.is_set():
             yield Service(url, store_url)
             return
-        folder, held = stack.enter_context(shared_folder(METRICS, settings.store.data_dir))
-        own = {
-            telemetry.MULTIPROCESS_ENV: str(folder),
-            "PUSHSVC__REDIS__URL": store_url,
-            "PUSHSVC__METRICS__PORT": "0",
-        }
-        if config is not None:
-            own["PUSHSVC_CONFIG"] = str(config)
-        await stack.enter_async_context(
-            Supervisor(
-                children_of(settings, live=has_live),
-                environ=override(environ, own),
-                grace=grace_of(settings),
-                metrics=telemetry.SharedFolder(folder, held),
-                ready=ready,
-            )
-        )
+        children, own = children_of(settings, live=has_live), override(environ, {"PUSHSVC__METRICS__PORT": "0"})
+        await stack.enter_async_context(supervised(children, settings, config, store_url, own, ready))
         await _until_ready(url, stop)
         scheme = "wss" if settings.live.tls_cert else "ws"
         live_url = local_url(settings.live.host, settings.live.port, scheme) if has_live else ""

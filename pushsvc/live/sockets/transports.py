@@ -64,11 +64,6 @@ class LongConnection(asyncio.Protocol):
         except Exception as error:
             self._failed(error)
 
-    @property
-    def buffered(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        return self._io.get_write_buffer_size()
-
     def known(self) -> None:
         """Take note that the client has shown who it is: it may send messages of any size."""
         self._shared.strangers.leave(self._stranger)

@@ -128,11 +128,7 @@ class BlockReader:
 
     def __init__(self) -> None:
         self._decoder: _Decodes | None = cast(_Decodes, Decoder())
-
-    @property
-    def stateless(self) -> bool:
-        """Whether each block can be decoded by itself."""
-        return self._decoder is None
+        """None once each block can be decoded by itself."""
 
     def read(self, block: bytes) -> tuple[int, Source]:
         """Return the status (0 for trailers, which have none) and the fields, decoded only if necessary. Every block of
