@@ -19,12 +19,12 @@ from ..model.access import Scope
 from ..model.defaults import Defaults
 from ..model.push import Platform
 from ..model.rates import Rate
+from ..net.redis_url import SCHEMES, check_redis_url
 from .live import AppLive, LiveSettings
 from .processes import Processes
 from .values import SPAN, Count, Name, NotNegative, Port, Positive, RateText, Seconds, Share
 from .webhook import WebhookSettings
 
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 NEW_FILE = Path("pushsvc.toml")
 """The name of a configuration that `pushsvc init` writes, in the working directory."""
 
@@ -46,12 +46,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     """The maximum number of connections of one process."""
 
 
-def _check_redis_url(url: str, schemes: Collection[str]) -> None:
-    """Raise `ValueError` for a URL of another scheme, with the remedy. It never quotes the URL, which may contain a
-    password."""
-    if url and ("://" not in url or urlsplit(url).scheme not in schemes):
-        begins = ", ".join(f"{name}://" for name in schemes)
-        raise ValueError(f"url: is not the URL of a Redis; write redis://localhost:6379/0, or begin with {begins}")
+def _check_url(url: str, schemes: Collection[str] = SCHEMES) -> None:
+    """Raise `ValueError` for a URL that is not empty and not that of a Redis, with the remedy."""
+    try:
+        if url:
+            check_redis_url(url, schemes)
+    except ValueError as error:
+        raise ValueError(f"url: {error}") from None
 
 
 def _shown(url: str) -> str:
@@ -68,7 +69,7 @@ class RedisSettings(Struct, frozen=True, kw_only=True):
     """The number of shards of each app, spread over the nodes of a cluster. Use 1 for a single server."""
 
     def __post_init__(self) -> None:
-        _check_redis_url(self.url, REDIS_SCHEMES)
+        _check_url(self.url)
 
     @property
     def shown(self) -> str:
@@ -145,7 +146,7 @@ class JobsSettings(Struct, frozen=True, kw_only=True):
     """The Redis in which rq stores its jobs; empty: `redis.url`."""
 
     def __post_init__(self) -> None:
-        _check_redis_url(self.url, [name for name in REDIS_SCHEMES if not name.endswith("+cluster")])
+        _check_url(self.url, [name for name in SCHEMES if not name.endswith("+cluster")])
 
     @property
     def shown(self) -> str:

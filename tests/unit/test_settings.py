@@ -188,6 +188,12 @@ FAULTS = [
         "jobs.url: is not the URL of a Redis; write redis://localhost:6379/0, or begin with redis://, rediss://, "
         "unix://, redis+sentinel://, rediss+sentinel:// (in FILE)",
     ),
+    (
+        "[redis]\nurl = 'redis://:sec/ret@host'\n[jobs]\nurl = 'redis://host?ssl_cert_reqs=none'",
+        "FILE: 2 faults\n  redis.url: holds an unescaped character of a user or password; percent-encode them: @ as %40, "
+        "/ as %2F, # as %23, ? as %3F, : as %3A, % as %25\n  jobs.url: the option ssl_cert_reqs is of TLS; begin with "
+        "rediss://",
+    ),
     ("apps = 3", "apps: expected sections [apps.NAME], found the number 3 (in FILE)"),
     (
         "[apps.'a b']",

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from pushsvc.errors import ConfigError
+from pushsvc.store.link.connect import scheme_of
 from pushsvc.store.link.sentinels import GRACE, SentinelReport, elect, present_of, read_report
-from pushsvc.store.link.urls import check_url
 
 OLD, NEW = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
 
@@ -93,7 +93,7 @@ def test_a_replica_that_is_missing_since_a_moment_ago_may_have_been_promoted() -
     ],
 )
 def test_urls_that_can_be_meant(url: str) -> None:
-    assert url.startswith(check_url(url))
+    assert url.startswith(scheme_of(url))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_urls_that_can_be_meant(url: str) -> None:
         ("redis://:secret?x=y@host", "percent-encode"),
         ("redis://user:secret@x@host/0", "percent-encode"),
         ("redis+sentinel://:sec/ret@one,two/mymaster", "percent-encode"),
-        ("redis://host/0?foo=bar", r"unknown option foo \(known: db, "),
+        ("redis://host/0?foo=bar", r"unknown option foo; known: db, "),
         ("redis://host/0?secret=bar", "unknown option"),
         ("redis://host/0?decode_responses=True", "unknown option decode_responses"),
         ("redis://host/0?protocol=3", "unknown option protocol"),
@@ -113,13 +113,15 @@ def test_urls_that_can_be_meant(url: str) -> None:
         ("redis://host/0?ssl_cert_reqs=none", "begin with rediss://"),
         ("redis+cluster://host?ssl_ca_certs=/ca.pem", r"begin with rediss\+cluster://"),
         ("redis://host/0?sentinel_password=x", "unknown option sentinel_password"),
+        ("redis://:[secret@host", "percent-encode"),
+        ("redis://:sec\u2100ret@host", "percent-encode"),
         ("redis://", "not the URL of a Redis"),
         ("http://host", "not the URL of a Redis"),
     ],
 )
 def test_urls_that_cannot_be_meant(url: str, why: str) -> None:
     with pytest.raises(ConfigError, match=r"^redis\.url: ") as caught:
-        check_url(url)
+        scheme_of(url)
     reported = str(caught.value)
     assert re.search(why, reported)
     assert "ret@" not in reported

@@ -34,11 +34,11 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry as SyncRetry
 
 from ...errors import ABSENT_REDIS, SILENT_REDIS, ConfigError, StoreError, StoreUnavailable
+from ...net.redis_url import check_redis_url
 from ...telemetry import REDIS_ERRORS
 from .packed import packed
 from .sentinels import Sentinels, primary_client
 from .sync_sentinels import SyncSentinels, sync_primary_client
-from .urls import FORMS, check_url
 
 Client: TypeAlias = Redis | RedisCluster
 
@@ -46,6 +46,9 @@ TIMEOUT: Final = 5.0
 """Seconds that a server may take to answer."""
 SENTINEL_TIMEOUT: Final = 1.0
 """Seconds that a sentinel may take to answer. A silent one must not delay the answers of the others."""
+_FORMS: Final = (
+    "redis://host:6379/0, rediss://.., unix:///path, redis+sentinel://host:26379,host2/master/0, redis+cluster://.."
+)
 _CONNECTIONS = 64
 """The size of the pool. More concurrent round trips do not make one Redis faster; others wait for a free connection."""
 
@@ -259,7 +262,7 @@ def open_redis(
     `blocking` is for reads that wait: no time limit, no second try, as many connections as there are readers.
     `sentinels` are those of another client of the same URL, to be shared.
     """
-    scheme = check_url(url)
+    scheme = scheme_of(url)
     options = _options(name, scheme, timeout)
     if blocking:
         options |= {"socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
@@ -282,7 +285,7 @@ def open_redis(
         return Redis.from_pool(pool)
     except (ValueError, KeyError) as error:
         # The URL may hold a password, so the error names what is wrong but does not quote it.
-        raise ConfigError("redis.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None
+        raise ConfigError("redis.url", f"cannot be read ({type(error).__name__})", f"use one of {_FORMS}") from None
 
 
 def sentinels_of(client: Client) -> Sentinels | None:
@@ -367,9 +370,17 @@ def _open_cluster(url: str, options: dict[str, Any]) -> RedisCluster:
     return RedisCluster(startup_nodes=nodes, max_connections=100_000, **kwargs)
 
 
+def scheme_of(url: str, place: str = "redis.url") -> str:
+    """Return the scheme of a URL. Raises `ConfigError` for an invalid one, which it never quotes."""
+    try:
+        return check_redis_url(url)
+    except ValueError as error:
+        raise ConfigError(place, str(error)) from None
+
+
 def check_jobs_url(url: str) -> str:
     """Return the scheme of a URL with which rq can work. Raises `ConfigError`."""
-    scheme = check_url(url, "jobs.url")
+    scheme = scheme_of(url, "jobs.url")
     if scheme.endswith("+cluster"):
         raise ConfigError(
             "jobs.url", "rq does not run on a Redis Cluster", "set it to the URL of a Redis that is not a cluster"
@@ -388,4 +399,4 @@ def open_sync_redis(url: str, *, name: str) -> SyncRedis:
         limits = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
         return sync_primary_client(SyncSentinels(nodes, master, options={**limits, **own}), master, **options)
     except (ValueError, KeyError) as error:
-        raise ConfigError("jobs.url", f"cannot be read ({type(error).__name__})", f"use one of {FORMS}") from None
+        raise ConfigError("jobs.url", f"cannot be read ({type(error).__name__})", f"use one of {_FORMS}") from None

@@ -6,16 +6,11 @@ redis-py passes any option of a URL to its connection's constructor, and takes w
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
-from urllib.parse import parse_qsl
-
-from ...errors import ConfigError
+from urllib.parse import parse_qsl, urlsplit
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-FORMS: Final = (
-    "redis://host:6379/0, rediss://.., unix:///path, redis+sentinel://host:26379,host2/master/0, redis+cluster://.."
-)
-
 _COMMON: Final = frozenset({"db", "username", "password", "health_check_interval", "socket_connect_timeout"})
 _TLS: Final = frozenset(
     {
@@ -34,18 +29,16 @@ _TLS: Final = frozenset(
 _SENTINEL: Final = frozenset({"sentinel_username", "sentinel_password"})
 
 
-def check_url(url: str, place: str = "redis.url") -> str:
-    """Return the scheme of a valid URL. Raises `ConfigError`, which never quotes the URL, because it may contain a
+def check_redis_url(url: str, schemes: Collection[str] = SCHEMES) -> str:
+    """Return the scheme of a valid URL. Raises `ValueError`, which never quotes the URL, because it may contain a
     password."""
     scheme, _, rest = url.partition("://")
-    if scheme not in SCHEMES or not rest:
-        raise ConfigError(place, "not the URL of a Redis", f"use one of {FORMS}")
-    if scheme != "unix" and not _is_escaped(rest):
-        raise ConfigError(
-            place,
-            "holds an unescaped character of a user or password",
-            "percent-encode them: @ as %40, / as %2F, # as %23, ? as %3F, : as %3A, % as %25",
-        )
+    if scheme not in schemes or not rest:
+        begins = ", ".join(f"{name}://" for name in schemes)
+        raise ValueError(f"is not the URL of a Redis; write redis://localhost:6379/0, or begin with {begins}")
+    if not _is_escaped(url, scheme, rest):
+        characters = "@ as %40, / as %2F, # as %23, ? as %3F, : as %3A, % as %25"
+        raise ValueError(f"holds an unescaped character of a user or password; percent-encode them: {characters}")
     known = _COMMON
     if scheme.startswith("rediss"):
         known |= _TLS
@@ -55,17 +48,21 @@ def check_url(url: str, place: str = "redis.url") -> str:
         if name in known:
             continue
         if name in _TLS:
-            raise ConfigError(
-                place, f"the option {name} is of TLS", f"begin with {scheme.replace('redis', 'rediss')}://"
-            )
+            raise ValueError(f"the option {name} is of TLS; begin with {scheme.replace('redis', 'rediss')}://")
         # The name as well may be a part of a password.
         shown = name if name.isidentifier() and name.islower() else "something else"
-        raise ConfigError(place, f"unknown option {shown}", f"known: {', '.join(sorted(known))}")
+        raise ValueError(f"unknown option {shown}; known: {', '.join(sorted(known))}")
     return scheme
 
 
-def _is_escaped(rest: str) -> bool:
+def _is_escaped(url: str, scheme: str, rest: str) -> bool:
     """Return whether special characters behind `://` are escaped, so that the parts are what the author intended."""
+    try:
+        urlsplit(url)
+    except ValueError:  # which quotes the password
+        return False
+    if scheme == "unix":
+        return True
     if "#" in rest:
         return False  # a Redis URL has no fragment
     before, _, query = rest.partition("?")
