@@ -33,6 +33,19 @@ async def in_background(work: Coroutine[Any, Any, None], name: str) -> AsyncIter
             await task
 
 
+@asynccontextmanager
+async def repeated(every: float, act: Callable[[], Awaitable[object]], name: str) -> AsyncIterator[None]:
+    """Call `act` at each pulse of `every` seconds while the block lasts. Raises the error with which it failed."""
+
+    async def repeat() -> None:
+        while True:
+            await pulse(every)
+            await act()
+
+    async with in_background(repeat(), name):
+        yield
+
+
 async def pulse(seconds: float) -> None:
     """Sleep until the clock of the loop comes to a multiple of `seconds`. So what a process does regularly is done
     together: it wakes up once, and what it asks of Redis then is written and answered at once."""

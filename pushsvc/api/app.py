@@ -27,8 +27,3 @@ def _described(addresses: Addresses, config: ApiConfig) -> tuple[bytes, bytes]:
     """Return the OpenAPI document and its page."""
     description = openapi.build(addresses=addresses, config=config)
     return msgspec.json.encode(description), docs.render(description).encode()
-
-
-def reload_app(app: CallDispatcher, apps: Mapping[str, ApiApp], *, keyless: Keyless) -> None:
-    """Serve these apps from the next request on, including requests on open connections."""
-    app.serve(apps, keyless=keyless)

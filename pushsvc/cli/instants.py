@@ -24,7 +24,7 @@ def age_of(instant: str) -> str:
     return age(max(0.0, time.time() - datetime.fromisoformat(instant).timestamp()))
 
 
-def parse_instant(text: str, *, option: str, now: float | None = None, ahead: bool = False) -> int | None:
+def instant_option(text: str, *, option: str, now: float | None = None, ahead: bool = False) -> int | None:
     """Return a time in Unix milliseconds, or None for an empty text.
 
     `2h` means two hours before `now` (Unix seconds), or after it with `ahead`. A time without an offset is in the

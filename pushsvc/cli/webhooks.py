@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import msgspec
 import typer
 
-from ..model.instants import parse_instant as to_unix_ms
+from ..model.instants import parse_instant
 from .access import Key, Url
-from .instants import parse_instant
+from .instants import instant_option
 from .operator.operator import Operator, operate
 from .output import Json, command_group, counted, note_interrupt, print_done, print_items, print_json, print_table
 from .process import print_message
@@ -98,7 +98,7 @@ def _standing(app: str, state: WebhookState) -> dict[str, object]:
 
 
 def _unix_ms(text: str | None) -> int | None:
-    return None if text is None else to_unix_ms(text)
+    return None if text is None else parse_instant(text)
 
 
 @webhooks.command("failed")
@@ -205,7 +205,7 @@ def secret(json: Json = False) -> None:
 
 
 def _span(since: str, until: str) -> Span:
-    return parse_instant(since, option="--since"), parse_instant(until, option="--until")
+    return instant_option(since, option="--since"), instant_option(until, option="--until")
 
 
 async def _follow(operator: Operator, app: str, batches: list[DeadBatchRow], span: Span) -> int:

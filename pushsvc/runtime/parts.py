@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Final, TypeAlias
 
 from .. import telemetry
-from ..api.app import build_app, reload_app
+from ..api.app import build_app
 from ..api.ports import ApiPorts
 from ..api.pushes.backlog import Backlog
 from ..api.pushes.waits import Waits
@@ -137,7 +137,7 @@ async def _serving(store: Store, current: Current, stop: asyncio.Event) -> Async
             newer = current.settings
             await report()  # before anything is accepted for routes that are new
             backlog.limit(newer.queue.max_pending, newer.queue_shares())
-            reload_app(app, api_apps(newer), keyless=keyless_requests(newer))
+            app.serve(api_apps(newer), keyless=keyless_requests(newer))
 
         async with (
             backlog.watching(),

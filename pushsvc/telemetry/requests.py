@@ -9,7 +9,7 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from ..background import in_background, pulse
+from ..background import repeated
 from .gathered import Gathered
 from .metrics import ACCEPTED, HTTP_REQUESTS, HTTP_SECONDS
 
@@ -93,13 +93,11 @@ class RequestMetrics:
     async def flushing(self) -> AsyncIterator[None]:
         """Flush regularly while the block lasts, and at its end."""
 
-        async def keep_flushing() -> None:
-            while True:
-                await pulse(FLUSH_EVERY)
-                self.flush()
+        async def flush() -> None:
+            self.flush()
 
         try:
-            async with in_background(keep_flushing(), "metrics"):
+            async with repeated(FLUSH_EVERY, flush, "metrics"):
                 yield
         finally:
             self.flush()

@@ -62,7 +62,7 @@ class FixedAdministration:
     async def rates(self, app: str, *, span: int, step: int) -> RateHistory:
         return RateHistory(AT, step, 0, [])
 
-    async def preview(self, push: Push) -> list[PreviewedMessage]:
+    def preview(self, push: Push) -> list[PreviewedMessage]:
         return []
 
     async def feedback(self, app: str) -> FeedbackState:

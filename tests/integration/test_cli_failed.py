@@ -11,7 +11,7 @@ import time
 import pytest
 import typer
 
-from pushsvc.cli.instants import parse_instant
+from pushsvc.cli.instants import instant_option
 from pushsvc.cli.pushes.replay import share
 
 from .harness import apns, fcm
@@ -92,17 +92,17 @@ def test_a_limit_is_shared_by_the_apps() -> None:
 
 
 def test_instants() -> None:
-    assert parse_instant("", option="--since") is None
-    assert parse_instant("1970-01-01T00:01:00Z", option="--since") == 60_000
-    assert parse_instant("2h", option="--since", now=7260.0) == 60_000
-    assert parse_instant("7d", option="--since", now=7 * 86400.0) == 0
+    assert instant_option("", option="--since") is None
+    assert instant_option("1970-01-01T00:01:00Z", option="--since") == 60_000
+    assert instant_option("2h", option="--since", now=7260.0) == 60_000
+    assert instant_option("7d", option="--since", now=7 * 86400.0) == 0
     local = int(time.mktime((2026, 1, 1, 0, 0, 0, 0, 0, -1)) * 1000)
-    assert parse_instant("2026-01-01", option="--since") == local
+    assert instant_option("2026-01-01", option="--since") == local
     with pytest.raises(typer.BadParameter, match="--until: 'soon' is not a time"):
-        parse_instant("soon", option="--until")
+        instant_option("soon", option="--until")
     # What is to be sent is sent at the same time wherever the command runs.
-    assert parse_instant("1970-01-01T00:01:00Z", option="--send-at", ahead=True) == 60_000
-    assert parse_instant("1970-01-01T02:01:00+02:00", option="--send-at", ahead=True) == 60_000
+    assert instant_option("1970-01-01T00:01:00Z", option="--send-at", ahead=True) == 60_000
+    assert instant_option("1970-01-01T02:01:00+02:00", option="--send-at", ahead=True) == 60_000
     for text in ("2026-12-01T09:00:00", "2026-12-01"):
         with pytest.raises(typer.BadParameter, match=f"--send-at: '{text}' has no offset from UTC"):
-            parse_instant(text, option="--send-at", ahead=True)
+            instant_option(text, option="--send-at", ahead=True)

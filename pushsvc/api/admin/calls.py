@@ -203,7 +203,7 @@ async def post_preview(ports: ApiPorts, request: Request, draft: Draft) -> Reply
         warnings=warnings,
         unreached=unreached,
         audience=await _audience(ports, request, push.audience) if push.audience else None,
-        messages=await ports.admin.preview(push),
+        messages=ports.admin.preview(push),
     )
     return Reply(shown)
 

@@ -11,6 +11,7 @@ from ...bodies import read_document
 from ...decoding import Rule, fraction
 from ...errors import Fault, InvalidRequest
 from ...model.access import NAME, NAME_RULE, SCOPES, Scope
+from ...model.devices import TagValue
 from ...model.documents import Time
 from ...model.finding import Explained
 from ...model.instants import instant
@@ -21,7 +22,8 @@ from ...ports.admin import KeyRow, PreviewedMessage
 from ...ports.letters import DeadGroup
 from ...ports.pushes import ListedPush, PushFilter
 from ...problems import ProblemFault
-from ..http.instants import Instant, parse_instant, read_instants
+from ..answers import Delivery
+from ..http.instants import Instant, parse_bounds, read_instants
 from ..letters.document import DeadLetter, shown
 
 
@@ -174,6 +176,113 @@ class KeepDocument(Struct, forbid_unknown_fields=True):
     route: Annotated[str, Meta(min_length=1, max_length=128, description="As in `app/platform`.")]
 
 
+class DeviceLive(Struct, frozen=True):
+    """The state of a device in the live channel."""
+
+    online: bool
+    unacked: int
+    unread: int
+    connected_at: Annotated[Time | UnsetType, Meta(description="Present only while the device is online.")] = UNSET
+
+
+class DeviceEvidence(Struct, frozen=True):
+    """The answer that speaks against a device: the one for which it is pruned, or its last strike."""
+
+    reason: str
+    meaning: Annotated[str, Meta(description="What the reason means.")]
+    at: Time
+    push: Annotated[str | None, Meta(description="The id of the push that was answered so, if this is known.")]
+
+
+class AdminDevice(Struct, frozen=True, kw_only=True):
+    """A device without its token."""
+
+    id: str
+    platform: str
+    kind: str
+    token_hash: Annotated[str, Meta(description="The hash of the token, as in rows of deliveries and in logs.")]
+    token_end: Annotated[str, Meta(description="The last four characters of the token.")]
+    user: str | None
+    tags: dict[str, TagValue]
+    locale: str | None
+    timezone: str | None
+    app_version: str | None
+    environment: Literal["production", "sandbox"]
+    registered_at: Time
+    last_seen_at: Time
+    topics: tuple[str, ...]
+    state: Literal["active", "pruned"]
+    pruned_at: Time | None
+    pruned_for: str
+    strikes: Annotated[int, Meta(description="Suspect answers since it was registered or last accepted a push.")]
+    evidence: Annotated[
+        DeviceEvidence | None, Meta(description="Why it is pruned or suspect; null where no answer speaks against it.")
+    ]
+    struck_at: Time | None = None
+    struck_for: Annotated[str, Meta(description="The reason of the last suspect answer.")] = ""
+    judged_by: Annotated[str, Meta(description="The id of the push of the answer in `evidence`, if it is known.")] = ""
+    suppressed: Annotated[
+        bool | UnsetType, Meta(description="Whether nothing is sent to its token. Not in lists of devices.")
+    ] = UNSET
+    live: Annotated[DeviceLive | None, Meta(description="Null if the app has no live channel.")] = None
+
+
+class AdminDevicePage(Struct, frozen=True):
+    """Devices, and the cursor of the next page, null on the last. A page may be short or empty without being the
+    last."""
+
+    items: list[AdminDevice]
+    cursor: str | None
+    scanned: Annotated[int, Meta(description="The devices that this call has examined.")]
+
+
+class AdminDevicePush(Struct, frozen=True):
+    """A push to a device, and how its delivery has ended."""
+
+    push_id: Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+    created_at: Time
+    delivery: Delivery
+
+
+class DevicePushPage(Struct, frozen=True):
+    """What was found of a device among the latest pushes of the app, the latest first. A page may be short or empty
+    without being the last."""
+
+    items: list[AdminDevicePush]
+    cursor: Annotated[str | None, Meta(description="Leads to earlier pushes; null once all were examined.")]
+    examined: Annotated[int, Meta(description="The pushes of the app that this call has examined.")]
+    too_large: Annotated[
+        int,
+        Meta(description="How many of these have more than 1,000 deliveries, and so no row of each to show here."),
+    ]
+    since: Annotated[Time | None, Meta(description="When the earliest of these was accepted; null if there was none.")]
+
+
+class DeviceCount(Struct, frozen=True):
+    """How many active devices an expression selects."""
+
+    devices: int
+    complete: Annotated[bool, Meta(description="Whether all devices were examined in the time that a call has.")]
+
+
+class CutDocument(Struct, forbid_unknown_fields=True):
+    """A connection to end."""
+
+    device_id: Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class DrainDocument(Struct, forbid_unknown_fields=True):
+    """A gateway whose connections are to be moved."""
+
+    gateway: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Drained(Struct, frozen=True):
+    """The connections that are asked to connect again."""
+
+    connections: int
+
+
 def shown_groups(
     groups: Sequence[DeadGroup], complete: bool, explain: Callable[[Platform, str, int], Explained]
 ) -> FailedGroups:
@@ -225,8 +334,7 @@ def read_key(body: bytes) -> tuple[str, tuple[Scope, ...], Rate | None]:
 def read_span(body: bytes) -> tuple[int | None, int | None, bool]:
     """Return the span in Unix ms, and whether it is a dry run. An empty body selects everything."""
     asked = read_document(body, SpanDocument) if body else SpanDocument()
-    since, until = (None if text is None else parse_instant(text) for text in (asked.since, asked.until))
-    return since, until, asked.dry_run or False
+    return *parse_bounds(asked.since, asked.until), asked.dry_run or False
 
 
 def read_cleanup(body: bytes) -> CleanupDocument:

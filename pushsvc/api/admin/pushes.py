@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -102,7 +102,7 @@ async def admin_push(
     routes: Sequence[Platform],
     pushes: PushStore,
     live: Live | None,
-    preview: Callable[[Push], Awaitable[list[PreviewedMessage]]],
+    preview: Callable[[Push], list[PreviewedMessage]],
 ) -> AdminPush | None:
     """Return a push with what is left of its content, or None where there is no such push. `routes` are those that the
     app has, `live` is given where it has the live channel."""
@@ -112,7 +112,7 @@ async def admin_push(
     status = kept.listed.status
     page = await pushes.deliveries(app, push_id, outcome=None, cursor="", limit=ROWS_FOR_ALL)
     rows = page[0] if page is not None and status.counts.total <= ROWS_FOR_ALL else []
-    messages = await preview(_push_of(kept, routes))
+    messages = preview(_push_of(kept, routes))
     content = None if live is None else (await live.contents(app, [push_id])).get(push_id)
     to, exact = _receivers(kept, rows)
     shown = structs.asdict(shown_push(kept.listed))

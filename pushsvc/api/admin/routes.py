@@ -206,13 +206,13 @@ CALLS: Final = (
     _row(
         *("GET devices", "get_admin_devices", devices.get_admin_devices),
         "Search devices by an expression.",
-        Answer(200, "A page of devices, pruned ones too, without their tokens.", devices.AdminDevicePage),
+        Answer(200, "A page of devices, pruned ones too, without their tokens.", document.AdminDevicePage),
         params=(_WHERE, CURSOR, LIMIT),
     ),
     _row(
         *("GET devices/count", "count_admin_devices", devices.count_devices),
         "Count the active devices for which an expression is true.",
-        Answer(200, "The number of devices that were counted within 2 seconds.", devices.DeviceCount),
+        Answer(200, "The number of devices that were counted within 2 seconds.", document.DeviceCount),
         params=(_WHERE,),
     ),
     _row(
@@ -231,14 +231,14 @@ CALLS: Final = (
     _row(
         *("GET devices/{device_id}", "get_admin_device", devices.get_admin_device),
         "Get a device without its token.",
-        Answer(200, "The device.", devices.AdminDevice),
+        Answer(200, "The device.", document.AdminDevice),
         names=(DEVICE,),
         raises=(NotFound,),
     ),
     _row(
         *("GET devices/{device_id}/pushes", "get_admin_device_pushes", devices.get_admin_device_pushes),
         "List how the last pushes to a device have ended.",
-        Answer(200, "What was found among the pushes that were examined.", devices.DevicePushPage),
+        Answer(200, "What was found among the pushes that were examined.", document.DevicePushPage),
         description="No list by device is kept. A call examines up to 5,000 pushes of the app, the latest first, and "
         "finds deliveries to the device's id or its present token. A push with more than 1,000 deliveries has no row "
         "of each and is left out; one that still waits is left out until it ends.",
@@ -249,7 +249,7 @@ CALLS: Final = (
     _row(
         *("POST devices/{device_id}/restore", "restore_admin_device", devices.restore_device),
         "Restore a pruned device.",
-        Answer(200, "The device.", devices.AdminDevice),
+        Answer(200, "The device.", document.AdminDevice),
         names=(DEVICE,),
         raises=(NotFound, Conflict),
     ),
@@ -260,15 +260,15 @@ CALLS: Final = (
         raises=(Conflict,),
     ),
     _row(
-        *("POST live/cut", "post_admin_cut", _plain(devices.CutDocument, devices.cut_connection)),
+        *("POST live/cut", "post_admin_cut", _plain(document.CutDocument, devices.cut_connection)),
         "Close the live connection of a device, which may reconnect.",
         Answer(204, "The gateway is asked to end it."),
         raises=(NotFound, Conflict),
     ),
     _row(
-        *("POST live/drain", "post_admin_drain", _plain(devices.DrainDocument, devices.drain_gateway)),
+        *("POST live/drain", "post_admin_drain", _plain(document.DrainDocument, devices.drain_gateway)),
         "Make the devices of the app at a gateway reconnect, spread over some time.",
-        Answer(202, "The gateway is asked to move them.", devices.Drained),
+        Answer(202, "The gateway is asked to move them.", document.Drained),
         raises=(NotFound, Conflict),
     ),
 )

@@ -11,12 +11,12 @@ from msgspec import UNSET
 from ...errors import Fault, InvalidRequest, NotFound
 from ...model.devices import ByTopic, Device, name_fault
 from ...ports.erasure import UNCONFIRMED
-from ...ports.registry import MOST_OF_USER, PrunedFilter, TopicsFull, UserFull
+from ...ports.registry import PrunedFilter, TopicsFull, UserFull
 from ...problems import ProblemFault
 from ..http.exchange import NO_CONTENT, Reply, Request
 from ..live.document import presence_fields
 from ..ports import ApiPorts
-from .document import DeviceList, DevicePage, Erased, ErasedParts, RegisteredDevice, Topic, TopicPage, shown
+from .document import USER_FULL, DeviceList, DevicePage, Erased, ErasedParts, RegisteredDevice, Topic, TopicPage, shown
 from .tombstones import MOST, Restored
 
 _LOOKS: Final = 20
@@ -31,8 +31,7 @@ async def put_device(ports: ApiPorts, request: Request, device: Device) -> Reply
     try:
         kept, new = await ports.registry.put(request.app.name, device)
     except UserFull:
-        fault = Fault("user", f"has {MOST_OF_USER:,} devices already; omit `user` unless it is one person")
-        raise InvalidRequest(faults=[fault]) from None
+        raise InvalidRequest(faults=[USER_FULL]) from None
     if new:
         return Reply(shown(kept, ports.addresses), 201, {"Location": request.url.raw_path})
     return Reply(shown(kept, ports.addresses))

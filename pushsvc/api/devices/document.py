@@ -36,6 +36,7 @@ MAX_TAGS_SIZE: Final = 4096
 """Bytes of all tags as JSON."""
 MAX_NUMBER: Final = 2**53
 """The largest number that every JSON reader represents exactly (RFC 8259, section 6)."""
+USER_FULL: Final = Fault("user", f"has {MOST_OF_USER:,} devices already; omit `user` unless it is one person")
 
 
 def _tag_name_fault(name: str) -> str | None:

@@ -15,11 +15,11 @@ from ...decoding import Rule, unprintable
 from ...errors import Fault, PushsvcError, Unreadable
 from ...model.address import Addresses
 from ...model.devices import Device
-from ...ports.registry import MOST_OF_USER, MOST_TOPICS, Registry, UserFull
+from ...ports.registry import MOST_TOPICS, Registry, UserFull
 from ...problems import ProblemFault
 from ..http.instants import Instant, parse_instant
 from ..rules import Rules, extended
-from .document import DeviceDocument, Name, device_of
+from .document import USER_FULL, DeviceDocument, Name, device_of
 
 MOST: Final = 500
 """Devices that are written in one step."""
@@ -89,8 +89,7 @@ async def import_devices(registry: Registry, rules: Rules, values: Sequence[Any]
         try:
             written = await registry.put_many(rules.app, [device for _, device in good])
         except UserFull as full:
-            fault = Fault("user", f"has {MOST_OF_USER:,} devices already; omit `user` unless it is one person")
-            refused = full.device_ids
+            fault, refused = USER_FULL, full.device_ids
         except Unreadable as hidden:
             fault, refused = Fault("id", str(hidden)), tuple(hidden.device_ids)
         else:

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from ...bodies import read_document
 from ...ports.registry import PrunedFilter
-from ..http.instants import Instant, parse_instant
+from ..http.instants import Instant, parse_bounds
 from ..letters.document import Text
 
 MOST: Final = 10_000
@@ -37,5 +37,5 @@ class Restored(Struct, frozen=True):
 def read_restore(body: bytes) -> tuple[PrunedFilter, bool]:
     """Return the filter, and whether it is a dry run. Raises `MalformedBody`, or `InvalidRequest` with every fault."""
     asked = read_document(body, RestoreDocument)
-    since, until = (None if text is None else parse_instant(text) for text in (asked.since, asked.until))
-    return PrunedFilter(asked.platform or "", asked.reason or "", since, until), asked.dry_run or False
+    span = parse_bounds(asked.since, asked.until)
+    return PrunedFilter(asked.platform or "", asked.reason or "", *span), asked.dry_run or False

@@ -121,7 +121,8 @@ class CallDispatcher:
         self.serve(apps, keyless=keyless)
 
     def serve(self, apps: Mapping[str, ApiApp], *, keyless: Keyless) -> None:
-        """Serve these apps from the next request on. `keyless` requests need no key for figures and details."""
+        """Serve these apps from the next request on, also on open connections. `keyless` requests need no key for
+        figures and details."""
         ports = self._ports
         served = {name: ServedApp.of(app, ports.addresses, ports.config) for name, app in apps.items()}
         rates = {name: app.limit for name, app in apps.items() if app.limit is not None}

@@ -42,8 +42,12 @@ def read_instants(values: Mapping[str, Any]) -> tuple[int | None, int | None]:
     faults = [Fault(name, fault) for name, text in given if text is not None and (fault := instant_fault(text))]
     if faults:
         raise InvalidRequest("The query parameters are not valid.", faults=faults)
-    since, until = (None if text is None else parse_instant(text) for _, text in given)
-    return since, until
+    return parse_bounds(values["since"], values["until"])
+
+
+def parse_bounds(since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """Return the bounds of a span of time in Unix ms. Raises `ValueError` with what is wrong."""
+    return None if since is None else parse_instant(since), None if until is None else parse_instant(until)
 
 
 Instant = Annotated[

@@ -5,12 +5,11 @@ A request only adds its key to a set. The store notes each key once an hour at m
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from ...background import in_background
+from ...background import repeated
 from ...errors import StoreError
 from ...ports.keyring import KeyRing
 
@@ -40,14 +39,8 @@ class KeyUses:
     @asynccontextmanager
     async def noting(self) -> AsyncIterator[None]:
         """Note them regularly while the block lasts, and at its end."""
-
-        async def keep_noting() -> None:
-            while True:
-                await asyncio.sleep(NOTE_EVERY)
-                await self.note()
-
         try:
-            async with in_background(keep_noting(), "key-uses"):
+            async with repeated(NOTE_EVERY, self.note, "key-uses"):
                 yield
         finally:
             await self.note()

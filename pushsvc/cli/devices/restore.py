@@ -13,7 +13,7 @@ import typer
 
 from ...ports.registry import PrunedFilter
 from ..access import Key, Url
-from ..instants import parse_instant
+from ..instants import instant_option
 from ..operator.operator import Operator, operate
 from ..output import Json, counted, print_json
 from ..progress import open_bars
@@ -49,8 +49,8 @@ def restore(
     which = PrunedFilter(
         platform=platform,
         reason=reason,
-        since=parse_instant(since, option="--since"),
-        until=parse_instant(until, option="--until"),
+        since=instant_option(since, option="--since"),
+        until=instant_option(until, option="--until"),
     )
     matched, restored = operate(
         *(context, app, url, key),

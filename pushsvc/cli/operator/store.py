@@ -94,11 +94,9 @@ class StoreOperator:
         return [row for row in rows if row.app in self.apps]
 
     def _configured(self) -> list[ApiKey]:
-        return [
-            ApiKey(key.name, app.name, key.sha256, key.scopes, intake=key.intake)
-            for app in self._settings.apps.values()
-            for key in app.keys
-        ]
+        from ...runtime.plans import api_apps
+
+        return [key for app in api_apps(self._settings).values() for key in app.keys]
 
     def _configured_rows(self) -> list[KeyRow]:
         return [key_row(key, "configuration") for key in self._configured()]
@@ -154,13 +152,9 @@ class StoreOperator:
 
     async def push(self, push_id: str) -> JsonObject | None:
         from ...api.admin.pushes import admin_push
-        from ...model.push import Push
-        from ...ports.admin import PreviewedMessage
         from ...runtime.state.previews import previewed
 
-        async def preview(push: Push) -> list[PreviewedMessage]:
-            return previewed(self._settings, push)
-
+        preview = partial(previewed, self._settings)
         async with open_for_reading(self._settings) as store:
             for app in self.apps:
                 own = self._settings.apps[app]

@@ -17,7 +17,7 @@ from ...model.push import LANES, JsonObject, PushState
 from ...ports.pushes import PushFilter
 from ...wording import did_you_mean
 from ..access import Key, Url
-from ..instants import age_of, parse_instant
+from ..instants import age_of, instant_option
 from ..operator.operator import Operator, PushTrouble, operate
 from ..output import Json, command_group, counted, counts_line, print_items, print_json, print_table
 from ..process import print_message
@@ -69,7 +69,7 @@ def list_pushes(
     for option, value, known in (("--state", state, STATES), ("--lane", lane, LANES)):
         if value and value not in known:
             raise typer.BadParameter(f"{option}: unknown {value!r}; {did_you_mean(value, known)}")
-    span = parse_instant(since, option="--since"), parse_instant(until, option="--until")
+    span = instant_option(since, option="--since"), instant_option(until, option="--until")
     narrow = {"state": state or None, "lane": lane or None, "collapse": collapse, "key": by}
     which = msgspec.convert({**narrow, "since": span[0], "until": span[1]}, PushFilter)
     _print(operate(context, app, url, key, lambda operator: operator.pushes(which, limit)), LIST, json=json)

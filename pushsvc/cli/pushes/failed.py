@@ -17,7 +17,7 @@ from ...model.instants import instant
 from ...ports.letters import DeadFilter
 from ...wording import did_you_mean
 from ..access import Key, Url
-from ..instants import age_of, parse_instant
+from ..instants import age_of, instant_option
 from ..output import Json, cell, counted, print_json, print_table
 from ..process import print_message
 
@@ -102,8 +102,8 @@ def chosen(push: str, platform: str, reason: str, since: str, until: str) -> Dea
         push=checked_id(push, "--push: ") if push else "",
         platform=platform,
         reason=reason,
-        since=parse_instant(since, option="--since"),
-        until=parse_instant(until, option="--until"),
+        since=instant_option(since, option="--since"),
+        until=instant_option(until, option="--until"),
     )
 
 

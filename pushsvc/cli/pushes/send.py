@@ -13,7 +13,7 @@ from ...model.instants import instant
 from ...model.push import JsonObject
 from ..access import Access, App, Key, Url, access
 from ..files import reading
-from ..instants import parse_instant
+from ..instants import instant_option
 from ..operator.calls import open_calls
 from ..output import Json, Missing, print_json
 from ..process import print_message
@@ -103,7 +103,7 @@ def send(
         "lane": lane, "priority": priority, "push_type": push_type, "ttl": ttl, "collapse": collapse, "via": via,
         "ack_within": ack_within,
     }  # fmt: skip
-    starts_at = parse_instant(send_at, option="--send-at", ahead=True)
+    starts_at = instant_option(send_at, option="--send-at", ahead=True)
     tokens = [
         *({"platform": "apns", "token": token} for token in apns or ()),
         *({"platform": "fcm", "token": token} for token in fcm or ()),

@@ -27,7 +27,7 @@ class Administration(Protocol):
     async def rates(self, app: str, *, span: int, step: int) -> RateHistory:
         """Return what was counted in the last `span` seconds, in steps of `step` seconds, a multiple of ten."""
 
-    async def preview(self, push: Push) -> list[PreviewedMessage]:
+    def preview(self, push: Push) -> list[PreviewedMessage]:
         """Return what each route of a push would be sent."""
 
     async def feedback(self, app: str) -> FeedbackState: ...

@@ -87,7 +87,7 @@ class StoreAdministration:
             history.add(await self._store.flow.read(app, at, min(at + PIECE, last) - 1))
         return history.document()
 
-    async def preview(self, push: Push) -> list[PreviewedMessage]:
+    def preview(self, push: Push) -> list[PreviewedMessage]:
         return previewed(self._settings, push)
 
     # --- feedback ---------------------------------------------------------------------------------

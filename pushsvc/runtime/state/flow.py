@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from prometheus_client.metrics import MetricWrapperBase
 
 from ... import telemetry
-from ...background import in_background, pulse
+from ...background import repeated
 from ...errors import StoreError
 from ...ports.figures import Flow, FlowNote
 
@@ -75,13 +75,7 @@ def _take() -> dict[str, dict[str, int]]:
 async def noting(flow: Flow, apps: Callable[[], Collection[str]] = tuple) -> AsyncIterator[None]:
     """Note what this process counts while the block lasts, and how much waits of these apps. Without Redis it is noted
     once Redis is back."""
-
-    async def keep_noting() -> None:
-        while True:
-            await pulse(EVERY)
-            await note(flow, apps())
-
-    async with in_background(keep_noting(), "flow"):
+    async with repeated(EVERY, lambda: note(flow, apps()), "flow"):
         yield
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from ...background import in_background, pulse
+from ...background import repeated
 from ...errors import StoreError
 from ...model.push import Route
 from ...ports.conditions import Condition, condition
@@ -100,21 +100,15 @@ async def reporting(
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Report while the block lasts that this process lives, what it serves and which routes it has in its
     configuration. The first report precedes the block; the yielded function reports a change at once."""
-    every = REPORTS * store.workers.lifetime
 
     async def report() -> None:
         with suppress(StoreError):  # a report that could not be written is the same as none
             configured = Configured(refused_since(), tuple(unapplied()), refusal())
             await store.workers.report(part, serves(), routes(), configured)
 
-    async def keep_reporting() -> None:
-        while True:
-            await pulse(every)
-            await report()
-
     await report()
     try:
-        async with in_background(keep_reporting(), "reporting"):
+        async with repeated(REPORTS * store.workers.lifetime, report, "reporting"):
             yield report
     finally:
         with suppress(StoreError, TimeoutError):
