@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pushsvc.lab.simulator.fcm import ERRORS, Message, Refusal, Verifier, accept, refuse
-from pushsvc.lab.simulator.fcm_schema import FAST, SCHEMA, camel, snake, violations
+from pushsvc.lab.simulator.fcm_schema import FAST
 from pushsvc.lab.simulator.hpack import new_decode
+from pushsvc.rules.fcm_schema import SCHEMA, camel, snake, violations
 
 FIELDS = {b":method": b"POST", b":path": b"/v1/projects/example-shop/messages:send"}
 

@@ -138,7 +138,7 @@ class Fleet:
         """Get another token for a phone that is connected."""
         self._work.put_nowait((self._renew, phone))
 
-    def connected(self, phone: Phone, *, recovered: bool, asked: bool) -> None:
+    def connected(self, *, recovered: bool, asked: bool) -> None:
         self.online += 1
         self.figures.connects += 1
         if asked:
@@ -149,7 +149,7 @@ class Fleet:
         """Count an end of a connection."""
         self.figures.ended[code] += 1
 
-    def shown(self, phone: Phone, content: Content) -> None:
+    def shown(self, content: Content) -> None:
         """Count a push that is shown."""
         figures = self.figures
         figures.shown += 1

@@ -303,7 +303,7 @@ class Phone:
             acked=answer.data.acked,
         )
         self._acked = answer.data.acked
-        fleet.connected(self, recovered=stream.recovered, asked=asked is not None)
+        fleet.connected(recovered=stream.recovered, asked=asked is not None)
         self.state = State.ONLINE
         self._attempts = 0
         self._ping = float(answer.ping)
@@ -320,7 +320,7 @@ class Phone:
     def _take_publication(self, publication: Publication) -> None:
         content = publication.data
         if self.shown.published(content.id, publication.offset, content.prev):
-            self._fleet.shown(self, content)
+            self._fleet.shown(content)
         elif self.shown.reached is not None:
             self._acknowledge_later()  # It came again: the acknowledgement was lost, or is late.
 

@@ -153,22 +153,15 @@ class JsonWire:
                 raise MalformedMessage from None
 
 
-def _text(value: bytes) -> str:
-    return value.decode()
-
-
-def _number(value: int) -> int:
-    return value
-
-
-_publication = message_reader(Publication, {0x22: ("data", _decode_content), 0x30: ("offset", _number)})
+_text: Final = bytes.decode
+_publication = message_reader(Publication, {0x22: ("data", _decode_content), 0x30: ("offset", int)})
 _subscription = message_reader(
     Subscription,
     {
         0x32: ("epoch", _text),
         0x3A: ("publications", lambda value: [_publication(value)]),
         0x40: ("recovered", bool),
-        0x48: ("offset", _number),
+        0x48: ("offset", int),
     },
 )
 
@@ -180,16 +173,16 @@ def _subs(value: bytes) -> dict[str, Subscription]:
 
 _connected = message_reader(
     Connected,
-    {0x20: ("ttl", _number), 0x2A: ("data", _decode_connect_data), 0x32: ("subs", _subs), 0x38: ("ping", _number)},
+    {0x20: ("ttl", int), 0x2A: ("data", _decode_connect_data), 0x32: ("subs", _subs), 0x38: ("ping", int)},
 )
-_ended = message_reader(Ended, {0x08: ("code", _number), 0x12: ("message", _text), 0x18: ("temporary", bool)})
+_ended = message_reader(Ended, {0x08: ("code", int), 0x12: ("message", _text), 0x18: ("temporary", bool)})
 _push = message_reader(Push, {0x12: ("channel", _text), 0x22: ("pub", _publication), 0x5A: ("disconnect", _ended)})
 _REPLY: Final[Mapping[int, tuple[str, Read]]] = {
-    0x08: ("id", _number),
+    0x08: ("id", int),
     0x12: ("error", _ended),
     0x22: ("push", _push),
     0x2A: ("connect", _connected),
-    0x72: ("refresh", message_reader(Refreshed, {0x20: ("ttl", _number)})),
+    0x72: ("refresh", message_reader(Refreshed, {0x20: ("ttl", int)})),
 }
 
 

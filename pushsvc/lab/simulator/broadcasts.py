@@ -51,8 +51,7 @@ class Broadcasts:
     def decide(self, fields: broadcast.Fields, count: int, body: bytes, memory: Session, now: float) -> Decision:
         """Decide about a request, like `SimulatedProvider.decide`."""
         path, channel = fields[b":path"], fields.get(b"apns-channel-id", b"")
-        given_id = fields.get(b"apns-request-id")
-        request_id = self._echo(given_id)
+        request_id = self._echo(fields.get(b"apns-request-id"))
         if not path.startswith((broadcast.SEND, broadcast.MANAGE)):
             return apns.refuse("BadPath", request_id), b"", None, None
         bundle = broadcast.bundle_of(path)
@@ -66,7 +65,7 @@ class Broadcasts:
         if refused is not None:
             return broadcast.refuse(refused, request_id), channel, None, None
         if path.startswith(broadcast.SEND):
-            return self._send(fields, bundle, channel, body, request_id, given_id, now)
+            return self._send(fields, bundle, channel, body, request_id, now)
         method = fields[b":method"]
         if method != b"POST" and not broadcast.lists_all(path):
             return self._manage(method, bundle, channel, request_id, now)
@@ -79,7 +78,6 @@ class Broadcasts:
         channel: bytes,
         body: bytes,
         request_id: bytes,
-        given_id: bytes | None,
         now: float,
     ) -> Decision:
         refused = broadcast.judge_push(fields, body) or self._channels.judge(bundle, channel)
@@ -91,7 +89,7 @@ class Broadcasts:
         if step is not None and step.refuses:
             return self._refuse(step, request_id, now), channel, None, step
         answer = broadcast.accept(request_id, unique=self._unique_id())
-        return answer, channel, given_id or channel + body, step
+        return answer, channel, fields.get(b"apns-request-id") or channel + body, step
 
     def _manage(self, method: bytes, bundle: str, channel: bytes, request_id: bytes, now: float) -> Decision:
         """Read or delete one channel."""

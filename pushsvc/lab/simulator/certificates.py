@@ -28,6 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from msgspec import Struct
 
 from ...errors import ConfigError
+from .config import SimulatorConfig
 
 _CA = "ca.pem"
 _CA_KEY = "ca-key.pem"
@@ -213,34 +214,32 @@ def open_keys(folder: Path, key_id: str) -> Keys:
     return keys
 
 
-def write_credentials(
-    keys: Keys, folder: Path, *, key_id: str, team_id: str, topic: str, project_id: str, token_uri: str
-) -> Credentials:
+def write_credentials(keys: Keys, folder: Path, config: SimulatorConfig, *, token_uri: str) -> Credentials:
     """Write the files that an app is configured with."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         _write(folder / _CA, keys.ca_pem, 0o644)
-        _write(folder / _apns_key_name(key_id), _pem(keys.apns_key))
-        if not _is_client(folder / _CLIENT, keys.ca, topic):
-            _write(folder / _CLIENT, keys.client_certificate(topic))
+        _write(folder / _apns_key_name(config.key_id), _pem(keys.apns_key))
+        if not _is_client(folder / _CLIENT, keys.ca, config.topic):
+            _write(folder / _CLIENT, keys.client_certificate(config.topic))
         account = {
             "type": "service_account",
-            "project_id": project_id,
+            "project_id": config.project_id,
             "private_key_id": "simulator",
             "private_key": _pem(keys.service_account_key).decode(),
-            "client_email": service_account_email(project_id),
+            "client_email": service_account_email(config.project_id),
             "client_id": "100000000000000000000",
             "token_uri": token_uri,
         }
         _write(folder / _SERVICE_ACCOUNT, msgspec.json.format(msgspec.json.encode(account), indent=2))
     return Credentials(
         ca_file=folder / _CA,
-        apns_key_file=folder / _apns_key_name(key_id),
-        key_id=key_id,
-        team_id=team_id,
-        topic=topic,
+        apns_key_file=folder / _apns_key_name(config.key_id),
+        key_id=config.key_id,
+        team_id=config.team_id,
+        topic=config.topic,
         service_account_file=folder / _SERVICE_ACCOUNT,
-        project_id=project_id,
+        project_id=config.project_id,
         apns_cert_file=folder / _CLIENT,
     )
 

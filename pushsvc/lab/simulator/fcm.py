@@ -20,7 +20,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from .fcm_schema import FAST, SCHEMA, Violation, snake, violations
+from ...rules.fcm_schema import SCHEMA, Violation, snake, violations
+from .fcm_schema import FAST
 from .frames import header_block
 from .http2 import Answer
 
@@ -141,10 +142,7 @@ class Verifier:
         except msgspec.DecodeError as error:
             return _bad_json(f"Invalid JSON payload received. {error}")
         else:
-            self._decoders = (
-                self._decoders[1],
-                self._decoders[0],
-            )  # the next body will probably have the same spelling
+            self._decoders = self._decoders[::-1]  # the next body will probably have the same spelling
             return _judge_message(project, request, len(body))
         try:
             document = _ANY.decode(body)

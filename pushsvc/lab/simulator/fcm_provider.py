@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from ...rules.fcm_schema import Violation
 from . import fcm
 from .fcm import Message, Refusal, Verifier
 from .fcm_http import FcmHttp
-from .fcm_schema import Violation
 from .hpack import Headers
 from .http2 import Answer
 from .oauth import AccessTokens

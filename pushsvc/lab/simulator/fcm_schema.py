@@ -8,9 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from ...rules.fcm_schema import DURATION, SCHEMA, TIMESTAMP, Violation, camel, snake, violations
-
-__all__ = ["FAST", "SCHEMA", "Violation", "camel", "snake", "violations"]
+from ...rules.fcm_schema import DURATION, SCHEMA, TIMESTAMP, camel
 
 _SCALARS: Final[dict[str, Any]] = {
     "string": str,

@@ -35,9 +35,8 @@ _TOO_LONG = (MAX_FRAME + 1) << 8
 _WHOLE_BLOCK = END_HEADERS | PADDED | PRIORITISED  # the flags that decide whether a HEADERS frame is the plain case
 _MAX_BLOCK = 65_536
 _KEPT_BODY = 262_144  # bytes; more of a body than this is counted but not kept
-_INSPECTED = (
-    99  # a client makes all its requests in one way, so only the first 50 of a connection are checked in detail
-)
+# A client makes all its requests in one way, so only the first 50 of a connection are checked in detail.
+_INSPECTED = 99
 UNLIMITED = 2**31
 
 

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .hpack import Headers
 from .http2 import Answer
@@ -110,10 +110,6 @@ class PlatformRecord:
     # --- questions ------------------------------------------------------------------------------
 
     @property
-    def enabled(self) -> bool:
-        return self._enabled
-
-    @property
     def total(self) -> int:
         """The number of requests."""
         return self._totals.total()
@@ -184,12 +180,7 @@ class PlatformRecord:
             "duplicates": self.duplicates,
             "distinct_tokens": self.distinct_tokens,
             "totals": self.totals,
-            "connections": self.traffic.connections,
-            "refused_streams": self.traffic.refused_streams,
-            "resets_received": self.traffic.resets_received,
-            "goaways_received": self.traffic.goaways_received,
-            "protocol_errors": self.traffic.protocol_errors,
-            "peak_streams": self.traffic.peak_streams,
+            **structs.asdict(self.traffic),
         }
 
 

@@ -140,16 +140,7 @@ class Simulator(Controls):
     def write_credentials(self, folder: Path) -> Credentials:
         """Write the files that an app is configured with: CA, p8 key, client certificate, service account (RSA: takes a
         moment). The service account's `token_uri` is this simulator's `/token`, so the simulator must be listening."""
-        config = self.config
-        return write_credentials(
-            self._keys,
-            folder.absolute(),
-            key_id=config.key_id,
-            team_id=config.team_id,
-            topic=config.topic,
-            project_id=config.project_id,
-            token_uri=f"{self.control_url}/token",
-        )
+        return write_credentials(self._keys, folder.absolute(), self.config, token_uri=f"{self.control_url}/token")
 
 
 async def _close_control(runner: web.AppRunner) -> None:
