@@ -13,27 +13,24 @@ from typing import Final
 
 from msgspec import Struct
 
-from ..model.defaults import Defaults
 from ..model.push import Platform
 from . import apns, fcm
-from .kind import ProviderKind, check_nothing, explain_any, no_environment, no_limits
+from .kind import ProviderKind
 
 __all__ = ["REGISTRY", "kinds_of", "ProviderKind"]
+
+_OPTIONAL: Final = ("DEFAULTS", "account_limits", "check_online", "environment", "explain", "open_channels")
 
 
 def kinds_of(package: ModuleType) -> dict[Platform, ProviderKind]:
     """Return the lines of the registry that a provider's package makes, by the names of their routes."""
+    more = {name.lower(): getattr(package, name) for name in _OPTIONAL if hasattr(package, name)}
     sections: dict[Platform, type[Struct]] = {package.PLATFORM: package.Config, **getattr(package, "MORE", {})}
     return {
         route: ProviderKind(
             *(package.PLATFORM, config, package.RENDERER, package.open_provider, package.check, package.preview),
-            check_online=getattr(package, "check_online", check_nothing),
             addresses=package.ADDRESSES,
-            defaults=getattr(package, "DEFAULTS", Defaults()),
-            account_limits=getattr(package, "account_limits", no_limits),
-            open_channels=getattr(package, "open_channels", None),
-            explain=getattr(package, "explain", explain_any),
-            environment=getattr(package, "environment", no_environment),
+            **more,
         )
         for route, config in sections.items()
     }

@@ -83,7 +83,7 @@ class FcmRenderer:
         if content.live_activity is not None:
             message = _activity(content, push_id, starts_at // 1000, own, spans, faults)
         else:
-            message = _message(content, push_id, starts_at // 1000, own, spans, faults)
+            message = _message(content, push_id, own, spans, faults)
         if raw is not None and own:
             _check_nulls(own, message, faults)
         if own and message:
@@ -135,10 +135,10 @@ def _encode(message: dict[str, Any], spans: Spans | None) -> tuple[bytes, Places
 
 
 def _message(
-    content: Content, push_id: str, start: int, own: dict[str, Any], spans: Spans | None, faults: list[Fault]
+    content: Content, push_id: str, own: dict[str, Any], spans: Spans | None, faults: list[Fault]
 ) -> dict[str, Any]:
-    """Return the message that the neutral fields make; empty when there are none. `start` is in Unix seconds, `own`
-    what the caller gave: it may show what the neutral fields do not."""
+    """Return the message that the neutral fields make; empty when there are none. `own` is what the caller gave: it may
+    show what the neutral fields do not."""
     notification, data = content.notification, content.data
     common: dict[str, Any] = {}
     android: dict[str, Any] = {}
