@@ -23,13 +23,11 @@ from .documents import (
     BatchResult,
     BatchResults,
     Delivery,
-    DeliveryPage,
     Device,
     DeviceDocument,
-    DeviceList,
     Erased,
     FeedbackEvent,
-    FeedbackPage,
+    Page,
     Problem,
     PushDocument,
     Status,
@@ -144,21 +142,14 @@ class AsyncClient:
         """Cancel what has not been sent. Refused with 409 if every delivery has ended."""
         return _read(await self.request("DELETE", f"/v1/push/{_quoted(push_id)}"), Status)
 
-    async def deliveries(self, push_id: str, *, outcome: str = "") -> AsyncIterator[Delivery]:
+    def deliveries(self, push_id: str, *, outcome: str = "") -> AsyncIterator[Delivery]:
         """Yield the deliveries of a push that have ended, page by page."""
-        path, cursor = f"/v1/push/{_quoted(push_id)}/deliveries", ""
-        while True:
-            page = _read(await self.request("GET", _query(path, outcome=outcome, cursor=cursor)), DeliveryPage)
-            for each in page.items:
-                yield each
-            if not page.cursor:
-                return
-            cursor = page.cursor
+        return self._paged(Page[Delivery], f"/v1/push/{_quoted(push_id)}/deliveries", outcome=outcome)
 
     async def feedback(self, *, after: str = "") -> AsyncIterator[FeedbackEvent]:
         """Yield the events after the one with the id `after`, in order, and end at the last: its `id` continues."""
         while True:
-            page = _read(await self.request("GET", _query("/v1/feedback", after=after)), FeedbackPage)
+            page = _read(await self.request("GET", _query("/v1/feedback", after=after)), Page[FeedbackEvent])
             for event in page.items:
                 yield event
             if not page.items or not page.cursor or page.cursor == after:
@@ -175,17 +166,9 @@ class AsyncClient:
         """Return a device."""
         return _read(await self.request("GET", f"/v1/devices/{_quoted(device_id)}"), Device)
 
-    async def devices(self, *, topic: str = "", platform: str = "", state: str = "") -> AsyncIterator[Device]:
+    def devices(self, *, topic: str = "", platform: str = "", state: str = "") -> AsyncIterator[Device]:
         """Yield the devices of the app, page by page."""
-        cursor = ""
-        while True:
-            path = _query("/v1/devices", topic=topic, platform=platform, state=state, cursor=cursor)
-            page = _read(await self.request("GET", path), DeviceList)
-            for each in page.items:
-                yield each
-            if not page.cursor:
-                return
-            cursor = page.cursor
+        return self._paged(Page[Device], "/v1/devices", topic=topic, platform=platform, state=state)
 
     async def delete_device(self, device_id: str) -> bool:
         """Remove a device. Returns whether it was there."""
@@ -193,7 +176,7 @@ class AsyncClient:
 
     async def user_devices(self, user: str) -> list[Device]:
         """Return the devices of a user."""
-        return _read(await self.request("GET", f"/v1/users/{_quoted(user)}/devices"), DeviceList).items
+        return _read(await self.request("GET", f"/v1/users/{_quoted(user)}/devices"), Page[Device]).items
 
     async def erase_user(self, user: str) -> Erased:
         """Erase a user and everything that is kept of them."""
@@ -210,6 +193,16 @@ class AsyncClient:
     async def topic(self, topic: str) -> Topic:
         """Return a topic with the number of its devices."""
         return _read(await self.request("GET", f"/v1/topics/{_quoted(topic)}"), Topic)
+
+    async def _paged(self, kind: type[Page[T]], path: str, **params: str) -> AsyncIterator[T]:
+        cursor = ""
+        while True:
+            page = _read(await self.request("GET", _query(path, **params, cursor=cursor)), kind)
+            for each in page.items:
+                yield each
+            if not page.cursor:
+                return
+            cursor = page.cursor
 
     async def _removed(self, path: str) -> bool:
         try:

@@ -8,11 +8,13 @@ notification holds is said in `model/push.py`, once for both.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Generic, Literal, Required, TypedDict, TypeVar
 
 from msgspec import Struct
 
 from ..model.push import Lane, NotificationDocument as NotificationDocument, Via
+
+T = TypeVar("T")
 
 
 class TokenTarget(TypedDict, total=False):
@@ -230,22 +232,8 @@ class BatchResults(Struct, frozen=True):
     results: list[BatchResult]
 
 
-class DeliveryPage(Struct, frozen=True):
-    """A page of deliveries."""
+class Page(Struct, Generic[T], frozen=True):
+    """Items, all or a page, which `cursor` continues."""
 
-    items: list[Delivery]
-    cursor: str | None = None
-
-
-class DeviceList(Struct, frozen=True):
-    """Devices, all or a page."""
-
-    items: list[Device]
-    cursor: str | None = None
-
-
-class FeedbackPage(Struct, frozen=True):
-    """A page of feedback, which `cursor` continues."""
-
-    items: list[FeedbackEvent]
+    items: list[T]
     cursor: str | None = None

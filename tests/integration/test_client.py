@@ -194,7 +194,7 @@ def test_no_repr_of_an_answer_has_a_token() -> None:
     dead = known.FeedbackEvent("1-0", at, "fcm", secret, "UNREGISTERED", "pruned")
     message = live_client.Message("p1", 1, "e", {"notification": {"title": secret}})
     publication = live_client.Publication(1, message.data)
-    shown = f"{known.DeviceList([device])}{known.FeedbackPage([dead])}{live_client.Handle(message)}{publication}"
+    shown = f"{known.Page([device])}{known.Page([dead])}{live_client.Handle(message)}{publication}"
     assert ("d1" in shown, "UNREGISTERED" in shown, "p1" in shown, secret in shown) == (True, True, True, False)
 
 
