@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 
 from rq import Queue
-from rq.job import Job
 
 from ..ports.store import Store
 from ..runtime.plans import eraser
@@ -56,8 +55,17 @@ async def _enqueue_each(
     waiting = {job_id.rpartition("-")[0] for job_id in await asyncio.to_thread(queue.get_job_ids)}
     for name, arguments in calls.items():
         if f"{function}-{name}" not in waiting:
-            job_id = f"{function}-{name}-{time.time_ns()}"
-            await asyncio.to_thread(_enqueue, queue, function, arguments, job_id, first)
+            await asyncio.to_thread(
+                queue.enqueue_call,
+                function,
+                args=arguments,
+                timeout=TIMEOUT,
+                result_ttl=RESULT_TTL,
+                failure_ttl=FAILURE_TTL,
+                job_id=f"{function}-{name}-{time.time_ns()}",
+                description=function,
+                at_front=first,
+            )
 
 
 async def enqueue_erasures(store: Store, queue: Queue, settings: Settings) -> bool:
@@ -77,16 +85,3 @@ async def enqueue_cleanup(store: Store, queue: Queue) -> bool:
     if await store.locks.holder(cleanup.LOCK) is None:
         await _enqueue_each(queue, "cleanup", {"run": ()})
     return True
-
-
-def _enqueue(queue: Queue, function: str, arguments: tuple[str, ...], job_id: str, at_front: bool) -> Job:
-    return queue.enqueue_call(
-        function,
-        args=arguments,
-        timeout=TIMEOUT,
-        result_ttl=RESULT_TTL,
-        failure_ttl=FAILURE_TTL,
-        job_id=job_id,
-        description=function,
-        at_front=at_front,
-    )

@@ -36,7 +36,6 @@ from ..runtime.state.workers import reporting
 from ..runtime.store import connect, open_sync_redis, redis_url
 from ..settings.schema import Settings
 from .enqueue import (
-    RESULT_TTL,
     enqueue_cleanup,
     enqueue_erasures,
     enqueue_expansions,
@@ -140,9 +139,7 @@ def run_jobs(
             try:
                 queue.connection.ping()
                 # A worker registers its name once: the next one after a fault needs another.
-                stopping.worker = make_worker(
-                    queue, name=f"{name}-{attempt}", job_class=job_class, maintenance=MAINTENANCE, result_ttl=RESULT_TTL
-                )
+                stopping.worker = make_worker(queue, name=f"{name}-{attempt}", maintenance=MAINTENANCE)
                 stopping.worker.work(logging_level=None)
             except RedisError as error:
                 REDIS_AWAY.report("jobs", error)

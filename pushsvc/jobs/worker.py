@@ -17,6 +17,7 @@ from rq.serializers import JSONSerializer
 from ..errors import PushsvcError, StoreUnavailable
 from ..runtime.store import store_error
 from ..telemetry import JOBS, REDIS
+from .enqueue import RESULT_TTL
 from .functions import Context, Function
 from .limit import NoAlarm, limited
 
@@ -167,18 +168,16 @@ def make_queue(name: str, connection: Redis, job_class: type[Job]) -> Queue:
     return JobsQueue(name, connection=connection, job_class=job_class, serializer=JSONSerializer)
 
 
-def make_worker(
-    queue: Queue, *, name: str, job_class: type[Job], maintenance: int, result_ttl: int = 300
-) -> JobsWorker:
+def make_worker(queue: Queue, *, name: str, maintenance: int) -> JobsWorker:
     """Return a worker of a queue. Spans are in seconds: `maintenance` is between two checks for abandoned jobs."""
     worker = JobsWorker(
         [queue],
         name=name,
         queue_class=JobsQueue,
         connection=queue.connection,
-        job_class=job_class,
+        job_class=queue.job_class,
         serializer=JSONSerializer,
-        default_result_ttl=result_ttl,
+        default_result_ttl=RESULT_TTL,
         maintenance_interval=maintenance,
         worker_ttl=60,
         log_job_description=False,

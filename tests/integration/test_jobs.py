@@ -222,7 +222,7 @@ def test_a_redis_that_is_away_is_logged_as_a_state_wherever_rq_meets_it(
     connection: Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, step: str, error: RedisError
 ) -> None:
     job_class = make_job_class({}, Context(Current(Settings()), ""))
-    worker = make_worker(make_queue(QUEUE, connection, job_class), name="away", job_class=job_class, maintenance=30)
+    worker = make_worker(make_queue(QUEUE, connection, job_class), name="away", maintenance=30)
     fail = Mock(side_effect=error)
     monkeypatch.setattr(worker, step, fail)
     worker.work(burst=True)
@@ -237,7 +237,7 @@ def test_a_redis_that_is_away_leaves_no_failed_job(connection: Redis) -> None:
     job_class = make_job_class({"away": away}, Context(Current(Settings()), ""))
     queue = make_queue(QUEUE, connection, job_class)
     job = queue.enqueue_call("away")
-    make_worker(queue, name="test-away", job_class=job_class, maintenance=30).work(burst=True)
+    make_worker(queue, name="test-away", maintenance=30).work(burst=True)
     assert job.get_status(refresh=True) == JobStatus.FINISHED
     assert queue.failed_job_registry.count == 0
 
@@ -257,7 +257,7 @@ def run_all(connection: Redis, ran: list[tuple[str, ...]]) -> None:
 
     job_class = make_job_class({"note": note}, Context(Current(Settings()), ""))
     queue = make_queue(QUEUE, connection, job_class)
-    make_worker(queue, name=f"test-{len(ran)}", job_class=job_class, maintenance=30).work(burst=True)
+    make_worker(queue, name=f"test-{len(ran)}", maintenance=30).work(burst=True)
 
 
 @pytest.mark.parametrize("name", ["os.system", "os.getcwd", "pushsvc.jobs.functions.replay", "", "note.__call__"])

@@ -80,7 +80,7 @@ class Jobs:
         with Redis(unix_socket_path=str(self.server.folder / "socket")) as connection:
             queue = make_queue(QUEUE, connection, job_class)
             job = queue.enqueue_call("work", timeout=timeout)
-            make_worker(queue, name="test", job_class=job_class, maintenance=30).work(burst=True)
+            make_worker(queue, name="test", maintenance=30).work(burst=True)
             assert job.get_status(refresh=True) == JobStatus.FAILED
             assert queue.failed_job_registry.get_job_ids() == [job.id]
             result = job.latest_result()
