@@ -88,4 +88,7 @@ class ApiConfig(Struct, frozen=True):
     """How long a request takes part in the erasure of its user, which continues without it afterwards."""
     key_cache_seconds: float = 5.0
     """How long an answer of the `KeyRing` is used, and so how long a revoked key still works at most."""
+    key_outage_seconds: float = 3600.0
+    """How long an answer of the `KeyRing` is used for the calls that show the state of the service while Redis is away,
+    since it was last given."""
     key_cache_size: int = 4096

@@ -45,13 +45,14 @@ async def get_healthz(_: ApiPorts, __: Request) -> Reply:
 
 async def get_readyz(ports: ApiPorts, request: Request) -> Reply:
     """Answer whether pushes are accepted: 503 names each part that is not ready. Held, frozen and unserved routes are
-    named but do not affect the status. A caller who may not see details only gets the status."""
+    named but do not affect the status. A caller who may not see details only gets the status; one whose key cannot be
+    checked because a part is away gets its name."""
     conditions = ports.conditions
     failing = await conditions.ready()
-    if failing and not request.trusted:
+    if failing and not request.trusted and not request.unchecked:
         raise Unavailable("Not ready.", retry_after=RETRY_AFTER)
     if failing:
-        faults = [Fault(name, why) for name, why in failing.items()]
+        faults = [Fault(name, why if request.trusted else "is away") for name, why in failing.items()]
         raise Unavailable(f"Not ready: {', '.join(failing)}.", faults=faults, retry_after=RETRY_AFTER)
     if not request.trusted:
         return Reply(Health("ready"))

@@ -48,7 +48,9 @@ _SERVICE: Final = (
         "too many of their answers are bad. `unserved` names routes and parts that no running process serves. `full` "
         "names the queue, or the apps, whose pushes are refused because too many deliveries wait. If the API listens "
         "on more than the loopback interface, or a proxy has passed the request on, "
-        "everything except `status` needs a key with the scope `admin`.",
+        "everything except `status` needs a key with the scope `admin`. While Redis is away, a key that it keeps is "
+        "taken for what it was when last looked up, for an hour at most; one that was not looked up before only gets "
+        "the name of the part that is away.",
         raises=(Unavailable, InternalError),
         scopes=("admin",),
         others="answered",
@@ -58,7 +60,8 @@ _SERVICE: Final = (
         "Get metrics in the Prometheus text format.",
         Answer(200, "The metrics.", media="text/plain", no_store=False),
         description="If the API listens on more than the loopback interface, or a proxy has passed the request on, a "
-        "key with the scope `admin` is needed.",
+        "key with the scope `admin` is needed. While Redis is away, a key that it keeps is taken for what it was when "
+        "last looked up, for an hour at most.",
         scopes=("admin",),
         others="local",
     ),

@@ -366,7 +366,10 @@ class Service:
         return host, int(port)
 
     def app(self, config: ApiConfig) -> CallDispatcher:
-        apps = {
+        return build_app(self.ports(config), self.apps(), keyless=self.keyless)
+
+    def apps(self) -> dict[str, ApiApp]:
+        return {
             "shop": ApiApp(
                 "shop",
                 frozenset({"apns", "fcm"} | ({"live"} if self.live is not None else set())),
@@ -388,7 +391,6 @@ class Service:
                 (api_key("newsie", "news", "push"), api_key("newsroom", "news", "devices")),
             ),
         }
-        return build_app(self.ports(config), apps, keyless=self.keyless)
 
     def ports(self, config: ApiConfig) -> ApiPorts:
         return ApiPorts(

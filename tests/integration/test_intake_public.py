@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from pushsvc.api.app import reload_app
 from pushsvc.api.config import ApiConfig, Keyless
 from pushsvc.api.server import serve
 from pushsvc.runtime.plans import keyless_requests
 from pushsvc.settings.schema import MetricsSettings, ServerSettings, Settings
 
-from .test_intake_kit import CONFIG, LOOP as LOOP, Service, Store, call
+from .test_intake_kit import CONFIG, LOOP as LOOP, Service, Store, api_key, call
 
 HELD = {"shop/apns": "InvalidProviderToken"}
 CONDITION = {"kind": "held", "severity": "critical", "what": "shop/apns", "app": "", "reason": ""} | {
@@ -63,10 +64,45 @@ async def test_without_the_admins_key_there_is_no_more_than_ready_or_not() -> No
         stranger = await call(service, "GET", "/readyz", key=None)
         assert (stranger.status, "10.0.0.7" in str(stranger.body), "errors" in stranger.json) == (503, False, False)
         assert (await call(service, "GET", "/readyz", key="admin")).errors == [("redis", service.failing["redis"])]
-        # Keys of the store cannot be looked up now: that is no reason for another answer.
+        # Keys of the store cannot be looked up now, which is named, and nothing more.
         service.store.away = True
-        assert (await call(service, "GET", "/readyz", key="nobody")).status == 503
+        unchecked = await call(service, "GET", "/readyz", key="other")
+        assert (unchecked.status, unchecked.errors) == (503, [("redis", "is away")])
+        assert "errors" not in (await call(service, "GET", "/readyz", key=None)).json
+        assert "errors" not in (await call(service, "GET", "/readyz", key="pusher")).json
         assert (await call(service, "GET", "/healthz", key=None)).status == 200
+
+
+async def test_a_key_of_the_store_shows_the_state_of_the_service_while_the_store_is_away() -> None:
+    """Its last answer counts for an hour, for these calls alone, and over a reload of the configuration."""
+
+    async def statuses(key: str) -> tuple[int, ...]:
+        paths = ("/metrics", "/readyz", "/v1/admin/stats", "/v1/feedback")
+        return tuple([(await call(service, "GET", path, key=key)).status for path in paths])
+
+    service = Service(Store(), keyless="none", holding=HELD)
+    app = service.app(CONFIG)
+    async with serve(app, CONFIG) as service.url:
+        for name in ("kept", "revoked", "unseen"):
+            await service.store.add(api_key(name, "shop", "admin"))
+        assert await statuses("kept") == await statuses("revoked") == (200, 200, 200, 200)
+        del service.store.keys[api_key("revoked", "shop", "admin").sha256]
+        service.now = 6.0
+        assert ((await statuses("kept"))[0], (await statuses("revoked"))[0]) == (200, 401)
+        service.store.away = True
+        service.failing["redis"] = "connection refused to 10.0.0.7"
+        service.now = 12.0
+        reload_app(app, service.apps(), keyless="none")
+        assert await statuses("kept") == (200, 503, 503, 503)
+        assert (await call(service, "GET", "/readyz", key="kept")).errors == [("redis", service.failing["redis"])]
+        assert await statuses("revoked") == (401, 503, 503, 503)
+        assert "errors" not in (await call(service, "GET", "/readyz", key="revoked")).json
+        assert await statuses("unseen") == (503, 503, 503, 503)
+        service.now = 3605.0
+        assert (await statuses("kept"))[0] == 200
+        service.now = 3607.0
+        assert await statuses("kept") == (503, 503, 503, 503)
+        assert (await call(service, "GET", "/readyz", key="kept")).errors == [("redis", "is away")]
 
 
 async def test_where_it_is_open_nobody_needs_a_key() -> None:

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 from msgspec import structs
 
 from pushsvc.model.push import LANES
-from pushsvc.runtime import store as runtime_store
+from pushsvc.runtime import parts, plans, store as runtime_store
 from pushsvc.runtime.state import conditions, figures
 from pushsvc.runtime.store import store_config
 
@@ -204,6 +204,51 @@ async def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_
             return (await call(service, "GET", "/readyz"))[0] == 200
 
         await service.until("it is ready again", ready)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_key_of_the_store_still_shows_what_is_away(
+    silent: bool, tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where figures and details need a key: for a caller that a proxy has passed on."""
+    config = plans.api_config
+    monkeypatch.setattr(parts, "api_config", lambda settings: structs.replace(config(settings), key_cache_seconds=0.0))
+    async with opened(tmp_path, place.server.url) as service, AsyncExitStack() as stack:
+        keys = []
+        for name in ("looked-up", "unseen"):
+            asked = {"name": name, "scopes": ["admin", "push"]}
+            async with service.session.post("/v1/admin/keys", json=asked) as answer:
+                keys.append((await answer.json())["key"])
+        own, unseen = ({"Authorization": f"Bearer {key}", "X-Forwarded-For": "203.0.113.7"} for key in keys)
+        assert (await call(service, "GET", "/metrics", **own))[0] == 200
+        if silent:
+            stack.enter_context(suspended(place.server.process.pid))
+        else:
+            place.server.kill()
+
+        async def shown() -> bool:
+            began = time.monotonic()
+            async with service.session.get("/metrics", headers=own) as answer:
+                assert answer.status == 200
+                text = await answer.text()
+            assert time.monotonic() - began < store_config(service.settings).timeout
+            return "\npushsvc_redis_up 0.0\n" in text
+
+        await service.until("the outage is shown", shown)
+
+        async def failing(headers: Headers) -> list[dict[str, str]]:
+            async with service.session.get("/readyz", headers=headers) as answer:
+                assert answer.status == 503
+                found: list[dict[str, str]] = (await answer.json())["errors"]
+                return found
+
+        ((named,), (bare,)) = [await failing(headers) for headers in (own, unseen)]
+        assert named["path"] == "redis"
+        assert "Redis is not available" in named["message"]
+        assert bare == {"path": "redis", "message": "is away"}
+        assert (await call(service, "GET", "/metrics", **unseen))[0] == 503
+        if not silent:  # each waits for as long as an answer may take
+            assert (await call(service, "POST", "/v1/push", document("away"), **own))[0] == 503
 
 
 @pytest.mark.parametrize(

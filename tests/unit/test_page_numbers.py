@@ -82,6 +82,7 @@ SAID: list[tuple[str, str, Any, Any]] = [
     ("reference/http.md", "for 5 seconds at most", admin_state.COUNTING, 5.0),
     ("reference/http.md", "write up to 500 devices", importing.MOST, 500),
     ("reference/http.md", "four times `dispatch.takeover`", held.LASTS, 4),
+    ("reference/http.md", "for up to an hour after that", API.key_outage_seconds, 3600.0),
     ("reference/http.md", "a repeat within 24 h", accepting.KEEP_RECORD, DAY),
     ("reference/errors.md", "took longer than 30 s", API.body_timeout, 30.0),
     ("reference/webhooks.md", "about the last million", StoreConfig().events_max, 1_000_000),

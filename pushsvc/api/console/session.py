@@ -99,11 +99,11 @@ class Sessions:
         self._secret = secret
         self._clock = clock
 
-    async def caller(self, request: ApiRequest) -> Caller:
+    async def caller(self, request: ApiRequest, *, outage: bool = False) -> Caller:
         """Return the owner of the request's key, or of its session where it has no key. Raises `Unauthorized` with its
         challenge, or `Foreign`."""
         if hdrs.AUTHORIZATION in request.headers or (value := request.cookies.get(COOKIE)) is None:
-            return await self._keys.caller(request)
+            return await self._keys.caller(request, outage=outage)
         key_sha256 = read(self._secret, value, self._clock() / 1000)
         if key_sha256 is None:
             raise NoKey("The session has ended: sign in again.")
@@ -112,4 +112,4 @@ class Sessions:
                 "A session is only for the pages of the console: send the API key in the header "
                 "`Authorization: Bearer <key>`."
             )
-        return await self._keys.owner(key_sha256, session=True)
+        return await self._keys.owner(key_sha256, session=True, outage=outage)

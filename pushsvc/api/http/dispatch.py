@@ -25,7 +25,7 @@ from ..call import Answer, Call, Document
 from ..config import ApiApp, Keyless
 from ..console.session import Sessions, log_act
 from ..ports import ApiPorts, ServedApp
-from .auth import Authentication, BearerKeys, admit
+from .auth import Authentication, BearerKeys, StoredKeys, admit
 from .connections import Connection
 from .exchange import Caller, Reply, Request
 from .idempotency import PARAM as IDEMPOTENCY_KEY, REPLAYED, Once
@@ -117,6 +117,7 @@ class CallDispatcher:
         telemetry.HTTP.show((call.method, call.path) for call in calls)
         self.uses = KeyUses(ports.keys)
         """The keys of the requests, which are noted while the API is served."""
+        self._stored = StoredKeys(ports.keys, ports.config, ports.monotonic)
         self._table = Table((call.method, call.path, _Row(call)) for call in calls)
         self.serve(apps, keyless=keyless)
 
@@ -128,13 +129,7 @@ class CallDispatcher:
         rates = {name: app.limit for name, app in apps.items() if app.limit is not None}
         self._keyless: Keyless = keyless
         self.uses.configured = frozenset(key.sha256.lower() for app in apps.values() for key in app.keys)
-        keys = BearerKeys(
-            served,
-            ports.keys,
-            monotonic=ports.monotonic,
-            cache_seconds=ports.config.key_cache_seconds,
-            cache_size=ports.config.key_cache_size,
-        )
+        keys = BearerKeys(served, self._stored)
         self._authentication: Authentication = Sessions(keys, ports.session_secret, ports.clock)
         self._limits = ApiLimits(ports.limiter, rates, monotonic=ports.monotonic) if ports.limiter is not None else None
 
@@ -250,6 +245,7 @@ class CallDispatcher:
             now=ports.clock(),
             gone=request.gone,
             trusted=caller.trusted,
+            unchecked=caller.unchecked,
             once=None if key is None else Once.of(key, request.path, body),
             lines=lines,
             key=caller.key,

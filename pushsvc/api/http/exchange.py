@@ -21,6 +21,8 @@ class Caller(Struct, frozen=True):
     key: ApiKey
     trusted: bool = True
     """Whether the key has a scope of the call. A caller without one is only admitted where a call then answers less."""
+    unchecked: bool = False
+    """Whether its key could not be checked because the store is away."""
     session: bool = False
     """Whether it is a person who has signed in to the console with the key."""
 
@@ -29,6 +31,8 @@ KEYLESS: Final = Caller(NO_APP, ApiKey("", "", "", ()))
 """A caller without a key, where none is needed."""
 UNTRUSTED: Final = Caller(NO_APP, KEYLESS.key, trusted=False)
 """A caller without a valid key, where a call then answers less."""
+UNCHECKED: Final = Caller(NO_APP, KEYLESS.key, trusted=False, unchecked=True)
+"""A caller whose key cannot be checked, where a call then answers less."""
 
 
 class Request(Struct, frozen=True):
@@ -45,6 +49,8 @@ class Request(Struct, frozen=True):
     """Returns whether the client has closed its connection."""
     trusted: bool = True
     """Whether the caller may see everything; False only where a call answers less."""
+    unchecked: bool = False
+    """Whether the caller's key could not be checked because the store is away."""
     once: Once | None = None
     """The idempotency key of the call."""
     lines: bool = False
