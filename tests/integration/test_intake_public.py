@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pushsvc.api.app import reload_app
 from pushsvc.api.config import ApiConfig, Keyless
 from pushsvc.api.server import serve
 from pushsvc.runtime.plans import keyless_requests
@@ -92,7 +91,7 @@ async def test_a_key_of_the_store_shows_the_state_of_the_service_while_the_store
         service.store.away = True
         service.failing["redis"] = "connection refused to 10.0.0.7"
         service.now = 12.0
-        reload_app(app, service.apps(), keyless="none")
+        app.serve(service.apps(), keyless="none")
         assert await statuses("kept") == (200, 503, 503, 503)
         assert (await call(service, "GET", "/readyz", key="kept")).errors == [("redis", service.failing["redis"])]
         assert await statuses("revoked") == (401, 503, 503, 503)
