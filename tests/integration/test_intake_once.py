@@ -116,6 +116,34 @@ async def test_a_repeat_counts_against_no_limit() -> None:
         assert (await call(services[1], "POST", "/v1/push", ALERT)).status == 429
 
 
+async def test_a_repeat_is_answered_also_where_the_limit_is_used_up() -> None:
+    async with over_valkey(limit=Rate(3, 3600)) as (services, store):
+        calls = [("/v1/push", ALERT, "single"), ("/v1/push/batch", [alert(1), alert(2)], "batch")]
+        first = [
+            await call(services[0], "POST", path, body, headers={"Idempotency-Key": key}) for path, body, key in calls
+        ]
+        assert [answer.status for answer in first] == [202, 200]
+        for service in services:
+            assert (await call(service, "POST", "/v1/push", ALERT)).status == 429
+            for (path, body, key), before in zip(calls, first, strict=True):
+                again = await call(service, "POST", path, body, headers={"Idempotency-Key": key})
+                assert (again.status, again.body) == (before.status, before.body)
+                assert again.headers["idempotent-replay"] == "true"
+            # Neither another body nor a key that is new gets what was answered before, or past the limit.
+            assert (await call(service, "POST", "/v1/push", OTHER, headers={"Idempotency-Key": "single"})).status == 409
+            refused = await call(service, "POST", "/v1/push", ALERT, headers={"Idempotency-Key": "new"})
+            assert (refused.status, "retry-after" in refused.headers) == (429, True)
+        assert await queued(store) == 3
+
+
+async def test_a_call_without_a_key_over_the_limit_costs_no_look_up() -> None:
+    async with over_valkey(limit=Rate(1, 3600)) as (services, store):
+        assert (await call(services[0], "POST", "/v1/push", ALERT)).status == 202
+        assert (await call(services[0], "POST", "/v1/push", b"no JSON", headers=KEY)).status == 429
+        store.pushes.recall = None  # type: ignore[assignment, method-assign]  # to call it would be a fault
+        assert (await call(services[0], "POST", "/v1/push", b"no JSON")).status == 429
+
+
 async def test_scheduled_pushes_under_a_key_are_scheduled_once() -> None:
     later = {**ALERT, "send_at": "2026-12-01T10:00:00Z"}
     due = NOW + 3_600_000

@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from aiohttp import HttpVersion11, hdrs
@@ -164,10 +164,11 @@ class CallDispatcher:
                 limits = self._limits
                 if limits is None or not row.call.limited or not limits.apply_to(caller.key):
                     reply = await self._perform(row.call, names, request, caller, span)
-                elif row.call.many:
+                elif row.call.many or IDEMPOTENCY_KEY.name in request.headers:
                     reply = await self._perform(row.call, names, request, caller, span, limits)
                 else:
-                    # Before its body is read: a caller over the limit costs next to nothing.
+                    # Before its body is read: a caller over the limit costs next to nothing. One with an idempotency
+                    # key may repeat a call, which is not counted, and only its body shows that.
                     perform = partial(self._perform, row.call, names, request, caller, span)
                     reply = await limits.counted(caller.key, 1, perform)
                 response = row.response(reply)
@@ -233,7 +234,8 @@ class CallDispatcher:
         span: telemetry.traces.OpenSpan | None,
         limits: ApiLimits | None = None,
     ) -> Reply:
-        """Read the request and return the handler's reply. With `limits` the documents of a batch are counted."""
+        """Read the request and return the handler's reply. With `limits` its documents are counted, unless it repeats
+        a call."""
         ports = self._ports
         params, lines, coded = request.parsed.received or receive(call, names, request)
         body = b"" if call.document is None else await read_body(request, ports.config, coded)
@@ -260,6 +262,13 @@ class CallDispatcher:
             kept = await ports.pushes.recall(asked.app.name, asked.once.key)
             if kept is not None:
                 return await does.again(ports, asked, asked.once.first_answer(kept))
+        if limits is not None and not call.many:
+            return await limits.counted(caller.key, 1, partial(self._handle, does, asked, body))
+        return await self._handle(does, asked, body, limits)
+
+    async def _handle(self, does: Document[Any], asked: Request, body: bytes, limits: ApiLimits | None = None) -> Reply:
+        """Decode the body and return the handler's reply. With `limits` the documents of a batch are counted."""
+        ports = self._ports
         if len(body) < LARGE:
             document = does.read(body, asked)
         else:
@@ -267,7 +276,7 @@ class CallDispatcher:
                 document = await asyncio.to_thread(does.read, body, asked)
         if limits is None:
             return await does.handle(ports, asked, document)
-        return await limits.counted(caller.key, len(document), partial(does.handle, ports, asked, document))
+        return await limits.counted(asked.key, len(document), partial(does.handle, ports, asked, document))
 
 
 def _head(answer: Answer) -> dict[str, str]:
