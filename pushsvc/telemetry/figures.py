@@ -53,7 +53,12 @@ class Figure:
 FIGURES: Final[list[Figure]] = []
 
 QUEUE_PENDING = Figure("pushsvc_queue_pending", "Deliveries that have not ended, by lane.", ["lane"])
-QUEUE_LIMIT = Figure("pushsvc_queue_limit", "Deliveries that may wait: queue.max_pending.")
+QUEUE_COUNTED = Figure(
+    "pushsvc_queue_counted",
+    "Deliveries that count against pushsvc_queue_limit: all that have not ended, scheduled ones and those of removed "
+    "apps among them.",
+)
+QUEUE_LIMIT = Figure("pushsvc_queue_limit", "Deliveries that may wait or be scheduled: queue.max_pending.")
 OLDEST_PENDING = Figure(
     "pushsvc_oldest_pending_age_seconds",
     "Age of the oldest delivery in a lane that could be sent now; a retry counts from when it is due.",

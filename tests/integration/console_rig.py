@@ -148,7 +148,12 @@ def stats(state: State) -> dict[str, Any]:
             }
             for part, count in (("serve", 1), ("dispatch", 2), ("feedback", 1), ("jobs", 1), ("live", 2))
         ],
-        "queue": {"waiting": 41_310 if alarm else 114 if busy else 0, "limit": 5_000_000, "full": ""},
+        "queue": {
+            "waiting": 41_310 if alarm else 114 if busy else 0,
+            "limit": 5_000_000,
+            "full": "",
+            "counted": 42_510 if alarm else 1_314 if busy else 0,
+        },
         "retrying": 31 if busy else 0,
         "unacknowledged": 240 if busy else 0,
         "scheduled": 1200 if busy else 0,

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,25 @@ async def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monk
 
     async with running_service(tmp_path, extra="[queue]\nmax_pending = 5\n") as service:
         await act(service)
+
+
+async def test_what_counts_against_the_limit_is_a_figure(tmp_path: Path) -> None:
+    async with running_service(tmp_path, extra="[queue]\nmax_pending = 5\n") as service:
+        later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        await service.push(apns("ok", 1, 2, 3), notification={"title": "x"}, send_at=later)
+        service.simulator.break_credentials("apns")
+        await service.push(apns("ok", 4), notification={"title": "x"})
+        assert (await service.post({"to": {"tokens": apns("ok", 5, 6)}, "notification": {"title": "x"}}))[0] == 429
+
+        async def shown() -> dict[str, float]:
+            async with service.session.get("/metrics") as answer:
+                lines = [line.rpartition(" ") for line in (await answer.text()).splitlines()]
+            return {name: float(value) for name, _, value in lines if name.startswith("pushsvc_queue_")}
+
+        figures = await shown()
+        assert (figures["pushsvc_queue_counted"], figures["pushsvc_queue_limit"]) == (4, 5)
+        assert sum(count for name, count in figures.items() if name.startswith("pushsvc_queue_pending{")) == 1
+        async with service.session.get("/v1/admin/stats") as answer:
+            queue = (await answer.json())["queue"]
+        assert (queue["waiting"], queue["counted"], queue["limit"]) == (1, 4, 5)
+        service.simulator.restore_credentials("apns")

@@ -71,7 +71,13 @@ FROM_REDIS = {
     *(f'pushsvc_pruning_frozen{{app="shop",platform="{platform}"}}' for platform in ("apns", "fcm")),
     *(
         f"pushsvc_{name}"
-        for name in ("retry_pending", "live_waiting", "cleanup_last_end_timestamp_seconds", "redis_memory_ratio")
+        for name in (
+            "queue_counted",
+            "retry_pending",
+            "live_waiting",
+            "cleanup_last_end_timestamp_seconds",
+            "redis_memory_ratio",
+        )
     ),
 }
 REDIS_CONDITION = 'pushsvc_conditions{app="",kind="redis",severity="critical"}'

@@ -17,6 +17,7 @@ import yaml
 
 from pushsvc.api import guide
 from pushsvc.ports.conditions import SEVERITIES
+from pushsvc.ports.pushes import REFUSED_FOR
 
 from ..pages import ROOT
 from ..sources import PACKAGE
@@ -101,7 +102,7 @@ FIRES = {
     "PushsvcNoWorkers": fires('pushsvc_workers{part="dispatch"}', ENDS, "part"),
     "PushsvcQueueFull": condition("full", "shop"),
     "PushsvcAudienceFails": condition("audience", "shop"),
-    "PushsvcQueueFilling": fires('pushsvc_queue_pending{lane="bulk"}', "1x5 81x400", pushsvc_queue_limit="100x400"),
+    "PushsvcQueueFilling": fires("pushsvc_queue_counted", "1x5 81x400", pushsvc_queue_limit="100x400"),
     "PushsvcQueueOld": fires('pushsvc_oldest_pending_age_seconds{lane="bulk"}', "0x5 301x400", "lane"),
     "PushsvcProcessSilent": condition("silent"),
     "PushsvcChildRestarts": fires('pushsvc_child_restarts_total{part="jobs"}', GROWS, "part"),
@@ -225,6 +226,20 @@ def test_each_alert_fires_for_its_fault_and_not_before(tmp_path: Path, promtool:
         file.write_text(json.dumps({"rule_files": rule_files, "evaluation_interval": interval, "tests": tests}))
         files.append(str(file))
     done = subprocess.run([promtool, "test", "rules", *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_single_refused_push_wakes_nobody(tmp_path: Path, promtool: str) -> None:
+    """Refusals that go on do; see `FIRES`."""
+    scrape, shown = 2, int(REFUSED_FOR) + 3
+    firing = {"expr": 'count(ALERTS{alertname="PushsvcQueueFull",alertstate="firing"})', "exp_samples": []}
+    series = {"series": 'pushsvc_conditions{app="shop",kind="full"}', "values": f"0x5 1x{shown // scrape} 0x100"}
+    times = [{**firing, "eval_time": f"{second}s"} for second in range(0, 150, scrape)]
+    tests = [{"interval": f"{scrape}s", "input_series": [series], "promql_expr_test": times}]
+    rule_files = [str(PROMETHEUS / "alerts.yml")]
+    file = tmp_path / "single.json"
+    file.write_text(json.dumps({"rule_files": rule_files, "evaluation_interval": f"{scrape}s", "tests": tests}))
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -79,9 +79,31 @@ def one(kind: Kind, what: str, cause: str, remedy: str = "look", **more: Any) ->
 
 
 def test_counters_of_all_reasons_are_one_figure() -> None:
-    ended, accepted = read_counters(TEXT.format(sent=10, accepted=20))
-    assert ended == {("shop", "apns", "sent"): 10, ("shop", "apns", "failed"): 3}
-    assert accepted == {("shop",): 20}
+    read = read_counters(TEXT.format(sent=10, accepted=20))
+    assert read.ended == {("shop", "apns", "sent"): 10, ("shop", "apns", "failed"): 3}
+    assert read.accepted == {"shop": 20}
+    assert (read.counted, read.limit) == (None, None)
+
+
+def test_what_counts_against_the_limit_is_shown_beside_what_waits() -> None:
+    queue = 'pushsvc_queue_pending{{lane="normal"}} 200000.0\npushsvc_queue_counted {}\npushsvc_queue_limit 5e+06\n'
+    look = figures(state(), queue.format("5.1e+06"), now=1.0)
+    assert (look.counted, look.limit) == (5_100_000, 5_000_000)
+    assert summary(look)[4:] == ["limit     5,100,000 of 5,000,000 deliveries (102%), scheduled ones included"]
+    assert summary(figures(state(), queue.format("NaN"), now=1.0))[4:] == []
+
+
+def test_two_accounts_of_a_platform_share_its_counters_which_the_total_has_once() -> None:
+    (shop,) = state().apps
+    routes = [*shop.routes, structs.replace(shop.routes[0], route="shop/apns_sandbox")]
+    both = ServiceState([structs.replace(shop, routes=routes)], ())
+    first = figures(both, TEXT.format(sent=100, accepted=0), now=1000.0)
+    look = figures(both, TEXT.format(sent=300, accepted=0), first, now=1002.0)
+    assert [(each.platform, each.outcomes["sent"], each.sent_rate) for each in look.routes] == [
+        ("apns", 300, 100.0),
+        ("apns_sandbox", 300, 100.0),
+    ]
+    assert look.sent_rate == 100.0
 
 
 def test_rates_are_those_between_two_looks() -> None:

@@ -4,7 +4,8 @@ two samples.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct, field
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,10 +20,11 @@ OUTCOMES = ("sent", "failed", "invalid", "expired", "suppressed", "cancelled")
 
 
 class RouteFigures(Struct, frozen=True, kw_only=True):
-    """The figures of one app on one platform. Counters start with the processes; rates are per second."""
+    """The figures of one route of an app. Counters start with the processes; rates are per second."""
 
     app: str
     platform: str
+    """The name of the route, such as `apns_sandbox`."""
     pending: dict[str, int]
     """Deliveries that have not ended, by lane, including those that wait for a retry or for their phones."""
     retrying: int
@@ -31,6 +33,7 @@ class RouteFigures(Struct, frozen=True, kw_only=True):
     consumers: int
     """The number of running dispatchers that serve the route."""
     outcomes: dict[str, int]
+    """How deliveries have ended, of all routes of its platform, as is `sent_rate`."""
     sent_rate: float | None = None
     held: str = ""
     """Why the route currently does not send; empty while it does."""
@@ -57,6 +60,10 @@ class ServiceFigures(Struct, frozen=True, kw_only=True):
     accepted_rate: float | None = None
     """Per second; None without an earlier sample to compare with, or without the API."""
     sent_rate: float | None = None
+    counted: int | None = None
+    """Deliveries of all apps that count against `limit`, scheduled ones included; None without the API."""
+    limit: int | None = None
+    """`queue.max_pending`."""
     routes: list[RouteFigures] = field(default_factory=list)
     held: dict[str, str] = field(default_factory=dict)
     """Held routes (`app/platform`) with the reason."""
@@ -76,25 +83,36 @@ class ServiceFigures(Struct, frozen=True, kw_only=True):
     """Why the counters are missing because the API does not answer; empty if they are not."""
 
 
-def read_counters(text: str) -> tuple[dict[tuple[str, ...], float], dict[tuple[str, ...], float]]:
-    """Parse the Prometheus text format.
+class Counters(NamedTuple):
+    """What is read of `/metrics`."""
 
-    Returns ended deliveries by (app, platform, outcome), and accepted ones by (app,).
-    """
-    ended: dict[tuple[str, ...], float] = {}
-    accepted: dict[tuple[str, ...], float] = {}
+    ended: dict[tuple[str, str, str], float]
+    """Ended deliveries by app, platform and outcome."""
+    accepted: dict[str, float]
+    """Accepted deliveries by app."""
+    counted: int | None
+    """Deliveries that count against `limit`; None where this is not known, as while Redis is away."""
+    limit: int | None
+
+
+def read_counters(text: str) -> Counters:
+    """Parse the Prometheus text format."""
+    ended: dict[tuple[str, str, str], float] = {}
+    accepted: dict[str, float] = {}
+    queue: dict[str, int] = {}
     # The text has more than a thousand lines, of which each takes long to parse.
-    own = "\n".join(line for line in text.splitlines() if line.startswith("pushsvc_deliveries_"))
+    own = "\n".join(line for line in text.splitlines() if line.startswith(("pushsvc_deliveries_", "pushsvc_queue_")))
     for family in text_string_to_metric_families(f"{own}\n"):
         for sample in family.samples:
             labels = sample.labels
             if sample.name == "pushsvc_deliveries_total":
-                key: tuple[str, ...] = (labels["app"], labels["platform"], labels["outcome"])
+                key = (labels["app"], labels["platform"], labels["outcome"])
                 ended[key] = ended.get(key, 0.0) + sample.value
             elif sample.name == "pushsvc_deliveries_accepted_total":
-                key = (labels["app"],)
-                accepted[key] = accepted.get(key, 0.0) + sample.value
-    return ended, accepted
+                accepted[labels["app"]] = accepted.get(labels["app"], 0.0) + sample.value
+            elif not labels and math.isfinite(sample.value):
+                queue[sample.name] = int(sample.value)
+    return Counters(ended, accepted, queue.get("pushsvc_queue_counted"), queue.get("pushsvc_queue_limit"))
 
 
 def figures(
@@ -104,33 +122,37 @@ def figures(
 
     `metrics` is None if the API did not answer; `api` has the reason. `before` is the earlier sample for the rates.
     """
-    ended, accepted = read_counters(metrics or "")
+    read = read_counters(metrics or "")
     api = state.away or api
     span = now - before.at if before is not None and before.api == api == "" else 0.0
     earlier = {(route.app, route.platform): route for route in before.routes} if before is not None else {}
     conditions = state.conditions
     held = texts(conditions, "held")
     routes = []
+    rates: dict[tuple[str, str], float] = {}
     for stats in state.apps:
         for each in stats.routes:
-            platform = each.route.removeprefix(f"{stats.app}/")
-            outcomes = {name: int(ended.get((stats.app, platform, name), 0)) for name in OUTCOMES}
-            last = earlier.get((stats.app, platform))
+            name = each.route.removeprefix(f"{stats.app}/")
+            # Counted by the platform, whichever of its accounts has sent it.
+            outcomes = {end: int(read.ended.get((stats.app, each.platform, end), 0)) for end in OUTCOMES}
+            last = earlier.get((stats.app, name))
+            rate = _rate(outcomes["sent"], None if last is None else last.outcomes["sent"], span)
+            if rate is not None:
+                rates[stats.app, each.platform] = rate
             routes.append(
                 RouteFigures(
                     app=stats.app,
-                    platform=platform,
+                    platform=name,
                     pending={str(lane): count for lane, count in each.lanes.items()},
                     retrying=each.retrying,
                     awaiting=each.unacknowledged,
                     consumers=each.workers,
                     outcomes=outcomes,
-                    sent_rate=_rate(outcomes["sent"], None if last is None else last.outcomes["sent"], span),
+                    sent_rate=rate,
                     held=held.get(each.route, ""),
                 )
             )
-    taken = {stats.app: int(accepted.get((stats.app,), 0)) for stats in state.apps}
-    rates = [route.sent_rate for route in routes if route.sent_rate is not None]
+    taken = {stats.app: int(read.accepted.get(stats.app, 0)) for stats in state.apps}
     return ServiceFigures(
         at=now,
         pending={
@@ -144,7 +166,9 @@ def figures(
         dead_letters={stats.app: stats.dead_letters for stats in state.apps},
         accepted=taken,
         accepted_rate=_rate(sum(taken.values()), None if before is None else sum(before.accepted.values()), span),
-        sent_rate=sum(rates) if rates else None,
+        sent_rate=sum(rates.values()) if rates else None,
+        counted=read.counted,
+        limit=read.limit,
         routes=routes,
         held=held,
         frozen=texts(conditions, "frozen"),

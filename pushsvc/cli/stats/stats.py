@@ -144,6 +144,9 @@ def summary(look: ServiceFigures) -> list[str]:
         f"rates     accepted {_number(look.accepted_rate)}/s, sent {_number(look.sent_rate)}/s",
         f"dead      {counted(sum(look.dead_letters.values()), 'dead letter')}",
     ]
+    if look.counted is not None and look.limit:
+        part = f"{look.counted / look.limit:.0%}"
+        lines.append(f"limit     {look.counted:,} of {look.limit:,} deliveries ({part}), scheduled ones included")
     if look.connections:
         gateways = {name for each in look.connections.values() for name in each}
         live = f"{counted(_online(look), 'connection')}, {counted(len(gateways), 'gateway')}"

@@ -103,7 +103,7 @@ export default function Overview({ session }) {
   if (!stats) return html`<div class="stack"><h1 class="soft" aria-busy="true">Reading the figures…</h1></div>`;
   const oldest = stats.lanes.map((lane) => lane.oldest_age).filter((age) => age !== null);
   const untouched = !stats.devices && !stats.queue.waiting && !stats.dead_letters && stats.routes.every((route) => !Object.values(route.answers).some(Boolean)) && !stats.rates.accepted;
-  const share = stats.queue.limit ? stats.queue.waiting / stats.queue.limit : 0;
+  const share = stats.queue.limit ? stats.queue.counted / stats.queue.limit : 0;
   const parts = stats.workers.map((each) => `${each.count} ${each.part}`).join(", ");
   return html`<div class="stack">
     ${problem && html`<${Refusal} problem=${problem} />`}
@@ -114,7 +114,7 @@ export default function Overview({ session }) {
       <${Tile} label="sent /s" value=${measure(stats.rates.sent)} note="accepted by providers" href=${to("pushes", null, { state: "done" })} />
       <${Tile} label="failed /s" value=${measure(stats.rates.failed)} note=${plural(stats.dead_letters, "dead letter")} href=${to("failed")} state=${stats.rates.failed > 0.01 * (stats.rates.sent || 1) ? "bad" : ""} />
       <${Tile} label="oldest due" value=${oldest.length ? span(Math.max(...oldest)) : "-"} note=${`${number(stats.retrying)} waiting to retry`} href=${to("pushes", null, { state: "sending" })} state=${Math.max(0, ...oldest) > 60 ? "slow" : ""} />
-      <${Tile} label="queue" value=${number(stats.queue.waiting)} note=${`of ${number(stats.queue.limit)}`} href=${to("pushes", null, { state: "sending" })} state=${share > 0.8 ? "bad" : share > 0.5 ? "slow" : ""} />
+      <${Tile} label="queue" value=${number(stats.queue.counted)} note=${`of ${number(stats.queue.limit)}, scheduled included`} href=${to("pushes", null, { state: "sending" })} state=${share > 0.8 ? "bad" : share > 0.5 ? "slow" : ""} />
       <${Tile} label="workers" value=${number(stats.workers.reduce((sum, each) => sum + each.count, 0))} note=${parts} href="#workers" />
     </section>
     ${untouched && html`<${First} stats=${stats} />`}

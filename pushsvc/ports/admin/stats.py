@@ -109,6 +109,9 @@ class QueueState(Struct, frozen=True):
     waiting: int
     limit: int
     full: Annotated[str, Meta(description="Why pushes are refused with 429; empty while they are not.")]
+    counted: Annotated[
+        int, Meta(description="Deliveries that count against `limit`: `waiting` and scheduled ones.")
+    ] = 0
 
 
 class Rates(Struct, frozen=True):

@@ -107,6 +107,7 @@ class AppStatsReader:
                 own.total_pending,
                 settings.queue_shares()[app],
                 next((cause.cause for cause in causes if cause.kind == "full"), ""),
+                sum(own.by_shard),
             ),
             retrying=sum(own.retry_pending.values()),
             unacknowledged=sum(own.ack_pending.values()),

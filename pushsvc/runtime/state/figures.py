@@ -34,6 +34,7 @@ GAUGES_EVERY = 1.0
 
 _FROM_REDIS: Final[Mapping[telemetry.Figure, Sequence[tuple[str, ...]]]] = {
     telemetry.QUEUE_PENDING: [(lane,) for lane in LANES],
+    telemetry.QUEUE_COUNTED: [()],
     telemetry.OLDEST_PENDING: [(lane,) for lane in LANES],
     telemetry.RETRY_PENDING: [()],
     telemetry.LIVE_WAITING: [()],
@@ -109,6 +110,7 @@ class StoreFigures:
         settings, store = self._current.settings, self._store
         gauges = await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()})
         show_gauges(gauges)
+        telemetry.QUEUE_COUNTED.show({(): store.pushes.pending})
         show_workers(settings, await store.workers.living())
         conditions = await self._conditions(gauges)
         show_conditions(settings, conditions)
