@@ -17,6 +17,7 @@ from .scenario import ScenarioError, Step
 _DEVICE: Final = b"/3/device/"
 _PATH: Final = len(_DEVICE)
 _SIM: Final = b"sim:".hex().encode()
+_NO_ERROR: Final = (200, 201, 204, 410)  # APNs does not count 410 as an error condition
 _INTERFERENCE: Final = {
     "unavailable": "ServiceUnavailable",
     "refused": "InvalidProviderToken",
@@ -31,7 +32,8 @@ class SimulatedApns(SimulatedProvider):
 
     def __init__(self, setup: Setup) -> None:
         config = setup.config
-        super().__init__(setup, apns.REASONS, streams=config.apns_streams, throttle=config.throttle_rejections)
+        super().__init__(setup, apns.REASONS, streams=config.apns_streams)
+        self._config = config
         self.channels = Channels(enabled=config.broadcasts)
         """The existing broadcast channels, which can be switched off while the simulator runs."""
         self._verifier = Verifier(
@@ -43,8 +45,6 @@ class SimulatedApns(SimulatedProvider):
                 token_updates=config.token_updates,
             )
         )
-        self._one_stream_at_start = config.one_stream_at_start
-        self._sandbox = config.environment == "sandbox"
         seed = secrets.token_hex(9)
         self._id_prefix = f"{seed[:8].upper()}-{seed[8:12].upper()}-4{seed[12:15].upper()}-A{seed[15:].upper()}-"
         self._ids = 0
@@ -62,12 +62,17 @@ class SimulatedApns(SimulatedProvider):
         (https://developer.apple.com/documentation/usernotifications/establishing-a-connection-to-apns)."""
         certificate = _certificate_topic(connection)
         connection.memory = Session(certificate)
-        return 1 if certificate is None and self._one_stream_at_start else self.streams
+        return 1 if certificate is None and self._config.one_stream_at_start else self.streams
 
-    def knows(self, memory: Session, answer: Answer) -> bool:
-        """Return whether the request has a valid token, which opens the streams of its connection even if it is
-        refused."""
-        return bool(memory.token) and answer.status not in (0, 403) and answer.reason != "TooManyProviderTokenUpdates"
+    def answered(self, connection: Connection, answer: Answer) -> None:
+        """Adapt the stream limit to an answer: see `one_stream_at_start` and `throttle_rejections` of the config."""
+        throttles, limit = self._config.throttle_rejections, connection.stream_limit
+        if answer.status in _NO_ERROR or (not throttles and _is_known(connection.memory, answer)):
+            limit = self.streams
+        elif throttles and answer.status:
+            limit = 1
+        if limit != connection.stream_limit:
+            connection.limit_streams(limit)
 
     def _make_id(self) -> bytes:
         self._ids += 1
@@ -100,7 +105,7 @@ class SimulatedApns(SimulatedProvider):
 
     def _unique_id(self) -> bytes | None:
         """Return the sandbox's own id of a push."""
-        return self._make_id().lower() if self._sandbox else None
+        return self._make_id().lower() if self._config.environment == "sandbox" else None
 
     def _play(self, token: bytes, client_id: bytes | None, body: bytes, now: float) -> Decision:
         message_id = self._echo(client_id)
@@ -125,6 +130,11 @@ class SimulatedApns(SimulatedProvider):
     def reset_scenarios(self) -> None:
         super().reset_scenarios()
         self._broadcasts.reset_scenarios()
+
+
+def _is_known(session: Session, answer: Answer) -> bool:
+    """Return whether the request has a valid token, which opens the streams of its connection even if it is refused."""
+    return bool(session.token) and answer.status not in (0, 403) and answer.reason != "TooManyProviderTokenUpdates"
 
 
 def _certificate_topic(connection: Connection) -> str | None:

@@ -27,7 +27,6 @@ Decision: TypeAlias = tuple[Answer, bytes, bytes | None, Step | None]
 """The answer, the token, the delivery's identity when it is accepted, and the scenario's step if there is one."""
 
 _UNANSWERED: Final = {name: Answer(0, name, b"") for name in ("stall", "held", "reset", "refuse", "goaway", "drop")}
-_NO_ERROR: Final = (200, 201, 204, 410)  # APNs does not count 410 as an error condition
 
 
 class Setup(Struct, frozen=True):
@@ -47,7 +46,7 @@ class SimulatedProvider(ABC):
     farewell: bytes = b""
     """The debug data of a GOAWAY."""
 
-    def __init__(self, setup: Setup, reasons: Iterable[str], *, streams: int, throttle: bool = False) -> None:
+    def __init__(self, setup: Setup, reasons: Iterable[str], *, streams: int) -> None:
         """Make the provider. The scenario of a token may name `reasons` of refusals."""
         self.record = setup.record
         self.stage = Stage(reasons)
@@ -55,7 +54,6 @@ class SimulatedProvider(ABC):
         self.connections: set[Connection] = set()
         self.streams = streams
         """The SETTINGS_MAX_CONCURRENT_STREAMS of a connection without restrictions."""
-        self._throttle = throttle
         self._clock = setup.clock
 
     @abstractmethod
@@ -65,9 +63,8 @@ class SimulatedProvider(ABC):
     def opened(self, connection: Connection) -> int:
         return self.streams
 
-    def knows(self, memory: Any, answer: Answer) -> bool:
-        """Return whether this answer shows that the client has authenticated itself."""
-        return True
+    def answered(self, connection: Connection, answer: Answer) -> None:  # noqa: B027  # most platforms do nothing
+        """Adapt the connection to an answer."""
 
     def reset_scenarios(self) -> None:
         """Forget the request counts of tokens with a scenario."""
@@ -98,8 +95,7 @@ class SimulatedProvider(ABC):
         else:
             connection.answer(stream, answer)
         self.record.add(now, connection.number, stream, headers, body, answer, token, delivery)
-        if connection.stream_limit != self.streams or self._throttle:
-            self._adjust(connection, answer)
+        self.answered(connection, answer)
 
     def _perform(self, connection: Connection, stream: int, step: Step, answer: Answer) -> Answer:
         """Play a step. Returns the answer, or what was done instead."""
@@ -124,14 +120,6 @@ class SimulatedProvider(ABC):
                     connection.go_away_gracefully(self.farewell)
                 return answer
         return _UNANSWERED[step.name]
-
-    def _adjust(self, connection: Connection, answer: Answer) -> None:
-        """Adapt the stream limit to the answers: see `one_stream_at_start` and `throttle_rejections` of the config."""
-        if answer.status in _NO_ERROR or (not self._throttle and self.knows(connection.memory, answer)):
-            if connection.stream_limit != self.streams:
-                connection.limit_streams(self.streams)
-        elif self._throttle and answer.status and connection.stream_limit != 1:
-            connection.limit_streams(1)
 
     def retry_after(self, step: Step, now: float) -> bytes | None:
         """Return the Retry-After header of a step, in one of its two forms (RFC 9110 section 10.2.3)."""
