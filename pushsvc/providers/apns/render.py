@@ -36,7 +36,7 @@ from ...model.push import ACTIVITY_EVENTS, MAX_UNREAD, Content, Message, Notific
 from ...ports.provider import RenderError
 from ..badges import filled_in, is_marked, marked
 from ..live_activity import aps_of
-from ..merge import NotAnObjectError, decode_object, encode, merge_patch
+from ..merge import NotAnObjectError, decode_object, encode, merge_patch, within
 from .targets import ADDRESSES, judge
 from .vocabulary import (
     ALERT,
@@ -112,7 +112,7 @@ class ApnsRenderer:
                 faults.append(Fault(_PAYLOAD, "is missing: there is nothing to send to APNs devices"))
             raise RenderError(faults)
         push_type = _push_type(content, headers, payload, faults)
-        event = _event_of(payload)
+        event = within(payload, "aps").get("event")
         result = _headers(content, push_type, event, push_id, start, faults)
         if headers:
             result.update(headers)
@@ -285,27 +285,20 @@ def _push_type(content: Content, headers: dict[str, str], payload: dict[str, Any
     if path == "push_type" and content.silent and push_type != BACKGROUND:
         faults.append(Fault(path, "a silent push is of type `background`"))
     if push_type == BACKGROUND:
-        aps = payload.get("aps")
-        seen = [key for key in _SEEN if key in aps] if isinstance(aps, dict) else []
+        aps = within(payload, "aps")
+        seen = [key for key in _SEEN if key in aps]
         if seen:
             faults.append(Fault(path, f"`background` shows nothing, and the payload has aps.{seen[0]}"))
     return push_type
 
 
 def _infer(payload: dict[str, Any]) -> str:
-    aps = payload.get("aps")
-    if not isinstance(aps, dict):
-        return ALERT
+    aps = within(payload, "aps")
     if aps.get("event") in ACTIVITY_EVENTS and "content-state" in aps:
         return LIVEACTIVITY
     if aps.get("content-available") == 1 and not any(key in aps for key in _SEEN):
         return BACKGROUND
     return ALERT
-
-
-def _event_of(payload: dict[str, Any]) -> object:
-    aps = payload.get("aps")
-    return aps.get("event") if isinstance(aps, dict) else None
 
 
 def _headers(

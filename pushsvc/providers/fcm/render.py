@@ -114,11 +114,10 @@ class FcmRenderer:
 
 def _collapses(message: dict[str, Any], collapse: str) -> bool:
     """Return whether `collapse` has its own name for every kind of device in the caller's message."""
-    android = within(message, "android")
     names = (
-        android.get("collapse_key"),
-        within(android, "notification").get("tag"),
-        within(within(message, "apns"), "headers").get("apns-collapse-id"),
+        within(message, "android").get("collapse_key"),
+        within(message, "android", "notification").get("tag"),
+        within(message, "apns", "headers").get("apns-collapse-id"),
     )
     return {name for name in names if name is not None} == {collapse}
 
@@ -192,7 +191,10 @@ def _message(
         headers["apns-collapse-id"] = collapse_id
     if data:
         _check_data(data, "data", faults)
-    return _assemble(common, data, android, tray, headers, aps, apns_options, webpush)
+    if tray:
+        android["notification"] = tray
+    apns = _given(headers=headers, payload={"aps": aps} if aps else {}, fcm_options=apns_options)
+    return _given(notification=common, data=data, android=android, apns=apns, webpush=webpush)
 
 
 def _show(
@@ -225,37 +227,9 @@ def _show(
         aps["thread-id"] = notification.thread
 
 
-def _assemble(
-    common: dict[str, Any],
-    data: dict[str, str] | None,
-    android: dict[str, Any],
-    tray: dict[str, Any],
-    headers: dict[str, str],
-    aps: dict[str, Any],
-    apns_options: dict[str, Any],
-    webpush: dict[str, Any],
-) -> dict[str, Any]:
-    message: dict[str, Any] = {}
-    if common:
-        message["notification"] = common
-    if data:
-        message["data"] = data
-    if tray:
-        android["notification"] = tray
-    if android:
-        message["android"] = android
-    apns: dict[str, Any] = {}
-    if headers:
-        apns["headers"] = headers
-    if aps:
-        apns["payload"] = {"aps": aps}
-    if apns_options:
-        apns["fcm_options"] = apns_options
-    if apns:
-        message["apns"] = apns
-    if webpush:
-        message["webpush"] = webpush
-    return message
+def _given(**fields: Any) -> dict[str, Any]:
+    """Return those of the fields that hold something."""
+    return {name: value for name, value in fields.items() if value}
 
 
 def _activity(
