@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import os
@@ -23,6 +24,8 @@ from pushsvc import cli
 from pushsvc.cli.service.parts import rest_of_stop
 from pushsvc.runtime.configuration import load_settings
 from pushsvc.runtime.live_files import SPARE_FILES
+from pushsvc.runtime.plans import keyless_requests
+from pushsvc.runtime.reload import all_files
 from pushsvc.settings.live import LiveSettings
 from pushsvc.settings.schema import MetricsSettings, ServerSettings, Settings
 
@@ -158,9 +161,13 @@ def test_compose_runs_parts_that_exist() -> None:
     assert parts["relabel_configs"] == [{"target_label": "job", "replacement": api["job_name"]}]
 
 
-def test_promtool_takes_the_configuration_of_compose(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["compose", "kubernetes"])
+def test_promtool_takes_the_configuration(tmp_path: Path, place: str) -> None:
     promtool = tool("promtool")
-    shutil.copy(CONFIG / "compose" / "prometheus.yml", tmp_path)
+    (configuration,) = documents(f"{place}/prometheus.yml")
+    for scrape in configuration["scrape_configs"]:
+        scrape.pop("kubernetes_sd_configs", None)  # Debian's promtool is built without it
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     shutil.copy(CONFIG / "prometheus" / "alerts.yml", tmp_path)
     command = [promtool, "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -232,10 +239,55 @@ def test_what_refers_to_a_deployment_finds_it() -> None:
 
 def test_the_configuration_of_the_manifests_is_one() -> None:
     assert set(load_settings(CONFIG / "kubernetes" / "config.toml", {}).apps) == {"shop"}
-    (kustomization,) = documents("kubernetes/kustomization.yaml")
-    (secret,) = kustomization["secretGenerator"]
-    named = [line.split("=")[0] for line in (CONFIG / "kubernetes" / secret["envs"][0]).read_text().splitlines()]
-    assert named == ["redis-url"]
+
+
+SECRETS = Path("/run/secrets/pushsvc")
+
+
+def test_the_secret_has_each_file_that_is_named_and_is_made_of_files_of_the_user(tmp_path: Path) -> None:
+    """Without these files nothing is deployed."""
+    settings = load_settings(CONFIG / "kubernetes" / "config.toml", {})
+    named = {file for file in all_files(settings) if file.is_relative_to(SECRETS)}
+    for part in PARTS:
+        (container,) = MANIFESTS["Deployment", part]["spec"]["template"]["spec"]["containers"]
+        named |= {Path(each["value"]) for each in container["env"] if each["name"].endswith("_FILE")}
+    folder = tmp_path / "kubernetes"
+    shutil.copytree(CONFIG / "kubernetes", folder, ignore=shutil.ignore_patterns("secrets"))
+    command = [tool("kubectl"), "kustomize", str(folder)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode != 0
+    assert "secrets/redis-url" in refused.stderr
+    (folder / "secrets").mkdir()
+    for file in named:
+        (folder / "secrets" / file.name).write_text(f"own {file.name}")
+    made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    (secret,) = [each for each in yaml.safe_load_all(made) if each["kind"] == "Secret"]
+    kept = {SECRETS / name: base64.b64decode(text).decode() for name, text in secret["data"].items()}
+    assert kept == {file: f"own {file.name}" for file in named}
+    ignored = ["git", "check-ignore", "config/kubernetes/secrets/redis-url", "config/compose/secrets/metrics-key"]
+    found = subprocess.run(ignored, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert found.stdout.split() == ignored[2:] or not (ROOT / ".git").exists()
+
+
+def test_prometheus_reads_each_pod_of_the_manifests_and_the_api_by_a_key() -> None:
+    environ = dict(re.findall(r"(PUSHSVC__\w+)=(\S+)", DOCKERFILE))
+    assert keyless_requests(settings_of(environ)) == "none"
+    (prometheus,) = documents("kubernetes/prometheus.yml")
+    api, parts = prometheus["scrape_configs"]
+    assert ("authorization" in api, "authorization" in parts) == (True, False)
+    assert parts["relabel_configs"][-1] == {"target_label": "job", "replacement": api["job_name"]}
+    for scrape, operator, port in ((api, "=", "http"), (parts, "!=", "metrics")):
+        (pods,) = scrape["kubernetes_sd_configs"]
+        (selector,) = pods["selectors"]
+        assert selector["label"] == f"app.kubernetes.io/name=pushsvc,app.kubernetes.io/component{operator}serve"
+        assert scrape["relabel_configs"][0]["regex"] == port
+        for part in PARTS:
+            template = MANIFESTS["Deployment", part]["spec"]["template"]
+            assert "annotations" not in template["metadata"], "a scraper that goes by them has no key"
+            if (part == "serve") == (operator == "="):
+                (container,) = template["spec"]["containers"]
+                ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+                assert ports[port] == health_port(part)
 
 
 # --- the image ----------------------------------------------------------------------------------
