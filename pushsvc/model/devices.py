@@ -42,7 +42,7 @@ class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pruned_for: str = ""
     """The provider's reason for which it was pruned, or one of pushsvc in lower case (`stale`)."""
     strikes: int = 0
-    """Suspect answers in a row since the token was registered or last accepted a push."""
+    """Suspect answers since the token was registered, of those that lie far enough apart: see `rules/policy.py`."""
     struck_at: int = 0
     """The time of the last strike."""
     struck_for: str = ""

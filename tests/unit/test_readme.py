@@ -35,6 +35,7 @@ from pushsvc.model.live import Order
 from pushsvc.model.push import Chunk, Message
 from pushsvc.model.rates import Rate, parse_rate
 from pushsvc.ports import cleanup
+from pushsvc.ports.conditions import SEVERITIES
 from pushsvc.problems import TYPE_BASE
 from pushsvc.providers import REGISTRY
 from pushsvc.rules import policy
@@ -404,6 +405,13 @@ def test_every_metric() -> None:
         name: (row[1], tuple(code_in(row[2]))) for name, row in zip(_names("metric"), TABLES["metric"], strict=True)
     }
     assert reported == want
+
+
+def test_every_kind_of_condition_with_its_severity() -> None:
+    (meaning,) = (row[3] for row in TABLES["metric"] if row[0] == "`pushsvc_conditions`")
+    critical, warnings = meaning.partition("Critical kinds: ")[2].split("; warnings: ")
+    named = dict.fromkeys(code_in(critical), "critical") | dict.fromkeys(code_in(warnings), "warning")
+    assert named == SEVERITIES
 
 
 def test_metrics_that_the_runbook_names_exist() -> None:

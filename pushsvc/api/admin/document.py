@@ -23,6 +23,7 @@ from ...ports.letters import DeadGroup
 from ...ports.pushes import ListedPush, PushFilter
 from ...problems import ProblemFault
 from ..answers import Delivery
+from ..devices.document import STRIKES
 from ..http.instants import Instant, parse_bounds, read_instants
 from ..letters.document import DeadLetter, shown
 
@@ -214,7 +215,7 @@ class AdminDevice(Struct, frozen=True, kw_only=True):
     state: Literal["active", "pruned"]
     pruned_at: Time | None
     pruned_for: str
-    strikes: Annotated[int, Meta(description="Suspect answers since it was registered or last accepted a push.")]
+    strikes: Annotated[int, Meta(description=STRIKES)]
     evidence: Annotated[
         DeviceEvidence | None, Meta(description="Why it is pruned or suspect; null where no answer speaks against it.")
     ]

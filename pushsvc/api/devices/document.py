@@ -62,6 +62,12 @@ Tag = (
 )
 
 
+STRIKES: Final = (
+    "Suspect answers since it was registered; one that comes too soon after the last is not counted "
+    "(`feedback.strike_span`)."
+)
+
+
 class DeviceDocument(Struct, forbid_unknown_fields=True):
     """A device as its app registers it. Only `platform` and the address that its platform gave it are needed."""
 
@@ -111,9 +117,7 @@ class RegisteredDevice(Struct, frozen=True):
         str | UnsetType,
         Meta(description="The reason for the prune: the provider's, or one of pushsvc in lower case."),
     ] = UNSET
-    strikes: Annotated[
-        int | UnsetType, Meta(description="Suspect answers since it registered or last accepted a push, if any.")
-    ] = UNSET
+    strikes: Annotated[int | UnsetType, Meta(description=STRIKES)] = UNSET
     struck_at: Annotated[Time | UnsetType, Meta(description="When the last of them came.")] = UNSET
     online: Annotated[
         bool | UnsetType,
