@@ -53,11 +53,10 @@ class Costs(Struct, frozen=True):
 
 
 COSTS: Final[Mapping[int, Costs]] = {
-    1: Costs(serve=140, dispatch=75, store=54, queued=263),
-    1000: Costs(serve=3, dispatch=17, store=5, queued=33),
+    1: Costs(serve=54, dispatch=32, store=30, queued=266),
+    1000: Costs(serve=1, dispatch=10, store=3, queued=34),
 }
-"""By the tokens of a POST: what `tests.bench.whole` found with 128 and with 4 callers, and the bytes of
-`tests.bench.sizes`."""
+"""By the tokens of a POST: what `tests.bench.sizes` found on two cores of an AMD EPYC, with Python 3.13."""
 EXPAND: Final = 8.0
 """Microseconds of `jobs` for a device that it looks up by a topic."""
 
