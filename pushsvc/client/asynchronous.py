@@ -172,7 +172,13 @@ class AsyncClient:
 
     async def delete_device(self, device_id: str) -> bool:
         """Remove a device. Returns whether it was there."""
-        return await self._removed(f"/v1/devices/{_quoted(device_id)}")
+        try:
+            await self.request("DELETE", f"/v1/devices/{_quoted(device_id)}")
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            return False
+        return True
 
     async def user_devices(self, user: str) -> list[Device]:
         """Return the devices of a user."""
@@ -203,15 +209,6 @@ class AsyncClient:
             if not page.cursor:
                 return
             cursor = page.cursor
-
-    async def _removed(self, path: str) -> bool:
-        try:
-            await self.request("DELETE", path)
-        except Refused as refused:
-            if refused.status != 404:
-                raise
-            return False
-        return True
 
     # --- any call -----------------------------------------------------------------------------------
 

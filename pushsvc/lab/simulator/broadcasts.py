@@ -72,13 +72,7 @@ class Broadcasts:
         return self._of_all(method, bundle, body, request_id), b"", None, None
 
     def _send(
-        self,
-        fields: broadcast.Fields,
-        bundle: str,
-        channel: bytes,
-        body: bytes,
-        request_id: bytes,
-        now: float,
+        self, fields: broadcast.Fields, bundle: str, channel: bytes, body: bytes, request_id: bytes, now: float
     ) -> Decision:
         refused = broadcast.judge_push(fields, body) or self._channels.judge(bundle, channel)
         if refused is None and not self._channels.policy(bundle, channel) and fields[b"apns-expiration"] != b"0":
