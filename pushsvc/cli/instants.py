@@ -8,7 +8,7 @@ from datetime import datetime
 
 import typer
 
-from ..model.instants import parse_span
+from ..model.instants import RFC3339, parse_instant, parse_span
 
 
 def age(seconds: float) -> str:
@@ -36,6 +36,8 @@ def instant_option(text: str, *, option: str, now: float | None = None, ahead: b
     if (seconds := parse_span(text)) is not None:
         return int(((time.time() if now is None else now) + (seconds if ahead else -seconds)) * 1000)
     try:
+        if RFC3339.fullmatch(text):
+            return parse_instant(text)
         at = datetime.fromisoformat(text)
         if not ahead or at.tzinfo is not None:
             return int(at.timestamp() * 1000)

@@ -30,13 +30,19 @@ def instant(unix_ms: int) -> str:
 
 
 def parse_instant(text: str) -> int:
-    """Return an instant in RFC 3339, with its offset, as Unix milliseconds. Raises `ValueError` with what is wrong."""
+    """Return an instant in RFC 3339, with its offset, as Unix milliseconds. A leap second, which Unix time has not, is
+    the second after it. Raises `ValueError` with what is wrong."""
     if not RFC3339.fullmatch(text):
         raise ValueError("must be an instant as in RFC 3339, with its offset: 2026-12-01T09:00:00Z")
     try:
-        return (datetime.fromisoformat(text.upper()) - _EPOCH) // _MS
+        if text[17:19] != "60":
+            return (datetime.fromisoformat(text.upper()) - _EPOCH) // _MS
+        after = datetime.fromisoformat(f"{text[:17]}59{text[19:]}".upper()).astimezone(UTC) + timedelta(seconds=1)
+        if (after.day, after.hour, after.minute, after.second) == (1, 0, 0, 0):  # it ends a month in UTC: section 5.7
+            return (after - _EPOCH) // _MS
     except (ValueError, OverflowError):
-        raise ValueError("is a date or time that does not exist") from None
+        pass
+    raise ValueError("is a date or time that does not exist")
 
 
 def parse_span(text: str) -> int | None:

@@ -100,6 +100,7 @@ def test_instants() -> None:
     assert instant_option("2026-01-01", option="--since") == local
     with pytest.raises(typer.BadParameter, match="--until: 'soon' is not a time"):
         instant_option("soon", option="--until")
+    assert instant_option("2016-12-31T23:59:60Z", option="--since") == 1_483_228_800_000
     # What is to be sent is sent at the same time wherever the command runs.
     assert instant_option("1970-01-01T00:01:00Z", option="--send-at", ahead=True) == 60_000
     assert instant_option("1970-01-01T02:01:00+02:00", option="--send-at", ahead=True) == 60_000

@@ -395,7 +395,16 @@ def test_an_unsubscribe_from_another_channel_is_granted() -> None:
         ({"rpc": {"method": "ack", "data": {"ack": {"offset": 5, "epoch": "e"}}}}, AckRequested(2, 5, "e")),
         ({"rpc": {"method": "read", "data": {"offset": 5}}}, ReadRequested(2, 5, "e")),
         ({"rpc": {"method": "event", "data": {"id": "p", "event": "opened"}}}, EventReported(2, "p", "opened", None)),
+        (
+            {"rpc": {"method": "event", "data": {"id": "0F-P", "event": "opened", "at": "1970-01-01T00:00:01+0000"}}},
+            EventReported(2, "0f-p", "opened", 1.0),
+        ),
+        (
+            {"rpc": {"method": "event", "data": {"id": "p", "event": "opened", "at": "2016-12-31T23:59:60Z"}}},
+            EventReported(2, "p", "opened", 1_483_228_800.0),
+        ),
         ({"rpc": {"method": "fetch", "data": {"id": "p"}}}, FetchRequested(2, "p")),
+        ({"rpc": {"method": "fetch", "data": {"id": "0F-P"}}}, FetchRequested(2, "0f-p")),
         ({"rpc": {"method": "heartbeat", "data": {"seconds": 60}}}, HeartbeatRequested(2, 60.0, None)),
         ({"rpc": {"method": "heartbeat", "data": {"foreground": False}}}, HeartbeatRequested(2, None, False)),
         ({"refresh": {"token": "t"}}, RefreshRequested(2, "t")),

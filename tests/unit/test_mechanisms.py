@@ -174,6 +174,31 @@ def test_an_instant_is_read_as_it_was_written(unix_ms: int) -> None:
     assert parse_instant(instant(unix_ms)) == unix_ms
 
 
+@pytest.mark.parametrize(
+    ("text", "as_if"),
+    [
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z"),
+        ("2016-12-31t23:59:60.25z", "2017-01-01T00:00:00.250Z"),
+        ("1990-12-31T15:59:60-08:00", "1991-01-01T00:00:00Z"),
+        ("2028-03-01T05:29:60+05:30", "2028-03-01T00:00:00Z"),
+    ],
+)
+def test_a_leap_second_is_the_second_after_it(text: str, as_if: str) -> None:
+    assert parse_instant(text) == parse_instant(as_if)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2016-12-30T23:59:60Z", "2016-12-31T22:59:60Z", "2016-12-31T23:58:60Z", "2016-12-31T23:59:61Z"),
+        *("2016-12-31T23:59:60+01:00", "9999-12-31T23:59:60Z", "2016-13-31T23:59:60Z"),
+    ],
+)
+def test_a_second_that_is_no_leap_second_does_not_exist(text: str) -> None:
+    with pytest.raises(ValueError, match="is a date or time that does not exist"):
+        parse_instant(text)
+
+
 def test_beyond_the_calendar_is_its_end() -> None:
     assert instant(10**16) == "9999-12-31T23:59:59.000Z"
 

@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -248,16 +247,16 @@ class Gateway:
             return None
         return (await self.live.contents(app, [push_id])).get(push_id)
 
-    async def report(self, app: str, events: Sequence[tuple[EventReport, datetime | None]]) -> int:
-        """Count what a device reports of pushes, each with the instant that its clock shows. Returns how many of it
-        were counted: each counts once."""
+    async def report(self, app: str, events: Sequence[tuple[EventReport, float | None]]) -> int:
+        """Count what a device reports of pushes, each with the Unix seconds that its clock shows. Returns how many of
+        it were counted: each counts once."""
         counted = 0
         log = app in self.config.apps and self.config.apps[app].log_events
         reported = await self.live.report(app, [event for event, _ in events], log=log)
         for (event, at), platform in zip(events, reported, strict=True):
             if platform is not None:
                 counted += 1
-                late = None if at is None else self.wall() - at.timestamp()
+                late = None if at is None else self.wall() - at
                 self.metrics.reported(app, platform, event.event, late)
         return counted
 

@@ -143,7 +143,7 @@ class HttpCalls:
         """Answer with the content of a push of which a notice was sent."""
         device = await self._device(request)
         async with _away():
-            body = await self._gateway.content(device.app, device.device_id, request.params["id"])
+            body = await self._gateway.content(device.app, device.device_id, request.params["id"].lower())
         if body is None:
             raise NotFound("There is no content of this push for the device, or it is no longer kept.")
         return HttpAnswer(body)
@@ -171,7 +171,7 @@ class HttpCalls:
         device = await self._device(request)
         several = isinstance(value := parse(request.body), dict) and "events" in value
         reported = read_value(value, Events).events if several else [read_value(value, EventBody)]
-        events = [(EventReport(each.id, device.device_id, each.event), each.at) for each in reported]
+        events = [(EventReport(each.id.lower(), device.device_id, each.event), each.seconds) for each in reported]
         async with _away():
             counted = await self._gateway.report(device.app, events)
         return HttpAnswer(_encode({"counted": counted}))

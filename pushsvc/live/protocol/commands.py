@@ -8,10 +8,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
+import msgspec
 from msgspec import Meta, Raw, Struct
 
 from ...decoding import Rule
-from ...model.instants import INSTANT
+from ...model.instants import INSTANT, parse_instant
 from ...ports.live import Event
 
 MAX_OFFSET: Final = 2**53 - 1
@@ -155,12 +156,38 @@ class AckCommand(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     rpc: AckCall
 
 
+def _seconds(text: str) -> float:
+    """Return an instant of a device in Unix seconds, also in forms beside RFC 3339 that earlier versions took. Raises
+    `ValueError` with what is wrong."""
+    try:
+        zoned: datetime = msgspec.convert(text, _Zoned)
+    except msgspec.ValidationError:
+        return parse_instant(text) / 1000
+    return zoned.timestamp()
+
+
+def _instant_fault(text: str) -> str | None:
+    try:
+        _seconds(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+_Zoned: Final = Annotated[datetime, Meta(tz=True)]
+
+
 class EventBody(Struct, frozen=True, gc=False):
     """What has become of a push on a device."""
 
     id: Annotated[str, Meta(min_length=1, max_length=128)]
     event: Event
-    at: Annotated[datetime, Meta(tz=True), Rule(INSTANT)] | None = None
+    at: Annotated[str, Rule(INSTANT, fault=_instant_fault)] | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """When it was by the device's clock, in Unix seconds."""
+        return None if self.at is None else _seconds(self.at)
 
 
 class FetchBody(Struct, frozen=True, gc=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -86,7 +85,8 @@ class EventReported(Struct, frozen=True, gc=False):
     id: int
     push_id: str
     event: Event
-    at: datetime | None
+    at: float | None
+    """When it was by the device's clock, in Unix seconds."""
 
 
 class FetchRequested(Struct, frozen=True, gc=False):

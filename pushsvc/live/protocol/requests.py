@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from msgspec import Raw
 
+from ...decoding import right
 from ...ports.live import Position
 from ..peer import FaultKind
 from . import codes
@@ -122,10 +123,12 @@ def _rpc(command_id: int, request: RPCRequest, epoch: str) -> Effect | Declined:
         return ReadRequested(command_id, position.offset, position.epoch)
     if method == "event":
         event = _body(_event_body, request.data)
-        return _BAD if event is None else EventReported(command_id, event.id, event.event, event.at)
+        if event is None or not right(event):
+            return _BAD
+        return EventReported(command_id, event.id.lower(), event.event, event.seconds)
     if method == "fetch":
         fetch = _body(_fetch_body, request.data)
-        return _BAD if fetch is None else FetchRequested(command_id, fetch.id)
+        return _BAD if fetch is None else FetchRequested(command_id, fetch.id.lower())
     if method == "heartbeat":
         body = _body(_heartbeat_body, request.data)
         return _BAD if body is None else HeartbeatRequested(command_id, body.seconds, body.foreground)
