@@ -187,7 +187,7 @@ async def test_what_was_refused_is_over_in_time(server: Server) -> None:
 
 
 async def test_the_bound_is_changed_under_a_running_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushsvc.runtime.state.figures.GAUGES_EVERY", 0.0)
+    monkeypatch.setattr("pushsvc.runtime.state.conditions.GAUGES_EVERY", 0.0)
 
     async def act(service: WholeService) -> None:
         file = service.settings.file

@@ -21,7 +21,7 @@ from msgspec import structs
 
 from pushsvc.model.push import LANES
 from pushsvc.runtime import parts, plans, store as runtime_store
-from pushsvc.runtime.state import conditions, figures
+from pushsvc.runtime.state import conditions
 from pushsvc.runtime.store import store_config
 
 from .harness import Service, apns, fcm, running_service
@@ -187,7 +187,7 @@ async def test_a_server_that_is_silent(tmp_path: Path, place: Place, monkeypatch
 async def test_a_server_that_is_silent_shows_before_a_prober_and_a_scraper_give_up(
     tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "ANSWER", 0.2)
+    monkeypatch.setattr(conditions, "ANSWER", 0.2)
     monkeypatch.setattr(conditions, "ANSWERS", 0.4)
     async with opened(tmp_path, place.server.url) as service:
         assert (await call(service, "GET", "/readyz"))[0] == 200

@@ -10,17 +10,13 @@ import pytest
 
 from pushsvc.errors import StoreUnavailable
 from pushsvc.runtime.reload import Current
-from pushsvc.runtime.state import figures
+from pushsvc.runtime.state import conditions
 from pushsvc.settings.schema import Settings
-
-
-async def _no_conditions(_: Any) -> list[Any]:
-    return []
 
 
 async def test_a_redis_whose_connection_ends_while_it_is_asked_is_away_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked once, within the bound: another question would wait for another connection."""
-    monkeypatch.setattr(figures, "ANSWER", 60.0)
+    monkeypatch.setattr(conditions, "ANSWER", 60.0)
     asked = 0
 
     async def ping() -> None:
@@ -31,7 +27,7 @@ async def test_a_redis_whose_connection_ends_while_it_is_asked_is_away_at_once(m
         raise StoreUnavailable("the connection went")
 
     store: Any = SimpleNamespace(pushes=SimpleNamespace(ping=ping))
-    own = figures.StoreFigures(Current(Settings()), store, _no_conditions)
+    own = conditions.StoreConditions(Current(Settings()), store)
 
     async with asyncio.timeout(10):
-        assert await own.away() == "the connection went"
+        assert await own.ready() == {"redis": "the connection went"}

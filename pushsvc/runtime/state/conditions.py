@@ -25,13 +25,28 @@ from ...rules.bound import Bound
 from ...settings.schema import Settings
 from ...stages.webhooks.trouble import troubles_of
 from ..reload import Current
-from .figures import StoreFigures, frozen_routes, webhook_standings
+from .figures import (
+    frozen_routes,
+    show_cleanups,
+    show_conditions,
+    show_frozen,
+    show_gauges,
+    show_redis_away,
+    show_webhooks,
+    show_workers,
+    webhook_standings,
+)
 from .workers import REPORTS, read_unserved
 
 MEMORY_FULL: Final = 0.95
 """The share of Redis' memory from which on writes may be refused at any time."""
 ANSWERS: Final = 3.0
 """Seconds in which Redis must give the answers that all conditions are read from."""
+ANSWER: Final = 1.5
+"""Seconds in which Redis must answer a question of one step, or it counts as away: less than a scraper and a prober
+wait for `/metrics` and `/readyz`, which say then what is the matter."""
+GAUGES_EVERY = 1.0
+"""Seconds for which figures read from Redis are used, however often `/metrics` is scraped."""
 LOOK: Final = 2.0
 """Seconds between two looks for the log."""
 START: Final = 15.0
@@ -210,19 +225,26 @@ def quarantine(counts: Mapping[str, int]) -> Iterator[Condition]:
 
 
 class StoreConditions:
-    """`ports.conditions.Conditions` over the store. Where Redis goes away between two calls, the next one says so."""
+    """`ports.conditions.Conditions` over the store. Where Redis goes away between two calls, the next one says so. The
+    figures for the metrics are read at most every `GAUGES_EVERY` seconds."""
 
     def __init__(self, current: Current, store: Store) -> None:
         self._current = current
         self._store = store
-        self._figures = StoreFigures(current, store, self._read)
+        self._good_until = 0.0
         self._first: dict[tuple[str, str], str] = {}
         """When this process first saw a condition of which nothing has recorded the beginning."""
 
     async def ready(self) -> Mapping[str, str]:
         """Return the parts that are not ready: `redis`, or none."""
-        why = await self._figures.away()
-        return {"redis": why} if why else {}
+        try:
+            async with _within_answer():
+                await self._store.pushes.ping()
+        except StoreUnavailable as error:
+            self._away(error)
+            return {"redis": str(error)}
+        _answered()
+        return {}
 
     async def held(self) -> Mapping[str, str]:
         with suppress(StoreUnavailable):
@@ -241,6 +263,11 @@ class StoreConditions:
     async def _read(self, gauges: Gauges | None = None) -> list[Condition]:
         return self._dated(await read_conditions(self._current.settings, self._store, gauges))
 
+    def _away(self, error: StoreUnavailable) -> None:
+        telemetry.REDIS.away("gauges", error)
+        self._good_until = 0.0
+        show_redis_away()
+
     def _dated(self, found: list[Condition]) -> list[Condition]:
         now = instant(int(time.time() * 1000))
         self._first = {(each.kind, each.what): self._first.get((each.kind, each.what), now) for each in found}
@@ -251,8 +278,47 @@ class StoreConditions:
 
     async def metrics(self) -> bytes:
         """Return the metrics of this process, and those that are read from Redis."""
-        await self._figures.refresh()
+        telemetry.QUEUE_LIMIT.show({(): self._current.settings.queue.max_pending})
+        if time.monotonic() >= self._good_until:
+            try:
+                async with _within_answer():
+                    with suppress(StoreUnavailable):  # any answer will do, even that Redis takes no writes
+                        await self._store.pushes.ping()
+                await self._show()
+            except StoreUnavailable as error:
+                self._away(error)
+            else:
+                _answered()
+                self._good_until = time.monotonic() + GAUGES_EVERY
         return telemetry.exposition()
+
+    async def _show(self) -> None:
+        settings, store = self._current.settings, self._store
+        gauges = await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()})
+        show_gauges(gauges)
+        telemetry.QUEUE_COUNTED.show({(): store.pushes.pending})
+        show_workers(settings, await store.workers.living())
+        conditions = await self._read(gauges)
+        show_conditions(settings, conditions)
+        show_frozen(settings, {each.what for each in conditions if each.kind == "frozen"})
+        show_webhooks(*[await webhook_standings(settings, log) for log in store.webhook_logs])
+        show_cleanups(await store.cleanups.record())
+        telemetry.REDIS_MEMORY.show({(): await store.memory_ratio()})
+
+
+def _answered() -> None:
+    telemetry.REDIS_UP.show({(): 1})
+    telemetry.REDIS.end("gauges")
+
+
+@asynccontextmanager
+async def _within_answer() -> AsyncIterator[None]:
+    """Raise `StoreUnavailable` where the block takes longer than `ANSWER`."""
+    try:
+        async with asyncio.timeout(ANSWER):
+            yield
+    except TimeoutError:
+        raise StoreUnavailable(f"Redis is not available: it has not answered for {ANSWER} s") from None
 
 
 async def _read_logged(settings: Settings, store: Store) -> list[Condition]:

@@ -1,16 +1,14 @@
-"""The metrics that are read from Redis when `/metrics` is requested."""
+"""How the metrics are set that are read from Redis when `/metrics` is requested."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Final
 
 from ... import telemetry
-from ...errors import StoreUnavailable
 from ...model.push import LANES
 from ...ports.cleanup import CleanupRecord
 from ...ports.conditions import SEVERITIES, Condition
@@ -21,17 +19,9 @@ from ...ports.work import Worker
 from ...settings.schema import Settings
 from ...stages import feedback
 from ..plans import feedback_config, routes_of, webhook_configs
-from ..reload import Current
 
 PARTS = ("serve", "dispatch", "feedback", "jobs")
 """The parts of every service, each of one process or more. `live` is one where an app has a live channel."""
-ANSWER: Final = 1.5
-"""Seconds in which Redis must answer a question of one step, or it counts as away: less than a scraper and a prober
-wait for `/metrics` and `/readyz`, which say then what is the matter."""
-GAUGES_EVERY = 1.0
-"""Seconds for which figures read from Redis are used, however often `/metrics` is scraped."""
-
-
 _FROM_REDIS: Final[Mapping[telemetry.Figure, Sequence[tuple[str, ...]]]] = {
     telemetry.QUEUE_PENDING: [(lane,) for lane in LANES],
     telemetry.QUEUE_COUNTED: [()],
@@ -52,82 +42,13 @@ _FROM_REDIS: Final[Mapping[telemetry.Figure, Sequence[tuple[str, ...]]]] = {
 """The figures that are read from Redis, each with the series that always exist."""
 
 
-class StoreFigures:
-    """The figures that are read from Redis on request, at most every `GAUGES_EVERY` seconds. While Redis is away they
-    are NaN, so that old figures are not taken for present ones, and `redis` is the only condition that is known."""
-
-    def __init__(
-        self, current: Current, store: Store, conditions: Callable[[Gauges], Awaitable[Sequence[Condition]]]
-    ) -> None:
-        """Take the function that reads all conditions."""
-        self._current = current
-        self._store = store
-        self._conditions = conditions
-        self._good_until = 0.0
-
-    async def refresh(self) -> None:
-        """Read the figures, unless the last ones are still valid. Where Redis is away they become NaN."""
-        telemetry.QUEUE_LIMIT.show({(): self._current.settings.queue.max_pending})
-        if time.monotonic() < self._good_until:
-            return
-        try:
-            await self._be_answered()
-            await self._read()
-        except StoreUnavailable as error:
-            self._away(error)
-            return
-        telemetry.REDIS_UP.show({(): 1})
-        telemetry.REDIS.end("gauges")
-        self._good_until = time.monotonic() + GAUGES_EVERY
-
-    async def away(self) -> str:
-        """Return why Redis does not answer now; empty while it does."""
-        try:
-            async with _within_answer():
-                await self._store.pushes.ping()
-        except StoreUnavailable as error:
-            self._away(error)
-            return str(error)
-        telemetry.REDIS_UP.show({(): 1})
-        telemetry.REDIS.end("gauges")
-        return ""
-
-    async def _be_answered(self) -> None:
-        """Wait for any answer of Redis, even that it takes no writes. Raises `StoreUnavailable` without one."""
-        async with _within_answer():
-            with suppress(StoreUnavailable):
-                await self._store.pushes.ping()
-
-    def _away(self, error: StoreUnavailable) -> None:
-        telemetry.REDIS.away("gauges", error)
-        self._good_until = 0.0
-        telemetry.REDIS_UP.show({(): 0})
-        for figure, always in _FROM_REDIS.items():
-            figure.unknown(always)
-        telemetry.CONDITIONS.show({("redis", SEVERITIES["redis"], ""): 1})
-
-    async def _read(self) -> None:
-        settings, store = self._current.settings, self._store
-        gauges = await store.gauges({app: tuple(each.accounts) for app, each in settings.apps.items()})
-        show_gauges(gauges)
-        telemetry.QUEUE_COUNTED.show({(): store.pushes.pending})
-        show_workers(settings, await store.workers.living())
-        conditions = await self._conditions(gauges)
-        show_conditions(settings, conditions)
-        show_frozen(settings, {each.what for each in conditions if each.kind == "frozen"})
-        show_webhooks(*[await webhook_standings(settings, log) for log in store.webhook_logs])
-        show_cleanups(await store.cleanups.record())
-        telemetry.REDIS_MEMORY.show({(): await store.memory_ratio()})
-
-
-@asynccontextmanager
-async def _within_answer() -> AsyncIterator[None]:
-    """Raise `StoreUnavailable` where the block takes longer than `ANSWER`."""
-    try:
-        async with asyncio.timeout(ANSWER):
-            yield
-    except TimeoutError:
-        raise StoreUnavailable(f"Redis is not available: it has not answered for {ANSWER} s") from None
+def show_redis_away() -> None:
+    """Set what is read from Redis to NaN, so that old figures are not taken for present ones; `redis` is the only
+    condition that is known."""
+    telemetry.REDIS_UP.show({(): 0})
+    for figure, always in _FROM_REDIS.items():
+        figure.unknown(always)
+    telemetry.CONDITIONS.show({("redis", SEVERITIES["redis"], ""): 1})
 
 
 def show_gauges(gauges: Gauges) -> None:
