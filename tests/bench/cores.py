@@ -15,6 +15,7 @@ whole core. This needs root, and cgroups with the controller `cpu`.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,8 +26,8 @@ from pushsvc.cli.service.up import free_port
 from pushsvc.lab.playground import open_playground
 
 from .figures import record
-from .machine import cores, limited, pin
-from .whole import Delivered, deliver, push_to, running_service
+from .machine import NoLimit, cores, limited, pin
+from .whole import Delivered, deliver_all, push_to, running_service
 
 VARIANTS = ((1, 64), (1000, 8))
 """Tokens a POST, and connections."""
@@ -63,8 +64,8 @@ def one_round(
         nullcontext() if share == 1 else limited(root, share * len(service)),
     ):
         post, simulator = push_to(playground, per_push), playground.simulator
-        deliver(simulator, [root], post, per_push, connections=connections, seconds=1)
-        return deliver(simulator, [root], post, per_push, connections=connections, seconds=seconds)
+        deliver_all(simulator, root, post, per_push, connections, 1)
+        return deliver_all(simulator, root, post, per_push, connections, seconds)
 
 
 def main(seconds: float, rounds: int, share: float) -> None:
@@ -90,12 +91,20 @@ def main(seconds: float, rounds: int, share: float) -> None:
             record(f"{per_push:,} a POST: {name}{limit}", "us", *costs)
 
 
-if __name__ == "__main__":
+def run(words: Sequence[str] | None = None) -> None:
+    """Do what a command line asks for, which is that of this process where none is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="of load in each round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--share", type=float, default=1.0, help="of its cores, for the service: 0.1 to 1")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if not 0.1 <= arguments.share <= 1:
         parser.error("--share is at least 0.1 and at most 1")
-    main(arguments.seconds, arguments.rounds, arguments.share)
+    try:
+        main(arguments.seconds, arguments.rounds, arguments.share)
+    except NoLimit as error:
+        sys.exit(f"--share: {error}")
+
+
+if __name__ == "__main__":
+    run()

@@ -63,22 +63,26 @@ def limit_files(limit: float, root: Path = CGROUPS) -> tuple[Path, dict[str, str
     return root / "cpu", files
 
 
+class NoLimit(RuntimeError):
+    """The system does not let the CPU time of a process be limited."""
+
+
 @contextmanager
 def limited(pid: int, limit: float, root: Path = CGROUPS) -> Iterator[None]:
     """Limit a process and those below it, all together, to the CPU time of so many cores while the block runs. Raises
-    `RuntimeError` where the system does not let it."""
+    `NoLimit` where the system does not let it."""
     parent, files = limit_files(limit, root)
     group = parent / f"pushsvc-bench-{pid}"
     try:
         group.mkdir()
     except OSError as error:
-        raise RuntimeError(f"limiting CPU time needs root and a cgroup under {root}: {error}") from error
+        raise NoLimit(f"limiting CPU time needs root and a cgroup under {root}: {error}") from error
     try:
         try:
             for name, text in files.items():
                 (group / name).write_text(text)
         except OSError as error:
-            raise RuntimeError(f"limiting CPU time needs the controller `cpu` for {parent}: {error}") from error
+            raise NoLimit(f"limiting CPU time needs the controller `cpu` for {parent}: {error}") from error
         joined: set[int] = set()
         while new := family(pid).keys() - joined:  # until none has started another one meanwhile
             _move(new, group)

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from hypothesis import given, settings, strategies as st
 from msgspec.structs import replace
 
-from ..bench import __main__ as bench, figures, load, machine, memory, plan, plots, results, soak
+from ..bench import __main__ as bench, cores, figures, load, machine, memory, plan, plots, results, soak, whole
 from ..bench.figures import Figure, figure
 from ..bench.machine import Machine
 from ..bench.results import Part, Row, Run
@@ -262,6 +264,29 @@ def test_where_no_limit_can_be_had_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="needs root and a cgroup under"), machine.limited(1, 1.0, tmp_path):
         pytest.fail("it runs without a limit")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_share_that_cannot_be_had_ends_the_benchmark_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_round(*_: object) -> None:
+        with machine.limited(1, 1.0, tmp_path):
+            pytest.fail("it runs without a limit")
+
+    monkeypatch.setattr(cores, "one_round", one_round)
+    with pytest.raises(SystemExit, match=r"^--share: limiting CPU time needs root and a cgroup under"):
+        cores.run(["--share", "0.3"])
+
+
+def test_a_round_whose_deliveries_are_lost_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = Mock()
+    for name in ("open_playground", "running_service"):
+        monkeypatch.setattr(cores, name, MagicMock())
+    for name in ("push_to", "pin"):
+        monkeypatch.setattr(cores, name, Mock())
+    monkeypatch.setattr(whole, "deliver", lambda *_, **__: whole.Delivered(1.0, {}, nothing, 1200))
+    with pytest.raises(SystemExit, match="1,200 deliveries were accepted and have not arrived"):
+        cores.one_round((0,), (0,), 1, (1, 1), 1.0, 1.0)
 
 
 def may_limit() -> bool:
