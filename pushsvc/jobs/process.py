@@ -226,7 +226,7 @@ class Companion:
             telemetry.begin_jobs(FUNCTIONS, [name for name, app in settings.apps.items() if app.webhook.url])
             await serve_part_metrics(stack, settings, "jobs")
             reports = reporting(
-                *(store, "jobs", lambda: current.settings.apps if self._reaches else ()),
+                *(store, current, "jobs", lambda: current.settings.apps if self._reaches else ()),
                 lambda: routes_of(current.settings),
             )
             report = await stack.enter_async_context(reports)

@@ -90,7 +90,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
         async with (
             ending_with(store, stop),
             noting(store.flow),
-            reporting(store, "live", lambda: gateway.config.apps) as report,
+            reporting(store, current, "live", lambda: gateway.config.apps) as report,
             applying(current.news(), change),
             following(current, stop, check=check),
         ):

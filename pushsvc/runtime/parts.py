@@ -133,6 +133,9 @@ async def _serving(store: Store, current: Current, stop: asyncio.Event) -> Async
         )
         app = build_app(ports, api_apps(settings), keyless=keyless_requests(settings))
 
+        def routes() -> list[Route]:
+            return routes_of(current.settings)
+
         async def change() -> None:
             newer = current.settings
             await report()  # before anything is accepted for routes that are new
@@ -141,7 +144,7 @@ async def _serving(store: Store, current: Current, stop: asyncio.Event) -> Async
 
         async with (
             backlog.watching(),
-            reporting(store, "serve", lambda: current.settings.apps, lambda: routes_of(current.settings)) as report,
+            reporting(store, current, "serve", lambda: current.settings.apps, routes) as report,
             telemetry.HTTP.flushing(),
             serve(app, config) as at,
             applying(news, change),
@@ -197,7 +200,7 @@ async def _dispatching(store: Store, current: Current, stop: asyncio.Event) -> A
                 await pulse(REMOVED_EVERY)
 
         async with (
-            reporting(store, "dispatch", lambda: [route.name for route in routes()], routes) as report,
+            reporting(store, current, "dispatch", lambda: [route.name for route in routes()], routes) as report,
             applying(news, change),
             in_background(hold_removed(), "removed"),
         ):
@@ -248,7 +251,7 @@ async def judging(store: Store, current: Current) -> AsyncIterator[None]:
             again.clear()
             await feedback.run(ports, current.settings.apps, feedback_config(current.settings), again)
 
-    async with reporting(store, "feedback", lambda: current.settings.apps), asyncio.TaskGroup() as tasks:
+    async with reporting(store, current, "feedback", lambda: current.settings.apps), asyncio.TaskGroup() as tasks:
         tasks.create_task(judge(), name="feedback")
         try:
             yield

@@ -66,10 +66,18 @@ def all_files(settings: Settings) -> list[Path]:
 
 
 class Current:
-    """The configuration that this process uses now."""
+    """The configuration that this process uses now, and whether it is the one on disk."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.applied_at: int | None = None
+        """When the configuration in use was read, in Unix ms; None before it is followed."""
+        self.refused_since: int | None = None
+        """When the configuration on disk was refused, in Unix ms; None while that is in use."""
+        self.refusal = ""
+        """Why it was refused, in one line."""
+        self.unapplied: list[str] = []
+        """The sections that have changed on disk since the start and that only a restart applies."""
         begin_apps(settings.apps)
         self._news: list[asyncio.Event] = []
 
@@ -85,6 +93,17 @@ class Current:
         for each in self._news:
             each.set()
 
+    def note(self, refusal: str = "") -> None:
+        """Note that the configuration on disk was accepted, or why it was refused."""
+        now = time.time()
+        line = "; ".join(part.strip() for part in refusal.splitlines())
+        self.refusal = line if len(line) <= LONGEST else f"{line[:LONGEST]}.."
+        self.refused_since = (self.refused_since or int(now * 1000)) if refusal else None
+        RELOAD_SUCCESSFUL.set(not refusal)
+        if not refusal:
+            self.applied_at = int(now * 1000)
+            RELOAD_TIMESTAMP.set(now)
+
 
 @asynccontextmanager
 async def following(
@@ -92,10 +111,10 @@ async def following(
 ) -> AsyncIterator[None]:
     """Have `current` follow the configuration while the block lasts, until `stop`, for all parts of the process.
     Versions for which `check` raises `ConfigError` are refused."""
-    settings = current.settings
+    load = partial(load_settings, current.settings.file)
 
     async def follow() -> None:
-        async for newer in versions(settings, partial(load_settings, settings.file), stop, check=check):
+        async for newer in versions(current, load, stop, check=check):
             current.use(newer)
 
     async with in_background(follow(), "reload"):
@@ -117,7 +136,7 @@ async def applying(news: asyncio.Event, change: Callable[[], Awaitable[None]]) -
 
 
 async def versions(
-    settings: Settings,
+    current: Current,
     load: Callable[[], Settings],
     stop: asyncio.Event,
     *,
@@ -128,9 +147,9 @@ async def versions(
     (without `live.history` and `live.history_age`), `feedback`, `queue.max_pending`, `queue.app_share`, `live.deny`,
     `live.endpoints` and `logging.level` can change in a running process; for all else the log asks for a restart.
     `check` raises `ConfigError` for a version that this process cannot use, which is refused like one that cannot be
-    read."""
-    log = get_logger("reload")
-    _note()
+    read. `current` notes what becomes of each."""
+    log, settings = get_logger("reload"), current.settings
+    current.note()
     # The files may have changed between being read at the start and this first check, and a SIGHUP may have come
     # before the handler was installed: so the first check reloads at once, without a log line where nothing differs.
     started = watched = settings
@@ -154,9 +173,10 @@ async def versions(
             except ConfigError as error:
                 if is_news(str(error), seen) or was_asked:
                     log.error("reload_refused", error=str(error), running="the previous configuration")
-                _note(str(error))
+                current.note(str(error))
                 continue
-            _note(unapplied=_fixed(started, newer))
+            current.note()
+            current.unapplied = _fixed(started, newer)
             quiet = quiet and newer == settings
             if (fixed := _fixed(settings, newer)) and not quiet:
                 log.warning("reload_needs_restart", sections=fixed)
@@ -181,48 +201,6 @@ def is_news(refusal: str, files: Stamp) -> bool:
         return False
     _logged = name
     return claim(name)
-
-
-_refused_at: float | None = None
-"""When the configuration on disk was refused, in Unix seconds; None while the one on disk is in use."""
-_refusal = ""
-_unapplied: list[str] = []
-_applied_at: float | None = None
-
-
-def refused_since() -> int | None:
-    """Return since when this process uses an older configuration than that on disk, in Unix ms, or None."""
-    return None if _refused_at is None else int(_refused_at * 1000)
-
-
-def refusal() -> str:
-    """Return why this process refused the configuration on disk, in one line; empty while that is in use."""
-    line = "; ".join(part.strip() for part in _refusal.splitlines())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}.."
-
-
-def applied_at() -> float | None:
-    """Return when this process read the configuration that it uses, in Unix seconds; None before that."""
-    return _applied_at
-
-
-def unapplied() -> list[str]:
-    """Return the sections that have changed on disk since this process started and that only a restart applies."""
-    return _unapplied
-
-
-def _note(refusal: str = "", *, unapplied: list[str] | None = None) -> None:
-    """Note that the configuration on disk was accepted, or why it was refused."""
-    global _applied_at, _refusal, _refused_at, _unapplied  # global for the process, like its metrics
-    if unapplied is not None:
-        _unapplied = unapplied
-    now = time.time()
-    _refusal = refusal
-    _refused_at = (_refused_at or now) if refusal else None
-    RELOAD_SUCCESSFUL.set(not refusal)
-    if not refusal:
-        _applied_at = now
-        RELOAD_TIMESTAMP.set(now)
 
 
 def _fixed(old: Settings, new: Settings) -> list[str]:

@@ -454,17 +454,17 @@ def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_u
 
     async def main() -> None:
         stop = asyncio.Event()
-        settings = load_settings(file, {})
-        versions = reload.versions(settings, lambda: load_settings(file, {}), stop, every=0.01, check=live_config)
+        current = reload.Current(settings := load_settings(file, {}))
+        versions = reload.versions(current, lambda: load_settings(file, {}), stop, every=0.01, check=live_config)
         assert await anext(versions) == settings
         file.write_text("[apps.shop.live]\npublic_key_file = 'key.pem'")
         newer = asyncio.ensure_future(anext(versions))
-        while reload.refused_since() is None:
+        while not current.refusal:
             await asyncio.sleep(0.01)
         assert not newer.done()
         key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
         assert (await newer).apps["shop"].live == AppLive(public_key_file=str(key))
-        assert reload.refused_since() is None
+        assert current.refused_since is None
         stop.set()
         assert [each async for each in versions] == []
 
@@ -486,14 +486,15 @@ def test_the_file_of_a_value_is_followed(tmp_path: Path, written: bool) -> None:
 
     async def main() -> None:
         stop = asyncio.Event()
-        versions = reload.versions(settings := load(), load, stop, every=0.01)
+        current = reload.Current(settings := load())
+        versions = reload.versions(current, load, stop, every=0.01)
         assert await anext(versions) == settings  # the look at the start
         newer = asyncio.ensure_future(anext(versions))
         await asyncio.sleep(0)
         for name in ("gone", "b"):
             (tmp_path / "new").symlink_to(name)
             (tmp_path / "new").replace(secret)
-            while name == "gone" and reload.refused_since() is None:
+            while name == "gone" and not current.refusal:
                 await asyncio.sleep(0.01)
         live = (await newer).apps["shop"].live
         assert live is not None
@@ -511,15 +512,15 @@ def test_the_level_of_the_log_changes_at_once(tmp_path: Path) -> None:
 
     async def main() -> None:
         stop = asyncio.Event()
-        settings = load_settings(file, {})
-        versions = reload.versions(settings, lambda: load_settings(file, {}), stop, every=0.01)
+        current = reload.Current(load_settings(file, {}))
+        versions = reload.versions(current, lambda: load_settings(file, {}), stop, every=0.01)
         await anext(versions)
         log.debug("before")
         file.write_text(file.read_text() + "\n[logging]\nlevel = 'debug'")
         await anext(versions)
         log.debug("after")
         stop.set()
-        assert reload.unapplied() == []
+        assert current.unapplied == []
 
     try:
         asyncio.run(asyncio.wait_for(main(), 30))

@@ -207,10 +207,10 @@ async def test_what_nobody_serves_is_logged_once_and_its_end_too(server: Server)
                         await asyncio.sleep(0.01)
 
             for part in ("feedback", "jobs"):
-                await stack.enter_async_context(reporting(store, part, lambda: ["shop"]))
+                await stack.enter_async_context(reporting(store, current, part, lambda: ["shop"]))
             async with watching(store, current, start=0.0):
                 await until("unserved")
-                async with reporting(store, "dispatch", lambda: ["shop/apns"]):
+                async with reporting(store, current, "dispatch", lambda: ["shop/apns"]):
                     await until("served_again")
     (line,) = [line for line in logs if line["event"] == "unserved"]
     assert line["log_level"] == "error"

@@ -35,7 +35,7 @@ from ...ports.work import Worker
 from ...rules.freeze import SLOT_MS, Answers
 from ...settings.schema import Settings
 from ..providers import expiry_of
-from ..reload import Current, applied_at, refused_since, unapplied
+from ..reload import Current
 from .conditions import StoreConditions
 from .figures import PARTS
 from .flow import quantile, summed
@@ -124,7 +124,7 @@ class AppStatsReader:
             live=live,
             webhooks=hooks,
             cleanup=cleanup_of(record, app),
-            reload=reload_of(),
+            reload=reload_of(self._current),
         )
 
     def _route(
@@ -251,12 +251,12 @@ def cleanup_of(record: CleanupRecord, app: str) -> CleanupState:
     )
 
 
-def reload_of() -> ReloadState:
+def reload_of(current: Current) -> ReloadState:
     """Return the state of this process's configuration."""
-    since, at = refused_since(), applied_at()
+    since, at = current.refused_since, current.applied_at
     return ReloadState(
         since is None,
-        None if at is None else instant(int(at * 1000)),
+        None if at is None else instant(at),
         None if since is None else instant(since),
-        list(unapplied()),
+        list(current.unapplied),
     )

@@ -20,7 +20,7 @@ from ...ports.store import Store
 from ...ports.work import Configured, RemovedRoute, Worker
 from ...settings.schema import Settings
 from ..plans import routes_of
-from ..reload import refusal, refused_since, unapplied
+from ..reload import Current
 from .removal import removal_of
 
 _WITHOUT: Final = {
@@ -94,6 +94,7 @@ def _dispatched(workers: Collection[Worker]) -> bool:
 @asynccontextmanager
 async def reporting(
     store: Store,
+    current: Current,
     part: str,
     serves: Callable[[], Iterable[str]],
     routes: Callable[[], Iterable[Route]] = tuple,
@@ -103,7 +104,7 @@ async def reporting(
 
     async def report() -> None:
         with suppress(StoreError):  # a report that could not be written is the same as none
-            configured = Configured(refused_since(), tuple(unapplied()), refusal())
+            configured = Configured(current.refused_since, tuple(current.unapplied), current.refusal)
             await store.workers.report(part, serves(), routes(), configured)
 
     await report()
