@@ -27,7 +27,6 @@ from .process import (
     run_simulator as run_simulator,
     simulator_process as simulator_process,
 )
-from .record import PlatformRecord as PlatformRecord, Received as Received, Record as Record
 from .scenario import GRAMMAR as GRAMMAR, ScenarioError as ScenarioError, fault_of as fault_of
 from .server import Simulator as Simulator
 from .tokens import apns_token as apns_token, channel_id as channel_id, fcm_token as fcm_token
