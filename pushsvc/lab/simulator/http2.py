@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         self._closed = True
         self.transport.abort()
 
-    # --- the receiving half's owner --------------------------------------------------------------
+    # --- for the receiving half -----------------------------------------------------------------
 
     @property
     def open_streams(self) -> int:
@@ -162,22 +162,27 @@ class Connection(asyncio.Protocol):
         return len(self._inflow.requests) + len(self._waiting) + self._flow.blocked
 
     def received(self, stream: int, headers: Headers, body: bytes) -> None:
+        """Handle a whole request."""
         if not self._closed:
             self._request(self, stream, headers, body)
 
     def forget(self, stream: int) -> None:
+        """Forget a stream that was reset."""
         self._inflow.forget(stream)
         self._waiting.pop(stream, None)
         self._flow.forget(stream)
 
     def waits(self, stream: int) -> bool:
+        """Return whether the stream still waits for (the rest of) its answer."""
         return stream in self._waiting or self._flow.waits(stream)
 
     def pong(self, opaque: bytes) -> None:
+        """Handle the answer to one of our PINGs."""
         if opaque == _FAREWELL and self._farewell is not None:
             self.go_away(debug=self._farewell)
 
     def leave(self) -> None:
+        """Handle a GOAWAY of the client."""
         self._leaving = True
 
     # --- answering ------------------------------------------------------------------------------

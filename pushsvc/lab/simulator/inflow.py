@@ -13,7 +13,7 @@ Source: https://www.rfc-editor.org/rfc/rfc9113
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -30,6 +30,9 @@ from .frames import (
 )
 from .hpack import Headers, malformed, new_decode
 from .outflow import DEFAULT_WINDOW, Outflow
+
+if TYPE_CHECKING:
+    from .http2 import Connection
 
 _TOO_LONG = (MAX_FRAME + 1) << 8
 _WHOLE_BLOCK = END_HEADERS | PADDED | PRIORITISED  # the flags that decide whether a HEADERS frame is the plain case
@@ -68,32 +71,10 @@ class ProtocolFault(Exception):
         self.code = code
 
 
-class Owner(Protocol):
-    """The interface of the connection for its receiving half."""
-
-    @property
-    def open_streams(self) -> int: ...
-
-    def received(self, stream: int, headers: Headers, body: bytes) -> None:
-        """Handle a whole request."""
-
-    def forget(self, stream: int) -> None:
-        """Forget a stream that the client has reset."""
-
-    def waits(self, stream: int) -> bool:
-        """Return whether the stream still waits for (the rest of) its answer."""
-
-    def pong(self, opaque: bytes) -> None:
-        """Handle the answer to one of our PINGs."""
-
-    def leave(self) -> None:
-        """Handle a GOAWAY of the client."""
-
-
 class Inflow:
-    """Parses the received bytes and calls its owner."""
+    """Parses the bytes that a connection receives, and calls it."""
 
-    def __init__(self, owner: Owner, flow: Outflow, limits: Limits, traffic: Traffic) -> None:
+    def __init__(self, connection: Connection, flow: Outflow, limits: Limits, traffic: Traffic) -> None:
         self.requests: dict[int, Headers] = {}
         """Streams whose header block was received and whose body is still awaited."""
         self.last = 0
@@ -103,7 +84,7 @@ class Inflow:
         self.hold_credit = False
         """Whether consumed flow-control credit is kept: the client must then handle an empty window."""
         self.greeted = False
-        self._owner = owner
+        self._connection = connection
         self._flow = flow
         self._window = max(limits.connection_window, DEFAULT_WINDOW)
         self._stream_window = limits.stream_window
@@ -141,7 +122,7 @@ class Inflow:
             if end >= len(PREFACE):
                 self.greeted = True
                 position = len(PREFACE)
-        self._active = self._owner.open_streams
+        self._active = self._connection.open_streams
         unpack = HEAD.unpack_from
         while self.greeted and end - position >= 9:
             word, flags, stream = unpack(data, position)
@@ -205,7 +186,7 @@ class Inflow:
             self._traffic.protocol_errors += 1
             self._flow.put(frames.rst_stream(stream, ErrorCode.PROTOCOL_ERROR))
         elif ended:
-            self._owner.received(stream, headers, b"")
+            self._connection.received(stream, headers, b"")
         else:
             self.requests[stream] = headers
 
@@ -217,7 +198,7 @@ class Inflow:
             raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "a second header block must end the stream")
         body = bytes(self._bodies[stream][0]) if stream in self._bodies else b""
         self.forget(stream)
-        self._owner.received(stream, headers, body)
+        self._connection.received(stream, headers, body)
 
     def _data(self, stream: int, flags: int, payload: bytes) -> None:
         size = len(payload)
@@ -235,7 +216,7 @@ class Inflow:
             body, credit = self._bodies[stream]
         elif flags & END_STREAM and size <= self._stream_window:  # the usual case: the whole body in one frame
             del self.requests[stream]
-            self._owner.received(stream, headers, payload)
+            self._connection.received(stream, headers, payload)
             return
         else:
             body, credit = bytearray(), 0
@@ -247,7 +228,7 @@ class Inflow:
             body += payload
         if flags & END_STREAM:
             self.forget(stream)
-            self._owner.received(stream, headers, bytes(body))
+            self._connection.received(stream, headers, bytes(body))
         else:
             self._bodies[stream] = (body, credit + size)
 
@@ -274,7 +255,7 @@ class Inflow:
         elif kind == frames.PING:
             _sized(payload, 8, "PING")
             if flags & frames.ACK:
-                self._owner.pong(payload)
+                self._connection.pong(payload)
             else:
                 self._flow.put(frames.ping(payload, ack=True))
         elif kind == frames.RST_STREAM:
@@ -282,10 +263,10 @@ class Inflow:
             if not stream or self._idle(stream):
                 raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on a stream that was never opened")
             self._traffic.resets_received += 1
-            self._owner.forget(stream)
+            self._connection.forget(stream)
         elif kind == frames.GOAWAY:
             self._traffic.goaways_received += 1
-            self._owner.leave()
+            self._connection.leave()
         elif kind == frames.PUSH_PROMISE:
             raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
         # PRIORITY and unknown types are ignored (RFC 9113 sections 5.3.2 and 5.5).
@@ -329,7 +310,7 @@ class Inflow:
         if stream:
             if self._idle(stream):
                 raise ProtocolFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that was never opened")
-            if stream not in self.requests and not self._owner.waits(stream):
+            if stream not in self.requests and not self._connection.waits(stream):
                 return  # the stream is over
         if not self._flow.widen(stream, increment):
             raise ProtocolFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31-1")
