@@ -56,12 +56,26 @@ class Problem(Struct, frozen=True, omit_defaults=True):
         default_factory=list
     )
     instance: Annotated[str | None, Meta(description="With 500: the id of the error in the log.")] = None
+    retry_after: Annotated[
+        int | None,
+        Meta(
+            description="For a push of a batch, with 429 and 503: the seconds after which another try may succeed, "
+            "which the header `Retry-After` has of a call."
+        ),
+    ] = None
 
 
 encode = msgspec.json.Encoder().encode
 
 
-def problem(error: RequestError, *, instance: str | None = None) -> Problem:
+def problem(error: RequestError, *, instance: str | None = None, retry_after: int | None = None) -> Problem:
     """Return the problem document of `error`."""
-    faults = [ProblemFault(fault.path, fault.message) for fault in error.faults]
-    return Problem(TYPE_BASE + error.type, error.title, error.status, error.detail, errors=faults, instance=instance)
+    return Problem(
+        TYPE_BASE + error.type,
+        error.title,
+        error.status,
+        error.detail,
+        errors=[ProblemFault(fault.path, fault.message) for fault in error.faults],
+        instance=instance,
+        retry_after=retry_after,
+    )

@@ -70,7 +70,7 @@ class Status(Struct, frozen=True):
         EventCounts | UnsetType,
         Meta(
             description="Only for apps with the live channel: the number of devices that have reported each event, "
-            "whichever channel the push arrived by."
+            "whichever channel the push arrived by. It is not checked that a device got the push."
         ),
     ] = UNSET
     send_at: Annotated[Time | UnsetType, Meta(description="Only for pushes that are or were scheduled.")] = UNSET

@@ -29,6 +29,7 @@ from ..ports.receipts import ReceiptLog
 from ..ports.registry import Registry
 from ..rules.channels import NO_LIVE, ChannelRules
 from .config import ApiApp, ApiConfig, ApiLive
+from .large import LargeDocuments
 from .pushes.backlog import Backlog
 from .pushes.ids import new_push_id, now_ms
 from .pushes.waits import Waits
@@ -71,6 +72,7 @@ class ApiPorts:
     """The secret with which sessions of the console are signed, the same in all processes."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server stops: answers without an end then end."""
+    large: LargeDocuments = field(default_factory=LargeDocuments)
     openapi: bytes = b""
     """The OpenAPI document, which `build_app` makes, like `page`."""
     page: bytes = b""

@@ -92,6 +92,8 @@ class Problem(Struct, frozen=True):
     detail: str = ""
     errors: list[Fault] = []
     instance: str | None = None
+    retry_after: float | None = None
+    """Of a push of a batch: the seconds after which another try may succeed."""
 
 
 class Accepted(Struct, frozen=True):

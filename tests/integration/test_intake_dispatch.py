@@ -14,8 +14,8 @@ import pytest
 from pushsvc.api.app import build_app
 from pushsvc.api.call import Answer, Call, Document
 from pushsvc.api.config import ApiApp
-from pushsvc.api.http.dispatch import LARGE
 from pushsvc.api.http.exchange import Reply, Request
+from pushsvc.api.large import LARGE
 from pushsvc.api.ports import ApiPorts
 from pushsvc.api.routes import CALLS
 from pushsvc.api.server import serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from pushsvc.api.large import LARGE
+from pushsvc.api.pushes import batch_calls
+from pushsvc.api.pushes.document import read as read_push
 from pushsvc.api.server import serve
+from pushsvc.background import in_background
 from pushsvc.errors import StoreError, StoreUnavailable
 from pushsvc.model.push import Push, Route
 from pushsvc.model.rates import Rate
@@ -240,7 +245,42 @@ async def test_a_push_that_the_store_cannot_take_has_500_and_the_others_their_ow
     assert [each["status"] for each in results] == [202, 500, 503, 202]
     assert [each["id"] for each in results if "id" in each] == list(service.store.pushes)
     assert results[1]["error"]["instance"].startswith("urn:uuid:")
+    assert [each["error"].get("retry_after") for each in results[1:3]] == [None, 1]
     assert "WRONGTYPE" not in str(results)
+
+
+async def test_a_large_push_of_a_batch_does_not_hold_up_other_requests(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is judged in a thread, as it is alone; of smaller ones no more follow each other than have its size."""
+    main, turns = threading.get_ident(), 0
+    judged: list[tuple[int, int, bool]] = []
+
+    def read(body: bytes, *rest: Any) -> Any:
+        judged.append((len(body), turns, threading.get_ident() == main))
+        return read_push(body, *rest)
+
+    monkeypatch.setattr(batch_calls, "read", read)
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    def padded(size: int) -> bytes:
+        return msgspec.json.encode(ALERT).ljust(size)
+
+    documents = [padded(LARGE), *[padded(LARGE // 3)] * 9, *[padded(1)] * 90, padded(LARGE - 1), padded(LARGE - 1)]
+    async with in_background(count_turns(), "turns"):
+        answer = await _lines(service, b"\n".join(documents))
+    assert {each["status"] for each in answer.json["results"]} == {202}
+    assert [here for size, _, here in judged] == [size < LARGE for size, _, _ in judged]
+    together: dict[int, list[int]] = {}
+    for size, turn, _ in judged:
+        together.setdefault(turn, []).append(size)
+    assert max(map(sum, together.values())) <= LARGE
+    assert 10 < max(map(len, together.values())) <= 25
 
 
 async def test_without_redis_a_batch_is_refused_whole(service: Service) -> None:

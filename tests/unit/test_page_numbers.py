@@ -71,6 +71,7 @@ SAID: list[tuple[str, str, Any, Any]] = [
     # The API.
     ("reference/http.md", "`Prefer: wait=10` (at most 30)", prefer.LONGEST, 30),
     ("reference/http.md", "up to 1,000 different pushes", batch.MOST, 1000),
+    ("reference/http.md", "`server.body_limit`: 4 MiB by default", SETTINGS.server.body_limit, 4 * 1024 * 1024),
     ("reference/http.md", "of a push of more than 1,000 deliveries only for those", status.ROWS_FOR_ALL, 1000),
     ("reference/http.md", "after two seconds at most", revocations.PATIENCE, 2.0),
     ("reference/http.md", "undo prunes, up to 10,000 a call", tombstones.MOST, 10_000),

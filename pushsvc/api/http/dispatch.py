@@ -24,6 +24,7 @@ from ...errors import RequestError, StoreUnavailable
 from ..call import Answer, Call, Document
 from ..config import ApiApp, Keyless
 from ..console.session import Sessions, log_act
+from ..large import LARGE
 from ..ports import ApiPorts, ServedApp
 from .auth import Authentication, BearerKeys, StoredKeys, admit
 from .connections import Connection
@@ -36,11 +37,6 @@ from .request import ApiRequest
 from .response import Common, Response
 from .table import Table
 from .uses import KeyUses
-
-LARGE: Final = 256 * 1024
-"""The size in bytes from which on a body is decoded in a thread. That of a push to 10,000 tokens takes some 15 ms, and
-80 ms where one of them has a fault; other requests would wait for it, and so wait for no more than Python's switch of
-threads, 5 ms."""
 
 _encode: Final = msgspec.json.Encoder().encode
 _NAMES: Final = telemetry.traces.Names(("pushsvc.request_id",))
@@ -111,8 +107,6 @@ class CallDispatcher:
         # Bound once: to look it up costs more than a call that logs nothing.
         self._log: FilteringBoundLogger = telemetry.get_logger("intake").bind()
         self._unmatched = _Row()
-        # One large body at a time: each thread more that decodes would make the others wait longer for their turn.
-        self._reading = asyncio.Lock()
         calls = list(calls)
         telemetry.HTTP.show((call.method, call.path) for call in calls)
         self.uses = KeyUses(ports.keys)
@@ -272,8 +266,7 @@ class CallDispatcher:
         if len(body) < LARGE:
             document = does.read(body, asked)
         else:
-            async with self._reading:
-                document = await asyncio.to_thread(does.read, body, asked)
+            document = await ports.large.judge(partial(does.read, body, asked))
         if limits is None:
             return await does.handle(ports, asked, document)
         return await limits.counted(asked.key, len(document), partial(does.handle, ports, asked, document))

@@ -82,9 +82,16 @@ def respond(error: RequestError, *, headers: Mapping[str, str] | None = None, in
         sent["WWW-Authenticate"] = error.challenge
     elif isinstance(error, UnsupportedCoding):
         sent["Accept-Encoding"] = ACCEPT_ENCODING
-    if error.status in (429, 503):
-        sent["Retry-After"] = str(RETRY_AFTER if error.retry_after is None else error.retry_after)
+    if (seconds := wait_of(error)) is not None:
+        sent["Retry-After"] = str(seconds)
     return answer(problem(error, instance=instance), sent)
+
+
+def wait_of(error: RequestError) -> int | None:
+    """Return the seconds after which another try may succeed; None where it would be refused again."""
+    if error.status not in (429, 503):
+        return None
+    return RETRY_AFTER if error.retry_after is None else error.retry_after
 
 
 def away() -> Unavailable:

@@ -15,6 +15,7 @@ from ...bodies import parse
 from ...errors import Fault, InvalidRequest, RequestError
 from ...model.push import PushState
 from ...problems import Problem, ProblemFault, problem
+from ..http.problems import wait_of
 
 MOST: Final = 1000
 NDJSON: Final = "application/x-ndjson"
@@ -44,7 +45,7 @@ class BatchResults(Struct, frozen=True):
 
 def refused(error: RequestError, instance: str | None = None) -> BatchItem:
     """Return the result of a refused push. `instance` is the id of an error that is in the log."""
-    return BatchItem(error.status, error=problem(error, instance=instance))
+    return BatchItem(error.status, error=problem(error, instance=instance, retry_after=wait_of(error)))
 
 
 def documents(body: bytes, *, lines: bool) -> list[bytes]:

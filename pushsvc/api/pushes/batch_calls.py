@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 from ... import telemetry
@@ -13,6 +14,7 @@ from ...model.push import Push
 from ..answers import encode
 from ..http.exchange import Reply, Request
 from ..http.problems import away, failed
+from ..large import LARGE
 from ..ports import ApiPorts
 from .audiences import look_up
 from .batch import BatchItem, BatchResults, refused
@@ -20,7 +22,7 @@ from .document import read
 from .preparing import prepare
 
 _BREATH: Final = 25
-"""Pushes of a batch that are read before other requests run."""
+"""Pushes of a batch that are read before other requests run, or fewer that are `LARGE` together."""
 
 _NAMES: Final = telemetry.traces.Names(
     ("pushsvc.request_id",), ("pushsvc.accept_ms", "pushsvc.pushes", telemetry.traces.DELIVERIES)
@@ -63,11 +65,17 @@ async def _prepare_all(
     app = request.app
     pushes: list[Placed] = []
     results: list[BatchItem] = []
+    held = 0
     for place, document in enumerate(documents):
-        if place % _BREATH == _BREATH - 1:
+        held += len(document) + LARGE // _BREATH
+        if held >= LARGE:
             await asyncio.sleep(0)
+            held = len(document)
         try:
-            draft = read(document, app.rules, request.now)
+            if len(document) < LARGE:
+                draft = read(document, app.rules, request.now)
+            else:
+                draft = await ports.large.judge(partial(read, document, app.rules, request.now))
             prepared, warnings = prepare(ports, request, draft)
             push, (unreached, found) = await look_up(ports.registry, prepared, app)
         except RequestError as error:

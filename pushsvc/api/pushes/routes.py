@@ -76,9 +76,11 @@ CALLS: Final = (
         "Send up to 1,000 different pushes.",
         Answer(200, "The result of each push, in the order of the request.", BatchResults),
         description=(
-            "Each push is judged separately: valid pushes are accepted, and each invalid one has a problem document in "
-            "its place. An `Idempotency-Key` covers the whole call, whose valid pushes are then accepted together or "
-            "not at all: 429 for the call while the queue has no room for all of them, 413 if they can never fit."
+            "The whole body has at most `server.body_limit` bytes, 4 MiB by default: some 4,000 for each of 1,000 "
+            "pushes. Each push is judged separately: valid pushes are accepted, and each invalid one has a problem "
+            "document in its place, with 429 and 503 also when to send it again (`retry_after`). An `Idempotency-Key` "
+            "covers the whole call, whose valid pushes are then accepted together or not at all: 429 for the call "
+            "while the queue has no room for all of them, 413 if they can never fit."
         ),
         scopes=("push",),
         headers=(IDEMPOTENCY_KEY,),
