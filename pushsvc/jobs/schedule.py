@@ -40,17 +40,13 @@ class Periodic(Struct, frozen=True):
     on_bell: bool = False
 
 
-async def _note_nothing(reached: bool) -> None:
-    """Do nothing."""
-
-
 async def keep_schedule(
     store: Store,
     periodics: list[Periodic],
     owner: str,
     stop: asyncio.Event,
     gone: asyncio.Event,
-    note: Callable[[bool], Awaitable[None]] = _note_nothing,
+    note: Callable[[bool], Awaitable[None]],
 ) -> None:
     """Do each periodic work in its turn until `stop` or `gone`. `note` is called with whether all of it reaches the
     queue of jobs, which may be in another Redis than the store."""

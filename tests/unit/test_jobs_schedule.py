@@ -7,6 +7,7 @@ import itertools
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
@@ -77,9 +78,8 @@ class Processes:
 
     async def _run(self, owner: str) -> None:
         store: Any = SimpleNamespace(locks=self._locks, bell=self.bells[int(owner)])
-        await keep_schedule(
-            store, [Periodic("sweep", SWEEP, self._act, on_bell=True)], owner, self.stop, asyncio.Event()
-        )
+        sweep = Periodic("sweep", SWEEP, self._act, on_bell=True)
+        await keep_schedule(store, [sweep], owner, self.stop, asyncio.Event(), AsyncMock())
 
     async def _act(self) -> bool:
         began = asyncio.get_running_loop().time()
