@@ -375,8 +375,7 @@ def _selecting(which: DeadFilter) -> dict[str, str]:
 
 
 def _condition(cause: Cause) -> Condition:
-    known = {name: value for name, value in msgspec.structs.asdict(cause).items() if name != "routes"}
     try:
-        return msgspec.convert(known, Condition)
+        return msgspec.convert(cause, Condition, from_attributes=True)
     except msgspec.ValidationError as error:
         raise other_version(error) from None
