@@ -234,6 +234,19 @@ def test_systemd_learns_that_several_processes_are_ready_once_each_works(
     assert both.end() == 0
 
 
+@pytest.mark.parametrize("part", ["dispatch", "feedback", "jobs", "live"])
+def test_every_part_is_ready_once_all_of_its_processes_are(
+    part: str, processes: Processes, site: Site, tmp_path: Path
+) -> None:
+    systemd = Heard(str(tmp_path / "notify"))
+    live = {**LIVE, "PUSHSVC__LIVE__PORT": str(free_ports())}
+    command = processes.start(part, "-n", "2", **site.environ, **live, NOTIFY_SOCKET=str(tmp_path / "notify"))
+    until(lambda: f"it is ready: {command.output()}", lambda: "READY=1" in systemd.all())
+    assert command.output().count('"ready"') == 2
+    systemd.socket.close()
+    assert command.end() == 0
+
+
 async def test_what_is_done_once_for_a_process_is_not_done_again_for_its_second_part(tmp_path: Path) -> None:
     async with running_service(tmp_path, together=True) as service:
         assert await service.done(await service.push(apns("ok", 1))) == {"total": 1, "sent": 1}
