@@ -347,6 +347,25 @@ async def test_the_pacer_draws_on_other_buckets_and_keeps_the_permits_of_those_t
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_the_pacer_wakes_nobody_who_has_as_much_as_may_be_in_hand() -> None:
+    limiter, wakes = FakeLimiter(permits=60), list[int]()
+    pacer = Pacer([Bucket("shop.0", "app", Rate(100, 1), 1.0)], limiter, wake=lambda: wakes.append(pacer.permits()))
+    running = asyncio.create_task(pacer.run())
+    pacer.want(40)
+    for _ in range(20):
+        await asyncio.sleep(0)
+        if wakes:
+            pacer.want(40)  # as the pump, which something else keeps from sending
+    assert (wakes, limiter.leased) == ([5], [("app", 5)])
+    pacer.spend(5)
+    pacer.want(40)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert wakes == [5, 5]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_the_pacer_gives_the_least_of_its_buckets_and_forgets_what_was_not_used() -> None:
     now = 100.0
     limiter = FakeLimiter(permits=60)

@@ -326,17 +326,18 @@ class Pacer:
         while True:
             await self._need.wait()
             self._need.clear()
-            wait = 0.0
+            wait, asked = 0.0, False
             for drawn in self._drawn:
                 wanted = self._fresh if drawn.once else self._fresh + self._counted
                 missing = min(wanted, drawn.slot) - drawn.left(self._clock())
                 if missing > 0:
-                    wait = max(wait, await self._lease(drawn, missing))
+                    wait, asked = max(wait, await self._lease(drawn, missing)), True
             if wait:
                 await asyncio.sleep(wait)
                 self._need.set()
-            else:
+            elif asked:
                 self._wake()
+            # Otherwise there are as many as may be in hand, and the pump waits for something else.
 
     async def _lease(self, drawn: _Drawn, missing: int) -> float:
         """Lease permits. Returns the seconds to wait where none was granted, otherwise 0."""
