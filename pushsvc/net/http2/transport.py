@@ -62,6 +62,8 @@ BACKOFF: Final = (0.1, 10.0)
 SHARE: Final = 64
 """Requests that a connection gets in one write, before it is another's turn. Half of a burst on each of two connections
 would be two writes, which cost twice as much."""
+STUCK: Final = 3.0
+"""Seconds without room and without a request under way after which this is a trouble: a connection rests for less."""
 LISTEN: Final = 1.0
 """Seconds between two looks whether the server says anything, while requests wait for it."""
 
@@ -99,6 +101,8 @@ class Pool:
         self._random = random
         self._waiting: deque[Request] = deque()
         self._room = 0
+        self._stuck_since: float | None = None
+        """Since when the connections that are up take no request, although they have none."""
         self._up: list[Connection] = []
         self._alive: set[Connection] = set()
         self._keepers: list[asyncio.Task[None]] = []
@@ -131,8 +135,12 @@ class Pool:
 
     @property
     def trouble(self) -> str:
-        """Why no connection is up, or the empty string."""
-        return "" if self._up else self._fault
+        """Why no connection is up, or takes requests, or the empty string."""
+        if not self._up:
+            return self._fault
+        if self._stuck_since is None or self._now() - self._stuck_since < STUCK:
+            return ""
+        return f"{self._origin}: connected, and the server takes no requests (it allows no streams, or no data)"
 
     @property
     def silence(self) -> float:
@@ -247,6 +255,12 @@ class Pool:
             self._wake_due = True
             self._loop.call_soon(self._wake)
         self._room = room
+        if room > 0 or not self._up or self._closing or self._busy():
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = self._now()
+            if self._sweeper is None:
+                self._sweep_at(self._stuck_since + self._timeout)
 
     def _wake(self) -> None:
         self._wake_due = False
@@ -275,7 +289,9 @@ class Pool:
         for connection in list(self._alive):
             nearest = min(nearest, connection.expire(now))
         self.changed()
-        if nearest < float("inf"):
+        if self._stuck_since is not None:
+            nearest = min(nearest, now + self._timeout)  # no request would cause another look
+        if nearest < float("inf") and self._sweeper is None:
             self._sweep_at(nearest)
 
     def _listen(self) -> None:
