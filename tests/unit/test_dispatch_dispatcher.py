@@ -159,6 +159,25 @@ async def test_a_drain_lets_what_is_in_flight_at_a_provider_that_was_replaced_or
     assert await counts(store, "p") == {"total": 10, "sent": 10}
 
 
+async def test_a_route_that_comes_during_the_drain_sends_nothing() -> None:
+    store, earlier, later = memory_store(), FakeProvider(), FakeProvider(Route("news", "apns"))
+    own = dispatcher(store.queue, earlier)
+    async with running(own) as stop:
+        await store.pushes.accept(push("p", *many("t", 10)))
+        await until(lambda: len(earlier.open) == 10)
+        await store.pushes.accept(push("q", "t", app="news"))
+        stop.set()
+        await until(earlier.closed.is_set)
+        own.add(later)
+        own.replace(FakeProvider(later.route))
+        await own.remove(later.route)
+        own.add(later)
+        await asyncio.sleep(1.0)
+        earlier.answer()
+    assert (later.submitted, await counts(store, "p")) == ([], {"total": 10, "sent": 10})
+    assert store._state.pushes["news", "q"].state == "sending"
+
+
 async def test_a_drain_has_a_bound_and_loses_nothing() -> None:
     loop = asyncio.get_running_loop()
     store, silent = memory_store(), FakeProvider()

@@ -77,7 +77,7 @@ class Dispatcher:
         self._leaving: set[asyncio.Task[None]] = set()
         """The closing of providers that were replaced or removed, and may have requests in flight."""
         self._fault: asyncio.Future[None] | None = None
-        self._stopping = False
+        self._draining = self._stopping = False
         self._log = get_logger("dispatch")
 
     def held(self) -> dict[str, str]:
@@ -124,6 +124,9 @@ class Dispatcher:
     # --- routes that come, change and go, while `run` runs -------------------------------------------
 
     def add(self, provider: Provider) -> None:
+        """Serve the route of this provider. A route that comes after the stop is not served: it would send."""
+        if self._draining:
+            return
         app = provider.route.app
         if app not in self._settlers:
             settler = Settler(app, self._queue, self._wake_all, self._expect)
@@ -144,15 +147,17 @@ class Dispatcher:
 
     def replace(self, provider: Provider) -> None:
         """Use this provider from now on. The caller closes the old one, whose answers are still recorded."""
-        running = self._routes[provider.route]
-        self._leave(running.provider)
-        running.provider = provider
-        running.worker.use(provider)
+        if (running := self._routes.get(provider.route)) is not None:
+            self._leave(running.provider)
+            running.provider = provider
+            running.worker.use(provider)
 
     async def remove(self, route: Route) -> None:
         """Stop sending for a route: what is in flight ends and is recorded, the rest waits in Redis, for another
         process that still serves the route, too."""
-        running = self._routes.pop(route)
+        running = self._routes.pop(route, None)
+        if running is None:
+            return
         running.worker.stop()
         running.reading.cancel()
         await asyncio.gather(running.reading, return_exceptions=True)
@@ -184,6 +189,7 @@ class Dispatcher:
 
     async def _drain(self) -> None:
         self._log.info("draining")
+        self._draining = True
         for running in self._routes.values():
             running.worker.stop()
             running.reading.cancel()
