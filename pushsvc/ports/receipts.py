@@ -18,7 +18,7 @@ class EventPage(Struct, Generic[E], frozen=True):
 
     events: list[tuple[str, E]]
     missing_to: str = ""
-    """The id of the last event after the cursor that retention has removed, or empty."""
+    """The id of the last event after the cursor that retention has removed, or empty. Others before it may be kept."""
 
 
 class ReceiptLog(Protocol):

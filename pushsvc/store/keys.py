@@ -92,7 +92,8 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 |                            |        |                        | and lease or rest `until` ms; the place that          |
 |                            |        |                        | was last called `at`, the `most` events that a call   |
 |                            |        |                        | there may have since a 413, `off` the place that      |
-|                            |        |                        | answered 410                                          |
+|                            |        |                        | answered 410, the last event of the `gap` that was    |
+|                            |        |                        | reported last                                         |
 | `ps:T:hook:dead`           | hash   | field: events TTL      | in shard 0: id -> DeadBatch as JSON, without events   |
 | `ps:T:hook:asked`          | zset   | until tried            | in shard 0: ids of dead batches to be sent again;     |
 |                            |        |                        | score last event recorded at ms                       |

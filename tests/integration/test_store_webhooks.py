@@ -473,6 +473,52 @@ async def test_of_several_shards_the_last_that_is_missing_is_reported(
         assert (await store.receipts.events(APP, after=page.missing_to, limit=9)).missing_to == ""
 
 
+@pytest.mark.parametrize("pinned", [0, 2])
+async def test_a_gap_in_one_shard_hides_no_event_of_another(
+    server: Server, monkeypatch: pytest.MonkeyPatch, pinned: int
+) -> None:
+    """Shard 0 loses events that are newer than those that shard 1 keeps, before or after they are in a batch."""
+    monkeypatch.setattr("pushsvc.store.feedback.log.SETTLED", 2)
+    async with new_store(server, StoreConfig(consumer="a", events_max=1, shards=2)) as store:
+        hooks, past = store.webhooks, store.clock() - 60_000
+        await record_at(store, past, 0)
+        async with hooks.claimed(APP, PLACE, lease=30) as claim:
+            assert await all_of(mine(claim), 9) == [[0]]
+            await record_at(store, past + 10, 1, shard=1)
+            await record_at(store, past + 20, *range(2, 202))
+            await record_at(store, past + 30, 202, shard=1)
+            if pinned:
+                assert numbers(await mine(claim).next(pinned)) == [1, 2]
+            before = gaps()
+            await retention(store)
+            kept = await store.link.call("XLEN", keys.events(APP, 0))
+            assert 0 < kept < 200
+            found = await all_of(mine(claim), 50)
+            assert [each for batch in found for each in batch] == [1, *range(202 - kept, 203)]
+            assert gaps() == before + 1
+            assert not await hooks.due(APP, PLACE)
+
+
+async def test_a_gap_that_is_newer_than_settled_events_hides_none(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_store(server, StoreConfig(consumer="a", events_max=1, shards=2)) as store:
+        now = store.clock()
+        await record_at(store, now - 60_000, 0)
+        async with store.webhooks.claimed(APP, PLACE, lease=30) as claim:
+            assert await all_of(mine(claim), 9) == [[0]]
+            monkeypatch.setattr("pushsvc.store.feedback.log.SETTLED", 600_000)
+            await record_at(store, now - 20, 1, shard=1)
+            await record_at(store, now - 10, *range(2, 202))
+            await retention(store)
+            assert await mine(claim).next(999) is None
+            cursor = (await store.receipts.events(APP, after=f"{now - 900_000}-0.0", limit=9)).missing_to
+            monkeypatch.setattr("pushsvc.store.feedback.log.SETTLED", 2)
+            assert numbers(await mine(claim).next(999))[0] == 1
+            page = await store.receipts.events(APP, after=cursor, limit=999)
+            assert page.events[0][1].at == 1
+
+
 async def test_a_cursor_of_the_future_was_never_given(store: Store) -> None:
     ahead = store.clock() + 400 * 86_400_000
     with pytest.raises(Gone, match="future"):

@@ -17,6 +17,8 @@ SETTLED = 1000
 """The minimum age in ms of events from several shards before they are merged: no shard appends an earlier one later."""
 
 _BEFORE_ALL = (0, 0, -1)
+LAST = 10**18
+"""A sequence number above that of every event."""
 
 E = TypeVar("E")
 
@@ -44,14 +46,14 @@ class EventLog(StorePart, Generic[E]):
         """Return a page, and whether some of its events could not be read and were moved to quarantine."""
         cursor = ms, sequence, behind = parse_event_id(after)
         shards, history = self._config.shards_of(app), self._link.history
-        end = "+" if shards == 1 else str(await self._server_ms() - SETTLED)
+        settled = None if shards == 1 else await self._server_ms() - SETTLED
         found = await self._link.many(
             [
                 (
                     "XRANGE",
                     keys.events(app, shard, self.kind),
                     start_of(ms, sequence, shard <= behind),
-                    end,
+                    "+" if settled is None else settled,
                     "COUNT",
                     limit,
                 )
@@ -61,6 +63,8 @@ class EventLog(StorePart, Generic[E]):
         )
         answers, removed = found[:shards], found[shards:]
         missing = max(_places(removed), default=_BEFORE_ALL)
+        if settled is not None:
+            missing = min(missing, (settled, LAST, shards - 1))  # what other shards have after this is not read yet
         if ms > self._clock() + SETTLED and not await self._was_given(app, cursor):
             raise Gone("No event has had this cursor: it lies in the future. Begin without `after`.")
         merged = sorted(

@@ -9,7 +9,7 @@ from msgspec import Struct
 from ...model.status import EventKind
 from ...ports.webhooks import Batch, DeadBatch, WebhookCallNote
 from ...telemetry import FEEDBACK_GAPS, get_logger
-from ..feedback.log import parse_event_id
+from ..feedback.log import LAST, parse_event_id
 from .record import Page, RecordChange, WebhookRecords
 
 log = get_logger("webhooks")
@@ -46,6 +46,7 @@ class RedisWebhookClaim:
         self._span = _Span("", "", "", 0)
         self._wanted = 0
         self._most = 0
+        self._gap = ""
 
     async def renew(self) -> bool:
         """Keep the claim for another lease. Returns False if another worker has it."""
@@ -53,7 +54,7 @@ class RedisWebhookClaim:
 
     async def next(self, most: int) -> Batch | None:
         while True:
-            (after, last, count, tries, fails, off, taken), asked = await self._records.look(self._app)
+            (after, last, count, tries, fails, off, taken, self._gap), asked = await self._records.look(self._app)
             if off == self._place:
                 return None
             self._wanted = most
@@ -78,17 +79,18 @@ class RedisWebhookClaim:
             return None, await self._change(over)
         self._span = _Span(dead.id, dead.after, dead.last, dead.events)
         page = await self._events()
-        self._log_missing(page)
+        if not await self._report_gap(page):
+            return None, False
         if page.events:
             return Batch(dead.id, page.events, dead.attempts, failures, again=True), True
         return None, await self._change(RecordChange(self._lease, drop=[asked]))
 
     async def _under_way(self, tries: int, failures: int) -> tuple[Batch | None, bool]:
-        """Return the batch that is under way. Without one the record is changed, and whether the next is looked for
-        follows: events are missing, there are too many for one call, or none are left."""
+        """Return the batch that is under way, without the events that are no longer kept. Without a batch the record is
+        changed, and whether the next is looked for follows: there are too many for one call, or none are left."""
         last, page = self._span.last, await self._events()
-        if page.missing_to:
-            return None, await self._pass_over(page, last)
+        if not await self._report_gap(page):
+            return None, False
         if len(page.events) > self._most:
             return None, await self._change(RecordChange(self._lease, put=_pinned(page.events[: self._most])))
         if page.events:
@@ -96,29 +98,30 @@ class RedisWebhookClaim:
         return None, await self._change(RecordChange(self._lease, put={"after": last}, delete=_UNDER_WAY))
 
     async def _begin(self, after: str) -> bool:
-        """Make the next events the batch that is under way. Returns whether to look again; False without events."""
+        """Make the next events the batch that is under way. Returns whether to look again; False without events.
+
+        Without events the claim continues behind those that retention has removed, but never before: what was removed
+        in one shard may be newer than what is kept in another."""
         page = await self._records.events(self._app, after, "", self._most)
-        if page.missing_to:
-            return await self._pass_over(page, "")
+        if not await self._report_gap(page):
+            return False
         if not page.events:
+            if page.missing_to:
+                await self._change(RecordChange(self._lease, put={"after": page.missing_to}))
             return False
         put = _pinned(page.events)
         if not after:
             put["after"] = _just_before(page.events[0][0])
         return await self._change(RecordChange(self._lease, put=put))
 
-    async def _pass_over(self, page: Page, last: str) -> bool:
-        """Continue behind the events that retention has removed, or behind the batch that ends with `last` if all of it
-        is gone."""
-        whole = bool(last) and parse_event_id(last) <= parse_event_id(page.missing_to)
-        delete = _UNDER_WAY if whole else ()
-        held = await self._change(RecordChange(self._lease, put={"after": page.missing_to}, delete=delete))
+    async def _report_gap(self, page: Page) -> bool:
+        """Report events that retention has removed before they were sent, once. Returns False where another worker has
+        the claim."""
+        if not page.missing_to or parse_event_id(page.missing_to) <= parse_event_id(self._gap):
+            return True
+        held = await self._change(RecordChange(self._lease, put={"gap": page.missing_to}))
         if held:
-            self._log_missing(page)
-        return held
-
-    def _log_missing(self, page: Page) -> None:
-        if page.missing_to:
+            self._gap = page.missing_to
             FEEDBACK_GAPS.labels(self._app, "webhook").inc()
             log.warning(
                 "feedback_events_missing",
@@ -127,6 +130,7 @@ class RedisWebhookClaim:
                 kind=self._records.kind,
                 missing_to=page.missing_to,
             )
+        return held
 
     async def delivered(self, batch: Batch) -> bool:
         if batch.again:
@@ -195,4 +199,4 @@ def _just_before(event_id: str) -> str:
     """Return the place directly before this event, so that its removal is noticed. A first batch has no other before
     it."""
     ms, sequence, _ = parse_event_id(event_id)
-    return f"{ms}-{sequence - 1}" if sequence else f"{ms - 1}-{10**18}"
+    return f"{ms}-{sequence - 1}" if sequence else f"{ms - 1}-{LAST}"

@@ -31,7 +31,7 @@ CALLS_TTL = 7 * 86_400
 """Seconds for which they are kept after the last one."""
 Log: TypeAlias = EventLog[FeedbackEvent] | EventLog[DeviceEvent]
 Page: TypeAlias = EventPage[FeedbackEvent] | EventPage[DeviceEvent]
-_FIELDS = ("after", "last", "n", "tries", "fails", "off", "most")
+_FIELDS = ("after", "last", "n", "tries", "fails", "off", "most", "gap")
 
 
 class RecordChange(Struct, frozen=True):
