@@ -22,20 +22,48 @@ CLOCK_MONOTONIC: https://man7.org/linux/man-pages/man2/clock_gettime.2.html"""
 
 
 @asynccontextmanager
-async def in_background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
-    """Run `work` while the block lasts, then cancel it and wait for its end. Raises the error with which it failed."""
+async def in_background(
+    work: Coroutine[Any, Any, None], name: str, *, stop: asyncio.Event | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Run `work` while the block lasts, then cancel it, or set `stop` where it is given, and wait for its end. Where it
+    fails, the block is cancelled and raises the error: so a process ends that lacks a part of itself."""
+    block = asyncio.current_task()
+    assert block is not None, "called in a task"
+    before, leaving, cut = block.cancelling(), False, False
+
+    def ended(task: asyncio.Task[None]) -> None:
+        nonlocal cut
+        if not leaving and not task.cancelled() and task.exception() is not None:
+            cut = block.cancel()
+
     task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
     try:
         yield task
+    except asyncio.CancelledError:
+        if not cut:
+            raise
+        cut = False
+        if block.uncancel() > before:
+            raise  # another one has cancelled it too
     finally:
-        task.cancel()
+        leaving = True
+        if cut:  # the block ended before it was reached, and nothing after it may be
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            block.uncancel()
+        if stop is None:
+            task.cancel()
+        else:
+            stop.set()
         with suppress(asyncio.CancelledError):
             await task
 
 
 @asynccontextmanager
 async def repeated(every: float, act: Callable[[], Awaitable[object]], name: str) -> AsyncIterator[None]:
-    """Call `act` at each pulse of `every` seconds while the block lasts. Raises the error with which it failed."""
+    """Call `act` at each pulse of `every` seconds while the block lasts. Where it fails, the block is cancelled and
+    raises the error."""
 
     async def repeat() -> None:
         while True:

@@ -19,7 +19,7 @@ from ..api.pushes.backlog import Backlog
 from ..api.pushes.waits import Waits
 from ..api.server import serve
 from ..background import in_background, pulse
-from ..errors import StoreError, StoreUnavailable
+from ..errors import StoreError
 from ..garbage import collect_seldom
 from ..model.devices import Environment
 from ..model.push import Platform, Route
@@ -218,7 +218,7 @@ async def _removed(store: Store, routes: Sequence[Route], *, anywhere: bool = Tr
         left = await store.removed(routes, anywhere=anywhere)
         telemetry.REDIS.end("removed")
         return left
-    except StoreUnavailable as error:
+    except StoreError as error:
         telemetry.REDIS.away("removed", error)
         return None
 
@@ -273,10 +273,7 @@ async def ending_with(store: Store, stop: asyncio.Event) -> AsyncIterator[None]:
         await store.replaced.wait()
         stop.set()
 
-    watching = asyncio.create_task(watch(), name="replaced")
-    try:
+    async with in_background(watch(), "replaced"):
         yield
-    finally:
-        watching.cancel()
     if store.replaced.is_set():
         raise StoreError(REPLACED)

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from .. import telemetry
-from ..background import unless
+from ..background import in_background, unless
 from ..errors import PushsvcError, StoreOwned, StoreUnavailable
 from ..ports.store import Store
 from ..settings.loading import is_simulated
@@ -78,15 +78,11 @@ async def own_embedded(settings: Settings) -> AsyncIterator[str]:
     opened = ExitStack()
     url = await asyncio.to_thread(_open_embedded, opened, settings)
     stop = asyncio.Event()
-    keeping = asyncio.create_task(_keep_embedded(opened, settings, url, stop), name="embedded")
     try:
-        yield url
+        async with in_background(_keep_embedded(opened, settings, url, stop), "embedded", stop=stop):
+            yield url
     finally:
-        stop.set()
-        try:
-            await keeping
-        finally:
-            await asyncio.to_thread(opened.close)
+        await asyncio.to_thread(opened.close)
 
 
 def require_unowned(settings: Settings) -> None:
@@ -115,10 +111,13 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, url: str, stop: 
         await unless(stop, _until_closed(unquote(urlsplit(url).path)))
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), EMBEDDED_LOOK)
-        living: str | None = url
-        with suppress(OSError):  # this process cannot look, as without a free descriptor: nothing is known
+        try:
             living = await asyncio.to_thread(attach_embedded, settings.store.data_dir)
+        except OSError:  # this process cannot look, as without a free descriptor: nothing is known
+            continue
         missed = missed + 1 if living is None else 0
+        if living is not None:
+            EMBEDDED_AWAY.end()  # another process has started it
         if missed > 1 and not stop.is_set():
             folder = settings.store.data_dir
             if not EMBEDDED_AWAY.active:
@@ -131,7 +130,7 @@ async def _keep_embedded(opened: ExitStack, settings: Settings, url: str, stop: 
                 await asyncio.to_thread(_open_embedded, opened, settings)
                 log.warning("embedded_store_started_again", data_dir=str(folder))
                 EMBEDDED_AWAY.end()
-            except PushsvcError as error:
+            except (PushsvcError, OSError) as error:
                 EMBEDDED_AWAY.begin(error=str(error))
             missed = 0
 

@@ -7,11 +7,12 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from hashlib import blake2b
 
 from msgspec import structs
 
+from ..background import in_background
 from ..errors import StoreError
 from ..model.codec import decode_reported
 from ..model.push import Platform, Route
@@ -185,23 +186,23 @@ async def open_store(
             await link.meet()
             await require_format(link)
         hash_key = await load_hash_key(link)
-        tasks = []
-        if clock is None:
-            clock = StoreClock()
-            await clock.measure(link.call)
-            tasks.append(asyncio.create_task(clock.keep(link.call), name="clock"))
-        store = Store(StoreContext(link, config, hash_key, clock))
-        tasks.append(asyncio.create_task(link.follow(), name="follow"))
-        tasks.append(asyncio.create_task(keep_hash_key(link, clock, hash_key, store.replaced.set), name="hash key"))
-        try:
+        async with AsyncExitStack() as stack:
+            if clock is None:
+                clock = StoreClock()
+                await clock.measure(link.call)
+                await stack.enter_async_context(in_background(clock.keep(link.call), "clock"))
+            store = Store(StoreContext(link, config, hash_key, clock))
+            stack.push_async_callback(_close, store)
+            await stack.enter_async_context(in_background(link.follow(), "follow"))
+            keeping = keep_hash_key(link, clock, hash_key, store.replaced.set)
+            await stack.enter_async_context(in_background(keeping, "hash key"))
             yield store
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await store.pushes.aclose()
-            await store.bell.aclose()
-            with suppress(StoreError):  # the others notice it when the lease expires
-                await store.queue.retire()
     finally:
         await link.aclose()
+
+
+async def _close(store: Store) -> None:
+    await store.pushes.aclose()
+    await store.bell.aclose()
+    with suppress(StoreError):  # the others notice it when the lease expires
+        await store.queue.retire()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib.util
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,8 +25,9 @@ from pushsvc.errors import ConfigError, StoreOwned, StoreUnavailable
 from pushsvc.model.status import PushStatus
 from pushsvc.runtime import store as runtime_store
 from pushsvc.settings.schema import Settings, StoreSettings
-from pushsvc.store import Store, StoreConfig, attach_embedded, open_embedded, open_store
-from pushsvc.store.server import embedded
+from pushsvc.store import Store, StoreConfig, attach_embedded, open_embedded, open_store, opening
+from pushsvc.store.link.link import Link
+from pushsvc.store.server import embedded, files
 
 from .servers import ask, find_binary, suspended, wait_until
 from .test_store_kit import make_push, take_all
@@ -317,8 +319,16 @@ async def test_a_socket_that_is_removed_is_noticed_while_its_server_lives(
         assert removed["remedy"]
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ConfigError("store.data_dir", "is read-only", "mount it again"),
+        OSError(errno.EMFILE, "is read-only, or without a descriptor"),
+    ],
+    ids=["refused", "system"],
+)
 def test_a_server_that_cannot_be_started_again_is_a_state_in_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime_store, "EMBEDDED_LOOK", 0.01)
     settings, tries = Settings(store=StoreSettings(data_dir=tmp_path)), 0
@@ -328,7 +338,7 @@ def test_a_server_that_cannot_be_started_again_is_a_state_in_the_log(
         nonlocal tries
         tries += 1
         if tries < 10:
-            raise ConfigError("store.data_dir", "is read-only", "mount it again")
+            raise fault
         return open_embedded(*given, **more)
 
     async def main() -> None:
@@ -344,6 +354,56 @@ def test_a_server_that_cannot_be_started_again_is_a_state_in_the_log(
         *("died", "stays_away", "started_again", "back")
     ]
     assert "is read-only" in lines[1]["error"]
+
+
+async def test_a_store_that_another_process_has_started_again_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_store, "EMBEDDED_LOOK", 0.01)
+    settings = Settings(store=StoreSettings(data_dir=tmp_path))
+    runtime_store.EMBEDDED_AWAY.reset()
+
+    def refuse(*given: Any, **more: Any) -> Any:
+        raise StoreOwned("another process owns it")
+
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        url = await stack.enter_async_context(runtime_store.own_embedded(settings))
+        monkeypatch.setattr(runtime_store, "open_embedded", refuse)
+        os.kill(await asyncio.to_thread(server_pid, url), signal.SIGKILL)
+        while not runtime_store.EMBEDDED_AWAY.active:
+            await asyncio.sleep(0.01)
+        with open_embedded(tmp_path):
+            while runtime_store.EMBEDDED_AWAY.active:
+                await asyncio.sleep(0.01)
+
+
+def test_a_server_whose_pid_cannot_be_written_is_owned_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path.write_text
+
+    def full(path: Path, *given: Any, **more: Any) -> int:
+        if path.name == files.PID:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return own(path, *given, **more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with open_embedded(tmp_path) as url:
+        pid = server_pid(url)
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize("task", ["keep_hash_key", "follow"])
+async def test_a_store_ends_with_the_error_of_what_runs_beside_it(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*given: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(opening if task == "keep_hash_key" else Link, task, fail)
+    with open_embedded(tmp_path) as url, pytest.raises(ZeroDivisionError):
+        async with asyncio.timeout(60), open_store(url, StoreConfig(consumer="a")):
+            await asyncio.Event().wait()
 
 
 def test_who_finds_a_server_without_its_socket_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

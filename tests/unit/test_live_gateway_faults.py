@@ -26,7 +26,7 @@ from pushsvc.errors import (
 )
 from pushsvc.live.config import LiveAppConfig, LiveConfig
 from pushsvc.live.gateway import Gateway, open_gateway
-from pushsvc.live.gateway.acks import LINGER, QUIET
+from pushsvc.live.gateway.acks import LINGER, QUIET, Acks
 from pushsvc.live.gateway.admission import CONNECTING, ENOUGH, STALLED, Admission
 from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.gateway import CALLS_AT_ONCE
@@ -896,6 +896,18 @@ async def test_an_error_beside_a_gateway_is_not_taken_for_its_end(world: World) 
     with pytest.raises(StoreUnavailable):
         async with opened:
             raise AWAY
+
+
+async def test_a_gateway_ends_with_the_error_of_one_of_its_loops(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(acks: Acks) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Acks, "run", fail)
+    gateway, config = world.gateway, world.gateway.config
+    opened = open_gateway(config, world.streams, world.confirm, gateway.wheel, wall=time.time, version="")  # type: ignore[arg-type]  # scripted
+    with pytest.raises(ZeroDivisionError):
+        async with opened:
+            await asyncio.Event().wait()
 
 
 # --- Who comes too often ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from pushsvc import telemetry
 from pushsvc.cli.process import LISTENS, PID_BYTES
@@ -312,6 +313,21 @@ async def test_a_child_that_ends_is_started_again_and_its_exit_is_reported(syste
         assert len(system.of("feedback")) == 1
     assert len(system.of("serve")) == 2
     assert (len(metrics.gone), metrics.again) == (3, ["serve"])
+
+
+async def test_a_child_is_started_again_after_an_error_of_the_supervisor_itself(system: System) -> None:
+    class Broken(Metrics):
+        def ended(self, pid: int) -> None:
+            super().ended(pid)
+            if len(self.gone) == 1:
+                raise ZeroDivisionError
+
+    async with supervise(SERVE, metrics=Broken(Path())):
+        await until(lambda: system.started)
+        with capture_logs() as logs:
+            system.started[0].end(-9)
+            await until(lambda: len(system.started) == 2)
+        assert [line["error"] for line in logs if line["event"] == "child_not_kept"] == ["ZeroDivisionError"]
 
 
 async def test_a_process_of_two_parts_is_counted_as_both(system: System) -> None:

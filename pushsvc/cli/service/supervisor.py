@@ -148,6 +148,8 @@ class Supervisor:
             except OSError as error:
                 # The machine is short of something, or the child's traces were gone before us: neither lasts forever.
                 self._log.error("child_not_kept", child=child.name, error=str(error))
+            except Exception as error:
+                self._log.error("child_not_kept", child=child.name, error=type(error).__name__, exc_info=True)
             if stopping.is_set():
                 return
             pause = min(LONGEST_PAUSE, pause * 2) if loop.time() - started < QUICK else SHORTEST_PAUSE

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from ... import telemetry
+from ...background import in_background
 from ...errors import StoreUnavailable, TooManyRequests
 from ...model.live import is_in
 from ...model.rates import Rate
@@ -366,9 +367,11 @@ async def open_gateway(
 ) -> AsyncIterator[Gateway]:
     """Run the loops of a gateway while the block lasts. At its end the connections must have ended."""
     gateway = Gateway(config, live, confirm, wheel, wall=wall, version=version)
-    loops = [gateway.signs.run(), gateway.run_receiving(), gateway.acks.run()]
-    tasks = [asyncio.create_task(loop) for loop in loops]
-    try:
+    async with (
+        in_background(gateway.signs.run(), "signs"),
+        in_background(gateway.run_receiving(), "receiving"),
+        in_background(gateway.acks.run(), "acks"),
+    ):
         yield gateway
         try:
             async with asyncio.timeout(LEAVING):
@@ -376,7 +379,3 @@ async def open_gateway(
         except (TimeoutError, StoreUnavailable) as error:
             # Nothing is lost: what is not acknowledged is sent by the next channel.
             telemetry.get_logger("live").warning("live_drain_incomplete", error=str(error) or type(error).__name__)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -208,8 +208,9 @@ def _start(folder: Path, path: Path, fsync: Fsync) -> Server:
         raise ConfigError("store.data_dir", f"the embedded server does not start: {error}") from None
     finally:
         os.close(lock)
-    (folder / files.PID).write_text(str(process.pid))
-    files.close_to_others(folder / files.PID, 0o600)
+    with suppress(OSError):  # only messages name it, and a server that runs is to be stopped in any case
+        (folder / files.PID).write_text(str(process.pid))
+        files.close_to_others(folder / files.PID, 0o600)
     return process
 
 
