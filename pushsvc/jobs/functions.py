@@ -14,6 +14,7 @@ from ..model.codec import CodecError
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
 from ..ports.store import Store
+from ..rules.bound import most_found
 from ..runtime.plans import channel_rules, cleanup_plan, eraser, route_table
 from ..runtime.reload import Current
 from ..runtime.store import connect
@@ -136,7 +137,7 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
             channels=channel_rules(settings, which.app),
             lease=lease,
             may_continue=lambda: time.monotonic() < until and not context.stopping(),
-            has_room=_room(store, settings, which.app),
+            has_room=_room(store, settings, which),
             now=store.clock,
         )
     except CodecError as error:
@@ -154,18 +155,20 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
     return run
 
 
-def _room(store: Store, settings: Settings, app: str) -> Callable[[int], Awaitable[bool]]:
-    """Return a function that takes the number of deliveries made here and returns whether the queue has room. There is
-    room while fewer than `queue.max_pending` deliveries of all apps wait, and fewer of this one than its share. One
-    process exceeds the limit by at most a step; several processes by what the others make between two counts."""
+def _room(store: Store, settings: Settings, which: Waiting) -> Callable[[int], Awaitable[bool]]:
+    """Return a function that takes the number of deliveries made here and returns whether the queue has room: within
+    the bounds of `most_found` on the deliveries of all apps that wait, and on those of this one. One process exceeds
+    the limit by at most a step; several processes by what the others make between two counts."""
     until, full_at = 0.0, 0
-    share = settings.queue_shares().get(app, settings.queue.max_pending)
+    app, most = which.app, settings.queue.max_pending
+    bound = most_found(most, which.lane)
+    share = most_found(settings.queue_shares().get(app, most), which.lane)
 
     async def has_room(made: int) -> bool:
         nonlocal until, full_at
         if made >= full_at or time.monotonic() >= until:
             await store.pushes.recount(settings.apps)
-            room = settings.queue.max_pending - store.pushes.pending
+            room = bound - store.pushes.pending
             full_at = made + min(room, share - store.pushes.pending_of(app))
             until = time.monotonic() + LOOK
         return made < full_at

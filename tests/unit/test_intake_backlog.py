@@ -10,7 +10,8 @@ import pytest
 
 from pushsvc.api.pushes.backlog import EVERY, FRESH, Backlog
 from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
-from pushsvc.rules.bound import Bound
+from pushsvc.model.push import Lane
+from pushsvc.rules.bound import Bound, most_found
 
 from .virtual_time import VirtualLoop
 
@@ -54,7 +55,7 @@ def backlog(store: Any, most: int = 100, share: int = 0) -> Backlog:
 
 async def refused(own: Backlog, deliveries: int, *, beside: int = 0) -> bool:
     try:
-        await own.admit("shop", deliveries, beside=beside)
+        await own.admit("shop", deliveries, "normal", beside=beside)
     except TooManyRequests as error:
         return error.retry_after is not None
     return False
@@ -64,8 +65,8 @@ async def test_what_fits_costs_no_look() -> None:
     store = Waiting()
     own = backlog(store)
     store.heard = 90
-    await own.admit("shop", 10)
-    await own.admit("shop", 4, beside=6)
+    await own.admit("shop", 10, "normal")
+    await own.admit("shop", 4, "normal", beside=6)
     assert store.looks == []
 
 
@@ -118,12 +119,12 @@ async def test_what_would_never_fit_is_no_matter_of_waiting() -> None:
     store = Waiting()
     own = backlog(store)
     with pytest.raises(ContentTooLarge) as caught:
-        await own.admit("shop", 101)
+        await own.admit("shop", 101, "normal")
     assert [(fault.path, fault.message) for fault in caught.value.faults] == [
         ("to", "has 101 deliveries; the maximum is 100 (queue.max_pending): split it")
     ]
     own.limit(101, {"shop": 101})
-    await own.admit("shop", 101)
+    await own.admit("shop", 101, "normal")
     own.limit(50, {"news": 50})
     store.heard = store.waits = 1
     assert await refused(own, 50)
@@ -141,7 +142,7 @@ async def test_it_looks_by_itself_each_second_also_when_redis_was_away() -> None
         await asyncio.sleep(EVERY * 2)
         store.heard = 100
         with pytest.raises(StoreUnavailable):
-            await own.admit("shop", 1)
+            await own.admit("shop", 1, "normal")
         store.away = False
         await asyncio.sleep(EVERY * 1.25)
         assert len(store.looks) == 5
@@ -150,23 +151,45 @@ async def test_it_looks_by_itself_each_second_also_when_redis_was_away() -> None
     assert asyncio.all_tasks() == before
 
 
+async def test_a_queue_that_is_full_of_others_has_room_for_urgent_pushes() -> None:
+    store = Waiting()
+    own = backlog(store, most=100, share=60)
+    for waits, app, most in ((60, "shop", 66), (100, "news", 110)):
+        store.heard = store.waits = waits
+        with pytest.raises(TooManyRequests):
+            await own.admit(app, 1, "normal")
+        store.heard = store.waits = most - 1
+        await own.admit(app, 1, "urgent")
+        with pytest.raises(TooManyRequests) as caught:
+            await own.admit(app, 2, "urgent")
+        assert f"{most - 1} deliveries" in caught.value.detail
+        assert f"maximum is {most} (" in caught.value.detail
+        with pytest.raises(ContentTooLarge):
+            await own.admit(app, 61, "urgent")
+
+
+@pytest.mark.parametrize(("lane", "most"), [("urgent", 110), ("normal", 90), ("bulk", 90)])
+def test_an_audience_leaves_room_for_what_is_posted_meanwhile(lane: Lane, most: int) -> None:
+    assert most_found(100, lane) == most
+
+
 async def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:
     store = Waiting()
     own = backlog(store, most=100, share=60)
     store.heard = store.waits = 60
     with pytest.raises(TooManyRequests) as caught:
-        await own.admit("shop", 1)
+        await own.admit("shop", 1, "normal")
     assert caught.value.detail.startswith("60 deliveries of the app wait; its maximum is 60 (")
-    await own.admit("news", 40)
+    await own.admit("news", 40, "normal")
     with pytest.raises(ContentTooLarge):
-        await own.admit("news", 61)
+        await own.admit("news", 61, "normal")
     store.heard = store.waits = 100
     with pytest.raises(TooManyRequests) as caught:
-        await own.admit("news", 1)
+        await own.admit("news", 1, "normal")
     assert caught.value.detail == "100 deliveries wait; the maximum is 100 (queue.max_pending)."
     store.removed = 40
     with pytest.raises(TooManyRequests) as caught:
-        await own.admit("shop", 10)
+        await own.admit("shop", 10, "normal")
     assert caught.value.detail.startswith("100 deliveries wait, 40 of them for apps that were removed (see `held`")
 
 
@@ -182,5 +205,5 @@ async def test_retry_after_follows_from_how_fast_the_queue_empties(a_second: int
             store.waits -= a_second // 2 if a_second > 1 else a_second * (_ % 2)
         own.limit(store.waits, {"shop": store.waits})
         with pytest.raises(TooManyRequests) as caught:
-            await own.admit("shop", missing)
+            await own.admit("shop", missing, "normal")
         assert caught.value.retry_after == seconds

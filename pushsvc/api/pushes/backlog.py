@@ -2,7 +2,8 @@
 
 A push that would exceed a bound is refused with 429, and one that can never fit with 413. Only a single app may use the
 whole queue: one of several may use its share (`queue.app_share`, or its own `limits.max_pending`), so that an app with
-many scheduled pushes does not close the service to the others. Deliveries of removed apps count too.
+many scheduled pushes does not close the service to the others. Deliveries of removed apps count too. Urgent pushes may
+use a tenth more than each bound, so that a queue which is full of others does not stop them.
 
 The waiting deliveries are counted in Redis, one counter a shard. Each accept returns the counter of its shard, and
 every `EVERY` seconds a process reads all of them. The accuracy is as follows:
@@ -29,8 +30,9 @@ from typing import Final, NamedTuple
 from ... import telemetry
 from ...background import in_background, pulse
 from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
+from ...model.push import Lane
 from ...ports.pushes import PushStore
-from ...rules.bound import Bound
+from ...rules.bound import Bound, most_posted
 
 EVERY: Final = 1.0
 """Seconds between two counts of all shards."""
@@ -78,11 +80,11 @@ class Backlog:
             await self._look(EVERY)
             yield
 
-    async def admit(self, app: str, deliveries: int, *, beside: int = 0, path: str = "to") -> None:
+    async def admit(self, app: str, deliveries: int, lane: Lane, *, beside: int = 0, path: str = "to") -> None:
         """Return when the deliveries, and `beside` others that are not in the store yet, may wait. Pass them to the
         store before anything else is awaited. `path` is their place in the request. Raises `TooManyRequests`,
         `ContentTooLarge` where they would not fit into an empty queue, or `StoreUnavailable`."""
-        if self._passed(app, deliveries + beside) is None:
+        if self._passed(app, deliveries + beside, lane) is None:
             return
         most = min(self._most, self._shares.get(app, self._most))
         if deliveries > most:
@@ -91,27 +93,21 @@ class Backlog:
             raise ContentTooLarge("The push can never fit into the queue.", faults=[Fault(path, message)])
         async with self._lock:
             await self._look(FRESH)
-        passed = self._passed(app, deliveries + beside)
+        passed = self._passed(app, deliveries + beside, lane)
         if passed is not None:
             telemetry.REFUSED.labels(app, "share" if passed.who else "queue").inc()
             self._refused[passed.who] = passed._replace(waits=passed.waits + beside, refused=deliveries)
             missing = passed.waits + deliveries + beside - passed.most
             raise TooManyRequests(f"{passed.text}.", retry_after=self._seconds_until(missing, passed.who))
 
-    def _passed(self, app: str, deliveries: int) -> Bound | None:
-        if self._pushes.pending + deliveries > self._most:
-            return self._all()
-        share = self._shares.get(app)
-        if share is not None and self._pushes.pending_of(app) + deliveries > share:
-            return self._own(app)
+    def _passed(self, app: str, deliveries: int, lane: Lane) -> Bound | None:
+        pushes, most, share = self._pushes, most_posted(self._most, lane), self._shares.get(app)
+        pending = pushes.pending
+        if pending + deliveries > most:
+            return Bound("", pending, most, pending - sum(map(pushes.pending_of, self._shares)))
+        if share is not None and pushes.pending_of(app) + deliveries > (own := most_posted(share, lane)):
+            return Bound(app, pushes.pending_of(app), own)
         return None
-
-    def _all(self) -> Bound:
-        pending = self._pushes.pending
-        return Bound("", pending, self._most, pending - sum(map(self._pushes.pending_of, self._shares)))
-
-    def _own(self, app: str) -> Bound:
-        return Bound(app, self._pushes.pending_of(app), self._shares[app])
 
     def _seconds_until(self, fewer: int, who: str) -> int:
         """Estimate in how many seconds that number of places is free, from the recent speed of the queue."""

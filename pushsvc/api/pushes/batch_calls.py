@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from ... import telemetry
 from ...errors import RequestError, StoreUnavailable
-from ...model.push import Push
+from ...model.push import LANES, Push
 from ..answers import encode
 from ..http.exchange import Reply, Request
 from ..http.problems import away, failed
@@ -40,7 +40,8 @@ async def post_batch(ports: ApiPorts, request: Request, documents: Sequence[byte
         # All or none: a stored refusal would be the answer to each repeat.
         total = sum(push.total for _, push in pushes)
         if ports.backlog is not None:
-            await ports.backlog.admit(app.name, total, path="$")
+            lane = max((push.lane for _, push in pushes), key=LANES.index)
+            await ports.backlog.admit(app.name, total, lane, path="$")
         record = once.record(encode(BatchResults(results)))
         began = time.monotonic()
         kept = await ports.pushes.accept_once([push for _, push in pushes], key=once.key, record=record)
@@ -110,7 +111,7 @@ async def _that_fit(ports: ApiPorts, app: str, pushes: Sequence[Placed], results
     deliveries = 0
     for place, push in pushes:
         try:
-            await ports.backlog.admit(app, push.total, beside=deliveries)
+            await ports.backlog.admit(app, push.total, push.lane, beside=deliveries)
         except RequestError as error:
             results[place] = refused(error)
         else:

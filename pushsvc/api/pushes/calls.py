@@ -38,7 +38,7 @@ async def post_push(ports: ApiPorts, request: Request, draft: Draft) -> Reply:
     total = push.total
     answer = answers.accepted(push.id, push.first_state, None if push.audience else total, unreached, warnings)
     if ports.backlog is not None:
-        await ports.backlog.admit(app.name, total)
+        await ports.backlog.admit(app.name, total, push.lane)
     began = time.monotonic()
     if once is None:
         await ports.pushes.accept(push)
