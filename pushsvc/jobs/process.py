@@ -20,7 +20,6 @@ from types import FrameType
 from typing import Any
 
 from redis.exceptions import RedisError
-from rq import Queue
 from rq.exceptions import StopRequested
 
 from .. import telemetry
@@ -46,7 +45,7 @@ from .functions import FUNCTIONS, Context
 from .kept import KeptStore
 from .schedule import Periodic, act_each, keep_schedule
 from .webhooks import MOST, WebhookTasks
-from .worker import REDIS_AWAY, JobsWorker, make_job_class, make_queue, make_worker
+from .worker import REDIS_AWAY, JobsQueue, JobsWorker, make_job_class, make_queue, make_worker
 
 QUEUE = "pushsvc"
 LAST = 30.0
@@ -122,12 +121,12 @@ def run_jobs(
     companion = Companion(current, name, watch, feedback=feedback)
     opened, stops = companion.running(), Stopping(lambda: companion.fault is not None)
     with suppress(StopRequested), stops as stopping, opened as store_url, closing(KeptStore()) as kept:
-        queue: Queue | None = None
+        queue: JobsQueue | None = None
         context = Context(
             current,
             store_url,
             stopping=lambda: stopping.requested,
-            waiting=lambda: queue is not None and queue.count > 0,
+            waiting=lambda: queue is not None and queue.has_jobs(),
             run=kept.run,
             connect=kept.connect,
         )
@@ -256,7 +255,7 @@ class Companion:
         self.fault = StoreError(REPLACED)
         gone.set()
 
-    def _periodics(self, store: Store, queue: Queue) -> list[Periodic]:
+    def _periodics(self, store: Store, queue: JobsQueue) -> list[Periodic]:
         current, settings = self._current, self._settings
         sweep = [
             lambda: enqueue_expansions(store, queue, current.settings),

@@ -162,8 +162,17 @@ class JobsQueue(Queue):
         REDIS.end("jobs")
         return found
 
+    def has_jobs(self) -> bool:
+        """Return whether jobs wait. Where its Redis does not say so, which is reported, they may: what asks is a job,
+        whose own Redis may be another and well."""
+        try:
+            return bool(self.count)
+        except RedisError as error:
+            REDIS_AWAY.report("jobs", error)
+            return True
 
-def make_queue(name: str, connection: Redis, job_class: type[Job]) -> Queue:
+
+def make_queue(name: str, connection: Redis, job_class: type[Job]) -> JobsQueue:
     """Return a queue whose jobs are in JSON."""
     return JobsQueue(name, connection=connection, job_class=job_class, serializer=JSONSerializer)
 

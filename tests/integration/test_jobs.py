@@ -22,6 +22,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError, RedisError, TimeoutError as RedisTimeoutError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
+from structlog.testing import capture_logs
 
 from pushsvc.errors import ConfigError, StoreUnavailable
 from pushsvc.jobs import FUNCTIONS, QUEUE, Context, NotAllowed, make_job_class, make_worker
@@ -35,9 +36,10 @@ from pushsvc.model.push import Route
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.runtime.reload import Current
 from pushsvc.settings.schema import Settings
-from pushsvc.stages.replay import BEHIND, STEP, Pace
+from pushsvc.stages.replay import BEHIND, STEP, Pace, run
 from pushsvc.store import Store, keys
 from pushsvc.store.link.connect import open_sync_redis
+from pushsvc.telemetry import REDIS
 
 from .servers import KINDS, Server, running_server, suspend, wait_until
 from .test_store_kit import all_of, make_push, moment, new_store, take_all
@@ -179,6 +181,44 @@ async def test_a_slow_replay_leaves_the_worker_to_others(server: Server, store: 
     assert await store.dead.unfinished(due=False) == [("shop", job)]
     due = await store.link.call("ZSCORE", keys.REPLAYS, f"shop {job}")
     assert float(due) - before > 8_000
+
+
+async def test_a_replay_outlives_the_redis_of_rq(
+    server: Server, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue of jobs may be in another Redis than the store, which does not answer while a replay runs."""
+    monkeypatch.setattr("pushsvc.jobs.functions.BACKGROUND", 0.0)
+    await fail_all(store, make_push("p", STEP + 1))
+    job = (await store.dead.request(ReplaySpec("shop"))).job
+    with Redis(unix_socket_path=str(tmp_path / "none")) as away:
+        queue = make_queue(QUEUE, away, make_job_class({}, None))
+        context = Context(Current(Settings()), server.url, waiting=queue.has_jobs)
+        with capture_logs() as logs:
+            assert await replay(context, "shop", job) == {"moved": STEP, "skipped": 0}
+    assert [each["event"] for each in logs if each["log_level"] != "info"] == ["redis_away"]
+    REDIS.end("jobs")
+    assert await store.dead.unfinished() == [("shop", job)]
+    context = Context(Current(Settings()), server.url)
+    assert await replay(context, "shop", job) == {"moved": 1, "skipped": 0}
+    assert await is_done(store, job)
+
+
+async def test_only_an_error_of_a_step_ends_a_replay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object, **named: object) -> bool:
+        raise ValueError("of the part that asks")
+
+    async def state_after(job: str, over: Callable[[], bool]) -> str:
+        with pytest.raises(ValueError, match="of the part"):
+            await run(store.dead, "shop", job, lease=1.0, over=over, now=store.clock)
+        status = await store.dead.replay("shop", job)
+        assert status is not None
+        return status.state
+
+    await fail_all(store, make_push("p", STEP + 1))
+    job = (await store.dead.request(ReplaySpec("shop"))).job
+    assert await state_after(job, fails) == "running"
+    monkeypatch.setattr(store.dead, "step", fails)
+    assert await state_after(job, lambda: False) == "failed"
 
 
 async def test_a_worker_that_is_asked_to_stop_ends_between_two_steps(

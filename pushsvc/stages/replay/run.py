@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ...errors import StoreError, Unreadable
-from ...ports.letters import Replays
+from ...ports.letters import Replays, ReplayStep
 from ...telemetry import REPLAYED, get_logger
 
 BEHIND: Final = 1000
@@ -48,34 +48,24 @@ async def run(
     """Run a replay until it is done, its next step is due later, or `over` returns True between two steps.
 
     Others leave it alone for `lease` seconds after each step; `now` gives Unix ms. Returns how many deliveries were
-    moved and skipped. Raises `StoreError` without Redis: the lease runs out, and another worker continues. Any other
-    error ends the replay, because the next run would end in the same way.
+    moved and skipped. An error outside a step, and a `StoreError` without Redis, leaves the replay as it is: the lease
+    runs out, and another worker continues. Any other error of a step ends it, because the next run would end in the
+    same way.
     """
+    log = get_logger("jobs")
+    milliseconds = int(lease * 1000)
     try:
-        return await _run(replays, app, job, int(lease * 1000), over, now)
+        status = await replays.replay(app, job)
     except Unreadable:
         await replays.finish(app, job, error="written by a newer pushsvc; go back to it to see what was asked for")
         return {}
-    except StoreError:
-        raise
-    except Exception as error:
-        # The text may hold anything; the type does not.
-        await replays.finish(app, job, error=f"stopped by {type(error).__name__}; see the log")
-        raise
-
-
-async def _run(
-    replays: Replays, app: str, job: str, lease: int, over: Callable[[], bool], now: Callable[[], int]
-) -> dict[str, int]:
-    log = get_logger("jobs")
-    status = await replays.replay(app, job)
     rate = status.spec.rate if status else 0.0
     most = max(1, min(STEP, int(rate))) if rate else STEP
     pace = Pace(rate, await replays.due_at(app, job)) if rate else None
     moved = skipped = 0
     while True:
-        await replays.keep(app, job, lease=lease)
-        step = await replays.step(app, job, most=most)
+        await replays.keep(app, job, lease=milliseconds)
+        step = await _step(replays, app, job, most)
         moved += step.moved
         REPLAYED.labels(app).inc(step.moved)
         skipped += step.skipped
@@ -95,3 +85,14 @@ async def _run(
             await replays.keep(app, job, lease=0)
             break
     return {"moved": moved, "skipped": skipped}
+
+
+async def _step(replays: Replays, app: str, job: str, most: int) -> ReplayStep:
+    try:
+        return await replays.step(app, job, most=most)
+    except StoreError:
+        raise
+    except Exception as error:
+        # The text may hold anything; the type does not.
+        await replays.finish(app, job, error=f"stopped by {type(error).__name__}; see the log")
+        raise
