@@ -135,14 +135,19 @@ class LiveClient:
         await self._client.connect()
 
     async def disconnect(self) -> None:
-        """Wait for the acknowledgement that is on its way, and disconnect. What the handler is at is cancelled."""
+        """Wait for the acknowledgement that is on its way, and disconnect. The handler is cancelled, unless it is the
+        caller; the next connection begins with its message."""
         if self._acking is not None:
             await asyncio.wait([self._acking])
         self._generation += 1
         await self._client.disconnect()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        caller = asyncio.current_task()
+        while tasks := self._tasks - {caller}:  # A handler that ignores it has another one follow.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._sequencer is not None and caller not in self._tasks:
+            self._run(self._sequencer.stopped())
 
     async def settled(self) -> None:
         """Wait until everything that has come was handled and acknowledged."""
@@ -275,9 +280,11 @@ class LiveClient:
             await self._call("ack", {"ack": {"offset": ack.offset, "epoch": ack.epoch}})
         except Exception as error:
             self._refused(error)
-            if getattr(error, "code", None) not in (_UNRECOVERABLE_POSITION, _BAD_REQUEST):
-                self._spawn(self._ack(ack, generation, attempt + 1))
-            return
+            code = getattr(error, "code", None)
+            if code != _BAD_REQUEST:  # With that the stream does not reach so far: Redis has lost its end.
+                if code != _UNRECOVERABLE_POSITION:
+                    self._spawn(self._ack(ack, generation, attempt + 1))
+                return
         if generation == self._generation:
             self._run(self._sequencer.acknowledged(ack.offset, succeeded=True))
 

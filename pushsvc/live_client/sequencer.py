@@ -118,6 +118,8 @@ class Sequencer:
         self._queue: list[Message] = []
         """Messages that were taken and are to be handled; the first is with the handler, or waits for a retry."""
         self._handling = False
+        self._stopped = False
+        """Whether nothing is at the first message of the queue, nor waits to try it again."""
         self._attempt = 0
         self._held: list[Publication] = []
         """Publications behind a hole that history is to fill."""
@@ -169,7 +171,10 @@ class Sequencer:
             if recovered and self._tail is not None and offset > self._tail:
                 # The SDK asked from further on than what has come here.
                 self._fill(steps, self._tail, offset)
-        self._acknowledge(steps)
+        if self._stopped:
+            self._next(steps)
+        else:
+            self._acknowledge(steps)
         return steps
 
     def publication(self, publication: Publication) -> list[Step]:
@@ -233,8 +238,15 @@ class Sequencer:
             self._next(steps)
         return steps
 
+    def stopped(self) -> list[Step]:
+        """Take the end of the handler and of the wait for a retry without a result, as when the app disconnects. The
+        next connection begins with their message."""
+        self._handling, self._stopped, self._attempt = False, True, 0
+        return []
+
     def acknowledged(self, offset: int, *, succeeded: bool) -> list[Step]:
-        """Take the answer to an acknowledgement; one that failed is sent again."""
+        """Take the answer to an acknowledgement; one that failed is sent again. One that is refused, because the
+        stream does not reach so far, has succeeded: there is nothing to acknowledge."""
         steps: list[Step] = []
         self._acking = False
         if succeeded:
@@ -268,6 +280,7 @@ class Sequencer:
 
     def _next(self, steps: list[Step]) -> None:
         """Give out the first message that is not known, and count those before it as handled."""
+        self._stopped = False
         while self._queue and self._queue[0].id in self._known:
             message = self._queue.pop(0)
             if message.epoch == self._epoch:

@@ -85,6 +85,15 @@ await driven("acks", async (sdk, live, seen) => {
   same([sdk.acks(), sdk.calls.at(-1)[0], seen.error], [[1, 1, 1, 2], "disconnect", [100, 111, 112]]);
 });
 
+await driven("lost", async (sdk, live, seen) => {
+  sdk.answers.ack = [107];
+  sdk.published(1);
+  await live.settled();
+  sdk.published(2);
+  await live.settled();
+  same([sdk.acks(), seen.error], [[1, 2], [107]]);
+});
+
 await driven("holes", async (sdk, live, seen) => {
   sdk.answers.history = [100, [sent(2), sent(3)]];
   sdk.published(1, 3);

@@ -13,6 +13,7 @@ const calls = {
   history: (sequencer, page) => sequencer.history(page.map(publication)),
   received: (sequencer, id) => sequencer.received(id),
   handled: (sequencer, succeeded) => sequencer.handled(succeeded),
+  stopped: (sequencer) => sequencer.stopped(),
   retried: (sequencer, id) => sequencer.retried(id),
   acknowledged: (sequencer, { offset, succeeded }) => sequencer.acknowledged(offset, succeeded),
 };

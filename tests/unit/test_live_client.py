@@ -88,6 +88,8 @@ class Play:
                 steps = sequencer.history([publication(each) for each in argument])
             case "handled":
                 steps = sequencer.handled(succeeded=argument)
+            case "stopped":
+                steps = sequencer.stopped()
             case "acknowledged":
                 steps = sequencer.acknowledged(argument["offset"], succeeded=argument["succeeded"])
             case _:
@@ -286,6 +288,12 @@ class Model:
         self.handling, self.retry, self.position = None, "", None
         self.play("restart", None)
 
+    def stop(self) -> None:
+        """The app disconnects, which ends its handler and the wait for a retry."""
+        self.cut()
+        self.handling, self.retry = None, ""
+        self._run(self.play("stopped", None))
+
     def _run(self, steps: Sequence[Step]) -> None:
         for step in steps:
             match step:
@@ -334,6 +342,7 @@ OPS: list[Callable[[Model], None]] = [
     Model.resend,
     Model.cut,
     Model.restart,
+    Model.stop,
     Model.flush,
 ]
 
@@ -438,6 +447,12 @@ class Sdk:
         return [data["ack"]["offset"] for method, data in self.calls if method == "ack"]
 
 
+async def rest() -> None:
+    """Let everything be done that waits for nothing outside."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 def sent(n: int, prev: int | None = None, **more: Any) -> Any:
     return SimpleNamespace(offset=n, data={"id": f"p{n}", "prev": n - 1 if prev is None else prev, **more})
 
@@ -511,6 +526,61 @@ async def test_an_acknowledgement_is_repeated_until_it_is_taken_or_void(hasty: l
         assert [each.code for each in seen["error"]] == [100, 111, 112]
 
 
+async def test_after_an_acknowledgement_beyond_the_stream_later_ones_are_sent() -> None:
+    async with driven() as (sdk, _, seen):
+        sdk.answers["ack"] = [Refusal(107)]
+        await sdk.subscribed()
+        for number in (1, 2):
+            await sdk.published(number)
+            await rest()
+        assert (sdk.acks(), [each.code for each in seen["error"]]) == ([1, 2], [107])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_a_disconnect_interrupts_is_handled_after_the_next_connect(fails: bool) -> None:
+    begun, interrupted, shown = asyncio.Event(), asyncio.Event(), list[int]()
+
+    async def show(message: Message) -> None:
+        if not interrupted.is_set():
+            begun.set()
+            if fails:
+                raise OSError
+            await asyncio.Event().wait()
+        shown.append(message.offset)
+
+    sdk = Sdk()
+    live = LiveClient(sdk, show)
+    await live.connect()
+    await sdk.subscribed()
+    await sdk.published(1, 2)
+    await begun.wait()
+    await live.disconnect()
+    interrupted.set()
+    await live.connect()
+    await sdk.subscribed()
+    await rest()
+    assert (shown, sdk.acks()[-1]) == ([1, 2], 2)
+
+
+async def test_a_handler_that_disconnects_ends_as_it_would() -> None:
+    shown = list[int]()
+
+    async def show(message: Message) -> None:
+        await live.disconnect()
+        shown.append(message.offset)
+
+    sdk = Sdk()
+    live = LiveClient(sdk, show)
+    await live.connect()
+    await sdk.subscribed()
+    await sdk.published(1)
+    await rest()
+    await live.connect()
+    await sdk.subscribed()
+    await rest()
+    assert (shown, sdk.acks()[-1]) == ([1], 1)
+
+
 async def test_a_hole_is_filled_though_history_fails_at_first(hasty: list[int]) -> None:
     async with driven() as (sdk, live, seen):
         sdk.answers["history"] = [Refusal(100), [sent(2), sent(3)]]
@@ -549,5 +619,5 @@ def test_the_client_in_javascript_is_driven_in_the_same_way() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout.split()) == (
         0,
-        ["notices", "acks", "holes", "restart", "visibility", "endpoints"],
+        ["notices", "acks", "lost", "holes", "restart", "visibility", "endpoints"],
     ), ran.stderr

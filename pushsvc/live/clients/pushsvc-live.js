@@ -32,6 +32,7 @@ export class Sequencer {
   #acking = false;
   #queue = []; // Messages that were taken and are to be handled; the first is with the handler, or waits for a retry.
   #handling = false;
+  #stopped = false; // Whether nothing is at the first message of the queue, nor waits to try it again.
   #attempt = 0;
   #held = []; // Publications behind a hole that history is to fill.
   #filling = false;
@@ -81,7 +82,8 @@ export class Sequencer {
       // The SDK asked from further on than what has come here.
       if (recovered && this.#tail !== null && offset > this.#tail) this.#fill(steps, offset);
     }
-    this.#acknowledge(steps);
+    if (this.#stopped) this.#next(steps);
+    else this.#acknowledge(steps);
     return steps;
   }
 
@@ -153,7 +155,21 @@ export class Sequencer {
     return steps;
   }
 
-  /** An acknowledgement was answered; one that failed is sent again. */
+  /**
+   * The handler and the wait for a retry have ended without a result; the next connection begins with their message.
+   * `LiveClient` does not need it: nothing can end a promise.
+   */
+  stopped() {
+    this.#handling = false;
+    this.#stopped = true;
+    this.#attempt = 0;
+    return [];
+  }
+
+  /**
+   * An acknowledgement was answered; one that failed is sent again. One that is refused, because the stream does not
+   * reach so far, has succeeded: there is nothing to acknowledge.
+   */
   acknowledged(offset, succeeded) {
     const steps = [];
     this.#acking = false;
@@ -183,6 +199,7 @@ export class Sequencer {
 
   /** Gives out the first message that is not known, and counts those before it as handled. */
   #next(steps) {
+    this.#stopped = false;
     while (this.#queue.length && this.#known.has(this.#queue[0].id)) {
       const { epoch, offset } = this.#queue.shift();
       if (epoch === this.#epoch) this.#done = Math.max(this.#done, offset);
@@ -407,11 +424,14 @@ export class LiveClient {
       await this.#call("ack", { ack: { offset, epoch } });
     } catch (error) {
       this.#refused(error);
-      if (error?.code === UNRECOVERABLE_POSITION || error?.code === BAD_REQUEST) return;
-      this.#after(attempt, () => {
-        if (generation === this.#generation) this.#acking = this.#ack({ offset, epoch }, generation, attempt + 1);
-      });
-      return;
+      if (error?.code === UNRECOVERABLE_POSITION) return;
+      // After a bad request there is nothing to repeat: the stream does not reach so far, Redis has lost its end.
+      if (error?.code !== BAD_REQUEST) {
+        this.#after(attempt, () => {
+          if (generation === this.#generation) this.#acking = this.#ack({ offset, epoch }, generation, attempt + 1);
+        });
+        return;
+      }
     }
     if (generation === this.#generation) this.#run(this.#sequencer.acknowledged(offset, true));
   }
